@@ -1,0 +1,87 @@
+//! What a user declares, once it is validated: a NodeGroup and its pools.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{NodeGroupName, OfferRef, PoolId};
+
+/// A NodeGroup: limits, and pools to fill them from, the preferred one first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeGroup {
+    /// Its name.
+    pub name: NodeGroupName,
+    /// Fewest machines over all pools.
+    pub min: u32,
+    /// Most machines over all pools.
+    pub max: u32,
+    /// Its pools, in the user's order.
+    pub pools: Vec<PoolId>,
+    /// Labels that its Nodes get.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that its Nodes get.
+    pub taints: Vec<Taint>,
+    /// The offer that wins a tie.
+    pub preferred: Option<OfferRef>,
+    /// Options for Cluster Autoscaler; none leaves its flags in force.
+    pub options: AutoscalingOptions,
+}
+
+/// A taint of a Node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value, may be empty.
+    pub value: String,
+    /// What it does to pods that do not tolerate it.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does to pods that do not tolerate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaintEffect {
+    /// They are not scheduled.
+    NoSchedule,
+    /// They are scheduled elsewhere if possible.
+    PreferNoSchedule,
+    /// They are evicted.
+    NoExecute,
+}
+
+impl fmt::Display for TaintEffect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSchedule => "NoSchedule",
+            Self::PreferNoSchedule => "PreferNoSchedule",
+            Self::NoExecute => "NoExecute",
+        })
+    }
+}
+
+/// A NodeGroup's own autoscaling options. What is None is left to Cluster Autoscaler's flags, which it sends
+/// as defaults with each question (contract §4).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AutoscalingOptions {
+    /// Requested share of a node below which it is a candidate for removal, 0 to 1.
+    pub scale_down_utilization_threshold: Option<f64>,
+    /// The same for nodes with GPUs.
+    pub scale_down_gpu_utilization_threshold: Option<f64>,
+    /// How long a node is unneeded before it is removed.
+    pub scale_down_unneeded_time: Option<Duration>,
+    /// How long an unready node is unneeded before it is removed.
+    pub scale_down_unready_time: Option<Duration>,
+    /// How long a machine may take to become a Node.
+    pub max_node_provision_time: Option<Duration>,
+    /// Whether DaemonSet pods count when a node's use is measured.
+    pub ignore_daemon_sets_utilization: Option<bool>,
+}
+
+impl AutoscalingOptions {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,259 @@
+//! Identifiers. Each is a type of its own, so that one cannot stand where another belongs.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Wraps the text as it stands.
+            pub fn new(text: impl Into<Arc<str>>) -> Self {
+                Self(text.into())
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self::new(text)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+text_id! {
+    /// Name of a NodeGroup, as in its `metadata.name`.
+    NodeGroupName
+}
+text_id! {
+    /// A datacenter as the NodeGroup writes it (`spec.datacenterID`): a VPSie identifier.
+    DatacenterId
+}
+text_id! {
+    /// An offer as the NodeGroup writes it (an entry of `spec.offeringIDs`): a name, an identifier or a
+    /// `KubeSizeID`. The catalog resolves it to a [`SizeId`].
+    OfferRef
+}
+text_id! {
+    /// The UUID of a VPSie-managed Kubernetes cluster (`spec.resourceIdentifier`).
+    ClusterId
+}
+text_id! {
+    /// Name of a machine: `<nodegroup>-<8 hex digits>`. Ours, unique for all time, also the name of its
+    /// VPSieNode.
+    MachineId
+}
+text_id! {
+    /// The UUID of a VM at VPSie (`identifier`), what a deletion names.
+    VmId
+}
+
+impl MachineId {
+    /// The `Instance` id of a machine whose VM is not known yet (contract R4).
+    pub fn placeholder(&self) -> String {
+        format!("{PLACEHOLDER_PREFIX}{self}")
+    }
+}
+
+impl VmId {
+    /// The `Instance` id of a machine whose VM is known, byte-equal to the Node's `spec.providerID`
+    /// (contract R5).
+    pub fn provider_id(&self) -> String {
+        format!("{PROVIDER_ID_PREFIX}{self}")
+    }
+}
+
+/// What every `spec.providerID` of ours starts with.
+pub const PROVIDER_ID_PREFIX: &str = "vpsie://";
+
+/// What every placeholder id of ours starts with. No VM has a UUID that starts so.
+pub const PLACEHOLDER_PREFIX: &str = "vpsie://machine/";
+
+/// The numeric id of a size of managed Kubernetes workers: `KubeSizeID`, the `id` of an offer, the
+/// `boxsize_id` of a VPSie group (API §3.6). VPSie has one group a size in each cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SizeId(pub u64);
+
+impl fmt::Display for SizeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A hostname, folded to lower case: the API and Kubernetes differ in case (API §3.6).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Hostname(Arc<str>);
+
+impl Hostname {
+    /// Folds the name to lower case.
+    pub fn new(name: &str) -> Self {
+        Self(name.trim().to_lowercase().into())
+    }
+
+    /// The folded name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Hostname {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::new(&String::deserialize(deserializer)?))
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether VPSie may take the VM back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapacityType {
+    /// Kept until it is deleted.
+    OnDemand,
+    /// Cheaper, and may be interrupted.
+    Spot,
+}
+
+impl CapacityType {
+    /// `on-demand` or `spot`, as in pool ids and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on-demand",
+            Self::Spot => "spot",
+        }
+    }
+}
+
+impl fmt::Display for CapacityType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What Cluster Autoscaler calls a node group id: `<nodegroup>/<datacenter>/<offer>/<on-demand|spot>`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolId {
+    /// The NodeGroup that the pool belongs to.
+    pub node_group: NodeGroupName,
+    /// Where its VMs run.
+    pub datacenter: DatacenterId,
+    /// Their size.
+    pub offer: OfferRef,
+    /// On demand or spot.
+    pub capacity_type: CapacityType,
+}
+
+/// Why a text is no [`PoolId`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no pool id: want <nodegroup>/<datacenter>/<offer>/<on-demand|spot>")]
+pub struct PoolIdError(pub String);
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.node_group, self.datacenter, self.offer, self.capacity_type)
+    }
+}
+
+impl fmt::Debug for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl FromStr for PoolId {
+    type Err = PoolIdError;
+
+    fn from_str(text: &str) -> Result<Self, PoolIdError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [node_group, datacenter, offer, capacity_type] = parts[..] else {
+            return Err(PoolIdError(text.to_owned()));
+        };
+        let capacity_type = match capacity_type {
+            "on-demand" => CapacityType::OnDemand,
+            "spot" => CapacityType::Spot,
+            _ => return Err(PoolIdError(text.to_owned())),
+        };
+        if [node_group, datacenter, offer].contains(&"") {
+            return Err(PoolIdError(text.to_owned()));
+        }
+        Ok(Self {
+            node_group: node_group.into(),
+            datacenter: datacenter.into(),
+            offer: offer.into(),
+            capacity_type,
+        })
+    }
+}
+
+impl Serialize for PoolId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PoolId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pool_id_is_its_text() {
+        let text = "workers/ams1/s-2vcpu-4gb/on-demand";
+        let id: PoolId = text.parse().unwrap();
+        assert_eq!(id.to_string(), text);
+        assert_eq!(serde_json::to_string(&id).unwrap(), format!("{text:?}"));
+    }
+
+    #[test]
+    fn pool_id_refuses_other_texts() {
+        for text in ["", "a/b/c", "a/b/c/reserved", "a//c/spot", "a/b/c/spot/e"] {
+            assert_eq!(text.parse::<PoolId>(), Err(PoolIdError(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn hostnames_are_case_blind() {
+        assert_eq!(Hostname::new("HEL-Kubernetes-49ab-slave-1"), Hostname::new("hel-kubernetes-49ab-SLAVE-1"));
+    }
+}

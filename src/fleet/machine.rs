@@ -1,0 +1,199 @@
+//! A machine: one unit of a pool's target size, from before its VM exists until after its Node is gone.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{Hostname, MachineId, PoolId, SizeId, VmId};
+
+/// One unit of a pool's target size. Durable as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Machine {
+    /// Its name.
+    pub id: MachineId,
+    /// The pool whose target size it counts in.
+    pub pool: PoolId,
+    /// The size, and so the VPSie group, that its VM is asked for in.
+    pub size: SizeId,
+    /// When it was recorded.
+    pub created_at: Timestamp,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Creations asked of VPSie that no VM has been matched with. One that was lost stays here, so that a VM
+    /// which arrives late is known as ours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<Ask>,
+}
+
+/// Where a machine is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Phase {
+    /// Recorded; nothing is asked of VPSie.
+    Pending,
+    /// Asked for; the VM is known or not yet.
+    Creating {
+        /// The VM, once a listing has shown it.
+        vm: Option<Vm>,
+        /// When it was first asked for.
+        since: Timestamp,
+    },
+    /// The VM is up.
+    Running {
+        /// The VM.
+        vm: Vm,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// The creation failed for good.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// When.
+        at: Timestamp,
+        /// A VM that showed up all the same, to be deleted with the machine.
+        vm: Option<Vm>,
+    },
+    /// To be removed at VPSie, or being removed.
+    Deleting {
+        /// The VM, if one is known. Without one the machine waits for its outstanding asks to settle.
+        vm: Option<Vm>,
+        /// When it was given up.
+        since: Timestamp,
+        /// When VPSie accepted the deletion (or said that the VM is not there).
+        accepted_at: Option<Timestamp>,
+    },
+}
+
+/// A VM as it is bound to a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Vm {
+    /// Its hostname: the name of its Node.
+    pub hostname: Hostname,
+    /// Its UUID; some listings lack it for a while (API §5.4).
+    pub id: Option<VmId>,
+}
+
+/// One creation asked of VPSie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ask {
+    /// When it was recorded, before the call.
+    pub at: Timestamp,
+    /// What is known of it.
+    pub outcome: AskOutcome,
+}
+
+/// What is known of a creation asked of VPSie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AskOutcome {
+    /// The call is under way, or the process died in it.
+    InFlight,
+    /// VPSie accepted it; a VM is to appear.
+    Accepted,
+    /// The reply was lost: a VM may appear.
+    Unclear,
+    /// Given up waiting. Only kept to know a late VM as ours.
+    Lost,
+}
+
+/// Why a creation failed for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The kind: class and code that Cluster Autoscaler sees.
+    pub reason: FailureReason,
+    /// The API's own words, without ids, at most 200 characters (contract §3.4).
+    pub message: String,
+}
+
+/// The fixed vocabulary of `InstanceErrorInfo.errorCode`. Codes are metric labels in Cluster Autoscaler
+/// (contract §3.4), so there are few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FailureReason {
+    /// The account or the cluster may have no more workers.
+    QuotaExceeded,
+    /// VPSie has no capacity of this size here now.
+    Stockout,
+    /// Accepted, but no VM appeared in time, or it never came up.
+    ProvisionTimeout,
+    /// The API refused our credentials until time ran out.
+    Authentication,
+    /// The API does not know what the NodeGroup names.
+    InvalidConfiguration,
+    /// The API could not be reached, or asked us to slow down, until time ran out.
+    ApiUnavailable,
+    /// Refused in words we do not know.
+    Refused,
+}
+
+impl FailureReason {
+    /// The `errorCode`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::QuotaExceeded => "QUOTA_EXCEEDED",
+            Self::Stockout => "STOCKOUT",
+            Self::ProvisionTimeout => "PROVISION_TIMEOUT",
+            Self::Authentication => "AUTHENTICATION",
+            Self::InvalidConfiguration => "INVALID_CONFIGURATION",
+            Self::ApiUnavailable => "API_UNAVAILABLE",
+            Self::Refused => "REFUSED",
+        }
+    }
+
+    /// The `instanceErrorClass`: 1 when capacity is short, 99 otherwise.
+    pub fn class(self) -> i32 {
+        match self {
+            Self::QuotaExceeded | Self::Stockout => 1,
+            _ => 99,
+        }
+    }
+}
+
+impl fmt::Display for FailureReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Phase {
+    /// The word for it, as in status, logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Creating { .. } => "Creating",
+            Self::Running { .. } => "Running",
+            Self::Failed { .. } => "Failed",
+            Self::Deleting { .. } => "Deleting",
+        }
+    }
+}
+
+impl Machine {
+    /// Its VM, if one is known.
+    pub fn vm(&self) -> Option<&Vm> {
+        match &self.phase {
+            Phase::Pending => None,
+            Phase::Running { vm, .. } => Some(vm),
+            Phase::Creating { vm, .. } | Phase::Failed { vm, .. } | Phase::Deleting { vm, .. } => vm.as_ref(),
+        }
+    }
+
+    /// Whether it counts in its pool's target size (invariant 1).
+    pub fn counts(&self) -> bool {
+        !matches!(self.phase, Phase::Deleting { .. })
+    }
+
+    /// The `Instance` id: the provider id once the VM's UUID is known, a stable placeholder before.
+    pub fn instance_id(&self) -> String {
+        match self.vm().and_then(|vm| vm.id.as_ref()) {
+            Some(vm) => vm.provider_id(),
+            None => self.id.placeholder(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The Node that a pool would add, as Cluster Autoscaler's scheduler simulation needs it (contract §3.9).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::group::{NodeGroup, Taint};
+use super::ids::PoolId;
+use crate::catalog::{Offer, Resources};
+
+/// Label and annotation names that we own.
+pub mod names {
+    /// Set to `true` on Nodes that we manage.
+    pub const MANAGED: &str = "autoscaler.vpsie.com/managed";
+    /// The NodeGroup of a Node.
+    pub const NODE_GROUP: &str = "autoscaler.vpsie.com/nodegroup";
+    /// The offer of a Node.
+    pub const OFFERING: &str = "autoscaler.vpsie.com/offering";
+    /// The datacenter of a Node.
+    pub const DATACENTER: &str = "autoscaler.vpsie.com/datacenter";
+    /// On demand or spot.
+    pub const CAPACITY_TYPE: &str = "autoscaler.vpsie.com/capacity-type";
+    /// Annotation: the pool id (identity belongs in annotations, where it cannot upset the comparison of
+    /// similar node groups).
+    pub const POOL: &str = "autoscaler.vpsie.com/pool";
+}
+
+/// A Node that does not exist yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// Labels, as the real Node will have.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, as the real Node will have.
+    pub annotations: BTreeMap<String, String>,
+    /// Taints, as the real Node will have.
+    pub taints: Vec<Taint>,
+    /// `status.capacity`.
+    pub capacity: Resources,
+    /// `status.allocatable`.
+    pub allocatable: Resources,
+}
+
+/// What nodes keep from pods: capacity minus allocatable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reserved {
+    /// CPU, millicores.
+    pub cpu_millis: u64,
+    /// Memory, MiB: kube-reserved, system-reserved, eviction threshold, and what the kernel keeps.
+    pub memory_mib: u64,
+    /// Disk, GiB.
+    pub disk_gib: u64,
+}
+
+/// What real nodes of an offer were seen to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Learned {
+    /// The smallest `status.capacity` seen.
+    pub capacity: Resources,
+    /// The smallest `status.allocatable` seen.
+    pub allocatable: Resources,
+}
+
+/// Labels and annotations that every Node of the pool gets from us: the template and the real Node alike.
+pub fn node_labels(group: &NodeGroup, pool: &PoolId, offer: &Offer) -> BTreeMap<String, String> {
+    let mut labels = group.labels.clone();
+    let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
+    set(names::MANAGED, "true");
+    set(names::NODE_GROUP, pool.node_group.as_str());
+    set(names::OFFERING, pool.offer.as_str());
+    set(names::DATACENTER, pool.datacenter.as_str());
+    set(names::CAPACITY_TYPE, pool.capacity_type.as_str());
+    set("node.kubernetes.io/instance-type", &offer.name);
+    set("topology.kubernetes.io/region", pool.datacenter.as_str());
+    set("topology.kubernetes.io/zone", pool.datacenter.as_str());
+    labels
+}
+
+/// The template of a pool: nominal size less what is reserved, or what real nodes of the offer have shown.
+pub fn template(
+    group: &NodeGroup,
+    pool: &PoolId,
+    offer: &Offer,
+    learned: Option<&Learned>,
+    reserved: Reserved,
+) -> Template {
+    let mut labels = node_labels(group, pool, offer);
+    for (key, value) in [
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", "amd64"),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", "amd64"),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    let (capacity, allocatable) = learned.map_or_else(
+        || (offer.resources, less_reserved(offer.resources, reserved)),
+        |learned| (learned.capacity, learned.allocatable),
+    );
+    Template {
+        labels,
+        annotations: BTreeMap::from([(names::POOL.to_owned(), pool.to_string())]),
+        taints: group.taints.clone(),
+        capacity,
+        allocatable,
+    }
+}
+
+fn less_reserved(nominal: Resources, reserved: Reserved) -> Resources {
+    Resources {
+        cpu_millis: nominal.cpu_millis.saturating_sub(reserved.cpu_millis),
+        memory_mib: nominal.memory_mib.saturating_sub(reserved.memory_mib),
+        disk_gib: nominal.disk_gib.saturating_sub(reserved.disk_gib),
+        pods: nominal.pods,
+    }
+}

@@ -1,0 +1,100 @@
+//! What the control loops ask of VPSie, whichever product the VMs come from.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::catalog::Catalog;
+use crate::fleet::{FailureReason, Hostname, SizeId, Vm, VmId};
+
+/// A source of worker VMs for one Kubernetes cluster.
+///
+/// Implementations bound every call in time, keep to the rate limit, and retry inside a call only what is
+/// safe to repeat.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Reads offers and prices of the datacenters in use. One call a datacenter.
+    async fn catalog(&self) -> Result<Catalog, BackendError>;
+
+    /// Lists every node of the cluster, control plane and foreign workers too. One call, a second one only
+    /// while a node's UUID is missing from the first.
+    async fn list(&self) -> Result<Vec<ListedNode>, BackendError>;
+
+    /// Asks for one worker of the size. Not idempotent, returns no id (invariant 6): on
+    /// [`BackendError::Unclear`] a VM may appear or not.
+    ///
+    /// `label` is a name for a VPSie group, should one have to be made for the size.
+    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError>;
+
+    /// Deletes that VM and no other (invariant 7). Idempotent: a VM that is not there is a success.
+    async fn delete(&self, vm: &Vm) -> Result<(), BackendError>;
+}
+
+/// A node of the cluster as VPSie lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedNode {
+    /// Its hostname.
+    pub hostname: Hostname,
+    /// Its UUID, where the listing gives one.
+    pub id: Option<VmId>,
+    /// Its size, where the listing lets it be told without doubt.
+    pub size: Option<SizeId>,
+    /// Control plane, worker, or not to be told.
+    pub role: NodeRole,
+    /// Whether it is up.
+    pub state: VmState,
+    /// When VPSie says that it was created, where it says so readably.
+    pub created_at: Option<Timestamp>,
+}
+
+/// What a node of the cluster is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Never touched.
+    ControlPlane,
+    /// A worker, ours or not.
+    Worker,
+}
+
+/// State of a VM, as far as VPSie tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmState {
+    /// Being made or started.
+    Provisioning,
+    /// Up, or no state is given (a listing without states lists what exists).
+    Running,
+    /// Stopped, suspended, locked or in error: exists, and is billed.
+    Down,
+    /// Being removed.
+    Terminating,
+}
+
+/// Why VPSie did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// Refused for a lasting reason: nothing was done, and asking again will not help soon.
+    #[error("VPSie refused: {message}")]
+    Refused {
+        /// Quota, stockout, configuration, or another.
+        reason: FailureReason,
+        /// The API's own words.
+        message: String,
+    },
+    /// Nothing was done; asking again later may help.
+    #[error("VPSie cannot be asked now: {message}")]
+    Unavailable {
+        /// Authentication or reachability: what it becomes when time runs out.
+        reason: FailureReason,
+        /// What happened.
+        message: String,
+        /// How long the API asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The reply was lost: it may have been done.
+    #[error("the outcome is not known: {message}")]
+    Unclear {
+        /// What happened.
+        message: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! A model of the loop of Kubernetes Cluster Autoscaler.
