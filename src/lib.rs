@@ -1,1 +1,26 @@
-//! x
+//! Cloud provider for Kubernetes Cluster Autoscaler on VPSie.
+//!
+//! ```text
+//!   Cluster Autoscaler ──gRPC──► grpc ──► control (keeper) ──► fleet   PURE: decides
+//!                                  │          │    ▲             │
+//!                                  │          │    └── changes ──┘
+//!                                  │          ├──► store          durable records
+//!                                  │          ├──► vpsie ──HTTPS──► VPSie, or simulator
+//!                                  │          └──► Kubernetes     node identity
+//!                                  └─ reads answer from memory
+//! ```
+//!
+//! Pure rooms ([`fleet`], [`catalog`]) have no async, no clock, no randomness and no I/O. The others are
+//! adapters around them; arrows point from the shell to the pure rooms only.
+
+pub mod api;
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod fleet;
+pub mod grpc;
+pub mod simulator;
+pub mod store;
+pub mod telemetry;
+pub mod vpsie;

@@ -1,2 +1,3 @@
-//! x
+//! The binary: parse, build, run.
+
 fn main() {}

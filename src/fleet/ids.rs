@@ -254,6 +254,9 @@ mod tests {
 
     #[test]
     fn hostnames_are_case_blind() {
-        assert_eq!(Hostname::new("HEL-Kubernetes-49ab-slave-1"), Hostname::new("hel-kubernetes-49ab-SLAVE-1"));
+        assert_eq!(
+            Hostname::new("HEL-Kubernetes-49ab-slave-1"),
+            Hostname::new("hel-kubernetes-49ab-SLAVE-1")
+        );
     }
 }

@@ -1,0 +1,1 @@
+//! The Kubernetes types of `autoscaler.vpsie.com/v1alpha1`.

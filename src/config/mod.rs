@@ -1,0 +1,1 @@
+//! Flags, environment and NodeGroup manifests, made into one validated Settings.

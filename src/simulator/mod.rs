@@ -1,0 +1,1 @@
+//! A VPSie API in a process.

@@ -1,0 +1,5 @@
+//! The VPSie API: client, lenient wire types, backends.
+
+mod backend;
+
+pub use backend::{Backend, BackendError, ListedNode, NodeRole, VmState};
