@@ -2,4 +2,4 @@
 
 mod backend;
 
-pub use backend::{Backend, BackendError, ListedNode, NodeRole, VmState};
+pub use backend::{Backend, BackendError};
