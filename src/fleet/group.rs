@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{NodeGroupName, OfferRef, PoolId};
+use super::ids::{NodeGroupName, OfferRef, PoolId, SizeId};
 
 /// A NodeGroup: limits, and pools to fill them from, the preferred one first.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct NodeGroup {
     pub max: u32,
     /// Its pools, in the user's order.
     pub pools: Vec<PoolId>,
+    /// `spec.kubeSizeID`: the size of its only offer, whatever the catalog calls that one.
+    pub size: Option<SizeId>,
     /// Labels that its Nodes get.
     pub labels: BTreeMap<String, String>,
     /// Taints that its Nodes get.

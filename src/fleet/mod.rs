@@ -6,6 +6,7 @@
 mod command;
 mod group;
 mod ids;
+mod listing;
 mod machine;
 mod query;
 mod template;
@@ -16,6 +17,7 @@ pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, PoolId, PoolIdError, SizeId, VmId,
 };
+pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
 pub use query::Limits;
 pub use template::{Learned, Reserved, Template, names, node_labels, template};
@@ -53,6 +55,8 @@ pub enum Change {
     DropStranger(Hostname),
     /// Writes what nodes of a size were seen to have.
     SaveLearned(SizeId, Learned),
+    /// Keeps the last good catalog, so that a start while VPSie is down has one.
+    SaveCatalog(std::sync::Arc<crate::catalog::Catalog>),
 }
 
 /// All that is durable.
@@ -60,12 +64,12 @@ pub enum Change {
 pub struct Records {
     /// The machines.
     pub machines: Vec<Machine>,
-    /// Listed nodes that are no machine's. None before the first listing ever.
+    /// Listed nodes that are no machine's.
     pub strangers: Vec<Stranger>,
     /// What nodes of a size were seen to have.
     pub learned: Vec<(SizeId, Learned)>,
     /// The last good catalog.
-    pub catalog: Option<crate::catalog::Catalog>,
+    pub catalog: Option<std::sync::Arc<crate::catalog::Catalog>>,
 }
 
 /// A node that VPSie listed and that is no machine's.
@@ -90,6 +94,8 @@ pub enum StrangerKind {
     Foreign,
     /// Made by a request of ours that no machine waits for any more: adopted, or deleted after a grace.
     Orphan {
+        /// The pool that it was asked for.
+        pool: PoolId,
         /// Its size, where it can be told.
         size: Option<SizeId>,
     },

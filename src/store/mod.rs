@@ -1,8 +1,15 @@
 //! Where the fleet's records are durable.
 
+mod file;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+pub use file::FileStore;
+pub use memory::MemoryStore;
+
 use async_trait::async_trait;
 
-use crate::catalog::Catalog;
 use crate::fleet::{Change, Records};
 
 /// Keeps the fleet's records through a crash.
@@ -17,9 +24,6 @@ pub trait Store: Send + Sync + 'static {
     /// Writes the changes in their order and returns once they are durable. When it fails, a part of them,
     /// from the front, may have been written: the caller loads again before it goes on.
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
-
-    /// Keeps the last good catalog, so that a start while VPSie is down has one.
-    async fn save_catalog(&self, catalog: &Catalog) -> Result<(), StoreError>;
 }
 
 /// Why records could not be read or written.

@@ -1,0 +1,44 @@
+//! What a listing of the cluster's nodes shows.
+
+use jiff::Timestamp;
+
+use super::ids::{Hostname, SizeId, VmId};
+
+/// A node of the cluster as VPSie lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedNode {
+    /// Its hostname.
+    pub hostname: Hostname,
+    /// Its UUID, where the listing gives one.
+    pub id: Option<VmId>,
+    /// Its size, where the listing lets it be told without doubt.
+    pub size: Option<SizeId>,
+    /// Control plane, worker, or not to be told.
+    pub role: NodeRole,
+    /// Whether it is up.
+    pub state: VmState,
+    /// When VPSie says that it was created, where it says so readably.
+    pub created_at: Option<Timestamp>,
+}
+
+/// What a node of the cluster is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Never touched.
+    ControlPlane,
+    /// A worker, ours or not.
+    Worker,
+}
+
+/// State of a VM, as far as VPSie tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmState {
+    /// Being made or started.
+    Provisioning,
+    /// Up, or no state is given (a listing without states lists what exists).
+    Running,
+    /// Stopped, suspended, locked or in error: exists, and is billed.
+    Down,
+    /// Being removed.
+    Terminating,
+}
