@@ -1,0 +1,147 @@
+//! Keeps to the rate that VPSie allows: so many requests in any window, a share of them for deletions only.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To delete, and so to stop paying: may use the whole rate.
+    Deletion,
+    /// All else.
+    Ordinary,
+}
+
+/// A minute and a little, because requests do not all take the same time to arrive.
+const WINDOW: Duration = Duration::from_secs(61);
+
+/// Longest that a `Retry-After` holds everything back. Past it VPSie is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_mins(2);
+
+pub(super) struct Limiter {
+    rate: usize,
+    ordinary: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sent: VecDeque<(Instant, Purpose)>,
+    paused_until: Option<Instant>,
+}
+
+impl Limiter {
+    /// At most `per_minute` requests, of which `deletion_share` (0 to 1) only deletions may use.
+    pub(super) fn new(per_minute: u32, deletion_share: f64) -> Self {
+        let rate = per_minute.max(1) as usize;
+        let kept = (rate as f64 * deletion_share.clamp(0.0, 1.0)).round() as usize;
+        Self { rate, ordinary: rate.saturating_sub(kept).max(1), state: Mutex::default() }
+    }
+
+    /// Waits until a request may be sent, and counts it as sent. When that is not before `deadline`, says at
+    /// once how long it would take.
+    pub(super) async fn acquire(&self, purpose: Purpose, deadline: Instant) -> Result<(), Duration> {
+        loop {
+            let now = Instant::now();
+            let Err(at) = self.take(purpose, now) else { return Ok(()) };
+            if at >= deadline {
+                return Err(at - now);
+            }
+            tokio::time::sleep_until(at).await;
+        }
+    }
+
+    /// Holds everything back: VPSie said that we are too fast.
+    pub(super) fn pause(&self, pause: Duration) {
+        let until = Instant::now() + pause.min(LONGEST_PAUSE);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.paused_until = state.paused_until.max(Some(until));
+    }
+
+    /// Counts a request as sent, or says when to try again.
+    fn take(&self, purpose: Purpose, now: Instant) -> Result<(), Instant> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = state.paused_until.filter(|until| *until > now) {
+            return Err(until);
+        }
+        while state.sent.front().is_some_and(|(at, _)| *at + WINDOW <= now) {
+            state.sent.pop_front();
+        }
+        let full = |at: Option<&(Instant, Purpose)>| Err(at.map_or(now, |(at, _)| *at) + WINDOW);
+        if state.sent.len() >= self.rate {
+            return full(state.sent.front());
+        }
+        let is_ordinary = |sent: &&(Instant, Purpose)| sent.1 == Purpose::Ordinary;
+        if purpose == Purpose::Ordinary && state.sent.iter().filter(is_ordinary).count() >= self.ordinary {
+            return full(state.sent.iter().find(is_ordinary));
+        }
+        state.sent.push_back((now, purpose));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn seconds_for(limiter: &Limiter, purpose: Purpose, count: usize) -> u64 {
+        let start = Instant::now();
+        for _ in 0..count {
+            limiter.acquire(purpose, start + Duration::from_hours(1)).await.unwrap();
+        }
+        start.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_minute_has_more_than_the_rate() {
+        let limiter = Limiter::new(10, 0.0);
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 10).await, 0);
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 1).await, 61);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 9).await, 0);
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 1).await, 31);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_is_kept_for_deletions() {
+        let limiter = Limiter::new(10, 0.2);
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 8).await, 0);
+        assert_eq!(seconds_for(&limiter, Purpose::Deletion, 2).await, 0);
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 1).await, 61);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deletions_may_use_the_whole_rate() {
+        let limiter = Limiter::new(10, 0.2);
+        assert_eq!(seconds_for(&limiter, Purpose::Deletion, 10).await, 0);
+        assert_eq!(seconds_for(&limiter, Purpose::Deletion, 1).await, 61);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_what_comes_too_late() {
+        let limiter = Limiter::new(1, 0.0);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        limiter.acquire(Purpose::Ordinary, deadline).await.unwrap();
+        assert_eq!(limiter.acquire(Purpose::Ordinary, deadline).await, Err(WINDOW));
+        assert_eq!(Instant::now() + Duration::from_secs(20), deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_holds_everything_back_but_not_for_ever() {
+        let limiter = Limiter::new(10, 0.2);
+        limiter.pause(Duration::from_secs(7));
+        limiter.pause(Duration::from_secs(3));
+        assert_eq!(seconds_for(&limiter, Purpose::Deletion, 1).await, 7);
+        limiter.pause(Duration::from_hours(9));
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 1).await, 120);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_of_all_still_lets_ordinary_calls_through() {
+        let limiter = Limiter::new(5, 1.0);
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 1).await, 0);
+    }
+}

@@ -1,0 +1,130 @@
+//! What the client counts.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Metrics of the requests to VPSie. Clones count together.
+#[derive(Clone)]
+pub struct Metrics {
+    requests: Family<Request, Counter>,
+    seconds: Family<Endpoint, Histogram, fn() -> Histogram>,
+    retries: Family<Endpoint, Counter>,
+    skipped_rows: Family<Endpoint, Counter>,
+    rate_limit_wait: Counter<f64, AtomicU64>,
+    breaker_open: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    endpoint: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Endpoint {
+    endpoint: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            // 50 ms to 51 s: a request times out at 30 s.
+            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.05, 2.0, 11))),
+            retries: Family::default(),
+            skipped_rows: Family::default(),
+            rate_limit_wait: Counter::default(),
+            breaker_open: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds them to a registry, as `vpsie_api_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("vpsie_api");
+        registry.register(
+            "requests",
+            "Requests to the VPSie API, by what came of them",
+            self.requests.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "How long requests to the VPSie API took",
+            self.seconds.clone(),
+        );
+        registry.register("retries", "Requests to the VPSie API that were repeats", self.retries.clone());
+        registry.register(
+            "skipped_rows",
+            "Rows of VPSie's replies that could not be read",
+            self.skipped_rows.clone(),
+        );
+        registry.register(
+            "rate_limit_wait_seconds",
+            "Time that calls waited for the rate limit",
+            self.rate_limit_wait.clone(),
+        );
+        registry.register(
+            "breaker_open",
+            "1 while the VPSie API does not answer and is not asked",
+            self.breaker_open.clone(),
+        );
+    }
+
+    pub(super) fn request(&self, endpoint: &'static str, outcome: &'static str, took: Duration) {
+        self.requests.get_or_create(&Request { endpoint, outcome }).inc();
+        self.seconds.get_or_create(&Endpoint { endpoint }).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn retry(&self, endpoint: &'static str) {
+        self.retries.get_or_create(&Endpoint { endpoint }).inc();
+    }
+
+    pub(super) fn skipped_row(&self, endpoint: &'static str) {
+        self.skipped_rows.get_or_create(&Endpoint { endpoint }).inc();
+    }
+
+    pub(super) fn waited(&self, waited: Duration) {
+        self.rate_limit_wait.inc_by(waited.as_secs_f64());
+    }
+
+    pub(super) fn breaker(&self, open: bool) {
+        self.breaker_open.set(open.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels() {
+        let mut registry = Registry::with_prefix("vpsie_autoscaler");
+        let metrics = Metrics::default();
+        metrics.register(&mut registry);
+        metrics.request("list_nodes", "ok", Duration::from_millis(70));
+        metrics.retry("list_nodes");
+        metrics.skipped_row("list_nodes");
+        metrics.waited(Duration::from_secs(2));
+        metrics.breaker(true);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"vpsie_autoscaler_vpsie_api_requests_total{endpoint="list_nodes",outcome="ok"} 1"#,
+            r#"vpsie_autoscaler_vpsie_api_request_duration_seconds_bucket{le="0.1",endpoint="list_nodes"} 1"#,
+            r#"vpsie_autoscaler_vpsie_api_retries_total{endpoint="list_nodes"} 1"#,
+            r#"vpsie_autoscaler_vpsie_api_skipped_rows_total{endpoint="list_nodes"} 1"#,
+            "vpsie_autoscaler_vpsie_api_rate_limit_wait_seconds_total 2.0",
+            "vpsie_autoscaler_vpsie_api_breaker_open 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}
