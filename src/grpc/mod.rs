@@ -1,1 +1,24 @@
 //! The gRPC services that Cluster Autoscaler calls.
+
+mod convert;
+mod metrics;
+mod options;
+mod pricing;
+mod server;
+mod service;
+mod status;
+mod tls;
+
+pub use metrics::GrpcMetrics;
+pub use server::{GrpcConfig, GrpcConfigError, ServeError, serve};
+pub use service::CloudProviderService;
+pub use tls::{TlsError, TlsFiles};
+
+/// Messages, client and server generated from `proto/`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod proto {
+    tonic::include_proto!("clusterautoscaler.cloudprovider.v1.externalgrpc");
+
+    /// The compiled schema, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

@@ -1,5 +1,13 @@
 //! Where the fleet's records are durable.
 
+mod file;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+pub use file::FileStore;
+pub use memory::MemoryStore;
+
 use async_trait::async_trait;
 
 use crate::fleet::{Change, Records};

@@ -1,1 +1,55 @@
-//! A model of the loop of Kubernetes Cluster Autoscaler.
+//! A model of the loop of Kubernetes Cluster Autoscaler, for tests and cost replays.
+//!
+//! An [`Autoscaler`] is one process of it. [`Autoscaler::loop_once`] is one run of its loop: it reads a [`Cluster`],
+//! asks a [`Provider`] over gRPC, acts on both and reports every RPC, every decision, and how the run ended. It
+//! follows upstream's code where a provider can tell the difference: the order of RPCs, what is cached and for how
+//! long, which error stops what, and how that changed from [`Minor`] to [`Minor`]. It has no clock and no threads:
+//! the same calls with the same times and seed do the same.
+//!
+//! ```no_run
+//! # async fn example(service: tonic::transport::Channel, allocatable: ca_model::Resources) {
+//! use std::time::Duration;
+//! use ca_model::{Autoscaler, Config, Memory, Minor, Node, Outcome, Pod, Provider};
+//!
+//! let mut now = jiff::Timestamp::UNIX_EPOCH;
+//! let cluster = Memory::default();
+//! cluster.deploy("web", 3, Pod::new("", 1_000, 512, now));
+//! // `service` is a channel, or `CloudProviderServer::new(…)` of tonic, called in process.
+//! let provider = Provider::new(Minor::V1_33, Duration::from_secs(5), service);
+//! let mut autoscaler = Autoscaler::new(Config::default(), provider);
+//! for _ in 0..10 {
+//!     cluster.step(now); // scheduler and controllers
+//!     let report = autoscaler.loop_once(&cluster, now).await;
+//!     assert_eq!(report.outcome, Outcome::Done);
+//!     // Whoever plays the kubelets joins nodes here: cluster.join(Node::new("vm-1", "vpsie://…", allocatable, now));
+//!     now += Duration::from_secs(10);
+//! }
+//! # }
+//! ```
+//!
+//! [`Outcome::Aborted`] is what users see as "no autoscaling for any group in this loop"; [`Outcome::Crashed`] is an
+//! answer that makes the real process panic. A crash of Cluster Autoscaler is a new [`Autoscaler`] on the same
+//! cluster. Pods that are not [`Pod::controlled`] keep their node; [`Memory`] recreates evicted pods of workloads.
+//!
+//! Left out, because no provider can tell: priorities, affinity, volumes, DaemonSets of nodes that are yet to come,
+//! PodDisruptionBudgets (but the real API server refuses an eviction all the same), status ConfigMap, events. Also
+//! left out: balancing of similar groups, GPUs, node group auto-provisioning.
+
+mod cluster;
+mod minor;
+mod model;
+mod object;
+mod provider;
+mod registry;
+mod scale_down;
+mod scale_up;
+mod wire;
+
+pub use cluster::{Cluster, ClusterError, Memory};
+pub use minor::Minor;
+pub use model::{Autoscaler, Config, Event, Expander, Outcome, Report};
+pub use object::{Node, Pod, Resources, TO_BE_DELETED, Taint, Toleration, quantity, resources};
+pub use provider::{Call, Group, Instance, InstanceError, InstanceState, Options, Provider};
+
+#[cfg(test)]
+mod tests;

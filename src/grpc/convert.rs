@@ -1,0 +1,330 @@
+//! Between the fleet's words and Kubernetes' protobuf.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use k8s_pb::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Pod, Taint};
+use k8s_pb::apimachinery::pkg::api::resource::Quantity;
+use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use prost::Message as _;
+
+use super::proto::{
+    ExternalGrpcNode, Instance, InstanceErrorInfo, InstanceStatus, instance_status::InstanceState,
+};
+use crate::catalog::Resources;
+use crate::fleet::{Machine, NodeRef, Phase, Template};
+
+/// Marks a node that Cluster Autoscaler made up for an instance that never registered or failed (contract
+/// §3.2).
+const FAKE_NODE_REASON: &str = "k8s.io/cluster-autoscaler/fake-node-reason";
+
+/// A node as the request names it.
+pub(super) fn node_ref(node: ExternalGrpcNode) -> NodeRef {
+    NodeRef {
+        fake: node.annotations.contains_key(FAKE_NODE_REASON),
+        provider_id: node.provider_id,
+        name: node.name,
+    }
+}
+
+/// A machine as Cluster Autoscaler sees it. A failed one is `creating` with an error: in any other state the
+/// error is not seen (contract R6).
+pub(super) fn instance(machine: &Machine) -> Instance {
+    let (state, error_info) = match &machine.phase {
+        Phase::Pending | Phase::Creating { .. } => (InstanceState::InstanceCreating, None),
+        Phase::Running { .. } => (InstanceState::InstanceRunning, None),
+        Phase::Failed { failure, .. } => (
+            InstanceState::InstanceCreating,
+            Some(InstanceErrorInfo {
+                error_code: failure.reason.code().to_owned(),
+                error_message: failure.message.clone(),
+                instance_error_class: failure.reason.class(),
+            }),
+        ),
+        Phase::Deleting { .. } => (InstanceState::InstanceDeleting, None),
+    };
+    Instance {
+        id: machine.instance_id(),
+        status: Some(InstanceStatus { instance_state: state.into(), error_info }),
+    }
+}
+
+/// The bytes of a bare `core.v1.Node`, as both template fields carry them (contract R10, §3.9).
+pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
+    let label = |key: &str| template.labels.get(key).cloned();
+    let system = NodeSystemInfo {
+        operating_system: label("kubernetes.io/os"),
+        architecture: label("kubernetes.io/arch"),
+        ..NodeSystemInfo::default()
+    };
+    let ready = NodeCondition {
+        r#type: Some("Ready".to_owned()),
+        status: Some("True".to_owned()),
+        reason: Some("KubeletReady".to_owned()),
+        ..NodeCondition::default()
+    };
+    let node = Node {
+        metadata: Some(ObjectMeta {
+            name: Some(pool.replace('/', ".")),
+            labels: template.labels.clone(),
+            annotations: template.annotations.clone(),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(NodeSpec {
+            taints: template
+                .taints
+                .iter()
+                .map(|taint| Taint {
+                    key: Some(taint.key.clone()),
+                    value: Some(taint.value.clone()),
+                    effect: Some(taint.effect.to_string()),
+                    time_added: None,
+                })
+                .collect(),
+            ..NodeSpec::default()
+        }),
+        status: Some(NodeStatus {
+            capacity: quantities(template.capacity),
+            allocatable: quantities(template.allocatable),
+            conditions: vec![ready],
+            node_info: Some(system),
+            ..NodeStatus::default()
+        }),
+    };
+    node.encode_to_vec().into()
+}
+
+/// What a kubelet reports, the huge pages that it has none of included: the comparison of similar node groups
+/// wants equal keys.
+fn quantities(resources: Resources) -> BTreeMap<String, Quantity> {
+    [
+        ("cpu", cpu(resources.cpu_millis)),
+        ("memory", binary(resources.memory_mib, &["Mi", "Gi", "Ti"])),
+        ("ephemeral-storage", binary(resources.disk_gib, &["Gi", "Ti"])),
+        ("pods", resources.pods.to_string()),
+        ("hugepages-1Gi", "0".to_owned()),
+        ("hugepages-2Mi", "0".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), Quantity { string: Some(value) }))
+    .collect()
+}
+
+/// Millicores, as Kubernetes writes them.
+fn cpu(millis: u64) -> String {
+    if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") }
+}
+
+/// A size, as Kubernetes writes it: with the largest suffix that leaves a whole number.
+fn binary(mut value: u64, suffixes: &[&str]) -> String {
+    let mut suffixes = suffixes.iter();
+    let mut suffix = suffixes.next().copied().unwrap_or_default();
+    if value == 0 {
+        return "0".to_owned();
+    }
+    while value.is_multiple_of(1024)
+        && let Some(larger) = suffixes.next()
+    {
+        value /= 1024;
+        suffix = larger;
+    }
+    format!("{value}{suffix}")
+}
+
+/// What a pod asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct PodRequests {
+    /// Cores.
+    pub(super) cores: f64,
+    /// Memory, GiB.
+    pub(super) gib: f64,
+}
+
+/// What the pod asks for: its containers together, or one of its init containers if that is more, and its
+/// overhead. None for bytes that are no Pod.
+pub(super) fn pod_requests(bytes: &[u8]) -> Option<PodRequests> {
+    let spec = Pod::decode(bytes).ok()?.spec.unwrap_or_default();
+    let requests = |container: &k8s_pb::api::core::v1::Container, name: &str| {
+        amount(container.resources.as_ref().and_then(|resources| resources.requests.get(name)))
+    };
+    let total = |name: &str| {
+        let running: f64 = spec.containers.iter().map(|container| requests(container, name)).sum();
+        let starting = spec.init_containers.iter().map(|container| requests(container, name));
+        starting.fold(running, f64::max) + amount(spec.overhead.get(name))
+    };
+    Some(PodRequests { cores: total("cpu"), gib: total("memory") / f64::from(1 << 30) })
+}
+
+fn amount(quantity: Option<&Quantity>) -> f64 {
+    quantity.and_then(|quantity| parse_quantity(quantity.string.as_deref()?)).unwrap_or(0.0)
+}
+
+/// A Kubernetes quantity in base units (cores, bytes). None for a text that is none, or is below 0.
+fn parse_quantity(text: &str) -> Option<f64> {
+    const SUFFIXES: [(&str, f64); 15] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("Ei", 1_152_921_504_606_846_976.0),
+        ("n", 1e-9),
+        ("u", 1e-6),
+        ("m", 1e-3),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+        ("E", 1e18),
+    ];
+    let text = text.trim();
+    let (number, factor) = SUFFIXES
+        .iter()
+        .find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))
+        .unwrap_or((text, 1.0));
+    let value = number.parse::<f64>().ok()? * factor;
+    (value.is_finite() && value >= 0.0).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use k8s_pb::api::core::v1::{Container, PodSpec, ResourceRequirements};
+
+    use super::*;
+    use crate::fleet::{Failure, FailureReason, SizeId, TaintEffect, Vm};
+
+    fn machine(phase: Phase) -> Machine {
+        Machine {
+            id: "workers-0a1b2c3d".into(),
+            pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(),
+            size: SizeId(1),
+            created_at: Timestamp::UNIX_EPOCH,
+            phase,
+            asks: Vec::new(),
+        }
+    }
+
+    fn vm(id: Option<&str>) -> Vm {
+        Vm { hostname: crate::fleet::Hostname::new("worker-1"), id: id.map(Into::into) }
+    }
+
+    #[test]
+    fn a_failed_machine_is_creating_with_an_error_under_its_old_id() {
+        let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };
+        let got = instance(&machine(Phase::Failed { failure, at: Timestamp::UNIX_EPOCH, vm: None }));
+        assert_eq!(got.id, "vpsie://machine/workers-0a1b2c3d");
+        let status = got.status.unwrap();
+        assert_eq!(status.instance_state(), InstanceState::InstanceCreating);
+        let error = status.error_info.unwrap();
+        assert_eq!(
+            (error.error_code.as_str(), error.error_message.as_str(), error.instance_error_class),
+            ("STOCKOUT", "no capacity", 1)
+        );
+    }
+
+    #[test]
+    fn no_phase_is_unspecified() {
+        let since = Timestamp::UNIX_EPOCH;
+        let id = Some("0b54b0a0-0000-4000-8000-000000000001");
+        for (phase, state, placeholder) in [
+            (Phase::Pending, InstanceState::InstanceCreating, true),
+            (Phase::Creating { vm: None, since }, InstanceState::InstanceCreating, true),
+            (Phase::Creating { vm: Some(vm(None)), since }, InstanceState::InstanceCreating, true),
+            (Phase::Creating { vm: Some(vm(id)), since }, InstanceState::InstanceCreating, false),
+            (Phase::Running { vm: vm(id), since }, InstanceState::InstanceRunning, false),
+            (
+                Phase::Deleting { vm: Some(vm(id)), since, accepted_at: None },
+                InstanceState::InstanceDeleting,
+                false,
+            ),
+        ] {
+            let got = instance(&machine(phase));
+            assert_eq!(got.id.starts_with("vpsie://machine/"), placeholder, "{}", got.id);
+            let status = got.status.unwrap();
+            assert_eq!(status.instance_state(), state);
+            assert_eq!(status.error_info, None);
+        }
+    }
+
+    #[test]
+    fn a_template_is_a_node_with_all_that_a_kubelet_reports() {
+        let resources = Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 };
+        let template = Template {
+            labels: BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]),
+            annotations: BTreeMap::new(),
+            taints: vec![crate::fleet::Taint {
+                key: "dedicated".to_owned(),
+                value: "batch".to_owned(),
+                effect: TaintEffect::NoSchedule,
+            }],
+            capacity: resources,
+            allocatable: Resources { cpu_millis: 1930, memory_mib: 3500, disk_gib: 72, pods: 110 },
+        };
+        let node = Node::decode(template_bytes("workers/ams1/s/spot", &template)).unwrap();
+        let status = node.status.unwrap();
+        let read = |map: &BTreeMap<String, Quantity>| {
+            map.iter()
+                .map(|(k, v)| format!("{k}={}", v.string.as_deref().unwrap()))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            read(&status.capacity),
+            "cpu=2 ephemeral-storage=80Gi hugepages-1Gi=0 hugepages-2Mi=0 memory=4Gi pods=110"
+        );
+        assert_eq!(
+            read(&status.allocatable),
+            "cpu=1930m ephemeral-storage=72Gi hugepages-1Gi=0 hugepages-2Mi=0 memory=3500Mi pods=110"
+        );
+        assert_eq!(status.conditions[0].status.as_deref(), Some("True"));
+        assert_eq!(node.spec.unwrap().taints[0].effect.as_deref(), Some("NoSchedule"));
+        assert_eq!(node.metadata.unwrap().labels["kubernetes.io/os"], "linux");
+    }
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_writes_them() {
+        for (text, want) in [
+            ("2", Some(2.0)),
+            ("500m", Some(0.5)),
+            ("1.5", Some(1.5)),
+            ("4Gi", Some(4_294_967_296.0)),
+            ("128974848", Some(128_974_848.0)),
+            ("129e6", Some(129e6)),
+            ("129M", Some(129e6)),
+            ("1E", Some(1e18)),
+            ("", None),
+            ("-1", None),
+            ("4GB", None),
+            ("inf", None),
+        ] {
+            assert_eq!(parse_quantity(text), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_asks_for_its_containers_or_its_largest_init_container() {
+        let container = |cpu: &str, memory: &str| Container {
+            resources: Some(ResourceRequirements {
+                requests: BTreeMap::from([
+                    ("cpu".to_owned(), Quantity { string: Some(cpu.to_owned()) }),
+                    ("memory".to_owned(), Quantity { string: Some(memory.to_owned()) }),
+                ]),
+                ..ResourceRequirements::default()
+            }),
+            ..Container::default()
+        };
+        let pod = Pod {
+            spec: Some(PodSpec {
+                containers: vec![container("500m", "1Gi"), container("1", "1Gi")],
+                init_containers: vec![container("100m", "3Gi")],
+                ..PodSpec::default()
+            }),
+            ..Pod::default()
+        };
+        assert_eq!(pod_requests(&pod.encode_to_vec()), Some(PodRequests { cores: 1.5, gib: 3.0 }));
+        assert_eq!(pod_requests(&[]), Some(PodRequests { cores: 0.0, gib: 0.0 }));
+        assert_eq!(pod_requests(&[0xff]), None);
+    }
+}

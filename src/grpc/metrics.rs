@@ -1,0 +1,196 @@
+//! Counts, times and logs each gRPC request.
+
+use std::task::{Context, Poll};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+/// Upper bounds of the buckets, seconds. Reads take microseconds, commands a disk write; Cluster Autoscaler
+/// gives up after 5 s.
+const BUCKETS: [f64; 11] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
+
+/// Metrics of the gRPC server. Also the layer that fills them.
+#[derive(Clone, Debug)]
+pub struct GrpcMetrics {
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<MethodLabels, Histogram, fn() -> Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    method: &'static str,
+}
+
+impl GrpcMetrics {
+    /// Registers `grpc_requests_total{method,code}` and `grpc_request_duration_seconds{method}`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+        };
+        registry.register("grpc_requests", "gRPC requests answered", metrics.requests.clone());
+        registry.register_with_unit(
+            "grpc_request_duration",
+            "Time from a gRPC request to its answer",
+            Unit::Seconds,
+            metrics.seconds.clone(),
+        );
+        metrics
+    }
+
+    fn record(&self, method: &'static str, status: Option<&Status>, started: Instant) {
+        let elapsed = started.elapsed();
+        let code = status.map_or(Code::Ok, Status::code);
+        let code = code_name(code);
+        self.requests.get_or_create(&RequestLabels { method, code }).inc();
+        self.seconds.get_or_create(&MethodLabels { method }).observe(elapsed.as_secs_f64());
+        let micros = elapsed.as_micros() as u64;
+        match status {
+            Some(status) => {
+                tracing::warn!(method, code, micros, message = status.message(), "gRPC request failed")
+            }
+            None => tracing::debug!(method, code, micros, "gRPC request"),
+        }
+    }
+}
+
+impl<S> Layer<S> for GrpcMetrics {
+    type Service = Measured<S>;
+
+    fn layer(&self, inner: S) -> Measured<S> {
+        Measured { inner, metrics: self.clone() }
+    }
+}
+
+/// A service whose requests are measured.
+#[derive(Clone, Debug)]
+pub struct Measured<S> {
+    inner: S,
+    metrics: GrpcMetrics,
+}
+
+impl<S, B, R> Service<http::Request<B>> for Measured<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Future: Send + 'static,
+    R: 'static,
+    S::Error: 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let method = method_name(request.uri().path());
+        let started = Instant::now();
+        let metrics = self.metrics.clone();
+        self.inner
+            .call(request)
+            .map(move |result| {
+                if let Ok(response) = &result {
+                    // An error of a unary call is in the headers: there is no body to wait for.
+                    metrics.record(method, failed(response.headers()).as_ref(), started);
+                }
+                result
+            })
+            .boxed()
+    }
+}
+
+fn failed(headers: &http::HeaderMap) -> Option<Status> {
+    Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
+}
+
+/// A label value for the method: there are only as many as there are methods of ours.
+fn method_name(path: &str) -> &'static str {
+    const METHODS: [&str; 15] = [
+        "NodeGroupForNode",
+        "NodeGroupGetOptions",
+        "NodeGroupTargetSize",
+        "NodeGroupNodes",
+        "NodeGroupTemplateNodeInfo",
+        "NodeGroups",
+        "Refresh",
+        "NodeGroupIncreaseSize",
+        "NodeGroupDeleteNodes",
+        "NodeGroupDecreaseTargetSize",
+        "PricingNodePrice",
+        "PricingPodPrice",
+        "GPULabel",
+        "GetAvailableGPUTypes",
+        "Cleanup",
+    ];
+    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
+        return "other";
+    };
+    match service {
+        "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider" => {
+            METHODS.iter().find(|name| **name == method).copied().unwrap_or("other")
+        }
+        "grpc.health.v1.Health" => "health",
+        "grpc.reflection.v1.ServerReflection" => "reflection",
+        _ => "other",
+    }
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Cancelled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_from_outside_make_no_label_values() {
+        assert_eq!(
+            method_name("/clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/Refresh"),
+            "Refresh"
+        );
+        for path in [
+            "",
+            "/",
+            "/x",
+            "/x/Refresh",
+            "/clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/Guess",
+        ] {
+            assert_eq!(method_name(path), "other", "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `NodeGroupGetOptions`: which releases of Cluster Autoscaler can be told options at all (contract §4).
+
+use std::time::Duration;
+
+use super::proto::{MetaDuration, NodeGroupAutoscalingOptions};
+use crate::fleet::AutoscalingOptions;
+
+/// A span of releases of Cluster Autoscaler, told by the shape of the defaults in its request (contract
+/// §2.4). A reply replaces every field, also those that it cannot carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// 1.26 to 1.28: a reply sets MaxNodeProvisionTime to 0 and healthy machines are deleted.
+    UpTo128,
+    /// 1.29 to 1.34: a reply that fills every field is taken as it stands.
+    From129To134,
+    /// 1.35 and later: a reply sets MaxNodeStartupTime to 0.
+    From135,
+    /// No shape that is known.
+    Unknown,
+}
+
+impl Release {
+    /// Tells the release from the defaults it sends.
+    pub(super) fn of(defaults: &NodeGroupAutoscalingOptions) -> Self {
+        let old = defaults.scale_down_unneeded_time.is_some();
+        let provision = defaults.max_node_provision_time.is_some();
+        let new = defaults.scale_down_unneeded_duration.is_some();
+        match (old, provision, new) {
+            (true, true, _) => Self::From129To134,
+            (true, false, false) => Self::UpTo128,
+            (false, false, true) => Self::From135,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// What to say of it in a log.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::UpTo128 => "1.28 or older",
+            Self::From129To134 => "1.29 to 1.34",
+            Self::From135 => "1.35 or newer",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The defaults with what the NodeGroup sets, every field of every release filled. None where a duration is
+/// neither set nor sent, or does not fit the wire: then a reply would set it to 0.
+pub(super) fn filled(
+    set: &AutoscalingOptions,
+    defaults: &NodeGroupAutoscalingOptions,
+) -> Option<NodeGroupAutoscalingOptions> {
+    let unneeded = pick(
+        set.scale_down_unneeded_time,
+        defaults.scale_down_unneeded_duration.as_ref(),
+        defaults.scale_down_unneeded_time.as_ref(),
+    )?;
+    let unready = pick(
+        set.scale_down_unready_time,
+        defaults.scale_down_unready_duration.as_ref(),
+        defaults.scale_down_unready_time.as_ref(),
+    )?;
+    let provision = pick(
+        set.max_node_provision_time,
+        defaults.max_node_provision_duration.as_ref(),
+        defaults.max_node_provision_time.as_ref(),
+    )?;
+    Some(NodeGroupAutoscalingOptions {
+        scale_down_utilization_threshold: set
+            .scale_down_utilization_threshold
+            .unwrap_or(defaults.scale_down_utilization_threshold),
+        scale_down_gpu_utilization_threshold: set
+            .scale_down_gpu_utilization_threshold
+            .unwrap_or(defaults.scale_down_gpu_utilization_threshold),
+        scale_down_unneeded_time: Some(unneeded.0),
+        scale_down_unready_time: Some(unready.0),
+        max_node_provision_time: Some(provision.0),
+        zero_or_max_node_scaling: defaults.zero_or_max_node_scaling,
+        ignore_daemon_sets_utilization: set
+            .ignore_daemon_sets_utilization
+            .unwrap_or(defaults.ignore_daemon_sets_utilization),
+        scale_down_unneeded_duration: Some(unneeded.1),
+        scale_down_unready_duration: Some(unready.1),
+        max_node_provision_duration: Some(provision.1),
+    })
+}
+
+/// One length of time in both of its forms.
+fn pick(
+    set: Option<Duration>,
+    new: Option<&prost_types::Duration>,
+    old: Option<&MetaDuration>,
+) -> Option<(MetaDuration, prost_types::Duration)> {
+    let value = match (set, new, old) {
+        (Some(set), _, _) => set,
+        (None, Some(new), _) => Duration::try_from(*new).ok()?,
+        (None, None, Some(old)) => Duration::from_nanos(u64::try_from(old.duration).ok()?),
+        (None, None, None) => return None,
+    };
+    let nanos = i64::try_from(value.as_nanos()).ok()?;
+    Some((MetaDuration { duration: nanos }, prost_types::Duration::try_from(value).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn old(minutes: u32) -> Option<MetaDuration> {
+        Some(MetaDuration { duration: i64::from(minutes) * 60_000_000_000 })
+    }
+
+    fn new(minutes: u32) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds: i64::from(minutes) * 60, nanos: 0 })
+    }
+
+    fn defaults_128() -> NodeGroupAutoscalingOptions {
+        NodeGroupAutoscalingOptions {
+            scale_down_utilization_threshold: 0.5,
+            scale_down_gpu_utilization_threshold: 0.5,
+            scale_down_unneeded_time: old(10),
+            scale_down_unready_time: old(20),
+            ..NodeGroupAutoscalingOptions::default()
+        }
+    }
+
+    fn defaults_133() -> NodeGroupAutoscalingOptions {
+        NodeGroupAutoscalingOptions { max_node_provision_time: old(15), ..defaults_128() }
+    }
+
+    fn defaults_135() -> NodeGroupAutoscalingOptions {
+        NodeGroupAutoscalingOptions {
+            scale_down_utilization_threshold: 0.5,
+            scale_down_unneeded_duration: new(10),
+            scale_down_unready_duration: new(20),
+            max_node_provision_duration: new(15),
+            ..NodeGroupAutoscalingOptions::default()
+        }
+    }
+
+    #[test]
+    fn the_defaults_tell_the_release() {
+        let v134 = NodeGroupAutoscalingOptions {
+            scale_down_unneeded_time: old(10),
+            scale_down_unready_time: old(20),
+            max_node_provision_time: old(15),
+            ..defaults_135()
+        };
+        assert_eq!(Release::of(&defaults_128()), Release::UpTo128);
+        assert_eq!(Release::of(&defaults_133()), Release::From129To134);
+        assert_eq!(Release::of(&v134), Release::From129To134);
+        assert_eq!(Release::of(&defaults_135()), Release::From135);
+        assert_eq!(Release::of(&NodeGroupAutoscalingOptions::default()), Release::Unknown);
+    }
+
+    #[test]
+    fn a_filled_reply_leaves_nothing_at_zero() {
+        let set = AutoscalingOptions {
+            scale_down_unneeded_time: Some(3 * MINUTE),
+            ignore_daemon_sets_utilization: Some(true),
+            ..AutoscalingOptions::default()
+        };
+        let reply = filled(&set, &defaults_133()).unwrap();
+        assert_eq!(
+            reply,
+            NodeGroupAutoscalingOptions {
+                scale_down_utilization_threshold: 0.5,
+                scale_down_gpu_utilization_threshold: 0.5,
+                scale_down_unneeded_time: old(3),
+                scale_down_unready_time: old(20),
+                max_node_provision_time: old(15),
+                zero_or_max_node_scaling: false,
+                ignore_daemon_sets_utilization: true,
+                scale_down_unneeded_duration: new(3),
+                scale_down_unready_duration: new(20),
+                max_node_provision_duration: new(15),
+            }
+        );
+    }
+
+    #[test]
+    fn a_duration_that_nobody_gives_means_no_reply() {
+        let set =
+            AutoscalingOptions { scale_down_unneeded_time: Some(MINUTE), ..AutoscalingOptions::default() };
+        assert_eq!(filled(&set, &defaults_128()), None);
+        let endless = AutoscalingOptions { scale_down_unneeded_time: Some(Duration::MAX), ..set };
+        assert_eq!(filled(&endless, &defaults_133()), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! The gRPC server: transport, health, reflection, and a clean end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _, future};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic_health::server::HealthReporter;
+
+use super::metrics::GrpcMetrics;
+use super::proto::DESCRIPTORS;
+use super::proto::cloud_provider_server::CloudProviderServer;
+use super::service::CloudProviderService;
+use super::tls::{Tls, TlsError, TlsFiles};
+use crate::control::FleetHandle;
+
+/// Largest message taken. Cluster Autoscaler's expander sends the templates of all pools and all pending pods
+/// in one, and takes a refusal for an absent expander (contract R15).
+const MAX_RECEIVE: usize = 128 << 20;
+
+/// Cluster Autoscaler pings nobody: without ours a connection to a node that died is never noticed (contract
+/// §1.1).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a TLS handshake may take, and how many may be under way.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKES: usize = 256;
+
+/// How long connections may take to end once asked to.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How the gRPC server listens and answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcConfig {
+    /// Files for mTLS. None for plaintext.
+    pub tls: Option<TlsFiles>,
+    /// Whether plaintext is served on an address that others can reach.
+    pub allow_plaintext: bool,
+    /// Hours in a month, to price an offer of which only the monthly price is known.
+    pub hours_per_month: u32,
+}
+
+/// What is wrong with a [`GrpcConfig`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrpcConfigError {
+    /// Plaintext where others could listen, not asked for.
+    #[error(
+        "plaintext gRPC on {0} can be read and used by everyone who reaches it; configure TLS, listen on a \
+         loopback address, or allow plaintext in so many words"
+    )]
+    Plaintext(SocketAddr),
+    /// No month has so many hours.
+    #[error("hours per month is {0}, must be 1 to 744")]
+    HoursPerMonth(u32),
+}
+
+impl GrpcConfig {
+    /// Checks the configuration for a server that listens on `address`.
+    pub fn check(&self, address: SocketAddr) -> Result<(), GrpcConfigError> {
+        if self.tls.is_none() && !self.allow_plaintext && !address.ip().is_loopback() {
+            return Err(GrpcConfigError::Plaintext(address));
+        }
+        if !(1..=744).contains(&self.hours_per_month) {
+            return Err(GrpcConfigError::HoursPerMonth(self.hours_per_month));
+        }
+        Ok(())
+    }
+}
+
+/// Why the gRPC server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] GrpcConfigError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The listener does not say where it listens.
+    #[error("cannot listen: {0}")]
+    Listen(#[from] std::io::Error),
+    /// The schema that was compiled in cannot be shown.
+    #[error("cannot set up reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The transport failed.
+    #[error("gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves until `shutdown`: then asks clients to go elsewhere (GOAWAY), finishes what is under way, and returns.
+///
+/// The listener is given, so that its backlog holds clients while the fleet is loaded: an answer before that
+/// would be an empty list of pools, which harms more than a connection that waits (contract §1.3).
+pub async fn serve(
+    config: GrpcConfig,
+    handle: FleetHandle,
+    metrics: GrpcMetrics,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    config.check(listener.local_addr()?)?;
+    let service = CloudProviderService::new(handle, config.hours_per_month);
+    match config.tls {
+        Some(files) => {
+            let tls = Arc::new(Tls::load(files).await?);
+            let incoming = handshakes(TcpListenerStream::new(listener), tls.clone());
+            tokio::select! {
+                ended = run(service, metrics, incoming, &shutdown) => ended,
+                () = tls.watch() => Ok(()),
+            }
+        }
+        None => run(service, metrics, connections(TcpListenerStream::new(listener)), &shutdown).await,
+    }
+}
+
+async fn run<IO>(
+    service: CloudProviderService,
+    metrics: GrpcMetrics,
+    incoming: impl Stream<Item = Result<IO, Infallible>>,
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<CloudProviderServer<CloudProviderService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(metrics)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(CloudProviderServer::new(service).max_decoding_message_size(MAX_RECEIVE))
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        () = drained(&health, shutdown) => {
+            tracing::warn!(seconds = DRAIN.as_secs(), "gRPC connections did not end in time and are closed");
+            Ok(())
+        }
+    }
+}
+
+/// Returns when connections have had their time to end.
+async fn drained(health: &HealthReporter, shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    health.set_not_serving::<CloudProviderServer<CloudProviderService>>().await;
+    tokio::time::sleep(DRAIN).await;
+}
+
+fn connections(listener: TcpListenerStream) -> impl Stream<Item = Result<TcpStream, Infallible>> {
+    listener.filter_map(async |accepted| Some(Ok(ready(accepted).await?)))
+}
+
+fn handshakes(
+    listener: TcpListenerStream,
+    tls: Arc<Tls>,
+) -> impl Stream<Item = Result<TlsStream<TcpStream>, Infallible>> {
+    listener
+        .map(move |accepted| handshake(accepted, tls.clone()))
+        .buffer_unordered(HANDSHAKES)
+        .filter_map(|stream| future::ready(stream.map(Ok)))
+}
+
+async fn handshake(accepted: std::io::Result<TcpStream>, tls: Arc<Tls>) -> Option<TlsStream<TcpStream>> {
+    let stream = ready(accepted).await?;
+    let peer = stream.peer_addr().ok();
+    let problem = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no end after {} s", HANDSHAKE_TIMEOUT.as_secs()),
+    };
+    tracing::warn!(peer = ?peer, problem, "TLS handshake failed");
+    None
+}
+
+/// An accepted connection, set up. After a failure to accept (no file descriptors, mostly) waits a little.
+async fn ready(accepted: std::io::Result<TcpStream>) -> Option<TcpStream> {
+    match accepted {
+        // Failing to set it costs latency only, and says that the peer has gone.
+        Ok(stream) => stream.set_nodelay(true).is_ok().then_some(stream),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The `CloudProvider` service: what Cluster Autoscaler asks, answered from memory.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::convert::{instance, node_ref, pod_requests, template_bytes};
+use super::options::{Release, filled};
+use super::pricing::{Rates, UNREADABLE_POD, hours};
+use super::proto::cloud_provider_server::CloudProvider;
+use super::proto::{
+    CleanupRequest, CleanupResponse, ExternalGrpcNode, GetAvailableGpuTypesRequest,
+    GetAvailableGpuTypesResponse, GpuLabelRequest, GpuLabelResponse, NodeGroup, NodeGroupAutoscalingOptions,
+    NodeGroupAutoscalingOptionsRequest, NodeGroupAutoscalingOptionsResponse,
+    NodeGroupDecreaseTargetSizeRequest, NodeGroupDecreaseTargetSizeResponse, NodeGroupDeleteNodesRequest,
+    NodeGroupDeleteNodesResponse, NodeGroupForNodeRequest, NodeGroupForNodeResponse,
+    NodeGroupIncreaseSizeRequest, NodeGroupIncreaseSizeResponse, NodeGroupNodesRequest,
+    NodeGroupNodesResponse, NodeGroupTargetSizeRequest, NodeGroupTargetSizeResponse,
+    NodeGroupTemplateNodeInfoRequest, NodeGroupTemplateNodeInfoResponse, NodeGroupsRequest,
+    NodeGroupsResponse, PricingNodePriceRequest, PricingNodePriceResponse, PricingPodPriceRequest,
+    PricingPodPriceResponse, RefreshRequest, RefreshResponse,
+};
+use super::status::{command_error, unknown_pool};
+use crate::control::{Command, FleetHandle};
+use crate::fleet::{Fleet, NodeGroupName, Pool, names};
+
+/// The label of nodes with GPUs. Cluster Autoscaler holds such a node unready until its GPUs are allocatable.
+const GPU_LABEL: &str = "autoscaler.vpsie.com/gpu";
+
+/// What Cluster Autoscaler's names of made-up template nodes start with; the pool id follows, then `-` and a
+/// number (contract §3.9).
+const TEMPLATE_NODE: &str = "template-node-for-";
+
+/// The `CloudProvider` service over a fleet.
+#[derive(Debug)]
+pub struct CloudProviderService {
+    handle: FleetHandle,
+    hours_per_month: u32,
+    options_withheld: Mutex<BTreeSet<NodeGroupName>>,
+}
+
+impl CloudProviderService {
+    /// Serves the fleet. `hours_per_month` turns a monthly price into an hourly one.
+    pub fn new(handle: FleetHandle, hours_per_month: u32) -> Self {
+        Self { handle, hours_per_month, options_withheld: Mutex::default() }
+    }
+
+    fn read_pool<R>(&self, id: &str, f: impl FnOnce(&Fleet, &Pool) -> R) -> Result<R, Status> {
+        self.handle.read(|fleet| fleet.pool(id).map(|pool| f(fleet, pool))).ok_or_else(|| unknown_pool(id))
+    }
+
+    async fn execute(&self, command: Command) -> Result<(), Status> {
+        self.handle.execute(command).await.map_err(|error| command_error(&error))
+    }
+
+    /// What the NodeGroup sets, where that is safe with the release that asks (contract §4).
+    fn options(
+        &self,
+        id: &str,
+        defaults: &NodeGroupAutoscalingOptions,
+    ) -> Option<NodeGroupAutoscalingOptions> {
+        let (name, set) = self.handle.read(|fleet| {
+            let group = fleet.group(fleet.pool(id)?)?;
+            (!group.options.is_empty()).then(|| (group.name.clone(), group.options))
+        })?;
+        let release = Release::of(defaults);
+        let reply = (release == Release::From129To134).then(|| filled(&set, defaults)).flatten();
+        if reply.is_none() {
+            self.warn_of_withheld_options(name, release);
+        }
+        reply
+    }
+
+    /// Once a NodeGroup: the question comes thousands of times a loop.
+    fn warn_of_withheld_options(&self, name: NodeGroupName, release: Release) {
+        let mut warned = self.options_withheld.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.contains(&name) {
+            return;
+        }
+        tracing::warn!(
+            node_group = %name,
+            cluster_autoscaler = release.as_str(),
+            "autoscaling options of the NodeGroup are not sent: only Cluster Autoscaler 1.29 to 1.34 takes \
+             them without setting others to 0; set its flags instead"
+        );
+        warned.insert(name);
+    }
+}
+
+/// A pool as `NodeGroups` and `NodeGroupForNode` show it, equal in both (contract R3).
+fn node_group(fleet: &Fleet, pool: &Pool) -> NodeGroup {
+    let limits = fleet.limits(pool);
+    NodeGroup {
+        id: pool.text.to_string(),
+        min_size: wire_size(limits.min),
+        max_size: wire_size(limits.max),
+        debug: format!(
+            "NodeGroup {}: {} in {}, {}",
+            pool.id.node_group, pool.offer.name, pool.id.datacenter, pool.id.capacity_type
+        ),
+    }
+}
+
+fn wire_size(size: u32) -> i32 {
+    i32::try_from(size).unwrap_or(i32::MAX)
+}
+
+/// The pool of a node, real or made up. Never one that `NodeGroups` lacks.
+fn pool_of<'a>(fleet: &'a Fleet, provider_id: &str, name: &str) -> Option<&'a Pool> {
+    let machine = fleet.machine_of(provider_id, name)?;
+    fleet.pool(&machine.pool.to_string())
+}
+
+/// The pool whose price a node has: the price expander asks for template nodes mostly.
+fn priced_pool<'a>(fleet: &'a Fleet, node: &ExternalGrpcNode) -> Option<&'a Pool> {
+    let annotated = node.annotations.get(names::POOL).and_then(|id| fleet.pool(id));
+    annotated
+        .or_else(|| {
+            let (id, _) = node.name.strip_prefix(TEMPLATE_NODE)?.rsplit_once('-')?;
+            fleet.pool(id)
+        })
+        .or_else(|| pool_of(fleet, &node.provider_id, &node.name))
+}
+
+#[async_trait]
+impl CloudProvider for CloudProviderService {
+    async fn node_groups(
+        &self,
+        _: Request<NodeGroupsRequest>,
+    ) -> Result<Response<NodeGroupsResponse>, Status> {
+        let node_groups =
+            self.handle.read(|fleet| fleet.pools().map(|pool| node_group(fleet, pool)).collect());
+        Ok(Response::new(NodeGroupsResponse { node_groups }))
+    }
+
+    async fn node_group_for_node(
+        &self,
+        request: Request<NodeGroupForNodeRequest>,
+    ) -> Result<Response<NodeGroupForNodeResponse>, Status> {
+        let node = request.into_inner().node.unwrap_or_default();
+        let found = self
+            .handle
+            .read(|fleet| pool_of(fleet, &node.provider_id, &node.name).map(|pool| node_group(fleet, pool)));
+        Ok(Response::new(NodeGroupForNodeResponse { node_group: Some(found.unwrap_or_default()) }))
+    }
+
+    async fn pricing_node_price(
+        &self,
+        request: Request<PricingNodePriceRequest>,
+    ) -> Result<Response<PricingNodePriceResponse>, Status> {
+        let request = request.into_inner();
+        let hours =
+            hours(request.start_timestamp.or(request.start_time), request.end_timestamp.or(request.end_time));
+        let node = request.node.unwrap_or_default();
+        let hourly = self.handle.read(|fleet| {
+            let rates = Rates::reference(fleet, self.hours_per_month);
+            priced_pool(fleet, &node)
+                .map_or_else(|| rates.unknown_node(), |pool| rates.offer(&pool.offer, self.hours_per_month))
+        });
+        Ok(Response::new(PricingNodePriceResponse { price: hourly * hours }))
+    }
+
+    async fn pricing_pod_price(
+        &self,
+        request: Request<PricingPodPriceRequest>,
+    ) -> Result<Response<PricingPodPriceResponse>, Status> {
+        let request = request.into_inner();
+        let hours =
+            hours(request.start_timestamp.or(request.start_time), request.end_timestamp.or(request.end_time));
+        let pod = if request.pod_bytes.is_empty() { &request.pod } else { &request.pod_bytes };
+        let requests = pod_requests(pod).unwrap_or(UNREADABLE_POD);
+        let rates = self.handle.read(|fleet| Rates::reference(fleet, self.hours_per_month));
+        Ok(Response::new(PricingPodPriceResponse { price: rates.pod(requests) * hours }))
+    }
+
+    async fn gpu_label(&self, _: Request<GpuLabelRequest>) -> Result<Response<GpuLabelResponse>, Status> {
+        Ok(Response::new(GpuLabelResponse { label: GPU_LABEL.to_owned() }))
+    }
+
+    async fn get_available_gpu_types(
+        &self,
+        _: Request<GetAvailableGpuTypesRequest>,
+    ) -> Result<Response<GetAvailableGpuTypesResponse>, Status> {
+        Ok(Response::new(GetAvailableGpuTypesResponse::default()))
+    }
+
+    async fn cleanup(&self, _: Request<CleanupRequest>) -> Result<Response<CleanupResponse>, Status> {
+        Ok(Response::new(CleanupResponse {}))
+    }
+
+    /// The fleet keeps itself fresh, and an error here would abort the loop (contract R2).
+    async fn refresh(&self, _: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
+        Ok(Response::new(RefreshResponse {}))
+    }
+
+    async fn node_group_target_size(
+        &self,
+        request: Request<NodeGroupTargetSizeRequest>,
+    ) -> Result<Response<NodeGroupTargetSizeResponse>, Status> {
+        let target = self.read_pool(&request.get_ref().id, |fleet, pool| fleet.limits(pool).target)?;
+        Ok(Response::new(NodeGroupTargetSizeResponse { target_size: wire_size(target) }))
+    }
+
+    async fn node_group_increase_size(
+        &self,
+        request: Request<NodeGroupIncreaseSizeRequest>,
+    ) -> Result<Response<NodeGroupIncreaseSizeResponse>, Status> {
+        let NodeGroupIncreaseSizeRequest { delta, id: pool } = request.into_inner();
+        self.execute(Command::IncreaseSize { pool, delta }).await?;
+        Ok(Response::new(NodeGroupIncreaseSizeResponse {}))
+    }
+
+    async fn node_group_delete_nodes(
+        &self,
+        request: Request<NodeGroupDeleteNodesRequest>,
+    ) -> Result<Response<NodeGroupDeleteNodesResponse>, Status> {
+        let NodeGroupDeleteNodesRequest { nodes, id: pool } = request.into_inner();
+        let nodes = nodes.into_iter().map(node_ref).collect();
+        self.execute(Command::DeleteNodes { pool, nodes }).await?;
+        Ok(Response::new(NodeGroupDeleteNodesResponse {}))
+    }
+
+    async fn node_group_decrease_target_size(
+        &self,
+        request: Request<NodeGroupDecreaseTargetSizeRequest>,
+    ) -> Result<Response<NodeGroupDecreaseTargetSizeResponse>, Status> {
+        let NodeGroupDecreaseTargetSizeRequest { delta, id: pool } = request.into_inner();
+        self.execute(Command::DecreaseTargetSize { pool, delta }).await?;
+        Ok(Response::new(NodeGroupDecreaseTargetSizeResponse {}))
+    }
+
+    async fn node_group_nodes(
+        &self,
+        request: Request<NodeGroupNodesRequest>,
+    ) -> Result<Response<NodeGroupNodesResponse>, Status> {
+        let instances = self.read_pool(&request.get_ref().id, |fleet, pool| {
+            fleet.machines_of(pool).map(instance).collect()
+        })?;
+        Ok(Response::new(NodeGroupNodesResponse { instances }))
+    }
+
+    async fn node_group_template_node_info(
+        &self,
+        request: Request<NodeGroupTemplateNodeInfoRequest>,
+    ) -> Result<Response<NodeGroupTemplateNodeInfoResponse>, Status> {
+        let id = &request.get_ref().id;
+        let template = self.read_pool(id, |fleet, pool| fleet.template(pool))?;
+        let bytes = template_bytes(id, &template);
+        Ok(Response::new(NodeGroupTemplateNodeInfoResponse { node_info: bytes.clone(), node_bytes: bytes }))
+    }
+
+    /// A pool that is not known has no options of its own either: an error here would leave its nodes
+    /// standing (contract §4).
+    async fn node_group_get_options(
+        &self,
+        request: Request<NodeGroupAutoscalingOptionsRequest>,
+    ) -> Result<Response<NodeGroupAutoscalingOptionsResponse>, Status> {
+        let NodeGroupAutoscalingOptionsRequest { id, defaults } = request.into_inner();
+        let options = self.options(&id, &defaults.unwrap_or_default());
+        Ok(Response::new(NodeGroupAutoscalingOptionsResponse { node_group_autoscaling_options: options }))
+    }
+}

@@ -1,0 +1,264 @@
+//! mTLS as Cluster Autoscaler speaks it (contract §1.1): it shows a client certificate and checks ours against
+//! the host in its `address`. The files are read again when they change; open connections stay.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+
+/// How often the files are compared. A rotation is seen by the first connection after that.
+const RELOAD: Duration = Duration::from_secs(10);
+
+/// The PEM files of mTLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Our certificate, then its intermediates. Its names must include the host that Cluster Autoscaler dials.
+    pub cert: PathBuf,
+    /// The private key of `cert`.
+    pub key: PathBuf,
+    /// The authorities that client certificates are checked against.
+    pub client_ca: PathBuf,
+}
+
+impl TlsFiles {
+    /// All three files, or none for plaintext.
+    pub fn from_parts(
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+        client_ca: Option<PathBuf>,
+    ) -> Result<Option<Self>, TlsError> {
+        match (cert, key, client_ca) {
+            (None, None, None) => Ok(None),
+            (Some(cert), Some(key), Some(client_ca)) => Ok(Some(Self { cert, key, client_ca })),
+            (cert, key, client_ca) => {
+                let missing = [
+                    ("certificate", cert.is_none()),
+                    ("private key", key.is_none()),
+                    ("client CA", client_ca.is_none()),
+                ];
+                let missing: Vec<&str> =
+                    missing.into_iter().filter_map(|(name, missing)| missing.then_some(name)).collect();
+                Err(TlsError::Partial { missing: missing.join(" and ") })
+            }
+        }
+    }
+}
+
+/// Why there can be no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Some files are named, others are not.
+    #[error(
+        "TLS is configured in part: the file of the {missing} is missing; give certificate, private key and \
+         client CA, or none of them"
+    )]
+    Partial {
+        /// What is missing.
+        missing: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {problem}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The TLS configuration in force, and the files it came from.
+pub(super) struct Tls {
+    files: TlsFiles,
+    current: ArcSwap<Loaded>,
+}
+
+struct Loaded {
+    content: Content,
+    config: Arc<ServerConfig>,
+}
+
+#[derive(PartialEq, Eq)]
+struct Content {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Vec<u8>,
+}
+
+impl Tls {
+    /// Reads the files.
+    pub(super) async fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let content = Content::read(&files).await?;
+        let config = server_config(&files, &content)?;
+        Ok(Self { files, current: ArcSwap::from_pointee(Loaded { content, config }) })
+    }
+
+    /// Takes new connections with the files as last read.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.current.load().config.clone().into()
+    }
+
+    /// Reads the files again. Says whether they had changed. On an error the former ones stay in force.
+    pub(super) async fn reload(&self) -> Result<bool, TlsError> {
+        let content = Content::read(&self.files).await?;
+        if content == self.current.load().content {
+            return Ok(false);
+        }
+        let config = server_config(&self.files, &content)?;
+        self.current.store(Arc::new(Loaded { content, config }));
+        Ok(true)
+    }
+
+    /// Reloads for ever.
+    pub(super) async fn watch(&self) {
+        let mut failing = false;
+        loop {
+            tokio::time::sleep(RELOAD).await;
+            match self.reload().await {
+                Ok(changed) => {
+                    if changed {
+                        tracing::info!(cert = %self.files.cert.display(), "TLS files have changed and are in force");
+                    }
+                    failing = false;
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::error!(%error, "TLS files cannot be used; the former ones stay in force");
+                    }
+                    failing = true;
+                }
+            }
+        }
+    }
+}
+
+impl Content {
+    async fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        Ok(Self {
+            cert: read(&files.cert).await?,
+            key: read(&files.key).await?,
+            client_ca: read(&files.client_ca).await?,
+        })
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    tokio::fs::read(path).await.map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+fn server_config(files: &TlsFiles, content: &Content) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(&files.client_ca, &content.client_ca)? {
+        roots.add(authority).map_err(|error| wrong(&files.client_ca, error))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| wrong(&files.client_ca, error))?;
+    let key = PrivateKeyDer::from_pem_slice(&content.key)
+        .map_err(|_| wrong(&files.key, "holds no private key in PEM"))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(&files.cert, error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&files.cert, &content.cert)?, key)
+        .map_err(|error| wrong(&files.cert, format!("does not go with {}: {error}", files.key.display())))?;
+    config.alpn_protocols.push(b"h2".to_vec());
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(path, format!("is no PEM: {error}")))?;
+    if certificates.is_empty() { Err(wrong(path, "holds no certificate in PEM")) } else { Ok(certificates) }
+}
+
+fn wrong(path: &Path, problem: impl ToString) -> TlsError {
+    TlsError::Content { path: path.to_owned(), problem: problem.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+
+    fn authority() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn write(dir: &Path, authority: &CertifiedIssuer<'_, KeyPair>) -> TlsFiles {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, authority).unwrap();
+        let files =
+            TlsFiles { cert: dir.join("tls.crt"), key: dir.join("tls.key"), client_ca: dir.join("ca.crt") };
+        std::fs::write(&files.cert, cert.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        std::fs::write(&files.client_ca, authority.pem()).unwrap();
+        files
+    }
+
+    #[test]
+    fn a_part_of_the_files_is_refused_by_name() {
+        let path = || Some(PathBuf::from("/x"));
+        assert_eq!(TlsFiles::from_parts(None, None, None).unwrap(), None);
+        assert!(TlsFiles::from_parts(path(), path(), path()).unwrap().is_some());
+        for (cert, key, client_ca, missing) in [
+            (path(), None, None, "of the private key and client CA is"),
+            (None, path(), path(), "of the certificate is"),
+            (path(), path(), None, "of the client CA is"),
+        ] {
+            let error = TlsFiles::from_parts(cert, key, client_ca).unwrap_err().to_string();
+            assert!(error.contains(missing), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn files_that_do_not_fit_are_refused_and_the_former_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(dir.path(), &authority());
+        let tls = Tls::load(files.clone()).await.unwrap();
+        let before = tls.current.load().config.clone();
+        assert!(!tls.reload().await.unwrap());
+
+        let other = KeyPair::generate().unwrap();
+        std::fs::write(&files.key, other.serialize_pem()).unwrap();
+        let error = tls.reload().await.unwrap_err().to_string();
+        assert!(error.contains("tls.crt: does not go with") && error.contains("tls.key"), "{error}");
+        std::fs::write(&files.key, "no key").unwrap();
+        assert!(tls.reload().await.unwrap_err().to_string().contains("holds no private key"));
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(tls.reload().await.unwrap_err().to_string().contains("cannot read"));
+        assert!(Arc::ptr_eq(&before, &tls.current.load().config));
+
+        write(dir.path(), &authority());
+        assert!(tls.reload().await.unwrap());
+        assert!(!Arc::ptr_eq(&before, &tls.current.load().config));
+    }
+
+    #[tokio::test]
+    async fn a_client_ca_without_certificates_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(dir.path(), &authority());
+        std::fs::write(&files.client_ca, "").unwrap();
+        let error = Tls::load(files).await.err().unwrap().to_string();
+        assert!(error.contains("ca.crt: holds no certificate"), "{error}");
+    }
+}

@@ -1,0 +1,361 @@
+//! Records in one local file.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Store, StoreError};
+use crate::fleet::{Change, ClusterId, Records, SizeId};
+
+/// Grows when an older release could not read what this one writes.
+const FORMAT: u64 = 1;
+/// What every redb file starts with.
+const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
+/// Records are small and memory has them all: the pages need little room.
+const CACHE_BYTES: usize = 4 << 20;
+
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
+const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
+const STRANGERS: TableDefinition<'_, &str, &str> = TableDefinition::new("strangers");
+const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
+const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
+/// The only key of [`CATALOG`].
+const LAST: &str = "last";
+
+/// Keeps records in one file: one transaction a commit, on disk when it returns, whole or not at all.
+///
+/// The file belongs to one process and one cluster. A file that is damaged, of a newer format, of another
+/// cluster or not ours is refused and left byte for byte as it is.
+#[derive(Clone, Debug)]
+pub struct FileStore {
+    place: Arc<Place>,
+    /// None after a failure: redb refuses all work then, so the next call opens the file anew.
+    database: Arc<Mutex<Option<Database>>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    cluster: ClusterId,
+}
+
+impl FileStore {
+    /// Opens the file, or makes it, with its folders, when it is not there.
+    pub async fn open(path: impl Into<PathBuf>, cluster: &ClusterId) -> Result<Self, StoreError> {
+        let place = Arc::new(Place { path: path.into(), cluster: cluster.clone() });
+        let store = Self { place, database: Arc::default() };
+        store.with("read", |_| Ok(())).await?;
+        Ok(store)
+    }
+
+    /// As after a failure.
+    #[cfg(test)]
+    pub(super) fn forget_the_open_file(&self) {
+        *self.database.lock().unwrap() = None;
+    }
+
+    /// Runs blocking work with the file, opened.
+    async fn with<R: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Database) -> Result<R, Fault> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let (place, database) = (self.place.clone(), self.database.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            let mut slot = database.lock().unwrap_or_else(PoisonError::into_inner);
+            let database = match slot.take() {
+                Some(database) => database,
+                None => place.open()?,
+            };
+            let result = work(&database).map_err(|fault| place.explain(action, fault))?;
+            *slot = Some(database);
+            Ok(result)
+        });
+        // redb may panic on a file that somebody else changed under it.
+        done.await.unwrap_or_else(|panic| Err(self.place.damaged(&panic)))
+    }
+}
+
+#[async_trait]
+impl Store for FileStore {
+    async fn load(&self) -> Result<Records, StoreError> {
+        self.with("read", read_records).await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let changes = changes.to_vec();
+        self.with("write", move |database| write_changes(database, &changes)).await
+    }
+}
+
+/// Why the layer below did not do it.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Redb(#[from] redb::Error),
+    #[error("record {key} of table {table} cannot be read: {error}")]
+    Record { table: String, key: String, error: serde_json::Error },
+    #[error("a record cannot be written: {0}")]
+    Encode(serde_json::Error),
+}
+
+macro_rules! faults {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                Self::Redb(error.into())
+            }
+        }
+    )*};
+}
+faults!(
+    redb::CommitError,
+    redb::DatabaseError,
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    std::io::Error
+);
+
+impl Place {
+    fn open(&self) -> Result<Database, StoreError> {
+        let file = match OpenOptions::new().read(true).write(true).open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.create(),
+            Err(error) => return Err(self.unusable(format!("cannot be opened: {error}"))),
+        };
+        self.lock(&file)?;
+        self.check_copy(&file)?;
+        open_database(file).map_err(|fault| self.explain("read", fault))
+    }
+
+    /// Makes the file under another name first, so that a crash leaves no half-made file behind.
+    fn create(&self) -> Result<Database, StoreError> {
+        let folder = match self.path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let mut new = self.path.clone().into_os_string();
+        new.push(".new");
+        let make = || -> std::io::Result<File> {
+            std::fs::create_dir_all(folder)?;
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&new)
+        };
+        let file = make().map_err(|error| self.unusable(format!("cannot be created: {error}")))?;
+        self.lock(&file)?;
+        // Who had the lock may have just finished.
+        if self.path.exists() {
+            return Err(self.in_use());
+        }
+        let build = || -> Result<Database, Fault> {
+            file.set_len(0)?;
+            let database = open_database(file)?;
+            let transaction = database.begin_write()?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert("format", FORMAT.to_string().as_str())?;
+                meta.insert("cluster", self.cluster.as_str())?;
+                transaction.open_table(MACHINES)?;
+                transaction.open_table(STRANGERS)?;
+                transaction.open_table(LEARNED)?;
+                transaction.open_table(CATALOG)?;
+            }
+            transaction.commit()?;
+            std::fs::rename(&new, &self.path)?;
+            File::open(folder)?.sync_all()?;
+            Ok(database)
+        };
+        build().map_err(|fault| self.explain("write", fault))
+    }
+
+    fn lock(&self, file: &File) -> Result<(), StoreError> {
+        match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(self.in_use()),
+            Err(TryLockError::Error(error)) => Err(self.unusable(format!("cannot be locked: {error}"))),
+        }
+    }
+
+    /// Proves on a copy in memory that the file is whole and ours: opening writes to it.
+    fn check_copy(&self, mut file: &File) -> Result<(), StoreError> {
+        let mut start = Vec::new();
+        let mut copy = || -> std::io::Result<InMemoryBackend> {
+            file.take(MAGIC.len() as u64).read_to_end(&mut start)?;
+            let backend = InMemoryBackend::new();
+            if start == MAGIC {
+                let mut bytes = Vec::new();
+                file.seek(SeekFrom::Start(0))?;
+                file.read_to_end(&mut bytes)?;
+                backend.set_len(bytes.len() as u64)?;
+                backend.write(0, &bytes)?;
+            }
+            Ok(backend)
+        };
+        let backend = copy().map_err(|error| self.unusable(format!("cannot be read: {error}")))?;
+        if start != MAGIC {
+            return Err(self.foreign());
+        }
+        let database = redb::Builder::new()
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend)
+            .map_err(|error| match error {
+                redb::DatabaseError::UpgradeRequired(_) => self.foreign(),
+                error => self.damaged(&error),
+            })?;
+        self.check_meta(&database)?;
+        read_records(&database).map(drop).map_err(|fault| self.explain("read", fault))
+    }
+
+    fn check_meta(&self, database: &Database) -> Result<(), StoreError> {
+        let read = || -> Result<Option<(String, String)>, Fault> {
+            let transaction = database.begin_read()?;
+            if !transaction.list_tables()?.any(|table| table.name() == META.name()) {
+                return Ok(None);
+            }
+            let meta = transaction.open_table(META)?;
+            let text = |key| -> Result<String, Fault> {
+                Ok(meta.get(key)?.map(|v| v.value().to_owned()).unwrap_or_default())
+            };
+            Ok(Some((text("format")?, text("cluster")?)))
+        };
+        let Some((format, cluster)) = read().map_err(|fault| self.explain("read", fault))? else {
+            return Err(self.foreign());
+        };
+        match format.parse::<u64>() {
+            Ok(FORMAT) => {}
+            Ok(newer) if newer > FORMAT => {
+                return Err(self.unusable(format!(
+                    "has format {newer}, written by a newer vpsie-autoscaler; this one reads format {FORMAT}. \
+                     Run the newer release, or name another file with --data-file"
+                )));
+            }
+            _ => return Err(self.damaged(&format!("its format is {format:?}"))),
+        }
+        if cluster != self.cluster.as_str() {
+            return Err(self.unusable(format!(
+                "holds the records of cluster {cluster}, and the NodeGroups name cluster {}. Name another \
+                 file with --data-file",
+                self.cluster
+            )));
+        }
+        Ok(())
+    }
+
+    fn explain(&self, action: &'static str, fault: Fault) -> StoreError {
+        match fault {
+            Fault::Redb(redb::Error::DatabaseAlreadyOpen) => self.in_use(),
+            Fault::Redb(error @ redb::Error::Corrupted(_)) => self.damaged(&error),
+            fault @ Fault::Record { .. } => self.damaged(&fault),
+            fault => StoreError::Io { action, problem: format!("{}: {fault}", self.path.display()) },
+        }
+    }
+
+    fn in_use(&self) -> StoreError {
+        self.unusable(
+            "is in use by another process. Stop the other vpsie-autoscaler, or name another file with \
+             --data-file"
+                .to_owned(),
+        )
+    }
+
+    fn foreign(&self) -> StoreError {
+        self.unusable(
+            "is no file of records of vpsie-autoscaler, and is left as it is. Name another file with \
+             --data-file"
+                .to_owned(),
+        )
+    }
+
+    fn damaged(&self, what: &dyn std::fmt::Display) -> StoreError {
+        self.unusable(format!(
+            "is damaged ({what}), and is left as it is. Restore a copy, or move it away to start without \
+             records: workers that are there count as foreign then"
+        ))
+    }
+
+    fn unusable(&self, problem: String) -> StoreError {
+        StoreError::Unusable { path: self.path.display().to_string(), problem }
+    }
+}
+
+fn open_database(file: File) -> Result<Database, Fault> {
+    let backend = FileBackend::new(file)?;
+    Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
+}
+
+fn read_records(database: &Database) -> Result<Records, Fault> {
+    let transaction = database.begin_read()?;
+    let mut records = Records::default();
+    for row in transaction.open_table(MACHINES)?.iter()? {
+        let (key, value) = row?;
+        records.machines.push(decode(&MACHINES, key.value(), value.value())?);
+    }
+    for row in transaction.open_table(STRANGERS)?.iter()? {
+        let (key, value) = row?;
+        records.strangers.push(decode(&STRANGERS, key.value(), value.value())?);
+    }
+    for row in transaction.open_table(LEARNED)?.iter()? {
+        let (key, value) = row?;
+        let size = SizeId(key.value());
+        records.learned.push((size, decode(&LEARNED, size, value.value())?));
+    }
+    if let Some(value) = transaction.open_table(CATALOG)?.get(LAST)? {
+        records.catalog = Some(decode(&CATALOG, LAST, value.value())?);
+    }
+    Ok(records)
+}
+
+fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
+    let transaction = database.begin_write()?;
+    {
+        let mut machines = transaction.open_table(MACHINES)?;
+        let mut strangers = transaction.open_table(STRANGERS)?;
+        let mut learned = transaction.open_table(LEARNED)?;
+        for change in changes {
+            match change {
+                Change::SaveMachine(machine) => {
+                    machines.insert(machine.id.as_str(), encode(machine)?.as_str())?;
+                }
+                Change::DropMachine(id) => {
+                    machines.remove(id.as_str())?;
+                }
+                Change::SaveStranger(stranger) => {
+                    strangers.insert(stranger.hostname.as_str(), encode(stranger)?.as_str())?;
+                }
+                Change::DropStranger(hostname) => {
+                    strangers.remove(hostname.as_str())?;
+                }
+                Change::SaveLearned(size, seen) => {
+                    learned.insert(size.0, encode(seen)?.as_str())?;
+                }
+                Change::SaveCatalog(catalog) => {
+                    transaction.open_table(CATALOG)?.insert(LAST, encode(catalog)?.as_str())?;
+                }
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn encode<T: Serialize>(record: &T) -> Result<String, Fault> {
+    serde_json::to_string(record).map_err(Fault::Encode)
+}
+
+fn decode<T: DeserializeOwned>(table: &impl TableHandle, key: impl ToString, text: &str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|error| Fault::Record {
+        table: table.name().to_owned(),
+        key: key.to_string(),
+        error,
+    })
+}

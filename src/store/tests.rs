@@ -1,0 +1,288 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::TableDefinition;
+use tempfile::TempDir;
+
+use super::{FileStore, MemoryStore, Store, StoreError};
+use crate::catalog::{Catalog, Offer, Resources};
+use crate::fleet::{
+    Change, ClusterId, Hostname, Learned, Machine, MachineId, Phase, Records, SizeId, Stranger, StrangerKind,
+};
+
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
+const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
+
+fn cluster() -> ClusterId {
+    "c1".into()
+}
+
+fn machine(name: &str) -> Machine {
+    Machine {
+        id: name.into(),
+        pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(),
+        size: SizeId(12),
+        created_at: "2026-11-24T10:00:00Z".parse().unwrap(),
+        phase: Phase::Pending,
+        asks: Vec::new(),
+    }
+}
+
+fn stranger(hostname: &str) -> Stranger {
+    Stranger {
+        hostname: Hostname::new(hostname),
+        id: None,
+        first_seen: "2026-11-24T10:00:00Z".parse().unwrap(),
+        kind: StrangerKind::Foreign,
+    }
+}
+
+fn resources() -> Resources {
+    Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 }
+}
+
+fn learned() -> Learned {
+    Learned { capacity: resources(), allocatable: resources() }
+}
+
+fn catalog() -> Arc<Catalog> {
+    Arc::new(Catalog {
+        offers: vec![Offer {
+            size: SizeId(12),
+            name: "s-2vcpu-4gb".to_owned(),
+            identifier: None,
+            datacenter: "ams1".into(),
+            resources: resources(),
+            monthly: Some("24.5".parse().unwrap()),
+            hourly: None,
+        }],
+    })
+}
+
+/// One change of every kind, and some that undo others.
+fn changes() -> Vec<Change> {
+    vec![
+        Change::SaveMachine(machine("workers-1")),
+        Change::SaveMachine(machine("workers-2")),
+        Change::SaveMachine(Machine { size: SizeId(13), ..machine("workers-2") }),
+        Change::SaveMachine(machine("workers-3")),
+        Change::DropMachine(MachineId::new("workers-3")),
+        Change::DropMachine(MachineId::new("never-there")),
+        Change::SaveStranger(stranger("control-plane")),
+        Change::SaveStranger(stranger("passer-by")),
+        Change::DropStranger(Hostname::new("passer-by")),
+        Change::SaveLearned(SizeId(12), learned()),
+        Change::SaveCatalog(catalog()),
+    ]
+}
+
+fn expected() -> Records {
+    Records {
+        machines: vec![machine("workers-1"), Machine { size: SizeId(13), ..machine("workers-2") }],
+        strangers: vec![stranger("control-plane")],
+        learned: vec![(SizeId(12), learned())],
+        catalog: Some(catalog()),
+    }
+}
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    async fn filled(&self) -> PathBuf {
+        let path = self.path("records.redb");
+        let store = FileStore::open(&path, &cluster()).await.unwrap();
+        store.commit(&changes()).await.unwrap();
+        path
+    }
+}
+
+async fn refusal(path: &Path) -> String {
+    let before = std::fs::read(path).unwrap();
+    let error = FileStore::open(path, &cluster()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unusable { .. }), "{error}");
+    assert!(std::fs::read(path).unwrap() == before, "the refused file was changed");
+    let error = error.to_string();
+    assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+    error
+}
+
+#[tokio::test]
+async fn every_kind_of_record_comes_back_after_a_restart() {
+    let folder = Folder::new();
+    let path = folder.filled().await;
+    let store = FileStore::open(&path, &cluster()).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), expected());
+}
+
+#[tokio::test]
+async fn memory_store_holds_the_same_and_outlives_its_user() {
+    let store = MemoryStore::new();
+    let user = store.clone();
+    user.commit(&changes()).await.unwrap();
+    drop(user);
+    assert_eq!(store.load().await.unwrap(), expected());
+}
+
+#[tokio::test]
+async fn a_new_file_has_no_records_and_its_folder_is_made() {
+    let folder = Folder::new();
+    let path = folder.path("a/b/records.redb");
+    let store = FileStore::open(&path, &cluster()).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), Records::default());
+    assert!(!folder.path("a/b/records.redb.new").exists());
+}
+
+#[tokio::test]
+async fn a_crash_while_the_file_is_made_leaves_nothing_in_the_way() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("records.redb.new"), b"redb half made").unwrap();
+    let path = folder.filled().await;
+    assert!(FileStore::open(&path, &cluster()).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_was_committed_is_on_disk_when_the_process_dies() {
+    let folder = Folder::new();
+    let path = folder.path("records.redb");
+    let store = FileStore::open(&path, &cluster()).await.unwrap();
+    let mut images = Vec::new();
+    for n in 0..5 {
+        store.commit(&[Change::SaveMachine(machine(&format!("workers-{n}")))]).await.unwrap();
+        // What a killed process leaves: the bytes as they are, never closed.
+        let image = folder.path(&format!("image-{n}"));
+        std::fs::copy(&path, &image).unwrap();
+        images.push(image);
+    }
+    for (n, image) in images.iter().enumerate() {
+        let survivor = FileStore::open(image, &cluster()).await.unwrap();
+        assert_eq!(survivor.load().await.unwrap().machines.len(), n + 1);
+        survivor.commit(&[Change::DropMachine("workers-0".into())]).await.unwrap();
+        assert_eq!(survivor.load().await.unwrap().machines.len(), n);
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_that_the_file_is_in_use() {
+    let folder = Folder::new();
+    let path = folder.path("records.redb");
+    let first = FileStore::open(&path, &cluster()).await.unwrap();
+    let problem = FileStore::open(&path, &cluster()).await.unwrap_err().to_string();
+    assert!(problem.contains("in use by another process"), "{problem}");
+    first.commit(&changes()).await.unwrap();
+    drop(first);
+    assert!(FileStore::open(&path, &cluster()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_file_of_something_else_is_refused() {
+    let folder = Folder::new();
+    for (name, bytes) in [("text", "minNodes: 1\n".repeat(1000).into_bytes()), ("empty", Vec::new())] {
+        std::fs::write(folder.path(name), bytes).unwrap();
+        let problem = refusal(&folder.path(name)).await;
+        assert!(problem.contains("is no file of records of vpsie-autoscaler"), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_redb_file_of_another_program_is_refused() {
+    let folder = Folder::new();
+    let path = folder.path("other.redb");
+    let database = redb::Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(MACHINES).unwrap().insert("a", "b").unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let problem = refusal(&path).await;
+    assert!(problem.contains("is no file of records of vpsie-autoscaler"), "{problem}");
+}
+
+async fn edited(folder: &Folder, table: TableDefinition<'_, &str, &str>, key: &str, value: &str) -> PathBuf {
+    let path = folder.filled().await;
+    let database = redb::Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(table).unwrap().insert(key, value).unwrap();
+    transaction.commit().unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let folder = Folder::new();
+    let path = edited(&folder, META, "format", "2").await;
+    let problem = refusal(&path).await;
+    assert!(problem.contains("has format 2") && problem.contains("reads format 1"), "{problem}");
+}
+
+#[tokio::test]
+async fn the_records_of_another_cluster_are_refused() {
+    let folder = Folder::new();
+    let path = edited(&folder, META, "cluster", "c2").await;
+    let problem = refusal(&path).await;
+    assert!(problem.contains("records of cluster c2, and the NodeGroups name cluster c1"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_named() {
+    let folder = Folder::new();
+    let path = edited(&folder, MACHINES, "workers-1", "{\"id\": 7}").await;
+    let problem = refusal(&path).await;
+    assert!(problem.contains("record workers-1 of table machines cannot be read"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_refused() {
+    let folder = Folder::new();
+    let path = folder.filled().await;
+    let whole = std::fs::read(&path).unwrap();
+    for keep in [9, 100, 4096, whole.len() / 2, whole.len() - 4096] {
+        std::fs::write(&path, &whole[..keep]).unwrap();
+        let problem = refusal(&path).await;
+        assert!(problem.contains("is damaged"), "{keep}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn damage_is_refused_or_harmless_wherever_it_is() {
+    let folder = Folder::new();
+    let path = folder.filled().await;
+    let whole = std::fs::read(&path).unwrap();
+    let mut refused = 0;
+    let mut hit = Vec::new();
+    // In steps that meet every page in use.
+    for at in (0..whole.len()).step_by(509).filter(|at| whole[*at] != 0) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        std::fs::write(&path, &bytes).unwrap();
+        hit.push(at);
+        match FileStore::open(&path, &cluster()).await {
+            Ok(store) => assert_eq!(store.load().await.unwrap(), expected(), "byte {at}"),
+            Err(StoreError::Unusable { .. }) => {
+                refused += 1;
+                assert!(std::fs::read(&path).unwrap() == bytes, "the refused file was changed");
+            }
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+    assert!(refused > 0, "none of {hit:?} was noticed");
+}
+
+#[tokio::test]
+async fn a_store_goes_on_after_a_failure() {
+    let folder = Folder::new();
+    let path = folder.path("records.redb");
+    let store = FileStore::open(&path, &cluster()).await.unwrap();
+    store.commit(&changes()).await.unwrap();
+    store.forget_the_open_file();
+    assert_eq!(store.load().await.unwrap(), expected());
+    store.forget_the_open_file();
+    store.commit(&[Change::DropMachine("workers-1".into())]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().machines.len(), 1);
+}

@@ -1,0 +1,156 @@
+//! The Kubernetes side: what the loop reads and does there, and a cluster in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::object::{Node, Place, Pod, Taint, places, put};
+
+/// The Kubernetes API could not be read or written.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ClusterError(pub String);
+
+/// What the loop needs of Kubernetes.
+#[async_trait]
+pub trait Cluster: Send + Sync {
+    /// All Nodes, in a stable order.
+    async fn nodes(&self) -> Result<Vec<Node>, ClusterError>;
+    /// All pods that have not ended, in a stable order.
+    async fn pods(&self) -> Result<Vec<Pod>, ClusterError>;
+    /// Adds a taint and cordons, if `cordon`.
+    async fn taint(&self, node: &str, taint: Taint, cordon: bool) -> Result<(), ClusterError>;
+    /// Removes the taint of that key and uncordons. A node that is gone is no error.
+    async fn untaint(&self, node: &str, key: &str) -> Result<(), ClusterError>;
+    /// Evicts a pod. A pod that is gone is no error.
+    async fn evict(&self, namespace: &str, name: &str) -> Result<(), ClusterError>;
+}
+
+/// A cluster in memory: objects, a scheduler, and controllers that keep the wanted number of pods. Cheap to clone;
+/// clones are the same cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    nodes: BTreeMap<String, Node>,
+    pods: BTreeMap<(String, String), Pod>,
+    workloads: BTreeMap<String, (usize, Pod)>,
+    serial: u64,
+}
+
+impl Memory {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates or replaces a Node.
+    pub fn join(&self, node: Node) {
+        self.state().nodes.insert(node.name.clone(), node);
+    }
+
+    /// Deletes a Node. Its pods go with the next [`Memory::step`]. Whether there was one.
+    pub fn leave(&self, name: &str) -> bool {
+        self.state().nodes.remove(name).is_some()
+    }
+
+    /// Changes a Node. Whether there was one.
+    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Node)) -> bool {
+        self.state().nodes.get_mut(name).map(change).is_some()
+    }
+
+    /// Wants `replicas` pods like this one, named `<name>-<number>`; takes effect with the next [`Memory::step`].
+    pub fn deploy(&self, name: &str, replicas: usize, pod: Pod) {
+        self.state().workloads.insert(name.to_owned(), (replicas, pod));
+    }
+
+    /// Controllers and scheduler, once: pods of nodes that are gone go, workloads get the number that they want,
+    /// pending pods are bound to ready nodes that take them.
+    pub fn step(&self, now: Timestamp) {
+        let state = &mut *self.state();
+        let State { nodes, pods, workloads, serial } = state;
+        pods.retain(|_, pod| pod.node.as_ref().is_none_or(|node| nodes.contains_key(node)));
+        for (name, (replicas, template)) in workloads {
+            let mine: Vec<_> = pods
+                .keys()
+                .filter(|(_, pod)| pod.rsplit_once('-').is_some_and(|(of, _)| of == name))
+                .cloned()
+                .collect();
+            // The newest go first, pending ones before running ones.
+            let mut surplus = mine.clone();
+            surplus.sort_by_key(|key| {
+                (pods.get(key).is_some_and(|pod| pod.node.is_some()), std::cmp::Reverse(key.clone()))
+            });
+            for key in surplus.iter().take(mine.len().saturating_sub(*replicas)) {
+                pods.remove(key);
+            }
+            for _ in mine.len()..*replicas {
+                *serial += 1;
+                let pod =
+                    Pod { name: format!("{name}-{serial:06}"), created: now, node: None, ..template.clone() };
+                pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
+            }
+        }
+        let bound: Vec<_> = pods.values().filter(|pod| pod.node.is_some()).cloned().collect();
+        let mut free: Vec<Place> = places(nodes.values(), &bound);
+        for pod in pods.values_mut().filter(|pod| pod.node.is_none()) {
+            let place = free.iter().find(|place| place.fits(pod)).map(|place| place.name.clone());
+            pod.unschedulable = !put(&mut free, pod);
+            pod.node = place;
+        }
+    }
+
+    /// Pods that wait for a node.
+    pub fn pending(&self) -> usize {
+        self.state().pods.values().filter(|pod| pod.node.is_none()).count()
+    }
+
+    /// All Nodes.
+    pub fn list_nodes(&self) -> Vec<Node> {
+        self.state().nodes.values().cloned().collect()
+    }
+
+    /// All pods.
+    pub fn list_pods(&self) -> Vec<Pod> {
+        self.state().pods.values().cloned().collect()
+    }
+}
+
+#[async_trait]
+impl Cluster for Memory {
+    async fn nodes(&self) -> Result<Vec<Node>, ClusterError> {
+        Ok(self.list_nodes())
+    }
+
+    async fn pods(&self) -> Result<Vec<Pod>, ClusterError> {
+        Ok(self.list_pods())
+    }
+
+    async fn taint(&self, node: &str, taint: Taint, cordon: bool) -> Result<(), ClusterError> {
+        let name = node.to_owned();
+        if self.edit(node, |node| {
+            node.taints.retain(|old| old.key != taint.key);
+            node.taints.push(taint);
+            node.unschedulable |= cordon;
+        }) {
+            Ok(())
+        } else {
+            Err(ClusterError(format!("node {name} not found")))
+        }
+    }
+
+    async fn untaint(&self, node: &str, key: &str) -> Result<(), ClusterError> {
+        self.edit(node, |node| {
+            node.taints.retain(|taint| taint.key != key);
+            node.unschedulable = false;
+        });
+        Ok(())
+    }
+
+    async fn evict(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
+        self.state().pods.remove(&(namespace.to_owned(), name.to_owned()));
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! The loop: upstream's `RunOnce`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::cluster::{Cluster, ClusterError};
+use crate::minor::Minor;
+use crate::object::{Node, Place, Pod, TO_BE_DELETED, places, put};
+use crate::provider::{Call, Failure, Options, Provider};
+use crate::registry::{Registry, Run};
+use crate::scale_down::ScaleDown;
+
+/// Flags of Cluster Autoscaler, with its defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--max-node-provision-time`.
+    pub max_node_provision_time: Duration,
+    /// `--scale-down-unneeded-time`.
+    pub scale_down_unneeded_time: Duration,
+    /// `--scale-down-unready-time`.
+    pub scale_down_unready_time: Duration,
+    /// `--scale-down-utilization-threshold`.
+    pub scale_down_utilization_threshold: f64,
+    /// `--scale-down-delay-after-add`.
+    pub scale_down_delay_after_add: Duration,
+    /// `--scale-down-delay-after-delete`.
+    pub scale_down_delay_after_delete: Duration,
+    /// `--scale-down-delay-after-failure`.
+    pub scale_down_delay_after_failure: Duration,
+    /// `--unremovable-node-recheck-timeout`.
+    pub unremovable_recheck: Duration,
+    /// `--max-scale-down-parallelism`.
+    pub max_scale_down_parallelism: usize,
+    /// `--max-drain-parallelism`.
+    pub max_drain_parallelism: usize,
+    /// `--node-delete-delay-after-taint`.
+    pub delete_delay_after_taint: Duration,
+    /// How long a drain may take until it is given up.
+    pub max_drain_time: Duration,
+    /// `--cordon-node-before-terminating`.
+    pub cordon: bool,
+    /// `--initial-node-group-backoff-duration`.
+    pub initial_backoff: Duration,
+    /// `--max-node-group-backoff-duration`.
+    pub max_backoff: Duration,
+    /// `--node-group-backoff-reset-timeout`.
+    pub backoff_reset: Duration,
+    /// `--ok-total-unready-count`.
+    pub ok_unready: usize,
+    /// `--max-total-unready-percentage`.
+    pub max_unready_percent: f64,
+    /// `--max-nodes-per-scaleup`.
+    pub max_nodes_per_scale_up: usize,
+    /// `--force-delete-unregistered-nodes`.
+    pub force_delete_unregistered: bool,
+    /// How often the background refresher lists instances; a constant upstream.
+    pub instances_refresh: Duration,
+    /// Which option a scale-up takes.
+    pub expander: Expander,
+    /// Decides where several options are equally good.
+    pub seed: u64,
+}
+
+/// `--expander`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expander {
+    /// The option that leaves least unused, by chance among equals.
+    LeastWaste,
+    /// By chance.
+    Random,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let minutes = Duration::from_mins;
+        Self {
+            max_node_provision_time: minutes(15),
+            scale_down_unneeded_time: minutes(10),
+            scale_down_unready_time: minutes(20),
+            scale_down_utilization_threshold: 0.5,
+            scale_down_delay_after_add: minutes(10),
+            scale_down_delay_after_delete: Duration::ZERO,
+            scale_down_delay_after_failure: minutes(3),
+            unremovable_recheck: minutes(5),
+            max_scale_down_parallelism: 10,
+            max_drain_parallelism: 1,
+            delete_delay_after_taint: Duration::from_secs(5),
+            max_drain_time: minutes(12),
+            cordon: true,
+            initial_backoff: minutes(5),
+            max_backoff: minutes(30),
+            backoff_reset: minutes(180),
+            ok_unready: 3,
+            max_unready_percent: 45.0,
+            max_nodes_per_scale_up: 1000,
+            force_delete_unregistered: false,
+            instances_refresh: minutes(2),
+            expander: Expander::LeastWaste,
+            seed: 0,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            utilization: self.scale_down_utilization_threshold,
+            unneeded: self.scale_down_unneeded_time,
+            unready: self.scale_down_unready_time,
+            provision: self.max_node_provision_time,
+            startup: Duration::from_mins(15),
+            ignore_daemon_sets: false,
+        }
+    }
+}
+
+/// Something that the loop did, or that happened to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say what they are")]
+pub enum Event {
+    /// A group was asked to grow.
+    ScaledUp { group: String, delta: i64 },
+    /// A group was asked to grow and the provider said no.
+    ScaleUpFailed { group: String, delta: i64 },
+    /// A group is not asked to grow until then.
+    BackedOff { group: String, code: String, until: Timestamp },
+    /// Nodes of a group did not come in time.
+    TimedOut { group: String },
+    /// A target was lowered.
+    Decreased { group: String, delta: i64, done: bool },
+    /// Instances that did not register in time were deleted.
+    RemovedUnregistered { group: String, ids: Vec<String>, done: bool },
+    /// Instances that could not be created were deleted.
+    RemovedFailed { group: String, ids: Vec<String>, done: bool },
+    /// A node is tainted and will be drained.
+    Draining { node: String },
+    /// A node was given to the provider for deletion.
+    Deleted { group: String, node: String },
+    /// A node could not be deleted and is in use again.
+    DeletionFailed { node: String, why: String },
+}
+
+/// How a run of the loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// To its end.
+    Done,
+    /// The loop gave up, for all groups; it will try again.
+    Aborted(String),
+    /// An answer made the process panic: the provider broke the contract.
+    Crashed(String),
+}
+
+/// What one run of the loop did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it did, in order.
+    pub events: Vec<Event>,
+    /// The RPCs that it made, in order.
+    pub calls: Vec<Call>,
+}
+
+/// Why a run ended early.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Abort(String),
+    Crash(String),
+}
+
+impl From<tonic::Status> for Stop {
+    fn from(status: tonic::Status) -> Self {
+        Self::Abort(format!("{:?}: {}", status.code(), status.message()))
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Error(status) => status.into(),
+            Failure::Crash(why) => Self::Crash(why),
+        }
+    }
+}
+
+impl From<ClusterError> for Stop {
+    fn from(error: ClusterError) -> Self {
+        Self::Abort(error.to_string())
+    }
+}
+
+/// A process of Cluster Autoscaler. A new one knows nothing of the last one.
+pub struct Autoscaler {
+    pub(crate) config: Config,
+    pub(crate) provider: Provider,
+    pub(crate) registry: Registry,
+    pub(crate) last_scale_up: Option<Timestamp>,
+    pub(crate) chance: u64,
+    scale_down: ScaleDown,
+    /// Templates from nodes that were seen working, kept when the node is gone (contract §3.9).
+    seen_templates: BTreeMap<String, Node>,
+    started: bool,
+}
+
+impl Autoscaler {
+    /// Starts a process that talks to this provider.
+    pub fn new(config: Config, provider: Provider) -> Self {
+        Self {
+            chance: config.seed,
+            config,
+            provider,
+            registry: Registry::default(),
+            last_scale_up: None,
+            scale_down: ScaleDown::default(),
+            seen_templates: BTreeMap::new(),
+            started: false,
+        }
+    }
+
+    /// The flags it runs with. Changes take effect with the next run of the loop.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// One run of the loop.
+    pub async fn loop_once(&mut self, cluster: &dyn Cluster, now: Timestamp) -> Report {
+        let mut events = Vec::new();
+        let outcome = match self.run_once(cluster, now, &mut events).await {
+            Ok(()) => Outcome::Done,
+            Err(Stop::Abort(why)) => Outcome::Aborted(why),
+            Err(Stop::Crash(why)) => Outcome::Crashed(why),
+        };
+        Report { outcome, events, calls: self.provider.take_calls() }
+    }
+
+    /// The process ends.
+    pub async fn stop(self) -> Vec<Call> {
+        drop(self.provider.cleanup().await);
+        self.provider.take_calls()
+    }
+
+    async fn run_once(
+        &mut self,
+        cluster: &dyn Cluster,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Stop> {
+        if !self.started {
+            self.clean_up_taints(cluster).await;
+            self.started = true;
+        }
+        self.registry.refresh_instances(&self.provider, &self.config, now).await;
+        self.scale_down.go_on(&self.provider, &self.config, cluster, now, events).await?;
+        let nodes = cluster.nodes().await?;
+        let pods = cluster.pods().await?;
+        self.provider.gpu_label().await;
+        if self.provider.minor() >= Minor::V1_35 {
+            // The check for device drivers asks before Refresh; only answers for managed nodes are cached.
+            for node in nodes.iter().filter(|node| node.ready) {
+                drop(self.provider.group_of(node).await);
+            }
+        }
+        self.provider.refresh().await?;
+        self.provider.groups().await;
+        let templates = self.templates(&nodes, now).await?;
+        let mut run =
+            Run { provider: &self.provider, config: &self.config, now, templates: &templates, events };
+        self.registry.update(&mut run, &nodes).await?;
+        match self.registry.remove_old_unregistered(&mut run).await {
+            Err(Stop::Abort(_)) | Ok(()) => {}
+            Err(crash) => return Err(crash),
+        }
+        if !self.registry.healthy(&self.config) {
+            self.scale_down.forget();
+            return Ok(());
+        }
+        if self.registry.remove_failed(&mut run).await {
+            self.registry.recalculate(&self.provider).await;
+            if self.provider.minor() <= Minor::V1_30 {
+                return Ok(());
+            }
+        }
+        if self.registry.fix_sizes(&mut run).await? {
+            return Ok(());
+        }
+        let (upcoming, starting) = self.registry.upcoming(&run).await;
+        let settled: Vec<_> = nodes.iter().filter(|node| !starting.contains(&node.name)).cloned().collect();
+        let mut places = places(&settled, &pods);
+        add_upcoming(&mut places, &upcoming, &templates)?;
+        let waiting = pods_to_help(&mut places, &pods);
+        let young =
+            !waiting.is_empty() && waiting.iter().all(|pod| pod.created + Duration::from_secs(2) > now);
+        if !waiting.is_empty() && !young {
+            let scaled = self.scale_up(&waiting, &nodes, &templates, now, events).await?;
+            if scaled && self.provider.minor() < Minor::V1_36 {
+                return Ok(());
+            }
+        }
+        let cooldown = young || self.cooling(now);
+        self.scale_down
+            .plan(&self.provider, &self.config, &settled, &pods, now, cooldown, cluster, events)
+            .await?;
+        self.scale_down.go_on(&self.provider, &self.config, cluster, now, events).await?;
+        if self.scale_down.take_started() {
+            self.registry.recalculate(&self.provider).await;
+        }
+        Ok(())
+    }
+
+    fn cooling(&self, now: Timestamp) -> bool {
+        self.last_scale_up.is_some_and(|at| at + self.config.scale_down_delay_after_add > now)
+            || self.scale_down.cooling(&self.config, now)
+    }
+
+    /// A new process takes back what the last one may have left: every node becomes schedulable again.
+    async fn clean_up_taints(&self, cluster: &dyn Cluster) {
+        for node in cluster.nodes().await.unwrap_or_default() {
+            let ours = matches!(self.provider.group_of(&node).await, Ok(Some(_)));
+            if ours && node.to_be_deleted_since().is_some() {
+                drop(cluster.untaint(&node.name, TO_BE_DELETED).await);
+            }
+        }
+    }
+
+    async fn templates(&mut self, nodes: &[Node], now: Timestamp) -> Result<BTreeMap<String, Node>, Stop> {
+        let (mut good, mut bad) = (BTreeMap::new(), BTreeMap::new());
+        for node in nodes {
+            let stable = node.ready && node.ready_since + Duration::from_mins(1) < now;
+            let group = match self.provider.group_of(node).await {
+                Err(status) if self.provider.minor() < Minor::V1_34 => return Err(status.into()),
+                group => group.ok().flatten(),
+            };
+            if let Some(group) = group {
+                let usable = stable && !node.unschedulable && node.to_be_deleted_since().is_none();
+                let of = if usable { &mut good } else { &mut bad };
+                of.entry(group.id).or_insert_with(|| sanitized(node));
+            }
+        }
+        self.seen_templates.extend(good.clone());
+        let groups = self.provider.groups().await;
+        self.seen_templates.retain(|id, _| groups.iter().any(|group| group.id == *id));
+        for group in groups {
+            if good.contains_key(&group.id) {
+                continue;
+            }
+            let template = match self.seen_templates.get(&group.id) {
+                Some(seen) => Some(seen.clone()),
+                None => match self.provider.template(&group.id).await {
+                    Ok(template) => template,
+                    Err(Failure::Error(status)) if self.provider.minor() <= Minor::V1_30 => {
+                        return Err(status.into());
+                    }
+                    Err(Failure::Error(_)) => None,
+                    Err(crash) => return Err(crash.into()),
+                },
+            };
+            good.extend(template.map(|template| (group.id, template)));
+        }
+        for (id, node) in bad {
+            good.entry(id).or_insert(node);
+        }
+        Ok(good)
+    }
+}
+
+/// A node as the next of its kind would be.
+fn sanitized(node: &Node) -> Node {
+    let mut template = node.clone();
+    let transient = |key: &str| key == TO_BE_DELETED || key.starts_with("node.kubernetes.io/");
+    template.taints.retain(|taint| !transient(&taint.key));
+    template.unschedulable = false;
+    template.ready = true;
+    template
+}
+
+fn add_upcoming(
+    places: &mut Vec<Place>,
+    upcoming: &BTreeMap<String, i64>,
+    templates: &BTreeMap<String, Node>,
+) -> Result<(), Stop> {
+    for (group, count) in upcoming {
+        let template = templates
+            .get(group)
+            .ok_or_else(|| Stop::Abort(format!("failed to find template node for {group}")))?;
+        places.extend((0..*count).map(|_| Place::of(template)));
+    }
+    Ok(())
+}
+
+/// Pods that wait and that fit neither what is there nor what is coming.
+fn pods_to_help(places: &mut [Place], pods: &[Pod]) -> Vec<Pod> {
+    let waiting = pods.iter().filter(|pod| pod.node.is_none() && pod.unschedulable && !pod.node_bound);
+    let mut names = BTreeSet::new();
+    waiting.filter(|pod| !put(places, pod) && names.insert((&pod.namespace, &pod.name))).cloned().collect()
+}

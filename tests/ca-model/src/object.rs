@@ -1,0 +1,242 @@
+//! Nodes and pods, as far as a scheduling simulation needs them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+/// The taint that marks a node that Cluster Autoscaler is removing. Its value is the time, in Unix seconds.
+pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// Amounts of what pods ask for and nodes have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// CPU, millicores.
+    pub cpu_millis: i64,
+    /// Memory, MiB.
+    pub memory_mib: i64,
+    /// Pods.
+    pub pods: i64,
+}
+
+impl Resources {
+    /// Whether `self` is enough for `wanted`.
+    pub fn covers(&self, wanted: &Self) -> bool {
+        self.cpu_millis >= wanted.cpu_millis
+            && self.memory_mib >= wanted.memory_mib
+            && self.pods >= wanted.pods
+    }
+
+    pub(crate) fn take(&mut self, used: &Self) {
+        self.cpu_millis -= used.cpu_millis;
+        self.memory_mib -= used.memory_mib;
+        self.pods -= used.pods;
+    }
+}
+
+/// A taint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// A toleration. An empty key tolerates everything; no value tolerates each value; no effect each effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Toleration {
+    /// The taint's key.
+    pub key: String,
+    /// The taint's value.
+    pub value: Option<String>,
+    /// The taint's effect.
+    pub effect: Option<String>,
+}
+
+/// A Node object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// `spec.providerID`; empty while nobody has set it.
+    pub provider_id: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Taints.
+    pub taints: Vec<Taint>,
+    /// Whether it is cordoned.
+    pub unschedulable: bool,
+    /// Whether its Ready condition is true.
+    pub ready: bool,
+    /// Since when the Ready condition is as it is.
+    pub ready_since: Timestamp,
+    /// When the object was created.
+    pub created: Timestamp,
+    /// `status.allocatable`.
+    pub allocatable: Resources,
+}
+
+impl Node {
+    /// A ready node of this name and provider id.
+    pub fn new(name: &str, provider_id: &str, allocatable: Resources, now: Timestamp) -> Self {
+        Self {
+            name: name.to_owned(),
+            provider_id: provider_id.to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            taints: Vec::new(),
+            unschedulable: false,
+            ready: true,
+            ready_since: now,
+            created: now,
+            allocatable,
+        }
+    }
+
+    /// When Cluster Autoscaler began to remove it.
+    pub fn to_be_deleted_since(&self) -> Option<Timestamp> {
+        let taint = self.taints.iter().find(|taint| taint.key == TO_BE_DELETED)?;
+        Timestamp::from_second(taint.value.parse().ok()?).ok()
+    }
+}
+
+/// A Pod object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The node it is bound to.
+    pub node: Option<String>,
+    /// The sum of its requests; `pods` is 1.
+    pub requests: Resources,
+    /// `spec.nodeSelector`.
+    pub node_selector: BTreeMap<String, String>,
+    /// `spec.tolerations`.
+    pub tolerations: Vec<Toleration>,
+    /// Whether a controller recreates it elsewhere. Other pods keep their node.
+    pub controlled: bool,
+    /// Whether it belongs to its node: of a DaemonSet, or a mirror of a static pod.
+    pub node_bound: bool,
+    /// Whether the scheduler has said that no node fits.
+    pub unschedulable: bool,
+    /// When it was created.
+    pub created: Timestamp,
+}
+
+impl Pod {
+    /// A pending, controlled pod.
+    pub fn new(name: &str, cpu_millis: i64, memory_mib: i64, now: Timestamp) -> Self {
+        Self {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            node: None,
+            requests: Resources { cpu_millis, memory_mib, pods: 1 },
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            controlled: true,
+            node_bound: false,
+            unschedulable: false,
+            created: now,
+        }
+    }
+
+    fn tolerates(&self, taint: &Taint) -> bool {
+        self.tolerations.iter().any(|toleration| {
+            (toleration.key.is_empty() || toleration.key == taint.key)
+                && toleration.value.as_ref().is_none_or(|value| *value == taint.value)
+                && toleration.effect.as_ref().is_none_or(|effect| *effect == taint.effect)
+        })
+    }
+}
+
+/// A place for pods: a node, or one that is yet to come, with what is still free there.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+    pub open: bool,
+    pub free: Resources,
+}
+
+impl Place {
+    /// The node, empty.
+    pub(crate) fn of(node: &Node) -> Self {
+        Self {
+            name: node.name.clone(),
+            labels: node.labels.clone(),
+            taints: node.taints.clone(),
+            open: node.ready && !node.unschedulable,
+            free: node.allocatable,
+        }
+    }
+
+    /// Whether the scheduler would bind the pod here.
+    pub(crate) fn fits(&self, pod: &Pod) -> bool {
+        self.open
+            && self.free.covers(&pod.requests)
+            && pod.node_selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+            && self.taints.iter().all(|taint| taint.effect == "PreferNoSchedule" || pod.tolerates(taint))
+    }
+}
+
+/// The nodes with what their pods leave free.
+pub(crate) fn places<'a>(nodes: impl IntoIterator<Item = &'a Node>, pods: &[Pod]) -> Vec<Place> {
+    let mut places: Vec<_> = nodes.into_iter().map(Place::of).collect();
+    for pod in pods {
+        if let Some(place) = places.iter_mut().find(|place| Some(&place.name) == pod.node.as_ref()) {
+            place.free.take(&pod.requests);
+        }
+    }
+    places
+}
+
+/// Puts the pod into the first place that takes it.
+pub(crate) fn put(places: &mut [Place], pod: &Pod) -> bool {
+    match places.iter_mut().find(|place| place.fits(pod)) {
+        Some(place) => {
+            place.free.take(&pod.requests);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Reads a Kubernetes quantity, in its base unit. None when it is not one.
+pub fn quantity(text: &str) -> Option<f64> {
+    let split =
+        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+'))).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let factor = match suffix {
+        "" => 1.0,
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        exponent => return format!("{number}{exponent}").parse().ok(),
+    };
+    number.parse::<f64>().ok().map(|number| number * factor)
+}
+
+/// Resources from quantities, as in `status.allocatable`. What is missing is 0.
+pub fn resources<'a>(quantity_of: impl Fn(&str) -> Option<&'a str>) -> Resources {
+    let read = |name: &str| quantity_of(name).and_then(quantity).unwrap_or(0.0);
+    Resources {
+        cpu_millis: (read("cpu") * 1000.0).round() as i64,
+        memory_mib: (read("memory") / (1024.0 * 1024.0)).floor() as i64,
+        pods: read("pods") as i64,
+    }
+}

@@ -1,0 +1,422 @@
+//! The client side of the external gRPC protocol, with the caches and the reading of replies that each release of
+//! Cluster Autoscaler has (contract §1.1, §1.2, §2).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, uri::PathAndQuery};
+use prost::Message;
+use tonic::body::Body;
+use tonic::client::Grpc;
+use tonic::codegen::{Body as HttpBody, Service, StdError};
+use tonic::{Code, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+use crate::minor::Minor;
+use crate::object::{Node, Taint, resources};
+use crate::wire;
+
+type Transport = BoxCloneSyncService<Request<Body>, Response<Body>, StdError>;
+
+/// One RPC that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its name, as in `NodeGroupTargetSize`.
+    pub rpc: &'static str,
+    /// What it was about: a pool id, a node name, or nothing.
+    pub subject: String,
+    /// Its outcome.
+    pub code: Code,
+    /// What the provider said when the outcome is not OK.
+    pub message: String,
+}
+
+/// A node group, as the provider reported it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: String,
+    /// Its minimum.
+    pub min: i64,
+    /// Its maximum.
+    pub max: i64,
+}
+
+/// An instance, as the provider reported it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Its id: a provider id, or a placeholder.
+    pub id: String,
+    /// Its state. None when the provider did not say, and then neither its error is known.
+    pub state: Option<InstanceState>,
+    /// Why it could not be created.
+    pub error: Option<InstanceError>,
+}
+
+/// State of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceState {
+    /// 1.
+    Running,
+    /// 2.
+    Creating,
+    /// 3.
+    Deleting,
+}
+
+/// Why an instance could not be created.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InstanceError {
+    /// 1 is out of resources, 99 anything else.
+    pub class: i32,
+    /// A short code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Options of a node group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Nodes used at most so much may go.
+    pub utilization: f64,
+    /// How long a node must be unneeded.
+    pub unneeded: Duration,
+    /// How long an unready node must be unneeded.
+    pub unready: Duration,
+    /// How long a node may take to register.
+    pub provision: Duration,
+    /// How long a registered node may take to become ready.
+    pub startup: Duration,
+    /// Whether DaemonSet pods count as use.
+    pub ignore_daemon_sets: bool,
+}
+
+/// What an RPC led to when not to an answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// An error, from the provider or in the transport.
+    Error(Status),
+    /// An answer that makes the real process panic.
+    Crash(String),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Error(status)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Caches {
+    groups: Option<Vec<Group>>,
+    of_node: BTreeMap<String, Group>,
+    templates: BTreeMap<String, Node>,
+    gpu_label: bool,
+    gpu_types: bool,
+    calls: Vec<Call>,
+}
+
+/// The provider, seen from Cluster Autoscaler.
+pub struct Provider {
+    minor: Minor,
+    timeout: Duration,
+    grpc: Grpc<Transport>,
+    caches: Mutex<Caches>,
+}
+
+impl Provider {
+    /// Speaks as `minor` does to a gRPC service: a `tonic::transport::Channel`, or a generated server of tonic,
+    /// in process. RPCs that take longer than `timeout` (tokio's time) fail, as with `grpc_timeout`.
+    pub fn new<S, B>(minor: Minor, timeout: Duration, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<StdError>,
+        S::Future: Send + 'static,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError>,
+    {
+        let service =
+            service.map_err(Into::<StdError>::into).map_response(|response| response.map(Body::new));
+        let grpc = Grpc::new(BoxCloneSyncService::new(service));
+        Self { minor, timeout, grpc, caches: Mutex::default() }
+    }
+
+    /// The release that it speaks as.
+    pub fn minor(&self) -> Minor {
+        self.minor
+    }
+
+    fn caches(&self) -> MutexGuard<'_, Caches> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The RPCs made since the last time.
+    pub(crate) fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.caches().calls)
+    }
+
+    async fn call<Q, R>(&self, rpc: &'static str, subject: &str, request: Q) -> Result<R, Status>
+    where
+        Q: Message + 'static,
+        R: Message + Default + 'static,
+    {
+        let result = tokio::time::timeout(self.timeout, self.unary(rpc, request))
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("context deadline exceeded")));
+        let (code, message) = match &result {
+            Ok(_) => (Code::Ok, String::new()),
+            Err(status) => (status.code(), status.message().to_owned()),
+        };
+        self.caches().calls.push(Call { rpc, subject: subject.to_owned(), code, message });
+        result
+    }
+
+    async fn unary<Q, R>(&self, rpc: &'static str, request: Q) -> Result<R, Status>
+    where
+        Q: Message + 'static,
+        R: Message + Default + 'static,
+    {
+        let path = format!("/clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/{rpc}");
+        let path = PathAndQuery::from_maybe_shared(Bytes::from(path))
+            .map_err(|e| Status::internal(e.to_string()))?;
+        let mut grpc = self.grpc.clone();
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let codec = tonic_prost::ProstCodec::<Q, R>::default();
+        Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    pub(crate) async fn refresh(&self) -> Result<(), Status> {
+        {
+            let mut caches = self.caches();
+            caches.groups = None;
+            caches.of_node.clear();
+            caches.templates.clear();
+        }
+        self.call::<_, wire::Empty>("Refresh", "", wire::Empty {}).await.map(drop)
+    }
+
+    /// The node groups; none of them when the RPC fails (contract §1.3).
+    pub(crate) async fn groups(&self) -> Vec<Group> {
+        if let Some(groups) = self.caches().groups.clone() {
+            return groups;
+        }
+        let Ok(reply) = self.call::<_, wire::NodeGroups>("NodeGroups", "", wire::Empty {}).await else {
+            return Vec::new();
+        };
+        let groups: Vec<_> = reply.groups.into_iter().map(group).collect();
+        self.caches().groups = Some(groups.clone());
+        groups
+    }
+
+    /// The group of a node; None for nodes that are not the provider's, which is not cached.
+    pub(crate) async fn group_of(&self, node: &Node) -> Result<Option<Group>, Status> {
+        let key = format!("{}{}", node.name, node.provider_id);
+        if let Some(group) = self.caches().of_node.get(&key) {
+            return Ok(Some(group.clone()));
+        }
+        let request = wire::ForNode { node: Some(external(node)) };
+        let reply: wire::ForNodeReply = self.call("NodeGroupForNode", &node.name, request).await?;
+        let found = reply.group.map(group).filter(|group| !group.id.is_empty());
+        if let Some(group) = &found {
+            self.caches().of_node.insert(key, group.clone());
+        }
+        Ok(found)
+    }
+
+    pub(crate) async fn target_size(&self, group: &str) -> Result<i64, Status> {
+        let reply: wire::TargetSize = self.call("NodeGroupTargetSize", group, by_id(group)).await?;
+        Ok(reply.size.into())
+    }
+
+    pub(crate) async fn increase_size(&self, group: &str, delta: i64) -> Result<(), Status> {
+        let request = wire::Delta { delta: delta as i32, id: group.to_owned() };
+        self.call::<_, wire::Empty>("NodeGroupIncreaseSize", group, request).await.map(drop)
+    }
+
+    pub(crate) async fn decrease_target_size(&self, group: &str, delta: i64) -> Result<(), Status> {
+        let request = wire::Delta { delta: delta as i32, id: group.to_owned() };
+        self.call::<_, wire::Empty>("NodeGroupDecreaseTargetSize", group, request).await.map(drop)
+    }
+
+    pub(crate) async fn delete_nodes(&self, group: &str, nodes: &[Node]) -> Result<(), Status> {
+        let request = wire::DeleteNodes { nodes: nodes.iter().map(external).collect(), id: group.to_owned() };
+        self.call::<_, wire::Empty>("NodeGroupDeleteNodes", group, request).await.map(drop)
+    }
+
+    pub(crate) async fn instances(&self, group: &str) -> Result<Vec<Instance>, Status> {
+        let reply: wire::Instances = self.call("NodeGroupNodes", group, by_id(group)).await?;
+        Ok(reply.instances.into_iter().map(instance).collect())
+    }
+
+    /// The node that the group would add; None when the provider has no template.
+    pub(crate) async fn template(&self, group: &str) -> Result<Option<Node>, Failure> {
+        if let Some(node) = self.caches().templates.get(group) {
+            return Ok(Some(node.clone()));
+        }
+        let reply: wire::TemplateReply =
+            match self.call("NodeGroupTemplateNodeInfo", group, by_id(group)).await {
+                Ok(reply) => reply,
+                Err(status) if self.unimplemented_is_an_answer(&status) => return Ok(None),
+                Err(status) => return Err(status.into()),
+            };
+        let bytes = match self.minor {
+            Minor::V1_34 => reply.node_bytes.or(reply.node_info),
+            minor if minor < Minor::V1_34 => reply.node_info,
+            _ => reply.node_bytes,
+        };
+        let bytes = bytes.ok_or_else(|| Failure::Crash(format!("the template of {group} is empty")))?;
+        let node = decode_node(&bytes).map_err(|error| Status::internal(error.to_string()))?;
+        self.caches().templates.insert(group.to_owned(), node.clone());
+        Ok(Some(node))
+    }
+
+    /// Options of a group; None for the defaults.
+    pub(crate) async fn options(&self, group: &str, defaults: &Options) -> Result<Option<Options>, Failure> {
+        let request =
+            wire::OptionsRequest { id: group.to_owned(), defaults: Some(self.options_request(defaults)) };
+        let reply: wire::OptionsReply = match self.call("NodeGroupGetOptions", group, request).await {
+            Ok(reply) => reply,
+            Err(status) if self.unimplemented_is_an_answer(&status) => return Ok(None),
+            Err(status) => return Err(status.into()),
+        };
+        reply.options.map(|options| self.read_options(group, &options)).transpose()
+    }
+
+    fn unimplemented_is_an_answer(&self, status: &Status) -> bool {
+        self.minor >= Minor::V1_30 && status.code() == Code::Unimplemented
+    }
+
+    fn options_request(&self, from: &Options) -> wire::Options {
+        let meta = |duration: Duration| Some(wire::MetaDuration { nanos: duration.as_nanos() as i64 });
+        let known = |duration: Duration| {
+            Some(wire::WellKnownDuration {
+                seconds: duration.as_secs() as i64,
+                nanos: duration.subsec_nanos() as i32,
+            })
+        };
+        let (old, new) = (self.minor <= Minor::V1_34, self.minor >= Minor::V1_34);
+        wire::Options {
+            utilization: from.utilization,
+            gpu_utilization: from.utilization,
+            unneeded: old.then(|| meta(from.unneeded)).flatten(),
+            unready: old.then(|| meta(from.unready)).flatten(),
+            provision: (old && self.minor >= Minor::V1_30).then(|| meta(from.provision)).flatten(),
+            zero_or_max: false,
+            ignore_daemon_sets: self.minor >= Minor::V1_33 && from.ignore_daemon_sets,
+            unneeded_duration: new.then(|| known(from.unneeded)).flatten(),
+            unready_duration: new.then(|| known(from.unready)).flatten(),
+            provision_duration: new.then(|| known(from.provision)).flatten(),
+        }
+    }
+
+    fn read_options(&self, group: &str, options: &wire::Options) -> Result<Options, Failure> {
+        let read = |name: &str, old: Option<wire::MetaDuration>, new: Option<wire::WellKnownDuration>| {
+            let old = old.map(|old| Duration::from_nanos(old.nanos.unsigned_abs()));
+            let new = new.map(|new| Duration::new(new.seconds.unsigned_abs(), new.nanos.unsigned_abs()));
+            match self.minor {
+                Minor::V1_34 => new.or(old),
+                minor if minor < Minor::V1_34 => old,
+                _ => Some(new.unwrap_or_default()),
+            }
+            .ok_or_else(|| Failure::Crash(format!("options of {group} lack {name}")))
+        };
+        Ok(Options {
+            utilization: options.utilization,
+            unneeded: read("scaleDownUnneededTime", options.unneeded, options.unneeded_duration)?,
+            unready: read("scaleDownUnreadyTime", options.unready, options.unready_duration)?,
+            provision: if self.minor < Minor::V1_30 {
+                Duration::ZERO
+            } else {
+                read("MaxNodeProvisionTime", options.provision, options.provision_duration)?
+            },
+            startup: if self.minor < Minor::V1_35 { Duration::from_mins(15) } else { Duration::ZERO },
+            ignore_daemon_sets: options.ignore_daemon_sets,
+        })
+    }
+
+    /// Asked until it was answered once (contract R12).
+    pub(crate) async fn gpu_label(&self) {
+        if !self.caches().gpu_label
+            && self.call::<_, wire::Label>("GPULabel", "", wire::Empty {}).await.is_ok()
+        {
+            self.caches().gpu_label = true;
+        }
+    }
+
+    /// Asked until it was answered once (contract R12).
+    pub(crate) async fn gpu_types(&self) {
+        if !self.caches().gpu_types
+            && self.call::<_, wire::Empty>("GetAvailableGPUTypes", "", wire::Empty {}).await.is_ok()
+        {
+            self.caches().gpu_types = true;
+        }
+    }
+
+    pub(crate) async fn cleanup(&self) -> Result<(), Status> {
+        self.call::<_, wire::Empty>("Cleanup", "", wire::Empty {}).await.map(drop)
+    }
+}
+
+fn by_id(id: &str) -> wire::ById {
+    wire::ById { id: id.to_owned() }
+}
+
+fn external(node: &Node) -> wire::ExternalNode {
+    wire::ExternalNode {
+        provider_id: node.provider_id.clone(),
+        name: node.name.clone(),
+        labels: node.labels.clone().into_iter().collect(),
+        annotations: node.annotations.clone().into_iter().collect(),
+    }
+}
+
+fn group(message: wire::NodeGroup) -> Group {
+    Group { id: message.id, min: message.min_size.into(), max: message.max_size.into() }
+}
+
+fn instance(message: wire::InstanceMessage) -> Instance {
+    let status = message.status.unwrap_or_default();
+    let state = match status.state {
+        1 => Some(InstanceState::Running),
+        2 => Some(InstanceState::Creating),
+        3 => Some(InstanceState::Deleting),
+        _ => None,
+    };
+    let error = status.error.filter(|error| state.is_some() && !error.code.is_empty());
+    Instance {
+        id: message.id,
+        state,
+        error: error.map(|error| InstanceError {
+            class: error.class,
+            code: error.code,
+            message: error.message,
+        }),
+    }
+}
+
+fn decode_node(bytes: &[u8]) -> Result<Node, prost::DecodeError> {
+    let node = k8s_pb::api::core::v1::Node::decode(bytes)?;
+    let (meta, spec, status) =
+        (node.metadata.unwrap_or_default(), node.spec.unwrap_or_default(), node.status.unwrap_or_default());
+    let taints = spec.taints.into_iter().map(|taint| Taint {
+        key: taint.key.unwrap_or_default(),
+        value: taint.value.unwrap_or_default(),
+        effect: taint.effect.unwrap_or_default(),
+    });
+    Ok(Node {
+        taints: taints.collect(),
+        labels: meta.labels.into_iter().collect(),
+        annotations: meta.annotations.into_iter().collect(),
+        unschedulable: spec.unschedulable.unwrap_or_default(),
+        ..Node::new(
+            &meta.name.unwrap_or_default(),
+            &spec.provider_id.unwrap_or_default(),
+            resources(|name| status.allocatable.get(name)?.string.as_deref()),
+            jiff::Timestamp::UNIX_EPOCH,
+        )
+    })
+}

@@ -1,0 +1,224 @@
+//! Which nodes go, and how: upstream's scale-down planner and actuator (contract §5).
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use crate::cluster::Cluster;
+use crate::model::{Config, Event, Stop};
+use crate::object::{Node, Place, Pod, TO_BE_DELETED, Taint, places};
+use crate::provider::Provider;
+use crate::registry::{options, tolerate};
+
+/// After so long a node that is still there may be deleted again.
+const DELETION_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(5);
+
+#[derive(Debug)]
+struct Deletion {
+    node: Node,
+    group: String,
+    tainted: Timestamp,
+    evicted: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ScaleDown {
+    unneeded: BTreeMap<String, Timestamp>,
+    unremovable: BTreeMap<String, Timestamp>,
+    deletions: Vec<Deletion>,
+    last_delete: Option<Timestamp>,
+    last_failure: Option<Timestamp>,
+    started: bool,
+}
+
+impl ScaleDown {
+    /// Forgets since when nodes are unneeded.
+    pub(crate) fn forget(&mut self) {
+        self.unneeded.clear();
+    }
+
+    pub(crate) fn cooling(&self, config: &Config, now: Timestamp) -> bool {
+        self.last_delete.is_some_and(|at| at + config.scale_down_delay_after_delete > now)
+            || self.last_failure.is_some_and(|at| at + config.scale_down_delay_after_failure > now)
+    }
+
+    /// Whether deletions began since the last time.
+    pub(crate) fn take_started(&mut self) -> bool {
+        std::mem::take(&mut self.started)
+    }
+
+    /// Finds unneeded nodes, and begins to delete those that were unneeded for long enough.
+    #[expect(clippy::too_many_arguments, reason = "the loop's state, spelled out")]
+    pub(crate) async fn plan(
+        &mut self,
+        provider: &Provider,
+        config: &Config,
+        nodes: &[Node],
+        pods: &[Pod],
+        now: Timestamp,
+        cooldown: bool,
+        cluster: &dyn Cluster,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Stop> {
+        let mut sizes = BTreeMap::new();
+        for group in provider.groups().await {
+            if let Ok(size) = provider.target_size(&group.id).await {
+                sizes.insert(group.id, size);
+            }
+        }
+        let mut candidates = Vec::new();
+        for node in nodes {
+            let Ok(Some(group)) = provider.group_of(node).await else { continue };
+            let deleting = self.deletions.iter().any(|deletion| deletion.node.name == node.name)
+                || node.to_be_deleted_since().is_some_and(|at| at + DELETION_TIMEOUT > now);
+            if !deleting && sizes.get(&group.id).is_some_and(|size| *size > group.min) {
+                candidates.push((node, group));
+            }
+        }
+        self.unremovable.retain(|_, until| *until > now);
+        let mut room: Vec<Place> = places(nodes, pods);
+        let mut unneeded = BTreeMap::new();
+        let mut removable = Vec::new();
+        for (node, group) in &candidates {
+            if self.unremovable.contains_key(&node.name) {
+                continue;
+            }
+            let Some(_) = tolerate(options(provider, config, &group.id).await)? else { continue };
+            let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
+            if utilization(node, pods) > wanted.utilization {
+                continue;
+            }
+            let Some(left) = without(&room, node, pods) else {
+                self.unremovable.insert(node.name.clone(), now + config.unremovable_recheck);
+                continue;
+            };
+            room = left;
+            let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
+            let since = self.unneeded.get(&node.name).copied().unwrap_or(now);
+            unneeded.insert(node.name.clone(), since);
+            let enough = if node.ready { wanted.unneeded } else { wanted.unready };
+            if enough.is_zero() || since + enough < now {
+                removable.push((*node, group));
+            }
+        }
+        self.unneeded = unneeded;
+        if cooldown || candidates.is_empty() {
+            return Ok(());
+        }
+        let mut sizes = BTreeMap::new();
+        for group in provider.groups().await {
+            if let Ok(size) = provider.target_size(&group.id).await {
+                sizes.insert(group.id, size);
+            }
+        }
+        for deletion in &self.deletions {
+            sizes.entry(deletion.group.clone()).and_modify(|size| *size -= 1);
+        }
+        let draining = self.deletions.iter().filter(|deletion| occupied(&deletion.node.name, pods)).count();
+        let mut drains = config.max_drain_parallelism.saturating_sub(draining);
+        // Empty ones first: they cost nobody anything.
+        removable.sort_by_key(|(node, _)| occupied(&node.name, pods));
+        for (node, group) in removable {
+            let drain = occupied(&node.name, pods);
+            let size = sizes.entry(group.id.clone()).or_default();
+            let full = self.deletions.len() >= config.max_scale_down_parallelism || (drain && drains == 0);
+            if full || *size <= group.min {
+                continue;
+            }
+            *size -= 1;
+            drains -= usize::from(drain);
+            tolerate(options(provider, config, &group.id).await)?;
+            let value = now.as_second().to_string();
+            let taint = Taint { key: TO_BE_DELETED.to_owned(), value, effect: "NoSchedule".to_owned() };
+            cluster.taint(&node.name, taint, config.cordon).await?;
+            events.push(Event::Draining { node: node.name.clone() });
+            let deletion =
+                Deletion { node: node.clone(), group: group.id.clone(), tainted: now, evicted: false };
+            self.deletions.push(deletion);
+            self.last_delete = Some(now);
+            self.started = true;
+        }
+        Ok(())
+    }
+
+    /// Goes on with deletions: drains, and gives emptied nodes to the provider, in parallel, one node per RPC.
+    pub(crate) async fn go_on(
+        &mut self,
+        provider: &Provider,
+        config: &Config,
+        cluster: &dyn Cluster,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Stop> {
+        if self.deletions.is_empty() {
+            return Ok(());
+        }
+        let mut pods = cluster.pods().await?;
+        for deletion in
+            self.deletions.iter_mut().filter(|d| d.tainted + config.delete_delay_after_taint <= now)
+        {
+            for pod in moving(&deletion.node.name, &pods) {
+                drop(cluster.evict(&pod.namespace, &pod.name).await);
+            }
+            deletion.evicted = true;
+        }
+        pods = cluster.pods().await?;
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            self.deletions.drain(..).partition(|d| d.evicted && !occupied(&d.node.name, &pods));
+        let (late, rest): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|d| d.tainted + config.max_drain_time < now);
+        self.deletions = rest;
+        let deleted = join_all(ready.iter().map(|deletion| delete(provider, config, deletion))).await;
+        let late =
+            late.into_iter().map(|deletion| (deletion, Err(Stop::Abort("drain timed out".to_owned()))));
+        for (deletion, result) in ready.into_iter().zip(deleted).chain(late) {
+            self.unneeded.remove(&deletion.node.name);
+            match result {
+                Ok(()) => events.push(Event::Deleted { group: deletion.group, node: deletion.node.name }),
+                Err(Stop::Abort(why)) => {
+                    drop(cluster.untaint(&deletion.node.name, TO_BE_DELETED).await);
+                    events.push(Event::DeletionFailed { node: deletion.node.name, why });
+                }
+                Err(crash) => return Err(crash),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn delete(provider: &Provider, config: &Config, deletion: &Deletion) -> Result<(), Stop> {
+    let group = provider.group_of(&deletion.node).await?;
+    let Some(group) = group else { return Err(Stop::Abort("the node has no group any more".to_owned())) };
+    options(provider, config, &group.id).await?;
+    Ok(provider.delete_nodes(&group.id, std::slice::from_ref(&deletion.node)).await?)
+}
+
+fn moving<'a>(node: &'a str, pods: &'a [Pod]) -> impl Iterator<Item = &'a Pod> {
+    pods.iter().filter(move |pod| pod.node.as_deref() == Some(node) && !pod.node_bound)
+}
+
+fn occupied(node: &str, pods: &[Pod]) -> bool {
+    moving(node, pods).next().is_some()
+}
+
+fn utilization(node: &Node, pods: &[Pod]) -> f64 {
+    let (mut cpu, mut memory) = (0, 0);
+    for pod in pods.iter().filter(|pod| pod.node.as_deref() == Some(&node.name)) {
+        cpu += pod.requests.cpu_millis;
+        memory += pod.requests.memory_mib;
+    }
+    let share = |used: i64, of: i64| used as f64 / of.max(1) as f64;
+    share(cpu, node.allocatable.cpu_millis).max(share(memory, node.allocatable.memory_mib))
+}
+
+/// The places without this node and with its pods elsewhere. None when they fit nowhere or may not move.
+fn without(room: &[Place], node: &Node, pods: &[Pod]) -> Option<Vec<Place>> {
+    let mut left: Vec<_> = room.iter().filter(|place| place.name != node.name).cloned().collect();
+    for pod in moving(&node.name, pods) {
+        if !pod.controlled || !crate::object::put(&mut left, pod) {
+            return None;
+        }
+    }
+    Some(left)
+}

@@ -1,0 +1,129 @@
+//! Which group grows, and by how much: upstream's scale-up orchestrator.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::minor::Minor;
+use crate::model::{Autoscaler, Event, Expander, Stop};
+use crate::object::{Node, Place, Pod, put};
+use crate::registry::{Run, tolerate};
+
+struct Choice {
+    group: String,
+    room: i64,
+    nodes: i64,
+    pods: usize,
+    waste: f64,
+}
+
+impl Autoscaler {
+    /// Asks a group to grow for these pods. Whether the loop has done something about them.
+    pub(crate) async fn scale_up(
+        &mut self,
+        pods: &[Pod],
+        nodes: &[Node],
+        templates: &BTreeMap<String, Node>,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, Stop> {
+        let groups = self.provider.groups().await;
+        for node in nodes {
+            self.provider.group_of(node).await?;
+        }
+        if self.provider.minor() <= Minor::V1_34 {
+            for group in &groups {
+                let target = self.provider.target_size(&group.id).await?;
+                if target > 0 && !templates.contains_key(&group.id) {
+                    return Err(Stop::Abort(format!("No node info for: {}", group.id)));
+                }
+            }
+        }
+        let mut choices = Vec::new();
+        for group in groups {
+            if !self.registry.safe_to_grow(&group.id, &self.config, now) {
+                continue;
+            }
+            let Ok(target) = self.provider.target_size(&group.id).await else { continue };
+            if target >= group.max {
+                continue;
+            }
+            tolerate(crate::registry::options(&self.provider, &self.config, &group.id).await)?;
+            let Some(template) = templates.get(&group.id) else { continue };
+            let Some(choice) = self.estimate(&group.id, template, pods, group.max - target) else { continue };
+            tolerate(crate::registry::options(&self.provider, &self.config, &group.id).await)?;
+            choices.push(choice);
+        }
+        let Some(choice) = self.choose(choices) else { return Ok(false) };
+        tolerate(crate::registry::options(&self.provider, &self.config, &choice.group).await)?;
+        self.execute(&choice, templates, now, events).await?;
+        Ok(true)
+    }
+
+    async fn execute(
+        &mut self,
+        choice: &Choice,
+        templates: &BTreeMap<String, Node>,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Stop> {
+        let (group, delta) = (choice.group.clone(), choice.nodes.min(choice.room));
+        self.provider.gpu_types().await;
+        let asked = self.provider.increase_size(&group, delta).await;
+        let mut run = Run { provider: &self.provider, config: &self.config, now, templates, events };
+        if asked.is_err() {
+            run.events.push(Event::ScaleUpFailed { group: group.clone(), delta });
+            return self.registry.back_off(&mut run, &group, "cloudProviderError").await;
+        }
+        self.registry.register(&run, &group, delta).await?;
+        run.events.push(Event::ScaledUp { group, delta });
+        self.last_scale_up = Some(now);
+        self.registry.recalculate(&self.provider).await;
+        Ok(())
+    }
+
+    /// First-fit decreasing onto new nodes of the template.
+    fn estimate(&self, group: &str, template: &Node, pods: &[Pod], room: i64) -> Option<Choice> {
+        let empty = Place::of(template);
+        let mut fitting: Vec<_> = pods.iter().filter(|pod| empty.fits(pod)).collect();
+        let share = |pod: &Pod| {
+            pod.requests.cpu_millis as f64 / empty.free.cpu_millis.max(1) as f64
+                + pod.requests.memory_mib as f64 / empty.free.memory_mib.max(1) as f64
+        };
+        fitting.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        let (mut new, mut helped, mut used): (Vec<Place>, usize, f64) = (Vec::new(), 0, 0.0);
+        for pod in fitting {
+            let mut placed = put(&mut new, pod);
+            if !placed && new.len() < self.config.max_nodes_per_scale_up {
+                new.push(empty.clone());
+                placed = put(&mut new, pod);
+            }
+            if placed {
+                helped += 1;
+                used += share(pod);
+            }
+        }
+        let nodes = new.len() as i64;
+        let waste = 1.0 - used / (2.0 * nodes.max(1) as f64);
+        (helped > 0).then(|| Choice { group: group.to_owned(), room, nodes, pods: helped, waste })
+    }
+
+    fn choose(&mut self, mut choices: Vec<Choice>) -> Option<Choice> {
+        if self.config.expander == Expander::LeastWaste {
+            let least = choices.iter().map(|choice| choice.waste).min_by(f64::total_cmp)?;
+            choices.retain(|choice| choice.waste <= least);
+        }
+        choices.retain(|choice| choice.pods > 0);
+        let index = self.draw(choices.len())?;
+        Some(choices.swap_remove(index))
+    }
+
+    /// A number below `bound`, by chance from the seed (SplitMix64).
+    fn draw(&mut self, bound: usize) -> Option<usize> {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.chance;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)).checked_rem(bound as u64).map(|index| index as usize)
+    }
+}

@@ -1,0 +1,294 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response};
+use jiff::Timestamp;
+use k8s_pb::api::core::v1 as k8s;
+use prost::Message;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use crate::wire::{
+    ById, DeleteNodes, Delta, Empty, ErrorMessage, ForNode, ForNodeReply, InstanceMessage, Instances, Label,
+    NodeGroup, NodeGroups, OptionsReply, OptionsRequest, StatusMessage, TargetSize, TemplateReply,
+};
+use crate::{Autoscaler, Config, Event, Memory, Minor, Node, Outcome, Pod, Provider, Report, Resources};
+
+const NODE: Resources = Resources { cpu_millis: 2_000, memory_mib: 4_096, pods: 110 };
+
+/// A provider with groups of at most three nodes, whose nodes come when the test says so.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    instances: BTreeMap<String, BTreeMap<String, InstanceMessage>>,
+    serial: usize,
+    short: Option<String>,
+    answers: BTreeMap<String, Code>,
+    empty_template: bool,
+}
+
+impl Fake {
+    fn with_groups(groups: &[&str]) -> Self {
+        let fake = Self::default();
+        fake.0.lock().unwrap().instances =
+            groups.iter().map(|id| ((*id).to_owned(), BTreeMap::new())).collect();
+        fake
+    }
+
+    fn answer(&self, rpc: &str, code: Code) {
+        self.0.lock().unwrap().answers.insert(rpc.to_owned(), code);
+    }
+
+    fn size(&self, group: &str) -> usize {
+        self.0.lock().unwrap().instances[group].len()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.0.lock().unwrap().instances.values().flat_map(BTreeMap::keys).cloned().collect()
+    }
+
+    fn provider(&self, minor: Minor) -> Provider {
+        let fake = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let fake = fake.clone();
+            async move { Ok::<Response<Body>, std::convert::Infallible>(fake.serve(request).await) }
+        });
+        Provider::new(minor, Duration::from_secs(5), service)
+    }
+
+    async fn serve(&self, request: Request<Body>) -> Response<Body> {
+        let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let fake = self.clone();
+        if let Some(code) = self.0.lock().unwrap().answers.get(&rpc).filter(|code| **code != Code::Ok) {
+            return Status::new(*code, "as the test asked").into_http();
+        }
+        match rpc.as_str() {
+            "NodeGroups" => answer(request, move |_: Empty| fake.groups()).await,
+            "NodeGroupForNode" => answer(request, move |q: ForNode| fake.for_node(q)).await,
+            "NodeGroupTargetSize" => {
+                answer(request, move |q: ById| TargetSize { size: fake.size(&q.id) as i32 }).await
+            }
+            "NodeGroupNodes" => answer(request, move |q: ById| fake.nodes(&q.id)).await,
+            "NodeGroupIncreaseSize" => answer(request, move |q: Delta| fake.increase(&q)).await,
+            "NodeGroupDeleteNodes" => answer(request, move |q: DeleteNodes| fake.delete(&q)).await,
+            "NodeGroupTemplateNodeInfo" => answer(request, move |_: ById| fake.template()).await,
+            "NodeGroupGetOptions" => answer(request, |_: OptionsRequest| OptionsReply::default()).await,
+            "GPULabel" => answer(request, |_: Empty| Label::default()).await,
+            _ => answer(request, |_: Empty| Empty {}).await,
+        }
+    }
+
+    fn groups(&self) -> NodeGroups {
+        let group = |id: &String| NodeGroup { id: id.clone(), min_size: 0, max_size: 3 };
+        NodeGroups { groups: self.0.lock().unwrap().instances.keys().map(group).collect() }
+    }
+
+    fn for_node(&self, request: ForNode) -> ForNodeReply {
+        let id = request.node.unwrap().provider_id;
+        let state = self.0.lock().unwrap();
+        let owner = state.instances.iter().find(|(_, instances)| instances.contains_key(&id));
+        ForNodeReply { group: owner.map(|(id, _)| NodeGroup { id: id.clone(), min_size: 0, max_size: 3 }) }
+    }
+
+    fn nodes(&self, group: &str) -> Instances {
+        Instances { instances: self.0.lock().unwrap().instances[group].values().cloned().collect() }
+    }
+
+    fn increase(&self, request: &Delta) -> Empty {
+        let mut state = self.0.lock().unwrap();
+        for _ in 0..request.delta {
+            state.serial += 1;
+            let id = format!("vm-{}", state.serial);
+            let short = state.short.as_ref() == Some(&request.id);
+            let code = "OUT_OF_CAPACITY".to_owned();
+            let error = short.then(|| ErrorMessage { code, message: String::new(), class: 1 });
+            let status = Some(StatusMessage { state: 2, error });
+            let instances = state.instances.get_mut(&request.id).unwrap();
+            instances.insert(id.clone(), InstanceMessage { id, status });
+        }
+        Empty {}
+    }
+
+    fn delete(&self, request: &DeleteNodes) -> Empty {
+        let mut state = self.0.lock().unwrap();
+        let instances = state.instances.get_mut(&request.id).unwrap();
+        for node in &request.nodes {
+            instances.remove(&node.provider_id);
+        }
+        Empty {}
+    }
+
+    fn template(&self) -> TemplateReply {
+        if self.0.lock().unwrap().empty_template {
+            return TemplateReply::default();
+        }
+        let quantity =
+            |text: &str| k8s_pb::apimachinery::pkg::api::resource::Quantity { string: Some(text.to_owned()) };
+        let allocatable = [("cpu", "2"), ("memory", "4Gi"), ("pods", "110")];
+        let allocatable = allocatable.map(|(name, text)| (name.to_owned(), quantity(text))).into();
+        let status = Some(k8s::NodeStatus { allocatable, ..k8s::NodeStatus::default() });
+        let bytes = k8s::Node { status, ..k8s::Node::default() }.encode_to_vec();
+        TemplateReply { node_info: Some(bytes.clone()), node_bytes: Some(bytes) }
+    }
+}
+
+/// Answers one unary request through tonic's own framing.
+async fn answer<Q, R>(request: Request<Body>, reply: impl FnOnce(Q) -> R + Send + 'static) -> Response<Body>
+where
+    Q: Message + Default + Send + 'static,
+    R: Message + Default + Send + 'static,
+{
+    let reply = Arc::new(Mutex::new(Some(reply)));
+    let service = tower::service_fn(move |request: tonic::Request<Q>| {
+        let reply = reply.lock().unwrap().take().unwrap();
+        async move { Ok::<_, Status>(tonic::Response::new(reply(request.into_inner()))) }
+    });
+    let codec = tonic_prost::ProstCodec::<R, Q>::default();
+    tonic::server::Grpc::new(codec).unary(service, request).await.map(Body::new)
+}
+
+struct World {
+    fake: Fake,
+    cluster: Memory,
+    autoscaler: Autoscaler,
+    now: Timestamp,
+}
+
+impl World {
+    fn new(minor: Minor, groups: &[&str]) -> Self {
+        let fake = Fake::with_groups(groups);
+        let autoscaler = Autoscaler::new(Config::default(), fake.provider(minor));
+        Self { fake, cluster: Memory::default(), autoscaler, now: Timestamp::UNIX_EPOCH }
+    }
+
+    /// One loop every ten seconds. Nodes of instances join before it, nodes without instance leave.
+    async fn turn(&mut self) -> Report {
+        self.now += Duration::from_secs(10);
+        let ids = self.fake.ids();
+        for node in self.cluster.list_nodes().iter().filter(|node| !ids.contains(&node.provider_id)) {
+            self.cluster.leave(&node.name);
+        }
+        for id in
+            ids.iter().filter(|id| !self.cluster.list_nodes().iter().any(|node| node.provider_id == **id))
+        {
+            self.cluster.join(Node::new(&format!("node-{id}"), id, NODE, self.now));
+        }
+        self.cluster.step(self.now);
+        self.loop_once().await
+    }
+
+    async fn loop_once(&mut self) -> Report {
+        self.autoscaler.loop_once(&self.cluster, self.now).await
+    }
+}
+
+#[tokio::test]
+async fn pending_pods_get_nodes_and_an_idle_cluster_shrinks_to_nothing() {
+    for minor in Minor::ALL {
+        let mut world = World::new(minor, &["a"]);
+        world.cluster.deploy("web", 6, Pod::new("", 1_000, 512, world.now));
+        for _ in 0..4 {
+            assert_eq!(world.turn().await.outcome, Outcome::Done, "{minor:?}");
+        }
+        assert_eq!((world.fake.size("a"), world.cluster.pending()), (3, 0), "{minor:?}");
+        world.cluster.deploy("web", 0, Pod::new("", 1_000, 512, world.now));
+        for _ in 0..180 {
+            assert_eq!(world.turn().await.outcome, Outcome::Done, "{minor:?}");
+        }
+        assert_eq!((world.fake.size("a"), world.cluster.list_nodes().len()), (0, 0), "{minor:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_shortage_backs_the_group_off_and_the_pods_go_elsewhere() {
+    for minor in [Minor::V1_33, Minor::V1_36] {
+        let mut world = World::new(minor, &["a", "b"]);
+        let mut events = Vec::new();
+        world.fake.0.lock().unwrap().short = Some("b".to_owned());
+        world.cluster.deploy("web", 2, Pod::new("", 1_000, 512, world.now));
+        for _ in 0..6 {
+            world.now += Duration::from_secs(10);
+            for id in world.fake.0.lock().unwrap().instances["a"].keys() {
+                world.cluster.join(Node::new(id, id, NODE, world.now));
+            }
+            world.cluster.step(world.now);
+            events.extend(world.loop_once().await.events);
+        }
+        // With seed 0 the first choice between the two equal groups is "b".
+        assert_eq!(events[0], Event::ScaledUp { group: "b".to_owned(), delta: 1 });
+        assert!(events.iter().any(|event| matches!(event, Event::BackedOff { group, .. } if group == "b")));
+        let removed = |event: &&Event| matches!(event, Event::RemovedFailed { done: true, .. });
+        assert_eq!(events.iter().filter(removed).count(), 1, "{events:?}");
+        assert_eq!(
+            (world.fake.size("b"), world.fake.size("a"), world.cluster.pending()),
+            (0, 1, 0),
+            "{events:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn instances_that_never_register_are_deleted_in_time() {
+    let mut world = World::new(Minor::V1_33, &["a"]);
+    world.cluster.deploy("web", 1, Pod::new("", 1_000, 512, world.now));
+    let mut events = Vec::new();
+    for _ in 0..100 {
+        world.now += Duration::from_secs(10);
+        world.cluster.step(world.now);
+        events.extend(world.loop_once().await.events);
+    }
+    assert!(events.contains(&Event::TimedOut { group: "a".to_owned() }), "{events:?}");
+    let removed =
+        Event::RemovedUnregistered { group: "a".to_owned(), ids: vec!["vm-1".to_owned()], done: true };
+    assert!(events.contains(&removed), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_failing_target_size_aborts_the_loop_for_all_groups() {
+    let mut world = World::new(Minor::V1_36, &["a"]);
+    world.fake.answer("NodeGroupTargetSize", Code::Unavailable);
+    assert!(matches!(world.turn().await.outcome, Outcome::Aborted(_)));
+}
+
+#[tokio::test]
+async fn an_empty_template_is_a_crash() {
+    for minor in Minor::ALL {
+        let mut world = World::new(minor, &["a"]);
+        world.fake.0.lock().unwrap().empty_template = true;
+        assert!(matches!(world.turn().await.outcome, Outcome::Crashed(_)), "{minor:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_delete_nodes_gives_the_node_back() {
+    let mut world = World::new(Minor::V1_33, &["a"]);
+    world.cluster.deploy("web", 1, Pod::new("", 1_000, 512, world.now));
+    world.turn().await;
+    world.turn().await;
+    world.cluster.deploy("web", 0, Pod::new("", 1_000, 512, world.now));
+    world.fake.answer("NodeGroupDeleteNodes", Code::Unavailable);
+    let mut events = Vec::new();
+    while !events.iter().any(|event| matches!(event, Event::DeletionFailed { .. })) {
+        events.extend(world.turn().await.events);
+    }
+    assert!(world.cluster.list_nodes()[0].taints.is_empty());
+}
+
+#[tokio::test]
+async fn the_same_seed_does_the_same() {
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let mut world = World::new(Minor::V1_34, &["a", "b", "c"]);
+        world.cluster.deploy("web", 9, Pod::new("", 1_000, 512, world.now));
+        let mut run = Vec::new();
+        for _ in 0..20 {
+            let report = world.turn().await;
+            run.push((report.events, report.calls));
+        }
+        runs.push(run);
+    }
+    assert_eq!(runs[0], runs[1]);
+}
