@@ -11,8 +11,11 @@ use crate::store::StoreError;
 #[derive(Clone, Debug)]
 pub struct FleetHandle {
     fleet: Arc<RwLock<Fleet>>,
-    commands: mpsc::Sender<(Command, oneshot::Sender<Result<(), CommandError>>)>,
+    commands: mpsc::Sender<CommandRequest>,
 }
+
+/// A command, and where its outcome is awaited.
+pub type CommandRequest = (Command, oneshot::Sender<Result<(), CommandError>>);
 
 /// What can be asked of the fleet from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,11 @@ pub enum CommandError {
 }
 
 impl FleetHandle {
+    /// A handle on a fleet whose commands are taken at the other end of the channel.
+    pub fn new(fleet: Arc<RwLock<Fleet>>, commands: mpsc::Sender<CommandRequest>) -> Self {
+        Self { fleet, commands }
+    }
+
     /// Reads from memory. Keep `f` short: it holds the read lock.
     pub fn read<R>(&self, f: impl FnOnce(&Fleet) -> R) -> R {
         f(&self.fleet.read().unwrap_or_else(PoisonError::into_inner))

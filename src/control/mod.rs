@@ -4,4 +4,4 @@ mod clock;
 mod handle;
 
 pub use clock::{Clock, SystemClock};
-pub use handle::{Command, CommandError, FleetHandle};
+pub use handle::{Command, CommandError, CommandRequest, FleetHandle};
