@@ -66,6 +66,11 @@ pub enum CommandError {
 }
 
 impl FleetHandle {
+    /// A handle on a fleet that nobody changes: every command is answered with [`CommandError::Stopped`].
+    pub fn fixed(fleet: Fleet) -> Self {
+        Self { fleet: Arc::new(RwLock::new(fleet)), jobs: mpsc::channel(1).0, commits: watch::channel(0).1 }
+    }
+
     /// Reads from memory. Keep `f` short: it holds the read lock.
     pub fn read<R>(&self, f: impl FnOnce(&Fleet) -> R) -> R {
         f(&self.fleet.read().unwrap_or_else(PoisonError::into_inner))
