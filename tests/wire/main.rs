@@ -2,13 +2,12 @@
 //! come from.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_pb::api::core::v1::Node;
 use prost::Message;
 use rust_decimal::Decimal;
-use tokio::sync::mpsc;
 use tonic::Request;
 use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
 use vpsie_autoscaler::control::FleetHandle;
@@ -59,7 +58,7 @@ fn service() -> CloudProviderService {
     let records = Records { catalog: Some(Arc::new(Catalog { offers: vec![offer] })), ..Records::default() };
     let reserved = Reserved { cpu_millis: 70, memory_mib: 596, disk_gib: 8 };
     let fleet = Fleet::restore(vec![group], records, reserved);
-    CloudProviderService::new(FleetHandle::new(Arc::new(RwLock::new(fleet)), mpsc::channel(1).0), 730)
+    CloudProviderService::new(FleetHandle::fixed(fleet), 730)
 }
 
 fn path(generation: &str, name: &str) -> PathBuf {
