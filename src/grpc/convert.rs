@@ -50,7 +50,7 @@ pub(super) fn instance(machine: &Machine) -> Instance {
 }
 
 /// The bytes of a bare `core.v1.Node`, as both template fields carry them (contract R10, §3.9).
-pub(super) fn template_bytes(pool: &str, template: Template) -> Bytes {
+pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
     let label = |key: &str| template.labels.get(key).cloned();
     let system = NodeSystemInfo {
         operating_system: label("kubernetes.io/os"),
@@ -66,17 +66,17 @@ pub(super) fn template_bytes(pool: &str, template: Template) -> Bytes {
     let node = Node {
         metadata: Some(ObjectMeta {
             name: Some(pool.replace('/', ".")),
-            labels: template.labels,
-            annotations: template.annotations,
+            labels: template.labels.clone(),
+            annotations: template.annotations.clone(),
             ..ObjectMeta::default()
         }),
         spec: Some(NodeSpec {
             taints: template
                 .taints
-                .into_iter()
+                .iter()
                 .map(|taint| Taint {
-                    key: Some(taint.key),
-                    value: Some(taint.value),
+                    key: Some(taint.key.clone()),
+                    value: Some(taint.value.clone()),
                     effect: Some(taint.effect.to_string()),
                     time_added: None,
                 })
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_failed_machine_is_creating_with_an_error_under_its_old_id() {
         let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };
-        let got = instance(&machine(Phase::Failed { failure, at: Timestamp::UNIX_EPOCH, vm: None }));
+        let got = instance(&machine(Phase::Failed { failure, at: Timestamp::UNIX_EPOCH }));
         assert_eq!(got.id, "vpsie://machine/workers-0a1b2c3d");
         let status = got.status.unwrap();
         assert_eq!(status.instance_state(), InstanceState::InstanceCreating);
@@ -262,7 +262,7 @@ mod tests {
             capacity: resources,
             allocatable: Resources { cpu_millis: 1930, memory_mib: 3500, disk_gib: 72, pods: 110 },
         };
-        let node = Node::decode(template_bytes("workers/ams1/s/spot", template)).unwrap();
+        let node = Node::decode(template_bytes("workers/ams1/s/spot", &template)).unwrap();
         let status = node.status.unwrap();
         let read = |map: &BTreeMap<String, Quantity>| {
             map.iter()

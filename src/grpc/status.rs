@@ -60,7 +60,8 @@ mod tests {
                 "must keep 2",
             ),
             (
-                Refusal::ForeignNode { pool: pool.clone(), node: "cp-1".to_owned() }.into(),
+                Refusal::ForeignNode { pool: pool.to_string().parse().unwrap(), node: "cp-1".to_owned() }
+                    .into(),
                 Code::InvalidArgument,
                 "nothing was deleted",
             ),

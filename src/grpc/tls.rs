@@ -190,3 +190,75 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 fn wrong(path: &Path, problem: impl ToString) -> TlsError {
     TlsError::Content { path: path.to_owned(), problem: problem.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+
+    fn authority() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn write(dir: &Path, authority: &CertifiedIssuer<'_, KeyPair>) -> TlsFiles {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, authority).unwrap();
+        let files =
+            TlsFiles { cert: dir.join("tls.crt"), key: dir.join("tls.key"), client_ca: dir.join("ca.crt") };
+        std::fs::write(&files.cert, cert.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        std::fs::write(&files.client_ca, authority.pem()).unwrap();
+        files
+    }
+
+    #[test]
+    fn a_part_of_the_files_is_refused_by_name() {
+        let path = || Some(PathBuf::from("/x"));
+        assert_eq!(TlsFiles::from_parts(None, None, None).unwrap(), None);
+        assert!(TlsFiles::from_parts(path(), path(), path()).unwrap().is_some());
+        for (cert, key, client_ca, missing) in [
+            (path(), None, None, "of the private key and client CA is"),
+            (None, path(), path(), "of the certificate is"),
+            (path(), path(), None, "of the client CA is"),
+        ] {
+            let error = TlsFiles::from_parts(cert, key, client_ca).unwrap_err().to_string();
+            assert!(error.contains(missing), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn files_that_do_not_fit_are_refused_and_the_former_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(dir.path(), &authority());
+        let tls = Tls::load(files.clone()).await.unwrap();
+        let before = tls.current.load().config.clone();
+        assert!(!tls.reload().await.unwrap());
+
+        let other = KeyPair::generate().unwrap();
+        std::fs::write(&files.key, other.serialize_pem()).unwrap();
+        let error = tls.reload().await.unwrap_err().to_string();
+        assert!(error.contains("tls.crt: does not go with") && error.contains("tls.key"), "{error}");
+        std::fs::write(&files.key, "no key").unwrap();
+        assert!(tls.reload().await.unwrap_err().to_string().contains("holds no private key"));
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(tls.reload().await.unwrap_err().to_string().contains("cannot read"));
+        assert!(Arc::ptr_eq(&before, &tls.current.load().config));
+
+        write(dir.path(), &authority());
+        assert!(tls.reload().await.unwrap());
+        assert!(!Arc::ptr_eq(&before, &tls.current.load().config));
+    }
+
+    #[tokio::test]
+    async fn a_client_ca_without_certificates_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(dir.path(), &authority());
+        std::fs::write(&files.client_ca, "").unwrap();
+        let error = Tls::load(files).await.err().unwrap().to_string();
+        assert!(error.contains("ca.crt: holds no certificate"), "{error}");
+    }
+}

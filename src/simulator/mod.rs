@@ -1,1 +1,37 @@
 //! A VPSie API in a process.
+//!
+//! It speaks the API as VPSie's public clients evidence it, not as ours would like it. Where they contradict
+//! each other, [`Shapes`] chooses. [`Simulator::call`] reaches it in process, [`listen`] over TCP.
+
+mod args;
+mod config;
+mod control;
+mod fault;
+mod inside;
+mod join;
+mod persist;
+mod routes;
+mod server;
+mod shapes;
+mod state;
+mod wire;
+mod work;
+
+pub use config::{
+    AccountConfig, CapacityConfig, ClusterConfig, ConfigError, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET,
+    DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN, DatacenterConfig, OfferConfig, Shortage,
+    SimulatorConfig, Span, SpanError, TimesConfig,
+};
+pub use control::{ControlError, Overview, VmView};
+pub use fault::{ActiveRule, Effect, FaultError, FaultRule, Work};
+pub use inside::{CallError, Simulator};
+
+pub use persist::{Snapshot, SnapshotError};
+pub use server::listen;
+pub use shapes::{
+    AddGroup, AddSlave, AuthHeader, Boxsize, DeleteBody, DeleteGroup, EmptyList, ErrorFlag, ErrorStatus,
+    Flags, Hostnames, Hourly, Ids, ListShape, LoginExpiry, LoginRequest, LoginResponse, Money, NodeType,
+    Nodes, NotFound, Paging, Prefix, Project, RetryAfter, Rows, ShapeError, Shapes, Sizes, Times, Total,
+    UnknownRoute, Version, VmGet, VmStateShape,
+};
+pub use state::{End, EndedBy, Group, Phase, Vm, VmKind};

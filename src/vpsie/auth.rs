@@ -1,13 +1,26 @@
-//! Who we are to VPSie (API §2).
+//! Who we are to VPSie: a token as it stands, or a login that is renewed (API §2).
 
-use secrecy::SecretString;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::call::{Body, Call};
+use super::client::Client;
+use super::error::{ApiError, Kind};
+use super::limiter::Purpose;
+use super::wire::Row;
 
 /// What VPSie knows us by. Never shown.
 #[derive(Clone, Debug)]
-pub struct Credentials(pub(super) Kind);
+pub struct Credentials(Secret);
 
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+enum Secret {
     Token(SecretString),
     Client { id: String, secret: SecretString },
 }
@@ -15,11 +28,270 @@ pub(super) enum Kind {
 impl Credentials {
     /// A token made in VPSie's control panel.
     pub fn token(token: impl Into<SecretString>) -> Self {
-        Self(Kind::Token(token.into()))
+        Self(Secret::Token(token.into()))
     }
 
-    /// Client id and secret, which are exchanged for short-lived tokens.
+    /// Client id and secret, which are exchanged for tokens that last a while.
     pub fn client(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
-        Self(Kind::Client { id: id.into(), secret: secret.into() })
+        Self(Secret::Client { id: id.into(), secret: secret.into() })
+    }
+}
+
+/// A token to send, and which one it is.
+#[derive(Clone, Debug)]
+pub(super) struct Token {
+    pub(super) secret: SecretString,
+    pub(super) generation: u64,
+}
+
+pub(super) struct Auth {
+    state: Mutex<State>,
+    /// One login at a time: whoever waits finds its result.
+    logins: Semaphore,
+}
+
+struct State {
+    credentials: Arc<Credentials>,
+    token: Option<Lasting>,
+    /// Counts tokens and credentials, so that a 401 is told from one for an older token.
+    generation: u64,
+    /// A refused login is not tried again before this: it would lock the account.
+    refused: Option<(Instant, ApiError)>,
+    style: Style,
+}
+
+#[derive(Clone)]
+struct Lasting {
+    secret: SecretString,
+    renew_at: Instant,
+}
+
+/// How a login is sent. VPSie's clients disagree (API §2.2), so what worked is remembered.
+#[derive(Clone, Copy, PartialEq)]
+enum Style {
+    Json,
+    Form,
+}
+
+/// A token is renewed so long before it expires, or at half its life when that is short.
+const RENEW_BEFORE: Duration = Duration::from_mins(5);
+/// No token is renewed sooner: clocks may disagree about when it expires.
+const SHORTEST_LIFE: Duration = Duration::from_mins(1);
+const LONGEST_LIFE: Duration = Duration::from_hours(24);
+/// Life of a token that does not say.
+const DEFAULT_LIFE: Duration = Duration::from_hours(1);
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
+impl Auth {
+    pub(super) fn new(credentials: Credentials) -> Self {
+        let state = State {
+            credentials: Arc::new(credentials),
+            token: None,
+            generation: 0,
+            refused: None,
+            style: Style::Json,
+        };
+        Self { state: Mutex::new(state), logins: Semaphore::new(1) }
+    }
+
+    pub(super) fn replace(&self, credentials: Credentials) {
+        let mut state = self.lock();
+        state.credentials = Arc::new(credentials);
+        state.token = None;
+        state.refused = None;
+        state.generation += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What can be said without asking VPSie. `stale` is the token that it did not accept.
+    fn known(&self, stale: Option<u64>) -> Option<Result<Token, ApiError>> {
+        let is_stale = stale == Some(self.generation);
+        let token =
+            |secret: &SecretString| Some(Ok(Token { secret: secret.clone(), generation: self.generation }));
+        match &self.credentials.0 {
+            Secret::Token(_) if is_stale => {
+                let message = "VPSie does not accept the API token; it may have expired";
+                Some(Err(ApiError::new(Kind::Unauthenticated, message)))
+            }
+            Secret::Token(secret) => token(secret),
+            Secret::Client { .. } => {
+                let now = Instant::now();
+                match (&self.token, &self.refused) {
+                    (Some(known), _) if !is_stale && now < known.renew_at => token(&known.secret),
+                    (_, Some((until, error))) if now < *until => Some(Err(error.clone())),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    /// A token, from a login if need be. `stale` is one that VPSie did not accept.
+    pub(super) async fn token(
+        &self,
+        stale: Option<u64>,
+        purpose: Purpose,
+        deadline: Instant,
+    ) -> Result<Token, ApiError> {
+        if let Some(known) = self.auth().lock().known(stale) {
+            return known;
+        }
+        let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.auth().logins.acquire()).await else {
+            return Err(ApiError::new(Kind::HeldBack, "another login to VPSie takes too long"));
+        };
+        let (credentials, generation, style) = {
+            let state = self.auth().lock();
+            if let Some(known) = state.known(stale) {
+                return known;
+            }
+            (state.credentials.clone(), state.generation, state.style)
+        };
+        let Secret::Client { id, secret } = &credentials.0 else {
+            return Err(ApiError::new(Kind::HeldBack, "the credentials were replaced just now"));
+        };
+        let result = self.log_in(id, secret, style, purpose, deadline).await;
+        let mut state = self.auth().lock();
+        if state.generation != generation {
+            drop(state);
+            return Err(ApiError::new(Kind::NotSent, "the credentials were replaced just now"));
+        }
+        match result {
+            Ok((fresh, style)) => {
+                let token = Token { secret: fresh.secret.clone(), generation: generation + 1 };
+                state.generation = token.generation;
+                state.token = Some(fresh);
+                state.refused = None;
+                state.style = style;
+                Ok(token)
+            }
+            Err(error) => {
+                if error.kind == Kind::Unauthenticated {
+                    state.refused = Some((Instant::now() + REFUSED_FOR, error.clone()));
+                }
+                match &mut state.token {
+                    // It only nears its end: go on with it, and renew it later.
+                    Some(old) if stale != Some(generation) => {
+                        old.renew_at = Instant::now() + SHORTEST_LIFE;
+                        Ok(Token { secret: old.secret.clone(), generation })
+                    }
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn log_in(
+        &self,
+        id: &str,
+        secret: &SecretString,
+        style: Style,
+        purpose: Purpose,
+        deadline: Instant,
+    ) -> Result<(Lasting, Style), ApiError> {
+        let other = if style == Style::Json { Style::Form } else { Style::Json };
+        let mut refusal = None;
+        for style in [style, other] {
+            let call = login(id, secret.expose_secret(), style, purpose);
+            match self.exchange(&call, None, &[secret.expose_secret()], deadline).await {
+                Ok(reply) => match token_in(reply.root(), self.now()) {
+                    Some(fresh) => return Ok((fresh, style)),
+                    None => {
+                        refusal.get_or_insert_with(|| {
+                            ApiError::new(Kind::Unauthenticated, "the login reply carries no token")
+                        });
+                    }
+                },
+                Err(error) => match error.kind {
+                    // Whether VPSie saw this login or not, the call that wants it was not sent.
+                    Kind::Unclear => return Err(ApiError { kind: Kind::NotSent, ..error }),
+                    Kind::RateLimited | Kind::NotSent | Kind::HeldBack | Kind::WrongServer => {
+                        return Err(error);
+                    }
+                    _ => {
+                        refusal.get_or_insert(error);
+                    }
+                },
+            }
+        }
+        let words = refusal.map(|error| error.message).unwrap_or_default();
+        Err(ApiError::new(Kind::Unauthenticated, format!("VPSie refused the login: {words}")))
+    }
+}
+
+fn login(id: &str, secret: &str, style: Style, purpose: Purpose) -> Call {
+    let body = match style {
+        Style::Json => Body::Json(json!({"clientId": id, "clientSecret": secret})),
+        Style::Form => {
+            let mut form = url::form_urlencoded::Serializer::new(String::new());
+            form.append_pair("clientId", id).append_pair("clientSecret", secret);
+            Body::Form(form.finish())
+        }
+    };
+    Call::post("login", "auth/from/api", body).with_purpose(purpose)
+}
+
+/// The token in a login's reply: at its root or under `data`, in any of the shapes of API §2.2.
+fn token_in(root: &Value, now: Timestamp) -> Option<Lasting> {
+    let root = root.as_object()?;
+    token_at(root, now).or_else(|| token_at(root.get("data")?.as_object()?, now))
+}
+
+fn token_at(object: &Map<String, Value>, now: Timestamp) -> Option<Lasting> {
+    let inner = |name: &str| object.get(name).and_then(Value::as_object);
+    let holders =
+        [inner("accessToken"), inner("token").and_then(|t| t.get("access")?.as_object()), Some(object)];
+    holders.into_iter().flatten().map(Row).find_map(|row| {
+        let token = row.text(&["token", "accessToken", "access_token"])?;
+        let expires = row.time(&["expires", "expiresAt", "expires_at"]);
+        let life = expires.map_or(DEFAULT_LIFE, |time| {
+            Duration::try_from(time.at.duration_since(now)).unwrap_or_default().min(LONGEST_LIFE)
+        });
+        let renew_in = life.saturating_sub(RENEW_BEFORE.min(life / 2)).max(SHORTEST_LIFE);
+        Some(Lasting { secret: token.into(), renew_at: Instant::now() + renew_in })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_token_is_found_in_every_shape() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let expires = "2026-01-01T02:00:00Z";
+        for (reply, minutes) in [
+            (json!({"accessToken": {"token": "t", "expires": expires}, "refreshToken": {"token": "r"}}), 115),
+            (
+                json!({"token": {"access": {"token": "t", "expires": expires}, "refresh": {"token": "r"}}}),
+                115,
+            ),
+            (json!({"data": {"token": {"access": {"token": "t", "expires": expires}}}}), 115),
+            (json!({"data": {"accessToken": {"token": "t", "expires": 1_767_232_800}}}), 115),
+            (json!({"token": "t", "expires": "2026-01-01 02:00:00"}), 115),
+            (json!({"token": "t", "expires": "in a while"}), 55),
+            (json!({"accessToken": "t"}), 55),
+            (json!({"token": "t", "expires": "2026-01-01T00:06:00Z"}), 3),
+            (json!({"token": "t", "expires": "2025-01-01T00:00:00Z"}), 1),
+            (json!({"token": "t", "expires": "9999-01-01T00:00:00Z"}), 24 * 60 - 5),
+        ] {
+            let token = token_in(&reply, now).unwrap();
+            assert_eq!(token.secret.expose_secret(), "t", "{reply}");
+            assert_eq!(token.renew_at, Instant::now() + Duration::from_mins(minutes), "{reply}");
+        }
+        for reply in [json!({"error": false}), json!({"token": ""}), json!({"token": {}}), json!([])] {
+            assert!(token_in(&reply, now).is_none(), "{reply}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_never_shown() {
+        let all = [Credentials::token("hunter2"), Credentials::client("me", "hunter2")];
+        assert!(!format!("{all:?}").contains("hunter2"));
     }
 }

@@ -63,13 +63,15 @@ impl Permit<'_> {
         state.open_until = None;
     }
 
-    /// It did not, or with a 5xx.
-    pub(super) fn failed(self) {
+    /// It did not, or with a 5xx. Says whether that made the breaker open.
+    pub(super) fn failed(self) -> bool {
         let mut state = self.breaker.lock();
         state.failures = state.failures.saturating_add(1);
         if self.probe || (state.failures >= THRESHOLD && state.open_until.is_none()) {
             state.open_until = Some(Instant::now() + OPEN_FOR);
+            return true;
         }
+        false
     }
 }
 

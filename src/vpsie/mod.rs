@@ -4,14 +4,24 @@ mod auth;
 mod backend;
 mod base_url;
 mod breaker;
+mod call;
 mod client;
+mod endpoints;
+mod error;
 mod limiter;
+mod managed;
 mod metrics;
+mod reply;
+mod sizes;
+#[cfg(test)]
+mod testing;
 mod transport;
+mod wire;
 
 pub use auth::Credentials;
 pub use backend::{Backend, BackendError};
 pub use base_url::{BaseUrl, BaseUrlError};
-pub use client::ClientConfig;
+pub use client::{Client, ClientConfig};
+pub use managed::{ManagedBackend, ManagedConfig};
 pub use metrics::Metrics;
 pub use transport::{Timeouts, Transport, TransportError, https};

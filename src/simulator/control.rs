@@ -1,0 +1,293 @@
+//! What people and tests do to the simulated VPSie, and what they see of it. The API knows none of it.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
+use serde::Serialize;
+
+use super::Simulator;
+use super::config::{SimulatorConfig, TimesConfig};
+use super::fault::{ActiveRule, FaultRule};
+use super::shapes::Shapes;
+use super::state::{EndedBy, Group, Phase, Room, Vm, VmKind, price};
+
+/// Why something cannot be done to the simulator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ControlError(pub(super) String);
+
+/// A VM with what follows from the time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmView {
+    /// The VM.
+    #[serde(flatten)]
+    pub vm: Vm,
+    /// Name of its offer.
+    pub offer: String,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// USD an hour.
+    pub hourly: Decimal,
+    /// USD until now.
+    pub cost: Decimal,
+}
+
+/// Everything at a glance.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overview {
+    /// Now, as the simulator sees it.
+    pub now: Timestamp,
+    /// VMs that exist.
+    pub vms: Vec<VmView>,
+    /// VMs that are gone, of the last month.
+    pub gone: usize,
+    /// Node groups.
+    pub groups: Vec<Group>,
+    /// Room for VMs, where it is limited: `<datacenter or *>/<offer>`.
+    pub capacity: BTreeMap<String, u32>,
+    /// Workers that the account may have.
+    pub worker_quota: Option<u32>,
+    /// Requests a minute.
+    pub rate_limit: Option<u32>,
+    /// Whether nothing can be reached.
+    pub outage: bool,
+    /// Faults in force.
+    pub faults: Vec<ActiveRule>,
+    /// Shapes in force.
+    pub shapes: Shapes,
+    /// Requests so far, by endpoint.
+    pub calls: BTreeMap<String, u64>,
+    /// USD that all VMs have cost, those that are gone included.
+    pub spent: Decimal,
+}
+
+impl Simulator {
+    /// VMs that exist, in the order in which they were asked for.
+    pub fn vms(&self) -> Vec<VmView> {
+        self.with(|state, cx, _| state.vms.values().map(|vm| view(cx.config, cx.now, vm)).collect())
+    }
+
+    /// VMs that are gone, of the last month.
+    pub fn gone(&self) -> Vec<VmView> {
+        self.with(|state, cx, _| state.gone.iter().map(|vm| view(cx.config, cx.now, vm)).collect())
+    }
+
+    /// Workers that were asked for through the API and exist.
+    pub fn worker_count(&self) -> usize {
+        self.with(|state, _, _| state.vms.values().filter(|vm| vm.kind == VmKind::Worker).count())
+    }
+
+    /// Node groups.
+    pub fn groups(&self) -> Vec<Group> {
+        self.with(|state, _, _| state.groups.values().cloned().collect())
+    }
+
+    /// Requests so far, by endpoint: `POST /k8s/cluster/byId/*/add/slave/group/*`. Those that a fault struck
+    /// are counted too.
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        self.world(|world| world.calls.clone())
+    }
+
+    /// Requests so far.
+    pub fn call_count(&self) -> u64 {
+        self.world(|world| world.calls.values().sum())
+    }
+
+    /// Counts requests from 0 again.
+    pub fn reset_calls(&self) {
+        self.world(|world| world.calls.clear());
+    }
+
+    /// USD that all VMs have cost, those that are gone included.
+    pub fn spent(&self) -> Decimal {
+        self.vms().iter().chain(&self.gone()).map(|vm| vm.cost).sum()
+    }
+
+    /// Everything at a glance.
+    pub fn overview(&self) -> Overview {
+        let (vms, gone, spent) = (self.vms(), self.gone().len(), self.spent());
+        let (groups, now) = (self.groups(), self.now());
+        self.world(|world| Overview {
+            now,
+            vms,
+            gone,
+            groups,
+            capacity: world
+                .state
+                .capacity
+                .iter()
+                .map(|room| (room_name(&world.config, room), room.limit))
+                .collect(),
+            worker_quota: world.state.worker_quota,
+            rate_limit: world.config.rate_limit,
+            outage: world.outage,
+            faults: world.faults.list(),
+            shapes: world.config.shapes,
+            calls: world.calls.clone(),
+            spent,
+        })
+    }
+
+    /// The shapes in force.
+    pub fn shapes(&self) -> Shapes {
+        self.world(|world| world.config.shapes)
+    }
+
+    /// Speaks other shapes from here.
+    pub fn set_shapes(&self, shapes: Shapes) {
+        self.world(|world| world.config.shapes = shapes);
+    }
+
+    /// Deletes a VM behind the client's back.
+    pub fn delete_vm(&self, uuid: &str) -> Result<(), ControlError> {
+        self.take(uuid, EndedBy::Stranger, SignedDuration::ZERO)
+    }
+
+    /// Takes a VM back after the notice.
+    pub fn interrupt(&self, uuid: &str, notice: SignedDuration) -> Result<(), ControlError> {
+        self.take(uuid, EndedBy::Interruption, notice)
+    }
+
+    fn take(&self, uuid: &str, by: EndedBy, notice: SignedDuration) -> Result<(), ControlError> {
+        let taken = self.with(|state, cx, _| state.take(cx, uuid, by, notice));
+        taken.map_err(|_| no_vm(uuid))
+    }
+
+    /// Suspends a VM, or lets it go on.
+    pub fn set_suspended(&self, uuid: &str, suspended: bool) -> Result<(), ControlError> {
+        self.with(|state, _, _| {
+            state.vm_mut(uuid).ok_or_else(|| no_vm(uuid))?.suspended = suspended;
+            state.revision += 1;
+            Ok(())
+        })
+    }
+
+    /// Adds a worker that no client asked for, to a group or to any of the cluster.
+    pub fn add_foreign_worker(&self, cluster: &str, group: Option<u64>) -> Result<String, ControlError> {
+        self.with(|state, cx, _| {
+            let (_, cluster) = cx.config.cluster(cluster).ok_or_else(|| no("cluster", cluster))?;
+            let mut groups = state.groups.values().filter(|g| g.cluster == cluster.identifier);
+            let found = groups.find(|g| group.is_none_or(|id| g.id == id)).map(|g| g.id);
+            let found = found.ok_or_else(|| ControlError("the cluster has no such group".to_owned()))?;
+            let vm = state.insert_foreign(cx, cluster, found).and_then(|id| state.vms.get(&id));
+            vm.map(|vm| vm.uuid.clone()).ok_or_else(|| no("group", &found.to_string()))
+        })
+    }
+
+    /// Sets how many VMs of an offer there is room for, those that exist included. None: no limit. Without a
+    /// datacenter: in each.
+    pub fn set_capacity(
+        &self,
+        datacenter: Option<&str>,
+        offer: &str,
+        limit: Option<u32>,
+    ) -> Result<(), ControlError> {
+        self.with(|state, cx, _| {
+            let size = cx.config.offer_named(offer).ok_or_else(|| no("offer", offer))?.id;
+            if let Some(datacenter) = datacenter {
+                cx.config.datacenter(datacenter).ok_or_else(|| no("datacenter", datacenter))?;
+            }
+            state.set_room(datacenter.map(str::to_owned), size, limit);
+            Ok(())
+        })
+    }
+
+    /// Sets how many workers the account may have. None: no limit.
+    pub fn set_worker_quota(&self, quota: Option<u32>) {
+        self.with(|state, _, _| {
+            state.worker_quota = quota;
+            state.revision += 1;
+        });
+    }
+
+    /// Sets a list price, USD a month; the hourly one follows from it unless it is given.
+    pub fn set_price(
+        &self,
+        offer: &str,
+        monthly: Decimal,
+        hourly: Option<Decimal>,
+    ) -> Result<(), ControlError> {
+        self.world(|world| {
+            let found = world.config.offers.iter_mut().find(|o| o.name == offer);
+            let found = found.ok_or_else(|| no("offer", offer))?;
+            found.monthly = monthly;
+            found.hourly = hourly;
+            Ok(())
+        })
+    }
+
+    /// Sets how long things take from here.
+    pub fn set_times(&self, times: TimesConfig) {
+        self.world(|world| world.config.times = times);
+    }
+
+    /// Sets the requests a minute; more get 429. None: no limit.
+    pub fn set_rate_limit(&self, per_minute: Option<u32>) {
+        let now = self.now();
+        self.world(|world| {
+            let per_minute = per_minute.map(|limit| limit.max(1));
+            world.config.rate_limit = per_minute;
+            world.rate = super::work::RateLimit::full(per_minute.unwrap_or_default(), now);
+        });
+    }
+
+    /// Makes the API unreachable: every request fails unsent.
+    pub fn set_outage(&self, on: bool) {
+        self.world(|world| world.outage = on);
+    }
+
+    /// Ends every token that a login gave.
+    pub fn revoke_tokens(&self) {
+        self.with(|state, _, _| {
+            state.tokens.clear();
+            state.revision += 1;
+        });
+    }
+
+    /// Puts a fault in force. Its id.
+    pub fn add_fault(&self, rule: FaultRule) -> u64 {
+        self.world(|world| world.faults.add(rule))
+    }
+
+    /// Faults in force.
+    pub fn faults(&self) -> Vec<ActiveRule> {
+        self.world(|world| world.faults.list())
+    }
+
+    /// Takes a fault back. False when there is none of that id.
+    pub fn remove_fault(&self, id: u64) -> bool {
+        self.world(|world| world.faults.remove(id))
+    }
+
+    /// Takes every fault back.
+    pub fn clear_faults(&self) {
+        self.world(|world| world.faults.clear());
+    }
+}
+
+fn view(config: &SimulatorConfig, now: Timestamp, vm: &Vm) -> VmView {
+    let hourly = price(config, vm).map(|price| price.hourly).unwrap_or_default();
+    VmView {
+        vm: vm.clone(),
+        offer: config.offer(vm.size).map(|offer| offer.name.clone()).unwrap_or_default(),
+        phase: vm.phase(now),
+        hourly,
+        cost: hourly * Decimal::from(vm.hours_billed(now)),
+    }
+}
+
+fn room_name(config: &SimulatorConfig, room: &Room) -> String {
+    let offer = config.offer(room.size).map(|offer| offer.name.as_str()).unwrap_or_default();
+    format!("{}/{offer}", room.datacenter.as_deref().unwrap_or("*"))
+}
+
+fn no_vm(uuid: &str) -> ControlError {
+    no("VM", uuid)
+}
+
+fn no(what: &str, name: &str) -> ControlError {
+    ControlError(format!("there is no {what} {name:?}"))
+}

@@ -1,0 +1,104 @@
+//! The state in a file, so that a restart goes on from it.
+
+use std::path::{Path, PathBuf};
+
+use rand::rngs::Xoshiro256PlusPlus;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::Simulator;
+use super::state::State;
+
+const FORMAT: u32 = 1;
+
+/// What a simulator is at one moment: what exists, and where chance stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    format: u32,
+    pub(super) state: State,
+    pub(super) rng: Xoshiro256PlusPlus,
+}
+
+/// Why a snapshot cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no snapshot of this format. It is left as it is.
+    #[error("{}: not a simulator state of format {FORMAT}: {problem}; move it away to start anew", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Snapshot {
+    pub(super) fn new(state: State, rng: Xoshiro256PlusPlus) -> Self {
+        Self { format: FORMAT, state, rng }
+    }
+
+    /// Reads the file. None when there is none.
+    pub fn load(path: &Path) -> Result<Option<Self>, SnapshotError> {
+        let unusable = |problem| SnapshotError::Unusable { path: path.to_owned(), problem };
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(SnapshotError::Io { path: path.to_owned(), source }),
+        };
+        let snapshot: Self = serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
+        match snapshot.format {
+            FORMAT => Ok(Some(snapshot)),
+            other => Err(unusable(format!("its format is {other}"))),
+        }
+    }
+
+    fn save(&self, path: &Path) -> Result<(), SnapshotError> {
+        let io = |source| SnapshotError::Io { path: path.to_owned(), source };
+        let bytes = serde_json::to_vec(self).map_err(|error| io(error.into()))?;
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, bytes).map_err(io)?;
+        std::fs::rename(&beside, path).map_err(io)
+    }
+}
+
+/// Writes the state to a file whenever it has changed.
+pub(super) struct Saver {
+    path: PathBuf,
+    saved: Mutex<Option<u64>>,
+}
+
+impl Saver {
+    pub(super) async fn save(&self, simulator: &Simulator) -> Result<(), SnapshotError> {
+        let mut saved = self.saved.lock().await;
+        let snapshot = simulator.world(|world| {
+            (*saved != Some(world.state.revision)).then(|| (world.state.clone(), world.rng.clone()))
+        });
+        let Some((state, rng)) = snapshot else { return Ok(()) };
+        let revision = state.revision;
+        let path = self.path.clone();
+        let write = move || Snapshot::new(state, rng).save(&path);
+        tokio::task::spawn_blocking(write).await.map_err(|error| SnapshotError::Io {
+            path: self.path.clone(),
+            source: std::io::Error::other(error),
+        })??;
+        *saved = Some(revision);
+        Ok(())
+    }
+}
+
+impl Simulator {
+    /// Writes the state to the file now, and before every reply that follows a change.
+    pub async fn keep_in(&self, path: PathBuf) -> Result<(), SnapshotError> {
+        let saver = self.inner.saver.get_or_init(|| Saver { path, saved: Mutex::new(None) });
+        saver.save(self).await
+    }
+}

@@ -1,0 +1,104 @@
+//! Datacenters, plans and offers (API §4, §5.1).
+
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use crate::simulator::config::{DatacenterConfig, OfferConfig, SimulatorConfig};
+use crate::simulator::shapes::Hourly;
+use crate::simulator::state::{Context, State};
+use crate::simulator::wire::Answer;
+use crate::simulator::work::Refusal;
+
+pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+    let shapes = &cx.config.shapes;
+    Ok(Answer::list(cx.config.datacenters.iter().enumerate().map(|(i, datacenter)| {
+        json!({
+            "dc_name": datacenter.name,
+            "dc_image": format!("{}.svg", datacenter.name.to_lowercase()),
+            "state": datacenter.state,
+            "country": datacenter.country,
+            "is_active": shapes.flag(true),
+            "identifier": datacenter.identifier,
+            "default_selected": shapes.flag(i == 0),
+            "is_deleted": shapes.flag(false),
+            "is_fip_available": shapes.flag(true),
+            "is_bucket_available": shapes.flag(true),
+            "is_private": shapes.flag(false),
+        })
+    })))
+}
+
+pub(super) fn categories(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+    let mut names: Vec<&str> = cx.config.offers.iter().map(|offer| offer.category.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let rows = names.into_iter().map(|name| json!({ "identifier": category_identifier(name), "name": name }));
+    Ok(Answer::list(rows))
+}
+
+pub(super) fn kubernetes_offers(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let (_, datacenter) = cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(Refusal::not_found)?;
+    let shapes = &cx.config.shapes;
+    Ok(Answer::list(offers_at(cx.config, datacenter).map(|offer| {
+        let mut row = size(cx, offer, "name", "disk");
+        row.insert("id".to_owned(), shapes.id(offer.id));
+        row.insert("price".to_owned(), shapes.usd(SimulatorConfig::monthly(datacenter, offer)));
+        match shapes.hourly {
+            Hourly::Given => {
+                let hourly = cx.config.hourly(datacenter, offer);
+                row.insert("hourly_price".to_owned(), shapes.usd(hourly));
+            }
+            Hourly::Zero => {
+                row.insert("hourly_price".to_owned(), json!(0));
+            }
+            Hourly::Absent => {}
+        }
+        Value::Object(row)
+    })))
+}
+
+pub(super) fn resources(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let (number, datacenter) =
+        cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(Refusal::not_found)?;
+    let wanted = call.text("planCatIdentifier")?;
+    call.text("osIdentifier")?;
+    let shapes = &cx.config.shapes;
+    let offers = offers_at(cx.config, datacenter).filter(|o| category_identifier(&o.category) == wanted);
+    Ok(Answer::list(offers.map(|offer| {
+        let mut row = size(cx, offer, "nickname", "ssd");
+        row.insert("identifier".to_owned(), json!(mapping_identifier(number, offer)));
+        row.insert(shapes.traffic_key().to_owned(), json!(offer.traffic));
+        row.insert("price".to_owned(), shapes.usd(SimulatorConfig::monthly(datacenter, offer)));
+        row.insert("net_speed".to_owned(), json!(1000));
+        Value::Object(row)
+    })))
+}
+
+fn size(cx: &Context<'_>, offer: &OfferConfig, name: &'static str, disk: &'static str) -> Map<String, Value> {
+    let shapes = &cx.config.shapes;
+    let fields = [
+        (shapes.name_key(name), json!(offer.name)),
+        ("cpu", json!(offer.cpu)),
+        ("ram", json!(offer.ram)),
+        (shapes.disk_key(disk), json!(offer.disk)),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn offers_at<'a>(
+    config: &'a SimulatorConfig,
+    datacenter: &'a DatacenterConfig,
+) -> impl Iterator<Item = &'a OfferConfig> {
+    let names = datacenter.offers.as_ref();
+    config.offers.iter().filter(move |offer| names.is_none_or(|names| names.contains(&offer.name)))
+}
+
+fn category_identifier(name: &str) -> String {
+    let code: u32 = name.bytes().fold(0, |code, b| (code << 8) | u32::from(b));
+    format!("{code:08x}-7ca9-11ee-8bba-0050569c68dc")
+}
+
+/// The `resourceIdentifier` of an offer in the datacenter of that number (API §3.6).
+pub(super) fn mapping_identifier(datacenter: u64, offer: &OfferConfig) -> String {
+    format!("{:04x}{:04x}-c469-11eb-8ef8-0050569c68dc", datacenter, offer.id)
+}

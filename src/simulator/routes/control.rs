@@ -1,0 +1,204 @@
+//! The control endpoint: `/_simulator/...`. No faults, no tokens, no rate limit.
+
+use axum::extract::{Path, State as Shared};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use http::StatusCode;
+use jiff::SignedDuration;
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::simulator::config::TimesConfig;
+use crate::simulator::control::ControlError;
+use crate::simulator::shapes::Shapes;
+use crate::simulator::{FaultRule, Simulator};
+
+type Sim = Shared<Simulator>;
+
+pub(super) fn router() -> Router<Simulator> {
+    let api = Router::new()
+        .route("/state", get(async |Shared(sim): Sim| Json(sim.overview())))
+        .route("/vms", get(async |Shared(sim): Sim| Json(sim.vms())))
+        .route("/gone", get(async |Shared(sim): Sim| Json(sim.gone())))
+        .route("/vms/{vm}", delete(delete_vm))
+        .route("/vms/{vm}/interrupt", post(interrupt))
+        .route("/vms/{vm}/suspend", post(suspend))
+        .route("/vms/{vm}/resume", post(resume))
+        .route("/workers", post(add_worker))
+        .route(
+            "/faults",
+            get(async |Shared(sim): Sim| Json(sim.faults())).post(add_fault).delete(clear_faults),
+        )
+        .route("/faults/{id}", delete(remove_fault))
+        .route("/calls", get(async |Shared(sim): Sim| Json(sim.calls())).delete(reset_calls))
+        .route("/capacity", put(set_capacity))
+        .route("/quota", put(set_quota))
+        .route("/rate-limit", put(set_rate_limit))
+        .route("/price", put(set_price))
+        .route("/times", put(set_times))
+        .route("/shapes", put(set_shapes))
+        .route("/outage", put(set_outage))
+        .route("/tokens", delete(revoke_tokens));
+    Router::new().nest("/_simulator", api)
+}
+
+/// Done, or why not.
+struct Outcome(Result<serde_json::Value, (StatusCode, String)>);
+
+impl IntoResponse for Outcome {
+    fn into_response(self) -> Response {
+        match self.0 {
+            Ok(value) => Json(value).into_response(),
+            Err((status, problem)) => (status, Json(json!({ "problem": problem }))).into_response(),
+        }
+    }
+}
+
+fn outcome(result: Result<(), ControlError>) -> Outcome {
+    Outcome(match result {
+        Ok(()) => Ok(json!({ "done": true })),
+        Err(error) => Err((StatusCode::NOT_FOUND, error.to_string())),
+    })
+}
+
+fn done() -> Outcome {
+    outcome(Ok(()))
+}
+
+async fn delete_vm(Shared(sim): Sim, Path(vm): Path<String>) -> Outcome {
+    outcome(sim.delete_vm(&vm))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Notice {
+    notice: SignedDuration,
+}
+
+async fn interrupt(Shared(sim): Sim, Path(vm): Path<String>, Json(body): Json<Notice>) -> Outcome {
+    outcome(sim.interrupt(&vm, body.notice.abs()))
+}
+
+async fn suspend(Shared(sim): Sim, Path(vm): Path<String>) -> Outcome {
+    outcome(sim.set_suspended(&vm, true))
+}
+
+async fn resume(Shared(sim): Sim, Path(vm): Path<String>) -> Outcome {
+    outcome(sim.set_suspended(&vm, false))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewWorker {
+    cluster: String,
+    group: Option<u64>,
+}
+
+async fn add_worker(Shared(sim): Sim, Json(body): Json<NewWorker>) -> Outcome {
+    Outcome(match sim.add_foreign_worker(&body.cluster, body.group) {
+        Ok(uuid) => Ok(json!({ "uuid": uuid })),
+        Err(error) => Err((StatusCode::NOT_FOUND, error.to_string())),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewFault {
+    rule: String,
+}
+
+async fn add_fault(Shared(sim): Sim, Json(body): Json<NewFault>) -> Outcome {
+    Outcome(match body.rule.parse::<FaultRule>() {
+        Ok(rule) => Ok(json!({ "id": sim.add_fault(rule) })),
+        Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
+    })
+}
+
+async fn remove_fault(Shared(sim): Sim, Path(id): Path<u64>) -> Outcome {
+    let there = sim.remove_fault(id);
+    outcome(there.then_some(()).ok_or_else(|| ControlError(format!("there is no fault {id}"))))
+}
+
+async fn clear_faults(Shared(sim): Sim) -> Outcome {
+    sim.clear_faults();
+    done()
+}
+
+async fn reset_calls(Shared(sim): Sim) -> Outcome {
+    sim.reset_calls();
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Capacity {
+    datacenter: Option<String>,
+    offer: String,
+    limit: Option<u32>,
+}
+
+async fn set_capacity(Shared(sim): Sim, Json(body): Json<Capacity>) -> Outcome {
+    outcome(sim.set_capacity(body.datacenter.as_deref(), &body.offer, body.limit))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Quota {
+    workers: Option<u32>,
+}
+
+async fn set_quota(Shared(sim): Sim, Json(body): Json<Quota>) -> Outcome {
+    sim.set_worker_quota(body.workers);
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rate {
+    per_minute: Option<u32>,
+}
+
+async fn set_rate_limit(Shared(sim): Sim, Json(body): Json<Rate>) -> Outcome {
+    sim.set_rate_limit(body.per_minute);
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewPrice {
+    offer: String,
+    monthly: Decimal,
+    hourly: Option<Decimal>,
+}
+
+async fn set_price(Shared(sim): Sim, Json(body): Json<NewPrice>) -> Outcome {
+    outcome(sim.set_price(&body.offer, body.monthly, body.hourly))
+}
+
+async fn set_times(Shared(sim): Sim, Json(body): Json<TimesConfig>) -> Outcome {
+    sim.set_times(body);
+    done()
+}
+
+async fn set_shapes(Shared(sim): Sim, Json(body): Json<Shapes>) -> Outcome {
+    sim.set_shapes(body);
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Outage {
+    on: bool,
+}
+
+async fn set_outage(Shared(sim): Sim, Json(body): Json<Outage>) -> Outcome {
+    sim.set_outage(body.on);
+    done()
+}
+
+async fn revoke_tokens(Shared(sim): Sim) -> Outcome {
+    sim.revoke_tokens();
+    done()
+}

@@ -1,0 +1,221 @@
+//! Managed Kubernetes: clusters, groups, workers (API §5, §6).
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use super::vm::{PROJECT, USER, address, private_address};
+use crate::simulator::config::{ClusterConfig, OfferConfig};
+use crate::simulator::shapes::{AddGroup, AddSlave, Boxsize, NodeType, Nodes, Version};
+use crate::simulator::state::{Context, Group, Phase, State, Vm, VmKind};
+use crate::simulator::wire::{Answer, TimeStyle};
+use crate::simulator::work::Refusal;
+
+pub(super) fn clusters(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+    let rows = cx.config.clusters.iter().map(|cluster| Value::Object(head(state, cx, cluster)));
+    Ok(Answer::list(rows))
+}
+
+pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let (_, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(Refusal::not_found)?;
+    let mut object = head(state, cx, cluster);
+    let rows = |wanted: fn(&Vm) -> bool| {
+        let nodes = state.nodes(cx.now, &cluster.identifier).filter(|vm| wanted(vm));
+        Value::Array(cx.config.shapes.dress(nodes.map(|vm| node(cx, vm)).collect()))
+    };
+    if cx.config.shapes.nodes == Nodes::MastersSlaves {
+        object.insert("masters".to_owned(), rows(|vm| vm.kind == VmKind::ControlPlane));
+        object.insert("slaves".to_owned(), rows(|vm| vm.kind != VmKind::ControlPlane));
+        object.insert("status".to_owned(), json!("active"));
+    } else {
+        object.insert("nodes".to_owned(), rows(|_| true));
+    }
+    Ok(Answer::Object(Value::Object(object)))
+}
+
+/// What `cluster/all` and `cluster/byId` have in common.
+fn head(state: &State, cx: &Context<'_>, cluster: &ClusterConfig) -> Map<String, Value> {
+    let shapes = &cx.config.shapes;
+    let masters =
+        state.nodes(cx.now, &cluster.identifier).filter(|vm| vm.kind == VmKind::ControlPlane).count();
+    let slaves = state.nodes(cx.now, &cluster.identifier).count() - masters;
+    let offer = cluster.offer.as_deref().and_then(|name| cx.config.offer_named(name));
+    let offer = offer.or(cx.config.offers.first());
+    let version = match shapes.version {
+        Version::Plain => cluster.kube_version.clone(),
+        Version::Prefixed => format!("v{}", cluster.kube_version),
+    };
+    let size = |get: fn(&OfferConfig) -> Value| offer.map_or(Value::Null, get);
+    let made = state.nodes(cx.now, &cluster.identifier).map(|vm| vm.created_at).min().unwrap_or(cx.now);
+    let fields = [
+        ("cluster_name", json!(cluster.name)),
+        ("identifier", json!(cluster.identifier)),
+        ("count", json!(masters)),
+        ("created_on", shapes.time(TimeStyle::Plain, made)),
+        ("updated_on", shapes.time(TimeStyle::Plain, made)),
+        ("created_by", json!("simulator")),
+        (shapes.name_key("nickname"), size(|offer| json!(offer.name))),
+        ("cpu", size(|offer| json!(offer.cpu))),
+        ("ram", size(|offer| json!(offer.ram))),
+        (shapes.traffic_key(), size(|offer| json!(offer.traffic))),
+        ("color", json!("#2f6fed")),
+        ("price", offer.map_or(Value::Null, |offer| shapes.usd(offer.monthly))),
+        ("managerCount", json!(masters)),
+        ("slaveCount", json!(slaves)),
+        ("user_id", shapes.id(USER)),
+        ("kube_version", json!(version)),
+        ("lock", json!(0)),
+        ("upgrade_version", Value::Null),
+        ("lb_id", Value::Null),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn node(cx: &Context<'_>, vm: &Vm) -> Value {
+    let shapes = &cx.config.shapes;
+    let hostname = shapes.hostname(&vm.hostname, false);
+    let master = vm.kind == VmKind::ControlPlane;
+    if matches!(shapes.nodes, Nodes::Rich | Nodes::MastersSlaves) {
+        let offer = cx.config.offer(vm.size);
+        return json!({
+            "id": shapes.id(vm.id),
+            "identifier": vm.uuid,
+            "hostname": hostname,
+            "ip": address(vm),
+            "status": status(vm, cx.now),
+            "role": if master { "master" } else { "slave" },
+            "cpu": offer.map(|offer| offer.cpu),
+            "ram": offer.map(|offer| offer.ram),
+            shapes.disk_key("disk"): offer.map(|offer| offer.disk),
+        });
+    }
+    let mut row = json!({
+        "id": shapes.id(vm.id),
+        "user_id": shapes.id(USER),
+        "hostname": hostname,
+        "default_ip": address(vm),
+        "private_ip": private_address(vm),
+        "node_type": match shapes.node_type {
+            NodeType::MasterOne => 2 - u8::from(master),
+            NodeType::MasterZero => 1 - u8::from(master),
+        },
+        "node_id": shapes.id(vm.id % 7 + 1),
+        "datacenter_id": shapes.id(cx.config.datacenter(&vm.datacenter).map_or(0, |(number, _)| number)),
+        "created_on": shapes.time(TimeStyle::Plain, vm.created_at),
+    });
+    if shapes.nodes == Nodes::Flags
+        && let Some(row) = row.as_object_mut()
+    {
+        row.insert("identifier".to_owned(), json!(vm.uuid));
+        super::vm::insert_flags(row, cx, vm);
+    }
+    row
+}
+
+/// The word for a VM's state (API §5.4, §7.1).
+pub(super) fn status(vm: &Vm, now: Timestamp) -> &'static str {
+    match vm.phase(now) {
+        Phase::Pending => "pending",
+        Phase::Provisioning => "provisioning",
+        Phase::Running => "running",
+        Phase::Suspended => "suspended",
+        Phase::Deleting | Phase::Gone => "deleting",
+    }
+}
+
+pub(super) fn groups(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let (number, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(Refusal::not_found)?;
+    let groups = state.groups.values().filter(|group| group.cluster == cluster.identifier);
+    Ok(Answer::list(groups.map(|group| group_row(state, cx, number, group))))
+}
+
+fn group_row(state: &State, cx: &Context<'_>, cluster: u64, group: &Group) -> Value {
+    let shapes = &cx.config.shapes;
+    let offer = cx.config.offer(group.size);
+    let datacenter =
+        cx.config.cluster(&group.cluster).map(|(_, c)| c.datacenter.as_str()).unwrap_or_default();
+    let number = cx.config.datacenter(datacenter).map_or(0, |(number, _)| number);
+    let boxsize = match shapes.boxsize {
+        Boxsize::KubeSize => group.size,
+        Boxsize::Other => group.size + 1000,
+    };
+    json!({
+        "id": shapes.id(group.id),
+        "group_name": group.name,
+        "user_id": shapes.id(USER),
+        "boxsize_id": shapes.id(boxsize),
+        "datacenter_id": shapes.id(number),
+        "ram": offer.map(|offer| offer.ram),
+        "cpu": offer.map(|offer| offer.cpu),
+        shapes.disk_key("ssd"): offer.map(|offer| offer.disk),
+        shapes.traffic_key(): offer.map(|offer| offer.traffic),
+        "notes": null,
+        "created_on": shapes.time(TimeStyle::Rfc3339, group.created_at),
+        "last_updated": shapes.time(TimeStyle::Rfc3339, group.created_at),
+        "dropped_on": null,
+        "is_active": shapes.flag(true),
+        "is_deleted": shapes.flag(false),
+        "identifier": group.identifier,
+        shapes.project_key(): shapes.id(PROJECT),
+        "cluster_id": shapes.id(cluster),
+        "nodes_count": state.workers(group.id).filter(|vm| vm.listed(cx.now)).count(),
+        "dcIdentifier": datacenter,
+    })
+}
+
+pub(super) fn add_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let cluster = call.text("clusterIdentifier")?;
+    let id = state.add_group(cx, &cluster, &call.text("groupName")?, call.number("KubeSizeID")?)?;
+    Ok(match cx.config.shapes.add_group {
+        AddGroup::True => Answer::Accepted,
+        AddGroup::GroupId => Answer::Object(json!({ "groupId": id.to_string() })),
+        AddGroup::Absent => Answer::Done,
+    })
+}
+
+pub(super) fn delete_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    call.check_reason(&cx.config.shapes)?;
+    state.delete_group(cx, call.param("group"))?;
+    Ok(Answer::Accepted)
+}
+
+pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let cluster = call.param("cluster");
+    let group = match (call.param("group"), call.number("groupId")) {
+        ("", Ok(group)) => group,
+        ("", Err(_)) => first_group(state, cluster)?,
+        (group, _) => group.parse().map_err(|_| Refusal::not_found())?,
+    };
+    let added = state.add_worker(cx, cluster, group)?;
+    let shapes = &cx.config.shapes;
+    let Some(vm) = added.and_then(|id| state.vms.get(&id)) else { return Ok(Answer::Accepted) };
+    let mut row = json!({
+        "id": shapes.id(vm.id),
+        "status": "pending",
+        "hostname": shapes.hostname(&vm.hostname, false),
+    });
+    Ok(match (shapes.add_slave, row.as_object_mut()) {
+        (AddSlave::True, _) | (_, None) => Answer::Accepted,
+        (AddSlave::Object, _) => Answer::Object(row),
+        (AddSlave::Identified, Some(object)) => {
+            object.insert("identifier".to_owned(), json!(vm.uuid));
+            Answer::Object(row)
+        }
+    })
+}
+
+/// The group that the older call, which names none, adds to.
+fn first_group(state: &State, cluster: &str) -> Result<u64, Refusal> {
+    let group = state.groups.values().find(|group| group.cluster == cluster);
+    group.map(|group| group.id).ok_or_else(Refusal::not_found)
+}
+
+pub(super) fn delete_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    state.delete_worker(cx, call.param("cluster"), &call.text("identifier")?)?;
+    Ok(Answer::Done)
+}
+
+pub(super) fn reduce(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    state.reduce(cx, call.param("cluster"), call.number("groupId").ok())?;
+    Ok(Answer::Accepted)
+}

@@ -1,0 +1,54 @@
+//! Client credentials (API §2.2).
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use crate::simulator::shapes::{LoginExpiry, LoginRequest, LoginResponse, Shapes};
+use crate::simulator::state::{Context, State};
+use crate::simulator::wire::{Answer, rfc2822};
+use crate::simulator::work::Refusal;
+
+pub(super) fn login(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let shapes = &cx.config.shapes;
+    let understood = match shapes.login_request {
+        LoginRequest::Any => true,
+        LoginRequest::Json => !call.form,
+        LoginRequest::Form => call.form,
+    };
+    if !understood {
+        return Err(Refusal::new(400, "clientId is required"));
+    }
+    let token = state.login(cx, &call.text("clientId")?, &call.text("clientSecret")?)?;
+    let access = pair(shapes, &token.text, token.expires_at);
+    let refresh = pair(shapes, &format!("refresh-{}", token.text), token.expires_at);
+    let mut body = Map::new();
+    body.insert("error".to_owned(), shapes.error_field(None));
+    match shapes.login_response {
+        LoginResponse::TokenAccess => {
+            body.insert("token".to_owned(), json!({ "access": access, "refresh": refresh }));
+        }
+        LoginResponse::AccessToken => {
+            body.insert("accessToken".to_owned(), access);
+            body.insert("refreshToken".to_owned(), refresh);
+        }
+        LoginResponse::Text => {
+            body.extend(access.as_object().cloned().unwrap_or_default());
+        }
+        LoginResponse::Data => {
+            body.insert("data".to_owned(), json!({ "accessToken": access, "refreshToken": refresh }));
+        }
+    }
+    Ok(Answer::Whole(Value::Object(body)))
+}
+
+fn pair(shapes: &Shapes, token: &str, expires_at: Timestamp) -> Value {
+    let expires = match shapes.login_expiry {
+        LoginExpiry::Rfc3339 => json!(expires_at.to_string()),
+        LoginExpiry::Rfc2822 => json!(rfc2822(expires_at)),
+        LoginExpiry::Seconds => json!(expires_at.as_second()),
+        LoginExpiry::Millis => json!(expires_at.as_millisecond()),
+        LoginExpiry::Absent => return json!({ "token": token }),
+    };
+    json!({ "token": token, "expires": expires })
+}

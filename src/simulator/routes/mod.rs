@@ -1,0 +1,232 @@
+//! The HTTP API: each endpoint is a plain function of the state.
+
+mod billing;
+mod catalog;
+mod control;
+mod kubernetes;
+mod login;
+mod vm;
+
+use std::collections::HashMap;
+use std::future::{Ready, ready};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, RawPathParams, State as Shared};
+use axum::routing::{MethodRouter, delete, get, post};
+use bytes::Bytes;
+use http::{HeaderMap, Response, header};
+use serde_json::Value;
+
+use super::Simulator;
+use super::shapes::{AuthHeader, DeleteBody, Prefix, Shapes};
+use super::state::{Context, State};
+use super::wire::{Answer, Page};
+use super::work::Refusal;
+
+/// What came with a request.
+pub(super) struct Call {
+    params: HashMap<String, String>,
+    body: Value,
+    form: bool,
+}
+
+type Endpoint = fn(&mut State, &mut Context<'_>, &Call) -> Result<Answer, Refusal>;
+
+/// Every prefix that any client uses. Which of them are served is a matter of shape.
+const PREFIXES: [&str; 3] = ["/apps/v2", "/api/v2", "/v2"];
+
+pub(super) fn router(simulator: Simulator) -> Router {
+    let mut router = Router::new().merge(control::router());
+    for prefix in PREFIXES {
+        router = router.nest(prefix, api());
+    }
+    router.fallback(unknown).method_not_allowed_fallback(unknown).with_state(simulator)
+}
+
+fn api() -> Router<Simulator> {
+    Router::new()
+        .route("/auth/from/api", post(open(login::login)))
+        .route("/datacenter", get(closed(catalog::datacenters)))
+        .route("/plans/category", get(closed(catalog::categories)))
+        .route("/resources", post(closed(catalog::resources)))
+        .route("/k8s/offers", post(closed(catalog::kubernetes_offers)))
+        .route("/k8s/cluster/all", get(closed(kubernetes::clusters)))
+        .route("/k8s/cluster/byId/{cluster}", get(closed(kubernetes::cluster)))
+        .route("/k8s/node/groups/byClusterId/{cluster}", get(closed(kubernetes::groups)))
+        .route("/k8s/cluster/add/group", post(closed(kubernetes::add_group)))
+        .route("/k8s/cluster/delete/group/{group}", delete(closed(kubernetes::delete_group)))
+        .route("/k8s/cluster/byId/{cluster}/add/slave", post(closed(kubernetes::add_slave)))
+        .route("/k8s/cluster/byId/{cluster}/add/slave/group/{group}", post(closed(kubernetes::add_slave)))
+        .route("/k8s/cluster/byId/{cluster}/delete/slave", delete(closed(kubernetes::delete_slave)))
+        .route("/k8s/cluster/byId/{cluster}/reduce", delete(closed(kubernetes::reduce)))
+        .route("/k8s/cluster/byId/{cluster}/reduce/slave", delete(closed(kubernetes::reduce)))
+        .route("/storages/vms", get(closed(vm::storage_list)))
+        .route("/vm", vms())
+        .route("/vm/pending", get(closed(vm::pending)))
+        .route("/vm/{vm}", get(closed(vm::get)))
+        .route("/billing/estimated/usages", get(closed(billing::usages)))
+}
+
+fn vms() -> MethodRouter<Simulator> {
+    get(closed(vm::list)).post(closed(vm::create)).delete(closed(vm::delete))
+}
+
+async fn unknown(Shared(simulator): Shared<Simulator>) -> Response<Body> {
+    simulator.shapes().unknown_route()
+}
+
+type Queried = Query<HashMap<String, String>>;
+
+/// The work of one endpoint, for those who have a token.
+fn closed(
+    endpoint: Endpoint,
+) -> impl Fn(Shared<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone {
+    move |simulator, params, query, headers, body| {
+        ready(serve(&simulator, endpoint, Door::Closed, &params, &query, &headers, &body))
+    }
+}
+
+/// The work of one endpoint, for everyone.
+fn open(
+    endpoint: Endpoint,
+) -> impl Fn(Shared<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone {
+    move |simulator, params, query, headers, body| {
+        ready(serve(&simulator, endpoint, Door::Open, &params, &query, &headers, &body))
+    }
+}
+
+/// Whether an endpoint asks for a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    Closed,
+}
+
+fn serve(
+    simulator: &Simulator,
+    endpoint: Endpoint,
+    door: Door,
+    params: &RawPathParams,
+    query: &HashMap<String, String>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Response<Body> {
+    simulator.with(|state, cx, rate| {
+        let shapes = cx.config.shapes;
+        if let Some(limit) = cx.config.rate_limit
+            && let Err(seconds) = rate.admit(limit, cx.now)
+        {
+            return shapes.too_many(seconds, cx.now);
+        }
+        if door == Door::Closed && !tokens(&shapes, headers).any(|token| state.admits(cx, token)) {
+            return shapes.render(Err(Refusal::new(401, "Please authenticate")), Page::default());
+        }
+        let page = Page {
+            offset: query.get("offset").and_then(|n| n.parse().ok()).unwrap_or_default(),
+            limit: query.get("limit").and_then(|n| n.parse().ok()),
+        };
+        let result = Call::read(params, headers, body).and_then(|call| endpoint(state, cx, &call));
+        shapes.render(result, page)
+    })
+}
+
+/// The tokens that the request carries where the API looks for them.
+fn tokens<'a>(shapes: &Shapes, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let own = text("vpsie-auth").filter(|_| shapes.auth_header != AuthHeader::Bearer);
+    let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    own.into_iter().chain(bearer.filter(|_| shapes.auth_header != AuthHeader::VpsieAuth))
+}
+
+impl Call {
+    fn read(params: &RawPathParams, headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let form = content_type.is_some_and(|t| t.starts_with("application/x-www-form-urlencoded"));
+        let params = params.iter().map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        let body = if body.is_empty() {
+            Value::Null
+        } else if form {
+            url::form_urlencoded::parse(body)
+                .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
+                .collect()
+        } else {
+            serde_json::from_slice(body).map_err(|_| Refusal::new(400, "Malformed JSON in the request"))?
+        };
+        Ok(Self { params, body, form })
+    }
+
+    /// A part of the path.
+    fn param(&self, name: &str) -> &str {
+        self.params.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// A field of the body, as text. Numbers too.
+    fn text(&self, name: &str) -> Result<String, Refusal> {
+        match self.body.get(name) {
+            Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+            Some(Value::Number(number)) => Ok(number.to_string()),
+            _ => Err(Refusal::new(400, format!("{name} is required"))),
+        }
+    }
+
+    /// A numeric field of the body.
+    fn number(&self, name: &str) -> Result<u64, Refusal> {
+        self.text(name)?.parse().map_err(|_| Refusal::new(400, format!("{name} must be a number")))
+    }
+
+    /// Refuses a deletion without its reason, where one is asked for.
+    fn check_reason(&self, shapes: &Shapes) -> Result<(), Refusal> {
+        let reason = self.body.pointer("/deleteStatistic/reason").and_then(Value::as_str);
+        if shapes.delete_body == DeleteBody::Statistic && reason.is_none_or(str::is_empty) {
+            return Err(Refusal::new(400, "deleteStatistic.reason is required"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the path stands under a prefix that is served, or under none.
+pub(super) fn prefix_is_served(shapes: &Shapes, path: &str) -> bool {
+    let served: &[&str] = match shapes.prefix {
+        Prefix::AppsAndApi => &["/apps/v2", "/api/v2"],
+        Prefix::Apps => &["/apps/v2"],
+        Prefix::Api => &["/api/v2"],
+        Prefix::Bare => &["/v2"],
+    };
+    PREFIXES.iter().all(|prefix| !is_under(prefix, path) || served.contains(prefix))
+}
+
+/// The endpoint that a request is for, as it is counted: `GET /k8s/cluster/byId/*`.
+pub(super) fn endpoint_name(method: &str, path: &str) -> String {
+    let path = PREFIXES.iter().find(|prefix| is_under(prefix, path)).map_or(path, |p| &path[p.len()..]);
+    let is_id = |part: &str| part.len() == 36 || part.bytes().all(|b| b.is_ascii_digit());
+    let parts = path.split('/').map(|part| if !part.is_empty() && is_id(part) { "*" } else { part });
+    format!("{method} {}", parts.collect::<Vec<_>>().join("/"))
+}
+
+fn is_under(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_counted_without_prefix_and_ids() {
+        let name = endpoint_name(
+            "POST",
+            "/apps/v2/k8s/cluster/byId/5a1c94be-6f3d-11ef-9b52-bc24115e1e5f/add/slave/group/7",
+        );
+        assert_eq!(name, "POST /k8s/cluster/byId/*/add/slave/group/*");
+        assert_eq!(endpoint_name("GET", "/v2/vm"), "GET /vm");
+    }
+
+    #[test]
+    fn only_the_chosen_prefix_is_served() {
+        let shapes = Shapes { prefix: Prefix::Apps, ..Shapes::default() };
+        assert!(prefix_is_served(&shapes, "/apps/v2/vm"));
+        assert!(!prefix_is_served(&shapes, "/api/v2/vm"));
+        assert!(prefix_is_served(&shapes, "/elsewhere"));
+    }
+}

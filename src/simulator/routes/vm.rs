@@ -1,0 +1,180 @@
+//! VMs, and the list that knows the UUIDs of Kubernetes nodes (API §5.5, §7).
+
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use super::catalog::mapping_identifier;
+use super::kubernetes::status;
+use crate::simulator::shapes::{VmGet, VmStateShape};
+use crate::simulator::state::{Context, Phase, State, Vm, VmKind};
+use crate::simulator::wire::{Answer, TimeStyle};
+use crate::simulator::work::Refusal;
+
+/// `GET /storages/vms`: every VM, Kubernetes nodes too.
+pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+    let shapes = &cx.config.shapes;
+    let vms = state.vms.values().filter(|vm| vm.listed(cx.now));
+    Ok(Answer::list(vms.map(|vm| {
+        let datacenter = cx.config.datacenter(&vm.datacenter);
+        json!({
+            "hostname": shapes.hostname(&vm.hostname, true),
+            "identifier": vm.uuid,
+            "datacenter_id": shapes.id(datacenter.map_or(0, |(number, _)| number)),
+            "default_ip": address(vm),
+            "default_ipv6": "",
+            "private_ip": private_address(vm),
+            shapes.disk_key("ssd"): cx.config.offer(vm.size).map(|offer| offer.disk),
+            "state": datacenter.map(|(_, d)| d.state.clone()).unwrap_or_default(),
+            "is_fip_available": shapes.flag(true),
+            "is_bucket_available": shapes.flag(true),
+            "dcIdentifier": vm.datacenter,
+            "fullname": "Ubuntu 24.04",
+            "category": "Linux",
+            "type": if vm.kind == VmKind::Plain { "vm" } else { "k8s" },
+        })
+    })))
+}
+
+/// `GET /vm`: Kubernetes nodes are not among them (API §5.5).
+pub(super) fn list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+    let vms = state.vms.values().filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
+    Ok(Answer::list(vms.map(|vm| row(cx, vm))))
+}
+
+pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let vm = state.vm(call.param("vm")).filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
+    let row = row(cx, vm.ok_or_else(Refusal::not_found)?);
+    Ok(match cx.config.shapes.vm_get {
+        VmGet::VmData => Answer::Object(json!({
+            "vmData": row,
+            "imageCategories": [],
+            "vmTags": [],
+            "privateIpData": [],
+            "floatingIpData": [],
+        })),
+        VmGet::Data => Answer::Object(row),
+        VmGet::Bare => Answer::Whole(row),
+    })
+}
+
+/// `POST /vm`: answers with no id (API §7.3).
+pub(super) fn create(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    let datacenter = call.text("dcIdentifier")?;
+    let (number, datacenter) = cx.config.datacenter(&datacenter).ok_or_else(Refusal::not_found)?;
+    let wanted = call.text("resourceIdentifier")?;
+    call.text("osIdentifier")?;
+    let hostname = call.text("hostname")?;
+    let offer = cx.config.offers.iter().find(|offer| mapping_identifier(number, offer) == wanted);
+    let offer = offer.ok_or_else(|| Refusal::new(400, "Please select the right package for this OS"))?;
+    state.create_vm(cx, &datacenter.identifier, offer.id, &hostname)?;
+    Ok(Answer::Accepted)
+}
+
+pub(super) fn delete(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+    call.check_reason(&cx.config.shapes)?;
+    state.delete_vm(cx, &call.text("vmIdentifier")?)?;
+    Ok(Answer::Accepted)
+}
+
+/// `GET /vm/pending`: VMs that are asked for and not listed yet. Kubernetes nodes are not among them: whether
+/// they are at VPSie is unknown (API §7.7).
+pub(super) fn pending(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+    let is_pending = |vm: &&Vm| vm.kind == VmKind::Plain && vm.phase(cx.now) == Phase::Pending;
+    Ok(Answer::list(state.vms.values().filter(is_pending).map(|vm| {
+        let offer = cx.config.offer(vm.size);
+        let number = cx.config.datacenter(&vm.datacenter).map_or(0, |(number, _)| number);
+        json!({
+            "id": vm.id.to_string(),
+            "user": {},
+            "user_id": USER,
+            "data": {
+                "resourceIdentifier": offer.map(|offer| mapping_identifier(number, offer)),
+                "dcIdentifier": vm.datacenter,
+                "hostname": vm.hostname,
+                "addPublicIpV4": true,
+                "tags": [],
+                "projectId": PROJECT,
+                "isGeneratedPassword": true,
+            },
+            "resourceData": {},
+            "datacenter": [],
+            "osData": {},
+            "running": 1,
+            "type": "vm",
+        })
+    })))
+}
+
+fn row(cx: &Context<'_>, vm: &Vm) -> Value {
+    let shapes = &cx.config.shapes;
+    let offer = cx.config.offer(vm.size);
+    let datacenter = cx.config.datacenter(&vm.datacenter);
+    let mut row = json!({
+        "id": shapes.id(vm.id),
+        "user_id": shapes.id(USER),
+        "boxsize_id": shapes.id(vm.size),
+        "boximage_id": shapes.id(1),
+        "datacenter_id": shapes.id(datacenter.map_or(0, |(number, _)| number)),
+        "node_id": shapes.id(vm.id % 7 + 1),
+        "hostname": shapes.hostname(&vm.hostname, false),
+        "default_ip": address(vm),
+        "default_ipv6": "",
+        "private_ip": private_address(vm),
+        "ram": offer.map(|offer| offer.ram),
+        "cpu": offer.map(|offer| offer.cpu),
+        shapes.disk_key("ssd"): offer.map(|offer| offer.disk),
+        shapes.traffic_key(): offer.map(|offer| offer.traffic),
+        "notes": null,
+        "created_on": shapes.time(TimeStyle::Plain, vm.created_at),
+        "last_updated": shapes.time(TimeStyle::Plain, vm.created_at),
+        "dropped_on": null,
+        "identifier": vm.uuid,
+        shapes.project_key(): shapes.id(PROJECT),
+        "is_custom": shapes.flag(false),
+        "custom_price": null,
+        "state": datacenter.map(|(_, d)| d.state.clone()).unwrap_or_default(),
+        "dcIdentifier": vm.datacenter,
+        "category": "Linux",
+        "fullname": "Ubuntu 24.04",
+    });
+    if let Some(row) = row.as_object_mut() {
+        if shapes.vm_state != VmStateShape::Status {
+            insert_flags(row, cx, vm);
+        }
+        if shapes.vm_state != VmStateShape::Flags {
+            row.insert("status".to_owned(), json!(status(vm, cx.now)));
+        }
+    }
+    row
+}
+
+/// A VM's state as flags (API §7.1).
+pub(super) fn insert_flags(row: &mut Map<String, Value>, cx: &Context<'_>, vm: &Vm) {
+    let phase = vm.phase(cx.now);
+    for (name, on) in [
+        ("is_active", !matches!(phase, Phase::Pending | Phase::Provisioning)),
+        ("is_deleted", false),
+        ("power", phase == Phase::Running),
+        ("is_locked", false),
+        ("is_suspended", phase == Phase::Suspended),
+        ("boxes_suspended", phase == Phase::Suspended),
+        ("is_terminated", phase == Phase::Deleting),
+    ] {
+        row.insert(name.to_owned(), cx.config.shapes.flag(on));
+    }
+}
+
+/// The project of everything.
+pub(super) const PROJECT: u64 = 71128;
+/// The user that everything belongs to.
+pub(super) const USER: u64 = 4711;
+
+/// Its public address, of the range that is set aside for measurements.
+pub(super) fn address(vm: &Vm) -> String {
+    format!("198.{}.{}.{}", 18 + (vm.id >> 16 & 1), vm.id >> 8 & 255, vm.id & 255)
+}
+
+/// Its private address.
+pub(super) fn private_address(vm: &Vm) -> String {
+    format!("10.{}.{}.{}", vm.id >> 16 & 255, vm.id >> 8 & 255, vm.id & 255)
+}

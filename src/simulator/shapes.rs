@@ -1,0 +1,484 @@
+//! Which of the contradictory shapes the API speaks (API §16).
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+/// Why a `--shape` text says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// Not `name=value`.
+    #[error("shape {0:?}: want <name>=<value>, such as login-request=form")]
+    Syntax(String),
+    /// No shape is called so.
+    #[error("shape {name:?} is unknown; known are {known}")]
+    Name {
+        /// What was given.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The shape has no such value.
+    #[error("shape {name}: {value:?} is not a value of it; allowed are {allowed}")]
+    Value {
+        /// The shape.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What there is.
+        allowed: String,
+    },
+}
+
+macro_rules! shapes {
+    ($(
+        $(#[$doc:meta])*
+        $field:ident = $name:literal: $kind:ident {
+            $( $(#[$variant_doc:meta])* $variant:ident = $text:literal ),+ $(,)?
+        }
+    )+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            pub enum $kind {
+                $( $(#[$variant_doc])* #[serde(rename = $text)] $variant ),+
+            }
+
+            impl $kind {
+                /// Every reading; the first is the default.
+                pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
+            }
+
+            impl Default for $kind {
+                fn default() -> Self {
+                    Self::ALL[0].1
+                }
+            }
+        )+
+
+        /// One reading of each contradiction. The default is the best evidenced one, which is what VPSie's
+        /// own Go client understands.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+        pub struct Shapes {
+            $( $(#[$doc])* pub $field: $kind ),+
+        }
+
+        impl Shapes {
+            /// Every name with its values, the default first.
+            pub fn known() -> Vec<(&'static str, Vec<&'static str>)> {
+                vec![$(($name, $kind::ALL.iter().map(|(text, _)| *text).collect())),+]
+            }
+
+            /// Applies one `name=value`.
+            pub fn set(&mut self, text: &str) -> Result<(), ShapeError> {
+                let (name, value) = text.split_once('=').ok_or_else(|| ShapeError::Syntax(text.to_owned()))?;
+                match name.trim() {
+                    $(
+                        $name => self.$field = choose($name, value.trim(), $kind::ALL)?,
+                    )+
+                    other => {
+                        return Err(ShapeError::Name {
+                            name: other.to_owned(),
+                            known: [$($name),+].join(", "),
+                        });
+                    }
+                }
+                Ok(())
+            }
+
+            /// One reading of each, by chance.
+            pub fn random(rng: &mut impl rand::RngExt) -> Self {
+                Self { $( $field: $kind::ALL[rng.random_range(0..$kind::ALL.len())].1 ),+ }
+            }
+        }
+    };
+}
+
+shapes! {
+    /// Which path prefixes are served (row 1).
+    prefix = "prefix": Prefix {
+        /// `/apps/v2` and `/api/v2` reach the same backend.
+        AppsAndApi = "apps-and-api",
+        /// Only `/apps/v2`.
+        Apps = "apps",
+        /// Only `/api/v2`.
+        Api = "api",
+        /// Only `/v2`.
+        Bare = "v2",
+    }
+    /// What a login sends (row 2).
+    login_request = "login-request": LoginRequest {
+        /// JSON and form are both understood.
+        Any = "any",
+        /// Only `application/json`.
+        Json = "json",
+        /// Only `application/x-www-form-urlencoded`.
+        Form = "form",
+    }
+    /// Where the token stands in a login's answer (row 3).
+    login_response = "login-response": LoginResponse {
+        /// `token.access.token`.
+        TokenAccess = "token-access",
+        /// `accessToken.token`.
+        AccessToken = "access-token",
+        /// `token`, a text.
+        Text = "text",
+        /// `data.accessToken.token`.
+        Data = "data",
+    }
+    /// How a login says when its token ends (§2.2).
+    login_expiry = "login-expiry": LoginExpiry {
+        /// RFC 3339.
+        Rfc3339 = "rfc3339",
+        /// RFC 2822.
+        Rfc2822 = "rfc2822",
+        /// Seconds since 1970.
+        Seconds = "seconds",
+        /// Milliseconds since 1970.
+        Millis = "millis",
+        /// Not at all.
+        Absent = "absent",
+    }
+    /// Which header carries the token (row 4).
+    auth_header = "auth-header": AuthHeader {
+        /// Either one.
+        Either = "either",
+        /// Only `Vpsie-Auth`.
+        VpsieAuth = "vpsie-auth",
+        /// Only `Authorization: Bearer`.
+        Bearer = "bearer",
+    }
+    /// The `error` field (row 5).
+    error_flag = "error-flag": ErrorFlag {
+        /// A boolean.
+        Bool = "bool",
+        /// A text: the message, or `false`.
+        Text = "text",
+    }
+    /// The HTTP status of a refusal (row 5).
+    error_status = "error-status": ErrorStatus {
+        /// 4xx.
+        Status = "status",
+        /// 200, with `error: true`. A missing token is 401 all the same.
+        Ok = "ok",
+    }
+    /// The body of an answer about a route that does not exist (row 6).
+    unknown_route = "unknown-route": UnknownRoute {
+        /// JSON, `Not found`.
+        Json = "json",
+        /// An HTML page.
+        Html = "html",
+    }
+    /// A list's `data` (row 7).
+    list = "list": ListShape {
+        /// An array.
+        Array = "array",
+        /// `{rows, count}`.
+        RowsCount = "rows-count",
+        /// `{rows, total}`.
+        RowsTotal = "rows-total",
+        /// The array alone, with no envelope.
+        Bare = "bare",
+    }
+    /// A list's `data` when there is nothing (row 7).
+    empty_list = "empty-list": EmptyList {
+        /// As any other list.
+        Array = "array",
+        /// `false`.
+        False = "false",
+        /// `null`.
+        Null = "null",
+        /// No `data`.
+        Absent = "absent",
+    }
+    /// How an object that is not there is answered (row 7).
+    not_found = "not-found": NotFound {
+        /// HTTP 404 with an error.
+        Status = "status",
+        /// `data: false`, no error.
+        False = "data-false",
+        /// `data: null`, no error.
+        Null = "data-null",
+        /// HTTP 200 with an error.
+        Error = "error",
+    }
+    /// How the number of rows is called (row 8).
+    total = "total": Total {
+        /// `total`.
+        Total = "total",
+        /// `total` and a space.
+        Space = "total-space",
+        /// `count`.
+        Count = "count",
+        /// `pagination.total`.
+        Pagination = "pagination",
+        /// Not given.
+        Absent = "absent",
+    }
+    /// How long lists are cut (§3.3).
+    paging = "paging": Paging {
+        /// Never: paging is ignored.
+        Whole = "whole",
+        /// `offset` counts rows; 20 rows unless `limit` says otherwise.
+        Rows = "rows",
+        /// `offset` counts pages; 20 rows unless `limit` says otherwise.
+        Pages = "pages",
+    }
+    /// Numeric ids (row 9).
+    ids = "ids": Ids {
+        /// Numbers.
+        Number = "number",
+        /// Texts.
+        Text = "text",
+    }
+    /// A group's `boxsize_id` (row 10).
+    boxsize = "boxsize": Boxsize {
+        /// The `KubeSizeID` that it was made with.
+        KubeSize = "kube-size",
+        /// Of another number space.
+        Other = "other",
+    }
+    /// Answer to a VM asked for by its UUID (row 11).
+    vm_get = "vm-get": VmGet {
+        /// `data.vmData`.
+        VmData = "vm-data",
+        /// `data`.
+        Data = "data",
+        /// No envelope.
+        Bare = "bare",
+    }
+    /// A VM's state (row 12).
+    vm_state = "vm-state": VmStateShape {
+        /// `is_active`, `power`, `is_suspended` and so on.
+        Flags = "flags",
+        /// A text `status`.
+        Status = "status",
+        /// Both.
+        Both = "both",
+    }
+    /// The nodes of a cluster (row 13).
+    nodes = "nodes": Nodes {
+        /// `nodes`, with neither UUID nor state.
+        Plain = "plain",
+        /// `nodes`, with UUID, role, state and size.
+        Rich = "rich",
+        /// `masters` and `slaves`, with UUID, role, state and size.
+        MastersSlaves = "masters-slaves",
+        /// `nodes` with flags in the place of a state, and UUID.
+        Flags = "flags",
+    }
+    /// What `node_type` of a control-plane node is (row 13).
+    node_type = "node-type": NodeType {
+        /// 1; workers are 2.
+        MasterOne = "master-1",
+        /// 0; workers are 1.
+        MasterZero = "master-0",
+    }
+    /// Answer to a worker being added (row 14).
+    add_slave = "add-slave": AddSlave {
+        /// `data: true`.
+        True = "true",
+        /// An object with id, status and hostname.
+        Object = "object",
+        /// An object with a UUID too.
+        Identified = "identified",
+    }
+    /// Answer to a group being added (row 16).
+    add_group = "add-group": AddGroup {
+        /// `data: true`.
+        True = "true",
+        /// `data.groupId`.
+        GroupId = "group-id",
+        /// No `data`.
+        Absent = "absent",
+    }
+    /// What a deletion must carry (row 17).
+    delete_body = "delete-body": DeleteBody {
+        /// Anything goes.
+        Free = "free",
+        /// `deleteStatistic.reason`, for groups and VMs.
+        Statistic = "statistic",
+    }
+    /// What becomes of a deleted group's workers. Not evidenced.
+    delete_group = "delete-group": DeleteGroup {
+        /// They are deleted too.
+        Cascade = "cascade",
+        /// The group is not deleted while it has some.
+        Refuse = "refuse",
+    }
+    /// Flags (row 18).
+    flags = "flags": Flags {
+        /// 0 and 1.
+        Number = "number",
+        /// `"0"` and `"1"`.
+        Text = "text",
+        /// Booleans.
+        Bool = "bool",
+    }
+    /// The project of a VM or group (row 19).
+    project = "project": Project {
+        /// `project_id`.
+        Snake = "project_id",
+        /// `projectId`.
+        Camel = "projectId",
+    }
+    /// Money (row 20).
+    money = "money": Money {
+        /// Texts on the bill, numbers elsewhere.
+        Mixed = "mixed",
+        /// Numbers.
+        Number = "number",
+        /// Texts.
+        Text = "text",
+    }
+    /// The hourly price of an offer (row 20).
+    hourly = "hourly": Hourly {
+        /// Given.
+        Given = "given",
+        /// 0.
+        Zero = "zero",
+        /// Not given.
+        Absent = "absent",
+    }
+    /// What sizes are called (row 21).
+    sizes = "sizes": Sizes {
+        /// As each endpoint does: `name`, `disk` for Kubernetes offers, `nickname`, `ssd` elsewhere.
+        Own = "own",
+        /// `name`, `disk`, `bandwidth` everywhere.
+        Disk = "disk",
+        /// `nickname`, `ssd`, `traffic` everywhere.
+        Ssd = "ssd",
+    }
+    /// Times (row 22).
+    times = "times": Times {
+        /// RFC 3339 for groups and billing, `YYYY-MM-DD HH:MM:SS` elsewhere.
+        Mixed = "mixed",
+        /// RFC 3339.
+        Rfc3339 = "rfc3339",
+        /// `YYYY-MM-DD HH:MM:SS`.
+        Sql = "sql",
+        /// Empty texts.
+        Empty = "empty",
+        /// Null.
+        Null = "null",
+    }
+    /// `kube_version` (row 23).
+    version = "version": Version {
+        /// `1.33.4`.
+        Plain = "plain",
+        /// `v1.33.4`.
+        Prefixed = "v",
+    }
+    /// Case of hostnames (row 24).
+    hostnames = "hostnames": Hostnames {
+        /// The cluster's name keeps its capitals; Kubernetes folds them.
+        Mixed = "mixed",
+        /// Lower case.
+        Lower = "lower",
+        /// Lower case in `storages/vms`, mixed elsewhere.
+        Differing = "differing",
+    }
+    /// Rows that cannot be read (row 25).
+    rows = "rows": Rows {
+        /// None, and no field but the evidenced ones.
+        Clean = "clean",
+        /// Fields that nobody knows, and one row in every list that makes no sense.
+        Odd = "odd",
+    }
+    /// `Retry-After` of a 429.
+    retry_after = "retry-after": RetryAfter {
+        /// Not given: no evidence of one.
+        Absent = "absent",
+        /// Seconds.
+        Seconds = "seconds",
+        /// An HTTP date.
+        Date = "date",
+    }
+}
+
+fn choose<T: Copy>(name: &'static str, value: &str, all: &[(&'static str, T)]) -> Result<T, ShapeError> {
+    all.iter().find(|(text, _)| *text == value).map(|(_, chosen)| *chosen).ok_or_else(|| ShapeError::Value {
+        name,
+        value: value.to_owned(),
+        allowed: all.iter().map(|(text, _)| *text).collect::<Vec<_>>().join(", "),
+    })
+}
+
+impl Shapes {
+    /// The reading of the Go original's client: what it decodes, where others decode something else.
+    pub fn original() -> Self {
+        Self {
+            login_request: LoginRequest::Form,
+            login_response: LoginResponse::AccessToken,
+            auth_header: AuthHeader::Bearer,
+            nodes: Nodes::Rich,
+            add_slave: AddSlave::Identified,
+            add_group: AddGroup::GroupId,
+            times: Times::Rfc3339,
+            ..Self::default()
+        }
+    }
+
+    /// The default with one reading changed, for every reading that is not the default, each under its
+    /// `name=value`. What a tolerant client has to pass.
+    pub fn each() -> Vec<(String, Self)> {
+        let mut all = Vec::new();
+        for (name, values) in Self::known() {
+            for value in values.into_iter().skip(1) {
+                let text = format!("{name}={value}");
+                let mut shapes = Self::default();
+                if shapes.set(&text).is_ok() {
+                    all.push((text, shapes));
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Whether money is shown as its nearest number: JSON has no decimals.
+pub(super) fn number(money: Decimal) -> f64 {
+    money.try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_is_set_by_name() {
+        let mut shapes = Shapes::default();
+        shapes.set("nodes=rich").unwrap();
+        assert_eq!(shapes, Shapes { nodes: Nodes::Rich, ..Shapes::default() });
+    }
+
+    #[test]
+    fn a_wrong_shape_says_what_there_is() {
+        let set = |text| Shapes::default().set(text).unwrap_err().to_string();
+        assert_eq!(set("nodes"), "shape \"nodes\": want <name>=<value>, such as login-request=form");
+        assert_eq!(
+            set("nodes=poor"),
+            "shape nodes: \"poor\" is not a value of it; allowed are plain, rich, masters-slaves, flags"
+        );
+        assert!(set("knots=rich").starts_with("shape \"knots\" is unknown; known are prefix, "));
+    }
+
+    #[test]
+    fn each_variant_differs_from_the_default_in_one_name() {
+        let all = Shapes::each();
+        let readings: usize = Shapes::known().iter().map(|(_, values)| values.len() - 1).sum();
+        assert_eq!(all.len(), readings);
+        for (name, shapes) in all {
+            assert_ne!(shapes, Shapes::default(), "{name}");
+        }
+    }
+
+    #[test]
+    fn serde_speaks_the_same_names() {
+        for (text, shapes) in Shapes::each() {
+            let (name, value) = text.split_once('=').unwrap();
+            let json = serde_json::json!({ name: value });
+            assert_eq!(serde_json::from_value::<Shapes>(json).unwrap(), shapes, "{text}");
+        }
+    }
+}

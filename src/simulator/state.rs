@@ -1,0 +1,408 @@
+//! What exists at the simulated VPSie. Pure: time and chance come in as arguments.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::config::{ClusterConfig, SimulatorConfig};
+
+/// Everything that a restart has to find again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct State {
+    pub next_id: u64,
+    pub groups: BTreeMap<u64, Group>,
+    /// By numeric id. Those of [`Phase::Gone`] too, until [`State::settle`] takes them away.
+    pub vms: BTreeMap<u64, Vm>,
+    /// Deleted VMs, for the bill.
+    pub gone: Vec<Vm>,
+    pub capacity: Vec<Room>,
+    pub worker_quota: Option<u32>,
+    pub tokens: Vec<Token>,
+    /// Grows with every change.
+    pub revision: u64,
+}
+
+/// A node group of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// What adding a worker names.
+    pub id: u64,
+    /// What deleting the group names.
+    pub identifier: String,
+    /// Not unique.
+    pub name: String,
+    /// UUID of its cluster.
+    pub cluster: String,
+    /// `KubeSizeID`.
+    pub size: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A VM at the simulated VPSie.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Vm {
+    /// Numeric id.
+    pub id: u64,
+    /// `identifier`.
+    pub uuid: String,
+    /// As VPSie spells it; Kubernetes folds it to lower case.
+    pub hostname: String,
+    /// What it is for.
+    pub kind: VmKind,
+    /// UUID of its cluster.
+    pub cluster: Option<String>,
+    /// Numeric id of its node group.
+    pub group: Option<u64>,
+    /// Identifier of its datacenter.
+    pub datacenter: String,
+    /// `KubeSizeID`.
+    pub size: u64,
+    /// When it was asked for. It is billed from here.
+    pub created_at: Timestamp,
+    /// When listings begin to show it.
+    pub listed_at: Timestamp,
+    /// When it is up. None: never.
+    pub up_at: Option<Timestamp>,
+    /// Whether VPSie has suspended it.
+    pub suspended: bool,
+    /// How it ends, once that is known.
+    pub end: Option<End>,
+}
+
+/// What a VM is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmKind {
+    /// Control-plane node of a cluster.
+    ControlPlane,
+    /// Worker that was there from the start, or that someone else added.
+    Foreign,
+    /// Worker that was asked for through the API.
+    Worker,
+    /// A VM of no cluster.
+    Plain,
+}
+
+/// How a VM ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct End {
+    /// By whom.
+    pub by: EndedBy,
+    /// When it was decided: the deletion, or the notice of an interruption.
+    pub decided_at: Timestamp,
+    /// When it stops. It is billed until here.
+    pub stops_at: Timestamp,
+    /// When listings show it no more.
+    pub gone_at: Timestamp,
+}
+
+/// By whom a VM ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndedBy {
+    /// A deletion that named it.
+    Deletion,
+    /// A `reduce` call or a group's deletion, which let VPSie choose.
+    Reduction,
+    /// VPSie took it back.
+    Interruption,
+    /// Someone, behind the client's back.
+    Stranger,
+}
+
+/// Where a VM is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Asked for; no listing shows it.
+    Pending,
+    /// Listed, not up.
+    Provisioning,
+    /// Up.
+    Running,
+    /// Suspended by VPSie.
+    Suspended,
+    /// Stopped for good, still listed.
+    Deleting,
+    /// No more.
+    Gone,
+}
+
+/// Room for VMs of a size in a datacenter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Room {
+    /// None: each.
+    pub datacenter: Option<String>,
+    pub size: u64,
+    pub limit: u32,
+}
+
+/// What a login gave.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Token {
+    pub text: String,
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Token(until {})", self.expires_at)
+    }
+}
+
+/// What every operation needs besides the state.
+pub(super) struct Context<'a> {
+    pub config: &'a SimulatorConfig,
+    pub now: Timestamp,
+    pub rng: &'a mut Xoshiro256PlusPlus,
+}
+
+/// How long deleted VMs stay on the bill.
+const BILLED: SignedDuration = SignedDuration::from_hours(31 * 24);
+
+impl State {
+    /// What the configuration says is there from the start, long up.
+    pub(super) fn new(cx: &mut Context<'_>) -> Self {
+        let rooms = cx.config.capacity.iter().filter_map(|room| {
+            let size = cx.config.offer_named(&room.offer)?.id;
+            Some(Room { datacenter: room.datacenter.clone(), size, limit: room.limit })
+        });
+        let mut state = Self {
+            next_id: 1,
+            groups: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            gone: Vec::new(),
+            capacity: rooms.collect(),
+            worker_quota: cx.config.worker_quota,
+            tokens: Vec::new(),
+            revision: 0,
+        };
+        let config = cx.config;
+        for cluster in &config.clusters {
+            state.furnish(cx, cluster);
+        }
+        state
+    }
+
+    fn furnish(&mut self, cx: &mut Context<'_>, cluster: &ClusterConfig) {
+        let offer = cluster.offer.as_deref().and_then(|name| cx.config.offer_named(name));
+        let Some(size) = offer.or(cx.config.offers.first()).map(|offer| offer.id) else { return };
+        for i in 0..cluster.control_plane {
+            let hostname = match i {
+                0 => format!("{}-master-main", cluster.name),
+                _ => self.fresh_hostname(cx, &format!("{}-master", cluster.name)),
+            };
+            let node = self.new_vm(cx, hostname, VmKind::ControlPlane, &cluster.datacenter, size);
+            self.settle_in(cx.now, &cluster.identifier, None, node);
+        }
+        if cluster.foreign_workers > 0 {
+            let group = self.insert_group(cx, &cluster.identifier, "default", size);
+            for _ in 0..cluster.foreign_workers {
+                self.insert_foreign(cx, cluster, group);
+            }
+        }
+    }
+
+    /// Adds a worker that nobody's autoscaler asked for, up at once.
+    pub(super) fn insert_foreign(
+        &mut self,
+        cx: &mut Context<'_>,
+        cluster: &ClusterConfig,
+        group: u64,
+    ) -> Option<u64> {
+        let size = self.groups.get(&group)?.size;
+        let hostname = self.fresh_hostname(cx, &format!("{}-slave", cluster.name));
+        let vm = self.new_vm(cx, hostname, VmKind::Foreign, &cluster.datacenter, size);
+        Some(self.settle_in(cx.now, &cluster.identifier, Some(group), vm))
+    }
+
+    fn settle_in(&mut self, now: Timestamp, cluster: &str, group: Option<u64>, vm: Vm) -> u64 {
+        let id = vm.id;
+        let vm = Vm { cluster: Some(cluster.to_owned()), group, listed_at: now, up_at: Some(now), ..vm };
+        self.vms.insert(id, vm);
+        self.revision += 1;
+        id
+    }
+
+    pub(super) fn insert_group(&mut self, cx: &mut Context<'_>, cluster: &str, name: &str, size: u64) -> u64 {
+        let id = self.fresh_id();
+        let group = Group {
+            id,
+            identifier: uuid(cx.rng),
+            name: name.to_owned(),
+            cluster: cluster.to_owned(),
+            size,
+            created_at: cx.now,
+        };
+        self.groups.insert(id, group);
+        self.revision += 1;
+        id
+    }
+
+    /// A VM that is asked for now. Its times and its identifiers are drawn here, so that they do not depend
+    /// on what is asked later.
+    pub(super) fn new_vm(
+        &mut self,
+        cx: &mut Context<'_>,
+        hostname: String,
+        kind: VmKind,
+        datacenter: &str,
+        size: u64,
+    ) -> Vm {
+        let times = cx.config.times;
+        let listed_at = later(cx.now, times.listed.draw(cx.rng));
+        let boot = later(cx.now, times.boot.draw(cx.rng)).max(listed_at);
+        let comes_up = !cx.rng.random_bool(cx.config.boot_failure);
+        Vm {
+            id: self.fresh_id(),
+            uuid: uuid(cx.rng),
+            hostname,
+            kind,
+            cluster: None,
+            group: None,
+            datacenter: datacenter.to_owned(),
+            size,
+            created_at: cx.now,
+            listed_at,
+            up_at: comes_up.then_some(boot),
+            suspended: false,
+            end: None,
+        }
+    }
+
+    pub(super) fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    /// `<prefix>-xxxx`, unlike any hostname there is.
+    pub(super) fn fresh_hostname(&self, cx: &mut Context<'_>, prefix: &str) -> String {
+        loop {
+            let hostname = format!("{prefix}-{:04x}", cx.rng.random::<u16>());
+            if self.vms.values().all(|vm| vm.hostname != hostname) {
+                return hostname;
+            }
+        }
+    }
+
+    /// Takes away what is over by now.
+    pub(super) fn settle(&mut self, now: Timestamp) {
+        self.gone.extend(self.vms.extract_if(.., |_, vm| vm.phase(now) == Phase::Gone).map(|(_, vm)| vm));
+        self.gone.retain(|vm| vm.end.is_some_and(|end| end.gone_at.duration_until(now) < BILLED));
+        self.tokens.retain(|token| token.expires_at > now);
+    }
+
+    pub(super) fn vm(&self, uuid: &str) -> Option<&Vm> {
+        self.vms.values().find(|vm| vm.uuid.eq_ignore_ascii_case(uuid))
+    }
+
+    pub(super) fn vm_mut(&mut self, uuid: &str) -> Option<&mut Vm> {
+        self.vms.values_mut().find(|vm| vm.uuid.eq_ignore_ascii_case(uuid))
+    }
+
+    /// What listings show of the cluster.
+    pub(super) fn nodes(&self, now: Timestamp, cluster: &str) -> impl Iterator<Item = &Vm> {
+        self.vms.values().filter(move |vm| vm.cluster.as_deref() == Some(cluster) && vm.listed(now))
+    }
+
+    /// Workers of a group that exist, listed or not.
+    pub(super) fn workers(&self, group: u64) -> impl Iterator<Item = &Vm> {
+        self.vms.values().filter(move |vm| vm.group == Some(group))
+    }
+
+    /// VMs that there is still room for. None: no limit.
+    pub(super) fn room(&self, datacenter: &str, size: u64) -> Option<u32> {
+        let here = self.capacity.iter().filter(|room| room.size == size);
+        let limit = here.filter(|room| room.datacenter.as_deref().is_none_or(|d| d == datacenter));
+        let limit = limit.map(|room| room.limit).min()?;
+        let used = self.vms.values().filter(|vm| vm.datacenter == datacenter && vm.size == size).count();
+        Some(limit.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX)))
+    }
+
+    /// Sets the room for a size. None: no limit.
+    pub(super) fn set_room(&mut self, datacenter: Option<String>, size: u64, limit: Option<u32>) {
+        self.capacity.retain(|room| room.size != size || room.datacenter != datacenter);
+        self.capacity.extend(limit.map(|limit| Room { datacenter, size, limit }));
+        self.revision += 1;
+    }
+}
+
+impl Vm {
+    /// Where it is in its life.
+    pub fn phase(&self, now: Timestamp) -> Phase {
+        match self.end {
+            Some(end) if end.gone_at <= now => Phase::Gone,
+            Some(end) if end.stops_at <= now => Phase::Deleting,
+            _ if self.listed_at > now => Phase::Pending,
+            _ if self.suspended => Phase::Suspended,
+            _ if self.up_at.is_some_and(|up| up <= now) => Phase::Running,
+            _ => Phase::Provisioning,
+        }
+    }
+
+    /// Whether listings show it.
+    pub fn listed(&self, now: Timestamp) -> bool {
+        !matches!(self.phase(now), Phase::Pending | Phase::Gone)
+    }
+
+    /// What it has cost, USD: every hour begun.
+    pub(super) fn hours_billed(&self, now: Timestamp) -> u64 {
+        let until = self.end.map_or(now, |end| end.stops_at.min(now));
+        let seconds = self.created_at.duration_until(until).as_secs().max(0) as u64;
+        seconds.div_ceil(3600).max(1)
+    }
+
+    /// Ends it.
+    pub(super) fn finish(
+        &mut self,
+        by: EndedBy,
+        now: Timestamp,
+        notice: SignedDuration,
+        deletion: SignedDuration,
+    ) {
+        let stops_at = later(now, notice);
+        let end = End { by, decided_at: now, stops_at, gone_at: later(stops_at, deletion) };
+        if self.end.is_none_or(|earlier| end.stops_at < earlier.stops_at) {
+            self.end = Some(end);
+        }
+    }
+}
+
+/// What a VM costs.
+pub(super) fn price(config: &SimulatorConfig, vm: &Vm) -> Option<Price> {
+    let offer = config.offer(vm.size)?;
+    let (_, datacenter) = config.datacenter(&vm.datacenter)?;
+    Some(Price {
+        hourly: config.hourly(datacenter, offer),
+        monthly: SimulatorConfig::monthly(datacenter, offer),
+    })
+}
+
+/// A list price, USD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Price {
+    pub hourly: Decimal,
+    pub monthly: Decimal,
+}
+
+pub(super) fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
+    now.saturating_add(by).unwrap_or(now)
+}
+
+/// A UUID as MySQL makes them (API §15).
+pub(super) fn uuid(rng: &mut impl RngExt) -> String {
+    let head: u64 = rng.random();
+    let clock: u16 = rng.random();
+    format!("{:08x}-{:04x}-11ef-{:04x}-bc24115e1e5f", head >> 32, head as u16, 0x8000 | (clock & 0x3fff))
+}

@@ -1,0 +1,239 @@
+//! What can be asked of the simulated VPSie. Pure: time and chance come in as arguments.
+
+use rand::RngExt;
+use secrecy::ExposeSecret;
+
+use super::config::Shortage;
+use super::shapes::DeleteGroup;
+use super::state::{Context, EndedBy, State, Token, VmKind, later};
+use jiff::SignedDuration;
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// The API's words.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(404, "Not found")
+    }
+
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == 404
+    }
+}
+
+impl State {
+    /// Logs in: a token.
+    pub(super) fn login(&mut self, cx: &mut Context<'_>, id: &str, secret: &str) -> Result<Token, Refusal> {
+        let account = &cx.config.account;
+        if id != account.client_id || secret != account.client_secret.expose_secret() {
+            return Err(Refusal::new(401, "Invalid client credentials"));
+        }
+        let token = Token {
+            text: format!("{:032x}", cx.rng.random::<u128>()),
+            expires_at: later(cx.now, account.token_lifetime),
+        };
+        self.tokens.push(token.clone());
+        self.revision += 1;
+        Ok(token)
+    }
+
+    /// Whether the token opens the door.
+    pub(super) fn admits(&self, cx: &Context<'_>, token: &str) -> bool {
+        token == cx.config.account.token.expose_secret()
+            || self.tokens.iter().any(|t| t.text == token && t.expires_at > cx.now)
+    }
+
+    /// Makes a node group: one a size in each cluster (API §3.2).
+    pub(super) fn add_group(
+        &mut self,
+        cx: &mut Context<'_>,
+        cluster: &str,
+        name: &str,
+        size: u64,
+    ) -> Result<u64, Refusal> {
+        let (_, cluster) = cx.config.cluster(cluster).ok_or_else(Refusal::not_found)?;
+        let offered = cx.config.offer(size).filter(|offer| {
+            let datacenter = cx.config.datacenter(&cluster.datacenter);
+            datacenter.is_some_and(|(_, d)| d.offers.as_ref().is_none_or(|names| names.contains(&offer.name)))
+        });
+        if offered.is_none() {
+            return Err(Refusal::new(400, "Please select a valid size"));
+        }
+        if self.groups.values().any(|g| g.cluster == cluster.identifier && g.size == size) {
+            let message = format!("Group {name} has same selected Size, please select another size");
+            return Err(Refusal::new(400, message));
+        }
+        Ok(self.insert_group(cx, &cluster.identifier, name, size))
+    }
+
+    /// Deletes a node group.
+    pub(super) fn delete_group(&mut self, cx: &mut Context<'_>, identifier: &str) -> Result<(), Refusal> {
+        let group = self.groups.values().find(|group| group.identifier == identifier);
+        let id = group.ok_or_else(Refusal::not_found)?.id;
+        if cx.config.shapes.delete_group == DeleteGroup::Refuse && self.workers(id).next().is_some() {
+            return Err(Refusal::new(400, "Group has nodes, please remove them first"));
+        }
+        for vm in self.vms.values_mut().filter(|vm| vm.group == Some(id)) {
+            vm.finish(
+                EndedBy::Reduction,
+                cx.now,
+                SignedDuration::ZERO,
+                cx.config.times.deletion.draw(cx.rng),
+            );
+        }
+        self.groups.remove(&id);
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Adds one worker. Its numeric id; None when it is accepted and never comes.
+    pub(super) fn add_worker(
+        &mut self,
+        cx: &mut Context<'_>,
+        cluster: &str,
+        group: u64,
+    ) -> Result<Option<u64>, Refusal> {
+        let (_, cluster) = cx.config.cluster(cluster).ok_or_else(Refusal::not_found)?;
+        let group = self.groups.get(&group).filter(|g| g.cluster == cluster.identifier);
+        let (group, size) = group.map(|g| (g.id, g.size)).ok_or_else(Refusal::not_found)?;
+        let workers = self.vms.values().filter(|vm| matches!(vm.kind, VmKind::Worker | VmKind::Foreign));
+        if self.worker_quota.is_some_and(|quota| workers.count() >= quota as usize) {
+            return Err(Refusal::new(400, "Worker nodes count exceeds the allowed limit"));
+        }
+        if self.room(&cluster.datacenter, size) == Some(0) {
+            return match cx.config.shortage {
+                Shortage::Refused => Err(Refusal::new(400, cx.config.shortage_message.clone())),
+                Shortage::Silent => Ok(None),
+            };
+        }
+        let hostname = self.fresh_hostname(cx, &format!("{}-slave", cluster.name));
+        let mut vm = self.new_vm(cx, hostname, VmKind::Worker, &cluster.datacenter, size);
+        vm.cluster = Some(cluster.identifier.clone());
+        vm.group = Some(group);
+        let id = vm.id;
+        self.vms.insert(id, vm);
+        self.revision += 1;
+        Ok(Some(id))
+    }
+
+    /// Deletes that worker.
+    pub(super) fn delete_worker(
+        &mut self,
+        cx: &mut Context<'_>,
+        cluster: &str,
+        uuid: &str,
+    ) -> Result<(), Refusal> {
+        let deletion = cx.config.times.deletion.draw(cx.rng);
+        let vm = self.vm_mut(uuid).filter(|vm| vm.cluster.as_deref() == Some(cluster));
+        let vm = vm.ok_or_else(Refusal::not_found)?;
+        if vm.kind == VmKind::ControlPlane {
+            return Err(Refusal::new(400, "Master node can not be deleted"));
+        }
+        vm.finish(EndedBy::Deletion, cx.now, SignedDuration::ZERO, deletion);
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Deletes one worker of the cluster, of a group if one is given: whichever.
+    pub(super) fn reduce(
+        &mut self,
+        cx: &mut Context<'_>,
+        cluster: &str,
+        group: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let deletion = cx.config.times.deletion.draw(cx.rng);
+        let candidates = self.vms.values_mut().filter(|vm| {
+            vm.cluster.as_deref() == Some(cluster)
+                && vm.kind != VmKind::ControlPlane
+                && vm.end.is_none()
+                && group.is_none_or(|group| vm.group == Some(group))
+        });
+        let mut candidates: Vec<_> = candidates.collect();
+        if candidates.is_empty() {
+            return Err(Refusal::not_found());
+        }
+        let victim = cx.rng.random_range(0..candidates.len());
+        candidates[victim].finish(EndedBy::Reduction, cx.now, SignedDuration::ZERO, deletion);
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Makes a VM of no cluster.
+    pub(super) fn create_vm(
+        &mut self,
+        cx: &mut Context<'_>,
+        datacenter: &str,
+        size: u64,
+        hostname: &str,
+    ) -> Result<u64, Refusal> {
+        if self.room(datacenter, size) == Some(0) {
+            return Err(Refusal::new(400, cx.config.shortage_message.clone()));
+        }
+        let vm = self.new_vm(cx, hostname.to_owned(), VmKind::Plain, datacenter, size);
+        let id = vm.id;
+        self.vms.insert(id, vm);
+        self.revision += 1;
+        Ok(id)
+    }
+
+    /// Deletes a VM of no cluster.
+    pub(super) fn delete_vm(&mut self, cx: &mut Context<'_>, uuid: &str) -> Result<(), Refusal> {
+        let deletion = cx.config.times.deletion.draw(cx.rng);
+        let vm = self.vm_mut(uuid).filter(|vm| vm.kind == VmKind::Plain).ok_or_else(Refusal::not_found)?;
+        vm.finish(EndedBy::Deletion, cx.now, SignedDuration::ZERO, deletion);
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Ends any VM from outside the API.
+    pub(super) fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        uuid: &str,
+        by: EndedBy,
+        notice: SignedDuration,
+    ) -> Result<(), Refusal> {
+        let deletion = cx.config.times.deletion.draw(cx.rng);
+        let vm = self.vm_mut(uuid).ok_or_else(Refusal::not_found)?;
+        vm.finish(by, cx.now, notice, deletion);
+        self.revision += 1;
+        Ok(())
+    }
+}
+
+/// Requests a minute, evened out.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RateLimit {
+    tokens: f64,
+    at: jiff::Timestamp,
+}
+
+impl RateLimit {
+    /// With a whole minute's worth.
+    pub(super) fn full(per_minute: u32, now: jiff::Timestamp) -> Self {
+        Self { tokens: f64::from(per_minute), at: now }
+    }
+
+    /// Lets one request through, or says for how many seconds it has to wait.
+    pub(super) fn admit(&mut self, per_minute: u32, now: jiff::Timestamp) -> Result<(), u32> {
+        let rate = f64::from(per_minute) / 60.0;
+        let elapsed = self.at.duration_until(now).as_secs_f64().max(0.0);
+        self.tokens = (self.tokens + elapsed * rate).min(f64::from(per_minute));
+        self.at = now;
+        if self.tokens < 1.0 {
+            return Err(((1.0 - self.tokens) / rate).ceil() as u32);
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+}

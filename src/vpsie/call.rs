@@ -1,0 +1,103 @@
+//! One call of the API, before it is sent.
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+
+use super::limiter::Purpose;
+
+/// A call. Whether it may be repeated when its outcome is not known is said once, here.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// Its name in metrics and logs.
+    pub(super) endpoint: &'static str,
+    pub(super) method: Method,
+    /// Without prefix, with its query.
+    pub(super) path: String,
+    pub(super) body: Body,
+    /// Whether doing it twice is as good as once.
+    pub(super) repeatable: bool,
+    pub(super) purpose: Purpose,
+}
+
+#[derive(Debug)]
+pub(super) enum Body {
+    Empty,
+    Json(Value),
+    Form(String),
+}
+
+impl Body {
+    pub(super) fn content_type(&self) -> Option<&'static str> {
+        match self {
+            Self::Empty => None,
+            Self::Json(_) => Some("application/json"),
+            Self::Form(_) => Some("application/x-www-form-urlencoded"),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> Bytes {
+        match self {
+            Self::Empty => Bytes::new(),
+            Self::Json(value) => value.to_string().into(),
+            Self::Form(form) => form.clone().into(),
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn get(endpoint: &'static str, path: impl Into<String>) -> Self {
+        Self {
+            endpoint,
+            method: Method::GET,
+            path: path.into(),
+            body: Body::Empty,
+            repeatable: true,
+            purpose: Purpose::Ordinary,
+        }
+    }
+
+    pub(super) fn post(endpoint: &'static str, path: impl Into<String>, body: Body) -> Self {
+        Self { method: Method::POST, body, ..Self::get(endpoint, path) }
+    }
+
+    pub(super) fn delete(endpoint: &'static str, path: impl Into<String>, body: Value) -> Self {
+        let body = Body::Json(body);
+        Self { method: Method::DELETE, body, purpose: Purpose::Deletion, ..Self::get(endpoint, path) }
+    }
+
+    /// Must not be done twice.
+    pub(super) fn once(self) -> Self {
+        Self { repeatable: false, ..self }
+    }
+
+    pub(super) fn with_purpose(self, purpose: Purpose) -> Self {
+        Self { purpose, ..self }
+    }
+}
+
+/// A path with `args` in its `{}`s, encoded so that each stays one segment.
+pub(super) fn path(template: &str, args: &[&str]) -> String {
+    let mut path = String::new();
+    let mut args = args.iter();
+    for (index, part) in template.split("{}").enumerate() {
+        if index > 0 {
+            args.next().into_iter().flat_map(|arg| arg.bytes()).for_each(|byte| match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => path.push(byte as char),
+                _ => path.push_str(&format!("%{byte:02X}")),
+            });
+        }
+        path.push_str(part);
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_argument_cannot_leave_its_segment() {
+        assert_eq!(path("a/{}/b/{}", &["u-1", "../x?y"]), "a/u-1/b/%2E%2E%2Fx%3Fy");
+    }
+}

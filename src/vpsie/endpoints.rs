@@ -1,0 +1,173 @@
+//! The calls that we make, in one table (API §17). Paths are case-sensitive.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+
+use super::call::{Body, Call, path};
+use super::client::Client;
+use super::error::{ApiError, Kind};
+use super::limiter::Purpose;
+use super::reply::Payload;
+use super::wire::{self, Cluster, Datacenter, Group, Node, Row, VmName};
+use crate::catalog::Offer;
+use crate::fleet::{ClusterId, DatacenterId, SizeId, VmId};
+
+const CLUSTERS: &str = "k8s/cluster/all";
+const DATACENTERS: &str = "datacenter";
+const OFFERS: &str = "k8s/offers";
+const CLUSTER: &str = "k8s/cluster/byId/{}";
+const GROUPS: &str = "k8s/node/groups/byClusterId/{}";
+const ADD_GROUP: &str = "k8s/cluster/add/group";
+const ADD_WORKER: &str = "k8s/cluster/byId/{}/add/slave/group/{}";
+const DELETE_WORKER: &str = "k8s/cluster/byId/{}/delete/slave";
+const VMS: &str = "storages/vms";
+
+/// Rows of a page, where a listing needs more than one.
+const PAGE: usize = 100;
+const MOST_PAGES: usize = 100;
+
+/// What VPSie says to a deletion.
+#[derive(Debug, PartialEq)]
+pub(super) enum Deletion {
+    /// It will be done.
+    Accepted,
+    /// It knows no such VM, in these words; or it does not know the call (API §16, row 1).
+    NotThere(String),
+}
+
+impl Client {
+    /// The clusters of the account. Also the cheapest way to try the credentials.
+    pub(super) async fn clusters(&self) -> Result<Vec<Cluster>, ApiError> {
+        self.rows(Call::get("list_clusters", CLUSTERS), |row| Cluster::read(row).map(Some)).await
+    }
+
+    pub(super) async fn datacenters(&self) -> Result<Vec<Datacenter>, ApiError> {
+        self.rows(Call::get("list_datacenters", DATACENTERS), |row| Datacenter::read(row).map(Some)).await
+    }
+
+    /// What can be rented in a datacenter.
+    pub(super) async fn offers(&self, datacenter: &DatacenterId) -> Result<Vec<Offer>, ApiError> {
+        let body = Body::Json(json!({"dcIdentifier": datacenter}));
+        let call = Call::post("list_offers", OFFERS, body);
+        self.rows(call, |row| wire::offer(row, datacenter).map(Some)).await
+    }
+
+    /// The cluster's VPSie groups, without deleted ones.
+    pub(super) async fn groups(&self, cluster: &ClusterId) -> Result<Vec<Group>, ApiError> {
+        let call = Call::get("list_groups", path(GROUPS, &[cluster.as_str()]));
+        self.rows(call, Group::read).await
+    }
+
+    /// The cluster's nodes. A cluster that is not there is an error, never an empty list.
+    pub(super) async fn nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
+        let call = Call::get("list_nodes", path(CLUSTER, &[cluster.as_str()])).with_purpose(purpose);
+        let not_understood =
+            || ApiError::new(Kind::Unclear, "the cluster comes without a list of nodes that we understand");
+        match self.send(&call).await?.payload() {
+            Payload::Object(object) => {
+                wire::nodes(&object, || self.metrics().skipped_row(call.endpoint)).ok_or_else(not_understood)
+            }
+            Payload::False | Payload::Nothing => {
+                Err(ApiError::new(Kind::NotFound, "the cluster is not there"))
+            }
+            Payload::Accepted | Payload::List { .. } => Err(not_understood()),
+        }
+    }
+
+    /// Hostnames and UUIDs of the account's VMs, workers of managed clusters among them.
+    pub(super) async fn vm_names(&self, purpose: Purpose) -> Result<Vec<VmName>, ApiError> {
+        let call = Call::get("list_vms", VMS).with_purpose(purpose);
+        self.rows(call, |row| VmName::read(row).map(Some)).await
+    }
+
+    /// Makes a VPSie group. What the reply says about it differs, so list the groups afterwards.
+    pub(super) async fn add_group(
+        &self,
+        cluster: &ClusterId,
+        name: &str,
+        size: SizeId,
+    ) -> Result<(), ApiError> {
+        let body = json!({"clusterIdentifier": cluster, "groupName": name, "KubeSizeID": size});
+        self.send(&Call::post("add_group", ADD_GROUP, Body::Json(body)).once()).await.map(drop)
+    }
+
+    /// Adds one worker to a group. Not idempotent, and the reply names no VM that could be relied on.
+    pub(super) async fn add_worker(&self, cluster: &ClusterId, group: u64) -> Result<(), ApiError> {
+        let path = path(ADD_WORKER, &[cluster.as_str(), &group.to_string()]);
+        match self.send(&Call::post("add_worker", path, Body::Empty).once()).await?.payload() {
+            Payload::False => Err(ApiError::new(Kind::Unclear, "VPSie answers neither yes nor no")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes that worker and no other.
+    pub(super) async fn delete_worker(&self, cluster: &ClusterId, vm: &VmId) -> Result<Deletion, ApiError> {
+        let body = json!({
+            "identifier": vm,
+            "deleteStatistic": {"reason": "other", "note": "no longer needed by the autoscaler"},
+        });
+        let call = Call::delete("delete_worker", path(DELETE_WORKER, &[cluster.as_str()]), body);
+        match self.send(&call).await {
+            Ok(reply) => Ok(match reply.payload() {
+                Payload::False => Deletion::NotThere("not there".to_owned()),
+                _ => Deletion::Accepted,
+            }),
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::WrongServer) => {
+                Ok(Deletion::NotThere(error.message))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every row of a listing, over all its pages, as `read` has it: None for a row that it cannot read,
+    /// which is skipped and counted, Some(None) for one that does not matter.
+    async fn rows<T>(
+        &self,
+        call: Call,
+        read: impl Fn(Row<'_>) -> Option<Option<T>>,
+    ) -> Result<Vec<T>, ApiError> {
+        let (mut rows, total) = self.page(&call).await?;
+        let total = total.and_then(|total| usize::try_from(total).ok()).unwrap_or(0);
+        // VPSie answers without paging as far as known (API §3.3). Where it tells of more, ask for more,
+        // until nothing new comes.
+        let mut seen: HashSet<String> = rows.iter().map(key).collect();
+        for _ in 1..MOST_PAGES {
+            if rows.len() >= total {
+                break;
+            }
+            let path = format!("{}?offset={}&limit={PAGE}", call.path, rows.len());
+            let (mut more, _) = self.page(&Call::get(call.endpoint, path).with_purpose(call.purpose)).await?;
+            more.retain(|row| seen.insert(key(row)));
+            if more.is_empty() {
+                break;
+            }
+            rows.append(&mut more);
+        }
+        let read = |row: &Value| match row.as_object().and_then(|row| read(Row(row))) {
+            Some(row) => row,
+            None => {
+                self.metrics().skipped_row(call.endpoint);
+                None
+            }
+        };
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
+    async fn page(&self, call: &Call) -> Result<(Vec<Value>, Option<u64>), ApiError> {
+        match self.send(call).await?.payload() {
+            Payload::List { rows, total } => Ok((rows, total)),
+            Payload::Nothing | Payload::False => Ok((Vec::new(), None)),
+            Payload::Accepted | Payload::Object(_) => {
+                let message = format!("the reply to {} is no list", call.endpoint);
+                Err(ApiError::new(Kind::Unclear, message))
+            }
+        }
+    }
+}
+
+/// What makes two rows the same row.
+fn key(row: &Value) -> String {
+    let named = |name| row.as_object().and_then(|row: &Map<String, Value>| Row(row).text(&[name]));
+    named("identifier").or_else(|| named("id")).unwrap_or_else(|| row.to_string())
+}

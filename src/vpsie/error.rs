@@ -1,0 +1,261 @@
+//! What can go wrong in a call, as far as the reply tells.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use uuid::Uuid;
+
+use super::backend::BackendError;
+use crate::fleet::FailureReason;
+
+/// Why a call did not do what it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ApiError {
+    pub(super) kind: Kind,
+    /// The API's own words where there are any, else what happened.
+    pub(super) message: String,
+    /// How long the API asks to wait.
+    pub(super) retry_after: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Our login or token is not accepted. A new login may help.
+    Unauthenticated,
+    /// We are known and may not do this.
+    Forbidden,
+    /// The account or the cluster may have no more of it.
+    Quota,
+    /// VPSie has no capacity.
+    Shortage,
+    /// What the call names is not there.
+    NotFound,
+    /// What the call says is wrong.
+    BadConfiguration,
+    /// Refused in words we do not know.
+    Refused,
+    /// What answers does not look like the VPSie API.
+    WrongServer,
+    /// Too fast; nothing was done.
+    RateLimited,
+    /// Not sent; nothing was done.
+    NotSent,
+    /// Held back by our own limits; not sent, and not to be repeated within the call.
+    HeldBack,
+    /// Sent, and no reply that tells what was done.
+    Unclear,
+}
+
+impl Kind {
+    /// Label of the outcome in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::Quota => "quota",
+            Self::Shortage => "shortage",
+            Self::NotFound => "not_found",
+            Self::BadConfiguration => "bad_configuration",
+            Self::Refused => "refused",
+            Self::WrongServer => "wrong_server",
+            Self::RateLimited => "rate_limited",
+            Self::NotSent => "not_sent",
+            Self::HeldBack => "held_back",
+            Self::Unclear => "unclear",
+        }
+    }
+
+    /// What a refusal is, by its status (0 when there is none) and its words (API §3.2).
+    ///
+    /// Words win where they are clear, because VPSie tells quota and shortage by words only. A 5xx in other
+    /// words is unclear, whatever they are.
+    pub(super) fn of(status: u16, message: &str) -> Self {
+        let message = message.to_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        let too_fast = says(&["too many requests", "rate limit", "rate-limit"]);
+        match status {
+            429 => Self::RateLimited,
+            _ if !too_fast && says(QUOTA) => Self::Quota,
+            _ if !too_fast && says(SHORTAGE) => Self::Shortage,
+            408 | 500.. => Self::Unclear,
+            _ if too_fast => Self::RateLimited,
+            401 => Self::Unauthenticated,
+            _ if says(&["please authenticate", "unauthenticated", "token expired", "invalid token"]) => {
+                Self::Unauthenticated
+            }
+            402 => Self::Quota,
+            403 => Self::Forbidden,
+            404 | 410 => Self::NotFound,
+            _ if says(&["not found", "does not exist", "doesn't exist"]) => Self::NotFound,
+            400 | 405 | 415 | 422 => Self::BadConfiguration,
+            _ if says(&["please select", "invalid "]) => Self::BadConfiguration,
+            _ => Self::Refused,
+        }
+    }
+}
+
+const QUOTA: &[&str] = &[
+    "exceeds the allowed limit",
+    "quota",
+    "plan does not allow",
+    "maximum number of",
+    "limit reached",
+    "limit exceeded",
+    "subscription does not allow",
+    "insufficient balance",
+    "insufficient fund",
+    "insufficient credit",
+    "not enough balance",
+];
+
+const SHORTAGE: &[&str] = &[
+    "out of stock",
+    "not in stock",
+    "sold out",
+    "no capacity",
+    "enough capacity",
+    "insufficient capacity",
+    "out of capacity",
+    "capacity available",
+    "capacity is available",
+    "at capacity",
+    "enough resources",
+    "insufficient resources",
+    "available resources",
+    "resources available",
+];
+
+impl ApiError {
+    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None }
+    }
+
+    /// For a call that changes nothing: whatever happened, nothing was done.
+    pub(super) fn of_read(self) -> BackendError {
+        match self.kind {
+            Kind::Unclear => self.unavailable(FailureReason::ApiUnavailable),
+            _ => self.of_write(),
+        }
+    }
+
+    /// For a call that changes something.
+    pub(super) fn of_write(self) -> BackendError {
+        match self.kind {
+            Kind::Unauthenticated | Kind::Forbidden => self.unavailable(FailureReason::Authentication),
+            Kind::WrongServer => self.unavailable(FailureReason::InvalidConfiguration),
+            Kind::RateLimited | Kind::NotSent | Kind::HeldBack => {
+                self.unavailable(FailureReason::ApiUnavailable)
+            }
+            Kind::Quota => self.refused(FailureReason::QuotaExceeded),
+            Kind::Shortage => self.refused(FailureReason::Stockout),
+            Kind::NotFound | Kind::BadConfiguration => self.refused(FailureReason::InvalidConfiguration),
+            Kind::Refused => self.refused(FailureReason::Refused),
+            Kind::Unclear => BackendError::Unclear { message: self.message },
+        }
+    }
+
+    fn refused(self, reason: FailureReason) -> BackendError {
+        BackendError::Refused { reason, message: self.message }
+    }
+
+    fn unavailable(self, reason: FailureReason) -> BackendError {
+        BackendError::Unavailable { reason, message: self.message, retry_after: self.retry_after }
+    }
+}
+
+/// Longest message, characters (contract §3.4).
+const LONGEST: usize = 200;
+
+/// A reply's words, fit to show: one line, without tags, secrets and UUIDs, and short.
+pub(super) fn words(text: &str, secrets: &[&str]) -> String {
+    let mut text = text.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        text = text.replace(secret, "***");
+    }
+    let mut plain = String::new();
+    let mut in_tag = false;
+    for c in text.chars() {
+        match c {
+            '<' => in_tag = true,
+            '>' if in_tag => {
+                in_tag = false;
+                plain.push(' ');
+            }
+            _ if in_tag => {}
+            c => plain.push(if c.is_control() { ' ' } else { c }),
+        }
+    }
+    let known = |word: &str| {
+        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        if bare.len() == 36 && Uuid::try_parse(bare).is_ok() {
+            word.replace(bare, "(id)")
+        } else {
+            word.to_owned()
+        }
+    };
+    let words: Vec<String> = plain.split_whitespace().map(known).collect();
+    words.join(" ").chars().take(LONGEST).collect()
+}
+
+/// `HTTP 502 Bad Gateway`.
+pub(super) fn status_line(status: StatusCode) -> String {
+    format!("HTTP {status}").trim_end_matches(" <unknown status code>").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_words_tell_the_kind() {
+        for (status, message, kind) in [
+            (200, "Worker nodes count exceeds the allowed limit", Kind::Quota),
+            (500, "Quota Exceeded", Kind::Quota),
+            (403, "Your plan does not allow this", Kind::Quota),
+            (400, "maximum number of nodes", Kind::Quota),
+            (402, "Payment required", Kind::Quota),
+            (503, "No capacity available for this size", Kind::Shortage),
+            (409, "Selected plan is out of stock", Kind::Shortage),
+            (0, "Please authenticate", Kind::Unauthenticated),
+            (401, "whatever", Kind::Unauthenticated),
+            (403, "Forbidden", Kind::Forbidden),
+            (0, "kubernetes group not found", Kind::NotFound),
+            (404, "Not found", Kind::NotFound),
+            (0, "Please select the right package for this OS", Kind::BadConfiguration),
+            (422, "no such thing", Kind::BadConfiguration),
+            (0, "Group a has same selected Size, please select another size", Kind::BadConfiguration),
+            (429, "quota of requests", Kind::RateLimited),
+            (0, "Too many requests: limit reached", Kind::RateLimited),
+            (503, "Too many requests", Kind::Unclear),
+            (500, "not found", Kind::Unclear),
+            (500, "Please authenticate", Kind::Unclear),
+            (502, "", Kind::Unclear),
+            (408, "", Kind::Unclear),
+            (0, "The moon is full", Kind::Refused),
+            (409, "Cluster is locked", Kind::Refused),
+        ] {
+            assert_eq!(Kind::of(status, message), kind, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn words_are_fit_to_show() {
+        let text =
+            "<html><h1>502\r\n Bad</h1>\tGateway</html> for ab70b42f-9f22-11e3-8af5-005056aa8af7, s3cret!";
+        assert_eq!(words(text, &["s3cret", ""]), "502 Bad Gateway for (id), ***!");
+        assert_eq!(words(&"é".repeat(300), &[]).chars().count(), LONGEST);
+    }
+
+    #[test]
+    fn a_secret_is_not_half_shown_at_the_cut() {
+        let text = format!("{} TOPSECRET", "x".repeat(LONGEST - 6));
+        assert!(!words(&text, &["TOPSECRET"]).contains("TOP"));
+    }
+
+    #[test]
+    fn an_unclear_read_did_nothing() {
+        let error = ApiError::new(Kind::Unclear, "x");
+        assert!(matches!(error.clone().of_read(), BackendError::Unavailable { .. }));
+        assert!(matches!(error.of_write(), BackendError::Unclear { .. }));
+    }
+}

@@ -1,0 +1,312 @@
+//! VPSie-managed Kubernetes: workers come in VPSie groups, one group a size (API §5, §6).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use super::backend::{Backend, BackendError};
+use super::client::Client;
+use super::endpoints::Deletion;
+use super::error::{ApiError, Kind};
+use super::limiter::Purpose;
+use super::sizes::Sizes;
+use super::wire::{Node, VmName};
+use crate::catalog::Catalog;
+use crate::fleet::{
+    ClusterId, DatacenterId, FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId,
+};
+
+/// What a [`ManagedBackend`] works on.
+#[derive(Clone, Debug)]
+pub struct ManagedConfig {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The datacenters whose offers are of interest.
+    pub datacenters: Vec<DatacenterId>,
+}
+
+/// Workers of one VPSie-managed cluster.
+pub struct ManagedBackend {
+    client: Client,
+    config: ManagedConfig,
+    memory: Mutex<Memory>,
+    /// One group is made at a time, so that two creations of a new size do not make two.
+    making: Semaphore,
+}
+
+/// What earlier replies told, to save calls.
+#[derive(Default)]
+struct Memory {
+    sizes: Sizes,
+    /// Groups that nodes name and that VPSie does not list.
+    unlisted: BTreeSet<String>,
+    /// UUIDs by hostname, with the numeric id of the node that each was found for.
+    ids: BTreeMap<Hostname, (Option<String>, VmId)>,
+}
+
+/// Times that groups are listed until a new one shows, and the pause between.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+
+impl ManagedBackend {
+    /// A backend. Sends nothing yet.
+    pub fn new(client: Client, config: ManagedConfig) -> Self {
+        Self { client, config, memory: Mutex::default(), making: Semaphore::new(1) }
+    }
+
+    /// For the start: whether the credentials are accepted, and cluster and datacenters are there. Says what
+    /// there is when they are not.
+    pub async fn check(&self) -> Result<(), BackendError> {
+        let missing = |what: &str, id: &str, known: Vec<String>| {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let message = format!("VPSie has no {what} {id:?} in this account; it has: {known}");
+            BackendError::Refused { reason: FailureReason::InvalidConfiguration, message }
+        };
+        let named = |name: &str, id: &str| format!("{id} ({name})");
+
+        let clusters = self.client.clusters().await.map_err(ApiError::of_read)?;
+        let cluster = self.config.cluster.as_str();
+        if !clusters.iter().any(|known| known.id.eq_ignore_ascii_case(cluster)) {
+            let known = clusters.iter().map(|known| named(&known.name, &known.id)).collect();
+            return Err(missing("cluster", cluster, known));
+        }
+        let datacenters = self.client.datacenters().await.map_err(ApiError::of_read)?;
+        for wanted in &self.config.datacenters {
+            match datacenters.iter().find(|known| known.id.eq_ignore_ascii_case(wanted.as_str())) {
+                Some(known) if known.active => {}
+                Some(known) => {
+                    tracing::warn!(datacenter = %wanted, name = known.name, "VPSie says that the datacenter is not active");
+                }
+                None => {
+                    let known = datacenters.iter().map(|known| named(&known.name, &known.id)).collect();
+                    return Err(missing("datacenter", wanted.as_str(), known));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read_groups(&self) -> Result<(), ApiError> {
+        let groups = self.client.groups(&self.config.cluster).await?;
+        self.memory().sizes.set_groups(groups);
+        Ok(())
+    }
+
+    /// The group of the size; makes one when there is none. No worker is asked for, so whatever goes wrong,
+    /// none will come.
+    async fn group(&self, size: SizeId, label: &str) -> Result<u64, BackendError> {
+        let known = || self.memory().sizes.group_for(size);
+        if let Some(group) = known() {
+            return Ok(group);
+        }
+        let _turn = self.making.acquire().await;
+        if let Some(group) = known() {
+            return Ok(group);
+        }
+        self.read_groups().await.map_err(ApiError::of_read)?;
+        if let Some(group) = known() {
+            return Ok(group);
+        }
+        let before = self.memory().sizes.group_ids();
+        match self.client.add_group(&self.config.cluster, label, size).await {
+            Ok(()) => tracing::info!(%size, group = label, "made a VPSie group"),
+            Err(error) if error.message.to_lowercase().contains("same selected size") => {
+                self.read_groups().await.map_err(ApiError::of_read)?;
+                let learned = self.memory().sizes.learn_from_refusal(size, &error.message);
+                return known().or(learned).ok_or_else(|| error.of_read());
+            }
+            Err(error) => return Err(error.of_read()),
+        }
+        for look in 0..LOOKS {
+            if look > 0 {
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            self.read_groups().await.map_err(ApiError::of_read)?;
+            let made = self.memory().sizes.learn_made(size, label, &before);
+            if let Some(group) = known().or(made) {
+                return Ok(group);
+            }
+        }
+        Err(BackendError::Unavailable {
+            reason: FailureReason::ApiUnavailable,
+            message: format!("the new VPSie group {label:?} is not listed yet"),
+            retry_after: Some(BETWEEN_LOOKS),
+        })
+    }
+
+    /// The cluster's nodes, with UUIDs and groups as far as one further call can bring them.
+    async fn nodes(&self, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
+        let mut nodes = self.client.nodes(&self.config.cluster, purpose).await?;
+        let (new_groups, needs_ids) = {
+            let memory = &mut *self.memory();
+            memory.recall_ids(&mut nodes);
+            (memory.new_groups(&nodes), nodes.iter().any(needs_id))
+        };
+        // Either is worth a call, and neither is worth losing the listing.
+        if new_groups {
+            match self.read_groups().await {
+                Ok(()) => self.memory().note_unlisted(&nodes),
+                Err(error) => tracing::warn!(error = error.message, "cannot list the VPSie groups"),
+            }
+        } else if needs_ids {
+            match self.client.vm_names(purpose).await {
+                Ok(names) => self.memory().learn_ids(&mut nodes, &names),
+                Err(error) => tracing::warn!(error = error.message, "cannot look up UUIDs of nodes"),
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// The UUID of a VM that is known by its hostname only. None when there is no such VM.
+    async fn find(&self, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
+        let nodes = self.nodes(Purpose::Deletion).await.map_err(ApiError::of_read)?;
+        let Some(node) = nodes.into_iter().find(|node| node.hostname == *hostname) else { return Ok(None) };
+        if node.role == NodeRole::ControlPlane {
+            return Err(BackendError::Refused {
+                reason: FailureReason::InvalidConfiguration,
+                message: "it is listed as a part of the control plane, or without a role".to_owned(),
+            });
+        }
+        node.id.map(Some).ok_or_else(|| BackendError::Unavailable {
+            reason: FailureReason::ApiUnavailable,
+            message: "no listing tells its UUID yet".to_owned(),
+            retry_after: None,
+        })
+    }
+
+    /// Looks whether a VM that VPSie claims not to know is gone indeed: with a wrong prefix everything is
+    /// "not found" (API §16, row 1).
+    async fn confirm_gone(&self, vm: &Vm, id: &VmId, words: String) -> Result<(), BackendError> {
+        let nodes = self.client.nodes(&self.config.cluster, Purpose::Deletion).await;
+        let nodes = nodes.map_err(ApiError::of_read)?;
+        let is_it = |node: &Node| match &node.id {
+            Some(listed) => listed == id,
+            None => node.hostname == vm.hostname,
+        };
+        if !nodes.iter().any(is_it) {
+            return Ok(());
+        }
+        Err(BackendError::Unavailable {
+            reason: FailureReason::ApiUnavailable,
+            message: format!("VPSie lists the VM but will not delete it: {words}"),
+            retry_after: None,
+        })
+    }
+}
+
+#[async_trait]
+impl Backend for ManagedBackend {
+    async fn catalog(&self) -> Result<Catalog, BackendError> {
+        let mut offers = Vec::new();
+        for datacenter in &self.config.datacenters {
+            let found = self.client.offers(datacenter).await.map_err(ApiError::of_read)?;
+            if found.is_empty() {
+                return Err(BackendError::Unavailable {
+                    reason: FailureReason::InvalidConfiguration,
+                    message: format!("VPSie lists no offer for datacenter {datacenter}"),
+                    retry_after: None,
+                });
+            }
+            offers.extend(found);
+        }
+        self.memory().sizes.set_offers(offers.clone());
+        Ok(Catalog { offers })
+    }
+
+    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+        let nodes = self.nodes(Purpose::Ordinary).await.map_err(ApiError::of_read)?;
+        let memory = self.memory();
+        let listed = |node: Node| ListedNode {
+            size: memory.sizes.size_of_node(&node),
+            hostname: node.hostname,
+            id: node.id,
+            role: node.role,
+            state: node.state,
+            created_at: node.created_at,
+        };
+        Ok(nodes.into_iter().map(listed).collect())
+    }
+
+    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
+        let cluster = &self.config.cluster;
+        let group = self.group(size, label).await?;
+        let Err(error) = self.client.add_worker(cluster, group).await else { return Ok(()) };
+        if matches!(error.kind, Kind::NotFound | Kind::Unclear) {
+            self.memory().sizes.forget_groups();
+        }
+        if error.kind != Kind::NotFound {
+            return Err(error.of_write());
+        }
+        // Somebody deleted the group; nothing was done.
+        let group = self.group(size, label).await?;
+        self.client.add_worker(cluster, group).await.map_err(ApiError::of_write)
+    }
+
+    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+        let id = match &vm.id {
+            Some(id) => id.clone(),
+            None => match self.find(&vm.hostname).await? {
+                Some(id) => id,
+                None => return Ok(()),
+            },
+        };
+        match self.client.delete_worker(&self.config.cluster, &id).await.map_err(ApiError::of_write)? {
+            Deletion::Accepted => Ok(()),
+            Deletion::NotThere(words) => self.confirm_gone(vm, &id, words).await,
+        }
+    }
+}
+
+fn needs_id(node: &Node) -> bool {
+    node.role == NodeRole::Worker && node.id.is_none()
+}
+
+fn groups_of(nodes: &[Node]) -> impl Iterator<Item = &String> {
+    nodes.iter().filter(|node| node.role == NodeRole::Worker).filter_map(|node| node.group.as_ref())
+}
+
+impl Memory {
+    /// Fills in UUIDs that were found before, and forgets those of nodes that are gone.
+    fn recall_ids(&mut self, nodes: &mut [Node]) {
+        let mut known = std::mem::take(&mut self.ids);
+        for node in nodes {
+            if let (None, Some((row_id, id))) = (&node.id, known.remove(&node.hostname))
+                && row_id == node.row_id
+            {
+                node.id = Some(id);
+            }
+            if let Some(id) = &node.id {
+                self.ids.insert(node.hostname.clone(), (node.row_id.clone(), id.clone()));
+            }
+        }
+    }
+
+    /// Matches hostnames that name one VM and no more: a UUID is what a deletion goes by.
+    fn learn_ids(&mut self, nodes: &mut [Node], names: &[VmName]) {
+        for node in nodes.iter_mut().filter(|node| needs_id(node)) {
+            let same_name = || names.iter().filter(|vm| vm.hostname == node.hostname);
+            let any_kubernetes = same_name().any(|vm| vm.kubernetes);
+            let ids: BTreeSet<&VmId> =
+                same_name().filter(|vm| vm.kubernetes || !any_kubernetes).map(|vm| &vm.id).collect();
+            if let (1, Some(id)) = (ids.len(), ids.first()) {
+                self.ids.insert(node.hostname.clone(), (node.row_id.clone(), (*id).clone()));
+                node.id = Some((*id).clone());
+            }
+        }
+    }
+
+    fn new_groups(&self, nodes: &[Node]) -> bool {
+        groups_of(nodes).any(|group| !self.sizes.knows_group(group) && !self.unlisted.contains(group))
+    }
+
+    fn note_unlisted(&mut self, nodes: &[Node]) {
+        self.unlisted = groups_of(nodes).filter(|group| !self.sizes.knows_group(group)).cloned().collect();
+    }
+}

@@ -1,0 +1,271 @@
+//! Replies: the envelope in all its forms (API §3), and what a failure among them means.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::error::{ApiError, Kind, status_line, words};
+
+/// A reply that says that the call succeeded.
+#[derive(Debug)]
+pub(super) struct Reply(Value);
+
+/// What the call brought.
+#[derive(Debug, PartialEq)]
+pub(super) enum Payload {
+    /// `null`, or nothing at all.
+    Nothing,
+    /// `false`: what was asked for is not there (API §3.2).
+    False,
+    /// `true`, or another bare value: accepted.
+    Accepted,
+    /// One thing.
+    Object(Map<String, Value>),
+    /// Many, and how many there are in all where that is told.
+    List { rows: Vec<Value>, total: Option<u64> },
+}
+
+impl Reply {
+    /// Reads a reply, and tells a failure whichever way it is told. `secrets` are kept out of its message.
+    pub(super) fn read(reply: &Response<Bytes>, now: Timestamp, secrets: &[&str]) -> Result<Self, ApiError> {
+        let (status, body) = (reply.status(), reply.body());
+        let parsed = match serde_json::from_slice::<Value>(body) {
+            Ok(value @ (Value::Object(_) | Value::Array(_))) => Some(with_trimmed_keys(value)),
+            _ if status.is_success() && body.trim_ascii().is_empty() => Some(Value::Null),
+            _ => None,
+        };
+        let error = match parsed {
+            None => not_json(status, body, secrets),
+            Some(value) => match told_failure(status, &value) {
+                None => return Ok(Self(value)),
+                Some((code, message)) => {
+                    let kind = Kind::of(code, &message);
+                    let message = match words(&message, secrets) {
+                        nothing if nothing.is_empty() => status_line(status),
+                        message => message,
+                    };
+                    ApiError::new(kind, message)
+                }
+            },
+        };
+        Err(ApiError { retry_after: retry_after(reply.headers(), now), ..error })
+    }
+
+    /// The whole of it; a login has no `data`.
+    pub(super) fn root(&self) -> &Value {
+        &self.0
+    }
+
+    /// The payload, in or out of an envelope.
+    pub(super) fn payload(self) -> Payload {
+        let (data, total) = match self.0 {
+            Value::Object(mut root) => {
+                let total = total(&root);
+                (root.remove("data").unwrap_or(Value::Null), total)
+            }
+            bare => (bare, None),
+        };
+        match data {
+            Value::Null => Payload::Nothing,
+            Value::Bool(false) => Payload::False,
+            Value::Array(rows) => Payload::List { rows, total },
+            Value::Object(mut object) => match object.remove("rows") {
+                Some(Value::Array(rows)) => Payload::List { rows, total: self::total(&object).or(total) },
+                Some(Value::Null) => Payload::List { rows: Vec::new(), total: None },
+                Some(other) => {
+                    object.insert("rows".to_owned(), other);
+                    Payload::Object(object)
+                }
+                None => Payload::Object(object),
+            },
+            _ => Payload::Accepted,
+        }
+    }
+}
+
+/// Some replies spell `total` with a space behind (API §3.1).
+fn with_trimmed_keys(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            Value::Object(map.into_iter().map(|(key, value)| (key.trim().to_owned(), value)).collect())
+        }
+        other => other,
+    }
+}
+
+fn total(object: &Map<String, Value>) -> Option<u64> {
+    let direct = ["total", "count"].iter().find_map(|key| object.get(*key)?.as_u64());
+    direct.or_else(|| object.get("pagination")?.get("total")?.as_u64())
+}
+
+/// The code and the words of a failure, which may come with HTTP 200 (API §3.2).
+fn told_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
+    let said = |key| root.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
+    let (failed, in_error) = match root.get("error") {
+        None | Some(Value::Null) => (false, None),
+        Some(Value::Bool(flag)) => (*flag, None),
+        Some(Value::Number(number)) => (number.as_f64() != Some(0.0), None),
+        Some(Value::String(text)) => match text.trim().to_lowercase().as_str() {
+            "" | "false" | "0" | "null" => (false, None),
+            "true" | "1" => (true, None),
+            _ => (true, Some(text.as_str())),
+        },
+        Some(Value::Object(inner)) => (true, inner.get("message").and_then(Value::as_str)),
+        Some(Value::Array(inner)) => (!inner.is_empty(), inner.first().and_then(Value::as_str)),
+    };
+    if status.is_success() && !failed {
+        return None;
+    }
+    let told = root.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+    let code = if status.is_success() {
+        told.filter(|code| (400..600).contains(code)).unwrap_or(0)
+    } else {
+        status.as_u16()
+    };
+    Some((code, said("message").or(in_error).unwrap_or_default().to_owned()))
+}
+
+/// Bytes of a reply without JSON that are looked at.
+const GLIMPSE: usize = 512;
+
+fn not_json(status: StatusCode, body: &Bytes, secrets: &[&str]) -> ApiError {
+    let glimpse = String::from_utf8_lossy(&body[..body.len().min(GLIMPSE)]);
+    let kind = match status.as_u16() {
+        // Something answered well and it was not the API; whether the API behind it did something is open.
+        200..300 => Kind::Unclear,
+        300..400 | 404 | 405 | 410 => Kind::WrongServer,
+        code => Kind::of(code, &glimpse),
+    };
+    let advice = if matches!(kind, Kind::WrongServer) || status.is_success() {
+        ", so it may not be the VPSie API: check host and prefix of its URL"
+    } else {
+        ""
+    };
+    let message = format!("{} without JSON{advice}: {glimpse}", status_line(status));
+    ApiError::new(kind, words(&message, secrets).trim_end_matches([':', ' ']))
+}
+
+/// `Retry-After`, in seconds or as a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(status: u16, body: &str) -> Result<Reply, ApiError> {
+        let reply = Response::builder().status(status).body(Bytes::from(body.to_owned())).unwrap();
+        Reply::read(&reply, Timestamp::UNIX_EPOCH, &["s3cret"])
+    }
+
+    fn payload(body: &str) -> Payload {
+        read(200, body).unwrap().payload()
+    }
+
+    fn list(rows: &str, total: Option<u64>) -> Payload {
+        Payload::List { rows: serde_json::from_str(rows).unwrap(), total }
+    }
+
+    #[test]
+    fn every_form_of_data_is_read() {
+        for (body, want) in [
+            (r#"{"error":false,"data":[1,2],"total":5}"#, list("[1,2]", Some(5))),
+            (r#"{"error":false,"data":[1],"total ":5}"#, list("[1]", Some(5))),
+            (r#"{"data":[1],"count":3}"#, list("[1]", Some(3))),
+            (r#"{"data":[1],"pagination":{"total":9}}"#, list("[1]", Some(9))),
+            (r#"{"data":{"rows":[1],"count":7}}"#, list("[1]", Some(7))),
+            (r#"{"data":{"rows":[1],"total":7}}"#, list("[1]", Some(7))),
+            (r#"{"data":{"rows":null}}"#, list("[]", None)),
+            (r"[1]", list("[1]", None)),
+            (r#"{"error":false,"data":true}"#, Payload::Accepted),
+            (r#"{"error":false,"data":false}"#, Payload::False),
+            (r#"{"error":false,"data":null}"#, Payload::Nothing),
+            (r#"{"error":false}"#, Payload::Nothing),
+            ("", Payload::Nothing),
+        ] {
+            assert_eq!(payload(body), want, "{body}");
+        }
+        assert!(matches!(payload(r#"{"data":{"id":1}}"#), Payload::Object(_)));
+        assert_eq!(read(204, "").unwrap().payload(), Payload::Nothing);
+    }
+
+    #[test]
+    fn a_failure_is_a_failure_also_with_http_200() {
+        for (body, message) in [
+            (r#"{"error":true,"message":"quota exceeded"}"#, "quota exceeded"),
+            (r#"{"error":"quota exceeded"}"#, "quota exceeded"),
+            (r#"{"error":"true","message":"quota exceeded"}"#, "quota exceeded"),
+            (r#"{"error":1,"message":"quota exceeded"}"#, "quota exceeded"),
+            (r#"{"error":{"message":"quota exceeded"}}"#, "quota exceeded"),
+            (r#"{"error":["quota exceeded"]}"#, "quota exceeded"),
+        ] {
+            let error = read(200, body).unwrap_err();
+            assert_eq!((error.kind, error.message.as_str()), (Kind::Quota, message), "{body}");
+        }
+        for fine in
+            [r#"{"error":"false"}"#, r#"{"error":""}"#, r#"{"error":0}"#, r#"{"error":null,"code":500}"#]
+        {
+            assert!(read(200, fine).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn the_code_in_the_envelope_counts_when_http_says_200() {
+        assert_eq!(read(200, r#"{"error":true,"code":401}"#).unwrap_err().kind, Kind::Unauthenticated);
+        assert_eq!(read(200, r#"{"error":true,"code":500}"#).unwrap_err().kind, Kind::Unclear);
+        assert_eq!(read(200, r#"{"error":true,"code":7}"#).unwrap_err().kind, Kind::Refused);
+    }
+
+    #[test]
+    fn html_from_a_gateway_is_unclear() {
+        let error = read(502, "<html><h1>502 Bad Gateway</h1></html>").unwrap_err();
+        assert_eq!(error.kind, Kind::Unclear);
+        assert_eq!(error.message, "HTTP 502 Bad Gateway without JSON: 502 Bad Gateway");
+        assert_eq!(read(503, "").unwrap_err().message, "HTTP 503 Service Unavailable without JSON");
+    }
+
+    #[test]
+    fn a_404_without_json_is_a_wrong_server() {
+        for status in [301, 404, 405] {
+            let error = read(status, "<html>nginx</html>").unwrap_err();
+            assert_eq!(error.kind, Kind::WrongServer);
+            assert!(error.message.contains("check host and prefix"), "{}", error.message);
+        }
+        assert!(read(200, "<html>Welcome</html>").unwrap_err().message.contains("check host and prefix"));
+    }
+
+    #[test]
+    fn a_refusal_without_words_shows_its_status() {
+        assert_eq!(read(403, "{}").unwrap_err().message, "HTTP 403 Forbidden");
+    }
+
+    #[test]
+    fn secrets_are_kept_out() {
+        assert_eq!(read(400, r#"{"message":"bad s3cret"}"#).unwrap_err().message, "bad ***");
+        assert!(!read(500, "dump: s3cret").unwrap_err().message.contains("s3cret"));
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let wait = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers, now).map(|wait| wait.as_secs())
+        };
+        assert_eq!(wait("7"), Some(7));
+        assert_eq!(wait("Thu, 01 Jan 2026 00:00:09 GMT"), Some(9));
+        assert_eq!(wait("Wed, 31 Dec 2025 00:00:00 GMT"), Some(0));
+        assert_eq!(wait("-3"), None);
+        assert_eq!(wait("soon"), None);
+    }
+}

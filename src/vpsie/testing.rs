@@ -1,0 +1,152 @@
+//! A transport that plays a script, for tests: which request must come next, and what becomes of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::time::Instant;
+use tower::util::BoxCloneSyncService;
+
+use super::{BaseUrl, Client, ClientConfig, Credentials, Metrics, Transport, TransportError};
+use crate::control::Clock;
+
+/// What becomes of a request.
+#[derive(Clone)]
+pub(super) enum Fate {
+    Reply(u16, String, Vec<(&'static str, String)>),
+    NotSent,
+    Lost,
+    Silence,
+}
+
+pub(super) fn reply(status: u16, body: impl ToString) -> Fate {
+    Fate::Reply(status, body.to_string(), Vec::new())
+}
+
+pub(super) fn ok(data: &Value) -> Fate {
+    reply(200, serde_json::json!({"error": false, "data": data}))
+}
+
+pub(super) fn refuse(message: &str) -> Fate {
+    reply(200, serde_json::json!({"error": true, "message": message}))
+}
+
+pub(super) fn slow_down(seconds: u64) -> Fate {
+    Fate::Reply(429, r#"{"error":true}"#.into(), vec![("retry-after", seconds.to_string())])
+}
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) line: String,
+    pub(super) headers: http::HeaderMap,
+    pub(super) body: String,
+    pub(super) at: Instant,
+}
+
+impl Seen {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Script(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    steps: VecDeque<(String, Fate)>,
+    seen: Vec<Seen>,
+}
+
+impl Script {
+    pub(super) fn new(steps: impl IntoIterator<Item = (&'static str, Fate)>) -> Self {
+        let script = Self::default();
+        script.then(steps);
+        script
+    }
+
+    /// Adds steps. A line is method and path without `/apps/v2/`, such as `GET datacenter`.
+    pub(super) fn then(&self, steps: impl IntoIterator<Item = (&'static str, Fate)>) {
+        let steps = steps.into_iter().map(|(line, fate)| (line.to_owned(), fate));
+        self.0.lock().unwrap().steps.extend(steps);
+    }
+
+    /// All requests that came. Fails when the script was not played to its end.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        let state = self.0.lock().unwrap();
+        let left: Vec<&String> = state.steps.iter().map(|(line, _)| line).collect();
+        assert!(left.is_empty(), "these requests never came: {left:?}");
+        state.seen.clone()
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        let script = self.clone();
+        BoxCloneSyncService::new(tower::service_fn(move |request| {
+            let fate = script.next(&request);
+            async move {
+                match fate {
+                    Fate::Reply(status, body, headers) => {
+                        let mut reply = Response::builder().status(status);
+                        for (name, value) in headers {
+                            reply = reply.header(name, value);
+                        }
+                        Ok(reply.body(Bytes::from(body)).unwrap())
+                    }
+                    Fate::NotSent => Err(TransportError::NotSent("connection refused".into())),
+                    Fate::Lost => Err(TransportError::Lost("connection reset".into())),
+                    Fate::Silence => std::future::pending().await,
+                }
+            }
+        }))
+    }
+
+    fn next(&self, request: &Request<Bytes>) -> Fate {
+        let uri = request.uri().to_string();
+        let path = uri.strip_prefix("https://vpsie.test/apps/v2/").unwrap();
+        let line = format!("{} {path}", request.method());
+        let mut state = self.0.lock().unwrap();
+        let body = String::from_utf8(request.body().to_vec()).unwrap();
+        let (headers, at) = (request.headers().clone(), Instant::now());
+        state.seen.push(Seen { line: line.clone(), headers, body, at });
+        match state.steps.pop_front() {
+            Some((expected, fate)) if expected == line => fate,
+            other => panic!("{line} came, not {:?}", other.map(|(line, _)| line)),
+        }
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.client_with(Credentials::token("t0ken"), |_| ())
+    }
+
+    pub(super) fn client_with(
+        &self,
+        credentials: Credentials,
+        configure: impl FnOnce(&mut ClientConfig),
+    ) -> Client {
+        let base = BaseUrl::parse("https://vpsie.test").unwrap();
+        let mut config = ClientConfig::new(base, credentials);
+        configure(&mut config);
+        Client::new(config, self.transport(), Arc::new(TestClock(Instant::now())), Metrics::default())
+    }
+}
+
+/// Wall time that goes with tokio's, from 2026-01-01.
+struct TestClock(Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        start + self.0.elapsed()
+    }
+}
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);

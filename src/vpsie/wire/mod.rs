@@ -1,0 +1,10 @@
+//! Rows of VPSie's replies, read as leniently as the evidence asks (API §16). A field that cannot be read is
+//! as good as absent; a row without its key is skipped and counted.
+
+mod node;
+mod row;
+mod rows;
+
+pub(super) use node::{Node, nodes};
+pub(super) use row::{Row, Time};
+pub(super) use rows::{Cluster, Datacenter, Group, VmName, offer};

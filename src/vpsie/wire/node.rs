@@ -1,0 +1,356 @@
+//! Nodes of a cluster: the union of the shapes that `cluster/byId` is known to have (API §5.4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::row::Row;
+use super::rows::Shape;
+use crate::fleet::{Hostname, NodeRole, VmId, VmState};
+
+/// A node, before UUID and size are looked up elsewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::vpsie) struct Node {
+    pub(in crate::vpsie) hostname: Hostname,
+    /// Its numeric id, as text: tells two nodes of one name apart.
+    pub(in crate::vpsie) row_id: Option<String>,
+    pub(in crate::vpsie) id: Option<VmId>,
+    pub(in crate::vpsie) role: NodeRole,
+    pub(in crate::vpsie) state: VmState,
+    /// The VPSie group that it names: its numeric id or its UUID.
+    pub(in crate::vpsie) group: Option<String>,
+    pub(in crate::vpsie) box_size: Option<u64>,
+    pub(in crate::vpsie) shape: Shape,
+    pub(in crate::vpsie) created_at: Option<Timestamp>,
+}
+
+/// The arrays that nodes come in, and the role that being in one tells.
+const ARRAYS: [(&str, Option<NodeRole>); 3] =
+    [("nodes", None), ("masters", Some(NodeRole::ControlPlane)), ("slaves", Some(NodeRole::Worker))];
+
+/// Reads the nodes of a cluster. None when it has none of the arrays: that is no cluster without nodes, it
+/// is a reply that we do not understand. `skipped` is called for each row that cannot be read.
+pub(in crate::vpsie) fn nodes(cluster: &Map<String, Value>, skipped: impl Fn()) -> Option<Vec<Node>> {
+    if !ARRAYS.iter().any(|(name, _)| cluster.contains_key(*name)) {
+        return None;
+    }
+    let mut drafts: BTreeMap<Hostname, Draft> = BTreeMap::new();
+    for (name, role) in ARRAYS {
+        let rows = match cluster.get(name) {
+            Some(Value::Array(rows)) => rows.as_slice(),
+            Some(Value::Null | Value::Bool(false)) | None => &[],
+            Some(_) => return None,
+        };
+        for row in rows {
+            match row.as_object().and_then(|row| Draft::read(Row(row), role)) {
+                Some((hostname, draft)) => match drafts.get_mut(&hostname) {
+                    Some(known) => known.merge(draft),
+                    None => {
+                        drafts.insert(hostname, draft);
+                    }
+                },
+                None => skipped(),
+            }
+        }
+    }
+    let kinds = |role| -> BTreeSet<u64> {
+        drafts.values().filter(|d| d.role() == Some(role)).filter_map(|d| d.node_type).collect()
+    };
+    let (masters, workers) = (kinds(NodeRole::ControlPlane), kinds(NodeRole::Worker));
+    let nodes = drafts.into_iter().filter(|(_, draft)| draft.state != Some(State::Deleted));
+    Some(nodes.map(|(hostname, draft)| draft.finish(hostname, &masters, &workers)).collect())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Deleted,
+    Known(VmState),
+}
+
+/// A node while its rows are being read.
+struct Draft {
+    row_id: Option<String>,
+    id: Option<VmId>,
+    /// What tells its role: its own word, the array it is in, its hostname.
+    evidence: Vec<NodeRole>,
+    node_type: Option<u64>,
+    state: Option<State>,
+    group: Option<String>,
+    box_size: Option<u64>,
+    shape: Shape,
+    created_at: Option<Timestamp>,
+}
+
+impl Draft {
+    fn read(row: Row<'_>, array: Option<NodeRole>) -> Option<(Hostname, Self)> {
+        let hostname = Hostname::new(&row.text(&["hostname", "name"])?);
+        let own = row.text(&["role", "nodeType", "type"]).as_deref().and_then(role_of_word);
+        let draft = Self {
+            row_id: row.text(&["id"]),
+            id: row.text(&["identifier", "vmIdentifier", "uuid"]).map(VmId::new),
+            evidence: [own, array, role_of_hostname(&hostname)].into_iter().flatten().collect(),
+            node_type: row.number(&["node_type"]),
+            state: state(row),
+            group: row.text(&["group_id", "groupId", "node_group_id", "nodeGroupId", "groupIdentifier"]),
+            box_size: row.number(&["boxsize_id", "kube_size_id", "KubeSizeID"]),
+            shape: Shape::read(row),
+            // A time without its zone may be hours off, and would then hide a node that is new.
+            created_at: row
+                .time(&["created_on", "created_at", "createdAt"])
+                .filter(|time| time.zoned)
+                .map(|time| time.at),
+        };
+        Some((hostname, draft))
+    }
+
+    fn merge(&mut self, other: Self) {
+        if self.state == Some(State::Deleted) {
+            *self = other;
+            return;
+        }
+        if other.state == Some(State::Deleted) {
+            return;
+        }
+        self.evidence.extend(other.evidence);
+        self.row_id = self.row_id.take().or(other.row_id);
+        self.id = self.id.take().or(other.id);
+        self.node_type = self.node_type.or(other.node_type);
+        self.state = self.state.or(other.state);
+        self.group = self.group.take().or(other.group);
+        self.box_size = self.box_size.or(other.box_size);
+        if !self.shape.is_known() {
+            self.shape = other.shape;
+        }
+        self.created_at = self.created_at.or(other.created_at);
+    }
+
+    /// Anything that speaks for the control plane outweighs all else: it must never be touched.
+    fn role(&self) -> Option<NodeRole> {
+        if self.evidence.contains(&NodeRole::ControlPlane) {
+            return Some(NodeRole::ControlPlane);
+        }
+        self.evidence.first().copied()
+    }
+
+    fn finish(self, hostname: Hostname, masters: &BTreeSet<u64>, workers: &BTreeSet<u64>) -> Node {
+        let by_kind = || {
+            let kind = self.node_type?;
+            (workers.contains(&kind) && !masters.contains(&kind)).then_some(NodeRole::Worker)
+        };
+        let role = self.role().or_else(by_kind).unwrap_or(NodeRole::ControlPlane);
+        Node {
+            hostname,
+            role,
+            row_id: self.row_id,
+            id: self.id,
+            state: match self.state {
+                Some(State::Known(state)) => state,
+                Some(State::Deleted) | None => VmState::Running,
+            },
+            group: self.group,
+            box_size: self.box_size,
+            shape: self.shape,
+            created_at: self.created_at,
+        }
+    }
+}
+
+fn role_of_word(word: &str) -> Option<NodeRole> {
+    match word.to_lowercase().as_str() {
+        "master" | "manager" | "control-plane" | "control_plane" | "controlplane" | "control plane" => {
+            Some(NodeRole::ControlPlane)
+        }
+        "slave" | "worker" | "agent" => Some(NodeRole::Worker),
+        _ => None,
+    }
+}
+
+/// Hostnames end in `-master-…` or `-slave-…` (API §3.6); the cluster's own name stands before and may
+/// contain either.
+fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
+    let (master, slave) = (hostname.as_str().rfind("-master"), hostname.as_str().rfind("-slave"));
+    match (master, slave) {
+        (None, None) => None,
+        (master, slave) if master > slave => Some(NodeRole::ControlPlane),
+        _ => Some(NodeRole::Worker),
+    }
+}
+
+/// The state, by its word, else by flags (API §7.1). None when neither says anything.
+fn state(row: Row<'_>) -> Option<State> {
+    let known = |state| Some(State::Known(state));
+    if let Some(word) = row.text(&["status", "node_status"]) {
+        match word.to_lowercase().as_str() {
+            "running" | "active" | "ready" | "online" | "up" | "started" => return known(VmState::Running),
+            "pending" | "creating" | "provisioning" | "building" | "installing" | "starting" | "queued"
+            | "new" | "processing" | "booting" | "deploying" => return known(VmState::Provisioning),
+            "stopped" | "suspended" | "locked" | "error" | "failed" | "off" | "offline" | "down"
+            | "paused" | "inactive" => return known(VmState::Down),
+            "deleting" | "terminating" | "removing" | "terminated" | "destroying" => {
+                return known(VmState::Terminating);
+            }
+            "deleted" | "removed" | "destroyed" => return Some(State::Deleted),
+            _ => {}
+        }
+    }
+    let on = |names| row.flag(names) == Some(true);
+    let off = |names| row.flag(names) == Some(false);
+    if on(&["is_deleted"]) || row.time(&["dropped_on"]).is_some() {
+        Some(State::Deleted)
+    } else if on(&["is_terminated"]) {
+        known(VmState::Terminating)
+    } else if on(&["is_suspended"]) || on(&["boxes_suspended"]) || on(&["is_locked"]) {
+        known(VmState::Down)
+    } else if off(&["is_active"]) {
+        known(VmState::Provisioning)
+    } else if off(&["power"]) {
+        known(VmState::Down)
+    } else {
+        (on(&["power"]) || on(&["is_active"])).then_some(State::Known(VmState::Running))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(cluster: &Value) -> Vec<Node> {
+        nodes(cluster.as_object().unwrap(), || panic!("a row was skipped")).unwrap()
+    }
+
+    fn one(node: Value) -> Node {
+        let [node] = <[Node; 1]>::try_from(read(&json!({"nodes": [node]}))).unwrap();
+        node
+    }
+
+    fn roles(cluster: &Value) -> Vec<(String, bool)> {
+        let worker = |node: Node| (node.hostname.to_string(), node.role == NodeRole::Worker);
+        read(cluster).into_iter().map(worker).collect()
+    }
+
+    #[test]
+    fn the_shape_of_the_official_client_is_read() {
+        let node = one(json!({"id": 12, "user_id": 1, "hostname": "HEL-Kubernetes-49ab-Slave-11cc",
+            "default_ip": "1.2.3.4", "private_ip": "", "node_type": 2, "node_id": 3, "datacenter_id": 4,
+            "created_on": "2026-03-04 05:06:07"}));
+        assert_eq!(node.hostname.as_str(), "hel-kubernetes-49ab-slave-11cc");
+        assert_eq!((node.row_id.as_deref(), node.id, node.role), (Some("12"), None, NodeRole::Worker));
+        assert_eq!((node.state, node.created_at), (VmState::Running, None));
+    }
+
+    #[test]
+    fn the_shape_with_identifiers_is_read() {
+        let node = one(json!({"identifier": "u-1", "hostname": "w", "ip": "1.2.3.4", "status": "Creating",
+            "role": "slave", "cpu": 2, "ram": 4096, "disk": 80, "created_on": "2026-03-04T05:06:07Z"}));
+        assert_eq!(
+            (node.id, node.role, node.state),
+            (Some("u-1".into()), NodeRole::Worker, VmState::Provisioning)
+        );
+        assert!(node.shape.is_known() && node.created_at.is_some());
+    }
+
+    #[test]
+    fn the_arrays_are_one_set() {
+        let cluster = json!({
+            "nodes": [{"hostname": "A", "node_type": 1}, {"hostname": "b"}],
+            "masters": [{"hostname": "a", "identifier": "u-a"}],
+            "slaves": [{"hostname": "B", "identifier": "u-b"}, {"hostname": "c"}],
+        });
+        let want = [("a", false), ("b", true), ("c", true)].map(|(name, worker)| (name.to_owned(), worker));
+        assert_eq!(roles(&cluster), want);
+        assert_eq!(read(&cluster)[0].id, Some("u-a".into()));
+    }
+
+    #[test]
+    fn a_node_of_unknown_role_is_not_to_be_touched() {
+        assert_eq!(one(json!({"hostname": "x"})).role, NodeRole::ControlPlane);
+        assert_eq!(
+            one(json!({"hostname": "x", "role": "etcd", "node_type": 2})).role,
+            NodeRole::ControlPlane
+        );
+    }
+
+    #[test]
+    fn evidence_for_the_control_plane_wins() {
+        assert_eq!(one(json!({"hostname": "c-master-1", "role": "slave"})).role, NodeRole::ControlPlane);
+        assert_eq!(one(json!({"hostname": "c-slave-1", "role": "Master"})).role, NodeRole::ControlPlane);
+        let cluster = json!({"slaves": [{"hostname": "x"}], "masters": [{"hostname": "x"}]});
+        assert_eq!(roles(&cluster), [("x".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_cluster_may_be_named_after_a_role() {
+        assert_eq!(one(json!({"hostname": "my-master-slave-11cc"})).role, NodeRole::Worker);
+        assert_eq!(one(json!({"hostname": "my-slave-master-main"})).role, NodeRole::ControlPlane);
+    }
+
+    #[test]
+    fn node_type_is_learned_from_nodes_of_known_role() {
+        let cluster = json!({"nodes": [
+            {"hostname": "c-master-1", "node_type": 1},
+            {"hostname": "c-slave-1", "node_type": 2},
+            {"hostname": "x", "node_type": 2},
+            {"hostname": "y", "node_type": 1},
+            {"hostname": "z", "node_type": 3},
+        ]});
+        let workers: Vec<String> =
+            roles(&cluster).into_iter().filter(|(_, worker)| *worker).map(|(name, _)| name).collect();
+        assert_eq!(workers, ["c-slave-1", "x"]);
+    }
+
+    #[test]
+    fn state_comes_from_word_or_flags() {
+        for (fields, want) in [
+            (json!({}), VmState::Running),
+            (json!({"status": "Running"}), VmState::Running),
+            (json!({"status": "deleting"}), VmState::Terminating),
+            (json!({"status": "stopped", "power": 1}), VmState::Down),
+            (json!({"status": "wonderful", "power": 0}), VmState::Down),
+            (json!({"status": 1}), VmState::Running),
+            (json!({"is_active": 1, "power": 1}), VmState::Running),
+            (json!({"is_active": "0", "power": "0"}), VmState::Provisioning),
+            (json!({"is_active": true, "power": false}), VmState::Down),
+            (json!({"is_suspended": 1, "power": 1}), VmState::Down),
+            (json!({"is_locked": 1}), VmState::Down),
+            (json!({"is_terminated": 1}), VmState::Terminating),
+        ] {
+            let mut node = fields.clone();
+            node["hostname"] = "x".into();
+            assert_eq!(one(node).state, want, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_deleted_node_is_not_listed() {
+        for fields in [
+            json!({"hostname": "x", "is_deleted": 1}),
+            json!({"hostname": "x", "dropped_on": "2026-01-01 00:00:00"}),
+            json!({"hostname": "x", "status": "deleted"}),
+        ] {
+            assert_eq!(read(&json!({"nodes": [fields]})), []);
+        }
+        assert_eq!(one(json!({"hostname": "x", "dropped_on": null})).state, VmState::Running);
+        let (old, new) = (json!({"hostname": "x", "is_deleted": 1}), json!({"hostname": "x", "id": 2}));
+        for rows in [[&old, &new], [&new, &old]] {
+            assert_eq!(read(&json!({"nodes": rows}))[0].row_id.as_deref(), Some("2"));
+        }
+    }
+
+    #[test]
+    fn a_reply_without_any_array_is_not_an_empty_cluster() {
+        assert_eq!(nodes(json!({"cluster_name": "c"}).as_object().unwrap(), || ()), None);
+        assert_eq!(nodes(json!({"nodes": "many"}).as_object().unwrap(), || ()), None);
+        assert_eq!(read(&json!({"nodes": null, "masters": []})), []);
+    }
+
+    #[test]
+    fn a_bad_row_is_skipped_and_counted() {
+        let skipped = std::cell::Cell::new(0);
+        let cluster = json!({"nodes": [7, {"id": 1}, {"hostname": "x"}]});
+        let nodes = nodes(cluster.as_object().unwrap(), || skipped.set(skipped.get() + 1)).unwrap();
+        assert_eq!((nodes.len(), skipped.get()), (1, 2));
+    }
+}

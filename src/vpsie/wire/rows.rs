@@ -1,0 +1,221 @@
+//! Rows of the simpler listings.
+
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
+
+use super::row::Row;
+use crate::catalog::{DEFAULT_MAX_PODS, Offer, Resources};
+use crate::fleet::{DatacenterId, Hostname, SizeId, VmId};
+
+/// A cluster of the account (API §5.3).
+#[derive(Debug, PartialEq)]
+pub(in crate::vpsie) struct Cluster {
+    pub(in crate::vpsie) id: String,
+    pub(in crate::vpsie) name: String,
+}
+
+impl Cluster {
+    pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Self> {
+        Some(Self {
+            id: row.text(&["identifier", "clusterIdentifier"])?,
+            name: row.text(&["cluster_name", "clusterName", "name"]).unwrap_or_default(),
+        })
+    }
+}
+
+/// A datacenter (API §4.1).
+#[derive(Debug, PartialEq)]
+pub(in crate::vpsie) struct Datacenter {
+    pub(in crate::vpsie) id: String,
+    pub(in crate::vpsie) name: String,
+    /// Whether new things can be made there.
+    pub(in crate::vpsie) active: bool,
+}
+
+impl Datacenter {
+    pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Self> {
+        let deleted = row.flag(&["is_deleted"]).unwrap_or(false);
+        Some(Self {
+            id: row.text(&["identifier", "dcIdentifier", "dc_identifier"])?,
+            name: row.text(&["dc_name", "name"]).unwrap_or_default(),
+            active: row.flag(&["is_active"]).unwrap_or(true) && !deleted,
+        })
+    }
+}
+
+/// A VPSie group: the workers of one size in one cluster (API §6.1).
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::vpsie) struct Group {
+    /// What adding a worker names.
+    pub(in crate::vpsie) id: u64,
+    pub(in crate::vpsie) identifier: Option<String>,
+    pub(in crate::vpsie) name: String,
+    /// `boxsize_id`: as far as known the same number as the `KubeSizeID` it was made with (API §5.1).
+    pub(in crate::vpsie) box_size: Option<u64>,
+    pub(in crate::vpsie) shape: Shape,
+}
+
+impl Group {
+    /// None for a deleted one, too.
+    pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Option<Self>> {
+        let id = row.number(&["id", "groupId", "group_id"])?;
+        if row.flag(&["is_deleted"]).unwrap_or(false) || row.time(&["dropped_on"]).is_some() {
+            return Some(None);
+        }
+        Some(Some(Self {
+            id,
+            identifier: row.text(&["identifier"]),
+            name: row.text(&["group_name", "groupName", "name"]).unwrap_or_default(),
+            box_size: row.number(&["boxsize_id", "boxsizeId", "KubeSizeID", "kube_size_id"]),
+            shape: Shape::read(row),
+        }))
+    }
+}
+
+/// What a thing has of each resource, where told: cores, MiB, GiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(in crate::vpsie) struct Shape {
+    cpu: Option<Decimal>,
+    memory: Option<u64>,
+    disk: Option<u64>,
+}
+
+impl Shape {
+    pub(in crate::vpsie) fn read(row: Row<'_>) -> Self {
+        let positive = |names| row.number(names).filter(|n| *n > 0);
+        Self {
+            cpu: row.decimal(&["cpu"]).filter(|cpu| *cpu > Decimal::ZERO),
+            memory: positive(&["ram", "memory"]),
+            disk: positive(&["disk", "ssd"]),
+        }
+    }
+
+    /// Whether it tells enough to be known by.
+    pub(in crate::vpsie) fn is_known(&self) -> bool {
+        self.cpu.is_some() && self.memory.is_some()
+    }
+
+    /// Whether the two may be of one kind: nothing that both tell differs.
+    pub(in crate::vpsie) fn may_be(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+            one.is_none() || other.is_none() || one == other
+        }
+        agree(self.cpu, other.cpu) && agree(self.memory, other.memory) && agree(self.disk, other.disk)
+    }
+
+    /// Whether nothing that it tells differs from the offer.
+    pub(in crate::vpsie) fn fits(&self, offer: &Offer) -> bool {
+        let Resources { cpu_millis, memory_mib, disk_gib, .. } = offer.resources;
+        self.cpu.is_none_or(|cpu| millis(cpu) == Some(cpu_millis))
+            && self.memory.is_none_or(|memory| memory == memory_mib)
+            && self.disk.is_none_or(|disk| disk == disk_gib || disk_gib == 0)
+    }
+}
+
+fn millis(cores: Decimal) -> Option<u64> {
+    (cores * Decimal::ONE_THOUSAND).trunc().to_u64()
+}
+
+/// An offer (API §5.1). A row without size, name, CPU or memory is none.
+pub(in crate::vpsie) fn offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
+    let price = |names| row.decimal(names).filter(|price| *price > Decimal::ZERO);
+    let shape = Shape::read(row);
+    let size = row.number(&["id", "KubeSizeID", "kubeSizeId", "kube_size_id"])?;
+    Some(Offer {
+        size: SizeId(size),
+        name: row.text(&["name", "nickname"])?,
+        identifier: row.text(&["identifier"]),
+        datacenter: datacenter.clone(),
+        resources: Resources {
+            cpu_millis: millis(shape.cpu?)?,
+            memory_mib: shape.memory?,
+            disk_gib: shape.disk.unwrap_or(0),
+            pods: DEFAULT_MAX_PODS,
+        },
+        monthly: price(&["price", "monthly_price", "price_monthly"]),
+        hourly: price(&["hourly_price", "price_hourly"]),
+    })
+}
+
+/// Which hostname has which UUID (API §5.5).
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::vpsie) struct VmName {
+    pub(in crate::vpsie) hostname: Hostname,
+    pub(in crate::vpsie) id: VmId,
+    /// Told to be a node of a managed cluster.
+    pub(in crate::vpsie) kubernetes: bool,
+}
+
+impl VmName {
+    pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Self> {
+        Some(Self {
+            hostname: Hostname::new(&row.text(&["hostname"])?),
+            id: VmId::new(row.text(&["identifier"])?),
+            kubernetes: row.text(&["type", "entity_type"]).is_some_and(|kind| kind.starts_with("k8s")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read<T>(value: &Value, read: impl Fn(Row<'_>) -> T) -> T {
+        read(Row(value.as_object().unwrap()))
+    }
+
+    fn offer_of(value: &Value) -> Option<Offer> {
+        read(value, |row| offer(row, &"dc".into()))
+    }
+
+    #[test]
+    fn an_offer_goes_by_either_set_of_names() {
+        let one = offer_of(&json!({"id": 7, "name": "s", "cpu": 2, "ram": 4096, "disk": 80, "price": 24,
+            "hourly_price": 0.033}))
+        .unwrap();
+        let other = offer_of(&json!({"id": "7", "nickname": "s", "cpu": "2", "ram": "4096", "ssd": 80.0,
+            "price": "24", "hourly_price": "0.033", "traffic": 4, "boxsize_id": 99}))
+        .unwrap();
+        assert_eq!(one, other);
+        assert_eq!(one.size, SizeId(7));
+        assert_eq!(one.resources, Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 });
+        assert_eq!(one.hourly.unwrap().to_string(), "0.033");
+    }
+
+    #[test]
+    fn a_price_that_is_not_above_zero_is_none() {
+        let offer =
+            json!({"id": 7, "name": "s", "cpu": 2, "ram": 4096, "price": "0.00", "hourly_price": null});
+        let offer = offer_of(&offer).unwrap();
+        assert_eq!((offer.monthly, offer.hourly), (None, None));
+    }
+
+    #[test]
+    fn an_offer_without_its_size_is_none_whatever_other_ids_it_has() {
+        assert_eq!(offer_of(&json!({"boxsize_id": 7, "name": "s", "cpu": 2, "ram": 4096})), None);
+        assert_eq!(offer_of(&json!({"id": 7, "name": "s", "cpu": 0, "ram": 4096})), None);
+    }
+
+    #[test]
+    fn deleted_groups_do_not_count() {
+        let group = |more: &str| {
+            let row = format!(r#"{{"id": 5, "group_name": "a", "boxsize_id": "7"{more}}}"#);
+            read(&serde_json::from_str(&row).unwrap(), Group::read)
+        };
+        assert_eq!(group("").unwrap().unwrap().box_size, Some(7));
+        assert_eq!(group(r#","dropped_on":null,"is_deleted":0"#).unwrap().unwrap().id, 5);
+        assert_eq!(group(r#","is_deleted":1"#), Some(None));
+        assert_eq!(group(r#","dropped_on":"2026-01-01T00:00:00Z""#), Some(None));
+        assert_eq!(read(&json!({"group_name": "a"}), Group::read), None);
+    }
+
+    #[test]
+    fn a_datacenter_is_usable_unless_it_says_otherwise() {
+        let active = |value| read(&value, Datacenter::read).unwrap().active;
+        assert!(active(json!({"dc_name": "AMS", "identifier": "ams1"})));
+        assert!(!active(json!({"identifier": "ams1", "is_active": 0})));
+        assert!(!active(json!({"identifier": "ams1", "is_active": 1, "is_deleted": "1"})));
+    }
+}
