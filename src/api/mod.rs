@@ -14,6 +14,9 @@ pub use policies::{
 pub use status::{NodeGroupCondition, NodeGroupNode, NodeGroupStatus};
 
 #[cfg(test)]
+mod docs;
+
+#[cfg(test)]
 mod tests {
     use kube::CustomResourceExt;
     use serde_json::{Value, json};

@@ -43,17 +43,17 @@ pub struct NodeGroupSpec {
     /// UUID of the VPSie-managed Kubernetes cluster.
     #[schemars(length(min = 1))]
     pub resource_identifier: String,
-    /// The VPSie project. A managed cluster has its own.
+    /// The VPSie project. No effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// What may be rented, the preferred first: offers by name, UUID or KubeSizeID. Each is a pool of its own.
     #[serde(rename = "offeringIDs")]
     #[schemars(length(min = 1))]
     pub offering_ids: Vec<String>,
-    /// The OS image. A managed cluster has its own.
+    /// The OS image. No effect: a managed cluster has its own.
     #[serde(default, rename = "osImageID", skip_serializing_if = "Option::is_none")]
     pub os_image_id: Option<String>,
-    /// The Kubernetes version, such as `v1.33.2`. A managed cluster has its own.
+    /// The Kubernetes version, such as `v1.33.2`. No effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+([-+].*)?$"))]
     pub kubernetes_version: Option<String>,
@@ -69,32 +69,33 @@ pub struct NodeGroupSpec {
     /// Taints of its Nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
-    /// When to add nodes.
+    /// When to add nodes. No effect yet: Cluster Autoscaler's flags decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_up_policy: Option<ScaleUpPolicy>,
-    /// When to remove nodes.
+    /// When to remove nodes. No effect yet: Cluster Autoscaler's flags and `autoscalingOptions` decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down_policy: Option<ScaleDownPolicy>,
-    /// SSH keys for its VMs.
+    /// SSH keys for its VMs. No effect: a managed cluster has its own.
     #[serde(default, rename = "sshKeyIDs", skip_serializing_if = "Vec::is_empty")]
     pub ssh_key_ids: Vec<String>,
-    /// Tags for its VMs.
+    /// Tags for its VMs. No effect: workers of a managed cluster take none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
-    /// Fixes the size of the only entry of `offeringIDs`, whatever the catalog makes of that.
+    /// Fixes the size of the entry of `offeringIDs`, whatever the catalog makes of that. No effect when there are
+    /// several.
     #[serde(default, rename = "kubeSizeID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub kube_size_id: Option<i64>,
-    /// Spot machines.
+    /// Spot machines. No effect yet: all machines are on demand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spot_config: Option<SpotConfig>,
-    /// Several datacenters.
+    /// Several datacenters. No effect yet: all machines are in `datacenterID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multi_region: Option<MultiRegion>,
-    /// Cost.
+    /// Cost. No effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_optimization: Option<CostOptimization>,
     /// Options of Cluster Autoscaler for this NodeGroup. What is left out is as its flags say.

@@ -1,6 +1,6 @@
 //! NodeGroup manifests, as files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kube::{CustomResourceExt, Resource};
@@ -72,7 +72,7 @@ pub fn parse_manifests(origin: &str, sources: &[Source]) -> Result<Manifests, Pr
         schema: crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default(),
         problems: Vec::new(),
         notes: Vec::new(),
-        checked: Vec::new(),
+        read: Vec::new(),
     };
     for source in sources {
         reader.file(source);
@@ -84,7 +84,14 @@ struct Reader {
     schema: Value,
     problems: Vec<Problem>,
     notes: Vec<Problem>,
-    checked: Vec<(String, Checked)>,
+    read: Vec<Read>,
+}
+
+struct Read {
+    place: String,
+    checked: Checked,
+    /// Fields whose values are not the user's: those were wrong.
+    unread: BTreeSet<String>,
 }
 
 impl Reader {
@@ -141,43 +148,48 @@ impl Reader {
                 self.problems.push(Problem::new(&place, part, "is missing"));
             }
         }
-        schema::check(
-            &self.schema["properties"]["spec"],
-            &document["spec"],
-            "spec",
-            &mut |field, message| {
-                self.problems.push(Problem::new(&place, field, message));
-            },
-        );
-        // The API server writes the status; it says nothing about what is wanted.
+        if self.problems.len() > before {
+            return;
+        }
         let mut wanted = document.clone();
+        // The API server writes the status; it says nothing about what is wanted.
         if let Some(fields) = wanted.as_object_mut() {
             fields.remove("status");
         }
+        let mut unread = BTreeSet::new();
+        let spec = &self.schema["properties"]["spec"];
+        schema::check(spec, &mut wanted["spec"], "spec", &mut |field, message| {
+            unread.insert(field.to_owned());
+            self.problems.push(Problem::new(&place, field, message));
+        });
         let manifest = match serde_path_to_error::deserialize::<_, api::NodeGroup>(&wanted) {
             Ok(manifest) => manifest,
-            Err(error) if self.problems.len() == before => {
+            Err(error) => {
                 let (field, message) = (error.path().to_string(), error.inner().to_string());
                 return self.problems.push(Problem::new(&place, field, message));
             }
-            Err(_) => return,
         };
         let mut findings = Findings::default();
         let checked = node_group::check(&manifest, &mut findings);
         let problems = |found: Vec<(String, String)>| {
-            found.into_iter().map(|(field, message)| Problem::new(&place, field, message)).collect::<Vec<_>>()
+            let ours = |field: &str| {
+                unread.contains(field) || field == "spec.minNodes" && unread.contains("spec.maxNodes")
+            };
+            let found = found.into_iter().filter(|(field, _)| !ours(field));
+            found.map(|(field, message)| Problem::new(&place, field, message)).collect::<Vec<_>>()
         };
         self.problems.extend(problems(findings.wrong));
         self.notes.extend(problems(findings.notes));
-        self.checked.push((place, checked));
+        self.read.push(Read { place, checked, unread });
     }
 
     fn finish(mut self, origin: &str) -> Result<Manifests, Problems> {
         self.cross_check();
-        let first = self.checked.first().map(|(_, first)| (first.cluster.clone(), first.datacenter.clone()));
+        let first =
+            self.read.first().map(|first| (first.checked.cluster.clone(), first.checked.datacenter.clone()));
         match first {
             Some((cluster, datacenter)) if self.problems.is_empty() => Ok(Manifests {
-                groups: self.checked.into_iter().map(|(_, checked)| checked.group).collect(),
+                groups: self.read.into_iter().map(|read| read.checked.group).collect(),
                 cluster,
                 datacenter,
                 notes: self.notes,
@@ -194,35 +206,38 @@ impl Reader {
 
     fn cross_check(&mut self) {
         let mut names: BTreeMap<&str, &str> = BTreeMap::new();
-        for (place, checked) in &self.checked {
-            if let Some(first) = names.insert(checked.group.name.as_str(), place) {
-                let message = format!("is the name of another one too, at {first}: names must differ");
-                self.problems.push(Problem::new(place, "metadata.name", message));
+        for read in &self.read {
+            if let Some(first) = names.insert(read.checked.group.name.as_str(), &read.place) {
+                let message = format!("is also the name at {}: names must differ", position(first));
+                self.problems.push(Problem::new(&read.place, "metadata.name", message));
             }
         }
-        let Some(((first, reference), others)) = self.checked.split_first() else { return };
-        for (place, other) in others {
-            for (field, here, there, why) in [
-                (
-                    "spec.resourceIdentifier",
-                    other.cluster.as_str(),
-                    reference.cluster.as_str(),
-                    "one vpsie-autoscaler serves one cluster",
-                ),
-                (
-                    "spec.datacenterID",
-                    other.datacenter.as_str(),
-                    reference.datacenter.as_str(),
-                    "a managed cluster is in one datacenter",
-                ),
-            ] {
-                if here != there {
-                    let message = format!("is {here:?}, must be {there:?} as at {first}: {why}");
-                    self.problems.push(Problem::new(place, field, message));
-                }
+        self.same("spec.resourceIdentifier", "one vpsie-autoscaler serves one cluster", |checked| {
+            checked.cluster.as_str()
+        });
+        self.same("spec.datacenterID", "a managed cluster is in one datacenter", |checked| {
+            checked.datacenter.as_str()
+        });
+    }
+
+    /// All NodeGroups must say what the first says.
+    fn same(&mut self, field: &str, why: &str, value: impl Fn(&Checked) -> &str) {
+        let mut readable = self.read.iter().filter(|read| !read.unread.contains(field));
+        let Some(first) = readable.next() else { return };
+        for read in readable {
+            let (here, there) = (value(&read.checked), value(&first.checked));
+            if here != there {
+                let at = position(&first.place);
+                let message = format!("is {here:?}, must be {there:?} as at {at}: {why}");
+                self.problems.push(Problem::new(&read.place, field, message));
             }
         }
     }
+}
+
+/// File and line of a place.
+fn position(place: &str) -> &str {
+    place.split_once(": NodeGroup").map_or(place, |(position, _)| position)
 }
 
 /// A field without a value is one that was left out, as for the API server.

@@ -241,16 +241,13 @@ fn note_what_has_no_effect(spec: &api::NodeGroupSpec, findings: &mut Findings) {
             .note("spec.scaleUpPolicy", format!("has no effect yet: Cluster Autoscaler's flags decide{but}"));
     }
     if let Some(policy) = &spec.scale_down_policy {
-        let but = if policy.enabled {
-            "its flags and spec.autoscalingOptions decide"
+        let message = if policy.enabled {
+            "has no effect yet: Cluster Autoscaler's flags and spec.autoscalingOptions decide"
         } else {
-            "it removes idle nodes all the same, unless they have the annotation \
-             cluster-autoscaler.kubernetes.io/scale-down-disabled=true"
+            "has no effect yet: Cluster Autoscaler removes idle nodes all the same, unless they have the \
+             annotation cluster-autoscaler.kubernetes.io/scale-down-disabled=true"
         };
-        findings.note(
-            "spec.scaleDownPolicy",
-            format!("has no effect yet: Cluster Autoscaler removes nodes, {but}"),
-        );
+        findings.note("spec.scaleDownPolicy", message);
     }
     if spec.spot_config.as_ref().is_some_and(|spot| spot.enabled) {
         findings.note("spec.spotConfig", "has no effect yet: all machines are on demand");

@@ -2,19 +2,22 @@
 //!
 //! Unlike the API server it refuses fields that it does not know: a misspelt limit costs money.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// Calls `report` with field and message of each thing that is wrong.
-pub(super) fn check(schema: &Value, value: &Value, path: &str, report: &mut impl FnMut(&str, String)) {
+/// Calls `report` with field and message of each thing that is wrong, and puts something harmless in its place,
+/// so that the rest can be read and checked as well.
+pub(super) fn check(schema: &Value, value: &mut Value, path: &str, report: &mut impl FnMut(&str, String)) {
     let Some(kind) = schema["type"].as_str() else { return };
     if !is_of(kind, value) {
-        return report(path, format!("is {}, must be {}", shown(value), article(kind)));
+        report(path, format!("is {}, must be {}", shown(value), article(kind)));
+        *value = harmless(schema);
     }
     if let Some(allowed) = schema["enum"].as_array()
         && !allowed.contains(value)
     {
-        let allowed: Vec<String> = allowed.iter().filter(|a| !a.is_null()).map(Value::to_string).collect();
-        return report(path, format!("is {}, must be one of {}", shown(value), allowed.join(", ")));
+        let names: Vec<String> = allowed.iter().filter(|a| !a.is_null()).map(Value::to_string).collect();
+        report(path, format!("is {}, must be one of {}", shown(value), names.join(", ")));
+        *value = harmless(schema);
     }
     match value {
         Value::Object(fields) => check_object(schema, fields, path, report),
@@ -22,7 +25,7 @@ pub(super) fn check(schema: &Value, value: &Value, path: &str, report: &mut impl
             if items.len() < bound(&schema["minItems"]) {
                 report(path, "is empty, must have at least one entry".to_owned());
             }
-            for (n, item) in items.iter().enumerate() {
+            for (n, item) in items.iter_mut().enumerate() {
                 check(&schema["items"], item, &format!("{path}[{n}]"), report);
             }
         }
@@ -36,27 +39,41 @@ pub(super) fn check(schema: &Value, value: &Value, path: &str, report: &mut impl
 
 fn check_object(
     schema: &Value,
-    fields: &serde_json::Map<String, Value>,
+    fields: &mut serde_json::Map<String, Value>,
     path: &str,
     report: &mut impl FnMut(&str, String),
 ) {
     let known = schema["properties"].as_object();
-    for (name, value) in fields {
+    fields.retain(|name, value| {
         let path = join(path, name);
-        match (known.and_then(|known| known.get(name)), &schema["additionalProperties"]) {
-            (Some(schema), _) => check(schema, value, &path, report),
-            (None, Value::Object(_)) => check(&schema["additionalProperties"], value, &path, report),
-            (None, _) => {
-                if let Some(known) = known {
-                    report(&path, format!("is no field of this; {}", suggestion(name, known.keys())));
-                }
+        match (known.and_then(|known| known.get(name)), &schema["additionalProperties"], known) {
+            (Some(schema), _, _) => check(schema, value, &path, report),
+            (None, any @ Value::Object(_), _) => check(any, value, &path, report),
+            (None, _, Some(known)) => {
+                report(&path, format!("is no field of this; {}", suggestion(name, known.keys())));
+                return false;
             }
+            (None, _, None) => {}
         }
-    }
+        true
+    });
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !fields.contains_key(name) {
             report(&join(path, name), "is missing".to_owned());
+            fields.insert(name.to_owned(), harmless(&schema["properties"][name]));
         }
+    }
+}
+
+fn harmless(schema: &Value) -> Value {
+    match (schema["type"].as_str(), &schema["enum"]) {
+        (_, Value::Array(allowed)) => allowed.first().cloned().unwrap_or_default(),
+        (Some("object"), _) => json!({}),
+        (Some("array"), _) => json!([]),
+        (Some("string"), _) => json!("x"),
+        (Some("boolean"), _) => json!(false),
+        (Some("integer" | "number"), _) => json!(schema["minimum"].as_f64().unwrap_or_default() as i64),
+        _ => Value::Null,
     }
 }
 
