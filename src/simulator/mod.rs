@@ -14,9 +14,12 @@ mod routes;
 mod server;
 mod shapes;
 mod state;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod work;
 
+pub use args::{JoinArgs, SimulatorArgs, WorldArgs, run};
 pub use config::{
     AccountConfig, CapacityConfig, ClusterConfig, ConfigError, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET,
     DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN, DatacenterConfig, OfferConfig, Shortage,
@@ -25,7 +28,7 @@ pub use config::{
 pub use control::{ControlError, Overview, VmView};
 pub use fault::{ActiveRule, Effect, FaultError, FaultRule, Work};
 pub use inside::{CallError, Simulator};
-
+pub use join::{Heartbeat, JoinOptions, join};
 pub use persist::{Snapshot, SnapshotError};
 pub use server::listen;
 pub use shapes::{

@@ -24,6 +24,10 @@ use super::state::{Context, State};
 use super::wire::{Answer, Page};
 use super::work::Refusal;
 
+#[cfg(test)]
+pub(super) use catalog::mapping_identifier;
+pub(super) use vm::{address, private_address};
+
 /// What came with a request.
 pub(super) struct Call {
     params: HashMap<String, String>,
