@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Problems, ServeArgs};
+use crate::simulator::{self, SimulatorArgs};
 use crate::telemetry::chain;
 
 /// Cloud provider for Kubernetes Cluster Autoscaler on VPSie
@@ -29,6 +30,8 @@ enum Command {
     /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
     /// Without credentials these are left out of the check
     Validate(Box<ServeArgs>),
+    /// Runs a simulated VPSie: for trying things out and for tests, without an account
+    Simulator(Box<SimulatorArgs>),
 }
 
 /// Parses the command line and runs it. Ends with 0, 1 when something failed, or 2 when the command line
@@ -43,6 +46,7 @@ pub fn main() -> ExitCode {
     };
     let result = match command {
         Command::Serve(args) => block_on(|shutdown| serve::run(*args, shutdown)),
+        Command::Simulator(args) => block_on(|shutdown| simulator::run(*args, shutdown)),
         Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
     };
     match result {
