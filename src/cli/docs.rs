@@ -12,7 +12,7 @@ const HEAD: &str = "\
 
 Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
 
-Every flag of `serve` can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
+Every flag can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
 or `false`. Durations are written as `90s`, `10m` or `1h30m`. All that is wrong is reported at once; `vpsie-autoscaler validate` takes the flags of `serve` and only
 checks. What NodeGroups may say is in [nodegroups.md](nodegroups.md).
 ";

@@ -7,13 +7,13 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Problems, ServeArgs};
+use crate::config::{LogArgs, Problems, ServeArgs};
 use crate::simulator::{self, SimulatorArgs};
-use crate::telemetry::chain;
+use crate::telemetry::{chain, init_logs};
 
 /// Cloud provider for Kubernetes Cluster Autoscaler on VPSie
 #[derive(Debug, Parser)]
@@ -30,8 +30,16 @@ enum Command {
     /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
     /// Without credentials these are left out of the check
     Validate(Box<ServeArgs>),
-    /// Runs a simulated VPSie: for trying things out and for tests, without an account
-    Simulator(Box<SimulatorArgs>),
+    /// Runs a simulated VPSie API: to try things out without an account, and for tests
+    Simulator(Box<SimulatorCommand>),
+}
+
+#[derive(Args, Debug)]
+struct SimulatorCommand {
+    #[command(flatten)]
+    simulator: SimulatorArgs,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 /// Parses the command line and runs it. Ends with 0, 1 when something failed, or 2 when the command line
@@ -46,8 +54,13 @@ pub fn main() -> ExitCode {
     };
     let result = match command {
         Command::Serve(args) => block_on(|shutdown| serve::run(*args, shutdown)),
-        Command::Simulator(args) => block_on(|shutdown| simulator::run(*args, shutdown)),
         Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
+        Command::Simulator(command) => {
+            let SimulatorCommand { simulator, log } = *command;
+            init_logs(&log)
+                .map_err(Into::into)
+                .and_then(|()| block_on(|shutdown| simulator::run(simulator, shutdown)))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -50,6 +50,17 @@ pub struct FleetArgs {
     /// Starts a simulated VPSie inside and uses that: no credentials, no cost
     #[arg(long, env = "VPSIE_AUTOSCALER_SIMULATE")]
     pub simulate: bool,
+    /// What the simulated VPSie has and how it behaves: a YAML file, as for `vpsie-autoscaler simulator --config`
+    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_SIMULATOR_CONFIG", requires = "simulate")]
+    pub simulator_config: Option<PathBuf>,
+    /// File in which the simulated VPSie keeps its VMs, so that they are there after a restart
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VPSIE_AUTOSCALER_SIMULATOR_STATE",
+        default_value = "vpsie-autoscaler-simulated.json"
+    )]
+    pub simulator_state: PathBuf,
 }
 
 /// How VPSie is reached.
@@ -193,6 +204,7 @@ pub struct OperationsArgs {
 
 /// Logs, on standard error.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Operations")]
 pub struct LogArgs {
     /// What is logged: error, warn, info, debug or trace, also by module, such as info,vpsie_autoscaler::vpsie=debug
     #[arg(long, value_name = "FILTER", env = "VPSIE_AUTOSCALER_LOG_LEVEL", default_value = "info")]

@@ -340,6 +340,7 @@ fn wrong_settings_are_all_named() {
         "--simulate --grpc-tls-cert @pem --grpc-tls-key @absent",
         "--simulate --grpc-tls-cert @pem --grpc-tls-key @pem --grpc-tls-client-ca @pem --grpc-insecure-plaintext",
         "--simulate --http-listen 127.0.0.1:8086 --log-level inof --api-timeout 2m",
+        "--simulate --simulator-config @groups.yaml",
         "--node-groups @groups.yaml --api-url http://api.vpsie.com --api-token-file @absent",
         "--node-groups @groups.yaml --api-token-file @spaced",
         "--node-groups @groups.yaml --api-token-file @none",

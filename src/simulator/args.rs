@@ -17,9 +17,7 @@ use super::fault::FaultRule;
 use super::join::{Heartbeat, JoinOptions};
 use super::persist::Snapshot;
 use super::{Shapes, Simulator, join, listen};
-use crate::config::LogArgs;
 use crate::control::SystemClock;
-use crate::telemetry::init_logs;
 
 /// `vpsie-autoscaler simulator`.
 #[derive(Args, Clone, Debug)]
@@ -33,9 +31,6 @@ pub struct SimulatorArgs {
     /// Keep the state here, and go on from it.
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Logs.
-    #[command(flatten)]
-    pub log: LogArgs,
     /// What is changed about the configuration.
     #[command(flatten)]
     pub world: WorldArgs,
@@ -216,7 +211,6 @@ impl JoinArgs {
 /// Runs the simulator until told to stop.
 pub async fn run(args: SimulatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let config = args.simulator_config()?;
-    init_logs(&args.log)?;
     let token = config.account.token_is_default().then_some(DEFAULT_TOKEN);
     let clock = Arc::new(SystemClock);
     let snapshot = args.state.as_deref().map(Snapshot::load).transpose()?.flatten();
