@@ -1,5 +1,7 @@
 //! The HTTP API: each endpoint is a plain function of the state.
 
+#![allow(clippy::unnecessary_wraps, reason = "every endpoint has the signature of `Endpoint`")]
+
 mod billing;
 mod catalog;
 mod control;
@@ -26,6 +28,7 @@ use super::work::Refusal;
 
 #[cfg(test)]
 pub(super) use catalog::mapping_identifier;
+pub(super) use vm::{address, private_address};
 
 /// What came with a request.
 pub(super) struct Call {

@@ -1,8 +1,11 @@
 //! The simulator, called in process on paused time.
 
 mod api;
+mod client;
 mod control;
 mod faults;
+mod join;
+mod process;
 mod shapes;
 
 use std::sync::Arc;
