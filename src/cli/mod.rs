@@ -28,7 +28,7 @@ enum Command {
     /// Serves Cluster Autoscaler
     Serve(Box<ServeArgs>),
     /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
-    /// Without credentials these are left out of the check
+    /// Credentials are checked only where some are given
     Validate(Box<ServeArgs>),
     /// Runs a simulated VPSie API: to try things out without an account, and for tests
     Simulator(Box<SimulatorCommand>),
