@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{ServeArgs, Settings};
 use crate::telemetry::init_logs;
 
+#[allow(clippy::unused_async, reason = "serving will wait")]
 pub(super) async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = Settings::new(args)?;
     init_logs(&settings.log)?;

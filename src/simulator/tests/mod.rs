@@ -1,6 +1,7 @@
 //! The simulator, called in process on paused time.
 
 mod api;
+mod client;
 mod control;
 mod faults;
 mod join;
