@@ -11,7 +11,7 @@ use super::args::{
 };
 use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
 use super::problem::{Problem, Problems};
-use crate::fleet::Reserved;
+use crate::fleet::{Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::simulator::SimulatorConfig;
 use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
@@ -81,6 +81,14 @@ pub fn sample_manifests() -> Result<Manifests, Problems> {
 }
 
 impl Settings {
+    /// Times after which the fleet draws conclusions. With Kubernetes it is the Node that shows that a machine
+    /// runs.
+    pub fn policy(&self) -> Policy {
+        let TimingArgs { create_timeout, orphan_grace, failed_ttl, .. } = self.timing;
+        let running_when_listed = self.kubernetes.is_none();
+        Policy { create_timeout, orphan_grace, failed_ttl, running_when_listed, ..Policy::default() }
+    }
+
     /// Checks everything and reports all that is wrong.
     pub fn new(args: ServeArgs) -> Result<Self, Problems> {
         let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations } = args;

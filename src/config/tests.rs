@@ -6,7 +6,7 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
-use crate::fleet::{AutoscalingOptions, SizeId, Taint, TaintEffect};
+use crate::fleet::{AutoscalingOptions, Policy, SizeId, Taint, TaintEffect};
 use crate::vpsie::Timeouts;
 
 const GOOD: &str = "
@@ -310,8 +310,8 @@ fn a_token_and_node_groups_are_enough() {
     assert_eq!((config.rate_per_minute, config.timeouts), (100, Timeouts::default()));
     assert_eq!(settings.data_file, PathBuf::from("vpsie-autoscaler.redb"));
     assert_eq!(settings.grpc_listen.to_string(), "127.0.0.1:8086");
+    assert_eq!(settings.policy(), Policy { running_when_listed: true, ..Policy::default() });
     assert_eq!((settings.grpc.tls, settings.kubernetes), (None, None));
-    assert_eq!(settings.timing.create_timeout, Duration::from_mins(10));
 }
 
 #[test]
@@ -326,6 +326,9 @@ fn a_simulation_needs_nothing_and_has_records_of_its_own() {
 fn kubernetes_is_reached_by_service_account_or_kubeconfig() {
     let kubernetes = |line: &str| Files::new().settings(&format!("--simulate {line}")).unwrap().kubernetes;
     assert_eq!(kubernetes("--kubeconfig in-cluster"), Some(KubernetesAccess::InCluster));
+    assert!(
+        !Files::new().settings("--simulate --kubeconfig in-cluster").unwrap().policy().running_when_listed
+    );
     assert_eq!(kubernetes("--kubeconfig a/b"), Some(KubernetesAccess::Kubeconfig("a/b".into())));
 }
 
