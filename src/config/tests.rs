@@ -310,8 +310,8 @@ fn a_token_and_node_groups_are_enough() {
     assert_eq!((config.rate_per_minute, config.timeouts), (100, Timeouts::default()));
     assert_eq!(settings.data_file, PathBuf::from("vpsie-autoscaler.redb"));
     assert_eq!(settings.grpc_listen.to_string(), "127.0.0.1:8086");
-    assert_eq!((settings.grpc.tls, settings.kubernetes), (None, None));
     assert_eq!(settings.policy(), Policy { running_when_listed: true, ..Policy::default() });
+    assert_eq!((settings.grpc.tls, settings.kubernetes), (None, None));
 }
 
 #[test]

@@ -97,8 +97,7 @@ impl Nodes {
         match self.handle.read(|fleet| verdict(fleet, node)) {
             Verdict::Leave => {}
             Verdict::Register(hostname, shows) => {
-                let done = self.handle.update(move |fleet, now, _| fleet.registered(&hostname, shows, now));
-                if let Err(error) = done.await {
+                if let Err(error) = self.handle.registered(hostname, shows).await {
                     tracing::warn!(node = name, %error, "a Node is not noted yet; trying again");
                 }
             }
