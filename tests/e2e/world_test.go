@@ -163,7 +163,11 @@ func ready(node core.Node) bool {
 func looks(nodes []core.Node) map[string]string {
 	seen := map[string]string{}
 	for _, node := range nodes {
-		seen[node.Name] = fmt.Sprint(node.UID, node.Spec.Taints, node.Spec.Unschedulable, node.Spec.ProviderID, node.Labels)
+		// Kubernetes' own taints come and go with how well the node is.
+		taints := slices.DeleteFunc(node.Spec.Taints, func(taint core.Taint) bool {
+			return strings.HasPrefix(taint.Key, "node.kubernetes.io/")
+		})
+		seen[node.Name] = fmt.Sprint(node.UID, taints, node.Spec.Unschedulable, node.Spec.ProviderID, node.Labels)
 	}
 	return seen
 }
