@@ -25,7 +25,7 @@ func startProvider(t testing.TB, dir, kubeconfig string, vpsie *simulator, nodeG
 		"serve", "--grpc-listen=" + p.address, fmt.Sprintf("--http-listen=127.0.0.1:%d", port(t)),
 		"--node-groups=" + manifests, "--data-file=" + filepath.Join(dir, "records.redb"), "--kubeconfig=" + kubeconfig,
 		"--api-url=" + vpsie.url + "/apps/v2", "--api-token=simulated-token", "--api-rate-limit=6000",
-		"--observe-interval=1s", "--log-level=debug",
+		"--observe-interval=1s",
 	}
 	p.start(t)
 	return p

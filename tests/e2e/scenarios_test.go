@@ -170,7 +170,7 @@ func vpsieDown(t *testing.T, d driver, recorded *recording) {
 		outage = parsed
 		fmt.Printf("E2E_OUTAGE: VPSie is down for %s, not for 2m0s\n", outage)
 	}
-	w := newWorld(t, d, nodeGroup("general", 4, small+", "+large))
+	w := newWorld(t, d, nodeGroup("general", 4, small))
 	w.deploy("web", 2, "800m", "500Mi")
 	w.deploy("batch", 2, "800m", "500Mi")
 	w.settles(4, 0, 2, 2*time.Minute)
