@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn group(row: Value) -> Group {
-        Group::read(Row(&map(row))).unwrap().unwrap()
+        Group::read(Row(&map(row))).unwrap()
     }
 
     fn node(mut row: Value) -> Node {

@@ -1,0 +1,6 @@
+//! The client and the backend against a scripted VPSie, on tokio's paused clock.
+
+mod client;
+mod login;
+mod managed;
+mod script;
