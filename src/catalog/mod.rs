@@ -42,6 +42,18 @@ pub struct Resources {
 /// Pods that a kubelet takes unless told otherwise.
 pub const DEFAULT_MAX_PODS: u32 = 110;
 
+impl Resources {
+    /// The smaller of both in every resource.
+    pub fn smallest(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.min(other.cpu_millis),
+            memory_mib: self.memory_mib.min(other.memory_mib),
+            disk_gib: self.disk_gib.min(other.disk_gib),
+            pods: self.pods.min(other.pods),
+        }
+    }
+}
+
 impl Offer {
     /// USD per hour: the API's own hourly price, else the monthly one divided (API §16, row 20).
     pub fn price_hourly(&self, hours_per_month: u32) -> Option<Decimal> {

@@ -1,17 +1,28 @@
-//! The door to the fleet: reads from memory, commands through the keeper.
+//! The door to the fleet: reads from memory, everything else through the keeper.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::{mpsc, oneshot};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::{Fleet, NodeRef, Refusal};
+use crate::fleet::{Change, Fleet, Names, NodeRef, Refusal};
 use crate::store::StoreError;
 
 /// Reads the fleet and sends it commands. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FleetHandle {
-    fleet: Arc<RwLock<Fleet>>,
-    commands: mpsc::Sender<(Command, oneshot::Sender<Result<(), CommandError>>)>,
+    pub(super) fleet: Arc<RwLock<Fleet>>,
+    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) commits: watch::Receiver<u64>,
+}
+
+/// Decides on a change of the fleet. What it returns is made durable.
+type Decide = Box<dyn FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send>;
+
+/// A decision to be made, and who waits for it.
+pub(super) struct Job {
+    pub(super) decide: Decide,
+    pub(super) reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
 }
 
 /// What can be asked of the fleet from outside.
@@ -55,6 +66,11 @@ pub enum CommandError {
 }
 
 impl FleetHandle {
+    /// A handle on a fleet that nobody changes: every command is answered with [`CommandError::Stopped`].
+    pub fn fixed(fleet: Fleet) -> Self {
+        Self { fleet: Arc::new(RwLock::new(fleet)), jobs: mpsc::channel(1).0, commits: watch::channel(0).1 }
+    }
+
     /// Reads from memory. Keep `f` short: it holds the read lock.
     pub fn read<R>(&self, f: impl FnOnce(&Fleet) -> R) -> R {
         f(&self.fleet.read().unwrap_or_else(PoisonError::into_inner))
@@ -62,8 +78,37 @@ impl FleetHandle {
 
     /// Sends a command and waits until it is durable, or refused.
     pub async fn execute(&self, command: Command) -> Result<(), CommandError> {
+        let done = self.decide(move |fleet, now, names| match command {
+            Command::IncreaseSize { pool, delta } => fleet.increase(&pool, delta, now, names),
+            Command::DecreaseTargetSize { pool, delta } => fleet.decrease(&pool, delta),
+            Command::DeleteNodes { pool, nodes } => fleet.delete_nodes(&pool, &nodes, now),
+        });
+        done.await.map(drop)
+    }
+
+    /// Changes the fleet, and returns the changes once they are durable.
+    pub(crate) async fn update(
+        &self,
+        change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
+    ) -> Result<Vec<Change>, CommandError> {
+        self.decide(move |fleet, now, names| Ok(change(fleet, now, names))).await
+    }
+
+    /// Completes when something was made durable after the last call.
+    pub(crate) async fn changed(&mut self) {
+        if self.commits.changed().await.is_err() {
+            // The keeper is gone: nothing will change any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn decide(
+        &self,
+        decide: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send + 'static,
+    ) -> Result<Vec<Change>, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send((command, reply)).await.map_err(|_| CommandError::Stopped)?;
+        let job = Job { decide: Box::new(decide), reply };
+        self.jobs.send(job).await.map_err(|_| CommandError::Stopped)?;
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 }

@@ -1,7 +1,20 @@
-//! The loops that keep the fleet true: keeper, provision, observe, nodes.
+//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes.
 
+mod catalog;
 mod clock;
 mod handle;
+mod journal;
+mod keeper;
+mod metrics;
+mod pace;
+mod provision;
+mod removal;
 
+pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
 pub use handle::{Command, CommandError, FleetHandle};
+pub use journal::Journal;
+pub use keeper::{Declared, Keeper};
+pub use metrics::FleetCollector;
+pub use provision::Provision;
+pub use removal::Removal;

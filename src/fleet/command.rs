@@ -1,6 +1,13 @@
 //! What Cluster Autoscaler can ask of the fleet, and why it may be refused.
 
-use super::ids::PoolId;
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
+use super::machine::{Machine, Phase};
+use super::record::{Change, StrangerKind};
+use super::state::Fleet;
 
 /// A node as Cluster Autoscaler names it in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +76,8 @@ pub enum Refusal {
     /// A node that is not the pool's to delete. None of the request was done.
     #[error("node {node:?} does not belong to pool {pool}; nothing was deleted")]
     ForeignNode {
-        /// The pool.
-        pool: PoolId,
+        /// The pool, as it came.
+        pool: String,
         /// The node's name or provider id.
         node: String,
     },
@@ -80,4 +87,164 @@ pub enum Refusal {
         /// The pool.
         pool: PoolId,
     },
+}
+
+/// Draws the name of a new machine, unused so far.
+pub type Names<'a> = &'a mut dyn FnMut(&NodeGroupName) -> MachineId;
+
+/// What a node of a request is.
+enum Victim<'a> {
+    Machine(&'a Machine),
+    /// Was ours and is no more, or never came to be.
+    Gone,
+}
+
+impl Fleet {
+    /// `NodeGroupIncreaseSize`: `delta` Pending machines, or none.
+    pub fn increase(
+        &mut self,
+        pool: &str,
+        delta: i32,
+        now: Timestamp,
+        names: Names<'_>,
+    ) -> Result<Vec<Change>, Refusal> {
+        let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
+        let wanted = u32::try_from(delta).ok().filter(|delta| *delta > 0);
+        let wanted = wanted.ok_or(Refusal::Delta { delta, allowed: "above 0" })?;
+        let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
+        let group = self.group(known).ok_or_else(|| not_growable("its NodeGroup was deleted"))?;
+        if !group.pools.contains(&known.id) {
+            return Err(not_growable("its NodeGroup does not name it any more"));
+        }
+        if !known.growable {
+            return Err(not_growable("VPSie's catalog does not have its offer any more"));
+        }
+        let group_target = self.group_target(known);
+        if group.max.saturating_sub(group_target) < wanted {
+            return Err(Refusal::AboveMax {
+                pool: known.id.clone(),
+                delta: wanted,
+                group_target,
+                group_max: group.max,
+            });
+        }
+        let (id, size) = (known.id.clone(), known.offer.size);
+        let mut changes = Vec::new();
+        for _ in 0..wanted {
+            let machine = Machine {
+                id: self.unused_name(&id.node_group, names),
+                pool: id.clone(),
+                size,
+                created_at: now,
+                phase: Phase::Pending,
+                asks: Vec::new(),
+            };
+            self.put(&mut changes, Change::SaveMachine(machine));
+        }
+        Ok(changes)
+    }
+
+    /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines, the newest first, that nothing was asked
+    /// of VPSie for. What exists is never touched (contract R9).
+    pub fn decrease(&mut self, pool: &str, delta: i32) -> Result<Vec<Change>, Refusal> {
+        let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
+        if delta >= 0 {
+            return Err(Refusal::Delta { delta, allowed: "below 0" });
+        }
+        let mut pending: Vec<_> = self
+            .machines_of(known)
+            .filter(|m| m.phase == Phase::Pending && m.asks.is_empty())
+            .map(|m| (m.created_at, m.id.clone()))
+            .collect();
+        if pending.is_empty() {
+            return Err(Refusal::NothingToCancel { pool: known.id.clone() });
+        }
+        pending.sort_unstable_by(|a, b| b.cmp(a));
+        let mut changes = Vec::new();
+        for (_, id) in pending.into_iter().take(delta.unsigned_abs() as usize) {
+            self.put(&mut changes, Change::DropMachine(id));
+        }
+        Ok(changes)
+    }
+
+    /// `NodeGroupDeleteNodes`: all of them, or none. A node that is gone or going already is a success
+    /// (contract R8).
+    pub fn delete_nodes(
+        &mut self,
+        pool: &str,
+        nodes: &[NodeRef],
+        now: Timestamp,
+    ) -> Result<Vec<Change>, Refusal> {
+        let mut victims = BTreeSet::new();
+        let mut healthy = 0;
+        for node in nodes {
+            match self.victim(node) {
+                Some(Victim::Gone) => {}
+                Some(Victim::Machine(machine)) if machine.pool.to_string() == pool => {
+                    let running = matches!(machine.phase, Phase::Running { .. });
+                    // The placeholder of a machine that runs is stale: its Node registered meanwhile.
+                    let stale = running && node.provider_id.starts_with(PLACEHOLDER_PREFIX);
+                    if machine.counts() && !stale && victims.insert(machine.id.clone()) {
+                        healthy += u32::from(running && !node.fake);
+                    }
+                }
+                _ => return Err(Refusal::ForeignNode { pool: pool.to_owned(), node: node.name.clone() }),
+            }
+        }
+        self.keeps_minimum(pool, victims.len() as u32, healthy)?;
+        let mut changes = Vec::new();
+        for id in victims {
+            self.give_up(&mut changes, &id, now);
+        }
+        Ok(changes)
+    }
+
+    /// What a node of a request is to us. None when it is not ours.
+    fn victim(&self, node: &NodeRef) -> Option<Victim<'_>> {
+        if let Some(machine) = self.machine_of(&node.provider_id, &node.name) {
+            return Some(Victim::Machine(machine));
+        }
+        if node.provider_id.starts_with(PLACEHOLDER_PREFIX) {
+            return Some(Victim::Gone);
+        }
+        let vm = node.provider_id.strip_prefix(PROVIDER_ID_PREFIX).map(VmId::from);
+        let mut same = self.strangers.values().filter(|s| vm.is_some() && s.id == vm);
+        match same.next().or_else(|| self.strangers.get(&Hostname::new(&node.name))) {
+            Some(stranger) => matches!(stranger.kind, StrangerKind::Gone { .. }).then_some(Victim::Gone),
+            None => vm.map(|_| Victim::Gone),
+        }
+    }
+
+    /// Deletions of healthy nodes stop at the NodeGroup's minimum; clean-ups may pass it (contract §5).
+    fn keeps_minimum(&self, pool: &str, victims: u32, healthy: u32) -> Result<(), Refusal> {
+        let Some(known) = self.pool(pool) else { return Ok(()) };
+        let (group_target, group_min) =
+            (self.group_target(known), self.group(known).map_or(0, |group| group.min));
+        if healthy > 0 && group_target.saturating_sub(victims) < group_min {
+            return Err(Refusal::BelowMin { pool: known.id.clone(), healthy, group_target, group_min });
+        }
+        Ok(())
+    }
+
+    /// Gives a machine up: Deleting while a VM of it may exist, else gone at once.
+    pub(super) fn give_up(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp) {
+        let Some(machine) = self.machines.get(id) else { return };
+        let vm = machine.vm().cloned();
+        let change = if vm.is_none() && machine.asks.is_empty() {
+            Change::DropMachine(id.clone())
+        } else {
+            let phase = Phase::Deleting { vm, since: now, accepted_at: None };
+            Change::SaveMachine(Machine { phase, ..machine.clone() })
+        };
+        self.put(changes, change);
+    }
+
+    pub(super) fn unused_name(&self, group: &NodeGroupName, names: Names<'_>) -> MachineId {
+        loop {
+            let name = names(group);
+            if !self.machines.contains_key(&name) {
+                return name;
+            }
+        }
+    }
 }

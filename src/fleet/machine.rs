@@ -53,8 +53,6 @@ pub enum Phase {
         failure: Failure,
         /// When.
         at: Timestamp,
-        /// A VM that showed up all the same, to be deleted with the machine.
-        vm: Option<Vm>,
     },
     /// To be removed at VPSie, or being removed.
     Deleting {
@@ -178,9 +176,9 @@ impl Machine {
     /// Its VM, if one is known.
     pub fn vm(&self) -> Option<&Vm> {
         match &self.phase {
-            Phase::Pending => None,
+            Phase::Pending | Phase::Failed { .. } => None,
             Phase::Running { vm, .. } => Some(vm),
-            Phase::Creating { vm, .. } | Phase::Failed { vm, .. } | Phase::Deleting { vm, .. } => vm.as_ref(),
+            Phase::Creating { vm, .. } | Phase::Deleting { vm, .. } => vm.as_ref(),
         }
     }
 

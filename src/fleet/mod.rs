@@ -1,17 +1,28 @@
 //! PURE. Pools and machines: what Cluster Autoscaler may ask, what VPSie shows, and what follows.
 //!
-//! Nothing here waits, reads a clock, draws chance or does I/O. A command or an observation is *decided*
-//! against the fleet as it is and yields [`Change`]s; once those are durable they are *applied*.
+//! Nothing here waits, reads a clock, draws chance or does I/O. A command or an observation changes the
+//! fleet and returns the [`Change`]s it made. The keeper works on a fleet of its own, makes the changes
+//! durable, and only then applies them to the fleet that everybody reads.
 
 mod command;
+mod creation;
 mod group;
 mod ids;
 mod listing;
 mod machine;
+mod observe;
+mod policy;
 mod query;
+mod record;
+mod state;
 mod template;
+mod time;
 
-pub use command::{NodeRef, Refusal};
+#[cfg(test)]
+mod tests;
+
+pub use command::{Names, NodeRef, Refusal};
+pub use creation::{MAX_ASKS, Outcome};
 pub use group::{AutoscalingOptions, NodeGroup, Taint, TaintEffect};
 pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
@@ -19,95 +30,8 @@ pub use ids::{
 };
 pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
+pub use policy::Policy;
 pub use query::Limits;
+pub use record::{Change, Records, Stranger, StrangerKind};
+pub use state::{Fleet, Pool};
 pub use template::{Learned, Reserved, Template, names, node_labels, template};
-
-/// The fleet, as it is in memory.
-#[derive(Clone, Debug, Default)]
-pub struct Fleet {
-    groups: std::collections::BTreeMap<NodeGroupName, NodeGroup>,
-    pools: std::collections::BTreeMap<std::sync::Arc<str>, Pool>,
-    machines: std::collections::BTreeMap<MachineId, Machine>,
-}
-
-/// A pool: what Cluster Autoscaler calls a node group.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    /// Its id.
-    pub id: PoolId,
-    /// Its id as text, as on the wire.
-    pub text: std::sync::Arc<str>,
-    /// The offer it rents; kept while machines need it, also when the catalog has it no more.
-    pub offer: crate::catalog::Offer,
-    members: std::collections::BTreeSet<MachineId>,
-}
-
-/// One durable write.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// Writes a machine's record, new or not.
-    SaveMachine(Machine),
-    /// Removes a machine's record.
-    DropMachine(MachineId),
-    /// Writes the record of a listed node that is no machine's.
-    SaveStranger(Stranger),
-    /// Removes that record.
-    DropStranger(Hostname),
-    /// Writes what nodes of a size were seen to have.
-    SaveLearned(SizeId, Learned),
-    /// Keeps the last good catalog, so that a start while VPSie is down has one.
-    SaveCatalog(std::sync::Arc<crate::catalog::Catalog>),
-}
-
-/// All that is durable.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Records {
-    /// The machines.
-    pub machines: Vec<Machine>,
-    /// Listed nodes that are no machine's.
-    pub strangers: Vec<Stranger>,
-    /// What nodes of a size were seen to have.
-    pub learned: Vec<(SizeId, Learned)>,
-    /// The last good catalog.
-    pub catalog: Option<std::sync::Arc<crate::catalog::Catalog>>,
-}
-
-/// A node that VPSie listed and that is no machine's.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Stranger {
-    /// Its hostname.
-    pub hostname: Hostname,
-    /// Its UUID, where known.
-    pub id: Option<VmId>,
-    /// When it was first listed.
-    pub first_seen: jiff::Timestamp,
-    /// What it is to us.
-    pub kind: StrangerKind,
-}
-
-/// What a node that is no machine's is to us.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum StrangerKind {
-    /// Not made by us: control plane, or a worker that was there or that somebody added. Never touched.
-    Foreign,
-    /// Made by a request of ours that no machine waits for any more: adopted, or deleted after a grace.
-    Orphan {
-        /// The pool that it was asked for.
-        pool: PoolId,
-        /// Its size, where it can be told.
-        size: Option<SizeId>,
-    },
-    /// Was a machine's VM and is not listed any more. Known again should it come back.
-    Gone {
-        /// The machine it was.
-        machine: MachineId,
-        /// Its pool.
-        pool: PoolId,
-        /// Its size.
-        size: SizeId,
-        /// Whether we had asked for its deletion.
-        deleted: bool,
-    },
-}

@@ -1,6 +1,14 @@
 //! What can be asked of the fleet without changing it. All from memory.
 
-use super::{Fleet, Machine, NodeGroup, Pool, Template};
+use std::sync::Arc;
+
+use super::group::NodeGroup;
+use super::ids::{Hostname, MachineId, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
+use super::machine::{Machine, Phase};
+use super::record::Stranger;
+use super::state::{Fleet, Pool};
+use super::template::Template;
+use crate::catalog::Catalog;
 
 /// Sizes that Cluster Autoscaler is told for a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,26 +37,92 @@ impl Fleet {
         self.groups.get(&pool.id.node_group)
     }
 
-    /// Sizes of a pool.
+    /// Sizes of a pool. Limits hold for the NodeGroup over all its pools, so each pool is told what is left:
+    /// it may grow by what the NodeGroup may, and shrink by what the NodeGroup may.
+    ///
+    /// Below the NodeGroup's minimum no pool may shrink, and its first pool that can grow carries the shortfall
+    /// (for `--enforce-node-group-min-size`).
     pub fn limits(&self, pool: &Pool) -> Limits {
-        let _ = pool;
-        Limits { min: 0, max: 0, target: 0 }
+        let target = pool.target;
+        let Some(group) = self.group(pool) else {
+            return Limits { min: 0, max: target, target };
+        };
+        let group_target = self.group_target(pool);
+        let max = if pool.growable { target + group.max.saturating_sub(group_target) } else { target };
+        let min = match group_target.checked_sub(group.min) {
+            Some(spare) => target.saturating_sub(spare),
+            None if self.carries_shortfall(group, pool) => (target + group.min - group_target).min(max),
+            None => target,
+        };
+        Limits { min, max, target }
     }
 
-    /// The pool's machines, Deleting ones too, in a stable order.
+    fn carries_shortfall(&self, group: &NodeGroup, pool: &Pool) -> bool {
+        let mut growable =
+            group.pools.iter().filter(|id| self.pool(&id.to_string()).is_some_and(|p| p.growable));
+        let preferred = growable.clone().find(|id| group.preferred.as_ref() == Some(&id.offer));
+        preferred.or_else(|| growable.next()) == Some(&pool.id)
+    }
+
+    /// Machines of the pool's NodeGroup that count, over all its pools.
+    pub fn group_target(&self, pool: &Pool) -> u32 {
+        self.group_targets.get(&pool.id.node_group).copied().unwrap_or(0)
+    }
+
+    /// The pool's machines that Cluster Autoscaler is to see, in a stable order. A Deleting machine without a
+    /// VM has nothing left to see.
     pub fn machines_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Machine> {
-        pool.members.iter().filter_map(|id| self.machines.get(id))
+        let members = pool.members.iter().filter_map(|id| self.machines.get(id));
+        members.filter(|m| !matches!(m.phase, Phase::Deleting { vm: None, .. }))
     }
 
-    /// The machine of a node: by provider id (or Instance id, of fake nodes), else by the Node's name.
+    /// Every machine.
+    pub fn machines(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.values()
+    }
+
+    /// A machine by its name.
+    pub fn machine(&self, id: &MachineId) -> Option<&Machine> {
+        self.machines.get(id)
+    }
+
+    /// The machine whose VM has the hostname.
+    pub fn machine_at(&self, hostname: &Hostname) -> Option<&Machine> {
+        self.machine_by_hostname(hostname)
+    }
+
+    /// Listed nodes that are no machine's.
+    pub fn strangers(&self) -> impl Iterator<Item = &Stranger> {
+        self.strangers.values()
+    }
+
+    /// The listed node of the hostname that is no machine's.
+    pub fn stranger(&self, hostname: &Hostname) -> Option<&Stranger> {
+        self.strangers.get(hostname)
+    }
+
+    /// The last good catalog.
+    pub fn catalog(&self) -> Option<&Arc<Catalog>> {
+        self.catalog.as_ref()
+    }
+
+    /// The machine of a node: by provider id (or Instance id, of fake nodes), else by the Node's name, unless
+    /// the provider id says that the Node is another VM's.
     pub fn machine_of(&self, provider_id: &str, name: &str) -> Option<&Machine> {
-        let _ = (provider_id, name);
-        None
+        if let Some(id) = provider_id.strip_prefix(PLACEHOLDER_PREFIX) {
+            return self.machines.get(id);
+        }
+        let vm = provider_id.strip_prefix(PROVIDER_ID_PREFIX);
+        if let Some(machine) = vm.and_then(|vm| self.machine_by_vm(&VmId::from(vm))) {
+            return Some(machine);
+        }
+        let machine = self.machine_by_hostname(&Hostname::new(name))?;
+        let contradicts = vm.is_some() && machine.vm().is_some_and(|vm| vm.id.is_some());
+        (!contradicts).then_some(machine)
     }
 
-    /// The Node that the pool would add. Never empty.
-    pub fn template(&self, pool: &Pool) -> Template {
-        let _ = pool;
-        todo!()
+    /// The Node that the pool would add. Never empty. The same `Arc` until it changes.
+    pub fn template(&self, pool: &Pool) -> Arc<Template> {
+        Arc::clone(&pool.template)
     }
 }

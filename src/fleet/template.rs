@@ -41,7 +41,7 @@ pub struct Template {
 }
 
 /// What nodes keep from pods: capacity minus allocatable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reserved {
     /// CPU, millicores.
@@ -62,9 +62,19 @@ pub struct Learned {
     pub allocatable: Resources,
 }
 
-/// Labels and annotations that every Node of the pool gets from us: the template and the real Node alike.
-pub fn node_labels(group: &NodeGroup, pool: &PoolId, offer: &Offer) -> BTreeMap<String, String> {
-    let mut labels = group.labels.clone();
+impl Learned {
+    /// The smaller of both in every resource.
+    pub fn smallest(self, other: Self) -> Self {
+        Self {
+            capacity: self.capacity.smallest(other.capacity),
+            allocatable: self.allocatable.smallest(other.allocatable),
+        }
+    }
+}
+
+/// Labels that every Node of the pool gets from us: the template and the real Node alike.
+pub fn node_labels(group: Option<&NodeGroup>, pool: &PoolId, offer: &Offer) -> BTreeMap<String, String> {
+    let mut labels = group.map(|group| group.labels.clone()).unwrap_or_default();
     let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
     set(names::MANAGED, "true");
     set(names::NODE_GROUP, pool.node_group.as_str());
@@ -79,7 +89,7 @@ pub fn node_labels(group: &NodeGroup, pool: &PoolId, offer: &Offer) -> BTreeMap<
 
 /// The template of a pool: nominal size less what is reserved, or what real nodes of the offer have shown.
 pub fn template(
-    group: &NodeGroup,
+    group: Option<&NodeGroup>,
     pool: &PoolId,
     offer: &Offer,
     learned: Option<&Learned>,
@@ -101,7 +111,7 @@ pub fn template(
     Template {
         labels,
         annotations: BTreeMap::from([(names::POOL.to_owned(), pool.to_string())]),
-        taints: group.taints.clone(),
+        taints: group.map(|group| group.taints.clone()).unwrap_or_default(),
         capacity,
         allocatable,
     }
@@ -109,8 +119,8 @@ pub fn template(
 
 fn less_reserved(nominal: Resources, reserved: Reserved) -> Resources {
     Resources {
-        cpu_millis: nominal.cpu_millis.saturating_sub(reserved.cpu_millis),
-        memory_mib: nominal.memory_mib.saturating_sub(reserved.memory_mib),
+        cpu_millis: nominal.cpu_millis.saturating_sub(reserved.cpu_millis).max(1),
+        memory_mib: nominal.memory_mib.saturating_sub(reserved.memory_mib).max(1),
         disk_gib: nominal.disk_gib.saturating_sub(reserved.disk_gib),
         pods: nominal.pods,
     }

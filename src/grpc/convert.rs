@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_failed_machine_is_creating_with_an_error_under_its_old_id() {
         let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };
-        let got = instance(&machine(Phase::Failed { failure, at: Timestamp::UNIX_EPOCH, vm: None }));
+        let got = instance(&machine(Phase::Failed { failure, at: Timestamp::UNIX_EPOCH }));
         assert_eq!(got.id, "vpsie://machine/workers-0a1b2c3d");
         let status = got.status.unwrap();
         assert_eq!(status.instance_state(), InstanceState::InstanceCreating);

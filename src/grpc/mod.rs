@@ -7,6 +7,8 @@ mod pricing;
 mod server;
 mod service;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use metrics::GrpcMetrics;

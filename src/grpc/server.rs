@@ -199,3 +199,169 @@ async fn ready(accepted: std::io::Result<TcpStream>) -> Option<TcpStream> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use tokio::task::JoinHandle;
+    use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::super::proto::cloud_provider_client::CloudProviderClient;
+    use super::super::proto::{NodeGroupsRequest, RefreshRequest};
+    use super::super::tests::handle;
+    use super::super::tls::tests::{Authority, write};
+    use super::*;
+
+    const SERVICE: &str = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
+
+    fn config(tls: Option<TlsFiles>) -> GrpcConfig {
+        GrpcConfig { tls, allow_plaintext: false, hours_per_month: 730 }
+    }
+
+    struct Running {
+        port: u16,
+        shutdown: CancellationToken,
+        server: JoinHandle<Result<(), ServeError>>,
+        registry: Registry,
+    }
+
+    async fn start(config: GrpcConfig) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shutdown = CancellationToken::new();
+        let mut registry = Registry::with_prefix("vpsie_autoscaler");
+        let metrics = GrpcMetrics::register(&mut registry);
+        let server = tokio::spawn(serve(config, handle().0, metrics, listener, shutdown.clone()));
+        Running { port, shutdown, server, registry }
+    }
+
+    async fn plain(port: u16) -> Channel {
+        Endpoint::try_from(format!("http://127.0.0.1:{port}")).unwrap().connect().await.unwrap()
+    }
+
+    #[test]
+    fn plaintext_is_for_loopback_or_on_demand() {
+        let everywhere: SocketAddr = "0.0.0.0:8086".parse().unwrap();
+        let loopback: SocketAddr = "[::1]:8086".parse().unwrap();
+        assert_eq!(config(None).check(everywhere), Err(GrpcConfigError::Plaintext(everywhere)));
+        assert_eq!(config(None).check(loopback), Ok(()));
+        assert_eq!(GrpcConfig { allow_plaintext: true, ..config(None) }.check(everywhere), Ok(()));
+        let hours = GrpcConfig { hours_per_month: 0, ..config(None) };
+        assert_eq!(hours.check(loopback), Err(GrpcConfigError::HoursPerMonth(0)));
+    }
+
+    #[tokio::test]
+    async fn it_answers_is_healthy_shows_its_schema_and_counts() {
+        let running = start(config(None)).await;
+        let channel = plain(running.port).await;
+        let mut client = CloudProviderClient::new(channel.clone());
+        let groups = client.node_groups(NodeGroupsRequest {}).await.unwrap().into_inner().node_groups;
+        assert_eq!(groups.len(), 2);
+        client.node_group_nodes(super::super::proto::NodeGroupNodesRequest::default()).await.unwrap_err();
+
+        for service in ["", SERVICE] {
+            let request = HealthCheckRequest { service: service.to_owned() };
+            let reply = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+            assert_eq!(reply.status, 1, "{service:?}");
+        }
+
+        use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+        use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+        let question = tonic_reflection::pb::v1::ServerReflectionRequest {
+            message_request: Some(MessageRequest::FileContainingSymbol(SERVICE.to_owned())),
+            ..Default::default()
+        };
+        let asked = ServerReflectionClient::new(channel)
+            .server_reflection_info(futures::stream::iter([question]))
+            .await
+            .unwrap();
+        let answer = asked.into_inner().message().await.unwrap().unwrap().message_response.unwrap();
+        assert!(format!("{answer:?}").starts_with("FileDescriptorResponse"));
+
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &running.registry).unwrap();
+        for line in [
+            r#"vpsie_autoscaler_grpc_requests_total{method="NodeGroups",code="OK"} 1"#,
+            r#"vpsie_autoscaler_grpc_requests_total{method="NodeGroupNodes",code="NotFound"} 1"#,
+            r#"vpsie_autoscaler_grpc_request_duration_seconds_count{method="NodeGroups"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_client_does_not_hold_up_the_end() {
+        let running = start(config(None)).await;
+        let mut client = CloudProviderClient::new(plain(running.port).await);
+        client.refresh(RefreshRequest {}).await.unwrap();
+        running.shutdown.cancel();
+        running.server.await.unwrap().unwrap();
+        client.refresh(RefreshRequest {}).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_call_without_end_holds_it_up_for_as_long_as_is_allowed() {
+        let running = start(config(None)).await;
+        let request = HealthCheckRequest { service: SERVICE.to_owned() };
+        let mut watch =
+            HealthClient::new(plain(running.port).await).watch(request).await.unwrap().into_inner();
+        assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
+        tokio::time::pause();
+        let before = tokio::time::Instant::now();
+        running.shutdown.cancel();
+        running.server.await.unwrap().unwrap();
+        assert!(before.elapsed() >= DRAIN);
+        assert_eq!(watch.message().await.unwrap().unwrap().status, 2);
+    }
+
+    async fn secure(
+        port: u16,
+        authority: &Authority,
+        with_certificate: bool,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(authority.pem()))
+            .domain_name("localhost");
+        if with_certificate {
+            let (cert, key) = authority.leaf("cluster-autoscaler");
+            tls = tls.identity(Identity::from_pem(cert, key));
+        }
+        Endpoint::try_from(format!("https://127.0.0.1:{port}")).unwrap().tls_config(tls)?.connect().await
+    }
+
+    async fn refresh(channel: Result<Channel, tonic::transport::Error>) -> Result<(), String> {
+        let mut client = CloudProviderClient::new(channel.map_err(|error| error.to_string())?);
+        client.refresh(RefreshRequest {}).await.map(drop).map_err(|status| status.to_string())
+    }
+
+    #[tokio::test]
+    async fn only_a_client_with_a_certificate_of_the_authority_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let running = start(config(Some(write(dir.path(), &authority)))).await;
+        refresh(secure(running.port, &authority, true).await).await.unwrap();
+        refresh(secure(running.port, &authority, false).await).await.unwrap_err();
+        refresh(secure(running.port, &stranger, true).await).await.unwrap_err();
+        let plaintext =
+            Endpoint::try_from(format!("http://127.0.0.1:{}", running.port)).unwrap().connect().await;
+        refresh(plaintext).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn new_files_hold_for_new_connections_and_open_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (Authority::new(), Authority::new());
+        let running = start(config(Some(write(dir.path(), &old)))).await;
+        let open = secure(running.port, &old, true).await.unwrap();
+        refresh(Ok(open.clone())).await.unwrap();
+        write(dir.path(), &new);
+        tokio::time::pause();
+        tokio::time::sleep(2 * super::super::tls::RELOAD).await;
+        tokio::time::resume();
+        refresh(Ok(open)).await.unwrap();
+        refresh(secure(running.port, &new, true).await).await.unwrap();
+        refresh(secure(running.port, &old, true).await).await.unwrap_err();
+    }
+}

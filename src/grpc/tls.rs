@@ -13,7 +13,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 /// How often the files are compared. A rotation is seen by the first connection after that.
-const RELOAD: Duration = Duration::from_secs(10);
+pub(super) const RELOAD: Duration = Duration::from_secs(10);
 
 /// The PEM files of mTLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,25 +192,40 @@ fn wrong(path: &Path, problem: impl ToString) -> TlsError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
     use super::*;
 
-    fn authority() -> CertifiedIssuer<'static, KeyPair> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    /// Signs certificates.
+    pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+    impl Authority {
+        pub(crate) fn new() -> Self {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        }
+
+        pub(crate) fn pem(&self) -> String {
+            self.0.pem()
+        }
+
+        /// A certificate for the name, and its key.
+        pub(crate) fn leaf(&self, name: &str) -> (String, String) {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+        }
     }
 
-    fn write(dir: &Path, authority: &CertifiedIssuer<'_, KeyPair>) -> TlsFiles {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let cert = params.signed_by(&key, authority).unwrap();
+    /// Writes the files of a server at localhost.
+    pub(crate) fn write(dir: &Path, authority: &Authority) -> TlsFiles {
         let files =
             TlsFiles { cert: dir.join("tls.crt"), key: dir.join("tls.key"), client_ca: dir.join("ca.crt") };
-        std::fs::write(&files.cert, cert.pem()).unwrap();
-        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        let (cert, key) = authority.leaf("localhost");
+        std::fs::write(&files.cert, cert).unwrap();
+        std::fs::write(&files.key, key).unwrap();
         std::fs::write(&files.client_ca, authority.pem()).unwrap();
         files
     }
@@ -233,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn files_that_do_not_fit_are_refused_and_the_former_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let files = write(dir.path(), &authority());
+        let files = write(dir.path(), &Authority::new());
         let tls = Tls::load(files.clone()).await.unwrap();
         let before = tls.current.load().config.clone();
         assert!(!tls.reload().await.unwrap());
@@ -248,7 +263,7 @@ mod tests {
         assert!(tls.reload().await.unwrap_err().to_string().contains("cannot read"));
         assert!(Arc::ptr_eq(&before, &tls.current.load().config));
 
-        write(dir.path(), &authority());
+        write(dir.path(), &Authority::new());
         assert!(tls.reload().await.unwrap());
         assert!(!Arc::ptr_eq(&before, &tls.current.load().config));
     }
@@ -256,7 +271,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_ca_without_certificates_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let files = write(dir.path(), &authority());
+        let files = write(dir.path(), &Authority::new());
         std::fs::write(&files.client_ca, "").unwrap();
         let error = Tls::load(files).await.err().unwrap().to_string();
         assert!(error.contains("ca.crt: holds no certificate"), "{error}");

@@ -13,6 +13,7 @@ use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use tokio::sync::watch;
 use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use super::config::{ConfigError, SimulatorConfig};
 use super::fault::{Effect, Faults, Work};
@@ -22,6 +23,7 @@ use super::state::{Context, State};
 use super::wire::{html, reply};
 use super::work::RateLimit;
 use crate::control::Clock;
+use crate::vpsie::{Transport, TransportError};
 
 /// A VPSie in a process. Cheap to clone: clones share one state.
 #[derive(Clone)]
@@ -119,6 +121,20 @@ impl Simulator {
         let (parts, body) = self.handle(request).await?.into_parts();
         let body = body.collect().await.map_err(|_| CallError::Lost)?.to_bytes();
         Ok(Response::from_parts(parts, body))
+    }
+
+    /// The simulator in the place of the network.
+    pub fn transport(&self) -> Transport {
+        let simulator = self.clone();
+        BoxCloneSyncService::new(tower::service_fn(move |request| {
+            let simulator = simulator.clone();
+            async move {
+                simulator.call(request).await.map_err(|error| match error {
+                    CallError::NotSent => TransportError::NotSent(error.to_string()),
+                    CallError::Lost => TransportError::Lost(error.to_string()),
+                })
+            }
+        }))
     }
 
     /// Like [`call`](Self::call), with a body that may come slowly.

@@ -14,6 +14,8 @@ mod routes;
 mod server;
 mod shapes;
 mod state;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod work;
 

@@ -99,6 +99,6 @@ fn category_identifier(name: &str) -> String {
 }
 
 /// The `resourceIdentifier` of an offer in the datacenter of that number (API §3.6).
-pub(super) fn mapping_identifier(datacenter: u64, offer: &OfferConfig) -> String {
+pub(in crate::simulator) fn mapping_identifier(datacenter: u64, offer: &OfferConfig) -> String {
     format!("{:04x}{:04x}-c469-11eb-8ef8-0050569c68dc", datacenter, offer.id)
 }

@@ -24,6 +24,9 @@ use super::state::{Context, State};
 use super::wire::{Answer, Page};
 use super::work::Refusal;
 
+#[cfg(test)]
+pub(super) use catalog::mapping_identifier;
+
 /// What came with a request.
 pub(super) struct Call {
     params: HashMap<String, String>,

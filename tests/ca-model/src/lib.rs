@@ -36,6 +36,8 @@
 //! left out: balancing of similar groups, GPUs, node group auto-provisioning.
 
 mod cluster;
+#[cfg(feature = "cli")]
+mod kubernetes;
 mod minor;
 mod model;
 mod object;
@@ -46,6 +48,8 @@ mod scale_up;
 mod wire;
 
 pub use cluster::{Cluster, ClusterError, Memory};
+#[cfg(feature = "cli")]
+pub use kubernetes::Kubernetes;
 pub use minor::Minor;
 pub use model::{Autoscaler, Config, Event, Expander, Outcome, Report};
 pub use object::{Node, Pod, Resources, TO_BE_DELETED, Taint, Toleration, quantity, resources};

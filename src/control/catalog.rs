@@ -1,0 +1,42 @@
+//! Keeps the catalog fresh.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::handle::{CommandError, FleetHandle};
+use super::pace::Backoff;
+use crate::vpsie::Backend;
+
+/// Reads offers and prices every `interval`, and sooner after a failure, until `shutdown`.
+pub async fn refresh_catalog(
+    handle: FleetHandle,
+    backend: Arc<dyn Backend>,
+    interval: Duration,
+    shutdown: CancellationToken,
+) {
+    let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
+    loop {
+        let next = match backend.catalog().await {
+            Ok(catalog) => {
+                backoff.success();
+                let taken = handle.update(move |fleet, _, _| fleet.take_catalog(catalog)).await;
+                if let Err(CommandError::Stopped) = taken {
+                    return;
+                }
+                Instant::now() + interval
+            }
+            Err(error) => {
+                tracing::warn!(%error, "VPSie's offers could not be read; the last ones stand");
+                backoff.failure(None);
+                backoff.until()
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep_until(next) => {}
+        }
+    }
+}

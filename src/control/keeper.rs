@@ -1,0 +1,145 @@
+//! The only writer of the fleet.
+//!
+//! It works on a fleet of its own: a decision changes that one at once, so that decisions that arrive together
+//! see each other and share one write. Only what is durable is applied to the fleet that everybody reads, and
+//! only then acknowledged (invariant 2).
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::clock::Clock;
+use super::handle::{CommandError, FleetHandle, Job};
+use super::journal::Journal;
+use crate::fleet::{Change, Fleet, MachineId, NodeGroup, NodeGroupName, Reserved};
+use crate::store::{Store, StoreError};
+
+/// Decisions that share one write, at most.
+const BATCH: usize = 256;
+
+/// What a fleet is made of, apart from its records.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    /// The NodeGroups.
+    pub groups: Vec<NodeGroup>,
+    /// What nodes keep from pods until real ones have shown it.
+    pub reserved: Reserved,
+}
+
+/// The only writer of the fleet.
+pub struct Keeper {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    declared: Declared,
+    random: StdRng,
+    journal: Journal,
+    /// Ahead of `shared` by what is being written. None after a write failed: what was written is not known.
+    working: Option<Fleet>,
+    shared: Arc<RwLock<Fleet>>,
+    jobs: mpsc::Receiver<Job>,
+    commits: watch::Sender<u64>,
+}
+
+struct Waiting {
+    changes: Vec<Change>,
+    reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
+}
+
+impl Keeper {
+    /// Loads the fleet. Names of machines are drawn from `seed`.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        declared: Declared,
+        seed: u64,
+        journal: Journal,
+    ) -> Result<(Self, FleetHandle), StoreError> {
+        let fleet = Fleet::restore(declared.groups.clone(), store.load().await?, declared.reserved);
+        let shared = Arc::new(RwLock::new(fleet.clone()));
+        let (sender, jobs) = mpsc::channel(BATCH);
+        let (commits, seen) = watch::channel(0);
+        let handle = FleetHandle { fleet: Arc::clone(&shared), jobs: sender, commits: seen };
+        let random = StdRng::seed_from_u64(seed);
+        let keeper =
+            Self { store, clock, declared, random, journal, working: Some(fleet), shared, jobs, commits };
+        Ok((keeper, handle))
+    }
+
+    /// Decides until every handle is gone.
+    pub async fn run(mut self) {
+        while let Some(first) = self.jobs.recv().await {
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Ok(next) = self.jobs.try_recv()
+            {
+                batch.push(next);
+            }
+            self.decide(batch).await;
+        }
+    }
+
+    async fn decide(&mut self, batch: Vec<Job>) {
+        let mut working = match self.working.take() {
+            Some(working) => working,
+            None => match self.reload().await {
+                Ok(fleet) => fleet,
+                Err(error) => return refuse(batch, &Arc::new(error)),
+            },
+        };
+        let now = self.clock.now();
+        let random = &mut self.random;
+        let mut draw =
+            |group: &NodeGroupName| MachineId::new(format!("{group}-{:08x}", random.random::<u32>()));
+        let mut waiting = Vec::with_capacity(batch.len());
+        for Job { decide, reply } in batch {
+            match decide(&mut working, now, &mut draw) {
+                Ok(changes) => waiting.push(Waiting { changes, reply }),
+                Err(refusal) => drop(reply.send(Err(refusal.into()))),
+            }
+        }
+        let changes: Vec<Change> = waiting.iter().flat_map(|w| w.changes.iter().cloned()).collect();
+        if !changes.is_empty() {
+            if let Err(error) = self.store.commit(&changes).await {
+                tracing::error!(%error, "the records could not be written; what was asked is not acknowledged");
+                let error = Arc::new(error);
+                for Waiting { reply, .. } in waiting {
+                    drop(reply.send(Err(CommandError::Store(Arc::clone(&error)))));
+                }
+                return;
+            }
+            self.publish(&changes);
+        }
+        self.working = Some(working);
+        for Waiting { changes, reply } in waiting {
+            drop(reply.send(Ok(changes)));
+        }
+    }
+
+    fn publish(&self, changes: &[Change]) {
+        {
+            let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+            for change in changes {
+                self.journal.write(&shared, change);
+                shared.apply(change);
+            }
+        }
+        self.commits.send_modify(|commits| *commits += 1);
+    }
+
+    /// After a write that failed: the records say how far it came.
+    async fn reload(&self) -> Result<Fleet, StoreError> {
+        let records = self.store.load().await?;
+        let fleet = Fleet::restore(self.declared.groups.clone(), records, self.declared.reserved);
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
+        self.commits.send_modify(|commits| *commits += 1);
+        Ok(fleet)
+    }
+}
+
+fn refuse(batch: Vec<Job>, error: &Arc<StoreError>) {
+    for Job { reply, .. } in batch {
+        drop(reply.send(Err(CommandError::Store(Arc::clone(error)))));
+    }
+}

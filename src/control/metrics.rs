@@ -1,0 +1,99 @@
+//! What the fleet is, for Prometheus: read from memory at each scrape.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::handle::FleetHandle;
+use crate::fleet::{Fleet, Pool, StrangerKind};
+
+/// Shows pools, machines and strangers.
+#[derive(Debug)]
+pub struct FleetCollector {
+    handle: FleetHandle,
+    hours_per_month: u32,
+}
+
+const PHASES: [&str; 5] = ["Pending", "Creating", "Running", "Failed", "Deleting"];
+
+impl FleetCollector {
+    /// Shows what the handle reads; an offer with a monthly price only is priced by `hours_per_month`.
+    pub fn new(handle: FleetHandle, hours_per_month: u32) -> Self {
+        Self { handle, hours_per_month }
+    }
+}
+
+type Sample = (Vec<(&'static str, String)>, f64);
+
+impl Collector for FleetCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (sizes, machines, strangers, prices) = self.handle.read(|fleet| {
+            let prices = hourly_prices(fleet, self.hours_per_month);
+            (pool_sizes(fleet), machine_counts(fleet), stranger_counts(fleet), prices)
+        });
+        for (name, help, samples) in [
+            ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", sizes),
+            ("machines", "Machines by pool and phase", machines),
+            ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", strangers),
+            ("pool_price_usd_per_hour", "List price of one machine of the pool, USD per hour", prices),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (labels, value) in samples {
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pool_label(pool: &Pool) -> (&'static str, String) {
+    ("pool", pool.text.to_string())
+}
+
+fn pool_sizes(fleet: &Fleet) -> Vec<Sample> {
+    let each = |pool: &Pool| {
+        let limits = fleet.limits(pool);
+        [("min", limits.min), ("max", limits.max), ("target", limits.target)]
+            .map(|(kind, size)| (vec![pool_label(pool), ("kind", kind.to_owned())], f64::from(size)))
+    };
+    fleet.pools().flat_map(each).collect()
+}
+
+fn machine_counts(fleet: &Fleet) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for pool in fleet.pools() {
+        let mut counts = [0_u32; PHASES.len()];
+        for machine in fleet.machines_of(pool) {
+            if let Some(at) = PHASES.iter().position(|phase| *phase == machine.phase.name()) {
+                counts[at] += 1;
+            }
+        }
+        for (phase, count) in PHASES.iter().zip(counts) {
+            samples.push((vec![pool_label(pool), ("phase", (*phase).to_owned())], f64::from(count)));
+        }
+    }
+    samples
+}
+
+fn stranger_counts(fleet: &Fleet) -> Vec<Sample> {
+    let mut counts = [("foreign", 0_u32), ("orphan", 0), ("gone", 0)];
+    for stranger in fleet.strangers() {
+        let at = match stranger.kind {
+            StrangerKind::Foreign => 0,
+            StrangerKind::Orphan { .. } => 1,
+            StrangerKind::Gone { .. } => 2,
+        };
+        counts[at].1 += 1;
+    }
+    counts.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).into()
+}
+
+fn hourly_prices(fleet: &Fleet, hours_per_month: u32) -> Vec<Sample> {
+    use rust_decimal::prelude::ToPrimitive as _;
+    let each = |pool: &Pool| {
+        let price = pool.offer.price_hourly(hours_per_month)?;
+        Some((vec![pool_label(pool)], price.to_f64()?))
+    };
+    fleet.pools().filter_map(each).collect()
+}

@@ -1,0 +1,39 @@
+//! When to try again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A delay that doubles with each trouble, from `least` to `most`, and is gone after a success.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    least: Duration,
+    most: Duration,
+    delay: Duration,
+    until: Instant,
+}
+
+impl Backoff {
+    pub(super) fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most, delay: Duration::ZERO, until: Instant::now() }
+    }
+
+    pub(super) fn success(&mut self) {
+        self.delay = Duration::ZERO;
+        self.until = Instant::now();
+    }
+
+    /// Notes a failure; `at_least` is what the other side asks for.
+    pub(super) fn failure(&mut self, at_least: Option<Duration>) {
+        self.delay = (self.delay * 2).clamp(self.least, self.most);
+        self.until = Instant::now() + self.delay.max(at_least.unwrap_or_default());
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+}

@@ -1,0 +1,235 @@
+//! Makes VMs for machines, and keeps what is known of them true: one loop, because a request is only made on a
+//! fresh listing, and a request is what makes the next listing worth its call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::handle::{CommandError, FleetHandle};
+use super::pace::Backoff;
+use crate::fleet::{AskOutcome, Change, Failure, Machine, MachineId, Outcome, Phase, Policy, SizeId};
+use crate::vpsie::{Backend, BackendError};
+
+/// Requests to VPSie at the same time.
+const CONCURRENCY: usize = 8;
+/// How old a listing may be when VPSie is asked for VMs on the strength of it.
+const FRESH: Duration = Duration::from_secs(5);
+/// How often conclusions are drawn from time alone.
+const TICK: Duration = Duration::from_secs(10);
+/// The first listing after something was asked for; each further one takes twice as long, up to idle.
+const SOON: Duration = Duration::from_secs(4);
+
+/// The loop that creates and observes.
+pub struct Provision {
+    handle: FleetHandle,
+    backend: Arc<dyn Backend>,
+    policy: Policy,
+    /// Interval of listings while nothing is under way, and the longest one.
+    idle: Duration,
+    /// Rung by others when a listing is worth it soon.
+    bell: Arc<Notify>,
+    calls: JoinSet<(MachineId, Result<(), BackendError>)>,
+    listed_at: Option<Instant>,
+    next_listing: Instant,
+    interval: Duration,
+    next_tick: Instant,
+    listing: Backoff,
+    creating: Backoff,
+}
+
+impl Provision {
+    /// A loop that has not listed yet, and lists every `idle` when nothing is under way. Whoever rings the bell makes a listing due soon.
+    pub fn new(
+        handle: FleetHandle,
+        backend: Arc<dyn Backend>,
+        policy: Policy,
+        idle: Duration,
+        bell: Arc<Notify>,
+    ) -> Self {
+        let now = Instant::now();
+        let backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
+        Self {
+            handle,
+            backend,
+            policy,
+            idle,
+            bell,
+            calls: JoinSet::new(),
+            listed_at: None,
+            next_listing: now,
+            interval: SOON,
+            next_tick: now,
+            listing: backoff,
+            creating: backoff,
+        }
+    }
+
+    /// Runs until `shutdown`, then waits for the answers to what is asked.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            if let Err(CommandError::Stopped) = self.turn().await {
+                return;
+            }
+            let bell = Arc::clone(&self.bell);
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(answered) = self.calls.join_next(), if !self.calls.is_empty() => self.answered(answered).await,
+                () = bell.notified() => self.soon(),
+                () = self.handle.changed() => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+        while let Some(answered) = self.calls.join_next().await {
+            self.answered(answered).await;
+        }
+    }
+
+    fn wake(&self) -> Instant {
+        let mut wake = self.next_tick.min(self.next_listing.max(self.listing.until()));
+        if !self.creating.ready() {
+            wake = wake.min(self.creating.until());
+        }
+        wake
+    }
+
+    async fn turn(&mut self) -> Result<(), CommandError> {
+        let now = Instant::now();
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            let policy = self.policy;
+            self.settle(move |fleet, now, names| fleet.pass_time(now, &policy, names)).await?;
+        }
+        let wanted = self.handle.read(|fleet| fleet.wanted().len());
+        let free = CONCURRENCY - self.calls.len();
+        let ask = wanted > 0 && free > 0 && self.creating.ready();
+        if (ask && !self.fresh() || now >= self.next_listing) && self.listing.ready() {
+            self.list().await?;
+        }
+        if ask && self.fresh() {
+            self.ask(free).await?;
+        }
+        Ok(())
+    }
+
+    fn fresh(&self) -> bool {
+        self.listed_at.is_some_and(|at| at.elapsed() <= FRESH)
+    }
+
+    /// A listing is worth it soon: something was asked for.
+    fn soon(&mut self) {
+        self.interval = SOON;
+        self.next_listing = self.next_listing.min(Instant::now() + SOON);
+    }
+
+    async fn list(&mut self) -> Result<(), CommandError> {
+        match self.backend.list().await {
+            Ok(nodes) => {
+                self.listing.success();
+                let policy = self.policy;
+                self.settle(move |fleet, now, _| fleet.observe(&nodes, now, &policy)).await?;
+                self.listed_at = Some(Instant::now());
+                let restless = self.handle.read(|fleet| fleet.machines().any(restless));
+                let wait = if restless { self.interval.min(self.idle) } else { self.idle };
+                self.interval = (self.interval * 2).min(self.idle);
+                self.next_listing = Instant::now() + wait;
+            }
+            Err(error) => {
+                self.listing.failure(retry_after(&error));
+                tracing::warn!(%error, "VPSie could not be listed; answering from what is known");
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self, free: usize) -> Result<(), CommandError> {
+        let wanted = self.handle.read(|fleet| fleet.wanted());
+        let ids: Vec<MachineId> = wanted.into_iter().take(free).map(|(id, _)| id).collect();
+        let asked = self.settle(move |fleet, now, _| fleet.ask(&ids, now)).await?;
+        for change in asked {
+            if let Change::SaveMachine(machine) = change {
+                self.call(machine.id, machine.size, machine.pool.node_group.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, id: MachineId, size: SizeId, label: String) {
+        let backend = Arc::clone(&self.backend);
+        self.calls.spawn(async move { (id, backend.create(size, &label).await) });
+    }
+
+    async fn answered(
+        &mut self,
+        answered: Result<(MachineId, Result<(), BackendError>), tokio::task::JoinError>,
+    ) {
+        // A call that panicked leaves its request in flight, which settles like a lost one.
+        let Ok((id, answer)) = answered else { return };
+        let outcome = match answer {
+            Ok(()) => {
+                self.creating.success();
+                Outcome::Accepted
+            }
+            Err(BackendError::Unclear { message }) => {
+                tracing::warn!(machine = %id, message, "the reply to a creation was lost; counting before asking again");
+                Outcome::Unclear
+            }
+            Err(BackendError::Refused { reason, message }) => {
+                Outcome::Refused(Failure { reason, message: short(&message) })
+            }
+            Err(BackendError::Unavailable { reason, message, retry_after }) => {
+                tracing::warn!(machine = %id, message, "VPSie cannot create now; trying again later");
+                self.creating.failure(retry_after);
+                Outcome::Unavailable(Failure { reason, message: short(&message) })
+            }
+        };
+        self.soon();
+        let policy = self.policy;
+        let noted = self.settle(move |fleet, now, _| fleet.answered(&id, outcome, now, &policy)).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the answer to a creation is not recorded; it settles like a lost one");
+        }
+    }
+
+    /// Changes the fleet. A store that fails is told in the log by the keeper, and the next turn tries again.
+    async fn settle(
+        &self,
+        change: impl FnOnce(&mut crate::fleet::Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Vec<Change>
+        + Send
+        + 'static,
+    ) -> Result<Vec<Change>, CommandError> {
+        match self.handle.update(change).await {
+            Err(CommandError::Store(_)) => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(Vec::new())
+            }
+            settled => settled,
+        }
+    }
+}
+
+/// Whether the next listings are likely to tell something about the machine.
+fn restless(machine: &Machine) -> bool {
+    match &machine.phase {
+        Phase::Creating { .. } => true,
+        Phase::Deleting { accepted_at, vm, .. } => accepted_at.is_some() || vm.is_none(),
+        _ => machine.asks.iter().any(|ask| ask.outcome != AskOutcome::Lost),
+    }
+}
+
+fn retry_after(error: &BackendError) -> Option<Duration> {
+    match error {
+        BackendError::Unavailable { retry_after, .. } => *retry_after,
+        _ => None,
+    }
+}
+
+/// Messages reach Cluster Autoscaler's events: at most 200 characters (contract §3.4).
+fn short(message: &str) -> String {
+    message.chars().take(200).collect()
+}

@@ -1,0 +1,176 @@
+//! Asking VPSie for VMs: which machines need one, and what its answers mean.
+//!
+//! A creation returns no id and is not idempotent (invariant 6). So each one is an [`Ask`], durable before the
+//! call; a new node in a listing uses up one; what is not used up is remembered.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::ids::{MachineId, SizeId};
+use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase};
+use super::policy::Policy;
+use super::record::Change;
+use super::state::Fleet;
+
+/// Requests that may be lost before a machine is given up.
+pub const MAX_ASKS: usize = 3;
+
+/// What became of a creation asked of VPSie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Accepted: a VM is to appear.
+    Accepted,
+    /// The reply was lost: a VM may appear.
+    Unclear,
+    /// Refused for a lasting reason.
+    Refused(Failure),
+    /// Nothing was done; later may help.
+    Unavailable(Failure),
+}
+
+/// How long ago, 0 for the future: a clock that was set back makes nothing older.
+pub(super) fn age(since: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(since).max(SignedDuration::ZERO).unsigned_abs()
+}
+
+impl Machine {
+    /// Whether VPSie is to be asked for its VM: nothing was asked yet, or all that was asked is lost.
+    pub fn needs_ask(&self) -> bool {
+        let all_lost = self.asks.iter().all(|ask| ask.outcome == AskOutcome::Lost);
+        match self.phase {
+            Phase::Pending => true,
+            Phase::Creating { vm: None, .. } => all_lost && self.asks.len() < MAX_ASKS,
+            _ => false,
+        }
+    }
+}
+
+impl Fleet {
+    /// Machines to ask VPSie for, the oldest first. While listings hide the size of a worker, only machines of
+    /// one size, so that a new node can still be told whose it is.
+    pub fn wanted(&self) -> Vec<(MachineId, SizeId)> {
+        let mut wanted: Vec<_> = self.machines.values().filter(|m| m.needs_ask()).collect();
+        wanted.sort_by_key(|m| (m.created_at, &m.id));
+        if self.sightings.size_hidden {
+            let outstanding = self.machines.values().find(|m| !m.asks.is_empty()).map(|m| m.size);
+            if let Some(only) = outstanding.or_else(|| wanted.first().map(|m| m.size)) {
+                wanted.retain(|m| m.size == only);
+            }
+        }
+        wanted.into_iter().map(|m| (m.id.clone(), m.size)).collect()
+    }
+
+    /// Records that VPSie is about to be asked for these machines. Those that need nothing any more are left
+    /// out; the changes name the others.
+    pub fn ask(&mut self, machines: &[MachineId], now: Timestamp) -> Vec<Change> {
+        let mut changes = Vec::new();
+        // Before the first listing, a VM that was there already could not be told from a new one.
+        let machines = if self.sightings.listed { machines } else { &[] };
+        for id in machines {
+            let Some(machine) = self.machines.get(id).filter(|m| m.needs_ask()) else { continue };
+            let mut machine = machine.clone();
+            machine.asks.push(Ask { at: now, outcome: AskOutcome::InFlight });
+            if machine.phase == Phase::Pending {
+                machine.phase = Phase::Creating { vm: None, since: now };
+            }
+            self.sightings.in_flight.insert(id.clone());
+            self.sightings.since_ask.insert(id.clone(), 0);
+            self.put(&mut changes, Change::SaveMachine(machine));
+        }
+        changes
+    }
+
+    /// Takes VPSie's answer to a creation. Its VM may have been listed, or the machine given up, before.
+    pub fn answered(
+        &mut self,
+        id: &MachineId,
+        outcome: Outcome,
+        now: Timestamp,
+        policy: &Policy,
+    ) -> Vec<Change> {
+        self.sightings.in_flight.remove(id);
+        self.sightings.since_ask.insert(id.clone(), 0);
+        let mut changes = Vec::new();
+        let Some(machine) = self.machines.get(id) else { return changes };
+        let Some(at) = machine.asks.iter().position(|ask| ask.outcome == AskOutcome::InFlight) else {
+            return changes;
+        };
+        let mut machine = machine.clone();
+        match outcome {
+            Outcome::Accepted => machine.asks[at] = Ask { at: now, outcome: AskOutcome::Accepted },
+            Outcome::Unclear => machine.asks[at] = Ask { at: now, outcome: AskOutcome::Unclear },
+            Outcome::Refused(failure) => {
+                machine.asks.remove(at);
+                let (size, reason) = (machine.size, failure.reason);
+                self.end_attempt(&mut changes, machine, Phase::Failed { failure: failure.clone(), at: now });
+                if matches!(reason, FailureReason::Stockout | FailureReason::QuotaExceeded) {
+                    self.fail_pending(&mut changes, size, &failure, now);
+                }
+                return changes;
+            }
+            Outcome::Unavailable(failure) => {
+                machine.asks.remove(at);
+                let tired = age(machine.created_at, now) >= policy.create_timeout;
+                let phase = match &machine.phase {
+                    _ if tired => Phase::Failed { failure, at: now },
+                    phase if !machine.asks.is_empty() => phase.clone(),
+                    _ => Phase::Pending,
+                };
+                self.end_attempt(&mut changes, machine, phase);
+                return changes;
+            }
+        }
+        self.put(&mut changes, Change::SaveMachine(machine));
+        changes
+    }
+
+    /// After an attempt that made nothing: the machine goes on in `phase` if it still waits for a VM.
+    fn end_attempt(&mut self, changes: &mut Vec<Change>, mut machine: Machine, phase: Phase) {
+        match machine.phase {
+            Phase::Creating { vm: None, .. } => machine.phase = phase,
+            Phase::Deleting { vm: None, .. } if machine.asks.is_empty() => {
+                return self.put(changes, Change::DropMachine(machine.id));
+            }
+            _ => {}
+        }
+        self.put(changes, Change::SaveMachine(machine));
+    }
+
+    /// What VPSie has no room for now it will not have for the next one either: Cluster Autoscaler is told at
+    /// once, and can turn to another pool.
+    fn fail_pending(&mut self, changes: &mut Vec<Change>, size: SizeId, failure: &Failure, now: Timestamp) {
+        let same = |m: &&Machine| m.size == size && m.phase == Phase::Pending;
+        for machine in self.machines.values().filter(same).cloned().collect::<Vec<_>>() {
+            let phase = Phase::Failed { failure: failure.clone(), at: now };
+            self.put(changes, Change::SaveMachine(Machine { phase, ..machine }));
+        }
+    }
+
+    /// Notes that VPSie accepted the deletion of the machine's VM, or said that it is not there.
+    pub fn deletion_accepted(&mut self, id: &MachineId, now: Timestamp) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(machine) = self.machines.get(id) else { return changes };
+        if let Phase::Deleting { vm: Some(vm), since, accepted_at: None } = &machine.phase {
+            self.sightings.missing.remove(&vm.hostname);
+            let phase = Phase::Deleting { vm: Some(vm.clone()), since: *since, accepted_at: Some(now) };
+            let machine = Machine { phase, ..machine.clone() };
+            self.put(&mut changes, Change::SaveMachine(machine));
+        }
+        changes
+    }
+
+    /// Machines whose VM is to be deleted at VPSie, the longest given up first.
+    pub fn unwanted(&self) -> Vec<&Machine> {
+        let mut unwanted: Vec<_> = self
+            .machines
+            .values()
+            .filter(|m| matches!(m.phase, Phase::Deleting { vm: Some(_), accepted_at: None, .. }))
+            .collect();
+        unwanted.sort_by_key(|m| match m.phase {
+            Phase::Deleting { since, .. } => since,
+            _ => m.created_at,
+        });
+        unwanted
+    }
+}

@@ -1,0 +1,375 @@
+//! What a complete listing of the cluster's nodes says about the fleet.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use super::creation::age;
+use super::ids::{Hostname, MachineId, PoolId, SizeId};
+use super::listing::{ListedNode, NodeRole, VmState};
+use super::machine::{Failure, FailureReason, Machine, Phase, Vm};
+use super::policy::Policy;
+use super::record::{Change, Stranger, StrangerKind};
+use super::state::Fleet;
+use super::template::Learned;
+
+/// Listings that must miss a VM after its deletion was accepted.
+const MISSES_TO_CONFIRM: u32 = 2;
+/// Listings that must miss a VM that nobody deleted.
+const MISSES_TO_VANISH: u32 = 3;
+/// A request that a new node may be the result of.
+struct Claim {
+    /// 0: a machine waits for it. 1: its machine is Deleting, so the VM is deleted at once. 2: left over.
+    rank: u8,
+    asked: Timestamp,
+    machine: MachineId,
+    size: SizeId,
+    pool: PoolId,
+}
+
+impl Fleet {
+    /// Takes a complete listing: binds new VMs to machines that asked for one, notes what is ours no more, and
+    /// concludes from what is missing. Never binds by guess (invariant 6).
+    pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.sightings.listed = true;
+        self.sightings.size_hidden =
+            nodes.iter().any(|node| node.role == NodeRole::Worker && node.size.is_none());
+        let mut newcomers = Vec::new();
+        for node in nodes {
+            if let Some(id) = self.machine_listed(node).map(|m| m.id.clone()) {
+                self.sightings.missing.remove(&node.hostname);
+                self.see_machine(&mut changes, &id, node, now, policy);
+            } else if let Some(stranger) = self.strangers.get(&node.hostname).cloned() {
+                self.sightings.missing.remove(&node.hostname);
+                if stranger.id.is_some() && node.id.is_some() && stranger.id != node.id {
+                    // The same name with another UUID is another VM.
+                    self.put(&mut changes, Change::DropStranger(node.hostname.clone()));
+                    newcomers.push(node);
+                } else {
+                    self.see_stranger(&mut changes, stranger, node, now);
+                }
+            } else {
+                newcomers.push(node);
+            }
+        }
+        self.see_newcomers(&mut changes, newcomers, now, policy);
+        self.miss(&mut changes, nodes, now, policy);
+        self.adopt(&mut changes, nodes, now);
+        for count in self.sightings.since_ask.values_mut() {
+            *count = count.saturating_add(1);
+        }
+        changes
+    }
+
+    fn machine_listed(&self, node: &ListedNode) -> Option<&Machine> {
+        if let Some(machine) = node.id.as_ref().and_then(|id| self.machine_by_vm(id)) {
+            return Some(machine);
+        }
+        let machine = self.machine_by_hostname(&node.hostname)?;
+        // The same name with another UUID is another VM.
+        let other = node.id.is_some() && machine.vm().is_some_and(|vm| vm.id.is_some() && vm.id != node.id);
+        (!other).then_some(machine)
+    }
+
+    fn see_machine(
+        &mut self,
+        changes: &mut Vec<Change>,
+        id: &MachineId,
+        node: &ListedNode,
+        now: Timestamp,
+        policy: &Policy,
+    ) {
+        let Some(old) = self.machines.get(id) else { return };
+        let mut machine = old.clone();
+        let up = policy.running_when_listed && node.state == VmState::Running;
+        match &mut machine.phase {
+            Phase::Creating { vm: Some(vm), .. } => {
+                vm.id = vm.id.take().or_else(|| node.id.clone());
+                if up {
+                    machine.phase = Phase::Running { vm: vm.clone(), since: now };
+                }
+            }
+            Phase::Running { vm, .. } => vm.id = vm.id.take().or_else(|| node.id.clone()),
+            Phase::Deleting { vm: Some(vm), accepted_at, .. } => {
+                vm.id = vm.id.take().or_else(|| node.id.clone());
+                // Accepted, and yet it stands: ask again.
+                let stands = accepted_at.is_some_and(|at| age(at, now) >= policy.vanish_after);
+                if stands && node.state != VmState::Terminating {
+                    *accepted_at = None;
+                }
+            }
+            _ => {}
+        }
+        if machine != *old {
+            self.put(changes, Change::SaveMachine(machine));
+        }
+    }
+
+    fn see_stranger(
+        &mut self,
+        changes: &mut Vec<Change>,
+        mut stranger: Stranger,
+        node: &ListedNode,
+        now: Timestamp,
+    ) {
+        match &stranger.kind {
+            StrangerKind::Gone { machine, pool, size, deleted } => {
+                let was = self.machines.get(machine);
+                if was.is_some_and(|m| m.vm().is_some()) {
+                    stranger.kind = StrangerKind::Orphan { pool: pool.clone(), size: Some(*size) };
+                    stranger.first_seen = now;
+                    return self.put(changes, Change::SaveStranger(stranger));
+                }
+                let vm = Vm { hostname: node.hostname.clone(), id: node.id.clone().or(stranger.id) };
+                let phase = if *deleted {
+                    Phase::Deleting { vm: Some(vm), since: now, accepted_at: None }
+                } else {
+                    Phase::Creating { vm: Some(vm), since: now }
+                };
+                let back = Machine {
+                    id: machine.clone(),
+                    pool: pool.clone(),
+                    size: *size,
+                    created_at: now,
+                    phase,
+                    asks: was.map(|m| m.asks.clone()).unwrap_or_default(),
+                };
+                self.put(changes, Change::DropStranger(node.hostname.clone()));
+                self.put(changes, Change::SaveMachine(back));
+            }
+            _ if stranger.id.is_none() && node.id.is_some() => {
+                stranger.id.clone_from(&node.id);
+                self.put(changes, Change::SaveStranger(stranger));
+            }
+            _ => {}
+        }
+    }
+
+    fn see_newcomers(
+        &mut self,
+        changes: &mut Vec<Change>,
+        mut newcomers: Vec<&ListedNode>,
+        now: Timestamp,
+        policy: &Policy,
+    ) {
+        newcomers.sort_by(|a, b| (a.created_at, &a.hostname).cmp(&(b.created_at, &b.hostname)));
+        let mut claims = if newcomers.is_empty() { Vec::new() } else { self.claims() };
+        for node in newcomers {
+            // A VM that took the name of another: the earlier record waits for its own end.
+            if self.machine_by_hostname(&node.hostname).is_some() {
+                continue;
+            }
+            let fits = |claim: &Claim| {
+                node.role == NodeRole::Worker && node.size.is_none_or(|size| size == claim.size)
+            };
+            let fitting: Vec<usize> = (0..claims.len()).filter(|at| fits(&claims[*at])).collect();
+            let Some(&first) = fitting.first() else {
+                self.note_stranger(changes, node, now, StrangerKind::Foreign);
+                continue;
+            };
+            let ambiguous = fitting.iter().any(|at| claims[*at].size != claims[first].size);
+            if ambiguous {
+                let kind = StrangerKind::Orphan { pool: claims[first].pool.clone(), size: node.size };
+                self.note_stranger(changes, node, now, kind);
+                continue;
+            }
+            let claim = claims.remove(first);
+            self.use_up(changes, &claim, node, now, policy);
+        }
+    }
+
+    /// All requests that no node was matched with, the neediest first. What VPSie says of a VM's age is not
+    /// asked: its clock is not ours, and a VM of ours that is taken for foreign is billed for ever.
+    fn claims(&self) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for machine in self.machines.values() {
+            for (nth, ask) in machine.asks.iter().enumerate() {
+                let rank = match &machine.phase {
+                    Phase::Creating { vm: None, .. } | Phase::Pending if nth == 0 => 0,
+                    Phase::Deleting { vm: None, .. } if nth == 0 => 1,
+                    _ => 2,
+                };
+                claims.push(Claim {
+                    rank,
+                    asked: ask.at,
+                    machine: machine.id.clone(),
+                    size: machine.size,
+                    pool: machine.pool.clone(),
+                });
+            }
+        }
+        claims.sort_by(|a, b| (a.rank, a.asked, &a.machine).cmp(&(b.rank, b.asked, &b.machine)));
+        claims
+    }
+
+    /// Gives a new node to the request that it is taken for the result of.
+    fn use_up(
+        &mut self,
+        changes: &mut Vec<Change>,
+        claim: &Claim,
+        node: &ListedNode,
+        now: Timestamp,
+        policy: &Policy,
+    ) {
+        let Some(mut machine) = self.machines.get(&claim.machine).cloned() else { return };
+        machine.asks.remove(0);
+        let vm = Vm { hostname: node.hostname.clone(), id: node.id.clone() };
+        let up = policy.running_when_listed && node.state == VmState::Running;
+        match &mut machine.phase {
+            Phase::Creating { vm: slot @ None, .. } | Phase::Deleting { vm: slot @ None, .. } => {
+                *slot = Some(vm.clone());
+            }
+            Phase::Pending => machine.phase = Phase::Creating { vm: Some(vm.clone()), since: now },
+            _ => {
+                let kind = StrangerKind::Orphan { pool: claim.pool.clone(), size: Some(claim.size) };
+                self.note_stranger(changes, node, now, kind);
+            }
+        }
+        if up && matches!(machine.phase, Phase::Creating { vm: Some(_), .. }) && machine.vm() == Some(&vm) {
+            machine.phase = Phase::Running { vm, since: now };
+        }
+        self.put(changes, Change::SaveMachine(machine));
+    }
+
+    fn note_stranger(
+        &mut self,
+        changes: &mut Vec<Change>,
+        node: &ListedNode,
+        now: Timestamp,
+        kind: StrangerKind,
+    ) {
+        let stranger =
+            Stranger { hostname: node.hostname.clone(), id: node.id.clone(), first_seen: now, kind };
+        self.put(changes, Change::SaveStranger(stranger));
+    }
+
+    /// Concludes from what the listing does not have. A listing of nothing at all proves no disappearance
+    /// but of what was to disappear.
+    fn miss(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp, policy: &Policy) {
+        let seen: HashSet<&MachineId> =
+            nodes.iter().filter_map(|node| self.machine_listed(node)).map(|m| &m.id).collect();
+        let bound = self.machines.values().filter(|m| m.vm().is_some());
+        let missing: Vec<Machine> = bound.filter(|m| !seen.contains(&m.id)).cloned().collect();
+        let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
+        for machine in missing {
+            let Some(vm) = machine.vm().cloned() else { continue };
+            let (count, since) = self.count_miss(&vm.hostname, now);
+            let vanished =
+                !nodes.is_empty() && count >= MISSES_TO_VANISH && age(since, now) >= policy.vanish_after;
+            match machine.phase {
+                Phase::Deleting { accepted_at: Some(_), .. } if count >= MISSES_TO_CONFIRM => {
+                    self.end_vm(changes, machine, vm, true, None, now);
+                }
+                Phase::Running { .. } if vanished => self.end_vm(changes, machine, vm, false, None, now),
+                Phase::Creating { .. } if vanished => {
+                    let failure = Failure {
+                        reason: FailureReason::ProvisionTimeout,
+                        message: "the VM vanished before its Node registered".to_owned(),
+                    };
+                    self.end_vm(changes, machine, vm, true, Some(failure), now);
+                }
+                _ => {}
+            }
+        }
+        // A foreign node that comes back must not be taken for a new one, so it is remembered for long. An
+        // orphan ends by its grace.
+        let absent: Vec<Hostname> = self
+            .strangers
+            .values()
+            .filter(|s| s.kind == StrangerKind::Foreign && !names.contains(&s.hostname))
+            .map(|s| s.hostname.clone())
+            .collect();
+        for hostname in absent {
+            let (count, since) = self.count_miss(&hostname, now);
+            if count >= MISSES_TO_VANISH && !nodes.is_empty() && age(since, now) >= policy.gone_kept {
+                self.sightings.missing.remove(&hostname);
+                self.put(changes, Change::DropStranger(hostname));
+            }
+        }
+    }
+
+    fn count_miss(&mut self, hostname: &Hostname, now: Timestamp) -> (u32, Timestamp) {
+        let entry = self.sightings.missing.entry(hostname.clone()).or_insert((0, now));
+        entry.0 += 1;
+        *entry
+    }
+
+    /// Ends a machine whose VM is gone; the VM stays known, should it come back. What the machine asked for
+    /// besides stays with it, Deleting.
+    fn end_vm(
+        &mut self,
+        changes: &mut Vec<Change>,
+        mut machine: Machine,
+        vm: Vm,
+        deleted: bool,
+        failure: Option<Failure>,
+        now: Timestamp,
+    ) {
+        self.sightings.missing.remove(&vm.hostname);
+        let gone = StrangerKind::Gone {
+            machine: machine.id.clone(),
+            pool: machine.pool.clone(),
+            size: machine.size,
+            deleted,
+        };
+        let change = if let Some(failure) = failure {
+            machine.phase = Phase::Failed { failure, at: now };
+            Change::SaveMachine(machine)
+        } else if machine.asks.is_empty() {
+            Change::DropMachine(machine.id)
+        } else {
+            machine.phase = Phase::Deleting { vm: None, since: now, accepted_at: None };
+            Change::SaveMachine(machine)
+        };
+        self.put(changes, change);
+        let stranger = Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone };
+        self.put(changes, Change::SaveStranger(stranger));
+    }
+
+    /// Gives orphans that are listed to machines that wait for a VM of their size, the oldest to the oldest.
+    fn adopt(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp) {
+        let mut orphans: Vec<(Stranger, SizeId)> = self
+            .strangers
+            .values()
+            .filter_map(|s| match s.kind {
+                StrangerKind::Orphan { size: Some(size), .. } => Some((s.clone(), size)),
+                _ => None,
+            })
+            .collect();
+        if orphans.is_empty() {
+            return;
+        }
+        let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
+        orphans.retain(|(orphan, _)| names.contains(&orphan.hostname));
+        orphans.sort_by(|(a, _), (b, _)| (a.first_seen, &a.hostname).cmp(&(b.first_seen, &b.hostname)));
+        for (id, size) in self.wanted() {
+            let Some(at) = orphans.iter().position(|(_, of)| *of == size) else { continue };
+            let Some(mut machine) = self.machines.get(&id).cloned() else { continue };
+            let (orphan, _) = orphans.remove(at);
+            let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id };
+            machine.phase = Phase::Creating { vm: Some(vm), since: now };
+            self.put(changes, Change::DropStranger(orphan.hostname));
+            self.put(changes, Change::SaveMachine(machine));
+        }
+    }
+
+    /// Takes a Node of a machine: it registered, so the machine is Running, and shows what its size really has.
+    pub fn registered(&mut self, hostname: &Hostname, shows: Option<Learned>, now: Timestamp) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(machine) = self.machine_by_hostname(hostname).cloned() else { return changes };
+        let size = machine.size;
+        if let Phase::Creating { vm: Some(vm), .. } = &machine.phase {
+            let phase = Phase::Running { vm: vm.clone(), since: now };
+            self.put(&mut changes, Change::SaveMachine(Machine { phase, ..machine }));
+        }
+        if let Some(shows) = shows {
+            let known = self.learned.get(&size).copied();
+            let smallest = known.map_or(shows, |known| known.smallest(shows));
+            if known != Some(smallest) {
+                self.put(&mut changes, Change::SaveLearned(size, smallest));
+            }
+        }
+        changes
+    }
+}

@@ -1,0 +1,40 @@
+//! Times after which the fleet draws a conclusion.
+
+use std::time::Duration;
+
+/// Times after which the fleet draws a conclusion. Where an absence decides, a number of complete listings is
+/// asked for too, so that a clock that jumps does not decide alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a machine may wait for VPSie to accept it, and an accepted one for its VM to be listed.
+    pub create_timeout: Duration,
+    /// How long a Failed machine is shown, should Cluster Autoscaler not delete it (contract R6).
+    pub failed_ttl: Duration,
+    /// How long an orphan may wait for a machine that adopts it.
+    pub orphan_grace: Duration,
+    /// How long after a request without a clear outcome it is counted as lost.
+    pub ask_settle: Duration,
+    /// How long after a request a VM of its size may still be its result.
+    pub ask_window: Duration,
+    /// How long a VM must be missing from listings before its machine is given up.
+    pub vanish_after: Duration,
+    /// How long the record of a VM that is gone, or of a foreign one that is not listed, is kept.
+    pub gone_kept: Duration,
+    /// Whether a machine is Running once VPSie says that its VM is up. Otherwise its Node decides.
+    pub running_when_listed: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            create_timeout: Duration::from_mins(10),
+            failed_ttl: Duration::from_mins(30),
+            orphan_grace: Duration::from_mins(15),
+            ask_settle: Duration::from_mins(1),
+            ask_window: Duration::from_hours(1),
+            vanish_after: Duration::from_mins(3),
+            gone_kept: Duration::from_hours(24),
+            running_when_listed: true,
+        }
+    }
+}

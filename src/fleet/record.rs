@@ -1,0 +1,81 @@
+//! What is durable, and the writes that change it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{Hostname, MachineId, PoolId, SizeId, VmId};
+use super::machine::Machine;
+use super::template::Learned;
+use crate::catalog::Catalog;
+
+/// One durable write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Writes a machine's record, new or not.
+    SaveMachine(Machine),
+    /// Removes a machine's record.
+    DropMachine(MachineId),
+    /// Writes the record of a listed node that is no machine's.
+    SaveStranger(Stranger),
+    /// Removes that record.
+    DropStranger(Hostname),
+    /// Writes what nodes of a size were seen to have.
+    SaveLearned(SizeId, Learned),
+    /// Keeps the last good catalog, so that a start while VPSie is down has one.
+    SaveCatalog(Arc<Catalog>),
+}
+
+/// All that is durable.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Records {
+    /// The machines.
+    pub machines: Vec<Machine>,
+    /// Listed nodes that are no machine's.
+    pub strangers: Vec<Stranger>,
+    /// What nodes of a size were seen to have.
+    pub learned: Vec<(SizeId, Learned)>,
+    /// The last good catalog.
+    pub catalog: Option<Arc<Catalog>>,
+}
+
+/// A node that VPSie listed and that is no machine's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stranger {
+    /// Its hostname.
+    pub hostname: Hostname,
+    /// Its UUID, where known.
+    pub id: Option<VmId>,
+    /// When it was first listed.
+    pub first_seen: Timestamp,
+    /// What it is to us.
+    pub kind: StrangerKind,
+}
+
+/// What a node that is no machine's is to us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum StrangerKind {
+    /// Not made by us: control plane, or a worker that was there or that somebody added. Never touched.
+    Foreign,
+    /// Made by a request of ours that no machine waits for any more: adopted, or deleted after a grace.
+    Orphan {
+        /// The pool that it was asked for.
+        pool: PoolId,
+        /// Its size, where it can be told.
+        size: Option<SizeId>,
+    },
+    /// Was a machine's VM and is not listed any more. Known again should it come back.
+    Gone {
+        /// The machine it was.
+        machine: MachineId,
+        /// Its pool.
+        pool: PoolId,
+        /// Its size.
+        size: SizeId,
+        /// Whether we had asked for its deletion.
+        deleted: bool,
+    },
+}

@@ -1,0 +1,297 @@
+//! The fleet in memory: its records, and what is derived from them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::group::NodeGroup;
+use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
+use super::machine::Machine;
+use super::record::{Change, Records, Stranger};
+use super::template::{Learned, Reserved, Template, template};
+use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
+
+/// The fleet, as it is in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Fleet {
+    pub(super) groups: BTreeMap<NodeGroupName, NodeGroup>,
+    pub(super) pools: BTreeMap<Arc<str>, Pool>,
+    pub(super) machines: BTreeMap<MachineId, Machine>,
+    pub(super) strangers: BTreeMap<Hostname, Stranger>,
+    pub(super) learned: BTreeMap<SizeId, Learned>,
+    pub(super) catalog: Option<Arc<Catalog>>,
+    pub(super) group_targets: HashMap<NodeGroupName, u32>,
+    by_vm: HashMap<VmId, MachineId>,
+    by_hostname: HashMap<Hostname, MachineId>,
+    reserved: Reserved,
+    pub(super) sightings: Sightings,
+}
+
+/// A pool: what Cluster Autoscaler calls a node group.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its id.
+    pub id: PoolId,
+    /// Its id as text, as on the wire.
+    pub text: Arc<str>,
+    /// The offer it rents; kept while machines need it, also when the catalog has it no more.
+    pub offer: Offer,
+    /// Whether the NodeGroup still names it and the catalog still has its offer.
+    pub growable: bool,
+    pub(super) template: Arc<Template>,
+    pub(super) members: BTreeSet<MachineId>,
+    pub(super) target: u32,
+}
+
+/// What this process has seen. Never durable: counting afresh after a restart only delays a conclusion.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sightings {
+    /// Listings that a VM was missing from in a row, and since when.
+    pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
+    /// Complete listings since a machine's last request.
+    pub(super) since_ask: HashMap<MachineId, u32>,
+    /// Requests that this process is making right now.
+    pub(super) in_flight: HashSet<MachineId>,
+    /// A worker was listed without its size.
+    pub(super) size_hidden: bool,
+    /// Whether there was a complete listing.
+    pub(super) listed: bool,
+}
+
+impl Fleet {
+    /// The fleet of what was durable and what is declared.
+    pub fn restore(groups: Vec<NodeGroup>, records: Records, reserved: Reserved) -> Self {
+        let mut fleet = Self {
+            groups: groups.into_iter().map(|group| (group.name.clone(), group)).collect(),
+            learned: records.learned.into_iter().collect(),
+            catalog: records.catalog,
+            strangers: records.strangers.into_iter().map(|s| (s.hostname.clone(), s)).collect(),
+            reserved,
+            ..Self::default()
+        };
+        for machine in records.machines {
+            fleet.apply(&Change::SaveMachine(machine));
+        }
+        fleet.derive_pools();
+        fleet
+    }
+
+    /// All that is durable of it.
+    pub fn records(&self) -> Records {
+        Records {
+            machines: self.machines.values().cloned().collect(),
+            strangers: self.strangers.values().cloned().collect(),
+            learned: self.learned.iter().map(|(size, learned)| (*size, *learned)).collect(),
+            catalog: self.catalog.clone(),
+        }
+    }
+
+    /// Replaces what is declared. Machines of a NodeGroup that is gone stay, in pools that cannot grow.
+    pub fn declare(&mut self, groups: Vec<NodeGroup>) {
+        self.groups = groups.into_iter().map(|group| (group.name.clone(), group)).collect();
+        self.derive_pools();
+    }
+
+    /// Takes a catalog. An empty one is ignored: it was never right so far, and would take every pool away.
+    pub fn take_catalog(&mut self, catalog: Catalog) -> Vec<Change> {
+        if catalog.offers.is_empty() || self.catalog.as_deref() == Some(&catalog) {
+            return Vec::new();
+        }
+        let mut changes = Vec::new();
+        self.put(&mut changes, Change::SaveCatalog(Arc::new(catalog)));
+        changes
+    }
+
+    /// Applies one durable change.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::SaveMachine(machine) => self.save_machine(machine.clone()),
+            Change::DropMachine(id) => self.drop_machine(id),
+            Change::SaveStranger(stranger) => {
+                self.strangers.insert(stranger.hostname.clone(), stranger.clone());
+            }
+            Change::DropStranger(hostname) => {
+                self.strangers.remove(hostname);
+            }
+            Change::SaveLearned(size, learned) => {
+                self.learned.insert(*size, *learned);
+                self.derive_pools();
+            }
+            Change::SaveCatalog(catalog) => {
+                self.catalog = Some(Arc::clone(catalog));
+                self.derive_pools();
+            }
+        }
+    }
+
+    /// Applies a change and notes it for the store.
+    pub(super) fn put(&mut self, changes: &mut Vec<Change>, change: Change) {
+        self.apply(&change);
+        changes.push(change);
+    }
+
+    pub(super) fn machine_by_vm(&self, id: &VmId) -> Option<&Machine> {
+        self.machines.get(self.by_vm.get(id)?)
+    }
+
+    pub(super) fn machine_by_hostname(&self, hostname: &Hostname) -> Option<&Machine> {
+        self.machines.get(self.by_hostname.get(hostname)?)
+    }
+
+    fn save_machine(&mut self, machine: Machine) {
+        self.drop_machine(&machine.id);
+        let text: Arc<str> = machine.pool.to_string().into();
+        if !self.pools.contains_key(&text) {
+            let pool = self.derive_pool(&machine.pool, text.clone(), Some(machine.size));
+            self.pools.insert(text.clone(), pool);
+        }
+        if let Some(pool) = self.pools.get_mut(&text) {
+            pool.members.insert(machine.id.clone());
+            if machine.counts() {
+                pool.target += 1;
+                *self.group_targets.entry(machine.pool.node_group.clone()).or_default() += 1;
+            }
+        }
+        if let Some(vm) = machine.vm() {
+            self.by_hostname.insert(vm.hostname.clone(), machine.id.clone());
+            if let Some(id) = &vm.id {
+                self.by_vm.insert(id.clone(), machine.id.clone());
+            }
+        }
+        self.machines.insert(machine.id.clone(), machine);
+    }
+
+    fn drop_machine(&mut self, id: &MachineId) {
+        let Some(machine) = self.machines.remove(id) else { return };
+        if let Some(vm) = machine.vm() {
+            self.by_hostname.remove(&vm.hostname);
+            if let Some(id) = &vm.id {
+                self.by_vm.remove(id);
+            }
+        }
+        if machine.counts()
+            && let Some(target) = self.group_targets.get_mut(&machine.pool.node_group)
+        {
+            *target -= 1;
+        }
+        let text = machine.pool.to_string();
+        if let Some(pool) = self.pools.get_mut(text.as_str()) {
+            pool.members.remove(id);
+            pool.target -= u32::from(machine.counts());
+            // A pool that is not declared lasts as long as its machines (invariant 8).
+            if pool.members.is_empty() && !self.declares(&machine.pool) {
+                self.pools.remove(text.as_str());
+            }
+        }
+    }
+
+    fn declares(&self, pool: &PoolId) -> bool {
+        self.groups.get(&pool.node_group).is_some_and(|group| group.pools.contains(pool))
+    }
+
+    /// Makes the pools anew from what is declared, the catalog, and the machines there are.
+    fn derive_pools(&mut self) {
+        let mut ids: BTreeMap<PoolId, Option<SizeId>> = BTreeMap::new();
+        for machine in self.machines.values() {
+            ids.insert(machine.pool.clone(), Some(machine.size));
+        }
+        for group in self.groups.values() {
+            for id in &group.pools {
+                ids.entry(id.clone()).or_default();
+            }
+        }
+        let old = std::mem::take(&mut self.pools);
+        for (id, size) in ids {
+            let text: Arc<str> = id.to_string().into();
+            let mut pool = self.derive_pool(&id, text.clone(), size);
+            let known = pool.growable || size.is_some() || old.contains_key(&text);
+            if let Some(was) = old.get(&text) {
+                pool.members.clone_from(&was.members);
+                pool.target = was.target;
+                if !pool.growable {
+                    pool.offer = was.offer.clone();
+                }
+                if *was.template == *pool.template {
+                    pool.template = Arc::clone(&was.template);
+                }
+            }
+            // A declared pool is shown from the first time that its offer is known.
+            if known {
+                self.pools.insert(text, pool);
+            }
+        }
+    }
+
+    fn derive_pool(&self, id: &PoolId, text: Arc<str>, machines: Option<SizeId>) -> Pool {
+        let group = self.groups.get(&id.node_group);
+        let offered = self.catalog.as_ref().and_then(|catalog| match group.and_then(|group| group.size) {
+            Some(size) => catalog.offers.iter().find(|o| o.datacenter == id.datacenter && o.size == size),
+            None => catalog.resolve(&id.datacenter, &id.offer),
+        });
+        let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
+        let learned = self.learned.get(&offer.size);
+        Pool {
+            growable: offered.is_some() && self.declares(id),
+            template: Arc::new(template(group, id, &offer, learned, self.reserved)),
+            id: id.clone(),
+            text,
+            offer,
+            members: BTreeSet::new(),
+            target: 0,
+        }
+    }
+
+    /// What is known of an offer that the catalog does not have: enough for a template that is not empty.
+    fn remembered_offer(&self, id: &PoolId, size: Option<SizeId>) -> Offer {
+        let learned = size.and_then(|size| self.learned.get(&size));
+        let smallest = Resources { cpu_millis: 1000, memory_mib: 1024, disk_gib: 10, pods: DEFAULT_MAX_PODS };
+        Offer {
+            size: size.unwrap_or(SizeId(0)),
+            name: id.offer.to_string(),
+            identifier: None,
+            datacenter: id.datacenter.clone(),
+            resources: learned.map_or(smallest, |learned| learned.capacity),
+            monthly: None,
+            hourly: None,
+        }
+    }
+
+    /// Whether what is derived agrees with the records. Says what does not. For tests.
+    #[doc(hidden)]
+    pub fn audit(&self) -> Result<(), String> {
+        for pool in self.pools.values() {
+            let members: BTreeSet<_> =
+                self.machines.values().filter(|m| m.pool == pool.id).map(|m| m.id.clone()).collect();
+            let target = members.iter().filter(|id| self.machines[*id].counts()).count();
+            if members != pool.members || target != pool.target as usize {
+                return Err(format!(
+                    "pool {}: target {} but {target} machines count",
+                    pool.text, pool.target
+                ));
+            }
+            if pool.template.allocatable.cpu_millis == 0 || pool.template.labels.is_empty() {
+                return Err(format!("pool {}: empty template", pool.text));
+            }
+        }
+        for machine in self.machines.values() {
+            if !self.pools.contains_key(machine.pool.to_string().as_str()) {
+                return Err(format!("machine {}: its pool {} is not shown", machine.id, machine.pool));
+            }
+            let Some(vm) = machine.vm() else { continue };
+            if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
+                return Err(format!("VM {} is bound twice", vm.hostname));
+            }
+            if self.strangers.contains_key(&vm.hostname) {
+                return Err(format!("VM {} is a machine's and a stranger", vm.hostname));
+            }
+        }
+        for (group, target) in &self.group_targets {
+            let sum: u32 = self.pools.values().filter(|p| p.id.node_group == *group).map(|p| p.target).sum();
+            if sum != *target {
+                return Err(format!("NodeGroup {group}: target {target}, its pools have {sum}"));
+            }
+        }
+        Ok(())
+    }
+}

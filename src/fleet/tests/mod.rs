@@ -1,0 +1,148 @@
+//! The fleet against a toy VPSie.
+
+mod commands;
+mod properties;
+mod sightings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+
+use super::*;
+use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
+
+pub(super) const SMALL: &str = "web/ams1/small/on-demand";
+pub(super) const LARGE: &str = "web/ams1/large/on-demand";
+pub(super) const OTHER: &str = "batch/ams1/small/on-demand";
+
+pub(super) fn offer(size: u64, name: &str) -> Offer {
+    Offer {
+        size: SizeId(size),
+        name: name.to_owned(),
+        identifier: None,
+        datacenter: "ams1".into(),
+        resources: Resources {
+            cpu_millis: size * 1000,
+            memory_mib: size * 2048,
+            disk_gib: 40,
+            pods: DEFAULT_MAX_PODS,
+        },
+        monthly: Some(Decimal::from(size * 10)),
+        hourly: None,
+    }
+}
+
+pub(super) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup {
+    NodeGroup {
+        name: name.into(),
+        min,
+        max,
+        pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
+        size: None,
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        preferred: None,
+        options: AutoscalingOptions::default(),
+    }
+}
+
+pub(super) fn groups() -> Vec<NodeGroup> {
+    vec![group("web", 1, 6, &[SMALL, LARGE]), group("batch", 0, 4, &[OTHER])]
+}
+
+pub(super) fn records() -> Records {
+    let catalog = Catalog { offers: vec![offer(2, "small"), offer(4, "large")] };
+    Records { catalog: Some(Arc::new(catalog)), ..Records::default() }
+}
+
+pub(super) fn fleet() -> Fleet {
+    Fleet::restore(groups(), records(), Reserved::default())
+}
+
+/// A clock and names that tests move by hand.
+pub(super) struct Hand {
+    pub(super) now: Timestamp,
+    pub(super) drawn: u32,
+    pub(super) policy: Policy,
+}
+
+impl Hand {
+    pub(super) fn new() -> Self {
+        Self { now: "2026-01-01T00:00:00Z".parse().unwrap(), drawn: 0, policy: Policy::default() }
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    pub(super) fn increase(
+        &mut self,
+        fleet: &mut Fleet,
+        pool: &str,
+        delta: i32,
+    ) -> Result<Vec<Change>, Refusal> {
+        let drawn = &mut self.drawn;
+        fleet.increase(pool, delta, self.now, &mut |group| {
+            *drawn += 1;
+            MachineId::new(format!("{group}-{drawn:08x}"))
+        })
+    }
+
+    pub(super) fn pass(&mut self, fleet: &mut Fleet) -> Vec<Change> {
+        let drawn = &mut self.drawn;
+        fleet.pass_time(self.now, &self.policy, &mut |group| {
+            *drawn += 1;
+            MachineId::new(format!("{group}-{drawn:08x}"))
+        })
+    }
+
+    pub(super) fn observe(&self, fleet: &mut Fleet, nodes: &[ListedNode]) -> Vec<Change> {
+        fleet.observe(nodes, self.now, &self.policy)
+    }
+
+    /// Asks for everything that is wanted, with one answer for all.
+    pub(super) fn ask_all(&self, fleet: &mut Fleet, outcome: &Outcome) {
+        let wanted: Vec<_> = fleet.wanted().into_iter().map(|(id, _)| id).collect();
+        fleet.ask(&wanted, self.now);
+        for id in wanted {
+            fleet.answered(&id, outcome.clone(), self.now, &self.policy);
+        }
+    }
+}
+
+pub(super) fn node(n: u32, size: u64) -> ListedNode {
+    ListedNode {
+        hostname: Hostname::new(&format!("k8s-slave-{n}")),
+        id: Some(VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
+        size: Some(SizeId(size)),
+        role: NodeRole::Worker,
+        state: VmState::Running,
+        created_at: None,
+    }
+}
+
+pub(super) fn target(fleet: &Fleet, pool: &str) -> u32 {
+    fleet.limits(fleet.pool(pool).unwrap()).target
+}
+
+pub(super) fn limits(fleet: &Fleet, pool: &str) -> (u32, u32, u32) {
+    let limits = fleet.limits(fleet.pool(pool).unwrap());
+    (limits.min, limits.target, limits.max)
+}
+
+pub(super) fn only(fleet: &Fleet) -> &Machine {
+    let all: Vec<_> = fleet.machines().collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all[0]
+}
+
+pub(super) fn by_node(node: &ListedNode) -> NodeRef {
+    NodeRef {
+        provider_id: node.id.as_ref().unwrap().provider_id(),
+        name: node.hostname.to_string(),
+        fake: false,
+    }
+}

@@ -1,0 +1,299 @@
+//! What listings, answers and time do.
+
+use super::*;
+
+fn asked(hand: &mut Hand, outcome: &Outcome) -> Fleet {
+    let mut fleet = fleet();
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    hand.ask_all(&mut fleet, outcome);
+    fleet
+}
+
+fn failure(reason: FailureReason) -> Failure {
+    Failure { reason, message: "no".to_owned() }
+}
+
+fn live(hand: &mut Hand) -> (Fleet, ListedNode) {
+    let mut fleet = asked(hand, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[node(1, 2)]);
+    assert!(matches!(only(&fleet).phase, Phase::Running { .. }));
+    (fleet, node(1, 2))
+}
+
+#[test]
+fn nothing_is_asked_before_the_first_listing() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    let id = only(&fleet).id.clone();
+    assert_eq!(fleet.ask(std::slice::from_ref(&id), hand.now), []);
+    hand.observe(&mut fleet, &[]);
+    assert_eq!(fleet.ask(&[id], hand.now).len(), 1);
+}
+
+#[test]
+fn a_new_node_is_bound_and_an_old_one_is_not() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[node(7, 2)]);
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[node(7, 2)]);
+    assert!(matches!(only(&fleet).phase, Phase::Creating { vm: None, .. }));
+    hand.observe(&mut fleet, &[node(7, 2), node(8, 2)]);
+    assert_eq!(only(&fleet).vm().unwrap().hostname, node(8, 2).hostname);
+    assert_eq!(only(&fleet).instance_id(), "vpsie://00000000-0000-4000-8000-000000000008");
+}
+
+#[test]
+fn a_node_of_another_size_or_of_the_control_plane_is_foreign() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &Outcome::Accepted);
+    let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(2, 2) };
+    hand.observe(&mut fleet, &[node(1, 4), control_plane]);
+    assert_eq!(only(&fleet).vm(), None);
+    assert!(fleet.strangers().all(|s| s.kind == StrangerKind::Foreign));
+}
+
+#[test]
+fn a_lost_request_is_made_again_only_after_it_settled() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    hand.wait(Duration::from_secs(90));
+    hand.pass(&mut fleet);
+    assert!(fleet.wanted().is_empty(), "no listing yet");
+    hand.observe(&mut fleet, &[]);
+    hand.observe(&mut fleet, &[]);
+    hand.pass(&mut fleet);
+    assert_eq!(fleet.wanted().len(), 1);
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    assert_eq!(only(&fleet).asks.len(), 2);
+    // Both VMs come: one is used, one is an orphan, deleted after the grace.
+    hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
+    let orphan = fleet.strangers().next().unwrap();
+    assert!(matches!(&orphan.kind, StrangerKind::Orphan { .. }));
+    assert_eq!(target(&fleet, OTHER), 1);
+    hand.wait(Duration::from_mins(16));
+    hand.pass(&mut fleet);
+    assert_eq!(fleet.unwanted().len(), 1);
+    assert_eq!(target(&fleet, OTHER), 1);
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn an_orphan_is_adopted_before_another_vm_is_asked_for() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    hand.wait(Duration::from_secs(90));
+    hand.observe(&mut fleet, &[]);
+    hand.observe(&mut fleet, &[]);
+    hand.pass(&mut fleet);
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    let both = [node(1, 2), node(2, 2)];
+    hand.observe(&mut fleet, &both);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.observe(&mut fleet, &both);
+    assert!(fleet.wanted().is_empty());
+    assert_eq!(fleet.strangers().count(), 0);
+    assert_eq!(target(&fleet, SMALL), 1);
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn three_lost_requests_fail_the_machine() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    for _ in 0..3 {
+        hand.wait(Duration::from_secs(61));
+        hand.observe(&mut fleet, &[]);
+        hand.observe(&mut fleet, &[]);
+        hand.pass(&mut fleet);
+        hand.ask_all(&mut fleet, &Outcome::Unclear);
+    }
+    assert!(matches!(&only(&fleet).phase, Phase::Failed { failure, .. }
+        if failure.reason == FailureReason::ProvisionTimeout));
+    assert_eq!(target(&fleet, OTHER), 1, "a Failed machine counts until it is deleted");
+}
+
+#[test]
+fn a_shortage_fails_what_waits_for_the_same_size_at_once() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, SMALL, 3).unwrap();
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    let first = fleet.wanted()[0].0.clone();
+    fleet.ask(std::slice::from_ref(&first), hand.now);
+    let refused = Outcome::Refused(failure(FailureReason::Stockout));
+    fleet.answered(&first, refused, hand.now, &hand.policy);
+    let failed = fleet.machines().filter(|m| matches!(m.phase, Phase::Failed { .. })).count();
+    assert_eq!(failed, 3);
+    assert_eq!(fleet.wanted().len(), 1, "the other size is tried");
+}
+
+#[test]
+fn an_unavailable_api_is_tried_again_until_time_runs_out() {
+    let mut hand = Hand::new();
+    let down = Outcome::Unavailable(failure(FailureReason::ApiUnavailable));
+    let mut fleet = asked(&mut hand, &down);
+    assert_eq!(only(&fleet).phase, Phase::Pending);
+    hand.wait(Duration::from_mins(10));
+    hand.ask_all(&mut fleet, &down);
+    assert!(matches!(only(&fleet).phase, Phase::Failed { .. }));
+}
+
+#[test]
+fn a_failed_machine_that_nobody_deletes_goes_after_its_time() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &Outcome::Refused(failure(FailureReason::Refused)));
+    assert_eq!(target(&fleet, OTHER), 1);
+    hand.wait(Duration::from_mins(31));
+    hand.pass(&mut fleet);
+    assert_eq!(fleet.machines().count(), 0);
+}
+
+#[test]
+fn an_accepted_request_without_a_vm_times_out_and_its_late_vm_is_an_orphan() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &Outcome::Accepted);
+    hand.wait(Duration::from_mins(11));
+    hand.observe(&mut fleet, &[]);
+    hand.observe(&mut fleet, &[]);
+    hand.pass(&mut fleet);
+    assert!(matches!(only(&fleet).phase, Phase::Failed { .. }));
+    hand.observe(&mut fleet, &[node(1, 2)]);
+    assert!(matches!(&fleet.strangers().next().unwrap().kind, StrangerKind::Orphan { .. }));
+}
+
+#[test]
+fn a_deletion_is_confirmed_by_two_listings() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    fleet.delete_nodes(OTHER, &[by_node(&vm)], hand.now).unwrap();
+    let id = only(&fleet).id.clone();
+    hand.observe(&mut fleet, &[]);
+    hand.observe(&mut fleet, &[]);
+    assert_eq!(fleet.unwanted().len(), 1, "not accepted yet: absence proves nothing");
+    fleet.deletion_accepted(&id, hand.now);
+    assert!(fleet.unwanted().is_empty());
+    hand.observe(&mut fleet, &[]);
+    assert_eq!(fleet.machines().count(), 1);
+    hand.observe(&mut fleet, &[]);
+    assert_eq!(fleet.machines().count(), 0);
+    // It comes back: it is still to be deleted, and counts nowhere.
+    hand.observe(&mut fleet, std::slice::from_ref(&vm));
+    assert_eq!(fleet.unwanted().len(), 1);
+    assert_eq!(target(&fleet, OTHER), 0);
+}
+
+#[test]
+fn a_deletion_that_was_accepted_and_not_done_is_asked_for_again() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    fleet.delete_nodes(OTHER, &[by_node(&vm)], hand.now).unwrap();
+    let id = only(&fleet).id.clone();
+    fleet.deletion_accepted(&id, hand.now);
+    hand.wait(Duration::from_mins(1));
+    hand.observe(&mut fleet, std::slice::from_ref(&vm));
+    assert!(fleet.unwanted().is_empty());
+    hand.wait(Duration::from_mins(3));
+    hand.observe(&mut fleet, std::slice::from_ref(&vm));
+    assert_eq!(fleet.unwanted().len(), 1);
+}
+
+#[test]
+fn a_vm_that_vanishes_is_given_up_slowly_and_known_when_it_returns() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(100, 2) };
+    for _ in 0..5 {
+        hand.observe(&mut fleet, &[]);
+        hand.wait(Duration::from_mins(2));
+    }
+    assert_eq!(target(&fleet, OTHER), 1, "an empty listing proves nothing");
+    hand.observe(&mut fleet, std::slice::from_ref(&vm));
+    for _ in 0..3 {
+        assert_eq!(target(&fleet, OTHER), 1);
+        hand.observe(&mut fleet, std::slice::from_ref(&control_plane));
+        hand.wait(Duration::from_mins(2));
+    }
+    assert_eq!(target(&fleet, OTHER), 0);
+    hand.observe(&mut fleet, &[control_plane, vm]);
+    assert_eq!(target(&fleet, OTHER), 1, "back in its pool");
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn the_same_name_with_another_uuid_is_another_vm() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    let other = ListedNode { id: node(2, 2).id, ..vm };
+    for _ in 0..3 {
+        hand.observe(&mut fleet, std::slice::from_ref(&other));
+        hand.wait(Duration::from_mins(2));
+    }
+    hand.observe(&mut fleet, std::slice::from_ref(&other));
+    assert_eq!(target(&fleet, OTHER), 0);
+    let stranger = fleet.strangers().next().unwrap();
+    assert_eq!((&stranger.id, &stranger.kind), (&other.id, &StrangerKind::Foreign));
+}
+
+#[test]
+fn while_sizes_are_hidden_one_size_is_asked_for_at_a_time() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let hidden = ListedNode { size: None, ..node(1, 2) };
+    hand.observe(&mut fleet, std::slice::from_ref(&hidden));
+    hand.increase(&mut fleet, SMALL, 2).unwrap();
+    hand.increase(&mut fleet, LARGE, 2).unwrap();
+    assert!(fleet.wanted().iter().all(|(_, size)| *size == SizeId(2)));
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    assert!(fleet.wanted().is_empty(), "the other size waits for the first to be bound");
+    let more = [hidden, ListedNode { size: None, ..node(2, 2) }, ListedNode { size: None, ..node(3, 2) }];
+    hand.observe(&mut fleet, &more);
+    assert_eq!(fleet.wanted().len(), 2);
+    assert!(fleet.wanted().iter().all(|(_, size)| *size == SizeId(4)));
+}
+
+#[test]
+fn a_vm_that_could_be_of_two_sizes_is_not_guessed() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[ListedNode { size: None, ..node(1, 2) }]);
+    assert!(fleet.machines().all(|m| m.vm().is_none()));
+    assert!(matches!(&fleet.strangers().next().unwrap().kind, StrangerKind::Orphan { size: None, .. }));
+}
+
+#[test]
+fn the_template_learns_from_real_nodes() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    let seen = Resources { cpu_millis: 1930, memory_mib: 3500, disk_gib: 35, pods: 64 };
+    let capacity = Resources { memory_mib: 3900, ..offer(2, "small").resources };
+    let changes = fleet.registered(&vm.hostname, Some(Learned { capacity, allocatable: seen }), hand.now);
+    assert_eq!(changes.len(), 1);
+    for pool in [SMALL, OTHER] {
+        let template = fleet.template(fleet.pool(pool).unwrap());
+        assert_eq!((template.capacity, template.allocatable), (capacity, seen));
+    }
+    let more = Resources { memory_mib: 9999, ..seen };
+    assert_eq!(
+        fleet.registered(&vm.hostname, Some(Learned { capacity, allocatable: more }), hand.now),
+        [],
+        "the smallest seen stands"
+    );
+}
+
+#[test]
+fn a_crash_in_a_request_is_an_unclear_request() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    let id = only(&fleet).id.clone();
+    fleet.ask(&[id], hand.now);
+    let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
+    assert!(fleet.wanted().is_empty());
+    hand.observe(&mut fleet, &[node(1, 2)]);
+    assert!(only(&fleet).vm().is_some(), "the VM was made before the crash, and is ours");
+}

@@ -1,0 +1,127 @@
+//! What follows from time that passed.
+
+use jiff::Timestamp;
+
+use super::command::Names;
+use super::creation::{MAX_ASKS, age};
+use super::ids::MachineId;
+use super::machine::{AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
+use super::policy::Policy;
+use super::record::{Change, Stranger, StrangerKind};
+use super::state::Fleet;
+
+/// Listings after a request before its silence means anything.
+const LISTINGS_TO_SETTLE: u32 = 2;
+/// Listings after a request before it is forgotten.
+const LISTINGS_TO_FORGET: u32 = 10;
+
+impl Fleet {
+    /// Draws the conclusions that are due: lost requests, machines that failed, that nobody deleted, orphans
+    /// that nobody adopted, records that served their time.
+    pub fn pass_time(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for id in self.machines.keys().cloned().collect::<Vec<_>>() {
+            self.settle(&mut changes, &id, now, policy);
+            self.conclude(&mut changes, &id, now, policy);
+        }
+        for stranger in self.strangers.values().cloned().collect::<Vec<_>>() {
+            match &stranger.kind {
+                StrangerKind::Orphan { .. } if age(stranger.first_seen, now) >= policy.orphan_grace => {
+                    self.remove_orphan(&mut changes, stranger, now, names);
+                }
+                StrangerKind::Gone { .. } if age(stranger.first_seen, now) >= policy.gone_kept => {
+                    self.put(&mut changes, Change::DropStranger(stranger.hostname));
+                }
+                _ => {}
+            }
+        }
+        let machines = &self.machines;
+        self.sightings.since_ask.retain(|id, _| machines.get(id).is_some_and(|m| !m.asks.is_empty()));
+        changes
+    }
+
+    /// Counts requests as lost, and forgets those that can have no result any more.
+    fn settle(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
+        let Some(old) = self.machines.get(id).filter(|m| !m.asks.is_empty()) else { return };
+        if self.sightings.in_flight.contains(id) {
+            return;
+        }
+        let listings = *self.sightings.since_ask.entry(id.clone()).or_insert(0);
+        let mut machine = old.clone();
+        for ask in &mut machine.asks {
+            let patience = match ask.outcome {
+                AskOutcome::InFlight | AskOutcome::Unclear => policy.ask_settle,
+                AskOutcome::Accepted => policy.create_timeout,
+                AskOutcome::Lost => continue,
+            };
+            if listings >= LISTINGS_TO_SETTLE && age(ask.at, now) >= patience {
+                ask.outcome = AskOutcome::Lost;
+            }
+        }
+        let forget = listings >= LISTINGS_TO_FORGET;
+        machine.asks.retain(|ask| !(forget && age(ask.at, now) >= policy.ask_window));
+        if machine.asks.is_empty() {
+            self.sightings.since_ask.remove(id);
+        }
+        if machine != *old {
+            self.put(changes, Change::SaveMachine(machine));
+        }
+    }
+
+    /// Moves a machine on whose time is up.
+    fn conclude(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
+        let Some(machine) = self.machines.get(id) else { return };
+        let minutes = policy.create_timeout.as_secs() / 60;
+        let lost = !machine.asks.is_empty() && machine.asks.iter().all(|a| a.outcome == AskOutcome::Lost);
+        let failure = match &machine.phase {
+            Phase::Pending if age(machine.created_at, now) >= policy.create_timeout => Failure {
+                reason: FailureReason::ApiUnavailable,
+                message: format!("VPSie could not be asked within {minutes} minutes"),
+            },
+            Phase::Creating { vm: None, since } if lost || machine.asks.is_empty() => {
+                let late = age(*since, now) >= policy.create_timeout;
+                if !late && machine.asks.len() < MAX_ASKS && !machine.asks.is_empty() {
+                    return;
+                }
+                Failure {
+                    reason: FailureReason::ProvisionTimeout,
+                    message: "VPSie was asked, but no VM appeared in time".to_owned(),
+                }
+            }
+            Phase::Failed { at, .. } if age(*at, now) >= policy.failed_ttl => {
+                return self.give_up(changes, &id.clone(), now);
+            }
+            Phase::Deleting { vm: None, .. } if machine.asks.is_empty() => {
+                return self.put(changes, Change::DropMachine(id.clone()));
+            }
+            _ => return,
+        };
+        let phase = Phase::Failed { failure, at: now };
+        let machine = Machine { phase, ..machine.clone() };
+        self.put(changes, Change::SaveMachine(machine));
+    }
+
+    /// An orphan that nobody adopted becomes a Deleting machine, and goes the way of those.
+    fn remove_orphan(
+        &mut self,
+        changes: &mut Vec<Change>,
+        orphan: Stranger,
+        now: Timestamp,
+        names: Names<'_>,
+    ) {
+        let StrangerKind::Orphan { pool, size } = orphan.kind else { return };
+        let size = size.or_else(|| self.pool(&pool.to_string()).map(|pool| pool.offer.size));
+        let Some(size) = size else { return };
+        let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id };
+        let machine = Machine {
+            id: self.unused_name(&pool.node_group, names),
+            pool,
+            size,
+            created_at: now,
+            phase: Phase::Deleting { vm: Some(vm), since: now, accepted_at: None },
+            asks: Vec::new(),
+        };
+        self.put(changes, Change::DropStranger(orphan.hostname));
+        self.put(changes, Change::SaveMachine(machine));
+    }
+}

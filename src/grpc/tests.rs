@@ -1,0 +1,265 @@
+use std::sync::{Arc, RwLock};
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use tokio::sync::mpsc;
+use tonic::{Code, Request};
+
+use super::CloudProviderService;
+use super::proto::cloud_provider_server::CloudProvider as _;
+use super::proto::instance_status::InstanceState;
+use super::proto::*;
+use crate::catalog::{Catalog, Offer, Resources};
+use crate::control::{Command, CommandRequest, FleetHandle};
+use crate::fleet::{
+    AutoscalingOptions, Failure, FailureReason, Fleet, Hostname, Machine, NodeGroup as Group, NodeRef, Phase,
+    PoolId, Records, Refusal, Reserved, SizeId, Vm, names,
+};
+
+pub(super) const SMALL: &str = "workers/ams1/s-2vcpu-4gb/on-demand";
+const LARGE: &str = "workers/ams1/s-4vcpu-8gb/on-demand";
+const RUNNING: &str = "0b54b0a0-0000-4000-8000-000000000001";
+const DELETING: &str = "0b54b0a0-0000-4000-8000-000000000002";
+
+fn offer(size: u64, name: &str, cores: u64, cents: i64) -> Offer {
+    Offer {
+        size: SizeId(size),
+        name: name.to_owned(),
+        identifier: None,
+        datacenter: "ams1".into(),
+        resources: Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, disk_gib: 80, pods: 110 },
+        monthly: None,
+        hourly: Some(Decimal::new(cents, 2)),
+    }
+}
+
+fn machine(id: &str, phase: Phase) -> Machine {
+    Machine {
+        id: id.into(),
+        pool: SMALL.parse().unwrap(),
+        size: SizeId(1),
+        created_at: Timestamp::UNIX_EPOCH,
+        phase,
+        asks: Vec::new(),
+    }
+}
+
+/// Two pools; the small one has a machine in each phase.
+pub(super) fn fleet() -> Fleet {
+    let since = Timestamp::UNIX_EPOCH;
+    let vm = |name: &str, id: &str| Vm { hostname: Hostname::new(name), id: Some(id.into()) };
+    let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };
+    let machines = vec![
+        machine("workers-0001", Phase::Pending),
+        machine("workers-0002", Phase::Creating { vm: None, since }),
+        machine("workers-0003", Phase::Running { vm: vm("node-3", RUNNING), since }),
+        machine("workers-0004", Phase::Failed { failure, at: since }),
+        machine(
+            "workers-0005",
+            Phase::Deleting { vm: Some(vm("node-5", DELETING)), since, accepted_at: None },
+        ),
+    ];
+    let pools: Vec<PoolId> = [SMALL, LARGE].iter().map(|id| id.parse().unwrap()).collect();
+    let group = Group {
+        name: "workers".into(),
+        min: 1,
+        max: 10,
+        pools,
+        labels: [].into(),
+        taints: Vec::new(),
+        preferred: None,
+        size: None,
+        options: AutoscalingOptions::default(),
+    };
+    let offers = vec![offer(1, "s-2vcpu-4gb", 2, 2), offer(2, "s-4vcpu-8gb", 4, 6)];
+    let records = Records { machines, catalog: Some(Arc::new(Catalog { offers })), ..Records::default() };
+    Fleet::restore(vec![group], records, Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 8 })
+}
+
+pub(super) fn handle() -> (FleetHandle, mpsc::Receiver<CommandRequest>) {
+    let (sender, commands) = mpsc::channel(8);
+    (FleetHandle::new(Arc::new(RwLock::new(fleet())), sender), commands)
+}
+
+fn service() -> CloudProviderService {
+    CloudProviderService::new(handle().0, 730)
+}
+
+fn node(provider_id: &str, name: &str) -> ExternalGrpcNode {
+    ExternalGrpcNode { provider_id: provider_id.to_owned(), name: name.to_owned(), ..Default::default() }
+}
+
+async fn group_of(service: &CloudProviderService, node: ExternalGrpcNode) -> NodeGroup {
+    let request = NodeGroupForNodeRequest { node: Some(node) };
+    service.node_group_for_node(Request::new(request)).await.unwrap().into_inner().node_group.unwrap()
+}
+
+async fn instances(service: &CloudProviderService) -> Vec<Instance> {
+    let request = NodeGroupNodesRequest { id: SMALL.to_owned() };
+    service.node_group_nodes(Request::new(request)).await.unwrap().into_inner().instances
+}
+
+async fn groups(service: &CloudProviderService) -> Vec<NodeGroup> {
+    service.node_groups(Request::new(NodeGroupsRequest {})).await.unwrap().into_inner().node_groups
+}
+
+#[tokio::test]
+async fn every_instance_is_a_node_of_its_pool_and_counts_in_its_target() {
+    let service = service();
+    let listed = instances(&service).await;
+    assert_eq!(listed.len(), 5);
+    let pool = groups(&service).await.into_iter().find(|group| group.id == SMALL).unwrap();
+    for instance in &listed {
+        // A node that Cluster Autoscaler makes up has the id for its name too.
+        assert_eq!(group_of(&service, node(&instance.id, &instance.id)).await, pool, "{}", instance.id);
+    }
+    let counted = listed
+        .iter()
+        .filter(|i| i.status.as_ref().unwrap().instance_state() != InstanceState::InstanceDeleting)
+        .count();
+    let request = NodeGroupTargetSizeRequest { id: SMALL.to_owned() };
+    let target =
+        service.node_group_target_size(Request::new(request)).await.unwrap().into_inner().target_size;
+    assert_eq!(usize::try_from(target).unwrap(), counted);
+    assert_eq!((pool.min_size, pool.max_size), (1, 10));
+}
+
+#[tokio::test]
+async fn a_node_without_provider_id_is_known_by_name_and_a_foreign_one_not_at_all() {
+    let service = service();
+    assert_eq!(group_of(&service, node("", "node-3")).await.id, SMALL);
+    for foreign in [
+        node("", "control-plane-1"),
+        node("vpsie://0b54b0a0-0000-4000-8000-0000000000ff", "worker-9"),
+        node("vpsie://machine/workers-9999", "vpsie://machine/workers-9999"),
+        ExternalGrpcNode::default(),
+    ] {
+        assert_eq!(group_of(&service, foreign).await, NodeGroup::default());
+    }
+    let reply =
+        service.node_group_for_node(Request::new(NodeGroupForNodeRequest { node: None })).await.unwrap();
+    assert_eq!(reply.into_inner().node_group, Some(NodeGroup::default()));
+}
+
+#[tokio::test]
+async fn a_pool_that_is_not_there_is_not_found_and_has_no_options() {
+    let service = service();
+    let id = || "workers/ams1/gone/spot".to_owned();
+    let codes = [
+        service.node_group_target_size(Request::new(NodeGroupTargetSizeRequest { id: id() })).await.err(),
+        service.node_group_nodes(Request::new(NodeGroupNodesRequest { id: id() })).await.err(),
+        service
+            .node_group_template_node_info(Request::new(NodeGroupTemplateNodeInfoRequest { id: id() }))
+            .await
+            .err(),
+    ]
+    .map(|status| status.map(|status| status.code()));
+    assert_eq!(codes, [Some(Code::NotFound); 3]);
+    let request = NodeGroupAutoscalingOptionsRequest { id: id(), defaults: None };
+    let reply = service.node_group_get_options(Request::new(request)).await.unwrap().into_inner();
+    assert_eq!(reply, NodeGroupAutoscalingOptionsResponse::default());
+}
+
+#[tokio::test]
+async fn what_needs_no_fleet_is_always_answered() {
+    let service = service();
+    assert!(service.refresh(Request::new(RefreshRequest {})).await.is_ok());
+    assert!(service.cleanup(Request::new(CleanupRequest {})).await.is_ok());
+    assert!(service.gpu_label(Request::new(GpuLabelRequest {})).await.is_ok());
+    assert!(service.get_available_gpu_types(Request::new(GetAvailableGpuTypesRequest {})).await.is_ok());
+}
+
+/// Runs a call against a keeper that answers the one command it gets.
+async fn commanded<T>(
+    call: impl AsyncFnOnce(CloudProviderService) -> T,
+    answer: Result<(), Refusal>,
+) -> (Command, T) {
+    let (handle, mut commands) = handle();
+    let service = CloudProviderService::new(handle, 730);
+    tokio::join!(
+        async move {
+            let (command, reply) = commands.recv().await.unwrap();
+            reply.send(answer.map_err(Into::into)).unwrap();
+            command
+        },
+        call(service)
+    )
+}
+
+#[tokio::test]
+async fn commands_reach_the_keeper_as_they_came() {
+    let increase = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 3 };
+    let (command, reply) =
+        commanded(async |service| service.node_group_increase_size(Request::new(increase)).await, Ok(()))
+            .await;
+    assert!(reply.is_ok());
+    assert_eq!(command, Command::IncreaseSize { pool: SMALL.to_owned(), delta: 3 });
+
+    let decrease = NodeGroupDecreaseTargetSizeRequest { id: SMALL.to_owned(), delta: -2 };
+    let (command, reply) = commanded(
+        async |service| service.node_group_decrease_target_size(Request::new(decrease)).await,
+        Ok(()),
+    )
+    .await;
+    assert!(reply.is_ok());
+    assert_eq!(command, Command::DecreaseTargetSize { pool: SMALL.to_owned(), delta: -2 });
+
+    let mut fake = node("vpsie://machine/workers-0004", "vpsie://machine/workers-0004");
+    fake.annotations
+        .insert("k8s.io/cluster-autoscaler/fake-node-reason".to_owned(), "create-error".to_owned());
+    let delete = NodeGroupDeleteNodesRequest { id: SMALL.to_owned(), nodes: vec![node("", "node-3"), fake] };
+    let (command, reply) =
+        commanded(async |service| service.node_group_delete_nodes(Request::new(delete)).await, Ok(())).await;
+    assert!(reply.is_ok());
+    let node_ref = |provider_id: &str, name: &str, fake| NodeRef {
+        provider_id: provider_id.to_owned(),
+        name: name.to_owned(),
+        fake,
+    };
+    let nodes = vec![
+        node_ref("", "node-3", false),
+        node_ref("vpsie://machine/workers-0004", "vpsie://machine/workers-0004", true),
+    ];
+    assert_eq!(command, Command::DeleteNodes { pool: SMALL.to_owned(), nodes });
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_keeper_that_is_gone_are_told_apart() {
+    let refusal =
+        Refusal::AboveMax { pool: SMALL.parse().unwrap(), delta: 30, group_target: 4, group_max: 10 };
+    let request = || Request::new(NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 30 });
+    let (_, reply) =
+        commanded(async |service| service.node_group_increase_size(request()).await, Err(refusal)).await;
+    let status = reply.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("NodeGroup workers has 4 of at most 10"), "{}", status.message());
+
+    let status = service().node_group_increase_size(request()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_node_is_priced_however_it_is_named_and_never_at_nothing() {
+    let service = service();
+    let price = async |node: Option<ExternalGrpcNode>| {
+        let request = PricingNodePriceRequest { node, ..Default::default() };
+        service.pricing_node_price(Request::new(request)).await.unwrap().into_inner().price
+    };
+    let mut annotated = node("", "any");
+    annotated.annotations.insert(names::POOL.to_owned(), LARGE.to_owned());
+    for (node, want) in [
+        (annotated, 0.06),
+        (node("", &format!("template-node-for-{LARGE}-123")), 0.06),
+        (node(&format!("vpsie://{RUNNING}"), "node-3"), 0.02),
+        // Half of 0.02 for two cores, half for four GiB: one of each.
+        (node("", "who"), 0.005 + 0.0025),
+    ] {
+        let got = price(Some(node.clone())).await;
+        assert!((got - want).abs() < 1e-9, "{node:?}: {got}");
+    }
+    assert!(price(None).await > 0.0);
+
+    let unreadable = PricingPodPriceRequest { pod_bytes: vec![0xff].into(), ..Default::default() };
+    let got = service.pricing_pod_price(Request::new(unreadable)).await.unwrap().into_inner().price;
+    assert!(got > 0.0);
+}

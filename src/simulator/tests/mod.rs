@@ -1,0 +1,102 @@
+//! The simulator, called in process on paused time.
+
+mod api;
+mod control;
+mod faults;
+mod shapes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::control::Clock;
+
+/// Wall time that moves with tokio's.
+struct TestClock(tokio::time::Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let start: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        start + self.0.elapsed()
+    }
+}
+
+pub(super) fn simulator(config: SimulatorConfig) -> Simulator {
+    Simulator::new(config, Arc::new(TestClock(tokio::time::Instant::now()))).unwrap()
+}
+
+/// The default, with every time drawn from one number.
+pub(super) fn steady() -> SimulatorConfig {
+    let times = TimesConfig {
+        listed: "2s".parse().unwrap(),
+        boot: "30s".parse().unwrap(),
+        deletion: "5s".parse().unwrap(),
+    };
+    SimulatorConfig { times, ..SimulatorConfig::default() }
+}
+
+fn shaped(shape: &str) -> SimulatorConfig {
+    let mut config = steady();
+    config.shapes.set(shape).unwrap();
+    config
+}
+
+async fn pass(seconds: u64) {
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+}
+
+struct Reply {
+    status: StatusCode,
+    headers: http::HeaderMap,
+    body: Value,
+}
+
+fn request(method: &str, path: &str, body: Option<&Value>) -> Request<Bytes> {
+    let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    Request::builder()
+        .method(method.parse::<Method>().unwrap())
+        .uri(format!("http://vpsie.test/apps/v2{path}"))
+        .header("Vpsie-Auth", DEFAULT_TOKEN)
+        .header("Content-Type", "application/json")
+        .body(body)
+        .unwrap()
+}
+
+async fn try_ask(sim: &Simulator, request: Request<Bytes>) -> Result<Reply, CallError> {
+    let (parts, body) = sim.call(request).await?.into_parts();
+    let body =
+        serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8(body.into()).unwrap()));
+    Ok(Reply { status: parts.status, headers: parts.headers, body })
+}
+
+async fn ask(sim: &Simulator, method: &str, path: &str, body: Option<Value>) -> Reply {
+    try_ask(sim, request(method, path, body.as_ref())).await.unwrap()
+}
+
+async fn get(sim: &Simulator, path: &str) -> Value {
+    ask(sim, "GET", path, None).await.body
+}
+
+fn cluster_path(rest: &str) -> String {
+    format!("/k8s/cluster/byId/{DEFAULT_CLUSTER}{rest}")
+}
+
+async fn add_group(sim: &Simulator, name: &str, size: u64) -> u64 {
+    let body = json!({ "clusterIdentifier": DEFAULT_CLUSTER, "groupName": name, "KubeSizeID": size });
+    let reply = ask(sim, "POST", "/k8s/cluster/add/group", Some(body)).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    sim.groups().iter().find(|group| group.name == name).unwrap().id
+}
+
+async fn add_worker(sim: &Simulator, group: u64) -> Reply {
+    ask(sim, "POST", &cluster_path(&format!("/add/slave/group/{group}")), None).await
+}
+
+fn workers(sim: &Simulator) -> Vec<VmView> {
+    sim.vms().into_iter().filter(|vm| vm.vm.kind == VmKind::Worker).collect()
+}

@@ -1,0 +1,114 @@
+//! The model of Cluster Autoscaler as a program: drives a real cluster through a provider that listens somewhere.
+//! Its flags are those of Cluster Autoscaler.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use ca_model::{Autoscaler, Config, Kubernetes, Minor, Provider};
+use clap::Parser;
+use jiff::{SignedDuration, Timestamp};
+
+#[derive(Parser)]
+struct Flags {
+    /// The release to behave as, such as 1.33.
+    #[arg(long, value_parser = minor)]
+    minor: Minor,
+    /// The provider, such as <http://127.0.0.1:8086>.
+    #[arg(long)]
+    provider: String,
+    #[arg(long)]
+    kubeconfig: std::path::PathBuf,
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    scan_interval: Duration,
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    grpc_timeout: Duration,
+    #[arg(long, default_value = "15m", value_parser = duration)]
+    max_node_provision_time: Duration,
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    scale_down_unneeded_time: Duration,
+    #[arg(long, default_value = "20m", value_parser = duration)]
+    scale_down_unready_time: Duration,
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    scale_down_delay_after_add: Duration,
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    scale_down_delay_after_delete: Duration,
+    #[arg(long, default_value = "3m", value_parser = duration)]
+    scale_down_delay_after_failure: Duration,
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    unremovable_node_recheck_timeout: Duration,
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    node_delete_delay_after_taint: Duration,
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    initial_node_group_backoff_duration: Duration,
+    #[arg(long, default_value = "30m", value_parser = duration)]
+    max_node_group_backoff_duration: Duration,
+    #[arg(long, default_value_t = 1)]
+    max_drain_parallelism: usize,
+    /// Decides among equally good options.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn minor(text: &str) -> Result<Minor, String> {
+    Minor::parse(text).ok_or_else(|| format!("want one of {}", Minor::ALL.map(Minor::as_str).join(", ")))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    duration.try_into().map_err(|_| "want a time of 0 or more".to_owned())
+}
+
+impl Flags {
+    fn config(&self) -> Config {
+        Config {
+            max_node_provision_time: self.max_node_provision_time,
+            scale_down_unneeded_time: self.scale_down_unneeded_time,
+            scale_down_unready_time: self.scale_down_unready_time,
+            scale_down_delay_after_add: self.scale_down_delay_after_add,
+            scale_down_delay_after_delete: self.scale_down_delay_after_delete,
+            scale_down_delay_after_failure: self.scale_down_delay_after_failure,
+            unremovable_recheck: self.unremovable_node_recheck_timeout,
+            delete_delay_after_taint: self.node_delete_delay_after_taint,
+            initial_backoff: self.initial_node_group_backoff_duration,
+            max_backoff: self.max_node_group_backoff_duration,
+            max_drain_parallelism: self.max_drain_parallelism,
+            seed: self.seed,
+            ..Config::default()
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("a provider of cryptography is installed already"))?;
+    let kubeconfig = kube::config::Kubeconfig::read_from(&flags.kubeconfig)?;
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
+    let cluster = Kubernetes::new(kube::Client::try_from(config)?);
+    let channel = tonic::transport::Endpoint::from_shared(flags.provider.clone())
+        .with_context(|| format!("--provider {}", flags.provider))?
+        .connect_lazy();
+    let provider = Provider::new(flags.minor, flags.grpc_timeout, channel);
+    let mut autoscaler = Autoscaler::new(flags.config(), provider);
+    let mut ticks = tokio::time::interval(flags.scan_interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = tokio::signal::ctrl_c() => break,
+        }
+        let report = autoscaler.loop_once(&cluster, Timestamp::now()).await;
+        println!("{} {:?}, {} RPCs", Timestamp::now(), report.outcome, report.calls.len());
+        for event in &report.events {
+            println!("    {event:?}");
+        }
+        for call in report.calls.iter().filter(|call| call.code != tonic::Code::Ok) {
+            println!("    {} {}: {:?} {}", call.rpc, call.subject, call.code, call.message);
+        }
+    }
+    autoscaler.stop().await;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! What every generation of Cluster Autoscaler sends and reads, byte for byte. `README.md` says where the bytes
+//! come from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_pb::api::core::v1::Node;
+use prost::Message;
+use rust_decimal::Decimal;
+use tonic::Request;
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::control::FleetHandle;
+use vpsie_autoscaler::fleet::{
+    AutoscalingOptions, Fleet, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect,
+};
+use vpsie_autoscaler::grpc::CloudProviderService;
+use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProvider as _;
+use vpsie_autoscaler::grpc::proto::{
+    MetaDuration, NodeGroupAutoscalingOptions, NodeGroupAutoscalingOptionsRequest,
+    NodeGroupAutoscalingOptionsResponse, NodeGroupTemplateNodeInfoRequest, NodeGroupTemplateNodeInfoResponse,
+    PricingNodePriceRequest, PricingPodPriceRequest,
+};
+
+const GENERATIONS: [&str; 5] = ["1.26-1.28", "1.29-1.32", "1.33", "1.34", "1.35"];
+const POOL: &str = "workers/ams1/s-2vcpu-4gb/on-demand";
+
+/// One pool of 2 cores and 4 GiB at 0.02 USD an hour, in a NodeGroup that sets one option.
+fn service() -> CloudProviderService {
+    let pool: PoolId = POOL.parse().unwrap();
+    let offer = Offer {
+        size: SizeId(7),
+        name: "s-2vcpu-4gb".to_owned(),
+        identifier: None,
+        datacenter: pool.datacenter.clone(),
+        resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
+        monthly: None,
+        hourly: Some(Decimal::new(2, 2)),
+    };
+    let group = NodeGroup {
+        name: pool.node_group.clone(),
+        min: 0,
+        max: 10,
+        pools: vec![pool],
+        labels: [("team".to_owned(), "batch".to_owned())].into(),
+        taints: vec![Taint {
+            key: "dedicated".to_owned(),
+            value: "batch".to_owned(),
+            effect: TaintEffect::NoSchedule,
+        }],
+        preferred: None,
+        size: None,
+        options: AutoscalingOptions {
+            scale_down_unneeded_time: Some(Duration::from_secs(90)),
+            ..AutoscalingOptions::default()
+        },
+    };
+    let records = Records { catalog: Some(Arc::new(Catalog { offers: vec![offer] })), ..Records::default() };
+    let reserved = Reserved { cpu_millis: 70, memory_mib: 596, disk_gib: 8 };
+    let fleet = Fleet::restore(vec![group], records, reserved);
+    CloudProviderService::new(FleetHandle::fixed(fleet), 730)
+}
+
+fn path(generation: &str, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/wire/golden")
+        .join(generation)
+        .join(format!("{name}.hex"))
+}
+
+fn golden(generation: &str, name: &str) -> Vec<u8> {
+    let path = path(generation, name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+fn decoded<M: Message + Default>(generation: &str, name: &str) -> M {
+    M::decode(golden(generation, name).as_slice()).unwrap()
+}
+
+/// Holds the reply against the golden one; with `BLESS=1` makes it the golden one.
+fn assert_reply(generation: &str, name: &str, reply: &impl Message) {
+    let bytes = reply.encode_to_vec();
+    if std::env::var_os("BLESS").is_some() {
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let lines: Vec<&str> =
+            digits.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        std::fs::write(path(generation, name), lines.join("\n") + "\n").unwrap();
+    }
+    assert_eq!(golden(generation, name), bytes, "{generation}: {name}");
+}
+
+#[tokio::test]
+async fn a_node_is_priced_for_the_period_in_whichever_fields_it_comes() {
+    for generation in GENERATIONS {
+        let request: PricingNodePriceRequest = decoded(generation, "PricingNodePriceRequest");
+        let reply = service().pricing_node_price(Request::new(request)).await.unwrap().into_inner();
+        assert!((reply.price - 0.04).abs() < 1e-9, "{generation}: two hours cost {}", reply.price);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_read_from_whichever_field_it_comes_in() {
+    for generation in GENERATIONS {
+        let request: PricingPodPriceRequest = decoded(generation, "PricingPodPriceRequest");
+        let reply = service().pricing_pod_price(Request::new(request)).await.unwrap().into_inner();
+        // Half of the offer's cores and half of its memory, for two hours.
+        assert!((reply.price - 0.02).abs() < 1e-9, "{generation}: {}", reply.price);
+    }
+}
+
+#[tokio::test]
+async fn a_template_is_understood_whole_by_every_generation() {
+    let request = NodeGroupTemplateNodeInfoRequest { id: POOL.to_owned() };
+    let reply = service().node_group_template_node_info(Request::new(request)).await.unwrap().into_inner();
+    let node = Node::decode(reply.node_bytes.clone()).unwrap();
+    assert_eq!(reply.node_info, reply.node_bytes);
+    assert_eq!(node.metadata.as_ref().unwrap().labels["team"], "batch");
+    for generation in GENERATIONS {
+        assert_reply(generation, "NodeGroupTemplateNodeInfoResponse", &reply);
+    }
+    for generation in GENERATIONS {
+        let understood: NodeGroupTemplateNodeInfoResponse =
+            decoded(generation, "NodeGroupTemplateNodeInfoResponse.understood");
+        let (old, new) = match generation {
+            "1.34" => (true, true),
+            "1.35" => (false, true),
+            _ => (true, false),
+        };
+        for (bytes, read) in [(understood.node_info, old), (understood.node_bytes, new)] {
+            assert_eq!(!bytes.is_empty(), read, "{generation}");
+            if read {
+                assert_eq!(told(&Node::decode(bytes).unwrap()), told(&node), "{generation}");
+            }
+        }
+    }
+}
+
+/// What the node says. Go writes empty texts where we write nothing: both read as empty.
+fn told(node: &Node) -> impl PartialEq + std::fmt::Debug {
+    let quantities = |map: &std::collections::BTreeMap<String, _>| format!("{map:?}");
+    let metadata = node.metadata.clone().unwrap();
+    let status = node.status.as_ref().unwrap();
+    let info = status.node_info.as_ref().unwrap();
+    let taints: Vec<_> = node
+        .spec
+        .iter()
+        .flat_map(|spec| &spec.taints)
+        .map(|taint| (taint.key.clone(), taint.value.clone(), taint.effect.clone()))
+        .collect();
+    let conditions: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|condition| (condition.r#type.clone(), condition.status.clone(), condition.reason.clone()))
+        .collect();
+    (
+        (metadata.name, metadata.labels, metadata.annotations),
+        taints,
+        (quantities(&status.capacity), quantities(&status.allocatable)),
+        conditions,
+        (info.operating_system.clone(), info.architecture.clone()),
+    )
+}
+
+#[tokio::test]
+async fn options_are_given_where_the_generation_can_take_them_and_nowhere_else() {
+    for generation in GENERATIONS {
+        let request: NodeGroupAutoscalingOptionsRequest =
+            decoded(generation, "NodeGroupAutoscalingOptionsRequest");
+        let reply = service().node_group_get_options(Request::new(request)).await.unwrap().into_inner();
+        assert_reply(generation, "NodeGroupAutoscalingOptionsResponse", &reply);
+    }
+    for generation in GENERATIONS {
+        let understood: NodeGroupAutoscalingOptionsResponse =
+            decoded(generation, "NodeGroupAutoscalingOptionsResponse.understood");
+        let Some(options) = understood.node_group_autoscaling_options else {
+            assert!(matches!(generation, "1.26-1.28" | "1.35"), "{generation} was told nothing");
+            continue;
+        };
+        assert_eq!(options, expected(generation), "{generation}");
+    }
+}
+
+/// The option that the NodeGroup sets, and the defaults of the requests, in the fields that the generation has.
+fn expected(generation: &str) -> NodeGroupAutoscalingOptions {
+    let old = |seconds: i64| Some(MetaDuration { duration: seconds * 1_000_000_000 });
+    let new = |seconds: i64| Some(prost_types::Duration { seconds, nanos: 0 });
+    let from_129 = NodeGroupAutoscalingOptions {
+        scale_down_utilization_threshold: 0.5,
+        scale_down_gpu_utilization_threshold: 0.25,
+        scale_down_unneeded_time: old(90),
+        scale_down_unready_time: old(1200),
+        max_node_provision_time: old(900),
+        ..NodeGroupAutoscalingOptions::default()
+    };
+    let from_133 = NodeGroupAutoscalingOptions { ignore_daemon_sets_utilization: true, ..from_129 };
+    match generation {
+        "1.29-1.32" => from_129,
+        "1.33" => from_133,
+        "1.34" => NodeGroupAutoscalingOptions {
+            scale_down_unneeded_duration: new(90),
+            scale_down_unready_duration: new(1200),
+            max_node_provision_duration: new(900),
+            ..from_133
+        },
+        _ => panic!("{generation} takes no options"),
+    }
+}
