@@ -1,1 +1,73 @@
 //! The Kubernetes types of `autoscaler.vpsie.com/v1alpha1`.
+//!
+//! Every field of the original VPSie autoscaler's NodeGroup is here, so that its manifests apply unchanged.
+//! Which of them have no effect yet is said by `config`, where a NodeGroup is validated.
+
+mod node_group;
+mod policies;
+mod status;
+
+pub use node_group::{AutoscalingOptions, NodeGroup, NodeGroupSpec, Taint};
+pub use policies::{
+    CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
+};
+pub use status::{NodeGroupCondition, NodeGroupNode, NodeGroupStatus};
+
+#[cfg(test)]
+mod docs;
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec_schema() -> Value {
+        let crd = serde_json::to_value(NodeGroup::crd()).unwrap();
+        crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap().clone()
+    }
+
+    #[test]
+    fn the_crd_has_the_original_names() {
+        let crd = serde_json::to_value(NodeGroup::crd()).unwrap();
+        assert_eq!(crd["metadata"]["name"], "nodegroups.autoscaler.vpsie.com");
+        assert_eq!(crd["spec"]["names"]["shortNames"], json!(["ng", "ngs"]));
+        let columns: Vec<&str> = crd["spec"]["versions"][0]["additionalPrinterColumns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(columns, ["Min", "Max", "Desired", "Current", "Ready", "Age"]);
+    }
+
+    #[test]
+    fn the_schema_has_every_field_default_and_bound_of_the_original() {
+        insta::assert_json_snapshot!(spec_schema());
+    }
+
+    #[test]
+    fn defaults_are_the_schemas() {
+        let spec: NodeGroupSpec = serde_json::from_value(json!({
+            "minNodes": 0, "maxNodes": 1, "datacenterID": "d", "resourceIdentifier": "c", "offeringIDs": ["o"],
+            "scaleUpPolicy": {}, "scaleDownPolicy": {}, "spotConfig": {}, "multiRegion": {},
+            "costOptimization": {},
+        }))
+        .unwrap();
+        let spec = serde_json::to_value(spec).unwrap();
+        let mut missing = Vec::new();
+        compare(&spec_schema(), &spec, "spec", &mut missing);
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+
+    fn compare(schema: &Value, value: &Value, path: &str, wrong: &mut Vec<String>) {
+        for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+            let (path, value) = (format!("{path}.{name}"), &value[name]);
+            if !schema["default"].is_null() && schema["default"] != *value {
+                wrong.push(format!("{path}: schema {}, serde {value}", schema["default"]));
+            }
+            compare(schema, value, &path, wrong);
+        }
+    }
+}

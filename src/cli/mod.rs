@@ -1,1 +1,104 @@
-//! One file per subcommand.
+//! The command line: one file per subcommand.
+
+#[cfg(test)]
+mod docs;
+mod serve;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Problems, ServeArgs};
+use crate::telemetry::chain;
+
+/// Cloud provider for Kubernetes Cluster Autoscaler on VPSie
+#[derive(Debug, Parser)]
+#[command(name = "vpsie-autoscaler", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves Cluster Autoscaler
+    Serve(Box<ServeArgs>),
+    /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
+    /// Without credentials these are left out of the check
+    Validate(Box<ServeArgs>),
+}
+
+/// Parses the command line and runs it. Ends with 0, 1 when something failed, or 2 when the command line
+/// cannot be read.
+pub fn main() -> ExitCode {
+    let Cli { command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match command {
+        Command::Serve(args) => block_on(|shutdown| serve::run(*args, shutdown)),
+        Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error.downcast_ref::<Problems>() {
+                Some(problems) => eprintln!("{problems}"),
+                None => eprintln!("error: {}", chain(error.as_ref())),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = Runtime::new()?;
+    let shutdown = CancellationToken::new();
+    runtime.spawn(stop_on_signal(shutdown.clone()));
+    let result = runtime.block_on(work(shutdown));
+    // Whatever still blocks was given its time by the subcommand.
+    runtime.shutdown_background();
+    result
+}
+
+/// Cancels on the first SIGINT or SIGTERM, and ends the process on the second.
+async fn stop_on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::warn!("signals cannot be received: only SIGKILL ends this process");
+        return;
+    };
+    for already in [false, true] {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if already {
+            std::process::exit(1);
+        }
+        shutdown.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

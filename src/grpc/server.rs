@@ -210,7 +210,7 @@ mod tests {
 
     use super::super::proto::cloud_provider_client::CloudProviderClient;
     use super::super::proto::{NodeGroupsRequest, RefreshRequest};
-    use super::super::tests::handle;
+    use super::super::tests::fleet;
     use super::super::tls::tests::{Authority, write};
     use super::*;
 
@@ -233,7 +233,8 @@ mod tests {
         let shutdown = CancellationToken::new();
         let mut registry = Registry::with_prefix("vpsie_autoscaler");
         let metrics = GrpcMetrics::register(&mut registry);
-        let server = tokio::spawn(serve(config, handle().0, metrics, listener, shutdown.clone()));
+        let server =
+            tokio::spawn(serve(config, FleetHandle::fixed(fleet()), metrics, listener, shutdown.clone()));
         Running { port, shutdown, server, registry }
     }
 

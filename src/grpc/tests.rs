@@ -1,8 +1,7 @@
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
-use tokio::sync::mpsc;
 use tonic::{Code, Request};
 
 use super::CloudProviderService;
@@ -10,11 +9,12 @@ use super::proto::cloud_provider_server::CloudProvider as _;
 use super::proto::instance_status::InstanceState;
 use super::proto::*;
 use crate::catalog::{Catalog, Offer, Resources};
-use crate::control::{Command, CommandRequest, FleetHandle};
+use crate::control::{Declared, FleetHandle, Journal, Keeper, SystemClock};
 use crate::fleet::{
-    AutoscalingOptions, Failure, FailureReason, Fleet, Hostname, Machine, NodeGroup as Group, NodeRef, Phase,
-    PoolId, Records, Refusal, Reserved, SizeId, Vm, names,
+    AutoscalingOptions, Change, Failure, FailureReason, Fleet, Hostname, Machine, NodeGroup as Group, Phase,
+    Records, Reserved, SizeId, Vm, names,
 };
+use crate::store::{MemoryStore, Store as _};
 
 pub(super) const SMALL: &str = "workers/ams1/s-2vcpu-4gb/on-demand";
 const LARGE: &str = "workers/ams1/s-4vcpu-8gb/on-demand";
@@ -59,30 +59,29 @@ pub(super) fn fleet() -> Fleet {
             Phase::Deleting { vm: Some(vm("node-5", DELETING)), since, accepted_at: None },
         ),
     ];
-    let pools: Vec<PoolId> = [SMALL, LARGE].iter().map(|id| id.parse().unwrap()).collect();
-    let group = Group {
+    let offers = vec![offer(1, "s-2vcpu-4gb", 2, 2), offer(2, "s-4vcpu-8gb", 4, 6)];
+    let records = Records { machines, catalog: Some(Arc::new(Catalog { offers })), ..Records::default() };
+    Fleet::restore(vec![group()], records, RESERVED)
+}
+
+const RESERVED: Reserved = Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 8 };
+
+fn group() -> Group {
+    Group {
         name: "workers".into(),
         min: 1,
         max: 10,
-        pools,
+        pools: [SMALL, LARGE].iter().map(|id| id.parse().unwrap()).collect(),
         labels: [].into(),
         taints: Vec::new(),
         preferred: None,
         size: None,
         options: AutoscalingOptions::default(),
-    };
-    let offers = vec![offer(1, "s-2vcpu-4gb", 2, 2), offer(2, "s-4vcpu-8gb", 4, 6)];
-    let records = Records { machines, catalog: Some(Arc::new(Catalog { offers })), ..Records::default() };
-    Fleet::restore(vec![group], records, Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 8 })
-}
-
-pub(super) fn handle() -> (FleetHandle, mpsc::Receiver<CommandRequest>) {
-    let (sender, commands) = mpsc::channel(8);
-    (FleetHandle::new(Arc::new(RwLock::new(fleet())), sender), commands)
+    }
 }
 
 fn service() -> CloudProviderService {
-    CloudProviderService::new(handle().0, 730)
+    CloudProviderService::new(FleetHandle::fixed(fleet()), 730)
 }
 
 fn node(provider_id: &str, name: &str) -> ExternalGrpcNode {
@@ -169,72 +168,77 @@ async fn what_needs_no_fleet_is_always_answered() {
     assert!(service.get_available_gpu_types(Request::new(GetAvailableGpuTypesRequest {})).await.is_ok());
 }
 
-/// Runs a call against a keeper that answers the one command it gets.
-async fn commanded<T>(
-    call: impl AsyncFnOnce(CloudProviderService) -> T,
-    answer: Result<(), Refusal>,
-) -> (Command, T) {
-    let (handle, mut commands) = handle();
-    let service = CloudProviderService::new(handle, 730);
-    tokio::join!(
-        async move {
-            let (command, reply) = commands.recv().await.unwrap();
-            reply.send(answer.map_err(Into::into)).unwrap();
-            command
-        },
-        call(service)
-    )
+/// A service whose commands are carried out.
+async fn kept() -> CloudProviderService {
+    let store = Arc::new(MemoryStore::default());
+    let fleet = fleet();
+    let records = fleet.records();
+    let mut changes: Vec<Change> = records.machines.into_iter().map(Change::SaveMachine).collect();
+    changes.extend(records.catalog.map(Change::SaveCatalog));
+    store.commit(&changes).await.unwrap();
+    let declared = Declared { groups: vec![group()], reserved: RESERVED };
+    let (keeper, handle) =
+        Keeper::load(store, Arc::new(SystemClock), declared, 1, Journal::default()).await.unwrap();
+    tokio::spawn(keeper.run());
+    CloudProviderService::new(handle, 730)
+}
+
+async fn target(service: &CloudProviderService) -> i32 {
+    let request = NodeGroupTargetSizeRequest { id: SMALL.to_owned() };
+    service.node_group_target_size(Request::new(request)).await.unwrap().into_inner().target_size
 }
 
 #[tokio::test]
-async fn commands_reach_the_keeper_as_they_came() {
+async fn what_a_command_changed_is_seen_by_the_next_question() {
+    let service = kept().await;
     let increase = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 3 };
-    let (command, reply) =
-        commanded(async |service| service.node_group_increase_size(Request::new(increase)).await, Ok(()))
-            .await;
-    assert!(reply.is_ok());
-    assert_eq!(command, Command::IncreaseSize { pool: SMALL.to_owned(), delta: 3 });
+    service.node_group_increase_size(Request::new(increase)).await.unwrap();
+    assert_eq!((target(&service).await, instances(&service).await.len()), (7, 8));
 
     let decrease = NodeGroupDecreaseTargetSizeRequest { id: SMALL.to_owned(), delta: -2 };
-    let (command, reply) = commanded(
-        async |service| service.node_group_decrease_target_size(Request::new(decrease)).await,
-        Ok(()),
-    )
-    .await;
-    assert!(reply.is_ok());
-    assert_eq!(command, Command::DecreaseTargetSize { pool: SMALL.to_owned(), delta: -2 });
+    service.node_group_decrease_target_size(Request::new(decrease)).await.unwrap();
+    assert_eq!(target(&service).await, 5);
 
     let mut fake = node("vpsie://machine/workers-0004", "vpsie://machine/workers-0004");
     fake.annotations
         .insert("k8s.io/cluster-autoscaler/fake-node-reason".to_owned(), "create-error".to_owned());
-    let delete = NodeGroupDeleteNodesRequest { id: SMALL.to_owned(), nodes: vec![node("", "node-3"), fake] };
-    let (command, reply) =
-        commanded(async |service| service.node_group_delete_nodes(Request::new(delete)).await, Ok(())).await;
-    assert!(reply.is_ok());
-    let node_ref = |provider_id: &str, name: &str, fake| NodeRef {
-        provider_id: provider_id.to_owned(),
-        name: name.to_owned(),
-        fake,
+    let delete = NodeGroupDeleteNodesRequest {
+        id: SMALL.to_owned(),
+        nodes: vec![node(&format!("vpsie://{RUNNING}"), "node-3"), fake],
     };
-    let nodes = vec![
-        node_ref("", "node-3", false),
-        node_ref("vpsie://machine/workers-0004", "vpsie://machine/workers-0004", true),
-    ];
-    assert_eq!(command, Command::DeleteNodes { pool: SMALL.to_owned(), nodes });
+    for repeated in [false, true] {
+        service.node_group_delete_nodes(Request::new(delete.clone())).await.unwrap();
+        assert_eq!(target(&service).await, 3, "repeated: {repeated}");
+    }
+    let deleting =
+        instances(&service).await.into_iter().find(|i| i.id == format!("vpsie://{RUNNING}")).unwrap();
+    assert_eq!(deleting.status.unwrap().instance_state(), InstanceState::InstanceDeleting);
 }
 
 #[tokio::test]
-async fn a_refusal_and_a_keeper_that_is_gone_are_told_apart() {
-    let refusal =
-        Refusal::AboveMax { pool: SMALL.parse().unwrap(), delta: 30, group_target: 4, group_max: 10 };
-    let request = || Request::new(NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 30 });
-    let (_, reply) =
-        commanded(async |service| service.node_group_increase_size(request()).await, Err(refusal)).await;
-    let status = reply.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.message().contains("NodeGroup workers has 4 of at most 10"), "{}", status.message());
+async fn a_refused_command_says_why_and_changes_nothing() {
+    let service = kept().await;
+    let increase = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 7 };
+    let above = service.node_group_increase_size(Request::new(increase)).await.unwrap_err();
+    assert_eq!(above.code(), Code::ResourceExhausted);
+    assert!(above.message().contains("NodeGroup workers has 4 of at most 10"), "{}", above.message());
 
-    let status = service().node_group_increase_size(request()).await.unwrap_err();
+    let nodes = vec![node(&format!("vpsie://{RUNNING}"), "node-3"), node("", "control-plane-1")];
+    let delete = NodeGroupDeleteNodesRequest { id: SMALL.to_owned(), nodes };
+    let foreign = service.node_group_delete_nodes(Request::new(delete)).await.unwrap_err();
+    assert_eq!(foreign.code(), Code::InvalidArgument);
+    assert!(foreign.message().contains("control-plane-1"), "{}", foreign.message());
+
+    let decrease = NodeGroupDecreaseTargetSizeRequest { id: SMALL.to_owned(), delta: 1 };
+    let upwards = service.node_group_decrease_target_size(Request::new(decrease)).await.unwrap_err();
+    assert_eq!(upwards.code(), Code::InvalidArgument);
+    assert_eq!(target(&service).await, 4);
+}
+
+#[tokio::test]
+async fn when_nobody_decides_any_more_commands_are_to_be_asked_again() {
+    let request = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 1 };
+    let status = service().node_group_increase_size(Request::new(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
 }
 

@@ -1,1 +1,246 @@
 //! `vpsie-autoscaler simulator`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::config::{CapacityConfig, DEFAULT_TOKEN, Shortage, SimulatorConfig, Span};
+use super::fault::FaultRule;
+use super::join::{Heartbeat, JoinOptions};
+use super::persist::Snapshot;
+use super::{Shapes, Simulator, join, listen};
+use crate::control::SystemClock;
+
+/// Runs a VPSie API: for trying things out, for tests, for a demonstration without an account.
+#[derive(Args, Clone, Debug)]
+pub struct SimulatorArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    pub listen: SocketAddr,
+    /// What there is and how it behaves: a YAML file (docs/simulator.md). Flags win over it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Keep the state here, and go on from it.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// What is changed about the configuration.
+    #[command(flatten)]
+    pub world: WorldArgs,
+    /// Machines that join a cluster.
+    #[command(flatten)]
+    pub join: JoinArgs,
+}
+
+/// What is changed about a [`SimulatorConfig`].
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Simulated VPSie")]
+pub struct WorldArgs {
+    /// Where chance starts: names, UUIDs, times, faults [default: 0].
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Speak another shape where VPSie's clients contradict each other, such as nodes=rich. Repeatable.
+    #[arg(long = "shape", value_name = "NAME=VALUE", value_parser = shape)]
+    pub shapes: Vec<String>,
+    /// Let something go wrong, such as 'POST **/add/slave/** lost p=0.1'. Repeatable.
+    #[arg(long = "fault", value_name = "RULE")]
+    pub faults: Vec<FaultRule>,
+    /// From a request until its VM is listed [default: 1s..3s].
+    #[arg(long, value_name = "TIME[..TIME]")]
+    pub listed_after: Option<Span>,
+    /// From a request until its VM is up [default: 20s..60s].
+    #[arg(long, value_name = "TIME[..TIME]")]
+    pub boot_time: Option<Span>,
+    /// From a deletion until its VM is gone [default: 2s..8s].
+    #[arg(long, value_name = "TIME[..TIME]")]
+    pub deletion_time: Option<Span>,
+    /// How likely a VM never comes up, 0 to 1 [default: 0].
+    #[arg(long, value_name = "P")]
+    pub boot_failure: Option<f64>,
+    /// Room for VMs of an offer. Repeatable [default: no limit].
+    #[arg(long = "capacity", value_name = "[DATACENTER/]OFFER=N", value_parser = capacity)]
+    pub capacity: Vec<CapacityConfig>,
+    /// What happens when there is no room [default: refused].
+    #[arg(long, value_enum)]
+    pub shortage: Option<Shortage>,
+    /// Workers that the account may have [default: no limit].
+    #[arg(long, value_name = "N")]
+    pub worker_quota: Option<u32>,
+    /// Requests a minute; more get 429 [default: no limit].
+    #[arg(long, value_name = "N")]
+    pub rate_limit: Option<u32>,
+    /// Control-plane nodes of each cluster [default: 1].
+    #[arg(long, value_name = "N")]
+    pub control_plane: Option<u32>,
+    /// Workers of each cluster that nobody's autoscaler made [default: 0].
+    #[arg(long, value_name = "N")]
+    pub foreign_workers: Option<u32>,
+    /// `clientId` of a login [default: simulated-client].
+    #[arg(long, value_name = "ID")]
+    pub client_id: Option<String>,
+    /// `clientSecret` of a login [default: simulated-secret].
+    #[arg(long, value_name = "SECRET", env = "SIMULATOR_CLIENT_SECRET", hide_env_values = true)]
+    pub client_secret: Option<SecretString>,
+    /// Static API token [default: simulated-token].
+    #[arg(long, value_name = "TOKEN", env = "SIMULATOR_TOKEN", hide_env_values = true)]
+    pub token: Option<SecretString>,
+}
+
+/// Machines that join a Kubernetes cluster.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Machines that join a cluster")]
+pub struct JoinArgs {
+    /// Let VMs that are up join this cluster as Nodes.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context [default: its current one].
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// UUID of the simulated cluster whose VMs join [default: the first].
+    #[arg(long, value_name = "UUID", requires = "kubeconfig")]
+    pub join_cluster: Option<String>,
+    /// Who says that Nodes are alive: the simulator while the VM is up, or another such as kwok.
+    #[arg(long, value_enum, default_value_t, requires = "kubeconfig")]
+    pub join_heartbeat: Heartbeat,
+    /// Annotation of every Node, such as kwok.x-k8s.io/node=fake. Repeatable.
+    #[arg(long = "join-annotation", value_name = "KEY=VALUE", value_parser = pair, requires = "kubeconfig")]
+    pub join_annotations: Vec<(String, String)>,
+    /// Label of every Node. Repeatable.
+    #[arg(long = "join-label", value_name = "KEY=VALUE", value_parser = pair, requires = "kubeconfig")]
+    pub join_labels: Vec<(String, String)>,
+}
+
+fn shape(text: &str) -> Result<String, super::ShapeError> {
+    Shapes::default().set(text).map(|()| text.to_owned())
+}
+
+fn capacity(text: &str) -> Result<CapacityConfig, String> {
+    let wrong = || format!("{text:?}: want [DATACENTER/]OFFER=N, such as s-4vcpu-8gb=3");
+    let (place, limit) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let (datacenter, offer) = match place.split_once('/') {
+        Some((datacenter, offer)) => (Some(datacenter.to_owned()), offer),
+        None => (None, place),
+    };
+    let limit = limit.parse().map_err(|_| wrong())?;
+    Ok(CapacityConfig { datacenter, offer: offer.to_owned(), limit })
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?}: want KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl WorldArgs {
+    /// Changes what was given, and nothing else.
+    pub fn apply(&self, config: &mut SimulatorConfig) -> anyhow::Result<()> {
+        fn put<T: Clone>(field: &mut T, given: Option<&T>) {
+            if let Some(given) = given {
+                field.clone_from(given);
+            }
+        }
+        put(&mut config.seed, self.seed.as_ref());
+        put(&mut config.times.listed, self.listed_after.as_ref());
+        put(&mut config.times.boot, self.boot_time.as_ref());
+        put(&mut config.times.deletion, self.deletion_time.as_ref());
+        put(&mut config.boot_failure, self.boot_failure.as_ref());
+        put(&mut config.shortage, self.shortage.as_ref());
+        put(&mut config.account.client_id, self.client_id.as_ref());
+        put(&mut config.account.client_secret, self.client_secret.as_ref());
+        put(&mut config.account.token, self.token.as_ref());
+        config.worker_quota = self.worker_quota.or(config.worker_quota);
+        config.rate_limit = self.rate_limit.or(config.rate_limit);
+        config.capacity.extend(self.capacity.iter().cloned());
+        config.faults.extend(self.faults.iter().cloned());
+        for cluster in &mut config.clusters {
+            put(&mut cluster.control_plane, self.control_plane.as_ref());
+            put(&mut cluster.foreign_workers, self.foreign_workers.as_ref());
+        }
+        for text in &self.shapes {
+            config.shapes.set(text)?;
+        }
+        Ok(())
+    }
+}
+
+impl SimulatorArgs {
+    /// The configuration: the file's or the default one, with the flags applied.
+    pub fn simulator_config(&self) -> anyhow::Result<SimulatorConfig> {
+        let mut config = match &self.config {
+            None => SimulatorConfig::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("{}: cannot be read", path.display()))?;
+                serde_saphyr::from_str(&text).with_context(|| format!("{}", path.display()))?
+            }
+        };
+        self.world.apply(&mut config)?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+impl JoinArgs {
+    fn options(&self) -> JoinOptions {
+        let map = |pairs: &[(String, String)]| pairs.iter().cloned().collect::<BTreeMap<_, _>>();
+        JoinOptions {
+            cluster: self.join_cluster.clone(),
+            heartbeat: self.join_heartbeat,
+            annotations: map(&self.join_annotations),
+            labels: map(&self.join_labels),
+            ..JoinOptions::default()
+        }
+    }
+
+    async fn client(&self, path: &PathBuf) -> anyhow::Result<kube::Client> {
+        let file = Kubeconfig::read_from(path).with_context(|| format!("{}", path.display()))?;
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let config = kube::Config::from_custom_kubeconfig(file, &options)
+            .await
+            .with_context(|| format!("{}", path.display()))?;
+        Ok(kube::Client::try_from(config)?)
+    }
+}
+
+/// Runs the simulator until told to stop.
+pub async fn run(args: SimulatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = args.simulator_config()?;
+    let token = config.account.token_is_default().then_some(DEFAULT_TOKEN);
+    let clock = Arc::new(SystemClock);
+    let snapshot = args.state.as_deref().map(Snapshot::load).transpose()?.flatten();
+    let simulator = match snapshot {
+        Some(snapshot) => Simulator::restore(config, clock, snapshot)?,
+        None => Simulator::new(config, clock)?,
+    };
+    if let Some(path) = &args.state {
+        simulator.keep_in(path.clone()).await?;
+    }
+    let joining = match &args.join.kubeconfig {
+        None => None,
+        Some(path) => {
+            let client = args.join.client(path).await?;
+            let options = args.join.options();
+            Some(tokio::spawn(join(simulator.clone(), client, options, shutdown.clone())))
+        }
+    };
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("--listen {}: cannot listen there", args.listen))?;
+    let address = listener.local_addr()?;
+    println!("VPSie simulator on http://{address} (API under /apps/v2, control under /_simulator)");
+    if let Some(token) = token {
+        println!("  curl -H 'Vpsie-Auth: {token}' http://{address}/apps/v2/k8s/cluster/all");
+        println!("  curl http://{address}/_simulator/state");
+    }
+    listen(simulator, listener, shutdown).await;
+    if let Some(joining) = joining {
+        joining.await?;
+    }
+    Ok(())
+}

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 
 use super::fault::FaultRule;
@@ -259,6 +259,13 @@ impl Default for AccountConfig {
             token_lifetime: SignedDuration::from_hours(1),
             balance: Decimal::new(100_000, 2),
         }
+    }
+}
+
+impl AccountConfig {
+    /// Whether the token is the one that everyone knows.
+    pub(super) fn token_is_default(&self) -> bool {
+        self.token.expose_secret() == DEFAULT_TOKEN
     }
 }
 

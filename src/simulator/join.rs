@@ -1,1 +1,283 @@
-//! Machines that join a Kubernetes API server.
+//! Machines that join a Kubernetes API server as Nodes, as a kubelet would have them: no providerID, and no
+//! label or taint of ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Simulator;
+use super::config::{OfferConfig, SimulatorConfig};
+use super::routes::{address, private_address};
+use super::state::{Phase, Vm, VmKind};
+
+/// How machines join.
+#[derive(Clone, Debug)]
+pub struct JoinOptions {
+    /// UUID of the cluster whose machines join. None: the first of the configuration.
+    pub cluster: Option<String>,
+    /// Who says that Nodes are alive.
+    pub heartbeat: Heartbeat,
+    /// Annotations of every Node.
+    pub annotations: BTreeMap<String, String>,
+    /// Labels of every Node, beside the kubelet's own.
+    pub labels: BTreeMap<String, String>,
+    /// CPU that pods do not get, millicores.
+    pub reserved_cpu_millis: u64,
+    /// Memory that pods do not get, MiB.
+    pub reserved_memory_mib: u64,
+}
+
+/// Who says that Nodes are alive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Heartbeat {
+    /// The simulator, for as long as the VM is up.
+    #[default]
+    Own,
+    /// Another, such as kwok: Nodes are registered without a Ready condition. That one knows nothing of VMs, so
+    /// a Node stays ready after its VM is gone, until someone deletes it.
+    Other,
+}
+
+impl Default for JoinOptions {
+    fn default() -> Self {
+        Self {
+            cluster: None,
+            heartbeat: Heartbeat::Own,
+            annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            reserved_cpu_millis: 100,
+            reserved_memory_mib: 256,
+        }
+    }
+}
+
+/// How often machines are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a kubelet says that it is alive. After 40 seconds of silence a Node is not ready.
+const BEAT: Duration = Duration::from_secs(10);
+/// Requests to the API server at a time.
+const WIDTH: usize = 16;
+
+/// Joins the machines that are up, and keeps them alive, until told to stop.
+///
+/// A Node is registered once for each VM: one that someone deletes while its VM is up stays away, as it does
+/// with a kubelet that is not restarted.
+pub async fn join(simulator: Simulator, client: Client, options: JoinOptions, shutdown: CancellationToken) {
+    let mut joiner = Joiner { nodes: Api::all(client), simulator, options, joined: BTreeMap::new() };
+    let mut changes = joiner.simulator.changes();
+    loop {
+        joiner.look().await;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+struct Joiner {
+    nodes: Api<Node>,
+    simulator: Simulator,
+    options: JoinOptions,
+    /// By VM: when the next heartbeat is due. None: never again.
+    joined: BTreeMap<String, Option<Instant>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Alive,
+    Failed,
+    NodeGone,
+}
+
+impl Joiner {
+    async fn look(&mut self) {
+        let (up, config) = self.machines();
+        let names: BTreeSet<&str> = up.iter().map(|vm| vm.uuid.as_str()).collect();
+        self.joined.retain(|uuid, _| names.contains(uuid.as_str()));
+        let due: Vec<Vm> = up.iter().filter(|vm| self.is_due(&vm.uuid)).cloned().collect();
+        let this = &*self;
+        let config = &config;
+        let outcomes: Vec<(String, Outcome)> = futures::stream::iter(due)
+            .map(|vm| async move {
+                let joined = this.joined.contains_key(&vm.uuid);
+                let outcome = if joined { this.beat(&vm).await } else { this.register(&vm, config).await };
+                (vm.uuid, outcome)
+            })
+            .buffer_unordered(WIDTH)
+            .collect()
+            .await;
+        for (uuid, outcome) in outcomes {
+            let next = match outcome {
+                Outcome::Alive => Some(Instant::now() + BEAT),
+                Outcome::NodeGone => None,
+                Outcome::Failed => continue,
+            };
+            self.joined.insert(uuid, next);
+        }
+    }
+
+    fn is_due(&self, uuid: &str) -> bool {
+        self.joined.get(uuid).is_none_or(|next| {
+            self.options.heartbeat == Heartbeat::Own && next.is_some_and(|at| at <= Instant::now())
+        })
+    }
+
+    /// The cluster's VMs that are up.
+    fn machines(&self) -> (Vec<Vm>, SimulatorConfig) {
+        self.simulator.with(|state, cx, _| {
+            let first = cx.config.clusters.first().map(|cluster| &cluster.identifier);
+            let cluster = self.options.cluster.as_ref().or(first).cloned().unwrap_or_default();
+            let up = state.nodes(cx.now, &cluster).filter(|vm| vm.phase(cx.now) == Phase::Running);
+            (up.cloned().collect(), cx.config.clone())
+        })
+    }
+
+    async fn register(&self, vm: &Vm, config: &SimulatorConfig) -> Outcome {
+        let Some(node) = node(vm, config, &self.options, self.simulator.now()) else {
+            return Outcome::Failed;
+        };
+        match self.nodes.create(&PostParams::default(), &node).await {
+            Ok(_) => {
+                tracing::info!(node = node_name(vm), "a simulated machine has joined");
+                Outcome::Alive
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => self.beat(vm).await,
+            Err(error) => failed(vm, &error),
+        }
+    }
+
+    async fn beat(&self, vm: &Vm) -> Outcome {
+        if self.options.heartbeat == Heartbeat::Other {
+            return Outcome::Alive;
+        }
+        let patch = json!({ "status": { "conditions": [ready(vm, self.simulator.now())] } });
+        let params = PatchParams::default();
+        match self.nodes.patch_status(&node_name(vm), &params, &Patch::Strategic(patch)).await {
+            Ok(_) => Outcome::Alive,
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                tracing::info!(node = node_name(vm), "the Node of a simulated machine was deleted");
+                Outcome::NodeGone
+            }
+            Err(error) => failed(vm, &error),
+        }
+    }
+}
+
+fn failed(vm: &Vm, error: &kube::Error) -> Outcome {
+    tracing::warn!(node = node_name(vm), %error, "a simulated machine cannot reach the Kubernetes API");
+    Outcome::Failed
+}
+
+fn node_name(vm: &Vm) -> String {
+    vm.hostname.to_lowercase()
+}
+
+/// The Node that a kubelet registers.
+fn node(vm: &Vm, config: &SimulatorConfig, options: &JoinOptions, now: Timestamp) -> Option<Node> {
+    let offer = config.offer(vm.size)?;
+    let version = vm.cluster.as_deref().and_then(|cluster| config.cluster(cluster))?.1.kube_version.clone();
+    let name = node_name(vm);
+    let mut labels = options.labels.clone();
+    for (key, value) in [
+        ("kubernetes.io/hostname", name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", "amd64"),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", "amd64"),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    let control_plane = (vm.kind == VmKind::ControlPlane).then(|| {
+        labels.insert(CONTROL_PLANE.to_owned(), String::new());
+        vec![Taint { key: CONTROL_PLANE.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() }]
+    });
+    let conditions = (options.heartbeat == Heartbeat::Own).then(|| vec![ready(vm, now)]);
+    let (capacity, allocatable) = resources(offer, options);
+    Some(Node {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            labels: Some(labels),
+            annotations: (!options.annotations.is_empty()).then(|| options.annotations.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec { taints: control_plane, ..NodeSpec::default() }),
+        status: Some(NodeStatus {
+            addresses: Some(vec![
+                NodeAddress { type_: "InternalIP".to_owned(), address: private_address(vm) },
+                NodeAddress { type_: "ExternalIP".to_owned(), address: address(vm) },
+                NodeAddress { type_: "Hostname".to_owned(), address: name },
+            ]),
+            capacity: Some(capacity),
+            allocatable: Some(allocatable),
+            conditions,
+            node_info: Some(NodeSystemInfo {
+                architecture: "amd64".to_owned(),
+                container_runtime_version: "containerd://2.1.4".to_owned(),
+                kernel_version: "6.8.0-79-generic".to_owned(),
+                kubelet_version: format!("v{version}"),
+                operating_system: "linux".to_owned(),
+                os_image: "Ubuntu 24.04.3 LTS".to_owned(),
+                ..NodeSystemInfo::default()
+            }),
+            ..NodeStatus::default()
+        }),
+    })
+}
+
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+fn ready(vm: &Vm, now: Timestamp) -> NodeCondition {
+    NodeCondition {
+        type_: "Ready".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("KubeletReady".to_owned()),
+        message: Some("kubelet is posting ready status".to_owned()),
+        last_heartbeat_time: Some(Time(now)),
+        last_transition_time: Some(Time(vm.up_at.unwrap_or(now))),
+    }
+}
+
+type Quantities = BTreeMap<String, Quantity>;
+
+/// What the kernel leaves of an offer, and what is left for pods after the reserve and the kubelet's eviction
+/// threshold for disks (10 %).
+fn resources(offer: &OfferConfig, options: &JoinOptions) -> (Quantities, Quantities) {
+    let memory_kib = offer.ram * 1024 - kernel_kib(offer.ram);
+    let disk_kib = offer.disk * 1024 * 1024 / 100 * 97;
+    let cpu_millis = u64::from(offer.cpu) * 1000;
+    let of = |cpu_millis: u64, memory_kib: u64, disk_kib: u64| {
+        [
+            ("cpu", format!("{cpu_millis}m")),
+            ("memory", format!("{memory_kib}Ki")),
+            ("ephemeral-storage", format!("{disk_kib}Ki")),
+            ("pods", crate::catalog::DEFAULT_MAX_PODS.to_string()),
+        ]
+        .into_iter()
+        .map(|(name, quantity)| (name.to_owned(), Quantity(quantity)))
+        .collect()
+    };
+    let allocatable = of(
+        cpu_millis.saturating_sub(options.reserved_cpu_millis),
+        memory_kib.saturating_sub(options.reserved_memory_mib * 1024),
+        disk_kib / 10 * 9,
+    );
+    (of(cpu_millis, memory_kib, disk_kib), allocatable)
+}
+
+/// What firmware and kernel keep of the memory: about 64 MiB and 1.5 %.
+fn kernel_kib(ram_mib: u64) -> u64 {
+    (64 * 1024 + ram_mib * 1024 * 15 / 1000).min(ram_mib * 1024)
+}

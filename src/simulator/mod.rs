@@ -19,6 +19,7 @@ mod tests;
 mod wire;
 mod work;
 
+pub use args::{JoinArgs, SimulatorArgs, WorldArgs, run};
 pub use config::{
     AccountConfig, CapacityConfig, ClusterConfig, ConfigError, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET,
     DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN, DatacenterConfig, OfferConfig, Shortage,
@@ -27,7 +28,7 @@ pub use config::{
 pub use control::{ControlError, Overview, VmView};
 pub use fault::{ActiveRule, Effect, FaultError, FaultRule, Work};
 pub use inside::{CallError, Simulator};
-
+pub use join::{Heartbeat, JoinOptions, join};
 pub use persist::{Snapshot, SnapshotError};
 pub use server::listen;
 pub use shapes::{

@@ -26,6 +26,7 @@ use super::work::Refusal;
 
 #[cfg(test)]
 pub(super) use catalog::mapping_identifier;
+pub(super) use vm::{address, private_address};
 
 /// What came with a request.
 pub(super) struct Call {

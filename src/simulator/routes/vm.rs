@@ -170,11 +170,11 @@ pub(super) const PROJECT: u64 = 71128;
 pub(super) const USER: u64 = 4711;
 
 /// Its public address, of the range that is set aside for measurements.
-pub(super) fn address(vm: &Vm) -> String {
+pub(in crate::simulator) fn address(vm: &Vm) -> String {
     format!("198.{}.{}.{}", 18 + (vm.id >> 16 & 1), vm.id >> 8 & 255, vm.id & 255)
 }
 
 /// Its private address.
-pub(super) fn private_address(vm: &Vm) -> String {
+pub(in crate::simulator) fn private_address(vm: &Vm) -> String {
     format!("10.{}.{}.{}", vm.id >> 16 & 255, vm.id >> 8 & 255, vm.id & 255)
 }

@@ -3,6 +3,8 @@
 mod api;
 mod control;
 mod faults;
+mod join;
+mod process;
 mod shapes;
 
 use std::sync::Arc;

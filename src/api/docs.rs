@@ -1,0 +1,112 @@
+//! Writes docs/nodegroups.md from the schema of the CRD, and checks that it is up to date.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use super::NodeGroup;
+
+const HEAD: &str = r"# NodeGroups
+
+Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
+
+A NodeGroup says which VPSie offers may be rented, and how many machines of them there may be. Each of its offers
+is a *pool*, which is what Cluster Autoscaler calls a node group:
+
+```text
+<nodegroup>/<datacenter>/<offer as written>/<on-demand|spot>        workers/ams1/s-2vcpu-4gb/on-demand
+```
+
+This one is complete:
+
+```yaml
+apiVersion: autoscaler.vpsie.com/v1alpha1
+kind: NodeGroup
+metadata:
+  name: workers
+spec:
+  minNodes: 1
+  maxNodes: 10
+  resourceIdentifier: 5a1c94be-6f3d-11ef-9b52-bc24115e1e5f
+  datacenterID: ams1
+  offeringIDs: [s-2vcpu-4gb, s-4vcpu-8gb]
+```
+
+- `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
+  autoscaler are taken as they are; what has no effect (yet) is said at start and by `vpsie-autoscaler validate`.
+- All NodeGroups name one cluster and one datacenter: a cluster that VPSie manages is in one datacenter.
+- VPSie has one group of workers a size in each cluster. Pools of one size share it, and each machine still
+  belongs to one pool.
+- Labels and taints are given to the Nodes only with `--kubeconfig`.
+- A field that is not known is an error, not ignored: a misspelt limit costs money.
+
+## Fields of `spec`
+
+| Field | Type | Default | |
+| --- | --- | --- | --- |
+";
+
+fn page() -> String {
+    let crd = serde_json::to_value(NodeGroup::crd()).unwrap();
+    let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+    let mut page = HEAD.to_owned();
+    fields(&mut page, spec, "");
+    page
+}
+
+fn fields(page: &mut String, schema: &Value, prefix: &str) {
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let (kind, inner, inner_prefix) = match field["type"].as_str().unwrap_or("any") {
+            "array" => ("list", &field["items"], format!("{prefix}{name}[].")),
+            "object" => ("mapping", field, format!("{prefix}{name}.")),
+            kind => (kind, field, String::new()),
+        };
+        let default = match &field["default"] {
+            Value::Null if required.contains(&name.as_str().into()) => "required".to_owned(),
+            Value::Null => String::new(),
+            default => format!("`{default}`"),
+        };
+        let text = field["description"].as_str().unwrap_or_default().replace('\n', " ");
+        let bounds = bounds(field);
+        writeln!(page, "| `{prefix}{name}` | {kind}{bounds} | {default} | {text} |").unwrap();
+        fields(page, inner, &inner_prefix);
+    }
+}
+
+fn bounds(field: &Value) -> String {
+    let allowed: Vec<String> = field["enum"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|v| !v.is_null())
+        .map(|v| format!("`{v}`"))
+        .collect();
+    match (field["minimum"].as_f64(), field["maximum"].as_f64()) {
+        _ if !allowed.is_empty() => format!(": {}", allowed.join(", ")),
+        (Some(low), Some(high)) => format!(", {low} to {high}"),
+        (Some(low), None) => format!(", at least {low}"),
+        _ => String::new(),
+    }
+}
+
+#[test]
+fn docs_nodegroups_md_is_as_the_crd_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/nodegroups.md");
+    let page = page();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/nodegroups.md differs: UPDATE=1 cargo test --lib docs");
+}
+
+#[test]
+fn the_manifest_in_the_docs_is_sound() {
+    let text = HEAD.split("```yaml").nth(1).unwrap().split("```").next().unwrap();
+    let source = crate::config::Source { name: "docs".to_owned(), text: text.to_owned() };
+    let manifests = crate::config::parse_manifests("docs", &[source]).unwrap();
+    assert_eq!((manifests.groups.len(), manifests.notes.len()), (1, 0));
+}

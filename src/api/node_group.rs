@@ -1,0 +1,148 @@
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::policies::{CostOptimization, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig};
+use super::status::NodeGroupStatus;
+use crate::fleet::TaintEffect;
+
+/// What a NodeGroup may rent and how many of it.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "autoscaler.vpsie.com",
+    version = "v1alpha1",
+    kind = "NodeGroup",
+    plural = "nodegroups",
+    shortname = "ng",
+    shortname = "ngs",
+    namespaced,
+    status = "NodeGroupStatus",
+    derive = "PartialEq",
+    doc = "Worker nodes that are rented from VPSie as pods need them.",
+    printcolumn(name = "Min", type_ = "integer", json_path = ".spec.minNodes"),
+    printcolumn(name = "Max", type_ = "integer", json_path = ".spec.maxNodes"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredNodes"),
+    printcolumn(name = "Current", type_ = "integer", json_path = ".status.currentNodes"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyNodes"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeGroupSpec {
+    /// Fewest nodes over all pools.
+    #[schemars(range(min = 0))]
+    pub min_nodes: i32,
+    /// Most nodes over all pools.
+    #[schemars(range(min = 1))]
+    pub max_nodes: i32,
+    /// The VPSie datacenter.
+    #[serde(rename = "datacenterID")]
+    #[schemars(length(min = 1))]
+    pub datacenter_id: String,
+    /// UUID of the VPSie-managed Kubernetes cluster.
+    #[schemars(length(min = 1))]
+    pub resource_identifier: String,
+    /// The VPSie project. No effect: a managed cluster has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// What may be rented, the preferred first: offers by name, UUID or KubeSizeID. Each is a pool of its own.
+    #[serde(rename = "offeringIDs")]
+    #[schemars(length(min = 1))]
+    pub offering_ids: Vec<String>,
+    /// The OS image. No effect: a managed cluster has its own.
+    #[serde(default, rename = "osImageID", skip_serializing_if = "Option::is_none")]
+    pub os_image_id: Option<String>,
+    /// The Kubernetes version, such as `v1.33.2`. No effect: a managed cluster has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+([-+].*)?$"))]
+    pub kubernetes_version: Option<String>,
+    /// The offer that wins when several are as good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_instance_type: Option<String>,
+    /// Whether every offer may be rented. If not: only the preferred one, or else the first.
+    #[serde(default = "super::policies::yes")]
+    pub allow_mixed_instances: bool,
+    /// Labels of its Nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Taints of its Nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+    /// When to add nodes. No effect yet: Cluster Autoscaler's flags decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_up_policy: Option<ScaleUpPolicy>,
+    /// When to remove nodes. No effect yet: Cluster Autoscaler's flags and `autoscalingOptions` decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down_policy: Option<ScaleDownPolicy>,
+    /// SSH keys for its VMs. No effect: a managed cluster has its own.
+    #[serde(default, rename = "sshKeyIDs", skip_serializing_if = "Vec::is_empty")]
+    pub ssh_key_ids: Vec<String>,
+    /// Tags for its VMs. No effect: workers of a managed cluster take none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+    /// Fixes the size of the entry of `offeringIDs`, whatever the catalog makes of that. No effect when there are
+    /// several.
+    #[serde(default, rename = "kubeSizeID", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub kube_size_id: Option<i64>,
+    /// Spot machines. No effect yet: all machines are on demand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spot_config: Option<SpotConfig>,
+    /// Several datacenters. No effect yet: all machines are in `datacenterID`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multi_region: Option<MultiRegion>,
+    /// Cost. No effect yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_optimization: Option<CostOptimization>,
+    /// Options of Cluster Autoscaler for this NodeGroup. What is left out is as its flags say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling_options: Option<AutoscalingOptions>,
+}
+
+/// A taint of a Node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Taint {
+    /// Key.
+    #[schemars(length(min = 1))]
+    pub key: String,
+    /// Value, may be left out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// What happens to pods that do not tolerate it.
+    #[schemars(with = "String", extend("enum" = ["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
+    pub effect: TaintEffect,
+    /// Kubernetes sets this itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<String>,
+}
+
+/// Options of Cluster Autoscaler for one NodeGroup, each named as its flag.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AutoscalingOptions {
+    /// Requested share of a node below which it may be removed, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub scale_down_utilization_threshold: Option<f64>,
+    /// The same for nodes with GPUs, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub scale_down_gpu_utilization_threshold: Option<f64>,
+    /// How long a node is unneeded before it is removed, such as `10m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down_unneeded_time: Option<String>,
+    /// How long an unready node is unneeded before it is removed, such as `20m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down_unready_time: Option<String>,
+    /// How long a machine may take to become a Node, such as `15m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_node_provision_time: Option<String>,
+    /// Whether DaemonSet pods are left out when a node's use is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore_daemon_sets_utilization: Option<bool>,
+}

@@ -1,0 +1,79 @@
+//! Writes docs/settings.md from the command line's own definition, and checks that it is up to date.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use clap::{Arg, Command, CommandFactory};
+
+use super::Cli;
+
+const HEAD: &str = "\
+# Settings
+
+Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
+
+Every flag can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
+or `false`. Durations are written as `90s`, `10m` or `1h30m`. All that is wrong is reported at once; `vpsie-autoscaler validate` takes the flags of `serve` and only
+checks. What NodeGroups may say is in [nodegroups.md](nodegroups.md).
+";
+
+fn page() -> String {
+    let mut cli = Cli::command();
+    cli.build();
+    let mut page = HEAD.to_owned();
+    for command in cli.get_subcommands().filter(|c| !["help", "validate"].contains(&c.get_name())) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        write!(page, "\n## `vpsie-autoscaler {}`\n\n{about}.\n", command.get_name()).unwrap();
+        flags(&mut page, command);
+    }
+    page
+}
+
+fn flags(page: &mut String, command: &Command) {
+    let mut heading = None;
+    for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+        if heading != Some(arg.get_help_heading()) {
+            heading = Some(arg.get_help_heading());
+            if let Some(heading) = arg.get_help_heading() {
+                write!(page, "\n### {heading}\n").unwrap();
+            }
+            page.push_str("\n| Flag | Environment | Default | |\n| --- | --- | --- | --- |\n");
+        }
+        writeln!(page, "{}", row(arg)).unwrap();
+    }
+}
+
+fn row(arg: &Arg) -> String {
+    let code = |text: String| if text.is_empty() { text } else { format!("`{}`", text.replace('|', "\\|")) };
+    let mut flag = arg.get_long().map(|long| format!("--{long}")).unwrap_or_default();
+    if arg.get_action().takes_values() {
+        let names = arg.get_value_names().unwrap_or_default();
+        write!(flag, " <{}>", names.join(" ")).unwrap();
+    }
+    let values: Vec<String> = arg
+        .get_possible_values()
+        .iter()
+        .map(|value| format!("`{}`: {}", value.get_name(), value.get_help().unwrap_or_default()))
+        .collect();
+    let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    if arg.get_action().takes_values() && !values.is_empty() {
+        write!(help, ". {}", values.join(", ")).unwrap();
+    }
+    let env = arg.get_env().map(|env| env.to_string_lossy().into_owned()).unwrap_or_default();
+    let default: Vec<String> =
+        arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
+    let default = if arg.get_action().takes_values() { default.join(",") } else { String::new() };
+    format!("| {} | {} | {} | {help} |", code(flag), code(env), code(default)).replace("  |", " |")
+}
+
+#[test]
+fn docs_settings_md_is_as_the_flags_are() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let page = page();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/settings.md differs: UPDATE=1 cargo test --lib docs");
+}

@@ -1,0 +1,76 @@
+//! `validate`: settings and manifests, and nothing else.
+
+use std::io::Write;
+
+use crate::config::{ServeArgs, Settings};
+
+pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<()> {
+    let api = &args.api;
+    let credentials = api.api_token.is_some()
+        || api.api_token_file.is_some()
+        || api.client_id.is_some()
+        || api.client_secret.is_some()
+        || api.client_secret_file.is_some();
+    // Manifests are often checked where there are no credentials.
+    let unchecked = !credentials && !args.fleet.simulate && args.fleet.node_groups.is_some();
+    args.fleet.simulate |= unchecked;
+    let Settings { manifests, .. } = Settings::new(args)?;
+    if unchecked {
+        writeln!(out, "note: no credentials are given: serve needs them")?;
+    }
+    for note in &manifests.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    writeln!(out, "cluster {}, datacenter {}", manifests.cluster, manifests.datacenter)?;
+    let pools =
+        || manifests.groups.iter().flat_map(|group| group.pools.iter().map(move |pool| (group, pool)));
+    let width = pools().map(|(_, pool)| pool.to_string().len()).max().unwrap_or_default();
+    writeln!(out, "{:width$}  NODES     TAINTS", "POOL")?;
+    for (group, pool) in pools() {
+        let taints: Vec<String> = group
+            .taints
+            .iter()
+            .map(|taint| format!("{}={}:{}", taint.key, taint.value, taint.effect))
+            .collect();
+        let nodes = format!("{} to {}", group.min, group.max);
+        let line = format!("{:width$}  {nodes:<8}  {}", pool.to_string(), taints.join(", "));
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::run;
+    use crate::cli::{Cli, Command};
+
+    fn validate(line: &str) -> Result<String, String> {
+        let Command::Validate(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("not validate")
+        };
+        let mut out = Vec::new();
+        run(*args, &mut out).map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn shows_the_pools_of_the_samples() {
+        insta::assert_snapshot!(validate("vpsie-autoscaler validate --simulate").unwrap());
+    }
+
+    #[test]
+    fn manifests_can_be_checked_without_credentials() {
+        let out =
+            validate("vpsie-autoscaler validate --node-groups deployments/samples/general.yaml").unwrap();
+        assert!(out.starts_with("note: no credentials are given"), "{out}");
+    }
+
+    #[test]
+    fn without_anything_both_are_asked_for() {
+        let problems = validate("vpsie-autoscaler validate").unwrap_err();
+        assert!(problems.contains("--node-groups: is missing"), "{problems}");
+        assert!(problems.contains("--api-token: is missing"), "{problems}");
+    }
+}

@@ -1,0 +1,213 @@
+//! Flags and environment variables, grouped by the room that they are for. Secrets are better in files: command
+//! lines and environments can be read by others.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+
+use super::duration::parse_duration;
+
+/// All settings of `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// What is served.
+    #[command(flatten)]
+    pub fleet: FleetArgs,
+    /// VPSie.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Cluster Autoscaler.
+    #[command(flatten)]
+    pub grpc: GrpcArgs,
+    /// Kubernetes.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+    /// The loops.
+    #[command(flatten)]
+    pub timing: TimingArgs,
+    /// Templates and prices.
+    #[command(flatten)]
+    pub template: TemplateArgs,
+    /// Operations.
+    #[command(flatten)]
+    pub operations: OperationsArgs,
+}
+
+/// What is served, and where its records are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Fleet")]
+pub struct FleetArgs {
+    /// NodeGroup manifests: a YAML file, or a folder of them. With --simulate: the samples, unless given
+    #[arg(long, value_name = "PATH", env = "VPSIE_AUTOSCALER_NODE_GROUPS")]
+    pub node_groups: Option<PathBuf>,
+    /// File of records: what was asked of VPSie and what came of it. Made when it is not there; belongs to one
+    /// cluster and one process. Default: vpsie-autoscaler.redb, with --simulate vpsie-autoscaler-simulated.redb
+    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_DATA_FILE")]
+    pub data_file: Option<PathBuf>,
+    /// Starts a simulated VPSie inside and uses that: no credentials, no cost
+    #[arg(long, env = "VPSIE_AUTOSCALER_SIMULATE")]
+    pub simulate: bool,
+}
+
+/// How VPSie is reached.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "VPSie API")]
+pub struct ApiArgs {
+    /// Host and prefix of the API. https:// only, except on this machine; without a path the prefix is /apps/v2
+    #[arg(long, value_name = "URL", env = "VPSIE_API_URL", default_value = "https://api.vpsie.com/apps/v2")]
+    pub api_url: String,
+    /// API token. Better in a file: --api-token-file
+    #[arg(long, value_name = "TOKEN", env = "VPSIE_API_TOKEN", hide_env_values = true)]
+    pub api_token: Option<SecretString>,
+    /// File that holds the API token
+    #[arg(long, value_name = "FILE", env = "VPSIE_API_TOKEN_FILE")]
+    pub api_token_file: Option<PathBuf>,
+    /// Client id, to log in with instead of a token
+    #[arg(long, value_name = "ID", env = "VPSIE_CLIENT_ID")]
+    pub client_id: Option<String>,
+    /// Secret of the client id. Better in a file: --client-secret-file
+    #[arg(long, value_name = "SECRET", env = "VPSIE_CLIENT_SECRET", hide_env_values = true)]
+    pub client_secret: Option<SecretString>,
+    /// File that holds the secret of the client id
+    #[arg(long, value_name = "FILE", env = "VPSIE_CLIENT_SECRET_FILE")]
+    pub client_secret_file: Option<PathBuf>,
+    /// Most requests a minute
+    #[arg(long, value_name = "N", env = "VPSIE_RATE_LIMIT", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub api_rate_limit: u32,
+    /// Share of the requests that only deletions may use, percent
+    #[arg(long, value_name = "PERCENT", env = "VPSIE_AUTOSCALER_API_DELETION_SHARE", default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(0..=90))]
+    pub api_deletion_share: u32,
+    /// Longest that one request may take
+    #[arg(long, value_name = "DURATION", env = "VPSIE_TIMEOUT", default_value = "30s",
+        value_parser = parse_duration)]
+    pub api_timeout: Duration,
+}
+
+/// How Cluster Autoscaler reaches us.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "gRPC for Cluster Autoscaler")]
+pub struct GrpcArgs {
+    /// Address of the gRPC port
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "VPSIE_AUTOSCALER_GRPC_LISTEN",
+        default_value = "127.0.0.1:8086"
+    )]
+    pub grpc_listen: SocketAddr,
+    /// Our certificate and its intermediates, PEM. Must name the host in Cluster Autoscaler's `address`. Read
+    /// again when it changes, as are the other two
+    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_CERT")]
+    pub grpc_tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_KEY")]
+    pub grpc_tls_key: Option<PathBuf>,
+    /// The authorities that Cluster Autoscaler's certificate is checked against, PEM
+    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_CLIENT_CA")]
+    pub grpc_tls_client_ca: Option<PathBuf>,
+    /// Serves gRPC without TLS on an address that others reach: whoever reaches it can rent and delete machines
+    #[arg(long, env = "VPSIE_AUTOSCALER_GRPC_INSECURE_PLAINTEXT")]
+    pub grpc_insecure_plaintext: bool,
+}
+
+/// How Kubernetes is reached.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct KubernetesArgs {
+    /// Kubeconfig, or `in-cluster` for the pod's service account. With it, Nodes get their provider id, labels
+    /// and taints, and Nodes whose VM is gone are deleted
+    #[arg(long, value_name = "FILE|in-cluster", env = "VPSIE_AUTOSCALER_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// When things happen.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Timing")]
+pub struct TimingArgs {
+    /// How often VPSie's list of nodes is read. One request each, two while UUIDs are missing
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_OBSERVE_INTERVAL", default_value = "15s",
+        value_parser = parse_duration)]
+    pub observe_interval: Duration,
+    /// How often offers and prices are read
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "30m",
+        value_parser = parse_duration)]
+    pub catalog_interval: Duration,
+    /// How long a machine may take from the request to VPSie until it runs; then it has failed
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CREATE_TIMEOUT", default_value = "10m",
+        value_parser = parse_duration)]
+    pub create_timeout: Duration,
+    /// How long a VM that we asked for and no machine waits for is kept before it is deleted
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_ORPHAN_GRACE", default_value = "15m",
+        value_parser = parse_duration)]
+    pub orphan_grace: Duration,
+    /// How long a machine that failed is shown before it is removed, should Cluster Autoscaler not do it
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_TTL", default_value = "30m",
+        value_parser = parse_duration)]
+    pub failed_ttl: Duration,
+    /// How long a stop waits for what is under way
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_SHUTDOWN_GRACE", default_value = "25s",
+        value_parser = parse_duration)]
+    pub shutdown_grace: Duration,
+}
+
+/// What is assumed of nodes that nobody has seen yet, and of prices.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Templates and prices")]
+pub struct TemplateArgs {
+    /// CPU that a node keeps from pods, millicores. Only until a real node of the size was seen
+    #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_CPU_MILLIS", default_value_t = 100)]
+    pub reserved_cpu_millis: u64,
+    /// Memory that a node keeps from pods, MiB. Only until a real node of the size was seen
+    #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_MEMORY_MIB", default_value_t = 512)]
+    pub reserved_memory_mib: u64,
+    /// Disk that a node keeps from pods, GiB. Only until a real node of the size was seen
+    #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_DISK_GIB", default_value_t = 10)]
+    pub reserved_disk_gib: u64,
+    /// Hours in a month, to price an offer of which only the monthly price is known
+    #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_HOURS_PER_MONTH", default_value_t = 730,
+        value_parser = clap::value_parser!(u32).range(1..=744))]
+    pub hours_per_month: u32,
+}
+
+/// What operators see.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Operations")]
+pub struct OperationsArgs {
+    /// Address of the HTTP port: /metrics, /healthz, /readyz
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "VPSIE_AUTOSCALER_HTTP_LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub http_listen: SocketAddr,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Logs, on standard error.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// What is logged: error, warn, info, debug or trace, also by module, such as info,vpsie_autoscaler::vpsie=debug
+    #[arg(long, value_name = "FILTER", env = "VPSIE_AUTOSCALER_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How it is written
+    #[arg(long, value_name = "FORMAT", env = "VPSIE_AUTOSCALER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,253 @@
+//! NodeGroup manifests, as files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use kube::{CustomResourceExt, Resource};
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+use super::node_group::{self, Checked, Findings};
+use super::problem::{Problem, Problems};
+use super::schema;
+use crate::api;
+use crate::fleet::{ClusterId, DatacenterId, NodeGroup};
+
+/// What the manifests say, all in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifests {
+    /// The NodeGroups, in the order of their files.
+    pub groups: Vec<NodeGroup>,
+    /// The cluster that all of them name.
+    pub cluster: ClusterId,
+    /// The datacenter that all of them name: a managed cluster has one.
+    pub datacenter: DatacenterId,
+    /// What was written and has no effect.
+    pub notes: Vec<Problem>,
+}
+
+/// The text of a file.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// What to call it.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Reads a file, or all `.yaml`, `.yml` and `.json` files of a folder in the order of their names, and the
+/// NodeGroups in them.
+pub fn load_manifests(path: &Path) -> Result<Manifests, Problems> {
+    let sources = read(path).map_err(|problem| Problems(vec![problem]))?;
+    parse_manifests(&path.display().to_string(), &sources)
+}
+
+fn read(path: &Path) -> Result<Vec<Source>, Problem> {
+    let failed = |path: &Path, error: &std::io::Error| {
+        Problem::new(&path.display().to_string(), "", format!("cannot be read: {error}"))
+    };
+    let files = if path.is_dir() {
+        let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let mut files: Vec<PathBuf> =
+            entries.map_err(|error| failed(path, &error))?.into_iter().map(|entry| entry.path()).collect();
+        files.retain(|file| {
+            file.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known))
+        });
+        files.sort();
+        files
+    } else {
+        vec![path.to_owned()]
+    };
+    let read = |file: PathBuf| match std::fs::read_to_string(&file) {
+        Ok(text) => Ok(Source { name: file.display().to_string(), text }),
+        Err(error) => Err(failed(&file, &error)),
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// Reads the NodeGroups of the texts. `origin` is what they come from, for a problem of all together.
+pub fn parse_manifests(origin: &str, sources: &[Source]) -> Result<Manifests, Problems> {
+    let crd = serde_json::to_value(api::NodeGroup::crd()).unwrap_or_default();
+    let mut reader = Reader {
+        schema: crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default(),
+        problems: Vec::new(),
+        notes: Vec::new(),
+        read: Vec::new(),
+    };
+    for source in sources {
+        reader.file(source);
+    }
+    reader.finish(origin)
+}
+
+struct Reader {
+    schema: Value,
+    problems: Vec<Problem>,
+    notes: Vec<Problem>,
+    read: Vec<Read>,
+}
+
+struct Read {
+    place: String,
+    checked: Checked,
+    /// Fields whose values are not the user's: those were wrong.
+    unread: BTreeSet<String>,
+}
+
+impl Reader {
+    fn file(&mut self, source: &Source) {
+        let documents = match serde_saphyr::from_multiple::<Spanned<Value>>(&source.text) {
+            Ok(documents) => documents,
+            Err(error) => {
+                let place = error.location().map_or_else(
+                    || source.name.clone(),
+                    |location| format!("{}:{}", source.name, location.line()),
+                );
+                let message = format!("is no YAML: {}", error.without_snippet());
+                return self.problems.push(Problem::new(&place, "", message));
+            }
+        };
+        for document in documents {
+            let place = format!("{}:{}", source.name, document.referenced.line());
+            self.document(&place, document.value);
+        }
+    }
+
+    fn document(&mut self, place: &str, mut document: Value) {
+        drop_nulls(&mut document);
+        let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if kind == "List" {
+            for item in document["items"].as_array().cloned().unwrap_or_default() {
+                self.document(place, item);
+            }
+            return;
+        }
+        if kind != "NodeGroup" {
+            let what = if kind.is_empty() { "has no kind".to_owned() } else { format!("is a {kind}") };
+            return self.notes.push(Problem::new(place, "", format!("{what}, no NodeGroup: left out")));
+        }
+        let name = document["metadata"]["name"].as_str().unwrap_or("without a name");
+        let place = format!("{place}: NodeGroup {name}");
+        let wanted = api::NodeGroup::api_version(&());
+        if version != wanted {
+            let message = format!("is {version:?}, must be {wanted:?}");
+            return self.problems.push(Problem::new(&place, "apiVersion", message));
+        }
+        if document["metadata"]["labels"][crate::fleet::names::MANAGED] == "false" {
+            let message = format!("has the label {}=false: left out", crate::fleet::names::MANAGED);
+            return self.notes.push(Problem::new(&place, "", message));
+        }
+        self.node_group(place, &document);
+    }
+
+    fn node_group(&mut self, place: String, document: &Value) {
+        let before = self.problems.len();
+        for part in ["spec", "metadata"] {
+            if document[part].is_null() {
+                self.problems.push(Problem::new(&place, part, "is missing"));
+            }
+        }
+        if self.problems.len() > before {
+            return;
+        }
+        let mut wanted = document.clone();
+        // The API server writes the status; it says nothing about what is wanted.
+        if let Some(fields) = wanted.as_object_mut() {
+            fields.remove("status");
+        }
+        let mut unread = BTreeSet::new();
+        let spec = &self.schema["properties"]["spec"];
+        schema::check(spec, &mut wanted["spec"], "spec", &mut |field, message| {
+            unread.insert(field.to_owned());
+            self.problems.push(Problem::new(&place, field, message));
+        });
+        let manifest = match serde_path_to_error::deserialize::<_, api::NodeGroup>(&wanted) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                let (field, message) = (error.path().to_string(), error.inner().to_string());
+                return self.problems.push(Problem::new(&place, field, message));
+            }
+        };
+        let mut findings = Findings::default();
+        let checked = node_group::check(&manifest, &mut findings);
+        let problems = |found: Vec<(String, String)>| {
+            let ours = |field: &str| {
+                unread.contains(field) || field == "spec.minNodes" && unread.contains("spec.maxNodes")
+            };
+            let found = found.into_iter().filter(|(field, _)| !ours(field));
+            found.map(|(field, message)| Problem::new(&place, field, message)).collect::<Vec<_>>()
+        };
+        self.problems.extend(problems(findings.wrong));
+        self.notes.extend(problems(findings.notes));
+        self.read.push(Read { place, checked, unread });
+    }
+
+    fn finish(mut self, origin: &str) -> Result<Manifests, Problems> {
+        self.cross_check();
+        let first =
+            self.read.first().map(|first| (first.checked.cluster.clone(), first.checked.datacenter.clone()));
+        match first {
+            Some((cluster, datacenter)) if self.problems.is_empty() => Ok(Manifests {
+                groups: self.read.into_iter().map(|read| read.checked.group).collect(),
+                cluster,
+                datacenter,
+                notes: self.notes,
+            }),
+            None if self.problems.is_empty() => {
+                let message = "has no NodeGroup: name a file or folder with at least one";
+                let mut problems = vec![Problem::new(origin, "", message)];
+                problems.extend(self.notes);
+                Err(Problems(problems))
+            }
+            _ => Err(Problems(self.problems)),
+        }
+    }
+
+    fn cross_check(&mut self) {
+        let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+        for read in &self.read {
+            if let Some(first) = names.insert(read.checked.group.name.as_str(), &read.place) {
+                let message = format!("is also the name at {}: names must differ", position(first));
+                self.problems.push(Problem::new(&read.place, "metadata.name", message));
+            }
+        }
+        self.same("spec.resourceIdentifier", "one vpsie-autoscaler serves one cluster", |checked| {
+            checked.cluster.as_str()
+        });
+        self.same("spec.datacenterID", "a managed cluster is in one datacenter", |checked| {
+            checked.datacenter.as_str()
+        });
+    }
+
+    /// All NodeGroups must say what the first says.
+    fn same(&mut self, field: &str, why: &str, value: impl Fn(&Checked) -> &str) {
+        let mut readable = self.read.iter().filter(|read| !read.unread.contains(field));
+        let Some(first) = readable.next() else { return };
+        for read in readable {
+            let (here, there) = (value(&read.checked), value(&first.checked));
+            if here != there {
+                let at = position(&first.place);
+                let message = format!("is {here:?}, must be {there:?} as at {at}: {why}");
+                self.problems.push(Problem::new(&read.place, field, message));
+            }
+        }
+    }
+}
+
+/// File and line of a place.
+fn position(place: &str) -> &str {
+    place.split_once(": NodeGroup").map_or(place, |(position, _)| position)
+}
+
+/// A field without a value is one that was left out, as for the API server.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}

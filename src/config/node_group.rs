@@ -1,0 +1,261 @@
+//! One NodeGroup, from its manifest to what the fleet needs.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::duration::parse_duration;
+use super::schema::join;
+use super::syntax;
+use crate::api;
+use crate::fleet::{
+    AutoscalingOptions, CapacityType, ClusterId, DatacenterId, NodeGroup, PoolId, SizeId, Taint, names,
+};
+
+/// So that the names of its machines, 9 characters longer, fit a label.
+const NAME_MAX: usize = 54;
+
+/// What comes of a manifest.
+pub(super) struct Checked {
+    pub group: NodeGroup,
+    pub cluster: ClusterId,
+    pub datacenter: DatacenterId,
+}
+
+/// Field and message of what is wrong, and of what has no effect.
+#[derive(Default)]
+pub(super) struct Findings {
+    pub wrong: Vec<(String, String)>,
+    pub notes: Vec<(String, String)>,
+}
+
+impl Findings {
+    fn wrong(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.wrong.push((field.into(), message.into()));
+    }
+
+    fn note(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.notes.push((field.into(), message.into()));
+    }
+
+    fn require(&mut self, field: impl Into<String>, rule: Result<(), String>) {
+        if let Err(message) = rule {
+            self.wrong(field, message);
+        }
+    }
+}
+
+/// Checks what the schema cannot say, and translates. The result is of use only if nothing was found wrong.
+pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Checked {
+    let spec = &manifest.spec;
+    let name = manifest.metadata.name.as_deref().unwrap_or_default();
+    check_name(name, findings);
+    if spec.min_nodes > spec.max_nodes {
+        findings.wrong(
+            "spec.minNodes",
+            format!("is {}, must be at most maxNodes, which is {}", spec.min_nodes, spec.max_nodes),
+        );
+    }
+    findings.require("spec.datacenterID", syntax::label_value(&spec.datacenter_id));
+    if !spec.resource_identifier.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        findings.wrong(
+            "spec.resourceIdentifier",
+            format!("is {:?}, must be the UUID of the cluster at VPSie", spec.resource_identifier),
+        );
+    }
+    check_offers(spec, findings);
+    check_labels(spec, findings);
+    note_what_has_no_effect(spec, findings);
+    let group = NodeGroup {
+        name: name.into(),
+        min: u32::try_from(spec.min_nodes).unwrap_or(0),
+        max: u32::try_from(spec.max_nodes).unwrap_or(0),
+        pools: pools(name, spec),
+        size: fixed_size(spec),
+        labels: spec.labels.clone(),
+        taints: check_taints(spec, findings),
+        preferred: preferred(spec).map(Into::into),
+        options: check_options(spec, findings),
+    };
+    Checked {
+        group,
+        cluster: spec.resource_identifier.as_str().into(),
+        datacenter: spec.datacenter_id.as_str().into(),
+    }
+}
+
+fn check_name(name: &str, findings: &mut Findings) {
+    if name.is_empty() {
+        return findings.wrong("metadata.name", "is missing");
+    }
+    findings.require("metadata.name", syntax::dns_subdomain(name));
+    if name.len() > NAME_MAX {
+        findings.wrong(
+            "metadata.name",
+            format!(
+                "is {} characters long, must be at most {NAME_MAX}: machines are named after it",
+                name.len()
+            ),
+        );
+    }
+}
+
+fn check_offers(spec: &api::NodeGroupSpec, findings: &mut Findings) {
+    let mut seen = BTreeSet::new();
+    for (n, offer) in spec.offering_ids.iter().enumerate() {
+        let field = format!("spec.offeringIDs[{n}]");
+        if offer.is_empty() {
+            findings.wrong(&field, "is empty, must be the name, UUID or KubeSizeID of an offer");
+        }
+        findings.require(&field, syntax::label_value(offer));
+        if !seen.insert(offer.to_ascii_lowercase()) {
+            findings.wrong(&field, format!("is {offer:?} again, must be there once"));
+        }
+    }
+    if let Some(wanted) = &spec.preferred_instance_type
+        && preferred(spec).is_none()
+    {
+        findings.note(
+            "spec.preferredInstanceType",
+            format!("{wanted:?} is none of offeringIDs ({}): it has no effect", spec.offering_ids.join(", ")),
+        );
+    }
+    if let (Some(size), None) = (spec.kube_size_id, fixed_size(spec)) {
+        findings.note(
+            "spec.kubeSizeID",
+            format!(
+                "{size} has no effect with {} offeringIDs: each gives its own size. Keep one of them to fix its \
+                 size",
+                spec.offering_ids.len()
+            ),
+        );
+    }
+}
+
+/// The entry of `offeringIDs` that is preferred, as it is written there.
+fn preferred(spec: &api::NodeGroupSpec) -> Option<&str> {
+    let wanted = spec.preferred_instance_type.as_deref()?;
+    spec.offering_ids.iter().map(String::as_str).find(|offer| offer.eq_ignore_ascii_case(wanted))
+}
+
+fn fixed_size(spec: &api::NodeGroupSpec) -> Option<SizeId> {
+    match spec.offering_ids[..] {
+        [_] => spec.kube_size_id.and_then(|size| u64::try_from(size).ok()).map(SizeId),
+        _ => None,
+    }
+}
+
+fn pools(name: &str, spec: &api::NodeGroupSpec) -> Vec<PoolId> {
+    let all: Vec<&str> = spec.offering_ids.iter().map(String::as_str).collect();
+    let offers = if spec.allow_mixed_instances {
+        all
+    } else {
+        preferred(spec).or(all.first().copied()).into_iter().collect()
+    };
+    let pool = |offer: &str| PoolId {
+        node_group: name.into(),
+        datacenter: spec.datacenter_id.as_str().into(),
+        offer: offer.into(),
+        capacity_type: CapacityType::OnDemand,
+    };
+    offers.into_iter().map(pool).collect()
+}
+
+fn check_labels(spec: &api::NodeGroupSpec, findings: &mut Findings) {
+    for (key, value) in &spec.labels {
+        let field = join("spec.labels", key);
+        findings.require(&field, syntax::qualified_name(key));
+        findings.require(&field, syntax::label_value(value));
+        if OWNED.contains(&key.as_str()) {
+            findings.wrong(&field, "is set for every Node by Kubernetes or vpsie-autoscaler: leave it out");
+        }
+    }
+}
+
+/// Labels whose values are facts, not wishes.
+const OWNED: [&str; 12] = [
+    names::MANAGED,
+    names::NODE_GROUP,
+    names::OFFERING,
+    names::DATACENTER,
+    names::CAPACITY_TYPE,
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "beta.kubernetes.io/instance-type",
+];
+
+fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint> {
+    let mut seen = BTreeSet::new();
+    let mut taints = Vec::new();
+    for (n, taint) in spec.taints.iter().enumerate() {
+        let field = format!("spec.taints[{n}]");
+        findings.require(format!("{field}.key"), syntax::qualified_name(&taint.key));
+        findings.require(format!("{field}.value"), syntax::label_value(&taint.value));
+        if !seen.insert((&taint.key, taint.effect.to_string())) {
+            findings.wrong(field, format!("is {}:{} again, must be there once", taint.key, taint.effect));
+        }
+        taints.push(Taint { key: taint.key.clone(), value: taint.value.clone(), effect: taint.effect });
+    }
+    taints
+}
+
+fn check_options(spec: &api::NodeGroupSpec, findings: &mut Findings) -> AutoscalingOptions {
+    let Some(options) = &spec.autoscaling_options else { return AutoscalingOptions::default() };
+    let mut duration = |name: &str, text: &Option<String>| -> Option<Duration> {
+        let text = text.as_deref()?;
+        parse_duration(text)
+            .map_err(|want| {
+                findings.wrong(format!("spec.autoscalingOptions.{name}"), format!("is {text:?}: {want}"));
+            })
+            .ok()
+    };
+    AutoscalingOptions {
+        scale_down_utilization_threshold: options.scale_down_utilization_threshold,
+        scale_down_gpu_utilization_threshold: options.scale_down_gpu_utilization_threshold,
+        scale_down_unneeded_time: duration("scaleDownUnneededTime", &options.scale_down_unneeded_time),
+        scale_down_unready_time: duration("scaleDownUnreadyTime", &options.scale_down_unready_time),
+        max_node_provision_time: duration("maxNodeProvisionTime", &options.max_node_provision_time),
+        ignore_daemon_sets_utilization: options.ignore_daemon_sets_utilization,
+    }
+}
+
+fn note_what_has_no_effect(spec: &api::NodeGroupSpec, findings: &mut Findings) {
+    const CLUSTER: &str = "has no effect: workers of a managed cluster are made as the cluster is";
+    for (field, set) in [
+        ("spec.project", spec.project.is_some()),
+        ("spec.osImageID", spec.os_image_id.is_some()),
+        ("spec.kubernetesVersion", spec.kubernetes_version.is_some()),
+        ("spec.sshKeyIDs", !spec.ssh_key_ids.is_empty()),
+        ("spec.tags", !spec.tags.is_empty()),
+    ] {
+        if set {
+            findings.note(field, CLUSTER);
+        }
+    }
+    if let Some(policy) = &spec.scale_up_policy {
+        let but = if policy.enabled { "" } else { "; to add no nodes, set maxNodes to what there is" };
+        findings
+            .note("spec.scaleUpPolicy", format!("has no effect yet: Cluster Autoscaler's flags decide{but}"));
+    }
+    if let Some(policy) = &spec.scale_down_policy {
+        let message = if policy.enabled {
+            "has no effect yet: Cluster Autoscaler's flags and spec.autoscalingOptions decide"
+        } else {
+            "has no effect yet: Cluster Autoscaler removes idle nodes all the same, unless they have the \
+             annotation cluster-autoscaler.kubernetes.io/scale-down-disabled=true"
+        };
+        findings.note("spec.scaleDownPolicy", message);
+    }
+    if spec.spot_config.as_ref().is_some_and(|spot| spot.enabled) {
+        findings.note("spec.spotConfig", "has no effect yet: all machines are on demand");
+    }
+    if spec.multi_region.as_ref().is_some_and(|regions| regions.enabled) {
+        findings.note("spec.multiRegion", "has no effect yet: all machines are in spec.datacenterID");
+    }
+    if spec.cost_optimization.as_ref().is_some_and(|cost| cost.enabled) {
+        findings.note("spec.costOptimization", "has no effect yet");
+    }
+}

@@ -1,0 +1,44 @@
+//! What is wrong, or without effect, in what the user wrote.
+
+use std::fmt;
+
+/// Something wrong, or something to know: where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// A flag, or file and line.
+    pub place: String,
+    /// The field, such as `spec.minNodes`; empty for the whole.
+    pub field: String,
+    /// What is wrong with which value, and what is allowed.
+    pub message: String,
+}
+
+impl Problem {
+    pub(super) fn new(place: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { place: place.to_owned(), field: field.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, field, message } = self;
+        if field.is_empty() {
+            write!(f, "{place}: {message}")
+        } else {
+            write!(f, "{place}: {field}: {message}")
+        }
+    }
+}
+
+/// Everything that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            write!(f, "{}{problem}", if n == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}

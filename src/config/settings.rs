@@ -1,0 +1,267 @@
+//! What `serve` runs with, all of it checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::args::{
+    ApiArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, OperationsArgs, ServeArgs, TemplateArgs,
+    TimingArgs,
+};
+use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
+use super::problem::{Problem, Problems};
+use crate::fleet::Reserved;
+use crate::grpc::{GrpcConfig, TlsFiles};
+use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
+
+/// What `serve` runs with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// NodeGroups, and the cluster and datacenter that they name.
+    pub manifests: Manifests,
+    /// The file of records.
+    pub data_file: PathBuf,
+    /// VPSie.
+    pub vpsie: VpsieSettings,
+    /// Address of the gRPC port.
+    pub grpc_listen: SocketAddr,
+    /// How it is served.
+    pub grpc: GrpcConfig,
+    /// Address of the HTTP port.
+    pub http_listen: SocketAddr,
+    /// Logs.
+    pub log: LogArgs,
+    /// How Kubernetes is reached, if at all.
+    pub kubernetes: Option<KubernetesAccess>,
+    /// When things happen.
+    pub timing: TimingArgs,
+    /// What nodes that nobody has seen yet are assumed to keep from pods.
+    pub reserved: Reserved,
+    /// Hours in a month.
+    pub hours_per_month: u32,
+}
+
+/// Which VPSie.
+#[derive(Clone, Debug)]
+pub enum VpsieSettings {
+    /// A simulated one, inside. The request budget is the client's.
+    Simulated {
+        /// Most requests a minute.
+        rate_per_minute: u32,
+        /// Share of them, 0 to 1, that only deletions may use.
+        deletion_share: f64,
+        /// How long things may take.
+        timeouts: Timeouts,
+    },
+    /// The real one.
+    Real(ClientConfig),
+}
+
+/// How Kubernetes is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubernetesAccess {
+    /// With the pod's service account.
+    InCluster,
+    /// With a kubeconfig.
+    Kubeconfig(PathBuf),
+}
+
+/// The NodeGroups that `serve --simulate` starts with.
+const SAMPLES: [(&str, &str); 2] = [
+    ("samples/batch.yaml", include_str!("../../deployments/samples/batch.yaml")),
+    ("samples/general.yaml", include_str!("../../deployments/samples/general.yaml")),
+];
+
+/// The NodeGroups that ship with the program, made for the simulator's cluster.
+pub fn sample_manifests() -> Result<Manifests, Problems> {
+    let sources = SAMPLES.map(|(name, text)| Source { name: name.to_owned(), text: text.to_owned() });
+    parse_manifests("samples", &sources)
+}
+
+impl Settings {
+    /// Checks everything and reports all that is wrong.
+    pub fn new(args: ServeArgs) -> Result<Self, Problems> {
+        let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations } = args;
+        let FleetArgs { node_groups, data_file, simulate } = fleet;
+        let KubernetesArgs { kubeconfig } = kubernetes;
+        let TemplateArgs { reserved_cpu_millis, reserved_memory_mib, reserved_disk_gib, hours_per_month } =
+            template;
+        let OperationsArgs { http_listen, log } = operations;
+        let mut problems = Vec::new();
+
+        let manifests =
+            manifests(node_groups.as_deref(), simulate).map_err(|Problems(more)| problems.extend(more)).ok();
+        let vpsie = vpsie(&api, simulate, &mut problems);
+        let (grpc_listen, grpc) = grpc_config(grpc, hours_per_month, &mut problems);
+        if grpc_listen == http_listen && http_listen.port() != 0 {
+            let message = format!("is {http_listen}, must differ from --grpc-listen");
+            problems.push(Problem::new("--http-listen", "", message));
+        }
+        if let Err(problem) = crate::telemetry::check_filter(&log.log_level) {
+            problems.push(Problem::new("--log-level", "", problem));
+        }
+        let default_file = if simulate { "vpsie-autoscaler-simulated.redb" } else { "vpsie-autoscaler.redb" };
+        match (manifests, vpsie) {
+            (Some(manifests), Some(vpsie)) if problems.is_empty() => Ok(Self {
+                manifests,
+                data_file: data_file.unwrap_or_else(|| default_file.into()),
+                vpsie,
+                grpc_listen,
+                grpc,
+                http_listen,
+                log,
+                kubernetes: kubeconfig.map(access),
+                timing,
+                reserved: Reserved {
+                    cpu_millis: reserved_cpu_millis,
+                    memory_mib: reserved_memory_mib,
+                    disk_gib: reserved_disk_gib,
+                },
+                hours_per_month,
+            }),
+            _ => Err(Problems(problems)),
+        }
+    }
+}
+
+fn manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Problems> {
+    match node_groups {
+        Some(path) => load_manifests(path),
+        None if simulate => sample_manifests(),
+        None => {
+            let message = "is missing: name the NodeGroup manifests, a file or a folder";
+            Err(Problems(vec![Problem::new("--node-groups", "", message)]))
+        }
+    }
+}
+
+fn access(kubeconfig: PathBuf) -> KubernetesAccess {
+    if kubeconfig == Path::new("in-cluster") {
+        KubernetesAccess::InCluster
+    } else {
+        KubernetesAccess::Kubeconfig(kubeconfig)
+    }
+}
+
+fn grpc_config(
+    args: GrpcArgs,
+    hours_per_month: u32,
+    problems: &mut Vec<Problem>,
+) -> (SocketAddr, GrpcConfig) {
+    let GrpcArgs { grpc_listen, grpc_tls_cert, grpc_tls_key, grpc_tls_client_ca, grpc_insecure_plaintext } =
+        args;
+    let files = [
+        ("--grpc-tls-cert", &grpc_tls_cert),
+        ("--grpc-tls-key", &grpc_tls_key),
+        ("--grpc-tls-client-ca", &grpc_tls_client_ca),
+    ];
+    let given: Vec<&str> = files.iter().filter(|(_, file)| file.is_some()).map(|(flag, _)| *flag).collect();
+    for (flag, file) in files {
+        match file {
+            None if !given.is_empty() => {
+                let message = format!("is missing: TLS needs it beside {}", given.join(" and "));
+                problems.push(Problem::new(flag, "", message));
+            }
+            Some(file) => {
+                if let Err(error) = std::fs::File::open(file) {
+                    problems.push(Problem::new(
+                        flag,
+                        "",
+                        format!("{} cannot be read: {error}", file.display()),
+                    ));
+                }
+            }
+            None => {}
+        }
+    }
+    if grpc_insecure_plaintext && !given.is_empty() {
+        let message = format!("contradicts {}: leave one of them out", given.join(" and "));
+        problems.push(Problem::new("--grpc-insecure-plaintext", "", message));
+    }
+    let tls = TlsFiles::from_parts(grpc_tls_cert, grpc_tls_key, grpc_tls_client_ca).unwrap_or_default();
+    let config = GrpcConfig { tls, allow_plaintext: grpc_insecure_plaintext, hours_per_month };
+    if given.is_empty() && config.check(grpc_listen).is_err() {
+        let message = format!(
+            "is {grpc_listen}, where others could use it without TLS: give --grpc-tls-cert, --grpc-tls-key and \
+             --grpc-tls-client-ca, listen on 127.0.0.1, or give --grpc-insecure-plaintext"
+        );
+        problems.push(Problem::new("--grpc-listen", "", message));
+    }
+    (grpc_listen, config)
+}
+
+fn vpsie(args: &ApiArgs, simulate: bool, problems: &mut Vec<Problem>) -> Option<VpsieSettings> {
+    let rate_per_minute = args.api_rate_limit;
+    let deletion_share = f64::from(args.api_deletion_share) / 100.0;
+    let timeouts = Timeouts { request: args.api_timeout, ..Timeouts::default() };
+    if args.api_timeout >= timeouts.call {
+        let message = format!("is {:?}, must be less than {:?}", args.api_timeout, timeouts.call);
+        problems.push(Problem::new("--api-timeout", "", message));
+    }
+    if simulate {
+        return Some(VpsieSettings::Simulated { rate_per_minute, deletion_share, timeouts });
+    }
+    let base = BaseUrl::parse(&args.api_url)
+        .map_err(|error| problems.push(Problem::new("--api-url", "", error.to_string())))
+        .ok();
+    let credentials = credentials(args, problems);
+    let config = ClientConfig::new(base?, credentials?);
+    Some(VpsieSettings::Real(ClientConfig { rate_per_minute, deletion_share, timeouts, ..config }))
+}
+
+fn credentials(args: &ApiArgs, problems: &mut Vec<Problem>) -> Option<Credentials> {
+    let before = problems.len();
+    let token = secret("--api-token", args.api_token.as_ref(), args.api_token_file.as_deref(), problems);
+    let secret =
+        secret("--client-secret", args.client_secret.as_ref(), args.client_secret_file.as_deref(), problems);
+    if problems.len() > before {
+        return None;
+    }
+    let (flag, message) = match (token, args.client_id.as_deref(), secret) {
+        (Some(token), None, None) => return Some(Credentials::token(token)),
+        (None, Some(""), _) => ("--client-id", "is empty"),
+        (None, Some(id), Some(secret)) => return Some(Credentials::client(id, secret)),
+        (Some(_), _, _) => ("--api-token", "contradicts --client-id and --client-secret: give one of both"),
+        (None, Some(_), None) => ("--client-secret", "is missing: --client-id needs its secret"),
+        (None, None, Some(_)) => ("--client-id", "is missing: --client-secret is the secret of one"),
+        (None, None, None) => {
+            ("--api-token", "is missing: give a token or --client-id with its secret, or --simulate")
+        }
+    };
+    problems.push(Problem::new(flag, "", message));
+    None
+}
+
+/// A secret, given as it is or in a file.
+fn secret(
+    flag: &str,
+    given: Option<&SecretString>,
+    file: Option<&Path>,
+    problems: &mut Vec<Problem>,
+) -> Option<SecretString> {
+    let mut wrong = |flag: &str, message: String| {
+        problems.push(Problem::new(flag, "", message));
+        None
+    };
+    let file_flag = format!("{flag}-file");
+    let (flag, text) = match (given, file) {
+        (None, None) => return None,
+        (Some(_), Some(_)) => return wrong(flag, format!("contradicts {file_flag}: give one of both")),
+        (Some(given), None) => (flag, given.expose_secret().to_owned()),
+        (None, Some(file)) => match std::fs::read_to_string(file) {
+            Ok(text) => (file_flag.as_str(), text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => return wrong(&file_flag, format!("{} cannot be read: {error}", file.display())),
+        },
+    };
+    if text.is_empty() {
+        return wrong(flag, "is empty".to_owned());
+    }
+    if !text.chars().all(|c| c.is_ascii_graphic()) {
+        return wrong(
+            flag,
+            "holds spaces, line breaks or other characters that no secret of VPSie has".to_owned(),
+        );
+    }
+    Some(text.into())
+}

@@ -1,0 +1,391 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use tempfile::TempDir;
+
+use super::*;
+use crate::fleet::{AutoscalingOptions, SizeId, Taint, TaintEffect};
+use crate::vpsie::Timeouts;
+
+const GOOD: &str = "
+apiVersion: autoscaler.vpsie.com/v1alpha1
+kind: NodeGroup
+metadata:
+  name: workers
+  namespace: kube-system
+  labels: {autoscaler.vpsie.com/managed: 'true'}
+spec:
+  minNodes: 2
+  maxNodes: 10
+  datacenterID: ams1
+  resourceIdentifier: 5a1c94be-6f3d-11ef-9b52-bc24115e1e5f
+  offeringIDs: [s-2vcpu-4gb, s-4vcpu-8gb]
+";
+
+/// All fields of the original, as its manifests have them.
+const ORIGINAL: &str = "
+apiVersion: autoscaler.vpsie.com/v1alpha1
+kind: NodeGroup
+metadata: {name: original, namespace: kube-system, creationTimestamp: null}
+spec:
+  minNodes: 2
+  maxNodes: 8
+  datacenterID: ams1
+  resourceIdentifier: 5a1c94be-6f3d-11ef-9b52-bc24115e1e5f
+  project: '42'
+  offeringIDs: [s-2vcpu-4gb]
+  osImageID: ubuntu-22.04
+  kubernetesVersion: v1.33.2
+  preferredInstanceType: S-2vCPU-4GB
+  allowMixedInstances: false
+  labels: {workload: general, example.com/tier: ''}
+  taints: [{key: dedicated, value: db, effect: NoExecute}, {key: bare, effect: NoSchedule}]
+  scaleUpPolicy: {stabilizationWindowSeconds: 60, cpuThreshold: 80, memoryThreshold: 80, enabled: true}
+  scaleDownPolicy: {enabled: false, cooldownSeconds: 600}
+  sshKeyIDs: [key-1]
+  tags: [prod]
+  notes: kept by the platform team
+  kubeSizeID: 7
+  spotConfig: {enabled: true, maxSpotPercentage: 80, interruptionGracePeriod: 120s}
+  multiRegion: {enabled: true, datacenterIDs: [ams1, fra1], distributionStrategy: primary-backup}
+  costOptimization: {enabled: true, strategy: conservative, minMonthlySavings: 10.5}
+status:
+  desiredNodes: 3
+  vpsieGroupID: 12
+";
+
+fn parse(text: &str) -> Result<Manifests, Problems> {
+    parse_manifests("here", &[Source { name: "a.yaml".to_owned(), text: text.to_owned() }])
+}
+
+/// Problems of the good manifest after an edit, one a line.
+fn problems(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    parse(&GOOD.replace(from, to)).unwrap_err().to_string()
+}
+
+fn notes(manifests: &Manifests) -> String {
+    manifests.notes.iter().map(|note| format!("{note}\n")).collect()
+}
+
+#[test]
+fn a_node_group_becomes_pools() {
+    let manifests = parse(GOOD).unwrap();
+    assert_eq!(manifests.cluster.as_str(), "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f");
+    assert_eq!(manifests.datacenter.as_str(), "ams1");
+    assert_eq!(notes(&manifests), "");
+    let [group] = &manifests.groups[..] else { panic!("one NodeGroup") };
+    assert_eq!((group.name.as_str(), group.min, group.max, group.size), ("workers", 2, 10, None));
+    let pools: Vec<String> = group.pools.iter().map(ToString::to_string).collect();
+    assert_eq!(pools, ["workers/ams1/s-2vcpu-4gb/on-demand", "workers/ams1/s-4vcpu-8gb/on-demand"]);
+    assert!(group.options.is_empty());
+}
+
+#[test]
+fn a_manifest_of_the_original_is_taken_as_it_is_and_what_has_no_effect_is_said() {
+    let manifests = parse(ORIGINAL).unwrap();
+    let group = &manifests.groups[0];
+    assert_eq!(group.size, Some(SizeId(7)));
+    assert_eq!(group.preferred, Some("s-2vcpu-4gb".into()));
+    assert_eq!(group.labels["workload"], "general");
+    let taint =
+        |key: &str, value: &str, effect| Taint { key: key.to_owned(), value: value.to_owned(), effect };
+    assert_eq!(
+        group.taints,
+        [taint("dedicated", "db", TaintEffect::NoExecute), taint("bare", "", TaintEffect::NoSchedule)]
+    );
+    insta::assert_snapshot!(notes(&manifests));
+}
+
+#[test]
+fn every_error_of_every_document_is_reported_at_once() {
+    let text = format!(
+        "{GOOD}---
+apiVersion: autoscaler.vpsie.com/v1alpha1
+kind: NodeGroup
+metadata: {{name: Workers_2}}
+spec:
+  minNodes: -1
+  maxNode: 3
+  datacenterID: ams/1
+  resourceIdentifier: ../other
+  offeringIDs: []
+  kubeSizeID: 0
+  taints: [{{key: a b, effect: Never}}]
+  labels: {{replicas: 3}}
+  scaleDownPolicy: {{cpuThreshold: 150, enabled: maybe}}
+---
+apiVersion: autoscaler.vpsie.com/v1alpha1
+kind: NodeGroup
+metadata: {{name: workers}}
+spec:
+  minNodes: 5
+  maxNodes: 3
+  datacenterID: fra1
+  resourceIdentifier: another-cluster
+  offeringIDs: [s-2vcpu-4gb, a/b, S-2VCPU-4GB, '']
+  labels: {{autoscaler.vpsie.com/nodegroup: mine, 'bad key': ok, fine: -bad-}}
+  taints:
+    - {{key: dedicated, value: 'no spaces', effect: NoSchedule}}
+    - {{key: dedicated, effect: NoSchedule}}
+  autoscalingOptions:
+    scaleDownUnneededTime: soon
+    maxNodeProvisionTime: 0s
+---
+apiVersion: autoscaler.vpsie.com/v1
+kind: NodeGroup
+metadata: {{name: newer}}
+---
+apiVersion: autoscaler.vpsie.com/v1alpha1
+kind: NodeGroup
+metadata: {{name: empty}}
+"
+    );
+    insta::assert_snapshot!(parse(&text).unwrap_err());
+}
+
+#[test]
+fn text_that_is_no_yaml_is_named_with_its_line() {
+    let problem = parse("kind: NodeGroup\nspec: [1, 2\n").unwrap_err().to_string();
+    assert!(problem.starts_with("a.yaml:"), "{problem}");
+    assert!(problem.contains("is no YAML"), "{problem}");
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_refused() {
+    let problem = problems("  maxNodes: 10\n", "  maxNodes: 10\n  maxNodes: 100\n");
+    assert!(problem.contains("maxNodes"), "{problem}");
+}
+
+#[test]
+fn a_misspelt_field_is_refused_with_a_suggestion() {
+    assert_eq!(
+        problems("maxNodes", "maxnodes"),
+        "a.yaml:2: NodeGroup workers: spec.maxnodes: is no field of this; did you mean maxNodes?\n\
+         a.yaml:2: NodeGroup workers: spec.maxNodes: is missing"
+    );
+}
+
+#[test]
+fn limits_are_not_compared_with_one_that_cannot_be_read() {
+    assert_eq!(
+        problems("maxNodes: 10", "maxNodes: ten"),
+        "a.yaml:2: NodeGroup workers: spec.maxNodes: is \"ten\", must be a whole number"
+    );
+}
+
+#[test]
+fn options_for_cluster_autoscaler_are_read() {
+    let text = format!(
+        "{GOOD}  autoscalingOptions: {{scaleDownUtilizationThreshold: 0.25, scaleDownUnneededTime: 1h30m, \
+         ignoreDaemonSetsUtilization: true}}\n"
+    );
+    assert_eq!(
+        parse(&text).unwrap().groups[0].options,
+        AutoscalingOptions {
+            scale_down_utilization_threshold: Some(0.25),
+            scale_down_unneeded_time: Some(Duration::from_secs(5400)),
+            ignore_daemon_sets_utilization: Some(true),
+            ..AutoscalingOptions::default()
+        }
+    );
+    let problem = parse(&text.replace("0.25", "25")).unwrap_err().to_string();
+    assert!(problem.ends_with("scaleDownUtilizationThreshold: is 25, must be at most 1"), "{problem}");
+}
+
+#[test]
+fn without_mixed_instances_there_is_one_pool() {
+    let pools = |more: &str| {
+        let manifests = parse(&format!("{GOOD}  allowMixedInstances: false\n{more}")).unwrap();
+        manifests.groups[0].pools.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(pools(""), ["workers/ams1/s-2vcpu-4gb/on-demand"]);
+    assert_eq!(pools("  preferredInstanceType: s-4vcpu-8gb\n"), ["workers/ams1/s-4vcpu-8gb/on-demand"]);
+}
+
+#[test]
+fn a_size_for_several_offers_and_a_preferred_one_that_is_none_have_no_effect() {
+    let manifests =
+        parse(&format!("{GOOD}  kubeSizeID: 3\n  preferredInstanceType: s-8vcpu-16gb\n")).unwrap();
+    assert_eq!((manifests.groups[0].size, &manifests.groups[0].preferred), (None, &None));
+    let notes = notes(&manifests);
+    assert!(notes.contains("spec.kubeSizeID: 3 has no effect with 2 offeringIDs"), "{notes}");
+    assert!(notes.contains("\"s-8vcpu-16gb\" is none of offeringIDs"), "{notes}");
+}
+
+#[test]
+fn other_kinds_and_unmanaged_node_groups_are_left_out_with_a_note() {
+    let unmanaged = GOOD.replace("'true'", "'false'").replace("name: workers", "name: unmanaged");
+    let text = format!(
+        "apiVersion: v1\nkind: Secret\ndata: {{a: b}}\n---\n{unmanaged}\n---\n# nothing\n---\n{GOOD}"
+    );
+    let manifests = parse(&text).unwrap();
+    assert_eq!(manifests.groups.len(), 1);
+    let notes = notes(&manifests);
+    assert!(notes.contains("is a Secret, no NodeGroup: left out"), "{notes}");
+    assert!(notes.contains("has the label autoscaler.vpsie.com/managed=false: left out"), "{notes}");
+}
+
+#[test]
+fn a_list_as_kubectl_prints_it_is_read() {
+    let item = GOOD.trim().lines().map(|line| format!("  {line}\n")).collect::<String>();
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n-{}", &item[1..]);
+    assert_eq!(parse(&text).unwrap().groups, parse(GOOD).unwrap().groups);
+}
+
+#[test]
+fn no_node_group_at_all_is_an_error() {
+    assert_eq!(
+        parse("# nothing\n").unwrap_err().to_string(),
+        "here: has no NodeGroup: name a file or folder with at least one"
+    );
+}
+
+#[test]
+fn a_folder_is_read_in_the_order_of_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: String| std::fs::write(folder.path().join(file), text).unwrap();
+    write("b.yml", GOOD.replace("name: workers", "name: second"));
+    write("a.yaml", GOOD.replace("name: workers", "name: first"));
+    write("notes.txt", "not read".to_owned());
+    let manifests = load_manifests(folder.path()).unwrap();
+    let names: Vec<&str> = manifests.groups.iter().map(|group| group.name.as_str()).collect();
+    assert_eq!(names, ["first", "second"]);
+    let missing = load_manifests(&folder.path().join("c.yaml")).unwrap_err().to_string();
+    assert!(missing.contains("c.yaml: cannot be read: "), "{missing}");
+}
+
+#[test]
+fn the_samples_are_sound_and_fit_the_simulator() {
+    let samples = sample_manifests().unwrap();
+    assert_eq!(notes(&samples), "");
+    assert_eq!(samples.cluster.as_str(), crate::simulator::DEFAULT_CLUSTER);
+    assert_eq!(samples.datacenter.as_str(), crate::simulator::DEFAULT_DATACENTER);
+    let offers = crate::simulator::SimulatorConfig::default().offers;
+    for pool in samples.groups.iter().flat_map(|group| &group.pools) {
+        assert!(offers.iter().any(|offer| offer.name == pool.offer.as_str()), "{pool}");
+    }
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        std::fs::write(files.path("groups.yaml"), GOOD).unwrap();
+        std::fs::write(files.path("pem"), "").unwrap();
+        std::fs::write(files.path("token"), "t0ken\n").unwrap();
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Settings of a command line in which `@name` is a file.
+    fn settings(&self, line: &str) -> Result<Settings, String> {
+        let words = line.split_whitespace().map(|word| match word.strip_prefix('@') {
+            Some(name) => self.path(name).display().to_string(),
+            None => word.to_owned(),
+        });
+        let line = Line::try_parse_from(std::iter::once("serve".to_owned()).chain(words));
+        let folder = format!("{}/", self.0.path().display());
+        Settings::new(line.map_err(|error| error.to_string())?.serve)
+            .map_err(|problems| problems.to_string().replace(&folder, ""))
+    }
+}
+
+#[test]
+fn a_token_and_node_groups_are_enough() {
+    let settings = Files::new().settings("--node-groups @groups.yaml --api-token-file @token").unwrap();
+    let VpsieSettings::Real(config) = &settings.vpsie else { panic!("not simulated") };
+    assert_eq!((config.rate_per_minute, config.timeouts), (100, Timeouts::default()));
+    assert_eq!(settings.data_file, PathBuf::from("vpsie-autoscaler.redb"));
+    assert_eq!(settings.grpc_listen.to_string(), "127.0.0.1:8086");
+    assert_eq!((settings.grpc.tls, settings.kubernetes), (None, None));
+    assert_eq!(settings.timing.create_timeout, Duration::from_secs(600));
+}
+
+#[test]
+fn a_simulation_needs_nothing_and_has_records_of_its_own() {
+    let settings = Files::new().settings("--simulate").unwrap();
+    assert!(matches!(settings.vpsie, VpsieSettings::Simulated { .. }));
+    assert_eq!(settings.manifests, sample_manifests().unwrap());
+    assert_eq!(settings.data_file, PathBuf::from("vpsie-autoscaler-simulated.redb"));
+}
+
+#[test]
+fn kubernetes_is_reached_by_service_account_or_kubeconfig() {
+    let kubernetes = |line: &str| Files::new().settings(&format!("--simulate {line}")).unwrap().kubernetes;
+    assert_eq!(kubernetes("--kubeconfig in-cluster"), Some(KubernetesAccess::InCluster));
+    assert_eq!(kubernetes("--kubeconfig a/b"), Some(KubernetesAccess::Kubeconfig("a/b".into())));
+}
+
+#[test]
+fn wrong_settings_are_all_named() {
+    let files = Files::new();
+    std::fs::write(files.path("spaced"), "two words\n").unwrap();
+    std::fs::write(files.path("none"), "\n").unwrap();
+    let mut report = String::new();
+    for line in [
+        "",
+        "--simulate --grpc-listen 0.0.0.0:8086",
+        "--simulate --grpc-tls-cert @pem --grpc-tls-key @absent",
+        "--simulate --grpc-tls-cert @pem --grpc-tls-key @pem --grpc-tls-client-ca @pem --grpc-insecure-plaintext",
+        "--simulate --http-listen 127.0.0.1:8086 --log-level inof --api-timeout 2m",
+        "--node-groups @groups.yaml --api-url http://api.vpsie.com --api-token-file @absent",
+        "--node-groups @groups.yaml --api-token-file @spaced",
+        "--node-groups @groups.yaml --api-token-file @none",
+        "--node-groups @groups.yaml --api-token t --api-token-file @token",
+        "--node-groups @groups.yaml --api-token t --client-id i --client-secret s",
+        "--node-groups @groups.yaml --client-id i",
+        "--node-groups @groups.yaml --client-secret s",
+        "--node-groups @absent --client-id i --client-secret s",
+    ] {
+        report += &format!("> {line}\n{}\n", files.settings(line).unwrap_err());
+    }
+    insta::assert_snapshot!(report);
+}
+
+#[test]
+fn plaintext_is_served_where_it_was_asked_for() {
+    let files = Files::new();
+    assert!(files.settings("--simulate --grpc-listen 0.0.0.0:1 --grpc-insecure-plaintext").is_ok());
+    let tls = "--grpc-tls-cert @pem --grpc-tls-key @pem --grpc-tls-client-ca @pem";
+    assert!(files.settings(&format!("--simulate --grpc-listen 0.0.0.0:1 {tls}")).unwrap().grpc.tls.is_some());
+}
+
+#[test]
+fn values_that_cannot_be_are_refused_by_the_command_line() {
+    let files = Files::new();
+    for (line, want) in [
+        ("--create-timeout soon", "want a duration above 0 such as 90s, 10m or 1h30m"),
+        ("--create-timeout 0s", "want a duration above 0"),
+        ("--hours-per-month 800", "800 is not in 1..=744"),
+        ("--api-rate-limit 0", "0 is not in 1..=60000"),
+        ("--grpc-listen nowhere", "invalid socket address"),
+    ] {
+        let error = files.settings(line).unwrap_err();
+        assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let line = "serve --api-token hunter2 --client-secret hunter3";
+    let args = Line::try_parse_from(line.split(' ')).unwrap().serve;
+    let shown = format!("{args:?}");
+    let refused = Settings::new(args).unwrap_err().to_string();
+    let files = Files::new();
+    let settings = files.settings("--node-groups @groups.yaml --api-token hunter2").unwrap();
+    for text in [shown, refused, format!("{settings:?}")] {
+        assert!(!text.contains("hunter"), "{text}");
+    }
+}

@@ -1,0 +1,87 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// driver is a Cluster Autoscaler: a real one, or the project's model of one.
+type driver struct {
+	name   string // as in the summary
+	minor  string
+	binary string // of the real one
+}
+
+func (d driver) real() bool { return d.binary != "" }
+
+// drivers are the real ones that CLUSTER_AUTOSCALER names, else the model in both of its manners.
+func drivers(t testing.TB) []driver {
+	t.Helper()
+	var found []driver
+	for path := range strings.SplitSeq(os.Getenv("CLUSTER_AUTOSCALER"), ":") {
+		if path == "" {
+			continue
+		}
+		version := versionOf(t, path)
+		minor := strings.Join(strings.SplitN(version, ".", 3)[:2], ".")
+		found = append(found, driver{"cluster-autoscaler " + version, minor, path})
+	}
+	if len(found) == 0 {
+		for _, minor := range []string{"1.33", "1.36"} {
+			found = append(found, driver{"model of " + minor, minor, ""})
+		}
+	}
+	return found
+}
+
+var says = regexp.MustCompile(`Cluster Autoscaler ([0-9]+\.[0-9]+\.[0-9]+[^\s"]*)`)
+
+// versionOf lets a binary start without a cluster: it tells its version before it notices.
+func versionOf(t testing.TB, path string) string {
+	t.Helper()
+	dir := t.TempDir()
+	p := start(t, dir, "version", path, "--kubeconfig="+filepath.Join(dir, "none"), "--leader-elect=false",
+		"--cloud-provider=externalgrpc", fmt.Sprintf("--address=127.0.0.1:%d", port(t)), "--v=1")
+	defer p.stop()
+	var version string
+	await(t, path+" says its version", 20*time.Second, func() error {
+		match := says.FindStringSubmatch(tail(p.log, 1<<20))
+		if match == nil {
+			return fmt.Errorf("it says: %s", tail(p.log, 1000))
+		}
+		version = match[1]
+		return nil
+	})
+	return version
+}
+
+// Both are in a hurry. `--unremovable-node-recheck-timeout` is among them because a node whose pods had nowhere to go
+// once is not looked at again for that long.
+var hurry = []string{
+	"--scan-interval=1s", "--max-node-provision-time=2m",
+	"--scale-down-unneeded-time=3s", "--scale-down-unready-time=30s",
+	"--scale-down-delay-after-add=2s", "--scale-down-delay-after-delete=1s", "--scale-down-delay-after-failure=1s",
+	"--unremovable-node-recheck-timeout=1s",
+}
+
+func (d driver) start(t testing.TB, dir, kubeconfig, provider string) *process {
+	t.Helper()
+	if !d.real() {
+		arguments := append([]string{"--minor=" + d.minor, "--provider=http://" + provider, "--kubeconfig=" + kubeconfig,
+			"--node-delete-delay-after-taint=1s"}, hurry...)
+		return start(t, dir, "cluster-autoscaler", os.Getenv("E2E_CA_MODEL"), arguments...)
+	}
+	config := filepath.Join(dir, "cloud-config.yaml")
+	write(t, config, fmt.Appendf(nil, "address: %q\ngrpc_timeout: 5s\n", provider))
+	arguments := append([]string{
+		"--cloud-provider=externalgrpc", "--cloud-config=" + config, "--kubeconfig=" + kubeconfig,
+		"--leader-elect=false", fmt.Sprintf("--address=127.0.0.1:%d", port(t)), "--expander=least-waste",
+		"--node-delete-delay-after-taint=1s", "--v=4",
+	}, hurry...)
+	return start(t, dir, "cluster-autoscaler", d.binary, arguments...)
+}

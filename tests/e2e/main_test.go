@@ -1,0 +1,55 @@
+// Package e2e runs the real loop: see docs/e2e.md. `tests/e2e/run` starts it.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+var summary struct {
+	sync.Mutex
+	lines []string
+}
+
+// done notes what a scenario took.
+func (w *world) done(d driver, scenario string) {
+	w.t.Helper()
+	if w.t.Failed() {
+		return
+	}
+	runs, rpcs := loops(w.proxy.seen()), 0
+	for _, run := range runs {
+		rpcs += len(run)
+	}
+	calls := 0
+	if seen, err := w.vpsie.overview(); err == nil {
+		for _, n := range seen.Calls {
+			calls += n
+		}
+	}
+	made := w.made()
+	line := fmt.Sprintf("%-26s %-20s %5.0f s  %5.1f RPCs a loop (%d loops)  %4.1f API calls a node (%d calls, %d nodes)",
+		d.name, scenario, time.Since(w.began).Seconds(), float64(rpcs)/float64(max(len(runs), 1)), len(runs),
+		float64(calls)/float64(max(made, 1)), calls, made)
+	summary.Lock()
+	defer summary.Unlock()
+	summary.lines = append(summary.lines, line)
+}
+
+func TestMain(m *testing.M) {
+	who := "the real " + os.Getenv("CLUSTER_AUTOSCALER")
+	if os.Getenv("CLUSTER_AUTOSCALER") == "" {
+		who = "the project's MODEL of Cluster Autoscaler, not a real one: CLUSTER_AUTOSCALER names none"
+	}
+	fmt.Println("This run is driven by " + who)
+	code := m.Run()
+	fmt.Println("\nscenario, seconds, RPCs per loop of Cluster Autoscaler, calls of VPSie's API per node")
+	for _, line := range summary.lines {
+		fmt.Println(line)
+	}
+	fmt.Println("This run was driven by " + who)
+	os.Exit(code)
+}

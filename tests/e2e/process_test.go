@@ -1,0 +1,144 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// process is a program that runs beside the test and ends with it. Its output goes to a file.
+type process struct {
+	name    string
+	log     string
+	command *exec.Cmd
+	done    chan struct{}
+	stopped bool
+	mutex   sync.Mutex
+}
+
+// start runs a program; output is appended to <dir>/<name>.log.
+func start(t testing.TB, dir, name, program string, arguments ...string) *process {
+	t.Helper()
+	log := filepath.Join(dir, name+".log")
+	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	command := exec.Command(program, arguments...)
+	command.Stdout, command.Stderr = file, file
+	// A test that is killed takes what it started along.
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := command.Start(); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	p := &process{name: name, log: log, command: command, done: make(chan struct{})}
+	go func() {
+		_ = command.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.stop()
+		if t.Failed() {
+			t.Logf("--- %s ended with:\n%s", name, tail(log, 4000))
+		}
+	})
+	return p
+}
+
+func (p *process) signal(signal os.Signal) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if !p.stopped {
+		_ = p.command.Process.Signal(signal)
+	}
+}
+
+// kill gives the process no chance to do anything more.
+func (p *process) kill() {
+	p.signal(syscall.SIGKILL)
+	<-p.done
+}
+
+// stop asks the process to end and waits; it insists after ten seconds.
+func (p *process) stop() {
+	p.signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(10 * time.Second):
+		p.kill()
+	}
+}
+
+// ended is an error once the process is gone.
+func (p *process) ended() error {
+	select {
+	case <-p.done:
+		return fmt.Errorf("%s has ended: %s", p.name, tail(p.log, 1500))
+	default:
+		return nil
+	}
+}
+
+func tail(path string, size int64) string {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	if int64(len(content)) > size {
+		content = content[int64(len(content))-size:]
+		if line := bytes.IndexByte(content, '\n'); line >= 0 {
+			content = content[line+1:]
+		}
+	}
+	return string(content)
+}
+
+// port is one that nobody listens on.
+func port(t testing.TB) int {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// await looks until the condition holds. Its error says what is still missing; the test fails with the last one.
+func await(t testing.TB, what string, deadline time.Duration, condition func() error) {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := condition()
+		if err == nil {
+			return
+		}
+		var final fatal
+		if errors.As(err, &final) || time.Since(began) > deadline {
+			t.Fatalf("%s: not after %s: %v", what, time.Since(began).Round(time.Second), err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// hold fails the test when the condition stops holding within the time.
+func hold(t testing.TB, what string, span time.Duration, condition func() error) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < span; time.Sleep(200 * time.Millisecond) {
+		if err := condition(); err != nil {
+			t.Fatalf("%s: broken after %s: %v", what, time.Since(began).Round(time.Second), err)
+		}
+	}
+}
+
+// fatal is an error that no waiting mends.
+type fatal struct{ error }

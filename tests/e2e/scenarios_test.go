@@ -1,0 +1,279 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	core "k8s.io/api/core/v1"
+)
+
+const (
+	small = "s-2vcpu-4gb"
+	large = "s-4vcpu-8gb"
+)
+
+// TestRealLoop runs every scenario with every driver.
+func TestRealLoop(t *testing.T) {
+	for _, d := range drivers(t) {
+		t.Run(d.name, func(t *testing.T) {
+			recorded := newRecording()
+			run := func(name string, scenario func(*testing.T, driver, *recording)) {
+				t.Run(name, func(t *testing.T) { scenario(t, d, recorded) })
+			}
+			run("growth and shrinkage", growthAndShrinkage)
+			run("shortage", shortage)
+			run("provider killed", providerKilled)
+			run("VPSie down", vpsieDown)
+			run("foreign nodes", foreignNodes)
+			if folder := os.Getenv("E2E_RECORD"); folder != "" && d.real() && !t.Failed() {
+				recorded.save(t, folder, d.minor)
+			}
+		})
+	}
+}
+
+// growthAndShrinkage is scenarios a and b: from nothing to the maximum of a NodeGroup, and back to nothing.
+func growthAndShrinkage(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, nodeGroup("general", 3, small))
+	w.phase(recorded, "idle", 0)
+	w.deploy("web", 8, "800m", "500Mi")
+	// Two fit on a node, and there may be three nodes.
+	w.settles(6, 2, 3, 2*time.Minute)
+	w.phase(recorded, "full", 3)
+	hold(t, "the maximum of the NodeGroup", 5*time.Second, func() error { return w.settled(6, 2, 3) })
+	w.scale("web", 6)
+	w.settles(6, 0, 3, time.Minute)
+	w.phase(recorded, "busy", 3)
+	w.done(d, "a. 0 to n")
+
+	w.began = time.Now()
+	before := len(w.proxy.seen())
+	w.scale("web", 0)
+	w.settles(0, 0, 0, 2*time.Minute)
+	deleted := count(w.proxy.seen()[before:])["NodeGroupDeleteNodes"]
+	if deleted != 3 {
+		t.Errorf("%d nodes were deleted, want 3", deleted)
+	}
+	w.done(d, "b. n to 0")
+	recorded.add(w.proxy.seen())
+}
+
+// shortage is scenario c: the pool that fits best has none, so the pods run on another.
+func shortage(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, nodeGroup("general", 4, small+", "+large))
+	w.vpsie.must(t, "PUT", "/capacity", map[string]any{"offer": small, "limit": 0})
+	w.deploy("web", 2, "800m", "1500Mi")
+	w.settles(2, 0, 1, 2*time.Minute)
+	nodes, err := w.nodes(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if offer := nodes[0].Labels["node.kubernetes.io/instance-type"]; offer != large {
+		t.Errorf("the pods run on %s, want %s", offer, large)
+	}
+	increased, cleaned := map[string]int{}, map[string]int{}
+	for _, e := range w.proxy.seen() {
+		request := parse(e.request)
+		switch e.rpc {
+		case "NodeGroupIncreaseSize":
+			increased[request.text(2)] += request.number(1)
+		case "NodeGroupDeleteNodes":
+			for _, node := range request.messages(1) {
+				cleaned[node.text(1)]++
+			}
+		}
+	}
+	failed := 0
+	for id, delta := range increased {
+		if strings.Contains(id, small) {
+			failed += delta
+		}
+	}
+	if failed == 0 {
+		t.Errorf("the pool without capacity was not tried: %v", increased)
+	}
+	if len(cleaned) != failed || slices.ContainsFunc(slices.Collect(maps.Values(cleaned)), func(n int) bool { return n != 1 }) {
+		t.Errorf("%d machines failed; they were cleaned up as %v", failed, cleaned)
+	}
+	w.done(d, "c. shortage")
+	recorded.add(w.proxy.seen())
+}
+
+// providerKilled is scenario d: killed right after it has promised nodes, and again while they boot; killed right
+// after it has promised deletions, and again while they happen.
+func providerKilled(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, nodeGroup("general", 4, small))
+	w.deploy("web", 4, "800m", "500Mi")
+	w.passes("NodeGroupIncreaseSize", 0)
+	w.killProvider()
+	await(t, "a VM boots", time.Minute, func() error {
+		machines, err := w.vpsie.workers()
+		if err != nil {
+			return err
+		}
+		if len(machines) == 0 {
+			return errors.New("none was asked for")
+		}
+		return nil
+	})
+	w.killProvider()
+	w.settles(4, 0, 2, 3*time.Minute)
+	hold(t, "nothing more comes", 8*time.Second, func() error { return w.settled(4, 0, 2) })
+	if made := w.made(); made != 2 {
+		t.Errorf("%d VMs were made, want 2", made)
+	}
+
+	before := len(w.proxy.seen())
+	w.scale("web", 0)
+	w.passes("NodeGroupDeleteNodes", before)
+	w.killProvider()
+	await(t, "a VM is being deleted", 30*time.Second, func() error {
+		machines, err := w.vpsie.workers()
+		if err != nil {
+			return err
+		}
+		for _, machine := range machines {
+			if machine.Phase == "running" {
+				continue
+			}
+			return nil
+		}
+		if len(machines) < 2 {
+			return nil
+		}
+		return errors.New("none")
+	})
+	w.killProvider()
+	w.settles(0, 0, 0, 3*time.Minute)
+	hold(t, "nothing comes back", 8*time.Second, func() error { return w.settled(0, 0, 0) })
+	if made := w.made(); made != 2 {
+		t.Errorf("%d VMs were made, want 2", made)
+	}
+	w.done(d, "d. provider killed")
+	recorded.add(w.proxy.seen())
+}
+
+// vpsieDown is scenario e: VPSie is gone for two minutes while nodes are wanted and others are not any more.
+func vpsieDown(t *testing.T, d driver, recorded *recording) {
+	outage := 2 * time.Minute
+	if text := os.Getenv("E2E_OUTAGE"); text != "" {
+		parsed, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("E2E_OUTAGE: %v", err)
+		}
+		outage = parsed
+		fmt.Printf("E2E_OUTAGE: VPSie is down for %s, not for 2m0s\n", outage)
+	}
+	w := newWorld(t, d, nodeGroup("general", 4, small+", "+large))
+	w.deploy("web", 2, "800m", "500Mi")
+	w.deploy("batch", 2, "800m", "500Mi")
+	w.settles(4, 0, 2, 2*time.Minute)
+	before := len(w.proxy.seen())
+	w.vpsie.process.kill()
+	w.deploy("more", 4, "800m", "500Mi")
+	hold(t, "no RPC fails", outage, func() error { return noAborts(w.proxy.seen()[before:]) })
+	during := loops(w.proxy.seen()[before:])
+	if least := int(outage.Seconds() / 15); len(during) < least {
+		t.Errorf("%d runs of the loop in %s, want %d at least", len(during), outage, least)
+	}
+	w.vpsie.start(t)
+	await(t, "all pods run", 3*time.Minute, func() error {
+		running, waiting, err := w.pods()
+		if err == nil && (running != 8 || waiting != 0) {
+			err = fmt.Errorf("%d run, %d wait", running, waiting)
+		}
+		return err
+	})
+	w.scale("web", 0)
+	w.scale("batch", 0)
+	w.scale("more", 0)
+	w.settles(0, 0, 0, 3*time.Minute)
+	if err := noAborts(w.proxy.seen()[before:]); err != nil {
+		t.Error(err)
+	}
+	w.done(d, "e. VPSie down")
+	recorded.add(w.proxy.seen())
+}
+
+// foreignNodes is scenario f: a worker that somebody adds by hand is nobody's, whatever comes and goes around it.
+func foreignNodes(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, nodeGroup("general", 3, small))
+	w.deploy("web", 2, "800m", "500Mi")
+	w.settles(2, 0, 1, 2*time.Minute)
+	w.vpsie.must(t, "POST", "/workers", map[string]any{"cluster": "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f"})
+	await(t, "the worker that was added by hand has joined", time.Minute, func() error {
+		nodes, err := w.nodes(func(node core.Node) bool { return !ours(node) && ready(node) })
+		if err != nil {
+			return err
+		}
+		if len(nodes) != 3 {
+			return fmt.Errorf("%d nodes are not ours", len(nodes))
+		}
+		w.foreign = looks(nodes)
+		return nil
+	})
+	w.scale("web", 4)
+	w.settles(4, 0, 2, 2*time.Minute)
+	w.scale("web", 0)
+	w.settles(0, 0, 0, 2*time.Minute)
+	hold(t, "the others stay", 6*time.Second, func() error { return w.settled(0, 0, 0) })
+	w.foreignUntouched()
+	for _, e := range w.proxy.seen() {
+		if e.rpc != "NodeGroupForNode" {
+			continue
+		}
+		for _, node := range parse(e.request).messages(1) {
+			_, foreign := w.foreign[node.text(2)]
+			for _, group := range parse(e.reply).messages(1) {
+				if foreign && group.text(1) != "" {
+					t.Fatalf("%s is said to be of %s", node.text(2), group.text(1))
+				}
+			}
+		}
+	}
+	w.done(d, "f. foreign nodes")
+	recorded.add(w.proxy.seen())
+}
+
+func (w *world) killProvider() {
+	w.provider.process.kill()
+	w.provider.start(w.t)
+}
+
+// passes waits until an RPC was answered OK after the first so many.
+func (w *world) passes(rpc string, after int) {
+	w.t.Helper()
+	await(w.t, rpc+" passes", time.Minute, func() error {
+		for _, e := range w.proxy.seen()[after:] {
+			if e.rpc == rpc && e.code == "OK" {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
+}
+
+// phase keeps a run of the loop that looks like the one before it.
+func (w *world) phase(recorded *recording, name string, nodes int) {
+	w.t.Helper()
+	var last map[string]int
+	for range 10 {
+		next := count(w.proxy.nextLoops(w.t, 1)[0])
+		if maps.Equal(last, next) {
+			groups, err := pools(w.t, w.provider.address)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			recorded.loops[name] = loopLine{name, len(groups), nodes, len(w.foreign), next}
+			return
+		}
+		last = next
+	}
+	w.t.Errorf("no two runs of the loop are alike in the phase %q: %v", name, last)
+}

@@ -1,0 +1,276 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apps "k8s.io/api/apps/v1"
+	autoscaling "k8s.io/api/autoscaling/v1"
+	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+const managed = "autoscaler.vpsie.com/managed"
+
+// world is a cluster, VPSie, the provider, and a Cluster Autoscaler between them.
+type world struct {
+	t          *testing.T
+	cluster    *controlPlane
+	vpsie      *simulator
+	provider   *provider
+	proxy      *proxy
+	autoscaler *process
+	began      time.Time
+	foreign    map[string]string
+}
+
+var background = context.Background()
+
+func newWorld(t *testing.T, d driver, nodeGroups string) *world {
+	t.Helper()
+	dir := scratch(t)
+	w := &world{t: t, cluster: startControlPlane(t, dir)}
+	w.vpsie = startSimulator(t, dir, w.cluster.kubeconfig)
+	w.provider = startProvider(t, dir, w.cluster.kubeconfig, w.vpsie, nodeGroups)
+	w.proxy = startProxy(t, w.provider.address)
+	await(t, "the nodes that are not ours are ready", 30*time.Second, func() error {
+		nodes, err := w.nodes(func(node core.Node) bool { return !ours(node) })
+		if err != nil {
+			return err
+		}
+		if len(nodes) != 2 || !ready(nodes[0]) || !ready(nodes[1]) {
+			return fmt.Errorf("%d nodes", len(nodes))
+		}
+		w.foreign = looks(nodes)
+		return nil
+	})
+	w.autoscaler = d.start(t, dir, w.cluster.kubeconfig, w.proxy.address)
+	await(t, "the loop runs", 40*time.Second, func() error {
+		if err := w.autoscaler.ended(); err != nil {
+			return fatal{err}
+		}
+		if len(loops(w.proxy.seen())) < 3 {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	w.began = time.Now()
+	t.Cleanup(func() {
+		if err := w.autoscaler.ended(); err != nil {
+			t.Error(err)
+		}
+		w.foreignUntouched()
+	})
+	return w
+}
+
+// scratch is kept when the test fails.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vpsie-autoscaler-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("logs are in %s", dir)
+		} else {
+			_ = os.RemoveAll(dir)
+		}
+	})
+	return dir
+}
+
+// deploy wants so many pods. They run on managed nodes only: there is room on a foreign one.
+func (w *world) deploy(name string, replicas int32, cpu, memory string) {
+	w.t.Helper()
+	label := map[string]string{"app": name}
+	requests := core.ResourceList{"cpu": resource.MustParse(cpu), "memory": resource.MustParse(memory)}
+	pod := core.PodTemplateSpec{
+		ObjectMeta: meta.ObjectMeta{Labels: label},
+		Spec: core.PodSpec{
+			NodeSelector:                  map[string]string{managed: "true"},
+			TerminationGracePeriodSeconds: new(int64),
+			Containers: []core.Container{{
+				Name: "main", Image: "none", Resources: core.ResourceRequirements{Requests: requests},
+			}},
+		},
+	}
+	deployment := &apps.Deployment{
+		ObjectMeta: meta.ObjectMeta{Name: name},
+		Spec: apps.DeploymentSpec{
+			Replicas: &replicas, Selector: &meta.LabelSelector{MatchLabels: label}, Template: pod,
+		},
+	}
+	if _, err := w.cluster.client.AppsV1().Deployments("default").Create(background, deployment, meta.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) scale(name string, replicas int32) {
+	w.t.Helper()
+	scale := &autoscaling.Scale{
+		ObjectMeta: meta.ObjectMeta{Name: name, Namespace: "default"}, Spec: autoscaling.ScaleSpec{Replicas: replicas},
+	}
+	if _, err := w.cluster.client.AppsV1().Deployments("default").UpdateScale(background, name, scale, meta.UpdateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// pods counts those that run on ready nodes and those that wait.
+func (w *world) pods() (running, waiting int, err error) {
+	pods, err := w.cluster.client.CoreV1().Pods("default").List(background, meta.ListOptions{})
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, pod := range pods.Items {
+		if pod.Status.Phase == core.PodRunning && pod.DeletionTimestamp == nil {
+			running++
+		} else {
+			waiting++
+		}
+	}
+	return running, waiting, nil
+}
+
+func (w *world) nodes(which func(core.Node) bool) ([]core.Node, error) {
+	nodes, err := w.cluster.client.CoreV1().Nodes().List(background, meta.ListOptions{LabelSelector: labels.Everything().String()})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(nodes.Items, func(node core.Node) bool { return !which(node) }), nil
+}
+
+func ours(node core.Node) bool { return node.Labels[managed] == "true" }
+
+func ready(node core.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(condition core.NodeCondition) bool {
+		return condition.Type == core.NodeReady && condition.Status == core.ConditionTrue
+	})
+}
+
+// looks is what must not change about nodes that are not ours.
+func looks(nodes []core.Node) map[string]string {
+	seen := map[string]string{}
+	for _, node := range nodes {
+		seen[node.Name] = fmt.Sprint(node.UID, node.Spec.Taints, node.Spec.Unschedulable, node.Spec.ProviderID, node.Labels)
+	}
+	return seen
+}
+
+// settled says that so many pods run and wait, that there are so many nodes, and that everybody agrees about them:
+// targets and instances of the provider, VMs at VPSie, Nodes.
+func (w *world) settled(running, waiting, size int) error {
+	isRunning, isWaiting, err := w.pods()
+	if err != nil {
+		return err
+	}
+	nodes, err := w.nodes(ours)
+	if err != nil {
+		return err
+	}
+	groups, err := pools(w.t, w.provider.address)
+	if err != nil {
+		return err
+	}
+	machines, err := w.vpsie.workers()
+	if err != nil {
+		return err
+	}
+	target, instances := 0, map[string]bool{}
+	for _, group := range groups {
+		target += group.target
+		for id, state := range group.instances {
+			instances[id] = state == 1
+		}
+	}
+	ids := map[string]bool{}
+	for _, node := range nodes {
+		ids[node.Spec.ProviderID] = ready(node)
+	}
+	bought := map[string]bool{}
+	for _, machine := range machines {
+		bought["vpsie://"+machine.UUID] = machine.Phase == "running"
+	}
+	seen := fmt.Sprintf("%d pods run, %d wait; target %d; instances %v; VMs %v; Nodes %v",
+		isRunning, isWaiting, target, instances, bought, ids)
+	agree := maps.Equal(instances, ids) && maps.Equal(ids, bought) && !slices.Contains(slices.Collect(maps.Values(ids)), false)
+	if isRunning != running || isWaiting != waiting || target != size || len(ids) != size || !agree {
+		return errors.New(seen)
+	}
+	return nil
+}
+
+func (w *world) settles(running, waiting, size int, deadline time.Duration) {
+	w.t.Helper()
+	what := fmt.Sprintf("%d pods run, %d wait, %d nodes", running, waiting, size)
+	await(w.t, what, deadline, func() error {
+		if err := w.autoscaler.ended(); err != nil {
+			return fatal{err}
+		}
+		return w.settled(running, waiting, size)
+	})
+}
+
+// made is how many VMs were ever asked of VPSie.
+func (w *world) made() int {
+	w.t.Helper()
+	var gone []vm
+	if err := w.vpsie.control("GET", "/gone", nil, &gone); err != nil {
+		w.t.Fatal(err)
+	}
+	machines, err := w.vpsie.workers()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	count := len(machines)
+	for _, machine := range gone {
+		if machine.Kind == "worker" {
+			count++
+		}
+	}
+	return count
+}
+
+// foreignUntouched looks at the nodes that were there first, and at what passed about them.
+func (w *world) foreignUntouched() {
+	w.t.Helper()
+	nodes, err := w.nodes(func(node core.Node) bool { _, there := w.foreign[node.Name]; return there })
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if now := looks(nodes); !maps.Equal(now, w.foreign) {
+		w.t.Errorf("nodes that are not ours were touched:\nbefore %v\nnow    %v", w.foreign, now)
+	}
+	for _, e := range w.proxy.seen() {
+		for name := range w.foreign {
+			if e.rpc == "NodeGroupDeleteNodes" && strings.Contains(string(e.request), name) {
+				w.t.Errorf("%s was to be deleted", name)
+			}
+		}
+	}
+}
+
+// noAborts says that nothing failed that makes Cluster Autoscaler give a loop up.
+func noAborts(exchanges []exchange) error {
+	for _, e := range exchanges {
+		if e.code != "OK" {
+			return fmt.Errorf("%s answered %s", e.rpc, e.code)
+		}
+	}
+	return nil
+}
+
+func (w *world) logOf(name string) string {
+	return tail(filepath.Join(w.cluster.dir, name+".log"), 1<<24)
+}
