@@ -23,7 +23,8 @@ const ADD_WORKER: &str = "k8s/cluster/byId/{}/add/slave/group/{}";
 const DELETE_WORKER: &str = "k8s/cluster/byId/{}/delete/slave";
 const VMS: &str = "storages/vms";
 
-/// Rows of a page, where a listing needs more than one.
+/// Most rows that are asked for at once; if VPSie gives fewer, pages of this many, and so many of them.
+const MOST_ROWS: usize = 10_000;
 const PAGE: usize = 100;
 const MOST_PAGES: usize = 100;
 
@@ -127,20 +128,22 @@ impl Client {
     async fn rows<T>(&self, call: Call, read: impl Fn(Row<'_>) -> Option<T>) -> Result<Vec<T>, ApiError> {
         let (mut rows, total) = self.page(&call).await?;
         let total = total.and_then(|total| usize::try_from(total).ok()).unwrap_or(0);
-        // VPSie answers without paging as far as known (API §3.3). Where it tells of more, ask for more,
-        // until nothing new comes.
+        // VPSie answers without paging as far as known (API §3.3). Where it tells of more, ask for all at
+        // once, which is the same whether `offset` counts rows or pages; then for what is still missing.
         let mut seen: HashSet<String> = rows.iter().map(key).collect();
-        for _ in 1..MOST_PAGES {
+        let mut next = (0, total.min(MOST_ROWS));
+        for turn in 0..MOST_PAGES {
             if rows.len() >= total {
                 break;
             }
-            let path = format!("{}?offset={}&limit={PAGE}", call.path, rows.len());
+            let path = format!("{}?offset={}&limit={}", call.path, next.0, next.1);
             let (mut more, _) = self.page(&Call::get(call.endpoint, path).with_purpose(call.purpose)).await?;
             more.retain(|row| seen.insert(key(row)));
-            if more.is_empty() {
+            if turn > 0 && more.is_empty() {
                 break;
             }
             rows.append(&mut more);
+            next = (rows.len(), PAGE);
         }
         let read = |row: &Value| {
             let read = row.as_object().and_then(|row| read(Row(row)));

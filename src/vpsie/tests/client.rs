@@ -222,9 +222,15 @@ async fn a_call_that_would_wait_too_long_for_the_rate_fails_at_once() {
 async fn further_pages_are_read_where_there_are_any() {
     let rows =
         |from: u32, to: u32| (from..to).map(|n| json!({"identifier": n.to_string()})).collect::<Vec<_>>();
-    let page = |from, to| reply(200, json!({"error": false, "data": rows(from, to), "total ": 25}));
+    let page = |from, to| reply(200, &json!({"error": false, "data": rows(from, to), "total ": 25}));
+    let all = "GET k8s/cluster/all?offset=0&limit=25";
+    let script = Script::new([(LIST, page(0, 10)), (all, page(0, 25))]);
+    assert_eq!(list(&script.client()).await, Ok(25));
+    script.seen();
+
     let script = Script::new([
         (LIST, page(0, 10)),
+        (all, page(0, 10)),
         ("GET k8s/cluster/all?offset=10&limit=100", page(5, 20)),
         ("GET k8s/cluster/all?offset=20&limit=100", page(20, 25)),
     ]);
@@ -234,8 +240,12 @@ async fn further_pages_are_read_where_there_are_any() {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_repeats_is_the_last() {
-    let page = || reply(200, json!({"data": {"rows": [{"identifier": "c"}], "count": 9}}));
-    let script = Script::new([(LIST, page()), ("GET k8s/cluster/all?offset=1&limit=100", page())]);
+    let page = || reply(200, &json!({"data": {"rows": [{"identifier": "c"}], "count": 9}}));
+    let script = Script::new([
+        (LIST, page()),
+        ("GET k8s/cluster/all?offset=0&limit=9", page()),
+        ("GET k8s/cluster/all?offset=1&limit=100", page()),
+    ]);
     assert_eq!(list(&script.client()).await, Ok(1));
     script.seen();
 }

@@ -22,7 +22,7 @@ fn client(script: &Script) -> Client {
 /// A login that gives this token, for an hour from 2026-01-01T00:00Z.
 fn token(token: &str) -> Fate {
     let expires = "2026-01-01T01:00:00Z";
-    reply(200, json!({"error": false, "accessToken": {"token": token, "expires": expires}}))
+    reply(200, &json!({"error": false, "accessToken": {"token": token, "expires": expires}}))
 }
 
 fn clusters() -> Fate {
@@ -206,7 +206,7 @@ async fn replaced_credentials_are_used_from_the_next_request_on() {
 
 #[tokio::test(start_paused = true)]
 async fn secrets_are_in_no_error() {
-    let echo = |secret: &str| reply(400, json!({"error": true, "message": format!("bad value {secret}")}));
+    let echo = |secret: &str| reply(400, &json!({"error": true, "message": format!("bad value {secret}")}));
     let script = Script::new([(LOGIN, echo("s3cret")), (LOGIN, echo("s3cret"))]);
     assert!(!format!("{:?}", list(&client(&script)).await.unwrap_err()).contains("s3cret"));
     let script = Script::new([(LIST, echo("t0ken"))]);

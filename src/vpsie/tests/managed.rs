@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::script::{Fate, Script, ok, refuse, reply, slow_down};
-use crate::fleet::{FailureReason, ListedNode, NodeRole, SizeId, Vm, VmState};
+use crate::fleet::{FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId, VmState};
 use crate::vpsie::{Backend, BackendError, Credentials, ManagedBackend, ManagedConfig};
 
 const CHECK: &str = "GET k8s/cluster/all";
@@ -41,11 +41,11 @@ fn accepted() -> Fate {
 }
 
 fn vm(hostname: &str, id: Option<&str>) -> Vm {
-    Vm { hostname: crate::fleet::Hostname::new(hostname), id: id.map(Into::into) }
+    Vm { hostname: Hostname::new(hostname), id: id.map(Into::into) }
 }
 
 fn ids(nodes: &[ListedNode]) -> Vec<(&str, Option<&str>)> {
-    nodes.iter().map(|node| (node.hostname.as_str(), node.id.as_ref().map(|id| id.as_str()))).collect()
+    nodes.iter().map(|node| (node.hostname.as_str(), node.id.as_ref().map(VmId::as_str))).collect()
 }
 
 #[track_caller]
@@ -208,9 +208,13 @@ async fn a_group_that_a_worker_names_is_looked_up_once() {
             {"identifier": "u-2", "hostname": "hel-slave-2", "group_id": "77"},
         ]))
     };
+    let mut small = group(5, "small", 1);
+    (small["cpu"], small["ram"]) = (2.into(), 4096.into());
+    let offers = ok(&json!([{"id": 1, "name": "small", "cpu": 2, "ram": 4096}]));
     let script =
-        Script::new([(NODES, listing()), (GROUPS, groups(&[group(5, "small", 1)])), (NODES, listing())]);
+        Script::new([(OFFERS, offers), (NODES, listing()), (GROUPS, groups(&[small])), (NODES, listing())]);
     let backend = backend(&script);
+    backend.catalog().await.unwrap();
     for _ in 0..2 {
         let sizes: Vec<_> = backend.list().await.unwrap().iter().map(|node| node.size).collect();
         assert_eq!(sizes, [Some(SMALL), None]);
@@ -253,14 +257,14 @@ async fn a_creation_finds_the_group_of_its_size_and_remembers_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_group_is_made_and_looked_up_by_name() {
-    let mut deleted = group(4, "pool-a", 1);
+    let mut deleted = group(4, "pool-a-1", 1);
     deleted["is_deleted"] = 1.into();
     // Its boxsize_id is of another kind here: the name must do (API §6.2).
     let script = Script::new([
         (GROUPS, groups(&[deleted])),
         (ADD_GROUP, ok(&json!({"groupId": "x"}))),
         (GROUPS, groups(&[])),
-        (GROUPS, groups(&[group(5, "pool-a", 901)])),
+        (GROUPS, groups(&[group(5, "pool-a-1", 901)])),
         (ADD_5, accepted()),
         (ADD_5, accepted()),
     ]);
@@ -268,7 +272,7 @@ async fn a_missing_group_is_made_and_looked_up_by_name() {
     backend.create(SMALL, "pool-a").await.unwrap();
     backend.create(SMALL, "pool-a").await.unwrap();
     let made = script.seen()[1].json();
-    assert_eq!(made, json!({"clusterIdentifier": "c-1", "groupName": "pool-a", "KubeSizeID": 1}));
+    assert_eq!(made, json!({"clusterIdentifier": "c-1", "groupName": "pool-a-1", "KubeSizeID": 1}));
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,7 +280,7 @@ async fn two_creations_of_a_new_size_make_one_group() {
     let script = Script::new([
         (GROUPS, groups(&[])),
         (ADD_GROUP, accepted()),
-        (GROUPS, groups(&[group(5, "pool-a", 1)])),
+        (GROUPS, groups(&[group(5, "pool-a-1", 1)])),
         (ADD_5, accepted()),
         (ADD_5, accepted()),
     ]);

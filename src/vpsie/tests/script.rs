@@ -22,16 +22,16 @@ pub(in crate::vpsie) enum Fate {
     Silence,
 }
 
-pub(in crate::vpsie) fn reply(status: u16, body: impl ToString) -> Fate {
+pub(in crate::vpsie) fn reply(status: u16, body: &(impl ToString + ?Sized)) -> Fate {
     Fate::Reply(status, body.to_string(), Vec::new())
 }
 
 pub(in crate::vpsie) fn ok(data: &Value) -> Fate {
-    reply(200, serde_json::json!({"error": false, "data": data}))
+    reply(200, &serde_json::json!({"error": false, "data": data}))
 }
 
 pub(in crate::vpsie) fn refuse(message: &str) -> Fate {
-    reply(200, serde_json::json!({"error": true, "message": message}))
+    reply(200, &serde_json::json!({"error": true, "message": message}))
 }
 
 pub(in crate::vpsie) fn slow_down(seconds: u64) -> Fate {
@@ -142,12 +142,18 @@ impl Script {
         let base = BaseUrl::parse("https://vpsie.test").unwrap();
         let mut config = ClientConfig::new(base, credentials);
         configure(&mut config);
-        Client::new(config, self.transport(), Arc::new(TestClock(Instant::now())), metrics)
+        Client::new(config, self.transport(), Arc::new(TestClock::default()), metrics)
     }
 }
 
 /// Wall time that goes with tokio's, from 2026-01-01.
-struct TestClock(Instant);
+pub(in crate::vpsie) struct TestClock(Instant);
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {

@@ -9,6 +9,8 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::{Map, Value};
 
+use crate::fleet::Hostname;
+
 /// A row. Every reader takes the names that a field goes by, and the first of them that is readable counts.
 #[derive(Clone, Copy)]
 pub(in crate::vpsie) struct Row<'a>(pub(in crate::vpsie) &'a Map<String, Value>);
@@ -29,6 +31,12 @@ impl Row<'_> {
     /// Text, or a number as text; not empty.
     pub(in crate::vpsie) fn text(self, names: &[&str]) -> Option<String> {
         self.find(names, text)
+    }
+
+    /// A hostname: text, which no number is.
+    pub(in crate::vpsie) fn hostname(self, names: &[&str]) -> Option<Hostname> {
+        let name = self.find(names, |value| value.as_str().map(Hostname::new))?;
+        (!name.as_str().is_empty()).then_some(name)
     }
 
     /// A whole number that is not negative.

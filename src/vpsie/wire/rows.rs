@@ -146,7 +146,7 @@ pub(in crate::vpsie) struct VmName {
 impl VmName {
     pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Self> {
         Some(Self {
-            hostname: Hostname::new(&row.text(&["hostname"])?),
+            hostname: row.hostname(&["hostname"])?,
             id: VmId::new(row.text(&["identifier"])?),
             kubernetes: row.text(&["type", "entity_type"]).is_some_and(|kind| {
                 let kind = kind.to_lowercase();
