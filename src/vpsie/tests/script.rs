@@ -91,6 +91,8 @@ impl Script {
         BoxCloneSyncService::new(tower::service_fn(move |request| {
             let fate = script.next(&request);
             async move {
+                // Others get a turn while a request is under way.
+                tokio::task::yield_now().await;
                 match fate {
                     Fate::Reply(status, body, headers) => {
                         let mut reply = Response::builder().status(status);
