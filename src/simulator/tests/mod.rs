@@ -3,6 +3,7 @@
 mod api;
 mod client;
 mod control;
+mod docs;
 mod faults;
 mod join;
 mod process;
