@@ -1,3 +1,5 @@
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type and a path")]
+
 use std::collections::BTreeMap;
 
 use kube::CustomResource;

@@ -1,5 +1,7 @@
 //! Offers and their prices, as last read from VPSie.
 
+pub(crate) mod quantity;
+
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 

@@ -7,12 +7,13 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Problems, ServeArgs};
-use crate::telemetry::chain;
+use crate::config::{LogArgs, Problems, ServeArgs};
+use crate::simulator::{self, SimulatorArgs};
+use crate::telemetry::{chain, init_logs};
 
 /// Cloud provider for Kubernetes Cluster Autoscaler on VPSie
 #[derive(Debug, Parser)]
@@ -27,8 +28,18 @@ enum Command {
     /// Serves Cluster Autoscaler
     Serve(Box<ServeArgs>),
     /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
-    /// Without credentials these are left out of the check
+    /// Credentials are checked only where some are given
     Validate(Box<ServeArgs>),
+    /// Runs a simulated VPSie API: to try things out without an account, and for tests
+    Simulator(Box<SimulatorCommand>),
+}
+
+#[derive(Args, Debug)]
+struct SimulatorCommand {
+    #[command(flatten)]
+    simulator: SimulatorArgs,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 /// Parses the command line and runs it. Ends with 0, 1 when something failed, or 2 when the command line
@@ -44,6 +55,12 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Serve(args) => block_on(|shutdown| serve::run(*args, shutdown)),
         Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
+        Command::Simulator(command) => {
+            let SimulatorCommand { simulator, log } = *command;
+            init_logs(&log)
+                .map_err(Into::into)
+                .and_then(|()| block_on(|shutdown| simulator::run(simulator, shutdown)))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

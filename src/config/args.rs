@@ -50,6 +50,17 @@ pub struct FleetArgs {
     /// Starts a simulated VPSie inside and uses that: no credentials, no cost
     #[arg(long, env = "VPSIE_AUTOSCALER_SIMULATE")]
     pub simulate: bool,
+    /// What the simulated VPSie has and how it behaves: a YAML file, as for `vpsie-autoscaler simulator --config`
+    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_SIMULATOR_CONFIG", requires = "simulate")]
+    pub simulator_config: Option<PathBuf>,
+    /// File in which the simulated VPSie keeps its VMs, so that they are there after a restart
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VPSIE_AUTOSCALER_SIMULATOR_STATE",
+        default_value = "vpsie-autoscaler-simulated.json"
+    )]
+    pub simulator_state: PathBuf,
 }
 
 /// How VPSie is reached.
@@ -129,15 +140,15 @@ pub struct KubernetesArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Timing")]
 pub struct TimingArgs {
-    /// How often VPSie's list of nodes is read. One request each, two while UUIDs are missing
-    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_OBSERVE_INTERVAL", default_value = "15s",
+    /// How often VPSie's list of nodes is read while nothing is under way; sooner while something is
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_OBSERVE_INTERVAL", default_value = "30s",
         value_parser = parse_duration)]
     pub observe_interval: Duration,
     /// How often offers and prices are read
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "30m",
         value_parser = parse_duration)]
     pub catalog_interval: Duration,
-    /// How long a machine may take from the request to VPSie until it runs; then it has failed
+    /// How long a machine may wait for VPSie to accept it, and then for its VM to be listed; after that it has failed
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CREATE_TIMEOUT", default_value = "10m",
         value_parser = parse_duration)]
     pub create_timeout: Duration,
@@ -193,6 +204,7 @@ pub struct OperationsArgs {
 
 /// Logs, on standard error.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Operations")]
 pub struct LogArgs {
     /// What is logged: error, warn, info, debug or trace, also by module, such as info,vpsie_autoscaler::vpsie=debug
     #[arg(long, value_name = "FILTER", env = "VPSIE_AUTOSCALER_LOG_LEVEL", default_value = "info")]

@@ -11,8 +11,9 @@ use super::args::{
 };
 use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
 use super::problem::{Problem, Problems};
-use crate::fleet::Reserved;
+use crate::fleet::{Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
+use crate::simulator::SimulatorConfig;
 use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
 
 /// What `serve` runs with.
@@ -45,14 +46,14 @@ pub struct Settings {
 /// Which VPSie.
 #[derive(Clone, Debug)]
 pub enum VpsieSettings {
-    /// A simulated one, inside. The request budget is the client's.
+    /// A simulated one, inside.
     Simulated {
-        /// Most requests a minute.
-        rate_per_minute: u32,
-        /// Share of them, 0 to 1, that only deletions may use.
-        deletion_share: f64,
-        /// How long things may take.
-        timeouts: Timeouts,
+        /// What it has and how it behaves.
+        simulator: Box<SimulatorConfig>,
+        /// Where it keeps its VMs.
+        state: PathBuf,
+        /// How it is asked.
+        client: ClientConfig,
     },
     /// The real one.
     Real(ClientConfig),
@@ -80,10 +81,18 @@ pub fn sample_manifests() -> Result<Manifests, Problems> {
 }
 
 impl Settings {
+    /// Times after which the fleet draws conclusions. With Kubernetes it is the Node that shows that a machine
+    /// runs.
+    pub fn policy(&self) -> Policy {
+        let TimingArgs { create_timeout, orphan_grace, failed_ttl, .. } = self.timing;
+        let running_when_listed = self.kubernetes.is_none();
+        Policy { create_timeout, failed_ttl, orphan_grace, running_when_listed, ..Policy::default() }
+    }
+
     /// Checks everything and reports all that is wrong.
     pub fn new(args: ServeArgs) -> Result<Self, Problems> {
         let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations } = args;
-        let FleetArgs { node_groups, data_file, simulate } = fleet;
+        let FleetArgs { node_groups, data_file, simulate, simulator_config, simulator_state } = fleet;
         let KubernetesArgs { kubeconfig } = kubernetes;
         let TemplateArgs { reserved_cpu_millis, reserved_memory_mib, reserved_disk_gib, hours_per_month } =
             template;
@@ -92,7 +101,11 @@ impl Settings {
 
         let manifests =
             manifests(node_groups.as_deref(), simulate).map_err(|Problems(more)| problems.extend(more)).ok();
-        let vpsie = vpsie(&api, simulate, &mut problems);
+        let vpsie = if simulate {
+            simulated(&api, simulator_config.as_deref(), simulator_state, &mut problems)
+        } else {
+            real(&api, &mut problems)
+        };
         let (grpc_listen, grpc) = grpc_config(grpc, hours_per_month, &mut problems);
         if grpc_listen == http_listen && http_listen.port() != 0 {
             let message = format!("is {http_listen}, must differ from --grpc-listen");
@@ -191,23 +204,60 @@ fn grpc_config(
     (grpc_listen, config)
 }
 
-fn vpsie(args: &ApiArgs, simulate: bool, problems: &mut Vec<Problem>) -> Option<VpsieSettings> {
-    let rate_per_minute = args.api_rate_limit;
-    let deletion_share = f64::from(args.api_deletion_share) / 100.0;
+fn real(args: &ApiArgs, problems: &mut Vec<Problem>) -> Option<VpsieSettings> {
+    let base = BaseUrl::parse(&args.api_url)
+        .map_err(|error| problems.push(Problem::new("--api-url", "", error.to_string())))
+        .ok();
+    let credentials = credentials(args, problems);
+    client(args, base, credentials, problems).map(VpsieSettings::Real)
+}
+
+fn simulated(
+    args: &ApiArgs,
+    config: Option<&Path>,
+    state: PathBuf,
+    problems: &mut Vec<Problem>,
+) -> Option<VpsieSettings> {
+    let simulator = match config.map_or_else(|| Ok(SimulatorConfig::default()), simulator_config) {
+        Ok(simulator) => Some(simulator),
+        Err(problem) => {
+            problems.push(Problem::new("--simulator-config", "", problem));
+            None
+        }
+    };
+    let credentials = simulator.as_ref().map(|simulator| Credentials::token(simulator.account.token.clone()));
+    // Nothing is listened on: requests are handed over in the process.
+    let base = BaseUrl::parse("http://localhost").ok();
+    let client = client(args, base, credentials, problems)?;
+    Some(VpsieSettings::Simulated { simulator: Box::new(simulator?), state, client })
+}
+
+fn simulator_config(path: &Path) -> Result<SimulatorConfig, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let config: SimulatorConfig =
+        serde_saphyr::from_str(&text).map_err(|error| format!("{shown}: {}", error.without_snippet()))?;
+    config.validate().map_err(|error| format!("{shown}: {error}"))?;
+    Ok(config)
+}
+
+fn client(
+    args: &ApiArgs,
+    base: Option<BaseUrl>,
+    credentials: Option<Credentials>,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientConfig> {
     let timeouts = Timeouts { request: args.api_timeout, ..Timeouts::default() };
     if args.api_timeout >= timeouts.call {
         let message = format!("is {:?}, must be less than {:?}", args.api_timeout, timeouts.call);
         problems.push(Problem::new("--api-timeout", "", message));
     }
-    if simulate {
-        return Some(VpsieSettings::Simulated { rate_per_minute, deletion_share, timeouts });
-    }
-    let base = BaseUrl::parse(&args.api_url)
-        .map_err(|error| problems.push(Problem::new("--api-url", "", error.to_string())))
-        .ok();
-    let credentials = credentials(args, problems);
-    let config = ClientConfig::new(base?, credentials?);
-    Some(VpsieSettings::Real(ClientConfig { rate_per_minute, deletion_share, timeouts, ..config }))
+    Some(ClientConfig {
+        rate_per_minute: args.api_rate_limit,
+        deletion_share: f64::from(args.api_deletion_share) / 100.0,
+        timeouts,
+        ..ClientConfig::new(base?, credentials?)
+    })
 }
 
 fn credentials(args: &ApiArgs, problems: &mut Vec<Problem>) -> Option<Credentials> {

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -5,7 +6,7 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
-use crate::fleet::{AutoscalingOptions, SizeId, Taint, TaintEffect};
+use crate::fleet::{AutoscalingOptions, Policy, SizeId, Taint, TaintEffect};
 use crate::vpsie::Timeouts;
 
 const GOOD: &str = "
@@ -66,7 +67,7 @@ fn problems(from: &str, to: &str) -> String {
 }
 
 fn notes(manifests: &Manifests) -> String {
-    manifests.notes.iter().map(|note| format!("{note}\n")).collect()
+    manifests.notes.iter().fold(String::new(), |text, note| text + &note.to_string() + "\n")
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn options_for_cluster_autoscaler_are_read() {
         parse(&text).unwrap().groups[0].options,
         AutoscalingOptions {
             scale_down_utilization_threshold: Some(0.25),
-            scale_down_unneeded_time: Some(Duration::from_secs(5400)),
+            scale_down_unneeded_time: Some(Duration::from_mins(90)),
             ignore_daemon_sets_utilization: Some(true),
             ..AutoscalingOptions::default()
         }
@@ -229,7 +230,7 @@ fn other_kinds_and_unmanaged_node_groups_are_left_out_with_a_note() {
 
 #[test]
 fn a_list_as_kubectl_prints_it_is_read() {
-    let item = GOOD.trim().lines().map(|line| format!("  {line}\n")).collect::<String>();
+    let item = GOOD.trim().lines().fold(String::new(), |text, line| text + "  " + line + "\n");
     let text = format!("apiVersion: v1\nkind: List\nitems:\n-{}", &item[1..]);
     assert_eq!(parse(&text).unwrap().groups, parse(GOOD).unwrap().groups);
 }
@@ -309,8 +310,8 @@ fn a_token_and_node_groups_are_enough() {
     assert_eq!((config.rate_per_minute, config.timeouts), (100, Timeouts::default()));
     assert_eq!(settings.data_file, PathBuf::from("vpsie-autoscaler.redb"));
     assert_eq!(settings.grpc_listen.to_string(), "127.0.0.1:8086");
+    assert_eq!(settings.policy(), Policy { running_when_listed: true, ..Policy::default() });
     assert_eq!((settings.grpc.tls, settings.kubernetes), (None, None));
-    assert_eq!(settings.timing.create_timeout, Duration::from_secs(600));
 }
 
 #[test]
@@ -325,6 +326,9 @@ fn a_simulation_needs_nothing_and_has_records_of_its_own() {
 fn kubernetes_is_reached_by_service_account_or_kubeconfig() {
     let kubernetes = |line: &str| Files::new().settings(&format!("--simulate {line}")).unwrap().kubernetes;
     assert_eq!(kubernetes("--kubeconfig in-cluster"), Some(KubernetesAccess::InCluster));
+    assert!(
+        !Files::new().settings("--simulate --kubeconfig in-cluster").unwrap().policy().running_when_listed
+    );
     assert_eq!(kubernetes("--kubeconfig a/b"), Some(KubernetesAccess::Kubeconfig("a/b".into())));
 }
 
@@ -340,6 +344,7 @@ fn wrong_settings_are_all_named() {
         "--simulate --grpc-tls-cert @pem --grpc-tls-key @absent",
         "--simulate --grpc-tls-cert @pem --grpc-tls-key @pem --grpc-tls-client-ca @pem --grpc-insecure-plaintext",
         "--simulate --http-listen 127.0.0.1:8086 --log-level inof --api-timeout 2m",
+        "--simulate --simulator-config @groups.yaml",
         "--node-groups @groups.yaml --api-url http://api.vpsie.com --api-token-file @absent",
         "--node-groups @groups.yaml --api-token-file @spaced",
         "--node-groups @groups.yaml --api-token-file @none",
@@ -349,7 +354,7 @@ fn wrong_settings_are_all_named() {
         "--node-groups @groups.yaml --client-secret s",
         "--node-groups @absent --client-id i --client-secret s",
     ] {
-        report += &format!("> {line}\n{}\n", files.settings(line).unwrap_err());
+        writeln!(report, "> {line}\n{}", files.settings(line).unwrap_err()).unwrap();
     }
     insta::assert_snapshot!(report);
 }

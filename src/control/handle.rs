@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::{Change, Fleet, Names, NodeRef, Refusal};
+use crate::fleet::{Change, Fleet, Hostname, Learned, Names, NodeRef, Refusal};
 use crate::store::StoreError;
 
 /// Reads the fleet and sends it commands. Cheap to clone.
@@ -84,6 +84,11 @@ impl FleetHandle {
             Command::DeleteNodes { pool, nodes } => fleet.delete_nodes(&pool, &nodes, now),
         });
         done.await.map(drop)
+    }
+
+    /// Notes that the Node of a VM registered, and what it shows of its size.
+    pub async fn registered(&self, node: Hostname, shows: Option<Learned>) -> Result<(), CommandError> {
+        self.update(move |fleet, now, _| fleet.registered(&node, shows, now)).await.map(drop)
     }
 
     /// Changes the fleet, and returns the changes once they are durable.

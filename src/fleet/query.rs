@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::group::NodeGroup;
-use super::ids::{Hostname, MachineId, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
+use super::ids::{Hostname, MachineId, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, SizeId, VmId};
 use super::machine::{Machine, Phase};
 use super::record::Stranger;
 use super::state::{Fleet, Pool};
-use super::template::Template;
+use super::template::{Learned, Template};
 use crate::catalog::Catalog;
 
 /// Sizes that Cluster Autoscaler is told for a pool.
@@ -99,6 +99,11 @@ impl Fleet {
     /// The listed node of the hostname that is no machine's.
     pub fn stranger(&self, hostname: &Hostname) -> Option<&Stranger> {
         self.strangers.get(hostname)
+    }
+
+    /// What nodes of a size were seen to have.
+    pub fn learned(&self, size: SizeId) -> Option<Learned> {
+        self.learned.get(&size).copied()
     }
 
     /// The last good catalog.

@@ -19,7 +19,7 @@ use super::persist::Snapshot;
 use super::{Shapes, Simulator, join, listen};
 use crate::control::SystemClock;
 
-/// Runs a VPSie API: for trying things out, for tests, for a demonstration without an account.
+/// `vpsie-autoscaler simulator`.
 #[derive(Args, Clone, Debug)]
 pub struct SimulatorArgs {
     /// Where to listen.
@@ -43,7 +43,7 @@ pub struct SimulatorArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Simulated VPSie")]
 pub struct WorldArgs {
-    /// Where chance starts: names, UUIDs, times, faults [default: 0].
+    /// Where chance starts: names, UUIDs, times, faults. Default: 0
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Speak another shape where VPSie's clients contradict each other, such as nodes=rich. Repeatable.
@@ -52,43 +52,43 @@ pub struct WorldArgs {
     /// Let something go wrong, such as 'POST **/add/slave/** lost p=0.1'. Repeatable.
     #[arg(long = "fault", value_name = "RULE")]
     pub faults: Vec<FaultRule>,
-    /// From a request until its VM is listed [default: 1s..3s].
+    /// From a request until its VM is listed. Default: 1s..3s
     #[arg(long, value_name = "TIME[..TIME]")]
     pub listed_after: Option<Span>,
-    /// From a request until its VM is up [default: 20s..60s].
+    /// From a request until its VM is up. Default: 20s..60s
     #[arg(long, value_name = "TIME[..TIME]")]
     pub boot_time: Option<Span>,
-    /// From a deletion until its VM is gone [default: 2s..8s].
+    /// From a deletion until its VM is gone. Default: 2s..8s
     #[arg(long, value_name = "TIME[..TIME]")]
     pub deletion_time: Option<Span>,
-    /// How likely a VM never comes up, 0 to 1 [default: 0].
+    /// How likely a VM never comes up, 0 to 1. Default: 0
     #[arg(long, value_name = "P")]
     pub boot_failure: Option<f64>,
-    /// Room for VMs of an offer. Repeatable [default: no limit].
+    /// Room for VMs of an offer. Repeatable. Default: no limit
     #[arg(long = "capacity", value_name = "[DATACENTER/]OFFER=N", value_parser = capacity)]
     pub capacity: Vec<CapacityConfig>,
-    /// What happens when there is no room [default: refused].
+    /// What happens when there is no room. Default: refused
     #[arg(long, value_enum)]
     pub shortage: Option<Shortage>,
-    /// Workers that the account may have [default: no limit].
+    /// Workers that the account may have. Default: no limit
     #[arg(long, value_name = "N")]
     pub worker_quota: Option<u32>,
-    /// Requests a minute; more get 429 [default: no limit].
+    /// Requests a minute; more get 429. Default: no limit
     #[arg(long, value_name = "N")]
     pub rate_limit: Option<u32>,
-    /// Control-plane nodes of each cluster [default: 1].
+    /// Control-plane nodes of each cluster. Default: 1
     #[arg(long, value_name = "N")]
     pub control_plane: Option<u32>,
-    /// Workers of each cluster that nobody's autoscaler made [default: 0].
+    /// Workers of each cluster that nobody's autoscaler made. Default: 0
     #[arg(long, value_name = "N")]
     pub foreign_workers: Option<u32>,
-    /// `clientId` of a login [default: simulated-client].
+    /// `clientId` of a login. Default: simulated-client
     #[arg(long, value_name = "ID")]
     pub client_id: Option<String>,
-    /// `clientSecret` of a login [default: simulated-secret].
+    /// `clientSecret` of a login. Default: simulated-secret
     #[arg(long, value_name = "SECRET", env = "SIMULATOR_CLIENT_SECRET", hide_env_values = true)]
     pub client_secret: Option<SecretString>,
-    /// Static API token [default: simulated-token].
+    /// Static API token. Default: simulated-token
     #[arg(long, value_name = "TOKEN", env = "SIMULATOR_TOKEN", hide_env_values = true)]
     pub token: Option<SecretString>,
 }
@@ -100,10 +100,10 @@ pub struct JoinArgs {
     /// Let VMs that are up join this cluster as Nodes.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context [default: its current one].
+    /// The kubeconfig's context. Default: its current one
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
-    /// UUID of the simulated cluster whose VMs join [default: the first].
+    /// UUID of the simulated cluster whose VMs join. Default: the first
     #[arg(long, value_name = "UUID", requires = "kubeconfig")]
     pub join_cluster: Option<String>,
     /// Who says that Nodes are alive: the simulator while the VM is up, or another such as kwok.

@@ -32,9 +32,9 @@ pub use join::{Heartbeat, JoinOptions, join};
 pub use persist::{Snapshot, SnapshotError};
 pub use server::listen;
 pub use shapes::{
-    AddGroup, AddSlave, AuthHeader, Boxsize, DeleteBody, DeleteGroup, EmptyList, ErrorFlag, ErrorStatus,
-    Flags, Hostnames, Hourly, Ids, ListShape, LoginExpiry, LoginRequest, LoginResponse, Money, NodeType,
-    Nodes, NotFound, Paging, Prefix, Project, RetryAfter, Rows, ShapeError, Shapes, Sizes, Times, Total,
-    UnknownRoute, Version, VmGet, VmStateShape,
+    AddGroup, AddSlave, AuthHeader, Boxsize, Choice, DeleteBody, DeleteGroup, EmptyList, ErrorFlag,
+    ErrorStatus, Flags, Hostnames, Hourly, Ids, ListShape, LoginExpiry, LoginRequest, LoginResponse, Money,
+    NodeType, Nodes, NotFound, Paging, Prefix, Project, RetryAfter, Rows, ShapeError, Shapes, Sizes, Times,
+    Total, UnknownRoute, Version, VmGet, VmStateShape,
 };
 pub use state::{End, EndedBy, Group, Phase, Vm, VmKind};

@@ -29,18 +29,29 @@ pub enum ShapeError {
     },
 }
 
+/// Something that VPSie's clients disagree about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// Each value with what it means, the default first.
+    pub values: Vec<(&'static str, &'static str)>,
+}
+
 macro_rules! shapes {
     ($(
-        $(#[$doc:meta])*
+        $(#[doc = $doc:literal])+
         $field:ident = $name:literal: $kind:ident {
-            $( $(#[$variant_doc:meta])* $variant:ident = $text:literal ),+ $(,)?
+            $( $(#[doc = $variant_doc:literal])+ $variant:ident = $text:literal ),+ $(,)?
         }
     )+) => {
         $(
-            $(#[$doc])*
+            $(#[doc = $doc])+
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
             pub enum $kind {
-                $( $(#[$variant_doc])* #[serde(rename = $text)] $variant ),+
+                $( $(#[doc = $variant_doc])+ #[serde(rename = $text)] $variant ),+
             }
 
             impl $kind {
@@ -60,13 +71,17 @@ macro_rules! shapes {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
         pub struct Shapes {
-            $( $(#[$doc])* pub $field: $kind ),+
+            $( $(#[doc = $doc])+ pub $field: $kind ),+
         }
 
         impl Shapes {
-            /// Every name with its values, the default first.
-            pub fn known() -> Vec<(&'static str, Vec<&'static str>)> {
-                vec![$(($name, $kind::ALL.iter().map(|(text, _)| *text).collect())),+]
+            /// Everything that can be chosen.
+            pub fn choices() -> Vec<Choice> {
+                vec![$(Choice {
+                    name: $name,
+                    about: concat!($($doc),+).trim(),
+                    values: vec![$(($text, concat!($($variant_doc),+).trim())),+],
+                }),+]
             }
 
             /// Applies one `name=value`.
@@ -423,8 +438,8 @@ impl Shapes {
     /// `name=value`. What a tolerant client has to pass.
     pub fn each() -> Vec<(String, Self)> {
         let mut all = Vec::new();
-        for (name, values) in Self::known() {
-            for value in values.into_iter().skip(1) {
+        for Choice { name, values, .. } in Self::choices() {
+            for (value, _) in values.into_iter().skip(1) {
                 let text = format!("{name}={value}");
                 let mut shapes = Self::default();
                 if shapes.set(&text).is_ok() {
@@ -466,7 +481,7 @@ mod tests {
     #[test]
     fn each_variant_differs_from_the_default_in_one_name() {
         let all = Shapes::each();
-        let readings: usize = Shapes::known().iter().map(|(_, values)| values.len() - 1).sum();
+        let readings: usize = Shapes::choices().iter().map(|choice| choice.values.len() - 1).sum();
         assert_eq!(all.len(), readings);
         for (name, shapes) in all {
             assert_ne!(shapes, Shapes::default(), "{name}");

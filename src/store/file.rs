@@ -298,19 +298,19 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
     let mut records = Records::default();
     for row in transaction.open_table(MACHINES)?.iter()? {
         let (key, value) = row?;
-        records.machines.push(decode(&MACHINES, key.value(), value.value())?);
+        records.machines.push(decode(&MACHINES, &key.value(), value.value())?);
     }
     for row in transaction.open_table(STRANGERS)?.iter()? {
         let (key, value) = row?;
-        records.strangers.push(decode(&STRANGERS, key.value(), value.value())?);
+        records.strangers.push(decode(&STRANGERS, &key.value(), value.value())?);
     }
     for row in transaction.open_table(LEARNED)?.iter()? {
         let (key, value) = row?;
         let size = SizeId(key.value());
-        records.learned.push((size, decode(&LEARNED, size, value.value())?));
+        records.learned.push((size, decode(&LEARNED, &size, value.value())?));
     }
     if let Some(value) = transaction.open_table(CATALOG)?.get(LAST)? {
-        records.catalog = Some(decode(&CATALOG, LAST, value.value())?);
+        records.catalog = Some(decode(&CATALOG, &LAST, value.value())?);
     }
     Ok(records)
 }
@@ -352,7 +352,11 @@ fn encode<T: Serialize>(record: &T) -> Result<String, Fault> {
     serde_json::to_string(record).map_err(Fault::Encode)
 }
 
-fn decode<T: DeserializeOwned>(table: &impl TableHandle, key: impl ToString, text: &str) -> Result<T, Fault> {
+fn decode<T: DeserializeOwned>(
+    table: &impl TableHandle,
+    key: &dyn std::fmt::Display,
+    text: &str,
+) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::Record {
         table: table.name().to_owned(),
         key: key.to_string(),

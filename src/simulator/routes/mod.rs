@@ -1,5 +1,7 @@
 //! The HTTP API: each endpoint is a plain function of the state.
 
+#![allow(clippy::unnecessary_wraps, reason = "every endpoint has the signature of `Endpoint`")]
+
 mod billing;
 mod catalog;
 mod control;

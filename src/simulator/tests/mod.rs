@@ -1,7 +1,9 @@
 //! The simulator, called in process on paused time.
 
 mod api;
+mod client;
 mod control;
+mod docs;
 mod faults;
 mod join;
 mod process;

@@ -49,13 +49,13 @@ fn unless_gone(result: Result<(), ClusterError>) -> Result<(), ClusterError> {
 impl Cluster for Kubernetes {
     async fn nodes(&self) -> Result<Vec<Node>, ClusterError> {
         let nodes: Api<k8s::Node> = Api::all(self.client.clone());
-        Ok(nodes.list(&ListParams::default()).await?.into_iter().map(node).collect())
+        Ok(nodes.list(&ListParams::default()).await?.iter().map(node).collect())
     }
 
     async fn pods(&self) -> Result<Vec<Pod>, ClusterError> {
         let pods: Api<k8s::Pod> = Api::all(self.client.clone());
         let params = ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-        Ok(pods.list(&params).await?.into_iter().map(pod).collect())
+        Ok(pods.list(&params).await?.iter().map(pod).collect())
     }
 
     async fn taint(&self, node: &str, taint: Taint, cordon: bool) -> Result<(), ClusterError> {
@@ -94,7 +94,7 @@ fn time(time: Option<&Time>) -> Timestamp {
     time.map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
 
-fn node(node: k8s::Node) -> Node {
+fn node(node: &k8s::Node) -> Node {
     let spec = node.spec.clone().unwrap_or_default();
     let status = node.status.clone().unwrap_or_default();
     let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
@@ -118,7 +118,7 @@ fn node(node: k8s::Node) -> Node {
     }
 }
 
-fn pod(pod: k8s::Pod) -> Pod {
+fn pod(pod: &k8s::Pod) -> Pod {
     let spec = pod.spec.clone().unwrap_or_default();
     let mut requests = Resources { pods: 1, ..Resources::default() };
     for container in &spec.containers {

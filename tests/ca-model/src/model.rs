@@ -307,6 +307,10 @@ impl Autoscaler {
         if self.scale_down.take_started() {
             self.registry.recalculate(&self.provider).await;
         }
+        // Marks nodes that may go soon, which takes knowing whose they are.
+        for node in &nodes {
+            drop(self.provider.group_of(node).await);
+        }
         Ok(())
     }
 
@@ -325,25 +329,24 @@ impl Autoscaler {
         }
     }
 
+    /// Templates: of nodes that work, else of nodes that worked once, else the provider's, else of any node.
     async fn templates(&mut self, nodes: &[Node], now: Timestamp) -> Result<BTreeMap<String, Node>, Stop> {
-        let (mut good, mut bad) = (BTreeMap::new(), BTreeMap::new());
-        for node in nodes {
+        let works = |node: &&Node| {
             let stable = node.ready && node.ready_since + Duration::from_mins(1) < now;
-            let group = match self.provider.group_of(node).await {
-                Err(status) if self.provider.minor() < Minor::V1_34 => return Err(status.into()),
-                group => group.ok().flatten(),
-            };
-            if let Some(group) = group {
-                let usable = stable && !node.unschedulable && node.to_be_deleted_since().is_none();
-                let of = if usable { &mut good } else { &mut bad };
-                of.entry(group.id).or_insert_with(|| sanitized(node));
+            stable && !node.unschedulable && node.to_be_deleted_since().is_none()
+        };
+        let (good, bad): (Vec<_>, Vec<_>) = nodes.iter().partition(works);
+        let mut templates = BTreeMap::new();
+        for node in good {
+            if let Some(group) = self.group_for_template(node).await? {
+                templates.entry(group).or_insert_with(|| sanitized(node));
             }
         }
-        self.seen_templates.extend(good.clone());
+        self.seen_templates.extend(templates.clone());
         let groups = self.provider.groups().await;
         self.seen_templates.retain(|id, _| groups.iter().any(|group| group.id == *id));
         for group in groups {
-            if good.contains_key(&group.id) {
+            if templates.contains_key(&group.id) {
                 continue;
             }
             let template = match self.seen_templates.get(&group.id) {
@@ -357,12 +360,26 @@ impl Autoscaler {
                     Err(crash) => return Err(crash.into()),
                 },
             };
-            good.extend(template.map(|template| (group.id, template)));
+            templates.extend(template.map(|template| (group.id, template)));
         }
-        for (id, node) in bad {
-            good.entry(id).or_insert(node);
+        for node in bad {
+            let group = self.group_for_template(node).await?;
+            if self.provider.minor() < Minor::V1_34 {
+                // Asked twice, and nodes that are not the provider's are not cached.
+                self.group_for_template(node).await?;
+            }
+            if let Some(group) = group {
+                templates.entry(group).or_insert_with(|| sanitized(node));
+            }
         }
-        Ok(good)
+        Ok(templates)
+    }
+
+    async fn group_for_template(&self, node: &Node) -> Result<Option<String>, Stop> {
+        match self.provider.group_of(node).await {
+            Err(status) if self.provider.minor() < Minor::V1_34 => Err(status.into()),
+            group => Ok(group.ok().flatten().map(|group| group.id)),
+        }
     }
 }
 

@@ -274,6 +274,11 @@ impl Provider {
         Ok(Some(node))
     }
 
+    /// Asks for a template that is cached already, as it is for a group that was found through a node.
+    pub(crate) async fn template_again(&self, group: &str) {
+        drop(self.call::<_, wire::TemplateReply>("NodeGroupTemplateNodeInfo", group, by_id(group)).await);
+    }
+
     /// Options of a group; None for the defaults.
     pub(crate) async fn options(&self, group: &str, defaults: &Options) -> Result<Option<Options>, Failure> {
         let request =

@@ -6,9 +6,10 @@ use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::cluster::Cluster;
+use crate::minor::Minor;
 use crate::model::{Config, Event, Stop};
 use crate::object::{Node, Place, Pod, TO_BE_DELETED, Taint, places};
-use crate::provider::Provider;
+use crate::provider::{Group, Provider};
 use crate::registry::{options, tolerate};
 
 /// After so long a node that is still there may be deleted again.
@@ -84,7 +85,7 @@ impl ScaleDown {
             if self.unremovable.contains_key(&node.name) {
                 continue;
             }
-            let Some(_) = tolerate(options(provider, config, &group.id).await)? else { continue };
+            tolerate(options(provider, config, &group.id).await)?;
             let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
             if utilization(node, pods) > wanted.utilization {
                 continue;
@@ -94,17 +95,23 @@ impl ScaleDown {
                 continue;
             };
             room = left;
-            let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
+            tolerate(options(provider, config, &group.id).await)?;
             let since = self.unneeded.get(&node.name).copied().unwrap_or(now);
             unneeded.insert(node.name.clone(), since);
-            let enough = if node.ready { wanted.unneeded } else { wanted.unready };
-            if enough.is_zero() || since + enough < now {
-                removable.push((*node, group));
-            }
+            removable.push((*node, group, since));
         }
         self.unneeded = unneeded;
+        if provider.minor() >= Minor::V1_36 {
+            removable = unneeded_for_long(provider, config, removable, now).await?;
+        }
         if cooldown || candidates.is_empty() {
             return Ok(());
+        }
+        if provider.minor() >= Minor::V1_36 {
+            // Quotas have a lower end too, and counting what is used takes knowing whose nodes are.
+            for node in nodes {
+                drop(provider.group_of(node).await);
+            }
         }
         let mut sizes = BTreeMap::new();
         for group in provider.groups().await {
@@ -112,14 +119,17 @@ impl ScaleDown {
                 sizes.insert(group.id, size);
             }
         }
+        if provider.minor() < Minor::V1_36 {
+            removable = unneeded_for_long(provider, config, removable, now).await?;
+        }
         for deletion in &self.deletions {
             sizes.entry(deletion.group.clone()).and_modify(|size| *size -= 1);
         }
         let draining = self.deletions.iter().filter(|deletion| occupied(&deletion.node.name, pods)).count();
         let mut drains = config.max_drain_parallelism.saturating_sub(draining);
         // Empty ones first: they cost nobody anything.
-        removable.sort_by_key(|(node, _)| occupied(&node.name, pods));
-        for (node, group) in removable {
+        removable.sort_by_key(|(node, ..)| occupied(&node.name, pods));
+        for (node, group, _) in removable {
             let drain = occupied(&node.name, pods);
             let size = sizes.entry(group.id.clone()).or_default();
             let full = self.deletions.len() >= config.max_scale_down_parallelism || (drain && drains == 0);
@@ -128,7 +138,9 @@ impl ScaleDown {
             }
             *size -= 1;
             drains -= usize::from(drain);
-            tolerate(options(provider, config, &group.id).await)?;
+            for _ in 0..2 {
+                tolerate(options(provider, config, &group.id).await)?;
+            }
             let value = now.as_second().to_string();
             let taint = Taint { key: TO_BE_DELETED.to_owned(), value, effect: "NoSchedule".to_owned() };
             cluster.taint(&node.name, taint, config.cordon).await?;
@@ -187,11 +199,33 @@ impl ScaleDown {
     }
 }
 
+/// Those that were unneeded for as long as their groups want.
+async fn unneeded_for_long<'a>(
+    provider: &Provider,
+    config: &Config,
+    nodes: Vec<(&'a Node, &'a Group, Timestamp)>,
+    now: Timestamp,
+) -> Result<Vec<(&'a Node, &'a Group, Timestamp)>, Stop> {
+    let mut enough = Vec::new();
+    for (node, group, since) in nodes {
+        let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
+        let time = if node.ready { wanted.unneeded } else { wanted.unready };
+        if time.is_zero() || since + time < now {
+            enough.push((node, group, since));
+        }
+    }
+    Ok(enough)
+}
+
 async fn delete(provider: &Provider, config: &Config, deletion: &Deletion) -> Result<(), Stop> {
     let group = provider.group_of(&deletion.node).await?;
     let Some(group) = group else { return Err(Stop::Abort("the node has no group any more".to_owned())) };
     options(provider, config, &group.id).await?;
-    Ok(provider.delete_nodes(&group.id, std::slice::from_ref(&deletion.node)).await?)
+    provider.delete_nodes(&group.id, std::slice::from_ref(&deletion.node)).await?;
+    if provider.minor() >= Minor::V1_36 {
+        provider.template_again(&group.id).await;
+    }
+    Ok(())
 }
 
 fn moving<'a>(node: &'a str, pods: &'a [Pod]) -> impl Iterator<Item = &'a Pod> {

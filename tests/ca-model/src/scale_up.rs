@@ -51,11 +51,12 @@ impl Autoscaler {
             tolerate(crate::registry::options(&self.provider, &self.config, &group.id).await)?;
             let Some(template) = templates.get(&group.id) else { continue };
             let Some(choice) = self.estimate(&group.id, template, pods, group.max - target) else { continue };
+            drop(self.provider.target_size(&group.id).await);
             tolerate(crate::registry::options(&self.provider, &self.config, &group.id).await)?;
             choices.push(choice);
         }
         let Some(choice) = self.choose(choices) else { return Ok(false) };
-        tolerate(crate::registry::options(&self.provider, &self.config, &choice.group).await)?;
+        drop(self.provider.target_size(&choice.group).await);
         self.execute(&choice, templates, now, events).await?;
         Ok(true)
     }

@@ -1,0 +1,75 @@
+//! The project's own client against every shape.
+
+use super::*;
+use crate::fleet::{ListedNode, NodeRole, SizeId, Vm as FleetVm, VmState};
+use crate::vpsie::{
+    Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
+};
+
+fn backend(sim: &Simulator) -> ManagedBackend {
+    let prefix = match sim.shapes().prefix {
+        Prefix::AppsAndApi | Prefix::Apps => "/apps/v2",
+        Prefix::Api => "/api/v2",
+        Prefix::Bare => "/v2",
+    };
+    let base = BaseUrl::parse(&format!("https://vpsie.test{prefix}")).unwrap();
+    let config =
+        ClientConfig::new(base, Credentials::client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET.to_owned()));
+    let clock = Arc::new(TestClock(tokio::time::Instant::now()));
+    let metrics = crate::vpsie::Metrics::default();
+    let client = Client::new(config, sim.transport(), clock, metrics);
+    let config =
+        ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
+    ManagedBackend::new(client, config)
+}
+
+fn workers_of(listed: &[ListedNode]) -> Vec<&ListedNode> {
+    listed.iter().filter(|node| node.role == NodeRole::Worker).collect()
+}
+
+/// A worker from the catalog to its end.
+async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
+    let backend = backend(sim);
+    let catalog = backend.catalog().await?;
+    assert_eq!(catalog.offers.len(), 10);
+    let offer = catalog.resolve(&DEFAULT_DATACENTER.into(), &"s-4vcpu-8gb".into()).unwrap();
+    assert_eq!((offer.size, offer.resources.cpu_millis, offer.resources.memory_mib), (SizeId(3), 4000, 8192));
+    assert_eq!(offer.price_hourly(720).unwrap().round_dp(4).to_string(), "0.0667");
+
+    assert!(workers_of(&backend.list().await?).is_empty());
+    for _ in 0..2 {
+        backend.create(SizeId(3), "workers").await?;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let listed = backend.list().await?;
+    let found = workers_of(&listed);
+    assert_eq!(found.len(), 2);
+    for vm in workers(sim) {
+        let hostname = vm.vm.hostname.to_lowercase();
+        let node = found.iter().find(|node| node.hostname.as_str() == hostname).unwrap();
+        assert_eq!(node.id.as_ref().unwrap().as_str(), vm.vm.uuid);
+        assert_eq!(node.state, VmState::Running);
+    }
+    let victim = FleetVm { hostname: found[0].hostname.clone(), id: found[0].id.clone() };
+    backend.delete(&victim).await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    backend.delete(&victim).await?;
+    assert_eq!(workers_of(&backend.list().await?).len(), 1);
+    assert_eq!(workers(sim).len(), 1);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_sees_a_worker_through_in_every_shape() {
+    let all = [("default".to_owned(), Shapes::default()), ("original".to_owned(), Shapes::original())];
+    let mut failed = Vec::new();
+    for (name, shapes) in all.into_iter().chain(Shapes::each()) {
+        let sim = simulator(SimulatorConfig { shapes, ..steady() });
+        match tokio::spawn(async move { a_life(&sim).await }).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => failed.push(format!("{name}: {error}")),
+            Err(panic) => failed.push(format!("{name}: {panic}")),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}

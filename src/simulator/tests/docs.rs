@@ -1,0 +1,65 @@
+//! docs/simulator.md is as the simulator is.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::*;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/simulator.md");
+
+fn shapes() -> String {
+    let mut table = "\n| Shape | What | Values, the default first |\n| --- | --- | --- |\n".to_owned();
+    for Choice { name, about, values } in Shapes::choices() {
+        let values: Vec<String> = values
+            .iter()
+            .map(|(value, meaning)| format!("`{value}`: {}", meaning.trim_end_matches('.')))
+            .collect();
+        // Without the place in the reference that the code names.
+        let about = about.trim_end_matches('.').split(" (").next().unwrap();
+        writeln!(table, "| `{name}` | {about} | {} |", values.join("<br>")).unwrap();
+    }
+    table
+}
+
+fn offers() -> String {
+    let mut table = "\n| `KubeSizeID` | Name | Cores | MiB | GiB of disk | USD a month |\n".to_owned();
+    table.push_str("| --- | --- | --- | --- | --- | --- |\n");
+    for offer in SimulatorConfig::default().offers {
+        let OfferConfig { id, name, cpu, ram, disk, monthly, .. } = offer;
+        writeln!(table, "| {id} | `{name}` | {cpu} | {ram} | {disk} | {monthly} |").unwrap();
+    }
+    table
+}
+
+/// Puts the text between the marks of that name.
+fn put(page: &str, name: &str, text: &str) -> String {
+    let (start, end) = (format!("<!-- {name}: written by a test -->"), format!("<!-- /{name} -->"));
+    let (before, rest) = page.split_once(&start).unwrap();
+    let (_, after) = rest.split_once(&end).unwrap();
+    format!("{before}{start}\n{text}\n{end}{after}")
+}
+
+#[test]
+fn docs_simulator_md_lists_the_shapes_and_offers() {
+    let page = std::fs::read_to_string(PAGE).unwrap();
+    let written = put(&put(&page, "shapes", &shapes()), "offers", &offers());
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(Path::new(PAGE), &written).unwrap();
+    }
+    assert!(page == written, "docs/simulator.md is not up to date: UPDATE=1 cargo test --lib docs writes it");
+}
+
+#[test]
+fn the_faults_and_the_file_on_the_page_are_sound() {
+    let page = std::fs::read_to_string(PAGE).unwrap();
+    let rules: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("--fault '")).collect();
+    assert!(rules.len() >= 4, "{rules:?}");
+    for rule in rules {
+        let (rule, _) = rule.split_once('\'').unwrap();
+        rule.parse::<FaultRule>().unwrap();
+    }
+    let (_, yaml) = page.split_once("```yaml\n").unwrap();
+    let (yaml, _) = yaml.split_once("```").unwrap();
+    let config: SimulatorConfig = serde_saphyr::from_str(yaml).unwrap();
+    config.validate().unwrap();
+}

@@ -1,0 +1,151 @@
+//! The invariants of docs/architecture.md, from the outside: what Cluster Autoscaler is told, what is on disk, what
+//! is billed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vpsie_autoscaler::control::FleetHandle;
+use vpsie_autoscaler::fleet::{AskOutcome, Hostname, Phase, Records, StrangerKind};
+use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
+use vpsie_autoscaler::grpc::proto::instance_status::InstanceState;
+use vpsie_autoscaler::grpc::proto::{
+    NodeGroupNodesRequest, NodeGroupTargetSizeRequest, NodeGroupTemplateNodeInfoRequest, NodeGroupsRequest,
+};
+use vpsie_autoscaler::simulator::{Simulator, VmKind, VmView};
+
+use super::wires::Door;
+
+pub(crate) const MAXIMA: [(&str, u32); 2] = [("web", 6), ("batch", 4)];
+
+/// What Cluster Autoscaler is told: invariants 1, 4 and 8.
+pub(crate) async fn answers(door: &Door) -> Result<(), String> {
+    let mut client = CloudProviderClient::new(door.clone());
+    let told = |error: tonic::Status| format!("8: a read failed: {error}");
+    let groups = client.node_groups(NodeGroupsRequest {}).await.map_err(told)?.into_inner().node_groups;
+    let ids: BTreeSet<String> = groups.iter().map(|group| group.id.clone()).collect();
+    {
+        let mut known = door.known.lock().unwrap();
+        if known.answered && ids.is_empty() {
+            return Err("8: NodeGroups is empty".to_owned());
+        }
+        known.answered |= !ids.is_empty();
+        if let Some(lost) = known.pools.iter().find(|id| !ids.contains(*id)) {
+            return Err(format!("8: pool {lost} is not in NodeGroups any more"));
+        }
+        known.pools.extend(ids);
+    }
+    let mut totals: BTreeMap<&str, i32> = BTreeMap::new();
+    for group in &groups {
+        let id = group.id.clone();
+        let request = NodeGroupTargetSizeRequest { id: id.clone() };
+        let target = client.node_group_target_size(request).await.map_err(told)?.into_inner().target_size;
+        let nodes = client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(told)?;
+        let instances = nodes.into_inner().instances;
+        let deleting = i32::from(InstanceState::InstanceDeleting);
+        let counted = instances
+            .iter()
+            .filter(|i| i.status.as_ref().is_none_or(|s| s.instance_state != deleting))
+            .count();
+        if counted as i32 != target {
+            return Err(format!("1: pool {id}: target {target}, instances {counted}"));
+        }
+        let template =
+            client.node_group_template_node_info(NodeGroupTemplateNodeInfoRequest { id: id.clone() });
+        let template = template.await.map_err(told)?.into_inner();
+        if template.node_info.is_empty() || template.node_info != template.node_bytes {
+            return Err(format!("8: pool {id}: template"));
+        }
+        let (name, _) = MAXIMA.iter().find(|(name, _)| id.starts_with(name)).ok_or("8: unknown pool")?;
+        *totals.entry(name).or_default() += target;
+    }
+    for (name, max) in MAXIMA {
+        let total = totals.get(name).copied().unwrap_or(0);
+        if total > max as i32 {
+            return Err(format!("4: NodeGroup {name} has {total} machines of at most {max}"));
+        }
+    }
+    Ok(())
+}
+
+/// What is billed against what is on disk: invariants 5 and 6.
+pub(crate) fn money(simulator: &Simulator, records: &Records) -> Result<(), String> {
+    let bound: BTreeSet<&Hostname> =
+        records.machines.iter().filter_map(|m| m.vm()).map(|vm| &vm.hostname).collect();
+    if bound.len() != records.machines.iter().filter(|m| m.vm().is_some()).count() {
+        return Err("5: a VM is bound to two machines".to_owned());
+    }
+    let strangers: BTreeMap<&Hostname, &StrangerKind> =
+        records.strangers.iter().map(|s| (&s.hostname, &s.kind)).collect();
+    let mut asks: BTreeMap<u64, usize> = BTreeMap::new();
+    for machine in &records.machines {
+        *asks.entry(machine.size.0).or_default() += machine.asks.len();
+    }
+    for VmView { vm, .. } in simulator.vms() {
+        let hostname = Hostname::new(&vm.hostname);
+        match (vm.kind, strangers.get(&hostname)) {
+            (VmKind::Worker, Some(StrangerKind::Foreign)) => {
+                return Err(format!("5: {hostname} was made for us and is taken for foreign"));
+            }
+            (VmKind::Worker, Some(_)) => {}
+            (VmKind::Worker, None) if bound.contains(&hostname) => {}
+            (VmKind::Worker, None) => {
+                // Not seen yet, or about to be deleted from the listing: a request must stand for it.
+                let left = asks.entry(vm.size).or_default();
+                if *left == 0 && vm.end.is_none() {
+                    return Err(format!("5: nothing is recorded of {hostname}, which is billed"));
+                }
+                *left = left.saturating_sub(1);
+            }
+            (_, Some(StrangerKind::Orphan { .. })) => {
+                return Err(format!("5: {hostname} is foreign and is taken for an orphan"));
+            }
+            _ if bound.contains(&hostname) => {
+                return Err(format!("6: {hostname} is foreign and is bound to a machine"));
+            }
+            _ => {}
+        }
+    }
+    for vm in simulator.gone() {
+        if matches!(vm.vm.kind, VmKind::Foreign | VmKind::ControlPlane) {
+            return Err(format!("7: {} was deleted, and was not ours", vm.vm.hostname));
+        }
+    }
+    Ok(())
+}
+
+/// The fleet in memory, when nothing is being written: it is what is on disk, and is consistent.
+pub(crate) fn memory(handle: &FleetHandle, records: &Records) -> Result<(), String> {
+    handle.read(|fleet| {
+        fleet.audit().map_err(|why| format!("1: {why}"))?;
+        if fleet.records() == *records {
+            return Ok(());
+        }
+        let on_disk = format!("{:#?}", records.machines);
+        Err(format!("2: memory and disk differ\nmemory: {:#?}\ndisk: {on_disk}", fleet.records().machines))
+    })
+}
+
+/// Whether everything came to rest: each VM of ours is a Running machine's, and nothing is outstanding.
+pub(crate) fn at_rest(simulator: &Simulator, records: &Records) -> Result<(), String> {
+    let ours: BTreeSet<Hostname> = simulator
+        .vms()
+        .into_iter()
+        .filter(|vm| vm.vm.kind == VmKind::Worker)
+        .map(|vm| Hostname::new(&vm.vm.hostname))
+        .collect();
+    let mut bound = BTreeSet::new();
+    for machine in &records.machines {
+        let live = machine.asks.iter().any(|ask| ask.outcome != AskOutcome::Lost);
+        match &machine.phase {
+            Phase::Running { vm, .. } => {
+                bound.insert(vm.hostname.clone());
+            }
+            // Only remembers requests that may still have a late result.
+            Phase::Deleting { vm: None, .. } if !live => {}
+            _ => return Err(format!("machine {machine:?}")),
+        }
+    }
+    if ours != bound {
+        return Err(format!("VMs {ours:?}, machines {bound:?}"));
+    }
+    Ok(())
+}

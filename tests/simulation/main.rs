@@ -1,0 +1,88 @@
+//! The whole process on a virtual clock: the provider, the VPSie simulator and a model of Cluster Autoscaler, with
+//! faults, crashes and a clock that jumps, all from one seed. The invariants are checked after each step.
+//!
+//! `SEEDS=10000 cargo test --release --test simulation` runs more seeds, `SEED=7` replays one, and
+//! `TRACE=1` tells what happened in it.
+
+mod checks;
+mod clock;
+mod process;
+mod sabotage;
+mod wires;
+mod world;
+
+use std::collections::BTreeMap;
+
+use sabotage::Sabotage;
+use world::{Stats, World};
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text:?}: want a number")))
+}
+
+/// One run. What broke, if something did.
+fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let outcome = runtime.block_on(async { World::new(seed, sabotage).await?.run().await });
+    runtime.shutdown_background();
+    outcome
+}
+
+#[test]
+fn the_invariants_hold_through_faults_and_crashes() {
+    let (first, count) = match number("SEED") {
+        Some(seed) => (seed, 1),
+        None => (0, number("SEEDS").unwrap_or(300)),
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let outcomes: Vec<(u64, Result<Stats, String>)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|worker| {
+                let seeds = (first..first + count).filter(move |seed| seed % workers == worker);
+                scope.spawn(move || seeds.map(|seed| (seed, run(seed, None))).collect::<Vec<_>>())
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut total = Stats::default();
+    let mut broken = BTreeMap::new();
+    for (seed, outcome) in outcomes {
+        match outcome {
+            Ok(stats) => total.add(&stats),
+            Err(why) => {
+                broken.insert(seed, why);
+            }
+        }
+    }
+    println!("{} of {count} seeds ran clean: {total:?}", count - broken.len() as u64);
+    for (seed, why) in broken.iter().take(5) {
+        println!(
+            "{why}\n  replay: SEED={seed} TRACE=1 cargo test --test simulation the_invariants -- --nocapture"
+        );
+    }
+    assert!(
+        broken.is_empty(),
+        "{} of {count} seeds broke; the first is {:?}",
+        broken.len(),
+        broken.keys().next()
+    );
+    // A run in which nothing happens shows nothing.
+    assert!(count < 100 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0);
+}
+
+/// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.
+#[test]
+fn a_planted_bug_is_found() {
+    for sabotage in Sabotage::ALL {
+        let found = (0..200).find_map(|seed| run(seed, Some(sabotage)).err().map(|why| (seed, why)));
+        let Some((seed, why)) = found else { panic!("{sabotage:?} was not found in 200 seeds") };
+        println!("{sabotage:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());
+    }
+}
+
+#[test]
+fn the_same_seed_does_the_same() {
+    assert_eq!(run(11, None), run(11, None));
+}

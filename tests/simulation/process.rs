@@ -1,0 +1,67 @@
+//! A process of the provider: everything that a crash takes away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use vpsie_autoscaler::control::{
+    Clock, Declared, FleetHandle, Journal, Keeper, Provision, Removal, refresh_catalog,
+};
+use vpsie_autoscaler::fleet::Policy;
+use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
+use vpsie_autoscaler::store::Store;
+use vpsie_autoscaler::vpsie::{
+    Backend, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig, Metrics, Transport,
+};
+
+pub(crate) struct Process {
+    pub(crate) handle: FleetHandle,
+    tasks: JoinSet<()>,
+}
+
+pub(crate) struct Surroundings {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) transport: Transport,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) declared: Declared,
+    pub(crate) policy: Policy,
+    pub(crate) base: &'static str,
+}
+
+impl Process {
+    pub(crate) async fn start(around: Surroundings, seed: u64) -> Result<Self, String> {
+        let Surroundings { store, transport, clock, declared, policy, base } = around;
+        let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
+        let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
+        let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
+        let managed =
+            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
+        let backend: Arc<dyn Backend> = Arc::new(ManagedBackend::new(client, managed));
+        let (keeper, handle) = Keeper::load(store, clock, declared, seed, Journal::default())
+            .await
+            .map_err(|error| error.to_string())?;
+        let bell = Arc::new(Notify::new());
+        let never = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper.run());
+        tasks.spawn(refresh_catalog(
+            handle.clone(),
+            Arc::clone(&backend),
+            Duration::from_mins(15),
+            never.clone(),
+        ));
+        let idle = Duration::from_mins(1);
+        let provision = Provision::new(handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&bell));
+        tasks.spawn(provision.run(never.clone()));
+        tasks.spawn(Removal::new(handle.clone(), backend, bell).run(never));
+        Ok(Self { handle, tasks })
+    }
+
+    /// Ends it where it stands.
+    pub(crate) async fn kill(mut self) {
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,62 @@
+//! One planted bug for each invariant.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use prost::Message as _;
+use vpsie_autoscaler::grpc::proto::{NodeGroupTargetSizeResponse, NodeGroupsResponse};
+
+/// A bug, by the invariant that it breaks (docs/architecture.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// 1: the target size counts one machine too many.
+    TargetOffByOne,
+    /// 2: an increase is acknowledged and not written.
+    AcknowledgedBeforeDurable,
+    /// 3: a read waits for something.
+    ReadsWait,
+    /// 4: the server does not hold the NodeGroup's maximum.
+    MaximumIgnored,
+    /// 5: orphans are not recorded.
+    OrphanForgotten,
+    /// 6: a creation whose reply was lost is taken for one that was not sent, and made again at once.
+    LostTakenForNotDone,
+    /// 7: a deletion takes another VM than the one that was named.
+    AnotherVictim,
+    /// 8: a pool is left out of NodeGroups.
+    PoolHidden,
+}
+
+impl Sabotage {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::TargetOffByOne,
+        Self::AcknowledgedBeforeDurable,
+        Self::ReadsWait,
+        Self::MaximumIgnored,
+        Self::OrphanForgotten,
+        Self::LostTakenForNotDone,
+        Self::AnotherVictim,
+        Self::PoolHidden,
+    ];
+
+    /// Changes a reply: a gRPC frame around one message.
+    pub(crate) fn change(self, frame: &[u8]) -> Bytes {
+        let message = frame.get(5..).unwrap_or_default();
+        let changed = match self {
+            Self::TargetOffByOne => {
+                let mut reply = NodeGroupTargetSizeResponse::decode(message).unwrap();
+                reply.target_size += 1;
+                reply.encode_to_vec()
+            }
+            Self::PoolHidden => {
+                let mut reply = NodeGroupsResponse::decode(message).unwrap();
+                reply.node_groups.pop();
+                reply.encode_to_vec()
+            }
+            _ => message.to_vec(),
+        };
+        let mut out = BytesMut::new();
+        out.put_u8(0);
+        out.put_u32(changed.len() as u32);
+        out.extend_from_slice(&changed);
+        out.freeze()
+    }
+}

@@ -1,0 +1,281 @@
+//! What is around the provider: its store, its network to VPSie, and Cluster Autoscaler's network to it. Each may
+//! kill the process at any step, and each watches what passes.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt as _};
+use vpsie_autoscaler::fleet::{Change, Phase, Records, Stranger, StrangerKind};
+use vpsie_autoscaler::grpc::CloudProviderService;
+use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
+use vpsie_autoscaler::simulator::Simulator;
+use vpsie_autoscaler::store::{MemoryStore, Store, StoreError};
+use vpsie_autoscaler::vpsie::{Transport, TransportError};
+
+use super::sabotage::Sabotage;
+
+/// Burns by one with each call to store or VPSie; when it is burnt, the process stands still and is killed.
+#[derive(Clone, Default)]
+pub(crate) struct Fuse(Arc<FuseState>);
+
+#[derive(Default)]
+struct FuseState {
+    left: Mutex<Option<u32>>,
+    blown: Notify,
+}
+
+impl Fuse {
+    pub(crate) fn light(&self, steps: u32) {
+        *self.0.left.lock().unwrap() = Some(steps);
+    }
+
+    pub(crate) fn put_out(&self) {
+        *self.0.left.lock().unwrap() = None;
+    }
+
+    pub(crate) async fn blown(&self) {
+        self.0.blown.notified().await;
+    }
+
+    async fn burn(&self) {
+        let blows = {
+            let mut left = self.0.left.lock().unwrap();
+            match left.as_mut() {
+                None => false,
+                Some(0) => true,
+                Some(steps) => {
+                    *steps -= 1;
+                    false
+                }
+            }
+        };
+        if blows {
+            self.0.blown.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What the wires saw go wrong.
+#[derive(Clone, Default)]
+pub(crate) struct Complaints(Arc<Mutex<Vec<String>>>);
+
+impl Complaints {
+    pub(crate) fn add(&self, complaint: String) {
+        self.0.lock().unwrap().push(complaint);
+    }
+
+    pub(crate) fn first(&self) -> Option<String> {
+        self.0.lock().unwrap().first().cloned()
+    }
+}
+
+/// The store, which outlives the process.
+#[derive(Clone)]
+pub(crate) struct CrashingStore {
+    pub(crate) kept: MemoryStore,
+    pub(crate) fuse: Fuse,
+    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) failing: Arc<Mutex<bool>>,
+}
+
+#[async_trait]
+impl Store for CrashingStore {
+    async fn load(&self) -> Result<Records, StoreError> {
+        self.kept.load().await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.fuse.burn().await;
+        let broken = StoreError::Io { action: "write", problem: "disk full".to_owned() };
+        if *self.failing.lock().unwrap() {
+            // A part of it may be written.
+            self.kept.write(&changes[..changes.len() / 2]);
+            return Err(broken);
+        }
+        let kept: Vec<Change> = changes.iter().filter(|change| self.keeps(change)).cloned().collect();
+        self.kept.write(&kept);
+        self.fuse.burn().await;
+        Ok(())
+    }
+}
+
+impl CrashingStore {
+    fn keeps(&self, change: &Change) -> bool {
+        match self.sabotage {
+            Some(Sabotage::AcknowledgedBeforeDurable) => {
+                !matches!(change, Change::SaveMachine(machine) if machine.phase == Phase::Pending)
+            }
+            Some(Sabotage::OrphanForgotten) => {
+                !matches!(change, Change::SaveStranger(Stranger { kind: StrangerKind::Orphan { .. }, .. }))
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The network to VPSie.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) simulator: Simulator,
+    pub(crate) store: MemoryStore,
+    pub(crate) fuse: Fuse,
+    pub(crate) complaints: Complaints,
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+impl Network {
+    pub(crate) fn transport(&self) -> Transport {
+        let network = self.clone();
+        BoxCloneSyncService::new(tower::service_fn(move |request| {
+            let network = network.clone();
+            async move { network.send(request).await }
+        }))
+    }
+
+    async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, TransportError> {
+        self.fuse.burn().await;
+        self.watch(&request);
+        if self.sabotage == Some(Sabotage::AnotherVictim) {
+            self.swap_victim(&mut request);
+        }
+        let creates = is_creation(&request);
+        let answer = self.simulator.transport().oneshot(request).await;
+        self.fuse.burn().await;
+        match answer {
+            Err(TransportError::Lost(why))
+                if creates && self.sabotage == Some(Sabotage::LostTakenForNotDone) =>
+            {
+                Err(TransportError::NotSent(why))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Money is spent only on what is on disk, and only what is to go is deleted.
+    fn watch(&self, request: &Request<Bytes>) {
+        let path = request.uri().path();
+        if path.contains("reduce") {
+            self.complaints.add(format!("7: {path} lets VPSie choose the victim"));
+        }
+        let records = self.store.records();
+        if is_creation(request) && !records.machines.iter().any(|m| !m.asks.is_empty()) {
+            self.complaints.add(format!("2: {path} without a recorded request"));
+        }
+        if let Some(victim) = self.victim(request) {
+            let given_up = records.machines.iter().any(|machine| {
+                matches!(machine.phase, Phase::Deleting { .. })
+                    && machine.vm().and_then(|vm| vm.id.as_ref()).is_some_and(|id| id.as_str() == victim)
+            });
+            if !given_up {
+                self.complaints.add(format!("7: deletion of {victim}, which nobody gave up"));
+            }
+        }
+    }
+
+    fn victim(&self, request: &Request<Bytes>) -> Option<String> {
+        if request.method() != Method::DELETE || !request.uri().path().contains("delete/slave") {
+            return None;
+        }
+        let body: serde_json::Value = serde_json::from_slice(request.body()).ok()?;
+        Some(body["identifier"].as_str()?.to_owned())
+    }
+
+    fn swap_victim(&self, request: &mut Request<Bytes>) {
+        let Some(victim) = self.victim(request) else { return };
+        let Some(other) = self.simulator.vms().into_iter().map(|vm| vm.vm.uuid).find(|uuid| *uuid != victim)
+        else {
+            return;
+        };
+        let body = String::from_utf8_lossy(request.body()).replace(&victim, &other);
+        *request.body_mut() = Bytes::from(body);
+        self.watch(request);
+    }
+}
+
+fn is_creation(request: &Request<Bytes>) -> bool {
+    request.method() == Method::POST && request.uri().path().contains("/add/slave/")
+}
+
+/// Cluster Autoscaler's connection to the provider, if one runs.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) server: Arc<Mutex<Option<CloudProviderServer<CloudProviderService>>>>,
+    pub(crate) complaints: Complaints,
+    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) known: Arc<Mutex<Known>>,
+}
+
+/// What was answered before.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) pools: BTreeSet<String>,
+    pub(crate) answered: bool,
+}
+
+impl Service<Request<Body>> for Door {
+    type Response = Response<Body>;
+    type Error = tonic::Status;
+    type Future = BoxFuture<'static, Result<Response<Body>, tonic::Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let door = self.clone();
+        Box::pin(async move { door.pass(request).await })
+    }
+}
+
+impl Door {
+    async fn pass(&self, request: Request<Body>) -> Result<Response<Body>, tonic::Status> {
+        let server = self.server.lock().unwrap().clone();
+        let Some(mut server) = server else {
+            return Err(tonic::Status::unavailable("connection refused"));
+        };
+        let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let started = Instant::now();
+        let Ok::<_, Infallible>(reply) = server.call(request).await;
+        if self.sabotage == Some(Sabotage::ReadsWait) && rpc == "NodeGroupNodes" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let reads = !["NodeGroupIncreaseSize", "NodeGroupDecreaseTargetSize", "NodeGroupDeleteNodes"]
+            .contains(&rpc.as_str());
+        if reads && started.elapsed() > std::time::Duration::ZERO {
+            self.complaints.add(format!("3: {rpc} waited for {:?}", started.elapsed()));
+        }
+        self.doctor(&rpc, reply).await
+    }
+
+    /// Where a planted bug changes what is answered.
+    async fn doctor(&self, rpc: &str, reply: Response<Body>) -> Result<Response<Body>, tonic::Status> {
+        let sabotage = match (self.sabotage, rpc) {
+            (Some(sabotage @ Sabotage::TargetOffByOne), "NodeGroupTargetSize")
+            | (Some(sabotage @ Sabotage::PoolHidden), "NodeGroups") => sabotage,
+            _ => return Ok(reply),
+        };
+        let (parts, body) = reply.into_parts();
+        let collected = body.collect().await?;
+        let bytes = collected.to_bytes();
+        let changed = sabotage.change(&bytes);
+        let trailers = http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-status"),
+            http::HeaderValue::from_static("0"),
+        )]);
+        let body = http_body_util::Full::new(changed)
+            .with_trailers(async move { Some(Ok::<_, Infallible>(trailers)) });
+        Ok(Response::from_parts(parts, Body::new(body)))
+    }
+}

@@ -1,0 +1,489 @@
+//! One run: a world, what happens to it, and what must be true of it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ca_model::{Autoscaler, Config, Event, Memory, Minor, Node, Outcome, Pod, Provider, Resources};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use vpsie_autoscaler::control::{Clock as _, Declared};
+use vpsie_autoscaler::fleet::{
+    AutoscalingOptions, Hostname, Machine, NodeGroup, Policy, Reserved, StrangerKind, node_labels,
+};
+use vpsie_autoscaler::grpc::CloudProviderService;
+use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
+use vpsie_autoscaler::simulator::{Phase as VmPhase, Prefix, Shapes, Simulator, SimulatorConfig, VmKind};
+use vpsie_autoscaler::store::MemoryStore;
+
+use super::checks;
+use super::clock::VirtualClock;
+use super::process::{Process, Surroundings};
+use super::sabotage::Sabotage;
+use super::wires::{Complaints, CrashingStore, Door, Fuse, Known, Network};
+
+const STEPS: u32 = 80;
+/// Two virtual hours and a half of fair weather in which everything must come to rest.
+const CALM_STEPS: u32 = 450;
+const STEP: Duration = Duration::from_secs(20);
+const SMALL: &str = "s-2vcpu-4gb";
+const LARGE: &str = "s-4vcpu-8gb";
+
+/// What happened in runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stats {
+    pub(crate) crashes: u64,
+    pub(crate) created: u64,
+    pub(crate) deleted: u64,
+    pub(crate) lost: u64,
+    pub(crate) loops: u64,
+    pub(crate) calls: u64,
+}
+
+impl Stats {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.created += other.created;
+        self.deleted += other.deleted;
+        self.lost += other.lost;
+        self.loops += other.loops;
+        self.calls += other.calls;
+    }
+}
+
+pub(crate) struct World {
+    seed: u64,
+    rng: StdRng,
+    clock: VirtualClock,
+    simulator: Simulator,
+    store: CrashingStore,
+    network: Network,
+    door: Door,
+    cluster: Memory,
+    autoscaler: Autoscaler,
+    minor: Minor,
+    process: Option<Process>,
+    sabotage: Option<Sabotage>,
+    shapes: Shapes,
+    stats: Stats,
+    trace: bool,
+}
+
+impl World {
+    pub(crate) async fn new(seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let clock = VirtualClock::new();
+        let shapes = Shapes::random(&mut rng);
+        let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
+        config.clusters[0].foreign_workers = rng.random_range(0..3);
+        let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
+        let (fuse, complaints) = (Fuse::default(), Complaints::default());
+        let kept = MemoryStore::new();
+        let store =
+            CrashingStore { kept: kept.clone(), fuse: fuse.clone(), sabotage, failing: Arc::default() };
+        let network = Network {
+            simulator: simulator.clone(),
+            store: kept,
+            fuse,
+            complaints: complaints.clone(),
+            sabotage,
+        };
+        let known = Arc::new(Mutex::new(Known::default()));
+        let door = Door { server: Arc::default(), complaints, sabotage, known };
+        let minors = [Minor::V1_28, Minor::V1_30, Minor::V1_33, Minor::V1_34, Minor::V1_35, Minor::V1_36];
+        let minor = *minors.choose(&mut rng).unwrap();
+        let autoscaler = autoscaler(minor, &door, seed);
+        let mut world = Self {
+            seed,
+            rng,
+            clock,
+            simulator,
+            store,
+            network,
+            door,
+            cluster: Memory::default(),
+            autoscaler,
+            minor,
+            process: None,
+            sabotage,
+            shapes,
+            stats: Stats::default(),
+            trace: std::env::var_os("TRACE").is_some(),
+        };
+        world.start().await?;
+        Ok(world)
+    }
+
+    pub(crate) async fn run(mut self) -> Result<Stats, String> {
+        for step in 0..STEPS {
+            self.disturb().await?;
+            self.step().await.map_err(|why| format!("seed {}, step {step}: {why}", self.seed))?;
+        }
+        self.calm().await?;
+        for (load, name) in [(3, "three pods"), (0, "no pods")] {
+            self.cluster.deploy("web", load, self.pod(1500));
+            self.cluster.deploy("batch", 0, self.pod(500));
+            let mut last = String::new();
+            for step in 0..CALM_STEPS {
+                self.step().await.map_err(|why| format!("seed {}, calm step {step}: {why}", self.seed))?;
+                match self.rested(load) {
+                    Ok(()) => {
+                        last.clear();
+                        break;
+                    }
+                    Err(why) => last = why,
+                }
+            }
+            if !last.is_empty() {
+                return Err(format!("seed {}: 5: does not come to rest with {name}: {last}", self.seed));
+            }
+        }
+        let (vms, gone) = (self.simulator.vms(), self.simulator.gone());
+        let ours = |kind: VmKind| kind == VmKind::Worker;
+        self.stats.deleted = gone.iter().filter(|vm| ours(vm.vm.kind)).count() as u64;
+        self.stats.created = self.stats.deleted + vms.iter().filter(|vm| ours(vm.vm.kind)).count() as u64;
+        self.stats.calls = self.simulator.call_count();
+        Ok(self.stats)
+    }
+
+    fn rested(&self, load: usize) -> Result<(), String> {
+        checks::at_rest(&self.simulator, &self.store.kept.records())?;
+        if self.cluster.pending() > 0 {
+            return Err(format!("{} pods are pending", self.cluster.pending()));
+        }
+        let workers = self.simulator.worker_count();
+        if load == 0 && workers > 0 {
+            return Err(format!("{workers} workers are left"));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, what: &dyn std::fmt::Debug) {
+        if self.trace {
+            println!("{:>7.1}s {what:?}", self.clock.elapsed().as_secs_f64());
+        }
+    }
+
+    fn pod(&self, cpu_millis: i64) -> Pod {
+        Pod::new("", cpu_millis, 512, self.clock.right().now())
+    }
+
+    async fn start(&mut self) -> Result<(), String> {
+        self.store.fuse.put_out();
+        let mut groups = groups();
+        if self.sabotage == Some(Sabotage::MaximumIgnored) {
+            groups.iter_mut().for_each(|group| group.max += 3);
+        }
+        let base = match self.shapes.prefix {
+            Prefix::AppsAndApi | Prefix::Apps => "https://vpsie.example/apps/v2",
+            Prefix::Api => "https://vpsie.example/api/v2",
+            Prefix::Bare => "https://vpsie.example/v2",
+        };
+        let around = Surroundings {
+            store: Arc::new(self.store.clone()),
+            transport: self.network.transport(),
+            clock: Arc::new(self.clock.clone()),
+            declared: Declared { groups, reserved: Reserved::default() },
+            policy: Policy { running_when_listed: self.seed % 2 == 0, ..Policy::default() },
+            base,
+        };
+        let process = Process::start(around, self.rng.random()).await?;
+        let service = CloudProviderService::new(process.handle.clone(), 730);
+        *self.door.server.lock().unwrap() = Some(CloudProviderServer::new(service));
+        self.process = Some(process);
+        Ok(())
+    }
+
+    async fn kill(&mut self) {
+        *self.door.server.lock().unwrap() = None;
+        if let Some(process) = self.process.take() {
+            self.tell(&"the provider is killed");
+            process.kill().await;
+            self.stats.crashes += 1;
+        }
+        self.store.fuse.put_out();
+    }
+
+    /// Something happens, or not.
+    async fn disturb(&mut self) -> Result<(), String> {
+        if self.process.is_none() && self.rng.random_bool(0.5) {
+            self.tell(&"the provider starts");
+            self.start().await?;
+        }
+        let what = self.rng.random_range(0..24);
+        match what {
+            0..4 => {
+                let (web, batch) = (self.rng.random_range(0..9), self.rng.random_range(0..6));
+                self.tell(&("load", web, batch));
+                self.cluster.deploy("web", web, self.pod(1500));
+                self.cluster.deploy("batch", batch, self.pod(500));
+            }
+            4..8 => self.add_fault()?,
+            8 => self.simulator.clear_faults(),
+            9 => {
+                let on = self.rng.random_bool(0.4);
+                self.tell(&("outage", on));
+                self.simulator.set_outage(on);
+            }
+            10..12 => {
+                let steps = self.rng.random_range(0..20);
+                self.tell(&("fuse", steps));
+                self.store.fuse.light(steps);
+            }
+            12 => self.kill().await,
+            13 => {
+                self.tell(&"Cluster Autoscaler restarts");
+                self.autoscaler = autoscaler(self.minor, &self.door, self.rng.random());
+            }
+            14 => {
+                let room = self.rng.random_bool(0.7).then(|| self.rng.random_range(0..5));
+                self.tell(&("capacity", room));
+                self.simulator.set_capacity(None, SMALL, room).map_err(|e| e.to_string())?;
+            }
+            15 => {
+                let seconds = self.rng.random_range(-1800..1800);
+                self.tell(&("clock", seconds));
+                self.clock.jump(seconds);
+            }
+            16 => {
+                let workers: Vec<_> =
+                    self.simulator.vms().into_iter().filter(|vm| vm.vm.kind == VmKind::Worker).collect();
+                if let Some(vm) = workers.choose(&mut self.rng) {
+                    self.tell(&("deleted behind our back", &vm.vm.hostname));
+                    self.simulator.delete_vm(&vm.vm.uuid).map_err(|e| e.to_string())?;
+                }
+            }
+            17 => {
+                let failing = self.rng.random_bool(0.5);
+                self.tell(&("disk full", failing));
+                *self.store.failing.lock().unwrap() = failing;
+            }
+            18 => {
+                let limit = self.rng.random_bool(0.5).then_some(30);
+                self.tell(&("rate limit", limit));
+                self.simulator.set_rate_limit(limit);
+            }
+            19 => {
+                let quota = self.rng.random_bool(0.4).then(|| self.rng.random_range(0..8));
+                self.tell(&("quota", quota));
+                self.simulator.set_worker_quota(quota);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn add_fault(&mut self) -> Result<(), String> {
+        let path = ["/**/add/slave/**", "/**/add/slave/**", "/**/delete/slave", "/**/byId/*", "/**"]
+            .choose(&mut self.rng)
+            .unwrap();
+        let effect = [
+            "lost",
+            "lost",
+            "not-sent",
+            "status=500",
+            "status=503 done",
+            "status=429 retry-after=7",
+            "html=502",
+            "html=502 done",
+            "delay=20s",
+            "delay=45s",
+            "slow=15s",
+            "status=404",
+        ]
+        .choose(&mut self.rng)
+        .unwrap();
+        // A creation that VPSie does twice for one request cannot be told from a worker that somebody added.
+        let count = self.rng.random_range(1..5);
+        let text = format!("* {path} {effect} count={count} p=0.7");
+        self.tell(&("fault", &text));
+        self.stats.lost += u64::from(effect.contains("lost") || effect.contains("done"));
+        self.simulator.add_fault(text.parse().map_err(|e| format!("{text}: {e:?}"))?);
+        Ok(())
+    }
+
+    async fn calm(&mut self) -> Result<(), String> {
+        self.tell(&"calm");
+        self.simulator.clear_faults();
+        self.simulator.set_outage(false);
+        self.simulator.set_rate_limit(None);
+        self.simulator.set_worker_quota(None);
+        self.simulator.set_capacity(None, SMALL, None).map_err(|e| e.to_string())?;
+        *self.store.failing.lock().unwrap() = false;
+        self.kill().await;
+        self.start().await
+    }
+
+    async fn step(&mut self) -> Result<(), String> {
+        self.kubelets().await;
+        self.cluster.step(self.clock.right().now());
+        self.autoscaling().await?;
+        self.pass(STEP).await;
+        self.check().await
+    }
+
+    /// Lets time pass, in which the process may burn its fuse.
+    async fn pass(&mut self, time: Duration) {
+        let until = tokio::time::Instant::now() + time;
+        let fuse = self.store.fuse.clone();
+        tokio::select! {
+            () = fuse.blown() => {
+                self.kill().await;
+                tokio::time::sleep_until(until).await;
+            }
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+
+    async fn autoscaling(&mut self) -> Result<(), String> {
+        let alive = self.process.is_some();
+        let now = self.clock.right().now();
+        let fuse = self.store.fuse.clone();
+        let report = {
+            let mut blown = std::pin::pin!(fuse.blown());
+            let mut looping = std::pin::pin!(self.autoscaler.loop_once(&self.cluster, now));
+            let mut burnt = false;
+            loop {
+                tokio::select! {
+                    report = &mut looping => break (report, burnt),
+                    () = &mut blown, if !burnt => {
+                        burnt = true;
+                        *self.door.server.lock().unwrap() = None;
+                        if let Some(process) = self.process.take() {
+                            process.kill().await;
+                            self.stats.crashes += 1;
+                        }
+                        self.store.fuse.put_out();
+                    }
+                }
+            }
+        };
+        let (report, burnt) = report;
+        self.stats.loops += 1;
+        if !report.events.is_empty() || burnt {
+            self.tell(&(&report.outcome, &report.events, burnt));
+        }
+        match &report.outcome {
+            Outcome::Crashed(why) => return Err(format!("8: Cluster Autoscaler panics: {why}")),
+            Outcome::Aborted(why) if alive && !burnt => {
+                return Err(format!("3: the loop of Cluster Autoscaler is aborted: {why}"));
+            }
+            _ => {}
+        }
+        self.promised(&report.events)
+    }
+
+    /// What was acknowledged is on disk: invariant 2.
+    fn promised(&self, events: &[Event]) -> Result<(), String> {
+        let machines = self.store.kept.records().machines;
+        for event in events {
+            let Event::ScaledUp { group, delta } = event else { continue };
+            let on_disk = machines.iter().filter(|m| m.pool.to_string() == *group).count();
+            if (on_disk as i64) < *delta {
+                return Err(format!(
+                    "2: {group} was increased by {delta}, and {on_disk} machines are on disk"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(&mut self) -> Result<(), String> {
+        if let Some(complaint) = self.network.complaints.first() {
+            return Err(complaint);
+        }
+        let records = self.store.kept.records();
+        checks::money(&self.simulator, &records)?;
+        let Some(process) = &self.process else { return Ok(()) };
+        checks::answers(&self.door).await?;
+        if !*self.store.failing.lock().unwrap() {
+            checks::memory(&process.handle, &self.store.kept.records())?;
+        }
+        Ok(())
+    }
+
+    /// Kubelets register VMs that are up; the provider's loop over Nodes, done here without an API server.
+    async fn kubelets(&mut self) {
+        let now = self.clock.right().now();
+        let up: Vec<_> = self
+            .simulator
+            .vms()
+            .into_iter()
+            .filter(|vm| vm.vm.kind == VmKind::Worker && vm.phase == VmPhase::Running)
+            .map(|vm| (Hostname::new(&vm.vm.hostname), vm.vm.size))
+            .collect();
+        let known = self.cluster.list_nodes();
+        for (hostname, size) in &up {
+            if !known.iter().any(|node| node.name == hostname.as_str()) {
+                let cores = if *size == 2 { 2 } else { 4 };
+                let allocatable = Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, pods: 110 };
+                self.cluster.join(Node::new(hostname.as_str(), "", allocatable, now));
+            }
+        }
+        for node in self.cluster.list_nodes() {
+            let hostname = Hostname::new(&node.name);
+            let ready = up.iter().any(|(name, _)| *name == hostname);
+            self.cluster.edit(&node.name, |node| {
+                if node.ready != ready {
+                    (node.ready, node.ready_since) = (ready, now);
+                }
+            });
+            let Some(process) = &self.process else { continue };
+            let handle = process.handle.clone();
+            if let Some((provider_id, labels)) = handle.read(|fleet| {
+                let machine: &Machine = fleet.machine_at(&hostname)?;
+                let pool = fleet.pool(&machine.pool.to_string())?;
+                let id = machine.vm()?.id.as_ref()?.provider_id();
+                Some((id, node_labels(fleet.group(pool), &pool.id, &pool.offer)))
+            }) {
+                self.cluster.edit(&node.name, |node| {
+                    node.provider_id = provider_id;
+                    node.labels.extend(labels);
+                });
+                // Without a store it waits; the next step tries again.
+                let registered = handle.registered(hostname.clone(), None);
+                drop(tokio::time::timeout(Duration::from_secs(1), registered).await);
+            }
+            let gone = handle.read(|fleet| {
+                matches!(fleet.stranger(&hostname).map(|s| &s.kind), Some(StrangerKind::Gone { .. }))
+            });
+            if gone && !ready {
+                self.cluster.leave(&node.name);
+            }
+        }
+    }
+}
+
+fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
+    let config = Config {
+        max_node_provision_time: Duration::from_mins(6),
+        scale_down_unneeded_time: Duration::from_mins(1),
+        scale_down_unready_time: Duration::from_mins(3),
+        scale_down_delay_after_add: Duration::from_mins(1),
+        unremovable_recheck: Duration::from_secs(30),
+        initial_backoff: Duration::from_mins(1),
+        max_backoff: Duration::from_mins(4),
+        seed,
+        ..Config::default()
+    };
+    Autoscaler::new(config, Provider::new(minor, Duration::from_secs(5), door.clone()))
+}
+
+fn groups() -> Vec<NodeGroup> {
+    let pool = |group: &str, offer: &str| format!("{group}/ams1/{offer}/on-demand").parse().unwrap();
+    let group = |name: &str, pools: &[&str], max: u32| NodeGroup {
+        name: name.into(),
+        min: 0,
+        max,
+        pools: pools.iter().map(|offer| pool(name, offer)).collect(),
+        size: None,
+        labels: [("for".to_owned(), name.to_owned())].into(),
+        taints: Vec::new(),
+        preferred: None,
+        options: AutoscalingOptions::default(),
+    };
+    vec![
+        group(checks::MAXIMA[0].0, &[SMALL, LARGE], checks::MAXIMA[0].1),
+        group(checks::MAXIMA[1].0, &[SMALL], checks::MAXIMA[1].1),
+    ]
+}
