@@ -40,7 +40,7 @@ fn workers(listed: Vec<ListedNode>) -> Vec<ListedNode> {
 
 /// A life: start, three workers of two sizes, a restart, one more worker, one worker less.
 async fn live(shapes: Shapes) -> Result<(), BackendError> {
-    let config = SimulatorConfig { shapes: shapes.clone(), ..SimulatorConfig::default() };
+    let config = SimulatorConfig { shapes, ..SimulatorConfig::default() };
     let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();
     let first = backend(&simulator, &shapes);
     first.check().await?;
@@ -92,7 +92,7 @@ async fn lives_with_each_contradiction_of_the_clients() {
 async fn lives_with_contradictions_at_random() {
     for seed in 0..20 {
         let shapes = Shapes::random(&mut StdRng::seed_from_u64(seed));
-        let result = tokio::spawn(live(shapes.clone())).await;
+        let result = tokio::spawn(live(shapes)).await;
         assert!(matches!(result, Ok(Ok(()))), "seed {seed}: {result:?} with {shapes:?}");
     }
 }
