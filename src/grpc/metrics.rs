@@ -59,11 +59,10 @@ impl GrpcMetrics {
         self.requests.get_or_create(&RequestLabels { method, code }).inc();
         self.seconds.get_or_create(&MethodLabels { method }).observe(elapsed.as_secs_f64());
         let micros = elapsed.as_micros() as u64;
-        match status {
-            Some(status) => {
-                tracing::warn!(method, code, micros, message = status.message(), "gRPC request failed")
-            }
-            None => tracing::debug!(method, code, micros, "gRPC request"),
+        if let Some(status) = status {
+            tracing::warn!(method, code, micros, message = status.message(), "gRPC request failed");
+        } else {
+            tracing::debug!(method, code, micros, "gRPC request");
         }
     }
 }

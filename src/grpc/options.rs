@@ -105,36 +105,36 @@ fn pick(
 mod tests {
     use super::*;
 
-    const MINUTE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_mins(1);
 
-    fn old(minutes: u32) -> Option<MetaDuration> {
-        Some(MetaDuration { duration: i64::from(minutes) * 60_000_000_000 })
+    fn old(minutes: u32) -> MetaDuration {
+        MetaDuration { duration: i64::from(minutes) * 60_000_000_000 }
     }
 
-    fn new(minutes: u32) -> Option<prost_types::Duration> {
-        Some(prost_types::Duration { seconds: i64::from(minutes) * 60, nanos: 0 })
+    fn new(minutes: u32) -> prost_types::Duration {
+        prost_types::Duration { seconds: i64::from(minutes) * 60, nanos: 0 }
     }
 
     fn defaults_128() -> NodeGroupAutoscalingOptions {
         NodeGroupAutoscalingOptions {
             scale_down_utilization_threshold: 0.5,
             scale_down_gpu_utilization_threshold: 0.5,
-            scale_down_unneeded_time: old(10),
-            scale_down_unready_time: old(20),
+            scale_down_unneeded_time: Some(old(10)),
+            scale_down_unready_time: Some(old(20)),
             ..NodeGroupAutoscalingOptions::default()
         }
     }
 
     fn defaults_133() -> NodeGroupAutoscalingOptions {
-        NodeGroupAutoscalingOptions { max_node_provision_time: old(15), ..defaults_128() }
+        NodeGroupAutoscalingOptions { max_node_provision_time: Some(old(15)), ..defaults_128() }
     }
 
     fn defaults_135() -> NodeGroupAutoscalingOptions {
         NodeGroupAutoscalingOptions {
             scale_down_utilization_threshold: 0.5,
-            scale_down_unneeded_duration: new(10),
-            scale_down_unready_duration: new(20),
-            max_node_provision_duration: new(15),
+            scale_down_unneeded_duration: Some(new(10)),
+            scale_down_unready_duration: Some(new(20)),
+            max_node_provision_duration: Some(new(15)),
             ..NodeGroupAutoscalingOptions::default()
         }
     }
@@ -142,9 +142,9 @@ mod tests {
     #[test]
     fn the_defaults_tell_the_release() {
         let v134 = NodeGroupAutoscalingOptions {
-            scale_down_unneeded_time: old(10),
-            scale_down_unready_time: old(20),
-            max_node_provision_time: old(15),
+            scale_down_unneeded_time: Some(old(10)),
+            scale_down_unready_time: Some(old(20)),
+            max_node_provision_time: Some(old(15)),
             ..defaults_135()
         };
         assert_eq!(Release::of(&defaults_128()), Release::UpTo128);
@@ -167,14 +167,14 @@ mod tests {
             NodeGroupAutoscalingOptions {
                 scale_down_utilization_threshold: 0.5,
                 scale_down_gpu_utilization_threshold: 0.5,
-                scale_down_unneeded_time: old(3),
-                scale_down_unready_time: old(20),
-                max_node_provision_time: old(15),
+                scale_down_unneeded_time: Some(old(3)),
+                scale_down_unready_time: Some(old(20)),
+                max_node_provision_time: Some(old(15)),
                 zero_or_max_node_scaling: false,
                 ignore_daemon_sets_utilization: true,
-                scale_down_unneeded_duration: new(3),
-                scale_down_unready_duration: new(20),
-                max_node_provision_duration: new(15),
+                scale_down_unneeded_duration: Some(new(3)),
+                scale_down_unready_duration: Some(new(20)),
+                max_node_provision_duration: Some(new(15)),
             }
         );
     }

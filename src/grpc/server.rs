@@ -207,6 +207,8 @@ mod tests {
     use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
     use super::super::proto::cloud_provider_client::CloudProviderClient;
     use super::super::proto::{NodeGroupsRequest, RefreshRequest};
@@ -268,8 +270,6 @@ mod tests {
             assert_eq!(reply.status, 1, "{service:?}");
         }
 
-        use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-        use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
         let question = tonic_reflection::pb::v1::ServerReflectionRequest {
             message_request: Some(MessageRequest::FileContainingSymbol(SERVICE.to_owned())),
             ..Default::default()

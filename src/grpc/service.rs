@@ -245,7 +245,7 @@ impl CloudProvider for CloudProviderService {
         request: Request<NodeGroupTemplateNodeInfoRequest>,
     ) -> Result<Response<NodeGroupTemplateNodeInfoResponse>, Status> {
         let id = &request.get_ref().id;
-        let template = self.read_pool(id, |fleet, pool| fleet.template(pool))?;
+        let template = self.read_pool(id, Fleet::template)?;
         let bytes = template_bytes(id, &template);
         Ok(Response::new(NodeGroupTemplateNodeInfoResponse { node_info: bytes.clone(), node_bytes: bytes }))
     }

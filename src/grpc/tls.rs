@@ -187,7 +187,7 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     if certificates.is_empty() { Err(wrong(path, "holds no certificate in PEM")) } else { Ok(certificates) }
 }
 
-fn wrong(path: &Path, problem: impl ToString) -> TlsError {
+fn wrong(path: &Path, problem: impl std::fmt::Display) -> TlsError {
     TlsError::Content { path: path.to_owned(), problem: problem.to_string() }
 }
 

@@ -1,0 +1,157 @@
+//! The floor: tonic alone, with an answer at hand for every method.
+
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+use tonic::{Request, Response, Status, async_trait};
+use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
+use vpsie_autoscaler::grpc::proto::cloud_provider_server::{CloudProvider, CloudProviderServer};
+use vpsie_autoscaler::grpc::proto::*;
+
+use super::cluster::{self, Cluster};
+
+/// One answer for each method of the sweep, as the provider gives it for the first node and the first pool.
+#[derive(Clone)]
+pub(crate) struct Constants {
+    node_groups: NodeGroupsResponse,
+    node_group_for_node: NodeGroupForNodeResponse,
+    options: NodeGroupAutoscalingOptionsResponse,
+    target_size: NodeGroupTargetSizeResponse,
+    nodes: NodeGroupNodesResponse,
+    template: NodeGroupTemplateNodeInfoResponse,
+}
+
+impl Constants {
+    pub(crate) async fn of(client: &mut CloudProviderClient<Channel>, cluster: &Cluster) -> Self {
+        let (node, _) = cluster.nodes[0].clone();
+        let pool = &cluster.pools[0];
+        let constants = Self {
+            node_groups: client.node_groups(cluster::node_groups()).await.unwrap().into_inner(),
+            node_group_for_node: client.node_group_for_node(node).await.unwrap().into_inner(),
+            options: client.node_group_get_options(cluster::options(pool)).await.unwrap().into_inner(),
+            target_size: client
+                .node_group_target_size(cluster::target_size(pool))
+                .await
+                .unwrap()
+                .into_inner(),
+            nodes: client.node_group_nodes(cluster::nodes(pool)).await.unwrap().into_inner(),
+            template: client
+                .node_group_template_node_info(cluster::template(pool))
+                .await
+                .unwrap()
+                .into_inner(),
+        };
+        // The sizes are only the same if the provider knows what it is asked about.
+        assert_eq!(constants.node_groups.node_groups.len(), cluster.pools.len());
+        assert_eq!(constants.node_group_for_node.node_group.as_ref().map(|group| &group.id), Some(pool));
+        assert_eq!(constants.nodes.instances.len(), cluster.nodes.len().div_ceil(cluster.pools.len()));
+        constants
+    }
+}
+
+pub(crate) async fn serve(constants: Constants) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let router = Server::builder().add_service(CloudProviderServer::new(Bare(constants)));
+    tokio::spawn(router.serve_with_incoming(incoming));
+    port
+}
+
+struct Bare(Constants);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl CloudProvider for Bare {
+    async fn node_groups(&self, _: Request<NodeGroupsRequest>) -> Answer<NodeGroupsResponse> {
+        Ok(Response::new(self.0.node_groups.clone()))
+    }
+
+    async fn node_group_for_node(
+        &self,
+        _: Request<NodeGroupForNodeRequest>,
+    ) -> Answer<NodeGroupForNodeResponse> {
+        Ok(Response::new(self.0.node_group_for_node.clone()))
+    }
+
+    async fn refresh(&self, _: Request<RefreshRequest>) -> Answer<RefreshResponse> {
+        Ok(Response::new(RefreshResponse {}))
+    }
+
+    async fn node_group_target_size(
+        &self,
+        _: Request<NodeGroupTargetSizeRequest>,
+    ) -> Answer<NodeGroupTargetSizeResponse> {
+        Ok(Response::new(self.0.target_size))
+    }
+
+    async fn node_group_nodes(&self, _: Request<NodeGroupNodesRequest>) -> Answer<NodeGroupNodesResponse> {
+        Ok(Response::new(self.0.nodes.clone()))
+    }
+
+    async fn node_group_template_node_info(
+        &self,
+        _: Request<NodeGroupTemplateNodeInfoRequest>,
+    ) -> Answer<NodeGroupTemplateNodeInfoResponse> {
+        Ok(Response::new(self.0.template.clone()))
+    }
+
+    async fn node_group_get_options(
+        &self,
+        _: Request<NodeGroupAutoscalingOptionsRequest>,
+    ) -> Answer<NodeGroupAutoscalingOptionsResponse> {
+        Ok(Response::new(self.0.options))
+    }
+
+    async fn pricing_node_price(
+        &self,
+        _: Request<PricingNodePriceRequest>,
+    ) -> Answer<PricingNodePriceResponse> {
+        not_measured()
+    }
+
+    async fn pricing_pod_price(&self, _: Request<PricingPodPriceRequest>) -> Answer<PricingPodPriceResponse> {
+        not_measured()
+    }
+
+    async fn gpu_label(&self, _: Request<GpuLabelRequest>) -> Answer<GpuLabelResponse> {
+        not_measured()
+    }
+
+    async fn get_available_gpu_types(
+        &self,
+        _: Request<GetAvailableGpuTypesRequest>,
+    ) -> Answer<GetAvailableGpuTypesResponse> {
+        not_measured()
+    }
+
+    async fn cleanup(&self, _: Request<CleanupRequest>) -> Answer<CleanupResponse> {
+        not_measured()
+    }
+
+    async fn node_group_increase_size(
+        &self,
+        _: Request<NodeGroupIncreaseSizeRequest>,
+    ) -> Answer<NodeGroupIncreaseSizeResponse> {
+        not_measured()
+    }
+
+    async fn node_group_delete_nodes(
+        &self,
+        _: Request<NodeGroupDeleteNodesRequest>,
+    ) -> Answer<NodeGroupDeleteNodesResponse> {
+        not_measured()
+    }
+
+    async fn node_group_decrease_target_size(
+        &self,
+        _: Request<NodeGroupDecreaseTargetSizeRequest>,
+    ) -> Answer<NodeGroupDecreaseTargetSizeResponse> {
+        not_measured()
+    }
+}
+
+fn not_measured<T>() -> Answer<T> {
+    Err(Status::unimplemented("not part of the sweep"))
+}
