@@ -85,7 +85,9 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 			increased[request.text(2)] += request.number(1)
 		case "NodeGroupDeleteNodes":
 			for _, node := range request.messages(1) {
-				cleaned[node.text(1)]++
+				if strings.HasPrefix(node.text(1), "vpsie://machine/") {
+					cleaned[node.text(1)]++
+				}
 			}
 		}
 	}
@@ -100,6 +102,9 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	}
 	if len(cleaned) != failed || slices.ContainsFunc(slices.Collect(maps.Values(cleaned)), func(n int) bool { return n != 1 }) {
 		t.Errorf("%d machines failed; they were cleaned up as %v", failed, cleaned)
+	}
+	if made := w.made(); made != 1 {
+		t.Errorf("%d VMs were made, want 1", made)
 	}
 	w.done(d, "c. shortage")
 	recorded.add(w.proxy.seen())
