@@ -4,6 +4,8 @@
 //! `SEEDS=10000 cargo test --release --test simulation` runs more seeds, `SEED=7` replays one, and
 //! `TRACE=1` tells what happened in it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what breaks here is the test")]
+
 mod checks;
 mod clock;
 mod process;
