@@ -333,6 +333,7 @@ impl World {
         let until = tokio::time::Instant::now() + time;
         let fuse = self.store.fuse.clone();
         tokio::select! {
+            biased;
             () = fuse.blown() => {
                 self.kill().await;
                 tokio::time::sleep_until(until).await;
@@ -351,6 +352,7 @@ impl World {
             let mut burnt = false;
             loop {
                 tokio::select! {
+                    biased;
                     report = &mut looping => break (report, burnt),
                     () = &mut blown, if !burnt => {
                         burnt = true;
