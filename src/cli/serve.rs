@@ -122,14 +122,21 @@ async fn spawn_loops(
     let catalog =
         refresh_catalog(handle.clone(), Arc::clone(backend), timing.catalog_interval, shutdown.clone());
     let (provision, removal) = (provision.run(shutdown.clone()), removal.run(shutdown.clone()));
-    tasks.spawn(async move { ("provision", Ok(provision.await)) });
-    tasks.spawn(async move { ("removal", Ok(removal.await)) });
-    tasks.spawn(async move { ("catalog", Ok(catalog.await)) });
+    spawn(tasks, "provision", provision);
+    spawn(tasks, "removal", removal);
+    spawn(tasks, "catalog", catalog);
     if let Some(access) = &settings.kubernetes {
         let nodes = Nodes::new(handle.clone(), kubernetes(access).await?).run(shutdown.clone());
-        tasks.spawn(async move { ("nodes", Ok(nodes.await)) });
+        spawn(tasks, "nodes", nodes);
     }
     Ok(())
+}
+
+fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        work.await;
+        (name, Ok(()))
+    });
 }
 
 async fn kubernetes(access: &KubernetesAccess) -> anyhow::Result<kube::Client> {
@@ -148,9 +155,9 @@ async fn from_file(path: &Path) -> anyhow::Result<kube::Config> {
 }
 
 fn readiness(handle: FleetHandle) -> Readiness {
-    Arc::new(move || match handle.read(|fleet| fleet.catalog().is_some()) {
-        true => Ok(()),
-        false => Err("VPSie's offers were not read yet; the log says why".to_owned()),
+    Arc::new(move || {
+        let missing = "VPSie's offers were not read yet; the log says why";
+        handle.read(|fleet| fleet.catalog().map(drop)).ok_or_else(|| missing.to_owned())
     })
 }
 
