@@ -86,7 +86,7 @@ impl Settings {
     pub fn policy(&self) -> Policy {
         let TimingArgs { create_timeout, orphan_grace, failed_ttl, .. } = self.timing;
         let running_when_listed = self.kubernetes.is_none();
-        Policy { create_timeout, orphan_grace, failed_ttl, running_when_listed, ..Policy::default() }
+        Policy { create_timeout, failed_ttl, orphan_grace, running_when_listed, ..Policy::default() }
     }
 
     /// Checks everything and reports all that is wrong.

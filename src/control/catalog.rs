@@ -35,6 +35,7 @@ pub async fn refresh_catalog(
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep_until(next) => {}
         }

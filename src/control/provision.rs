@@ -148,7 +148,7 @@ impl Provision {
     }
 
     async fn ask(&mut self, free: usize) -> Result<(), CommandError> {
-        let wanted = self.handle.read(|fleet| fleet.wanted());
+        let wanted = self.handle.read(crate::fleet::Fleet::wanted);
         let ids: Vec<MachineId> = wanted.into_iter().take(free).map(|(id, _)| id).collect();
         let asked = self.settle(move |fleet, now, _| fleet.ask(&ids, now)).await?;
         for change in asked {

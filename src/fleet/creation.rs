@@ -53,7 +53,9 @@ impl Fleet {
         let mut wanted: Vec<_> = self.machines.values().filter(|m| m.needs_ask()).collect();
         wanted.sort_by_key(|m| (m.created_at, &m.id));
         if self.sightings.size_hidden {
-            let outstanding = self.machines.values().find(|m| !m.asks.is_empty()).map(|m| m.size);
+            let waits =
+                |m: &&Machine| matches!(m.phase, Phase::Creating { vm: None, .. }) && !m.asks.is_empty();
+            let outstanding = self.machines.values().find(waits).map(|m| m.size);
             if let Some(only) = outstanding.or_else(|| wanted.first().map(|m| m.size)) {
                 wanted.retain(|m| m.size == only);
             }

@@ -168,7 +168,11 @@ impl Fleet {
                 self.note_stranger(changes, node, now, StrangerKind::Foreign);
                 continue;
             };
-            let ambiguous = fitting.iter().any(|at| claims[*at].size != claims[first].size);
+            // Only what machines wait for is worth the doubt: what is left over may never come, and would
+            // keep every later VM in doubt.
+            let waiting = fitting.iter().map(|at| &claims[*at]).filter(|claim| claim.rank == 0);
+            let ambiguous = claims[first].rank == 0
+                && waiting.map(|claim| claim.size).any(|size| size != claims[first].size);
             if ambiguous {
                 let kind = StrangerKind::Orphan { pool: claims[first].pool.clone(), size: node.size };
                 self.note_stranger(changes, node, now, kind);

@@ -139,9 +139,12 @@ impl CloudProvider for CloudProviderService {
         request: Request<NodeGroupForNodeRequest>,
     ) -> Result<Response<NodeGroupForNodeResponse>, Status> {
         let node = request.into_inner().node.unwrap_or_default();
-        let found = self
-            .handle
-            .read(|fleet| pool_of(fleet, &node.provider_id, &node.name).map(|pool| node_group(fleet, pool)));
+        let found = self.handle.read(|fleet| {
+            // A Node without provider id lacks its labels and taints too: counted as a node of its pool it would
+            // no longer be upcoming, yet take none of the pods that it was made for, and more would be made.
+            let pool = pool_of(fleet, &node.provider_id, &node.name).filter(|_| !node.provider_id.is_empty());
+            pool.map(|pool| node_group(fleet, pool))
+        });
         Ok(Response::new(NodeGroupForNodeResponse { node_group: Some(found.unwrap_or_default()) }))
     }
 

@@ -124,10 +124,10 @@ async fn every_instance_is_a_node_of_its_pool_and_counts_in_its_target() {
 }
 
 #[tokio::test]
-async fn a_node_without_provider_id_is_known_by_name_and_a_foreign_one_not_at_all() {
+async fn a_node_is_not_of_its_pool_before_it_has_its_provider_id_and_a_foreign_one_never() {
     let service = service();
-    assert_eq!(group_of(&service, node("", "node-3")).await.id, SMALL);
     for foreign in [
+        node("", "node-3"),
         node("", "control-plane-1"),
         node("vpsie://0b54b0a0-0000-4000-8000-0000000000ff", "worker-9"),
         node("vpsie://machine/workers-9999", "vpsie://machine/workers-9999"),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use axum::Router;
 use axum::body::Body;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
@@ -113,7 +113,7 @@ impl Simulator {
 
     /// The HTTP API and the control endpoint, without faults: those are struck by [`call`](Self::call).
     pub fn router(&self) -> Router {
-        routes::router(self.clone())
+        routes::ROUTER.clone().layer(Extension(self.clone()))
     }
 
     /// Carries out a request, faults and delays included.
@@ -207,7 +207,9 @@ impl Simulator {
         if !routes::prefix_is_served(&shapes, request.uri().path()) {
             return shapes.unknown_route();
         }
-        let Ok(response) = self.router().oneshot(request.map(Body::from)).await;
+        let mut request = request.map(Body::from);
+        request.extensions_mut().insert(self.clone());
+        let Ok(response) = routes::ROUTER.clone().oneshot(request).await;
         if let Some(saver) = self.inner.saver.get()
             && let Err(error) = saver.save(self).await
         {

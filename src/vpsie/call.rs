@@ -84,7 +84,10 @@ pub(super) fn path(template: &str, args: &[&str]) -> String {
         if index > 0 {
             args.next().into_iter().flat_map(|arg| arg.bytes()).for_each(|byte| match byte {
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => path.push(byte as char),
-                _ => path.push_str(&format!("%{byte:02X}")),
+                _ => {
+                    let hex = |nibble: u8| char::from(b"0123456789ABCDEF"[usize::from(nibble)]);
+                    path.extend(['%', hex(byte >> 4), hex(byte & 15)]);
+                }
             });
         }
         path.push_str(part);

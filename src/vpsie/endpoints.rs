@@ -23,7 +23,8 @@ const ADD_WORKER: &str = "k8s/cluster/byId/{}/add/slave/group/{}";
 const DELETE_WORKER: &str = "k8s/cluster/byId/{}/delete/slave";
 const VMS: &str = "storages/vms";
 
-/// Rows of a page, where a listing needs more than one.
+/// Most rows that are asked for at once; if VPSie gives fewer, pages of this many, and so many of them.
+const MOST_ROWS: usize = 10_000;
 const PAGE: usize = 100;
 const MOST_PAGES: usize = 100;
 
@@ -39,24 +40,26 @@ pub(super) enum Deletion {
 impl Client {
     /// The clusters of the account. Also the cheapest way to try the credentials.
     pub(super) async fn clusters(&self) -> Result<Vec<Cluster>, ApiError> {
-        self.rows(Call::get("list_clusters", CLUSTERS), |row| Cluster::read(row).map(Some)).await
+        self.rows(Call::get("list_clusters", CLUSTERS), Cluster::read).await
     }
 
     pub(super) async fn datacenters(&self) -> Result<Vec<Datacenter>, ApiError> {
-        self.rows(Call::get("list_datacenters", DATACENTERS), |row| Datacenter::read(row).map(Some)).await
+        self.rows(Call::get("list_datacenters", DATACENTERS), Datacenter::read).await
     }
 
     /// What can be rented in a datacenter.
     pub(super) async fn offers(&self, datacenter: &DatacenterId) -> Result<Vec<Offer>, ApiError> {
         let body = Body::Json(json!({"dcIdentifier": datacenter}));
         let call = Call::post("list_offers", OFFERS, body);
-        self.rows(call, |row| wire::offer(row, datacenter).map(Some)).await
+        self.rows(call, |row| wire::offer(row, datacenter)).await
     }
 
     /// The cluster's VPSie groups, without deleted ones.
     pub(super) async fn groups(&self, cluster: &ClusterId) -> Result<Vec<Group>, ApiError> {
         let call = Call::get("list_groups", path(GROUPS, &[cluster.as_str()]));
-        self.rows(call, Group::read).await
+        let mut groups = self.rows(call, Group::read).await?;
+        groups.retain(|group| !group.deleted);
+        Ok(groups)
     }
 
     /// The cluster's nodes. A cluster that is not there is an error, never an empty list.
@@ -78,7 +81,7 @@ impl Client {
     /// Hostnames and UUIDs of the account's VMs, workers of managed clusters among them.
     pub(super) async fn vm_names(&self, purpose: Purpose) -> Result<Vec<VmName>, ApiError> {
         let call = Call::get("list_vms", VMS).with_purpose(purpose);
-        self.rows(call, |row| VmName::read(row).map(Some)).await
+        self.rows(call, VmName::read).await
     }
 
     /// Makes a VPSie group. What the reply says about it differs, so list the groups afterwards.
@@ -120,36 +123,34 @@ impl Client {
         }
     }
 
-    /// Every row of a listing, over all its pages, as `read` has it: None for a row that it cannot read,
-    /// which is skipped and counted, Some(None) for one that does not matter.
-    async fn rows<T>(
-        &self,
-        call: Call,
-        read: impl Fn(Row<'_>) -> Option<Option<T>>,
-    ) -> Result<Vec<T>, ApiError> {
+    /// Every row of a listing, over all its pages, as `read` has it. A row that it cannot read is
+    /// skipped and counted.
+    async fn rows<T>(&self, call: Call, read: impl Fn(Row<'_>) -> Option<T>) -> Result<Vec<T>, ApiError> {
         let (mut rows, total) = self.page(&call).await?;
         let total = total.and_then(|total| usize::try_from(total).ok()).unwrap_or(0);
-        // VPSie answers without paging as far as known (API §3.3). Where it tells of more, ask for more,
-        // until nothing new comes.
+        // VPSie answers without paging as far as known (API §3.3). Where it tells of more, ask for all at
+        // once, which is the same whether `offset` counts rows or pages; then for what is still missing.
         let mut seen: HashSet<String> = rows.iter().map(key).collect();
-        for _ in 1..MOST_PAGES {
+        let mut next = (0, total.min(MOST_ROWS));
+        for turn in 0..MOST_PAGES {
             if rows.len() >= total {
                 break;
             }
-            let path = format!("{}?offset={}&limit={PAGE}", call.path, rows.len());
+            let path = format!("{}?offset={}&limit={}", call.path, next.0, next.1);
             let (mut more, _) = self.page(&Call::get(call.endpoint, path).with_purpose(call.purpose)).await?;
             more.retain(|row| seen.insert(key(row)));
-            if more.is_empty() {
+            if turn > 0 && more.is_empty() {
                 break;
             }
             rows.append(&mut more);
+            next = (rows.len(), PAGE);
         }
-        let read = |row: &Value| match row.as_object().and_then(|row| read(Row(row))) {
-            Some(row) => row,
-            None => {
+        let read = |row: &Value| {
+            let read = row.as_object().and_then(|row| read(Row(row)));
+            if read.is_none() {
                 self.metrics().skipped_row(call.endpoint);
-                None
             }
+            read
         };
         Ok(rows.iter().filter_map(read).collect())
     }

@@ -12,7 +12,7 @@ use super::client::Client;
 use super::endpoints::Deletion;
 use super::error::{ApiError, Kind};
 use super::limiter::Purpose;
-use super::sizes::Sizes;
+use super::sizes::{Sizes, group_name};
 use super::wire::{Node, VmName};
 use crate::catalog::Catalog;
 use crate::fleet::{
@@ -115,11 +115,12 @@ impl ManagedBackend {
             return Ok(group);
         }
         let before = self.memory().sizes.group_ids();
-        match self.client.add_group(&self.config.cluster, label, size).await {
-            Ok(()) => tracing::info!(%size, group = label, "made a VPSie group"),
+        let name = group_name(label, size);
+        match self.client.add_group(&self.config.cluster, &name, size).await {
+            Ok(()) => tracing::info!(%size, group = name, "made a VPSie group"),
             Err(error) if error.message.to_lowercase().contains("same selected size") => {
                 self.read_groups().await.map_err(ApiError::of_read)?;
-                let learned = self.memory().sizes.learn_from_refusal(size, &error.message);
+                let learned = self.memory().sizes.learn_from_refusal(size, &name, &error.message);
                 return known().or(learned).ok_or_else(|| error.of_read());
             }
             Err(error) => return Err(error.of_read()),
@@ -129,14 +130,14 @@ impl ManagedBackend {
                 tokio::time::sleep(BETWEEN_LOOKS).await;
             }
             self.read_groups().await.map_err(ApiError::of_read)?;
-            let made = self.memory().sizes.learn_made(size, label, &before);
+            let made = self.memory().sizes.learn_made(size, &name, &before);
             if let Some(group) = known().or(made) {
                 return Ok(group);
             }
         }
         Err(BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
-            message: format!("the new VPSie group {label:?} is not listed yet"),
+            message: format!("the new VPSie group {name:?} is not listed yet"),
             retry_after: Some(BETWEEN_LOOKS),
         })
     }

@@ -14,7 +14,7 @@ mod metrics;
 mod reply;
 mod sizes;
 #[cfg(test)]
-mod testing;
+mod tests;
 mod transport;
 mod wire;
 

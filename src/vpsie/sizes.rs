@@ -8,8 +8,9 @@ use crate::fleet::SizeId;
 
 /// What is known of sizes: the offers, the cluster's groups, and what making groups has taught.
 ///
-/// A group shows a `boxsize_id`. It is taken for the `KubeSizeID` that the group was made with, which is
-/// plausible and not proven (API §5.1), so it does not count where the group's resources say otherwise.
+/// A group shows a `boxsize_id`. That it is the `KubeSizeID` that the group was made with is plausible and not
+/// proven (API §5.1). So it does not count where the group's resources differ from the offer's, and it tells
+/// the size of a node only where they are the same.
 #[derive(Default)]
 pub(super) struct Sizes {
     offers: Vec<Offer>,
@@ -43,7 +44,7 @@ impl Sizes {
 
     /// The group of a size: the newest, should there be several.
     pub(super) fn group_for(&self, size: SizeId) -> Option<u64> {
-        let groups = self.groups.iter().filter(|group| self.size_of_group(group) == Some(size));
+        let groups = self.groups.iter().filter(|group| self.may_have(group, size));
         groups.map(|group| group.id).max()
     }
 
@@ -56,14 +57,25 @@ impl Sizes {
     }
 
     /// Learns which group already has the size, from VPSie's refusal to make a second one: `Group <name> has
-    /// same selected Size` (API §3.2).
-    pub(super) fn learn_from_refusal(&mut self, size: SizeId, words: &str) -> Option<u64> {
+    /// same selected Size` (API §3.2). Whether that is the name of the group that exists or of the one that
+    /// was asked for (`asked`) is not known, so resources and our way to name groups come first.
+    pub(super) fn learn_from_refusal(&mut self, size: SizeId, asked: &str, words: &str) -> Option<u64> {
         let words = words.to_lowercase();
-        let offer = self.offers.iter().find(|offer| offer.size == size);
-        let fits = |group: &&Group| offer.is_none_or(|offer| group.shape.fits(offer));
-        let says =
-            |group: &&Group| words.contains(&format!("group {} has", group.name.trim().to_lowercase()));
-        let id = self.groups.iter().filter(fits).find(says)?.id;
+        let suffix = group_name("", size);
+        let of_another_size = |group: &Group| self.learned.get(&group.id).is_some_and(|known| *known != size);
+        let free: Vec<&Group> = self.groups.iter().filter(|group| !of_another_size(group)).collect();
+        let offer = self.offer(size);
+        let only = |test: &dyn Fn(&Group) -> bool| {
+            let mut passed = free.iter().filter(|group| test(group));
+            passed.next().filter(|_| passed.next().is_none()).map(|group| group.id)
+        };
+        let fits =
+            |group: &Group| group.shape.is_known() && offer.is_some_and(|offer| group.shape.fits(offer));
+        let may_fit = |group: &Group| offer.is_none_or(|offer| group.shape.fits(offer));
+        let says = |group: &Group| words.contains(&format!("group {} has", group.name.trim().to_lowercase()));
+        let id = only(&fits)
+            .or_else(|| only(&|group| may_fit(group) && group.name.ends_with(&suffix)))
+            .or_else(|| only(&|group| may_fit(group) && group.name != asked && says(group)))?;
         self.learned.insert(id, size);
         Some(id)
     }
@@ -103,14 +115,32 @@ impl Sizes {
         })
     }
 
-    fn size_of_group(&self, group: &Group) -> Option<SizeId> {
-        if let Some(size) = self.learned.get(&group.id) {
-            return Some(*size);
+    /// Whether workers of the size come from this group.
+    fn may_have(&self, group: &Group, size: SizeId) -> bool {
+        match self.learned.get(&group.id) {
+            Some(learned) => *learned == size,
+            None => {
+                group.box_size == Some(size.0) && self.offer(size).is_none_or(|offer| group.shape.fits(offer))
+            }
         }
-        let size = SizeId(group.box_size?);
-        let offer = self.offers.iter().find(|offer| offer.size == size);
-        offer.is_none_or(|offer| group.shape.fits(offer)).then_some(size)
     }
+
+    /// The size of a group, where there is no doubt.
+    fn size_of_group(&self, group: &Group) -> Option<SizeId> {
+        self.learned.get(&group.id).copied().or_else(|| {
+            let offer = self.offer(SizeId(group.box_size?))?;
+            (group.shape.is_known() && group.shape.fits(offer)).then_some(offer.size)
+        })
+    }
+
+    fn offer(&self, size: SizeId) -> Option<&Offer> {
+        self.offers.iter().find(|offer| offer.size == size)
+    }
+}
+
+/// The name of a group that we make: it tells the size, for people and for a later start.
+pub(super) fn group_name(label: &str, size: SizeId) -> String {
+    format!("{label}-{size}")
 }
 
 #[cfg(test)]
@@ -130,7 +160,7 @@ mod tests {
     }
 
     fn group(row: Value) -> Group {
-        Group::read(Row(&map(row))).unwrap().unwrap()
+        Group::read(Row(&map(row))).unwrap()
     }
 
     fn node(mut row: Value) -> Node {
@@ -174,21 +204,57 @@ mod tests {
         assert_eq!(sizes.learned.len(), 0);
     }
 
+    fn learn(offers: Vec<Offer>, groups: Vec<Value>, words: &str) -> Option<u64> {
+        let words = format!("Group {words} has same selected Size, please select another size");
+        sizes(offers, groups).learn_from_refusal(SizeId(1), "mine-1", &words)
+    }
+
     #[test]
-    fn a_refusal_names_the_group_that_has_the_size() {
-        let words = "Group Big One has same selected Size, please select another size";
+    fn a_refusal_leads_to_the_only_group_of_these_resources() {
+        let groups = vec![
+            json!({"id": 5, "group_name": "a", "cpu": 2, "ram": 4096}),
+            json!({"id": 6, "group_name": "b", "cpu": 4, "ram": 8192}),
+        ];
+        assert_eq!(learn(vec![offer(1, 2, 4096, 80)], groups.clone(), "mine-1"), Some(5));
+        assert_eq!(learn(vec![offer(1, 2, 4000, 80)], groups.clone(), "a"), None);
+        assert_eq!(learn(vec![], groups, "mine-1"), None);
+    }
+
+    #[test]
+    fn a_refusal_leads_to_the_group_that_we_named_after_the_size() {
+        let groups = vec![
+            json!({"id": 5, "group_name": "theirs-1", "cpu": 2, "ram": 4096}),
+            json!({"id": 6, "group_name": "theirs-2", "cpu": 2, "ram": 4096}),
+        ];
+        assert_eq!(learn(vec![offer(1, 2, 4096, 80)], groups, "mine-1"), Some(5));
+    }
+
+    #[test]
+    fn a_refusal_leads_to_the_group_that_it_names() {
         let groups = vec![json!({"id": 5, "group_name": "one"}), json!({"id": 6, "group_name": "big one"})];
-        assert_eq!(sizes(vec![], groups).learn_from_refusal(SizeId(1), words), Some(6));
+        assert_eq!(learn(vec![], groups.clone(), "Big One"), Some(6));
+        assert_eq!(learn(vec![], groups, "mine-1"), None);
     }
 
     #[test]
     fn a_node_has_the_size_of_its_group_by_number_or_uuid() {
-        let sizes = sizes(vec![], vec![json!({"id": 5, "identifier": "U-5", "boxsize_id": 1})]);
+        let groups = vec![json!({"id": 5, "identifier": "U-5", "boxsize_id": 1, "cpu": 2, "ram": 4096})];
+        let known = sizes(vec![offer(1, 2, 4096, 80)], groups.clone());
         for group in [json!(5), json!("5"), json!("u-5")] {
-            assert_eq!(sizes.size_of_node(&node(json!({"group_id": group}))), Some(SizeId(1)));
+            assert_eq!(known.size_of_node(&node(json!({"group_id": group}))), Some(SizeId(1)));
         }
-        assert_eq!(sizes.size_of_node(&node(json!({"group_id": 6, "boxsize_id": 1}))), None);
-        assert_eq!(sizes.size_of_node(&node(json!({"boxsize_id": 1}))), Some(SizeId(1)));
+        assert_eq!(known.size_of_node(&node(json!({"group_id": 6, "boxsize_id": 1}))), None);
+        assert_eq!(known.size_of_node(&node(json!({"boxsize_id": 1}))), Some(SizeId(1)));
+        assert_eq!(sizes(vec![], groups).size_of_node(&node(json!({"group_id": 5}))), None);
+    }
+
+    #[test]
+    fn a_box_size_that_is_no_offer_of_these_resources_tells_no_size() {
+        let group = |box_size, cpu| json!({"id": 5, "boxsize_id": box_size, "cpu": cpu, "ram": 4096});
+        for row in [group(9, 2), group(1, 4), json!({"id": 5, "boxsize_id": 1})] {
+            let known = sizes(vec![offer(1, 2, 4096, 80)], vec![row]);
+            assert_eq!(known.size_of_node(&node(json!({"group_id": 5}))), None);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ import (
 
 const token = "e2e-admin"
 
-// controlPlane is etcd, kube-apiserver, kube-scheduler and kube-controller-manager, with kwok as everybody's kubelet.
+// controlPlane is etcd, kube-apiserver, kube-scheduler and kube-controller-manager, with kwok to run the pods.
 type controlPlane struct {
 	dir        string
 	kubeconfig string
@@ -69,8 +69,9 @@ func startControlPlane(t testing.TB, dir string) *controlPlane {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Leases are the simulator's: two that renew one would take each other's nodes for somebody else's.
 	start(t, dir, "kwok", tool("kwok"), "--kubeconfig="+in("kubeconfig"), "--config="+stages, "--manage-all-nodes",
-		"--node-lease-duration-seconds=40", fmt.Sprintf("--server-address=127.0.0.1:%d", port(t)))
+		"--node-lease-duration-seconds=0", fmt.Sprintf("--server-address=127.0.0.1:%d", port(t)))
 	return &controlPlane{dir: dir, kubeconfig: in("kubeconfig"), client: client}
 }
 

@@ -46,10 +46,10 @@ func start(t testing.TB, dir, name, program string, arguments ...string) *proces
 		close(p.done)
 	}()
 	t.Cleanup(func() {
-		p.stop()
 		if t.Failed() {
-			t.Logf("--- %s ended with:\n%s", name, tail(log, 4000))
+			t.Logf("--- %s says:\n%s", name, tail(log, 1500))
 		}
+		p.stop()
 	})
 	return p
 }

@@ -22,9 +22,10 @@ func startProvider(t testing.TB, dir, kubeconfig string, vpsie *simulator, nodeG
 	write(t, manifests, []byte(nodeGroups))
 	p := &provider{address: fmt.Sprintf("127.0.0.1:%d", port(t)), dir: dir}
 	p.arguments = []string{
-		"serve", "--listen=" + p.address, fmt.Sprintf("--http-listen=127.0.0.1:%d", port(t)),
-		"--node-groups=" + manifests, "--store=" + filepath.Join(dir, "store.redb"), "--kubeconfig=" + kubeconfig,
-		"--api-url=" + vpsie.url, "--api-token=simulated-token",
+		"serve", "--grpc-listen=" + p.address, fmt.Sprintf("--http-listen=127.0.0.1:%d", port(t)),
+		"--node-groups=" + manifests, "--data-file=" + filepath.Join(dir, "records.redb"), "--kubeconfig=" + kubeconfig,
+		"--api-url=" + vpsie.url + "/apps/v2", "--api-token=simulated-token", "--api-rate-limit=6000",
+		"--observe-interval=1s",
 	}
 	p.start(t)
 	return p

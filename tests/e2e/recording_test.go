@@ -46,6 +46,9 @@ func newRecording() *recording {
 
 func (r *recording) add(exchanges []exchange) {
 	for _, e := range exchanges {
+		if e.code == "Unavailable" {
+			continue // nobody was there to answer
+		}
 		key := e.rpc + " " + shape(e.request) + " " + shape(e.reply) + " " + e.code
 		if _, known := r.shapes[key]; !known {
 			r.shapes[key] = line{e.rpc, hex.EncodeToString(e.request), hex.EncodeToString(e.reply), e.code}

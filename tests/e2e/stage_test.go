@@ -10,7 +10,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestStage shows, before anything of ours is on it, that a Node gets ready here and that pods run and go.
+// TestStage shows, before anything of ours is on it, that pods run and go here.
 func TestStage(t *testing.T) {
 	began := time.Now()
 	w := &world{t: t, cluster: startControlPlane(t, scratch(t))}
@@ -18,7 +18,10 @@ func TestStage(t *testing.T) {
 	have := core.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("4Gi"), "pods": resource.MustParse("110")}
 	node := &core.Node{
 		ObjectMeta: meta.ObjectMeta{Name: "one", Labels: map[string]string{managed: "true"}},
-		Status:     core.NodeStatus{Capacity: have, Allocatable: have},
+		Status: core.NodeStatus{
+			Capacity: have, Allocatable: have,
+			Conditions: []core.NodeCondition{{Type: core.NodeReady, Status: core.ConditionTrue, LastHeartbeatTime: meta.Now()}},
+		},
 	}
 	if _, err := w.cluster.client.CoreV1().Nodes().Create(background, node, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ type world struct {
 
 var background = context.Background()
 
-func newWorld(t *testing.T, d driver, nodeGroups string) *world {
+func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups string) *world {
 	t.Helper()
 	dir := scratch(t)
 	w := &world{t: t, cluster: startControlPlane(t, dir)}
@@ -70,11 +70,13 @@ func newWorld(t *testing.T, d driver, nodeGroups string) *world {
 			t.Error(err)
 		}
 		w.foreignUntouched()
+		w.autoscaler.stop()
+		recorded.add(w.proxy.seen())
 	})
 	return w
 }
 
-// scratch is kept when the test fails.
+// scratch is kept when the test fails, and when E2E_KEEP asks for it.
 func scratch(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vpsie-autoscaler-e2e-")
@@ -82,7 +84,7 @@ func scratch(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || os.Getenv("E2E_KEEP") != "" {
 			t.Logf("logs are in %s", dir)
 		} else {
 			_ = os.RemoveAll(dir)
@@ -163,7 +165,11 @@ func ready(node core.Node) bool {
 func looks(nodes []core.Node) map[string]string {
 	seen := map[string]string{}
 	for _, node := range nodes {
-		seen[node.Name] = fmt.Sprint(node.UID, node.Spec.Taints, node.Spec.Unschedulable, node.Spec.ProviderID, node.Labels)
+		// Kubernetes' own taints come and go with how well the node is.
+		taints := slices.DeleteFunc(node.Spec.Taints, func(taint core.Taint) bool {
+			return strings.HasPrefix(taint.Key, "node.kubernetes.io/")
+		})
+		seen[node.Name] = fmt.Sprint(node.UID, taints, node.Spec.Unschedulable, node.Spec.ProviderID, node.Labels)
 	}
 	return seen
 }

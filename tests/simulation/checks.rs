@@ -8,12 +8,16 @@ use vpsie_autoscaler::fleet::{AskOutcome, Hostname, Phase, Records, StrangerKind
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::proto::instance_status::InstanceState;
 use vpsie_autoscaler::grpc::proto::{
-    NodeGroupNodesRequest, NodeGroupTargetSizeRequest, NodeGroupTemplateNodeInfoRequest, NodeGroupsRequest,
+    ExternalGrpcNode, NodeGroupForNodeRequest, NodeGroupNodesRequest, NodeGroupTargetSizeRequest,
+    NodeGroupTemplateNodeInfoRequest, NodeGroupsRequest,
 };
 use vpsie_autoscaler::simulator::{Simulator, VmKind, VmView};
 
 use super::wires::Door;
 
+/// Pools by NodeGroup. Their offers never leave the catalog here.
+pub(crate) const POOLS: [(&str, &[&str]); 2] =
+    [("web", &["s-2vcpu-4gb", "s-4vcpu-8gb"]), ("batch", &["s-2vcpu-4gb"])];
 pub(crate) const MAXIMA: [(&str, u32); 2] = [("web", 6), ("batch", 4)];
 
 /// What Cluster Autoscaler is told: invariants 1, 4 and 8.
@@ -28,6 +32,12 @@ pub(crate) async fn answers(door: &Door) -> Result<(), String> {
             return Err("8: NodeGroups is empty".to_owned());
         }
         known.answered |= !ids.is_empty();
+        for (name, offers) in POOLS {
+            let mut pools = offers.iter().map(|offer| format!("{name}/ams1/{offer}/on-demand"));
+            if let Some(lost) = pools.find(|id| known.answered && !ids.contains(id)) {
+                return Err(format!("8: pool {lost} is not in NodeGroups"));
+            }
+        }
         if let Some(lost) = known.pools.iter().find(|id| !ids.contains(*id)) {
             return Err(format!("8: pool {lost} is not in NodeGroups any more"));
         }
@@ -41,6 +51,14 @@ pub(crate) async fn answers(door: &Door) -> Result<(), String> {
         let nodes = client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(told)?;
         let instances = nodes.into_inner().instances;
         let deleting = i32::from(InstanceState::InstanceDeleting);
+        if let Some(instance) = instances.first() {
+            let node = ExternalGrpcNode { provider_id: instance.id.clone(), ..Default::default() };
+            let request = NodeGroupForNodeRequest { node: Some(node) };
+            let of = client.node_group_for_node(request).await.map_err(told)?.into_inner().node_group;
+            if of.as_ref() != Some(group) {
+                return Err(format!("8: {} is of {of:?}, not of {group:?}", instance.id));
+            }
+        }
         let counted = instances
             .iter()
             .filter(|i| i.status.as_ref().is_none_or(|s| s.instance_state != deleting))

@@ -173,7 +173,7 @@ impl Network {
         if is_creation(request) && !records.machines.iter().any(|m| !m.asks.is_empty()) {
             self.complaints.add(format!("2: {path} without a recorded request"));
         }
-        if let Some(victim) = self.victim(request) {
+        if let Some(victim) = Self::victim(request) {
             let given_up = records.machines.iter().any(|machine| {
                 matches!(machine.phase, Phase::Deleting { .. })
                     && machine.vm().and_then(|vm| vm.id.as_ref()).is_some_and(|id| id.as_str() == victim)
@@ -184,7 +184,7 @@ impl Network {
         }
     }
 
-    fn victim(&self, request: &Request<Bytes>) -> Option<String> {
+    fn victim(request: &Request<Bytes>) -> Option<String> {
         if request.method() != Method::DELETE || !request.uri().path().contains("delete/slave") {
             return None;
         }
@@ -193,7 +193,7 @@ impl Network {
     }
 
     fn swap_victim(&self, request: &mut Request<Bytes>) {
-        let Some(victim) = self.victim(request) else { return };
+        let Some(victim) = Self::victim(request) else { return };
         let Some(other) = self.simulator.vms().into_iter().map(|vm| vm.vm.uuid).find(|uuid| *uuid != victim)
         else {
             return;
@@ -261,10 +261,10 @@ impl Door {
 
     /// Where a planted bug changes what is answered.
     async fn doctor(&self, rpc: &str, reply: Response<Body>) -> Result<Response<Body>, tonic::Status> {
-        let sabotage = match (self.sabotage, rpc) {
-            (Some(sabotage @ Sabotage::TargetOffByOne), "NodeGroupTargetSize")
-            | (Some(sabotage @ Sabotage::PoolHidden), "NodeGroups") => sabotage,
-            _ => return Ok(reply),
+        let ((Some(sabotage @ Sabotage::TargetOffByOne), "NodeGroupTargetSize")
+        | (Some(sabotage @ Sabotage::PoolHidden), "NodeGroups")) = (self.sabotage, rpc)
+        else {
+            return Ok(reply);
         };
         let (parts, body) = reply.into_parts();
         let collected = body.collect().await?;

@@ -113,7 +113,7 @@ impl Nodes {
                         self.seen.insert(name.to_owned(), node);
                     }
                     Err(error) => {
-                        tracing::warn!(node = name, %error, "Node cannot be given its identity; trying again")
+                        tracing::warn!(node = name, %error, "Node cannot be given its identity; trying again");
                     }
                 }
             }
@@ -123,7 +123,7 @@ impl Nodes {
                 match self.api.delete(name, &params).await {
                     Ok(_) => tracing::info!(node = name, "Node object deleted; its VM is gone"),
                     Err(error) => {
-                        tracing::warn!(node = name, %error, "Node object cannot be deleted; trying again")
+                        tracing::warn!(node = name, %error, "Node object cannot be deleted; trying again");
                     }
                 }
             }

@@ -91,8 +91,8 @@ impl World {
         self.vms.push((node(self.made, size), ours));
     }
 
-    fn take(&mut self, changes: Vec<Change>) {
-        for change in &changes {
+    fn take(&mut self, changes: &[Change]) {
+        for change in changes {
             self.follower.apply(change);
         }
     }
@@ -105,9 +105,9 @@ impl World {
         let shown = self.vms.len() - late.min(self.vms.len().saturating_sub(2));
         let nodes: Vec<_> = self.vms[..shown].iter().map(|(vm, _)| vm.clone()).collect();
         let changes = self.hand.observe(&mut self.fleet, &nodes);
-        self.take(changes);
+        self.take(&changes);
         let changes = self.hand.pass(&mut self.fleet);
-        self.take(changes);
+        self.take(&changes);
     }
 
     fn ask(&mut self, replies: &[Reply]) {
@@ -119,7 +119,7 @@ impl World {
             if changes.is_empty() {
                 continue;
             }
-            self.take(changes);
+            self.take(&changes);
             let failure = |reason| Failure { reason, message: String::new() };
             let outcome = match reply {
                 Reply::Accepted => Outcome::Accepted,
@@ -138,7 +138,7 @@ impl World {
                 self.make(size.0, true);
             }
             let changes = self.fleet.answered(&id, outcome, self.hand.now, &self.hand.policy);
-            self.take(changes);
+            self.take(&changes);
         }
     }
 
@@ -154,7 +154,7 @@ impl World {
             }
             if accepted {
                 let changes = self.fleet.deletion_accepted(&machine.id, self.hand.now);
-                self.take(changes);
+                self.take(&changes);
             }
         }
     }
@@ -168,13 +168,13 @@ impl World {
                 let fits = before + *delta as u32 <= max;
                 let answer = self.hand.increase(&mut self.fleet, POOLS[*pool], *delta);
                 assert_eq!(answer.is_ok(), fits, "the maximum holds over the pools");
-                self.take(answer.unwrap_or_default());
+                self.take(&answer.unwrap_or_default());
             }
             Step::Decrease { pool, delta } => {
                 let before = target(&self.fleet, POOLS[*pool]);
                 let changes = self.fleet.decrease(POOLS[*pool], *delta).unwrap_or_default();
                 assert_eq!(before as usize - changes.len(), target(&self.fleet, POOLS[*pool]) as usize);
-                self.take(changes);
+                self.take(&changes);
             }
             Step::DeleteNth { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -184,7 +184,7 @@ impl World {
                 let changes = self.fleet.delete_nodes(&machine.pool.to_string(), &[node], now).unwrap();
                 let after = target(&self.fleet, &machine.pool.to_string());
                 assert_eq!(before - after, u32::from(machine.counts()), "one slot, once");
-                self.take(changes);
+                self.take(&changes);
             }
             Step::DeleteInWrongPool { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -206,7 +206,7 @@ impl World {
             Step::List { late } => self.list(*late),
             Step::EmptyList => {
                 let changes = self.hand.observe(&mut self.fleet, &[]);
-                self.take(changes);
+                self.take(&changes);
             }
             Step::Wait { seconds } => self.hand.wait(Duration::from_secs(*seconds)),
             Step::ClockJump { minutes } => {

@@ -1,9 +1,9 @@
 //! The control endpoint: `/_simulator/...`. No faults, no tokens, no rate limit.
 
-use axum::extract::{Path, State as Shared};
+use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use http::StatusCode;
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
@@ -15,13 +15,13 @@ use crate::simulator::control::ControlError;
 use crate::simulator::shapes::Shapes;
 use crate::simulator::{FaultRule, Simulator};
 
-type Sim = Shared<Simulator>;
+type Sim = Extension<Simulator>;
 
-pub(super) fn router() -> Router<Simulator> {
+pub(super) fn router() -> Router {
     let api = Router::new()
-        .route("/state", get(async |Shared(sim): Sim| Json(sim.overview())))
-        .route("/vms", get(async |Shared(sim): Sim| Json(sim.vms())))
-        .route("/gone", get(async |Shared(sim): Sim| Json(sim.gone())))
+        .route("/state", get(async |Extension(sim): Sim| Json(sim.overview())))
+        .route("/vms", get(async |Extension(sim): Sim| Json(sim.vms())))
+        .route("/gone", get(async |Extension(sim): Sim| Json(sim.gone())))
         .route("/vms/{vm}", delete(delete_vm))
         .route("/vms/{vm}/interrupt", post(interrupt))
         .route("/vms/{vm}/suspend", post(suspend))
@@ -29,10 +29,10 @@ pub(super) fn router() -> Router<Simulator> {
         .route("/workers", post(add_worker))
         .route(
             "/faults",
-            get(async |Shared(sim): Sim| Json(sim.faults())).post(add_fault).delete(clear_faults),
+            get(async |Extension(sim): Sim| Json(sim.faults())).post(add_fault).delete(clear_faults),
         )
         .route("/faults/{id}", delete(remove_fault))
-        .route("/calls", get(async |Shared(sim): Sim| Json(sim.calls())).delete(reset_calls))
+        .route("/calls", get(async |Extension(sim): Sim| Json(sim.calls())).delete(reset_calls))
         .route("/capacity", put(set_capacity))
         .route("/quota", put(set_quota))
         .route("/rate-limit", put(set_rate_limit))
@@ -67,7 +67,7 @@ fn done() -> Outcome {
     outcome(Ok(()))
 }
 
-async fn delete_vm(Shared(sim): Sim, Path(vm): Path<String>) -> Outcome {
+async fn delete_vm(Extension(sim): Sim, Path(vm): Path<String>) -> Outcome {
     outcome(sim.delete_vm(&vm))
 }
 
@@ -77,15 +77,15 @@ struct Notice {
     notice: SignedDuration,
 }
 
-async fn interrupt(Shared(sim): Sim, Path(vm): Path<String>, Json(body): Json<Notice>) -> Outcome {
+async fn interrupt(Extension(sim): Sim, Path(vm): Path<String>, Json(body): Json<Notice>) -> Outcome {
     outcome(sim.interrupt(&vm, body.notice.abs()))
 }
 
-async fn suspend(Shared(sim): Sim, Path(vm): Path<String>) -> Outcome {
+async fn suspend(Extension(sim): Sim, Path(vm): Path<String>) -> Outcome {
     outcome(sim.set_suspended(&vm, true))
 }
 
-async fn resume(Shared(sim): Sim, Path(vm): Path<String>) -> Outcome {
+async fn resume(Extension(sim): Sim, Path(vm): Path<String>) -> Outcome {
     outcome(sim.set_suspended(&vm, false))
 }
 
@@ -96,7 +96,7 @@ struct NewWorker {
     group: Option<u64>,
 }
 
-async fn add_worker(Shared(sim): Sim, Json(body): Json<NewWorker>) -> Outcome {
+async fn add_worker(Extension(sim): Sim, Json(body): Json<NewWorker>) -> Outcome {
     Outcome(match sim.add_foreign_worker(&body.cluster, body.group) {
         Ok(uuid) => Ok(json!({ "uuid": uuid })),
         Err(error) => Err((StatusCode::NOT_FOUND, error.to_string())),
@@ -109,24 +109,24 @@ struct NewFault {
     rule: String,
 }
 
-async fn add_fault(Shared(sim): Sim, Json(body): Json<NewFault>) -> Outcome {
+async fn add_fault(Extension(sim): Sim, Json(body): Json<NewFault>) -> Outcome {
     Outcome(match body.rule.parse::<FaultRule>() {
         Ok(rule) => Ok(json!({ "id": sim.add_fault(rule) })),
         Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
     })
 }
 
-async fn remove_fault(Shared(sim): Sim, Path(id): Path<u64>) -> Outcome {
+async fn remove_fault(Extension(sim): Sim, Path(id): Path<u64>) -> Outcome {
     let there = sim.remove_fault(id);
     outcome(there.then_some(()).ok_or_else(|| ControlError(format!("there is no fault {id}"))))
 }
 
-async fn clear_faults(Shared(sim): Sim) -> Outcome {
+async fn clear_faults(Extension(sim): Sim) -> Outcome {
     sim.clear_faults();
     done()
 }
 
-async fn reset_calls(Shared(sim): Sim) -> Outcome {
+async fn reset_calls(Extension(sim): Sim) -> Outcome {
     sim.reset_calls();
     done()
 }
@@ -139,7 +139,7 @@ struct Capacity {
     limit: Option<u32>,
 }
 
-async fn set_capacity(Shared(sim): Sim, Json(body): Json<Capacity>) -> Outcome {
+async fn set_capacity(Extension(sim): Sim, Json(body): Json<Capacity>) -> Outcome {
     outcome(sim.set_capacity(body.datacenter.as_deref(), &body.offer, body.limit))
 }
 
@@ -149,7 +149,7 @@ struct Quota {
     workers: Option<u32>,
 }
 
-async fn set_quota(Shared(sim): Sim, Json(body): Json<Quota>) -> Outcome {
+async fn set_quota(Extension(sim): Sim, Json(body): Json<Quota>) -> Outcome {
     sim.set_worker_quota(body.workers);
     done()
 }
@@ -160,7 +160,7 @@ struct Rate {
     per_minute: Option<u32>,
 }
 
-async fn set_rate_limit(Shared(sim): Sim, Json(body): Json<Rate>) -> Outcome {
+async fn set_rate_limit(Extension(sim): Sim, Json(body): Json<Rate>) -> Outcome {
     sim.set_rate_limit(body.per_minute);
     done()
 }
@@ -173,16 +173,16 @@ struct NewPrice {
     hourly: Option<Decimal>,
 }
 
-async fn set_price(Shared(sim): Sim, Json(body): Json<NewPrice>) -> Outcome {
+async fn set_price(Extension(sim): Sim, Json(body): Json<NewPrice>) -> Outcome {
     outcome(sim.set_price(&body.offer, body.monthly, body.hourly))
 }
 
-async fn set_times(Shared(sim): Sim, Json(body): Json<TimesConfig>) -> Outcome {
+async fn set_times(Extension(sim): Sim, Json(body): Json<TimesConfig>) -> Outcome {
     sim.set_times(body);
     done()
 }
 
-async fn set_shapes(Shared(sim): Sim, Json(body): Json<Shapes>) -> Outcome {
+async fn set_shapes(Extension(sim): Sim, Json(body): Json<Shapes>) -> Outcome {
     sim.set_shapes(body);
     done()
 }
@@ -193,12 +193,12 @@ struct Outage {
     on: bool,
 }
 
-async fn set_outage(Shared(sim): Sim, Json(body): Json<Outage>) -> Outcome {
+async fn set_outage(Extension(sim): Sim, Json(body): Json<Outage>) -> Outcome {
     sim.set_outage(body.on);
     done()
 }
 
-async fn revoke_tokens(Shared(sim): Sim) -> Outcome {
+async fn revoke_tokens(Extension(sim): Sim) -> Outcome {
     sim.revoke_tokens();
     done()
 }

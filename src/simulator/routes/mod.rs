@@ -11,11 +11,12 @@ mod vm;
 
 use std::collections::HashMap;
 use std::future::{Ready, ready};
+use std::sync::LazyLock;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, RawPathParams, State as Shared};
+use axum::extract::{Query, RawPathParams};
 use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Extension, Router};
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
 use serde_json::Value;
@@ -42,15 +43,17 @@ type Endpoint = fn(&mut State, &mut Context<'_>, &Call) -> Result<Answer, Refusa
 /// Every prefix that any client uses. Which of them are served is a matter of shape.
 const PREFIXES: [&str; 3] = ["/apps/v2", "/api/v2", "/v2"];
 
-pub(super) fn router(simulator: Simulator) -> Router {
+/// Every route. A request brings its [`Simulator`] along as an extension, so that one router, which is slow to
+/// make, serves all of them.
+pub(super) static ROUTER: LazyLock<Router> = LazyLock::new(|| {
     let mut router = Router::new().merge(control::router());
     for prefix in PREFIXES {
         router = router.nest(prefix, api());
     }
-    router.fallback(unknown).method_not_allowed_fallback(unknown).with_state(simulator)
-}
+    router.fallback(unknown).method_not_allowed_fallback(unknown)
+});
 
-fn api() -> Router<Simulator> {
+fn api() -> Router {
     Router::new()
         .route("/auth/from/api", post(open(login::login)))
         .route("/datacenter", get(closed(catalog::datacenters)))
@@ -74,11 +77,11 @@ fn api() -> Router<Simulator> {
         .route("/billing/estimated/usages", get(closed(billing::usages)))
 }
 
-fn vms() -> MethodRouter<Simulator> {
+fn vms() -> MethodRouter {
     get(closed(vm::list)).post(closed(vm::create)).delete(closed(vm::delete))
 }
 
-async fn unknown(Shared(simulator): Shared<Simulator>) -> Response<Body> {
+async fn unknown(Extension(simulator): Extension<Simulator>) -> Response<Body> {
     simulator.shapes().unknown_route()
 }
 
@@ -87,7 +90,8 @@ type Queried = Query<HashMap<String, String>>;
 /// The work of one endpoint, for those who have a token.
 fn closed(
     endpoint: Endpoint,
-) -> impl Fn(Shared<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone {
+) -> impl Fn(Extension<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone
+{
     move |simulator, params, query, headers, body| {
         ready(serve(&simulator, endpoint, Door::Closed, &params, &query, &headers, &body))
     }
@@ -96,7 +100,8 @@ fn closed(
 /// The work of one endpoint, for everyone.
 fn open(
     endpoint: Endpoint,
-) -> impl Fn(Shared<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone {
+) -> impl Fn(Extension<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone
+{
     move |simulator, params, query, headers, body| {
         ready(serve(&simulator, endpoint, Door::Open, &params, &query, &headers, &body))
     }

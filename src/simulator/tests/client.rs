@@ -40,7 +40,7 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
     for _ in 0..2 {
         backend.create(SizeId(3), "workers").await?;
     }
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let listed = backend.list().await?;
     let found = workers_of(&listed);
     assert_eq!(found.len(), 2);

@@ -144,7 +144,7 @@ async fn changes_wake_those_who_wait() {
 async fn a_restored_simulator_goes_on_as_the_first_would_have() {
     let (first, worker) = with_worker().await;
     let text = serde_json::to_string(&first.snapshot()).unwrap();
-    let clock = Arc::new(TestClock(tokio::time::Instant::now() - Duration::from_secs(60)));
+    let clock = Arc::new(TestClock(tokio::time::Instant::now() - Duration::from_mins(1)));
     let second = Simulator::restore(steady(), clock, serde_json::from_str(&text).unwrap()).unwrap();
     assert_eq!(second.vms(), first.vms());
     for sim in [&first, &second] {

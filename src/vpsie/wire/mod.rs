@@ -6,5 +6,5 @@ mod row;
 mod rows;
 
 pub(super) use node::{Node, nodes};
-pub(super) use row::{Row, Time};
+pub(super) use row::Row;
 pub(super) use rows::{Cluster, Datacenter, Group, VmName, offer};

@@ -9,6 +9,8 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::{Map, Value};
 
+use crate::fleet::Hostname;
+
 /// A row. Every reader takes the names that a field goes by, and the first of them that is readable counts.
 #[derive(Clone, Copy)]
 pub(in crate::vpsie) struct Row<'a>(pub(in crate::vpsie) &'a Map<String, Value>);
@@ -22,37 +24,38 @@ pub(in crate::vpsie) struct Time {
 }
 
 impl Row<'_> {
-    fn find<T>(&self, names: &[&str], read: impl Fn(&Value) -> Option<T>) -> Option<T> {
+    fn find<T>(self, names: &[&str], read: impl Fn(&Value) -> Option<T>) -> Option<T> {
         names.iter().find_map(|name| self.0.get(*name).and_then(&read))
     }
 
-    /// Whether the field is there, and not null.
-    pub(in crate::vpsie) fn has(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|value| !value.is_null())
-    }
-
     /// Text, or a number as text; not empty.
-    pub(in crate::vpsie) fn text(&self, names: &[&str]) -> Option<String> {
+    pub(in crate::vpsie) fn text(self, names: &[&str]) -> Option<String> {
         self.find(names, text)
     }
 
+    /// A hostname: text, which no number is.
+    pub(in crate::vpsie) fn hostname(self, names: &[&str]) -> Option<Hostname> {
+        let name = self.find(names, |value| value.as_str().map(Hostname::new))?;
+        (!name.as_str().is_empty()).then_some(name)
+    }
+
     /// A whole number that is not negative.
-    pub(in crate::vpsie) fn number(&self, names: &[&str]) -> Option<u64> {
+    pub(in crate::vpsie) fn number(self, names: &[&str]) -> Option<u64> {
         self.find(names, |value| decimal(value).filter(Decimal::is_integer).and_then(|d| d.to_u64()))
     }
 
     /// An amount: number or text (API §3.5).
-    pub(in crate::vpsie) fn decimal(&self, names: &[&str]) -> Option<Decimal> {
+    pub(in crate::vpsie) fn decimal(self, names: &[&str]) -> Option<Decimal> {
         self.find(names, decimal)
     }
 
     /// A flag: 0/1, "0"/"1", true/false.
-    pub(in crate::vpsie) fn flag(&self, names: &[&str]) -> Option<bool> {
+    pub(in crate::vpsie) fn flag(self, names: &[&str]) -> Option<bool> {
         self.find(names, flag)
     }
 
     /// A moment.
-    pub(in crate::vpsie) fn time(&self, names: &[&str]) -> Option<Time> {
+    pub(in crate::vpsie) fn time(self, names: &[&str]) -> Option<Time> {
         self.find(names, time)
     }
 }

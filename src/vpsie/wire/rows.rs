@@ -53,22 +53,19 @@ pub(in crate::vpsie) struct Group {
     /// `boxsize_id`: as far as known the same number as the `KubeSizeID` it was made with (API §5.1).
     pub(in crate::vpsie) box_size: Option<u64>,
     pub(in crate::vpsie) shape: Shape,
+    pub(in crate::vpsie) deleted: bool,
 }
 
 impl Group {
-    /// None for a deleted one, too.
-    pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Option<Self>> {
-        let id = row.number(&["id", "groupId", "group_id"])?;
-        if row.flag(&["is_deleted"]).unwrap_or(false) || row.time(&["dropped_on"]).is_some() {
-            return Some(None);
-        }
-        Some(Some(Self {
-            id,
+    pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Self> {
+        Some(Self {
+            id: row.number(&["id", "groupId", "group_id"])?,
             identifier: row.text(&["identifier"]),
             name: row.text(&["group_name", "groupName", "name"]).unwrap_or_default(),
             box_size: row.number(&["boxsize_id", "boxsizeId", "KubeSizeID", "kube_size_id"]),
             shape: Shape::read(row),
-        }))
+            deleted: row.flag(&["is_deleted"]) == Some(true) || row.time(&["dropped_on"]).is_some(),
+        })
     }
 }
 
@@ -97,7 +94,7 @@ impl Shape {
 
     /// Whether the two may be of one kind: nothing that both tell differs.
     pub(in crate::vpsie) fn may_be(&self, other: &Self) -> bool {
-        fn agree<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+        fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
             one.is_none() || other.is_none() || one == other
         }
         agree(self.cpu, other.cpu) && agree(self.memory, other.memory) && agree(self.disk, other.disk)
@@ -149,9 +146,12 @@ pub(in crate::vpsie) struct VmName {
 impl VmName {
     pub(in crate::vpsie) fn read(row: Row<'_>) -> Option<Self> {
         Some(Self {
-            hostname: Hostname::new(&row.text(&["hostname"])?),
+            hostname: row.hostname(&["hostname"])?,
             id: VmId::new(row.text(&["identifier"])?),
-            kubernetes: row.text(&["type", "entity_type"]).is_some_and(|kind| kind.starts_with("k8s")),
+            kubernetes: row.text(&["type", "entity_type"]).is_some_and(|kind| {
+                let kind = kind.to_lowercase();
+                kind.starts_with("k8s") || kind.starts_with("kubernetes")
+            }),
         })
     }
 }
@@ -199,15 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn deleted_groups_do_not_count() {
+    fn a_group_is_deleted_by_flag_or_by_date() {
         let group = |more: &str| {
             let row = format!(r#"{{"id": 5, "group_name": "a", "boxsize_id": "7"{more}}}"#);
-            read(&serde_json::from_str(&row).unwrap(), Group::read)
+            read(&serde_json::from_str(&row).unwrap(), Group::read).unwrap()
         };
-        assert_eq!(group("").unwrap().unwrap().box_size, Some(7));
-        assert_eq!(group(r#","dropped_on":null,"is_deleted":0"#).unwrap().unwrap().id, 5);
-        assert_eq!(group(r#","is_deleted":1"#), Some(None));
-        assert_eq!(group(r#","dropped_on":"2026-01-01T00:00:00Z""#), Some(None));
+        assert_eq!((group("").box_size, group("").deleted), (Some(7), false));
+        assert!(!group(r#","dropped_on":null,"is_deleted":0"#).deleted);
+        assert!(group(r#","is_deleted":1"#).deleted);
+        assert!(group(r#","dropped_on":"2026-01-01T00:00:00Z""#).deleted);
         assert_eq!(read(&json!({"group_name": "a"}), Group::read), None);
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,55 +10,54 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 
-use super::{BaseUrl, Client, ClientConfig, Credentials, Metrics, Transport, TransportError};
 use crate::control::Clock;
+use crate::vpsie::{BaseUrl, Client, ClientConfig, Credentials, Metrics, Transport, TransportError};
 
 /// What becomes of a request.
 #[derive(Clone)]
-pub(super) enum Fate {
+pub(in crate::vpsie) enum Fate {
     Reply(u16, String, Vec<(&'static str, String)>),
     NotSent,
     Lost,
     Silence,
 }
 
-pub(super) fn reply(status: u16, body: impl ToString) -> Fate {
+pub(in crate::vpsie) fn reply(status: u16, body: &(impl ToString + ?Sized)) -> Fate {
     Fate::Reply(status, body.to_string(), Vec::new())
 }
 
-pub(super) fn ok(data: &Value) -> Fate {
-    reply(200, serde_json::json!({"error": false, "data": data}))
+pub(in crate::vpsie) fn ok(data: &Value) -> Fate {
+    reply(200, &serde_json::json!({"error": false, "data": data}))
 }
 
-pub(super) fn refuse(message: &str) -> Fate {
-    reply(200, serde_json::json!({"error": true, "message": message}))
+pub(in crate::vpsie) fn refuse(message: &str) -> Fate {
+    reply(200, &serde_json::json!({"error": true, "message": message}))
 }
 
-pub(super) fn slow_down(seconds: u64) -> Fate {
+pub(in crate::vpsie) fn slow_down(seconds: u64) -> Fate {
     Fate::Reply(429, r#"{"error":true}"#.into(), vec![("retry-after", seconds.to_string())])
 }
 
 /// A request that came.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) line: String,
-    pub(super) headers: http::HeaderMap,
-    pub(super) body: String,
-    pub(super) at: Instant,
+pub(in crate::vpsie) struct Seen {
+    pub(in crate::vpsie) headers: http::HeaderMap,
+    pub(in crate::vpsie) body: String,
+    pub(in crate::vpsie) at: Instant,
 }
 
 impl Seen {
-    pub(super) fn json(&self) -> Value {
+    pub(in crate::vpsie) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(in crate::vpsie) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 #[derive(Clone, Default)]
-pub(super) struct Script(Arc<Mutex<State>>);
+pub(in crate::vpsie) struct Script(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -68,31 +66,33 @@ struct State {
 }
 
 impl Script {
-    pub(super) fn new(steps: impl IntoIterator<Item = (&'static str, Fate)>) -> Self {
+    pub(in crate::vpsie) fn new(steps: impl IntoIterator<Item = (&'static str, Fate)>) -> Self {
         let script = Self::default();
         script.then(steps);
         script
     }
 
     /// Adds steps. A line is method and path without `/apps/v2/`, such as `GET datacenter`.
-    pub(super) fn then(&self, steps: impl IntoIterator<Item = (&'static str, Fate)>) {
+    pub(in crate::vpsie) fn then(&self, steps: impl IntoIterator<Item = (&'static str, Fate)>) {
         let steps = steps.into_iter().map(|(line, fate)| (line.to_owned(), fate));
         self.0.lock().unwrap().steps.extend(steps);
     }
 
     /// All requests that came. Fails when the script was not played to its end.
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::vpsie) fn seen(&self) -> Vec<Seen> {
         let state = self.0.lock().unwrap();
         let left: Vec<&String> = state.steps.iter().map(|(line, _)| line).collect();
         assert!(left.is_empty(), "these requests never came: {left:?}");
         state.seen.clone()
     }
 
-    pub(super) fn transport(&self) -> Transport {
+    pub(in crate::vpsie) fn transport(&self) -> Transport {
         let script = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request| {
             let fate = script.next(&request);
             async move {
+                // Others get a turn while a request is under way.
+                tokio::task::yield_now().await;
                 match fate {
                     Fate::Reply(status, body, headers) => {
                         let mut reply = Response::builder().status(status);
@@ -116,31 +116,46 @@ impl Script {
         let mut state = self.0.lock().unwrap();
         let body = String::from_utf8(request.body().to_vec()).unwrap();
         let (headers, at) = (request.headers().clone(), Instant::now());
-        state.seen.push(Seen { line: line.clone(), headers, body, at });
+        state.seen.push(Seen { headers, body, at });
         match state.steps.pop_front() {
             Some((expected, fate)) if expected == line => fate,
             other => panic!("{line} came, not {:?}", other.map(|(line, _)| line)),
         }
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(in crate::vpsie) fn client(&self) -> Client {
         self.client_with(Credentials::token("t0ken"), |_| ())
     }
 
-    pub(super) fn client_with(
+    pub(in crate::vpsie) fn client_with(
         &self,
         credentials: Credentials,
+        configure: impl FnOnce(&mut ClientConfig),
+    ) -> Client {
+        self.client_metered(credentials, Metrics::default(), configure)
+    }
+
+    pub(in crate::vpsie) fn client_metered(
+        &self,
+        credentials: Credentials,
+        metrics: Metrics,
         configure: impl FnOnce(&mut ClientConfig),
     ) -> Client {
         let base = BaseUrl::parse("https://vpsie.test").unwrap();
         let mut config = ClientConfig::new(base, credentials);
         configure(&mut config);
-        Client::new(config, self.transport(), Arc::new(TestClock(Instant::now())), Metrics::default())
+        Client::new(config, self.transport(), Arc::new(TestClock::default()), metrics)
     }
 }
 
 /// Wall time that goes with tokio's, from 2026-01-01.
-struct TestClock(Instant);
+pub(in crate::vpsie) struct TestClock(Instant);
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
@@ -148,5 +163,3 @@ impl Clock for TestClock {
         start + self.0.elapsed()
     }
 }
-
-pub(super) const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,222 @@
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::script::{Fate, Script, ok, reply};
+use crate::vpsie::Credentials;
+use crate::vpsie::client::Client;
+use crate::vpsie::error::{ApiError, Kind};
+
+const LOGIN: &str = "POST auth/from/api";
+const LIST: &str = "GET k8s/cluster/all";
+const ADD: &str = "POST k8s/cluster/byId/c/add/slave/group/5";
+
+async fn list(client: &Client) -> Result<(), ApiError> {
+    client.clusters().await.map(drop)
+}
+
+fn client(script: &Script) -> Client {
+    script.client_with(Credentials::client("me", "s3cret"), |_| ())
+}
+
+/// A login that gives this token, for an hour from 2026-01-01T00:00Z.
+fn token(token: &str) -> Fate {
+    let expires = "2026-01-01T01:00:00Z";
+    reply(200, &json!({"error": false, "accessToken": {"token": token, "expires": expires}}))
+}
+
+fn clusters() -> Fate {
+    ok(&json!([]))
+}
+
+fn refused() -> Fate {
+    reply(401, r#"{"error":true,"message":"Please authenticate"}"#)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_call_logs_in_and_the_next_ones_do_not() {
+    let script = Script::new([(LOGIN, token("one")), (LIST, clusters()), (LIST, clusters())]);
+    let client = client(&script);
+    list(&client).await.unwrap();
+    list(&client).await.unwrap();
+    let seen = script.seen();
+    assert_eq!(seen[0].json(), json!({"clientId": "me", "clientSecret": "s3cret"}));
+    assert_eq!(seen[0].header("authorization"), "");
+    assert_eq!(seen[1].header("authorization"), "Bearer one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_refused_as_json_is_tried_as_a_form_and_that_is_remembered() {
+    for refusal in [
+        refused(),
+        reply(415, r#"{"error":true,"message":"Unsupported Media Type"}"#),
+        reply(400, "Bad Request"),
+        reply(200, r#"{"error":true,"message":"clientId is required"}"#),
+        reply(200, r#"{"error":false}"#),
+    ] {
+        let script = Script::new([
+            (LOGIN, refusal),
+            (LOGIN, token("one")),
+            (LIST, refused()),
+            (LOGIN, token("two")),
+            (LIST, clusters()),
+        ]);
+        list(&client(&script)).await.unwrap();
+        let seen = script.seen();
+        for form in [&seen[1], &seen[3]] {
+            assert_eq!(form.header("content-type"), "application/x-www-form-urlencoded");
+            assert_eq!(form.body, "clientId=me&clientSecret=s3cret");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_renewed_before_it_expires() {
+    let script = Script::new([(LOGIN, token("one")), (LIST, clusters())]);
+    let client = client(&script);
+    list(&client).await.unwrap();
+    tokio::time::sleep(Duration::from_mins(54)).await;
+    script.then([(LIST, clusters())]);
+    list(&client).await.unwrap();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    script.then([(LOGIN, token("two")), (LIST, clusters())]);
+    list(&client).await.unwrap();
+    assert_eq!(script.seen().last().unwrap().header("vpsie-auth"), "two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_renewed_early_is_used_on() {
+    let script = Script::new([(LOGIN, token("one")), (LIST, clusters())]);
+    let client = client(&script);
+    list(&client).await.unwrap();
+    tokio::time::sleep(Duration::from_mins(55)).await;
+    script.then([(LOGIN, Fate::Lost), (LIST, clusters()), (LIST, clusters())]);
+    list(&client).await.unwrap();
+    list(&client).await.unwrap();
+    assert_eq!(script.seen().last().unwrap().header("vpsie-auth"), "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_brings_one_new_login_and_one_more_try() {
+    let script = Script::new([
+        (LOGIN, token("one")),
+        (LIST, refused()),
+        (LOGIN, token("two")),
+        (LIST, clusters()),
+        (LIST, refused()),
+        (LOGIN, token("three")),
+        (LIST, refused()),
+    ]);
+    let client = client(&script);
+    list(&client).await.unwrap();
+    assert_eq!(list(&client).await.unwrap_err().kind, Kind::Unauthenticated);
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_also_renews_the_token_of_a_call_that_must_not_be_repeated() {
+    for unauthenticated in
+        [refused(), reply(200, r#"{"error":true,"code":401,"message":"Please authenticate"}"#)]
+    {
+        let script = Script::new([
+            (LOGIN, token("one")),
+            (ADD, unauthenticated),
+            (LOGIN, token("two")),
+            (ADD, ok(&json!(true))),
+        ]);
+        client(&script).add_worker(&"c".into(), 5).await.unwrap();
+        assert_eq!(script.seen()[3].header("vpsie-auth"), "two");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_calls_wait_for_one_login() {
+    let script =
+        Script::new([(LOGIN, token("one")), (LIST, clusters()), (LIST, clusters()), (LIST, clusters())]);
+    let client = client(&script);
+    let (a, b, c) = tokio::join!(list(&client), list(&client), list(&client));
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_login_is_not_tried_again_at_once() {
+    let script = Script::new([(LOGIN, refused()), (LOGIN, refused())]);
+    let client = client(&script);
+    for _ in 0..3 {
+        let error = list(&client).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Unauthenticated);
+        assert_eq!(error.message, "VPSie refused the login: Please authenticate");
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    script.then([(LOGIN, token("one")), (LIST, clusters())]);
+    list(&client).await.unwrap();
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_login_is_repeated_for_a_read_and_leaves_a_worker_unasked_for() {
+    let script = Script::new([(LOGIN, Fate::Lost), (LOGIN, token("one")), (LIST, clusters())]);
+    list(&client(&script)).await.unwrap();
+    script.seen();
+
+    for fate in [Fate::Lost, Fate::Silence, Fate::NotSent, reply(502, "<html>")] {
+        let script = Script::new([(LOGIN, fate)]);
+        let error = client(&script).add_worker(&"c".into(), 5).await.unwrap_err();
+        assert_eq!(error.kind, Kind::NotSent);
+        script.seen();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_at_a_wrong_server_says_so() {
+    let script = Script::new([(LOGIN, reply(404, "<html>nginx</html>"))]);
+    let error = list(&client(&script)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::WrongServer);
+    assert!(error.message.contains("check host and prefix"), "{}", error.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_token_that_is_refused_says_so() {
+    let script = Script::new([(LIST, refused())]);
+    let error = list(&script.client()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unauthenticated);
+    assert_eq!(error.message, "VPSie does not accept the API token; it may have expired");
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn replaced_credentials_are_used_from_the_next_request_on() {
+    let script = Script::new([(LIST, refused())]);
+    let client = script.client();
+    list(&client).await.unwrap_err();
+    client.replace_credentials(Credentials::token("new"));
+    script.then([(LIST, clusters())]);
+    list(&client).await.unwrap();
+    assert_eq!(script.seen()[1].header("vpsie-auth"), "new");
+
+    let script = Script::new([(LOGIN, refused()), (LOGIN, refused())]);
+    let client = self::client(&script);
+    list(&client).await.unwrap_err();
+    client.replace_credentials(Credentials::client("me", "better"));
+    script.then([(LOGIN, token("one")), (LIST, clusters())]);
+    list(&client).await.unwrap();
+    assert_eq!(script.seen()[2].json()["clientSecret"], "better");
+}
+
+#[tokio::test(start_paused = true)]
+async fn secrets_are_in_no_error() {
+    let echo = |secret: &str| reply(400, &json!({"error": true, "message": format!("bad value {secret}")}));
+    let script = Script::new([(LOGIN, echo("s3cret")), (LOGIN, echo("s3cret"))]);
+    assert!(!format!("{:?}", list(&client(&script)).await.unwrap_err()).contains("s3cret"));
+    let script = Script::new([(LIST, echo("t0ken"))]);
+    assert!(!format!("{:?}", list(&script.client()).await.unwrap_err()).contains("t0ken"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_no_header_can_carry_is_refused_unseen() {
+    let script = Script::default();
+    let error = list(&script.client_with(Credentials::token("to\nken"), |_| ())).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Forbidden);
+    assert!(!error.message.contains("ken\""), "{}", error.message);
+}

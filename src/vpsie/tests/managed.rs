@@ -1,0 +1,462 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::script::{Fate, Script, ok, refuse, reply, slow_down};
+use crate::fleet::{FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId, VmState};
+use crate::vpsie::{Backend, BackendError, Credentials, ManagedBackend, ManagedConfig};
+
+const CHECK: &str = "GET k8s/cluster/all";
+const DATACENTERS: &str = "GET datacenter";
+const OFFERS: &str = "POST k8s/offers";
+const NODES: &str = "GET k8s/cluster/byId/c-1";
+const GROUPS: &str = "GET k8s/node/groups/byClusterId/c-1";
+const ADD_GROUP: &str = "POST k8s/cluster/add/group";
+const ADD_5: &str = "POST k8s/cluster/byId/c-1/add/slave/group/5";
+const ADD_6: &str = "POST k8s/cluster/byId/c-1/add/slave/group/6";
+const DELETE: &str = "DELETE k8s/cluster/byId/c-1/delete/slave";
+const VMS: &str = "GET storages/vms";
+
+const SMALL: SizeId = SizeId(1);
+
+fn backend(script: &Script) -> ManagedBackend {
+    let config = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
+    ManagedBackend::new(script.client(), config)
+}
+
+fn group(id: u64, name: &str, size: u64) -> Value {
+    json!({"id": id, "group_name": name, "boxsize_id": size, "identifier": format!("g-{id}"), "is_deleted": 0})
+}
+
+fn groups(groups: &[Value]) -> Fate {
+    ok(&json!(groups))
+}
+
+fn nodes(nodes: &Value) -> Fate {
+    ok(&json!({"cluster_name": "HEL", "identifier": "c-1", "nodes": nodes}))
+}
+
+fn accepted() -> Fate {
+    ok(&json!(true))
+}
+
+fn vm(hostname: &str, id: Option<&str>) -> Vm {
+    Vm { hostname: Hostname::new(hostname), id: id.map(Into::into) }
+}
+
+fn ids(nodes: &[ListedNode]) -> Vec<(&str, Option<&str>)> {
+    nodes.iter().map(|node| (node.hostname.as_str(), node.id.as_ref().map(VmId::as_str))).collect()
+}
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(result: Result<T, BackendError>, want: FailureReason) {
+    match result {
+        Err(BackendError::Refused { reason, .. }) if reason == want => {}
+        other => panic!("want Refused with {want}, got {other:?}"),
+    }
+}
+
+#[track_caller]
+fn assert_unavailable<T: std::fmt::Debug>(result: Result<T, BackendError>, want: FailureReason) -> String {
+    match result {
+        Err(BackendError::Unavailable { reason, message, .. }) if reason == want => message,
+        other => panic!("want Unavailable with {want}, got {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_start_checks_credentials_cluster_and_datacenters() {
+    let clusters = || ok(&json!([{"identifier": "C-1", "cluster_name": "HEL"}]));
+    let datacenters = ok(&json!([{"dc_name": "AMS", "identifier": "dc-1"}]));
+    let script = Script::new([(CHECK, clusters()), (DATACENTERS, datacenters)]);
+    backend(&script).check().await.unwrap();
+    script.seen();
+
+    let elsewhere = ok(&json!([{"identifier": "c-9", "cluster_name": "HEL"}]));
+    let error = backend(&Script::new([(CHECK, elsewhere)])).check().await.unwrap_err().to_string();
+    assert_eq!(error, r#"VPSie refused: VPSie has no cluster "c-1" in this account; it has: c-9 (HEL)"#);
+
+    let deleted = ok(&json!([{"dc_name": "FRA", "identifier": "dc-2"}]));
+    let error = backend(&Script::new([(CHECK, clusters()), (DATACENTERS, deleted)])).check().await;
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains(r#"no datacenter "dc-1" in this account; it has: dc-2 (FRA)"#)
+    );
+
+    let unauthenticated = reply(401, r#"{"error":true,"message":"Please authenticate"}"#);
+    let error = backend(&Script::new([(CHECK, unauthenticated)])).check().await;
+    assert_unavailable(error, FailureReason::Authentication);
+
+    let html = Script::new([(CHECK, reply(404, "<html>nginx</html>"))]);
+    let message = assert_unavailable(backend(&html).check().await, FailureReason::InvalidConfiguration);
+    assert!(message.contains("check host and prefix"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_catalog_is_one_call_a_datacenter() {
+    let offers = json!([
+        {"id": 1, "name": "small", "cpu": 2, "ram": 4096, "disk": 80, "price": "24.00", "hourly_price": 0.033},
+        {"id": "2", "nickname": "big", "cpu": "4", "ram": "8192", "ssd": 160, "price": 48},
+        {"name": "no id"},
+    ]);
+    let script = Script::new([(OFFERS, ok(&offers))]);
+    let catalog = backend(&script).catalog().await.unwrap();
+    let names: Vec<&str> = catalog.offers.iter().map(|offer| offer.name.as_str()).collect();
+    assert_eq!(names, ["small", "big"]);
+    assert_eq!(script.seen()[0].json(), json!({"dcIdentifier": "dc-1"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_datacenter_without_offers_is_no_empty_catalog() {
+    for nothing in [ok(&json!([])), ok(&json!(false)), ok(&json!(null))] {
+        let script = Script::new([(OFFERS, nothing)]);
+        assert_unavailable(backend(&script).catalog().await, FailureReason::InvalidConfiguration);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_with_identifiers_is_one_call() {
+    let script = Script::new([(
+        NODES,
+        nodes(&json!([
+            {"identifier": "u-m", "hostname": "HEL-master-main", "role": "master", "status": "running"},
+            {"identifier": "u-1", "hostname": "HEL-Slave-1", "role": "slave", "status": "creating"},
+        ])),
+    )]);
+    let listed = backend(&script).list().await.unwrap();
+    assert_eq!(ids(&listed), [("hel-master-main", Some("u-m")), ("hel-slave-1", Some("u-1"))]);
+    assert_eq!((listed[0].role, listed[1].role), (NodeRole::ControlPlane, NodeRole::Worker));
+    assert_eq!(listed[1].state, VmState::Provisioning);
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_uuid_is_looked_up_once_and_by_hostname() {
+    let listing = || {
+        nodes(&json!([
+            {"id": 10, "hostname": "HEL-master-main", "node_type": 1},
+            {"id": 11, "hostname": "HEL-Slave-1", "node_type": 2},
+        ]))
+    };
+    let vms = ok(&json!([
+        {"hostname": "hel-slave-1", "identifier": "u-1", "type": "k8s"},
+        {"hostname": "hel-slave-1", "identifier": "u-other", "type": "vm"},
+        {"hostname": "web", "identifier": "u-9"},
+    ]));
+    let script = Script::new([(NODES, listing()), (VMS, vms), (NODES, listing())]);
+    let backend = backend(&script);
+    for _ in 0..2 {
+        let listed = backend.list().await.unwrap();
+        assert_eq!(ids(&listed), [("hel-master-main", None), ("hel-slave-1", Some("u-1"))]);
+    }
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hostname_of_two_vms_tells_no_uuid() {
+    let listing = || nodes(&json!([{"id": 11, "hostname": "hel-slave-1"}]));
+    let vms = || {
+        ok(&json!([
+            {"hostname": "hel-slave-1", "identifier": "u-1"},
+            {"hostname": "HEL-slave-1", "identifier": "u-2"},
+        ]))
+    };
+    let script = Script::new([(NODES, listing()), (VMS, vms()), (NODES, listing()), (VMS, vms())]);
+    let backend = backend(&script);
+    for _ in 0..2 {
+        assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", None)]);
+    }
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_uuid_is_forgotten_with_its_node() {
+    let listing = |id: u64| nodes(&json!([{"id": id, "hostname": "hel-slave-1"}]));
+    let vms = |id: &str| ok(&json!([{"hostname": "hel-slave-1", "identifier": id}]));
+    let script = Script::new([
+        (NODES, listing(11)),
+        (VMS, vms("u-1")),
+        (NODES, listing(12)),
+        (VMS, vms("u-2")),
+        (NODES, nodes(&json!([]))),
+        (NODES, listing(12)),
+        (VMS, vms("u-3")),
+    ]);
+    let backend = backend(&script);
+    assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", Some("u-1"))]);
+    assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", Some("u-2"))]);
+    assert_eq!(ids(&backend.list().await.unwrap()), []);
+    assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", Some("u-3"))]);
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_look_up_does_not_cost_the_listing() {
+    let listing = nodes(&json!([{"id": 11, "hostname": "hel-slave-1"}]));
+    let script = Script::new([(NODES, listing), (VMS, reply(403, "{}"))]);
+    assert_eq!(ids(&backend(&script).list().await.unwrap()), [("hel-slave-1", None)]);
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_a_worker_names_is_looked_up_once() {
+    let listing = || {
+        nodes(&json!([
+            {"identifier": "u-1", "hostname": "hel-slave-1", "group_id": 5},
+            {"identifier": "u-2", "hostname": "hel-slave-2", "group_id": "77"},
+        ]))
+    };
+    let mut small = group(5, "small", 1);
+    (small["cpu"], small["ram"]) = (2.into(), 4096.into());
+    let offers = ok(&json!([{"id": 1, "name": "small", "cpu": 2, "ram": 4096}]));
+    let script =
+        Script::new([(OFFERS, offers), (NODES, listing()), (GROUPS, groups(&[small])), (NODES, listing())]);
+    let backend = backend(&script);
+    backend.catalog().await.unwrap();
+    for _ in 0..2 {
+        let sizes: Vec<_> = backend.list().await.unwrap().iter().map(|node| node.size).collect();
+        assert_eq!(sizes, [Some(SMALL), None]);
+    }
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_fails_is_never_an_empty_one() {
+    for (fate, reason) in [
+        (ok(&json!(false)), FailureReason::InvalidConfiguration),
+        (
+            reply(404, r#"{"error":true,"message":"kubernetes not found"}"#),
+            FailureReason::InvalidConfiguration,
+        ),
+    ] {
+        assert_refused(backend(&Script::new([(NODES, fate)])).list().await, reason);
+    }
+    for fate in [ok(&json!({"cluster_name": "HEL"})), ok(&json!([])), Fate::Lost, reply(500, "{}")] {
+        let script = Script::new(std::iter::repeat_n((NODES, fate), 4));
+        let result = backend(&script).list().await;
+        assert_unavailable(result, FailureReason::ApiUnavailable);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_finds_the_group_of_its_size_and_remembers_it() {
+    let script = Script::new([
+        (GROUPS, groups(&[group(5, "small", 1), group(6, "big", 2)])),
+        (ADD_5, accepted()),
+        (ADD_5, accepted()),
+        (ADD_6, accepted()),
+    ]);
+    let backend = backend(&script);
+    backend.create(SMALL, "pool-a").await.unwrap();
+    backend.create(SMALL, "pool-b").await.unwrap();
+    backend.create(SizeId(2), "pool-b").await.unwrap();
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_group_is_made_and_looked_up_by_name() {
+    let mut deleted = group(4, "pool-a-1", 1);
+    deleted["is_deleted"] = 1.into();
+    // Its boxsize_id is of another kind here: the name must do (API §6.2).
+    let script = Script::new([
+        (GROUPS, groups(&[deleted])),
+        (ADD_GROUP, ok(&json!({"groupId": "x"}))),
+        (GROUPS, groups(&[])),
+        (GROUPS, groups(&[group(5, "pool-a-1", 901)])),
+        (ADD_5, accepted()),
+        (ADD_5, accepted()),
+    ]);
+    let backend = backend(&script);
+    backend.create(SMALL, "pool-a").await.unwrap();
+    backend.create(SMALL, "pool-a").await.unwrap();
+    let made = script.seen()[1].json();
+    assert_eq!(made, json!({"clusterIdentifier": "c-1", "groupName": "pool-a-1", "KubeSizeID": 1}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_creations_of_a_new_size_make_one_group() {
+    let script = Script::new([
+        (GROUPS, groups(&[])),
+        (ADD_GROUP, accepted()),
+        (GROUPS, groups(&[group(5, "pool-a-1", 1)])),
+        (ADD_5, accepted()),
+        (ADD_5, accepted()),
+    ]);
+    let backend = backend(&script);
+    let (a, b) = tokio::join!(backend.create(SMALL, "pool-a"), backend.create(SMALL, "pool-b"));
+    assert!(a.is_ok() && b.is_ok());
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_group_that_already_has_the_size_is_taken() {
+    let taken = || groups(&[group(5, "Theirs", 901)]);
+    let words = "Group Theirs has same selected Size, please select another size";
+    let script = Script::new([
+        (GROUPS, taken()),
+        (ADD_GROUP, refuse(words)),
+        (GROUPS, taken()),
+        (ADD_5, accepted()),
+        (ADD_5, accepted()),
+    ]);
+    let backend = backend(&script);
+    backend.create(SMALL, "pool-a").await.unwrap();
+    backend.create(SMALL, "pool-a").await.unwrap();
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_worker_can_come_of_a_group_that_was_not_made() {
+    for fate in [Fate::Lost, Fate::Silence, Fate::NotSent, reply(500, "{}")] {
+        let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, fate)]);
+        assert_unavailable(backend(&script).create(SMALL, "a").await, FailureReason::ApiUnavailable);
+        script.seen();
+    }
+    let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, accepted())]);
+    script.then(std::iter::repeat_n((GROUPS, groups(&[])), 3));
+    assert_unavailable(backend(&script).create(SMALL, "a").await, FailureReason::ApiUnavailable);
+    script.seen();
+    let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, refuse("Quota exceeded"))]);
+    assert_refused(backend(&script).create(SMALL, "a").await, FailureReason::QuotaExceeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_somebody_deleted_is_made_again() {
+    let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)])), (ADD_5, accepted())]);
+    let backend = backend(&script);
+    backend.create(SMALL, "a").await.unwrap();
+    script.then([
+        (ADD_5, reply(404, r#"{"error":true,"message":"kubernetes group not found"}"#)),
+        (GROUPS, groups(&[])),
+        (ADD_GROUP, accepted()),
+        (GROUPS, groups(&[group(6, "a", 1)])),
+        (ADD_6, accepted()),
+    ]);
+    backend.create(SMALL, "a").await.unwrap();
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_says_exactly_what_is_known_of_it() {
+    let create = async |fate| {
+        let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)])), (ADD_5, fate)]);
+        let result = backend(&script).create(SMALL, "a").await;
+        script.seen();
+        result
+    };
+    for fate in [Fate::Lost, Fate::Silence, reply(500, "{}"), reply(502, "<html>"), reply(200, "<html>")] {
+        let result = create(fate).await;
+        assert!(matches!(result, Err(BackendError::Unclear { .. })), "{result:?}");
+    }
+    assert_unavailable(create(Fate::NotSent).await, FailureReason::ApiUnavailable);
+    assert_unavailable(create(reply(403, "{}")).await, FailureReason::Authentication);
+    match create(slow_down(17)).await {
+        Err(BackendError::Unavailable { retry_after, .. }) => {
+            assert_eq!(retry_after, Some(Duration::from_secs(17)));
+        }
+        other => panic!("{other:?}"),
+    }
+    let full = reply(500, r#"{"error":true,"message":"The selected size is out of stock"}"#);
+    assert_refused(create(full).await, FailureReason::Stockout);
+    let limit = refuse("Worker nodes count exceeds the allowed limit");
+    assert_refused(create(limit).await, FailureReason::QuotaExceeded);
+    assert_refused(
+        create(refuse("Please select the right package")).await,
+        FailureReason::InvalidConfiguration,
+    );
+    assert_refused(create(refuse("The moon is full")).await, FailureReason::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_by_uuid_is_one_call() {
+    let script = Script::new([(DELETE, ok(&json!(true)))]);
+    backend(&script).delete(&vm("hel-slave-1", Some("u-1"))).await.unwrap();
+    let body = script.seen()[0].json();
+    assert_eq!(body["identifier"], "u-1");
+    assert!(body["deleteStatistic"]["reason"].is_string() && body["deleteStatistic"]["note"].is_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_is_not_there_is_deleted_once_the_listing_agrees() {
+    let other = || nodes(&json!([{"identifier": "u-2", "hostname": "hel-slave-2"}]));
+    for fate in [
+        reply(404, r#"{"error":true,"message":"Not found"}"#),
+        reply(404, "<html>nginx</html>"),
+        refuse("Node not found"),
+        ok(&json!(false)),
+    ] {
+        let script = Script::new([(DELETE, fate), (NODES, other())]);
+        backend(&script).delete(&vm("hel-slave-1", Some("u-1"))).await.unwrap();
+        script.seen();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_found_is_not_believed_against_the_listing_or_without_it() {
+    let not_found = || reply(404, r#"{"error":true,"message":"Not found"}"#);
+    for listed in [json!({"identifier": "u-1", "hostname": "x"}), json!({"hostname": "HEL-slave-1"})] {
+        let script = Script::new([(DELETE, not_found()), (NODES, nodes(&json!([listed])))]);
+        let result = backend(&script).delete(&vm("hel-slave-1", Some("u-1"))).await;
+        assert_unavailable(result, FailureReason::ApiUnavailable);
+    }
+    let script = Script::new([(DELETE, not_found()), (NODES, reply(404, "<html>nginx</html>"))]);
+    let result = backend(&script).delete(&vm("hel-slave-1", Some("u-1"))).await;
+    assert_unavailable(result, FailureReason::InvalidConfiguration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reused_hostname_is_another_vm() {
+    let script = Script::new([
+        (DELETE, refuse("Node not found")),
+        (NODES, nodes(&json!([{"identifier": "u-new", "hostname": "hel-slave-1"}]))),
+    ]);
+    backend(&script).delete(&vm("hel-slave-1", Some("u-old"))).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_without_uuid_is_found_first_and_never_guessed() {
+    let script = Script::new([
+        (NODES, nodes(&json!([{"hostname": "HEL-slave-1"}]))),
+        (VMS, ok(&json!([{"hostname": "hel-slave-1", "identifier": "u-1"}]))),
+        (DELETE, accepted()),
+    ]);
+    backend(&script).delete(&vm("hel-slave-1", None)).await.unwrap();
+    assert_eq!(script.seen()[2].json()["identifier"], "u-1");
+
+    let script = Script::new([(NODES, nodes(&json!([])))]);
+    backend(&script).delete(&vm("hel-slave-1", None)).await.unwrap();
+
+    let script = Script::new([(NODES, nodes(&json!([{"hostname": "hel-slave-1"}]))), (VMS, ok(&json!([])))]);
+    assert_unavailable(
+        backend(&script).delete(&vm("hel-slave-1", None)).await,
+        FailureReason::ApiUnavailable,
+    );
+    script.seen();
+
+    let master = nodes(&json!([{"hostname": "hel-master-1", "identifier": "u-m"}]));
+    let result = backend(&Script::new([(NODES, master)])).delete(&vm("hel-master-1", None)).await;
+    assert_refused(result, FailureReason::InvalidConfiguration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_deletion_is_unclear() {
+    let script = Script::new(std::iter::repeat_n((DELETE, Fate::Lost), 4));
+    let result = backend(&script).delete(&vm("hel-slave-1", Some("u-1"))).await;
+    assert!(matches!(result, Err(BackendError::Unclear { .. })), "{result:?}");
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_created_node_costs_few_calls() {
+    let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)]))]);
+    script.then(std::iter::repeat_n((ADD_5, accepted()), 50));
+    let client = script.client_with(Credentials::token("t"), |config| config.rate_per_minute = 1000);
+    let config = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
+    let backend = ManagedBackend::new(client, config);
+    for _ in 0..50 {
+        backend.create(SMALL, "a").await.unwrap();
+    }
+    assert_eq!(script.seen().len(), 51);
+}

@@ -1,0 +1,98 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::script::TestClock;
+use crate::fleet::{Hostname, ListedNode, NodeRole, SizeId, Vm, VmState};
+use crate::simulator::{
+    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, DEFAULT_DATACENTER, Prefix, Shapes, Simulator,
+    SimulatorConfig,
+};
+use crate::vpsie::{
+    Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig, Metrics,
+};
+
+/// An offer whose resources no other one has, and one that has a twin.
+const ALONE: SizeId = SizeId(9);
+const TWIN: SizeId = SizeId(2);
+
+fn backend(simulator: &Simulator, shapes: &Shapes) -> ManagedBackend {
+    let prefix = match shapes.prefix {
+        Prefix::AppsAndApi | Prefix::Apps => "",
+        Prefix::Api => "/api/v2",
+        Prefix::Bare => "/v2",
+    };
+    let base = BaseUrl::parse(&format!("https://vpsie.test{prefix}")).unwrap();
+    let config = ClientConfig::new(base, Credentials::client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET));
+    let clock = Arc::new(TestClock::default());
+    let client = Client::new(config, simulator.transport(), clock, Metrics::default());
+    ManagedBackend::new(
+        client,
+        ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] },
+    )
+}
+
+fn workers(listed: Vec<ListedNode>) -> Vec<ListedNode> {
+    listed.into_iter().filter(|node| node.role == NodeRole::Worker).collect()
+}
+
+/// A life: start, three workers of two sizes, a restart, one more worker, one worker less.
+async fn live(shapes: Shapes) -> Result<(), BackendError> {
+    let config = SimulatorConfig { shapes, ..SimulatorConfig::default() };
+    let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();
+    let first = backend(&simulator, &shapes);
+    first.check().await?;
+    assert_eq!(first.catalog().await?.offers.len(), 10);
+    let before = workers(first.list().await?).len();
+    for size in [ALONE, ALONE, TWIN] {
+        first.create(size, "pool").await?;
+    }
+
+    let second = backend(&simulator, &shapes);
+    second.catalog().await?;
+    second.create(ALONE, "another").await?;
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    second.list().await?;
+    let listed = second.list().await?;
+    assert_eq!(listed.iter().filter(|node| node.role == NodeRole::ControlPlane).count(), 1);
+    let up = workers(listed);
+    assert_eq!(up.len(), before + 4);
+    for node in &up {
+        assert!(node.id.is_some(), "{node:?}");
+        assert_eq!(node.state, VmState::Running, "{node:?}");
+        assert!(node.size.is_none_or(|size| [ALONE, TWIN].contains(&size)), "{node:?}");
+    }
+
+    let victim = up[1].hostname.clone();
+    second.delete(&Vm { hostname: victim.clone(), id: up[1].id.clone() }).await?;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let left: Vec<Hostname> = workers(second.list().await?).into_iter().map(|node| node.hostname).collect();
+    let want: Vec<Hostname> =
+        up.iter().map(|node| node.hostname.clone()).filter(|name| *name != victim).collect();
+    assert_eq!(left, want);
+    second.delete(&Vm { hostname: victim.clone(), id: up[1].id.clone() }).await?;
+    second.delete(&Vm { hostname: victim, id: None }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn lives_with_each_contradiction_of_the_clients() {
+    let mut failed = Vec::new();
+    for (name, shapes) in Shapes::each() {
+        match tokio::spawn(live(shapes)).await {
+            Ok(Ok(())) => {}
+            other => failed.push(format!("{name}: {other:?}")),
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lives_with_contradictions_at_random() {
+    for seed in 0..20 {
+        let shapes = Shapes::random(&mut StdRng::seed_from_u64(seed));
+        let result = tokio::spawn(live(shapes)).await;
+        assert!(matches!(result, Ok(Ok(()))), "seed {seed}: {result:?} with {shapes:?}");
+    }
+}
