@@ -1,6 +1,7 @@
 //! What one loop of Cluster Autoscaler costs: the calls that it makes for a cluster, one after the other over one
-//! connection, against this provider and against a bare tonic server that answers each with a constant of the same
-//! size. Only the ratio of the two counts; rounds alternate, so that a busy machine slows both.
+//! connection, to this provider and to a bare tonic server that answers each with a constant of the same size. Only
+//! the ratio of the two counts. Every call is made to both in turn and all runs in one thread, so that a busy machine
+//! slows both alike.
 //!
 //! `cargo bench --bench loop_sweep` (`-- --rounds 40` for more rounds).
 
@@ -27,12 +28,11 @@ use cluster::Cluster;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const POOLS: usize = 200;
-const WARM_UP: usize = 2;
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::main(flavor = "current_thread")]
 async fn main() {
     let rounds = std::env::args().skip_while(|arg| arg != "--rounds").nth(1);
-    let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(15);
+    let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(9);
     for nodes in [500, 5000] {
         measure(nodes, rounds).await;
     }
@@ -40,32 +40,33 @@ async fn main() {
 
 async fn measure(nodes: usize, rounds: usize) {
     let cluster = Cluster::new(POOLS, nodes);
-    let mut ours = client(provider(&cluster).await).await;
-    let constants = bare::Constants::of(&mut ours, &cluster).await;
-    let mut floor = client(bare::serve(constants).await).await;
-    let (mut ours_times, mut floor_times) = (Vec::new(), Vec::new());
-    for round in 0..rounds + WARM_UP {
-        let (first, second) = if round % 2 == 0 { (&mut ours, &mut floor) } else { (&mut floor, &mut ours) };
-        let (first, second) = (sweep(first, &cluster).await, sweep(second, &cluster).await);
-        let (of_ours, of_floor) = if round % 2 == 0 { (first, second) } else { (second, first) };
-        if round >= WARM_UP {
-            ours_times.push(of_ours);
-            floor_times.push(of_floor);
-        }
+    let mut provider = client(provider(&cluster).await).await;
+    let constants = bare::Constants::of(&mut provider, &cluster).await;
+    let mut pair = Pair {
+        provider,
+        bare: client(bare::serve(constants).await).await,
+        calls: 0,
+        spent: [Duration::ZERO; 2],
+    };
+    pair.sweep(&cluster).await;
+    let mut results = Vec::new();
+    for _ in 0..rounds {
+        pair.spent = [Duration::ZERO; 2];
+        pair.sweep(&cluster).await;
+        let [provider, bare] = pair.spent.map(|spent| spent.as_secs_f64());
+        results.push((provider / bare, provider, bare));
     }
-    let (ours, floor) = (median(ours_times), median(floor_times));
+    results.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (ratio, provider, bare) = results[rounds / 2];
     println!(
-        "{nodes} nodes x {POOLS} pools, {} calls a loop: provider {:.1} ms, bare server {:.1} ms, ratio {:.3}",
+        "{nodes} nodes x {POOLS} pools, {} calls a loop: provider {:.1} ms, bare server {:.1} ms, ratio {ratio:.3} \
+         (median of {rounds} rounds, {:.3} to {:.3})",
         cluster.calls(),
-        ours.as_secs_f64() * 1e3,
-        floor.as_secs_f64() * 1e3,
-        ours.as_secs_f64() / floor.as_secs_f64(),
+        provider * 1e3,
+        bare * 1e3,
+        results[0].0,
+        results[rounds - 1].0,
     );
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 async fn provider(cluster: &Cluster) -> u16 {
@@ -83,21 +84,48 @@ async fn client(port: u16) -> CloudProviderClient<Channel> {
     CloudProviderClient::new(endpoint.connect().await.unwrap())
 }
 
-/// The calls of one loop.
-async fn sweep(client: &mut CloudProviderClient<Channel>, cluster: &Cluster) -> Duration {
-    let started = Instant::now();
-    client.refresh(cluster::refresh()).await.unwrap();
-    client.node_groups(cluster::node_groups()).await.unwrap();
-    for (node, pool) in &cluster.nodes {
-        client.node_group_for_node(node.clone()).await.unwrap();
-        for _ in 0..2 {
-            client.node_group_get_options(cluster::options(pool)).await.unwrap();
+/// Both servers, and what their calls have taken.
+struct Pair {
+    provider: CloudProviderClient<Channel>,
+    bare: CloudProviderClient<Channel>,
+    calls: usize,
+    spent: [Duration; 2],
+}
+
+impl Pair {
+    /// The calls of one loop. Each is made to both, the one that goes first changing.
+    async fn sweep(&mut self, cluster: &Cluster) {
+        self.call(async |client| drop(client.refresh(cluster::refresh()).await.unwrap())).await;
+        self.call(async |client| drop(client.node_groups(cluster::node_groups()).await.unwrap())).await;
+        for (node, pool) in &cluster.nodes {
+            self.call(async |client| drop(client.node_group_for_node(node.clone()).await.unwrap())).await;
+            for _ in 0..2 {
+                let options = cluster::options(pool);
+                self.call(async |client| drop(client.node_group_get_options(options.clone()).await.unwrap()))
+                    .await;
+            }
+        }
+        for pool in &cluster.pools {
+            let target_size = cluster::target_size(pool);
+            self.call(async |client| drop(client.node_group_target_size(target_size.clone()).await.unwrap()))
+                .await;
+            let nodes = cluster::nodes(pool);
+            self.call(async |client| drop(client.node_group_nodes(nodes.clone()).await.unwrap())).await;
+            let template = cluster::template(pool);
+            self.call(async |client| {
+                drop(client.node_group_template_node_info(template.clone()).await.unwrap())
+            })
+            .await;
         }
     }
-    for pool in &cluster.pools {
-        client.node_group_target_size(cluster::target_size(pool)).await.unwrap();
-        client.node_group_nodes(cluster::nodes(pool)).await.unwrap();
-        client.node_group_template_node_info(cluster::template(pool)).await.unwrap();
+
+    async fn call(&mut self, call: impl AsyncFn(&mut CloudProviderClient<Channel>)) {
+        self.calls += 1;
+        for at in [self.calls % 2, (self.calls + 1) % 2] {
+            let client = if at == 0 { &mut self.provider } else { &mut self.bare };
+            let started = Instant::now();
+            call(client).await;
+            self.spent[at] += started.elapsed();
+        }
     }
-    started.elapsed()
 }

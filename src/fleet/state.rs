@@ -282,7 +282,8 @@ impl Fleet {
             if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
                 return Err(format!("VM {} is bound twice", vm.hostname));
             }
-            if self.strangers.contains_key(&vm.hostname) {
+            // Until the first listing, both may be there after a write that broke off.
+            if self.sightings.listed && self.strangers.contains_key(&vm.hostname) {
                 return Err(format!("VM {} is a machine's and a stranger", vm.hostname));
             }
         }
