@@ -93,7 +93,8 @@ impl Keeper {
         let mut draw =
             |group: &NodeGroupName| MachineId::new(format!("{group}-{:08x}", random.random::<u32>()));
         let mut waiting = Vec::with_capacity(batch.len());
-        for Job { decide, reply } in batch {
+        // Who stopped waiting was told that it failed: what is not begun yet must not happen after that.
+        for Job { decide, reply } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
             match decide(&mut working, now, &mut draw) {
                 Ok(changes) => waiting.push(Waiting { changes, reply }),
                 Err(refusal) => drop(reply.send(Err(refusal.into()))),

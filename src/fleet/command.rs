@@ -81,12 +81,6 @@ pub enum Refusal {
         /// The node's name or provider id.
         node: String,
     },
-    /// Everything that the pool counts exists already; only DeleteNodes can remove it.
-    #[error("pool {pool} has no machine left that was not asked for yet")]
-    NothingToCancel {
-        /// The pool.
-        pool: PoolId,
-    },
 }
 
 /// Draws the name of a new machine, unused so far.
@@ -145,7 +139,9 @@ impl Fleet {
     }
 
     /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines, the newest first, that nothing was asked
-    /// of VPSie for. What exists is never touched (contract R9).
+    /// of VPSie for. What exists is never touched (contract R9), and when nothing is left to cancel nothing
+    /// happens: an error would abort Cluster Autoscaler's whole loop over what is often only its older
+    /// knowledge (contract §3.5).
     pub fn decrease(&mut self, pool: &str, delta: i32) -> Result<Vec<Change>, Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         if delta >= 0 {
@@ -156,9 +152,6 @@ impl Fleet {
             .filter(|m| m.phase == Phase::Pending && m.asks.is_empty())
             .map(|m| (m.created_at, m.id.clone()))
             .collect();
-        if pending.is_empty() {
-            return Err(Refusal::NothingToCancel { pool: known.id.clone() });
-        }
         pending.sort_unstable_by(|a, b| b.cmp(a));
         let mut changes = Vec::new();
         for (_, id) in pending.into_iter().take(delta.unsigned_abs() as usize) {

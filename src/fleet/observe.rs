@@ -33,13 +33,16 @@ impl Fleet {
     pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
         let mut changes = Vec::new();
         self.sightings.listed = true;
-        self.sightings.size_hidden =
-            nodes.iter().any(|node| node.role == NodeRole::Worker && node.size.is_none());
+        let mut workers = nodes.iter().filter(|node| node.role == NodeRole::Worker).peekable();
+        if workers.peek().is_some() {
+            self.sightings.sizes_told = workers.all(|node| node.size.is_some());
+        }
         let mut newcomers = Vec::new();
         for node in nodes {
             if let Some(id) = self.machine_listed(node).map(|m| m.id.clone()) {
                 self.sightings.missing.remove(&node.hostname);
                 self.see_machine(&mut changes, &id, node, now, policy);
+                self.forget_stranger(&mut changes, &node.hostname);
             } else if let Some(stranger) = self.strangers.get(&node.hostname).cloned() {
                 self.sightings.missing.remove(&node.hostname);
                 if stranger.id.is_some() && node.id.is_some() && stranger.id != node.id {
@@ -70,6 +73,13 @@ impl Fleet {
         // The same name with another UUID is another VM.
         let other = node.id.is_some() && machine.vm().is_some_and(|vm| vm.id.is_some() && vm.id != node.id);
         (!other).then_some(machine)
+    }
+
+    /// A write that broke off may have left both records of a VM: the machine's is the newer one.
+    pub(super) fn forget_stranger(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
+        if self.strangers.contains_key(hostname) {
+            self.put(changes, Change::DropStranger(hostname.clone()));
+        }
     }
 
     fn see_machine(
@@ -135,8 +145,8 @@ impl Fleet {
                     phase,
                     asks: was.map(|m| m.asks.clone()).unwrap_or_default(),
                 };
-                self.put(changes, Change::DropStranger(node.hostname.clone()));
                 self.put(changes, Change::SaveMachine(back));
+                self.put(changes, Change::DropStranger(node.hostname.clone()));
             }
             _ if stranger.id.is_none() && node.id.is_some() => {
                 stranger.id.clone_from(&node.id);
@@ -326,9 +336,9 @@ impl Fleet {
             machine.phase = Phase::Deleting { vm: None, since: now, accepted_at: None };
             Change::SaveMachine(machine)
         };
-        self.put(changes, change);
         let stranger = Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone };
         self.put(changes, Change::SaveStranger(stranger));
+        self.put(changes, change);
     }
 
     /// Gives orphans that are listed to machines that wait for a VM of their size, the oldest to the oldest.
@@ -353,8 +363,8 @@ impl Fleet {
             let (orphan, _) = orphans.remove(at);
             let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id };
             machine.phase = Phase::Creating { vm: Some(vm), since: now };
-            self.put(changes, Change::DropStranger(orphan.hostname));
             self.put(changes, Change::SaveMachine(machine));
+            self.put(changes, Change::DropStranger(orphan.hostname));
         }
     }
 

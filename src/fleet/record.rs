@@ -10,7 +10,8 @@ use super::machine::Machine;
 use super::template::Learned;
 use crate::catalog::Catalog;
 
-/// One durable write.
+/// One durable write. Lists of them are ordered so that any part of one, from the front, loses nothing: a VM is
+/// recorded in its new place before it is dropped from the old one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Writes a machine's record, new or not.

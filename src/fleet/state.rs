@@ -53,8 +53,8 @@ pub(super) struct Sightings {
     pub(super) since_ask: HashMap<MachineId, u32>,
     /// Requests that this process is making right now.
     pub(super) in_flight: HashSet<MachineId>,
-    /// A worker was listed without its size.
-    pub(super) size_hidden: bool,
+    /// The last listing that had workers told the size of each.
+    pub(super) sizes_told: bool,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
 }
@@ -282,7 +282,8 @@ impl Fleet {
             if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
                 return Err(format!("VM {} is bound twice", vm.hostname));
             }
-            if self.strangers.contains_key(&vm.hostname) {
+            // Until the first listing, both may be there after a write that broke off.
+            if self.sightings.listed && self.strangers.contains_key(&vm.hostname) {
                 return Err(format!("VM {} is a machine's and a stranger", vm.hostname));
             }
         }

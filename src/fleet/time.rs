@@ -25,6 +25,10 @@ impl Fleet {
             self.conclude(&mut changes, &id, now, policy);
         }
         for stranger in self.strangers.values().cloned().collect::<Vec<_>>() {
+            if self.machine_by_hostname(&stranger.hostname).is_some() {
+                self.forget_stranger(&mut changes, &stranger.hostname);
+                continue;
+            }
             match &stranger.kind {
                 StrangerKind::Orphan { .. } if age(stranger.first_seen, now) >= policy.orphan_grace => {
                     self.remove_orphan(&mut changes, stranger, now, names);
@@ -121,7 +125,7 @@ impl Fleet {
             phase: Phase::Deleting { vm: Some(vm), since: now, accepted_at: None },
             asks: Vec::new(),
         };
-        self.put(changes, Change::DropStranger(orphan.hostname));
         self.put(changes, Change::SaveMachine(machine));
+        self.put(changes, Change::DropStranger(orphan.hostname));
     }
 }

@@ -29,9 +29,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
         Refusal::UnknownPool(_) => Code::NotFound,
         Refusal::Delta { .. } | Refusal::ForeignNode { .. } => Code::InvalidArgument,
         Refusal::AboveMax { .. } => Code::ResourceExhausted,
-        Refusal::BelowMin { .. } | Refusal::NotGrowable { .. } | Refusal::NothingToCancel { .. } => {
-            Code::FailedPrecondition
-        }
+        Refusal::BelowMin { .. } | Refusal::NotGrowable { .. } => Code::FailedPrecondition,
     }
 }
 
@@ -65,7 +63,6 @@ mod tests {
                 Code::InvalidArgument,
                 "nothing was deleted",
             ),
-            (Refusal::NothingToCancel { pool }.into(), Code::FailedPrecondition, "no machine left"),
             (CommandError::Store(Arc::new(store)), Code::Unavailable, "disk full"),
             (CommandError::Stopped, Code::Unavailable, "ask again"),
         ];

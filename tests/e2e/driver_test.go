@@ -63,7 +63,7 @@ func versionOf(t testing.TB, path string) string {
 // Both are in a hurry. `--unremovable-node-recheck-timeout` is among them because a node whose pods had nowhere to go
 // once is not looked at again for that long.
 var hurry = []string{
-	"--scan-interval=1s", "--max-node-provision-time=2m",
+	"--scan-interval=1s", "--max-node-provision-time=5m",
 	"--scale-down-unneeded-time=3s", "--scale-down-unready-time=30s",
 	"--scale-down-delay-after-add=2s", "--scale-down-delay-after-delete=1s", "--scale-down-delay-after-failure=1s",
 	"--unremovable-node-recheck-timeout=1s",

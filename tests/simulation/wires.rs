@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
@@ -42,6 +43,8 @@ impl Fuse {
 
     pub(crate) fn put_out(&self) {
         *self.0.left.lock().unwrap() = None;
+        // Two calls may have blown it; the process is dead once.
+        drop(self.0.blown.notified().now_or_never());
     }
 
     pub(crate) async fn blown(&self) {

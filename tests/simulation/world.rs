@@ -129,6 +129,9 @@ impl World {
             self.cluster.deploy("batch", 0, self.pod(500));
             let mut last = String::new();
             for step in 0..CALM_STEPS {
+                if self.process.is_none() {
+                    self.start().await?;
+                }
                 self.step().await.map_err(|why| format!("seed {}, calm step {step}: {why}", self.seed))?;
                 match self.rested(load) {
                     Ok(()) => {
@@ -139,7 +142,17 @@ impl World {
                 }
             }
             if !last.is_empty() {
-                return Err(format!("seed {}: 5: does not come to rest with {name}: {last}", self.seed));
+                let listings: u64 = self
+                    .simulator
+                    .calls()
+                    .iter()
+                    .filter(|(call, _)| call.starts_with("GET /k8s/cluster/byId"))
+                    .map(|(_, count)| count)
+                    .sum();
+                return Err(format!(
+                    "seed {}: 5: does not come to rest with {name}: {last}; {listings} listings so far",
+                    self.seed
+                ));
             }
         }
         let (vms, gone) = (self.simulator.vms(), self.simulator.gone());

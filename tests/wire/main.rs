@@ -4,6 +4,8 @@
 // clippy allows these in `#[test]` functions only; here all is test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod recorded;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,17 +20,42 @@ enum Reply {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Increase { pool: usize, delta: i32 },
-    Decrease { pool: usize, delta: i32 },
-    DeleteNth { nth: usize },
-    DeleteInWrongPool { nth: usize },
+    Increase {
+        pool: usize,
+        delta: i32,
+    },
+    Decrease {
+        pool: usize,
+        delta: i32,
+    },
+    DeleteNth {
+        nth: usize,
+    },
+    DeleteInWrongPool {
+        nth: usize,
+    },
     DeleteForeign,
-    Ask { replies: Vec<Reply> },
-    Delete { accepted: bool, done: bool },
-    List { late: usize },
+    Ask {
+        replies: Vec<Reply>,
+    },
+    Delete {
+        accepted: bool,
+        done: bool,
+    },
+    List {
+        late: usize,
+    },
     EmptyList,
-    Wait { seconds: u64 },
-    ClockJump { minutes: i64 },
+    /// A listing and what time does, of which only so many changes are written before a crash.
+    BrokenWrite {
+        kept: usize,
+    },
+    Wait {
+        seconds: u64,
+    },
+    ClockJump {
+        minutes: i64,
+    },
     Crash,
     AddForeign,
 }
@@ -58,6 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<bool>(), any::<bool>()).prop_map(|(accepted, done)| Step::Delete { accepted, done }),
         6 => (0..3usize).prop_map(|late| Step::List { late }),
         1 => Just(Step::EmptyList),
+        2 => (0..4usize).prop_map(|kept| Step::BrokenWrite { kept }),
         4 => (1..400u64).prop_map(|seconds| Step::Wait { seconds }),
         1 => (-30..30i64).prop_map(|minutes| Step::ClockJump { minutes }),
         1 => Just(Step::Crash),
@@ -207,6 +233,14 @@ impl World {
             Step::EmptyList => {
                 let changes = self.hand.observe(&mut self.fleet, &[]);
                 self.take(&changes);
+            }
+            Step::BrokenWrite { kept } => {
+                let nodes: Vec<_> = self.vms.iter().map(|(vm, _)| vm.clone()).collect();
+                let mut changes = self.hand.observe(&mut self.fleet, &nodes);
+                changes.extend(self.hand.pass(&mut self.fleet));
+                changes.truncate(*kept);
+                self.take(&changes);
+                self.crash();
             }
             Step::Wait { seconds } => self.hand.wait(Duration::from_secs(*seconds)),
             Step::ClockJump { minutes } => {

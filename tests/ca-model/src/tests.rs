@@ -13,7 +13,9 @@ use crate::wire::{
     ById, DeleteNodes, Delta, Empty, ErrorMessage, ForNode, ForNodeReply, InstanceMessage, Instances, Label,
     NodeGroup, NodeGroups, OptionsReply, OptionsRequest, StatusMessage, TargetSize, TemplateReply,
 };
-use crate::{Autoscaler, Config, Event, Memory, Minor, Node, Outcome, Pod, Provider, Report, Resources};
+use crate::{
+    Autoscaler, Config, Event, Memory, Minor, Node, Outcome, Pod, Provider, Report, Resources, Taint,
+};
 
 const NODE: Resources = Resources { cpu_millis: 2_000, memory_mib: 4_096, pods: 110 };
 
@@ -166,9 +168,14 @@ impl World {
 
     /// One loop every ten seconds. Nodes of instances join before it, nodes without instance leave.
     async fn turn(&mut self) -> Report {
-        self.now += Duration::from_secs(10);
+        self.turn_after(Duration::from_secs(10)).await
+    }
+
+    async fn turn_after(&mut self, pause: Duration) -> Report {
+        self.now += pause;
         let ids = self.fake.ids();
-        for node in self.cluster.list_nodes().iter().filter(|node| !ids.contains(&node.provider_id)) {
+        let gone = |node: &&Node| !node.provider_id.is_empty() && !ids.contains(&node.provider_id);
+        for node in self.cluster.list_nodes().iter().filter(gone) {
             self.cluster.leave(&node.name);
         }
         for id in
@@ -291,4 +298,61 @@ async fn the_same_seed_does_the_same() {
         runs.push(run);
     }
     assert_eq!(runs[0], runs[1]);
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Recorded {
+    phase: String,
+    groups: usize,
+    managed: usize,
+    foreign: usize,
+    rpcs: BTreeMap<String, usize>,
+}
+
+/// What releases were recorded to ask in one run of the loop, the model asks too, and as often.
+#[tokio::test]
+async fn its_loops_are_those_that_were_recorded() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../wire/recorded");
+    let mut releases = 0;
+    for minor in Minor::ALL {
+        let path = folder.join(minor.as_str()).join("loops.jsonl");
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        releases += 1;
+        for line in text.lines() {
+            let recorded: Recorded = serde_json::from_str(line).unwrap();
+            assert_eq!(loop_in(minor, &recorded).await, recorded.rpcs, "{minor:?}: {}", recorded.phase);
+        }
+    }
+    assert!(releases >= 2, "recordings of {releases} releases in {}", folder.display());
+}
+
+/// The RPCs of one run of the loop in such a cluster, whose nodes are all younger than a minute.
+async fn loop_in(minor: Minor, recorded: &Recorded) -> BTreeMap<String, usize> {
+    let names: Vec<_> = (0..recorded.groups).map(|number| format!("group-{number}")).collect();
+    let mut world = World::new(minor, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let config = world.autoscaler.config_mut();
+    config.scale_down_delay_after_add = Duration::from_secs(2);
+    config.scale_down_unneeded_time = Duration::from_secs(3);
+    let taint = Taint { key: "foreign".to_owned(), value: String::new(), effect: "NoSchedule".to_owned() };
+    for number in 0..recorded.foreign {
+        let mut node = Node::new(&format!("foreign-{number}"), "", NODE, world.now);
+        node.taints.push(taint.clone());
+        world.cluster.join(node);
+    }
+    let pods = match recorded.phase.as_str() {
+        "idle" => 0,
+        "full" => 2 * recorded.managed + 2,
+        "busy" => 2 * recorded.managed,
+        phase => panic!("{phase:?}: want idle, full or busy"),
+    };
+    world.cluster.deploy("web", pods, Pod::new("", 800, 500, world.now));
+    let mut counts = BTreeMap::new();
+    for _ in 0..15 {
+        counts.clear();
+        for call in world.turn_after(Duration::from_secs(1)).await.calls {
+            *counts.entry(call.rpc.to_owned()).or_default() += 1;
+        }
+    }
+    assert_eq!(world.fake.ids().len(), recorded.managed, "{minor:?}: {}", recorded.phase);
+    counts
 }
