@@ -24,9 +24,6 @@ use vpsie_autoscaler::grpc::{GrpcConfig, GrpcMetrics, serve};
 
 use cluster::Cluster;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const POOLS: usize = 200;
 
 #[tokio::main(flavor = "current_thread")]

@@ -47,12 +47,12 @@ impl Machine {
 }
 
 impl Fleet {
-    /// Machines to ask VPSie for, the oldest first. While listings hide the size of a worker, only machines of
-    /// one size, so that a new node can still be told whose it is.
+    /// Machines to ask VPSie for, the oldest first. Until listings are known to tell the size of workers, only
+    /// machines of one size, so that a new node can be told whose it is.
     pub fn wanted(&self) -> Vec<(MachineId, SizeId)> {
         let mut wanted: Vec<_> = self.machines.values().filter(|m| m.needs_ask()).collect();
         wanted.sort_by_key(|m| (m.created_at, &m.id));
-        if self.sightings.size_hidden {
+        if !self.sightings.sizes_told {
             let waits =
                 |m: &&Machine| matches!(m.phase, Phase::Creating { vm: None, .. }) && !m.asks.is_empty();
             let outstanding = self.machines.values().find(waits).map(|m| m.size);

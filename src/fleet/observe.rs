@@ -33,8 +33,10 @@ impl Fleet {
     pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
         let mut changes = Vec::new();
         self.sightings.listed = true;
-        self.sightings.size_hidden =
-            nodes.iter().any(|node| node.role == NodeRole::Worker && node.size.is_none());
+        let mut workers = nodes.iter().filter(|node| node.role == NodeRole::Worker).peekable();
+        if workers.peek().is_some() {
+            self.sightings.sizes_told = workers.all(|node| node.size.is_some());
+        }
         let mut newcomers = Vec::new();
         for node in nodes {
             if let Some(id) = self.machine_listed(node).map(|m| m.id.clone()) {

@@ -53,8 +53,8 @@ pub(super) struct Sightings {
     pub(super) since_ask: HashMap<MachineId, u32>,
     /// Requests that this process is making right now.
     pub(super) in_flight: HashSet<MachineId>,
-    /// A worker was listed without its size.
-    pub(super) size_hidden: bool,
+    /// The last listing that had workers told the size of each.
+    pub(super) sizes_told: bool,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
 }

@@ -255,13 +255,26 @@ fn while_sizes_are_hidden_one_size_is_asked_for_at_a_time() {
 #[test]
 fn a_vm_that_could_be_of_two_sizes_is_not_guessed() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
-    hand.observe(&mut fleet, &[]);
+    hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     hand.ask_all(&mut fleet, &Outcome::Accepted);
-    hand.observe(&mut fleet, &[ListedNode { size: None, ..node(1, 2) }]);
+    hand.observe(&mut fleet, &[node(7, 2), ListedNode { size: None, ..node(1, 2) }]);
     assert!(fleet.machines().all(|m| m.vm().is_none()));
-    assert!(matches!(&fleet.strangers().next().unwrap().kind, StrangerKind::Orphan { size: None, .. }));
+    let stranger = fleet.stranger(&node(1, 2).hostname).unwrap();
+    assert!(matches!(&stranger.kind, StrangerKind::Orphan { size: None, .. }));
+}
+
+#[test]
+fn before_any_worker_was_listed_one_size_is_asked_for_at_a_time() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, SMALL, 2).unwrap();
+    hand.increase(&mut fleet, LARGE, 2).unwrap();
+    assert_eq!(fleet.wanted().len(), 2);
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
+    assert_eq!(fleet.wanted().len(), 2, "the other two");
 }
 
 #[test]
