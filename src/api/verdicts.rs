@@ -113,7 +113,7 @@ impl Server {
     /// Each rule as the place that it stands at, and its message.
     fn rules(&self) -> BTreeSet<(String, String)> {
         let mut rules = BTreeSet::new();
-        visit(&self.schema, String::new(), &mut |place, schema| {
+        visit(&self.schema, "", &mut |place, schema| {
             for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
                 rules.insert((place.to_owned(), rule["message"].as_str().unwrap().to_owned()));
             }
@@ -143,14 +143,14 @@ fn place_of(field: &str) -> String {
     field.chars().filter(stays).collect()
 }
 
-fn visit(schema: &Value, place: String, see: &mut impl FnMut(&str, &Value)) {
-    see(&place, schema);
+fn visit(schema: &Value, place: &str, see: &mut impl FnMut(&str, &Value)) {
+    see(place, schema);
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-        visit(field, format!("{place}{}{name}", if place.is_empty() { "" } else { "." }), see);
+        visit(field, format!("{place}.{name}").trim_start_matches('.'), see);
     }
     for entries in [&schema["items"], &schema["additionalProperties"]] {
         if entries.is_object() {
-            visit(entries, format!("{place}[]"), see);
+            visit(entries, &format!("{place}[]"), see);
         }
     }
 }
@@ -268,7 +268,7 @@ fn manifests_of_the_original_are_taken_as_they_are() {
 /// Fields that the API server would drop, or `kubectl` refuse.
 fn fields_unknown_to(schema: &Value, document: &Value) -> Vec<String> {
     let (mut known, mut written) = (BTreeSet::new(), BTreeSet::new());
-    visit(schema, String::new(), &mut |place, _| {
+    visit(schema, "", &mut |place, _| {
         known.insert(place.to_owned());
     });
     for part in ["spec", "status"] {
