@@ -9,6 +9,7 @@
 mod crds;
 mod node_group;
 mod policies;
+mod record;
 mod rules;
 mod status;
 mod text;
@@ -20,6 +21,7 @@ pub use node_group::{AutoscalingOptions, NodeGroup, NodeGroupSpec, Taint};
 pub use policies::{
     CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
 };
+pub use record::NotARecord;
 pub(crate) use rules::{NAME_MAX, OWNED_LABELS};
 pub use status::{Condition, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 pub use vpsie_node::{
