@@ -110,7 +110,7 @@ impl Pair {
             self.call(async |client| drop(client.node_group_nodes(nodes.clone()).await.unwrap())).await;
             let template = cluster::template(pool);
             self.call(async |client| {
-                drop(client.node_group_template_node_info(template.clone()).await.unwrap())
+                drop(client.node_group_template_node_info(template.clone()).await.unwrap());
             })
             .await;
         }

@@ -2,15 +2,17 @@
 //! against what `config` says to the same manifests.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use jsonschema::Validator as Schema;
 use kube::CustomResourceExt;
-use kube::core::cel::{Validator, apply_defaults};
+use kube::core::cel::{CompiledSchema, ValidationError, Validator, apply_defaults, compile_schema};
+use proptest::prelude::{ProptestConfig, Strategy, prop_assert_eq, proptest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{NodeGroup, VPSieNode};
+use super::{MachinePhase, NodeGroup, VPSieNode};
 use crate::config::{Source, parse_manifests};
 
 const NODE_GROUPS: &str = include_str!("cases/nodegroups.yaml");
@@ -71,6 +73,15 @@ fn merge(object: &mut Value, patch: &Value) {
 struct Server {
     schema: Value,
     structure: Schema,
+    rules: CompiledSchema,
+}
+
+/// A refusal as the API server words it: it writes keys in brackets.
+fn said(error: &ValidationError) -> String {
+    match error.to_string().strip_prefix("spec.labels.").and_then(|rest| rest.split_once(": ")) {
+        Some((key, message)) => format!("spec.labels[{key}]: {message}"),
+        None => error.to_string(),
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -84,10 +95,8 @@ impl Server {
     fn of<K: CustomResourceExt>() -> Self {
         let crd = serde_json::to_value(K::crd()).unwrap();
         let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone();
-        Self {
-            structure: jsonschema::options().should_validate_formats(false).build(&schema).unwrap(),
-            schema,
-        }
+        let structure = jsonschema::options().should_validate_formats(false).build(&schema).unwrap();
+        Self { structure, rules: compile_schema(&schema), schema }
     }
 
     fn verdict(&self, object: &Value, before: Option<&Value>) -> Verdict {
@@ -95,9 +104,9 @@ impl Server {
         if !self.structure.is_valid(&object) || whole_numbers_that_do_not_fit(&self.schema, &object) {
             return Verdict::SchemaRefuses;
         }
-        match Validator::new().validate(&self.schema, &object, before) {
+        match Validator::new().validate_compiled(&self.rules, &object, before) {
             Ok(()) => Verdict::Taken,
-            Err(errors) => Verdict::RulesRefuse(errors.iter().map(ToString::to_string).collect()),
+            Err(errors) => Verdict::RulesRefuse(errors.iter().map(said).collect()),
         }
     }
 
@@ -123,19 +132,15 @@ impl Server {
     }
 }
 
-/// Where in the schema a field is. Entries of the only mapping with rules for its values are `*`.
+/// Where in the schema a field is: without the numbers and keys of entries.
 fn place_of(field: &str) -> String {
-    let field =
-        field.strip_prefix("spec.labels.").map_or_else(|| field.to_owned(), |_| "spec.labels.*".to_owned());
-    let mut place = String::new();
     let mut inside = false;
-    for c in field.chars() {
-        inside = c == '[' || inside && c != ']';
-        if !inside || c == '[' {
-            place.push(c);
-        }
-    }
-    place
+    let stays = |c: &char| {
+        let stays = !inside || *c == ']';
+        inside = *c == '[' || inside && *c != ']';
+        stays
+    };
+    field.chars().filter(stays).collect()
 }
 
 fn visit(schema: &Value, place: String, see: &mut impl FnMut(&str, &Value)) {
@@ -143,11 +148,10 @@ fn visit(schema: &Value, place: String, see: &mut impl FnMut(&str, &Value)) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         visit(field, format!("{place}{}{name}", if place.is_empty() { "" } else { "." }), see);
     }
-    if schema["items"].is_object() {
-        visit(&schema["items"], format!("{place}[]"), see);
-    }
-    if schema["additionalProperties"].is_object() {
-        visit(&schema["additionalProperties"], format!("{place}.*"), see);
+    for entries in [&schema["items"], &schema["additionalProperties"]] {
+        if entries.is_object() {
+            visit(entries, format!("{place}[]"), see);
+        }
     }
 }
 
@@ -203,8 +207,12 @@ fn fields(value: &Value, place: String, seen: &mut BTreeSet<String>) {
     match value {
         Value::Object(inner) => {
             for (name, value) in inner {
-                let name = if place == "spec.labels" { "*" } else { name };
-                fields(value, format!("{place}{}{name}", if place.is_empty() { "" } else { "." }), seen);
+                let place = match place.as_str() {
+                    "" => name.clone(),
+                    "spec.labels" | "spec.multiRegion.weightedDistribution" => format!("{place}[]"),
+                    place => format!("{place}.{name}"),
+                };
+                fields(value, place, seen);
             }
         }
         Value::Array(items) => items.iter().for_each(|item| fields(item, format!("{place}[]"), seen)),
@@ -230,5 +238,81 @@ fn files_are_judged_as_the_api_server_judges() {
         let text = table.objects(case).0.to_string();
         let manifests = parse_manifests("", &[Source { name: case.does.clone(), text }]);
         assert_eq!(manifests.is_ok(), wanted(case) == Verdict::Taken, "{}: {manifests:?}", case.does);
+    }
+}
+
+#[test]
+fn manifests_of_the_original_are_taken_as_they_are() {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(include_str!("cases/original.yaml")).unwrap();
+    for document in documents {
+        let name = document["metadata"]["name"].as_str().unwrap().to_owned();
+        let node_group = document["kind"] == "NodeGroup";
+        let server = if node_group { Server::of::<NodeGroup>() } else { Server::of::<VPSieNode>() };
+        let mut object = document.clone();
+        // The API server drops it from what users write.
+        object.as_object_mut().unwrap().remove("status");
+        assert_eq!(server.verdict(&object, None), Verdict::Taken, "{name}");
+        assert_eq!(fields_unknown_to(&server.schema, &document), Vec::<String>::new(), "{name}");
+        if node_group {
+            let source = Source { name: name.clone(), text: document.to_string() };
+            assert_eq!(parse_manifests("", &[source]).unwrap().groups.len(), 1, "{name}");
+            assert!(serde_json::from_value::<NodeGroup>(document).is_ok(), "{name}");
+        } else {
+            // An object that is already there is read as well.
+            let node: VPSieNode = serde_json::from_value(document).unwrap();
+            assert_eq!(node.status.unwrap().phase, MachinePhase::Running);
+        }
+    }
+}
+
+/// Fields that the API server would drop, or `kubectl` refuse.
+fn fields_unknown_to(schema: &Value, document: &Value) -> Vec<String> {
+    let (mut known, mut written) = (BTreeSet::new(), BTreeSet::new());
+    visit(schema, String::new(), &mut |place, _| {
+        known.insert(place.to_owned());
+    });
+    for part in ["spec", "status"] {
+        fields(&document[part], part.to_owned(), &mut written);
+    }
+    written.difference(&known).cloned().collect()
+}
+
+/// Texts that are nearly, or wholly, what a text may be.
+fn nearly(alphabet: &'static str) -> impl Strategy<Value = String> {
+    let character = proptest::sample::select(alphabet.chars().collect::<Vec<_>>());
+    proptest::collection::vec(character, 0..12).prop_map(|characters| characters.into_iter().collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn texts_are_judged_as_the_api_server_judges(
+        key in nearly("aB1-_./ "),
+        value in nearly("aB1-_. "),
+        duration in nearly("0019hms. "),
+        version in nearly("v10..-+x"),
+        cluster in nearly("aB1-_ "),
+    ) {
+        static SERVER: LazyLock<(Server, Table)> =
+            LazyLock::new(|| (Server::of::<NodeGroup>(), Table::read(NODE_GROUPS)));
+        let (server, table) = &*SERVER;
+        for spec in [
+            json!({"labels": {key.as_str(): "a"}}),
+            json!({"taints": [{"key": key, "effect": "NoSchedule"}]}),
+            json!({"labels": {"a": value}}),
+            json!({"offeringIDs": [value]}),
+            json!({"datacenterID": value}),
+            json!({"autoscalingOptions": {"maxNodeProvisionTime": duration}}),
+            json!({"kubernetesVersion": version}),
+            json!({"kubernetesVersion": format!("v1.{version}")}),
+            json!({"resourceIdentifier": cluster}),
+        ] {
+            let mut object = table.good.clone();
+            merge(&mut object["spec"], &spec);
+            let source = Source { name: String::new(), text: object.to_string() };
+            let taken = server.verdict(&object, None) == Verdict::Taken;
+            prop_assert_eq!(parse_manifests("", &[source]).is_ok(), taken, "{}", spec);
+        }
     }
 }
