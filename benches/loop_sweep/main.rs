@@ -24,9 +24,6 @@ use vpsie_autoscaler::grpc::{GrpcConfig, GrpcMetrics, serve};
 
 use cluster::Cluster;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const POOLS: usize = 200;
 
 #[tokio::main(flavor = "current_thread")]
@@ -113,7 +110,7 @@ impl Pair {
             self.call(async |client| drop(client.node_group_nodes(nodes.clone()).await.unwrap())).await;
             let template = cluster::template(pool);
             self.call(async |client| {
-                drop(client.node_group_template_node_info(template.clone()).await.unwrap())
+                drop(client.node_group_template_node_info(template.clone()).await.unwrap());
             })
             .await;
         }

@@ -1,4 +1,4 @@
-//! Writes docs/nodegroups.md from the schema of the CRD, and checks that it is up to date.
+//! Writes docs/nodegroups.md from the schemas of the CRDs, and checks that it is up to date.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::NodeGroup;
+use super::{NodeGroup, VPSieNode};
 
 const HEAD: &str = r"# NodeGroups
 
@@ -42,18 +42,72 @@ spec:
 - Labels and taints are given to the Nodes only with `--kubeconfig`.
 - A field that is not known is an error, not ignored: a misspelt limit costs money.
 
+## In a cluster
+
+`vpsie-autoscaler crds | kubectl apply --server-side -f -` installs the CustomResourceDefinitions of NodeGroup and
+VPSieNode (the same are in `deployments/crds`). The API server then refuses what `vpsie-autoscaler validate` would
+refuse; no webhook is needed. The rules need Kubernetes 1.25 or newer and are tested with 1.36. NodeGroups are read
+from files so far: nothing watches those in the cluster yet, and nothing writes their status or VPSieNodes.
+
+- `kubectl get vpsie` lists both kinds; short names are `ng` and `vn`.
+- `kubectl scale nodegroup workers --replicas 3` sets `minNodes`: keep at least 3. How many more there are is for
+  Cluster Autoscaler to say, and it adds nodes up to `minNodes` only with `--enforce-node-group-min-size`.
+
 ## Fields of `spec`
 
-| Field | Type | Default | |
-| --- | --- | --- | --- |
+";
+
+const FIELDS: &str = "| Field | Type | Default | |\n| --- | --- | --- | --- |\n";
+
+const RULES: &str = "
+## Rules
+
+Beside types and ranges. Those that compare with what was there before hold in a cluster only: files have no before.
+";
+
+const RULES_OF: &str = "\n| Field | Message of the refusal |\n| --- | --- |\n";
+
+const MACHINES: &str = "
+# VPSieNodes
+
+A VPSieNode is one machine: written before its VM is asked for, and there until its Node is gone. `spec` is what was
+wanted and asked for, `status` what was seen. To delete one is to be rid of its VM. Nothing writes them yet: records
+are in a local file so far.
+
 ";
 
 fn page() -> String {
-    let crd = serde_json::to_value(NodeGroup::crd()).unwrap();
-    let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
-    let mut page = HEAD.to_owned();
-    fields(&mut page, spec, "");
+    let schema = |crd| {
+        let crd = serde_json::to_value(crd).unwrap();
+        crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone()
+    };
+    let (group, machine) = (schema(NodeGroup::crd()), schema(VPSieNode::crd()));
+    let mut page = HEAD.to_owned() + FIELDS;
+    fields(&mut page, &group["properties"]["spec"], "");
+    page += RULES;
+    page += RULES_OF;
+    rules(&mut page, &group, "");
+    page += MACHINES;
+    page += FIELDS;
+    fields(&mut page, &machine["properties"]["spec"], "spec.");
+    fields(&mut page, &machine["properties"]["status"], "status.");
+    page += RULES_OF;
+    rules(&mut page, &machine, "");
     page
+}
+
+fn rules(page: &mut String, schema: &Value, place: &str) {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        let field = if place.is_empty() { String::new() } else { format!("`{place}`") };
+        let message = rule["message"].as_str().unwrap();
+        writeln!(page, "| {field} | {message} |").unwrap();
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        rules(page, field, format!("{place}.{name}").trim_start_matches('.'));
+    }
+    for entries in [&schema["items"], &schema["additionalProperties"]].into_iter().filter(|e| e.is_object()) {
+        rules(page, entries, &format!("{place}[]"));
+    }
 }
 
 fn fields(page: &mut String, schema: &Value, prefix: &str) {

@@ -1,20 +1,37 @@
 //! The Kubernetes types of `autoscaler.vpsie.com/v1alpha1`.
 //!
-//! Every field of the original VPSie autoscaler's NodeGroup is here, so that its manifests apply unchanged.
-//! Which of them have no effect yet is said by `config`, where a NodeGroup is validated.
+//! Every field of the original VPSie autoscaler's NodeGroup and VPSieNode is here, so that its manifests apply
+//! unchanged. Which of them have no effect yet is said by `config`, where a NodeGroup is validated.
+//!
+//! What the API server refuses is in the schema: types and ranges beside the fields, what texts may be in `text`,
+//! rules over several fields in `rules`.
 
+mod crds;
 mod node_group;
 mod policies;
+mod record;
+mod rules;
 mod status;
+mod text;
+mod vpsie_node;
+
+pub use crds::{crds, to_yaml};
 
 pub use node_group::{AutoscalingOptions, NodeGroup, NodeGroupSpec, Taint};
 pub use policies::{
     CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
 };
-pub use status::{NodeGroupCondition, NodeGroupNode, NodeGroupStatus};
+pub use record::NotARecord;
+pub(crate) use rules::{NAME_MAX, OWNED_LABELS};
+pub use status::{Condition, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
+pub use vpsie_node::{
+    Ask, AskOutcome, MachinePhase, NodeResources, VPSieNode, VPSieNodeSpec, VPSieNodeStatus,
+};
 
 #[cfg(test)]
 mod docs;
+#[cfg(test)]
+mod verdicts;
 
 #[cfg(test)]
 mod tests {

@@ -1,17 +1,20 @@
+#![allow(unreachable_pub, reason = "KubeSchema repeats the type inside a function")]
 #![allow(clippy::duplicated_attributes, reason = "each printer column has a type and a path")]
 
 use std::collections::BTreeMap;
 
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::policies::{CostOptimization, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig};
+use super::rules;
 use super::status::NodeGroupStatus;
+use super::text;
 use crate::fleet::TaintEffect;
 
 /// What a NodeGroup may rent and how many of it.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "autoscaler.vpsie.com",
     version = "v1alpha1",
@@ -19,10 +22,14 @@ use crate::fleet::TaintEffect;
     plural = "nodegroups",
     shortname = "ng",
     shortname = "ngs",
+    category = "vpsie",
     namespaced,
     status = "NodeGroupStatus",
     derive = "PartialEq",
     doc = "Worker nodes that are rented from VPSie as pods need them.",
+    scale(spec_replicas_path = ".spec.minNodes", status_replicas_path = ".status.currentNodes"),
+    validation = rules::NAME_FITS,
+    validation = rules::SIZE_STAYS,
     printcolumn(name = "Min", type_ = "integer", json_path = ".spec.minNodes"),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.maxNodes"),
     printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredNodes"),
@@ -31,8 +38,13 @@ use crate::fleet::TaintEffect;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::MIN_AT_MOST_MAX,
+    validation = rules::PREFERRED_IS_OFFERED,
+    validation = rules::REGIONS_FIT
+)]
 pub struct NodeGroupSpec {
-    /// Fewest nodes over all pools.
+    /// Fewest nodes over all pools. `kubectl scale` sets this.
     #[schemars(range(min = 0))]
     pub min_nodes: i32,
     /// Most nodes over all pools.
@@ -40,36 +52,44 @@ pub struct NodeGroupSpec {
     pub max_nodes: i32,
     /// The VPSie datacenter.
     #[serde(rename = "datacenterID")]
-    #[schemars(length(min = 1))]
+    #[schemars(with = "text::Datacenter")]
+    #[x_kube(validation = rules::DATACENTER_STAYS)]
     pub datacenter_id: String,
     /// UUID of the VPSie-managed Kubernetes cluster.
-    #[schemars(length(min = 1))]
+    #[schemars(with = "text::Cluster")]
+    #[x_kube(validation = rules::CLUSTER_STAYS)]
     pub resource_identifier: String,
     /// The VPSie project. No effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// What may be rented, the preferred first: offers by name, UUID or KubeSizeID. Each is a pool of its own.
     #[serde(rename = "offeringIDs")]
-    #[schemars(length(min = 1))]
+    #[schemars(with = "Vec<text::Offer>", length(min = 1, max = 32))]
+    #[x_kube(validation = rules::OFFERS_DIFFER)]
     pub offering_ids: Vec<String>,
     /// The OS image. No effect: a managed cluster has its own.
     #[serde(default, rename = "osImageID", skip_serializing_if = "Option::is_none")]
     pub os_image_id: Option<String>,
     /// The Kubernetes version, such as `v1.33.2`. No effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+([-+].*)?$"))]
+    #[schemars(with = "Option<text::Version>")]
     pub kubernetes_version: Option<String>,
-    /// The offer that wins when several are as good.
+    /// The entry of `offeringIDs` that wins when several are as good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Offer>")]
     pub preferred_instance_type: Option<String>,
     /// Whether every offer may be rented. If not: only the preferred one, or else the first.
     #[serde(default = "super::policies::yes")]
     pub allow_mixed_instances: bool,
     /// Labels of its Nodes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, text::LabelValue>", extend("maxProperties" = 64))]
+    #[x_kube(validation = rules::labels_have_keys(), validation = rules::labels_are_yours())]
     pub labels: BTreeMap<String, String>,
     /// Taints of its Nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::TAINTS_DIFFER)]
     pub taints: Vec<Taint>,
     /// When to add nodes. No effect yet: Cluster Autoscaler's flags decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,10 +130,11 @@ pub struct NodeGroupSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Taint {
     /// Key.
-    #[schemars(length(min = 1))]
+    #[schemars(with = "text::QualifiedName")]
     pub key: String,
     /// Value, may be left out.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(with = "text::LabelValue")]
     pub value: String,
     /// What happens to pods that do not tolerate it.
     #[schemars(with = "String", extend("enum" = ["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
@@ -137,12 +158,15 @@ pub struct AutoscalingOptions {
     pub scale_down_gpu_utilization_threshold: Option<f64>,
     /// How long a node is unneeded before it is removed, such as `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Duration>")]
     pub scale_down_unneeded_time: Option<String>,
     /// How long an unready node is unneeded before it is removed, such as `20m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Duration>")]
     pub scale_down_unready_time: Option<String>,
     /// How long a machine may take to become a Node, such as `15m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Duration>")]
     pub max_node_provision_time: Option<String>,
     /// Whether DaemonSet pods are left out when a node's use is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,12 @@
+#![allow(unreachable_pub, reason = "KubeSchema repeats the type inside a function")]
+
 use std::collections::BTreeMap;
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::{rules, text};
 
 /// When nodes are added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +70,7 @@ pub struct SpotConfig {
     pub fallback_to_on_demand: bool,
     /// How long pods have to leave after a notice.
     #[serde(default = "two_minutes")]
+    #[schemars(with = "text::Duration")]
     pub interruption_grace_period: String,
     /// Interruptions that are put up with, percent.
     #[serde(default = "number::<20>")]
@@ -73,23 +79,32 @@ pub struct SpotConfig {
 }
 
 /// Several datacenters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::WEIGHTS_ARE_USED,
+    validation = rules::WEIGHTS_ARE_COMPLETE,
+    validation = rules::PRIMARY_IS_LISTED
+)]
 pub struct MultiRegion {
     /// Whether more than `datacenterID` is used.
     #[serde(default)]
     pub enabled: bool,
     /// The datacenters.
     #[serde(default, rename = "datacenterIDs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<text::Datacenter>", length(max = 32))]
+    #[x_kube(validation = rules::DATACENTERS_DIFFER)]
     pub datacenter_ids: Vec<String>,
     /// How nodes are spread over them.
     #[serde(default)]
     pub distribution_strategy: Distribution,
-    /// Weight of each, for `weighted`.
+    /// Weight of each of `datacenterIDs`, for `weighted`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, rules::Weight>", extend("maxProperties" = 32))]
     pub weighted_distribution: BTreeMap<String, i32>,
-    /// The first choice, for `primary-backup`.
+    /// The one of `datacenterIDs` that is the first choice, for `primary-backup`. If left out: `datacenterID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Datacenter>")]
     pub primary_datacenter: Option<String>,
     /// Fewest nodes in each.
     #[serde(default = "number::<1>")]
@@ -122,6 +137,7 @@ pub struct CostOptimization {
     pub strategy: CostStrategy,
     /// How often.
     #[serde(default = "one_day")]
+    #[schemars(with = "text::Duration")]
     pub optimization_interval: String,
     /// Least savings worth a change, USD per month.
     #[serde(default = "ten")]

@@ -1,9 +1,12 @@
+#![allow(unreachable_pub, reason = "KubeSchema repeats the type inside a function")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a NodeGroup is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeGroupStatus {
     /// Nodes that there are.
@@ -18,12 +21,17 @@ pub struct NodeGroupStatus {
     /// Number of the VPSie group.
     #[serde(default, rename = "vpsieGroupID", skip_serializing_if = "Option::is_none")]
     pub vpsie_group_id: Option<i64>,
+    /// Its pools, as they are spelled to Cluster Autoscaler.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
+    pub pools: Vec<NodeGroupPool>,
     /// The nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeGroupNode>,
     /// `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<NodeGroupCondition>,
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
     /// When it last grew or shrank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_time: Option<Time>,
@@ -36,6 +44,26 @@ pub struct NodeGroupStatus {
     /// The generation of the spec that this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+/// One pool of a NodeGroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeGroupPool {
+    /// Its id.
+    pub id: String,
+    /// Nodes that there are to be.
+    #[serde(default)]
+    pub desired_nodes: i32,
+    /// Nodes that there are.
+    #[serde(default)]
+    pub current_nodes: i32,
+    /// Nodes that are Ready.
+    #[serde(default)]
+    pub ready_nodes: i32,
+    /// Creations that failed for good and are still shown to Cluster Autoscaler.
+    #[serde(default)]
+    pub failed_nodes: i32,
 }
 
 /// One node of a NodeGroup.
@@ -62,10 +90,10 @@ pub struct NodeGroupNode {
     pub ip_address: Option<String>,
 }
 
-/// A condition of a NodeGroup.
+/// A condition of a NodeGroup or a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeGroupCondition {
+pub struct Condition {
     /// Which.
     #[serde(rename = "type")]
     pub type_: String,

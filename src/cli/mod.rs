@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod crds;
 #[cfg(test)]
 mod docs;
 mod serve;
@@ -30,6 +31,8 @@ enum Command {
     /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
     /// Credentials are checked only where some are given
     Validate(Box<ServeArgs>),
+    /// Prints the CustomResourceDefinitions of NodeGroup and VPSieNode, for `kubectl apply -f -`
+    Crds,
     /// Runs a simulated VPSie API: to try things out without an account, and for tests
     Simulator(Box<SimulatorCommand>),
 }
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Serve(args) => block_on(|shutdown| serve::run(*args, shutdown)),
         Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
+        Command::Crds => crds::run(&mut std::io::stdout()),
         Command::Simulator(command) => {
             let SimulatorCommand { simulator, log } = *command;
             init_logs(&log)

@@ -5,6 +5,7 @@ mod duration;
 mod manifests;
 mod node_group;
 mod problem;
+mod regions;
 mod schema;
 mod settings;
 mod syntax;

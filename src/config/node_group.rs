@@ -3,16 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::duration::parse_duration;
 use super::schema::join;
-use super::syntax;
+use super::{regions, syntax};
 use crate::api;
 use crate::fleet::{
-    AutoscalingOptions, CapacityType, ClusterId, DatacenterId, NodeGroup, PoolId, SizeId, Taint, names,
+    AutoscalingOptions, CapacityType, ClusterId, DatacenterId, NodeGroup, PoolId, SizeId, Taint,
 };
-
-/// So that the names of its machines, 9 characters longer, fit a label.
-const NAME_MAX: usize = 54;
 
 /// What comes of a manifest.
 pub(super) struct Checked {
@@ -29,7 +25,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    fn wrong(&mut self, field: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn wrong(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.wrong.push((field.into(), message.into()));
     }
 
@@ -37,7 +33,7 @@ impl Findings {
         self.notes.push((field.into(), message.into()));
     }
 
-    fn require(&mut self, field: impl Into<String>, rule: Result<(), String>) {
+    pub(super) fn require(&mut self, field: impl Into<String>, rule: Result<(), String>) {
         if let Err(message) = rule {
             self.wrong(field, message);
         }
@@ -62,8 +58,15 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
             format!("is {:?}, must be the UUID of the cluster at VPSie", spec.resource_identifier),
         );
     }
+    if let Some(version) = &spec.kubernetes_version {
+        findings.require("spec.kubernetesVersion", syntax::version(version));
+    }
     check_offers(spec, findings);
     check_labels(spec, findings);
+    if let Some(regions) = &spec.multi_region {
+        regions::check(regions, spec.max_nodes, findings);
+    }
+    check_durations(spec, findings);
     note_what_has_no_effect(spec, findings);
     let group = NodeGroup {
         name: name.into(),
@@ -88,12 +91,13 @@ fn check_name(name: &str, findings: &mut Findings) {
         return findings.wrong("metadata.name", "is missing");
     }
     findings.require("metadata.name", syntax::dns_subdomain(name));
-    if name.len() > NAME_MAX {
+    if name.len() > api::NAME_MAX {
         findings.wrong(
             "metadata.name",
             format!(
-                "is {} characters long, must be at most {NAME_MAX}: machines are named after it",
-                name.len()
+                "is {} characters long, must be at most {}: machines are named after it",
+                name.len(),
+                api::NAME_MAX
             ),
         );
     }
@@ -103,9 +107,6 @@ fn check_offers(spec: &api::NodeGroupSpec, findings: &mut Findings) {
     let mut seen = BTreeSet::new();
     for (n, offer) in spec.offering_ids.iter().enumerate() {
         let field = format!("spec.offeringIDs[{n}]");
-        if offer.is_empty() {
-            findings.wrong(&field, "is empty, must be the name, UUID or KubeSizeID of an offer");
-        }
         findings.require(&field, syntax::label_value(offer));
         if !seen.insert(offer.to_ascii_lowercase()) {
             findings.wrong(&field, format!("is {offer:?} again, must be there once"));
@@ -114,9 +115,9 @@ fn check_offers(spec: &api::NodeGroupSpec, findings: &mut Findings) {
     if let Some(wanted) = &spec.preferred_instance_type
         && preferred(spec).is_none()
     {
-        findings.note(
+        findings.wrong(
             "spec.preferredInstanceType",
-            format!("{wanted:?} is none of offeringIDs ({}): it has no effect", spec.offering_ids.join(", ")),
+            format!("is {wanted:?}, must be one of offeringIDs ({})", spec.offering_ids.join(", ")),
         );
     }
     if let (Some(size), None) = (spec.kube_size_id, fixed_size(spec)) {
@@ -165,27 +166,11 @@ fn check_labels(spec: &api::NodeGroupSpec, findings: &mut Findings) {
         let field = join("spec.labels", key);
         findings.require(&field, syntax::qualified_name(key));
         findings.require(&field, syntax::label_value(value));
-        if OWNED.contains(&key.as_str()) {
+        if api::OWNED_LABELS.contains(&key.as_str()) {
             findings.wrong(&field, "is set for every Node by Kubernetes or vpsie-autoscaler: leave it out");
         }
     }
 }
-
-/// Labels whose values are facts, not wishes.
-const OWNED: [&str; 12] = [
-    names::MANAGED,
-    names::NODE_GROUP,
-    names::OFFERING,
-    names::DATACENTER,
-    names::CAPACITY_TYPE,
-    "kubernetes.io/hostname",
-    "kubernetes.io/os",
-    "kubernetes.io/arch",
-    "node.kubernetes.io/instance-type",
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "beta.kubernetes.io/instance-type",
-];
 
 fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint> {
     let mut seen = BTreeSet::new();
@@ -202,14 +187,23 @@ fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint
     taints
 }
 
+/// Durations of what has no effect yet.
+fn check_durations(spec: &api::NodeGroupSpec, findings: &mut Findings) {
+    if let Some(spot) = &spec.spot_config {
+        let field = "spec.spotConfig.interruptionGracePeriod";
+        findings.require(field, syntax::duration(&spot.interruption_grace_period).map(drop));
+    }
+    if let Some(cost) = &spec.cost_optimization {
+        let field = "spec.costOptimization.optimizationInterval";
+        findings.require(field, syntax::duration(&cost.optimization_interval).map(drop));
+    }
+}
+
 fn check_options(spec: &api::NodeGroupSpec, findings: &mut Findings) -> AutoscalingOptions {
     let Some(options) = &spec.autoscaling_options else { return AutoscalingOptions::default() };
     let mut duration = |name: &str, text: &Option<String>| -> Option<Duration> {
-        let text = text.as_deref()?;
-        parse_duration(text)
-            .map_err(|want| {
-                findings.wrong(format!("spec.autoscalingOptions.{name}"), format!("is {text:?}: {want}"));
-            })
+        syntax::duration(text.as_deref()?)
+            .map_err(|message| findings.wrong(format!("spec.autoscalingOptions.{name}"), message))
             .ok()
     };
     AutoscalingOptions {

@@ -25,12 +25,16 @@ pub(super) fn check(schema: &Value, value: &mut Value, path: &str, report: &mut 
             if items.len() < bound(&schema["minItems"]) {
                 report(path, "is empty, must have at least one entry".to_owned());
             }
+            check_most(schema, "maxItems", items.len(), "entries", path, report);
             for (n, item) in items.iter_mut().enumerate() {
                 check(&schema["items"], item, &format!("{path}[{n}]"), report);
             }
         }
         Value::String(text) if text.chars().count() < bound(&schema["minLength"]) => {
             report(path, "is empty, must have a value".to_owned());
+        }
+        Value::String(text) => {
+            check_most(schema, "maxLength", text.chars().count(), "characters", path, report);
         }
         Value::Number(_) => check_number(schema, value, path, report),
         _ => {}
@@ -43,6 +47,7 @@ fn check_object(
     path: &str,
     report: &mut impl FnMut(&str, String),
 ) {
+    check_most(schema, "maxProperties", fields.len(), "entries", path, report);
     let known = schema["properties"].as_object();
     fields.retain(|name, value| {
         let path = join(path, name);
@@ -62,6 +67,19 @@ fn check_object(
             report(&join(path, name), "is missing".to_owned());
             fields.insert(name.to_owned(), harmless(&schema["properties"][name]));
         }
+    }
+}
+
+fn check_most(
+    schema: &Value,
+    limit: &str,
+    count: usize,
+    what: &str,
+    path: &str,
+    report: &mut impl FnMut(&str, String),
+) {
+    if let Some(most) = schema[limit].as_u64().filter(|most| count as u64 > *most) {
+        report(path, format!("has {count} {what}, must have at most {most}"));
     }
 }
 

@@ -1,4 +1,8 @@
-//! Kubernetes' rules for names, labels and taints.
+//! What texts in a manifest may be. The schema of the CRD has the same rules (`api::text`), for the API server.
+
+use std::time::Duration;
+
+use super::duration::parse_duration;
 
 use crate::fleet::is_label_value;
 
@@ -46,4 +50,33 @@ pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
     Err(format!(
         "is {text:?}, must be lower-case letters, digits, '-' or '.', and start and end with a letter or digit"
     ))
+}
+
+/// What a Kubernetes version is, such as `v1.33.2`.
+pub(super) fn version(text: &str) -> Result<(), String> {
+    let number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
+    let mut parts = text.strip_prefix('v').unwrap_or_default().splitn(3, '.');
+    let (major, minor, rest) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
+    let (patch, build) = rest.split_at(rest.find(['-', '+']).unwrap_or(rest.len()));
+    if [major.unwrap_or_default(), minor.unwrap_or_default(), patch].into_iter().all(number)
+        && !build.contains('\n')
+    {
+        return Ok(());
+    }
+    Err(format!("is {text:?}, must be a version such as v1.33.2"))
+}
+
+/// Hours, minutes and seconds, in that order: what CEL and Go read the same way.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let mut rest = text;
+    for unit in ['h', 'm', 's'] {
+        if let Some((digits, more)) = rest.split_once(unit)
+            && (1..=9).contains(&digits.len())
+            && digits.chars().all(|c| c.is_ascii_digit())
+        {
+            rest = more;
+        }
+    }
+    let sound = if rest.is_empty() { parse_duration(text).ok() } else { None };
+    sound.ok_or_else(|| format!("is {text:?}, must be a duration above 0 such as 90s, 10m or 1h30m"))
 }

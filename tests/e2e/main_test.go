@@ -46,16 +46,10 @@ func (w *world) done(d driver, scenario string) {
 }
 
 func TestMain(m *testing.M) {
-	who := "the real " + os.Getenv("CLUSTER_AUTOSCALER")
-	if os.Getenv("CLUSTER_AUTOSCALER") == "" {
-		who = "the project's MODEL of Cluster Autoscaler, not a real one: CLUSTER_AUTOSCALER names none"
-	}
-	fmt.Println("This run is driven by " + who)
 	code := m.Run()
 	fmt.Println("\nscenario, seconds, RPCs per loop of Cluster Autoscaler, calls of VPSie's API per node")
 	for _, line := range summary.lines {
 		fmt.Println(line)
 	}
-	fmt.Println("This run was driven by " + who)
 	os.Exit(code)
 }

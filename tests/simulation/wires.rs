@@ -44,7 +44,7 @@ impl Fuse {
     pub(crate) fn put_out(&self) {
         *self.0.left.lock().unwrap() = None;
         // Two calls may have blown it; the process is dead once.
-        drop(self.0.blown.notified().now_or_never());
+        let _ = self.0.blown.notified().now_or_never();
     }
 
     pub(crate) async fn blown(&self) {

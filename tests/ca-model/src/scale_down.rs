@@ -104,7 +104,7 @@ impl ScaleDown {
         if provider.minor() >= Minor::V1_36 {
             removable = unneeded_for_long(provider, config, removable, now).await?;
         }
-        if cooldown || candidates.is_empty() {
+        if cooldown || (candidates.is_empty() && provider.minor() > Minor::V1_30) {
             return Ok(());
         }
         if provider.minor() >= Minor::V1_36 {

@@ -1,0 +1,282 @@
+//! A machine as a VPSieNode, and back.
+
+use jiff::Timestamp;
+
+use super::{Ask, AskOutcome, MachinePhase, VPSieNode, VPSieNodeSpec, VPSieNodeStatus};
+use crate::fleet::{
+    self, ClusterId, Failure, FailureReason, Hostname, Machine, MachineId, Phase, PoolId, SizeId, Vm, VmId,
+};
+
+/// What a VPSieNode lacks to be a machine's record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("VPSieNode {name} has no {field}: it is no record of vpsie-autoscaler")]
+pub struct NotARecord {
+    /// Its name.
+    pub name: String,
+    /// The field.
+    pub field: &'static str,
+}
+
+impl VPSieNode {
+    /// The record of a machine. It has no namespace and no finalizer; those are the store's.
+    pub fn of(machine: &Machine, cluster: &ClusterId) -> Self {
+        let pool = &machine.pool;
+        let spec = VPSieNodeSpec {
+            node_group_name: pool.node_group.to_string(),
+            datacenter_id: pool.datacenter.to_string(),
+            instance_type: pool.offer.to_string(),
+            capacity_type: pool.capacity_type,
+            resource_identifier: cluster.to_string(),
+            kube_size_id: i64::try_from(machine.size.0).ok(),
+            recorded_at: Some(machine.created_at),
+            asked_at: match machine.phase {
+                Phase::Creating { since, .. } => Some(since),
+                _ => None,
+            },
+            asks: machine.asks.iter().map(Ask::from).collect(),
+            node_name: None,
+            vpsie_node_identifier: None,
+            vpsie_group_id: None,
+            vpsie_instance_id: None,
+            ip_address: None,
+            ipv6_address: None,
+            project: None,
+            os_image_id: None,
+            kubernetes_version: None,
+            ssh_key_ids: Vec::new(),
+        };
+        let mut node = Self::new(&machine.id.to_string(), spec);
+        node.status = Some(seen(machine));
+        node
+    }
+
+    /// The machine that it is the record of.
+    ///
+    /// What is intended wins over a status that does not know of it yet: one that is asked for is Creating, one
+    /// that is being deleted is Deleting.
+    pub fn machine(&self) -> Result<Machine, NotARecord> {
+        let (spec, meta) = (&self.spec, &self.metadata);
+        let name = meta.name.clone().unwrap_or_default();
+        let lacks = |field| NotARecord { name: name.clone(), field };
+        let made = meta.creation_timestamp.as_ref().map(|time| time.0);
+        let created_at = spec.recorded_at.or(made).ok_or_else(|| lacks("spec.recordedAt"))?;
+        let size = spec.kube_size_id.and_then(|size| u64::try_from(size).ok());
+        Ok(Machine {
+            id: MachineId::from(name.as_str()),
+            pool: PoolId {
+                node_group: spec.node_group_name.as_str().into(),
+                datacenter: spec.datacenter_id.as_str().into(),
+                offer: spec.instance_type.as_str().into(),
+                capacity_type: spec.capacity_type,
+            },
+            size: SizeId(size.ok_or_else(|| lacks("spec.kubeSizeID"))?),
+            created_at,
+            phase: self.life(created_at).ok_or_else(|| lacks("status.hostname"))?,
+            asks: spec.asks.iter().map(fleet::Ask::from).collect(),
+        })
+    }
+
+    /// None where there must be a VM and is none.
+    fn life(&self, created_at: Timestamp) -> Option<Phase> {
+        let (spec, fallback) = (&self.spec, VPSieNodeStatus::default());
+        let status = self.status.as_ref().unwrap_or(&fallback);
+        let vm = self.vm(status);
+        let since = |time: Option<Timestamp>| time.unwrap_or(created_at);
+        let deleting = self.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        let asked = spec.asked_at.or(spec.asks.first().map(|ask| ask.at));
+        let phase = if deleting.is_some() { MachinePhase::Deleting } else { status.phase };
+        Some(match phase {
+            MachinePhase::Deleting => Phase::Deleting {
+                vm,
+                since: since(status.terminating_at.or(deleting)),
+                accepted_at: status.deleted_at,
+            },
+            MachinePhase::Pending if asked.is_none() && vm.is_none() => Phase::Pending,
+            MachinePhase::Pending | MachinePhase::Creating => Phase::Creating { vm, since: since(asked) },
+            MachinePhase::Running => Phase::Running { vm: vm?, since: since(status.provisioned_at) },
+            MachinePhase::Failed => Phase::Failed {
+                failure: Failure {
+                    reason: status.failure_reason.unwrap_or(FailureReason::Refused),
+                    message: status.last_error.clone().unwrap_or_default(),
+                },
+                at: since(status.failed_at),
+            },
+        })
+    }
+
+    /// The VM that was seen, or else the one that the machine was recorded for.
+    fn vm(&self, status: &VPSieNodeStatus) -> Option<Vm> {
+        let (hostname, id) = match &status.hostname {
+            Some(hostname) => (hostname, &status.vpsie_node_identifier),
+            None => (self.spec.node_name.as_ref()?, &self.spec.vpsie_node_identifier),
+        };
+        Some(Vm { hostname: Hostname::new(hostname), id: id.as_deref().map(VmId::from) })
+    }
+}
+
+fn seen(machine: &Machine) -> VPSieNodeStatus {
+    let vm = machine.vm();
+    let mut status = VPSieNodeStatus {
+        hostname: vm.map(|vm| vm.hostname.to_string()),
+        vpsie_node_identifier: vm.and_then(|vm| vm.id.as_ref()).map(ToString::to_string),
+        ..VPSieNodeStatus::default()
+    };
+    match &machine.phase {
+        Phase::Pending => {}
+        Phase::Creating { .. } => status.phase = MachinePhase::Creating,
+        Phase::Running { since, .. } => {
+            status.phase = MachinePhase::Running;
+            status.provisioned_at = Some(*since);
+        }
+        Phase::Failed { failure, at } => {
+            status.phase = MachinePhase::Failed;
+            status.failed_at = Some(*at);
+            status.failure_reason = Some(failure.reason);
+            status.last_error = Some(failure.message.clone());
+        }
+        Phase::Deleting { since, accepted_at, .. } => {
+            status.phase = MachinePhase::Deleting;
+            status.terminating_at = Some(*since);
+            status.deleted_at = *accepted_at;
+        }
+    }
+    status
+}
+
+impl From<&fleet::Ask> for Ask {
+    fn from(ask: &fleet::Ask) -> Self {
+        let outcome = match ask.outcome {
+            fleet::AskOutcome::InFlight => AskOutcome::InFlight,
+            fleet::AskOutcome::Accepted => AskOutcome::Accepted,
+            fleet::AskOutcome::Unclear => AskOutcome::Unclear,
+            fleet::AskOutcome::Lost => AskOutcome::Lost,
+        };
+        Self { at: ask.at, outcome }
+    }
+}
+
+impl From<&Ask> for fleet::Ask {
+    fn from(ask: &Ask) -> Self {
+        let outcome = match ask.outcome {
+            AskOutcome::InFlight => fleet::AskOutcome::InFlight,
+            AskOutcome::Accepted => fleet::AskOutcome::Accepted,
+            AskOutcome::Unclear => fleet::AskOutcome::Unclear,
+            AskOutcome::Lost => fleet::AskOutcome::Lost,
+        };
+        Self { at: ask.at, outcome }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn time() -> impl Strategy<Value = Timestamp> {
+        (1_700_000_000_000_000_000_i64..1_900_000_000_000_000_000)
+            .prop_map(|nanos| Timestamp::from_nanosecond(nanos.into()).unwrap())
+    }
+
+    fn vm() -> impl Strategy<Value = Vm> {
+        ("[a-z]{1,8}", proptest::option::of("[0-9a-f]{8}")).prop_map(|(hostname, id)| Vm {
+            hostname: Hostname::new(&hostname),
+            id: id.as_deref().map(VmId::from),
+        })
+    }
+
+    fn phase() -> impl Strategy<Value = Phase> {
+        let maybe = || proptest::option::of(vm());
+        prop_oneof![
+            Just(Phase::Pending),
+            (maybe(), time()).prop_map(|(vm, since)| Phase::Creating { vm, since }),
+            (vm(), time()).prop_map(|(vm, since)| Phase::Running { vm, since }),
+            (".{0,20}", time()).prop_map(|(message, at)| Phase::Failed {
+                failure: Failure { reason: FailureReason::Stockout, message },
+                at
+            }),
+            (maybe(), time(), proptest::option::of(time()))
+                .prop_map(|(vm, since, accepted_at)| Phase::Deleting { vm, since, accepted_at }),
+        ]
+    }
+
+    fn machine() -> impl Strategy<Value = Machine> {
+        let outcome = prop_oneof![
+            Just(fleet::AskOutcome::InFlight),
+            Just(fleet::AskOutcome::Accepted),
+            Just(fleet::AskOutcome::Unclear),
+            Just(fleet::AskOutcome::Lost),
+        ];
+        let ask = (time(), outcome).prop_map(|(at, outcome)| fleet::Ask { at, outcome });
+        (phase(), time(), 1..1000_u64, proptest::collection::vec(ask, 0..3)).prop_map(
+            |(phase, created_at, size, asks)| Machine {
+                id: "workers-0a1b2c3d".into(),
+                pool: "workers/ams1/s-2vcpu-4gb/spot".parse().unwrap(),
+                size: SizeId(size),
+                created_at,
+                // Nothing is asked of VPSie for one that is Pending.
+                asks: if phase == Phase::Pending { Vec::new() } else { asks },
+                phase,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_machine_is_the_same_after_it_was_a_vpsie_node(machine in machine()) {
+            let text = serde_json::to_string(&VPSieNode::of(&machine, &"c-1".into())).unwrap();
+            let node: VPSieNode = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(node.machine(), Ok(machine));
+        }
+    }
+
+    fn node(more: &serde_json::Value) -> VPSieNode {
+        let mut spec = json!({
+            "nodeGroupName": "workers", "datacenterID": "ams1", "instanceType": "s-2vcpu-4gb",
+            "resourceIdentifier": "c-1", "kubeSizeID": 7, "recordedAt": "2026-01-01T00:00:00Z",
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "VPSieNode", "metadata": {"name": "workers-1"},
+            "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_asked_for_is_creating_before_any_status_says_so() {
+        assert_eq!(node(&json!({})).machine().unwrap().phase, Phase::Pending);
+        let asked = node(&json!({"asks": [{"at": "2026-01-01T00:00:01Z", "outcome": "InFlight"}]}));
+        let since = "2026-01-01T00:00:01Z".parse().unwrap();
+        assert_eq!(asked.machine().unwrap().phase, Phase::Creating { vm: None, since });
+    }
+
+    #[test]
+    fn one_that_was_recorded_for_a_vm_has_it_before_any_status_says_so() {
+        let taken_in = node(&json!({"nodeName": "AMS-1", "vpsieNodeIdentifier": "u-1"})).machine().unwrap();
+        assert_eq!(taken_in.instance_id(), "vpsie://u-1");
+        assert_eq!(taken_in.vm().unwrap().hostname.as_str(), "ams-1");
+    }
+
+    #[test]
+    fn one_that_somebody_deletes_is_deleting() {
+        let mut deleted = node(&json!({"nodeName": "ams-1"}));
+        let at: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        deleted.metadata.deletion_timestamp = Some(at.into());
+        let machine = deleted.machine().unwrap();
+        assert!(
+            matches!(machine.phase, Phase::Deleting { vm: Some(_), since, accepted_at: None } if since == at)
+        );
+    }
+
+    #[test]
+    fn a_vpsie_node_of_the_original_is_no_record() {
+        let mut original = node(&json!({}));
+        original.spec.kube_size_id = None;
+        assert_eq!(
+            original.machine().unwrap_err().to_string(),
+            "VPSieNode workers-1 has no spec.kubeSizeID: it is no record of vpsie-autoscaler"
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Rules over several fields, in CEL with the message of the API server's refusal.
+//!
+//! Those that need no earlier object are checked again where manifests come from files: `config::node_group`.
+
+use std::borrow::Cow;
+
+use kube::core::Rule;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::text;
+use crate::fleet::names;
+
+type Text = (&'static str, &'static str);
+
+/// Longest name of a NodeGroup, so that the names of its machines, 9 characters longer, fit a label.
+pub(crate) const NAME_MAX: usize = 54;
+
+pub(super) const NAME_FITS: Text = (
+    "self.metadata.name.size() <= 54",
+    "metadata.name must be at most 54 characters long: machines are named after it",
+);
+
+pub(super) const SIZE_STAYS: Text = (
+    "!has(self.status) || self.status.currentNodes == 0 && self.status.desiredNodes == 0 || \
+     (has(self.spec.kubeSizeID) ? has(oldSelf.spec.kubeSizeID) && self.spec.kubeSizeID == oldSelf.spec.kubeSizeID \
+     : !has(oldSelf.spec.kubeSizeID))",
+    "spec.kubeSizeID cannot be changed while the NodeGroup has machines: make another NodeGroup, or let this one \
+     go down to 0 first",
+);
+
+pub(super) const MIN_AT_MOST_MAX: Text =
+    ("self.minNodes <= self.maxNodes", "minNodes must be at most maxNodes: lower the one or raise the other");
+
+pub(super) const PREFERRED_IS_OFFERED: Text = (
+    "!has(self.preferredInstanceType) || self.offeringIDs.exists(offer, offer.lowerAscii() == \
+     self.preferredInstanceType.lowerAscii())",
+    "preferredInstanceType must be one of offeringIDs: add it there, or leave it out",
+);
+
+pub(super) const REGIONS_FIT: Text = (
+    "!has(self.multiRegion) || !self.multiRegion.enabled || !has(self.multiRegion.datacenterIDs) || \
+     self.multiRegion.minNodesPerRegion * self.multiRegion.datacenterIDs.size() <= self.maxNodes",
+    "multiRegion.minNodesPerRegion in each of its datacenterIDs is more than maxNodes: lower the one or raise the \
+     other",
+);
+
+pub(super) const DATACENTER_STAYS: Text =
+    ("self == oldSelf", "datacenterID cannot be changed: make another NodeGroup for another datacenter");
+
+pub(super) const CLUSTER_STAYS: Text =
+    ("self == oldSelf", "resourceIdentifier cannot be changed: make another NodeGroup for another cluster");
+
+pub(super) const OFFERS_DIFFER: Text = (
+    "self.all(a, self.exists_one(b, a.lowerAscii() == b.lowerAscii()))",
+    "offeringIDs must have each offer once (upper and lower case are the same): leave out what is there again",
+);
+
+pub(super) fn labels_have_keys() -> Rule {
+    let rule = format!("self.all(key, {})", text::is_qualified_name("key"));
+    Rule::new(rule).message(
+        "the keys of labels must be 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends, \
+         after an optional DNS name and '/'",
+    )
+}
+
+/// Labels whose values are facts, not wishes.
+pub(crate) const OWNED_LABELS: [&str; 12] = [
+    names::MANAGED,
+    names::NODE_GROUP,
+    names::OFFERING,
+    names::DATACENTER,
+    names::CAPACITY_TYPE,
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "beta.kubernetes.io/instance-type",
+];
+
+pub(super) fn labels_are_yours() -> Rule {
+    let message = format!(
+        "labels must leave out what Kubernetes or vpsie-autoscaler sets for every Node: {}",
+        OWNED_LABELS.join(", ")
+    );
+    Rule::new(format!("!self.exists(key, key in ['{}'])", OWNED_LABELS.join("', '"))).message(&*message)
+}
+
+pub(super) const TAINTS_DIFFER: Text = (
+    "self.all(a, self.exists_one(b, a.key == b.key && a.effect == b.effect))",
+    "taints must have each key once an effect: leave out what is there again",
+);
+
+pub(super) const DATACENTERS_DIFFER: Text = (
+    "self.all(a, self.exists_one(b, a == b))",
+    "datacenterIDs must have each datacenter once: leave out what is there again",
+);
+
+pub(super) const WEIGHTS_ARE_USED: Text = (
+    "self.distributionStrategy == 'weighted' || !has(self.weightedDistribution) || \
+     self.weightedDistribution.size() == 0",
+    "weightedDistribution is only for distributionStrategy weighted: set that, or leave the weights out",
+);
+
+pub(super) const WEIGHTS_ARE_COMPLETE: Text = (
+    "self.distributionStrategy != 'weighted' || has(self.datacenterIDs) && has(self.weightedDistribution) && \
+     self.datacenterIDs.size() > 0 && self.datacenterIDs.size() == self.weightedDistribution.size() && \
+     self.datacenterIDs.all(datacenter, datacenter in self.weightedDistribution)",
+    "distributionStrategy weighted needs weightedDistribution with a weight for each of datacenterIDs, and for no \
+     other",
+);
+
+pub(super) const PRIMARY_IS_LISTED: Text = (
+    "!has(self.primaryDatacenter) || has(self.datacenterIDs) && self.primaryDatacenter in self.datacenterIDs",
+    "primaryDatacenter must be one of datacenterIDs: add it there, or leave it out",
+);
+
+pub(super) const MACHINE_NAME_FITS: Text = (
+    "self.metadata.name.size() <= 63",
+    "metadata.name must be at most 63 characters long: it is the value of a label",
+);
+
+pub(super) const MACHINE_STAYS: Text = (
+    "self.nodeGroupName == oldSelf.nodeGroupName && self.datacenterID == oldSelf.datacenterID && \
+     self.instanceType == oldSelf.instanceType && self.capacityType == oldSelf.capacityType && \
+     self.resourceIdentifier == oldSelf.resourceIdentifier",
+    "nodeGroupName, datacenterID, instanceType, capacityType and resourceIdentifier cannot be changed: they say \
+     what the VM was asked for as. Delete the VPSieNode to be rid of its VM",
+);
+
+pub(super) const MACHINE_KEEPS_SIZE: Text = (
+    "!has(oldSelf.kubeSizeID) || has(self.kubeSizeID) && self.kubeSizeID == oldSelf.kubeSizeID",
+    "kubeSizeID cannot be changed once it is set: it says which VPSie group the VM is in",
+);
+
+/// The weight of a datacenter.
+pub(super) struct Weight;
+
+impl JsonSchema for Weight {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Weight".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "integer", "format": "int32", "minimum": 1})
+    }
+}

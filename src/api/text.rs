@@ -1,0 +1,89 @@
+//! What a text may be: schemas with a rule that says what to do. Types that only name a schema.
+//!
+//! Each rule is checked again where manifests come from files: `config::syntax`, message for message.
+
+use std::borrow::Cow;
+
+use kube::core::Rule;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+pub(super) const LABEL_VALUE: &str = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
+/// The prefix is a DNS name; its length is left to [`PREFIX_FITS`].
+pub(super) const QUALIFIED_NAME: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+
+/// The rule for a key of a label or taint, which `name` stands for.
+pub(super) fn is_qualified_name(name: &str) -> String {
+    format!("{name}.matches(r'{QUALIFIED_NAME}') && {name}.indexOf('/') <= 253")
+}
+
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $min:literal to $max:literal, $rule:expr, $message:literal) => {
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let mut schema = json_schema!({
+                    "type": "string",
+                    "maxLength": $max,
+                    "x-kubernetes-validations": [Rule::new($rule).message($message)],
+                });
+                if $min > 0 {
+                    schema.insert("minLength".to_owned(), $min.into());
+                }
+                schema
+            }
+        }
+    };
+}
+
+text! {
+    /// The value of a label or taint.
+    LabelValue, 0 to 63, format!("self.matches(r'{LABEL_VALUE}')"),
+    "must be letters, digits, '-', '_' or '.', and start and end with a letter or digit"
+}
+text! {
+    /// The key of a taint.
+    QualifiedName, 1 to 317, is_qualified_name("self"),
+    "must be 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends, after an optional \
+     DNS name and '/'"
+}
+text! {
+    /// An entry of `offeringIDs`: a part of a pool's id, and the value of a label.
+    Offer, 1 to 63, format!("self.matches(r'{LABEL_VALUE}')"),
+    "must be the name, UUID or KubeSizeID of an offer: letters, digits, '-', '_' or '.', with a letter or digit \
+     at both ends"
+}
+text! {
+    /// A datacenter: a part of a pool's id, and the value of a label.
+    Datacenter, 1 to 63, format!("self.matches(r'{LABEL_VALUE}')"),
+    "must be a datacenter of VPSie: letters, digits, '-', '_' or '.', with a letter or digit at both ends"
+}
+text! {
+    /// A cluster at VPSie: a part of the API's paths.
+    Cluster, 1 to 63, "self.matches('^[A-Za-z0-9-]+$')",
+    "must be the UUID of the cluster at VPSie"
+}
+text! {
+    /// A NodeGroup's name: machines are named after it.
+    NodeGroupName, 1 to 54, "self.matches(r'^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
+    "must be the name of a NodeGroup: lower-case letters, digits, '-' or '.', with a letter or digit at both ends"
+}
+text! {
+    /// A Kubernetes version.
+    Version, 0 to 63, r"self.matches(r'^v[0-9]+\.[0-9]+\.[0-9]+([-+].*)?$')",
+    "must be a version such as v1.33.2"
+}
+text! {
+    /// A duration above 0.
+    Duration, 0 to 32, r"self.matches('^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$') && self.matches('[1-9]')",
+    "must be a duration above 0 such as 90s, 10m or 1h30m"
+}

@@ -1,0 +1,318 @@
+//! Each rule of the CRDs against manifests that it takes and refuses (`cases/*.yaml`), without a cluster, and
+//! against what `config` says to the same manifests.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use jsonschema::Validator as Schema;
+use kube::CustomResourceExt;
+use kube::core::cel::{CompiledSchema, ValidationError, Validator, apply_defaults, compile_schema};
+use proptest::prelude::{ProptestConfig, Strategy, prop_assert_eq, proptest};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{MachinePhase, NodeGroup, VPSieNode};
+use crate::config::{Source, parse_manifests};
+
+const NODE_GROUPS: &str = include_str!("cases/nodegroups.yaml");
+const VPSIE_NODES: &str = include_str!("cases/vpsienodes.yaml");
+
+#[derive(Deserialize)]
+struct Table {
+    good: Value,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    does: String,
+    #[serde(default)]
+    set: Value,
+    before: Option<Value>,
+    #[serde(default)]
+    refused: Vec<String>,
+    #[serde(default)]
+    schema: bool,
+}
+
+impl Table {
+    fn read(text: &str) -> Self {
+        serde_saphyr::from_str(text).unwrap()
+    }
+
+    /// The object of a case, and the one that it is an update of.
+    fn objects(&self, case: &Case) -> (Value, Option<Value>) {
+        let patched = |patch: &Value| {
+            let mut object = self.good.clone();
+            merge(&mut object, patch);
+            object
+        };
+        let (mut object, before) = (patched(&case.set), case.before.as_ref().map(patched));
+        // The API server takes the status from what was there.
+        if let Some(status) = before.as_ref().and_then(|before| before.get("status")) {
+            object["status"] = status.clone();
+        }
+        (object, before)
+    }
+}
+
+/// JSON merge patch (RFC 7396).
+fn merge(object: &mut Value, patch: &Value) {
+    for (name, value) in patch.as_object().into_iter().flatten() {
+        match value {
+            Value::Null => drop(object.as_object_mut().unwrap().remove(name)),
+            Value::Object(_) if object[name].is_object() => merge(&mut object[name], value),
+            value => object[name] = value.clone(),
+        }
+    }
+}
+
+/// The API server, as far as it judges objects.
+struct Server {
+    schema: Value,
+    structure: Schema,
+    rules: CompiledSchema,
+}
+
+/// A refusal as the API server words it: it writes keys in brackets.
+fn said(error: &ValidationError) -> String {
+    match error.to_string().strip_prefix("spec.labels.").and_then(|rest| rest.split_once(": ")) {
+        Some((key, message)) => format!("spec.labels[{key}]: {message}"),
+        None => error.to_string(),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Taken,
+    SchemaRefuses,
+    RulesRefuse(BTreeSet<String>),
+}
+
+impl Server {
+    fn of<K: CustomResourceExt>() -> Self {
+        let crd = serde_json::to_value(K::crd()).unwrap();
+        let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone();
+        let structure = jsonschema::options().should_validate_formats(false).build(&schema).unwrap();
+        Self { structure, rules: compile_schema(&schema), schema }
+    }
+
+    fn verdict(&self, object: &Value, before: Option<&Value>) -> Verdict {
+        let object = apply_defaults(&self.schema, object);
+        if !self.structure.is_valid(&object) || whole_numbers_that_do_not_fit(&self.schema, &object) {
+            return Verdict::SchemaRefuses;
+        }
+        match Validator::new().validate_compiled(&self.rules, &object, before) {
+            Ok(()) => Verdict::Taken,
+            Err(errors) => Verdict::RulesRefuse(errors.iter().map(said).collect()),
+        }
+    }
+
+    /// Each rule as the place that it stands at, and its message.
+    fn rules(&self) -> BTreeSet<(String, String)> {
+        let mut rules = BTreeSet::new();
+        visit(&self.schema, "", &mut |place, schema| {
+            for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+                rules.insert((place.to_owned(), rule["message"].as_str().unwrap().to_owned()));
+            }
+        });
+        rules
+    }
+
+    /// The rules among what refused an object.
+    fn named(&self, refusal: &str) -> (String, String) {
+        let of = |(place, message): &(String, String)| match refusal.strip_suffix(message.as_str()) {
+            Some("") => place.is_empty(),
+            Some(field) => place_of(field.strip_suffix(": ").unwrap_or_default()) == *place,
+            None => false,
+        };
+        self.rules().into_iter().find(of).unwrap_or_else(|| panic!("no rule says {refusal:?}"))
+    }
+}
+
+/// Where in the schema a field is: without the numbers and keys of entries.
+fn place_of(field: &str) -> String {
+    let mut inside = false;
+    let stays = |c: &char| {
+        let stays = !inside || *c == ']';
+        inside = *c == '[' || inside && *c != ']';
+        stays
+    };
+    field.chars().filter(stays).collect()
+}
+
+fn visit(schema: &Value, place: &str, see: &mut impl FnMut(&str, &Value)) {
+    see(place, schema);
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        visit(field, format!("{place}.{name}").trim_start_matches('.'), see);
+    }
+    for entries in [&schema["items"], &schema["additionalProperties"]] {
+        if entries.is_object() {
+            visit(entries, &format!("{place}[]"), see);
+        }
+    }
+}
+
+/// `format: int32`, which JSON Schema does not know.
+fn whole_numbers_that_do_not_fit(schema: &Value, value: &Value) -> bool {
+    let inner = |(name, value): (&String, &Value)| {
+        let any = &schema["additionalProperties"];
+        whole_numbers_that_do_not_fit(schema["properties"].get(name).unwrap_or(any), value)
+    };
+    match value {
+        Value::Object(fields) => fields.iter().any(inner),
+        Value::Number(number) if schema["format"] == "int32" => {
+            number.as_i64().is_none_or(|number| i32::try_from(number).is_err())
+        }
+        _ => false,
+    }
+}
+
+fn wanted(case: &Case) -> Verdict {
+    match (case.schema, &case.refused[..]) {
+        (true, _) => Verdict::SchemaRefuses,
+        (false, []) => Verdict::Taken,
+        (false, refused) => Verdict::RulesRefuse(refused.iter().cloned().collect()),
+    }
+}
+
+/// Goes through a table: every verdict, and every rule at least once taken and once refused.
+fn all_verdicts<K: CustomResourceExt + DeserializeOwned>(text: &str) {
+    let (server, table) = (Server::of::<K>(), Table::read(text));
+    let (mut refused, mut taken) = (BTreeSet::new(), BTreeSet::new());
+    for case in &table.cases {
+        let (object, before) = table.objects(case);
+        let verdict = server.verdict(&object, before.as_ref());
+        assert_eq!(verdict, wanted(case), "{}", case.does);
+        match verdict {
+            Verdict::Taken => {
+                serde_json::from_value::<K>(object.clone()).unwrap();
+                fields(&apply_defaults(&server.schema, &object), String::new(), &mut taken);
+            }
+            Verdict::SchemaRefuses => {}
+            Verdict::RulesRefuse(by) => refused.extend(by.iter().map(|refusal| server.named(refusal))),
+        }
+    }
+    let rules = server.rules();
+    let unseen: Vec<_> = rules.difference(&refused).collect();
+    assert!(unseen.is_empty(), "no case is refused by {unseen:#?}");
+    let unseen: Vec<_> = rules.iter().filter(|(place, _)| !taken.contains(place)).collect();
+    assert!(unseen.is_empty(), "no case is taken by {unseen:#?}");
+}
+
+/// The places that an object has values at.
+fn fields(value: &Value, place: String, seen: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(inner) => {
+            for (name, value) in inner {
+                let place = match place.as_str() {
+                    "" => name.clone(),
+                    "spec.labels" | "spec.multiRegion.weightedDistribution" => format!("{place}[]"),
+                    place => format!("{place}.{name}"),
+                };
+                fields(value, place, seen);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| fields(item, format!("{place}[]"), seen)),
+        _ => {}
+    }
+    seen.insert(place);
+}
+
+#[test]
+fn every_rule_of_node_groups_takes_and_refuses() {
+    all_verdicts::<NodeGroup>(NODE_GROUPS);
+}
+
+#[test]
+fn every_rule_of_vpsie_nodes_takes_and_refuses() {
+    all_verdicts::<VPSieNode>(VPSIE_NODES);
+}
+
+#[test]
+fn files_are_judged_as_the_api_server_judges() {
+    let table = Table::read(NODE_GROUPS);
+    for case in table.cases.iter().filter(|case| case.before.is_none()) {
+        let text = table.objects(case).0.to_string();
+        let manifests = parse_manifests("", &[Source { name: case.does.clone(), text }]);
+        assert_eq!(manifests.is_ok(), wanted(case) == Verdict::Taken, "{}: {manifests:?}", case.does);
+    }
+}
+
+#[test]
+fn manifests_of_the_original_are_taken_as_they_are() {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(include_str!("cases/original.yaml")).unwrap();
+    for document in documents {
+        let name = document["metadata"]["name"].as_str().unwrap().to_owned();
+        let node_group = document["kind"] == "NodeGroup";
+        let server = if node_group { Server::of::<NodeGroup>() } else { Server::of::<VPSieNode>() };
+        let mut object = document.clone();
+        // The API server drops it from what users write.
+        object.as_object_mut().unwrap().remove("status");
+        assert_eq!(server.verdict(&object, None), Verdict::Taken, "{name}");
+        assert_eq!(fields_unknown_to(&server.schema, &document), Vec::<String>::new(), "{name}");
+        if node_group {
+            let source = Source { name: name.clone(), text: document.to_string() };
+            assert_eq!(parse_manifests("", &[source]).unwrap().groups.len(), 1, "{name}");
+            assert!(serde_json::from_value::<NodeGroup>(document).is_ok(), "{name}");
+        } else {
+            // An object that is already there is read as well.
+            let node: VPSieNode = serde_json::from_value(document).unwrap();
+            assert_eq!(node.status.unwrap().phase, MachinePhase::Running);
+        }
+    }
+}
+
+/// Fields that the API server would drop, or `kubectl` refuse.
+fn fields_unknown_to(schema: &Value, document: &Value) -> Vec<String> {
+    let (mut known, mut written) = (BTreeSet::new(), BTreeSet::new());
+    visit(schema, "", &mut |place, _| {
+        known.insert(place.to_owned());
+    });
+    for part in ["spec", "status"] {
+        fields(&document[part], part.to_owned(), &mut written);
+    }
+    written.difference(&known).cloned().collect()
+}
+
+/// Texts that are nearly, or wholly, what a text may be.
+fn nearly(alphabet: &'static str) -> impl Strategy<Value = String> {
+    let character = proptest::sample::select(alphabet.chars().collect::<Vec<_>>());
+    proptest::collection::vec(character, 0..12).prop_map(|characters| characters.into_iter().collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn texts_are_judged_as_the_api_server_judges(
+        key in nearly("aB1-_./ "),
+        value in nearly("aB1-_. "),
+        duration in nearly("0019hms. "),
+        version in nearly("v10..-+x"),
+        cluster in nearly("aB1-_ "),
+    ) {
+        static SERVER: LazyLock<(Server, Table)> =
+            LazyLock::new(|| (Server::of::<NodeGroup>(), Table::read(NODE_GROUPS)));
+        let (server, table) = &*SERVER;
+        for spec in [
+            json!({"labels": {key.as_str(): "a"}}),
+            json!({"taints": [{"key": key, "effect": "NoSchedule"}]}),
+            json!({"labels": {"a": value}}),
+            json!({"offeringIDs": [value]}),
+            json!({"datacenterID": value}),
+            json!({"autoscalingOptions": {"maxNodeProvisionTime": duration}}),
+            json!({"kubernetesVersion": version}),
+            json!({"kubernetesVersion": format!("v1.{version}")}),
+            json!({"resourceIdentifier": cluster}),
+        ] {
+            let mut object = table.good.clone();
+            merge(&mut object["spec"], &spec);
+            let source = Source { name: String::new(), text: object.to_string() };
+            let taken = server.verdict(&object, None) == Verdict::Taken;
+            prop_assert_eq!(parse_manifests("", &[source]).is_ok(), taken, "{}", spec);
+        }
+    }
+}
