@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -20,7 +21,10 @@ pub enum LogError {
 /// Sends the process's logs to standard error.
 pub fn init_logs(args: &LogArgs) -> Result<(), LogError> {
     let filter = filter(&args.log_level).map_err(LogError::Filter)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match args.log_format {
         LogFormat::Text => logs.finish().try_init()?,
         LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).finish().try_init()?,
