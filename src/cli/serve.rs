@@ -180,6 +180,7 @@ async fn finish(
     grace: Duration,
 ) -> anyhow::Result<()> {
     let first = tokio::select! {
+        biased; // Told to stop, some may have ended before this looks.
         () = shutdown.cancelled() => Ok(()),
         ended = tasks.join_next() => Err(too_early(ended)),
     };

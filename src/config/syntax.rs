@@ -4,16 +4,11 @@ use std::time::Duration;
 
 use super::duration::parse_duration;
 
+use crate::fleet::is_label_value;
+
 /// What a label value is: at most 63 of `A-Z a-z 0-9 - _ .`, with a letter or digit at both ends; may be empty.
 pub(super) fn label_value(text: &str) -> Result<(), String> {
-    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    if text.is_empty()
-        || text.len() <= 63
-            && text.chars().all(inner)
-            && ends(text.chars().next())
-            && ends(text.chars().last())
-    {
+    if is_label_value(text) {
         return Ok(());
     }
     Err(format!(

@@ -19,15 +19,20 @@ pub async fn refresh_catalog(
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
     loop {
-        let next = match backend.catalog().await {
-            Ok(catalog) => {
-                backoff.success();
-                let taken = handle.update(move |fleet, _, _| fleet.take_catalog(catalog)).await;
-                if let Err(CommandError::Stopped) = taken {
-                    return;
+        let Some(read) = shutdown.run_until_cancelled(backend.catalog()).await else { return };
+        let next = match read {
+            Ok(catalog) => match handle.update(move |fleet, _, _| fleet.take_catalog(catalog)).await {
+                Ok(_) => {
+                    backoff.success();
+                    Instant::now() + interval
                 }
-                Instant::now() + interval
-            }
+                Err(CommandError::Stopped) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "VPSie's offers could not be recorded; trying again");
+                    backoff.failure(None);
+                    backoff.until()
+                }
+            },
             Err(error) => {
                 tracing::warn!(%error, "VPSie's offers could not be read; the last ones stand");
                 backoff.failure(None);

@@ -10,6 +10,8 @@ mod nodes;
 mod pace;
 mod provision;
 mod removal;
+#[cfg(test)]
+mod tests;
 
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};

@@ -23,10 +23,13 @@ impl Backoff {
         self.until = Instant::now();
     }
 
-    /// Notes a failure; `at_least` is what the other side asks for.
+    /// Notes a failure; `at_least` is what the other side asks for. What was begun together fails together:
+    /// while the delay lasts, a further failure is the same trouble.
     pub(super) fn failure(&mut self, at_least: Option<Duration>) {
-        self.delay = (self.delay * 2).clamp(self.least, self.most);
-        self.until = Instant::now() + self.delay.max(at_least.unwrap_or_default());
+        if self.ready() {
+            self.delay = (self.delay * 2).clamp(self.least, self.most);
+        }
+        self.until = self.until.max(Instant::now() + self.delay.max(at_least.unwrap_or_default()));
     }
 
     pub(super) fn ready(&self) -> bool {

@@ -1,11 +1,12 @@
 //! Makes VMs for machines, and keeps what is known of them true: one loop, because a request is only made on a
 //! fresh listing, and a request is what makes the next listing worth its call.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,14 +33,21 @@ pub struct Provision {
     idle: Duration,
     /// Rung by others when a listing is worth it soon.
     bell: Arc<Notify>,
-    calls: JoinSet<(MachineId, Result<(), BackendError>)>,
+    calls: JoinSet<Result<(), BackendError>>,
+    calling: HashMap<Id, (MachineId, SizeId)>,
     listed_at: Option<Instant>,
     next_listing: Instant,
     interval: Duration,
     next_tick: Instant,
     listing: Backoff,
-    creating: Backoff,
+    /// By size, so that one that VPSie cannot make does not hold up another.
+    creating: BTreeMap<SizeId, Backoff>,
+    /// While the records cannot be written, nothing is worth a call.
+    recording: Backoff,
 }
+
+/// What answers when a call is over.
+type Answered = Result<(Id, Result<(), BackendError>), JoinError>;
 
 impl Provision {
     /// A loop that has not listed yet, and lists every `idle` when nothing is under way. Whoever rings the bell makes a listing due soon.
@@ -51,7 +59,6 @@ impl Provision {
         bell: Arc<Notify>,
     ) -> Self {
         let now = Instant::now();
-        let backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
         Self {
             handle,
             backend,
@@ -59,19 +66,21 @@ impl Provision {
             idle,
             bell,
             calls: JoinSet::new(),
+            calling: HashMap::new(),
             listed_at: None,
             next_listing: now,
             interval: SOON,
             next_tick: now,
-            listing: backoff,
-            creating: backoff,
+            listing: trouble(),
+            creating: BTreeMap::new(),
+            recording: Backoff::new(Duration::from_secs(1), Duration::from_secs(20)),
         }
     }
 
     /// Runs until `shutdown`, then waits for the answers to what is asked.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            if let Err(CommandError::Stopped) = self.turn().await {
+            if let Err(CommandError::Stopped) = self.turn(&shutdown).await {
                 return;
             }
             let bell = Arc::clone(&self.bell);
@@ -79,42 +88,54 @@ impl Provision {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(answered) = self.calls.join_next(), if !self.calls.is_empty() => self.answered(answered).await,
+                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.answered(answered).await,
                 () = bell.notified() => self.soon(),
                 () = self.handle.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
-        while let Some(answered) = self.calls.join_next().await {
+        while let Some(answered) = self.calls.join_next_with_id().await {
             self.answered(answered).await;
         }
     }
 
     fn wake(&self) -> Instant {
-        let mut wake = self.next_tick.min(self.next_listing.max(self.listing.until()));
-        if !self.creating.ready() {
-            wake = wake.min(self.creating.until());
-        }
-        wake
+        let retries = self.creating.values().filter(|backoff| !backoff.ready()).map(Backoff::until);
+        let listing = self.next_listing.max(self.listing.until());
+        let wake = retries.chain([listing]).fold(self.next_tick, Instant::min);
+        wake.max(self.recording.until())
     }
 
-    async fn turn(&mut self) -> Result<(), CommandError> {
+    async fn turn(&mut self, shutdown: &CancellationToken) -> Result<(), CommandError> {
         let now = Instant::now();
+        if !self.recording.ready() {
+            return Ok(());
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             let policy = self.policy;
-            self.settle(move |fleet, now, names| fleet.pass_time(now, &policy, names)).await?;
+            let calling: Vec<MachineId> = self.calling.values().map(|(id, _)| id.clone()).collect();
+            self.settle(move |fleet, now, names| {
+                fleet.asking(calling);
+                fleet.pass_time(now, &policy, names)
+            })
+            .await?;
         }
-        let wanted = self.handle.read(|fleet| fleet.wanted().len());
-        let free = CONCURRENCY - self.calls.len();
-        let ask = wanted > 0 && free > 0 && self.creating.ready();
+        let free = CONCURRENCY.saturating_sub(self.calls.len());
+        let ask = free > 0 && !self.wanted().is_empty();
         if (ask && !self.fresh() || now >= self.next_listing) && self.listing.ready() {
-            self.list().await?;
+            self.list(shutdown).await?;
         }
-        if ask && self.fresh() {
+        if ask && self.fresh() && self.recording.ready() && !shutdown.is_cancelled() {
             self.ask(free).await?;
         }
         Ok(())
+    }
+
+    /// Machines to ask VPSie for now.
+    fn wanted(&self) -> Vec<MachineId> {
+        let ready = |size: SizeId| self.creating.get(&size).is_none_or(Backoff::ready);
+        self.handle.read(|fleet| fleet.wanted_of(ready)).into_iter().map(|(id, _)| id).collect()
     }
 
     fn fresh(&self) -> bool {
@@ -127,17 +148,19 @@ impl Provision {
         self.next_listing = self.next_listing.min(Instant::now() + SOON);
     }
 
-    async fn list(&mut self) -> Result<(), CommandError> {
-        match self.backend.list().await {
+    async fn list(&mut self, shutdown: &CancellationToken) -> Result<(), CommandError> {
+        let Some(listed) = shutdown.run_until_cancelled(self.backend.list()).await else { return Ok(()) };
+        match listed {
             Ok(nodes) => {
                 self.listing.success();
+                self.listed_at = Some(Instant::now());
+                self.next_listing = Instant::now() + self.idle;
                 let policy = self.policy;
                 self.settle(move |fleet, now, _| fleet.observe(&nodes, now, &policy)).await?;
-                self.listed_at = Some(Instant::now());
-                let restless = self.handle.read(|fleet| fleet.machines().any(restless));
-                let wait = if restless { self.interval.min(self.idle) } else { self.idle };
+                if self.handle.read(|fleet| fleet.machines().any(restless)) {
+                    self.next_listing = self.next_listing.min(Instant::now() + self.interval);
+                }
                 self.interval = (self.interval * 2).min(self.idle);
-                self.next_listing = Instant::now() + wait;
             }
             Err(error) => {
                 self.listing.failure(retry_after(&error));
@@ -148,8 +171,8 @@ impl Provision {
     }
 
     async fn ask(&mut self, free: usize) -> Result<(), CommandError> {
-        let wanted = self.handle.read(crate::fleet::Fleet::wanted);
-        let ids: Vec<MachineId> = wanted.into_iter().take(free).map(|(id, _)| id).collect();
+        let mut ids = self.wanted();
+        ids.truncate(free);
         let asked = self.settle(move |fleet, now, _| fleet.ask(&ids, now)).await?;
         for change in asked {
             if let Change::SaveMachine(machine) = change {
@@ -161,18 +184,19 @@ impl Provision {
 
     fn call(&mut self, id: MachineId, size: SizeId, label: String) {
         let backend = Arc::clone(&self.backend);
-        self.calls.spawn(async move { (id, backend.create(size, &label).await) });
+        let call = self.calls.spawn(async move { backend.create(size, &label).await });
+        self.calling.insert(call.id(), (id, size));
     }
 
-    async fn answered(
-        &mut self,
-        answered: Result<(MachineId, Result<(), BackendError>), tokio::task::JoinError>,
-    ) {
-        // A call that panicked leaves its request in flight, which settles like a lost one.
-        let Ok((id, answer)) = answered else { return };
+    async fn answered(&mut self, answered: Answered) {
+        let (call, answer) = answered.unwrap_or_else(|broken| {
+            let message = format!("the call broke: {broken}");
+            (broken.id(), Err(BackendError::Unclear { message }))
+        });
+        let Some((id, size)) = self.calling.remove(&call) else { return };
         let outcome = match answer {
             Ok(()) => {
-                self.creating.success();
+                self.creating.remove(&size);
                 Outcome::Accepted
             }
             Err(BackendError::Unclear { message }) => {
@@ -184,7 +208,7 @@ impl Provision {
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
                 tracing::warn!(machine = %id, message, "VPSie cannot create now; trying again later");
-                self.creating.failure(retry_after);
+                self.creating.entry(size).or_insert_with(trouble).failure(retry_after);
                 Outcome::Unavailable(Failure { reason, message: short(&message) })
             }
         };
@@ -196,21 +220,34 @@ impl Provision {
         }
     }
 
-    /// Changes the fleet. A store that fails is told in the log by the keeper, and the next turn tries again.
+    /// Changes the fleet. A store that fails is told in the log by the keeper, and is tried again later.
     async fn settle(
-        &self,
+        &mut self,
         change: impl FnOnce(&mut crate::fleet::Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Vec<Change>
         + Send
         + 'static,
     ) -> Result<Vec<Change>, CommandError> {
         match self.handle.update(change).await {
             Err(CommandError::Store(_)) => {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.recording.failure(None);
+                // What the listing showed is not recorded.
+                self.listed_at = None;
+                self.next_listing = Instant::now();
                 Ok(Vec::new())
             }
-            settled => settled,
+            Ok(changes) => {
+                if !changes.is_empty() {
+                    self.recording.success();
+                }
+                Ok(changes)
+            }
+            stopped => stopped,
         }
     }
+}
+
+fn trouble() -> Backoff {
+    Backoff::new(Duration::from_secs(2), Duration::from_mins(1))
 }
 
 /// Whether the next listings are likely to tell something about the machine.

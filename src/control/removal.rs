@@ -1,17 +1,17 @@
 //! Deletes the VMs of Deleting machines, each by its own id (invariant 7).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
-use crate::fleet::{MachineId, Vm};
+use crate::fleet::{Machine, MachineId};
 use crate::vpsie::{Backend, BackendError};
 
 /// Deletions at the same time.
@@ -24,8 +24,8 @@ pub struct Removal {
     handle: FleetHandle,
     backend: Arc<dyn Backend>,
     bell: Arc<Notify>,
-    calls: JoinSet<(MachineId, Result<(), BackendError>)>,
-    calling: BTreeSet<MachineId>,
+    calls: JoinSet<Result<(), BackendError>>,
+    calling: HashMap<Id, MachineId>,
     troubled: BTreeMap<MachineId, Backoff>,
 }
 
@@ -37,7 +37,7 @@ impl Removal {
             backend,
             bell,
             calls: JoinSet::new(),
-            calling: BTreeSet::new(),
+            calling: HashMap::new(),
             troubled: BTreeMap::new(),
         }
     }
@@ -50,12 +50,12 @@ impl Removal {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(answered) = self.calls.join_next(), if !self.calls.is_empty() => self.answered(answered).await,
+                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.answered(answered).await,
                 () = self.handle.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
-        while let Some(answered) = self.calls.join_next().await {
+        while let Some(answered) = self.calls.join_next_with_id().await {
             self.answered(answered).await;
         }
     }
@@ -65,37 +65,34 @@ impl Removal {
         troubled.chain([Instant::now() + LOOK]).min().unwrap_or_else(Instant::now)
     }
 
+    /// Makes the calls that there is room for. Those that failed before come last, so that they hold up nobody.
     fn start(&mut self) {
-        let unwanted: Vec<(MachineId, Vm)> = self.handle.read(|fleet| {
-            fleet.unwanted().into_iter().filter_map(|m| Some((m.id.clone(), m.vm()?.clone()))).collect()
+        let free = CONCURRENCY.saturating_sub(self.calls.len());
+        if free == 0 {
+            return;
+        }
+        let (calling, troubled) = (&self.calling, &mut self.troubled);
+        let next: Vec<_> = self.handle.read(|fleet| {
+            troubled.retain(|id, _| fleet.machine(id).is_some_and(Machine::is_unwanted));
+            let mut next = fleet.unwanted();
+            next.retain(|m| troubled.get(&m.id).is_none_or(Backoff::ready));
+            next.retain(|m| !calling.values().any(|id| *id == m.id));
+            next.sort_by_key(|m| troubled.contains_key(&m.id));
+            next.into_iter().filter_map(|m| Some((m.id.clone(), m.vm()?.clone()))).take(free).collect()
         });
-        self.troubled.retain(|id, _| unwanted.iter().any(|(other, _)| other == id));
-        for (id, vm) in unwanted {
-            if self.calls.len() >= CONCURRENCY {
-                return;
-            }
-            let waits = self.troubled.get(&id).is_some_and(|backoff| !backoff.ready());
-            if waits || !self.calling.insert(id.clone()) {
-                continue;
-            }
+        for (id, vm) in next {
             let backend = Arc::clone(&self.backend);
-            self.calls.spawn(async move {
-                let answer = backend.delete(&vm).await;
-                (id, answer)
-            });
+            let call = self.calls.spawn(async move { backend.delete(&vm).await });
+            self.calling.insert(call.id(), id);
         }
     }
 
-    async fn answered(
-        &mut self,
-        answered: Result<(MachineId, Result<(), BackendError>), tokio::task::JoinError>,
-    ) {
-        let Ok((id, answer)) = answered else {
-            // Whose call it was is not known: all of them may be made again, which does no harm.
-            self.calling.clear();
-            return;
-        };
-        self.calling.remove(&id);
+    async fn answered(&mut self, answered: Result<(Id, Result<(), BackendError>), JoinError>) {
+        let (call, answer) = answered.unwrap_or_else(|broken| {
+            let message = format!("the call broke: {broken}");
+            (broken.id(), Err(BackendError::Unclear { message }))
+        });
+        let Some(id) = self.calling.remove(&call) else { return };
         let noted = match answer {
             Ok(()) => {
                 self.bell.notify_one();

@@ -44,13 +44,23 @@ impl Machine {
             _ => false,
         }
     }
+
+    /// Whether VPSie is to be asked to delete its VM.
+    pub fn is_unwanted(&self) -> bool {
+        matches!(self.phase, Phase::Deleting { vm: Some(_), accepted_at: None, .. })
+    }
 }
 
 impl Fleet {
     /// Machines to ask VPSie for, the oldest first. Until listings are known to tell the size of workers, only
     /// machines of one size, so that a new node can be told whose it is.
     pub fn wanted(&self) -> Vec<(MachineId, SizeId)> {
-        let mut wanted: Vec<_> = self.machines.values().filter(|m| m.needs_ask()).collect();
+        self.wanted_of(|_| true)
+    }
+
+    /// The same, of the sizes that can be asked for now: one that cannot must not hold up another.
+    pub fn wanted_of(&self, ready: impl Fn(SizeId) -> bool) -> Vec<(MachineId, SizeId)> {
+        let mut wanted: Vec<_> = self.machines.values().filter(|m| m.needs_ask() && ready(m.size)).collect();
         wanted.sort_by_key(|m| (m.created_at, &m.id));
         if !self.sightings.sizes_told {
             let waits =
@@ -61,6 +71,11 @@ impl Fleet {
             }
         }
         wanted.into_iter().map(|m| (m.id.clone(), m.size)).collect()
+    }
+
+    /// Says for which machines VPSie is being asked at this moment: their requests cannot be lost yet.
+    pub fn asking(&mut self, machines: impl IntoIterator<Item = MachineId>) {
+        self.sightings.in_flight = machines.into_iter().collect();
     }
 
     /// Records that VPSie is about to be asked for these machines. Those that need nothing any more are left
@@ -164,11 +179,7 @@ impl Fleet {
 
     /// Machines whose VM is to be deleted at VPSie, the longest given up first.
     pub fn unwanted(&self) -> Vec<&Machine> {
-        let mut unwanted: Vec<_> = self
-            .machines
-            .values()
-            .filter(|m| matches!(m.phase, Phase::Deleting { vm: Some(_), accepted_at: None, .. }))
-            .collect();
+        let mut unwanted: Vec<_> = self.machines.values().filter(|m| m.is_unwanted()).collect();
         unwanted.sort_by_key(|m| match m.phase {
             Phase::Deleting { since, .. } => since,
             _ => m.created_at,

@@ -105,6 +105,11 @@ pub const PLACEHOLDER_PREFIX: &str = "vpsie://machine/";
 #[serde(transparent)]
 pub struct SizeId(pub u64);
 
+impl SizeId {
+    /// No size of VPSie's: for what is left of an offer that nothing is known of.
+    pub const UNKNOWN: Self = Self(0);
+}
+
 impl fmt::Display for SizeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -49,6 +49,11 @@ impl Fleet {
                     // The same name with another UUID is another VM.
                     self.put(&mut changes, Change::DropStranger(node.hostname.clone()));
                     newcomers.push(node);
+                } else if node.size.is_some()
+                    && matches!(stranger.kind, StrangerKind::Orphan { size: None, .. })
+                {
+                    // Now it can be told whose it is: no request was used up for it so far.
+                    newcomers.push(node);
                 } else {
                     self.see_stranger(&mut changes, stranger, node, now);
                 }
@@ -174,8 +179,14 @@ impl Fleet {
                 node.role == NodeRole::Worker && node.size.is_none_or(|size| size == claim.size)
             };
             let fitting: Vec<usize> = (0..claims.len()).filter(|at| fits(&claims[*at])).collect();
+            let orphan = match self.strangers.get(&node.hostname).map(|stranger| &stranger.kind) {
+                Some(StrangerKind::Orphan { pool, .. }) => Some(pool.clone()),
+                _ => None,
+            };
             let Some(&first) = fitting.first() else {
-                self.note_stranger(changes, node, now, StrangerKind::Foreign);
+                let kind = orphan
+                    .map_or(StrangerKind::Foreign, |pool| StrangerKind::Orphan { pool, size: node.size });
+                self.note_stranger(changes, node, now, kind);
                 continue;
             };
             // Only what machines wait for is worth the doubt: what is left over may never come, and would
@@ -190,6 +201,9 @@ impl Fleet {
             }
             let claim = claims.remove(first);
             self.use_up(changes, &claim, node, now, policy);
+            if self.machine_by_hostname(&node.hostname).is_some() {
+                self.forget_stranger(changes, &node.hostname);
+            }
         }
     }
 

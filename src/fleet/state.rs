@@ -140,18 +140,22 @@ impl Fleet {
     }
 
     fn save_machine(&mut self, machine: Machine) {
-        self.drop_machine(&machine.id);
-        let text: Arc<str> = machine.pool.to_string().into();
-        if !self.pools.contains_key(&text) {
+        let text = machine.pool.to_string();
+        // Its pool first: one that only this machine holds must not go and come back poorer.
+        if !self.pools.contains_key(text.as_str()) {
+            let text: Arc<str> = text.as_str().into();
             let pool = self.derive_pool(&machine.pool, text.clone(), Some(machine.size));
-            self.pools.insert(text.clone(), pool);
+            self.pools.insert(text, pool);
         }
-        if let Some(pool) = self.pools.get_mut(&text) {
+        if let Some(pool) = self.pools.get_mut(text.as_str()) {
             pool.members.insert(machine.id.clone());
             if machine.counts() {
                 pool.target += 1;
                 *self.group_targets.entry(machine.pool.node_group.clone()).or_default() += 1;
             }
+        }
+        if let Some(old) = self.machines.remove(&machine.id) {
+            self.forget(&old, old.pool != machine.pool);
         }
         if let Some(vm) = machine.vm() {
             self.by_hostname.insert(vm.hostname.clone(), machine.id.clone());
@@ -163,7 +167,13 @@ impl Fleet {
     }
 
     fn drop_machine(&mut self, id: &MachineId) {
-        let Some(machine) = self.machines.remove(id) else { return };
+        if let Some(machine) = self.machines.remove(id) {
+            self.forget(&machine, true);
+        }
+    }
+
+    /// Takes a record out of what is derived; out of its pool's members, too, when it `leaves` that.
+    fn forget(&mut self, machine: &Machine, leaves: bool) {
         if let Some(vm) = machine.vm() {
             self.by_hostname.remove(&vm.hostname);
             if let Some(id) = &vm.id {
@@ -177,8 +187,10 @@ impl Fleet {
         }
         let text = machine.pool.to_string();
         if let Some(pool) = self.pools.get_mut(text.as_str()) {
-            pool.members.remove(id);
             pool.target -= u32::from(machine.counts());
+            if leaves {
+                pool.members.remove(&machine.id);
+            }
             // A pool that is not declared lasts as long as its machines (invariant 8).
             if pool.members.is_empty() && !self.declares(&machine.pool) {
                 self.pools.remove(text.as_str());
@@ -247,7 +259,7 @@ impl Fleet {
         let learned = size.and_then(|size| self.learned.get(&size));
         let smallest = Resources { cpu_millis: 1000, memory_mib: 1024, disk_gib: 10, pods: DEFAULT_MAX_PODS };
         Offer {
-            size: size.unwrap_or(SizeId(0)),
+            size: size.unwrap_or(SizeId::UNKNOWN),
             name: id.offer.to_string(),
             identifier: None,
             datacenter: id.datacenter.clone(),

@@ -81,10 +81,24 @@ pub fn node_labels(group: Option<&NodeGroup>, pool: &PoolId, offer: &Offer) -> B
     set(names::OFFERING, pool.offer.as_str());
     set(names::DATACENTER, pool.datacenter.as_str());
     set(names::CAPACITY_TYPE, pool.capacity_type.as_str());
-    set("node.kubernetes.io/instance-type", &offer.name);
+    // One label that Kubernetes refuses would keep the Node from all of its identity, and VPSie calls its sizes
+    // what it likes. The offer as written is validated.
+    let instance_type = if is_label_value(&offer.name) { &offer.name } else { pool.offer.as_str() };
+    set("node.kubernetes.io/instance-type", instance_type);
     set("topology.kubernetes.io/region", pool.datacenter.as_str());
     set("topology.kubernetes.io/zone", pool.datacenter.as_str());
     labels
+}
+
+/// What Kubernetes takes as the value of a label.
+pub(crate) fn is_label_value(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    text.is_empty()
+        || text.len() <= 63
+            && text.chars().all(inner)
+            && ends(text.chars().next())
+            && ends(text.chars().last())
 }
 
 /// The template of a pool: nominal size less what is reserved, or what real nodes of the offer have shown.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::command::Names;
 use super::creation::{MAX_ASKS, age};
-use super::ids::MachineId;
+use super::ids::{MachineId, SizeId};
 use super::machine::{AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
@@ -114,8 +114,10 @@ impl Fleet {
         names: Names<'_>,
     ) {
         let StrangerKind::Orphan { pool, size } = orphan.kind else { return };
-        let size = size.or_else(|| self.pool(&pool.to_string()).map(|pool| pool.offer.size));
-        let Some(size) = size else { return };
+        // A deletion goes by the VM alone: one of a size that nobody knows any more is deleted all the same.
+        let size = size
+            .or_else(|| self.pool(&pool.to_string()).map(|pool| pool.offer.size))
+            .unwrap_or(SizeId::UNKNOWN);
         let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id };
         let machine = Machine {
             id: self.unused_name(&pool.node_group, names),

@@ -310,3 +310,103 @@ fn a_crash_in_a_request_is_an_unclear_request() {
     hand.observe(&mut fleet, &[node(1, 2)]);
     assert!(only(&fleet).vm().is_some(), "the VM was made before the crash, and is ours");
 }
+
+#[test]
+fn a_vm_whose_size_shows_later_goes_to_the_machine_that_asked_for_it() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[node(7, 2)]);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    let hidden = |n| ListedNode { size: None, ..node(n, 2) };
+    hand.observe(&mut fleet, &[node(7, 2), hidden(1), hidden(2), hidden(3)]);
+    let shown = [node(7, 2), node(1, 4), node(2, 2), node(3, 2)];
+    hand.observe(&mut fleet, &shown);
+    let bound = |n| fleet.machine_at(&node(n, 2).hostname).map(|m| m.size);
+    assert_eq!((bound(1), bound(2), bound(3)), (Some(SizeId(4)), Some(SizeId(2)), None));
+    let left = fleet.stranger(&node(3, 2).hostname).unwrap();
+    assert!(
+        matches!(left.kind, StrangerKind::Orphan { size: Some(SizeId(2)), .. }),
+        "never foreign: {left:?}"
+    );
+    assert_eq!(fleet.strangers().count(), 2, "it, and the foreign one");
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn an_orphan_of_a_size_that_nobody_knows_is_deleted_all_the_same() {
+    let mut hand = Hand::new();
+    let kind = StrangerKind::Orphan { pool: "gone/ams1/odd/on-demand".parse().unwrap(), size: None };
+    let vm = node(1, 2);
+    let stranger = Stranger { hostname: vm.hostname, id: vm.id, first_seen: hand.now, kind };
+    let mut fleet =
+        Fleet::restore(groups(), Records { strangers: vec![stranger], ..records() }, Reserved::default());
+    hand.wait(Duration::from_mins(16));
+    hand.pass(&mut fleet);
+    assert_eq!(fleet.unwanted().len(), 1);
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn a_request_that_is_being_made_is_not_lost_however_long_it_takes() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    let id = only(&fleet).id.clone();
+    fleet.ask(std::slice::from_ref(&id), hand.now);
+    // The records were read again after a write that failed.
+    let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
+    fleet.asking([id.clone()]);
+    for _ in 0..5 {
+        hand.wait(Duration::from_mins(1));
+        hand.observe(&mut fleet, &[]);
+        hand.pass(&mut fleet);
+    }
+    assert!(fleet.wanted().is_empty());
+    fleet.asking([]);
+    for _ in 0..3 {
+        hand.pass(&mut fleet);
+        hand.observe(&mut fleet, &[]);
+    }
+    assert_eq!(fleet.wanted(), [(id, SizeId(2))]);
+}
+
+#[test]
+fn a_size_that_cannot_be_asked_for_does_not_hold_up_another() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, SMALL, 2).unwrap();
+    hand.wait(Duration::from_secs(1));
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    assert!(
+        fleet.wanted().iter().all(|(_, size)| *size == SizeId(2)),
+        "one size at a time, the oldest first"
+    );
+    let others = fleet.wanted_of(|size| size != SizeId(2));
+    assert_eq!(others.iter().map(|(_, size)| *size).collect::<Vec<_>>(), [SizeId(4)]);
+}
+
+#[test]
+fn a_pool_that_only_one_machine_holds_keeps_its_offer() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    fleet.declare(Vec::new());
+    let catalog = Catalog { offers: vec![offer(4, "large")] };
+    fleet.take_catalog(catalog);
+    let before = fleet.pool(OTHER).unwrap().offer.clone();
+    assert_eq!(before, offer(2, "small"));
+    fleet.delete_nodes(OTHER, &[by_node(&vm)], hand.now).unwrap();
+    assert_eq!(fleet.pool(OTHER).unwrap().offer, before);
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn a_name_that_is_no_label_does_not_become_one() {
+    let catalog = Catalog { offers: vec![Offer { name: "2 vCPU / 4 GB".to_owned(), ..offer(2, "small") }] };
+    let pool = "web/ams1/2/on-demand";
+    let records = Records { catalog: Some(Arc::new(catalog)), ..Records::default() };
+    let fleet = Fleet::restore(vec![group("web", 0, 1, &[pool])], records, Reserved::default());
+    let labels = &fleet.template(fleet.pool(pool).unwrap()).labels;
+    assert_eq!(labels["node.kubernetes.io/instance-type"], "2");
+    assert!(labels.values().all(|value| is_label_value(value)));
+}

@@ -1,0 +1,488 @@
+//! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
+
+mod frugality;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::catalog::{Catalog, Offer, Resources};
+use crate::fleet::{
+    AutoscalingOptions, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Phase, Policy,
+    Records, Refusal, Reserved, SizeId, Vm, VmState,
+};
+use crate::store::{MemoryStore, Store, StoreError};
+use crate::vpsie::{Backend, BackendError};
+
+const SMALL: &str = "web/ams1/small/on-demand";
+const LARGE: &str = "web/ams1/large/on-demand";
+const SIZES: [(u64, &str); 2] = [(2, "small"), (4, "large")];
+
+/// What VPSie does with a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reply {
+    Done,
+    /// Done, and the reply is lost.
+    Lost,
+    Unavailable,
+    Refused,
+    /// Nothing comes back for so long, and then it is done.
+    After(Duration),
+    Never,
+    Panic,
+}
+
+/// A VPSie that does as it is told, and remembers what it was asked.
+#[derive(Default)]
+struct Scripted {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: Vec<ListedNode>,
+    made: u32,
+    /// By size; `Done` where none is given.
+    creations: BTreeMap<SizeId, Reply>,
+    /// By hostname.
+    deletions: BTreeMap<String, Reply>,
+    listings: Option<Reply>,
+    calls: Vec<(Instant, String)>,
+}
+
+impl Scripted {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn note(&self, what: String) {
+        self.state().calls.push((Instant::now(), what));
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.state().calls.iter().filter(|(_, call)| call.starts_with(what)).count()
+    }
+
+    async fn play<R>(&self, reply: Reply, work: impl FnOnce(&mut State) -> R) -> Result<R, BackendError> {
+        let message = "as the script says".to_owned();
+        match reply {
+            Reply::Done => Ok(work(&mut self.state())),
+            Reply::Lost => {
+                work(&mut self.state());
+                Err(BackendError::Unclear { message })
+            }
+            Reply::Unavailable => {
+                let reason = FailureReason::ApiUnavailable;
+                Err(BackendError::Unavailable { reason, message, retry_after: None })
+            }
+            Reply::Refused => {
+                Err(BackendError::Refused { reason: FailureReason::InvalidConfiguration, message })
+            }
+            Reply::After(time) => {
+                tokio::time::sleep(time).await;
+                Ok(work(&mut self.state()))
+            }
+            Reply::Never => std::future::pending().await,
+            Reply::Panic => panic!("as the script says"),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Scripted {
+    async fn catalog(&self) -> Result<Catalog, BackendError> {
+        self.note("catalog".to_owned());
+        let reply = self.state().listings.unwrap_or(Reply::Done);
+        self.play(reply, |_| catalog()).await
+    }
+
+    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+        self.note("list".to_owned());
+        let reply = self.state().listings.unwrap_or(Reply::Done);
+        self.play(reply, |state| state.nodes.clone()).await
+    }
+
+    async fn create(&self, size: SizeId, _: &str) -> Result<(), BackendError> {
+        self.note(format!("create {size}"));
+        let reply = self.state().creations.get(&size).copied().unwrap_or(Reply::Done);
+        self.play(reply, |state| {
+            state.made += 1;
+            let node = node(state.made, size);
+            state.nodes.push(node);
+        })
+        .await
+    }
+
+    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+        self.note(format!("delete {}", vm.hostname));
+        let reply = self.state().deletions.get(vm.hostname.as_str()).copied().unwrap_or(Reply::Done);
+        self.play(reply, |state| state.nodes.retain(|node| node.hostname != vm.hostname)).await
+    }
+}
+
+fn node(n: u32, size: SizeId) -> ListedNode {
+    ListedNode {
+        hostname: crate::fleet::Hostname::new(&format!("slave-{n}")),
+        id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
+        size: Some(size),
+        role: NodeRole::Worker,
+        state: VmState::Running,
+        created_at: None,
+    }
+}
+
+fn catalog() -> Catalog {
+    let offer = |(size, name): (u64, &str)| Offer {
+        size: SizeId(size),
+        name: name.to_owned(),
+        identifier: None,
+        datacenter: "ams1".into(),
+        resources: Resources { cpu_millis: size * 1000, memory_mib: size * 2048, disk_gib: 40, pods: 110 },
+        monthly: None,
+        hourly: None,
+    };
+    Catalog { offers: SIZES.into_iter().map(offer).collect() }
+}
+
+fn declared() -> Declared {
+    let group = NodeGroup {
+        name: "web".into(),
+        min: 0,
+        max: 100,
+        pools: vec![SMALL.parse().unwrap(), LARGE.parse().unwrap()],
+        size: None,
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        preferred: None,
+        options: AutoscalingOptions::default(),
+    };
+    Declared { groups: vec![group], reserved: Reserved::default() }
+}
+
+/// A disk that can be full.
+#[derive(Clone, Default)]
+struct Disk {
+    kept: MemoryStore,
+    full: Arc<AtomicBool>,
+    commits: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Disk {
+    fn fill(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Store for Disk {
+    async fn load(&self) -> Result<Records, StoreError> {
+        self.kept.load().await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(StoreError::Io { action: "write", problem: "disk full".to_owned() });
+        }
+        self.commits.lock().unwrap().push(changes.len());
+        self.kept.commit(changes).await
+    }
+}
+
+/// Wall time that goes with tokio's.
+struct TokioClock(Instant);
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH + self.0.elapsed()
+    }
+}
+
+/// A process with a keeper; the loops are started when a test asks for them.
+struct Process {
+    vpsie: Arc<Scripted>,
+    disk: Disk,
+    handle: FleetHandle,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Process {
+    /// With a catalog that is known, and one foreign worker that shows that listings tell sizes.
+    async fn new() -> Self {
+        let disk = Disk::default();
+        disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+        let mut process = Self::on(disk).await;
+        process.vpsie.state().nodes.push(node(999, SizeId(2)));
+        process.start();
+        process
+    }
+
+    async fn on(disk: Disk) -> Self {
+        Self::of(disk, declared()).await
+    }
+
+    async fn of(disk: Disk, declared: Declared) -> Self {
+        let clock = Arc::new(TokioClock(Instant::now()));
+        let store = Arc::new(disk.clone());
+        let (keeper, handle) = Keeper::load(store, clock, declared, 1, Journal::default()).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper.run());
+        Self { vpsie: Arc::default(), disk, handle, shutdown: CancellationToken::new(), tasks }
+    }
+
+    fn start(&mut self) {
+        let backend: Arc<dyn Backend> = self.vpsie.clone();
+        self.start_with(&backend);
+    }
+
+    fn start_with(&mut self, backend: &Arc<dyn Backend>) {
+        let bell = Arc::new(Notify::new());
+        let (handle, idle) = (self.handle.clone(), Duration::from_secs(30));
+        let provision =
+            Provision::new(handle, Arc::clone(backend), Policy::default(), idle, Arc::clone(&bell));
+        let removal = Removal::new(self.handle.clone(), Arc::clone(backend), bell);
+        self.tasks.spawn(provision.run(self.shutdown.clone()));
+        self.tasks.spawn(removal.run(self.shutdown.clone()));
+    }
+
+    fn watch_prices(&mut self, interval: Duration) {
+        self.watch_prices_of(self.vpsie.clone(), interval);
+    }
+
+    fn watch_prices_of(&mut self, backend: Arc<dyn Backend>, interval: Duration) {
+        self.tasks.spawn(refresh_catalog(self.handle.clone(), backend, interval, self.shutdown.clone()));
+    }
+
+    async fn increase(&self, pool: &str, delta: i32) {
+        let command = Command::IncreaseSize { pool: pool.to_owned(), delta };
+        self.handle.execute(command).await.unwrap();
+    }
+
+    fn in_phase(&self, phase: &str) -> usize {
+        self.handle.read(|fleet| fleet.machines().filter(|m| m.phase.name() == phase).count())
+    }
+
+    async fn delete_all(&self, pool: &str) {
+        let victims: Vec<NodeRef> = self.handle.read(|fleet| {
+            let machines = fleet.machines_of(fleet.pool(pool).unwrap());
+            machines
+                .map(|m| NodeRef {
+                    provider_id: m.instance_id(),
+                    name: m.vm().map(|vm| vm.hostname.to_string()).unwrap_or_default(),
+                    fake: false,
+                })
+                .collect()
+        });
+        let command = Command::DeleteNodes { pool: pool.to_owned(), nodes: victims };
+        self.handle.execute(command).await.unwrap();
+    }
+
+    /// Stops it, and says how long that took.
+    async fn stop(mut self) -> Duration {
+        let asked = Instant::now();
+        self.shutdown.cancel();
+        drop(self.handle);
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(Duration::from_hours(1), all).await);
+        asked.elapsed()
+    }
+}
+
+async fn seconds(count: u64) {
+    tokio::time::sleep(Duration::from_secs(count)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_come_together_see_each_other_and_share_a_write() {
+    let disk = Disk::default();
+    disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    let process = Process::on(disk).await;
+    let increase = |delta| {
+        let handle = process.handle.clone();
+        async move { handle.execute(Command::IncreaseSize { pool: SMALL.to_owned(), delta }).await }
+    };
+    let (first, second, third) = tokio::join!(increase(60), increase(60), increase(40));
+    assert!(first.is_ok() && third.is_ok());
+    assert!(matches!(second, Err(CommandError::Refused(Refusal::AboveMax { group_target: 60, .. }))));
+    assert_eq!(*process.disk.commits.lock().unwrap(), [100]);
+    assert_eq!(process.disk.kept.records().machines.len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_could_not_be_written_changes_nothing_that_is_read() {
+    let process = Process::new().await;
+    seconds(1).await;
+    process.disk.fill(true);
+    let command = || Command::IncreaseSize { pool: SMALL.to_owned(), delta: 3 };
+    assert!(matches!(process.handle.execute(command()).await, Err(CommandError::Store(_))));
+    assert_eq!(process.handle.read(|fleet| fleet.machines().count()), 0);
+    process.disk.fill(false);
+    process.handle.execute(command()).await.unwrap();
+    seconds(60).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_for_minutes_costs_few_calls_and_no_vm() {
+    let process = Process::new().await;
+    seconds(1).await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Unavailable);
+    process.increase(SMALL, 3).await;
+    seconds(1).await;
+    process.vpsie.state().creations.clear();
+    process.disk.fill(true);
+    let before = process.vpsie.state().calls.len();
+    seconds(300).await;
+    let calls = process.vpsie.state().calls.len() - before;
+    assert_eq!(process.vpsie.count("create"), 3, "nothing that costs money without a record");
+    assert!(calls <= 25, "{calls} calls in five minutes");
+    process.disk.fill(false);
+    seconds(60).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (3, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_that_takes_long_is_not_made_again_though_the_records_are_read_again() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::After(Duration::from_secs(240)));
+    process.increase(SMALL, 1).await;
+    seconds(10).await;
+    process.disk.fill(true);
+    let refused = Command::IncreaseSize { pool: LARGE.to_owned(), delta: 1 };
+    assert!(process.handle.execute(refused).await.is_err());
+    process.disk.fill(false);
+    seconds(300).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_that_breaks_settles_like_a_lost_one() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Panic);
+    process.increase(SMALL, 1).await;
+    seconds(10).await;
+    process.vpsie.state().creations.clear();
+    seconds(180).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_makes_no_second_vm() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Lost);
+    process.increase(SMALL, 5).await;
+    seconds(600).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (5, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_size_that_cannot_be_made_does_not_hold_up_another() {
+    for reply in [Reply::Unavailable, Reply::Refused, Reply::Lost] {
+        let process = Process::new().await;
+        process.vpsie.state().creations.insert(SizeId(2), reply);
+        process.increase(SMALL, 20).await;
+        seconds(1).await;
+        process.increase(LARGE, 1).await;
+        seconds(30).await;
+        assert_eq!(process.vpsie.count("create 4"), 1, "{reply:?}");
+        assert!(process.handle.read(|fleet| {
+            fleet.machines_of(fleet.pool(LARGE).unwrap()).all(|m| matches!(m.phase, Phase::Running { .. }))
+        }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_fail_together_are_one_trouble() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Unavailable);
+    process.increase(SMALL, 8).await;
+    seconds(1).await;
+    assert_eq!(process.vpsie.count("create"), 8);
+    process.vpsie.state().creations.clear();
+    seconds(9).await;
+    assert_eq!(process.vpsie.count("create"), 16, "a moment's trouble costs a moment");
+}
+
+#[tokio::test(start_paused = true)]
+async fn vms_that_cannot_be_deleted_hold_up_no_others() {
+    let process = Process::new().await;
+    process.increase(SMALL, 20).await;
+    seconds(60).await;
+    assert_eq!(process.in_phase("Running"), 20);
+    for n in 1..=12 {
+        process.vpsie.state().deletions.insert(format!("slave-{n}"), Reply::Unavailable);
+    }
+    process.delete_all(SMALL).await;
+    seconds(30).await;
+    assert_eq!(process.vpsie.state().nodes.len(), 1 + 12);
+    process.vpsie.state().deletions.clear();
+    seconds(150).await;
+    assert_eq!(process.vpsie.state().nodes.len(), 1);
+    assert_eq!(process.handle.read(|fleet| fleet.machines().count()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_go_on_while_creations_hang() {
+    let process = Process::new().await;
+    process.increase(LARGE, 3).await;
+    seconds(60).await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Never);
+    process.increase(SMALL, 50).await;
+    seconds(5).await;
+    process.delete_all(LARGE).await;
+    seconds(60).await;
+    assert_eq!(process.vpsie.state().nodes.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_does_not_wait_for_what_is_only_read() {
+    let mut process = Process::new().await;
+    process.vpsie.state().listings = Some(Reply::Never);
+    process.watch_prices(Duration::from_mins(30));
+    process.increase(SMALL, 1).await;
+    seconds(100).await;
+    assert!(process.stop().await < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_waits_for_the_answers_to_what_costs_money() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::After(Duration::from_secs(9)));
+    process.increase(SMALL, 1).await;
+    seconds(5).await;
+    let disk = process.disk.clone();
+    assert!(process.stop().await < Duration::from_secs(9));
+    let machines = disk.kept.records().machines;
+    assert_eq!(machines[0].asks[0].outcome, crate::fleet::AskOutcome::Accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_could_not_be_recorded_is_read_again_soon() {
+    let mut process = Process::on(Disk::default()).await;
+    process.disk.fill(true);
+    process.watch_prices(Duration::from_mins(30));
+    seconds(10).await;
+    process.disk.fill(false);
+    seconds(60).await;
+    assert!(process.handle.read(|fleet| fleet.catalog().is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_hour_costs_a_listing_each_interval_and_no_write() {
+    let process = Process::new().await;
+    process.increase(SMALL, 3).await;
+    seconds(600).await;
+    let (calls, commits) = (process.vpsie.state().calls.len(), process.disk.commits.lock().unwrap().len());
+    seconds(3600).await;
+    assert_eq!(process.vpsie.state().calls.len() - calls, 120);
+    assert_eq!(process.disk.commits.lock().unwrap().len(), commits);
+}
