@@ -75,6 +75,10 @@ impl World {
         let shapes = Shapes::random(&mut rng);
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
         config.clusters[0].foreign_workers = rng.random_range(0..3);
+        if rng.random_bool(0.3) {
+            // Listings lag behind, so that requests are counted as lost whose VM is yet to come.
+            config.times.listed = "1s..150s".parse().map_err(|error| format!("{error}"))?;
+        }
         let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
         let (fuse, complaints) = (Fuse::default(), Complaints::default());
         let kept = MemoryStore::new();
