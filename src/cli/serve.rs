@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::Catalog;
 use crate::config::{KubernetesAccess, ServeArgs, Settings, VpsieSettings};
 use crate::control::{
     Clock, Declared, FleetCollector, FleetHandle, Journal, Keeper, Nodes, Provision, Removal, SystemClock,
@@ -48,7 +49,8 @@ pub(super) async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow:
     let declared = Declared { groups: settings.manifests.groups.clone(), reserved: settings.reserved };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     registry.register_collector(Box::new(FleetCollector::new(handle.clone(), settings.hours_per_month)));
-    let backend = backend(&settings, clock, &mut registry).await?;
+    let known = handle.read(|fleet| fleet.catalog().cloned());
+    let backend = backend(&settings, known.as_deref(), clock, &mut registry).await?;
 
     let mut tasks = Tasks::new();
     let keeping = tokio::spawn(keeper.run());
@@ -80,6 +82,7 @@ async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> 
 /// VPSie, or the simulator in its place: the rest is the same.
 async fn backend(
     settings: &Settings,
+    known: Option<&Catalog>,
     clock: Arc<dyn Clock>,
     registry: &mut Registry,
 ) -> anyhow::Result<Arc<dyn Backend>> {
@@ -99,7 +102,11 @@ async fn backend(
     let manifests = &settings.manifests;
     let managed =
         ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
-    Ok(Arc::new(ManagedBackend::new(Client::new(config, transport, clock, metrics), managed)))
+    let backend = ManagedBackend::new(Client::new(config, transport, clock, metrics), managed);
+    if let Some(catalog) = known {
+        backend.remember(catalog);
+    }
+    Ok(Arc::new(backend))
 }
 
 async fn spawn_loops(

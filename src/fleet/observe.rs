@@ -1,6 +1,6 @@
 //! What a complete listing of the cluster's nodes says about the fleet.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use jiff::Timestamp;
 
@@ -25,6 +25,13 @@ struct Claim {
     machine: MachineId,
     size: SizeId,
     pool: PoolId,
+}
+
+impl Claim {
+    /// The less, the needier.
+    fn need(&self) -> (u8, Timestamp, &MachineId) {
+        (self.rank, self.asked, &self.machine)
+    }
 }
 
 impl Fleet {
@@ -169,21 +176,21 @@ impl Fleet {
         policy: &Policy,
     ) {
         newcomers.sort_by(|a, b| (a.created_at, &a.hostname).cmp(&(b.created_at, &b.hostname)));
-        let mut claims = if newcomers.is_empty() { Vec::new() } else { self.claims() };
+        let mut claims = if newcomers.is_empty() { BTreeMap::new() } else { self.claims() };
         for node in newcomers {
             // A VM that took the name of another: the earlier record waits for its own end.
             if self.machine_by_hostname(&node.hostname).is_some() {
                 continue;
             }
-            let fits = |claim: &Claim| {
+            let fits = |claim: &&Claim| {
                 node.role == NodeRole::Worker && node.size.is_none_or(|size| size == claim.size)
             };
-            let fitting: Vec<usize> = (0..claims.len()).filter(|at| fits(&claims[*at])).collect();
+            let neediest = claims.values().filter_map(VecDeque::front).filter(fits);
             let orphan = match self.strangers.get(&node.hostname).map(|stranger| &stranger.kind) {
                 Some(StrangerKind::Orphan { pool, .. }) => Some(pool.clone()),
                 _ => None,
             };
-            let Some(&first) = fitting.first() else {
+            let Some(first) = neediest.clone().min_by_key(|claim| claim.need()) else {
                 let kind = orphan
                     .map_or(StrangerKind::Foreign, |pool| StrangerKind::Orphan { pool, size: node.size });
                 self.note_stranger(changes, node, now, kind);
@@ -191,15 +198,13 @@ impl Fleet {
             };
             // Only what machines wait for is worth the doubt: what is left over may never come, and would
             // keep every later VM in doubt.
-            let waiting = fitting.iter().map(|at| &claims[*at]).filter(|claim| claim.rank == 0);
-            let ambiguous = claims[first].rank == 0
-                && waiting.map(|claim| claim.size).any(|size| size != claims[first].size);
-            if ambiguous {
-                let kind = StrangerKind::Orphan { pool: claims[first].pool.clone(), size: node.size };
+            if first.rank == 0 && neediest.filter(|claim| claim.rank == 0).count() > 1 {
+                let kind = StrangerKind::Orphan { pool: first.pool.clone(), size: node.size };
                 self.note_stranger(changes, node, now, kind);
                 continue;
             }
-            let claim = claims.remove(first);
+            let size = first.size;
+            let Some(claim) = claims.get_mut(&size).and_then(VecDeque::pop_front) else { continue };
             self.use_up(changes, &claim, node, now, policy);
             if self.machine_by_hostname(&node.hostname).is_some() {
                 self.forget_stranger(changes, &node.hostname);
@@ -207,10 +212,10 @@ impl Fleet {
         }
     }
 
-    /// All requests that no node was matched with, the neediest first. What VPSie says of a VM's age is not
+    /// All requests that no node was matched with, by size, the neediest first. What VPSie says of a VM's age is not
     /// asked: its clock is not ours, and a VM of ours that is taken for foreign is billed for ever.
-    fn claims(&self) -> Vec<Claim> {
-        let mut claims = Vec::new();
+    fn claims(&self) -> BTreeMap<SizeId, VecDeque<Claim>> {
+        let mut claims: BTreeMap<SizeId, VecDeque<Claim>> = BTreeMap::new();
         for machine in self.machines.values() {
             for (nth, ask) in machine.asks.iter().enumerate() {
                 let rank = match &machine.phase {
@@ -218,7 +223,7 @@ impl Fleet {
                     Phase::Deleting { vm: None, .. } if nth == 0 => 1,
                     _ => 2,
                 };
-                claims.push(Claim {
+                claims.entry(machine.size).or_default().push_back(Claim {
                     rank,
                     asked: ask.at,
                     machine: machine.id.clone(),
@@ -227,7 +232,9 @@ impl Fleet {
                 });
             }
         }
-        claims.sort_by(|a, b| (a.rank, a.asked, &a.machine).cmp(&(b.rank, b.asked, &b.machine)));
+        for of_size in claims.values_mut() {
+            of_size.make_contiguous().sort_by(|a, b| a.need().cmp(&b.need()));
+        }
         claims
     }
 

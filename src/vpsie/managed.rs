@@ -57,6 +57,11 @@ impl ManagedBackend {
         Self { client, config, memory: Mutex::default(), making: Semaphore::new(1) }
     }
 
+    /// Starts from offers that were read before, so that the first listing can tell sizes.
+    pub fn remember(&self, catalog: &Catalog) {
+        self.memory().sizes.set_offers(catalog.offers.clone());
+    }
+
     /// For the start: whether the credentials are accepted, and cluster and datacenters are there. Says what
     /// there is when they are not.
     pub async fn check(&self) -> Result<(), BackendError> {

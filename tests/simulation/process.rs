@@ -38,10 +38,14 @@ impl Process {
         let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
         let managed =
             ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
-        let backend: Arc<dyn Backend> = Arc::new(ManagedBackend::new(client, managed));
         let (keeper, handle) = Keeper::load(store, clock, declared, seed, Journal::default())
             .await
             .map_err(|error| error.to_string())?;
+        let backend = ManagedBackend::new(client, managed);
+        if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
+            backend.remember(&catalog);
+        }
+        let backend: Arc<dyn Backend> = Arc::new(backend);
         let bell = Arc::new(Notify::new());
         let never = CancellationToken::new();
         let mut tasks = JoinSet::new();

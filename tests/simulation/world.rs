@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ca_model::{Autoscaler, Config, Event, Memory, Minor, Node, Outcome, Pod, Provider, Resources};
+use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -76,8 +77,9 @@ impl World {
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
         config.clusters[0].foreign_workers = rng.random_range(0..3);
         if rng.random_bool(0.3) {
-            // Listings lag behind, so that requests are counted as lost whose VM is yet to come.
-            config.times.listed = "1s..150s".parse().map_err(|error| format!("{error}"))?;
+            // So late that a request counts as lost before.
+            config.times.listed.to = SignedDuration::from_mins(4);
+            config.times.boot.to = SignedDuration::from_mins(5);
         }
         let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
         let (fuse, complaints) = (Fuse::default(), Complaints::default());

@@ -76,7 +76,7 @@ impl Nodes {
     fn take(&mut self, event: watcher::Event<Node>) -> Option<String> {
         match event {
             watcher::Event::Apply(node) => {
-                let name = node.name_any();
+                let (name, node) = (node.name_any(), slim(node));
                 self.seen.insert(name.clone(), node);
                 return Some(name);
             }
@@ -85,7 +85,7 @@ impl Nodes {
             }
             watcher::Event::Init => self.listing.clear(),
             watcher::Event::InitApply(node) => {
-                self.listing.insert(node.name_any(), node);
+                self.listing.insert(node.name_any(), slim(node));
             }
             watcher::Event::InitDone => self.seen = std::mem::take(&mut self.listing),
         }
@@ -110,7 +110,7 @@ impl Nodes {
                             provider_id = node.spec.as_ref().and_then(|s| s.provider_id.as_deref()),
                             "Node has its identity"
                         );
-                        self.seen.insert(name.to_owned(), node);
+                        self.seen.insert(name.to_owned(), slim(node));
                     }
                     Err(error) => {
                         tracing::warn!(node = name, %error, "Node cannot be given its identity; trying again");
@@ -134,4 +134,15 @@ impl Nodes {
             ),
         }
     }
+}
+
+/// Most of a Node is its list of images and who set which field: nothing that is looked at here, times thousands.
+fn slim(mut node: Node) -> Node {
+    node.metadata.managed_fields = None;
+    if let Some(status) = &mut node.status {
+        status.images = None;
+        status.volumes_attached = None;
+        status.volumes_in_use = None;
+    }
+    node
 }

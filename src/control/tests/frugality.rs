@@ -22,9 +22,7 @@ const POOL: &str = "web/ams1/s-2vcpu-4gb/on-demand";
 impl Simulated {
     async fn new() -> Self {
         let mut config = SimulatorConfig::default();
-        for shape in ["prefix=apps-and-api"] {
-            config.shapes.set(shape).unwrap();
-        }
+        config.shapes.set("prefix=apps-and-api").unwrap();
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
         let simulator = Simulator::new(config, Arc::clone(&clock)).unwrap();
         let calls: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();

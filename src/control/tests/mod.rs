@@ -353,7 +353,7 @@ async fn a_full_disk_for_minutes_costs_few_calls_and_no_vm() {
 #[tokio::test(start_paused = true)]
 async fn a_creation_that_takes_long_is_not_made_again_though_the_records_are_read_again() {
     let process = Process::new().await;
-    process.vpsie.state().creations.insert(SizeId(2), Reply::After(Duration::from_secs(240)));
+    process.vpsie.state().creations.insert(SizeId(2), Reply::After(Duration::from_mins(4)));
     process.increase(SMALL, 1).await;
     seconds(10).await;
     process.disk.fill(true);

@@ -1,6 +1,7 @@
 //! The fleet against a toy VPSie.
 
 mod commands;
+mod many;
 mod properties;
 mod sightings;
 

@@ -96,3 +96,25 @@ async fn lives_with_contradictions_at_random() {
         assert!(matches!(result, Ok(Ok(()))), "seed {seed}: {result:?} with {shapes:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_first_listing_after_a_start_tells_sizes_by_the_offers_of_before() {
+    let told = |listed: Result<Vec<ListedNode>, BackendError>| {
+        workers(listed.unwrap()).iter().filter(|node| node.size == Some(ALONE)).count()
+    };
+    let mut gained = 0;
+    for (name, shapes) in Shapes::each() {
+        let config = SimulatorConfig { shapes, ..SimulatorConfig::default() };
+        let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();
+        let first = backend(&simulator, &shapes);
+        let catalog = first.catalog().await.unwrap();
+        first.create(ALONE, "pool").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        let second = backend(&simulator, &shapes);
+        second.remember(&catalog);
+        let at_once = told(second.list().await);
+        assert_eq!(at_once, told(first.list().await), "{name}");
+        gained += at_once - told(backend(&simulator, &shapes).list().await);
+    }
+    assert!(gained > 0);
+}
