@@ -176,7 +176,7 @@ impl World {
         }
         let workers = self.simulator.worker_count();
         if load == 0 && workers > 0 {
-            return Err(format!("{workers} workers are left"));
+            return Err(format!("{workers} workers are left; Nodes {:?}", self.cluster.list_nodes()));
         }
         Ok(())
     }
@@ -475,7 +475,11 @@ impl World {
             let gone = handle.read(|fleet| {
                 matches!(fleet.stranger(&hostname).map(|s| &s.kind), Some(StrangerKind::Gone { .. }))
             });
-            if gone && !ready {
+            // A VM that vanished before VPSie ever listed it leaves a Node that nobody here can know; somebody
+            // else has to clear it away.
+            let unknown =
+                node.provider_id.is_empty() && handle.read(|fleet| fleet.machine_at(&hostname).is_none());
+            if (gone || unknown) && !ready {
                 self.cluster.leave(&node.name);
             }
         }
