@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
 use super::machine::Machine;
-use super::record::{Change, Records, Stranger};
+use super::record::{Change, Records, Stranger, StrangerKind};
 use super::template::{Learned, Reserved, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
 
@@ -294,9 +294,10 @@ impl Fleet {
             if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
                 return Err(format!("VM {} is bound twice", vm.hostname));
             }
-            // Until the first listing, both may be there after a write that broke off.
-            if self.sightings.listed && self.strangers.contains_key(&vm.hostname) {
-                return Err(format!("VM {} is a machine's and a stranger", vm.hostname));
+            // A write that broke off may leave an orphan's or a gone VM's record beside the machine's for a
+            // while. A foreign VM is never a machine's.
+            if self.strangers.get(&vm.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign) {
+                return Err(format!("VM {} is a machine's and foreign", vm.hostname));
             }
         }
         for (group, target) in &self.group_targets {
