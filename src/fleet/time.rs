@@ -12,8 +12,9 @@ use super::state::Fleet;
 
 /// Listings after a request before its silence means anything.
 const LISTINGS_TO_SETTLE: u32 = 2;
-/// Listings after a request before it is forgotten.
-const LISTINGS_TO_FORGET: u32 = 10;
+/// Listings after a request before it is forgotten: a quarter of an hour of them at the usual pace, however far a
+/// clock jumps meanwhile.
+const LISTINGS_TO_FORGET: u32 = 30;
 
 impl Fleet {
     /// Draws the conclusions that are due: lost requests, machines that failed, that nobody deleted, orphans
