@@ -1,7 +1,6 @@
 //! The fleet against a toy VPSie.
 
 mod commands;
-mod many;
 mod properties;
 mod sightings;
 
