@@ -6,7 +6,7 @@ use std::path::Path;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::{NodeGroup, VPSieNode};
+use super::{AutoscalerConfig, NodeGroup, VPSieNode};
 
 const HEAD: &str = r"# NodeGroups
 
@@ -76,12 +76,21 @@ are in a local file so far.
 
 ";
 
+const CONFIG: &str = "
+# AutoscalerConfig
+
+What holds for all NodeGroups together. It is cluster-scoped, there is one, `default`, and it is read with
+`--store=kubernetes`. A change is in force within a second, as `status` says.
+
+";
+
 fn page() -> String {
     let schema = |crd| {
         let crd = serde_json::to_value(crd).unwrap();
         crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone()
     };
     let (group, machine) = (schema(NodeGroup::crd()), schema(VPSieNode::crd()));
+    let config = schema(AutoscalerConfig::crd());
     let mut page = HEAD.to_owned() + FIELDS;
     fields(&mut page, &group["properties"]["spec"], "");
     page += RULES;
@@ -93,6 +102,11 @@ fn page() -> String {
     fields(&mut page, &machine["properties"]["status"], "status.");
     page += RULES_OF;
     rules(&mut page, &machine, "");
+    page += CONFIG;
+    page += FIELDS;
+    fields(&mut page, &config["properties"]["spec"], "spec.");
+    page += RULES_OF;
+    rules(&mut page, &config, "");
     page
 }
 

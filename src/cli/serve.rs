@@ -46,7 +46,8 @@ pub(super) async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow:
     let grpc_metrics = GrpcMetrics::register(&mut registry);
     let journal = Journal::default();
     journal.register(&mut registry);
-    let declared = Declared { groups: settings.manifests.groups.clone(), reserved: settings.reserved };
+    let declared =
+        Declared { declaration: settings.manifests.groups.clone().into(), reserved: settings.reserved };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     registry.register_collector(Box::new(FleetCollector::new(handle.clone(), settings.hours_per_month)));
     let known = handle.read(|fleet| fleet.catalog().cloned());

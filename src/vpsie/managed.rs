@@ -235,6 +235,7 @@ impl Backend for ManagedBackend {
             id: node.id,
             role: node.role,
             state: node.state,
+            addresses: node.addresses.into_iter().collect(),
             created_at: node.created_at,
         };
         Ok(nodes.into_iter().map(listed).collect())
