@@ -1,12 +1,10 @@
 //! `serve`: everything together.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use anyhow::{Context as _, anyhow, bail};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -14,12 +12,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::config::{KubernetesAccess, ServeArgs, Settings, VpsieSettings};
+use crate::config::{Manifests, ServeArgs, Settings, StoreSettings, VpsieSettings};
 use crate::control::{
     Clock, Declared, FleetCollector, FleetHandle, Journal, Keeper, Nodes, Provision, Removal, SystemClock,
     refresh_catalog,
 };
 use crate::grpc::{self, GrpcMetrics};
+use crate::kubernetes;
 use crate::simulator::{Simulator, Snapshot};
 use crate::store::{FileStore, Store};
 use crate::telemetry::{Readiness, init_logs, registry, serve_http};
@@ -32,7 +31,10 @@ type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 pub(super) async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = Settings::new(args)?;
     init_logs(&settings.log)?;
-    for note in &settings.manifests.notes {
+    let StoreSettings::File { manifests, data_file, .. } = &settings.store else {
+        bail!("--store=kubernetes: cannot be served yet: use --store=file with --node-groups");
+    };
+    for note in &manifests.notes {
         tracing::warn!("{note}");
     }
     let grpc = listen("--grpc-listen", settings.grpc_listen).await?;
@@ -40,18 +42,16 @@ pub(super) async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow:
     let addresses = (grpc.local_addr()?, http.local_addr()?);
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store: Arc<dyn Store> =
-        Arc::new(FileStore::open(settings.data_file.clone(), &settings.manifests.cluster).await?);
+    let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file.clone(), &manifests.cluster).await?);
     let mut registry = registry();
     let grpc_metrics = GrpcMetrics::register(&mut registry);
     let journal = Journal::default();
     journal.register(&mut registry);
-    let declared =
-        Declared { declaration: settings.manifests.groups.clone().into(), reserved: settings.reserved };
+    let declared = Declared { declaration: manifests.groups.clone().into(), reserved: settings.reserved };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     registry.register_collector(Box::new(FleetCollector::new(handle.clone(), settings.hours_per_month)));
     let known = handle.read(|fleet| fleet.catalog().cloned());
-    let backend = backend(&settings, known.as_deref(), clock, &mut registry).await?;
+    let backend = backend(&settings.vpsie, manifests, known.as_deref(), clock, &mut registry).await?;
 
     let mut tasks = Tasks::new();
     let keeping = tokio::spawn(keeper.run());
@@ -82,12 +82,13 @@ async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> 
 
 /// VPSie, or the simulator in its place: the rest is the same.
 async fn backend(
-    settings: &Settings,
+    vpsie: &VpsieSettings,
+    manifests: &Manifests,
     known: Option<&Catalog>,
     clock: Arc<dyn Clock>,
     registry: &mut Registry,
 ) -> anyhow::Result<Arc<dyn Backend>> {
-    let (transport, config): (Transport, ClientConfig) = match &settings.vpsie {
+    let (transport, config): (Transport, ClientConfig) = match vpsie {
         VpsieSettings::Real(config) => (https(&config.timeouts), config.clone()),
         VpsieSettings::Simulated { simulator, state, client } => {
             let simulator = match Snapshot::load(state)? {
@@ -100,7 +101,6 @@ async fn backend(
     };
     let metrics = Metrics::default();
     metrics.register(registry);
-    let manifests = &settings.manifests;
     let managed =
         ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
     let backend = ManagedBackend::new(Client::new(config, transport, clock, metrics), managed);
@@ -133,8 +133,8 @@ async fn spawn_loops(
     spawn(tasks, "provision", provision);
     spawn(tasks, "removal", removal);
     spawn(tasks, "catalog", catalog);
-    if let Some(access) = &settings.kubernetes {
-        let nodes = Nodes::new(handle.clone(), kubernetes(access).await?).run(shutdown.clone());
+    if let Some(access) = settings.kubernetes() {
+        let nodes = Nodes::new(handle.clone(), kubernetes::connect(access).await?).run(shutdown.clone());
         spawn(tasks, "nodes", nodes);
     }
     Ok(())
@@ -145,21 +145,6 @@ fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Output = ()> +
         work.await;
         (name, Ok(()))
     });
-}
-
-async fn kubernetes(access: &KubernetesAccess) -> anyhow::Result<kube::Client> {
-    let config = match access {
-        KubernetesAccess::InCluster => kube::Config::incluster().context("--kubeconfig in-cluster")?,
-        KubernetesAccess::Kubeconfig(path) => from_file(path)
-            .await
-            .with_context(|| format!("--kubeconfig {}: cannot be used", path.display()))?,
-    };
-    Ok(kube::Client::try_from(config)?)
-}
-
-async fn from_file(path: &Path) -> anyhow::Result<kube::Config> {
-    let file = Kubeconfig::read_from(path)?;
-    Ok(kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?)
 }
 
 fn readiness(handle: FleetHandle) -> Readiness {
@@ -227,15 +212,17 @@ fn too_early(
 fn announce(settings: &Settings, (grpc, http): (SocketAddr, SocketAddr), handle: &FleetHandle) {
     let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
     tracing::info!(%grpc, tls, %http, "serving");
-    if !matches!(settings.vpsie, VpsieSettings::Simulated { .. }) {
+    let (VpsieSettings::Simulated { .. }, StoreSettings::File { data_file, .. }) =
+        (&settings.vpsie, &settings.store)
+    else {
         return;
-    }
+    };
     let service = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
     let pool =
         handle.read(|fleet| fleet.pools().next().map(|pool| pool.text.to_string())).unwrap_or_default();
     println!("gRPC  {grpc} ({tls}), for Cluster Autoscaler and grpcurl");
     println!("HTTP  http://{http}/metrics, /healthz, /readyz");
-    println!("VPSie is simulated; records are kept in {}", settings.data_file.display());
+    println!("VPSie is simulated; records are kept in {}", data_file.display());
     println!();
     println!("  grpcurl -plaintext {grpc} {service}/NodeGroups");
     println!(

@@ -1,0 +1,6 @@
+//! Kubernetes' API server: how it is reached, which replica leads, and the fence that keeps the others from
+//! changing anything.
+
+mod client;
+
+pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
