@@ -2,5 +2,7 @@
 //! changing anything.
 
 mod client;
+mod patch;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
+pub use patch::merge_patch;
