@@ -3,6 +3,8 @@
 
 mod client;
 mod patch;
+mod permissions;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
 pub use patch::merge_patch;
+pub use permissions::{PERMISSIONS, Permission, Scope};
