@@ -54,6 +54,7 @@ pub struct NodeGroups {
     /// What there were machines of at the start.
     recorded: Option<ManagedConfig>,
     target: watch::Sender<Target>,
+    on_target: Box<dyn Fn(&ManagedConfig) + Send>,
 }
 
 /// Which cluster the NodeGroups are of.
@@ -69,7 +70,8 @@ pub enum Target {
 }
 
 impl NodeGroups {
-    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of.
+    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of; `on_target` is
+    /// told of another one before its NodeGroups are in force.
     pub fn new(
         handle: FleetHandle,
         clock: Arc<dyn Clock>,
@@ -77,6 +79,7 @@ impl NodeGroups {
         client: Client,
         namespace: &str,
         recorded: Option<ManagedConfig>,
+        on_target: impl Fn(&ManagedConfig) + Send + 'static,
     ) -> (Self, watch::Receiver<Target>) {
         let (target, told) = watch::channel(Target::Unknown);
         let this = Self {
@@ -90,6 +93,7 @@ impl NodeGroups {
             declared: Declared::default(),
             recorded,
             target,
+            on_target: Box::new(on_target),
         };
         (this, told)
     }
@@ -149,6 +153,7 @@ impl NodeGroups {
             }
         }
         if next.target != self.declared.target || *self.target.borrow() == Target::Unknown {
+            next.target.iter().for_each(&self.on_target);
             let target = next.target.clone().map_or(Target::None, Target::Cluster);
             self.target.send_if_modified(|told| std::mem::replace(told, target.clone()) != target);
         }
