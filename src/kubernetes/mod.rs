@@ -2,5 +2,9 @@
 //! changing anything.
 
 mod client;
+mod fence;
+mod lease;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
+pub use fence::{fence_client, fence_transport};
+pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, identity};
