@@ -72,7 +72,7 @@ pub(super) async fn run(
         return Ok(());
     };
     tracing::info!("leading");
-    drop(stage.send(Stage::Loading));
+    stage.send_replace(Stage::Loading);
     let over = CancellationToken::new();
     let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
 
@@ -111,9 +111,9 @@ pub(super) async fn run(
             let listener: TcpListener = listen("--grpc-listen", settings.grpc_listen).await?;
             let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
             tracing::info!(grpc = %listener.local_addr()?, tls, "serving");
-            drop(stage.send(Stage::Serving));
+            stage.send_replace(Stage::Serving);
             let served = grpc::serve(settings.grpc, handle, grpc_metrics, listener, ending).await;
-            drop(stage.send(Stage::Standby));
+            stage.send_replace(Stage::Standby);
             served.map_err(Into::into)
         };
         ("gRPC", served.await)
@@ -225,11 +225,7 @@ fn keep(
 }
 
 /// Gives the lease back once nothing acts any more, so that another replica takes over at once.
-async fn released(
-    kept: Kept,
-    over: CancellationToken,
-    finished: anyhow::Result<()>,
-) -> anyhow::Result<()> {
+async fn released(kept: Kept, over: CancellationToken, finished: anyhow::Result<()>) -> anyhow::Result<()> {
     over.cancel();
     match kept.await {
         Ok((mut elector, Ok(()))) => {
@@ -260,7 +256,11 @@ async fn known(mut target: watch::Receiver<Target>, shutdown: CancellationToken)
 }
 
 /// Waits until there are pools to tell of, or nobody declares any. Whether there will be.
-async fn loaded(mut handle: FleetHandle, mut target: watch::Receiver<Target>, shutdown: &CancellationToken) -> bool {
+async fn loaded(
+    mut handle: FleetHandle,
+    mut target: watch::Receiver<Target>,
+    shutdown: &CancellationToken,
+) -> bool {
     loop {
         let target_now = target.borrow_and_update().clone();
         let catalog = handle.read(|fleet| fleet.catalog().is_some());

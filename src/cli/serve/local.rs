@@ -85,7 +85,12 @@ async fn loaded(mut handle: FleetHandle, shutdown: &CancellationToken) -> bool {
 }
 
 /// Says where it listens, and when simulating how to try it.
-fn announce(settings: &Settings, data_file: &Path, (grpc, http): (SocketAddr, SocketAddr), handle: &FleetHandle) {
+fn announce(
+    settings: &Settings,
+    data_file: &Path,
+    (grpc, http): (SocketAddr, SocketAddr),
+    handle: &FleetHandle,
+) {
     let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
     tracing::info!(%grpc, tls, %http, "serving");
     if !matches!(settings.vpsie, VpsieSettings::Simulated { .. }) {

@@ -54,7 +54,7 @@ pub struct NodeGroups {
     /// What there were machines of at the start.
     recorded: Option<ManagedConfig>,
     target: watch::Sender<Target>,
-    on_target: Box<dyn Fn(&ManagedConfig) + Send>,
+    on_target: Box<dyn Fn(&ManagedConfig) + Send + Sync>,
 }
 
 /// Which cluster the NodeGroups are of.
@@ -79,7 +79,7 @@ impl NodeGroups {
         client: Client,
         namespace: &str,
         recorded: Option<ManagedConfig>,
-        on_target: impl Fn(&ManagedConfig) + Send + 'static,
+        on_target: impl Fn(&ManagedConfig) + Send + Sync + 'static,
     ) -> (Self, watch::Receiver<Target>) {
         let (target, told) = watch::channel(Target::Unknown);
         let this = Self {
@@ -162,7 +162,10 @@ impl NodeGroups {
         }
         let closing = next.groups.values().any(|group| group.group.deletion.is_some());
         self.declared = next;
-        if closing && let Err(error @ CommandError::Store(_)) = self.handle.update(|fleet, now, _| fleet.close_groups(now)).await {
+        if closing
+            && let Err(error @ CommandError::Store(_)) =
+                self.handle.update(|fleet, now, _| fleet.close_groups(now)).await
+        {
             tracing::warn!(%error, "machines of a deleted NodeGroup are not given up yet; trying again");
         }
         Ok(())
@@ -223,7 +226,11 @@ impl NodeGroups {
         let name = object.name_any();
         let version = &object.metadata.resource_version;
         let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } });
-        log(self.groups().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await, &name, "its finalizer")
+        log(
+            self.groups().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await,
+            &name,
+            "its finalizer",
+        )
     }
 
     /// Whether no machine of it can have a VM any more. One that only remembers lost requests is no reason to wait:
@@ -255,7 +262,11 @@ impl NodeGroups {
         }
         status.last_updated = Some(Time(whole_seconds(self.clock.now())));
         let patch = Patch::Merge(json!({ "status": status }));
-        log(self.configs().patch_status("default", &PatchParams::default(), &patch).await, "default", "its status")
+        log(
+            self.configs().patch_status("default", &PatchParams::default(), &patch).await,
+            "default",
+            "its status",
+        )
     }
 }
 

@@ -52,7 +52,8 @@ pub(super) fn status(
 
 fn row(fleet: &Fleet, pool: &Pool, ready: &dyn Fn(&Hostname) -> bool) -> NodeGroupPool {
     let machines: Vec<&Machine> = fleet.machines_of(pool).collect();
-    let count = |which: &dyn Fn(&Machine) -> bool| machines.iter().filter(|machine| which(machine)).count() as i32;
+    let count =
+        |which: &dyn Fn(&Machine) -> bool| machines.iter().filter(|machine| which(machine)).count() as i32;
     NodeGroupPool {
         id: pool.text.to_string(),
         desired_nodes: count(&Machine::counts),
@@ -273,7 +274,11 @@ mod tests {
             catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
             ..Records::default()
         };
-        Fleet::restore(Declaration { groups, max_machines, create_timeout: None }, records, Reserved::default())
+        Fleet::restore(
+            Declaration { groups, max_machines, create_timeout: None },
+            records,
+            Reserved::default(),
+        )
     }
 
     fn condition<'a>(status: &'a NodeGroupStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
