@@ -215,7 +215,7 @@ impl NodeGroups {
             return self.finalizers(object, json!(all)).await;
         }
         let wrong = self.declared.wrong.get(&name).map(String::as_str);
-        let (now, ready) = (self.clock.now(), |hostname: &_| self.nodes.ready(hostname));
+        let (now, ready) = (self.clock.now(), |machine: &_| self.nodes.ready(machine));
         let status = self.handle.read(|fleet| status(object, fleet, wrong, &ready, now));
         let patch = merge_patch(&json!({ "status": object.status }), &json!({ "status": status }))?;
         let written = self.groups().patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
