@@ -20,6 +20,7 @@ pub mod config;
 pub mod control;
 pub mod fleet;
 pub mod grpc;
+pub mod kubernetes;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

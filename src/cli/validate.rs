@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::config::{ServeArgs, Settings};
+use crate::config::{ServeArgs, Settings, StoreKind, StoreSettings};
 
 pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let api = &args.api;
@@ -12,9 +12,21 @@ pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<(
         || api.client_secret.is_some()
         || api.client_secret_file.is_some();
     // Manifests are often checked where there are no credentials.
-    let unchecked = !credentials && !args.fleet.simulate && args.fleet.node_groups.is_some();
+    let unchecked = !credentials
+        && !args.fleet.simulate
+        && args.fleet.node_groups.is_some()
+        && args.fleet.store == StoreKind::File;
     args.fleet.simulate |= unchecked;
-    let Settings { manifests, .. } = Settings::new(args)?;
+    let manifests = match Settings::new(args)?.store {
+        StoreSettings::File { manifests, .. } => manifests,
+        StoreSettings::Kubernetes { namespace, .. } => {
+            writeln!(
+                out,
+                "NodeGroups and records: in the namespace {namespace}; they are not looked at here"
+            )?;
+            return Ok(());
+        }
+    };
     if unchecked {
         writeln!(out, "note: no credentials are given: serve needs them")?;
     }

@@ -40,6 +40,9 @@ pub struct ServeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Fleet")]
 pub struct FleetArgs {
+    /// Where NodeGroups and records are
+    #[arg(long, value_name = "STORE", env = "VPSIE_AUTOSCALER_STORE", value_enum, default_value_t)]
+    pub store: StoreKind,
     /// NodeGroup manifests: a YAML file, or a folder of them. With --simulate: the samples, unless given
     #[arg(long, value_name = "PATH", env = "VPSIE_AUTOSCALER_NODE_GROUPS")]
     pub node_groups: Option<PathBuf>,
@@ -61,6 +64,16 @@ pub struct FleetArgs {
         default_value = "vpsie-autoscaler-simulated.json"
     )]
     pub simulator_state: PathBuf,
+}
+
+/// Where NodeGroups and records are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// NodeGroups in manifests, records in a file, for one process.
+    #[default]
+    File,
+    /// NodeGroups and records (VPSieNodes) in Kubernetes, for replicas of which one leads.
+    Kubernetes,
 }
 
 /// How VPSie is reached.
@@ -134,6 +147,39 @@ pub struct KubernetesArgs {
     /// and taints, and Nodes whose VM is gone are deleted
     #[arg(long, value_name = "FILE|in-cluster", env = "VPSIE_AUTOSCALER_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// Namespace of NodeGroups, records and Lease. Only with --store=kubernetes
+    #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_NAMESPACE", default_value = "kube-system")]
+    pub namespace: String,
+    /// The replicas' agreement on who leads.
+    #[command(flatten)]
+    pub election: ElectionArgs,
+}
+
+/// How replicas agree on the one that leads.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Leader election, with --store=kubernetes")]
+pub struct ElectionArgs {
+    /// Name of the Lease, the same for all replicas
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "VPSIE_AUTOSCALER_LEADER_ELECTION_ID",
+        default_value = "vpsie-autoscaler-leader"
+    )]
+    pub leader_election_id: String,
+    /// How long the others wait after the last sign of the one that leads before one of them takes over
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_LEASE_DURATION",
+        default_value = "15s", value_parser = parse_duration)]
+    pub leader_election_lease_duration: Duration,
+    /// How long the one that leads goes on after the last renewal that reached the API server; then it stops. What
+    /// the lease duration has more is the margin for requests that are on their way
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RENEW_DEADLINE",
+        default_value = "10s", value_parser = parse_duration)]
+    pub leader_election_renew_deadline: Duration,
+    /// How often the one that leads renews, and the others look
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RETRY_PERIOD",
+        default_value = "2s", value_parser = parse_duration)]
+    pub leader_election_retry_period: Duration,
 }
 
 /// When things happen.

@@ -2,6 +2,7 @@
 
 mod args;
 mod duration;
+mod election;
 mod manifests;
 mod node_group;
 mod problem;
@@ -13,10 +14,10 @@ mod syntax;
 mod tests;
 
 pub use args::{
-    ApiArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, LogFormat, OperationsArgs, ServeArgs,
-    TemplateArgs, TimingArgs,
+    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, LogFormat, OperationsArgs,
+    ServeArgs, StoreKind, TemplateArgs, TimingArgs,
 };
 pub use duration::parse_duration;
-pub use manifests::{Manifests, Source, load_manifests, parse_manifests};
+pub use manifests::{CheckedNodeGroup, Manifests, Source, check_node_group, load_manifests, parse_manifests};
 pub use problem::{Problem, Problems};
-pub use settings::{KubernetesAccess, Settings, VpsieSettings, sample_manifests};
+pub use settings::{KubernetesAccess, Settings, StoreSettings, VpsieSettings, sample_manifests};

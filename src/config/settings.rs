@@ -1,16 +1,19 @@
 //! What `serve` runs with, all of it checked.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::args::{
-    ApiArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, OperationsArgs, ServeArgs, TemplateArgs,
-    TimingArgs,
+    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, OperationsArgs, ServeArgs,
+    StoreKind, TemplateArgs, TimingArgs,
 };
+use super::election;
 use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
 use super::problem::{Problem, Problems};
+use super::syntax;
 use crate::fleet::{Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::simulator::SimulatorConfig;
@@ -19,10 +22,8 @@ use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
 /// What `serve` runs with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// NodeGroups, and the cluster and datacenter that they name.
-    pub manifests: Manifests,
-    /// The file of records.
-    pub data_file: PathBuf,
+    /// NodeGroups and records.
+    pub store: StoreSettings,
     /// VPSie.
     pub vpsie: VpsieSettings,
     /// Address of the gRPC port.
@@ -33,14 +34,35 @@ pub struct Settings {
     pub http_listen: SocketAddr,
     /// Logs.
     pub log: LogArgs,
-    /// How Kubernetes is reached, if at all.
-    pub kubernetes: Option<KubernetesAccess>,
     /// When things happen.
     pub timing: TimingArgs,
     /// What nodes that nobody has seen yet are assumed to keep from pods.
     pub reserved: Reserved,
     /// Hours in a month.
     pub hours_per_month: u32,
+}
+
+/// Where NodeGroups and records are.
+#[derive(Clone, Debug)]
+pub enum StoreSettings {
+    /// NodeGroups in manifests, records in a file.
+    File {
+        /// NodeGroups, and the cluster and datacenter that they name.
+        manifests: Manifests,
+        /// The file of records.
+        data_file: PathBuf,
+        /// How Kubernetes is reached, if at all.
+        kubernetes: Option<KubernetesAccess>,
+    },
+    /// Both in Kubernetes.
+    Kubernetes {
+        /// How it is reached.
+        access: KubernetesAccess,
+        /// Where NodeGroups, records and Lease are.
+        namespace: String,
+        /// Who leads.
+        election: ElectionArgs,
+    },
 }
 
 /// Which VPSie.
@@ -68,6 +90,19 @@ pub enum KubernetesAccess {
     Kubeconfig(PathBuf),
 }
 
+/// As the flag has it.
+impl fmt::Display for KubernetesAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InCluster => f.write_str(IN_CLUSTER),
+            Self::Kubeconfig(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// `--kubeconfig` for the pod's service account.
+const IN_CLUSTER: &str = "in-cluster";
+
 /// The NodeGroups that `serve --simulate` starts with.
 const SAMPLES: [(&str, &str); 2] = [
     ("samples/batch.yaml", include_str!("../../deployments/samples/batch.yaml")),
@@ -85,22 +120,31 @@ impl Settings {
     /// runs.
     pub fn policy(&self) -> Policy {
         let TimingArgs { create_timeout, orphan_grace, failed_ttl, .. } = self.timing;
-        let running_when_listed = self.kubernetes.is_none();
+        let running_when_listed = self.kubernetes().is_none();
         Policy { create_timeout, failed_ttl, orphan_grace, running_when_listed, ..Policy::default() }
+    }
+
+    /// How Kubernetes is reached, if at all.
+    pub fn kubernetes(&self) -> Option<&KubernetesAccess> {
+        match &self.store {
+            StoreSettings::File { kubernetes, .. } => kubernetes.as_ref(),
+            StoreSettings::Kubernetes { access, .. } => Some(access),
+        }
     }
 
     /// Checks everything and reports all that is wrong.
     pub fn new(args: ServeArgs) -> Result<Self, Problems> {
         let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations } = args;
-        let FleetArgs { node_groups, data_file, simulate, simulator_config, simulator_state } = fleet;
-        let KubernetesArgs { kubeconfig } = kubernetes;
         let TemplateArgs { reserved_cpu_millis, reserved_memory_mib, reserved_disk_gib, hours_per_month } =
             template;
         let OperationsArgs { http_listen, log } = operations;
         let mut problems = Vec::new();
 
-        let manifests =
-            manifests(node_groups.as_deref(), simulate).map_err(|Problems(more)| problems.extend(more)).ok();
+        let store = match fleet.store {
+            StoreKind::File => in_file(&fleet, kubernetes.kubeconfig, &mut problems),
+            StoreKind::Kubernetes => in_kubernetes(&fleet, kubernetes, &mut problems),
+        };
+        let FleetArgs { simulate, simulator_config, simulator_state, .. } = fleet;
         let vpsie = if simulate {
             simulated(&api, simulator_config.as_deref(), simulator_state, &mut problems)
         } else {
@@ -114,17 +158,14 @@ impl Settings {
         if let Err(problem) = crate::telemetry::check_filter(&log.log_level) {
             problems.push(Problem::new("--log-level", "", problem));
         }
-        let default_file = if simulate { "vpsie-autoscaler-simulated.redb" } else { "vpsie-autoscaler.redb" };
-        match (manifests, vpsie) {
-            (Some(manifests), Some(vpsie)) if problems.is_empty() => Ok(Self {
-                manifests,
-                data_file: data_file.unwrap_or_else(|| default_file.into()),
+        match (store, vpsie) {
+            (Some(store), Some(vpsie)) if problems.is_empty() => Ok(Self {
+                store,
                 vpsie,
                 grpc_listen,
                 grpc,
                 http_listen,
                 log,
-                kubernetes: kubeconfig.map(access),
                 timing,
                 reserved: Reserved {
                     cpu_millis: reserved_cpu_millis,
@@ -136,6 +177,51 @@ impl Settings {
             _ => Err(Problems(problems)),
         }
     }
+}
+
+fn in_file(
+    fleet: &FleetArgs,
+    kubeconfig: Option<PathBuf>,
+    problems: &mut Vec<Problem>,
+) -> Option<StoreSettings> {
+    let FleetArgs { node_groups, data_file, simulate, .. } = fleet;
+    let default = if *simulate { "vpsie-autoscaler-simulated.redb" } else { "vpsie-autoscaler.redb" };
+    let manifests =
+        manifests(node_groups.as_deref(), *simulate).map_err(|Problems(more)| problems.extend(more)).ok()?;
+    Some(StoreSettings::File {
+        manifests,
+        data_file: data_file.clone().unwrap_or_else(|| default.into()),
+        kubernetes: kubeconfig.map(access),
+    })
+}
+
+fn in_kubernetes(
+    fleet: &FleetArgs,
+    kubernetes: KubernetesArgs,
+    problems: &mut Vec<Problem>,
+) -> Option<StoreSettings> {
+    let KubernetesArgs { kubeconfig, namespace, election } = kubernetes;
+    let given = [
+        ("--node-groups", fleet.node_groups.is_some(), "NodeGroups are read from Kubernetes"),
+        ("--data-file", fleet.data_file.is_some(), "records are kept in Kubernetes"),
+        ("--simulate", fleet.simulate, "VMs that only one replica knows would be recorded for all"),
+    ];
+    for (flag, given, why) in given {
+        if given {
+            let message = format!("contradicts --store=kubernetes, with which {why}: leave one of them out");
+            problems.push(Problem::new(flag, "", message));
+        }
+    }
+    if let Err(message) = syntax::dns_label(&namespace) {
+        problems.push(Problem::new("--namespace", "", message));
+    }
+    election::check(&election, problems);
+    let Some(kubeconfig) = kubeconfig else {
+        let message = "is missing: --store=kubernetes needs a kubeconfig, or `in-cluster`";
+        problems.push(Problem::new("--kubeconfig", "", message));
+        return None;
+    };
+    Some(StoreSettings::Kubernetes { access: access(kubeconfig), namespace, election })
 }
 
 fn manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Problems> {
@@ -150,7 +236,7 @@ fn manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Pr
 }
 
 fn access(kubeconfig: PathBuf) -> KubernetesAccess {
-    if kubeconfig == Path::new("in-cluster") {
+    if kubeconfig == Path::new(IN_CLUSTER) {
         KubernetesAccess::InCluster
     } else {
         KubernetesAccess::Kubeconfig(kubeconfig)

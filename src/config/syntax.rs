@@ -52,6 +52,16 @@ pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
     ))
 }
 
+/// What the name of a namespace is.
+pub(super) fn dns_label(text: &str) -> Result<(), String> {
+    if text.len() <= 63 && !text.contains('.') && dns_subdomain(text).is_ok() {
+        return Ok(());
+    }
+    Err(format!(
+        "is {text:?}, must be at most 63 lower-case letters, digits or '-', and start and end with a letter or digit"
+    ))
+}
+
 /// What a Kubernetes version is, such as `v1.33.2`.
 pub(super) fn version(text: &str) -> Result<(), String> {
     let number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());

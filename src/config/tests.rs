@@ -301,33 +301,61 @@ impl Files {
     }
 }
 
+fn in_file(settings: &Settings) -> (Manifests, PathBuf) {
+    let StoreSettings::File { manifests, data_file, .. } = settings.store.clone() else {
+        panic!("not a file")
+    };
+    (manifests, data_file)
+}
+
 #[test]
 fn a_token_and_node_groups_are_enough() {
     let settings = Files::new().settings("--node-groups @groups.yaml --api-token-file @token").unwrap();
     let VpsieSettings::Real(config) = &settings.vpsie else { panic!("not simulated") };
     assert_eq!((config.rate_per_minute, config.timeouts), (100, Timeouts::default()));
-    assert_eq!(settings.data_file, PathBuf::from("vpsie-autoscaler.redb"));
+    assert_eq!(in_file(&settings).1, PathBuf::from("vpsie-autoscaler.redb"));
     assert_eq!(settings.grpc_listen.to_string(), "127.0.0.1:8086");
     assert_eq!(settings.policy(), Policy { running_when_listed: true, ..Policy::default() });
-    assert_eq!((settings.grpc.tls, settings.kubernetes), (None, None));
+    assert_eq!((settings.kubernetes(), &settings.grpc.tls), (None, &None));
 }
 
 #[test]
 fn a_simulation_needs_nothing_and_has_records_of_its_own() {
     let settings = Files::new().settings("--simulate").unwrap();
     assert!(matches!(settings.vpsie, VpsieSettings::Simulated { .. }));
-    assert_eq!(settings.manifests, sample_manifests().unwrap());
-    assert_eq!(settings.data_file, PathBuf::from("vpsie-autoscaler-simulated.redb"));
+    let (manifests, data_file) = in_file(&settings);
+    assert_eq!(manifests, sample_manifests().unwrap());
+    assert_eq!(data_file, PathBuf::from("vpsie-autoscaler-simulated.redb"));
 }
 
 #[test]
 fn kubernetes_is_reached_by_service_account_or_kubeconfig() {
-    let kubernetes = |line: &str| Files::new().settings(&format!("--simulate {line}")).unwrap().kubernetes;
+    let kubernetes =
+        |line: &str| Files::new().settings(&format!("--simulate {line}")).unwrap().kubernetes().cloned();
     assert_eq!(kubernetes("--kubeconfig in-cluster"), Some(KubernetesAccess::InCluster));
     assert!(
         !Files::new().settings("--simulate --kubeconfig in-cluster").unwrap().policy().running_when_listed
     );
     assert_eq!(kubernetes("--kubeconfig a/b"), Some(KubernetesAccess::Kubeconfig("a/b".into())));
+}
+
+#[test]
+fn with_everything_in_kubernetes_a_kubeconfig_is_enough() {
+    let files = Files::new();
+    let line = "--store kubernetes --kubeconfig in-cluster --api-token t";
+    let settings = files.settings(line).unwrap();
+    assert!(!settings.policy().running_when_listed);
+    let StoreSettings::Kubernetes { access, namespace, election } = settings.store else { panic!("a file") };
+    assert_eq!((access, namespace.as_str()), (KubernetesAccess::InCluster, "kube-system"));
+    let defaults = ElectionArgs {
+        leader_election_id: "vpsie-autoscaler-leader".to_owned(),
+        leader_election_lease_duration: Duration::from_secs(15),
+        leader_election_renew_deadline: Duration::from_secs(10),
+        leader_election_retry_period: Duration::from_secs(2),
+    };
+    assert_eq!(election, defaults);
+    let line = "--leader-election-lease-duration 1m --leader-election-renew-deadline 59s --namespace a-1";
+    assert!(files.settings(&format!("--store=kubernetes --kubeconfig a --api-token t {line}")).is_ok());
 }
 
 #[test]
@@ -351,6 +379,13 @@ fn wrong_settings_are_all_named() {
         "--node-groups @groups.yaml --client-id i",
         "--node-groups @groups.yaml --client-secret s",
         "--node-groups @absent --client-id i --client-secret s",
+        "--store kubernetes --api-token t",
+        "--store kubernetes --kubeconfig a --simulate --data-file b --node-groups @groups.yaml",
+        "--store kubernetes --kubeconfig a --api-token t --namespace a.b --leader-election-id -",
+        "--store kubernetes --kubeconfig a --api-token t --leader-election-lease-duration 10s",
+        "--store kubernetes --kubeconfig a --api-token t --leader-election-lease-duration 1500ms \
+         --leader-election-renew-deadline 1s",
+        "--store kubernetes --kubeconfig a --api-token t --leader-election-renew-deadline 2s",
     ] {
         writeln!(report, "> {line}\n{}", files.settings(line).unwrap_err()).unwrap();
     }

@@ -1,0 +1,41 @@
+//! What the times of a leader election must be to each other.
+
+use super::args::ElectionArgs;
+use super::problem::Problem;
+use super::syntax;
+
+/// Reports what is wrong. A lease that is kept for longer than the others wait would have two holders.
+pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
+    let ElectionArgs {
+        leader_election_id: id,
+        leader_election_lease_duration: lease,
+        leader_election_renew_deadline: deadline,
+        leader_election_retry_period: retry,
+    } = args;
+    let mut wrong = |flag: &str, message: String| {
+        problems.push(Problem::new(&format!("--leader-election-{flag}"), "", message))
+    };
+    if let Err(message) = syntax::dns_subdomain(id) {
+        wrong("id", message);
+    }
+    // A Lease counts in whole seconds, as an int32.
+    if lease.subsec_nanos() != 0 || lease.as_secs() > 86_400 {
+        wrong("lease-duration", format!("is {lease:?}, must be whole seconds, at most a day"));
+    }
+    if deadline >= lease {
+        wrong(
+            "renew-deadline",
+            format!(
+                "is {deadline:?}, must be less than --leader-election-lease-duration, which is {lease:?}"
+            ),
+        );
+    }
+    if retry >= deadline {
+        wrong(
+            "retry-period",
+            format!(
+                "is {retry:?}, must be less than --leader-election-renew-deadline, which is {deadline:?}"
+            ),
+        );
+    }
+}

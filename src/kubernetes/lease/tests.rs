@@ -1,0 +1,200 @@
+//! The rules as tables. What happens over the network is in tests/replicas.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use tokio::time::Instant;
+
+use super::election::{Election, Step};
+use super::*;
+
+const NOON: &str = "2026-01-01T12:00:00Z";
+
+fn noon() -> Timestamp {
+    NOON.parse().unwrap()
+}
+
+fn config() -> ElectionConfig {
+    ElectionConfig {
+        namespace: "kube-system".to_owned(),
+        name: "leader".to_owned(),
+        identity: "me".to_owned(),
+        lease_duration: Duration::from_secs(15),
+        renew_deadline: Duration::from_secs(10),
+        retry_period: Duration::from_secs(2),
+    }
+}
+
+fn lease(holder: &str, version: u32, renewed: Timestamp, seconds: i32) -> Lease {
+    Lease {
+        metadata: ObjectMeta {
+            resource_version: Some(version.to_string()),
+            labels: Some([("kept".to_owned(), "yes".to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(seconds),
+            renew_time: Some(MicroTime(renewed)),
+            acquire_time: Some(MicroTime(renewed)),
+            lease_transitions: Some(3),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+/// What is seen when, and what is to be done: seconds since the start, also of what is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Create,
+    TakeOver,
+    Renew,
+    Wait(u64),
+}
+use Want::{Create, Renew, TakeOver, Wait};
+
+fn check(name: &str, sights: &[(u64, Option<Lease>, Want)]) {
+    let start = Instant::now();
+    let mut election = Election::new(config());
+    for (at, lease, want) in sights {
+        let step = match election.saw(lease.as_ref(), start + Duration::from_secs(*at)) {
+            Step::Create => Create,
+            Step::TakeOver => TakeOver,
+            Step::Renew => Renew,
+            Step::Wait(until) => Wait((until - start).as_secs()),
+        };
+        assert_eq!(step, *want, "{name}, after {at} s");
+    }
+}
+
+#[test]
+fn the_election_goes_by_what_was_seen() {
+    let now = noon();
+    let other = |version| Some(lease("other", version, now, 15));
+    check("nobody ever", &[(0, None, Wait(15)), (14, None, Wait(15)), (15, None, Create)]);
+    check("held by another", &[(0, other(1), Wait(15)), (9, other(1), Wait(15)), (15, other(1), TakeOver)]);
+    check("it gives signs", &[(0, other(1), Wait(15)), (14, other(2), Wait(29)), (28, other(2), Wait(29))]);
+    check("released", &[(0, Some(lease("", 1, now, 15)), TakeOver)]);
+    check("ours from before", &[(0, Some(lease("me", 1, now, 15)), Renew)]);
+    check("stolen", &[(0, Some(lease("me", 1, now, 15)), Renew), (3, other(2), Wait(18))]);
+    check("it wants more time", &[(0, Some(lease("other", 1, now, 60)), Wait(60))]);
+    check("it says no time", &[(0, Some(lease("other", 1, now, 0)), Wait(15))]);
+    for wrong in [SignedDuration::from_hours(-1), SignedDuration::from_hours(1)] {
+        let other =
+            |version, at: i64| Some(lease("other", version, now + wrong + SignedDuration::from_secs(at), 15));
+        check(
+            "its clock is wrong by an hour",
+            &[(0, other(1, 0), Wait(15)), (2, other(2, 2), Wait(17)), (16, other(2, 2), Wait(17))],
+        );
+    }
+    check(
+        "deleted by hand, while its holder may not know",
+        &[(0, other(1), Wait(15)), (8, None, Wait(23)), (23, None, Create)],
+    );
+    check(
+        "deleted by hand, held for a minute",
+        &[(0, Some(lease("other", 1, now, 60)), Wait(60)), (8, None, Wait(23)), (22, None, Wait(23))],
+    );
+    check("made again by another", &[(0, None, Wait(15)), (8, other(1), Wait(23)), (20, other(2), Wait(35))]);
+}
+
+#[test]
+fn ours_is_made_again_only_while_nobody_can_have_taken_it() {
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let mut election = Election::new(config());
+    assert_eq!(election.claimed(start), after(10));
+    assert_eq!(election.saw(None, after(9)), Step::Create);
+    assert_eq!(election.saw(None, after(10)), Step::Wait(after(24)));
+    election.claimed(after(8));
+    election.gave_up();
+    assert_eq!(election.saw(None, after(11)), Step::Wait(after(24)));
+}
+
+#[test]
+fn a_claim_says_who_since_when_and_for_how_long() {
+    let election = Election::new(config());
+    let fresh = election.claim(None, noon()).spec.unwrap();
+    assert_eq!(fresh.holder_identity.as_deref(), Some("me"));
+    assert_eq!((fresh.lease_duration_seconds, fresh.lease_transitions), (Some(15), Some(0)));
+    let later = noon() + SignedDuration::from_secs(5);
+
+    let taken = election.claim(Some(&lease("other", 7, noon(), 30)), later);
+    assert_eq!(taken.metadata.resource_version.as_deref(), Some("7"));
+    assert_eq!(taken.metadata.labels.as_ref().unwrap()["kept"], "yes");
+    let spec = taken.spec.as_ref().unwrap();
+    assert_eq!((spec.lease_duration_seconds, spec.lease_transitions), (Some(15), Some(4)));
+    assert_eq!((spec.acquire_time.clone().unwrap().0, spec.renew_time.clone().unwrap().0), (later, later));
+
+    let renewed = election.claim(Some(&lease("me", 8, noon(), 15)), later).spec.unwrap();
+    assert_eq!((renewed.lease_transitions, renewed.acquire_time.unwrap().0), (Some(3), noon()));
+    assert_eq!(renewed.renew_time.unwrap().0, later);
+}
+
+#[test]
+fn only_ours_is_released() {
+    let election = Election::new(config());
+    assert_eq!(election.released(&lease("other", 1, noon(), 15), noon()), None);
+    let free = election.released(&lease("me", 9, noon(), 15), noon()).unwrap();
+    assert_eq!(free.metadata.resource_version.as_deref(), Some("9"));
+    assert_eq!(free.spec.unwrap().holder_identity.as_deref(), Some(""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_ends_by_itself_and_for_good() {
+    let leadership = Leadership::until(Instant::now() + Duration::from_secs(10));
+    let seen = leadership.clone();
+    assert!(seen.holds());
+    tokio::time::advance(Duration::from_secs(9)).await;
+    assert_eq!(seen.remaining(), Some(Duration::from_secs(1)));
+    assert!(leadership.extend(Instant::now() + Duration::from_secs(10)));
+    assert_eq!(seen.remaining(), Some(Duration::from_secs(10)));
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(!seen.holds());
+    assert!(!leadership.extend(Instant::now() + Duration::from_secs(10)));
+    assert_eq!((seen.holds(), seen.remaining()), (false, Some(Duration::ZERO)));
+    seen.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_goes_on_through_renewals_and_is_dropped_at_the_end() {
+    let leadership = Leadership::until(Instant::now() + Duration::from_secs(10));
+    let work = leadership.during(tokio::time::sleep(Duration::from_secs(19)));
+    let renewal = async {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        leadership.extend(Instant::now() + Duration::from_secs(11))
+    };
+    assert_eq!(tokio::join!(work, renewal), (Ok(()), true));
+    let started = Instant::now();
+    let lost = leadership.during(std::future::pending::<()>()).await.unwrap_err();
+    assert_eq!((lost, started.elapsed()), (LeaseLost { begun: true }, Duration::from_secs(1)));
+    let lost = leadership.during(async { panic!("begun") }).await.unwrap_err();
+    assert!(!lost.begun);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_does_not_go_on() {
+    let leadership = Leadership::until(Instant::now() + Duration::from_secs(10));
+    let mut steps = 0;
+    let work = async {
+        tokio::task::yield_now().await;
+        steps += 1;
+    };
+    {
+        let mut work = std::pin::pin!(leadership.during(work));
+        assert_eq!(futures::poll!(&mut work), std::task::Poll::Pending);
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(futures::poll!(&mut work), std::task::Poll::Ready(Err(LeaseLost { begun: true })));
+    }
+    assert_eq!(steps, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_election_it_never_ends() {
+    let always = Leadership::always();
+    tokio::time::advance(Duration::from_hours(1000)).await;
+    assert_eq!((always.holds(), always.remaining()), (true, None));
+    assert_eq!(always.during(async { 1 }).await, Ok(1));
+}

@@ -1,0 +1,14 @@
+//! Kubernetes' API server: how it is reached, which replica leads, and the fence that keeps the others from
+//! changing anything.
+
+mod client;
+mod fence;
+mod lease;
+mod patch;
+mod permissions;
+
+pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
+pub use fence::{fence_client, fence_transport};
+pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, identity};
+pub use patch::merge_patch;
+pub use permissions::{PERMISSIONS, Permission, Scope};
