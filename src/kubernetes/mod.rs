@@ -2,9 +2,11 @@
 //! changing anything.
 
 mod client;
+mod events;
 mod patch;
 mod permissions;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
+pub use events::{EventMetrics, EventType, Events, Happening, Object, Publisher};
 pub use patch::merge_patch;
 pub use permissions::{PERMISSIONS, Permission, Scope};
