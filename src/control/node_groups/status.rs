@@ -224,7 +224,8 @@ mod tests {
     use crate::catalog::{Catalog, Offer, Resources};
     use crate::config::check_node_group;
     use crate::fleet::{
-        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved, SizeId, Vm,
+        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved,
+        SizeId, Vm,
     };
 
     fn time() -> Timestamp {

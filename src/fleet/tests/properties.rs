@@ -250,7 +250,10 @@ impl World {
         match step {
             Step::Increase { pool, delta } => {
                 let Some(known) = self.fleet.pool(POOLS[*pool]) else {
-                    return assert!(self.closed.is_some(), "after a restart one that cannot grow is not shown");
+                    return assert!(
+                        self.closed.is_some(),
+                        "after a restart one that cannot grow is not shown"
+                    );
                 };
                 let (before, max) = (self.fleet.group_target(known), self.fleet.group(known).unwrap().max);
                 let fits = before + *delta as u32 <= max && (*pool < 2 || self.closed.is_none());
