@@ -14,15 +14,15 @@ use super::ElectionConfig;
 pub(super) struct Election {
     config: ElectionConfig,
     seen: Option<Seen>,
-    /// Until when the last renewal that succeeded is good.
-    held_until: Option<Instant>,
+    term: Option<Term>,
+    /// The Lease (its UID) that a takeover was sent for.
+    taking: Option<String>,
 }
 
 /// The Lease as it was first seen in its present state.
 #[derive(Debug)]
 struct Seen {
-    /// None: there is no Lease.
-    record: Option<Record>,
+    record: Record,
     since: Instant,
     /// How long nothing must change before it is free.
     patience: Duration,
@@ -36,10 +36,18 @@ struct Record {
     version: Option<String>,
 }
 
+/// From when to when a Lease that is ours lets us lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Term {
+    pub(super) from: Instant,
+    pub(super) until: Instant,
+    uid: Option<String>,
+}
+
 /// What to do about a Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// There is none, and nobody can believe to hold one.
+    /// There is none.
     Create,
     /// It is free.
     TakeOver,
@@ -51,32 +59,59 @@ pub(super) enum Step {
 
 impl Election {
     pub(super) fn new(config: ElectionConfig) -> Self {
-        Self { config, seen: None, held_until: None }
+        Self { config, seen: None, term: None, taking: None }
     }
 
     /// Takes what the API server said. `now` must not be before its reply: time counts from when a change was seen,
     /// and seeing it too early would be believing the holder gone too early.
     pub(super) fn saw(&mut self, lease: Option<&Lease>, now: Instant) -> Step {
-        let record = lease.map(Record::of);
+        let Some(lease) = lease else { return Step::Create };
+        let record = Record::of(lease);
         let before = self.seen.take().filter(|seen| seen.record == record);
-        let own = self.config.lease_duration;
-        let seen = before.unwrap_or_else(|| {
-            let patience = lease.and_then(duration).unwrap_or(own);
-            Seen { record, since: now, patience }
-        });
-        let free = seen.since + seen.patience;
-        let step = match &seen.record {
-            // Somebody deleted ours.
-            None if self.held_until.is_some_and(|until| now < until) => Step::Create,
-            // Whoever held the one that was there may not know yet that it is gone. That there never was one cannot
-            // be known: the first start waits once.
-            None if now >= free => Step::Create,
-            Some(record) if record.holder == self.config.identity => Step::Renew,
-            Some(record) if record.holder.is_empty() || now >= free => Step::TakeOver,
-            _ => Step::Wait(free),
+        let patience = duration(lease).unwrap_or(self.config.lease_duration);
+        let Seen { record, since, .. } =
+            self.seen.insert(before.unwrap_or(Seen { record, since: now, patience }));
+        let free = *since + patience;
+        if record.holder == self.config.identity {
+            Step::Renew
+        } else if record.holder.is_empty() || now >= free {
+            self.taking.clone_from(&lease.metadata.uid);
+            Step::TakeOver
+        } else {
+            Step::Wait(free)
+        }
+    }
+
+    /// The step was done: this Lease was written by what was sent at `sent`, as is known at `now`. When we lead.
+    ///
+    /// A new Lease is no proof that nobody leads: one that somebody deleted may have been held until then, and its
+    /// holder may not know yet. So who made one waits as long as others would have waited for that holder. The
+    /// same with one that is found to be ours, unless it is known to be the one that was taken over.
+    pub(super) fn claimed(&mut self, step: Step, written: &Lease, sent: Instant, now: Instant) -> Term {
+        let uid = &written.metadata.uid;
+        let leading = self.term.as_ref().filter(|term| term.from <= sent && sent < term.until);
+        let known = self.term.as_ref().filter(|term| step == Step::Renew && term.uid == *uid);
+        let took_over =
+            step == Step::TakeOver || step == Step::Renew && self.taking.is_some() && self.taking == *uid;
+        let from = match leading.or(known) {
+            Some(term) => term.from,
+            None if took_over => now,
+            None => {
+                now + self
+                    .seen
+                    .as_ref()
+                    .map_or(Duration::ZERO, |seen| seen.patience)
+                    .max(self.config.lease_duration)
+            }
         };
-        self.seen = Some(seen);
-        step
+        let term = Term { from, until: sent + self.config.renew_deadline, uid: uid.clone() };
+        self.term.insert(term).clone()
+    }
+
+    /// We do not lead any more, whatever the Lease says.
+    pub(super) fn gave_up(&mut self) {
+        self.term = None;
+        self.taking = None;
     }
 
     /// The Lease to write. With the `resourceVersion` of the one that was seen, so that it succeeds only if nothing
@@ -97,18 +132,6 @@ impl Election {
         spec.lease_duration_seconds = Some(seconds);
         spec.renew_time = Some(MicroTime(wall));
         lease
-    }
-
-    /// A claim that was sent at `sent` was written. Until when it is good.
-    pub(super) fn claimed(&mut self, sent: Instant) -> Instant {
-        let until = sent + self.config.renew_deadline;
-        self.held_until = Some(until);
-        until
-    }
-
-    /// It is not ours any more.
-    pub(super) fn gave_up(&mut self) {
-        self.held_until = None;
     }
 
     /// The Lease without a holder, if we are it: free at once.

@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Election, Step, holder};
+use super::election::{Election, Step, Term, holder};
 use super::{ElectionConfig, Leadership};
 use crate::control::Clock;
 
@@ -48,9 +48,9 @@ pub enum Lost {
 
 /// How an attempt to claim the Lease ended.
 enum Attempt {
-    /// It is ours until then.
-    Claimed(Instant),
-    /// Another's, or gone; free then.
+    /// It is ours.
+    Claimed(Term),
+    /// Another's until then.
     Waits { holder: String, until: Instant },
     /// Somebody was faster, or the outcome is not known.
     Failed(String),
@@ -75,25 +75,25 @@ impl Elector {
     pub async fn acquire(&mut self, shutdown: &CancellationToken) -> Option<Leadership> {
         let mut told = String::new();
         loop {
-            let attempt = shutdown.run_until_cancelled(self.attempt(None)).await?;
+            let written = self.written.take();
+            let attempt = shutdown.run_until_cancelled(self.attempt(written)).await?;
             let now = Instant::now();
             let pause = self.config.retry_period.mul_f64(1.0 + self.random.random::<f64>());
             let next = now + pause;
             let (next, tell) = match attempt {
-                Attempt::Claimed(until) if now < until => {
-                    self.leadership = Leadership::until(until);
+                Attempt::Claimed(term) if term.from <= now && now < term.until => {
+                    self.leadership = Leadership::until(term.until);
                     tracing::info!(lease = self.config.name, identity = self.config.identity, "leading");
                     return Some(self.leadership.clone());
                 }
-                // The reply came too late to be worth anything.
-                Attempt::Claimed(_) => (now, String::new()),
-                Attempt::Waits { holder, until } if holder.is_empty() => {
-                    (next.min(until), "there is no Lease; waiting in case one was just deleted".to_owned())
-                }
+                Attempt::Claimed(Term { from, .. }) => (
+                    (now + self.config.retry_period).min(from.max(now)),
+                    "waiting, in case a Lease was just deleted that another held".to_owned(),
+                ),
                 Attempt::Waits { holder, until } => (next.min(until), format!("{holder} leads")),
                 Attempt::Failed(problem) => (next, problem),
             };
-            if tell != told && !tell.is_empty() {
+            if tell != told {
                 tracing::info!(lease = self.config.name, "not leading: {tell}");
                 told = tell;
             }
@@ -127,8 +127,8 @@ impl Elector {
             next = Instant::now() + self.config.retry_period;
             let written = self.written.take();
             match tokio::time::timeout_at(end, self.attempt(written)).await {
-                Ok(Attempt::Claimed(until)) => {
-                    self.leadership.extend(until);
+                Ok(Attempt::Claimed(term)) => {
+                    self.leadership.extend(term.until);
                 }
                 Ok(Attempt::Waits { holder, .. }) => return Lost::Taken { holder },
                 Ok(Attempt::Failed(what)) => {
@@ -172,6 +172,7 @@ impl Elector {
     async fn attempt(&mut self, known: Option<Lease>) -> Attempt {
         let (name, params) = (self.config.name.clone(), PostParams::default());
         let looked = known.is_none();
+        let mut step = Step::Renew;
         let seen = match known {
             Some(lease) => Some(lease),
             None => match self.ask(self.api.get_opt(&name)).await {
@@ -181,7 +182,8 @@ impl Elector {
         };
         if looked {
             let held = self.leadership.holds();
-            match self.election.saw(seen.as_ref(), Instant::now()) {
+            step = self.election.saw(seen.as_ref(), Instant::now());
+            match step {
                 Step::Wait(until) => {
                     return Attempt::Waits {
                         holder: seen.as_ref().map(holder).unwrap_or_default().to_owned(),
@@ -204,8 +206,9 @@ impl Elector {
         };
         match wrote {
             Ok(lease) => {
+                let term = self.election.claimed(step, &lease, sent, Instant::now());
                 self.written = Some(lease);
-                Attempt::Claimed(self.election.claimed(sent))
+                Attempt::Claimed(term)
             }
             // Not as it was known: what it is now decides.
             Err(Unanswered::Refused(404 | 409, _)) if !looked => Box::pin(self.attempt(None)).await,

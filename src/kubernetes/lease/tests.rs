@@ -73,7 +73,7 @@ fn check(name: &str, sights: &[(u64, Option<Lease>, Want)]) {
 fn the_election_goes_by_what_was_seen() {
     let now = noon();
     let other = |version| Some(lease("other", version, now, 15));
-    check("nobody ever", &[(0, None, Wait(15)), (14, None, Wait(15)), (15, None, Create)]);
+    check("nobody ever", &[(0, None, Create), (1, None, Create)]);
     check("held by another", &[(0, other(1), Wait(15)), (9, other(1), Wait(15)), (15, other(1), TakeOver)]);
     check("it gives signs", &[(0, other(1), Wait(15)), (14, other(2), Wait(29)), (28, other(2), Wait(29))]);
     check("released", &[(0, Some(lease("", 1, now, 15)), TakeOver)]);
@@ -89,28 +89,53 @@ fn the_election_goes_by_what_was_seen() {
             &[(0, other(1, 0), Wait(15)), (2, other(2, 2), Wait(17)), (16, other(2, 2), Wait(17))],
         );
     }
-    check(
-        "deleted by hand, while its holder may not know",
-        &[(0, other(1), Wait(15)), (8, None, Wait(23)), (23, None, Create)],
-    );
-    check(
-        "deleted by hand, held for a minute",
-        &[(0, Some(lease("other", 1, now, 60)), Wait(60)), (8, None, Wait(23)), (22, None, Wait(23))],
-    );
-    check("made again by another", &[(0, None, Wait(15)), (8, other(1), Wait(23)), (20, other(2), Wait(35))]);
+    check("deleted by hand", &[(0, other(1), Wait(15)), (8, None, Create)]);
+    check("made again by another", &[(0, None, Create), (8, other(1), Wait(23)), (20, other(2), Wait(35))]);
+}
+
+/// A Lease as the API server returns it.
+fn written(uid: &str) -> Lease {
+    let mut lease = lease("me", 1, noon(), 15);
+    lease.metadata.uid = Some(uid.to_owned());
+    lease
 }
 
 #[test]
-fn ours_is_made_again_only_while_nobody_can_have_taken_it() {
+fn when_a_lease_lets_us_lead() {
     let start = Instant::now();
     let after = |seconds| start + Duration::from_secs(seconds);
-    let mut election = Election::new(config());
-    assert_eq!(election.claimed(start), after(10));
-    assert_eq!(election.saw(None, after(9)), Step::Create);
-    assert_eq!(election.saw(None, after(10)), Step::Wait(after(24)));
-    election.claimed(after(8));
-    election.gave_up();
-    assert_eq!(election.saw(None, after(11)), Step::Wait(after(24)));
+    let term = |election: &mut Election, step, uid, sent, now| {
+        let term = election.claimed(step, &written(uid), after(sent), after(now));
+        ((term.from - start).as_secs(), (term.until - start).as_secs())
+    };
+
+    let mut taken = Election::new(config());
+    assert_eq!(term(&mut taken, Step::TakeOver, "a", 100, 102), (102, 110));
+    assert_eq!(term(&mut taken, Step::Renew, "a", 104, 105), (102, 114), "counted from when it was sent");
+    assert_eq!(term(&mut taken, Step::Create, "b", 113, 114), (102, 123), "deleted: nobody else leads yet");
+    assert_eq!(term(&mut taken, Step::Create, "c", 123, 124), (139, 133), "deleted, and our time was over");
+
+    let mut made = Election::new(config());
+    assert_eq!(term(&mut made, Step::Create, "a", 0, 1), (16, 10), "another may have held a deleted one");
+    assert_eq!(term(&mut made, Step::Renew, "a", 9, 9), (16, 19));
+    assert_eq!(term(&mut made, Step::Create, "b", 11, 12), (27, 21), "deleted while waiting");
+    assert_eq!(term(&mut made, Step::Renew, "b", 27, 28), (27, 37));
+    made.gave_up();
+    assert_eq!(term(&mut made, Step::Renew, "b", 40, 41), (56, 50));
+
+    let mut patient = Election::new(config());
+    patient.saw(Some(&lease("other", 1, noon(), 60)), after(0));
+    assert_eq!(term(&mut patient, Step::Create, "a", 1, 2), (62, 11), "it wanted a minute");
+
+    // The reply to the takeover was lost: it is found to be ours.
+    let mut found = Election::new(config());
+    let mut free = lease("", 1, noon(), 15);
+    free.metadata.uid = Some("a".to_owned());
+    assert_eq!(found.saw(Some(&free), after(0)), Step::TakeOver);
+    assert_eq!(term(&mut found, Step::Renew, "a", 3, 4), (4, 13));
+    // The reply to the creation was.
+    let mut found = Election::new(config());
+    assert_eq!(term(&mut found, Step::Renew, "a", 3, 4), (19, 13));
 }
 
 #[test]
