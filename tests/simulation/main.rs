@@ -1,20 +1,22 @@
 //! The whole process on a virtual clock: the provider, the VPSie simulator and a model of Cluster Autoscaler, with
 //! faults, crashes and a clock that jumps, all from one seed. The invariants are checked after each step.
 //!
-//! `SEEDS=10000 cargo test --release --test simulation` runs more seeds, `SEED=7` replays one, and
-//! `TRACE=1` tells what happened in it.
+//! `SEEDS=10000 cargo test --release --test simulation` runs more seeds, `SEEDS_KUBERNETES=10000` more with records in
+//! a cluster; `SEED=7` replays one, and `TRACE=1` tells what happened in it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what breaks here is the test")]
 
 mod checks;
 mod clock;
 mod process;
+mod records;
 mod sabotage;
 mod wires;
 mod world;
 
 use std::collections::BTreeMap;
 
+use records::Keeping;
 use sabotage::Sabotage;
 use world::{Stats, World};
 
@@ -24,26 +26,26 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// One run. What broke, if something did.
-fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
+fn run(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let outcome = runtime.block_on(async { World::new(seed, sabotage).await?.run().await });
+    let outcome = runtime.block_on(async { World::new(keeping, seed, sabotage).await?.run().await });
     runtime.shutdown_background();
     outcome
 }
 
-#[test]
-fn the_invariants_hold_through_faults_and_crashes() {
+/// Runs many seeds, and says which broke.
+fn runs(keeping: Keeping, seeds: &str, otherwise: u64) {
     let (first, count) = match number("SEED") {
         Some(seed) => (seed, 1),
-        None => (0, number("SEEDS").unwrap_or(300)),
+        None => (0, number(seeds).unwrap_or(otherwise)),
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let outcomes: Vec<(u64, Result<Stats, String>)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|worker| {
                 let seeds = (first..first + count).filter(move |seed| seed % workers == worker);
-                scope.spawn(move || seeds.map(|seed| (seed, run(seed, None))).collect::<Vec<_>>())
+                scope.spawn(move || seeds.map(|seed| (seed, run(keeping, seed, None))).collect::<Vec<_>>())
             })
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -59,10 +61,12 @@ fn the_invariants_hold_through_faults_and_crashes() {
         }
     }
     println!("{} of {count} seeds ran clean: {total:?}", count - broken.len() as u64);
+    let test = match keeping {
+        Keeping::Memory => "through_faults",
+        Keeping::Kubernetes => "with_kubernetes",
+    };
     for (seed, why) in broken.iter().take(5) {
-        println!(
-            "{why}\n  replay: SEED={seed} TRACE=1 cargo test --test simulation the_invariants -- --nocapture"
-        );
+        println!("{why}\n  replay: SEED={seed} TRACE=1 cargo test --test simulation {test} -- --nocapture");
     }
     assert!(
         broken.is_empty(),
@@ -74,19 +78,41 @@ fn the_invariants_hold_through_faults_and_crashes() {
     assert!(count < 100 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0);
 }
 
-/// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.
-#[test]
-fn a_planted_bug_is_found() {
-    for sabotage in Sabotage::ALL {
-        let found = (0..200).find_map(|seed| run(seed, Some(sabotage)).err().map(|why| (seed, why)));
+fn finds(keeping: Keeping, bugs: &[Sabotage]) {
+    for sabotage in bugs {
+        let found =
+            (0..200).find_map(|seed| run(keeping, seed, Some(*sabotage)).err().map(|why| (seed, why)));
         let Some((seed, why)) = found else { panic!("{sabotage:?} was not found in 200 seeds") };
         println!("{sabotage:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());
     }
 }
 
 #[test]
+fn the_invariants_hold_through_faults_and_crashes() {
+    runs(Keeping::Memory, "SEEDS", 300);
+}
+
+#[test]
+fn the_invariants_hold_with_kubernetes_as_the_store() {
+    runs(Keeping::Kubernetes, "SEEDS_KUBERNETES", 150);
+}
+
+/// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.
+#[test]
+fn a_planted_bug_is_found() {
+    finds(Keeping::Memory, &Sabotage::ALL);
+}
+
+#[test]
+fn a_bug_planted_in_the_store_of_a_cluster_is_found() {
+    finds(Keeping::Kubernetes, &Sabotage::KUBERNETES);
+}
+
+#[test]
 fn the_same_seed_does_the_same() {
-    for seed in [3, 11] {
-        assert_eq!(run(seed, None), run(seed, None));
+    for (keeping, seed) in
+        [(Keeping::Memory, 3), (Keeping::Memory, 11), (Keeping::Kubernetes, 3), (Keeping::Kubernetes, 11)]
+    {
+        assert_eq!(run(keeping, seed, None), run(keeping, seed, None));
     }
 }
