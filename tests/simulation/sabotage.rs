@@ -25,8 +25,6 @@ pub(crate) enum Sabotage {
     PoolHidden,
     /// 5: the request that a VM is the result of is removed before the VM is recorded.
     HalvesSwapped,
-    /// 5: records are dropped before those are written that take their place.
-    DropsFirst,
     /// 2: a write that was refused because somebody else changed the object is taken for done.
     ConflictTakenForDone,
 }
@@ -44,13 +42,8 @@ impl Sabotage {
     ];
 
     /// What can be wrong with the store of a cluster.
-    pub(crate) const KUBERNETES: [Self; 5] = [
-        Self::AcknowledgedBeforeDurable,
-        Self::OrphanForgotten,
-        Self::HalvesSwapped,
-        Self::DropsFirst,
-        Self::ConflictTakenForDone,
-    ];
+    pub(crate) const KUBERNETES: [Self; 3] =
+        [Self::AcknowledgedBeforeDurable, Self::HalvesSwapped, Self::ConflictTakenForDone];
 
     /// Changes a reply: a gRPC frame around one message.
     pub(crate) fn change(self, frame: &[u8]) -> Bytes {
