@@ -1,5 +1,6 @@
 //! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes.
 
+mod bell;
 mod catalog;
 mod clock;
 mod handle;
@@ -15,6 +16,7 @@ mod removal;
 #[cfg(test)]
 mod tests;
 
+pub use bell::Bell;
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
 pub use handle::{Command, CommandError, FleetHandle};
@@ -22,7 +24,7 @@ pub use journal::Journal;
 pub use keeper::{Declared, Keeper};
 pub use metrics::FleetCollector;
 pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};
-pub use nodes::{Nodes, NodesView};
+pub use nodes::{NodeFacts, Nodes, NodesView};
 pub use provision::Provision;
 pub use records::RecordsWatch;
 pub use removal::Removal;

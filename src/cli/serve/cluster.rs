@@ -13,9 +13,7 @@ use super::parts::{
     Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, too_early, transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
-use crate::control::{
-    Clock, Declared, FleetHandle, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch, Target,
-};
+use crate::control::{Bell, Clock, Declared, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target};
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc;
 use crate::kubernetes::{self, ElectionConfig, Elector, Leadership, Lost, fence_client, fence_transport};
@@ -96,11 +94,12 @@ pub(super) async fn run(
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
     }
-    let target = parts.spawn_watches(&mut tasks, &handle, &store, &backend, recorded);
-    let backend: Arc<dyn Backend> = backend;
+    let (told, target) = watch::channel(Target::Unknown);
     let begin = known(target.clone(), shutdown.clone()).boxed().shared();
-    spawn_vpsie(&mut tasks, &settings, &handle, &backend, begin, &shutdown);
-    drop((store, backend));
+    let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, begin, &shutdown);
+    parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
+    drop(asked);
     let grace = settings.timing.shutdown_grace;
     let ending = shutdown.clone();
     tasks.spawn(async move {
@@ -169,33 +168,45 @@ impl Parts {
         }
     }
 
-    /// The loops over objects of the cluster. Which cluster at VPSie the NodeGroups say that it is.
-    fn spawn_watches(
-        &self,
-        tasks: &mut Tasks,
-        handle: &FleetHandle,
-        store: &Arc<KubernetesStore>,
-        backend: &Arc<ManagedBackend>,
-        recorded: Option<ManagedConfig>,
-    ) -> watch::Receiver<Target> {
+    /// The loops over objects of the cluster.
+    fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
         let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
-        let nodes = Nodes::new(handle.clone(), client.clone());
-        let view = NodesView::default();
-        let (store, backend) = (Arc::clone(store), Arc::clone(backend));
-        let on_target = move |target: &ManagedConfig| {
-            tracing::info!(cluster = %target.cluster, datacenters = ?target.datacenters, "serving this cluster");
-            store.set_cluster(target.cluster.clone());
-            backend.set_target(target.clone());
+        let Targets { store, backend, recorded, told } = targets;
+        let nodes = Nodes::new(handle.clone(), client.clone(), bell);
+        let view = nodes.view();
+        let on_target = move |target: &Target| {
+            if let Target::Cluster(config) = target {
+                tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
+                store.set_cluster(config.cluster.clone());
+                backend.set_target(config.clone());
+            }
+            told.send_replace(target.clone());
         };
         let clock = Arc::clone(&self.clock);
-        let (groups, target) =
-            NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target);
+        let groups = NodeGroups::new(
+            handle.clone(),
+            clock,
+            view,
+            client.clone(),
+            namespace,
+            recorded,
+            told,
+            on_target,
+        );
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
         spawn(tasks, "nodegroups", groups.run(shutdown.clone()));
         spawn(tasks, "records", records.run(shutdown.clone()));
-        target
     }
+}
+
+/// Who must know which cluster the NodeGroups are of.
+struct Targets {
+    store: Arc<KubernetesStore>,
+    backend: Arc<ManagedBackend>,
+    /// The cluster that the records are of.
+    recorded: Option<ManagedConfig>,
+    told: watch::Sender<Target>,
 }
 
 type Kept = JoinHandle<(Elector, Result<(), Lost>)>;

@@ -7,13 +7,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Settings, VpsieSettings};
 use crate::control::{
-    Clock, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock, refresh_catalog,
+    Bell, Clock, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock, refresh_catalog,
 };
 use crate::grpc::GrpcMetrics;
 use crate::simulator::{Simulator, Snapshot};
@@ -95,7 +94,7 @@ pub(super) async fn transport(
     }
 }
 
-/// The loops that ask VPSie, once `begin` says so. The bell of those that look for new VMs.
+/// The loops that ask VPSie, once `begin` says so. Whoever sees something that VPSie may list rings the bell.
 pub(super) fn spawn_vpsie(
     tasks: &mut Tasks,
     settings: &Settings,
@@ -103,9 +102,9 @@ pub(super) fn spawn_vpsie(
     backend: &Arc<dyn Backend>,
     begin: impl Future<Output = bool> + Clone + Send + 'static,
     shutdown: &CancellationToken,
-) -> Arc<Notify> {
+) -> Arc<Bell> {
     let timing = &settings.timing;
-    let bell = Arc::new(Notify::new());
+    let bell = Arc::new(Bell::default());
     let provision = Provision::new(
         handle.clone(),
         Arc::clone(backend),
