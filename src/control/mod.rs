@@ -1,8 +1,10 @@
 //! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes.
 
+mod acts;
 mod catalog;
 mod clock;
 mod handle;
+mod happenings;
 mod journal;
 mod keeper;
 mod metrics;
@@ -18,7 +20,7 @@ mod tests;
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
 pub use handle::{Command, CommandError, FleetHandle};
-pub use journal::Journal;
+pub use journal::{AUDIT, Journal};
 pub use keeper::{Declared, Keeper};
 pub use metrics::FleetCollector;
 pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};
