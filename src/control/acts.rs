@@ -136,8 +136,6 @@ fn begun(fleet: &Fleet, machine: &Machine) -> ActKind {
     match (&machine.phase, machine.vm()) {
         (Phase::Deleting { reason: DeletionReason::Orphan, .. }, _) => ActKind::GivenUp,
         (_, Some(vm)) => bound(fleet, machine, vm),
-        (Phase::Failed { .. }, None) => ActKind::Failed,
-        (Phase::Deleting { .. }, None) => ActKind::GivenUp,
         (_, None) => ActKind::Requested,
     }
 }
@@ -163,12 +161,8 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine) -> Vec<Act> {
     match (&old.phase, &new.phase) {
         (_, Phase::Running { .. }) if !same => kinds.push(ActKind::Running),
         (_, Phase::Failed { .. }) if !same => kinds.push(ActKind::Failed),
-        (_, Phase::Deleting { reason, .. }) if !same => {
-            // The others are told when the VM goes, or comes back.
-            if !matches!(reason, DeletionReason::VMGone | DeletionReason::VMReturned) {
-                kinds.push(ActKind::GivenUp);
-            }
-        }
+        // The others are told when the VM goes, or comes back.
+        (_, Phase::Deleting { reason, .. }) if !same && !told_by_vm(*reason) => kinds.push(ActKind::GivenUp),
         (Phase::Deleting { accepted_at: None, .. }, Phase::Deleting { accepted_at: Some(_), .. }) => {
             kinds.push(ActKind::DeletionAccepted);
         }
@@ -179,6 +173,10 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine) -> Vec<Act> {
         _ => {}
     }
     kinds.into_iter().map(|kind| of(new, kind)).collect()
+}
+
+fn told_by_vm(reason: DeletionReason) -> bool {
+    matches!(reason, DeletionReason::VMGone | DeletionReason::VMReturned)
 }
 
 /// What became of a machine's requests.
