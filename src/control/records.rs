@@ -43,9 +43,8 @@ impl RecordsWatch {
 
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let events = watcher(self.api.clone(), watcher::Config::default())
-            .default_backoff()
-            .inspect(|event| {
+        let events =
+            watcher(self.api.clone(), watcher::Config::default()).default_backoff().inspect(|event| {
                 if let Err(error) = event {
                     tracing::warn!(%error, "VPSieNodes cannot be watched; trying again");
                 }
@@ -141,7 +140,10 @@ impl RecordsWatch {
             })
             .await;
         if matches!(&written, Ok(changes) if !changes.is_empty()) {
-            tracing::warn!(machine = name, "its VPSieNode was gone before its VM was; recorded again, to be deleted");
+            tracing::warn!(
+                machine = name,
+                "its VPSieNode was gone before its VM was; recorded again, to be deleted"
+            );
         }
         done(written, &name)
     }

@@ -74,7 +74,12 @@ pub const PERMISSIONS: &[Permission] = &[
         &["get", "list", "create", "patch"],
         "keep the catalog and what is known of other nodes",
     ),
-    namespace("coordination.k8s.io", "leases", &["get", "create", "update"], "agree on the replica that leads"),
+    namespace(
+        "coordination.k8s.io",
+        "leases",
+        &["get", "create", "update"],
+        "agree on the replica that leads",
+    ),
     Permission {
         scope: Scope::Namespace,
         group: "",

@@ -53,7 +53,11 @@ impl Declared {
                 }
             }
         }
-        let kept = self.target.as_ref().filter(|target| checked.iter().any(|(_, group)| names(group, target)));
+        let holds = |target: &&ManagedConfig| {
+            let known = checked.iter().map(|(_, group)| group).chain(next.groups.values());
+            known.into_iter().any(|group| names(group, target))
+        };
+        let kept = self.target.as_ref().filter(holds);
         next.target = bound.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| target_of(group)));
         for (name, group) in checked {
             match next.target.as_ref().filter(|target| !names(&group, target)) {
@@ -163,7 +167,8 @@ mod tests {
         let other = object("a", &json!({"resourceIdentifier": "c-2"}));
         let elsewhere = object("c", &json!({"datacenterID": "fra1"}));
         let mut first = object("b", &json!({}));
-        first.metadata.creation_timestamp = Some("2025-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
+        first.metadata.creation_timestamp =
+            Some("2025-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
         let declared = Declared::default().next([&other, &first, &elsewhere].into_iter(), None, None);
         assert_eq!(declared.groups.keys().collect::<Vec<_>>(), ["b"], "the oldest says which");
         assert!(declared.wrong["a"].contains("must be \"c-1\""), "{:?}", declared.wrong);
@@ -197,6 +202,9 @@ mod tests {
         }))
         .unwrap();
         let declared = Declared::default().next([].iter(), Some(&config), None).declaration();
-        assert_eq!((declared.max_machines, declared.create_timeout), (Some(7), Some(Duration::from_secs(90))));
+        assert_eq!(
+            (declared.max_machines, declared.create_timeout),
+            (Some(7), Some(Duration::from_secs(90)))
+        );
     }
 }

@@ -54,6 +54,7 @@ pub struct NodeGroups {
     /// What there were machines of at the start.
     recorded: Option<ManagedConfig>,
     target: watch::Sender<Target>,
+    on_target: Box<dyn Fn(&ManagedConfig) + Send + Sync>,
 }
 
 /// Which cluster the NodeGroups are of.
@@ -69,7 +70,8 @@ pub enum Target {
 }
 
 impl NodeGroups {
-    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of.
+    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of; `on_target` is
+    /// told of another one before its NodeGroups are in force.
     pub fn new(
         handle: FleetHandle,
         clock: Arc<dyn Clock>,
@@ -77,6 +79,7 @@ impl NodeGroups {
         client: Client,
         namespace: &str,
         recorded: Option<ManagedConfig>,
+        on_target: impl Fn(&ManagedConfig) + Send + Sync + 'static,
     ) -> (Self, watch::Receiver<Target>) {
         let (target, told) = watch::channel(Target::Unknown);
         let this = Self {
@@ -90,6 +93,7 @@ impl NodeGroups {
             declared: Declared::default(),
             recorded,
             target,
+            on_target: Box::new(on_target),
         };
         (this, told)
     }
@@ -149,6 +153,7 @@ impl NodeGroups {
             }
         }
         if next.target != self.declared.target || *self.target.borrow() == Target::Unknown {
+            next.target.iter().for_each(&self.on_target);
             let target = next.target.clone().map_or(Target::None, Target::Cluster);
             self.target.send_if_modified(|told| std::mem::replace(told, target.clone()) != target);
         }
@@ -157,7 +162,10 @@ impl NodeGroups {
         }
         let closing = next.groups.values().any(|group| group.group.deletion.is_some());
         self.declared = next;
-        if closing && let Err(error @ CommandError::Store(_)) = self.handle.update(|fleet, now, _| fleet.close_groups(now)).await {
+        if closing
+            && let Err(error @ CommandError::Store(_)) =
+                self.handle.update(|fleet, now, _| fleet.close_groups(now)).await
+        {
             tracing::warn!(%error, "machines of a deleted NodeGroup are not given up yet; trying again");
         }
         Ok(())
@@ -207,7 +215,7 @@ impl NodeGroups {
             return self.finalizers(object, json!(all)).await;
         }
         let wrong = self.declared.wrong.get(&name).map(String::as_str);
-        let (now, ready) = (self.clock.now(), |hostname: &_| self.nodes.ready(hostname));
+        let (now, ready) = (self.clock.now(), |machine: &_| self.nodes.ready(machine));
         let status = self.handle.read(|fleet| status(object, fleet, wrong, &ready, now));
         let patch = merge_patch(&json!({ "status": object.status }), &json!({ "status": status }))?;
         let written = self.groups().patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
@@ -218,7 +226,11 @@ impl NodeGroups {
         let name = object.name_any();
         let version = &object.metadata.resource_version;
         let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } });
-        log(self.groups().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await, &name, "its finalizer")
+        log(
+            self.groups().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await,
+            &name,
+            "its finalizer",
+        )
     }
 
     /// Whether no machine of it can have a VM any more. One that only remembers lost requests is no reason to wait:
@@ -250,7 +262,11 @@ impl NodeGroups {
         }
         status.last_updated = Some(Time(whole_seconds(self.clock.now())));
         let patch = Patch::Merge(json!({ "status": status }));
-        log(self.configs().patch_status("default", &PatchParams::default(), &patch).await, "default", "its status")
+        log(
+            self.configs().patch_status("default", &PatchParams::default(), &patch).await,
+            "default",
+            "its status",
+        )
     }
 }
 

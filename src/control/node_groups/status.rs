@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{Condition, NodeGroup, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
-use crate::fleet::{Fleet, Hostname, Machine, Phase, Pool};
+use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool};
 
 /// Nodes that `status.nodes` lists: with thousands of them the object would outgrow what the API server keeps.
 /// The VPSieNodes have them all.
@@ -15,7 +15,7 @@ pub(super) fn status(
     object: &NodeGroup,
     fleet: &Fleet,
     wrong: Option<&str>,
-    ready: &dyn Fn(&Hostname) -> bool,
+    ready: &dyn Fn(&MachineId) -> bool,
     now: Timestamp,
 ) -> NodeGroupStatus {
     let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -50,9 +50,10 @@ pub(super) fn status(
     }
 }
 
-fn row(fleet: &Fleet, pool: &Pool, ready: &dyn Fn(&Hostname) -> bool) -> NodeGroupPool {
+fn row(fleet: &Fleet, pool: &Pool, ready: &dyn Fn(&MachineId) -> bool) -> NodeGroupPool {
     let machines: Vec<&Machine> = fleet.machines_of(pool).collect();
-    let count = |which: &dyn Fn(&Machine) -> bool| machines.iter().filter(|machine| which(machine)).count() as i32;
+    let count =
+        |which: &dyn Fn(&Machine) -> bool| machines.iter().filter(|machine| which(machine)).count() as i32;
     NodeGroupPool {
         id: pool.text.to_string(),
         desired_nodes: count(&Machine::counts),
@@ -62,11 +63,11 @@ fn row(fleet: &Fleet, pool: &Pool, ready: &dyn Fn(&Hostname) -> bool) -> NodeGro
     }
 }
 
-fn is_ready(machine: &Machine, ready: &dyn Fn(&Hostname) -> bool) -> bool {
-    machine.vm().is_some_and(|vm| ready(&vm.hostname))
+fn is_ready(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> bool {
+    machine.vm().is_some() && ready(&machine.id)
 }
 
-fn node(machine: &Machine, ready: &dyn Fn(&Hostname) -> bool) -> Option<NodeGroupNode> {
+fn node(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> Option<NodeGroupNode> {
     let vm = machine.vm()?;
     let since = match machine.phase {
         Phase::Running { since, .. } if is_ready(machine, ready) => Some(Time(since)),
@@ -223,7 +224,8 @@ mod tests {
     use crate::catalog::{Catalog, Offer, Resources};
     use crate::config::check_node_group;
     use crate::fleet::{
-        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Records, Reserved, SizeId, Vm,
+        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved,
+        SizeId, Vm,
     };
 
     fn time() -> Timestamp {
@@ -273,7 +275,11 @@ mod tests {
             catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
             ..Records::default()
         };
-        Fleet::restore(Declaration { groups, max_machines, create_timeout: None }, records, Reserved::default())
+        Fleet::restore(
+            Declaration { groups, max_machines, create_timeout: None },
+            records,
+            Reserved::default(),
+        )
     }
 
     fn condition<'a>(status: &'a NodeGroupStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
@@ -303,7 +309,7 @@ mod tests {
             ],
             None,
         );
-        let ready = |hostname: &Hostname| hostname.as_str() != "slave-2";
+        let ready = |id: &MachineId| id.as_str() != "web-00000002";
         let status = status(&object, &fleet, None, &ready, time());
         assert_eq!((status.desired_nodes, status.current_nodes, status.ready_nodes), (4, 3, 1));
         assert_eq!(status.pools.len(), 1, "VPSie never had the other offer");

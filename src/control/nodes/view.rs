@@ -5,12 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
-use crate::fleet::Hostname;
+use crate::fleet::MachineId;
 
 /// Which Nodes are Ready. Clones are one view.
 #[derive(Clone, Debug)]
 pub struct NodesView {
-    ready: Arc<RwLock<HashSet<Hostname>>>,
+    ready: Arc<RwLock<HashSet<MachineId>>>,
     changes: watch::Sender<u64>,
 }
 
@@ -21,9 +21,9 @@ impl Default for NodesView {
 }
 
 impl NodesView {
-    /// Whether the Node of the VM is Ready.
-    pub fn ready(&self, hostname: &Hostname) -> bool {
-        self.ready.read().unwrap_or_else(PoisonError::into_inner).contains(hostname)
+    /// Whether the machine's Node is Ready.
+    pub fn ready(&self, machine: &MachineId) -> bool {
+        self.ready.read().unwrap_or_else(PoisonError::into_inner).contains(machine)
     }
 
     /// Ticks when some answer may be another.

@@ -1,6 +1,7 @@
 //! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
 
 mod frugality;
+mod objects;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
