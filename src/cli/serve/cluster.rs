@@ -18,7 +18,9 @@ use crate::control::{
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc;
-use crate::kubernetes::{self, ElectionConfig, Elector, Leadership, Lost, fence_client, fence_transport};
+use crate::kubernetes::{
+    self, ElectionConfig, Elector, Events, Leadership, Lost, fence_client, fence_transport,
+};
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::Readiness;
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
@@ -46,7 +48,7 @@ pub(super) async fn run(
     drop(listen("--grpc-listen", settings.grpc_listen).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet } = Measured::new(&settings);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, fleet } = Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
     spawn_http(&mut tasks, http, registry, readiness(staged), shutdown.clone());
@@ -83,6 +85,9 @@ pub(super) async fn run(
         leadership,
         shutdown: shutdown.clone(),
     };
+    let (events, publisher) = Events::new(parts.client.clone(), namespace, events);
+    spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
+    let journal = journal.with_events(events);
     let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
         return released(keeping_lease, over, Ok(())).await;
     };
