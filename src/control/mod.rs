@@ -1,9 +1,11 @@
 //! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes.
 
+mod acts;
 mod bell;
 mod catalog;
 mod clock;
 mod handle;
+mod happenings;
 mod journal;
 mod keeper;
 mod metrics;
@@ -20,7 +22,7 @@ pub use bell::Bell;
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
 pub use handle::{Command, CommandError, FleetHandle};
-pub use journal::Journal;
+pub use journal::{AUDIT, Journal};
 pub use keeper::{Declared, Keeper};
 pub use metrics::FleetCollector;
 pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};

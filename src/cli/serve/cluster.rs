@@ -16,7 +16,9 @@ use crate::config::{ElectionArgs, KubernetesAccess, Settings};
 use crate::control::{Bell, Clock, Declared, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target};
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc;
-use crate::kubernetes::{self, ElectionConfig, Elector, Leadership, Lost, fence_client, fence_transport};
+use crate::kubernetes::{
+    self, ElectionConfig, Elector, Events, Leadership, Lost, fence_client, fence_transport,
+};
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::Readiness;
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
@@ -44,7 +46,7 @@ pub(super) async fn run(
     drop(listen("--grpc-listen", settings.grpc_listen).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet } = Measured::new(&settings);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, fleet } = Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
     spawn_http(&mut tasks, http, registry, readiness(staged), shutdown.clone());
@@ -81,6 +83,9 @@ pub(super) async fn run(
         leadership,
         shutdown: shutdown.clone(),
     };
+    let (events, publisher) = Events::new(parts.client.clone(), namespace, events);
+    spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
+    let journal = journal.with_events(events);
     let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
         return released(keeping_lease, over, Ok(())).await;
     };
@@ -183,16 +188,8 @@ impl Parts {
             told.send_replace(target.clone());
         };
         let clock = Arc::clone(&self.clock);
-        let groups = NodeGroups::new(
-            handle.clone(),
-            clock,
-            view,
-            client.clone(),
-            namespace,
-            recorded,
-            told,
-            on_target,
-        );
+        let groups =
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target);
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
         spawn(tasks, "nodegroups", groups.run(shutdown.clone()));

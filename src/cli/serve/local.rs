@@ -31,7 +31,7 @@ pub(super) async fn run(
 
     let clock = clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet } = Measured::new(&settings);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet, .. } = Measured::new(&settings);
     let declared = Declared { declaration: manifests.groups.clone().into(), reserved: settings.reserved };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));

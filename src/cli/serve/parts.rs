@@ -15,6 +15,7 @@ use crate::control::{
     Bell, Clock, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock, refresh_catalog,
 };
 use crate::grpc::GrpcMetrics;
+use crate::kubernetes::EventMetrics;
 use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, registry, serve_http};
 use crate::vpsie::{Backend, ClientConfig, Metrics, Transport, https};
@@ -29,6 +30,7 @@ pub(super) struct Measured {
     pub(super) grpc: GrpcMetrics,
     pub(super) vpsie: Metrics,
     pub(super) journal: Journal,
+    pub(super) events: EventMetrics,
     /// The fleet, once there is one.
     pub(super) fleet: Arc<OnceLock<FleetHandle>>,
 }
@@ -39,12 +41,14 @@ impl Measured {
         let grpc = GrpcMetrics::register(&mut registry);
         let vpsie = Metrics::default();
         vpsie.register(&mut registry);
-        let journal = Journal::default();
+        let journal = Journal::new(settings.hours_per_month);
         journal.register(&mut registry);
+        let events = EventMetrics::default();
+        events.register(&mut registry);
         let fleet = Arc::new(OnceLock::new());
         let collector = FleetCollector::new(Arc::clone(&fleet), settings.hours_per_month);
         registry.register_collector(Box::new(collector));
-        Self { registry, grpc, vpsie, journal, fleet }
+        Self { registry, grpc, vpsie, journal, events, fleet }
     }
 }
 

@@ -46,16 +46,8 @@ impl Cluster {
             }
             sender.send_replace(target.clone());
         };
-        let groups = NodeGroups::new(
-            handle.clone(),
-            clock,
-            view,
-            client.clone(),
-            NAMESPACE,
-            recorded,
-            sender,
-            on_target,
-        );
+        let groups =
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), NAMESPACE, recorded, on_target);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
