@@ -61,6 +61,8 @@ fn group(pools: &[PoolId]) -> NodeGroup {
         preferred: None,
         size: None,
         options: AutoscalingOptions::default(),
+        adopt: false,
+        deletion: None,
     }
 }
 
@@ -81,6 +83,7 @@ fn machine(at: usize, pool: &PoolId) -> Machine {
     let vm = Vm {
         hostname: Hostname::new(&format!("ams-kubernetes-49ab-slave-{at}")),
         id: Some(format!("0b54b0a0-0000-4000-8000-{at:012x}").as_str().into()),
+        addresses: Vec::new(),
     };
     Machine {
         id: format!("{}-{at:08x}", pool.node_group).as_str().into(),

@@ -3,11 +3,11 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use super::{NodeGroup, VPSieNode};
+use super::{AutoscalerConfig, NodeGroup, VPSieNode};
 
 /// The CRDs, in the order to install them.
-pub fn crds() -> [CustomResourceDefinition; 2] {
-    [NodeGroup::crd(), VPSieNode::crd()]
+pub fn crds() -> [CustomResourceDefinition; 3] {
+    [AutoscalerConfig::crd(), NodeGroup::crd(), VPSieNode::crd()]
 }
 
 /// A CRD as YAML. Every word that some reader of YAML takes for something else (`no`, `on`, `y`) is in quotes.

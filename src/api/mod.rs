@@ -6,6 +6,8 @@
 //! What the API server refuses is in the schema: types and ranges beside the fields, what texts may be in `text`,
 //! rules over several fields in `rules`.
 
+mod autoscaler_config;
+mod conditions;
 mod crds;
 mod node_group;
 mod policies;
@@ -15,15 +17,16 @@ mod status;
 mod text;
 mod vpsie_node;
 
+pub use autoscaler_config::{AutoscalerConfig, AutoscalerConfigSpec, AutoscalerConfigStatus, GlobalSettings};
 pub use crds::{crds, to_yaml};
 
-pub use node_group::{AutoscalingOptions, NodeGroup, NodeGroupSpec, Taint};
+pub use node_group::{AutoscalingOptions, DeletionPolicy, NodeGroup, NodeGroupSpec, Taint};
 pub use policies::{
     CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
 };
 pub use record::NotARecord;
 pub(crate) use rules::{NAME_MAX, OWNED_LABELS};
-pub use status::{Condition, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
+pub use status::{Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 pub use vpsie_node::{
     Ask, AskOutcome, MachinePhase, NodeResources, VPSieNode, VPSieNodeSpec, VPSieNodeStatus,
 };

@@ -11,7 +11,7 @@ use super::policies::{CostOptimization, MultiRegion, ScaleDownPolicy, ScaleUpPol
 use super::rules;
 use super::status::NodeGroupStatus;
 use super::text;
-use crate::fleet::TaintEffect;
+use crate::fleet::{self, TaintEffect};
 
 /// What a NodeGroup may rent and how many of it.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -123,6 +123,33 @@ pub struct NodeGroupSpec {
     /// Options of Cluster Autoscaler for this NodeGroup. What is left out is as its flags say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling_options: Option<AutoscalingOptions>,
+    /// Whether workers that the cluster has already become machines of this NodeGroup: those whose size one of its
+    /// offers has, up to `maxNodes`. They are drained and deleted like any other from then on. Where several
+    /// NodeGroups would take in workers of one size, none does.
+    #[serde(default)]
+    pub adopt_existing_workers: bool,
+    /// What becomes of its machines when the NodeGroup is deleted. It stays, without growing, until none is left.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// What becomes of the machines of a NodeGroup that is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// They stay until Cluster Autoscaler finds them unneeded.
+    #[default]
+    WhenEmpty,
+    /// Their Nodes are drained, disruption budgets respected, and their VMs deleted.
+    Drain,
+}
+
+impl From<DeletionPolicy> for fleet::DeletionPolicy {
+    fn from(policy: DeletionPolicy) -> Self {
+        match policy {
+            DeletionPolicy::WhenEmpty => Self::WhenEmpty,
+            DeletionPolicy::Drain => Self::Drain,
+        }
+    }
 }
 
 /// A taint of a Node.

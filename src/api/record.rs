@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 
+use super::conditions::conditions;
 use super::{Ask, AskOutcome, MachinePhase, VPSieNode, VPSieNodeSpec, VPSieNodeStatus};
 use crate::fleet::{
-    self, ClusterId, Failure, FailureReason, Hostname, Machine, MachineId, Phase, PoolId, SizeId, Vm, VmId,
+    self, ClusterId, DeletionReason, Failure, FailureReason, Hostname, Machine, MachineId, Phase, PoolId,
+    SizeId, Vm, VmId,
 };
 
 /// What a VPSieNode lacks to be a machine's record.
@@ -84,12 +86,21 @@ impl VPSieNode {
         let since = |time: Option<Timestamp>| time.unwrap_or(created_at);
         let deleting = self.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         let asked = spec.asked_at.or(spec.asks.first().map(|ask| ask.at));
-        let phase = if deleting.is_some() { MachinePhase::Deleting } else { status.phase };
-        Some(match phase {
+        Some(match status.phase {
             MachinePhase::Deleting => Phase::Deleting {
                 vm,
                 since: since(status.terminating_at.or(deleting)),
+                reason: status.deletion_reason.unwrap_or_default(),
+                drain: status.draining,
                 accepted_at: status.deleted_at,
+            },
+            // Somebody deletes it, and no status says so yet.
+            _ if deleting.is_some() => Phase::Deleting {
+                drain: vm.is_some(),
+                vm,
+                since: since(deleting),
+                reason: DeletionReason::VPSieNodeDeleted,
+                accepted_at: None,
             },
             MachinePhase::Pending if asked.is_none() && vm.is_none() => Phase::Pending,
             MachinePhase::Pending | MachinePhase::Creating => Phase::Creating { vm, since: since(asked) },
@@ -104,13 +115,15 @@ impl VPSieNode {
         })
     }
 
-    /// The VM that was seen, or else the one that the machine was recorded for.
+    /// The VM that was seen, or before any status the one that the machine was recorded for.
     fn vm(&self, status: &VPSieNodeStatus) -> Option<Vm> {
-        let (hostname, id) = match &status.hostname {
-            Some(hostname) => (hostname, &status.vpsie_node_identifier),
-            None => (self.spec.node_name.as_ref()?, &self.spec.vpsie_node_identifier),
+        let (hostname, id) = match (&status.hostname, &self.status) {
+            (Some(hostname), _) => (hostname, &status.vpsie_node_identifier),
+            (None, None) => (self.spec.node_name.as_ref()?, &self.spec.vpsie_node_identifier),
+            (None, Some(_)) => return None,
         };
-        Some(Vm { hostname: Hostname::new(hostname), id: id.as_deref().map(VmId::from) })
+        let addresses = status.addresses.clone();
+        Some(Vm { hostname: Hostname::new(hostname), id: id.as_deref().map(VmId::from), addresses })
     }
 }
 
@@ -119,6 +132,8 @@ fn seen(machine: &Machine) -> VPSieNodeStatus {
     let mut status = VPSieNodeStatus {
         hostname: vm.map(|vm| vm.hostname.to_string()),
         vpsie_node_identifier: vm.and_then(|vm| vm.id.as_ref()).map(ToString::to_string),
+        addresses: vm.map(|vm| vm.addresses.clone()).unwrap_or_default(),
+        conditions: conditions(machine),
         ..VPSieNodeStatus::default()
     };
     match &machine.phase {
@@ -134,8 +149,10 @@ fn seen(machine: &Machine) -> VPSieNodeStatus {
             status.failure_reason = Some(failure.reason);
             status.last_error = Some(failure.message.clone());
         }
-        Phase::Deleting { since, accepted_at, .. } => {
+        Phase::Deleting { since, reason, drain, accepted_at, .. } => {
             status.phase = MachinePhase::Deleting;
+            status.deletion_reason = Some(*reason);
+            status.draining = *drain;
             status.terminating_at = Some(*since);
             status.deleted_at = *accepted_at;
         }
@@ -183,6 +200,7 @@ mod tests {
         ("[a-z]{1,8}", proptest::option::of("[0-9a-f]{8}")).prop_map(|(hostname, id)| Vm {
             hostname: Hostname::new(&hostname),
             id: id.as_deref().map(VmId::from),
+            addresses: Vec::new(),
         })
     }
 
@@ -196,8 +214,15 @@ mod tests {
                 failure: Failure { reason: FailureReason::Stockout, message },
                 at
             }),
-            (maybe(), time(), proptest::option::of(time()))
-                .prop_map(|(vm, since, accepted_at)| Phase::Deleting { vm, since, accepted_at }),
+            (maybe(), time(), proptest::option::of(time()), any::<bool>()).prop_map(
+                |(vm, since, accepted_at, drain)| Phase::Deleting {
+                    vm,
+                    since,
+                    reason: DeletionReason::NodeGroupDeleted,
+                    drain,
+                    accepted_at
+                }
+            ),
         ]
     }
 
@@ -266,7 +291,7 @@ mod tests {
         deleted.metadata.deletion_timestamp = Some(at.into());
         let machine = deleted.machine().unwrap();
         assert!(
-            matches!(machine.phase, Phase::Deleting { vm: Some(_), since, accepted_at: None } if since == at)
+            matches!(machine.phase, Phase::Deleting { vm: Some(_), since, drain: true, .. } if since == at)
         );
     }
 

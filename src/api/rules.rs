@@ -116,6 +116,11 @@ pub(super) const PRIMARY_IS_LISTED: Text = (
     "primaryDatacenter must be one of datacenterIDs: add it there, or leave it out",
 );
 
+pub(super) const CONFIG_IS_DEFAULT: Text = (
+    "self.metadata.name == 'default'",
+    "metadata.name must be default: there is one AutoscalerConfig in a cluster",
+);
+
 pub(super) const MACHINE_NAME_FITS: Text = (
     "self.metadata.name.size() <= 63",
     "metadata.name must be at most 63 characters long: it is the value of a label",

@@ -28,7 +28,7 @@ pub struct NodeGroupStatus {
     /// The nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeGroupNode>,
-    /// `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`.
+    /// `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, and `Deleting` once somebody deleted it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
@@ -41,9 +41,24 @@ pub struct NodeGroupStatus {
     /// When it last shrank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_down_time: Option<Time>,
+    /// What it costs. Not written yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<NodeGroupCost>,
     /// The generation of the spec that this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+/// What a NodeGroup costs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeGroupCost {
+    /// USD per hour, a decimal number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hourly: Option<String>,
+    /// USD per month, a decimal number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monthly: Option<String>,
 }
 
 /// One pool of a NodeGroup.

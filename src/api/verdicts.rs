@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{MachinePhase, NodeGroup, VPSieNode};
+use super::{AutoscalerConfig, MachinePhase, NodeGroup, VPSieNode};
 use crate::config::{Source, parse_manifests};
 
 const NODE_GROUPS: &str = include_str!("cases/nodegroups.yaml");
+const CONFIGS: &str = include_str!("cases/autoscalerconfigs.yaml");
 const VPSIE_NODES: &str = include_str!("cases/vpsienodes.yaml");
 
 #[derive(Deserialize)]
@@ -224,6 +225,11 @@ fn fields(value: &Value, place: String, seen: &mut BTreeSet<String>) {
 #[test]
 fn every_rule_of_node_groups_takes_and_refuses() {
     all_verdicts::<NodeGroup>(NODE_GROUPS);
+}
+
+#[test]
+fn every_rule_of_autoscaler_configs_takes_and_refuses() {
+    all_verdicts::<AutoscalerConfig>(CONFIGS);
 }
 
 #[test]

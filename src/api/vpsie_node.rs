@@ -1,6 +1,8 @@
 #![allow(unreachable_pub, reason = "KubeSchema repeats the type inside a function")]
 #![allow(clippy::duplicated_attributes, reason = "each printer column has a type and a path")]
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{CustomResource, KubeSchema};
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::Condition;
 use super::{rules, text};
-use crate::fleet::{CapacityType, FailureReason};
+use crate::fleet::{CapacityType, DeletionReason, FailureReason};
 
 /// What is wanted of VPSie for one machine, written before VPSie is asked for it.
 ///
@@ -170,6 +172,20 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub ready_at: Option<Timestamp>,
+    /// Addresses of the VM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub addresses: Vec<IpAddr>,
+    /// Why it was given up, and so by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("enum" = [
+        "ClusterAutoscaler", "VPSieNodeDeleted", "NodeGroupDeleted", "FailedExpired", "Orphan", "VMGone",
+        "VMReturned", null
+    ]))]
+    pub deletion_reason: Option<DeletionReason>,
+    /// Whether its Node is to be drained before the VM is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// When it was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
@@ -192,7 +208,7 @@ pub struct VPSieNodeStatus {
     /// Why the creation failed for good, in the API's own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// `VPSReady`, `NodeJoined`, `NodeReady`, `Error`.
+    /// `VPSReady`, `NodeJoined`, `Error`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

@@ -31,7 +31,7 @@ enum Command {
     /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
     /// Credentials are checked only where some are given
     Validate(Box<ServeArgs>),
-    /// Prints the CustomResourceDefinitions of NodeGroup and VPSieNode, for `kubectl apply -f -`
+    /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply -f -`
     Crds,
     /// Runs a simulated VPSie API: to try things out without an account, and for tests
     Simulator(Box<SimulatorCommand>),

@@ -78,6 +78,8 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
         taints: check_taints(spec, findings),
         preferred: preferred(spec).map(Into::into),
         options: check_options(spec, findings),
+        adopt: spec.adopt_existing_workers,
+        deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
     };
     Checked {
         group,

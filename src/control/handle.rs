@@ -5,19 +5,27 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::{Change, Fleet, Hostname, Learned, Names, NodeRef, Refusal};
+use crate::fleet::{Change, Declaration, Fleet, Hostname, Learned, Names, NodeRef, Refusal};
 use crate::store::StoreError;
 
 /// Reads the fleet and sends it commands. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FleetHandle {
     pub(super) fleet: Arc<RwLock<Fleet>>,
-    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) messages: mpsc::Sender<Message>,
     pub(super) commits: watch::Receiver<u64>,
 }
 
 /// Decides on a change of the fleet. What it returns is made durable.
 type Decide = Box<dyn FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send>;
+
+/// What the keeper is sent.
+pub(super) enum Message {
+    /// A decision to be made.
+    Job(Job),
+    /// What users declare from now on.
+    Declare(Declaration, oneshot::Sender<()>),
+}
 
 /// A decision to be made, and who waits for it.
 pub(super) struct Job {
@@ -68,7 +76,11 @@ pub enum CommandError {
 impl FleetHandle {
     /// A handle on a fleet that nobody changes: every command is answered with [`CommandError::Stopped`].
     pub fn fixed(fleet: Fleet) -> Self {
-        Self { fleet: Arc::new(RwLock::new(fleet)), jobs: mpsc::channel(1).0, commits: watch::channel(0).1 }
+        Self {
+            fleet: Arc::new(RwLock::new(fleet)),
+            messages: mpsc::channel(1).0,
+            commits: watch::channel(0).1,
+        }
     }
 
     /// Reads from memory. Keep `f` short: it holds the read lock.
@@ -84,6 +96,14 @@ impl FleetHandle {
             Command::DeleteNodes { pool, nodes } => fleet.delete_nodes(&pool, &nodes, now),
         });
         done.await.map(drop)
+    }
+
+    /// Replaces what users declare, and returns once it is in force.
+    pub async fn declare(&self, declaration: Declaration) -> Result<(), CommandError> {
+        let (reply, done) = oneshot::channel();
+        let message = Message::Declare(declaration, reply);
+        self.messages.send(message).await.map_err(|_| CommandError::Stopped)?;
+        done.await.map_err(|_| CommandError::Stopped)
     }
 
     /// Notes that the Node of a VM registered, and what it shows of its size.
@@ -113,7 +133,7 @@ impl FleetHandle {
     ) -> Result<Vec<Change>, CommandError> {
         let (reply, answer) = oneshot::channel();
         let job = Job { decide: Box::new(decide), reply };
-        self.jobs.send(job).await.map_err(|_| CommandError::Stopped)?;
+        self.messages.send(Message::Job(job)).await.map_err(|_| CommandError::Stopped)?;
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 }

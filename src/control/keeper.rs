@@ -11,9 +11,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Clock;
-use super::handle::{CommandError, FleetHandle, Job};
+use super::handle::{CommandError, FleetHandle, Job, Message};
 use super::journal::Journal;
-use crate::fleet::{Change, Fleet, MachineId, NodeGroup, NodeGroupName, Reserved};
+use crate::fleet::{Change, Declaration, Fleet, MachineId, NodeGroupName, Reserved};
 use crate::store::{Store, StoreError};
 
 /// Decisions that share one write, at most.
@@ -22,8 +22,8 @@ const BATCH: usize = 256;
 /// What a fleet is made of, apart from its records.
 #[derive(Clone, Debug)]
 pub struct Declared {
-    /// The NodeGroups.
-    pub groups: Vec<NodeGroup>,
+    /// What users declare.
+    pub declaration: Declaration,
     /// What nodes keep from pods until real ones have shown it.
     pub reserved: Reserved,
 }
@@ -38,7 +38,7 @@ pub struct Keeper {
     /// Ahead of `shared` by what is being written. None after a write failed: what was written is not known.
     working: Option<Fleet>,
     shared: Arc<RwLock<Fleet>>,
-    jobs: mpsc::Receiver<Job>,
+    messages: mpsc::Receiver<Message>,
     commits: watch::Sender<u64>,
 }
 
@@ -56,31 +56,53 @@ impl Keeper {
         seed: u64,
         journal: Journal,
     ) -> Result<(Self, FleetHandle), StoreError> {
-        let fleet = Fleet::restore(declared.groups.clone(), store.load().await?, declared.reserved);
+        let fleet = Fleet::restore(declared.declaration.clone(), store.load().await?, declared.reserved);
         let shared = Arc::new(RwLock::new(fleet.clone()));
-        let (sender, jobs) = mpsc::channel(BATCH);
+        let (sender, messages) = mpsc::channel(BATCH);
         let (commits, seen) = watch::channel(0);
-        let handle = FleetHandle { fleet: Arc::clone(&shared), jobs: sender, commits: seen };
+        let handle = FleetHandle { fleet: Arc::clone(&shared), messages: sender, commits: seen };
         let random = StdRng::seed_from_u64(seed);
         let keeper =
-            Self { store, clock, declared, random, journal, working: Some(fleet), shared, jobs, commits };
+            Self { store, clock, declared, random, journal, working: Some(fleet), shared, messages, commits };
         Ok((keeper, handle))
     }
 
     /// Decides until every handle is gone.
     pub async fn run(mut self) {
-        while let Some(first) = self.jobs.recv().await {
-            let mut batch = vec![first];
-            while batch.len() < BATCH
-                && let Ok(next) = self.jobs.try_recv()
-            {
-                batch.push(next);
+        while let Some(first) = self.messages.recv().await {
+            let (mut batch, mut next) = (Vec::new(), Some(first));
+            while let Some(message) = next.take() {
+                match message {
+                    Message::Job(job) => batch.push(job),
+                    Message::Declare(declaration, reply) => {
+                        // In their order: what came before is decided before.
+                        self.decide(std::mem::take(&mut batch)).await;
+                        self.declare(declaration);
+                        // Whoever waited may be gone.
+                        let _ = reply.send(());
+                    }
+                }
+                if batch.len() < BATCH {
+                    next = self.messages.try_recv().ok();
+                }
             }
             self.decide(batch).await;
         }
     }
 
+    fn declare(&mut self, declaration: Declaration) {
+        if let Some(working) = &mut self.working {
+            working.declare(declaration.clone());
+        }
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).declare(declaration.clone());
+        self.declared.declaration = declaration;
+        self.commits.send_modify(|commits| *commits += 1);
+    }
+
     async fn decide(&mut self, batch: Vec<Job>) {
+        if batch.is_empty() {
+            return;
+        }
         let mut working = match self.working.take() {
             Some(working) => working,
             None => match self.reload().await {
@@ -132,7 +154,7 @@ impl Keeper {
     /// After a write that failed: the records say how far it came.
     async fn reload(&self) -> Result<Fleet, StoreError> {
         let records = self.store.load().await?;
-        let fleet = Fleet::restore(self.declared.groups.clone(), records, self.declared.reserved);
+        let fleet = Fleet::restore(self.declared.declaration.clone(), records, self.declared.reserved);
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
         self.commits.send_modify(|commits| *commits += 1);
         Ok(fleet)

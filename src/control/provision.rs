@@ -156,7 +156,12 @@ impl Provision {
                 self.listed_at = Some(Instant::now());
                 self.next_listing = Instant::now() + self.idle;
                 let policy = self.policy;
-                self.settle(move |fleet, now, _| fleet.observe(&nodes, now, &policy)).await?;
+                self.settle(move |fleet, now, names| {
+                    let mut changes = fleet.observe(&nodes, now, &policy);
+                    changes.extend(fleet.take_in(&nodes, now, names));
+                    changes
+                })
+                .await?;
                 if self.handle.read(|fleet| fleet.machines().any(restless)) {
                     self.next_listing = self.next_listing.min(Instant::now() + self.interval);
                 }

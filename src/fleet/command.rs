@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
-use super::machine::{Machine, Phase};
+use super::machine::{DeletionReason, Machine, Phase};
 use super::record::{Change, StrangerKind};
 use super::state::Fleet;
 
@@ -48,6 +49,21 @@ pub enum Refusal {
         group_target: u32,
         /// `spec.maxNodes`.
         group_max: u32,
+    },
+    /// The cluster would grow past its maximum.
+    #[error(
+        "pool {pool} cannot grow by {delta}: the cluster has {machines} of at most {max} machines \
+         (AutoscalerConfig, maxClusterWorkers)"
+    )]
+    AboveClusterMax {
+        /// The pool.
+        pool: PoolId,
+        /// What was asked.
+        delta: u32,
+        /// Machines of all NodeGroups that count.
+        machines: u32,
+        /// `spec.globalSettings.maxClusterWorkers`.
+        max: u32,
     },
     /// The NodeGroup would shrink below its minimum.
     #[error(
@@ -107,6 +123,9 @@ impl Fleet {
         let wanted = wanted.ok_or(Refusal::Delta { delta, allowed: "above 0" })?;
         let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
         let group = self.group(known).ok_or_else(|| not_growable("its NodeGroup was deleted"))?;
+        if group.deletion.is_some() {
+            return Err(not_growable("its NodeGroup is being deleted"));
+        }
         if !group.pools.contains(&known.id) {
             return Err(not_growable("its NodeGroup does not name it any more"));
         }
@@ -120,6 +139,16 @@ impl Fleet {
                 delta: wanted,
                 group_target,
                 group_max: group.max,
+            });
+        }
+        if let Some(max) = self.max_machines
+            && max.saturating_sub(self.total_target()) < wanted
+        {
+            return Err(Refusal::AboveClusterMax {
+                pool: known.id.clone(),
+                delta: wanted,
+                machines: self.total_target(),
+                max,
             });
         }
         let (id, size) = (known.id.clone(), known.offer.size);
@@ -187,7 +216,7 @@ impl Fleet {
         self.keeps_minimum(pool, victims.len() as u32, healthy)?;
         let mut changes = Vec::new();
         for id in victims {
-            self.give_up(&mut changes, &id, now);
+            self.give_up(&mut changes, &id, DeletionReason::ClusterAutoscaler, false, now);
         }
         Ok(changes)
     }
@@ -201,8 +230,8 @@ impl Fleet {
             return Some(Victim::Gone);
         }
         let vm = node.provider_id.strip_prefix(PROVIDER_ID_PREFIX).map(VmId::from);
-        let mut same = self.strangers.values().filter(|s| vm.is_some() && s.id == vm);
-        match same.next().or_else(|| self.strangers.get(&Hostname::new(&node.name))) {
+        let same = vm.as_ref().and_then(|vm| self.stranger_by_vm(vm));
+        match same.or_else(|| self.strangers.get(&Hostname::new(&node.name))) {
             Some(stranger) => matches!(stranger.kind, StrangerKind::Gone { .. }).then_some(Victim::Gone),
             None => vm.map(|_| Victim::Gone),
         }
@@ -212,21 +241,54 @@ impl Fleet {
     fn keeps_minimum(&self, pool: &str, victims: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
         let (group_target, group_min) =
-            (self.group_target(known), self.group(known).map_or(0, |group| group.min));
+            (self.group_target(known), self.group(known).map_or(0, NodeGroup::least));
         if healthy > 0 && group_target.saturating_sub(victims) < group_min {
             return Err(Refusal::BelowMin { pool: known.id.clone(), healthy, group_target, group_min });
         }
         Ok(())
     }
 
+    /// Is rid of a machine, whatever runs on its Node: that is drained first. One that is Deleting stays as it is.
+    pub fn retire(&mut self, id: &MachineId, reason: DeletionReason, now: Timestamp) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if self.machines.get(id).is_some_and(Machine::counts) {
+            self.give_up(&mut changes, id, reason, true, now);
+        }
+        changes
+    }
+
+    /// Writes a machine's record as it is: somebody removed it.
+    pub fn record_again(&self, id: &MachineId) -> Vec<Change> {
+        self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
+    }
+
+    /// Notes that the Node of a machine that is being deleted has nothing to drain any more.
+    pub fn drained(&mut self, id: &MachineId) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(mut machine) = self.machines.get(id).cloned() else { return changes };
+        if let Phase::Deleting { drain: drain @ true, .. } = &mut machine.phase {
+            *drain = false;
+            self.put(&mut changes, Change::SaveMachine(machine));
+        }
+        changes
+    }
+
     /// Gives a machine up: Deleting while a VM of it may exist, else gone at once.
-    pub(super) fn give_up(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp) {
+    pub(super) fn give_up(
+        &mut self,
+        changes: &mut Vec<Change>,
+        id: &MachineId,
+        reason: DeletionReason,
+        drain: bool,
+        now: Timestamp,
+    ) {
         let Some(machine) = self.machines.get(id) else { return };
         let vm = machine.vm().cloned();
+        let drain = drain && vm.is_some();
         let change = if vm.is_none() && machine.asks.is_empty() {
             Change::DropMachine(id.clone())
         } else {
-            let phase = Phase::Deleting { vm, since: now, accepted_at: None };
+            let phase = Phase::Deleting { vm, since: now, reason, drain, accepted_at: None };
             Change::SaveMachine(Machine { phase, ..machine.clone() })
         };
         self.put(changes, change);

@@ -45,9 +45,9 @@ impl Machine {
         }
     }
 
-    /// Whether VPSie is to be asked to delete its VM.
+    /// Whether VPSie is to be asked to delete its VM: nothing runs on its Node any more.
     pub fn is_unwanted(&self) -> bool {
-        matches!(self.phase, Phase::Deleting { vm: Some(_), accepted_at: None, .. })
+        matches!(self.phase, Phase::Deleting { vm: Some(_), accepted_at: None, drain: false, .. })
     }
 }
 
@@ -128,7 +128,7 @@ impl Fleet {
             }
             Outcome::Unavailable(failure) => {
                 machine.asks.remove(at);
-                let tired = age(machine.created_at, now) >= policy.create_timeout;
+                let tired = age(machine.created_at, now) >= self.create_timeout(policy);
                 let phase = match &machine.phase {
                     _ if tired => Phase::Failed { failure, at: now },
                     phase if !machine.asks.is_empty() => phase.clone(),
@@ -167,11 +167,10 @@ impl Fleet {
     /// Notes that VPSie accepted the deletion of the machine's VM, or said that it is not there.
     pub fn deletion_accepted(&mut self, id: &MachineId, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
-        let Some(machine) = self.machines.get(id) else { return changes };
-        if let Phase::Deleting { vm: Some(vm), since, accepted_at: None } = &machine.phase {
+        let Some(mut machine) = self.machines.get(id).cloned() else { return changes };
+        if let Phase::Deleting { vm: Some(vm), accepted_at: accepted @ None, .. } = &mut machine.phase {
             self.sightings.missing.remove(&vm.hostname);
-            let phase = Phase::Deleting { vm: Some(vm.clone()), since: *since, accepted_at: Some(now) };
-            let machine = Machine { phase, ..machine.clone() };
+            *accepted = Some(now);
             self.put(&mut changes, Change::SaveMachine(machine));
         }
         changes

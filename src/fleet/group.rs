@@ -29,6 +29,45 @@ pub struct NodeGroup {
     pub preferred: Option<OfferRef>,
     /// Options for Cluster Autoscaler; none leaves its flags in force.
     pub options: AutoscalingOptions,
+    /// Whether workers that are in its VPSie groups already are taken in as its machines.
+    pub adopt: bool,
+    /// Set once somebody deleted it: what becomes of its machines.
+    pub deletion: Option<DeletionPolicy>,
+}
+
+impl NodeGroup {
+    /// Fewest machines that Cluster Autoscaler must leave: none once the NodeGroup is being deleted.
+    pub fn least(&self) -> u32 {
+        if self.deletion.is_some() { 0 } else { self.min }
+    }
+}
+
+/// What becomes of the machines of a NodeGroup that somebody deletes. No new ones are made either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeletionPolicy {
+    /// They stay until Cluster Autoscaler finds them unneeded.
+    #[default]
+    WhenEmpty,
+    /// Their Nodes are drained and their VMs deleted.
+    Drain,
+}
+
+/// All that users declare.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Declaration {
+    /// The NodeGroups.
+    pub groups: Vec<NodeGroup>,
+    /// Most machines over all NodeGroups (`AutoscalerConfig`, `maxClusterWorkers`).
+    pub max_machines: Option<u32>,
+    /// Takes the place of [`Policy::create_timeout`](super::Policy::create_timeout) (`AutoscalerConfig`,
+    /// `nodeReadyTimeoutSeconds`).
+    pub create_timeout: Option<Duration>,
+}
+
+impl From<Vec<NodeGroup>> for Declaration {
+    fn from(groups: Vec<NodeGroup>) -> Self {
+        Self { groups, ..Self::default() }
+    }
 }
 
 /// A taint of a Node.

@@ -1,5 +1,7 @@
 //! What a listing of the cluster's nodes shows.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 
 use super::ids::{Hostname, SizeId, VmId};
@@ -17,6 +19,8 @@ pub struct ListedNode {
     pub role: NodeRole,
     /// Whether it is up.
     pub state: VmState,
+    /// Its addresses, as far as the listing gives any.
+    pub addresses: Vec<IpAddr>,
     /// When VPSie says that it was created, where it says so readably.
     pub created_at: Option<Timestamp>,
 }

@@ -1,11 +1,13 @@
 //! A machine: one unit of a pool's target size, from before its VM exists until after its Node is gone.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, SizeId, VmId};
+use super::listing::ListedNode;
 
 /// One unit of a pool's target size. Durable as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +62,51 @@ pub enum Phase {
         vm: Option<Vm>,
         /// When it was given up.
         since: Timestamp,
+        /// Why, and so by whom.
+        #[serde(default)]
+        reason: DeletionReason,
+        /// Whether its Node is to be drained before the VM is deleted. Cluster Autoscaler has drained what it
+        /// deletes.
+        #[serde(default)]
+        drain: bool,
         /// When VPSie accepted the deletion (or said that the VM is not there).
         accepted_at: Option<Timestamp>,
     },
+}
+
+/// Why a machine is given up, and so by whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DeletionReason {
+    /// Cluster Autoscaler named it in `NodeGroupDeleteNodes`.
+    #[default]
+    ClusterAutoscaler,
+    /// Somebody deleted its VPSieNode.
+    VPSieNodeDeleted,
+    /// Somebody deleted its NodeGroup.
+    NodeGroupDeleted,
+    /// It failed, and Cluster Autoscaler did not clean it up in time.
+    FailedExpired,
+    /// Its VM was an orphan that nobody adopted.
+    Orphan,
+    /// Its VM is gone; only requests that may still have a result are left.
+    VMGone,
+    /// Its VM was deleted, and is listed again.
+    VMReturned,
+}
+
+impl DeletionReason {
+    /// The word for it, as in status, events and the audit log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClusterAutoscaler => "ClusterAutoscaler",
+            Self::VPSieNodeDeleted => "VPSieNodeDeleted",
+            Self::NodeGroupDeleted => "NodeGroupDeleted",
+            Self::FailedExpired => "FailedExpired",
+            Self::Orphan => "Orphan",
+            Self::VMGone => "VMGone",
+            Self::VMReturned => "VMReturned",
+        }
+    }
 }
 
 /// A VM as it is bound to a machine.
@@ -73,6 +117,9 @@ pub struct Vm {
     pub hostname: Hostname,
     /// Its UUID; some listings lack it for a while (API §5.4).
     pub id: Option<VmId>,
+    /// Its addresses, where a listing tells any: they find its Node should that have another name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One creation asked of VPSie.
@@ -156,6 +203,21 @@ impl FailureReason {
 impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())
+    }
+}
+
+impl Vm {
+    /// As a listing shows it.
+    pub(super) fn listed(node: &ListedNode) -> Self {
+        Self { hostname: node.hostname.clone(), id: node.id.clone(), addresses: node.addresses.clone() }
+    }
+
+    /// Learns what a listing tells of it.
+    pub(super) fn see(&mut self, node: &ListedNode) {
+        self.id = self.id.take().or_else(|| node.id.clone());
+        if !node.addresses.is_empty() {
+            self.addresses.clone_from(&node.addresses);
+        }
     }
 }
 

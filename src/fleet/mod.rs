@@ -4,6 +4,7 @@
 //! fleet and returns the [`Change`]s it made. The keeper works on a fleet of its own, makes the changes
 //! durable, and only then applies them to the fleet that everybody reads.
 
+mod adoption;
 mod command;
 mod creation;
 mod group;
@@ -23,13 +24,13 @@ mod tests;
 
 pub use command::{Names, NodeRef, Refusal};
 pub use creation::{MAX_ASKS, Outcome};
-pub use group::{AutoscalingOptions, NodeGroup, Taint, TaintEffect};
+pub use group::{AutoscalingOptions, Declaration, DeletionPolicy, NodeGroup, Taint, TaintEffect};
 pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, PoolId, PoolIdError, SizeId, VmId,
 };
 pub use listing::{ListedNode, NodeRole, VmState};
-pub use machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
+pub use machine::{Ask, AskOutcome, DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
 pub use policy::Policy;
 pub use query::Limits;
 pub use record::{Change, Records, Stranger, StrangerKind};

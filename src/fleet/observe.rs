@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::creation::age;
 use super::ids::{Hostname, MachineId, PoolId, SizeId};
 use super::listing::{ListedNode, NodeRole, VmState};
-use super::machine::{Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -107,14 +107,14 @@ impl Fleet {
         let up = policy.running_when_listed && node.state == VmState::Running;
         match &mut machine.phase {
             Phase::Creating { vm: Some(vm), .. } => {
-                vm.id = vm.id.take().or_else(|| node.id.clone());
+                vm.see(node);
                 if up {
                     machine.phase = Phase::Running { vm: vm.clone(), since: now };
                 }
             }
-            Phase::Running { vm, .. } => vm.id = vm.id.take().or_else(|| node.id.clone()),
+            Phase::Running { vm, .. } => vm.see(node),
             Phase::Deleting { vm: Some(vm), accepted_at, .. } => {
-                vm.id = vm.id.take().or_else(|| node.id.clone());
+                vm.see(node);
                 // Accepted, and yet it stands: ask again.
                 let stands = accepted_at.is_some_and(|at| age(at, now) >= policy.vanish_after);
                 if stands && node.state != VmState::Terminating {
@@ -143,9 +143,15 @@ impl Fleet {
                     stranger.first_seen = now;
                     return self.put(changes, Change::SaveStranger(stranger));
                 }
-                let vm = Vm { hostname: node.hostname.clone(), id: node.id.clone().or(stranger.id) };
+                let vm = Vm { id: node.id.clone().or(stranger.id), ..Vm::listed(node) };
                 let phase = if *deleted {
-                    Phase::Deleting { vm: Some(vm), since: now, accepted_at: None }
+                    Phase::Deleting {
+                        vm: Some(vm),
+                        since: now,
+                        reason: DeletionReason::VMReturned,
+                        drain: false,
+                        accepted_at: None,
+                    }
                 } else {
                     Phase::Creating { vm: Some(vm), since: now }
                 };
@@ -249,7 +255,7 @@ impl Fleet {
     ) {
         let Some(mut machine) = self.machines.get(&claim.machine).cloned() else { return };
         machine.asks.remove(0);
-        let vm = Vm { hostname: node.hostname.clone(), id: node.id.clone() };
+        let vm = Vm::listed(node);
         let up = policy.running_when_listed && node.state == VmState::Running;
         match &mut machine.phase {
             Phase::Creating { vm: slot @ None, .. } | Phase::Deleting { vm: slot @ None, .. } => {
@@ -294,6 +300,9 @@ impl Fleet {
                 !nodes.is_empty() && count >= MISSES_TO_VANISH && age(since, now) >= policy.vanish_after;
             match machine.phase {
                 Phase::Deleting { accepted_at: Some(_), .. } if count >= MISSES_TO_CONFIRM => {
+                    self.end_vm(changes, machine, vm, true, None, now);
+                }
+                Phase::Deleting { drain: true, .. } if vanished => {
                     self.end_vm(changes, machine, vm, true, None, now);
                 }
                 Phase::Running { .. } if vanished => self.end_vm(changes, machine, vm, false, None, now),
@@ -354,7 +363,13 @@ impl Fleet {
         } else if machine.asks.is_empty() {
             Change::DropMachine(machine.id)
         } else {
-            machine.phase = Phase::Deleting { vm: None, since: now, accepted_at: None };
+            machine.phase = Phase::Deleting {
+                vm: None,
+                since: now,
+                reason: DeletionReason::VMGone,
+                drain: false,
+                accepted_at: None,
+            };
             Change::SaveMachine(machine)
         };
         let stranger = Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone };
@@ -382,7 +397,7 @@ impl Fleet {
             let Some(at) = orphans.iter().position(|(_, of)| *of == size) else { continue };
             let Some(mut machine) = self.machines.get(&id).cloned() else { continue };
             let (orphan, _) = orphans.remove(at);
-            let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id };
+            let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id, addresses: Vec::new() };
             machine.phase = Phase::Creating { vm: Some(vm), since: now };
             self.put(changes, Change::SaveMachine(machine));
             self.put(changes, Change::DropStranger(orphan.hostname));

@@ -1,5 +1,6 @@
 //! What can be asked of the fleet without changing it. All from memory.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::group::NodeGroup;
@@ -48,10 +49,12 @@ impl Fleet {
             return Limits { min: 0, max: target, target };
         };
         let group_target = self.group_target(pool);
-        let max = if pool.growable { target + group.max.saturating_sub(group_target) } else { target };
-        let min = match group_target.checked_sub(group.min) {
+        let left = group.max.saturating_sub(group_target);
+        let cluster_left = self.max_machines.map_or(left, |max| max.saturating_sub(self.total_target()));
+        let max = if pool.growable { target + left.min(cluster_left) } else { target };
+        let min = match group_target.checked_sub(group.least()) {
             Some(spare) => target.saturating_sub(spare),
-            None if self.carries_shortfall(group, pool) => (target + group.min - group_target).min(max),
+            None if self.carries_shortfall(group, pool) => (target + group.least() - group_target).min(max),
             None => target,
         };
         Limits { min, max, target }
@@ -89,6 +92,20 @@ impl Fleet {
     /// The machine whose VM has the hostname.
     pub fn machine_at(&self, hostname: &Hostname) -> Option<&Machine> {
         self.machine_by_hostname(hostname)
+    }
+
+    /// The machine that a Node is of: by its VM's hostname, or else by an address that only one machine has.
+    pub fn machine_of_node(&self, name: &Hostname, addresses: &[IpAddr]) -> Option<&Machine> {
+        if let Some(machine) = self.machine_by_hostname(name) {
+            return Some(machine);
+        }
+        // A Node with the name of another listed VM is that one's.
+        if self.strangers.contains_key(name) {
+            return None;
+        }
+        let mut found = addresses.iter().filter_map(|address| self.machine_by_address(address));
+        let first = found.next()?;
+        found.all(|other| other.id == first.id).then_some(first)
     }
 
     /// Listed nodes that are no machine's.

@@ -1,13 +1,16 @@
 //! The fleet in memory: its records, and what is derived from them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::group::NodeGroup;
+use super::group::{Declaration, NodeGroup};
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
 use super::machine::Machine;
+use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
 use super::template::{Learned, Reserved, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
@@ -21,9 +24,13 @@ pub struct Fleet {
     pub(super) strangers: BTreeMap<Hostname, Stranger>,
     pub(super) learned: BTreeMap<SizeId, Learned>,
     pub(super) catalog: Option<Arc<Catalog>>,
+    pub(super) max_machines: Option<u32>,
+    create_timeout: Option<Duration>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     by_vm: HashMap<VmId, MachineId>,
     by_hostname: HashMap<Hostname, MachineId>,
+    by_address: HashMap<IpAddr, MachineId>,
+    strangers_by_vm: HashMap<VmId, Hostname>,
     reserved: Reserved,
     pub(super) sightings: Sightings,
 }
@@ -61,15 +68,20 @@ pub(super) struct Sightings {
 
 impl Fleet {
     /// The fleet of what was durable and what is declared.
-    pub fn restore(groups: Vec<NodeGroup>, records: Records, reserved: Reserved) -> Self {
+    pub fn restore(declared: impl Into<Declaration>, records: Records, reserved: Reserved) -> Self {
+        let Declaration { groups, max_machines, create_timeout } = declared.into();
         let mut fleet = Self {
-            groups: groups.into_iter().map(|group| (group.name.clone(), group)).collect(),
+            groups: by_name(groups),
+            max_machines,
+            create_timeout,
             learned: records.learned.into_iter().collect(),
             catalog: records.catalog,
-            strangers: records.strangers.into_iter().map(|s| (s.hostname.clone(), s)).collect(),
             reserved,
             ..Self::default()
         };
+        for stranger in records.strangers {
+            fleet.apply(&Change::SaveStranger(stranger));
+        }
         for machine in records.machines {
             fleet.apply(&Change::SaveMachine(machine));
         }
@@ -88,8 +100,11 @@ impl Fleet {
     }
 
     /// Replaces what is declared. Machines of a NodeGroup that is gone stay, in pools that cannot grow.
-    pub fn declare(&mut self, groups: Vec<NodeGroup>) {
-        self.groups = groups.into_iter().map(|group| (group.name.clone(), group)).collect();
+    pub fn declare(&mut self, declared: impl Into<Declaration>) {
+        let Declaration { groups, max_machines, create_timeout } = declared.into();
+        self.groups = by_name(groups);
+        self.max_machines = max_machines;
+        self.create_timeout = create_timeout;
         self.derive_pools();
     }
 
@@ -109,9 +124,14 @@ impl Fleet {
             Change::SaveMachine(machine) => self.save_machine(machine.clone()),
             Change::DropMachine(id) => self.drop_machine(id),
             Change::SaveStranger(stranger) => {
+                self.forget_stranger_vm(&stranger.hostname);
+                if let Some(id) = &stranger.id {
+                    self.strangers_by_vm.insert(id.clone(), stranger.hostname.clone());
+                }
                 self.strangers.insert(stranger.hostname.clone(), stranger.clone());
             }
             Change::DropStranger(hostname) => {
+                self.forget_stranger_vm(hostname);
                 self.strangers.remove(hostname);
             }
             Change::SaveLearned(size, learned) => {
@@ -139,6 +159,33 @@ impl Fleet {
         self.machines.get(self.by_hostname.get(hostname)?)
     }
 
+    /// The machine whose VM has the address.
+    pub(super) fn machine_by_address(&self, address: &IpAddr) -> Option<&Machine> {
+        self.machines.get(self.by_address.get(address)?)
+    }
+
+    /// The listed node with that UUID that is no machine's.
+    pub fn stranger_by_vm(&self, id: &VmId) -> Option<&Stranger> {
+        self.strangers.get(self.strangers_by_vm.get(id)?)
+    }
+
+    fn forget_stranger_vm(&mut self, hostname: &Hostname) {
+        let Some(id) = self.strangers.get(hostname).and_then(|stranger| stranger.id.as_ref()) else { return };
+        if self.strangers_by_vm.get(id) == Some(hostname) {
+            self.strangers_by_vm.remove(id);
+        }
+    }
+
+    /// How long a machine may wait for VPSie to accept it, and an accepted one for its VM to be listed.
+    pub(super) fn create_timeout(&self, policy: &Policy) -> Duration {
+        self.create_timeout.unwrap_or(policy.create_timeout)
+    }
+
+    /// Machines of all NodeGroups that count.
+    pub fn total_target(&self) -> u32 {
+        self.group_targets.values().sum()
+    }
+
     fn save_machine(&mut self, machine: Machine) {
         let text = machine.pool.to_string();
         // Its pool first: one that only this machine holds must not go and come back poorer.
@@ -162,6 +209,9 @@ impl Fleet {
             if let Some(id) = &vm.id {
                 self.by_vm.insert(id.clone(), machine.id.clone());
             }
+            for address in &vm.addresses {
+                self.by_address.insert(*address, machine.id.clone());
+            }
         }
         self.machines.insert(machine.id.clone(), machine);
     }
@@ -178,6 +228,11 @@ impl Fleet {
             self.by_hostname.remove(&vm.hostname);
             if let Some(id) = &vm.id {
                 self.by_vm.remove(id);
+            }
+            for address in &vm.addresses {
+                if self.by_address.get(address) == Some(&machine.id) {
+                    self.by_address.remove(address);
+                }
             }
         }
         if machine.counts()
@@ -244,7 +299,7 @@ impl Fleet {
         let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
         let learned = self.learned.get(&offer.size);
         Pool {
-            growable: offered.is_some() && self.declares(id),
+            growable: offered.is_some() && self.declares(id) && group.is_some_and(|g| g.deletion.is_none()),
             template: Arc::new(template(group, id, &offer, learned, self.reserved)),
             id: id.clone(),
             text,
@@ -308,4 +363,8 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+fn by_name(groups: Vec<NodeGroup>) -> BTreeMap<NodeGroupName, NodeGroup> {
+    groups.into_iter().map(|group| (group.name.clone(), group)).collect()
 }

@@ -1,11 +1,14 @@
 //! What follows from time that passed.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::command::Names;
 use super::creation::{MAX_ASKS, age};
+use super::group::DeletionPolicy;
 use super::ids::{MachineId, SizeId};
-use super::machine::{AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{AskOutcome, DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -20,7 +23,7 @@ impl Fleet {
     /// Draws the conclusions that are due: lost requests, machines that failed, that nobody deleted, orphans
     /// that nobody adopted, records that served their time.
     pub fn pass_time(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
-        let mut changes = Vec::new();
+        let mut changes = self.close_groups(now);
         for id in self.machines.keys().cloned().collect::<Vec<_>>() {
             self.settle(&mut changes, &id, now, policy);
             self.conclude(&mut changes, &id, now, policy);
@@ -45,6 +48,24 @@ impl Fleet {
         changes
     }
 
+    /// Gives up the machines of NodeGroups that are being deleted: those that have no VM yet, and by policy all.
+    pub fn close_groups(&mut self, now: Timestamp) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let closed: BTreeMap<_, _> =
+            self.groups.values().filter_map(|g| Some((g.name.clone(), g.deletion?))).collect();
+        if closed.is_empty() {
+            return changes;
+        }
+        for machine in self.machines.values().cloned().collect::<Vec<_>>() {
+            let Some(policy) = closed.get(&machine.pool.node_group) else { continue };
+            let unborn = matches!(machine.phase, Phase::Pending | Phase::Failed { .. });
+            if unborn || *policy == DeletionPolicy::Drain {
+                changes.extend(self.retire(&machine.id, DeletionReason::NodeGroupDeleted, now));
+            }
+        }
+        changes
+    }
+
     /// Counts requests as lost, and forgets those that can have no result any more.
     fn settle(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
         let Some(old) = self.machines.get(id).filter(|m| !m.asks.is_empty()) else { return };
@@ -56,7 +77,7 @@ impl Fleet {
         for ask in &mut machine.asks {
             let patience = match ask.outcome {
                 AskOutcome::InFlight | AskOutcome::Unclear => policy.ask_settle,
-                AskOutcome::Accepted => policy.create_timeout,
+                AskOutcome::Accepted => self.create_timeout(policy),
                 AskOutcome::Lost => continue,
             };
             if listings >= LISTINGS_TO_SETTLE && age(ask.at, now) >= patience {
@@ -76,15 +97,15 @@ impl Fleet {
     /// Moves a machine on whose time is up.
     fn conclude(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
         let Some(machine) = self.machines.get(id) else { return };
-        let minutes = policy.create_timeout.as_secs() / 60;
+        let minutes = self.create_timeout(policy).as_secs() / 60;
         let lost = !machine.asks.is_empty() && machine.asks.iter().all(|a| a.outcome == AskOutcome::Lost);
         let failure = match &machine.phase {
-            Phase::Pending if age(machine.created_at, now) >= policy.create_timeout => Failure {
+            Phase::Pending if age(machine.created_at, now) >= self.create_timeout(policy) => Failure {
                 reason: FailureReason::ApiUnavailable,
                 message: format!("VPSie could not be asked within {minutes} minutes"),
             },
             Phase::Creating { vm: None, since } if lost || machine.asks.is_empty() => {
-                let late = age(*since, now) >= policy.create_timeout;
+                let late = age(*since, now) >= self.create_timeout(policy);
                 if !late && machine.asks.len() < MAX_ASKS && !machine.asks.is_empty() {
                     return;
                 }
@@ -94,7 +115,7 @@ impl Fleet {
                 }
             }
             Phase::Failed { at, .. } if age(*at, now) >= policy.failed_ttl => {
-                return self.give_up(changes, &id.clone(), now);
+                return self.give_up(changes, &id.clone(), DeletionReason::FailedExpired, false, now);
             }
             Phase::Deleting { vm: None, .. } if machine.asks.is_empty() => {
                 return self.put(changes, Change::DropMachine(id.clone()));
@@ -119,13 +140,19 @@ impl Fleet {
         let size = size
             .or_else(|| self.pool(&pool.to_string()).map(|pool| pool.offer.size))
             .unwrap_or(SizeId::UNKNOWN);
-        let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id };
+        let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id, addresses: Vec::new() };
         let machine = Machine {
             id: self.unused_name(&pool.node_group, names),
             pool,
             size,
             created_at: now,
-            phase: Phase::Deleting { vm: Some(vm), since: now, accepted_at: None },
+            phase: Phase::Deleting {
+                vm: Some(vm),
+                since: now,
+                reason: DeletionReason::Orphan,
+                drain: false,
+                accepted_at: None,
+            },
             asks: Vec::new(),
         };
         self.put(changes, Change::SaveMachine(machine));

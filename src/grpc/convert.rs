@@ -179,7 +179,11 @@ mod tests {
     }
 
     fn vm(id: Option<&str>) -> Vm {
-        Vm { hostname: crate::fleet::Hostname::new("worker-1"), id: id.map(Into::into) }
+        Vm {
+            hostname: crate::fleet::Hostname::new("worker-1"),
+            id: id.map(Into::into),
+            addresses: Vec::new(),
+        }
     }
 
     #[test]
@@ -207,7 +211,13 @@ mod tests {
             (Phase::Creating { vm: Some(vm(id)), since }, InstanceState::InstanceCreating, false),
             (Phase::Running { vm: vm(id), since }, InstanceState::InstanceRunning, false),
             (
-                Phase::Deleting { vm: Some(vm(id)), since, accepted_at: None },
+                Phase::Deleting {
+                    vm: Some(vm(id)),
+                    since,
+                    reason: crate::fleet::DeletionReason::default(),
+                    drain: false,
+                    accepted_at: None,
+                },
                 InstanceState::InstanceDeleting,
                 false,
             ),

@@ -28,7 +28,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::UnknownPool(_) => Code::NotFound,
         Refusal::Delta { .. } | Refusal::ForeignNode { .. } => Code::InvalidArgument,
-        Refusal::AboveMax { .. } => Code::ResourceExhausted,
+        Refusal::AboveMax { .. } | Refusal::AboveClusterMax { .. } => Code::ResourceExhausted,
         Refusal::BelowMin { .. } | Refusal::NotGrowable { .. } => Code::FailedPrecondition,
     }
 }
@@ -51,6 +51,11 @@ mod tests {
                 Refusal::AboveMax { pool: pool.clone(), delta: 3, group_target: 8, group_max: 10 }.into(),
                 Code::ResourceExhausted,
                 "8 of at most 10",
+            ),
+            (
+                Refusal::AboveClusterMax { pool: pool.clone(), delta: 3, machines: 9, max: 11 }.into(),
+                Code::ResourceExhausted,
+                "maxClusterWorkers",
             ),
             (
                 Refusal::BelowMin { pool: pool.clone(), healthy: 2, group_target: 3, group_min: 2 }.into(),

@@ -47,7 +47,11 @@ fn machine(id: &str, phase: Phase) -> Machine {
 /// Two pools; the small one has a machine in each phase.
 pub(super) fn fleet() -> Fleet {
     let since = Timestamp::UNIX_EPOCH;
-    let vm = |name: &str, id: &str| Vm { hostname: Hostname::new(name), id: Some(id.into()) };
+    let vm = |name: &str, id: &str| Vm {
+        hostname: Hostname::new(name),
+        id: Some(id.into()),
+        addresses: Vec::new(),
+    };
     let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };
     let machines = vec![
         machine("workers-0001", Phase::Pending),
@@ -56,7 +60,13 @@ pub(super) fn fleet() -> Fleet {
         machine("workers-0004", Phase::Failed { failure, at: since }),
         machine(
             "workers-0005",
-            Phase::Deleting { vm: Some(vm("node-5", DELETING)), since, accepted_at: None },
+            Phase::Deleting {
+                vm: Some(vm("node-5", DELETING)),
+                since,
+                reason: crate::fleet::DeletionReason::default(),
+                drain: false,
+                accepted_at: None,
+            },
         ),
     ];
     let offers = vec![offer(1, "s-2vcpu-4gb", 2, 2), offer(2, "s-4vcpu-8gb", 4, 6)];
@@ -77,6 +87,8 @@ fn group() -> Group {
         preferred: None,
         size: None,
         options: AutoscalingOptions::default(),
+        adopt: false,
+        deletion: None,
     }
 }
 
@@ -176,7 +188,7 @@ async fn kept() -> CloudProviderService {
     let mut changes: Vec<Change> = records.machines.into_iter().map(Change::SaveMachine).collect();
     changes.extend(records.catalog.map(Change::SaveCatalog));
     store.commit(&changes).await.unwrap();
-    let declared = Declared { groups: vec![group()], reserved: RESERVED };
+    let declared = Declared { declaration: vec![group()].into(), reserved: RESERVED };
     let (keeper, handle) =
         Keeper::load(store, Arc::new(SystemClock), declared, 1, Journal::default()).await.unwrap();
     tokio::spawn(keeper.run());

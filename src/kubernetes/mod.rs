@@ -4,7 +4,11 @@
 mod client;
 mod fence;
 mod lease;
+mod patch;
+mod permissions;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
 pub use fence::{fence_client, fence_transport};
 pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, identity};
+pub use patch::merge_patch;
+pub use permissions::{PERMISSIONS, Permission, Scope};

@@ -202,7 +202,7 @@ impl World {
             store: Arc::new(self.store.clone()),
             transport: self.network.transport(),
             clock: Arc::new(self.clock.clone()),
-            declared: Declared { groups, reserved: Reserved::default() },
+            declared: Declared { declaration: groups.into(), reserved: Reserved::default() },
             policy: Policy { running_when_listed: self.seed.is_multiple_of(2), ..Policy::default() },
             base: base(self.shapes),
         };
@@ -462,6 +462,8 @@ pub(crate) fn groups() -> Vec<NodeGroup> {
         taints: Vec::new(),
         preferred: None,
         options: AutoscalingOptions::default(),
+        adopt: false,
+        deletion: None,
     };
     vec![
         group(checks::POOLS[0].0, checks::POOLS[0].1, checks::MAXIMA[0].1),

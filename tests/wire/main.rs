@@ -55,6 +55,8 @@ fn service() -> CloudProviderService {
         }],
         preferred: None,
         size: None,
+        adopt: false,
+        deletion: None,
         options: AutoscalingOptions {
             scale_down_unneeded_time: Some(Duration::from_secs(90)),
             ..AutoscalingOptions::default()

@@ -133,7 +133,8 @@ fn machine(pool: &str, node: &ExternalGrpcNode) -> Machine {
         (MachineId::new(id), Phase::Pending)
     } else {
         let uuid = node.provider_id.strip_prefix(PROVIDER_ID_PREFIX).unwrap();
-        let vm = Vm { hostname: Hostname::new(&node.name), id: Some(VmId::from(uuid)) };
+        let vm =
+            Vm { hostname: Hostname::new(&node.name), id: Some(VmId::from(uuid)), addresses: Vec::new() };
         (MachineId::new(format!("m-{uuid}")), Phase::Running { vm, since })
     };
     Machine { id, pool: pool.parse().unwrap(), size: SizeId(1), created_at: since, phase, asks: Vec::new() }
@@ -163,9 +164,11 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         taints: Vec::new(),
         preferred: None,
         options: AutoscalingOptions::default(),
+        adopt: false,
+        deletion: None,
     };
     let declared = Declared {
-        groups: vec![group],
+        declaration: vec![group].into(),
         reserved: Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 },
     };
     let (keeper, handle) =

@@ -182,6 +182,8 @@ mod tests {
             }],
             preferred: None,
             options: AutoscalingOptions::default(),
+            adopt: false,
+            deletion: None,
         };
         let machine = Machine {
             id: "web-00000001".into(),
@@ -204,6 +206,7 @@ mod tests {
         Vm {
             hostname: Hostname::new("slave-1"),
             id: Some(VmId::from("00000000-0000-4000-8000-000000000001")),
+            addresses: Vec::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! VM that never registered (contract R5). Nothing else does either for VPSie.
 
 mod identity;
+mod view;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::FleetHandle;
 use identity::{Verdict, verdict};
+pub use view::NodesView;
 
 /// Nodes looked at after the fleet changed: not more often than this.
 const PASS: Duration = Duration::from_secs(1);

@@ -43,7 +43,7 @@ impl Simulated {
             ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
         let backend: Arc<dyn Backend> = Arc::new(ManagedBackend::new(client, managed));
         let mut declared = declared();
-        declared.groups[0].pools = vec![POOL.parse().unwrap()];
+        declared.declaration.groups[0].pools = vec![POOL.parse().unwrap()];
         let mut process = Process::of(Disk::default(), declared).await;
         process.start_with(&backend);
         process.watch_prices_of(backend, Duration::from_mins(30));

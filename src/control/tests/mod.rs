@@ -131,6 +131,7 @@ impl Backend for Scripted {
 
 fn node(n: u32, size: SizeId) -> ListedNode {
     ListedNode {
+        addresses: Vec::new(),
         hostname: crate::fleet::Hostname::new(&format!("slave-{n}")),
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         size: Some(size),
@@ -164,8 +165,10 @@ fn declared() -> Declared {
         taints: Vec::new(),
         preferred: None,
         options: AutoscalingOptions::default(),
+        adopt: false,
+        deletion: None,
     };
-    Declared { groups: vec![group], reserved: Reserved::default() }
+    Declared { declaration: vec![group].into(), reserved: Reserved::default() }
 }
 
 /// A disk that can be full.

@@ -3,6 +3,7 @@
 mod commands;
 mod properties;
 mod sightings;
+mod wishes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub(super) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup
         taints: Vec::new(),
         preferred: None,
         options: AutoscalingOptions::default(),
+        adopt: false,
+        deletion: None,
     }
 }
 
@@ -115,6 +118,7 @@ impl Hand {
 
 pub(super) fn node(n: u32, size: u64) -> ListedNode {
     ListedNode {
+        addresses: Vec::new(),
         hostname: Hostname::new(&format!("k8s-slave-{n}")),
         id: Some(VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         size: Some(SizeId(size)),
@@ -125,7 +129,7 @@ pub(super) fn node(n: u32, size: u64) -> ListedNode {
 }
 
 pub(super) fn target(fleet: &Fleet, pool: &str) -> u32 {
-    fleet.limits(fleet.pool(pool).unwrap()).target
+    fleet.pool(pool).map_or(0, |pool| fleet.limits(pool).target)
 }
 
 pub(super) fn limits(fleet: &Fleet, pool: &str) -> (u32, u32, u32) {

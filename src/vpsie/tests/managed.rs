@@ -41,7 +41,7 @@ fn accepted() -> Fate {
 }
 
 fn vm(hostname: &str, id: Option<&str>) -> Vm {
-    Vm { hostname: Hostname::new(hostname), id: id.map(Into::into) }
+    Vm { hostname: Hostname::new(hostname), id: id.map(Into::into), addresses: Vec::new() }
 }
 
 fn ids(nodes: &[ListedNode]) -> Vec<(&str, Option<&str>)> {

@@ -1,6 +1,7 @@
 //! Nodes of a cluster: the union of the shapes that `cluster/byId` is known to have (API §5.4).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -18,6 +19,7 @@ pub(in crate::vpsie) struct Node {
     pub(in crate::vpsie) id: Option<VmId>,
     pub(in crate::vpsie) role: NodeRole,
     pub(in crate::vpsie) state: VmState,
+    pub(in crate::vpsie) addresses: BTreeSet<IpAddr>,
     /// The VPSie group that it names: its numeric id or its UUID.
     pub(in crate::vpsie) group: Option<String>,
     pub(in crate::vpsie) box_size: Option<u64>,
@@ -76,6 +78,7 @@ struct Draft {
     evidence: Vec<NodeRole>,
     node_type: Option<u64>,
     state: Option<State>,
+    addresses: BTreeSet<IpAddr>,
     group: Option<String>,
     box_size: Option<u64>,
     shape: Shape,
@@ -92,6 +95,7 @@ impl Draft {
             evidence: [own, array, role_of_hostname(&hostname)].into_iter().flatten().collect(),
             node_type: row.number(&["node_type"]),
             state: state(row),
+            addresses: addresses(row),
             group: row.text(&["group_id", "groupId", "node_group_id", "nodeGroupId", "groupIdentifier"]),
             box_size: row.number(&["boxsize_id", "kube_size_id", "KubeSizeID"]),
             shape: Shape::read(row),
@@ -117,6 +121,7 @@ impl Draft {
         self.id = self.id.take().or(other.id);
         self.node_type = self.node_type.or(other.node_type);
         self.state = self.state.or(other.state);
+        self.addresses.extend(other.addresses);
         self.group = self.group.take().or(other.group);
         self.box_size = self.box_size.or(other.box_size);
         if !self.shape.is_known() {
@@ -148,12 +153,18 @@ impl Draft {
                 Some(State::Known(state)) => state,
                 Some(State::Deleted) | None => VmState::Running,
             },
+            addresses: self.addresses,
             group: self.group,
             box_size: self.box_size,
             shape: self.shape,
             created_at: self.created_at,
         }
     }
+}
+
+fn addresses(row: Row<'_>) -> BTreeSet<IpAddr> {
+    let read = |name| row.text(&[name])?.parse().ok().filter(|address: &IpAddr| !address.is_unspecified());
+    ["ip", "default_ip", "private_ip"].into_iter().filter_map(read).collect()
 }
 
 fn role_of_word(word: &str) -> Option<NodeRole> {

@@ -1,0 +1,69 @@
+//! Taking in workers that were there before, where a NodeGroup opts in.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::command::Names;
+use super::ids::{NodeGroupName, PoolId, SizeId};
+use super::listing::{ListedNode, NodeRole};
+use super::machine::{Machine, Phase, Vm};
+use super::record::{Change, StrangerKind};
+use super::state::Fleet;
+
+impl Fleet {
+    /// Makes machines of listed workers that are nobody's, for NodeGroups with `adopt`: workers of a size that
+    /// exactly one such NodeGroup has, and only up to its maximum. From then on they are drained and deleted
+    /// like any other.
+    pub fn take_in(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let takers = self.takers();
+        if takers.is_empty() {
+            return changes;
+        }
+        for node in nodes.iter().filter(|node| node.role == NodeRole::Worker && node.id.is_some()) {
+            let Some((size, Some(pool))) = node.size.and_then(|size| takers.get_key_value(&size)) else {
+                continue;
+            };
+            let foreign = self.strangers.get(&node.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign);
+            if !foreign || self.room(&pool.node_group) == 0 {
+                continue;
+            }
+            let machine = Machine {
+                id: self.unused_name(&pool.node_group, names),
+                pool: pool.clone(),
+                size: *size,
+                created_at: now,
+                // Its Node shows that it runs.
+                phase: Phase::Creating { vm: Some(Vm::listed(node)), since: now },
+                asks: Vec::new(),
+            };
+            self.put(&mut changes, Change::SaveMachine(machine));
+            self.put(&mut changes, Change::DropStranger(node.hostname.clone()));
+        }
+        changes
+    }
+
+    /// The pool that takes in workers of a size. None where several NodeGroups would: their VPSie group is one,
+    /// and nothing tells whose a worker is.
+    fn takers(&self) -> BTreeMap<SizeId, Option<PoolId>> {
+        let mut takers: BTreeMap<SizeId, Option<PoolId>> = BTreeMap::new();
+        for group in self.groups.values().filter(|group| group.adopt) {
+            for id in &group.pools {
+                let Some(pool) = self.pool(&id.to_string()).filter(|pool| pool.growable) else { continue };
+                let taker = takers.entry(pool.offer.size).or_insert_with(|| Some(id.clone()));
+                if taker.as_ref().is_some_and(|first| first.node_group != id.node_group) {
+                    *taker = None;
+                }
+            }
+        }
+        takers
+    }
+
+    /// How many more machines a NodeGroup may have.
+    fn room(&self, group: &NodeGroupName) -> u32 {
+        let target = self.group_targets.get(group).copied().unwrap_or(0);
+        let left = self.groups.get(group).map_or(0, |group| group.max.saturating_sub(target));
+        self.max_machines.map_or(left, |max| left.min(max.saturating_sub(self.total_target())))
+    }
+}

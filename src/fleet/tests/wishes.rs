@@ -1,0 +1,195 @@
+//! What people wish: NodeGroups deleted, machines deleted by hand, workers taken in, limits of the cluster.
+
+use super::*;
+
+fn running(hand: &mut Hand, fleet: &mut Fleet, pool: &str, nodes: &[ListedNode]) {
+    hand.observe(fleet, &[]);
+    hand.increase(fleet, pool, nodes.len() as i32).unwrap();
+    hand.ask_all(fleet, &Outcome::Accepted);
+    hand.observe(fleet, nodes);
+}
+
+fn deleting(fleet: &Fleet) -> Vec<(DeletionReason, bool)> {
+    let of = |machine: &Machine| match machine.phase {
+        Phase::Deleting { reason, drain, .. } => Some((reason, drain)),
+        _ => None,
+    };
+    fleet.machines().filter_map(of).collect()
+}
+
+fn closed(policy: DeletionPolicy) -> Vec<NodeGroup> {
+    let mut groups = groups();
+    groups[1].deletion = Some(policy);
+    groups
+}
+
+fn taking_in(max: u32) -> Vec<NodeGroup> {
+    let mut groups = groups();
+    (groups[1].adopt, groups[1].max) = (true, max);
+    groups
+}
+
+fn take_in(hand: &mut Hand, fleet: &mut Fleet, nodes: &[ListedNode]) -> usize {
+    hand.observe(fleet, nodes);
+    let drawn = &mut hand.drawn;
+    let changes = fleet.take_in(nodes, hand.now, &mut |group| {
+        *drawn += 1;
+        MachineId::new(format!("{group}-{drawn:08x}"))
+    });
+    fleet.audit().unwrap();
+    changes.len() / 2
+}
+
+#[test]
+fn one_that_is_retired_is_drained_before_its_vm_is_deleted() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
+    let id = only(&fleet).id.clone();
+    assert_eq!(fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now).len(), 1);
+    assert_eq!(fleet.retire(&id, DeletionReason::NodeGroupDeleted, hand.now), [], "once");
+    assert_eq!((target(&fleet, OTHER), fleet.unwanted().len()), (0, 0));
+    assert_eq!(deleting(&fleet), [(DeletionReason::VPSieNodeDeleted, true)]);
+    assert_eq!(fleet.drained(&id).len(), 1);
+    assert_eq!(fleet.drained(&id), []);
+    assert_eq!(fleet.unwanted().len(), 1);
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn one_that_is_retired_before_it_was_asked_for_is_gone_at_once() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    let id = only(&fleet).id.clone();
+    fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
+    assert_eq!(fleet.machines().count(), 0);
+}
+
+#[test]
+fn one_that_is_drained_for_ever_ends_when_its_vm_vanishes() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
+    let id = only(&fleet).id.clone();
+    fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
+    for _ in 0..4 {
+        hand.observe(&mut fleet, &[node(9, 4)]);
+        hand.wait(Duration::from_mins(2));
+    }
+    assert_eq!(fleet.machines().count(), 0);
+    assert!(matches!(
+        fleet.stranger(&node(1, 2).hostname).unwrap().kind,
+        StrangerKind::Gone { deleted: true, .. }
+    ));
+}
+
+#[test]
+fn a_node_group_that_is_deleted_keeps_what_runs_and_grows_no_more() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    fleet.declare(closed(DeletionPolicy::WhenEmpty));
+    hand.pass(&mut fleet);
+    assert!(matches!(only(&fleet).phase, Phase::Running { .. }), "what was not asked for is gone");
+    assert_eq!(limits(&fleet, OTHER), (0, 1, 1));
+    let refused = hand.increase(&mut fleet, OTHER, 1).unwrap_err();
+    assert!(refused.to_string().ends_with("its NodeGroup is being deleted"), "{refused}");
+    fleet.delete_nodes(OTHER, &[by_node(&node(1, 2))], hand.now).unwrap();
+    assert_eq!(deleting(&fleet), [(DeletionReason::ClusterAutoscaler, false)]);
+}
+
+#[test]
+fn the_minimum_of_a_node_group_that_is_deleted_holds_nobody() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    running(&mut hand, &mut fleet, SMALL, &[node(1, 2)]);
+    let mut groups = groups();
+    groups[0].deletion = Some(DeletionPolicy::WhenEmpty);
+    fleet.declare(groups);
+    assert_eq!(limits(&fleet, SMALL), (0, 1, 1));
+    fleet.delete_nodes(SMALL, &[by_node(&node(1, 2))], hand.now).unwrap();
+}
+
+#[test]
+fn a_node_group_that_is_deleted_with_drain_is_emptied() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    running(&mut hand, &mut fleet, OTHER, &[node(1, 2), node(2, 2)]);
+    fleet.declare(closed(DeletionPolicy::Drain));
+    hand.pass(&mut fleet);
+    assert_eq!(deleting(&fleet), [(DeletionReason::NodeGroupDeleted, true); 2]);
+    assert_eq!(hand.pass(&mut fleet), []);
+}
+
+#[test]
+fn the_cluster_has_a_maximum_too() {
+    let mut hand = Hand::new();
+    let declared = Declaration { groups: groups(), max_machines: Some(3), create_timeout: None };
+    let mut fleet = Fleet::restore(declared, records(), Reserved::default());
+    hand.increase(&mut fleet, SMALL, 2).unwrap();
+    assert_eq!((limits(&fleet, OTHER), limits(&fleet, LARGE)), ((0, 0, 1), (0, 0, 1)));
+    let refused = hand.increase(&mut fleet, OTHER, 2).unwrap_err();
+    assert!(matches!(refused, Refusal::AboveClusterMax { machines: 2, max: 3, .. }), "{refused}");
+    fleet.declare(Declaration { groups: groups(), max_machines: Some(1), create_timeout: None });
+    assert_eq!(limits(&fleet, SMALL), (1, 2, 2), "what there is stays");
+}
+
+#[test]
+fn the_clusters_create_timeout_wins() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let create_timeout = Some(Duration::from_mins(2));
+    fleet.declare(Declaration { groups: groups(), max_machines: None, create_timeout });
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.wait(Duration::from_mins(2));
+    hand.pass(&mut fleet);
+    assert!(matches!(only(&fleet).phase, Phase::Failed { .. }));
+}
+
+#[test]
+fn workers_are_taken_in_up_to_the_maximum_where_a_node_group_opts_in() {
+    let mut hand = Hand::new();
+    let mut fleet = Fleet::restore(taking_in(2), records(), Reserved::default());
+    let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(4, 2) };
+    let hidden = ListedNode { size: None, ..node(5, 2) };
+    let nodes = [node(1, 2), node(2, 2), node(3, 2), control_plane, hidden, node(6, 4)];
+    assert_eq!(take_in(&mut hand, &mut fleet, &nodes), 2);
+    assert_eq!(target(&fleet, OTHER), 2);
+    assert_eq!(take_in(&mut hand, &mut fleet, &nodes), 0);
+    assert!(fleet.machine_at(&node(1, 2).hostname).is_some());
+    assert_eq!(fleet.stranger(&node(3, 2).hostname).unwrap().kind, StrangerKind::Foreign);
+}
+
+#[test]
+fn nobody_takes_in_what_two_node_groups_would() {
+    let mut hand = Hand::new();
+    let mut groups = taking_in(4);
+    groups[0].adopt = true;
+    let mut fleet = Fleet::restore(groups, records(), Reserved::default());
+    assert_eq!(take_in(&mut hand, &mut fleet, &[node(1, 2), node(2, 4)]), 1, "only one has the other size");
+    assert_eq!(target(&fleet, LARGE), 1);
+}
+
+#[test]
+fn without_opting_in_nothing_is_taken_in() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    assert_eq!(take_in(&mut hand, &mut fleet, &[node(1, 2)]), 0);
+}
+
+#[test]
+fn a_node_of_another_name_is_found_by_an_address_that_is_only_ones() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let at = |n: u8| [10, 0, 0, n].into();
+    let with = |n, addresses: &[u8]| ListedNode {
+        addresses: addresses.iter().map(|n| at(*n)).collect(),
+        ..node(n, 2)
+    };
+    running(&mut hand, &mut fleet, OTHER, &[with(1, &[1, 7]), with(2, &[2])]);
+    let found = |fleet: &Fleet, name: &str, of: &[u8]| {
+        let addresses: Vec<_> = of.iter().map(|n| at(*n)).collect();
+        fleet.machine_of_node(&Hostname::new(name), &addresses)?.vm().map(|vm| vm.hostname.to_string())
+    };
+    assert_eq!(found(&fleet, "K8S-Slave-1", &[]).as_deref(), Some("k8s-slave-1"));
+    assert_eq!(found(&fleet, "renamed", &[9, 7]).as_deref(), Some("k8s-slave-1"));
+    assert_eq!(found(&fleet, "renamed", &[1, 2]), None, "of two");
+    assert_eq!(found(&fleet, "renamed", &[9]), None);
+    hand.observe(&mut fleet, &[with(1, &[3]), with(2, &[2]), with(8, &[1])]);
+    assert_eq!(found(&fleet, "renamed", &[1]), None, "it has another now");
+    assert_eq!(found(&fleet, "k8s-slave-8", &[2]), None, "it is the Node of another VM");
+    fleet.audit().unwrap();
+}
