@@ -115,7 +115,7 @@ impl Replica {
                 store: Arc::new(ConfigMaps::new(frozen_client(&fenced, &self.freezer))),
                 transport: frozen_transport(transport.clone(), self.freezer.clone()),
                 clock: Arc::new(self.clock.clone()),
-                declared: Declared { groups: groups(), reserved: Reserved::default() },
+                declared: Declared { declaration: groups().into(), reserved: Reserved::default() },
                 policy: self.policy,
                 base: self.base,
             };
