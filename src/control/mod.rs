@@ -1,9 +1,10 @@
-//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes.
+//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes, drain, NodeGroups, records.
 
 mod acts;
 mod bell;
 mod catalog;
 mod clock;
+mod drain;
 mod handle;
 mod happenings;
 mod journal;
@@ -21,6 +22,7 @@ mod tests;
 pub use bell::Bell;
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
+pub use drain::{Drain, DrainMetrics};
 pub use handle::{Command, CommandError, FleetHandle};
 pub use journal::{AUDIT, Journal};
 pub use keeper::{Declared, Keeper};

@@ -13,7 +13,9 @@ use super::parts::{
     Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, too_early, transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
-use crate::control::{Bell, Clock, Declared, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target};
+use crate::control::{
+    Bell, Clock, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target,
+};
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc;
 use crate::kubernetes::{
@@ -46,7 +48,8 @@ pub(super) async fn run(
     drop(listen("--grpc-listen", settings.grpc_listen).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, fleet } = Measured::new(&settings);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, fleet } =
+        Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
     spawn_http(&mut tasks, http, registry, readiness(staged), shutdown.clone());
@@ -76,16 +79,19 @@ pub(super) async fn run(
     let over = CancellationToken::new();
     let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
 
+    let client = fence_client(&client, leadership.clone());
+    let (events, publisher) = Events::new(client.clone(), namespace, events);
+    spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
     let parts = Parts {
-        client: fence_client(&client, leadership.clone()),
+        client,
         namespace: namespace.to_owned(),
         clock,
         leadership,
+        events,
+        drain,
         shutdown: shutdown.clone(),
     };
-    let (events, publisher) = Events::new(parts.client.clone(), namespace, events);
-    spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
-    let journal = journal.with_events(events);
+    let journal = journal.with_events(parts.events.clone());
     let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
         return released(keeping_lease, over, Ok(())).await;
     };
@@ -132,6 +138,8 @@ struct Parts {
     namespace: String,
     clock: Arc<dyn Clock>,
     leadership: Leadership,
+    events: Events,
+    drain: DrainMetrics,
     shutdown: CancellationToken,
 }
 
@@ -177,8 +185,10 @@ impl Parts {
     fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
         let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
         let Targets { store, backend, recorded, told } = targets;
-        let nodes = Nodes::new(handle.clone(), client.clone(), bell);
+        let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_events(self.events.clone());
         let view = nodes.view();
+        let (clock, events, drained) = (Arc::clone(&self.clock), self.events.clone(), self.drain.clone());
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, clock, drained);
         let on_target = move |target: &Target| {
             if let Target::Cluster(config) = target {
                 tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
@@ -192,6 +202,7 @@ impl Parts {
             NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target);
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
+        spawn(tasks, "drain", drain.run(shutdown.clone()));
         spawn(tasks, "nodegroups", groups.run(shutdown.clone()));
         spawn(tasks, "records", records.run(shutdown.clone()));
     }

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Settings, VpsieSettings};
 use crate::control::{
-    Bell, Clock, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock, refresh_catalog,
+    Bell, Clock, DrainMetrics, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock,
+    refresh_catalog,
 };
 use crate::grpc::GrpcMetrics;
 use crate::kubernetes::EventMetrics;
@@ -31,6 +32,7 @@ pub(super) struct Measured {
     pub(super) vpsie: Metrics,
     pub(super) journal: Journal,
     pub(super) events: EventMetrics,
+    pub(super) drain: DrainMetrics,
     /// The fleet, once there is one.
     pub(super) fleet: Arc<OnceLock<FleetHandle>>,
 }
@@ -45,10 +47,12 @@ impl Measured {
         journal.register(&mut registry);
         let events = EventMetrics::default();
         events.register(&mut registry);
+        let drain = DrainMetrics::default();
+        drain.register(&mut registry);
         let fleet = Arc::new(OnceLock::new());
         let collector = FleetCollector::new(Arc::clone(&fleet), settings.hours_per_month);
         registry.register_collector(Box::new(collector));
-        Self { registry, grpc, vpsie, journal, events, fleet }
+        Self { registry, grpc, vpsie, journal, events, drain, fleet }
     }
 }
 

@@ -435,4 +435,104 @@ mod tests {
         assert_eq!(judge(&after(true), &node("vpsie://other", false)), Verdict::Leave);
         assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), Verdict::Leave, "foreign");
     }
+
+    fn made_at(mut node: Node, time: &str) -> Node {
+        node.metadata.creation_timestamp = Some(time.parse::<Timestamp>().unwrap().into());
+        node
+    }
+
+    #[test]
+    fn labels_and_taints_come_before_the_uuid_and_the_provider_id_with_it() {
+        let unnamed = Vm { id: None, ..vm() };
+        let early = fleet(Phase::Creating { vm: Some(unnamed), since: Timestamp::UNIX_EPOCH }, Vec::new());
+        let Verdict::Patch(patch) = judge(&early, &node("", false)) else { panic!("no patch") };
+        assert_eq!(patch["spec"].get("providerID"), None);
+        assert_eq!(patch["spec"]["taints"].as_array().unwrap().len(), 2);
+        let tainted = merged(&node("", false), patch);
+        assert_eq!(judge(&early, &tainted), Verdict::Leave);
+        let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &tainted) else {
+            panic!("no patch")
+        };
+        assert_eq!(patch["spec"], json!({ "providerID": ID }));
+    }
+
+    #[test]
+    fn a_node_of_another_name_is_matched_by_its_address() {
+        let there = Vm { addresses: vec![[10, 0, 0, 7].into()], ..vm() };
+        let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
+        let mut renamed = node("", true);
+        renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
+        assert_eq!(judge(&fleet, &renamed), Verdict::Leave, "no address yet");
+        let addresses = json!([{"type": "Hostname", "address": "10.0.0.9"}, {"type": "InternalIP", "address": "10.0.0.7"}]);
+        renamed.status.as_mut().unwrap().addresses = serde_json::from_value(addresses).unwrap();
+        let Verdict::Patch(patch) = judge(&fleet, &renamed) else { panic!("no patch") };
+        assert_eq!(patch["spec"]["providerID"], ID);
+        let Verdict::Register(hostname, _) = judge(&fleet, &merged(&renamed, patch)) else { panic!("no") };
+        assert_eq!(hostname, vm().hostname, "the VM's, not the Node's");
+    }
+
+    #[test]
+    fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
+        let mut machine = fleet(creating(), Vec::new()).records().machines.remove(0);
+        machine.created_at = "2026-01-01T00:10:00Z".parse().unwrap();
+        let mut fleet = fleet(creating(), Vec::new());
+        fleet.apply(&crate::fleet::Change::SaveMachine(machine));
+        let beat = |mut node: Node, time: &str| {
+            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+            conditions[0].last_heartbeat_time = Some(time.parse::<Timestamp>().unwrap().into());
+            node
+        };
+        let old = made_at(node("", true), "2026-01-01T00:00:00Z");
+        assert!(!matches!(judge(&fleet, &old), Verdict::Patch(_)));
+        assert!(!matches!(judge(&fleet, &beat(old.clone(), "2026-01-01T00:09:00Z")), Verdict::Patch(_)));
+        assert!(matches!(judge(&fleet, &beat(old, "2026-01-01T00:11:00Z")), Verdict::Patch(_)));
+        assert!(matches!(
+            judge(&fleet, &made_at(node("", false), "2026-01-01T00:12:00Z")),
+            Verdict::Patch(_)
+        ));
+    }
+
+    #[test]
+    fn the_node_of_a_machine_that_goes_is_cordoned() {
+        let deleting = |drain| Phase::Deleting {
+            vm: Some(vm()),
+            since: Timestamp::UNIX_EPOCH,
+            reason: crate::fleet::DeletionReason::ClusterAutoscaler,
+            drain,
+            accepted_at: None,
+        };
+        let named = {
+            let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &node("", true)) else {
+                panic!("no")
+            };
+            merged(&node("", true), patch)
+        };
+        for drain in [false, true] {
+            let fleet = fleet(deleting(drain), Vec::new());
+            let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
+            assert_eq!(patch["spec"], json!({"unschedulable": true}));
+            assert!(!matches!(judge(&fleet, &merged(&named, patch)), Verdict::Patch(_)), "once");
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
+        let gone = Stranger {
+            hostname: Hostname::new("slave-1"),
+            id: vm().id,
+            first_seen: "2026-01-01T00:10:00Z".parse().unwrap(),
+            kind: StrangerKind::Gone {
+                machine: "web-00000001".into(),
+                pool: POOL.parse().unwrap(),
+                size: SizeId(2),
+                deleted: true,
+            },
+        };
+        let fleet = fleet(Phase::Pending, vec![gone]);
+        assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:09:00Z")), Verdict::Delete);
+        assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:11:00Z")), Verdict::Leave);
+        let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
+        renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
+        assert_eq!(judge(&fleet, &renamed), Verdict::Delete, "its providerID says whose it was");
+    }
 }

@@ -1,5 +1,6 @@
 //! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
 
+mod drain;
 mod events;
 mod frugality;
 mod objects;

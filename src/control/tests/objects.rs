@@ -102,7 +102,7 @@ impl Cluster {
     }
 }
 
-fn running(n: u32) -> Machine {
+pub(super) fn running(n: u32) -> Machine {
     let vm = Vm {
         hostname: Hostname::new(&format!("slave-{n}")),
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
