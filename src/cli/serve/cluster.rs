@@ -13,12 +13,12 @@ use super::parts::{
     Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, too_early, transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
-use crate::control::{
-    Clock, Declared, FleetHandle, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch, Target,
-};
+use crate::control::{Bell, Clock, Declared, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target};
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc;
-use crate::kubernetes::{self, ElectionConfig, Elector, Leadership, Lost, fence_client, fence_transport};
+use crate::kubernetes::{
+    self, ElectionConfig, Elector, Events, Leadership, Lost, fence_client, fence_transport,
+};
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::Readiness;
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
@@ -46,7 +46,7 @@ pub(super) async fn run(
     drop(listen("--grpc-listen", settings.grpc_listen).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet } = Measured::new(&settings);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, fleet } = Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
     spawn_http(&mut tasks, http, registry, readiness(staged), shutdown.clone());
@@ -83,6 +83,9 @@ pub(super) async fn run(
         leadership,
         shutdown: shutdown.clone(),
     };
+    let (events, publisher) = Events::new(parts.client.clone(), namespace, events);
+    spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
+    let journal = journal.with_events(events);
     let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
         return released(keeping_lease, over, Ok(())).await;
     };
@@ -96,11 +99,12 @@ pub(super) async fn run(
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
     }
-    let target = parts.spawn_watches(&mut tasks, &handle, &store, &backend, recorded);
-    let backend: Arc<dyn Backend> = backend;
+    let (told, target) = watch::channel(Target::Unknown);
     let begin = known(target.clone(), shutdown.clone()).boxed().shared();
-    spawn_vpsie(&mut tasks, &settings, &handle, &backend, begin, &shutdown);
-    drop((store, backend));
+    let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, begin, &shutdown);
+    parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
+    drop(asked);
     let grace = settings.timing.shutdown_grace;
     let ending = shutdown.clone();
     tasks.spawn(async move {
@@ -169,33 +173,37 @@ impl Parts {
         }
     }
 
-    /// The loops over objects of the cluster. Which cluster at VPSie the NodeGroups say that it is.
-    fn spawn_watches(
-        &self,
-        tasks: &mut Tasks,
-        handle: &FleetHandle,
-        store: &Arc<KubernetesStore>,
-        backend: &Arc<ManagedBackend>,
-        recorded: Option<ManagedConfig>,
-    ) -> watch::Receiver<Target> {
+    /// The loops over objects of the cluster.
+    fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
         let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
-        let nodes = Nodes::new(handle.clone(), client.clone());
-        let view = NodesView::default();
-        let (store, backend) = (Arc::clone(store), Arc::clone(backend));
-        let on_target = move |target: &ManagedConfig| {
-            tracing::info!(cluster = %target.cluster, datacenters = ?target.datacenters, "serving this cluster");
-            store.set_cluster(target.cluster.clone());
-            backend.set_target(target.clone());
+        let Targets { store, backend, recorded, told } = targets;
+        let nodes = Nodes::new(handle.clone(), client.clone(), bell);
+        let view = nodes.view();
+        let on_target = move |target: &Target| {
+            if let Target::Cluster(config) = target {
+                tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
+                store.set_cluster(config.cluster.clone());
+                backend.set_target(config.clone());
+            }
+            told.send_replace(target.clone());
         };
         let clock = Arc::clone(&self.clock);
-        let (groups, target) =
+        let groups =
             NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target);
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
         spawn(tasks, "nodegroups", groups.run(shutdown.clone()));
         spawn(tasks, "records", records.run(shutdown.clone()));
-        target
     }
+}
+
+/// Who must know which cluster the NodeGroups are of.
+struct Targets {
+    store: Arc<KubernetesStore>,
+    backend: Arc<ManagedBackend>,
+    /// The cluster that the records are of.
+    recorded: Option<ManagedConfig>,
+    told: watch::Sender<Target>,
 }
 
 type Kept = JoinHandle<(Elector, Result<(), Lost>)>;

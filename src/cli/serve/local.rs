@@ -31,7 +31,7 @@ pub(super) async fn run(
 
     let clock = clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet } = Measured::new(&settings);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet, .. } = Measured::new(&settings);
     let declared = Declared { declaration: manifests.groups.clone().into(), reserved: settings.reserved };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
@@ -46,10 +46,10 @@ pub(super) async fn run(
 
     let mut tasks = Tasks::new();
     let keeping = tokio::spawn(keeper.run());
-    spawn_vpsie(&mut tasks, &settings, &handle, &backend, std::future::ready(true), &shutdown);
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &backend, std::future::ready(true), &shutdown);
     if let Some(access) = access {
-        let nodes = Nodes::new(handle.clone(), kubernetes::connect(access).await?).run(shutdown.clone());
-        spawn(&mut tasks, "nodes", nodes);
+        let nodes = Nodes::new(handle.clone(), kubernetes::connect(access).await?, bell);
+        spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
     }
     spawn_http(&mut tasks, http, registry, readiness(handle.clone()), shutdown.clone());
     let (config, ending, grace) = (settings.grpc.clone(), shutdown.clone(), settings.timing.shutdown_grace);

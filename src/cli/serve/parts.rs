@@ -7,15 +7,15 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Settings, VpsieSettings};
 use crate::control::{
-    Clock, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock, refresh_catalog,
+    Bell, Clock, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock, refresh_catalog,
 };
 use crate::grpc::GrpcMetrics;
+use crate::kubernetes::EventMetrics;
 use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, registry, serve_http};
 use crate::vpsie::{Backend, ClientConfig, Metrics, Transport, https};
@@ -30,6 +30,7 @@ pub(super) struct Measured {
     pub(super) grpc: GrpcMetrics,
     pub(super) vpsie: Metrics,
     pub(super) journal: Journal,
+    pub(super) events: EventMetrics,
     /// The fleet, once there is one.
     pub(super) fleet: Arc<OnceLock<FleetHandle>>,
 }
@@ -40,12 +41,14 @@ impl Measured {
         let grpc = GrpcMetrics::register(&mut registry);
         let vpsie = Metrics::default();
         vpsie.register(&mut registry);
-        let journal = Journal::default();
+        let journal = Journal::new(settings.hours_per_month);
         journal.register(&mut registry);
+        let events = EventMetrics::default();
+        events.register(&mut registry);
         let fleet = Arc::new(OnceLock::new());
         let collector = FleetCollector::new(Arc::clone(&fleet), settings.hours_per_month);
         registry.register_collector(Box::new(collector));
-        Self { registry, grpc, vpsie, journal, fleet }
+        Self { registry, grpc, vpsie, journal, events, fleet }
     }
 }
 
@@ -95,7 +98,7 @@ pub(super) async fn transport(
     }
 }
 
-/// The loops that ask VPSie, once `begin` says so. The bell of those that look for new VMs.
+/// The loops that ask VPSie, once `begin` says so. Whoever sees something that VPSie may list rings the bell.
 pub(super) fn spawn_vpsie(
     tasks: &mut Tasks,
     settings: &Settings,
@@ -103,9 +106,9 @@ pub(super) fn spawn_vpsie(
     backend: &Arc<dyn Backend>,
     begin: impl Future<Output = bool> + Clone + Send + 'static,
     shutdown: &CancellationToken,
-) -> Arc<Notify> {
+) -> Arc<Bell> {
     let timing = &settings.timing;
-    let bell = Arc::new(Notify::new());
+    let bell = Arc::new(Bell::default());
     let provision = Provision::new(
         handle.clone(),
         Arc::clone(backend),

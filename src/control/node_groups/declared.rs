@@ -53,8 +53,11 @@ impl Declared {
                 }
             }
         }
-        let kept =
-            self.target.as_ref().filter(|target| checked.iter().any(|(_, group)| names(group, target)));
+        let holds = |target: &&ManagedConfig| {
+            let known = checked.iter().map(|(_, group)| group).chain(next.groups.values());
+            known.into_iter().any(|group| names(group, target))
+        };
+        let kept = self.target.as_ref().filter(holds);
         next.target = bound.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| target_of(group)));
         for (name, group) in checked {
             match next.target.as_ref().filter(|target| !names(&group, target)) {

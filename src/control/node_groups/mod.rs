@@ -19,7 +19,6 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +52,9 @@ pub struct NodeGroups {
     declared: Declared,
     /// What there were machines of at the start.
     recorded: Option<ManagedConfig>,
-    target: watch::Sender<Target>,
-    on_target: Box<dyn Fn(&ManagedConfig) + Send + Sync>,
+    /// What was told last.
+    target: Target,
+    on_target: Box<dyn Fn(&Target) + Send + Sync>,
 }
 
 /// Which cluster the NodeGroups are of.
@@ -70,8 +70,8 @@ pub enum Target {
 }
 
 impl NodeGroups {
-    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of; `on_target` is
-    /// told of another one before its NodeGroups are in force.
+    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of. The one that
+    /// the NodeGroups are of is told to `on_target` before they are in force.
     pub fn new(
         handle: FleetHandle,
         clock: Arc<dyn Clock>,
@@ -79,10 +79,9 @@ impl NodeGroups {
         client: Client,
         namespace: &str,
         recorded: Option<ManagedConfig>,
-        on_target: impl Fn(&ManagedConfig) + Send + Sync + 'static,
-    ) -> (Self, watch::Receiver<Target>) {
-        let (target, told) = watch::channel(Target::Unknown);
-        let this = Self {
+        on_target: impl Fn(&Target) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
             handle,
             clock,
             nodes,
@@ -92,10 +91,9 @@ impl NodeGroups {
             config: Watched::default(),
             declared: Declared::default(),
             recorded,
-            target,
+            target: Target::Unknown,
             on_target: Box::new(on_target),
-        };
-        (this, told)
+        }
     }
 
     /// Runs until `shutdown`.
@@ -152,10 +150,10 @@ impl NodeGroups {
                 group.notes.iter().for_each(|note| tracing::warn!("NodeGroup {note}"));
             }
         }
-        if next.target != self.declared.target || *self.target.borrow() == Target::Unknown {
-            next.target.iter().for_each(&self.on_target);
-            let target = next.target.clone().map_or(Target::None, Target::Cluster);
-            self.target.send_if_modified(|told| std::mem::replace(told, target.clone()) != target);
+        let target = next.target.clone().map_or(Target::None, Target::Cluster);
+        if target != self.target {
+            (self.on_target)(&target);
+            self.target = target;
         }
         if next.declaration() != self.declared.declaration() {
             self.handle.declare(next.declaration()).await?;

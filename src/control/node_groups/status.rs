@@ -334,7 +334,7 @@ mod tests {
         let first = status(&object, &fleet, None, &|_| false, time());
         assert_eq!(condition(&first, "AtMaxCapacity").1, "AtClusterMaximum");
         object.status = Some(first.clone());
-        let later = time() + std::time::Duration::from_secs(60);
+        let later = time() + std::time::Duration::from_mins(1);
         assert_eq!(status(&object, &fleet, None, &|_| false, later), first, "nothing to write");
         let wrong = status(&object, &fleet, Some("spec.x: is bad"), &|_| false, later);
         let ready = &wrong.conditions[0];

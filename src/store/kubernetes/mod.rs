@@ -24,7 +24,7 @@ use super::{Store, StoreError};
 use crate::api::VPSieNode;
 use crate::fleet::{Change, ClusterId, Machine, MachineId, Records};
 use notes::{MANAGED_BY, Place, Values};
-use shelf::{Half, Kept, Shelf};
+use shelf::{Half, Kept, Shelf, Written};
 
 /// All writes of a commit.
 const COMMIT: Duration = Duration::from_secs(5);
@@ -123,7 +123,12 @@ impl KubernetesStore {
         let mut halves = [Half::Main, Half::Status];
         if let Some(stored) = self.nodes.seen(name) {
             halves = machines::order(&stored, machine);
-            if self.patch(machine, halves, deadline).await? {
+            let written = match self.patch(machine, halves, deadline).await? {
+                // To save what is saved is to doubt that it is there.
+                Written::AsItWas => self.nodes.check(name, deadline).await?,
+                written => written,
+            };
+            if written != Written::Missing {
                 return Ok(());
             }
         }
@@ -132,30 +137,33 @@ impl KubernetesStore {
             problem: format!("{}: no NodeGroup has named a cluster yet", self.nodes.title(name)),
         })?;
         self.nodes.create(&machines::new_node(machine, &cluster), deadline).await?;
-        if self.patch(machine, halves, deadline).await? {
-            return Ok(());
+        match self.patch(machine, halves, deadline).await? {
+            Written::Missing => Err(StoreError::Conflict { object: self.nodes.title(name) }),
+            Written::Done | Written::AsItWas => Ok(()),
         }
-        Err(StoreError::Conflict { object: self.nodes.title(name) })
     }
 
-    /// False when the object is not there.
     async fn patch(
         &self,
         machine: &Machine,
         halves: [Half; 2],
         deadline: Instant,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written, StoreError> {
+        let mut all = Written::AsItWas;
         for half in halves {
             let wanted = |stored: &VPSieNode| machines::patch(stored, machine, half);
-            if !self.nodes.patch(machine.id.as_str(), half, deadline, wanted).await? {
-                return Ok(false);
+            match self.nodes.patch(machine.id.as_str(), half, deadline, wanted).await? {
+                Written::AsItWas => {}
+                Written::Done => all = Written::Done,
+                Written::Missing => return Ok(Written::Missing),
             }
         }
-        Ok(true)
+        Ok(all)
     }
 
     async fn drop_machine(&self, id: &MachineId, deadline: Instant) -> Result<(), StoreError> {
-        if self.nodes.patch(id.as_str(), Half::Main, deadline, machines::release).await? {
+        let released = self.nodes.patch(id.as_str(), Half::Main, deadline, machines::release).await?;
+        if released != Written::Missing {
             self.nodes.delete(id.as_str(), deadline).await?;
         }
         Ok(())
@@ -163,7 +171,8 @@ impl KubernetesStore {
 
     async fn note(&self, map: &str, values: &Values, deadline: Instant) -> Result<(), StoreError> {
         let wanted = |stored: &ConfigMap| notes::patch(stored, values);
-        if self.maps.patch(map, Half::Main, deadline, wanted).await? || values.values().all(Option::is_none) {
+        let written = self.maps.patch(map, Half::Main, deadline, wanted).await?;
+        if written != Written::Missing || values.values().all(Option::is_none) {
             return Ok(());
         }
         self.maps.create(&notes::new_map(map, values), deadline).await

@@ -165,6 +165,6 @@ mod tests {
         let different: std::collections::BTreeSet<_> = places.iter().collect();
         assert_eq!(different.len(), hostnames.len());
         assert_eq!(places[0].key, "node-1.example");
-        assert_eq!(places[0].map, "vpsie-autoscaler-strangers-c", "as in every release");
+        assert_eq!(places[0].map, "vpsie-autoscaler-strangers-f", "as in every release");
     }
 }

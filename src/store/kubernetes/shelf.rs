@@ -37,6 +37,17 @@ pub(super) enum Half {
     Status,
 }
 
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is as wanted.
+    Done,
+    /// It was as wanted when it was seen last. The server was not asked.
+    AsItWas,
+    /// It is not there.
+    Missing,
+}
+
 /// Objects as they were seen last.
 pub(super) struct Shelf<K> {
     api: Api<K>,
@@ -97,22 +108,24 @@ impl<K: Kept> Shelf<K> {
     }
 
     /// Brings a half of an object to where `wanted` has no patch for it any more. Not when somebody else changed
-    /// what it records. False when it is not there.
+    /// what it records.
     pub(super) async fn patch(
         &self,
         name: &str,
         half: Half,
         deadline: Instant,
         wanted: impl Fn(&K) -> Option<Value>,
-    ) -> Result<bool, StoreError> {
-        let Some(believed) = self.seen(name) else { return Ok(false) };
+    ) -> Result<Written, StoreError> {
+        let Some(believed) = self.seen(name) else { return Ok(Written::Missing) };
         let mut pace = Pace::new(self.title(name), deadline);
         let mut stored = believed.clone();
+        let mut asked = false;
         loop {
             let Some(mut patch) = wanted(&stored) else {
                 self.keep(stored);
-                return Ok(true);
+                return Ok(if asked { Written::Done } else { Written::AsItWas });
             };
+            asked = true;
             patch["metadata"]["resourceVersion"] = json!(stored.resource_version());
             let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
             let sent = match half {
@@ -122,7 +135,7 @@ impl<K: Kept> Shelf<K> {
             let error = match sent {
                 Ok(new) => {
                     self.keep(new);
-                    return Ok(true);
+                    return Ok(Written::Done);
                 }
                 Err(error) => error,
             };
@@ -145,9 +158,25 @@ impl<K: Kept> Shelf<K> {
         }
     }
 
-    fn forget(&self, name: &str) -> bool {
+    fn forget(&self, name: &str) -> Written {
         self.lock().remove(name);
-        false
+        Written::Missing
+    }
+
+    /// Whether an object is there still. It must record what it did when it was seen last.
+    pub(super) async fn check(&self, name: &str, deadline: Instant) -> Result<Written, StoreError> {
+        let mut pace = Pace::new(self.title(name), deadline);
+        loop {
+            match pace.attempt(self.api.get_opt(name)).await {
+                Ok(None) => return Ok(self.forget(name)),
+                Ok(Some(there)) if self.seen(name).is_some_and(|seen| seen.same(&there)) => {
+                    self.keep(there);
+                    return Ok(Written::Done);
+                }
+                Ok(Some(_)) => return Err(pace.conflict()),
+                Err(error) => pace.again(&error).await?,
+            }
+        }
     }
 
     /// Removes an object. One that is not there is removed.
@@ -157,11 +186,19 @@ impl<K: Kept> Shelf<K> {
         let params = DeleteParams::default().preconditions(uid);
         let mut pace = Pace::new(self.title(name), deadline);
         loop {
-            match pace.attempt(self.api.delete(name, &params)).await {
+            let error = match pace.attempt(self.api.delete(name, &params)).await {
                 Ok(_) => break,
-                // With another UID it is another object, and the one that was meant is gone.
-                Err(error) if matches!(error.code(), Some(404 | 409)) => break,
-                Err(error) => pace.again(&error).await?,
+                Err(error) => error,
+            };
+            match error.code() {
+                Some(404) => break,
+                Some(409) => match pace.attempt(self.api.get_opt(name)).await {
+                    Ok(Some(there)) if there.uid() == stored.uid() => pace.again(&error).await?,
+                    // Another object of the name: the one that was meant is gone.
+                    Ok(_) => break,
+                    Err(error) => pace.again(&error).await?,
+                },
+                _ => pace.again(&error).await?,
             }
         }
         self.forget(name);

@@ -36,6 +36,12 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         status: true,
+        namespaced: false,
+        unconditional: false,
+        ..kind("autoscaler.vpsie.com", "v1alpha1", "autoscalerconfigs", "AutoscalerConfig")
+    },
+    Kind {
+        status: true,
         unconditional: false,
         ..kind("autoscaler.vpsie.com", "v1alpha1", "nodegroups", "NodeGroup")
     },
