@@ -54,7 +54,7 @@ impl Replica {
                 tokio::time::sleep(Duration::from_millis(rng.random_range(0..5000))).await;
             }
         };
-        freezer.run(life).await
+        freezer.run(life).await;
     }
 }
 
@@ -106,7 +106,9 @@ async fn elections(seed: u64, planted: Option<Planted>) -> Result<usize, String>
     }
     kube.clear_faults();
     kube.set_down(false);
-    REPLICAS.iter().for_each(|name| kube.partition(name, false));
+    for name in REPLICAS {
+        kube.partition(name, false);
+    }
     freezers.iter().for_each(Freezer::thaw);
     let mut ready = 0;
     for _ in 0..900 {

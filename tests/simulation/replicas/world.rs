@@ -265,7 +265,9 @@ impl World {
         self.simulator.clear_faults();
         self.kube.clear_faults();
         self.kube.set_down(false);
-        NAMES.iter().for_each(|name| self.kube.partition(name, false));
+        for name in NAMES {
+            self.kube.partition(name, false);
+        }
         (0..NAMES.len()).for_each(|which| self.crash(which));
         self.start_all();
     }
