@@ -82,7 +82,9 @@ fn each_seed<T: Send>(default: u64, test: &str, run: impl Fn(u64) -> Result<T, S
 fn the_invariants_hold_through_faults_and_crashes() {
     let outcomes = each_seed(300, "the_invariants", |seed| run(seed, None));
     let mut total = Stats::default();
-    outcomes.iter().for_each(|stats| total.add(stats));
+    for stats in &outcomes {
+        total.add(stats);
+    }
     println!("{total:?}");
     // A run in which nothing happens shows nothing.
     assert!(

@@ -2,7 +2,6 @@
 //! what is between.
 
 mod election;
-mod records;
 mod replica;
 mod scenarios;
 mod wires;

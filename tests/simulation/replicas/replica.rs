@@ -12,11 +12,12 @@ use vpsie_autoscaler::fleet::{Policy, Reserved};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::kubernetes::{Elector, Leadership, bounded, fence_client, fence_transport};
+use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
+use vpsie_autoscaler::store::KubernetesStore;
 use vpsie_autoscaler::vpsie::Transport;
 
-use super::records::ConfigMaps;
 use super::wires::{Witness, client, frozen_client, frozen_transport};
-use super::{Planted, config};
+use super::{NAMESPACE, Planted, config};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
 use crate::process::{Process, Surroundings};
@@ -111,8 +112,10 @@ impl Replica {
         let fenced = fence_client(&bounded(&witness.client(raw)), leadership.clone());
         let transport = fence_transport(witness.transport(self.transport.clone()), leadership.clone());
         loop {
+            let store = KubernetesStore::new(frozen_client(&fenced, &self.freezer), NAMESPACE);
+            store.set_cluster(DEFAULT_CLUSTER.into());
             let around = Surroundings {
-                store: Arc::new(ConfigMaps::new(frozen_client(&fenced, &self.freezer))),
+                store: Arc::new(store),
                 transport: frozen_transport(transport.clone(), self.freezer.clone()),
                 clock: Arc::new(self.clock.clone()),
                 declared: Declared { declaration: groups().into(), reserved: Reserved::default() },

@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use ca_model::{Autoscaler, Event, Memory, Minor, Outcome, Pod};
 use fake_kube::{FakeKube, Fate, Refusal, Then};
+use k8s_openapi::api::core::v1::ConfigMap;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
+use vpsie_autoscaler::api::VPSieNode;
 use vpsie_autoscaler::control::Clock as _;
-use vpsie_autoscaler::fleet::{Hostname, Policy};
+use vpsie_autoscaler::fleet::{Hostname, Policy, Records};
 use vpsie_autoscaler::simulator::{Shapes, Simulator, SimulatorConfig, VmKind};
+use vpsie_autoscaler::store::records_of;
 
 use super::Planted;
-use super::records::recorded;
 use super::replica::{Replica, Serving};
 use super::{LEASE, NAMESPACE};
 use crate::checks;
@@ -191,8 +193,11 @@ impl World {
             }
             5..9 => {
                 let time = Duration::from_millis(self.rng.random_range(1000..40_000));
-                self.tell(&("freeze", name, time));
-                self.replicas[which].0.freezer.freeze(time);
+                // Rather the one that acts.
+                let serves = self.serving.now().filter(|_| self.rng.random_bool(0.7));
+                let freezer = serves.map_or_else(|| self.replicas[which].0.freezer.clone(), |s| s.freezer);
+                self.tell(&("freeze", time));
+                freezer.freeze(time);
                 self.stats.freezes += 1;
             }
             9..11 => {
@@ -260,7 +265,9 @@ impl World {
         self.simulator.clear_faults();
         self.kube.clear_faults();
         self.kube.set_down(false);
-        NAMES.iter().for_each(|name| self.kube.partition(name, false));
+        for name in NAMES {
+            self.kube.partition(name, false);
+        }
         (0..NAMES.len()).for_each(|which| self.crash(which));
         self.start_all();
     }
@@ -285,7 +292,7 @@ impl World {
 
     /// What was acknowledged is recorded: invariant 2.
     fn promised(&self, events: &[Event]) -> Result<(), String> {
-        let machines = recorded(&self.kube).machines;
+        let machines = self.recorded()?.machines;
         for event in events {
             let Event::ScaledUp { group, delta } = event else { continue };
             let there = machines.iter().filter(|m| m.pool.to_string() == *group).count();
@@ -298,23 +305,29 @@ impl World {
         Ok(())
     }
 
+    /// What is recorded now, past all faults.
+    fn recorded(&self) -> Result<Records, String> {
+        let (nodes, maps) = (self.kube.all::<VPSieNode>(), self.kube.all::<ConfigMap>());
+        records_of(&nodes, &maps).map_err(|error| format!("2: {error}"))
+    }
+
     async fn check(&mut self) -> Result<(), String> {
         if let Some(complaint) = self.door.complaints.first() {
             return Err(complaint);
         }
-        checks::money(&self.simulator, &recorded(&self.kube))?;
+        checks::money(&self.simulator, &self.recorded()?)?;
         let Some(serves) = self.serving.now().filter(|serves| !serves.freezer.frozen()) else {
             return Ok(());
         };
         checks::answers(&self.door).await?;
         if self.calm {
-            checks::memory(&serves.handle, &recorded(&self.kube))?;
+            checks::memory(&serves.handle, &self.recorded()?)?;
         }
         Ok(())
     }
 
     fn rested(&self, load: usize) -> Result<(), String> {
-        checks::at_rest(&self.simulator, &recorded(&self.kube))?;
+        checks::at_rest(&self.simulator, &self.recorded()?)?;
         if self.cluster.pending() > 0 {
             return Err(format!("{} pods are pending", self.cluster.pending()));
         }
@@ -338,7 +351,7 @@ fn run(seed: u64, planted: Option<Planted>) -> Result<Stats, String> {
 
 #[test]
 fn one_replica_acts_and_nothing_is_lost() {
-    let runs = crate::each_seed(100, "one_replica_acts", |seed| run(seed, None));
+    let runs = crate::each_seed(40, "one_replica_acts", |seed| run(seed, None));
     let mut total = Stats::default();
     for stats in &runs {
         total.transitions += stats.transitions;
@@ -348,7 +361,7 @@ fn one_replica_acts_and_nothing_is_lost() {
         total.deleted += stats.deleted;
     }
     println!("{total:?}");
-    assert!(runs.len() < 50 || total.transitions > 100 && total.created > 0 && total.deleted > 0);
+    assert!(runs.len() < 40 || total.transitions > 100 && total.created > 0 && total.deleted > 0);
 }
 
 #[test]
