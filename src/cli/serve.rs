@@ -7,15 +7,14 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::config::{Manifests, ServeArgs, Settings, StoreSettings, VpsieSettings};
 use crate::control::{
-    Clock, Declared, FleetCollector, FleetHandle, Journal, Keeper, Nodes, Provision, Removal, SystemClock,
-    refresh_catalog,
+    Bell, Clock, Declared, FleetCollector, FleetHandle, Journal, Keeper, Nodes, Provision, Removal,
+    SystemClock, refresh_catalog,
 };
 use crate::grpc::{self, GrpcMetrics};
 use crate::kubernetes;
@@ -118,7 +117,7 @@ async fn spawn_loops(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let timing = &settings.timing;
-    let bell = Arc::new(Notify::new());
+    let bell = Arc::new(Bell::default());
     let provision = Provision::new(
         handle.clone(),
         Arc::clone(backend),
@@ -126,7 +125,7 @@ async fn spawn_loops(
         timing.observe_interval,
         Arc::clone(&bell),
     );
-    let removal = Removal::new(handle.clone(), Arc::clone(backend), bell);
+    let removal = Removal::new(handle.clone(), Arc::clone(backend), Arc::clone(&bell));
     let catalog =
         refresh_catalog(handle.clone(), Arc::clone(backend), timing.catalog_interval, shutdown.clone());
     let (provision, removal) = (provision.run(shutdown.clone()), removal.run(shutdown.clone()));
@@ -134,8 +133,8 @@ async fn spawn_loops(
     spawn(tasks, "removal", removal);
     spawn(tasks, "catalog", catalog);
     if let Some(access) = settings.kubernetes() {
-        let nodes = Nodes::new(handle.clone(), kubernetes::connect(access).await?).run(shutdown.clone());
-        spawn(tasks, "nodes", nodes);
+        let nodes = Nodes::new(handle.clone(), kubernetes::connect(access).await?, bell);
+        spawn(tasks, "nodes", nodes.run(shutdown.clone()));
     }
     Ok(())
 }

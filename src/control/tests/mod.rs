@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -248,7 +247,7 @@ impl Process {
     }
 
     fn start_with(&mut self, backend: &Arc<dyn Backend>) {
-        let bell = Arc::new(Notify::new());
+        let bell = Arc::new(Bell::default());
         let (handle, idle) = (self.handle.clone(), Duration::from_secs(30));
         let provision =
             Provision::new(handle, Arc::clone(backend), Policy::default(), idle, Arc::clone(&bell));
