@@ -34,7 +34,7 @@ spec:
   offeringIDs: [s-2vcpu-4gb, s-4vcpu-8gb]
 ```
 
-- `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
+- In a cluster NodeGroups are objects: [kubernetes.md](kubernetes.md). Without one, `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
   autoscaler are taken as they are; what has no effect (yet) is said at start and by `vpsie-autoscaler validate`.
 - All NodeGroups name one cluster and one datacenter: a cluster that VPSie manages is in one datacenter.
 - VPSie has one group of workers a size in each cluster. Pools of one size share it, and each machine still
@@ -44,12 +44,12 @@ spec:
 
 ## In a cluster
 
-`vpsie-autoscaler crds | kubectl apply --server-side -f -` installs the CustomResourceDefinitions of NodeGroup and
-VPSieNode (the same are in `deployments/crds`). The API server then refuses what `vpsie-autoscaler validate` would
-refuse; no webhook is needed. The rules need Kubernetes 1.25 or newer and are tested with 1.36. NodeGroups are read
-from files so far: nothing watches those in the cluster yet, and nothing writes their status or VPSieNodes.
+`vpsie-autoscaler crds | kubectl apply --server-side -f -` installs the CustomResourceDefinitions of NodeGroup,
+VPSieNode and AutoscalerConfig (the same are in `deployments/crds`). The API server then refuses what
+`vpsie-autoscaler validate` would refuse; no webhook is needed. The rules need Kubernetes 1.25 or newer and are tested
+with 1.36.
 
-- `kubectl get vpsie` lists both kinds; short names are `ng` and `vn`.
+- `kubectl get vpsie` lists all kinds; short names are `ng`, `vn` and `asc`.
 - `kubectl scale nodegroup workers --replicas 3` sets `minNodes`: keep at least 3. How many more there are is for
   Cluster Autoscaler to say, and it adds nodes up to `minNodes` only with `--enforce-node-group-min-size`.
 
@@ -71,8 +71,8 @@ const MACHINES: &str = "
 # VPSieNodes
 
 A VPSieNode is one machine: written before its VM is asked for, and there until its Node is gone. `spec` is what was
-wanted and asked for, `status` what was seen. To delete one is to be rid of its VM. Nothing writes them yet: records
-are in a local file so far.
+wanted and asked for, `status` what was seen. To delete one is to be rid of its VM: its Node is drained first.
+vpsie-autoscaler writes them with `--store=kubernetes`; do not make any by hand.
 
 ";
 

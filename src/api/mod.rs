@@ -7,6 +7,7 @@
 //! rules over several fields in `rules`.
 
 mod autoscaler_config;
+mod conditions;
 mod crds;
 mod node_group;
 mod policies;

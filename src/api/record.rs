@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::conditions::conditions;
 use super::{Ask, AskOutcome, MachinePhase, VPSieNode, VPSieNodeSpec, VPSieNodeStatus};
 use crate::fleet::{
     self, ClusterId, DeletionReason, Failure, FailureReason, Hostname, Machine, MachineId, Phase, PoolId,
@@ -114,11 +115,12 @@ impl VPSieNode {
         })
     }
 
-    /// The VM that was seen, or else the one that the machine was recorded for.
+    /// The VM that was seen, or before any status the one that the machine was recorded for.
     fn vm(&self, status: &VPSieNodeStatus) -> Option<Vm> {
-        let (hostname, id) = match &status.hostname {
-            Some(hostname) => (hostname, &status.vpsie_node_identifier),
-            None => (self.spec.node_name.as_ref()?, &self.spec.vpsie_node_identifier),
+        let (hostname, id) = match (&status.hostname, &self.status) {
+            (Some(hostname), _) => (hostname, &status.vpsie_node_identifier),
+            (None, None) => (self.spec.node_name.as_ref()?, &self.spec.vpsie_node_identifier),
+            (None, Some(_)) => return None,
         };
         let addresses = status.addresses.clone();
         Some(Vm { hostname: Hostname::new(hostname), id: id.as_deref().map(VmId::from), addresses })
@@ -131,6 +133,7 @@ fn seen(machine: &Machine) -> VPSieNodeStatus {
         hostname: vm.map(|vm| vm.hostname.to_string()),
         vpsie_node_identifier: vm.and_then(|vm| vm.id.as_ref()).map(ToString::to_string),
         addresses: vm.map(|vm| vm.addresses.clone()).unwrap_or_default(),
+        conditions: conditions(machine),
         ..VPSieNodeStatus::default()
     };
     match &machine.phase {

@@ -13,7 +13,7 @@ pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
         leader_election_retry_period: retry,
     } = args;
     let mut wrong = |flag: &str, message: String| {
-        problems.push(Problem::new(&format!("--leader-election-{flag}"), "", message))
+        problems.push(Problem::new(&format!("--leader-election-{flag}"), "", message));
     };
     if let Err(message) = syntax::dns_subdomain(id) {
         wrong("id", message);

@@ -65,15 +65,38 @@ fn read(path: &Path) -> Result<Vec<Source>, Problem> {
     files.into_iter().map(read).collect()
 }
 
+/// A NodeGroup of the API server, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckedNodeGroup {
+    /// What it declares.
+    pub group: NodeGroup,
+    /// The cluster that it names.
+    pub cluster: ClusterId,
+    /// The datacenter that it names.
+    pub datacenter: DatacenterId,
+    /// What it says without effect.
+    pub notes: Vec<Problem>,
+}
+
+/// Checks a NodeGroup of the API server by the rules that files are checked by: it may have been written before
+/// a rule was.
+pub fn check_node_group(object: &api::NodeGroup) -> Result<CheckedNodeGroup, Problems> {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let mut document = serde_json::to_value(object).unwrap_or_default();
+    drop_nulls(&mut document);
+    let mut reader = Reader::new();
+    reader.node_group(name, &document);
+    match reader.read.pop() {
+        Some(Read { checked: Checked { group, cluster, datacenter }, .. }) if reader.problems.is_empty() => {
+            Ok(CheckedNodeGroup { group, cluster, datacenter, notes: reader.notes })
+        }
+        _ => Err(Problems(reader.problems)),
+    }
+}
+
 /// Reads the NodeGroups of the texts. `origin` is what they come from, for a problem of all together.
 pub fn parse_manifests(origin: &str, sources: &[Source]) -> Result<Manifests, Problems> {
-    let crd = serde_json::to_value(api::NodeGroup::crd()).unwrap_or_default();
-    let mut reader = Reader {
-        schema: crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default(),
-        problems: Vec::new(),
-        notes: Vec::new(),
-        read: Vec::new(),
-    };
+    let mut reader = Reader::new();
     for source in sources {
         reader.file(source);
     }
@@ -95,6 +118,16 @@ struct Read {
 }
 
 impl Reader {
+    fn new() -> Self {
+        let crd = serde_json::to_value(api::NodeGroup::crd()).unwrap_or_default();
+        Self {
+            schema: crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default(),
+            problems: Vec::new(),
+            notes: Vec::new(),
+            read: Vec::new(),
+        }
+    }
+
     fn file(&mut self, source: &Source) {
         let documents = match serde_saphyr::from_multiple::<Spanned<Value>>(&source.text) {
             Ok(documents) => documents,

@@ -18,6 +18,6 @@ pub use args::{
     ServeArgs, StoreKind, TemplateArgs, TimingArgs,
 };
 pub use duration::parse_duration;
-pub use manifests::{Manifests, Source, load_manifests, parse_manifests};
+pub use manifests::{CheckedNodeGroup, Manifests, Source, check_node_group, load_manifests, parse_manifests};
 pub use problem::{Problem, Problems};
 pub use settings::{KubernetesAccess, Settings, StoreSettings, VpsieSettings, sample_manifests};

@@ -5,21 +5,23 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use std::sync::{Arc, OnceLock};
+
 use super::handle::FleetHandle;
 use crate::fleet::{Fleet, Pool, StrangerKind};
 
 /// Shows pools, machines and strangers.
 #[derive(Debug)]
 pub struct FleetCollector {
-    handle: FleetHandle,
+    handle: Arc<OnceLock<FleetHandle>>,
     hours_per_month: u32,
 }
 
 const PHASES: [&str; 5] = ["Pending", "Creating", "Running", "Failed", "Deleting"];
 
 impl FleetCollector {
-    /// Shows what the handle reads; an offer with a monthly price only is priced by `hours_per_month`.
-    pub fn new(handle: FleetHandle, hours_per_month: u32) -> Self {
+    /// Shows what the handle reads, once there is one; an offer with a monthly price only is priced by `hours_per_month`.
+    pub fn new(handle: Arc<OnceLock<FleetHandle>>, hours_per_month: u32) -> Self {
         Self { handle, hours_per_month }
     }
 }
@@ -28,7 +30,8 @@ type Sample = (Vec<(&'static str, String)>, f64);
 
 impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (sizes, machines, strangers, prices) = self.handle.read(|fleet| {
+        let Some(handle) = self.handle.get() else { return Ok(()) };
+        let (sizes, machines, strangers, prices) = handle.read(|fleet| {
             let prices = hourly_prices(fleet, self.hours_per_month);
             (pool_sizes(fleet), machine_counts(fleet), stranger_counts(fleet), prices)
         });

@@ -1,15 +1,20 @@
-//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes.
+//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes, drain, NodeGroups, records.
 
+mod acts;
 mod bell;
 mod catalog;
 mod clock;
+mod drain;
 mod handle;
+mod happenings;
 mod journal;
 mod keeper;
 mod metrics;
+mod node_groups;
 mod nodes;
 mod pace;
 mod provision;
+mod records;
 mod removal;
 #[cfg(test)]
 mod tests;
@@ -17,10 +22,13 @@ mod tests;
 pub use bell::Bell;
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
+pub use drain::{Drain, DrainMetrics};
 pub use handle::{Command, CommandError, FleetHandle};
-pub use journal::Journal;
+pub use journal::{AUDIT, Journal};
 pub use keeper::{Declared, Keeper};
 pub use metrics::FleetCollector;
+pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};
 pub use nodes::{NodeFacts, Nodes, NodesView};
 pub use provision::Provision;
+pub use records::RecordsWatch;
 pub use removal::Removal;

@@ -257,6 +257,11 @@ impl Fleet {
         changes
     }
 
+    /// Writes a machine's record as it is: somebody removed it.
+    pub fn record_again(&self, id: &MachineId) -> Vec<Change> {
+        self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
+    }
+
     /// Notes that the Node of a machine that is being deleted has nothing to drain any more.
     pub fn drained(&mut self, id: &MachineId) -> Vec<Change> {
         let mut changes = Vec::new();

@@ -2,5 +2,17 @@
 //! changing anything.
 
 mod client;
+mod drain;
+mod events;
+mod fence;
+mod lease;
+mod patch;
+mod permissions;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
+pub use drain::{Evicted, Staying, evict, pods_on, staying};
+pub use events::{EventMetrics, EventType, Events, Happening, Object, Publisher};
+pub use fence::{fence_client, fence_transport};
+pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, identity};
+pub use patch::merge_patch;
+pub use permissions::{PERMISSIONS, Permission, Scope};

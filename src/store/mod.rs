@@ -1,11 +1,13 @@
 //! Where the fleet's records are durable.
 
 mod file;
+mod kubernetes;
 mod memory;
 #[cfg(test)]
 mod tests;
 
 pub use file::FileStore;
+pub use kubernetes::{KubernetesStore, records_of};
 pub use memory::MemoryStore;
 
 use async_trait::async_trait;
@@ -14,28 +16,44 @@ use crate::fleet::{Change, Records};
 
 /// Keeps the fleet's records through a crash.
 ///
-/// One writer at a time: the fleet's keeper. A local file and Kubernetes both fit: a record is an object, a
-/// [`Change`] is one conditional write.
+/// One writer at a time: the fleet's keeper. A local file writes all of a commit at once; in Kubernetes a record
+/// is an object, and each is written for itself.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Reads everything back.
     async fn load(&self) -> Result<Records, StoreError>;
 
-    /// Writes the changes in their order and returns once they are durable. When it fails, a part of them,
-    /// from the front, may have been written: the caller loads again before it goes on.
+    /// Writes the changes and returns once they are durable. When it fails, a part of them may have been written:
+    /// the caller loads again before it goes on.
+    ///
+    /// Only the last change of each record need be written. The part is one from the front of the list, or from
+    /// the front of this order: what is saved that is no machine, then machines that are saved in any order, then
+    /// what is dropped in any order. Either loses nothing, because a VM only ever goes
+    /// - from a request to a machine, in one record,
+    /// - from a request to a stranger, and the request goes with the machine that is saved after it,
+    /// - from a machine to a stranger, saved before the machine is saved without it or dropped,
+    /// - from a stranger to a machine, saved before the stranger is dropped.
+    ///
+    /// Two records of one VM are put right by the next listing: the machine's is the one that counts.
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 }
 
 /// Why records could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file is not ours, damaged, or of a newer format. It is left as it is.
+    /// The file or object is not ours, damaged, or of a newer format. It is left as it is.
     #[error("{path}: {problem}")]
     Unusable {
-        /// The file.
+        /// The file or object.
         path: String,
         /// What is wrong, and what to do.
         problem: String,
+    },
+    /// Somebody else changed what an object records since it was read.
+    #[error("{object} was changed by somebody else; the records are read again")]
+    Conflict {
+        /// Its kind, namespace and name.
+        object: String,
     },
     /// Reading or writing failed.
     #[error("cannot {action} the records: {problem}")]

@@ -13,11 +13,11 @@ use crate::fleet::{
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 
-fn cluster() -> ClusterId {
+pub(super) fn cluster() -> ClusterId {
     "c1".into()
 }
 
-fn machine(name: &str) -> Machine {
+pub(super) fn machine(name: &str) -> Machine {
     Machine {
         id: name.into(),
         pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(),
@@ -28,7 +28,7 @@ fn machine(name: &str) -> Machine {
     }
 }
 
-fn stranger(hostname: &str) -> Stranger {
+pub(super) fn stranger(hostname: &str) -> Stranger {
     Stranger {
         hostname: Hostname::new(hostname),
         id: None,
@@ -60,7 +60,7 @@ fn catalog() -> Arc<Catalog> {
 }
 
 /// One change of every kind, and some that undo others.
-fn changes() -> Vec<Change> {
+pub(super) fn changes() -> Vec<Change> {
     vec![
         Change::SaveMachine(machine("workers-1")),
         Change::SaveMachine(machine("workers-2")),
@@ -76,7 +76,7 @@ fn changes() -> Vec<Change> {
     ]
 }
 
-fn expected() -> Records {
+pub(super) fn expected() -> Records {
     Records {
         machines: vec![machine("workers-1"), Machine { size: SizeId(13), ..machine("workers-2") }],
         strangers: vec![stranger("control-plane")],

@@ -20,7 +20,7 @@ use crate::fleet::{
 };
 
 /// What a [`ManagedBackend`] works on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedConfig {
     /// The cluster.
     pub cluster: ClusterId,
@@ -31,7 +31,7 @@ pub struct ManagedConfig {
 /// Workers of one VPSie-managed cluster.
 pub struct ManagedBackend {
     client: Client,
-    config: ManagedConfig,
+    target: Mutex<Option<ManagedConfig>>,
     memory: Mutex<Memory>,
     /// One group is made at a time, so that two creations of a new size do not make two.
     making: Semaphore,
@@ -52,9 +52,32 @@ const LOOKS: u32 = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 impl ManagedBackend {
-    /// A backend. Sends nothing yet.
-    pub fn new(client: Client, config: ManagedConfig) -> Self {
-        Self { client, config, memory: Mutex::default(), making: Semaphore::new(1) }
+    /// A backend. Sends nothing yet; without a target it answers that there is none.
+    pub fn new(client: Client, target: impl Into<Option<ManagedConfig>>) -> Self {
+        Self {
+            client,
+            target: Mutex::new(target.into()),
+            memory: Mutex::default(),
+            making: Semaphore::new(1),
+        }
+    }
+
+    /// Works on this from now on. Calls that are under way end as they began.
+    pub fn set_target(&self, target: ManagedConfig) {
+        let mut current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|known| known.cluster != target.cluster) {
+            *self.memory() = Memory::default();
+        }
+        *current = Some(target);
+    }
+
+    fn target(&self) -> Result<ManagedConfig, BackendError> {
+        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        target.ok_or_else(|| BackendError::Unavailable {
+            reason: FailureReason::InvalidConfiguration,
+            message: "no NodeGroup says yet which cluster it is".to_owned(),
+            retry_after: None,
+        })
     }
 
     /// Starts from offers that were read before, so that the first listing can tell sizes.
@@ -72,14 +95,15 @@ impl ManagedBackend {
         };
         let named = |name: &str, id: &str| format!("{id} ({name})");
 
+        let target = self.target()?;
         let clusters = self.client.clusters().await.map_err(ApiError::of_read)?;
-        let cluster = self.config.cluster.as_str();
+        let cluster = target.cluster.as_str();
         if !clusters.iter().any(|known| known.id.eq_ignore_ascii_case(cluster)) {
             let known = clusters.iter().map(|known| named(&known.name, &known.id)).collect();
             return Err(missing("cluster", cluster, known));
         }
         let datacenters = self.client.datacenters().await.map_err(ApiError::of_read)?;
-        for wanted in &self.config.datacenters {
+        for wanted in &target.datacenters {
             match datacenters.iter().find(|known| known.id.eq_ignore_ascii_case(wanted.as_str())) {
                 Some(known) if known.active => {}
                 Some(known) => {
@@ -98,15 +122,15 @@ impl ManagedBackend {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read_groups(&self) -> Result<(), ApiError> {
-        let groups = self.client.groups(&self.config.cluster).await?;
+    async fn read_groups(&self, cluster: &ClusterId) -> Result<(), ApiError> {
+        let groups = self.client.groups(cluster).await?;
         self.memory().sizes.set_groups(groups);
         Ok(())
     }
 
     /// The group of the size; makes one when there is none. No worker is asked for, so whatever goes wrong,
     /// none will come.
-    async fn group(&self, size: SizeId, label: &str) -> Result<u64, BackendError> {
+    async fn group(&self, cluster: &ClusterId, size: SizeId, label: &str) -> Result<u64, BackendError> {
         let known = || self.memory().sizes.group_for(size);
         if let Some(group) = known() {
             return Ok(group);
@@ -115,16 +139,16 @@ impl ManagedBackend {
         if let Some(group) = known() {
             return Ok(group);
         }
-        self.read_groups().await.map_err(ApiError::of_read)?;
+        self.read_groups(cluster).await.map_err(ApiError::of_read)?;
         if let Some(group) = known() {
             return Ok(group);
         }
         let before = self.memory().sizes.group_ids();
         let name = group_name(label, size);
-        match self.client.add_group(&self.config.cluster, &name, size).await {
+        match self.client.add_group(cluster, &name, size).await {
             Ok(()) => tracing::info!(%size, group = name, "made a VPSie group"),
             Err(error) if error.message.to_lowercase().contains("same selected size") => {
-                self.read_groups().await.map_err(ApiError::of_read)?;
+                self.read_groups(cluster).await.map_err(ApiError::of_read)?;
                 let learned = self.memory().sizes.learn_from_refusal(size, &name, &error.message);
                 return known().or(learned).ok_or_else(|| error.of_read());
             }
@@ -134,7 +158,7 @@ impl ManagedBackend {
             if look > 0 {
                 tokio::time::sleep(BETWEEN_LOOKS).await;
             }
-            self.read_groups().await.map_err(ApiError::of_read)?;
+            self.read_groups(cluster).await.map_err(ApiError::of_read)?;
             let made = self.memory().sizes.learn_made(size, &name, &before);
             if let Some(group) = known().or(made) {
                 return Ok(group);
@@ -148,8 +172,8 @@ impl ManagedBackend {
     }
 
     /// The cluster's nodes, with UUIDs and groups as far as one further call can bring them.
-    async fn nodes(&self, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
-        let mut nodes = self.client.nodes(&self.config.cluster, purpose).await?;
+    async fn nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
+        let mut nodes = self.client.nodes(cluster, purpose).await?;
         let (new_groups, needs_ids) = {
             let memory = &mut *self.memory();
             memory.recall_ids(&mut nodes);
@@ -157,7 +181,7 @@ impl ManagedBackend {
         };
         // Either is worth a call, and neither is worth losing the listing.
         if new_groups {
-            match self.read_groups().await {
+            match self.read_groups(cluster).await {
                 Ok(()) => self.memory().note_unlisted(&nodes),
                 Err(error) => tracing::warn!(error = error.message, "cannot list the VPSie groups"),
             }
@@ -171,8 +195,8 @@ impl ManagedBackend {
     }
 
     /// The UUID of a VM that is known by its hostname only. None when there is no such VM.
-    async fn find(&self, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
-        let nodes = self.nodes(Purpose::Deletion).await.map_err(ApiError::of_read)?;
+    async fn find(&self, cluster: &ClusterId, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
+        let nodes = self.nodes(cluster, Purpose::Deletion).await.map_err(ApiError::of_read)?;
         let Some(node) = nodes.into_iter().find(|node| node.hostname == *hostname) else { return Ok(None) };
         if node.role == NodeRole::ControlPlane {
             return Err(BackendError::Refused {
@@ -189,8 +213,14 @@ impl ManagedBackend {
 
     /// Looks whether a VM that VPSie claims not to know is gone indeed: with a wrong prefix everything is
     /// "not found" (API §16, row 1).
-    async fn confirm_gone(&self, vm: &Vm, id: &VmId, words: String) -> Result<(), BackendError> {
-        let nodes = self.client.nodes(&self.config.cluster, Purpose::Deletion).await;
+    async fn confirm_gone(
+        &self,
+        cluster: &ClusterId,
+        vm: &Vm,
+        id: &VmId,
+        words: String,
+    ) -> Result<(), BackendError> {
+        let nodes = self.client.nodes(cluster, Purpose::Deletion).await;
         let nodes = nodes.map_err(ApiError::of_read)?;
         let is_it = |node: &Node| match &node.id {
             Some(listed) => listed == id,
@@ -211,7 +241,7 @@ impl ManagedBackend {
 impl Backend for ManagedBackend {
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         let mut offers = Vec::new();
-        for datacenter in &self.config.datacenters {
+        for datacenter in &self.target()?.datacenters {
             let found = self.client.offers(datacenter).await.map_err(ApiError::of_read)?;
             if found.is_empty() {
                 return Err(BackendError::Unavailable {
@@ -227,7 +257,8 @@ impl Backend for ManagedBackend {
     }
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
-        let nodes = self.nodes(Purpose::Ordinary).await.map_err(ApiError::of_read)?;
+        let cluster = self.target()?.cluster;
+        let nodes = self.nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::of_read)?;
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
@@ -242,8 +273,8 @@ impl Backend for ManagedBackend {
     }
 
     async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
-        let cluster = &self.config.cluster;
-        let group = self.group(size, label).await?;
+        let cluster = &self.target()?.cluster;
+        let group = self.group(cluster, size, label).await?;
         let Err(error) = self.client.add_worker(cluster, group).await else { return Ok(()) };
         if matches!(error.kind, Kind::NotFound | Kind::Unclear) {
             self.memory().sizes.forget_groups();
@@ -252,21 +283,22 @@ impl Backend for ManagedBackend {
             return Err(error.of_write());
         }
         // Somebody deleted the group; nothing was done.
-        let group = self.group(size, label).await?;
+        let group = self.group(cluster, size, label).await?;
         self.client.add_worker(cluster, group).await.map_err(ApiError::of_write)
     }
 
     async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+        let cluster = &self.target()?.cluster;
         let id = match &vm.id {
             Some(id) => id.clone(),
-            None => match self.find(&vm.hostname).await? {
+            None => match self.find(cluster, &vm.hostname).await? {
                 Some(id) => id,
                 None => return Ok(()),
             },
         };
-        match self.client.delete_worker(&self.config.cluster, &id).await.map_err(ApiError::of_write)? {
+        match self.client.delete_worker(cluster, &id).await.map_err(ApiError::of_write)? {
             Deletion::Accepted => Ok(()),
-            Deletion::NotThere(words) => self.confirm_gone(vm, &id, words).await,
+            Deletion::NotThere(words) => self.confirm_gone(cluster, vm, &id, words).await,
         }
     }
 }

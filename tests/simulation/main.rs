@@ -8,7 +8,10 @@
 
 mod checks;
 mod clock;
+mod freezer;
+mod kubelets;
 mod process;
+mod replicas;
 mod sabotage;
 mod wires;
 mod world;
@@ -23,46 +26,48 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text:?}: want a number")))
 }
 
-/// One run. What broke, if something did.
-fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
+/// Does it in virtual time.
+fn virtually<T>(work: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let outcome = runtime.block_on(async { World::new(seed, sabotage).await?.run().await });
+    let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     outcome
 }
 
-#[test]
-fn the_invariants_hold_through_faults_and_crashes() {
+/// One run. What broke, if something did.
+fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
+    virtually(async { World::new(seed, sabotage).await?.run().await })
+}
+
+/// Runs `SEED`, or `SEEDS` or so many seeds, and panics if one breaks. What each came to.
+fn each_seed<T: Send>(default: u64, test: &str, run: impl Fn(u64) -> Result<T, String> + Sync) -> Vec<T> {
     let (first, count) = match number("SEED") {
         Some(seed) => (seed, 1),
-        None => (0, number("SEEDS").unwrap_or(300)),
+        None => (0, number("SEEDS").unwrap_or(default)),
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let outcomes: Vec<(u64, Result<Stats, String>)> = std::thread::scope(|scope| {
+    let run = &run;
+    let outcomes: Vec<(u64, Result<T, String>)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|worker| {
                 let seeds = (first..first + count).filter(move |seed| seed % workers == worker);
-                scope.spawn(move || seeds.map(|seed| (seed, run(seed, None))).collect::<Vec<_>>())
+                scope.spawn(move || seeds.map(|seed| (seed, run(seed))).collect::<Vec<_>>())
             })
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let mut total = Stats::default();
+    let mut clean = Vec::new();
     let mut broken = BTreeMap::new();
     for (seed, outcome) in outcomes {
         match outcome {
-            Ok(stats) => total.add(&stats),
-            Err(why) => {
-                broken.insert(seed, why);
-            }
+            Ok(outcome) => clean.push(outcome),
+            Err(why) => drop(broken.insert(seed, why)),
         }
     }
-    println!("{} of {count} seeds ran clean: {total:?}", count - broken.len() as u64);
+    println!("{} of {count} seeds ran clean", clean.len());
     for (seed, why) in broken.iter().take(5) {
-        println!(
-            "{why}\n  replay: SEED={seed} TRACE=1 cargo test --test simulation the_invariants -- --nocapture"
-        );
+        println!("{why}\n  replay: SEED={seed} TRACE=1 cargo test --test simulation {test} -- --nocapture");
     }
     assert!(
         broken.is_empty(),
@@ -70,8 +75,21 @@ fn the_invariants_hold_through_faults_and_crashes() {
         broken.len(),
         broken.keys().next()
     );
+    clean
+}
+
+#[test]
+fn the_invariants_hold_through_faults_and_crashes() {
+    let outcomes = each_seed(300, "the_invariants", |seed| run(seed, None));
+    let mut total = Stats::default();
+    for stats in &outcomes {
+        total.add(stats);
+    }
+    println!("{total:?}");
     // A run in which nothing happens shows nothing.
-    assert!(count < 100 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0);
+    assert!(
+        outcomes.len() < 100 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0
+    );
 }
 
 /// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.

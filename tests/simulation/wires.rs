@@ -24,6 +24,7 @@ use vpsie_autoscaler::simulator::Simulator;
 use vpsie_autoscaler::store::{MemoryStore, Store, StoreError};
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
+use super::freezer::Freezer;
 use super::sabotage::Sabotage;
 
 /// Burns by one with each call to store or VPSie; when it is burnt, the process stands still and is killed.
@@ -218,6 +219,8 @@ pub(crate) struct Door {
     pub(crate) complaints: Complaints,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) known: Arc<Mutex<Known>>,
+    /// Of the process behind it.
+    pub(crate) freezer: Arc<Mutex<Freezer>>,
 }
 
 /// What was answered before.
@@ -244,6 +247,8 @@ impl Service<Request<Body>> for Door {
 
 impl Door {
     async fn pass(&self, request: Request<Body>) -> Result<Response<Body>, tonic::Status> {
+        let freezer = self.freezer.lock().unwrap().clone();
+        freezer.run(async {}).await;
         let server = self.server.lock().unwrap().clone();
         let Some(mut server) = server else {
             return Err(tonic::Status::unavailable("connection refused"));

@@ -43,8 +43,9 @@ pub(super) enum Owner<'a> {
     /// It has the name of a machine's VM, or its address, and the providerID of a VM that nobody knows. That VM
     /// is gone: its kubelet is silent.
     Leftover,
-    /// The same, and its kubelet speaks; or the providerID is none of ours.
-    Contradicted(&'a str),
+    /// The same, and its kubelet speaks; or the providerID is none of ours. What runs on it runs on the machine's
+    /// VM, most likely.
+    Contradicted { machine: &'a Machine, found: &'a str },
     /// Nobody's, or nobody's yet.
     Nobody,
 }
@@ -54,7 +55,8 @@ pub(super) enum Owner<'a> {
 ///
 /// Such a Node may be left from an earlier VM of the same name, and the new VM's kubelet will take it over. So one
 /// that is older than the machine is claimed only once a kubelet has said Ready since the machine is there. It is
-/// not deleted: a kubelet makes its Node only when it starts, and may have done so already.
+/// not deleted: a kubelet makes its Node only when it starts, and may have done so already. With a machine that is
+/// being deleted the Node goes in any case, cordoned and drained: what runs on it may run on that VM.
 pub(super) fn owner<'a>(fleet: &'a Fleet, node: &'a Node) -> Owner<'a> {
     let found = provider_id(node);
     if let Some(machine) = found.and_then(|found| fleet.machine_of(found, "")) {
@@ -71,24 +73,30 @@ pub(super) fn owner<'a>(fleet: &'a Fleet, node: &'a Node) -> Owner<'a> {
         _ => {}
     }
     let Some(machine) = fleet.machine_of_node(&name, &addresses(node)) else {
-        let gone = fleet.stranger(&name).filter(|stranger| is_gone(stranger));
-        return gone.map_or(Owner::Nobody, Owner::Gone);
+        return fleet.stranger(&name).filter(|stranger| is_gone(stranger)).map_or(Owner::Nobody, Owner::Gone);
     };
+    let goes = matches!(machine.phase, Phase::Deleting { .. });
+    let silent = is_older(node, machine.created_at) && !spoke_since(node, machine.created_at);
     match found {
-        None if is_older(node, machine.created_at) && !spoke_since(node, machine.created_at) => Owner::Nobody,
+        None if silent && !goes => Owner::Nobody,
         None => Owner::Machine { machine, identified: false },
-        Some(found) if vm.is_none() => Owner::Contradicted(found),
+        Some(found) if vm.is_none() => Owner::Contradicted { machine, found },
         // A listing will tell whether it is its VM's.
-        Some(_) if machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Nobody,
+        Some(_) if !goes && machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Nobody,
         Some(_) if !is_ready(node) => Owner::Leftover,
-        Some(found) => Owner::Contradicted(found),
+        Some(found) => Owner::Contradicted { machine, found },
     }
+}
+
+fn is_gone(stranger: &Stranger) -> bool {
+    matches!(stranger.kind, StrangerKind::Gone { .. })
 }
 
 /// A Node as others need to know it.
 pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
     let (machine, identified) = match owner {
         Owner::Machine { machine, identified } => (Some(machine.id.clone()), identified),
+        Owner::Contradicted { machine, .. } => (Some(machine.id.clone()), false),
         _ => (None, false),
     };
     NodeFacts {
@@ -110,7 +118,10 @@ pub(super) fn verdict(fleet: &Fleet, node: &Node, owner: Owner<'_>) -> Verdict {
         Owner::Machine { machine, .. } => of_machine(fleet, node, machine),
         Owner::Gone(stranger) if is_over(node, stranger) => Verdict::Delete,
         Owner::Leftover => Verdict::Delete,
-        Owner::Contradicted(found) => Verdict::Contradiction(found.to_owned()),
+        Owner::Contradicted { machine, found } => match cordon(node, machine, Value::Null) {
+            Some(patch) => Verdict::Patch(patch),
+            None => Verdict::Contradiction(found.to_owned()),
+        },
         Owner::Nobody if is_awaited(fleet, node) => Verdict::Unknown,
         Owner::Nobody | Owner::Gone(_) => Verdict::Leave,
     }
@@ -136,7 +147,11 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
 
 /// What is to be merged into a machine's Node. None when it lacks nothing.
 fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
-    let mut patch = identity(fleet, node, machine).unwrap_or(Value::Null);
+    cordon(node, machine, identity(fleet, node, machine).unwrap_or(Value::Null))
+}
+
+/// The patch, with the cordon that the Node lacks if its machine is being deleted. None when there is neither.
+fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
     // Cluster Autoscaler's taint goes when it restarts (contract §3.10), and pods would land on a VM that goes.
     if matches!(machine.phase, Phase::Deleting { .. }) && !is_cordoned(node) {
         patch["spec"]["unschedulable"] = json!(true);
@@ -190,10 +205,6 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
         patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
     }
     Some(patch)
-}
-
-fn is_gone(stranger: &Stranger) -> bool {
-    matches!(stranger.kind, StrangerKind::Gone { .. })
 }
 
 /// Whether the Node of a VM that is gone is to go, too. A VM that nobody deleted counts as gone only if its kubelet

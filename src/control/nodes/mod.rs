@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
 use super::handle::FleetHandle;
+use crate::fleet::Hostname;
+use crate::kubernetes::{EventType, Events, Happening};
 use identity::{Owner, Verdict, facts, owner, verdict};
 
 pub use view::{NodeFacts, NodesView};
@@ -38,6 +40,7 @@ pub struct Nodes {
     view: NodesView,
     seen: BTreeMap<String, Node>,
     listing: BTreeMap<String, Node>,
+    events: Events,
     /// UIDs of Nodes that something was said of already, and is not to be said again.
     told: BTreeSet<String>,
 }
@@ -53,8 +56,14 @@ impl Nodes {
             view: NodesView::default(),
             seen: BTreeMap::new(),
             listing: BTreeMap::new(),
+            events: Events::none(),
             told: BTreeSet::new(),
         }
+    }
+
+    /// The same, telling events.
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
     }
 
     /// What it knows of the Nodes, for others.
@@ -205,7 +214,8 @@ impl Nodes {
                     unschedulable = spec.and_then(|spec| spec.unschedulable),
                     "Node has what it lacked"
                 );
-                self.seen.insert(name.to_owned(), slim(node));
+                let before = self.seen.insert(name.to_owned(), slim(node));
+                self.tell_identity(name, before.as_ref());
                 return true;
             }
             Err(error) if is_conflict(&error) => {
@@ -216,11 +226,27 @@ impl Nodes {
         false
     }
 
+    fn tell_identity(&self, name: &str, before: Option<&Node>) {
+        let provider_id = |node: &Node| node.spec.as_ref().and_then(|spec| spec.provider_id.clone());
+        let Some(node) = self.seen.get(name) else { return };
+        let Some(id) = provider_id(node).filter(|_| before.and_then(provider_id).is_none()) else { return };
+        let machine = self.view.named(&Hostname::new(name)).and_then(|facts| facts.machine);
+        let of = machine.map(|machine| format!(" of machine {machine}")).unwrap_or_default();
+        let uid = node.uid().unwrap_or_default();
+        let message = format!("is the Node{of}: providerID {id}");
+        self.events.publish(Happening::node(name, uid, EventType::Normal, "IdentityGiven", message));
+    }
+
     async fn delete(&self, name: &str, uid: Option<String>) {
         let preconditions = Some(Preconditions { uid, resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
         match self.api.delete(name, &params).await {
-            Ok(_) => tracing::info!(node = name, "Node object deleted; its VM is gone"),
+            Ok(_) => {
+                tracing::info!(node = name, "Node object deleted; its VM is gone");
+                let uid = self.seen.get(name).and_then(Node::uid).unwrap_or_default();
+                let message = "Node object deleted: its VM is gone";
+                self.events.publish(Happening::node(name, uid, EventType::Normal, "NodeDeleted", message));
+            }
             Err(error) if is_conflict(&error) => {
                 tracing::debug!(node = name, "Node is gone or another one; the watch tells");
             }

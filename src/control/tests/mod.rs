@@ -1,6 +1,9 @@
 //! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
 
+mod drain;
+mod events;
 mod frugality;
+mod objects;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

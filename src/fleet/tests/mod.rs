@@ -129,7 +129,7 @@ pub(super) fn node(n: u32, size: u64) -> ListedNode {
 }
 
 pub(super) fn target(fleet: &Fleet, pool: &str) -> u32 {
-    fleet.limits(fleet.pool(pool).unwrap()).target
+    fleet.pool(pool).map_or(0, |pool| fleet.limits(pool).target)
 }
 
 pub(super) fn limits(fleet: &Fleet, pool: &str) -> (u32, u32, u32) {

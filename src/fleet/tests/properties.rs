@@ -49,6 +49,19 @@ enum Step {
     /// A listing and what time does, of which only so many changes are written before a crash.
     BrokenWrite {
         kept: usize,
+        /// In the order that a store of objects has: [`by_kind`].
+        by_kind: bool,
+    },
+    /// Somebody deletes a machine by hand.
+    Retire {
+        nth: usize,
+    },
+    Drained {
+        nth: usize,
+    },
+    /// Somebody deletes a NodeGroup, or makes it again.
+    Close {
+        policy: Option<DeletionPolicy>,
     },
     Wait {
         seconds: u64,
@@ -83,7 +96,14 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<bool>(), any::<bool>()).prop_map(|(accepted, done)| Step::Delete { accepted, done }),
         6 => (0..3usize).prop_map(|late| Step::List { late }),
         1 => Just(Step::EmptyList),
-        2 => (0..4usize).prop_map(|kept| Step::BrokenWrite { kept }),
+        2 => (0..4usize, any::<bool>()).prop_map(|(kept, by_kind)| Step::BrokenWrite { kept, by_kind }),
+        1 => (0..8usize).prop_map(|nth| Step::Retire { nth }),
+        2 => (0..8usize).prop_map(|nth| Step::Drained { nth }),
+        1 => prop_oneof![
+            Just(None),
+            Just(Some(DeletionPolicy::WhenEmpty)),
+            Just(Some(DeletionPolicy::Drain))
+        ].prop_map(|policy| Step::Close { policy }),
         4 => (1..400u64).prop_map(|seconds| Step::Wait { seconds }),
         1 => (-30..30i64).prop_map(|minutes| Step::ClockJump { minutes }),
         1 => Just(Step::Crash),
@@ -98,14 +118,42 @@ struct World {
     follower: Fleet,
     vms: Vec<(ListedNode, bool)>,
     made: u32,
+    closed: Option<DeletionPolicy>,
+}
+
+/// What a store does that writes each object for itself: the last state of each, first what is noted of listed
+/// nodes, then machines, and what goes at the end.
+fn by_kind(changes: Vec<Change>) -> Vec<Change> {
+    let key = |change: &Change| match change {
+        Change::SaveMachine(machine) => format!("m/{}", machine.id),
+        Change::DropMachine(id) => format!("m/{id}"),
+        Change::SaveStranger(stranger) => format!("s/{}", stranger.hostname),
+        Change::DropStranger(hostname) => format!("s/{hostname}"),
+        Change::SaveLearned(size, _) => format!("l/{size}"),
+        Change::SaveCatalog(_) => "c".to_owned(),
+    };
+    let last: BTreeMap<String, Change> = changes.into_iter().map(|change| (key(&change), change)).collect();
+    let mut changes: Vec<Change> = last.into_values().collect();
+    changes.sort_by_key(|change| match change {
+        Change::SaveMachine(_) => 1,
+        Change::DropMachine(_) | Change::DropStranger(_) => 2,
+        _ => 0,
+    });
+    changes
 }
 
 const POOLS: [&str; 3] = [SMALL, LARGE, OTHER];
 
 impl World {
     fn new() -> Self {
-        let mut world =
-            Self { hand: Hand::new(), fleet: fleet(), follower: fleet(), vms: Vec::new(), made: 0 };
+        let mut world = Self {
+            hand: Hand::new(),
+            fleet: fleet(),
+            follower: fleet(),
+            vms: Vec::new(),
+            made: 0,
+            closed: None,
+        };
         world.make(2, false);
         world.vms[0].0.role = NodeRole::ControlPlane;
         world.make(2, false);
@@ -123,8 +171,20 @@ impl World {
         }
     }
 
+    fn groups(&self) -> Vec<NodeGroup> {
+        let mut groups = groups();
+        groups[1].deletion = self.closed;
+        groups
+    }
+
+    fn close(&mut self, policy: Option<DeletionPolicy>) {
+        self.closed = policy;
+        self.fleet.declare(self.groups());
+        self.follower.declare(self.groups());
+    }
+
     fn crash(&mut self) {
-        self.fleet = Fleet::restore(groups(), self.follower.records(), Reserved::default());
+        self.fleet = Fleet::restore(self.groups(), self.follower.records(), Reserved::default());
     }
 
     fn list(&mut self, late: usize) {
@@ -189,9 +249,14 @@ impl World {
         let now = self.hand.now;
         match step {
             Step::Increase { pool, delta } => {
-                let known = self.fleet.pool(POOLS[*pool]).unwrap();
+                let Some(known) = self.fleet.pool(POOLS[*pool]) else {
+                    return assert!(
+                        self.closed.is_some(),
+                        "after a restart one that cannot grow is not shown"
+                    );
+                };
                 let (before, max) = (self.fleet.group_target(known), self.fleet.group(known).unwrap().max);
-                let fits = before + *delta as u32 <= max;
+                let fits = before + *delta as u32 <= max && (*pool < 2 || self.closed.is_none());
                 let answer = self.hand.increase(&mut self.fleet, POOLS[*pool], *delta);
                 assert_eq!(answer.is_ok(), fits, "the maximum holds over the pools");
                 self.take(&answer.unwrap_or_default());
@@ -234,10 +299,25 @@ impl World {
                 let changes = self.hand.observe(&mut self.fleet, &[]);
                 self.take(&changes);
             }
-            Step::BrokenWrite { kept } => {
+            Step::Retire { nth } => {
+                let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
+                let changes = self.fleet.retire(&machine.id, DeletionReason::VPSieNodeDeleted, now);
+                assert!(!self.fleet.unwanted().iter().any(|m| m.id == machine.id && machine.counts()));
+                self.take(&changes);
+            }
+            Step::Drained { nth } => {
+                let Some(id) = self.fleet.machines().nth(*nth).map(|m| m.id.clone()) else { return };
+                let changes = self.fleet.drained(&id);
+                self.take(&changes);
+            }
+            Step::Close { policy } => self.close(*policy),
+            Step::BrokenWrite { kept, by_kind: grouped } => {
                 let nodes: Vec<_> = self.vms.iter().map(|(vm, _)| vm.clone()).collect();
                 let mut changes = self.hand.observe(&mut self.fleet, &nodes);
                 changes.extend(self.hand.pass(&mut self.fleet));
+                if *grouped {
+                    changes = by_kind(changes);
+                }
                 changes.truncate(*kept);
                 self.take(&changes);
                 self.crash();
@@ -269,10 +349,15 @@ impl World {
 
     /// Fair weather for long enough.
     fn calm(&mut self) {
+        self.close(None);
         for _ in 0..400 {
             self.hand.wait(Duration::from_secs(30));
             self.list(0);
             self.ask(&[Reply::Accepted; 8]);
+            for id in self.fleet.machines().map(|m| m.id.clone()).collect::<Vec<_>>() {
+                let changes = self.fleet.drained(&id);
+                self.take(&changes);
+            }
             self.delete(true, true);
             self.check();
         }

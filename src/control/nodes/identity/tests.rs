@@ -150,9 +150,6 @@ fn the_node_of_a_vm_that_is_gone_is_deleted() {
         },
     };
     let after = |deleted| fleet(Phase::Pending, vec![gone(deleted)]);
-    let mut renamed = node(ID, false);
-    renamed.metadata.name = Some("ip-10-0-0-9".to_owned());
-    assert_eq!(judge(&after(false), &renamed), Verdict::Delete, "by its providerID");
     assert_eq!(judge(&after(true), &node(ID, true)), Verdict::Delete);
     assert_eq!(judge(&after(false), &node(ID, false)), Verdict::Delete);
     assert_eq!(judge(&after(false), &node(ID, true)), Verdict::Leave, "its kubelet still speaks");
@@ -160,131 +157,87 @@ fn the_node_of_a_vm_that_is_gone_is_deleted() {
     assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), Verdict::Leave, "foreign");
 }
 
-const FIVE: &str = "1970-01-01T00:00:05Z";
-
-/// A machine since second 10, and its Node.
-fn late(change: impl FnOnce(&mut Machine), node: &Value) -> Verdict {
-    let at = |second| Timestamp::from_second(second).unwrap();
-    let mut fleet = fleet(creating(), Vec::new());
-    let mut machine = fleet.machines().next().unwrap().clone();
-    machine.created_at = at(10);
-    change(&mut machine);
-    fleet.apply(&crate::fleet::Change::SaveMachine(machine));
-    let node: Node = serde_json::from_value(node.clone()).unwrap();
-    judge(&fleet, &node)
+fn made_at(mut node: Node, time: &str) -> Node {
+    node.metadata.creation_timestamp = Some(time.parse::<Timestamp>().unwrap().into());
+    node
 }
 
-fn without_id(machine: &mut Machine) {
-    machine.phase = Phase::Creating { vm: Some(Vm { id: None, ..vm() }), since: jiff::Timestamp::UNIX_EPOCH };
+#[test]
+fn labels_and_taints_come_before_the_uuid_and_the_provider_id_with_it() {
+    let unnamed = Vm { id: None, ..vm() };
+    let early = fleet(Phase::Creating { vm: Some(unnamed), since: Timestamp::UNIX_EPOCH }, Vec::new());
+    let Verdict::Patch(patch) = judge(&early, &node("", false)) else { panic!("no patch") };
+    assert_eq!(patch["spec"].get("providerID"), None);
+    assert_eq!(patch["spec"]["taints"].as_array().unwrap().len(), 2);
+    let tainted = merged(&node("", false), patch);
+    assert_eq!(judge(&early, &tainted), Verdict::Leave);
+    let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &tainted) else { panic!("no patch") };
+    assert_eq!(patch["spec"], json!({ "providerID": ID }));
 }
 
-fn made(at: &str, ready: &str, heartbeat: &str) -> Value {
-    json!({
-        "metadata": { "name": "slave-1", "uid": "u", "creationTimestamp": at },
-        "status": { "conditions": [{ "type": "Ready", "status": ready, "lastHeartbeatTime": heartbeat }] },
-    })
+#[test]
+fn a_node_of_another_name_is_matched_by_its_address() {
+    let there = Vm { addresses: vec![[10, 0, 0, 7].into()], ..vm() };
+    let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
+    let mut renamed = node("", true);
+    renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
+    assert_eq!(judge(&fleet, &renamed), Verdict::Leave, "no address yet");
+    let addresses =
+        json!([{"type": "Hostname", "address": "10.0.0.9"}, {"type": "InternalIP", "address": "10.0.0.7"}]);
+    renamed.status.as_mut().unwrap().addresses = serde_json::from_value(addresses).unwrap();
+    let Verdict::Patch(patch) = judge(&fleet, &renamed) else { panic!("no patch") };
+    assert_eq!(patch["spec"]["providerID"], ID);
+    let Verdict::Register(hostname, _) = judge(&fleet, &merged(&renamed, patch)) else { panic!("no") };
+    assert_eq!(hostname, vm().hostname, "the VM's, not the Node's");
 }
 
 #[test]
 fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
-    let own = |_: &mut Machine| ();
-    for (node, claimed) in [
-        (made("1970-01-01T00:00:10Z", "False", FIVE), true),
-        (made(FIVE, "False", "1970-01-01T00:00:20Z"), false),
-        (made(FIVE, "Unknown", FIVE), false),
-        // Its kubelet may be dead, and nobody have noticed.
-        (made(FIVE, "True", FIVE), false),
-        (made(FIVE, "True", "1970-01-01T00:00:20Z"), true),
-    ] {
-        let verdict = late(own, &node);
-        assert_eq!(matches!(verdict, Verdict::Patch(_)), claimed, "{node} {verdict:?}");
-        assert!(claimed || verdict == Verdict::Leave, "{node} {verdict:?}");
+    let mut machine = fleet(creating(), Vec::new()).records().machines.remove(0);
+    machine.created_at = "2026-01-01T00:10:00Z".parse().unwrap();
+    let mut fleet = fleet(creating(), Vec::new());
+    fleet.apply(&crate::fleet::Change::SaveMachine(machine));
+    let beat = |mut node: Node, time: &str| {
+        let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+        conditions[0].last_heartbeat_time = Some(time.parse::<Timestamp>().unwrap().into());
+        node
+    };
+    let old = made_at(node("", true), "2026-01-01T00:00:00Z");
+    assert!(!matches!(judge(&fleet, &old), Verdict::Patch(_)));
+    assert!(!matches!(judge(&fleet, &beat(old.clone(), "2026-01-01T00:09:00Z")), Verdict::Patch(_)));
+    assert!(matches!(judge(&fleet, &beat(old, "2026-01-01T00:11:00Z")), Verdict::Patch(_)));
+    assert!(matches!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:12:00Z")), Verdict::Patch(_)));
+}
+
+#[test]
+fn the_node_of_a_machine_that_goes_is_cordoned() {
+    let deleting = |drain| Phase::Deleting {
+        vm: Some(vm()),
+        since: Timestamp::UNIX_EPOCH,
+        reason: crate::fleet::DeletionReason::ClusterAutoscaler,
+        drain,
+        accepted_at: None,
+    };
+    let named = {
+        let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &node("", true)) else {
+            panic!("no")
+        };
+        merged(&node("", true), patch)
+    };
+    for drain in [false, true] {
+        let fleet = fleet(deleting(drain), Vec::new());
+        let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
+        assert_eq!(patch["spec"], json!({"unschedulable": true}));
+        assert!(!matches!(judge(&fleet, &merged(&named, patch)), Verdict::Patch(_)), "once");
     }
 }
 
 #[test]
-fn labels_and_taints_do_not_wait_for_the_uuid() {
-    let node = made("1970-01-01T00:00:20Z", "True", FIVE);
-    let Verdict::Patch(patch) = late(without_id, &node) else { panic!("no patch") };
-    assert_eq!(patch["metadata"]["labels"]["team"], "web");
-    assert_eq!(patch["spec"].get("providerID"), None);
-    let mut named = node.clone();
-    merge(&mut named, patch);
-    assert_eq!(late(without_id, &named), Verdict::Leave, "no second patch, and not registered");
-    let Verdict::Patch(patch) = late(|_| (), &named) else { panic!("no patch") };
-    assert_eq!(patch["spec"], json!({ "providerID": ID }), "the rest it has");
-    merge(&mut named, patch);
-    assert!(matches!(late(|_| (), &named), Verdict::Register(..)));
-}
-
-#[test]
-fn a_node_with_another_name_is_known_by_its_address() {
-    let mut node = made("1970-01-01T00:00:20Z", "True", FIVE);
-    node["metadata"]["name"] = json!("ip-10-0-0-9");
-    node["status"]["addresses"] = json!([{ "type": "InternalIP", "address": "10.0.0.9" }]);
-    let addressed = |machine: &mut Machine| {
-        let vm = Vm { addresses: vec!["10.0.0.9".parse().unwrap()], ..vm() };
-        machine.phase = Phase::Creating { vm: Some(vm), since: jiff::Timestamp::UNIX_EPOCH };
-    };
-    let Verdict::Patch(patch) = late(addressed, &node) else { panic!("no patch") };
-    merge(&mut node, patch);
-    let Verdict::Register(hostname, _) = late(addressed, &node) else { panic!("not registered") };
-    assert_eq!(hostname, vm().hostname, "the VM's, not the Node's");
-    node["status"]["addresses"] = json!([]);
-    assert!(matches!(late(addressed, &node), Verdict::Register(..)), "by its providerID now");
-}
-
-#[test]
-fn a_node_of_another_cloud_is_never_deleted() {
-    let mut node = made("1970-01-01T00:00:20Z", "False", FIVE);
-    node["spec"] = json!({ "providerID": "k3s://slave-1" });
-    assert_eq!(late(|_| (), &node), Verdict::Contradiction("k3s://slave-1".to_owned()));
-    node["spec"] = json!({ "providerID": "vpsie://other" });
-    assert_eq!(late(|_| (), &node), Verdict::Delete);
-    assert_eq!(late(without_id, &node), Verdict::Leave, "it may be its own");
-}
-
-#[test]
-fn what_is_being_deleted_stays_cordoned() {
-    let deleting = |machine: &mut Machine| {
-        machine.phase = Phase::Deleting {
-            vm: Some(vm()),
-            since: jiff::Timestamp::UNIX_EPOCH,
-            reason: crate::fleet::DeletionReason::ClusterAutoscaler,
-            drain: false,
-            accepted_at: None,
-        };
-    };
-    let mut node = made("1970-01-01T00:00:20Z", "True", FIVE);
-    let Verdict::Patch(patch) = late(deleting, &node) else { panic!("no patch") };
-    merge(&mut node, patch);
-    assert_eq!(node["spec"]["unschedulable"], true);
-    assert_eq!(late(deleting, &node), Verdict::Leave);
-    node["spec"]["unschedulable"] = json!(null);
-    let Verdict::Patch(patch) = late(deleting, &node) else { panic!("no patch") };
-    assert_eq!(patch, json!({ "metadata": { "uid": "u" }, "spec": { "unschedulable": true } }));
-}
-
-#[test]
-fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
-    use crate::fleet::{Ask, AskOutcome};
-    let asked = |machine: &mut Machine| {
-        machine.phase = Phase::Creating { vm: None, since: jiff::Timestamp::UNIX_EPOCH };
-        let at = Timestamp::from_second(10).unwrap();
-        machine.asks = vec![Ask { at, outcome: AskOutcome::Accepted }];
-    };
-    assert_eq!(late(asked, &made("1970-01-01T00:00:20Z", "False", FIVE)), Verdict::Unknown);
-    assert_eq!(late(asked, &made(FIVE, "True", FIVE)), Verdict::Leave, "it was there before");
-    let pending = |machine: &mut Machine| machine.phase = Phase::Pending;
-    assert_eq!(late(pending, &made("1970-01-01T00:00:20Z", "False", FIVE)), Verdict::Leave);
-}
-
-#[test]
-fn a_node_that_took_a_name_after_its_vm_was_gone_is_left() {
+fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
     let gone = Stranger {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
-        first_seen: Timestamp::from_second(10).unwrap(),
+        first_seen: "2026-01-01T00:10:00Z".parse().unwrap(),
         kind: StrangerKind::Gone {
             machine: "web-00000001".into(),
             pool: POOL.parse().unwrap(),
@@ -293,8 +246,99 @@ fn a_node_that_took_a_name_after_its_vm_was_gone_is_left() {
         },
     };
     let fleet = fleet(Phase::Pending, vec![gone]);
-    let read = |node: Value| serde_json::from_value::<Node>(node).unwrap();
-    assert_eq!(judge(&fleet, &read(made("1970-01-01T00:00:20Z", "False", FIVE))), Verdict::Leave);
-    assert_eq!(judge(&fleet, &read(made(FIVE, "True", FIVE))), Verdict::Leave);
-    assert_eq!(judge(&fleet, &read(made(FIVE, "Unknown", FIVE))), Verdict::Delete);
+    assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:09:00Z")), Verdict::Delete);
+    assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:11:00Z")), Verdict::Leave);
+    let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
+    renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
+    assert_eq!(judge(&fleet, &renamed), Verdict::Delete, "its providerID says whose it was");
+}
+
+fn made(at: &str, ready: &str, heartbeat: &str) -> Node {
+    let condition = json!({ "type": "Ready", "status": ready, "lastHeartbeatTime": heartbeat });
+    serde_json::from_value(json!({
+        "metadata": { "name": "slave-1", "uid": "u", "creationTimestamp": at },
+        "status": { "conditions": [condition] },
+    }))
+    .unwrap()
+}
+
+/// A fleet whose machine was recorded in second 10.
+fn late(phase: Phase) -> Fleet {
+    let mut machine = fleet(phase, Vec::new()).records().machines.remove(0);
+    machine.created_at = Timestamp::from_second(10).unwrap();
+    let mut fleet = fleet(creating(), Vec::new());
+    fleet.apply(&crate::fleet::Change::SaveMachine(machine));
+    fleet
+}
+
+fn deleting() -> Phase {
+    Phase::Deleting {
+        vm: Some(vm()),
+        since: Timestamp::UNIX_EPOCH,
+        reason: crate::fleet::DeletionReason::VPSieNodeDeleted,
+        drain: true,
+        accepted_at: None,
+    }
+}
+
+const FIVE: &str = "1970-01-01T00:00:05Z";
+const TWENTY: &str = "1970-01-01T00:00:20Z";
+
+#[test]
+fn with_a_machine_that_goes_its_node_goes_whoever_left_it() {
+    // Taken in with its worker, it has not spoken since; or its kubelet took another VM's Node over.
+    for (node, waits) in [
+        (made(FIVE, "True", FIVE), true),
+        (Node { spec: node("vpsie://other", true).spec, ..made(FIVE, "True", FIVE) }, false),
+        (Node { spec: node("k3s://slave-1", true).spec, ..made(FIVE, "True", FIVE) }, false),
+    ] {
+        let (stays, goes) = (late(creating()), late(deleting()));
+        assert_eq!(facts(&node, owner(&stays, &node)).machine.is_none(), waits);
+        assert!(facts(&node, owner(&goes, &node)).machine.is_some(), "drained");
+        let Verdict::Patch(patch) = judge(&goes, &node) else { panic!("no patch") };
+        assert_eq!(patch["spec"]["unschedulable"], true);
+        assert_eq!(patch["metadata"]["uid"], "u");
+        assert!(!matches!(judge(&goes, &merged(&node, patch)), Verdict::Patch(_)), "once");
+    }
+}
+
+#[test]
+fn a_node_of_another_cloud_is_never_deleted() {
+    let with = |id: &str| Node { spec: node(id, false).spec, ..made(TWENTY, "False", FIVE) };
+    let fleet = late(creating());
+    assert_eq!(judge(&fleet, &with("k3s://slave-1")), Verdict::Contradiction("k3s://slave-1".to_owned()));
+    assert_eq!(judge(&fleet, &with("vpsie://other")), Verdict::Delete);
+    let unnamed = Phase::Creating { vm: Some(Vm { id: None, ..vm() }), since: Timestamp::UNIX_EPOCH };
+    assert_eq!(judge(&late(unnamed), &with("vpsie://other")), Verdict::Leave, "it may be its own");
+}
+
+#[test]
+fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
+    let gone = Stranger {
+        hostname: Hostname::new("slave-0"),
+        id: Some(VmId::from("00000000-0000-4000-8000-000000000000")),
+        first_seen: Timestamp::from_second(10).unwrap(),
+        kind: StrangerKind::Gone {
+            machine: "web-00000000".into(),
+            pool: POOL.parse().unwrap(),
+            size: SizeId(2),
+            deleted: true,
+        },
+    };
+    let fleet = fleet(creating(), vec![gone]);
+    let old = |ready| node("vpsie://00000000-0000-4000-8000-000000000000", ready);
+    assert!(matches!(judge(&fleet, &old(true)), Verdict::Contradiction(_)), "pods run on it");
+    assert_eq!(judge(&fleet, &old(false)), Verdict::Delete);
+}
+
+#[test]
+fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
+    use crate::fleet::{Ask, AskOutcome, Change};
+    let mut waiting = late(Phase::Creating { vm: None, since: Timestamp::UNIX_EPOCH });
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Leave, "nothing was asked for");
+    let mut machine = waiting.records().machines.remove(0);
+    machine.asks = vec![Ask { at: machine.created_at, outcome: AskOutcome::Accepted }];
+    waiting.apply(&Change::SaveMachine(machine));
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Unknown);
+    assert_eq!(judge(&waiting, &made(FIVE, "True", FIVE)), Verdict::Leave, "it was there before");
 }

@@ -1,0 +1,66 @@
+//! How a machine is, for people and tools that read conditions.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::status::Condition;
+use crate::fleet::{Machine, Phase};
+
+/// `VPSReady`, `NodeJoined` and `Error`, with the machine's own times.
+pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
+    let made = machine.created_at;
+    let not_failed = || condition("Error", false, made, "NoError", "");
+    let (phase, since) = (machine.phase.name(), since(machine));
+    match &machine.phase {
+        Phase::Running { .. } => vec![
+            condition("VPSReady", true, since, phase, "the VM is up"),
+            condition("NodeJoined", true, since, phase, ""),
+            not_failed(),
+        ],
+        Phase::Failed { failure, .. } => vec![
+            condition("VPSReady", false, since, phase, "there is no VM"),
+            condition("NodeJoined", false, made, phase, ""),
+            condition("Error", true, since, failure.reason.code(), &failure.message),
+        ],
+        Phase::Pending => vec![
+            condition("VPSReady", false, since, phase, "nothing is asked of VPSie yet"),
+            condition("NodeJoined", false, made, phase, ""),
+            not_failed(),
+        ],
+        Phase::Creating { vm, .. } => {
+            let message =
+                if vm.is_some() { "the VM is there, and its Node is not" } else { "VPSie is asked for it" };
+            vec![
+                condition("VPSReady", false, since, phase, message),
+                condition("NodeJoined", false, made, phase, ""),
+                not_failed(),
+            ]
+        }
+        Phase::Deleting { reason, .. } => vec![
+            condition("VPSReady", false, since, phase, reason.name()),
+            condition("NodeJoined", false, since, phase, ""),
+            not_failed(),
+        ],
+    }
+}
+
+fn since(machine: &Machine) -> Timestamp {
+    match &machine.phase {
+        Phase::Pending => machine.created_at,
+        Phase::Creating { since, .. } | Phase::Running { since, .. } | Phase::Deleting { since, .. } => {
+            *since
+        }
+        Phase::Failed { at, .. } => *at,
+    }
+}
+
+fn condition(type_: &str, holds: bool, since: Timestamp, reason: &str, message: &str) -> Condition {
+    Condition {
+        type_: type_.to_owned(),
+        status: if holds { "True" } else { "False" }.to_owned(),
+        last_transition_time: Some(Time(since)),
+        last_update_time: None,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
+}

@@ -1,0 +1,296 @@
+//! Serving in a cluster: NodeGroups and records are objects there, and one of several replicas leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::parts::{
+    Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, too_early, transport,
+};
+use crate::config::{ElectionArgs, KubernetesAccess, Settings};
+use crate::control::{
+    Bell, Clock, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target,
+};
+use crate::fleet::{ClusterId, Declaration};
+use crate::grpc;
+use crate::kubernetes::{
+    self, ElectionConfig, Elector, Events, Leadership, Lost, fence_client, fence_transport,
+};
+use crate::store::{KubernetesStore, StoreError};
+use crate::telemetry::Readiness;
+use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
+
+/// Between two attempts to read the records at the start.
+const LOAD_AGAIN: Duration = Duration::from_secs(2);
+
+/// How far a replica is. Only one that serves is ready, so that a Service leads to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Standby,
+    Loading,
+    Serving,
+}
+
+pub(super) async fn run(
+    settings: Settings,
+    access: &KubernetesAccess,
+    namespace: &str,
+    election: &ElectionArgs,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let http = listen("--http-listen", settings.http_listen).await?;
+    // Only to say early that it is taken: who does not lead must not be reached.
+    drop(listen("--grpc-listen", settings.grpc_listen).await?);
+    let client = kubernetes::connect(access).await?;
+    let clock = clock();
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, fleet } =
+        Measured::new(&settings);
+    let (stage, staged) = watch::channel(Stage::Standby);
+    let mut tasks = Tasks::new();
+    spawn_http(&mut tasks, http, registry, readiness(staged), shutdown.clone());
+
+    let identity = kubernetes::identity();
+    tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");
+    let config = ElectionConfig {
+        namespace: namespace.to_owned(),
+        name: election.leader_election_id.clone(),
+        identity,
+        lease_duration: election.leader_election_lease_duration,
+        renew_deadline: election.leader_election_renew_deadline,
+        retry_period: election.leader_election_retry_period,
+    };
+    let mut elector = Elector::new(client.clone(), config, Arc::clone(&clock), rand::random());
+    let won = tokio::select! {
+        biased;
+        won = elector.acquire(&shutdown) => won,
+        ended = tasks.join_next() => return Err(too_early(ended)),
+    };
+    let Some(leadership) = won else {
+        elector.release().await;
+        return Ok(());
+    };
+    tracing::info!("leading");
+    stage.send_replace(Stage::Loading);
+    let over = CancellationToken::new();
+    let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
+
+    let client = fence_client(&client, leadership.clone());
+    let (events, publisher) = Events::new(client.clone(), namespace, events);
+    spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
+    let parts = Parts {
+        client,
+        namespace: namespace.to_owned(),
+        clock,
+        leadership,
+        events,
+        drain,
+        shutdown: shutdown.clone(),
+    };
+    let journal = journal.with_events(parts.events.clone());
+    let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
+        return released(keeping_lease, over, Ok(())).await;
+    };
+    drop(fleet.set(handle.clone()));
+    drop(fleet);
+    let keeping = tokio::spawn(keeper.run());
+    let (transport, vpsie_config) = transport(&settings.vpsie, &parts.clock).await?;
+    let transport = fence_transport(transport, parts.leadership.clone());
+    let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&parts.clock), vpsie);
+    let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
+    if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
+        backend.remember(&catalog);
+    }
+    let (told, target) = watch::channel(Target::Unknown);
+    let begin = known(target.clone(), shutdown.clone()).boxed().shared();
+    let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, begin, &shutdown);
+    parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
+    drop(asked);
+    let grace = settings.timing.shutdown_grace;
+    let ending = shutdown.clone();
+    tasks.spawn(async move {
+        let served = async {
+            if !loaded(handle.clone(), target, &ending).await {
+                return Ok(());
+            }
+            let listener: TcpListener = listen("--grpc-listen", settings.grpc_listen).await?;
+            let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
+            tracing::info!(grpc = %listener.local_addr()?, tls, "serving");
+            stage.send_replace(Stage::Serving);
+            let served = grpc::serve(settings.grpc, handle, grpc_metrics, listener, ending).await;
+            stage.send_replace(Stage::Standby);
+            served.map_err(Into::into)
+        };
+        ("gRPC", served.await)
+    });
+    let finished = finish(tasks, keeping, shutdown, grace).await;
+    released(keeping_lease, over, finished).await
+}
+
+/// What everything that acts in the cluster is made of.
+struct Parts {
+    client: kube::Client,
+    namespace: String,
+    clock: Arc<dyn Clock>,
+    leadership: Leadership,
+    events: Events,
+    drain: DrainMetrics,
+    shutdown: CancellationToken,
+}
+
+struct Loaded {
+    store: Arc<KubernetesStore>,
+    keeper: Keeper,
+    handle: FleetHandle,
+    /// The cluster that the records are of.
+    recorded: Option<ManagedConfig>,
+}
+
+impl Parts {
+    /// Reads the records, however often that fails. None when the process is to end first.
+    async fn load(&self, settings: &Settings, journal: crate::control::Journal) -> Option<Loaded> {
+        let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
+        let (keeper, handle) = loop {
+            let declared = Declared { declaration: Declaration::default(), reserved: settings.reserved };
+            let (seed, clock) = (rand::random(), Arc::clone(&self.clock));
+            let loading = Keeper::load(Arc::clone(&store) as _, clock, declared, seed, journal.clone());
+            let error: StoreError = match self.unless_over(loading).await? {
+                Ok(loaded) => break loaded,
+                Err(error) => error,
+            };
+            tracing::warn!(%error, "the records cannot be read; trying again");
+            self.unless_over(tokio::time::sleep(LOAD_AGAIN)).await?;
+        };
+        let datacenter = handle.read(|fleet| fleet.machines().next().map(|m| m.pool.datacenter.clone()));
+        let of = |cluster: ClusterId| Some(ManagedConfig { cluster, datacenters: vec![datacenter?] });
+        let recorded = store.cluster().and_then(of);
+        Some(Loaded { store, keeper, handle, recorded })
+    }
+
+    async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => None,
+            () = self.leadership.ended() => None,
+            done = work => Some(done),
+        }
+    }
+
+    /// The loops over objects of the cluster.
+    fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
+        let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
+        let Targets { store, backend, recorded, told } = targets;
+        let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_events(self.events.clone());
+        let view = nodes.view();
+        let (clock, events, drained) = (Arc::clone(&self.clock), self.events.clone(), self.drain.clone());
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, clock, drained);
+        let on_target = move |target: &Target| {
+            if let Target::Cluster(config) = target {
+                tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
+                store.set_cluster(config.cluster.clone());
+                backend.set_target(config.clone());
+            }
+            told.send_replace(target.clone());
+        };
+        let clock = Arc::clone(&self.clock);
+        let groups =
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target);
+        let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
+        spawn(tasks, "nodes", nodes.run(shutdown.clone()));
+        spawn(tasks, "drain", drain.run(shutdown.clone()));
+        spawn(tasks, "nodegroups", groups.run(shutdown.clone()));
+        spawn(tasks, "records", records.run(shutdown.clone()));
+    }
+}
+
+/// Who must know which cluster the NodeGroups are of.
+struct Targets {
+    store: Arc<KubernetesStore>,
+    backend: Arc<ManagedBackend>,
+    /// The cluster that the records are of.
+    recorded: Option<ManagedConfig>,
+    told: watch::Sender<Target>,
+}
+
+type Kept = JoinHandle<(Elector, Result<(), Lost>)>;
+
+/// Renews the lease beside everything else. To lose it ends the process.
+fn keep(
+    mut elector: Elector,
+    over: &CancellationToken,
+    tasks: &mut Tasks,
+    shutdown: &CancellationToken,
+) -> Kept {
+    let (over, lost) = (over.clone(), CancellationToken::new());
+    let (told, shutdown) = (lost.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = told.cancelled() => ("leadership", Err(anyhow::anyhow!("another replica may lead now"))),
+            () = shutdown.cancelled() => ("leadership", Ok(())),
+        }
+    });
+    tokio::spawn(async move {
+        let kept = elector.keep(&over).await;
+        if kept.is_err() {
+            lost.cancel();
+        }
+        (elector, kept)
+    })
+}
+
+/// Gives the lease back once nothing acts any more, so that another replica takes over at once.
+async fn released(kept: Kept, over: CancellationToken, finished: anyhow::Result<()>) -> anyhow::Result<()> {
+    over.cancel();
+    match kept.await {
+        Ok((mut elector, Ok(()))) => {
+            elector.release().await;
+            finished
+        }
+        Ok((_, Err(lost))) => Err(anyhow::Error::new(lost).context("this replica does not lead any more")),
+        Err(broken) => Err(anyhow::anyhow!("the election broke: {broken}")),
+    }
+}
+
+fn readiness(stage: watch::Receiver<Stage>) -> Readiness {
+    Arc::new(move || match *stage.borrow() {
+        Stage::Standby => Err("another replica leads, or none yet; this one stands by".to_owned()),
+        Stage::Loading => Err("NodeGroups or VPSie's offers were not read yet; the log says why".to_owned()),
+        Stage::Serving => Ok(()),
+    })
+}
+
+/// Waits until it is known which cluster it is. Whether it will be.
+async fn known(mut target: watch::Receiver<Target>, shutdown: CancellationToken) -> bool {
+    let named = target.wait_for(|target| matches!(target, Target::Cluster(_)));
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => false,
+        named = named => named.is_ok(),
+    }
+}
+
+/// Waits until there are pools to tell of, or nobody declares any. Whether there will be.
+async fn loaded(
+    mut handle: FleetHandle,
+    mut target: watch::Receiver<Target>,
+    shutdown: &CancellationToken,
+) -> bool {
+    loop {
+        let target_now = target.borrow_and_update().clone();
+        let catalog = handle.read(|fleet| fleet.catalog().is_some());
+        if target_now == Target::None || target_now != Target::Unknown && catalog {
+            return true;
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return false,
+            changed = target.changed() => if changed.is_err() { return false },
+            () = handle.changed() => {}
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Serving from files: NodeGroups in manifests, records in one file.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::parts::{Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, transport};
+use crate::config::{KubernetesAccess, Manifests, Settings, VpsieSettings};
+use crate::control::{Declared, FleetHandle, Keeper, Nodes};
+use crate::grpc;
+use crate::kubernetes;
+use crate::store::{FileStore, Store};
+use crate::telemetry::Readiness;
+use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
+
+pub(super) async fn run(
+    settings: Settings,
+    manifests: &Manifests,
+    data_file: &Path,
+    access: Option<&KubernetesAccess>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    for note in &manifests.notes {
+        tracing::warn!("{note}");
+    }
+    let grpc = listen("--grpc-listen", settings.grpc_listen).await?;
+    let http = listen("--http-listen", settings.http_listen).await?;
+    let addresses = (grpc.local_addr()?, http.local_addr()?);
+
+    let clock = clock();
+    let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet, .. } = Measured::new(&settings);
+    let declared = Declared { declaration: manifests.groups.clone().into(), reserved: settings.reserved };
+    let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
+    drop(fleet.set(handle.clone()));
+    let (transport, config) = transport(&settings.vpsie, &clock).await?;
+    let managed =
+        ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
+    let backend = ManagedBackend::new(Client::new(config, transport, clock, vpsie), managed);
+    if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
+        backend.remember(&catalog);
+    }
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+
+    let mut tasks = Tasks::new();
+    let keeping = tokio::spawn(keeper.run());
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &backend, std::future::ready(true), &shutdown);
+    if let Some(access) = access {
+        let nodes = Nodes::new(handle.clone(), kubernetes::connect(access).await?, bell);
+        spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
+    }
+    spawn_http(&mut tasks, http, registry, readiness(handle.clone()), shutdown.clone());
+    let (config, ending, grace) = (settings.grpc.clone(), shutdown.clone(), settings.timing.shutdown_grace);
+    let (shared, data_file) = (handle.clone(), data_file.to_owned());
+    tasks.spawn(async move {
+        if !loaded(shared.clone(), &ending).await {
+            return ("gRPC", Ok(()));
+        }
+        announce(&settings, &data_file, addresses, &shared);
+        let served = grpc::serve(config, shared, grpc_metrics, grpc, ending).await;
+        ("gRPC", served.map_err(Into::into))
+    });
+    drop((handle, backend, fleet));
+    finish(tasks, keeping, shutdown, grace).await
+}
+
+fn readiness(handle: FleetHandle) -> Readiness {
+    Arc::new(move || {
+        let missing = "VPSie's offers were not read yet; the log says why";
+        handle.read(|fleet| fleet.catalog().map(drop)).ok_or_else(|| missing.to_owned())
+    })
+}
+
+/// Waits until there are pools to tell of. Whether there will be.
+async fn loaded(mut handle: FleetHandle, shutdown: &CancellationToken) -> bool {
+    while handle.read(|fleet| fleet.catalog().is_none()) {
+        tokio::select! {
+            () = shutdown.cancelled() => return false,
+            () = handle.changed() => {}
+        }
+    }
+    true
+}
+
+/// Says where it listens, and when simulating how to try it.
+fn announce(
+    settings: &Settings,
+    data_file: &Path,
+    (grpc, http): (SocketAddr, SocketAddr),
+    handle: &FleetHandle,
+) {
+    let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
+    tracing::info!(%grpc, tls, %http, "serving");
+    if !matches!(settings.vpsie, VpsieSettings::Simulated { .. }) {
+        return;
+    }
+    let service = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
+    let pool =
+        handle.read(|fleet| fleet.pools().next().map(|pool| pool.text.to_string())).unwrap_or_default();
+    println!("gRPC  {grpc} ({tls}), for Cluster Autoscaler and grpcurl");
+    println!("HTTP  http://{http}/metrics, /healthz, /readyz");
+    println!("VPSie is simulated; records are kept in {}", data_file.display());
+    println!();
+    println!("  grpcurl -plaintext {grpc} {service}/NodeGroups");
+    println!(
+        "  grpcurl -plaintext -d '{{\"id\": \"{pool}\", \"delta\": 2}}' {grpc} {service}/NodeGroupIncreaseSize"
+    );
+    println!("  grpcurl -plaintext -d '{{\"id\": \"{pool}\"}}' {grpc} {service}/NodeGroupNodes");
+}

@@ -1,0 +1,179 @@
+//! What both ways to serve are made of.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Settings, VpsieSettings};
+use crate::control::{
+    Bell, Clock, DrainMetrics, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock,
+    refresh_catalog,
+};
+use crate::grpc::GrpcMetrics;
+use crate::kubernetes::EventMetrics;
+use crate::simulator::{Simulator, Snapshot};
+use crate::telemetry::{Readiness, registry, serve_http};
+use crate::vpsie::{Backend, ClientConfig, Metrics, Transport, https};
+
+/// What runs until the end. One that ends by itself ends the process: a provider that does half of its work is
+/// worse than one that is started again.
+pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// What is measured. The registry is whole before anything runs.
+pub(super) struct Measured {
+    pub(super) registry: Registry,
+    pub(super) grpc: GrpcMetrics,
+    pub(super) vpsie: Metrics,
+    pub(super) journal: Journal,
+    pub(super) events: EventMetrics,
+    pub(super) drain: DrainMetrics,
+    /// The fleet, once there is one.
+    pub(super) fleet: Arc<OnceLock<FleetHandle>>,
+}
+
+impl Measured {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut registry = registry();
+        let grpc = GrpcMetrics::register(&mut registry);
+        let vpsie = Metrics::default();
+        vpsie.register(&mut registry);
+        let journal = Journal::new(settings.hours_per_month);
+        journal.register(&mut registry);
+        let events = EventMetrics::default();
+        events.register(&mut registry);
+        let drain = DrainMetrics::default();
+        drain.register(&mut registry);
+        let fleet = Arc::new(OnceLock::new());
+        let collector = FleetCollector::new(Arc::clone(&fleet), settings.hours_per_month);
+        registry.register_collector(Box::new(collector));
+        Self { registry, grpc, vpsie, journal, events, drain, fleet }
+    }
+}
+
+pub(super) fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+pub(super) async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen there"))
+}
+
+pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        work.await;
+        (name, Ok(()))
+    });
+}
+
+pub(super) fn spawn_http(
+    tasks: &mut Tasks,
+    http: TcpListener,
+    registry: Registry,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
+    tasks.spawn(async move {
+        let served = serve_http(http, Arc::new(registry), readiness, shutdown).await;
+        ("HTTP", served.map_err(Into::into))
+    });
+}
+
+/// The way to VPSie, or to the simulator in its place: the rest is the same.
+pub(super) async fn transport(
+    vpsie: &VpsieSettings,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Transport, ClientConfig)> {
+    match vpsie {
+        VpsieSettings::Real(config) => Ok((https(&config.timeouts), config.clone())),
+        VpsieSettings::Simulated { simulator, state, client } => {
+            let simulator = match Snapshot::load(state)? {
+                Some(snapshot) => Simulator::restore((**simulator).clone(), Arc::clone(clock), snapshot)?,
+                None => Simulator::new((**simulator).clone(), Arc::clone(clock))?,
+            };
+            simulator.keep_in(state.clone()).await?;
+            Ok((simulator.transport(), client.clone()))
+        }
+    }
+}
+
+/// The loops that ask VPSie, once `begin` says so. Whoever sees something that VPSie may list rings the bell.
+pub(super) fn spawn_vpsie(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    handle: &FleetHandle,
+    backend: &Arc<dyn Backend>,
+    begin: impl Future<Output = bool> + Clone + Send + 'static,
+    shutdown: &CancellationToken,
+) -> Arc<Bell> {
+    let timing = &settings.timing;
+    let bell = Arc::new(Bell::default());
+    let provision = Provision::new(
+        handle.clone(),
+        Arc::clone(backend),
+        settings.policy(),
+        timing.observe_interval,
+        Arc::clone(&bell),
+    );
+    let removal = Removal::new(handle.clone(), Arc::clone(backend), Arc::clone(&bell));
+    let catalog =
+        refresh_catalog(handle.clone(), Arc::clone(backend), timing.catalog_interval, shutdown.clone());
+    spawn(tasks, "provision", after(begin.clone(), provision.run(shutdown.clone())));
+    spawn(tasks, "removal", after(begin.clone(), removal.run(shutdown.clone())));
+    spawn(tasks, "catalog", after(begin, catalog));
+    bell
+}
+
+async fn after(begin: impl Future<Output = bool>, work: impl Future<Output = ()>) {
+    if begin.await {
+        work.await;
+    }
+}
+
+/// Runs until told to stop, or until something ends that should not; then gives what is under way its time.
+pub(super) async fn finish(
+    mut tasks: Tasks,
+    keeping: JoinHandle<()>,
+    shutdown: CancellationToken,
+    grace: Duration,
+) -> anyhow::Result<()> {
+    let first = tokio::select! {
+        biased; // Told to stop, some may have ended before this looks.
+        () = shutdown.cancelled() => Ok(()),
+        ended = tasks.join_next() => Err(too_early(ended)),
+    };
+    shutdown.cancel();
+    tracing::info!("stopping");
+    let rest = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Ok((name, Err(error))) = ended {
+                tracing::warn!(name, error = format!("{error:#}"), "ended badly");
+            }
+        }
+        // Every handle is gone now, so the keeper ends when it has written what it was given.
+        keeping.await
+    };
+    if tokio::time::timeout(grace, rest).await.is_err() {
+        tracing::warn!(
+            ?grace,
+            "something was still under way; its requests are recorded, and settle at the next start"
+        );
+    }
+    first
+}
+
+pub(super) fn too_early(
+    ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>,
+) -> anyhow::Error {
+    match ended {
+        Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
+        Some(Ok((name, Ok(())))) => anyhow!("{name} ended by itself"),
+        Some(Err(error)) => anyhow!("a task broke: {error}"),
+        None => anyhow!("nothing runs"),
+    }
+}

@@ -1,0 +1,210 @@
+//! What the NodeGroups and the AutoscalerConfig of the cluster declare together. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::api::{AutoscalerConfig, NodeGroup};
+use crate::config::{CheckedNodeGroup, Problem, check_node_group};
+use crate::fleet::{Declaration, names};
+use crate::vpsie::ManagedConfig;
+
+/// What is declared, and what is to be said of each NodeGroup.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Declared {
+    /// The NodeGroups that hold, by name. One that became wrong holds as it was last right.
+    pub(super) groups: BTreeMap<String, CheckedNodeGroup>,
+    /// What is wrong with a NodeGroup as it is now, by name.
+    pub(super) wrong: BTreeMap<String, String>,
+    /// The cluster and datacenter of all of them.
+    pub(super) target: Option<ManagedConfig>,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Limits {
+    max_machines: Option<u32>,
+    create_timeout: Option<Duration>,
+}
+
+impl Declared {
+    /// What is declared now, after `self`. `bound` is the cluster that there are machines of: it cannot be left.
+    pub(super) fn next<'a>(
+        &self,
+        objects: impl Iterator<Item = &'a NodeGroup>,
+        config: Option<&AutoscalerConfig>,
+        bound: Option<&ManagedConfig>,
+    ) -> Self {
+        let mut objects: Vec<&NodeGroup> = objects.filter(|object| is_ours(object)).collect();
+        objects.sort_by_key(|object| {
+            let made = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (made, object.metadata.name.clone())
+        });
+        let mut next = Self { limits: limits(config), ..Self::default() };
+        let mut checked = Vec::new();
+        for object in objects {
+            let name = object.metadata.name.clone().unwrap_or_default();
+            match check_node_group(object) {
+                Ok(group) => checked.push((name, group)),
+                Err(problems) => {
+                    if let Some(last) = self.groups.get(&name) {
+                        next.groups.insert(name.clone(), last.clone());
+                    }
+                    next.wrong.insert(name, sentences(&problems.0));
+                }
+            }
+        }
+        let holds = |target: &&ManagedConfig| {
+            let known = checked.iter().map(|(_, group)| group).chain(next.groups.values());
+            known.into_iter().any(|group| names(group, target))
+        };
+        let kept = self.target.as_ref().filter(holds);
+        next.target = bound.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| target_of(group)));
+        for (name, group) in checked {
+            match next.target.as_ref().filter(|target| !names(&group, target)) {
+                None => drop(next.groups.insert(name, group)),
+                Some(target) => drop(next.wrong.insert(name, elsewhere(&group, target))),
+            }
+        }
+        next
+    }
+
+    /// What the fleet is told.
+    pub(super) fn declaration(&self) -> Declaration {
+        Declaration {
+            groups: self.groups.values().map(|checked| checked.group.clone()).collect(),
+            max_machines: self.limits.max_machines,
+            create_timeout: self.limits.create_timeout,
+        }
+    }
+}
+
+/// As in files: all but what says otherwise.
+fn is_ours(object: &NodeGroup) -> bool {
+    let labels = object.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(names::MANAGED)).is_none_or(|managed| managed != "false")
+}
+
+fn target_of(group: &CheckedNodeGroup) -> ManagedConfig {
+    ManagedConfig { cluster: group.cluster.clone(), datacenters: vec![group.datacenter.clone()] }
+}
+
+fn names(group: &CheckedNodeGroup, target: &ManagedConfig) -> bool {
+    group.cluster == target.cluster && target.datacenters.contains(&group.datacenter)
+}
+
+fn elsewhere(group: &CheckedNodeGroup, target: &ManagedConfig) -> String {
+    let datacenter = target.datacenters.first().map(ToString::to_string).unwrap_or_default();
+    if group.cluster == target.cluster {
+        format!(
+            "spec.datacenterID: is {:?}, must be {datacenter:?} as for the other NodeGroups: a managed cluster is \
+             in one datacenter",
+            group.datacenter.as_str()
+        )
+    } else {
+        format!(
+            "spec.resourceIdentifier: is {:?}, must be {:?} as for the other NodeGroups: one vpsie-autoscaler \
+             serves one cluster",
+            group.cluster.as_str(),
+            target.cluster.as_str()
+        )
+    }
+}
+
+fn sentences(problems: &[Problem]) -> String {
+    let sentence = |problem: &Problem| format!("{}: {}", problem.field, problem.message);
+    problems.iter().map(sentence).collect::<Vec<_>>().join("; ")
+}
+
+fn limits(config: Option<&AutoscalerConfig>) -> Limits {
+    let settings = config.and_then(|config| config.spec.global_settings.as_ref());
+    let number = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok());
+    Limits {
+        max_machines: settings.and_then(|settings| number(settings.max_cluster_workers)),
+        create_timeout: settings
+            .and_then(|settings| number(settings.node_ready_timeout_seconds))
+            .map(|seconds| Duration::from_secs(seconds.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(name: &str, more: &Value) -> NodeGroup {
+        let mut spec = json!({
+            "minNodes": 0, "maxNodes": 3, "datacenterID": "ams1", "resourceIdentifier": "c-1",
+            "offeringIDs": ["small"],
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
+            "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn max_of(declared: &Declared, name: &str) -> u32 {
+        declared.groups[name].group.max
+    }
+
+    #[test]
+    fn what_became_wrong_holds_as_it_was() {
+        let first = Declared::default().next([object("a", &json!({}))].iter(), None, None);
+        assert_eq!((max_of(&first, "a"), first.wrong.len()), (3, 0));
+        let wrong = [object("a", &json!({"minNodes": 9})), object("b", &json!({"minNodes": 9}))];
+        let second = first.next(wrong.iter(), None, None);
+        assert_eq!((max_of(&second, "a"), second.groups.len(), second.wrong.len()), (3, 1, 2));
+        assert_eq!(second.wrong["a"], "spec.minNodes: is 9, must be at most maxNodes, which is 3");
+        let third = second.next([object("a", &json!({"maxNodes": 5}))].iter(), None, None);
+        assert_eq!((max_of(&third, "a"), third.wrong.len()), (5, 0));
+        assert_eq!(third.next([].iter(), None, None), Declared::default());
+    }
+
+    #[test]
+    fn all_are_of_one_cluster_and_datacenter() {
+        let other = object("a", &json!({"resourceIdentifier": "c-2"}));
+        let elsewhere = object("c", &json!({"datacenterID": "fra1"}));
+        let mut first = object("b", &json!({}));
+        first.metadata.creation_timestamp =
+            Some("2025-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
+        let declared = Declared::default().next([&other, &first, &elsewhere].into_iter(), None, None);
+        assert_eq!(declared.groups.keys().collect::<Vec<_>>(), ["b"], "the oldest says which");
+        assert!(declared.wrong["a"].contains("must be \"c-1\""), "{:?}", declared.wrong);
+        assert!(declared.wrong["c"].contains("must be \"ams1\""), "{:?}", declared.wrong);
+        let gone = declared.next([&other].into_iter(), None, None);
+        assert_eq!(gone.target.as_ref().unwrap().cluster.as_str(), "c-2", "nothing holds the first any more");
+        let bound = declared.next([&other].into_iter(), None, declared.target.as_ref());
+        assert_eq!((bound.groups.len(), bound.target == declared.target), (0, true), "machines do");
+    }
+
+    #[test]
+    fn one_that_is_not_to_be_managed_is_left_out() {
+        let mut left = object("a", &json!({}));
+        left.metadata.labels = Some([(names::MANAGED.to_owned(), "false".to_owned())].into());
+        assert_eq!(Declared::default().next([left].iter(), None, None), Declared::default());
+    }
+
+    #[test]
+    fn one_that_is_deleted_says_what_becomes_of_its_machines() {
+        let mut deleted = object("a", &json!({"deletionPolicy": "Drain"}));
+        deleted.metadata.deletion_timestamp = deleted.metadata.creation_timestamp.clone();
+        let declared = Declared::default().next([deleted].iter(), None, None);
+        assert_eq!(declared.declaration().groups[0].deletion, Some(crate::fleet::DeletionPolicy::Drain));
+    }
+
+    #[test]
+    fn the_config_sets_limits() {
+        let config: AutoscalerConfig = serde_json::from_value(json!({
+            "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": {"name": "default"},
+            "spec": {"globalSettings": {"maxClusterWorkers": 7, "nodeReadyTimeoutSeconds": 90}},
+        }))
+        .unwrap();
+        let declared = Declared::default().next([].iter(), Some(&config), None).declaration();
+        assert_eq!(
+            (declared.max_machines, declared.create_timeout),
+            (Some(7), Some(Duration::from_secs(90)))
+        );
+    }
+}

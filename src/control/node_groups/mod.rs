@@ -1,0 +1,368 @@
+//! NodeGroups and the AutoscalerConfig of the cluster: what they declare is in force while it changes, and their
+//! status says how they are.
+
+mod declared;
+mod status;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::handle::{CommandError, FleetHandle};
+use super::nodes::NodesView;
+use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
+use crate::fleet::{AskOutcome, Machine, Phase};
+use crate::kubernetes::merge_patch;
+use crate::vpsie::ManagedConfig;
+use declared::Declared;
+use status::status;
+
+/// Keeps a NodeGroup until its machines are gone.
+pub const NODE_GROUP_FINALIZER: &str = "nodegroup.autoscaler.vpsie.com/finalizer";
+
+/// Statuses are written after something changed: not more often than this.
+const PASS: Duration = Duration::from_secs(1);
+/// What failed is tried again.
+const REPEAT: Duration = Duration::from_secs(15);
+
+/// The loop over NodeGroups.
+pub struct NodeGroups {
+    handle: FleetHandle,
+    clock: Arc<dyn Clock>,
+    nodes: NodesView,
+    client: Client,
+    namespace: String,
+    seen: Watched<NodeGroup>,
+    config: Watched<AutoscalerConfig>,
+    declared: Declared,
+    /// What there were machines of at the start.
+    recorded: Option<ManagedConfig>,
+    /// What was told last.
+    target: Target,
+    on_target: Box<dyn Fn(&Target) + Send + Sync>,
+}
+
+/// Which cluster the NodeGroups are of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Target {
+    /// The NodeGroups were not read yet.
+    #[default]
+    Unknown,
+    /// There is no NodeGroup, and no machine.
+    None,
+    /// This one.
+    Cluster(ManagedConfig),
+}
+
+impl NodeGroups {
+    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of. The one that
+    /// the NodeGroups are of is told to `on_target` before they are in force.
+    pub fn new(
+        handle: FleetHandle,
+        clock: Arc<dyn Clock>,
+        nodes: NodesView,
+        client: Client,
+        namespace: &str,
+        recorded: Option<ManagedConfig>,
+        on_target: impl Fn(&Target) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            handle,
+            clock,
+            nodes,
+            client,
+            namespace: namespace.to_owned(),
+            seen: Watched::default(),
+            config: Watched::default(),
+            declared: Declared::default(),
+            recorded,
+            target: Target::Unknown,
+            on_target: Box::new(on_target),
+        }
+    }
+
+    /// Runs until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut groups = watched(Api::namespaced(self.client.clone(), &self.namespace), "NodeGroups");
+        let mut configs = watched(Api::all(self.client.clone()), "AutoscalerConfigs");
+        let (mut commits, mut nodes) = (self.handle.clone(), self.nodes.changes());
+        let mut next = Instant::now() + REPEAT;
+        loop {
+            let changed = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(event) = groups.next() => self.seen.take(event),
+                Some(event) = configs.next() => self.config.take(event),
+                () = tokio::time::sleep_until(next) => {
+                    next = Instant::now() + REPEAT;
+                    if self.seen.read {
+                        self.report().await;
+                    }
+                    continue;
+                }
+                () = commits.changed() => {
+                    next = next.min(Instant::now() + PASS);
+                    continue;
+                }
+                Ok(()) = nodes.changed() => {
+                    next = next.min(Instant::now() + PASS);
+                    continue;
+                }
+            };
+            // The config may be missing or unreadable; the NodeGroups must not be.
+            if changed && self.seen.read && (self.config.read || self.config.failed) {
+                if self.declare().await.is_err() {
+                    return;
+                }
+                next = next.min(Instant::now() + PASS);
+            }
+        }
+    }
+
+    /// Puts in force what is declared now.
+    async fn declare(&mut self) -> Result<(), CommandError> {
+        let machines = self.handle.read(|fleet| fleet.machines().next().is_some());
+        let bound = self.declared.target.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
+        let config = self.config.objects.get("default");
+        let next = self.declared.next(self.seen.objects.values(), config, bound);
+        for (name, wrong) in &next.wrong {
+            if self.declared.wrong.get(name) != Some(wrong) {
+                tracing::warn!(nodegroup = name, "NodeGroup is wrong: {wrong}");
+            }
+        }
+        for (name, group) in &next.groups {
+            if self.declared.groups.get(name).is_none_or(|old| old.notes != group.notes) {
+                group.notes.iter().for_each(|note| tracing::warn!("NodeGroup {note}"));
+            }
+        }
+        let target = next.target.clone().map_or(Target::None, Target::Cluster);
+        if target != self.target {
+            (self.on_target)(&target);
+            self.target = target;
+        }
+        if next.declaration() != self.declared.declaration() {
+            self.handle.declare(next.declaration()).await?;
+        }
+        let closing = next.groups.values().any(|group| group.group.deletion.is_some());
+        self.declared = next;
+        if closing
+            && let Err(error @ CommandError::Store(_)) =
+                self.handle.update(|fleet, now, _| fleet.close_groups(now)).await
+        {
+            tracing::warn!(%error, "machines of a deleted NodeGroup are not given up yet; trying again");
+        }
+        Ok(())
+    }
+
+    fn groups(&self) -> Api<NodeGroup> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn configs(&self) -> Api<AutoscalerConfig> {
+        Api::all(self.client.clone())
+    }
+
+    /// Writes what changed of finalizers and statuses.
+    async fn report(&mut self) {
+        for name in self.seen.objects.keys().cloned().collect::<Vec<_>>() {
+            let Some(object) = self.seen.objects.get(&name) else { continue };
+            let Some(patched) = self.write(object).await else { continue };
+            if let Some(object) = self.seen.objects.get_mut(&name) {
+                *object = patched;
+            }
+        }
+        if let Some(config) = self.config.objects.get("default")
+            && let Some(patched) = self.write_config(config).await
+        {
+            self.config.objects.insert("default".to_owned(), patched);
+        }
+    }
+
+    /// Brings one NodeGroup up to date. What came of it.
+    async fn write(&self, object: &NodeGroup) -> Option<NodeGroup> {
+        let name = object.name_any();
+        let known = self.declared.groups.contains_key(&name) || self.declared.wrong.contains_key(&name);
+        let ours = object.finalizers().iter().any(|finalizer| finalizer == NODE_GROUP_FINALIZER);
+        let deleted = object.metadata.deletion_timestamp.is_some();
+        if deleted && ours && self.is_empty(&name) {
+            let rest: Vec<_> = object.finalizers().iter().filter(|f| *f != NODE_GROUP_FINALIZER).collect();
+            self.finalizers(object, json!(rest)).await;
+            return None;
+        }
+        if !known {
+            return None;
+        }
+        if !deleted && !ours {
+            let mut all = object.finalizers().to_vec();
+            all.push(NODE_GROUP_FINALIZER.to_owned());
+            return self.finalizers(object, json!(all)).await;
+        }
+        let wrong = self.declared.wrong.get(&name).map(String::as_str);
+        let (now, ready) = (self.clock.now(), |machine: &_| self.nodes.ready(machine));
+        let status = self.handle.read(|fleet| status(object, fleet, wrong, &ready, now));
+        let patch = merge_patch(&json!({ "status": object.status }), &json!({ "status": status }))?;
+        let written = self.groups().patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        log(written, &name, "its status")
+    }
+
+    async fn finalizers(&self, object: &NodeGroup, finalizers: serde_json::Value) -> Option<NodeGroup> {
+        let name = object.name_any();
+        let version = &object.metadata.resource_version;
+        let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } });
+        log(
+            self.groups().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await,
+            &name,
+            "its finalizer",
+        )
+    }
+
+    /// Whether no machine of it can have a VM any more. One that only remembers lost requests is no reason to wait:
+    /// its record lasts without the NodeGroup.
+    fn is_empty(&self, name: &str) -> bool {
+        let over = |machine: &Machine| {
+            matches!(machine.phase, Phase::Deleting { vm: None, .. })
+                && machine.asks.iter().all(|ask| ask.outcome == AskOutcome::Lost)
+        };
+        self.handle.read(|fleet| fleet.machines().filter(|m| m.pool.node_group.as_str() == name).all(over))
+    }
+
+    async fn write_config(&self, config: &AutoscalerConfig) -> Option<AutoscalerConfig> {
+        let old = config.status.clone().unwrap_or_default();
+        let declaration = self.declared.declaration();
+        let max = declaration.max_machines.map_or("none".to_owned(), |max| max.to_string());
+        let timeout = declaration.create_timeout.map_or_else(
+            || "as --create-timeout says".to_owned(),
+            |timeout| format!("{} s", timeout.as_secs()),
+        );
+        let mut status = AutoscalerConfigStatus {
+            observed_generation: config.metadata.generation,
+            last_updated: old.last_updated.clone(),
+            active: true,
+            message: format!("maximum of all NodeGroups: {max}; time to make a machine: {timeout}"),
+        };
+        if status == old {
+            return None;
+        }
+        status.last_updated = Some(Time(whole_seconds(self.clock.now())));
+        let patch = Patch::Merge(json!({ "status": status }));
+        log(
+            self.configs().patch_status("default", &PatchParams::default(), &patch).await,
+            "default",
+            "its status",
+        )
+    }
+}
+
+/// `metav1.Time` has no fractions: with them, what is read back would differ from what was written.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn log<K>(written: kube::Result<K>, name: &str, what: &str) -> Option<K> {
+    match written {
+        Ok(object) => Some(object),
+        Err(kube::Error::Api(gone)) if gone.code == 404 => None,
+        Err(error) => {
+            tracing::warn!(name, %error, "{what} cannot be written; trying again");
+            None
+        }
+    }
+}
+
+/// The objects of a kind, as a watch has them.
+#[derive(Debug)]
+struct Watched<K> {
+    objects: BTreeMap<String, K>,
+    listing: BTreeMap<String, K>,
+    /// Whether they were read once.
+    read: bool,
+    /// Whether they could not be read.
+    failed: bool,
+}
+
+impl<K> Default for Watched<K> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), listing: BTreeMap::new(), read: false, failed: false }
+    }
+}
+
+impl<K: Resource + Debug> Watched<K> {
+    /// Takes what the watch says. Whether that makes a difference.
+    fn take(&mut self, event: Seen<K>) -> bool {
+        match event {
+            None => {
+                let first = !self.failed;
+                self.failed = true;
+                return first;
+            }
+            Some(watcher::Event::Apply(object)) => {
+                if let Some((name, object)) = usable(object) {
+                    self.objects.insert(name, object);
+                }
+            }
+            Some(watcher::Event::Delete(object)) => {
+                self.objects.remove(&object.name_any());
+            }
+            Some(watcher::Event::Init) => {
+                self.listing.clear();
+                return false;
+            }
+            Some(watcher::Event::InitApply(object)) => {
+                if let Some((name, object)) = usable(object) {
+                    self.listing.insert(name, object);
+                }
+                return false;
+            }
+            Some(watcher::Event::InitDone) => {
+                self.objects = std::mem::take(&mut self.listing);
+                self.read = true;
+            }
+        }
+        true
+    }
+}
+
+/// What a watch says; None when it broke.
+type Seen<K> = Option<watcher::Event<DeserializeGuard<K>>>;
+
+/// An object that cannot be read must not end the watch of the others.
+fn usable<K: Resource>(object: DeserializeGuard<K>) -> Option<(String, K)> {
+    let name = object.name_any();
+    match object.0 {
+        Ok(object) => Some((name, object)),
+        Err(invalid) => {
+            tracing::warn!(name, error = invalid.error, "object cannot be read; it is left out");
+            None
+        }
+    }
+}
+
+fn watched<K>(api: Api<DeserializeGuard<K>>, what: &'static str) -> BoxStream<'static, Seen<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let said = events.map(move |event| match event {
+        Ok(event) => Some(event),
+        Err(error) => {
+            tracing::warn!(%error, "{what} cannot be watched; trying again");
+            None
+        }
+    });
+    said.chain(stream::pending()).boxed()
+}

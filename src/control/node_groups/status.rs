@@ -1,0 +1,354 @@
+//! The status of a NodeGroup. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::{Condition, NodeGroup, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
+use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool};
+
+/// Nodes that `status.nodes` lists: with thousands of them the object would outgrow what the API server keeps.
+/// The VPSieNodes have them all.
+const LISTED: usize = 100;
+
+/// How a NodeGroup is. `wrong` is what its spec has wrong, if anything.
+pub(super) fn status(
+    object: &NodeGroup,
+    fleet: &Fleet,
+    wrong: Option<&str>,
+    ready: &dyn Fn(&MachineId) -> bool,
+    now: Timestamp,
+) -> NodeGroupStatus {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let old = object.status.clone().unwrap_or_default();
+    let pools: Vec<&Pool> = fleet.pools().filter(|pool| pool.id.node_group.as_str() == name).collect();
+    let machines: Vec<&Machine> = pools.iter().flat_map(|pool| fleet.machines_of(pool)).collect();
+    let rows: Vec<NodeGroupPool> = pools.iter().map(|pool| row(fleet, pool, ready)).collect();
+    let sum = |of: fn(&NodeGroupPool) -> i32| rows.iter().map(of).sum();
+    let grown = machines.iter().map(|machine| machine.created_at).max();
+    let shrunk = machines.iter().filter_map(|machine| match machine.phase {
+        Phase::Deleting { since, .. } => Some(since),
+        _ => None,
+    });
+    let latest = |old: Option<Time>, new: Option<Timestamp>| old.map(|time| time.0).max(new).map(Time);
+    let last_scale_up_time = latest(old.last_scale_up_time, grown);
+    let last_scale_down_time = latest(old.last_scale_down_time, shrunk.max());
+    let desired_nodes = sum(|row| row.desired_nodes);
+    let conditions = Conditions { object, fleet, pools: &pools, machines: &machines, desired_nodes, wrong };
+    NodeGroupStatus {
+        current_nodes: sum(|row| row.current_nodes),
+        desired_nodes,
+        ready_nodes: sum(|row| row.ready_nodes),
+        vpsie_group_id: old.vpsie_group_id,
+        pools: rows,
+        nodes: machines.iter().filter_map(|machine| node(machine, ready)).take(LISTED).collect(),
+        conditions: conditions.all().into_iter().map(|fact| fact.condition(&old.conditions, now)).collect(),
+        last_scale_time: last_scale_up_time.clone().max(last_scale_down_time.clone()),
+        last_scale_up_time,
+        last_scale_down_time,
+        cost: old.cost,
+        observed_generation: object.metadata.generation,
+    }
+}
+
+fn row(fleet: &Fleet, pool: &Pool, ready: &dyn Fn(&MachineId) -> bool) -> NodeGroupPool {
+    let machines: Vec<&Machine> = fleet.machines_of(pool).collect();
+    let count =
+        |which: &dyn Fn(&Machine) -> bool| machines.iter().filter(|machine| which(machine)).count() as i32;
+    NodeGroupPool {
+        id: pool.text.to_string(),
+        desired_nodes: count(&Machine::counts),
+        current_nodes: count(&|machine| machine.vm().is_some()),
+        ready_nodes: count(&|machine| machine.counts() && is_ready(machine, ready)),
+        failed_nodes: count(&|machine| matches!(machine.phase, Phase::Failed { .. })),
+    }
+}
+
+fn is_ready(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> bool {
+    machine.vm().is_some() && ready(&machine.id)
+}
+
+fn node(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> Option<NodeGroupNode> {
+    let vm = machine.vm()?;
+    let since = match machine.phase {
+        Phase::Running { since, .. } if is_ready(machine, ready) => Some(Time(since)),
+        _ => None,
+    };
+    Some(NodeGroupNode {
+        node_name: vm.hostname.to_string(),
+        vps_id: 0,
+        instance_type: machine.pool.offer.to_string(),
+        status: machine.phase.name().to_owned(),
+        created_at: Some(Time(machine.created_at)),
+        ready_at: since,
+        ip_address: vm.addresses.first().map(ToString::to_string),
+    })
+}
+
+/// A condition before it is known since when it holds.
+struct Fact {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Fact {
+    fn new(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, holds, reason, message: message.into() }
+    }
+
+    fn condition(self, old: &[Condition], now: Timestamp) -> Condition {
+        let status = if self.holds { "True" } else { "False" };
+        let same = old.iter().find(|old| old.type_ == self.kind && old.status == status);
+        let since = same.and_then(|old| old.last_transition_time.clone()).unwrap_or(Time(now));
+        Condition {
+            type_: self.kind.to_owned(),
+            status: status.to_owned(),
+            last_transition_time: Some(since),
+            last_update_time: None,
+            reason: self.reason.to_owned(),
+            message: self.message,
+        }
+    }
+}
+
+struct Conditions<'a> {
+    object: &'a NodeGroup,
+    fleet: &'a Fleet,
+    pools: &'a [&'a Pool],
+    machines: &'a [&'a Machine],
+    desired_nodes: i32,
+    wrong: Option<&'a str>,
+}
+
+impl Conditions<'_> {
+    fn all(&self) -> Vec<Fact> {
+        let mut facts = vec![self.ready(), self.scaling(), self.error(), self.at_min(), self.at_max()];
+        facts.extend(self.deleting());
+        facts
+    }
+
+    fn ready(&self) -> Fact {
+        let fact = |holds, reason, message: String| Fact::new("Ready", holds, reason, message);
+        if let Some(wrong) = self.wrong {
+            return fact(false, "Invalid", format!("{wrong}; what was last right holds"));
+        }
+        let missing: Vec<&str> = self.object.spec.offering_ids.iter().map(String::as_str).collect();
+        let (growable, known): (Vec<_>, Vec<_>) = (
+            self.pools.iter().filter(|pool| pool.growable).collect(),
+            self.pools.iter().map(|pool| pool.id.offer.as_str()).collect(),
+        );
+        if self.object.metadata.deletion_timestamp.is_some() {
+            return fact(false, "Deleting", "it is being deleted and grows no more".to_owned());
+        }
+        if growable.is_empty() {
+            let what = if known.is_empty() { missing } else { known };
+            let message = format!("VPSie's catalog has none of its offers: {}", what.join(", "));
+            return fact(false, "NoOffer", message);
+        }
+        let message = match missing.len().saturating_sub(growable.len()) {
+            0 => String::new(),
+            _ if !self.object.spec.allow_mixed_instances => String::new(),
+            some => format!("{some} of its offers cannot be rented: VPSie's catalog does not have them"),
+        };
+        fact(true, "Serving", message)
+    }
+
+    fn scaling(&self) -> Fact {
+        let count = |which: fn(&Phase) -> bool| self.machines.iter().filter(|m| which(&m.phase)).count();
+        let up = count(|phase| matches!(phase, Phase::Pending | Phase::Creating { .. }));
+        let down = count(|phase| matches!(phase, Phase::Deleting { .. }));
+        match (up, down) {
+            (0, 0) => Fact::new("Scaling", false, "Settled", ""),
+            (up, 0) => Fact::new("Scaling", true, "Up", format!("{up} being made")),
+            (0, down) => Fact::new("Scaling", true, "Down", format!("{down} being deleted")),
+            (up, down) => {
+                Fact::new("Scaling", true, "UpAndDown", format!("{up} being made, {down} being deleted"))
+            }
+        }
+    }
+
+    fn error(&self) -> Fact {
+        let failed = self.machines.iter().filter_map(|machine| match &machine.phase {
+            Phase::Failed { failure, at } => Some((at, failure)),
+            _ => None,
+        });
+        match failed.max_by_key(|(at, _)| **at) {
+            Some((_, failure)) => Fact::new("Error", true, failure.reason.code(), failure.message.clone()),
+            None => Fact::new("Error", false, "None", ""),
+        }
+    }
+
+    fn at_min(&self) -> Fact {
+        let min = self.object.spec.min_nodes;
+        let holds = self.desired_nodes <= min;
+        Fact::new("AtMinCapacity", holds, if holds { "AtMinimum" } else { "AboveMinimum" }, "")
+    }
+
+    fn at_max(&self) -> Fact {
+        if self.desired_nodes >= self.object.spec.max_nodes {
+            return Fact::new("AtMaxCapacity", true, "AtMaximum", "raise maxNodes for more");
+        }
+        let left = self.pools.iter().filter(|pool| pool.growable).any(|pool| {
+            let limits = self.fleet.limits(pool);
+            limits.max > limits.target
+        });
+        if self.pools.iter().any(|pool| pool.growable) && !left {
+            let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
+            return Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
+        }
+        Fact::new("AtMaxCapacity", false, "BelowMaximum", "")
+    }
+
+    fn deleting(&self) -> Option<Fact> {
+        self.object.metadata.deletion_timestamp.as_ref()?;
+        let left = self.machines.len();
+        let how = match self.object.spec.deletion_policy {
+            crate::api::DeletionPolicy::WhenEmpty => {
+                "waiting until Cluster Autoscaler finds them unneeded; set deletionPolicy to Drain to be rid of them \
+                 now"
+            }
+            crate::api::DeletionPolicy::Drain => "their Nodes are drained and their VMs deleted",
+        };
+        Some(Fact::new("Deleting", true, "MachinesLeft", format!("{left} machines left: {how}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::catalog::{Catalog, Offer, Resources};
+    use crate::config::check_node_group;
+    use crate::fleet::{
+        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved,
+        SizeId, Vm,
+    };
+
+    fn time() -> Timestamp {
+        "2026-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    fn object(max: i32) -> NodeGroup {
+        serde_json::from_value(json!({
+            "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
+            "metadata": {"name": "web", "generation": 4},
+            "spec": {
+                "minNodes": 0, "maxNodes": max, "datacenterID": "ams1", "resourceIdentifier": "c-1",
+                "offeringIDs": ["small", "large"],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn machine(n: u8, phase: Phase) -> Machine {
+        Machine {
+            id: format!("web-{n:08x}").as_str().into(),
+            pool: "web/ams1/small/on-demand".parse().unwrap(),
+            size: SizeId(2),
+            created_at: time(),
+            phase,
+            asks: vec![Ask { at: time(), outcome: AskOutcome::Lost }],
+        }
+    }
+
+    fn vm(n: u8) -> Vm {
+        Vm { hostname: Hostname::new(&format!("slave-{n}")), id: None, addresses: vec![[10, 0, 0, n].into()] }
+    }
+
+    fn fleet(object: &NodeGroup, machines: Vec<Machine>, max_machines: Option<u32>) -> Fleet {
+        let offer = Offer {
+            size: SizeId(2),
+            name: "small".to_owned(),
+            identifier: None,
+            datacenter: "ams1".into(),
+            resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40, pods: 110 },
+            monthly: None,
+            hourly: None,
+        };
+        let groups = vec![check_node_group(object).unwrap().group];
+        let records = Records {
+            machines,
+            catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
+            ..Records::default()
+        };
+        Fleet::restore(
+            Declaration { groups, max_machines, create_timeout: None },
+            records,
+            Reserved::default(),
+        )
+    }
+
+    fn condition<'a>(status: &'a NodeGroupStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
+        let found = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+        (&found.status, &found.reason, &found.message)
+    }
+
+    #[test]
+    fn it_counts_machines_and_says_what_they_do() {
+        let failure = Failure { reason: FailureReason::Stockout, message: "no room in ams1".to_owned() };
+        let object = object(4);
+        let deleting = Phase::Deleting {
+            vm: Some(vm(4)),
+            since: time(),
+            reason: DeletionReason::ClusterAutoscaler,
+            drain: false,
+            accepted_at: None,
+        };
+        let fleet = fleet(
+            &object,
+            vec![
+                machine(1, Phase::Running { vm: vm(1), since: time() }),
+                machine(2, Phase::Running { vm: vm(2), since: time() }),
+                machine(3, Phase::Failed { failure, at: time() }),
+                machine(4, deleting),
+                machine(5, Phase::Pending),
+            ],
+            None,
+        );
+        let ready = |id: &MachineId| id.as_str() != "web-00000002";
+        let status = status(&object, &fleet, None, &ready, time());
+        assert_eq!((status.desired_nodes, status.current_nodes, status.ready_nodes), (4, 3, 1));
+        assert_eq!(status.pools.len(), 1, "VPSie never had the other offer");
+        assert_eq!((status.pools[0].failed_nodes, status.observed_generation), (1, Some(4)));
+        assert_eq!(status.nodes.len(), 3);
+        assert_eq!(status.nodes[0].ip_address.as_deref(), Some("10.0.0.1"));
+        assert_eq!(
+            condition(&status, "Ready"),
+            ("True", "Serving", "1 of its offers cannot be rented: VPSie's catalog does not have them")
+        );
+        assert_eq!(condition(&status, "Scaling"), ("True", "UpAndDown", "1 being made, 1 being deleted"));
+        assert_eq!(condition(&status, "Error"), ("True", "STOCKOUT", "no room in ams1"));
+        assert_eq!(condition(&status, "AtMaxCapacity").1, "AtMaximum");
+        assert_eq!(condition(&status, "AtMinCapacity").0, "False");
+        assert_eq!(status.last_scale_time, Some(Time(time())));
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_until_it_turns() {
+        let mut object = object(4);
+        let fleet = fleet(&object, Vec::new(), Some(0));
+        let first = status(&object, &fleet, None, &|_| false, time());
+        assert_eq!(condition(&first, "AtMaxCapacity").1, "AtClusterMaximum");
+        object.status = Some(first.clone());
+        let later = time() + std::time::Duration::from_mins(1);
+        assert_eq!(status(&object, &fleet, None, &|_| false, later), first, "nothing to write");
+        let wrong = status(&object, &fleet, Some("spec.x: is bad"), &|_| false, later);
+        let ready = &wrong.conditions[0];
+        assert_eq!((ready.status.as_str(), ready.last_transition_time.clone()), ("False", Some(Time(later))));
+        assert_eq!(ready.message, "spec.x: is bad; what was last right holds");
+    }
+
+    #[test]
+    fn one_that_is_deleted_says_what_it_waits_for() {
+        let mut object = object(4);
+        object.metadata.deletion_timestamp = Some(Time(time()));
+        let fleet = fleet(&object, vec![machine(1, Phase::Running { vm: vm(1), since: time() })], None);
+        let status = status(&object, &fleet, None, &|_| true, time());
+        assert_eq!(condition(&status, "Ready").1, "Deleting");
+        assert!(condition(&status, "Deleting").2.starts_with("1 machines left: waiting until"));
+    }
+}

@@ -1,0 +1,161 @@
+//! What people do to VPSieNodes: to delete one is to be rid of its VM, and one that is lost is written again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::handle::{CommandError, FleetHandle};
+use crate::api::VPSieNode;
+use crate::fleet::{DeletionReason, MachineId};
+
+/// What could not be done is tried again.
+const REPEAT: Duration = Duration::from_secs(5);
+
+/// The loop over VPSieNodes. It keeps none of them: the fleet has what they say.
+pub struct RecordsWatch {
+    handle: FleetHandle,
+    api: Api<PartialObjectMeta<VPSieNode>>,
+    /// Names of those that were listed since the watch began anew.
+    listing: BTreeSet<String>,
+    deleted: BTreeSet<String>,
+    missing: BTreeSet<String>,
+}
+
+type Event = watcher::Event<PartialObjectMeta<VPSieNode>>;
+
+impl RecordsWatch {
+    /// A loop over the VPSieNodes of a namespace.
+    pub fn new(handle: FleetHandle, client: Client, namespace: &str) -> Self {
+        Self {
+            handle,
+            api: Api::namespaced(client, namespace),
+            listing: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            missing: BTreeSet::new(),
+        }
+    }
+
+    /// Runs until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let events =
+            watcher(self.api.clone(), watcher::Config::default()).default_backoff().inspect(|event| {
+                if let Err(error) = event {
+                    tracing::warn!(%error, "VPSieNodes cannot be watched; trying again");
+                }
+            });
+        let mut events = std::pin::pin!(events);
+        let mut next = Instant::now() + REPEAT;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                event = events.next() => match event {
+                    Some(Ok(event)) => self.take(event),
+                    Some(Err(_)) => continue,
+                    None => return,
+                },
+                () = tokio::time::sleep_until(next) => next = Instant::now() + REPEAT,
+            }
+            if self.settle().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            watcher::Event::Apply(node) => self.seen(&node),
+            watcher::Event::Delete(node) => {
+                self.deleted.remove(&node.name_any());
+                self.missing.insert(node.name_any());
+            }
+            watcher::Event::Init => self.listing.clear(),
+            watcher::Event::InitApply(node) => {
+                self.seen(&node);
+                self.listing.insert(node.name_any());
+            }
+            watcher::Event::InitDone => {
+                let listed = std::mem::take(&mut self.listing);
+                let machines =
+                    self.handle.read(|fleet| fleet.machines().map(|m| m.id.to_string()).collect::<Vec<_>>());
+                self.missing.extend(machines.into_iter().filter(|name| !listed.contains(name)));
+            }
+        }
+    }
+
+    fn seen(&mut self, node: &PartialObjectMeta<VPSieNode>) {
+        self.missing.remove(&node.name_any());
+        if node.metadata.deletion_timestamp.is_some() {
+            self.deleted.insert(node.name_any());
+        }
+    }
+
+    /// Does what is due; what fails stays for the next time.
+    async fn settle(&mut self) -> Result<(), CommandError> {
+        for name in std::mem::take(&mut self.deleted) {
+            let id = MachineId::from(name.as_str());
+            let retired = self
+                .handle
+                .update(move |fleet, now, _| fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now))
+                .await;
+            if !done(retired, &name)? {
+                self.deleted.insert(name);
+            }
+        }
+        for name in std::mem::take(&mut self.missing) {
+            let id = MachineId::from(name.as_str());
+            // Most are ours that came to their end, and the fleet knows.
+            if self.handle.read(|fleet| fleet.machine(&id).is_none()) {
+                continue;
+            }
+            let settled = match self.api.get_opt(&name).await {
+                Ok(Some(_)) => true,
+                Ok(None) => self.write_again(id).await?,
+                Err(error) => {
+                    tracing::warn!(machine = name, %error, "a VPSieNode cannot be read; trying again");
+                    false
+                }
+            };
+            if !settled {
+                self.missing.insert(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody took away the finalizer: a VM without a record would be billed for ever.
+    async fn write_again(&self, id: MachineId) -> Result<bool, CommandError> {
+        let name = id.to_string();
+        let written = self
+            .handle
+            .update(move |fleet, now, _| {
+                let retired = fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now);
+                if retired.is_empty() { fleet.record_again(&id) } else { retired }
+            })
+            .await;
+        if matches!(&written, Ok(changes) if !changes.is_empty()) {
+            tracing::warn!(
+                machine = name,
+                "its VPSieNode was gone before its VM was; recorded again, to be deleted"
+            );
+        }
+        done(written, &name)
+    }
+}
+
+fn done<T>(result: Result<T, CommandError>, name: &str) -> Result<bool, CommandError> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(CommandError::Stopped) => Err(CommandError::Stopped),
+        Err(error) => {
+            tracing::warn!(machine = name, %error, "what somebody did to its VPSieNode is not noted yet; trying again");
+            Ok(false)
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The loops over objects of the cluster, against an API server in the process.
+
+use fake_kube::FakeKube;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fleet::{ClusterId, DeletionReason, Hostname, Machine};
+use crate::vpsie::ManagedConfig;
+
+const NAMESPACE: &str = "vpsie-system";
+
+struct Cluster {
+    kube: FakeKube,
+    handle: FleetHandle,
+    targets: Arc<Mutex<Vec<ClusterId>>>,
+    target: tokio::sync::watch::Receiver<Target>,
+    store: MemoryStore,
+    tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    async fn new(machines: Vec<Machine>) -> Self {
+        let store = MemoryStore::new();
+        store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+        store.write(&machines.into_iter().map(Change::SaveMachine).collect::<Vec<_>>());
+        let declared = Declared { declaration: Vec::new().into(), reserved: Reserved::default() };
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
+        let kept = Arc::new(store.clone());
+        let (keeper, handle) =
+            Keeper::load(kept, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
+        let now = Arc::clone(&clock);
+        let kube = FakeKube::new(move || now.now());
+        for machine in store.records().machines {
+            kube.put(vpsie_node(&machine)).unwrap();
+        }
+        let client = kube.client("provider", NAMESPACE);
+        let targets = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&targets);
+        let recorded = handle
+            .read(|fleet| fleet.machines().next().is_some())
+            .then(|| ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] });
+        let (view, (sender, target)) = (NodesView::default(), tokio::sync::watch::channel(Target::Unknown));
+        let on_target = move |target: &Target| {
+            if let Target::Cluster(config) = target {
+                told.lock().unwrap().push(config.cluster.clone());
+            }
+            sender.send_replace(target.clone());
+        };
+        let groups =
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), NAMESPACE, recorded, on_target);
+        let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper.run());
+        tasks.spawn(groups.run(CancellationToken::new()));
+        tasks.spawn(records.run(CancellationToken::new()));
+        Self { kube, handle, targets, target, store, tasks }
+    }
+
+    fn put(&self, name: &str, more: &Value) {
+        let mut spec = json!({
+            "minNodes": 0, "maxNodes": 4, "datacenterID": "ams1", "resourceIdentifier": "c-1",
+            "offeringIDs": ["small"],
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let object = json!({
+            "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
+            "metadata": {"name": name, "namespace": NAMESPACE, "generation": 1}, "spec": spec,
+        });
+        self.kube.put(object).unwrap();
+    }
+
+    fn edit(&self, name: &str, spec: &Value) {
+        self.kube.patch("nodegroups", NAMESPACE, name, json!({ "spec": spec })).unwrap();
+    }
+
+    fn object(&self, name: &str) -> Value {
+        self.kube.get("nodegroups", NAMESPACE, name).unwrap_or_default()
+    }
+
+    fn condition(&self, name: &str, kind: &str) -> Value {
+        let object = self.object(name);
+        let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
+    }
+
+    /// Largest size of a pool; None where it is not known.
+    fn max(&self, pool: &str) -> Option<u32> {
+        self.handle.read(|fleet| fleet.pool(pool).map(|pool| fleet.limits(pool).max))
+    }
+
+    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + Duration::from_mins(2);
+        while !holds(self) {
+            assert!(Instant::now() < end, "{what}: not within two minutes");
+            assert!(self.tasks.try_join_next().is_none(), "a loop ended");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn writes(&self) -> usize {
+        self.kube.count(|asked| asked.verb.writes())
+    }
+}
+
+pub(super) fn running(n: u32) -> Machine {
+    let vm = Vm {
+        hostname: Hostname::new(&format!("slave-{n}")),
+        id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
+        addresses: Vec::new(),
+    };
+    Machine {
+        id: format!("web-{n:08x}").as_str().into(),
+        pool: SMALL.parse().unwrap(),
+        size: SizeId(2),
+        created_at: Timestamp::UNIX_EPOCH,
+        phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
+        asks: Vec::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_node_groups_say_is_in_force_while_it_changes() {
+    let mut cluster = Cluster::new(Vec::new()).await;
+    cluster.until("they were read", |c| *c.target.borrow() == Target::None).await;
+    cluster.put("web", &json!({}));
+    cluster.until("the pool is there", |c| c.max(SMALL) == Some(4)).await;
+    assert_eq!(*cluster.targets.lock().unwrap(), ["c-1".into()]);
+    cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
+    assert_eq!(cluster.object("web")["metadata"]["finalizers"], json!([NODE_GROUP_FINALIZER]));
+
+    cluster.edit("web", &json!({"maxNodes": 2}));
+    cluster.until("the new maximum holds", |c| c.max(SMALL) == Some(2)).await;
+    cluster.edit("web", &json!({"minNodes": 3}));
+    cluster.until("what is wrong is said", |c| c.condition("web", "Ready")["reason"] == "Invalid").await;
+    assert_eq!(cluster.max(SMALL), Some(2), "what was right holds");
+    let said = cluster.condition("web", "Ready")["message"].as_str().unwrap().to_owned();
+    assert!(said.starts_with("spec.minNodes: is 3, must be at most maxNodes"), "{said}");
+
+    cluster.put("batch", &json!({"resourceIdentifier": "c-2"}));
+    cluster
+        .until("another cluster is refused", |c| {
+            c.condition("batch", "Ready")["message"].as_str().is_some_and(|m| m.contains("must be \"c-1\""))
+        })
+        .await;
+    cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
+    cluster.until("an empty one goes at once", |c| c.object("web").is_null()).await;
+    cluster.until("the other cluster is ours then", |c| c.targets.lock().unwrap().len() == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_written_when_it_changes_and_not_otherwise() {
+    let mut cluster = Cluster::new(Vec::new()).await;
+    cluster.put("web", &json!({}));
+    cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let before = cluster.writes();
+    tokio::time::sleep(Duration::from_mins(30)).await;
+    assert_eq!(cluster.writes(), before);
+    let command = Command::IncreaseSize { pool: SMALL.to_owned(), delta: 2 };
+    cluster.handle.execute(command).await.unwrap();
+    cluster.until("it is noted", |c| c.object("web")["status"]["desiredNodes"] == 2).await;
+    assert_eq!(cluster.writes(), before + 1);
+    assert_eq!(cluster.condition("web", "Scaling")["message"], "2 being made");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_deleted_waits_for_its_machines() {
+    let mut cluster = Cluster::new(vec![running(1)]).await;
+    cluster.put("web", &json!({"minNodes": 1}));
+    cluster.until("it is held", |c| c.object("web")["metadata"]["finalizers"].is_array()).await;
+    cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
+    cluster.until("it grows no more", |c| c.max(SMALL) == Some(1)).await;
+    cluster.until("it says so", |c| c.condition("web", "Deleting")["status"] == "True").await;
+    assert!(cluster.handle.read(|fleet| fleet.machines().all(Machine::counts)));
+    cluster.edit("web", &json!({"deletionPolicy": "Drain"}));
+    cluster.until("it is emptied", |c| c.handle.read(|fleet| !fleet.machines().any(Machine::counts))).await;
+    assert!(matches!(
+        cluster.store.records().machines[0].phase,
+        Phase::Deleting { reason: DeletionReason::NodeGroupDeleted, drain: true, .. }
+    ));
+    assert!(!cluster.object("web").is_null(), "its machine is still there");
+    let gone = |fleet: &mut crate::fleet::Fleet, now, _: crate::fleet::Names<'_>| {
+        let id = "web-00000001".into();
+        let mut changes = fleet.drained(&id);
+        changes.extend(fleet.deletion_accepted(&id, now));
+        for _ in 0..2 {
+            changes.extend(fleet.observe(&[], now, &Policy::default()));
+        }
+        changes
+    };
+    cluster.handle.update(gone).await.unwrap();
+    cluster.until("it goes with the last", |c| c.object("web").is_null()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_config_limits_all_of_them() {
+    let mut cluster = Cluster::new(Vec::new()).await;
+    cluster.put("web", &json!({}));
+    cluster.until("the pool is there", |c| c.max(SMALL) == Some(4)).await;
+    let config = json!({
+        "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig",
+        "metadata": {"name": "default", "generation": 1}, "spec": {"globalSettings": {"maxClusterWorkers": 1}},
+    });
+    cluster.kube.put(config).unwrap();
+    cluster.until("it is in force", |c| c.max(SMALL) == Some(1)).await;
+    let active =
+        |c: &Cluster| c.kube.get("autoscalerconfigs", "", "default").unwrap()["status"]["active"] == true;
+    cluster.until("it says so", active).await;
+    cluster.kube.delete("autoscalerconfigs", "", "default").unwrap();
+    cluster.until("it is gone", |c| c.max(SMALL) == Some(4)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_hold_the_cluster_that_they_are_of() {
+    let mut cluster = Cluster::new(vec![running(1)]).await;
+    cluster.put("web", &json!({"resourceIdentifier": "c-2"}));
+    cluster.until("another is refused", |c| c.condition("web", "Ready")["reason"] == "Invalid").await;
+    assert_eq!(*cluster.targets.lock().unwrap(), ["c-1".into()]);
+}
+
+fn vpsie_node(machine: &Machine) -> Value {
+    let mut object = serde_json::to_value(crate::api::VPSieNode::of(machine, &"c-1".into())).unwrap();
+    object["metadata"]["namespace"] = json!(NAMESPACE);
+    object["metadata"]["finalizers"] = json!(["vpsienode.autoscaler.vpsie.com/finalizer"]);
+    object
+}
+
+#[tokio::test(start_paused = true)]
+async fn to_delete_a_vpsie_node_is_to_be_rid_of_its_machine() {
+    let mut cluster = Cluster::new(vec![running(1), running(2)]).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(cluster.handle.read(|fleet| fleet.machines().all(Machine::counts)));
+    cluster.kube.delete("vpsienodes", NAMESPACE, "web-00000001").unwrap();
+    let retired = |n: usize| {
+        move |c: &Cluster| {
+            let reason = |m: &Machine| match m.phase {
+                Phase::Deleting { reason, drain: true, .. } => Some(reason),
+                _ => None,
+            };
+            c.store.records().machines.iter().filter_map(reason).collect::<Vec<_>>()
+                == vec![DeletionReason::VPSieNodeDeleted; n]
+        }
+    };
+    cluster.until("it is given up", retired(1)).await;
+    cluster.kube.vanish("vpsienodes", NAMESPACE, "web-00000002");
+    cluster.until("so is one without a record", retired(2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_vanished_while_nobody_watched_is_noticed() {
+    let mut cluster = Cluster::new(vec![running(1)]).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    cluster.kube.set_down(true);
+    cluster.kube.vanish("vpsienodes", NAMESPACE, "web-00000001");
+    cluster.kube.compact();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    cluster.kube.set_down(false);
+    cluster.until("it is given up", |c| c.handle.read(|fleet| !fleet.machines().any(Machine::counts))).await;
+}

@@ -1,0 +1,170 @@
+//! What is recorded besides machines: the catalog, what sizes were seen to have, and nodes that are no machine's.
+//! Each is one value of a ConfigMap.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt as _;
+use kube::core::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::super::StoreError;
+use super::shelf::Kept;
+use crate::fleet::{Hostname, Records, SizeId, Stranger};
+
+const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
+/// A digit follows: one object for all would grow past what an object may have.
+const STRANGERS_MAP: &str = "vpsie-autoscaler-strangers-";
+const CATALOG: &str = "catalog";
+const LEARNED: &str = "learned.";
+/// Longest key of a ConfigMap.
+const KEY_MAX: usize = 253;
+
+pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "vpsie-autoscaler");
+
+/// Where a value is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) map: String,
+    pub(super) key: String,
+}
+
+impl Place {
+    pub(super) fn catalog() -> Self {
+        Self { map: CATALOG_MAP.to_owned(), key: CATALOG.to_owned() }
+    }
+
+    pub(super) fn learned(size: SizeId) -> Self {
+        Self { map: CATALOG_MAP.to_owned(), key: format!("{LEARNED}{size}") }
+    }
+
+    pub(super) fn stranger(hostname: &Hostname) -> Self {
+        let hash = fnv(hostname.as_str());
+        Self { map: format!("{STRANGERS_MAP}{:x}", hash % 16), key: key(hostname.as_str(), hash) }
+    }
+}
+
+/// FNV-1a: it must be the same in each release.
+fn fnv(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A hostname as a key: what keys do not allow is `_` and two hex digits a byte. It is never read back.
+fn key(hostname: &str, hash: u64) -> String {
+    use std::fmt::Write as _;
+    let mut key = String::new();
+    for byte in hostname.bytes() {
+        if byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte) {
+            key.push(char::from(byte));
+        } else {
+            // Writing to a String does not fail.
+            let _ = write!(key, "_{byte:02x}");
+        }
+    }
+    // As a key of its own `.` and names that start with `..` are not allowed.
+    if key.starts_with('.') || key.is_empty() {
+        key.insert(0, '_');
+    }
+    if key.len() > KEY_MAX {
+        key.truncate(KEY_MAX - 17);
+        let _ = write!(key, "_{hash:016x}");
+    }
+    key
+}
+
+impl Kept for ConfigMap {
+    fn same(&self, other: &Self) -> bool {
+        let data = |map: &Self| map.data.clone().unwrap_or_default();
+        data(self) == data(other)
+    }
+}
+
+/// Values of one ConfigMap to be written, or to be removed.
+pub(super) type Values = BTreeMap<String, Option<String>>;
+
+pub(super) fn new_map(name: &str, values: &Values) -> ConfigMap {
+    let set = values.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+    ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(BTreeMap::from([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())])),
+            ..ObjectMeta::default()
+        },
+        data: Some(set.collect()),
+        ..ConfigMap::default()
+    }
+}
+
+/// What is to change of a ConfigMap: only these values.
+pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
+    let old = |key: &str| stored.data.as_ref().and_then(|data| data.get(key));
+    let differ = values.iter().filter(|(key, value)| old(key) != value.as_ref());
+    let data: Map<String, Value> = differ.map(|(key, value)| (key.clone(), json!(value))).collect();
+    (!data.is_empty()).then(|| json!({"data": data}))
+}
+
+/// Reads the values of a ConfigMap, if it is one of ours.
+pub(super) fn read(map: &ConfigMap, records: &mut Records) -> Result<(), StoreError> {
+    let name = map.name_any();
+    if name != CATALOG_MAP && !name.starts_with(STRANGERS_MAP) {
+        return Ok(());
+    }
+    for (key, text) in map.data.iter().flatten() {
+        let value = Note { map, key, text };
+        if name != CATALOG_MAP {
+            records.strangers.push(value.parse::<Stranger>()?);
+        } else if key == CATALOG {
+            records.catalog = Some(Arc::new(value.parse()?));
+        } else if let Some(size) = key.strip_prefix(LEARNED) {
+            let size = size.parse().map_err(|_| value.broken(&"the key names no size"))?;
+            records.learned.push((SizeId(size), value.parse()?));
+        } else {
+            return Err(value.broken(&"the key is not known"));
+        }
+    }
+    Ok(())
+}
+
+struct Note<'a> {
+    map: &'a ConfigMap,
+    key: &'a str,
+    text: &'a str,
+}
+
+impl Note<'_> {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
+        serde_json::from_str(self.text).map_err(|error| self.broken(&error))
+    }
+
+    fn broken(&self, what: &dyn std::fmt::Display) -> StoreError {
+        let namespace = self.map.namespace().unwrap_or_default();
+        StoreError::Unusable {
+            path: format!("ConfigMap {namespace}/{}", self.map.name_any()),
+            problem: format!("data[{:?}] cannot be read: {what}; restore it, or remove it", self.key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_what_config_maps_allow_and_do_not_meet() {
+        let long = "ä".repeat(200);
+        let hostnames =
+            ["node-1.example", "", ".", "..", "a_b", "a b", "a_20b", "é", &long, &format!("{long}b")];
+        let places: Vec<Place> = hostnames.iter().map(|name| Place::stranger(&Hostname::new(name))).collect();
+        for place in &places {
+            assert!(place.key.len() <= KEY_MAX && !place.key.is_empty() && !place.key.starts_with('.'));
+            assert!(place.key.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)), "{place:?}");
+        }
+        let different: std::collections::BTreeSet<_> = places.iter().collect();
+        assert_eq!(different.len(), hostnames.len());
+        assert_eq!(places[0].key, "node-1.example");
+        assert_eq!(places[0].map, "vpsie-autoscaler-strangers-f", "as in every release");
+    }
+}

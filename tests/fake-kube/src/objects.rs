@@ -1,0 +1,428 @@
+//! The objects, and what writes of them mean. No time, no network.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::kinds::Kind;
+use crate::refusal::Refusal;
+
+/// Namespace (empty for none) and name.
+pub(crate) type Key = (String, String);
+
+/// One write, as watches need it.
+#[derive(Clone, Debug)]
+pub(crate) struct Happening {
+    pub(crate) version: u64,
+    pub(crate) plural: &'static str,
+    pub(crate) namespace: String,
+    pub(crate) before: Option<Arc<Value>>,
+    /// None when it was removed; then `last` is what is told.
+    pub(crate) after: Option<Arc<Value>>,
+    pub(crate) last: Arc<Value>,
+}
+
+/// Happenings that are remembered, so that long runs stay small.
+const REMEMBERED: usize = 20_000;
+/// Lists that were begun and can be read on.
+const OPEN_LISTS: usize = 32;
+
+/// How an object is to change.
+pub(crate) enum Edit {
+    /// `PUT`.
+    Replace(Value),
+    /// `PATCH` with a JSON merge patch.
+    Merge(Value),
+}
+
+/// What of an object a write may change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Object,
+    Status,
+    /// By hand: both.
+    All,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    version: u64,
+    uids: u64,
+    there: BTreeMap<&'static str, BTreeMap<Key, Arc<Value>>>,
+    history: VecDeque<Happening>,
+    /// Watches from before this version are told that it is too old.
+    compacted: u64,
+    lists: VecDeque<(u64, u64, VecDeque<Arc<Value>>)>,
+}
+
+impl Objects {
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<&Arc<Value>> {
+        self.there.get(kind.plural)?.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// All of a kind, by namespace and name; in one namespace if one is named.
+    pub(crate) fn all<'a>(
+        &'a self,
+        kind: &Kind,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Arc<Value>> + 'a {
+        let of_kind = self.there.get(kind.plural).into_iter().flatten();
+        of_kind.filter(move |((of, _), _)| namespace.is_none_or(|n| n == of)).map(|(_, object)| object)
+    }
+
+    /// A page of a list, the version it is of, and the token for the rest of it.
+    pub(crate) fn page(
+        &mut self,
+        mut items: VecDeque<Arc<Value>>,
+        version: u64,
+        limit: usize,
+    ) -> (Vec<Arc<Value>>, Option<u64>) {
+        if limit == 0 || items.len() <= limit {
+            return (items.into(), None);
+        }
+        let rest = items.split_off(limit);
+        let token = self.lists.back().map_or(1, |(token, _, _)| token + 1);
+        self.lists.push_back((token, version, rest));
+        if self.lists.len() > OPEN_LISTS {
+            self.lists.pop_front();
+        }
+        (items.into(), Some(token))
+    }
+
+    /// What a list that was begun has left, and the version it is of.
+    pub(crate) fn rest(&self, token: &str) -> Result<(VecDeque<Arc<Value>>, u64), Refusal> {
+        let expired = || Refusal::new(410, "The provided continue parameter is too old");
+        let token: u64 =
+            token.parse().map_err(|_| Refusal::new(400, "continue key is not valid: not a number"))?;
+        let list = self.lists.iter().find(|(of, _, _)| *of == token).ok_or_else(expired)?;
+        Ok((list.2.clone(), list.1))
+    }
+
+    /// Forgets what was before: watches from there are refused, and lists cannot be read on.
+    pub(crate) fn compact(&mut self) {
+        self.compacted = self.version;
+        self.history.clear();
+        self.lists.clear();
+    }
+
+    /// What happened after `version`.
+    pub(crate) fn since(&self, version: u64) -> Result<impl Iterator<Item = &Happening> + '_, Refusal> {
+        if version < self.compacted {
+            let text = format!("too old resource version: {version} ({})", self.compacted);
+            return Err(Refusal::new(410, text));
+        }
+        let from = self.history.partition_point(|happening| happening.version <= version);
+        Ok(self.history.range(from..))
+    }
+
+    pub(crate) fn create(
+        &mut self,
+        kind: &'static Kind,
+        namespace: &str,
+        mut object: Value,
+        part: Part,
+        now: Timestamp,
+    ) -> Result<Arc<Value>, Refusal> {
+        check_type(kind, &object)?;
+        prune(&mut object);
+        let mut meta = take_meta(&mut object)?;
+        let name = match (text(&meta, "name"), text(&meta, "generateName")) {
+            (Some(name), _) => name.to_owned(),
+            (None, Some(prefix)) => format!("{prefix}{:05x}", self.uids + 1),
+            (None, None) => return Err(Refusal::new(422, "metadata.name: Required value")),
+        };
+        if text(&meta, "namespace").is_some_and(|of| of != namespace) {
+            let text =
+                "the namespace of the provided object does not match the namespace sent on the request";
+            return Err(Refusal::new(400, text));
+        }
+        if text(&meta, "resourceVersion").is_some() && part != Part::All {
+            return Err(Refusal::new(400, "resourceVersion should not be set on objects to be created"));
+        }
+        if self.get(kind, namespace, &name).is_some() {
+            return Err(Refusal::exists(kind.plural, &name));
+        }
+        self.uids += 1;
+        meta.insert("name".to_owned(), name.clone().into());
+        if kind.namespaced {
+            meta.insert("namespace".to_owned(), namespace.into());
+        }
+        let uid = format!("00000000-0000-4000-8000-{:012x}", self.uids);
+        meta.insert("uid".to_owned(), uid.into());
+        meta.insert("creationTimestamp".to_owned(), seconds(now));
+        meta.remove("deletionTimestamp");
+        if kind.status {
+            meta.insert("generation".to_owned(), 1.into());
+            if part != Part::All {
+                object.as_object_mut().map(|object| object.remove("status"));
+            }
+        }
+        put_meta(kind, &mut object, meta);
+        Ok(self.store(kind, (namespace.to_owned(), name), None, Some(object)))
+    }
+
+    pub(crate) fn update(
+        &mut self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        part: Part,
+        edit: Edit,
+    ) -> Result<Arc<Value>, Refusal> {
+        let missing = || Refusal::not_found(kind.plural, name);
+        let old = self.get(kind, namespace, name).cloned().ok_or_else(missing)?;
+        let (mut new, replaces) = match edit {
+            Edit::Replace(object) => (object, true),
+            Edit::Merge(patch) => {
+                let mut new = Value::clone(&old);
+                merge(&mut new, patch);
+                (new, false)
+            }
+        };
+        check_type(kind, &new)?;
+        prune(&mut new);
+        let mut meta = take_meta(&mut new)?;
+        let old_meta = meta_of(&old);
+        let differs = |key| text(&meta, key).is_some_and(|now| text(old_meta, key) != Some(now));
+        if differs("name") {
+            return Err(Refusal::new(400, "the name of the object does not match the name on the URL"));
+        }
+        if differs("uid") {
+            return Err(Refusal::new(409, "Precondition failed: the UID is another object's"));
+        }
+        if text(&meta, "resourceVersion").is_none() && replaces && !kind.unconditional && part != Part::All {
+            return Err(Refusal::new(
+                422,
+                "metadata.resourceVersion: Invalid value: must be specified for an update",
+            ));
+        }
+        if differs("resourceVersion") && part != Part::All {
+            return Err(Refusal::modified(kind.plural, name));
+        }
+        for key in ["name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion"] {
+            keep(&mut meta, old_meta, key);
+        }
+        if part != Part::All {
+            keep(&mut meta, old_meta, "deletionTimestamp");
+            keep(&mut meta, old_meta, "deletionGracePeriodSeconds");
+        }
+        if part == Part::Status {
+            let status = new.get("status").cloned();
+            new = Value::clone(&old);
+            set_status(&mut new, status);
+            meta = take_meta(&mut new)?;
+        } else if part == Part::Object && kind.status {
+            set_status(&mut new, old.get("status").cloned());
+        }
+        let kept = finalizers(old_meta);
+        if meta.contains_key("deletionTimestamp") && finalizers(&meta).iter().any(|f| !kept.contains(f)) {
+            let text = "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted";
+            return Err(Refusal::new(422, text));
+        }
+        let same = |a: &Value, b: &Value| {
+            let rest = |v: &Value| -> BTreeMap<String, Value> {
+                let entries = v.as_object().into_iter().flatten();
+                entries
+                    .filter(|(key, _)| !["metadata", "status", "apiVersion", "kind"].contains(&key.as_str()))
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect()
+            };
+            rest(a) == rest(b)
+        };
+        if kind.status && !same(&old, &new) {
+            let generation = old_meta.get("generation").and_then(Value::as_u64).unwrap_or(1);
+            meta.insert("generation".to_owned(), (generation + 1).into());
+        }
+        let ends = meta.contains_key("deletionTimestamp") && finalizers(&meta).is_empty();
+        put_meta(kind, &mut new, meta);
+        if new == *old {
+            return Ok(old);
+        }
+        let key = (namespace.to_owned(), name.to_owned());
+        if ends {
+            self.store(kind, key, Some(new), None);
+            return Ok(old);
+        }
+        Ok(self.store(kind, key, None, Some(new)))
+    }
+
+    /// Deletes it, or marks it as being deleted while finalizers hold it: then what is left of it.
+    pub(crate) fn delete(
+        &mut self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        preconditions: &Value,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Value>>, Refusal> {
+        let missing = || Refusal::not_found(kind.plural, name);
+        let old = self.get(kind, namespace, name).cloned().ok_or_else(missing)?;
+        let meta = meta_of(&old);
+        for key in ["uid", "resourceVersion"] {
+            if preconditions[key].as_str().is_some_and(|wanted| text(meta, key) != Some(wanted)) {
+                let text = format!(
+                    "Precondition failed: {key} in precondition: {}, {key} in object meta: {}",
+                    preconditions[key], meta[key]
+                );
+                return Err(Refusal::new(409, text));
+            }
+        }
+        let key = (namespace.to_owned(), name.to_owned());
+        if finalizers(meta).is_empty() {
+            self.store(kind, key, Some(Value::clone(&old)), None);
+            return Ok(None);
+        }
+        if meta.contains_key("deletionTimestamp") {
+            return Ok(Some(old));
+        }
+        let mut new = Value::clone(&old);
+        new["metadata"]["deletionTimestamp"] = seconds(now);
+        new["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+        Ok(Some(self.store(kind, key, None, Some(new))))
+    }
+
+    /// Removes it whatever holds it.
+    pub(crate) fn vanish(&mut self, kind: &'static Kind, namespace: &str, name: &str) -> bool {
+        let Some(old) = self.get(kind, namespace, name).cloned() else { return false };
+        self.store(kind, (namespace.to_owned(), name.to_owned()), Some(Value::clone(&old)), None);
+        true
+    }
+
+    /// Gives it the next version. Either `gone`, as it was last, or `new`.
+    fn store(
+        &mut self,
+        kind: &'static Kind,
+        key: Key,
+        gone: Option<Value>,
+        new: Option<Value>,
+    ) -> Arc<Value> {
+        self.version += 1;
+        let version = self.version;
+        let stamp = |mut object: Value| {
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+            Arc::new(object)
+        };
+        let namespace = key.0.clone();
+        let of_kind = self.there.entry(kind.plural).or_default();
+        let before = of_kind.get(&key).cloned();
+        let after = new.map(stamp);
+        let last = if let Some(after) = &after {
+            of_kind.insert(key, Arc::clone(after));
+            Arc::clone(after)
+        } else {
+            of_kind.remove(&key);
+            stamp(gone.unwrap_or_default())
+        };
+        let happening =
+            Happening { version, plural: kind.plural, namespace, before, after, last: Arc::clone(&last) };
+        self.history.push_back(happening);
+        if self.history.len() > REMEMBERED
+            && let Some(forgotten) = self.history.pop_front()
+        {
+            self.compacted = forgotten.version;
+        }
+        last
+    }
+}
+
+fn check_type(kind: &Kind, object: &Value) -> Result<(), Refusal> {
+    let says = |key: &str, wanted: &str| object[key].as_str().is_none_or(|text| text == wanted);
+    if says("apiVersion", &kind.api_version()) && says("kind", kind.word) && object.is_object() {
+        return Ok(());
+    }
+    Err(Refusal::new(400, format!("the object provided is no {} of {}", kind.word, kind.api_version())))
+}
+
+fn take_meta(object: &mut Value) -> Result<Map<String, Value>, Refusal> {
+    match object.as_object_mut().and_then(|object| object.remove("metadata")) {
+        Some(Value::Object(meta)) => Ok(meta),
+        _ => Err(Refusal::new(400, "metadata: must be an object")),
+    }
+}
+
+fn put_meta(kind: &Kind, object: &mut Value, mut meta: Map<String, Value>) {
+    // As Go's omitempty.
+    for key in ["labels", "annotations"] {
+        if meta.get(key).and_then(Value::as_object).is_some_and(Map::is_empty) {
+            meta.remove(key);
+        }
+    }
+    for key in ["finalizers", "ownerReferences", "managedFields"] {
+        if meta.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            meta.remove(key);
+        }
+    }
+    object["apiVersion"] = kind.api_version().into();
+    object["kind"] = kind.word.into();
+    object["metadata"] = Value::Object(meta);
+}
+
+fn meta_of(object: &Value) -> &Map<String, Value> {
+    static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+    object["metadata"].as_object().unwrap_or(&NONE)
+}
+
+fn text<'a>(meta: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    meta.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn keep(meta: &mut Map<String, Value>, old: &Map<String, Value>, key: &str) {
+    match old.get(key) {
+        Some(value) => meta.insert(key.to_owned(), value.clone()),
+        None => meta.remove(key),
+    };
+}
+
+fn set_status(object: &mut Value, status: Option<Value>) {
+    let Some(object) = object.as_object_mut() else { return };
+    match status {
+        Some(status) => object.insert("status".to_owned(), status),
+        None => object.remove("status"),
+    };
+}
+
+fn finalizers(meta: &Map<String, Value>) -> Vec<&str> {
+    let list = meta.get("finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// Nulls are as good as absent.
+fn prune(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(prune);
+        }
+        Value::Array(list) => list.iter_mut().for_each(prune),
+        _ => {}
+    }
+}
+
+/// RFC 7386.
+fn merge(into: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *into = patch;
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    let Some(into) = into.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            into.remove(&key);
+        } else {
+            merge(into.entry(key).or_insert(Value::Null), value);
+        }
+    }
+}
+
+fn seconds(now: Timestamp) -> Value {
+    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string().into()
+}

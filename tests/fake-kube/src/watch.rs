@@ -1,0 +1,181 @@
+//! Watches: what happens to objects, told line by line.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tower::BoxError;
+
+use crate::FakeKube;
+use crate::kinds::Kind;
+use crate::objects::Happening;
+use crate::refusal::Refusal;
+use crate::request::{Selector, Target};
+
+/// How often a quiet watch is told which version it has reached.
+const BOOKMARKS: Duration = Duration::from_mins(1);
+/// How long a watch lasts that does not say.
+const LASTS: Duration = Duration::from_mins(30);
+
+pub(crate) struct Watch {
+    kube: FakeKube,
+    client: String,
+    kind: &'static Kind,
+    namespace: Option<String>,
+    selector: Selector,
+    version: u64,
+    ready: VecDeque<Bytes>,
+    cuts: u64,
+    changed: watch::Receiver<()>,
+    ends: Instant,
+    bookmark: Option<Instant>,
+    /// Nothing more is told after what is ready.
+    over: bool,
+}
+
+impl Watch {
+    pub(crate) fn new(kube: &FakeKube, client: &str, target: &Target) -> Result<Self, Refusal> {
+        let selector = target.selector()?;
+        let namespace = target.namespace.clone();
+        let changed = kube.changes();
+        let state = kube.state();
+        let mut ready = VecDeque::new();
+        let version = match target.param("resourceVersion") {
+            None | Some("0") => {
+                let there = state.objects.all(target.kind, namespace.as_deref());
+                ready
+                    .extend(there.filter(|object| selector.fits(object)).map(|object| line("ADDED", object)));
+                state.objects.version()
+            }
+            Some(version) => version
+                .parse()
+                .map_err(|_| Refusal::new(400, format!("resourceVersion: {version:?} is not valid")))?,
+        };
+        let bookmarks = target.param("allowWatchBookmarks") == Some("true");
+        if target.param("sendInitialEvents") == Some("true") {
+            let mut mark = bookmark(target.kind, version);
+            mark["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            ready.push_back(line("BOOKMARK", &mark));
+        }
+        let seconds = target.param("timeoutSeconds").and_then(|text| text.parse().ok());
+        let now = Instant::now();
+        Ok(Self {
+            kube: kube.clone(),
+            client: client.to_owned(),
+            kind: target.kind,
+            namespace,
+            selector,
+            version,
+            ready,
+            cuts: state.faults.cuts,
+            changed,
+            ends: now + seconds.map_or(LASTS, Duration::from_secs),
+            bookmark: bookmarks.then_some(now + BOOKMARKS),
+            over: false,
+        })
+    }
+
+    pub(crate) fn stream(self) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
+        futures::stream::unfold(self, |mut watch| async move { Some((watch.next().await?, watch)) })
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
+        loop {
+            self.changed.mark_unchanged();
+            match self.look() {
+                _ if self.over && self.ready.is_empty() => return None,
+                Look::Cut => {
+                    self.ready.clear();
+                    self.over = true;
+                    let eof = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                    return Some(Err(eof.into()));
+                }
+                Look::Held => {
+                    // A connection that nothing passes through does not end either.
+                    let _ = self.changed.changed().await;
+                    continue;
+                }
+                Look::Clear => {}
+            }
+            if let Some(line) = self.ready.pop_front() {
+                return Some(Ok(line));
+            }
+            let mark = self.bookmark.unwrap_or(self.ends);
+            tokio::select! {
+                biased;
+                _ = self.changed.changed() => {}
+                () = tokio::time::sleep_until(self.ends) => return None,
+                () = tokio::time::sleep_until(mark), if self.bookmark.is_some() => {
+                    self.bookmark = Some(mark + BOOKMARKS);
+                    self.ready.push_back(line("BOOKMARK", &bookmark(self.kind, self.version)));
+                }
+            }
+        }
+    }
+
+    fn look(&mut self) -> Look {
+        let kube = self.kube.clone();
+        let state = kube.state();
+        if state.faults.cuts != self.cuts {
+            return Look::Cut;
+        }
+        if state.faults.watches_held || state.faults.down || state.faults.partitioned.contains(&self.client) {
+            return Look::Held;
+        }
+        if self.over {
+            return Look::Clear;
+        }
+        match state.objects.since(self.version) {
+            Ok(happenings) => {
+                for happening in happenings {
+                    self.ready.extend(self.told(happening));
+                    self.version = happening.version;
+                }
+            }
+            Err(refusal) => {
+                self.ready.push_back(line("ERROR", &refusal.status()));
+                self.over = true;
+            }
+        }
+        Look::Clear
+    }
+
+    /// A change of what the watch selects: what is selected no more is deleted to it.
+    fn told(&self, happening: &Happening) -> Option<Bytes> {
+        if happening.plural != self.kind.plural
+            || self.namespace.as_ref().is_some_and(|of| *of != happening.namespace)
+        {
+            return None;
+        }
+        let fits = |object: &Option<_>| {
+            object.as_ref().is_some_and(|object: &std::sync::Arc<Value>| self.selector.fits(object))
+        };
+        let word = match (fits(&happening.before), fits(&happening.after)) {
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+            (false, false) => return None,
+        };
+        Some(line(word, &happening.last))
+    }
+}
+
+enum Look {
+    Clear,
+    Held,
+    Cut,
+}
+
+fn bookmark(kind: &Kind, version: u64) -> Value {
+    json!({
+        "apiVersion": kind.api_version(), "kind": kind.word, "metadata": {"resourceVersion": version.to_string()},
+    })
+}
+
+fn line(word: &str, object: &Value) -> Bytes {
+    format!("{}\n", json!({"type": word, "object": object})).into()
+}
