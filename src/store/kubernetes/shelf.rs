@@ -91,12 +91,18 @@ impl<K: Kept> Shelf<K> {
         let mut pace = Pace::new(self.title(&name), deadline);
         loop {
             let error = match pace.attempt(self.api.create(&PostParams::default(), object)).await {
-                Ok(made) => return Ok(self.keep(made)),
+                Ok(made) => {
+                    self.keep(made);
+                    return Ok(());
+                }
                 Err(error) => error,
             };
             if error.code() == Some(409) {
                 match pace.attempt(self.api.get_opt(&name)).await {
-                    Ok(Some(there)) if there.same(object) => return Ok(self.keep(there)),
+                    Ok(Some(there)) if there.same(object) => {
+                        self.keep(there);
+                        return Ok(());
+                    }
                     Ok(Some(_)) => return Err(pace.conflict()),
                     Ok(None) => pace.again(&error).await?,
                     Err(error) => pace.again(&error).await?,
@@ -186,10 +192,7 @@ impl<K: Kept> Shelf<K> {
         let params = DeleteParams::default().preconditions(uid);
         let mut pace = Pace::new(self.title(name), deadline);
         loop {
-            let error = match pace.attempt(self.api.delete(name, &params)).await {
-                Ok(_) => break,
-                Err(error) => error,
-            };
+            let Err(error) = pace.attempt(self.api.delete(name, &params)).await else { break };
             match error.code() {
                 Some(404) => break,
                 Some(409) => match pace.attempt(self.api.get_opt(name)).await {
