@@ -48,6 +48,7 @@ pub(super) async fn run(
     drop(listen("--grpc-listen", settings.grpc_listen).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
+    let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
     let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, fleet } =
         Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
@@ -74,7 +75,6 @@ pub(super) async fn run(
         elector.release().await;
         return Ok(());
     };
-    tracing::info!("leading");
     stage.send_replace(Stage::Loading);
     let over = CancellationToken::new();
     let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
@@ -98,7 +98,6 @@ pub(super) async fn run(
     drop(fleet.set(handle.clone()));
     drop(fleet);
     let keeping = tokio::spawn(keeper.run());
-    let (transport, vpsie_config) = transport(&settings.vpsie, &parts.clock).await?;
     let transport = fence_transport(transport, parts.leadership.clone());
     let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&parts.clock), vpsie);
     let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
