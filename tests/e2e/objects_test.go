@@ -148,6 +148,13 @@ func (c *controlPlane) patch(t *testing.T, where string, body object) {
 	}
 }
 
+func (c *controlPlane) delete(t *testing.T, where string) {
+	t.Helper()
+	if _, err := c.call("DELETE", where, nil); err != nil {
+		t.Fatalf("DELETE %s: %v", where, err)
+	}
+}
+
 // get reads an object. Whether it is there.
 func (c *controlPlane) get(where string, into any) (bool, error) {
 	content, err := c.call("GET", where, nil)
@@ -172,10 +179,10 @@ func (c *controlPlane) nodeGroups() ([]declared, error) {
 	return list.Items, err
 }
 
-// said waits for an event about such an object that has these words in its note.
-func (c *controlPlane) said(t *testing.T, kind, words string) {
+// said waits for an event about an object that has these words in its note.
+func (c *controlPlane) said(t *testing.T, kind, name, words string) {
 	t.Helper()
-	await(t, fmt.Sprintf("an event about a %s says %q", kind, words), 20*time.Second, func() error {
+	await(t, fmt.Sprintf("an event about %s %s says %q", kind, name, words), 20*time.Second, func() error {
 		var list struct {
 			Items []struct {
 				Type, Reason, Note string
@@ -187,7 +194,7 @@ func (c *controlPlane) said(t *testing.T, kind, words string) {
 		}
 		said := []string{}
 		for _, event := range list.Items {
-			if event.Regarding.Kind == kind && strings.Contains(event.Note, words) {
+			if event.Regarding.Kind == kind && event.Regarding.Name == name && strings.Contains(event.Note, words) {
 				return nil
 			}
 			said = append(said, fmt.Sprintf("%s %s: %s: %s", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note))

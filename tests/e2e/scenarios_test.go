@@ -32,6 +32,13 @@ func TestRealLoop(t *testing.T) {
 			run("VPSie down", vpsieDown)
 			run("foreign nodes", foreignNodes)
 			run("records in files", recordsInFiles)
+			run("leader killed", leaderKilled)
+			run("VPSieNode deleted", machineDeleted)
+			run("Node deleted", nodeDeleted)
+			run("VM deleted", vmDeleted)
+			run("API server killed", apiServerKilled)
+			run("NodeGroups edited", nodeGroupsEdited)
+			run("rolling restart", rollingRestart)
 			if folder := os.Getenv("E2E_RECORD"); folder != "" && d.real() && !t.Failed() {
 				recorded.save(t, folder, d.minor)
 			}
@@ -73,9 +80,7 @@ func recordsInFiles(t *testing.T, d driver, recorded *recording) {
 	w.settles(4, 0, 2, 2*time.Minute)
 	w.scale("web", 0)
 	w.settles(0, 0, 0, 2*time.Minute)
-	if made := w.made(); made != 2 {
-		t.Errorf("%d VMs were made, want 2", made)
-	}
+	w.hasMade(2)
 	w.done(d, "records in files")
 }
 
@@ -92,6 +97,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	if offer := nodes[0].Labels["node.kubernetes.io/instance-type"]; offer != large {
 		t.Errorf("the pods run on %s, want %s", offer, large)
 	}
+	w.cluster.said(t, "NodeGroup", "general", "out of stock")
 	increased, cleaned := map[string]int{}, map[string]int{}
 	for _, e := range w.proxy.seen() {
 		request := parse(e.request)
@@ -118,9 +124,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	if len(cleaned) != failed || slices.ContainsFunc(slices.Collect(maps.Values(cleaned)), func(n int) bool { return n != 1 }) {
 		t.Errorf("%d machines failed; they were cleaned up as %v", failed, cleaned)
 	}
-	if made := w.made(); made != 1 {
-		t.Errorf("%d VMs were made, want 1", made)
-	}
+	w.hasMade(1)
 	w.done(d, "c. shortage")
 }
 
@@ -144,9 +148,7 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 	w.provider.kill()
 	w.settles(4, 0, 2, 3*time.Minute)
 	hold(t, "nothing more comes", 8*time.Second, func() error { return w.settled(4, 0, 2) })
-	if made := w.made(); made != 2 {
-		t.Errorf("%d VMs were made, want 2", made)
-	}
+	w.hasMade(2)
 
 	before := len(w.proxy.seen())
 	w.scale("web", 0)
@@ -171,9 +173,7 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 	w.provider.kill()
 	w.settles(0, 0, 0, 3*time.Minute)
 	hold(t, "nothing comes back", 8*time.Second, func() error { return w.settled(0, 0, 0) })
-	if made := w.made(); made != 2 {
-		t.Errorf("%d VMs were made, want 2", made)
-	}
+	w.hasMade(2)
 	w.done(d, "d. provider killed")
 }
 

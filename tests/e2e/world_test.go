@@ -31,6 +31,7 @@ type world struct {
 	proxy      *proxy
 	autoscaler *process
 	began      time.Time
+	notes      []string
 	foreign    map[string]string
 }
 
@@ -134,12 +135,17 @@ func scratch(t *testing.T) string {
 // deploy wants so many pods. They run on managed nodes only: there is room on a foreign one.
 func (w *world) deploy(name string, replicas int32, cpu, memory string) {
 	w.t.Helper()
+	w.deployTo(map[string]string{managed: "true"}, name, replicas, cpu, memory)
+}
+
+func (w *world) deployTo(nodes map[string]string, name string, replicas int32, cpu, memory string) {
+	w.t.Helper()
 	label := map[string]string{"app": name}
 	requests := core.ResourceList{"cpu": resource.MustParse(cpu), "memory": resource.MustParse(memory)}
 	pod := core.PodTemplateSpec{
 		ObjectMeta: meta.ObjectMeta{Labels: label},
 		Spec: core.PodSpec{
-			NodeSelector:                  map[string]string{managed: "true"},
+			NodeSelector:                  nodes,
 			TerminationGracePeriodSeconds: new(int64),
 			Containers: []core.Container{{
 				Name: "main", Image: "none", Resources: core.ResourceRequirements{Requests: requests},
@@ -189,6 +195,11 @@ func (w *world) nodes(which func(core.Node) bool) ([]core.Node, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(nodes.Items, func(node core.Node) bool { return !which(node) }), nil
+}
+
+// note is for the summary.
+func (w *world) note(format string, values ...any) {
+	w.notes = append(w.notes, fmt.Sprintf(format, values...))
 }
 
 func isOurs(node core.Node) bool { return node.Labels[managed] == "true" }
