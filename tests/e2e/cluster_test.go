@@ -42,7 +42,7 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 	w.budget("web", 4)
 	first := w.machine()
 	w.cluster.delete(t, objects+"/vpsienodes/"+first.Metadata.Name)
-	await(t, "its Node is cordoned", 20*time.Second, func() error { return w.cordoned(first.Status.Node) })
+	await(t, "its Node is cordoned", 20*time.Second, func() error { return w.cordoned(first.Status.Hostname) })
 	hold(t, "the budget allows no eviction", 8*time.Second, func() error {
 		running, waiting, err := w.pods()
 		if err == nil && (running != 4 || waiting != 0) {
@@ -94,7 +94,7 @@ func nodeDeleted(t *testing.T, d driver, recorded *recording) {
 	w.deploy("web", 4, "800m", "500Mi")
 	w.settles(4, 0, 2, 2*time.Minute)
 	victim := w.machine()
-	w.cluster.delete(t, "/api/v1/nodes/"+victim.Status.Node)
+	w.cluster.delete(t, "/api/v1/nodes/"+victim.Status.Hostname)
 	w.gone(victim, func() error { return nil })
 	w.settles(4, 0, 2, 3*time.Minute)
 	w.hasMade(3)
@@ -112,7 +112,7 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 	victim := w.machine()
 	w.vpsie.must(t, "DELETE", "/vms/"+victim.Status.VM, nil)
 	await(t, "the Node of the VM that is gone is deleted", 5*time.Minute, func() error {
-		if there, err := w.cluster.get("/api/v1/nodes/"+victim.Status.Node, &object{}); err != nil || there {
+		if there, err := w.cluster.get("/api/v1/nodes/"+victim.Status.Hostname, &object{}); err != nil || there {
 			return fmt.Errorf("it is there: %v (%v)", there, err)
 		}
 		return nil
@@ -270,7 +270,7 @@ func (w *world) gone(machine record, meanwhile func() error) {
 			return errors.New("its VM is there")
 		}
 		for what, where := range map[string]string{
-			"VPSieNode": objects + "/vpsienodes/" + machine.Metadata.Name, "Node": "/api/v1/nodes/" + machine.Status.Node,
+			"VPSieNode": objects + "/vpsienodes/" + machine.Metadata.Name, "Node": "/api/v1/nodes/" + machine.Status.Hostname,
 		} {
 			if there, err := w.cluster.get(where, &object{}); err != nil || there {
 				return fmt.Errorf("its %s is there: %v (%v)", what, there, err)

@@ -38,7 +38,6 @@ type record struct {
 		Phase    string
 		VM       string `json:"vpsieNodeIdentifier"`
 		Hostname string
-		Node     string `json:"nodeName"`
 	}
 }
 

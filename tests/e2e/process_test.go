@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -103,15 +104,23 @@ func tail(path string, size int64) string {
 	return string(content)
 }
 
-// port is one that nobody listens on.
+// ports were given away. They are below those that systems take for outgoing connections.
+var ports atomic.Int32
+
+// port is one that nobody listens on, and that is given to nobody else.
 func port(t testing.TB) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, span = 12000, 20000
+	for range span {
+		port := first + (os.Getpid()*97+int(ports.Add(1)))%span
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = listener.Close()
+			return port
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 // await looks until the condition holds. Its error says what is still missing; the test fails with the last one.

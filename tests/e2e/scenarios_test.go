@@ -23,8 +23,16 @@ func TestRealLoop(t *testing.T) {
 	for _, d := range drivers(t) {
 		t.Run(d.name, func(t *testing.T) {
 			recorded := newRecording()
+			t.Cleanup(func() {
+				if folder := os.Getenv("E2E_RECORD"); folder != "" && d.real() && !t.Failed() {
+					recorded.save(t, folder, d.minor)
+				}
+			})
 			run := func(name string, scenario func(*testing.T, driver, *recording)) {
-				t.Run(name, func(t *testing.T) { scenario(t, d, recorded) })
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					scenario(t, d, recorded)
+				})
 			}
 			run("growth and shrinkage", growthAndShrinkage)
 			run("shortage", shortage)
@@ -39,9 +47,6 @@ func TestRealLoop(t *testing.T) {
 			run("API server killed", apiServerKilled)
 			run("NodeGroups edited", nodeGroupsEdited)
 			run("rolling restart", rollingRestart)
-			if folder := os.Getenv("E2E_RECORD"); folder != "" && d.real() && !t.Failed() {
-				recorded.save(t, folder, d.minor)
-			}
 		})
 	}
 }
@@ -281,6 +286,8 @@ func (w *world) phase(recorded *recording, name string, nodes int) {
 			if err != nil {
 				w.t.Fatal(err)
 			}
+			recorded.mutex.Lock()
+			defer recorded.mutex.Unlock()
 			recorded.loops[name] = loopLine{name, len(groups), nodes, len(w.foreign), next}
 			return
 		}
