@@ -58,7 +58,6 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 		return nil
 	})
 	w.settles(4, 0, 2, 2*time.Minute)
-	w.hasMade(3)
 	w.cluster.said(t, "VPSieNode", first.Metadata.Name, "VPSieNodeDeleted")
 
 	second := w.machine()
@@ -82,7 +81,11 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 		return nil
 	})
 	w.settles(4, 0, 2, 2*time.Minute)
-	w.hasMade(4)
+	// While a Node is drained that does not count any more, Cluster Autoscaler takes it for the one that is to come, and
+	// may ask for another.
+	if made := w.made(); made < 4 || made > 6 {
+		t.Errorf("%d VMs were made, want 4 to 6", made)
+	}
 	w.done(d, "h. VPSieNode deleted")
 }
 
@@ -166,7 +169,7 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	hold(t, "more than the maximum stay, and no more come", 5*time.Second, func() error { return w.settled(6, 1, 3) })
 
 	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("special", 3, large))
-	w.deployTo(map[string]string{"autoscaler.vpsie.com/nodegroup": "special"}, "batch", 2, "3", "1Gi")
+	w.deployTo(map[string]string{"autoscaler.vpsie.com/nodegroup": "special"}, "batch", 2, "3500m", "1Gi")
 	w.settles(8, 1, 5, 2*time.Minute)
 	w.cluster.delete(t, objects+"/nodegroups/special")
 	w.holds("special", "Deleting", "True")

@@ -22,6 +22,7 @@ type controlPlane struct {
 	client    kubernetes.Interface
 	arguments []string // of the API server
 	apiserver *process
+	served    time.Time // since when it is ready
 }
 
 func startControlPlane(t testing.TB, dir string) *controlPlane {
@@ -57,6 +58,11 @@ func startControlPlane(t testing.TB, dir string) *controlPlane {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if c.apiserver != nil {
+			c.apiserver.stop()
+		}
+	})
 	c.serve(t)
 
 	admin := "--kubeconfig=" + c.kubeconfigOf("admin")
@@ -81,13 +87,17 @@ func startControlPlane(t testing.TB, dir string) *controlPlane {
 // serve starts the API server; again, if it was killed.
 func (c *controlPlane) serve(t testing.TB) {
 	t.Helper()
-	c.apiserver = start(t, c.dir, "kube-apiserver", tool("kube-apiserver"), c.arguments...)
+	var err error
+	if c.apiserver, err = launch(c.dir, "kube-apiserver", tool("kube-apiserver"), c.arguments...); err != nil {
+		t.Fatal(err)
+	}
 	await(t, "kube-apiserver is ready", time.Minute, func() error {
 		if err := c.apiserver.ended(); err != nil {
 			return fatal{err}
 		}
 		return c.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(context.Background()).Error()
 	})
+	c.served = time.Now()
 }
 
 // admit writes a user's kubeconfig.
