@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Client, ResourceExt as _};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ const EVICTIONS: usize = 5;
 const LOOK: Duration = Duration::from_secs(2);
 /// How often the eviction of a pod that a budget holds back is asked for again.
 const BLOCKED: Duration = Duration::from_secs(5);
+/// How long an API server that does not answer is left alone.
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// A drain that is held up for so long is said to be, and again after [`SAY_AGAIN`].
 const SAY: Duration = Duration::from_mins(1);
 const SAY_AGAIN: Duration = Duration::from_mins(10);
@@ -39,6 +42,7 @@ const SAY_AGAIN: Duration = Duration::from_mins(10);
 pub struct DrainMetrics {
     drains: Family<Labels, Counter>,
     evictions: Family<Labels, Counter>,
+    blocked: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,13 +51,15 @@ struct Labels {
 }
 
 impl DrainMetrics {
-    /// Registers `node_drains_total{result="drained|gone"}` and
-    /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}`.
+    /// Registers `node_drains_total{result="drained|gone"}`,
+    /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Nodes of machines that people deleted: drained, or gone before";
         registry.register("node_drains", help, self.drains.clone());
         let help = "Evictions asked for, by what the API server answered";
         registry.register("node_drain_evictions", help, self.evictions.clone());
+        let help = "Nodes whose drain has been held up for longer than a minute";
+        registry.register("node_drains_blocked", help, self.blocked.clone());
     }
 
     fn drained(&self, result: &'static str) {
@@ -82,8 +88,15 @@ pub struct Drain {
 struct Progress {
     began: Instant,
     said: Option<Instant>,
-    /// By pod, when its eviction may be asked for again.
+    /// By pod, when its eviction may be asked for again. Those that left are dropped.
     blocked: BTreeMap<String, Instant>,
+}
+
+impl Progress {
+    /// It does not go on, and that was said.
+    fn is_held_up(&self) -> bool {
+        self.said.is_some() && !self.blocked.is_empty()
+    }
 }
 
 impl Drain {
@@ -133,34 +146,42 @@ impl Drain {
         if self.nodes.listed() {
             let mut free = TOGETHER;
             for (_, id) in &machines {
-                let held_up = self.under_way.get(id).is_some_and(|progress| progress.said.is_some());
-                if held_up || free > 0 {
+                let held_up = self.under_way.get(id).is_some_and(Progress::is_held_up);
+                if (held_up || free > 0) && Instant::now() >= self.quiet_until {
                     free -= usize::from(!held_up);
                     self.drain(id).await?;
                 }
             }
         }
+        let blocked = self.under_way.values().filter(|progress| progress.is_held_up()).count();
+        self.metrics.blocked.set(blocked as i64);
         Ok(!machines.is_empty())
     }
 
     async fn drain(&mut self, id: &MachineId) -> Result<(), CommandError> {
-        let Some(node) = self.nodes.of(id) else { return self.done(id, None).await };
+        let Some(node) = self.nodes.of(id) else {
+            if self.is_gone(id).await {
+                self.done(id, None).await?;
+            }
+            return Ok(());
+        };
         if !node.unschedulable {
             return Ok(());
         }
         let now = Instant::now();
+        let pods = match pods_on(&self.client, &node.name).await {
+            Ok(pods) => pods,
+            Err(error) => {
+                tracing::warn!(node = node.name, %error, "the pods of a Node that is drained cannot be read; trying again");
+                self.quiet_until = Instant::now() + UNANSWERED;
+                return Ok(());
+            }
+        };
         let progress = self.under_way.entry(id.clone()).or_insert(Progress {
             began: now,
             said: None,
             blocked: BTreeMap::new(),
         });
-        let pods = match pods_on(&self.client, &node.name).await {
-            Ok(pods) => pods,
-            Err(error) => {
-                tracing::warn!(node = node.name, %error, "the pods of a Node that is drained cannot be read; trying again");
-                return Ok(());
-            }
-        };
         let wall = self.clock.now();
         let left: Vec<(Staying, &Pod)> = pods
             .iter()
@@ -170,28 +191,32 @@ impl Drain {
         if left.is_empty() {
             return self.done(id, Some(&node)).await;
         }
-        let to_evict = left.iter().filter(|(staying, _)| *staying == Staying::ToEvict).map(|(_, pod)| *pod);
-        let due: Vec<Pod> = to_evict
-            .filter(|pod| progress.blocked.get(&key(pod)).is_none_or(|until| now >= *until))
-            .filter(|_| now >= self.quiet_until)
-            .cloned()
+        let to_evict: BTreeMap<String, &Pod> = left
+            .iter()
+            .filter(|(staying, _)| *staying == Staying::ToEvict)
+            .map(|(_, pod)| (key(pod), *pod))
             .collect();
-        let asked = due.into_iter().map(|pod| {
-            let client = self.client.clone();
-            async move { (key(&pod), evict(&client, &pod).await) }
-        });
-        let answers: Vec<(String, Evicted)> =
-            futures::stream::iter(asked).buffer_unordered(EVICTIONS).collect().await;
+        progress.blocked.retain(|pod, _| to_evict.contains_key(pod));
+        let due = to_evict
+            .into_iter()
+            .filter(|(pod, _)| progress.blocked.get(pod).is_none_or(|until| now >= *until));
+        let due: Vec<(String, Pod)> = due.map(|(key, pod)| (key, pod.clone())).collect();
         let mut held = None;
-        for (pod, answer) in answers {
-            self.metrics.evicted(answer.name());
-            match answer {
-                Evicted::Leaving => drop(progress.blocked.remove(&pod)),
-                Evicted::Throttled(wait) => self.quiet_until = self.quiet_until.max(now + wait),
-                Evicted::Blocked(why) | Evicted::Failed(why) => {
-                    progress.blocked.insert(pod.clone(), now + BLOCKED);
-                    held = Some(format!("pod {pod}: {why}"));
+        for some in due.chunks(EVICTIONS) {
+            let asked = some.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
+            for (pod, answer) in futures::future::join_all(asked).await {
+                self.metrics.evicted(answer.name());
+                match answer {
+                    Evicted::Leaving => drop(progress.blocked.remove(pod)),
+                    Evicted::Throttled(wait) => self.quiet_until = self.quiet_until.max(now + wait),
+                    Evicted::Blocked(why) | Evicted::Failed(why) => {
+                        progress.blocked.insert(pod.clone(), now + BLOCKED);
+                        held = Some(format!("pod {pod}: {why}"));
+                    }
                 }
+            }
+            if now < self.quiet_until {
+                break;
             }
         }
         let late = now >= progress.began + SAY && progress.said.is_none_or(|said| now >= said + SAY_AGAIN);
@@ -200,6 +225,27 @@ impl Drain {
             self.say_held_up(id, &node, &why);
         }
         Ok(())
+    }
+
+    /// Whether no Node is known, and the API server says so too: the watch may be behind.
+    async fn is_gone(&mut self, id: &MachineId) -> bool {
+        let vm = self.handle.read(|fleet| fleet.machine(id).and_then(|machine| machine.vm().cloned()));
+        let Some(name) = vm.map(|vm| vm.hostname) else { return true };
+        // One that is known and not the machine's is another's.
+        if self.nodes.named(&name).is_some() {
+            return true;
+        }
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        // A list, for that needs no further permission.
+        let only = ListParams::default().fields(&format!("metadata.name={}", name.as_str()));
+        match nodes.list(&only).await {
+            Ok(found) => found.items.is_empty(),
+            Err(error) => {
+                tracing::warn!(machine = %id, %error, "whether a Node is there cannot be read; trying again");
+                self.quiet_until = Instant::now() + UNANSWERED;
+                false
+            }
+        }
     }
 
     fn say_held_up(&self, id: &MachineId, node: &NodeFacts, why: &str) {

@@ -1,8 +1,9 @@
 //! The whole process on a virtual clock: the provider, the VPSie simulator and a model of Cluster Autoscaler, with
 //! faults, crashes and a clock that jumps, all from one seed. The invariants are checked after each step.
 //!
-//! `SEEDS=10000 cargo test --release --test simulation` runs more seeds, `SEED=7` replays one, and
-//! `TRACE=1` tells what happened in it.
+//! `SEEDS=10000 cargo test --release --test simulation through_faults` runs more seeds (`with_kubernetes`: with
+//! records in a cluster; `one_replica_acts`: with two replicas). `SEED=7` replays one, and `TRACE=1` tells what
+//! happened in it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what breaks here is the test")]
 
@@ -11,6 +12,7 @@ mod clock;
 mod freezer;
 mod kubelets;
 mod process;
+mod records;
 mod replicas;
 mod sabotage;
 mod wires;
@@ -18,6 +20,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
+use records::Keeping;
 use sabotage::Sabotage;
 use world::{Stats, World};
 
@@ -36,8 +39,8 @@ fn virtually<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// One run. What broke, if something did.
-fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
-    virtually(async { World::new(seed, sabotage).await?.run().await })
+fn run(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
+    virtually(async { World::new(keeping, seed, sabotage).await?.run().await })
 }
 
 /// Runs `SEED`, or `SEEDS` or so many seeds, and panics if one breaks. What each came to.
@@ -78,9 +81,8 @@ fn each_seed<T: Send>(default: u64, test: &str, run: impl Fn(u64) -> Result<T, S
     clean
 }
 
-#[test]
-fn the_invariants_hold_through_faults_and_crashes() {
-    let outcomes = each_seed(300, "the_invariants", |seed| run(seed, None));
+fn the_invariants_hold(keeping: Keeping, default: u64, test: &str) {
+    let outcomes = each_seed(default, test, |seed| run(keeping, seed, None));
     let mut total = Stats::default();
     for stats in &outcomes {
         total.add(stats);
@@ -92,19 +94,41 @@ fn the_invariants_hold_through_faults_and_crashes() {
     );
 }
 
-/// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.
 #[test]
-fn a_planted_bug_is_found() {
-    for sabotage in Sabotage::ALL {
-        let found = (0..200).find_map(|seed| run(seed, Some(sabotage)).err().map(|why| (seed, why)));
+fn the_invariants_hold_through_faults_and_crashes() {
+    the_invariants_hold(Keeping::Memory, 300, "through_faults");
+}
+
+#[test]
+fn the_invariants_hold_with_kubernetes_as_the_store() {
+    the_invariants_hold(Keeping::Kubernetes, 100, "with_kubernetes");
+}
+
+fn finds(keeping: Keeping, bugs: &[Sabotage]) {
+    for sabotage in bugs {
+        let found =
+            (0..200).find_map(|seed| run(keeping, seed, Some(*sabotage)).err().map(|why| (seed, why)));
         let Some((seed, why)) = found else { panic!("{sabotage:?} was not found in 200 seeds") };
         println!("{sabotage:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());
     }
 }
 
+/// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.
+#[test]
+fn a_planted_bug_is_found() {
+    finds(Keeping::Memory, &Sabotage::ALL);
+}
+
+#[test]
+fn a_bug_planted_in_the_store_of_a_cluster_is_found() {
+    finds(Keeping::Kubernetes, &Sabotage::KUBERNETES);
+}
+
 #[test]
 fn the_same_seed_does_the_same() {
-    for seed in [3, 11] {
-        assert_eq!(run(seed, None), run(seed, None));
+    for (keeping, seed) in
+        [(Keeping::Memory, 3), (Keeping::Memory, 11), (Keeping::Kubernetes, 3), (Keeping::Kubernetes, 11)]
+    {
+        assert_eq!(run(keeping, seed, None), run(keeping, seed, None));
     }
 }

@@ -23,6 +23,12 @@ pub(crate) enum Sabotage {
     AnotherVictim,
     /// 8: a pool is left out of NodeGroups.
     PoolHidden,
+    /// 5: the request that a VM is the result of is removed before the VM is recorded.
+    HalvesSwapped,
+    /// 5: records are dropped before those are written that take their place.
+    DropsFirst,
+    /// 2: a write that was refused because somebody else changed the object is taken for done.
+    ConflictTakenForDone,
 }
 
 impl Sabotage {
@@ -35,6 +41,15 @@ impl Sabotage {
         Self::LostTakenForNotDone,
         Self::AnotherVictim,
         Self::PoolHidden,
+    ];
+
+    /// What can be wrong with the store of a cluster.
+    pub(crate) const KUBERNETES: [Self; 5] = [
+        Self::AcknowledgedBeforeDurable,
+        Self::OrphanForgotten,
+        Self::HalvesSwapped,
+        Self::DropsFirst,
+        Self::ConflictTakenForDone,
     ];
 
     /// Changes a reply: a gRPC frame around one message.

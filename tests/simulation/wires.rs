@@ -1,4 +1,4 @@
-//! What is around the provider: its store, its network to VPSie, and Cluster Autoscaler's network to it. Each may
+//! What is around the provider: its network to VPSie, and Cluster Autoscaler's network to it. Each may
 //! kill the process at any step, and each watches what passes.
 
 use std::collections::BTreeSet;
@@ -6,7 +6,6 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -17,14 +16,14 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt as _};
-use vpsie_autoscaler::fleet::{Change, Phase, Records, Stranger, StrangerKind};
+use vpsie_autoscaler::fleet::Phase;
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::Simulator;
-use vpsie_autoscaler::store::{MemoryStore, Store, StoreError};
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
 use super::freezer::Freezer;
+use super::records::Kept;
 use super::sabotage::Sabotage;
 
 /// Burns by one with each call to store or VPSie; when it is burnt, the process stands still and is killed.
@@ -52,7 +51,7 @@ impl Fuse {
         self.0.blown.notified().await;
     }
 
-    async fn burn(&self) {
+    pub(crate) async fn burn(&self) {
         let blows = {
             let mut left = self.0.left.lock().unwrap();
             match left.as_mut() {
@@ -85,55 +84,11 @@ impl Complaints {
     }
 }
 
-/// The store, which outlives the process.
-#[derive(Clone)]
-pub(crate) struct CrashingStore {
-    pub(crate) kept: MemoryStore,
-    pub(crate) fuse: Fuse,
-    pub(crate) sabotage: Option<Sabotage>,
-    pub(crate) failing: Arc<Mutex<bool>>,
-}
-
-#[async_trait]
-impl Store for CrashingStore {
-    async fn load(&self) -> Result<Records, StoreError> {
-        self.kept.load().await
-    }
-
-    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.fuse.burn().await;
-        let broken = StoreError::Io { action: "write", problem: "disk full".to_owned() };
-        if *self.failing.lock().unwrap() {
-            // A part of it may be written.
-            self.kept.write(&changes[..changes.len() / 2]);
-            return Err(broken);
-        }
-        let kept: Vec<Change> = changes.iter().filter(|change| self.keeps(change)).cloned().collect();
-        self.kept.write(&kept);
-        self.fuse.burn().await;
-        Ok(())
-    }
-}
-
-impl CrashingStore {
-    fn keeps(&self, change: &Change) -> bool {
-        match self.sabotage {
-            Some(Sabotage::AcknowledgedBeforeDurable) => {
-                !matches!(change, Change::SaveMachine(machine) if machine.phase == Phase::Pending)
-            }
-            Some(Sabotage::OrphanForgotten) => {
-                !matches!(change, Change::SaveStranger(Stranger { kind: StrangerKind::Orphan { .. }, .. }))
-            }
-            _ => true,
-        }
-    }
-}
-
 /// The network to VPSie.
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) simulator: Simulator,
-    pub(crate) store: MemoryStore,
+    pub(crate) kept: Kept,
     pub(crate) fuse: Fuse,
     pub(crate) complaints: Complaints,
     pub(crate) sabotage: Option<Sabotage>,
@@ -173,7 +128,7 @@ impl Network {
         if path.contains("reduce") {
             self.complaints.add(format!("7: {path} lets VPSie choose the victim"));
         }
-        let records = self.store.records();
+        let records = self.kept.records();
         if is_creation(request) && !records.machines.iter().any(|m| !m.asks.is_empty()) {
             self.complaints.add(format!("2: {path} without a recorded request"));
         }

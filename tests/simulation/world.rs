@@ -13,14 +13,14 @@ use vpsie_autoscaler::fleet::{AutoscalingOptions, NodeGroup, Policy, Reserved};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::{Prefix, Shapes, Simulator, SimulatorConfig, VmKind};
-use vpsie_autoscaler::store::MemoryStore;
 
 use super::checks;
 use super::clock::VirtualClock;
 use super::kubelets::kubelets;
 use super::process::{Process, Surroundings};
+use super::records::{Disk, Keeping};
 use super::sabotage::Sabotage;
-use super::wires::{Complaints, CrashingStore, Door, Fuse, Known, Network};
+use super::wires::{Complaints, Door, Fuse, Known, Network};
 
 const STEPS: u32 = 80;
 /// Two virtual hours and a half of fair weather in which everything must come to rest.
@@ -55,7 +55,8 @@ pub(crate) struct World {
     rng: StdRng,
     clock: VirtualClock,
     simulator: Simulator,
-    store: CrashingStore,
+    store: Disk,
+    keeping: Keeping,
     network: Network,
     door: Door,
     cluster: Memory,
@@ -69,7 +70,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) async fn new(seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
+    pub(crate) async fn new(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
         let shapes = Shapes::random(&mut rng);
@@ -82,12 +83,10 @@ impl World {
         }
         let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
         let (fuse, complaints) = (Fuse::default(), Complaints::default());
-        let kept = MemoryStore::new();
-        let store =
-            CrashingStore { kept: kept.clone(), fuse: fuse.clone(), sabotage, failing: Arc::default() };
+        let store = Disk::new(keeping, seed, &clock, fuse.clone(), sabotage);
         let network = Network {
             simulator: simulator.clone(),
-            store: kept,
+            kept: store.kept.clone(),
             fuse,
             complaints: complaints.clone(),
             sabotage,
@@ -103,6 +102,7 @@ impl World {
             clock,
             simulator,
             store,
+            keeping,
             network,
             door,
             cluster: Memory::default(),
@@ -199,14 +199,22 @@ impl World {
             }
         }
         let around = Surroundings {
-            store: Arc::new(self.store.clone()),
+            store: self.store.open(),
             transport: self.network.transport(),
             clock: Arc::new(self.clock.clone()),
             declared: Declared { declaration: groups.into(), reserved: Reserved::default() },
             policy: Policy { running_when_listed: self.seed.is_multiple_of(2), ..Policy::default() },
             base: base(self.shapes),
         };
-        let process = Process::start(around, self.rng.random()).await?;
+        let process = match Process::start(around, self.rng.random()).await {
+            Ok(process) => process,
+            // It will be started again.
+            Err(why) if self.store.troubled() => {
+                self.tell(&("cannot start", why));
+                return Ok(());
+            }
+            Err(why) => return Err(why),
+        };
         let service = CloudProviderService::new(process.handle.clone(), 730);
         *self.door.server.lock().unwrap() = Some(CloudProviderServer::new(service));
         self.process = Some(process);
@@ -275,7 +283,7 @@ impl World {
             17 => {
                 let failing = self.rng.random_bool(0.5);
                 self.tell(&("disk full", failing));
-                *self.store.failing.lock().unwrap() = failing;
+                self.store.set_failing(failing);
             }
             18 => {
                 let limit = self.rng.random_bool(0.5).then_some(30);
@@ -287,6 +295,12 @@ impl World {
                 self.tell(&("quota", quota));
                 self.simulator.set_worker_quota(quota);
             }
+            20..23 if self.keeping == Keeping::Kubernetes => {
+                let stormy = self.rng.random_bool(0.6);
+                self.tell(&("storm", stormy));
+                self.store.set_stormy(stormy);
+            }
+            23 => self.store.touch(),
             _ => {}
         }
         Ok(())
@@ -328,7 +342,8 @@ impl World {
         self.simulator.set_rate_limit(None);
         self.simulator.set_worker_quota(None);
         self.simulator.set_capacity(None, SMALL, None).map_err(|e| e.to_string())?;
-        *self.store.failing.lock().unwrap() = false;
+        self.store.set_failing(false);
+        self.store.set_stormy(false);
         self.kill().await;
         self.start().await
     }
@@ -357,7 +372,7 @@ impl World {
     }
 
     async fn autoscaling(&mut self) -> Result<(), String> {
-        let alive = self.process.is_some();
+        let alive = self.process.is_some() && !self.store.troubled();
         let now = self.clock.right().now();
         let fuse = self.store.fuse.clone();
         let report = {
@@ -388,7 +403,7 @@ impl World {
         match &report.outcome {
             Outcome::Crashed(why) => return Err(format!("8: Cluster Autoscaler panics: {why}")),
             // Without a disk nothing can be promised, and some answers are errors.
-            Outcome::Aborted(why) if alive && !burnt && !*self.store.failing.lock().unwrap() => {
+            Outcome::Aborted(why) if alive && !burnt && !self.store.troubled() => {
                 return Err(format!("3: the loop of Cluster Autoscaler is aborted: {why}"));
             }
             _ => {}
@@ -419,7 +434,7 @@ impl World {
         checks::money(&self.simulator, &records)?;
         let Some(process) = &self.process else { return Ok(()) };
         checks::answers(&self.door).await?;
-        if !*self.store.failing.lock().unwrap() {
+        if self.store.settled() {
             checks::memory(&process.handle, &self.store.kept.records())?;
         }
         Ok(())

@@ -43,8 +43,9 @@ pub(super) enum Owner<'a> {
     /// It has the name of a machine's VM, or its address, and the providerID of a VM that nobody knows. That VM
     /// is gone: its kubelet is silent.
     Leftover,
-    /// The same, and its kubelet speaks; or the providerID is none of ours.
-    Contradicted(&'a str),
+    /// The same, and its kubelet speaks; or the providerID is none of ours. What runs on it runs on the machine's
+    /// VM, most likely.
+    Contradicted { machine: &'a Machine, found: &'a str },
     /// Nobody's, or nobody's yet.
     Nobody,
 }
@@ -54,38 +55,48 @@ pub(super) enum Owner<'a> {
 ///
 /// Such a Node may be left from an earlier VM of the same name, and the new VM's kubelet will take it over. So one
 /// that is older than the machine is claimed only once a kubelet has said Ready since the machine is there. It is
-/// not deleted: a kubelet makes its Node only when it starts, and may have done so already.
+/// not deleted: a kubelet makes its Node only when it starts, and may have done so already. With a machine that is
+/// being deleted the Node goes in any case, cordoned and drained: what runs on it may run on that VM.
 pub(super) fn owner<'a>(fleet: &'a Fleet, node: &'a Node) -> Owner<'a> {
     let found = provider_id(node);
     if let Some(machine) = found.and_then(|found| fleet.machine_of(found, "")) {
         return Owner::Machine { machine, identified: true };
     }
     let vm = found.and_then(|found| found.strip_prefix(PROVIDER_ID_PREFIX)).map(VmId::from);
-    if let Some(stranger) = vm.as_ref().and_then(|vm| fleet.stranger_by_vm(vm)) {
-        let gone = matches!(stranger.kind, StrangerKind::Gone { .. });
-        return if gone { Owner::Gone(stranger) } else { Owner::Nobody };
-    }
     let name = hostname(node);
-    let Some(machine) = fleet.machine_of_node(&name, &addresses(node)) else {
-        let gone =
-            fleet.stranger(&name).filter(|stranger| matches!(stranger.kind, StrangerKind::Gone { .. }));
-        return gone.map_or(Owner::Nobody, Owner::Gone);
-    };
-    match found {
-        None if is_older(node, machine.created_at) && !spoke_since(node, machine.created_at) => Owner::Nobody,
-        None => Owner::Machine { machine, identified: false },
-        Some(found) if vm.is_none() => Owner::Contradicted(found),
-        // A listing will tell whether it is its VM's.
-        Some(_) if machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Nobody,
-        Some(_) if !is_ready(node) => Owner::Leftover,
-        Some(found) => Owner::Contradicted(found),
+    match vm.as_ref().and_then(|vm| fleet.stranger_by_vm(vm)) {
+        // Another VM may have the name since, and its kubelet the Node.
+        Some(stranger) if is_gone(stranger) && fleet.machine_at(&name).is_none() => {
+            return Owner::Gone(stranger);
+        }
+        Some(stranger) if !is_gone(stranger) => return Owner::Nobody,
+        _ => {}
     }
+    let Some(machine) = fleet.machine_of_node(&name, &addresses(node)) else {
+        return fleet.stranger(&name).filter(|stranger| is_gone(stranger)).map_or(Owner::Nobody, Owner::Gone);
+    };
+    let goes = matches!(machine.phase, Phase::Deleting { .. });
+    let silent = is_older(node, machine.created_at) && !spoke_since(node, machine.created_at);
+    match found {
+        None if silent && !goes => Owner::Nobody,
+        None => Owner::Machine { machine, identified: false },
+        Some(found) if vm.is_none() => Owner::Contradicted { machine, found },
+        // A listing will tell whether it is its VM's.
+        Some(_) if !goes && machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Nobody,
+        Some(_) if !is_ready(node) => Owner::Leftover,
+        Some(found) => Owner::Contradicted { machine, found },
+    }
+}
+
+fn is_gone(stranger: &Stranger) -> bool {
+    matches!(stranger.kind, StrangerKind::Gone { .. })
 }
 
 /// A Node as others need to know it.
 pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
     let (machine, identified) = match owner {
         Owner::Machine { machine, identified } => (Some(machine.id.clone()), identified),
+        Owner::Contradicted { machine, .. } => (Some(machine.id.clone()), false),
         _ => (None, false),
     };
     NodeFacts {
@@ -107,7 +118,10 @@ pub(super) fn verdict(fleet: &Fleet, node: &Node, owner: Owner<'_>) -> Verdict {
         Owner::Machine { machine, .. } => of_machine(fleet, node, machine),
         Owner::Gone(stranger) if is_over(node, stranger) => Verdict::Delete,
         Owner::Leftover => Verdict::Delete,
-        Owner::Contradicted(found) => Verdict::Contradiction(found.to_owned()),
+        Owner::Contradicted { machine, found } => match cordon(node, machine, Value::Null) {
+            Some(patch) => Verdict::Patch(patch),
+            None => Verdict::Contradiction(found.to_owned()),
+        },
         Owner::Nobody if is_awaited(fleet, node) => Verdict::Unknown,
         Owner::Nobody | Owner::Gone(_) => Verdict::Leave,
     }
@@ -133,7 +147,11 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
 
 /// What is to be merged into a machine's Node. None when it lacks nothing.
 fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
-    let mut patch = identity(fleet, node, machine).unwrap_or(Value::Null);
+    cordon(node, machine, identity(fleet, node, machine).unwrap_or(Value::Null))
+}
+
+/// The patch, with the cordon that the Node lacks if its machine is being deleted. None when there is neither.
+fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
     // Cluster Autoscaler's taint goes when it restarts (contract §3.10), and pods would land on a VM that goes.
     if matches!(machine.phase, Phase::Deleting { .. }) && !is_cordoned(node) {
         patch["spec"]["unschedulable"] = json!(true);
@@ -270,269 +288,4 @@ fn resources(of: &BTreeMap<String, Quantity>) -> Option<Resources> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::catalog::{Catalog, Offer};
-    use crate::fleet::{
-        AutoscalingOptions, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm, VmId,
-    };
-
-    const POOL: &str = "web/ams1/small/on-demand";
-    const ID: &str = "vpsie://00000000-0000-4000-8000-000000000001";
-
-    fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
-        let pool: PoolId = POOL.parse().unwrap();
-        let offer = Offer {
-            size: SizeId(2),
-            name: "small".to_owned(),
-            identifier: None,
-            datacenter: "ams1".into(),
-            resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40, pods: 110 },
-            monthly: None,
-            hourly: None,
-        };
-        let group = NodeGroup {
-            name: "web".into(),
-            min: 0,
-            max: 3,
-            pools: vec![pool.clone()],
-            size: None,
-            labels: [("team".to_owned(), "web".to_owned())].into(),
-            taints: vec![Taint {
-                key: "dedicated".into(),
-                value: "web".into(),
-                effect: TaintEffect::NoSchedule,
-            }],
-            preferred: None,
-            options: AutoscalingOptions::default(),
-            adopt: false,
-            deletion: None,
-        };
-        let machine = Machine {
-            id: "web-00000001".into(),
-            pool,
-            size: SizeId(2),
-            created_at: jiff::Timestamp::UNIX_EPOCH,
-            phase,
-            asks: Vec::new(),
-        };
-        let records = Records {
-            machines: vec![machine],
-            strangers,
-            learned: Vec::new(),
-            catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
-        };
-        Fleet::restore(vec![group], records, Reserved::default())
-    }
-
-    fn vm() -> Vm {
-        Vm {
-            hostname: Hostname::new("slave-1"),
-            id: Some(VmId::from("00000000-0000-4000-8000-000000000001")),
-            addresses: Vec::new(),
-        }
-    }
-
-    fn creating() -> Phase {
-        Phase::Creating { vm: Some(vm()), since: jiff::Timestamp::UNIX_EPOCH }
-    }
-
-    fn node(provider_id: &str, ready: bool) -> Node {
-        serde_json::from_value(json!({
-            "metadata": { "name": "slave-1", "resourceVersion": "7", "labels": { "kubernetes.io/os": "linux" } },
-            "spec": {
-                "providerID": provider_id,
-                "taints": [{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }],
-            },
-            "status": {
-                "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "Unknown" } }],
-                "capacity": { "cpu": "2", "memory": "4030456Ki", "ephemeral-storage": "41152812Ki", "pods": "110" },
-                "allocatable": { "cpu": "1930m", "memory": "3200Mi", "ephemeral-storage": "37G", "pods": "110" },
-            },
-        }))
-        .unwrap()
-    }
-
-    fn judge(fleet: &Fleet, node: &Node) -> Verdict {
-        verdict(fleet, node, owner(fleet, node))
-    }
-
-    fn merged(node: &Node, patch: Value) -> Node {
-        let mut value = serde_json::to_value(node).unwrap();
-        merge(&mut value, patch);
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn merge(into: &mut Value, patch: Value) {
-        match (into, patch) {
-            (Value::Object(into), Value::Object(patch)) => {
-                for (key, value) in patch {
-                    merge(into.entry(key).or_insert(Value::Null), value);
-                }
-            }
-            (into, patch) => *into = patch,
-        }
-    }
-
-    #[test]
-    fn a_new_node_gets_its_identity_and_then_registers() {
-        let fleet = fleet(creating(), Vec::new());
-        let bare = node("", true);
-        let Verdict::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
-        assert_eq!(patch["spec"]["providerID"], ID);
-        assert_eq!(patch["metadata"]["labels"]["team"], "web");
-        assert_eq!(patch["metadata"]["annotations"][names::POOL], POOL);
-        assert_eq!(patch["metadata"]["resourceVersion"], "7");
-        let named = merged(&bare, patch);
-        assert_eq!(named.spec.as_ref().unwrap().taints.as_ref().unwrap().len(), 2, "its own taint stays");
-        let Verdict::Register(hostname, Some(shows)) = judge(&fleet, &named) else {
-            panic!("not registered")
-        };
-        assert_eq!(hostname, vm().hostname);
-        assert_eq!((shows.allocatable.cpu_millis, shows.allocatable.memory_mib), (1930, 3200));
-        assert_eq!((shows.capacity.memory_mib, shows.allocatable.disk_gib), (3935, 34));
-    }
-
-    #[test]
-    fn a_label_that_was_lost_is_given_again_and_a_taint_is_not() {
-        let fleet = fleet(creating(), Vec::new());
-        let bare = node("", true);
-        let Verdict::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
-        let mut named = merged(&bare, patch);
-        named.metadata.labels.as_mut().unwrap().remove("team");
-        named.spec.as_mut().unwrap().taints = None;
-        let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
-        assert_eq!(patch["metadata"]["labels"], json!({ "team": "web" }));
-        assert_eq!(patch.get("spec"), None);
-    }
-
-    #[test]
-    fn a_node_of_another_vm_is_left_while_it_is_ready() {
-        let fleet = fleet(creating(), Vec::new());
-        assert!(matches!(judge(&fleet, &node("vpsie://other", true)), Verdict::Contradiction(_)));
-        assert_eq!(judge(&fleet, &node("vpsie://other", false)), Verdict::Delete);
-    }
-
-    #[test]
-    fn the_node_of_a_vm_that_is_gone_is_deleted() {
-        let gone = |deleted| Stranger {
-            hostname: Hostname::new("slave-1"),
-            id: vm().id,
-            first_seen: jiff::Timestamp::UNIX_EPOCH,
-            kind: StrangerKind::Gone {
-                machine: "web-00000001".into(),
-                pool: POOL.parse().unwrap(),
-                size: SizeId(2),
-                deleted,
-            },
-        };
-        let after = |deleted| fleet(Phase::Pending, vec![gone(deleted)]);
-        assert_eq!(judge(&after(true), &node(ID, true)), Verdict::Delete);
-        assert_eq!(judge(&after(false), &node(ID, false)), Verdict::Delete);
-        assert_eq!(judge(&after(false), &node(ID, true)), Verdict::Leave, "its kubelet still speaks");
-        assert_eq!(judge(&after(true), &node("vpsie://other", false)), Verdict::Leave);
-        assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), Verdict::Leave, "foreign");
-    }
-
-    fn made_at(mut node: Node, time: &str) -> Node {
-        node.metadata.creation_timestamp = Some(time.parse::<Timestamp>().unwrap().into());
-        node
-    }
-
-    #[test]
-    fn labels_and_taints_come_before_the_uuid_and_the_provider_id_with_it() {
-        let unnamed = Vm { id: None, ..vm() };
-        let early = fleet(Phase::Creating { vm: Some(unnamed), since: Timestamp::UNIX_EPOCH }, Vec::new());
-        let Verdict::Patch(patch) = judge(&early, &node("", false)) else { panic!("no patch") };
-        assert_eq!(patch["spec"].get("providerID"), None);
-        assert_eq!(patch["spec"]["taints"].as_array().unwrap().len(), 2);
-        let tainted = merged(&node("", false), patch);
-        assert_eq!(judge(&early, &tainted), Verdict::Leave);
-        let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &tainted) else {
-            panic!("no patch")
-        };
-        assert_eq!(patch["spec"], json!({ "providerID": ID }));
-    }
-
-    #[test]
-    fn a_node_of_another_name_is_matched_by_its_address() {
-        let there = Vm { addresses: vec![[10, 0, 0, 7].into()], ..vm() };
-        let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
-        let mut renamed = node("", true);
-        renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
-        assert_eq!(judge(&fleet, &renamed), Verdict::Leave, "no address yet");
-        let addresses = json!([{"type": "Hostname", "address": "10.0.0.9"}, {"type": "InternalIP", "address": "10.0.0.7"}]);
-        renamed.status.as_mut().unwrap().addresses = serde_json::from_value(addresses).unwrap();
-        let Verdict::Patch(patch) = judge(&fleet, &renamed) else { panic!("no patch") };
-        assert_eq!(patch["spec"]["providerID"], ID);
-        let Verdict::Register(hostname, _) = judge(&fleet, &merged(&renamed, patch)) else { panic!("no") };
-        assert_eq!(hostname, vm().hostname, "the VM's, not the Node's");
-    }
-
-    #[test]
-    fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
-        let mut machine = fleet(creating(), Vec::new()).records().machines.remove(0);
-        machine.created_at = "2026-01-01T00:10:00Z".parse().unwrap();
-        let mut fleet = fleet(creating(), Vec::new());
-        fleet.apply(&crate::fleet::Change::SaveMachine(machine));
-        let beat = |mut node: Node, time: &str| {
-            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
-            conditions[0].last_heartbeat_time = Some(time.parse::<Timestamp>().unwrap().into());
-            node
-        };
-        let old = made_at(node("", true), "2026-01-01T00:00:00Z");
-        assert!(!matches!(judge(&fleet, &old), Verdict::Patch(_)));
-        assert!(!matches!(judge(&fleet, &beat(old.clone(), "2026-01-01T00:09:00Z")), Verdict::Patch(_)));
-        assert!(matches!(judge(&fleet, &beat(old, "2026-01-01T00:11:00Z")), Verdict::Patch(_)));
-        assert!(matches!(
-            judge(&fleet, &made_at(node("", false), "2026-01-01T00:12:00Z")),
-            Verdict::Patch(_)
-        ));
-    }
-
-    #[test]
-    fn the_node_of_a_machine_that_goes_is_cordoned() {
-        let deleting = |drain| Phase::Deleting {
-            vm: Some(vm()),
-            since: Timestamp::UNIX_EPOCH,
-            reason: crate::fleet::DeletionReason::ClusterAutoscaler,
-            drain,
-            accepted_at: None,
-        };
-        let named = {
-            let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &node("", true)) else {
-                panic!("no")
-            };
-            merged(&node("", true), patch)
-        };
-        for drain in [false, true] {
-            let fleet = fleet(deleting(drain), Vec::new());
-            let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
-            assert_eq!(patch["spec"], json!({"unschedulable": true}));
-            assert!(!matches!(judge(&fleet, &merged(&named, patch)), Verdict::Patch(_)), "once");
-        }
-    }
-
-    #[test]
-    fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
-        let gone = Stranger {
-            hostname: Hostname::new("slave-1"),
-            id: vm().id,
-            first_seen: "2026-01-01T00:10:00Z".parse().unwrap(),
-            kind: StrangerKind::Gone {
-                machine: "web-00000001".into(),
-                pool: POOL.parse().unwrap(),
-                size: SizeId(2),
-                deleted: true,
-            },
-        };
-        let fleet = fleet(Phase::Pending, vec![gone]);
-        assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:09:00Z")), Verdict::Delete);
-        assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:11:00Z")), Verdict::Leave);
-        let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
-        renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
-        assert_eq!(judge(&fleet, &renamed), Verdict::Delete, "its providerID says whose it was");
-    }
-}
+mod tests;

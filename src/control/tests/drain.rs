@@ -10,6 +10,8 @@ use crate::kubernetes::Events;
 
 struct Cluster {
     kube: FakeKube,
+    store: MemoryStore,
+    clock: Arc<dyn Clock>,
     handle: FleetHandle,
     tasks: JoinSet<()>,
 }
@@ -23,32 +25,40 @@ impl Cluster {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
         let now = Arc::clone(&clock);
         let kube = FakeKube::new(move || now.now());
-        for n in 1..=count {
-            kube.put(json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("slave-{n}")}, "spec": {},
-                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-            }))
-            .unwrap();
-        }
-        let (keeper, handle) =
-            Keeper::load(Arc::new(store), Arc::clone(&clock), declared(), 0, Journal::default())
-                .await
-                .unwrap();
-        let client = kube.client("provider", "vpsie-system");
-        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::default());
-        let metrics = DrainMetrics::default();
-        let drain = Drain::new(handle.clone(), client, nodes.view(), Events::none(), clock, metrics);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
-        tasks.spawn(nodes.run(CancellationToken::new()));
-        tasks.spawn(drain.run(CancellationToken::new()));
-        let mut cluster = Self { kube, handle, tasks };
+        let handle = FleetHandle::fixed(crate::fleet::Fleet::default());
+        let mut cluster = Self { kube, store, clock, handle, tasks: JoinSet::new() };
+        (1..=count).for_each(|n| cluster.node(n));
+        cluster.start().await;
         cluster
             .until("all Nodes have their identity", |c| {
                 c.kube.list("nodes").iter().all(|node| node["spec"]["providerID"].is_string())
             })
             .await;
         cluster
+    }
+
+    /// Starts the loops, and ends those that run.
+    async fn start(&mut self) {
+        self.tasks.shutdown().await;
+        let store = Arc::new(self.store.clone());
+        let (keeper, handle) =
+            Keeper::load(store, Arc::clone(&self.clock), declared(), 0, Journal::default()).await.unwrap();
+        let client = self.kube.client("provider", "vpsie-system");
+        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::default());
+        let (view, clock, metrics) = (nodes.view(), Arc::clone(&self.clock), DrainMetrics::default());
+        let drain = Drain::new(handle.clone(), client, view, Events::none(), clock, metrics);
+        self.handle = handle;
+        self.tasks.spawn(keeper.run());
+        self.tasks.spawn(nodes.run(CancellationToken::new()));
+        self.tasks.spawn(drain.run(CancellationToken::new()));
+    }
+
+    fn node(&self, n: u32) {
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("slave-{n}")}, "spec": {},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        self.kube.put(node).unwrap();
     }
 
     fn pod(&self, name: &str, node: u32, more: &Value) {
@@ -214,4 +224,68 @@ async fn three_are_drained_at_a_time_besides_those_that_are_held_up() {
     assert_eq!(cluster.kube.count(|asked| is_eviction(asked) && !held(asked)), 0);
     cluster.until("all but those that are held up are drained", |c| (4..=6).all(|n| c.drained(n))).await;
     assert!((1..=3).all(|n| !cluster.drained(n)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_goes_on_after_a_restart_and_an_api_server_that_was_down() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("web", 1, &json!({}));
+    cluster.pod("held", 1, &json!({}));
+    let held = |asked: &Asked| is_eviction(asked) && asked.name == "held";
+    cluster.kube.fail(u32::MAX, held, refused(429, "DisruptionBudget"));
+    cluster.retire(1).await;
+    cluster.until("one pod is evicted", |c| c.kube.get("pods", "default", "web").is_none()).await;
+    cluster.kube.set_down(true);
+    cluster.start().await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(!cluster.drained(1), "it is not known whether a Node is there");
+    cluster.kube.set_down(false);
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(!cluster.drained(1), "the budget holds still");
+    cluster.kube.clear_faults();
+    cluster.until("it is drained", |c| c.drained(1)).await;
+    assert!(cluster.kube.list("pods").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_few_requests_and_nothing_is_concluded_from_it() {
+    let mut cluster = Cluster::new(3).await;
+    (1..=3).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({"finalizers": ["example.com/held"]})));
+    for n in 1..=3 {
+        cluster.retire(n).await;
+    }
+    cluster.until("all are asked for", |c| c.evictions() == 3).await;
+    cluster.kube.set_down(true);
+    cluster.kube.forget_requests();
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    let asked = cluster.kube.count(|asked| asked.plural == "pods");
+    assert!((40..=60).contains(&asked), "about every six seconds: {asked}");
+    assert!((1..=3).all(|n| !cluster.drained(n)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_the_watch_has_not_told_of_is_drained() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.kube.delete("nodes", "", "slave-1").unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.kube.hold_watches(true);
+    cluster.node(1);
+    cluster.pod("web", 1, &json!({}));
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!cluster.drained(1));
+    cluster.kube.hold_watches(false);
+    cluster.until("it is drained", |c| c.drained(1)).await;
+    assert!(cluster.kube.list("pods").is_empty(), "and its pod was evicted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_evictions_are_not_followed_by_more() {
+    let cluster = Cluster::new(1).await;
+    (0..40).for_each(|n| cluster.pod(&format!("web-{n}"), 1, &json!({})));
+    let busy = fake_kube::Refusal { retry_after: Some(20), ..fake_kube::Refusal::new(429, "slow down") };
+    cluster.kube.fail(40, is_eviction, Then::Refused(busy));
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(cluster.evictions(), 5);
 }

@@ -1,0 +1,306 @@
+//! What outlives the process: its records, in memory or in a Kubernetes API server, and what goes wrong with them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fake_kube::{Answer, Asked, Connection, FakeKube, Fate, Then, Verb};
+use futures::future::BoxFuture;
+use http::{Method, Request, Response, StatusCode};
+use kube::client::Body;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
+use tower::{BoxError, Service};
+use vpsie_autoscaler::control::Clock as _;
+use vpsie_autoscaler::fleet::{Change, Machine, Phase, Records, Stranger, StrangerKind};
+use vpsie_autoscaler::kubernetes::bounded;
+use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
+use vpsie_autoscaler::store::{KubernetesStore, MemoryStore, Store, StoreError, records_of};
+
+use super::clock::VirtualClock;
+use super::sabotage::Sabotage;
+use super::wires::Fuse;
+
+const NAMESPACE: &str = "vpsie-system";
+
+/// What keeps records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    Memory,
+    Kubernetes,
+}
+
+/// The records themselves.
+#[derive(Clone)]
+pub(crate) enum Kept {
+    Memory(MemoryStore),
+    Kubernetes(FakeKube),
+}
+
+impl Kept {
+    pub(crate) fn records(&self) -> Records {
+        match self {
+            Self::Memory(store) => store.records(),
+            Self::Kubernetes(kube) => records_of(&kube.all(), &kube.all()).unwrap(),
+        }
+    }
+}
+
+/// Records, and what goes wrong with them.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    pub(crate) kept: Kept,
+    pub(crate) fuse: Fuse,
+    sabotage: Option<Sabotage>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The disk is full, or the API server is down.
+    failing: AtomicBool,
+    /// Requests to the API server meet faults.
+    stormy: AtomicBool,
+    /// The last write failed, and nobody has read since.
+    failed: AtomicBool,
+    writing: AtomicBool,
+}
+
+impl Disk {
+    pub(crate) fn new(
+        keeping: Keeping,
+        seed: u64,
+        clock: &VirtualClock,
+        fuse: Fuse,
+        sabotage: Option<Sabotage>,
+    ) -> Self {
+        let state = Arc::<State>::default();
+        let kept = match keeping {
+            Keeping::Memory => Kept::Memory(MemoryStore::new()),
+            Keeping::Kubernetes => {
+                let clock = clock.right();
+                let kube = FakeKube::new(move || clock.now());
+                weather(&kube, seed, &state);
+                Kept::Kubernetes(kube)
+            }
+        };
+        Self { kept, fuse, sabotage, state }
+    }
+
+    /// The store of a process that starts.
+    pub(crate) fn open(&self) -> Arc<dyn Store> {
+        self.state.failed.store(false, Ordering::Relaxed);
+        self.state.writing.store(false, Ordering::Relaxed);
+        let inner: Arc<dyn Store> = match &self.kept {
+            Kept::Memory(store) => Arc::new(Memory { store: store.clone(), disk: self.clone() }),
+            Kept::Kubernetes(kube) => {
+                let wire = Wire {
+                    inner: kube.connection("provider"),
+                    fuse: self.fuse.clone(),
+                    sabotage: self.sabotage,
+                };
+                let client = bounded(&kube::Client::new(wire, NAMESPACE));
+                let store = KubernetesStore::new(client, NAMESPACE);
+                store.set_cluster(DEFAULT_CLUSTER.into());
+                Arc::new(store)
+            }
+        };
+        Arc::new(Opened { inner, disk: self.clone() })
+    }
+
+    pub(crate) fn set_failing(&self, failing: bool) {
+        self.state.failing.store(failing, Ordering::Relaxed);
+        if let Kept::Kubernetes(kube) = &self.kept {
+            kube.set_down(failing);
+        }
+    }
+
+    pub(crate) fn set_stormy(&self, stormy: bool) {
+        self.state.stormy.store(stormy, Ordering::Relaxed);
+    }
+
+    /// Whether what is in memory may not be what is on disk, and answers may be errors.
+    pub(crate) fn troubled(&self) -> bool {
+        let State { failing, stormy, failed, writing } = &*self.state;
+        [failing, stormy, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// Whether memory and disk must be the same.
+    pub(crate) fn settled(&self) -> bool {
+        let State { failing, failed, writing, .. } = &*self.state;
+        ![failing, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// Somebody annotates all objects.
+    pub(crate) fn touch(&self) {
+        let Kept::Kubernetes(kube) = &self.kept else { return };
+        for plural in ["vpsienodes", "configmaps"] {
+            for object in kube.list(plural) {
+                touch(kube, plural, object["metadata"]["name"].as_str().unwrap());
+            }
+        }
+    }
+}
+
+fn touch(kube: &FakeKube, plural: &str, name: &str) {
+    let patch = json!({"metadata": {"annotations": {"touched": kube.version().to_string()}}});
+    // It may be gone.
+    drop(kube.patch(plural, NAMESPACE, name, patch));
+}
+
+/// What requests to the API server meet while it is stormy.
+fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
+    let (server, state) = (kube.clone(), Arc::clone(state));
+    let rng = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5707));
+    kube.on_request(move |asked: &Asked| {
+        if !state.stormy.load(Ordering::Relaxed) {
+            return Fate::default();
+        }
+        let mut rng = rng.lock().unwrap();
+        let named = asked.verb != Verb::Get && !asked.name.is_empty();
+        match rng.random_range(0..30) {
+            0..3 if named => {
+                touch(&server, &asked.plural, &asked.name);
+                Fate::default()
+            }
+            3..5 => Then::ReplyLost.into(),
+            5 => Then::RequestLost.into(),
+            6 => Fate::refused(500),
+            7 => Fate::refused(503),
+            8 => Fate::throttled(rng.random_range(0..7)),
+            9 => Fate { delay: Duration::from_millis(rng.random_range(1..3000)), then: Then::Done },
+            10 if rng.random_bool(0.3) => Then::Hangs.into(),
+            11 if rng.random_bool(0.3) => Then::DoneAndHangs.into(),
+            _ => Fate::default(),
+        }
+    });
+}
+
+/// The store of one process.
+struct Opened {
+    inner: Arc<dyn Store>,
+    disk: Disk,
+}
+
+#[async_trait]
+impl Store for Opened {
+    async fn load(&self) -> Result<Records, StoreError> {
+        let loaded = self.inner.load().await;
+        self.disk.state.failed.store(loaded.is_err(), Ordering::Relaxed);
+        loaded
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let State { failed, writing, .. } = &*self.disk.state;
+        writing.store(true, Ordering::Relaxed);
+        let kept: Vec<Change> = changes.iter().filter(|change| self.keeps(change)).cloned().collect();
+        let mut done = Ok(());
+        for part in self.parts(kept) {
+            if done.is_ok() {
+                done = self.inner.commit(&part).await;
+            }
+        }
+        writing.store(false, Ordering::Relaxed);
+        failed.store(done.is_err(), Ordering::Relaxed);
+        done
+    }
+}
+
+impl Opened {
+    fn keeps(&self, change: &Change) -> bool {
+        match self.disk.sabotage {
+            Some(Sabotage::AcknowledgedBeforeDurable) => {
+                !matches!(change, Change::SaveMachine(machine) if machine.phase == Phase::Pending)
+            }
+            Some(Sabotage::OrphanForgotten) => {
+                !matches!(change, Change::SaveStranger(Stranger { kind: StrangerKind::Orphan { .. }, .. }))
+            }
+            _ => true,
+        }
+    }
+
+    /// Where a planted bug changes the order of writes.
+    fn parts(&self, changes: Vec<Change>) -> Vec<Vec<Change>> {
+        match self.disk.sabotage {
+            Some(Sabotage::HalvesSwapped) => {
+                let before = self.disk.kept.records().machines;
+                let half = |change: &Change| {
+                    let Change::SaveMachine(new) = change else { return None };
+                    let old = before.iter().find(|m| m.id == new.id && m.asks.len() > new.asks.len())?;
+                    Some(Change::SaveMachine(Machine { phase: old.phase.clone(), ..new.clone() }))
+                };
+                vec![changes.iter().filter_map(half).collect(), changes]
+            }
+            Some(Sabotage::DropsFirst) => {
+                let drops = |c: &Change| matches!(c, Change::DropStranger(_) | Change::DropMachine(_));
+                let (first, rest) = changes.into_iter().partition(drops);
+                vec![first, rest]
+            }
+            _ => vec![changes],
+        }
+    }
+}
+
+/// Records in memory: one step a commit.
+struct Memory {
+    store: MemoryStore,
+    disk: Disk,
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn load(&self) -> Result<Records, StoreError> {
+        self.store.load().await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.disk.fuse.burn().await;
+        if self.disk.state.failing.load(Ordering::Relaxed) {
+            // A part of it may be written.
+            self.store.write(&changes[..changes.len() / 2]);
+            return Err(StoreError::Io { action: "write", problem: "disk full".to_owned() });
+        }
+        self.store.write(changes);
+        self.disk.fuse.burn().await;
+        Ok(())
+    }
+}
+
+/// The process's connection to the API server: it may die before and after each request.
+#[derive(Clone)]
+struct Wire {
+    inner: Connection,
+    fuse: Fuse,
+    sabotage: Option<Sabotage>,
+}
+
+impl Service<Request<Body>> for Wire {
+    type Response = Response<Answer>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<Answer>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut wire = self.clone();
+        Box::pin(async move {
+            wire.fuse.burn().await;
+            let patched = (request.method() == Method::PATCH).then(|| request.uri().path().to_owned());
+            let reply = wire.inner.call(request).await?;
+            wire.fuse.burn().await;
+            if let Some(path) = patched
+                && wire.sabotage == Some(Sabotage::ConflictTakenForDone)
+                && reply.status() == StatusCode::CONFLICT
+            {
+                let path = path.trim_end_matches("/status");
+                return wire.inner.call(Request::get(path).body(Body::empty())?).await;
+            }
+            Ok(reply)
+        })
+    }
+}
