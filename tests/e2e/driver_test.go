@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,8 +70,14 @@ var hurry = []string{
 	"--unremovable-node-recheck-timeout=1s",
 }
 
-func (d driver) start(t testing.TB, dir, kubeconfig, provider string) *process {
+// start runs it with flags that win over the usual ones.
+func (d driver) start(t testing.TB, dir, kubeconfig, provider string, flags []string) *process {
 	t.Helper()
+	hurry := slices.DeleteFunc(slices.Clone(hurry), func(usual string) bool {
+		name, _, _ := strings.Cut(usual, "=")
+		return slices.ContainsFunc(flags, func(flag string) bool { return strings.HasPrefix(flag, name+"=") })
+	})
+	hurry = append(hurry, flags...)
 	if !d.real() {
 		arguments := append([]string{"--minor=" + d.minor, "--provider=http://" + provider, "--kubeconfig=" + kubeconfig,
 			"--node-delete-delay-after-taint=1s"}, hurry...)

@@ -40,6 +40,9 @@ func (w *world) done(d driver, scenario string) {
 	line := fmt.Sprintf("%-26s %-19s %4.0f s  %5.1f RPCs a loop (%3d loops)  %4.1f API calls a node (%2d for %d nodes, and %d GETs)",
 		d.name, scenario, time.Since(w.began).Seconds(), float64(rpcs)/float64(max(len(runs), 1)), len(runs),
 		float64(changes)/float64(max(made, 1)), changes, made, looks)
+	if len(w.notes) > 0 {
+		line += "; " + strings.Join(w.notes, ", ")
+	}
 	summary.Lock()
 	defer summary.Unlock()
 	summary.lines = append(summary.lines, line)
