@@ -149,7 +149,9 @@ func apiServerKilled(t *testing.T, d driver, recorded *recording) {
 func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 2, small))
 	general := objects + "/nodegroups/general"
-	of := func(group string) map[string]string { return map[string]string{"autoscaler.vpsie.com/nodegroup": group} }
+	of := func(group string) map[string]string {
+		return map[string]string{"autoscaler.vpsie.com/nodegroup": group}
+	}
 	w.deployTo(of("general"), "web", 6, "800m", "500Mi")
 	w.settles(4, 2, 2, 2*time.Minute)
 	w.holds("general", "AtMaxCapacity", "True")
@@ -177,13 +179,15 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w.cluster.delete(t, objects+"/nodegroups/special")
 	w.holds("special", "Deleting", "True")
 	w.scale("batch", 3)
-	hold(t, "a NodeGroup that is deleted stays while it has nodes, and does not grow", 8*time.Second, func() error {
+	stays := func() error {
 		running, waiting, err := w.pods()
 		if err == nil && (running != 8 || waiting != 2) {
 			err = fmt.Errorf("%d run, %d wait", running, waiting)
 		}
 		return err
-	})
+	}
+	await(t, "one more pod waits", 10*time.Second, stays)
+	hold(t, "a NodeGroup that is deleted stays while it has nodes, and does not grow", 8*time.Second, stays)
 	w.scale("batch", 0)
 	w.settles(6, 1, 3, 2*time.Minute)
 	w.without("special")
