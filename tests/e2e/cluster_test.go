@@ -81,11 +81,7 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 		return nil
 	})
 	w.settles(4, 0, 2, 2*time.Minute)
-	// While a Node is drained that does not count any more, Cluster Autoscaler takes it for the one that is to come, and
-	// may ask for another.
-	if made := w.made(); made < 4 || made > 6 {
-		t.Errorf("%d VMs were made, want 4 to 6", made)
-	}
+	w.hasMade(4)
 	w.done(d, "h. VPSieNode deleted")
 }
 
@@ -96,6 +92,8 @@ func nodeDeleted(t *testing.T, d driver, recorded *recording) {
 	}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
 	w.settles(4, 0, 2, 2*time.Minute)
+	// A Node that goes before Cluster Autoscaler has seen it fails the scale-up, and it waits five minutes.
+	w.proxy.nextLoops(t, 2)
 	victim := w.machine()
 	w.cluster.delete(t, "/api/v1/nodes/"+victim.Status.Hostname)
 	w.gone(victim, func() error { return nil })
@@ -147,7 +145,10 @@ func apiServerKilled(t *testing.T, d driver, recorded *recording) {
 func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 2, small))
 	general := objects + "/nodegroups/general"
-	w.deploy("web", 6, "800m", "500Mi")
+	of := func(group string) map[string]string {
+		return map[string]string{"autoscaler.vpsie.com/nodegroup": group}
+	}
+	w.deployTo(of("general"), "web", 6, "800m", "500Mi")
 	w.settles(4, 2, 2, 2*time.Minute)
 	w.holds("general", "AtMaxCapacity", "True")
 	w.holds("general", "Ready", "True")
@@ -169,18 +170,20 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	hold(t, "more than the maximum stay, and no more come", 5*time.Second, func() error { return w.settled(6, 1, 3) })
 
 	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("special", 3, large))
-	w.deployTo(map[string]string{"autoscaler.vpsie.com/nodegroup": "special"}, "batch", 2, "3500m", "1Gi")
+	w.deployTo(of("special"), "batch", 2, "3500m", "1Gi")
 	w.settles(8, 1, 5, 2*time.Minute)
 	w.cluster.delete(t, objects+"/nodegroups/special")
 	w.holds("special", "Deleting", "True")
 	w.scale("batch", 3)
-	hold(t, "a NodeGroup that is deleted stays while it has nodes, and does not grow", 8*time.Second, func() error {
+	stays := func() error {
 		running, waiting, err := w.pods()
 		if err == nil && (running != 8 || waiting != 2) {
 			err = fmt.Errorf("%d run, %d wait", running, waiting)
 		}
 		return err
-	})
+	}
+	await(t, "one more pod waits", 10*time.Second, stays)
+	hold(t, "a NodeGroup that is deleted stays while it has nodes, and does not grow", 8*time.Second, stays)
 	w.scale("batch", 0)
 	w.settles(6, 1, 3, 2*time.Minute)
 	w.without("special")

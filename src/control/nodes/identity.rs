@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
@@ -14,6 +14,9 @@ use crate::fleet::{
     Fleet, Hostname, Learned, Machine, PROVIDER_ID_PREFIX, Phase, Stranger, StrangerKind, VmId, names,
     node_labels,
 };
+
+/// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is since when, in seconds since 1970.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// What is to be done about a Node.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,11 +153,27 @@ fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     cordon(node, machine, identity(fleet, node, machine).unwrap_or(Value::Null))
 }
 
-/// The patch, with the cordon that the Node lacks if its machine is being deleted. None when there is neither.
+/// The patch, with the cordon and the taint that the Node lacks if its machine is being deleted. None when there is
+/// neither.
 fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
-    // Cluster Autoscaler's taint goes when it restarts (contract §3.10), and pods would land on a VM that goes.
-    if matches!(machine.phase, Phase::Deleting { .. }) && !is_cordoned(node) {
-        patch["spec"]["unschedulable"] = json!(true);
+    if let Phase::Deleting { since, .. } = &machine.phase {
+        // Cluster Autoscaler's taint goes when it restarts (contract §3.10), and pods would land on a VM that goes.
+        if !is_cordoned(node) {
+            patch["spec"]["unschedulable"] = json!(true);
+        }
+        // The machine does not count in the target any more. Without the taint, Cluster Autoscaler takes its Node
+        // for the one that is to come, and asks for another.
+        if !taints(node).any(|taint| taint.key == TO_BE_DELETED) {
+            let all = patch["spec"]["taints"].take();
+            let mut all = if all.is_null() { json!(taints(node).collect::<Vec<_>>()) } else { all };
+            let value = since.as_second().to_string();
+            if let Some(all) = all.as_array_mut() {
+                all.push(json!({"key": TO_BE_DELETED, "value": value, "effect": "NoSchedule"}));
+            }
+            patch["spec"]["taints"] = all;
+            // The list is written whole: nobody else's change to it may be lost.
+            patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
+        }
     }
     if patch.is_null() {
         return None;
@@ -185,22 +204,19 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     }
     // Once only, so that a taint that somebody takes away stays away.
     if let Some(group) = group.filter(|group| first && !group.taints.is_empty()) {
-        let mut taints: Vec<Value> = node
-            .spec
-            .iter()
-            .flat_map(|spec| spec.taints.iter().flatten())
+        let mut all: Vec<Value> = taints(node)
             .filter(|old| {
                 !group.taints.iter().any(|t| t.key == old.key && t.effect.to_string() == old.effect)
             })
             .map(|old| json!(old))
             .collect();
-        taints.extend(
+        all.extend(
             group
                 .taints
                 .iter()
                 .map(|t| json!({ "key": t.key, "value": t.value, "effect": t.effect.to_string() })),
         );
-        patch["spec"]["taints"] = json!(taints);
+        patch["spec"]["taints"] = json!(all);
         // The list is written whole: nobody else's change to it may be lost.
         patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
     }
@@ -228,6 +244,10 @@ fn is_awaited(fleet: &Fleet, node: &Node) -> bool {
             let asked = machine.asks.first().map(|ask| ask.at);
             machine.vm().is_none() && asked.is_some_and(|at| !is_older(node, at))
         })
+}
+
+fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
+    node.spec.iter().flat_map(|spec| spec.taints.iter().flatten())
 }
 
 fn hostname(node: &Node) -> Hostname {

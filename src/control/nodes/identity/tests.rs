@@ -210,7 +210,7 @@ fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
 }
 
 #[test]
-fn the_node_of_a_machine_that_goes_is_cordoned() {
+fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_autoscaler() {
     let deleting = |drain| Phase::Deleting {
         vm: Some(vm()),
         since: Timestamp::UNIX_EPOCH,
@@ -227,7 +227,11 @@ fn the_node_of_a_machine_that_goes_is_cordoned() {
     for drain in [false, true] {
         let fleet = fleet(deleting(drain), Vec::new());
         let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
-        assert_eq!(patch["spec"], json!({"unschedulable": true}));
+        let taint = json!({"key": TO_BE_DELETED, "value": "0", "effect": "NoSchedule"});
+        assert_eq!(patch["spec"]["unschedulable"], true);
+        let taints = patch["spec"]["taints"].as_array().unwrap();
+        let kept = named.spec.as_ref().unwrap().taints.as_ref().unwrap().len();
+        assert_eq!((taints.len(), taints.last()), (kept + 1, Some(&taint)));
         assert!(!matches!(judge(&fleet, &merged(&named, patch)), Verdict::Patch(_)), "once");
     }
 }
