@@ -346,7 +346,14 @@ mod tests {
         let all = || {
             let client = |id: &str, secret: &str| Credentials::client(id, secret);
             let token = |token: &str| Credentials::token(token);
-            [token("a"), token("b"), client("a", "b"), client("a", "c"), client("b", "b"), Credentials::missing("a")]
+            [
+                token("a"),
+                token("b"),
+                client("a", "b"),
+                client("a", "c"),
+                client("b", "b"),
+                Credentials::missing("a"),
+            ]
         };
         for (m, one) in all().iter().enumerate() {
             for (n, other) in all().iter().enumerate() {

@@ -262,7 +262,12 @@ impl Client {
         result
     }
 
-    fn request(&self, call: &Call, base: &BaseUrl, token: Option<&Token>) -> Result<Request<Bytes>, ApiError> {
+    fn request(
+        &self,
+        call: &Call,
+        base: &BaseUrl,
+        token: Option<&Token>,
+    ) -> Result<Request<Bytes>, ApiError> {
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(base.join(&call.path))
