@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, too_early, transport,
+    Measured, Tasks, clock, finish, listen, spawn, spawn_credentials, spawn_http, spawn_vpsie, too_early,
+    transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
 use crate::control::{
@@ -49,7 +50,7 @@ pub(super) async fn run(
     let client = kubernetes::connect(access).await?;
     let clock = clock();
     let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, fleet } =
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, credentials, fleet } =
         Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
@@ -100,6 +101,8 @@ pub(super) async fn run(
     let keeping = tokio::spawn(keeper.run());
     let transport = fence_transport(transport, parts.leadership.clone());
     let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&parts.clock), vpsie);
+    let told = (credentials, parts.events.clone());
+    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, Some(&parts.client), told, &shutdown)?;
     let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
