@@ -14,7 +14,7 @@ use tower::util::BoxCloneSyncService;
 use super::*;
 use crate::control::Clock;
 use crate::kubernetes::EventMetrics;
-use crate::simulator::{Simulator, SimulatorConfig};
+use crate::simulator::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Simulator, SimulatorConfig};
 use crate::vpsie::{ClientConfig, ManagedBackend, ManagedConfig, Metrics};
 
 const NAMESPACE: &str = "vpsie-system";
@@ -303,6 +303,53 @@ async fn a_file_is_read_again() {
     write("second");
     pass(31).await;
     assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([2, 1, 0, 1], true)));
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::of_secret();
+    world.simulator.set_token("hunter1".into());
+    world.put(&[("token", "hunter1")]);
+    pass(5).await;
+    for (id, secret, counted) in [
+        (DEFAULT_CLIENT_ID, "hunter2", ([1, 1, 0, 0], false)),
+        (DEFAULT_CLIENT_ID, "hunter 2", ([1, 1, 0, 1], false)),
+        (DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, ([2, 1, 0, 1], true)),
+    ] {
+        world.put(&[("clientId", id), ("clientSecret", secret)]);
+        pass(5).await;
+        assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", counted));
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for line in
+        ["VPSie accepts the credentials", "does not accept the credentials", "clientSecret holds spaces"]
+    {
+        assert!(log.contains(line), "{line} is not in\n{log}");
+    }
+    for secret in ["hunter", DEFAULT_CLIENT_SECRET] {
+        assert!(!log.contains(secret), "{secret} is in\n{log}");
+    }
 }
 
 #[test]
