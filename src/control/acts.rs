@@ -56,7 +56,7 @@ kinds! {
     Returned "returned" "a VM that was gone is listed again: taken back, or deleted again if it had been deleted",
     OrphanFound "orphan_found" "a VM of ours is listed that no machine waits for",
     OrphanAdopted "orphan_adopted" "a machine that waited for a VM got an orphan",
-    TakenIn "taken_in" "a worker that was there before is a machine now, as its NodeGroup says (`adopt`)",
+    TakenIn "taken_in" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
     ForeignFound "foreign_found" "a node is listed that is not ours: never touched",
 }
 

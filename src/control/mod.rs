@@ -1,9 +1,10 @@
-//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes, drain, NodeGroups, records.
+//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes, drain, NodeGroups, records, credentials.
 
 mod acts;
 mod bell;
 mod catalog;
 mod clock;
+mod credentials;
 mod drain;
 mod handle;
 mod happenings;
@@ -22,6 +23,7 @@ mod tests;
 pub use bell::Bell;
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
+pub use credentials::{Candidate, CredentialMetrics, Rotation, credentials_in_file, credentials_in_secret};
 pub use drain::{Drain, DrainMetrics};
 pub use handle::{Command, CommandError, FleetHandle};
 pub use journal::{AUDIT, Journal};

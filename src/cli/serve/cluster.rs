@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, too_early, transport,
+    Measured, Tasks, clock, finish, listen, spawn, spawn_credentials, spawn_http, spawn_vpsie, too_early,
+    transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
 use crate::control::{
@@ -48,7 +49,8 @@ pub(super) async fn run(
     drop(listen("--grpc-listen", settings.grpc_listen).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, fleet } =
+    let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, credentials, fleet } =
         Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
@@ -74,7 +76,6 @@ pub(super) async fn run(
         elector.release().await;
         return Ok(());
     };
-    tracing::info!("leading");
     stage.send_replace(Stage::Loading);
     let over = CancellationToken::new();
     let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
@@ -98,9 +99,10 @@ pub(super) async fn run(
     drop(fleet.set(handle.clone()));
     drop(fleet);
     let keeping = tokio::spawn(keeper.run());
-    let (transport, vpsie_config) = transport(&settings.vpsie, &parts.clock).await?;
     let transport = fence_transport(transport, parts.leadership.clone());
     let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&parts.clock), vpsie);
+    let told = (credentials, parts.events.clone());
+    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, Some(&parts.client), told, &shutdown)?;
     let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
