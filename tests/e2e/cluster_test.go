@@ -197,6 +197,30 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "l. NodeGroups edited")
 }
 
+// secretChanged is scenario m: VPSie's credentials are changed, to wrong ones too, while the provider runs.
+func secretChanged(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
+	pid := w.provider.waits(t).pid()
+	w.deploy("web", 2, "800m", "500Mi")
+	w.settles(2, 0, 1, 2*time.Minute)
+	w.vpsie.must(t, "PUT", "/token", object{"token": "second"})
+	w.cluster.rotate(t, "second")
+	w.scale("web", 4)
+	w.settles(4, 0, 2, 2*time.Minute)
+	w.cluster.rotate(t, "wrong")
+	w.cluster.said(t, "Secret", secret, "those in use stay")
+	w.scale("web", 6)
+	w.settles(6, 0, 3, 2*time.Minute)
+	w.cluster.rotate(t, "second")
+	w.scale("web", 8)
+	w.settles(8, 0, 4, 2*time.Minute)
+	w.hasMade(4)
+	if now := w.provider.waits(t).pid(); now != pid {
+		t.Errorf("process %d leads, and no more %d", now, pid)
+	}
+	w.done(d, "m. Secret changed")
+}
+
 // rollingRestart is scenario n: replicas are told to stop, one after the other, while Cluster Autoscaler runs.
 func rollingRestart(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)

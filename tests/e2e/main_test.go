@@ -4,16 +4,19 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-var summary struct {
+var summary = struct {
 	sync.Mutex
 	lines []string
-}
+	// rights are those that the provider has, and whether it used them.
+	rights map[string]bool
+}{rights: map[string]bool{}}
 
 // done notes what a scenario took.
 func (w *world) done(d driver, scenario string) {
@@ -54,5 +57,13 @@ func TestMain(m *testing.M) {
 	for _, line := range summary.lines {
 		fmt.Println(line)
 	}
+	var unused []string
+	for right, used := range summary.rights {
+		if !used {
+			unused = append(unused, right)
+		}
+	}
+	slices.Sort(unused)
+	fmt.Printf("of %d rights that the provider was given, it did not use: %s\n", len(summary.rights), strings.Join(unused, ", "))
 	os.Exit(code)
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -57,7 +56,7 @@ type declared struct {
 }
 
 // prepare makes what an administrator makes before the provider is installed.
-func (c *controlPlane) prepare(t *testing.T, nodeGroups ...object) {
+func (c *controlPlane) prepare(t *testing.T, vpsie *simulator, nodeGroups ...object) {
 	t.Helper()
 	c.must(t, "POST", "/api/v1/namespaces", object{"metadata": object{"name": namespace}})
 	crds, err := filepath.Glob("../../deployments/crds/*.yaml")
@@ -68,6 +67,9 @@ func (c *controlPlane) prepare(t *testing.T, nodeGroups ...object) {
 		c.install(t, strings.TrimSuffix(filepath.Base(crd), ".yaml"))
 	}
 	c.permit(t)
+	c.must(t, "POST", "/api/v1/namespaces/"+namespace+"/secrets", object{
+		"metadata": object{"name": secret}, "stringData": object{"token": "simulated-token", "url": vpsie.url + "/apps/v2"},
+	})
 	for _, group := range nodeGroups {
 		c.must(t, "POST", objects+"/nodegroups", group)
 	}
@@ -86,6 +88,7 @@ func (c *controlPlane) permit(t *testing.T) {
 			where += "namespaces/" + in.(string) + "/"
 		}
 		c.must(t, "POST", where+strings.ToLower(kind)+"s", given)
+		grants(given)
 	}
 	var issued struct{ Status struct{ Token string } }
 	request := c.must(t, "POST", "/api/v1/namespaces/"+namespace+"/serviceaccounts/vpsie-autoscaler/token", object{
@@ -99,6 +102,25 @@ func (c *controlPlane) permit(t *testing.T) {
 		t.Fatalf("no token for the service account: %v %v", err, request)
 	}
 	c.admit(t, "provider", issued.Status.Token)
+}
+
+// grants notes which rights a role gives.
+func grants(role object) {
+	list := func(value any) []any {
+		items, _ := value.([]any)
+		return items
+	}
+	summary.Lock()
+	defer summary.Unlock()
+	for _, rule := range list(role["rules"]) {
+		rule, _ := rule.(object)
+		for _, resource := range list(rule["resources"]) {
+			for _, verb := range list(rule["verbs"]) {
+				right := fmt.Sprint(verb, " ", resource)
+				summary.rights[right] = summary.rights[right]
+			}
+		}
+	}
 }
 
 // documents are those of a YAML file that say anything.
@@ -121,18 +143,10 @@ func documents(t *testing.T, file string) []object {
 	return found
 }
 
-func credentials(vpsie *simulator, token string) object {
-	return object{"stringData": object{"token": token, "url": vpsie.url + "/apps/v2"}}
-}
-
 // rotate changes the Secret.
-func (c *controlPlane) rotate(t *testing.T, data map[string]string) {
+func (c *controlPlane) rotate(t *testing.T, token string) {
 	t.Helper()
-	encoded := object{}
-	for key, value := range data {
-		encoded[key] = base64.StdEncoding.EncodeToString([]byte(value))
-	}
-	c.patch(t, "/api/v1/namespaces/"+namespace+"/secrets/"+secret, object{"data": encoded})
+	c.patch(t, "/api/v1/namespaces/"+namespace+"/secrets/"+secret, object{"stringData": object{"token": token}})
 }
 
 func (c *controlPlane) patch(t *testing.T, where string, body object) {
@@ -202,7 +216,8 @@ func (c *controlPlane) said(t *testing.T, kind, name, words string) {
 	})
 }
 
-// withinRights fails the test where, since the API server is ready, the provider asked for what it may not, or for what makes no sense.
+// withinRights fails the test where, since the API server is ready, the provider asked for what it may not, or for what
+// makes no sense.
 func (c *controlPlane) withinRights(t *testing.T) {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(c.dir, "audit.log"))
@@ -231,6 +246,10 @@ func (c *controlPlane) withinRights(t *testing.T) {
 		switch event.Status.Code {
 		case 400, 401, 403, 405, 422:
 			refused[fmt.Sprintf("%s of %q: %d %s", what, event.Object.APIGroup, event.Status.Code, event.Status.Message)]++
+		default:
+			summary.Lock()
+			summary.rights[what] = true
+			summary.Unlock()
 		}
 	}
 	for _, what := range slices.Sorted(maps.Keys(refused)) {

@@ -197,12 +197,12 @@ func (p *provider) pools(t testing.TB) (map[string]pool, error) {
 }
 
 // startProvider starts two replicas that keep their records in Kubernetes.
-func startProvider(t testing.TB, cluster *controlPlane, vpsie *simulator, election ...string) *provider {
+func startProvider(t testing.TB, cluster *controlPlane, election ...string) *provider {
 	t.Helper()
 	p := &provider{}
 	arguments := append([]string{
 		"--store=kubernetes", "--namespace=" + namespace, "--kubeconfig=" + cluster.kubeconfigOf("provider"),
-		"--api-url=" + vpsie.url + "/apps/v2", "--api-token=simulated-token", "--api-rate-limit=6000", "--observe-interval=1s",
+		"--api-secret=" + secret, "--api-rate-limit=6000", "--observe-interval=1s",
 	}, election...)
 	for range 2 {
 		p.add(t, cluster.dir, arguments...)

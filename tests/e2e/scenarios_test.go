@@ -35,6 +35,7 @@ var scenarios = []struct {
 	{"foreign nodes", foreignNodes},
 	{"records in files", recordsInFiles},
 	{"API server killed", apiServerKilled},
+	{"Secret changed", secretChanged},
 	{"rolling restart", rollingRestart},
 }
 

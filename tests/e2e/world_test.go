@@ -60,14 +60,14 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 	admin := w.cluster.kubeconfigOf("admin")
 	w.vpsie = startSimulator(t, dir, admin)
 	if s.local {
-		w.cluster.prepare(t)
+		w.cluster.prepare(t, w.vpsie)
 		w.provider = startLocalProvider(t, w.cluster, w.vpsie, s.nodeGroups...)
 	} else {
 		if s.election == nil {
 			s.election = impatient
 		}
-		w.cluster.prepare(t, s.nodeGroups...)
-		w.provider = startProvider(t, w.cluster, w.vpsie, s.election...)
+		w.cluster.prepare(t, w.vpsie, s.nodeGroups...)
+		w.provider = startProvider(t, w.cluster, s.election...)
 	}
 	await(t, "a replica is ready", 40*time.Second, func() error {
 		_, err := w.provider.leader()
