@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -311,9 +311,10 @@ impl<K: Resource + Debug> Watched<K> {
                 return first;
             }
             Some(watcher::Event::Apply(object)) => {
-                if let Some((name, object)) = usable(object) {
-                    self.objects.insert(name, object);
-                }
+                let Some((name, object)) = usable(object) else { return false };
+                let wishes = wishes(&object);
+                let before = self.objects.insert(name, object);
+                return before.is_none_or(|before| self::wishes(&before) != wishes);
             }
             Some(watcher::Event::Delete(object)) => {
                 self.objects.remove(&object.name_any());
@@ -335,6 +336,12 @@ impl<K: Resource + Debug> Watched<K> {
         }
         true
     }
+}
+
+/// What tells of a change that is a person's: most changes are of statuses, by this very loop.
+fn wishes<K: Resource>(object: &K) -> impl PartialEq + use<K> {
+    let ObjectMeta { uid, generation, deletion_timestamp, labels, .. } = object.meta().clone();
+    (uid, generation, deletion_timestamp, labels)
 }
 
 /// What a watch says; None when it broke.
