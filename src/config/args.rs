@@ -83,10 +83,14 @@ pub struct ApiArgs {
     /// Host and prefix of the API. https:// only, except on this machine; without a path the prefix is /apps/v2
     #[arg(long, value_name = "URL", env = "VPSIE_API_URL", default_value = "https://api.vpsie.com/apps/v2")]
     pub api_url: String,
+    /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`; `url` if it is not
+    /// --api-url. It is watched. Needs --kubeconfig
+    #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_API_SECRET")]
+    pub api_secret: Option<String>,
     /// API token. Better in a file: --api-token-file
     #[arg(long, value_name = "TOKEN", env = "VPSIE_API_TOKEN", hide_env_values = true)]
     pub api_token: Option<SecretString>,
-    /// File that holds the API token
+    /// File that holds the API token. Read again when it changes
     #[arg(long, value_name = "FILE", env = "VPSIE_API_TOKEN_FILE")]
     pub api_token_file: Option<PathBuf>,
     /// Client id, to log in with instead of a token
@@ -95,7 +99,7 @@ pub struct ApiArgs {
     /// Secret of the client id. Better in a file: --client-secret-file
     #[arg(long, value_name = "SECRET", env = "VPSIE_CLIENT_SECRET", hide_env_values = true)]
     pub client_secret: Option<SecretString>,
-    /// File that holds the secret of the client id
+    /// File that holds the secret of the client id. Read again when it changes
     #[arg(long, value_name = "FILE", env = "VPSIE_CLIENT_SECRET_FILE")]
     pub client_secret_file: Option<PathBuf>,
     /// Most requests a minute
@@ -147,7 +151,7 @@ pub struct KubernetesArgs {
     /// and taints, and Nodes whose VM is gone are deleted
     #[arg(long, value_name = "FILE|in-cluster", env = "VPSIE_AUTOSCALER_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
-    /// Namespace of NodeGroups, records and Lease. Only with --store=kubernetes
+    /// Namespace of NodeGroups, records, Lease and Secret. Only with --store=kubernetes or --api-secret
     #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_NAMESPACE", default_value = "kube-system")]
     pub namespace: String,
     /// The replicas' agreement on who leads.

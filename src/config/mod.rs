@@ -1,6 +1,7 @@
 //! Flags, environment and NodeGroup manifests, made into one validated [`Settings`].
 
 mod args;
+mod credentials;
 mod duration;
 mod election;
 mod manifests;
@@ -17,6 +18,7 @@ pub use args::{
     ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, LogFormat, OperationsArgs,
     ServeArgs, StoreKind, TemplateArgs, TimingArgs,
 };
+pub use credentials::CredentialSource;
 pub use duration::parse_duration;
 pub use manifests::{CheckedNodeGroup, Manifests, Source, check_node_group, load_manifests, parse_manifests};
 pub use problem::{Problem, Problems};

@@ -4,12 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretString};
-
 use super::args::{
     ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, OperationsArgs, ServeArgs,
     StoreKind, TemplateArgs, TimingArgs,
 };
+use super::credentials::{CredentialSource, credentials, secret_source};
 use super::election;
 use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
 use super::problem::{Problem, Problems};
@@ -78,7 +77,22 @@ pub enum VpsieSettings {
         client: ClientConfig,
     },
     /// The real one.
-    Real(ClientConfig),
+    Real {
+        /// How it is asked, with the credentials to start with.
+        client: ClientConfig,
+        /// Where others come from.
+        source: CredentialSource,
+    },
+}
+
+impl VpsieSettings {
+    /// Where credentials come from while the process runs.
+    pub fn credential_source(&self) -> &CredentialSource {
+        match self {
+            Self::Simulated { .. } => &CredentialSource::Fixed,
+            Self::Real { source, .. } => source,
+        }
+    }
 }
 
 /// How Kubernetes is reached.
@@ -140,15 +154,16 @@ impl Settings {
         let OperationsArgs { http_listen, log } = operations;
         let mut problems = Vec::new();
 
+        let secret = secret_source(&api, &kubernetes, &mut problems);
         let store = match fleet.store {
-            StoreKind::File => in_file(&fleet, kubernetes.kubeconfig, &mut problems),
+            StoreKind::File => in_file(&fleet, kubernetes, secret.is_some(), &mut problems),
             StoreKind::Kubernetes => in_kubernetes(&fleet, kubernetes, &mut problems),
         };
         let FleetArgs { simulate, simulator_config, simulator_state, .. } = fleet;
         let vpsie = if simulate {
             simulated(&api, simulator_config.as_deref(), simulator_state, &mut problems)
         } else {
-            real(&api, &mut problems)
+            real(&api, secret, &mut problems)
         };
         let (grpc_listen, grpc) = grpc_config(grpc, hours_per_month, &mut problems);
         if grpc_listen == http_listen && http_listen.port() != 0 {
@@ -181,9 +196,17 @@ impl Settings {
 
 fn in_file(
     fleet: &FleetArgs,
-    kubeconfig: Option<PathBuf>,
+    KubernetesArgs { kubeconfig, namespace, .. }: KubernetesArgs,
+    reads_secret: bool,
     problems: &mut Vec<Problem>,
 ) -> Option<StoreSettings> {
+    if reads_secret && kubeconfig.is_none() {
+        let message = "is missing: the Secret of --api-secret is read from Kubernetes";
+        problems.push(Problem::new("--kubeconfig", "", message));
+    }
+    if reads_secret && let Err(message) = syntax::dns_label(&namespace) {
+        problems.push(Problem::new("--namespace", "", message));
+    }
     let FleetArgs { node_groups, data_file, simulate, .. } = fleet;
     let default = if *simulate { "vpsie-autoscaler-simulated.redb" } else { "vpsie-autoscaler.redb" };
     let manifests =
@@ -290,12 +313,17 @@ fn grpc_config(
     (grpc_listen, config)
 }
 
-fn real(args: &ApiArgs, problems: &mut Vec<Problem>) -> Option<VpsieSettings> {
+fn real(
+    args: &ApiArgs,
+    secret: Option<CredentialSource>,
+    problems: &mut Vec<Problem>,
+) -> Option<VpsieSettings> {
     let base = BaseUrl::parse(&args.api_url)
         .map_err(|error| problems.push(Problem::new("--api-url", "", error.to_string())))
         .ok();
-    let credentials = credentials(args, problems);
-    client(args, base, credentials, problems).map(VpsieSettings::Real)
+    let (credentials, source) = credentials(args, secret, problems).unzip();
+    let client = client(args, base, credentials, problems)?;
+    Some(VpsieSettings::Real { client, source: source? })
 }
 
 fn simulated(
@@ -344,60 +372,4 @@ fn client(
         timeouts,
         ..ClientConfig::new(base?, credentials?)
     })
-}
-
-fn credentials(args: &ApiArgs, problems: &mut Vec<Problem>) -> Option<Credentials> {
-    let before = problems.len();
-    let token = secret("--api-token", args.api_token.as_ref(), args.api_token_file.as_deref(), problems);
-    let secret =
-        secret("--client-secret", args.client_secret.as_ref(), args.client_secret_file.as_deref(), problems);
-    if problems.len() > before {
-        return None;
-    }
-    let (flag, message) = match (token, args.client_id.as_deref(), secret) {
-        (Some(token), None, None) => return Some(Credentials::token(token)),
-        (None, Some(""), _) => ("--client-id", "is empty"),
-        (None, Some(id), Some(secret)) => return Some(Credentials::client(id, secret)),
-        (Some(_), _, _) => ("--api-token", "contradicts --client-id and --client-secret: give one of both"),
-        (None, Some(_), None) => ("--client-secret", "is missing: --client-id needs its secret"),
-        (None, None, Some(_)) => ("--client-id", "is missing: --client-secret is the secret of one"),
-        (None, None, None) => {
-            ("--api-token", "is missing: give a token or --client-id with its secret, or --simulate")
-        }
-    };
-    problems.push(Problem::new(flag, "", message));
-    None
-}
-
-/// A secret, given as it is or in a file.
-fn secret(
-    flag: &str,
-    given: Option<&SecretString>,
-    file: Option<&Path>,
-    problems: &mut Vec<Problem>,
-) -> Option<SecretString> {
-    let mut wrong = |flag: &str, message: String| {
-        problems.push(Problem::new(flag, "", message));
-        None
-    };
-    let file_flag = format!("{flag}-file");
-    let (flag, text) = match (given, file) {
-        (None, None) => return None,
-        (Some(_), Some(_)) => return wrong(flag, format!("contradicts {file_flag}: give one of both")),
-        (Some(given), None) => (flag, given.expose_secret().to_owned()),
-        (None, Some(file)) => match std::fs::read_to_string(file) {
-            Ok(text) => (file_flag.as_str(), text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => return wrong(&file_flag, format!("{} cannot be read: {error}", file.display())),
-        },
-    };
-    if text.is_empty() {
-        return wrong(flag, "is empty".to_owned());
-    }
-    if !text.chars().all(|c| c.is_ascii_graphic()) {
-        return wrong(
-            flag,
-            "holds spaces, line breaks or other characters that no secret of VPSie has".to_owned(),
-        );
-    }
-    Some(text.into())
 }

@@ -311,7 +311,8 @@ fn in_file(settings: &Settings) -> (Manifests, PathBuf) {
 #[test]
 fn a_token_and_node_groups_are_enough() {
     let settings = Files::new().settings("--node-groups @groups.yaml --api-token-file @token").unwrap();
-    let VpsieSettings::Real(config) = &settings.vpsie else { panic!("not simulated") };
+    let VpsieSettings::Real { client: config, source } = &settings.vpsie else { panic!("simulated") };
+    assert!(matches!(source, CredentialSource::TokenFile(file) if file.ends_with("token")));
     assert_eq!((config.rate_per_minute, config.timeouts), (100, Timeouts::default()));
     assert_eq!(in_file(&settings).1, PathBuf::from("vpsie-autoscaler.redb"));
     assert_eq!(settings.grpc_listen.to_string(), "127.0.0.1:8086");
@@ -359,6 +360,31 @@ fn with_everything_in_kubernetes_a_kubeconfig_is_enough() {
 }
 
 #[test]
+fn credentials_have_a_source() {
+    let files = Files::new();
+    let source = |line: &str| {
+        let settings = files.settings(&format!("--node-groups @groups.yaml {line}")).unwrap();
+        let VpsieSettings::Real { source, .. } = settings.vpsie else { panic!("simulated") };
+        source
+    };
+    assert_eq!(source("--api-token t"), CredentialSource::Fixed);
+    assert_eq!(source("--client-id i --client-secret s"), CredentialSource::Fixed);
+    let file = files.path("token");
+    let id = "i".to_owned();
+    let from_file = CredentialSource::ClientSecretFile { id, file };
+    assert_eq!(source("--client-id i --client-secret-file @token"), from_file);
+    let secret = |namespace: &str| {
+        let (namespace, name) = (namespace.to_owned(), "vpsie.a".to_owned());
+        CredentialSource::Secret { namespace, name }
+    };
+    let line = "--kubeconfig in-cluster --api-secret vpsie.a";
+    assert_eq!(source(line), secret("kube-system"));
+    assert_eq!(source(&format!("{line} --namespace a-1")), secret("a-1"));
+    let settings = files.settings(&format!("--store=kubernetes {line} --namespace a-1")).unwrap();
+    assert!(matches!(settings.vpsie, VpsieSettings::Real { source, .. } if source == secret("a-1")));
+}
+
+#[test]
 fn wrong_settings_are_all_named() {
     let files = Files::new();
     std::fs::write(files.path("spaced"), "two words\n").unwrap();
@@ -379,6 +405,9 @@ fn wrong_settings_are_all_named() {
         "--node-groups @groups.yaml --client-id i",
         "--node-groups @groups.yaml --client-secret s",
         "--node-groups @absent --client-id i --client-secret s",
+        "--node-groups @groups.yaml --api-secret a --namespace a.b",
+        "--node-groups @groups.yaml --kubeconfig a --api-secret A --api-token-file @absent --client-id i",
+        "--store kubernetes --api-secret a --api-token t",
         "--store kubernetes --api-token t",
         "--store kubernetes --kubeconfig a --simulate --data-file b --node-groups @groups.yaml",
         "--store kubernetes --kubeconfig a --api-token t --namespace a.b --leader-election-id -",

@@ -1,16 +1,24 @@
-//! One log line and one count for each decision that spends or saves money.
+//! One line of the audit log, its events and its counts, for each decision that spends or saves money.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use crate::fleet::{Change, Fleet, Machine, Phase, Stranger, StrangerKind};
+use super::acts::{Act, acts};
+use super::happenings::{event, happenings, refused};
+use crate::fleet::{Change, Fleet, Phase, Refusal};
+use crate::kubernetes::{EventType, Events};
+
+/// Target of the audit log's lines.
+pub const AUDIT: &str = "vpsie_autoscaler::audit";
 
 /// Writes down what becomes durable.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Journal {
     transitions: Family<Transition, Counter>,
+    events: Events,
+    hours_per_month: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -21,7 +29,30 @@ struct Transition {
     reason: &'static str,
 }
 
+/// What a change is to be written down as.
+pub(super) struct Entry {
+    acts: Vec<Act>,
+    transition: Option<Transition>,
+}
+
+impl Default for Journal {
+    /// Without events.
+    fn default() -> Self {
+        Self::new(730)
+    }
+}
+
 impl Journal {
+    /// A journal without events. An offer with a monthly price only is priced by `hours_per_month`.
+    pub fn new(hours_per_month: u32) -> Self {
+        Self { transitions: Family::default(), events: Events::none(), hours_per_month }
+    }
+
+    /// The same, that also tells events.
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
+    }
+
     /// Registers `machine_transitions_total{pool,from,to,reason}`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -31,22 +62,14 @@ impl Journal {
         );
     }
 
-    /// Writes down a change to the fleet as it is before it.
-    pub(super) fn write(&self, fleet: &Fleet, change: &Change) {
+    /// What is to be written down of a change to the fleet as it is before it.
+    pub(super) fn entry(&self, fleet: &Fleet, change: &Change) -> Entry {
+        Entry { acts: acts(fleet, change, self.hours_per_month), transition: transition(fleet, change) }
+    }
+
+    /// Writes down a change.
+    pub(super) fn write(&self, change: &Change, entry: Entry) {
         match change {
-            Change::SaveMachine(machine) => {
-                let from = fleet.machine(&machine.id).map_or("none", |old| old.phase.name());
-                let asked = fleet.machine(&machine.id).is_some_and(|old| old.asks.len() < machine.asks.len());
-                if from != machine.phase.name() || asked {
-                    self.machine(machine, from, machine.phase.name());
-                }
-            }
-            Change::DropMachine(id) => {
-                if let Some(machine) = fleet.machine(id) {
-                    self.machine(machine, machine.phase.name(), "gone");
-                }
-            }
-            Change::SaveStranger(stranger) => write_stranger(fleet.stranger(&stranger.hostname), stranger),
             Change::SaveLearned(size, learned) => tracing::info!(
                 %size,
                 cpu_millis = learned.allocatable.cpu_millis,
@@ -54,45 +77,79 @@ impl Journal {
                 "allocatable of a size learned from a node"
             ),
             Change::SaveCatalog(catalog) => tracing::info!(offers = catalog.offers.len(), "catalog changed"),
-            Change::DropStranger(_) => {}
+            _ => {}
+        }
+        if let Some(transition) = entry.transition {
+            self.transitions.get_or_create(&transition).inc();
+        }
+        for act in entry.acts {
+            print(&act);
+            for happening in happenings(&act) {
+                self.events.publish(happening);
+            }
         }
     }
 
-    fn machine(&self, machine: &Machine, from: &'static str, to: &'static str) {
-        let failure = match &machine.phase {
-            Phase::Failed { failure, .. } => Some(failure),
-            _ => None,
+    /// Tells of a command that was refused.
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        if let Some(happening) = refused(refusal) {
+            self.events.publish(happening);
+        }
+    }
+}
+
+fn transition(fleet: &Fleet, change: &Change) -> Option<Transition> {
+    let (machine, from, to) = match change {
+        Change::SaveMachine(machine) => {
+            let old = fleet.machine(&machine.id);
+            let asked = old.is_some_and(|old| old.asks.len() < machine.asks.len());
+            let (from, to) = (old.map_or("none", |old| old.phase.name()), machine.phase.name());
+            (from != to || asked).then_some((machine, from, to))?
+        }
+        Change::DropMachine(id) => {
+            let machine = fleet.machine(id)?;
+            (machine, machine.phase.name(), "gone")
+        }
+        _ => return None,
+    };
+    let reason = match &machine.phase {
+        Phase::Failed { failure, .. } => failure.reason.code(),
+        _ => "",
+    };
+    Some(Transition { pool: machine.pool.to_string(), from, to, reason })
+}
+
+/// One line. Its fields are the schema that docs/audit.md promises.
+fn print(act: &Act) {
+    fn text(value: Option<&impl ToString>) -> String {
+        value.map(ToString::to_string).unwrap_or_default()
+    }
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::event!(
+                target: AUDIT,
+                tracing::Level::$level,
+                act = act.kind.name(),
+                machine = text(act.machine.as_ref()),
+                nodegroup = text(act.pool.as_ref().map(|pool| &pool.node_group)),
+                pool = text(act.pool.as_ref()),
+                offer = text(act.pool.as_ref().map(|pool| &pool.offer)),
+                size = text(act.size.as_ref()),
+                vm = text(act.vm.as_ref()),
+                vm_id = text(act.vm_id.as_ref()),
+                by = act.by.unwrap_or_default(),
+                reason = act.failure.as_ref().map_or("", |failure| failure.reason.code()),
+                message = act.failure.as_ref().map_or("", |failure| failure.message.as_str()),
+                usd_per_hour = text(act.usd_per_hour.as_ref()),
+            )
         };
-        let reason = failure.map_or("", |failure| failure.reason.code());
-        let pool = machine.pool.to_string();
-        tracing::info!(
-            machine = %machine.id,
-            pool,
-            from,
-            to,
-            vm = machine.vm().map(|vm| vm.hostname.as_str()),
-            requests = machine.asks.len(),
-            reason,
-            message = failure.map(|failure| failure.message.as_str()),
-            "machine"
-        );
-        self.transitions.get_or_create(&Transition { pool, from, to, reason }).inc();
+    }
+    if matches!(event(act.kind), Some((EventType::Warning, ..))) {
+        line!(WARN);
+    } else {
+        line!(INFO);
     }
 }
 
-fn write_stranger(was: Option<&Stranger>, stranger: &Stranger) {
-    if was.is_some_and(|was| was.kind == stranger.kind) {
-        return;
-    }
-    let vm = stranger.hostname.as_str();
-    match &stranger.kind {
-        StrangerKind::Foreign => tracing::info!(vm, "listed node is not ours; it is never touched"),
-        StrangerKind::Orphan { pool, .. } => {
-            tracing::warn!(vm, %pool, "VM of ours that no machine waits for: adopted, or deleted after the grace");
-        }
-        StrangerKind::Gone { machine, deleted: true, .. } => tracing::info!(vm, %machine, "VM is deleted"),
-        StrangerKind::Gone { machine, deleted: false, .. } => {
-            tracing::warn!(vm, %machine, "VM vanished from VPSie's listings; nobody here deleted it");
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

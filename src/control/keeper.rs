@@ -119,7 +119,10 @@ impl Keeper {
         for Job { decide, reply } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
             match decide(&mut working, now, &mut draw) {
                 Ok(changes) => waiting.push(Waiting { changes, reply }),
-                Err(refusal) => drop(reply.send(Err(refusal.into()))),
+                Err(refusal) => {
+                    self.journal.refused(&refusal);
+                    drop(reply.send(Err(refusal.into())));
+                }
             }
         }
         let changes: Vec<Change> = waiting.iter().flat_map(|w| w.changes.iter().cloned()).collect();
@@ -141,14 +144,18 @@ impl Keeper {
     }
 
     fn publish(&self, changes: &[Change]) {
+        let mut entries = Vec::with_capacity(changes.len());
         {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
             for change in changes {
-                self.journal.write(&shared, change);
+                entries.push(self.journal.entry(&shared, change));
                 shared.apply(change);
             }
         }
         self.commits.send_modify(|commits| *commits += 1);
+        for (change, entry) in changes.iter().zip(entries) {
+            self.journal.write(change, entry);
+        }
     }
 
     /// After a write that failed: the records say how far it came.

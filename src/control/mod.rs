@@ -1,8 +1,13 @@
-//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes.
+//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes, drain, NodeGroups, records, credentials.
 
+mod acts;
+mod bell;
 mod catalog;
 mod clock;
+mod credentials;
+mod drain;
 mod handle;
+mod happenings;
 mod journal;
 mod keeper;
 mod metrics;
@@ -15,14 +20,17 @@ mod removal;
 #[cfg(test)]
 mod tests;
 
+pub use bell::Bell;
 pub use catalog::refresh_catalog;
 pub use clock::{Clock, SystemClock};
+pub use credentials::{Candidate, CredentialMetrics, Rotation, credentials_in_file, credentials_in_secret};
+pub use drain::{Drain, DrainMetrics};
 pub use handle::{Command, CommandError, FleetHandle};
-pub use journal::Journal;
+pub use journal::{AUDIT, Journal};
 pub use keeper::{Declared, Keeper};
 pub use metrics::FleetCollector;
 pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};
-pub use nodes::{Nodes, NodesView};
+pub use nodes::{NodeFacts, Nodes, NodesView};
 pub use provision::Provision;
 pub use records::RecordsWatch;
 pub use removal::Removal;

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bell::Bell;
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
 use crate::fleet::{AskOutcome, Change, Failure, Machine, MachineId, Outcome, Phase, Policy, SizeId};
@@ -23,6 +23,8 @@ const FRESH: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(10);
 /// The first listing after something was asked for; each further one takes twice as long, up to idle.
 const SOON: Duration = Duration::from_secs(4);
+/// The least time between two listings, whatever rings.
+const GAP: Duration = Duration::from_secs(2);
 
 /// The loop that creates and observes.
 pub struct Provision {
@@ -32,7 +34,7 @@ pub struct Provision {
     /// Interval of listings while nothing is under way, and the longest one.
     idle: Duration,
     /// Rung by others when a listing is worth it soon.
-    bell: Arc<Notify>,
+    bell: Arc<Bell>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, (MachineId, SizeId)>,
     listed_at: Option<Instant>,
@@ -56,7 +58,7 @@ impl Provision {
         backend: Arc<dyn Backend>,
         policy: Policy,
         idle: Duration,
-        bell: Arc<Notify>,
+        bell: Arc<Bell>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -89,7 +91,8 @@ impl Provision {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.answered(answered).await,
-                () = bell.notified() => self.soon(),
+                () = bell.soon.notified() => self.soon(),
+                () = bell.now.notified() => self.now(),
                 () = self.handle.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -146,6 +149,13 @@ impl Provision {
     fn soon(&mut self) {
         self.interval = SOON;
         self.next_listing = self.next_listing.min(Instant::now() + SOON);
+    }
+
+    /// A listing is worth it now: something shows that the last one did not tell.
+    fn now(&mut self) {
+        self.soon();
+        let earliest = self.listed_at.map_or_else(Instant::now, |at| at + GAP);
+        self.next_listing = self.next_listing.min(earliest);
     }
 
     async fn list(&mut self, shutdown: &CancellationToken) -> Result<(), CommandError> {

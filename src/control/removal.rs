@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bell::Bell;
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
 use crate::fleet::{Machine, MachineId};
@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(10);
 pub struct Removal {
     handle: FleetHandle,
     backend: Arc<dyn Backend>,
-    bell: Arc<Notify>,
+    bell: Arc<Bell>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, MachineId>,
     troubled: BTreeMap<MachineId, Backoff>,
@@ -31,7 +31,7 @@ pub struct Removal {
 
 impl Removal {
     /// A loop that rings the bell after each deletion that VPSie accepted.
-    pub fn new(handle: FleetHandle, backend: Arc<dyn Backend>, bell: Arc<Notify>) -> Self {
+    pub fn new(handle: FleetHandle, backend: Arc<dyn Backend>, bell: Arc<Bell>) -> Self {
         Self {
             handle,
             backend,
@@ -95,7 +95,7 @@ impl Removal {
         let Some(id) = self.calling.remove(&call) else { return };
         let noted = match answer {
             Ok(()) => {
-                self.bell.notify_one();
+                self.bell.soon();
                 let machine = id.clone();
                 self.handle
                     .update(move |fleet, now, _| fleet.deletion_accepted(&machine, now))

@@ -385,7 +385,9 @@ mod tests {
     async fn publish(client: Client, happenings: Vec<Happening>) -> EventMetrics {
         let metrics = EventMetrics::default();
         let (events, publisher) = Events::new(client, "kube-system", metrics.clone());
-        happenings.into_iter().for_each(|happening| events.publish(happening));
+        for happening in happenings {
+            events.publish(happening);
+        }
         drop(events);
         publisher.run(CancellationToken::new()).await;
         metrics

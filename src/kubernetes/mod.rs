@@ -2,6 +2,7 @@
 //! changing anything.
 
 mod client;
+mod drain;
 mod events;
 mod fence;
 mod lease;
@@ -9,6 +10,7 @@ mod patch;
 mod permissions;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
+pub use drain::{Evicted, Staying, evict, pods_on, staying};
 pub use events::{EventMetrics, EventType, Events, Happening, Object, Publisher};
 pub use fence::{fence_client, fence_transport};
 pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, identity};

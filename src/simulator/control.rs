@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
+use secrecy::SecretString;
 use serde::Serialize;
 
 use super::Simulator;
@@ -237,6 +238,11 @@ impl Simulator {
     /// Makes the API unreachable: every request fails unsent.
     pub fn set_outage(&self, on: bool) {
         self.world(|world| world.outage = on);
+    }
+
+    /// Accepts this token from here, and no longer the one before. Those that a login gave stay.
+    pub fn set_token(&self, token: SecretString) {
+        self.world(|world| world.config.account.token = token);
     }
 
     /// Ends every token that a login gave.

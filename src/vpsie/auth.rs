@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::base_url::BaseUrl;
 use super::call::{Body, Call};
 use super::client::Client;
 use super::error::{ApiError, Kind};
@@ -16,13 +17,27 @@ use super::limiter::Purpose;
 use super::wire::Row;
 
 /// What VPSie knows us by. Never shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Credentials(Secret);
 
 #[derive(Clone, Debug)]
 enum Secret {
     Token(SecretString),
     Client { id: String, secret: SecretString },
+    Missing(String),
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Token(one), Self::Token(other)) => one.expose_secret() == other.expose_secret(),
+            (Self::Client { id, secret }, Self::Client { id: other_id, secret: other }) => {
+                id == other_id && secret.expose_secret() == other.expose_secret()
+            }
+            (Self::Missing(one), Self::Missing(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 impl Credentials {
@@ -35,12 +50,31 @@ impl Credentials {
     pub fn client(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
         Self(Secret::Client { id: id.into(), secret: secret.into() })
     }
+
+    /// None yet. Until they are replaced every call fails with the reason, and nothing is sent.
+    pub fn missing(reason: impl Into<String>) -> Self {
+        Self(Secret::Missing(reason.into()))
+    }
+
+    /// A token or client secret as a file or a Secret holds it: line breaks at the end are not a part of it. Else
+    /// what is wrong, without the text.
+    pub fn clean(text: &str) -> Result<SecretString, &'static str> {
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() {
+            return Err("is empty");
+        }
+        if !text.chars().all(|c| c.is_ascii_graphic()) {
+            return Err("holds spaces, line breaks or other characters that no secret of VPSie has");
+        }
+        Ok(text.into())
+    }
 }
 
-/// A token to send, and which one it is.
+/// A token to send, where it may be sent, and which one it is.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     pub(super) secret: SecretString,
+    pub(super) base: Arc<BaseUrl>,
     pub(super) generation: u64,
 }
 
@@ -52,6 +86,8 @@ pub(super) struct Auth {
 
 struct State {
     credentials: Arc<Credentials>,
+    /// Where they are sent, and nowhere else.
+    base: Arc<BaseUrl>,
     token: Option<Lasting>,
     /// Counts tokens and credentials, so that a 401 is told from one for an older token.
     generation: u64,
@@ -83,9 +119,10 @@ const DEFAULT_LIFE: Duration = Duration::from_hours(1);
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 impl Auth {
-    pub(super) fn new(credentials: Credentials) -> Self {
+    pub(super) fn new(credentials: Credentials, base: BaseUrl) -> Self {
         let state = State {
             credentials: Arc::new(credentials),
+            base: Arc::new(base),
             token: None,
             generation: 0,
             refused: None,
@@ -94,12 +131,18 @@ impl Auth {
         Self { state: Mutex::new(state), logins: Semaphore::new(1) }
     }
 
-    pub(super) fn replace(&self, credentials: Credentials) {
+    pub(super) fn replace(&self, credentials: Credentials, base: BaseUrl) {
         let mut state = self.lock();
         state.credentials = Arc::new(credentials);
+        state.base = Arc::new(base);
         state.token = None;
         state.refused = None;
         state.generation += 1;
+    }
+
+    /// Whether that is where the credentials are sent.
+    pub(super) fn is_at(&self, base: &BaseUrl) -> bool {
+        *self.lock().base == *base
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -111,9 +154,12 @@ impl State {
     /// What can be said without asking VPSie. `stale` is the token that it did not accept.
     fn known(&self, stale: Option<u64>) -> Option<Result<Token, ApiError>> {
         let is_stale = stale == Some(self.generation);
-        let token =
-            |secret: &SecretString| Some(Ok(Token { secret: secret.clone(), generation: self.generation }));
+        let token = |secret: &SecretString| {
+            let (base, generation) = (Arc::clone(&self.base), self.generation);
+            Some(Ok(Token { secret: secret.clone(), base, generation }))
+        };
         match &self.credentials.0 {
+            Secret::Missing(reason) => Some(Err(ApiError::new(Kind::Unauthenticated, reason))),
             Secret::Token(_) if is_stale => {
                 let message = "VPSie does not accept the API token; it may have expired";
                 Some(Err(ApiError::new(Kind::Unauthenticated, message)))
@@ -145,17 +191,17 @@ impl Client {
         let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.auth().logins.acquire()).await else {
             return Err(ApiError::new(Kind::HeldBack, "another login to VPSie takes too long"));
         };
-        let (credentials, generation, style) = {
+        let (credentials, base, generation, style) = {
             let state = self.auth().lock();
             if let Some(known) = state.known(stale) {
                 return known;
             }
-            (state.credentials.clone(), state.generation, state.style)
+            (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.style)
         };
         let Secret::Client { id, secret } = &credentials.0 else {
             return Err(ApiError::new(Kind::HeldBack, "the credentials were replaced just now"));
         };
-        let result = self.log_in(id, secret, style, purpose, deadline).await;
+        let result = self.log_in((id, secret), &base, style, purpose, deadline).await;
         let mut state = self.auth().lock();
         if state.generation != generation {
             drop(state);
@@ -163,7 +209,7 @@ impl Client {
         }
         match result {
             Ok((fresh, style)) => {
-                let token = Token { secret: fresh.secret.clone(), generation: generation + 1 };
+                let token = Token { secret: fresh.secret.clone(), base, generation: generation + 1 };
                 state.generation = token.generation;
                 state.token = Some(fresh);
                 state.refused = None;
@@ -178,7 +224,7 @@ impl Client {
                     // It only nears its end: go on with it, and renew it later.
                     Some(old) if stale != Some(generation) => {
                         old.renew_at = Instant::now() + SHORTEST_LIFE;
-                        Ok(Token { secret: old.secret.clone(), generation })
+                        Ok(Token { secret: old.secret.clone(), base, generation })
                     }
                     _ => Err(error),
                 }
@@ -188,8 +234,8 @@ impl Client {
 
     async fn log_in(
         &self,
-        id: &str,
-        secret: &SecretString,
+        (id, secret): (&str, &SecretString),
+        base: &BaseUrl,
         style: Style,
         purpose: Purpose,
         deadline: Instant,
@@ -198,7 +244,7 @@ impl Client {
         let mut refusal = None;
         for style in [style, other] {
             let call = login(id, secret.expose_secret(), style, purpose);
-            match self.exchange(&call, None, &[secret.expose_secret()], deadline).await {
+            match self.exchange(&call, base, None, &[secret.expose_secret()], deadline).await {
                 Ok(reply) => match token_in(reply.root(), self.now()) {
                     Some(fresh) => return Ok((fresh, style)),
                     None => {
@@ -293,5 +339,34 @@ mod tests {
     fn credentials_are_never_shown() {
         let all = [Credentials::token("hunter2"), Credentials::client("me", "hunter2")];
         assert!(!format!("{all:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn credentials_are_the_same_or_not() {
+        let all = || {
+            let client = |id: &str, secret: &str| Credentials::client(id, secret);
+            let token = |token: &str| Credentials::token(token);
+            [
+                token("a"),
+                token("b"),
+                client("a", "b"),
+                client("a", "c"),
+                client("b", "b"),
+                Credentials::missing("a"),
+            ]
+        };
+        for (m, one) in all().iter().enumerate() {
+            for (n, other) in all().iter().enumerate() {
+                assert_eq!(one == other, m == n, "{m} {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn line_breaks_at_the_end_are_no_part_of_a_secret() {
+        assert_eq!(Credentials::clean("t0ken\r\n\n").unwrap().expose_secret(), "t0ken");
+        for text in ["", "\n", " t0ken", "t0\nken", "tökén"] {
+            assert!(Credentials::clean(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -64,19 +64,31 @@ const ATTEMPTS: u32 = 4;
 /// Pause before the first repeat; each further one is twice as long. Half of it is chance.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
+/// What VPSie says to credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// They are good.
+    Accepted,
+    /// They are not, in these words.
+    Refused(String),
+    /// Nobody knows: VPSie did not answer, or said something else.
+    Unknown(String),
+}
+
 /// Talks to the VPSie API. Clones are one client: they share its token, its rate and its breaker.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
+    /// Where the API is when the credentials do not say.
     base: BaseUrl,
     timeouts: Timeouts,
     user_agent: HeaderValue,
     transport: Transport,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
-    limiter: Limiter,
-    breaker: Breaker,
+    limiter: Arc<Limiter>,
+    breaker: Arc<Breaker>,
     auth: Auth,
     jitter: Mutex<StdRng>,
 }
@@ -84,6 +96,7 @@ struct Inner {
 impl Client {
     /// A client. Sends nothing yet.
     pub fn new(config: ClientConfig, transport: Transport, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
+        let auth = Auth::new(config.credentials, config.base.clone());
         Self(Arc::new(Inner {
             base: config.base,
             timeouts: config.timeouts,
@@ -92,16 +105,49 @@ impl Client {
             transport,
             clock,
             metrics,
-            limiter: Limiter::new(config.rate_per_minute, config.deletion_share),
-            breaker: Breaker::default(),
-            auth: Auth::new(config.credentials),
+            limiter: Arc::new(Limiter::new(config.rate_per_minute, config.deletion_share)),
+            breaker: Arc::default(),
+            auth,
             jitter: Mutex::new(StdRng::seed_from_u64(config.seed)),
         }))
     }
 
-    /// Goes on with other credentials, from the next request on.
-    pub fn replace_credentials(&self, credentials: Credentials) {
-        self.0.auth.replace(credentials);
+    /// Goes on with other credentials, from the next request on. They are for the API at `base`; without one, where
+    /// the configuration says that it is.
+    pub fn replace(&self, credentials: Credentials, base: Option<BaseUrl>) {
+        self.0.auth.replace(credentials, base.unwrap_or_else(|| self.0.base.clone()));
+    }
+
+    /// Asks VPSie whether it accepts these credentials, and goes on with those in use whatever it says.
+    pub async fn try_out(&self, credentials: &Credentials, base: Option<&BaseUrl>) -> Trial {
+        match self.sibling(credentials.clone(), base).clusters().await {
+            Ok(_) => Trial::Accepted,
+            Err(error) if matches!(error.kind, Kind::Unauthenticated | Kind::Forbidden) => {
+                Trial::Refused(error.message)
+            }
+            Err(error) => Trial::Unknown(error.message),
+        }
+    }
+
+    /// A client for other credentials that keeps to the same rate. When it is for another server, what that one
+    /// does is not held against ours.
+    fn sibling(&self, credentials: Credentials, base: Option<&BaseUrl>) -> Self {
+        let inner = &*self.0;
+        let base = base.unwrap_or(&inner.base).clone();
+        let breaker = if inner.auth.is_at(&base) { Arc::clone(&inner.breaker) } else { Arc::default() };
+        let seed = inner.jitter.lock().unwrap_or_else(PoisonError::into_inner).random();
+        Self(Arc::new(Inner {
+            auth: Auth::new(credentials, base.clone()),
+            base,
+            timeouts: inner.timeouts,
+            user_agent: inner.user_agent.clone(),
+            transport: inner.transport.clone(),
+            clock: Arc::clone(&inner.clock),
+            metrics: inner.metrics.clone(),
+            limiter: Arc::clone(&inner.limiter),
+            breaker,
+            jitter: Mutex::new(StdRng::seed_from_u64(seed)),
+        }))
     }
 
     /// Sends a call, with a token, and again where that is safe and may help.
@@ -113,7 +159,7 @@ impl Client {
             let (error, generation) = match self.token(stale, call.purpose, deadline).await {
                 Ok(token) => {
                     let secret = token.secret.expose_secret().trim();
-                    match self.exchange(call, Some(&token), &[secret], deadline).await {
+                    match self.exchange(call, &token.base, Some(&token), &[secret], deadline).await {
                         Ok(reply) => return Ok(reply),
                         Err(error) => (error, Some(token.generation)),
                     }
@@ -156,12 +202,13 @@ impl Client {
     pub(super) async fn exchange(
         &self,
         call: &Call,
+        base: &BaseUrl,
         token: Option<&Token>,
         secrets: &[&str],
         deadline: Instant,
     ) -> Result<Reply, ApiError> {
         let inner = &*self.0;
-        let request = self.request(call, token)?;
+        let request = self.request(call, base, token)?;
         let held_back = |message: &str, wait| ApiError {
             retry_after: Some(wait),
             ..ApiError::new(Kind::HeldBack, message)
@@ -215,10 +262,15 @@ impl Client {
         result
     }
 
-    fn request(&self, call: &Call, token: Option<&Token>) -> Result<Request<Bytes>, ApiError> {
+    fn request(
+        &self,
+        call: &Call,
+        base: &BaseUrl,
+        token: Option<&Token>,
+    ) -> Result<Request<Bytes>, ApiError> {
         let mut request = Request::builder()
             .method(call.method.clone())
-            .uri(self.0.base.join(&call.path))
+            .uri(base.join(&call.path))
             .header(header::ACCEPT, HeaderValue::from_static("application/json"))
             .header(header::USER_AGENT, self.0.user_agent.clone());
         if let Some(content_type) = call.body.content_type() {
@@ -233,7 +285,7 @@ impl Client {
         }
         request
             .body(call.body.bytes())
-            .map_err(|_| ApiError::new(Kind::BadConfiguration, format!("{} makes no valid URL", self.0.base)))
+            .map_err(|_| ApiError::new(Kind::BadConfiguration, format!("{base} makes no valid URL")))
     }
 
     pub(super) fn auth(&self) -> &Auth {

@@ -21,7 +21,7 @@ mod wire;
 pub use auth::Credentials;
 pub use backend::{Backend, BackendError};
 pub use base_url::{BaseUrl, BaseUrlError};
-pub use client::{Client, ClientConfig};
+pub use client::{Client, ClientConfig, Trial};
 pub use managed::{ManagedBackend, ManagedConfig};
 pub use metrics::Metrics;
 pub use transport::{Timeouts, Transport, TransportError, https};

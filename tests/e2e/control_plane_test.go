@@ -12,13 +12,17 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
+// token is the administrator's, who may do everything.
 const token = "e2e-admin"
 
 // controlPlane is etcd, kube-apiserver, kube-scheduler and kube-controller-manager, with kwok to run the pods.
 type controlPlane struct {
-	dir        string
-	kubeconfig string
-	client     kubernetes.Interface
+	dir       string
+	url       string
+	client    kubernetes.Interface
+	arguments []string // of the API server
+	apiserver *process
+	served    time.Time // since when it is ready
 }
 
 func startControlPlane(t testing.TB, dir string) *controlPlane {
@@ -27,52 +31,83 @@ func startControlPlane(t testing.TB, dir string) *controlPlane {
 	etcd, peer, api := port(t), port(t), port(t)
 	in := func(name string) string { return filepath.Join(dir, name) }
 	url := func(scheme string, port int) string { return fmt.Sprintf("%s://127.0.0.1:%d", scheme, port) }
+	c := &controlPlane{dir: dir, url: url("https", api)}
+	c.admit(t, "admin", token)
 	write(t, in("tokens.csv"), []byte(token+",admin,admin,system:masters\n"))
-	write(t, in("kubeconfig"), fmt.Appendf(nil, kubeconfig, in("ca.crt"), url("https", api), token))
+	write(t, in("audit.yaml"), []byte(audited))
 
 	start(t, dir, "etcd", tool("etcd"), "--data-dir="+in("etcd"), "--unsafe-no-fsync", "--log-level=error",
 		"--listen-client-urls="+url("http", etcd), "--advertise-client-urls="+url("http", etcd),
 		"--listen-peer-urls="+url("http", peer), "--initial-advertise-peer-urls="+url("http", peer),
 		"--initial-cluster=default="+url("http", peer))
-	apiserver := start(t, dir, "kube-apiserver", tool("kube-apiserver"), "--etcd-servers="+url("http", etcd),
+	c.arguments = []string{"--etcd-servers=" + url("http", etcd),
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", api),
-		"--tls-cert-file="+in("server.crt"), "--tls-private-key-file="+in("server.key"),
-		"--token-auth-file="+in("tokens.csv"), "--authorization-mode=AlwaysAllow",
+		"--tls-cert-file=" + in("server.crt"), "--tls-private-key-file=" + in("server.key"),
+		"--token-auth-file=" + in("tokens.csv"), "--authorization-mode=RBAC",
+		"--audit-policy-file=" + in("audit.yaml"), "--audit-log-path=" + in("audit.log"),
 		"--disable-admission-plugins=ServiceAccount", "--service-cluster-ip-range=10.0.0.0/24",
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+in("service-account.key"),
-		"--service-account-signing-key-file="+in("service-account.key"))
-	config, err := clientcmd.BuildConfigFromFlags("", in("kubeconfig"))
+		"--service-account-key-file=" + in("service-account.key"),
+		"--service-account-signing-key-file=" + in("service-account.key")}
+	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfigOf("admin"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.QPS, config.Burst = -1, -1
-	client, err := kubernetes.NewForConfig(config)
+	config.QPS, config.Burst, config.Timeout = -1, -1, 10*time.Second
+	c.client, err = kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, "kube-apiserver is ready", time.Minute, func() error {
-		if err := apiserver.ended(); err != nil {
-			return fatal{err}
+	t.Cleanup(func() {
+		if c.apiserver != nil {
+			c.apiserver.stop()
 		}
-		return client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(context.Background()).Error()
 	})
+	c.serve(t)
 
-	start(t, dir, "kube-scheduler", tool("kube-scheduler"), "--kubeconfig="+in("kubeconfig"),
+	admin := "--kubeconfig=" + c.kubeconfigOf("admin")
+	start(t, dir, "kube-scheduler", tool("kube-scheduler"), admin,
 		"--leader-elect=false", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)),
 		"--cert-dir="+in("scheduler"))
-	start(t, dir, "kube-controller-manager", tool("kube-controller-manager"), "--kubeconfig="+in("kubeconfig"),
+	// A Node that falls silent is not ready after 25 seconds, rather than 50.
+	start(t, dir, "kube-controller-manager", tool("kube-controller-manager"), admin,
 		"--leader-elect=false", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)),
-		"--cert-dir="+in("controller-manager"),
+		"--cert-dir="+in("controller-manager"), "--node-monitor-grace-period=25s",
 		"--controllers=*,-node-ipam-controller,-node-route-controller,-service-lb-controller,-cloud-node-lifecycle-controller")
 	stages, err := filepath.Abs("kwok.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Leases are the simulator's: two that renew one would take each other's nodes for somebody else's.
-	start(t, dir, "kwok", tool("kwok"), "--kubeconfig="+in("kubeconfig"), "--config="+stages, "--manage-all-nodes",
+	start(t, dir, "kwok", tool("kwok"), admin, "--config="+stages, "--manage-all-nodes",
 		"--node-lease-duration-seconds=0", fmt.Sprintf("--server-address=127.0.0.1:%d", port(t)))
-	return &controlPlane{dir: dir, kubeconfig: in("kubeconfig"), client: client}
+	return c
+}
+
+// serve starts the API server; again, if it was killed.
+func (c *controlPlane) serve(t testing.TB) {
+	t.Helper()
+	var err error
+	if c.apiserver, err = launch(c.dir, "kube-apiserver", tool("kube-apiserver"), c.arguments...); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "kube-apiserver is ready", time.Minute, func() error {
+		if err := c.apiserver.ended(); err != nil {
+			return fatal{err}
+		}
+		return c.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(context.Background()).Error()
+	})
+	c.served = time.Now()
+}
+
+// admit writes a user's kubeconfig.
+func (c *controlPlane) admit(t testing.TB, user, token string) {
+	t.Helper()
+	write(t, c.kubeconfigOf(user), fmt.Appendf(nil, kubeconfig, filepath.Join(c.dir, "ca.crt"), c.url, token))
+}
+
+func (c *controlPlane) kubeconfigOf(user string) string {
+	return filepath.Join(c.dir, user+".kubeconfig")
 }
 
 // tool is the path of one of the tools that `run` has built.
@@ -83,7 +118,16 @@ func tool(name string) string {
 const kubeconfig = `apiVersion: v1
 kind: Config
 current-context: e2e
-contexts: [{name: e2e, context: {cluster: e2e, user: admin}}]
+contexts: [{name: e2e, context: {cluster: e2e, user: e2e}}]
 clusters: [{name: e2e, cluster: {certificate-authority: %q, server: %q}}]
-users: [{name: admin, user: {token: %q}}]
+users: [{name: e2e, user: {token: %q}}]
+`
+
+// The provider's requests are written down, so that one that was refused is found.
+const audited = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, users: ["system:serviceaccount:` + namespace + `:vpsie-autoscaler"]}
+- {level: None}
 `

@@ -33,18 +33,25 @@ type object = map[string]any
 // TestCRDs gives a real API server what src/api/verdicts.rs gives to its likeness.
 func TestCRDs(t *testing.T) {
 	cluster := startControlPlane(t, scratch(t))
-	for _, kind := range []string{"nodegroups", "vpsienodes"} {
+	kinds := []string{"nodegroups", "vpsienodes", "autoscalerconfigs"}
+	for _, kind := range kinds {
 		cluster.install(t, kind)
 	}
-	for _, kind := range []string{"nodegroups", "vpsienodes"} {
+	for _, kind := range kinds {
 		var table verdicts
 		read(t, "../../src/api/cases/"+kind+".yaml", &table)
 		for n, c := range table.Cases {
 			t.Run(kind+" "+c.Does, func(t *testing.T) {
 				namespace := fmt.Sprintf("%s-%d", kind, n)
-				where := "/apis/autoscaler.vpsie.com/v1alpha1/namespaces/" + namespace + "/" + kind
-				cluster.must(t, "POST", "/api/v1/namespaces", object{"metadata": object{"name": namespace}})
-				good := patched(table.Good, object{"metadata": object{"namespace": namespace}})
+				const group = "/apis/autoscaler.vpsie.com/v1alpha1/"
+				where, good := group+kind, table.Good
+				if kind != "autoscalerconfigs" {
+					where = group + "namespaces/" + namespace + "/" + kind
+					cluster.must(t, "POST", "/api/v1/namespaces", object{"metadata": object{"name": namespace}})
+					good = patched(good, object{"metadata": object{"namespace": namespace}})
+				} else {
+					t.Cleanup(func() { _, _ = cluster.call("DELETE", where+"/default", nil) })
+				}
 				given := patched(good, c.Set)
 				var err error
 				if c.Before == nil {
@@ -56,15 +63,7 @@ func TestCRDs(t *testing.T) {
 			})
 		}
 	}
-	documents, err := os.ReadFile("../../src/api/cases/original.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, document := range strings.Split(string(documents), "\n---\n") {
-		var given object
-		if err := yaml.Unmarshal([]byte(document), &given); err != nil {
-			t.Fatal(err)
-		}
+	for _, given := range documents(t, "../../src/api/cases/original.yaml") {
 		kind := strings.ToLower(given["kind"].(string)) + "s"
 		cluster.must(t, "POST", "/apis/autoscaler.vpsie.com/v1alpha1/namespaces/kube-system/"+kind, given)
 	}

@@ -5,10 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
+
+// newest is the newest release that there is a model of.
+const newest = "1.36"
 
 // driver is a Cluster Autoscaler: a real one, or the project's model of one.
 type driver struct {
@@ -32,7 +36,7 @@ func drivers(t testing.TB) []driver {
 		found = append(found, driver{"cluster-autoscaler " + version, minor, path})
 	}
 	if len(found) == 0 {
-		for _, minor := range []string{"1.33", "1.36"} {
+		for _, minor := range []string{"1.33", newest} {
 			found = append(found, driver{"model of " + minor, minor, ""})
 		}
 	}
@@ -69,8 +73,14 @@ var hurry = []string{
 	"--unremovable-node-recheck-timeout=1s",
 }
 
-func (d driver) start(t testing.TB, dir, kubeconfig, provider string) *process {
+// start runs it with flags that win over the usual ones.
+func (d driver) start(t testing.TB, dir, kubeconfig, provider string, flags []string) *process {
 	t.Helper()
+	hurry := slices.DeleteFunc(slices.Clone(hurry), func(usual string) bool {
+		name, _, _ := strings.Cut(usual, "=")
+		return slices.ContainsFunc(flags, func(flag string) bool { return strings.HasPrefix(flag, name+"=") })
+	})
+	hurry = append(hurry, flags...)
 	if !d.real() {
 		arguments := append([]string{"--minor=" + d.minor, "--provider=http://" + provider, "--kubeconfig=" + kubeconfig,
 			"--node-delete-delay-after-taint=1s"}, hurry...)

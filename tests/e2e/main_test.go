@@ -4,16 +4,19 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-var summary struct {
+var summary = struct {
 	sync.Mutex
 	lines []string
-}
+	// rights are those that the provider has, and whether it used them.
+	rights map[string]bool
+}{rights: map[string]bool{}}
 
 // done notes what a scenario took.
 func (w *world) done(d driver, scenario string) {
@@ -40,6 +43,9 @@ func (w *world) done(d driver, scenario string) {
 	line := fmt.Sprintf("%-26s %-19s %4.0f s  %5.1f RPCs a loop (%3d loops)  %4.1f API calls a node (%2d for %d nodes, and %d GETs)",
 		d.name, scenario, time.Since(w.began).Seconds(), float64(rpcs)/float64(max(len(runs), 1)), len(runs),
 		float64(changes)/float64(max(made, 1)), changes, made, looks)
+	if len(w.notes) > 0 {
+		line += "; " + strings.Join(w.notes, ", ")
+	}
 	summary.Lock()
 	defer summary.Unlock()
 	summary.lines = append(summary.lines, line)
@@ -51,5 +57,13 @@ func TestMain(m *testing.M) {
 	for _, line := range summary.lines {
 		fmt.Println(line)
 	}
+	var unused []string
+	for right, used := range summary.rights {
+		if !used {
+			unused = append(unused, right)
+		}
+	}
+	slices.Sort(unused)
+	fmt.Printf("of %d rights that the provider was given, it did not use: %s\n", len(summary.rights), strings.Join(unused, ", "))
 	os.Exit(code)
 }

@@ -8,7 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,17 +20,29 @@ type process struct {
 	log     string
 	command *exec.Cmd
 	done    chan struct{}
-	stopped bool
-	mutex   sync.Mutex
 }
 
-// start runs a program; output is appended to <dir>/<name>.log.
+// start runs a program until the test ends; output is appended to <dir>/<name>.log.
 func start(t testing.TB, dir, name, program string, arguments ...string) *process {
 	t.Helper()
+	p, err := launch(dir, name, program, arguments...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("--- %s says:\n%s", name, tail(p.log, 1500))
+		}
+		p.stop()
+	})
+	return p
+}
+
+func launch(dir, name, program string, arguments ...string) (*process, error) {
 	log := filepath.Join(dir, name+".log")
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer file.Close()
 	command := exec.Command(program, arguments...)
@@ -38,28 +50,18 @@ func start(t testing.TB, dir, name, program string, arguments ...string) *proces
 	// A test that is killed takes what it started along.
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := command.Start(); err != nil {
-		t.Fatalf("%s: %v", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	p := &process{name: name, log: log, command: command, done: make(chan struct{})}
 	go func() {
 		_ = command.Wait()
 		close(p.done)
 	}()
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("--- %s says:\n%s", name, tail(log, 1500))
-		}
-		p.stop()
-	})
-	return p
+	return p, nil
 }
 
 func (p *process) signal(signal os.Signal) {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	if !p.stopped {
-		_ = p.command.Process.Signal(signal)
-	}
+	_ = p.command.Process.Signal(signal)
 }
 
 // kill gives the process no chance to do anything more.
@@ -102,15 +104,23 @@ func tail(path string, size int64) string {
 	return string(content)
 }
 
-// port is one that nobody listens on.
+// ports were given away. They are below those that systems take for outgoing connections.
+var ports atomic.Int32
+
+// port is one that nobody listens on, and that is given to nobody else.
 func port(t testing.TB) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, span = 12000, 20000
+	for range span {
+		port := first + (os.Getpid()*97+int(ports.Add(1)))%span
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = listener.Close()
+			return port
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 // await looks until the condition holds. Its error says what is still missing; the test fails with the last one.

@@ -1,59 +1,251 @@
 package e2e
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// provider is what is under test, in a process of its own.
+// provider is what is under test: replicas in processes of their own, of which one leads.
 type provider struct {
-	address   string
-	arguments []string
-	dir       string
-	process   *process
+	replicas []*replica
+	// mayEnd is for what it cannot live through, such as an API server that is away for long.
+	mayEnd bool
 }
 
-func startProvider(t testing.TB, dir, kubeconfig string, vpsie *simulator, nodeGroups string) *provider {
+// replica is one process of it. One that ends is started again, as a kubelet does.
+type replica struct {
+	name       string
+	grpc, http string
+	arguments  []string
+	dir        string
+	mutex      sync.Mutex
+	process    *process
+	stopping   bool
+	// restarts are those that nobody here caused.
+	restarts int
+	wanted   bool
+}
+
+func (p *provider) add(t testing.TB, dir string, arguments ...string) {
 	t.Helper()
-	manifests := filepath.Join(dir, "nodegroups.yaml")
-	write(t, manifests, []byte(nodeGroups))
-	p := &provider{address: fmt.Sprintf("127.0.0.1:%d", port(t)), dir: dir}
-	p.arguments = []string{
-		"serve", "--grpc-listen=" + p.address, fmt.Sprintf("--http-listen=127.0.0.1:%d", port(t)),
-		"--node-groups=" + manifests, "--data-file=" + filepath.Join(dir, "records.redb"), "--kubeconfig=" + kubeconfig,
-		"--api-url=" + vpsie.url + "/apps/v2", "--api-token=simulated-token", "--api-rate-limit=6000",
-		"--observe-interval=1s",
+	r := &replica{
+		name: fmt.Sprintf("provider-%d", len(p.replicas)+1), dir: dir,
+		grpc: fmt.Sprintf("127.0.0.1:%d", port(t)), http: fmt.Sprintf("127.0.0.1:%d", port(t)),
 	}
-	p.start(t)
+	r.arguments = append([]string{"serve", "--grpc-listen=" + r.grpc, "--http-listen=" + r.http}, arguments...)
+	if err := r.launch(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.mutex.Lock()
+		r.stopping = true
+		process := r.process
+		r.mutex.Unlock()
+		process.stop()
+		if t.Failed() {
+			t.Logf("--- %s says:\n%s", r.name, tail(process.log, 4000))
+		}
+	})
+	await(t, r.name+" is alive", 20*time.Second, func() error {
+		if err := r.current().ended(); err != nil {
+			return fatal{err}
+		}
+		return r.get("/healthz")
+	})
+	p.replicas = append(p.replicas, r)
+}
+
+// launch starts it, and again whenever it has ended.
+func (r *replica) launch() error {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	process, err := launch(r.dir, r.name, os.Getenv("E2E_VPSIE_AUTOSCALER"), r.arguments...)
+	if err != nil {
+		return err
+	}
+	r.process, r.wanted = process, false
+	go func() {
+		<-process.done
+		r.mutex.Lock()
+		stopping := r.stopping
+		if !stopping && !r.wanted {
+			r.restarts++
+		}
+		r.mutex.Unlock()
+		if !stopping {
+			time.Sleep(500 * time.Millisecond)
+			_ = r.launch()
+		}
+	}()
+	return nil
+}
+
+func (r *replica) current() *process {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return r.process
+}
+
+// end ends the process; another one takes its place.
+func (r *replica) end(signal syscall.Signal) {
+	r.mutex.Lock()
+	r.wanted = true
+	process := r.process
+	r.mutex.Unlock()
+	process.signal(signal)
+	<-process.done
+}
+
+// surprises is how often it has ended by itself.
+func (r *replica) surprises() int {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return r.restarts
+}
+
+// pid changes when it is started again.
+func (r *replica) pid() int { return r.current().command.Process.Pid }
+
+var probe = http.Client{Timeout: 500 * time.Millisecond}
+
+func (r *replica) get(path string) error {
+	response, err := probe.Get("http://" + r.http + path)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s %s", r.name, path, response.Status)
+	}
+	return nil
+}
+
+// leader is the replica that is ready.
+func (p *provider) leader() (*replica, error) {
+	var all error
+	for _, r := range p.replicas {
+		err := r.get("/readyz")
+		if err == nil {
+			return r, nil
+		}
+		all = errors.Join(all, err)
+	}
+	return nil, all
+}
+
+// kill ends all replicas at once, without a chance to do anything more.
+func (p *provider) kill() {
+	for _, r := range p.replicas {
+		r.end(syscall.SIGKILL)
+	}
+}
+
+// waits for a leader.
+func (p *provider) waits(t testing.TB) *replica {
+	t.Helper()
+	var leader *replica
+	await(t, "a replica leads", time.Minute, func() (err error) {
+		leader, err = p.leader()
+		return err
+	})
+	return leader
+}
+
+// killLeader ends the one that leads like that, and says when.
+func (p *provider) killLeader(t testing.TB) time.Time {
+	t.Helper()
+	leader := p.waits(t)
+	at := time.Now()
+	leader.end(syscall.SIGKILL)
+	return at
+}
+
+// good says what must not be in its logs.
+func (p *provider) good(t testing.TB) {
+	t.Helper()
+	for _, r := range p.replicas {
+		if n := r.surprises(); n > 0 && !p.mayEnd {
+			t.Errorf("%s has ended by itself %d times", r.name, n)
+		}
+		for _, line := range strings.Split(tail(r.current().log, 1<<24), "\n") {
+			if strings.Contains(line, "panicked at") || !p.mayEnd && forbidden.MatchString(line) {
+				t.Errorf("%s says: %s", r.name, line)
+			}
+		}
+	}
+}
+
+var forbidden = regexp.MustCompile(`(?i)\b403\b|forbidden`)
+
+func (p *provider) pools(t testing.TB) (map[string]pool, error) {
+	t.Helper()
+	leader, err := p.leader()
+	if err != nil {
+		return nil, err
+	}
+	return pools(t, leader.grpc)
+}
+
+// startProvider starts two replicas that keep their records in Kubernetes.
+func startProvider(t testing.TB, cluster *controlPlane, election ...string) *provider {
+	t.Helper()
+	p := &provider{}
+	arguments := append([]string{
+		"--store=kubernetes", "--namespace=" + namespace, "--kubeconfig=" + cluster.kubeconfigOf("provider"),
+		"--api-secret=" + secret, "--api-rate-limit=6000", "--observe-interval=1s",
+	}, election...)
+	for range 2 {
+		p.add(t, cluster.dir, arguments...)
+	}
 	return p
 }
 
-func (p *provider) start(t testing.TB) {
+// startLocalProvider starts one replica that has its records and NodeGroups in files.
+func startLocalProvider(t testing.TB, cluster *controlPlane, vpsie *simulator, nodeGroups ...object) *provider {
 	t.Helper()
-	p.process = start(t, p.dir, "provider", os.Getenv("E2E_VPSIE_AUTOSCALER"), p.arguments...)
-	await(t, "the provider answers", 20*time.Second, func() error {
-		if err := p.process.ended(); err != nil {
-			return fatal{err}
+	folder := filepath.Join(cluster.dir, "nodegroups")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for n, group := range nodeGroups {
+		content, err := json.Marshal(group)
+		if err != nil {
+			t.Fatal(err)
 		}
-		_, err := pools(t, p.address)
-		return err
-	})
+		write(t, filepath.Join(folder, fmt.Sprintf("%d.yaml", n)), content)
+	}
+	p := &provider{}
+	p.add(t, cluster.dir, "--node-groups="+folder, "--data-file="+filepath.Join(cluster.dir, "records.redb"),
+		"--kubeconfig="+cluster.kubeconfigOf("provider"), "--api-url="+vpsie.url+"/apps/v2", "--api-token=simulated-token",
+		"--api-rate-limit=6000", "--observe-interval=1s")
+	return p
 }
 
-// nodeGroup is the manifest of a NodeGroup; offers are in the order of preference.
-func nodeGroup(name string, most int, offers string) string {
-	return fmt.Sprintf(`---
-apiVersion: autoscaler.vpsie.com/v1alpha1
-kind: NodeGroup
-metadata: {name: %s}
-spec:
-  minNodes: 0
-  maxNodes: %d
-  datacenterID: ams1
-  resourceIdentifier: 5a1c94be-6f3d-11ef-9b52-bc24115e1e5f
-  offeringIDs: [%s]
-`, name, most, offers)
+// patient elections are those of production.
+var patient = []string{}
+
+// impatient elections are over soon. Those of production take up to 17 seconds.
+var impatient = []string{
+	"--leader-election-lease-duration=4s", "--leader-election-renew-deadline=3s", "--leader-election-retry-period=1s",
+}
+
+// nodeGroup is a NodeGroup; offers are in the order of preference.
+func nodeGroup(name string, most int, offers ...string) object {
+	return object{
+		"apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup", "metadata": object{"name": name},
+		"spec": object{
+			"minNodes": 0, "maxNodes": most, "datacenterID": "ams1",
+			"resourceIdentifier": "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f", "offeringIDs": offers,
+		},
+	}
 }

@@ -1,16 +1,21 @@
 package e2e
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
 )
 
 // exchange is one RPC that passed the proxy.
@@ -18,69 +23,169 @@ type exchange struct {
 	rpc            string
 	request, reply []byte
 	code           string
-	at             time.Time
+	at, ended      time.Time
 }
 
-// proxy stands between Cluster Autoscaler and the provider, understands nothing, and keeps what passes.
+// proxy stands where a Service does, between Cluster Autoscaler and the replicas of the provider: each connection goes
+// to the one that is ready, for as long as it lives. It reads along and keeps what passes.
 type proxy struct {
 	address   string
+	ready     func() (string, error)
 	mutex     sync.Mutex
 	exchanges []exchange
+	refused   int
 }
 
-// raw hands messages through as the bytes that they are.
-type raw struct{}
-
-func (raw) Marshal(message any) ([]byte, error) { return *message.(*[]byte), nil }
-
-func (raw) Unmarshal(data []byte, message any) error {
-	*message.(*[]byte) = append([]byte(nil), data...)
-	return nil
-}
-
-func (raw) Name() string { return "raw" }
-
-func startProxy(t testing.TB, provider string) *proxy {
+// startProxy asks at each connection who is ready.
+func startProxy(t testing.TB, ready func() (string, error)) *proxy {
 	t.Helper()
-	upstream, err := grpc.NewClient("passthrough:///"+provider, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(quickly))
-	if err != nil {
-		t.Fatal(err)
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{address: listener.Addr().String()}
-	server := grpc.NewServer(grpc.ForceServerCodec(raw{}), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		return p.pass(upstream, stream)
-	}))
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(func() {
-		server.Stop()
-		_ = upstream.Close()
-	})
+	p := &proxy{address: listener.Addr().String(), ready: ready}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go p.connect(client)
+		}
+	}()
 	return p
 }
 
-// quickly finds a provider that came back without the patience that production has.
-var quickly = grpc.ConnectParams{MinConnectTimeout: time.Second}
-
-func (p *proxy) pass(upstream *grpc.ClientConn, stream grpc.ServerStream) error {
-	method, _ := grpc.MethodFromServerStream(stream)
-	var request, reply []byte
-	if err := stream.RecvMsg(&request); err != nil {
-		return err
+// connect ends the connection where nobody is ready, and else when either side does.
+func (p *proxy) connect(client net.Conn) {
+	defer client.Close()
+	var backend net.Conn
+	address, err := p.ready()
+	if err == nil {
+		backend, err = net.DialTimeout("tcp", address, time.Second)
 	}
-	at := time.Now()
-	err := upstream.Invoke(stream.Context(), method, &request, &reply, grpc.ForceCodec(raw{}))
-	p.mutex.Lock()
-	p.exchanges = append(p.exchanges, exchange{path.Base(method), request, reply, status.Code(err).String(), at})
-	p.mutex.Unlock()
 	if err != nil {
-		return err
+		p.mutex.Lock()
+		defer p.mutex.Unlock()
+		p.refused++
+		return
 	}
-	return stream.SendMsg(&reply)
+	defer backend.Close()
+	c := &conversation{proxy: p, streams: map[uint32]*exchange{}}
+	defer c.cut()
+	ended := make(chan struct{}, 2)
+	go func() {
+		c.requests(client, backend)
+		ended <- struct{}{}
+	}()
+	go func() {
+		c.replies(backend, client)
+		ended <- struct{}{}
+	}()
+	<-ended
+}
+
+// conversation is what passes on one connection.
+type conversation struct {
+	proxy   *proxy
+	mutex   sync.Mutex
+	streams map[uint32]*exchange
+}
+
+func (c *conversation) requests(from io.Reader, to io.Writer) {
+	source := bufio.NewReader(from)
+	if _, err := io.CopyN(to, source, int64(len(http2.ClientPreface))); err != nil {
+		return
+	}
+	relay(source, to, func(frame http2.Frame) {
+		id := frame.Header().StreamID
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			c.mutex.Lock()
+			c.streams[id] = &exchange{rpc: path.Base(frame.PseudoValue("path")), at: time.Now()}
+			c.mutex.Unlock()
+		case *http2.DataFrame:
+			c.with(id, func(e *exchange) { e.request = append(e.request, frame.Data()...) })
+		case *http2.RSTStreamFrame:
+			c.end(id, codes.DeadlineExceeded)
+		}
+	})
+}
+
+func (c *conversation) replies(from io.Reader, to io.Writer) {
+	relay(bufio.NewReader(from), to, func(frame http2.Frame) {
+		id := frame.Header().StreamID
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			for _, field := range frame.RegularFields() {
+				if code, err := strconv.Atoi(field.Value); field.Name == "grpc-status" && err == nil {
+					c.end(id, codes.Code(code))
+				}
+			}
+		case *http2.DataFrame:
+			c.with(id, func(e *exchange) { e.reply = append(e.reply, frame.Data()...) })
+		case *http2.RSTStreamFrame:
+			c.end(id, codes.Internal)
+		}
+	})
+}
+
+// relay hands frames on as the bytes that they are, each after it was looked at.
+func relay(from io.Reader, to io.Writer, look func(http2.Frame)) {
+	var passing bytes.Buffer
+	framer := http2.NewFramer(io.Discard, io.TeeReader(from, &passing))
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return
+		}
+		look(frame)
+		if _, err := to.Write(passing.Bytes()); err != nil {
+			return
+		}
+		passing.Reset()
+	}
+}
+
+func (c *conversation) with(id uint32, change func(*exchange)) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if e := c.streams[id]; e != nil {
+		change(e)
+	}
+}
+
+// end is that of one RPC.
+func (c *conversation) end(id uint32, code codes.Code) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	e := c.streams[id]
+	if e == nil {
+		return
+	}
+	delete(c.streams, id)
+	// A message is preceded by a byte that says whether it is compressed, and its length.
+	const prefix = 5
+	e.request, e.reply = e.request[min(prefix, len(e.request)):], e.reply[min(prefix, len(e.reply)):]
+	e.code, e.ended = code.String(), time.Now()
+	c.proxy.mutex.Lock()
+	defer c.proxy.mutex.Unlock()
+	c.proxy.exchanges = append(c.proxy.exchanges, *e)
+}
+
+// cut is the end of the connection: what is under way has failed.
+func (c *conversation) cut() {
+	c.mutex.Lock()
+	var open []uint32
+	for id := range c.streams {
+		open = append(open, id)
+	}
+	c.mutex.Unlock()
+	for _, id := range open {
+		c.end(id, codes.Unavailable)
+	}
 }
 
 // seen is what passed so far.
@@ -124,4 +229,25 @@ func (p *proxy) nextLoops(t testing.TB, wanted int) [][]exchange {
 		return nil
 	})
 	return loops(p.seen())[before : before+wanted]
+}
+
+// recovered is when the first whole run of the loop ended that began after a moment and in which nothing failed.
+func (p *proxy) recovered(since time.Time) (time.Time, error) {
+	runs := loops(p.seen())
+	for n := 0; n+1 < len(runs); n++ {
+		if runs[n][0].at.After(since) && noAborts(runs[n]) == nil {
+			return runs[n][len(runs[n])-1].ended, nil
+		}
+	}
+	return time.Time{}, errors.New("no run of the loop is without an error")
+}
+
+// noAborts says that nothing failed that makes Cluster Autoscaler give a loop up.
+func noAborts(exchanges []exchange) error {
+	for _, e := range exchanges {
+		if e.code != "OK" {
+			return fmt.Errorf("%s answered %s", e.rpc, e.code)
+		}
+	}
+	return nil
 }

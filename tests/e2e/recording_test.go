@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"unicode"
 	"unicode/utf8"
@@ -20,6 +21,7 @@ import (
 
 // recording collects what a release of Cluster Autoscaler sends and gets: one example of each shape.
 type recording struct {
+	mutex  sync.Mutex
 	shapes map[string]line
 	loops  map[string]loopLine
 }
@@ -41,10 +43,12 @@ type loopLine struct {
 }
 
 func newRecording() *recording {
-	return &recording{map[string]line{}, map[string]loopLine{}}
+	return &recording{shapes: map[string]line{}, loops: map[string]loopLine{}}
 }
 
 func (r *recording) add(exchanges []exchange) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
 	for _, e := range exchanges {
 		if e.code == "Unavailable" {
 			continue // nobody was there to answer

@@ -18,6 +18,18 @@ type pool struct {
 	instances map[string]int // state by id: 1 running, 2 creating, 3 deleting
 }
 
+// raw hands messages through as the bytes that they are.
+type raw struct{}
+
+func (raw) Marshal(message any) ([]byte, error) { return *message.(*[]byte), nil }
+
+func (raw) Unmarshal(data []byte, message any) error {
+	*message.(*[]byte) = append([]byte(nil), data...)
+	return nil
+}
+
+func (raw) Name() string { return "raw" }
+
 // pools asks the provider itself, not through the proxy.
 func pools(t testing.TB, address string) (map[string]pool, error) {
 	t.Helper()

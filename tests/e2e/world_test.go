@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,26 +24,64 @@ const managed = "autoscaler.vpsie.com/managed"
 // world is a cluster, VPSie, the provider, and a Cluster Autoscaler between them.
 type world struct {
 	t          *testing.T
+	local      bool
 	cluster    *controlPlane
 	vpsie      *simulator
 	provider   *provider
 	proxy      *proxy
 	autoscaler *process
 	began      time.Time
+	notes      []string
 	foreign    map[string]string
 }
 
 var background = context.Background()
 
-func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups string) *world {
+// setting is how a world begins.
+type setting struct {
+	nodeGroups []object
+	// local has the provider keep everything in files, as one process.
+	local bool
+	// election are its timings; impatient ones if left out.
+	election []string
+	// autoscaler are flags of Cluster Autoscaler other than usual.
+	autoscaler []string
+}
+
+func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups ...object) *world {
+	t.Helper()
+	return setting{nodeGroups: nodeGroups}.world(t, d, recorded)
+}
+
+func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 	t.Helper()
 	dir := scratch(t)
-	w := &world{t: t, cluster: startControlPlane(t, dir)}
-	w.vpsie = startSimulator(t, dir, w.cluster.kubeconfig)
-	w.provider = startProvider(t, dir, w.cluster.kubeconfig, w.vpsie, nodeGroups)
-	w.proxy = startProxy(t, w.provider.address)
+	w := &world{t: t, local: s.local, cluster: startControlPlane(t, dir)}
+	admin := w.cluster.kubeconfigOf("admin")
+	w.vpsie = startSimulator(t, dir, admin)
+	if s.local {
+		w.cluster.prepare(t, w.vpsie)
+		w.provider = startLocalProvider(t, w.cluster, w.vpsie, s.nodeGroups...)
+	} else {
+		if s.election == nil {
+			s.election = impatient
+		}
+		w.cluster.prepare(t, w.vpsie, s.nodeGroups...)
+		w.provider = startProvider(t, w.cluster, s.election...)
+	}
+	await(t, "a replica is ready", 40*time.Second, func() error {
+		_, err := w.provider.leader()
+		return err
+	})
+	w.proxy = startProxy(t, func() (string, error) {
+		leader, err := w.provider.leader()
+		if err != nil {
+			return "", err
+		}
+		return leader.grpc, nil
+	})
 	await(t, "the nodes that are not ours are ready", 30*time.Second, func() error {
-		nodes, err := w.nodes(func(node core.Node) bool { return !ours(node) })
+		nodes, err := w.nodes(func(node core.Node) bool { return !isOurs(node) })
 		if err != nil {
 			return err
 		}
@@ -54,7 +91,7 @@ func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups string) *w
 		w.foreign = looks(nodes)
 		return nil
 	})
-	w.autoscaler = d.start(t, dir, w.cluster.kubeconfig, w.proxy.address)
+	w.autoscaler = d.start(t, dir, admin, w.proxy.address, s.autoscaler)
 	await(t, "the loop runs", 40*time.Second, func() error {
 		if err := w.autoscaler.ended(); err != nil {
 			return fatal{err}
@@ -69,6 +106,8 @@ func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups string) *w
 		if err := w.autoscaler.ended(); err != nil {
 			t.Error(err)
 		}
+		w.provider.good(t)
+		w.cluster.withinRights(t)
 		w.foreignUntouched()
 		w.autoscaler.stop()
 		recorded.add(w.proxy.seen())
@@ -96,12 +135,17 @@ func scratch(t *testing.T) string {
 // deploy wants so many pods. They run on managed nodes only: there is room on a foreign one.
 func (w *world) deploy(name string, replicas int32, cpu, memory string) {
 	w.t.Helper()
+	w.deployTo(map[string]string{managed: "true"}, name, replicas, cpu, memory)
+}
+
+func (w *world) deployTo(nodes map[string]string, name string, replicas int32, cpu, memory string) {
+	w.t.Helper()
 	label := map[string]string{"app": name}
 	requests := core.ResourceList{"cpu": resource.MustParse(cpu), "memory": resource.MustParse(memory)}
 	pod := core.PodTemplateSpec{
 		ObjectMeta: meta.ObjectMeta{Labels: label},
 		Spec: core.PodSpec{
-			NodeSelector:                  map[string]string{managed: "true"},
+			NodeSelector:                  nodes,
 			TerminationGracePeriodSeconds: new(int64),
 			Containers: []core.Container{{
 				Name: "main", Image: "none", Resources: core.ResourceRequirements{Requests: requests},
@@ -153,7 +197,12 @@ func (w *world) nodes(which func(core.Node) bool) ([]core.Node, error) {
 	return slices.DeleteFunc(nodes.Items, func(node core.Node) bool { return !which(node) }), nil
 }
 
-func ours(node core.Node) bool { return node.Labels[managed] == "true" }
+// note is for the summary.
+func (w *world) note(format string, values ...any) {
+	w.notes = append(w.notes, fmt.Sprintf(format, values...))
+}
+
+func isOurs(node core.Node) bool { return node.Labels[managed] == "true" }
 
 func ready(node core.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(condition core.NodeCondition) bool {
@@ -181,11 +230,11 @@ func (w *world) settled(running, waiting, size int) error {
 	if err != nil {
 		return err
 	}
-	nodes, err := w.nodes(ours)
+	nodes, err := w.nodes(isOurs)
 	if err != nil {
 		return err
 	}
-	groups, err := pools(w.t, w.provider.address)
+	groups, err := w.provider.pools(w.t)
 	if err != nil {
 		return err
 	}
@@ -208,11 +257,60 @@ func (w *world) settled(running, waiting, size int) error {
 	for _, machine := range machines {
 		bought["vpsie://"+machine.UUID] = machine.Phase == "running"
 	}
-	seen := fmt.Sprintf("%d pods run, %d wait; target %d; instances %v; VMs %v; Nodes %v",
-		isRunning, isWaiting, target, instances, bought, ids)
-	agree := maps.Equal(instances, ids) && maps.Equal(ids, bought) && !slices.Contains(slices.Collect(maps.Values(ids)), false)
+	records, err := w.records()
+	if err != nil {
+		return err
+	}
+	if w.local {
+		records = ids
+	}
+	seen := fmt.Sprintf("%d pods run, %d wait; target %d; instances %v; VMs %v; Nodes %v; VPSieNodes %v",
+		isRunning, isWaiting, target, instances, bought, ids, records)
+	agree := maps.Equal(instances, ids) && maps.Equal(ids, bought) && maps.Equal(ids, records) && !slices.Contains(slices.Collect(maps.Values(ids)), false)
 	if isRunning != running || isWaiting != waiting || target != size || len(ids) != size || !agree {
 		return errors.New(seen)
+	}
+	return w.told(size)
+}
+
+// records is whether a machine runs, by the id of its VM or by its name while it has none.
+func (w *world) records() (map[string]bool, error) {
+	records, err := w.cluster.records()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]bool{}
+	for _, record := range records {
+		id := record.Status.VM
+		if id == "" {
+			id = record.Metadata.Name
+		}
+		found["vpsie://"+id] = record.Status.Phase == "Running"
+	}
+	return found, nil
+}
+
+// told says that the statuses of all NodeGroups together tell of so many nodes, and all of them ready.
+func (w *world) told(size int) error {
+	if w.local {
+		return nil
+	}
+	groups, err := w.cluster.nodeGroups()
+	if err != nil {
+		return err
+	}
+	var current, desired, ready int
+	for _, group := range groups {
+		if group.Metadata.Generation != group.Status.ObservedGeneration {
+			return fmt.Errorf("the status of %s is of generation %d, not %d", group.Metadata.Name,
+				group.Status.ObservedGeneration, group.Metadata.Generation)
+		}
+		current += group.Status.CurrentNodes
+		desired += group.Status.DesiredNodes
+		ready += group.Status.ReadyNodes
+	}
+	if current != size || desired != size || ready != size {
+		return fmt.Errorf("NodeGroups tell of %d nodes, %d desired, %d ready, want %d", current, desired, ready, size)
 	}
 	return nil
 }
@@ -265,18 +363,4 @@ func (w *world) foreignUntouched() {
 			}
 		}
 	}
-}
-
-// noAborts says that nothing failed that makes Cluster Autoscaler give a loop up.
-func noAborts(exchanges []exchange) error {
-	for _, e := range exchanges {
-		if e.code != "OK" {
-			return fmt.Errorf("%s answered %s", e.rpc, e.code)
-		}
-	}
-	return nil
-}
-
-func (w *world) logOf(name string) string {
-	return tail(filepath.Join(w.cluster.dir, name+".log"), 1<<24)
 }

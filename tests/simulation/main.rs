@@ -1,15 +1,19 @@
 //! The whole process on a virtual clock: the provider, the VPSie simulator and a model of Cluster Autoscaler, with
 //! faults, crashes and a clock that jumps, all from one seed. The invariants are checked after each step.
 //!
-//! `SEEDS=10000 cargo test --release --test simulation` runs more seeds, `SEEDS_KUBERNETES=10000` more with records in
-//! a cluster; `SEED=7` replays one, and `TRACE=1` tells what happened in it.
+//! `SEEDS=10000 cargo test --release --test simulation through_faults` runs more seeds (`with_kubernetes`: with
+//! records in a cluster; `one_replica_acts`: with two replicas). `SEED=7` replays one, and `TRACE=1` tells what
+//! happened in it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what breaks here is the test")]
 
 mod checks;
 mod clock;
+mod freezer;
+mod kubelets;
 mod process;
 mod records;
+mod replicas;
 mod sabotage;
 mod wires;
 mod world;
@@ -25,46 +29,46 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text:?}: want a number")))
 }
 
-/// One run. What broke, if something did.
-fn run(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
+/// Does it in virtual time.
+fn virtually<T>(work: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let outcome = runtime.block_on(async { World::new(keeping, seed, sabotage).await?.run().await });
+    let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     outcome
 }
 
-/// Runs many seeds, and says which broke.
-fn runs(keeping: Keeping, seeds: &str, otherwise: u64) {
+/// One run. What broke, if something did.
+fn run(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
+    virtually(async { World::new(keeping, seed, sabotage).await?.run().await })
+}
+
+/// Runs `SEED`, or `SEEDS` or so many seeds, and panics if one breaks. What each came to.
+fn each_seed<T: Send>(default: u64, test: &str, run: impl Fn(u64) -> Result<T, String> + Sync) -> Vec<T> {
     let (first, count) = match number("SEED") {
         Some(seed) => (seed, 1),
-        None => (0, number(seeds).unwrap_or(otherwise)),
+        None => (0, number("SEEDS").unwrap_or(default)),
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let outcomes: Vec<(u64, Result<Stats, String>)> = std::thread::scope(|scope| {
+    let run = &run;
+    let outcomes: Vec<(u64, Result<T, String>)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|worker| {
                 let seeds = (first..first + count).filter(move |seed| seed % workers == worker);
-                scope.spawn(move || seeds.map(|seed| (seed, run(keeping, seed, None))).collect::<Vec<_>>())
+                scope.spawn(move || seeds.map(|seed| (seed, run(seed))).collect::<Vec<_>>())
             })
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let mut total = Stats::default();
+    let mut clean = Vec::new();
     let mut broken = BTreeMap::new();
     for (seed, outcome) in outcomes {
         match outcome {
-            Ok(stats) => total.add(&stats),
-            Err(why) => {
-                broken.insert(seed, why);
-            }
+            Ok(outcome) => clean.push(outcome),
+            Err(why) => drop(broken.insert(seed, why)),
         }
     }
-    println!("{} of {count} seeds ran clean: {total:?}", count - broken.len() as u64);
-    let test = match keeping {
-        Keeping::Memory => "through_faults",
-        Keeping::Kubernetes => "with_kubernetes",
-    };
+    println!("{} of {count} seeds ran clean", clean.len());
     for (seed, why) in broken.iter().take(5) {
         println!("{why}\n  replay: SEED={seed} TRACE=1 cargo test --test simulation {test} -- --nocapture");
     }
@@ -74,8 +78,30 @@ fn runs(keeping: Keeping, seeds: &str, otherwise: u64) {
         broken.len(),
         broken.keys().next()
     );
+    clean
+}
+
+fn the_invariants_hold(keeping: Keeping, default: u64, test: &str) {
+    let outcomes = each_seed(default, test, |seed| run(keeping, seed, None));
+    let mut total = Stats::default();
+    for stats in &outcomes {
+        total.add(stats);
+    }
+    println!("{total:?}");
     // A run in which nothing happens shows nothing.
-    assert!(count < 100 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0);
+    assert!(
+        outcomes.len() < 100 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0
+    );
+}
+
+#[test]
+fn the_invariants_hold_through_faults_and_crashes() {
+    the_invariants_hold(Keeping::Memory, 300, "through_faults");
+}
+
+#[test]
+fn the_invariants_hold_with_kubernetes_as_the_store() {
+    the_invariants_hold(Keeping::Kubernetes, 100, "with_kubernetes");
 }
 
 fn finds(keeping: Keeping, bugs: &[Sabotage]) {
@@ -85,16 +111,6 @@ fn finds(keeping: Keeping, bugs: &[Sabotage]) {
         let Some((seed, why)) = found else { panic!("{sabotage:?} was not found in 200 seeds") };
         println!("{sabotage:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());
     }
-}
-
-#[test]
-fn the_invariants_hold_through_faults_and_crashes() {
-    runs(Keeping::Memory, "SEEDS", 300);
-}
-
-#[test]
-fn the_invariants_hold_with_kubernetes_as_the_store() {
-    runs(Keeping::Kubernetes, "SEEDS_KUBERNETES", 150);
 }
 
 /// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.

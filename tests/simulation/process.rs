@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::control::{
-    Clock, Declared, FleetHandle, Journal, Keeper, Provision, Removal, refresh_catalog,
+    Bell, Clock, Declared, FleetHandle, Journal, Keeper, Provision, Removal, refresh_catalog,
 };
 use vpsie_autoscaler::fleet::Policy;
 use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
@@ -46,7 +45,7 @@ impl Process {
             backend.remember(&catalog);
         }
         let backend: Arc<dyn Backend> = Arc::new(backend);
-        let bell = Arc::new(Notify::new());
+        let bell = Arc::new(Bell::default());
         let never = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());

@@ -22,6 +22,7 @@ use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::Simulator;
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
+use super::freezer::Freezer;
 use super::records::Kept;
 use super::sabotage::Sabotage;
 
@@ -173,6 +174,8 @@ pub(crate) struct Door {
     pub(crate) complaints: Complaints,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) known: Arc<Mutex<Known>>,
+    /// Of the process behind it.
+    pub(crate) freezer: Arc<Mutex<Freezer>>,
 }
 
 /// What was answered before.
@@ -199,6 +202,8 @@ impl Service<Request<Body>> for Door {
 
 impl Door {
     async fn pass(&self, request: Request<Body>) -> Result<Response<Body>, tonic::Status> {
+        let freezer = self.freezer.lock().unwrap().clone();
+        freezer.run(async {}).await;
         let server = self.server.lock().unwrap().clone();
         let Some(mut server) = server else {
             return Err(tonic::Status::unavailable("connection refused"));

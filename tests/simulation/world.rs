@@ -3,21 +3,20 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ca_model::{Autoscaler, Config, Event, Memory, Minor, Node, Outcome, Pod, Provider, Resources};
+use ca_model::{Autoscaler, Config, Event, Memory, Minor, Outcome, Pod, Provider};
 use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use vpsie_autoscaler::control::{Clock as _, Declared};
-use vpsie_autoscaler::fleet::{
-    AutoscalingOptions, Hostname, Machine, NodeGroup, Policy, Reserved, StrangerKind, node_labels,
-};
+use vpsie_autoscaler::fleet::{AutoscalingOptions, NodeGroup, Policy, Reserved};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
-use vpsie_autoscaler::simulator::{Phase as VmPhase, Prefix, Shapes, Simulator, SimulatorConfig, VmKind};
+use vpsie_autoscaler::simulator::{Prefix, Shapes, Simulator, SimulatorConfig, VmKind};
 
 use super::checks;
 use super::clock::VirtualClock;
+use super::kubelets::kubelets;
 use super::process::{Process, Surroundings};
 use super::records::{Disk, Keeping};
 use super::sabotage::Sabotage;
@@ -93,7 +92,7 @@ impl World {
             sabotage,
         };
         let known = Arc::new(Mutex::new(Known::default()));
-        let door = Door { server: Arc::default(), complaints, sabotage, known };
+        let door = Door { server: Arc::default(), complaints, sabotage, known, freezer: Arc::default() };
         let minors = [Minor::V1_28, Minor::V1_30, Minor::V1_33, Minor::V1_34, Minor::V1_35, Minor::V1_36];
         let minor = *minors.choose(&mut rng).unwrap();
         let autoscaler = autoscaler(minor, &door, seed);
@@ -199,18 +198,13 @@ impl World {
                 group.max += 3;
             }
         }
-        let base = match self.shapes.prefix {
-            Prefix::AppsAndApi | Prefix::Apps => "https://vpsie.example/apps/v2",
-            Prefix::Api => "https://vpsie.example/api/v2",
-            Prefix::Bare => "https://vpsie.example/v2",
-        };
         let around = Surroundings {
             store: self.store.open(),
             transport: self.network.transport(),
             clock: Arc::new(self.clock.clone()),
             declared: Declared { declaration: groups.into(), reserved: Reserved::default() },
             policy: Policy { running_when_listed: self.seed.is_multiple_of(2), ..Policy::default() },
-            base,
+            base: base(self.shapes),
         };
         let process = match Process::start(around, self.rng.random()).await {
             Ok(process) => process,
@@ -355,7 +349,8 @@ impl World {
     }
 
     async fn step(&mut self) -> Result<(), String> {
-        self.kubelets().await;
+        let handle = self.process.as_ref().map(|process| &process.handle);
+        kubelets(&self.cluster, &self.simulator, self.clock.right().now(), handle).await;
         self.cluster.step(self.clock.right().now());
         self.autoscaling().await?;
         self.pass(STEP).await;
@@ -444,64 +439,18 @@ impl World {
         }
         Ok(())
     }
+}
 
-    /// Kubelets register VMs that are up; the provider's loop over Nodes, done here without an API server.
-    async fn kubelets(&mut self) {
-        let now = self.clock.right().now();
-        let up: Vec<_> = self
-            .simulator
-            .vms()
-            .into_iter()
-            .filter(|vm| vm.vm.kind == VmKind::Worker && vm.phase == VmPhase::Running)
-            .map(|vm| (Hostname::new(&vm.vm.hostname), vm.vm.size))
-            .collect();
-        let known = self.cluster.list_nodes();
-        for (hostname, size) in &up {
-            if !known.iter().any(|node| node.name == hostname.as_str()) {
-                let cores = if *size == 2 { 2 } else { 4 };
-                let allocatable = Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, pods: 110 };
-                self.cluster.join(Node::new(hostname.as_str(), "", allocatable, now));
-            }
-        }
-        for node in self.cluster.list_nodes() {
-            let hostname = Hostname::new(&node.name);
-            let ready = up.iter().any(|(name, _)| *name == hostname);
-            self.cluster.edit(&node.name, |node| {
-                if node.ready != ready {
-                    (node.ready, node.ready_since) = (ready, now);
-                }
-            });
-            let Some(process) = &self.process else { continue };
-            let handle = process.handle.clone();
-            if let Some((provider_id, labels)) = handle.read(|fleet| {
-                let machine: &Machine = fleet.machine_at(&hostname)?;
-                let pool = fleet.pool(&machine.pool.to_string())?;
-                let id = machine.vm()?.id.as_ref()?.provider_id();
-                Some((id, node_labels(fleet.group(pool), &pool.id, &pool.offer)))
-            }) {
-                self.cluster.edit(&node.name, |node| {
-                    node.provider_id = provider_id;
-                    node.labels.extend(labels);
-                });
-                // Without a store it waits; the next step tries again.
-                let registered = handle.registered(hostname.clone(), None);
-                drop(tokio::time::timeout(Duration::from_secs(1), registered).await);
-            }
-            let gone = handle.read(|fleet| {
-                matches!(fleet.stranger(&hostname).map(|s| &s.kind), Some(StrangerKind::Gone { .. }))
-            });
-            // A VM that vanished before VPSie ever listed it leaves a Node that nobody here can know; somebody
-            // else has to clear it away.
-            let unknown =
-                node.provider_id.is_empty() && handle.read(|fleet| fleet.machine_at(&hostname).is_none());
-            if (gone || unknown) && !ready {
-                self.cluster.leave(&node.name);
-            }
-        }
+/// Where the API is, in its shapes.
+pub(crate) fn base(shapes: Shapes) -> &'static str {
+    match shapes.prefix {
+        Prefix::AppsAndApi | Prefix::Apps => "https://vpsie.example/apps/v2",
+        Prefix::Api => "https://vpsie.example/api/v2",
+        Prefix::Bare => "https://vpsie.example/v2",
     }
 }
 
-fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
+pub(crate) fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
     let config = Config {
         max_node_provision_time: Duration::from_mins(6),
         scale_down_unneeded_time: Duration::from_mins(1),
@@ -516,7 +465,7 @@ fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
     Autoscaler::new(config, Provider::new(minor, Duration::from_secs(5), door.clone()))
 }
 
-fn groups() -> Vec<NodeGroup> {
+pub(crate) fn groups() -> Vec<NodeGroup> {
     let pool = |group: &str, offer: &str| format!("{group}/ams1/{offer}/on-demand").parse().unwrap();
     let group = |name: &str, pools: &[&str], max: u32| NodeGroup {
         name: name.into(),

@@ -10,15 +10,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, too_early, transport,
+    Measured, Tasks, clock, finish, listen, spawn, spawn_credentials, spawn_http, spawn_vpsie, too_early,
+    transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
 use crate::control::{
-    Clock, Declared, FleetHandle, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch, Target,
+    Bell, Clock, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc;
-use crate::kubernetes::{self, ElectionConfig, Elector, Leadership, Lost, fence_client, fence_transport};
+use crate::kubernetes::{
+    self, ElectionConfig, Elector, Events, Leadership, Lost, fence_client, fence_transport,
+};
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::Readiness;
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
@@ -46,7 +49,9 @@ pub(super) async fn run(
     drop(listen("--grpc-listen", settings.grpc_listen).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet } = Measured::new(&settings);
+    let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, credentials, fleet } =
+        Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
     spawn_http(&mut tasks, http, registry, readiness(staged), shutdown.clone());
@@ -71,36 +76,43 @@ pub(super) async fn run(
         elector.release().await;
         return Ok(());
     };
-    tracing::info!("leading");
     stage.send_replace(Stage::Loading);
     let over = CancellationToken::new();
     let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
 
+    let client = fence_client(&client, leadership.clone());
+    let (events, publisher) = Events::new(client.clone(), namespace, events);
+    spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
     let parts = Parts {
-        client: fence_client(&client, leadership.clone()),
+        client,
         namespace: namespace.to_owned(),
         clock,
         leadership,
+        events,
+        drain,
         shutdown: shutdown.clone(),
     };
+    let journal = journal.with_events(parts.events.clone());
     let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
         return released(keeping_lease, over, Ok(())).await;
     };
     drop(fleet.set(handle.clone()));
     drop(fleet);
     let keeping = tokio::spawn(keeper.run());
-    let (transport, vpsie_config) = transport(&settings.vpsie, &parts.clock).await?;
     let transport = fence_transport(transport, parts.leadership.clone());
     let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&parts.clock), vpsie);
+    let told = (credentials, parts.events.clone());
+    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, Some(&parts.client), told, &shutdown)?;
     let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
     }
-    let target = parts.spawn_watches(&mut tasks, &handle, &store, &backend, recorded);
-    let backend: Arc<dyn Backend> = backend;
+    let (told, target) = watch::channel(Target::Unknown);
     let begin = known(target.clone(), shutdown.clone()).boxed().shared();
-    spawn_vpsie(&mut tasks, &settings, &handle, &backend, begin, &shutdown);
-    drop((store, backend));
+    let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, begin, &shutdown);
+    parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
+    drop(asked);
     let grace = settings.timing.shutdown_grace;
     let ending = shutdown.clone();
     tasks.spawn(async move {
@@ -128,6 +140,8 @@ struct Parts {
     namespace: String,
     clock: Arc<dyn Clock>,
     leadership: Leadership,
+    events: Events,
+    drain: DrainMetrics,
     shutdown: CancellationToken,
 }
 
@@ -169,33 +183,40 @@ impl Parts {
         }
     }
 
-    /// The loops over objects of the cluster. Which cluster at VPSie the NodeGroups say that it is.
-    fn spawn_watches(
-        &self,
-        tasks: &mut Tasks,
-        handle: &FleetHandle,
-        store: &Arc<KubernetesStore>,
-        backend: &Arc<ManagedBackend>,
-        recorded: Option<ManagedConfig>,
-    ) -> watch::Receiver<Target> {
+    /// The loops over objects of the cluster.
+    fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
         let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
-        let nodes = Nodes::new(handle.clone(), client.clone());
-        let view = NodesView::default();
-        let (store, backend) = (Arc::clone(store), Arc::clone(backend));
-        let on_target = move |target: &ManagedConfig| {
-            tracing::info!(cluster = %target.cluster, datacenters = ?target.datacenters, "serving this cluster");
-            store.set_cluster(target.cluster.clone());
-            backend.set_target(target.clone());
+        let Targets { store, backend, recorded, told } = targets;
+        let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_events(self.events.clone());
+        let view = nodes.view();
+        let (clock, events, drained) = (Arc::clone(&self.clock), self.events.clone(), self.drain.clone());
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, clock, drained);
+        let on_target = move |target: &Target| {
+            if let Target::Cluster(config) = target {
+                tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
+                store.set_cluster(config.cluster.clone());
+                backend.set_target(config.clone());
+            }
+            told.send_replace(target.clone());
         };
         let clock = Arc::clone(&self.clock);
-        let (groups, target) =
+        let groups =
             NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target);
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
+        spawn(tasks, "drain", drain.run(shutdown.clone()));
         spawn(tasks, "nodegroups", groups.run(shutdown.clone()));
         spawn(tasks, "records", records.run(shutdown.clone()));
-        target
     }
+}
+
+/// Who must know which cluster the NodeGroups are of.
+struct Targets {
+    store: Arc<KubernetesStore>,
+    backend: Arc<ManagedBackend>,
+    /// The cluster that the records are of.
+    recorded: Option<ManagedConfig>,
+    told: watch::Sender<Target>,
 }
 
 type Kept = JoinHandle<(Elector, Result<(), Lost>)>;

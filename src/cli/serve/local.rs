@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::parts::{Measured, Tasks, clock, finish, listen, spawn, spawn_http, spawn_vpsie, transport};
+use super::parts::{
+    Measured, Tasks, clock, finish, listen, spawn, spawn_credentials, spawn_http, spawn_vpsie, transport,
+};
 use crate::config::{KubernetesAccess, Manifests, Settings, VpsieSettings};
 use crate::control::{Declared, FleetHandle, Keeper, Nodes};
 use crate::grpc;
-use crate::kubernetes;
+use crate::kubernetes::{self, Events};
 use crate::store::{FileStore, Store};
 use crate::telemetry::Readiness;
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
@@ -31,14 +33,16 @@ pub(super) async fn run(
 
     let clock = clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, fleet } = Measured::new(&settings);
+    let Measured { registry, grpc: grpc_metrics, vpsie, journal, credentials, fleet, .. } =
+        Measured::new(&settings);
     let declared = Declared { declaration: manifests.groups.clone().into(), reserved: settings.reserved };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
     let (transport, config) = transport(&settings.vpsie, &clock).await?;
     let managed =
         ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
-    let backend = ManagedBackend::new(Client::new(config, transport, clock, vpsie), managed);
+    let vpsie = Client::new(config, transport, clock, vpsie);
+    let backend = ManagedBackend::new(vpsie.clone(), managed);
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
     }
@@ -46,10 +50,16 @@ pub(super) async fn run(
 
     let mut tasks = Tasks::new();
     let keeping = tokio::spawn(keeper.run());
-    spawn_vpsie(&mut tasks, &settings, &handle, &backend, std::future::ready(true), &shutdown);
-    if let Some(access) = access {
-        let nodes = Nodes::new(handle.clone(), kubernetes::connect(access).await?).run(shutdown.clone());
-        spawn(&mut tasks, "nodes", nodes);
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &backend, std::future::ready(true), &shutdown);
+    let client = match access {
+        Some(access) => Some(kubernetes::connect(access).await?),
+        None => None,
+    };
+    let told = (credentials, Events::none());
+    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie, client.as_ref(), told, &shutdown)?;
+    if let Some(client) = client {
+        let nodes = Nodes::new(handle.clone(), client, bell);
+        spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
     }
     spawn_http(&mut tasks, http, registry, readiness(handle.clone()), shutdown.clone());
     let (config, ending, grace) = (settings.grpc.clone(), shutdown.clone(), settings.timing.shutdown_grace);
@@ -62,7 +72,7 @@ pub(super) async fn run(
         let served = grpc::serve(config, shared, grpc_metrics, grpc, ending).await;
         ("gRPC", served.map_err(Into::into))
     });
-    drop((handle, backend, fleet));
+    drop((handle, backend, vpsie, fleet));
     finish(tasks, keeping, shutdown, grace).await
 }
 

@@ -7,18 +7,19 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Settings, VpsieSettings};
+use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
-    Clock, FleetCollector, FleetHandle, Journal, Provision, Removal, SystemClock, refresh_catalog,
+    Bell, Clock, CredentialMetrics, DrainMetrics, FleetCollector, FleetHandle, Journal, Provision, Removal,
+    Rotation, SystemClock, credentials_in_file, credentials_in_secret, refresh_catalog,
 };
 use crate::grpc::GrpcMetrics;
+use crate::kubernetes::{EventMetrics, Events};
 use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, registry, serve_http};
-use crate::vpsie::{Backend, ClientConfig, Metrics, Transport, https};
+use crate::vpsie::{Backend, Client, ClientConfig, Credentials, Metrics, Transport, https};
 
 /// What runs until the end. One that ends by itself ends the process: a provider that does half of its work is
 /// worse than one that is started again.
@@ -30,6 +31,9 @@ pub(super) struct Measured {
     pub(super) grpc: GrpcMetrics,
     pub(super) vpsie: Metrics,
     pub(super) journal: Journal,
+    pub(super) events: EventMetrics,
+    pub(super) drain: DrainMetrics,
+    pub(super) credentials: CredentialMetrics,
     /// The fleet, once there is one.
     pub(super) fleet: Arc<OnceLock<FleetHandle>>,
 }
@@ -40,12 +44,20 @@ impl Measured {
         let grpc = GrpcMetrics::register(&mut registry);
         let vpsie = Metrics::default();
         vpsie.register(&mut registry);
-        let journal = Journal::default();
+        let journal = Journal::new(settings.hours_per_month);
         journal.register(&mut registry);
+        let events = EventMetrics::default();
+        events.register(&mut registry);
+        let drain = DrainMetrics::default();
+        drain.register(&mut registry);
+        let credentials = CredentialMetrics::default();
+        if settings.vpsie.credential_source() != &CredentialSource::Fixed {
+            credentials.register(&mut registry);
+        }
         let fleet = Arc::new(OnceLock::new());
         let collector = FleetCollector::new(Arc::clone(&fleet), settings.hours_per_month);
         registry.register_collector(Box::new(collector));
-        Self { registry, grpc, vpsie, journal, fleet }
+        Self { registry, grpc, vpsie, journal, events, drain, credentials, fleet }
     }
 }
 
@@ -83,7 +95,7 @@ pub(super) async fn transport(
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<(Transport, ClientConfig)> {
     match vpsie {
-        VpsieSettings::Real(config) => Ok((https(&config.timeouts), config.clone())),
+        VpsieSettings::Real { client, .. } => Ok((https(&client.timeouts), client.clone())),
         VpsieSettings::Simulated { simulator, state, client } => {
             let simulator = match Snapshot::load(state)? {
                 Some(snapshot) => Simulator::restore((**simulator).clone(), Arc::clone(clock), snapshot)?,
@@ -95,7 +107,7 @@ pub(super) async fn transport(
     }
 }
 
-/// The loops that ask VPSie, once `begin` says so. The bell of those that look for new VMs.
+/// The loops that ask VPSie, once `begin` says so. Whoever sees something that VPSie may list rings the bell.
 pub(super) fn spawn_vpsie(
     tasks: &mut Tasks,
     settings: &Settings,
@@ -103,9 +115,9 @@ pub(super) fn spawn_vpsie(
     backend: &Arc<dyn Backend>,
     begin: impl Future<Output = bool> + Clone + Send + 'static,
     shutdown: &CancellationToken,
-) -> Arc<Notify> {
+) -> Arc<Bell> {
     let timing = &settings.timing;
-    let bell = Arc::new(Notify::new());
+    let bell = Arc::new(Bell::default());
     let provision = Provision::new(
         handle.clone(),
         Arc::clone(backend),
@@ -120,6 +132,38 @@ pub(super) fn spawn_vpsie(
     spawn(tasks, "removal", after(begin.clone(), removal.run(shutdown.clone())));
     spawn(tasks, "catalog", after(begin, catalog));
     bell
+}
+
+/// The loop that puts credentials in use that changed, where they can.
+pub(super) fn spawn_credentials(
+    tasks: &mut Tasks,
+    settings: &VpsieSettings,
+    vpsie: &Client,
+    kubernetes: Option<&kube::Client>,
+    (metrics, events): (CredentialMetrics, Events),
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let VpsieSettings::Real { client: ClientConfig { credentials, .. }, source } = settings else {
+        return Ok(());
+    };
+    let (rotation, candidates) = match source.clone() {
+        CredentialSource::Fixed => return Ok(()),
+        CredentialSource::TokenFile(file) => (
+            Rotation::of_file(vpsie.clone(), &file, credentials.clone(), metrics),
+            credentials_in_file(file, Credentials::token),
+        ),
+        CredentialSource::ClientSecretFile { id, file } => (
+            Rotation::of_file(vpsie.clone(), &file, credentials.clone(), metrics),
+            credentials_in_file(file, move |secret| Credentials::client(&id, secret)),
+        ),
+        CredentialSource::Secret { namespace, name } => {
+            let client = kubernetes.context("--api-secret needs --kubeconfig")?.clone();
+            let candidates = credentials_in_secret(client, &namespace, &name);
+            (Rotation::of_secret(vpsie.clone(), &namespace, &name, metrics, events), candidates)
+        }
+    };
+    spawn(tasks, "credentials", rotation.run(candidates, shutdown.clone()));
+    Ok(())
 }
 
 async fn after(begin: impl Future<Output = bool>, work: impl Future<Output = ()>) {

@@ -12,14 +12,13 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +52,9 @@ pub struct NodeGroups {
     declared: Declared,
     /// What there were machines of at the start.
     recorded: Option<ManagedConfig>,
-    target: watch::Sender<Target>,
-    on_target: Box<dyn Fn(&ManagedConfig) + Send + Sync>,
+    /// What was told last.
+    target: Target,
+    on_target: Box<dyn Fn(&Target) + Send + Sync>,
 }
 
 /// Which cluster the NodeGroups are of.
@@ -70,8 +70,8 @@ pub enum Target {
 }
 
 impl NodeGroups {
-    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of; `on_target` is
-    /// told of another one before its NodeGroups are in force.
+    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of. The one that
+    /// the NodeGroups are of is told to `on_target` before they are in force.
     pub fn new(
         handle: FleetHandle,
         clock: Arc<dyn Clock>,
@@ -79,10 +79,9 @@ impl NodeGroups {
         client: Client,
         namespace: &str,
         recorded: Option<ManagedConfig>,
-        on_target: impl Fn(&ManagedConfig) + Send + Sync + 'static,
-    ) -> (Self, watch::Receiver<Target>) {
-        let (target, told) = watch::channel(Target::Unknown);
-        let this = Self {
+        on_target: impl Fn(&Target) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
             handle,
             clock,
             nodes,
@@ -92,10 +91,9 @@ impl NodeGroups {
             config: Watched::default(),
             declared: Declared::default(),
             recorded,
-            target,
+            target: Target::Unknown,
             on_target: Box::new(on_target),
-        };
-        (this, told)
+        }
     }
 
     /// Runs until `shutdown`.
@@ -152,10 +150,10 @@ impl NodeGroups {
                 group.notes.iter().for_each(|note| tracing::warn!("NodeGroup {note}"));
             }
         }
-        if next.target != self.declared.target || *self.target.borrow() == Target::Unknown {
-            next.target.iter().for_each(&self.on_target);
-            let target = next.target.clone().map_or(Target::None, Target::Cluster);
-            self.target.send_if_modified(|told| std::mem::replace(told, target.clone()) != target);
+        let target = next.target.clone().map_or(Target::None, Target::Cluster);
+        if target != self.target {
+            (self.on_target)(&target);
+            self.target = target;
         }
         if next.declaration() != self.declared.declaration() {
             self.handle.declare(next.declaration()).await?;
@@ -313,9 +311,10 @@ impl<K: Resource + Debug> Watched<K> {
                 return first;
             }
             Some(watcher::Event::Apply(object)) => {
-                if let Some((name, object)) = usable(object) {
-                    self.objects.insert(name, object);
-                }
+                let Some((name, object)) = usable(object) else { return false };
+                let wishes = wishes(&object);
+                let before = self.objects.insert(name, object);
+                return before.is_none_or(|before| self::wishes(&before) != wishes);
             }
             Some(watcher::Event::Delete(object)) => {
                 self.objects.remove(&object.name_any());
@@ -337,6 +336,12 @@ impl<K: Resource + Debug> Watched<K> {
         }
         true
     }
+}
+
+/// What tells of a change that is a person's: most changes are of statuses, by this very loop.
+fn wishes<K: Resource>(object: &K) -> impl PartialEq + use<K> {
+    let ObjectMeta { uid, generation, deletion_timestamp, labels, .. } = object.meta().clone();
+    (uid, generation, deletion_timestamp, labels)
 }
 
 /// What a watch says; None when it broke.

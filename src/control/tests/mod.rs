@@ -1,5 +1,7 @@
 //! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
 
+mod drain;
+mod events;
 mod frugality;
 mod objects;
 
@@ -10,7 +12,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -249,7 +250,7 @@ impl Process {
     }
 
     fn start_with(&mut self, backend: &Arc<dyn Backend>) {
-        let bell = Arc::new(Notify::new());
+        let bell = Arc::new(Bell::default());
         let (handle, idle) = (self.handle.clone(), Duration::from_secs(30));
         let provision =
             Provision::new(handle, Arc::clone(backend), Policy::default(), idle, Arc::clone(&bell));

@@ -39,9 +39,14 @@ impl Cluster {
         let recorded = handle
             .read(|fleet| fleet.machines().next().is_some())
             .then(|| ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] });
-        let on_target = move |target: &ManagedConfig| told.lock().unwrap().push(target.cluster.clone());
-        let view = NodesView::default();
-        let (groups, target) =
+        let (view, (sender, target)) = (NodesView::default(), tokio::sync::watch::channel(Target::Unknown));
+        let on_target = move |target: &Target| {
+            if let Target::Cluster(config) = target {
+                told.lock().unwrap().push(config.cluster.clone());
+            }
+            sender.send_replace(target.clone());
+        };
+        let groups =
             NodeGroups::new(handle.clone(), clock, view, client.clone(), NAMESPACE, recorded, on_target);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
         let mut tasks = JoinSet::new();
@@ -97,7 +102,7 @@ impl Cluster {
     }
 }
 
-fn running(n: u32) -> Machine {
+pub(super) fn running(n: u32) -> Machine {
     let vm = Vm {
         hostname: Hostname::new(&format!("slave-{n}")),
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),

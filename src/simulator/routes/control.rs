@@ -40,6 +40,7 @@ pub(super) fn router() -> Router {
         .route("/times", put(set_times))
         .route("/shapes", put(set_shapes))
         .route("/outage", put(set_outage))
+        .route("/token", put(set_token))
         .route("/tokens", delete(revoke_tokens));
     Router::new().nest("/_simulator", api)
 }
@@ -195,6 +196,17 @@ struct Outage {
 
 async fn set_outage(Extension(sim): Sim, Json(body): Json<Outage>) -> Outcome {
     sim.set_outage(body.on);
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewToken {
+    token: String,
+}
+
+async fn set_token(Extension(sim): Sim, Json(body): Json<NewToken>) -> Outcome {
+    sim.set_token(body.token.into());
     done()
 }
 

@@ -177,3 +177,13 @@ async fn a_file_of_another_kind_is_refused() {
         assert!(error.contains(problem) && error.contains("move it away to start anew"), "{error}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_token_changes() {
+    let sim = simulator(steady());
+    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 200);
+    control(&sim, "PUT", "/token", json!({ "token": "new" })).await;
+    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 401);
+    control(&sim, "PUT", "/token", json!({ "token": DEFAULT_TOKEN })).await;
+    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 200);
+}

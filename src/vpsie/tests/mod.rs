@@ -5,3 +5,4 @@ mod login;
 mod managed;
 mod script;
 mod simulated;
+mod trial;

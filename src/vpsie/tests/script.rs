@@ -72,7 +72,8 @@ impl Script {
         script
     }
 
-    /// Adds steps. A line is method and path without `/apps/v2/`, such as `GET datacenter`.
+    /// Adds steps. A line is method and path without `/apps/v2/`, such as `GET datacenter`; with another host the
+    /// whole URL.
     pub(in crate::vpsie) fn then(&self, steps: impl IntoIterator<Item = (&'static str, Fate)>) {
         let steps = steps.into_iter().map(|(line, fate)| (line.to_owned(), fate));
         self.0.lock().unwrap().steps.extend(steps);
@@ -111,7 +112,7 @@ impl Script {
 
     fn next(&self, request: &Request<Bytes>) -> Fate {
         let uri = request.uri().to_string();
-        let path = uri.strip_prefix("https://vpsie.test/apps/v2/").unwrap();
+        let path = uri.strip_prefix("https://vpsie.test/apps/v2/").unwrap_or(&uri);
         let line = format!("{} {path}", request.method());
         let mut state = self.0.lock().unwrap();
         let body = String::from_utf8(request.body().to_vec()).unwrap();

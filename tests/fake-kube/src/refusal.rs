@@ -14,6 +14,8 @@ pub struct Refusal {
     pub message: String,
     /// Seconds to wait before the next try, if the server says so.
     pub retry_after: Option<u32>,
+    /// What it comes of: a reason in one word, and a message.
+    pub cause: Option<(String, String)>,
 }
 
 impl Refusal {
@@ -34,7 +36,12 @@ impl Refusal {
             504 => "Timeout",
             _ => "InternalError",
         };
-        Self { code, reason, message: message.into(), retry_after: None }
+        Self { code, reason, message: message.into(), retry_after: None, cause: None }
+    }
+
+    /// The same, with what it comes of.
+    pub fn with_cause(self, reason: &str, message: &str) -> Self {
+        Self { cause: Some((reason.to_owned(), message.to_owned())), ..self }
     }
 
     /// The object of this name and kind is there already.
@@ -65,6 +72,9 @@ impl Refusal {
         });
         if let Some(seconds) = self.retry_after {
             status["details"] = json!({"retryAfterSeconds": seconds});
+        }
+        if let Some((reason, message)) = &self.cause {
+            status["details"]["causes"] = json!([{"reason": reason, "message": message}]);
         }
         status
     }

@@ -1,0 +1,124 @@
+//! A cluster of many machines.
+
+use fake_kube::FakeKube;
+use serde_json::{Value, json};
+use vpsie_autoscaler::api::VPSieNode;
+use vpsie_autoscaler::fleet::{Hostname, Machine, Phase, SizeId, Vm, VmId};
+use vpsie_autoscaler::vpsie::ManagedConfig;
+
+pub(crate) const NAMESPACE: &str = "vpsie-system";
+const CLUSTER: &str = "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f";
+const GROUPS: usize = 20;
+
+pub(crate) fn target() -> ManagedConfig {
+    ManagedConfig { cluster: CLUSTER.into(), datacenters: vec!["ams1".into()] }
+}
+
+/// Puts NodeGroups, VPSieNodes and Nodes there, all of them settled.
+pub(crate) fn fill(kube: &FakeKube, machines: usize) {
+    for group in 0..GROUPS {
+        kube.put(json!({
+            "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
+            "metadata": {"name": format!("group-{group}"), "namespace": NAMESPACE},
+            "spec": {
+                "minNodes": 0, "maxNodes": 1000, "datacenterID": "ams1", "resourceIdentifier": CLUSTER,
+                "offeringIDs": ["small"],
+            },
+        }))
+        .unwrap();
+    }
+    for at in 0..machines {
+        let machine = machine(at);
+        let mut record = serde_json::to_value(VPSieNode::of(&machine, &CLUSTER.into())).unwrap();
+        record["metadata"]["namespace"] = json!(NAMESPACE);
+        record["metadata"]["finalizers"] = json!(["vpsienode.autoscaler.vpsie.com/finalizer"]);
+        kube.put(record).unwrap();
+        kube.put(node(at, &machine)).unwrap();
+    }
+}
+
+/// Each Node says once more that it is well.
+pub(crate) fn heartbeat(kube: &FakeKube, machines: usize, round: usize) {
+    for at in 0..machines {
+        let conditions = conditions(true, &format!("2026-01-01T00:{round:02}:00Z"));
+        kube.patch("nodes", "", &name(at), json!({"status": {"conditions": conditions}})).unwrap();
+    }
+}
+
+/// Each Node says that it is not ready, or that it is again.
+pub(crate) fn unready(kube: &FakeKube, machines: usize, unready: bool) {
+    for at in 0..machines {
+        let conditions = conditions(!unready, "2026-01-01T00:00:00Z");
+        kube.patch("nodes", "", &name(at), json!({"status": {"conditions": conditions}})).unwrap();
+    }
+}
+
+fn name(at: usize) -> String {
+    format!("ams-kubernetes-49ab-slave-{at}")
+}
+
+fn machine(at: usize) -> Machine {
+    let time = "2026-01-01T00:00:00Z".parse().unwrap();
+    let vm = Vm {
+        hostname: Hostname::new(&name(at)),
+        id: Some(VmId::new(format!("0b54b0a0-0000-4000-8000-{at:012x}"))),
+        addresses: vec![[10, 0, (at / 250) as u8, (at % 250) as u8].into()],
+    };
+    let group = at % GROUPS;
+    Machine {
+        id: format!("group-{group}-{at:08x}").as_str().into(),
+        pool: format!("group-{group}/ams1/small/on-demand").parse().unwrap(),
+        size: SizeId(2),
+        created_at: time,
+        phase: Phase::Running { vm, since: time },
+        asks: Vec::new(),
+    }
+}
+
+/// About as large as those of kubelets.
+fn node(at: usize, machine: &Machine) -> Value {
+    let pool = machine.pool.to_string();
+    let group = machine.pool.node_group.as_str();
+    let images: Vec<Value> = (0..30)
+        .map(|n| {
+            let digest = format!("registry.example/library/image-{n}@sha256:{n:064x}");
+            json!({"names": [digest, format!("registry.example/library/image-{n}:v1.{n}")], "sizeBytes": 50_000_000 + n})
+        })
+        .collect();
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {
+            "name": name(at),
+            "labels": {
+                "autoscaler.vpsie.com/managed": "true", "autoscaler.vpsie.com/nodegroup": group,
+                "autoscaler.vpsie.com/offering": "small", "autoscaler.vpsie.com/datacenter": "ams1",
+                "autoscaler.vpsie.com/capacity-type": "on-demand", "node.kubernetes.io/instance-type": "small",
+                "topology.kubernetes.io/region": "ams1", "topology.kubernetes.io/zone": "ams1",
+                "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "kubernetes.io/hostname": name(at),
+            },
+            "annotations": {"autoscaler.vpsie.com/pool": pool, "node.alpha.kubernetes.io/ttl": "0"},
+        },
+        "spec": {"providerID": machine.instance_id(), "podCIDR": "10.244.0.0/24"},
+        "status": {
+            "capacity": {"cpu": "2", "memory": "4030456Ki", "ephemeral-storage": "41152812Ki", "pods": "110"},
+            "allocatable": {"cpu": "1930m", "memory": "3200Mi", "ephemeral-storage": "37G", "pods": "110"},
+            "conditions": conditions(true, "2026-01-01T00:00:00Z"),
+            "images": images,
+        },
+    })
+}
+
+fn conditions(ready: bool, beat: &str) -> Value {
+    let condition = |kind: &str, holds: bool| {
+        json!({
+            "type": kind, "status": if holds { "True" } else { "False" }, "lastHeartbeatTime": beat,
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "reason": "Kubelet", "message": "kubelet says so",
+        })
+    };
+    json!([
+        condition("MemoryPressure", false),
+        condition("DiskPressure", false),
+        condition("PIDPressure", false),
+        condition("Ready", ready),
+    ])
+}

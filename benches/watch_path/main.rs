@@ -1,0 +1,196 @@
+//! What it takes to follow a cluster: the records and Nodes of 5,000 machines are read, and then each Node's status
+//! changes once, as kubelets do every few minutes. The same is done by bare watches that keep nothing, over the same
+//! API server in the process, and only the ratio of the two counts. Memory is that of the loops, without the server.
+//!
+//! `cargo bench --bench watch_path`
+
+// A benchmark that cannot run stops.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fake_kube::FakeKube;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Node;
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt as _};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vpsie_autoscaler::api::VPSieNode;
+use vpsie_autoscaler::control::{
+    Bell, Clock, Declared, FleetHandle, Journal, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch,
+    SystemClock, Target,
+};
+use vpsie_autoscaler::fleet::{Declaration, Reserved};
+use vpsie_autoscaler::store::KubernetesStore;
+
+const MACHINES: usize = 5000;
+const ROUNDS: usize = 5;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let kube = FakeKube::new(jiff::Timestamp::now);
+    cluster::fill(&kube, MACHINES);
+    let before = resident();
+    let bare = Bare::start(&kube);
+    let bare_read = timed(bare.read(MACHINES * 2)).await;
+    let ours_began = Instant::now();
+    let ours = Ours::start(&kube).await;
+    ours.until(|ours| ours.ready() == MACHINES).await;
+    let ours_read = ours_began.elapsed();
+    let memory = resident().saturating_sub(before);
+    println!(
+        "{MACHINES} VPSieNodes and Nodes read: {:.0} ms, bare watches {:.0} ms, ratio {:.2}; {:.1} MiB, {:.1} KiB a machine",
+        ours_read.as_secs_f64() * 1e3,
+        bare_read.as_secs_f64() * 1e3,
+        ours_read.as_secs_f64() / bare_read.as_secs_f64(),
+        memory as f64 / f64::from(1 << 20),
+        memory as f64 / 1024.0 / MACHINES as f64,
+    );
+    drop(bare);
+    let mut ratios = Vec::new();
+    for round in 0..ROUNDS {
+        // One after the other: both watch the same server, so each is stopped while the other is measured.
+        let bare = Bare::start(&kube);
+        bare.read(MACHINES * 2).await;
+        let seen = bare.seen();
+        cluster::heartbeat(&kube, MACHINES, 2 * round);
+        let bare_took = timed(bare.read(seen + MACHINES)).await;
+        drop(bare);
+        let version = kube.version();
+        let began = Instant::now();
+        cluster::unready(&kube, MACHINES, round % 2 == 0);
+        let wanted = if round % 2 == 0 { 0 } else { MACHINES };
+        ours.until(|ours| ours.ready() == wanted).await;
+        let ours_took = began.elapsed();
+        assert!(kube.version() > version);
+        ratios.push((ours_took.as_secs_f64() / bare_took.as_secs_f64(), ours_took, bare_took));
+    }
+    ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (ratio, ours_took, bare_took) = ratios[ROUNDS / 2];
+    println!(
+        "{MACHINES} changes of Nodes followed: {:.0} ms ({:.0} µs each), bare watches {:.0} ms, ratio {ratio:.2} \
+         (median of {ROUNDS}, {:.2} to {:.2})",
+        ours_took.as_secs_f64() * 1e3,
+        ours_took.as_secs_f64() * 1e6 / MACHINES as f64,
+        bare_took.as_secs_f64() * 1e3,
+        ratios[0].0,
+        ratios[ROUNDS - 1].0,
+    );
+}
+
+async fn timed(work: impl Future<Output = ()>) -> Duration {
+    let began = Instant::now();
+    work.await;
+    began.elapsed()
+}
+
+/// Resident memory of the process, bytes.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// Watches that keep nothing.
+struct Bare {
+    seen: watch::Receiver<usize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Bare {
+    fn start(kube: &FakeKube) -> Self {
+        let client = kube.client("bare", cluster::NAMESPACE);
+        let (count, seen) = watch::channel(0);
+        let mut tasks = JoinSet::new();
+        let nodes: Api<Node> = Api::all(client.clone());
+        let counted = count.clone();
+        tasks.spawn(async move {
+            let mut events = std::pin::pin!(watcher(nodes, watcher::Config::default()));
+            while let Some(event) = events.next().await {
+                note(&counted, &event.unwrap());
+            }
+        });
+        let records: Api<PartialObjectMeta<VPSieNode>> = Api::namespaced(client, cluster::NAMESPACE);
+        tasks.spawn(async move {
+            let mut events = std::pin::pin!(watcher(records, watcher::Config::default()));
+            while let Some(event) = events.next().await {
+                note(&count, &event.unwrap());
+            }
+        });
+        Self { seen, _tasks: tasks }
+    }
+
+    fn seen(&self) -> usize {
+        *self.seen.borrow()
+    }
+
+    async fn read(&self, count: usize) {
+        self.seen.clone().wait_for(|seen| *seen >= count).await.unwrap();
+    }
+}
+
+fn note<K: kube::Resource>(count: &watch::Sender<usize>, event: &watcher::Event<K>) {
+    if let watcher::Event::Apply(object) | watcher::Event::InitApply(object) = event {
+        assert!(!object.name_any().is_empty());
+        count.send_modify(|count| *count += 1);
+    }
+}
+
+/// The loops that follow a cluster.
+struct Ours {
+    handle: FleetHandle,
+    nodes: NodesView,
+    _tasks: JoinSet<()>,
+}
+
+impl Ours {
+    async fn start(kube: &FakeKube) -> Self {
+        let client = kube.client("ours", cluster::NAMESPACE);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = Arc::new(KubernetesStore::new(client.clone(), cluster::NAMESPACE));
+        let declared = Declared { declaration: Declaration::default(), reserved: Reserved::default() };
+        let (keeper, handle) =
+            Keeper::load(store, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
+        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(Bell::default()));
+        let view = nodes.view();
+        let (told, _) = watch::channel(Target::Unknown);
+        let on_target = move |target: &Target| drop(told.send_replace(target.clone()));
+        let groups = NodeGroups::new(
+            handle.clone(),
+            clock,
+            view.clone(),
+            client.clone(),
+            cluster::NAMESPACE,
+            Some(cluster::target()),
+            on_target,
+        );
+        let records = RecordsWatch::new(handle.clone(), client, cluster::NAMESPACE);
+        let mut tasks = JoinSet::new();
+        let never = CancellationToken::new();
+        tasks.spawn(keeper.run());
+        tasks.spawn(nodes.run(never.clone()));
+        tasks.spawn(groups.run(never.clone()));
+        tasks.spawn(records.run(never));
+        Self { handle, nodes: view, _tasks: tasks }
+    }
+
+    /// Machines whose Node is ready.
+    fn ready(&self) -> usize {
+        self.handle.read(|fleet| fleet.machines().filter(|machine| self.nodes.ready(&machine.id)).count())
+    }
+
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let mut changes = self.nodes.changes();
+        while !holds(self) {
+            // Not at each of thousands of changes: to look costs, too.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            changes.mark_unchanged();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! VPSie's credentials: which there are at the start, and where others come from later.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::args::{ApiArgs, KubernetesArgs};
+use super::problem::Problem;
+use super::syntax;
+use crate::vpsie::Credentials;
+
+/// Where VPSie's credentials come from while the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// Flags and environment: they stay as they are.
+    Fixed,
+    /// A file with a token, which is read again.
+    TokenFile(PathBuf),
+    /// A file with the secret of a client id, which is read again.
+    ClientSecretFile {
+        /// The client id.
+        id: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// A Secret, which is watched. There are no credentials before it was read.
+    Secret {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// The Secret that is asked for, if one is.
+pub(super) fn secret_source(
+    args: &ApiArgs,
+    kubernetes: &KubernetesArgs,
+    problems: &mut Vec<Problem>,
+) -> Option<CredentialSource> {
+    let name = args.api_secret.clone()?;
+    let mut wrong = |flag: &str, message: String| problems.push(Problem::new(flag, "", message));
+    let given: Vec<&str> = [
+        ("--api-token", args.api_token.is_some()),
+        ("--api-token-file", args.api_token_file.is_some()),
+        ("--client-id", args.client_id.is_some()),
+        ("--client-secret", args.client_secret.is_some()),
+        ("--client-secret-file", args.client_secret_file.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(flag, given)| given.then_some(flag))
+    .collect();
+    if !given.is_empty() {
+        wrong("--api-secret", format!("contradicts {}: give one of both", given.join(" and ")));
+    }
+    if let Err(message) = syntax::dns_subdomain(&name) {
+        wrong("--api-secret", message);
+    }
+    Some(CredentialSource::Secret { namespace: kubernetes.namespace.clone(), name })
+}
+
+/// The credentials to start with, and where others come from.
+pub(super) fn credentials(
+    args: &ApiArgs,
+    secret_source: Option<CredentialSource>,
+    problems: &mut Vec<Problem>,
+) -> Option<(Credentials, CredentialSource)> {
+    if let Some(source) = secret_source {
+        let missing = match &source {
+            CredentialSource::Secret { namespace, name } => {
+                format!("Secret {namespace}/{name} was not read yet")
+            }
+            _ => String::new(),
+        };
+        return Some((Credentials::missing(missing), source));
+    }
+    let before = problems.len();
+    let token = secret("--api-token", args.api_token.as_ref(), args.api_token_file.as_deref(), problems);
+    let secret =
+        secret("--client-secret", args.client_secret.as_ref(), args.client_secret_file.as_deref(), problems);
+    if problems.len() > before {
+        return None;
+    }
+    let (flag, message) = match (token, args.client_id.as_deref(), secret) {
+        (Some(token), None, None) => {
+            let source = args.api_token_file.clone().map(CredentialSource::TokenFile);
+            return Some((Credentials::token(token), source.unwrap_or(CredentialSource::Fixed)));
+        }
+        (None, Some(""), _) => ("--client-id", "is empty"),
+        (None, Some(id), Some(secret)) => {
+            let file = args.client_secret_file.clone();
+            let source = file.map(|file| CredentialSource::ClientSecretFile { id: id.to_owned(), file });
+            return Some((Credentials::client(id, secret), source.unwrap_or(CredentialSource::Fixed)));
+        }
+        (Some(_), _, _) => ("--api-token", "contradicts --client-id and --client-secret: give one of both"),
+        (None, Some(_), None) => ("--client-secret", "is missing: --client-id needs its secret"),
+        (None, None, Some(_)) => ("--client-id", "is missing: --client-secret is the secret of one"),
+        (None, None, None) => {
+            let message =
+                "is missing: give a token, --client-id with its secret, --api-secret, or --simulate";
+            ("--api-token", message)
+        }
+    };
+    problems.push(Problem::new(flag, "", message));
+    None
+}
+
+/// A secret, given as it is or in a file.
+fn secret(
+    flag: &str,
+    given: Option<&SecretString>,
+    file: Option<&Path>,
+    problems: &mut Vec<Problem>,
+) -> Option<SecretString> {
+    let mut wrong = |flag: &str, message: String| {
+        problems.push(Problem::new(flag, "", message));
+        None
+    };
+    let file_flag = format!("{flag}-file");
+    let (flag, clean) = match (given, file) {
+        (None, None) => return None,
+        (Some(_), Some(_)) => return wrong(flag, format!("contradicts {file_flag}: give one of both")),
+        (Some(given), None) => (flag, Credentials::clean(given.expose_secret())),
+        (None, Some(file)) => match std::fs::read_to_string(file) {
+            Ok(text) => (file_flag.as_str(), Credentials::clean(&text)),
+            Err(error) => return wrong(&file_flag, format!("{} cannot be read: {error}", file.display())),
+        },
+    };
+    clean.map_or_else(|problem| wrong(flag, problem.to_owned()), Some)
+}

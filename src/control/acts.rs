@@ -1,0 +1,249 @@
+//! What a change means for money: the acts of the audit log. Pure.
+
+use rust_decimal::Decimal;
+
+use crate::fleet::{
+    AskOutcome, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId, SizeId,
+    Stranger, StrangerKind, Vm, VmId,
+};
+
+macro_rules! kinds {
+    ($($kind:ident $name:literal $meaning:literal,)*) => {
+        /// What was done.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum ActKind {
+            $(#[doc = $meaning] $kind,)*
+        }
+
+        impl ActKind {
+            /// All of them, in the order of a machine's life.
+            #[cfg(test)]
+            pub(super) const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The word for it in the audit log.
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+
+            /// What it says.
+            pub(super) fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $meaning,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Requested "requested" "Cluster Autoscaler asked for a machine; it is recorded",
+    Asked "asked" "VPSie is about to be asked for its VM",
+    Accepted "accepted" "VPSie accepted the request",
+    Unclear "unclear" "VPSie's reply was lost: there may be a VM",
+    NotMade "not_made" "VPSie made nothing of the request now; it is asked again if the machine still waits",
+    Lost "lost" "no VM came of the request in time; one that comes later is known as ours",
+    Bound "bound" "a VM is listed that the request is taken to have made",
+    Running "running" "its VM is up: its Node registered, or without Kubernetes VPSie says so",
+    Failed "failed" "the machine failed for good; `reason` and `message` say why",
+    Cancelled "cancelled" "the machine is not wanted any more, and VPSie has nothing of it",
+    GivenUp "given_up" "the machine is not wanted any more: its VM, or one that still comes, is to be deleted",
+    DeletionAccepted "deletion_accepted" "VPSie accepted the deletion of its VM, or says that there is none",
+    DeletionIgnored "deletion_ignored" "VPSie accepted the deletion long ago and still lists the VM: asked again",
+    Gone "gone" "VPSie lists the deleted VM no more, or no request of a machine given up can have a VM",
+    Vanished "vanished" "VPSie lists the VM no more, and nobody here had deleted it",
+    Returned "returned" "a VM that was gone is listed again: taken back, or deleted again if it had been deleted",
+    OrphanFound "orphan_found" "a VM of ours is listed that no machine waits for",
+    OrphanAdopted "orphan_adopted" "a machine that waited for a VM got an orphan",
+    TakenIn "taken_in" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
+    ForeignFound "foreign_found" "a node is listed that is not ours: never touched",
+}
+
+/// One act that spends or frees money, or explains one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Act {
+    /// What was done.
+    pub(super) kind: ActKind,
+    /// The machine.
+    pub(super) machine: Option<MachineId>,
+    /// Its pool, or that which an orphan was asked for.
+    pub(super) pool: Option<PoolId>,
+    /// Its size.
+    pub(super) size: Option<SizeId>,
+    /// The VM's hostname.
+    pub(super) vm: Option<Hostname>,
+    /// The VM's UUID.
+    pub(super) vm_id: Option<VmId>,
+    /// Who wanted it: the name of a [`DeletionReason`].
+    pub(super) by: Option<&'static str>,
+    /// Why it failed.
+    pub(super) failure: Option<Failure>,
+    /// List price of the machine, where known.
+    pub(super) usd_per_hour: Option<Decimal>,
+}
+
+/// The acts that a change tells of, to the fleet as it is before it.
+pub(super) fn acts(fleet: &Fleet, change: &Change, hours_per_month: u32) -> Vec<Act> {
+    let mut acts = match change {
+        Change::SaveMachine(machine) => match fleet.machine(&machine.id) {
+            Some(old) => changed(fleet, old, machine),
+            None => vec![of(machine, begun(fleet, machine))],
+        },
+        Change::DropMachine(id) => fleet.machine(id).and_then(dropped).into_iter().collect(),
+        Change::SaveStranger(stranger) => listed(fleet, stranger).into_iter().collect(),
+        Change::DropStranger(_) | Change::SaveLearned(..) | Change::SaveCatalog(_) => Vec::new(),
+    };
+    for act in &mut acts {
+        let pool = act.pool.as_ref().and_then(|pool| fleet.pool(&pool.to_string()));
+        act.usd_per_hour = pool
+            .and_then(|pool| pool.offer.price_hourly(hours_per_month))
+            .map(|price| price.round_dp(5).normalize());
+    }
+    acts
+}
+
+/// An act of a machine as it is.
+fn of(machine: &Machine, kind: ActKind) -> Act {
+    let by = match &machine.phase {
+        _ if kind == ActKind::Requested => Some(DeletionReason::ClusterAutoscaler.name()),
+        Phase::Deleting { reason, .. } => Some(reason.name()),
+        _ => None,
+    };
+    let failure = match &machine.phase {
+        Phase::Failed { failure, .. } if kind == ActKind::Failed => Some(failure.clone()),
+        _ => None,
+    };
+    let vm = machine.vm();
+    Act {
+        kind,
+        machine: Some(machine.id.clone()),
+        pool: Some(machine.pool.clone()),
+        size: known(machine.size),
+        vm: vm.map(|vm| vm.hostname.clone()),
+        vm_id: vm.and_then(|vm| vm.id.clone()),
+        by,
+        failure,
+        usd_per_hour: None,
+    }
+}
+
+fn known(size: SizeId) -> Option<SizeId> {
+    (size != SizeId::UNKNOWN).then_some(size)
+}
+
+fn begun(fleet: &Fleet, machine: &Machine) -> ActKind {
+    match (&machine.phase, machine.vm()) {
+        (Phase::Deleting { reason: DeletionReason::Orphan, .. }, _) => ActKind::GivenUp,
+        (_, Some(vm)) => bound(fleet, machine, vm),
+        (_, None) => ActKind::Requested,
+    }
+}
+
+/// How a machine came by a VM: what the VM was before tells.
+fn bound(fleet: &Fleet, machine: &Machine, vm: &Vm) -> ActKind {
+    match fleet.stranger(&vm.hostname).map(|stranger| &stranger.kind) {
+        Some(StrangerKind::Gone { machine: was, .. }) if *was == machine.id => ActKind::Returned,
+        Some(StrangerKind::Orphan { .. }) => ActKind::OrphanAdopted,
+        Some(StrangerKind::Foreign) => ActKind::TakenIn,
+        _ => ActKind::Bound,
+    }
+}
+
+fn changed(fleet: &Fleet, old: &Machine, new: &Machine) -> Vec<Act> {
+    let mut kinds = asked(old, new);
+    match (old.vm(), new.vm()) {
+        (None, Some(vm)) => kinds.push(bound(fleet, new, vm)),
+        (Some(was), Some(vm)) if was.hostname != vm.hostname => kinds.push(bound(fleet, new, vm)),
+        _ => {}
+    }
+    let same = old.phase.name() == new.phase.name();
+    match (&old.phase, &new.phase) {
+        (_, Phase::Running { .. }) if !same => kinds.push(ActKind::Running),
+        (_, Phase::Failed { .. }) if !same => kinds.push(ActKind::Failed),
+        // The others are told when the VM goes, or comes back.
+        (_, Phase::Deleting { reason, .. }) if !same && !told_by_vm(*reason) => kinds.push(ActKind::GivenUp),
+        (Phase::Deleting { accepted_at: None, .. }, Phase::Deleting { accepted_at: Some(_), .. }) => {
+            kinds.push(ActKind::DeletionAccepted);
+        }
+        (
+            Phase::Deleting { accepted_at: Some(_), .. },
+            Phase::Deleting { accepted_at: None, vm: Some(_), .. },
+        ) => kinds.push(ActKind::DeletionIgnored),
+        _ => {}
+    }
+    kinds.into_iter().map(|kind| of(new, kind)).collect()
+}
+
+fn told_by_vm(reason: DeletionReason) -> bool {
+    matches!(reason, DeletionReason::VMGone | DeletionReason::VMReturned)
+}
+
+/// What became of a machine's requests.
+fn asked(old: &Machine, new: &Machine) -> Vec<ActKind> {
+    let in_flight =
+        |machine: &Machine| machine.asks.iter().filter(|ask| ask.outcome == AskOutcome::InFlight).count();
+    if new.asks.len() < old.asks.len() {
+        // One that a VM was matched with, or that is forgotten, is told of elsewhere or not at all.
+        let waits = new.vm().is_none() && !matches!(new.phase, Phase::Failed { .. } | Phase::Running { .. });
+        let answered = waits && in_flight(new) < in_flight(old);
+        return if answered { vec![ActKind::NotMade] } else { Vec::new() };
+    }
+    let told = old.asks.iter().zip(&new.asks).filter(|(was, is)| was.outcome != is.outcome);
+    let told = told.filter_map(|(_, is)| match is.outcome {
+        AskOutcome::InFlight => None,
+        AskOutcome::Accepted => Some(ActKind::Accepted),
+        AskOutcome::Unclear => Some(ActKind::Unclear),
+        AskOutcome::Lost => Some(ActKind::Lost),
+    });
+    let more = new.asks.len() - old.asks.len();
+    told.chain(std::iter::repeat_n(ActKind::Asked, more)).collect()
+}
+
+fn dropped(machine: &Machine) -> Option<Act> {
+    match machine.phase {
+        // Told when its VM went.
+        _ if machine.vm().is_some() => None,
+        Phase::Deleting { .. } => Some(of(machine, ActKind::Gone)),
+        // By whom is not part of the change.
+        _ => Some(of(machine, ActKind::Cancelled)),
+    }
+}
+
+fn listed(fleet: &Fleet, stranger: &Stranger) -> Option<Act> {
+    let was = fleet.stranger(&stranger.hostname).map(|was| &was.kind);
+    let act = |kind, pool: Option<&PoolId>, size: Option<SizeId>| Act {
+        kind,
+        machine: None,
+        pool: pool.cloned(),
+        size: size.and_then(known),
+        vm: Some(stranger.hostname.clone()),
+        vm_id: stranger.id.clone(),
+        by: None,
+        failure: None,
+        usd_per_hour: None,
+    };
+    match &stranger.kind {
+        StrangerKind::Foreign if was.is_none() => Some(act(ActKind::ForeignFound, None, None)),
+        StrangerKind::Orphan { pool, size } if !matches!(was, Some(StrangerKind::Orphan { .. })) => {
+            Some(act(ActKind::OrphanFound, Some(pool), *size))
+        }
+        StrangerKind::Gone { machine, pool, size, deleted }
+            if !matches!(was, Some(StrangerKind::Gone { .. })) =>
+        {
+            let (told, by) = match fleet.machine(machine).map(|machine| &machine.phase) {
+                Some(Phase::Deleting { accepted_at, reason, .. }) => {
+                    (accepted_at.is_some(), Some(reason.name()))
+                }
+                Some(_) => (false, None),
+                None => (*deleted, None),
+            };
+            let kind = if told { ActKind::Gone } else { ActKind::Vanished };
+            Some(Act { machine: Some(machine.clone()), by, ..act(kind, Some(pool), Some(*size)) })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,139 @@
+//! Where credentials come from while the process runs. What is wrong is told without any value.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, future};
+use k8s_openapi::api::core::v1::Secret;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::MissedTickBehavior;
+
+use super::Candidate;
+use crate::vpsie::{BaseUrl, Credentials};
+
+/// Between two looks at a file.
+const READ_AGAIN: Duration = Duration::from_secs(30);
+
+/// What a Secret holds, each time that it may have changed. Keys: `token`, or `clientId` and `clientSecret`;
+/// `url` where the API is elsewhere.
+pub fn credentials_in_secret(
+    client: Client,
+    namespace: &str,
+    name: &str,
+) -> BoxStream<'static, Result<Candidate, String>> {
+    let place = format!("Secret {namespace}/{name}");
+    let watched = watch_object(Api::<Secret>::namespaced(client, namespace), name).default_backoff();
+    let read = watched.filter_map(move |seen| {
+        future::ready(match seen {
+            Ok(Some(secret)) => Some(candidate(&secret, &place)),
+            Ok(None) => Some(Err(format!("{place} is not there"))),
+            Err(error) => {
+                tracing::warn!(%error, "{place} cannot be read; trying again");
+                None
+            }
+        })
+    });
+    read.boxed()
+}
+
+/// What a file holds, read every 30 s; `of` says what it is.
+pub fn credentials_in_file(
+    file: PathBuf,
+    of: impl Fn(SecretString) -> Credentials + Send + 'static,
+) -> BoxStream<'static, Result<Candidate, String>> {
+    let mut every = tokio::time::interval(READ_AGAIN);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let read = stream::unfold((file, of, every), |(file, of, mut every)| async move {
+        every.tick().await;
+        let read = match tokio::fs::read_to_string(&file).await {
+            Ok(text) => match Credentials::clean(&text) {
+                Ok(secret) => Ok(Candidate { credentials: of(secret), url: None }),
+                Err(problem) => Err(format!("{} {problem}", file.display())),
+            },
+            Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
+        };
+        Some((read, (file, of, every)))
+    });
+    read.boxed()
+}
+
+fn candidate(secret: &Secret, place: &str) -> Result<Candidate, String> {
+    let text = |key: &str| {
+        let value = secret.data.as_ref().and_then(|data| data.get(key));
+        let text = value.map(|value| std::str::from_utf8(&value.0)).transpose();
+        text.map_err(|_| format!("{place}: {key} is no text"))
+    };
+    let clean = |key: &str| {
+        let clean = text(key)?.map(Credentials::clean).transpose();
+        clean.map_err(|problem| format!("{place}: {key} {problem}"))
+    };
+    let credentials = match (clean("token")?, clean("clientId")?, clean("clientSecret")?) {
+        (Some(token), None, None) => Ok(Credentials::token(token)),
+        (None, Some(id), Some(secret)) => Ok(Credentials::client(id.expose_secret(), secret)),
+        (Some(_), _, _) => Err("token contradicts clientId and clientSecret: leave one of both out"),
+        (None, Some(_), None) => Err("clientSecret is missing: clientId needs it"),
+        (None, None, Some(_)) => Err("clientId is missing: clientSecret is the secret of one"),
+        (None, None, None) => Err("token is missing: it needs that, or clientId and clientSecret"),
+    };
+    let credentials = credentials.map_err(|problem| format!("{place}: {problem}"))?;
+    let url = text("url")?.map(BaseUrl::parse).transpose();
+    let url = url.map_err(|error| format!("{place}: url {}", error.problem))?;
+    Ok(Candidate { credentials, url })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+
+    use super::*;
+
+    fn read(keys: &[(&str, &str)]) -> Result<Candidate, String> {
+        let value = |text: &str| ByteString(text.as_bytes().to_vec());
+        let data = keys.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
+        candidate(&Secret { data: Some(data), ..Secret::default() }, "Secret a/b")
+    }
+
+    #[test]
+    fn a_secret_has_a_token_or_a_client_and_may_have_a_url() {
+        let token = Candidate { credentials: Credentials::token("t0ken"), url: None };
+        assert_eq!(read(&[("token", "t0ken\n"), ("other", "x")]), Ok(token.clone()));
+        let client = Candidate { credentials: Credentials::client("me", "s3cret"), url: None };
+        assert_eq!(read(&[("clientId", "me\n"), ("clientSecret", "s3cret\r\n")]), Ok(client));
+        let url = BaseUrl::parse("https://vpsie.test").ok();
+        assert_eq!(
+            read(&[("token", "t0ken"), ("url", "https://vpsie.test/\n")]),
+            Ok(Candidate { url, ..token })
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_key_and_no_value() {
+        for (keys, want) in [
+            (&[][..], "Secret a/b: token is missing: it needs that, or clientId and clientSecret"),
+            (&[("token", "\n")], "Secret a/b: token is empty"),
+            (
+                &[("token", "hunter 2")],
+                "Secret a/b: token holds spaces, line breaks or other characters that no secret of VPSie has",
+            ),
+            (
+                &[("token", "hunter"), ("clientId", "hunter")],
+                "Secret a/b: token contradicts clientId and clientSecret: leave one of both out",
+            ),
+            (&[("clientId", "hunter")], "Secret a/b: clientSecret is missing: clientId needs it"),
+            (
+                &[("clientSecret", "hunter")],
+                "Secret a/b: clientId is missing: clientSecret is the secret of one",
+            ),
+            (
+                &[("token", "t"), ("url", "http://hunter.test")],
+                "Secret a/b: url must start with https:// (http:// only for this machine itself)",
+            ),
+        ] {
+            assert_eq!(read(keys), Err(want.to_owned()));
+        }
+    }
+}

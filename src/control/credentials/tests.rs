@@ -1,0 +1,370 @@
+//! The loop against the simulator, with an API server in the process, on tokio's paused clock.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+
+use fake_kube::FakeKube;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+use tower::util::BoxCloneSyncService;
+
+use super::*;
+use crate::control::Clock;
+use crate::kubernetes::EventMetrics;
+use crate::simulator::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Simulator, SimulatorConfig};
+use crate::vpsie::{ClientConfig, ManagedBackend, ManagedConfig, Metrics};
+
+const NAMESPACE: &str = "vpsie-system";
+const NAME: &str = "vpsie-secret";
+
+struct TestClock(Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        start + self.0.elapsed()
+    }
+}
+
+struct World {
+    kube: FakeKube,
+    simulator: Simulator,
+    client: Client,
+    metrics: CredentialMetrics,
+    /// Hosts that were asked.
+    hosts: Arc<Mutex<Vec<String>>>,
+    shutdown: CancellationToken,
+}
+
+impl World {
+    fn new(credentials: Credentials) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TestClock(Instant::now()));
+        let simulator = Simulator::new(SimulatorConfig::default(), Arc::clone(&clock)).unwrap();
+        simulator.set_token("first".into());
+        let hosts = Arc::new(Mutex::new(Vec::new()));
+        let (inside, asked) = (simulator.transport(), Arc::clone(&hosts));
+        let transport = BoxCloneSyncService::new(tower::service_fn(move |request: http::Request<_>| {
+            asked.lock().unwrap().push(request.uri().host().unwrap_or_default().to_owned());
+            tower::ServiceExt::oneshot(inside.clone(), request)
+        }));
+        let base = BaseUrl::parse("https://vpsie.test").unwrap();
+        let config = ClientConfig::new(base, credentials);
+        let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
+        let kube = FakeKube::new(move || clock.now());
+        let metrics = CredentialMetrics::default();
+        Self { kube, simulator, client, metrics, hosts, shutdown: CancellationToken::new() }
+    }
+
+    /// With a Secret to watch.
+    fn of_secret() -> Self {
+        let this = Self::new(Credentials::missing("the Secret was not read yet"));
+        let client = this.kube.client("provider", NAMESPACE);
+        let (events, publisher) = Events::new(client.clone(), NAMESPACE, EventMetrics::default());
+        tokio::spawn(publisher.run(this.shutdown.clone()));
+        let rotation =
+            Rotation::of_secret(this.client.clone(), NAMESPACE, NAME, this.metrics.clone(), events);
+        tokio::spawn(rotation.run(credentials_in_secret(client, NAMESPACE, NAME), this.shutdown.clone()));
+        this
+    }
+
+    fn put(&self, keys: &[(&str, &str)]) {
+        let value = |text: &str| ByteString(text.as_bytes().to_vec());
+        let data: BTreeMap<_, _> = keys.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
+        let mut secret = json!(Secret { data: Some(data), ..Secret::default() });
+        secret["apiVersion"] = json!("v1");
+        secret["kind"] = json!("Secret");
+        secret["metadata"] = json!({"name": NAME, "namespace": NAMESPACE});
+        self.kube.put(secret).unwrap();
+    }
+
+    /// What VPSie says to a call, with the credentials in use.
+    async fn says(&self) -> String {
+        let target = ManagedConfig { cluster: "none".into(), datacenters: Vec::new() };
+        let error = ManagedBackend::new(self.client.clone(), target).check().await.unwrap_err().to_string();
+        if error.contains("VPSie has no cluster") { "welcome".to_owned() } else { error }
+    }
+
+    /// Accepted, refused, unknown, invalid; and whether the credentials are good.
+    fn counted(&self) -> ([u64; 4], bool) {
+        let counted =
+            ["accepted", "refused", "unknown", "invalid"].map(|result| self.metrics.counted(result));
+        (counted, self.metrics.is_valid())
+    }
+
+    /// Reasons and words of events, those of a series once.
+    fn events(&self) -> Vec<String> {
+        let events = self.kube.list("events");
+        let mut events: Vec<_> = events
+            .iter()
+            .map(|event| {
+                assert_eq!(
+                    (&event["regarding"]["kind"], &event["regarding"]["name"]),
+                    (&json!("Secret"), &json!(NAME))
+                );
+                let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+                (text("eventTime"), format!("{} {}: {}", text("type"), text("reason"), text("note")))
+            })
+            .collect();
+        events.sort();
+        events.into_iter().map(|(_, words)| words).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_credentials_are_used_once_vpsie_accepts_them() {
+    let world = World::of_secret();
+    world.put(&[("token", "first")]);
+    pass(5).await;
+    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 0], true)));
+
+    world.simulator.set_token("second".into());
+    world.put(&[("token", "second\n")]);
+    pass(5).await;
+    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([2, 0, 0, 0], true)));
+    // What is the same is not tried again.
+    world.put(&[("token", "second")]);
+    world.kube.cut_watches();
+    pass(600).await;
+    assert_eq!(world.counted(), ([2, 0, 0, 0], true));
+    let accepted = "Normal CredentialsAccepted: VPSie accepts them; they are in use";
+    assert_eq!(world.events(), [accepted]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
+    let world = World::of_secret();
+    world.put(&[("token", "first")]);
+    pass(5).await;
+    world.put(&[("token", "second")]);
+    pass(5).await;
+    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 1, 0, 0], false)));
+    let refused = "Warning CredentialsRefused: VPSie does not accept them: VPSie does not accept the API token; \
+                   it may have expired; those in use stay";
+    assert_eq!(world.events()[1], refused);
+    // After 1, 2, 4 and 8 minutes, then every 10.
+    pass(40 * 60).await;
+    assert_eq!(world.counted(), ([1, 7, 0, 0], false));
+
+    world.simulator.set_token("second".into());
+    pass(10 * 60).await;
+    assert_eq!((world.says().await.as_str(), world.counted().1), ("welcome", true));
+
+    // Taken back, nothing has to be tried.
+    world.put(&[("token", "third")]);
+    pass(5).await;
+    assert!(!world.metrics.is_valid());
+    world.put(&[("token", "second")]);
+    pass(3600).await;
+    assert_eq!(world.counted(), ([2, 8, 0, 0], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
+    let world = World::of_secret();
+    world.put(&[("token", "first")]);
+    pass(5).await;
+    world.simulator.set_outage(true);
+    world.simulator.set_token("second".into());
+    world.put(&[("token", "second")]);
+    pass(600).await;
+    let ([accepted, refused, unknown, _], valid) = world.counted();
+    assert_eq!((accepted, refused, valid), (1, 0, true));
+    assert!(unknown > 3, "{unknown}");
+    world.simulator.set_outage(false);
+    pass(120).await;
+    assert_eq!((world.says().await.as_str(), world.counted().0[0]), ("welcome", 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_credentials_take_the_place_of_those_that_wait() {
+    let world = World::of_secret();
+    world.put(&[("token", "wrong")]);
+    world.simulator.set_outage(true);
+    pass(30).await;
+    world.put(&[("token", "first")]);
+    pass(1).await;
+    world.simulator.set_outage(false);
+    pass(120).await;
+    assert_eq!(world.says().await, "welcome");
+    assert_eq!(world.counted().0[1], 0, "the older ones are not tried any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_credentials_calls_say_why() {
+    let world = World::of_secret();
+    assert!(world.says().await.contains("the Secret was not read yet"));
+    pass(5).await;
+    let says = world.says().await;
+    assert!(says.contains("Secret vpsie-system/vpsie-secret is not there"), "{says}");
+    assert_eq!(world.hosts.lock().unwrap().len(), 0);
+
+    world.put(&[("token", "second")]);
+    pass(5).await;
+    let says = world.says().await;
+    let want = "VPSie does not accept the credentials of Secret vpsie-system/vpsie-secret";
+    assert!(says.contains(want), "{says}");
+    pass(30 * 60).await;
+    assert_eq!(world.counted(), ([0, 31, 0, 1], false));
+    world.simulator.set_token("second".into());
+    pass(60).await;
+    assert_eq!(world.says().await, "welcome");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
+    let world = World::of_secret();
+    world.put(&[("token", "first")]);
+    pass(5).await;
+    world.kube.delete("secrets", NAMESPACE, NAME).unwrap();
+    pass(5).await;
+    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 1], false)));
+    world.put(&[("token", "first")]);
+    pass(5).await;
+    assert_eq!(world.counted(), ([1, 0, 0, 1], true));
+    // Sooner, it would be a repetition of the same event.
+    pass(600).await;
+    world.put(&[("token", "first"), ("clientId", "hunter2")]);
+    pass(5).await;
+    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 2], false)));
+    let events = world.events();
+    let invalid = "Warning CredentialsInvalid: Secret vpsie-system/vpsie-secret";
+    assert_eq!(events[1], format!("{invalid} is not there; those in use stay"));
+    assert!(events[2].starts_with(&format!("{invalid}: token contradicts clientId")), "{events:?}");
+    assert!(!format!("{events:?}").contains("hunter2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_url_beside_the_credentials_is_where_they_go() {
+    let world = World::of_secret();
+    world.put(&[("token", "first")]);
+    pass(5).await;
+    world.put(&[("token", "first"), ("url", "https://other.test")]);
+    pass(5).await;
+    world.hosts.lock().unwrap().clear();
+    assert_eq!(world.says().await, "welcome");
+    world.put(&[("token", "first")]);
+    pass(5).await;
+    assert_eq!(world.says().await, "welcome");
+    let hosts = world.hosts.lock().unwrap().join(" ");
+    assert_eq!(hosts, "other.test vpsie.test vpsie.test");
+    assert_eq!(world.counted(), ([3, 0, 0, 0], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_fails_is_tried_again() {
+    let world = World::of_secret();
+    world.put(&[("token", "first")]);
+    world.kube.set_down(true);
+    pass(60).await;
+    assert!(world.says().await.contains("the Secret was not read yet"));
+    world.kube.set_down(false);
+    pass(60).await;
+    assert_eq!(world.says().await, "welcome");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_read_again() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let mut write = |text: &str| {
+        file.as_file().set_len(0).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.path().to_owned()
+    };
+    let path = write("first\n");
+    let world = World::new(Credentials::token("first"));
+    let metrics = world.metrics.clone();
+    let rotation = Rotation::of_file(world.client.clone(), &path, Credentials::token("first"), metrics);
+    let candidates = credentials_in_file(path, Credentials::token);
+    tokio::spawn(rotation.run(candidates, world.shutdown.clone()));
+    pass(5).await;
+    assert_eq!(world.counted(), ([1, 0, 0, 0], true));
+    for (text, counted) in
+        [("second\n", ([1, 1, 0, 0], false)), ("", ([1, 1, 0, 1], false)), ("first", ([1, 1, 0, 1], true))]
+    {
+        write(text);
+        pass(31).await;
+        assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", counted));
+    }
+    world.simulator.set_token("second".into());
+    write("second");
+    pass(31).await;
+    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([2, 1, 0, 1], true)));
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::of_secret();
+    world.simulator.set_token("hunter1".into());
+    world.put(&[("token", "hunter1")]);
+    pass(5).await;
+    for (id, secret, counted) in [
+        (DEFAULT_CLIENT_ID, "hunter2", ([1, 1, 0, 0], false)),
+        (DEFAULT_CLIENT_ID, "hunter 2", ([1, 1, 0, 1], false)),
+        (DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, ([2, 1, 0, 1], true)),
+    ] {
+        world.put(&[("clientId", id), ("clientSecret", secret)]);
+        pass(5).await;
+        assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", counted));
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for line in
+        ["VPSie accepts the credentials", "does not accept the credentials", "clientSecret holds spaces"]
+    {
+        assert!(log.contains(line), "{line} is not in\n{log}");
+    }
+    for secret in ["hunter", DEFAULT_CLIENT_SECRET] {
+        assert!(!log.contains(secret), "{secret} is in\n{log}");
+    }
+}
+
+#[test]
+fn names_of_the_metrics() {
+    let mut registry = prometheus_client::registry::Registry::with_prefix("vpsie_autoscaler");
+    let metrics = CredentialMetrics::default();
+    metrics.register(&mut registry);
+    metrics.count("accepted");
+    metrics.valid(true);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        r#"vpsie_autoscaler_credential_rotations_total{result="accepted"} 1"#,
+        "vpsie_autoscaler_credentials_valid 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}

@@ -1,0 +1,286 @@
+//! Empties the Nodes of machines that people delete, before their VMs are deleted. Control/nodes has cordoned them.
+//!
+//! A disruption budget is kept to for as long as it takes: nothing is forced, and what holds a drain up is said.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::handle::{CommandError, FleetHandle};
+use super::nodes::{NodeFacts, NodesView};
+use crate::fleet::{MachineId, Phase};
+use crate::kubernetes::{EventType, Events, Evicted, Happening, Object, Staying, evict, pods_on, staying};
+
+/// Nodes that are drained at a time, besides those that are held up.
+const TOGETHER: usize = 3;
+/// Evictions at a time, a Node.
+const EVICTIONS: usize = 5;
+/// How often a Node that is drained is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often the eviction of a pod that a budget holds back is asked for again.
+const BLOCKED: Duration = Duration::from_secs(5);
+/// How long an API server that does not answer is left alone.
+const UNANSWERED: Duration = Duration::from_secs(5);
+/// A drain that is held up for so long is said to be, and again after [`SAY_AGAIN`].
+const SAY: Duration = Duration::from_mins(1);
+const SAY_AGAIN: Duration = Duration::from_mins(10);
+
+/// What drains did. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct DrainMetrics {
+    drains: Family<Labels, Counter>,
+    evictions: Family<Labels, Counter>,
+    blocked: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    result: &'static str,
+}
+
+impl DrainMetrics {
+    /// Registers `node_drains_total{result="drained|gone"}`,
+    /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Nodes of machines that people deleted: drained, or gone before";
+        registry.register("node_drains", help, self.drains.clone());
+        let help = "Evictions asked for, by what the API server answered";
+        registry.register("node_drain_evictions", help, self.evictions.clone());
+        let help = "Nodes whose drain has been held up for longer than a minute";
+        registry.register("node_drains_blocked", help, self.blocked.clone());
+    }
+
+    fn drained(&self, result: &'static str) {
+        self.drains.get_or_create(&Labels { result }).inc();
+    }
+
+    fn evicted(&self, result: &'static str) {
+        self.evictions.get_or_create(&Labels { result }).inc();
+    }
+}
+
+/// The loop that drains.
+pub struct Drain {
+    handle: FleetHandle,
+    client: Client,
+    nodes: NodesView,
+    events: Events,
+    clock: Arc<dyn Clock>,
+    metrics: DrainMetrics,
+    under_way: BTreeMap<MachineId, Progress>,
+    /// The API server wants to be left alone until then.
+    quiet_until: Instant,
+}
+
+/// How far a drain is.
+struct Progress {
+    began: Instant,
+    said: Option<Instant>,
+    /// By pod, when its eviction may be asked for again. Those that left are dropped.
+    blocked: BTreeMap<String, Instant>,
+}
+
+impl Progress {
+    /// It does not go on, and that was said.
+    fn is_held_up(&self) -> bool {
+        self.said.is_some() && !self.blocked.is_empty()
+    }
+}
+
+impl Drain {
+    /// A loop over the machines that the handle tells to be drained.
+    pub fn new(
+        handle: FleetHandle,
+        client: Client,
+        nodes: NodesView,
+        events: Events,
+        clock: Arc<dyn Clock>,
+        metrics: DrainMetrics,
+    ) -> Self {
+        let (under_way, quiet_until) = (BTreeMap::new(), Instant::now());
+        Self { handle, client, nodes, events, clock, metrics, under_way, quiet_until }
+    }
+
+    /// Runs until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut commits = self.handle.clone();
+        loop {
+            let busy = shutdown.run_until_cancelled(self.look()).await;
+            let Some(Ok(busy)) = busy else { return };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK), if busy => {}
+                () = commits.changed(), if !busy => {}
+            }
+        }
+    }
+
+    /// Takes each drain as far as it goes now. Whether there is anything to drain.
+    async fn look(&mut self) -> Result<bool, CommandError> {
+        let machines = self.handle.read(|fleet| {
+            let mut machines: Vec<_> = fleet
+                .machines()
+                .filter_map(|machine| match machine.phase {
+                    Phase::Deleting { drain: true, since, .. } => Some((since, machine.id.clone())),
+                    _ => None,
+                })
+                .collect();
+            machines.sort_unstable();
+            machines
+        });
+        self.under_way.retain(|id, _| machines.iter().any(|(_, machine)| machine == id));
+        // Before the Nodes were listed, that there is none says nothing.
+        if self.nodes.listed() {
+            let mut free = TOGETHER;
+            for (_, id) in &machines {
+                let held_up = self.under_way.get(id).is_some_and(Progress::is_held_up);
+                if (held_up || free > 0) && Instant::now() >= self.quiet_until {
+                    free -= usize::from(!held_up);
+                    self.drain(id).await?;
+                }
+            }
+        }
+        let blocked = self.under_way.values().filter(|progress| progress.is_held_up()).count();
+        self.metrics.blocked.set(blocked as i64);
+        Ok(!machines.is_empty())
+    }
+
+    async fn drain(&mut self, id: &MachineId) -> Result<(), CommandError> {
+        let Some(node) = self.nodes.of(id) else {
+            if self.is_gone(id).await {
+                self.done(id, None).await?;
+            }
+            return Ok(());
+        };
+        if !node.unschedulable {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let pods = match pods_on(&self.client, &node.name).await {
+            Ok(pods) => pods,
+            Err(error) => {
+                tracing::warn!(node = node.name, %error, "the pods of a Node that is drained cannot be read; trying again");
+                self.quiet_until = Instant::now() + UNANSWERED;
+                return Ok(());
+            }
+        };
+        let progress = self.under_way.entry(id.clone()).or_insert(Progress {
+            began: now,
+            said: None,
+            blocked: BTreeMap::new(),
+        });
+        let wall = self.clock.now();
+        let left: Vec<(Staying, &Pod)> = pods
+            .iter()
+            .map(|pod| (staying(pod, wall), pod))
+            .filter(|(staying, _)| *staying != Staying::Ignored)
+            .collect();
+        if left.is_empty() {
+            return self.done(id, Some(&node)).await;
+        }
+        let to_evict: BTreeMap<String, &Pod> = left
+            .iter()
+            .filter(|(staying, _)| *staying == Staying::ToEvict)
+            .map(|(_, pod)| (key(pod), *pod))
+            .collect();
+        progress.blocked.retain(|pod, _| to_evict.contains_key(pod));
+        let due = to_evict
+            .into_iter()
+            .filter(|(pod, _)| progress.blocked.get(pod).is_none_or(|until| now >= *until));
+        let due: Vec<(String, Pod)> = due.map(|(key, pod)| (key, pod.clone())).collect();
+        let mut held = None;
+        for some in due.chunks(EVICTIONS) {
+            let asked = some.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
+            for (pod, answer) in futures::future::join_all(asked).await {
+                self.metrics.evicted(answer.name());
+                match answer {
+                    Evicted::Leaving => drop(progress.blocked.remove(pod)),
+                    Evicted::Throttled(wait) => self.quiet_until = self.quiet_until.max(now + wait),
+                    Evicted::Blocked(why) | Evicted::Failed(why) => {
+                        progress.blocked.insert(pod.clone(), now + BLOCKED);
+                        held = Some(format!("pod {pod}: {why}"));
+                    }
+                }
+            }
+            if now < self.quiet_until {
+                break;
+            }
+        }
+        let late = now >= progress.began + SAY && progress.said.is_none_or(|said| now >= said + SAY_AGAIN);
+        if let Some(why) = held.filter(|_| late) {
+            progress.said = Some(now);
+            self.say_held_up(id, &node, &why);
+        }
+        Ok(())
+    }
+
+    /// Whether no Node is known, and the API server says so too: the watch may be behind.
+    async fn is_gone(&mut self, id: &MachineId) -> bool {
+        let vm = self.handle.read(|fleet| fleet.machine(id).and_then(|machine| machine.vm().cloned()));
+        let Some(name) = vm.map(|vm| vm.hostname) else { return true };
+        // One that is known and not the machine's is another's.
+        if self.nodes.named(&name).is_some() {
+            return true;
+        }
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        // A list, for that needs no further permission.
+        let only = ListParams::default().fields(&format!("metadata.name={}", name.as_str()));
+        match nodes.list(&only).await {
+            Ok(found) => found.items.is_empty(),
+            Err(error) => {
+                tracing::warn!(machine = %id, %error, "whether a Node is there cannot be read; trying again");
+                self.quiet_until = Instant::now() + UNANSWERED;
+                false
+            }
+        }
+    }
+
+    fn say_held_up(&self, id: &MachineId, node: &NodeFacts, why: &str) {
+        tracing::warn!(machine = %id, node = node.name, why, "a drain is held up");
+        let message = format!("the Node cannot be drained yet: {why}");
+        let on = Object::VPSieNode(id.to_string());
+        self.events.publish(Happening::new(on.clone(), EventType::Warning, "DrainBlocked", &*message));
+        let about = Happening::node(&node.name, &node.uid, EventType::Warning, "DrainBlocked", message);
+        self.events.publish(about.with(on));
+    }
+
+    /// Nothing is left to drain.
+    async fn done(&mut self, id: &MachineId, node: Option<&NodeFacts>) -> Result<(), CommandError> {
+        let machine = id.clone();
+        match self.handle.update(move |fleet, _, _| fleet.drained(&machine)).await {
+            Ok(_) => {}
+            Err(CommandError::Stopped) => return Err(CommandError::Stopped),
+            Err(error) => {
+                tracing::warn!(machine = %id, %error, "a drain is over and not noted yet; trying again");
+                return Ok(());
+            }
+        }
+        self.under_way.remove(id);
+        self.metrics.drained(if node.is_some() { "drained" } else { "gone" });
+        tracing::info!(machine = %id, node = node.map(|node| node.name.as_str()), "nothing is left to drain");
+        if let Some(node) = node {
+            let message = format!("drained: its machine {id} is being deleted");
+            let about = Happening::node(&node.name, &node.uid, EventType::Normal, "Drained", message);
+            self.events.publish(about.with(Object::VPSieNode(id.to_string())));
+        }
+        Ok(())
+    }
+}
+
+/// A pod and no other that has its name later.
+fn key(pod: &Pod) -> String {
+    format!("{}/{} ({})", pod.namespace().unwrap_or_default(), pod.name_any(), pod.uid().unwrap_or_default())
+}

@@ -1,0 +1,102 @@
+//! Which acts are told as Kubernetes events, about what, and in which words. Pure.
+
+use super::acts::{Act, ActKind};
+use crate::fleet::{DeletionReason, Hostname, Refusal};
+use crate::kubernetes::{EventType, Happening, Object};
+
+/// Type and reason of an act's events, and whether its NodeGroup is told too. None for an act without events.
+///
+/// A NodeGroup has thousands of machines, so it is told only what somebody may have to do something about.
+pub(super) fn event(kind: ActKind) -> Option<(EventType, &'static str, bool)> {
+    use EventType::{Normal, Warning};
+    match kind {
+        ActKind::Asked => Some((Normal, "Requested", false)),
+        ActKind::Bound => Some((Normal, "Created", false)),
+        ActKind::Running => Some((Normal, "Running", false)),
+        ActKind::Failed => Some((Warning, "Failed", true)),
+        ActKind::GivenUp => Some((Normal, "Deleting", true)),
+        ActKind::DeletionIgnored => Some((Warning, "DeletionIgnored", true)),
+        ActKind::Gone => Some((Normal, "Deleted", false)),
+        ActKind::Vanished => Some((Warning, "VMVanished", true)),
+        ActKind::Returned => Some((Warning, "VMReturned", true)),
+        ActKind::OrphanFound => Some((Warning, "OrphanFound", true)),
+        ActKind::OrphanAdopted => Some((Normal, "OrphanAdopted", true)),
+        ActKind::TakenIn => Some((Normal, "TakenIn", true)),
+        ActKind::Requested
+        | ActKind::Accepted
+        | ActKind::Unclear
+        | ActKind::NotMade
+        | ActKind::Lost
+        | ActKind::Cancelled
+        | ActKind::DeletionAccepted
+        | ActKind::ForeignFound => None,
+    }
+}
+
+/// The events of an act, on its machine's VPSieNode and on its NodeGroup.
+pub(super) fn happenings(act: &Act) -> Vec<Happening> {
+    let Some((kind, reason, group_too)) = event(act.kind) else { return Vec::new() };
+    let orphan = act.kind == ActKind::GivenUp && act.by == Some(DeletionReason::Orphan.name());
+    let reason = if orphan { "OrphanDeleted" } else { reason };
+    // Of what Cluster Autoscaler deletes it tells itself.
+    let routine = act.kind == ActKind::GivenUp && act.by == Some(DeletionReason::ClusterAutoscaler.name());
+    let message = message(act);
+    let machine = act.machine.as_ref().map(|machine| Object::VPSieNode(machine.to_string()));
+    let group = act.pool.as_ref().filter(|_| group_too && !routine);
+    let mut happenings = Vec::new();
+    if let Some(pool) = group {
+        let on = Object::NodeGroup(pool.node_group.to_string());
+        let node = |vm: &Hostname| Object::Node { name: vm.to_string(), uid: String::new() };
+        let told = Happening::new(on, kind, reason, format!("pool {pool}: {message}"));
+        let related = machine.clone().or_else(|| act.vm.as_ref().map(node));
+        happenings.push(Happening { related, ..told });
+    }
+    if let Some(machine) = machine {
+        happenings.push(Happening::new(machine, kind, reason, message));
+    }
+    happenings
+}
+
+fn message(act: &Act) -> String {
+    let vm = match (&act.vm, &act.vm_id) {
+        (Some(vm), Some(id)) => format!("VM {vm} ({id})"),
+        (Some(vm), None) => format!("VM {vm}"),
+        (None, _) => "its VM".to_owned(),
+    };
+    let by = act.by.unwrap_or_default();
+    match act.kind {
+        ActKind::Asked => "VPSie is asked for a VM".to_owned(),
+        ActKind::Bound => format!("VPSie lists {vm}"),
+        ActKind::Running => format!("{vm} runs"),
+        ActKind::Failed => act
+            .failure
+            .as_ref()
+            .map_or_else(String::new, |failure| format!("{}: {}", failure.reason, failure.message)),
+        ActKind::GivenUp => format!("{vm} is to be deleted ({by})"),
+        ActKind::DeletionIgnored => {
+            format!("{vm}: VPSie accepted its deletion and still lists it; asking again")
+        }
+        ActKind::Gone if act.vm.is_some() => format!("{vm} is deleted ({by})"),
+        ActKind::Gone => "no VM of it is left".to_owned(),
+        ActKind::Vanished => format!("{vm} vanished from VPSie's listings; it was not deleted from here"),
+        ActKind::Returned => format!("{vm} was gone and is listed again"),
+        ActKind::OrphanFound => {
+            format!("{vm} is ours and no machine waits for it: adopted, or deleted after the grace")
+        }
+        ActKind::OrphanAdopted => format!("{vm} was an orphan and is this machine's now"),
+        ActKind::TakenIn => format!("{vm} was there before and is taken in"),
+        kind => kind.meaning().to_owned(),
+    }
+}
+
+/// The events of a command that was refused: limits that somebody may want to raise.
+pub(super) fn refused(refusal: &Refusal) -> Option<Happening> {
+    let (pool, reason) = match refusal {
+        Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),
+        Refusal::BelowMin { pool, .. } => (pool, "MinimumReached"),
+        Refusal::NotGrowable { pool, .. } => (pool, "NotGrowable"),
+        Refusal::UnknownPool(_) | Refusal::Delta { .. } | Refusal::ForeignNode { .. } => return None,
+    };
+    let on = Object::NodeGroup(pool.node_group.to_string());
+    Some(Happening::new(on, EventType::Warning, reason, refusal.to_string()))
+}

@@ -1,0 +1,156 @@
+//! The audit log's lines, and docs/audit.md about them.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::control::acts::ActKind;
+use crate::control::acts::tests::{POOL, Told};
+
+/// The fields of each line, in their order, and what they say.
+const FIELDS: [(&str, &str); 12] = [
+    ("act", "what was done: one of the words below"),
+    ("machine", "the machine, which is the name of its VPSieNode"),
+    ("nodegroup", "its NodeGroup"),
+    ("pool", "its pool: what Cluster Autoscaler calls a node group"),
+    ("offer", "the offer it rents, as the NodeGroup names it"),
+    ("size", "VPSie's `KubeSizeID`"),
+    ("vm", "the VM's hostname, which is the name of its Node"),
+    ("vm_id", "the VM's UUID at VPSie"),
+    (
+        "by",
+        "who wanted it: `ClusterAutoscaler`, `VPSieNodeDeleted`, `NodeGroupDeleted`, `FailedExpired`, `Orphan`, \
+         `VMGone` or `VMReturned`",
+    ),
+    ("reason", "why it failed: the `errorCode` that Cluster Autoscaler is told"),
+    ("message", "why it failed, in VPSie's own words"),
+    ("usd_per_hour", "list price of the machine"),
+];
+
+/// What is logged, line by line.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn logged(work: impl FnOnce()) -> Vec<Value> {
+    let written = Written::default();
+    let writer = written.clone();
+    let logs =
+        tracing_subscriber::fmt().with_writer(move || writer.clone()).json().flatten_event(true).finish();
+    tracing::subscriber::with_default(logs, work);
+    let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_line_has_all_fields_and_empty_ones_where_there_is_nothing_to_say() {
+    let acts = Told::new(false).increase();
+    let mut lines = logged(|| print(&acts[0]));
+    let line = lines[0].as_object_mut().unwrap();
+    assert_eq!(line.remove("timestamp").is_some(), lines.len() == 1);
+    assert_eq!(
+        lines[0],
+        json!({
+            "level": "INFO", "target": AUDIT, "act": "requested", "machine": "web-1", "nodegroup": "web",
+            "pool": POOL, "offer": "small", "size": "2", "vm": "", "vm_id": "", "by": "ClusterAutoscaler",
+            "reason": "", "message": "", "usd_per_hour": "0.0274",
+        })
+    );
+}
+
+#[test]
+fn fields_that_are_documented_are_those_of_each_line() {
+    let mut act = Told::new(false).increase().remove(0);
+    for kind in ActKind::ALL {
+        act.kind = *kind;
+        let line = logged(|| print(&act)).remove(0);
+        let mut fields: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        fields.retain(|field| !["timestamp", "level", "target"].contains(field));
+        let mut documented = FIELDS.map(|(field, _)| field);
+        fields.sort_unstable();
+        documented.sort_unstable();
+        assert_eq!(fields, documented);
+        assert_eq!(line["act"], kind.name());
+    }
+}
+
+fn page() -> String {
+    let mut page = format!(
+        "# Audit log and events\n\n\
+         Written by a test from the program's own tables: `UPDATE=1 cargo test --lib journal` writes it again.\n\n\
+         ## Audit log\n\n\
+         Each act that spends or frees money, or explains one, is one line of the log with target `{AUDIT}`. It is \
+         written once the act is durable: what was asked of VPSie is in the log before VPSie is asked. Lines that \
+         somebody should look at have level WARN, the others INFO.\n\n\
+         Every line has all of these fields, as texts; one that has nothing to say is empty. Fields and words \
+         stay; new ones may come.\n\n\
+         | Field | |\n| --- | --- |\n"
+    );
+    for (field, meaning) in FIELDS {
+        writeln!(page, "| `{field}` | {meaning} |").unwrap();
+    }
+    page.push_str("\n| `act` | |\n| --- | --- |\n");
+    for kind in ActKind::ALL {
+        writeln!(page, "| `{}` | {} |", kind.name(), kind.meaning()).unwrap();
+    }
+    page.push_str(
+        "\nOnly the audit log, as JSON, and of it the VMs that came:\n\n\
+         ```sh\n\
+         vpsie-autoscaler serve --log-format json --log-level 'off,vpsie_autoscaler::audit=info' ...\n\
+         kubectl logs ... | jq -c 'select(.target == \"vpsie_autoscaler::audit\" and .act == \"bound\")'\n\
+         ```\n\n\
+         ## Events\n\n\
+         With `--store=kubernetes`, acts are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the \
+         machine's VPSieNode, and where somebody may have to do something, on its NodeGroup:\n\n\
+         | Reason | Type | On | Act |\n| --- | --- | --- | --- |\n",
+    );
+    for act in ActKind::ALL {
+        let Some((kind, reason, group)) = event(*act) else { continue };
+        let on = match (*act, group) {
+            (ActKind::OrphanFound, _) => "NodeGroup",
+            (_, true) => "NodeGroup, VPSieNode",
+            (_, false) => "VPSieNode",
+        };
+        writeln!(page, "| `{reason}` | {kind:?} | {on} | `{}` |", act.name()).unwrap();
+    }
+    page.push_str(
+        "| `OrphanDeleted` | Normal | NodeGroup, VPSieNode | `given_up` by `Orphan` |\n\
+         | `MaximumReached` | Warning | NodeGroup | a scale-up was refused: the NodeGroup's maximum, or the cluster's |\n\
+         | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
+         | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\n\
+         `Deleting` is not told on the NodeGroup when Cluster Autoscaler deletes: it tells that itself.\n\n\
+         ```sh\n\
+         kubectl describe nodegroup workers\n\
+         kubectl get events -n kube-system --field-selector reason=Failed\n\
+         ```\n\n\
+         The same words about the same object are published once a minute. Nothing waits for an event: one that \
+         cannot be published is only counted, in `vpsie_autoscaler_kubernetes_events_total` \
+         (`result=\"published\"`, `failed`, or `dropped` when too many wait). The audit log has them all.\n",
+    );
+    page
+}
+
+#[test]
+fn docs_audit_md_is_as_the_code_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.md");
+    let page = page();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/audit.md differs: UPDATE=1 cargo test --lib journal");
+}

@@ -1,0 +1,348 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::catalog::{Catalog, Offer};
+use crate::fleet::{
+    AutoscalingOptions, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm, VmId,
+};
+
+const POOL: &str = "web/ams1/small/on-demand";
+const ID: &str = "vpsie://00000000-0000-4000-8000-000000000001";
+
+fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
+    let pool: PoolId = POOL.parse().unwrap();
+    let offer = Offer {
+        size: SizeId(2),
+        name: "small".to_owned(),
+        identifier: None,
+        datacenter: "ams1".into(),
+        resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40, pods: 110 },
+        monthly: None,
+        hourly: None,
+    };
+    let group = NodeGroup {
+        name: "web".into(),
+        min: 0,
+        max: 3,
+        pools: vec![pool.clone()],
+        size: None,
+        labels: [("team".to_owned(), "web".to_owned())].into(),
+        taints: vec![Taint { key: "dedicated".into(), value: "web".into(), effect: TaintEffect::NoSchedule }],
+        preferred: None,
+        options: AutoscalingOptions::default(),
+        adopt: false,
+        deletion: None,
+    };
+    let machine = Machine {
+        id: "web-00000001".into(),
+        pool,
+        size: SizeId(2),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        phase,
+        asks: Vec::new(),
+    };
+    let records = Records {
+        machines: vec![machine],
+        strangers,
+        learned: Vec::new(),
+        catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
+    };
+    Fleet::restore(vec![group], records, Reserved::default())
+}
+
+fn vm() -> Vm {
+    Vm {
+        hostname: Hostname::new("slave-1"),
+        id: Some(VmId::from("00000000-0000-4000-8000-000000000001")),
+        addresses: Vec::new(),
+    }
+}
+
+fn creating() -> Phase {
+    Phase::Creating { vm: Some(vm()), since: jiff::Timestamp::UNIX_EPOCH }
+}
+
+fn node(provider_id: &str, ready: bool) -> Node {
+    serde_json::from_value(json!({
+        "metadata": { "name": "slave-1", "resourceVersion": "7", "labels": { "kubernetes.io/os": "linux" } },
+        "spec": {
+            "providerID": provider_id,
+            "taints": [{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }],
+        },
+        "status": {
+            "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "Unknown" } }],
+            "capacity": { "cpu": "2", "memory": "4030456Ki", "ephemeral-storage": "41152812Ki", "pods": "110" },
+            "allocatable": { "cpu": "1930m", "memory": "3200Mi", "ephemeral-storage": "37G", "pods": "110" },
+        },
+    }))
+    .unwrap()
+}
+
+fn judge(fleet: &Fleet, node: &Node) -> Verdict {
+    verdict(fleet, node, owner(fleet, node))
+}
+
+fn merged(node: &Node, patch: Value) -> Node {
+    let mut value = serde_json::to_value(node).unwrap();
+    merge(&mut value, patch);
+    serde_json::from_value(value).unwrap()
+}
+
+fn merge(into: &mut Value, patch: Value) {
+    match (into, patch) {
+        (Value::Object(into), Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, patch) => *into = patch,
+    }
+}
+
+#[test]
+fn a_new_node_gets_its_identity_and_then_registers() {
+    let fleet = fleet(creating(), Vec::new());
+    let bare = node("", true);
+    let Verdict::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
+    assert_eq!(patch["spec"]["providerID"], ID);
+    assert_eq!(patch["metadata"]["labels"]["team"], "web");
+    assert_eq!(patch["metadata"]["annotations"][names::POOL], POOL);
+    assert_eq!(patch["metadata"]["resourceVersion"], "7");
+    let named = merged(&bare, patch);
+    assert_eq!(named.spec.as_ref().unwrap().taints.as_ref().unwrap().len(), 2, "its own taint stays");
+    let Verdict::Register(hostname, Some(shows)) = judge(&fleet, &named) else { panic!("not registered") };
+    assert_eq!(hostname, vm().hostname);
+    assert_eq!((shows.allocatable.cpu_millis, shows.allocatable.memory_mib), (1930, 3200));
+    assert_eq!((shows.capacity.memory_mib, shows.allocatable.disk_gib), (3935, 34));
+}
+
+#[test]
+fn a_label_that_was_lost_is_given_again_and_a_taint_is_not() {
+    let fleet = fleet(creating(), Vec::new());
+    let bare = node("", true);
+    let Verdict::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
+    let mut named = merged(&bare, patch);
+    named.metadata.labels.as_mut().unwrap().remove("team");
+    named.spec.as_mut().unwrap().taints = None;
+    let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
+    assert_eq!(patch["metadata"]["labels"], json!({ "team": "web" }));
+    assert_eq!(patch.get("spec"), None);
+}
+
+#[test]
+fn a_node_of_another_vm_is_left_while_it_is_ready() {
+    let fleet = fleet(creating(), Vec::new());
+    assert!(matches!(judge(&fleet, &node("vpsie://other", true)), Verdict::Contradiction(_)));
+    assert_eq!(judge(&fleet, &node("vpsie://other", false)), Verdict::Delete);
+}
+
+#[test]
+fn the_node_of_a_vm_that_is_gone_is_deleted() {
+    let gone = |deleted| Stranger {
+        hostname: Hostname::new("slave-1"),
+        id: vm().id,
+        first_seen: jiff::Timestamp::UNIX_EPOCH,
+        kind: StrangerKind::Gone {
+            machine: "web-00000001".into(),
+            pool: POOL.parse().unwrap(),
+            size: SizeId(2),
+            deleted,
+        },
+    };
+    let after = |deleted| fleet(Phase::Pending, vec![gone(deleted)]);
+    assert_eq!(judge(&after(true), &node(ID, true)), Verdict::Delete);
+    assert_eq!(judge(&after(false), &node(ID, false)), Verdict::Delete);
+    assert_eq!(judge(&after(false), &node(ID, true)), Verdict::Leave, "its kubelet still speaks");
+    assert_eq!(judge(&after(true), &node("vpsie://other", false)), Verdict::Leave);
+    assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), Verdict::Leave, "foreign");
+}
+
+fn made_at(mut node: Node, time: &str) -> Node {
+    node.metadata.creation_timestamp = Some(time.parse::<Timestamp>().unwrap().into());
+    node
+}
+
+#[test]
+fn labels_and_taints_come_before_the_uuid_and_the_provider_id_with_it() {
+    let unnamed = Vm { id: None, ..vm() };
+    let early = fleet(Phase::Creating { vm: Some(unnamed), since: Timestamp::UNIX_EPOCH }, Vec::new());
+    let Verdict::Patch(patch) = judge(&early, &node("", false)) else { panic!("no patch") };
+    assert_eq!(patch["spec"].get("providerID"), None);
+    assert_eq!(patch["spec"]["taints"].as_array().unwrap().len(), 2);
+    let tainted = merged(&node("", false), patch);
+    assert_eq!(judge(&early, &tainted), Verdict::Leave);
+    let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &tainted) else { panic!("no patch") };
+    assert_eq!(patch["spec"], json!({ "providerID": ID }));
+}
+
+#[test]
+fn a_node_of_another_name_is_matched_by_its_address() {
+    let there = Vm { addresses: vec![[10, 0, 0, 7].into()], ..vm() };
+    let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
+    let mut renamed = node("", true);
+    renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
+    assert_eq!(judge(&fleet, &renamed), Verdict::Leave, "no address yet");
+    let addresses =
+        json!([{"type": "Hostname", "address": "10.0.0.9"}, {"type": "InternalIP", "address": "10.0.0.7"}]);
+    renamed.status.as_mut().unwrap().addresses = serde_json::from_value(addresses).unwrap();
+    let Verdict::Patch(patch) = judge(&fleet, &renamed) else { panic!("no patch") };
+    assert_eq!(patch["spec"]["providerID"], ID);
+    let Verdict::Register(hostname, _) = judge(&fleet, &merged(&renamed, patch)) else { panic!("no") };
+    assert_eq!(hostname, vm().hostname, "the VM's, not the Node's");
+}
+
+#[test]
+fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
+    let mut machine = fleet(creating(), Vec::new()).records().machines.remove(0);
+    machine.created_at = "2026-01-01T00:10:00Z".parse().unwrap();
+    let mut fleet = fleet(creating(), Vec::new());
+    fleet.apply(&crate::fleet::Change::SaveMachine(machine));
+    let beat = |mut node: Node, time: &str| {
+        let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+        conditions[0].last_heartbeat_time = Some(time.parse::<Timestamp>().unwrap().into());
+        node
+    };
+    let old = made_at(node("", true), "2026-01-01T00:00:00Z");
+    assert!(!matches!(judge(&fleet, &old), Verdict::Patch(_)));
+    assert!(!matches!(judge(&fleet, &beat(old.clone(), "2026-01-01T00:09:00Z")), Verdict::Patch(_)));
+    assert!(matches!(judge(&fleet, &beat(old, "2026-01-01T00:11:00Z")), Verdict::Patch(_)));
+    assert!(matches!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:12:00Z")), Verdict::Patch(_)));
+}
+
+#[test]
+fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_autoscaler() {
+    let deleting = |drain| Phase::Deleting {
+        vm: Some(vm()),
+        since: Timestamp::UNIX_EPOCH,
+        reason: crate::fleet::DeletionReason::ClusterAutoscaler,
+        drain,
+        accepted_at: None,
+    };
+    let named = {
+        let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &node("", true)) else {
+            panic!("no")
+        };
+        merged(&node("", true), patch)
+    };
+    for drain in [false, true] {
+        let fleet = fleet(deleting(drain), Vec::new());
+        let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
+        let taint = json!({"key": TO_BE_DELETED, "value": "0", "effect": "NoSchedule"});
+        assert_eq!(patch["spec"]["unschedulable"], true);
+        let taints = patch["spec"]["taints"].as_array().unwrap();
+        let kept = named.spec.as_ref().unwrap().taints.as_ref().unwrap().len();
+        assert_eq!((taints.len(), taints.last()), (kept + 1, Some(&taint)));
+        assert!(!matches!(judge(&fleet, &merged(&named, patch)), Verdict::Patch(_)), "once");
+    }
+}
+
+#[test]
+fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
+    let gone = Stranger {
+        hostname: Hostname::new("slave-1"),
+        id: vm().id,
+        first_seen: "2026-01-01T00:10:00Z".parse().unwrap(),
+        kind: StrangerKind::Gone {
+            machine: "web-00000001".into(),
+            pool: POOL.parse().unwrap(),
+            size: SizeId(2),
+            deleted: true,
+        },
+    };
+    let fleet = fleet(Phase::Pending, vec![gone]);
+    assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:09:00Z")), Verdict::Delete);
+    assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:11:00Z")), Verdict::Leave);
+    let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
+    renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
+    assert_eq!(judge(&fleet, &renamed), Verdict::Delete, "its providerID says whose it was");
+}
+
+fn made(at: &str, ready: &str, heartbeat: &str) -> Node {
+    let condition = json!({ "type": "Ready", "status": ready, "lastHeartbeatTime": heartbeat });
+    serde_json::from_value(json!({
+        "metadata": { "name": "slave-1", "uid": "u", "creationTimestamp": at },
+        "status": { "conditions": [condition] },
+    }))
+    .unwrap()
+}
+
+/// A fleet whose machine was recorded in second 10.
+fn late(phase: Phase) -> Fleet {
+    let mut machine = fleet(phase, Vec::new()).records().machines.remove(0);
+    machine.created_at = Timestamp::from_second(10).unwrap();
+    let mut fleet = fleet(creating(), Vec::new());
+    fleet.apply(&crate::fleet::Change::SaveMachine(machine));
+    fleet
+}
+
+fn deleting() -> Phase {
+    Phase::Deleting {
+        vm: Some(vm()),
+        since: Timestamp::UNIX_EPOCH,
+        reason: crate::fleet::DeletionReason::VPSieNodeDeleted,
+        drain: true,
+        accepted_at: None,
+    }
+}
+
+const FIVE: &str = "1970-01-01T00:00:05Z";
+const TWENTY: &str = "1970-01-01T00:00:20Z";
+
+#[test]
+fn with_a_machine_that_goes_its_node_goes_whoever_left_it() {
+    // Taken in with its worker, it has not spoken since; or its kubelet took another VM's Node over.
+    for (node, waits) in [
+        (made(FIVE, "True", FIVE), true),
+        (Node { spec: node("vpsie://other", true).spec, ..made(FIVE, "True", FIVE) }, false),
+        (Node { spec: node("k3s://slave-1", true).spec, ..made(FIVE, "True", FIVE) }, false),
+    ] {
+        let (stays, goes) = (late(creating()), late(deleting()));
+        assert_eq!(facts(&node, owner(&stays, &node)).machine.is_none(), waits);
+        assert!(facts(&node, owner(&goes, &node)).machine.is_some(), "drained");
+        let Verdict::Patch(patch) = judge(&goes, &node) else { panic!("no patch") };
+        assert_eq!(patch["spec"]["unschedulable"], true);
+        assert_eq!(patch["metadata"]["uid"], "u");
+        assert!(!matches!(judge(&goes, &merged(&node, patch)), Verdict::Patch(_)), "once");
+    }
+}
+
+#[test]
+fn a_node_of_another_cloud_is_never_deleted() {
+    let with = |id: &str| Node { spec: node(id, false).spec, ..made(TWENTY, "False", FIVE) };
+    let fleet = late(creating());
+    assert_eq!(judge(&fleet, &with("k3s://slave-1")), Verdict::Contradiction("k3s://slave-1".to_owned()));
+    assert_eq!(judge(&fleet, &with("vpsie://other")), Verdict::Delete);
+    let unnamed = Phase::Creating { vm: Some(Vm { id: None, ..vm() }), since: Timestamp::UNIX_EPOCH };
+    assert_eq!(judge(&late(unnamed), &with("vpsie://other")), Verdict::Leave, "it may be its own");
+}
+
+#[test]
+fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
+    let gone = Stranger {
+        hostname: Hostname::new("slave-0"),
+        id: Some(VmId::from("00000000-0000-4000-8000-000000000000")),
+        first_seen: Timestamp::from_second(10).unwrap(),
+        kind: StrangerKind::Gone {
+            machine: "web-00000000".into(),
+            pool: POOL.parse().unwrap(),
+            size: SizeId(2),
+            deleted: true,
+        },
+    };
+    let fleet = fleet(creating(), vec![gone]);
+    let old = |ready| node("vpsie://00000000-0000-4000-8000-000000000000", ready);
+    assert!(matches!(judge(&fleet, &old(true)), Verdict::Contradiction(_)), "pods run on it");
+    assert_eq!(judge(&fleet, &old(false)), Verdict::Delete);
+}
+
+#[test]
+fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
+    use crate::fleet::{Ask, AskOutcome, Change};
+    let mut waiting = late(Phase::Creating { vm: None, since: Timestamp::UNIX_EPOCH });
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Leave, "nothing was asked for");
+    let mut machine = waiting.records().machines.remove(0);
+    machine.asks = vec![Ask { at: machine.created_at, outcome: AskOutcome::Accepted }];
+    waiting.apply(&Change::SaveMachine(machine));
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Unknown);
+    assert_eq!(judge(&waiting, &made(FIVE, "True", FIVE)), Verdict::Leave, "it was there before");
+}

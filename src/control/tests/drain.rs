@@ -1,0 +1,291 @@
+//! Nodes of machines that people delete, against an API server in the process.
+
+use fake_kube::{Asked, FakeKube, Then, Verb};
+use serde_json::{Value, json};
+
+use super::objects::running;
+use super::*;
+use crate::fleet::{DeletionReason, Machine, MachineId};
+use crate::kubernetes::Events;
+
+struct Cluster {
+    kube: FakeKube,
+    store: MemoryStore,
+    clock: Arc<dyn Clock>,
+    handle: FleetHandle,
+    tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    /// So many machines with their Nodes.
+    async fn new(count: u32) -> Self {
+        let store = MemoryStore::new();
+        store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+        store.write(&(1..=count).map(running).map(Change::SaveMachine).collect::<Vec<_>>());
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
+        let now = Arc::clone(&clock);
+        let kube = FakeKube::new(move || now.now());
+        let handle = FleetHandle::fixed(crate::fleet::Fleet::default());
+        let mut cluster = Self { kube, store, clock, handle, tasks: JoinSet::new() };
+        (1..=count).for_each(|n| cluster.node(n));
+        cluster.start().await;
+        cluster
+            .until("all Nodes have their identity", |c| {
+                c.kube.list("nodes").iter().all(|node| node["spec"]["providerID"].is_string())
+            })
+            .await;
+        cluster
+    }
+
+    /// Starts the loops, and ends those that run.
+    async fn start(&mut self) {
+        self.tasks.shutdown().await;
+        let store = Arc::new(self.store.clone());
+        let (keeper, handle) =
+            Keeper::load(store, Arc::clone(&self.clock), declared(), 0, Journal::default()).await.unwrap();
+        let client = self.kube.client("provider", "vpsie-system");
+        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::default());
+        let (view, clock, metrics) = (nodes.view(), Arc::clone(&self.clock), DrainMetrics::default());
+        let drain = Drain::new(handle.clone(), client, view, Events::none(), clock, metrics);
+        self.handle = handle;
+        self.tasks.spawn(keeper.run());
+        self.tasks.spawn(nodes.run(CancellationToken::new()));
+        self.tasks.spawn(drain.run(CancellationToken::new()));
+    }
+
+    fn node(&self, n: u32) {
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("slave-{n}")}, "spec": {},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        self.kube.put(node).unwrap();
+    }
+
+    fn pod(&self, name: &str, node: u32, more: &Value) {
+        let mut metadata = json!({"name": name, "namespace": "default"});
+        metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.kube
+            .put(json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+                "spec": {"nodeName": format!("slave-{node}")}, "status": {"phase": "Running"},
+            }))
+            .unwrap();
+    }
+
+    async fn retire(&self, n: u32) {
+        let id = id(n);
+        let done =
+            self.handle.update(move |fleet, now, _| fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now));
+        assert_eq!(done.await.unwrap().len(), 1);
+    }
+
+    fn drained(&self, n: u32) -> bool {
+        self.handle.read(|fleet| fleet.machine(&id(n)).is_some_and(Machine::is_unwanted))
+    }
+
+    fn evictions(&self) -> usize {
+        self.kube.count(is_eviction)
+    }
+
+    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + Duration::from_mins(5);
+        while !holds(self) {
+            assert!(Instant::now() < end, "{what}: not within five minutes");
+            assert!(self.tasks.try_join_next().is_none(), "a loop ended");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn id(n: u32) -> MachineId {
+    format!("web-{n:08x}").as_str().into()
+}
+
+fn is_eviction(asked: &Asked) -> bool {
+    asked.subresource == "eviction"
+}
+
+fn refused(code: u16, cause: &str) -> Then {
+    Then::Refused(fake_kube::Refusal::new(code, "no").with_cause(cause, "web needs 2"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_cordoned_and_emptied_before_its_vm_is_deleted() {
+    let mut cluster = Cluster::new(2).await;
+    cluster.pod("web", 1, &json!({}));
+    cluster.pod("other", 2, &json!({}));
+    let owner =
+        json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u", "controller": true}]);
+    cluster.pod("daemon", 1, &json!({"ownerReferences": owner}));
+    cluster.retire(1).await;
+    assert!(!cluster.drained(1));
+    cluster.until("it is drained", |c| c.drained(1)).await;
+    let node = |n: u32| cluster.kube.get("nodes", "", &format!("slave-{n}")).unwrap();
+    assert_eq!(
+        (&node(1)["spec"]["unschedulable"], &node(2)["spec"]["unschedulable"]),
+        (&json!(true), &json!(null))
+    );
+    let left: Vec<_> = cluster.kube.list("pods").iter().map(|pod| pod["metadata"]["name"].clone()).collect();
+    assert_eq!(left, ["daemon", "other"]);
+    let requests = cluster.kube.requests();
+    let cordoned = requests.iter().rposition(|asked| asked.is(Verb::Patch, "nodes")).unwrap();
+    assert!(cordoned < requests.iter().position(is_eviction).unwrap(), "cordoned first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_kept_to_for_as_long_as_it_takes() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("web", 1, &json!({}));
+    cluster.kube.fail(u32::MAX, is_eviction, refused(429, "DisruptionBudget"));
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert!(!cluster.drained(1));
+    let asked = cluster.evictions();
+    assert!((400..=720).contains(&asked), "about every five seconds: {asked}");
+    cluster.kube.clear_faults();
+    cluster.until("it is drained", |c| c.drained(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_has_enough_is_left_alone() {
+    let mut cluster = Cluster::new(1).await;
+    for n in 0..4 {
+        cluster.pod(&format!("web-{n}"), 1, &json!({}));
+    }
+    let busy = fake_kube::Refusal { retry_after: Some(20), ..fake_kube::Refusal::new(429, "slow down") };
+    cluster.kube.fail(4, is_eviction, Then::Refused(busy));
+    cluster.retire(1).await;
+    cluster.until("they were asked for", |c| c.evictions() == 4).await;
+    tokio::time::sleep(Duration::from_secs(18)).await;
+    assert_eq!(cluster.evictions(), 4);
+    cluster.until("it is drained", |c| c.drained(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_its_kubelet_never_ends_is_not_waited_for() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("web", 1, &json!({"finalizers": ["example.com/held"]}));
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!((cluster.drained(1), cluster.evictions()), (false, 1), "it is on its way out");
+    cluster.until("a minute later it is drained", |c| c.drained(1)).await;
+    assert_eq!(cluster.evictions(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_pod_of_the_same_name_is_not_evicted_for_the_first() {
+    let mut cluster = Cluster::new(2).await;
+    cluster.pod("web-0", 1, &json!({}));
+    let (kube, once) = (cluster.kube.clone(), std::sync::Once::new());
+    // Between the list and the eviction it is made anew on another Node.
+    cluster.kube.on_request(move |asked| {
+        if is_eviction(asked) {
+            once.call_once(|| {
+                kube.vanish("pods", "default", "web-0");
+                kube.put(json!({
+                    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "default"},
+                    "spec": {"nodeName": "slave-2"}, "status": {"phase": "Running"},
+                }))
+                .unwrap();
+            });
+        }
+        fake_kube::Fate::default()
+    });
+    cluster.retire(1).await;
+    cluster.until("it is drained", |c| c.drained(1)).await;
+    assert_eq!(cluster.kube.get("pods", "default", "web-0").unwrap()["spec"]["nodeName"], "slave-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_whose_node_is_gone_has_nothing_to_drain() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("web", 1, &json!({}));
+    cluster.kube.fail(u32::MAX, is_eviction, refused(429, "DisruptionBudget"));
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!cluster.drained(1));
+    cluster.kube.delete("nodes", "", "slave-1").unwrap();
+    cluster.until("it is drained", |c| c.drained(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_are_drained_at_a_time_besides_those_that_are_held_up() {
+    let mut cluster = Cluster::new(6).await;
+    for n in 1..=6 {
+        cluster.pod(&format!("web-{n}"), n, &json!({}));
+    }
+    let held =
+        |asked: &Asked| is_eviction(asked) && ["web-1", "web-2", "web-3"].contains(&asked.name.as_str());
+    cluster.kube.fail(u32::MAX, held, refused(500, ""));
+    for n in 1..=6 {
+        cluster.retire(n).await;
+    }
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(cluster.kube.count(|asked| is_eviction(asked) && !held(asked)), 0);
+    cluster.until("all but those that are held up are drained", |c| (4..=6).all(|n| c.drained(n))).await;
+    assert!((1..=3).all(|n| !cluster.drained(n)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_goes_on_after_a_restart_and_an_api_server_that_was_down() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("web", 1, &json!({}));
+    cluster.pod("held", 1, &json!({}));
+    let held = |asked: &Asked| is_eviction(asked) && asked.name == "held";
+    cluster.kube.fail(u32::MAX, held, refused(429, "DisruptionBudget"));
+    cluster.retire(1).await;
+    cluster.until("one pod is evicted", |c| c.kube.get("pods", "default", "web").is_none()).await;
+    cluster.kube.set_down(true);
+    cluster.start().await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(!cluster.drained(1), "it is not known whether a Node is there");
+    cluster.kube.set_down(false);
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(!cluster.drained(1), "the budget holds still");
+    cluster.kube.clear_faults();
+    cluster.until("it is drained", |c| c.drained(1)).await;
+    assert!(cluster.kube.list("pods").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_few_requests_and_nothing_is_concluded_from_it() {
+    let mut cluster = Cluster::new(3).await;
+    (1..=3).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({"finalizers": ["example.com/held"]})));
+    for n in 1..=3 {
+        cluster.retire(n).await;
+    }
+    cluster.until("all are asked for", |c| c.evictions() == 3).await;
+    cluster.kube.set_down(true);
+    cluster.kube.forget_requests();
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    let asked = cluster.kube.count(|asked| asked.plural == "pods");
+    assert!((40..=60).contains(&asked), "about every six seconds: {asked}");
+    assert!((1..=3).all(|n| !cluster.drained(n)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_the_watch_has_not_told_of_is_drained() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.kube.delete("nodes", "", "slave-1").unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.kube.hold_watches(true);
+    cluster.node(1);
+    cluster.pod("web", 1, &json!({}));
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!cluster.drained(1));
+    cluster.kube.hold_watches(false);
+    cluster.until("it is drained", |c| c.drained(1)).await;
+    assert!(cluster.kube.list("pods").is_empty(), "and its pod was evicted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_evictions_are_not_followed_by_more() {
+    let cluster = Cluster::new(1).await;
+    (0..40).for_each(|n| cluster.pod(&format!("web-{n}"), 1, &json!({})));
+    let busy = fake_kube::Refusal { retry_after: Some(20), ..fake_kube::Refusal::new(429, "slow down") };
+    cluster.kube.fail(40, is_eviction, Then::Refused(busy));
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(cluster.evictions(), 5);
+}

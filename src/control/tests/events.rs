@@ -1,0 +1,71 @@
+//! What is told to the API server, and that nothing waits for it.
+
+use fake_kube::FakeKube;
+use k8s_openapi::api::events::v1::Event;
+use serde_json::json;
+
+use super::*;
+use crate::kubernetes::{EventMetrics, Events};
+
+const NAMESPACE: &str = "kube-system";
+
+fn kube() -> FakeKube {
+    let kube = FakeKube::new(|| Timestamp::UNIX_EPOCH);
+    let group = json!({
+        "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
+        "metadata": {"name": "web", "namespace": NAMESPACE}, "spec": {},
+    });
+    kube.put(group).unwrap();
+    kube
+}
+
+/// A keeper that tells events to the API server. All is told once it is stopped.
+async fn telling(kube: &FakeKube) -> Process {
+    let disk = Disk::default();
+    disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
+    let clock = Arc::new(TokioClock(Instant::now()));
+    let journal = Journal::default().with_events(events);
+    let (keeper, handle) = Keeper::load(Arc::new(disk.clone()), clock, declared(), 1, journal).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keeper.run());
+    tasks.spawn(publisher.run(CancellationToken::new()));
+    Process { vpsie: Arc::default(), disk, handle, shutdown: CancellationToken::new(), tasks }
+}
+
+fn too_many() -> Command {
+    Command::IncreaseSize { pool: SMALL.to_owned(), delta: 101 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_maximum_that_is_reached_is_told_once_on_the_node_group() {
+    let kube = kube();
+    let process = telling(&kube).await;
+    for _ in 0..3 {
+        assert!(matches!(process.handle.execute(too_many()).await, Err(CommandError::Refused(_))));
+    }
+    process.stop().await;
+    let events: Vec<Event> = kube.all();
+    assert_eq!(events.len(), 1, "{events:?}");
+    let uid = kube.get("nodegroups", NAMESPACE, "web").unwrap()["metadata"]["uid"].clone();
+    assert!(uid.is_string());
+    assert_eq!(events[0].reason.as_deref(), Some("MaximumReached"));
+    assert_eq!(json!(events[0].regarding.as_ref().unwrap().uid), uid);
+    let note =
+        "pool web/ams1/small/on-demand cannot grow by 101: NodeGroup web has 0 of at most 100 machines";
+    assert_eq!(events[0].note.as_deref(), Some(note));
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_do_not_wait_for_an_api_server_that_is_slow_or_down() {
+    let kube = kube();
+    kube.set_latency(Duration::from_secs(3));
+    let process = telling(&kube).await;
+    let started = Instant::now();
+    assert!(process.handle.execute(too_many()).await.is_err());
+    process.increase(SMALL, 50).await;
+    kube.set_down(true);
+    assert!(process.handle.execute(too_many()).await.is_err());
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    process.stop().await;
+}

@@ -1,0 +1,102 @@
+use serde_json::json;
+
+use super::script::{Fate, Script, ok, reply, slow_down};
+use crate::vpsie::error::Kind;
+use crate::vpsie::{BaseUrl, Credentials, Trial};
+
+const LOGIN: &str = "POST auth/from/api";
+const LIST: &str = "GET k8s/cluster/all";
+const ELSEWHERE: &str = "GET https://other.test/v2/k8s/cluster/all";
+
+fn refused() -> Fate {
+    reply(401, r#"{"error":true,"message":"Please authenticate"}"#)
+}
+
+fn clusters() -> Fate {
+    ok(&json!([]))
+}
+
+fn login() -> Fate {
+    reply(200, &json!({"error": false, "accessToken": {"token": "fresh", "expires": "2026-01-01T01:00:00Z"}}))
+}
+
+fn elsewhere() -> BaseUrl {
+    BaseUrl::parse("https://other.test/v2").unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_credentials_send_nothing_and_say_why() {
+    let script = Script::default();
+    let client = script.client_with(Credentials::missing("Secret a/b is not there yet"), |_| ());
+    let error = client.clusters().await.unwrap_err();
+    assert_eq!((error.kind, &*error.message), (Kind::Unauthenticated, "Secret a/b is not there yet"));
+    script.then([(LIST, clusters())]);
+    client.replace(Credentials::token("new"), None);
+    client.clusters().await.unwrap();
+    assert_eq!(script.seen()[0].header("vpsie-auth"), "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_says_what_vpsie_says_and_changes_nothing() {
+    let script = Script::new([(LIST, clusters())]);
+    let client = script.client();
+    let new = Credentials::token("new");
+    assert_eq!(client.try_out(&new, None).await, Trial::Accepted);
+    assert_eq!(script.seen()[0].header("vpsie-auth"), "new");
+
+    for fate in [refused(), reply(403, r#"{"error":true,"message":"Forbidden"}"#)] {
+        script.then([(LIST, fate)]);
+        assert!(matches!(client.try_out(&new, None).await, Trial::Refused(_)));
+    }
+    for fate in [reply(502, "<html>"), slow_down(1), Fate::NotSent, Fate::Lost] {
+        script.then([(LIST, fate.clone()), (LIST, fate.clone()), (LIST, fate.clone()), (LIST, fate)]);
+        assert!(matches!(client.try_out(&new, None).await, Trial::Unknown(_)));
+        script.then([(LIST, clusters())]);
+        client.clusters().await.unwrap();
+        assert_eq!(script.seen().last().unwrap().header("vpsie-auth"), "t0ken");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_id_is_tried_by_a_login() {
+    let script = Script::new([(LOGIN, login()), (LIST, clusters())]);
+    let client = script.client();
+    let new = Credentials::client("me", "s3cret");
+    assert_eq!(client.try_out(&new, None).await, Trial::Accepted);
+    script.then([(LOGIN, refused()), (LOGIN, refused())]);
+    let words = "VPSie refused the login: Please authenticate".to_owned();
+    assert_eq!(client.try_out(&new, None).await, Trial::Refused(words));
+    // It was not ours that was refused.
+    script.then([(LIST, clusters())]);
+    client.clusters().await.unwrap();
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_go_where_they_are_for() {
+    let script = Script::new([(ELSEWHERE, clusters())]);
+    let client = script.client();
+    let new = Credentials::token("new");
+    assert_eq!(client.try_out(&new, Some(&elsewhere())).await, Trial::Accepted);
+    script.then([(LIST, clusters()), (ELSEWHERE, clusters()), (LIST, clusters())]);
+    client.clusters().await.unwrap();
+    client.replace(new.clone(), Some(elsewhere()));
+    client.clusters().await.unwrap();
+    client.replace(new, None);
+    client.clusters().await.unwrap();
+    let sent: Vec<_> = script.seen().iter().map(|seen| seen.header("vpsie-auth").to_owned()).collect();
+    assert_eq!(sent, ["new", "t0ken", "new", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_other_server_is_not_held_against_ours() {
+    let script = Script::new((0..8).map(|_| (ELSEWHERE, Fate::NotSent)));
+    let client = script.client();
+    for _ in 0..2 {
+        let trial = client.try_out(&Credentials::token("new"), Some(&elsewhere())).await;
+        assert!(matches!(trial, Trial::Unknown(_)));
+    }
+    script.then([(LIST, clusters())]);
+    client.clusters().await.unwrap();
+    script.seen();
+}

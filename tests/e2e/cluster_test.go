@@ -1,0 +1,369 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	policy "k8s.io/api/policy/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// leaderKilled is scenario g: the replica that leads is killed right after it has promised nodes, and its successor while
+// they boot. Elections take what they take in production.
+func leaderKilled(t *testing.T, d driver, recorded *recording) {
+	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
+	w.deploy("web", 8, "800m", "500Mi")
+	w.passes("NodeGroupIncreaseSize", 0)
+	w.takenOver(w.provider.killLeader(t), time.Minute)
+	await(t, "a VM boots", time.Minute, func() error {
+		machines, err := w.vpsie.workers()
+		if err == nil && !slices.ContainsFunc(machines, func(machine vm) bool { return machine.Phase != "running" }) {
+			err = fmt.Errorf("none of %d", len(machines))
+		}
+		return err
+	})
+	w.takenOver(w.provider.killLeader(t), time.Minute)
+	w.settles(8, 0, 4, 2*time.Minute)
+	hold(t, "nothing more comes", 8*time.Second, func() error { return w.settled(8, 0, 4) })
+	w.hasMade(4)
+	w.done(d, "g. leader killed")
+}
+
+// machineDeleted is scenario h: a VPSieNode is deleted by hand, and another one with its finalizer taken away by force.
+func machineDeleted(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
+	w.deploy("web", 4, "800m", "500Mi")
+	w.settles(4, 0, 2, 2*time.Minute)
+	w.budget("web", 4)
+	first := w.machine()
+	w.cluster.delete(t, objects+"/vpsienodes/"+first.Metadata.Name)
+	await(t, "its Node is cordoned", 20*time.Second, func() error { return w.cordoned(first.Status.Hostname) })
+	hold(t, "the budget allows no eviction", 8*time.Second, func() error {
+		running, waiting, err := w.pods()
+		if err == nil && (running != 4 || waiting != 0) {
+			err = fmt.Errorf("%d run, %d wait", running, waiting)
+		}
+		return errors.Join(err, w.bought(first.Status.VM))
+	})
+	w.allow("web", 3)
+	w.gone(first, func() error {
+		if running, _, err := w.pods(); err == nil && running < 3 {
+			return fatal{fmt.Errorf("the budget is broken: %d pods run", running)}
+		}
+		return nil
+	})
+	w.settles(4, 0, 2, 2*time.Minute)
+	w.cluster.said(t, "VPSieNode", first.Metadata.Name, "VPSieNodeDeleted")
+
+	second := w.machine()
+	w.cluster.delete(t, objects+"/vpsienodes/"+second.Metadata.Name)
+	w.cluster.patch(t, objects+"/vpsienodes/"+second.Metadata.Name, object{"metadata": object{"finalizers": nil}})
+	unrecorded := time.Time{}
+	w.gone(second, func() error {
+		records, err := w.records()
+		if err != nil {
+			return nil
+		}
+		_, recorded := records["vpsie://"+second.Status.VM]
+		switch {
+		case recorded:
+			unrecorded = time.Time{}
+		case unrecorded.IsZero():
+			unrecorded = time.Now()
+		case time.Since(unrecorded) > 10*time.Second:
+			return fatal{errors.New("its VM runs and has no record")}
+		}
+		return nil
+	})
+	w.settles(4, 0, 2, 2*time.Minute)
+	w.hasMade(4)
+	w.done(d, "h. VPSieNode deleted")
+}
+
+// nodeDeleted is scenario i: a Node object is deleted by hand, and its VM runs on.
+func nodeDeleted(t *testing.T, d driver, recorded *recording) {
+	w := setting{
+		nodeGroups: []object{nodeGroup("general", 4, small)}, autoscaler: []string{"--max-node-provision-time=30s"},
+	}.world(t, d, recorded)
+	w.deploy("web", 4, "800m", "500Mi")
+	w.settles(4, 0, 2, 2*time.Minute)
+	// A Node that goes before Cluster Autoscaler has seen it fails the scale-up, and it waits five minutes.
+	w.proxy.nextLoops(t, 2)
+	victim := w.machine()
+	w.cluster.delete(t, "/api/v1/nodes/"+victim.Status.Hostname)
+	w.gone(victim, func() error { return nil })
+	w.settles(4, 0, 2, 3*time.Minute)
+	w.hasMade(3)
+	w.done(d, "i. Node deleted")
+}
+
+// vmDeleted is scenario j: a VM is deleted behind everybody's back. Cluster Autoscaler leaves the Node alone that is not
+// ready, so that it is the provider who finds out.
+func vmDeleted(t *testing.T, d driver, recorded *recording) {
+	w := setting{
+		nodeGroups: []object{nodeGroup("general", 4, small)}, autoscaler: []string{"--scale-down-unready-time=20m"},
+	}.world(t, d, recorded)
+	w.deploy("web", 4, "800m", "500Mi")
+	w.settles(4, 0, 2, 2*time.Minute)
+	victim := w.machine()
+	w.vpsie.must(t, "DELETE", "/vms/"+victim.Status.VM, nil)
+	await(t, "the Node of the VM that is gone is deleted", 5*time.Minute, func() error {
+		if there, err := w.cluster.get("/api/v1/nodes/"+victim.Status.Hostname, &object{}); err != nil || there {
+			return fmt.Errorf("it is there: %v (%v)", there, err)
+		}
+		return nil
+	})
+	w.settles(4, 0, 2, 3*time.Minute)
+	w.hasMade(3)
+	w.cluster.said(t, "NodeGroup", "general", "vanished")
+	w.done(d, "j. VM deleted")
+}
+
+// apiServerKilled is scenario k: the API server is killed in the middle of a scale-up, and is there again after it has
+// started anew.
+func apiServerKilled(t *testing.T, d driver, recorded *recording) {
+	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
+	w.deploy("web", 8, "800m", "500Mi")
+	w.passes("NodeGroupIncreaseSize", 0)
+	w.provider.mayEnd = true
+	at := time.Now()
+	w.cluster.apiserver.kill()
+	w.cluster.serve(t)
+	w.note("API server back after %.0f s", time.Since(at).Seconds())
+	w.settles(8, 0, 4, 4*time.Minute)
+	hold(t, "nothing more comes", 8*time.Second, func() error { return w.settled(8, 0, 4) })
+	w.hasMade(4)
+	w.done(d, "k. API server killed")
+}
+
+// nodeGroupsEdited is scenario l: NodeGroups are changed, made and deleted while everything runs.
+func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, recorded, nodeGroup("general", 2, small))
+	general := objects + "/nodegroups/general"
+	of := func(group string) map[string]string {
+		return map[string]string{"autoscaler.vpsie.com/nodegroup": group}
+	}
+	w.deployTo(of("general"), "web", 6, "800m", "500Mi")
+	w.settles(4, 2, 2, 2*time.Minute)
+	w.holds("general", "AtMaxCapacity", "True")
+	w.holds("general", "Ready", "True")
+	w.cluster.patch(t, general, object{"spec": object{"maxNodes": 3}})
+	w.settles(6, 0, 3, 2*time.Minute)
+
+	w.cluster.patch(t, general, object{"spec": object{"maxNodes": 2, "labels": object{"team": "one"}}})
+	w.scale("web", 7)
+	w.settles(6, 1, 3, time.Minute)
+	await(t, "the Nodes have the new label", 20*time.Second, func() error {
+		nodes, err := w.nodes(isOurs)
+		for _, node := range nodes {
+			if node.Labels["team"] != "one" {
+				err = errors.Join(err, fmt.Errorf("%s has %v", node.Name, node.Labels))
+			}
+		}
+		return err
+	})
+	hold(t, "more than the maximum stay, and no more come", 5*time.Second, func() error { return w.settled(6, 1, 3) })
+
+	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("special", 3, large))
+	w.deployTo(of("special"), "batch", 2, "3500m", "1Gi")
+	w.settles(8, 1, 5, 2*time.Minute)
+	w.cluster.delete(t, objects+"/nodegroups/special")
+	w.holds("special", "Deleting", "True")
+	w.scale("batch", 3)
+	stays := func() error {
+		running, waiting, err := w.pods()
+		if err == nil && (running != 8 || waiting != 2) {
+			err = fmt.Errorf("%d run, %d wait", running, waiting)
+		}
+		return err
+	}
+	await(t, "one more pod waits", 10*time.Second, stays)
+	hold(t, "a NodeGroup that is deleted stays while it has nodes, and does not grow", 8*time.Second, stays)
+	w.scale("batch", 0)
+	w.settles(6, 1, 3, 2*time.Minute)
+	w.without("special")
+
+	w.cluster.patch(t, general, object{"spec": object{"deletionPolicy": "Drain"}})
+	w.cluster.delete(t, general)
+	w.settles(0, 7, 0, 2*time.Minute)
+	w.without("general")
+	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("general", 4, small))
+	w.settles(7, 0, 4, 2*time.Minute)
+	w.done(d, "l. NodeGroups edited")
+}
+
+// secretChanged is scenario m: VPSie's credentials are changed, to wrong ones too, while the provider runs.
+func secretChanged(t *testing.T, d driver, recorded *recording) {
+	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
+	pid := w.provider.waits(t).pid()
+	w.deploy("web", 2, "800m", "500Mi")
+	w.settles(2, 0, 1, 2*time.Minute)
+	w.vpsie.must(t, "PUT", "/token", object{"token": "second"})
+	w.cluster.rotate(t, "second")
+	w.scale("web", 4)
+	w.settles(4, 0, 2, 2*time.Minute)
+	w.cluster.rotate(t, "wrong")
+	w.cluster.said(t, "Secret", secret, "those in use stay")
+	w.scale("web", 6)
+	w.settles(6, 0, 3, 2*time.Minute)
+	w.cluster.rotate(t, "second")
+	w.scale("web", 8)
+	w.settles(8, 0, 4, 2*time.Minute)
+	w.hasMade(4)
+	if now := w.provider.waits(t).pid(); now != pid {
+		t.Errorf("process %d leads, and no more %d", now, pid)
+	}
+	w.done(d, "m. Secret changed")
+}
+
+// rollingRestart is scenario n: replicas are told to stop, one after the other, while Cluster Autoscaler runs.
+func rollingRestart(t *testing.T, d driver, recorded *recording) {
+	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
+	w.deploy("web", 4, "800m", "500Mi")
+	w.passes("NodeGroupIncreaseSize", 0)
+	for range 2 {
+		leader := w.provider.waits(t)
+		at := time.Now()
+		leader.end(syscall.SIGTERM)
+		w.takenOver(at, 20*time.Second)
+	}
+	w.settles(4, 0, 2, 2*time.Minute)
+	w.hasMade(2)
+	w.done(d, "n. rolling restart")
+}
+
+// takenOver waits for a run of Cluster Autoscaler's loop without an error, and notes when that was.
+func (w *world) takenOver(since time.Time, deadline time.Duration) {
+	w.t.Helper()
+	await(w.t, "Cluster Autoscaler goes on", deadline, func() error {
+		at, err := w.proxy.recovered(since)
+		if err == nil {
+			w.note("next good loop %.1f s later", at.Sub(since).Seconds())
+		}
+		return err
+	})
+}
+
+// hasMade says how many VMs may ever have been made.
+func (w *world) hasMade(want int) {
+	w.t.Helper()
+	if made := w.made(); made != want {
+		w.t.Errorf("%d VMs were made, want %d", made, want)
+	}
+}
+
+// machine is one that runs and that nobody has deleted.
+func (w *world) machine() record {
+	w.t.Helper()
+	records, err := w.cluster.records()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, record := range records {
+		if record.Status.Phase == "Running" && record.Metadata.Deletion == "" {
+			return record
+		}
+	}
+	w.t.Fatalf("no machine runs: %+v", records)
+	return record{}
+}
+
+func (w *world) bought(uuid string) error {
+	machines, err := w.vpsie.workers()
+	if err == nil && !slices.ContainsFunc(machines, func(machine vm) bool { return machine.UUID == uuid }) {
+		err = fmt.Errorf("VM %s is gone", uuid)
+	}
+	return err
+}
+
+func (w *world) cordoned(name string) error {
+	node, err := w.cluster.client.CoreV1().Nodes().Get(background, name, meta.GetOptions{})
+	if err == nil && !node.Spec.Unschedulable {
+		err = errors.New("it is not")
+	}
+	return err
+}
+
+// gone waits until nothing is left of a machine, and looks at something all the while.
+func (w *world) gone(machine record, meanwhile func() error) {
+	w.t.Helper()
+	await(w.t, machine.Metadata.Name+" is gone", 4*time.Minute, func() error {
+		if err := meanwhile(); err != nil {
+			return err
+		}
+		if err := w.bought(machine.Status.VM); err == nil {
+			return errors.New("its VM is there")
+		}
+		for what, where := range map[string]string{
+			"VPSieNode": objects + "/vpsienodes/" + machine.Metadata.Name, "Node": "/api/v1/nodes/" + machine.Status.Hostname,
+		} {
+			if there, err := w.cluster.get(where, &object{}); err != nil || there {
+				return fmt.Errorf("its %s is there: %v (%v)", what, there, err)
+			}
+		}
+		return nil
+	})
+}
+
+// budget says how many pods must run at least, and allow says it anew.
+func (w *world) budget(app string, least int) {
+	w.t.Helper()
+	minimum := intstr.FromInt(least)
+	budget := &policy.PodDisruptionBudget{
+		ObjectMeta: meta.ObjectMeta{Name: app},
+		Spec: policy.PodDisruptionBudgetSpec{
+			MinAvailable: &minimum, Selector: &meta.LabelSelector{MatchLabels: map[string]string{"app": app}},
+		},
+	}
+	budgets := w.cluster.client.PolicyV1().PodDisruptionBudgets("default")
+	if _, err := budgets.Create(background, budget, meta.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+	await(w.t, "the budget is known", 20*time.Second, func() error {
+		found, err := budgets.Get(background, app, meta.GetOptions{})
+		if err == nil && found.Status.CurrentHealthy < int32(least) {
+			err = fmt.Errorf("%+v", found.Status)
+		}
+		return err
+	})
+}
+
+func (w *world) allow(app string, least int) {
+	w.t.Helper()
+	w.cluster.patch(w.t, "/apis/policy/v1/namespaces/default/poddisruptionbudgets/"+app,
+		object{"spec": object{"minAvailable": least}})
+}
+
+// holds waits for a condition of a NodeGroup.
+func (w *world) holds(group, kind, status string) {
+	w.t.Helper()
+	await(w.t, fmt.Sprintf("%s of %s is %s", kind, group, status), 20*time.Second, func() error {
+		var found declared
+		if _, err := w.cluster.get(objects+"/nodegroups/"+group, &found); err != nil {
+			return err
+		}
+		for _, condition := range found.Status.Conditions {
+			if condition.Type == kind && condition.Status == status {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", found.Status)
+	})
+}
+
+// without waits until a NodeGroup is gone.
+func (w *world) without(group string) {
+	w.t.Helper()
+	await(w.t, "NodeGroup "+group+" is gone", 30*time.Second, func() error {
+		there, err := w.cluster.get(objects+"/nodegroups/"+group, &object{})
+		if err == nil && there {
+			err = errors.New("it is there")
+		}
+		return err
+	})
+}

@@ -1,0 +1,258 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+// Where the provider has its objects.
+const (
+	namespace = "vpsie-system"
+	secret    = "vpsie-secret"
+	objects   = "/apis/autoscaler.vpsie.com/v1alpha1/namespaces/" + namespace
+)
+
+// record is a VPSieNode.
+type record struct {
+	Metadata struct {
+		Name       string
+		Finalizers []string
+		Deletion   string `json:"deletionTimestamp"`
+	}
+	Spec struct {
+		Group string `json:"nodeGroupName"`
+	}
+	Status struct {
+		Phase    string
+		VM       string `json:"vpsieNodeIdentifier"`
+		Hostname string
+	}
+}
+
+// declared is a NodeGroup.
+type declared struct {
+	Metadata struct {
+		Name       string
+		Generation int64
+		Deletion   string `json:"deletionTimestamp"`
+	}
+	Spec   struct{ MaxNodes int }
+	Status struct {
+		CurrentNodes, DesiredNodes, ReadyNodes int
+		ObservedGeneration                     int64
+		Conditions                             []struct{ Type, Status, Reason, Message string }
+	}
+}
+
+// prepare makes what an administrator makes before the provider is installed.
+func (c *controlPlane) prepare(t *testing.T, vpsie *simulator, nodeGroups ...object) {
+	t.Helper()
+	c.must(t, "POST", "/api/v1/namespaces", object{"metadata": object{"name": namespace}})
+	crds, err := filepath.Glob("../../deployments/crds/*.yaml")
+	if err != nil || len(crds) == 0 {
+		t.Fatalf("CRDs: %v %v", crds, err)
+	}
+	for _, crd := range crds {
+		c.install(t, strings.TrimSuffix(filepath.Base(crd), ".yaml"))
+	}
+	c.permit(t)
+	c.must(t, "POST", "/api/v1/namespaces/"+namespace+"/secrets", object{
+		"metadata": object{"name": secret}, "stringData": object{"token": "simulated-token", "url": vpsie.url + "/apps/v2"},
+	})
+	for _, group := range nodeGroups {
+		c.must(t, "POST", objects+"/nodegroups", group)
+	}
+}
+
+// permit lets the provider do what it documents, and no more.
+func (c *controlPlane) permit(t *testing.T) {
+	t.Helper()
+	for _, given := range documents(t, "../../deployments/rbac.yaml") {
+		kind := given["kind"].(string)
+		where := "/apis/rbac.authorization.k8s.io/v1/"
+		if kind == "ServiceAccount" {
+			where = "/api/v1/"
+		}
+		if in, ok := given["metadata"].(object)["namespace"]; ok {
+			where += "namespaces/" + in.(string) + "/"
+		}
+		c.must(t, "POST", where+strings.ToLower(kind)+"s", given)
+		grants(given)
+	}
+	var issued struct{ Status struct{ Token string } }
+	request := c.must(t, "POST", "/api/v1/namespaces/"+namespace+"/serviceaccounts/vpsie-autoscaler/token", object{
+		"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": object{"expirationSeconds": 7200},
+	})
+	content, err := json.Marshal(request)
+	if err == nil {
+		err = json.Unmarshal(content, &issued)
+	}
+	if err != nil || issued.Status.Token == "" {
+		t.Fatalf("no token for the service account: %v %v", err, request)
+	}
+	c.admit(t, "provider", issued.Status.Token)
+}
+
+// grants notes which rights a role gives.
+func grants(role object) {
+	list := func(value any) []any {
+		items, _ := value.([]any)
+		return items
+	}
+	summary.Lock()
+	defer summary.Unlock()
+	for _, rule := range list(role["rules"]) {
+		rule, _ := rule.(object)
+		for _, resource := range list(rule["resources"]) {
+			for _, verb := range list(rule["verbs"]) {
+				right := fmt.Sprint(verb, " ", resource)
+				summary.rights[right] = summary.rights[right]
+			}
+		}
+	}
+}
+
+// documents are those of a YAML file that say anything.
+func documents(t *testing.T, file string) []object {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []object
+	for _, document := range strings.Split(string(content), "\n---\n") {
+		var given object
+		if err := yaml.Unmarshal([]byte(document), &given); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if given != nil {
+			found = append(found, given)
+		}
+	}
+	return found
+}
+
+// rotate changes the Secret.
+func (c *controlPlane) rotate(t *testing.T, token string) {
+	t.Helper()
+	c.patch(t, "/api/v1/namespaces/"+namespace+"/secrets/"+secret, object{"stringData": object{"token": token}})
+}
+
+func (c *controlPlane) patch(t *testing.T, where string, body object) {
+	t.Helper()
+	content, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := c.client.Discovery().RESTClient().Patch(types.MergePatchType).AbsPath(where)
+	if err := request.Body(content).Do(background).Error(); err != nil {
+		t.Fatalf("PATCH %s: %v", where, err)
+	}
+}
+
+func (c *controlPlane) delete(t *testing.T, where string) {
+	t.Helper()
+	if _, err := c.call("DELETE", where, nil); err != nil {
+		t.Fatalf("DELETE %s: %v", where, err)
+	}
+}
+
+// get reads an object. Whether it is there.
+func (c *controlPlane) get(where string, into any) (bool, error) {
+	content, err := c.call("GET", where, nil)
+	if errors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, json.Unmarshal(content, into)
+}
+
+func (c *controlPlane) records() ([]record, error) {
+	var list struct{ Items []record }
+	_, err := c.get(objects+"/vpsienodes", &list)
+	return list.Items, err
+}
+
+func (c *controlPlane) nodeGroups() ([]declared, error) {
+	var list struct{ Items []declared }
+	_, err := c.get(objects+"/nodegroups", &list)
+	return list.Items, err
+}
+
+// said waits for an event about an object that has these words in its note.
+func (c *controlPlane) said(t *testing.T, kind, name, words string) {
+	t.Helper()
+	await(t, fmt.Sprintf("an event about %s %s says %q", kind, name, words), 20*time.Second, func() error {
+		var list struct {
+			Items []struct {
+				Type, Reason, Note string
+				Regarding          struct{ Kind, Name string }
+			}
+		}
+		if _, err := c.get("/apis/events.k8s.io/v1/namespaces/"+namespace+"/events", &list); err != nil {
+			return err
+		}
+		said := []string{}
+		for _, event := range list.Items {
+			if event.Regarding.Kind == kind && event.Regarding.Name == name && strings.Contains(event.Note, words) {
+				return nil
+			}
+			said = append(said, fmt.Sprintf("%s %s: %s: %s", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note))
+		}
+		return fmt.Errorf("they say %q", said)
+	})
+}
+
+// withinRights fails the test where, since the API server is ready, the provider asked for what it may not, or for what
+// makes no sense.
+func (c *controlPlane) withinRights(t *testing.T) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(c.dir, "audit.log"))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	refused := map[string]int{}
+	for _, line := range strings.Split(strings.TrimSpace(string(content)), "\n") {
+		var event struct {
+			Verb   string
+			At     time.Time `json:"stageTimestamp"`
+			Status struct {
+				Code    int
+				Message string
+			} `json:"responseStatus"`
+			Object struct{ APIGroup, Resource, Subresource string } `json:"objectRef"`
+		}
+		if err := json.Unmarshal([]byte(line), &event); err != nil {
+			continue // The API server was killed in the middle of it.
+		}
+		if event.At.Before(c.served) {
+			continue // An API server that starts knows no roles yet.
+		}
+		what := strings.Trim(fmt.Sprintf("%s %s/%s", event.Verb, event.Object.Resource, event.Object.Subresource), "/")
+		switch event.Status.Code {
+		case 400, 401, 403, 405, 422:
+			refused[fmt.Sprintf("%s of %q: %d %s", what, event.Object.APIGroup, event.Status.Code, event.Status.Message)]++
+		default:
+			summary.Lock()
+			summary.rights[what] = true
+			summary.Unlock()
+		}
+	}
+	for _, what := range slices.Sorted(maps.Keys(refused)) {
+		t.Errorf("the API server refused the provider %d times: %s", refused[what], what)
+	}
+}

@@ -1,0 +1,66 @@
+//! Kubelets register VMs that are up; the provider's loop over Nodes, done here without an API server.
+
+use std::time::Duration;
+
+use ca_model::{Memory, Node, Resources};
+use jiff::Timestamp;
+use vpsie_autoscaler::control::FleetHandle;
+use vpsie_autoscaler::fleet::{Hostname, Machine, StrangerKind, node_labels};
+use vpsie_autoscaler::simulator::{Phase as VmPhase, Simulator, VmKind};
+
+/// Brings the Nodes up to date with the VMs, and with the provider if one runs.
+pub(crate) async fn kubelets(
+    cluster: &Memory,
+    simulator: &Simulator,
+    now: Timestamp,
+    provider: Option<&FleetHandle>,
+) {
+    let up: Vec<_> = simulator
+        .vms()
+        .into_iter()
+        .filter(|vm| vm.vm.kind == VmKind::Worker && vm.phase == VmPhase::Running)
+        .map(|vm| (Hostname::new(&vm.vm.hostname), vm.vm.size))
+        .collect();
+    let known = cluster.list_nodes();
+    for (hostname, size) in &up {
+        if !known.iter().any(|node| node.name == hostname.as_str()) {
+            let cores = if *size == 2 { 2 } else { 4 };
+            let allocatable = Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, pods: 110 };
+            cluster.join(Node::new(hostname.as_str(), "", allocatable, now));
+        }
+    }
+    for node in cluster.list_nodes() {
+        let hostname = Hostname::new(&node.name);
+        let ready = up.iter().any(|(name, _)| *name == hostname);
+        cluster.edit(&node.name, |node| {
+            if node.ready != ready {
+                (node.ready, node.ready_since) = (ready, now);
+            }
+        });
+        let Some(handle) = provider else { continue };
+        if let Some((provider_id, labels)) = handle.read(|fleet| {
+            let machine: &Machine = fleet.machine_at(&hostname)?;
+            let pool = fleet.pool(&machine.pool.to_string())?;
+            let id = machine.vm()?.id.as_ref()?.provider_id();
+            Some((id, node_labels(fleet.group(pool), &pool.id, &pool.offer)))
+        }) {
+            cluster.edit(&node.name, |node| {
+                node.provider_id = provider_id;
+                node.labels.extend(labels);
+            });
+            // Without a store it waits; the next step tries again.
+            let registered = handle.registered(hostname.clone(), None);
+            drop(tokio::time::timeout(Duration::from_secs(1), registered).await);
+        }
+        let gone = handle.read(|fleet| {
+            matches!(fleet.stranger(&hostname).map(|s| &s.kind), Some(StrangerKind::Gone { .. }))
+        });
+        // A VM that vanished before VPSie ever listed it leaves a Node that nobody here can know; somebody
+        // else has to clear it away.
+        let unknown =
+            node.provider_id.is_empty() && handle.read(|fleet| fleet.machine_at(&hostname).is_none());
+        if (gone || unknown) && !ready {
+            cluster.leave(&node.name);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What is around a replica: its process, which may stand still, and its network, which may be slow.
+
+use bytes::Bytes;
+use fake_kube::{Answer, Connection, FakeKube};
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use serde_json::Value;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceExt as _};
+use vpsie_autoscaler::control::Clock;
+use vpsie_autoscaler::vpsie::{Transport, TransportError};
+
+use super::{LEASE, NAMESPACE, Planted};
+use crate::clock::VirtualClock;
+use crate::freezer::Freezer;
+use crate::wires::Complaints;
+
+/// A replica's own way to the API server. What was sent arrives, also when nobody waits for the answer any more.
+pub(super) fn client(
+    kube: &FakeKube,
+    name: &str,
+    clock: &VirtualClock,
+    planted: Option<Planted>,
+) -> kube::Client {
+    let (connection, clock) = (kube.connection(name), clock.clone());
+    let service =
+        tower::service_fn(move |request| carry(connection.clone(), clock.clone(), planted, request));
+    kube::Client::new(service, NAMESPACE)
+}
+
+async fn carry(
+    connection: Connection,
+    clock: VirtualClock,
+    planted: Option<Planted>,
+    request: Request<Body>,
+) -> Result<Response<Body>, BoxError> {
+    let reads_lease = request.method() == Method::GET && request.uri().path().ends_with(LEASE);
+    let reply = tokio::spawn(connection.oneshot(request)).await??;
+    let (parts, body): (_, Answer) = reply.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    let mut body = bytes.to_vec();
+    if reads_lease && planted == Some(Planted::WallClockTrusted) {
+        body = without_expired(&body, &clock);
+    }
+    Ok(Response::from_parts(parts, Body::from(body)))
+}
+
+/// The Lease as one reads it who takes the holder's time for its own.
+fn without_expired(body: &[u8], clock: &VirtualClock) -> Vec<u8> {
+    let mut lease: Value = serde_json::from_slice(body).unwrap_or_default();
+    let renewed = lease["spec"]["renewTime"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    if renewed.is_some_and(|renewed| clock.now().duration_since(renewed).as_secs() > 15) {
+        lease["spec"]["holderIdentity"] = "".into();
+    }
+    lease.to_string().into_bytes()
+}
+
+/// A frozen process sends nothing.
+pub(super) fn frozen_client(client: &kube::Client, freezer: &Freezer) -> kube::Client {
+    let (inner, freezer) = (client.clone(), freezer.clone());
+    let service = tower::service_fn(move |request| {
+        let (client, freezer) = (inner.clone(), freezer.clone());
+        async move { freezer.run(client.send(request)).await.map_err(BoxError::from) }
+    });
+    kube::Client::new(service, NAMESPACE)
+}
+
+/// The same for VPSie.
+pub(super) fn frozen_transport(transport: Transport, freezer: Freezer) -> Transport {
+    BoxCloneSyncService::new(tower::service_fn(move |request| {
+        let (transport, freezer) = (transport.clone(), freezer.clone());
+        async move { freezer.run(transport.oneshot(request)).await }
+    }))
+}
+
+/// Sees what a replica begins to do, and complains if it is not the one that the Lease names.
+#[derive(Clone)]
+pub(super) struct Witness {
+    pub(super) kube: FakeKube,
+    pub(super) identity: String,
+    pub(super) complaints: Complaints,
+}
+
+impl Witness {
+    fn look(&self, method: &Method, path: &str) {
+        if matches!(*method, Method::GET | Method::HEAD) {
+            return;
+        }
+        // Deleted by hand, it names nobody; others wait for as long as it may be held.
+        let Some(lease) = self.kube.get("leases", NAMESPACE, LEASE) else { return };
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        if holder != self.identity {
+            let Self { identity, .. } = self;
+            self.complaints.add(format!("9: {identity} begins {method} {path} while {holder:?} leads"));
+        }
+    }
+
+    pub(super) fn client(&self, client: &kube::Client) -> kube::Client {
+        let (inner, witness) = (client.clone(), self.clone());
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (client, witness) = (inner.clone(), witness.clone());
+            async move {
+                witness.look(request.method(), request.uri().path());
+                client.send(request).await.map_err(BoxError::from)
+            }
+        });
+        kube::Client::new(service, NAMESPACE)
+    }
+
+    /// VPSie goes on with what it was asked, also when nobody waits for the answer any more.
+    pub(super) fn transport(&self, transport: Transport) -> Transport {
+        let witness = self.clone();
+        BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
+            let (transport, witness) = (transport.clone(), witness.clone());
+            async move {
+                witness.look(request.method(), request.uri().path());
+                let sent = tokio::spawn(transport.oneshot(request)).await;
+                sent.unwrap_or_else(|broken| Err(TransportError::Lost(broken.to_string())))
+            }
+        }))
+    }
+}
