@@ -17,6 +17,8 @@ import (
 // they boot. Elections take what they take in production.
 func leaderKilled(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
+	// So long that they boot still when Cluster Autoscaler has found the next leader.
+	w.vpsie.must(t, "PUT", "/times", object{"listed": "1s", "boot": "30s", "deletion": "1s"})
 	w.deploy("web", 8, "800m", "500Mi")
 	w.passes("NodeGroupIncreaseSize", 0)
 	w.takenOver(w.provider.killLeader(t), time.Minute)
