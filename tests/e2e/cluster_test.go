@@ -22,7 +22,8 @@ func leaderKilled(t *testing.T, d driver, recorded *recording) {
 	w.deploy("web", 8, "800m", "500Mi")
 	w.passes("NodeGroupIncreaseSize", 0)
 	w.takenOver(w.provider.killLeader(t), time.Minute)
-	await(t, "a VM boots", time.Minute, func() error {
+	// A request that was recorded and perhaps not sent is waited for a minute before it is made again.
+	await(t, "a VM boots", 2*time.Minute, func() error {
 		machines, err := w.vpsie.workers()
 		if err == nil && !slices.ContainsFunc(machines, func(machine vm) bool { return machine.Phase != "running" }) {
 			err = fmt.Errorf("none of %d", len(machines))

@@ -154,7 +154,8 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 	w.deploy("web", 4, "800m", "500Mi")
 	w.passes("NodeGroupIncreaseSize", 0)
 	w.provider.kill()
-	await(t, "a VM boots", time.Minute, func() error {
+	// A request that was recorded and perhaps not sent is waited for a minute before it is made again.
+	await(t, "a VM boots", 2*time.Minute, func() error {
 		machines, err := w.vpsie.workers()
 		if err != nil {
 			return err
