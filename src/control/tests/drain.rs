@@ -289,3 +289,21 @@ async fn throttled_evictions_are_not_followed_by_more() {
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(cluster.evictions(), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_costs_one_patch_though_the_watch_is_behind() {
+    let cluster = Cluster::new(3).await;
+    cluster.kube.forget_requests();
+    cluster.kube.hold_watches(true);
+    cluster.kube.vanish("nodes", "", "slave-2");
+    cluster.node(2);
+    // What its kubelet says meanwhile reaches the watch after the patch is answered.
+    for status in ["False", "True"] {
+        let conditions = json!([{"type": "Ready", "status": status}]);
+        cluster.kube.patch("nodes", "", "slave-2", json!({"status": {"conditions": conditions}})).unwrap();
+    }
+    cluster.kube.hold_watches(false);
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(cluster.kube.get("nodes", "", "slave-2").unwrap()["spec"]["providerID"].is_string());
+    assert_eq!(cluster.kube.count(|asked| asked.is(Verb::Patch, "nodes")), 1);
+}
