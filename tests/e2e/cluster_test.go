@@ -195,7 +195,14 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w.cluster.delete(t, general)
 	w.settles(0, 7, 0, 2*time.Minute)
 	w.without("general")
+	const config = "/apis/autoscaler.vpsie.com/v1alpha1/autoscalerconfigs"
+	w.cluster.must(t, "POST", config, object{
+		"apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": object{"name": "default"},
+		"spec": object{"globalSettings": object{"maxClusterWorkers": 3}},
+	})
 	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("general", 4, small))
+	w.settles(6, 1, 3, 2*time.Minute)
+	w.cluster.patch(t, config+"/default", object{"spec": object{"globalSettings": object{"maxClusterWorkers": 4}}})
 	w.settles(7, 0, 4, 2*time.Minute)
 	w.done(d, "l. NodeGroups edited")
 }
