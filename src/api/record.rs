@@ -142,6 +142,8 @@ fn seen(machine: &Machine) -> VPSieNodeStatus {
         Phase::Running { since, .. } => {
             status.phase = MachinePhase::Running;
             status.provisioned_at = Some(*since);
+            status.node_name.clone_from(&status.hostname);
+            status.joined_at = Some(*since);
         }
         Phase::Failed { failure, at } => {
             status.phase = MachinePhase::Failed;

@@ -147,16 +147,16 @@ pub struct VPSieNodeStatus {
     /// UUID of its VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vpsie_node_identifier: Option<String>,
-    /// Its Node.
+    /// Its Node, once that is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// The VM's state in VPSie's words.
+    /// The VM's state in VPSie's words. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vpsie_status: Option<String>,
-    /// What the VM has.
+    /// What the VM has. Not written: its Node says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<NodeResources>,
-    /// When VPSie made the VM.
+    /// When VPSie made the VM. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub created_at: Option<Timestamp>,
@@ -168,7 +168,7 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub joined_at: Option<Timestamp>,
-    /// When its Node was Ready.
+    /// When its Node was Ready. Not written: the Node says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub ready_at: Option<Timestamp>,
@@ -212,7 +212,7 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
-    /// The generation of the spec that this is about.
+    /// The generation of the spec that this is about. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

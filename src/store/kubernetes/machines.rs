@@ -88,11 +88,11 @@ fn status(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
         return (machine.phase != Phase::Pending).then(|| json!(wanted));
     };
     let wanted = VPSieNodeStatus {
-        node_name: old.node_name.clone(),
+        node_name: wanted.node_name.or_else(|| old.node_name.clone()),
         vpsie_status: old.vpsie_status.clone(),
         resources: old.resources.clone(),
         created_at: old.created_at,
-        joined_at: old.joined_at,
+        joined_at: wanted.joined_at.or(old.joined_at),
         ready_at: old.ready_at,
         observed_generation: old.observed_generation,
         ..wanted
