@@ -37,18 +37,10 @@ pub(crate) fn fill(kube: &FakeKube, machines: usize) {
     }
 }
 
-/// Each Node says once more that it is well.
-pub(crate) fn heartbeat(kube: &FakeKube, machines: usize, round: usize) {
+/// Each Node says that it is ready, or that it is not any more.
+pub(crate) fn ready(kube: &FakeKube, machines: usize, ready: bool) {
     for at in 0..machines {
-        let conditions = conditions(true, &format!("2026-01-01T00:{round:02}:00Z"));
-        kube.patch("nodes", "", &name(at), json!({"status": {"conditions": conditions}})).unwrap();
-    }
-}
-
-/// Each Node says that it is not ready, or that it is again.
-pub(crate) fn unready(kube: &FakeKube, machines: usize, unready: bool) {
-    for at in 0..machines {
-        let conditions = conditions(!unready, "2026-01-01T00:00:00Z");
+        let conditions = conditions(ready);
         kube.patch("nodes", "", &name(at), json!({"status": {"conditions": conditions}})).unwrap();
     }
 }
@@ -102,16 +94,16 @@ fn node(at: usize, machine: &Machine) -> Value {
         "status": {
             "capacity": {"cpu": "2", "memory": "4030456Ki", "ephemeral-storage": "41152812Ki", "pods": "110"},
             "allocatable": {"cpu": "1930m", "memory": "3200Mi", "ephemeral-storage": "37G", "pods": "110"},
-            "conditions": conditions(true, "2026-01-01T00:00:00Z"),
+            "conditions": conditions(true),
             "images": images,
         },
     })
 }
 
-fn conditions(ready: bool, beat: &str) -> Value {
+fn conditions(ready: bool) -> Value {
     let condition = |kind: &str, holds: bool| {
         json!({
-            "type": kind, "status": if holds { "True" } else { "False" }, "lastHeartbeatTime": beat,
+            "type": kind, "status": if holds { "True" } else { "False" }, "lastHeartbeatTime": "2026-01-01T00:00:00Z",
             "lastTransitionTime": "2026-01-01T00:00:00Z", "reason": "Kubelet", "message": "kubelet says so",
         })
     };

@@ -65,6 +65,7 @@ impl Leadership {
                 return;
             }
             tokio::select! {
+                biased;
                 _ = changes.changed() => {}
                 () = tokio::time::sleep_until(now.until) => {}
             }

@@ -86,6 +86,7 @@ impl Replica {
         let seed = rng.random();
         let mut process = None;
         let lost = tokio::select! {
+            biased; // By chance, a seed would not do the same again.
             lost = elector.keep(&never) => lost.is_err(),
             () = async {
                 let started = process.insert(self.start(&raw, &identity, &leadership, seed).await);
