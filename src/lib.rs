@@ -10,7 +10,7 @@
 //!                                  └─ reads answer from memory
 //! ```
 //!
-//! Pure rooms ([`fleet`], [`catalog`]) have no async, no clock, no randomness and no I/O. The others are
+//! Pure rooms ([`fleet`], [`catalog`], [`cost`], [`placement`]) have no async, no clock, no randomness and no I/O. The others are
 //! adapters around them; arrows point from the shell to the pure rooms only.
 
 pub mod api;
@@ -18,9 +18,11 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod cost;
 pub mod fleet;
 pub mod grpc;
 pub mod kubernetes;
+pub mod placement;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

@@ -69,7 +69,7 @@ async fn measure(nodes: usize, rounds: usize) {
 async fn provider(cluster: &Cluster) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let config = GrpcConfig { tls: None, allow_plaintext: false, hours_per_month: 730 };
+    let config = GrpcConfig { tls: None, allow_plaintext: false };
     let metrics = GrpcMetrics::register(&mut Registry::default());
     let handle = FleetHandle::fixed(cluster.fleet());
     tokio::spawn(serve(config, handle, metrics, listener, CancellationToken::new()));

@@ -27,7 +27,7 @@ use vpsie_autoscaler::control::{
     Bell, Clock, Declared, FleetHandle, Journal, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch,
     SystemClock, Target,
 };
-use vpsie_autoscaler::fleet::{Declaration, Reserved};
+use vpsie_autoscaler::fleet::{Basis, Declaration};
 use vpsie_autoscaler::store::KubernetesStore;
 
 const MACHINES: usize = 5000;
@@ -153,7 +153,7 @@ impl Ours {
         let client = kube.client("ours", cluster::NAMESPACE);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = Arc::new(KubernetesStore::new(client.clone(), cluster::NAMESPACE));
-        let declared = Declared { declaration: Declaration::default(), reserved: Reserved::default() };
+        let declared = Declared { declaration: Declaration::default(), basis: Basis::default() };
         let (keeper, handle) =
             Keeper::load(store, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(Bell::default()));

@@ -57,11 +57,6 @@ impl Resources {
 }
 
 impl Offer {
-    /// USD per hour: the API's own hourly price, else the monthly one divided (API §16, row 20).
-    pub fn price_hourly(&self, hours_per_month: u32) -> Option<Decimal> {
-        self.hourly.or_else(|| self.monthly.and_then(|m| m.checked_div(Decimal::from(hours_per_month))))
-    }
-
     fn answers_to(&self, wanted: &str) -> bool {
         self.name.eq_ignore_ascii_case(wanted)
             || self.identifier.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(wanted))

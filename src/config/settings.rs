@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::args::{
     ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, OperationsArgs, ServeArgs,
@@ -13,7 +14,8 @@ use super::election;
 use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
 use super::problem::{Problem, Problems};
 use super::syntax;
-use crate::fleet::{Policy, Reserved};
+use crate::cost::{HoursPerMonth, Prices};
+use crate::fleet::{Basis, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::simulator::SimulatorConfig;
 use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
@@ -35,10 +37,8 @@ pub struct Settings {
     pub log: LogArgs,
     /// When things happen.
     pub timing: TimingArgs,
-    /// What nodes that nobody has seen yet are assumed to keep from pods.
-    pub reserved: Reserved,
-    /// Hours in a month.
-    pub hours_per_month: u32,
+    /// What is assumed of nodes and prices.
+    pub basis: Basis,
 }
 
 /// Where NodeGroups and records are.
@@ -165,7 +165,13 @@ impl Settings {
         } else {
             real(&api, secret, &mut problems)
         };
-        let (grpc_listen, grpc) = grpc_config(grpc, hours_per_month, &mut problems);
+        let (grpc_listen, grpc) = grpc_config(grpc, &mut problems);
+        let hours_per_month = HoursPerMonth::new(hours_per_month).unwrap_or_else(|| {
+            let message = format!("is {hours_per_month}, must be 1 to 744");
+            problems.push(Problem::new("--hours-per-month", "", message));
+            HoursPerMonth::default()
+        });
+        let prices = Prices { hours_per_month, ..Prices::default() };
         if grpc_listen == http_listen && http_listen.port() != 0 {
             let message = format!("is {http_listen}, must differ from --grpc-listen");
             problems.push(Problem::new("--http-listen", "", message));
@@ -182,12 +188,14 @@ impl Settings {
                 http_listen,
                 log,
                 timing,
-                reserved: Reserved {
-                    cpu_millis: reserved_cpu_millis,
-                    memory_mib: reserved_memory_mib,
-                    disk_gib: reserved_disk_gib,
+                basis: Basis {
+                    reserved: Reserved {
+                        cpu_millis: reserved_cpu_millis,
+                        memory_mib: reserved_memory_mib,
+                        disk_gib: reserved_disk_gib,
+                    },
+                    prices: Arc::new(prices),
                 },
-                hours_per_month,
             }),
             _ => Err(Problems(problems)),
         }
@@ -266,11 +274,7 @@ fn access(kubeconfig: PathBuf) -> KubernetesAccess {
     }
 }
 
-fn grpc_config(
-    args: GrpcArgs,
-    hours_per_month: u32,
-    problems: &mut Vec<Problem>,
-) -> (SocketAddr, GrpcConfig) {
+fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, GrpcConfig) {
     let GrpcArgs { grpc_listen, grpc_tls_cert, grpc_tls_key, grpc_tls_client_ca, grpc_insecure_plaintext } =
         args;
     let files = [
@@ -302,7 +306,7 @@ fn grpc_config(
         problems.push(Problem::new("--grpc-insecure-plaintext", "", message));
     }
     let tls = TlsFiles::from_parts(grpc_tls_cert, grpc_tls_key, grpc_tls_client_ca).unwrap_or_default();
-    let config = GrpcConfig { tls, allow_plaintext: grpc_insecure_plaintext, hours_per_month };
+    let config = GrpcConfig { tls, allow_plaintext: grpc_insecure_plaintext };
     if given.is_empty() && config.check(grpc_listen).is_err() {
         let message = format!(
             "is {grpc_listen}, where others could use it without TLS: give --grpc-tls-cert, --grpc-tls-key and \

@@ -84,7 +84,7 @@ pub(super) struct Act {
 }
 
 /// The acts that a change tells of, to the fleet as it is before it.
-pub(super) fn acts(fleet: &Fleet, change: &Change, hours_per_month: u32) -> Vec<Act> {
+pub(super) fn acts(fleet: &Fleet, change: &Change) -> Vec<Act> {
     let mut acts = match change {
         Change::SaveMachine(machine) => match fleet.machine(&machine.id) {
             Some(old) => changed(fleet, old, machine),
@@ -96,9 +96,7 @@ pub(super) fn acts(fleet: &Fleet, change: &Change, hours_per_month: u32) -> Vec<
     };
     for act in &mut acts {
         let pool = act.pool.as_ref().and_then(|pool| fleet.pool(&pool.to_string()));
-        act.usd_per_hour = pool
-            .and_then(|pool| pool.offer.price_hourly(hours_per_month))
-            .map(|price| price.round_dp(5).normalize());
+        act.usd_per_hour = pool.and_then(|pool| pool.price).map(|price| price.0.round_dp(5).normalize());
     }
     acts
 }

@@ -14,11 +14,10 @@ use crate::kubernetes::{EventType, Events};
 pub const AUDIT: &str = "vpsie_autoscaler::audit";
 
 /// Writes down what becomes durable.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Journal {
     transitions: Family<Transition, Counter>,
     events: Events,
-    hours_per_month: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,19 +34,7 @@ pub(super) struct Entry {
     transition: Option<Transition>,
 }
 
-impl Default for Journal {
-    /// Without events.
-    fn default() -> Self {
-        Self::new(730)
-    }
-}
-
 impl Journal {
-    /// A journal without events. An offer with a monthly price only is priced by `hours_per_month`.
-    pub fn new(hours_per_month: u32) -> Self {
-        Self { transitions: Family::default(), events: Events::none(), hours_per_month }
-    }
-
     /// The same, that also tells events.
     pub fn with_events(self, events: Events) -> Self {
         Self { events, ..self }
@@ -64,7 +51,7 @@ impl Journal {
 
     /// What is to be written down of a change to the fleet as it is before it.
     pub(super) fn entry(&self, fleet: &Fleet, change: &Change) -> Entry {
-        Entry { acts: acts(fleet, change, self.hours_per_month), transition: transition(fleet, change) }
+        Entry { acts: acts(fleet, change), transition: transition(fleet, change) }
     }
 
     /// Writes down a change.

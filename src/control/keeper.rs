@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::clock::Clock;
 use super::handle::{CommandError, FleetHandle, Job, Message};
 use super::journal::Journal;
-use crate::fleet::{Change, Declaration, Fleet, MachineId, NodeGroupName, Reserved};
+use crate::fleet::{Basis, Change, Declaration, Fleet, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
 
 /// Decisions that share one write, at most.
@@ -24,8 +24,8 @@ const BATCH: usize = 256;
 pub struct Declared {
     /// What users declare.
     pub declaration: Declaration,
-    /// What nodes keep from pods until real ones have shown it.
-    pub reserved: Reserved,
+    /// What is assumed of nodes and prices.
+    pub basis: Basis,
 }
 
 /// The only writer of the fleet.
@@ -56,7 +56,7 @@ impl Keeper {
         seed: u64,
         journal: Journal,
     ) -> Result<(Self, FleetHandle), StoreError> {
-        let fleet = Fleet::restore(declared.declaration.clone(), store.load().await?, declared.reserved);
+        let fleet = Fleet::restore(declared.declaration.clone(), store.load().await?, declared.basis.clone());
         let shared = Arc::new(RwLock::new(fleet.clone()));
         let (sender, messages) = mpsc::channel(BATCH);
         let (commits, seen) = watch::channel(0);
@@ -161,7 +161,7 @@ impl Keeper {
     /// After a write that failed: the records say how far it came.
     async fn reload(&self) -> Result<Fleet, StoreError> {
         let records = self.store.load().await?;
-        let fleet = Fleet::restore(self.declared.declaration.clone(), records, self.declared.reserved);
+        let fleet = Fleet::restore(self.declared.declaration.clone(), records, self.declared.basis.clone());
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
         self.commits.send_modify(|commits| *commits += 1);
         Ok(fleet)

@@ -14,15 +14,14 @@ use crate::fleet::{Fleet, Pool, StrangerKind};
 #[derive(Debug)]
 pub struct FleetCollector {
     handle: Arc<OnceLock<FleetHandle>>,
-    hours_per_month: u32,
 }
 
 const PHASES: [&str; 5] = ["Pending", "Creating", "Running", "Failed", "Deleting"];
 
 impl FleetCollector {
-    /// Shows what the handle reads, once there is one; an offer with a monthly price only is priced by `hours_per_month`.
-    pub fn new(handle: Arc<OnceLock<FleetHandle>>, hours_per_month: u32) -> Self {
-        Self { handle, hours_per_month }
+    /// Shows what the handle reads, once there is one.
+    pub fn new(handle: Arc<OnceLock<FleetHandle>>) -> Self {
+        Self { handle }
     }
 }
 
@@ -32,7 +31,7 @@ impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(handle) = self.handle.get() else { return Ok(()) };
         let (sizes, machines, strangers, prices) = handle.read(|fleet| {
-            let prices = hourly_prices(fleet, self.hours_per_month);
+            let prices = hourly_prices(fleet);
             (pool_sizes(fleet), machine_counts(fleet), stranger_counts(fleet), prices)
         });
         for (name, help, samples) in [
@@ -92,11 +91,7 @@ fn stranger_counts(fleet: &Fleet) -> Vec<Sample> {
     counts.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).into()
 }
 
-fn hourly_prices(fleet: &Fleet, hours_per_month: u32) -> Vec<Sample> {
-    use rust_decimal::prelude::ToPrimitive as _;
-    let each = |pool: &Pool| {
-        let price = pool.offer.price_hourly(hours_per_month)?;
-        Some((vec![pool_label(pool)], price.to_f64()?))
-    };
+fn hourly_prices(fleet: &Fleet) -> Vec<Sample> {
+    let each = |pool: &Pool| Some((vec![pool_label(pool)], pool.price?.to_f64()));
     fleet.pools().filter_map(each).collect()
 }

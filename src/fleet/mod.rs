@@ -36,4 +36,4 @@ pub use query::Limits;
 pub use record::{Change, Records, Stranger, StrangerKind};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;
-pub use template::{Learned, Reserved, Template, names, node_labels, template};
+pub use template::{Basis, Learned, Reserved, Template, names, node_labels, template};

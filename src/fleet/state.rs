@@ -12,8 +12,9 @@ use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
 use super::machine::Machine;
 use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
-use super::template::{Learned, Reserved, Template, template};
+use super::template::{Basis, Learned, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
+use crate::cost::{Prices, UsdPerHour};
 
 /// The fleet, as it is in memory.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +32,7 @@ pub struct Fleet {
     by_hostname: HashMap<Hostname, MachineId>,
     by_address: HashMap<IpAddr, MachineId>,
     strangers_by_vm: HashMap<VmId, Hostname>,
-    reserved: Reserved,
+    basis: Basis,
     pub(super) sightings: Sightings,
 }
 
@@ -46,6 +47,8 @@ pub struct Pool {
     pub offer: Offer,
     /// Whether the NodeGroup still names it and the catalog still has its offer.
     pub growable: bool,
+    /// What a machine of it costs. None when nobody knows.
+    pub price: Option<UsdPerHour>,
     pub(super) template: Arc<Template>,
     pub(super) members: BTreeSet<MachineId>,
     pub(super) target: u32,
@@ -68,7 +71,7 @@ pub(super) struct Sightings {
 
 impl Fleet {
     /// The fleet of what was durable and what is declared.
-    pub fn restore(declared: impl Into<Declaration>, records: Records, reserved: Reserved) -> Self {
+    pub fn restore(declared: impl Into<Declaration>, records: Records, basis: impl Into<Basis>) -> Self {
         let Declaration { groups, max_machines, create_timeout } = declared.into();
         let mut fleet = Self {
             groups: by_name(groups),
@@ -76,7 +79,7 @@ impl Fleet {
             create_timeout,
             learned: records.learned.into_iter().collect(),
             catalog: records.catalog,
-            reserved,
+            basis: basis.into(),
             ..Self::default()
         };
         for stranger in records.strangers {
@@ -181,6 +184,11 @@ impl Fleet {
         self.create_timeout.unwrap_or(policy.create_timeout)
     }
 
+    /// What offers cost.
+    pub fn prices(&self) -> &Prices {
+        &self.basis.prices
+    }
+
     /// Machines of all NodeGroups that count.
     pub fn total_target(&self) -> u32 {
         self.group_targets.values().sum()
@@ -278,6 +286,7 @@ impl Fleet {
                 pool.target = was.target;
                 if !pool.growable {
                     pool.offer = was.offer.clone();
+                    pool.price = was.price;
                 }
                 if *was.template == *pool.template {
                     pool.template = Arc::clone(&was.template);
@@ -300,7 +309,8 @@ impl Fleet {
         let learned = self.learned.get(&offer.size);
         Pool {
             growable: offered.is_some() && self.declares(id) && group.is_some_and(|g| g.deletion.is_none()),
-            template: Arc::new(template(group, id, &offer, learned, self.reserved)),
+            template: Arc::new(template(group, id, &offer, learned, self.basis.reserved)),
+            price: self.basis.prices.of(&offer),
             id: id.clone(),
             text,
             offer,

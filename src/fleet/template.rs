@@ -1,12 +1,14 @@
 //! The Node that a pool would add, as Cluster Autoscaler's scheduler simulation needs it (contract §3.9).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::group::{NodeGroup, Taint};
 use super::ids::PoolId;
 use crate::catalog::{Offer, Resources};
+use crate::cost::Prices;
 
 /// Label and annotation names that we own.
 pub mod names {
@@ -50,6 +52,21 @@ pub struct Reserved {
     pub memory_mib: u64,
     /// Disk, GiB.
     pub disk_gib: u64,
+}
+
+/// What is assumed of machines, by settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Basis {
+    /// What nodes keep from pods until real ones have shown it.
+    pub reserved: Reserved,
+    /// What offers cost.
+    pub prices: Arc<Prices>,
+}
+
+impl From<Reserved> for Basis {
+    fn from(reserved: Reserved) -> Self {
+        Self { reserved, ..Self::default() }
+    }
 }
 
 /// What real nodes of an offer were seen to have.

@@ -2,10 +2,10 @@
 //! number (contract R14), so there is always a price, and a node's is above 0.
 
 use prost_types::Timestamp;
-use rust_decimal::prelude::ToPrimitive as _;
 
 use super::convert::PodRequests;
-use crate::catalog::{Offer, Resources};
+use crate::catalog::Resources;
+use crate::cost::UsdPerHour;
 use crate::fleet::Fleet;
 
 /// USD per hour of one core and of one GiB, in the relation of the cheapest offer for its cores.
@@ -21,9 +21,9 @@ const NO_PRICES: Rates = Rates { core: 0.01, gib: 0.005 };
 impl Rates {
     /// The rates of the reference offer: the one with the lowest price for a core. Half of its price is for
     /// its cores, half for its memory.
-    pub(super) fn reference(fleet: &Fleet, hours_per_month: u32) -> Self {
+    pub(super) fn reference(fleet: &Fleet) -> Self {
         let rates = fleet.pools().filter_map(|pool| {
-            let price = list_price(&pool.offer, hours_per_month)?;
+            let price = pool.price?.to_f64();
             let (cores, gib) = size(pool.offer.resources);
             (cores > 0.0 && gib > 0.0).then_some(Self { core: price / 2.0 / cores, gib: price / 2.0 / gib })
         });
@@ -35,12 +35,15 @@ impl Rates {
         requests.cores * self.core + requests.gib * self.gib
     }
 
-    /// USD per hour of an offer: its own price, or what its size would cost.
-    pub(super) fn offer(self, offer: &Offer, hours_per_month: u32) -> f64 {
-        list_price(offer, hours_per_month).unwrap_or_else(|| {
-            let (cores, gib) = size(offer.resources);
-            self.pod(PodRequests { cores: cores.max(1.0), gib })
-        })
+    /// USD per hour of a machine: its own price, or what its size would cost.
+    pub(super) fn machine(self, price: Option<UsdPerHour>, resources: Resources) -> f64 {
+        price.map_or_else(
+            || {
+                let (cores, gib) = size(resources);
+                self.pod(PodRequests { cores: cores.max(1.0), gib })
+            },
+            UsdPerHour::to_f64,
+        )
     }
 
     /// USD per hour of a node of which nothing is known: one core and one GiB.
@@ -64,10 +67,6 @@ pub(super) fn hours(start: Option<Timestamp>, end: Option<Timestamp>) -> f64 {
     if seconds > 0.0 { seconds / 3600.0 } else { 1.0 }
 }
 
-fn list_price(offer: &Offer, hours_per_month: u32) -> Option<f64> {
-    offer.price_hourly(hours_per_month)?.to_f64().filter(|price| price.is_finite() && *price > 0.0)
-}
-
 fn size(resources: Resources) -> (f64, f64) {
     (resources.cpu_millis as f64 / 1000.0, resources.memory_mib as f64 / 1024.0)
 }
@@ -75,31 +74,20 @@ fn size(resources: Resources) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::SizeId;
-
-    fn offer(monthly: Option<u32>) -> Offer {
-        Offer {
-            size: SizeId(1),
-            name: "s-2vcpu-4gb".to_owned(),
-            identifier: None,
-            datacenter: "ams1".into(),
-            resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
-            monthly: monthly.map(Into::into),
-            hourly: None,
-        }
-    }
+    use rust_decimal::Decimal;
 
     #[test]
-    fn an_offer_costs_its_price_or_what_its_size_would_cost() {
+    fn a_machine_costs_its_price_or_what_its_size_would_cost() {
         let rates = Rates { core: 0.01, gib: 0.005 };
-        assert!((rates.offer(&offer(Some(73)), 730) - 0.1).abs() < 1e-12);
-        assert!((rates.offer(&offer(None), 730) - 0.04).abs() < 1e-12);
-        assert!(rates.offer(&offer(Some(0)), 730) > 0.0);
+        let size = Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 };
+        let price = Some(UsdPerHour(Decimal::new(1, 1)));
+        assert!((rates.machine(price, size) - 0.1).abs() < 1e-12);
+        assert!((rates.machine(None, size) - 0.04).abs() < 1e-12);
     }
 
     #[test]
     fn without_offers_there_are_prices_all_the_same() {
-        let rates = Rates::reference(&Fleet::default(), 730);
+        let rates = Rates::reference(&Fleet::default());
         assert_eq!(rates, NO_PRICES);
         assert!(rates.unknown_node() > 0.0);
         assert!(rates.pod(UNREADABLE_POD) > 0.0);

@@ -45,8 +45,6 @@ pub struct GrpcConfig {
     pub tls: Option<TlsFiles>,
     /// Whether plaintext is served on an address that others can reach.
     pub allow_plaintext: bool,
-    /// Hours in a month, to price an offer of which only the monthly price is known.
-    pub hours_per_month: u32,
 }
 
 /// What is wrong with a [`GrpcConfig`].
@@ -58,9 +56,6 @@ pub enum GrpcConfigError {
          loopback address, or allow plaintext in so many words"
     )]
     Plaintext(SocketAddr),
-    /// No month has so many hours.
-    #[error("hours per month is {0}, must be 1 to 744")]
-    HoursPerMonth(u32),
 }
 
 impl GrpcConfig {
@@ -68,9 +63,6 @@ impl GrpcConfig {
     pub fn check(&self, address: SocketAddr) -> Result<(), GrpcConfigError> {
         if self.tls.is_none() && !self.allow_plaintext && !address.ip().is_loopback() {
             return Err(GrpcConfigError::Plaintext(address));
-        }
-        if !(1..=744).contains(&self.hours_per_month) {
-            return Err(GrpcConfigError::HoursPerMonth(self.hours_per_month));
         }
         Ok(())
     }
@@ -108,7 +100,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     config.check(listener.local_addr()?)?;
-    let service = CloudProviderService::new(handle, config.hours_per_month);
+    let service = CloudProviderService::new(handle);
     match config.tls {
         Some(files) => {
             let tls = Arc::new(Tls::load(files).await?);
@@ -219,7 +211,7 @@ mod tests {
     const SERVICE: &str = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
 
     fn config(tls: Option<TlsFiles>) -> GrpcConfig {
-        GrpcConfig { tls, allow_plaintext: false, hours_per_month: 730 }
+        GrpcConfig { tls, allow_plaintext: false }
     }
 
     struct Running {
@@ -251,8 +243,6 @@ mod tests {
         assert_eq!(config(None).check(everywhere), Err(GrpcConfigError::Plaintext(everywhere)));
         assert_eq!(config(None).check(loopback), Ok(()));
         assert_eq!(GrpcConfig { allow_plaintext: true, ..config(None) }.check(everywhere), Ok(()));
-        let hours = GrpcConfig { hours_per_month: 0, ..config(None) };
-        assert_eq!(hours.check(loopback), Err(GrpcConfigError::HoursPerMonth(0)));
     }
 
     #[tokio::test]

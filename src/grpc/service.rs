@@ -36,14 +36,13 @@ const TEMPLATE_NODE: &str = "template-node-for-";
 #[derive(Debug)]
 pub struct CloudProviderService {
     handle: FleetHandle,
-    hours_per_month: u32,
     options_withheld: Mutex<BTreeSet<NodeGroupName>>,
 }
 
 impl CloudProviderService {
-    /// Serves the fleet. `hours_per_month` turns a monthly price into an hourly one.
-    pub fn new(handle: FleetHandle, hours_per_month: u32) -> Self {
-        Self { handle, hours_per_month, options_withheld: Mutex::default() }
+    /// Serves the fleet.
+    pub fn new(handle: FleetHandle) -> Self {
+        Self { handle, options_withheld: Mutex::default() }
     }
 
     fn read_pool<R>(&self, id: &str, f: impl FnOnce(&Fleet, &Pool) -> R) -> Result<R, Status> {
@@ -157,9 +156,9 @@ impl CloudProvider for CloudProviderService {
             hours(request.start_timestamp.or(request.start_time), request.end_timestamp.or(request.end_time));
         let node = request.node.unwrap_or_default();
         let hourly = self.handle.read(|fleet| {
-            let rates = Rates::reference(fleet, self.hours_per_month);
+            let rates = Rates::reference(fleet);
             priced_pool(fleet, &node)
-                .map_or_else(|| rates.unknown_node(), |pool| rates.offer(&pool.offer, self.hours_per_month))
+                .map_or_else(|| rates.unknown_node(), |pool| rates.machine(pool.price, pool.offer.resources))
         });
         Ok(Response::new(PricingNodePriceResponse { price: hourly * hours }))
     }
@@ -173,7 +172,7 @@ impl CloudProvider for CloudProviderService {
             hours(request.start_timestamp.or(request.start_time), request.end_timestamp.or(request.end_time));
         let pod = if request.pod_bytes.is_empty() { &request.pod } else { &request.pod_bytes };
         let requests = pod_requests(pod).unwrap_or(UNREADABLE_POD);
-        let rates = self.handle.read(|fleet| Rates::reference(fleet, self.hours_per_month));
+        let rates = self.handle.read(Rates::reference);
         Ok(Response::new(PricingPodPriceResponse { price: rates.pod(requests) * hours }))
     }
 

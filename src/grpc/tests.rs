@@ -93,7 +93,7 @@ fn group() -> Group {
 }
 
 fn service() -> CloudProviderService {
-    CloudProviderService::new(FleetHandle::fixed(fleet()), 730)
+    CloudProviderService::new(FleetHandle::fixed(fleet()))
 }
 
 fn node(provider_id: &str, name: &str) -> ExternalGrpcNode {
@@ -188,11 +188,11 @@ async fn kept() -> CloudProviderService {
     let mut changes: Vec<Change> = records.machines.into_iter().map(Change::SaveMachine).collect();
     changes.extend(records.catalog.map(Change::SaveCatalog));
     store.commit(&changes).await.unwrap();
-    let declared = Declared { declaration: vec![group()].into(), reserved: RESERVED };
+    let declared = Declared { declaration: vec![group()].into(), basis: RESERVED.into() };
     let (keeper, handle) =
         Keeper::load(store, Arc::new(SystemClock), declared, 1, Journal::default()).await.unwrap();
     tokio::spawn(keeper.run());
-    CloudProviderService::new(handle, 730)
+    CloudProviderService::new(handle)
 }
 
 async fn target(service: &CloudProviderService) -> i32 {

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use vpsie_autoscaler::control::{Clock as _, Declared};
-use vpsie_autoscaler::fleet::{AutoscalingOptions, NodeGroup, Policy, Reserved};
+use vpsie_autoscaler::fleet::{AutoscalingOptions, Basis, NodeGroup, Policy};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::{Prefix, Shapes, Simulator, SimulatorConfig, VmKind};
@@ -202,7 +202,7 @@ impl World {
             store: self.store.open(),
             transport: self.network.transport(),
             clock: Arc::new(self.clock.clone()),
-            declared: Declared { declaration: groups.into(), reserved: Reserved::default() },
+            declared: Declared { declaration: groups.into(), basis: Basis::default() },
             policy: Policy { running_when_listed: self.seed.is_multiple_of(2), ..Policy::default() },
             base: base(self.shapes),
         };
@@ -215,7 +215,7 @@ impl World {
             }
             Err(why) => return Err(why),
         };
-        let service = CloudProviderService::new(process.handle.clone(), 730);
+        let service = CloudProviderService::new(process.handle.clone());
         *self.door.server.lock().unwrap() = Some(CloudProviderServer::new(service));
         self.process = Some(process);
         Ok(())

@@ -65,7 +65,7 @@ fn service() -> CloudProviderService {
     let records = Records { catalog: Some(Arc::new(Catalog { offers: vec![offer] })), ..Records::default() };
     let reserved = Reserved { cpu_millis: 70, memory_mib: 596, disk_gib: 8 };
     let fleet = Fleet::restore(vec![group], records, reserved);
-    CloudProviderService::new(FleetHandle::fixed(fleet), 730)
+    CloudProviderService::new(FleetHandle::fixed(fleet))
 }
 
 fn path(generation: &str, name: &str) -> PathBuf {

@@ -169,12 +169,12 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
     };
     let declared = Declared {
         declaration: vec![group].into(),
-        reserved: Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 },
+        basis: Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 }.into(),
     };
     let (keeper, handle) =
         Keeper::load(Arc::new(store), Arc::new(SystemClock), declared, 0, Journal::default()).await.unwrap();
     tokio::spawn(keeper.run());
-    CloudProviderService::new(handle, 730)
+    CloudProviderService::new(handle)
 }
 
 /// Calls the service. The reply as bytes.

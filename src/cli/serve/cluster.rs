@@ -158,7 +158,7 @@ impl Parts {
     async fn load(&self, settings: &Settings, journal: crate::control::Journal) -> Option<Loaded> {
         let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
         let (keeper, handle) = loop {
-            let declared = Declared { declaration: Declaration::default(), reserved: settings.reserved };
+            let declared = Declared { declaration: Declaration::default(), basis: settings.basis.clone() };
             let (seed, clock) = (rand::random(), Arc::clone(&self.clock));
             let loading = Keeper::load(Arc::clone(&store) as _, clock, declared, seed, journal.clone());
             let error: StoreError = match self.unless_over(loading).await? {

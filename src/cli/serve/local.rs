@@ -35,7 +35,7 @@ pub(super) async fn run(
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
     let Measured { registry, grpc: grpc_metrics, vpsie, journal, credentials, fleet, .. } =
         Measured::new(&settings);
-    let declared = Declared { declaration: manifests.groups.clone().into(), reserved: settings.reserved };
+    let declared = Declared { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
     let (transport, config) = transport(&settings.vpsie, &clock).await?;

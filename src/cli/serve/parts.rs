@@ -44,7 +44,7 @@ impl Measured {
         let grpc = GrpcMetrics::register(&mut registry);
         let vpsie = Metrics::default();
         vpsie.register(&mut registry);
-        let journal = Journal::new(settings.hours_per_month);
+        let journal = Journal::default();
         journal.register(&mut registry);
         let events = EventMetrics::default();
         events.register(&mut registry);
@@ -55,7 +55,7 @@ impl Measured {
             credentials.register(&mut registry);
         }
         let fleet = Arc::new(OnceLock::new());
-        let collector = FleetCollector::new(Arc::clone(&fleet), settings.hours_per_month);
+        let collector = FleetCollector::new(Arc::clone(&fleet));
         registry.register_collector(Box::new(collector));
         Self { registry, grpc, vpsie, journal, events, drain, credentials, fleet }
     }

@@ -78,7 +78,7 @@ impl Told {
         });
         let mut told = Vec::new();
         for change in &changes {
-            told.extend(acts(&self.shared, change, 730));
+            told.extend(acts(&self.shared, change));
             self.shared.apply(change);
         }
         told

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::catalog::{Catalog, Offer, Resources};
 use crate::fleet::{
-    AutoscalingOptions, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Phase, Policy,
-    Records, Refusal, Reserved, SizeId, Vm, VmState,
+    AutoscalingOptions, Basis, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Phase,
+    Policy, Records, Refusal, SizeId, Vm, VmState,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use crate::vpsie::{Backend, BackendError};
@@ -170,7 +170,7 @@ fn declared() -> Declared {
         adopt: false,
         deletion: None,
     };
-    Declared { declaration: vec![group].into(), reserved: Reserved::default() }
+    Declared { declaration: vec![group].into(), basis: Basis::default() }
 }
 
 /// A disk that can be full.

@@ -23,7 +23,7 @@ impl Cluster {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
         store.write(&machines.into_iter().map(Change::SaveMachine).collect::<Vec<_>>());
-        let declared = Declared { declaration: Vec::new().into(), reserved: Reserved::default() };
+        let declared = Declared { declaration: Vec::new().into(), basis: Basis::default() };
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
         let kept = Arc::new(store.clone());
         let (keeper, handle) =

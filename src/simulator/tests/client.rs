@@ -1,6 +1,7 @@
 //! The project's own client against every shape.
 
 use super::*;
+use crate::cost::{HoursPerMonth, Prices};
 use crate::fleet::{ListedNode, NodeRole, SizeId, Vm as FleetVm, VmState};
 use crate::vpsie::{
     Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
@@ -34,7 +35,8 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
     assert_eq!(catalog.offers.len(), 10);
     let offer = catalog.resolve(&DEFAULT_DATACENTER.into(), &"s-4vcpu-8gb".into()).unwrap();
     assert_eq!((offer.size, offer.resources.cpu_millis, offer.resources.memory_mib), (SizeId(3), 4000, 8192));
-    assert_eq!(offer.price_hourly(720).unwrap().round_dp(4).to_string(), "0.0667");
+    let prices = Prices { hours_per_month: HoursPerMonth::new(720).unwrap(), ..Prices::default() };
+    assert_eq!(prices.of(offer).unwrap().0.round_dp(4).to_string(), "0.0667");
 
     assert!(workers_of(&backend.list().await?).is_empty());
     for _ in 0..2 {

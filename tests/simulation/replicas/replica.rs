@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::control::{Declared, FleetHandle};
-use vpsie_autoscaler::fleet::{Policy, Reserved};
+use vpsie_autoscaler::fleet::{Basis, Policy};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::kubernetes::{Elector, Leadership, bounded, fence_client, fence_transport};
@@ -119,7 +119,7 @@ impl Replica {
                 store: Arc::new(store),
                 transport: frozen_transport(transport.clone(), self.freezer.clone()),
                 clock: Arc::new(self.clock.clone()),
-                declared: Declared { declaration: groups().into(), reserved: Reserved::default() },
+                declared: Declared { declaration: groups().into(), basis: Basis::default() },
                 policy: self.policy,
                 base: self.base,
             };
@@ -135,7 +135,7 @@ impl Replica {
         while handle.read(|fleet| fleet.catalog().is_none()) {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        let service = CloudProviderService::new(handle.clone(), 730);
+        let service = CloudProviderService::new(handle.clone());
         *self.door.server.lock().unwrap() = Some(CloudProviderServer::new(service));
         *self.door.freezer.lock().unwrap() = self.freezer.clone();
         let (identity, freezer) = (identity.to_owned(), self.freezer.clone());

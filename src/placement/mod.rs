@@ -1,0 +1,112 @@
+//! **Pure.** Which of Cluster Autoscaler's options to take: the order of what could be rented for the pods that
+//! wait.
+//!
+//! Cluster Autoscaler estimates, for each node group that some of the pods would fit, how many nodes of it they
+//! need, and asks which of these options to take. It takes one, as it is; what that leaves waiting is asked about
+//! in a later loop (contract §6).
+
+mod order;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::catalog::Resources;
+use crate::cost::UsdPerHour;
+
+pub use order::decide;
+
+/// What there is to decide.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// The pods that wait, each once, whichever options would take it.
+    pub pods: Vec<PodRequest>,
+    /// The options.
+    pub candidates: Vec<Candidate>,
+}
+
+/// What a pod asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodRequest {
+    /// CPU, millicores.
+    pub cpu_millis: u64,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+}
+
+/// An option of Cluster Autoscaler, and what we know of its pool.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Id of the pool, as Cluster Autoscaler spells it.
+    pub pool: Arc<str>,
+    /// How many nodes would be added.
+    pub nodes: u32,
+    /// The pods that these nodes would take: indexes of [`Question::pods`].
+    pub pods: Vec<u32>,
+    /// What one node gives to pods.
+    pub allocatable: Resources,
+    /// What one node costs. None when nobody knows, or the pool is not ours.
+    pub price: Option<UsdPerHour>,
+    /// Why it is certain to fail, if it is.
+    pub blocked: Option<Blocked>,
+    /// The NodeGroup prefers its offer (`preferredInstanceType`).
+    pub preferred: bool,
+    /// Its place in the order of its NodeGroup's pools, the first is 0.
+    pub place: u32,
+}
+
+/// Why an option is certain to fail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocked {
+    /// In one word, such as `STOCKOUT` or `MONEY_LIMIT`.
+    pub reason: &'static str,
+    /// For a person: what would have to change.
+    pub message: String,
+}
+
+/// What was decided, and why.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision {
+    /// Every option, the best first.
+    pub options: Vec<Ranked>,
+}
+
+/// An option in its place.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ranked {
+    /// Index of [`Question::candidates`].
+    pub candidate: usize,
+    /// Whether it is (among) the best: what Cluster Autoscaler is told.
+    pub best: bool,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of an option.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "verdict")]
+pub enum Verdict {
+    /// Ordered by what it costs.
+    Priced(Terms),
+    /// Ordered after all that have a price.
+    Unpriced,
+    /// Left out: certain to fail.
+    Blocked(Blocked),
+}
+
+/// What taking an option costs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms {
+    /// Its nodes.
+    pub nodes: UsdPerHour,
+    /// The estimate for the pods that it would leave waiting, with the other options of the call.
+    pub rest: UsdPerHour,
+    /// What options are ordered by.
+    pub total: UsdPerHour,
+    /// Pods that it would leave waiting.
+    pub left_waiting: u32,
+}
