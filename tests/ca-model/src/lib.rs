@@ -36,8 +36,10 @@
 //! left out: balancing of similar groups, GPUs, node group auto-provisioning.
 
 mod cluster;
+mod expander;
 #[cfg(feature = "cli")]
 mod kubernetes;
+mod link;
 mod minor;
 mod model;
 mod object;
@@ -48,10 +50,11 @@ mod scale_up;
 mod wire;
 
 pub use cluster::{Cluster, ClusterError, Memory};
+pub use expander::Expander;
 #[cfg(feature = "cli")]
 pub use kubernetes::Kubernetes;
 pub use minor::Minor;
-pub use model::{Autoscaler, Config, Event, Expander, Outcome, Report};
+pub use model::{Autoscaler, Config, Event, Outcome, Report};
 pub use object::{Node, Pod, Resources, TO_BE_DELETED, Taint, Toleration, quantity, resources};
 pub use provider::{Call, Group, Instance, InstanceError, InstanceState, Options, Provider};
 

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use ca_model::{Autoscaler, Config, Kubernetes, Minor, Provider};
+use ca_model::{Autoscaler, Config, Expander, Kubernetes, Minor, Provider};
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 #[derive(Parser)]
 struct Flags {
@@ -44,6 +45,14 @@ struct Flags {
     max_node_group_backoff_duration: Duration,
     #[arg(long, default_value_t = 1)]
     max_drain_parallelism: usize,
+    #[arg(long, default_value = "least-waste", value_delimiter = ',', value_parser = expander)]
+    expander: Vec<Expander>,
+    /// Host and port of the service of the expander `grpc`.
+    #[arg(long)]
+    grpc_expander_url: Option<String>,
+    /// The authority that its certificate is checked against.
+    #[arg(long)]
+    grpc_expander_cert: Option<std::path::PathBuf>,
     /// Decides among equally good options.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -51,6 +60,10 @@ struct Flags {
 
 fn minor(text: &str) -> Result<Minor, String> {
     Minor::parse(text).ok_or_else(|| format!("want one of {}", Minor::ALL.map(Minor::as_str).join(", ")))
+}
+
+fn expander(text: &str) -> Result<Expander, String> {
+    Expander::parse(text).ok_or_else(|| "want least-waste, random, price or grpc".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -72,10 +85,22 @@ impl Flags {
             initial_backoff: self.initial_node_group_backoff_duration,
             max_backoff: self.max_node_group_backoff_duration,
             max_drain_parallelism: self.max_drain_parallelism,
+            expander: self.expander.clone(),
             seed: self.seed,
             ..Config::default()
         }
     }
+}
+
+/// The service of the expander `grpc`. As upstream: its certificate is checked, and it gets none.
+fn expander_service(flags: &Flags) -> anyhow::Result<Option<Channel>> {
+    let Some(url) = &flags.grpc_expander_url else { return Ok(None) };
+    let file = flags.grpc_expander_cert.as_ref().context("--grpc-expander-cert is missing")?;
+    let authority =
+        std::fs::read(file).with_context(|| format!("--grpc-expander-cert {}", file.display()))?;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+    let endpoint = Endpoint::from_shared(format!("https://{url}"))?.tls_config(tls)?;
+    Ok(Some(endpoint.connect_lazy()))
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -88,11 +113,14 @@ async fn main() -> anyhow::Result<()> {
     let config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
     let cluster = Kubernetes::new(kube::Client::try_from(config)?);
-    let channel = tonic::transport::Endpoint::from_shared(flags.provider.clone())
+    let channel = Endpoint::from_shared(flags.provider.clone())
         .with_context(|| format!("--provider {}", flags.provider))?
         .connect_lazy();
     let provider = Provider::new(flags.minor, flags.grpc_timeout, channel);
     let mut autoscaler = Autoscaler::new(flags.config(), provider);
+    if let Some(service) = expander_service(&flags)? {
+        autoscaler = autoscaler.with_expander(service);
+    }
     let mut ticks = tokio::time::interval(flags.scan_interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -3,9 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response};
 use jiff::Timestamp;
+use tonic::body::Body;
+use tonic::codegen::{Body as HttpBody, Service, StdError};
 
 use crate::cluster::{Cluster, ClusterError};
+use crate::expander::Expander;
+use crate::link::Link;
 use crate::minor::Minor;
 use crate::object::{Node, Place, Pod, TO_BE_DELETED, places, put};
 use crate::provider::{Call, Failure, Options, Provider};
@@ -57,19 +63,10 @@ pub struct Config {
     pub force_delete_unregistered: bool,
     /// How often the background refresher lists instances; a constant upstream.
     pub instances_refresh: Duration,
-    /// Which option a scale-up takes.
-    pub expander: Expander,
+    /// `--expander`: what chooses among the options of a scale-up, one after the other; then chance.
+    pub expander: Vec<Expander>,
     /// Decides where several options are equally good.
     pub seed: u64,
-}
-
-/// `--expander`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expander {
-    /// The option that leaves least unused, by chance among equals.
-    LeastWaste,
-    /// By chance.
-    Random,
 }
 
 impl Default for Config {
@@ -97,7 +94,7 @@ impl Default for Config {
             max_nodes_per_scale_up: 1000,
             force_delete_unregistered: false,
             instances_refresh: minutes(2),
-            expander: Expander::LeastWaste,
+            expander: vec![Expander::LeastWaste],
             seed: 0,
         }
     }
@@ -199,6 +196,7 @@ pub struct Autoscaler {
     pub(crate) registry: Registry,
     pub(crate) last_scale_up: Option<Timestamp>,
     pub(crate) chance: u64,
+    pub(crate) expander: Option<Link>,
     scale_down: ScaleDown,
     /// Templates from nodes that were seen working, kept when the node is gone (contract §3.9).
     seen_templates: BTreeMap<String, Node>,
@@ -214,10 +212,23 @@ impl Autoscaler {
             provider,
             registry: Registry::default(),
             last_scale_up: None,
+            expander: None,
             scale_down: ScaleDown::default(),
             seen_templates: BTreeMap::new(),
             started: false,
         }
+    }
+
+    /// The same, with the service that [`Expander::Grpc`] asks. It has 5 seconds to answer, as upstream.
+    pub fn with_expander<S, B>(self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<StdError>,
+        S::Future: Send + 'static,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError>,
+    {
+        Self { expander: Some(Link::new(Duration::from_secs(5), service)), ..self }
     }
 
     /// The flags it runs with. Changes take effect with the next run of the loop.

@@ -6,20 +6,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, uri::PathAndQuery};
+use http::{Request, Response};
+use jiff::Timestamp;
 use prost::Message;
 use tonic::body::Body;
-use tonic::client::Grpc;
 use tonic::codegen::{Body as HttpBody, Service, StdError};
 use tonic::{Code, Status};
-use tower::ServiceExt;
-use tower::util::BoxCloneSyncService;
 
+use crate::link::Link;
 use crate::minor::Minor;
 use crate::object::{Node, Taint, resources};
 use crate::wire;
-
-type Transport = BoxCloneSyncService<Request<Body>, Response<Body>, StdError>;
 
 /// One RPC that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,8 +120,7 @@ struct Caches {
 /// The provider, seen from Cluster Autoscaler.
 pub struct Provider {
     minor: Minor,
-    timeout: Duration,
-    grpc: Grpc<Transport>,
+    link: Link,
     caches: Mutex<Caches>,
 }
 
@@ -139,10 +135,7 @@ impl Provider {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<StdError>,
     {
-        let service =
-            service.map_err(Into::<StdError>::into).map_response(|response| response.map(Body::new));
-        let grpc = Grpc::new(BoxCloneSyncService::new(service));
-        Self { minor, timeout, grpc, caches: Mutex::default() }
+        Self { minor, link: Link::new(timeout, service), caches: Mutex::default() }
     }
 
     /// The release that it speaks as.
@@ -164,29 +157,19 @@ impl Provider {
         Q: Message + 'static,
         R: Message + Default + 'static,
     {
-        let result = tokio::time::timeout(self.timeout, self.unary(rpc, request))
-            .await
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("context deadline exceeded")));
+        let path = format!("/clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/{rpc}");
+        let result = self.link.unary(&path, request).await;
         let (code, message) = match &result {
             Ok(_) => (Code::Ok, String::new()),
             Err(status) => (status.code(), status.message().to_owned()),
         };
-        self.caches().calls.push(Call { rpc, subject: subject.to_owned(), code, message });
+        self.note(rpc, subject, code, message);
         result
     }
 
-    async fn unary<Q, R>(&self, rpc: &'static str, request: Q) -> Result<R, Status>
-    where
-        Q: Message + 'static,
-        R: Message + Default + 'static,
-    {
-        let path = format!("/clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/{rpc}");
-        let path = PathAndQuery::from_maybe_shared(Bytes::from(path))
-            .map_err(|e| Status::internal(e.to_string()))?;
-        let mut grpc = self.grpc.clone();
-        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let codec = tonic_prost::ProstCodec::<Q, R>::default();
-        Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+    /// Notes an RPC that was made to a service of its own.
+    pub(crate) fn note(&self, rpc: &'static str, subject: &str, code: Code, message: String) {
+        self.caches().calls.push(Call { rpc, subject: subject.to_owned(), code, message });
     }
 
     pub(crate) async fn refresh(&self) -> Result<(), Status> {
@@ -361,9 +344,45 @@ impl Provider {
         }
     }
 
+    /// USD of a node for the hour that begins now.
+    pub(crate) async fn node_price(&self, node: &Node, now: Timestamp) -> Result<f64, Status> {
+        let (old, new) = (self.minor <= Minor::V1_34, self.minor >= Minor::V1_34);
+        let (start, end) = hour(now);
+        let request = wire::NodePrice {
+            node: Some(external(node)),
+            start_time: old.then_some(start),
+            end_time: old.then_some(end),
+            start_timestamp: new.then_some(start),
+            end_timestamp: new.then_some(end),
+        };
+        let reply: wire::Price = self.call("PricingNodePrice", &node.name, request).await?;
+        Ok(reply.price)
+    }
+
+    /// USD of a pod for the hour that begins now.
+    pub(crate) async fn pod_price(&self, pod: Vec<u8>, name: &str, now: Timestamp) -> Result<f64, Status> {
+        let (old, new) = (self.minor <= Minor::V1_34, self.minor >= Minor::V1_34);
+        let (start, end) = hour(now);
+        let request = wire::PodPrice {
+            pod: if old { pod.clone() } else { Vec::new() },
+            start_time: old.then_some(start),
+            end_time: old.then_some(end),
+            pod_bytes: if new { pod } else { Vec::new() },
+            start_timestamp: new.then_some(start),
+            end_timestamp: new.then_some(end),
+        };
+        let reply: wire::Price = self.call("PricingPodPrice", name, request).await?;
+        Ok(reply.price)
+    }
+
     pub(crate) async fn cleanup(&self) -> Result<(), Status> {
         self.call::<_, wire::Empty>("Cleanup", "", wire::Empty {}).await.map(drop)
     }
+}
+
+fn hour(now: Timestamp) -> (wire::Moment, wire::Moment) {
+    let at = |seconds: i64| wire::Moment { seconds, nanos: now.subsec_nanosecond() };
+    (at(now.as_second()), at(now.as_second() + 3600))
 }
 
 fn by_id(id: &str) -> wire::ById {

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::expander::{Round, filter};
 use crate::minor::Minor;
-use crate::model::{Autoscaler, Event, Expander, Stop};
+use crate::model::{Autoscaler, Event, Stop};
 use crate::object::{Node, Place, Pod, put};
 use crate::registry::{Run, tolerate};
 
-struct Choice {
-    group: String,
-    room: i64,
-    nodes: i64,
-    pods: usize,
-    waste: f64,
+/// An option.
+pub(crate) struct Choice {
+    pub group: String,
+    pub room: i64,
+    pub nodes: i64,
+    pub pods: Vec<Pod>,
+    pub waste: f64,
 }
 
 impl Autoscaler {
@@ -55,7 +57,21 @@ impl Autoscaler {
             tolerate(crate::registry::options(&self.provider, &self.config, &group.id).await)?;
             choices.push(choice);
         }
-        let Some(choice) = self.choose(choices) else { return Ok(false) };
+        let round = Round {
+            provider: &self.provider,
+            service: self.expander.as_ref(),
+            templates,
+            nodes: nodes.len(),
+            now,
+        };
+        for expander in &self.config.expander {
+            if choices.len() > 1 {
+                choices = filter(*expander, choices, &round).await;
+            }
+        }
+        let Some(choice) = self.draw(choices.len()).map(|index| choices.swap_remove(index)) else {
+            return Ok(false);
+        };
         drop(self.provider.target_size(&choice.group).await);
         self.execute(&choice, templates, now, events).await?;
         Ok(true)
@@ -92,7 +108,7 @@ impl Autoscaler {
                 + pod.requests.memory_mib as f64 / empty.free.memory_mib.max(1) as f64
         };
         fitting.sort_by(|a, b| share(b).total_cmp(&share(a)));
-        let (mut new, mut helped, mut used): (Vec<Place>, usize, f64) = (Vec::new(), 0, 0.0);
+        let (mut new, mut helped, mut used): (Vec<Place>, Vec<Pod>, f64) = (Vec::new(), Vec::new(), 0.0);
         for pod in fitting {
             let mut placed = put(&mut new, pod);
             if !placed && new.len() < self.config.max_nodes_per_scale_up {
@@ -100,23 +116,14 @@ impl Autoscaler {
                 placed = put(&mut new, pod);
             }
             if placed {
-                helped += 1;
                 used += share(pod);
+                helped.push(pod.clone());
             }
         }
         let nodes = new.len() as i64;
         let waste = 1.0 - used / (2.0 * nodes.max(1) as f64);
-        (helped > 0).then(|| Choice { group: group.to_owned(), room, nodes, pods: helped, waste })
-    }
-
-    fn choose(&mut self, mut choices: Vec<Choice>) -> Option<Choice> {
-        if self.config.expander == Expander::LeastWaste {
-            let least = choices.iter().map(|choice| choice.waste).min_by(f64::total_cmp)?;
-            choices.retain(|choice| choice.waste <= least);
-        }
-        choices.retain(|choice| choice.pods > 0);
-        let index = self.draw(choices.len())?;
-        Some(choices.swap_remove(index))
+        let group = group.to_owned();
+        (!helped.is_empty()).then_some(Choice { group, room, nodes, pods: helped, waste })
     }
 
     /// A number below `bound`, by chance from the seed (SplitMix64).

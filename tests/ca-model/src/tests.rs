@@ -10,11 +10,13 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use crate::wire::{
-    ById, DeleteNodes, Delta, Empty, ErrorMessage, ForNode, ForNodeReply, InstanceMessage, Instances, Label,
-    NodeGroup, NodeGroups, OptionsReply, OptionsRequest, StatusMessage, TargetSize, TemplateReply,
+    BestOptions, BestOptionsReply, ById, DeleteNodes, Delta, Empty, ErrorMessage, ExpanderOption, ForNode,
+    ForNodeReply, InstanceMessage, Instances, Label, NodeGroup, NodeGroups, NodePrice, OptionsReply,
+    OptionsRequest, PodPrice, Price, StatusMessage, TargetSize, TemplateReply,
 };
 use crate::{
-    Autoscaler, Config, Event, Memory, Minor, Node, Outcome, Pod, Provider, Report, Resources, Taint,
+    Autoscaler, Config, Event, Expander, Memory, Minor, Node, Outcome, Pod, Provider, Report, Resources,
+    Taint,
 };
 
 const NODE: Resources = Resources { cpu_millis: 2_000, memory_mib: 4_096, pods: 110 };
@@ -29,6 +31,8 @@ struct State {
     serial: usize,
     short: Option<String>,
     answers: BTreeMap<String, Code>,
+    /// What the expander says is best.
+    best: Vec<&'static str>,
     empty_template: bool,
 }
 
@@ -61,6 +65,14 @@ impl Fake {
         Provider::new(minor, Duration::from_secs(5), service)
     }
 
+    fn expander(&self, autoscaler: Autoscaler) -> Autoscaler {
+        let fake = self.clone();
+        autoscaler.with_expander(tower::service_fn(move |request: Request<Body>| {
+            let fake = fake.clone();
+            async move { Ok::<Response<Body>, std::convert::Infallible>(fake.serve(request).await) }
+        }))
+    }
+
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let fake = self.clone();
@@ -76,11 +88,28 @@ impl Fake {
             "NodeGroupNodes" => answer(request, move |q: ById| fake.nodes(&q.id)).await,
             "NodeGroupIncreaseSize" => answer(request, move |q: Delta| fake.increase(&q)).await,
             "NodeGroupDeleteNodes" => answer(request, move |q: DeleteNodes| fake.delete(&q)).await,
-            "NodeGroupTemplateNodeInfo" => answer(request, move |_: ById| fake.template()).await,
+            "NodeGroupTemplateNodeInfo" => answer(request, move |q: ById| fake.template(&q.id)).await,
             "NodeGroupGetOptions" => answer(request, |_: OptionsRequest| OptionsReply::default()).await,
+            "PricingNodePrice" => {
+                answer(request, |q: NodePrice| Price {
+                    price: if q.node.unwrap().name == "b" { 2.0 } else { 1.0 },
+                })
+                .await
+            }
+            "PricingPodPrice" => answer(request, |_: PodPrice| Price { price: 0.1 }).await,
+            "BestOptions" => answer(request, move |q: BestOptions| fake.best(&q)).await,
             "GPULabel" => answer(request, |_: Empty| Label::default()).await,
             _ => answer(request, |_: Empty| Empty {}).await,
         }
+    }
+
+    fn best(&self, request: &BestOptions) -> BestOptionsReply {
+        let sent = |option: &ExpanderOption| option.pods.len().max(option.pod_bytes.len());
+        assert!(request.options.iter().all(|option| sent(option) == 2 && option.nodes == 1), "{request:?}");
+        assert_eq!(request.nodes.len().max(request.node_bytes.len()), 2, "{request:?}");
+        let option =
+            |group: &&str| ExpanderOption { group: (*group).to_owned(), ..ExpanderOption::default() };
+        BestOptionsReply { options: self.0.lock().unwrap().best.iter().map(option).collect() }
     }
 
     fn groups(&self) -> NodeGroups {
@@ -123,7 +152,7 @@ impl Fake {
         Empty {}
     }
 
-    fn template(&self) -> TemplateReply {
+    fn template(&self, group: &str) -> TemplateReply {
         if self.0.lock().unwrap().empty_template {
             return TemplateReply::default();
         }
@@ -132,7 +161,10 @@ impl Fake {
         let allocatable = [("cpu", "2"), ("memory", "4Gi"), ("pods", "110")];
         let allocatable = allocatable.map(|(name, text)| (name.to_owned(), quantity(text))).into();
         let status = Some(k8s::NodeStatus { allocatable, ..k8s::NodeStatus::default() });
-        let bytes = k8s::Node { status, ..k8s::Node::default() }.encode_to_vec();
+        let name = Some(group.to_owned());
+        let metadata =
+            Some(k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta { name, ..Default::default() });
+        let bytes = k8s::Node { metadata, status, ..k8s::Node::default() }.encode_to_vec();
         TemplateReply { node_info: Some(bytes.clone()), node_bytes: Some(bytes) }
     }
 }
@@ -355,4 +387,52 @@ async fn loop_in(minor: Minor, recorded: &Recorded) -> BTreeMap<String, usize> {
     }
     assert_eq!(world.fake.ids().len(), recorded.managed, "{minor:?}: {}", recorded.phase);
     counts
+}
+
+/// Which group grows first for two small pods, with this chain and these answers.
+async fn chosen(minor: Minor, chain: &[Expander], best: &[&'static str], code: Code) -> Option<String> {
+    let mut world = World::new(minor, &["a", "b"]);
+    world.autoscaler = world.fake.expander(world.autoscaler);
+    world.autoscaler.config_mut().expander = chain.to_vec();
+    world.fake.0.lock().unwrap().best = best.to_vec();
+    world.fake.answer("BestOptions", code);
+    world.cluster.deploy("web", 2, Pod::new("", 500, 512, world.now));
+    let mut events = world.turn().await.events;
+    events.extend(world.turn().await.events);
+    events.into_iter().find_map(|event| match event {
+        Event::ScaledUp { group, .. } => Some(group),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn the_expander_of_a_service_decides_and_its_failures_leave_the_rest_of_the_chain() {
+    let chain = [Expander::Grpc, Expander::LeastWaste];
+    for minor in Minor::ALL {
+        for best in ["a", "b"] {
+            let group = chosen(minor, &chain, &[best], Code::Ok).await;
+            assert_eq!(group.as_deref(), Some(best), "{minor:?}");
+        }
+        for (best, code) in [(&["a"], Code::Unavailable), (&["nobody's"], Code::Ok)] {
+            // By chance, and with seed 0 that is "b".
+            assert_eq!(chosen(minor, &chain, best, code).await.as_deref(), Some("b"), "{minor:?}");
+        }
+        let empty = chosen(minor, &chain, &[], Code::Ok).await;
+        assert_eq!(empty.as_deref(), (minor < Minor::V1_32).then_some("b"), "{minor:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_price_expander_takes_the_cheaper_of_two_alike_and_nothing_without_prices() {
+    let chain = [Expander::Price, Expander::LeastWaste];
+    let mut world = World::new(Minor::V1_36, &["a", "b"]);
+    world.autoscaler.config_mut().expander = chain.to_vec();
+    world.fake.answer("PricingPodPrice", Code::Unimplemented);
+    world.cluster.deploy("web", 2, Pod::new("", 500, 512, world.now));
+    for _ in 0..3 {
+        assert!(world.turn().await.events.is_empty());
+    }
+    world.fake.answer("PricingPodPrice", Code::Ok);
+    let events = world.turn().await.events;
+    assert_eq!(events, [Event::ScaledUp { group: "a".to_owned(), delta: 1 }]);
 }

@@ -1,7 +1,7 @@
 //! The messages, written down a second time from the contract and not from the provider's own schema, so that a
 //! slip in one of them shows. Each request sets only the fields that its release knows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prost::Message;
 
@@ -176,4 +176,83 @@ pub(crate) struct OptionsRequest {
 pub(crate) struct OptionsReply {
     #[prost(message, optional, tag = "1")]
     pub options: Option<Options>,
+}
+
+/// `meta.v1.Time` and `google.protobuf.Timestamp`: both are seconds and nanoseconds.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Moment {
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct NodePrice {
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<ExternalNode>,
+    #[prost(message, optional, tag = "2")]
+    pub start_time: Option<Moment>,
+    #[prost(message, optional, tag = "3")]
+    pub end_time: Option<Moment>,
+    #[prost(message, optional, tag = "4")]
+    pub start_timestamp: Option<Moment>,
+    #[prost(message, optional, tag = "5")]
+    pub end_timestamp: Option<Moment>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PodPrice {
+    #[prost(bytes = "vec", tag = "1")]
+    pub pod: Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    pub start_time: Option<Moment>,
+    #[prost(message, optional, tag = "3")]
+    pub end_time: Option<Moment>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub pod_bytes: Vec<u8>,
+    #[prost(message, optional, tag = "5")]
+    pub start_timestamp: Option<Moment>,
+    #[prost(message, optional, tag = "6")]
+    pub end_timestamp: Option<Moment>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Price {
+    #[prost(double, tag = "1")]
+    pub price: f64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct BestOptions {
+    #[prost(message, repeated, tag = "1")]
+    pub options: Vec<ExpanderOption>,
+    /// Up to 1.34, each a `core.v1.Node`.
+    #[prost(btree_map = "string, bytes", tag = "2")]
+    pub nodes: BTreeMap<String, Vec<u8>>,
+    /// From 1.34.
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    pub node_bytes: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ExpanderOption {
+    #[prost(string, tag = "1")]
+    pub group: String,
+    #[prost(int32, tag = "2")]
+    pub nodes: i32,
+    #[prost(string, tag = "3")]
+    pub debug: String,
+    /// Up to 1.34, each a `core.v1.Pod`.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub pods: Vec<Vec<u8>>,
+    /// From 1.34.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub pod_bytes: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct BestOptionsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub options: Vec<ExpanderOption>,
 }
