@@ -110,6 +110,11 @@ func (c *controlPlane) kubeconfigOf(user string) string {
 	return filepath.Join(c.dir, user+".kubeconfig")
 }
 
+// file is one of those that pki wrote.
+func (c *controlPlane) file(name string) string {
+	return filepath.Join(c.dir, name)
+}
+
 // tool is the path of one of the tools that `run` has built.
 func tool(name string) string {
 	return filepath.Join(os.Getenv("E2E_TOOLS"), name)

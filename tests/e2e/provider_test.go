@@ -26,11 +26,13 @@ type provider struct {
 type replica struct {
 	name       string
 	grpc, http string
-	arguments  []string
-	dir        string
-	mutex      sync.Mutex
-	process    *process
-	stopping   bool
+	// expander is where its expander listens, if it does.
+	expander  string
+	arguments []string
+	dir       string
+	mutex     sync.Mutex
+	process   *process
+	stopping  bool
 	// restarts are those that nobody here caused.
 	restarts int
 	wanted   bool
@@ -41,8 +43,11 @@ func (p *provider) add(t testing.TB, dir string, arguments ...string) {
 	r := &replica{
 		name: fmt.Sprintf("provider-%d", len(p.replicas)+1), dir: dir,
 		grpc: fmt.Sprintf("127.0.0.1:%d", port(t)), http: fmt.Sprintf("127.0.0.1:%d", port(t)),
+		expander: fmt.Sprintf("127.0.0.1:%d", port(t)),
 	}
-	r.arguments = append([]string{"serve", "--grpc-listen=" + r.grpc, "--http-listen=" + r.http}, arguments...)
+	r.arguments = append([]string{
+		"serve", "--grpc-listen=" + r.grpc, "--http-listen=" + r.http, "--expander-listen=" + r.expander,
+	}, arguments...)
 	if err := r.launch(); err != nil {
 		t.Fatal(err)
 	}
@@ -241,10 +246,14 @@ var impatient = []string{
 
 // nodeGroup is a NodeGroup; offers are in the order of preference.
 func nodeGroup(name string, most int, offers ...string) object {
+	return nodeGroupIn("ams1", name, most, offers...)
+}
+
+func nodeGroupIn(datacenter, name string, most int, offers ...string) object {
 	return object{
 		"apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup", "metadata": object{"name": name},
 		"spec": object{
-			"minNodes": 0, "maxNodes": most, "datacenterID": "ams1",
+			"minNodes": 0, "maxNodes": most, "datacenterID": datacenter,
 			"resourceIdentifier": "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f", "offeringIDs": offers,
 		},
 	}

@@ -37,6 +37,8 @@ var scenarios = []struct {
 	{"API server killed", apiServerKilled},
 	{"Secret changed", secretChanged},
 	{"rolling restart", rollingRestart},
+	{"cheapest set", cheapestSet},
+	{"price expander", priceExpander},
 }
 
 const common = 3

@@ -33,10 +33,10 @@ type overview struct {
 	Calls map[string]int `json:"calls"`
 }
 
-func startSimulator(t testing.TB, dir, kubeconfig string) *simulator {
+func startSimulator(t testing.TB, dir, kubeconfig, configuration string) *simulator {
 	t.Helper()
 	config := filepath.Join(dir, "simulator.yaml")
-	write(t, config, []byte(simulated))
+	write(t, config, []byte(configuration))
 	address := fmt.Sprintf("127.0.0.1:%d", port(t))
 	s := &simulator{url: "http://" + address, dir: dir, arguments: []string{
 		"simulator", "--listen=" + address, "--config=" + config, "--state=" + filepath.Join(dir, "simulator-state.json"),

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"math"
 	"testing"
 	"time"
 
@@ -95,6 +96,10 @@ func parse(message []byte) fields {
 			value, n := protowire.ConsumeBytes(message)
 			parsed[number] = append(parsed[number], value)
 			message = message[max(n, 0):]
+		case protowire.Fixed64Type:
+			value, n := protowire.ConsumeFixed64(message)
+			parsed[number] = append(parsed[number], math.Float64frombits(value))
+			message = message[max(n, 0):]
 		default:
 			message = message[max(protowire.ConsumeFieldValue(number, kind, message), 0):]
 		}
@@ -125,6 +130,15 @@ func (f fields) number(number protowire.Number) int {
 	for _, value := range f[number] {
 		if content, ok := value.(uint64); ok {
 			return int(int64(content))
+		}
+	}
+	return 0
+}
+
+func (f fields) float(number protowire.Number) float64 {
+	for _, value := range f[number] {
+		if content, ok := value.(float64); ok {
+			return content
 		}
 	}
 	return 0

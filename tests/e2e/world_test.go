@@ -29,6 +29,7 @@ type world struct {
 	vpsie      *simulator
 	provider   *provider
 	proxy      *proxy
+	expander   *tunnel
 	autoscaler *process
 	began      time.Time
 	notes      []string
@@ -46,6 +47,12 @@ type setting struct {
 	election []string
 	// autoscaler are flags of Cluster Autoscaler other than usual.
 	autoscaler []string
+	// expander has Cluster Autoscaler ask the provider's expander first.
+	expander bool
+	// provider are flags of the provider other than usual.
+	provider []string
+	// vpsie is the simulator's configuration; the usual one if left out.
+	vpsie string
 }
 
 func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups ...object) *world {
@@ -58,7 +65,10 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 	dir := scratch(t)
 	w := &world{t: t, local: s.local, cluster: startControlPlane(t, dir)}
 	admin := w.cluster.kubeconfigOf("admin")
-	w.vpsie = startSimulator(t, dir, admin)
+	if s.vpsie == "" {
+		s.vpsie = simulated
+	}
+	w.vpsie = startSimulator(t, dir, admin, s.vpsie)
 	if s.local {
 		w.cluster.prepare(t, w.vpsie)
 		w.provider = startLocalProvider(t, w.cluster, w.vpsie, s.nodeGroups...)
@@ -67,7 +77,11 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 			s.election = impatient
 		}
 		w.cluster.prepare(t, w.vpsie, s.nodeGroups...)
-		w.provider = startProvider(t, w.cluster, s.election...)
+		if s.expander {
+			s.provider = append(s.provider, "--expander-tls-cert="+w.cluster.file("server.crt"),
+				"--expander-tls-key="+w.cluster.file("server.key"))
+		}
+		w.provider = startProvider(t, w.cluster, append(s.election, s.provider...)...)
 	}
 	await(t, "a replica is ready", 40*time.Second, func() error {
 		_, err := w.provider.leader()
@@ -91,6 +105,17 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 		w.foreign = looks(nodes)
 		return nil
 	})
+	if s.expander {
+		w.expander = startTunnel(t, func() (string, error) {
+			leader, err := w.provider.leader()
+			if err != nil {
+				return "", err
+			}
+			return leader.expander, nil
+		})
+		s.autoscaler = append(s.autoscaler, "--expander=grpc,least-waste", "--grpc-expander-url="+w.expander.address,
+			"--grpc-expander-cert="+w.cluster.file("ca.crt"))
+	}
 	w.autoscaler = d.start(t, dir, admin, w.proxy.address, s.autoscaler)
 	await(t, "the loop runs", 40*time.Second, func() error {
 		if err := w.autoscaler.ended(); err != nil {
