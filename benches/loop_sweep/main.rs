@@ -11,6 +11,7 @@
 mod bare;
 mod cluster;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -18,9 +19,11 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use vpsie_autoscaler::control::FleetHandle;
+use vpsie_autoscaler::control::{FleetHandle, SystemClock};
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
-use vpsie_autoscaler::grpc::{GrpcConfig, GrpcMetrics, serve};
+use vpsie_autoscaler::grpc::{
+    CloudProviderService, ExpanderMetrics, ExpanderService, GrpcConfig, GrpcMetrics, Services, serve,
+};
 
 use cluster::Cluster;
 
@@ -72,7 +75,10 @@ async fn provider(cluster: &Cluster) -> u16 {
     let config = GrpcConfig { tls: None, allow_plaintext: false };
     let metrics = GrpcMetrics::register(&mut Registry::default());
     let handle = FleetHandle::fixed(cluster.fleet());
-    tokio::spawn(serve(config, handle, metrics, listener, CancellationToken::new()));
+    let (decisions, counts) = (Arc::default(), ExpanderMetrics::default());
+    let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), decisions, counts);
+    let services = Services { provider: Some(CloudProviderService::new(handle)), expander };
+    tokio::spawn(serve(config, services, metrics, listener, CancellationToken::new()));
     port
 }
 

@@ -3,6 +3,7 @@
 mod crds;
 #[cfg(test)]
 mod docs;
+mod explain;
 mod serve;
 mod validate;
 
@@ -11,6 +12,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+
+pub use explain::render;
 
 use crate::config::{LogArgs, Problems, ServeArgs};
 use crate::simulator::{self, SimulatorArgs};
@@ -31,6 +34,8 @@ enum Command {
     /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
     /// Credentials are checked only where some are given
     Validate(Box<ServeArgs>),
+    /// Shows the last decisions of the expander: the options, what they cost, and why the best one is the best
+    Explain(explain::ExplainArgs),
     /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply -f -`
     Crds,
     /// Runs a simulated VPSie API: to try things out without an account, and for tests
@@ -58,6 +63,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Serve(args) => block_on(|shutdown| serve::run(*args, shutdown)),
         Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
+        Command::Explain(args) => block_on(|_| explain::run(args)),
         Command::Crds => crds::run(&mut std::io::stdout()),
         Command::Simulator(command) => {
             let SimulatorCommand { simulator, log } = *command;

@@ -138,6 +138,32 @@ pub struct GrpcArgs {
     /// The authorities that Cluster Autoscaler's certificate is checked against, PEM
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_CLIENT_CA")]
     pub grpc_tls_client_ca: Option<PathBuf>,
+    /// Address of the expander's own port, which is served when it has a certificate. The expander is on the gRPC
+    /// port, too, but Cluster Autoscaler shows no certificate to an expander
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "VPSIE_AUTOSCALER_EXPANDER_LISTEN",
+        default_value = "127.0.0.1:8087"
+    )]
+    pub expander_listen: SocketAddr,
+    /// The expander's certificate and its intermediates, PEM. Must name the host in Cluster Autoscaler's
+    /// `--grpc-expander-url`. Read again when it changes, as is the key
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VPSIE_AUTOSCALER_EXPANDER_TLS_CERT",
+        requires = "expander_tls_key"
+    )]
+    pub expander_tls_cert: Option<PathBuf>,
+    /// The private key of the expander's certificate, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VPSIE_AUTOSCALER_EXPANDER_TLS_KEY",
+        requires = "expander_tls_cert"
+    )]
+    pub expander_tls_key: Option<PathBuf>,
     /// Serves gRPC without TLS on an address that others reach: whoever reaches it can rent and delete machines
     #[arg(long, env = "VPSIE_AUTOSCALER_GRPC_INSECURE_PLAINTEXT")]
     pub grpc_insecure_plaintext: bool,

@@ -31,6 +31,8 @@ pub struct Settings {
     pub grpc_listen: SocketAddr,
     /// How it is served.
     pub grpc: GrpcConfig,
+    /// Address and certificate of the expander's own port, if it has one.
+    pub expander: Option<(SocketAddr, GrpcConfig)>,
     /// Address of the HTTP port.
     pub http_listen: SocketAddr,
     /// Logs.
@@ -165,7 +167,15 @@ impl Settings {
         } else {
             real(&api, secret, &mut problems)
         };
+        let expander = expander_config(&grpc, &mut problems);
         let (grpc_listen, grpc) = grpc_config(grpc, &mut problems);
+        if let Some((listen, _)) = expander
+            && listen.port() != 0
+            && [grpc_listen, http_listen].contains(&listen)
+        {
+            let message = format!("is {listen}, must differ from --grpc-listen and --http-listen");
+            problems.push(Problem::new("--expander-listen", "", message));
+        }
         let hours_per_month = HoursPerMonth::new(hours_per_month).unwrap_or_else(|| {
             let message = format!("is {hours_per_month}, must be 1 to 744");
             problems.push(Problem::new("--hours-per-month", "", message));
@@ -185,6 +195,7 @@ impl Settings {
                 vpsie,
                 grpc_listen,
                 grpc,
+                expander,
                 http_listen,
                 log,
                 timing,
@@ -275,8 +286,14 @@ fn access(kubeconfig: PathBuf) -> KubernetesAccess {
 }
 
 fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, GrpcConfig) {
-    let GrpcArgs { grpc_listen, grpc_tls_cert, grpc_tls_key, grpc_tls_client_ca, grpc_insecure_plaintext } =
-        args;
+    let GrpcArgs {
+        grpc_listen,
+        grpc_tls_cert,
+        grpc_tls_key,
+        grpc_tls_client_ca,
+        grpc_insecure_plaintext,
+        ..
+    } = args;
     let files = [
         ("--grpc-tls-cert", &grpc_tls_cert),
         ("--grpc-tls-key", &grpc_tls_key),
@@ -289,15 +306,7 @@ fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, Grpc
                 let message = format!("is missing: TLS needs it beside {}", given.join(" and "));
                 problems.push(Problem::new(flag, "", message));
             }
-            Some(file) => {
-                if let Err(error) = std::fs::File::open(file) {
-                    problems.push(Problem::new(
-                        flag,
-                        "",
-                        format!("{} cannot be read: {error}", file.display()),
-                    ));
-                }
-            }
+            Some(file) => readable(flag, file, problems),
             None => {}
         }
     }
@@ -315,6 +324,20 @@ fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, Grpc
         problems.push(Problem::new("--grpc-listen", "", message));
     }
     (grpc_listen, config)
+}
+
+fn expander_config(args: &GrpcArgs, problems: &mut Vec<Problem>) -> Option<(SocketAddr, GrpcConfig)> {
+    let (cert, key) = (args.expander_tls_cert.clone()?, args.expander_tls_key.clone()?);
+    readable("--expander-tls-cert", &cert, problems);
+    readable("--expander-tls-key", &key, problems);
+    let tls = Some(TlsFiles { cert, key, client_ca: None });
+    Some((args.expander_listen, GrpcConfig { tls, allow_plaintext: false }))
+}
+
+fn readable(flag: &'static str, file: &Path, problems: &mut Vec<Problem>) {
+    if let Err(error) = std::fs::File::open(file) {
+        problems.push(Problem::new(flag, "", format!("{} cannot be read: {error}", file.display())));
+    }
 }
 
 fn real(

@@ -118,9 +118,29 @@ impl Fleet {
         now: Timestamp,
         names: Names<'_>,
     ) -> Result<Vec<Change>, Refusal> {
-        let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         let wanted = u32::try_from(delta).ok().filter(|delta| *delta > 0);
-        let wanted = wanted.ok_or(Refusal::Delta { delta, allowed: "above 0" })?;
+        let wanted = wanted.ok_or(Refusal::Delta { delta, allowed: "above 0" });
+        let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
+        let (id, size, wanted) = (known.id.clone(), known.offer.size, wanted?);
+        self.may_grow(pool, wanted)?;
+        let mut changes = Vec::new();
+        for _ in 0..wanted {
+            let machine = Machine {
+                id: self.unused_name(&id.node_group, names),
+                pool: id.clone(),
+                size,
+                created_at: now,
+                phase: Phase::Pending,
+                asks: Vec::new(),
+            };
+            self.put(&mut changes, Change::SaveMachine(machine));
+        }
+        Ok(changes)
+    }
+
+    /// Whether the pool may grow by that many now.
+    pub(super) fn may_grow(&self, pool: &str, wanted: u32) -> Result<(), Refusal> {
+        let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
         let group = self.group(known).ok_or_else(|| not_growable("its NodeGroup was deleted"))?;
         if group.deletion.is_some() {
@@ -151,20 +171,7 @@ impl Fleet {
                 max,
             });
         }
-        let (id, size) = (known.id.clone(), known.offer.size);
-        let mut changes = Vec::new();
-        for _ in 0..wanted {
-            let machine = Machine {
-                id: self.unused_name(&id.node_group, names),
-                pool: id.clone(),
-                size,
-                created_at: now,
-                phase: Phase::Pending,
-                asks: Vec::new(),
-            };
-            self.put(&mut changes, Change::SaveMachine(machine));
-        }
-        Ok(changes)
+        Ok(())
     }
 
     /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines, the newest first, that nothing was asked

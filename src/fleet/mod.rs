@@ -8,6 +8,7 @@ mod adoption;
 mod command;
 mod creation;
 mod group;
+mod hindrance;
 mod ids;
 mod listing;
 mod machine;
@@ -25,6 +26,7 @@ mod tests;
 pub use command::{Names, NodeRef, Refusal};
 pub use creation::{MAX_ASKS, Outcome};
 pub use group::{AutoscalingOptions, Declaration, DeletionPolicy, NodeGroup, Taint, TaintEffect};
+pub use hindrance::Hindrance;
 pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, PoolId, PoolIdError, SizeId, VmId,

@@ -144,6 +144,7 @@ fn method_name(path: &str) -> &'static str {
         "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider" => {
             METHODS.iter().find(|name| **name == method).copied().unwrap_or("other")
         }
+        "grpcplugin.Expander" if method == "BestOptions" => "BestOptions",
         "grpc.health.v1.Health" => "health",
         "grpc.reflection.v1.ServerReflection" => "reflection",
         _ => "other",

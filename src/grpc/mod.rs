@@ -1,6 +1,8 @@
 //! The gRPC services that Cluster Autoscaler calls.
 
+mod bounded;
 mod convert;
+mod expander;
 mod metrics;
 mod options;
 mod pricing;
@@ -11,8 +13,9 @@ mod status;
 mod tests;
 mod tls;
 
+pub use expander::{Decisions, ExpanderMetrics, ExpanderService, Record, RecordedOption, debug_routes};
 pub use metrics::GrpcMetrics;
-pub use server::{GrpcConfig, GrpcConfigError, ServeError, serve};
+pub use server::{GrpcConfig, GrpcConfigError, ServeError, Services, serve};
 pub use service::CloudProviderService;
 pub use tls::{TlsError, TlsFiles};
 
@@ -23,4 +26,9 @@ pub mod proto {
 
     /// The compiled schema, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+    /// Messages, client and server of the expander.
+    pub mod grpcplugin {
+        tonic::include_proto!("grpcplugin");
+    }
 }

@@ -15,14 +15,16 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic_health::server::HealthReporter;
 
+use super::bounded::Bounded;
+use super::expander::ExpanderService;
 use super::metrics::GrpcMetrics;
 use super::proto::DESCRIPTORS;
 use super::proto::cloud_provider_server::CloudProviderServer;
+use super::proto::grpcplugin::expander_server::ExpanderServer;
 use super::service::CloudProviderService;
 use super::tls::{Tls, TlsError, TlsFiles};
-use crate::control::FleetHandle;
 
-/// Largest message taken. Cluster Autoscaler's expander sends the templates of all pools and all pending pods
+/// Largest question to the expander. Cluster Autoscaler's expander sends the templates of all pools and all pending pods
 /// in one, and takes a refusal for an absent expander (contract R15).
 const MAX_RECEIVE: usize = 128 << 20;
 
@@ -30,6 +32,9 @@ const MAX_RECEIVE: usize = 128 << 20;
 /// §1.1).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a question to the expander may take to arrive and be answered. Cluster Autoscaler waits for 5 s.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a TLS handshake may take, and how many may be under way.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,6 +73,15 @@ impl GrpcConfig {
     }
 }
 
+/// What a port serves.
+#[derive(Clone)]
+pub struct Services {
+    /// The cloud provider; None where Cluster Autoscaler shows no certificate.
+    pub provider: Option<CloudProviderService>,
+    /// The expander.
+    pub expander: ExpanderService,
+}
+
 /// Why the gRPC server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -94,28 +108,27 @@ pub enum ServeError {
 /// would be an empty list of pools, which harms more than a connection that waits (contract §1.3).
 pub async fn serve(
     config: GrpcConfig,
-    handle: FleetHandle,
+    services: Services,
     metrics: GrpcMetrics,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     config.check(listener.local_addr()?)?;
-    let service = CloudProviderService::new(handle);
     match config.tls {
         Some(files) => {
             let tls = Arc::new(Tls::load(files).await?);
             let incoming = handshakes(TcpListenerStream::new(listener), tls.clone());
             tokio::select! {
-                ended = run(service, metrics, incoming, &shutdown) => ended,
+                ended = run(services, metrics, incoming, &shutdown) => ended,
                 () = tls.watch() => Ok(()),
             }
         }
-        None => run(service, metrics, connections(TcpListenerStream::new(listener)), &shutdown).await,
+        None => run(services, metrics, connections(TcpListenerStream::new(listener)), &shutdown).await,
     }
 }
 
 async fn run<IO>(
-    service: CloudProviderService,
+    services: Services,
     metrics: GrpcMetrics,
     incoming: impl Stream<Item = Result<IO, Infallible>>,
     shutdown: &CancellationToken,
@@ -124,18 +137,30 @@ where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<CloudProviderServer<CloudProviderService>>().await;
+    let Services { provider, expander } = services;
+    if provider.is_some() {
+        health.set_serving::<CloudProviderServer<CloudProviderService>>().await;
+    }
+    health.set_serving::<ExpanderServer<ExpanderService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let serving = Server::builder()
+    let permits = expander.permits();
+    let expander_server = ExpanderServer::new(expander).max_decoding_message_size(MAX_RECEIVE);
+    let mut server = Server::builder();
+    if provider.is_none() {
+        // Clients are not known by a certificate: none may sit on a permit.
+        server = server.timeout(QUESTION_TIMEOUT);
+    }
+    let serving = server
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(metrics)
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(CloudProviderServer::new(service).max_decoding_message_size(MAX_RECEIVE))
+        .add_optional_service(provider.map(CloudProviderServer::new))
+        .add_service(Bounded::new(expander_server, permits))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
     tokio::select! {
         ended = serving => Ok(ended?),
@@ -150,6 +175,7 @@ where
 async fn drained(health: &HealthReporter, shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     health.set_not_serving::<CloudProviderServer<CloudProviderService>>().await;
+    health.set_not_serving::<ExpanderServer<ExpanderService>>().await;
     tokio::time::sleep(DRAIN).await;
 }
 
@@ -202,11 +228,15 @@ mod tests {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
+    use super::super::expander::ExpanderMetrics;
     use super::super::proto::cloud_provider_client::CloudProviderClient;
+    use super::super::proto::grpcplugin::expander_client::ExpanderClient;
+    use super::super::proto::grpcplugin::{BestOptionsRequest, Option as ExpanderOption};
     use super::super::proto::{NodeGroupsRequest, RefreshRequest};
     use super::super::tests::fleet;
     use super::super::tls::tests::{Authority, write};
     use super::*;
+    use crate::control::{FleetHandle, SystemClock};
 
     const SERVICE: &str = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
 
@@ -222,13 +252,25 @@ mod tests {
     }
 
     async fn start(config: GrpcConfig) -> Running {
+        start_with(config, false).await
+    }
+
+    async fn start_with(config: GrpcConfig, only_expander: bool) -> Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shutdown = CancellationToken::new();
         let mut registry = Registry::with_prefix("vpsie_autoscaler");
         let metrics = GrpcMetrics::register(&mut registry);
-        let server =
-            tokio::spawn(serve(config, FleetHandle::fixed(fleet()), metrics, listener, shutdown.clone()));
+        let handle = FleetHandle::fixed(fleet());
+        let expander = ExpanderService::new(
+            handle.clone(),
+            Arc::new(SystemClock),
+            Arc::default(),
+            ExpanderMetrics::default(),
+        );
+        let provider = (!only_expander).then(|| CloudProviderService::new(handle));
+        let services = Services { provider, expander };
+        let server = tokio::spawn(serve(config, services, metrics, listener, shutdown.clone()));
         Running { port, shutdown, server, registry }
     }
 
@@ -338,6 +380,33 @@ mod tests {
         let plaintext =
             Endpoint::try_from(format!("http://127.0.0.1:{}", running.port)).unwrap().connect().await;
         refresh(plaintext).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn the_expanders_own_port_wants_no_certificate_and_serves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        let files = TlsFiles { client_ca: None, ..write(dir.path(), &authority) };
+        let running = start_with(config(Some(files)), true).await;
+        let channel = secure(running.port, &authority, false).await.unwrap();
+        let question = || BestOptionsRequest {
+            options: vec![ExpanderOption { node_group_id: "anybody's".to_owned(), ..Default::default() }],
+            ..Default::default()
+        };
+        let mut expander = ExpanderClient::new(channel.clone());
+        let best = expander.best_options(question()).await.unwrap().into_inner().options;
+        assert_eq!(best[0].node_group_id, "anybody's");
+        let refused = CloudProviderClient::new(channel).refresh(RefreshRequest {}).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unimplemented);
+        let stranger = secure(running.port, &Authority::new(), false).await;
+        assert!(stranger.is_err(), "a certificate of somebody else is taken for the expander's");
+        let plaintext = Endpoint::try_from(format!("http://127.0.0.1:{}", running.port)).unwrap();
+        let channel = plaintext.connect().await;
+        let asked = match channel {
+            Ok(channel) => ExpanderClient::new(channel).best_options(question()).await.map(drop).is_ok(),
+            Err(_) => false,
+        };
+        assert!(!asked, "plaintext is served");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The `CloudProvider` service: what Cluster Autoscaler asks, answered from memory.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::{Request, Response, Status, async_trait};
 
@@ -33,16 +33,16 @@ const GPU_LABEL: &str = "autoscaler.vpsie.com/gpu";
 const TEMPLATE_NODE: &str = "template-node-for-";
 
 /// The `CloudProvider` service over a fleet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CloudProviderService {
     handle: FleetHandle,
-    options_withheld: Mutex<BTreeSet<NodeGroupName>>,
+    options_withheld: Arc<Mutex<BTreeSet<NodeGroupName>>>,
 }
 
 impl CloudProviderService {
     /// Serves the fleet.
     pub fn new(handle: FleetHandle) -> Self {
-        Self { handle, options_withheld: Mutex::default() }
+        Self { handle, options_withheld: Arc::default() }
     }
 
     fn read_pool<R>(&self, id: &str, f: impl FnOnce(&Fleet, &Pool) -> R) -> Result<R, Status> {

@@ -1,33 +1,36 @@
-//! mTLS as Cluster Autoscaler speaks it (contract §1.1): it shows a client certificate and checks ours against
-//! the host in its `address`. The files are read again when they change; open connections stay.
+//! TLS as Cluster Autoscaler speaks it (contract §1.1, §6.2): it checks our certificate against the host that it
+//! dials, and shows one of its own to a cloud provider, none to an expander. The files are read again when they change; open connections stay.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 /// How often the files are compared. A rotation is seen by the first connection after that.
 pub(super) const RELOAD: Duration = Duration::from_secs(10);
 
-/// The PEM files of mTLS.
+/// The PEM files of TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Our certificate, then its intermediates. Its names must include the host that Cluster Autoscaler dials.
     pub cert: PathBuf,
     /// The private key of `cert`.
     pub key: PathBuf,
-    /// The authorities that client certificates are checked against.
-    pub client_ca: PathBuf,
+    /// The authorities that client certificates are checked against. None: clients show none, as Cluster
+    /// Autoscaler when it asks an expander (contract §6.2).
+    pub client_ca: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// All three files, or none for plaintext.
+    /// All three files of mTLS, or none for plaintext.
     pub fn from_parts(
         cert: Option<PathBuf>,
         key: Option<PathBuf>,
@@ -35,7 +38,7 @@ impl TlsFiles {
     ) -> Result<Option<Self>, TlsError> {
         match (cert, key, client_ca) {
             (None, None, None) => Ok(None),
-            (Some(cert), Some(key), Some(client_ca)) => Ok(Some(Self { cert, key, client_ca })),
+            (Some(cert), Some(key), client_ca @ Some(_)) => Ok(Some(Self { cert, key, client_ca })),
             (cert, key, client_ca) => {
                 let missing = [
                     ("certificate", cert.is_none()),
@@ -95,7 +98,7 @@ struct Loaded {
 struct Content {
     cert: Vec<u8>,
     key: Vec<u8>,
-    client_ca: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
 }
 
 impl Tls {
@@ -147,11 +150,11 @@ impl Tls {
 
 impl Content {
     async fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        Ok(Self {
-            cert: read(&files.cert).await?,
-            key: read(&files.key).await?,
-            client_ca: read(&files.client_ca).await?,
-        })
+        let client_ca = match &files.client_ca {
+            Some(file) => Some(read(file).await?),
+            None => None,
+        };
+        Ok(Self { cert: read(&files.cert).await?, key: read(&files.key).await?, client_ca })
     }
 }
 
@@ -161,13 +164,10 @@ async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn server_config(files: &TlsFiles, content: &Content) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(&files.client_ca, &content.client_ca)? {
-        roots.add(authority).map_err(|error| wrong(&files.client_ca, error))?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .map_err(|error| wrong(&files.client_ca, error))?;
+    let verifier = match (&files.client_ca, &content.client_ca) {
+        (Some(file), Some(pem)) => verifier(file, pem, provider.clone())?,
+        _ => WebPkiClientVerifier::no_client_auth(),
+    };
     let key = PrivateKeyDer::from_pem_slice(&content.key)
         .map_err(|_| wrong(&files.key, "holds no private key in PEM"))?;
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -178,6 +178,20 @@ fn server_config(files: &TlsFiles, content: &Content) -> Result<Arc<ServerConfig
         .map_err(|error| wrong(&files.cert, format!("does not go with {}: {error}", files.key.display())))?;
     config.alpn_protocols.push(b"h2".to_vec());
     Ok(Arc::new(config))
+}
+
+fn verifier(
+    file: &Path,
+    pem: &[u8],
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(file, pem)? {
+        roots.add(authority).map_err(|error| wrong(file, error))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| wrong(file, error))
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -221,12 +235,15 @@ pub(super) mod tests {
 
     /// Writes the files of a server at localhost.
     pub(crate) fn write(dir: &Path, authority: &Authority) -> TlsFiles {
-        let files =
-            TlsFiles { cert: dir.join("tls.crt"), key: dir.join("tls.key"), client_ca: dir.join("ca.crt") };
+        let files = TlsFiles {
+            cert: dir.join("tls.crt"),
+            key: dir.join("tls.key"),
+            client_ca: Some(dir.join("ca.crt")),
+        };
         let (cert, key) = authority.leaf("localhost");
         std::fs::write(&files.cert, cert).unwrap();
         std::fs::write(&files.key, key).unwrap();
-        std::fs::write(&files.client_ca, authority.pem()).unwrap();
+        std::fs::write(dir.join("ca.crt"), authority.pem()).unwrap();
         files
     }
 
@@ -272,7 +289,7 @@ pub(super) mod tests {
     async fn a_client_ca_without_certificates_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let files = write(dir.path(), &Authority::new());
-        std::fs::write(&files.client_ca, "").unwrap();
+        std::fs::write(dir.path().join("ca.crt"), "").unwrap();
         let error = Tls::load(files).await.err().unwrap().to_string();
         assert!(error.contains("ca.crt: holds no certificate"), "{error}");
     }

@@ -7,9 +7,10 @@
 
 mod order;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::Resources;
 use crate::cost::UsdPerHour;
@@ -56,26 +57,24 @@ pub struct Candidate {
 }
 
 /// Why an option is certain to fail.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocked {
     /// In one word, such as `STOCKOUT` or `MONEY_LIMIT`.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// For a person: what would have to change.
     pub message: String,
 }
 
 /// What was decided, and why.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     /// Every option, the best first.
     pub options: Vec<Ranked>,
 }
 
 /// An option in its place.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
     /// Index of [`Question::candidates`].
     pub candidate: usize,
@@ -86,7 +85,7 @@ pub struct Ranked {
 }
 
 /// What became of an option.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "verdict")]
 pub enum Verdict {
     /// Ordered by what it costs.
@@ -98,7 +97,7 @@ pub enum Verdict {
 }
 
 /// What taking an option costs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Terms {
     /// Its nodes.

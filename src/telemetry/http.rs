@@ -22,18 +22,20 @@ struct Shown {
     readiness: Readiness,
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown`.
+/// Serves `/metrics`, `/healthz`, `/readyz` and `debug` until `shutdown`.
 pub async fn serve_http(
     listener: TcpListener,
     registry: Arc<Registry>,
     readiness: Readiness,
+    debug: Router,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Shown { registry, readiness });
+        .with_state(Shown { registry, readiness })
+        .merge(debug);
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
@@ -83,6 +85,7 @@ mod tests {
             listener,
             Arc::new(super::super::registry()),
             readiness,
+            Router::new(),
             shutdown.clone(),
         ));
 

@@ -4,21 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Tasks, clock, finish, listen, spawn, spawn_credentials, spawn_http, spawn_vpsie, too_early,
-    transport,
+    Measured, Ports, Tasks, clock, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
+    spawn_vpsie, too_early, transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
 use crate::control::{
     Bell, Clock, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target,
 };
 use crate::fleet::{ClusterId, Declaration};
-use crate::grpc;
+use crate::grpc::ExpanderService;
 use crate::kubernetes::{
     self, ElectionConfig, Elector, Events, Leadership, Lost, fence_client, fence_transport,
 };
@@ -46,15 +45,25 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let http = listen("--http-listen", settings.http_listen).await?;
     // Only to say early that it is taken: who does not lead must not be reached.
-    drop(listen("--grpc-listen", settings.grpc_listen).await?);
+    drop(Ports::open(&settings).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
     let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, events, drain, credentials, fleet } =
-        Measured::new(&settings);
+    let Measured {
+        registry,
+        grpc: grpc_metrics,
+        vpsie,
+        journal,
+        events,
+        drain,
+        credentials,
+        expander,
+        decisions,
+        fleet,
+    } = Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
-    spawn_http(&mut tasks, http, registry, readiness(staged), shutdown.clone());
+    spawn_http(&mut tasks, http, registry, readiness(staged), Arc::clone(&decisions), shutdown.clone());
 
     let identity = kubernetes::identity();
     tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");
@@ -113,6 +122,7 @@ pub(super) async fn run(
     let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, begin, &shutdown);
     parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
     drop(asked);
+    let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions, expander);
     let grace = settings.timing.shutdown_grace;
     let ending = shutdown.clone();
     tasks.spawn(async move {
@@ -120,13 +130,13 @@ pub(super) async fn run(
             if !loaded(handle.clone(), target, &ending).await {
                 return Ok(());
             }
-            let listener: TcpListener = listen("--grpc-listen", settings.grpc_listen).await?;
+            let ports = Ports::open(&settings).await?;
             let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
-            tracing::info!(grpc = %listener.local_addr()?, tls, "serving");
+            tracing::info!(grpc = %ports.grpc.local_addr()?, tls, "serving");
             stage.send_replace(Stage::Serving);
-            let served = grpc::serve(settings.grpc, handle, grpc_metrics, listener, ending).await;
+            let served = serve_grpc(&settings, ports, handle, expander, grpc_metrics, ending).await;
             stage.send_replace(Stage::Standby);
-            served.map_err(Into::into)
+            served
         };
         ("gRPC", served.await)
     });

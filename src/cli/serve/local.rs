@@ -7,11 +7,12 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Tasks, clock, finish, listen, spawn, spawn_credentials, spawn_http, spawn_vpsie, transport,
+    Measured, Ports, Tasks, clock, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
+    spawn_vpsie, transport,
 };
 use crate::config::{KubernetesAccess, Manifests, Settings, VpsieSettings};
 use crate::control::{Declared, FleetHandle, Keeper, Nodes};
-use crate::grpc;
+use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events};
 use crate::store::{FileStore, Store};
 use crate::telemetry::Readiness;
@@ -27,21 +28,30 @@ pub(super) async fn run(
     for note in &manifests.notes {
         tracing::warn!("{note}");
     }
-    let grpc = listen("--grpc-listen", settings.grpc_listen).await?;
+    let ports = Ports::open(&settings).await?;
     let http = listen("--http-listen", settings.http_listen).await?;
-    let addresses = (grpc.local_addr()?, http.local_addr()?);
+    let addresses = (ports.grpc.local_addr()?, http.local_addr()?);
 
     let clock = clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
-    let Measured { registry, grpc: grpc_metrics, vpsie, journal, credentials, fleet, .. } =
-        Measured::new(&settings);
+    let Measured {
+        registry,
+        grpc: grpc_metrics,
+        vpsie,
+        journal,
+        credentials,
+        expander: expander_metrics,
+        decisions,
+        fleet,
+        ..
+    } = Measured::new(&settings);
     let declared = Declared { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
     let (transport, config) = transport(&settings.vpsie, &clock).await?;
     let managed =
         ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
-    let vpsie = Client::new(config, transport, clock, vpsie);
+    let vpsie = Client::new(config, transport, Arc::clone(&clock), vpsie);
     let backend = ManagedBackend::new(vpsie.clone(), managed);
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
@@ -61,16 +71,17 @@ pub(super) async fn run(
         let nodes = Nodes::new(handle.clone(), client, bell);
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
     }
-    spawn_http(&mut tasks, http, registry, readiness(handle.clone()), shutdown.clone());
-    let (config, ending, grace) = (settings.grpc.clone(), shutdown.clone(), settings.timing.shutdown_grace);
+    let ready = readiness(handle.clone());
+    spawn_http(&mut tasks, http, registry, ready, Arc::clone(&decisions), shutdown.clone());
+    let service = ExpanderService::new(handle.clone(), clock, decisions, expander_metrics);
+    let (ending, grace) = (shutdown.clone(), settings.timing.shutdown_grace);
     let (shared, data_file) = (handle.clone(), data_file.to_owned());
     tasks.spawn(async move {
         if !loaded(shared.clone(), &ending).await {
             return ("gRPC", Ok(()));
         }
         announce(&settings, &data_file, addresses, &shared);
-        let served = grpc::serve(config, shared, grpc_metrics, grpc, ending).await;
-        ("gRPC", served.map_err(Into::into))
+        ("gRPC", serve_grpc(&settings, ports, shared, service, grpc_metrics, ending).await)
     });
     drop((handle, backend, vpsie, fleet));
     finish(tasks, keeping, shutdown, grace).await

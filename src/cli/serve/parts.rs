@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use futures::future::Either;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -15,7 +16,9 @@ use crate::control::{
     Bell, Clock, CredentialMetrics, DrainMetrics, FleetCollector, FleetHandle, Journal, Provision, Removal,
     Rotation, SystemClock, credentials_in_file, credentials_in_secret, refresh_catalog,
 };
-use crate::grpc::GrpcMetrics;
+use crate::grpc::{
+    self, CloudProviderService, Decisions, ExpanderMetrics, ExpanderService, GrpcMetrics, Services,
+};
 use crate::kubernetes::{EventMetrics, Events};
 use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, registry, serve_http};
@@ -34,6 +37,8 @@ pub(super) struct Measured {
     pub(super) events: EventMetrics,
     pub(super) drain: DrainMetrics,
     pub(super) credentials: CredentialMetrics,
+    pub(super) expander: ExpanderMetrics,
+    pub(super) decisions: Arc<Decisions>,
     /// The fleet, once there is one.
     pub(super) fleet: Arc<OnceLock<FleetHandle>>,
 }
@@ -54,10 +59,13 @@ impl Measured {
         if settings.vpsie.credential_source() != &CredentialSource::Fixed {
             credentials.register(&mut registry);
         }
+        let expander = ExpanderMetrics::default();
+        expander.register(&mut registry);
+        let decisions = Arc::default();
         let fleet = Arc::new(OnceLock::new());
         let collector = FleetCollector::new(Arc::clone(&fleet));
         registry.register_collector(Box::new(collector));
-        Self { registry, grpc, vpsie, journal, events, drain, credentials, fleet }
+        Self { registry, grpc, vpsie, journal, events, drain, credentials, expander, decisions, fleet }
     }
 }
 
@@ -81,10 +89,12 @@ pub(super) fn spawn_http(
     http: TcpListener,
     registry: Registry,
     readiness: Readiness,
+    decisions: Arc<Decisions>,
     shutdown: CancellationToken,
 ) {
     tasks.spawn(async move {
-        let served = serve_http(http, Arc::new(registry), readiness, shutdown).await;
+        let debug = grpc::debug_routes(decisions);
+        let served = serve_http(http, Arc::new(registry), readiness, debug, shutdown).await;
         ("HTTP", served.map_err(Into::into))
     });
 }
@@ -163,6 +173,45 @@ pub(super) fn spawn_credentials(
         }
     };
     spawn(tasks, "credentials", rotation.run(candidates, shutdown.clone()));
+    Ok(())
+}
+
+/// The ports that Cluster Autoscaler calls.
+pub(super) struct Ports {
+    pub(super) grpc: TcpListener,
+    /// The expander's own.
+    pub(super) expander: Option<TcpListener>,
+}
+
+impl Ports {
+    pub(super) async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let expander = match &settings.expander {
+            Some((address, _)) => Some(listen("--expander-listen", *address).await?),
+            None => None,
+        };
+        Ok(Self { grpc: listen("--grpc-listen", settings.grpc_listen).await?, expander })
+    }
+}
+
+/// Serves Cluster Autoscaler until the end.
+pub(super) async fn serve_grpc(
+    settings: &Settings,
+    ports: Ports,
+    handle: FleetHandle,
+    expander: ExpanderService,
+    metrics: GrpcMetrics,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let own = Services { provider: None, expander: expander.clone() };
+    let both = Services { provider: Some(CloudProviderService::new(handle)), expander };
+    let own = match (ports.expander, &settings.expander) {
+        (Some(listener), Some((_, config))) => {
+            Either::Left(grpc::serve(config.clone(), own, metrics.clone(), listener, shutdown.clone()))
+        }
+        _ => Either::Right(std::future::ready(Ok(()))),
+    };
+    let both = grpc::serve(settings.grpc.clone(), both, metrics, ports.grpc, shutdown);
+    tokio::try_join!(both, own)?;
     Ok(())
 }
 

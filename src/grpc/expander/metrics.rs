@@ -1,0 +1,92 @@
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::record::Record;
+use crate::placement::Verdict;
+
+/// Upper bounds of the buckets, seconds. Cluster Autoscaler gives up after 5 s.
+const SECONDS: [f64; 9] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
+
+/// Upper bounds of the buckets for options and pods.
+const COUNTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 50.0, 200.0, 1000.0, 5000.0];
+
+/// Metrics of the expander.
+#[derive(Clone, Debug)]
+pub struct ExpanderMetrics {
+    decisions: Family<OutcomeLabels, Counter>,
+    skipped: Family<ReasonLabels, Counter>,
+    seconds: Histogram,
+    options: Histogram,
+    pods: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: String,
+}
+
+impl Default for ExpanderMetrics {
+    fn default() -> Self {
+        Self {
+            decisions: Family::default(),
+            skipped: Family::default(),
+            seconds: Histogram::new(SECONDS),
+            options: Histogram::new(COUNTS),
+            pods: Histogram::new(COUNTS),
+        }
+    }
+}
+
+impl ExpanderMetrics {
+    /// Registers the metrics that begin with `expander_`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "expander_decisions",
+            "Decisions of the expander; outcome says what the best option was ordered by: price, unpriced, blocked \
+             (all options were certain to fail), or none (there were no options)",
+            self.decisions.clone(),
+        );
+        registry.register(
+            "expander_options_skipped",
+            "Options that were left out because they were certain to fail, by reason",
+            self.skipped.clone(),
+        );
+        registry.register_with_unit(
+            "expander_decision_duration",
+            "Time that a decision took",
+            Unit::Seconds,
+            self.seconds.clone(),
+        );
+        registry.register("expander_options", "Options of a decision", self.options.clone());
+        registry.register("expander_pods", "Pods that wait, in a decision", self.pods.clone());
+    }
+
+    pub(super) fn observe(&self, record: &Record, elapsed: Duration) {
+        let outcome = match record.best().next().map(|option| &option.verdict) {
+            Some(Verdict::Priced(_)) => "price",
+            Some(Verdict::Unpriced) => "unpriced",
+            Some(Verdict::Blocked(_)) => "blocked",
+            None => "none",
+        };
+        self.decisions.get_or_create(&OutcomeLabels { outcome }).inc();
+        for option in &record.options {
+            if let (Verdict::Blocked(blocked), false) = (&option.verdict, option.best) {
+                let reason = blocked.reason.clone().into_owned();
+                self.skipped.get_or_create(&ReasonLabels { reason }).inc();
+            }
+        }
+        self.seconds.observe(elapsed.as_secs_f64());
+        self.options.observe((record.options.len() + record.more) as f64);
+        self.pods.observe(f64::from(record.pods));
+    }
+}

@@ -1,0 +1,45 @@
+//! The pods of a request. Cluster Autoscaler sends each one again with every option that would take it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::grpc::convert::pod_requests;
+use crate::placement::PodRequest;
+
+/// The pods, each once.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    numbers: HashMap<Bytes, u32>,
+    requests: Vec<PodRequest>,
+}
+
+impl Pods {
+    /// The numbers of an option's pods, each once.
+    pub(super) fn numbers(&mut self, pods: Vec<Bytes>) -> Vec<u32> {
+        let mut numbers: Vec<u32> = pods.into_iter().map(|pod| self.number(pod)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// The number of a pod. The same pod has the same bytes in each option. Bytes that are no pod count as one that
+    /// asks for nothing: it waits all the same.
+    fn number(&mut self, pod: Bytes) -> u32 {
+        if let Some(number) = self.numbers.get(&pod) {
+            return *number;
+        }
+        let number = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
+        let requests = pod_requests(&pod).map(|requests| PodRequest {
+            cpu_millis: (requests.cores * 1000.0).ceil() as u64,
+            memory_bytes: (requests.gib * f64::from(1 << 30)).ceil() as u64,
+        });
+        self.requests.push(requests.unwrap_or_default());
+        self.numbers.insert(pod, number);
+        number
+    }
+
+    pub(super) fn into_requests(self) -> Vec<PodRequest> {
+        self.requests
+    }
+}

@@ -1,0 +1,80 @@
+//! What Cluster Autoscaler sends, with what the fleet knows of it.
+
+use jiff::Timestamp;
+use k8s_pb::api::core::v1::Node;
+use prost::Message as _;
+
+use super::pods::Pods;
+use crate::catalog::{DEFAULT_MAX_PODS, Resources, quantity};
+use crate::control::FleetHandle;
+use crate::fleet::{Fleet, Pool};
+use crate::grpc::proto::grpcplugin::{BestOptionsRequest, Option as WireOption};
+use crate::placement::{Blocked, Candidate, Question};
+
+/// The question of a request of any release (contract §6.2). Pods are read before the fleet is, which others wait
+/// for meanwhile.
+pub(super) fn of(handle: &FleetHandle, request: BestOptionsRequest, now: Timestamp) -> Question {
+    let BestOptionsRequest { options, node_map, node_bytes_map } = request;
+    let mut pods = Pods::default();
+    let mut candidates: Vec<Candidate> = options
+        .into_iter()
+        .map(|WireOption { node_group_id, node_count, debug: _, pod, pod_bytes }| Candidate {
+            nodes: u32::try_from(node_count).unwrap_or_default().max(1),
+            pods: pods.numbers(if pod_bytes.is_empty() { pod } else { pod_bytes }),
+            allocatable: NOTHING,
+            price: None,
+            blocked: None,
+            preferred: false,
+            place: u32::MAX,
+            pool: node_group_id.into(),
+        })
+        .collect();
+    handle.read(|fleet| {
+        for candidate in &mut candidates {
+            if let Some(pool) = fleet.pool(&candidate.pool) {
+                candidate.allocatable = fleet.template(pool).allocatable;
+                candidate.price = pool.price;
+                candidate.blocked = blocked(fleet, pool, now);
+                candidate.preferred = is_preferred(fleet, pool);
+                candidate.place = place(fleet, pool);
+            }
+        }
+    });
+    for candidate in candidates.iter_mut().filter(|candidate| candidate.allocatable == NOTHING) {
+        let sent = node_bytes_map.get(&*candidate.pool).or_else(|| node_map.get(&*candidate.pool));
+        candidate.allocatable = sent.and_then(|node| allocatable(node)).unwrap_or(NOTHING);
+    }
+    Question { pods: pods.into_requests(), candidates }
+}
+
+const NOTHING: Resources = Resources { cpu_millis: 0, memory_mib: 0, disk_gib: 0, pods: 0 };
+
+fn blocked(fleet: &Fleet, pool: &Pool, now: Timestamp) -> Option<Blocked> {
+    // One node more: Cluster Autoscaler takes fewer than it asked about where a maximum is near.
+    let hindrance = fleet.hindrance(&pool.text, 1, now)?;
+    Some(Blocked { reason: hindrance.reason.into(), message: hindrance.message })
+}
+
+fn is_preferred(fleet: &Fleet, pool: &Pool) -> bool {
+    fleet.group(pool).is_some_and(|group| group.preferred.as_ref() == Some(&pool.id.offer))
+}
+
+fn place(fleet: &Fleet, pool: &Pool) -> u32 {
+    let place = fleet.group(pool).and_then(|group| group.pools.iter().position(|id| *id == pool.id));
+    place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
+}
+
+/// What a Node of somebody else gives to pods.
+fn allocatable(node: &[u8]) -> Option<Resources> {
+    let status = Node::decode(node).ok()?.status?;
+    let amount = |name: &str| {
+        let text = status.allocatable.get(name)?.string.as_deref()?;
+        quantity::parse(text)
+    };
+    Some(Resources {
+        cpu_millis: (amount("cpu")? * 1000.0) as u64,
+        memory_mib: (amount("memory")? / f64::from(1 << 20)) as u64,
+        disk_gib: (amount("ephemeral-storage").unwrap_or(0.0) / f64::from(1 << 30)) as u64,
+        pods: amount("pods").map_or(DEFAULT_MAX_PODS, |pods| pods as u32),
+    })
+}

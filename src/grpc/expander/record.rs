@@ -1,0 +1,168 @@
+//! Decisions that were made, for a person who asks why.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{Query, State};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::cost::UsdPerHour;
+use crate::placement::{Decision, Question, Verdict};
+
+/// Decisions that are kept. With [`OPTIONS`] each they take some megabytes at most.
+const KEPT: usize = 256;
+
+/// Options of a decision that are kept, the best first.
+const OPTIONS: usize = 100;
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Its number since the process started, from 1.
+    #[serde(default)]
+    pub number: u64,
+    /// When.
+    pub at: Timestamp,
+    /// How long it took, microseconds.
+    pub micros: u64,
+    /// Pods that wait, each counted once.
+    pub pods: u32,
+    /// The options, the best first.
+    pub options: Vec<RecordedOption>,
+    /// Options that were worse than all of these and are not kept.
+    pub more: usize,
+}
+
+/// An option of a decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedOption {
+    /// Its pool.
+    pub pool: Arc<str>,
+    /// Nodes that would be added.
+    pub nodes: u32,
+    /// Pods that they would take.
+    pub pods: u32,
+    /// What one of them costs.
+    pub price: Option<UsdPerHour>,
+    /// Whether Cluster Autoscaler was told that it is (among) the best.
+    pub best: bool,
+    /// What became of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+impl Record {
+    pub(super) fn new(question: &Question, decision: &Decision, at: Timestamp) -> Self {
+        let mut options: Vec<_> = decision
+            .options
+            .iter()
+            .filter_map(|ranked| {
+                let candidate = question.candidates.get(ranked.candidate)?;
+                Some(RecordedOption {
+                    pool: Arc::clone(&candidate.pool),
+                    nodes: candidate.nodes,
+                    pods: candidate.pods.len() as u32,
+                    price: candidate.price,
+                    best: ranked.best,
+                    verdict: ranked.verdict.clone(),
+                })
+            })
+            .collect();
+        let best = options.iter().filter(|option| option.best).count();
+        let more = options.len().saturating_sub(OPTIONS.max(best));
+        options.truncate(OPTIONS.max(best));
+        Self { number: 0, at, micros: 0, pods: question.pods.len() as u32, options, more }
+    }
+
+    /// The options that Cluster Autoscaler was told.
+    pub fn best(&self) -> impl Iterator<Item = &RecordedOption> {
+        self.options.iter().filter(|option| option.best)
+    }
+
+    /// One line about it.
+    pub(super) fn summary(&self) -> String {
+        let mut line = String::new();
+        let mut best = self.best();
+        let Some(first) = best.next() else { return "no options".to_owned() };
+        let (nodes, plural) = (first.nodes, if first.nodes == 1 { "node" } else { "nodes" });
+        let _ = write!(line, "{nodes} {plural} of {} for {} of {} pods", first.pool, first.pods, self.pods);
+        match &first.verdict {
+            Verdict::Priced(terms) => {
+                let _ = write!(line, ": {}, in all {}", terms.nodes, terms.total);
+            }
+            Verdict::Unpriced => line.push_str(": nobody knows its price, nor that of another option"),
+            Verdict::Blocked(blocked) => {
+                let _ = write!(line, ": all options are certain to fail, this one by {}", blocked.reason);
+            }
+        }
+        let others = best.count();
+        if others > 0 {
+            let _ = write!(line, "; {others} others are as good");
+        }
+        line
+    }
+}
+
+/// The last decisions.
+#[derive(Debug, Default)]
+pub struct Decisions(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    made: u64,
+    last: VecDeque<Arc<Record>>,
+}
+
+impl Decisions {
+    pub(super) fn keep(&self, record: Record) {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.made += 1;
+        let number = ring.made;
+        if ring.last.len() == KEPT {
+            ring.last.pop_back();
+        }
+        ring.last.push_front(Arc::new(Record { number, ..record }));
+    }
+
+    /// The last `count` of them, the newest first.
+    pub fn last(&self, count: usize) -> Vec<Arc<Record>> {
+        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.last.iter().take(count).cloned().collect()
+    }
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    last: Option<usize>,
+}
+
+/// `/debug/decisions`: the last decisions as JSON, the newest first; `?last=n` for the last n.
+pub fn debug_routes(decisions: Arc<Decisions>) -> Router {
+    let show = |State(decisions): State<Arc<Decisions>>, Query(asked): Query<Asked>| async move {
+        Json(decisions.last(asked.last.unwrap_or(KEPT))).into_response()
+    };
+    Router::new().route("/debug/decisions", get(show)).with_state(decisions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_decisions_are_kept_and_numbered() {
+        let decisions = Decisions::default();
+        for _ in 0..KEPT + 3 {
+            decisions.keep(Record::new(&Question::default(), &Decision::default(), Timestamp::UNIX_EPOCH));
+        }
+        let numbers: Vec<u64> = decisions.last(2).iter().map(|record| record.number).collect();
+        assert_eq!(numbers, [KEPT as u64 + 3, KEPT as u64 + 2]);
+        assert_eq!(decisions.last(usize::MAX).len(), KEPT);
+    }
+}

@@ -1,0 +1,159 @@
+//! A question, as a person writes it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::fleet::{
+    AutoscalingOptions, Failure, FailureReason, Fleet, Machine, NodeGroup, OfferRef, Phase, PoolId, Records,
+    Reserved, SizeId,
+};
+
+/// When everything is asked.
+pub(crate) const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+/// Where pools are, unless their id says something else.
+const DATACENTER: &str = "ams1";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// Up to 1.33: messages.
+    V1_26,
+    /// Both.
+    V1_34,
+    /// From 1.35: bytes.
+    V1_36,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Scenario {
+    /// What it shows.
+    #[allow(dead_code, reason = "for people")]
+    about: String,
+    /// NodeGroups.
+    #[serde(default)]
+    groups: Vec<Group>,
+    /// What VPSie has.
+    #[serde(default)]
+    offers: BTreeMap<String, OfferSpec>,
+    /// Kinds of pods.
+    #[serde(default)]
+    pub(crate) pods: BTreeMap<String, PodSpec>,
+    /// The options of Cluster Autoscaler.
+    #[serde(default)]
+    pub(crate) options: Vec<OptionSpec>,
+    /// Machines that failed, minutes ago, by pool.
+    #[serde(default)]
+    failed: BTreeMap<String, FailedSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Group {
+    name: String,
+    max: u32,
+    offers: Vec<String>,
+    #[serde(default)]
+    preferred: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct OfferSpec {
+    cpu: u64,
+    gib: u64,
+    /// USD per month. None: VPSie tells no price.
+    #[serde(default)]
+    monthly: Option<Decimal>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PodSpec {
+    pub(crate) count: usize,
+    #[serde(default)]
+    pub(crate) cpu: Option<String>,
+    #[serde(default)]
+    pub(crate) memory: Option<String>,
+    /// Sent as bytes that are no Pod.
+    #[serde(default)]
+    pub(crate) garbage: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct OptionSpec {
+    pub(crate) pool: String,
+    pub(crate) nodes: i32,
+    /// How many of each kind of pod its nodes would take.
+    #[serde(default)]
+    pub(crate) pods: BTreeMap<String, usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct FailedSpec {
+    minutes_ago: i64,
+    quota: bool,
+}
+
+impl Scenario {
+    pub(crate) fn fleet(&self) -> Fleet {
+        let offers = self.offers.iter().zip(1..).map(|((name, spec), size)| Offer {
+            size: SizeId(size),
+            name: name.clone(),
+            identifier: None,
+            datacenter: DATACENTER.into(),
+            resources: Resources {
+                cpu_millis: spec.cpu * 1000,
+                memory_mib: spec.gib * 1024,
+                disk_gib: 100,
+                pods: 110,
+            },
+            monthly: spec.monthly,
+            hourly: None,
+        });
+        let catalog = Catalog { offers: offers.collect() };
+        let machines = self.failed.iter().map(|(pool, failed)| {
+            let pool: PoolId = pool.parse().unwrap();
+            let reason = if failed.quota { FailureReason::QuotaExceeded } else { FailureReason::Stockout };
+            let at = NOW - jiff::SignedDuration::from_mins(failed.minutes_ago);
+            let failure = Failure { reason, message: "as VPSie says it".to_owned() };
+            Machine {
+                id: format!("{}-failed", pool.node_group).as_str().into(),
+                size: catalog.resolve(&pool.datacenter, &pool.offer).unwrap().size,
+                pool,
+                created_at: at,
+                phase: Phase::Failed { failure, at },
+                asks: Vec::new(),
+            }
+        });
+        let machines = machines.collect();
+        let groups: Vec<_> = self.groups.iter().map(Group::declared).collect();
+        let records = Records { machines, catalog: Some(Arc::new(catalog)), ..Records::default() };
+        Fleet::restore(groups, records, Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 })
+    }
+}
+
+impl Group {
+    fn declared(&self) -> NodeGroup {
+        let pool = |offer: &String| format!("{}/{DATACENTER}/{offer}/on-demand", self.name).parse().unwrap();
+        NodeGroup {
+            name: self.name.as_str().into(),
+            min: 0,
+            max: self.max,
+            pools: self.offers.iter().map(pool).collect(),
+            size: None,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            preferred: self.preferred.as_deref().map(OfferRef::from),
+            options: AutoscalingOptions::default(),
+            adopt: false,
+            deletion: None,
+        }
+    }
+}
