@@ -62,6 +62,7 @@ fn group(pools: &[PoolId]) -> NodeGroup {
         size: None,
         options: AutoscalingOptions::default(),
         adopt: false,
+        cost_limit: Default::default(),
         deletion: None,
     }
 }

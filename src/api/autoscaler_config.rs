@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cost_limit::CostLimit;
 use super::rules;
 
 /// What holds for all NodeGroups together. There is one, `default`; without it nothing more holds.
@@ -40,6 +41,10 @@ pub struct GlobalSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub max_cluster_workers: Option<i32>,
+    /// The most that the machines of all NodeGroups may cost together. Nothing that exists is deleted for it. The
+    /// stricter one holds where `--cost-limit-hourly` or `--cost-limit-monthly` says something, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_limit: Option<CostLimit>,
     /// How long a machine may wait for VPSie to accept it, and then for its VM to be listed, before it has failed,
     /// seconds. If left out, `--create-timeout` holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@
 
 mod autoscaler_config;
 mod conditions;
+mod cost_limit;
 mod crds;
 mod node_group;
 mod policies;
@@ -18,6 +19,7 @@ mod text;
 mod vpsie_node;
 
 pub use autoscaler_config::{AutoscalerConfig, AutoscalerConfigSpec, AutoscalerConfigStatus, GlobalSettings};
+pub use cost_limit::CostLimit;
 pub use crds::{crds, to_yaml};
 
 pub use node_group::{AutoscalingOptions, DeletionPolicy, NodeGroup, NodeGroupSpec, Taint};

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cost_limit::CostLimit;
 use super::policies::{CostOptimization, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig};
 use super::rules;
 use super::status::NodeGroupStatus;
@@ -120,6 +121,10 @@ pub struct NodeGroupSpec {
     /// Cost. No effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_optimization: Option<CostOptimization>,
+    /// The most that its machines may cost together: it does not grow past that. Nothing that exists is deleted for it.
+    /// An offer whose price nobody knows cannot be rented then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_limit: Option<CostLimit>,
     /// Options of Cluster Autoscaler for this NodeGroup. What is left out is as its flags say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling_options: Option<AutoscalingOptions>,

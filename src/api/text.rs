@@ -83,6 +83,11 @@ text! {
     "must be a version such as v1.33.2"
 }
 text! {
+    /// An amount of money above 0.
+    Money, 1 to 16, r"self.matches('^[0-9]{1,9}([.][0-9]{1,6})?$') && self.matches('[1-9]')",
+    "must be an amount above 0 in USD such as 0.50 or 300"
+}
+text! {
     /// A duration above 0.
     Duration, 0 to 32, r"self.matches('^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$') && self.matches('[1-9]')",
     "must be a duration above 0 such as 90s, 10m or 1h30m"

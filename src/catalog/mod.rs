@@ -57,7 +57,8 @@ impl Resources {
 }
 
 impl Offer {
-    fn answers_to(&self, wanted: &str) -> bool {
+    /// Whether that is its name, identifier or `KubeSizeID`, case-blind.
+    pub fn answers_to(&self, wanted: &str) -> bool {
         self.name.eq_ignore_ascii_case(wanted)
             || self.identifier.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(wanted))
             || wanted.parse() == Ok(self.size.0)

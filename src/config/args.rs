@@ -221,7 +221,7 @@ pub struct TimingArgs {
         value_parser = parse_duration)]
     pub observe_interval: Duration,
     /// How often offers and prices are read
-    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "30m",
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "15m",
         value_parser = parse_duration)]
     pub catalog_interval: Duration,
     /// How long a machine may wait for VPSie to accept it, and then for its VM to be listed; after that it has failed
@@ -255,7 +255,20 @@ pub struct TemplateArgs {
     /// Disk that a node keeps from pods, GiB. Only until a real node of the size was seen
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_DISK_GIB", default_value_t = 10)]
     pub reserved_disk_gib: u64,
-    /// Hours in a month, to price an offer of which only the monthly price is known
+    /// Prices and discounts of your own, YAML: `overrides`, a list of entries with `offer` and `datacenter` (each may be
+    /// left out and is any then) and one of `hourly`, `monthly` (USD), `discountPercent`, `discountHourly`. The most
+    /// precise price holds in place of VPSie's, then the most precise discount
+    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_PRICE_FILE")]
+    pub price_file: Option<PathBuf>,
+    /// Most that all machines may cost together, USD per hour: no NodeGroup grows past that. Nothing that exists is
+    /// deleted for it
+    #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_HOURLY")]
+    pub cost_limit_hourly: Option<String>,
+    /// Most that all machines may cost together, USD per month
+    #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_MONTHLY")]
+    pub cost_limit_monthly: Option<String>,
+    /// Hours in a month: what a price per month is divided by where VPSie tells none per hour, and what an hour is
+    /// multiplied by in every cost per month
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_HOURS_PER_MONTH", default_value_t = 730,
         value_parser = clap::value_parser!(u32).range(1..=744))]
     pub hours_per_month: u32,

@@ -6,6 +6,7 @@ mod duration;
 mod election;
 mod manifests;
 mod node_group;
+mod price_file;
 mod problem;
 mod regions;
 mod schema;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::schema::join;
 use super::{regions, syntax};
 use crate::api;
+use crate::cost::CostLimit;
 use crate::fleet::{
     AutoscalingOptions, CapacityType, ClusterId, DatacenterId, NodeGroup, PoolId, SizeId, Taint,
 };
@@ -79,6 +80,11 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
         preferred: preferred(spec).map(Into::into),
         options: check_options(spec, findings),
         adopt: spec.adopt_existing_workers,
+        cost_limit: spec
+            .cost_limit
+            .as_ref()
+            .map(|limit| check_cost_limit(limit, findings))
+            .unwrap_or_default(),
         deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
     };
     Checked {
@@ -86,6 +92,15 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
         cluster: spec.resource_identifier.as_str().into(),
         datacenter: spec.datacenter_id.as_str().into(),
     }
+}
+
+fn check_cost_limit(limit: &api::CostLimit, findings: &mut Findings) -> CostLimit {
+    for (field, amount) in [("hourly", &limit.hourly), ("monthly", &limit.monthly)] {
+        if let Some(Err(message)) = amount.as_deref().map(syntax::money) {
+            findings.wrong(format!("spec.costLimit.{field}"), message);
+        }
+    }
+    limit.into()
 }
 
 fn check_name(name: &str, findings: &mut Findings) {

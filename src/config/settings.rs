@@ -12,9 +12,10 @@ use super::args::{
 use super::credentials::{CredentialSource, credentials, secret_source};
 use super::election;
 use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
+use super::price_file;
 use super::problem::{Problem, Problems};
 use super::syntax;
-use crate::cost::{HoursPerMonth, Prices};
+use crate::cost::{CostLimit, HoursPerMonth, Prices, Usd, UsdPerHour};
 use crate::fleet::{Basis, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::simulator::SimulatorConfig;
@@ -151,8 +152,15 @@ impl Settings {
     /// Checks everything and reports all that is wrong.
     pub fn new(args: ServeArgs) -> Result<Self, Problems> {
         let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations } = args;
-        let TemplateArgs { reserved_cpu_millis, reserved_memory_mib, reserved_disk_gib, hours_per_month } =
-            template;
+        let TemplateArgs {
+            reserved_cpu_millis,
+            reserved_memory_mib,
+            reserved_disk_gib,
+            price_file,
+            cost_limit_hourly,
+            cost_limit_monthly,
+            hours_per_month,
+        } = template;
         let OperationsArgs { http_listen, log } = operations;
         let mut problems = Vec::new();
 
@@ -181,7 +189,16 @@ impl Settings {
             problems.push(Problem::new("--hours-per-month", "", message));
             HoursPerMonth::default()
         });
-        let prices = Prices { hours_per_month, ..Prices::default() };
+        let overrides = price_file.map(|file| price_file::load(&file, hours_per_month, &mut problems));
+        let prices = Prices { hours_per_month, overrides: overrides.unwrap_or_default() };
+        let mut amount = |flag: &'static str, text: Option<String>| {
+            let amount = syntax::money(text.as_deref()?);
+            amount.map_err(|message| problems.push(Problem::new(flag, "", message))).ok()
+        };
+        let cost_limit = CostLimit {
+            hourly: amount("--cost-limit-hourly", cost_limit_hourly).map(UsdPerHour),
+            monthly: amount("--cost-limit-monthly", cost_limit_monthly).map(Usd),
+        };
         if grpc_listen == http_listen && http_listen.port() != 0 {
             let message = format!("is {http_listen}, must differ from --grpc-listen");
             problems.push(Problem::new("--http-listen", "", message));
@@ -206,6 +223,7 @@ impl Settings {
                         disk_gib: reserved_disk_gib,
                     },
                     prices: Arc::new(prices),
+                    cost_limit,
                 },
             }),
             _ => Err(Problems(problems)),

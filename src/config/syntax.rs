@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rust_decimal::Decimal;
+
 use super::duration::parse_duration;
 
 use crate::fleet::is_label_value;
@@ -74,6 +76,17 @@ pub(super) fn version(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("is {text:?}, must be a version such as v1.33.2"))
+}
+
+/// What an amount of money is, USD: as manifests write it.
+pub(super) fn money(text: &str) -> Result<Decimal, String> {
+    let digits = |part: &str, most| part.len() <= most && part.chars().all(|c| c.is_ascii_digit());
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let written = !whole.is_empty() && digits(whole, 9) && !part.is_empty() && digits(part, 6);
+    let amount = if written { text.parse().ok() } else { None };
+    amount
+        .filter(|amount: &Decimal| *amount > Decimal::ZERO)
+        .ok_or_else(|| format!("is {text:?}, must be an amount above 0 in USD such as 0.50 or 300"))
 }
 
 /// Hours, minutes and seconds, in that order: what CEL and Go read the same way.

@@ -1,7 +1,9 @@
 //! **Pure.** What things cost: money, prices, and sums of them.
 
+mod limit;
 mod money;
 mod prices;
 
+pub use limit::CostLimit;
 pub use money::{HoursPerMonth, Usd, UsdPerHour};
-pub use prices::{Override, Prices};
+pub use prices::{Override, PriceRule, Prices};

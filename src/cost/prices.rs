@@ -1,9 +1,10 @@
-//! The price of an offer: VPSie's own, unless settings say otherwise.
+//! The price of an offer: VPSie's own, unless the operator says otherwise.
 
 use rust_decimal::Decimal;
 
 use super::money::{HoursPerMonth, Usd, UsdPerHour};
 use crate::catalog::Offer;
+use crate::fleet::{DatacenterId, OfferRef};
 
 /// What an operator says of prices, and how long a month is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,16 +17,136 @@ pub struct Prices {
 
 /// A price or a discount that holds for some offers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Override {}
+pub struct Override {
+    /// The offer. None: each.
+    pub offer: Option<OfferRef>,
+    /// The datacenter. None: each.
+    pub datacenter: Option<DatacenterId>,
+    /// What holds there.
+    pub rule: PriceRule,
+}
+
+/// What holds for the price of an offer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PriceRule {
+    /// It is that, whatever VPSie says.
+    Is(UsdPerHour),
+    /// It is less by a share, percent, 0 to 100.
+    PercentOff(Decimal),
+    /// It is less by an amount.
+    Off(UsdPerHour),
+}
+
+impl Override {
+    fn covers(&self, offer: &Offer) -> bool {
+        self.offer.as_ref().is_none_or(|wanted| offer.answers_to(wanted.as_str()))
+            && self.datacenter.as_ref().is_none_or(|datacenter| *datacenter == offer.datacenter)
+    }
+
+    /// An offer says more than a datacenter, both say more than one.
+    fn precision(&self) -> u8 {
+        2 * u8::from(self.offer.is_some()) + u8::from(self.datacenter.is_some())
+    }
+}
 
 impl Prices {
-    /// USD per hour of a machine of the offer: the API's own hourly price, else the monthly one divided (API §16,
-    /// row 20). None when nobody knows its price.
+    /// USD per hour of a machine of the offer: the most precise price of the operator, else the API's own hourly
+    /// price, else the monthly one divided (API §16, row 20); less the most precise discount. None when nobody
+    /// knows, or nothing would be left: no machine is free.
     pub fn of(&self, offer: &Offer) -> Option<UsdPerHour> {
-        let listed = offer.hourly.filter(|price| *price > Decimal::ZERO).map(UsdPerHour).or_else(|| {
+        let price = self.said(offer, |rule| match rule {
+            PriceRule::Is(price) => Some(price),
+            PriceRule::PercentOff(_) | PriceRule::Off(_) => None,
+        });
+        let price = price.or_else(|| self.listed(offer))?;
+        let discounted = self.said(offer, |rule| match rule {
+            PriceRule::Is(_) => None,
+            PriceRule::PercentOff(percent) => {
+                Some(UsdPerHour(price.0 * (Decimal::ONE_HUNDRED - percent) / Decimal::ONE_HUNDRED))
+            }
+            PriceRule::Off(amount) => Some(price - amount),
+        });
+        Some(discounted.unwrap_or(price)).filter(|price| price.is_positive())
+    }
+
+    fn listed(&self, offer: &Offer) -> Option<UsdPerHour> {
+        let hourly = offer.hourly.map(UsdPerHour).filter(|price| price.is_positive());
+        hourly.or_else(|| {
             let monthly = offer.monthly.filter(|price| *price > Decimal::ZERO)?;
             Some(UsdPerHour::of_month(Usd(monthly), self.hours_per_month))
-        });
-        listed.filter(|price| price.is_positive())
+        })
+    }
+
+    fn said(&self, offer: &Offer, of: impl Fn(PriceRule) -> Option<UsdPerHour>) -> Option<UsdPerHour> {
+        let covering = self.overrides.iter().filter(|said| said.covers(offer));
+        let said = covering.filter_map(|said| Some((said.precision(), of(said.rule)?)));
+        said.max_by_key(|(precision, _)| *precision).map(|(_, price)| price)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Resources;
+    use crate::fleet::SizeId;
+
+    fn offer(name: &str, datacenter: &str, monthly: Option<i64>, hourly: Option<&str>) -> Offer {
+        Offer {
+            size: SizeId(7),
+            name: name.to_owned(),
+            identifier: None,
+            datacenter: datacenter.into(),
+            resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
+            monthly: monthly.map(Decimal::from),
+            hourly: hourly.map(|hourly| hourly.parse().unwrap()),
+        }
+    }
+
+    fn said(offer: Option<&str>, datacenter: Option<&str>, rule: PriceRule) -> Override {
+        Override { offer: offer.map(Into::into), datacenter: datacenter.map(Into::into), rule }
+    }
+
+    fn rate(text: &str) -> UsdPerHour {
+        UsdPerHour(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_listed_price_is_hourly_or_a_part_of_the_month_and_never_nothing() {
+        let prices = Prices::default();
+        assert_eq!(prices.of(&offer("a", "ams1", Some(73), Some("0.2"))), Some(rate("0.2")));
+        assert_eq!(prices.of(&offer("a", "ams1", Some(73), None)), Some(rate("0.1")));
+        assert_eq!(prices.of(&offer("a", "ams1", Some(73), Some("0"))), Some(rate("0.1")));
+        assert_eq!(prices.of(&offer("a", "ams1", Some(0), None)), None);
+        assert_eq!(prices.of(&offer("a", "ams1", None, Some("-1"))), None);
+        assert_eq!(prices.of(&offer("a", "ams1", None, None)), None);
+    }
+
+    #[test]
+    fn the_most_precise_word_of_the_operator_holds() {
+        let overrides = vec![
+            said(None, None, PriceRule::PercentOff(Decimal::from(10))),
+            said(None, Some("nyc1"), PriceRule::Off(rate("0.01"))),
+            said(Some("a"), None, PriceRule::Is(rate("0.5"))),
+            said(Some("A"), Some("nyc1"), PriceRule::Is(rate("0.4"))),
+            said(Some("7"), Some("fra1"), PriceRule::PercentOff(Decimal::from(50))),
+            said(Some("free"), None, PriceRule::Off(rate("1"))),
+        ];
+        let prices = Prices { overrides, ..Prices::default() };
+        for (name, datacenter, want) in [
+            ("b", "ams1", Some("0.09")),
+            ("b", "nyc1", Some("0.09")),
+            ("a", "ams1", Some("0.45")),
+            ("a", "nyc1", Some("0.39")),
+            ("a", "fra1", Some("0.25")),
+            ("free", "ams1", None),
+        ] {
+            let price = prices.of(&offer(name, datacenter, None, Some("0.1")));
+            assert_eq!(price, want.map(rate), "{name} in {datacenter}");
+        }
+        assert_eq!(
+            prices.of(&offer("a", "ams1", None, None)),
+            Some(rate("0.45")),
+            "a price where VPSie has none"
+        );
     }
 }

@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
 use super::machine::{DeletionReason, Machine, Phase};
+use super::query::Budget;
 use super::record::{Change, StrangerKind};
 use super::state::Fleet;
+use crate::cost::UsdPerHour;
 
 /// A node as Cluster Autoscaler names it in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,38 @@ pub enum Refusal {
         machines: u32,
         /// `spec.globalSettings.maxClusterWorkers`.
         max: u32,
+    },
+    /// The machines would cost more than they may.
+    #[error(
+        "pool {pool} cannot grow by {delta}: {whose} costs {cost} and may cost {limit}, and one more of these costs \
+         {price}; raise costLimit, or choose cheaper offers"
+    )]
+    AboveCostLimit {
+        /// The pool.
+        pool: PoolId,
+        /// What was asked.
+        delta: u32,
+        /// `NodeGroup <name>` or `the cluster`.
+        whose: String,
+        /// What there is costs.
+        cost: UsdPerHour,
+        /// What it may cost.
+        limit: UsdPerHour,
+        /// What one machine costs.
+        price: UsdPerHour,
+    },
+    /// There is a limit to what machines may cost, and nobody knows what this one does.
+    #[error(
+        "pool {pool} cannot grow: {whose} has a cost limit, and VPSie tells no price of {offer}; set one in \
+         --price-file"
+    )]
+    PriceUnknown {
+        /// The pool.
+        pool: PoolId,
+        /// `NodeGroup <name>` or `the cluster`.
+        whose: String,
+        /// Its offer.
+        offer: String,
     },
     /// The NodeGroup would shrink below its minimum.
     #[error(
@@ -139,7 +173,7 @@ impl Fleet {
     }
 
     /// Whether the pool may grow by that many now.
-    pub(super) fn may_grow(&self, pool: &str, wanted: u32) -> Result<(), Refusal> {
+    pub(crate) fn may_grow(&self, pool: &str, wanted: u32) -> Result<(), Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
         let group = self.group(known).ok_or_else(|| not_growable("its NodeGroup was deleted"))?;
@@ -170,6 +204,15 @@ impl Fleet {
                 machines: self.total_target(),
                 max,
             });
+        }
+        for Budget { whose, cost, limit } in self.budgets(group) {
+            let pool = known.id.clone();
+            let Some(price) = known.price else {
+                return Err(Refusal::PriceUnknown { pool, whose, offer: known.offer.name.clone() });
+            };
+            if cost + price * wanted > limit {
+                return Err(Refusal::AboveCostLimit { pool, delta: wanted, whose, cost, limit, price });
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeGroupName, OfferRef, PoolId, SizeId};
+use crate::cost::CostLimit;
 
 /// A NodeGroup: limits, and pools to fill them from, the preferred one first.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,8 @@ pub struct NodeGroup {
     pub options: AutoscalingOptions,
     /// Whether workers that are in its VPSie groups already are taken in as its machines.
     pub adopt: bool,
+    /// The most that its machines may cost together.
+    pub cost_limit: CostLimit,
     /// Set once somebody deleted it: what becomes of its machines.
     pub deletion: Option<DeletionPolicy>,
 }
@@ -59,6 +62,8 @@ pub struct Declaration {
     pub groups: Vec<NodeGroup>,
     /// Most machines over all NodeGroups (`AutoscalerConfig`, `maxClusterWorkers`).
     pub max_machines: Option<u32>,
+    /// The most that all machines may cost together (`AutoscalerConfig`, `costLimit`), beside what settings say.
+    pub cost_limit: CostLimit,
     /// Takes the place of [`Policy::create_timeout`](super::Policy::create_timeout) (`AutoscalerConfig`,
     /// `nodeReadyTimeoutSeconds`).
     pub create_timeout: Option<Duration>,

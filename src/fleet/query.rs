@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive as _;
+
 use super::group::NodeGroup;
-use super::ids::{Hostname, MachineId, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, SizeId, VmId};
+use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, SizeId, VmId};
 use super::machine::{Machine, Phase};
 use super::record::Stranger;
 use super::state::{Fleet, Pool};
 use super::template::{Learned, Template};
 use crate::catalog::Catalog;
+use crate::cost::UsdPerHour;
 
 /// Sizes that Cluster Autoscaler is told for a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +24,14 @@ pub struct Limits {
     pub max: u32,
     /// Target size: machines that are not Deleting (invariant 1).
     pub target: u32,
+}
+
+/// A limit to what machines may cost, and what they do.
+pub(super) struct Budget {
+    /// `NodeGroup <name>` or `the cluster`.
+    pub(super) whose: String,
+    pub(super) cost: UsdPerHour,
+    pub(super) limit: UsdPerHour,
 }
 
 impl Fleet {
@@ -51,13 +63,49 @@ impl Fleet {
         let group_target = self.group_target(pool);
         let left = group.max.saturating_sub(group_target);
         let cluster_left = self.max_machines.map_or(left, |max| max.saturating_sub(self.total_target()));
-        let max = if pool.growable { target + left.min(cluster_left) } else { target };
+        let left = left.min(cluster_left).min(self.affordable(group, pool));
+        let max = if pool.growable { target + left } else { target };
         let min = match group_target.checked_sub(group.least()) {
             Some(spare) => target.saturating_sub(spare),
             None if self.carries_shortfall(group, pool) => (target + group.least() - group_target).min(max),
             None => target,
         };
         Limits { min, max, target }
+    }
+
+    /// How many more machines of the pool are within what machines may cost.
+    fn affordable(&self, group: &NodeGroup, pool: &Pool) -> u32 {
+        let within = |budget: Budget| {
+            let price = pool.price?.0;
+            (budget.limit - budget.cost).0.max(Decimal::ZERO).checked_div(price)?.floor().to_u32()
+        };
+        self.budgets(group).map(|budget| within(budget).unwrap_or(0)).min().unwrap_or(u32::MAX)
+    }
+
+    /// What machines may cost: those of the NodeGroup, and all of them. Empty where nobody set a limit.
+    pub(super) fn budgets(&self, group: &NodeGroup) -> impl Iterator<Item = Budget> {
+        let hours = self.prices().hours_per_month;
+        let own = group.cost_limit.rate(hours).map(|limit| Budget {
+            whose: format!("NodeGroup {}", group.name),
+            cost: self.group_cost(&group.name),
+            limit,
+        });
+        let all = self.cost_limit().rate(hours).map(|limit| Budget {
+            whose: "the cluster".to_owned(),
+            cost: self.total_cost(),
+            limit,
+        });
+        own.into_iter().chain(all)
+    }
+
+    /// What the machines of a NodeGroup that count cost, as far as their prices are known.
+    pub fn group_cost(&self, group: &NodeGroupName) -> UsdPerHour {
+        self.group_costs.get(group).copied().unwrap_or_default()
+    }
+
+    /// What all machines that count cost, as far as their prices are known.
+    pub fn total_cost(&self) -> UsdPerHour {
+        self.group_costs.values().copied().sum()
     }
 
     fn carries_shortfall(&self, group: &NodeGroup, pool: &Pool) -> bool {

@@ -8,13 +8,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::group::{Declaration, NodeGroup};
+use super::hindrance::Shortages;
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
 use super::machine::Machine;
 use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
 use super::template::{Basis, Learned, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
-use crate::cost::{Prices, UsdPerHour};
+use crate::cost::{CostLimit, Prices, UsdPerHour};
 
 /// The fleet, as it is in memory.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,9 @@ pub struct Fleet {
     pub(super) max_machines: Option<u32>,
     create_timeout: Option<Duration>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
+    pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
+    pub(super) shortages: Shortages,
+    cost_limit: CostLimit,
     by_vm: HashMap<VmId, MachineId>,
     by_hostname: HashMap<Hostname, MachineId>,
     by_address: HashMap<IpAddr, MachineId>,
@@ -72,10 +76,11 @@ pub(super) struct Sightings {
 impl Fleet {
     /// The fleet of what was durable and what is declared.
     pub fn restore(declared: impl Into<Declaration>, records: Records, basis: impl Into<Basis>) -> Self {
-        let Declaration { groups, max_machines, create_timeout } = declared.into();
+        let Declaration { groups, max_machines, cost_limit, create_timeout } = declared.into();
         let mut fleet = Self {
             groups: by_name(groups),
             max_machines,
+            cost_limit,
             create_timeout,
             learned: records.learned.into_iter().collect(),
             catalog: records.catalog,
@@ -104,9 +109,10 @@ impl Fleet {
 
     /// Replaces what is declared. Machines of a NodeGroup that is gone stay, in pools that cannot grow.
     pub fn declare(&mut self, declared: impl Into<Declaration>) {
-        let Declaration { groups, max_machines, create_timeout } = declared.into();
+        let Declaration { groups, max_machines, cost_limit, create_timeout } = declared.into();
         self.groups = by_name(groups);
         self.max_machines = max_machines;
+        self.cost_limit = cost_limit;
         self.create_timeout = create_timeout;
         self.derive_pools();
     }
@@ -189,12 +195,18 @@ impl Fleet {
         &self.basis.prices
     }
 
+    /// The most that all machines may cost together.
+    pub(super) fn cost_limit(&self) -> CostLimit {
+        self.cost_limit.strictest(self.basis.cost_limit)
+    }
+
     /// Machines of all NodeGroups that count.
     pub fn total_target(&self) -> u32 {
         self.group_targets.values().sum()
     }
 
     fn save_machine(&mut self, machine: Machine) {
+        self.note_shortage(&machine);
         let text = machine.pool.to_string();
         // Its pool first: one that only this machine holds must not go and come back poorer.
         if !self.pools.contains_key(text.as_str()) {
@@ -207,6 +219,8 @@ impl Fleet {
             if machine.counts() {
                 pool.target += 1;
                 *self.group_targets.entry(machine.pool.node_group.clone()).or_default() += 1;
+                let cost = self.group_costs.entry(machine.pool.node_group.clone()).or_default();
+                *cost = *cost + pool.price.unwrap_or_default();
             }
         }
         if let Some(old) = self.machines.remove(&machine.id) {
@@ -251,6 +265,11 @@ impl Fleet {
         let text = machine.pool.to_string();
         if let Some(pool) = self.pools.get_mut(text.as_str()) {
             pool.target -= u32::from(machine.counts());
+            if machine.counts()
+                && let Some(cost) = self.group_costs.get_mut(&machine.pool.node_group)
+            {
+                *cost = *cost - pool.price.unwrap_or_default();
+            }
             if leaves {
                 pool.members.remove(&machine.id);
             }
@@ -297,6 +316,16 @@ impl Fleet {
                 self.pools.insert(text, pool);
             }
         }
+        self.group_costs = self.costs();
+    }
+
+    fn costs(&self) -> HashMap<NodeGroupName, UsdPerHour> {
+        let mut costs: HashMap<NodeGroupName, UsdPerHour> = HashMap::new();
+        for pool in self.pools.values() {
+            let cost = costs.entry(pool.id.node_group.clone()).or_default();
+            *cost = *cost + pool.price.unwrap_or_default() * pool.target;
+        }
+        costs
     }
 
     fn derive_pool(&self, id: &PoolId, text: Arc<str>, machines: Option<SizeId>) -> Pool {
@@ -363,6 +392,11 @@ impl Fleet {
             // while. A foreign VM is never a machine's.
             if self.strangers.get(&vm.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign) {
                 return Err(format!("VM {} is a machine's and foreign", vm.hostname));
+            }
+        }
+        for (group, cost) in self.costs() {
+            if self.group_cost(&group) != cost {
+                return Err(format!("NodeGroup {group}: costs {cost}, noted {}", self.group_cost(&group)));
             }
         }
         for (group, target) in &self.group_targets {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::group::{NodeGroup, Taint};
 use super::ids::PoolId;
 use crate::catalog::{Offer, Resources};
-use crate::cost::Prices;
+use crate::cost::{CostLimit, Prices};
 
 /// Label and annotation names that we own.
 pub mod names {
@@ -61,6 +61,8 @@ pub struct Basis {
     pub reserved: Reserved,
     /// What offers cost.
     pub prices: Arc<Prices>,
+    /// The most that all machines may cost together.
+    pub cost_limit: CostLimit,
 }
 
 impl From<Reserved> for Basis {

@@ -28,8 +28,12 @@ fn refusal_code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::UnknownPool(_) => Code::NotFound,
         Refusal::Delta { .. } | Refusal::ForeignNode { .. } => Code::InvalidArgument,
-        Refusal::AboveMax { .. } | Refusal::AboveClusterMax { .. } => Code::ResourceExhausted,
-        Refusal::BelowMin { .. } | Refusal::NotGrowable { .. } => Code::FailedPrecondition,
+        Refusal::AboveMax { .. } | Refusal::AboveClusterMax { .. } | Refusal::AboveCostLimit { .. } => {
+            Code::ResourceExhausted
+        }
+        Refusal::BelowMin { .. } | Refusal::NotGrowable { .. } | Refusal::PriceUnknown { .. } => {
+            Code::FailedPrecondition
+        }
     }
 }
 

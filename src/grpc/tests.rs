@@ -88,6 +88,7 @@ fn group() -> Group {
         size: None,
         options: AutoscalingOptions::default(),
         adopt: false,
+        cost_limit: Default::default(),
         deletion: None,
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::cost::{CostLimit, Usd};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Failure, FailureReason, Fleet, Machine, NodeGroup, OfferRef, Phase, PoolId, Records,
     Reserved, SizeId,
@@ -59,6 +60,8 @@ struct Group {
     offers: Vec<String>,
     #[serde(default)]
     preferred: Option<String>,
+    #[serde(default)]
+    cost_limit_monthly: Option<Decimal>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,6 +101,7 @@ pub(crate) struct OptionSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct FailedSpec {
     minutes_ago: i64,
+    #[serde(default)]
     quota: bool,
 }
 
@@ -153,6 +157,7 @@ impl Group {
             preferred: self.preferred.as_deref().map(OfferRef::from),
             options: AutoscalingOptions::default(),
             adopt: false,
+            cost_limit: CostLimit { monthly: self.cost_limit_monthly.map(Usd), hourly: None },
             deletion: None,
         }
     }

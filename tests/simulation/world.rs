@@ -478,6 +478,7 @@ pub(crate) fn groups() -> Vec<NodeGroup> {
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
+        cost_limit: Default::default(),
         deletion: None,
     };
     vec![

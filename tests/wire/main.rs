@@ -56,6 +56,7 @@ fn service() -> CloudProviderService {
         preferred: None,
         size: None,
         adopt: false,
+        cost_limit: Default::default(),
         deletion: None,
         options: AutoscalingOptions {
             scale_down_unneeded_time: Some(Duration::from_secs(90)),

@@ -165,6 +165,7 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
+        cost_limit: Default::default(),
         deletion: None,
     };
     let declared = Declared {

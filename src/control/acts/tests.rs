@@ -42,6 +42,7 @@ impl Told {
             preferred: None,
             options: AutoscalingOptions::default(),
             adopt,
+            cost_limit: Default::default(),
             deletion: None,
         };
         let offer = Offer {

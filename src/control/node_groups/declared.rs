@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::api::{AutoscalerConfig, NodeGroup};
 use crate::config::{CheckedNodeGroup, Problem, check_node_group};
+use crate::cost::CostLimit;
 use crate::fleet::{Declaration, names};
 use crate::vpsie::ManagedConfig;
 
@@ -23,6 +24,7 @@ pub(super) struct Declared {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Limits {
     max_machines: Option<u32>,
+    cost: CostLimit,
     create_timeout: Option<Duration>,
 }
 
@@ -73,6 +75,7 @@ impl Declared {
         Declaration {
             groups: self.groups.values().map(|checked| checked.group.clone()).collect(),
             max_machines: self.limits.max_machines,
+            cost_limit: self.limits.cost,
             create_timeout: self.limits.create_timeout,
         }
     }
@@ -120,6 +123,7 @@ fn limits(config: Option<&AutoscalerConfig>) -> Limits {
     let number = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok());
     Limits {
         max_machines: settings.and_then(|settings| number(settings.max_cluster_workers)),
+        cost: settings.and_then(|settings| settings.cost_limit.as_ref()).map(Into::into).unwrap_or_default(),
         create_timeout: settings
             .and_then(|settings| number(settings.node_ready_timeout_seconds))
             .map(|seconds| Duration::from_secs(seconds.into())),

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{Condition, NodeGroup, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
-use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool};
+use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal};
 
 /// Nodes that `status.nodes` lists: with thousands of them the object would outgrow what the API server keeps.
 /// The VPSieNodes have them all.
@@ -194,8 +194,15 @@ impl Conditions<'_> {
             limits.max > limits.target
         });
         if self.pools.iter().any(|pool| pool.growable) && !left {
-            let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
-            return Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
+            let growable = self.pools.iter().filter(|pool| pool.growable);
+            let mut in_the_way = growable.filter_map(|pool| self.fleet.may_grow(&pool.text, 1).err());
+            return match in_the_way.find(|refusal| !matches!(refusal, Refusal::AboveClusterMax { .. })) {
+                Some(refusal) => Fact::new("AtMaxCapacity", true, "AtCostLimit", refusal.to_string()),
+                None => {
+                    let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
+                    Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message)
+                }
+            };
         }
         Fact::new("AtMaxCapacity", false, "BelowMaximum", "")
     }
@@ -276,7 +283,7 @@ mod tests {
             ..Records::default()
         };
         Fleet::restore(
-            Declaration { groups, max_machines, create_timeout: None },
+            Declaration { groups, max_machines, ..Declaration::default() },
             records,
             Reserved::default(),
         )

@@ -1,6 +1,7 @@
 //! The fleet against a toy VPSie.
 
 mod commands;
+mod costs;
 mod properties;
 mod sightings;
 mod wishes;
@@ -48,6 +49,7 @@ pub(super) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
+        cost_limit: Default::default(),
         deletion: None,
     }
 }

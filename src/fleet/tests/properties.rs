@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cost::Usd;
 
 #[derive(Clone, Copy, Debug)]
 enum Reply {
@@ -142,6 +143,9 @@ fn by_kind(changes: Vec<Change>) -> Vec<Change> {
     changes
 }
 
+/// USD per month that the machines of the first NodeGroup may cost.
+const COST_LIMIT: u64 = 150;
+
 const POOLS: [&str; 3] = [SMALL, LARGE, OTHER];
 
 impl World {
@@ -154,6 +158,7 @@ impl World {
             made: 0,
             closed: None,
         };
+        world.close(None);
         world.make(2, false);
         world.vms[0].0.role = NodeRole::ControlPlane;
         world.make(2, false);
@@ -173,8 +178,15 @@ impl World {
 
     fn groups(&self) -> Vec<NodeGroup> {
         let mut groups = groups();
+        groups[0].cost_limit.monthly = Some(Usd(COST_LIMIT.into()));
         groups[1].deletion = self.closed;
         groups
+    }
+
+    /// USD per month of the machines of a NodeGroup that count, from their records.
+    fn cost(&self, group: &NodeGroupName) -> u64 {
+        let counting = self.fleet.machines().filter(|m| m.counts() && m.pool.node_group == *group);
+        counting.map(|machine| 10 * machine.size.0).sum()
     }
 
     fn close(&mut self, policy: Option<DeletionPolicy>) {
@@ -256,7 +268,14 @@ impl World {
                     );
                 };
                 let (before, max) = (self.fleet.group_target(known), self.fleet.group(known).unwrap().max);
-                let fits = before + *delta as u32 <= max && (*pool < 2 || self.closed.is_none());
+                let cost = self.cost(&known.id.node_group) + 10 * known.offer.size.0 * *delta as u64;
+                let fits = before + *delta as u32 <= max
+                    && (*pool < 2 || self.closed.is_none())
+                    && (*pool == 2 || cost <= COST_LIMIT);
+                let limits = self.fleet.limits(known);
+                if limits.target + *delta as u32 <= limits.max {
+                    assert!(fits, "Cluster Autoscaler is told of room that there is not");
+                }
                 let answer = self.hand.increase(&mut self.fleet, POOLS[*pool], *delta);
                 assert_eq!(answer.is_ok(), fits, "the maximum holds over the pools");
                 self.take(&answer.unwrap_or_default());

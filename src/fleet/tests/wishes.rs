@@ -120,13 +120,13 @@ fn a_node_group_that_is_deleted_with_drain_is_emptied() {
 #[test]
 fn the_cluster_has_a_maximum_too() {
     let mut hand = Hand::new();
-    let declared = Declaration { groups: groups(), max_machines: Some(3), create_timeout: None };
+    let declared = Declaration { groups: groups(), max_machines: Some(3), ..Declaration::default() };
     let mut fleet = Fleet::restore(declared, records(), Reserved::default());
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     assert_eq!((limits(&fleet, OTHER), limits(&fleet, LARGE)), ((0, 0, 1), (0, 0, 1)));
     let refused = hand.increase(&mut fleet, OTHER, 2).unwrap_err();
     assert!(matches!(refused, Refusal::AboveClusterMax { machines: 2, max: 3, .. }), "{refused}");
-    fleet.declare(Declaration { groups: groups(), max_machines: Some(1), create_timeout: None });
+    fleet.declare(Declaration { groups: groups(), max_machines: Some(1), ..Declaration::default() });
     assert_eq!(limits(&fleet, SMALL), (1, 2, 2), "what there is stays");
 }
 
@@ -134,7 +134,7 @@ fn the_cluster_has_a_maximum_too() {
 fn the_clusters_create_timeout_wins() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     let create_timeout = Some(Duration::from_mins(2));
-    fleet.declare(Declaration { groups: groups(), max_machines: None, create_timeout });
+    fleet.declare(Declaration { groups: groups(), create_timeout, ..Declaration::default() });
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.wait(Duration::from_mins(2));
     hand.pass(&mut fleet);

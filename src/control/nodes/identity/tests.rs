@@ -31,6 +31,7 @@ fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
+        cost_limit: Default::default(),
         deletion: None,
     };
     let machine = Machine {

@@ -1,0 +1,165 @@
+//! Prices and discounts of the operator's own, from a YAML file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rust_decimal::Decimal;
+use serde::Deserialize;
+
+use super::problem::Problem;
+use crate::cost::{HoursPerMonth, Override, PriceRule, Usd, UsdPerHour};
+
+const FLAG: &str = "--price-file";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PriceFile {
+    overrides: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Entry {
+    offer: Option<String>,
+    datacenter: Option<String>,
+    hourly: Option<Decimal>,
+    monthly: Option<Decimal>,
+    discount_percent: Option<Decimal>,
+    discount_hourly: Option<Decimal>,
+}
+
+/// What the file says. Problems name the entry and the field.
+pub(super) fn load(path: &Path, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<Override> {
+    let name = path.display();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, hours, problems),
+        Err(error) => {
+            problems.push(Problem::new(FLAG, "", format!("{name} cannot be read: {error}")));
+            Vec::new()
+        }
+    }
+}
+
+fn parse(text: &str, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<Override> {
+    let file: PriceFile = match serde_saphyr::from_str(text) {
+        Ok(file) => file,
+        Err(error) => {
+            let line = error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
+            problems.push(Problem::new(FLAG, "", format!("{line}{}", error.without_snippet())));
+            return Vec::new();
+        }
+    };
+    let mut seen = BTreeSet::new();
+    let mut overrides = Vec::new();
+    for (n, entry) in file.overrides.into_iter().enumerate() {
+        let place = format!("overrides[{n}]");
+        match entry.rule(hours) {
+            Ok(rule) => {
+                let kind = matches!(rule, PriceRule::Is(_));
+                let offer = entry.offer.as_deref().map(str::to_ascii_lowercase);
+                if !seen.insert((kind, offer, entry.datacenter.clone())) {
+                    let message =
+                        "is about the same offer and datacenter as an earlier entry: keep one of them";
+                    problems.push(Problem::new(FLAG, &place, message));
+                }
+                overrides.push(Override {
+                    offer: entry.offer.as_deref().map(Into::into),
+                    datacenter: entry.datacenter.as_deref().map(Into::into),
+                    rule,
+                });
+            }
+            Err((field, message)) => {
+                let field = if field.is_empty() { place } else { format!("{place}.{field}") };
+                problems.push(Problem::new(FLAG, field, message));
+            }
+        }
+    }
+    overrides
+}
+
+impl Entry {
+    fn rule(&self, hours: HoursPerMonth) -> Result<PriceRule, (&'static str, String)> {
+        let positive = |field, amount: Decimal| {
+            if amount > Decimal::ZERO {
+                return Ok(amount);
+            }
+            Err((field, format!("is {amount}, must be above 0: no machine is free")))
+        };
+        match (self.hourly, self.monthly, self.discount_percent, self.discount_hourly) {
+            (Some(price), None, None, None) => positive("hourly", price).map(UsdPerHour).map(PriceRule::Is),
+            (None, Some(price), None, None) => {
+                let price = Usd(positive("monthly", price)?);
+                Ok(PriceRule::Is(UsdPerHour::of_month(price, hours)))
+            }
+            (None, None, Some(percent), None) if percent < Decimal::ONE_HUNDRED => {
+                positive("discountPercent", percent).map(PriceRule::PercentOff)
+            }
+            (None, None, Some(percent), None) => {
+                Err(("discountPercent", format!("is {percent}, must be below 100: no machine is free")))
+            }
+            (None, None, None, Some(amount)) => {
+                positive("discountHourly", amount).map(UsdPerHour).map(PriceRule::Off)
+            }
+            _ => {
+                let message = "must have one of hourly, monthly, discountPercent and discountHourly";
+                Err(("", message.to_owned()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Vec<Override>, Vec<String>) {
+        let mut problems = Vec::new();
+        let overrides = parse(text, HoursPerMonth::new(720).unwrap(), &mut problems);
+        (overrides, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn entries_are_prices_and_discounts() {
+        let text = "
+            overrides:
+            - {offer: small, hourly: 0.05}
+            - {datacenter: nyc1, monthly: '36'}
+            - {discountPercent: 12.5}
+            - {offer: small, datacenter: nyc1, discountHourly: '0.001'}
+        ";
+        let (overrides, problems) = read(text);
+        assert_eq!(problems, Vec::<String>::new());
+        let rules: Vec<_> = overrides.iter().map(|said| said.rule).collect();
+        let amount = |text: &str| text.parse::<Decimal>().unwrap();
+        assert_eq!(
+            rules,
+            [
+                PriceRule::Is(UsdPerHour(amount("0.05"))),
+                PriceRule::Is(UsdPerHour(amount("0.05"))),
+                PriceRule::PercentOff(amount("12.5")),
+                PriceRule::Off(UsdPerHour(amount("0.001"))),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, want) in [
+            ("overrides: [{hourly: 0}]", "overrides[0].hourly: is 0, must be above 0"),
+            ("overrides: [{monthly: -1}]", "overrides[0].monthly: is -1, must be above 0"),
+            (
+                "overrides: [{discountPercent: 100}]",
+                "overrides[0].discountPercent: is 100, must be below 100",
+            ),
+            ("overrides: [{offer: a}]", "overrides[0]: must have one of hourly"),
+            ("overrides: [{hourly: 1, monthly: 2}]", "overrides[0]: must have one of hourly"),
+            ("overrides: [{hourly: 1}, {monthly: 2}]", "overrides[1]: is about the same offer"),
+            ("overrides: [{price: 1}]", "line 1: "),
+            ("prices: []", "line 1: "),
+            ("overrides: [{hourly: dear}]", "line 1: "),
+        ] {
+            let (_, problems) = read(text);
+            assert!(problems.len() == 1 && problems[0].contains(want), "{text}: {problems:?}");
+        }
+    }
+}

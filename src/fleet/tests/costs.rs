@@ -1,0 +1,107 @@
+//! What machines may cost, and what VPSie had too little of.
+
+use super::*;
+use crate::cost::{CostLimit, HoursPerMonth, Usd, UsdPerHour};
+
+fn monthly(usd: i64) -> CostLimit {
+    CostLimit { monthly: Some(Usd(usd.into())), hourly: None }
+}
+
+fn limited(own: CostLimit, all: CostLimit) -> Fleet {
+    let mut groups = groups();
+    groups[0].cost_limit = own;
+    let declared = Declaration { groups, cost_limit: all, ..Declaration::default() };
+    Fleet::restore(declared, records(), Reserved::default())
+}
+
+fn shortage(reason: FailureReason) -> Outcome {
+    Outcome::Refused(Failure { reason, message: "none left".to_owned() })
+}
+
+#[test]
+fn a_node_group_grows_as_far_as_it_may_cost() {
+    // Small ones cost 20 a month, large ones 40.
+    let (mut hand, mut fleet) = (Hand::new(), limited(monthly(70), CostLimit::default()));
+    assert_eq!((limits(&fleet, SMALL).2, limits(&fleet, LARGE).2), (3, 1));
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    assert_eq!((limits(&fleet, SMALL).2, limits(&fleet, LARGE).2), (1, 1));
+    let refused = hand.increase(&mut fleet, SMALL, 2).unwrap_err().to_string();
+    assert!(
+        refused.starts_with(
+            "pool web/ams1/small/on-demand cannot grow by 2: NodeGroup web costs 0.054795 USD/h and may cost \
+             0.09589 USD/h, and one more of these costs 0.027397 USD/h"
+        ),
+        "{refused}"
+    );
+    assert_eq!(fleet.hindrance(LARGE, 1, hand.now).unwrap().reason, "COST_LIMIT_REACHED");
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    assert_eq!(limits(&fleet, SMALL).2, 1);
+    assert_eq!(limits(&fleet, OTHER).2, 4, "another NodeGroup has no limit");
+    assert_eq!(fleet.group_cost(&"web".into()).monthly(HoursPerMonth::default()).0.round_dp(6), 60.into());
+    fleet.audit().unwrap();
+}
+
+#[test]
+fn all_together_grow_as_far_as_the_cluster_may_cost() {
+    let limit = CostLimit { hourly: Some(UsdPerHour(Decimal::new(6, 2))), monthly: Some(Usd(1000.into())) };
+    let (mut hand, mut fleet) = (Hand::new(), limited(CostLimit::default(), limit));
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    let refused = hand.increase(&mut fleet, SMALL, 1).unwrap_err().to_string();
+    assert!(refused.contains("the cluster costs"), "{refused}");
+    assert_eq!((limits(&fleet, SMALL).2, limits(&fleet, OTHER).2, limits(&fleet, LARGE).2), (1, 1, 0));
+}
+
+#[test]
+fn a_limit_that_is_passed_already_deletes_nothing_and_lets_nothing_grow() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.increase(&mut fleet, LARGE, 3).unwrap();
+    let mut tight = groups();
+    tight[0].cost_limit = monthly(10);
+    fleet.declare(tight);
+    assert_eq!(limits(&fleet, LARGE), (1, 3, 3));
+    assert!(hand.increase(&mut fleet, LARGE, 1).is_err());
+    assert_eq!(target(&fleet, LARGE), 3);
+}
+
+#[test]
+fn what_has_no_price_cannot_grow_where_there_is_a_limit() {
+    let free = Offer { monthly: None, ..offer(2, "small") };
+    let catalog = Some(Arc::new(Catalog { offers: vec![free, offer(4, "large")] }));
+    let records = || Records { catalog: catalog.clone(), ..Records::default() };
+    let mut hand = Hand::new();
+    let mut unlimited = Fleet::restore(groups(), records(), Reserved::default());
+    hand.increase(&mut unlimited, SMALL, 1).unwrap();
+    let mut groups = groups();
+    groups[0].cost_limit = monthly(1000);
+    let mut fleet = Fleet::restore(groups, records(), Reserved::default());
+    let refused = hand.increase(&mut fleet, SMALL, 1).unwrap_err().to_string();
+    assert!(refused.contains("VPSie tells no price of small; set one in --price-file"), "{refused}");
+    assert_eq!(limits(&fleet, SMALL).2, 0);
+}
+
+#[test]
+fn a_shortage_stands_in_the_way_for_a_while_or_until_there_is_a_vm() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.ask_all(&mut fleet, &shortage(FailureReason::Stockout));
+    let hindrance = fleet.hindrance(SMALL, 1, hand.now).unwrap();
+    assert_eq!(hindrance.reason, "STOCKOUT");
+    assert!(hindrance.message.contains("none left (2026-01-01T00:00:00Z)"), "{}", hindrance.message);
+    assert_eq!(fleet.hindrance(OTHER, 1, hand.now).unwrap().reason, "STOCKOUT", "the same size, there, too");
+    assert_eq!(fleet.hindrance(LARGE, 1, hand.now), None);
+    let restarted = Fleet::restore(groups(), fleet.records(), Reserved::default());
+    assert!(restarted.hindrance(SMALL, 1, hand.now).is_some(), "a machine that failed says it again");
+    hand.wait(Duration::from_mins(5));
+    assert_eq!(fleet.hindrance(SMALL, 1, hand.now), None);
+
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.ask_all(&mut fleet, &shortage(FailureReason::QuotaExceeded));
+    assert_eq!(fleet.hindrance(LARGE, 1, hand.now).unwrap().reason, "QUOTA_EXCEEDED", "it is the account's");
+    hand.wait(Duration::from_secs(30));
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[node(1, 4)]);
+    assert_eq!(fleet.hindrance(LARGE, 1, hand.now), None, "whoever gets a VM is below the quota");
+}
