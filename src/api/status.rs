@@ -41,7 +41,7 @@ pub struct NodeGroupStatus {
     /// When it last shrank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_down_time: Option<Time>,
-    /// What it costs. Not written yet.
+    /// What is paid for its VMs, as far as their prices are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<NodeGroupCost>,
     /// The generation of the spec that this is about.

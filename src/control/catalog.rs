@@ -1,48 +1,128 @@
 //! Keeps the catalog fresh.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::clock::{Clock as _, SystemClock};
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
+use crate::fleet::Fleet;
+use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::vpsie::Backend;
 
-/// Reads offers and prices every `interval`, and sooner after a failure, until `shutdown`.
-pub async fn refresh_catalog(
+/// How old the catalog is.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogMetrics {
+    read_at: Gauge<f64, AtomicU64>,
+}
+
+impl CatalogMetrics {
+    /// Registers `catalog_read_timestamp_seconds`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "catalog_read_timestamp_seconds",
+            "When this process last read offers and prices from VPSie, Unix time; 0 when it never did and goes by what \
+             was stored",
+            self.read_at.clone(),
+        );
+    }
+}
+
+/// Reads offers and prices.
+pub struct CatalogRefresh {
     handle: FleetHandle,
     backend: Arc<dyn Backend>,
     interval: Duration,
-    shutdown: CancellationToken,
-) {
-    let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
-    loop {
-        let Some(read) = shutdown.run_until_cancelled(backend.catalog()).await else { return };
-        let next = match read {
-            Ok(catalog) => match handle.update(move |fleet, _, _| fleet.take_catalog(catalog)).await {
-                Ok(_) => {
-                    backoff.success();
-                    Instant::now() + interval
-                }
-                Err(CommandError::Stopped) => return,
+    metrics: CatalogMetrics,
+    events: Events,
+}
+
+impl CatalogRefresh {
+    /// Reads them for the fleet, without events.
+    pub fn new(handle: FleetHandle, backend: Arc<dyn Backend>, interval: Duration) -> Self {
+        Self { handle, backend, interval, metrics: CatalogMetrics::default(), events: Events::none() }
+    }
+
+    /// The same, that also shows how old they are, and tells of offers without a price.
+    pub fn with(self, metrics: CatalogMetrics, events: Events) -> Self {
+        Self { metrics, events, ..self }
+    }
+
+    /// Reads them every interval, and sooner after a failure, until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
+        let mut unpriced = BTreeSet::new();
+        loop {
+            let Some(read) = shutdown.run_until_cancelled(self.backend.catalog()).await else { return };
+            let next = match read {
+                Ok(catalog) => match self.handle.update(move |fleet, _, _| fleet.take_catalog(catalog)).await
+                {
+                    Ok(_) => {
+                        self.metrics.read_at.set(SystemClock.now().as_second() as f64);
+                        backoff.success();
+                        Instant::now() + self.interval
+                    }
+                    Err(CommandError::Stopped) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "VPSie's offers could not be recorded; trying again");
+                        backoff.failure(None);
+                        backoff.until()
+                    }
+                },
                 Err(error) => {
-                    tracing::warn!(%error, "VPSie's offers could not be recorded; trying again");
+                    tracing::warn!(%error, "VPSie's offers could not be read; the last ones stand");
                     backoff.failure(None);
                     backoff.until()
                 }
-            },
-            Err(error) => {
-                tracing::warn!(%error, "VPSie's offers could not be read; the last ones stand");
-                backoff.failure(None);
-                backoff.until()
+            };
+            unpriced = self.tell_unpriced(&unpriced);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep_until(next) => {}
             }
-        };
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep_until(next) => {}
         }
     }
+
+    /// Says of each pool once that nobody knows its price.
+    fn tell_unpriced(&self, told: &BTreeSet<Unpriced>) -> BTreeSet<Unpriced> {
+        let now = self.handle.read(unpriced);
+        for pool in now.difference(told) {
+            let message = format!(
+                "pool {}: nobody knows the price of {}, so it is taken after all others, and never where there is a cost \
+                 limit; set one in --price-file",
+                pool.id, pool.offer
+            );
+            tracing::warn!(pool = %pool.id, "{message}");
+            let on = Object::NodeGroup(pool.node_group.clone());
+            self.events.publish(Happening::new(on, EventType::Warning, "PriceUnknown", message));
+        }
+        now
+    }
+}
+
+/// A pool whose price nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Unpriced {
+    id: Arc<str>,
+    node_group: String,
+    offer: String,
+}
+
+fn unpriced(fleet: &Fleet) -> BTreeSet<Unpriced> {
+    let pools = fleet.pools().filter(|pool| pool.growable && pool.price.is_none());
+    pools
+        .map(|pool| Unpriced {
+            id: Arc::clone(&pool.text),
+            node_group: pool.id.node_group.to_string(),
+            offer: pool.offer.name.clone(),
+        })
+        .collect()
 }

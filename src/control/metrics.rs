@@ -34,11 +34,13 @@ impl Collector for FleetCollector {
             let prices = hourly_prices(fleet);
             (pool_sizes(fleet), machine_counts(fleet), stranger_counts(fleet), prices)
         });
+        let unpriced = handle.read(|fleet| fleet.pools().filter(|pool| pool.price.is_none()).count());
         for (name, help, samples) in [
+            ("unpriced_pools", "Pools whose price nobody knows", vec![(Vec::new(), unpriced as f64)]),
             ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", sizes),
             ("machines", "Machines by pool and phase", machines),
             ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", strangers),
-            ("pool_price_usd_per_hour", "List price of one machine of the pool, USD per hour", prices),
+            ("pool_price_usd_per_hour", "Price of one machine of the pool, USD per hour", prices),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (labels, value) in samples {

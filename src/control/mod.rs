@@ -4,6 +4,7 @@ mod acts;
 mod bell;
 mod catalog;
 mod clock;
+mod cost_metrics;
 mod credentials;
 mod drain;
 mod handle;
@@ -21,8 +22,9 @@ mod removal;
 mod tests;
 
 pub use bell::Bell;
-pub use catalog::refresh_catalog;
+pub use catalog::{CatalogMetrics, CatalogRefresh};
 pub use clock::{Clock, SystemClock};
+pub use cost_metrics::CostCollector;
 pub use credentials::{Candidate, CredentialMetrics, Rotation, credentials_in_file, credentials_in_secret};
 pub use drain::{Drain, DrainMetrics};
 pub use handle::{Command, CommandError, FleetHandle};

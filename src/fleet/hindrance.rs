@@ -40,10 +40,7 @@ impl Fleet {
             || self.shortages.values().filter(|(failure, _)| failure.reason == FailureReason::QuotaExceeded);
         let (failure, at) =
             own.filter(recent).or_else(|| quota().filter(recent).max_by_key(|(_, at)| *at))?;
-        Some(Hindrance {
-            reason: failure.reason.code(),
-            message: format!("{}: {} ({at:.0})", failure.reason, failure.message),
-        })
+        Some(Hindrance { reason: failure.reason.code(), message: format!("{} ({at:.0})", failure.message) })
     }
 
     /// Notes a shortage that a machine met with, or that there is none any more: a machine has got its VM.

@@ -98,6 +98,13 @@ impl Fleet {
         own.into_iter().chain(all)
     }
 
+    /// What is paid for the pool's VMs, as far as its price is known. A machine costs from when its VM is listed until
+    /// that is gone.
+    pub fn pool_cost(&self, pool: &Pool) -> UsdPerHour {
+        let paid = self.machines_of(pool).filter(|machine| machine.vm().is_some()).count();
+        pool.price.unwrap_or_default() * paid as u32
+    }
+
     /// What the machines of a NodeGroup that count cost, as far as their prices are known.
     pub fn group_cost(&self, group: &NodeGroupName) -> UsdPerHour {
         self.group_costs.get(group).copied().unwrap_or_default()

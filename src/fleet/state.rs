@@ -15,7 +15,7 @@ use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
 use super::template::{Basis, Learned, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
-use crate::cost::{CostLimit, Prices, UsdPerHour};
+use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
 
 /// The fleet, as it is in memory.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,7 @@ pub struct Fleet {
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
     pub(super) shortages: Shortages,
+    rates: Rates,
     cost_limit: CostLimit,
     by_vm: HashMap<VmId, MachineId>,
     by_hostname: HashMap<Hostname, MachineId>,
@@ -195,6 +196,11 @@ impl Fleet {
         &self.basis.prices
     }
 
+    /// What cores and memory cost at the margin, by the offers of all pools.
+    pub fn rates(&self) -> Rates {
+        self.rates
+    }
+
     /// The most that all machines may cost together.
     pub(super) fn cost_limit(&self) -> CostLimit {
         self.cost_limit.strictest(self.basis.cost_limit)
@@ -317,6 +323,8 @@ impl Fleet {
             }
         }
         self.group_costs = self.costs();
+        let priced = self.pools.values().filter_map(|pool| Some((pool.offer.resources, pool.price?)));
+        self.rates = Rates::marginal(priced).unwrap_or_default();
     }
 
     fn costs(&self) -> HashMap<NodeGroupName, UsdPerHour> {

@@ -1,55 +1,63 @@
 //! Prices for Cluster Autoscaler's `price` expander. It drops every option whose price is an error or not a
-//! number (contract R14), so there is always a price, and a node's is above 0.
+//! number (contract R14), so there is always a price, and it is above 0.
+
+use std::collections::BTreeMap;
 
 use prost_types::Timestamp;
 
 use super::convert::PodRequests;
-use crate::catalog::Resources;
-use crate::cost::UsdPerHour;
-use crate::fleet::Fleet;
+use super::proto::ExternalGrpcNode;
+use crate::catalog::Offer;
+use crate::cost::{Rates, UsdPerHour};
+use crate::fleet::{Fleet, Pool, names};
 
-/// USD per hour of one core and of one GiB, in the relation of the cheapest offer for its cores.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rates {
-    core: f64,
-    gib: f64,
+/// What Cluster Autoscaler's names of made-up template nodes start with; the pool id follows, then `-` and a
+/// number (contract §3.9).
+const TEMPLATE_NODE: &str = "template-node-for-";
+
+/// USD per hour of a pod that asks for nothing. Prices of pods are divided by.
+const LEAST: f64 = 1e-9;
+
+/// USD per hour of a node: of its pool, else of the offer that its labels name, else of one core and one GiB.
+pub(super) fn node_price(fleet: &Fleet, node: &ExternalGrpcNode) -> f64 {
+    let rates = fleet.rates();
+    let size_or_price =
+        |price: Option<UsdPerHour>, size| price.map_or_else(|| rates.machine(size), UsdPerHour::to_f64);
+    if let Some(pool) = pool_of(fleet, node) {
+        return size_or_price(pool.price, pool.offer.resources);
+    }
+    match labelled(fleet, &node.labels) {
+        Some(offer) => size_or_price(fleet.prices().of(offer), offer.resources),
+        None => rates.of(1.0, 1.0),
+    }
+    .max(LEAST)
 }
 
-/// When no offer has a price. The order by size is all that is left.
-const NO_PRICES: Rates = Rates { core: 0.01, gib: 0.005 };
+/// USD per hour of what a pod asks for.
+pub(super) fn pod_price(rates: Rates, requests: PodRequests) -> f64 {
+    rates.of(requests.cores, requests.gib).max(LEAST)
+}
 
-impl Rates {
-    /// The rates of the reference offer: the one with the lowest price for a core. Half of its price is for
-    /// its cores, half for its memory.
-    pub(super) fn reference(fleet: &Fleet) -> Self {
-        let rates = fleet.pools().filter_map(|pool| {
-            let price = pool.price?.to_f64();
-            let (cores, gib) = size(pool.offer.resources);
-            (cores > 0.0 && gib > 0.0).then_some(Self { core: price / 2.0 / cores, gib: price / 2.0 / gib })
-        });
-        rates.min_by(|a, b| a.core.total_cmp(&b.core)).unwrap_or(NO_PRICES)
-    }
+/// The price expander asks for template nodes mostly.
+fn pool_of<'a>(fleet: &'a Fleet, node: &ExternalGrpcNode) -> Option<&'a Pool> {
+    let annotated = node.annotations.get(names::POOL).and_then(|id| fleet.pool(id));
+    annotated
+        .or_else(|| {
+            let (id, _) = node.name.strip_prefix(TEMPLATE_NODE)?.rsplit_once('-')?;
+            fleet.pool(id)
+        })
+        .or_else(|| {
+            let machine = fleet.machine_of(&node.provider_id, &node.name)?;
+            fleet.pool(&machine.pool.to_string())
+        })
+}
 
-    /// USD per hour of what a pod asks for.
-    pub(super) fn pod(self, requests: PodRequests) -> f64 {
-        requests.cores * self.core + requests.gib * self.gib
-    }
-
-    /// USD per hour of a machine: its own price, or what its size would cost.
-    pub(super) fn machine(self, price: Option<UsdPerHour>, resources: Resources) -> f64 {
-        price.map_or_else(
-            || {
-                let (cores, gib) = size(resources);
-                self.pod(PodRequests { cores: cores.max(1.0), gib })
-            },
-            UsdPerHour::to_f64,
-        )
-    }
-
-    /// USD per hour of a node of which nothing is known: one core and one GiB.
-    pub(super) fn unknown_node(self) -> f64 {
-        self.core + self.gib
-    }
+/// The offer of a node that is not ours, as ours or Kubernetes' own labels name it.
+fn labelled<'a>(fleet: &'a Fleet, labels: &BTreeMap<String, String>) -> Option<&'a Offer> {
+    let label = |keys: [&str; 2]| keys.into_iter().find_map(|key| labels.get(key));
+    let offer = label([names::OFFERING, "node.kubernetes.io/instance-type"])?;
+    let datacenter = label([names::DATACENTER, "topology.kubernetes.io/region"])?;
+    fleet.catalog()?.resolve(&datacenter.as_str().into(), &offer.as_str().into())
 }
 
 /// A pod whose bytes cannot be read is priced as the one that the expander itself makes up (contract §6.1).
@@ -67,30 +75,16 @@ pub(super) fn hours(start: Option<Timestamp>, end: Option<Timestamp>) -> f64 {
     if seconds > 0.0 { seconds / 3600.0 } else { 1.0 }
 }
 
-fn size(resources: Resources) -> (f64, f64) {
-    (resources.cpu_millis as f64 / 1000.0, resources.memory_mib as f64 / 1024.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rust_decimal::Decimal;
-
-    #[test]
-    fn a_machine_costs_its_price_or_what_its_size_would_cost() {
-        let rates = Rates { core: 0.01, gib: 0.005 };
-        let size = Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 };
-        let price = Some(UsdPerHour(Decimal::new(1, 1)));
-        assert!((rates.machine(price, size) - 0.1).abs() < 1e-12);
-        assert!((rates.machine(None, size) - 0.04).abs() < 1e-12);
-    }
 
     #[test]
     fn without_offers_there_are_prices_all_the_same() {
-        let rates = Rates::reference(&Fleet::default());
-        assert_eq!(rates, NO_PRICES);
-        assert!(rates.unknown_node() > 0.0);
-        assert!(rates.pod(UNREADABLE_POD) > 0.0);
+        let fleet = Fleet::default();
+        assert!(node_price(&fleet, &ExternalGrpcNode::default()) > 0.0);
+        assert!(pod_price(fleet.rates(), UNREADABLE_POD) > 0.0);
+        assert!(pod_price(fleet.rates(), PodRequests { cores: 0.0, gib: 0.0 }) > 0.0);
     }
 
     #[test]

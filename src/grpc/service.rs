@@ -7,11 +7,11 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::convert::{instance, node_ref, pod_requests, template_bytes};
 use super::options::{Release, filled};
-use super::pricing::{Rates, UNREADABLE_POD, hours};
+use super::pricing::{UNREADABLE_POD, hours, node_price, pod_price};
 use super::proto::cloud_provider_server::CloudProvider;
 use super::proto::{
-    CleanupRequest, CleanupResponse, ExternalGrpcNode, GetAvailableGpuTypesRequest,
-    GetAvailableGpuTypesResponse, GpuLabelRequest, GpuLabelResponse, NodeGroup, NodeGroupAutoscalingOptions,
+    CleanupRequest, CleanupResponse, GetAvailableGpuTypesRequest, GetAvailableGpuTypesResponse,
+    GpuLabelRequest, GpuLabelResponse, NodeGroup, NodeGroupAutoscalingOptions,
     NodeGroupAutoscalingOptionsRequest, NodeGroupAutoscalingOptionsResponse,
     NodeGroupDecreaseTargetSizeRequest, NodeGroupDecreaseTargetSizeResponse, NodeGroupDeleteNodesRequest,
     NodeGroupDeleteNodesResponse, NodeGroupForNodeRequest, NodeGroupForNodeResponse,
@@ -23,14 +23,10 @@ use super::proto::{
 };
 use super::status::{command_error, unknown_pool};
 use crate::control::{Command, FleetHandle};
-use crate::fleet::{Fleet, NodeGroupName, Pool, names};
+use crate::fleet::{Fleet, NodeGroupName, Pool};
 
 /// The label of nodes with GPUs. Cluster Autoscaler holds such a node unready until its GPUs are allocatable.
 const GPU_LABEL: &str = "autoscaler.vpsie.com/gpu";
-
-/// What Cluster Autoscaler's names of made-up template nodes start with; the pool id follows, then `-` and a
-/// number (contract §3.9).
-const TEMPLATE_NODE: &str = "template-node-for-";
 
 /// The `CloudProvider` service over a fleet.
 #[derive(Clone, Debug)]
@@ -111,17 +107,6 @@ fn pool_of<'a>(fleet: &'a Fleet, provider_id: &str, name: &str) -> Option<&'a Po
     fleet.pool(&machine.pool.to_string())
 }
 
-/// The pool whose price a node has: the price expander asks for template nodes mostly.
-fn priced_pool<'a>(fleet: &'a Fleet, node: &ExternalGrpcNode) -> Option<&'a Pool> {
-    let annotated = node.annotations.get(names::POOL).and_then(|id| fleet.pool(id));
-    annotated
-        .or_else(|| {
-            let (id, _) = node.name.strip_prefix(TEMPLATE_NODE)?.rsplit_once('-')?;
-            fleet.pool(id)
-        })
-        .or_else(|| pool_of(fleet, &node.provider_id, &node.name))
-}
-
 #[async_trait]
 impl CloudProvider for CloudProviderService {
     async fn node_groups(
@@ -155,11 +140,7 @@ impl CloudProvider for CloudProviderService {
         let hours =
             hours(request.start_timestamp.or(request.start_time), request.end_timestamp.or(request.end_time));
         let node = request.node.unwrap_or_default();
-        let hourly = self.handle.read(|fleet| {
-            let rates = Rates::reference(fleet);
-            priced_pool(fleet, &node)
-                .map_or_else(|| rates.unknown_node(), |pool| rates.machine(pool.price, pool.offer.resources))
-        });
+        let hourly = self.handle.read(|fleet| node_price(fleet, &node));
         Ok(Response::new(PricingNodePriceResponse { price: hourly * hours }))
     }
 
@@ -172,8 +153,8 @@ impl CloudProvider for CloudProviderService {
             hours(request.start_timestamp.or(request.start_time), request.end_timestamp.or(request.end_time));
         let pod = if request.pod_bytes.is_empty() { &request.pod } else { &request.pod_bytes };
         let requests = pod_requests(pod).unwrap_or(UNREADABLE_POD);
-        let rates = self.handle.read(Rates::reference);
-        Ok(Response::new(PricingPodPriceResponse { price: rates.pod(requests) * hours }))
+        let rates = self.handle.read(Fleet::rates);
+        Ok(Response::new(PricingPodPriceResponse { price: pod_price(rates, requests) * hours }))
     }
 
     async fn gpu_label(&self, _: Request<GpuLabelRequest>) -> Result<Response<GpuLabelResponse>, Status> {

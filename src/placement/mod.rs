@@ -86,7 +86,7 @@ pub struct Ranked {
 
 /// What became of an option.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "verdict")]
+#[serde(rename_all = "camelCase", tag = "kind")]
 pub enum Verdict {
     /// Ordered by what it costs.
     Priced(Terms),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::control::{
-    Bell, Clock, Declared, FleetHandle, Journal, Keeper, Provision, Removal, refresh_catalog,
+    Bell, CatalogRefresh, Clock, Declared, FleetHandle, Journal, Keeper, Provision, Removal,
 };
 use vpsie_autoscaler::fleet::Policy;
 use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
@@ -49,12 +49,8 @@ impl Process {
         let never = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
-        tasks.spawn(refresh_catalog(
-            handle.clone(),
-            Arc::clone(&backend),
-            Duration::from_mins(15),
-            never.clone(),
-        ));
+        let every = Duration::from_mins(15);
+        tasks.spawn(CatalogRefresh::new(handle.clone(), Arc::clone(&backend), every).run(never.clone()));
         let idle = Duration::from_mins(1);
         let provision = Provision::new(handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&bell));
         tasks.spawn(provision.run(never.clone()));

@@ -50,7 +50,8 @@ pub(super) async fn run(
     let clock = clock();
     let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
     let Measured {
-        registry,
+        registries,
+        catalog,
         grpc: grpc_metrics,
         vpsie,
         journal,
@@ -63,7 +64,7 @@ pub(super) async fn run(
     } = Measured::new(&settings);
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
-    spawn_http(&mut tasks, http, registry, readiness(staged), Arc::clone(&decisions), shutdown.clone());
+    spawn_http(&mut tasks, http, registries, readiness(staged), Arc::clone(&decisions), shutdown.clone());
 
     let identity = kubernetes::identity();
     tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");
@@ -119,7 +120,8 @@ pub(super) async fn run(
     let (told, target) = watch::channel(Target::Unknown);
     let begin = known(target.clone(), shutdown.clone()).boxed().shared();
     let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
-    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, begin, &shutdown);
+    let catalog = (catalog, parts.events.clone());
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, catalog, begin, &shutdown);
     parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
     drop(asked);
     let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions, expander);

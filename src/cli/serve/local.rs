@@ -35,7 +35,8 @@ pub(super) async fn run(
     let clock = clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
     let Measured {
-        registry,
+        registries,
+        catalog,
         grpc: grpc_metrics,
         vpsie,
         journal,
@@ -60,7 +61,9 @@ pub(super) async fn run(
 
     let mut tasks = Tasks::new();
     let keeping = tokio::spawn(keeper.run());
-    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &backend, std::future::ready(true), &shutdown);
+    let told = (catalog, Events::none());
+    let bell =
+        spawn_vpsie(&mut tasks, &settings, &handle, &backend, told, std::future::ready(true), &shutdown);
     let client = match access {
         Some(access) => Some(kubernetes::connect(access).await?),
         None => None,
@@ -72,7 +75,7 @@ pub(super) async fn run(
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());
-    spawn_http(&mut tasks, http, registry, ready, Arc::clone(&decisions), shutdown.clone());
+    spawn_http(&mut tasks, http, registries, ready, Arc::clone(&decisions), shutdown.clone());
     let service = ExpanderService::new(handle.clone(), clock, decisions, expander_metrics);
     let (ending, grace) = (shutdown.clone(), settings.timing.shutdown_grace);
     let (shared, data_file) = (handle.clone(), data_file.to_owned());

@@ -13,15 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
-    Bell, Clock, CredentialMetrics, DrainMetrics, FleetCollector, FleetHandle, Journal, Provision, Removal,
-    Rotation, SystemClock, credentials_in_file, credentials_in_secret, refresh_catalog,
+    Bell, CatalogMetrics, CatalogRefresh, Clock, CostCollector, CredentialMetrics, DrainMetrics,
+    FleetCollector, FleetHandle, Journal, Provision, Removal, Rotation, SystemClock, credentials_in_file,
+    credentials_in_secret,
 };
 use crate::grpc::{
     self, CloudProviderService, Decisions, ExpanderMetrics, ExpanderService, GrpcMetrics, Services,
 };
 use crate::kubernetes::{EventMetrics, Events};
 use crate::simulator::{Simulator, Snapshot};
-use crate::telemetry::{Readiness, registry, serve_http};
+use crate::telemetry::{Readiness, Registries, registry, serve_http};
 use crate::vpsie::{Backend, Client, ClientConfig, Credentials, Metrics, Transport, https};
 
 /// What runs until the end. One that ends by itself ends the process: a provider that does half of its work is
@@ -30,7 +31,8 @@ pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 /// What is measured. The registry is whole before anything runs.
 pub(super) struct Measured {
-    pub(super) registry: Registry,
+    pub(super) registries: Registries,
+    pub(super) catalog: CatalogMetrics,
     pub(super) grpc: GrpcMetrics,
     pub(super) vpsie: Metrics,
     pub(super) journal: Journal,
@@ -65,7 +67,24 @@ impl Measured {
         let fleet = Arc::new(OnceLock::new());
         let collector = FleetCollector::new(Arc::clone(&fleet));
         registry.register_collector(Box::new(collector));
-        Self { registry, grpc, vpsie, journal, events, drain, credentials, expander, decisions, fleet }
+        let mut unprefixed = Registry::default();
+        unprefixed.register_collector(Box::new(CostCollector::new(Arc::clone(&fleet))));
+        let catalog = CatalogMetrics::default();
+        catalog.register(&mut registry);
+        let registries = [registry, unprefixed];
+        Self {
+            registries,
+            catalog,
+            grpc,
+            vpsie,
+            journal,
+            events,
+            drain,
+            credentials,
+            expander,
+            decisions,
+            fleet,
+        }
     }
 }
 
@@ -87,14 +106,14 @@ pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Out
 pub(super) fn spawn_http(
     tasks: &mut Tasks,
     http: TcpListener,
-    registry: Registry,
+    registries: Registries,
     readiness: Readiness,
     decisions: Arc<Decisions>,
     shutdown: CancellationToken,
 ) {
     tasks.spawn(async move {
         let debug = grpc::debug_routes(decisions);
-        let served = serve_http(http, Arc::new(registry), readiness, debug, shutdown).await;
+        let served = serve_http(http, Arc::new(registries), readiness, debug, shutdown).await;
         ("HTTP", served.map_err(Into::into))
     });
 }
@@ -123,6 +142,7 @@ pub(super) fn spawn_vpsie(
     settings: &Settings,
     handle: &FleetHandle,
     backend: &Arc<dyn Backend>,
+    catalog: (CatalogMetrics, Events),
     begin: impl Future<Output = bool> + Clone + Send + 'static,
     shutdown: &CancellationToken,
 ) -> Arc<Bell> {
@@ -136,8 +156,10 @@ pub(super) fn spawn_vpsie(
         Arc::clone(&bell),
     );
     let removal = Removal::new(handle.clone(), Arc::clone(backend), Arc::clone(&bell));
-    let catalog =
-        refresh_catalog(handle.clone(), Arc::clone(backend), timing.catalog_interval, shutdown.clone());
+    let (metrics, events) = catalog;
+    let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(backend), timing.catalog_interval)
+        .with(metrics, events)
+        .run(shutdown.clone());
     spawn(tasks, "provision", after(begin.clone(), provision.run(shutdown.clone())));
     spawn(tasks, "removal", after(begin.clone(), removal.run(shutdown.clone())));
     spawn(tasks, "catalog", after(begin, catalog));

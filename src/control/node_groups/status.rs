@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{Condition, NodeGroup, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
+use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
+use crate::cost::UsdPerHour;
 use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal};
 
 /// Nodes that `status.nodes` lists: with thousands of them the object would outgrow what the API server keeps.
@@ -45,8 +46,18 @@ pub(super) fn status(
         last_scale_time: last_scale_up_time.clone().max(last_scale_down_time.clone()),
         last_scale_up_time,
         last_scale_down_time,
-        cost: old.cost,
+        cost: Some(cost(fleet, &pools)),
         observed_generation: object.metadata.generation,
+    }
+}
+
+/// What is paid for its VMs.
+fn cost(fleet: &Fleet, pools: &[&Pool]) -> NodeGroupCost {
+    let hourly: UsdPerHour = pools.iter().map(|pool| fleet.pool_cost(pool)).sum();
+    let monthly = hourly.monthly(fleet.prices().hours_per_month);
+    NodeGroupCost {
+        hourly: Some(hourly.0.round_dp(4).normalize().to_string()),
+        monthly: Some(monthly.0.round_dp(2).normalize().to_string()),
     }
 }
 
@@ -273,7 +284,7 @@ mod tests {
             identifier: None,
             datacenter: "ams1".into(),
             resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40, pods: 110 },
-            monthly: None,
+            monthly: Some(20.into()),
             hourly: None,
         };
         let groups = vec![check_node_group(object).unwrap().group];
@@ -322,6 +333,8 @@ mod tests {
         assert_eq!(status.pools.len(), 1, "VPSie never had the other offer");
         assert_eq!((status.pools[0].failed_nodes, status.observed_generation), (1, Some(4)));
         assert_eq!(status.nodes.len(), 3);
+        let cost = status.cost.clone().unwrap();
+        assert_eq!((cost.hourly.as_deref(), cost.monthly.as_deref()), (Some("0.0822"), Some("60")));
         assert_eq!(status.nodes[0].ip_address.as_deref(), Some("10.0.0.1"));
         assert_eq!(
             condition(&status, "Ready"),

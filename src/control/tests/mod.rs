@@ -265,7 +265,8 @@ impl Process {
     }
 
     fn watch_prices_of(&mut self, backend: Arc<dyn Backend>, interval: Duration) {
-        self.tasks.spawn(refresh_catalog(self.handle.clone(), backend, interval, self.shutdown.clone()));
+        let catalog = CatalogRefresh::new(self.handle.clone(), backend, interval);
+        self.tasks.spawn(catalog.run(self.shutdown.clone()));
     }
 
     async fn increase(&self, pool: &str, delta: i32) {

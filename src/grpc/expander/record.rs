@@ -54,7 +54,6 @@ pub struct RecordedOption {
     /// Whether Cluster Autoscaler was told that it is (among) the best.
     pub best: bool,
     /// What became of it.
-    #[serde(flatten)]
     pub verdict: Verdict,
 }
 
@@ -154,6 +153,29 @@ pub fn debug_routes(decisions: Arc<Decisions>) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        use crate::placement::{Blocked, Terms};
+        let option = |verdict| RecordedOption {
+            pool: "a".into(),
+            nodes: 1,
+            pods: 2,
+            price: Some(UsdPerHour::ZERO),
+            best: true,
+            verdict,
+        };
+        let (rate, reason) = (UsdPerHour::ZERO, "STOCKOUT".into());
+        let terms = Terms { nodes: rate, rest: rate, total: rate, left_waiting: 3 };
+        let options = vec![
+            option(Verdict::Priced(terms)),
+            option(Verdict::Unpriced),
+            option(Verdict::Blocked(Blocked { reason, message: String::new() })),
+        ];
+        let record = Record { number: 1, at: Timestamp::UNIX_EPOCH, micros: 2, pods: 3, options, more: 4 };
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record, "{text}");
+    }
 
     #[test]
     fn the_last_decisions_are_kept_and_numbered() {
