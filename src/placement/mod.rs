@@ -5,7 +5,11 @@
 //! need, and asks which of these options to take. It takes one, as it is; what that leaves waiting is asked about
 //! in a later loop (contract §6).
 
+mod classes;
 mod order;
+mod rest;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::Resources;
 use crate::cost::UsdPerHour;
+use crate::fleet::NodeGroupName;
 
 pub use order::decide;
 
@@ -40,6 +45,8 @@ pub struct PodRequest {
 pub struct Candidate {
     /// Id of the pool, as Cluster Autoscaler spells it.
     pub pool: Arc<str>,
+    /// Its NodeGroup. None when the pool is not ours.
+    pub node_group: Option<NodeGroupName>,
     /// How many nodes would be added.
     pub nodes: u32,
     /// The pods that these nodes would take: indexes of [`Question::pods`].

@@ -1,36 +1,85 @@
+//! The order of the options.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
 use rust_decimal::Decimal;
 
-use super::{Decision, Question, Ranked, Terms, Verdict};
+use super::classes::{Classes, Counts};
+use super::rest::Rest;
+use super::{Candidate, Decision, Question, Ranked, Terms, Verdict};
 use crate::cost::UsdPerHour;
 
-/// Orders the options. Never leaves all of them out.
+/// Decimals of a rate that count when rates are compared: monthly prices that were divided differ in the last ones.
+const DECIMALS: u32 = 9;
+
+/// Orders the options: by what all pods that wait would cost if that option were taken first, then those whose price
+/// nobody knows, then those that are certain to fail. Of options that cost the same the preferred one comes first,
+/// then the one with fewer nodes, then the NodeGroup's own order; between NodeGroups all are as good, and the rest of
+/// Cluster Autoscaler's chain decides.
+///
+/// At least one option is the best, if there is any.
 pub fn decide(question: &Question) -> Decision {
-    let mut options: Vec<Ranked> = question
-        .candidates
-        .iter()
-        .enumerate()
-        .map(|(candidate, option)| {
-            let verdict = match (&option.blocked, option.price) {
-                (Some(blocked), _) => Verdict::Blocked(blocked.clone()),
-                (None, None) => Verdict::Unpriced,
-                (None, Some(price)) => {
-                    let nodes = price * option.nodes;
-                    let left_waiting = question.pods.len().saturating_sub(option.pods.len()) as u32;
-                    Verdict::Priced(Terms { nodes, rest: UsdPerHour::ZERO, total: nodes, left_waiting })
-                }
-            };
-            Ranked { candidate, best: false, verdict }
-        })
-        .collect();
-    let key = |ranked: &Ranked| match &ranked.verdict {
-        Verdict::Priced(terms) => (0, terms.total),
-        Verdict::Unpriced => (1, UsdPerHour::ZERO),
-        Verdict::Blocked(_) => (2, UsdPerHour(Decimal::ZERO)),
-    };
-    options.sort_by_key(key);
-    let first = options.first().map(key);
-    for option in &mut options {
-        option.best = Some(key(option)) == first;
+    let classes = Classes::of(question);
+    let counts: Vec<Counts> = question.candidates.iter().map(|option| classes.count(&option.pods)).collect();
+    let rest = Rest::new(question, &classes, &counts);
+    let all = classes.all();
+    let mut rests: HashMap<&Counts, (UsdPerHour, u32)> = HashMap::new();
+    let mut verdicts = Vec::with_capacity(counts.len());
+    for (candidate, counts) in question.candidates.iter().zip(&counts) {
+        verdicts.push(match (&candidate.blocked, candidate.price) {
+            (Some(blocked), _) => Verdict::Blocked(blocked.clone()),
+            (None, None) => Verdict::Unpriced,
+            (None, Some(price)) => {
+                // Options that take the same pods leave the same rest.
+                let (rest, left_waiting) = *rests.entry(counts).or_insert_with(|| {
+                    let left: Counts = all.iter().zip(counts).map(|(all, taken)| all - taken).collect();
+                    let waiting = left.iter().sum();
+                    (if waiting == 0 { UsdPerHour::ZERO } else { rest.cost(left) }, waiting)
+                });
+                let nodes = price * candidate.nodes;
+                Verdict::Priced(Terms { nodes, rest, total: nodes + rest, left_waiting })
+            }
+        });
     }
+    let mut options: Vec<Ranked> = verdicts
+        .into_iter()
+        .enumerate()
+        .map(|(candidate, verdict)| Ranked { candidate, best: false, verdict })
+        .collect();
+    options.sort_by_cached_key(|ranked| {
+        let option = &question.candidates[ranked.candidate];
+        let names = (option.node_group.clone(), option.place, option.pool.clone());
+        (cost(&ranked.verdict), standing(option), names, ranked.candidate)
+    });
+    mark_best(&mut options, question);
     Decision { options }
+}
+
+/// What options are ordered by first.
+fn cost(verdict: &Verdict) -> (u8, Decimal) {
+    match verdict {
+        Verdict::Priced(terms) => (0, terms.total.0.round_dp(DECIMALS)),
+        Verdict::Unpriced => (1, Decimal::ZERO),
+        Verdict::Blocked(_) => (2, Decimal::ZERO),
+    }
+}
+
+/// What options that cost the same are ordered by.
+fn standing(option: &Candidate) -> (Reverse<bool>, u32) {
+    (Reverse(option.preferred), option.nodes)
+}
+
+/// The first option, and those that are as good: of no NodeGroup twice, where prices decide.
+fn mark_best(options: &mut [Ranked], question: &Question) {
+    let of = |ranked: &Ranked| &question.candidates[ranked.candidate];
+    let Some(first) = options.first() else { return };
+    let (first_cost, first_standing) = (cost(&first.verdict), standing(of(first)));
+    let priced = matches!(first.verdict, Verdict::Priced(_));
+    let mut groups = Vec::new();
+    for ranked in options.iter_mut().take_while(|ranked| cost(&ranked.verdict) == first_cost) {
+        let option = of(ranked);
+        ranked.best = !priced || standing(option) == first_standing && !groups.contains(&&option.node_group);
+        groups.push(&option.node_group);
+    }
 }

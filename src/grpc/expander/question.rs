@@ -26,6 +26,7 @@ pub(super) fn of(handle: &FleetHandle, request: BestOptionsRequest, now: Timesta
             blocked: None,
             preferred: false,
             place: u32::MAX,
+            node_group: None,
             pool: node_group_id.into(),
         })
         .collect();
@@ -37,6 +38,7 @@ pub(super) fn of(handle: &FleetHandle, request: BestOptionsRequest, now: Timesta
                 candidate.blocked = blocked(fleet, pool, now);
                 candidate.preferred = is_preferred(fleet, pool);
                 candidate.place = place(fleet, pool);
+                candidate.node_group = Some(pool.id.node_group.clone());
             }
         }
     });
