@@ -1,0 +1,68 @@
+//! The cluster: nodes, the pods on them, and where kube-scheduler puts a pod.
+
+use crate::data::{Pool, Room};
+
+/// A node, from the moment it was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) pool: usize,
+    pub(crate) asked: u64,
+    pub(crate) ready: u64,
+    pub(crate) gone: Option<u64>,
+    pub(crate) allocatable: Room,
+    pub(crate) free: Room,
+    /// Indexes of the trace's pods.
+    pub(crate) pods: Vec<usize>,
+}
+
+impl Node {
+    pub(crate) fn new(pool: usize, of: &Pool, asked: u64, boot: u64) -> Self {
+        let allocatable = of.allocatable;
+        Self {
+            pool,
+            asked,
+            ready: asked + boot,
+            gone: None,
+            allocatable,
+            free: allocatable,
+            pods: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_ready(&self, now: u64) -> bool {
+        self.ready <= now && self.gone.is_none()
+    }
+
+    pub(crate) fn put(&mut self, pod: usize, size: Room) {
+        self.free.take(size);
+        self.pods.push(pod);
+    }
+
+    pub(crate) fn remove(&mut self, pod: usize, size: Room) {
+        self.free.give(size);
+        self.pods.retain(|other| *other != pod);
+    }
+
+    /// What scale-down goes by: the larger share of requests.
+    pub(crate) fn utilization(&self) -> f64 {
+        let (cpu, memory) = used(self.allocatable, self.free);
+        cpu.max(memory)
+    }
+}
+
+/// Shares of CPU and memory that are taken.
+fn used(allocatable: Room, free: Room) -> (f64, f64) {
+    let share = |have: u64, left: u64| 1.0 - left as f64 / have as f64;
+    (share(allocatable.cpu, free.cpu), share(allocatable.memory, free.memory))
+}
+
+/// kube-scheduler's default score of a node for a pod: NodeResourcesFit (LeastAllocated) and
+/// NodeResourcesBalancedAllocation, of equal weight.
+pub(crate) fn score(node: &Node, size: Room) -> f64 {
+    let mut free = node.free;
+    free.take(size);
+    let (cpu, memory) = used(node.allocatable, free);
+    let least_allocated = 1.0 - f64::midpoint(cpu, memory);
+    let balanced = 1.0 - (cpu - memory).abs() / 2.0;
+    least_allocated + balanced
+}

@@ -1,0 +1,266 @@
+//! Traces and price catalogues, as they lie on disk.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use vpsie_autoscaler::cost::UsdPerHour;
+
+/// CPU (millicores), memory (MiB) and number of pods: what a node has, or what pods take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Room {
+    pub(crate) cpu: u64,
+    pub(crate) memory: u64,
+    pub(crate) pods: u64,
+}
+
+impl Room {
+    pub(crate) fn holds(&self, size: Self) -> bool {
+        self.cpu >= size.cpu && self.memory >= size.memory && self.pods >= size.pods
+    }
+
+    pub(crate) fn take(&mut self, size: Self) {
+        self.cpu -= size.cpu;
+        self.memory -= size.memory;
+        self.pods -= size.pods;
+    }
+
+    pub(crate) fn give(&mut self, size: Self) {
+        self.cpu += size.cpu;
+        self.memory += size.memory;
+        self.pods += size.pods;
+    }
+
+    /// How many of `size` fit when nothing else is there.
+    pub(crate) fn times(&self, size: Self) -> u64 {
+        let of = |have: u64, want: u64| have.checked_div(want).unwrap_or(u64::MAX);
+        of(self.cpu, size.cpu).min(of(self.memory, size.memory)).min(of(self.pods, size.pods))
+    }
+}
+
+/// A pod of a trace. Times are seconds since the trace began.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    pub(crate) name: String,
+    pub(crate) size: Room,
+    /// Pods of one size are of one class: one index per size.
+    pub(crate) class: usize,
+    pub(crate) arrival: u64,
+    pub(crate) duration: u64,
+}
+
+impl Pod {
+    /// When it would end if it had never to wait.
+    pub(crate) fn end(&self) -> u64 {
+        self.arrival + self.duration
+    }
+}
+
+/// The pods of a trace, by arrival.
+#[derive(Clone, Debug)]
+pub(crate) struct Trace {
+    pub(crate) name: String,
+    pub(crate) pods: Vec<Pod>,
+    /// The size of each class.
+    pub(crate) classes: Vec<Room>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    pod: String,
+    cpu_milli: u64,
+    mem_mib: u64,
+    start_s: u64,
+    end_s: u64,
+}
+
+impl Trace {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let mut rows: Vec<Row> = Vec::new();
+        let mut file = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
+        for row in file.deserialize() {
+            rows.push(row.with_context(|| path.display().to_string())?);
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self::new(name, rows))
+    }
+
+    fn new(name: String, mut rows: Vec<Row>) -> Self {
+        rows.sort_by_key(|row| row.start_s);
+        let mut trace = Self { name, pods: Vec::new(), classes: Vec::new() };
+        let mut known = HashMap::new();
+        for row in rows {
+            let size = Room { cpu: row.cpu_milli, memory: row.mem_mib, pods: 1 };
+            let class = *known.entry(size).or_insert_with(|| {
+                trace.classes.push(size);
+                trace.classes.len() - 1
+            });
+            let duration = row.end_s.saturating_sub(row.start_s);
+            if duration > 0 {
+                trace.pods.push(Pod { name: row.pod, size, class, arrival: row.start_s, duration });
+            }
+        }
+        trace
+    }
+
+    /// The pods that arrive in a span of seconds, from its beginning on; what runs on after it is cut off there.
+    pub(crate) fn cut(&self, from: u64, to: u64, speedup: u64) -> Self {
+        let rows = self.pods.iter().filter(|pod| (from..to).contains(&pod.arrival)).map(|pod| Row {
+            pod: pod.name.clone(),
+            cpu_milli: pod.size.cpu,
+            mem_mib: pod.size.memory,
+            start_s: (pod.arrival - from) / speedup,
+            end_s: (pod.end().min(to) - from).div_ceil(speedup),
+        });
+        Self::new(format!("{} {from}..{to}", self.name), rows.collect())
+    }
+}
+
+/// What Cluster Autoscaler calls a node group: nodes of one plan in one datacenter.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    pub(crate) id: String,
+    pub(crate) capacity: Room,
+    /// What is left to pods.
+    pub(crate) allocatable: Room,
+    pub(crate) price: UsdPerHour,
+}
+
+impl Pool {
+    /// USD per second.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.price.to_f64() / 3600.0
+    }
+}
+
+/// A price catalogue, and the pools made of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Market {
+    pub(crate) name: &'static str,
+    pub(crate) pools: Vec<Pool>,
+}
+
+#[derive(Deserialize)]
+struct Catalogue {
+    plans: Vec<Plan>,
+}
+
+#[derive(Deserialize)]
+struct Plan {
+    id: String,
+    vcpu: u64,
+    ram_mb: u64,
+    #[serde(alias = "on_demand_usd_hourly")]
+    price_hourly: Decimal,
+    #[serde(default)]
+    region_prices: HashMap<String, RegionPrice>,
+}
+
+#[derive(Deserialize)]
+struct RegionPrice {
+    hourly: Decimal,
+}
+
+/// Kept from pods on each node, as in the templates of the product's defaults: millicores, MiB.
+const RESERVED: (u64, u64) = (100, 512);
+const PODS_PER_NODE: u64 = 110;
+
+/// Where pools lie in the cells with one datacenter.
+const ANYWHERE: &str = "";
+
+const LINODE: &[&str] = &[
+    "g6-standard-2",
+    "g6-standard-4",
+    "g6-standard-6",
+    "g6-standard-8",
+    "g6-standard-16",
+    "g6-standard-20",
+    "g6-standard-24",
+    "g6-standard-32",
+    "g6-dedicated-4",
+    "g6-dedicated-8",
+    "g6-dedicated-16",
+    "g6-dedicated-32",
+    "g7-highmem-2",
+    "g7-highmem-4",
+];
+
+const VULTR: &[&str] = &[
+    "vc2-2c-4gb",
+    "vc2-4c-8gb",
+    "vc2-6c-16gb",
+    "vc2-8c-32gb",
+    "vc2-16c-64gb",
+    "vc2-24c-96gb",
+    "vhf-4c-16gb",
+    "vhf-8c-32gb",
+    "vhf-12c-48gb",
+    "vhf-16c-58gb",
+    "vhp-4c-8gb-amd",
+    "vhp-8c-16gb-amd",
+    "vhp-12c-24gb-amd",
+    "voc-g-4c-16gb-80s-amd",
+    "voc-g-8c-32gb-160s-amd",
+    "voc-m-2c-16gb-100s-amd",
+];
+
+const AWS: &[&str] = &[
+    "c7i.large",
+    "c7i.xlarge",
+    "c7i.2xlarge",
+    "c7i.4xlarge",
+    "c7i.8xlarge",
+    "m7i.large",
+    "m7i.xlarge",
+    "m7i.2xlarge",
+    "m7i.4xlarge",
+    "m7i.8xlarge",
+    "r7i.large",
+    "r7i.xlarge",
+    "r7i.2xlarge",
+    "r7i.4xlarge",
+    "r7i.8xlarge",
+];
+
+/// Name, file, plans, datacenters.
+type Spec = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
+
+const MARKETS: [Spec; 4] = [
+    ("linode", "linode.json", LINODE, &[ANYWHERE]),
+    ("linode, 2 datacenters", "linode.json", LINODE, &["base", "id-cgk"]),
+    ("vultr", "vultr.json", VULTR, &[ANYWHERE]),
+    ("aws eu-central-1, on demand", "aws-eu-central-1-spot.json", AWS, &[ANYWHERE]),
+];
+
+/// All markets that are compared.
+pub(crate) fn markets(data: &Path) -> Result<Vec<Market>> {
+    MARKETS.iter().map(|spec| market(data, spec)).collect()
+}
+
+fn market(data: &Path, &(name, file, plans, datacenters): &Spec) -> Result<Market> {
+    let path = data.join("catalogs").join(file);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let catalogue: Catalogue = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut pools = Vec::new();
+    for datacenter in datacenters {
+        for id in plans {
+            let Some(plan) = catalogue.plans.iter().find(|plan| plan.id == *id) else {
+                bail!("{}: no plan {id}", path.display());
+            };
+            pools.push(pool(plan, datacenter));
+        }
+    }
+    Ok(Market { name, pools })
+}
+
+fn pool(plan: &Plan, datacenter: &str) -> Pool {
+    let capacity = Room { cpu: plan.vcpu * 1000, memory: plan.ram_mb, pods: PODS_PER_NODE };
+    let mut allocatable = capacity;
+    allocatable.take(Room { cpu: RESERVED.0, memory: RESERVED.1, pods: 0 });
+    let price = plan.region_prices.get(datacenter).map_or(plan.price_hourly, |price| price.hourly);
+    let id = if datacenter == ANYWHERE { plan.id.clone() } else { format!("{datacenter}/{}", plan.id) };
+    Pool { id, capacity, allocatable, price: UsdPerHour(price) }
+}

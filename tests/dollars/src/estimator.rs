@@ -1,0 +1,96 @@
+//! Cluster Autoscaler's binpacking estimator (estimator/binpacking_estimator.go, DecreasingPodOrderer).
+
+use crate::data::{Pod, Pool, Room};
+use crate::expander::Choice;
+
+/// `--max-nodes-per-scaleup`.
+const MAX_NODES: usize = 1000;
+
+/// Nodes of a pool for the pods that wait, which come grouped: equal ones together.
+pub(crate) fn estimate(index: usize, pool: &Pool, groups: &[Vec<usize>], pods: &[Pod]) -> Option<Choice> {
+    let template = pool.allocatable;
+    let size = |group: &[usize]| group.first().map_or(Room::default(), |pod| pods[*pod].size);
+    let mut groups: Vec<&Vec<usize>> = groups.iter().filter(|group| template.holds(size(group))).collect();
+    let score = |group: &[usize]| {
+        let size = size(group);
+        size.cpu as f64 / template.cpu as f64 + size.memory as f64 / template.memory as f64
+    };
+    groups.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    let mut packing = Packing { template, nodes: Vec::new(), last_match: 0 };
+    let mut taken = Vec::new();
+    for group in groups {
+        let size = size(group);
+        let fitting = group.iter().take_while(|_| packing.on_any(size)).count();
+        let rest = group[fitting..].iter().take_while(|_| packing.on_last_or_new(size)).count();
+        taken.extend_from_slice(&group[..fitting + rest]);
+    }
+    let nodes = packing.nodes.len() as u64;
+    (nodes > 0).then_some(Choice { pool: index, nodes, pods: taken })
+}
+
+struct Packing {
+    template: Room,
+    /// What is free on each new node.
+    nodes: Vec<Room>,
+    last_match: usize,
+}
+
+impl Packing {
+    /// On any of the new nodes: round, beginning after the one that took a pod last.
+    fn on_any(&mut self, size: Room) -> bool {
+        let count = self.nodes.len();
+        let found = (1..=count).map(|i| (i + self.last_match) % count).find(|at| self.nodes[*at].holds(size));
+        let Some(at) = found else { return false };
+        self.last_match = at;
+        self.nodes[at].take(size);
+        true
+    }
+
+    /// On the newest node, else on one more.
+    fn on_last_or_new(&mut self, size: Room) -> bool {
+        if !self.nodes.last().is_some_and(|node| node.holds(size)) {
+            if self.nodes.len() >= MAX_NODES {
+                return false;
+            }
+            self.nodes.push(self.template);
+        }
+        if let Some(node) = self.nodes.last_mut() {
+            node.take(size);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vpsie_autoscaler::cost::UsdPerHour;
+
+    fn estimate_of(cpus: &[u64]) -> (u64, usize) {
+        let room = Room { cpu: 4000, memory: 8192, pods: 110 };
+        let pool = Pool { id: "p".into(), capacity: room, allocatable: room, price: UsdPerHour::ZERO };
+        let pods: Vec<Pod> = cpus
+            .iter()
+            .map(|cpu| Pod {
+                name: String::new(),
+                size: Room { cpu: *cpu, memory: 100, pods: 1 },
+                class: 0,
+                arrival: 0,
+                duration: 1,
+            })
+            .collect();
+        let groups: Vec<Vec<usize>> = (0..pods.len()).map(|pod| vec![pod]).collect();
+        estimate(0, &pool, &groups, &pods).map_or((0, 0), |choice| (choice.nodes, choice.pods.len()))
+    }
+
+    #[test]
+    fn the_largest_pods_come_first_and_small_ones_fill_up() {
+        assert_eq!(estimate_of(&[1000, 3000, 1000, 3000]), (2, 4));
+    }
+
+    #[test]
+    fn a_pod_that_fits_no_empty_node_is_not_in_the_option() {
+        assert_eq!(estimate_of(&[5000]), (0, 0));
+        assert_eq!(estimate_of(&[5000, 4000]), (1, 1));
+    }
+}

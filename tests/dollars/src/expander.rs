@@ -1,0 +1,187 @@
+//! Expander chains: which of Cluster Autoscaler's options is taken.
+
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use vpsie_autoscaler::catalog::Resources;
+use vpsie_autoscaler::placement::{Candidate, PodRequest, Question, decide};
+
+use crate::data::{Pod, Pool, Room};
+
+/// So many nodes of a pool for these pods.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    pub(crate) pool: usize,
+    pub(crate) nodes: u64,
+    /// Indexes of the trace's pods.
+    pub(crate) pods: Vec<usize>,
+}
+
+/// An expander chain. What is left after the last is decided by chance, as in Cluster Autoscaler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expander {
+    Random,
+    LeastWaste,
+    LeastNodes,
+    Price,
+    /// `grpc,least-waste`, with [`decide`] behind it.
+    Ours,
+}
+
+impl Expander {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Random, Self::LeastWaste, Self::LeastNodes, Self::Price, Self::Ours];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::LeastWaste => "least-waste",
+            Self::LeastNodes => "least-nodes",
+            Self::Price => "price",
+            Self::Ours => "grpc (ours)",
+        }
+    }
+}
+
+/// What an expander is asked.
+pub(crate) struct Asked<'a> {
+    pub(crate) pools: &'a [Pool],
+    pub(crate) pods: &'a [Pod],
+    /// Pods that wait, indexes of `pods`.
+    pub(crate) waiting: &'a [usize],
+    /// Nodes in the cluster.
+    pub(crate) nodes: usize,
+}
+
+impl Asked<'_> {
+    /// Index of the choice that is taken. None if there is none.
+    pub(crate) fn take(&self, expander: Expander, choices: &[Choice], chance: &mut StdRng) -> Option<usize> {
+        let all: Vec<usize> = (0..choices.len()).collect();
+        let waste = |left: &[usize]| least(left, |index| self.waste(&choices[index]));
+        let left = match expander {
+            Expander::Random => all,
+            Expander::LeastWaste => waste(&all),
+            Expander::LeastNodes => least(&all, |index| choices[index].nodes as f64),
+            Expander::Price => {
+                let rates = Rates::of(self.pools);
+                least(&all, |index| self.score(rates, &choices[index]))
+            }
+            Expander::Ours => waste(&self.ours(choices)),
+        };
+        left.choose(chance).copied()
+    }
+
+    fn requested(&self, choice: &Choice) -> Room {
+        let mut sum = Room::default();
+        for pod in &choice.pods {
+            sum.give(self.pods[*pod].size);
+        }
+        sum
+    }
+
+    /// expander/waste: shares of CPU and memory, of capacity and not of what is allocatable.
+    fn waste(&self, choice: &Choice) -> f64 {
+        let capacity = self.pools[choice.pool].capacity;
+        let requested = self.requested(choice);
+        let wasted = |have: u64, want: u64| {
+            let have = (have * choice.nodes) as f64;
+            (have - want as f64) / have
+        };
+        wasted(capacity.cpu, requested.cpu) + wasted(capacity.memory, requested.memory)
+    }
+
+    /// expander/price.
+    fn score(&self, rates: Rates, choice: &Choice) -> f64 {
+        let pool = &self.pools[choice.pool];
+        let stabilization = rates.pod(Room { cpu: 500, memory: 500, pods: 1 });
+        let nodes = pool.price.to_f64() * choice.nodes as f64;
+        let pods: f64 = choice.pods.iter().map(|pod| rates.pod(self.pods[*pod].size)).sum();
+        let cores = pool.capacity.cpu as f64 / 1000.0;
+        let preferred = match self.nodes {
+            0..=2 => 1.0,
+            3..=6 => 2.0,
+            7..=20 => 4.0,
+            21..=60 => 8.0,
+            61..=200 => 16.0,
+            _ => 32.0,
+        };
+        let unfitness = f64::max(preferred / cores, cores / preferred);
+        let suppressed = (unfitness - 1.0) * (1.0 - ((choice.nodes as f64 - 1.0) / 15.0).tanh()) + 1.0;
+        suppressed * (nodes + stabilization) / (pods + stabilization)
+    }
+
+    /// What the product's expander answers.
+    fn ours(&self, choices: &[Choice]) -> Vec<usize> {
+        let mut place = vec![0; self.pods.len()];
+        for (index, pod) in self.waiting.iter().enumerate() {
+            place[*pod] = index as u32;
+        }
+        let pods = self.waiting.iter().map(|pod| {
+            let size = self.pods[*pod].size;
+            PodRequest { cpu_millis: size.cpu, memory_bytes: size.memory << 20 }
+        });
+        let candidates = choices.iter().map(|choice| {
+            let pool = &self.pools[choice.pool];
+            Candidate {
+                pool: Arc::from(pool.id.as_str()),
+                nodes: choice.nodes as u32,
+                pods: choice.pods.iter().map(|pod| place[*pod]).collect(),
+                allocatable: Resources {
+                    cpu_millis: pool.allocatable.cpu,
+                    memory_mib: pool.allocatable.memory,
+                    disk_gib: 0,
+                    pods: pool.allocatable.pods as u32,
+                },
+                price: Some(pool.price),
+                blocked: None,
+                preferred: false,
+                place: 0,
+            }
+        });
+        let question = Question { pods: pods.collect(), candidates: candidates.collect() };
+        decide(&question).options.iter().filter(|option| option.best).map(|option| option.candidate).collect()
+    }
+}
+
+/// Those with the lowest score, exact ties kept.
+fn least(left: &[usize], score: impl Fn(usize) -> f64) -> Vec<usize> {
+    let mut best = f64::INFINITY;
+    let mut kept = Vec::new();
+    for index in left {
+        let score = score(*index);
+        if score < best {
+            best = score;
+            kept.clear();
+        }
+        if score <= best {
+            kept.push(*index);
+        }
+    }
+    kept
+}
+
+/// The product's price of a pod: USD per hour of a core and of a GiB.
+#[derive(Clone, Copy)]
+struct Rates {
+    core: f64,
+    gib: f64,
+}
+
+impl Rates {
+    /// Of the pool with the lowest price for a core, half for its cores, half for its memory.
+    fn of(pools: &[Pool]) -> Self {
+        let rates = pools.iter().map(|pool| {
+            let half = pool.price.to_f64() / 2.0;
+            Self {
+                core: half / (pool.capacity.cpu as f64 / 1000.0),
+                gib: half / (pool.capacity.memory as f64 / 1024.0),
+            }
+        });
+        rates.min_by(|a, b| a.core.total_cmp(&b.core)).unwrap_or(Self { core: 0.0, gib: 0.0 })
+    }
+
+    fn pod(self, size: Room) -> f64 {
+        size.cpu as f64 / 1000.0 * self.core + size.memory as f64 / 1024.0 * self.gib
+    }
+}

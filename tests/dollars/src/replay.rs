@@ -1,0 +1,261 @@
+//! A trace on a market, in virtual time: pods come and go, kube-scheduler places them, Cluster Autoscaler's loop
+//! runs at its interval, and nodes are paid for from the moment they are asked for until they are removed.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use crate::autoscaler::Autoscaler;
+use crate::cluster::{Node, score};
+use crate::data::{Pod, Pool};
+use crate::expander::Expander;
+
+/// Delays, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delays {
+    /// `--scan-interval`.
+    pub(crate) scan: u64,
+    /// From the request of a node until it takes pods.
+    pub(crate) boot: u64,
+    /// `--scale-down-unneeded-time`.
+    pub(crate) unneeded: u64,
+    /// `--scale-down-delay-after-add`.
+    pub(crate) after_add: u64,
+    /// `--unremovable-node-recheck-timeout`.
+    pub(crate) recheck: u64,
+}
+
+impl Delays {
+    /// Cluster Autoscaler's defaults, and two minutes for a node.
+    pub(crate) const DEFAULT: Self =
+        Self { scan: 10, boot: 120, unneeded: 600, after_add: 600, recheck: 300 };
+    /// Scale-down as fast as it goes: what is left is due to the choice of nodes and to their boot.
+    pub(crate) const PROMPT: Self = Self { unneeded: 0, after_add: 0, recheck: 0, ..Self::DEFAULT };
+}
+
+/// What a replay came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// Paid per second.
+    pub(crate) usd: f64,
+    /// Paid per started hour of each node.
+    pub(crate) usd_started_hours: f64,
+    /// Of `usd`, while nodes started.
+    pub(crate) booting: f64,
+    /// Of `usd`, while nodes were ready and had no pod.
+    pub(crate) empty: f64,
+    /// Seconds that each pod did not run between its arrival and its end, sorted.
+    pub(crate) waits: Vec<u64>,
+    pub(crate) scale_ups: u64,
+    pub(crate) evictions: u64,
+    pub(crate) nodes_at_most: usize,
+    /// Pods that no pool could take.
+    pub(crate) never_ran: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A pod ends, unless it was evicted since.
+    End(usize, u32),
+    Ready(usize),
+    Arrival(usize),
+}
+
+/// Where a pod is.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    remaining: u64,
+    started: u64,
+    node: Option<usize>,
+    evictions: u32,
+    waiting_since: u64,
+}
+
+pub(crate) struct Replay<'a> {
+    pub(crate) pods: &'a [Pod],
+    pub(crate) pools: &'a [Pool],
+    pub(crate) nodes: Vec<Node>,
+    /// Indexes of nodes that are not gone.
+    pub(crate) alive: Vec<usize>,
+    /// Pods that wait for a place, the longest first.
+    pub(crate) waiting: Vec<usize>,
+    progress: Vec<Progress>,
+    events: BinaryHeap<Reverse<(u64, Event)>>,
+    outcome: Outcome,
+    empty_since: Vec<Option<u64>>,
+    left: usize,
+}
+
+/// Replays pods on pools with one expander.
+pub(crate) fn replay(pods: &[Pod], pools: &[Pool], expander: Expander, delays: Delays, seed: u64) -> Outcome {
+    let placeable = |pod: &Pod| pools.iter().any(|pool| pool.allocatable.holds(pod.size));
+    let mut run = Replay {
+        pods,
+        pools,
+        nodes: Vec::new(),
+        alive: Vec::new(),
+        waiting: Vec::new(),
+        progress: pods
+            .iter()
+            .map(|pod| Progress { remaining: pod.duration, ..Progress::default() })
+            .collect(),
+        events: BinaryHeap::new(),
+        outcome: Outcome::default(),
+        empty_since: Vec::new(),
+        left: 0,
+    };
+    for (index, pod) in pods.iter().enumerate() {
+        if placeable(pod) {
+            run.events.push(Reverse((pod.arrival, Event::Arrival(index))));
+            run.left += 1;
+        } else {
+            run.outcome.never_ran += 1;
+        }
+    }
+    let mut autoscaler = Autoscaler::new(expander, delays, StdRng::seed_from_u64(seed));
+    let mut tick = 0;
+    let mut now = 0;
+    while run.left > 0 {
+        let event = run.events.peek().map_or(u64::MAX, |Reverse((at, _))| *at);
+        now = event.min(tick);
+        if run.happen(now) {
+            run.schedule(now);
+        }
+        if now == tick {
+            autoscaler.turn(&mut run, now);
+            tick += delays.scan;
+        }
+    }
+    run.bill(now)
+}
+
+impl Replay<'_> {
+    /// Whether there is something for the scheduler to do.
+    fn happen(&mut self, now: u64) -> bool {
+        let mut happened = false;
+        while let Some(Reverse((at, event))) = self.events.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.events.pop();
+            happened = true;
+            match event {
+                Event::Arrival(pod) => {
+                    self.progress[pod].waiting_since = now;
+                    self.waiting.push(pod);
+                }
+                Event::Ready(node) => self.empty_since[node] = Some(now),
+                Event::End(pod, evictions) if self.progress[pod].evictions == evictions => {
+                    self.progress[pod].remaining = 0;
+                    self.leave(pod, now);
+                    self.outcome.waits.push(now - self.pods[pod].end());
+                    self.left -= 1;
+                }
+                Event::End(..) => {}
+            }
+        }
+        happened
+    }
+
+    fn leave(&mut self, pod: usize, now: u64) {
+        if let Some(node) = self.progress[pod].node.take() {
+            self.nodes[node].remove(pod, self.pods[pod].size);
+            if self.nodes[node].pods.is_empty() {
+                self.empty_since[node] = Some(now);
+            }
+        }
+    }
+
+    /// kube-scheduler: each pod that waits, in turn, to the ready node with the best score.
+    pub(crate) fn schedule(&mut self, now: u64) {
+        let mut hopeless = HashSet::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|pod| {
+            let class = self.pods[*pod].class;
+            let placed = !hopeless.contains(&class) && self.bind(*pod, now);
+            if !placed {
+                hopeless.insert(class);
+            }
+            !placed
+        });
+        self.waiting = waiting;
+    }
+
+    fn bind(&mut self, pod: usize, now: u64) -> bool {
+        let size = self.pods[pod].size;
+        let mut best: Option<(f64, usize)> = None;
+        for index in &self.alive {
+            let node = &self.nodes[*index];
+            if node.is_ready(now) && node.free.holds(size) {
+                let score = score(node, size);
+                if best.is_none_or(|(other, _)| score > other) {
+                    best = Some((score, *index));
+                }
+            }
+        }
+        let Some((_, index)) = best else { return false };
+        if let Some(since) = self.empty_since[index].take() {
+            self.outcome.empty += (now - since) as f64 * self.pools[self.nodes[index].pool].per_second();
+        }
+        self.nodes[index].put(pod, size);
+        let progress = &mut self.progress[pod];
+        progress.node = Some(index);
+        progress.started = now;
+        self.events.push(Reverse((now + progress.remaining, Event::End(pod, progress.evictions))));
+        true
+    }
+
+    pub(crate) fn add(&mut self, pool: usize, count: u64, boot: u64, now: u64) {
+        self.outcome.scale_ups += 1;
+        for _ in 0..count {
+            let node = Node::new(pool, &self.pools[pool], now, boot);
+            self.events.push(Reverse((node.ready, Event::Ready(self.nodes.len()))));
+            self.alive.push(self.nodes.len());
+            self.nodes.push(node);
+            self.empty_since.push(None);
+        }
+        self.outcome.nodes_at_most = self.outcome.nodes_at_most.max(self.alive.len());
+    }
+
+    /// Removes a node. Its pods wait, and go on elsewhere from where they were.
+    pub(crate) fn remove(&mut self, node: usize, now: u64) {
+        for pod in self.nodes[node].pods.clone() {
+            self.leave(pod, now);
+            let progress = &mut self.progress[pod];
+            progress.remaining -= now - progress.started;
+            progress.evictions += 1;
+            progress.waiting_since = now;
+            self.waiting.push(pod);
+            self.outcome.evictions += 1;
+        }
+        self.nodes[node].gone = Some(now);
+        self.alive.retain(|other| *other != node);
+        self.settle_empty(node, now);
+    }
+
+    fn settle_empty(&mut self, node: usize, now: u64) {
+        if let Some(since) = self.empty_since[node].take() {
+            self.outcome.empty += (now - since) as f64 * self.pools[self.nodes[node].pool].per_second();
+        }
+    }
+
+    pub(crate) fn waiting_since(&self, pod: usize) -> u64 {
+        self.progress[pod].waiting_since
+    }
+
+    fn bill(mut self, now: u64) -> Outcome {
+        for index in 0..self.nodes.len() {
+            self.settle_empty(index, now);
+            let node = &self.nodes[index];
+            let until = node.gone.unwrap_or(now);
+            let rate = self.pools[node.pool].per_second();
+            self.outcome.usd += (until - node.asked) as f64 * rate;
+            self.outcome.usd_started_hours += (until - node.asked).div_ceil(3600) as f64 * 3600.0 * rate;
+            self.outcome.booting += (until.min(node.ready) - node.asked) as f64 * rate;
+        }
+        self.outcome.waits.sort_unstable();
+        self.outcome
+    }
+}

@@ -1,0 +1,117 @@
+//! Cluster Autoscaler's scale-down (core/scaledown: eligibility, planner, unneeded, budgets).
+
+use std::collections::{HashMap, HashSet};
+
+use crate::autoscaler::{Hints, Snapshot};
+use crate::replay::{Delays, Replay};
+
+/// `--scale-down-utilization-threshold`.
+const THRESHOLD: f64 = 0.5;
+/// `--max-scale-down-parallelism`.
+const PARALLELISM: usize = 10;
+/// `--max-drain-parallelism`.
+const DRAINS: usize = 1;
+
+pub(crate) struct ScaleDown {
+    delays: Delays,
+    /// Nodes, and since when they are not needed.
+    unneeded: HashMap<usize, u64>,
+    /// Nodes that could not be emptied, and when that is looked at again.
+    unremovable: HashMap<usize, u64>,
+    hints: Hints,
+}
+
+impl ScaleDown {
+    pub(crate) fn new(delays: Delays) -> Self {
+        let (unneeded, unremovable) = (HashMap::new(), HashMap::new());
+        Self { delays, unneeded, unremovable, hints: Hints::default() }
+    }
+
+    /// Finds the nodes that are not needed; false if there is none.
+    pub(crate) fn update(&mut self, snapshot: &mut Snapshot, run: &Replay<'_>, now: u64) -> bool {
+        self.unremovable.retain(|_, until| *until > now);
+        let mut destinations: HashSet<usize> =
+            run.alive.iter().copied().filter(|node| run.nodes[*node].is_ready(now)).collect();
+        let limit = self.limit();
+        let mut removable = HashMap::new();
+        for node in self.candidates(run, now) {
+            if removable.len() >= limit {
+                break;
+            }
+            if self.empty_into(snapshot, run, node, &destinations) {
+                destinations.remove(&node);
+                removable.insert(node, self.unneeded.get(&node).copied().unwrap_or(now));
+            } else {
+                self.unremovable.insert(node, now + self.delays.recheck);
+            }
+        }
+        self.unneeded = removable;
+        !self.unneeded.is_empty()
+    }
+
+    /// Nodes that are used little: empty ones first, then those that were not needed in the last loop either.
+    fn candidates(&self, run: &Replay<'_>, now: u64) -> Vec<usize> {
+        let eligible = |node: &usize| {
+            run.nodes[*node].is_ready(now)
+                && run.nodes[*node].utilization() <= THRESHOLD
+                && !self.unremovable.contains_key(node)
+        };
+        let mut nodes: Vec<usize> = run.alive.iter().copied().filter(eligible).collect();
+        nodes.sort_by_key(|node| (!run.nodes[*node].pods.is_empty(), !self.unneeded.contains_key(node)));
+        nodes
+    }
+
+    fn limit(&self) -> usize {
+        let turns = (self.delays.unneeded / self.delays.scan).max(1) as usize;
+        (self.unneeded.len() + 2 * PARALLELISM).min(PARALLELISM * turns + PARALLELISM)
+    }
+
+    /// Whether all pods of the node find a place on others. If so, they are there from now on in the snapshot.
+    fn empty_into(
+        &mut self,
+        snapshot: &mut Snapshot,
+        run: &Replay<'_>,
+        node: usize,
+        destinations: &HashSet<usize>,
+    ) -> bool {
+        let mut moved = Vec::new();
+        let pods = &run.nodes[node].pods;
+        for pod in pods {
+            let size = run.pods[*pod].size;
+            let to = self
+                .hints
+                .place(snapshot, *pod, size, |other| other != node && destinations.contains(&other));
+            let Some(to) = to else { break };
+            moved.push((to, size));
+        }
+        if moved.len() < pods.len() {
+            for (to, size) in moved {
+                if let Some(Some(room)) = snapshot.room(to) {
+                    room.give(size);
+                }
+            }
+            return false;
+        }
+        if let Some(room) = snapshot.room(node) {
+            *room = None;
+        }
+        true
+    }
+
+    /// Removes those that were not needed for long enough: the empty ones first. Whether it removed one.
+    pub(crate) fn remove(&mut self, run: &mut Replay<'_>, now: u64) -> bool {
+        let due = |since: u64| self.delays.unneeded == 0 || since + self.delays.unneeded < now;
+        let mut due: Vec<usize> =
+            self.unneeded.iter().filter(|(_, since)| due(**since)).map(|(node, _)| *node).collect();
+        due.sort_unstable();
+        let (empty, drain): (Vec<usize>, Vec<usize>) =
+            due.into_iter().partition(|node| run.nodes[*node].pods.is_empty());
+        let chosen: Vec<usize> =
+            empty.into_iter().chain(drain.into_iter().take(DRAINS)).take(PARALLELISM).collect();
+        for node in &chosen {
+            self.unneeded.remove(node);
+            run.remove(*node, now);
+        }
+        !chosen.is_empty()
+    }
+}
