@@ -62,7 +62,7 @@ fn group(pools: &[PoolId]) -> NodeGroup {
         size: None,
         options: AutoscalingOptions::default(),
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
     }
 }

@@ -93,7 +93,7 @@ fn message(act: &Act) -> String {
 pub(super) fn refused(refusal: &Refusal) -> Option<Happening> {
     let (pool, reason) = match refusal {
         Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),
-        Refusal::AboveCostLimit { pool, .. } => (pool, "CostLimitReached"),
+        Refusal::AboveCostLimit(reached) => (&reached.pool, "CostLimitReached"),
         Refusal::PriceUnknown { pool, .. } => (pool, "PriceUnknown"),
         Refusal::BelowMin { pool, .. } => (pool, "MinimumReached"),
         Refusal::NotGrowable { pool, .. } => (pool, "NotGrowable"),

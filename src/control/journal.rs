@@ -50,7 +50,7 @@ impl Journal {
     }
 
     /// What is to be written down of a change to the fleet as it is before it.
-    pub(super) fn entry(&self, fleet: &Fleet, change: &Change) -> Entry {
+    pub(super) fn entry(fleet: &Fleet, change: &Change) -> Entry {
         Entry { acts: acts(fleet, change), transition: transition(fleet, change) }
     }
 

@@ -148,7 +148,7 @@ impl Keeper {
         {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
             for change in changes {
-                entries.push(self.journal.entry(&shared, change));
+                entries.push(Journal::entry(&shared, change));
                 shared.apply(change);
             }
         }

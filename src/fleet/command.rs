@@ -68,34 +68,15 @@ pub enum Refusal {
         max: u32,
     },
     /// The machines would cost more than they may.
-    #[error(
-        "pool {pool} cannot grow by {delta}: {whose} costs {cost} and may cost {limit}, and one more of these costs \
-         {price}; raise costLimit, or choose cheaper offers"
-    )]
-    AboveCostLimit {
-        /// The pool.
-        pool: PoolId,
-        /// What was asked.
-        delta: u32,
-        /// `NodeGroup <name>` or `the cluster`.
-        whose: String,
-        /// What there is costs.
-        cost: UsdPerHour,
-        /// What it may cost.
-        limit: UsdPerHour,
-        /// What one machine costs.
-        price: UsdPerHour,
-    },
+    #[error(transparent)]
+    AboveCostLimit(Box<CostLimitReached>),
     /// There is a limit to what machines may cost, and nobody knows what this one does.
     #[error(
-        "pool {pool} cannot grow: {whose} has a cost limit, and VPSie tells no price of {offer}; set one in \
-         --price-file"
+        "pool {pool} cannot grow: there is a cost limit, and VPSie tells no price of {offer}; set one in --price-file"
     )]
     PriceUnknown {
         /// The pool.
         pool: PoolId,
-        /// `NodeGroup <name>` or `the cluster`.
-        whose: String,
         /// Its offer.
         offer: String,
     },
@@ -131,6 +112,27 @@ pub enum Refusal {
         /// The node's name or provider id.
         node: String,
     },
+}
+
+/// Machines would cost more than they may.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "pool {pool} cannot grow by {delta}: {whose} costs {cost} and may cost {limit}, and one more of these costs \
+     {price}; raise costLimit, or choose cheaper offers"
+)]
+pub struct CostLimitReached {
+    /// The pool.
+    pub pool: PoolId,
+    /// What was asked.
+    pub delta: u32,
+    /// `NodeGroup <name>` or `the cluster`.
+    pub whose: String,
+    /// What there is costs.
+    pub cost: UsdPerHour,
+    /// What it may cost.
+    pub limit: UsdPerHour,
+    /// What one machine costs.
+    pub price: UsdPerHour,
 }
 
 /// Draws the name of a new machine, unused so far.
@@ -208,10 +210,11 @@ impl Fleet {
         for Budget { whose, cost, limit } in self.budgets(group) {
             let pool = known.id.clone();
             let Some(price) = known.price else {
-                return Err(Refusal::PriceUnknown { pool, whose, offer: known.offer.name.clone() });
+                return Err(Refusal::PriceUnknown { pool, offer: known.offer.name.clone() });
             };
             if cost + price * wanted > limit {
-                return Err(Refusal::AboveCostLimit { pool, delta: wanted, whose, cost, limit, price });
+                let reached = CostLimitReached { pool, delta: wanted, whose, cost, limit, price };
+                return Err(Refusal::AboveCostLimit(Box::new(reached)));
             }
         }
         Ok(())

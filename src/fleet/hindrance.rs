@@ -74,7 +74,7 @@ impl Refusal {
         match self {
             Self::AboveMax { .. } => "MAXIMUM_REACHED",
             Self::AboveClusterMax { .. } => "CLUSTER_MAXIMUM_REACHED",
-            Self::AboveCostLimit { .. } => "COST_LIMIT_REACHED",
+            Self::AboveCostLimit(_) => "COST_LIMIT_REACHED",
             Self::PriceUnknown { .. } => "PRICE_UNKNOWN",
             Self::UnknownPool(_)
             | Self::Delta { .. }

@@ -23,7 +23,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Names, NodeRef, Refusal};
+pub use command::{CostLimitReached, Names, NodeRef, Refusal};
 pub use creation::{MAX_ASKS, Outcome};
 pub use group::{AutoscalingOptions, Declaration, DeletionPolicy, NodeGroup, Taint, TaintEffect};
 pub use hindrance::Hindrance;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use k8s_pb::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Pod, Taint};
+use k8s_pb::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Taint};
 use k8s_pb::apimachinery::pkg::api::resource::Quantity;
 use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use prost::Message as _;
@@ -11,7 +11,7 @@ use prost::Message as _;
 use super::proto::{
     ExternalGrpcNode, Instance, InstanceErrorInfo, InstanceStatus, instance_status::InstanceState,
 };
-use crate::catalog::{Resources, quantity};
+use crate::catalog::Resources;
 use crate::fleet::{Machine, NodeRef, Phase, Template};
 
 /// Marks a node that Cluster Autoscaler made up for an instance that never registered or failed (contract
@@ -131,40 +131,12 @@ fn binary(mut value: u64, suffixes: &[&str]) -> String {
     format!("{value}{suffix}")
 }
 
-/// What a pod asks for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct PodRequests {
-    /// Cores.
-    pub(super) cores: f64,
-    /// Memory, GiB.
-    pub(super) gib: f64,
-}
-
-/// What the pod asks for: its containers together, or one of its init containers if that is more, and its
-/// overhead. None for bytes that are no Pod.
-pub(super) fn pod_requests(bytes: &[u8]) -> Option<PodRequests> {
-    let spec = Pod::decode(bytes).ok()?.spec.unwrap_or_default();
-    let requests = |container: &k8s_pb::api::core::v1::Container, name: &str| {
-        amount(container.resources.as_ref().and_then(|resources| resources.requests.get(name)))
-    };
-    let total = |name: &str| {
-        let running: f64 = spec.containers.iter().map(|container| requests(container, name)).sum();
-        let starting = spec.init_containers.iter().map(|container| requests(container, name));
-        starting.fold(running, f64::max) + amount(spec.overhead.get(name))
-    };
-    Some(PodRequests { cores: total("cpu"), gib: total("memory") / f64::from(1 << 30) })
-}
-
-fn amount(quantity: Option<&Quantity>) -> f64 {
-    quantity.and_then(|quantity| quantity::parse(quantity.string.as_deref()?)).unwrap_or(0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use k8s_pb::api::core::v1::{Container, PodSpec, ResourceRequirements};
 
     use super::*;
+    use crate::catalog::quantity;
     use crate::fleet::{Failure, FailureReason, SizeId, TaintEffect, Vm};
 
     fn machine(phase: Phase) -> Machine {
@@ -283,30 +255,5 @@ mod tests {
         ] {
             assert_eq!(quantity::parse(text), want, "{text:?}");
         }
-    }
-
-    #[test]
-    fn a_pod_asks_for_its_containers_or_its_largest_init_container() {
-        let container = |cpu: &str, memory: &str| Container {
-            resources: Some(ResourceRequirements {
-                requests: BTreeMap::from([
-                    ("cpu".to_owned(), Quantity { string: Some(cpu.to_owned()) }),
-                    ("memory".to_owned(), Quantity { string: Some(memory.to_owned()) }),
-                ]),
-                ..ResourceRequirements::default()
-            }),
-            ..Container::default()
-        };
-        let pod = Pod {
-            spec: Some(PodSpec {
-                containers: vec![container("500m", "1Gi"), container("1", "1Gi")],
-                init_containers: vec![container("100m", "3Gi")],
-                ..PodSpec::default()
-            }),
-            ..Pod::default()
-        };
-        assert_eq!(pod_requests(&pod.encode_to_vec()), Some(PodRequests { cores: 1.5, gib: 3.0 }));
-        assert_eq!(pod_requests(&[]), Some(PodRequests { cores: 0.0, gib: 0.0 }));
-        assert_eq!(pod_requests(&[0xff]), None);
     }
 }

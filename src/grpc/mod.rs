@@ -5,6 +5,7 @@ mod convert;
 mod expander;
 mod metrics;
 mod options;
+mod pod;
 mod pricing;
 mod server;
 mod service;

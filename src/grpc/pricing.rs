@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use prost_types::Timestamp;
 
-use super::convert::PodRequests;
 use super::proto::ExternalGrpcNode;
 use crate::catalog::Offer;
 use crate::cost::{Rates, UsdPerHour};
 use crate::fleet::{Fleet, Pool, names};
+use crate::placement::PodRequest;
 
 /// What Cluster Autoscaler's names of made-up template nodes start with; the pool id follows, then `-` and a
 /// number (contract §3.9).
@@ -34,8 +34,10 @@ pub(super) fn node_price(fleet: &Fleet, node: &ExternalGrpcNode) -> f64 {
 }
 
 /// USD per hour of what a pod asks for.
-pub(super) fn pod_price(rates: Rates, requests: PodRequests) -> f64 {
-    rates.of(requests.cores, requests.gib).max(LEAST)
+pub(super) fn pod_price(rates: Rates, requests: PodRequest) -> f64 {
+    let (cores, gib) =
+        (requests.cpu_millis as f64 / 1000.0, requests.memory_bytes as f64 / f64::from(1 << 30));
+    rates.of(cores, gib).max(LEAST)
 }
 
 /// The price expander asks for template nodes mostly.
@@ -61,7 +63,7 @@ fn labelled<'a>(fleet: &'a Fleet, labels: &BTreeMap<String, String>) -> Option<&
 }
 
 /// A pod whose bytes cannot be read is priced as the one that the expander itself makes up (contract §6.1).
-pub(super) const UNREADABLE_POD: PodRequests = PodRequests { cores: 0.5, gib: 500.0 / 1024.0 };
+pub(super) const UNREADABLE_POD: PodRequest = PodRequest { cpu_millis: 500, memory_bytes: 500 << 20 };
 
 /// Length of a period in hours. One hour, which is what the expander asks for, where the request has none.
 pub(super) fn hours(start: Option<Timestamp>, end: Option<Timestamp>) -> f64 {
@@ -84,7 +86,7 @@ mod tests {
         let fleet = Fleet::default();
         assert!(node_price(&fleet, &ExternalGrpcNode::default()) > 0.0);
         assert!(pod_price(fleet.rates(), UNREADABLE_POD) > 0.0);
-        assert!(pod_price(fleet.rates(), PodRequests { cores: 0.0, gib: 0.0 }) > 0.0);
+        assert!(pod_price(fleet.rates(), PodRequest::default()) > 0.0);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::convert::{instance, node_ref, pod_requests, template_bytes};
+use super::convert::{instance, node_ref, template_bytes};
 use super::options::{Release, filled};
+use super::pod::pod_requests;
 use super::pricing::{UNREADABLE_POD, hours, node_price, pod_price};
 use super::proto::cloud_provider_server::CloudProvider;
 use super::proto::{

@@ -88,7 +88,7 @@ fn group() -> Group {
         size: None,
         options: AutoscalingOptions::default(),
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
     }
 }

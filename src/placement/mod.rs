@@ -6,6 +6,7 @@
 //! in a later loop (contract §6).
 
 mod classes;
+mod leftover;
 mod order;
 mod rest;
 #[cfg(test)]
@@ -111,7 +112,9 @@ pub struct Terms {
     pub nodes: UsdPerHour,
     /// The estimate for the pods that it would leave waiting, with the other options of the call.
     pub rest: UsdPerHour,
-    /// What options are ordered by.
+    /// What its nodes have left for pods that come later, counted in part.
+    pub leftover: UsdPerHour,
+    /// What options are ordered by: nodes and rest, less what is left over.
     pub total: UsdPerHour,
     /// Pods that it would leave waiting.
     pub left_waiting: u32,

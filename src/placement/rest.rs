@@ -8,8 +8,8 @@ use crate::cost::UsdPerHour;
 /// could be cut into pieces.
 const PACKED: usize = 8;
 
-/// Rounds after which what is still left counts at the worst price of a round: each round covers all that its option
-/// can take, so more are needed only by pods that hardly any option takes.
+/// Rounds after which what is still left counts nothing: each round covers all that its option can take, so more are
+/// needed only by pods that hardly any option takes.
 const ROUNDS: usize = 16;
 
 /// The options that can be taken, and the pods of each.
@@ -42,7 +42,7 @@ impl<'a> Rest<'a> {
         cost
     }
 
-    /// The option that is cheapest for its share of the pods, what it costs, and what it covers.
+    /// What the option costs that is cheapest for its share of the pods, and what it covers.
     fn round(&self, left: &Counts) -> Option<(UsdPerHour, Counts)> {
         let (all_cpu, all_memory) = self.classes.sum(left);
         let all = left.iter().sum::<u32>().max(1);
@@ -55,7 +55,7 @@ impl<'a> Rest<'a> {
             }
             let (cpu, memory) = self.classes.sum(&covered);
             // Pods that ask for nothing still count.
-            let share = (part(cpu, all_cpu) + part(memory, all_memory)) / 2.0
+            let share = f64::midpoint(part(cpu, all_cpu), part(memory, all_memory))
                 + 1e-6 * f64::from(pods) / f64::from(all);
             let node = candidate.allocatable;
             let nodes = part(cpu, node.cpu_millis as f64)

@@ -30,8 +30,8 @@ fn order(question: &Question) -> Vec<String> {
     decide(question).options.iter().map(name).collect()
 }
 
-fn blocked(reason: &'static str) -> Option<Blocked> {
-    Some(Blocked { reason: reason.into(), message: String::new() })
+fn blocked() -> Blocked {
+    Blocked { reason: "STOCKOUT".into(), message: String::new() }
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn the_rest_may_need_several_options() {
         let ranked =
             decision.options.iter().find(|r| &*question.candidates[r.candidate].pool == pool).unwrap();
         let Verdict::Priced(terms) = &ranked.verdict else { panic!("{ranked:?}") };
-        (terms.total.0 * Decimal::from(1000)).normalize().to_string()
+        ((terms.nodes + terms.rest).0 * Decimal::from(1000)).normalize().to_string()
     };
     assert_eq!(["small", "cores", "memory", "all"].map(terms), ["250", "230", "230", "600"]);
     assert_eq!(order(&question)[..2], ["*cores", "memory"], "within a NodeGroup one is the best");
@@ -90,7 +90,7 @@ fn what_fails_or_has_no_price_comes_last_and_never_leaves_nothing() {
     let with = |candidates| Question { pods: pods.clone(), candidates };
     let dear = || option("dear", 1, &[0], 2, 4, 900);
     let unpriced = || Candidate { price: None, ..option("unpriced", 1, &[0], 2, 4, 1) };
-    let short = || Candidate { blocked: blocked("STOCKOUT"), ..option("short", 1, &[0], 2, 4, 1) };
+    let short = || Candidate { blocked: Some(blocked()), ..option("short", 1, &[0], 2, 4, 1) };
     assert_eq!(order(&with(vec![short(), unpriced(), dear()])), ["*dear", "unpriced", "short"]);
     assert_eq!(order(&with(vec![short(), unpriced()])), ["*unpriced", "short"]);
     let other = Candidate { pool: "other".into(), ..short() };
@@ -130,7 +130,7 @@ fn question() -> impl Strategy<Value = Question> {
                 let taken: Vec<u32> = (0..pods.len() as u32).filter(|pod| bits >> pod & 1 == 1).collect();
                 let option = option(&format!("pool-{n}"), nodes, &taken, cores, gib, price);
                 match kind {
-                    0 => Candidate { blocked: blocked("STOCKOUT"), ..option },
+                    0 => Candidate { blocked: Some(blocked()), ..option },
                     1 => Candidate { price: None, ..option },
                     2 => Candidate { preferred: true, ..option },
                     _ => option,

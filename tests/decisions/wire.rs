@@ -1,5 +1,7 @@
 //! The question, as releases of Cluster Autoscaler send it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use k8s_pb::api::core::v1::{Container, Node, Pod, PodSpec, ResourceRequirements};
 use k8s_pb::apimachinery::pkg::api::resource::Quantity;
@@ -26,11 +28,11 @@ pub(crate) fn request(scenario: &Scenario, release: Release) -> BestOptionsReque
     });
     let node = Bytes::from(Node::default().encode_to_vec());
     let nodes = scenario.options.iter().map(|option| (option.pool.clone(), node.clone()));
-    let nodes: std::collections::BTreeMap<_, _> = nodes.collect();
+    let nodes: BTreeMap<_, _> = nodes.collect();
     BestOptionsRequest {
         options: options.collect(),
-        node_map: if messages { nodes.clone() } else { Default::default() },
-        node_bytes_map: if bytes { nodes } else { Default::default() },
+        node_map: if messages { nodes.clone() } else { BTreeMap::default() },
+        node_bytes_map: if bytes { nodes } else { BTreeMap::default() },
     }
 }
 

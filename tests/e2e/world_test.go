@@ -14,6 +14,7 @@ import (
 	apps "k8s.io/api/apps/v1"
 	autoscaling "k8s.io/api/autoscaling/v1"
 	core "k8s.io/api/core/v1"
+	scheduling "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -165,18 +166,31 @@ func (w *world) deploy(name string, replicas int32, cpu, memory string) {
 
 func (w *world) deployTo(nodes map[string]string, name string, replicas int32, cpu, memory string) {
 	w.t.Helper()
+	w.deployWith(core.PodSpec{NodeSelector: nodes}, name, replicas, cpu, memory)
+}
+
+// prioritize makes a class of pods that come before others.
+func (w *world) prioritize(name string, value int32) {
+	w.t.Helper()
+	class := &scheduling.PriorityClass{ObjectMeta: meta.ObjectMeta{Name: name}, Value: value}
+	if _, err := w.cluster.client.SchedulingV1().PriorityClasses().Create(background, class, meta.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// deployWith fills in what the pods have not: they run on managed nodes if nothing else is said.
+func (w *world) deployWith(spec core.PodSpec, name string, replicas int32, cpu, memory string) {
+	w.t.Helper()
+	if spec.NodeSelector == nil {
+		spec.NodeSelector = map[string]string{managed: "true"}
+	}
 	label := map[string]string{"app": name}
 	requests := core.ResourceList{"cpu": resource.MustParse(cpu), "memory": resource.MustParse(memory)}
-	pod := core.PodTemplateSpec{
-		ObjectMeta: meta.ObjectMeta{Labels: label},
-		Spec: core.PodSpec{
-			NodeSelector:                  nodes,
-			TerminationGracePeriodSeconds: new(int64),
-			Containers: []core.Container{{
-				Name: "main", Image: "none", Resources: core.ResourceRequirements{Requests: requests},
-			}},
-		},
-	}
+	spec.TerminationGracePeriodSeconds = new(int64)
+	spec.Containers = []core.Container{{
+		Name: "main", Image: "none", Resources: core.ResourceRequirements{Requests: requests},
+	}}
+	pod := core.PodTemplateSpec{ObjectMeta: meta.ObjectMeta{Labels: label}, Spec: spec}
 	deployment := &apps.Deployment{
 		ObjectMeta: meta.ObjectMeta{Name: name},
 		Spec: apps.DeploymentSpec{

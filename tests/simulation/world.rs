@@ -478,7 +478,7 @@ pub(crate) fn groups() -> Vec<NodeGroup> {
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
     };
     vec![

@@ -56,7 +56,7 @@ fn service() -> CloudProviderService {
         preferred: None,
         size: None,
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
         options: AutoscalingOptions {
             scale_down_unneeded_time: Some(Duration::from_secs(90)),

@@ -165,7 +165,7 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
     };
     let declared = Declared {

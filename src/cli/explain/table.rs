@@ -6,7 +6,8 @@ use crate::cost::UsdPerHour;
 use crate::grpc::{Record, RecordedOption};
 use crate::placement::Verdict;
 
-const HEADINGS: [&str; 8] = ["", "POOL", "NODES", "PODS", "PRICE/H", "NODES/H", "REST/H", "TOTAL/H"];
+const HEADINGS: [&str; 9] =
+    ["", "POOL", "NODES", "PODS", "PRICE/H", "NODES/H", "REST/H", "LEFTOVER/H", "TOTAL/H"];
 
 /// The decision for a person: options in their order, the best marked, and why the others were not taken.
 pub fn render(record: &Record) -> String {
@@ -18,8 +19,8 @@ pub fn render(record: &Record) -> String {
         record.options.len() + record.more,
         record.micros
     );
-    let rows: Vec<([String; 8], String)> = record.options.iter().map(row).collect();
-    let widths: [usize; 8] = std::array::from_fn(|column| {
+    let rows: Vec<([String; 9], String)> = record.options.iter().map(row).collect();
+    let widths: [usize; 9] = std::array::from_fn(|column| {
         let widest = rows.iter().map(|(cells, _)| cells[column].chars().count()).max();
         widest.unwrap_or(0).max(HEADINGS[column].len())
     });
@@ -33,7 +34,7 @@ pub fn render(record: &Record) -> String {
     text
 }
 
-fn line(text: &mut String, cells: &[String; 8], widths: &[usize; 8], why: &str) {
+fn line(text: &mut String, cells: &[String; 9], widths: &[usize; 9], why: &str) {
     let mut line = String::new();
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         // Marks and names to the left, numbers to the right.
@@ -42,7 +43,7 @@ fn line(text: &mut String, cells: &[String; 8], widths: &[usize; 8], why: &str) 
     let _ = writeln!(text, "{}", format!("{line}  {why}").trim_end());
 }
 
-fn row(option: &RecordedOption) -> ([String; 8], String) {
+fn row(option: &RecordedOption) -> ([String; 9], String) {
     let money = |rate: UsdPerHour| format!("{:.4}", rate.0);
     let (terms, why) = match &option.verdict {
         Verdict::Priced(terms) if terms.left_waiting > 0 => {
@@ -63,6 +64,7 @@ fn row(option: &RecordedOption) -> ([String; 8], String) {
         option.price.map_or_else(|| "?".to_owned(), money),
         term(|terms| terms.nodes),
         term(|terms| terms.rest),
+        term(|terms| UsdPerHour::ZERO - terms.leftover),
         term(|terms| terms.total),
     ];
     (cells, why)
@@ -88,7 +90,8 @@ mod tests {
             Verdict::Priced(Terms {
                 nodes: rate(nodes),
                 rest: rate(rest),
-                total: rate(nodes + rest),
+                leftover: rate(100),
+                total: rate(nodes + rest - 100),
                 left_waiting,
             })
         };

@@ -136,7 +136,8 @@ pub(super) async fn run(
             let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
             tracing::info!(grpc = %ports.grpc.local_addr()?, tls, "serving");
             stage.send_replace(Stage::Serving);
-            let served = serve_grpc(&settings, ports, handle, expander, grpc_metrics, ending).await;
+            let served = serve_grpc(&settings, ports, handle, expander, grpc_metrics, ending);
+            let served = Box::pin(served).await;
             stage.send_replace(Stage::Standby);
             served
         };

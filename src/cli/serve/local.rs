@@ -84,7 +84,8 @@ pub(super) async fn run(
             return ("gRPC", Ok(()));
         }
         announce(&settings, &data_file, addresses, &shared);
-        ("gRPC", serve_grpc(&settings, ports, shared, service, grpc_metrics, ending).await)
+        let served = serve_grpc(&settings, ports, shared, service, grpc_metrics, ending);
+        ("gRPC", Box::pin(served).await)
     });
     drop((handle, backend, vpsie, fleet));
     finish(tasks, keeping, shutdown, grace).await

@@ -42,7 +42,7 @@ impl Told {
             preferred: None,
             options: AutoscalingOptions::default(),
             adopt,
-            cost_limit: Default::default(),
+            cost_limit: crate::cost::CostLimit::default(),
             deletion: None,
         };
         let offer = Offer {

@@ -207,13 +207,11 @@ impl Conditions<'_> {
         if self.pools.iter().any(|pool| pool.growable) && !left {
             let growable = self.pools.iter().filter(|pool| pool.growable);
             let mut in_the_way = growable.filter_map(|pool| self.fleet.may_grow(&pool.text, 1).err());
-            return match in_the_way.find(|refusal| !matches!(refusal, Refusal::AboveClusterMax { .. })) {
-                Some(refusal) => Fact::new("AtMaxCapacity", true, "AtCostLimit", refusal.to_string()),
-                None => {
-                    let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
-                    Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message)
-                }
-            };
+            if let Some(refusal) = in_the_way.find(|why| !matches!(why, Refusal::AboveClusterMax { .. })) {
+                return Fact::new("AtMaxCapacity", true, "AtCostLimit", refusal.to_string());
+            }
+            let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
+            return Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
         }
         Fact::new("AtMaxCapacity", false, "BelowMaximum", "")
     }

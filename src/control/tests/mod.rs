@@ -168,7 +168,7 @@ fn declared() -> Declared {
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
     };
     Declared { declaration: vec![group].into(), basis: Basis::default() }

@@ -49,7 +49,7 @@ pub(super) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::grpc::convert::pod_requests;
+use crate::grpc::pod::pod_requests;
 use crate::placement::PodRequest;
 
 /// The pods, each once.
@@ -30,11 +30,7 @@ impl Pods {
             return *number;
         }
         let number = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
-        let requests = pod_requests(&pod).map(|requests| PodRequest {
-            cpu_millis: (requests.cores * 1000.0).ceil() as u64,
-            memory_bytes: (requests.gib * f64::from(1 << 30)).ceil() as u64,
-        });
-        self.requests.push(requests.unwrap_or_default());
+        self.requests.push(pod_requests(&pod).unwrap_or_default());
         self.numbers.insert(pod, number);
         number
     }

@@ -94,7 +94,7 @@ impl Record {
         let _ = write!(line, "{nodes} {plural} of {} for {} of {} pods", first.pool, first.pods, self.pods);
         match &first.verdict {
             Verdict::Priced(terms) => {
-                let _ = write!(line, ": {}, in all {}", terms.nodes, terms.total);
+                let _ = write!(line, ": {}, in all {}", terms.nodes, terms.nodes + terms.rest);
             }
             Verdict::Unpriced => line.push_str(": nobody knows its price, nor that of another option"),
             Verdict::Blocked(blocked) => {
@@ -166,7 +166,7 @@ mod tests {
             verdict,
         };
         let (rate, reason) = (UsdPerHour::ZERO, "STOCKOUT".into());
-        let terms = Terms { nodes: rate, rest: rate, total: rate, left_waiting: 3 };
+        let terms = Terms { nodes: rate, rest: rate, leftover: rate, total: rate, left_waiting: 3 };
         let options = vec![
             option(Verdict::Priced(terms)),
             option(Verdict::Unpriced),

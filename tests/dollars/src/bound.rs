@@ -144,7 +144,6 @@ struct Fillings<'a> {
     /// Sizes on the grid. None for one that is nothing on the grid: its value stays 0.
     sizes: Vec<Option<Room>>,
     rows: Vec<(Vec<(usize, u32)>, f64)>,
-    steps: (u64, u64),
 }
 
 impl<'a> Fillings<'a> {
@@ -158,7 +157,7 @@ impl<'a> Fillings<'a> {
         });
         let useful = pools.iter().filter(|pool| !pools.iter().any(|other| better(other, pool)));
         let pools = useful.map(|pool| (pool, grid(pool.allocatable))).collect();
-        let mut fillings = Self { pools, sizes: sizes.collect(), rows: Vec::new(), steps };
+        let mut fillings = Self { pools, sizes: sizes.collect(), rows: Vec::new() };
         for class in 0..fillings.sizes.len() {
             fillings.begin_with(class);
         }

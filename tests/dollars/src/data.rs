@@ -44,7 +44,6 @@ impl Room {
 /// A pod of a trace. Times are seconds since the trace began.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
-    pub(crate) name: String,
     pub(crate) size: Room,
     /// Pods of one size are of one class: one index per size.
     pub(crate) class: usize,
@@ -70,7 +69,6 @@ pub(crate) struct Trace {
 
 #[derive(Deserialize)]
 struct Row {
-    pod: String,
     cpu_milli: u64,
     mem_mib: u64,
     start_s: u64,
@@ -100,22 +98,10 @@ impl Trace {
             });
             let duration = row.end_s.saturating_sub(row.start_s);
             if duration > 0 {
-                trace.pods.push(Pod { name: row.pod, size, class, arrival: row.start_s, duration });
+                trace.pods.push(Pod { size, class, arrival: row.start_s, duration });
             }
         }
         trace
-    }
-
-    /// The pods that arrive in a span of seconds, from its beginning on; what runs on after it is cut off there.
-    pub(crate) fn cut(&self, from: u64, to: u64, speedup: u64) -> Self {
-        let rows = self.pods.iter().filter(|pod| (from..to).contains(&pod.arrival)).map(|pod| Row {
-            pod: pod.name.clone(),
-            cpu_milli: pod.size.cpu,
-            mem_mib: pod.size.memory,
-            start_s: (pod.arrival - from) / speedup,
-            end_s: (pod.end().min(to) - from).div_ceil(speedup),
-        });
-        Self::new(format!("{} {from}..{to}", self.name), rows.collect())
     }
 }
 

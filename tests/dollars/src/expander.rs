@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use vpsie_autoscaler::catalog::Resources;
+use vpsie_autoscaler::cost::Rates;
 use vpsie_autoscaler::placement::{Candidate, PodRequest, Question, decide};
 
 use crate::data::{Pod, Pool, Room};
@@ -64,7 +65,7 @@ impl Asked<'_> {
             Expander::LeastWaste => waste(&all),
             Expander::LeastNodes => least(&all, |index| choices[index].nodes as f64),
             Expander::Price => {
-                let rates = Rates::of(self.pools);
+                let rates = self.rates();
                 least(&all, |index| self.score(rates, &choices[index]))
             }
             Expander::Ours => waste(&self.ours(choices)),
@@ -91,12 +92,19 @@ impl Asked<'_> {
         wasted(capacity.cpu, requested.cpu) + wasted(capacity.memory, requested.memory)
     }
 
+    /// The product's prices of a core and of a GiB.
+    fn rates(&self) -> Rates {
+        let priced = self.pools.iter().map(|pool| (resources(pool.capacity), pool.price));
+        Rates::marginal(priced).unwrap_or_default()
+    }
+
     /// expander/price.
     fn score(&self, rates: Rates, choice: &Choice) -> f64 {
         let pool = &self.pools[choice.pool];
-        let stabilization = rates.pod(Room { cpu: 500, memory: 500, pods: 1 });
+        let price = |size: Room| rates.of(size.cpu as f64 / 1000.0, size.memory as f64 / 1024.0);
+        let stabilization = price(Room { cpu: 500, memory: 500, pods: 1 });
         let nodes = pool.price.to_f64() * choice.nodes as f64;
-        let pods: f64 = choice.pods.iter().map(|pod| rates.pod(self.pods[*pod].size)).sum();
+        let pods: f64 = choice.pods.iter().map(|pod| price(self.pods[*pod].size)).sum();
         let cores = pool.capacity.cpu as f64 / 1000.0;
         let preferred = match self.nodes {
             0..=2 => 1.0,
@@ -127,12 +135,8 @@ impl Asked<'_> {
                 pool: Arc::from(pool.id.as_str()),
                 nodes: choice.nodes as u32,
                 pods: choice.pods.iter().map(|pod| place[*pod]).collect(),
-                allocatable: Resources {
-                    cpu_millis: pool.allocatable.cpu,
-                    memory_mib: pool.allocatable.memory,
-                    disk_gib: 0,
-                    pods: pool.allocatable.pods as u32,
-                },
+                node_group: Some("all".into()),
+                allocatable: resources(pool.allocatable),
                 price: Some(pool.price),
                 blocked: None,
                 preferred: false,
@@ -142,6 +146,10 @@ impl Asked<'_> {
         let question = Question { pods: pods.collect(), candidates: candidates.collect() };
         decide(&question).options.iter().filter(|option| option.best).map(|option| option.candidate).collect()
     }
+}
+
+fn resources(room: Room) -> Resources {
+    Resources { cpu_millis: room.cpu, memory_mib: room.memory, disk_gib: 0, pods: room.pods as u32 }
 }
 
 /// Those with the lowest score, exact ties kept.
@@ -159,29 +167,4 @@ fn least(left: &[usize], score: impl Fn(usize) -> f64) -> Vec<usize> {
         }
     }
     kept
-}
-
-/// The product's price of a pod: USD per hour of a core and of a GiB.
-#[derive(Clone, Copy)]
-struct Rates {
-    core: f64,
-    gib: f64,
-}
-
-impl Rates {
-    /// Of the pool with the lowest price for a core, half for its cores, half for its memory.
-    fn of(pools: &[Pool]) -> Self {
-        let rates = pools.iter().map(|pool| {
-            let half = pool.price.to_f64() / 2.0;
-            Self {
-                core: half / (pool.capacity.cpu as f64 / 1000.0),
-                gib: half / (pool.capacity.memory as f64 / 1024.0),
-            }
-        });
-        rates.min_by(|a, b| a.core.total_cmp(&b.core)).unwrap_or(Self { core: 0.0, gib: 0.0 })
-    }
-
-    fn pod(self, size: Room) -> f64 {
-        size.cpu as f64 / 1000.0 * self.core + size.memory as f64 / 1024.0 * self.gib
-    }
 }

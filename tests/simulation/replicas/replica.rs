@@ -65,11 +65,11 @@ impl Replica {
         let lives = async {
             loop {
                 let identity = format!("{}_{:04x}", self.name, rng.random::<u16>());
-                self.once(identity, &mut rng, longest).await;
+                Box::pin(self.once(identity, &mut rng, longest)).await;
                 tokio::time::sleep(Duration::from_millis(rng.random_range(500..8000))).await;
             }
         };
-        freezer.run(lives).await;
+        freezer.run(Box::pin(lives)).await;
     }
 
     async fn once(&self, identity: String, rng: &mut StdRng, longest: Duration) {

@@ -31,7 +31,7 @@ fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: false,
-        cost_limit: Default::default(),
+        cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
     };
     let machine = Machine {

@@ -1,0 +1,170 @@
+//! What a pod asks for, read out of its bytes.
+
+use std::collections::HashMap;
+
+use prost::Message as _;
+
+use crate::catalog::quantity;
+use crate::placement::PodRequest;
+
+/// A `core.v1.Pod`, as far as it counts here: all else is skipped, not decoded. A thousand come in one question.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pod {
+    #[prost(message, optional, tag = "2")]
+    spec: Option<Spec>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Spec {
+    #[prost(message, repeated, tag = "2")]
+    containers: Vec<Container>,
+    #[prost(message, repeated, tag = "20")]
+    init_containers: Vec<Container>,
+    #[prost(map = "string, message", tag = "32")]
+    overhead: HashMap<String, Quantity>,
+    #[prost(message, optional, tag = "40")]
+    resources: Option<Resources>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Container {
+    #[prost(message, optional, tag = "8")]
+    resources: Option<Resources>,
+    #[prost(string, tag = "24")]
+    restart_policy: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Resources {
+    #[prost(map = "string, message", tag = "2")]
+    requests: HashMap<String, Quantity>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Quantity {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+/// What the scheduler counts for a pod: what it asks for as a whole, or else its containers and sidecars together, or
+/// the most that runs while one of its init containers does, if that is more; and its overhead. None for bytes that are
+/// no Pod.
+pub(super) fn pod_requests(bytes: &[u8]) -> Option<PodRequest> {
+    let spec = Pod::decode(bytes).ok()?.spec.unwrap_or_default();
+    Some(PodRequest {
+        cpu_millis: spec.total("cpu", &|text| parse(text, 1000.0)),
+        memory_bytes: spec.total("memory", &|text| parse(text, 1.0)),
+    })
+}
+
+impl Spec {
+    fn total(&self, name: &str, units: &dyn Fn(&str) -> u64) -> u64 {
+        let amount = |quantity: &Quantity| units(&quantity.text);
+        let of = |resources: &Option<Resources>| resources.as_ref()?.requests.get(name).map(amount);
+        let containers = || {
+            let (mut sidecars, mut most) = (0_u64, 0);
+            for container in &self.init_containers {
+                let own = of(&container.resources).unwrap_or_default();
+                most = most.max(sidecars.saturating_add(own));
+                if container.restart_policy == "Always" {
+                    sidecars = sidecars.saturating_add(own);
+                }
+            }
+            let running = self.containers.iter().filter_map(|container| of(&container.resources));
+            running.fold(sidecars, u64::saturating_add).max(most)
+        };
+        let overhead = self.overhead.get(name).map_or(0, amount);
+        of(&self.resources).unwrap_or_else(containers).saturating_add(overhead)
+    }
+}
+
+/// A quantity in whole units, of which one of its base units has that many. What cannot be read is 0.
+fn parse(text: &str, units: f64) -> u64 {
+    // Rounded up, as Kubernetes does, but not for the error of a binary fraction.
+    (quantity::parse(text).unwrap_or(0.0) * units - 1e-6).ceil() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_pb::api::core::v1::{self, PodSpec, ResourceRequirements};
+    use k8s_pb::apimachinery::pkg::api::resource;
+    use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    fn quantities(cpu: &str, memory: &str) -> BTreeMap<String, resource::Quantity> {
+        let quantity = |text: &str| resource::Quantity { string: Some(text.to_owned()) };
+        [("cpu".to_owned(), quantity(cpu)), ("memory".to_owned(), quantity(memory))].into()
+    }
+
+    fn requirements(cpu: &str, memory: &str) -> ResourceRequirements {
+        let requests = quantities(cpu, memory);
+        ResourceRequirements { requests, limits: quantities("99", "99Gi"), ..Default::default() }
+    }
+
+    fn container(cpu: &str, memory: &str) -> v1::Container {
+        let (name, image) = (Some("a".to_owned()), Some("b".to_owned()));
+        v1::Container { name, image, resources: Some(requirements(cpu, memory)), ..Default::default() }
+    }
+
+    fn sidecar(cpu: &str, memory: &str) -> v1::Container {
+        v1::Container { restart_policy: Some("Always".to_owned()), ..container(cpu, memory) }
+    }
+
+    /// Millicores and MiB.
+    fn asks_for(spec: PodSpec) -> (u64, u64) {
+        let metadata = Some(ObjectMeta::default());
+        let pod = v1::Pod { metadata, spec: Some(spec), status: Some(v1::PodStatus::default()) };
+        let got = pod_requests(&pod.encode_to_vec()).unwrap();
+        (got.cpu_millis, got.memory_bytes >> 20)
+    }
+
+    #[test]
+    fn a_pod_asks_for_its_containers_or_its_largest_init_container() {
+        let spec = PodSpec {
+            containers: vec![container("500m", "1Gi"), container("1", "1Gi")],
+            init_containers: vec![container("100m", "3Gi")],
+            ..PodSpec::default()
+        };
+        assert_eq!(asks_for(spec), (1500, 3072));
+    }
+
+    #[test]
+    fn sidecars_run_beside_containers_and_beside_the_init_containers_after_them() {
+        let spec = |init_containers| PodSpec {
+            containers: vec![container("1", "1Gi")],
+            init_containers,
+            ..PodSpec::default()
+        };
+        assert_eq!(asks_for(spec(vec![sidecar("200m", "1Gi"), container("900m", "3Gi")])), (1200, 4096));
+        assert_eq!(asks_for(spec(vec![container("900m", "3Gi"), sidecar("200m", "1Gi")])), (1200, 3072));
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_counts_in_place_of_its_containers() {
+        let spec = PodSpec {
+            containers: vec![container("1", "1Gi")],
+            resources: Some(requirements("3", "500Mi")),
+            overhead: quantities("250m", "12Mi"),
+            ..PodSpec::default()
+        };
+        assert_eq!(asks_for(spec), (3250, 512));
+    }
+
+    #[test]
+    fn amounts_are_exact_and_rounded_up() {
+        let cpu = |text: &str| parse(text, 1000.0);
+        let asked = ["100m", "1.1", "0.1", "2", "1u", "0", "many"];
+        assert_eq!(asked.map(cpu), [100, 1100, 100, 2000, 1, 0, 0]);
+        assert_eq!(parse("100m", 1.0), 1);
+        assert_eq!(parse("1e30", 1.0), u64::MAX);
+    }
+
+    #[test]
+    fn bytes_that_are_no_pod_ask_for_nothing_known() {
+        assert_eq!(pod_requests(&[]), Some(PodRequest::default()));
+        assert_eq!(pod_requests(&[0xff]), None);
+    }
+}
