@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use crate::data::{Pod, Room};
 use crate::estimator::estimate;
 use crate::expander::{Asked, Expander};
-use crate::replay::{Delays, Replay};
+use crate::replay::{Conditions, Replay};
 use crate::scale_down::ScaleDown;
 
 /// A pod this young may have company soon: the loop waits for one more interval.
@@ -16,7 +16,7 @@ const YOUNG: u64 = 2;
 
 pub(crate) struct Autoscaler {
     expander: Expander,
-    delays: Delays,
+    conditions: Conditions,
     chance: StdRng,
     last_scale_up: Option<u64>,
     packing: Hints,
@@ -24,9 +24,9 @@ pub(crate) struct Autoscaler {
 }
 
 impl Autoscaler {
-    pub(crate) fn new(expander: Expander, delays: Delays, chance: StdRng) -> Self {
-        let (packing, scale_down) = (Hints::default(), ScaleDown::new(delays));
-        Self { expander, delays, chance, last_scale_up: None, packing, scale_down }
+    pub(crate) fn new(expander: Expander, conditions: Conditions, chance: StdRng) -> Self {
+        let (packing, scale_down) = (Hints::default(), ScaleDown::new(conditions));
+        Self { expander, conditions, chance, last_scale_up: None, packing, scale_down }
     }
 
     /// One loop.
@@ -39,7 +39,7 @@ impl Autoscaler {
             self.scale_up(run, &helpless, now);
         }
         let unneeded = self.scale_down.update(&mut snapshot, run, now);
-        let cooling = self.last_scale_up.is_some_and(|at| at + self.delays.after_add > now);
+        let cooling = self.last_scale_up.is_some_and(|at| at + self.conditions.after_add > now);
         if unneeded && !cooling && !all_young && self.scale_down.remove(run, now) {
             run.schedule(now);
         }
@@ -52,7 +52,7 @@ impl Autoscaler {
             pools.filter_map(|(index, pool)| estimate(index, pool, &groups, run.pods)).collect();
         let asked = Asked { pools: run.pools, pods: run.pods, waiting: helpless, nodes: run.alive.len() };
         if let Some(index) = asked.take(self.expander, &choices, &mut self.chance) {
-            run.add(choices[index].pool, choices[index].nodes, self.delays.boot, now);
+            run.add(choices[index].pool, choices[index].nodes, self.conditions.boot, now);
             self.last_scale_up = Some(now);
         }
     }

@@ -56,13 +56,14 @@ fn used(allocatable: Room, free: Room) -> (f64, f64) {
     (share(allocatable.cpu, free.cpu), share(allocatable.memory, free.memory))
 }
 
-/// kube-scheduler's default score of a node for a pod: NodeResourcesFit (LeastAllocated) and
+/// kube-scheduler's score of a node for a pod: NodeResourcesFit (LeastAllocated, its default, or MostAllocated) and
 /// NodeResourcesBalancedAllocation, of equal weight.
-pub(crate) fn score(node: &Node, size: Room) -> f64 {
+pub(crate) fn score(node: &Node, size: Room, most_allocated: bool) -> f64 {
     let mut free = node.free;
     free.take(size);
     let (cpu, memory) = used(node.allocatable, free);
-    let least_allocated = 1.0 - f64::midpoint(cpu, memory);
+    let allocated = f64::midpoint(cpu, memory);
+    let fit = if most_allocated { allocated } else { 1.0 - allocated };
     let balanced = 1.0 - (cpu - memory).abs() / 2.0;
-    least_allocated + balanced
+    fit + balanced
 }

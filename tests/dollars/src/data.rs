@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use vpsie_autoscaler::cost::UsdPerHour;
@@ -44,6 +46,7 @@ impl Room {
 /// A pod of a trace. Times are seconds since the trace began.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
+    pub(crate) name: String,
     pub(crate) size: Room,
     /// Pods of one size are of one class: one index per size.
     pub(crate) class: usize,
@@ -69,6 +72,7 @@ pub(crate) struct Trace {
 
 #[derive(Deserialize)]
 struct Row {
+    pod: String,
     cpu_milli: u64,
     mem_mib: u64,
     start_s: u64,
@@ -98,10 +102,29 @@ impl Trace {
             });
             let duration = row.end_s.saturating_sub(row.start_s);
             if duration > 0 {
-                trace.pods.push(Pod { size, class, arrival: row.start_s, duration });
+                trace.pods.push(Pod { name: row.pod, size, class, arrival: row.start_s, duration });
             }
         }
         trace
+    }
+
+    /// Without a fifth of its pods, by chance: another trace of the same kind.
+    pub(crate) fn thinned(&self, seed: u64) -> Self {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let kept = self.pods.iter().filter(|_| chance.random_bool(0.8)).cloned().collect();
+        Self { pods: kept, ..self.clone() }
+    }
+
+    /// The pods that arrive in a span of seconds, from its beginning on; what runs on after it is cut off there.
+    pub(crate) fn cut(&self, from: u64, to: u64, speedup: u64) -> Self {
+        let rows = self.pods.iter().filter(|pod| (from..to).contains(&pod.arrival)).map(|pod| Row {
+            pod: pod.name.clone(),
+            cpu_milli: pod.size.cpu,
+            mem_mib: pod.size.memory,
+            start_s: (pod.arrival - from) / speedup,
+            end_s: (pod.end().min(to) - from).div_ceil(speedup),
+        });
+        Self::new(format!("{} {from}..{to}", self.name), rows.collect())
     }
 }
 
@@ -221,9 +244,21 @@ const MARKETS: [Spec; 4] = [
     ("aws eu-central-1, on demand", "aws-eu-central-1-spot.json", AWS, &[ANYWHERE]),
 ];
 
-/// All markets that are compared.
-pub(crate) fn markets(data: &Path) -> Result<Vec<Market>> {
-    MARKETS.iter().map(|spec| market(data, spec)).collect()
+/// The markets that are compared, those whose name contains `name`.
+pub(crate) fn markets(data: &Path, name: &str) -> Result<Vec<Market>> {
+    MARKETS.iter().filter(|spec| spec.0.contains(name)).map(|spec| market(data, spec)).collect()
+}
+
+/// The traces, by name, those whose name contains `name`.
+pub(crate) fn traces(data: &Path, name: &str) -> Result<Vec<Trace>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(data.join("traces"))? {
+        paths.push(entry?.path());
+    }
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "csv"));
+    paths.sort();
+    let traces: Vec<Trace> = paths.iter().map(|path| Trace::read(path)).collect::<Result<_>>()?;
+    Ok(traces.into_iter().filter(|trace| trace.name.contains(name)).collect())
 }
 
 fn market(data: &Path, &(name, file, plans, datacenters): &Spec) -> Result<Market> {

@@ -72,6 +72,7 @@ mod tests {
         let pods: Vec<Pod> = cpus
             .iter()
             .map(|cpu| Pod {
+                name: String::new(),
                 size: Room { cpu: *cpu, memory: 100, pods: 1 },
                 class: 0,
                 arrival: 0,

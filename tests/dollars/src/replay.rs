@@ -12,9 +12,9 @@ use crate::cluster::{Node, score};
 use crate::data::{Pod, Pool};
 use crate::expander::Expander;
 
-/// Delays, seconds.
+/// Conditions, in seconds, and how pods are placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Delays {
+pub(crate) struct Conditions {
     /// `--scan-interval`.
     pub(crate) scan: u64,
     /// From the request of a node until it takes pods.
@@ -25,14 +25,18 @@ pub(crate) struct Delays {
     pub(crate) after_add: u64,
     /// `--unremovable-node-recheck-timeout`.
     pub(crate) recheck: u64,
+    /// kube-scheduler packs pods (NodeResourcesFit with MostAllocated), and does not spread them.
+    pub(crate) packs: bool,
 }
 
-impl Delays {
+impl Conditions {
     /// Cluster Autoscaler's defaults, and two minutes for a node.
     pub(crate) const DEFAULT: Self =
-        Self { scan: 10, boot: 120, unneeded: 600, after_add: 600, recheck: 300 };
+        Self { scan: 10, boot: 120, unneeded: 600, after_add: 600, recheck: 300, packs: false };
     /// Scale-down as fast as it goes: what is left is due to the choice of nodes and to their boot.
     pub(crate) const PROMPT: Self = Self { unneeded: 0, after_add: 0, recheck: 0, ..Self::DEFAULT };
+    /// With a scheduler that packs.
+    pub(crate) const PACKS: Self = Self { packs: true, ..Self::DEFAULT };
 }
 
 /// What a replay came to.
@@ -86,10 +90,17 @@ pub(crate) struct Replay<'a> {
     outcome: Outcome,
     empty_since: Vec<Option<u64>>,
     left: usize,
+    packs: bool,
 }
 
 /// Replays pods on pools with one expander.
-pub(crate) fn replay(pods: &[Pod], pools: &[Pool], expander: Expander, delays: Delays, seed: u64) -> Outcome {
+pub(crate) fn replay(
+    pods: &[Pod],
+    pools: &[Pool],
+    expander: Expander,
+    conditions: Conditions,
+    seed: u64,
+) -> Outcome {
     let placeable = |pod: &Pod| pools.iter().any(|pool| pool.allocatable.holds(pod.size));
     let mut run = Replay {
         pods,
@@ -105,6 +116,7 @@ pub(crate) fn replay(pods: &[Pod], pools: &[Pool], expander: Expander, delays: D
         outcome: Outcome::default(),
         empty_since: Vec::new(),
         left: 0,
+        packs: conditions.packs,
     };
     for (index, pod) in pods.iter().enumerate() {
         if placeable(pod) {
@@ -114,7 +126,7 @@ pub(crate) fn replay(pods: &[Pod], pools: &[Pool], expander: Expander, delays: D
             run.outcome.never_ran += 1;
         }
     }
-    let mut autoscaler = Autoscaler::new(expander, delays, StdRng::seed_from_u64(seed));
+    let mut autoscaler = Autoscaler::new(expander, conditions, StdRng::seed_from_u64(seed));
     let mut tick = 0;
     let mut now = 0;
     while run.left > 0 {
@@ -125,7 +137,7 @@ pub(crate) fn replay(pods: &[Pod], pools: &[Pool], expander: Expander, delays: D
         }
         if now == tick {
             autoscaler.turn(&mut run, now);
-            tick += delays.scan;
+            tick += conditions.scan;
         }
     }
     run.bill(now)
@@ -189,7 +201,7 @@ impl Replay<'_> {
         for index in &self.alive {
             let node = &self.nodes[*index];
             if node.is_ready(now) && node.free.holds(size) {
-                let score = score(node, size);
+                let score = score(node, size, self.packs);
                 if best.is_none_or(|(other, _)| score > other) {
                     best = Some((score, *index));
                 }

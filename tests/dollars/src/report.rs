@@ -1,89 +1,82 @@
 //! The tables.
 
+use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::thread;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::Args;
 use crate::bound::{Bounds, bounds};
-use crate::data::{Market, Trace, markets};
+use crate::data::{Market, Trace, markets, traces};
 use crate::expander::Expander;
-use crate::replay::{Delays, Outcome, replay};
+use crate::replay::{Conditions, Outcome, replay};
 
-/// Means over the seeds.
+const BEGIN: &str = "<!-- dollars: begin, written by `cargo run -p dollars` -->";
+const END: &str = "<!-- dollars: end -->";
+
+/// Of one expander, means over the seeds.
 #[derive(Clone, Copy, Default)]
 struct Row {
     usd: f64,
     usd_started_hours: f64,
     booting: f64,
     empty: f64,
+    prompt: f64,
+    packs: f64,
     wait_mean: f64,
     wait_p95: f64,
-    prompt: f64,
-    nodes: f64,
-}
-
-/// A trace on a market.
-struct Cell {
-    bounds: Bounds,
-    rows: Vec<(Expander, Row)>,
-    seconds: f64,
 }
 
 pub(crate) fn print(args: &Args) -> Result<()> {
-    let mut paths: Vec<_> = fs::read_dir(args.data.join("traces"))?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "csv"));
-    paths.sort();
-    let markets = markets(&args.data)?;
-    for path in paths {
-        let trace = Trace::read(&path)?;
-        if !trace.name.contains(&args.trace) {
-            continue;
-        }
-        println!("\n{}: {} pods of {} sizes", trace.name, trace.pods.len(), trace.classes.len());
-        let markets = markets.iter().filter(|market| market.name.contains(&args.market));
-        let cells: Vec<(&Market, Result<Cell>)> = thread::scope(|scope| {
-            let running: Vec<_> =
-                markets.map(|market| (market, scope.spawn(|| cell(&trace, market, args.seeds)))).collect();
-            running
-                .into_iter()
-                .map(|(market, thread)| {
-                    (market, thread.join().unwrap_or_else(|_| Err(anyhow!("ended early"))))
-                })
-                .collect()
-        });
-        for (market, cell) in cells {
-            show(market, &cell?);
+    let markets = markets(&args.data, &args.market)?;
+    let traces = traces(&args.data, &args.trace)?;
+    let mut text = String::new();
+    for trace in &traces {
+        for (market, cell) in markets.iter().zip(each(&markets, |market| cell(trace, market, args.seeds))) {
+            let (bounds, rows) = cell?;
+            show(&mut text, trace, market, bounds, &rows)?;
         }
     }
-    Ok(())
+    if args.thinned > 0 {
+        thinned(&mut text, &traces, &markets, args.thinned)?;
+    }
+    println!("{text}");
+    args.write.as_deref().map_or(Ok(()), |path| write(path, &text))
 }
 
-fn cell(trace: &Trace, market: &Market, seeds: u64) -> Result<Cell> {
-    let begun = std::time::Instant::now();
-    let rows = Expander::ALL.map(|expander| (expander, row(trace, market, expander, seeds))).to_vec();
+/// Does it for each, at the same time.
+fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, Result<R>>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a replay ended early")))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+fn cell(trace: &Trace, market: &Market, seeds: u64) -> Result<(Bounds, [Row; Expander::ALL.len()])> {
     let bounds = bounds(trace, &market.pools)?;
-    Ok(Cell { bounds, rows, seconds: begun.elapsed().as_secs_f64() })
+    Ok((bounds, Expander::ALL.map(|expander| row(trace, market, expander, seeds))))
 }
 
 fn row(trace: &Trace, market: &Market, expander: Expander, seeds: u64) -> Row {
     let mut row = Row::default();
+    let share = 1.0 / seeds as f64;
     for seed in 0..seeds {
-        let outcome = replay(&trace.pods, &market.pools, expander, Delays::DEFAULT, seed);
-        let prompt = replay(&trace.pods, &market.pools, expander, Delays::PROMPT, seed);
-        let share = 1.0 / seeds as f64;
+        let run = |conditions| replay(&trace.pods, &market.pools, expander, conditions, seed);
+        let outcome = run(Conditions::DEFAULT);
         row.usd += outcome.usd * share;
         row.usd_started_hours += outcome.usd_started_hours * share;
         row.booting += outcome.booting * share;
         row.empty += outcome.empty * share;
+        row.prompt += run(Conditions::PROMPT).usd * share;
+        row.packs += run(Conditions::PACKS).usd * share;
         row.wait_mean += mean(&outcome) * share;
-        row.wait_p95 +=
-            outcome.waits.get(outcome.waits.len() * 95 / 100).map_or(0.0, |wait| *wait as f64) * share;
-        row.prompt += prompt.usd * share;
-        row.nodes += outcome.nodes_at_most as f64 * share;
+        row.wait_p95 += percentile(&outcome, 95) * share;
     }
     row
 }
@@ -92,29 +85,81 @@ fn mean(outcome: &Outcome) -> f64 {
     outcome.waits.iter().sum::<u64>() as f64 / outcome.waits.len().max(1) as f64
 }
 
-fn show(market: &Market, cell: &Cell) {
-    let Bounds { fractional, packed } = cell.bounds;
-    println!(
-        "\n{} ({:.1} s): bound {packed:.2} USD packed, {fractional:.2} USD fractional\n",
-        market.name, cell.seconds
-    );
-    println!(
-        "| expander | USD | ÷ bound | started hours ÷ bound | booting | empty | prompt ÷ bound | wait mean, s | p95 | nodes |"
-    );
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-    for (expander, row) in &cell.rows {
-        println!(
-            "| {} | {:.2} | {:.3} | {:.3} | {:.1} % | {:.1} % | {:.3} | {:.0} | {:.0} | {:.0} |",
+fn percentile(outcome: &Outcome, percent: usize) -> f64 {
+    outcome.waits.get(outcome.waits.len() * percent / 100).map_or(0.0, |wait| *wait as f64)
+}
+
+fn show(text: &mut String, trace: &Trace, market: &Market, bounds: Bounds, rows: &[Row]) -> Result<()> {
+    let Bounds { fractional, packed } = bounds;
+    writeln!(
+        text,
+        "\n**{} on {}**: bound {packed:.2} USD (fractional: {fractional:.2})\n",
+        trace.name, market.name
+    )?;
+    text.push_str("| expander | USD | ÷ bound | by started hour ÷ bound | booting | empty | ");
+    text.push_str("prompt scale-down ÷ bound | scheduler packs ÷ bound | wait mean, p95 |\n");
+    text.push_str("|---|---:|---:|---:|---:|---:|---:|---:|---:|\n");
+    for (expander, row) in Expander::ALL.iter().zip(rows) {
+        let percent = |part: f64| part / row.usd * 100.0;
+        writeln!(
+            text,
+            "| {} | {:.2} | {:.3} | {:.3} | {:.1} % | {:.1} % | {:.3} | {:.3} | {:.0} s, {:.0} s |",
             expander.name(),
             row.usd,
             row.usd / packed,
             row.usd_started_hours / packed,
-            row.booting / row.usd * 100.0,
-            row.empty / row.usd * 100.0,
+            percent(row.booting),
+            percent(row.empty),
             row.prompt / packed,
+            row.packs / packed,
             row.wait_mean,
             row.wait_p95,
-            row.nodes,
-        );
+        )?;
     }
+    Ok(())
+}
+
+/// Means of dollars ÷ bound over traces that lack a fifth of their pods, and how often ours is the lowest.
+fn thinned(text: &mut String, traces: &[Trace], markets: &[Market], count: u64) -> Result<()> {
+    write!(
+        text,
+        "\n**{count} times without a fifth of the pods, by chance**: mean of USD ÷ bound\n\n| trace, market |"
+    )?;
+    for expander in Expander::ALL {
+        write!(text, " {} |", expander.name())?;
+    }
+    text.push_str(" ours lowest |\n|---|---:|---:|---:|---:|---:|---:|\n");
+    let seeds: Vec<u64> = (0..count).collect();
+    for trace in traces {
+        for market in markets {
+            let cells: Vec<_> = each(&seeds, |seed| ratios(&trace.thinned(*seed), market, *seed))
+                .into_iter()
+                .collect::<Result<_>>()?;
+            write!(text, "| {}, {} |", trace.name, market.name)?;
+            for index in 0..Expander::ALL.len() {
+                let mean = cells.iter().map(|cell| cell[index]).sum::<f64>() / count as f64;
+                write!(text, " {mean:.3} |")?;
+            }
+            let lowest = |cell: &[f64]| {
+                cell.split_last().is_some_and(|(ours, others)| others.iter().all(|other| other > ours))
+            };
+            writeln!(text, " {}/{count} |", cells.iter().filter(|cell| lowest(&cell[..])).count())?;
+        }
+    }
+    Ok(())
+}
+
+fn ratios(trace: &Trace, market: &Market, seed: u64) -> Result<[f64; Expander::ALL.len()]> {
+    let bound = bounds(trace, &market.pools)?.packed;
+    Ok(Expander::ALL
+        .map(|expander| replay(&trace.pods, &market.pools, expander, Conditions::DEFAULT, seed).usd / bound))
+}
+
+/// Puts the tables between the markers of a file.
+fn write(path: &Path, tables: &str) -> Result<()> {
+    let name = || path.display().to_string();
+    let text = fs::read_to_string(path).with_context(name)?;
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{}: no {BEGIN}", path.display()))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("{}: no {END}", path.display()))?;
+    fs::write(path, format!("{before}{BEGIN}\n{tables}\n{END}{after}")).with_context(name)
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::autoscaler::{Hints, Snapshot};
-use crate::replay::{Delays, Replay};
+use crate::replay::{Conditions, Replay};
 
 /// `--scale-down-utilization-threshold`.
 const THRESHOLD: f64 = 0.5;
@@ -13,7 +13,7 @@ const PARALLELISM: usize = 10;
 const DRAINS: usize = 1;
 
 pub(crate) struct ScaleDown {
-    delays: Delays,
+    conditions: Conditions,
     /// Nodes, and since when they are not needed.
     unneeded: HashMap<usize, u64>,
     /// Nodes that could not be emptied, and when that is looked at again.
@@ -22,9 +22,9 @@ pub(crate) struct ScaleDown {
 }
 
 impl ScaleDown {
-    pub(crate) fn new(delays: Delays) -> Self {
+    pub(crate) fn new(conditions: Conditions) -> Self {
         let (unneeded, unremovable) = (HashMap::new(), HashMap::new());
-        Self { delays, unneeded, unremovable, hints: Hints::default() }
+        Self { conditions, unneeded, unremovable, hints: Hints::default() }
     }
 
     /// Finds the nodes that are not needed; false if there is none.
@@ -42,7 +42,7 @@ impl ScaleDown {
                 destinations.remove(&node);
                 removable.insert(node, self.unneeded.get(&node).copied().unwrap_or(now));
             } else {
-                self.unremovable.insert(node, now + self.delays.recheck);
+                self.unremovable.insert(node, now + self.conditions.recheck);
             }
         }
         self.unneeded = removable;
@@ -62,7 +62,7 @@ impl ScaleDown {
     }
 
     fn limit(&self) -> usize {
-        let turns = (self.delays.unneeded / self.delays.scan).max(1) as usize;
+        let turns = (self.conditions.unneeded / self.conditions.scan).max(1) as usize;
         (self.unneeded.len() + 2 * PARALLELISM).min(PARALLELISM * turns + PARALLELISM)
     }
 
@@ -100,7 +100,7 @@ impl ScaleDown {
 
     /// Removes those that were not needed for long enough: the empty ones first. Whether it removed one.
     pub(crate) fn remove(&mut self, run: &mut Replay<'_>, now: u64) -> bool {
-        let due = |since: u64| self.delays.unneeded == 0 || since + self.delays.unneeded < now;
+        let due = |since: u64| self.conditions.unneeded == 0 || since + self.conditions.unneeded < now;
         let mut due: Vec<usize> =
             self.unneeded.iter().filter(|(_, since)| due(**since)).map(|(node, _)| *node).collect();
         due.sort_unstable();

@@ -1,0 +1,96 @@
+use rust_decimal::Decimal;
+use vpsie_autoscaler::cost::UsdPerHour;
+
+use crate::bound::bounds;
+use crate::data::{Pod, Pool, Room, Trace};
+use crate::expander::Expander;
+use crate::replay::{Conditions, replay};
+
+const HOUR: u64 = 3600;
+
+fn pool(id: &str, cpu: u64, cents: i64) -> Pool {
+    let room = Room { cpu, memory: cpu * 2, pods: 110 };
+    Pool { id: id.into(), capacity: room, allocatable: room, price: UsdPerHour(Decimal::new(cents, 2)) }
+}
+
+/// Pods of (cpu, arrival, duration), each of a class of its own.
+fn trace(pods: &[(u64, u64, u64)]) -> Trace {
+    let size = |cpu: u64| Room { cpu, memory: cpu, pods: 1 };
+    let pod = |(class, (cpu, arrival, duration)): (usize, &(u64, u64, u64))| Pod {
+        name: format!("p{class}"),
+        size: size(*cpu),
+        class,
+        arrival: *arrival,
+        duration: *duration,
+    };
+    Trace {
+        name: "t".into(),
+        pods: pods.iter().enumerate().map(pod).collect(),
+        classes: pods.iter().map(|(cpu, ..)| size(*cpu)).collect(),
+    }
+}
+
+#[test]
+fn a_pod_waits_for_a_loop_and_for_its_node_which_is_paid_from_its_request_on() {
+    let (trace, pools) = (trace(&[(2000, 5, HOUR)]), [pool("a", 2000, 100)]);
+    let outcome = replay(&trace.pods, &pools, Expander::LeastWaste, Conditions::DEFAULT, 0);
+    assert_eq!(outcome.waits, [125]);
+    let hours = (HOUR + 120) as f64 / 3600.0;
+    assert!((outcome.usd - hours).abs() < 1e-9, "{}", outcome.usd);
+    assert!((outcome.usd_started_hours - 2.0).abs() < 1e-9);
+    assert!((outcome.booting - 120.0 / 3600.0).abs() < 1e-9);
+}
+
+#[test]
+fn an_empty_node_is_removed_when_it_was_not_needed_for_its_time() {
+    // The first pod's node is empty for longer than all delays while the second one runs.
+    let trace = trace(&[(2000, 0, 600), (2000, 0, 5 * HOUR)]);
+    let outcome = replay(&trace.pods, &[pool("a", 2000, 100)], Expander::LeastWaste, Conditions::DEFAULT, 0);
+    let empty = outcome.empty * 3600.0;
+    assert!((600.0..=630.0).contains(&empty), "{empty}");
+}
+
+#[test]
+fn pods_of_a_node_that_is_little_used_go_on_elsewhere() {
+    // When the long pods are alone on two nodes, one of them is drained.
+    let trace = trace(&[(1500, 0, 600), (500, 0, 5 * HOUR), (1500, 0, 600), (500, 0, 5 * HOUR)]);
+    let outcome = replay(&trace.pods, &[pool("a", 2000, 100)], Expander::LeastWaste, Conditions::DEFAULT, 0);
+    assert_eq!((outcome.evictions, outcome.waits.len()), (1, 4));
+    assert!(outcome.usd < 6.0, "{}", outcome.usd);
+}
+
+#[test]
+fn the_packed_bound_knows_that_pods_are_whole() {
+    // Three pods of 60 % of a node for an hour: 1.8 nodes in fractions, 3 whole ones.
+    let trace = trace(&[(6000, 0, HOUR), (6000, 0, HOUR), (6000, 0, HOUR)]);
+    let bounds = bounds(&trace, &[pool("a", 10_000, 100)]).unwrap();
+    assert!((bounds.fractional - 1.8).abs() < 1e-6, "{bounds:?}");
+    assert!(bounds.packed > 2.99 && bounds.packed < 3.0 + 1e-6, "{bounds:?}");
+}
+
+#[test]
+fn no_expander_goes_below_the_bound() {
+    let pods: Vec<_> = (0..60).map(|i| (500 + i * 631 % 3500, i * 97, 400 + i * 389 % 5000)).collect();
+    let (trace, pools) = (trace(&pods), [pool("a", 2000, 9), pool("b", 4000, 16), pool("c", 8000, 33)]);
+    let bound = bounds(&trace, &pools).unwrap();
+    assert!(bound.packed >= bound.fractional);
+    for expander in Expander::ALL {
+        let conditions = Conditions { boot: 0, ..Conditions::PROMPT };
+        assert!(
+            replay(&trace.pods, &pools, expander, conditions, 1).usd > bound.packed,
+            "{}",
+            expander.name()
+        );
+    }
+}
+
+#[test]
+fn a_seed_does_the_same_again() {
+    let pods: Vec<_> = (0..40).map(|i| (500 + i * 631 % 3500, i * 97, 400 + i * 389 % 5000)).collect();
+    let (trace, pools) = (trace(&pods), [pool("a", 4000, 9), pool("b", 4000, 9), pool("c", 8000, 33)]);
+    let run = || {
+        let outcome = replay(&trace.pods, &pools, Expander::Random, Conditions::DEFAULT, 7);
+        (outcome.usd.to_bits(), outcome.waits, outcome.scale_ups, outcome.nodes_at_most)
+    };
+    assert_eq!(run(), run());
+}
