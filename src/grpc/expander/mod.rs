@@ -63,7 +63,7 @@ impl ExpanderService {
         self.metrics.observe(&record, elapsed);
         tracing::info!(
             target: LOG,
-            micros = record.micros,
+            took = format!("{}us", record.micros),
             pods = record.pods,
             options = question.candidates.len(),
             "{}",
