@@ -75,10 +75,7 @@ func cheapestSet(t *testing.T, d driver, recorded *recording) {
 			if got := w.offers(); !maps.Equal(got, want) {
 				t.Errorf("bought %v, want %v (%.0f USD a month)", got, want, cost)
 			}
-			if d.real() {
-				// The model sometimes asks for one node too many while the first ones join, and gives it back.
-				w.hasMade(size(want))
-			}
+			w.hasMade(size(want))
 			w.explains(want)
 			w.note("in %s %v for %.0f USD a month", datacenter, want, cost)
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ca_model::{Autoscaler, Config, Event, Memory, Minor, Outcome, Pod, Provider};
+use ca_model::{Autoscaler, Config, Event, Link, Memory, Minor, Outcome, Pod, Provider};
 use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -462,7 +462,7 @@ pub(crate) fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
         seed,
         ..Config::default()
     };
-    Autoscaler::new(config, Provider::new(minor, Duration::from_secs(5), door.clone()))
+    Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), door.clone())))
 }
 
 pub(crate) fn groups() -> Vec<NodeGroup> {

@@ -9,13 +9,13 @@
 //! ```no_run
 //! # async fn example(service: tonic::transport::Channel, allocatable: ca_model::Resources) {
 //! use std::time::Duration;
-//! use ca_model::{Autoscaler, Config, Memory, Minor, Node, Outcome, Pod, Provider};
+//! use ca_model::{Autoscaler, Config, Link, Memory, Minor, Node, Outcome, Pod, Provider};
 //!
 //! let mut now = jiff::Timestamp::UNIX_EPOCH;
 //! let cluster = Memory::default();
 //! cluster.deploy("web", 3, Pod::new("", 1_000, 512, now));
 //! // `service` is a channel, or `CloudProviderServer::new(…)` of tonic, called in process.
-//! let provider = Provider::new(Minor::V1_33, Duration::from_secs(5), service);
+//! let provider = Provider::new(Minor::V1_33, Link::new(Duration::from_secs(5), service));
 //! let mut autoscaler = Autoscaler::new(Config::default(), provider);
 //! for _ in 0..10 {
 //!     cluster.step(now); // scheduler and controllers
@@ -53,6 +53,7 @@ pub use cluster::{Cluster, ClusterError, Memory};
 pub use expander::Expander;
 #[cfg(feature = "cli")]
 pub use kubernetes::Kubernetes;
+pub use link::Link;
 pub use minor::Minor;
 pub use model::{Autoscaler, Config, Event, Outcome, Report};
 pub use object::{Node, Pod, Resources, TO_BE_DELETED, Taint, Toleration, quantity, resources};

@@ -15,13 +15,15 @@ use tower::util::BoxCloneSyncService;
 type Transport = BoxCloneSyncService<Request<Body>, Response<Body>, StdError>;
 
 /// A service, and how long it may take to answer.
-pub(crate) struct Link {
+pub struct Link {
     grpc: Grpc<Transport>,
     timeout: Duration,
 }
 
 impl Link {
-    pub(crate) fn new<S, B>(timeout: Duration, service: S) -> Self
+    /// A `tonic::transport::Channel`, or a generated server of tonic, in process. Calls that take longer than `timeout`
+    /// (tokio's time) fail.
+    pub fn new<S, B>(timeout: Duration, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Error: Into<StdError>,

@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use ca_model::{Autoscaler, Config, Expander, Kubernetes, Minor, Provider};
+use ca_model::{Autoscaler, Config, Expander, Kubernetes, Link, Minor, Provider};
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+/// How long the expander `grpc` may take; a constant upstream.
+const EXPANDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Parser)]
 struct Flags {
@@ -116,10 +119,10 @@ async fn main() -> anyhow::Result<()> {
     let channel = Endpoint::from_shared(flags.provider.clone())
         .with_context(|| format!("--provider {}", flags.provider))?
         .connect_lazy();
-    let provider = Provider::new(flags.minor, flags.grpc_timeout, channel);
+    let provider = Provider::new(flags.minor, Link::new(flags.grpc_timeout, channel));
     let mut autoscaler = Autoscaler::new(flags.config(), provider);
     if let Some(service) = expander_service(&flags)? {
-        autoscaler = autoscaler.with_expander(service);
+        autoscaler = autoscaler.with_expander(Link::new(EXPANDER_TIMEOUT, service));
     }
     let mut ticks = tokio::time::interval(flags.scan_interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -3,11 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
 use jiff::Timestamp;
-use tonic::body::Body;
-use tonic::codegen::{Body as HttpBody, Service, StdError};
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::expander::Expander;
@@ -219,16 +215,9 @@ impl Autoscaler {
         }
     }
 
-    /// The same, with the service that [`Expander::Grpc`] asks. It has 5 seconds to answer, as upstream.
-    pub fn with_expander<S, B>(self, service: S) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<StdError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError>,
-    {
-        Self { expander: Some(Link::new(Duration::from_secs(5), service)), ..self }
+    /// The same, with the service that [`Expander::Grpc`] asks.
+    pub fn with_expander(self, service: Link) -> Self {
+        Self { expander: Some(service), ..self }
     }
 
     /// The flags it runs with. Changes take effect with the next run of the loop.
@@ -270,7 +259,7 @@ impl Autoscaler {
         self.provider.gpu_label().await;
         if self.provider.minor() >= Minor::V1_35 {
             // The check for device drivers asks before Refresh; only answers for managed nodes are cached.
-            for node in nodes.iter().filter(|node| node.ready) {
+            for node in nodes.iter().filter(|node| node.is_ready()) {
                 drop(self.provider.group_of(node).await);
             }
         }
@@ -343,7 +332,7 @@ impl Autoscaler {
     /// Templates: of nodes that work, else of nodes that worked once, else the provider's, else of any node.
     async fn templates(&mut self, nodes: &[Node], now: Timestamp) -> Result<BTreeMap<String, Node>, Stop> {
         let works = |node: &&Node| {
-            let stable = node.ready && node.ready_since + Duration::from_mins(1) < now;
+            let stable = node.is_ready() && node.ready_since + Duration::from_mins(1) < now;
             stable && !node.unschedulable && node.to_be_deleted_since().is_none()
         };
         let (good, bad): (Vec<_>, Vec<_>) = nodes.iter().partition(works);

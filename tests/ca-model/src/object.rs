@@ -7,6 +7,13 @@ use jiff::Timestamp;
 /// The taint that marks a node that Cluster Autoscaler is removing. Its value is the time, in Unix seconds.
 pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
+/// Taints that Kubernetes gives to nodes that are not ready, and takes away a moment after they are.
+const NOT_READY: [&str; 3] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/disk-pressure",
+    "node.kubernetes.io/network-unavailable",
+];
+
 /// Amounts of what pods ask for and nodes have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -97,6 +104,12 @@ impl Node {
         }
     }
 
+    /// Whether it counts as ready: its condition says so, and no taint of a node that is not (`GetNodeReadiness`).
+    pub(crate) fn is_ready(&self) -> bool {
+        let contradicts = |taint: &Taint| NOT_READY.contains(&taint.key.as_str());
+        self.ready && !self.taints.iter().any(contradicts)
+    }
+
     /// When Cluster Autoscaler began to remove it.
     pub fn to_be_deleted_since(&self) -> Option<Timestamp> {
         let taint = self.taints.iter().find(|taint| taint.key == TO_BE_DELETED)?;
@@ -172,7 +185,7 @@ impl Place {
             name: node.name.clone(),
             labels: node.labels.clone(),
             taints: node.taints.clone(),
-            open: node.ready && !node.unschedulable,
+            open: node.is_ready() && !node.unschedulable,
             free: node.allocatable,
         }
     }

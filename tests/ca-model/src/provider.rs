@@ -5,12 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
 use jiff::Timestamp;
 use prost::Message;
-use tonic::body::Body;
-use tonic::codegen::{Body as HttpBody, Service, StdError};
 use tonic::{Code, Status};
 
 use crate::link::Link;
@@ -125,17 +121,9 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Speaks as `minor` does to a gRPC service: a `tonic::transport::Channel`, or a generated server of tonic,
-    /// in process. RPCs that take longer than `timeout` (tokio's time) fail, as with `grpc_timeout`.
-    pub fn new<S, B>(minor: Minor, timeout: Duration, service: S) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<StdError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError>,
-    {
-        Self { minor, link: Link::new(timeout, service), caches: Mutex::default() }
+    /// Speaks as `minor` does to a cloud provider, whose timeout is `grpc_timeout`.
+    pub fn new(minor: Minor, link: Link) -> Self {
+        Self { minor, link, caches: Mutex::default() }
     }
 
     /// The release that it speaks as.

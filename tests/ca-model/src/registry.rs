@@ -437,7 +437,7 @@ fn sort_in(readiness: &mut Readiness, node: &Node, startup: Duration, now: Times
     if node.to_be_deleted_since().is_some() {
         return;
     }
-    let bucket = if node.ready {
+    let bucket = if node.is_ready() {
         &mut readiness.ready
     } else if node.created + startup > now {
         &mut readiness.not_started

@@ -209,7 +209,7 @@ async fn unneeded_for_long<'a>(
     let mut enough = Vec::new();
     for (node, group, since) in nodes {
         let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
-        let time = if node.ready { wanted.unneeded } else { wanted.unready };
+        let time = if node.is_ready() { wanted.unneeded } else { wanted.unready };
         if time.is_zero() || since + time < now {
             enough.push((node, group, since));
         }

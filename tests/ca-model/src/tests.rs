@@ -15,8 +15,8 @@ use crate::wire::{
     OptionsRequest, PodPrice, Price, StatusMessage, TargetSize, TemplateReply,
 };
 use crate::{
-    Autoscaler, Config, Event, Expander, Memory, Minor, Node, Outcome, Pod, Provider, Report, Resources,
-    Taint,
+    Autoscaler, Config, Event, Expander, Link, Memory, Minor, Node, Outcome, Pod, Provider, Report,
+    Resources, Taint,
 };
 
 const NODE: Resources = Resources { cpu_millis: 2_000, memory_mib: 4_096, pods: 110 };
@@ -56,21 +56,17 @@ impl Fake {
         self.0.lock().unwrap().instances.values().flat_map(BTreeMap::keys).cloned().collect()
     }
 
-    fn provider(&self, minor: Minor) -> Provider {
+    fn link(&self) -> Link {
         let fake = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let fake = fake.clone();
             async move { Ok::<Response<Body>, std::convert::Infallible>(fake.serve(request).await) }
         });
-        Provider::new(minor, Duration::from_secs(5), service)
+        Link::new(Duration::from_secs(5), service)
     }
 
-    fn expander(&self, autoscaler: Autoscaler) -> Autoscaler {
-        let fake = self.clone();
-        autoscaler.with_expander(tower::service_fn(move |request: Request<Body>| {
-            let fake = fake.clone();
-            async move { Ok::<Response<Body>, std::convert::Infallible>(fake.serve(request).await) }
-        }))
+    fn provider(&self, minor: Minor) -> Provider {
+        Provider::new(minor, self.link())
     }
 
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
@@ -392,7 +388,7 @@ async fn loop_in(minor: Minor, recorded: &Recorded) -> BTreeMap<String, usize> {
 /// Which group grows first for two small pods, with this chain and these answers.
 async fn chosen(minor: Minor, chain: &[Expander], best: &[&'static str], code: Code) -> Option<String> {
     let mut world = World::new(minor, &["a", "b"]);
-    world.autoscaler = world.fake.expander(world.autoscaler);
+    world.autoscaler = world.autoscaler.with_expander(world.fake.link());
     world.autoscaler.config_mut().expander = chain.to_vec();
     world.fake.0.lock().unwrap().best = best.to_vec();
     world.fake.answer("BestOptions", code);
@@ -435,4 +431,33 @@ async fn the_price_expander_takes_the_cheaper_of_two_alike_and_nothing_without_p
     world.fake.answer("PricingPodPrice", Code::Ok);
     let events = world.turn().await.events;
     assert_eq!(events, [Event::ScaledUp { group: "a".to_owned(), delta: 1 }]);
+}
+
+/// The API server taints every new node, and takes that away a moment after its Ready condition is true.
+#[tokio::test]
+async fn a_ready_node_with_the_taint_of_one_that_is_not_is_still_to_come() {
+    for minor in Minor::ALL {
+        let mut world = World::new(minor, &["a"]);
+        world.cluster.deploy("web", 2, Pod::new("", 1_000, 512, world.now));
+        for _ in 0..2 {
+            world.now += Duration::from_secs(10);
+            world.cluster.step(world.now);
+            world.loop_once().await;
+        }
+        assert_eq!(world.fake.size("a"), 1, "{minor:?}");
+        let id = world.fake.ids().remove(0);
+        let taint = Taint {
+            key: "node.kubernetes.io/not-ready".to_owned(),
+            value: String::new(),
+            effect: "NoSchedule".to_owned(),
+        };
+        let node = Node { taints: vec![taint], ..Node::new("node", &id, NODE, world.now) };
+        world.cluster.join(node);
+        for _ in 0..2 {
+            world.now += Duration::from_secs(1);
+            world.cluster.step(world.now);
+            let events = world.loop_once().await.events;
+            assert!(events.is_empty(), "{minor:?}: {events:?}");
+        }
+    }
 }
