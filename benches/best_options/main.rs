@@ -32,7 +32,7 @@ use vpsie_autoscaler::grpc::proto::grpcplugin::expander_server::{Expander, Expan
 use vpsie_autoscaler::grpc::proto::grpcplugin::{
     BestOptionsRequest, BestOptionsResponse, Option as WireOption,
 };
-use vpsie_autoscaler::grpc::{ExpanderMetrics, ExpanderService, GrpcConfig, GrpcMetrics, Services, serve};
+use vpsie_autoscaler::grpc::{ExpanderService, GrpcConfig, GrpcMetrics, Services, serve};
 
 const OPTIONS: usize = 200;
 const PODS: usize = 1000;
@@ -121,8 +121,7 @@ async fn ours() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let handle = FleetHandle::fixed(fleet());
-    let expander =
-        ExpanderService::new(handle, Arc::new(SystemClock), Arc::default(), ExpanderMetrics::default());
+    let expander = ExpanderService::new(handle, Arc::new(SystemClock), Arc::default());
     let metrics = GrpcMetrics::register(&mut Registry::default());
     let config = GrpcConfig { tls: None, allow_plaintext: false };
     let services = Services { provider: None, expander };

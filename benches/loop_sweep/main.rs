@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use vpsie_autoscaler::control::{FleetHandle, SystemClock};
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::{
-    CloudProviderService, ExpanderMetrics, ExpanderService, GrpcConfig, GrpcMetrics, Services, serve,
+    CloudProviderService, ExpanderService, GrpcConfig, GrpcMetrics, Services, serve,
 };
 
 use cluster::Cluster;
@@ -75,8 +75,7 @@ async fn provider(cluster: &Cluster) -> u16 {
     let config = GrpcConfig { tls: None, allow_plaintext: false };
     let metrics = GrpcMetrics::register(&mut Registry::default());
     let handle = FleetHandle::fixed(cluster.fleet());
-    let (decisions, counts) = (Arc::default(), ExpanderMetrics::default());
-    let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), decisions, counts);
+    let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), Arc::default());
     let services = Services { provider: Some(CloudProviderService::new(handle)), expander };
     tokio::spawn(serve(config, services, metrics, listener, CancellationToken::new()));
     port

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use rust_decimal::Decimal;
 use secrecy::SecretString;
 
 use super::duration::parse_duration;
+use super::syntax::money;
+use crate::cost::HoursPerMonth;
 
 /// All settings of `serve`.
 #[derive(Args, Clone, Debug)]
@@ -262,23 +265,22 @@ pub struct TemplateArgs {
     pub price_file: Option<PathBuf>,
     /// Most that all machines may cost together, USD per hour: no NodeGroup grows past that. Nothing that exists is
     /// deleted for it
-    #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_HOURLY")]
-    pub cost_limit_hourly: Option<String>,
+    #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_HOURLY", value_parser = money)]
+    pub cost_limit_hourly: Option<Decimal>,
     /// Most that all machines may cost together, USD per month
-    #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_MONTHLY")]
-    pub cost_limit_monthly: Option<String>,
+    #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_MONTHLY", value_parser = money)]
+    pub cost_limit_monthly: Option<Decimal>,
     /// Hours in a month: what a price per month is divided by where VPSie tells none per hour, and what an hour is
     /// multiplied by in every cost per month
-    #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_HOURS_PER_MONTH", default_value_t = 730,
-        value_parser = clap::value_parser!(u32).range(1..=744))]
-    pub hours_per_month: u32,
+    #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_HOURS_PER_MONTH", default_value = "730")]
+    pub hours_per_month: HoursPerMonth,
 }
 
 /// What operators see.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]
 pub struct OperationsArgs {
-    /// Address of the HTTP port: /metrics, /healthz, /readyz
+    /// Address of the HTTP port: /metrics, /healthz, /readyz, /debug/decisions
     #[arg(
         long,
         value_name = "IP:PORT",

@@ -15,7 +15,7 @@ use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
 use super::price_file;
 use super::problem::{Problem, Problems};
 use super::syntax;
-use crate::cost::{CostLimit, HoursPerMonth, Prices, Usd, UsdPerHour};
+use crate::cost::{CostLimit, Prices, Usd, UsdPerHour};
 use crate::fleet::{Basis, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::simulator::SimulatorConfig;
@@ -184,21 +184,10 @@ impl Settings {
             let message = format!("is {listen}, must differ from --grpc-listen and --http-listen");
             problems.push(Problem::new("--expander-listen", "", message));
         }
-        let hours_per_month = HoursPerMonth::new(hours_per_month).unwrap_or_else(|| {
-            let message = format!("is {hours_per_month}, must be 1 to 744");
-            problems.push(Problem::new("--hours-per-month", "", message));
-            HoursPerMonth::default()
-        });
         let overrides = price_file.map(|file| price_file::load(&file, hours_per_month, &mut problems));
         let prices = Prices { hours_per_month, overrides: overrides.unwrap_or_default() };
-        let mut amount = |flag: &'static str, text: Option<String>| {
-            let amount = syntax::money(text.as_deref()?);
-            amount.map_err(|message| problems.push(Problem::new(flag, "", message))).ok()
-        };
-        let cost_limit = CostLimit {
-            hourly: amount("--cost-limit-hourly", cost_limit_hourly).map(UsdPerHour),
-            monthly: amount("--cost-limit-monthly", cost_limit_monthly).map(Usd),
-        };
+        let cost_limit =
+            CostLimit { hourly: cost_limit_hourly.map(UsdPerHour), monthly: cost_limit_monthly.map(Usd) };
         if grpc_listen == http_listen && http_listen.port() != 0 {
             let message = format!("is {http_listen}, must differ from --grpc-listen");
             problems.push(Problem::new("--http-listen", "", message));

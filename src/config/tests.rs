@@ -436,6 +436,9 @@ fn values_that_cannot_be_are_refused_by_the_command_line() {
         ("--create-timeout soon", "want a duration above 0 such as 90s, 10m or 1h30m"),
         ("--create-timeout 0s", "want a duration above 0"),
         ("--hours-per-month 800", "800 is not in 1..=744"),
+        ("--cost-limit-hourly 0", "must be an amount above 0 in USD such as 0.50 or 300"),
+        ("--cost-limit-monthly 30EUR", "is \"30EUR\", must be an amount above 0 in USD"),
+        ("--expander-tls-cert @pem", "--expander-tls-key <FILE>"),
         ("--api-rate-limit 0", "0 is not in 1..=60000"),
         ("--grpc-listen nowhere", "invalid socket address"),
     ] {

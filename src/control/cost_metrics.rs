@@ -119,3 +119,114 @@ fn size(pool: &Pool) -> (f64, f64) {
     let size = pool.offer.resources;
     ((size.cpu_millis.max(1) as f64) / 1000.0, (size.memory_mib.max(1) as f64) / 1024.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+    use rust_decimal::Decimal;
+
+    use super::*;
+    use crate::catalog::{Catalog, Offer, Resources};
+    use crate::control::FleetCollector;
+    use crate::fleet::{AutoscalingOptions, Hostname, NodeGroup, Phase, Records, Reserved, SizeId, Vm};
+
+    const POOL: &str = "web/ams1/small/on-demand";
+
+    /// Two machines with VMs and one that waits for its, of an offer of 2 cores and 4 GiB for 73 USD a month.
+    fn fleet() -> Fleet {
+        let offer = |size, name: &str, monthly: Option<i64>| Offer {
+            size: SizeId(size),
+            name: name.to_owned(),
+            identifier: None,
+            datacenter: "ams1".into(),
+            resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
+            monthly: monthly.map(Decimal::from),
+            hourly: None,
+        };
+        let machine = |n: u8, phase| Machine {
+            id: format!("web-{n}").as_str().into(),
+            pool: POOL.parse().unwrap(),
+            size: SizeId(1),
+            created_at: Timestamp::UNIX_EPOCH,
+            phase,
+            asks: Vec::new(),
+        };
+        let running = |n: u8| {
+            let vm = Vm {
+                hostname: Hostname::new(&format!("slave-{n}")),
+                id: Some(format!("vm-{n}").as_str().into()),
+                addresses: Vec::new(),
+            };
+            machine(n, Phase::Running { vm, since: Timestamp::UNIX_EPOCH })
+        };
+        let group = NodeGroup {
+            name: "web".into(),
+            min: 0,
+            max: 9,
+            pools: [POOL, "web/ams1/unpriced/on-demand"].map(|pool| pool.parse().unwrap()).into(),
+            size: None,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            preferred: None,
+            options: AutoscalingOptions::default(),
+            adopt: false,
+            cost_limit: crate::cost::CostLimit::default(),
+            deletion: None,
+        };
+        let offers = vec![offer(1, "small", Some(73)), offer(2, "unpriced", None)];
+        let records = Records {
+            machines: vec![running(1), running(2), machine(3, Phase::Pending)],
+            catalog: Some(Arc::new(Catalog { offers })),
+            ..Records::default()
+        };
+        Fleet::restore(vec![group], records, Reserved::default())
+    }
+
+    fn scraped(collector: impl Collector, prefix: Option<&str>) -> String {
+        let mut registry = prefix.map_or_else(Registry::default, Registry::with_prefix);
+        registry.register_collector(Box::new(collector));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    fn handle() -> Arc<OnceLock<FleetHandle>> {
+        Arc::new(OnceLock::from(FleetHandle::fixed(fleet())))
+    }
+
+    #[test]
+    fn costs_have_the_names_and_labels_of_the_predecessor_and_of_opencost() {
+        let text = scraped(CostCollector::new(handle()), None);
+        let node = r#"{instance="slave-1",node="slave-1",instance_type="small",region="ams1",provider_id="vpsie://vm-1",arch="amd64"}"#;
+        for line in [
+            r#"vpsie_nodegroup_cost_hourly{nodegroup="web",datacenter="ams1"} 0.2"#.to_owned(),
+            r#"vpsie_nodegroup_cost_monthly{nodegroup="web",datacenter="ams1"} 146.0"#.to_owned(),
+            r#"vpsie_cost_per_cpu_core{nodegroup="web",offering="small"} 36.5"#.to_owned(),
+            r#"vpsie_cost_per_gb_memory{nodegroup="web",offering="small"} 18.25"#.to_owned(),
+            format!("node_total_hourly_cost{node} 0.1"),
+        ] {
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        // One offer: half of its price for its two cores, half for its four GiB.
+        for (name, want) in [("node_cpu_hourly_cost", 0.025), ("node_ram_hourly_cost", 0.0125)] {
+            let line = text.lines().find(|line| line.starts_with(&format!("{name}{node}"))).unwrap();
+            let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+            assert!((value - want).abs() < 1e-6, "{line}");
+        }
+        assert!(!text.contains("unpriced"), "{text}");
+    }
+
+    #[test]
+    fn a_pool_has_at_most_thirty_series_that_are_read_from_the_fleet() {
+        let costs = scraped(CostCollector::new(handle()), None);
+        let sizes = scraped(FleetCollector::new(handle()), Some("vpsie_autoscaler"));
+        assert!(sizes.contains("vpsie_autoscaler_unpriced_pools 1"), "{sizes}");
+        let of_pool = |line: &&str| line.contains(POOL) || line.contains(r#"offering="small""#);
+        let series = costs.lines().chain(sizes.lines()).filter(of_pool).count();
+        assert!((1..=30).contains(&series), "{series}");
+    }
+}

@@ -30,13 +30,19 @@ type Sample = (Vec<(&'static str, String)>, f64);
 impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(handle) = self.handle.get() else { return Ok(()) };
-        let (sizes, machines, strangers, prices) = handle.read(|fleet| {
-            let prices = hourly_prices(fleet);
-            (pool_sizes(fleet), machine_counts(fleet), stranger_counts(fleet), prices)
+        let (sizes, machines, strangers, prices, unpriced) = handle.read(|fleet| {
+            let unpriced = fleet.pools().filter(|pool| pool.price.is_none()).count() as f64;
+            let (machines, strangers) = (machine_counts(fleet), stranger_counts(fleet));
+            (pool_sizes(fleet), machines, strangers, hourly_prices(fleet), unpriced)
         });
-        let unpriced = handle.read(|fleet| fleet.pools().filter(|pool| pool.price.is_none()).count());
+        let help = "Pools whose price nobody knows";
+        ConstGauge::new(unpriced).encode(encoder.encode_descriptor(
+            "unpriced_pools",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
         for (name, help, samples) in [
-            ("unpriced_pools", "Pools whose price nobody knows", vec![(Vec::new(), unpriced as f64)]),
             ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", sizes),
             ("machines", "Machines by pool and phase", machines),
             ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", strangers),

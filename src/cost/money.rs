@@ -3,6 +3,7 @@
 use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, Mul, Sub};
+use std::str::FromStr;
 
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
@@ -32,6 +33,14 @@ impl HoursPerMonth {
     /// How many.
     pub fn get(self) -> u32 {
         self.0
+    }
+}
+
+impl FromStr for HoursPerMonth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().ok().and_then(Self::new).ok_or_else(|| format!("{text} is not in 1..=744"))
     }
 }
 
@@ -153,5 +162,8 @@ mod tests {
         assert_eq!(HoursPerMonth::new(0), None);
         assert_eq!(HoursPerMonth::new(745), None);
         assert_eq!(HoursPerMonth::new(744).map(HoursPerMonth::get), Some(744));
+        for text in ["0", "745", "-1", "", "730h"] {
+            assert_eq!(text.parse::<HoursPerMonth>(), Err(format!("{text} is not in 1..=744")));
+        }
     }
 }

@@ -182,7 +182,7 @@ impl Fleet {
         if group.deletion.is_some() {
             return Err(not_growable("its NodeGroup is being deleted"));
         }
-        if !group.pools.contains(&known.id) {
+        if known.place.is_none() {
             return Err(not_growable("its NodeGroup does not name it any more"));
         }
         if !known.growable {

@@ -50,7 +50,10 @@ impl Fleet {
             Phase::Failed { failure, at }
                 if matches!(failure.reason, FailureReason::Stockout | FailureReason::QuotaExceeded) =>
             {
-                self.shortages.insert(key(), (failure.clone(), *at));
+                let newest = self.shortages.get(&key()).is_none_or(|(_, noted)| noted <= at);
+                if newest {
+                    self.shortages.insert(key(), (failure.clone(), *at));
+                }
             }
             // One that was asked for before says nothing.
             Phase::Creating { vm: Some(_), .. } | Phase::Running { .. } => {

@@ -50,6 +50,8 @@ pub struct Pool {
     pub text: Arc<str>,
     /// The offer it rents; kept while machines need it, also when the catalog has it no more.
     pub offer: Offer,
+    /// Its place in the order of its NodeGroup's pools, from 0. None when the NodeGroup does not name it (any more).
+    pub place: Option<u32>,
     /// Whether the NodeGroup still names it and the catalog still has its offer.
     pub growable: bool,
     /// What a machine of it costs. None when nobody knows.
@@ -344,8 +346,10 @@ impl Fleet {
         });
         let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
         let learned = self.learned.get(&offer.size);
+        let place = group.and_then(|group| group.pools.iter().position(|pool| pool == id));
         Pool {
-            growable: offered.is_some() && self.declares(id) && group.is_some_and(|g| g.deletion.is_none()),
+            place: place.map(|place| place as u32),
+            growable: offered.is_some() && place.is_some() && group.is_some_and(|g| g.deletion.is_none()),
             template: Arc::new(template(group, id, &offer, learned, self.basis.reserved)),
             price: self.basis.prices.of(&offer),
             id: id.clone(),

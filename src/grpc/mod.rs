@@ -14,7 +14,7 @@ mod status;
 mod tests;
 mod tls;
 
-pub use expander::{Decisions, ExpanderMetrics, ExpanderService, Record, RecordedOption, debug_routes};
+pub use expander::{Decisions, ExpanderService, Record, RecordedOption, debug_routes};
 pub use metrics::GrpcMetrics;
 pub use server::{GrpcConfig, GrpcConfigError, ServeError, Services, serve};
 pub use service::CloudProviderService;

@@ -228,7 +228,6 @@ mod tests {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-    use super::super::expander::ExpanderMetrics;
     use super::super::proto::cloud_provider_client::CloudProviderClient;
     use super::super::proto::grpcplugin::expander_client::ExpanderClient;
     use super::super::proto::grpcplugin::{BestOptionsRequest, Option as ExpanderOption};
@@ -262,12 +261,7 @@ mod tests {
         let mut registry = Registry::with_prefix("vpsie_autoscaler");
         let metrics = GrpcMetrics::register(&mut registry);
         let handle = FleetHandle::fixed(fleet());
-        let expander = ExpanderService::new(
-            handle.clone(),
-            Arc::new(SystemClock),
-            Arc::default(),
-            ExpanderMetrics::default(),
-        );
+        let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), Arc::default());
         let provider = (!only_expander).then(|| CloudProviderService::new(handle));
         let services = Services { provider, expander };
         let server = tokio::spawn(serve(config, services, metrics, listener, shutdown.clone()));

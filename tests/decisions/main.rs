@@ -16,7 +16,7 @@ use tonic::Request;
 use vpsie_autoscaler::cli::render;
 use vpsie_autoscaler::control::{Clock, FleetHandle};
 use vpsie_autoscaler::grpc::proto::grpcplugin::expander_server::Expander as _;
-use vpsie_autoscaler::grpc::{Decisions, ExpanderMetrics, ExpanderService, Record};
+use vpsie_autoscaler::grpc::{Decisions, ExpanderService, Record};
 
 use scenario::{Release, Scenario};
 
@@ -32,8 +32,7 @@ impl Clock for Fixed {
 async fn decide(scenario: &Scenario, release: Release) -> (Vec<String>, String) {
     let decisions = Arc::new(Decisions::default());
     let handle = FleetHandle::fixed(scenario.fleet());
-    let service =
-        ExpanderService::new(handle, Arc::new(Fixed), Arc::clone(&decisions), ExpanderMetrics::default());
+    let service = ExpanderService::new(handle, Arc::new(Fixed), Arc::clone(&decisions));
     let request = wire::request(scenario, release);
     let reply = service.best_options(Request::new(request)).await.unwrap().into_inner();
     let reply = reply.options.into_iter().map(|option| option.node_group_id).collect();

@@ -58,7 +58,6 @@ pub(super) async fn run(
         events,
         drain,
         credentials,
-        expander,
         decisions,
         fleet,
     } = Measured::new(&settings);
@@ -124,7 +123,7 @@ pub(super) async fn run(
     let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, catalog, begin, &shutdown);
     parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
     drop(asked);
-    let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions, expander);
+    let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions);
     let grace = settings.timing.shutdown_grace;
     let ending = shutdown.clone();
     tasks.spawn(async move {

@@ -41,7 +41,6 @@ pub(super) async fn run(
         vpsie,
         journal,
         credentials,
-        expander: expander_metrics,
         decisions,
         fleet,
         ..
@@ -76,7 +75,7 @@ pub(super) async fn run(
     }
     let ready = readiness(handle.clone());
     spawn_http(&mut tasks, http, registries, ready, Arc::clone(&decisions), shutdown.clone());
-    let service = ExpanderService::new(handle.clone(), clock, decisions, expander_metrics);
+    let service = ExpanderService::new(handle.clone(), clock, decisions);
     let (ending, grace) = (shutdown.clone(), settings.timing.shutdown_grace);
     let (shared, data_file) = (handle.clone(), data_file.to_owned());
     tasks.spawn(async move {
@@ -125,7 +124,7 @@ fn announce(
     let pool =
         handle.read(|fleet| fleet.pools().next().map(|pool| pool.text.to_string())).unwrap_or_default();
     println!("gRPC  {grpc} ({tls}), for Cluster Autoscaler and grpcurl");
-    println!("HTTP  http://{http}/metrics, /healthz, /readyz");
+    println!("HTTP  http://{http}/metrics, /healthz, /readyz, /debug/decisions");
     println!("VPSie is simulated; records are kept in {}", data_file.display());
     println!();
     println!("  grpcurl -plaintext {grpc} {service}/NodeGroups");

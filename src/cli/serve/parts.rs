@@ -17,9 +17,7 @@ use crate::control::{
     FleetCollector, FleetHandle, Journal, Provision, Removal, Rotation, SystemClock, credentials_in_file,
     credentials_in_secret,
 };
-use crate::grpc::{
-    self, CloudProviderService, Decisions, ExpanderMetrics, ExpanderService, GrpcMetrics, Services,
-};
+use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
 use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, Registries, registry, serve_http};
@@ -39,7 +37,6 @@ pub(super) struct Measured {
     pub(super) events: EventMetrics,
     pub(super) drain: DrainMetrics,
     pub(super) credentials: CredentialMetrics,
-    pub(super) expander: ExpanderMetrics,
     pub(super) decisions: Arc<Decisions>,
     /// The fleet, once there is one.
     pub(super) fleet: Arc<OnceLock<FleetHandle>>,
@@ -61,9 +58,9 @@ impl Measured {
         if settings.vpsie.credential_source() != &CredentialSource::Fixed {
             credentials.register(&mut registry);
         }
-        let expander = ExpanderMetrics::default();
-        expander.register(&mut registry);
-        let decisions = Arc::default();
+        let decisions = Decisions::default();
+        decisions.register(&mut registry);
+        let decisions = Arc::new(decisions);
         let fleet = Arc::new(OnceLock::new());
         let collector = FleetCollector::new(Arc::clone(&fleet));
         registry.register_collector(Box::new(collector));
@@ -72,19 +69,7 @@ impl Measured {
         let catalog = CatalogMetrics::default();
         catalog.register(&mut registry);
         let registries = [registry, unprefixed];
-        Self {
-            registries,
-            catalog,
-            grpc,
-            vpsie,
-            journal,
-            events,
-            drain,
-            credentials,
-            expander,
-            decisions,
-            fleet,
-        }
+        Self { registries, catalog, grpc, vpsie, journal, events, drain, credentials, decisions, fleet }
     }
 }
 

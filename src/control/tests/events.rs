@@ -69,3 +69,21 @@ async fn commands_do_not_wait_for_an_api_server_that_is_slow_or_down() {
     assert_eq!(started.elapsed(), Duration::ZERO);
     process.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_without_a_price_is_told_of_once() {
+    let kube = kube();
+    let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
+    let mut process = Process::on(Disk::default()).await;
+    let catalog = CatalogRefresh::new(process.handle.clone(), process.vpsie.clone(), Duration::from_mins(1))
+        .with(CatalogMetrics::default(), events);
+    process.tasks.spawn(publisher.run(CancellationToken::new()));
+    process.tasks.spawn(catalog.run(process.shutdown.clone()));
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert!(process.vpsie.count("catalog") > 3);
+    process.stop().await;
+    let events: Vec<Event> = kube.all();
+    assert!(events.iter().all(|event| event.reason.as_deref() == Some("PriceUnknown")), "{events:?}");
+    let told: i32 = events.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum();
+    assert_eq!(told, 2, "the pools are {SMALL} and {LARGE}: {events:?}");
+}

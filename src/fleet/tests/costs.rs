@@ -105,3 +105,21 @@ fn a_shortage_stands_in_the_way_for_a_while_or_until_there_is_a_vm() {
     hand.observe(&mut fleet, &[node(1, 4)]);
     assert_eq!(fleet.hindrance(LARGE, 1, hand.now), None, "whoever gets a VM is below the quota");
 }
+
+#[test]
+fn the_newest_shortage_counts_whichever_record_is_read_last() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    for _ in 0..2 {
+        hand.increase(&mut fleet, SMALL, 1).unwrap();
+        hand.ask_all(&mut fleet, &shortage(FailureReason::Stockout));
+        hand.wait(Duration::from_mins(4));
+    }
+    // The first is 8 minutes old, the second 4.
+    let mut records = fleet.records();
+    for _ in 0..2 {
+        let restarted = Fleet::restore(groups(), records.clone(), Reserved::default());
+        assert!(restarted.hindrance(SMALL, 1, hand.now).is_some());
+        records.machines.reverse();
+    }
+}

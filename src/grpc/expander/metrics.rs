@@ -6,8 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::record::Record;
-use crate::placement::Verdict;
+use crate::placement::{Decision, Question, Verdict};
 
 /// Upper bounds of the buckets, seconds. Cluster Autoscaler gives up after 5 s.
 const SECONDS: [f64; 9] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -17,7 +16,7 @@ const COUNTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 50.0, 200.0, 1000.0, 5000.0];
 
 /// Metrics of the expander.
 #[derive(Clone, Debug)]
-pub struct ExpanderMetrics {
+pub(super) struct ExpanderMetrics {
     decisions: Family<OutcomeLabels, Counter>,
     skipped: Family<ReasonLabels, Counter>,
     seconds: Histogram,
@@ -49,7 +48,7 @@ impl Default for ExpanderMetrics {
 
 impl ExpanderMetrics {
     /// Registers the metrics that begin with `expander_`.
-    pub fn register(&self, registry: &mut Registry) {
+    pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "expander_decisions",
             "Decisions of the expander; outcome says what the best option was ordered by: price, unpriced, blocked \
@@ -71,22 +70,22 @@ impl ExpanderMetrics {
         registry.register("expander_pods", "Pods that wait, in a decision", self.pods.clone());
     }
 
-    pub(super) fn observe(&self, record: &Record, elapsed: Duration) {
-        let outcome = match record.best().next().map(|option| &option.verdict) {
+    pub(super) fn observe(&self, question: &Question, decision: &Decision, took: Duration) {
+        let outcome = match decision.options.first().map(|best| &best.verdict) {
             Some(Verdict::Priced(_)) => "price",
             Some(Verdict::Unpriced) => "unpriced",
             Some(Verdict::Blocked(_)) => "blocked",
             None => "none",
         };
         self.decisions.get_or_create(&OutcomeLabels { outcome }).inc();
-        for option in &record.options {
+        for option in &decision.options {
             if let (Verdict::Blocked(blocked), false) = (&option.verdict, option.best) {
                 let reason = blocked.reason.clone().into_owned();
                 self.skipped.get_or_create(&ReasonLabels { reason }).inc();
             }
         }
-        self.seconds.observe(elapsed.as_secs_f64());
-        self.options.observe((record.options.len() + record.more) as f64);
-        self.pods.observe(f64::from(record.pods));
+        self.seconds.observe(took.as_secs_f64());
+        self.options.observe(question.candidates.len() as f64);
+        self.pods.observe(question.pods.len() as f64);
     }
 }

@@ -16,11 +16,7 @@ use super::proto::grpcplugin::{BestOptionsRequest, BestOptionsResponse, Option a
 use crate::control::{Clock, FleetHandle};
 use crate::placement::decide;
 
-pub use metrics::ExpanderMetrics;
 pub use record::{Decisions, Record, RecordedOption, debug_routes};
-
-/// Target of the line that each decision is logged with.
-const LOG: &str = "vpsie_autoscaler::expander";
 
 /// Questions that are read or answered at a time: their memory is this often the largest message.
 const QUESTIONS: usize = 2;
@@ -31,20 +27,13 @@ pub struct ExpanderService {
     handle: FleetHandle,
     clock: Arc<dyn Clock>,
     decisions: Arc<Decisions>,
-    metrics: ExpanderMetrics,
     permits: Arc<Semaphore>,
 }
 
 impl ExpanderService {
     /// Decides with what is known of the fleet, and keeps each decision.
-    pub fn new(
-        handle: FleetHandle,
-        clock: Arc<dyn Clock>,
-        decisions: Arc<Decisions>,
-        metrics: ExpanderMetrics,
-    ) -> Self {
-        let permits = Arc::new(Semaphore::new(QUESTIONS));
-        Self { handle, clock, decisions, metrics, permits }
+    pub fn new(handle: FleetHandle, clock: Arc<dyn Clock>, decisions: Arc<Decisions>) -> Self {
+        Self { handle, clock, decisions, permits: Arc::new(Semaphore::new(QUESTIONS)) }
     }
 
     /// What bounds the questions that are read or answered at a time, over all ports.
@@ -57,24 +46,11 @@ impl ExpanderService {
         let now = self.clock.now();
         let question = question::of(&self.handle, request, now);
         let decision = decide(&question);
-        let record = Record::new(&question, &decision, now);
-        let elapsed = started.elapsed();
-        let record = Record { micros: elapsed.as_micros() as u64, ..record };
-        self.metrics.observe(&record, elapsed);
-        tracing::info!(
-            target: LOG,
-            took = format!("{}us", record.micros),
-            pods = record.pods,
-            options = question.candidates.len(),
-            "{}",
-            record.summary()
-        );
-        let best = record
-            .best()
-            .map(|option| WireOption { node_group_id: option.pool.to_string(), ..WireOption::default() });
-        let best = best.collect();
-        self.decisions.keep(record);
-        best
+        self.decisions.keep(&question, &decision, now, started.elapsed());
+        let best = decision.options.iter().filter(|ranked| ranked.best);
+        let pools = best.filter_map(|ranked| question.candidates.get(ranked.candidate));
+        let reply = |pool: &str| WireOption { node_group_id: pool.to_owned(), ..WireOption::default() };
+        pools.map(|candidate| reply(&candidate.pool)).collect()
     }
 }
 

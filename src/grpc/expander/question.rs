@@ -37,7 +37,7 @@ pub(super) fn of(handle: &FleetHandle, request: BestOptionsRequest, now: Timesta
                 candidate.price = pool.price;
                 candidate.blocked = blocked(fleet, pool, now);
                 candidate.preferred = is_preferred(fleet, pool);
-                candidate.place = place(fleet, pool);
+                candidate.place = pool.place.unwrap_or(u32::MAX);
                 candidate.node_group = Some(pool.id.node_group.clone());
             }
         }
@@ -59,11 +59,6 @@ fn blocked(fleet: &Fleet, pool: &Pool, now: Timestamp) -> Option<Blocked> {
 
 fn is_preferred(fleet: &Fleet, pool: &Pool) -> bool {
     fleet.group(pool).is_some_and(|group| group.preferred.as_ref() == Some(&pool.id.offer))
-}
-
-fn place(fleet: &Fleet, pool: &Pool) -> u32 {
-    let place = fleet.group(pool).and_then(|group| group.pools.iter().position(|id| *id == pool.id));
-    place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
 }
 
 /// What a Node of somebody else gives to pods.

@@ -3,14 +3,17 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use jiff::Timestamp;
+use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
+use super::metrics::ExpanderMetrics;
 use crate::cost::UsdPerHour;
 use crate::placement::{Decision, Question, Verdict};
 
@@ -58,7 +61,7 @@ pub struct RecordedOption {
 }
 
 impl Record {
-    pub(super) fn new(question: &Question, decision: &Decision, at: Timestamp) -> Self {
+    fn new(question: &Question, decision: &Decision, at: Timestamp) -> Self {
         let mut options: Vec<_> = decision
             .options
             .iter()
@@ -86,7 +89,7 @@ impl Record {
     }
 
     /// One line about it.
-    pub(super) fn summary(&self) -> String {
+    fn summary(&self) -> String {
         let mut line = String::new();
         let mut best = self.best();
         let Some(first) = best.next() else { return "no options".to_owned() };
@@ -109,9 +112,15 @@ impl Record {
     }
 }
 
-/// The last decisions.
+/// Target of the line that each decision is logged with.
+const LOG: &str = "vpsie_autoscaler::expander";
+
+/// What becomes of decisions: the last of them, counts of all, and a line of the log for each.
 #[derive(Debug, Default)]
-pub struct Decisions(Mutex<Ring>);
+pub struct Decisions {
+    ring: Mutex<Ring>,
+    metrics: ExpanderMetrics,
+}
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -120,8 +129,23 @@ struct Ring {
 }
 
 impl Decisions {
-    pub(super) fn keep(&self, record: Record) {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Registers the metrics that begin with `expander_`.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+
+    pub(super) fn keep(&self, question: &Question, decision: &Decision, at: Timestamp, took: Duration) {
+        self.metrics.observe(question, decision, took);
+        let record = Record { micros: took.as_micros() as u64, ..Record::new(question, decision, at) };
+        tracing::info!(
+            target: LOG,
+            took = format!("{}us", record.micros),
+            pods = record.pods,
+            options = question.candidates.len(),
+            "{}",
+            record.summary()
+        );
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.made += 1;
         let number = ring.made;
         if ring.last.len() == KEPT {
@@ -132,7 +156,7 @@ impl Decisions {
 
     /// The last `count` of them, the newest first.
     pub fn last(&self, count: usize) -> Vec<Arc<Record>> {
-        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last.iter().take(count).cloned().collect()
     }
 }
@@ -178,10 +202,39 @@ mod tests {
     }
 
     #[test]
+    fn options_that_are_not_kept_are_counted_all_the_same() {
+        use crate::catalog::Resources;
+        use crate::placement::{Blocked, Candidate, decide};
+        let candidate = |n: usize| Candidate {
+            pool: format!("pool-{n}").into(),
+            node_group: None,
+            nodes: 1,
+            pods: Vec::new(),
+            allocatable: Resources { cpu_millis: 1, memory_mib: 1, disk_gib: 0, pods: 1 },
+            price: Some(UsdPerHour(1.into())),
+            blocked: (n > 0).then(|| Blocked { reason: "STOCKOUT".into(), message: String::new() }),
+            preferred: false,
+            place: 0,
+        };
+        let question = Question { pods: Vec::new(), candidates: (0..=OPTIONS + 20).map(candidate).collect() };
+        let decisions = Decisions::default();
+        let mut registry = Registry::default();
+        decisions.register(&mut registry);
+        decisions.keep(&question, &decide(&question), Timestamp::UNIX_EPOCH, Duration::ZERO);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let skipped = format!(r#"expander_options_skipped_total{{reason="STOCKOUT"}} {}"#, OPTIONS + 20);
+        assert!(text.contains(&skipped), "{text}");
+        let record = &decisions.last(1)[0];
+        assert_eq!((record.options.len(), record.more), (OPTIONS, 21));
+    }
+
+    #[test]
     fn the_last_decisions_are_kept_and_numbered() {
         let decisions = Decisions::default();
         for _ in 0..KEPT + 3 {
-            decisions.keep(Record::new(&Question::default(), &Decision::default(), Timestamp::UNIX_EPOCH));
+            let (at, took) = (Timestamp::UNIX_EPOCH, Duration::ZERO);
+            decisions.keep(&Question::default(), &Decision::default(), at, took);
         }
         let numbers: Vec<u64> = decisions.last(2).iter().map(|record| record.number).collect();
         assert_eq!(numbers, [KEPT as u64 + 3, KEPT as u64 + 2]);
