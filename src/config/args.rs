@@ -213,6 +213,10 @@ pub struct ElectionArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RETRY_PERIOD",
         default_value = "2s", value_parser = parse_duration)]
     pub leader_election_retry_period: Duration,
+    /// Name of the pod that we run in. While it leads it has the label `autoscaler.vpsie.com/role: leader`, which a
+    /// Service can look for
+    #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_POD_NAME")]
+    pub pod_name: Option<String>,
 }
 
 /// When things happen.

@@ -11,7 +11,11 @@ pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
         leader_election_lease_duration: lease,
         leader_election_renew_deadline: deadline,
         leader_election_retry_period: retry,
+        pod_name,
     } = args;
+    if let Some(Err(message)) = pod_name.as_deref().map(syntax::dns_subdomain) {
+        problems.push(Problem::new("--pod-name", "", message));
+    }
     let mut wrong = |flag: &str, message: String| {
         problems.push(Problem::new(&format!("--leader-election-{flag}"), "", message));
     };

@@ -353,6 +353,7 @@ fn with_everything_in_kubernetes_a_kubeconfig_is_enough() {
         leader_election_lease_duration: Duration::from_secs(15),
         leader_election_renew_deadline: Duration::from_secs(10),
         leader_election_retry_period: Duration::from_secs(2),
+        pod_name: None,
     };
     assert_eq!(election, defaults);
     let line = "--leader-election-lease-duration 1m --leader-election-renew-deadline 59s --namespace a-1";
@@ -410,7 +411,7 @@ fn wrong_settings_are_all_named() {
         "--store kubernetes --api-secret a --api-token t",
         "--store kubernetes --api-token t",
         "--store kubernetes --kubeconfig a --simulate --data-file b --node-groups @groups.yaml",
-        "--store kubernetes --kubeconfig a --api-token t --namespace a.b --leader-election-id -",
+        "--store kubernetes --kubeconfig a --api-token t --namespace a.b --leader-election-id - --pod-name A_",
         "--store kubernetes --kubeconfig a --api-token t --leader-election-lease-duration 10s",
         "--store kubernetes --kubeconfig a --api-token t --leader-election-lease-duration 1500ms \
          --leader-election-renew-deadline 1s",

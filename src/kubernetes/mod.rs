@@ -8,6 +8,7 @@ mod fence;
 mod lease;
 mod patch;
 mod permissions;
+mod role;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
 pub use drain::{Evicted, Staying, evict, pods_on, staying};
@@ -16,3 +17,4 @@ pub use fence::{fence_client, fence_transport};
 pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, identity};
 pub use patch::merge_patch;
 pub use permissions::{PERMISSIONS, Permission, Scope};
+pub use role::{LEADER, ROLE_LABEL, Role};

@@ -80,6 +80,7 @@ pub const PERMISSIONS: &[Permission] = &[
         &["get", "create", "update"],
         "agree on the replica that leads",
     ),
+    namespace("", "pods", &["patch"], "label the pod that leads, which a Service looks for (--pod-name)"),
     Permission {
         scope: Scope::Namespace,
         group: "",

@@ -1,18 +1,29 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Says whether RPCs can be answered: Ok, or what is still waited for. VPSie's weather is no reason not to be
-/// ready: answers come from memory.
-pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Says whether RPCs can be answered. VPSie's weather is no reason not to be ready: answers come from memory.
+pub type Readiness = Arc<dyn Fn() -> Result<(), Unready> + Send + Sync>;
+
+/// Why RPCs cannot be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unready {
+    /// All is well, but this replica does not lead.
+    #[error("another replica leads, or none yet; this one stands by")]
+    StandsBy,
+    /// Something was not read yet.
+    #[error("{0} not read yet; the log says why")]
+    Waits(&'static str),
+}
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -51,9 +62,26 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
     }
 }
 
-async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
+/// As at the API server's `/readyz`, a check can be left out.
+#[derive(Deserialize)]
+struct Checks {
+    exclude: Option<String>,
+}
+
+/// A replica that stands by is as well as one can be, so a probe excludes `leadership`: or else a Deployment of two
+/// would never be available.
+async fn ready(State(shown): State<Shown>, Query(checks): Query<Checks>) -> impl IntoResponse {
+    let stands_by = match checks.exclude.as_deref() {
+        None => false,
+        Some("leadership") => true,
+        Some(other) => {
+            let message = format!("exclude={other}: only leadership can be excluded\n");
+            return (StatusCode::BAD_REQUEST, message);
+        }
+    };
     match (shown.readiness)() {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(Unready::StandsBy) if stands_by => (StatusCode::OK, format!("ok: {}\n", Unready::StandsBy)),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
     }
 }
@@ -80,10 +108,8 @@ mod tests {
     async fn shows_metrics_health_and_readiness_and_stops() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (loaded, is_loaded) = watch::channel(false);
-        let readiness: Readiness = Arc::new(move || {
-            if *is_loaded.borrow() { Ok(()) } else { Err("waiting for the first catalog".to_owned()) }
-        });
+        let (state, is) = watch::channel(Err(Unready::StandsBy));
+        let readiness: Readiness = Arc::new(move || *is.borrow());
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve_http(
             listener,
@@ -101,10 +127,18 @@ mod tests {
         assert!(body.ends_with("# EOF\n"));
 
         assert_eq!(get(address, "/healthz").await.0, 200);
-        let (status, _, body) = get(address, "/readyz").await;
-        assert_eq!((status, body.as_str()), (503, "not ready: waiting for the first catalog\n"));
-        loaded.send(true).unwrap();
-        assert_eq!(get(address, "/readyz").await.0, 200);
+        for (now, leads, stands_by) in [
+            (Err(Unready::StandsBy), 503, 200),
+            (Err(Unready::Waits("offers were")), 503, 503),
+            (Ok(()), 200, 200),
+        ] {
+            state.send(now).unwrap();
+            let (status, _, body) = get(address, "/readyz").await;
+            assert_eq!(status, leads, "{body}");
+            let (status, _, body) = get(address, "/readyz?exclude=leadership").await;
+            assert_eq!(status, stands_by, "{body}");
+        }
+        assert_eq!(get(address, "/readyz?exclude=vpsie").await.0, 400);
         assert_eq!(get(address, "/").await.0, 404);
 
         shutdown.cancel();

@@ -19,10 +19,10 @@ use crate::control::{
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{
-    self, ElectionConfig, Elector, Events, Leadership, Lost, fence_client, fence_transport,
+    self, ElectionConfig, Elector, Events, Leadership, Lost, Role, fence_client, fence_transport,
 };
 use crate::store::{KubernetesStore, StoreError};
-use crate::telemetry::Readiness;
+use crate::telemetry::{Readiness, Unready};
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
 
 /// Between two attempts to read the records at the start.
@@ -65,6 +65,10 @@ pub(super) async fn run(
     let mut tasks = Tasks::new();
     spawn_http(&mut tasks, http, registries, readiness(staged), Arc::clone(&decisions), shutdown.clone());
 
+    let pod = election.pod_name.as_deref();
+    if let Some(pod) = pod {
+        Role::new(client.clone(), namespace, pod).stand_by().await;
+    }
     let identity = kubernetes::identity();
     tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");
     let config = ElectionConfig {
@@ -90,6 +94,14 @@ pub(super) async fn run(
     let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
 
     let client = fence_client(&client, leadership.clone());
+    if let Some(pod) = pod {
+        let role = Role::new(client.clone(), namespace, pod);
+        spawn(
+            &mut tasks,
+            "role",
+            role.run(stage.subscribe(), |stage| *stage == Stage::Serving, shutdown.clone()),
+        );
+    }
     let (events, publisher) = Events::new(client.clone(), namespace, events);
     spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
     let parts = Parts {
@@ -272,8 +284,8 @@ async fn released(kept: Kept, over: CancellationToken, finished: anyhow::Result<
 
 fn readiness(stage: watch::Receiver<Stage>) -> Readiness {
     Arc::new(move || match *stage.borrow() {
-        Stage::Standby => Err("another replica leads, or none yet; this one stands by".to_owned()),
-        Stage::Loading => Err("NodeGroups or VPSie's offers were not read yet; the log says why".to_owned()),
+        Stage::Standby => Err(Unready::StandsBy),
+        Stage::Loading => Err(Unready::Waits("NodeGroups or VPSie's offers were")),
         Stage::Serving => Ok(()),
     })
 }

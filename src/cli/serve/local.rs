@@ -15,7 +15,7 @@ use crate::control::{Declared, FleetHandle, Keeper, Nodes};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events};
 use crate::store::{FileStore, Store};
-use crate::telemetry::Readiness;
+use crate::telemetry::{Readiness, Unready};
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
 
 pub(super) async fn run(
@@ -92,8 +92,8 @@ pub(super) async fn run(
 
 fn readiness(handle: FleetHandle) -> Readiness {
     Arc::new(move || {
-        let missing = "VPSie's offers were not read yet; the log says why";
-        handle.read(|fleet| fleet.catalog().map(drop)).ok_or_else(|| missing.to_owned())
+        let missing = Unready::Waits("VPSie's offers were");
+        handle.read(|fleet| fleet.catalog().map(drop)).ok_or(missing)
     })
 }
 
