@@ -25,7 +25,8 @@ type controlPlane struct {
 	served    time.Time // since when it is ready
 }
 
-func startControlPlane(t testing.TB, dir string) *controlPlane {
+// startControlPlane starts all of it. What kube-scheduler's configuration says beside its kubeconfig may be nothing.
+func startControlPlane(t testing.TB, dir, scheduler string) *controlPlane {
 	t.Helper()
 	pki(t, dir)
 	etcd, peer, api := port(t), port(t), port(t)
@@ -66,9 +67,9 @@ func startControlPlane(t testing.TB, dir string) *controlPlane {
 	c.serve(t)
 
 	admin := "--kubeconfig=" + c.kubeconfigOf("admin")
-	start(t, dir, "kube-scheduler", tool("kube-scheduler"), admin,
-		"--leader-elect=false", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)),
-		"--cert-dir="+in("scheduler"))
+	write(t, in("scheduler.yaml"), fmt.Appendf(nil, scheduled, c.kubeconfigOf("admin"), scheduler))
+	start(t, dir, "kube-scheduler", tool("kube-scheduler"), "--config="+in("scheduler.yaml"),
+		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)), "--cert-dir="+in("scheduler"))
 	// A Node that falls silent is not ready after 25 seconds, rather than 50.
 	start(t, dir, "kube-controller-manager", tool("kube-controller-manager"), admin,
 		"--leader-elect=false", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)),
@@ -127,6 +128,12 @@ contexts: [{name: e2e, context: {cluster: e2e, user: e2e}}]
 clusters: [{name: e2e, cluster: {certificate-authority: %q, server: %q}}]
 users: [{name: e2e, user: {token: %q}}]
 `
+
+const scheduled = `apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+clientConnection: {kubeconfig: %q, qps: 1000, burst: 1000}
+leaderElection: {leaderElect: false}
+%s`
 
 // The provider's requests are written down, so that one that was refused is found.
 const audited = `apiVersion: audit.k8s.io/v1

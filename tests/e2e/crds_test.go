@@ -32,7 +32,7 @@ type object = map[string]any
 
 // TestCRDs gives a real API server what src/api/verdicts.rs gives to its likeness.
 func TestCRDs(t *testing.T) {
-	cluster := startControlPlane(t, scratch(t))
+	cluster := startControlPlane(t, scratch(t), "")
 	kinds := []string{"nodegroups", "vpsienodes", "autoscalerconfigs"}
 	for _, kind := range kinds {
 		cluster.install(t, kind)

@@ -51,6 +51,7 @@ type declared struct {
 	Status struct {
 		CurrentNodes, DesiredNodes, ReadyNodes int
 		ObservedGeneration                     int64
+		Cost                                   struct{ Hourly, Monthly string }
 		Conditions                             []struct{ Type, Status, Reason, Message string }
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,6 +79,7 @@ func cheapestSet(t *testing.T, d driver, recorded *recording) {
 			}
 			w.hasMade(size(want))
 			w.explains(want)
+			w.costs("general", cost)
 			w.note("in %s %v for %.0f USD a month", datacenter, want, cost)
 
 			asked := w.decisions()
@@ -222,6 +225,27 @@ func (w *world) unschedulable(count int) func() error {
 		}
 		return nil
 	}
+}
+
+// costs waits for what the status of a NodeGroup says that it costs, USD a month. VPSie's prices per hour are rounded.
+func (w *world) costs(group string, want float64) {
+	w.t.Helper()
+	await(w.t, fmt.Sprintf("%s costs %.0f USD a month", group, want), 20*time.Second, func() error {
+		var found declared
+		if _, err := w.cluster.get(objects+"/nodegroups/"+group, &found); err != nil {
+			return err
+		}
+		cost := found.Status.Cost
+		hourly, err := strconv.ParseFloat(cost.Hourly, 64)
+		if err != nil {
+			return err
+		}
+		monthly, err := strconv.ParseFloat(cost.Monthly, 64)
+		if err == nil && (math.Abs(monthly-want) > 0.005*want || math.Abs(hourly*730-monthly) > 0.005*want) {
+			err = fmt.Errorf("its status says %s a month, %s an hour", cost.Monthly, cost.Hourly)
+		}
+		return err
+	})
 }
 
 // decisions is how often the expander was asked.

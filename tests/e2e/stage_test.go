@@ -13,7 +13,7 @@ import (
 // TestStage shows, before anything of ours is on it, that pods run and go here.
 func TestStage(t *testing.T) {
 	began := time.Now()
-	w := &world{t: t, cluster: startControlPlane(t, scratch(t))}
+	w := &world{t: t, cluster: startControlPlane(t, scratch(t), "")}
 	t.Logf("control plane ready after %s", time.Since(began).Round(100*time.Millisecond))
 	have := core.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("4Gi"), "pods": resource.MustParse("110")}
 	node := &core.Node{

@@ -54,6 +54,8 @@ type setting struct {
 	provider []string
 	// vpsie is the simulator's configuration; the usual one if left out.
 	vpsie string
+	// scheduler is of kube-scheduler's configuration.
+	scheduler string
 }
 
 func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups ...object) *world {
@@ -64,7 +66,7 @@ func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups ...object)
 func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 	t.Helper()
 	dir := scratch(t)
-	w := &world{t: t, local: s.local, cluster: startControlPlane(t, dir)}
+	w := &world{t: t, local: s.local, cluster: startControlPlane(t, dir, s.scheduler)}
 	admin := w.cluster.kubeconfigOf("admin")
 	if s.vpsie == "" {
 		s.vpsie = simulated

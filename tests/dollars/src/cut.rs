@@ -1,15 +1,16 @@
 //! A part of a trace, sped up: the same that a real cluster is given, to compare.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args as Flags;
 
 use crate::Args;
 use crate::bound::bounds;
-use crate::data::{Trace, markets, traces};
+use crate::data::{Pool, Trace, markets, traces};
 use crate::expander::Expander;
-use crate::replay::{Conditions, replay};
+use crate::replay::{Conditions, Outcome, replay};
 
 /// Of a cut. Seconds are those after the speed-up.
 #[derive(Debug, Flags)]
@@ -17,9 +18,10 @@ pub(crate) struct Options {
     /// With --cut: so many seconds of the trace in one.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     speedup: u64,
-    /// With --cut: writes its pods to this file (CSV: pod, cpu_milli, mem_mib, start_s, end_s).
+    /// With --cut: writes pods.csv (pod, cpu_milli, mem_mib, start_s, end_s) and offers.csv (offer, cpu, mem_mib,
+    /// hourly) to this folder, for a real cluster.
     #[arg(long)]
-    emit_schedule: Option<PathBuf>,
+    emit: Option<PathBuf>,
     /// With --cut: seconds between loops of Cluster Autoscaler.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     scan_interval: u64,
@@ -32,6 +34,9 @@ pub(crate) struct Options {
     /// With --cut: seconds without scale-down after a scale-up.
     #[arg(long, default_value_t = 600)]
     delay_after_add: u64,
+    /// With --cut: seconds until a node that could not be emptied is looked at again.
+    #[arg(long, default_value_t = 300)]
+    recheck: u64,
 }
 
 /// Reads `START..END`.
@@ -48,32 +53,65 @@ pub(crate) fn print(args: &Args, (from, to): (u64, u64)) -> Result<()> {
         boot: options.boot,
         unneeded: options.unneeded_time,
         after_add: options.delay_after_add,
+        recheck: options.recheck,
         ..Conditions::DEFAULT
     };
-    for trace in traces(&args.data, &args.trace)? {
+    let (traces, markets) = (traces(&args.data, &args.trace)?, markets(&args.data, &args.market)?);
+    if options.emit.is_some() && (traces.len(), markets.len()) != (1, 1) {
+        bail!("--emit takes one trace and one market, here are {} and {}", traces.len(), markets.len());
+    }
+    for trace in traces {
         let cut = trace.cut(from, to, options.speedup);
-        if let Some(path) = &options.emit_schedule {
-            emit(&cut, path).with_context(|| path.display().to_string())?;
-        }
-        for market in markets(&args.data, &args.market)? {
+        for market in &markets {
+            if let Some(folder) = &options.emit {
+                emit(&cut, &market.pools, folder).with_context(|| folder.display().to_string())?;
+            }
             let bound = bounds(&cut, &market.pools)?.packed;
             println!("\n{}, {}: {} pods, bound {bound:.4} USD", cut.name, market.name, cut.pods.len());
             for expander in Expander::ALL {
-                let outcome = replay(&cut.pods, &market.pools, expander, conditions, 0);
-                println!("{:12} {:.4} USD, {} scale-ups", expander.name(), outcome.usd, outcome.scale_ups);
+                let runs =
+                    (0..args.seeds).map(|seed| replay(&cut.pods, &market.pools, expander, conditions, seed));
+                println!("{:12} {}", expander.name(), summary(&runs.collect::<Vec<_>>()));
             }
         }
     }
     Ok(())
 }
 
-fn emit(trace: &Trace, path: &PathBuf) -> Result<()> {
-    let mut file = csv::Writer::from_path(path)?;
+/// Means over the seeds, and how far the bills lie apart.
+fn summary(runs: &[Outcome]) -> String {
+    let mean = |of: &dyn Fn(&Outcome) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+    let bills = || runs.iter().map(|run| run.usd);
+    format!(
+        "{:.4} USD ({:.4} to {:.4}), {:.0} nodes, mean wait {:.1} s, {:.0} evictions",
+        mean(&|run| run.usd),
+        bills().fold(f64::INFINITY, f64::min),
+        bills().fold(0.0, f64::max),
+        mean(&|run| run.nodes as f64),
+        mean(&|run| run.waits.iter().sum::<u64>() as f64 / run.waits.len().max(1) as f64),
+        mean(&|run| run.evictions as f64),
+    )
+}
+
+fn emit(trace: &Trace, pools: &[Pool], folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut file = csv::Writer::from_path(folder.join("pods.csv"))?;
     file.write_record(["pod", "cpu_milli", "mem_mib", "start_s", "end_s"])?;
     for pod in &trace.pods {
         let numbers =
             [pod.size.cpu, pod.size.memory, pod.arrival, pod.end()].map(|number| number.to_string());
         file.write_record(std::iter::once(pod.name.clone()).chain(numbers))?;
+    }
+    file.flush()?;
+    let mut file = csv::Writer::from_path(folder.join("offers.csv"))?;
+    file.write_record(["offer", "cpu", "mem_mib", "hourly"])?;
+    for pool in pools {
+        let numbers = [
+            (pool.capacity.cpu / 1000).to_string(),
+            pool.capacity.memory.to_string(),
+            pool.price.0.to_string(),
+        ];
+        file.write_record(std::iter::once(pool.id.clone()).chain(numbers))?;
     }
     file.flush()?;
     Ok(())

@@ -244,9 +244,11 @@ const MARKETS: [Spec; 4] = [
     ("aws eu-central-1, on demand", "aws-eu-central-1-spot.json", AWS, &[ANYWHERE]),
 ];
 
-/// The markets that are compared, those whose name contains `name`.
+/// The markets that are compared: the one that is called `name`, else those whose name contains it.
 pub(crate) fn markets(data: &Path, name: &str) -> Result<Vec<Market>> {
-    MARKETS.iter().filter(|spec| spec.0.contains(name)).map(|spec| market(data, spec)).collect()
+    let exact = MARKETS.iter().any(|spec| spec.0 == name);
+    let wanted = |spec: &&Spec| if exact { spec.0 == name } else { spec.0.contains(name) };
+    MARKETS.iter().filter(wanted).map(|spec| market(data, spec)).collect()
 }
 
 /// The traces, by name, those whose name contains `name`.

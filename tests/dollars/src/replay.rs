@@ -54,6 +54,7 @@ pub(crate) struct Outcome {
     pub(crate) waits: Vec<u64>,
     pub(crate) scale_ups: u64,
     pub(crate) evictions: u64,
+    pub(crate) nodes: usize,
     pub(crate) nodes_at_most: usize,
     /// Pods that no pool could take.
     pub(crate) never_ran: usize,
@@ -267,6 +268,7 @@ impl Replay<'_> {
             self.outcome.usd_started_hours += (until - node.asked).div_ceil(3600) as f64 * 3600.0 * rate;
             self.outcome.booting += (until.min(node.ready) - node.asked) as f64 * rate;
         }
+        self.outcome.nodes = self.nodes.len();
         self.outcome.waits.sort_unstable();
         self.outcome
     }
