@@ -48,7 +48,7 @@ func loadChart(t testing.TB) *chart.Chart {
 	}
 	// Written by the monitoring of the same tree; a stand-in while that is not there.
 	for name, content := range map[string]string{
-		"files/alerts.yaml":             "groups: [{name: stand-in, rules: [{alert: A, expr: up}]}]",
+		"files/alerts.yaml":              "groups: [{name: stand-in, rules: [{alert: A, expr: up}]}]",
 		"files/dashboards/overview.json": "{}",
 	} {
 		if !slices.ContainsFunc(loaded.Files, func(file *chart.File) bool { return file.Name == name }) {
@@ -61,7 +61,11 @@ func loadChart(t testing.TB) *chart.Chart {
 // renderWith renders the chart in a cluster, or without one when there is none.
 func renderWith(t testing.TB, given values, cluster engine.ClientProvider) (rendered, error) {
 	t.Helper()
-	loaded := loadChart(t)
+	return renderChart(t, loadChart(t), given, cluster)
+}
+
+func renderChart(t testing.TB, loaded *chart.Chart, given values, cluster engine.ClientProvider) (rendered, error) {
+	t.Helper()
 	all, err := chartutil.ToRenderValues(loaded, given, chartutil.ReleaseOptions{
 		Name: release, Namespace: namespace, Revision: 1, IsInstall: true,
 	}, chartutil.DefaultCapabilities)
