@@ -1,0 +1,400 @@
+package install
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	certmanager "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	prometheus "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
+	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
+	policy "k8s.io/api/policy/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes/scheme"
+	security "k8s.io/pod-security-admission/api"
+	admission "k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/yaml"
+)
+
+func init() {
+	// Helm warns of values that tests make wrong on purpose.
+	log.SetOutput(io.Discard)
+	for _, add := range []func() error{
+		func() error { return prometheus.AddToScheme(scheme.Scheme) },
+		func() error { return certmanager.AddToScheme(scheme.Scheme) },
+	} {
+		if err := add(); err != nil {
+			panic(err)
+		}
+	}
+}
+
+const nodeGroups = `
+nodeGroups:
+  - {name: general, minNodes: 0, maxNodes: 10, resourceIdentifier: 5a1c94be-6f3d-11ef-9b52-bc24115e1e5f,
+     datacenterID: ams1, offeringIDs: [s-2vcpu-4gb], labels: {workload: general}}
+  - {name: batch, minNodes: 0, maxNodes: 5, resourceIdentifier: 5a1c94be-6f3d-11ef-9b52-bc24115e1e5f,
+     datacenterID: ams1, offeringIDs: [s-8vcpu-16gb], taints: [{key: workload, value: batch, effect: NoSchedule}]}
+`
+
+const everything = nodeGroups + `
+commonLabels: {team: infra}
+imagePullSecrets: [{name: registry}]
+image: {tag: "1.2.3"}
+vpsie: {existingSecret: mine, apiURL: "https://vpsie.example/apps/v2", rateLimit: 50, deletionShare: 0, timeout: 20s}
+controller:
+  {logLevel: "info,vpsie_autoscaler::vpsie=debug", syncPeriod: 15s, catalogInterval: 1h, nodeProvisionTimeout: 15m,
+   failedTTL: 1h, orphanGrace: 30m, shutdownGraceSeconds: 40,
+   leaderElection: {id: other, leaseDuration: 30s, renewDeadline: 20s, retryPeriod: 4s},
+   reserved: {cpuMillis: 0, memoryMiB: 1024, diskGiB: 20}}
+cost: {hoursPerMonth: 720, limit: {hourly: "1.50", monthly: "1000"},
+       overrides: [{offer: s-2vcpu-4gb, hourly: 0.03}, {discountPercent: 10}]}
+clusterAutoscaler:
+  {replicaCount: 2, startupTaints: [node.cilium.io/agent-not-ready], statusTaints: [example.com/status],
+   extraArgs: {max-nodes-total: 1000000, expander: "grpc,priority"}, extraEnv: [{name: NO_PROXY, value: .svc}],
+   podLabels: {a: b}, nodeSelector: {a: b}, tolerations: [{operator: Exists}], affinity: {nodeAffinity: {}},
+   rbac: {extraRules: [{apiGroups: [autoscaling.x-k8s.io], resources: [capacitybuffers], verbs: [list]}]}}
+serviceAccount: {annotations: {a: b}}
+podLabels: {a: b}
+podAnnotations: {a: b}
+nodeSelector: {a: b}
+tolerations: [{operator: Exists}]
+affinity: {nodeAffinity: {}}
+priorityClass: {create: true}
+service: {annotations: {a: b}}
+networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {}}], grpcFrom: [{podSelector: {}}]}
+prometheus: {serviceMonitor: {enabled: true, labels: {a: b}}, rule: {enabled: true, labels: {a: b}}}
+grafana: {dashboards: {enabled: true, annotations: {a: b}}}
+extraEnv: [{name: RUST_BACKTRACE, value: "1"}]
+extraVolumes: [{name: more, emptyDir: {}}]
+extraVolumeMounts: [{name: more, mountPath: /more}]
+`
+
+// matrix has a case for everything that a value switches.
+var matrix = map[string]string{
+	"defaults":               "",
+	"NodeGroups":             nodeGroups,
+	"everything":             everything,
+	"your own CA":            "clusterAutoscaler: {enabled: false}",
+	"your own CA, all else":  strings.Replace(everything, "clusterAutoscaler:\n  {", "clusterAutoscaler:\n  {enabled: false, ", 1),
+	"CA 1.28":                "clusterAutoscaler: {version: 1.28.7, startupTaints: [a]}",
+	"CA 1.36":                "clusterAutoscaler: {version: 1.36.1, statusTaints: [a]}",
+	"cert-manager":           "tls: {mode: certManager}",
+	"cert-manager's issuer":  "tls: {mode: certManager, certManager: {issuerRef: {name: corporate, kind: ClusterIssuer}}}",
+	"existing certificates":  "tls: {mode: existing, existing: {serverSecret: s, clientSecret: c}}",
+	"pod monitor":            "prometheus: {podMonitor: {enabled: true}}",
+	"accounts of your own":   "{serviceAccount: {create: false, name: s}, clusterAutoscaler: {serviceAccount: {create: false, name: c}}}",
+	"roles of your own":      "{rbac: {create: false}, clusterAutoscaler: {rbac: {create: false}}}",
+	"images by digest":       "image: {digest: 'sha256:" + digest + "'}",
+	"another name":           "fullnameOverride: vpsie",
+	"one replica, not moved": "{replicaCount: 1, podDisruptionBudget: {enabled: true, minAvailable: 1}, topologySpreadConstraints: []}",
+}
+
+var digest = strings.Repeat("0123456789abcdef", 4)
+
+func eachCase(t *testing.T, check func(*testing.T, rendered)) {
+	for _, name := range slices.Sorted(maps.Keys(matrix)) {
+		t.Run(name, func(t *testing.T) { check(t, render(t, fromYAML(t, matrix[name]))) })
+	}
+}
+
+func TestHelmLintHasNothingToSay(t *testing.T) {
+	for name, given := range matrix {
+		for _, message := range lint.All(chartPath, fromYAML(t, given), namespace, true).Messages {
+			// The only thing below a warning is that there is no icon.
+			if message.Severity > support.InfoSev {
+				t.Errorf("%s: %v", name, message)
+			}
+		}
+	}
+}
+
+// The values schema has what NodeGroups may say, from the CRD.
+func TestObjectsAreWhatTheirKindsAllow(t *testing.T) {
+	eachCase(t, func(t *testing.T, made rendered) {
+		seen := map[string]bool{}
+		for _, object := range made.objects {
+			id := object.GetKind() + "/" + object.GetName()
+			if seen[id] {
+				t.Errorf("%s is there twice", id)
+			}
+			seen[id] = true
+			if object.GetKind() == "NodeGroup" {
+				continue
+			}
+			if err := strict(object); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// pods are all pods of the chart, by the name of what makes them.
+func (r rendered) pods(t testing.TB) map[string]core.PodTemplateSpec {
+	pods := map[string]core.PodTemplateSpec{}
+	for _, object := range r.objects {
+		switch object.GetKind() {
+		case "Deployment":
+			pods[object.GetName()] = as[apps.Deployment](t, object).Spec.Template
+		case "Pod":
+			pod := as[core.Pod](t, object)
+			pods[object.GetName()] = core.PodTemplateSpec{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec}
+		}
+	}
+	return pods
+}
+
+func TestPodsAreAllowedWherePodSecurityIsRestricted(t *testing.T) {
+	evaluator, err := admission.NewEvaluator(admission.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := security.LevelVersion{Level: security.LevelRestricted, Version: security.LatestVersion()}
+	eachCase(t, func(t *testing.T, made rendered) {
+		for name, pod := range made.pods(t) {
+			result := admission.AggregateCheckResults(evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec))
+			if !result.Allowed {
+				t.Errorf("%s: %s", name, result.ForbiddenDetail())
+			}
+			for _, container := range pod.Spec.Containers {
+				if readOnly := container.SecurityContext.ReadOnlyRootFilesystem; readOnly == nil || !*readOnly {
+					t.Errorf("%s: %s can write to its image", name, container.Name)
+				}
+			}
+		}
+	})
+}
+
+// What the program itself puts on the pod that leads.
+var leads = labels.Set{"autoscaler.vpsie.com/role": "leader"}
+
+func TestServicesAndSelectorsFindTheirPods(t *testing.T) {
+	eachCase(t, func(t *testing.T, made rendered) {
+		pods := made.pods(t)
+		find := func(what string, selector labels.Selector) (found []core.PodTemplateSpec) {
+			for _, pod := range pods {
+				if selector.Matches(labels.Merge(pod.Labels, leads)) {
+					found = append(found, pod)
+				}
+			}
+			if len(found) != 1 {
+				t.Errorf("%s selects the pods of %d things, not of one", what, len(found))
+			}
+			return found
+		}
+		for _, object := range made.objects {
+			what := object.GetKind() + " " + object.GetName()
+			switch object.GetKind() {
+			case "Service":
+				service := as[core.Service](t, object)
+				for _, pod := range find(what, labels.SelectorFromSet(service.Spec.Selector)) {
+					for _, port := range service.Spec.Ports {
+						if !hasPort(pod.Spec, port.TargetPort.StrVal, port.Port) {
+							t.Errorf("%s: no port %s of the pod is %d", what, port.TargetPort.StrVal, port.Port)
+						}
+					}
+				}
+			case "Deployment":
+				find(what, selectorOf(t, as[apps.Deployment](t, object).Spec.Selector))
+			case "PodDisruptionBudget":
+				find(what, selectorOf(t, as[policy.PodDisruptionBudget](t, object).Spec.Selector))
+			case "NetworkPolicy":
+				spec := as[networking.NetworkPolicy](t, object).Spec
+				for _, pod := range find(what, selectorOf(t, &spec.PodSelector)) {
+					for _, rule := range spec.Ingress {
+						for _, port := range rule.Ports {
+							if !hasPort(pod.Spec, port.Port.StrVal, 0) {
+								t.Errorf("%s lets in on port %s, which the pod has not", what, port.Port)
+							}
+						}
+					}
+				}
+			}
+		}
+		for name, pod := range pods {
+			for _, spread := range pod.Spec.TopologySpreadConstraints {
+				find(name+"'s spread", selectorOf(t, spread.LabelSelector))
+			}
+		}
+	})
+}
+
+func selectorOf(t testing.TB, selector *meta.LabelSelector) labels.Selector {
+	t.Helper()
+	parsed, err := meta.LabelSelectorAsSelector(selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+func hasPort(pod core.PodSpec, name string, number int32) bool {
+	return slices.ContainsFunc(pod.Containers[0].Ports, func(port core.ContainerPort) bool {
+		return port.Name == name && (number == 0 || port.ContainerPort == number)
+	})
+}
+
+// Both replicas are ready, so only this label keeps Cluster Autoscaler from the one that stands by.
+func TestTheServiceForClusterAutoscalerLeadsToTheLeaderOnly(t *testing.T) {
+	made := render(t, nil)
+	pod := made.pods(t)[provider]
+	selects := func(name string, with labels.Set) bool {
+		service := get[core.Service](t, made.objects, "Service", name)
+		return labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Merge(pod.Labels, with))
+	}
+	if selects(provider, nil) || !selects(provider, leads) {
+		t.Errorf("Service %s must select the pod that leads, and no other", provider)
+	}
+	if !selects(provider+"-metrics", nil) || !selects(provider+"-metrics", leads) {
+		t.Errorf("Service %s-metrics must select all pods", provider)
+	}
+}
+
+func TestMonitorsFindProviderAndClusterAutoscaler(t *testing.T) {
+	services := render(t, fromYAML(t, everything))
+	monitor := get[prometheus.ServiceMonitor](t, services.objects, "ServiceMonitor", provider)
+	var found []string
+	for _, object := range services.objects {
+		if object.GetKind() != "Service" || !selectorOf(t, &monitor.Spec.Selector).Matches(labels.Set(object.GetLabels())) {
+			continue
+		}
+		for _, port := range as[core.Service](t, object).Spec.Ports {
+			if port.Name == monitor.Spec.Endpoints[0].Port {
+				found = append(found, object.GetName())
+			}
+		}
+	}
+	if want := []string{autoscale, provider + "-metrics"}; !slices.Equal(found, want) {
+		t.Errorf("the ServiceMonitor finds %v, not %v", found, want)
+	}
+
+	pods := render(t, fromYAML(t, matrix["pod monitor"]))
+	podMonitor := get[prometheus.PodMonitor](t, pods.objects, "PodMonitor", provider)
+	found = nil
+	for name, pod := range pods.pods(t) {
+		port := *podMonitor.Spec.PodMetricsEndpoints[0].Port
+		if selectorOf(t, &podMonitor.Spec.Selector).Matches(labels.Set(pod.Labels)) && hasPort(pod.Spec, port, 0) {
+			found = append(found, name)
+		}
+	}
+	slices.Sort(found)
+	if want := []string{provider, autoscale}; !slices.Equal(found, want) {
+		t.Errorf("the PodMonitor finds %v, not %v", found, want)
+	}
+	if _, err := renderWith(t, fromYAML(t, "prometheus: {podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}"), nil); err == nil {
+		t.Error("both monitors at once scrape everything twice, and are not refused")
+	}
+}
+
+func TestEverythingThatIsMountedOrNamedIsThere(t *testing.T) {
+	eachCase(t, func(t *testing.T, made rendered) {
+		has := func(kind, name string) bool { return made.find(kind, name) != nil }
+		certificates := map[string]bool{"s": true, "c": true}
+		for _, object := range made.objects {
+			if object.GetKind() == "Certificate" {
+				certificates[as[certmanager.Certificate](t, object).Spec.SecretName] = true
+			}
+		}
+		for name, pod := range made.pods(t) {
+			volumes := map[string]bool{}
+			for _, volume := range pod.Spec.Volumes {
+				volumes[volume.Name] = true
+				if s := volume.Secret; s != nil && !has("Secret", s.SecretName) && !certificates[s.SecretName] {
+					t.Errorf("%s: nobody makes Secret %s", name, s.SecretName)
+				}
+				if c := volume.ConfigMap; c != nil && !has("ConfigMap", c.Name) {
+					t.Errorf("%s: nobody makes ConfigMap %s", name, c.Name)
+				}
+			}
+			for _, container := range pod.Spec.Containers {
+				var mounted []string
+				for _, mount := range container.VolumeMounts {
+					if !volumes[mount.Name] {
+						t.Errorf("%s: there is no volume %s", name, mount.Name)
+					}
+					for _, other := range mounted {
+						if strings.HasPrefix(mount.MountPath+"/", other+"/") {
+							t.Errorf("%s: %s is inside of the read-only %s", name, mount.MountPath, other)
+						}
+					}
+					mounted = append(mounted, mount.MountPath)
+				}
+				for _, argument := range container.Args {
+					_, value, _ := strings.Cut(argument, "=")
+					if strings.HasPrefix(value, "/etc/") && !slices.ContainsFunc(mounted, func(path string) bool {
+						return strings.HasPrefix(value, path+"/")
+					}) {
+						t.Errorf("%s: %s is not mounted", name, argument)
+					}
+				}
+			}
+			if account := pod.Spec.ServiceAccountName; account != "" && !has("ServiceAccount", account) &&
+				account != "s" && account != "c" {
+				t.Errorf("%s: nobody makes ServiceAccount %s", name, account)
+			}
+			if class := pod.Spec.PriorityClassName; class != "" && !has("PriorityClass", class) {
+				t.Errorf("%s: nobody makes PriorityClass %s", name, class)
+			}
+		}
+	})
+}
+
+func TestNodeGroupsAreMadeAsTheirManifestsSayAndKept(t *testing.T) {
+	var given []any
+	want := map[string]any{}
+	files, err := os.ReadDir(root + "/deployments/samples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		sample := fromYAML(t, read(t, root+"/deployments/samples/"+file.Name()))
+		name := sample["metadata"].(map[string]any)["name"].(string)
+		spec := sample["spec"].(map[string]any)
+		want[name] = spec
+		given = append(given, merged(spec, values{"name": name}))
+	}
+	for _, object := range render(t, values{"nodeGroups": given}).objects {
+		if object.GetKind() != "NodeGroup" {
+			continue
+		}
+		if !equal(object.Object["spec"], want[object.GetName()]) {
+			t.Errorf("%s became %v", object.GetName(), object.Object["spec"])
+		}
+		if object.GetAnnotations()["helm.sh/resource-policy"] != "keep" {
+			t.Errorf("an uninstall deletes %s", object.GetName())
+		}
+		delete(want, object.GetName())
+	}
+	if len(want) > 0 {
+		t.Errorf("these are not made: %v", want)
+	}
+}
+
+func equal(a, b any) bool {
+	left, _ := yaml.Marshal(a)
+	right, _ := yaml.Marshal(b)
+	return string(left) == string(right)
+}
+
+func TestNotesTellYourOwnClusterAutoscalerWhatTheChartWouldTellItsOwn(t *testing.T) {
+	made := render(t, fromYAML(t, everything))
+	over := fromYAML(t, "clusterAutoscaler: {enabled: false}")
+	notes := render(t, merged(fromYAML(t, everything), over)).notes
+	told := made.pods(t)[autoscale].Spec.Containers[0].Args
+	told = append(told, strings.Split(made.find("ConfigMap", autoscale).Object["data"].(map[string]any)["cloud-config.yaml"].(string), "\n")...)
+	for _, line := range told {
+		if !strings.Contains(notes, fmt.Sprintf("\n  %s\n", line)) && line != "" {
+			t.Errorf("NOTES leave out %q:\n%s", line, notes)
+		}
+	}
+}

@@ -1,0 +1,32 @@
+package install
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// What an install with one NodeGroup makes and starts, to read a change in a diff.
+func TestAnInstallIsAsWritten(t *testing.T) {
+	made := render(t, fromYAML(t, nodeGroups))
+	var text strings.Builder
+	for _, object := range made.objects {
+		fmt.Fprintln(&text, object.GetKind(), object.GetName())
+	}
+	for _, name := range []string{provider, autoscale} {
+		container := made.pods(t)[name].Spec.Containers[0]
+		fmt.Fprintf(&text, "\n%s\n  %s\n", container.Image, strings.Join(append(container.Command, container.Args...), "\n  "))
+	}
+	fmt.Fprintf(&text, "\ncloud-config.yaml\n%s", made.find("ConfigMap", autoscale).Object["data"].(map[string]any)["cloud-config.yaml"])
+
+	const path = "testdata/install.txt"
+	if update {
+		if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text.String() != read(t, path) {
+		t.Errorf("%s is not as rendered: UPDATE=1 tests/install/run, and read the difference\n%s", path, text.String())
+	}
+}

@@ -1,0 +1,213 @@
+package install
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v3/pkg/chartutil"
+)
+
+// Values that only do something with others.
+var needs = map[string]string{
+	"networkPolicy.":                  "networkPolicy: {enabled: true}",
+	"prometheus.serviceMonitor.":      "prometheus: {serviceMonitor: {enabled: true}}",
+	"prometheus.podMonitor.":          "prometheus: {podMonitor: {enabled: true}}",
+	"prometheus.rule.":                "prometheus: {rule: {enabled: true}}",
+	"grafana.dashboards.":             "grafana: {dashboards: {enabled: true}}",
+	"priorityClass.value":             "priorityClass: {create: true}",
+	"tls.certManager.":                "tls: {mode: certManager}",
+	"tls.certManager.issuerRef.kind":  "tls: {mode: certManager, certManager: {issuerRef: {name: corporate}}}",
+	"tls.certManager.issuerRef.group": "tls: {mode: certManager, certManager: {issuerRef: {name: corporate}}}",
+	"tls.existing.":                   "tls: {mode: existing, existing: {serverSecret: s, clientSecret: c}}",
+}
+
+// What a value may be changed to: the first that the schema takes.
+var others = []any{
+	true, false, 7, "7m", "x", "1.50", "generated", "certManager", "text", "Never", "https://x.example", "1.36.1",
+	"sha256:" + digest, []any{"x"}, []any{"--x=y"}, []any{7}, []any{map[string]any{"name": "x"}},
+	[]any{map[string]any{"offer": "x", "hourly": 1}}, map[string]any{"x": "y"},
+	[]any{map[string]any{"name": "x", "minNodes": 0, "maxNodes": 1, "resourceIdentifier": "x", "datacenterID": "x", "offeringIDs": []any{"x"}}},
+}
+
+// leaves are the paths to all values: what is no map, or an empty one.
+func leaves(path []string, of any) map[string]any {
+	found := map[string]any{}
+	table, isTable := of.(map[string]any)
+	if !isTable || len(table) == 0 {
+		return map[string]any{strings.Join(path, "\x00"): of}
+	}
+	for name, value := range table {
+		maps.Copy(found, leaves(append(slices.Clone(path), name), value))
+	}
+	return found
+}
+
+func with(path []string, value any) values {
+	for _, name := range slices.Backward(path) {
+		value = map[string]any{name: value}
+	}
+	return value.(map[string]any)
+}
+
+// What differs from render to render.
+var chance = regexp.MustCompile(`(?m)^ *(tls\.crt|tls\.key|ca\.crt|checksum/tls): .*$|T\d\d:\d\d:\d\dZ`)
+
+func text(t testing.TB, made rendered) string {
+	t.Helper()
+	var all strings.Builder
+	for _, object := range made.objects {
+		content, err := json.MarshalIndent(object.Object, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(content)
+	}
+	return chance.ReplaceAllString(strings.ReplaceAll(all.String(), `"`, ""), "") + made.notes
+}
+
+func TestEveryValueChangesTheManifests(t *testing.T) {
+	loaded := loadChart(t)
+	before := map[string]string{}
+	for joined, value := range leaves(nil, loaded.Values) {
+		path := strings.Split(joined, "\x00")
+		name := strings.Join(path, ".")
+		context := ""
+		longest := 0
+		for prefix, text := range needs {
+			if strings.HasPrefix(name, prefix) && len(prefix) > longest {
+				context, longest = text, len(prefix)
+			}
+		}
+		if strings.HasSuffix(name, ".enabled") {
+			context = ""
+		}
+		given := fromYAML(t, context)
+		if _, done := before[context]; !done {
+			before[context] = text(t, render(t, given))
+			if before[context] != text(t, render(t, given)) {
+				t.Fatal("a render differs from the next one, and would from any")
+			}
+		}
+		tried := 0
+		alive := false
+		for _, other := range others {
+			if fmt.Sprint(other) == fmt.Sprint(value) {
+				continue
+			}
+			changed := merged(given, with(path, other))
+			all, err := chartutil.CoalesceValues(loadChart(t), copied(changed))
+			if err != nil || chartutil.ValidateAgainstSchema(loaded, all) != nil {
+				continue
+			}
+			tried++
+			made, err := renderWith(t, changed, nil)
+			if err == nil && text(t, made) != before[context] {
+				alive = true
+				break
+			}
+		}
+		if !alive {
+			t.Errorf("%s: nothing changes with it (%d other values are allowed)", name, tried)
+		}
+	}
+}
+
+// Maps whose keys are the user's.
+var free = regexp.MustCompile(`(^|\.)(commonLabels|labels|podLabels|annotations|podAnnotations|nodeSelector|affinity|` +
+	`requests|limits|extraArgs|podSecurityContext|securityContext)(\.|$)`)
+
+func refused(t testing.TB, changed values, names string) {
+	t.Helper()
+	_, err := renderWith(t, changed, nil)
+	if err == nil {
+		t.Errorf("%v is not refused", changed)
+	} else if !strings.Contains(err.Error(), names) {
+		t.Errorf("%v is refused without a word of %s: %v", changed, names, err)
+	}
+}
+
+func TestUnknownValuesAreRefusedByName(t *testing.T) {
+	var walk func(path []string, table map[string]any)
+	walk = func(path []string, table map[string]any) {
+		if free.MatchString(strings.Join(path, ".")) {
+			return
+		}
+		refused(t, with(append(slices.Clone(path), "unknown"), "x"), "'unknown'")
+		for name, value := range table {
+			if below, isTable := value.(map[string]any); isTable {
+				walk(append(slices.Clone(path), name), below)
+			}
+		}
+	}
+	walk(nil, loadChart(t).Values)
+	// What a person coming from the predecessor may have.
+	refused(t, fromYAML(t, "vpsie: {apiToken: secret}"), "'apiToken'")
+}
+
+func TestValuesOfAWrongTypeAreRefusedByName(t *testing.T) {
+	for joined, value := range leaves(nil, loadChart(t).Values) {
+		path := strings.Split(joined, "\x00")
+		var wrong any = map[string]any{"wrong": map[string]any{}}
+		if _, isTable := value.(map[string]any); isTable {
+			wrong = "wrong"
+		}
+		if free.MatchString(strings.Join(path[:len(path)-1], ".")) && strings.Contains(joined, "ecurityContext") {
+			continue // checked by the API server, and by the evaluation of Pod Security
+		}
+		refused(t, with(path, wrong), "at '/"+strings.ReplaceAll(strings.ReplaceAll(joined, "/", "~1"), "\x00", "/"))
+	}
+}
+
+func TestWrongValuesAreRefusedByName(t *testing.T) {
+	for given, names := range map[string]string{
+		"controller: {logFormat: console}":                        "/controller/logFormat",
+		"controller: {syncPeriod: 30}":                            "/controller/syncPeriod",
+		"controller: {syncPeriod: half}":                          "/controller/syncPeriod",
+		"vpsie: {existingSecret: ''}":                             "/vpsie/existingSecret",
+		"vpsie: {timeout: 30}":                                    "/vpsie/timeout",
+		"vpsie: {deletionShare: 101}":                             "/vpsie/deletionShare",
+		"cost: {limit: {hourly: 0.5}}":                            "/cost/limit/hourly",
+		"cost: {overrides: [{price: 1}]}":                         "'price'",
+		"tls: {mode: cert-manager}":                               "/tls/mode",
+		"tls: {mode: existing}":                                   "tls.existing.",
+		"clusterAutoscaler: {version: v1.33.6}":                   "/clusterAutoscaler/version",
+		"clusterAutoscaler: {version: 1.33}":                      "/clusterAutoscaler/version",
+		"clusterAutoscaler: {version: 1.25.0}":                    "/clusterAutoscaler/version",
+		"clusterAutoscaler: {version: 1.28.0, statusTaints: [a]}": "clusterAutoscaler.statusTaints",
+		"clusterAutoscaler: {extraArgs: {--v: 4}}":                "'--v'",
+		"extraArgs: [log-level=debug]":                            "/extraArgs/0",
+		"replicaCount: 0":                                         "/replicaCount",
+		"podDisruptionBudget: {maxUnavailable: half}":             "/podDisruptionBudget/maxUnavailable",
+		"nodeGroups: [{minNodes: 0}]":                             "/nodeGroups/0",
+		"nodeGroups: [{name: General}]":                           "/nodeGroups/0/name",
+		"nodeGroups: [{name: g, maxNode: 3}]":                     "'maxNode'",
+		"nodeGroups: [{name: g, maxNodes: many}]":                 "/nodeGroups/0/maxNodes",
+		"nodeGroups: [{name: g, taints: [{effect: Never}]}]":      "/nodeGroups/0/taints/0/effect",
+		"nodeGroups: [{name: g, costLimit: {daily: '1'}}]":        "'daily'",
+	} {
+		refused(t, fromYAML(t, given), names)
+	}
+}
+
+func TestArgumentsOfClusterAutoscalerCanBeChangedAddedAndTakenAway(t *testing.T) {
+	arguments := render(t, fromYAML(t, `
+clusterAutoscaler:
+  extraArgs: {scan-interval: 20s, max-nodes-total: 1000000, v: null, balancing-ignore-label: [a, b], namespace: other}
+`)).pods(t)[autoscale].Spec.Containers[0].Args
+	for _, want := range []string{"--scan-interval=20s", "--max-nodes-total=1000000", "--balancing-ignore-label=a",
+		"--balancing-ignore-label=b", "--namespace=other", "--cloud-provider=externalgrpc"} {
+		if !slices.Contains(arguments, want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+	for _, argument := range arguments {
+		if strings.HasPrefix(argument, "--v=") || argument == "--scan-interval=10s" {
+			t.Errorf("%s is there", argument)
+		}
+	}
+}
