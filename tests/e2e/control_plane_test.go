@@ -135,11 +135,11 @@ clientConnection: {kubeconfig: %q, qps: 1000, burst: 1000}
 leaderElection: {leaderElect: false}
 %s`
 
-// The provider's requests are written down, so that one that was refused is found.
+// Requests of what is installed are written down, so that one that was refused is found.
 const audited = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
-- {level: Metadata, users: ["system:serviceaccount:` + namespace + `:vpsie-autoscaler"]}
+- {level: Metadata, users: ["system:serviceaccount:` + namespace + `:vpsie-autoscaler", "system:serviceaccount:` + namespace + `:vpsie-autoscaler-cluster-autoscaler"]}
 - {level: None}
 `

@@ -1,0 +1,376 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	authentication "k8s.io/api/authentication/v1"
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// kubelet runs what the pods of a namespace say, on this machine: command, arguments, environment, the files of their
+// volumes and their service accounts are theirs. kwok answers for the rest of them.
+type kubelet struct {
+	t       *testing.T
+	cluster *controlPlane
+	// programs are what containers run, by name.
+	programs map[string]program
+	mutex    sync.Mutex
+	run      map[string]*podProcess // by the pod's name
+	failed   []string
+	stop     chan struct{}
+	stopped  sync.WaitGroup
+}
+
+// program is what stands for an image.
+type program struct {
+	path string
+	// more arguments and environment variables, made of the path of a kubeconfig.
+	arguments, environment func(kubeconfig string) []string
+}
+
+// podProcess is a container of a pod. It listens on an address that is its own.
+type podProcess struct {
+	address string
+	ip      string
+	pod     *core.Pod
+	process *process
+	told    string // what its status says of whether it is ready
+}
+
+func startKubelet(t *testing.T, cluster *controlPlane, programs map[string]program) *kubelet {
+	t.Helper()
+	k := &kubelet{t: t, cluster: cluster, programs: programs, run: map[string]*podProcess{}, stop: make(chan struct{})}
+	k.stopped.Add(1)
+	go func() {
+		defer k.stopped.Done()
+		for {
+			select {
+			case <-k.stop:
+				return
+			case <-time.After(200 * time.Millisecond):
+				if err := k.turn(); err != nil {
+					k.fail("%v", err)
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(k.stop)
+		k.stopped.Wait()
+		for _, running := range k.run {
+			running.process.stop()
+		}
+		for _, failure := range k.failed {
+			t.Error(failure)
+		}
+	})
+	return k
+}
+
+func (k *kubelet) fail(format string, values ...any) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	if failure := fmt.Sprintf(format, values...); len(k.failed) == 0 || k.failed[len(k.failed)-1] != failure {
+		k.failed = append(k.failed, failure)
+	}
+}
+
+// turn starts what is to run, and stops what is not any more.
+func (k *kubelet) turn() error {
+	pods, err := k.cluster.client.CoreV1().Pods(namespace).List(background, meta.ListOptions{})
+	if err != nil {
+		return nil // The API server is away.
+	}
+	there := map[string]bool{}
+	for n := range pods.Items {
+		pod := &pods.Items[n]
+		if pod.DeletionTimestamp != nil || pod.Spec.NodeName == "" {
+			continue
+		}
+		there[pod.Name] = true
+		running := k.running(pod.Name)
+		if running != nil {
+			if err := running.process.ended(); err == nil {
+				continue
+			} else if pod.Spec.RestartPolicy == core.RestartPolicyNever {
+				k.finish(running)
+				continue
+			} else {
+				k.fail("%v", err)
+			}
+		}
+		if err := k.start(pod); err != nil {
+			return err
+		}
+	}
+	for name := range there {
+		if running := k.running(name); running != nil && running.process.ended() == nil {
+			k.probe(running)
+		}
+	}
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	for name, running := range k.run {
+		if !there[name] {
+			delete(k.run, name)
+			k.stopped.Add(1)
+			go func() {
+				defer k.stopped.Done()
+				running.process.stop()
+			}()
+		}
+	}
+	return nil
+}
+
+// finish tells how a pod ended that is not to be started again.
+func (k *kubelet) finish(running *podProcess) {
+	phase := core.PodSucceeded
+	if !running.process.command.ProcessState.Success() {
+		phase = core.PodFailed
+	}
+	k.tell(running, string(phase), object{"phase": phase})
+}
+
+// probe tells whether a pod is ready, as its probe has it.
+func (k *kubelet) probe(running *podProcess) {
+	status, container := "True", running.pod.Spec.Containers[0]
+	if asked := container.ReadinessProbe; asked != nil {
+		number := asked.HTTPGet.Port.IntVal
+		for _, port := range container.Ports {
+			if port.Name == asked.HTTPGet.Port.StrVal {
+				number = port.ContainerPort
+			}
+		}
+		answer, err := probe.Get(fmt.Sprintf("http://%s:%d%s", running.address, number, asked.HTTPGet.Path))
+		if err == nil {
+			_ = answer.Body.Close()
+		}
+		if err != nil || answer.StatusCode != http.StatusOK {
+			status = "False"
+		}
+	}
+	condition := func(kind string) object {
+		return object{"type": kind, "status": status, "lastTransitionTime": meta.Now()}
+	}
+	k.tell(running, status, object{
+		"podIP": running.ip, "podIPs": []object{{"ip": running.ip}},
+		"conditions": []object{condition("Ready"), condition("ContainersReady")},
+	})
+}
+
+// tell changes the status of a pod that kwok has let run, unless it says so already.
+func (k *kubelet) tell(running *podProcess, what string, status object) {
+	if what == running.told {
+		return
+	}
+	patch, err := json.Marshal(object{"status": status})
+	if err != nil {
+		k.fail("%v", err)
+		return
+	}
+	pods := k.cluster.client.CoreV1().Pods(namespace)
+	found, err := pods.Get(background, running.pod.Name, meta.GetOptions{})
+	if err != nil || found.Status.Phase != core.PodRunning {
+		return // kwok has not looked yet.
+	}
+	if _, err := pods.Patch(background, running.pod.Name, types.StrategicMergePatchType, patch, meta.PatchOptions{}, "status"); err == nil {
+		running.told = what
+	}
+}
+
+func (k *kubelet) running(pod string) *podProcess {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	return k.run[pod]
+}
+
+// addresses counts those that were given to pods.
+var addresses atomic.Int32
+
+// address is one of this machine's that nobody else has, and the one that the cluster is told: it takes no loopback.
+func address() (string, string) {
+	n, pid := int(addresses.Add(1)), os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 1+pid/250%250, 1+pid%250, 1+n%250), fmt.Sprintf("10.1.%d.%d", n/250, 1+n%250)
+}
+
+func (k *kubelet) start(pod *core.Pod) error {
+	container := pod.Spec.Containers[0]
+	what, known := k.programs[container.Name]
+	if !known {
+		return fmt.Errorf("pod %s: nothing stands for container %s", pod.Name, container.Name)
+	}
+	dir := filepath.Join(k.cluster.dir, pod.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	files, err := k.mount(pod, container, dir)
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", pod.Name, err)
+	}
+	kubeconfig, err := k.account(pod, dir)
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", pod.Name, err)
+	}
+	at, ip := address()
+	here := func(text string) string {
+		for mounted, path := range files {
+			text = strings.ReplaceAll(text, mounted, path)
+		}
+		text = strings.ReplaceAll(text, "0.0.0.0:", at+":")
+		return strings.ReplaceAll(text, "in-cluster", kubeconfig)
+	}
+	var arguments, environment []string
+	for _, argument := range container.Args {
+		argument, err := k.named(here(argument))
+		if err != nil {
+			return nil // There is nobody behind the Service yet.
+		}
+		arguments = append(arguments, argument)
+	}
+	for _, variable := range container.Env {
+		value := variable.Value
+		if from := variable.ValueFrom; from != nil {
+			if from.FieldRef == nil || from.FieldRef.FieldPath != "metadata.name" {
+				return fmt.Errorf("pod %s: env %s comes from something new", pod.Name, variable.Name)
+			}
+			value = pod.Name
+		}
+		environment = append(environment, variable.Name+"="+here(value))
+	}
+	arguments = append(arguments, what.arguments(kubeconfig)...)
+	environment = append(environment, what.environment(kubeconfig)...)
+	// All of its environment is the pod's.
+	process, err := launch(k.cluster.dir, pod.Name, "/usr/bin/env", append(append([]string{"-i"}, environment...),
+		append([]string{what.path}, arguments...)...)...)
+	if err != nil {
+		return err
+	}
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	k.run[pod.Name] = &podProcess{address: at, ip: ip, pod: pod, process: process}
+	return nil
+}
+
+// named has the address of a Service in the place of its name, where it is spoken to without TLS. Elsewhere the name is
+// in a certificate.
+func (k *kubelet) named(argument string) (string, error) {
+	before, rest, _ := strings.Cut(argument, "http://")
+	service, port, found := strings.Cut(rest, "."+namespace+".svc:")
+	if !found {
+		return argument, nil
+	}
+	at, err := k.resolve(service, port)
+	return before + "http://" + at, err
+}
+
+// mount writes the files of a pod's volumes, and tells where those of each mount are. The paths in them are of the pod.
+func (k *kubelet) mount(pod *core.Pod, container core.Container, dir string) (map[string]string, error) {
+	paths := map[string]string{}
+	for _, mount := range container.VolumeMounts {
+		paths[mount.MountPath] = filepath.Join(dir, mount.Name)
+	}
+	for _, volume := range pod.Spec.Volumes {
+		contents := map[string][]byte{}
+		switch {
+		case volume.Secret != nil:
+			secret, err := k.cluster.client.CoreV1().Secrets(namespace).Get(background, volume.Secret.SecretName, meta.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			contents = secret.Data
+		case volume.ConfigMap != nil:
+			made, err := k.cluster.client.CoreV1().ConfigMaps(namespace).Get(background, volume.ConfigMap.Name, meta.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			for name, text := range made.Data {
+				contents[name] = []byte(text)
+			}
+		default:
+			return nil, fmt.Errorf("volume %s is of a new kind", volume.Name)
+		}
+		folder := filepath.Join(dir, volume.Name)
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return nil, err
+		}
+		for name, content := range contents {
+			text := string(content)
+			for mounted, path := range paths {
+				text = strings.ReplaceAll(text, mounted, path)
+			}
+			if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return paths, nil
+}
+
+// account is a kubeconfig with a token of the pod's service account, which the API server has issued.
+func (k *kubelet) account(pod *core.Pod, dir string) (string, error) {
+	lifetime := int64(7200)
+	name := pod.Spec.ServiceAccountName
+	if name == "" {
+		name = "default"
+	}
+	request := &authentication.TokenRequest{Spec: authentication.TokenRequestSpec{ExpirationSeconds: &lifetime}}
+	issued, err := k.cluster.client.CoreV1().ServiceAccounts(namespace).CreateToken(background, name, request, meta.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "kubeconfig")
+	content := fmt.Appendf(nil, kubeconfig, filepath.Join(k.cluster.dir, "ca.crt"), k.cluster.url, issued.Status.Token)
+	return path, os.WriteFile(path, content, 0o600)
+}
+
+// resolve is where a port of a Service leads to: to a pod that its EndpointSlices say is ready.
+func (k *kubelet) resolve(service, port string) (string, error) {
+	found, err := k.cluster.client.CoreV1().Services(namespace).Get(background, service, meta.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	name := ""
+	for _, offered := range found.Spec.Ports {
+		if fmt.Sprint(offered.Port) == port {
+			name = offered.Name
+		}
+	}
+	if name == "" {
+		return "", fmt.Errorf("Service %s has no port %s", service, port)
+	}
+	slices, err := k.cluster.client.DiscoveryV1().EndpointSlices(namespace).List(background,
+		meta.ListOptions{LabelSelector: "kubernetes.io/service-name=" + service})
+	if err != nil {
+		return "", err
+	}
+	for _, slice := range slices.Items {
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.Conditions.Ready == nil || !*endpoint.Conditions.Ready || endpoint.TargetRef == nil {
+				continue
+			}
+			running := k.running(endpoint.TargetRef.Name)
+			if running == nil {
+				continue
+			}
+			for _, offered := range slice.Ports {
+				if offered.Name != nil && *offered.Name == name && offered.Port != nil {
+					return fmt.Sprintf("%s:%d", running.address, *offered.Port), nil
+				}
+			}
+		}
+	}
+	content, _ := json.Marshal(slices.Items)
+	return "", fmt.Errorf("nobody is behind %s:%s: %s", service, port, content)
+}
