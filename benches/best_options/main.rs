@@ -15,7 +15,6 @@ use bytes::Bytes;
 use k8s_pb::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_pb::apimachinery::pkg::api::resource::Quantity;
 use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use prometheus_client::registry::Registry;
 use prost::Message as _;
 use rust_decimal::Decimal;
 use tokio::net::TcpListener;
@@ -33,6 +32,7 @@ use vpsie_autoscaler::grpc::proto::grpcplugin::{
     BestOptionsRequest, BestOptionsResponse, Option as WireOption,
 };
 use vpsie_autoscaler::grpc::{ExpanderService, GrpcConfig, GrpcMetrics, Services, serve};
+use vpsie_autoscaler::telemetry::Registry;
 
 const OPTIONS: usize = 200;
 const PODS: usize = 1000;

@@ -14,7 +14,6 @@ mod cluster;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +23,7 @@ use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::{
     CloudProviderService, ExpanderService, GrpcConfig, GrpcMetrics, Services, serve,
 };
+use vpsie_autoscaler::telemetry::Registry;
 
 use cluster::Cluster;
 

@@ -25,6 +25,8 @@ pub use bell::Bell;
 pub use catalog::{CatalogMetrics, CatalogRefresh};
 pub use clock::{Clock, SystemClock};
 pub use cost_metrics::CostCollector;
+#[cfg(test)]
+pub(crate) use cost_metrics::tests::fleet as priced_fleet;
 pub use credentials::{Candidate, CredentialMetrics, Rotation, credentials_in_file, credentials_in_secret};
 pub use drain::{Drain, DrainMetrics};
 pub use handle::{Command, CommandError, FleetHandle};

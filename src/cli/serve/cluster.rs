@@ -50,7 +50,7 @@ pub(super) async fn run(
     let clock = clock();
     let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
     let Measured {
-        registries,
+        registry,
         catalog,
         grpc: grpc_metrics,
         vpsie,
@@ -60,10 +60,10 @@ pub(super) async fn run(
         credentials,
         decisions,
         fleet,
-    } = Measured::new(&settings);
+    } = Measured::new(settings.vpsie.credential_source());
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
-    spawn_http(&mut tasks, http, registries, readiness(staged), Arc::clone(&decisions), shutdown.clone());
+    spawn_http(&mut tasks, http, registry, readiness(staged), Arc::clone(&decisions), shutdown.clone());
 
     let identity = kubernetes::identity();
     tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");

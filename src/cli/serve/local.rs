@@ -35,16 +35,8 @@ pub(super) async fn run(
     let clock = clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
     let Measured {
-        registries,
-        catalog,
-        grpc: grpc_metrics,
-        vpsie,
-        journal,
-        credentials,
-        decisions,
-        fleet,
-        ..
-    } = Measured::new(&settings);
+        registry, catalog, grpc: grpc_metrics, vpsie, journal, credentials, decisions, fleet, ..
+    } = Measured::new(settings.vpsie.credential_source());
     let declared = Declared { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
@@ -74,7 +66,7 @@ pub(super) async fn run(
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());
-    spawn_http(&mut tasks, http, registries, ready, Arc::clone(&decisions), shutdown.clone());
+    spawn_http(&mut tasks, http, registry, ready, Arc::clone(&decisions), shutdown.clone());
     let service = ExpanderService::new(handle.clone(), clock, decisions);
     let (ending, grace) = (shutdown.clone(), settings.timing.shutdown_grace);
     let (shared, data_file) = (handle.clone(), data_file.to_owned());
