@@ -7,15 +7,13 @@
 // A benchmark that cannot run stops.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/pods.rs"]
+mod pods;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use k8s_pb::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
-use k8s_pb::apimachinery::pkg::api::resource::Quantity;
-use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use prometheus_client::registry::Registry;
 use prost::Message as _;
 use rust_decimal::Decimal;
 use tokio::net::TcpListener;
@@ -33,6 +31,7 @@ use vpsie_autoscaler::grpc::proto::grpcplugin::{
     BestOptionsRequest, BestOptionsResponse, Option as WireOption,
 };
 use vpsie_autoscaler::grpc::{ExpanderService, GrpcConfig, GrpcMetrics, Services, serve};
+use vpsie_autoscaler::telemetry::Registry;
 
 const OPTIONS: usize = 200;
 const PODS: usize = 1000;
@@ -171,37 +170,8 @@ fn pool(n: usize) -> String {
     format!("web/ams1/{}/on-demand", offer(n))
 }
 
-/// Pods of twenty Deployments, each with what a usual pod carries.
-fn pods() -> Vec<Bytes> {
-    let quantity = |text: String| Quantity { string: Some(text) };
-    let pod = |n: usize| {
-        let kind = n % 20;
-        let requests = BTreeMap::from([
-            ("cpu".to_owned(), quantity(format!("{}m", 100 + 50 * kind))),
-            ("memory".to_owned(), quantity(format!("{}Mi", 128 + 96 * kind))),
-        ]);
-        let container = Container {
-            name: Some("main".to_owned()),
-            image: Some("registry.example/team/service:1.2.3".to_owned()),
-            resources: Some(ResourceRequirements { requests, ..ResourceRequirements::default() }),
-            ..Container::default()
-        };
-        let labels = [("app", "service"), ("team", "payments"), ("pod-template-hash", "7d9c5b8f6d")];
-        let meta = ObjectMeta {
-            name: Some(format!("service-{kind}-7d9c5b8f6d-{n:05}")),
-            namespace: Some("production".to_owned()),
-            uid: Some(format!("0b54b0a0-0000-4000-8000-{n:012}")),
-            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            ..ObjectMeta::default()
-        };
-        let spec = PodSpec { containers: vec![container], ..PodSpec::default() };
-        Bytes::from(Pod { metadata: Some(meta), spec: Some(spec), ..Pod::default() }.encode_to_vec())
-    };
-    (0..PODS).map(pod).collect()
-}
-
 fn question(each: usize) -> BestOptionsRequest {
-    let pods = pods();
+    let pods = pods::pods(PODS);
     let options = (0..OPTIONS).map(|n| WireOption {
         node_group_id: pool(n),
         node_count: 1 + (each / 10) as i32,

@@ -19,10 +19,16 @@ pub(crate) struct Constants {
     target_size: NodeGroupTargetSizeResponse,
     nodes: NodeGroupNodesResponse,
     template: NodeGroupTemplateNodeInfoResponse,
+    node_price: PricingNodePriceResponse,
+    pod_price: PricingPodPriceResponse,
 }
 
 impl Constants {
-    pub(crate) async fn of(client: &mut CloudProviderClient<Channel>, cluster: &Cluster) -> Self {
+    pub(crate) async fn of(
+        client: &mut CloudProviderClient<Channel>,
+        cluster: &Cluster,
+        prices: &(Vec<PricingNodePriceRequest>, Vec<PricingPodPriceRequest>),
+    ) -> Self {
         let (node, _) = cluster.nodes[0].clone();
         let pool = &cluster.pools[0];
         let constants = Self {
@@ -40,11 +46,17 @@ impl Constants {
                 .await
                 .unwrap()
                 .into_inner(),
+            node_price: client.pricing_node_price(prices.0[0].clone()).await.unwrap().into_inner(),
+            pod_price: client.pricing_pod_price(prices.1[0].clone()).await.unwrap().into_inner(),
         };
         // The sizes are only the same if the provider knows what it is asked about.
         assert_eq!(constants.node_groups.node_groups.len(), cluster.pools.len());
         assert_eq!(constants.node_group_for_node.node_group.as_ref().map(|group| &group.id), Some(pool));
         assert_eq!(constants.nodes.instances.len(), cluster.nodes.len().div_ceil(cluster.pools.len()));
+        for node in &prices.0[..3] {
+            let price = client.pricing_node_price(node.clone()).await.unwrap().into_inner();
+            assert_eq!(price, constants.node_price, "{node:?} is not known");
+        }
         constants
     }
 }
@@ -108,11 +120,11 @@ impl CloudProvider for Bare {
         &self,
         _: Request<PricingNodePriceRequest>,
     ) -> Answer<PricingNodePriceResponse> {
-        not_measured()
+        Ok(Response::new(self.0.node_price))
     }
 
     async fn pricing_pod_price(&self, _: Request<PricingPodPriceRequest>) -> Answer<PricingPodPriceResponse> {
-        not_measured()
+        Ok(Response::new(self.0.pod_price))
     }
 
     async fn gpu_label(&self, _: Request<GpuLabelRequest>) -> Answer<GpuLabelResponse> {

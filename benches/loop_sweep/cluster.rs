@@ -44,10 +44,6 @@ impl Cluster {
         let reserved = Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 8 };
         Fleet::restore(self.groups.clone(), self.records.clone(), reserved)
     }
-
-    pub(crate) fn calls(&self) -> usize {
-        2 + 3 * self.nodes.len() + 3 * self.pools.len()
-    }
 }
 
 fn group(pools: &[PoolId]) -> NodeGroup {

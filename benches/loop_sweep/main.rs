@@ -1,7 +1,7 @@
 //! What one loop of Cluster Autoscaler costs: the calls that it makes for a cluster, one after the other over one
 //! connection, to this provider and to a bare tonic server that answers each with a constant of the same size. Only
 //! the ratio of the two counts. Every call is made to both in turn and all runs in one thread, so that a busy machine
-//! slows both alike.
+//! slows both alike. And the same for what Cluster Autoscaler's `price` expander asks: the prices of nodes and of pods.
 //!
 //! `cargo bench --bench loop_sweep` (`-- --rounds 40` for more rounds).
 
@@ -10,11 +10,13 @@
 
 mod bare;
 mod cluster;
+#[path = "../common/pods.rs"]
+mod pods;
+mod prices;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,7 @@ use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::{
     CloudProviderService, ExpanderService, GrpcConfig, GrpcMetrics, Services, serve,
 };
+use vpsie_autoscaler::telemetry::Registry;
 
 use cluster::Cluster;
 
@@ -40,33 +43,30 @@ async fn main() {
 
 async fn measure(nodes: usize, rounds: usize) {
     let cluster = Cluster::new(POOLS, nodes);
+    let prices = (prices::nodes(&cluster, &cluster.fleet()), prices::pods());
     let mut provider = client(provider(&cluster).await).await;
-    let constants = bare::Constants::of(&mut provider, &cluster).await;
+    let constants = bare::Constants::of(&mut provider, &cluster, &prices).await;
     let mut pair = Pair {
         provider,
         bare: client(bare::serve(constants).await).await,
         calls: 0,
         spent: [Duration::ZERO; 2],
     };
-    pair.sweep(&cluster).await;
-    let mut results = Vec::new();
-    for _ in 0..rounds {
-        pair.spent = [Duration::ZERO; 2];
-        pair.sweep(&cluster).await;
-        let [provider, bare] = pair.spent.map(|spent| spent.as_secs_f64());
-        results.push((provider / bare, provider, bare));
-    }
-    results.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (ratio, provider, bare) = results[rounds / 2];
-    println!(
-        "{nodes} nodes x {POOLS} pools, {} calls a loop: provider {:.1} ms, bare server {:.1} ms, ratio {ratio:.3} \
-         (median of {rounds} rounds, {:.3} to {:.3})",
-        cluster.calls(),
-        provider * 1e3,
-        bare * 1e3,
-        results[0].0,
-        results[rounds - 1].0,
-    );
+    let (of_nodes, of_pods) = &prices;
+    let size = format!("{nodes} nodes x {POOLS} pools");
+    pair.measure(&format!("{size}, a loop"), rounds, async |pair| pair.sweep(&cluster).await).await;
+    pair.measure(&format!("{size}, prices of nodes"), rounds, async |pair| {
+        for node in of_nodes {
+            pair.call(async |client| drop(client.pricing_node_price(node.clone()).await.unwrap())).await;
+        }
+    })
+    .await;
+    pair.measure(&format!("{size}, prices of pods"), rounds, async |pair| {
+        for pod in of_pods {
+            pair.call(async |client| drop(client.pricing_pod_price(pod.clone()).await.unwrap())).await;
+        }
+    })
+    .await;
 }
 
 async fn provider(cluster: &Cluster) -> u16 {
@@ -95,6 +95,30 @@ struct Pair {
 }
 
 impl Pair {
+    /// Makes the calls once unmeasured, then as many rounds as wanted, and prints the round with the median ratio.
+    async fn measure(&mut self, what: &str, rounds: usize, calls: impl AsyncFn(&mut Self)) {
+        self.calls = 0;
+        calls(self).await;
+        let count = self.calls;
+        let mut results = Vec::new();
+        for _ in 0..rounds {
+            self.spent = [Duration::ZERO; 2];
+            calls(self).await;
+            let [provider, bare] = self.spent.map(|spent| spent.as_secs_f64());
+            results.push((provider / bare, provider, bare));
+        }
+        results.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (ratio, provider, bare) = results[rounds / 2];
+        println!(
+            "{what}, {count} calls: provider {:.1} ms, bare server {:.1} ms, ratio {ratio:.3} (median of {rounds} rounds, \
+             {:.3} to {:.3})",
+            provider * 1e3,
+            bare * 1e3,
+            results[0].0,
+            results[rounds - 1].0,
+        );
+    }
+
     /// The calls of one loop. Each is made to both, the one that goes first changing.
     async fn sweep(&mut self, cluster: &Cluster) {
         self.call(async |client| drop(client.refresh(cluster::refresh()).await.unwrap())).await;

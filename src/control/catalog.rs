@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::Unit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
 use crate::fleet::Fleet;
 use crate::kubernetes::{EventType, Events, Happening, Object};
+use crate::telemetry::Registry;
 use crate::vpsie::Backend;
 
 /// How old the catalog is.
@@ -26,12 +27,9 @@ pub struct CatalogMetrics {
 impl CatalogMetrics {
     /// Registers `catalog_read_timestamp_seconds`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "catalog_read_timestamp_seconds",
-            "When this process last read offers and prices from VPSie, Unix time; 0 when it never did and goes by what \
-             was stored",
-            self.read_at.clone(),
-        );
+        let help = "When this process last read offers and prices from VPSie, Unix time; 0 when it never did and goes by \
+                    what was stored";
+        registry.register("catalog_read_timestamp", help, Some(Unit::Seconds), &self.read_at);
     }
 }
 

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::handle::FleetHandle;
-use crate::cost::UsdPerHour;
+use crate::cost::{Cost, UsdPerHour};
 use crate::fleet::{Fleet, Machine, Pool};
 
 /// Shows costs of NodeGroups, of what can be rented, and of Nodes.
@@ -78,13 +78,12 @@ fn costs(fleet: &Fleet) -> Costs {
         let sum = groups.entry((pool.id.node_group.as_str(), pool.id.datacenter.as_str())).or_default();
         *sum = *sum + fleet.pool_cost(pool);
         let Some(price) = pool.price else { continue };
-        let monthly = price.monthly(hours).to_f64();
         let labels = || -> Labels {
             vec![("nodegroup", pool.id.node_group.to_string()), ("offering", pool.id.offer.to_string())]
         };
-        let (cores, gib) = size(pool);
-        costs.core.push((labels(), monthly / cores));
-        costs.memory.push((labels(), monthly / gib));
+        let cost = Cost::of(price, pool.offer.resources, hours);
+        costs.core.extend(cost.per_core.map(|core| (labels(), core.to_f64())));
+        costs.memory.extend(cost.per_gib.map(|gib| (labels(), gib.to_f64())));
         for machine in fleet.machines_of(pool) {
             node(&mut costs, fleet, pool, machine, price.to_f64());
         }
@@ -121,23 +120,22 @@ fn size(pool: &Pool) -> (f64, f64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use jiff::Timestamp;
-    use prometheus_client::encoding::text::encode;
-    use prometheus_client::registry::Registry;
     use rust_decimal::Decimal;
 
     use super::*;
     use crate::catalog::{Catalog, Offer, Resources};
     use crate::control::FleetCollector;
     use crate::fleet::{AutoscalingOptions, Hostname, NodeGroup, Phase, Records, Reserved, SizeId, Vm};
+    use crate::telemetry::Registry;
 
     const POOL: &str = "web/ams1/small/on-demand";
 
     /// Two machines with VMs and one that waits for its, of an offer of 2 cores and 4 GiB for 73 USD a month.
-    fn fleet() -> Fleet {
+    pub(crate) fn fleet() -> Fleet {
         let offer = |size, name: &str, monthly: Option<i64>| Offer {
             size: SizeId(size),
             name: name.to_owned(),
@@ -186,21 +184,17 @@ mod tests {
         Fleet::restore(vec![group], records, Reserved::default())
     }
 
-    fn scraped(collector: impl Collector, prefix: Option<&str>) -> String {
-        let mut registry = prefix.map_or_else(Registry::default, Registry::with_prefix);
-        registry.register_collector(Box::new(collector));
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
-        text
-    }
-
-    fn handle() -> Arc<OnceLock<FleetHandle>> {
-        Arc::new(OnceLock::from(FleetHandle::fixed(fleet())))
+    fn scraped() -> String {
+        let handle = Arc::new(OnceLock::from(FleetHandle::fixed(fleet())));
+        let mut registry = Registry::default();
+        registry.collect(FleetCollector::new(Arc::clone(&handle)));
+        registry.collect_unprefixed(CostCollector::new(handle));
+        registry.encode().unwrap()
     }
 
     #[test]
     fn costs_have_the_names_and_labels_of_the_predecessor_and_of_opencost() {
-        let text = scraped(CostCollector::new(handle()), None);
+        let text = scraped();
         let node = r#"{instance="slave-1",node="slave-1",instance_type="small",region="ams1",provider_id="vpsie://vm-1",arch="amd64"}"#;
         for line in [
             r#"vpsie_nodegroup_cost_hourly{nodegroup="web",datacenter="ams1"} 0.2"#.to_owned(),
@@ -217,16 +211,15 @@ mod tests {
             let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
             assert!((value - want).abs() < 1e-6, "{line}");
         }
-        assert!(!text.contains("unpriced"), "{text}");
+        assert!(!text.contains(r#"offering="unpriced""#), "{text}");
     }
 
     #[test]
     fn a_pool_has_at_most_thirty_series_that_are_read_from_the_fleet() {
-        let costs = scraped(CostCollector::new(handle()), None);
-        let sizes = scraped(FleetCollector::new(handle()), Some("vpsie_autoscaler"));
-        assert!(sizes.contains("vpsie_autoscaler_unpriced_pools 1"), "{sizes}");
+        let text = scraped();
+        assert!(text.contains("vpsie_autoscaler_unpriced_pools 1"), "{text}");
         let of_pool = |line: &&str| line.contains(POOL) || line.contains(r#"offering="small""#);
-        let series = costs.lines().chain(sizes.lines()).filter(of_pool).count();
+        let series = text.lines().filter(of_pool).count();
         assert!((1..=30).contains(&series), "{series}");
     }
 }

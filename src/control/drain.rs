@@ -13,7 +13,6 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::{NodeFacts, NodesView};
 use crate::fleet::{MachineId, Phase};
 use crate::kubernetes::{EventType, Events, Evicted, Happening, Object, Staying, evict, pods_on, staying};
+use crate::telemetry::Registry;
 
 /// Nodes that are drained at a time, besides those that are held up.
 const TOGETHER: usize = 3;
@@ -45,7 +45,7 @@ pub struct DrainMetrics {
     blocked: Gauge,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     result: &'static str,
 }
@@ -55,11 +55,12 @@ impl DrainMetrics {
     /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Nodes of machines that people deleted: drained, or gone before";
-        registry.register("node_drains", help, self.drains.clone());
-        let help = "Evictions asked for, by what the API server answered";
-        registry.register("node_drain_evictions", help, self.evictions.clone());
+        registry.register("node_drains", help, None, &self.drains);
+        let help =
+            "Evictions asked for, by what the API server answered: accepted, blocked, throttled, failed";
+        registry.register("node_drain_evictions", help, None, &self.evictions);
         let help = "Nodes whose drain has been held up for longer than a minute";
-        registry.register("node_drains_blocked", help, self.blocked.clone());
+        registry.register("node_drains_blocked", help, None, &self.blocked);
     }
 
     fn drained(&self, result: &'static str) {

@@ -3,12 +3,12 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 
 use super::acts::{Act, acts};
 use super::happenings::{event, happenings, refused};
 use crate::fleet::{Change, Fleet, Phase, Refusal};
 use crate::kubernetes::{EventType, Events};
+use crate::telemetry::Registry;
 
 /// Target of the audit log's lines.
 pub const AUDIT: &str = "vpsie_autoscaler::audit";
@@ -20,7 +20,7 @@ pub struct Journal {
     events: Events,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Transition {
     pool: String,
     from: &'static str,
@@ -42,11 +42,8 @@ impl Journal {
 
     /// Registers `machine_transitions_total{pool,from,to,reason}`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "machine_transitions",
-            "Changes of phase of machines; reason is that of a failure",
-            self.transitions.clone(),
-        );
+        let help = "Changes of phase of machines; reason is that of a failure";
+        registry.register("machine_transitions", help, None, &self.transitions);
     }
 
     /// What is to be written down of a change to the fleet as it is before it.

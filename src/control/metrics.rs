@@ -4,6 +4,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 
 use std::sync::{Arc, OnceLock};
 
@@ -42,13 +43,14 @@ impl Collector for FleetCollector {
             None,
             MetricType::Gauge,
         )?)?;
-        for (name, help, samples) in [
-            ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", sizes),
-            ("machines", "Machines by pool and phase", machines),
-            ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", strangers),
-            ("pool_price_usd_per_hour", "Price of one machine of the pool, USD per hour", prices),
+        let usd_per_hour = Unit::Other("usd_per_hour".to_owned());
+        for (name, help, unit, samples) in [
+            ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", None, sizes),
+            ("machines", "Machines by pool and phase", None, machines),
+            ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", None, strangers),
+            ("pool_price", "Price of one machine of the pool", Some(&usd_per_hour), prices),
         ] {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
             for (labels, value) in samples {
                 ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
             }

@@ -8,10 +8,12 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+
+use crate::telemetry::Registry;
 
 /// Upper bounds of the buckets, seconds. Reads take microseconds, commands a disk write; Cluster Autoscaler
 /// gives up after 5 s.
@@ -24,13 +26,13 @@ pub struct GrpcMetrics {
     seconds: Family<MethodLabels, Histogram, fn() -> Histogram>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     method: &'static str,
     code: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MethodLabels {
     method: &'static str,
 }
@@ -42,13 +44,10 @@ impl GrpcMetrics {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
         };
-        registry.register("grpc_requests", "gRPC requests answered", metrics.requests.clone());
-        registry.register_with_unit(
-            "grpc_request_duration",
-            "Time from a gRPC request to its answer",
-            Unit::Seconds,
-            metrics.seconds.clone(),
-        );
+        let help = "gRPC requests answered, by method and gRPC code";
+        registry.register("grpc_requests", help, None, &metrics.requests);
+        let help = "Time from a gRPC request to its answer";
+        registry.register("grpc_request_duration", help, Some(Unit::Seconds), &metrics.seconds);
         metrics
     }
 

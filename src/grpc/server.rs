@@ -220,7 +220,6 @@ async fn ready(accepted: std::io::Result<TcpStream>) -> Option<TcpStream> {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::registry::Registry;
     use tokio::task::JoinHandle;
     use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
     use tonic_health::pb::HealthCheckRequest;
@@ -236,6 +235,7 @@ mod tests {
     use super::super::tls::tests::{Authority, write};
     use super::*;
     use crate::control::{FleetHandle, SystemClock};
+    use crate::telemetry::Registry;
 
     const SERVICE: &str = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
 
@@ -258,7 +258,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shutdown = CancellationToken::new();
-        let mut registry = Registry::with_prefix("vpsie_autoscaler");
+        let mut registry = Registry::default();
         let metrics = GrpcMetrics::register(&mut registry);
         let handle = FleetHandle::fixed(fleet());
         let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), Arc::default());
@@ -307,8 +307,7 @@ mod tests {
         let answer = asked.into_inner().message().await.unwrap().unwrap().message_response.unwrap();
         assert!(format!("{answer:?}").starts_with("FileDescriptorResponse"));
 
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &running.registry).unwrap();
+        let text = running.registry.encode().unwrap();
         for line in [
             r#"vpsie_autoscaler_grpc_requests_total{method="NodeGroups",code="OK"} 1"#,
             r#"vpsie_autoscaler_grpc_requests_total{method="NodeGroupNodes",code="NotFound"} 1"#,

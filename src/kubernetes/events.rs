@@ -12,7 +12,6 @@ use kube::{Api, Client, Resource};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub use kube::runtime::events::EventType;
 
 use crate::api::{NodeGroup, VPSieNode};
+use crate::telemetry::Registry;
 
 /// Who publishes, as events say it.
 const REPORTER: &str = "vpsie-autoscaler";
@@ -110,7 +110,7 @@ pub struct EventMetrics {
     events: Family<Outcome, Counter>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     result: &'static str,
 }
@@ -119,7 +119,7 @@ impl EventMetrics {
     /// Registers `kubernetes_events_total{result="published|failed|dropped"}`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Kubernetes events that were published, failed, or dropped as too many waited";
-        registry.register("kubernetes_events", help, self.events.clone());
+        registry.register("kubernetes_events", help, None, &self.events);
     }
 
     fn count(&self, result: &'static str) {

@@ -5,11 +5,11 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use super::registry::Registry;
 
 /// Says whether RPCs can be answered. VPSie's weather is no reason not to be ready: answers come from memory.
 pub type Readiness = Arc<dyn Fn() -> Result<(), Unready> + Send + Sync>;
@@ -27,19 +27,16 @@ pub enum Unready {
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What is measured: under our prefix, and under names that are others'.
-pub type Registries = [Registry; 2];
-
 #[derive(Clone)]
 struct Shown {
-    registries: Arc<Registries>,
+    registry: Arc<Registry>,
     readiness: Readiness,
 }
 
 /// Serves `/metrics`, `/healthz`, `/readyz` and `debug` until `shutdown`.
 pub async fn serve_http(
     listener: TcpListener,
-    registries: Arc<Registries>,
+    registry: Arc<Registry>,
     readiness: Readiness,
     debug: Router,
     shutdown: CancellationToken,
@@ -48,16 +45,14 @@ pub async fn serve_http(
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Shown { registries, readiness })
+        .with_state(Shown { registry, readiness })
         .merge(debug);
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    let mut text = String::new();
-    let encoded = shown.registries.iter().try_for_each(|registry| encode_registry(&mut text, registry));
-    match encoded.and_then(|()| encode_eof(&mut text)) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+    match shown.registry.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -111,13 +106,8 @@ mod tests {
         let (state, is) = watch::channel(Err(Unready::StandsBy));
         let readiness: Readiness = Arc::new(move || *is.borrow());
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(serve_http(
-            listener,
-            Arc::new([super::super::registry(), Registry::default()]),
-            readiness,
-            Router::new(),
-            shutdown.clone(),
-        ));
+        let server =
+            tokio::spawn(serve_http(listener, Arc::default(), readiness, Router::new(), shutdown.clone()));
 
         let (status, head, body) = get(address, "/metrics").await;
         assert_eq!(status, 200);

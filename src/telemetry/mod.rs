@@ -2,8 +2,8 @@
 
 mod http;
 mod logs;
-mod metrics;
+mod registry;
 
-pub use http::{Readiness, Registries, Unready, serve_http};
+pub use http::{Readiness, Unready, serve_http};
 pub use logs::{LogError, chain, check_filter, init_logs};
-pub use metrics::registry;
+pub use registry::{Measure, Registry};

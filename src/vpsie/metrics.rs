@@ -8,7 +8,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::Unit;
+
+use crate::telemetry::Registry;
 
 /// Metrics of the requests to VPSie. Clones count together.
 #[derive(Clone)]
@@ -21,13 +23,13 @@ pub struct Metrics {
     breaker_open: Gauge,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     endpoint: &'static str,
     outcome: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Endpoint {
     endpoint: &'static str,
 }
@@ -49,33 +51,18 @@ impl Default for Metrics {
 impl Metrics {
     /// Adds them to a registry, as `vpsie_api_…`.
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("vpsie_api");
-        registry.register(
-            "requests",
-            "Requests to the VPSie API, by what came of them",
-            self.requests.clone(),
-        );
-        registry.register(
-            "request_duration_seconds",
-            "How long requests to the VPSie API took",
-            self.seconds.clone(),
-        );
-        registry.register("retries", "Requests to the VPSie API that were repeats", self.retries.clone());
-        registry.register(
-            "skipped_rows",
-            "Rows of VPSie's replies that could not be read",
-            self.skipped_rows.clone(),
-        );
-        registry.register(
-            "rate_limit_wait_seconds",
-            "Time that calls waited for the rate limit",
-            self.rate_limit_wait.clone(),
-        );
-        registry.register(
-            "breaker_open",
-            "1 while the VPSie API does not answer and is not asked",
-            self.breaker_open.clone(),
-        );
+        let help = "Requests to the VPSie API, by what came of them";
+        registry.register("vpsie_api_requests", help, None, &self.requests);
+        let help = "How long requests to the VPSie API took";
+        registry.register("vpsie_api_request_duration", help, Some(Unit::Seconds), &self.seconds);
+        let help = "Requests to the VPSie API that were repeats";
+        registry.register("vpsie_api_retries", help, None, &self.retries);
+        let help = "Rows of VPSie's replies that could not be read";
+        registry.register("vpsie_api_skipped_rows", help, None, &self.skipped_rows);
+        let help = "Time that calls waited for the rate limit";
+        registry.register("vpsie_api_rate_limit_wait", help, Some(Unit::Seconds), &self.rate_limit_wait);
+        let help = "1 while the VPSie API does not answer and is not asked";
+        registry.register("vpsie_api_breaker_open", help, None, &self.breaker_open);
     }
 
     pub(super) fn request(&self, endpoint: &'static str, outcome: &'static str, took: Duration) {
@@ -106,7 +93,7 @@ mod tests {
 
     #[test]
     fn names_and_labels() {
-        let mut registry = Registry::with_prefix("vpsie_autoscaler");
+        let mut registry = Registry::default();
         let metrics = Metrics::default();
         metrics.register(&mut registry);
         metrics.request("list_nodes", "ok", Duration::from_millis(70));
@@ -114,8 +101,7 @@ mod tests {
         metrics.skipped_row("list_nodes");
         metrics.waited(Duration::from_secs(2));
         metrics.breaker(true);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let text = registry.encode().unwrap();
         for line in [
             r#"vpsie_autoscaler_vpsie_api_requests_total{endpoint="list_nodes",outcome="ok"} 1"#,
             r#"vpsie_autoscaler_vpsie_api_request_duration_seconds_bucket{le="0.1",endpoint="list_nodes"} 1"#,

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Ports, Tasks, clock, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
+    Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
     spawn_vpsie, too_early, transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let clock = clock();
     let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
     let Measured {
-        registries,
+        registry,
         catalog,
         grpc: grpc_metrics,
         vpsie,
@@ -60,10 +60,11 @@ pub(super) async fn run(
         credentials,
         decisions,
         fleet,
-    } = Measured::new(&settings);
+    } = Measured::new(settings.vpsie.credential_source());
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
-    spawn_http(&mut tasks, http, registries, readiness(staged), Arc::clone(&decisions), shutdown.clone());
+    let debug = debug(&decisions, &fleet);
+    spawn_http(&mut tasks, http, registry, readiness(staged), debug, shutdown.clone());
 
     let pod = election.pod_name.as_deref();
     if let Some(pod) = pod {

@@ -1,6 +1,8 @@
 //! `serve`: everything together, from files or in a cluster.
 
 mod cluster;
+#[cfg(test)]
+mod docs;
 mod local;
 mod parts;
 

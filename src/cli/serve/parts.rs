@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use axum::Router;
 use futures::future::Either;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -15,12 +15,12 @@ use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
     Bell, CatalogMetrics, CatalogRefresh, Clock, CostCollector, CredentialMetrics, DrainMetrics,
     FleetCollector, FleetHandle, Journal, Provision, Removal, Rotation, SystemClock, credentials_in_file,
-    credentials_in_secret,
+    credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
 use crate::simulator::{Simulator, Snapshot};
-use crate::telemetry::{Readiness, Registries, registry, serve_http};
+use crate::telemetry::{Readiness, Registry, serve_http};
 use crate::vpsie::{Backend, Client, ClientConfig, Credentials, Metrics, Transport, https};
 
 /// What runs until the end. One that ends by itself ends the process: a provider that does half of its work is
@@ -29,7 +29,7 @@ pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 /// What is measured. The registry is whole before anything runs.
 pub(super) struct Measured {
-    pub(super) registries: Registries,
+    pub(super) registry: Registry,
     pub(super) catalog: CatalogMetrics,
     pub(super) grpc: GrpcMetrics,
     pub(super) vpsie: Metrics,
@@ -43,8 +43,8 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    pub(super) fn new(settings: &Settings) -> Self {
-        let mut registry = registry();
+    pub(super) fn new(credential_source: &CredentialSource) -> Self {
+        let mut registry = Registry::default();
         let grpc = GrpcMetrics::register(&mut registry);
         let vpsie = Metrics::default();
         vpsie.register(&mut registry);
@@ -55,21 +55,18 @@ impl Measured {
         let drain = DrainMetrics::default();
         drain.register(&mut registry);
         let credentials = CredentialMetrics::default();
-        if settings.vpsie.credential_source() != &CredentialSource::Fixed {
+        if credential_source != &CredentialSource::Fixed {
             credentials.register(&mut registry);
         }
         let decisions = Decisions::default();
         decisions.register(&mut registry);
         let decisions = Arc::new(decisions);
         let fleet = Arc::new(OnceLock::new());
-        let collector = FleetCollector::new(Arc::clone(&fleet));
-        registry.register_collector(Box::new(collector));
-        let mut unprefixed = Registry::default();
-        unprefixed.register_collector(Box::new(CostCollector::new(Arc::clone(&fleet))));
+        registry.collect(FleetCollector::new(Arc::clone(&fleet)));
+        registry.collect_unprefixed(CostCollector::new(Arc::clone(&fleet)));
         let catalog = CatalogMetrics::default();
         catalog.register(&mut registry);
-        let registries = [registry, unprefixed];
-        Self { registries, catalog, grpc, vpsie, journal, events, drain, credentials, decisions, fleet }
+        Self { registry, catalog, grpc, vpsie, journal, events, drain, credentials, decisions, fleet }
     }
 }
 
@@ -88,17 +85,21 @@ pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Out
     });
 }
 
+/// What people ask.
+pub(super) fn debug(decisions: &Arc<Decisions>, fleet: &Arc<OnceLock<FleetHandle>>) -> Router {
+    grpc::debug_routes(Arc::clone(decisions)).merge(offer_routes(Arc::clone(fleet)))
+}
+
 pub(super) fn spawn_http(
     tasks: &mut Tasks,
     http: TcpListener,
-    registries: Registries,
+    registry: Registry,
     readiness: Readiness,
-    decisions: Arc<Decisions>,
+    debug: Router,
     shutdown: CancellationToken,
 ) {
     tasks.spawn(async move {
-        let debug = grpc::debug_routes(decisions);
-        let served = serve_http(http, Arc::new(registries), readiness, debug, shutdown).await;
+        let served = serve_http(http, Arc::new(registry), readiness, debug, shutdown).await;
         ("HTTP", served.map_err(Into::into))
     });
 }

@@ -4,7 +4,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+
+use crate::telemetry::Registry;
 
 /// Metrics of the credentials that are read again. Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +14,7 @@ pub struct CredentialMetrics {
     valid: Gauge,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     result: &'static str,
 }
@@ -21,10 +22,11 @@ struct Labels {
 impl CredentialMetrics {
     /// Registers `credential_rotations_total{result="accepted|refused|unknown|invalid"}` and `credentials_valid`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Credentials that were tried, by what VPSie said, and those too wrong to be tried";
-        registry.register("credential_rotations", help, self.rotations.clone());
+        let help = "Credentials that were tried, by what VPSie said: accepted, refused, unknown; invalid are too wrong to be \
+                    tried";
+        registry.register("credential_rotations", help, None, &self.rotations);
         let help = "1 once VPSie accepted the credentials, until newer ones are refused or wrong";
-        registry.register("credentials_valid", help, self.valid.clone());
+        registry.register("credentials_valid", help, None, &self.valid);
     }
 
     pub(super) fn count(&self, result: &'static str) {

@@ -354,13 +354,12 @@ async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
 
 #[test]
 fn names_of_the_metrics() {
-    let mut registry = prometheus_client::registry::Registry::with_prefix("vpsie_autoscaler");
+    let mut registry = crate::telemetry::Registry::default();
     let metrics = CredentialMetrics::default();
     metrics.register(&mut registry);
     metrics.count("accepted");
     metrics.valid(true);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = registry.encode().unwrap();
     for line in [
         r#"vpsie_autoscaler_credential_rotations_total{result="accepted"} 1"#,
         "vpsie_autoscaler_credentials_valid 1",

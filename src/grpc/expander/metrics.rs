@@ -4,9 +4,10 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 
 use crate::placement::{Decision, Question, Verdict};
+use crate::telemetry::Registry;
 
 /// Upper bounds of the buckets, seconds. Cluster Autoscaler gives up after 5 s.
 const SECONDS: [f64; 9] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -24,12 +25,12 @@ pub(super) struct ExpanderMetrics {
     pods: Histogram,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: String,
 }
@@ -49,25 +50,15 @@ impl Default for ExpanderMetrics {
 impl ExpanderMetrics {
     /// Registers the metrics that begin with `expander_`.
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "expander_decisions",
-            "Decisions of the expander; outcome says what the best option was ordered by: price, unpriced, blocked \
-             (all options were certain to fail), or none (there were no options)",
-            self.decisions.clone(),
-        );
-        registry.register(
-            "expander_options_skipped",
-            "Options that were left out because they were certain to fail, by reason",
-            self.skipped.clone(),
-        );
-        registry.register_with_unit(
-            "expander_decision_duration",
-            "Time that a decision took",
-            Unit::Seconds,
-            self.seconds.clone(),
-        );
-        registry.register("expander_options", "Options of a decision", self.options.clone());
-        registry.register("expander_pods", "Pods that wait, in a decision", self.pods.clone());
+        let help = "Decisions of the expander, by what the best option was ordered by: price, unpriced, blocked (all \
+                    options were certain to fail), or none (there were no options)";
+        registry.register("expander_decisions", help, None, &self.decisions);
+        let help = "Options that were left out because they were certain to fail, by reason";
+        registry.register("expander_options_skipped", help, None, &self.skipped);
+        let help = "Time that a decision took";
+        registry.register("expander_decision_duration", help, Some(Unit::Seconds), &self.seconds);
+        registry.register("expander_options", "Options of a decision", None, &self.options);
+        registry.register("expander_pods", "Pods that wait, in a decision", None, &self.pods);
     }
 
     pub(super) fn observe(&self, question: &Question, decision: &Decision, took: Duration) {

@@ -10,12 +10,12 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use jiff::Timestamp;
-use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::ExpanderMetrics;
 use crate::cost::UsdPerHour;
 use crate::placement::{Decision, Question, Verdict};
+use crate::telemetry::Registry;
 
 /// Decisions that are kept. With [`OPTIONS`] each they take some megabytes at most.
 const KEPT: usize = 256;
@@ -221,8 +221,7 @@ mod tests {
         let mut registry = Registry::default();
         decisions.register(&mut registry);
         decisions.keep(&question, &decide(&question), Timestamp::UNIX_EPOCH, Duration::ZERO);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let text = registry.encode().unwrap();
         let skipped = format!(r#"expander_options_skipped_total{{reason="STOCKOUT"}} {}"#, OPTIONS + 20);
         assert!(text.contains(&skipped), "{text}");
         let record = &decisions.last(1)[0];

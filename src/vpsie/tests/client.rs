@@ -273,10 +273,9 @@ async fn requests_are_counted_by_outcome() {
     let client = script.client_metered(Credentials::token("t"), metrics.clone(), |_| ());
     list(&client).await.unwrap();
     add(&client).await.unwrap_err();
-    let mut registry = prometheus_client::registry::Registry::default();
+    let mut registry = crate::telemetry::Registry::default();
     metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = registry.encode().unwrap();
     for line in [
         r#"vpsie_api_requests_total{endpoint="list_clusters",outcome="unclear"} 1"#,
         r#"vpsie_api_requests_total{endpoint="list_clusters",outcome="ok"} 1"#,

@@ -1,0 +1,135 @@
+//! Writes docs/metrics.md from what `serve` registers, and checks that it is up to date.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::parts::Measured;
+use crate::config::CredentialSource;
+use crate::control::{FleetHandle, priced_fleet};
+
+const HEAD: &str = "\
+# Metrics
+
+Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
+
+`/metrics` on the HTTP port (`--http-listen`) is in the text format of OpenMetrics. A histogram is scraped as `<name>_bucket{le}`,
+`<name>_sum` and `<name>_count`. A metric with labels has no series before there is something to count.
+
+Of several replicas only the one that leads does anything that is counted, and only it knows the fleet. *Standby* is what
+the others show; those for which it is empty are the leader's only.
+";
+
+const SERIES: &str = "
+## How many series
+
+- By pool: 11, which are those of `pool_size` (3), `machines` (5), `pool_price` (1) and the prices of its offer per core and per
+  GiB (2); a test holds them below 30. Beside them there is one of `machine_transitions` for each change that has happened in
+  the pool since the process started, told apart by the phases before and after, and by the reason of a failure (7).
+- By NodeGroup and datacenter: 2. By Node: 3, while VPSie lists its VM.
+- All others have labels with a fixed set of values. Nothing that comes from outside makes a value: methods that do not exist
+  are counted as `other`.
+";
+
+/// A metric, as a scrape shows it.
+#[derive(Default)]
+struct Shown {
+    help: String,
+    kind: String,
+    unit: Option<String>,
+    /// Its first series: name, labels and value.
+    series: Option<(String, Vec<String>, String)>,
+}
+
+/// What is scraped, by the name that it is described with, in the order of names.
+fn scraped(text: &str) -> BTreeMap<String, Shown> {
+    let mut all: BTreeMap<String, Shown> = BTreeMap::new();
+    let mut last = String::new();
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        let Some(described) = line.strip_prefix("# ") else {
+            let shown = all.get_mut(&last).unwrap();
+            shown.series.get_or_insert_with(|| series(line));
+            continue;
+        };
+        let [what, name, text] = described.splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
+        name.clone_into(&mut last);
+        let shown = all.entry(last.clone()).or_default();
+        match what {
+            "HELP" => text.trim_end_matches('.').clone_into(&mut shown.help),
+            "TYPE" => text.clone_into(&mut shown.kind),
+            "UNIT" => shown.unit = Some(text.replace('_', " ").replace("usd", "USD")),
+            _ => panic!("{line}"),
+        }
+    }
+    all
+}
+
+fn series(line: &str) -> (String, Vec<String>, String) {
+    let (series, value) = line.rsplit_once(' ').unwrap();
+    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+    let labels = labels.split(',').filter_map(|label| Some(label.split_once("=\"")?.0.to_owned()));
+    (name.to_owned(), labels.filter(|label| label != "le").collect(), value.to_owned())
+}
+
+/// The unit that is not in the name, as the help has it.
+fn told(help: &str) -> Option<String> {
+    ["USD per hour", "USD per month"].into_iter().find(|unit| help.contains(unit)).map(str::to_owned)
+}
+
+/// All metrics of a process whose credentials are from there: as one shows them that stands by, and with a series of each.
+fn of(source: &CredentialSource) -> [BTreeMap<String, Shown>; 2] {
+    let measured = Measured::new(source);
+    let standby = measured.registry.encode().unwrap();
+    measured.registry.begin();
+    assert!(measured.fleet.set(FleetHandle::fixed(priced_fleet())).is_ok());
+    [standby, measured.registry.encode().unwrap()].map(|text| scraped(&text))
+}
+
+fn page() -> String {
+    let [standby, all] = of(&CredentialSource::TokenFile(PathBuf::new()));
+    let [_, fixed] = of(&CredentialSource::Fixed);
+
+    let mut page = HEAD.to_owned();
+    let ours = |name: &str| name.starts_with("vpsie_autoscaler_");
+    let mut rotated = Vec::new();
+    for (heading, section) in [("Ours", true), ("What machines cost, under names of others", false)] {
+        let head = "| Metric | Type | Labels | Unit | Standby | |\n| --- | --- | --- | --- | --- | --- |\n";
+        write!(page, "\n## {heading}\n\n{head}").unwrap();
+        for (name, shown) in all.iter().filter(|(name, _)| ours(name) == section) {
+            let series = shown.series.as_ref();
+            let (first, labels, _) =
+                series.unwrap_or_else(|| panic!("{name} has no series: how is it counted?"));
+            let name_scraped = if shown.kind == "histogram" { name } else { first };
+            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+            let unit = shown.unit.clone().or_else(|| told(&shown.help)).unwrap_or_default();
+            let idle = standby.get(name).and_then(|shown| shown.series.as_ref());
+            let idle = idle.map_or("", |(_, _, value)| value.trim_end_matches(".0"));
+            let row = format!(
+                "| `{name_scraped}` | {} | {} | {unit} | {idle} | {} |",
+                shown.kind,
+                labels.join(", "),
+                shown.help
+            );
+            writeln!(page, "{}", row.replace("  |", " |")).unwrap();
+            if !fixed.contains_key(name) {
+                rotated.push(format!("`{name_scraped}`"));
+            }
+        }
+        if section {
+            let flags = "`--api-secret`, `--api-token-file` or `--client-secret-file`";
+            writeln!(page, "\nOnly with {flags}: {}.", rotated.join(", ")).unwrap();
+        }
+    }
+    page + SERIES
+}
+
+#[test]
+fn docs_metrics_md_is_as_what_is_scraped() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let page = page();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/metrics.md differs: UPDATE=1 cargo test --lib docs");
+}
