@@ -48,8 +48,8 @@ func loadChart(t testing.TB) *chart.Chart {
 	}
 	// Written by the monitoring of the same tree; a stand-in while that is not there.
 	for name, content := range map[string]string{
-		"files/alerts.yaml":              "groups: [{name: stand-in, rules: [{alert: A, expr: up}]}]",
-		"files/dashboards/overview.json": "{}",
+		"files/alerts.yaml":              "groups: [{name: a, rules: [{alert: A, expr: up, annotations: {b: '{{ $value }}'}}]}]",
+		"files/dashboards/overview.json": `{"legend": "{{instance}}"}`,
 	} {
 		if !slices.ContainsFunc(loaded.Files, func(file *chart.File) bool { return file.Name == name }) {
 			loaded.Files = append(loaded.Files, &chart.File{Name: name, Data: []byte(content)})

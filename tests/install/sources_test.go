@@ -55,6 +55,28 @@ func TestFilesOfTheChartAreAsTheirSources(t *testing.T) {
 	}
 }
 
+// Both have templates of their own, which are not Helm's.
+func TestAlertsAndDashboardsAreInstalledAsWritten(t *testing.T) {
+	loaded := loadChart(t)
+	made, err := renderChart(t, loaded, fromYAML(t, everything), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range loaded.Files {
+		name := filepath.Base(file.Name)
+		if file.Name == "files/alerts.yaml" && !equal(made.find("PrometheusRule", provider).Object["spec"], fromYAML(t, string(file.Data))) {
+			t.Errorf("the PrometheusRule is not as %s", file.Name)
+		}
+		if !strings.HasPrefix(file.Name, "files/dashboards/") {
+			continue
+		}
+		dashboard := made.find("ConfigMap", provider+"-dashboard-"+strings.TrimSuffix(name, ".json"))
+		if dashboard == nil || dashboard.Object["data"].(map[string]any)[name] != string(file.Data) {
+			t.Errorf("there is no ConfigMap with %s as it is", file.Name)
+		}
+	}
+}
+
 func TestTheChartIsOfTheVersionOfTheProgram(t *testing.T) {
 	version := regexp.MustCompile(`(?m)^version = "(.*)"$`).FindStringSubmatch(read(t, root+"/Cargo.toml"))[1]
 	if metadata := loadChart(t).Metadata; metadata.AppVersion != version {

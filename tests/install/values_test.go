@@ -67,7 +67,8 @@ func text(t testing.TB, made rendered) string {
 		}
 		all.Write(content)
 	}
-	return chance.ReplaceAllString(strings.ReplaceAll(all.String(), `"`, ""), "") + made.notes
+	all.WriteString(made.notes)
+	return chance.ReplaceAllString(strings.ReplaceAll(all.String(), `"`, ""), "")
 }
 
 func TestEveryValueChangesTheManifests(t *testing.T) {
