@@ -103,7 +103,8 @@ func (k *kubelet) turn() error {
 		if running != nil {
 			if err := running.process.ended(); err == nil {
 				continue
-			} else if pod.Spec.RestartPolicy == core.RestartPolicyNever {
+			} else if policy := pod.Spec.RestartPolicy; policy == core.RestartPolicyNever ||
+				policy == core.RestartPolicyOnFailure && running.process.command.ProcessState.Success() {
 				k.finish(running)
 				continue
 			} else {
