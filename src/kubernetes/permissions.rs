@@ -114,7 +114,8 @@ mod tests {
         rule
     }
 
-    fn manifests() -> String {
+    /// The files of deployments/base that give a service account exactly these rights.
+    fn manifests() -> Vec<(String, String)> {
         let rules = |scope| PERMISSIONS.iter().filter(|p| p.scope == scope).map(rule).collect::<Vec<_>>();
         let account = json!([{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}]);
         let object = |kind: &str, namespaced: bool, mut body: Value| {
@@ -135,13 +136,13 @@ mod tests {
             object("Role", true, json!({"rules": rules(Scope::Namespace)})),
             object("RoleBinding", true, json!({"roleRef": to("Role"), "subjects": account})),
         ];
-        let mut text = "# Written by a test from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib \
-                        permissions\n"
-            .to_owned();
-        for object in objects {
-            write!(text, "---\n{}", serde_saphyr::to_string(&object).unwrap()).unwrap();
-        }
-        text
+        let written = "# Written by a test from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib permissions";
+        let file = |object: Value| {
+            let kind = object["kind"].as_str().unwrap().to_lowercase();
+            let text = format!("{written}\n{}", serde_saphyr::to_string(&object).unwrap());
+            (format!("deployments/base/{kind}.yaml"), text)
+        };
+        objects.map(file).into()
     }
 
     fn page() -> String {
@@ -149,10 +150,10 @@ mod tests {
             "# Permissions\n\n\
              Written by a test from the program's own table: `UPDATE=1 cargo test --lib permissions` writes it \
              again.\n\n\
-             What `serve --store=kubernetes` may do, and why: [deployments/rbac.yaml](../deployments/rbac.yaml) \
-             gives a service account exactly this. The end-to-end tests run with it, and fail on anything that is \
-             forbidden. The namespace there is `{NAMESPACE}`, the Secret `vpsie-secret`: change both with \
-             `--namespace` and `--api-secret`.\n\n\
+             What `serve --store=kubernetes` may do, and why: the role and the cluster role in \
+             [deployments/base](../deployments/base) give a service account exactly this. The end-to-end tests run \
+             with them, and fail on anything that is forbidden. The namespace there is `{NAMESPACE}`, the Secret \
+             `vpsie-secret`: change both with `--namespace` and `--api-secret`.\n\n\
              With `--store=file --kubeconfig` only the rights on nodes and events are used; without Kubernetes, none.\n\
              \n| Where | Group | Resource | Verbs | Why |\n| --- | --- | --- | --- | --- |\n"
         );
@@ -168,8 +169,10 @@ mod tests {
 
     #[test]
     fn manifests_and_docs_are_as_the_table_is() {
-        for (file, text) in [("deployments/rbac.yaml", manifests()), ("docs/permissions.md", page())] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let mut files = manifests();
+        files.push(("docs/permissions.md".to_owned(), page()));
+        for (file, text) in files {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);
             if std::env::var_os("UPDATE").is_some() {
                 std::fs::write(&path, &text).unwrap();
             }

@@ -79,7 +79,8 @@ func (c *controlPlane) prepare(t *testing.T, vpsie *simulator, nodeGroups ...obj
 // permit lets the provider do what it documents, and no more.
 func (c *controlPlane) permit(t *testing.T) {
 	t.Helper()
-	for _, given := range documents(t, "../../deployments/rbac.yaml") {
+	for _, file := range []string{"serviceaccount", "clusterrole", "clusterrolebinding", "role", "rolebinding"} {
+		given := documents(t, "../../deployments/base/"+file+".yaml")[0]
 		kind := given["kind"].(string)
 		where := "/apis/rbac.authorization.k8s.io/v1/"
 		if kind == "ServiceAccount" {

@@ -108,6 +108,14 @@ func eachCase(t *testing.T, check func(*testing.T, rendered)) {
 	}
 }
 
+// eachInstall are the cases of the chart, and what kustomize builds.
+func eachInstall(t *testing.T, check func(*testing.T, rendered)) {
+	eachCase(t, check)
+	for _, path := range builds {
+		t.Run(path, func(t *testing.T) { check(t, build(t, path)) })
+	}
+}
+
 func TestHelmLintHasNothingToSay(t *testing.T) {
 	for name, given := range matrix {
 		for _, message := range lint.All(chartPath, fromYAML(t, given), namespace, true).Messages {
@@ -121,7 +129,7 @@ func TestHelmLintHasNothingToSay(t *testing.T) {
 
 // The values schema has what NodeGroups may say, from the CRD.
 func TestObjectsAreWhatTheirKindsAllow(t *testing.T) {
-	eachCase(t, func(t *testing.T, made rendered) {
+	eachInstall(t, func(t *testing.T, made rendered) {
 		seen := map[string]bool{}
 		for _, object := range made.objects {
 			id := object.GetKind() + "/" + object.GetName()
@@ -160,7 +168,7 @@ func TestPodsAreAllowedWherePodSecurityIsRestricted(t *testing.T) {
 		t.Fatal(err)
 	}
 	restricted := security.LevelVersion{Level: security.LevelRestricted, Version: security.LatestVersion()}
-	eachCase(t, func(t *testing.T, made rendered) {
+	eachInstall(t, func(t *testing.T, made rendered) {
 		for name, pod := range made.pods(t) {
 			result := admission.AggregateCheckResults(evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec))
 			if !result.Allowed {
@@ -179,7 +187,7 @@ func TestPodsAreAllowedWherePodSecurityIsRestricted(t *testing.T) {
 var leads = labels.Set{"autoscaler.vpsie.com/role": "leader"}
 
 func TestServicesAndSelectorsFindTheirPods(t *testing.T) {
-	eachCase(t, func(t *testing.T, made rendered) {
+	eachInstall(t, func(t *testing.T, made rendered) {
 		pods := made.pods(t)
 		find := func(what string, selector labels.Selector) (found []core.PodTemplateSpec) {
 			for _, pod := range pods {

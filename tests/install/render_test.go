@@ -195,3 +195,17 @@ func read(t testing.TB, path string) string {
 	}
 	return string(content)
 }
+
+// relative is the path of the project's root as kustomize wants it.
+func relative(t testing.TB, from string) string {
+	t.Helper()
+	absolute, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := filepath.Rel(from, absolute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
