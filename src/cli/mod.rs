@@ -1,10 +1,13 @@
 //! The command line: one file per subcommand.
 
+mod ask;
 mod crds;
 #[cfg(test)]
 mod docs;
 mod explain;
+mod offers;
 mod serve;
+mod table;
 mod validate;
 
 use std::process::ExitCode;
@@ -36,6 +39,8 @@ enum Command {
     Validate(Box<ServeArgs>),
     /// Shows the last decisions of the expander: the options, what they cost, and why the best one is the best
     Explain(explain::ExplainArgs),
+    /// Shows the offers and what they cost, the cheapest first: all of them, or those that have what a machine is to have
+    Offers(offers::OffersArgs),
     /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply -f -`
     Crds,
     /// Runs a simulated VPSie API: to try things out without an account, and for tests
@@ -64,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => block_on(|shutdown| serve::run(*args, shutdown)),
         Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
         Command::Explain(args) => block_on(|_| explain::run(args)),
+        Command::Offers(args) => block_on(|_| offers::run(args)),
         Command::Crds => crds::run(&mut std::io::stdout()),
         Command::Simulator(command) => {
             let SimulatorCommand { simulator, log } = *command;

@@ -280,7 +280,7 @@ pub struct TemplateArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]
 pub struct OperationsArgs {
-    /// Address of the HTTP port: /metrics, /healthz, /readyz, /debug/decisions
+    /// Address of the HTTP port: /metrics, /healthz, /readyz, /debug/decisions, /debug/offers
     #[arg(
         long,
         value_name = "IP:PORT",

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::handle::FleetHandle;
-use crate::cost::UsdPerHour;
+use crate::cost::{Cost, UsdPerHour};
 use crate::fleet::{Fleet, Machine, Pool};
 
 /// Shows costs of NodeGroups, of what can be rented, and of Nodes.
@@ -78,13 +78,12 @@ fn costs(fleet: &Fleet) -> Costs {
         let sum = groups.entry((pool.id.node_group.as_str(), pool.id.datacenter.as_str())).or_default();
         *sum = *sum + fleet.pool_cost(pool);
         let Some(price) = pool.price else { continue };
-        let monthly = price.monthly(hours).to_f64();
         let labels = || -> Labels {
             vec![("nodegroup", pool.id.node_group.to_string()), ("offering", pool.id.offer.to_string())]
         };
-        let (cores, gib) = size(pool);
-        costs.core.push((labels(), monthly / cores));
-        costs.memory.push((labels(), monthly / gib));
+        let cost = Cost::of(price, pool.offer.resources, hours);
+        costs.core.extend(cost.per_core.map(|core| (labels(), core.to_f64())));
+        costs.memory.extend(cost.per_gib.map(|gib| (labels(), gib.to_f64())));
         for machine in fleet.machines_of(pool) {
             node(&mut costs, fleet, pool, machine, price.to_f64());
         }

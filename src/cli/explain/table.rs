@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use crate::cli::table::write_table;
 use crate::cost::UsdPerHour;
 use crate::grpc::{Record, RecordedOption};
 use crate::placement::Verdict;
 
-const HEADINGS: [&str; 9] =
-    ["", "POOL", "NODES", "PODS", "PRICE/H", "NODES/H", "REST/H", "LEFTOVER/H", "TOTAL/H"];
+const HEADINGS: [&str; 10] =
+    ["", "POOL", "NODES", "PODS", "PRICE/H", "NODES/H", "REST/H", "LEFTOVER/H", "TOTAL/H", "WHY"];
 
 /// The decision for a person: options in their order, the best marked, and why the others were not taken.
 pub fn render(record: &Record) -> String {
@@ -19,31 +20,15 @@ pub fn render(record: &Record) -> String {
         record.options.len() + record.more,
         record.micros
     );
-    let rows: Vec<([String; 9], String)> = record.options.iter().map(row).collect();
-    let widths: [usize; 9] = std::array::from_fn(|column| {
-        let widest = rows.iter().map(|(cells, _)| cells[column].chars().count()).max();
-        widest.unwrap_or(0).max(HEADINGS[column].len())
-    });
-    line(&mut text, &HEADINGS.map(str::to_owned), &widths, "WHY");
-    for (cells, why) in &rows {
-        line(&mut text, cells, &widths, why);
-    }
+    let rows: Vec<Vec<String>> = record.options.iter().map(row).collect();
+    write_table(&mut text, 2, &HEADINGS, &rows);
     if record.more > 0 {
         let _ = writeln!(text, "  and {} more, worse than these", record.more);
     }
     text
 }
 
-fn line(text: &mut String, cells: &[String; 9], widths: &[usize; 9], why: &str) {
-    let mut line = String::new();
-    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        // Marks and names to the left, numbers to the right.
-        let _ = if column < 2 { write!(line, "{cell:<width$} ") } else { write!(line, " {cell:>width$}") };
-    }
-    let _ = writeln!(text, "{}", format!("{line}  {why}").trim_end());
-}
-
-fn row(option: &RecordedOption) -> ([String; 9], String) {
+fn row(option: &RecordedOption) -> Vec<String> {
     let money = |rate: UsdPerHour| format!("{:.4}", rate.0);
     let (terms, why) = match &option.verdict {
         Verdict::Priced(terms) if terms.left_waiting > 0 => {
@@ -56,7 +41,7 @@ fn row(option: &RecordedOption) -> ([String; 9], String) {
     let term = |of: fn(crate::placement::Terms) -> UsdPerHour| {
         terms.map_or_else(|| "-".to_owned(), |terms| money(of(terms)))
     };
-    let cells = [
+    vec![
         if option.best { "*".to_owned() } else { String::new() },
         option.pool.to_string(),
         option.nodes.to_string(),
@@ -66,8 +51,8 @@ fn row(option: &RecordedOption) -> ([String; 9], String) {
         term(|terms| terms.rest),
         term(|terms| UsdPerHour::ZERO - terms.leftover),
         term(|terms| terms.total),
-    ];
-    (cells, why)
+        why,
+    ]
 }
 
 #[cfg(test)]

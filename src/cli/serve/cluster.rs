@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Ports, Tasks, clock, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
+    Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
     spawn_vpsie, too_early, transport,
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
@@ -63,7 +63,8 @@ pub(super) async fn run(
     } = Measured::new(settings.vpsie.credential_source());
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
-    spawn_http(&mut tasks, http, registry, readiness(staged), Arc::clone(&decisions), shutdown.clone());
+    let debug = debug(&decisions, &fleet);
+    spawn_http(&mut tasks, http, registry, readiness(staged), debug, shutdown.clone());
 
     let identity = kubernetes::identity();
     tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{
-    Measured, Ports, Tasks, clock, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
+    Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
     spawn_vpsie, transport,
 };
 use crate::config::{KubernetesAccess, Manifests, Settings, VpsieSettings};
@@ -66,7 +66,8 @@ pub(super) async fn run(
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());
-    spawn_http(&mut tasks, http, registry, ready, Arc::clone(&decisions), shutdown.clone());
+    let debug = debug(&decisions, &fleet);
+    spawn_http(&mut tasks, http, registry, ready, debug, shutdown.clone());
     let service = ExpanderService::new(handle.clone(), clock, decisions);
     let (ending, grace) = (shutdown.clone(), settings.timing.shutdown_grace);
     let (shared, data_file) = (handle.clone(), data_file.to_owned());
@@ -116,7 +117,7 @@ fn announce(
     let pool =
         handle.read(|fleet| fleet.pools().next().map(|pool| pool.text.to_string())).unwrap_or_default();
     println!("gRPC  {grpc} ({tls}), for Cluster Autoscaler and grpcurl");
-    println!("HTTP  http://{http}/metrics, /healthz, /readyz, /debug/decisions");
+    println!("HTTP  http://{http}/metrics, /healthz, /readyz, /debug/decisions, /debug/offers");
     println!("VPSie is simulated; records are kept in {}", data_file.display());
     println!();
     println!("  grpcurl -plaintext {grpc} {service}/NodeGroups");

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use axum::Router;
 use futures::future::Either;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -14,7 +15,7 @@ use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
     Bell, CatalogMetrics, CatalogRefresh, Clock, CostCollector, CredentialMetrics, DrainMetrics,
     FleetCollector, FleetHandle, Journal, Provision, Removal, Rotation, SystemClock, credentials_in_file,
-    credentials_in_secret,
+    credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
@@ -84,16 +85,20 @@ pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Out
     });
 }
 
+/// What people ask.
+pub(super) fn debug(decisions: &Arc<Decisions>, fleet: &Arc<OnceLock<FleetHandle>>) -> Router {
+    grpc::debug_routes(Arc::clone(decisions)).merge(offer_routes(Arc::clone(fleet)))
+}
+
 pub(super) fn spawn_http(
     tasks: &mut Tasks,
     http: TcpListener,
     registry: Registry,
     readiness: Readiness,
-    decisions: Arc<Decisions>,
+    debug: Router,
     shutdown: CancellationToken,
 ) {
     tasks.spawn(async move {
-        let debug = grpc::debug_routes(decisions);
         let served = serve_http(http, Arc::new(registry), readiness, debug, shutdown).await;
         ("HTTP", served.map_err(Into::into))
     });
