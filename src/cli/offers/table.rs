@@ -81,6 +81,9 @@ pub(super) fn saving(first: &Ranked<'_>, second: &Ranked<'_>, by: By, hours: Hou
         return format!("{a} and {b} cannot be compared: nobody knows the prices of both\n");
     };
     let of = if by == By::Unit { " for each unit" } else { "" };
+    if above.hourly == UsdPerHour::ZERO {
+        return format!("{a} and {b} cost the same{of}\n");
+    }
     format!(
         "{a} saves {} USD an hour, {} USD a month, {} %{of} over {b}\n",
         decimal(-above.hourly.0, PARTS),

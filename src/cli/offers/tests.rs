@@ -78,6 +78,10 @@ fn of_two_offers_it_says_what_the_cheaper_one_saves_whichever_is_named_first() {
         "ams1/s-8vcpu-16gb saves 0.0027 USD an hour, 2.01 USD a month, 10.0 % for each unit over ams1/s-2vcpu-4gb"
     );
     assert_eq!(
+        saving("--compare s-8vcpu-16gb m-4vcpu-12gb --per-unit --cpu 2"),
+        "ams1/m-4vcpu-12gb and ams1/s-8vcpu-16gb cost the same for each unit"
+    );
+    assert_eq!(
         saving("--compare g-8vcpu-32gb s-8vcpu-16gb"),
         "ams1/s-8vcpu-16gb and ams1/g-8vcpu-32gb cannot be compared: nobody knows the prices of both"
     );
