@@ -3,7 +3,8 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 
 use super::acts::{Act, acts};
 use super::happenings::{event, happenings, refused};
@@ -13,11 +14,21 @@ use crate::kubernetes::{EventType, Events};
 /// Target of the audit log's lines.
 pub const AUDIT: &str = "vpsie_autoscaler::audit";
 
+/// Upper bounds of the buckets, seconds. Cluster Autoscaler gives a machine up after 15 minutes.
+const STARTUP: [f64; 10] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 900.0, 1800.0];
+
 /// Writes down what becomes durable.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Journal {
     transitions: Family<Transition, Counter>,
+    startup: Histogram,
     events: Events,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { transitions: Family::default(), startup: Histogram::new(STARTUP), events: Events::default() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +43,8 @@ struct Transition {
 pub(super) struct Entry {
     acts: Vec<Act>,
     transition: Option<Transition>,
+    /// Seconds from when a machine was wanted until it runs, if that is the change.
+    startup: Option<f64>,
 }
 
 impl Journal {
@@ -40,18 +53,28 @@ impl Journal {
         Self { events, ..self }
     }
 
-    /// Registers `machine_transitions_total{pool,from,to,reason}`.
+    /// Registers `machine_transitions_total{pool,from,to,reason}` and `machine_startup_duration_seconds`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "machine_transitions",
             "Changes of phase of machines; reason is that of a failure",
             self.transitions.clone(),
         );
+        registry.register_with_unit(
+            "machine_startup_duration",
+            "Time from when a machine was asked for until it runs",
+            Unit::Seconds,
+            self.startup.clone(),
+        );
     }
 
     /// What is to be written down of a change to the fleet as it is before it.
     pub(super) fn entry(fleet: &Fleet, change: &Change) -> Entry {
-        Entry { acts: acts(fleet, change), transition: transition(fleet, change) }
+        Entry {
+            acts: acts(fleet, change),
+            transition: transition(fleet, change),
+            startup: startup(fleet, change),
+        }
     }
 
     /// Writes down a change.
@@ -68,6 +91,9 @@ impl Journal {
         }
         if let Some(transition) = entry.transition {
             self.transitions.get_or_create(&transition).inc();
+        }
+        if let Some(seconds) = entry.startup {
+            self.startup.observe(seconds);
         }
         for act in entry.acts {
             print(&act);
@@ -104,6 +130,16 @@ fn transition(fleet: &Fleet, change: &Change) -> Option<Transition> {
         _ => "",
     };
     Some(Transition { pool: machine.pool.to_string(), from, to, reason })
+}
+
+fn startup(fleet: &Fleet, change: &Change) -> Option<f64> {
+    let Change::SaveMachine(machine) = change else { return None };
+    let (Phase::Running { since, .. }, Phase::Pending | Phase::Creating { .. }) =
+        (&machine.phase, &fleet.machine(&machine.id)?.phase)
+    else {
+        return None;
+    };
+    Some(since.duration_since(machine.created_at).as_secs_f64().max(0.0))
 }
 
 /// One line. Its fields are the schema that docs/audit.md promises.
