@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use promql_parser::parser::{self, Expr};
 use promql_parser::util::{ExprVisitor, walk_expr};
@@ -159,7 +158,8 @@ fn every_series_in_a_dashboard_or_alert_is_measured_and_has_the_labels_that_are_
                 continue;
             };
             let has = |label: &String| known.contains(label) || OF_TARGETS.contains(&label.as_str());
-            unknown.extend(labels.iter().filter(|label| !has(label)).map(|l| format!("{place}: {name}{{{l}}}")));
+            unknown
+                .extend(labels.iter().filter(|label| !has(label)).map(|l| format!("{place}: {name}{{{l}}}")));
         }
     }
     assert!(unknown.is_empty(), "{unknown:#?}");
@@ -179,7 +179,10 @@ fn every_metric_of_the_process_is_in_the_reference_that_dashboards_and_alerts_ar
             "info" => "_info",
             _ => "",
         };
-        assert!(measured.contains_key(&format!("{name}{suffix}")), "{name}{suffix} is not in docs/metrics.md");
+        assert!(
+            measured.contains_key(&format!("{name}{suffix}")),
+            "{name}{suffix} is not in docs/metrics.md"
+        );
         types += 1;
     }
     assert!(types > 20, "{text}");
@@ -189,8 +192,11 @@ fn every_metric_of_the_process_is_in_the_reference_that_dashboards_and_alerts_ar
 #[test]
 fn every_alert_has_a_severity_what_to_read_a_runbook_and_tests_of_both_outcomes() {
     let tests = yaml("deployments/monitoring/alerts_test.yaml");
-    let checks: Vec<&Value> =
-        list(&tests, "tests").iter().filter_map(|test| test["promql_expr_test"].as_array()).flatten().collect();
+    let checks: Vec<&Value> = list(&tests, "tests")
+        .iter()
+        .filter_map(|test| test["promql_expr_test"].as_array())
+        .flatten()
+        .collect();
     let mut runbooks: BTreeSet<String> = fs::read_dir(path("docs/runbooks"))
         .unwrap()
         .map(|file| file.unwrap().file_name().into_string().unwrap())
@@ -206,11 +212,15 @@ fn every_alert_has_a_severity_what_to_read_a_runbook_and_tests_of_both_outcomes(
         assert_eq!(annotations["runbook_url"], format!("{RUNBOOKS}/{name}.md"));
         assert!(runbooks.remove(&format!("{name}.md")), "{name} has no runbook");
         let page = read(&format!("docs/runbooks/{name}.md"));
-        assert!(page.starts_with(&format!("# {name}\n\n```sh\n")), "{name}: the runbook begins with a command");
+        assert!(
+            page.starts_with(&format!("# {name}\n\n```sh\n")),
+            "{name}: the runbook begins with a command"
+        );
         let of = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\"}}");
         for fires in [false, true] {
             let is = |check: &&&Value| {
-                check["expr"].as_str().unwrap().contains(&of) && list(check, "exp_samples").is_empty() != fires
+                check["expr"].as_str().unwrap().contains(&of)
+                    && list(check, "exp_samples").is_empty() != fires
             };
             assert!(checks.iter().any(|check| is(&check)), "{name}: no test in which it fires: {fires}");
         }
@@ -237,7 +247,10 @@ fn every_dashboard_can_be_imported_anywhere_and_says_what_to_do() {
         }
         for panel in panels(&board) {
             let title = format!("{name}: {}", panel["title"]);
-            assert!(panel["description"].as_str().is_some_and(|text| text.len() > 20), "{title}: description");
+            assert!(
+                panel["description"].as_str().is_some_and(|text| text.len() > 20),
+                "{title}: description"
+            );
             assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}: unit");
             assert!(!list(panel, "targets").is_empty(), "{title}: nothing is shown");
             for has_source in list(panel, "targets").iter().chain([panel]) {
@@ -250,41 +263,39 @@ fn every_dashboard_can_be_imported_anywhere_and_says_what_to_do() {
 /// The process, until it is dropped.
 struct Served {
     process: Child,
-    http: SocketAddr,
+    http: String,
+    /// Open, or what it says next would end it.
+    _lines: Lines<BufReader<ChildStdout>>,
     _folder: tempfile::TempDir,
 }
 
 impl Served {
+    /// Waits until it says where it serves.
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_vpsie-autoscaler"))
-            .args(["serve", "--simulate", "--grpc-listen=127.0.0.1:0", &format!("--http-listen={http}")])
+        let mut process = Command::new(env!("CARGO_BIN_EXE_vpsie-autoscaler"))
+            .args(["serve", "--simulate", "--grpc-listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"])
             .current_dir(folder.path())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { process, http, _folder: folder }
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let served = |line: String| Some(line.split_once("http://")?.1.split_once('/')?.0.to_owned());
+        let http = lines.by_ref().map_while(Result::ok).find_map(served);
+        let http = http.unwrap_or_else(|| {
+            drop(process.kill());
+            panic!("it ends without saying where it serves")
+        });
+        Self { process, http, _lines: lines, _folder: folder }
     }
 
     fn metrics(&self) -> String {
-        for _ in 0..150 {
-            if let Some(text) = self.get("/readyz").filter(|reply| reply.starts_with("HTTP/1.1 200")) {
-                drop(text);
-                return self.get("/metrics").unwrap();
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        panic!("it is not ready within 30 seconds");
-    }
-
-    fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.http).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").ok()?;
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
         let mut reply = String::new();
-        stream.read_to_string(&mut reply).ok()?;
-        Some(reply)
+        stream.read_to_string(&mut reply).unwrap();
+        reply
     }
 }
 

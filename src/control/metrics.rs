@@ -36,7 +36,12 @@ impl Collector for FleetCollector {
         let handle = self.handle.get();
         let leads = if handle.is_some() { 1.0 } else { 0.0 };
         let help = "1 on the replica that leads and has read the records, 0 on one that stands by";
-        ConstGauge::new(leads).encode(encoder.encode_descriptor("leader", help, None, MetricType::Gauge)?)?;
+        ConstGauge::new(leads).encode(encoder.encode_descriptor(
+            "leader",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
         let Some(handle) = handle else { return Ok(()) };
         let (sizes, machines, oldest, blocked, strangers, prices, unpriced) = handle.read(|fleet| {
             let unpriced = fleet.pools().filter(|pool| pool.price.is_none()).count() as f64;
