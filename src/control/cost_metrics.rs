@@ -122,6 +122,7 @@ fn size(pool: &Pool) -> (f64, f64) {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use jiff::Timestamp;
     use rust_decimal::Decimal;
@@ -134,7 +135,8 @@ pub(crate) mod tests {
 
     const POOL: &str = "web/ams1/small/on-demand";
 
-    /// Two machines with VMs and one that waits for its, of an offer of 2 cores and 4 GiB for 73 USD a month.
+    /// Two machines with VMs and two that wait for theirs, at the maximum, of an offer of 2 cores and 4 GiB for 73 USD a
+    /// month.
     pub(crate) fn fleet() -> Fleet {
         let offer = |size, name: &str, monthly: Option<i64>| Offer {
             size: SizeId(size),
@@ -149,7 +151,7 @@ pub(crate) mod tests {
             id: format!("web-{n}").as_str().into(),
             pool: POOL.parse().unwrap(),
             size: SizeId(1),
-            created_at: Timestamp::UNIX_EPOCH,
+            created_at: Timestamp::UNIX_EPOCH + Duration::from_mins(n.into()),
             phase,
             asks: Vec::new(),
         };
@@ -164,7 +166,7 @@ pub(crate) mod tests {
         let group = NodeGroup {
             name: "web".into(),
             min: 0,
-            max: 9,
+            max: 4,
             pools: [POOL, "web/ams1/unpriced/on-demand"].map(|pool| pool.parse().unwrap()).into(),
             size: None,
             labels: BTreeMap::new(),
@@ -177,7 +179,7 @@ pub(crate) mod tests {
         };
         let offers = vec![offer(1, "small", Some(73)), offer(2, "unpriced", None)];
         let records = Records {
-            machines: vec![running(1), running(2), machine(3, Phase::Pending)],
+            machines: vec![running(2), running(3), machine(4, Phase::Pending), machine(1, Phase::Pending)],
             catalog: Some(Arc::new(Catalog { offers })),
             ..Records::default()
         };
@@ -195,7 +197,7 @@ pub(crate) mod tests {
     #[test]
     fn costs_have_the_names_and_labels_of_the_predecessor_and_of_opencost() {
         let text = scraped();
-        let node = r#"{instance="slave-1",node="slave-1",instance_type="small",region="ams1",provider_id="vpsie://vm-1",arch="amd64"}"#;
+        let node = r#"{instance="slave-2",node="slave-2",instance_type="small",region="ams1",provider_id="vpsie://vm-2",arch="amd64"}"#;
         for line in [
             r#"vpsie_nodegroup_cost_hourly{nodegroup="web",datacenter="ams1"} 0.2"#.to_owned(),
             r#"vpsie_nodegroup_cost_monthly{nodegroup="web",datacenter="ams1"} 146.0"#.to_owned(),
@@ -212,6 +214,26 @@ pub(crate) mod tests {
             assert!((value - want).abs() < 1e-6, "{line}");
         }
         assert!(!text.contains(r#"offering="unpriced""#), "{text}");
+    }
+
+    #[test]
+    fn the_one_that_leads_shows_its_oldest_machines_and_what_is_in_the_way_of_a_pool() {
+        let mut standby = Registry::default();
+        standby.collect(FleetCollector::new(Arc::default()));
+        let standby = standby.encode().unwrap();
+        assert!(standby.contains("leader 0"), "{standby}");
+        let leads = scraped();
+        for line in [
+            "leader 1".to_owned(),
+            format!(r#"oldest_machine_timestamp_seconds{{pool="{POOL}",phase="Pending"}} 60.0"#),
+            format!(r#"pool_blocked{{pool="{POOL}",reason="MAXIMUM_REACHED"}} 1.0"#),
+        ] {
+            assert!(leads.contains(&line), "{line} is not in\n{leads}");
+        }
+        let running = leads
+            .lines()
+            .filter(|line| line.starts_with("vpsie_autoscaler_oldest") && line.contains("Running"));
+        assert_eq!(running.count(), 0, "{leads}");
     }
 
     #[test]

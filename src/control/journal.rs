@@ -3,6 +3,8 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Unit;
 
 use super::acts::{Act, acts};
 use super::happenings::{event, happenings, refused};
@@ -13,11 +15,21 @@ use crate::telemetry::Registry;
 /// Target of the audit log's lines.
 pub const AUDIT: &str = "vpsie_autoscaler::audit";
 
+/// Upper bounds of the buckets, seconds. Cluster Autoscaler gives a machine up after 15 minutes.
+const STARTUP: [f64; 10] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 900.0, 1800.0];
+
 /// Writes down what becomes durable.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Journal {
     transitions: Family<Transition, Counter>,
+    startup: Histogram,
     events: Events,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { transitions: Family::default(), startup: Histogram::new(STARTUP), events: Events::default() }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +44,8 @@ struct Transition {
 pub(super) struct Entry {
     acts: Vec<Act>,
     transition: Option<Transition>,
+    /// Seconds from when a machine was wanted until it runs, if that is the change.
+    startup: Option<f64>,
 }
 
 impl Journal {
@@ -40,15 +54,21 @@ impl Journal {
         Self { events, ..self }
     }
 
-    /// Registers `machine_transitions_total{pool,from,to,reason}`.
+    /// Registers `machine_transitions_total{pool,from,to,reason}` and `machine_startup_duration_seconds`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Changes of phase of machines; reason is that of a failure";
         registry.register("machine_transitions", help, None, &self.transitions);
+        let help = "Time from when a machine was asked for until it runs";
+        registry.register("machine_startup_duration", help, Some(Unit::Seconds), &self.startup);
     }
 
     /// What is to be written down of a change to the fleet as it is before it.
     pub(super) fn entry(fleet: &Fleet, change: &Change) -> Entry {
-        Entry { acts: acts(fleet, change), transition: transition(fleet, change) }
+        Entry {
+            acts: acts(fleet, change),
+            transition: transition(fleet, change),
+            startup: startup(fleet, change),
+        }
     }
 
     /// Writes down a change.
@@ -65,6 +85,9 @@ impl Journal {
         }
         if let Some(transition) = entry.transition {
             self.transitions.get_or_create(&transition).inc();
+        }
+        if let Some(seconds) = entry.startup {
+            self.startup.observe(seconds);
         }
         for act in entry.acts {
             print(&act);
@@ -101,6 +124,16 @@ fn transition(fleet: &Fleet, change: &Change) -> Option<Transition> {
         _ => "",
     };
     Some(Transition { pool: machine.pool.to_string(), from, to, reason })
+}
+
+fn startup(fleet: &Fleet, change: &Change) -> Option<f64> {
+    let Change::SaveMachine(machine) = change else { return None };
+    let (Phase::Running { since, .. }, Phase::Pending | Phase::Creating { .. }) =
+        (&machine.phase, &fleet.machine(&machine.id)?.phase)
+    else {
+        return None;
+    };
+    Some(since.duration_since(machine.created_at).as_secs_f64().max(0.0))
 }
 
 /// One line. Its fields are the schema that docs/audit.md promises.

@@ -6,12 +6,16 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::handle::FleetHandle;
-use crate::fleet::{Fleet, Pool, StrangerKind};
+use jiff::Timestamp;
 
-/// Shows pools, machines and strangers.
+use super::clock::{Clock as _, SystemClock};
+use super::handle::FleetHandle;
+use crate::fleet::{Fleet, Machine, Phase, Pool, StrangerKind};
+
+/// Shows who leads, and of the one that does pools, machines and strangers.
 #[derive(Debug)]
 pub struct FleetCollector {
     handle: Arc<OnceLock<FleetHandle>>,
@@ -30,11 +34,21 @@ type Sample = (Vec<(&'static str, String)>, f64);
 
 impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(handle) = self.handle.get() else { return Ok(()) };
-        let (sizes, machines, strangers, prices, unpriced) = handle.read(|fleet| {
+        let handle = self.handle.get();
+        let leads = if handle.is_some() { 1.0 } else { 0.0 };
+        let help = "1 on the replica that leads and has read the records, 0 on one that stands by";
+        ConstGauge::new(leads).encode(encoder.encode_descriptor(
+            "leader",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let Some(handle) = handle else { return Ok(()) };
+        let (sizes, machines, oldest, blocked, strangers, prices, unpriced) = handle.read(|fleet| {
             let unpriced = fleet.pools().filter(|pool| pool.price.is_none()).count() as f64;
-            let (machines, strangers) = (machine_counts(fleet), stranger_counts(fleet));
-            (pool_sizes(fleet), machines, strangers, hourly_prices(fleet), unpriced)
+            let (machines, oldest) = (machine_counts(fleet), oldest_machines(fleet));
+            let (blocked, strangers) = (blocked_pools(fleet, SystemClock.now()), stranger_counts(fleet));
+            (pool_sizes(fleet), machines, oldest, blocked, strangers, hourly_prices(fleet), unpriced)
         });
         let help = "Pools whose price nobody knows";
         ConstGauge::new(unpriced).encode(encoder.encode_descriptor(
@@ -47,6 +61,18 @@ impl Collector for FleetCollector {
         for (name, help, unit, samples) in [
             ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", None, sizes),
             ("machines", "Machines by pool and phase", None, machines),
+            (
+                "oldest_machine_timestamp",
+                "Since when the machine that is longest in the phase is in it, Unix time; none for Running",
+                Some(&Unit::Seconds),
+                oldest,
+            ),
+            (
+                "pool_blocked",
+                "1 while the pool is certain not to grow by one machine, by reason",
+                None,
+                blocked,
+            ),
             ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", None, strangers),
             ("pool_price", "Price of one machine of the pool", Some(&usd_per_hour), prices),
         ] {
@@ -86,6 +112,39 @@ fn machine_counts(fleet: &Fleet) -> Vec<Sample> {
         }
     }
     samples
+}
+
+fn oldest_machines(fleet: &Fleet) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for pool in fleet.pools() {
+        let mut oldest: BTreeMap<&str, Timestamp> = BTreeMap::new();
+        for machine in fleet.machines_of(pool) {
+            let Some(since) = waits_since(machine) else { continue };
+            oldest.entry(machine.phase.name()).and_modify(|at| *at = since.min(*at)).or_insert(since);
+        }
+        for (phase, since) in oldest {
+            samples.push((vec![pool_label(pool), ("phase", phase.to_owned())], since.as_second() as f64));
+        }
+    }
+    samples
+}
+
+/// Since when it is in a phase that is to end.
+fn waits_since(machine: &Machine) -> Option<Timestamp> {
+    match &machine.phase {
+        Phase::Pending => Some(machine.created_at),
+        Phase::Creating { since, .. } | Phase::Deleting { since, .. } => Some(*since),
+        Phase::Failed { at, .. } => Some(*at),
+        Phase::Running { .. } => None,
+    }
+}
+
+fn blocked_pools(fleet: &Fleet, now: Timestamp) -> Vec<Sample> {
+    let each = |pool: &Pool| {
+        let reason = fleet.hindrance(&pool.text, 1, now)?.reason;
+        Some((vec![pool_label(pool), ("reason", reason.to_owned())], 1.0))
+    };
+    fleet.pools().filter_map(each).collect()
 }
 
 fn stranger_counts(fleet: &Fleet) -> Vec<Sample> {

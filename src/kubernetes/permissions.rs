@@ -136,7 +136,8 @@ mod tests {
             object("Role", true, json!({"rules": rules(Scope::Namespace)})),
             object("RoleBinding", true, json!({"roleRef": to("Role"), "subjects": account})),
         ];
-        let written = "# Written by a test from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib permissions";
+        let written =
+            "# Written by a test from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib permissions";
         let file = |object: Value| {
             let kind = object["kind"].as_str().unwrap().to_lowercase();
             let text = format!("{written}\n{}", serde_saphyr::to_string(&object).unwrap());

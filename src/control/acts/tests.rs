@@ -64,6 +64,10 @@ impl Told {
         told
     }
 
+    pub(in crate::control) fn fleet(&self) -> &Fleet {
+        &self.shared
+    }
+
     fn play(
         &mut self,
         decide: impl FnOnce(

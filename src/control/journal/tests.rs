@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::control::acts::ActKind;
 use crate::control::acts::tests::{POOL, Told};
+use crate::fleet::{Hostname, Vm};
 
 /// The fields of each line, in their order, and what they say.
 const FIELDS: [(&str, &str); 12] = [
@@ -70,6 +72,27 @@ fn a_line_has_all_fields_and_empty_ones_where_there_is_nothing_to_say() {
             "reason": "", "message": "", "usd_per_hour": "0.0274",
         })
     );
+}
+
+#[test]
+fn a_machine_that_comes_up_is_timed_once() {
+    let mut told = Told::new(false);
+    told.increase();
+    let mut machine = told.fleet().machine(&"web-1".into()).unwrap().clone();
+    let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new() };
+    machine.phase = Phase::Running { vm, since: machine.created_at + Duration::from_secs(42) };
+    let change = Change::SaveMachine(machine);
+    let (journal, mut registry) = (Journal::default(), Registry::default());
+    journal.register(&mut registry);
+    let mut after = told.fleet().clone();
+    after.apply(&change);
+    for fleet in [told.fleet(), &after] {
+        journal.write(&change, Journal::entry(fleet, &change));
+    }
+    let text = registry.encode().unwrap();
+    for line in ["machine_startup_duration_seconds_sum 42.0", "machine_startup_duration_seconds_count 1"] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
 }
 
 #[test]
