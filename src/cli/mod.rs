@@ -98,28 +98,21 @@ fn without_serve(words: &[OsString]) -> Option<String> {
     let first = flags.first()?.to_str()?.strip_prefix("--")?.split('=').next();
     let cli = Cli::command();
     let has = |arg: &Arg| {
-        arg.get_long() == first
-            || arg
-                .get_all_aliases()
-                .is_some_and(|names| names.into_iter().map(Some).any(|name| name == first))
+        let others = arg.get_all_aliases().unwrap_or_default().into_iter().map(Some);
+        others.chain([arg.get_long()]).any(|name| name == first)
     };
     if !cli.find_subcommand("serve")?.get_arguments().any(has) {
         return None;
     }
-    let mut report = "serve: is missing: write `vpsie-autoscaler serve` in front of the flags, and with them \
-                      `--store=kubernetes --kubeconfig=in-cluster` if NodeGroups are in the cluster that it runs in"
-        .to_owned();
     let serve = OsString::from("serve");
-    match Cli::try_parse_from([program, &serve].into_iter().chain(flags)) {
-        Ok(Cli { command: Command::Serve(args) }) => {
-            if let Err(problems) = Settings::new(*args) {
-                report += &format!("\n{problems}");
-            }
-        }
-        Ok(_) => {}
-        Err(error) => report += &format!("\n{error}"),
-    }
-    Some(report)
+    let more = match Cli::try_parse_from([program, &serve].into_iter().chain(flags)) {
+        Ok(Cli { command: Command::Serve(args) }) => Settings::new(*args).err().map(|more| more.to_string()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    let missing = "serve: is missing: write `vpsie-autoscaler serve` in front of the flags, and with them \
+                   `--store=kubernetes --kubeconfig=in-cluster` if NodeGroups are in the cluster that it runs in";
+    Some(format!("{missing}\n{}", more.unwrap_or_default()).trim_end().to_owned())
 }
 
 fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>

@@ -1,5 +1,7 @@
 //! The binary, given what manifests of the original VPSie autoscaler give theirs.
 
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Command, Output};
 
 fn run(line: &str, variables: &[(&str, &str)]) -> Output {

@@ -29,7 +29,8 @@ the flags of `serve` and only checks them.
 const ENVIRONMENT: &str = "
 ## Environment
 
-The manifests set these; of all of them the original itself read only the last two.
+The original's manifests set the first five, and it did not read them; it read the last two. `VPSIE_SECRET_NAME` and
+`VPSIE_SECRET_NAMESPACE`, which its chart set, are read by neither.
 
 | Variable | In the manifests | Here |
 | --- | --- | --- |
@@ -62,7 +63,7 @@ fn page() -> String {
     ] {
         write!(page, "\n## {heading}\n\n| Flag | Default | Here |\n| --- | --- | --- |\n").unwrap();
         for OriginalFlag { name, default, fate, .. } in flags {
-            writeln!(page, "| `--{name}` | {} | {} |", code(default), here(fate)).unwrap();
+            writeln!(page, "| `--{name}` |{} | {} |", code(default), here(fate)).unwrap();
         }
     }
     page.push_str(ENVIRONMENT);
@@ -70,7 +71,7 @@ fn page() -> String {
         let here = here(&Fate::Renamed(flag, refusal.unwrap_or_default()));
         // Credentials had no value there.
         let value = if flag.starts_with("client-") { "" } else { value };
-        writeln!(page, "| `{variable}` | {} | {here} |", code(value)).unwrap();
+        writeln!(page, "| `{variable}` |{} | {here} |", code(value)).unwrap();
     }
     for flag in all() {
         if let Some(variable) = flag.variable {
@@ -81,14 +82,14 @@ fn page() -> String {
 }
 
 fn code(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("`{text}`") }
+    if text.is_empty() { String::new() } else { format!(" `{text}`") }
 }
 
 fn here(fate: &Fate) -> String {
     let (says, note) = match fate {
         Fate::Same(note) => ("Works".to_owned(), note),
         Fate::Renamed(new, note) => (format!("Works: is `--{new}` now"), note),
-        Fate::Refused(sentence) => return format!("Refused: {sentence}"),
+        Fate::Refused(sentence) => return format!("Refused: it {sentence}"),
     };
     if note.is_empty() { says } else { format!("{says}. {note}") }
 }

@@ -5,16 +5,16 @@ use super::OriginalFlag;
 
 const ONE_LEADS: &str =
     "is gone: with --store=kubernetes one replica always leads, also if it is the only one; leave it out";
-const IN_NODE_GROUPS: &str = "is gone: no NodeGroup is made on demand. Write NodeGroups, whose resourceIdentifier, \
+const IN_NODE_GROUPS: &str = "is gone: no NodeGroup is made on demand; write NodeGroups, whose resourceIdentifier, \
                               datacenterID and offeringIDs (names, UUIDs or KubeSizeIDs) say it";
 const NO_WEBHOOK: &str = "is gone: there is no webhook, the API server itself checks manifests by the rules in the \
                           CustomResourceDefinitions (`vpsie-autoscaler crds`)";
 const NO_SENTRY: &str =
     "is gone: nothing is sent to Sentry; what fails is in the log, in events and in /metrics";
-const NO_OPTIMIZATION: &str = "is not there yet: machines are not exchanged for cheaper ones. Which offer is rented is \
-                               chosen by price, by the expander";
-const NO_REBALANCING: &str = "is not there yet: machines are not replaced while they run. Those that are unneeded are \
-                              removed by Cluster Autoscaler";
+const NO_OPTIMIZATION: &str = "is not there yet: machines are not exchanged for cheaper ones; the expander \
+                               chooses by price which are rented";
+const NO_REBALANCING: &str = "is not there yet: machines are not replaced while they run; Cluster Autoscaler \
+                              removes those that are unneeded";
 const NO_SPOT: &str = "is not there yet: all machines are on demand";
 
 /// Flags of the controller.
@@ -103,7 +103,7 @@ pub const MANIFESTS: &[OriginalFlag] = &[
     flag(
         "max-concurrent-reconciles",
         "5",
-        Refused("is gone: one writer decides, in memory. Requests to VPSie are limited by --api-rate-limit"),
+        Refused("is gone: one writer decides, in memory; requests to VPSie are limited by --api-rate-limit"),
     ),
     flag(
         "node-provision-timeout",
@@ -118,8 +118,8 @@ pub const MANIFESTS: &[OriginalFlag] = &[
         "node-termination-timeout",
         "5m",
         Refused(
-            "is gone: Cluster Autoscaler's --max-graceful-termination-sec limits its drains, and a deletion is asked \
-             of VPSie until it accepts",
+            "is gone: Cluster Autoscaler's --max-graceful-termination-sec limits its drains, disruption budgets those of \
+             machines that people delete; a deletion is asked of VPSie until it accepts",
         ),
     ),
     flag("cost-optimization", "true", Refused(NO_OPTIMIZATION)),
