@@ -14,7 +14,8 @@ Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib
 
 Every flag can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
 or `false`. Durations are written as `90s`, `10m` or `1h30m`. All that is wrong is reported at once; `vpsie-autoscaler validate` takes the flags of `serve` and only
-checks. What NodeGroups may say is in [nodegroups.md](nodegroups.md).
+checks. What NodeGroups may say is in [nodegroups.md](nodegroups.md), what became of the flags of the original VPSie
+autoscaler in [flags.md](flags.md).
 ";
 
 fn page() -> String {
@@ -31,7 +32,8 @@ fn page() -> String {
 
 fn flags(page: &mut String, command: &Command) {
     let mut heading = None;
-    for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+    let shown = |arg: &&Arg| !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str());
+    for arg in command.get_arguments().filter(shown) {
         if heading != Some(arg.get_help_heading()) {
             heading = Some(arg.get_help_heading());
             if let Some(heading) = arg.get_help_heading() {

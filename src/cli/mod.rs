@@ -10,15 +10,16 @@ mod serve;
 mod table;
 mod validate;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 pub use explain::render;
 
-use crate::config::{LogArgs, Problems, ServeArgs};
+use crate::config::{LogArgs, Problems, ServeArgs, Settings};
 use crate::simulator::{self, SimulatorArgs};
 use crate::telemetry::{chain, init_logs};
 
@@ -58,10 +59,16 @@ struct SimulatorCommand {
 /// Parses the command line and runs it. Ends with 0, 1 when something failed, or 2 when the command line
 /// cannot be read.
 pub fn main() -> ExitCode {
-    let Cli { command } = match Cli::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let Cli { command } = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            match without_serve(&words) {
+                Some(report) => eprintln!("{report}"),
+                None => {
+                    let _ = error.print();
+                }
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -88,6 +95,30 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is wrong with flags of `serve` that come without it, as the original VPSie autoscaler had them: that, and
+/// whatever else is.
+fn without_serve(words: &[OsString]) -> Option<String> {
+    let [program, flags @ ..] = words else { return None };
+    let first = flags.first()?.to_str()?.strip_prefix("--")?.split('=').next();
+    let cli = Cli::command();
+    let has = |arg: &Arg| {
+        let others = arg.get_all_aliases().unwrap_or_default().into_iter().map(Some);
+        others.chain([arg.get_long()]).any(|name| name == first)
+    };
+    if !cli.find_subcommand("serve")?.get_arguments().any(has) {
+        return None;
+    }
+    let serve = OsString::from("serve");
+    let more = match Cli::try_parse_from([program, &serve].into_iter().chain(flags)) {
+        Ok(Cli { command: Command::Serve(args) }) => Settings::new(*args).err().map(|more| more.to_string()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    let missing = "serve: is missing: write `vpsie-autoscaler serve` in front of the flags, and with them \
+                   `--store=kubernetes --kubeconfig=in-cluster` if NodeGroups are in the cluster that it runs in";
+    Some(format!("{missing}\n{}", more.unwrap_or_default()).trim_end().to_owned())
 }
 
 fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
@@ -126,8 +157,6 @@ async fn stop_on_signal(shutdown: CancellationToken) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

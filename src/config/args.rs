@@ -10,6 +10,7 @@ use rust_decimal::Decimal;
 use secrecy::SecretString;
 
 use super::duration::parse_duration;
+use super::original::RefusedArgs;
 use super::syntax::money;
 use crate::cost::HoursPerMonth;
 
@@ -37,6 +38,9 @@ pub struct ServeArgs {
     /// Operations.
     #[command(flatten)]
     pub operations: OperationsArgs,
+    /// What the original had.
+    #[command(flatten)]
+    pub refused: RefusedArgs,
 }
 
 /// What is served, and where its records are.
@@ -88,7 +92,7 @@ pub struct ApiArgs {
     pub api_url: String,
     /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`; `url` if it is not
     /// --api-url. It is watched. Needs --kubeconfig
-    #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_API_SECRET")]
+    #[arg(long, alias = "vpsie-secret-name", value_name = "NAME", env = "VPSIE_AUTOSCALER_API_SECRET")]
     pub api_secret: Option<String>,
     /// API token. Better in a file: --api-token-file
     #[arg(long, value_name = "TOKEN", env = "VPSIE_API_TOKEN", hide_env_values = true)]
@@ -240,7 +244,7 @@ pub struct TimingArgs {
         value_parser = parse_duration)]
     pub orphan_grace: Duration,
     /// How long a machine that failed is shown before it is removed, should Cluster Autoscaler not do it
-    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_TTL", default_value = "30m",
+    #[arg(long, alias = "failed-vpsienode-ttl", value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_TTL", default_value = "30m",
         value_parser = parse_duration)]
     pub failed_ttl: Duration,
     /// How long a stop waits for what is under way
@@ -314,6 +318,7 @@ pub struct LogArgs {
 pub enum LogFormat {
     /// One line for people.
     #[default]
+    #[value(alias = "console")]
     Text,
     /// One JSON object a line.
     Json,

@@ -6,6 +6,7 @@ mod duration;
 mod election;
 mod manifests;
 mod node_group;
+mod original;
 mod price_file;
 mod problem;
 mod regions;
@@ -22,5 +23,6 @@ pub use args::{
 pub use credentials::CredentialSource;
 pub use duration::parse_duration;
 pub use manifests::{CheckedNodeGroup, Manifests, Source, check_node_group, load_manifests, parse_manifests};
+pub use original::{CONTROLLER, Fate, MANIFESTS, OriginalFlag, RefusedArgs, WEBHOOK};
 pub use problem::{Problem, Problems};
 pub use settings::{KubernetesAccess, Settings, StoreSettings, VpsieSettings, sample_manifests};

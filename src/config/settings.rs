@@ -151,7 +151,7 @@ impl Settings {
 
     /// Checks everything and reports all that is wrong.
     pub fn new(args: ServeArgs) -> Result<Self, Problems> {
-        let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations } = args;
+        let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations, refused } = args;
         let TemplateArgs {
             reserved_cpu_millis,
             reserved_memory_mib,
@@ -162,7 +162,7 @@ impl Settings {
             hours_per_month,
         } = template;
         let OperationsArgs { http_listen, log } = operations;
-        let mut problems = Vec::new();
+        let mut problems = refused.into_problems();
 
         let secret = secret_source(&api, &kubernetes, &mut problems);
         let store = match fleet.store {

@@ -1,0 +1,196 @@
+//! Writes docs/flags.md from the table, and checks that each flag does what it says there.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use clap::{Arg, Command, CommandFactory, Parser};
+
+use super::{CONTROLLER, Fate, MANIFESTS, OriginalFlag, WEBHOOK, all};
+use crate::config::{ServeArgs, Settings};
+
+const HEAD: &str = "\
+# Flags of the original
+
+Written by a test from the program's own table: `UPDATE=1 cargo test --lib original` writes it again.
+
+What became of the flags of the original VPSie autoscaler, release 0.7. Those that work mean what they meant there; their
+defaults are those of [settings.md](settings.md). All that are refused are reported at once, each with what replaced it.
+
+The original had no subcommands. What it was is `serve`, with NodeGroups in the cluster and the pod's service account:
+
+```sh
+vpsie-autoscaler serve --store=kubernetes --kubeconfig=in-cluster --namespace=kube-system --api-secret=vpsie-secret
+```
+
+Flags without it are refused as well, and what else is wrong with them is reported, too. `vpsie-autoscaler validate` takes
+the flags of `serve` and only checks them.
+";
+
+const ENVIRONMENT: &str = "
+## Environment
+
+The original's manifests set the first five, and it did not read them; it read the last two. `VPSIE_SECRET_NAME` and
+`VPSIE_SECRET_NAMESPACE`, which its chart set, are read by neither.
+
+| Variable | In the manifests | Here |
+| --- | --- | --- |
+";
+
+/// Variables that are still read: what the manifests set them to, the flag, and why that value is refused if it is.
+const VARIABLES: [(&str, &str, &str, Option<&str>); 5] = [
+    ("VPSIE_API_URL", "https://api.vpsie.com/v2", "api-url", None),
+    ("VPSIE_CLIENT_ID", "id", "client-id", None),
+    ("VPSIE_CLIENT_SECRET", "secret", "client-secret", None),
+    ("VPSIE_RATE_LIMIT", "100", "api-rate-limit", None),
+    ("VPSIE_TIMEOUT", "30", "api-timeout", Some("`30` is refused: it needs a unit, as in `30s`")),
+];
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+fn page() -> String {
+    let mut page = HEAD.to_owned();
+    for (heading, flags) in [
+        ("Controller", CONTROLLER),
+        ("Webhook\n\nA binary of its own. Its `--log-level` and `--log-format` are as above.", WEBHOOK),
+        (
+            "Manifests\n\nThe Kustomize manifests gave these to the controller, which did not know them and ended.",
+            MANIFESTS,
+        ),
+    ] {
+        write!(page, "\n## {heading}\n\n| Flag | Default | Here |\n| --- | --- | --- |\n").unwrap();
+        for OriginalFlag { name, default, fate, .. } in flags {
+            writeln!(page, "| `--{name}` |{} | {} |", code(default), here(fate)).unwrap();
+        }
+    }
+    page.push_str(ENVIRONMENT);
+    for (variable, value, flag, refusal) in VARIABLES {
+        let here = here(&Fate::Renamed(flag, refusal.unwrap_or_default()));
+        // Credentials had no value there.
+        let value = if flag.starts_with("client-") { "" } else { value };
+        writeln!(page, "| `{variable}` |{} | {here} |", code(value)).unwrap();
+    }
+    for flag in all() {
+        if let Some(variable) = flag.variable {
+            writeln!(page, "| `{variable}` | | {} |", here(&flag.fate)).unwrap();
+        }
+    }
+    page + "| `ENVIRONMENT` | | Not read: it was for Sentry |\n"
+}
+
+fn code(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" `{text}`") }
+}
+
+fn here(fate: &Fate) -> String {
+    let (says, note) = match fate {
+        Fate::Same(note) => ("Works".to_owned(), note),
+        Fate::Renamed(new, note) => (format!("Works: is `--{new}` now"), note),
+        Fate::Refused(sentence) => return format!("Refused: it {sentence}"),
+    };
+    if note.is_empty() { says } else { format!("{says}. {note}") }
+}
+
+/// What is wrong with a flag of `serve` that is given with all that it needs and nothing else.
+fn outcome(flag: &str, value: &str) -> Result<String, String> {
+    let mut words = vec!["serve".to_owned(), "--store=kubernetes".to_owned(), format!("--{flag}={value}")];
+    if flag != "kubeconfig" {
+        words.push("--kubeconfig=in-cluster".to_owned());
+    }
+    match flag {
+        "api-secret" | "vpsie-secret-name" => {}
+        "client-id" => words.push("--client-secret=s".to_owned()),
+        "client-secret" => words.push("--client-id=i".to_owned()),
+        _ => words.push("--api-token=t".to_owned()),
+    }
+    let args = Line::try_parse_from(words).map_err(|error| error.to_string())?.serve;
+    let shown = format!("{args:?}");
+    Settings::new(args).map_err(|problems| problems.to_string())?;
+    Ok(shown)
+}
+
+fn argument<'a>(command: &'a Command, flag: &str) -> &'a Arg {
+    let has = |arg: &&Arg| arg.get_long() == Some(flag);
+    command.get_arguments().find(has).unwrap_or_else(|| panic!("there is no --{flag}"))
+}
+
+#[test]
+fn docs_flags_md_is_as_the_table_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/flags.md");
+    let page = page();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/flags.md differs: UPDATE=1 cargo test --lib original");
+}
+
+#[test]
+fn each_flag_of_the_original_does_with_its_default_what_the_table_says() {
+    for OriginalFlag { name, default, fate, .. } in all() {
+        let outcome = outcome(name, default);
+        match fate {
+            Fate::Refused(sentence) => assert_eq!(outcome.unwrap_err(), format!("--{name}: {sentence}")),
+            // Nothing cannot be said with the flag: it says what can.
+            Fate::Same(_) if default.is_empty() => {
+                let error = outcome.unwrap_err();
+                assert!(error.contains(&format!("a value is required for '--{name} <")), "{error}");
+            }
+            Fate::Same(_) => assert!(outcome.is_ok(), "--{name}: {outcome:?}"),
+            Fate::Renamed(new, _) => {
+                assert!(outcome.is_ok(), "--{name}: {outcome:?}");
+                assert_eq!(outcome, self::outcome(new, default));
+            }
+        }
+    }
+    assert!(outcome("kubeconfig", "in-cluster").is_ok());
+    assert_eq!(outcome("log-format", "console"), outcome("log-format", "text"));
+    assert!(outcome("failed-vpsienode-ttl", "0").unwrap_err().contains("want a duration above 0"));
+}
+
+#[test]
+fn the_table_has_every_other_name_of_a_flag() {
+    for arg in Line::command().get_arguments() {
+        for alias in arg.get_all_aliases().unwrap_or_default() {
+            let listed = |flag: &OriginalFlag| match flag.fate {
+                Fate::Renamed(new, _) => flag.name == alias && arg.get_long() == Some(new),
+                Fate::Same(_) | Fate::Refused(_) => false,
+            };
+            assert!(all().any(listed), "--{alias}");
+        }
+    }
+}
+
+#[test]
+fn each_variable_of_the_original_does_what_the_page_says() {
+    let command = Line::command();
+    for (variable, value, flag, refusal) in VARIABLES {
+        assert_eq!(argument(&command, flag).get_env(), Some(variable.as_ref()));
+        assert_eq!(
+            outcome(flag, value).is_err(),
+            refusal.is_some(),
+            "{variable}: {:?}",
+            outcome(flag, value)
+        );
+    }
+}
+
+#[test]
+fn a_refused_flag_is_answered_however_it_is_given() {
+    let refused = |line: &str| {
+        let words = line.split(' ');
+        let problems = Settings::new(Line::try_parse_from(words).unwrap().serve).unwrap_err().to_string();
+        problems.lines().filter_map(|line| line.split(':').next()).map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let base = "serve --simulate";
+    assert_eq!(
+        refused(&format!("{base} --metrics-addr :1 --development")),
+        ["--metrics-addr", "--development"]
+    );
+    assert_eq!(refused(&format!("{base} --rebalancing --rebalancing=false")), ["--rebalancing"]);
+    let both = refused(&format!("{base} --sync-period 1m --http-listen 127.0.0.1:8086"));
+    assert_eq!(both, ["--sync-period", "--http-listen"]);
+}

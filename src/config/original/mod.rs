@@ -1,0 +1,93 @@
+//! What became of the flags of the original VPSie autoscaler. Those that are gone are on the command line all the
+//! same, hidden, so that each is refused with what replaced it, and all of them at once.
+
+#[cfg(test)]
+mod docs;
+mod table;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+
+use super::problem::Problem;
+
+pub use table::{CONTROLLER, MANIFESTS, WEBHOOK};
+
+/// A flag of the original VPSie autoscaler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginalFlag {
+    /// Its name, without dashes.
+    pub name: &'static str,
+    /// The environment variable that said the same.
+    pub variable: Option<&'static str>,
+    /// Its default there, or what the manifests gave it.
+    pub default: &'static str,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It takes the same values and means the same. With what there is to know of it, or nothing.
+    Same(&'static str),
+    /// As [`Same`](Self::Same), but its name is now the first; the old one is taken, too.
+    Renamed(&'static str, &'static str),
+    /// It is gone: why, and what replaced it.
+    Refused(&'static str),
+}
+
+/// All of them.
+fn all() -> impl Iterator<Item = &'static OriginalFlag> {
+    [CONTROLLER, WEBHOOK, MANIFESTS].into_iter().flatten()
+}
+
+/// Those of the refused flags, or of their variables, that were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RefusedArgs {
+    problems: Vec<Problem>,
+}
+
+impl RefusedArgs {
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+}
+
+impl Args for RefusedArgs {
+    fn augment_args(command: Command) -> Command {
+        let refused = all().filter(|flag| matches!(flag.fate, Fate::Refused(_)));
+        command.args(refused.map(|flag| {
+            let arg = Arg::new(flag.name).long(flag.name).hide(true);
+            // Whatever is given with it: it is the flag that is answered, not its value.
+            let arg = arg.num_args(0..=1).action(ArgAction::Append);
+            flag.variable.into_iter().fold(arg, |arg, variable| arg.env(variable).hide_env_values(true))
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for RefusedArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let problem = |flag: &OriginalFlag| {
+            let Fate::Refused(sentence) = flag.fate else { return None };
+            let place = match (matches.value_source(flag.name)?, flag.variable) {
+                (ValueSource::EnvVariable, Some(variable)) => {
+                    // Empty is how a variable is unset in a manifest.
+                    matches.get_raw(flag.name)?.find(|value| !value.is_empty())?;
+                    variable.to_owned()
+                }
+                _ => format!("--{}", flag.name),
+            };
+            Some(Problem::new(&place, "", sentence))
+        };
+        Ok(Self { problems: all().filter_map(problem).collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
