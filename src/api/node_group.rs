@@ -129,8 +129,8 @@ pub struct NodeGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling_options: Option<AutoscalingOptions>,
     /// Whether workers that the cluster has already become machines of this NodeGroup: those whose size one of its
-    /// offers has, up to `maxNodes`. They are drained and deleted like any other from then on. Where several
-    /// NodeGroups would take in workers of one size, none does.
+    /// offers has and whose Node is ready, up to `maxNodes`. They are drained and deleted like any other from then on.
+    /// Where several NodeGroups would take in workers of one size, none does.
     #[serde(default)]
     pub adopt_existing_workers: bool,
     /// What becomes of its machines when the NodeGroup is deleted. It stays, without growing, until none is left.

@@ -11,8 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
 use super::handle::{CommandError, FleetHandle};
+use super::nodes::NodesView;
 use super::pace::Backoff;
-use crate::fleet::{AskOutcome, Change, Failure, Machine, MachineId, Outcome, Phase, Policy, SizeId};
+use crate::fleet::{
+    AskOutcome, Change, Failure, ListedNode, Machine, MachineId, Outcome, Phase, Policy, SizeId,
+};
 use crate::vpsie::{Backend, BackendError};
 
 /// Requests to VPSie at the same time.
@@ -33,6 +36,8 @@ pub struct Provision {
     policy: Policy,
     /// Interval of listings while nothing is under way, and the longest one.
     idle: Duration,
+    /// Which workers that were there before have a Node to show. None: there is no cluster to look at.
+    nodes: Option<NodesView>,
     /// Rung by others when a listing is worth it soon.
     bell: Arc<Bell>,
     calls: JoinSet<Result<(), BackendError>>,
@@ -66,6 +71,7 @@ impl Provision {
             backend,
             policy,
             idle,
+            nodes: None,
             bell,
             calls: JoinSet::new(),
             calling: HashMap::new(),
@@ -77,6 +83,11 @@ impl Provision {
             creating: BTreeMap::new(),
             recording: Backoff::new(Duration::from_secs(1), Duration::from_secs(20)),
         }
+    }
+
+    /// The same, taking in only workers whose Node [shows](NodesView::shows) them.
+    pub fn with_nodes(self, nodes: Option<NodesView>) -> Self {
+        Self { nodes, ..self }
     }
 
     /// Runs until `shutdown`, then waits for the answers to what is asked.
@@ -166,9 +177,11 @@ impl Provision {
                 self.listed_at = Some(Instant::now());
                 self.next_listing = Instant::now() + self.idle;
                 let policy = self.policy;
+                let shown = |node: &&ListedNode| self.nodes.as_ref().is_none_or(|view| view.shows(node));
+                let shown: Vec<_> = nodes.iter().filter(shown).cloned().collect();
                 self.settle(move |fleet, now, names| {
                     let mut changes = fleet.observe(&nodes, now, &policy);
-                    changes.extend(fleet.take_in(&nodes, now, names));
+                    changes.extend(fleet.take_in(&shown, now, names));
                     changes
                 })
                 .await?;

@@ -90,7 +90,11 @@ func install(t *testing.T, d driver) {
 	w.note("helm install --wait %.0f s", time.Since(w.began).Seconds())
 	var led *process
 	if !d.real() {
-		led = w.led(d, k, dir)
+		made, err := w.cluster.client.CoreV1().Secrets(namespace).Get(background, release+"-client-tls", meta.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		led = w.led(d, k, dir, made.Data)
 	}
 	runs := func(count int) func() error {
 		return func() error {
@@ -324,19 +328,15 @@ func join(client net.Conn, from io.Reader, server net.Conn) {
 	<-ended
 }
 
-// led starts the model of Cluster Autoscaler, behind a tunnel with the certificate that the chart has for a real one.
-func (w *world) led(d driver, k *kubelet, dir string) *process {
+// led starts Cluster Autoscaler, or the model of it, behind a tunnel with the certificate that a pod of it would have.
+func (w *world) led(d driver, k *kubelet, dir string, files map[string][]byte) *process {
 	w.t.Helper()
-	secret, err := w.cluster.client.CoreV1().Secrets(namespace).Get(background, release+"-client-tls", meta.GetOptions{})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	pair, err := tls.X509KeyPair(secret.Data[core.TLSCertKey], secret.Data[core.TLSPrivateKeyKey])
+	pair, err := tls.X509KeyPair(files[core.TLSCertKey], files[core.TLSPrivateKeyKey])
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	authorities := x509.NewCertPool()
-	if !authorities.AppendCertsFromPEM(secret.Data["ca.crt"]) {
+	if !authorities.AppendCertsFromPEM(files["ca.crt"]) {
 		w.t.Fatal("the client's Secret has no authority")
 	}
 	host := release + "." + namespace + ".svc"
@@ -353,7 +353,5 @@ func (w *world) led(d driver, k *kubelet, dir string) *process {
 		defer secured.Close()
 		join(client, client, secured)
 	})
-	flags := append([]string{"--minor=" + d.minor, "--provider=http://" + tunnel,
-		"--kubeconfig=" + w.cluster.kubeconfigOf("admin"), "--node-delete-delay-after-taint=1s"}, hurry...)
-	return start(w.t, dir, "cluster-autoscaler", os.Getenv("E2E_CA_MODEL"), flags...)
+	return d.start(w.t, dir, w.cluster.kubeconfigOf("admin"), tunnel, nil)
 }

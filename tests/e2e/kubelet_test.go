@@ -227,7 +227,7 @@ func (k *kubelet) start(pod *core.Pod) error {
 	at, ip := address()
 	here := func(text string) string {
 		for mounted, path := range files {
-			text = strings.ReplaceAll(text, mounted, path)
+			text = strings.ReplaceAll(text, mounted+"/", path+"/")
 		}
 		text = strings.ReplaceAll(text, "0.0.0.0:", at+":")
 		return strings.ReplaceAll(text, "in-cluster", kubeconfig)
@@ -240,13 +240,26 @@ func (k *kubelet) start(pod *core.Pod) error {
 		}
 		arguments = append(arguments, argument)
 	}
+	for _, from := range container.EnvFrom {
+		if from.ConfigMapRef == nil {
+			return fmt.Errorf("pod %s: its environment comes from something new", pod.Name)
+		}
+		settings, err := k.cluster.client.CoreV1().ConfigMaps(namespace).Get(background, from.ConfigMapRef.Name, meta.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for name, value := range settings.Data {
+			environment = append(environment, name+"="+here(value))
+		}
+	}
+	fields := map[string]string{"metadata.name": pod.Name, "metadata.namespace": pod.Namespace}
 	for _, variable := range container.Env {
 		value := variable.Value
 		if from := variable.ValueFrom; from != nil {
-			if from.FieldRef == nil || from.FieldRef.FieldPath != "metadata.name" {
+			if from.FieldRef == nil || fields[from.FieldRef.FieldPath] == "" {
 				return fmt.Errorf("pod %s: env %s comes from something new", pod.Name, variable.Name)
 			}
-			value = pod.Name
+			value = fields[from.FieldRef.FieldPath]
 		}
 		environment = append(environment, variable.Name+"="+here(value))
 	}
@@ -309,7 +322,7 @@ func (k *kubelet) mount(pod *core.Pod, container core.Container, dir string) (ma
 		for name, content := range contents {
 			text := string(content)
 			for mounted, path := range paths {
-				text = strings.ReplaceAll(text, mounted, path)
+				text = strings.ReplaceAll(text, mounted+"/", path+"/")
 			}
 			if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
 				return nil, err

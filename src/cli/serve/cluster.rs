@@ -14,7 +14,8 @@ use super::parts::{
 };
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
 use crate::control::{
-    Bell, Clock, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, RecordsWatch, Target,
+    Bell, Clock, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, NodesView,
+    RecordsWatch, Target,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::ExpanderService;
@@ -111,6 +112,7 @@ pub(super) async fn run(
         clock,
         leadership,
         events,
+        nodes: NodesView::default(),
         drain,
         shutdown: shutdown.clone(),
     };
@@ -132,8 +134,8 @@ pub(super) async fn run(
     let (told, target) = watch::channel(Target::Unknown);
     let begin = known(target.clone(), shutdown.clone()).boxed().shared();
     let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
-    let catalog = (catalog, parts.events.clone());
-    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, catalog, begin, &shutdown);
+    let around = (catalog, parts.events.clone(), Some(parts.nodes.clone()));
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, around, begin, &shutdown);
     parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
     drop(asked);
     let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions);
@@ -166,6 +168,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     leadership: Leadership,
     events: Events,
+    nodes: NodesView,
     drain: DrainMetrics,
     shutdown: CancellationToken,
 }
@@ -212,8 +215,10 @@ impl Parts {
     fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
         let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
         let Targets { store, backend, recorded, told } = targets;
-        let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_events(self.events.clone());
-        let view = nodes.view();
+        let view = self.nodes.clone();
+        let nodes = Nodes::new(handle.clone(), client.clone(), bell)
+            .with_events(self.events.clone())
+            .with_view(view.clone());
         let (clock, events, drained) = (Arc::clone(&self.clock), self.events.clone(), self.drain.clone());
         let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, clock, drained);
         let on_target = move |target: &Target| {

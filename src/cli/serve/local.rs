@@ -11,7 +11,7 @@ use super::parts::{
     spawn_vpsie, transport,
 };
 use crate::config::{KubernetesAccess, Manifests, Settings, VpsieSettings};
-use crate::control::{Declared, FleetHandle, Keeper, Nodes};
+use crate::control::{Declared, FleetHandle, Keeper, Nodes, NodesView};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events};
 use crate::store::{FileStore, Store};
@@ -52,17 +52,18 @@ pub(super) async fn run(
 
     let mut tasks = Tasks::new();
     let keeping = tokio::spawn(keeper.run());
-    let told = (catalog, Events::none());
+    let view = access.as_ref().map(|_| NodesView::default());
+    let around = (catalog, Events::none(), view.clone());
     let bell =
-        spawn_vpsie(&mut tasks, &settings, &handle, &backend, told, std::future::ready(true), &shutdown);
+        spawn_vpsie(&mut tasks, &settings, &handle, &backend, around, std::future::ready(true), &shutdown);
     let client = match access {
         Some(access) => Some(kubernetes::connect(access).await?),
         None => None,
     };
     let told = (credentials, Events::none());
     spawn_credentials(&mut tasks, &settings.vpsie, &vpsie, client.as_ref(), told, &shutdown)?;
-    if let Some(client) = client {
-        let nodes = Nodes::new(handle.clone(), client, bell);
+    if let Some((client, view)) = client.zip(view) {
+        let nodes = Nodes::new(handle.clone(), client, bell).with_view(view);
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());

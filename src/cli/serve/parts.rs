@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
     Bell, CatalogMetrics, CatalogRefresh, Clock, CostCollector, CredentialMetrics, DrainMetrics,
-    FleetCollector, FleetHandle, Journal, Provision, Removal, Rotation, SystemClock, credentials_in_file,
-    credentials_in_secret, offer_routes,
+    FleetCollector, FleetHandle, Journal, NodesView, Provision, Removal, Rotation, SystemClock,
+    credentials_in_file, credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
@@ -128,7 +128,7 @@ pub(super) fn spawn_vpsie(
     settings: &Settings,
     handle: &FleetHandle,
     backend: &Arc<dyn Backend>,
-    catalog: (CatalogMetrics, Events),
+    (metrics, events, nodes): (CatalogMetrics, Events, Option<NodesView>),
     begin: impl Future<Output = bool> + Clone + Send + 'static,
     shutdown: &CancellationToken,
 ) -> Arc<Bell> {
@@ -140,9 +140,9 @@ pub(super) fn spawn_vpsie(
         settings.policy(),
         timing.observe_interval,
         Arc::clone(&bell),
-    );
+    )
+    .with_nodes(nodes);
     let removal = Removal::new(handle.clone(), Arc::clone(backend), Arc::clone(&bell));
-    let (metrics, events) = catalog;
     let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(backend), timing.catalog_interval)
         .with(metrics, events)
         .run(shutdown.clone());

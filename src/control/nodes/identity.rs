@@ -105,6 +105,7 @@ pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
     NodeFacts {
         name: node.metadata.name.clone().unwrap_or_default(),
         uid: node.metadata.uid.clone().unwrap_or_default(),
+        provider_id: provider_id(node).map(str::to_owned),
         ready: is_ready(node),
         unschedulable: is_cordoned(node),
         machine,

@@ -66,6 +66,11 @@ impl Nodes {
         Self { events, ..self }
     }
 
+    /// The same, with a view that others have already.
+    pub fn with_view(self, view: NodesView) -> Self {
+        Self { view, ..self }
+    }
+
     /// What it knows of the Nodes, for others.
     pub fn view(&self) -> NodesView {
         self.view.clone()

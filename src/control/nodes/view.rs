@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
-use crate::fleet::{Hostname, MachineId};
+use crate::fleet::{Hostname, ListedNode, MachineId};
 
 /// A Node, as far as others need to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct NodeFacts {
     pub name: String,
     /// `metadata.uid`.
     pub uid: String,
+    /// `spec.providerID`.
+    pub provider_id: Option<String>,
     /// Whether its condition Ready is True.
     pub ready: bool,
     /// `spec.unschedulable`: it is cordoned.
@@ -63,6 +65,16 @@ impl NodesView {
     /// A Node by its name.
     pub fn named(&self, name: &Hostname) -> Option<NodeFacts> {
         self.read(|index| index.by_name.get(name.as_str()).cloned())
+    }
+
+    /// Whether a worker that was there before can become a machine: its Node is ready, and has the VM's providerID or
+    /// none. Of a machine without a Node like that, Cluster Autoscaler would have the VM deleted as one that never
+    /// came up (contract §3.3), with all that runs on it.
+    pub fn shows(&self, listed: &ListedNode) -> bool {
+        let Some(id) = &listed.id else { return false };
+        self.named(&listed.hostname).is_some_and(|node| {
+            node.ready && node.provider_id.is_none_or(|provider_id| provider_id == id.provider_id())
+        })
     }
 
     /// Counts up whenever something that can be read here changes.
@@ -141,11 +153,13 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::{NodeRole, VmState};
 
     fn facts(name: &str, machine: Option<&str>, ready: bool) -> NodeFacts {
         NodeFacts {
             name: name.to_owned(),
             uid: format!("uid of {name}"),
+            provider_id: None,
             ready,
             unschedulable: false,
             machine: machine.map(MachineId::from),
@@ -174,6 +188,33 @@ mod tests {
         view.keep(|name| name != "one");
         assert_eq!((view.of(&a), view.of(&b)), (None, None));
         assert_eq!(view.named(&Hostname::new("two")), Some(facts("two", None, true)));
+    }
+
+    #[test]
+    fn a_worker_is_shown_by_a_ready_node_that_is_of_no_other_vm() {
+        let view = NodesView::default();
+        let listed = ListedNode {
+            hostname: Hostname::new("one"),
+            id: Some("vm-1".into()),
+            addresses: Vec::new(),
+            role: NodeRole::Worker,
+            size: None,
+            state: VmState::Running,
+            created_at: None,
+        };
+        assert!(!view.shows(&listed), "it has no Node");
+        for (ready, provider_id, want) in [
+            (true, None, true),
+            (false, None, false),
+            (true, Some("vpsie://vm-1"), true),
+            (true, Some("vpsie://vm-2"), false),
+            (true, Some("other://vm-1"), false),
+        ] {
+            let provider_id = provider_id.map(str::to_owned);
+            view.note(NodeFacts { provider_id: provider_id.clone(), ..facts("one", None, ready) });
+            assert_eq!(view.shows(&listed), want, "{ready} {provider_id:?}");
+        }
+        assert!(!view.shows(&ListedNode { id: None, ..listed }), "nothing tells which VM it is");
     }
 
     #[test]
