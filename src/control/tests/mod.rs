@@ -1,5 +1,6 @@
 //! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
 
+mod adoption;
 mod drain;
 mod events;
 mod frugality;
@@ -157,7 +158,11 @@ fn catalog() -> Catalog {
 }
 
 fn declared() -> Declared {
-    let group = NodeGroup {
+    Declared { declaration: vec![group()].into(), basis: Basis::default() }
+}
+
+fn group() -> NodeGroup {
+    NodeGroup {
         name: "web".into(),
         min: 0,
         max: 100,
@@ -170,8 +175,7 @@ fn declared() -> Declared {
         adopt: false,
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
-    };
-    Declared { declaration: vec![group].into(), basis: Basis::default() }
+    }
 }
 
 /// A disk that can be full.
