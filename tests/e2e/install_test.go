@@ -43,21 +43,13 @@ func TestInstall(t *testing.T) {
 }
 
 func install(t *testing.T, d driver) {
-	dir := scratch(t)
-	w := &world{t: t, cluster: startControlPlane(t, dir, "")}
-	w.vpsie = startSimulator(t, dir, w.cluster.kubeconfigOf("admin"), simulated)
+	w := empty(t)
+	dir := w.cluster.dir
 	w.cluster.must(t, "POST", "/api/v1/namespaces", object{"metadata": object{
 		"name": namespace, "labels": object{"pod-security.kubernetes.io/enforce": "restricted"},
 	}})
 	w.cluster.must(t, "POST", "/api/v1/namespaces/"+namespace+"/secrets", object{
 		"metadata": object{"name": secret}, "stringData": object{"token": "simulated-token", "url": w.vpsie.url + "/apps/v2"},
-	})
-	await(t, "the nodes that are not ours are ready", 30*time.Second, func() error {
-		nodes, err := w.nodes(ready)
-		if err == nil && len(nodes) != 2 {
-			err = fmt.Errorf("%d are", len(nodes))
-		}
-		return err
 	})
 	var k *kubelet
 	services := listen(t, func(client net.Conn) { k.forward(client) })
@@ -144,6 +136,22 @@ func install(t *testing.T, d driver) {
 	summary.Lock()
 	defer summary.Unlock()
 	summary.lines = append(summary.lines, line)
+}
+
+// empty is a cluster that VPSie manages, with nothing installed.
+func empty(t *testing.T) *world {
+	t.Helper()
+	dir := scratch(t)
+	w := &world{t: t, cluster: startControlPlane(t, dir, "")}
+	w.vpsie = startSimulator(t, dir, w.cluster.kubeconfigOf("admin"), simulated)
+	await(t, "the nodes that are not ours are ready", 30*time.Second, func() error {
+		nodes, err := w.nodes(ready)
+		if err == nil && len(nodes) != 2 {
+			err = fmt.Errorf("%d are", len(nodes))
+		}
+		return err
+	})
+	return w
 }
 
 func none(string) []string { return nil }

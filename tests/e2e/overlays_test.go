@@ -57,9 +57,8 @@ func TestProduction(t *testing.T) {
 }
 
 func production(t *testing.T, d driver) {
-	dir := scratch(t)
-	w := &world{t: t, cluster: startControlPlane(t, dir, "")}
-	w.vpsie = startSimulator(t, dir, w.cluster.kubeconfigOf("admin"), simulated)
+	w := empty(t)
+	dir := w.cluster.dir
 	crds, err := filepath.Glob("../../deployments/crds/*.yaml")
 	if err != nil || len(crds) == 0 {
 		t.Fatalf("CRDs: %v %v", crds, err)
@@ -67,13 +66,6 @@ func production(t *testing.T, d driver) {
 	for _, crd := range crds {
 		w.cluster.install(t, strings.TrimSuffix(filepath.Base(crd), ".yaml"))
 	}
-	await(t, "the nodes that are not ours are ready", 30*time.Second, func() error {
-		nodes, err := w.nodes(ready)
-		if err == nil && len(nodes) != 2 {
-			err = fmt.Errorf("%d are", len(nodes))
-		}
-		return err
-	})
 	k := startKubelet(t, w.cluster, map[string]program{"vpsie-autoscaler": {os.Getenv("E2E_VPSIE_AUTOSCALER"), none, none}})
 	w.began = time.Now()
 	server, client := pair(t, dir)
