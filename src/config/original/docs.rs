@@ -62,7 +62,7 @@ fn page() -> String {
         ),
     ] {
         write!(page, "\n## {heading}\n\n| Flag | Default | Here |\n| --- | --- | --- |\n").unwrap();
-        for OriginalFlag { name, default, fate, .. } in flags {
+        for OriginalFlag { name, default, fate } in flags {
             writeln!(page, "| `--{name}` |{} | {} |", code(default), here(fate)).unwrap();
         }
     }
@@ -73,12 +73,7 @@ fn page() -> String {
         let value = if flag.starts_with("client-") { "" } else { value };
         writeln!(page, "| `{variable}` |{} | {here} |", code(value)).unwrap();
     }
-    for flag in all() {
-        if let Some(variable) = flag.variable {
-            writeln!(page, "| `{variable}` | | {} |", here(&flag.fate)).unwrap();
-        }
-    }
-    page + "| `ENVIRONMENT` | | Not read: it was for Sentry |\n"
+    page + "| `SENTRY_DSN`, `ENVIRONMENT` | | Not read: nothing is sent to Sentry |\n"
 }
 
 fn code(text: &str) -> String {

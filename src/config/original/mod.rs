@@ -5,7 +5,6 @@
 mod docs;
 mod table;
 
-use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
 use super::problem::Problem;
@@ -17,8 +16,6 @@ pub use table::{CONTROLLER, MANIFESTS, WEBHOOK};
 pub struct OriginalFlag {
     /// Its name, without dashes.
     pub name: &'static str,
-    /// The environment variable that said the same.
-    pub variable: Option<&'static str>,
     /// Its default there, or what the manifests gave it.
     pub default: &'static str,
     /// What became of it.
@@ -41,7 +38,7 @@ fn all() -> impl Iterator<Item = &'static OriginalFlag> {
     [CONTROLLER, WEBHOOK, MANIFESTS].into_iter().flatten()
 }
 
-/// Those of the refused flags, or of their variables, that were given.
+/// Those of the refused flags that were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RefusedArgs {
     problems: Vec<Problem>,
@@ -59,8 +56,7 @@ impl Args for RefusedArgs {
         command.args(refused.map(|flag| {
             let arg = Arg::new(flag.name).long(flag.name).hide(true);
             // Whatever is given with it: it is the flag that is answered, not its value.
-            let arg = arg.num_args(0..=1).action(ArgAction::Append);
-            flag.variable.into_iter().fold(arg, |arg, variable| arg.env(variable).hide_env_values(true))
+            arg.num_args(0..=1).action(ArgAction::Append)
         }))
     }
 
@@ -73,15 +69,8 @@ impl FromArgMatches for RefusedArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let problem = |flag: &OriginalFlag| {
             let Fate::Refused(sentence) = flag.fate else { return None };
-            let place = match (matches.value_source(flag.name)?, flag.variable) {
-                (ValueSource::EnvVariable, Some(variable)) => {
-                    // Empty is how a variable is unset in a manifest.
-                    matches.get_raw(flag.name)?.find(|value| !value.is_empty())?;
-                    variable.to_owned()
-                }
-                _ => format!("--{}", flag.name),
-            };
-            Some(Problem::new(&place, "", sentence))
+            matches.value_source(flag.name)?;
+            Some(Problem::new(&format!("--{}", flag.name), "", sentence))
         };
         Ok(Self { problems: all().filter_map(problem).collect() })
     }

@@ -83,7 +83,7 @@ pub const CONTROLLER: &[OriginalFlag] = &[
     flag("webhook-cert-dir", "/var/run/webhook-certs", Refused(NO_WEBHOOK)),
     flag("webhook-cert-file", "tls.crt", Refused(NO_WEBHOOK)),
     flag("webhook-key-file", "tls.key", Refused(NO_WEBHOOK)),
-    OriginalFlag { variable: Some("SENTRY_DSN"), ..flag("sentry-dsn", "", Refused(NO_SENTRY)) },
+    flag("sentry-dsn", "", Refused(NO_SENTRY)),
     flag("sentry-environment", "development", Refused(NO_SENTRY)),
     flag("sentry-traces-sample-rate", "0.1", Refused(NO_SENTRY)),
     flag("sentry-error-sample-rate", "1.0", Refused(NO_SENTRY)),
@@ -133,5 +133,5 @@ pub const MANIFESTS: &[OriginalFlag] = &[
 ];
 
 const fn flag(name: &'static str, default: &'static str, fate: Fate) -> OriginalFlag {
-    OriginalFlag { name, variable: None, default, fate }
+    OriginalFlag { name, default, fate }
 }
