@@ -31,13 +31,18 @@ const (
 // Autoscaler with the chart's arguments, files and rights where there is a real one. The model of it is led to the
 // provider by a tunnel that has the chart's certificate.
 func TestInstall(t *testing.T) {
+	installed(t, install)
+}
+
+// installed runs a test with each real Cluster Autoscaler, or with the newest model.
+func installed(t *testing.T, run func(*testing.T, driver)) {
 	for _, d := range drivers(t) {
 		if !d.real() && d.minor != newest {
 			continue
 		}
 		t.Run(strings.ReplaceAll(d.name, " ", "_"), func(t *testing.T) {
 			t.Parallel()
-			install(t, d)
+			run(t, d)
 		})
 	}
 }

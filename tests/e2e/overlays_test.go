@@ -45,15 +45,7 @@ func TestOverlays(t *testing.T) {
 // TestProduction applies the production overlay and runs what its pods say: pods come, go, and come while VPSie has not
 // what they would fit best.
 func TestProduction(t *testing.T) {
-	for _, d := range drivers(t) {
-		if !d.real() && d.minor != newest {
-			continue
-		}
-		t.Run(strings.ReplaceAll(d.name, " ", "_"), func(t *testing.T) {
-			t.Parallel()
-			production(t, d)
-		})
-	}
+	installed(t, production)
 }
 
 func production(t *testing.T, d driver) {

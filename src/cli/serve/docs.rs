@@ -23,8 +23,8 @@ the others show; those for which it is empty are the leader's only.
 const SERIES: &str = "
 ## How many series
 
-- By pool: 11, which are those of `pool_size` (3), `machines` (5), `pool_price` (1) and the prices of its offer per core and per
-  GiB (2); a test holds them below 30. Beside them there is one of `machine_transitions` for each change that has happened in
+- By pool: at most 16, which are those of `pool_size` (3), `machines` (5), `oldest_machine_timestamp` (4), `pool_blocked` (1),
+  `pool_price` (1) and the prices of its offer per core and per GiB (2); a test holds them below 30. Beside them there is one of `machine_transitions` for each change that has happened in
   the pool since the process started, told apart by the phases before and after, and by the reason of a failure (7).
 - By NodeGroup and datacenter: 2. By Node: 3, while VPSie lists its VM.
 - All others have labels with a fixed set of values. Nothing that comes from outside makes a value: methods that do not exist
