@@ -1,7 +1,7 @@
 //! Flags and environment variables, grouped by the room that they are for. Secrets are better in files: command
 //! lines and environments can be read by others.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -221,6 +221,10 @@ pub struct ElectionArgs {
     /// Service can look for
     #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_POD_NAME")]
     pub pod_name: Option<String>,
+    /// Address of the pod that we run in. A replica that stops leads connections there, when it is this one that leads
+    /// next
+    #[arg(long, value_name = "ADDRESS", env = "VPSIE_AUTOSCALER_POD_IP")]
+    pub pod_ip: Option<IpAddr>,
 }
 
 /// When things happen.

@@ -12,6 +12,7 @@ pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
         leader_election_renew_deadline: deadline,
         leader_election_retry_period: retry,
         pod_name,
+        pod_ip: _,
     } = args;
     if let Some(Err(message)) = pod_name.as_deref().map(syntax::dns_subdomain) {
         problems.push(Problem::new("--pod-name", "", message));

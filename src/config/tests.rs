@@ -354,6 +354,7 @@ fn with_everything_in_kubernetes_a_kubeconfig_is_enough() {
         leader_election_renew_deadline: Duration::from_secs(10),
         leader_election_retry_period: Duration::from_secs(2),
         pod_name: None,
+        pod_ip: None,
     };
     assert_eq!(election, defaults);
     let line = "--leader-election-lease-duration 1m --leader-election-renew-deadline 59s --namespace a-1";

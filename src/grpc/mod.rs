@@ -3,6 +3,7 @@
 mod bounded;
 mod convert;
 mod expander;
+mod hand_over;
 mod metrics;
 mod options;
 mod pod;
@@ -15,6 +16,7 @@ mod tests;
 mod tls;
 
 pub use expander::{Decisions, ExpanderService, Record, RecordedOption, debug_routes};
+pub use hand_over::hand_over;
 pub use metrics::GrpcMetrics;
 pub use server::{GrpcConfig, GrpcConfigError, ServeError, Services, serve};
 pub use service::CloudProviderService;

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _, future};
+use futures::{Stream, StreamExt as _, future, stream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -105,25 +104,26 @@ pub enum ServeError {
 /// Serves until `shutdown`: then asks clients to go elsewhere (GOAWAY), finishes what is under way, and returns.
 ///
 /// The listener is given, so that its backlog holds clients while the fleet is loaded: an answer before that
-/// would be an empty list of pools, which harms more than a connection that waits (contract §1.3).
+/// would be an empty list of pools, which harms more than a connection that waits (contract §1.3). It may be shared: who
+/// connects after the end waits for whoever accepts next.
 pub async fn serve(
     config: GrpcConfig,
     services: Services,
     metrics: GrpcMetrics,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     config.check(listener.local_addr()?)?;
     match config.tls {
         Some(files) => {
             let tls = Arc::new(Tls::load(files).await?);
-            let incoming = handshakes(TcpListenerStream::new(listener), tls.clone());
+            let incoming = handshakes(accepted(listener), tls.clone());
             tokio::select! {
                 ended = run(services, metrics, incoming, &shutdown) => ended,
                 () = tls.watch() => Ok(()),
             }
         }
-        None => run(services, metrics, connections(TcpListenerStream::new(listener)), &shutdown).await,
+        None => run(services, metrics, connections(accepted(listener)), &shutdown).await,
     }
 }
 
@@ -179,15 +179,21 @@ async fn drained(health: &HealthReporter, shutdown: &CancellationToken) {
     tokio::time::sleep(DRAIN).await;
 }
 
-fn connections(listener: TcpListenerStream) -> impl Stream<Item = Result<TcpStream, Infallible>> {
-    listener.filter_map(async |accepted| Some(Ok(ready(accepted).await?)))
+fn accepted(listener: Arc<TcpListener>) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    stream::poll_fn(move |context| listener.poll_accept(context).map_ok(|(stream, _)| stream).map(Some))
+}
+
+fn connections(
+    accepted: impl Stream<Item = std::io::Result<TcpStream>>,
+) -> impl Stream<Item = Result<TcpStream, Infallible>> {
+    accepted.filter_map(async |accepted| Some(Ok(ready(accepted).await?)))
 }
 
 fn handshakes(
-    listener: TcpListenerStream,
+    accepted: impl Stream<Item = std::io::Result<TcpStream>>,
     tls: Arc<Tls>,
 ) -> impl Stream<Item = Result<TlsStream<TcpStream>, Infallible>> {
-    listener
+    accepted
         .map(move |accepted| handshake(accepted, tls.clone()))
         .buffer_unordered(HANDSHAKES)
         .filter_map(|stream| future::ready(stream.map(Ok)))
@@ -206,7 +212,7 @@ async fn handshake(accepted: std::io::Result<TcpStream>, tls: Arc<Tls>) -> Optio
 }
 
 /// An accepted connection, set up. After a failure to accept (no file descriptors, mostly) waits a little.
-async fn ready(accepted: std::io::Result<TcpStream>) -> Option<TcpStream> {
+pub(super) async fn ready(accepted: std::io::Result<TcpStream>) -> Option<TcpStream> {
     match accepted {
         // Failing to set it costs latency only, and says that the peer has gone.
         Ok(stream) => stream.set_nodelay(true).is_ok().then_some(stream),
@@ -264,7 +270,7 @@ mod tests {
         let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), Arc::default());
         let provider = (!only_expander).then(|| CloudProviderService::new(handle));
         let services = Services { provider, expander };
-        let server = tokio::spawn(serve(config, services, metrics, listener, shutdown.clone()));
+        let server = tokio::spawn(serve(config, services, metrics, Arc::new(listener), shutdown.clone()));
         Running { port, shutdown, server, registry }
     }
 

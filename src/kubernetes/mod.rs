@@ -14,7 +14,7 @@ pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
 pub use drain::{Evicted, Staying, evict, pods_on, staying};
 pub use events::{EventMetrics, EventType, Events, Happening, Object, Publisher};
 pub use fence::{fence_client, fence_transport};
-pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, identity};
+pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, Reached, identity};
 pub use patch::merge_patch;
 pub use permissions::{PERMISSIONS, Permission, Scope};
 pub use role::{LEADER, ROLE_LABEL, Role};

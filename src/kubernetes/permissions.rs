@@ -77,7 +77,7 @@ pub const PERMISSIONS: &[Permission] = &[
     namespace(
         "coordination.k8s.io",
         "leases",
-        &["get", "create", "update"],
+        &["get", "watch", "create", "update"],
         "agree on the replica that leads",
     ),
     namespace("", "pods", &["patch"], "label the pod that leads, which a Service looks for (--pod-name)"),

@@ -31,41 +31,29 @@ impl Role {
         Self { pods: Api::namespaced(client, namespace), own: own.to_owned() }
     }
 
-    /// Gives the own pod the label once it `serves`, takes it from the others, and takes it back when it does not
-    /// any more or `shutdown` comes. The client must be one that only a leader can write with.
+    /// Gives the own pod the label once it `serves`, and takes it from the others. The client must be one that only a
+    /// leader can write with.
+    ///
+    /// A stop takes nothing away: until another replica leads, a Service must lead somewhere, and this one passes on who
+    /// comes.
     pub async fn run<S>(
         self,
         mut stage: watch::Receiver<S>,
         serves: impl Fn(&S) -> bool,
         shutdown: CancellationToken,
     ) {
-        let led = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            began = stage.wait_for(&serves) => began.is_ok(),
-        };
-        if !led {
-            return;
-        }
-        let over = async {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                _ = stage.wait_for(|stage| !serves(stage)) => {}
-            }
-        };
         let told = async {
+            if stage.wait_for(&serves).await.is_err() {
+                return;
+            }
             while let Err(error) = self.lead().await {
                 tracing::warn!(%error, pod = self.own, "cannot label the pods, so a Service may not lead here; trying again");
                 tokio::time::sleep(AGAIN).await;
             }
-            std::future::pending::<()>().await;
         };
-        tokio::select! {
-            biased;
-            () = over => {}
-            () = told => {}
+        if shutdown.run_until_cancelled(told).await.is_some() {
+            shutdown.cancelled().await;
         }
-        self.stand_by().await;
     }
 
     /// Takes the label from the own pod, where a container that led may have left it. Failures are logged: whoever
@@ -76,7 +64,9 @@ impl Role {
         }
     }
 
+    /// The own pod first, so that a Service leads somewhere all the time.
     async fn lead(&self) -> Result<(), kube::Error> {
+        self.label(&self.own, Some(LEADER)).await?;
         let others = self.pods.list(&ListParams::default().labels(&format!("{ROLE_LABEL}={LEADER}"))).await?;
         for pod in others.items.iter().map(ResourceExt::name_any).filter(|name| *name != self.own) {
             match self.label(&pod, None).await {
@@ -84,7 +74,7 @@ impl Role {
                 done => done?,
             }
         }
-        self.label(&self.own, Some(LEADER)).await
+        Ok(())
     }
 
     async fn label(&self, pod: &str, value: Option<&str>) -> Result<(), kube::Error> {
@@ -135,9 +125,7 @@ mod tests {
         assert_eq!(roles(&kube), [Value::Null, json!(LEADER)], "it stands by");
         serving.send_replace(true);
         until(&kube, [json!(LEADER), Value::Null]).await;
-        serving.send_replace(false);
-        until(&kube, [Value::Null, Value::Null]).await;
-        running.await.unwrap();
+        running.abort();
         assert_eq!(kube.get("pods", "ns", "a").unwrap()["metadata"]["labels"]["app"], "x");
     }
 
@@ -149,16 +137,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_takes_the_label_away() {
+    async fn a_stop_leaves_the_label_to_the_next_one() {
         let kube = kube();
-        let (serving, served) = watch::channel(true);
-        let shutdown = CancellationToken::new();
-        let role = Role::new(kube.client("a", "ns"), "ns", "a");
-        let running = tokio::spawn(role.run(served, |serves| *serves, shutdown.clone()));
+        let start = |pod: &str| {
+            let (serving, served) = watch::channel(true);
+            let shutdown = CancellationToken::new();
+            let role = Role::new(kube.client(pod, "ns"), "ns", pod);
+            (tokio::spawn(role.run(served, |serves| *serves, shutdown.clone())), shutdown, serving)
+        };
+        let (first, shutdown, _serving) = start("a");
         until(&kube, [json!(LEADER), Value::Null]).await;
         shutdown.cancel();
-        running.await.unwrap();
-        assert_eq!(roles(&kube), [Value::Null, Value::Null]);
-        drop(serving);
+        first.await.unwrap();
+        assert_eq!(roles(&kube), [json!(LEADER), Value::Null]);
+        let _second = start("b");
+        until(&kube, [Value::Null, json!(LEADER)]).await;
     }
 }

@@ -18,7 +18,7 @@ pub type Readiness = Arc<dyn Fn() -> Result<(), Unready> + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unready {
     /// All is well, but this replica does not lead.
-    #[error("another replica leads, or none yet; this one stands by")]
+    #[error("another replica leads; this one stands by")]
     StandsBy,
     /// Something was not read yet.
     #[error("{0} not read yet; the log says why")]

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -47,9 +48,20 @@ func installed(t *testing.T, run func(*testing.T, driver)) {
 	}
 }
 
-func install(t *testing.T, d driver) {
+// charted is a cluster that is ready for the chart, and what runs the chart's pods there.
+type charted struct {
+	*world
+	driver  driver
+	kubelet *kubelet
+	helm    helm
+	// measured is where a real Cluster Autoscaler shows its metrics.
+	measured string
+}
+
+// chartedWorld has one NodeGroup, of this size at most and of these offers.
+func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charted {
+	t.Helper()
 	w := empty(t)
-	dir := w.cluster.dir
 	w.cluster.must(t, "POST", "/api/v1/namespaces", object{"metadata": object{
 		"name": namespace, "labels": object{"pod-security.kubernetes.io/enforce": "restricted"},
 	}})
@@ -70,30 +82,35 @@ func install(t *testing.T, d driver) {
 		"controller.syncPeriod=1s", "vpsie.rateLimit=6000", "clusterAutoscaler.version=" + d.minor + ".0",
 		fmt.Sprintf("clusterAutoscaler.enabled=%v", d.real()),
 	}
-	for _, flag := range append(hurry, fmt.Sprintf("--address=127.0.0.1:%d", port(t)), "--node-delete-delay-after-taint=1s") {
+	measured := fmt.Sprintf("127.0.0.1:%d", port(t))
+	for _, flag := range append(hurry, "--address="+measured, "--node-delete-delay-after-taint=1s") {
 		values = append(values, "clusterAutoscaler.extraArgs."+strings.TrimPrefix(flag, "--"))
 	}
 	group, err := json.Marshal([]object{{
-		"name": "general", "minNodes": 0, "maxNodes": 6, "datacenterID": "ams1",
-		"resourceIdentifier": "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f", "offeringIDs": []string{small, large},
+		"name": "general", "minNodes": 0, "maxNodes": maximum, "datacenterID": "ams1",
+		"resourceIdentifier": "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f", "offeringIDs": offers,
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := helm{t: t, kubeconfig: w.cluster.kubeconfigOf("admin"), values: values, groups: string(group)}
-	w.began = time.Now()
-	w.deploy("web", 4, "800m", "500Mi")
-	h.run("install", release, chart, "--wait", "--timeout=2m")
+	return &charted{world: w, driver: d, kubelet: k, helm: h, measured: measured}
+}
+
+// install runs the command. What is returned says whether so many pods run on what there is to be then.
+func (w *charted) install() func(pods int) func() error {
+	w.t.Helper()
+	w.helm.run("install", release, chart, "--wait", "--timeout=2m")
 	w.note("helm install --wait %.0f s", time.Since(w.began).Seconds())
 	var led *process
-	if !d.real() {
+	if !w.driver.real() {
 		made, err := w.cluster.client.CoreV1().Secrets(namespace).Get(background, release+"-client-tls", meta.GetOptions{})
 		if err != nil {
-			t.Fatal(err)
+			w.t.Fatal(err)
 		}
-		led = w.led(d, k, dir, made.Data)
+		led = w.led(w.driver, w.kubelet, w.cluster.dir, made.Data)
 	}
-	runs := func(count int) func() error {
+	return func(count int) func() error {
 		return func() error {
 			if led != nil {
 				if err := led.ended(); err != nil {
@@ -103,6 +120,14 @@ func install(t *testing.T, d driver) {
 			return w.stands(count)
 		}
 	}
+}
+
+func install(t *testing.T, d driver) {
+	w := chartedWorld(t, d, 6, small, large)
+	h := w.helm
+	w.began = time.Now()
+	w.deploy("web", 4, "800m", "500Mi")
+	runs := w.install()
 	await(t, "the first pod runs on a new node", 2*time.Minute, func() error {
 		running, _, err := w.pods()
 		if err == nil && running == 0 {
@@ -114,18 +139,23 @@ func install(t *testing.T, d driver) {
 	await(t, "all pods run", 2*time.Minute, runs(4))
 	h.run("test", release, "--timeout=1m")
 
-	before := w.uuids()
+	before, failures := w.uuids(), w.failures()
 	h.values = append(h.values, "controller.logLevel=debug", "replicaCount=3")
+	w.scale("web", 6)
 	h.run("upgrade", release, chart, "--wait", "--timeout=2m")
-	await(t, "all is as it was after the upgrade", time.Minute, runs(4))
+	await(t, "it grows in the upgrade", 2*time.Minute, runs(6))
+	w.scale("web", 8)
 	h.run("rollback", release, "1", "--wait", "--timeout=2m")
-	await(t, "all is as it was after the rollback", time.Minute, runs(4))
-	if after := w.uuids(); after != before {
-		t.Errorf("VMs before the upgrade: %s; after the rollback: %s", before, after)
+	await(t, "it grows in the rollback", 2*time.Minute, runs(8))
+	for _, machine := range before {
+		if !slices.Contains(w.uuids(), machine) {
+			t.Errorf("VM %s was there before the upgrade and is gone after the rollback", machine)
+		}
+	}
+	if after := w.failures(); after != failures {
+		t.Errorf("loops and growths of Cluster Autoscaler that failed: %v before the upgrade, %v after the rollback", failures, after)
 	}
 
-	w.scale("web", 8)
-	await(t, "it grows", 2*time.Minute, runs(8))
 	w.scale("web", 0)
 	await(t, "it shrinks", 2*time.Minute, runs(0))
 	w.cluster.withinRights(t)
@@ -261,17 +291,46 @@ func (w *world) stands(pods int) error {
 	return nil
 }
 
-func (w *world) uuids() string {
+func (w *world) uuids() []string {
 	w.t.Helper()
 	machines, err := w.vpsie.workers()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	text := ""
+	var uuids []string
 	for _, machine := range machines {
-		text += machine.UUID + " "
+		uuids = append(uuids, machine.UUID)
 	}
-	return text
+	return uuids
+}
+
+// failures are the loops, and the attempts to grow, that a real Cluster Autoscaler counts as failed. The model counts none.
+func (w *charted) failures() float64 {
+	w.t.Helper()
+	if !w.driver.real() {
+		return 0
+	}
+	answer, err := probe.Get("http://" + w.measured + "/metrics")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	content, err := io.ReadAll(answer.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	failed := 0.0
+	for line := range strings.Lines(string(content)) {
+		if !strings.HasPrefix(line, "cluster_autoscaler_errors_total") && !strings.HasPrefix(line, "cluster_autoscaler_failed_scale_ups_total") {
+			continue
+		}
+		value, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndex(line, " "):]), 64)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		failed += value
+	}
+	return failed
 }
 
 // listen serves connections, each beside the others, until the test ends.

@@ -46,6 +46,7 @@ type podProcess struct {
 	pod     *core.Pod
 	process *process
 	told    string // what its status says of whether it is ready
+	ending  bool   // it is to be deleted
 }
 
 func startKubelet(t *testing.T, cluster *controlPlane, programs map[string]program) *kubelet {
@@ -95,11 +96,15 @@ func (k *kubelet) turn() error {
 	there := map[string]bool{}
 	for n := range pods.Items {
 		pod := &pods.Items[n]
-		if pod.DeletionTimestamp != nil || pod.Spec.NodeName == "" {
+		if pod.Spec.NodeName == "" {
 			continue
 		}
 		there[pod.Name] = true
 		running := k.running(pod.Name)
+		if pod.DeletionTimestamp != nil {
+			k.end(pod, running)
+			continue
+		}
 		if running != nil {
 			if err := running.process.ended(); err == nil {
 				continue
@@ -116,7 +121,7 @@ func (k *kubelet) turn() error {
 		}
 	}
 	for name := range there {
-		if running := k.running(name); running != nil && running.process.ended() == nil {
+		if running := k.running(name); running != nil && !running.ending && running.process.ended() == nil {
 			k.probe(running)
 		}
 	}
@@ -133,6 +138,24 @@ func (k *kubelet) turn() error {
 		}
 	}
 	return nil
+}
+
+// end lets the process of a pod that is to be deleted end in its time; the pod is gone when it has.
+func (k *kubelet) end(pod *core.Pod, running *podProcess) {
+	if running != nil && running.ending {
+		return
+	}
+	if running != nil {
+		running.ending = true
+	}
+	k.stopped.Add(1)
+	go func() {
+		defer k.stopped.Done()
+		if running != nil && !running.process.end(time.Duration(*pod.Spec.TerminationGracePeriodSeconds)*time.Second) {
+			k.fail("pod %s did not end in time", pod.Name)
+		}
+		_ = k.cluster.client.CoreV1().Pods(namespace).Delete(background, pod.Name, *meta.NewDeleteOptions(0))
+	}()
 }
 
 // finish tells how a pod ended that is not to be started again.
@@ -252,7 +275,7 @@ func (k *kubelet) start(pod *core.Pod) error {
 			environment = append(environment, name+"="+here(value))
 		}
 	}
-	fields := map[string]string{"metadata.name": pod.Name, "metadata.namespace": pod.Namespace}
+	fields := map[string]string{"metadata.name": pod.Name, "metadata.namespace": pod.Namespace, "status.podIP": at}
 	for _, variable := range container.Env {
 		value := variable.Value
 		if from := variable.ValueFrom; from != nil {
@@ -349,7 +372,8 @@ func (k *kubelet) account(pod *core.Pod, dir string) (string, error) {
 	return path, os.WriteFile(path, content, 0o600)
 }
 
-// resolve is where a port of a Service leads to: to a pod that its EndpointSlices say is ready.
+// resolve is where a port of a Service leads to, as kube-proxy has it: to a pod that its EndpointSlices say is ready, and
+// where none is to one that ends and still serves.
 func (k *kubelet) resolve(service, port string) (string, error) {
 	found, err := k.cluster.client.CoreV1().Services(namespace).Get(background, service, meta.GetOptions{})
 	if err != nil {
@@ -369,9 +393,11 @@ func (k *kubelet) resolve(service, port string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	ending := ""
 	for _, slice := range slices.Items {
 		for _, endpoint := range slice.Endpoints {
-			if endpoint.Conditions.Ready == nil || !*endpoint.Conditions.Ready || endpoint.TargetRef == nil {
+			is := endpoint.Conditions
+			if is.Serving == nil || !*is.Serving || endpoint.TargetRef == nil {
 				continue
 			}
 			running := k.running(endpoint.TargetRef.Name)
@@ -379,11 +405,19 @@ func (k *kubelet) resolve(service, port string) (string, error) {
 				continue
 			}
 			for _, offered := range slice.Ports {
-				if offered.Name != nil && *offered.Name == name && offered.Port != nil {
-					return fmt.Sprintf("%s:%d", running.address, *offered.Port), nil
+				if offered.Name == nil || *offered.Name != name || offered.Port == nil {
+					continue
+				}
+				if at := fmt.Sprintf("%s:%d", running.address, *offered.Port); is.Ready != nil && *is.Ready {
+					return at, nil
+				} else if ending == "" {
+					ending = at
 				}
 			}
 		}
+	}
+	if ending != "" {
+		return ending, nil
 	}
 	content, _ := json.Marshal(slices.Items)
 	return "", fmt.Errorf("nobody is behind %s:%s: %s", service, port, content)

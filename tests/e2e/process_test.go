@@ -71,12 +71,17 @@ func (p *process) kill() {
 }
 
 // stop asks the process to end and waits; it insists after ten seconds.
-func (p *process) stop() {
+func (p *process) stop() { p.end(10 * time.Second) }
+
+// end asks the process to end and waits. Whether it did so within its time; it is killed otherwise.
+func (p *process) end(grace time.Duration) bool {
 	p.signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-	case <-time.After(10 * time.Second):
+		return true
+	case <-time.After(grace):
 		p.kill()
+		return false
 	}
 }
 

@@ -1,6 +1,7 @@
 //! Serving in a cluster: NodeGroups and records are objects there, and one of several replicas leads.
 
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -18,9 +19,9 @@ use crate::control::{
     RecordsWatch, Target,
 };
 use crate::fleet::{ClusterId, Declaration};
-use crate::grpc::ExpanderService;
+use crate::grpc::{ExpanderService, hand_over};
 use crate::kubernetes::{
-    self, ElectionConfig, Elector, Events, Leadership, Lost, Role, fence_client, fence_transport,
+    self, ElectionConfig, Elector, Events, Leadership, Lost, Reached, Role, fence_client, fence_transport,
 };
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::{Readiness, Unready};
@@ -28,6 +29,12 @@ use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
 
 /// Between two attempts to read the records at the start.
 const LOAD_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long to wait, after the lease was given back, for another replica that takes it.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a Service may take until it leads to the next replica only.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// How far a replica is. Only one that serves is ready, so that a Service leads to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +71,7 @@ pub(super) async fn run(
     } = Measured::new(settings.vpsie.credential_source());
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
-    let debug = debug(&decisions, &fleet);
-    spawn_http(&mut tasks, http, registry, readiness(staged), debug, shutdown.clone());
 
-    let pod = election.pod_name.as_deref();
-    if let Some(pod) = pod {
-        Role::new(client.clone(), namespace, pod).stand_by().await;
-    }
     let identity = kubernetes::identity();
     tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");
     let config = ElectionConfig {
@@ -80,8 +81,16 @@ pub(super) async fn run(
         lease_duration: election.leader_election_lease_duration,
         renew_deadline: election.leader_election_renew_deadline,
         retry_period: election.leader_election_retry_period,
+        reached: election.pod_ip.map(|ip| reached(&settings, ip)),
     };
     let mut elector = Elector::new(client.clone(), config, Arc::clone(&clock), rand::random());
+    let debug = debug(&decisions, &fleet);
+    let ready = readiness(staged, elector.follows());
+    spawn_http(&mut tasks, http, registry, ready, debug, shutdown.clone());
+    let pod = election.pod_name.as_deref();
+    if let Some(pod) = pod {
+        Role::new(client.clone(), namespace, pod).stand_by().await;
+    }
     let won = tokio::select! {
         biased;
         won = elector.acquire(&shutdown) => won,
@@ -98,11 +107,8 @@ pub(super) async fn run(
     let client = fence_client(&client, leadership.clone());
     if let Some(pod) = pod {
         let role = Role::new(client.clone(), namespace, pod);
-        spawn(
-            &mut tasks,
-            "role",
-            role.run(stage.subscribe(), |stage| *stage == Stage::Serving, shutdown.clone()),
-        );
+        let serves = |stage: &Stage| *stage == Stage::Serving;
+        spawn(&mut tasks, "role", role.run(stage.subscribe(), serves, shutdown.clone()));
     }
     let (events, publisher) = Events::new(client.clone(), namespace, events);
     spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
@@ -118,7 +124,7 @@ pub(super) async fn run(
     };
     let journal = journal.with_events(parts.events.clone());
     let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
-        return released(keeping_lease, over, Ok(())).await;
+        return released(keeping_lease, over, Ok(()), None).await;
     };
     drop(fleet.set(handle.clone()));
     drop(fleet);
@@ -141,12 +147,15 @@ pub(super) async fn run(
     let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions);
     let grace = settings.timing.shutdown_grace;
     let ending = shutdown.clone();
+    let doors = Arc::new(OnceLock::new());
+    let opened = Arc::clone(&doors);
     tasks.spawn(async move {
         let served = async {
             if !loaded(handle.clone(), target, &ending).await {
                 return Ok(());
             }
             let ports = Ports::open(&settings).await?;
+            let ports = opened.get_or_init(|| ports).clone();
             let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
             tracing::info!(grpc = %ports.grpc.local_addr()?, tls, "serving");
             stage.send_replace(Stage::Serving);
@@ -158,7 +167,7 @@ pub(super) async fn run(
         ("gRPC", served.await)
     });
     let finished = finish(tasks, keeping, shutdown, grace).await;
-    released(keeping_lease, over, finished).await
+    released(keeping_lease, over, finished, doors.get()).await
 }
 
 /// What everything that acts in the cluster is made of.
@@ -275,12 +284,22 @@ fn keep(
     })
 }
 
-/// Gives the lease back once nothing acts any more, so that another replica takes over at once.
-async fn released(kept: Kept, over: CancellationToken, finished: anyhow::Result<()>) -> anyhow::Result<()> {
+/// Gives the lease back once nothing acts any more, so that another replica takes over at once, and leads those there
+/// who come to these ports.
+async fn released(
+    kept: Kept,
+    over: CancellationToken,
+    finished: anyhow::Result<()>,
+    ports: Option<&Ports>,
+) -> anyhow::Result<()> {
     over.cancel();
     match kept.await {
         Ok((mut elector, Ok(()))) => {
-            elector.release().await;
+            if elector.release().await
+                && let Some(ports) = ports
+            {
+                handed_over(&elector, ports).await;
+            }
             finished
         }
         Ok((_, Err(lost))) => Err(anyhow::Error::new(lost).context("this replica does not lead any more")),
@@ -288,9 +307,33 @@ async fn released(kept: Kept, over: CancellationToken, finished: anyhow::Result<
     }
 }
 
-fn readiness(stage: watch::Receiver<Stage>) -> Readiness {
+async fn handed_over(elector: &Elector, ports: &Ports) {
+    let Ok(next) = tokio::time::timeout(TAKEN_WITHIN, elector.successor()).await else {
+        tracing::info!("no other replica took over that could be reached");
+        return;
+    };
+    let grpc = hand_over(Arc::clone(&ports.grpc), next.grpc, HAND_OVER);
+    let expander = async {
+        match ports.expander.clone().zip(next.expander) {
+            Some((listener, next)) => hand_over(listener, next, HAND_OVER).await,
+            None => 0,
+        }
+    };
+    let (grpc, expander) = tokio::join!(grpc, expander);
+    tracing::info!(next = %next.grpc, connections = grpc + expander, "handed over");
+}
+
+/// Where the other replicas find the ports of this one.
+fn reached(settings: &Settings, ip: IpAddr) -> Reached {
+    let expander = settings.expander.as_ref().map(|(address, _)| SocketAddr::new(ip, address.port()));
+    Reached { grpc: SocketAddr::new(ip, settings.grpc_listen.port()), expander }
+}
+
+/// Who waits for the first leader ever does not stand by for one: whether all is well is not known yet.
+fn readiness(stage: watch::Receiver<Stage>, follows: watch::Receiver<bool>) -> Readiness {
     Arc::new(move || match *stage.borrow() {
-        Stage::Standby => Err(Unready::StandsBy),
+        Stage::Standby if *follows.borrow() => Err(Unready::StandsBy),
+        Stage::Standby => Err(Unready::Waits("who leads was")),
         Stage::Loading => Err(Unready::Waits("NodeGroups or VPSie's offers were")),
         Stage::Serving => Ok(()),
     })

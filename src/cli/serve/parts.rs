@@ -185,19 +185,20 @@ pub(super) fn spawn_credentials(
 }
 
 /// The ports that Cluster Autoscaler calls.
+#[derive(Clone)]
 pub(super) struct Ports {
-    pub(super) grpc: TcpListener,
+    pub(super) grpc: Arc<TcpListener>,
     /// The expander's own.
-    pub(super) expander: Option<TcpListener>,
+    pub(super) expander: Option<Arc<TcpListener>>,
 }
 
 impl Ports {
     pub(super) async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let expander = match &settings.expander {
-            Some((address, _)) => Some(listen("--expander-listen", *address).await?),
+            Some((address, _)) => Some(Arc::new(listen("--expander-listen", *address).await?)),
             None => None,
         };
-        Ok(Self { grpc: listen("--grpc-listen", settings.grpc_listen).await?, expander })
+        Ok(Self { grpc: Arc::new(listen("--grpc-listen", settings.grpc_listen).await?), expander })
     }
 }
 

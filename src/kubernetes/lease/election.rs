@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tokio::time::Instant;
 
-use super::ElectionConfig;
+use super::{ElectionConfig, Reached};
 
 /// What one process knows of the election.
 #[derive(Debug)]
@@ -117,10 +117,11 @@ impl Election {
     /// The Lease to write. With the `resourceVersion` of the one that was seen, so that it succeeds only if nothing
     /// changed. `wall` is for people: nobody counts with it.
     pub(super) fn claim(&self, seen: Option<&Lease>, wall: Timestamp) -> Lease {
-        let ElectionConfig { namespace, name, identity, lease_duration, .. } = &self.config;
+        let ElectionConfig { namespace, name, identity, lease_duration, reached, .. } = &self.config;
         let mut lease = seen.cloned().unwrap_or_default();
         lease.metadata.name = Some(name.clone());
         lease.metadata.namespace = Some(namespace.clone());
+        Reached::write(*reached, lease.metadata.annotations.get_or_insert_default());
         let seconds = i32::try_from(lease_duration.as_secs()).unwrap_or(i32::MAX);
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(identity) {
@@ -134,9 +135,16 @@ impl Election {
         lease
     }
 
+    /// Where the one that leads is reached, if that is another and it says so.
+    pub(super) fn successor(&self, seen: &Lease) -> Option<Reached> {
+        let other = !holder(seen).is_empty() && holder(seen) != self.config.identity;
+        Reached::read(seen.metadata.annotations.as_ref()?).filter(|_| other)
+    }
+
     /// The Lease without a holder, if we are it: free at once.
     pub(super) fn released(&self, seen: &Lease, wall: Timestamp) -> Option<Lease> {
         let mut lease = seen.clone();
+        Reached::write(None, lease.metadata.annotations.get_or_insert_default());
         let spec = lease
             .spec
             .as_mut()

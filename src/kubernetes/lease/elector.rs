@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::PostParams;
+use kube::api::{PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::election::{Election, Step, Term, holder};
-use super::{ElectionConfig, Leadership};
+use super::{ElectionConfig, Leadership, Reached};
 use crate::control::Clock;
+
+/// How often the one that gave the Lease back looks who has it now: a client waits for the answer.
+const LOOK_FOR_SUCCESSOR: Duration = Duration::from_millis(100);
 
 /// Stands for election, and stays elected. Its client must not be fenced.
 pub struct Elector {
@@ -23,6 +28,7 @@ pub struct Elector {
     random: StdRng,
     election: Election,
     leadership: Leadership,
+    follows: watch::Sender<bool>,
     /// As we wrote it last, if nothing is known to have happened to it since.
     written: Option<Lease>,
 }
@@ -50,8 +56,8 @@ pub enum Lost {
 enum Attempt {
     /// It is ours.
     Claimed(Term),
-    /// Another's until then.
-    Waits { holder: String, until: Instant },
+    /// Another's until then, as this version says.
+    Waits { holder: String, until: Instant, version: Option<String> },
     /// Somebody was faster, or the outcome is not known.
     Failed(String),
 }
@@ -66,8 +72,14 @@ impl Elector {
             clock,
             random: StdRng::seed_from_u64(seed),
             leadership: Leadership::until(Instant::now()),
+            follows: watch::Sender::default(),
             written: None,
         }
+    }
+
+    /// Whether another replica was seen to lead, so that this one stands by for it.
+    pub fn follows(&self) -> watch::Receiver<bool> {
+        self.follows.subscribe()
     }
 
     /// Waits until this process leads. None: `shutdown` came first; [`release`](Self::release) then gives back what
@@ -80,6 +92,7 @@ impl Elector {
             let now = Instant::now();
             let pause = self.config.retry_period.mul_f64(1.0 + self.random.random::<f64>());
             let next = now + pause;
+            let mut version = None;
             let (next, tell) = match attempt {
                 Attempt::Claimed(term) if term.from <= now && now < term.until => {
                     self.leadership = Leadership::until(term.until);
@@ -90,14 +103,39 @@ impl Elector {
                     (now + self.config.retry_period).min(from.max(now)),
                     "waiting, in case a Lease was just deleted that another held".to_owned(),
                 ),
-                Attempt::Waits { holder, until } => (next.min(until), format!("{holder} leads")),
+                Attempt::Waits { holder, until, version: seen } => {
+                    version = seen;
+                    self.follows.send_replace(true);
+                    (next.min(until), format!("{holder} leads"))
+                }
                 Attempt::Failed(problem) => (next, problem),
             };
             if tell != told {
                 tracing::info!(lease = self.config.name, "not leading: {tell}");
                 told = tell;
             }
-            shutdown.run_until_cancelled(tokio::time::sleep_until(next)).await?;
+            let waited = tokio::time::timeout_at(next, self.given_back(version));
+            if let Ok(()) = shutdown.run_until_cancelled(waited).await? {
+                tracing::debug!(lease = self.config.name, "the lease was given back");
+            }
+        }
+    }
+
+    /// Returns when the Lease, which was held in this version, has no holder any more. Never without a version, and when it
+    /// cannot be watched: looking again is what finds out then. Nor when it is deleted: its holder makes it anew.
+    async fn given_back(&self, version: Option<String>) {
+        let gone = async {
+            let params = WatchParams::default().fields(&format!("metadata.name={}", self.config.name));
+            let mut changes = self.api.watch(&params, &version?).await.ok()?.boxed();
+            while let Some(event) = changes.try_next().await.ok()? {
+                if matches!(event, WatchEvent::Modified(lease) if holder(&lease).is_empty()) {
+                    return Some(());
+                }
+            }
+            None
+        };
+        if gone.await.is_none() {
+            std::future::pending().await
         }
     }
 
@@ -141,20 +179,38 @@ impl Elector {
     }
 
     /// Gives the Lease up so that another replica takes over at once, if it is still ours. What acts as the one that
-    /// leads must have ended before.
-    pub async fn release(&mut self) {
+    /// leads must have ended before. Whether it was given up.
+    pub async fn release(&mut self) -> bool {
         self.leadership.end();
         self.election.gave_up();
         self.written = None;
         match self.give_back().await {
-            Ok(true) => tracing::info!(lease = self.config.name, "the lease is released"),
-            Ok(false) => {}
+            Ok(released) => {
+                if released {
+                    tracing::info!(lease = self.config.name, "the lease is released");
+                }
+                released
+            }
             Err(problem) => {
                 tracing::warn!(
                     lease = self.config.name,
                     "the lease is not released, others wait for it: {problem}"
                 );
+                false
             }
+        }
+    }
+
+    /// Where the one is reached that leads after this process, once there is one that says so. Not for ever, if none
+    /// comes: who asks sets the limit.
+    pub async fn successor(&self) -> Reached {
+        loop {
+            if let Ok(Some(lease)) = self.ask(self.api.get_opt(&self.config.name)).await
+                && let Some(reached) = self.election.successor(&lease)
+            {
+                return reached;
+            }
+            tokio::time::sleep(LOOK_FOR_SUCCESSOR).await;
         }
     }
 
@@ -188,11 +244,12 @@ impl Elector {
                     return Attempt::Waits {
                         holder: seen.as_ref().map(holder).unwrap_or_default().to_owned(),
                         until,
+                        version: seen.and_then(|lease| lease.metadata.resource_version),
                     };
                 }
                 // Somebody took it from us by hand: it is for another.
                 Step::TakeOver if held => {
-                    return Attempt::Waits { holder: String::new(), until: Instant::now() };
+                    return Attempt::Waits { holder: String::new(), until: Instant::now(), version: None };
                 }
                 Step::Create | Step::TakeOver | Step::Renew => {}
             }

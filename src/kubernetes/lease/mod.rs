@@ -3,10 +3,14 @@
 //! The one that leads renews the Lease and stops acting when `renew_deadline` has passed since it *sent* the last
 //! renewal that succeeded. The others take over when they have *seen* no change for the `lease_duration` that it
 //! wrote, which is longer. No clock is compared with another host's.
+//!
+//! One that stops gives the Lease back. The others watch it, so one of them has it a moment later, and says there where
+//! it is reached.
 
 mod election;
 mod elector;
 mod leadership;
+mod reached;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +18,7 @@ use std::time::Duration;
 
 pub use elector::{Elector, Lost};
 pub use leadership::{Leadership, LeaseLost};
+pub use reached::Reached;
 
 /// What is elected, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub struct ElectionConfig {
     pub renew_deadline: Duration,
     /// How often to renew, and to look. Less than `renew_deadline`.
     pub retry_period: Duration,
+    /// Where the others reach this process while it leads; None: they cannot.
+    pub reached: Option<Reached>,
 }
 
 /// A name for this process: the host's (in a pod the pod's), so that people know it, and something that nobody else

@@ -24,6 +24,7 @@ fn config() -> ElectionConfig {
         lease_duration: Duration::from_secs(15),
         renew_deadline: Duration::from_secs(10),
         retry_period: Duration::from_secs(2),
+        reached: None,
     }
 }
 

@@ -16,7 +16,7 @@ use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::KubernetesStore;
 use vpsie_autoscaler::vpsie::Transport;
 
-use super::wires::{Witness, client, frozen_client, frozen_transport};
+use super::wires::{Led, Witness, client, frozen_client, frozen_transport};
 use super::{NAMESPACE, Planted, config};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
@@ -36,6 +36,7 @@ pub(super) struct Replica {
     pub(super) policy: Policy,
     pub(super) door: Door,
     pub(super) serving: Serving,
+    pub(super) led: Led,
     pub(super) complaints: Complaints,
     pub(super) planted: Option<Planted>,
 }
@@ -79,6 +80,7 @@ impl Replica {
         let own = frozen_client(&raw, &self.freezer);
         let mut elector = Elector::new(own, config(&identity, self.planted), clock, rng.random());
         let Some(mut leadership) = elector.acquire(&never).await else { return };
+        self.led.lock().unwrap().insert(identity.clone());
         if self.planted == Some(Planted::NoFence) {
             leadership = Leadership::always();
         }
@@ -108,6 +110,7 @@ impl Replica {
         let witness = Witness {
             kube: self.kube.clone(),
             identity: identity.to_owned(),
+            led: Arc::clone(&self.led),
             complaints: self.complaints.clone(),
         };
         let fenced = fence_client(&bounded(&witness.client(raw)), leadership.clone());

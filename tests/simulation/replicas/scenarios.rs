@@ -1,5 +1,6 @@
 //! What happens to a lease, one case at a time.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::control::Clock as _;
-use vpsie_autoscaler::kubernetes::{Elector, Leadership, Lost};
+use vpsie_autoscaler::kubernetes::{ElectionConfig, Elector, Leadership, Lost, Reached};
 
 use super::{LEASE, NAMESPACE, config};
 use crate::clock::VirtualClock;
@@ -82,20 +83,46 @@ async fn a_follower_takes_over_when_the_leader_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_released_lease_is_taken_at_the_next_look() {
+async fn a_released_lease_is_taken_at_once_or_at_the_next_look_where_watches_tell_nothing() {
+    for (watched, longest) in [(true, Duration::from_millis(10)), (false, seconds(4))] {
+        let scene = Scene::new();
+        let (mut a, led) = scene.leader("a").await;
+        let mut b = scene.elector("b");
+        let following = tokio::spawn(async move { b.acquire(&CancellationToken::new()).await.unwrap() });
+        tokio::time::sleep(seconds(5)).await;
+        scene.kube.hold_watches(!watched);
+        assert!(a.release().await);
+        assert!(!led.holds());
+        let released = Instant::now();
+        assert!(following.await.unwrap().holds());
+        assert!(released.elapsed() <= longest, "watched: {watched}: {:?}", released.elapsed());
+        // It is another's now: nothing to give back.
+        assert!(!a.release().await);
+        assert_eq!(scene.holder(), "b");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_is_told_where_the_next_one_is_reached() {
     let scene = Scene::new();
-    let (mut a, led) = scene.leader("a").await;
-    let mut b = scene.elector("b");
-    let following = tokio::spawn(async move { b.acquire(&CancellationToken::new()).await.unwrap() });
-    tokio::time::sleep(seconds(5)).await;
+    let reached = |host: u8, expander: Option<u16>| Reached {
+        grpc: SocketAddr::from(([10, 0, 0, host], 8086)),
+        expander: expander.map(|port| SocketAddr::from(([10, 0, 0, host], port))),
+    };
+    let elector = |name: &str, reached| {
+        let config = ElectionConfig { reached, ..config(name, None) };
+        Elector::new(scene.kube.client(name, NAMESPACE), config, Arc::new(scene.clock.clone()), 1)
+    };
+    let mut a = elector("a", Some(reached(1, Some(8087))));
+    a.acquire(&scene.never).await.unwrap();
+    let (mut b, mut c) = (elector("b", None), elector("c", Some(reached(3, None))));
     a.release().await;
-    assert!(!led.holds());
-    let released = Instant::now();
-    assert!(following.await.unwrap().holds());
-    assert!(released.elapsed() <= seconds(4), "{:?}", released.elapsed());
-    // It is another's now: nothing to give back.
-    a.release().await;
-    assert_eq!(scene.holder(), "b");
+    b.acquire(&scene.never).await.unwrap();
+    let asked = tokio::time::timeout(seconds(20), a.successor()).await;
+    assert!(asked.is_err(), "b does not say where it is, and what a said is gone: {asked:?}");
+    b.release().await;
+    c.acquire(&scene.never).await.unwrap();
+    assert_eq!(a.successor().await, reached(3, None));
 }
 
 #[tokio::test(start_paused = true)]

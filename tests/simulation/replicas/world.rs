@@ -18,6 +18,7 @@ use vpsie_autoscaler::store::records_of;
 
 use super::Planted;
 use super::replica::{Replica, Serving};
+use super::wires::Led;
 use super::{LEASE, NAMESPACE};
 use crate::checks;
 use crate::clock::VirtualClock;
@@ -70,7 +71,7 @@ impl World {
         let simulator = Simulator::new(config, Arc::new(clock.clone())).map_err(|e| e.to_string())?;
         let now = clock.clone();
         let kube = FakeKube::new(move || now.now());
-        let (complaints, serving) = (Complaints::default(), Serving::default());
+        let (complaints, serving, led) = (Complaints::default(), Serving::default(), Led::default());
         let door = Door {
             server: Arc::default(),
             complaints: complaints.clone(),
@@ -91,6 +92,7 @@ impl World {
                 policy: Policy { running_when_listed: seed.is_multiple_of(2), ..Policy::default() },
                 door: door.clone(),
                 serving: serving.clone(),
+                led: led.clone(),
                 complaints: complaints.clone(),
                 planted,
             }
