@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ const BUCKETS: [f64; 11] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0
 pub struct GrpcMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    certificates: Family<CertificateLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,18 +39,61 @@ struct MethodLabels {
     method: &'static str,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    port: &'static str,
+    side: &'static str,
+}
+
+/// Until when the certificates of a port hold.
+#[derive(Clone, Debug)]
+pub(super) struct Expiry {
+    certificates: Family<CertificateLabels, Gauge>,
+    port: &'static str,
+}
+
+impl Expiry {
+    /// Ours are valid until then, in seconds since 1970.
+    pub(super) fn server(&self, until: i64) {
+        self.set("server", until);
+    }
+
+    /// Those of the client that came last.
+    pub(super) fn client(&self, until: i64) {
+        self.set("client", until);
+    }
+
+    fn set(&self, side: &'static str, until: i64) {
+        self.certificates.get_or_create(&CertificateLabels { port: self.port, side }).set(until);
+    }
+}
+
 impl GrpcMetrics {
-    /// Registers `grpc_requests_total{method,code}` and `grpc_request_duration_seconds{method}`.
+    /// Registers `grpc_requests_total{method,code}`, `grpc_request_duration_seconds{method}` and
+    /// `tls_certificate_expiry_timestamp_seconds{port,side}`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            certificates: Family::default(),
         };
         let help = "gRPC requests answered, by method and gRPC code";
         registry.register("grpc_requests", help, None, &metrics.requests);
         let help = "Time from a gRPC request to its answer";
         registry.register("grpc_request_duration", help, Some(Unit::Seconds), &metrics.seconds);
+        let help =
+            "When the certificate of a port runs out, and that of the client that connected to it last";
+        registry.register(
+            "tls_certificate_expiry_timestamp",
+            help,
+            Some(Unit::Seconds),
+            &metrics.certificates,
+        );
         metrics
+    }
+
+    pub(super) fn expiry(&self, port: &'static str) -> Expiry {
+        Expiry { certificates: self.certificates.clone(), port }
     }
 
     fn record(&self, method: &'static str, status: Option<&Status>, started: Instant) {

@@ -116,7 +116,8 @@ pub async fn serve(
     config.check(listener.local_addr()?)?;
     match config.tls {
         Some(files) => {
-            let tls = Arc::new(Tls::load(files).await?);
+            let port = if services.provider.is_some() { "grpc" } else { "expander" };
+            let tls = Arc::new(Tls::load(files, metrics.expiry(port)).await?);
             let incoming = handshakes(accepted(listener), tls.clone());
             tokio::select! {
                 ended = run(services, metrics, incoming, &shutdown) => ended,
@@ -203,7 +204,10 @@ async fn handshake(accepted: std::io::Result<TcpStream>, tls: Arc<Tls>) -> Optio
     let stream = ready(accepted).await?;
     let peer = stream.peer_addr().ok();
     let problem = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {
-        Ok(Ok(stream)) => return Some(stream),
+        Ok(Ok(stream)) => {
+            tls.met(stream.get_ref().1.peer_certificates());
+            return Some(stream);
+        }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no end after {} s", HANDSHAKE_TIMEOUT.as_secs()),
     };
@@ -376,6 +380,12 @@ mod tests {
         refresh(secure(running.port, &authority, true).await).await.unwrap();
         refresh(secure(running.port, &authority, false).await).await.unwrap_err();
         refresh(secure(running.port, &stranger, true).await).await.unwrap_err();
+        let text = running.registry.encode().unwrap();
+        for (side, until) in [("server", "2098-01-01T00:00:00Z"), ("client", "2099-01-01T00:00:00Z")] {
+            let until = until.parse::<jiff::Timestamp>().unwrap().as_second();
+            let line = format!("expiry_timestamp_seconds{{port=\"grpc\",side=\"{side}\"}} {until}");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
         let plaintext =
             Endpoint::try_from(format!("http://127.0.0.1:{}", running.port)).unwrap().connect().await;
         refresh(plaintext).await.unwrap_err();

@@ -13,6 +13,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
+use x509_parser::parse_x509_certificate;
+
+use super::metrics::Expiry;
 
 /// How often the files are compared. A rotation is seen by the first connection after that.
 pub(super) const RELOAD: Duration = Duration::from_secs(10);
@@ -86,6 +89,7 @@ pub enum TlsError {
 /// The TLS configuration in force, and the files it came from.
 pub(super) struct Tls {
     files: TlsFiles,
+    expiry: Expiry,
     current: ArcSwap<Loaded>,
 }
 
@@ -103,10 +107,10 @@ struct Content {
 
 impl Tls {
     /// Reads the files.
-    pub(super) async fn load(files: TlsFiles) -> Result<Self, TlsError> {
+    pub(super) async fn load(files: TlsFiles, expiry: Expiry) -> Result<Self, TlsError> {
         let content = Content::read(&files).await?;
-        let config = server_config(&files, &content)?;
-        Ok(Self { files, current: ArcSwap::from_pointee(Loaded { content, config }) })
+        let config = server_config(&files, &content, &expiry)?;
+        Ok(Self { files, expiry, current: ArcSwap::from_pointee(Loaded { content, config }) })
     }
 
     /// Takes new connections with the files as last read.
@@ -120,9 +124,16 @@ impl Tls {
         if content == self.current.load().content {
             return Ok(false);
         }
-        let config = server_config(&self.files, &content)?;
+        let config = server_config(&self.files, &content, &self.expiry)?;
         self.current.store(Arc::new(Loaded { content, config }));
         Ok(true)
+    }
+
+    /// Notes what a client has shown.
+    pub(super) fn met(&self, client: Option<&[CertificateDer<'_>]>) {
+        if let Some(until) = client.and_then(expires) {
+            self.expiry.client(until);
+        }
     }
 
     /// Reloads for ever.
@@ -162,7 +173,11 @@ async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     tokio::fs::read(path).await.map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
-fn server_config(files: &TlsFiles, content: &Content) -> Result<Arc<ServerConfig>, TlsError> {
+fn server_config(
+    files: &TlsFiles,
+    content: &Content,
+    expiry: &Expiry,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = match (&files.client_ca, &content.client_ca) {
         (Some(file), Some(pem)) => verifier(file, pem, provider.clone())?,
@@ -170,13 +185,18 @@ fn server_config(files: &TlsFiles, content: &Content) -> Result<Arc<ServerConfig
     };
     let key = PrivateKeyDer::from_pem_slice(&content.key)
         .map_err(|_| wrong(&files.key, "holds no private key in PEM"))?;
+    let certificates = certificates(&files.cert, &content.cert)?;
+    let until = expires(&certificates);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(&files.cert, error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&files.cert, &content.cert)?, key)
+        .with_single_cert(certificates, key)
         .map_err(|error| wrong(&files.cert, format!("does not go with {}: {error}", files.key.display())))?;
     config.alpn_protocols.push(b"h2".to_vec());
+    if let Some(until) = until {
+        expiry.server(until);
+    }
     Ok(Arc::new(config))
 }
 
@@ -201,15 +221,26 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     if certificates.is_empty() { Err(wrong(path, "holds no certificate in PEM")) } else { Ok(certificates) }
 }
 
+/// When the first of them runs out, in seconds since 1970. None: none can be read.
+fn expires(chain: &[CertificateDer<'_>]) -> Option<i64> {
+    let of = |certificate: &CertificateDer<'_>| {
+        let (_, certificate) = parse_x509_certificate(certificate).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    };
+    chain.iter().filter_map(of).min()
+}
+
 fn wrong(path: &Path, problem: impl std::fmt::Display) -> TlsError {
     TlsError::Content { path: path.to_owned(), problem: problem.to_string() }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 
+    use super::super::metrics::GrpcMetrics;
     use super::*;
+    use crate::telemetry::Registry;
 
     /// Signs certificates.
     pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -225,12 +256,17 @@ pub(super) mod tests {
             self.0.pem()
         }
 
-        /// A certificate for the name, and its key.
+        /// A certificate for the name, and its key. That of a server holds until 2098, others until 2099.
         pub(crate) fn leaf(&self, name: &str) -> (String, String) {
             let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.not_after = date_time_ymd(if name == "localhost" { 2098 } else { 2099 }, 1, 1);
             (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
         }
+    }
+
+    fn expiry() -> Expiry {
+        GrpcMetrics::register(&mut Registry::default()).expiry("grpc")
     }
 
     /// Writes the files of a server at localhost.
@@ -266,7 +302,7 @@ pub(super) mod tests {
     async fn files_that_do_not_fit_are_refused_and_the_former_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
         let files = write(dir.path(), &Authority::new());
-        let tls = Tls::load(files.clone()).await.unwrap();
+        let tls = Tls::load(files.clone(), expiry()).await.unwrap();
         let before = tls.current.load().config.clone();
         assert!(!tls.reload().await.unwrap());
 
@@ -290,7 +326,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = write(dir.path(), &Authority::new());
         std::fs::write(dir.path().join("ca.crt"), "").unwrap();
-        let error = Tls::load(files).await.err().unwrap().to_string();
+        let error = Tls::load(files, expiry()).await.err().unwrap().to_string();
         assert!(error.contains("ca.crt: holds no certificate"), "{error}");
     }
 }
