@@ -102,6 +102,10 @@ func (w *charted) install() func(pods int) func() error {
 	w.t.Helper()
 	w.helm.run("install", release, chart, "--wait", "--timeout=2m")
 	w.note("helm install --wait %.0f s", time.Since(w.began).Seconds())
+	leaders, err := w.cluster.client.CoreV1().Pods(namespace).List(background, meta.ListOptions{LabelSelector: "autoscaler.vpsie.com/role=leader"})
+	if err != nil || len(leaders.Items) != 1 {
+		w.t.Fatalf("the command has waited, and %d replicas lead: %v", len(leaders.Items), err)
+	}
 	var led *process
 	if !w.driver.real() {
 		made, err := w.cluster.client.CoreV1().Secrets(namespace).Get(background, release+"-client-tls", meta.GetOptions{})

@@ -53,8 +53,15 @@ fn seconds(seconds: u64) -> Duration {
 async fn the_first_start_waits_once_and_then_leads() {
     let scene = Scene::new();
     let started = Instant::now();
-    let (_, leadership) = scene.leader("a").await;
+    let (a, leadership) = scene.leader("a").await;
     assert_eq!(started.elapsed(), seconds(15));
+    assert!(!*a.follows().borrow(), "it never stood by for another");
+    let mut b = scene.elector("b");
+    let mut follows = b.follows();
+    let following = tokio::spawn(async move { b.acquire(&CancellationToken::new()).await });
+    assert!(!*follows.borrow_and_update(), "it has not looked yet");
+    assert!(*follows.wait_for(|follows| *follows).await.unwrap());
+    following.abort();
     assert_eq!((scene.holder().as_str(), leadership.remaining()), ("a", Some(seconds(10))));
 }
 
