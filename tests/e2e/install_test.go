@@ -12,13 +12,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	core "k8s.io/api/core/v1"
-	rbac "k8s.io/api/rbac/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -128,10 +126,7 @@ func install(t *testing.T, d driver) {
 	await(t, "it grows", 2*time.Minute, runs(8))
 	w.scale("web", 0)
 	await(t, "it shrinks", 2*time.Minute, runs(0))
-	w.cluster.withinRights(t)
-	for _, component := range []string{"provider", "cluster-autoscaler"} {
-		w.note("%s did not use: %s", component, strings.Join(w.cluster.idle(t, component), ", "))
-	}
+	w.cluster.withinRights(t, d)
 	h.run("uninstall", release, "--wait", "--timeout=1m")
 	groups, err := w.cluster.nodeGroups()
 	if err != nil || len(groups) != 1 {
@@ -183,58 +178,6 @@ func (h helm) run(command string, arguments ...string) {
 	if text, err := made.CombinedOutput(); err != nil {
 		h.t.Fatalf("helm %s: %v: %s", command, err, text)
 	}
-}
-
-// idle are the rights that the chart gives to a component and that it has not used.
-func (c *controlPlane) idle(t *testing.T, component string) []string {
-	t.Helper()
-	content, err := os.ReadFile(c.file("audit.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	account := map[string]string{"provider": release, "cluster-autoscaler": release + "-cluster-autoscaler"}[component]
-	used := map[string]bool{}
-	for line := range strings.Lines(string(content)) {
-		var event struct {
-			Verb   string
-			User   struct{ Username string }
-			Object struct{ Resource, Subresource string } `json:"objectRef"`
-		}
-		if err := json.Unmarshal([]byte(line), &event); err != nil {
-			t.Fatal(err)
-		}
-		if event.User.Username == "system:serviceaccount:"+namespace+":"+account {
-			used[strings.TrimSuffix(event.Verb+" "+event.Object.Resource+"/"+event.Object.Subresource, "/")] = true
-		}
-	}
-	selector := meta.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component}
-	cluster, err := c.client.RbacV1().ClusterRoles().List(background, selector)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roles, err := c.client.RbacV1().Roles(namespace).List(background, selector)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var rules []rbac.PolicyRule
-	for _, role := range cluster.Items {
-		rules = append(rules, role.Rules...)
-	}
-	for _, role := range roles.Items {
-		rules = append(rules, role.Rules...)
-	}
-	var idle []string
-	for _, rule := range rules {
-		for _, resource := range rule.Resources {
-			for _, verb := range rule.Verbs {
-				if right := verb + " " + resource; !used[right] {
-					idle = append(idle, right)
-				}
-			}
-		}
-	}
-	slices.Sort(idle)
-	return slices.Compact(idle)
 }
 
 // stands says that so many pods run and none waits, and that VMs, Nodes and VPSieNodes are the same ones.
