@@ -67,6 +67,8 @@ func install(t *testing.T, d driver) {
 	values := []string{
 		"controller.syncPeriod=1s", "vpsie.rateLimit=6000", "clusterAutoscaler.version=" + d.minor + ".0",
 		fmt.Sprintf("clusterAutoscaler.enabled=%v", d.real()),
+		// So that an event that repeats is told again at once, and not after five minutes.
+		"clusterAutoscaler.extraArgs.record-duplicated-events=true",
 	}
 	for _, flag := range append(hurry, fmt.Sprintf("--address=127.0.0.1:%d", port(t)), "--node-delete-delay-after-taint=1s") {
 		values = append(values, "clusterAutoscaler.extraArgs."+strings.TrimPrefix(flag, "--"))
@@ -111,9 +113,13 @@ func install(t *testing.T, d driver) {
 	w.note("first pod on a new node %.0f s after the command", time.Since(w.began).Seconds())
 	await(t, "all pods run", 2*time.Minute, runs(4))
 	h.run("test", release, "--timeout=1m")
+	if d.real() {
+		w.repeats()
+	}
 
 	before := w.uuids()
-	h.values = append(h.values, "controller.logLevel=debug", "replicaCount=3")
+	// Of Cluster Autoscaler, too: it takes its status away as it ends.
+	h.values = append(h.values, "controller.logLevel=debug", "replicaCount=3", "clusterAutoscaler.extraArgs.v=5")
 	h.run("upgrade", release, chart, "--wait", "--timeout=2m")
 	await(t, "all is as it was after the upgrade", time.Minute, runs(4))
 	h.run("rollback", release, "1", "--wait", "--timeout=2m")
@@ -136,6 +142,25 @@ func install(t *testing.T, d driver) {
 	summary.Lock()
 	defer summary.Unlock()
 	summary.lines = append(summary.lines, line)
+}
+
+// repeats has Cluster Autoscaler say in each run of its loop that it can do nothing for a pod.
+func (w *world) repeats() {
+	w.t.Helper()
+	w.deploy("giant", 1, "64", "500Mi")
+	await(w.t, "an event of Cluster Autoscaler's repeats", time.Minute, func() error {
+		events, err := w.cluster.client.CoreV1().Events("default").List(background, meta.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, event := range events.Items {
+			if event.Source.Component == "cluster-autoscaler" && event.Count > 1 {
+				return nil
+			}
+		}
+		return errors.New("none does")
+	})
+	w.scale("giant", 0)
 }
 
 // empty is a cluster that VPSie manages, with nothing installed.

@@ -172,25 +172,40 @@ func (c *controlPlane) nodeGroups() ([]declared, error) {
 	return list.Items, err
 }
 
+// happening is an event.
+type happening struct {
+	Type, Reason, Note string
+	Regarding          struct{ Kind, Name string }
+	Series             struct{ Count int }
+}
+
+func (c *controlPlane) happenings() ([]happening, error) {
+	var list struct{ Items []happening }
+	_, err := c.get("/apis/events.k8s.io/v1/namespaces/"+namespace+"/events", &list)
+	return list.Items, err
+}
+
 // said waits for an event about an object that has these words in its note.
 func (c *controlPlane) said(t *testing.T, kind, name, words string) {
 	t.Helper()
-	await(t, fmt.Sprintf("an event about %s %s says %q", kind, name, words), 20*time.Second, func() error {
-		var list struct {
-			Items []struct {
-				Type, Reason, Note string
-				Regarding          struct{ Kind, Name string }
-			}
-		}
-		if _, err := c.get("/apis/events.k8s.io/v1/namespaces/"+namespace+"/events", &list); err != nil {
+	c.saidTimes(t, kind, name, words, 0)
+}
+
+// saidTimes waits for one that is a series of so many. A single one is a series of 0.
+func (c *controlPlane) saidTimes(t *testing.T, kind, name, words string, times int) {
+	t.Helper()
+	await(t, fmt.Sprintf("an event about %s %s says %q (%d)", kind, name, words, times), 20*time.Second, func() error {
+		events, err := c.happenings()
+		if err != nil {
 			return err
 		}
 		said := []string{}
-		for _, event := range list.Items {
-			if event.Regarding.Kind == kind && event.Regarding.Name == name && strings.Contains(event.Note, words) {
+		for _, event := range events {
+			if event.Regarding.Kind == kind && event.Regarding.Name == name && strings.Contains(event.Note, words) && event.Series.Count >= times {
 				return nil
 			}
-			said = append(said, fmt.Sprintf("%s %s: %s: %s", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note))
+			said = append(said, fmt.Sprintf("%s %s: %s: %s (%d)", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note,
+				event.Series.Count))
 		}
 		return fmt.Errorf("they say %q", said)
 	})
