@@ -17,8 +17,8 @@ import (
 
 // accounts are those whose requests the API server writes down.
 var accounts = map[string]string{
-	account(release):                         "provider",
-	account(release + "-cluster-autoscaler"): "cluster-autoscaler",
+	account(release):                         "the provider",
+	account(release + "-cluster-autoscaler"): "Cluster Autoscaler",
 }
 
 func account(name string) string { return "system:serviceaccount:" + namespace + ":" + name }
@@ -69,7 +69,7 @@ func (c *controlPlane) withinRights(t *testing.T, d driver) {
 			did[who] = &used{
 				account: who, test: t.Name(), user: event.User.Username, groups: event.User.Groups, calls: map[call]bool{},
 			}
-			if who == "cluster-autoscaler" {
+			if who == "Cluster Autoscaler" {
 				did[who].version = d.minor
 			}
 		}

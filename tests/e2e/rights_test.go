@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -21,7 +22,7 @@ import (
 
 // rare are rights that no scenario makes anybody use, by account: what needs them.
 var rare = map[string]map[string]string{
-	"cluster-autoscaler": {
+	"Cluster Autoscaler": {
 		"get nodes": "a taint that somebody else's write came before is set again on the Node as it is by then: " +
 			"its utils/taints",
 	},
@@ -257,8 +258,7 @@ func needs(all []used) (map[right][]need, error) {
 // minimal is a table of the rights of all, each with a call that is refused without it, and what is wrong with them. Those
 // that are excused are needed, whatever was done.
 func minimal(all []used, excuses map[string]map[string]string) (lines, problems []string) {
-	by := map[string][]used{}
-	given := map[string]map[string]bool{}
+	by, given := map[string][]used{}, map[string]map[string]bool{}
 	for _, u := range all {
 		who := strings.TrimSpace(u.account + " " + u.version)
 		by[who] = append(by[who], u)
@@ -275,21 +275,12 @@ func minimal(all []used, excuses map[string]map[string]string) (lines, problems 
 			problems = append(problems, err.Error())
 			continue
 		}
-		lines = append(lines, "", fmt.Sprintf("| right of %s | without it is refused | in | and in so many other tests |", who), "|---|---|---|---|")
-		for _, r := range slices.SortedFunc(maps.Keys(found), func(a, b right) int {
-			return strings.Compare(a.namespace+a.group+a.resource+a.String(), b.namespace+b.group+b.resource+b.String())
-		}) {
-			tests := map[string]string{}
-			for _, need := range found[r] {
-				if call, known := tests[need.test]; !known || need.call < call {
-					tests[need.test] = need.call
-				}
-			}
+		lines = append(lines, "", fmt.Sprintf("| %s may | without that is refused | in | and in so many other tests |", who), "|---|---|---|---|")
+		for _, r := range slices.SortedFunc(maps.Keys(found), compare) {
 			why, excused := excuses[by[who][0].account][r.String()]
 			switch {
-			case len(tests) > 0:
-				first := slices.Min(slices.Collect(maps.Keys(tests)))
-				lines = append(lines, fmt.Sprintf("| %s | %s | %s | %d |", r, tests[first], first, len(tests)-1))
+			case len(found[r]) > 0:
+				lines = append(lines, fmt.Sprintf("| %s | %s |", r, first(found[r])))
 			case excused:
 				lines = append(lines, fmt.Sprintf("| %s | rare: %s | | |", r, why))
 			default:
@@ -301,11 +292,31 @@ func minimal(all []used, excuses map[string]map[string]string) (lines, problems 
 	for account, given := range given {
 		for _, r := range slices.Sorted(maps.Keys(excuses[account])) {
 			if !given[r] {
-				problems = append(problems, fmt.Sprintf("%s is excused for %q, which it may not", account, r))
+				problems = append(problems, fmt.Sprintf("that %s may %s is excused and not given", account, r))
 			}
 		}
 	}
 	return lines, problems
+}
+
+// compare has rights in the order of where and of what.
+func compare(a, b right) int {
+	return cmp.Or(
+		cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.group, b.group), cmp.Compare(a.resource, b.resource),
+		cmp.Compare(a.String(), b.String()),
+	)
+}
+
+// first is the same one of these in each run, as far as names are the same, and how many other tests there are.
+func first(needs []need) string {
+	tests := map[string]bool{}
+	for _, n := range needs {
+		tests[n.test] = true
+	}
+	least := slices.MinFunc(needs, func(a, b need) int {
+		return cmp.Or(cmp.Compare(a.test, b.test), cmp.Compare(a.call, b.call))
+	})
+	return fmt.Sprintf("%s | %s | %d", least.call, least.test, len(tests)-1)
 }
 
 // complete is whether everything ran and passed. Else what is unused may only not have been tried.
