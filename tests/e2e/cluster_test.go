@@ -3,7 +3,9 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -151,8 +153,30 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	of := func(group string) map[string]string {
 		return map[string]string{"autoscaler.vpsie.com/nodegroup": group}
 	}
+	const catalog = "/api/v1/namespaces/" + namespace + "/configmaps/vpsie-autoscaler-catalog"
+	var kept struct {
+		Metadata struct{ Annotations map[string]string }
+		Data     map[string]string
+	}
+	await(t, "the catalog is kept", 20*time.Second, func() error {
+		there, err := w.cluster.get(catalog, &kept)
+		if err == nil && !there {
+			err = errors.New("it is not")
+		}
+		return err
+	})
+	// As somebody's tool does: what the provider writes there next is refused, and it reads first.
+	w.cluster.patch(t, catalog, object{"metadata": object{"annotations": object{"somebodys": "tool"}}})
 	w.deployTo(of("general"), "web", 6, "800m", "500Mi")
 	w.settles(4, 2, 2, 2*time.Minute)
+	await(t, "what the new Nodes have is kept beside the tool's annotation", 20*time.Second, func() error {
+		_, err := w.cluster.get(catalog, &kept)
+		learned := slices.ContainsFunc(slices.Collect(maps.Keys(kept.Data)), func(key string) bool { return strings.HasPrefix(key, "learned.") })
+		if err == nil && !(learned && kept.Metadata.Annotations["somebodys"] == "tool") {
+			err = fmt.Errorf("%v", kept)
+		}
+		return err
+	})
 	w.holds("general", "AtMaxCapacity", "True")
 	w.holds("general", "Ready", "True")
 	w.cluster.patch(t, general, object{"spec": object{"maxNodes": 3}})
@@ -219,8 +243,13 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w.settles(4, 0, 2, 2*time.Minute)
 	w.cluster.rotate(t, "wrong")
 	w.cluster.said(t, "Secret", secret, "those in use stay")
+	at := time.Now()
 	w.scale("web", 6)
 	w.settles(6, 0, 3, 2*time.Minute)
+	// What is said again within a minute is not told; later, it makes a series of the event.
+	time.Sleep(time.Until(at.Add(61 * time.Second)))
+	w.cluster.rotate(t, "wrong, too")
+	w.cluster.saidTimes(t, "Secret", secret, "those in use stay", 2)
 	w.cluster.rotate(t, "second")
 	w.scale("web", 8)
 	w.settles(8, 0, 4, 2*time.Minute)

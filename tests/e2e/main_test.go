@@ -4,7 +4,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,9 +13,9 @@ import (
 var summary = struct {
 	sync.Mutex
 	lines []string
-	// rights are those that the provider has, and whether it used them.
-	rights map[string]bool
-}{rights: map[string]bool{}}
+	// used is what accounts may do and did.
+	used []used
+}{}
 
 // done notes what a scenario took.
 func (w *world) done(d driver, scenario string) {
@@ -57,13 +56,16 @@ func TestMain(m *testing.M) {
 	for _, line := range summary.lines {
 		fmt.Println(line)
 	}
-	var unused []string
-	for right, used := range summary.rights {
-		if !used {
-			unused = append(unused, right)
-		}
+	lines, problems := minimal(summary.used, rare)
+	for _, line := range lines {
+		fmt.Println(line)
 	}
-	slices.Sort(unused)
-	fmt.Printf("of %d rights that the provider was given, it did not use: %s\n", len(summary.rights), strings.Join(unused, ", "))
+	for _, problem := range problems {
+		fmt.Println(problem)
+	}
+	if len(problems) > 0 && complete(code) {
+		fmt.Println("FAIL: rights are not minimal")
+		code = 1
+	}
 	os.Exit(code)
 }

@@ -3,10 +3,8 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +88,6 @@ func (c *controlPlane) permit(t *testing.T) {
 			where += "namespaces/" + in.(string) + "/"
 		}
 		c.must(t, "POST", where+strings.ToLower(kind)+"s", given)
-		grants(given)
 	}
 	var issued struct{ Status struct{ Token string } }
 	request := c.must(t, "POST", "/api/v1/namespaces/"+namespace+"/serviceaccounts/vpsie-autoscaler/token", object{
@@ -104,25 +101,6 @@ func (c *controlPlane) permit(t *testing.T) {
 		t.Fatalf("no token for the service account: %v %v", err, request)
 	}
 	c.admit(t, "provider", issued.Status.Token)
-}
-
-// grants notes which rights a role gives.
-func grants(role object) {
-	list := func(value any) []any {
-		items, _ := value.([]any)
-		return items
-	}
-	summary.Lock()
-	defer summary.Unlock()
-	for _, rule := range list(role["rules"]) {
-		rule, _ := rule.(object)
-		for _, resource := range list(rule["resources"]) {
-			for _, verb := range list(rule["verbs"]) {
-				right := fmt.Sprint(verb, " ", resource)
-				summary.rights[right] = summary.rights[right]
-			}
-		}
-	}
 }
 
 // documents are those of a YAML file that say anything.
@@ -194,67 +172,41 @@ func (c *controlPlane) nodeGroups() ([]declared, error) {
 	return list.Items, err
 }
 
+// happening is an event.
+type happening struct {
+	Type, Reason, Note string
+	Regarding          struct{ Kind, Name string }
+	Series             struct{ Count int }
+}
+
+func (c *controlPlane) happenings() ([]happening, error) {
+	var list struct{ Items []happening }
+	_, err := c.get("/apis/events.k8s.io/v1/namespaces/"+namespace+"/events", &list)
+	return list.Items, err
+}
+
 // said waits for an event about an object that has these words in its note.
 func (c *controlPlane) said(t *testing.T, kind, name, words string) {
 	t.Helper()
-	await(t, fmt.Sprintf("an event about %s %s says %q", kind, name, words), 20*time.Second, func() error {
-		var list struct {
-			Items []struct {
-				Type, Reason, Note string
-				Regarding          struct{ Kind, Name string }
-			}
-		}
-		if _, err := c.get("/apis/events.k8s.io/v1/namespaces/"+namespace+"/events", &list); err != nil {
+	c.saidTimes(t, kind, name, words, 0)
+}
+
+// saidTimes waits for one that is a series of so many. A single one is a series of 0.
+func (c *controlPlane) saidTimes(t *testing.T, kind, name, words string, times int) {
+	t.Helper()
+	await(t, fmt.Sprintf("an event about %s %s says %q (%d)", kind, name, words, times), 20*time.Second, func() error {
+		events, err := c.happenings()
+		if err != nil {
 			return err
 		}
 		said := []string{}
-		for _, event := range list.Items {
-			if event.Regarding.Kind == kind && event.Regarding.Name == name && strings.Contains(event.Note, words) {
+		for _, event := range events {
+			if event.Regarding.Kind == kind && event.Regarding.Name == name && strings.Contains(event.Note, words) && event.Series.Count >= times {
 				return nil
 			}
-			said = append(said, fmt.Sprintf("%s %s: %s: %s", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note))
+			said = append(said, fmt.Sprintf("%s %s: %s: %s (%d)", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note,
+				event.Series.Count))
 		}
 		return fmt.Errorf("they say %q", said)
 	})
-}
-
-// withinRights fails the test where, since the API server is ready, the provider asked for what it may not, or for what
-// makes no sense.
-func (c *controlPlane) withinRights(t *testing.T) {
-	t.Helper()
-	content, err := os.ReadFile(filepath.Join(c.dir, "audit.log"))
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	refused := map[string]int{}
-	for _, line := range strings.Split(strings.TrimSpace(string(content)), "\n") {
-		var event struct {
-			Verb   string
-			At     time.Time `json:"stageTimestamp"`
-			Status struct {
-				Code    int
-				Message string
-			} `json:"responseStatus"`
-			Object struct{ APIGroup, Resource, Subresource string } `json:"objectRef"`
-		}
-		if err := json.Unmarshal([]byte(line), &event); err != nil {
-			continue // The API server was killed in the middle of it.
-		}
-		if event.At.Before(c.served) {
-			continue // An API server that starts knows no roles yet.
-		}
-		what := strings.Trim(fmt.Sprintf("%s %s/%s", event.Verb, event.Object.Resource, event.Object.Subresource), "/")
-		switch event.Status.Code {
-		case 400, 401, 403, 405, 422:
-			refused[fmt.Sprintf("%s of %q: %d %s", what, event.Object.APIGroup, event.Status.Code, event.Status.Message)]++
-		default:
-			summary.Lock()
-			summary.rights[what] = true
-			summary.Unlock()
-		}
-	}
-	for _, what := range slices.Sorted(maps.Keys(refused)) {
-		t.Errorf("the API server refused the provider %d times: %s", refused[what], what)
-	}
 }

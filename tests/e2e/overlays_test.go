@@ -93,7 +93,7 @@ func production(t *testing.T, d driver) {
 		}
 		return nil
 	})
-	w.cluster.withinRights(t)
+	w.cluster.withinRights(t, d)
 	pods, err := w.cluster.client.CoreV1().Pods(namespace).List(background, meta.ListOptions{})
 	if err != nil {
 		t.Fatal(err)

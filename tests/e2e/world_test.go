@@ -135,7 +135,7 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 			t.Error(err)
 		}
 		w.provider.good(t)
-		w.cluster.withinRights(t)
+		w.cluster.withinRights(t, d)
 		w.foreignUntouched()
 		w.autoscaler.stop()
 		recorded.add(w.proxy.seen())

@@ -98,11 +98,13 @@ func TestClusterAutoscalerMayChangeLittle(t *testing.T) {
 	if !slices.Equal(changes, want) {
 		t.Errorf("it may change\n%s\nand not\n%s", strings.Join(changes, "\n"), strings.Join(want, "\n"))
 	}
-	const claims = "cluster: resource.k8s.io/resourceclaims watch *"
-	for version, has := range map[string]bool{"1.34.5": false, "1.36.1": true} {
+	for version, want := range map[string][2]bool{"1.31.5": {}, "1.32.0": {true}, "1.34.5": {true}, "1.36.1": {true, true}} {
 		made := render(t, fromYAML(t, "clusterAutoscaler: {version: "+version+"}"))
-		if granted(t, made.objects, namespace+"-"+autoscale, autoscale)[claims] != has {
-			t.Errorf("%s: that it may watch resource claims should be %v", version, has)
+		got := granted(t, made.objects, namespace+"-"+autoscale, autoscale)
+		for n, right := range []string{"storage.k8s.io/volumeattachments watch *", "resource.k8s.io/resourceclaims watch *"} {
+			if got["cluster: "+right] != want[n] {
+				t.Errorf("%s: %s should be %v", version, right, want[n])
+			}
 		}
 	}
 }

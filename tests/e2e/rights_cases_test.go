@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	rbac "k8s.io/api/rbac/v1"
+)
+
+// TestRights judges rights by calls that are made up.
+func TestRights(t *testing.T) {
+	rule := func(verbs, group, resources string, names ...string) rbac.PolicyRule {
+		return rbac.PolicyRule{
+			Verbs: strings.Fields(verbs), APIGroups: []string{group}, Resources: strings.Fields(resources), ResourceNames: names,
+		}
+	}
+	const (
+		pods    = "/api/v1/pods"
+		secrets = "/api/v1/namespaces/one/secrets"
+		ours    = "/apis/autoscaler.vpsie.com/v1alpha1/namespaces/one/vpsienodes"
+		named   = "?fieldSelector=metadata.name%3Dtoken"
+	)
+	for _, c := range []struct {
+		name string
+		// rules of the cluster, and of the namespace "one".
+		cluster, namespaced []rbac.PolicyRule
+		calls               string // verb and path, twice and so on
+		idle                []string
+		refused             bool // even with all rights
+	}{
+		{
+			name:    "each is used",
+			cluster: []rbac.PolicyRule{rule("list watch", "", "nodes pods")},
+			calls:   "list /api/v1/nodes watch /api/v1/nodes?watch=true list /api/v1/pods watch /api/v1/pods?watch=1",
+		},
+		{
+			name:    "one too many",
+			cluster: []rbac.PolicyRule{rule("list watch delete", "", "nodes"), rule("create", "apps", "daemonsets")},
+			calls:   "list /api/v1/nodes watch /api/v1/nodes?watch=true",
+			idle:    []string{"create daemonsets of apps", "delete nodes"},
+		},
+		{
+			name:    "one resource of a rule",
+			cluster: []rbac.PolicyRule{rule("list", "", "nodes services")},
+			calls:   "list /api/v1/nodes",
+			idle:    []string{"list services"},
+		},
+		{
+			name:       "a status is not its object",
+			namespaced: []rbac.PolicyRule{rule("patch", "autoscaler.vpsie.com", "vpsienodes vpsienodes/status")},
+			calls:      "patch " + ours + "/a/status",
+			idle:       []string{"patch vpsienodes of autoscaler.vpsie.com in one"},
+		},
+		{
+			name:       "an object is not its status",
+			namespaced: []rbac.PolicyRule{rule("patch", "autoscaler.vpsie.com", "vpsienodes")},
+			calls:      "patch " + ours + "/a/status",
+			refused:    true,
+		},
+		{
+			name:    "an eviction is not a pod",
+			cluster: []rbac.PolicyRule{rule("create", "", "pods pods/eviction")},
+			calls:   "create /api/v1/namespaces/two/pods/web/eviction",
+			idle:    []string{"create pods"},
+		},
+		{
+			name:    "a group is not another",
+			cluster: []rbac.PolicyRule{rule("create", "", "events"), rule("create", "events.k8s.io", "events")},
+			calls:   "create /apis/events.k8s.io/v1/namespaces/two/events",
+			idle:    []string{"create events"},
+		},
+		{
+			name:       "one name of two",
+			namespaced: []rbac.PolicyRule{rule("get", "", "secrets", "token", "other")},
+			calls:      "get " + secrets + "/token",
+			idle:       []string{"get secrets named other in one"},
+		},
+		{
+			name:       "a name beside all names",
+			namespaced: []rbac.PolicyRule{rule("get", "", "secrets", "token"), rule("get", "", "secrets")},
+			calls:      "get " + secrets + "/token get " + secrets + "/other",
+			idle:       []string{"get secrets named token in one"},
+		},
+		{
+			name:       "a selector of one name names it",
+			namespaced: []rbac.PolicyRule{rule("list watch", "", "secrets", "token")},
+			calls:      "list " + secrets + named + " watch " + secrets + named + "&watch=true",
+		},
+		{
+			name:       "without a selector nothing is named",
+			namespaced: []rbac.PolicyRule{rule("list", "", "secrets", "token")},
+			calls:      "list " + secrets,
+			refused:    true,
+		},
+		{
+			name:       "what is made has no name",
+			namespaced: []rbac.PolicyRule{rule("create", "", "secrets", "token")},
+			calls:      "create " + secrets,
+			refused:    true,
+		},
+		{
+			name:       "a namespace is not the cluster",
+			namespaced: []rbac.PolicyRule{rule("list", "", "pods")},
+			calls:      "list " + pods,
+			refused:    true,
+		},
+		{
+			name:       "in the cluster and needlessly in a namespace",
+			cluster:    []rbac.PolicyRule{rule("list", "", "pods")},
+			namespaced: []rbac.PolicyRule{rule("list", "", "pods")},
+			calls:      "list " + pods + " list /api/v1/namespaces/one/pods",
+			idle:       []string{"list pods in one"},
+		},
+		{
+			name:    "given twice",
+			cluster: []rbac.PolicyRule{rule("list", "", "pods"), rule("list", "", "pods")},
+			calls:   "list " + pods,
+			idle:    []string{"list pods", "list pods (again)"},
+		},
+		{
+			name:    "deleting all is not deleting one",
+			cluster: []rbac.PolicyRule{rule("delete deletecollection", "", "nodes")},
+			calls:   "deletecollection /api/v1/nodes",
+			idle:    []string{"delete nodes"},
+		},
+		{
+			name:    "a watch that begins with all there is stands for a list",
+			cluster: []rbac.PolicyRule{rule("list watch", "", "pods")},
+			calls:   "watch " + pods + "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan",
+		},
+		{
+			name:    "what everybody may",
+			cluster: []rbac.PolicyRule{rule("list", "", "pods"), {Verbs: []string{"get"}, NonResourceURLs: []string{"/metrics"}}},
+			calls:   "list " + pods + " get /version",
+			idle:    []string{"get /metrics"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u := used{
+				account: "somebody", test: "made up", user: account("somebody"), groups: []string{"system:authenticated"},
+				own:    numbered(slices.Concat(split("", c.cluster), split("one", c.namespaced))),
+				common: []right{{verb: "get", url: "/version"}},
+				calls:  map[call]bool{},
+			}
+			for words := range slices.Chunk(strings.Fields(c.calls), 2) {
+				calls, err := called(words[0], words[1])
+				if err != nil || calls[0].verb != words[0] {
+					t.Fatalf("%s %s is read as %v (%v)", words[0], words[1], calls, err)
+				}
+				for _, made := range calls {
+					u.calls[made] = true
+				}
+			}
+			found, err := needs([]used{u})
+			if (err != nil) != c.refused {
+				t.Fatalf("refused with all rights: %v, want %v", err, c.refused)
+			}
+			var idle []string
+			for r, needs := range found {
+				if len(needs) == 0 {
+					idle = append(idle, r.String())
+				}
+			}
+			if slices.Sort(idle); !slices.Equal(idle, c.idle) {
+				t.Errorf("nothing needs %q, want %q", idle, c.idle)
+			}
+		})
+	}
+}
+
+// TestRightsOfSeveral has the same right in clusters of which one needs it, and an account with a right too many.
+func TestRightsOfSeveral(t *testing.T) {
+	reads := split("", []rbac.PolicyRule{{Verbs: []string{"list", "delete"}, APIGroups: []string{""}, Resources: []string{"pods"}}})
+	list := call{verb: "list", resource: "pods"}
+	remove := call{verb: "delete", resource: "pods", namespace: "two", name: "web"}
+	all := []used{
+		{account: "one", test: "A", user: "one", own: reads, calls: map[call]bool{list: true}},
+		{account: "one", test: "B", user: "one", own: reads, calls: map[call]bool{list: true, remove: true}},
+		{account: "two", version: "1.36", test: "A", user: "two", own: reads, calls: map[call]bool{list: true}},
+	}
+	lines, problems := minimal(all, nil)
+	if want := []string{"nothing that ran needs that two 1.36 may delete pods"}; !slices.Equal(problems, want) {
+		t.Errorf("%q, want %q", problems, want)
+	}
+	for _, want := range []string{
+		"| list pods | list pods | A | 1 |", "| delete pods | delete pods named web in two | B | 0 |", "| delete pods | nothing | | |",
+	} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("no line %q in %q", want, lines)
+		}
+	}
+
+	excuses := map[string]map[string]string{"one": {"get pods": "never"}, "two": {"delete pods": "some day"}}
+	lines, problems = minimal(all, excuses)
+	if want := []string{"that one may get pods is excused and not given"}; !slices.Equal(problems, want) {
+		t.Errorf("%q, want %q", problems, want)
+	}
+	if want := "| delete pods | rare: some day | | |"; !slices.Contains(lines, want) {
+		t.Errorf("no line %q in %q", want, lines)
+	}
+}
+
+// TestRightsExcused has every excuse say whose it is: one for somebody unknown would never be looked at.
+func TestRightsExcused(t *testing.T) {
+	known := slices.Collect(maps.Values(accounts))
+	for who := range rare {
+		if !slices.Contains(known, who) {
+			t.Errorf("%q has excuses and is nobody", who)
+		}
+	}
+}
