@@ -6,6 +6,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
@@ -23,9 +25,12 @@ const SERVES_WITHIN: Duration = Duration::from_secs(10);
 /// Between two attempts to reach it.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// A connection over which nothing goes for so long is closed, so that the client connects anew and finds the next one
-/// by itself. Its calls end in less.
-const QUIET: Duration = Duration::from_secs(1);
+/// A connection over which nothing goes for so long after an answer is closed, so that the client connects anew and finds
+/// the next one by itself: between two calls any moment will do.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// The same after the client has sent something: it may wait for an answer.
+const UNANSWERED: Duration = Duration::from_secs(5);
 
 /// How long a connection may be in use here. It ends by force then.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -61,10 +66,17 @@ async fn lead(client: TcpStream, next: SocketAddr) {
         tracing::warn!(%next, "the replica that leads next does not serve, so a connection to it is closed");
         return;
     };
-    let passed = Notify::new();
-    let mut client = InspectReader::new(client, |_| passed.notify_one());
-    let mut server = InspectReader::new(server, |_| passed.notify_one());
-    let quiet = async { while timeout(QUIET, passed.notified()).await.is_ok() {} };
+    let (passed, answered) = (Notify::new(), AtomicBool::new(false));
+    let pass = |answer| {
+        answered.store(answer, Relaxed);
+        passed.notify_one();
+    };
+    let mut client = InspectReader::new(client, |_| pass(false));
+    let mut server = InspectReader::new(server, |_| pass(true));
+    let quiet = async {
+        let longest = || if answered.load(Relaxed) { QUIET } else { UNANSWERED };
+        while timeout(longest(), passed.notified()).await.is_ok() {}
+    };
     tokio::select! {
         // However it ends, both ends see it.
         _ = copy_bidirectional(&mut client, &mut server) => {}
@@ -84,12 +96,15 @@ mod tests {
         (Arc::new(listener), address)
     }
 
-    /// Answers each byte with the next one.
+    /// Answers each byte with the next one, 10 with some thought.
     async fn next(listener: TcpListener) {
         loop {
             let (mut client, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
                 while let Ok(byte) = client.read_u8().await {
+                    if byte == 10 {
+                        sleep(2 * QUIET).await;
+                    }
                     client.write_u8(byte + 1).await.unwrap();
                 }
             });
@@ -112,8 +127,8 @@ mod tests {
         tokio::spawn(next(TcpListener::bind(address).await.unwrap()));
         assert_eq!(early.read_u8().await.unwrap(), 2);
         assert_eq!(late.read_u8().await.unwrap(), 8);
-        late.write_u8(9).await.unwrap();
-        assert_eq!(late.read_u8().await.unwrap(), 10);
+        late.write_u8(10).await.unwrap();
+        assert_eq!(late.read_u8().await.unwrap(), 11, "it is waited for");
         assert_eq!(early.read(&mut [0]).await.unwrap(), 0, "closed, not broken off");
         assert_eq!(handed.await.unwrap(), 2);
         TcpStream::connect(door).await.unwrap_err();

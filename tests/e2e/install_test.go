@@ -53,9 +53,10 @@ type charted struct {
 	driver  driver
 	kubelet *kubelet
 	helm    helm
-	// measured is where a real Cluster Autoscaler shows its metrics.
-	measured string
 }
+
+// metricsPort is where a real Cluster Autoscaler shows its metrics.
+const metricsPort = "8085"
 
 // chartedWorld has one NodeGroup, of this size at most and of these offers.
 func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charted {
@@ -83,8 +84,7 @@ func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charte
 		// So that an event that repeats is told again at once, and not after five minutes.
 		"clusterAutoscaler.extraArgs.record-duplicated-events=true",
 	}
-	measured := fmt.Sprintf("127.0.0.1:%d", port(t))
-	for _, flag := range append(hurry, "--address="+measured, "--node-delete-delay-after-taint=1s") {
+	for _, flag := range append(hurry, "--address=0.0.0.0:"+metricsPort, "--node-delete-delay-after-taint=1s") {
 		values = append(values, "clusterAutoscaler.extraArgs."+strings.TrimPrefix(flag, "--"))
 	}
 	group, err := json.Marshal([]object{{
@@ -95,7 +95,7 @@ func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charte
 		t.Fatal(err)
 	}
 	h := helm{t: t, kubeconfig: w.cluster.kubeconfigOf("admin"), values: values, groups: string(group)}
-	return &charted{world: w, driver: d, kubelet: k, helm: h, measured: measured}
+	return &charted{world: w, driver: d, kubelet: k, helm: h}
 }
 
 // install runs the command. What is returned says whether so many pods run on what there is to be then.
@@ -200,6 +200,22 @@ func (w *world) repeats() {
 	w.scale("giant", 0)
 }
 
+// TestWrongCredentials installs the chart with a token that VPSie refuses: who waits for it is told, and the right token is
+// all that is missing then.
+func TestWrongCredentials(t *testing.T) {
+	t.Parallel()
+	w := chartedWorld(t, driver{minor: newest}, 6, small)
+	w.cluster.rotate(t, "wrong")
+	if err := w.helm.try("install", release, chart, "--wait", "--timeout=40s"); err == nil {
+		t.Error("helm waited, and says that all is well")
+	}
+	w.cluster.rotate(t, "simulated-token")
+	await(t, "a replica leads", time.Minute, func() error {
+		_, err := w.kubelet.resolve(release, "8086")
+		return err
+	})
+}
+
 // empty is a cluster that VPSie manages, with nothing installed.
 func empty(t *testing.T) *world {
 	t.Helper()
@@ -228,6 +244,13 @@ type helm struct {
 
 func (h helm) run(command string, arguments ...string) {
 	h.t.Helper()
+	if err := h.try(command, arguments...); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h helm) try(command string, arguments ...string) error {
+	h.t.Helper()
 	arguments = append([]string{command, "--kubeconfig=" + h.kubeconfig, "--namespace=" + namespace}, arguments...)
 	if command == "install" || command == "upgrade" {
 		for _, value := range h.values {
@@ -238,8 +261,9 @@ func (h helm) run(command string, arguments ...string) {
 	made := exec.Command(tool("helm"), arguments...)
 	made.Env = append(os.Environ(), "HELM_CACHE_HOME="+h.t.TempDir(), "HELM_CONFIG_HOME="+h.t.TempDir())
 	if text, err := made.CombinedOutput(); err != nil {
-		h.t.Fatalf("helm %s: %v: %s", command, err, text)
+		return fmt.Errorf("helm %s: %w: %s", command, err, text)
 	}
+	return nil
 }
 
 // stands says that so many pods run and none waits, and that VMs, Nodes and VPSieNodes are the same ones.
@@ -285,7 +309,13 @@ func (w *charted) failures() float64 {
 	if !w.driver.real() {
 		return 0
 	}
-	answer, err := probe.Get("http://" + w.measured + "/metrics")
+	address := ""
+	for _, running := range w.kubelet.all() {
+		if running.pod.Spec.Containers[0].Name == "cluster-autoscaler" {
+			address = running.address
+		}
+	}
+	answer, err := probe.Get("http://" + address + ":" + metricsPort + "/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}

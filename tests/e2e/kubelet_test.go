@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -45,8 +46,9 @@ type podProcess struct {
 	ip      string
 	pod     *core.Pod
 	process *process
-	told    string // what its status says of whether it is ready
-	ending  bool   // it is to be deleted
+	told    string    // what its status says of whether it is ready
+	ending  bool      // it is to be deleted
+	failing time.Time // since when its probe fails, if it does
 }
 
 func startKubelet(t *testing.T, cluster *controlPlane, programs map[string]program) *kubelet {
@@ -167,7 +169,8 @@ func (k *kubelet) finish(running *podProcess) {
 	k.tell(running, string(phase), object{"phase": phase})
 }
 
-// probe tells whether a pod is ready, as its probe has it.
+// probe tells whether a pod is ready, as its probe has it: asked more often than the pod says, but what was ready must fail
+// for as long as it says.
 func (k *kubelet) probe(running *podProcess) {
 	status, container := "True", running.pod.Spec.Containers[0]
 	if asked := container.ReadinessProbe; asked != nil {
@@ -181,7 +184,13 @@ func (k *kubelet) probe(running *podProcess) {
 		if err == nil {
 			_ = answer.Body.Close()
 		}
-		if err != nil || answer.StatusCode != http.StatusOK {
+		if err == nil && answer.StatusCode == http.StatusOK {
+			running.failing = time.Time{}
+		} else if running.failing.IsZero() {
+			running.failing = time.Now()
+		}
+		patience := time.Duration(asked.FailureThreshold*asked.PeriodSeconds) * time.Second
+		if !running.failing.IsZero() && (running.told != "True" || time.Since(running.failing) > patience) {
 			status = "False"
 		}
 	}
@@ -212,6 +221,13 @@ func (k *kubelet) tell(running *podProcess, what string, status object) {
 	if _, err := pods.Patch(background, running.pod.Name, types.StrategicMergePatchType, patch, meta.PatchOptions{}, "status"); err == nil {
 		running.told = what
 	}
+}
+
+// all are the pods that run, by name.
+func (k *kubelet) all() map[string]*podProcess {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	return maps.Clone(k.run)
 }
 
 func (k *kubelet) running(pod string) *podProcess {

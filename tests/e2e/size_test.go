@@ -29,9 +29,7 @@ func grown(t *testing.T, d driver, nodes int) {
 	w.note("%d pods on %d nodes after %.0f s", nodes, len(w.uuids()), time.Since(w.began).Seconds())
 	failures := w.failures()
 	time.Sleep(time.Minute) // What is measured is the memory after a minute of loops over all of it.
-	w.kubelet.mutex.Lock()
-	defer w.kubelet.mutex.Unlock()
-	for name, running := range w.kubelet.run {
+	for name, running := range w.kubelet.all() {
 		now, most := memory(t, running.process)
 		w.note("%s: %d MB resident, %d at most", name, now, most)
 	}

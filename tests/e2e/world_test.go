@@ -322,6 +322,9 @@ func (w *world) records() (map[string]bool, error) {
 	}
 	found := map[string]bool{}
 	for _, record := range records {
+		if record.waits() {
+			continue
+		}
 		id := record.Status.VM
 		if id == "" {
 			id = record.Metadata.Name
