@@ -1,26 +1,37 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // operators are the kinds of other people's CRDs, which this API server does not have. tests/install reads them strictly
-// into the types of those operators.
-var operators = []string{"Certificate", "Issuer", "PodMonitor", "PrometheusRule", "ServiceMonitor"}
+// into the types of those operators. Each has its group and version, so that no other one is left out with it.
+var operators = []string{
+	"cert-manager.io/v1/Certificate", "cert-manager.io/v1/Issuer", "monitoring.coreos.com/v1/PodMonitor",
+	"monitoring.coreos.com/v1/PrometheusRule", "monitoring.coreos.com/v1/ServiceMonitor",
+}
 
 // everything is a chart with all of its parts.
 var everything = []string{
 	"--set=networkPolicy.enabled=true", "--set=tls.mode=certManager", "--set=prometheus.serviceMonitor.enabled=true",
-	"--set=prometheus.rule.enabled=true", "--set=grafana.dashboards.enabled=true",
-	`--set-json=nodeGroups=[{"name":"general","minNodes":0,"maxNodes":3,"datacenterID":"ams1","offeringIDs":["x"],"resourceIdentifier":"y"}]`,
+	"--set=prometheus.rule.enabled=true", "--set=grafana.dashboards.enabled=true", "--set=priorityClass.create=true",
+	`--set-json=cost.overrides=[{"offer":"x","discountPercent":10}]`,
+	`--set-json=nodeGroups=[{"name":"general","minNodes":0,"maxNodes":3,"datacenterID":"ams1","offeringIDs":["x"],"resourceIdentifier":"y","costLimit":{"monthly":"300"}}]`,
 }
+
+// kinds are those that a template names at the start of a line, as objects do.
+var kinds = regexp.MustCompile(`(?m)^kind: (\w+)`)
 
 // TestConform has kubeconform look strictly at all that is installed, by the schemas of the API server with the CRDs.
 func TestConform(t *testing.T) {
@@ -30,30 +41,71 @@ func TestConform(t *testing.T) {
 		cluster.install(t, crd)
 	}
 	schemas := cluster.schemas(t)
-	for _, path := range []string{"base", "overlays/dev", "overlays/staging", "overlays/production"} {
-		objects := built(t, path)
-		if said, err := conforms(t, schemas, objects); err != nil {
-			t.Errorf("%s: %s", path, said)
-		}
+	given := map[string][]object{
+		"chart": rendered(t, nil), "chart with everything": rendered(t, everything),
+		"chart with a PodMonitor": rendered(t, []string{"--set=prometheus.podMonitor.enabled=true"}),
 	}
-	for name, values := range map[string][]string{"chart": nil, "chart with everything": everything} {
-		if said, err := conforms(t, schemas, rendered(t, values)); err != nil {
+	for _, path := range []string{"base", "overlays/dev", "overlays/staging", "overlays/production"} {
+		given[path] = built(t, path)
+	}
+	samples, err := filepath.Glob("../../deployments/samples/*.yaml")
+	if err != nil || len(samples) == 0 {
+		t.Fatalf("samples: %v %v", samples, err)
+	}
+	for _, sample := range samples {
+		given[sample] = documents(t, sample)
+	}
+	looked := map[string]bool{}
+	for name, objects := range given {
+		if said, err := conforms(t, schemas, objects); err != nil {
 			t.Errorf("%s: %s", name, said)
 		}
+		for _, one := range objects {
+			looked[one["kind"].(string)] = true
+		}
 	}
-	group := func(spec object) object {
-		return object{"apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup", "metadata": object{"name": "x"}, "spec": spec}
+	err = filepath.WalkDir(filepath.Join(chart, "templates"), func(file string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(file)
+		for _, kind := range kinds.FindAllStringSubmatch(string(content), -1) {
+			if !looked[kind[1]] {
+				t.Errorf("%s: no values above make a %s", file, kind[1])
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
-	for name, wrong := range map[string]object{
-		"a field that there is not": {"apiVersion": "v1", "kind": "Service", "metadata": object{"name": "x"}, "spec": object{"selektor": object{}}},
-		"a number for a text":       {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": object{"name": 1}},
-		"a kind that there is not":  {"apiVersion": "apps/v1", "kind": "Deploiment", "metadata": object{"name": "x"}},
-		"a version that is gone":    {"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": object{"name": "x"}},
-		"a field of ours":           group(object{"minNodes": 0, "maxNodez": 3}),
-		"a value of ours":           group(object{"minNodes": "none", "maxNodes": 3}),
+
+	// What is wrong here is wrong with a NodeGroup that is right otherwise: nothing else may be why it is refused.
+	group := func(spec object) object { return patched(given[samples[0]][0], object{"spec": spec}) }
+	of := func(version, kind string, more object) object {
+		return patched(object{"apiVersion": version, "kind": kind, "metadata": object{"name": "x"}}, more)
+	}
+	const unknown = "could not find schema"
+	for _, wrong := range []struct {
+		what, said string
+		object     object
+	}{
+		{"a field that there is not", "'selektor' not allowed", of("v1", "Service", object{"spec": object{"selektor": object{}}})},
+		{"a number for a text", "got number, want string", of("v1", "ServiceAccount", object{"metadata": object{"name": 1}})},
+		{"neither a number nor a text", "/spec/minAvailable", of("policy/v1", "PodDisruptionBudget", object{"spec": object{"minAvailable": true}})},
+		{"a kind that there is not", unknown, of("apps/v1", "Deploiment", nil)},
+		{"a version that is gone", unknown, of("policy/v1beta1", "PodDisruptionBudget", nil)},
+		{"a group that there is not", unknown, of("apps.example.com/v1", "Deployment", nil)},
+		{"another version of an operator's kind", unknown, of("monitoring.coreos.com/v2", "ServiceMonitor", nil)},
+		{"a field of ours", "'maxNodez' not allowed", group(object{"maxNodez": 3})},
+		{"a type of ours", "got string, want integer", group(object{"minNodes": "none"})},
+		{"a value of ours", "minimum: got -1, want 0", group(object{"minNodes": -1})},
+		{"a field of ours that may be null", "'hurly' not allowed", group(object{"costLimit": object{"hurly": "1"}})},
+		{"a type of ours that may be null", "got number, want string", group(object{"costLimit": object{"hourly": 1}})},
 	} {
-		if said, err := conforms(t, schemas, []object{wrong}); err == nil {
-			t.Errorf("%s is not refused: %s", name, said)
+		said, err := conforms(t, schemas, []object{wrong.object})
+		if err == nil || !strings.Contains(said, wrong.said) {
+			t.Errorf("%s is not refused for that: %v %s", wrong.what, err, said)
 		}
 	}
 }
@@ -71,7 +123,7 @@ func conforms(t *testing.T, schemas string, objects []object) (string, error) {
 	file := filepath.Join(t.TempDir(), "objects.yaml")
 	write(t, file, content)
 	said, err := exec.Command(tool("kubeconform"), "-strict", "-skip="+strings.Join(operators, ","),
-		"-schema-location="+schemas+"/{{.ResourceKind}}{{.KindSuffix}}.json", file).CombinedOutput()
+		"-schema-location="+schemas+"/{{.Group}}-{{.ResourceAPIVersion}}-{{.ResourceKind}}.json", file).CombinedOutput()
 	return string(said), err
 }
 
@@ -90,50 +142,53 @@ func rendered(t *testing.T, values []string) []object {
 	return documents(t, file)
 }
 
-// schemas writes the schema of each kind that the API server has, as kubeconform looks for them, and says where.
+// schemas writes the schema of each kind that the API server has, as kubeconform looks for them, and says where. They are
+// those of version 3 of OpenAPI: in version 2, what may be null has no type and no fields, so that anything would pass.
 func (c *controlPlane) schemas(t *testing.T) string {
 	t.Helper()
-	content, err := c.client.Discovery().RESTClient().Get().AbsPath("/openapi/v2").Do(background).Raw()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var document struct{ Definitions map[string]map[string]any }
-	if err := json.Unmarshal(content, &document); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for name, definition := range document.Definitions {
-		strict(definition)
-		if name == "io.k8s.apimachinery.pkg.api.resource.Quantity" {
-			definition["type"] = []string{"string", "number"}
-		}
-	}
-	for name, definition := range document.Definitions {
-		kinds, _ := definition["x-kubernetes-group-version-kind"].([]any)
-		for _, kind := range kinds {
-			needed := map[string]any{}
-			collect(name, document.Definitions, needed)
-			schema, err := json.Marshal(object{"$ref": "#/definitions/" + name, "definitions": needed})
-			if err != nil {
-				t.Fatal(err)
+	// They come after the CRDs are established.
+	await(t, "schemas of the CRDs", time.Minute, func() error {
+		content, err := c.call("GET", "/openapi/v3/apis/autoscaler.vpsie.com/v1alpha1", nil)
+		for _, kind := range []string{"NodeGroup", "VPSieNode", "AutoscalerConfig"} {
+			if err == nil && !strings.Contains(string(content), ".v1alpha1."+kind+`"`) {
+				err = fmt.Errorf("not yet: %s", kind)
 			}
-			of := kind.(map[string]any)
-			group, _, _ := strings.Cut(of["group"].(string), ".")
-			parts := slices.DeleteFunc([]string{of["kind"].(string), group, of["version"].(string)}, func(part string) bool { return part == "" })
-			write(t, filepath.Join(dir, strings.ToLower(strings.Join(parts, "-"))+".json"), schema)
+		}
+		return err
+	})
+	dir := t.TempDir()
+	save := func(file string, content object) {
+		text, err := json.Marshal(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, file), text)
+	}
+	for path := range c.must(t, "GET", "/openapi/v3", nil)["paths"].(object) {
+		components, _ := c.must(t, "GET", "/openapi/v3/"+path, nil)["components"].(object)
+		definitions, _ := components["schemas"].(object)
+		strict(definitions)
+		all := strings.ReplaceAll(path, "/", "_") + ".json"
+		save(all, object{"components": object{"schemas": definitions}})
+		for name, definition := range definitions {
+			of, _ := definition.(object)["x-kubernetes-group-version-kind"].([]any)
+			for _, one := range of {
+				kind := one.(object)
+				version := kind["version"].(string)
+				// kubeconform has the version for a group where there is none.
+				file := cmp.Or(kind["group"].(string), version) + "-" + version + "-" + strings.ToLower(kind["kind"].(string))
+				save(file+".json", object{"$ref": all + "#/components/schemas/" + name})
+			}
 		}
 	}
 	return dir
 }
 
-// strict lets no field pass that a schema does not name, and takes numbers where both they and texts are meant.
+// strict lets no field pass that a schema does not name.
 func strict(schema any) {
 	switch schema := schema.(type) {
-	case map[string]any:
-		if schema["format"] == "int-or-string" {
-			schema["type"] = []string{"integer", "string"}
-		}
-		_, named := schema["properties"].(map[string]any)
+	case object:
+		_, named := schema["properties"].(object)
 		if _, more := schema["additionalProperties"]; named && !more && schema["x-kubernetes-preserve-unknown-fields"] != true {
 			schema["additionalProperties"] = false
 		}
@@ -145,29 +200,4 @@ func strict(schema any) {
 			strict(part)
 		}
 	}
-}
-
-// collect adds a definition and all that it refers to.
-func collect(name string, from map[string]map[string]any, to map[string]any) {
-	if _, there := to[name]; there {
-		return
-	}
-	to[name] = from[name]
-	var look func(any)
-	look = func(part any) {
-		switch part := part.(type) {
-		case map[string]any:
-			if reference, is := part["$ref"].(string); is {
-				collect(strings.TrimPrefix(reference, "#/definitions/"), from, to)
-			}
-			for _, inner := range part {
-				look(inner)
-			}
-		case []any:
-			for _, inner := range part {
-				look(inner)
-			}
-		}
-	}
-	look(from[name])
 }
