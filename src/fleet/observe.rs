@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::creation::age;
 use super::ids::{Hostname, MachineId, PoolId, SizeId};
 use super::listing::{ListedNode, NodeRole, VmState};
-use super::machine::{DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{AskOutcome, DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -21,6 +21,8 @@ const MISSES_TO_VANISH: u32 = 3;
 struct Claim {
     /// 0: a machine waits for it. 1: its machine is Deleting, so the VM is deleted at once. 2: left over.
     rank: u8,
+    /// No request of the machine was accepted: none may have reached VPSie, and it is asked again soon if none has.
+    doubtful: bool,
     asked: Timestamp,
     machine: MachineId,
     size: SizeId,
@@ -29,8 +31,8 @@ struct Claim {
 
 impl Claim {
     /// The less, the needier.
-    fn need(&self) -> (u8, Timestamp, &MachineId) {
-        (self.rank, self.asked, &self.machine)
+    fn need(&self) -> (u8, bool, Timestamp, &MachineId) {
+        (self.rank, self.doubtful, self.asked, &self.machine)
     }
 }
 
@@ -223,6 +225,7 @@ impl Fleet {
     fn claims(&self) -> BTreeMap<SizeId, VecDeque<Claim>> {
         let mut claims: BTreeMap<SizeId, VecDeque<Claim>> = BTreeMap::new();
         for machine in self.machines.values() {
+            let doubtful = machine.asks.iter().all(|ask| ask.outcome != AskOutcome::Accepted);
             for (nth, ask) in machine.asks.iter().enumerate() {
                 let rank = match &machine.phase {
                     Phase::Creating { vm: None, .. } | Phase::Pending if nth == 0 => 0,
@@ -231,6 +234,7 @@ impl Fleet {
                 };
                 claims.entry(machine.size).or_default().push_back(Claim {
                     rank,
+                    doubtful,
                     asked: ask.at,
                     machine: machine.id.clone(),
                     size: machine.size,

@@ -98,6 +98,24 @@ fn an_orphan_is_adopted_before_another_vm_is_asked_for() {
     fleet.audit().unwrap();
 }
 
+/// The process may have died before its request was sent: who got an answer must not wait ten minutes in its place.
+#[test]
+fn a_new_node_is_for_the_machine_whose_request_was_accepted() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    let unclear = only(&fleet).id.clone();
+    hand.wait(Duration::from_secs(15));
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[node(1, 2)]);
+    let waits: Vec<_> = fleet.machines().filter(|m| m.vm().is_none()).map(|m| m.id.clone()).collect();
+    assert_eq!(waits, [unclear]);
+    // The other one's may come as well.
+    hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
+    assert!(fleet.machines().all(|m| m.vm().is_some()));
+    assert_eq!(fleet.strangers().count(), 0);
+}
+
 #[test]
 fn three_lost_requests_fail_the_machine() {
     let mut hand = Hand::new();
