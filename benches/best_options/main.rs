@@ -124,7 +124,7 @@ async fn ours() -> u16 {
     let metrics = GrpcMetrics::register(&mut Registry::default());
     let config = GrpcConfig { tls: None, allow_plaintext: false };
     let services = Services { provider: None, expander };
-    tokio::spawn(serve(config, services, metrics, listener, CancellationToken::new()));
+    tokio::spawn(serve(config, services, metrics, Arc::new(listener), CancellationToken::new()));
     port
 }
 

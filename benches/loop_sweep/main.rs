@@ -77,7 +77,7 @@ async fn provider(cluster: &Cluster) -> u16 {
     let handle = FleetHandle::fixed(cluster.fleet());
     let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), Arc::default());
     let services = Services { provider: Some(CloudProviderService::new(handle)), expander };
-    tokio::spawn(serve(config, services, metrics, listener, CancellationToken::new()));
+    tokio::spawn(serve(config, services, metrics, Arc::new(listener), CancellationToken::new()));
     port
 }
 

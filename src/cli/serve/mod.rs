@@ -19,7 +19,7 @@ pub(super) async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow:
             local::run(settings, &manifests, &data_file, kubernetes.as_ref(), shutdown).await
         }
         StoreSettings::Kubernetes { access, namespace, election } => {
-            cluster::run(settings, &access, &namespace, &election, shutdown).await
+            Box::pin(cluster::run(settings, &access, &namespace, &election, shutdown)).await
         }
     }
 }

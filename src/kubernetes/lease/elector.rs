@@ -135,7 +135,7 @@ impl Elector {
             None
         };
         if gone.await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

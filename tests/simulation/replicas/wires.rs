@@ -103,8 +103,8 @@ impl Witness {
         let Some(lease) = self.kube.get("leases", NAMESPACE, LEASE) else { return };
         let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
         // Made anew after it was deleted, it names one that waits, too.
-        let made = lease["spec"]["leaseTransitions"] == 0;
-        if holder != self.identity && !(made && !self.led.lock().unwrap().contains(holder)) {
+        let taken = lease["spec"]["leaseTransitions"] != 0;
+        if holder != self.identity && (taken || self.led.lock().unwrap().contains(holder)) {
             let Self { identity, .. } = self;
             self.complaints.add(format!("9: {identity} begins {method} {path} while {holder:?} leads"));
         }
