@@ -50,17 +50,24 @@ func (r right) rule() rbac.PolicyRule {
 	return rule
 }
 
+// scope says of what, of which name and where.
+func scope(group, name, namespace string) string {
+	text := ""
+	if group != "" {
+		text += " of " + group
+	}
+	if name != "" {
+		text += " named " + name
+	}
+	if namespace != "" {
+		text += " in " + namespace
+	}
+	return text
+}
+
 func (r right) String() string {
 	text := r.verb + " " + r.resource + r.url
-	if r.group != "" {
-		text += " of " + r.group
-	}
-	if r.name != "" {
-		text += " named " + r.name
-	}
-	if r.namespace != "" {
-		text += " in " + r.namespace
-	}
+	text += scope(r.group, r.name, r.namespace)
 	if r.again > 0 {
 		text += " (again)"
 	}
@@ -120,15 +127,7 @@ func (c call) String() string {
 		return c.verb + " " + c.path
 	}
 	text := strings.TrimSuffix(c.verb+" "+c.resource+"/"+c.subresource, "/")
-	if c.group != "" {
-		text += " of " + c.group
-	}
-	if c.name != "" {
-		text += " named " + c.name
-	}
-	if c.namespace != "" {
-		text += " in " + c.namespace
-	}
+	text += scope(c.group, c.name, c.namespace)
 	if c.instead {
 		text += ", where a watch cannot begin with all there is"
 	}
