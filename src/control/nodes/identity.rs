@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus, Taint};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use serde_json::{Value, json};
 
+use super::learning;
 use super::view::NodeFacts;
-use crate::catalog::{Resources, quantity};
 use crate::fleet::{
     Fleet, Hostname, Learned, Machine, PROVIDER_ID_PREFIX, Phase, Stranger, StrangerKind, VmId, names,
     node_labels,
@@ -137,12 +136,7 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
     }
     // Until its UUID is known the Node lacks its providerID, and Cluster Autoscaler takes it for none.
     let Some(vm) = machine.vm().filter(|vm| vm.id.is_some()) else { return Verdict::Leave };
-    let shows = node.status.as_ref().filter(|_| is_ready(node)).and_then(shows);
-    let news = match (fleet.learned(machine.size), shows) {
-        (_, None) => None,
-        (Some(known), Some(shows)) if known.smallest(shows) == known => None,
-        (_, shows) => shows,
-    };
+    let news = learning::news(fleet, machine, node.status.as_ref().filter(|_| is_ready(node)));
     if news.is_some() || matches!(machine.phase, Phase::Creating { .. }) {
         return Verdict::Register(vm.hostname.clone(), news);
     }
@@ -289,23 +283,6 @@ fn is_ready(node: &Node) -> bool {
 
 fn is_cordoned(node: &Node) -> bool {
     node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
-}
-
-fn shows(status: &NodeStatus) -> Option<Learned> {
-    Some(Learned {
-        capacity: resources(status.capacity.as_ref()?)?,
-        allocatable: resources(status.allocatable.as_ref()?)?,
-    })
-}
-
-fn resources(of: &BTreeMap<String, Quantity>) -> Option<Resources> {
-    let read = |name: &str| quantity::parse(&of.get(name)?.0);
-    Some(Resources {
-        cpu_millis: (read("cpu")? * 1000.0) as u64,
-        memory_mib: (read("memory")? / f64::from(1 << 20)) as u64,
-        disk_gib: read("ephemeral-storage").map_or(0, |bytes| (bytes / f64::from(1 << 30)) as u64),
-        pods: read("pods")? as u32,
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! VM that never registered (contract R5). Nothing else does either for VPSie.
 
 mod identity;
+mod learning;
 mod view;
 
 use std::cmp::Ordering;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::catalog::{Catalog, Offer};
+use crate::catalog::{Catalog, Offer, Resources};
 use crate::fleet::{
     AutoscalingOptions, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm, VmId,
 };
