@@ -32,7 +32,6 @@ pub struct Declared {
 pub struct Keeper {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    declared: Declared,
     random: StdRng,
     journal: Journal,
     /// Ahead of `shared` by what is being written. None after a write failed: what was written is not known.
@@ -56,14 +55,13 @@ impl Keeper {
         seed: u64,
         journal: Journal,
     ) -> Result<(Self, FleetHandle), StoreError> {
-        let fleet = Fleet::restore(declared.declaration.clone(), store.load().await?, declared.basis.clone());
+        let fleet = Fleet::restore(declared.declaration, store.load().await?, declared.basis);
         let shared = Arc::new(RwLock::new(fleet.clone()));
         let (sender, messages) = mpsc::channel(BATCH);
         let (commits, seen) = watch::channel(0);
         let handle = FleetHandle { fleet: Arc::clone(&shared), messages: sender, commits: seen };
         let random = StdRng::seed_from_u64(seed);
-        let keeper =
-            Self { store, clock, declared, random, journal, working: Some(fleet), shared, messages, commits };
+        let keeper = Self { store, clock, random, journal, working: Some(fleet), shared, messages, commits };
         Ok((keeper, handle))
     }
 
@@ -94,8 +92,7 @@ impl Keeper {
         if let Some(working) = &mut self.working {
             working.declare(declaration.clone());
         }
-        self.shared.write().unwrap_or_else(PoisonError::into_inner).declare(declaration.clone());
-        self.declared.declaration = declaration;
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).declare(declaration);
         self.commits.send_modify(|commits| *commits += 1);
     }
 
@@ -137,6 +134,7 @@ impl Keeper {
             }
             self.publish(&changes);
         }
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).share_sightings(&working);
         self.working = Some(working);
         for Waiting { changes, reply } in waiting {
             drop(reply.send(Ok(changes)));
@@ -161,8 +159,11 @@ impl Keeper {
     /// After a write that failed: the records say how far it came.
     async fn reload(&self) -> Result<Fleet, StoreError> {
         let records = self.store.load().await?;
-        let fleet = Fleet::restore(self.declared.declaration.clone(), records, self.declared.basis.clone());
-        *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
+        let fleet = {
+            let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+            *shared = shared.reloaded(records);
+            shared.clone()
+        };
         self.commits.send_modify(|commits| *commits += 1);
         Ok(fleet)
     }
@@ -173,3 +174,6 @@ fn refuse(batch: Vec<Job>, error: &Arc<StoreError>) {
         drop(reply.send(Err(CommandError::Store(Arc::clone(error)))));
     }
 }
+
+#[cfg(test)]
+mod tests;

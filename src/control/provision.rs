@@ -18,8 +18,10 @@ use crate::fleet::{
 };
 use crate::vpsie::{Backend, BackendError};
 
-/// Requests to VPSie at the same time.
-const CONCURRENCY: usize = 8;
+/// Requests for one size to VPSie at the same time.
+const OF_A_SIZE: usize = 8;
+/// Requests to VPSie at the same time. More than for one size: calls that hang must leave room for the others.
+const CONCURRENCY: usize = 16;
 /// How old a listing may be when VPSie is asked for VMs on the strength of it.
 const FRESH: Duration = Duration::from_secs(5);
 /// How often conclusions are drawn from time alone.
@@ -135,21 +137,31 @@ impl Provision {
             })
             .await?;
         }
-        let free = CONCURRENCY.saturating_sub(self.calls.len());
-        let ask = free > 0 && !self.wanted().is_empty();
+        let ask = !self.wanted().is_empty();
         if (ask && !self.fresh() || now >= self.next_listing) && self.listing.ready() {
             self.list(shutdown).await?;
         }
         if ask && self.fresh() && self.recording.ready() && !shutdown.is_cancelled() {
-            self.ask(free).await?;
+            self.ask().await?;
         }
         Ok(())
     }
 
-    /// Machines to ask VPSie for now.
+    /// Machines to ask VPSie for now, as far as there is room for calls.
     fn wanted(&self) -> Vec<MachineId> {
         let ready = |size: SizeId| self.creating.get(&size).is_none_or(Backoff::ready);
-        self.handle.read(|fleet| fleet.wanted_of(ready)).into_iter().map(|(id, _)| id).collect()
+        let mut wanted = self.handle.read(|fleet| fleet.wanted_of(ready));
+        let mut calls: BTreeMap<SizeId, usize> = BTreeMap::new();
+        for (_, size) in self.calling.values() {
+            *calls.entry(*size).or_default() += 1;
+        }
+        wanted.retain(|(_, size)| {
+            let calls = calls.entry(*size).or_default();
+            *calls += 1;
+            *calls <= OF_A_SIZE
+        });
+        wanted.truncate(CONCURRENCY.saturating_sub(self.calls.len()));
+        wanted.into_iter().map(|(id, _)| id).collect()
     }
 
     fn fresh(&self) -> bool {
@@ -198,9 +210,8 @@ impl Provision {
         Ok(())
     }
 
-    async fn ask(&mut self, free: usize) -> Result<(), CommandError> {
-        let mut ids = self.wanted();
-        ids.truncate(free);
+    async fn ask(&mut self) -> Result<(), CommandError> {
+        let ids = self.wanted();
         let asked = self.settle(move |fleet, now, _| fleet.ask(&ids, now)).await?;
         for change in asked {
             if let Change::SaveMachine(machine) = change {

@@ -52,27 +52,6 @@ impl Machine {
 }
 
 impl Fleet {
-    /// Machines to ask VPSie for, the oldest first. Until listings are known to tell the size of workers, only
-    /// machines of one size, so that a new node can be told whose it is.
-    pub fn wanted(&self) -> Vec<(MachineId, SizeId)> {
-        self.wanted_of(|_| true)
-    }
-
-    /// The same, of the sizes that can be asked for now: one that cannot must not hold up another.
-    pub fn wanted_of(&self, ready: impl Fn(SizeId) -> bool) -> Vec<(MachineId, SizeId)> {
-        let mut wanted: Vec<_> = self.machines.values().filter(|m| m.needs_ask() && ready(m.size)).collect();
-        wanted.sort_by_key(|m| (m.created_at, &m.id));
-        if !self.sightings.sizes_told {
-            let waits =
-                |m: &&Machine| matches!(m.phase, Phase::Creating { vm: None, .. }) && !m.asks.is_empty();
-            let outstanding = self.machines.values().find(waits).map(|m| m.size);
-            if let Some(only) = outstanding.or_else(|| wanted.first().map(|m| m.size)) {
-                wanted.retain(|m| m.size == only);
-            }
-        }
-        wanted.into_iter().map(|m| (m.id.clone(), m.size)).collect()
-    }
-
     /// Says for which machines VPSie is being asked at this moment: their requests cannot be lost yet.
     pub fn asking(&mut self, machines: impl IntoIterator<Item = MachineId>) {
         self.sightings.in_flight = machines.into_iter().collect();
@@ -128,7 +107,7 @@ impl Fleet {
             }
             Outcome::Unavailable(failure) => {
                 machine.asks.remove(at);
-                let tired = age(machine.created_at, now) >= self.create_timeout(policy);
+                let tired = age(self.waits_since(&machine), now) >= self.create_timeout(policy);
                 let phase = match &machine.phase {
                     _ if tired => Phase::Failed { failure, at: now },
                     phase if !machine.asks.is_empty() => phase.clone(),

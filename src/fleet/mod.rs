@@ -16,12 +16,14 @@ mod observe;
 mod policy;
 mod query;
 mod record;
+mod sightings;
 mod state;
 mod template;
 mod time;
+mod turns;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use command::{CostLimitReached, Names, NodeRef, Refusal};
 pub use creation::{MAX_ASKS, Outcome};

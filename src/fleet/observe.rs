@@ -206,16 +206,31 @@ impl Fleet {
             };
             // Only what machines wait for is worth the doubt: what is left over may never come, and would
             // keep every later VM in doubt.
-            if first.rank == 0 && neediest.filter(|claim| claim.rank == 0).count() > 1 {
+            let awaited: Vec<&Claim> = neediest.filter(|claim| claim.rank == 0).collect();
+            let size = if awaited.len() > 1 { self.size_on_turn(&awaited) } else { Some(first.size) };
+            let Some(size) = size else {
                 let kind = StrangerKind::Orphan { pool: first.pool.clone(), size: node.size };
                 self.note_stranger(changes, node, now, kind);
                 continue;
-            }
-            let size = first.size;
+            };
             let Some(claim) = claims.get_mut(&size).and_then(VecDeque::pop_front) else { continue };
             self.use_up(changes, &claim, node, now, policy);
             if self.machine_by_hostname(&node.hostname).is_some() {
                 self.forget_stranger(changes, &node.hostname);
+            }
+        }
+    }
+
+    /// Whose a VM of unknown size is taken to be: of the size whose requests are not overdue, or else of the one that
+    /// VPSie was asked for last. None where it can be several.
+    fn size_on_turn(&self, awaited: &[&Claim]) -> Option<SizeId> {
+        let mut fresh = awaited.iter().map(|claim| claim.size).filter(|size| !self.is_overdue(*size));
+        match (fresh.next(), fresh.next()) {
+            (Some(only), None) => Some(only),
+            (Some(_), Some(_)) => None,
+            (None, _) => {
+                let asked = self.open_requests();
+                awaited.iter().map(|claim| claim.size).max_by_key(|size| asked.get(size).copied())
             }
         }
     }

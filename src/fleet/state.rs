@@ -1,11 +1,9 @@
 //! The fleet in memory: its records, and what is derived from them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-
-use jiff::Timestamp;
 
 use super::group::{Declaration, NodeGroup};
 use super::hindrance::Shortages;
@@ -13,12 +11,13 @@ use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
 use super::machine::Machine;
 use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
+use super::sightings::{Shared, Sightings};
 use super::template::{Basis, Learned, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
 use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
 
 /// The fleet, as it is in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fleet {
     pub(super) groups: BTreeMap<NodeGroupName, NodeGroup>,
     pub(super) pools: BTreeMap<Arc<str>, Pool>,
@@ -38,11 +37,11 @@ pub struct Fleet {
     by_address: HashMap<IpAddr, MachineId>,
     strangers_by_vm: HashMap<VmId, Hostname>,
     basis: Basis,
-    pub(super) sightings: Sightings,
+    pub(super) sightings: Shared<Sightings>,
 }
 
 /// A pool: what Cluster Autoscaler calls a node group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// Its id.
     pub id: PoolId,
@@ -61,21 +60,6 @@ pub struct Pool {
     pub(super) target: u32,
 }
 
-/// What this process has seen. Never durable: counting afresh after a restart only delays a conclusion.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Sightings {
-    /// Listings that a VM was missing from in a row, and since when.
-    pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
-    /// Complete listings since a machine's last request.
-    pub(super) since_ask: HashMap<MachineId, u32>,
-    /// Requests that this process is making right now.
-    pub(super) in_flight: HashSet<MachineId>,
-    /// The last listing that had workers told the size of each.
-    pub(super) sizes_told: bool,
-    /// Whether there was a complete listing.
-    pub(super) listed: bool,
-}
-
 impl Fleet {
     /// The fleet of what was durable and what is declared.
     pub fn restore(declared: impl Into<Declaration>, records: Records, basis: impl Into<Basis>) -> Self {
@@ -85,19 +69,49 @@ impl Fleet {
             max_machines,
             cost_limit,
             create_timeout,
-            learned: records.learned.into_iter().collect(),
-            catalog: records.catalog,
             basis: basis.into(),
             ..Self::default()
         };
+        fleet.fill(records);
+        fleet
+    }
+
+    /// This fleet after its records were read again. What this process has seen, and no record has, stays.
+    pub fn reloaded(&self, records: Records) -> Self {
+        let mut fleet = Self {
+            groups: self.groups.clone(),
+            max_machines: self.max_machines,
+            cost_limit: self.cost_limit,
+            create_timeout: self.create_timeout,
+            basis: self.basis.clone(),
+            shortages: self.shortages.clone(),
+            sightings: self.sightings.clone(),
+            pools: self.pools.clone(),
+            ..Self::default()
+        };
+        for pool in fleet.pools.values_mut() {
+            pool.members.clear();
+            pool.target = 0;
+        }
+        fleet.fill(records);
+        fleet
+    }
+
+    /// Takes over what the writer's fleet has seen, which no [`Change`] tells.
+    pub fn share_sightings(&mut self, writer: &Self) {
+        self.sightings = writer.sightings.clone();
+    }
+
+    fn fill(&mut self, records: Records) {
+        self.learned = records.learned.into_iter().collect();
+        self.catalog = records.catalog;
         for stranger in records.strangers {
-            fleet.apply(&Change::SaveStranger(stranger));
+            self.apply(&Change::SaveStranger(stranger));
         }
         for machine in records.machines {
-            fleet.apply(&Change::SaveMachine(machine));
+            self.apply(&Change::SaveMachine(machine));
         }
-        fleet.derive_pools();
-        fleet
+        self.derive_pools();
     }
 
     /// All that is durable of it.

@@ -24,6 +24,7 @@ impl Fleet {
     /// that nobody adopted, records that served their time.
     pub fn pass_time(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
         let mut changes = self.close_groups(now);
+        self.note_turns(now);
         for id in self.machines.keys().cloned().collect::<Vec<_>>() {
             self.settle(&mut changes, &id, now, policy);
             self.conclude(&mut changes, &id, now, policy);
@@ -100,9 +101,12 @@ impl Fleet {
         let minutes = self.create_timeout(policy).as_secs() / 60;
         let lost = !machine.asks.is_empty() && machine.asks.iter().all(|a| a.outcome == AskOutcome::Lost);
         let failure = match &machine.phase {
-            Phase::Pending if age(machine.created_at, now) >= self.create_timeout(policy) => Failure {
+            Phase::Pending if age(self.waits_since(machine), now) >= self.create_timeout(policy) => Failure {
                 reason: FailureReason::ApiUnavailable,
-                message: format!("VPSie could not be asked within {minutes} minutes"),
+                message: format!(
+                    "VPSie accepted no request within {minutes} minutes: its API, or the store of the records, was \
+                     not available"
+                ),
             },
             Phase::Creating { vm: None, since } if lost || machine.asks.is_empty() => {
                 let late = age(*since, now) >= self.create_timeout(policy);

@@ -5,6 +5,7 @@ mod drain;
 mod events;
 mod frugality;
 mod objects;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,8 +35,12 @@ const SIZES: [(u64, &str); 2] = [(2, "small"), (4, "large")];
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reply {
     Done,
+    /// Accepted, and never done.
+    Silent,
     /// Done, and the reply is lost.
     Lost,
+    /// The reply is lost, and nothing was done.
+    Broken,
     Unavailable,
     Refused,
     /// Nothing comes back for so long, and then it is done.
@@ -83,6 +88,8 @@ impl Scripted {
                 work(&mut self.state());
                 Err(BackendError::Unclear { message })
             }
+            Reply::Silent => Ok(work(&mut State::default())),
+            Reply::Broken => Err(BackendError::Unclear { message }),
             Reply::Unavailable => {
                 let reason = FailureReason::ApiUnavailable;
                 Err(BackendError::Unavailable { reason, message, retry_after: None })
@@ -393,22 +400,6 @@ async fn a_lost_reply_makes_no_second_vm() {
     process.increase(SMALL, 5).await;
     seconds(600).await;
     assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (5, 5));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_size_that_cannot_be_made_does_not_hold_up_another() {
-    for reply in [Reply::Unavailable, Reply::Refused, Reply::Lost] {
-        let process = Process::new().await;
-        process.vpsie.state().creations.insert(SizeId(2), reply);
-        process.increase(SMALL, 20).await;
-        seconds(1).await;
-        process.increase(LARGE, 1).await;
-        seconds(30).await;
-        assert_eq!(process.vpsie.count("create 4"), 1, "{reply:?}");
-        assert!(process.handle.read(|fleet| {
-            fleet.machines_of(fleet.pool(LARGE).unwrap()).all(|m| matches!(m.phase, Phase::Running { .. }))
-        }));
-    }
 }
 
 #[tokio::test(start_paused = true)]

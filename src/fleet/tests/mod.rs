@@ -20,7 +20,7 @@ pub(super) const SMALL: &str = "web/ams1/small/on-demand";
 pub(super) const LARGE: &str = "web/ams1/large/on-demand";
 pub(super) const OTHER: &str = "batch/ams1/small/on-demand";
 
-pub(super) fn offer(size: u64, name: &str) -> Offer {
+pub(crate) fn offer(size: u64, name: &str) -> Offer {
     Offer {
         size: SizeId(size),
         name: name.to_owned(),
@@ -37,7 +37,7 @@ pub(super) fn offer(size: u64, name: &str) -> Offer {
     }
 }
 
-pub(super) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup {
+pub(crate) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup {
     NodeGroup {
         name: name.into(),
         min,

@@ -52,6 +52,8 @@ enum Step {
         kept: usize,
         /// In the order that a store of objects has: [`by_kind`].
         by_kind: bool,
+        /// The process stays, and reads the records again.
+        survives: bool,
     },
     /// Somebody deletes a machine by hand.
     Retire {
@@ -97,7 +99,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<bool>(), any::<bool>()).prop_map(|(accepted, done)| Step::Delete { accepted, done }),
         6 => (0..3usize).prop_map(|late| Step::List { late }),
         1 => Just(Step::EmptyList),
-        2 => (0..4usize, any::<bool>()).prop_map(|(kept, by_kind)| Step::BrokenWrite { kept, by_kind }),
+        2 => (0..4usize, any::<bool>(), any::<bool>()).prop_map(|(kept, by_kind, survives)| {
+            Step::BrokenWrite { kept, by_kind, survives }
+        }),
         1 => (0..8usize).prop_map(|nth| Step::Retire { nth }),
         2 => (0..8usize).prop_map(|nth| Step::Drained { nth }),
         1 => prop_oneof![
@@ -174,6 +178,7 @@ impl World {
         for change in changes {
             self.follower.apply(change);
         }
+        self.follower.share_sightings(&self.fleet);
     }
 
     fn groups(&self) -> Vec<NodeGroup> {
@@ -197,6 +202,12 @@ impl World {
 
     fn crash(&mut self) {
         self.fleet = Fleet::restore(self.groups(), self.follower.records(), Reserved::default());
+        self.follower = self.fleet.clone();
+    }
+
+    fn reload(&mut self) {
+        self.fleet = self.follower.reloaded(self.follower.records());
+        self.follower = self.fleet.clone();
     }
 
     fn list(&mut self, late: usize) {
@@ -330,7 +341,7 @@ impl World {
                 self.take(&changes);
             }
             Step::Close { policy } => self.close(*policy),
-            Step::BrokenWrite { kept, by_kind: grouped } => {
+            Step::BrokenWrite { kept, by_kind: grouped, survives } => {
                 let nodes: Vec<_> = self.vms.iter().map(|(vm, _)| vm.clone()).collect();
                 let mut changes = self.hand.observe(&mut self.fleet, &nodes);
                 changes.extend(self.hand.pass(&mut self.fleet));
@@ -339,7 +350,7 @@ impl World {
                 }
                 changes.truncate(*kept);
                 self.take(&changes);
-                self.crash();
+                if *survives { self.reload() } else { self.crash() }
             }
             Step::Wait { seconds } => self.hand.wait(Duration::from_secs(*seconds)),
             Step::ClockJump { minutes } => {
@@ -359,6 +370,9 @@ impl World {
     fn check(&self) {
         self.fleet.audit().unwrap();
         assert_eq!(self.fleet.records(), self.follower.records(), "the changes say all");
+        let mut reader = self.follower.clone();
+        reader.share_sightings(&self.fleet);
+        assert_eq!(reader, self.fleet, "the changes and the sightings say all");
         for (vm, ours) in &self.vms {
             if !ours {
                 assert!(self.fleet.machine_at(&vm.hostname).is_none(), "a foreign VM was bound: {vm:?}");

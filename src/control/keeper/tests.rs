@@ -1,0 +1,180 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::catalog::Catalog;
+use crate::fleet::{
+    Failure, FailureReason, Hostname, ListedNode, NodeRole, Outcome, Policy, Records, Refusal, SizeId, VmId,
+    VmState,
+};
+use crate::store::MemoryStore;
+
+const POOLS: [&str; 2] = ["web/ams1/small/on-demand", "web/ams1/large/on-demand"];
+
+/// Fails when it is told to, after the first of the changes.
+#[derive(Clone, Default)]
+struct Fragile {
+    kept: MemoryStore,
+    broken: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[async_trait::async_trait]
+impl Store for Fragile {
+    async fn load(&self) -> Result<Records, StoreError> {
+        self.kept.load().await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if self.broken.load(std::sync::atomic::Ordering::Relaxed) {
+            self.kept.write(&changes[..1]);
+            return Err(StoreError::Io { action: "write", problem: "as the test says".to_owned() });
+        }
+        self.kept.commit(changes).await
+    }
+}
+
+struct Hands(std::sync::Mutex<jiff::Timestamp>);
+
+impl Clock for Hands {
+    fn now(&self) -> jiff::Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Increase(usize),
+    List { workers: u32, sizes: bool },
+    PassTime,
+    Ask,
+    Answer(Outcome),
+    Asking,
+    Wait(u64),
+    Declare(u32),
+    Break(bool),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let failure = |reason| Failure { reason, message: String::new() };
+    let outcome = prop_oneof![
+        Just(Outcome::Accepted),
+        Just(Outcome::Unclear),
+        Just(Outcome::Refused(failure(FailureReason::Stockout))),
+        Just(Outcome::Unavailable(failure(FailureReason::ApiUnavailable))),
+    ];
+    prop_oneof![
+        (0..2usize).prop_map(Act::Increase),
+        (0..4u32, any::<bool>()).prop_map(|(workers, sizes)| Act::List { workers, sizes }),
+        Just(Act::PassTime),
+        Just(Act::Ask),
+        outcome.prop_map(Act::Answer),
+        Just(Act::Asking),
+        (1..200u64).prop_map(Act::Wait),
+        (0..9u32).prop_map(Act::Declare),
+        any::<bool>().prop_map(Act::Break),
+    ]
+}
+
+fn declaration(max: u32) -> Declaration {
+    let group = crate::fleet::tests::group("web", 0, max, &POOLS);
+    vec![group].into()
+}
+
+fn listed(n: u32, sizes: bool) -> ListedNode {
+    ListedNode {
+        hostname: Hostname::new(&format!("slave-{n}")),
+        id: Some(VmId::new(format!("u-{n}"))),
+        size: sizes.then_some(SizeId(2 + 2 * u64::from(n % 2))),
+        role: NodeRole::Worker,
+        state: VmState::Running,
+        addresses: Vec::new(),
+        created_at: None,
+    }
+}
+
+fn decision(
+    act: Act,
+) -> impl FnOnce(&mut Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Result<Vec<Change>, Refusal> {
+    let policy = Policy::default();
+    move |fleet, now, names| match act {
+        Act::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
+        Act::List { workers, sizes } => {
+            let nodes: Vec<_> = (0..workers).map(|n| listed(n, sizes)).collect();
+            Ok(fleet.observe(&nodes, now, &policy))
+        }
+        Act::PassTime => Ok(fleet.pass_time(now, &policy, names)),
+        Act::Ask => {
+            let wanted: Vec<_> = fleet.wanted().into_iter().map(|(id, _)| id).collect();
+            Ok(fleet.ask(&wanted, now))
+        }
+        Act::Answer(outcome) => {
+            let asked = fleet.machines().find(|m| !m.asks.is_empty()).map(|m| m.id.clone());
+            Ok(asked.map(|id| fleet.answered(&id, outcome, now, &policy)).unwrap_or_default())
+        }
+        _ => {
+            let first = fleet.machines().next().map(|m| m.id.clone());
+            fleet.asking(first);
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn catalog() -> Change {
+    let offers = [(2, "small"), (4, "large")].map(|(size, name)| crate::fleet::tests::offer(size, name));
+    Change::SaveCatalog(Arc::new(Catalog { offers: offers.to_vec() }))
+}
+
+async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
+    let store = Fragile::default();
+    store.kept.write(&[catalog()]);
+    let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
+    let declared = Declared { declaration: declaration(6), basis: Basis::default() };
+    let loaded = Keeper::load(Arc::new(store.clone()), clock.clone(), declared, 1, Journal::default()).await;
+    let (mut keeper, handle) = loaded.map_err(|error| TestCaseError::fail(error.to_string()))?;
+    for act in acts {
+        match act {
+            Act::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
+            Act::Declare(max) => keeper.declare(declaration(max)),
+            Act::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
+            act => {
+                let (reply, _answer) = oneshot::channel();
+                keeper.decide(vec![Job { decide: Box::new(decision(act)), reply }]).await;
+            }
+        }
+        if let Some(working) = &keeper.working {
+            prop_assert!(handle.read(|shared| shared == working), "readers do not see what the writer knows");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    /// After any batch and any reload.
+    #[test]
+    fn readers_see_all_that_the_writer_knows(acts in proptest::collection::vec(act(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(readers_agree(acts))?;
+    }
+}
+
+#[tokio::test]
+async fn sightings_outlive_a_reload() {
+    let store = Fragile::default();
+    store.kept.write(&[catalog()]);
+    let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
+    let declared = Declared { declaration: declaration(6), basis: Basis::default() };
+    let (mut keeper, handle) =
+        Keeper::load(Arc::new(store.clone()), clock, declared, 1, Journal::default()).await.unwrap();
+    let mut decide = async |act: Act, broken: bool| {
+        store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
+        let (reply, _answer) = oneshot::channel();
+        keeper.decide(vec![Job { decide: Box::new(decision(act)), reply }]).await;
+    };
+    decide(Act::List { workers: 2, sizes: true }, false).await;
+    decide(Act::Increase(0), false).await;
+    decide(Act::Increase(1), false).await;
+    let wanted = || handle.read(Fleet::wanted).len();
+    assert_eq!(wanted(), 4, "both sizes, because listings tell sizes");
+    decide(Act::List { workers: 3, sizes: true }, true).await;
+    decide(Act::Asking, false).await;
+    assert_eq!(wanted(), 4);
+}

@@ -1,0 +1,46 @@
+//! What this process has seen. Never durable: counting afresh after a restart only delays a conclusion.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::ids::{Hostname, MachineId, SizeId};
+
+/// What this process has seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Sightings {
+    /// Listings that a VM was missing from in a row, and since when.
+    pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
+    /// Complete listings since a machine's last request.
+    pub(super) since_ask: HashMap<MachineId, u32>,
+    /// Requests that this process is making right now.
+    pub(super) in_flight: HashSet<MachineId>,
+    /// The last listing that had workers told the size of each.
+    pub(super) sizes_told: bool,
+    /// Whether there was a complete listing.
+    pub(super) listed: bool,
+    /// Sizes with open requests, the newest of which is older than [`HOLD_UP`](super::turns::HOLD_UP).
+    pub(super) overdue: BTreeSet<SizeId>,
+    /// Machines that requests for another size held up, and until when.
+    pub(super) held_up: HashMap<MachineId, Timestamp>,
+}
+
+/// A value that two fleets share until one of them changes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Shared<T>(Arc<T>);
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Shared<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
+    }
+}
