@@ -60,6 +60,7 @@ fn group(pools: &[PoolId]) -> NodeGroup {
         adopt: false,
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
+        node: vpsie_autoscaler::fleet::DeclaredNode::default(),
     }
 }
 

@@ -8,7 +8,8 @@ use super::{regions, syntax};
 use crate::api;
 use crate::cost::CostLimit;
 use crate::fleet::{
-    AutoscalingOptions, CapacityType, ClusterId, DatacenterId, NodeGroup, PoolId, SizeId, Taint,
+    AutoscalingOptions, CapacityType, ClusterId, DatacenterId, DeclaredNode, NodeGroup, PoolId, SizeId,
+    Taint, names,
 };
 
 /// What comes of a manifest.
@@ -86,6 +87,15 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
             .map(|limit| check_cost_limit(limit, findings))
             .unwrap_or_default(),
         deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
+        node: DeclaredNode {
+            learn_anew: manifest
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(names::LEARN_ANEW))
+                .cloned(),
+            ..DeclaredNode::default()
+        },
     };
     Checked {
         group,

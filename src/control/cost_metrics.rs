@@ -105,7 +105,7 @@ fn node(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price:
         ("instance_type", pool.offer.name.clone()),
         ("region", pool.id.datacenter.to_string()),
         ("provider_id", machine.instance_id()),
-        ("arch", "amd64".to_owned()),
+        ("arch", fleet.template(pool).architecture().to_owned()),
     ];
     let (rates, (cores, gib)) = (fleet.rates(), size(pool));
     let scale = price / rates.of(cores, gib);
@@ -176,6 +176,7 @@ pub(crate) mod tests {
             adopt: false,
             cost_limit: crate::cost::CostLimit::default(),
             deletion: None,
+            node: crate::fleet::DeclaredNode::default(),
         };
         let offers = vec![offer(1, "small", Some(73)), offer(2, "unpriced", None)];
         let records = Records {

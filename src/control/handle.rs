@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::{Change, Declaration, Fleet, Hostname, Learned, Names, NodeRef, Refusal};
+use crate::fleet::{Change, Declaration, Fleet, Hostname, Names, NodeRef, Refusal, ShownNode};
 use crate::store::StoreError;
 
 /// Reads the fleet and sends it commands. Cheap to clone.
@@ -106,9 +106,14 @@ impl FleetHandle {
         done.await.map_err(|_| CommandError::Stopped)
     }
 
-    /// Notes that the Node of a VM registered, and what it shows of its size.
-    pub async fn registered(&self, node: Hostname, shows: Option<Learned>) -> Result<(), CommandError> {
-        self.update(move |fleet, now, _| fleet.registered(&node, shows, now)).await.map(drop)
+    /// Notes that the Node of a VM registered.
+    pub async fn registered(&self, node: Hostname) -> Result<(), CommandError> {
+        self.update(move |fleet, now, _| fleet.registered(&node, now)).await.map(drop)
+    }
+
+    /// Notes what the Node of a VM has.
+    pub async fn learn(&self, vm: Hostname, node: ShownNode) -> Result<(), CommandError> {
+        self.update(move |fleet, _, _| fleet.learn(&vm, node)).await.map(drop)
     }
 
     /// Changes the fleet, and returns the changes once they are durable.

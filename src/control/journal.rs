@@ -78,7 +78,9 @@ impl Journal {
                 %size,
                 cpu_millis = learned.allocatable.cpu_millis,
                 memory_mib = learned.allocatable.memory_mib,
-                "allocatable of a size learned from a node"
+                disk_gib = learned.allocatable.disk_gib,
+                nodes = learned.nodes.len(),
+                "templates of a size follow what its Nodes show; figures are allocatable"
             ),
             Change::SaveCatalog(catalog) => tracing::info!(offers = catalog.offers.len(), "catalog changed"),
             _ => {}

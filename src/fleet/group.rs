@@ -36,6 +36,24 @@ pub struct NodeGroup {
     pub cost_limit: CostLimit,
     /// Set once somebody deleted it: what becomes of its machines.
     pub deletion: Option<DeletionPolicy>,
+    /// What its Nodes have beside what they get from us.
+    pub node: DeclaredNode,
+}
+
+/// What the Nodes of a NodeGroup have that neither its offers say nor we give them. It is promised to Cluster
+/// Autoscaler whatever real Nodes show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeclaredNode {
+    /// `kubernetes.io/arch`.
+    pub architecture: Option<String>,
+    /// `kubernetes.io/os`.
+    pub operating_system: Option<String>,
+    /// Labels that others give them.
+    pub labels: BTreeMap<String, String>,
+    /// Devices, and bytes of huge pages.
+    pub resources: BTreeMap<String, u64>,
+    /// The annotation [`LEARN_ANEW`](super::names::LEARN_ANEW).
+    pub learn_anew: Option<String>,
 }
 
 impl NodeGroup {

@@ -10,6 +10,7 @@ mod creation;
 mod group;
 mod hindrance;
 mod ids;
+mod learned;
 mod listing;
 mod machine;
 mod observe;
@@ -27,12 +28,15 @@ pub(crate) mod tests;
 
 pub use command::{CostLimitReached, Names, NodeRef, Refusal};
 pub use creation::{MAX_ASKS, Outcome};
-pub use group::{AutoscalingOptions, Declaration, DeletionPolicy, NodeGroup, Taint, TaintEffect};
+pub use group::{
+    AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
+};
 pub use hindrance::Hindrance;
 pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, PoolId, PoolIdError, SizeId, VmId,
 };
+pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
 pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{Ask, AskOutcome, DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
 pub use policy::Policy;
@@ -40,4 +44,4 @@ pub use query::Limits;
 pub use record::{Change, Records, Stranger, StrangerKind};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;
-pub use template::{Basis, Learned, Reserved, Template, names, node_labels, template};
+pub use template::{Basis, Reserved, Template, names, node_labels, template};

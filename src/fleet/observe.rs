@@ -11,7 +11,6 @@ use super::machine::{AskOutcome, DeletionReason, Failure, FailureReason, Machine
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
-use super::template::Learned;
 
 /// Listings that must miss a VM after its deletion was accepted.
 const MISSES_TO_CONFIRM: u32 = 2;
@@ -423,21 +422,13 @@ impl Fleet {
         }
     }
 
-    /// Takes a Node of a machine: it registered, so the machine is Running, and shows what its size really has.
-    pub fn registered(&mut self, hostname: &Hostname, shows: Option<Learned>, now: Timestamp) -> Vec<Change> {
+    /// Takes a Node of a machine: it registered, so the machine is Running.
+    pub fn registered(&mut self, hostname: &Hostname, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname).cloned() else { return changes };
-        let size = machine.size;
         if let Phase::Creating { vm: Some(vm), .. } = &machine.phase {
             let phase = Phase::Running { vm: vm.clone(), since: now };
             self.put(&mut changes, Change::SaveMachine(Machine { phase, ..machine }));
-        }
-        if let Some(shows) = shows {
-            let known = self.learned.get(&size).copied();
-            let smallest = known.map_or(shows, |known| known.smallest(shows));
-            if known != Some(smallest) {
-                self.put(&mut changes, Change::SaveLearned(size, smallest));
-            }
         }
         changes
     }

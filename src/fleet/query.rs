@@ -7,11 +7,11 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
 
 use super::group::NodeGroup;
-use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, SizeId, VmId};
+use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
 use super::machine::{Machine, Phase};
 use super::record::Stranger;
 use super::state::{Fleet, Pool};
-use super::template::{Learned, Template};
+use super::template::Template;
 use crate::catalog::Catalog;
 use crate::cost::UsdPerHour;
 
@@ -171,11 +171,6 @@ impl Fleet {
     /// The listed node of the hostname that is no machine's.
     pub fn stranger(&self, hostname: &Hostname) -> Option<&Stranger> {
         self.strangers.get(hostname)
-    }
-
-    /// What nodes of a size were seen to have.
-    pub fn learned(&self, size: SizeId) -> Option<Learned> {
-        self.learned.get(&size).copied()
     }
 
     /// The last good catalog.

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, SizeId, VmId};
+use super::learned::Learned;
 use super::machine::Machine;
-use super::template::Learned;
 use crate::catalog::Catalog;
 
 /// One durable write. Lists of them are ordered so that any part of one, from the front, loses nothing: a VM is

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::group::{Declaration, NodeGroup};
 use super::hindrance::Shortages;
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
+use super::learned::Learned;
 use super::machine::Machine;
 use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
 use super::sightings::{Shared, Sightings};
-use super::template::{Basis, Learned, Template, template};
+use super::template::{Basis, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
 use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
 
@@ -119,7 +120,7 @@ impl Fleet {
         Records {
             machines: self.machines.values().cloned().collect(),
             strangers: self.strangers.values().cloned().collect(),
-            learned: self.learned.iter().map(|(size, learned)| (*size, *learned)).collect(),
+            learned: self.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
             catalog: self.catalog.clone(),
         }
     }
@@ -161,7 +162,7 @@ impl Fleet {
                 self.strangers.remove(hostname);
             }
             Change::SaveLearned(size, learned) => {
-                self.learned.insert(*size, *learned);
+                self.learned.insert(*size, learned.clone());
                 self.derive_pools();
             }
             Change::SaveCatalog(catalog) => {
@@ -359,7 +360,7 @@ impl Fleet {
             None => catalog.resolve(&id.datacenter, &id.offer),
         });
         let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
-        let learned = self.learned.get(&offer.size);
+        let learned = self.shape(offer.size, &id.node_group);
         let place = group.and_then(|group| group.pools.iter().position(|pool| pool == id));
         Pool {
             place: place.map(|place| place as u32),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::group::{NodeGroup, Taint};
+use super::group::{DeclaredNode, NodeGroup, Taint};
 use super::ids::PoolId;
+use super::learned::{Amounts, NodeShape};
 use crate::catalog::{Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
@@ -25,7 +26,16 @@ pub mod names {
     /// Annotation: the pool id (identity belongs in annotations, where it cannot upset the comparison of
     /// similar node groups).
     pub const POOL: &str = "autoscaler.vpsie.com/pool";
+    /// Annotation of a NodeGroup: when its value changes, what its Nodes showed before counts no more.
+    pub const LEARN_ANEW: &str = "autoscaler.vpsie.com/learn-anew";
 }
+
+const ARCH: &str = "kubernetes.io/arch";
+/// Of Nodes that were not seen and not declared.
+const USUAL_ARCHITECTURE: &str = "amd64";
+const USUAL_OS: &str = "linux";
+/// Their bytes are taken from what pods get as memory.
+const HUGE_PAGES: [&str; 2] = ["hugepages-2Mi", "hugepages-1Gi"];
 
 /// A Node that does not exist yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +50,17 @@ pub struct Template {
     pub capacity: Resources,
     /// `status.allocatable`.
     pub allocatable: Resources,
+    /// Devices and huge pages of `status.capacity`.
+    pub extended_capacity: Amounts,
+    /// Devices and huge pages of `status.allocatable`.
+    pub extended_allocatable: Amounts,
+}
+
+impl Template {
+    /// `kubernetes.io/arch`.
+    pub fn architecture(&self) -> &str {
+        self.labels.get(ARCH).map_or(USUAL_ARCHITECTURE, String::as_str)
+    }
 }
 
 /// What nodes keep from pods: capacity minus allocatable.
@@ -68,26 +89,6 @@ pub struct Basis {
 impl From<Reserved> for Basis {
     fn from(reserved: Reserved) -> Self {
         Self { reserved, ..Self::default() }
-    }
-}
-
-/// What real nodes of an offer were seen to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Learned {
-    /// The smallest `status.capacity` seen.
-    pub capacity: Resources,
-    /// The smallest `status.allocatable` seen.
-    pub allocatable: Resources,
-}
-
-impl Learned {
-    /// The smaller of both in every resource.
-    pub fn smallest(self, other: Self) -> Self {
-        Self {
-            capacity: self.capacity.smallest(other.capacity),
-            allocatable: self.allocatable.smallest(other.allocatable),
-        }
     }
 }
 
@@ -120,33 +121,59 @@ pub(crate) fn is_label_value(text: &str) -> bool {
             && ends(text.chars().last())
 }
 
-/// The template of a pool: nominal size less what is reserved, or what real nodes of the offer have shown.
+/// The template of a pool: what real Nodes have shown, or the nominal size less what is reserved, and what the
+/// NodeGroup declares of its Nodes.
 pub fn template(
     group: Option<&NodeGroup>,
     pool: &PoolId,
     offer: &Offer,
-    learned: Option<&Learned>,
+    learned: Option<NodeShape>,
     reserved: Reserved,
 ) -> Template {
-    let mut labels = node_labels(group, pool, offer);
-    for (key, value) in [
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"),
-        ("beta.kubernetes.io/os", "linux"),
-        ("beta.kubernetes.io/arch", "amd64"),
-    ] {
-        labels.insert(key.to_owned(), value.to_owned());
+    let declared = group.map(|group| &group.node);
+    let of_declared = |name: &str| declared.and_then(|node| node.resources.get(name)).copied().unwrap_or(0);
+    let huge_mib = HUGE_PAGES.iter().map(|name| of_declared(name)).fold(0, u64::saturating_add) >> 20;
+    let reserved = Reserved { memory_mib: reserved.memory_mib.saturating_add(huge_mib), ..reserved };
+    let nominal = NodeShape::of(offer.resources, less_reserved(offer.resources, reserved));
+    let NodeShape {
+        mut capacity,
+        mut allocatable,
+        mut extended_capacity,
+        mut extended_allocatable,
+        architecture,
+        operating_system,
+        mut labels,
+    } = learned.unwrap_or_else(|| nominal.clone());
+    if capacity.disk_gib == 0 {
+        capacity.disk_gib = nominal.capacity.disk_gib;
     }
-    let (capacity, allocatable) = learned.map_or_else(
-        || (offer.resources, less_reserved(offer.resources, reserved)),
-        |learned| (learned.capacity, learned.allocatable),
-    );
+    if allocatable.disk_gib == 0 {
+        allocatable.disk_gib = nominal.allocatable.disk_gib.min(capacity.disk_gib);
+    }
+    if let Some(declared) = declared {
+        for amounts in [&mut extended_capacity, &mut extended_allocatable] {
+            amounts.extend(declared.resources.clone());
+        }
+        labels.extend(declared.labels.clone());
+    }
+    labels.extend(node_labels(group, pool, offer));
+    let declared_or = |of: fn(&DeclaredNode) -> &Option<String>, shown: Option<String>, usual: &str| {
+        declared.and_then(|node| of(node).clone()).or(shown).unwrap_or_else(|| usual.to_owned())
+    };
+    let architecture = declared_or(|node| &node.architecture, architecture, USUAL_ARCHITECTURE);
+    let operating_system = declared_or(|node| &node.operating_system, operating_system, USUAL_OS);
+    for prefix in ["", "beta."] {
+        labels.insert(format!("{prefix}kubernetes.io/arch"), architecture.clone());
+        labels.insert(format!("{prefix}kubernetes.io/os"), operating_system.clone());
+    }
     Template {
         labels,
         annotations: BTreeMap::from([(names::POOL.to_owned(), pool.to_string())]),
         taints: group.map(|group| group.taints.clone()).unwrap_or_default(),
         capacity,
         allocatable,
+        extended_capacity,
+        extended_allocatable,
     }
 }
 

@@ -12,7 +12,7 @@ use super::proto::{
     ExternalGrpcNode, Instance, InstanceErrorInfo, InstanceStatus, instance_status::InstanceState,
 };
 use crate::catalog::Resources;
-use crate::fleet::{Machine, NodeRef, Phase, Template};
+use crate::fleet::{Amounts, Machine, NodeRef, Phase, Template};
 
 /// Marks a node that Cluster Autoscaler made up for an instance that never registered or failed (contract
 /// §3.2).
@@ -84,8 +84,8 @@ pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
             ..NodeSpec::default()
         }),
         status: Some(NodeStatus {
-            capacity: quantities(template.capacity),
-            allocatable: quantities(template.allocatable),
+            capacity: quantities(template.capacity, &template.extended_capacity),
+            allocatable: quantities(template.allocatable, &template.extended_allocatable),
             conditions: vec![ready],
             node_info: Some(system),
             ..NodeStatus::default()
@@ -96,18 +96,27 @@ pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
 
 /// What a kubelet reports, the huge pages that it has none of included: the comparison of similar node groups
 /// wants equal keys.
-fn quantities(resources: Resources) -> BTreeMap<String, Quantity> {
-    [
+fn quantities(resources: Resources, extended: &Amounts) -> BTreeMap<String, Quantity> {
+    let usual = [
         ("cpu", cpu(resources.cpu_millis)),
         ("memory", binary(resources.memory_mib, &["Mi", "Gi", "Ti"])),
         ("ephemeral-storage", binary(resources.disk_gib, &["Gi", "Ti"])),
         ("pods", resources.pods.to_string()),
         ("hugepages-1Gi", "0".to_owned()),
         ("hugepages-2Mi", "0".to_owned()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), Quantity { string: Some(value) }))
-    .collect()
+    ];
+    let usual = usual.map(|(name, value)| (name.to_owned(), value));
+    let extended = extended.iter().map(|(name, amount)| (name.clone(), amount_of(name, *amount)));
+    let all = usual.into_iter().chain(extended);
+    all.map(|(name, value)| (name, Quantity { string: Some(value) })).collect()
+}
+
+/// Bytes of huge pages, or a number of devices.
+fn amount_of(name: &str, amount: u64) -> String {
+    if name.starts_with("hugepages-") && amount.is_multiple_of(1024) {
+        return binary(amount / 1024, &["Ki", "Mi", "Gi", "Ti"]);
+    }
+    amount.to_string()
 }
 
 /// Millicores, as Kubernetes writes them.
@@ -215,6 +224,11 @@ mod tests {
             }],
             capacity: resources,
             allocatable: Resources { cpu_millis: 1930, memory_mib: 3500, disk_gib: 72, pods: 110 },
+            extended_capacity: Amounts::from([
+                ("nvidia.com/gpu".to_owned(), 2),
+                ("hugepages-2Mi".to_owned(), 1 << 30),
+            ]),
+            extended_allocatable: Amounts::from([("nvidia.com/gpu".to_owned(), 1)]),
         };
         let node = Node::decode(template_bytes("workers/ams1/s/spot", &template)).unwrap();
         let status = node.status.unwrap();
@@ -226,11 +240,11 @@ mod tests {
         };
         assert_eq!(
             read(&status.capacity),
-            "cpu=2 ephemeral-storage=80Gi hugepages-1Gi=0 hugepages-2Mi=0 memory=4Gi pods=110"
+            "cpu=2 ephemeral-storage=80Gi hugepages-1Gi=0 hugepages-2Mi=1Gi memory=4Gi nvidia.com/gpu=2 pods=110"
         );
         assert_eq!(
             read(&status.allocatable),
-            "cpu=1930m ephemeral-storage=72Gi hugepages-1Gi=0 hugepages-2Mi=0 memory=3500Mi pods=110"
+            "cpu=1930m ephemeral-storage=72Gi hugepages-1Gi=0 hugepages-2Mi=0 memory=3500Mi nvidia.com/gpu=1 pods=110"
         );
         assert_eq!(status.conditions[0].status.as_deref(), Some("True"));
         assert_eq!(node.spec.unwrap().taints[0].effect.as_deref(), Some("NoSchedule"));

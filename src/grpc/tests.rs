@@ -90,6 +90,7 @@ fn group() -> Group {
         adopt: false,
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
+        node: crate::fleet::DeclaredNode::default(),
     }
 }
 

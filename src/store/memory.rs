@@ -33,7 +33,7 @@ impl MemoryStore {
         Records {
             machines: kept.machines.values().cloned().collect(),
             strangers: kept.strangers.values().cloned().collect(),
-            learned: kept.learned.iter().map(|(size, learned)| (*size, *learned)).collect(),
+            learned: kept.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
             catalog: kept.catalog.clone(),
         }
     }

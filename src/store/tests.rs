@@ -7,7 +7,8 @@ use tempfile::TempDir;
 use super::{FileStore, MemoryStore, Store, StoreError};
 use crate::catalog::{Catalog, Offer, Resources};
 use crate::fleet::{
-    Change, ClusterId, Hostname, Learned, Machine, MachineId, Phase, Records, SizeId, Stranger, StrangerKind,
+    Change, ClusterId, Hostname, Learned, Machine, MachineId, NodeShape, Phase, Records, Sample, SizeId,
+    Stranger, StrangerKind,
 };
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
@@ -42,7 +43,20 @@ fn resources() -> Resources {
 }
 
 fn learned() -> Learned {
-    Learned { capacity: resources(), allocatable: resources() }
+    let shape = NodeShape {
+        extended_capacity: [("nvidia.com/gpu".to_owned(), 1)].into(),
+        architecture: Some("arm64".to_owned()),
+        labels: [("region".to_owned(), "ams1".to_owned())].into(),
+        ..NodeShape::of(resources(), resources())
+    };
+    let sample = Sample {
+        node: "uid-1".to_owned(),
+        registered: "2026-11-24T10:00:00Z".parse().unwrap(),
+        node_group: "workers".into(),
+        learn_anew: Some("1".to_owned()),
+        shape,
+    };
+    Learned::of_nodes(vec![sample]).unwrap()
 }
 
 fn catalog() -> Arc<Catalog> {

@@ -159,6 +159,7 @@ impl Group {
             adopt: false,
             cost_limit: CostLimit { monthly: self.cost_limit_monthly.map(Usd), hourly: None },
             deletion: None,
+            node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         }
     }
 }

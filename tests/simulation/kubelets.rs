@@ -49,7 +49,7 @@ pub(crate) async fn kubelets(
                 node.labels.extend(labels);
             });
             // Without a store it waits; the next step tries again.
-            let registered = handle.registered(hostname.clone(), None);
+            let registered = handle.registered(hostname.clone());
             drop(tokio::time::timeout(Duration::from_secs(1), registered).await);
         }
         let gone = handle.read(|fleet| {

@@ -480,6 +480,7 @@ pub(crate) fn groups() -> Vec<NodeGroup> {
         adopt: false,
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
+        node: vpsie_autoscaler::fleet::DeclaredNode::default(),
     };
     vec![
         group(checks::POOLS[0].0, checks::POOLS[0].1, checks::MAXIMA[0].1),

@@ -58,6 +58,7 @@ fn service() -> CloudProviderService {
         adopt: false,
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
+        node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         options: AutoscalingOptions {
             scale_down_unneeded_time: Some(Duration::from_secs(90)),
             ..AutoscalingOptions::default()

@@ -167,6 +167,7 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         adopt: false,
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
+        node: vpsie_autoscaler::fleet::DeclaredNode::default(),
     };
     let declared = Declared {
         declaration: vec![group].into(),

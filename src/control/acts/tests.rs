@@ -44,6 +44,7 @@ impl Told {
             adopt,
             cost_limit: crate::cost::CostLimit::default(),
             deletion: None,
+            node: crate::fleet::DeclaredNode::default(),
         };
         let offer = Offer {
             size: SizeId(2),
@@ -126,7 +127,7 @@ impl Told {
         told.ask();
         told.answer(Outcome::Accepted);
         told.list(&[node(1)]);
-        told.play(|fleet, now, _| fleet.registered(&Hostname::new("slave-1"), None, now));
+        told.play(|fleet, now, _| fleet.registered(&Hostname::new("slave-1"), now));
         told
     }
 
@@ -210,7 +211,7 @@ fn a_machine_that_is_made() {
     let bound = told.list(&[node(1)]);
     assert_eq!(bound, [with_vm(ActKind::Bound)]);
     assert_eq!(events(&bound), [on_machine(EventType::Normal, "Created", "VPSie lists VM slave-1 (uuid-1)")]);
-    let up = told.play(|fleet, now, _| fleet.registered(&Hostname::new("slave-1"), None, now));
+    let up = told.play(|fleet, now, _| fleet.registered(&Hostname::new("slave-1"), now));
     assert_eq!(up, [with_vm(ActKind::Running)]);
     assert_eq!(events(&up), [on_machine(EventType::Normal, "Running", "VM slave-1 (uuid-1) runs")]);
     assert_eq!(told.list(&[node(1)]), [], "the same again is no act");

@@ -7,11 +7,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use serde_json::{Value, json};
 
-use super::learning;
 use super::view::NodeFacts;
 use crate::fleet::{
-    Fleet, Hostname, Learned, Machine, PROVIDER_ID_PREFIX, Phase, Stranger, StrangerKind, VmId, names,
-    node_labels,
+    Fleet, Hostname, Machine, PROVIDER_ID_PREFIX, Phase, Stranger, StrangerKind, VmId, names, node_labels,
 };
 
 /// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is since when, in seconds since 1970.
@@ -25,8 +23,8 @@ pub(super) enum Verdict {
     /// Merge this into it: its providerID, labels, annotation, on the first time its taints, and the cordon of
     /// what is being deleted.
     Patch(Value),
-    /// Note that the Node of the VM registered, and what it shows of its size.
-    Register(Hostname, Option<Learned>),
+    /// Note that the Node of the VM registered.
+    Register(Hostname),
     /// Delete the object: its VM is gone.
     Delete,
     /// Its providerID, which cannot be changed, is another VM's.
@@ -136,9 +134,8 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
     }
     // Until its UUID is known the Node lacks its providerID, and Cluster Autoscaler takes it for none.
     let Some(vm) = machine.vm().filter(|vm| vm.id.is_some()) else { return Verdict::Leave };
-    let news = learning::news(fleet, machine, node.status.as_ref().filter(|_| is_ready(node)));
-    if news.is_some() || matches!(machine.phase, Phase::Creating { .. }) {
-        return Verdict::Register(vm.hostname.clone(), news);
+    if matches!(machine.phase, Phase::Creating { .. }) {
+        return Verdict::Register(vm.hostname.clone());
     }
     Verdict::Leave
 }

@@ -1,30 +1,141 @@
-//! What a Node shows of its size, for the templates of Nodes that do not exist yet. Pure.
+//! What a Node has, for the templates of Nodes that do not exist yet. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::NodeStatus;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tokio::time::Instant;
 
+use super::view::NodeFacts;
 use crate::catalog::{Resources, quantity};
-use crate::fleet::{Fleet, Learned, Machine};
+use crate::fleet::{Amounts, Fleet, Hostname, NodeShape, PROVIDER_ID_PREFIX, Phase, ShownNode};
 
-/// What the Node of a machine shows that is not known of its size yet. `status` is that of a ready Node.
-pub(super) fn news(fleet: &Fleet, machine: &Machine, status: Option<&NodeStatus>) -> Option<Learned> {
-    match (fleet.learned(machine.size), status.and_then(shows)) {
-        (Some(known), Some(shows)) if known.smallest(shows) == known => None,
-        (_, shows) => shows,
+/// How long a Node must have been the same before it is believed: the first status of a kubelet lacks the disk, and
+/// devices and labels come later.
+const SETTLED: Duration = Duration::from_secs(30);
+/// The same for a Node that showed something else before. Each change is a write.
+const CHANGED: Duration = Duration::from_mins(2);
+/// A Node that is never the same for long is believed after that.
+const RESTLESS: Duration = Duration::from_mins(3);
+/// Labels and resources of a Node that are remembered, so that a record has room for them.
+const LABELS_BYTES: usize = 4 << 10;
+const EXTENDED: usize = 32;
+
+const ARCH: &str = "kubernetes.io/arch";
+const OS: &str = "kubernetes.io/os";
+
+/// Labels that identify a Node, or that another owner sets for each Node as it sees fit.
+const OWNED: [&str; 16] = [
+    ARCH,
+    OS,
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/instance-type",
+    "kubernetes.io/hostname",
+    "node.kubernetes.io/instance-type",
+    "node.kubernetes.io/exclude-from-external-load-balancers",
+    "node.kubernetes.io/exclude-disruption",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/master",
+    "alpha.service-controller.kubernetes.io/exclude-balancer",
+];
+
+/// Prefixes of labels that are ours or Cluster Autoscaler's.
+const OWNED_PREFIXES: [&str; 3] =
+    ["autoscaler.vpsie.com/", "cluster-autoscaler.kubernetes.io/", "k8s.io/cluster-autoscaler"];
+
+/// What Nodes have, and since when they have it.
+#[derive(Debug, Default)]
+pub(super) struct Settling(BTreeMap<String, Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    shape: NodeShape,
+    since: Instant,
+    first: Instant,
+}
+
+impl Settling {
+    /// What the Node has that is not known of its size yet, and the hostname of its VM. Only the Node of a machine that
+    /// is identified, ready and has been the same for a while tells.
+    pub(super) fn news(
+        &mut self,
+        fleet: &Fleet,
+        node: &Node,
+        facts: &NodeFacts,
+        now: Instant,
+    ) -> Option<(Hostname, ShownNode)> {
+        let uid = node.metadata.uid.as_ref()?;
+        let machine = facts.machine.as_ref().and_then(|id| fleet.machine(id));
+        let machine = machine.filter(|machine| !matches!(machine.phase, Phase::Deleting { .. }));
+        let shape = if facts.identified && facts.ready { shape(node) } else { None };
+        let (Some(machine), Some(shape)) = (machine, shape) else {
+            self.forget(uid);
+            return None;
+        };
+        let vm = machine.vm()?.hostname.clone();
+        let known = fleet.learned(machine.size).is_some_and(|learned| learned.knows(uid));
+        if !self.is_settled(uid, &shape, known, now) {
+            return None;
+        }
+        let registered =
+            node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |made| made.0);
+        let shown = ShownNode { uid: uid.clone(), registered, shape };
+        fleet.is_news(machine, &shown).then_some((vm, shown))
+    }
+
+    fn is_settled(&mut self, uid: &str, shape: &NodeShape, known: bool, now: Instant) -> bool {
+        let Some(shown) = self.0.get_mut(uid) else {
+            self.0.insert(uid.to_owned(), Shown { shape: shape.clone(), since: now, first: now });
+            return false;
+        };
+        if shown.shape != *shape {
+            shown.shape.clone_from(shape);
+            shown.since = now;
+        }
+        let same_for = now.duration_since(shown.since);
+        if known {
+            same_for >= CHANGED
+        } else {
+            same_for >= SETTLED || now.duration_since(shown.first) >= RESTLESS
+        }
+    }
+
+    /// Forgets a Node.
+    pub(super) fn forget(&mut self, uid: &str) {
+        self.0.remove(uid);
+    }
+
+    /// Forgets all Nodes but these.
+    pub(super) fn retain(&mut self, keep: impl Fn(&String) -> bool) {
+        self.0.retain(|uid, _| keep(uid));
     }
 }
 
-fn shows(status: &NodeStatus) -> Option<Learned> {
-    Some(Learned {
-        capacity: resources(status.capacity.as_ref()?)?,
-        allocatable: resources(status.allocatable.as_ref()?)?,
+/// What a Node has. None when it lacks cores, memory or pods: its kubelet has not said yet.
+fn shape(node: &Node) -> Option<NodeShape> {
+    let status = node.status.as_ref()?;
+    let (capacity, allocatable) = (status.capacity.as_ref()?, status.allocatable.as_ref()?);
+    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
+    Some(NodeShape {
+        capacity: resources(capacity)?,
+        allocatable: resources(allocatable)?,
+        extended_capacity: extended(capacity),
+        extended_allocatable: extended(allocatable),
+        architecture: label(ARCH),
+        operating_system: label(OS),
+        labels: labels(node),
     })
 }
 
 fn resources(of: &BTreeMap<String, Quantity>) -> Option<Resources> {
-    let read = |name: &str| quantity::parse(&of.get(name)?.0);
+    let read = |name: &str| quantity::parse(&of.get(name)?.0).filter(|amount| *amount > 0.0);
     Some(Resources {
         cpu_millis: (read("cpu")? * 1000.0) as u64,
         memory_mib: (read("memory")? / f64::from(1 << 20)) as u64,
@@ -32,3 +143,54 @@ fn resources(of: &BTreeMap<String, Quantity>) -> Option<Resources> {
         pods: read("pods")? as u32,
     })
 }
+
+fn extended(of: &BTreeMap<String, Quantity>) -> Amounts {
+    let usual = ["cpu", "memory", "ephemeral-storage", "pods"];
+    let others = of.iter().filter(|(name, _)| !usual.contains(&name.as_str()));
+    let read = others.filter_map(|(name, amount)| Some((name.clone(), quantity::parse(&amount.0)? as u64)));
+    read.take(EXTENDED).collect()
+}
+
+/// Labels that others gave the Node and that do not identify it.
+fn labels(node: &Node) -> BTreeMap<String, String> {
+    let identities = identities(node);
+    let mut room = LABELS_BYTES;
+    let all = node.metadata.labels.iter().flatten();
+    let others = all.filter(|(key, value)| {
+        !OWNED.contains(&key.as_str())
+            && !OWNED_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+            && !identities
+                .iter()
+                .any(|identity| value.contains(identity.as_str()) || key.contains(identity.as_str()))
+    });
+    let fit = others.filter(|(key, value)| {
+        let left = room.checked_sub(key.len() + value.len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    });
+    fit.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// What only this Node is called.
+fn identities(node: &Node) -> Vec<String> {
+    let status = node.status.as_ref();
+    let info = status.and_then(|status| status.node_info.as_ref());
+    let addresses = status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let provider_id = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref());
+    let vm = provider_id.map(|id| id.strip_prefix(PROVIDER_ID_PREFIX).unwrap_or(id));
+    let ids = [
+        node.metadata.name.as_deref(),
+        node.metadata.uid.as_deref(),
+        vm,
+        info.map(|info| info.machine_id.as_str()),
+        info.map(|info| info.system_uuid.as_str()),
+        info.map(|info| info.boot_id.as_str()),
+    ];
+    let all = ids.into_iter().flatten().chain(addresses.map(|address| address.address.as_str()));
+    // An address of IPv6 is no label value as it is.
+    let all = all.flat_map(|id| [id.to_owned(), id.replace(':', "-")]);
+    all.filter(|id| id.len() >= 3).collect()
+}
+
+#[cfg(test)]
+mod tests;

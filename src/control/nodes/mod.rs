@@ -25,6 +25,7 @@ use super::handle::FleetHandle;
 use crate::fleet::Hostname;
 use crate::kubernetes::{EventType, Events, Happening};
 use identity::{Owner, Verdict, facts, owner, verdict};
+use learning::Settling;
 
 pub use view::{NodeFacts, NodesView};
 
@@ -44,6 +45,7 @@ pub struct Nodes {
     events: Events,
     /// UIDs of Nodes that something was said of already, and is not to be said again.
     told: BTreeSet<String>,
+    settling: Settling,
 }
 
 impl Nodes {
@@ -59,6 +61,7 @@ impl Nodes {
             listing: BTreeMap::new(),
             events: Events::none(),
             told: BTreeSet::new(),
+            settling: Settling::default(),
         }
     }
 
@@ -130,7 +133,9 @@ impl Nodes {
                     self.seen.remove(&name);
                     self.view.forget(&name);
                 }
-                self.told.remove(&node.uid().unwrap_or_default());
+                let uid = node.uid().unwrap_or_default();
+                self.told.remove(&uid);
+                self.settling.forget(&uid);
             }
             watcher::Event::Init => self.listing.clear(),
             watcher::Event::InitApply(node) => {
@@ -145,6 +150,7 @@ impl Nodes {
                 }
                 let uids: BTreeSet<_> = self.seen.values().filter_map(Node::uid).collect();
                 self.told.retain(|uid| uids.contains(uid));
+                self.settling.retain(|uid| uids.contains(uid));
                 self.view.keep(|name| self.seen.contains_key(name));
                 return Taken::All;
             }
@@ -170,8 +176,8 @@ impl Nodes {
         let uid = self.seen.get(name).and_then(Node::uid);
         match verdict {
             Verdict::Leave | Verdict::Patch(_) => {}
-            Verdict::Register(hostname, shows) => {
-                if let Err(error) = self.handle.registered(hostname, shows).await {
+            Verdict::Register(hostname) => {
+                if let Err(error) = self.handle.registered(hostname).await {
                     tracing::warn!(node = name, %error, "a Node is not noted yet; trying again");
                 }
             }
@@ -190,6 +196,20 @@ impl Nodes {
                     self.bell.now();
                 }
             }
+        }
+        self.learn(name).await;
+    }
+
+    /// Takes what the Node of a machine has, for the templates.
+    async fn learn(&mut self, name: &str) {
+        let Some(node) = self.seen.get(name) else { return };
+        let Some(facts) = self.view.named(&Hostname::new(name)) else { return };
+        let settling = &mut self.settling;
+        let news = self.handle.read(|fleet| settling.news(fleet, node, &facts, Instant::now()));
+        if let Some((vm, shown)) = news
+            && let Err(error) = self.handle.learn(vm, shown).await
+        {
+            tracing::warn!(node = name, %error, "what the Node has is not recorded yet; trying again");
         }
     }
 

@@ -182,6 +182,7 @@ fn group() -> NodeGroup {
         adopt: false,
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
+        node: crate::fleet::DeclaredNode::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod commands;
 mod costs;
+mod learned;
 mod properties;
 mod sightings;
 mod wishes;
@@ -51,6 +52,7 @@ pub(crate) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup
         adopt: false,
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
+        node: crate::fleet::DeclaredNode::default(),
     }
 }
 

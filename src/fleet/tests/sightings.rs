@@ -296,26 +296,6 @@ fn before_any_worker_was_listed_one_size_is_asked_for_at_a_time() {
 }
 
 #[test]
-fn the_template_learns_from_real_nodes() {
-    let mut hand = Hand::new();
-    let (mut fleet, vm) = live(&mut hand);
-    let seen = Resources { cpu_millis: 1930, memory_mib: 3500, disk_gib: 35, pods: 64 };
-    let capacity = Resources { memory_mib: 3900, ..offer(2, "small").resources };
-    let changes = fleet.registered(&vm.hostname, Some(Learned { capacity, allocatable: seen }), hand.now);
-    assert_eq!(changes.len(), 1);
-    for pool in [SMALL, OTHER] {
-        let template = fleet.template(fleet.pool(pool).unwrap());
-        assert_eq!((template.capacity, template.allocatable), (capacity, seen));
-    }
-    let more = Resources { memory_mib: 9999, ..seen };
-    assert_eq!(
-        fleet.registered(&vm.hostname, Some(Learned { capacity, allocatable: more }), hand.now),
-        [],
-        "the smallest seen stands"
-    );
-}
-
-#[test]
 fn a_crash_in_a_request_is_an_unclear_request() {
     let mut hand = Hand::new();
     let mut fleet = fleet();

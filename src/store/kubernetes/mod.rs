@@ -242,7 +242,11 @@ impl Last {
                     last.noted.remove(&Place::stranger(hostname));
                     last.forgotten.insert(Place::stranger(hostname), None);
                 }
-                Change::SaveLearned(size, learned) => last.note(Place::learned(*size), learned)?,
+                Change::SaveLearned(size, learned) => {
+                    // Read by earlier releases, and the same for a long time.
+                    last.note(Place::learned(*size), &learned.summary())?;
+                    last.note(Place::learned_nodes(*size), &learned.nodes)?;
+                }
                 Change::SaveCatalog(catalog) => last.note(Place::catalog(), catalog)?,
             }
         }
@@ -287,6 +291,8 @@ pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Result<Records, St
     }
     records.machines.sort_by(|a, b| a.id.cmp(&b.id));
     records.strangers.sort_by(|a, b| a.hostname.cmp(&b.hostname));
-    records.learned.sort_by_key(|(size, _)| *size);
+    // The Nodes of a size stand before its summary.
+    records.learned.sort_by_key(|(size, learned)| (*size, learned.nodes.is_empty()));
+    records.learned.dedup_by_key(|(size, _)| *size);
     Ok(records)
 }

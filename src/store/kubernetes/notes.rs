@@ -12,11 +12,14 @@ use serde_json::{Map, Value, json};
 
 use super::super::StoreError;
 use super::shelf::Kept;
-use crate::fleet::{Hostname, Records, SizeId, Stranger};
+use crate::fleet::{Hostname, Learned, Records, SizeId, Stranger};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
 /// A digit follows: one object for all would grow past what an object may have.
 const STRANGERS_MAP: &str = "vpsie-autoscaler-strangers-";
+/// The size follows: what Nodes of one size showed has an object of its own, for their labels are long.
+const LEARNED_MAP: &str = "vpsie-autoscaler-learned-";
+const NODES: &str = "nodes";
 const CATALOG: &str = "catalog";
 const LEARNED: &str = "learned.";
 /// Longest key of a ConfigMap.
@@ -38,6 +41,10 @@ impl Place {
 
     pub(super) fn learned(size: SizeId) -> Self {
         Self { map: CATALOG_MAP.to_owned(), key: format!("{LEARNED}{size}") }
+    }
+
+    pub(super) fn learned_nodes(size: SizeId) -> Self {
+        Self { map: format!("{LEARNED_MAP}{size}"), key: NODES.to_owned() }
     }
 
     pub(super) fn stranger(hostname: &Hostname) -> Self {
@@ -109,6 +116,13 @@ pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
 /// Reads the values of a ConfigMap, if it is one of ours.
 pub(super) fn read(map: &ConfigMap, records: &mut Records) -> Result<(), StoreError> {
     let name = map.name_any();
+    if let Some(size) = name.strip_prefix(LEARNED_MAP).and_then(|size| size.parse().ok()) {
+        let nodes = map.data.as_ref().and_then(|data| data.get(NODES));
+        let nodes = nodes.map(|text| serde_json::from_str(text).inspect_err(|error| unreadable(map, error)));
+        let learned = nodes.and_then(Result::ok).and_then(Learned::of_nodes);
+        records.learned.extend(learned.map(|learned| (SizeId(size), learned)));
+        return Ok(());
+    }
     if name != CATALOG_MAP && !name.starts_with(STRANGERS_MAP) {
         return Ok(());
     }
@@ -126,6 +140,12 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) -> Result<(), StoreEr
         }
     }
     Ok(())
+}
+
+/// Nodes show it again.
+fn unreadable(map: &ConfigMap, error: &serde_json::Error) {
+    let configmap = map.name_any();
+    tracing::warn!(configmap, %error, "what Nodes showed cannot be read; it is learned again from new Nodes");
 }
 
 struct Note<'a> {

@@ -1,0 +1,156 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fleet::{Change, Machine, Records, Reserved, SizeId, Vm};
+
+fn fleet() -> Fleet {
+    let vm = Vm { hostname: Hostname::new("slave-1"), id: Some("vm-1".into()), addresses: Vec::new() };
+    let machine = Machine {
+        id: "web-1".into(),
+        pool: "web/ams1/small/on-demand".parse().unwrap(),
+        size: SizeId(2),
+        created_at: Timestamp::UNIX_EPOCH,
+        phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
+        asks: Vec::new(),
+    };
+    Fleet::restore(Vec::new(), Records { machines: vec![machine], ..Records::default() }, Reserved::default())
+}
+
+fn facts(ready: bool, identified: bool) -> NodeFacts {
+    NodeFacts {
+        name: "slave-1".to_owned(),
+        uid: "u-1".to_owned(),
+        provider_id: Some("vpsie://vm-1".to_owned()),
+        ready,
+        unschedulable: false,
+        machine: Some("web-1".into()),
+        identified,
+    }
+}
+
+fn node(labels: &Value, more: &[(&str, &str)]) -> Node {
+    let mut capacity =
+        json!({"cpu": "2", "memory": "4030456Ki", "ephemeral-storage": "41152812Ki", "pods": "110"});
+    let mut allocatable =
+        json!({"cpu": "1930m", "memory": "3200Mi", "ephemeral-storage": "37G", "pods": "110"});
+    for (name, amount) in more {
+        (capacity[*name], allocatable[*name]) = (json!(amount), json!(amount));
+    }
+    serde_json::from_value(json!({
+        "metadata": {"name": "slave-1", "uid": "u-1", "labels": labels},
+        "spec": {"providerID": "vpsie://vm-1"},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.7"}],
+            "nodeInfo": {
+                "machineID": "aa11", "systemUUID": "bb22", "bootID": "cc33", "kernelVersion": "", "osImage": "",
+                "containerRuntimeVersion": "", "kubeletVersion": "", "kubeProxyVersion": "", "operatingSystem": "linux",
+                "architecture": "arm64",
+            },
+            "capacity": capacity, "allocatable": allocatable,
+        },
+    }))
+    .unwrap()
+}
+
+/// Looks every 15 s. Returns the seconds of the looks that had news, which the fleet takes.
+fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64> {
+    let (mut settling, start) = (Settling::default(), Instant::now());
+    let mut news = Vec::new();
+    for second in (0..600).step_by(15) {
+        let (node, facts) = node(second);
+        if let Some((vm, shown)) = settling.news(fleet, &node, &facts, start + Duration::from_secs(second)) {
+            let changes: Vec<Change> = fleet.learn(&vm, shown);
+            assert!(!changes.is_empty());
+            news.push(second);
+        }
+    }
+    news
+}
+
+#[test]
+fn a_node_is_believed_once_it_has_been_the_same_for_a_while() {
+    let mut fleet = fleet();
+    let news = looks(&mut fleet, |second| {
+        let disk = if second == 0 { "0" } else { "41152812Ki" };
+        (node(&json!({}), &[("ephemeral-storage", disk)]), facts(true, true))
+    });
+    assert_eq!(news, [45]);
+    let learned = fleet.learned(SizeId(2)).unwrap();
+    assert_eq!((learned.allocatable.cpu_millis, learned.allocatable.memory_mib), (1930, 3200));
+    assert_eq!((learned.capacity.memory_mib, learned.allocatable.disk_gib), (3935, 39));
+}
+
+#[test]
+fn a_change_is_believed_later_than_the_first_status() {
+    let news = looks(&mut fleet(), |second| {
+        let memory = if (90..150).contains(&second) || second >= 300 { "800Mi" } else { "3200Mi" };
+        (node(&json!({}), &[("memory", memory)]), facts(true, true))
+    });
+    assert_eq!(news, [30, 420], "a minute of less memory is no news");
+}
+
+#[test]
+fn a_node_that_never_settles_is_believed_in_the_end() {
+    let news = looks(&mut fleet(), |second| {
+        (node(&json!({}), &[("example.com/fuse", &second.to_string())]), facts(true, true))
+    });
+    assert_eq!(news, [180]);
+}
+
+#[test]
+fn only_a_ready_node_that_is_identified_tells() {
+    for (ready, identified) in [(false, true), (true, false)] {
+        assert!(looks(&mut fleet(), |_| (node(&json!({}), &[]), facts(ready, identified))).is_empty());
+    }
+    let silent = |second: u64| (node(&json!({}), &[]), facts(second >= 60, true));
+    assert_eq!(looks(&mut fleet(), silent), [90], "the time before it was ready does not count");
+    let empty = |_| (node(&json!({}), &[("memory", "0")]), facts(true, true));
+    assert!(looks(&mut fleet(), empty).is_empty(), "without memory nothing is known");
+}
+
+#[test]
+fn devices_and_huge_pages_are_read_and_the_architecture() {
+    let labels = json!({"kubernetes.io/arch": "arm64", "kubernetes.io/os": "linux"});
+    let shape = shape(&node(&labels, &[("hugepages-2Mi", "1Gi"), ("nvidia.com/gpu", "4")])).unwrap();
+    let want = Amounts::from([("hugepages-2Mi".to_owned(), 1 << 30), ("nvidia.com/gpu".to_owned(), 4)]);
+    assert_eq!((&shape.extended_capacity, &shape.extended_allocatable), (&want, &want));
+    assert_eq!(shape.architecture.as_deref(), Some("arm64"));
+    assert_eq!(shape.operating_system.as_deref(), Some("linux"));
+}
+
+#[test]
+fn labels_that_identify_a_node_are_not_learned() {
+    let shape = shape(&node(
+        &json!({
+            "region": "ams1",
+            "topology.csi.vpsie.com/zone": "ams1-a",
+            "feature.node.kubernetes.io/cpu-cpuid.AVX": "true",
+            "kubernetes.io/hostname": "slave-1",
+            "kubernetes.io/arch": "arm64",
+            "node.kubernetes.io/instance-type": "k3s",
+            "node.kubernetes.io/exclude-from-external-load-balancers": "",
+            "topology.kubernetes.io/zone": "x",
+            "topology.hostpath.csi/node": "slave-1",
+            "openebs.io/nodeid": "slave-1-a1",
+            "csi.example.com/vm": "vm-1",
+            "example.com/machine": "aa11",
+            "example.com/system": "bb22",
+            "example.com/ip": "10.0.0.7",
+            "autoscaler.vpsie.com/nodegroup": "web",
+            "cluster-autoscaler.kubernetes.io/template-node": "true",
+        }),
+        &[],
+    ));
+    let labels = shape.unwrap().labels;
+    let keys: Vec<_> = labels.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["feature.node.kubernetes.io/cpu-cpuid.AVX", "region", "topology.csi.vpsie.com/zone"]);
+}
+
+#[test]
+fn labels_have_limited_room() {
+    let many: serde_json::Map<_, _> =
+        (0..1000).map(|n| (format!("example.com/{n:04}"), json!("x".repeat(50)))).collect();
+    let labels = labels(&node(&Value::Object(many), &[]));
+    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    assert!((LABELS_BYTES - 100..=LABELS_BYTES).contains(&bytes), "{bytes}");
+}

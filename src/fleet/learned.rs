@@ -1,0 +1,307 @@
+//! What real Nodes show of their size, for the templates of Nodes that do not exist yet.
+//!
+//! The Nodes that registered last decide, a few of each NodeGroup, and of a resource their median. One odd Node changes
+//! no template for good, and a size that has become smaller is known after two Nodes: a template that promises too
+//! much buys machines for pods that do not fit on them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::group::NodeGroup;
+use super::ids::{Hostname, NodeGroupName, SizeId};
+use super::machine::Machine;
+use super::record::Change;
+use super::state::Fleet;
+use crate::catalog::Resources;
+
+/// Nodes of one NodeGroup that are remembered.
+const NODES: usize = 3;
+/// Nodes of one size that are remembered: a record has room for no more.
+const NODES_OF_SIZE: usize = 24;
+
+/// Amounts of resources by name: bytes of huge pages, numbers of devices.
+pub type Amounts = BTreeMap<String, u64>;
+
+/// What a Node has, or a template promises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeShape {
+    /// `status.capacity`. A disk of 0 is not known.
+    pub capacity: Resources,
+    /// `status.allocatable`. A disk of 0 is not known.
+    pub allocatable: Resources,
+    /// All other resources of `status.capacity`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extended_capacity: Amounts,
+    /// All other resources of `status.allocatable`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extended_allocatable: Amounts,
+    /// `kubernetes.io/arch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// `kubernetes.io/os`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operating_system: Option<String>,
+    /// Labels that others gave it and that do not identify it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What one Node showed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sample {
+    /// UID of the Node.
+    pub node: String,
+    /// `metadata.creationTimestamp` of the Node. It is compared with that of other Nodes only.
+    pub registered: Timestamp,
+    /// Its NodeGroup.
+    pub node_group: NodeGroupName,
+    /// The NodeGroup's `learn-anew` annotation when it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learn_anew: Option<String>,
+    /// What it has.
+    #[serde(flatten)]
+    pub shape: NodeShape,
+}
+
+impl Sample {
+    fn age_order(&self) -> (Timestamp, &str) {
+        (self.registered, &self.node)
+    }
+}
+
+/// What Nodes of a size were seen to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Learned {
+    /// `status.capacity`: the median of the Nodes, or what an earlier release recorded.
+    pub capacity: Resources,
+    /// `status.allocatable`, likewise.
+    pub allocatable: Resources,
+    /// The Nodes that registered last, the last one first. Empty in records of earlier releases.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<Sample>,
+}
+
+impl Learned {
+    /// What these Nodes show. None without any.
+    pub fn of_nodes(nodes: Vec<Sample>) -> Option<Self> {
+        let NodeShape { capacity, allocatable, .. } = nodes.first()?.shape.clone();
+        let mut learned = Self { capacity, allocatable, nodes };
+        learned.summarize();
+        Some(learned)
+    }
+
+    /// The same without the Nodes.
+    pub fn summary(&self) -> Self {
+        Self { nodes: Vec::new(), ..*self }
+    }
+
+    /// Whether the Node with that UID is among them.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.nodes.iter().any(|known| known.node == uid)
+    }
+
+    /// Whether [`take`](Self::take) may change anything.
+    pub fn is_news(&self, sample: &Sample) -> bool {
+        if let Some(known) = self.nodes.iter().find(|known| known.node == sample.node) {
+            return known != sample;
+        }
+        let mut of_group = self.nodes.iter().filter(|known| known.node_group == sample.node_group);
+        let oldest = of_group.clone().map(Sample::age_order).min();
+        of_group.clone().count() < NODES
+            || of_group.any(|known| known.learn_anew != sample.learn_anew)
+            || oldest.is_some_and(|oldest| oldest < sample.age_order())
+    }
+
+    /// Adds what a Node shows, in place of what it showed before. Nodes that registered earlier make room.
+    pub fn take(&mut self, sample: Sample) {
+        let anew =
+            |known: &Sample| known.node_group == sample.node_group && known.learn_anew != sample.learn_anew;
+        self.nodes.retain(|known| known.node != sample.node && !anew(known));
+        self.nodes.push(sample);
+        self.nodes.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
+        let mut counts: BTreeMap<NodeGroupName, usize> = BTreeMap::new();
+        self.nodes.retain(|known| {
+            let count = counts.entry(known.node_group.clone()).or_default();
+            *count += 1;
+            *count <= NODES
+        });
+        self.nodes.truncate(NODES_OF_SIZE);
+        self.summarize();
+    }
+
+    /// Forgets the Nodes of other NodeGroups than these.
+    pub fn retain_groups(&mut self, keep: impl Fn(&NodeGroupName) -> bool) {
+        self.nodes.retain(|known| keep(&known.node_group));
+        self.summarize();
+    }
+
+    fn summarize(&mut self) {
+        if let Some(shape) = median(&self.nodes.iter().take(NODES).collect::<Vec<_>>()) {
+            (self.capacity, self.allocatable) = (shape.capacity, shape.allocatable);
+        }
+    }
+
+    /// What a Node of the NodeGroup will have, as far as it is known. `counts` tells the Nodes that still count.
+    ///
+    /// Labels, devices and huge pages come from Nodes of the NodeGroup itself: what is on those of another one may be
+    /// there because of its labels.
+    pub fn shape(&self, group: &NodeGroupName, counts: impl Fn(&Sample) -> bool) -> Option<NodeShape> {
+        let valid: Vec<&Sample> = self.nodes.iter().filter(|known| counts(known)).collect();
+        let own: Vec<&Sample> = valid.iter().copied().filter(|known| known.node_group == *group).collect();
+        if !own.is_empty() {
+            return median(&own);
+        }
+        let others = median(&valid[..valid.len().min(NODES)])?;
+        Some(NodeShape {
+            extended_capacity: Amounts::new(),
+            extended_allocatable: Amounts::new(),
+            labels: BTreeMap::new(),
+            ..others
+        })
+    }
+
+    /// What an earlier release recorded.
+    pub fn earlier(&self) -> Option<NodeShape> {
+        self.nodes.is_empty().then(|| NodeShape::of(self.capacity, self.allocatable))
+    }
+}
+
+impl NodeShape {
+    /// A shape of which only that is known.
+    pub fn of(capacity: Resources, allocatable: Resources) -> Self {
+        Self {
+            capacity,
+            allocatable,
+            extended_capacity: Amounts::new(),
+            extended_allocatable: Amounts::new(),
+            architecture: None,
+            operating_system: None,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// A Node as it shows itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownNode {
+    /// Its UID.
+    pub uid: String,
+    /// `metadata.creationTimestamp`.
+    pub registered: Timestamp,
+    /// What it has.
+    pub shape: NodeShape,
+}
+
+impl Fleet {
+    /// What Nodes of a size were seen to have.
+    pub fn learned(&self, size: SizeId) -> Option<&Learned> {
+        self.learned.get(&size)
+    }
+
+    /// What a Node of the NodeGroup with that size will have, as far as it is known.
+    pub(super) fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
+        let learned = self.learned.get(&size)?;
+        let counts = |sample: &Sample| self.learn_anew(&sample.node_group) == sample.learn_anew.as_ref();
+        let earlier = || learned.earlier().filter(|_| self.learn_anew(group).is_none());
+        learned.shape(group, counts).or_else(earlier)
+    }
+
+    fn learn_anew(&self, group: &NodeGroupName) -> Option<&String> {
+        self.groups.get(group).and_then(|group: &NodeGroup| group.node.learn_anew.as_ref())
+    }
+
+    /// Nodes that the template of the NodeGroup's pool rests on.
+    pub fn learned_from(&self, size: SizeId, group: &NodeGroupName) -> usize {
+        let anew = self.learn_anew(group);
+        let own = |sample: &&Sample| sample.node_group == *group && sample.learn_anew.as_ref() == anew;
+        self.learned.get(&size).map_or(0, |learned| learned.nodes.iter().filter(own).count())
+    }
+
+    fn sample(&self, machine: &Machine, node: ShownNode) -> Sample {
+        let group = &machine.pool.node_group;
+        Sample {
+            node: node.uid,
+            registered: node.registered,
+            node_group: group.clone(),
+            learn_anew: self.learn_anew(group).cloned(),
+            shape: node.shape,
+        }
+    }
+
+    /// Whether [`learn`](Self::learn) may change anything.
+    pub fn is_news(&self, machine: &Machine, node: &ShownNode) -> bool {
+        let sample = self.sample(machine, node.clone());
+        self.learned.get(&machine.size).is_none_or(|learned| learned.is_news(&sample))
+    }
+
+    /// Takes what the Node of a VM has. It must have been the same for a while: the first status of a kubelet is
+    /// not complete.
+    pub fn learn(&mut self, hostname: &Hostname, node: ShownNode) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(machine) = self.machine_by_hostname(hostname) else { return changes };
+        let (size, sample) = (machine.size, self.sample(machine, node));
+        let known = self.learned.get(&size);
+        let NodeShape { capacity, allocatable, .. } = sample.shape;
+        let mut learned = known.cloned().unwrap_or(Learned { capacity, allocatable, nodes: Vec::new() });
+        // While the machine's own NodeGroup is declared, all are: the others were deleted.
+        if self.groups.contains_key(&sample.node_group) {
+            learned.retain_groups(|group| self.groups.contains_key(group));
+        }
+        learned.take(sample);
+        if known != Some(&learned) {
+            self.put(&mut changes, Change::SaveLearned(size, learned));
+        }
+        changes
+    }
+}
+
+/// What most of the Nodes have: of two the smaller. Labels: what all have.
+fn median(nodes: &[&Sample]) -> Option<NodeShape> {
+    let last = &nodes.first()?.shape;
+    let labels = last
+        .labels
+        .iter()
+        .filter(|(key, value)| nodes.iter().all(|node| node.shape.labels.get(*key) == Some(*value)));
+    Some(NodeShape {
+        capacity: resources(nodes, |shape| shape.capacity),
+        allocatable: resources(nodes, |shape| shape.allocatable),
+        extended_capacity: amounts(nodes, |shape| &shape.extended_capacity),
+        extended_allocatable: amounts(nodes, |shape| &shape.extended_allocatable),
+        architecture: nodes.iter().find_map(|node| node.shape.architecture.clone()),
+        operating_system: nodes.iter().find_map(|node| node.shape.operating_system.clone()),
+        labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+    })
+}
+
+fn resources(nodes: &[&Sample], of: impl Fn(&NodeShape) -> Resources) -> Resources {
+    let all = |read: fn(Resources) -> u64| middle(nodes.iter().map(|node| read(of(&node.shape))));
+    let disks = nodes.iter().map(|node| of(&node.shape).disk_gib).filter(|disk| *disk > 0);
+    Resources {
+        cpu_millis: all(|resources| resources.cpu_millis).unwrap_or_default(),
+        memory_mib: all(|resources| resources.memory_mib).unwrap_or_default(),
+        disk_gib: middle(disks).unwrap_or_default(),
+        pods: middle(nodes.iter().map(|node| of(&node.shape).pods)).unwrap_or_default(),
+    }
+}
+
+fn amounts(nodes: &[&Sample], of: impl Fn(&NodeShape) -> &Amounts) -> Amounts {
+    let names: std::collections::BTreeSet<&String> =
+        nodes.iter().flat_map(|node| of(&node.shape).keys()).collect();
+    let each = |name: &String| {
+        let amount = middle(nodes.iter().map(|node| of(&node.shape).get(name).copied()))??;
+        Some((name.clone(), amount))
+    };
+    names.into_iter().filter_map(each).collect()
+}
+
+/// The median; of an even number the smaller of the two.
+fn middle<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut values: Vec<T> = values.collect();
+    values.sort_unstable();
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}

@@ -1,0 +1,228 @@
+//! What templates learn from real Nodes.
+
+use super::*;
+
+/// Three machines of `web` and three of `batch`, all of the size of "small".
+fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<Learned>) -> Fleet {
+    let machine = |pool: &str, n: u32| Machine {
+        id: format!("{}-{n:08x}", &pool[..3]).as_str().into(),
+        pool: pool.parse().unwrap(),
+        size: SizeId(2),
+        created_at: Timestamp::UNIX_EPOCH,
+        phase: Phase::Running {
+            vm: Vm { hostname: node(n, 2).hostname, id: node(n, 2).id, addresses: Vec::new() },
+            since: Timestamp::UNIX_EPOCH,
+        },
+        asks: Vec::new(),
+    };
+    let machines = (1..=9).map(|n| machine(if n <= 6 { SMALL } else { OTHER }, n)).collect();
+    let learned = earlier.map(|earlier| (SizeId(2), earlier)).into_iter().collect();
+    let reserved = Reserved { cpu_millis: 100, memory_mib: 500, disk_gib: 4 };
+    Fleet::restore(groups, Records { machines, learned, ..records() }, reserved)
+}
+
+fn has(memory_mib: u64, disk_gib: u64) -> NodeShape {
+    let capacity = Resources { cpu_millis: 2000, memory_mib, disk_gib, pods: 110 };
+    NodeShape::of(capacity, Resources { memory_mib: memory_mib - 300, ..capacity })
+}
+
+fn shown(n: u32, shape: NodeShape) -> (Hostname, ShownNode) {
+    let registered = Timestamp::from_second(n.into()).unwrap();
+    (node(n, 2).hostname, ShownNode { uid: format!("uid-{n}"), registered, shape })
+}
+
+fn learn(fleet: &mut Fleet, n: u32, shape: NodeShape) -> Vec<Change> {
+    let (hostname, node) = shown(n, shape);
+    fleet.learn(&hostname, node)
+}
+
+fn promised(fleet: &Fleet, pool: &str) -> (u64, u64) {
+    let allocatable = fleet.template(fleet.pool(pool).unwrap()).allocatable;
+    (allocatable.memory_mib, allocatable.disk_gib)
+}
+
+fn label(fleet: &Fleet, pool: &str, key: &str) -> Option<String> {
+    fleet.template(fleet.pool(pool).unwrap()).labels.get(key).cloned()
+}
+
+fn devices(fleet: &Fleet, pool: &str) -> Amounts {
+    fleet.template(fleet.pool(pool).unwrap()).extended_allocatable.clone()
+}
+
+fn with_gpus(count: u64) -> NodeShape {
+    let gpus = Amounts::from([("nvidia.com/gpu".to_owned(), count)]);
+    NodeShape { extended_capacity: gpus.clone(), extended_allocatable: gpus, ..has(4096, 40) }
+}
+
+fn labelled(labels: &[(&str, &str)]) -> NodeShape {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    NodeShape { labels: labels.collect(), ..has(4096, 40) }
+}
+
+#[test]
+fn templates_of_a_size_follow_its_nodes() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    assert_eq!(promised(&fleet, SMALL), (3596, 36), "nominal less reserved");
+    assert_eq!(learn(&mut fleet, 1, has(3900, 35)).len(), 1);
+    assert_eq!([promised(&fleet, SMALL), promised(&fleet, OTHER)], [(3600, 35); 2]);
+    assert_eq!(learn(&mut fleet, 1, has(3900, 35)), [], "nothing new");
+    let restored = Fleet::restore(groups(), fleet.records(), Reserved::default());
+    assert_eq!(promised(&restored, SMALL), (3600, 35));
+}
+
+#[test]
+fn a_node_replaces_what_it_showed_before() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    learn(&mut fleet, 1, has(4096, 40));
+    learn(&mut fleet, 1, has(1100, 40));
+    assert_eq!(promised(&fleet, SMALL), (800, 40));
+    learn(&mut fleet, 1, has(4096, 40));
+    assert_eq!(promised(&fleet, SMALL), (3796, 40));
+}
+
+#[test]
+fn one_odd_node_changes_no_template_for_good() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    learn(&mut fleet, 1, has(1100, 40));
+    learn(&mut fleet, 2, has(4096, 40));
+    assert_eq!(promised(&fleet, SMALL), (800, 40), "of two the smaller");
+    learn(&mut fleet, 3, has(4096, 40));
+    assert_eq!(promised(&fleet, SMALL), (3796, 40));
+}
+
+#[test]
+fn two_smaller_nodes_make_a_template_smaller() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    for n in 1..=3 {
+        learn(&mut fleet, n, has(4096, 40));
+    }
+    learn(&mut fleet, 4, has(2048, 40));
+    assert_eq!(promised(&fleet, SMALL), (3796, 40));
+    learn(&mut fleet, 5, has(2048, 40));
+    assert_eq!(promised(&fleet, SMALL), (1748, 40));
+}
+
+#[test]
+fn a_disk_that_a_node_does_not_show_is_not_empty() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    learn(&mut fleet, 1, has(4096, 0));
+    assert_eq!(promised(&fleet, SMALL), (3796, 36), "nominal less reserved");
+    learn(&mut fleet, 2, has(4096, 38));
+    assert_eq!(promised(&fleet, SMALL), (3796, 38));
+}
+
+#[test]
+fn looks_at_many_nodes_write_nothing_twice() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    let mut round = || {
+        let writes = (1..=9).map(|n| {
+            let (hostname, node) = shown(n, has(4096 + u64::from(n), 40));
+            let machine = fleet.machine_at(&hostname).unwrap();
+            if fleet.is_news(machine, &node) { fleet.learn(&hostname, node).len() } else { 0 }
+        });
+        writes.sum::<usize>()
+    };
+    assert!((1..=9).contains(&round()));
+    assert_eq!(round(), 0);
+    let learned = fleet.learned(SizeId(2)).unwrap();
+    let nodes: Vec<_> = learned.nodes.iter().map(|sample| sample.node.as_str()).collect();
+    assert_eq!(nodes, ["uid-9", "uid-8", "uid-7", "uid-6", "uid-5", "uid-4"], "three of each NodeGroup");
+}
+
+#[test]
+fn a_record_of_an_earlier_release_counts_until_a_node_shows() {
+    let NodeShape { capacity, allocatable, .. } = has(1100, 10);
+    let earlier = Learned { capacity, allocatable, nodes: Vec::new() };
+    let mut fleet = fleet_of_nodes(groups(), Some(earlier));
+    assert_eq!(promised(&fleet, SMALL), (800, 10));
+    learn(&mut fleet, 1, has(4096, 40));
+    assert_eq!([promised(&fleet, SMALL), promised(&fleet, OTHER)], [(3796, 40); 2]);
+}
+
+#[test]
+fn an_annotation_resets_what_was_learned() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    learn(&mut fleet, 1, has(1100, 10));
+    let mut declared = groups();
+    declared[0].node.learn_anew = Some("2026-11-26".to_owned());
+    fleet.declare(declared.clone());
+    assert_eq!(promised(&fleet, SMALL), (3596, 36), "nominal less reserved");
+    learn(&mut fleet, 1, has(4000, 40));
+    assert_eq!(promised(&fleet, SMALL), (3700, 40), "the same Node counts again");
+    let restored = Fleet::restore(declared, fleet.records(), Reserved::default());
+    assert_eq!(promised(&restored, SMALL), (3700, 40));
+}
+
+#[test]
+fn labels_that_all_nodes_of_a_node_group_have_are_learned() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    learn(&mut fleet, 1, labelled(&[("region", "ams1"), ("rack", "a"), ("team", "x")]));
+    learn(&mut fleet, 2, labelled(&[("region", "ams1"), ("rack", "b")]));
+    assert_eq!(label(&fleet, SMALL, "region").as_deref(), Some("ams1"));
+    assert_eq!((label(&fleet, SMALL, "rack"), label(&fleet, SMALL, "team")), (None, None));
+    assert_eq!(label(&fleet, OTHER, "region"), None, "another NodeGroup's Nodes may lack it");
+}
+
+#[test]
+fn learned_labels_never_override_ours() {
+    let mut declared = groups();
+    declared[0].labels.insert("tier".to_owned(), "web".to_owned());
+    declared[0].node.labels.insert("region".to_owned(), "ams2".to_owned());
+    let mut fleet = fleet_of_nodes(declared, None);
+    learn(&mut fleet, 1, labelled(&[("tier", "db"), ("region", "ams1"), (names::NODE_GROUP, "batch")]));
+    assert_eq!(label(&fleet, SMALL, "tier").as_deref(), Some("web"));
+    assert_eq!(label(&fleet, SMALL, "region").as_deref(), Some("ams2"));
+    assert_eq!(label(&fleet, SMALL, names::NODE_GROUP).as_deref(), Some("web"));
+}
+
+#[test]
+fn devices_are_learned_from_nodes_of_the_node_group() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    learn(&mut fleet, 1, with_gpus(2));
+    assert_eq!(devices(&fleet, SMALL), Amounts::from([("nvidia.com/gpu".to_owned(), 2)]));
+    assert_eq!(devices(&fleet, OTHER), Amounts::new(), "its Nodes may have no device plugin");
+    learn(&mut fleet, 2, has(4096, 40));
+    assert_eq!(devices(&fleet, SMALL), Amounts::new(), "of two Nodes the smaller");
+    learn(&mut fleet, 3, with_gpus(2));
+    assert_eq!(devices(&fleet, SMALL), Amounts::from([("nvidia.com/gpu".to_owned(), 2)]));
+}
+
+#[test]
+fn declared_resources_are_promised_before_there_are_nodes() {
+    let mut declared = groups();
+    declared[0].node.resources =
+        [("nvidia.com/gpu".to_owned(), 1), ("hugepages-2Mi".to_owned(), 1 << 30)].into();
+    let fleet = fleet_of_nodes(declared, None);
+    assert_eq!(devices(&fleet, SMALL).len(), 2);
+    assert_eq!(promised(&fleet, SMALL), (2572, 36), "huge pages are no memory for pods");
+    assert_eq!(devices(&fleet, OTHER), Amounts::new());
+}
+
+#[test]
+fn architecture_and_system_are_learned_and_declared() {
+    let of = |fleet: &Fleet, pool| {
+        let template = fleet.template(fleet.pool(pool).unwrap());
+        let all =
+            ["kubernetes.io/arch", "beta.kubernetes.io/arch", "kubernetes.io/os", "beta.kubernetes.io/os"];
+        all.map(|key| template.labels[key].clone())
+    };
+    let mut declared = groups();
+    declared[1].node.architecture = Some("riscv64".to_owned());
+    let mut fleet = fleet_of_nodes(declared, None);
+    assert_eq!(of(&fleet, SMALL), ["amd64", "amd64", "linux", "linux"]);
+    let arm = NodeShape { architecture: Some("arm64".to_owned()), ..has(4096, 40) };
+    learn(&mut fleet, 1, arm);
+    assert_eq!(of(&fleet, SMALL), ["arm64", "arm64", "linux", "linux"]);
+    assert_eq!(of(&fleet, LARGE)[0], "amd64", "another size");
+    assert_eq!(of(&fleet, OTHER)[0], "riscv64", "declared");
+}
+
+#[test]
+fn nodes_of_deleted_node_groups_are_forgotten() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    learn(&mut fleet, 7, has(1100, 10));
+    fleet.declare(groups()[..1].to_vec());
+    learn(&mut fleet, 1, has(4096, 40));
+    let learned = fleet.learned(SizeId(2)).unwrap();
+    assert_eq!(learned.nodes.len(), 1);
+}
