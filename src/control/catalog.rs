@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::{Clock as _, SystemClock};
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Pool};
 use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::telemetry::Registry;
 use crate::vpsie::Backend;
@@ -56,7 +56,7 @@ impl CatalogRefresh {
     /// Reads them every interval, and sooner after a failure, until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
-        let mut unpriced = BTreeSet::new();
+        let mut doubts = BTreeSet::new();
         loop {
             let Some(read) = shutdown.run_until_cancelled(self.backend.catalog()).await else { return };
             let next = match read {
@@ -80,7 +80,7 @@ impl CatalogRefresh {
                     backoff.until()
                 }
             };
-            unpriced = self.tell_unpriced(&unpriced);
+            doubts = self.tell_doubts(&doubts);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
@@ -89,38 +89,50 @@ impl CatalogRefresh {
         }
     }
 
-    /// Says of each pool once that nobody knows its price.
-    fn tell_unpriced(&self, told: &BTreeSet<Unpriced>) -> BTreeSet<Unpriced> {
-        let now = self.handle.read(unpriced);
-        for pool in now.difference(told) {
-            let message = format!(
-                "pool {}: nobody knows the price of {}, so it is taken after all others, and never where there is a cost \
-                 limit; set one in --price-file",
-                pool.id, pool.offer
-            );
-            tracing::warn!(pool = %pool.id, "{message}");
-            let on = Object::NodeGroup(pool.node_group.clone());
-            self.events.publish(Happening::new(on, EventType::Warning, "PriceUnknown", message));
+    /// Reports each pool whose price is in doubt, once.
+    fn tell_doubts(&self, told: &BTreeSet<Doubt>) -> BTreeSet<Doubt> {
+        let now = self.handle.read(doubts);
+        for doubt in now.difference(told) {
+            tracing::warn!(pool = %doubt.pool, "{}", doubt.message);
+            let on = Object::NodeGroup(doubt.node_group.clone());
+            self.events.publish(Happening::new(on, EventType::Warning, doubt.reason, doubt.message.clone()));
         }
         now
     }
 }
 
-/// A pool whose price nobody knows.
+/// A pool whose price is not known, or is told in two ways that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Unpriced {
-    id: Arc<str>,
+struct Doubt {
+    pool: Arc<str>,
     node_group: String,
-    offer: String,
+    reason: &'static str,
+    message: String,
 }
 
-fn unpriced(fleet: &Fleet) -> BTreeSet<Unpriced> {
-    let pools = fleet.pools().filter(|pool| pool.growable && pool.price.is_none());
-    pools
-        .map(|pool| Unpriced {
-            id: Arc::clone(&pool.text),
-            node_group: pool.id.node_group.to_string(),
-            offer: pool.offer.name.clone(),
-        })
-        .collect()
+fn doubts(fleet: &Fleet) -> BTreeSet<Doubt> {
+    let doubt = |pool: &Pool| {
+        let (id, offer) = (&pool.text, &pool.offer.name);
+        let (reason, message) = match (pool.price, fleet.prices().contradiction(&pool.offer)) {
+            (None, _) => {
+                let message = format!(
+                    "pool {id}: the price of {offer} is not known, so it is taken after all others, and never where \
+                     there is a cost limit; set one in --price-file"
+                );
+                ("PriceUnknown", message)
+            }
+            (Some(_), Some((hourly, monthly))) => {
+                let message = format!(
+                    "pool {id}: VPSie's hourly price of {offer} ({hourly}) contradicts its monthly price \
+                     ({monthly} when divided by the hours of a month); the monthly price is used; set the right one \
+                     in --price-file"
+                );
+                ("PriceContradicted", message)
+            }
+            (Some(_), None) => return None,
+        };
+        let node_group = pool.id.node_group.to_string();
+        Some(Doubt { pool: Arc::clone(id), node_group, reason, message })
+    };
+    fleet.pools().filter(|pool| pool.growable).filter_map(doubt).collect()
 }

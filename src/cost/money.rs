@@ -70,6 +70,13 @@ impl UsdPerHour {
         Usd(self.0.saturating_mul(Decimal::from(hours.0)))
     }
 
+    /// Less a share of it, percent, 0 to 100.
+    pub fn less_percent(self, percent: Decimal) -> Self {
+        let rest = Decimal::ONE_HUNDRED.saturating_sub(percent);
+        let whole = self.0.checked_mul(rest).map(|amount| amount / Decimal::ONE_HUNDRED);
+        Self(whole.unwrap_or_else(|| (self.0 / Decimal::ONE_HUNDRED).saturating_mul(rest)))
+    }
+
     /// Whether it is above 0: no other price is one.
     pub fn is_positive(self) -> bool {
         self.0 > Decimal::ZERO

@@ -37,6 +37,10 @@ pub enum PriceRule {
     Off(UsdPerHour),
 }
 
+/// How many times one of the API's two prices may be the other, for an hour. A month's price in the field of the hour
+/// is 730 times too high, and cents in the place of dollars 100 times; discounts for a whole month are far below this.
+const MOST_TIMES: u32 = 5;
+
 impl Override {
     fn covers(&self, offer: &Offer) -> bool {
         self.offer.as_ref().is_none_or(|wanted| offer.answers_to(wanted.as_str()))
@@ -51,30 +55,46 @@ impl Override {
 
 impl Prices {
     /// USD per hour of a machine of the offer: the most precise price of the operator, else the API's own hourly
-    /// price, else the monthly one divided (API §16, row 20); less the most precise discount. None when nobody
-    /// knows, or nothing would be left: no machine is free.
+    /// price, else the monthly one divided (API §16, row 20); less the most precise discount. Where the two prices of
+    /// the API contradict each other the monthly one holds. None when nobody knows, or nothing would be left: no
+    /// machine is free.
     pub fn of(&self, offer: &Offer) -> Option<UsdPerHour> {
-        let price = self.said(offer, |rule| match rule {
-            PriceRule::Is(price) => Some(price),
-            PriceRule::PercentOff(_) | PriceRule::Off(_) => None,
-        });
-        let price = price.or_else(|| self.listed(offer))?;
+        let price = self.own(offer).or_else(|| self.listed(offer))?;
         let discounted = self.said(offer, |rule| match rule {
             PriceRule::Is(_) => None,
-            PriceRule::PercentOff(percent) => {
-                Some(UsdPerHour(price.0 * (Decimal::ONE_HUNDRED - percent) / Decimal::ONE_HUNDRED))
-            }
+            PriceRule::PercentOff(percent) => Some(price.less_percent(percent)),
             PriceRule::Off(amount) => Some(price - amount),
         });
         Some(discounted.unwrap_or(price)).filter(|price| price.is_positive())
     }
 
-    fn listed(&self, offer: &Offer) -> Option<UsdPerHour> {
-        let hourly = offer.hourly.map(UsdPerHour).filter(|price| price.is_positive());
-        hourly.or_else(|| {
-            let monthly = offer.monthly.filter(|price| *price > Decimal::ZERO)?;
-            Some(UsdPerHour::of_month(Usd(monthly), self.hours_per_month))
+    /// The API's hourly price and its monthly one per hour, where both are given, contradict each other, and the
+    /// operator does not say what the offer costs.
+    pub fn contradiction(&self, offer: &Offer) -> Option<(UsdPerHour, UsdPerHour)> {
+        let (hourly, monthly) = self.hourly(offer).zip(self.of_month(offer))?;
+        let contradict = hourly > monthly * MOST_TIMES || monthly > hourly * MOST_TIMES;
+        (contradict && self.own(offer).is_none()).then_some((hourly, monthly))
+    }
+
+    fn own(&self, offer: &Offer) -> Option<UsdPerHour> {
+        self.said(offer, |rule| match rule {
+            PriceRule::Is(price) => Some(price),
+            PriceRule::PercentOff(_) | PriceRule::Off(_) => None,
         })
+    }
+
+    fn listed(&self, offer: &Offer) -> Option<UsdPerHour> {
+        let trusted = self.hourly(offer).filter(|_| self.contradiction(offer).is_none());
+        trusted.or_else(|| self.of_month(offer))
+    }
+
+    fn hourly(&self, offer: &Offer) -> Option<UsdPerHour> {
+        offer.hourly.map(UsdPerHour).filter(|price| price.is_positive())
+    }
+
+    fn of_month(&self, offer: &Offer) -> Option<UsdPerHour> {
+        let monthly = offer.monthly.filter(|price| *price > Decimal::ZERO)?;
+        Some(UsdPerHour::of_month(Usd(monthly), self.hours_per_month))
     }
 
     fn said(&self, offer: &Offer, of: impl Fn(PriceRule) -> Option<UsdPerHour>) -> Option<UsdPerHour> {
@@ -119,6 +139,35 @@ mod tests {
         assert_eq!(prices.of(&offer("a", "ams1", Some(0), None)), None);
         assert_eq!(prices.of(&offer("a", "ams1", None, Some("-1"))), None);
         assert_eq!(prices.of(&offer("a", "ams1", None, None)), None);
+    }
+
+    #[test]
+    fn the_monthly_price_holds_where_the_hourly_one_contradicts_it() {
+        let prices = Prices::default();
+        for (hourly, want, told) in [
+            ("0.5", "0.5", false),
+            ("0.02", "0.02", false),
+            ("73", "0.1", true),
+            ("10", "0.1", true),
+            ("0.51", "0.1", true),
+            ("0.001", "0.1", true),
+            ("79228162514264337593543950335", "0.1", true),
+        ] {
+            let offer = offer("a", "ams1", Some(73), Some(hourly));
+            assert_eq!(prices.of(&offer), Some(rate(want)), "{hourly}");
+            assert_eq!(prices.contradiction(&offer).is_some(), told, "{hourly}");
+        }
+        let own = vec![said(Some("a"), None, PriceRule::Is(rate("2")))];
+        let prices = Prices { overrides: own, ..Prices::default() };
+        assert_eq!(prices.contradiction(&offer("a", "ams1", Some(73), Some("73"))), None);
+    }
+
+    #[test]
+    fn a_discount_on_the_largest_price_does_not_overflow() {
+        let overrides = vec![said(None, None, PriceRule::PercentOff(Decimal::from(50)))];
+        let prices = Prices { overrides, ..Prices::default() };
+        let price = prices.of(&offer("a", "ams1", None, Some("79228162514264337593543950335"))).unwrap();
+        assert!(price > UsdPerHour(Decimal::MAX / Decimal::from(3)), "{price}");
     }
 
     #[test]
