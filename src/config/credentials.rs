@@ -78,15 +78,15 @@ pub(super) fn credentials(
     let token = secret("--api-token", args.api_token.as_ref(), args.api_token_file.as_deref(), problems);
     let secret =
         secret("--client-secret", args.client_secret.as_ref(), args.client_secret_file.as_deref(), problems);
+    let id = secret_text("--client-id", args.client_id.as_deref(), problems);
     if problems.len() > before {
         return None;
     }
-    let (flag, message) = match (token, args.client_id.as_deref(), secret) {
+    let (flag, message) = match (token, id.as_ref().map(ExposeSecret::expose_secret), secret) {
         (Some(token), None, None) => {
             let source = args.api_token_file.clone().map(CredentialSource::TokenFile);
             return Some((Credentials::token(token), source.unwrap_or(CredentialSource::Fixed)));
         }
-        (None, Some(""), _) => ("--client-id", "is empty"),
         (None, Some(id), Some(secret)) => {
             let file = args.client_secret_file.clone();
             let source = file.map(|file| CredentialSource::ClientSecretFile { id: id.to_owned(), file });
@@ -103,6 +103,12 @@ pub(super) fn credentials(
     };
     problems.push(Problem::new(flag, "", message));
     None
+}
+
+/// A text of credentials that is given as it is.
+fn secret_text(flag: &str, given: Option<&str>, problems: &mut Vec<Problem>) -> Option<SecretString> {
+    let wrong = |problem: &str| problems.push(Problem::new(flag, "", problem));
+    Credentials::clean(given?).map_err(wrong).ok()
 }
 
 /// A secret, given as it is or in a file.
@@ -127,4 +133,18 @@ fn secret(
         },
     };
     clean.map_or_else(|problem| wrong(flag, problem.to_owned()), Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_break_at_the_end_is_no_part_of_a_client_id() {
+        let mut problems = Vec::new();
+        let mut read = |text| secret_text("--client-id", Some(text), &mut problems);
+        assert_eq!(read("me\n").unwrap().expose_secret(), "me");
+        assert!(read("\n").is_none() && read("m e").is_none());
+        assert_eq!(problems[0], Problem::new("--client-id", "", "is empty"));
+    }
 }

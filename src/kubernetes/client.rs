@@ -1,16 +1,19 @@
 //! The client for the API server. It repeats nothing by itself and waits for nothing without end: who asks
 //! decides what to do about an answer, or about none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Uri, header};
 use http_body_util::BodyExt as _;
+use hyper_util::client::proxy::matcher::Matcher;
 use kube::Client;
 use kube::client::{Body, ClientBuilder};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::BoxError;
 
+use super::token_file::{TokenFile, TokenFileError};
 use crate::config::KubernetesAccess;
 
 /// To connect, TLS included.
@@ -44,15 +47,36 @@ pub enum ConnectError {
         /// What is wrong.
         problem: Box<kube::Error>,
     },
+    /// The token file that it names cannot be used.
+    #[error("--kubeconfig {given}: {problem}{}", causes(problem))]
+    Token {
+        /// The flag's value.
+        given: String,
+        /// What is wrong.
+        #[source]
+        problem: TokenFileError,
+    },
+    /// The proxy that the cluster of the kubeconfig names is no URL.
+    #[error(
+        "--kubeconfig {given}: proxy-url {url:?} is no URL; want something like http://proxy.example:3128"
+    )]
+    Proxy {
+        /// The flag's value.
+        given: String,
+        /// What is given.
+        url: String,
+    },
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(String::new, |cause| format!(": {cause}"))
 }
 
 /// A client that is ready to ask. Nothing is asked yet.
 pub async fn connect(access: &KubernetesAccess) -> Result<Client, ConnectError> {
     let mut config = match access {
         KubernetesAccess::InCluster => kube::Config::incluster().map_err(ConnectError::InCluster)?,
-        KubernetesAccess::Kubeconfig(path) => from_file(path).await.map_err(|problem| {
-            ConnectError::Kubeconfig { path: path.display().to_string(), problem: Box::new(problem) }
-        })?,
+        KubernetesAccess::Kubeconfig(path) => from_file(path).await?,
     };
     // kube would repeat what is answered with 429, 503 or 504, for minutes: an eviction that a budget refuses, or
     // the renewal of a lease.
@@ -60,20 +84,69 @@ pub async fn connect(access: &KubernetesAccess) -> Result<Client, ConnectError> 
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // Idle connections and watches are silent for longer: what is asked is bounded one by one.
     config.read_timeout = None;
+    let token = token_file(&mut config.auth_info);
+    if let Some(token) = &token {
+        let read = token.authorization().await;
+        read.map_err(|problem| ConnectError::Token { given: access.to_string(), problem })?;
+    }
     let client = Client::try_from(config)
         .map_err(|problem| ConnectError::Client { given: access.to_string(), problem: Box::new(problem) })?;
-    Ok(bounded(&client))
+    Ok(bound_with(&client, token))
 }
 
-async fn from_file(path: &Path) -> Result<kube::Config, KubeconfigError> {
-    let file = Kubeconfig::read_from(path)?;
-    kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await
+async fn from_file(path: &Path) -> Result<kube::Config, ConnectError> {
+    let given = path.display().to_string();
+    let wrong = |problem| ConnectError::Kubeconfig { path: given.clone(), problem: Box::new(problem) };
+    let file = Kubeconfig::read_from(path).map_err(wrong)?;
+    let own_proxy = own_proxy(&file);
+    let mut config =
+        kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(wrong)?;
+    config.proxy_url = match own_proxy {
+        Some(url) => Some(url.parse().map_err(|_| ConnectError::Proxy { given, url })?),
+        None if no_proxy_at_all() => None,
+        // That of kube still has the user and password that the variable may hold.
+        None => proxy_of(&Matcher::from_env(), &config.cluster_url)
+            .map(|proxy| config.proxy_url.take_if(|known| known.host() == proxy.host()).unwrap_or(proxy)),
+    };
+    Ok(config)
+}
+
+/// The proxy that the current context's cluster names.
+fn own_proxy(file: &Kubeconfig) -> Option<String> {
+    let current = file.current_context.as_ref()?;
+    let context = file.contexts.iter().find(|known| known.name == *current)?;
+    let name = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|known| known.name == *name)?;
+    cluster.cluster.as_ref()?.proxy_url.clone().filter(|url| !url.trim().is_empty())
+}
+
+/// `NO_PROXY=*`: the matcher takes that for host names only.
+fn no_proxy_at_all() -> bool {
+    ["NO_PROXY", "no_proxy"].iter().any(|name| std::env::var(name).is_ok_and(|hosts| hosts.trim() == "*"))
+}
+
+/// The proxy that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name for the API server. kube would look for the proxy's own
+/// host in `NO_PROXY`.
+fn proxy_of(environment: &Matcher, server: &Uri) -> Option<Uri> {
+    let proxy = environment.intercept(server)?.uri().clone();
+    // kube has no SOCKS here, and never looked at ALL_PROXY.
+    proxy.scheme_str().is_none_or(|scheme| !scheme.starts_with("socks")).then_some(proxy)
+}
+
+/// Takes the token file over from kube, which sends it as it is, line break and all. A token has precedence.
+fn token_file(auth: &mut kube::config::AuthInfo) -> Option<Arc<TokenFile>> {
+    let file = auth.token_file.take()?;
+    auth.token.is_none().then(|| Arc::new(TokenFile::new(PathBuf::from(file))))
 }
 
 /// The same client with [`REQUEST_TIMEOUT`] on each request.
 pub fn bounded(client: &Client) -> Client {
+    bound_with(client, None)
+}
+
+fn bound_with(client: &Client, token: Option<Arc<TokenFile>>) -> Client {
     let inner = client.clone();
-    let service = tower::service_fn(move |request| bound(inner.clone(), request));
+    let service = tower::service_fn(move |request| bound(inner.clone(), token.clone(), request));
     ClientBuilder::new(service, client.default_namespace()).with_valid_until(*client.valid_until()).build()
 }
 
@@ -82,9 +155,16 @@ pub fn bounded(client: &Client) -> Client {
 #[error("the API server did not answer within {REQUEST_TIMEOUT:?}")]
 struct TimedOut;
 
-async fn bound(client: Client, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+async fn bound(
+    client: Client,
+    token: Option<Arc<TokenFile>>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, BoxError> {
     let watch = is_watch(&request);
     let answer = async {
+        if let Some(token) = token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.authorization().await?);
+        }
         let reply = client.send(request).await?;
         if watch {
             return Ok(reply);
@@ -150,6 +230,75 @@ mod tests {
         let api: Api<ConfigMap> = Api::default_namespaced(bounded(&Client::new(service, "default")));
         let error = api.get("a").await.unwrap_err();
         assert!(matches!(&error, kube::Error::Api(status) if status.code == 429), "{error}");
+    }
+
+    #[test]
+    fn no_proxy_is_about_the_api_server() {
+        let proxy = |no: &str, server: &'static str| {
+            let environment = Matcher::builder().https("http://proxy.test:3128").no(no).build();
+            proxy_of(&environment, &Uri::from_static(server)).map(|uri| uri.to_string())
+        };
+        let server = "https://127.0.0.1:6443/";
+        assert_eq!(proxy("localhost", server).as_deref(), Some("http://proxy.test:3128/"));
+        for no in ["127.0.0.1", "localhost, 127.0.0.0/8,"] {
+            assert_eq!(proxy(no, server), None, "{no}");
+        }
+        assert_eq!(proxy("proxy.test", server).as_deref(), Some("http://proxy.test:3128/"));
+        assert_eq!(proxy(".svc", "https://kubernetes.default.svc/"), None);
+        assert_eq!(proxy("", "http://127.0.0.1:8001/"), None);
+    }
+
+    fn kubeconfig(cluster: &str, user: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
+             contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:6443'{cluster}}}}}]\n\
+             users: [{{name: u, user: {{{user}}}}}]\n"
+        );
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_may_name_its_own_proxy() {
+        let file = kubeconfig(", proxy-url: 'http://own.test:3128'", "token: t");
+        let config = from_file(file.path()).await.unwrap();
+        assert_eq!(config.proxy_url.unwrap().to_string(), "http://own.test:3128/");
+        connect(&KubernetesAccess::Kubeconfig(file.path().into())).await.map(drop).unwrap();
+        let file = kubeconfig("", "token: t");
+        assert_eq!(from_file(file.path()).await.unwrap().proxy_url, None);
+    }
+
+    #[tokio::test]
+    async fn a_token_file_is_sent_without_its_line_break() {
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), "abc.def\n").unwrap();
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let service = tower::service_fn({
+            let seen = Arc::clone(&seen);
+            move |request: Request<Body>| {
+                seen.lock().unwrap().push(request.headers()[header::AUTHORIZATION].clone());
+                async { Ok::<_, BoxError>(Response::new(Body::from(b"{}".to_vec()))) }
+            }
+        });
+        let mut auth = kube::config::AuthInfo {
+            token_file: Some(token.path().display().to_string()),
+            ..Default::default()
+        };
+        let client = bound_with(&Client::new(service, "default"), token_file(&mut auth));
+        client.request_text(Request::get("/version").body(Vec::new()).unwrap()).await.unwrap();
+        assert_eq!(seen.lock().unwrap()[..], ["Bearer abc.def"]);
+        assert_eq!(auth.token_file, None);
+    }
+
+    #[tokio::test]
+    async fn a_token_file_that_holds_none_stops_the_start() {
+        let token = tempfile::NamedTempFile::new().unwrap();
+        let file = kubeconfig("", &format!("tokenFile: '{}'", token.path().display()));
+        let connected = connect(&KubernetesAccess::Kubeconfig(file.path().into())).await;
+        let error = connected.map(drop).unwrap_err().to_string();
+        assert!(error.contains("holds no token"), "{error}");
     }
 
     #[tokio::test]

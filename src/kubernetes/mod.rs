@@ -9,6 +9,7 @@ mod lease;
 mod patch;
 mod permissions;
 mod role;
+mod token_file;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
 pub use drain::{Evicted, Staying, evict, pods_on, staying};
