@@ -23,6 +23,7 @@ pub mod fleet;
 pub mod grpc;
 pub mod kubernetes;
 pub mod placement;
+pub mod retry_after;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
-use super::duration::parse_duration;
+use super::duration::any_duration;
 
 use crate::fleet::is_label_value;
 
@@ -100,6 +100,6 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             rest = more;
         }
     }
-    let sound = if rest.is_empty() { parse_duration(text).ok() } else { None };
+    let sound = if rest.is_empty() { any_duration(text) } else { None };
     sound.ok_or_else(|| format!("is {text:?}, must be a duration above 0 such as 90s, 10m or 1h30m"))
 }

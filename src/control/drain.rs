@@ -209,7 +209,7 @@ impl Drain {
                 self.metrics.evicted(answer.name());
                 match answer {
                     Evicted::Leaving => drop(progress.blocked.remove(pod)),
-                    Evicted::Throttled(wait) => self.quiet_until = self.quiet_until.max(now + wait),
+                    Evicted::Throttled(wait) => self.quiet_until = self.quiet_until.max(now + wait.get()),
                     Evicted::Blocked(why) | Evicted::Failed(why) => {
                         progress.blocked.insert(pod.clone(), now + BLOCKED);
                         held = Some(format!("pod {pod}: {why}"));

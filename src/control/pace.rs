@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::retry_after::RetryAfter;
+
 /// A delay that doubles with each trouble, from `least` to `most`, and is gone after a success.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
@@ -25,11 +27,12 @@ impl Backoff {
 
     /// Notes a failure; `at_least` is what the other side asks for. What was begun together fails together:
     /// while the delay lasts, a further failure is the same trouble.
-    pub(super) fn failure(&mut self, at_least: Option<Duration>) {
+    pub(super) fn failure(&mut self, at_least: Option<RetryAfter>) {
         if self.ready() {
             self.delay = (self.delay * 2).clamp(self.least, self.most);
         }
-        self.until = self.until.max(Instant::now() + self.delay.max(at_least.unwrap_or_default()));
+        self.until =
+            self.until.max(Instant::now() + self.delay.max(at_least.map_or(Duration::ZERO, RetryAfter::get)));
     }
 
     pub(super) fn ready(&self) -> bool {

@@ -16,6 +16,7 @@ use super::pace::Backoff;
 use crate::fleet::{
     AskOutcome, Change, Failure, ListedNode, Machine, MachineId, Outcome, Phase, Policy, SizeId,
 };
+use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
 /// Requests for one size to VPSie at the same time.
@@ -298,7 +299,7 @@ fn restless(machine: &Machine) -> bool {
     }
 }
 
-fn retry_after(error: &BackendError) -> Option<Duration> {
+fn retry_after(error: &BackendError) -> Option<RetryAfter> {
     match error {
         BackendError::Unavailable { retry_after, .. } => *retry_after,
         _ => None,

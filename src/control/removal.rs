@@ -12,6 +12,7 @@ use super::bell::Bell;
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
 use crate::fleet::{Machine, MachineId};
+use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
 /// Deletions at the same time.
@@ -117,7 +118,7 @@ impl Removal {
         }
     }
 
-    fn trouble(&mut self, id: MachineId, wait: Option<Duration>) {
+    fn trouble(&mut self, id: MachineId, wait: Option<RetryAfter>) {
         let backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
         self.troubled.entry(id).or_insert(backoff).failure(wait);
     }

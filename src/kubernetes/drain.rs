@@ -9,6 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, 
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 
+use crate::retry_after::RetryAfter;
+
 /// A pod that is still there so long after its grace period is not waited for: its kubelet is dead.
 const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// Pods a request reads.
@@ -52,7 +54,7 @@ pub enum Evicted {
     /// A disruption budget does not allow it now.
     Blocked(String),
     /// The API server wants to be left alone for so long.
-    Throttled(Duration),
+    Throttled(RetryAfter),
     /// It could not be asked, or does not allow it.
     Failed(String),
 }
@@ -109,7 +111,7 @@ fn answer(code: u16, refusal: &kube::core::Status) -> Evicted {
         }
         429 => {
             let wait = details.map_or(0, |details| details.retry_after_seconds).max(1);
-            Evicted::Throttled(Duration::from_secs(u64::from(wait)))
+            Evicted::Throttled(RetryAfter::new(Duration::from_secs(u64::from(wait))))
         }
         // Two budgets on one pod: nobody can evict it until one is gone.
         500 => Evicted::Blocked(refusal.message.clone()),
@@ -182,8 +184,10 @@ mod tests {
         assert_eq!(said(403, "NamespaceTerminating", 0), Evicted::Leaving);
         assert_eq!(said(403, "", 0), Evicted::Failed("no".to_owned()));
         assert_eq!(said(429, "DisruptionBudget", 10), Evicted::Blocked("web needs 2".to_owned()));
-        assert_eq!(said(429, "", 7), Evicted::Throttled(Duration::from_secs(7)));
-        assert_eq!(said(429, "", 0), Evicted::Throttled(Duration::from_secs(1)));
+        let throttled = |seconds| Evicted::Throttled(RetryAfter::new(Duration::from_secs(seconds)));
+        assert_eq!(said(429, "", 7), throttled(7));
+        assert_eq!(said(429, "", u32::MAX), throttled(60));
+        assert_eq!(said(429, "", 0), throttled(1));
         assert_eq!(said(500, "", 0), Evicted::Blocked("no".to_owned()));
     }
 }

@@ -1,11 +1,10 @@
 //! What the control loops ask of VPSie, whichever product the VMs come from.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 
 use crate::catalog::Catalog;
 use crate::fleet::{FailureReason, ListedNode, SizeId, Vm};
+use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.
 ///
@@ -49,7 +48,7 @@ pub enum BackendError {
         /// What happened.
         message: String,
         /// How long the API asks to wait.
-        retry_after: Option<Duration>,
+        retry_after: Option<RetryAfter>,
     },
     /// The reply was lost: it may have been done.
     #[error("the outcome is not known: {message}")]

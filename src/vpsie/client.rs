@@ -23,6 +23,8 @@ use super::reply::Reply;
 use super::transport::{Timeouts, Transport, TransportError};
 use crate::control::Clock;
 
+use crate::fleet::ClusterId;
+use crate::retry_after::RetryAfter;
 /// How the client talks to VPSie.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -193,7 +195,7 @@ impl Client {
         }
         let backoff = FIRST_PAUSE * 2_u32.pow(attempt - 1);
         let chance = self.0.jitter.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.5..1.0);
-        let pause = backoff.mul_f64(chance).max(error.retry_after.unwrap_or_default());
+        let pause = backoff.mul_f64(chance).max(error.retry_after.map_or(Duration::ZERO, RetryAfter::get));
         (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
     }
 
@@ -210,7 +212,7 @@ impl Client {
         let inner = &*self.0;
         let request = self.request(call, base, token)?;
         let held_back = |message: &str, wait| ApiError {
-            retry_after: Some(wait),
+            retry_after: Some(RetryAfter::new(wait)),
             ..ApiError::new(Kind::HeldBack, message)
         };
         let permit = inner.breaker.admit().map_err(|wait| {

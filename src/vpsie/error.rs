@@ -1,12 +1,11 @@
 //! What can go wrong in a call, as far as the reply tells.
 
-use std::time::Duration;
-
 use http::StatusCode;
 use uuid::Uuid;
 
 use super::backend::BackendError;
 use crate::fleet::FailureReason;
+use crate::retry_after::RetryAfter;
 
 /// Why a call did not do what it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +14,7 @@ pub(super) struct ApiError {
     /// The API's own words where there are any, else what happened.
     pub(super) message: String,
     /// How long the API asks to wait.
-    pub(super) retry_after: Option<Duration>,
+    pub(super) retry_after: Option<RetryAfter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::retry_after::RetryAfter;
+
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -17,9 +19,6 @@ pub(super) enum Purpose {
 
 /// A minute and a little, because requests do not all take the same time to arrive.
 const WINDOW: Duration = Duration::from_secs(61);
-
-/// Longest that a `Retry-After` holds everything back. Past it VPSie is asked again.
-const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 
 pub(super) struct Limiter {
     rate: usize,
@@ -55,8 +54,8 @@ impl Limiter {
     }
 
     /// Holds everything back: VPSie said that we are too fast.
-    pub(super) fn pause(&self, pause: Duration) {
-        let until = Instant::now() + pause.min(LONGEST_PAUSE);
+    pub(super) fn pause(&self, pause: RetryAfter) {
+        let until = Instant::now() + pause.get();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.paused_until = state.paused_until.max(Some(until));
     }
@@ -132,11 +131,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_holds_everything_back_but_not_for_ever() {
         let limiter = Limiter::new(10, 0.2);
-        limiter.pause(Duration::from_secs(7));
-        limiter.pause(Duration::from_secs(3));
+        let pause = |seconds| limiter.pause(RetryAfter::new(Duration::from_secs(seconds)));
+        pause(7);
+        pause(3);
         assert_eq!(seconds_for(&limiter, Purpose::Deletion, 1).await, 7);
-        limiter.pause(Duration::from_hours(9));
-        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 1).await, 120);
+        pause(9 * 3600);
+        assert_eq!(seconds_for(&limiter, Purpose::Ordinary, 1).await, 60);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ use crate::fleet::{
 };
 
 /// What a [`ManagedBackend`] works on.
+use crate::retry_after::RetryAfter;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedConfig {
     /// The cluster.
@@ -167,7 +168,7 @@ impl ManagedBackend {
         Err(BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
             message: format!("the new VPSie group {name:?} is not listed yet"),
-            retry_after: Some(BETWEEN_LOOKS),
+            retry_after: Some(RetryAfter::new(BETWEEN_LOOKS)),
         })
     }
 

@@ -1,13 +1,12 @@
 //! Replies: the envelope in all its forms (API §3), and what a failure among them means.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::error::{ApiError, Kind, status_line, words};
+use crate::retry_after::RetryAfter;
 
 /// A reply that says that the call succeeded.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ impl Reply {
                 }
             },
         };
-        Err(ApiError { retry_after: retry_after(reply.headers(), now), ..error })
+        Err(ApiError { retry_after: RetryAfter::read(reply.headers(), now), ..error })
     }
 
     /// The whole of it; a login has no `data`.
@@ -148,16 +147,6 @@ fn not_json(status: StatusCode, body: &Bytes, secrets: &[&str]) -> ApiError {
     ApiError::new(kind, words(&message, secrets).trim_end_matches([':', ' ']))
 }
 
-/// `Retry-After`, in seconds or as a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,20 +241,5 @@ mod tests {
     fn secrets_are_kept_out() {
         assert_eq!(read(400, r#"{"message":"bad s3cret"}"#).unwrap_err().message, "bad ***");
         assert!(!read(500, "dump: s3cret").unwrap_err().message.contains("s3cret"));
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let wait = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
-            retry_after(&headers, now).map(|wait| wait.as_secs())
-        };
-        assert_eq!(wait("7"), Some(7));
-        assert_eq!(wait("Thu, 01 Jan 2026 00:00:09 GMT"), Some(9));
-        assert_eq!(wait("Wed, 31 Dec 2025 00:00:00 GMT"), Some(0));
-        assert_eq!(wait("-3"), None);
-        assert_eq!(wait("soon"), None);
     }
 }

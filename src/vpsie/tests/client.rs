@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::script::{Fate, Script, ok, refuse, reply, slow_down};
+use crate::retry_after::RetryAfter;
 use crate::vpsie::client::Client;
 use crate::vpsie::error::{ApiError, Kind};
 use crate::vpsie::limiter::Purpose;
@@ -86,11 +87,29 @@ async fn retry_after_is_kept_to_where_there_is_time() {
     let seen = script.seen();
     assert!(seen[1].at - seen[0].at >= Duration::from_secs(40));
 
-    let script = Script::new([(LIST, slow_down(400))]);
-    let (client, start) = (script.client(), Instant::now());
+    let script = Script::new([(LIST, slow_down(40))]);
+    let client =
+        script.client_with(Credentials::token("t"), |config| config.timeouts.call = Duration::from_secs(20));
+    let start = Instant::now();
     let error = list(&client).await.unwrap_err();
-    assert_eq!((error.kind, error.retry_after), (Kind::RateLimited, Some(Duration::from_secs(400))));
+    let wait = RetryAfter::new(Duration::from_secs(40));
+    assert_eq!((error.kind, error.retry_after), (Kind::RateLimited, Some(wait)));
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_retry_after_stops_no_call_for_longer_than_the_cap() {
+    for text in ["86400", "1e19", "Fri, 01 Jan 2027 00:00:00 GMT"] {
+        for status in [429, 503] {
+            let busy = Fate::Reply(status, "{}".into(), vec![("retry-after", text.into())]);
+            let script = Script::new([(ADD, busy), (DELETE, ok(&json!(true))), (LIST, clusters())]);
+            let (client, start) = (script.client(), Instant::now());
+            add(&client).await.unwrap_err();
+            client.delete_worker(&"c".into(), &"u-1".into()).await.unwrap();
+            list(&client).await.unwrap();
+            assert!(start.elapsed() <= RetryAfter::MAX, "{status} {text}: {:?}", start.elapsed());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +188,10 @@ async fn nothing_is_sent_while_the_breaker_is_open() {
         assert_eq!(add(&client).await.unwrap_err().kind, Kind::Unclear);
     }
     let error = add(&client).await.unwrap_err();
-    assert_eq!((error.kind, error.retry_after), (Kind::HeldBack, Some(Duration::from_secs(30))));
+    assert_eq!(
+        (error.kind, error.retry_after),
+        (Kind::HeldBack, Some(RetryAfter::new(Duration::from_secs(30))))
+    );
     assert_eq!(list(&client).await.unwrap_err().kind, Kind::HeldBack);
 
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -215,7 +237,7 @@ async fn a_call_that_would_wait_too_long_for_the_rate_fails_at_once() {
     });
     list(&client).await.unwrap();
     let error = list(&client).await.unwrap_err();
-    assert_eq!((error.kind, error.retry_after), (Kind::HeldBack, Some(Duration::from_secs(61))));
+    assert_eq!((error.kind, error.retry_after), (Kind::HeldBack, Some(RetryAfter::new(RetryAfter::MAX))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::script::{Fate, Script, ok, refuse, reply, slow_down};
 use crate::fleet::{FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId, VmState};
+use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, Credentials, ManagedBackend, ManagedConfig};
 
 const CHECK: &str = "GET k8s/cluster/all";
@@ -354,7 +355,7 @@ async fn a_creation_says_exactly_what_is_known_of_it() {
     assert_unavailable(create(reply(403, "{}")).await, FailureReason::Authentication);
     match create(slow_down(17)).await {
         Err(BackendError::Unavailable { retry_after, .. }) => {
-            assert_eq!(retry_after, Some(Duration::from_secs(17)));
+            assert_eq!(retry_after, Some(RetryAfter::new(Duration::from_secs(17))));
         }
         other => panic!("{other:?}"),
     }

@@ -110,7 +110,7 @@ impl Shape {
 }
 
 fn millis(cores: Decimal) -> Option<u64> {
-    (cores * Decimal::ONE_THOUSAND).trunc().to_u64()
+    cores.checked_mul(Decimal::ONE_THOUSAND)?.trunc().to_u64().filter(|millis| *millis > 0)
 }
 
 /// An offer (API §5.1). A row without size, name, CPU or memory is none.
@@ -219,3 +219,12 @@ mod tests {
         assert!(!active(json!({"identifier": "ams1", "is_active": 1, "is_deleted": "1"})));
     }
 }
+    #[test]
+    fn a_number_that_no_machine_has_makes_no_offer() {
+        for cpu in [json!(1e28), json!("79228162514264337593543950335"), json!(-1), json!(1e-28)] {
+            let row = json!({"id": 7, "name": "s", "cpu": cpu, "ram": 4096});
+            assert_eq!(offer_of(&row), None, "{row}");
+        }
+        assert_eq!(offer_of(&json!({"id": 7, "name": "s", "cpu": 2, "ram": 1e28})), None);
+    }
+
