@@ -176,6 +176,8 @@ shapes! {
         Status = "status",
         /// 200, with `error: true`. A missing token is 401 all the same.
         Ok = "ok",
+        /// 500, with `error: true` and `type: false`. A missing token is 401 all the same.
+        Internal = "500",
     }
     /// The body of an answer about a route that does not exist (row 6).
     unknown_route = "unknown-route": UnknownRoute {

@@ -146,11 +146,17 @@ impl Shapes {
             Ok(answer) => reply(200, &self.success(answer, page)),
             Err(refusal) if refusal.is_not_found() => self.not_found(&refusal),
             Err(refusal) => {
-                let status = match self.error_status {
-                    ErrorStatus::Ok if ![401, 429].contains(&refusal.status) => 200,
-                    _ => refusal.status,
+                let (status, code) = match self.error_status {
+                    _ if [401, 429].contains(&refusal.status) => (refusal.status, refusal.status),
+                    ErrorStatus::Status => (refusal.status, refusal.status),
+                    ErrorStatus::Ok => (200, refusal.status),
+                    ErrorStatus::Internal => (500, 500),
                 };
-                reply(status, &self.error(refusal.status, &refusal.message))
+                let mut error = self.error(code, &refusal.message);
+                if self.error_status == ErrorStatus::Internal {
+                    error["type"] = Value::Bool(false);
+                }
+                reply(status, &error)
             }
         }
     }
@@ -222,7 +228,9 @@ impl Shapes {
     fn not_found(&self, refusal: &Refusal) -> Response<Body> {
         let with_data = |data| reply(200, &json!({ "error": self.error_field(None), "data": data }));
         match (self.not_found, self.error_status) {
-            (NotFound::Status, ErrorStatus::Status) => reply(404, &self.error(404, &refusal.message)),
+            (NotFound::Status, ErrorStatus::Status | ErrorStatus::Internal) => {
+                reply(404, &self.error(404, &refusal.message))
+            }
             (NotFound::Error, _) | (NotFound::Status, ErrorStatus::Ok) => {
                 reply(200, &self.error(404, &refusal.message))
             }

@@ -70,7 +70,12 @@ impl Kind {
     /// words is unclear, whatever they are.
     pub(super) fn of(status: u16, message: &str) -> Self {
         let message = message.to_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        // "exceeds the allowed 5 limit" is "exceeds the allowed limit".
+        let is_number =
+            |word: &&str| word.trim_matches(|c: char| !c.is_alphanumeric()).parse::<f64>().is_ok();
+        let plain: Vec<&str> = message.split_whitespace().filter(|word| !is_number(word)).collect();
+        let plain = plain.join(" ");
+        let says = |words: &[&str]| words.iter().any(|word| message.contains(word) || plain.contains(word));
         let too_fast = says(&["too many requests", "rate limit", "rate-limit"]);
         match status {
             429 => Self::RateLimited,
@@ -91,10 +96,68 @@ impl Kind {
             _ => Self::Refused,
         }
     }
+
+    /// What a 5xx is whose body is VPSie's own envelope. VPSie sends its refusals so, too (API §3.2), and a refusal
+    /// that is taken for a lost reply leaves a machine waiting. The other way round is worse: the VM of a request that
+    /// counts as refused is nobody's. So the evidence must be clear that a check failed before the work began: words of
+    /// such a check, or the mark of a deliberate refusal (`type: false`, no `stack`) in words that tell of no accident.
+    pub(super) fn of_server_error(status: u16, message: &str, deliberate: bool) -> Self {
+        let by_words = Self::of(status, message);
+        let lower = message.to_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        if by_words != Self::Unclear || says(ACCIDENT) || !(deliberate || says(CHECK)) {
+            return by_words;
+        }
+        match Self::of(0, message) {
+            Self::RateLimited => Self::Unclear,
+            kind => kind,
+        }
+    }
 }
+
+/// VPSie's refusal to make a second group of a size, in lower case (API §3.2).
+pub(super) const SAME_SIZE: &str = "same selected size";
+
+/// Words of checks that come before any work, in lower case.
+const CHECK: &[&str] = &[
+    SAME_SIZE,
+    "please select",
+    "please authenticate",
+    "not allowed",
+    "not permitted",
+    "permission",
+    "is required",
+];
+
+/// Words of accidents, in lower case: the work may have begun.
+const ACCIDENT: &[&str] = &[
+    "internal",
+    "unexpected",
+    "exception",
+    "undefined",
+    "something went wrong",
+    "timeout",
+    "timed out",
+    "deadlock",
+    "database",
+    "connection",
+    "econn",
+    "gateway",
+    "unavailable",
+    "try again",
+    "job",
+    "queue",
+];
 
 const QUOTA: &[&str] = &[
     "exceeds the allowed limit",
+    "exceeds the limit",
+    "exceeded the limit",
+    "exceeded the allowed limit",
+    "maximum allowed",
+    "reached the maximum",
+    "reached the limit",
+    "reached your limit",
     "quota",
     "plan does not allow",
     "maximum number of",
@@ -234,6 +297,39 @@ mod tests {
             (409, "Cluster is locked", Kind::Refused),
         ] {
             assert_eq!(Kind::of(status, message), kind, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn quota_words_may_hold_numbers() {
+        for message in [
+            "Worker nodes count exceeds the allowed limit of 5",
+            "Worker nodes count 6 exceeds the allowed 5 limit",
+            "Your account has reached the maximum (10) of servers",
+            "Quota exceeded: 5/5",
+        ] {
+            assert_eq!(Kind::of(500, message), Kind::Quota, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_server_error_is_a_refusal_only_on_clear_evidence() {
+        for (message, deliberate, kind) in [
+            ("Group a has same selected Size, please select another size", false, Kind::BadConfiguration),
+            ("kubernetes group not found", false, Kind::Unclear),
+            ("kubernetes group not found", true, Kind::NotFound),
+            ("Please authenticate", false, Kind::Unauthenticated),
+            ("Cluster is locked", false, Kind::Unclear),
+            ("Cluster is locked", true, Kind::Refused),
+            ("The moon is full", false, Kind::Unclear),
+            ("The moon is full", true, Kind::Refused),
+            ("Worker nodes count exceeds the allowed limit of 5", false, Kind::Quota),
+            ("Internal Server Error", true, Kind::Unclear),
+            ("Cannot read properties of undefined (reading 'id'): not found", true, Kind::Unclear),
+            ("Too many requests", true, Kind::Unclear),
+            ("", false, Kind::Unclear),
+        ] {
+            assert_eq!(Kind::of_server_error(500, message, deliberate), kind, "{message} {deliberate}");
         }
     }
 

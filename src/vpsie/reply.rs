@@ -41,7 +41,10 @@ impl Reply {
             Some(value) => match told_failure(status, &value) {
                 None => return Ok(Self(value)),
                 Some((code, message)) => {
-                    let kind = Kind::of(code, &message);
+                    let kind = match code {
+                        500.. => Kind::of_server_error(code, &message, is_deliberate(&value, &message)),
+                        _ => Kind::of(code, &message),
+                    };
                     let message = match words(&message, secrets) {
                         nothing if nothing.is_empty() => status_line(status),
                         message => message,
@@ -125,6 +128,13 @@ fn told_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
         status.as_u16()
     };
     Some((code, said("message").or(in_error).unwrap_or_default().to_owned()))
+}
+
+/// Whether an error envelope is one that VPSie's own checks write: its quota refusals carry `type: false` and no stack
+/// trace.
+fn is_deliberate(root: &Value, message: &str) -> bool {
+    let has = |key| root.get(key).is_some_and(|value| !value.is_null());
+    root.get("type") == Some(&Value::Bool(false)) && !has("stack") && !message.is_empty()
 }
 
 /// Bytes of a reply without JSON that are looked at.
@@ -212,6 +222,27 @@ mod tests {
         assert_eq!(read(200, r#"{"error":true,"code":401}"#).unwrap_err().kind, Kind::Unauthenticated);
         assert_eq!(read(200, r#"{"error":true,"code":500}"#).unwrap_err().kind, Kind::Unclear);
         assert_eq!(read(200, r#"{"error":true,"code":7}"#).unwrap_err().kind, Kind::Refused);
+    }
+
+    #[test]
+    fn a_refusal_with_http_500_is_told_from_an_accident() {
+        for (body, kind) in [
+            (
+                r#"{"error":true,"type":false,"message":"Worker nodes count exceeds the allowed limit of 5"}"#,
+                Kind::Quota,
+            ),
+            (r#"{"error":true,"type":false,"message":"Cluster is being upgraded"}"#, Kind::Refused),
+            (r#"{"error":true,"message":"Cluster is being upgraded"}"#, Kind::Unclear),
+            (
+                r#"{"error":true,"type":false,"message":"Cluster is being upgraded","stack":"at x.js:1"}"#,
+                Kind::Unclear,
+            ),
+            (r#"{"error":true,"type":false}"#, Kind::Unclear),
+            (r#"{"error":true,"message":"Internal Server Error"}"#, Kind::Unclear),
+        ] {
+            assert_eq!(read(500, body).unwrap_err().kind, kind, "{body}");
+        }
+        assert_eq!(read(502, "<html>group not found</html>").unwrap_err().kind, Kind::Unclear);
     }
 
     #[test]

@@ -125,6 +125,9 @@ looks! {
         "error-status=status", SameGroup, "status" => 400;
         "error-status=ok", SameGroup, "status" => 200;
         "error-status=ok", SameGroup, "/error" => true;
+        "error-status=500", SameGroup, "status" => 500;
+        "error-status=500", SameGroup, "/type" => false;
+        "error-status=500", NoCluster, "status" => 404;
         "unknown-route=json", Unknown, "/message" => "Not found";
         "unknown-route=html", Unknown, "" => "<html>\r\n<head><title>404 Not Found</title></head>\r\n<body>\r\n\
             <center><h1>404 Not Found</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
