@@ -93,6 +93,9 @@ struct Inner {
     breaker: Arc<Breaker>,
     auth: Auth,
     jitter: Mutex<StdRng>,
+    lists: Lists,
+    /// The cluster that calls are about, once it is known. Siblings share it.
+    cluster: Arc<Mutex<Option<ClusterId>>>,
 }
 
 impl Client {
@@ -111,6 +114,8 @@ impl Client {
             breaker: Arc::default(),
             auth,
             jitter: Mutex::new(StdRng::seed_from_u64(config.seed)),
+            lists: Lists::default(),
+            cluster: Arc::default(),
         }))
     }
 
@@ -121,17 +126,39 @@ impl Client {
     }
 
     /// Asks VPSie whether it accepts these credentials, and goes on with those in use whatever it says.
+    /// Sets the cluster that credentials must give access to.
+    pub(super) fn set_cluster(&self, cluster: ClusterId) {
+        *self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+    }
+
     pub async fn try_out(&self, credentials: &Credentials, base: Option<&BaseUrl>) -> Trial {
-        match self.sibling(credentials.clone(), base).clusters().await {
-            Ok(_) => Trial::Accepted,
-            Err(error) if matches!(error.kind, Kind::Unauthenticated | Kind::Forbidden) => {
-                Trial::Refused(error.message)
-            }
-            Err(error) => Trial::Unknown(error.message),
+        match self.sibling(credentials.clone(), base).prove_access().await {
+            Ok(()) => Trial::Accepted,
+            Err(error) => match error.kind {
+                Kind::Unauthenticated | Kind::Forbidden | Kind::NotFound => Trial::Refused(error.message),
+                _ => Trial::Unknown(error.message),
+            },
         }
     }
 
     /// A client for other credentials that keeps to the same rate. When it is for another server, what that one
+    /// Makes the calls that change nothing and that the autoscaler depends on. Whether the credentials may change
+    /// something, no such call tells.
+    async fn prove_access(&self) -> Result<(), ApiError> {
+        let clusters = self.clusters().await?;
+        let cluster = self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(cluster) = cluster else { return Ok(()) };
+        if !clusters.iter().any(|known| known.id.eq_ignore_ascii_case(cluster.as_str())) {
+            let known: Vec<String> =
+                clusters.iter().map(|known| format!("{} ({})", known.id, known.name)).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let message = format!("their account has no cluster {cluster}; it has: {known}");
+            return Err(ApiError::new(Kind::Forbidden, message));
+        }
+        self.nodes(&cluster, Purpose::Ordinary).await?;
+        self.groups(&cluster).await.map(drop)
+    }
+
     /// does is not held against ours.
     fn sibling(&self, credentials: Credentials, base: Option<&BaseUrl>) -> Self {
         let inner = &*self.0;
@@ -149,6 +176,8 @@ impl Client {
             limiter: Arc::clone(&inner.limiter),
             breaker,
             jitter: Mutex::new(StdRng::seed_from_u64(seed)),
+            lists: Lists::default(),
+            cluster: Arc::clone(&inner.cluster),
         }))
     }
 

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::script::{Fate, Script, ok, reply, slow_down};
 use crate::vpsie::error::Kind;
-use crate::vpsie::{BaseUrl, Credentials, Trial};
+use crate::vpsie::{BaseUrl, Credentials, ManagedBackend, ManagedConfig, Trial};
 
 const LOGIN: &str = "POST auth/from/api";
 const LIST: &str = "GET k8s/cluster/all";
@@ -55,6 +55,34 @@ async fn a_trial_says_what_vpsie_says_and_changes_nothing() {
         client.clusters().await.unwrap();
         assert_eq!(script.seen().last().unwrap().header("vpsie-auth"), "t0ken");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_our_cluster_is_refused() {
+    const NODES: &str = "GET k8s/cluster/byId/c-1";
+    const GROUPS: &str = "GET k8s/node/groups/byClusterId/c-1";
+    let new = Credentials::token("new");
+    let has = |id: &str| ok(&json!([{"identifier": id, "cluster_name": "HEL"}]));
+    let nodes = || ok(&json!({"identifier": "c-1", "nodes": []}));
+    let trial = async |steps: Vec<(&'static str, Fate)>| {
+        let script = Script::new(steps);
+        let client = script.client();
+        let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
+        let _backend = ManagedBackend::new(client.clone(), target);
+        let trial = client.try_out(&new, None).await;
+        script.seen();
+        trial
+    };
+    let words = "their account has no cluster c-1; it has: c-9 (HEL)".to_owned();
+    assert_eq!(trial(vec![(LIST, has("c-9"))]).await, Trial::Refused(words));
+    assert!(matches!(trial(vec![(LIST, clusters())]).await, Trial::Refused(_)));
+    let forbidden = reply(403, r#"{"error":true,"message":"Forbidden"}"#);
+    let refused = trial(vec![(LIST, has("C-1")), (NODES, forbidden.clone())]).await;
+    assert!(matches!(refused, Trial::Refused(_)), "{refused:?}");
+    let refused = trial(vec![(LIST, has("C-1")), (NODES, nodes()), (GROUPS, forbidden)]).await;
+    assert!(matches!(refused, Trial::Refused(_)), "{refused:?}");
+    let accepted = trial(vec![(LIST, has("C-1")), (NODES, nodes()), (GROUPS, clusters())]).await;
+    assert_eq!(accepted, Trial::Accepted);
 }
 
 #[tokio::test(start_paused = true)]
