@@ -324,7 +324,8 @@ mod tests {
             (json!({"accessToken": "t"}), 55),
             (json!({"token": "t", "expires": "2026-01-01T00:06:00Z"}), 3),
             (json!({"token": "t", "expires": "2025-01-01T00:00:00Z"}), 1),
-            (json!({"token": "t", "expires": "9999-01-01T00:00:00Z"}), 24 * 60 - 5),
+            (json!({"token": "t", "expires": "9998-01-01T00:00:00Z"}), 24 * 60 - 5),
+            (json!({"token": "t", "expires": 0}), 55),
         ] {
             let token = token_in(&reply, now).unwrap();
             assert_eq!(token.secret.expose_secret(), "t", "{reply}");

@@ -343,7 +343,10 @@ mod tests {
         ] {
             assert_eq!(read(&json!({"nodes": [fields]})), []);
         }
-        assert_eq!(one(&json!({"hostname": "x", "dropped_on": null})).state, VmState::Running);
+        for never in [json!(null), json!(0), json!("0"), json!(false), json!("1970-01-01 00:00:00")] {
+            let node = json!({"hostname": "x", "dropped_on": never});
+            assert_eq!(one(&node).state, VmState::Running, "{never}");
+        }
         let (old, new) = (json!({"hostname": "x", "is_deleted": 1}), json!({"hostname": "x", "id": 2}));
         for rows in [[&old, &new], [&new, &old]] {
             assert_eq!(read(&json!({"nodes": rows}))[0].row_id.as_deref(), Some("2"));

@@ -101,16 +101,25 @@ fn time(value: &Value) -> Option<Time> {
         return at.ok().map(zoned);
     }
     if let Ok(at) = Timestamp::from_str(&text) {
+/// The first moment that a row can mean: VPSie did not exist before. What databases write for "never" is earlier: 0,
+/// 1970 in any zone, MySQL's year 0.
+const FIRST: Timestamp = Timestamp::constant(YEAR_1980, 0);
+const YEAR_1980: i64 = 315_532_800;
+/// The first moment that no row can mean: `9999-12-31` is another way to write "never".
+const LAST: Timestamp = Timestamp::constant(YEAR_9999, 0);
+const YEAR_9999: i64 = 253_370_764_800;
+
+/// A moment. None for what is none, or stands for "never".
         return Some(zoned(at));
+    moment(value).filter(|time| (FIRST..LAST).contains(&time.at))
+}
+
+fn moment(value: &Value) -> Option<Time> {
     }
     if let Ok(at) = jiff::fmt::rfc2822::parse(&text) {
         return Some(zoned(at.timestamp()));
     }
     let civil = DateTime::from_str(&text).ok()?;
-    // What MySQL writes for "never".
-    if civil.year() < 1970 {
-        return None;
-    }
     let at = TimeZone::UTC.to_timestamp(civil).ok()?;
     Some(Time { at, zoned: false })
 }
@@ -174,7 +183,7 @@ mod tests {
         ] {
             assert_eq!(time(&value), Some(Time { at, zoned }), "{value}");
         }
-        for value in [json!(""), json!(null), json!("soon"), json!("0000-00-00 00:00:00"), json!(true)] {
+        for value in [json!(""), json!(null), json!("soon"), json!(true), json!(false), json!({})] {
             assert_eq!(time(&value), None, "{value}");
         }
     }
@@ -190,3 +199,35 @@ mod tests {
         assert_eq!((row.number(&["d"]), row.number(&["e"]), row.number(&["f"])), (None, None, None));
     }
 }
+    #[test]
+    fn what_databases_write_for_never_is_no_time() {
+        for value in [
+            json!(0),
+            json!("0"),
+            json!(1),
+            json!(-1),
+            json!("0000-00-00 00:00:00"),
+            json!("1970-01-01"),
+            json!("1970-01-01 00:00:00"),
+            json!("1970-01-01T00:00:00Z"),
+            json!("1970-01-01T01:00:00+01:00"),
+            json!("1969-12-31T19:00:00-05:00"),
+            json!("0001-01-01T00:00:00Z"),
+            json!("9999-12-31 23:59:59"),
+            json!(i64::MAX),
+            json!(u64::MAX),
+            json!(1e28),
+        ] {
+            assert_eq!(time(&value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn addresses_come_alone_or_in_lists() {
+        let row =
+            json!({"a": "10.0.0.1", "b": ["10.0.0.2", "", 7, "::1"], "c": null, "d": "0.0.0.0", "e": {}});
+        let read = Row(row.as_object().unwrap()).addresses(&["a", "b", "c", "d", "e", "f"]);
+        let want: BTreeSet<IpAddr> = ["10.0.0.1", "10.0.0.2", "::1"].map(|ip| ip.parse().unwrap()).into();
+        assert_eq!(read, want);
+    }
+

@@ -228,3 +228,5 @@ mod tests {
         assert_eq!(offer_of(&json!({"id": 7, "name": "s", "cpu": 2, "ram": 1e28})), None);
     }
 
+        assert!(!group(r#","dropped_on":0"#).deleted);
+        assert!(!group(r#","dropped_on":"1970-01-01 00:00:00""#).deleted);
