@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::limiter::Purpose;
 
 /// A call. Whether it may be repeated when its outcome is not known is said once, here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Call {
     /// Its name in metrics and logs.
     pub(super) endpoint: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Call {
     pub(super) purpose: Purpose,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Body {
     Empty,
     Json(Value),
@@ -64,6 +64,11 @@ impl Call {
     pub(super) fn delete(endpoint: &'static str, path: impl Into<String>, body: Value) -> Self {
         let body = Body::Json(body);
         Self { method: Method::DELETE, body, purpose: Purpose::Deletion, ..Self::get(endpoint, path) }
+    }
+
+    /// The same call for a page: whatever its body says still holds.
+    pub(super) fn page(&self, offset: usize, limit: usize) -> Self {
+        Self { path: format!("{}?offset={offset}&limit={limit}", self.path), ..self.clone() }
     }
 
     /// Must not be done twice.

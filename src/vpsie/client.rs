@@ -17,14 +17,15 @@ use super::base_url::BaseUrl;
 use super::breaker::Breaker;
 use super::call::Call;
 use super::error::{ApiError, Kind, words};
-use super::limiter::Limiter;
+use super::limiter::{Limiter, Purpose};
 use super::metrics::Metrics;
+use super::paging::Lists;
 use super::reply::Reply;
 use super::transport::{Timeouts, Transport, TransportError};
 use crate::control::Clock;
-
 use crate::fleet::ClusterId;
 use crate::retry_after::RetryAfter;
+
 /// How the client talks to VPSie.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -92,10 +93,10 @@ struct Inner {
     limiter: Arc<Limiter>,
     breaker: Arc<Breaker>,
     auth: Auth,
-    jitter: Mutex<StdRng>,
     lists: Lists,
     /// The cluster that calls are about, once it is known. Siblings share it.
     cluster: Arc<Mutex<Option<ClusterId>>>,
+    jitter: Mutex<StdRng>,
 }
 
 impl Client {
@@ -113,9 +114,9 @@ impl Client {
             limiter: Arc::new(Limiter::new(config.rate_per_minute, config.deletion_share)),
             breaker: Arc::default(),
             auth,
-            jitter: Mutex::new(StdRng::seed_from_u64(config.seed)),
             lists: Lists::default(),
             cluster: Arc::default(),
+            jitter: Mutex::new(StdRng::seed_from_u64(config.seed)),
         }))
     }
 
@@ -125,12 +126,12 @@ impl Client {
         self.0.auth.replace(credentials, base.unwrap_or_else(|| self.0.base.clone()));
     }
 
-    /// Asks VPSie whether it accepts these credentials, and goes on with those in use whatever it says.
     /// Sets the cluster that credentials must give access to.
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
         *self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
     }
 
+    /// Asks VPSie whether it accepts these credentials, and goes on with those in use whatever it says.
     pub async fn try_out(&self, credentials: &Credentials, base: Option<&BaseUrl>) -> Trial {
         match self.sibling(credentials.clone(), base).prove_access().await {
             Ok(()) => Trial::Accepted,
@@ -141,7 +142,6 @@ impl Client {
         }
     }
 
-    /// A client for other credentials that keeps to the same rate. When it is for another server, what that one
     /// Makes the calls that change nothing and that the autoscaler depends on. Whether the credentials may change
     /// something, no such call tells.
     async fn prove_access(&self) -> Result<(), ApiError> {
@@ -159,6 +159,7 @@ impl Client {
         self.groups(&cluster).await.map(drop)
     }
 
+    /// A client for other credentials that keeps to the same rate. When it is for another server, what that one
     /// does is not held against ours.
     fn sibling(&self, credentials: Credentials, base: Option<&BaseUrl>) -> Self {
         let inner = &*self.0;
@@ -175,9 +176,9 @@ impl Client {
             metrics: inner.metrics.clone(),
             limiter: Arc::clone(&inner.limiter),
             breaker,
-            jitter: Mutex::new(StdRng::seed_from_u64(seed)),
             lists: Lists::default(),
             cluster: Arc::clone(&inner.cluster),
+            jitter: Mutex::new(StdRng::seed_from_u64(seed)),
         }))
     }
 
@@ -325,6 +326,10 @@ impl Client {
 
     pub(super) fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    pub(super) fn lists(&self) -> &Lists {
+        &self.0.lists
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

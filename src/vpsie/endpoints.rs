@@ -1,15 +1,14 @@
 //! The calls that we make, in one table (API §17). Paths are case-sensitive.
 
-use std::collections::HashSet;
-
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::call::{Body, Call, path};
 use super::client::Client;
 use super::error::{ApiError, Kind};
 use super::limiter::Purpose;
+use super::paging::Rows;
 use super::reply::Payload;
-use super::wire::{self, Cluster, Datacenter, Group, Node, Row, VmName};
+use super::wire::{self, Cluster, Datacenter, Group, Node, VmName};
 use crate::catalog::Offer;
 use crate::fleet::{ClusterId, DatacenterId, SizeId, VmId};
 
@@ -23,11 +22,6 @@ const ADD_WORKER: &str = "k8s/cluster/byId/{}/add/slave/group/{}";
 const DELETE_WORKER: &str = "k8s/cluster/byId/{}/delete/slave";
 const VMS: &str = "storages/vms";
 
-/// Most rows that are asked for at once; if VPSie gives fewer, pages of this many, and so many of them.
-const MOST_ROWS: usize = 10_000;
-const PAGE: usize = 100;
-const MOST_PAGES: usize = 100;
-
 /// What VPSie says to a deletion.
 #[derive(Debug, PartialEq)]
 pub(super) enum Deletion {
@@ -40,25 +34,25 @@ pub(super) enum Deletion {
 impl Client {
     /// The clusters of the account. Also the cheapest way to try the credentials.
     pub(super) async fn clusters(&self) -> Result<Vec<Cluster>, ApiError> {
-        self.rows(Call::get("list_clusters", CLUSTERS), Cluster::read).await
+        Ok(self.rows(Call::get("list_clusters", CLUSTERS), Cluster::read).await?.rows)
     }
 
     pub(super) async fn datacenters(&self) -> Result<Vec<Datacenter>, ApiError> {
-        self.rows(Call::get("list_datacenters", DATACENTERS), Datacenter::read).await
+        Ok(self.rows(Call::get("list_datacenters", DATACENTERS), Datacenter::read).await?.rows)
     }
 
     /// What can be rented in a datacenter.
-    pub(super) async fn offers(&self, datacenter: &DatacenterId) -> Result<Vec<Offer>, ApiError> {
+    pub(super) async fn offers(&self, datacenter: &DatacenterId) -> Result<Rows<Offer>, ApiError> {
         let body = Body::Json(json!({"dcIdentifier": datacenter}));
         let call = Call::post("list_offers", OFFERS, body);
         self.rows(call, |row| wire::offer(row, datacenter)).await
     }
 
     /// The cluster's VPSie groups, without deleted ones.
-    pub(super) async fn groups(&self, cluster: &ClusterId) -> Result<Vec<Group>, ApiError> {
+    pub(super) async fn groups(&self, cluster: &ClusterId) -> Result<Rows<Group>, ApiError> {
         let call = Call::get("list_groups", path(GROUPS, &[cluster.as_str()]));
         let mut groups = self.rows(call, Group::read).await?;
-        groups.retain(|group| !group.deleted);
+        groups.rows.retain(|group| !group.deleted);
         Ok(groups)
     }
 
@@ -81,7 +75,7 @@ impl Client {
     /// Hostnames and UUIDs of the account's VMs, workers of managed clusters among them.
     pub(super) async fn vm_names(&self, purpose: Purpose) -> Result<Vec<VmName>, ApiError> {
         let call = Call::get("list_vms", VMS).with_purpose(purpose);
-        self.rows(call, VmName::read).await
+        Ok(self.rows(call, VmName::read).await?.rows)
     }
 
     /// Makes a VPSie group. What the reply says about it differs, so list the groups afterwards.
@@ -122,53 +116,4 @@ impl Client {
             Err(error) => Err(error),
         }
     }
-
-    /// Every row of a listing, over all its pages, as `read` has it. A row that it cannot read is
-    /// skipped and counted.
-    async fn rows<T>(&self, call: Call, read: impl Fn(Row<'_>) -> Option<T>) -> Result<Vec<T>, ApiError> {
-        let (mut rows, total) = self.page(&call).await?;
-        let total = total.and_then(|total| usize::try_from(total).ok()).unwrap_or(0);
-        // VPSie answers without paging as far as known (API §3.3). Where it tells of more, ask for all at
-        // once, which is the same whether `offset` counts rows or pages; then for what is still missing.
-        let mut seen: HashSet<String> = rows.iter().map(key).collect();
-        let mut next = (0, total.min(MOST_ROWS));
-        for turn in 0..MOST_PAGES {
-            if rows.len() >= total {
-                break;
-            }
-            let path = format!("{}?offset={}&limit={}", call.path, next.0, next.1);
-            let (mut more, _) = self.page(&Call::get(call.endpoint, path).with_purpose(call.purpose)).await?;
-            more.retain(|row| seen.insert(key(row)));
-            if turn > 0 && more.is_empty() {
-                break;
-            }
-            rows.append(&mut more);
-            next = (rows.len(), PAGE);
-        }
-        let read = |row: &Value| {
-            let read = row.as_object().and_then(|row| read(Row(row)));
-            if read.is_none() {
-                self.metrics().skipped_row(call.endpoint);
-            }
-            read
-        };
-        Ok(rows.iter().filter_map(read).collect())
-    }
-
-    async fn page(&self, call: &Call) -> Result<(Vec<Value>, Option<u64>), ApiError> {
-        match self.send(call).await?.payload() {
-            Payload::List { rows, total } => Ok((rows, total)),
-            Payload::Nothing | Payload::False => Ok((Vec::new(), None)),
-            Payload::Accepted | Payload::Object(_) => {
-                let message = format!("the reply to {} is no list", call.endpoint);
-                Err(ApiError::new(Kind::Unclear, message))
-            }
-        }
-    }
-}
-
-/// What makes two rows the same row.
-fn key(row: &Value) -> String {
-    let named = |name| row.as_object().and_then(|row: &Map<String, Value>| Row(row).text(&[name]));
-    named("identifier").or_else(|| named("id")).unwrap_or_else(|| row.to_string())
 }

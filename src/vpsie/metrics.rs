@@ -19,6 +19,8 @@ pub struct Metrics {
     seconds: Family<Endpoint, Histogram, fn() -> Histogram>,
     retries: Family<Endpoint, Counter>,
     skipped_rows: Family<Endpoint, Counter>,
+    missing_rows: Family<Endpoint, Gauge>,
+    unidentified: Gauge,
     rate_limit_wait: Counter<f64, AtomicU64>,
     breaker_open: Gauge,
 }
@@ -42,6 +44,8 @@ impl Default for Metrics {
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.05, 2.0, 11))),
             retries: Family::default(),
             skipped_rows: Family::default(),
+            missing_rows: Family::default(),
+            unidentified: Gauge::default(),
             rate_limit_wait: Counter::default(),
             breaker_open: Gauge::default(),
         }
@@ -59,6 +63,10 @@ impl Metrics {
         registry.register("vpsie_api_retries", help, None, &self.retries);
         let help = "Rows of VPSie's replies that could not be read";
         registry.register("vpsie_api_skipped_rows", help, None, &self.skipped_rows);
+        let help = "Rows that VPSie told of and did not give when the list was last read";
+        registry.register("vpsie_api_missing_rows", help, None, &self.missing_rows);
+        let help = "Listed workers whose UUID no listing confirms: they cannot be deleted";
+        registry.register("vpsie_api_unidentified_workers", help, None, &self.unidentified);
         let help = "Time that calls waited for the rate limit";
         registry.register("vpsie_api_rate_limit_wait", help, Some(Unit::Seconds), &self.rate_limit_wait);
         let help = "1 while the VPSie API does not answer and is not asked";
@@ -76,6 +84,16 @@ impl Metrics {
 
     pub(super) fn skipped_row(&self, endpoint: &'static str) {
         self.skipped_rows.get_or_create(&Endpoint { endpoint }).inc();
+    }
+
+    /// Sets how many rows are missing. Returns whether that is news.
+    pub(super) fn missing_rows(&self, endpoint: &'static str, missing: usize) -> bool {
+        let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+        self.missing_rows.get_or_create(&Endpoint { endpoint }).set(missing) != missing
+    }
+
+    pub(super) fn unidentified(&self, workers: usize) {
+        self.unidentified.set(i64::try_from(workers).unwrap_or(i64::MAX));
     }
 
     pub(super) fn waited(&self, waited: Duration) {
@@ -99,6 +117,8 @@ mod tests {
         metrics.request("list_nodes", "ok", Duration::from_millis(70));
         metrics.retry("list_nodes");
         metrics.skipped_row("list_nodes");
+        assert!(metrics.missing_rows("list_vms", 3) && !metrics.missing_rows("list_vms", 3));
+        metrics.unidentified(2);
         metrics.waited(Duration::from_secs(2));
         metrics.breaker(true);
         let text = registry.encode().unwrap();
@@ -107,6 +127,8 @@ mod tests {
             r#"vpsie_autoscaler_vpsie_api_request_duration_seconds_bucket{le="0.1",endpoint="list_nodes"} 1"#,
             r#"vpsie_autoscaler_vpsie_api_retries_total{endpoint="list_nodes"} 1"#,
             r#"vpsie_autoscaler_vpsie_api_skipped_rows_total{endpoint="list_nodes"} 1"#,
+            r#"vpsie_autoscaler_vpsie_api_missing_rows{endpoint="list_vms"} 3"#,
+            "vpsie_autoscaler_vpsie_api_unidentified_workers 2",
             "vpsie_autoscaler_vpsie_api_rate_limit_wait_seconds_total 2.0",
             "vpsie_autoscaler_vpsie_api_breaker_open 1",
         ] {

@@ -12,6 +12,7 @@ mod limiter;
 mod managed;
 mod metrics;
 mod reply;
+mod paging;
 mod sizes;
 #[cfg(test)]
 mod tests;

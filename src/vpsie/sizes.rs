@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Group, Node};
 use crate::catalog::Offer;
-use crate::fleet::SizeId;
+use crate::fleet::{DatacenterId, SizeId};
 
 /// What is known of sizes: the offers, the cluster's groups, and what making groups has taught.
 ///
@@ -22,6 +22,20 @@ pub(super) struct Sizes {
 impl Sizes {
     pub(super) fn set_offers(&mut self, offers: Vec<Offer>) {
         self.offers = offers;
+    }
+
+    /// The known offers of the datacenter that are not among these.
+    pub(super) fn other_offers(&self, datacenter: &DatacenterId, listed: &[Offer]) -> Vec<Offer> {
+        let is_other = |offer: &&Offer| {
+            offer.datacenter == *datacenter && listed.iter().all(|listed| listed.size != offer.size)
+        };
+        self.offers.iter().filter(is_other).cloned().collect()
+    }
+
+    /// The known groups and these.
+    pub(super) fn add_groups(&mut self, groups: Vec<Group>) {
+        self.groups.retain(|known| groups.iter().all(|group| group.id != known.id));
+        self.groups.extend(groups);
     }
 
     pub(super) fn set_groups(&mut self, groups: Vec<Group>) {

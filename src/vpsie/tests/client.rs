@@ -260,6 +260,82 @@ async fn further_pages_are_read_where_there_are_any() {
     script.seen();
 }
 
+/// A page of clusters, without a total.
+fn untold(from: u32, to: u32) -> Fate {
+    ok(&json!((from..to).map(|n| json!({"identifier": n.to_string()})).collect::<Vec<_>>()))
+}
+
+const ALL: &str = "GET k8s/cluster/all?offset=0&limit=10000";
+
+#[tokio::test(start_paused = true)]
+async fn a_list_without_a_total_is_read_to_its_end() {
+    // All at once; then it is known that the list is cut without a limit.
+    let script = Script::new([
+        (LIST, untold(0, 20)),
+        (ALL, untold(0, 45)),
+        ("GET k8s/cluster/all?offset=45&limit=100", untold(0, 0)),
+        ("GET k8s/cluster/all?offset=2&limit=20", untold(40, 45)),
+        (ALL, untold(0, 45)),
+    ]);
+    let client = script.client();
+    assert_eq!(list(&client).await, Ok(45));
+    assert_eq!(list(&client).await, Ok(45));
+    script.seen();
+
+    // `limit` is ignored, and `offset` counts pages.
+    let script = Script::new([
+        (LIST, untold(0, 20)),
+        (ALL, untold(0, 20)),
+        ("GET k8s/cluster/all?offset=20&limit=100", untold(0, 0)),
+        ("GET k8s/cluster/all?offset=1&limit=20", untold(20, 25)),
+        ("GET k8s/cluster/all?offset=25&limit=100", untold(0, 0)),
+        ("GET k8s/cluster/all?offset=1&limit=20", untold(20, 25)),
+    ]);
+    assert_eq!(list(&script.client()).await, Ok(25));
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_list_without_a_total_is_asked_for_once() {
+    let script = Script::new([
+        (LIST, untold(0, 12)),
+        (ALL, untold(0, 12)),
+        ("GET k8s/cluster/all?offset=12&limit=100", untold(0, 12)),
+        ("GET k8s/cluster/all?offset=1&limit=12", untold(0, 12)),
+        (LIST, untold(0, 12)),
+        (LIST, untold(0, 11)),
+        (LIST, untold(0, 13)),
+        (ALL, reply(400, r#"{"error":true,"message":"limit is not allowed"}"#)),
+    ]);
+    let client = script.client();
+    for rows in [12, 12, 11, 13] {
+        assert_eq!(list(&client).await, Ok(rows));
+    }
+    script.seen();
+    // A short list is no full page.
+    let script = Script::new([(LIST, untold(0, 9))]);
+    assert_eq!(list(&script.client()).await, Ok(9));
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_never_come_are_counted() {
+    let metrics = Metrics::default();
+    let page = || reply(200, &json!({"data": [{"identifier": "c"}], "total": 9}));
+    let script = Script::new([
+        (LIST, page()),
+        ("GET k8s/cluster/all?offset=0&limit=9", page()),
+        ("GET k8s/cluster/all?offset=1&limit=100", page()),
+        ("GET k8s/cluster/all?offset=1&limit=1", page()),
+    ]);
+    let client = script.client_metered(Credentials::token("t"), metrics.clone(), |_| ());
+    assert_eq!(list(&client).await, Ok(1));
+    let mut registry = crate::telemetry::Registry::default();
+    metrics.register(&mut registry);
+    let text = registry.encode().unwrap();
+    assert!(text.contains(r#"vpsie_api_missing_rows{endpoint="list_clusters"} 8"#), "{text}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_page_that_repeats_is_the_last() {
     let page = || reply(200, &json!({"data": {"rows": [{"identifier": "c"}], "count": 9}}));
@@ -267,6 +343,7 @@ async fn a_page_that_repeats_is_the_last() {
         (LIST, page()),
         ("GET k8s/cluster/all?offset=0&limit=9", page()),
         ("GET k8s/cluster/all?offset=1&limit=100", page()),
+        ("GET k8s/cluster/all?offset=1&limit=1", page()),
     ]);
     assert_eq!(list(&script.client()).await, Ok(1));
     script.seen();

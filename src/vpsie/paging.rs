@@ -1,0 +1,205 @@
+//! Lists that may come in pages. VPSie documents no paging, and its clients disagree about it (API §3.3): the total may
+//! be absent, `offset` may count rows or pages, `limit` may be ignored.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::call::Call;
+use super::client::Client;
+use super::error::{ApiError, Kind};
+use super::reply::Payload;
+use super::wire::Row;
+
+/// Rows that could be read.
+#[derive(Debug)]
+pub(super) struct Rows<T> {
+    pub(super) rows: Vec<T>,
+    /// Whether VPSie has no further rows as far as can be told. Else a row that is missing is not gone.
+    pub(super) whole: bool,
+}
+
+/// Most rows that are asked for at once; if VPSie gives fewer, pages of this many, and so many of them.
+const MOST_ROWS: usize = 10_000;
+const PAGE: usize = 100;
+const MOST_PAGES: usize = 100;
+/// A list of fewer rows is no full page: no client shows a smaller one.
+const SMALLEST_PAGE: usize = 10;
+/// How long a list without a total that was found to be whole is taken for whole while its length stays the same.
+const WHOLE_FOR: Duration = Duration::from_mins(2);
+
+/// What is known of lists, by their path.
+#[derive(Default)]
+pub(super) struct Lists(Mutex<HashMap<String, List>>);
+
+#[derive(Clone, Copy)]
+struct List {
+    /// Rows when it was last found to be whole, and when that was.
+    rows: usize,
+    at: Instant,
+    /// Whether it is cut unless a limit is given.
+    cut: bool,
+}
+
+impl Lists {
+    fn get(&self, path: &str) -> Option<List> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied()
+    }
+
+    fn set(&self, path: &str, rows: usize, cut: bool) {
+        let list = List { rows, at: Instant::now(), cut };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), list);
+    }
+}
+
+/// A list while its pages are read.
+struct Reading<'a> {
+    client: &'a Client,
+    call: &'a Call,
+    rows: Vec<Value>,
+    seen: HashSet<String>,
+    total: Option<usize>,
+}
+
+impl Reading<'_> {
+    /// Reads a page. Returns how many of its rows are new; those of the first page all are.
+    async fn take(&mut self, call: &Call) -> Result<usize, ApiError> {
+        let (page, total) = self.client.page(call).await?;
+        let total = total.and_then(|total| usize::try_from(total).ok()).filter(|total| *total > 0);
+        self.total = self.total.or(total);
+        let before = self.rows.len();
+        let is_first = self.seen.is_empty();
+        for row in page {
+            if self.seen.insert(key(&row)) || is_first {
+                self.rows.push(row);
+            }
+        }
+        Ok(self.rows.len() - before)
+    }
+
+    fn is_missing_rows(&self) -> bool {
+        self.total.is_some_and(|total| self.rows.len() < total)
+    }
+
+    /// Asks for all rows at once, which is the same whether `offset` counts rows or pages; then for pages until one
+    /// brings nothing new. Returns whether VPSie answered all of that.
+    async fn go_on(&mut self, asked_for_all: bool) -> Result<bool, ApiError> {
+        let first = self.rows.len().max(1);
+        if !asked_for_all {
+            let all = self.call.page(0, self.total.unwrap_or(MOST_ROWS).min(MOST_ROWS));
+            if !self.take_if_any(&all).await?.1 {
+                return Ok(false);
+            }
+        }
+        for _ in 0..MOST_PAGES {
+            if self.total.is_some() && !self.is_missing_rows() {
+                break;
+            }
+            let by_rows = self.call.page(self.rows.len(), PAGE);
+            let by_pages = self.call.page((self.rows.len() / first).max(1), first);
+            let mut more = 0;
+            for page in [by_rows, by_pages] {
+                let (new, answered) = self.take_if_any(&page).await?;
+                if !answered {
+                    return Ok(false);
+                }
+                more = new;
+                if more > 0 {
+                    break;
+                }
+            }
+            if more == 0 {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads a page of a list that may have none: where no total tells of missing rows, an error costs only the
+    /// knowledge that the list is whole.
+    async fn take_if_any(&mut self, call: &Call) -> Result<(usize, bool), ApiError> {
+        match self.take(call).await {
+            Ok(new) => Ok((new, true)),
+            Err(error) if self.is_missing_rows() => Err(error),
+            Err(error) => {
+                tracing::debug!(
+                    endpoint = call.endpoint,
+                    error = error.message,
+                    "no further page can be read"
+                );
+                Ok((0, false))
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Every row of a listing, over all its pages, as `read` has it. A row that it cannot read is skipped and
+    /// counted. Rows that VPSie tells of and does not give are counted and logged.
+    pub(super) async fn rows<T>(
+        &self,
+        call: Call,
+        read: impl Fn(Row<'_>) -> Option<T>,
+    ) -> Result<Rows<T>, ApiError> {
+        let list = format!("{} {:?}", call.path, call.body);
+        let known = self.lists().get(&list);
+        let is_cut = known.is_some_and(|known| known.cut);
+        let mut reading =
+            Reading { client: self, call: &call, rows: Vec::new(), seen: HashSet::new(), total: None };
+        let first = if is_cut { call.page(0, MOST_ROWS) } else { call.clone() };
+        let before = reading.take(&first).await?;
+        let is_proven = match reading.total {
+            Some(_) => !reading.is_missing_rows(),
+            None => {
+                before < SMALLEST_PAGE
+                    || known.is_some_and(|known| {
+                        before < known.rows || before == known.rows && known.at.elapsed() < WHOLE_FOR
+                    })
+            }
+        };
+        let mut whole = true;
+        if !is_proven {
+            whole = reading.go_on(is_cut).await? && !reading.is_missing_rows();
+            if whole {
+                self.lists().set(&list, reading.rows.len(), is_cut || reading.rows.len() > before);
+            }
+        }
+        let missing = reading.total.unwrap_or(0).saturating_sub(reading.rows.len());
+        if self.metrics().missing_rows(call.endpoint, missing) && missing > 0 {
+            tracing::warn!(
+                endpoint = call.endpoint,
+                rows = reading.rows.len(),
+                missing,
+                "VPSie tells of more rows than it gives; what is missing counts as not known, not as gone"
+            );
+        }
+        let read = |row: &Value| {
+            let read = row.as_object().and_then(|row| read(Row(row)));
+            if read.is_none() {
+                self.metrics().skipped_row(call.endpoint);
+            }
+            read
+        };
+        Ok(Rows { rows: reading.rows.iter().filter_map(read).collect(), whole })
+    }
+
+    async fn page(&self, call: &Call) -> Result<(Vec<Value>, Option<u64>), ApiError> {
+        match self.send(call).await?.payload() {
+            Payload::List { rows, total } => Ok((rows, total)),
+            Payload::Nothing | Payload::False => Ok((Vec::new(), None)),
+            Payload::Accepted | Payload::Object(_) => {
+                let message = format!("the reply to {} is no list", call.endpoint);
+                Err(ApiError::new(Kind::Unclear, message))
+            }
+        }
+    }
+}
+
+/// What makes two rows the same row.
+fn key(row: &Value) -> String {
+    let named = |name| row.as_object().and_then(|row: &Map<String, Value>| Row(row).text(&[name]));
+    named("identifier").or_else(|| named("id")).unwrap_or_else(|| row.to_string())
+}
