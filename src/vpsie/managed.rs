@@ -6,21 +6,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::backend::{Backend, BackendError};
 use super::client::Client;
 use super::endpoints::Deletion;
-use super::error::{ApiError, Kind};
+use super::error::{ApiError, Kind, SAME_SIZE};
+use super::identity::Account;
 use super::limiter::Purpose;
 use super::sizes::{Sizes, group_name};
-use super::wire::{Node, VmName};
+use super::wire::Node;
 use crate::catalog::Catalog;
 use crate::fleet::{
     ClusterId, DatacenterId, FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId,
 };
+use crate::retry_after::RetryAfter;
 
 /// What a [`ManagedBackend`] works on.
-use crate::retry_after::RetryAfter;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedConfig {
     /// The cluster.
@@ -46,21 +48,28 @@ struct Memory {
     unlisted: BTreeSet<String>,
     /// UUIDs by hostname, with the numeric id of the node that each was found for.
     ids: BTreeMap<Hostname, (Option<String>, VmId)>,
+    /// Workers whose UUID is not known, with the listings in a row that did not tell it.
+    unidentified: BTreeMap<Hostname, u32>,
+    /// Sizes that VPSie makes no group for, since when, and its refusal.
+    refused: BTreeMap<SizeId, (Instant, BackendError)>,
 }
 
 /// Times that groups are listed until a new one shows, and the pause between.
 const LOOKS: u32 = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+/// Listings in a row without a worker's UUID after which that is in the log.
+const UNIDENTIFIED: u32 = 3;
+/// How long a refusal to make a group is the answer for its size without asking again.
+const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 impl ManagedBackend {
     /// A backend. Sends nothing yet; without a target it answers that there is none.
     pub fn new(client: Client, target: impl Into<Option<ManagedConfig>>) -> Self {
-        Self {
-            client,
-            target: Mutex::new(target.into()),
-            memory: Mutex::default(),
-            making: Semaphore::new(1),
+        let target = target.into();
+        if let Some(target) = &target {
+            client.set_cluster(target.cluster.clone());
         }
+        Self { client, target: Mutex::new(target), memory: Mutex::default(), making: Semaphore::new(1) }
     }
 
     /// Works on this from now on. Calls that are under way end as they began.
@@ -69,6 +78,7 @@ impl ManagedBackend {
         if current.as_ref().is_some_and(|known| known.cluster != target.cluster) {
             *self.memory() = Memory::default();
         }
+        self.client.set_cluster(target.cluster.clone());
         *current = Some(target);
     }
 
@@ -125,30 +135,44 @@ impl ManagedBackend {
 
     async fn read_groups(&self, cluster: &ClusterId) -> Result<(), ApiError> {
         let groups = self.client.groups(cluster).await?;
-        self.memory().sizes.set_groups(groups);
+        let sizes = &mut self.memory().sizes;
+        if groups.whole {
+            sizes.set_groups(groups.rows)
+        } else {
+            sizes.add_groups(groups.rows)
+        }
         Ok(())
     }
 
     /// The group of the size; makes one when there is none. No worker is asked for, so whatever goes wrong,
     /// none will come.
     async fn group(&self, cluster: &ClusterId, size: SizeId, label: &str) -> Result<u64, BackendError> {
-        let known = || self.memory().sizes.group_for(size);
-        if let Some(group) = known() {
-            return Ok(group);
+        let known = || self.memory().known_group(size);
+        if let Some(known) = known() {
+            return known;
         }
         let _turn = self.making.acquire().await;
-        if let Some(group) = known() {
-            return Ok(group);
+        if let Some(known) = known() {
+            return known;
         }
         self.read_groups(cluster).await.map_err(ApiError::of_read)?;
-        if let Some(group) = known() {
-            return Ok(group);
+        if let Some(known) = known() {
+            return known;
         }
+        let made = self.make_group(cluster, size, label).await;
+        if let Err(refusal @ BackendError::Refused { .. }) = &made {
+            self.memory().refused.insert(size, (Instant::now(), refusal.clone()));
+        }
+        made
+    }
+
+    async fn make_group(&self, cluster: &ClusterId, size: SizeId, label: &str) -> Result<u64, BackendError> {
+        let known = || self.memory().sizes.group_for(size);
         let before = self.memory().sizes.group_ids();
         let name = group_name(label, size);
         match self.client.add_group(cluster, &name, size).await {
             Ok(()) => tracing::info!(%size, group = name, "made a VPSie group"),
-            Err(error) if error.message.to_lowercase().contains("same selected size") => {
+            Err(error) if error.message.to_lowercase().contains(SAME_SIZE) => {
                 self.read_groups(cluster).await.map_err(ApiError::of_read)?;
                 let learned = self.memory().sizes.learn_from_refusal(size, &name, &error.message);
                 return known().or(learned).ok_or_else(|| error.of_read());
@@ -188,10 +212,15 @@ impl ManagedBackend {
             }
         } else if needs_ids {
             match self.client.vm_names(purpose).await {
-                Ok(names) => self.memory().learn_ids(&mut nodes, &names),
+                Ok(vms) => {
+                    let datacenters = self.target().map(|target| target.datacenters).unwrap_or_default();
+                    self.memory().learn_ids(&mut nodes, &Account::new(&vms, &datacenters));
+                }
                 Err(error) => tracing::warn!(error = error.message, "cannot look up UUIDs of nodes"),
             }
         }
+        let unidentified = self.memory().note_unidentified(&nodes);
+        self.client.metrics().unidentified(unidentified);
         Ok(nodes)
     }
 
@@ -207,7 +236,9 @@ impl ManagedBackend {
         }
         node.id.map(Some).ok_or_else(|| BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
-            message: "no listing tells its UUID yet".to_owned(),
+            message: "no listing confirms its UUID yet: VPSie lists no VM, or several, with its hostname and with its \
+                      address, or its datacenter as a Kubernetes node"
+                .to_owned(),
             retry_after: None,
         })
     }
@@ -244,14 +275,17 @@ impl Backend for ManagedBackend {
         let mut offers = Vec::new();
         for datacenter in &self.target()?.datacenters {
             let found = self.client.offers(datacenter).await.map_err(ApiError::of_read)?;
-            if found.is_empty() {
+            if found.rows.is_empty() {
                 return Err(BackendError::Unavailable {
                     reason: FailureReason::InvalidConfiguration,
                     message: format!("VPSie lists no offer for datacenter {datacenter}"),
                     retry_after: None,
                 });
             }
-            offers.extend(found);
+            if !found.whole {
+                offers.extend(self.memory().sizes.other_offers(datacenter, &found.rows));
+            }
+            offers.extend(found.rows);
         }
         self.memory().sizes.set_offers(offers.clone());
         Ok(Catalog { offers })
@@ -328,18 +362,40 @@ impl Memory {
         }
     }
 
-    /// Matches hostnames that name one VM and no more: a UUID is what a deletion goes by.
-    fn learn_ids(&mut self, nodes: &mut [Node], names: &[VmName]) {
+    /// Fills in UUIDs that the account's VMs confirm.
+    fn learn_ids(&mut self, nodes: &mut [Node], account: &Account<'_>) {
         for node in nodes.iter_mut().filter(|node| needs_id(node)) {
-            let same_name = || names.iter().filter(|vm| vm.hostname == node.hostname);
-            let any_kubernetes = same_name().any(|vm| vm.kubernetes);
-            let ids: BTreeSet<&VmId> =
-                same_name().filter(|vm| vm.kubernetes || !any_kubernetes).map(|vm| &vm.id).collect();
-            if let (1, Some(id)) = (ids.len(), ids.first()) {
-                self.ids.insert(node.hostname.clone(), (node.row_id.clone(), (*id).clone()));
-                node.id = Some((*id).clone());
+            if let Some(id) = account.identify(node) {
+                self.ids.insert(node.hostname.clone(), (node.row_id.clone(), id.clone()));
+                node.id = Some(id.clone());
             }
         }
+    }
+
+    /// Counts the workers whose UUID is not known. Each is in the log once.
+    fn note_unidentified(&mut self, nodes: &[Node]) -> usize {
+        let before = std::mem::take(&mut self.unidentified);
+        for node in nodes.iter().filter(|node| needs_id(node)) {
+            let listings = before.get(&node.hostname).copied().unwrap_or(0).saturating_add(1);
+            if listings == UNIDENTIFIED {
+                tracing::warn!(
+                    hostname = %node.hostname,
+                    "VPSie's lists do not confirm the UUID of a worker; it cannot be deleted until they do"
+                );
+            }
+            self.unidentified.insert(node.hostname.clone(), listings);
+        }
+        self.unidentified.len()
+    }
+
+    /// The group of the size, or a recent refusal to make one.
+    fn known_group(&mut self, size: SizeId) -> Option<Result<u64, BackendError>> {
+        if let Some(group) = self.sizes.group_for(size) {
+            self.refused.remove(&size);
+            return Some(Ok(group));
+        }
+        self.refused.retain(|_, (since, _)| since.elapsed() < REFUSED_FOR);
+        self.refused.get(&size).map(|(_, refusal)| Err(refusal.clone()))
     }
 
     fn new_groups(&self, nodes: &[Node]) -> bool {

@@ -8,11 +8,12 @@ mod call;
 mod client;
 mod endpoints;
 mod error;
+mod identity;
 mod limiter;
 mod managed;
 mod metrics;
-mod reply;
 mod paging;
+mod reply;
 mod sizes;
 #[cfg(test)]
 mod tests;

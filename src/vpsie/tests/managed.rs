@@ -142,8 +142,8 @@ async fn a_missing_uuid_is_looked_up_once_and_by_hostname() {
         ]))
     };
     let vms = ok(&json!([
-        {"hostname": "hel-slave-1", "identifier": "u-1", "type": "k8s"},
-        {"hostname": "hel-slave-1", "identifier": "u-other", "type": "vm"},
+        {"hostname": "hel-slave-1", "identifier": "u-1", "type": "k8s", "dcIdentifier": "dc-1"},
+        {"hostname": "hel-slave-1", "identifier": "u-other", "type": "vm", "dcIdentifier": "dc-1"},
         {"hostname": "web", "identifier": "u-9"},
     ]));
     let script = Script::new([(NODES, listing()), (VMS, vms), (NODES, listing())]);
@@ -157,11 +157,11 @@ async fn a_missing_uuid_is_looked_up_once_and_by_hostname() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hostname_of_two_vms_tells_no_uuid() {
-    let listing = || nodes(&json!([{"id": 11, "hostname": "hel-slave-1"}]));
+    let listing = || nodes(&json!([{"id": 11, "hostname": "hel-slave-1", "private_ip": "10.0.0.1"}]));
     let vms = || {
         ok(&json!([
-            {"hostname": "hel-slave-1", "identifier": "u-1"},
-            {"hostname": "HEL-slave-1", "identifier": "u-2"},
+            {"hostname": "hel-slave-1", "identifier": "u-1", "private_ip": "10.0.0.1"},
+            {"hostname": "HEL-slave-1", "identifier": "u-2", "private_ip": "10.0.0.1"},
         ]))
     };
     let script = Script::new([(NODES, listing()), (VMS, vms()), (NODES, listing()), (VMS, vms())]);
@@ -174,8 +174,9 @@ async fn a_hostname_of_two_vms_tells_no_uuid() {
 
 #[tokio::test(start_paused = true)]
 async fn a_uuid_is_forgotten_with_its_node() {
-    let listing = |id: u64| nodes(&json!([{"id": id, "hostname": "hel-slave-1"}]));
-    let vms = |id: &str| ok(&json!([{"hostname": "hel-slave-1", "identifier": id}]));
+    let ip = "10.0.0.1";
+    let listing = |id: u64| nodes(&json!([{"id": id, "hostname": "hel-slave-1", "private_ip": ip}]));
+    let vms = |id: &str| ok(&json!([{"hostname": "hel-slave-1", "identifier": id, "private_ip": ip}]));
     let script = Script::new([
         (NODES, listing(11)),
         (VMS, vms("u-1")),
@@ -419,8 +420,8 @@ async fn a_reused_hostname_is_another_vm() {
 #[tokio::test(start_paused = true)]
 async fn a_vm_without_uuid_is_found_first_and_never_guessed() {
     let script = Script::new([
-        (NODES, nodes(&json!([{"hostname": "HEL-slave-1"}]))),
-        (VMS, ok(&json!([{"hostname": "hel-slave-1", "identifier": "u-1"}]))),
+        (NODES, nodes(&json!([{"hostname": "HEL-slave-1", "private_ip": "10.0.0.1"}]))),
+        (VMS, ok(&json!([{"hostname": "hel-slave-1", "identifier": "u-1", "private_ip": "10.0.0.1"}]))),
         (DELETE, accepted()),
     ]);
     backend(&script).delete(&vm("hel-slave-1", None)).await.unwrap();
@@ -439,6 +440,72 @@ async fn a_vm_without_uuid_is_found_first_and_never_guessed() {
     let master = nodes(&json!([{"hostname": "hel-master-1", "identifier": "u-m"}]));
     let result = backend(&Script::new([(NODES, master)])).delete(&vm("hel-master-1", None)).await;
     assert_refused(result, FailureReason::InvalidConfiguration);
+}
+
+/// The account's VM list has a restored backup with the worker's hostname, and not yet the worker.
+#[tokio::test(start_paused = true)]
+async fn a_restored_backup_is_never_deleted_for_a_worker() {
+    let listing = || {
+        nodes(&json!([
+            {"hostname": "hel-slave-1", "default_ip": "198.18.0.1", "datacenter_id": 1},
+            {"hostname": "hel-slave-2", "default_ip": "198.18.0.2", "datacenter_id": 1},
+        ]))
+    };
+    let worker =
+        json!({"hostname": "hel-slave-2", "identifier": "u-2", "type": "k8s", "dcIdentifier": "dc-1"});
+    for backup in [
+        json!({"type": "vm"}),
+        json!({"type": "vm", "dcIdentifier": "dc-1", "datacenter_id": 1}),
+        json!({"dcIdentifier": "dc-1", "datacenter_id": 1}),
+        json!({"type": "k8s", "dcIdentifier": "dc-1", "default_ip": "198.18.9.9"}),
+    ] {
+        let mut backup = backup.clone();
+        (backup["hostname"], backup["identifier"]) = ("hel-slave-1".into(), "u-backup".into());
+        let vms = || ok(&json!([worker, backup]));
+        let script = Script::new([(NODES, listing()), (VMS, vms()), (NODES, listing()), (VMS, vms())]);
+        let backend = backend(&script);
+        let listed = backend.list().await.unwrap();
+        assert_eq!(ids(&listed), [("hel-slave-1", None), ("hel-slave-2", Some("u-2"))], "{backup}");
+        let result = backend.delete(&vm("hel-slave-1", None)).await;
+        assert_unavailable(result, FailureReason::ApiUnavailable);
+        script.seen();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_size_without_a_group_is_refused_once_a_minute() {
+    let words = r#"{"error":true,"message":"Group x has same selected Size, please select another size"}"#;
+    let round = || [(GROUPS, groups(&[])), (ADD_GROUP, reply(500, words)), (GROUPS, groups(&[]))];
+    let script = Script::new(round());
+    let backend = backend(&script);
+    for _ in 0..10 {
+        assert_refused(backend.create(SMALL, "a").await, FailureReason::InvalidConfiguration);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    assert_eq!(script.seen().len(), 3);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    script.then(round());
+    assert_refused(backend.create(SMALL, "a").await, FailureReason::InvalidConfiguration);
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offer_on_a_page_that_is_missing_stays_known() {
+    let offer = |id: u64| json!({"id": id, "name": format!("o-{id}"), "cpu": 2, "ram": 4096});
+    let page = |from, to, total: u64| {
+        reply(200, &json!({"data": (from..to).map(offer).collect::<Vec<_>>(), "total": total}))
+    };
+    let script = Script::new([(OFFERS, page(0, 12, 12))]);
+    let backend = backend(&script);
+    assert_eq!(backend.catalog().await.unwrap().offers.len(), 12);
+    script.then([
+        (OFFERS, page(0, 10, 12)),
+        ("POST k8s/offers?offset=0&limit=12", page(0, 10, 12)),
+        ("POST k8s/offers?offset=10&limit=100", page(0, 10, 12)),
+        ("POST k8s/offers?offset=1&limit=10", page(0, 10, 12)),
+    ]);
+    assert_eq!(backend.catalog().await.unwrap().offers.len(), 12);
+    assert!(script.seen().iter().all(|seen| seen.json() == json!({"dcIdentifier": "dc-1"})));
 }
 
 #[tokio::test(start_paused = true)]

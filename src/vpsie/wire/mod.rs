@@ -7,4 +7,4 @@ mod rows;
 
 pub(super) use node::{Node, nodes};
 pub(super) use row::Row;
-pub(super) use rows::{Cluster, Datacenter, Group, VmName, offer};
+pub(super) use rows::{Cluster, Datacenter, Group, VmKind, VmName, offer};

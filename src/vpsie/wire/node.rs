@@ -20,6 +20,8 @@ pub(in crate::vpsie) struct Node {
     pub(in crate::vpsie) role: NodeRole,
     pub(in crate::vpsie) state: VmState,
     pub(in crate::vpsie) addresses: BTreeSet<IpAddr>,
+    /// The number of its datacenter.
+    pub(in crate::vpsie) datacenter: Option<String>,
     /// The VPSie group that it names: its numeric id or its UUID.
     pub(in crate::vpsie) group: Option<String>,
     pub(in crate::vpsie) box_size: Option<u64>,
@@ -79,6 +81,7 @@ struct Draft {
     node_type: Option<u64>,
     state: Option<State>,
     addresses: BTreeSet<IpAddr>,
+    datacenter: Option<String>,
     group: Option<String>,
     box_size: Option<u64>,
     shape: Shape,
@@ -95,7 +98,8 @@ impl Draft {
             evidence: [own, array, role_of_hostname(&hostname)].into_iter().flatten().collect(),
             node_type: row.number(&["node_type"]),
             state: state(row),
-            addresses: addresses(row),
+            addresses: row.addresses(&["ip", "default_ip", "private_ip"]),
+            datacenter: row.text(&["datacenter_id"]),
             group: row.text(&["group_id", "groupId", "node_group_id", "nodeGroupId", "groupIdentifier"]),
             box_size: row.number(&["boxsize_id", "kube_size_id", "KubeSizeID"]),
             shape: Shape::read(row),
@@ -122,6 +126,7 @@ impl Draft {
         self.node_type = self.node_type.or(other.node_type);
         self.state = self.state.or(other.state);
         self.addresses.extend(other.addresses);
+        self.datacenter = self.datacenter.take().or(other.datacenter);
         self.group = self.group.take().or(other.group);
         self.box_size = self.box_size.or(other.box_size);
         if !self.shape.is_known() {
@@ -154,17 +159,13 @@ impl Draft {
                 Some(State::Deleted) | None => VmState::Running,
             },
             addresses: self.addresses,
+            datacenter: self.datacenter,
             group: self.group,
             box_size: self.box_size,
             shape: self.shape,
             created_at: self.created_at,
         }
     }
-}
-
-fn addresses(row: Row<'_>) -> BTreeSet<IpAddr> {
-    let read = |name| row.text(&[name])?.parse().ok().filter(|address: &IpAddr| !address.is_unspecified());
-    ["ip", "default_ip", "private_ip"].into_iter().filter_map(read).collect()
 }
 
 fn role_of_word(word: &str) -> Option<NodeRole> {

@@ -1,5 +1,7 @@
 //! One row, and fields of it in whichever form they come.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -58,6 +60,17 @@ impl Row<'_> {
     pub(in crate::vpsie) fn time(self, names: &[&str]) -> Option<Time> {
         self.find(names, time)
     }
+
+    /// IP addresses under any of the names: a text or a list of them.
+    pub(in crate::vpsie) fn addresses(self, names: &[&str]) -> BTreeSet<IpAddr> {
+        let values = names.iter().filter_map(|name| self.0.get(*name));
+        let texts = values.flat_map(|value| match value {
+            Value::Array(values) => values.as_slice(),
+            value => std::slice::from_ref(value),
+        });
+        let read = |value: &Value| text(value)?.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
+        texts.filter_map(read).collect()
+    }
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -88,7 +101,20 @@ fn flag(value: &Value) -> Option<bool> {
     }
 }
 
+/// The first moment that a row can mean: VPSie did not exist before. What databases write for "never" is earlier: 0,
+/// 1970 in any zone, MySQL's year 0.
+const FIRST: Timestamp = Timestamp::constant(YEAR_1980, 0);
+const YEAR_1980: i64 = 315_532_800;
+/// The first moment that no row can mean: `9999-12-31` is another way to write "never".
+const LAST: Timestamp = Timestamp::constant(YEAR_9999, 0);
+const YEAR_9999: i64 = 253_370_764_800;
+
+/// A moment. None for what is none, or stands for "never".
 fn time(value: &Value) -> Option<Time> {
+    moment(value).filter(|time| (FIRST..LAST).contains(&time.at))
+}
+
+fn moment(value: &Value) -> Option<Time> {
     let text = text(value)?;
     let zoned = |at| Time { at, zoned: true };
     if let Ok(number) = text.parse::<i64>() {
@@ -101,20 +127,7 @@ fn time(value: &Value) -> Option<Time> {
         return at.ok().map(zoned);
     }
     if let Ok(at) = Timestamp::from_str(&text) {
-/// The first moment that a row can mean: VPSie did not exist before. What databases write for "never" is earlier: 0,
-/// 1970 in any zone, MySQL's year 0.
-const FIRST: Timestamp = Timestamp::constant(YEAR_1980, 0);
-const YEAR_1980: i64 = 315_532_800;
-/// The first moment that no row can mean: `9999-12-31` is another way to write "never".
-const LAST: Timestamp = Timestamp::constant(YEAR_9999, 0);
-const YEAR_9999: i64 = 253_370_764_800;
-
-/// A moment. None for what is none, or stands for "never".
         return Some(zoned(at));
-    moment(value).filter(|time| (FIRST..LAST).contains(&time.at))
-}
-
-fn moment(value: &Value) -> Option<Time> {
     }
     if let Ok(at) = jiff::fmt::rfc2822::parse(&text) {
         return Some(zoned(at.timestamp()));
@@ -189,17 +202,6 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_numbers_or_text() {
-        let row = json!({"a": 7, "b": "7", "c": 7.0, "d": "", "e": -1, "f": "x"});
-        let row = Row(row.as_object().unwrap());
-        for name in ["a", "b", "c"] {
-            assert_eq!(row.number(&[name]), Some(7), "{name}");
-        }
-        assert_eq!(row.text(&["missing", "d", "a"]).as_deref(), Some("7"));
-        assert_eq!((row.number(&["d"]), row.number(&["e"]), row.number(&["f"])), (None, None, None));
-    }
-}
-    #[test]
     fn what_databases_write_for_never_is_no_time() {
         for value in [
             json!(0),
@@ -231,3 +233,14 @@ mod tests {
         assert_eq!(read, want);
     }
 
+    #[test]
+    fn ids_are_numbers_or_text() {
+        let row = json!({"a": 7, "b": "7", "c": 7.0, "d": "", "e": -1, "f": "x"});
+        let row = Row(row.as_object().unwrap());
+        for name in ["a", "b", "c"] {
+            assert_eq!(row.number(&[name]), Some(7), "{name}");
+        }
+        assert_eq!(row.text(&["missing", "d", "a"]).as_deref(), Some("7"));
+        assert_eq!((row.number(&["d"]), row.number(&["e"]), row.number(&["f"])), (None, None, None));
+    }
+}

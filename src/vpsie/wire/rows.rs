@@ -1,5 +1,8 @@
 //! Rows of the simpler listings.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
@@ -134,13 +137,28 @@ pub(in crate::vpsie) fn offer(row: Row<'_>, datacenter: &DatacenterId) -> Option
     })
 }
 
-/// Which hostname has which UUID (API §5.5).
+/// A VM of the account, as far as it tells which node it is (API §5.5).
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::vpsie) struct VmName {
     pub(in crate::vpsie) hostname: Hostname,
     pub(in crate::vpsie) id: VmId,
-    /// Told to be a node of a managed cluster.
-    pub(in crate::vpsie) kubernetes: bool,
+    pub(in crate::vpsie) kind: VmKind,
+    pub(in crate::vpsie) addresses: BTreeSet<IpAddr>,
+    /// The number of its datacenter.
+    pub(in crate::vpsie) datacenter: Option<String>,
+    /// The UUID of its datacenter.
+    pub(in crate::vpsie) datacenter_uuid: Option<String>,
+}
+
+/// What a VM of the account is for, by its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::vpsie) enum VmKind {
+    /// A node of a managed cluster.
+    Kubernetes,
+    /// Something else.
+    Other,
+    /// The row does not tell.
+    Untold,
 }
 
 impl VmName {
@@ -148,10 +166,14 @@ impl VmName {
         Some(Self {
             hostname: row.hostname(&["hostname"])?,
             id: VmId::new(row.text(&["identifier"])?),
-            kubernetes: row.text(&["type", "entity_type"]).is_some_and(|kind| {
+            kind: row.text(&["type", "entity_type"]).map_or(VmKind::Untold, |kind| {
                 let kind = kind.to_lowercase();
-                kind.starts_with("k8s") || kind.starts_with("kubernetes")
+                let kubernetes = kind.starts_with("k8s") || kind.starts_with("kubernetes");
+                if kubernetes { VmKind::Kubernetes } else { VmKind::Other }
             }),
+            addresses: row.addresses(&["ip", "default_ip", "private_ip"]),
+            datacenter: row.text(&["datacenter_id"]),
+            datacenter_uuid: row.text(&["dcIdentifier", "dc_identifier"]),
         })
     }
 }
@@ -199,6 +221,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_no_machine_has_makes_no_offer() {
+        for cpu in [json!(1e28), json!("79228162514264337593543950335"), json!(-1), json!(1e-28)] {
+            let row = json!({"id": 7, "name": "s", "cpu": cpu, "ram": 4096});
+            assert_eq!(offer_of(&row), None, "{row}");
+        }
+        assert_eq!(offer_of(&json!({"id": 7, "name": "s", "cpu": 2, "ram": 1e28})), None);
+    }
+
+    #[test]
     fn a_group_is_deleted_by_flag_or_by_date() {
         let group = |more: &str| {
             let row = format!(r#"{{"id": 5, "group_name": "a", "boxsize_id": "7"{more}}}"#);
@@ -208,6 +239,8 @@ mod tests {
         assert!(!group(r#","dropped_on":null,"is_deleted":0"#).deleted);
         assert!(group(r#","is_deleted":1"#).deleted);
         assert!(group(r#","dropped_on":"2026-01-01T00:00:00Z""#).deleted);
+        assert!(!group(r#","dropped_on":0"#).deleted);
+        assert!(!group(r#","dropped_on":"1970-01-01 00:00:00""#).deleted);
         assert_eq!(read(&json!({"group_name": "a"}), Group::read), None);
     }
 
@@ -219,14 +252,3 @@ mod tests {
         assert!(!active(json!({"identifier": "ams1", "is_active": 1, "is_deleted": "1"})));
     }
 }
-    #[test]
-    fn a_number_that_no_machine_has_makes_no_offer() {
-        for cpu in [json!(1e28), json!("79228162514264337593543950335"), json!(-1), json!(1e-28)] {
-            let row = json!({"id": 7, "name": "s", "cpu": cpu, "ram": 4096});
-            assert_eq!(offer_of(&row), None, "{row}");
-        }
-        assert_eq!(offer_of(&json!({"id": 7, "name": "s", "cpu": 2, "ram": 1e28})), None);
-    }
-
-        assert!(!group(r#","dropped_on":0"#).deleted);
-        assert!(!group(r#","dropped_on":"1970-01-01 00:00:00""#).deleted);

@@ -1,0 +1,148 @@
+//! Which VM of the account a listed node is, where the cluster's listing does not tell its UUID (API §5.5).
+//!
+//! A deletion goes by the UUID, so a hostname alone is not enough: a restored backup carries the hostname of the worker
+//! that it was made of. Further evidence of another kind must agree, and none may contradict.
+
+use std::collections::BTreeSet;
+
+use super::wire::{Node, VmKind, VmName};
+use crate::fleet::{DatacenterId, VmId};
+
+/// The VMs of the account.
+pub(super) struct Account<'a> {
+    vms: &'a [VmName],
+    /// The datacenters that the cluster's workers are made in.
+    datacenters: &'a [DatacenterId],
+    /// Whether a row says that it is a node of a managed cluster: then a row that says otherwise is none.
+    tells_kinds: bool,
+}
+
+impl<'a> Account<'a> {
+    pub(super) fn new(vms: &'a [VmName], datacenters: &'a [DatacenterId]) -> Self {
+        let tells_kinds = vms.iter().any(|vm| vm.kind == VmKind::Kubernetes);
+        Self { vms, datacenters, tells_kinds }
+    }
+
+    /// The UUID of the node: that of the only VM with its hostname that the evidence confirms.
+    pub(super) fn identify(&self, node: &Node) -> Option<&'a VmId> {
+        let confirmed: BTreeSet<&VmId> = self
+            .vms
+            .iter()
+            .filter(|vm| vm.hostname == node.hostname && self.is_confirmed(node, vm))
+            .map(|vm| &vm.id)
+            .collect();
+        confirmed.first().copied().filter(|_| confirmed.len() == 1)
+    }
+
+    /// Whether evidence beside the hostname says that this is the node: an address, or its kind together with the
+    /// datacenter. What either side does not tell is no evidence.
+    fn is_confirmed(&self, node: &Node, vm: &VmName) -> bool {
+        let address = agree(
+            !node.addresses.is_empty() && !vm.addresses.is_empty(),
+            !node.addresses.is_disjoint(&vm.addresses),
+        );
+        let datacenter = self.same_datacenter(node, vm);
+        let other_kind = self.tells_kinds && vm.kind == VmKind::Other;
+        if other_kind || address == Some(false) || datacenter == Some(false) {
+            return false;
+        }
+        address == Some(true) || vm.kind == VmKind::Kubernetes && datacenter == Some(true)
+    }
+
+    /// Whether both are in one datacenter, where both tell.
+    fn same_datacenter(&self, node: &Node, vm: &VmName) -> Option<bool> {
+        let by_uuid = vm.datacenter_uuid.as_ref().and_then(|uuid| {
+            let is_it = |known: &DatacenterId| known.as_str().eq_ignore_ascii_case(uuid);
+            agree(!self.datacenters.is_empty(), self.datacenters.iter().any(is_it))
+        });
+        let by_number = node.datacenter.as_ref().zip(vm.datacenter.as_ref()).map(|(node, vm)| node == vm);
+        match (by_number, by_uuid) {
+            (Some(false), _) => Some(false),
+            (number, uuid) => uuid.or(number),
+        }
+    }
+}
+
+fn agree(both_tell: bool, same: bool) -> Option<bool> {
+    both_tell.then_some(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::wire::{self, Row};
+    use super::*;
+
+    const NAME: &str = "hel-slave-1";
+
+    /// The UUID of a node with these fields, among VMs with these fields.
+    fn identify(node: &Value, vms: &[Value]) -> Option<String> {
+        let with_name = |fields: &Value| {
+            let mut row = fields.clone();
+            row.as_object_mut().unwrap().entry("hostname").or_insert(NAME.into());
+            row
+        };
+        let cluster = json!({"slaves": [with_name(node)]});
+        let node = wire::nodes(cluster.as_object().unwrap(), || panic!("skipped")).unwrap().remove(0);
+        let read = |(number, row): (usize, &Value)| {
+            let mut row = with_name(row);
+            row["identifier"] = format!("u-{number}").into();
+            VmName::read(Row(row.as_object().unwrap())).unwrap()
+        };
+        let vms: Vec<VmName> = vms.iter().enumerate().map(read).collect();
+        Account::new(&vms, &["dc-1".into()]).identify(&node).map(ToString::to_string)
+    }
+
+    #[test]
+    fn a_hostname_alone_identifies_no_vm() {
+        let node = json!({"default_ip": "198.18.0.1", "datacenter_id": 3});
+        for vm in [json!({}), json!({"type": "k8s"}), json!({"type": "vm"}), json!({"dcIdentifier": "dc-1"})]
+        {
+            assert_eq!(identify(&node, &[vm.clone()]), None, "{vm}");
+        }
+    }
+
+    #[test]
+    fn an_address_or_kind_and_datacenter_confirm() {
+        let node = json!({"default_ip": "198.18.0.1", "private_ip": "10.0.0.1", "datacenter_id": 3});
+        for vm in [
+            json!({"private_ip": ["10.0.0.1"]}),
+            json!({"default_ip": "198.18.0.1", "type": "vm"}),
+            json!({"type": "k8s", "dcIdentifier": "DC-1"}),
+            json!({"type": "k8s", "datacenter_id": "3"}),
+        ] {
+            assert_eq!(identify(&node, &[vm.clone()]).as_deref(), Some("u-0"), "{vm}");
+        }
+    }
+
+    #[test]
+    fn evidence_that_contradicts_outweighs_all_that_agrees() {
+        let node = json!({"default_ip": "198.18.0.1", "datacenter_id": 3});
+        for vm in [
+            json!({"type": "k8s", "dcIdentifier": "dc-1", "default_ip": "198.18.0.2"}),
+            json!({"type": "k8s", "dcIdentifier": "dc-2", "default_ip": "198.18.0.1"}),
+            json!({"type": "k8s", "datacenter_id": 4, "default_ip": "198.18.0.1"}),
+        ] {
+            assert_eq!(identify(&node, &[vm.clone()]), None, "{vm}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_another_kind_is_none_once_kinds_are_told() {
+        let node = json!({"private_ip": "10.0.0.1"});
+        let backup = json!({"type": "vm", "private_ip": "10.0.0.1"});
+        let other = json!({"type": "k8s", "hostname": "hel-slave-2"});
+        assert_eq!(identify(&node, &[backup.clone()]).as_deref(), Some("u-0"));
+        assert_eq!(identify(&node, &[backup.clone(), other.clone()]), None);
+        let worker = json!({"type": "k8s", "private_ip": "10.0.0.1"});
+        assert_eq!(identify(&node, &[backup, other, worker]).as_deref(), Some("u-2"));
+    }
+
+    #[test]
+    fn two_confirmed_vms_identify_none() {
+        let node = json!({"private_ip": "10.0.0.1"});
+        let vm = json!({"private_ip": "10.0.0.1"});
+        assert_eq!(identify(&node, &[vm.clone(), vm]), None);
+    }
+}
