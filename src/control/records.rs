@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::handle::{CommandError, FleetHandle};
 use crate::api::VPSieNode;
 use crate::fleet::{DeletionReason, MachineId};
+use crate::kubernetes::watch_config;
 
 /// What could not be done is tried again.
 const REPEAT: Duration = Duration::from_secs(5);
@@ -43,12 +44,11 @@ impl RecordsWatch {
 
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let events =
-            watcher(self.api.clone(), watcher::Config::default()).default_backoff().inspect(|event| {
-                if let Err(error) = event {
-                    tracing::warn!(%error, "VPSieNodes cannot be watched; trying again");
-                }
-            });
+        let events = watcher(self.api.clone(), watch_config()).default_backoff().inspect(|event| {
+            if let Err(error) = event {
+                tracing::warn!(%error, "VPSieNodes cannot be watched; trying again");
+            }
+        });
         let mut events = std::pin::pin!(events);
         let mut next = Instant::now() + REPEAT;
         loop {

@@ -10,6 +10,7 @@ mod patch;
 mod permissions;
 mod role;
 mod token_file;
+mod watch;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
 pub use drain::{Evicted, Staying, evict, pods_on, staying};
@@ -19,3 +20,4 @@ pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, Reached, i
 pub use patch::merge_patch;
 pub use permissions::{PERMISSIONS, Permission, Scope};
 pub use role::{LEADER, ROLE_LABEL, Role};
+pub use watch::{watch_config, watch_object};

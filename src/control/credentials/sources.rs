@@ -7,12 +7,12 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, future};
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::MissedTickBehavior;
 
 use super::Candidate;
+use crate::kubernetes::watch_object;
 use crate::vpsie::{BaseUrl, Credentials};
 
 /// Between two looks at a file.

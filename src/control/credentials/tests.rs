@@ -251,6 +251,17 @@ async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_of_the_secret_that_died_silently_is_replaced_soon() {
+    let world = World::of_secret();
+    world.put(&[("token", "wrong")]);
+    pass(5).await;
+    world.kube.silence_watches();
+    world.put(&[("token", "first")]);
+    pass(55).await;
+    assert_eq!(world.says().await, "welcome");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_url_beside_the_credentials_is_where_they_go() {
     let world = World::of_secret();
     world.put(&[("token", "first")]);

@@ -26,8 +26,8 @@ use super::clock::Clock;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
-use crate::fleet::{AskOutcome, Machine, Phase};
-use crate::kubernetes::merge_patch;
+use crate::fleet::{AskOutcome, Machine, Phase, names};
+use crate::kubernetes::{merge_patch, watch_config};
 use crate::vpsie::ManagedConfig;
 use declared::Declared;
 use status::status;
@@ -110,10 +110,7 @@ impl NodeGroups {
                 Some(event) = configs.next() => self.config.take(event),
                 () = tokio::time::sleep_until(next) => {
                     next = Instant::now() + REPEAT;
-                    if self.seen.read {
-                        self.report().await;
-                    }
-                    continue;
+                    self.seen.read && self.report().await
                 }
                 () = commits.changed() => {
                     next = next.min(Instant::now() + PASS);
@@ -177,20 +174,25 @@ impl NodeGroups {
         Api::all(self.client.clone())
     }
 
-    /// Writes what changed of finalizers and statuses.
-    async fn report(&mut self) {
+    /// Writes what changed of finalizers and statuses. Returns whether an answer shows a change by a person: the watch
+    /// may tell of it later, and it is no news then.
+    async fn report(&mut self) -> bool {
+        let mut changed = false;
         for name in self.seen.objects.keys().cloned().collect::<Vec<_>>() {
             let Some(object) = self.seen.objects.get(&name) else { continue };
             let Some(patched) = self.write(object).await else { continue };
             if let Some(object) = self.seen.objects.get_mut(&name) {
+                changed |= wishes(object) != wishes(&patched);
                 *object = patched;
             }
         }
         if let Some(config) = self.config.objects.get("default")
             && let Some(patched) = self.write_config(config).await
         {
+            changed |= wishes(config) != wishes(&patched);
             self.config.objects.insert("default".to_owned(), patched);
         }
+        changed
     }
 
     /// Brings one NodeGroup up to date. What came of it.
@@ -340,8 +342,9 @@ impl<K: Resource + Debug> Watched<K> {
 
 /// What tells of a change that is a person's: most changes are of statuses, by this very loop.
 fn wishes<K: Resource>(object: &K) -> impl PartialEq + use<K> {
-    let ObjectMeta { uid, generation, deletion_timestamp, labels, .. } = object.meta().clone();
-    (uid, generation, deletion_timestamp, labels)
+    let ObjectMeta { uid, generation, deletion_timestamp, labels, annotations, .. } = object.meta().clone();
+    let learn_anew = annotations.and_then(|mut all| all.remove(names::LEARN_ANEW));
+    (uid, generation, deletion_timestamp, labels, learn_anew)
 }
 
 /// What a watch says; None when it broke.
@@ -363,7 +366,7 @@ fn watched<K>(api: Api<DeserializeGuard<K>>, what: &'static str) -> BoxStream<'s
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let events = watcher(api, watch_config()).default_backoff();
     let said = events.map(move |event| match event {
         Ok(event) => Some(event),
         Err(error) => {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::bell::Bell;
 use super::handle::FleetHandle;
 use crate::fleet::Hostname;
-use crate::kubernetes::{EventType, Events, Happening};
+use crate::kubernetes::{EventType, Events, Happening, watch_config};
 use identity::{Owner, Verdict, facts, owner, verdict};
 use learning::Settling;
 
@@ -82,7 +82,7 @@ impl Nodes {
 
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let events = watcher(self.api.clone(), watcher::Config::default())
+        let events = watcher(self.api.clone(), watch_config())
             .default_backoff()
             .inspect_err(|error| tracing::warn!(%error, "Nodes cannot be watched; trying again"));
         let mut events = std::pin::pin!(events);

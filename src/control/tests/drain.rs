@@ -280,6 +280,22 @@ async fn a_node_that_the_watch_has_not_told_of_is_drained() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_of_nodes_that_died_silently_is_replaced_soon() {
+    let mut cluster = Cluster::new(2).await;
+    cluster.kube.vanish("nodes", "", "slave-2");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.kube.silence_watches();
+    let died = Instant::now();
+    cluster.node(2);
+    cluster
+        .until("the Node has its identity", |c| {
+            c.kube.get("nodes", "", "slave-2").is_some_and(|node| node["spec"]["providerID"].is_string())
+        })
+        .await;
+    assert!(died.elapsed() < Duration::from_mins(1), "{:?}", died.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn throttled_evictions_are_not_followed_by_more() {
     let cluster = Cluster::new(1).await;
     (0..40).for_each(|n| cluster.pod(&format!("web-{n}"), 1, &json!({})));

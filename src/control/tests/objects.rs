@@ -257,3 +257,50 @@ async fn one_that_vanished_while_nobody_watched_is_noticed() {
     cluster.kube.set_down(false);
     cluster.until("it is given up", |c| c.handle.read(|fleet| !fleet.machines().any(Machine::counts))).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn watches_of_objects_that_died_silently_are_replaced_soon() {
+    let mut cluster = Cluster::new(vec![running(1)]).await;
+    cluster.put("web", &json!({"offeringIDs": ["small"]}));
+    cluster.until("it is known", |c| c.max(SMALL) == Some(4)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.kube.silence_watches();
+    let died = Instant::now();
+    cluster.edit("web", &json!({"maxNodes": 7}));
+    cluster.kube.delete("vpsienodes", NAMESPACE, "web-00000001").unwrap();
+    cluster.until("the new maximum holds", |c| c.max(SMALL) == Some(7)).await;
+    cluster
+        .until("the machine is given up", |c| c.handle.read(|fleet| !fleet.machines().any(Machine::counts)))
+        .await;
+    assert!(died.elapsed() < Duration::from_mins(1), "{:?}", died.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_the_answer_to_a_status_write_shows_is_in_force() {
+    let mut cluster = Cluster::new(vec![running(1)]).await;
+    cluster.put("web", &json!({}));
+    cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
+    cluster.kube.hold_watches(true);
+    cluster.edit("web", &json!({"maxNodes": 7}));
+    // Its status is written because a machine goes.
+    let retired = cluster
+        .handle
+        .update(|fleet, now, _| fleet.retire(&running(1).id, DeletionReason::VPSieNodeDeleted, now));
+    assert_eq!(retired.await.unwrap().len(), 1);
+    cluster.until("the new maximum holds", |c| c.max(SMALL) == Some(7)).await;
+    cluster.kube.hold_watches(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_annotation_of_a_node_group_is_in_force_at_once() {
+    let mut cluster = Cluster::new(Vec::new()).await;
+    cluster.put("web", &json!({}));
+    cluster.until("it is known", |c| c.max(SMALL) == Some(4)).await;
+    let annotation = json!({"metadata": {"annotations": {crate::fleet::names::LEARN_ANEW: "1"}}});
+    cluster.kube.patch("nodegroups", NAMESPACE, "web", annotation).unwrap();
+    let anew = |fleet: &crate::fleet::Fleet| {
+        let group = fleet.pool(SMALL).and_then(|pool| fleet.group(pool));
+        group.and_then(|group| group.node.learn_anew.clone())
+    };
+    cluster.until("it is known", |c| c.handle.read(anew).as_deref() == Some("1")).await;
+}

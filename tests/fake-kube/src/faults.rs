@@ -66,6 +66,8 @@ pub(crate) struct Faults {
     pub(crate) watches_held: bool,
     /// Watches of an earlier one are cut.
     pub(crate) cuts: u64,
+    /// Watches of an earlier one tell nothing any more and do not end.
+    pub(crate) silences: u64,
 }
 
 impl Faults {

@@ -219,6 +219,12 @@ impl FakeKube {
         self.wake();
     }
 
+    /// Kills the connection of each watch without a word to its client: nothing comes, not even its end.
+    pub fn silence_watches(&self) {
+        self.state().faults.silences += 1;
+        self.wake();
+    }
+
     /// Holds back what watches are told, until it is let go.
     pub fn hold_watches(&self, held: bool) {
         self.state().faults.watches_held = held;

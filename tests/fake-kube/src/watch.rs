@@ -18,6 +18,8 @@ use crate::request::{Selector, Target};
 
 /// How often a quiet watch is told which version it has reached.
 const BOOKMARKS: Duration = Duration::from_mins(1);
+/// A watch is told it once more this long before its end, as by Kubernetes.
+const BEFORE_THE_END: Duration = Duration::from_secs(2);
 /// How long a watch lasts that does not say.
 const LASTS: Duration = Duration::from_mins(30);
 
@@ -30,6 +32,7 @@ pub(crate) struct Watch {
     version: u64,
     ready: VecDeque<Bytes>,
     cuts: u64,
+    silences: u64,
     changed: watch::Receiver<()>,
     ends: Instant,
     bookmark: Option<Instant>,
@@ -63,6 +66,8 @@ impl Watch {
         }
         let seconds = target.param("timeoutSeconds").and_then(|text| text.parse().ok());
         let now = Instant::now();
+        let ends = now + seconds.map_or(LASTS, Duration::from_secs);
+        let last_mark = ends.checked_sub(BEFORE_THE_END).map_or(now, |at| at.max(now));
         Ok(Self {
             kube: kube.clone(),
             client: client.to_owned(),
@@ -72,9 +77,10 @@ impl Watch {
             version,
             ready,
             cuts: state.faults.cuts,
+            silences: state.faults.silences,
             changed,
-            ends: now + seconds.map_or(LASTS, Duration::from_secs),
-            bookmark: bookmarks.then_some(now + BOOKMARKS),
+            ends,
+            bookmark: bookmarks.then_some((now + BOOKMARKS).min(last_mark)),
             over: false,
         })
     }
@@ -122,6 +128,9 @@ impl Watch {
         let state = kube.state();
         if state.faults.cuts != self.cuts {
             return Look::Cut;
+        }
+        if state.faults.silences != self.silences {
+            return Look::Held;
         }
         if state.faults.watches_held || state.faults.down || state.faults.partitioned.contains(&self.client) {
             return Look::Held;
