@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{AutoscalerConfig, NodeGroup, VPSieNode};
 
-const HEAD: &str = r"# NodeGroups
+const HEAD: &str = r#"# NodeGroups
 
 Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
 
@@ -53,9 +53,41 @@ with 1.36.
 - `kubectl scale nodegroup workers --replicas 3` sets `minNodes`: keep at least 3. How many more there are is for
   Cluster Autoscaler to say, and it adds nodes up to `minNodes` only with `--enforce-node-group-min-size`.
 
+## What new Nodes are expected to have
+
+Cluster Autoscaler adds a Node to an empty pool only for pods that fit the Node it is told of. Of a pool with Nodes it
+takes a real one. What it is told of an empty pool comes from three sources:
+
+1. `nodeTemplate`: architecture, operating system, labels that others give the Nodes, devices and huge pages. It holds
+   also where Nodes showed something else, so declare what they really have.
+2. Nodes of the NodeGroup with that size. The last three that registered decide: of an amount their median (of two Nodes
+   the smaller), of a label what all three have. A Node counts once it is ready and has been the same for 30 seconds; a
+   change counts after 2 minutes. Cores, memory, disk, pods and the architecture of a size are taken from Nodes of other
+   NodeGroups where this one had none.
+3. The nominal size of the offer, less `--reserved-cpu-millis`, `--reserved-memory-mib` and `--reserved-disk-gib`; `amd64`, `linux`.
+
+Labels that identify a Node (its name, addresses, UUIDs), those of Cluster Autoscaler, and those that this page lists as
+set for every Node are not learned.
+
+```yaml
+spec:
+  nodeTemplate:
+    architecture: arm64
+    labels: {region: ams1}              # a CSI driver's: without it, pods with volumes do not scale the pool from zero
+    resources: {nvidia.com/gpu: "1"}
+```
+
+The metrics `vpsie_autoscaler_template_allocatable` and `vpsie_autoscaler_template_nodes` show what a pool is told to
+have and how many of its Nodes that rests on. To forget what the Nodes of a NodeGroup showed, change the value of an
+annotation; Nodes that are there count again after 30 seconds to 2 minutes:
+
+```sh
+kubectl annotate nodegroup workers --overwrite autoscaler.vpsie.com/learn-anew="$(date +%s)"
+```
+
 ## Fields of `spec`
 
-";
+"#;
 
 const FIELDS: &str = "| Field | Type | Default | |\n| --- | --- | --- | --- |\n";
 

@@ -11,6 +11,7 @@ mod conditions;
 mod cost_limit;
 mod crds;
 mod node_group;
+mod node_template;
 mod policies;
 mod record;
 mod rules;
@@ -23,6 +24,7 @@ pub use cost_limit::CostLimit;
 pub use crds::{crds, to_yaml};
 
 pub use node_group::{AutoscalingOptions, DeletionPolicy, NodeGroup, NodeGroupSpec, Taint};
+pub use node_template::NodeTemplate;
 pub use policies::{
     CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
 };

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::cost_limit::CostLimit;
+use super::node_template::NodeTemplate;
 use super::policies::{CostOptimization, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig};
 use super::rules;
 use super::status::NodeGroupStatus;
@@ -92,6 +93,10 @@ pub struct NodeGroupSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::TAINTS_DIFFER)]
     pub taints: Vec<Taint>,
+    /// What its Nodes have beside what their offer says and what vpsie-autoscaler gives them, for Cluster Autoscaler
+    /// while there are none. What is left out is learned from its Nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_template: Option<NodeTemplate>,
     /// When to add nodes. No effect yet: Cluster Autoscaler's flags decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_up_policy: Option<ScaleUpPolicy>,

@@ -87,6 +87,19 @@ pub(super) fn labels_are_yours() -> Rule {
     Rule::new(format!("!self.exists(key, key in ['{}'])", OWNED_LABELS.join("', '"))).message(&*message)
 }
 
+/// Resources that are neither of the offer nor of Kubernetes itself.
+pub(super) fn resources_are_extended() -> Rule {
+    let rule = format!(
+        "self.all(key, key.matches('^hugepages-[0-9]{{1,6}}(Ki|Mi|Gi)$') || key.contains('/') && {} && \
+         !key.matches('^([^/]*[.])?kubernetes[.]io/') && !key.startsWith('requests.'))",
+        text::is_qualified_name("key")
+    );
+    Rule::new(rule).message(
+        "the keys of resources must be names of devices with a DNS name and '/', such as nvidia.com/gpu, or \
+         hugepages-2Mi or the like: cores, memory, disk and pods follow from the offer",
+    )
+}
+
 pub(super) const TAINTS_DIFFER: Text = (
     "self.all(a, self.exists_one(b, a.key == b.key && a.effect == b.effect))",
     "taints must have each key once an effect: leave out what is there again",

@@ -88,6 +88,11 @@ text! {
     "must be an amount above 0 in USD such as 0.50 or 300"
 }
 text! {
+    /// An amount of a resource.
+    Amount, 1 to 16, r"self.matches('^([0-9]{1,15}|[0-9]{1,6}(Ki|Mi|Gi|Ti))$')",
+    "must be a whole number such as 1, or of bytes such as 512Mi or 1Gi"
+}
+text! {
     /// A duration above 0.
     Duration, 0 to 32, r"self.matches('^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$') && self.matches('[1-9]')",
     "must be a duration above 0 such as 90s, 10m or 1h30m"

@@ -79,11 +79,21 @@ struct Server {
 
 /// A refusal as the API server words it: it writes keys in brackets.
 fn said(error: &ValidationError) -> String {
-    match error.to_string().strip_prefix("spec.labels.").and_then(|rest| rest.split_once(": ")) {
-        Some((key, message)) => format!("spec.labels[{key}]: {message}"),
-        None => error.to_string(),
-    }
+    let error = error.to_string();
+    let of_key = |map: &&str| {
+        let (key, message) = error.strip_prefix(*map)?.strip_prefix('.')?.split_once(": ")?;
+        Some(format!("{map}[{key}]: {message}"))
+    };
+    MAPS.iter().find_map(of_key).unwrap_or(error.clone())
 }
+
+/// Fields whose keys users choose.
+const MAPS: [&str; 4] = [
+    "spec.labels",
+    "spec.multiRegion.weightedDistribution",
+    "spec.nodeTemplate.labels",
+    "spec.nodeTemplate.resources",
+];
 
 #[derive(Debug, PartialEq)]
 enum Verdict {
@@ -210,7 +220,7 @@ fn fields(value: &Value, place: String, seen: &mut BTreeSet<String>) {
             for (name, value) in inner {
                 let place = match place.as_str() {
                     "" => name.clone(),
-                    "spec.labels" | "spec.multiRegion.weightedDistribution" => format!("{place}[]"),
+                    map if MAPS.contains(&map) => format!("{place}[]"),
                     place => format!("{place}.{name}"),
                 };
                 fields(value, place, seen);
@@ -295,6 +305,8 @@ proptest! {
     #[test]
     fn texts_are_judged_as_the_api_server_judges(
         key in nearly("aB1-_./ "),
+        resource in "(requests[.])?[aB]{0,2}(kubernetes[.]io)?(/[aB]?|hugepages-[12]?[KM]?i?)",
+        amount in nearly("019KMi. "),
         value in nearly("aB1-_. "),
         duration in nearly("0019hms. "),
         version in nearly("v10..-+x"),
@@ -305,6 +317,10 @@ proptest! {
         let (server, table) = &*SERVER;
         for spec in [
             json!({"labels": {key.as_str(): "a"}}),
+            json!({"nodeTemplate": {"labels": {key.as_str(): value}}}),
+            json!({"nodeTemplate": {"resources": {key.as_str(): "1"}}}),
+            json!({"nodeTemplate": {"resources": {resource.as_str(): "1"}}}),
+            json!({"nodeTemplate": {"resources": {"nvidia.com/gpu": amount}}}),
             json!({"taints": [{"key": key, "effect": "NoSchedule"}]}),
             json!({"labels": {"a": value}}),
             json!({"offeringIDs": [value]}),

@@ -1,6 +1,6 @@
 //! One NodeGroup, from its manifest to what the fleet needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::schema::join;
@@ -64,7 +64,7 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
         findings.require("spec.kubernetesVersion", syntax::version(version));
     }
     check_offers(spec, findings);
-    check_labels(spec, findings);
+    check_labels("spec.labels", &spec.labels, findings);
     if let Some(regions) = &spec.multi_region {
         regions::check(regions, spec.max_nodes, findings);
     }
@@ -87,15 +87,7 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
             .map(|limit| check_cost_limit(limit, findings))
             .unwrap_or_default(),
         deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
-        node: DeclaredNode {
-            learn_anew: manifest
-                .metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(names::LEARN_ANEW))
-                .cloned(),
-            ..DeclaredNode::default()
-        },
+        node: check_node_template(manifest, findings),
     };
     Checked {
         group,
@@ -188,14 +180,51 @@ fn pools(name: &str, spec: &api::NodeGroupSpec) -> Vec<PoolId> {
     offers.into_iter().map(pool).collect()
 }
 
-fn check_labels(spec: &api::NodeGroupSpec, findings: &mut Findings) {
-    for (key, value) in &spec.labels {
-        let field = join("spec.labels", key);
+fn check_labels(place: &str, labels: &BTreeMap<String, String>, findings: &mut Findings) {
+    for (key, value) in labels {
+        let field = join(place, key);
         findings.require(&field, syntax::qualified_name(key));
         findings.require(&field, syntax::label_value(value));
         if api::OWNED_LABELS.contains(&key.as_str()) {
-            findings.wrong(&field, "is set for every Node by Kubernetes or vpsie-autoscaler: leave it out");
+            findings.wrong(&field, owned_label(key));
         }
+    }
+}
+
+fn owned_label(key: &str) -> &'static str {
+    match key {
+        "kubernetes.io/arch" => {
+            "is set for every Node by Kubernetes: write spec.nodeTemplate.architecture instead"
+        }
+        "kubernetes.io/os" => {
+            "is set for every Node by Kubernetes: write spec.nodeTemplate.operatingSystem instead"
+        }
+        _ => "is set for every Node by Kubernetes or vpsie-autoscaler: leave it out",
+    }
+}
+
+fn check_node_template(manifest: &api::NodeGroup, findings: &mut Findings) -> DeclaredNode {
+    let annotations = manifest.metadata.annotations.as_ref();
+    let learn_anew = annotations.and_then(|all| all.get(names::LEARN_ANEW)).cloned();
+    let Some(template) = &manifest.spec.node_template else {
+        return DeclaredNode { learn_anew, ..DeclaredNode::default() };
+    };
+    check_labels("spec.nodeTemplate.labels", &template.labels, findings);
+    let mut resources = BTreeMap::new();
+    for (name, amount) in &template.resources {
+        let field = join("spec.nodeTemplate.resources", name);
+        findings.require(&field, syntax::extended_resource(name));
+        match syntax::amount(amount) {
+            Ok(amount) => drop(resources.insert(name.clone(), amount)),
+            Err(message) => findings.wrong(field, message),
+        }
+    }
+    DeclaredNode {
+        architecture: template.architecture.clone(),
+        operating_system: template.operating_system.clone(),
+        labels: template.labels.clone(),
+        resources,
+        learn_anew,
     }
 }
 

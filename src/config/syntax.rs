@@ -103,3 +103,34 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let sound = if rest.is_empty() { any_duration(text) } else { None };
     sound.ok_or_else(|| format!("is {text:?}, must be a duration above 0 such as 90s, 10m or 1h30m"))
 }
+
+/// What the name of a resource in `nodeTemplate.resources` is: a device's, or one of huge pages.
+pub(super) fn extended_resource(name: &str) -> Result<(), String> {
+    let digits = |text: &str| (1..=6).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let page =
+        name.strip_prefix("hugepages-").and_then(|size| size.split_at_checked(size.len().checked_sub(2)?));
+    let is_page = page.is_some_and(|(size, unit)| digits(size) && matches!(unit, "Ki" | "Mi" | "Gi"));
+    let domain = name.split_once('/').map(|(domain, _)| domain);
+    let is_device = domain.is_some_and(|domain| {
+        domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io") && !domain.starts_with("requests.")
+    });
+    if is_page || is_device && qualified_name(name).is_ok() {
+        return Ok(());
+    }
+    Err(format!(
+        "has the name {name:?}, must be the name of a device with a DNS name and '/', such as nvidia.com/gpu, or \
+         hugepages-2Mi or the like: cores, memory, disk and pods follow from the offer"
+    ))
+}
+
+/// What an amount of a resource is.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 4] = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40)];
+    let unit = UNITS.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit, 6)));
+    let (number, unit, most) = unit.unwrap_or((text, 1, 15));
+    let written = (1..=most).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
+    let amount = if written { number.parse::<u64>().ok() } else { None };
+    amount.and_then(|amount| amount.checked_mul(unit)).ok_or_else(|| {
+        format!("is {text:?}, must be a whole number such as 1, or of bytes such as 512Mi or 1Gi")
+    })
+}

@@ -227,6 +227,8 @@ pub(crate) mod tests {
         for line in [
             "leader 1".to_owned(),
             format!(r#"oldest_machine_timestamp_seconds{{pool="{POOL}",phase="Pending"}} 60.0"#),
+            format!(r#"template_allocatable{{pool="{POOL}",resource="memory"}} 4294967296.0"#),
+            format!(r#"template_nodes{{pool="{POOL}"}} 0.0"#),
             format!(r#"pool_blocked{{pool="{POOL}",reason="MAXIMUM_REACHED"}} 1.0"#),
         ] {
             assert!(leads.contains(&line), "{line} is not in\n{leads}");

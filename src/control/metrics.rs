@@ -44,6 +44,7 @@ impl Collector for FleetCollector {
             MetricType::Gauge,
         )?)?;
         let Some(handle) = handle else { return Ok(()) };
+        let (templates, learned) = handle.read(|fleet| (template_amounts(fleet), template_nodes(fleet)));
         let (sizes, machines, oldest, blocked, strangers, prices, unpriced) = handle.read(|fleet| {
             let unpriced = fleet.pools().filter(|pool| pool.price.is_none()).count() as f64;
             let (machines, oldest) = (machine_counts(fleet), oldest_machines(fleet));
@@ -75,6 +76,18 @@ impl Collector for FleetCollector {
             ),
             ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", None, strangers),
             ("pool_price", "Price of one machine of the pool", Some(&usd_per_hour), prices),
+            (
+                "template_allocatable",
+                "What a new Node of the pool offers to pods, as Cluster Autoscaler is told: cores, bytes, numbers",
+                None,
+                templates,
+            ),
+            (
+                "template_nodes",
+                "Nodes of the NodeGroup that the pool's template rests on; 0: other Nodes of the size, or its nominal size",
+                None,
+                learned,
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
             for (labels, value) in samples {
@@ -158,6 +171,33 @@ fn stranger_counts(fleet: &Fleet) -> Vec<Sample> {
         counts[at].1 += 1;
     }
     counts.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).into()
+}
+
+fn template_amounts(fleet: &Fleet) -> Vec<Sample> {
+    let each = |pool: &Pool| {
+        let template = fleet.template(pool);
+        let usual = template.allocatable;
+        let usual = [
+            ("cpu", usual.cpu_millis as f64 / 1000.0),
+            ("memory", usual.memory_mib as f64 * f64::from(1 << 20)),
+            ("ephemeral-storage", usual.disk_gib as f64 * f64::from(1 << 30)),
+            ("pods", f64::from(usual.pods)),
+        ];
+        let usual = usual.map(|(name, amount)| (name.to_owned(), amount));
+        let extended =
+            template.extended_allocatable.iter().map(|(name, amount)| (name.clone(), *amount as f64));
+        let all = usual.into_iter().chain(extended);
+        all.map(|(name, amount)| (vec![pool_label(pool), ("resource", name)], amount)).collect::<Vec<_>>()
+    };
+    fleet.pools().flat_map(each).collect()
+}
+
+fn template_nodes(fleet: &Fleet) -> Vec<Sample> {
+    let each = |pool: &Pool| {
+        let nodes = fleet.learned_from(pool.offer.size, &pool.id.node_group);
+        (vec![pool_label(pool)], nodes as f64)
+    };
+    fleet.pools().map(each).collect()
 }
 
 fn hourly_prices(fleet: &Fleet) -> Vec<Sample> {
