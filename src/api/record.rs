@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::conditions::conditions;
 use super::{Ask, AskOutcome, MachinePhase, VPSieNode, VPSieNodeSpec, VPSieNodeStatus};
 use crate::fleet::{
-    self, ClusterId, DeletionReason, Failure, FailureReason, Hostname, Machine, MachineId, Phase, PoolId,
+    self, ClusterId, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, MachineId, Phase, PoolId,
     SizeId, Vm, VmId,
 };
 
@@ -91,12 +91,12 @@ impl VPSieNode {
                 vm,
                 since: since(status.terminating_at.or(deleting)),
                 reason: status.deletion_reason.unwrap_or_default(),
-                drain: status.draining,
+                drain: DrainState::stored(status.draining),
                 accepted_at: status.deleted_at,
             },
             // Somebody deletes it, and no status says so yet.
             _ if deleting.is_some() => Phase::Deleting {
-                drain: vm.is_some(),
+                drain: DrainState::Pending,
                 vm,
                 since: since(deleting),
                 reason: DeletionReason::VPSieNodeDeleted,
@@ -154,7 +154,7 @@ fn seen(machine: &Machine) -> VPSieNodeStatus {
         Phase::Deleting { since, reason, drain, accepted_at, .. } => {
             status.phase = MachinePhase::Deleting;
             status.deletion_reason = Some(*reason);
-            status.draining = *drain;
+            status.draining = drain.is_due();
             status.terminating_at = Some(*since);
             status.deleted_at = *accepted_at;
         }
@@ -221,7 +221,7 @@ mod tests {
                     vm,
                     since,
                     reason: DeletionReason::NodeGroupDeleted,
-                    drain,
+                    drain: DrainState::stored(drain),
                     accepted_at
                 }
             ),
@@ -293,7 +293,7 @@ mod tests {
         deleted.metadata.deletion_timestamp = Some(at.into());
         let machine = deleted.machine().unwrap();
         assert!(
-            matches!(machine.phase, Phase::Deleting { vm: Some(_), since, drain: true, .. } if since == at)
+            matches!(machine.phase, Phase::Deleting { vm: Some(_), since, drain: DrainState::Pending, .. } if since == at)
         );
     }
 

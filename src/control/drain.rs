@@ -1,4 +1,4 @@
-//! Empties the Nodes of machines that people delete, before their VMs are deleted. Control/nodes has cordoned them.
+//! Drains the Nodes of machines that are being deleted, before their VMs are. Control/nodes has cordoned them.
 //!
 //! A disruption budget is kept to for as long as it takes: nothing is forced, and what holds a drain up is said.
 
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::Clock;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::{NodeFacts, NodesView};
-use crate::fleet::{MachineId, Phase};
+use crate::fleet::{DrainState, Fleet, Machine, MachineId, Phase};
 use crate::kubernetes::{EventType, Events, Evicted, Happening, Object, Staying, evict, pods_on, staying};
 use crate::telemetry::Registry;
 
@@ -54,7 +54,7 @@ impl DrainMetrics {
     /// Registers `node_drains_total{result="drained|gone"}`,
     /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Nodes of machines that people deleted: drained, or gone before";
+        let help = "Machines being deleted: their Node was drained, or there was none";
         registry.register("node_drains", help, None, &self.drains);
         let help =
             "Evictions asked for, by what the API server answered: accepted, blocked, throttled, failed";
@@ -131,26 +131,29 @@ impl Drain {
 
     /// Takes each drain as far as it goes now. Whether there is anything to drain.
     async fn look(&mut self) -> Result<bool, CommandError> {
-        let machines = self.handle.read(|fleet| {
-            let mut machines: Vec<_> = fleet
-                .machines()
-                .filter_map(|machine| match machine.phase {
-                    Phase::Deleting { drain: true, since, .. } => Some((since, machine.id.clone())),
-                    _ => None,
-                })
-                .collect();
-            machines.sort_unstable();
-            machines
-        });
-        self.under_way.retain(|id, _| machines.iter().any(|(_, machine)| machine == id));
+        let machines = self.handle.read(due);
+        self.under_way.retain(|id, _| machines.iter().any(|due| due.machine == *id));
         // Before the Nodes were listed, that there is none says nothing.
         if self.nodes.listed() {
             let mut free = TOGETHER;
-            for (_, id) in &machines {
-                let held_up = self.under_way.get(id).is_some_and(Progress::is_held_up);
-                if (held_up || free > 0) && Instant::now() >= self.quiet_until {
-                    free -= usize::from(!held_up);
-                    self.drain(id).await?;
+            for due in &machines {
+                if Instant::now() < self.quiet_until {
+                    break;
+                }
+                let nodes = self.nodes.all_of(&due.machine);
+                let held_up = self.under_way.get(&due.machine).is_some_and(Progress::is_held_up);
+                match (nodes.is_empty(), due.drain) {
+                    (true, DrainState::Pending) if self.is_gone(&due.machine).await => {
+                        self.note(&due.machine, DrainState::NoNode, None).await?;
+                    }
+                    (true, _) => {}
+                    // It registered after the look that found none.
+                    (false, DrainState::NoNode) => self.note(&due.machine, DrainState::Pending, None).await?,
+                    (false, _) if held_up || free > 0 => {
+                        free -= usize::from(!held_up);
+                        self.drain(&due.machine, &nodes).await?;
+                    }
+                    (false, _) => {}
                 }
             }
         }
@@ -159,25 +162,23 @@ impl Drain {
         Ok(!machines.is_empty())
     }
 
-    async fn drain(&mut self, id: &MachineId) -> Result<(), CommandError> {
-        let Some(node) = self.nodes.of(id) else {
-            if self.is_gone(id).await {
-                self.done(id, None).await?;
-            }
-            return Ok(());
-        };
-        if !node.unschedulable {
+    async fn drain(&mut self, id: &MachineId, nodes: &[NodeFacts]) -> Result<(), CommandError> {
+        let Some(node) = nodes.first() else { return Ok(()) };
+        if nodes.iter().any(|node| !node.unschedulable) {
             return Ok(());
         }
         let now = Instant::now();
-        let pods = match pods_on(&self.client, &node.name).await {
-            Ok(pods) => pods,
-            Err(error) => {
-                tracing::warn!(node = node.name, %error, "the pods of a Node that is drained cannot be read; trying again");
-                self.quiet_until = Instant::now() + UNANSWERED;
-                return Ok(());
+        let mut pods = Vec::new();
+        for node in nodes {
+            match pods_on(&self.client, &node.name).await {
+                Ok(found) => pods.extend(found),
+                Err(error) => {
+                    tracing::warn!(node = node.name, %error, "the pods of a Node that is drained cannot be read; trying again");
+                    self.quiet_until = Instant::now() + UNANSWERED;
+                    return Ok(());
+                }
             }
-        };
+        }
         let progress = self.under_way.entry(id.clone()).or_insert(Progress {
             began: now,
             said: None,
@@ -190,7 +191,7 @@ impl Drain {
             .filter(|(staying, _)| *staying != Staying::Ignored)
             .collect();
         if left.is_empty() {
-            return self.done(id, Some(&node)).await;
+            return self.note(id, DrainState::Done, Some(node)).await;
         }
         let to_evict: BTreeMap<String, &Pod> = left
             .iter()
@@ -223,7 +224,7 @@ impl Drain {
         let late = now >= progress.began + SAY && progress.said.is_none_or(|said| now >= said + SAY_AGAIN);
         if let Some(why) = held.filter(|_| late) {
             progress.said = Some(now);
-            self.say_held_up(id, &node, &why);
+            self.say_held_up(id, node, &why);
         }
         Ok(())
     }
@@ -258,16 +259,24 @@ impl Drain {
         self.events.publish(about.with(on));
     }
 
-    /// Nothing is left to drain.
-    async fn done(&mut self, id: &MachineId, node: Option<&NodeFacts>) -> Result<(), CommandError> {
-        let machine = id.clone();
-        match self.handle.update(move |fleet, _, _| fleet.drained(&machine)).await {
-            Ok(_) => {}
+    /// Records how far a drain is.
+    async fn note(
+        &mut self,
+        id: &MachineId,
+        drain: DrainState,
+        node: Option<&NodeFacts>,
+    ) -> Result<(), CommandError> {
+        match self.handle.note_drain(id.clone(), drain).await {
+            Ok(()) => {}
             Err(CommandError::Stopped) => return Err(CommandError::Stopped),
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "a drain is over and not noted yet; trying again");
+                tracing::warn!(machine = %id, %error, "the state of a drain is not recorded yet; trying again");
                 return Ok(());
             }
+        }
+        if drain == DrainState::Pending {
+            tracing::info!(machine = %id, "a Node registered for a machine that is being deleted; draining it");
+            return Ok(());
         }
         self.under_way.remove(id);
         self.metrics.drained(if node.is_some() { "drained" } else { "gone" });
@@ -279,6 +288,25 @@ impl Drain {
         }
         Ok(())
     }
+}
+
+/// A machine whose VM is not to be deleted yet, or only while no Node of it is known.
+struct Due {
+    machine: MachineId,
+    drain: DrainState,
+}
+
+/// Machines to look at, the longest given up first.
+fn due(fleet: &Fleet) -> Vec<Due> {
+    let of = |machine: &Machine| match machine.phase {
+        Phase::Deleting { drain: drain @ (DrainState::Pending | DrainState::NoNode), vm: Some(_), accepted_at: None, since, .. } => {
+            Some((since, Due { machine: machine.id.clone(), drain }))
+        }
+        _ => None,
+    };
+    let mut all: Vec<_> = fleet.machines().filter_map(of).collect();
+    all.sort_by(|(a, one), (b, other)| (a, &one.machine).cmp(&(b, &other.machine)));
+    all.into_iter().map(|(_, due)| due).collect()
 }
 
 /// A pod and no other that has its name later.

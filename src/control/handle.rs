@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::{Change, Declaration, Fleet, Hostname, Names, NodeRef, Refusal, ShownNode};
+use crate::fleet::{
+    Change, Declaration, DrainState, Fleet, Hostname, MachineId, Names, NodeRef, Refusal, ShownNode,
+};
 use crate::store::StoreError;
 
 /// Reads the fleet and sends it commands. Cheap to clone.
@@ -114,6 +116,11 @@ impl FleetHandle {
     /// Notes what the Node of a VM has.
     pub async fn learn(&self, vm: Hostname, node: ShownNode) -> Result<(), CommandError> {
         self.update(move |fleet, _, _| fleet.learn(&vm, node)).await.map(drop)
+    }
+
+    /// Notes how far the Node of a machine that is being deleted is drained.
+    pub async fn note_drain(&self, machine: MachineId, drain: DrainState) -> Result<(), CommandError> {
+        self.update(move |fleet, _, _| fleet.note_drain(&machine, drain)).await.map(drop)
     }
 
     /// Changes the fleet, and returns the changes once they are durable.

@@ -1,12 +1,12 @@
 //! What Cluster Autoscaler can ask of the fleet, and why it may be refused.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
-use super::machine::{DeletionReason, Machine, Phase};
+use super::machine::{DeletionReason, DrainState, Machine, Phase};
 use super::query::Budget;
 use super::record::{Change, StrangerKind};
 use super::state::Fleet;
@@ -250,17 +250,24 @@ impl Fleet {
         nodes: &[NodeRef],
         now: Timestamp,
     ) -> Result<Vec<Change>, Refusal> {
-        let mut victims = BTreeSet::new();
+        let mut victims = BTreeMap::new();
         let mut healthy = 0;
         for node in nodes {
             match self.victim(node) {
                 Some(Victim::Gone) => {}
                 Some(Victim::Machine(machine)) if machine.pool.to_string() == pool => {
                     let running = matches!(machine.phase, Phase::Running { .. });
-                    // The placeholder of a machine that runs is stale: its Node registered meanwhile.
-                    let stale = running && node.provider_id.starts_with(PLACEHOLDER_PREFIX);
-                    if machine.counts() && !stale && victims.insert(machine.id.clone()) {
+                    // The placeholder of a machine that runs is stale: its Node registered meanwhile. Without a
+                    // UUID the placeholder is still its id.
+                    let stale = running
+                        && node.provider_id.starts_with(PLACEHOLDER_PREFIX)
+                        && machine.instance_id() != node.provider_id;
+                    if machine.counts() && !stale && !victims.contains_key(&machine.id) {
                         healthy += u32::from(running && !node.fake);
+                        // Cluster Autoscaler drains Nodes, not the instances that it has no Node of: such a Node
+                        // may have registered since.
+                        let drain = if node.fake { DrainState::Pending } else { DrainState::Done };
+                        victims.insert(machine.id.clone(), drain);
                     }
                 }
                 _ => return Err(Refusal::ForeignNode { pool: pool.to_owned(), node: node.name.clone() }),
@@ -268,8 +275,8 @@ impl Fleet {
         }
         self.keeps_minimum(pool, victims.len() as u32, healthy)?;
         let mut changes = Vec::new();
-        for id in victims {
-            self.give_up(&mut changes, &id, DeletionReason::ClusterAutoscaler, false, now);
+        for (id, drain) in victims {
+            self.give_up(&mut changes, &id, DeletionReason::ClusterAutoscaler, drain, now);
         }
         Ok(changes)
     }
@@ -301,11 +308,11 @@ impl Fleet {
         Ok(())
     }
 
-    /// Is rid of a machine, whatever runs on its Node: that is drained first. One that is Deleting stays as it is.
+    /// Marks a machine for deletion; its Node is drained first. One that is Deleting stays as it is.
     pub fn retire(&mut self, id: &MachineId, reason: DeletionReason, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.machines.get(id).is_some_and(Machine::counts) {
-            self.give_up(&mut changes, id, reason, true, now);
+            self.give_up(&mut changes, id, reason, DrainState::Pending, now);
         }
         changes
     }
@@ -315,29 +322,41 @@ impl Fleet {
         self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
     }
 
-    /// Notes that the Node of a machine that is being deleted has nothing to drain any more.
-    pub fn drained(&mut self, id: &MachineId) -> Vec<Change> {
+    /// Notes how far the Node of a machine that is being deleted is drained.
+    pub fn note_drain(&mut self, id: &MachineId, seen: DrainState) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(mut machine) = self.machines.get(id).cloned() else { return changes };
-        if let Phase::Deleting { drain: drain @ true, .. } = &mut machine.phase {
-            *drain = false;
+        if let Phase::Deleting { drain, .. } = &mut machine.phase
+            && *drain != DrainState::Done
+            && *drain != seen
+        {
+            *drain = seen;
             self.put(&mut changes, Change::SaveMachine(machine));
         }
         changes
     }
 
-    /// Gives a machine up: Deleting while a VM of it may exist, else gone at once.
+    /// Notes that there is no API server: nothing can be drained, and every VM may be deleted as it is.
+    pub(super) fn skip_drains(&mut self, changes: &mut Vec<Change>) {
+        let due = |m: &&Machine| matches!(m.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. });
+        for id in self.machines.values().filter(due).map(|m| m.id.clone()).collect::<Vec<_>>() {
+            changes.extend(self.note_drain(&id, DrainState::NoNode));
+        }
+    }
+
+    /// Gives a machine up: Deleting while a VM of it may exist, else gone at once. A VM that is not known yet may
+    /// have a Node when it is.
     pub(super) fn give_up(
         &mut self,
         changes: &mut Vec<Change>,
         id: &MachineId,
         reason: DeletionReason,
-        drain: bool,
+        drain: DrainState,
         now: Timestamp,
     ) {
         let Some(machine) = self.machines.get(id) else { return };
         let vm = machine.vm().cloned();
-        let drain = drain && vm.is_some();
+        let drain = if vm.is_some() { drain } else { DrainState::Pending };
         let change = if vm.is_none() && machine.asks.is_empty() {
             Change::DropMachine(id.clone())
         } else {

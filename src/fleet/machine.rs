@@ -65,13 +65,53 @@ pub enum Phase {
         /// Why, and so by whom.
         #[serde(default)]
         reason: DeletionReason,
-        /// Whether its Node is to be drained before the VM is deleted. Cluster Autoscaler has drained what it
-        /// deletes.
-        #[serde(default)]
-        drain: bool,
+        /// How far its Node is drained. The VM is deleted only after that.
+        #[serde(default, with = "stored_drain")]
+        drain: DrainState,
         /// When VPSie accepted the deletion (or said that the VM is not there).
         accepted_at: Option<Timestamp>,
     },
+}
+
+/// How far the Node of a machine that is being deleted is drained: the gate of every VM deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainState {
+    /// The Node, if there is one, must be drained first.
+    #[default]
+    Pending,
+    /// There is no Node, by the API server's own answer, or no API server. Not durable: after a restart the API
+    /// server is asked again. A Node that registers later is drained after all.
+    NoNode,
+    /// The Node was drained, by us or by Cluster Autoscaler.
+    Done,
+}
+
+impl DrainState {
+    /// What is stored of it: whether a drain is due.
+    pub(crate) fn is_due(self) -> bool {
+        self != Self::Done
+    }
+
+    /// What was stored of it.
+    pub(crate) fn stored(due: bool) -> Self {
+        if due { Self::Pending } else { Self::Done }
+    }
+}
+
+/// The format of releases that knew two states only: whether the Node must be drained.
+mod stored_drain {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::DrainState;
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    pub(super) fn serialize<S: Serializer>(drain: &DrainState, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(drain.is_due())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DrainState, D::Error> {
+        bool::deserialize(deserializer).map(DrainState::stored)
+    }
 }
 
 /// Why a machine is given up, and so by whom.

@@ -38,7 +38,7 @@ pub use ids::{
 };
 pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
 pub use listing::{ListedNode, NodeRole, VmState};
-pub use machine::{Ask, AskOutcome, DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
+pub use machine::{Ask, AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 pub use policy::Policy;
 pub use query::Limits;
 pub use record::{Change, Records, Stranger, StrangerKind};

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::creation::age;
 use super::ids::{Hostname, MachineId, PoolId, SizeId};
 use super::listing::{ListedNode, NodeRole, VmState};
-use super::machine::{AskOutcome, DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -72,6 +72,9 @@ impl Fleet {
         self.see_newcomers(&mut changes, newcomers, now, policy);
         self.miss(&mut changes, nodes, now, policy);
         self.adopt(&mut changes, nodes, now);
+        if policy.running_when_listed {
+            self.skip_drains(&mut changes);
+        }
         for count in self.sightings.since_ask.values_mut() {
             *count = count.saturating_add(1);
         }
@@ -150,7 +153,7 @@ impl Fleet {
                         vm: Some(vm),
                         since: now,
                         reason: DeletionReason::VMReturned,
-                        drain: false,
+                        drain: DrainState::Pending,
                         accepted_at: None,
                     }
                 } else {
@@ -276,8 +279,10 @@ impl Fleet {
         let vm = Vm::listed(node);
         let up = policy.running_when_listed && node.state == VmState::Running;
         match &mut machine.phase {
-            Phase::Creating { vm: slot @ None, .. } | Phase::Deleting { vm: slot @ None, .. } => {
+            Phase::Creating { vm: slot @ None, .. } => *slot = Some(vm.clone()),
+            Phase::Deleting { vm: slot @ None, drain, .. } => {
                 *slot = Some(vm.clone());
+                *drain = DrainState::Pending;
             }
             Phase::Pending => machine.phase = Phase::Creating { vm: Some(vm.clone()), since: now },
             _ => {
@@ -320,7 +325,8 @@ impl Fleet {
                 Phase::Deleting { accepted_at: Some(_), .. } if count >= MISSES_TO_CONFIRM => {
                     self.end_vm(changes, machine, vm, true, None, now);
                 }
-                Phase::Deleting { drain: true, .. } if vanished => {
+                // One that is drained is not asked to be deleted before: that it is gone must be seen.
+                Phase::Deleting { drain: DrainState::Pending, .. } if vanished => {
                     self.end_vm(changes, machine, vm, true, None, now);
                 }
                 Phase::Running { .. } if vanished => self.end_vm(changes, machine, vm, false, None, now),
@@ -385,7 +391,7 @@ impl Fleet {
                 vm: None,
                 since: now,
                 reason: DeletionReason::VMGone,
-                drain: false,
+                drain: DrainState::Pending,
                 accepted_at: None,
             };
             Change::SaveMachine(machine)

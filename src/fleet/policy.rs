@@ -20,7 +20,8 @@ pub struct Policy {
     pub vanish_after: Duration,
     /// How long the record of a VM that is gone, or of a foreign one that is not listed, is kept.
     pub gone_kept: Duration,
-    /// Whether a machine is Running once VPSie says that its VM is up. Otherwise its Node decides.
+    /// Whether there is no API server: a machine is Running once VPSie says that its VM is up, and no Node is drained
+    /// before its VM is deleted. Otherwise the Node decides.
     pub running_when_listed: bool,
 }
 

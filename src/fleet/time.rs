@@ -8,7 +8,7 @@ use super::command::Names;
 use super::creation::{MAX_ASKS, age};
 use super::group::DeletionPolicy;
 use super::ids::{MachineId, SizeId};
-use super::machine::{AskOutcome, DeletionReason, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -43,6 +43,9 @@ impl Fleet {
                 }
                 _ => {}
             }
+        }
+        if policy.running_when_listed {
+            self.skip_drains(&mut changes);
         }
         let machines = &self.machines;
         self.sightings.since_ask.retain(|id, _| machines.get(id).is_some_and(|m| !m.asks.is_empty()));
@@ -119,7 +122,7 @@ impl Fleet {
                 }
             }
             Phase::Failed { at, .. } if age(*at, now) >= policy.failed_ttl => {
-                return self.give_up(changes, &id.clone(), DeletionReason::FailedExpired, false, now);
+                return self.give_up(changes, &id.clone(), DeletionReason::FailedExpired, DrainState::Pending, now);
             }
             Phase::Deleting { vm: None, .. } if machine.asks.is_empty() => {
                 return self.put(changes, Change::DropMachine(id.clone()));
@@ -154,7 +157,7 @@ impl Fleet {
                 vm: Some(vm),
                 since: now,
                 reason: DeletionReason::Orphan,
-                drain: false,
+                drain: DrainState::Pending,
                 accepted_at: None,
             },
             asks: Vec::new(),

@@ -196,7 +196,7 @@ mod tests {
                     vm: Some(vm(id)),
                     since,
                     reason: crate::fleet::DeletionReason::default(),
-                    drain: false,
+                    drain: crate::fleet::DrainState::Done,
                     accepted_at: None,
                 },
                 InstanceState::InstanceDeleting,

@@ -11,7 +11,7 @@ use super::proto::*;
 use crate::catalog::{Catalog, Offer, Resources};
 use crate::control::{Declared, FleetHandle, Journal, Keeper, SystemClock};
 use crate::fleet::{
-    AutoscalingOptions, Change, Failure, FailureReason, Fleet, Hostname, Machine, NodeGroup as Group, Phase,
+    AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine, NodeGroup as Group, Phase,
     Records, Reserved, SizeId, Vm, names,
 };
 use crate::store::{MemoryStore, Store as _};
@@ -64,7 +64,7 @@ pub(super) fn fleet() -> Fleet {
                 vm: Some(vm("node-5", DELETING)),
                 since,
                 reason: crate::fleet::DeletionReason::default(),
-                drain: false,
+                drain: DrainState::Done,
                 accepted_at: None,
             },
         ),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ca_model::{Memory, Node, Resources};
+use ca_model::{Cluster as _, Memory, Node, Resources};
 use jiff::Timestamp;
 use vpsie_autoscaler::control::FleetHandle;
-use vpsie_autoscaler::fleet::{Hostname, Machine, StrangerKind, node_labels};
+use vpsie_autoscaler::fleet::{DrainState, Hostname, Machine, Phase, StrangerKind, node_labels};
 use vpsie_autoscaler::simulator::{Phase as VmPhase, Simulator, VmKind};
 
 /// Brings the Nodes up to date with the VMs, and with the provider if one runs.
@@ -28,6 +28,9 @@ pub(crate) async fn kubelets(
             let allocatable = Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, pods: 110 };
             cluster.join(Node::new(hostname.as_str(), "", allocatable, now));
         }
+    }
+    if let Some(handle) = provider {
+        drain(cluster, handle).await;
     }
     for node in cluster.list_nodes() {
         let hostname = Hostname::new(&node.name);
@@ -62,5 +65,26 @@ pub(crate) async fn kubelets(
         if (gone || unknown) && !ready {
             cluster.leave(&node.name);
         }
+    }
+}
+
+/// Drains the Nodes of machines that are being deleted: their pods run elsewhere from now on.
+async fn drain(cluster: &Memory, handle: &FleetHandle) {
+    let due: Vec<_> = handle.read(|fleet| {
+        let of = |machine: &Machine| match &machine.phase {
+            Phase::Deleting { vm: Some(vm), drain: DrainState::Pending, .. } => {
+                Some((machine.id.clone(), vm.hostname.clone()))
+            }
+            _ => None,
+        };
+        fleet.machines().filter_map(of).collect()
+    });
+    for (machine, hostname) in due {
+        cluster.edit(hostname.as_str(), |node| node.unschedulable = true);
+        let on = |pod: &ca_model::Pod| pod.node.as_deref() == Some(hostname.as_str());
+        for pod in cluster.list_pods().into_iter().filter(on) {
+            drop(cluster.evict(&pod.namespace, &pod.name).await);
+        }
+        drop(tokio::time::timeout(Duration::from_secs(1), handle.note_drain(machine, DrainState::Done)).await);
     }
 }

@@ -11,7 +11,7 @@ use super::parts::{
     spawn_vpsie, transport,
 };
 use crate::config::{KubernetesAccess, Manifests, Settings, VpsieSettings};
-use crate::control::{Declared, FleetHandle, Keeper, Nodes, NodesView};
+use crate::control::{Declared, Drain, FleetHandle, Keeper, Nodes, NodesView};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events};
 use crate::store::{FileStore, Store};
@@ -35,7 +35,16 @@ pub(super) async fn run(
     let clock = clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
     let Measured {
-        registry, catalog, grpc: grpc_metrics, vpsie, journal, credentials, decisions, fleet, ..
+        registry,
+        catalog,
+        grpc: grpc_metrics,
+        vpsie,
+        journal,
+        drain,
+        credentials,
+        decisions,
+        fleet,
+        ..
     } = Measured::new(settings.vpsie.credential_source());
     let declared = Declared { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
@@ -63,8 +72,10 @@ pub(super) async fn run(
     let told = (credentials, Events::none());
     spawn_credentials(&mut tasks, &settings.vpsie, &vpsie, client.as_ref(), told, &shutdown)?;
     if let Some((client, view)) = client.zip(view) {
-        let nodes = Nodes::new(handle.clone(), client, bell).with_view(view);
+        let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_view(view.clone());
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
+        let drain = Drain::new(handle.clone(), client, view, Events::none(), Arc::clone(&clock), drain);
+        spawn(&mut tasks, "drain", drain.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());
     let debug = debug(&decisions, &fleet);

@@ -311,7 +311,7 @@ mod tests {
             vm: Some(vm(4)),
             since: time(),
             reason: DeletionReason::ClusterAutoscaler,
-            drain: false,
+            drain: crate::fleet::DrainState::Done,
             accepted_at: None,
         };
         let fleet = fleet(

@@ -218,7 +218,10 @@ impl Nodes {
         let node = self.seen.get(name)?;
         let (facts, verdict) = self.handle.read(|fleet| {
             let owner = match owner(fleet, node) {
-                Owner::Machine { machine, identified: false } if self.view.taken(&machine.id, name) => {
+                // Each Node of a machine that is being deleted is drained.
+                Owner::Machine { machine, identified: false }
+                    if machine.counts() && self.view.taken(&machine.id, name) =>
+                {
                     Owner::Nobody
                 }
                 owner => owner,

@@ -57,6 +57,12 @@ impl NodesView {
         self.read(|index| index.by_name.get(index.by_machine.get(machine)?).cloned())
     }
 
+    /// Every Node that is taken for the machine's: one by its providerID, others by name or address.
+    pub fn all_of(&self, machine: &MachineId) -> Vec<NodeFacts> {
+        let of = |node: &&NodeFacts| node.machine.as_ref() == Some(machine);
+        self.read(|index| index.by_name.values().filter(of).cloned().collect())
+    }
+
     /// Whether the machine's Node is there and ready.
     pub fn ready(&self, machine: &MachineId) -> bool {
         self.of(machine).is_some_and(|node| node.ready)

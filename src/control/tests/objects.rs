@@ -4,7 +4,7 @@ use fake_kube::FakeKube;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fleet::{ClusterId, DeletionReason, Hostname, Machine};
+use crate::fleet::{ClusterId, DeletionReason, DrainState, Hostname, Machine};
 use crate::vpsie::ManagedConfig;
 
 const NAMESPACE: &str = "vpsie-system";
@@ -176,12 +176,12 @@ async fn one_that_is_deleted_waits_for_its_machines() {
     cluster.until("it is emptied", |c| c.handle.read(|fleet| !fleet.machines().any(Machine::counts))).await;
     assert!(matches!(
         cluster.store.records().machines[0].phase,
-        Phase::Deleting { reason: DeletionReason::NodeGroupDeleted, drain: true, .. }
+        Phase::Deleting { reason: DeletionReason::NodeGroupDeleted, drain: DrainState::Pending, .. }
     ));
     assert!(!cluster.object("web").is_null(), "its machine is still there");
     let gone = |fleet: &mut crate::fleet::Fleet, now, _: crate::fleet::Names<'_>| {
         let id = "web-00000001".into();
-        let mut changes = fleet.drained(&id);
+        let mut changes = fleet.note_drain(&id, DrainState::Done);
         changes.extend(fleet.deletion_accepted(&id, now));
         for _ in 0..2 {
             changes.extend(fleet.observe(&[], now, &Policy::default()));
@@ -234,7 +234,7 @@ async fn to_delete_a_vpsie_node_is_to_be_rid_of_its_machine() {
     let retired = |n: usize| {
         move |c: &Cluster| {
             let reason = |m: &Machine| match m.phase {
-                Phase::Deleting { reason, drain: true, .. } => Some(reason),
+                Phase::Deleting { reason, drain: DrainState::Pending, .. } => Some(reason),
                 _ => None,
             };
             c.store.records().machines.iter().filter_map(reason).collect::<Vec<_>>()

@@ -2,6 +2,7 @@
 
 mod commands;
 mod costs;
+mod drains;
 mod learned;
 mod properties;
 mod sightings;

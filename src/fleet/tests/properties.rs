@@ -337,7 +337,7 @@ impl World {
             }
             Step::Drained { nth } => {
                 let Some(id) = self.fleet.machines().nth(*nth).map(|m| m.id.clone()) else { return };
-                let changes = self.fleet.drained(&id);
+                let changes = self.fleet.note_drain(&id, DrainState::Done);
                 self.take(&changes);
             }
             Step::Close { policy } => self.close(*policy),
@@ -388,7 +388,7 @@ impl World {
             self.list(0);
             self.ask(&[Reply::Accepted; 8]);
             for id in self.fleet.machines().map(|m| m.id.clone()).collect::<Vec<_>>() {
-                let changes = self.fleet.drained(&id);
+                let changes = self.fleet.note_drain(&id, DrainState::Done);
                 self.take(&changes);
             }
             self.delete(true, true);

@@ -9,7 +9,12 @@ fn running(hand: &mut Hand, fleet: &mut Fleet, pool: &str, nodes: &[ListedNode])
     hand.observe(fleet, nodes);
 }
 
-fn deleting(fleet: &Fleet) -> Vec<(DeletionReason, bool)> {
+/// From now on Nodes are drained.
+fn with_api_server(hand: &mut Hand) {
+    hand.policy.running_when_listed = false;
+}
+
+fn deleting(fleet: &Fleet) -> Vec<(DeletionReason, DrainState)> {
     let of = |machine: &Machine| match machine.phase {
         Phase::Deleting { reason, drain, .. } => Some((reason, drain)),
         _ => None,
@@ -48,9 +53,9 @@ fn one_that_is_retired_is_drained_before_its_vm_is_deleted() {
     assert_eq!(fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now).len(), 1);
     assert_eq!(fleet.retire(&id, DeletionReason::NodeGroupDeleted, hand.now), [], "once");
     assert_eq!((target(&fleet, OTHER), fleet.unwanted().len()), (0, 0));
-    assert_eq!(deleting(&fleet), [(DeletionReason::VPSieNodeDeleted, true)]);
-    assert_eq!(fleet.drained(&id).len(), 1);
-    assert_eq!(fleet.drained(&id), []);
+    assert_eq!(deleting(&fleet), [(DeletionReason::VPSieNodeDeleted, DrainState::Pending)]);
+    assert_eq!(fleet.note_drain(&id, DrainState::Done).len(), 1);
+    assert_eq!(fleet.note_drain(&id, DrainState::Done), []);
     assert_eq!(fleet.unwanted().len(), 1);
     fleet.audit().unwrap();
 }
@@ -68,6 +73,7 @@ fn one_that_is_retired_before_it_was_asked_for_is_gone_at_once() {
 fn one_that_is_drained_for_ever_ends_when_its_vm_vanishes() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
+    with_api_server(&mut hand);
     let id = only(&fleet).id.clone();
     fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
     for _ in 0..4 {
@@ -93,7 +99,7 @@ fn a_node_group_that_is_deleted_keeps_what_runs_and_grows_no_more() {
     let refused = hand.increase(&mut fleet, OTHER, 1).unwrap_err();
     assert!(refused.to_string().ends_with("its NodeGroup is being deleted"), "{refused}");
     fleet.delete_nodes(OTHER, &[by_node(&node(1, 2))], hand.now).unwrap();
-    assert_eq!(deleting(&fleet), [(DeletionReason::ClusterAutoscaler, false)]);
+    assert_eq!(deleting(&fleet), [(DeletionReason::ClusterAutoscaler, DrainState::Done)]);
 }
 
 #[test]
@@ -111,9 +117,10 @@ fn the_minimum_of_a_node_group_that_is_deleted_holds_nobody() {
 fn a_node_group_that_is_deleted_with_drain_is_emptied() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2), node(2, 2)]);
+    with_api_server(&mut hand);
     fleet.declare(closed(DeletionPolicy::Drain));
     hand.pass(&mut fleet);
-    assert_eq!(deleting(&fleet), [(DeletionReason::NodeGroupDeleted, true); 2]);
+    assert_eq!(deleting(&fleet), [(DeletionReason::NodeGroupDeleted, DrainState::Pending); 2]);
     assert_eq!(hand.pass(&mut fleet), []);
 }
 

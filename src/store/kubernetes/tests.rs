@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::tests::{changes, cluster, expected, machine, stranger};
 use super::*;
 use crate::fleet::{
-    Ask, AskOutcome, DeletionReason, Failure, FailureReason, Hostname, Phase, Stranger, Vm, VmId,
+    Ask, AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Hostname, Phase, Stranger, Vm, VmId,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -56,7 +56,7 @@ fn running() -> Phase {
 
 fn deleting(vm: Option<Vm>) -> Phase {
     let reason = DeletionReason::NodeGroupDeleted;
-    Phase::Deleting { vm, since: time(3), reason, drain: false, accepted_at: None }
+    Phase::Deleting { vm, since: time(3), reason, drain: DrainState::Done, accepted_at: None }
 }
 
 fn failed() -> Phase {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::catalog::{Catalog, Offer, Resources};
 use crate::fleet::{
-    AutoscalingOptions, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm, VmId,
+    AutoscalingOptions, DrainState, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm, VmId,
 };
 
 const POOL: &str = "web/ams1/small/on-demand";
@@ -210,7 +210,7 @@ fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
 
 #[test]
 fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_autoscaler() {
-    let deleting = |drain| Phase::Deleting {
+    let deleting = |drain: DrainState| Phase::Deleting {
         vm: Some(vm()),
         since: Timestamp::UNIX_EPOCH,
         reason: crate::fleet::DeletionReason::ClusterAutoscaler,
@@ -223,7 +223,7 @@ fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_au
         };
         merged(&node("", true), patch)
     };
-    for drain in [false, true] {
+    for drain in [DrainState::Done, DrainState::Pending] {
         let fleet = fleet(deleting(drain), Vec::new());
         let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
         let taint = json!({"key": TO_BE_DELETED, "value": "0", "effect": "NoSchedule"});
@@ -279,7 +279,7 @@ fn deleting() -> Phase {
         vm: Some(vm()),
         since: Timestamp::UNIX_EPOCH,
         reason: crate::fleet::DeletionReason::VPSieNodeDeleted,
-        drain: true,
+        drain: DrainState::Pending,
         accepted_at: None,
     }
 }
