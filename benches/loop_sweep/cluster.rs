@@ -82,6 +82,7 @@ fn machine(at: usize, pool: &PoolId) -> Machine {
         hostname: Hostname::new(&format!("ams-kubernetes-49ab-slave-{at}")),
         id: Some(format!("0b54b0a0-0000-4000-8000-{at:012x}").as_str().into()),
         addresses: Vec::new(),
+        provider_id: None,
     };
     Machine {
         id: format!("{}-{at:08x}", pool.node_group).as_str().into(),

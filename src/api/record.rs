@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::conditions::conditions;
 use super::{Ask, AskOutcome, MachinePhase, VPSieNode, VPSieNodeSpec, VPSieNodeStatus};
 use crate::fleet::{
-    self, ClusterId, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, MachineId, Phase, PoolId,
-    SizeId, Vm, VmId,
+    self, ClusterId, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, MachineId, Phase,
+    PoolId, ProviderId, SizeId, Vm, VmId,
 };
 
 /// What a VPSieNode lacks to be a machine's record.
@@ -123,7 +123,13 @@ impl VPSieNode {
             (None, Some(_)) => return None,
         };
         let addresses = status.addresses.clone();
-        Some(Vm { hostname: Hostname::new(hostname), id: id.as_deref().map(VmId::from), addresses })
+        let provider_id = status.provider_id.as_deref().map(ProviderId::from);
+        Some(Vm {
+            hostname: Hostname::new(hostname),
+            id: id.as_deref().map(VmId::from),
+            addresses,
+            provider_id,
+        })
     }
 }
 
@@ -133,6 +139,7 @@ fn seen(machine: &Machine) -> VPSieNodeStatus {
         hostname: vm.map(|vm| vm.hostname.to_string()),
         vpsie_node_identifier: vm.and_then(|vm| vm.id.as_ref()).map(ToString::to_string),
         addresses: vm.map(|vm| vm.addresses.clone()).unwrap_or_default(),
+        provider_id: vm.and_then(|vm| vm.provider_id.as_ref()).map(ToString::to_string),
         conditions: conditions(machine),
         ..VPSieNodeStatus::default()
     };
@@ -199,7 +206,9 @@ mod tests {
     }
 
     fn vm() -> impl Strategy<Value = Vm> {
-        ("[a-z]{1,8}", proptest::option::of("[0-9a-f]{8}")).prop_map(|(hostname, id)| Vm {
+        let id = || proptest::option::of("[0-9a-f]{8}");
+        ("[a-z]{1,8}", id(), id()).prop_map(|(hostname, id, provider_id)| Vm {
+            provider_id: provider_id.as_deref().map(ProviderId::from),
             hostname: Hostname::new(&hostname),
             id: id.as_deref().map(VmId::from),
             addresses: Vec::new(),

@@ -160,6 +160,7 @@ pub(crate) mod tests {
                 hostname: Hostname::new(&format!("slave-{n}")),
                 id: Some(format!("vm-{n}").as_str().into()),
                 addresses: Vec::new(),
+                provider_id: None,
             };
             machine(n, Phase::Running { vm, since: Timestamp::UNIX_EPOCH })
         };

@@ -3,7 +3,6 @@
 //! A disruption budget is kept to for as long as it takes: nothing is forced, and what holds a drain up is said.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -16,11 +15,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::Clock;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::{NodeFacts, NodesView};
 use crate::fleet::{DrainState, Fleet, Machine, MachineId, Phase};
-use crate::kubernetes::{EventType, Events, Evicted, Happening, Object, Staying, evict, pods_on, staying};
+use crate::kubernetes::{
+    EventType, Events, Evicted, Happening, Object, Staying, evict, leaves_within, pods_on, staying,
+};
 use crate::telemetry::Registry;
 
 /// Nodes that are drained at a time, besides those that are held up.
@@ -78,7 +78,6 @@ pub struct Drain {
     client: Client,
     nodes: NodesView,
     events: Events,
-    clock: Arc<dyn Clock>,
     metrics: DrainMetrics,
     under_way: BTreeMap<MachineId, Progress>,
     /// The API server wants to be left alone until then.
@@ -91,6 +90,8 @@ struct Progress {
     said: Option<Instant>,
     /// By pod, when its eviction may be asked for again. Those that left are dropped.
     blocked: BTreeMap<String, Instant>,
+    /// By pod, when it was first seen on its way out. The time of its deletion is by the API server's clock.
+    leaving: BTreeMap<String, Instant>,
 }
 
 impl Progress {
@@ -107,11 +108,10 @@ impl Drain {
         client: Client,
         nodes: NodesView,
         events: Events,
-        clock: Arc<dyn Clock>,
         metrics: DrainMetrics,
     ) -> Self {
         let (under_way, quiet_until) = (BTreeMap::new(), Instant::now());
-        Self { handle, client, nodes, events, clock, metrics, under_way, quiet_until }
+        Self { handle, client, nodes, events, metrics, under_way, quiet_until }
     }
 
     /// Runs until `shutdown`.
@@ -143,7 +143,9 @@ impl Drain {
                 let nodes = self.nodes.all_of(&due.machine);
                 let held_up = self.under_way.get(&due.machine).is_some_and(Progress::is_held_up);
                 match (nodes.is_empty(), due.drain) {
-                    (true, DrainState::Pending) if self.is_gone(&due.machine).await => {
+                    (true, DrainState::Pending)
+                        if self.nodes.looked_for(&due.machine) && self.is_gone(&due.machine).await =>
+                    {
                         self.note(&due.machine, DrainState::NoNode, None).await?;
                     }
                     (true, _) => {}
@@ -183,13 +185,24 @@ impl Drain {
             began: now,
             said: None,
             blocked: BTreeMap::new(),
+            leaving: BTreeMap::new(),
         });
-        let wall = self.clock.now();
-        let left: Vec<(Staying, &Pod)> = pods
+        let mut left: Vec<(Staying, &Pod)> = pods
             .iter()
-            .map(|pod| (staying(pod, wall), pod))
+            .map(|pod| (staying(pod), pod))
             .filter(|(staying, _)| *staying != Staying::Ignored)
             .collect();
+        let leaving =
+            left.iter().filter(|(staying, _)| *staying == Staying::Leaving).map(|(_, pod)| key(pod));
+        progress.leaving = leaving
+            .map(|pod| {
+                let since = progress.leaving.get(&pod).copied().unwrap_or(now);
+                (pod, since)
+            })
+            .collect();
+        left.retain(|(_, pod)| {
+            progress.leaving.get(&key(pod)).is_none_or(|since| now < *since + leaves_within(pod))
+        });
         if left.is_empty() {
             return self.note(id, DrainState::Done, Some(node)).await;
         }
@@ -299,9 +312,13 @@ struct Due {
 /// Machines to look at, the longest given up first.
 fn due(fleet: &Fleet) -> Vec<Due> {
     let of = |machine: &Machine| match machine.phase {
-        Phase::Deleting { drain: drain @ (DrainState::Pending | DrainState::NoNode), vm: Some(_), accepted_at: None, since, .. } => {
-            Some((since, Due { machine: machine.id.clone(), drain }))
-        }
+        Phase::Deleting {
+            drain: drain @ (DrainState::Pending | DrainState::NoNode),
+            vm: Some(_),
+            accepted_at: None,
+            since,
+            ..
+        } => Some((since, Due { machine: machine.id.clone(), drain })),
         _ => None,
     };
     let mut all: Vec<_> = fleet.machines().filter_map(of).collect();

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fleet::{
-    Change, Declaration, DrainState, Fleet, Hostname, MachineId, Names, NodeRef, Refusal, ShownNode,
+    Change, Declaration, DrainState, Fleet, Hostname, MachineId, Names, NodeRef, ProviderId, Refusal,
+    ShownNode,
 };
 use crate::store::StoreError;
 
@@ -116,6 +117,16 @@ impl FleetHandle {
     /// Notes what the Node of a VM has.
     pub async fn learn(&self, vm: Hostname, node: ShownNode) -> Result<(), CommandError> {
         self.update(move |fleet, _, _| fleet.learn(&vm, node)).await.map(drop)
+    }
+
+    /// Takes the providerID that another controller gave the machine's Node. Whether it is the machine's now.
+    pub(crate) async fn adopt_provider_id(
+        &self,
+        machine: MachineId,
+        provider_id: ProviderId,
+    ) -> Result<bool, CommandError> {
+        let adopted = self.update(move |fleet, _, _| fleet.adopt_provider_id(&machine, &provider_id)).await?;
+        Ok(!adopted.is_empty())
     }
 
     /// Notes how far the Node of a machine that is being deleted is drained.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::group::NodeGroup;
-use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
+use super::ids::{
+    Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, ProviderId, VmId,
+};
 use super::machine::{DeletionReason, DrainState, Machine, Phase};
 use super::query::Budget;
 use super::record::{Change, StrangerKind};
@@ -322,6 +324,18 @@ impl Fleet {
         self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
     }
 
+    /// Takes the providerID that another controller gave the machine's Node for the machine's Instance id.
+    pub fn adopt_provider_id(&mut self, id: &MachineId, provider_id: &ProviderId) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let known = self.machine_of(provider_id.as_str(), "").is_some();
+        let Some(mut machine) = self.machines.get(id).filter(|_| !known).cloned() else { return changes };
+        if let Phase::Creating { vm: Some(vm), .. } | Phase::Running { vm, .. } = &mut machine.phase {
+            vm.provider_id = Some(provider_id.clone());
+            self.put(&mut changes, Change::SaveMachine(machine));
+        }
+        changes
+    }
+
     /// Notes how far the Node of a machine that is being deleted is drained.
     pub fn note_drain(&mut self, id: &MachineId, seen: DrainState) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -338,7 +352,8 @@ impl Fleet {
 
     /// Notes that there is no API server: nothing can be drained, and every VM may be deleted as it is.
     pub(super) fn skip_drains(&mut self, changes: &mut Vec<Change>) {
-        let due = |m: &&Machine| matches!(m.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. });
+        let due =
+            |m: &&Machine| matches!(m.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. });
         for id in self.machines.values().filter(due).map(|m| m.id.clone()).collect::<Vec<_>>() {
             changes.extend(self.note_drain(&id, DrainState::NoNode));
         }

@@ -49,7 +49,12 @@ impl Machine {
     pub fn is_unwanted(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Deleting { vm: Some(_), accepted_at: None, drain: DrainState::NoNode | DrainState::Done, .. }
+            Phase::Deleting {
+                vm: Some(_),
+                accepted_at: None,
+                drain: DrainState::NoNode | DrainState::Done,
+                ..
+            }
         )
     }
 }

@@ -78,6 +78,11 @@ text_id! {
     VmId
 }
 
+text_id! {
+    /// `spec.providerID` of a Node, byte for byte.
+    ProviderId
+}
+
 impl MachineId {
     /// The `Instance` id of a machine whose VM is not known yet (contract R4).
     pub fn placeholder(&self) -> String {

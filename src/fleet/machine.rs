@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Hostname, MachineId, PoolId, SizeId, VmId};
+use super::ids::{Hostname, MachineId, PoolId, ProviderId, SizeId, VmId};
 use super::listing::ListedNode;
 
 /// One unit of a pool's target size. Durable as it stands.
@@ -160,6 +160,9 @@ pub struct Vm {
     /// Its addresses, where a listing tells any: they find its Node should that have another name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// The `spec.providerID` that another controller gave its Node: it cannot be changed, so it is the Instance id.
+    #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<ProviderId>,
 }
 
 /// One creation asked of VPSie.
@@ -249,7 +252,18 @@ impl fmt::Display for FailureReason {
 impl Vm {
     /// As a listing shows it.
     pub(super) fn listed(node: &ListedNode) -> Self {
-        Self { hostname: node.hostname.clone(), id: node.id.clone(), addresses: node.addresses.clone() }
+        Self {
+            hostname: node.hostname.clone(),
+            id: node.id.clone(),
+            addresses: node.addresses.clone(),
+            provider_id: None,
+        }
+    }
+
+    /// What its Node has as providerID, or is to be given. None while nothing tells.
+    pub fn node_id(&self) -> Option<String> {
+        let adopted = self.provider_id.as_ref().map(ToString::to_string);
+        adopted.or_else(|| self.id.as_ref().map(VmId::provider_id))
     }
 
     /// Learns what a listing tells of it.
@@ -289,11 +303,9 @@ impl Machine {
         !matches!(self.phase, Phase::Deleting { .. })
     }
 
-    /// The `Instance` id: the provider id once the VM's UUID is known, a stable placeholder before.
+    /// The `Instance` id: what its Node has as providerID, or will have once the VM's UUID is known; a stable
+    /// placeholder before.
     pub fn instance_id(&self) -> String {
-        match self.vm().and_then(|vm| vm.id.as_ref()) {
-            Some(vm) => vm.provider_id(),
-            None => self.id.placeholder(),
-        }
+        self.vm().and_then(Vm::node_id).unwrap_or_else(|| self.id.placeholder())
     }
 }

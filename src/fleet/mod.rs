@@ -34,7 +34,7 @@ pub use group::{
 pub use hindrance::Hindrance;
 pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
-    PROVIDER_ID_PREFIX, PoolId, PoolIdError, SizeId, VmId,
+    PROVIDER_ID_PREFIX, PoolId, PoolIdError, ProviderId, SizeId, VmId,
 };
 pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
 pub use listing::{ListedNode, NodeRole, VmState};

@@ -70,6 +70,11 @@ impl Fleet {
             }
         }
         self.see_newcomers(&mut changes, newcomers, now, policy);
+        let unbound = nodes.iter().filter(|node| self.strangers.contains_key(&node.hostname));
+        let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
+        if self.sightings.addresses != addresses {
+            self.sightings.addresses = addresses;
+        }
         self.miss(&mut changes, nodes, now, policy);
         self.adopt(&mut changes, nodes, now);
         if policy.running_when_listed {
@@ -401,6 +406,12 @@ impl Fleet {
         self.put(changes, change);
     }
 
+    /// The VM of an orphan, with the addresses that were last listed: its Node may have another name.
+    pub(super) fn orphan_vm(&self, orphan: &Stranger) -> Vm {
+        let addresses = self.sightings.addresses.get(&orphan.hostname).cloned().unwrap_or_default();
+        Vm { hostname: orphan.hostname.clone(), id: orphan.id.clone(), addresses, provider_id: None }
+    }
+
     /// Gives orphans that are listed to machines that wait for a VM of their size, the oldest to the oldest.
     fn adopt(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp) {
         let mut orphans: Vec<(Stranger, SizeId)> = self
@@ -421,7 +432,7 @@ impl Fleet {
             let Some(at) = orphans.iter().position(|(_, of)| *of == size) else { continue };
             let Some(mut machine) = self.machines.get(&id).cloned() else { continue };
             let (orphan, _) = orphans.remove(at);
-            let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id, addresses: Vec::new() };
+            let vm = self.orphan_vm(&orphan);
             machine.phase = Phase::Creating { vm: Some(vm), since: now };
             self.put(changes, Change::SaveMachine(machine));
             self.put(changes, Change::DropStranger(orphan.hostname));

@@ -8,7 +8,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 
 use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
-use super::machine::{Machine, Phase};
+use super::machine::{Machine, Phase, Vm};
 use super::record::Stranger;
 use super::state::{Fleet, Pool};
 use super::template::Template;
@@ -149,7 +149,8 @@ impl Fleet {
         self.machine_by_hostname(hostname)
     }
 
-    /// The machine that a Node is of: by its VM's hostname, or else by an address that only one machine has.
+    /// The machine that a Node is of: by its VM's hostname, or else by an address that only that VM has and a name
+    /// that fits it. An address alone is no identity: another site can have the same private ones.
     pub fn machine_of_node(&self, name: &Hostname, addresses: &[IpAddr]) -> Option<&Machine> {
         if let Some(machine) = self.machine_by_hostname(name) {
             return Some(machine);
@@ -160,7 +161,8 @@ impl Fleet {
         }
         let mut found = addresses.iter().filter_map(|address| self.machine_by_address(address));
         let first = found.next()?;
-        found.all(|other| other.id == first.id).then_some(first)
+        let fits = first.vm().is_some_and(|vm| is_named_after(name, vm));
+        (fits && found.all(|other| other.id == first.id)).then_some(first)
     }
 
     /// Listed nodes that are no machine's.
@@ -178,23 +180,40 @@ impl Fleet {
         self.catalog.as_ref()
     }
 
-    /// The machine of a node: by provider id (or Instance id, of fake nodes), else by the Node's name, unless
-    /// the provider id says that the Node is another VM's.
+    /// The machine of a node: by provider id (or Instance id, of fake nodes). By the Node's name only while the Node
+    /// has no providerID, or the machine has none yet that the Node's could contradict.
     pub fn machine_of(&self, provider_id: &str, name: &str) -> Option<&Machine> {
         if let Some(id) = provider_id.strip_prefix(PLACEHOLDER_PREFIX) {
             return self.machines.get(id);
+        }
+        if let Some(machine) = self.machine_by_provider_id(provider_id) {
+            return Some(machine);
         }
         let vm = provider_id.strip_prefix(PROVIDER_ID_PREFIX);
         if let Some(machine) = vm.and_then(|vm| self.machine_by_vm(&VmId::from(vm))) {
             return Some(machine);
         }
         let machine = self.machine_by_hostname(&Hostname::new(name))?;
-        let contradicts = vm.is_some() && machine.vm().is_some_and(|vm| vm.id.is_some());
-        (!contradicts).then_some(machine)
+        let has_none = vm.is_some() && machine.vm().is_some_and(|vm| vm.node_id().is_none());
+        (provider_id.is_empty() || has_none).then_some(machine)
     }
 
     /// The Node that the pool would add. Never empty. The same `Arc` until it changes.
     pub fn template(&self, pool: &Pool) -> Arc<Template> {
         Arc::clone(&pool.template)
     }
+}
+
+/// Whether a Node is called as the VM is but for the domain, or after one of its IPv4 addresses (`ip-10-0-0-7`).
+fn is_named_after(name: &Hostname, vm: &Vm) -> bool {
+    let label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    if label(name.as_str()) == label(vm.hostname.as_str()) {
+        return true;
+    }
+    let numbers: Vec<&str> = name.as_str().split(|c: char| !c.is_ascii_digit()).collect();
+    vm.addresses.iter().any(|address| {
+        let IpAddr::V4(address) = address else { return false };
+        let octets = address.octets().map(|octet| octet.to_string());
+        numbers.windows(octets.len()).any(|window| window == octets)
+    })
 }

@@ -1,6 +1,7 @@
 //! What this process has seen. Never durable: counting afresh after a restart only delays a conclusion.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ pub(super) struct Sightings {
     pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
     /// Complete listings since a machine's last request.
     pub(super) since_ask: HashMap<MachineId, u32>,
+    /// Addresses of listed VMs that are no machine's, as last listed.
+    pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
     /// Requests that this process is making right now.
     pub(super) in_flight: HashSet<MachineId>,
     /// The last listing that had workers told the size of each.

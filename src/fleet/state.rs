@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::group::{Declaration, NodeGroup};
 use super::hindrance::Shortages;
-use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, SizeId, VmId};
+use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, SizeId, VmId};
 use super::learned::Learned;
 use super::machine::Machine;
 use super::policy::Policy;
@@ -35,7 +35,10 @@ pub struct Fleet {
     cost_limit: CostLimit,
     by_vm: HashMap<VmId, MachineId>,
     by_hostname: HashMap<Hostname, MachineId>,
-    by_address: HashMap<IpAddr, MachineId>,
+    /// Two VMs can be listed with one address.
+    by_address: HashMap<IpAddr, BTreeSet<MachineId>>,
+    /// By what another controller gave their Nodes.
+    by_provider_id: HashMap<ProviderId, MachineId>,
     strangers_by_vm: HashMap<VmId, Hostname>,
     basis: Basis,
     pub(super) sightings: Shared<Sightings>,
@@ -186,9 +189,15 @@ impl Fleet {
         self.machines.get(self.by_hostname.get(hostname)?)
     }
 
-    /// The machine whose VM has the address.
+    /// The machine whose VM alone has the address.
     pub(super) fn machine_by_address(&self, address: &IpAddr) -> Option<&Machine> {
-        self.machines.get(self.by_address.get(address)?)
+        let machines = self.by_address.get(address)?;
+        machines.first().filter(|_| machines.len() == 1).and_then(|id| self.machines.get(id))
+    }
+
+    /// The machine whose Node has a providerID that another controller gave it.
+    pub(super) fn machine_by_provider_id(&self, provider_id: &str) -> Option<&Machine> {
+        self.machines.get(self.by_provider_id.get(provider_id)?)
     }
 
     /// The listed node with that UUID that is no machine's.
@@ -255,7 +264,10 @@ impl Fleet {
                 self.by_vm.insert(id.clone(), machine.id.clone());
             }
             for address in &vm.addresses {
-                self.by_address.insert(*address, machine.id.clone());
+                self.by_address.entry(*address).or_default().insert(machine.id.clone());
+            }
+            if let Some(provider_id) = &vm.provider_id {
+                self.by_provider_id.insert(provider_id.clone(), machine.id.clone());
             }
         }
         self.machines.insert(machine.id.clone(), machine);
@@ -275,9 +287,15 @@ impl Fleet {
                 self.by_vm.remove(id);
             }
             for address in &vm.addresses {
-                if self.by_address.get(address) == Some(&machine.id) {
-                    self.by_address.remove(address);
+                if let Some(machines) = self.by_address.get_mut(address) {
+                    machines.remove(&machine.id);
+                    if machines.is_empty() {
+                        self.by_address.remove(address);
+                    }
                 }
+            }
+            if let Some(provider_id) = &vm.provider_id {
+                self.by_provider_id.remove(provider_id);
             }
         }
         if machine.counts()

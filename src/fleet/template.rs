@@ -28,6 +28,8 @@ pub mod names {
     pub const POOL: &str = "autoscaler.vpsie.com/pool";
     /// Annotation of a NodeGroup: when its value changes, what its Nodes showed before counts no more.
     pub const LEARN_ANEW: &str = "autoscaler.vpsie.com/learn-anew";
+    /// Taint: the Node's VM was made by us and no machine waits for it. Its value says whether we cordoned the Node.
+    pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
 }
 
 const ARCH: &str = "kubernetes.io/arch";

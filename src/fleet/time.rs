@@ -8,7 +8,7 @@ use super::command::Names;
 use super::creation::{MAX_ASKS, age};
 use super::group::DeletionPolicy;
 use super::ids::{MachineId, SizeId};
-use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -35,7 +35,11 @@ impl Fleet {
                 continue;
             }
             match &stranger.kind {
-                StrangerKind::Orphan { .. } if age(stranger.first_seen, now) >= policy.orphan_grace => {
+                // Its addresses are listed first: they may be what its Node is found by.
+                StrangerKind::Orphan { .. }
+                    if (self.sightings.listed || policy.running_when_listed)
+                        && age(stranger.first_seen, now) >= policy.orphan_grace =>
+                {
                     self.remove_orphan(&mut changes, stranger, now, names);
                 }
                 StrangerKind::Gone { .. } if age(stranger.first_seen, now) >= policy.gone_kept => {
@@ -122,7 +126,13 @@ impl Fleet {
                 }
             }
             Phase::Failed { at, .. } if age(*at, now) >= policy.failed_ttl => {
-                return self.give_up(changes, &id.clone(), DeletionReason::FailedExpired, DrainState::Pending, now);
+                return self.give_up(
+                    changes,
+                    &id.clone(),
+                    DeletionReason::FailedExpired,
+                    DrainState::Pending,
+                    now,
+                );
             }
             Phase::Deleting { vm: None, .. } if machine.asks.is_empty() => {
                 return self.put(changes, Change::DropMachine(id.clone()));
@@ -142,12 +152,12 @@ impl Fleet {
         now: Timestamp,
         names: Names<'_>,
     ) {
+        let vm = self.orphan_vm(&orphan);
         let StrangerKind::Orphan { pool, size } = orphan.kind else { return };
         // A deletion goes by the VM alone: one of a size that nobody knows any more is deleted all the same.
         let size = size
             .or_else(|| self.pool(&pool.to_string()).map(|pool| pool.offer.size))
             .unwrap_or(SizeId::UNKNOWN);
-        let vm = Vm { hostname: orphan.hostname.clone(), id: orphan.id, addresses: Vec::new() };
         let machine = Machine {
             id: self.unused_name(&pool.node_group, names),
             pool,

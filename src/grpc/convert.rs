@@ -164,6 +164,7 @@ mod tests {
             hostname: crate::fleet::Hostname::new("worker-1"),
             id: id.map(Into::into),
             addresses: Vec::new(),
+            provider_id: None,
         }
     }
 

@@ -11,8 +11,8 @@ use super::proto::*;
 use crate::catalog::{Catalog, Offer, Resources};
 use crate::control::{Declared, FleetHandle, Journal, Keeper, SystemClock};
 use crate::fleet::{
-    AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine, NodeGroup as Group, Phase,
-    Records, Reserved, SizeId, Vm, names,
+    AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine,
+    NodeGroup as Group, Phase, Records, Reserved, SizeId, Vm, names,
 };
 use crate::store::{MemoryStore, Store as _};
 
@@ -51,6 +51,7 @@ pub(super) fn fleet() -> Fleet {
         hostname: Hostname::new(name),
         id: Some(id.into()),
         addresses: Vec::new(),
+        provider_id: None,
     };
     let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };
     let machines = vec![

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
@@ -13,13 +12,17 @@ use crate::retry_after::RetryAfter;
 
 /// A pod that is still there so long after its grace period is not waited for: its kubelet is dead.
 const DEAD_AFTER: Duration = Duration::from_mins(1);
+/// Grace period of a pod that names none, seconds.
+const DEFAULT_GRACE: i64 = 30;
+/// The longest grace period that is waited for, seconds.
+const LONGEST_GRACE: u64 = 7 * 24 * 3600;
 /// Pods a request reads.
 const PAGE: u32 = 500;
 
 /// Whether a pod keeps its Node from being empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staying {
-    /// No: it is of a DaemonSet, a static pod, over, or its kubelet will never end it.
+    /// No: it is of a DaemonSet, a static pod, or over.
     Ignored,
     /// It is to be evicted.
     ToEvict,
@@ -28,7 +31,7 @@ pub enum Staying {
 }
 
 /// Whether a pod keeps its Node from being empty.
-pub fn staying(pod: &Pod, now: Timestamp) -> Staying {
+pub fn staying(pod: &Pod) -> Staying {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let owned_by = |kind: &str| {
         pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.kind == kind)
@@ -38,12 +41,16 @@ pub fn staying(pod: &Pod, now: Timestamp) -> Staying {
     {
         return Staying::Ignored;
     }
-    // The time of deletion is that of the end of the grace period.
     match &pod.metadata.deletion_timestamp {
         None => Staying::ToEvict,
-        Some(end) if now > end.0 + DEAD_AFTER => Staying::Ignored,
         Some(_) => Staying::Leaving,
     }
+}
+
+/// How long a pod may take to leave once that began. One that is there for longer is not waited for.
+pub fn leaves_within(pod: &Pod) -> Duration {
+    let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(DEFAULT_GRACE);
+    Duration::from_secs(u64::try_from(grace).unwrap_or(0).min(LONGEST_GRACE)) + DEAD_AFTER
 }
 
 /// What became of an eviction.
@@ -146,7 +153,6 @@ mod tests {
 
     #[test]
     fn what_keeps_a_node_from_being_empty() {
-        let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
         let owned = |kind: &str| {
             json!({"ownerReferences": [
                 {"apiVersion": "apps/v1", "kind": kind, "name": "x", "uid": "u", "controller": true}
@@ -161,11 +167,9 @@ mod tests {
             (json!({"annotations": {"kubernetes.io/config.mirror": "x"}}), running.clone(), Staying::Ignored),
             (json!({}), json!({"phase": "Succeeded"}), Staying::Ignored),
             (json!({}), json!({"phase": "Failed"}), Staying::Ignored),
-            (json!({"deletionTimestamp": "2026-01-01T00:09:30Z"}), running.clone(), Staying::Leaving),
-            (json!({"deletionTimestamp": "2026-01-01T00:12:00Z"}), running.clone(), Staying::Leaving),
-            (json!({"deletionTimestamp": "2026-01-01T00:08:59Z"}), running, Staying::Ignored),
+            (json!({"deletionTimestamp": "2026-01-01T00:09:30Z"}), running, Staying::Leaving),
         ] {
-            assert_eq!(staying(&pod(&metadata, &status), now), want, "{metadata} {status}");
+            assert_eq!(staying(&pod(&metadata, &status)), want, "{metadata} {status}");
         }
     }
 

@@ -13,7 +13,7 @@ mod token_file;
 mod watch;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
-pub use drain::{Evicted, Staying, evict, pods_on, staying};
+pub use drain::{Evicted, Staying, evict, leaves_within, pods_on, staying};
 pub use events::{EventMetrics, EventType, Events, Happening, Object, Publisher};
 pub use fence::{fence_client, fence_transport};
 pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, Reached, identity};

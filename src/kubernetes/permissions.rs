@@ -55,7 +55,7 @@ pub const PERMISSIONS: &[Permission] = &[
         "give Nodes their providerID, labels and taints, cordon them, delete those whose VM is gone",
     ),
     cluster("", "pods", &["list"], "find what runs on a Node that is drained"),
-    cluster("", "pods/eviction", &["create"], "drain the Nodes of machines that people delete"),
+    cluster("", "pods/eviction", &["create"], "drain the Nodes of machines that are being deleted"),
     cluster(OURS, "autoscalerconfigs", &["list", "watch"], "read the limits of the whole cluster"),
     cluster(OURS, "autoscalerconfigs/status", &["patch"], "say that they are in force"),
     cluster("events.k8s.io", "events", &["create", "patch"], "tell what happened, on Nodes too"),
@@ -155,7 +155,7 @@ mod tests {
              [deployments/base](../deployments/base) give a service account exactly this. The end-to-end tests run \
              with them, and fail on anything that is forbidden. The namespace there is `{NAMESPACE}`, the Secret \
              `vpsie-secret`: change both with `--namespace` and `--api-secret`.\n\n\
-             With `--store=file --kubeconfig` only the rights on nodes and events are used; without Kubernetes, none.\n\
+             With `--store=file --kubeconfig` only the rights on nodes, pods and evictions are used; without Kubernetes, none.\n\
              \n| Where | Group | Resource | Verbs | Why |\n| --- | --- | --- | --- | --- |\n"
         );
         for Permission { scope, group, resource, verbs, name, why } in PERMISSIONS {

@@ -85,6 +85,8 @@ async fn drain(cluster: &Memory, handle: &FleetHandle) {
         for pod in cluster.list_pods().into_iter().filter(on) {
             drop(cluster.evict(&pod.namespace, &pod.name).await);
         }
-        drop(tokio::time::timeout(Duration::from_secs(1), handle.note_drain(machine, DrainState::Done)).await);
+        drop(
+            tokio::time::timeout(Duration::from_secs(1), handle.note_drain(machine, DrainState::Done)).await,
+        );
     }
 }

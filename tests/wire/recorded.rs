@@ -133,8 +133,12 @@ fn machine(pool: &str, node: &ExternalGrpcNode) -> Machine {
         (MachineId::new(id), Phase::Pending)
     } else {
         let uuid = node.provider_id.strip_prefix(PROVIDER_ID_PREFIX).unwrap();
-        let vm =
-            Vm { hostname: Hostname::new(&node.name), id: Some(VmId::from(uuid)), addresses: Vec::new() };
+        let vm = Vm {
+            hostname: Hostname::new(&node.name),
+            id: Some(VmId::from(uuid)),
+            addresses: Vec::new(),
+            provider_id: None,
+        };
         (MachineId::new(format!("m-{uuid}")), Phase::Running { vm, since })
     };
     Machine { id, pool: pool.parse().unwrap(), size: SizeId(1), created_at: since, phase, asks: Vec::new() }

@@ -228,8 +228,8 @@ impl Parts {
         let nodes = Nodes::new(handle.clone(), client.clone(), bell)
             .with_events(self.events.clone())
             .with_view(view.clone());
-        let (clock, events, drained) = (Arc::clone(&self.clock), self.events.clone(), self.drain.clone());
-        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, clock, drained);
+        let (events, drained) = (self.events.clone(), self.drain.clone());
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, drained);
         let on_target = move |target: &Target| {
             if let Target::Cluster(config) = target {
                 tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");

@@ -74,7 +74,7 @@ pub(super) async fn run(
     if let Some((client, view)) = client.zip(view) {
         let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_view(view.clone());
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
-        let drain = Drain::new(handle.clone(), client, view, Events::none(), Arc::clone(&clock), drain);
+        let drain = Drain::new(handle.clone(), client, view, Events::none(), drain);
         spawn(&mut tasks, "drain", drain.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());

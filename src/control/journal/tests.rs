@@ -79,7 +79,7 @@ fn a_machine_that_comes_up_is_timed_once() {
     let mut told = Told::new(false);
     told.increase();
     let mut machine = told.fleet().machine(&"web-1".into()).unwrap().clone();
-    let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new() };
+    let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new(), provider_id: None };
     machine.phase = Phase::Running { vm, since: machine.created_at + Duration::from_secs(42) };
     let change = Change::SaveMachine(machine);
     let (journal, mut registry) = (Journal::default(), Registry::default());

@@ -272,7 +272,12 @@ mod tests {
     }
 
     fn vm(n: u8) -> Vm {
-        Vm { hostname: Hostname::new(&format!("slave-{n}")), id: None, addresses: vec![[10, 0, 0, n].into()] }
+        Vm {
+            hostname: Hostname::new(&format!("slave-{n}")),
+            id: None,
+            addresses: vec![[10, 0, 0, n].into()],
+            provider_id: None,
+        }
     }
 
     fn fleet(object: &NodeGroup, machines: Vec<Machine>, max_machines: Option<u32>) -> Fleet {

@@ -1,19 +1,17 @@
 //! Whose a Node is, and what is to be done about it. Pure.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
+use serde_json::Value;
 
+use super::history::{History, Order};
+use super::patch::{self, is_cordoned, provider_id};
 use super::view::NodeFacts;
 use crate::fleet::{
-    Fleet, Hostname, Machine, PROVIDER_ID_PREFIX, Phase, Stranger, StrangerKind, VmId, names, node_labels,
+    Fleet, Hostname, Machine, MachineId, PROVIDER_ID_PREFIX, Phase, ProviderId, Stranger, StrangerKind, Vm,
+    VmId,
 };
-
-/// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is since when, in seconds since 1970.
-const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// What is to be done about a Node.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +25,10 @@ pub(super) enum Verdict {
     Register(Hostname),
     /// Delete the object: its VM is gone.
     Delete,
+    /// Its providerID was set by another controller: take it for the machine's Instance id.
+    Adopt(MachineId, ProviderId),
     /// Its providerID, which cannot be changed, is another VM's.
-    Contradiction(String),
+    Contradiction(MachineId, String),
     /// Nobody knows it, and machines wait for VMs: it may be one's that was not listed yet.
     Unknown,
 }
@@ -38,53 +38,92 @@ pub(super) enum Verdict {
 pub(super) enum Owner<'a> {
     /// A machine's. By providerID, which is `identified`, or else by its name or an address.
     Machine { machine: &'a Machine, identified: bool },
+    /// A machine's by its name, with a providerID of no VM that is known: another controller was first.
+    Adoptable { machine: &'a Machine, found: &'a str },
+    /// That of a VM that is ours and no machine's.
+    Orphan(&'a Stranger),
     /// That of a VM that is gone.
     Gone(&'a Stranger),
-    /// It has the name of a machine's VM, or its address, and the providerID of a VM that nobody knows. That VM
+    /// It has the name of a machine's VM, or its address, and the providerID of a VM that is not known. That VM
     /// is gone: its kubelet is silent.
     Leftover,
-    /// The same, and its kubelet speaks; or the providerID is none of ours. What runs on it runs on the machine's
-    /// VM, most likely.
+    /// The same, and its kubelet reports. What runs on it runs on the machine's VM, most likely.
     Contradicted { machine: &'a Machine, found: &'a str },
     /// Nobody's, or nobody's yet.
     Nobody,
 }
 
 /// Whose a Node is: what its providerID says, for that never changes. A Node without one is that of the machine
-/// whose VM has its name or, as names may differ, one of its addresses.
+/// whose VM has its name or, as names may differ a little, one of its addresses.
 ///
 /// Such a Node may be left from an earlier VM of the same name, and the new VM's kubelet will take it over. So one
-/// that is older than the machine is claimed only once a kubelet has said Ready since the machine is there. It is
-/// not deleted: a kubelet makes its Node only when it starts, and may have done so already. With a machine that is
-/// being deleted the Node goes in any case, cordoned and drained: what runs on it may run on that VM.
-pub(super) fn owner<'a>(fleet: &'a Fleet, node: &'a Node) -> Owner<'a> {
+/// that was there before the machine is claimed only once a kubelet has reported since. It is not deleted: a kubelet
+/// makes its Node only when it starts, and may have done so already. With a machine that is being deleted the Node
+/// goes in any case, cordoned and drained: what runs on it may run on that VM.
+pub(super) fn owner<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> Owner<'a> {
     let found = provider_id(node);
     if let Some(machine) = found.and_then(|found| fleet.machine_of(found, "")) {
         return Owner::Machine { machine, identified: true };
     }
     let vm = found.and_then(|found| found.strip_prefix(PROVIDER_ID_PREFIX)).map(VmId::from);
     let name = hostname(node);
-    match vm.as_ref().and_then(|vm| fleet.stranger_by_vm(vm)) {
+    let of_id = vm.as_ref().and_then(|vm| fleet.stranger_by_vm(vm));
+    match of_id {
         // Another VM may have the name since, and its kubelet the Node.
         Some(stranger) if is_gone(stranger) && fleet.machine_at(&name).is_none() => {
             return Owner::Gone(stranger);
         }
+        Some(stranger) if is_orphan(stranger) => return Owner::Orphan(stranger),
         Some(stranger) if !is_gone(stranger) => return Owner::Nobody,
         _ => {}
     }
     let Some(machine) = fleet.machine_of_node(&name, &addresses(node)) else {
-        return fleet.stranger(&name).filter(|stranger| is_gone(stranger)).map_or(Owner::Nobody, Owner::Gone);
+        return match fleet.stranger(&name) {
+            Some(stranger) if is_gone(stranger) => Owner::Gone(stranger),
+            Some(stranger) if is_orphan(stranger) && vm.is_none() => Owner::Orphan(stranger),
+            _ => Owner::Nobody,
+        };
     };
-    let goes = matches!(machine.phase, Phase::Deleting { .. });
-    let silent = is_older(node, machine.created_at) && !spoke_since(node, machine.created_at);
+    let by_name = machine.vm().is_some_and(|vm| vm.hostname == name);
+    let (goes, order) = (!machine.counts(), history.order(node, &machine.id));
+    if !by_name && order == Order::Older {
+        return Owner::Nobody;
+    }
     match found {
-        None if silent && !goes => Owner::Nobody,
+        _ if !goes && history.is_silent(node, &machine.id) && (found.is_none() || vm.is_none()) => {
+            Owner::Nobody
+        }
         None => Owner::Machine { machine, identified: false },
-        Some(found) if vm.is_none() => Owner::Contradicted { machine, found },
+        Some(found) if vm.is_none() => {
+            let sure = by_name && !goes && !is_elsewhere(fleet, node, machine);
+            if sure { Owner::Adoptable { machine, found } } else { Owner::Contradicted { machine, found } }
+        }
         // A listing will tell whether it is its VM's.
         Some(_) if !goes && machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Nobody,
-        Some(_) if !is_ready(node) => Owner::Leftover,
-        Some(found) => Owner::Contradicted { machine, found },
+        Some(_) if is_left(node, order) => Owner::Leftover,
+        Some(_) if !goes && !is_ready(node) => Owner::Nobody,
+        Some(found) if goes || !by_name || of_id.is_some() => Owner::Contradicted { machine, found },
+        Some(found) => Owner::Adoptable { machine, found },
+    }
+}
+
+fn is_orphan(stranger: &Stranger) -> bool {
+    matches!(stranger.kind, StrangerKind::Orphan { .. })
+}
+
+/// Whether an address of the Node is that of another machine's VM.
+fn is_elsewhere(fleet: &Fleet, node: &Node, machine: &Machine) -> bool {
+    let other = |vm: &Vm| addresses(node).iter().any(|address| vm.addresses.contains(address));
+    fleet.machines().any(|one| one.id != machine.id && one.vm().is_some_and(other))
+}
+
+/// Whether no kubelet reports for the Node any more. A Node that was not there before a record may be new, and not
+/// ready yet; where the order is not known, only the API server's own verdict counts.
+fn is_left(node: &Node, order: Order) -> bool {
+    match order {
+        Order::Older => !is_ready(node),
+        Order::Unknown => ready(node).is_none_or(|ready| ready.status == "Unknown"),
+        Order::Younger => false,
     }
 }
 
@@ -96,7 +135,9 @@ fn is_gone(stranger: &Stranger) -> bool {
 pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
     let (machine, identified) = match owner {
         Owner::Machine { machine, identified } => (Some(machine.id.clone()), identified),
-        Owner::Contradicted { machine, .. } => (Some(machine.id.clone()), false),
+        Owner::Contradicted { machine, .. } | Owner::Adoptable { machine, .. } => {
+            (Some(machine.id.clone()), false)
+        }
         _ => (None, false),
     };
     NodeFacts {
@@ -111,135 +152,79 @@ pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
 }
 
 /// What is to be done about a Node with that owner.
-pub(super) fn verdict(fleet: &Fleet, node: &Node, owner: Owner<'_>) -> Verdict {
+pub(super) fn verdict(fleet: &Fleet, history: &History, node: &Node, owner: Owner<'_>) -> Verdict {
     if node.metadata.deletion_timestamp.is_some() {
         return Verdict::Leave;
     }
     match owner {
         Owner::Machine { machine, .. } => of_machine(fleet, node, machine),
-        Owner::Gone(stranger) if is_over(node, stranger) => Verdict::Delete,
+        Owner::Adoptable { machine, found } => Verdict::Adopt(machine.id.clone(), found.into()),
+        Owner::Orphan(_) => patch::set_aside(node).map_or(Verdict::Leave, Verdict::Patch),
+        Owner::Gone(stranger) if is_over(history, node, stranger) => Verdict::Delete,
         Owner::Leftover => Verdict::Delete,
-        Owner::Contradicted { machine, found } => match cordon(node, machine, Value::Null) {
+        Owner::Contradicted { machine, found } => match patch::cordon(node, machine, Value::Null) {
             Some(patch) => Verdict::Patch(patch),
-            None => Verdict::Contradiction(found.to_owned()),
+            None => Verdict::Contradiction(machine.id.clone(), found.to_owned()),
         },
-        Owner::Nobody if is_awaited(fleet, node) => Verdict::Unknown,
+        Owner::Nobody if is_awaited(fleet, history, node) => Verdict::Unknown,
         Owner::Nobody | Owner::Gone(_) => Verdict::Leave,
     }
 }
 
+/// Machines whose VM is listed and has no Node, while a Node registered that fits none of them.
+pub(super) fn unmatched<'a>(
+    fleet: &'a Fleet,
+    history: &History,
+    node: &Node,
+    has_node: impl Fn(&MachineId) -> bool,
+) -> Vec<&'a Machine> {
+    let name = hostname(node);
+    if fleet.stranger(&name).is_some() || fleet.machine_at(&name).is_some() {
+        return Vec::new();
+    }
+    let waits = |machine: &&Machine| {
+        matches!(machine.phase, Phase::Creating { vm: Some(_), .. })
+            && history.order(node, &machine.id) == Order::Younger
+            && !has_node(&machine.id)
+    };
+    fleet.machines().filter(waits).collect()
+}
+
 fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
-    if let Some(patch) = patch(fleet, node, machine) {
+    if let Some(patch) = patch::patch(fleet, node, machine) {
         return Verdict::Patch(patch);
     }
     // Until its UUID is known the Node lacks its providerID, and Cluster Autoscaler takes it for none.
-    let Some(vm) = machine.vm().filter(|vm| vm.id.is_some()) else { return Verdict::Leave };
+    let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return Verdict::Leave };
     if matches!(machine.phase, Phase::Creating { .. }) {
         return Verdict::Register(vm.hostname.clone());
     }
     Verdict::Leave
 }
 
-/// What is to be merged into a machine's Node. None when it lacks nothing.
-fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
-    cordon(node, machine, identity(fleet, node, machine).unwrap_or(Value::Null))
-}
-
-/// The patch, with the cordon and the taint that the Node lacks if its machine is being deleted. None when there is
-/// neither.
-fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
-    if let Phase::Deleting { since, .. } = &machine.phase {
-        // Cluster Autoscaler's taint goes when it restarts (contract §3.10), and pods would land on a VM that goes.
-        if !is_cordoned(node) {
-            patch["spec"]["unschedulable"] = json!(true);
-        }
-        // The machine does not count in the target any more. Without the taint, Cluster Autoscaler takes its Node
-        // for the one that is to come, and asks for another.
-        if !taints(node).any(|taint| taint.key == TO_BE_DELETED) {
-            let all = patch["spec"]["taints"].take();
-            let mut all = if all.is_null() { json!(taints(node).collect::<Vec<_>>()) } else { all };
-            let value = since.as_second().to_string();
-            if let Some(all) = all.as_array_mut() {
-                all.push(json!({"key": TO_BE_DELETED, "value": value, "effect": "NoSchedule"}));
-            }
-            patch["spec"]["taints"] = all;
-            // The list is written whole: nobody else's change to it may be lost.
-            patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
-        }
-    }
-    if patch.is_null() {
-        return None;
-    }
-    // A Node that was made anew meanwhile is another one.
-    patch["metadata"]["uid"] = json!(node.metadata.uid);
-    Some(patch)
-}
-
-/// What the Node lacks of its identity. None when it lacks nothing, but for a providerID that is not known.
-fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
-    let text = machine.pool.to_string();
-    let pool = fleet.pool(&text)?;
-    let group = fleet.group(pool);
-    let labels: BTreeMap<String, String> = node_labels(group, &pool.id, &pool.offer);
-    let has = node.metadata.labels.as_ref();
-    let missing: BTreeMap<_, _> =
-        labels.into_iter().filter(|(key, value)| has.and_then(|has| has.get(key)) != Some(value)).collect();
-    let annotation = node.metadata.annotations.as_ref().and_then(|all| all.get(names::POOL));
-    let first = annotation != Some(&text);
-    let id = machine.vm().and_then(|vm| vm.id.as_ref()).filter(|_| provider_id(node).is_none());
-    if id.is_none() && !first && missing.is_empty() {
-        return None;
-    }
-    let mut patch = json!({ "metadata": { "labels": missing, "annotations": { names::POOL: text } } });
-    if let Some(id) = id {
-        patch["spec"]["providerID"] = json!(id.provider_id());
-    }
-    // Once only, so that a taint that somebody takes away stays away.
-    if let Some(group) = group.filter(|group| first && !group.taints.is_empty()) {
-        let mut all: Vec<Value> = taints(node)
-            .filter(|old| {
-                !group.taints.iter().any(|t| t.key == old.key && t.effect.to_string() == old.effect)
-            })
-            .map(|old| json!(old))
-            .collect();
-        all.extend(
-            group
-                .taints
-                .iter()
-                .map(|t| json!({ "key": t.key, "value": t.value, "effect": t.effect.to_string() })),
-        );
-        patch["spec"]["taints"] = json!(all);
-        // The list is written whole: nobody else's change to it may be lost.
-        patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
-    }
-    Some(patch)
-}
-
 /// Whether the Node of a VM that is gone is to go, too. A VM that nobody deleted counts as gone only if its kubelet
-/// is silent as well. So does one that only the name tells; and a Node that is younger than the end of that VM is
+/// is silent as well. So does one that only the name tells; and a Node that appeared after the end of that VM is
 /// another's, which took the name and was not listed yet.
-fn is_over(node: &Node, stranger: &Stranger) -> bool {
-    let StrangerKind::Gone { deleted, .. } = stranger.kind else { return false };
+fn is_over(history: &History, node: &Node, stranger: &Stranger) -> bool {
+    let StrangerKind::Gone { deleted, machine, .. } = &stranger.kind else { return false };
     match (provider_id(node), &stranger.id) {
-        (Some(found), Some(id)) => found == id.provider_id() && (deleted || !is_ready(node)),
+        _ if history.was_of(node, machine) => *deleted || !is_ready(node),
+        (Some(found), Some(id)) => found == id.provider_id() && (*deleted || !is_ready(node)),
         (Some(found), None) if !found.starts_with(PROVIDER_ID_PREFIX) => false,
-        _ => is_older(node, stranger.first_seen) && !is_ready(node),
+        _ => is_left(node, history.order_to_end(node, &stranger.hostname)),
     }
 }
 
 /// Whether it may be the Node of a VM that was asked for and is not listed yet.
-fn is_awaited(fleet: &Fleet, node: &Node) -> bool {
+fn is_awaited(fleet: &Fleet, history: &History, node: &Node) -> bool {
     provider_id(node).is_none()
         && fleet.stranger(&hostname(node)).is_none()
         && fleet.machine_at(&hostname(node)).is_none()
         && fleet.machines().any(|machine| {
-            let asked = machine.asks.first().map(|ask| ask.at);
-            machine.vm().is_none() && asked.is_some_and(|at| !is_older(node, at))
+            machine.vm().is_none()
+                && !machine.asks.is_empty()
+                && history.order(node, &machine.id) != Order::Older
         })
-}
-
-fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
-    node.spec.iter().flat_map(|spec| spec.taints.iter().flatten())
 }
 
 fn hostname(node: &Node) -> Hostname {
@@ -252,23 +237,6 @@ fn addresses(node: &Node) -> Vec<IpAddr> {
     own.filter_map(|address| address.address.parse().ok()).collect()
 }
 
-/// Whether the object was made before. By whole seconds, as Kubernetes has them.
-fn is_older(node: &Node, than: Timestamp) -> bool {
-    node.metadata.creation_timestamp.as_ref().is_some_and(|made| made.0.as_second() < than.as_second())
-}
-
-/// Whether its kubelet said since then that it is ready.
-fn spoke_since(node: &Node, when: Timestamp) -> bool {
-    let beat = ready(node)
-        .filter(|ready| ready.status == "True")
-        .and_then(|ready| ready.last_heartbeat_time.as_ref());
-    beat.is_some_and(|beat| beat.0.as_second() >= when.as_second())
-}
-
-fn provider_id(node: &Node) -> Option<&str> {
-    node.spec.as_ref()?.provider_id.as_deref().filter(|id| !id.is_empty())
-}
-
 fn ready(node: &Node) -> Option<&NodeCondition> {
     let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.find(|condition| condition.type_ == "Ready")
@@ -276,10 +244,6 @@ fn ready(node: &Node) -> Option<&NodeCondition> {
 
 fn is_ready(node: &Node) -> bool {
     ready(node).is_some_and(|ready| ready.status == "True")
-}
-
-fn is_cordoned(node: &Node) -> bool {
-    node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 //! Cluster Autoscaler deletes no Node object (contract §3.10), and takes a Node without `spec.providerID` for a
 //! VM that never registered (contract R5). Nothing else does either for VPSie.
 
+mod history;
 mod identity;
 mod learning;
+mod patch;
 mod view;
 
 use std::cmp::Ordering;
@@ -22,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
 use super::handle::FleetHandle;
-use crate::fleet::Hostname;
-use crate::kubernetes::{EventType, Events, Happening, watch_config};
-use identity::{Owner, Verdict, facts, owner, verdict};
+use crate::fleet::{Hostname, Machine, MachineId, ProviderId, StrangerKind};
+use crate::kubernetes::{EventType, Events, Happening, Object, watch_config};
+use history::History;
+use identity::{Owner, Verdict, facts, owner, unmatched, verdict};
 use learning::Settling;
 
 pub use view::{NodeFacts, NodesView};
@@ -33,6 +36,12 @@ pub use view::{NodeFacts, NodesView};
 const PASS: Duration = Duration::from_secs(1);
 /// Nodes looked at all the same, for what failed before.
 const REPEAT: Duration = Duration::from_secs(15);
+/// How long a new Node may fit no machine before it is told: its VM may not be listed yet.
+const UNMATCHED: Duration = Duration::from_mins(1);
+/// Machines that are told of such a Node, at most.
+const UNMATCHED_MACHINES: usize = 5;
+/// What such a Node was told for, in `told`.
+const UNMATCHED_KEY: &str = "unmatched ";
 
 /// The loop that gives Nodes their identity.
 pub struct Nodes {
@@ -42,6 +51,9 @@ pub struct Nodes {
     view: NodesView,
     seen: BTreeMap<String, Node>,
     listing: BTreeMap<String, Node>,
+    history: History,
+    /// UIDs of Nodes that fit no machine though some wait for theirs, and since when.
+    unmatched: BTreeMap<String, Instant>,
     events: Events,
     /// UIDs of Nodes that something was said of already, and is not to be said again.
     told: BTreeSet<String>,
@@ -59,6 +71,8 @@ impl Nodes {
             view: NodesView::default(),
             seen: BTreeMap::new(),
             listing: BTreeMap::new(),
+            history: History::default(),
+            unmatched: BTreeMap::new(),
             events: Events::none(),
             told: BTreeSet::new(),
             settling: Settling::default(),
@@ -97,7 +111,9 @@ impl Nodes {
                         Taken::Node(name) => self.look(&name).await,
                         Taken::All => {
                             // Which Nodes are identified, before one is claimed by name or address.
-                            self.seen.keys().for_each(|name| drop(self.judge(name)));
+                            for name in self.seen.keys().cloned().collect::<Vec<_>>() {
+                                drop(self.judge(&name));
+                            }
                             self.look_at_all().await;
                             next = Instant::now() + REPEAT;
                         }
@@ -110,7 +126,11 @@ impl Nodes {
                     self.look_at_all().await;
                     next = Instant::now() + REPEAT;
                 }
-                () = commits.changed() => next = next.min(Instant::now() + PASS),
+                () = commits.changed() => {
+                    // At once: what registers from now on is younger.
+                    self.handle.read(|fleet| self.history.note_records(fleet));
+                    next = next.min(Instant::now() + PASS);
+                }
             }
         }
     }
@@ -123,6 +143,7 @@ impl Nodes {
                 if self.seen.get(&name).is_some_and(|known| is_stale(&node, known)) {
                     return Taken::Nothing;
                 }
+                self.note(&node, false);
                 self.seen.insert(name.clone(), node);
                 return Taken::Node(name);
             }
@@ -133,7 +154,10 @@ impl Nodes {
                     self.seen.remove(&name);
                     self.view.forget(&name);
                 }
+                self.history.forget(&node);
                 let uid = node.uid().unwrap_or_default();
+                self.told.remove(&format!("{UNMATCHED_KEY}{uid}"));
+                self.unmatched.remove(&uid);
                 self.told.remove(&uid);
                 self.settling.forget(&uid);
             }
@@ -149,8 +173,14 @@ impl Nodes {
                     }
                 }
                 let uids: BTreeSet<_> = self.seen.values().filter_map(Node::uid).collect();
-                self.told.retain(|uid| uids.contains(uid));
                 self.settling.retain(|uid| uids.contains(uid));
+                self.told.retain(|uid| uids.contains(uid.trim_start_matches(UNMATCHED_KEY)));
+                self.unmatched.retain(|uid, _| uids.contains(uid));
+                let first = !self.view.listed();
+                for node in self.seen.values().cloned().collect::<Vec<_>>() {
+                    self.note(&node, first);
+                }
+                self.history.keep(self.seen.values());
                 self.view.keep(|name| self.seen.contains_key(name));
                 return Taken::All;
             }
@@ -158,14 +188,31 @@ impl Nodes {
         Taken::Nothing
     }
 
+    /// Notes a Node after the records that were there before it.
+    fn note(&mut self, node: &Node, initial: bool) {
+        self.handle.read(|fleet| self.history.note_records(fleet));
+        self.history.note_node(node, initial);
+    }
+
     async fn look_at_all(&mut self) {
+        let goes = |machine: &&Machine| !machine.counts() && machine.vm().is_some();
+        let going = self
+            .handle
+            .read(|fleet| fleet.machines().filter(goes).map(|machine| machine.id.clone()).collect());
         for name in self.seen.keys().cloned().collect::<Vec<_>>() {
             self.look(&name).await;
         }
+        self.view.note_looked_for(going);
     }
 
     async fn look(&mut self, name: &str) {
         let Some(mut verdict) = self.judge(name) else { return };
+        if let Verdict::Adopt(machine, provider_id) = verdict {
+            match self.adopt(name, machine, provider_id).await.then(|| self.judge(name)) {
+                Some(Some(next)) => verdict = next,
+                _ => return,
+            }
+        }
         if let Verdict::Patch(patch) = verdict {
             // The watch tells nothing newer than the answer, so that is looked at here.
             match self.patch(name, patch).await.then(|| self.judge(name)) {
@@ -175,28 +222,21 @@ impl Nodes {
         }
         let uid = self.seen.get(name).and_then(Node::uid);
         match verdict {
-            Verdict::Leave | Verdict::Patch(_) => {}
+            Verdict::Leave | Verdict::Patch(_) | Verdict::Adopt(..) => {}
             Verdict::Register(hostname) => {
                 if let Err(error) = self.handle.registered(hostname).await {
                     tracing::warn!(node = name, %error, "a Node is not noted yet; trying again");
                 }
             }
             Verdict::Delete => self.delete(name, uid).await,
-            Verdict::Contradiction(found) => {
-                if self.told.insert(uid.unwrap_or_default()) {
-                    tracing::warn!(
-                        node = name,
-                        found,
-                        "Node has the providerID of another VM and cannot be matched; delete the Node object so that it registers anew"
-                    );
-                }
-            }
+            Verdict::Contradiction(machine, found) => self.tell_conflict(name, uid, &machine, &found),
             Verdict::Unknown => {
                 if self.told.insert(uid.unwrap_or_default()) {
                     self.bell.now();
                 }
             }
         }
+        self.tell_unmatched(name);
         self.learn(name).await;
     }
 
@@ -214,22 +254,104 @@ impl Nodes {
     }
 
     /// Whose a Node is goes to the view; what is to be done about it is returned.
-    fn judge(&self, name: &str) -> Option<Verdict> {
+    fn judge(&mut self, name: &str) -> Option<Verdict> {
         let node = self.seen.get(name)?;
-        let (facts, verdict) = self.handle.read(|fleet| {
-            let owner = match owner(fleet, node) {
+        let (view, history) = (&self.view, &self.history);
+        let (facts, verdict, listed) = self.handle.read(|fleet| {
+            let owner = match owner(fleet, history, node) {
                 // Each Node of a machine that is being deleted is drained.
-                Owner::Machine { machine, identified: false }
-                    if machine.counts() && self.view.taken(&machine.id, name) =>
+                Owner::Machine { machine, identified: false } | Owner::Adoptable { machine, .. }
+                    if machine.counts() && view.taken(&machine.id, name) =>
                 {
                     Owner::Nobody
                 }
                 owner => owner,
             };
-            (facts(node, owner), verdict(fleet, node, owner))
+            let stranger = fleet.stranger(&Hostname::new(name));
+            let listed = stranger.is_some_and(|stranger| !matches!(stranger.kind, StrangerKind::Gone { .. }));
+            (facts(node, owner), verdict(fleet, history, node, owner), listed)
         });
+        if listed {
+            self.history.note_listed(node);
+        }
+        if let Some(machine) = &facts.machine {
+            self.history.note_machine(node, machine);
+        }
         self.view.note(facts);
         Some(verdict)
+    }
+
+    /// An event on the Node and on the VPSieNode.
+    fn tell(&self, node: &str, machine: &MachineId, kind: EventType, reason: &'static str, message: &str) {
+        let uid = self.seen.get(node).and_then(Node::uid).unwrap_or_default();
+        let on = Object::VPSieNode(machine.to_string());
+        self.events.publish(Happening::new(on.clone(), kind, reason, message));
+        self.events.publish(Happening::node(node, uid, kind, reason, message).with(on));
+    }
+
+    /// Tells once that a Node cannot be a machine's though it has the name or the address of its VM.
+    fn tell_conflict(&mut self, name: &str, uid: Option<String>, machine: &MachineId, found: &str) {
+        if !self.told.insert(uid.unwrap_or_default()) {
+            return;
+        }
+        tracing::warn!(
+            node = name,
+            found,
+            "Node has the providerID of another VM and cannot be matched; delete the Node object so that it registers anew"
+        );
+        let message = format!(
+            "Node {name} has the providerID {found} of another VM: it is not taken for the Node of machine {machine}; \
+             delete the Node object and restart its kubelet"
+        );
+        self.tell(name, machine, EventType::Warning, "IdentityConflict", &message);
+    }
+
+    /// Tells once of a Node that registered and fits no machine, while machines wait for their Nodes.
+    fn tell_unmatched(&mut self, name: &str) {
+        let Some(node) = self.seen.get(name) else { return };
+        let uid = node.uid().unwrap_or_default();
+        let owned = self.view.named(&Hostname::new(name)).is_some_and(|facts| facts.machine.is_some());
+        let has_node = |machine: &MachineId| self.view.of(machine).is_some();
+        let of = |machine: &Machine| Some((machine.id.clone(), machine.vm()?.hostname.clone()));
+        let waiting: Vec<_> = self.handle.read(|fleet| {
+            let machines = unmatched(fleet, &self.history, node, has_node).into_iter();
+            machines.filter(|_| !owned).filter_map(of).take(UNMATCHED_MACHINES).collect()
+        });
+        if waiting.is_empty() {
+            self.unmatched.remove(&uid);
+            return;
+        }
+        let since = *self.unmatched.entry(uid.clone()).or_insert_with(Instant::now);
+        if since.elapsed() < UNMATCHED || !self.told.insert(format!("{UNMATCHED_KEY}{uid}")) {
+            return;
+        }
+        for (machine, vm) in &waiting {
+            tracing::warn!(node = name, %machine, %vm, "a Node registered and matches none of the VMs that wait for theirs");
+            let message = format!(
+                "Node {name} registered and matches none of the VMs that wait for their Node; that of VM {vm} must have \
+                 the name {vm}"
+            );
+            self.tell(name, machine, EventType::Warning, "NodeUnmatched", &message);
+        }
+    }
+
+    /// Takes the providerID that another controller set first. Whether that is recorded.
+    async fn adopt(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
+        match self.handle.adopt_provider_id(machine.clone(), provider_id.clone()).await {
+            Ok(true) => {
+                tracing::info!(node = name, %machine, %provider_id, "providerID of another controller adopted");
+                let message = format!(
+                    "Node {name} has the providerID {provider_id} of another controller: it is the id of machine {machine}"
+                );
+                self.tell(name, &machine, EventType::Normal, "IdentityAdopted", &message);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::warn!(node = name, %error, "a providerID is not recorded yet; trying again");
+                false
+            }
+        }
     }
 
     /// Whether it was done. The answer is then the newest that is known of the Node.

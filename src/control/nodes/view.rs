@@ -1,6 +1,6 @@
 //! What is known of the cluster's Nodes, for whoever needs to know whether a machine's Node is there and ready.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -38,6 +38,7 @@ struct Index {
     listed: bool,
     by_name: BTreeMap<String, NodeFacts>,
     by_machine: BTreeMap<MachineId, String>,
+    looked_for: BTreeSet<MachineId>,
 }
 
 impl Default for NodesView {
@@ -61,6 +62,20 @@ impl NodesView {
     pub fn all_of(&self, machine: &MachineId) -> Vec<NodeFacts> {
         let of = |node: &&NodeFacts| node.machine.as_ref() == Some(machine);
         self.read(|index| index.by_name.values().filter(of).cloned().collect())
+    }
+
+    /// Whether every Node was compared with the machine since it is being deleted. Before, that no Node is known to be
+    /// the machine's says nothing.
+    pub fn looked_for(&self, machine: &MachineId) -> bool {
+        self.read(|index| index.looked_for.contains(machine))
+    }
+
+    /// Notes the machines that every Node was compared with.
+    pub(super) fn note_looked_for(&self, machines: BTreeSet<MachineId>) {
+        self.write(|index| {
+            index.looked_for = machines;
+            false
+        });
     }
 
     /// Whether the machine's Node is there and ready.

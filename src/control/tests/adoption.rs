@@ -36,5 +36,10 @@ async fn a_worker_becomes_a_machine_only_once_its_node_is_ready() {
     register(&kube, "True");
     tokio::time::sleep(Duration::from_mins(5)).await;
     assert_eq!(process.handle.read(|fleet| fleet.machines().count()), 1);
+    let node = kube.get("nodes", "", "slave-999").unwrap();
+    assert_eq!(
+        node["spec"]["providerID"], "vpsie://00000000-0000-4000-8000-000000000999",
+        "without a heartbeat"
+    );
     process.stop().await;
 }

@@ -45,8 +45,8 @@ impl Cluster {
             Keeper::load(store, Arc::clone(&self.clock), declared(), 0, Journal::default()).await.unwrap();
         let client = self.kube.client("provider", "vpsie-system");
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::default());
-        let (view, clock, metrics) = (nodes.view(), Arc::clone(&self.clock), DrainMetrics::default());
-        let drain = Drain::new(handle.clone(), client, view, Events::none(), clock, metrics);
+        let (view, metrics) = (nodes.view(), DrainMetrics::default());
+        let drain = Drain::new(handle.clone(), client, view, Events::none(), metrics);
         self.handle = handle;
         self.tasks.spawn(keeper.run());
         self.tasks.spawn(nodes.run(CancellationToken::new()));
@@ -322,4 +322,87 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
     tokio::time::sleep(Duration::from_mins(2)).await;
     assert!(cluster.kube.get("nodes", "", "slave-2").unwrap()["spec"]["providerID"].is_string());
     assert_eq!(cluster.kube.count(|asked| asked.is(Verb::Patch, "nodes")), 1);
+}
+
+/// A VPSie in front of the cluster, with an orphan that was found when the process began.
+async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
+    let kind = crate::fleet::StrangerKind::Orphan { pool: SMALL.parse().unwrap(), size: Some(SizeId(2)) };
+    let (hostname, id) = (super::node(2, SizeId(2)).hostname, super::node(2, SizeId(2)).id);
+    let stranger = crate::fleet::Stranger { hostname, id, first_seen: Timestamp::UNIX_EPOCH, kind };
+    cluster.store.write(&[Change::SaveStranger(stranger)]);
+    cluster.start().await;
+    let vpsie = Arc::new(Scripted::default());
+    vpsie.state().nodes = vec![super::node(2, SizeId(2)), super::node(999, SizeId(2))];
+    serve(cluster, &vpsie);
+    vpsie
+}
+
+/// Starts the loops that ask VPSie.
+fn serve(cluster: &mut Cluster, vpsie: &Arc<Scripted>) {
+    let (backend, bell): (Arc<dyn Backend>, _) = (vpsie.clone(), Arc::new(Bell::default()));
+    let policy = Policy { running_when_listed: false, ..Policy::default() };
+    let idle = Duration::from_secs(30);
+    let provision =
+        Provision::new(cluster.handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&bell));
+    let removal = Removal::new(cluster.handle.clone(), backend, bell);
+    cluster.tasks.spawn(provision.run(CancellationToken::new()));
+    cluster.tasks.spawn(removal.run(CancellationToken::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn drains_the_node_of_an_orphan_before_its_vm_is_deleted() {
+    let mut cluster = Cluster::new(0).await;
+    cluster.node(2);
+    cluster.pod("db-0", 2, &json!({}));
+    let vpsie = with_orphan(&mut cluster).await;
+    cluster
+        .until("it takes no pods", |c| {
+            let node = c.kube.get("nodes", "", "slave-2").unwrap();
+            let orphan = |taint: &Value| taint["key"] == crate::fleet::names::ORPHAN;
+            node["spec"]["unschedulable"] == true
+                && node["spec"]["taints"].as_array().is_some_and(|taints| taints.iter().any(orphan))
+        })
+        .await;
+    assert_eq!(cluster.evictions(), 0, "a machine may adopt it");
+    let held = refused(429, "DisruptionBudget");
+    cluster.kube.fail(u32::MAX, is_eviction, held);
+    tokio::time::sleep(Duration::from_mins(30)).await;
+    assert!(cluster.evictions() > 0);
+    assert_eq!(vpsie.count("delete"), 0, "its budget holds");
+    cluster.kube.clear_faults();
+    cluster.until("its VM is deleted", |_| vpsie.count("delete slave-2") > 0).await;
+    assert!(cluster.kube.list("pods").is_empty(), "evicted before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drains_a_node_that_registers_while_vpsie_refuses_the_deletion() {
+    let mut cluster = Cluster::new(0).await;
+    let vpsie = with_orphan(&mut cluster).await;
+    vpsie.state().deletions.insert("slave-2".to_owned(), Reply::Unavailable);
+    tokio::time::sleep(Duration::from_mins(20)).await;
+    assert!(vpsie.count("delete slave-2") > 0, "it has no Node");
+    cluster.kube.fail(u32::MAX, is_eviction, refused(429, "DisruptionBudget"));
+    cluster.pod("db-0", 2, &json!({}));
+    cluster.node(2);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let before = vpsie.count("delete slave-2");
+    vpsie.state().deletions.clear();
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(vpsie.count("delete slave-2"), before, "pods run on it");
+    cluster.kube.clear_faults();
+    cluster.until("its VM is deleted", |_| vpsie.count("delete slave-2") > before).await;
+    assert!(cluster.kube.list("pods").is_empty(), "evicted before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_for_the_grace_of_a_pod_whatever_the_clocks_say() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("db-0", 1, &json!({"finalizers": ["example.com/held"]}));
+    // The API server is far behind.
+    let ended = json!({"deletionTimestamp": "1969-01-01T00:00:00Z", "deletionGracePeriodSeconds": 600});
+    cluster.kube.patch("pods", "default", "db-0", json!({ "metadata": ended })).unwrap();
+    cluster.retire(1).await;
+    tokio::time::sleep(Duration::from_mins(9)).await;
+    assert!(!cluster.drained(1), "its grace is not over");
+    cluster.until("it is not waited for", |c| c.drained(1)).await;
 }

@@ -107,6 +107,7 @@ pub(super) fn running(n: u32) -> Machine {
         hostname: Hostname::new(&format!("slave-{n}")),
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         addresses: Vec::new(),
+        provider_id: None,
     };
     Machine {
         id: format!("web-{n:08x}").as_str().into(),

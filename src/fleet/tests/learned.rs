@@ -10,7 +10,12 @@ fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<Learned>) -> Fleet {
         size: SizeId(2),
         created_at: Timestamp::UNIX_EPOCH,
         phase: Phase::Running {
-            vm: Vm { hostname: node(n, 2).hostname, id: node(n, 2).id, addresses: Vec::new() },
+            vm: Vm {
+                hostname: node(n, 2).hostname,
+                id: node(n, 2).id,
+                addresses: Vec::new(),
+                provider_id: None,
+            },
             since: Timestamp::UNIX_EPOCH,
         },
         asks: Vec::new(),

@@ -191,12 +191,53 @@ fn a_node_of_another_name_is_found_by_an_address_that_is_only_ones() {
         let addresses: Vec<_> = of.iter().map(|n| at(*n)).collect();
         fleet.machine_of_node(&Hostname::new(name), &addresses)?.vm().map(|vm| vm.hostname.to_string())
     };
+    let renamed = "k8s-slave-1.example.com";
     assert_eq!(found(&fleet, "K8S-Slave-1", &[]).as_deref(), Some("k8s-slave-1"));
-    assert_eq!(found(&fleet, "renamed", &[9, 7]).as_deref(), Some("k8s-slave-1"));
-    assert_eq!(found(&fleet, "renamed", &[1, 2]), None, "of two");
-    assert_eq!(found(&fleet, "renamed", &[9]), None);
+    assert_eq!(found(&fleet, renamed, &[9, 7]).as_deref(), Some("k8s-slave-1"));
+    assert_eq!(found(&fleet, "ip-10-0-0-7", &[9, 7]).as_deref(), Some("k8s-slave-1"));
+    assert_eq!(found(&fleet, "renamed", &[9, 7]), None, "its name has nothing of the VM");
+    assert_eq!(found(&fleet, renamed, &[1, 2]), None, "of two");
+    assert_eq!(found(&fleet, renamed, &[9]), None);
     hand.observe(&mut fleet, &[with(1, &[3]), with(2, &[2]), with(8, &[1])]);
-    assert_eq!(found(&fleet, "renamed", &[1]), None, "it has another now");
+    assert_eq!(found(&fleet, renamed, &[1]), None, "it has another now");
     assert_eq!(found(&fleet, "k8s-slave-8", &[2]), None, "it is the Node of another VM");
+    hand.observe(&mut fleet, &[with(1, &[3]), with(2, &[3]), with(8, &[1])]);
+    assert_eq!(found(&fleet, renamed, &[3]), None, "two VMs are listed with it");
+    hand.observe(&mut fleet, &[with(1, &[3]), with(2, &[2]), with(8, &[1])]);
+    assert_eq!(found(&fleet, renamed, &[3]).as_deref(), Some("k8s-slave-1"));
     fleet.audit().unwrap();
+}
+
+#[test]
+fn a_provider_id_that_is_not_the_machines_contradicts_its_name() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
+    let machine = only(&fleet).id.clone();
+    let found = |fleet: &Fleet, id: &str, name: &str| fleet.machine_of(id, name).is_some();
+    assert!(found(&fleet, "", "k8s-slave-1"));
+    for foreign in ["aws:///i-1", "vpsie://other", "talos://k8s-slave-1"] {
+        assert!(!found(&fleet, foreign, "k8s-slave-1"), "{foreign}");
+        let node = NodeRef { provider_id: foreign.into(), name: "k8s-slave-1".into(), fake: false };
+        assert!(foreign.starts_with("vpsie://") || fleet.delete_nodes(OTHER, &[node], hand.now).is_err());
+    }
+    fleet.adopt_provider_id(&machine, &"talos://k8s-slave-1".into());
+    assert!(found(&fleet, "talos://k8s-slave-1", "") && !found(&fleet, "aws:///i-1", "k8s-slave-1"));
+    assert_eq!(only(&fleet).instance_id(), "talos://k8s-slave-1");
+    hand.observe(&mut fleet, &[node(1, 2)]);
+    let restored = Fleet::restore(groups(), fleet.records(), Reserved::default());
+    assert!(found(&restored, "talos://k8s-slave-1", ""), "it is durable");
+    let id = "talos://k8s-slave-1".to_owned();
+    let node = NodeRef { provider_id: id, name: "k8s-slave-1".into(), fake: false };
+    fleet.delete_nodes(OTHER, &[node], hand.now).unwrap();
+    assert_eq!(deleting(&fleet), [(DeletionReason::ClusterAutoscaler, DrainState::Done)]);
+}
+
+#[test]
+fn adopts_no_provider_id_of_another_machine() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    running(&mut hand, &mut fleet, OTHER, &[node(1, 2), node(2, 2)]);
+    let machines: Vec<_> = fleet.machines().map(|machine| machine.id.clone()).collect();
+    assert_eq!(fleet.adopt_provider_id(&machines[0], &"k3s://a".into()).len(), 1);
+    assert_eq!(fleet.adopt_provider_id(&machines[1], &"k3s://a".into()), []);
+    assert_eq!(fleet.adopt_provider_id(&machines[1], &machines[0].placeholder().as_str().into()), []);
 }

@@ -52,8 +52,12 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
         assert_eq!(node.id.as_ref().unwrap().as_str(), vm.vm.uuid);
         assert_eq!(node.state, VmState::Running);
     }
-    let victim =
-        FleetVm { hostname: found[0].hostname.clone(), id: found[0].id.clone(), addresses: Vec::new() };
+    let victim = FleetVm {
+        hostname: found[0].hostname.clone(),
+        id: found[0].id.clone(),
+        addresses: Vec::new(),
+        provider_id: None,
+    };
     backend.delete(&victim).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     backend.delete(&victim).await?;

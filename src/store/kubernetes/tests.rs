@@ -39,7 +39,12 @@ fn time(seconds: i64) -> Timestamp {
 }
 
 fn vm() -> Vm {
-    Vm { hostname: Hostname::new("ams-slave-1"), id: Some(VmId::from("u-1")), addresses: Vec::new() }
+    Vm {
+        hostname: Hostname::new("ams-slave-1"),
+        id: Some(VmId::from("u-1")),
+        addresses: Vec::new(),
+        provider_id: None,
+    }
 }
 
 fn ask(outcome: AskOutcome) -> Ask {

@@ -42,7 +42,7 @@ fn accepted() -> Fate {
 }
 
 fn vm(hostname: &str, id: Option<&str>) -> Vm {
-    Vm { hostname: Hostname::new(hostname), id: id.map(Into::into), addresses: Vec::new() }
+    Vm { hostname: Hostname::new(hostname), id: id.map(Into::into), addresses: Vec::new(), provider_id: None }
 }
 
 fn ids(nodes: &[ListedNode]) -> Vec<(&str, Option<&str>)> {

@@ -66,14 +66,28 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
     }
 
     let victim = up[1].hostname.clone();
-    second.delete(&Vm { hostname: victim.clone(), id: up[1].id.clone(), addresses: Vec::new() }).await?;
+    second
+        .delete(&Vm {
+            hostname: victim.clone(),
+            id: up[1].id.clone(),
+            addresses: Vec::new(),
+            provider_id: None,
+        })
+        .await?;
     tokio::time::sleep(Duration::from_secs(30)).await;
     let left: Vec<Hostname> = workers(second.list().await?).into_iter().map(|node| node.hostname).collect();
     let want: Vec<Hostname> =
         up.iter().map(|node| node.hostname.clone()).filter(|name| *name != victim).collect();
     assert_eq!(left, want);
-    second.delete(&Vm { hostname: victim.clone(), id: up[1].id.clone(), addresses: Vec::new() }).await?;
-    second.delete(&Vm { hostname: victim, id: None, addresses: Vec::new() }).await
+    second
+        .delete(&Vm {
+            hostname: victim.clone(),
+            id: up[1].id.clone(),
+            addresses: Vec::new(),
+            provider_id: None,
+        })
+        .await?;
+    second.delete(&Vm { hostname: victim, id: None, addresses: Vec::new(), provider_id: None }).await
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,9 +1,14 @@
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::super::patch::TO_BE_DELETED;
 use super::*;
 use crate::catalog::{Catalog, Offer, Resources};
 use crate::fleet::{
-    AutoscalingOptions, DrainState, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm, VmId,
+    AutoscalingOptions, DrainState, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm,
+    VmId, names,
 };
 
 const POOL: &str = "web/ams1/small/on-demand";
@@ -57,6 +62,7 @@ fn vm() -> Vm {
         hostname: Hostname::new("slave-1"),
         id: Some(VmId::from("00000000-0000-4000-8000-000000000001")),
         addresses: Vec::new(),
+        provider_id: None,
     }
 }
 
@@ -80,8 +86,31 @@ fn node(provider_id: &str, ready: bool) -> Node {
     .unwrap()
 }
 
+/// Where nothing is known of the order in which Node and machine appeared.
 fn judge(fleet: &Fleet, node: &Node) -> Verdict {
-    verdict(fleet, node, owner(fleet, node))
+    judge_after(&History::default(), fleet, node)
+}
+
+fn judge_after(history: &History, fleet: &Fleet, node: &Node) -> Verdict {
+    verdict(fleet, history, node, owner(fleet, history, node))
+}
+
+/// A Node that was there before the machine was recorded.
+fn older(node: &Node) -> History {
+    let mut history = History::default();
+    history.note_records(&Fleet::default());
+    history.note_node(node, true);
+    history.note_records(&fleet(Phase::Pending, Vec::new()));
+    history
+}
+
+/// A Node that registered after the machine was recorded.
+fn younger(node: &Node) -> History {
+    let mut history = History::default();
+    history.note_records(&Fleet::default());
+    history.note_records(&fleet(Phase::Pending, Vec::new()));
+    history.note_node(node, false);
+    history
 }
 
 fn merged(node: &Node, patch: Value) -> Node {
@@ -129,10 +158,49 @@ fn a_label_that_was_lost_is_given_again_and_a_taint_is_not() {
 }
 
 #[test]
-fn a_node_of_another_vm_is_left_while_it_is_ready() {
+fn adopts_an_unknown_provider_id_of_a_ready_node() {
     let fleet = fleet(creating(), Vec::new());
-    assert!(matches!(judge(&fleet, &node("vpsie://other", true)), Verdict::Contradiction(_)));
-    assert_eq!(judge(&fleet, &node("vpsie://other", false)), Verdict::Delete);
+    let other = node("vpsie://other", true);
+    assert_eq!(judge(&fleet, &other), Verdict::Adopt("web-00000001".into(), "vpsie://other".into()));
+    assert_eq!(judge(&fleet, &node("vpsie://other", false)), Verdict::Delete, "left from another VM");
+    let booting = merged(&node("vpsie://other", false), not_ready());
+    assert_eq!(judge_after(&younger(&booting), &fleet, &booting), Verdict::Leave, "it is new");
+    assert_eq!(judge(&fleet, &booting), Verdict::Leave, "it may be new");
+}
+
+fn not_ready() -> Value {
+    json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } })
+}
+
+#[test]
+fn adopts_the_provider_id_of_another_controller() {
+    let mut fleet = fleet(creating(), Vec::new());
+    let talos = node("talos://vpsie/10.0.0.9", true);
+    let Verdict::Adopt(machine, id) = judge(&fleet, &talos) else { panic!("not adopted") };
+    assert_eq!(fleet.adopt_provider_id(&machine, &id).len(), 1);
+    assert_eq!(fleet.machine(&machine).unwrap().instance_id(), "talos://vpsie/10.0.0.9");
+    let Verdict::Patch(patch) = judge(&fleet, &talos) else { panic!("no patch") };
+    assert_eq!(patch["metadata"]["labels"]["team"], "web");
+    assert_eq!(patch["spec"].get("providerID"), None, "it cannot be changed");
+    let Verdict::Register(..) = judge(&fleet, &merged(&talos, patch)) else { panic!("not registered") };
+    assert_eq!(fleet.adopt_provider_id(&machine, &id), [], "once");
+}
+
+#[test]
+fn adopts_no_provider_id_that_address_or_age_contradict() {
+    let talos = node("talos://vpsie/10.0.0.9", true);
+    let plain = fleet(creating(), Vec::new());
+    assert_eq!(judge_after(&older(&talos), &plain, &talos), Verdict::Leave, "left from an earlier VM");
+    let mut two = fleet(creating(), Vec::new());
+    let mut other = two.records().machines.remove(0);
+    let there =
+        Vm { hostname: Hostname::new("slave-2"), id: None, addresses: vec![[10, 0, 0, 7].into()], ..vm() };
+    (other.id, other.phase) =
+        ("web-00000002".into(), Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH });
+    two.apply(&crate::fleet::Change::SaveMachine(other));
+    let elsewhere =
+        merged(&talos, json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}));
+    assert!(matches!(judge(&two, &elsewhere), Verdict::Contradiction(..)), "it has another VM's address");
 }
 
 #[test]
@@ -191,21 +259,130 @@ fn a_node_of_another_name_is_matched_by_its_address() {
 }
 
 #[test]
-fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
-    let mut machine = fleet(creating(), Vec::new()).records().machines.remove(0);
-    machine.created_at = "2026-01-01T00:10:00Z".parse().unwrap();
-    let mut fleet = fleet(creating(), Vec::new());
-    fleet.apply(&crate::fleet::Change::SaveMachine(machine));
-    let beat = |mut node: Node, time: &str| {
-        let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
-        conditions[0].last_heartbeat_time = Some(time.parse::<Timestamp>().unwrap().into());
+fn takes_no_node_for_its_own_by_the_address_alone() {
+    let there = Vm { addresses: vec![[10, 0, 0, 7].into()], ..vm() };
+    let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
+    let addresses = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}});
+    let named = |name: &str| {
+        let mut node = merged(&node("", true), addresses.clone());
+        node.metadata.name = Some(name.to_owned());
         node
     };
-    let old = made_at(node("", true), "2026-01-01T00:00:00Z");
-    assert!(!matches!(judge(&fleet, &old), Verdict::Patch(_)));
-    assert!(!matches!(judge(&fleet, &beat(old.clone(), "2026-01-01T00:09:00Z")), Verdict::Patch(_)));
-    assert!(matches!(judge(&fleet, &beat(old, "2026-01-01T00:11:00Z")), Verdict::Patch(_)));
-    assert!(matches!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:12:00Z")), Verdict::Patch(_)));
+    for edge in [named("edge-1"), named("ip-10-0-0-70")] {
+        assert_eq!(judge_after(&younger(&edge), &fleet, &edge), Verdict::Leave);
+    }
+    for fits in [named("slave-1.example.com"), named("ip-10-0-0-7.internal")] {
+        assert!(matches!(judge_after(&younger(&fits), &fleet, &fits), Verdict::Patch(_)));
+        assert_eq!(
+            judge_after(&older(&fits), &fleet, &fits),
+            Verdict::Leave,
+            "it was there before the machine"
+        );
+    }
+}
+
+fn beat(node: &Node, time: &str) -> Node {
+    merged(
+        node,
+        json!({"status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastHeartbeatTime": time}
+        ]}}),
+    )
+}
+
+#[test]
+fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
+    let fleet = fleet(creating(), Vec::new());
+    let old = beat(&node("", true), "2026-01-01T00:00:00Z");
+    let mut history = older(&old);
+    assert_eq!(judge_after(&history, &fleet, &old), Verdict::Leave);
+    history.note_node(&node("", false), false);
+    history.note_node(&old, false);
+    assert_eq!(judge_after(&history, &fleet, &old), Verdict::Leave, "the API server's verdict is no report");
+    let speaks = beat(&old, "2025-01-01T00:00:00Z");
+    history.note_node(&speaks, false);
+    assert!(matches!(judge_after(&history, &fleet, &speaks), Verdict::Patch(_)), "whatever its clock says");
+    let mut anew = node("", false);
+    anew.metadata.uid = Some("another".to_owned());
+    history.note_node(&anew, false);
+    assert!(matches!(judge_after(&history, &fleet, &anew), Verdict::Patch(_)), "it registered since");
+}
+
+#[test]
+fn claims_a_new_node_whatever_the_clocks_say() {
+    for (node_time, machine_time) in [("2026-01-01T00:00:00Z", 4_000_000_000), ("2030-01-01T00:00:00Z", 0)] {
+        let mut machine = fleet(creating(), Vec::new()).records().machines.remove(0);
+        machine.created_at = Timestamp::from_second(machine_time).unwrap();
+        let mut fleet = fleet(creating(), Vec::new());
+        fleet.apply(&crate::fleet::Change::SaveMachine(machine));
+        let new = made_at(beat(&node("", true), node_time), node_time);
+        assert!(matches!(judge(&fleet, &new), Verdict::Patch(_)), "after a restart");
+        assert!(matches!(judge_after(&younger(&new), &fleet, &new), Verdict::Patch(_)));
+    }
+}
+
+#[test]
+fn claims_the_node_of_a_worker_that_is_taken_in_at_once() {
+    let mut history = History::default();
+    let there = node("", true);
+    history.note_records(&Fleet::default());
+    history.note_node(&there, true);
+    let fleet = fleet(creating(), Vec::new());
+    history.note_records(&fleet);
+    assert!(matches!(judge_after(&history, &fleet, &there), Verdict::Patch(_)));
+}
+
+#[test]
+fn claims_the_node_of_an_adopted_orphan_at_once() {
+    let there = node("", true);
+    let mut history = older(&there);
+    history.note_listed(&there);
+    assert!(matches!(judge_after(&history, &fleet(creating(), Vec::new()), &there), Verdict::Patch(_)));
+}
+
+fn orphan() -> Stranger {
+    Stranger {
+        hostname: Hostname::new("slave-1"),
+        id: vm().id,
+        first_seen: Timestamp::UNIX_EPOCH,
+        kind: StrangerKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) },
+    }
+}
+
+#[test]
+fn keeps_pods_away_from_the_node_of_an_orphan_until_it_is_adopted() {
+    let aside = fleet(Phase::Pending, vec![orphan()]);
+    for cordoned in [false, true] {
+        let bare = merged(&node("", true), json!({ "spec": { "unschedulable": cordoned } }));
+        let Verdict::Patch(patch) = judge(&aside, &bare) else { panic!("no patch") };
+        assert_eq!(
+            (&patch["spec"]["unschedulable"], &patch["metadata"]["resourceVersion"]),
+            (&json!(true), &json!("7"))
+        );
+        let apart = merged(&bare, patch);
+        let of = |node: &Node| node.spec.as_ref().unwrap().taints.clone().unwrap();
+        assert_eq!(of(&apart).last().map(|taint| taint.key.as_str()), Some(names::ORPHAN));
+        assert_eq!(judge(&aside, &apart), Verdict::Leave, "once");
+        let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &apart) else { panic!("no patch") };
+        let adopted = merged(&apart, patch);
+        assert!(of(&adopted).iter().all(|taint| taint.key != names::ORPHAN));
+        assert_eq!(adopted.spec.as_ref().unwrap().unschedulable, Some(cordoned), "as it was before");
+        assert_eq!(adopted.spec.as_ref().unwrap().provider_id.as_deref(), Some(ID));
+    }
+}
+
+#[test]
+fn names_the_machines_that_a_new_node_does_not_match() {
+    let waits = fleet(creating(), Vec::new());
+    let mut other = node("", true);
+    other.metadata.name = Some("worker-x".to_owned());
+    let told = |history: &History, has: bool| unmatched(&waits, history, &other, |_| has).len();
+    assert_eq!((told(&younger(&other), false), told(&younger(&other), true)), (1, 0));
+    assert_eq!(told(&older(&other), false), 0, "it was there before");
+    assert!(
+        unmatched(&waits, &younger(&node("", true)), &node("", true), |_| false).is_empty(),
+        "it is its own"
+    );
 }
 
 #[test]
@@ -248,9 +425,20 @@ fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
             deleted: true,
         },
     };
+    let before = fleet(Phase::Pending, Vec::new());
     let fleet = fleet(Phase::Pending, vec![gone]);
-    assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:09:00Z")), Verdict::Delete);
-    assert_eq!(judge(&fleet, &made_at(node("", false), "2026-01-01T00:11:00Z")), Verdict::Leave);
+    let silent = node("", false);
+    let mut was_there = History::default();
+    was_there.note_records(&before);
+    was_there.note_node(&silent, true);
+    was_there.note_records(&fleet);
+    assert_eq!(judge_after(&was_there, &fleet, &silent), Verdict::Delete);
+    let mut came_later = History::default();
+    came_later.note_records(&before);
+    came_later.note_records(&fleet);
+    came_later.note_node(&silent, false);
+    assert_eq!(judge_after(&came_later, &fleet, &silent), Verdict::Leave);
+    assert_eq!(judge(&fleet, &merged(&silent, not_ready())), Verdict::Leave, "it may be new");
     let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
     renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
     assert_eq!(judge(&fleet, &renamed), Verdict::Delete, "its providerID says whose it was");
@@ -289,27 +477,29 @@ const TWENTY: &str = "1970-01-01T00:00:20Z";
 
 #[test]
 fn with_a_machine_that_goes_its_node_goes_whoever_left_it() {
-    // Taken in with its worker, it has not spoken since; or its kubelet took another VM's Node over.
+    // Left from an earlier VM; or its kubelet took another VM's Node over; or another controller was first.
     for (node, waits) in [
         (made(FIVE, "True", FIVE), true),
         (Node { spec: node("vpsie://other", true).spec, ..made(FIVE, "True", FIVE) }, false),
-        (Node { spec: node("k3s://slave-1", true).spec, ..made(FIVE, "True", FIVE) }, false),
+        (Node { spec: node("k3s://slave-1", true).spec, ..made(FIVE, "True", FIVE) }, true),
     ] {
-        let (stays, goes) = (late(creating()), late(deleting()));
-        assert_eq!(facts(&node, owner(&stays, &node)).machine.is_none(), waits);
-        assert!(facts(&node, owner(&goes, &node)).machine.is_some(), "drained");
-        let Verdict::Patch(patch) = judge(&goes, &node) else { panic!("no patch") };
+        let (stays, goes, history) = (late(creating()), late(deleting()), older(&node));
+        assert_eq!(facts(&node, owner(&stays, &history, &node)).machine.is_none(), waits);
+        assert!(facts(&node, owner(&goes, &history, &node)).machine.is_some(), "drained");
+        let Verdict::Patch(patch) = judge_after(&history, &goes, &node) else { panic!("no patch") };
         assert_eq!(patch["spec"]["unschedulable"], true);
         assert_eq!(patch["metadata"]["uid"], "u");
-        assert!(!matches!(judge(&goes, &merged(&node, patch)), Verdict::Patch(_)), "once");
+        assert!(!matches!(judge_after(&history, &goes, &merged(&node, patch)), Verdict::Patch(_)), "once");
     }
 }
 
 #[test]
 fn a_node_of_another_cloud_is_never_deleted() {
-    let with = |id: &str| Node { spec: node(id, false).spec, ..made(TWENTY, "False", FIVE) };
+    let with = |id: &str| Node { spec: node(id, false).spec, ..made(TWENTY, "Unknown", FIVE) };
     let fleet = late(creating());
-    assert_eq!(judge(&fleet, &with("k3s://slave-1")), Verdict::Contradiction("k3s://slave-1".to_owned()));
+    let k3s = with("k3s://slave-1");
+    assert_eq!(judge_after(&older(&k3s), &fleet, &k3s), Verdict::Leave);
+    assert!(matches!(judge(&fleet, &k3s), Verdict::Adopt(..)));
     assert_eq!(judge(&fleet, &with("vpsie://other")), Verdict::Delete);
     let unnamed = Phase::Creating { vm: Some(Vm { id: None, ..vm() }), since: Timestamp::UNIX_EPOCH };
     assert_eq!(judge(&late(unnamed), &with("vpsie://other")), Verdict::Leave, "it may be its own");
@@ -330,7 +520,7 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
     };
     let fleet = fleet(creating(), vec![gone]);
     let old = |ready| node("vpsie://00000000-0000-4000-8000-000000000000", ready);
-    assert!(matches!(judge(&fleet, &old(true)), Verdict::Contradiction(_)), "pods run on it");
+    assert!(matches!(judge(&fleet, &old(true)), Verdict::Contradiction(..)), "pods run on it");
     assert_eq!(judge(&fleet, &old(false)), Verdict::Delete);
 }
 
@@ -343,5 +533,6 @@ fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
     machine.asks = vec![Ask { at: machine.created_at, outcome: AskOutcome::Accepted }];
     waiting.apply(&Change::SaveMachine(machine));
     assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Unknown);
-    assert_eq!(judge(&waiting, &made(FIVE, "True", FIVE)), Verdict::Leave, "it was there before");
+    let there = made(FIVE, "True", FIVE);
+    assert_eq!(judge_after(&older(&there), &waiting, &there), Verdict::Leave, "it was there before");
 }

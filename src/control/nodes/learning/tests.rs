@@ -4,7 +4,12 @@ use super::*;
 use crate::fleet::{Change, Machine, Records, Reserved, SizeId, Vm};
 
 fn fleet() -> Fleet {
-    let vm = Vm { hostname: Hostname::new("slave-1"), id: Some("vm-1".into()), addresses: Vec::new() };
+    let vm = Vm {
+        hostname: Hostname::new("slave-1"),
+        id: Some("vm-1".into()),
+        addresses: Vec::new(),
+        provider_id: None,
+    };
     let machine = Machine {
         id: "web-1".into(),
         pool: "web/ams1/small/on-demand".parse().unwrap(),

@@ -1,0 +1,154 @@
+//! In which order Nodes and records appeared, as this process saw it. Clocks of different hosts are never compared.
+
+use std::collections::{HashMap, HashSet};
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+
+use crate::fleet::{Fleet, Hostname, Machine, MachineId, StrangerKind};
+
+/// Whether a Node was there before a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The Node was seen before the record.
+    Older,
+    /// The Node was seen after the record.
+    Younger,
+    /// Both were there when the process first looked, or the VM was there before its record.
+    Unknown,
+}
+
+/// What was seen, by steps: each look that finds a new record begins one.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    step: u64,
+    looked: bool,
+    /// None: its VM was there already when it was first seen.
+    machines: HashMap<MachineId, Option<u64>>,
+    /// VMs that are gone.
+    gone: HashMap<Hostname, u64>,
+    nodes: HashMap<String, Seen>,
+}
+
+/// A Node object.
+#[derive(Debug, Default)]
+struct Seen {
+    first: u64,
+    /// The last step in which its kubelet was seen to report.
+    spoke: Option<u64>,
+    beat: Option<Time>,
+    /// VPSie listed a VM of its name while it was there.
+    listed: bool,
+    /// The machine that it was last known to be the Node of.
+    machine: Option<MachineId>,
+}
+
+impl History {
+    /// Notes the records that there are. Must be called before a new Node is noted.
+    pub(super) fn note_records(&mut self, fleet: &Fleet) {
+        self.machines.retain(|id, _| fleet.machine(id).is_some());
+        let gone: HashSet<&Hostname> = fleet
+            .strangers()
+            .filter(|stranger| matches!(stranger.kind, StrangerKind::Gone { .. }))
+            .map(|stranger| &stranger.hostname)
+            .collect();
+        self.gone.retain(|hostname, _| gone.contains(hostname));
+        let machines: Vec<&Machine> =
+            fleet.machines().filter(|machine| !self.machines.contains_key(&machine.id)).collect();
+        let ended: Vec<&Hostname> =
+            gone.into_iter().filter(|hostname| !self.gone.contains_key(*hostname)).collect();
+        let first = !std::mem::replace(&mut self.looked, true);
+        if !first && !(machines.is_empty() && ended.is_empty()) {
+            self.step += 1;
+        }
+        let step = self.step;
+        self.gone.extend(ended.into_iter().map(|hostname| (hostname.clone(), step)));
+        let since = |machine: &Machine| machine.vm().is_none().then_some(step);
+        self.machines.extend(machines.into_iter().map(|machine| (machine.id.clone(), since(machine))));
+        if first {
+            self.step = 1;
+        }
+    }
+
+    /// Notes a Node as the API server shows it. `initial`: it was there when the Nodes were first listed.
+    pub(super) fn note_node(&mut self, node: &Node, initial: bool) {
+        let beat = heartbeat(node).cloned();
+        // Before any record was new, a Node of the first list may be older or younger than each.
+        let first = if initial && self.step <= 1 { 0 } else { self.step };
+        let seen = self.nodes.entry(key(node)).or_insert_with(|| Seen {
+            first,
+            beat: beat.clone(),
+            ..Seen::default()
+        });
+        if beat.is_some() && seen.beat != beat {
+            (seen.beat, seen.spoke) = (beat, Some(self.step));
+        }
+    }
+
+    /// Notes that VPSie lists a VM of the Node's name, which is no machine's.
+    pub(super) fn note_listed(&mut self, node: &Node) {
+        self.nodes.entry(key(node)).or_default().listed = true;
+    }
+
+    /// Notes that it is the Node of the machine.
+    pub(super) fn note_machine(&mut self, node: &Node, machine: &MachineId) {
+        self.nodes.entry(key(node)).or_default().machine = Some(machine.clone());
+    }
+
+    /// Forgets all Nodes but these.
+    pub(super) fn keep<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
+        let kept: HashSet<String> = nodes.map(key).collect();
+        self.nodes.retain(|node, _| kept.contains(node));
+    }
+
+    /// Forgets a Node.
+    pub(super) fn forget(&mut self, node: &Node) {
+        self.nodes.remove(&key(node));
+    }
+
+    /// Whether the Node was there before the machine was recorded.
+    pub(super) fn order(&self, node: &Node, machine: &MachineId) -> Order {
+        self.compare(node, self.machines.get(machine).copied().flatten())
+    }
+
+    /// Whether the Node was there before the VM of that name was gone.
+    pub(super) fn order_to_end(&self, node: &Node, hostname: &Hostname) -> Order {
+        self.compare(node, self.gone.get(hostname).copied())
+    }
+
+    fn compare(&self, node: &Node, record: Option<u64>) -> Order {
+        match (self.nodes.get(&key(node)), record) {
+            (Some(seen), Some(record)) if seen.first < record => Order::Older,
+            (Some(seen), Some(record)) if (seen.first, record) != (0, 0) => Order::Younger,
+            _ => Order::Unknown,
+        }
+    }
+
+    /// Whether the Node was left by an earlier VM, as far as is known: it was there before the machine, and no
+    /// kubelet has reported since.
+    pub(super) fn is_silent(&self, node: &Node, machine: &MachineId) -> bool {
+        let Some(record) = self.machines.get(machine).copied().flatten() else { return false };
+        self.order(node, machine) == Order::Older
+            && self
+                .nodes
+                .get(&key(node))
+                .is_none_or(|seen| !seen.listed && seen.spoke.is_none_or(|spoke| spoke < record))
+    }
+
+    /// Whether the Node was known to be of the machine.
+    pub(super) fn was_of(&self, node: &Node, machine: &MachineId) -> bool {
+        self.nodes.get(&key(node)).is_some_and(|seen| seen.machine.as_ref() == Some(machine))
+    }
+}
+
+fn key(node: &Node) -> String {
+    node.uid().unwrap_or_else(|| node.name_any())
+}
+
+/// When the kubelet last said that it is ready, by its own clock: only whether it changes means anything.
+fn heartbeat(node: &Node) -> Option<&Time> {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    ready.last_heartbeat_time.as_ref()
+}

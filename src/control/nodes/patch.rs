@@ -1,0 +1,134 @@
+//! What is merged into a Node: its identity, and what keeps pods away from it. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, Taint};
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, Machine, Phase, Vm, names, node_labels};
+
+/// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is since when, in seconds since 1970.
+pub(super) const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// Value of the taint of an orphan's Node that was not cordoned before.
+const CORDONED: &str = "cordoned";
+
+/// What is to be merged into a machine's Node. None when it lacks nothing.
+pub(super) fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
+    let patch = identity(fleet, node, machine).unwrap_or(Value::Null);
+    let patch = if machine.counts() { readmit(node, patch) } else { patch };
+    cordon(node, machine, patch)
+}
+
+/// The cordon and the taint of an orphan's Node, so that no pods come that would have to be evicted when it is
+/// deleted. None when it has them.
+pub(super) fn set_aside(node: &Node) -> Option<Value> {
+    if taints(node).any(|taint| taint.key == names::ORPHAN) {
+        return None;
+    }
+    let value = if is_cordoned(node) { "" } else { CORDONED };
+    let mut all: Vec<Value> = taints(node).map(|taint| json!(taint)).collect();
+    all.push(json!({"key": names::ORPHAN, "value": value, "effect": "NoSchedule"}));
+    let version = &node.metadata.resource_version;
+    Some(json!({
+        "metadata": {"resourceVersion": version, "uid": node.metadata.uid},
+        "spec": {"unschedulable": true, "taints": all},
+    }))
+}
+
+/// The patch that also takes back what an orphan's Node was given, for the machine that adopted it.
+fn readmit(node: &Node, mut patch: Value) -> Value {
+    let Some(taint) = taints(node).find(|taint| taint.key == names::ORPHAN) else { return patch };
+    let mut all = match patch["spec"]["taints"].take() {
+        Value::Array(all) => all,
+        _ => taints(node).map(|taint| json!(taint)).collect(),
+    };
+    all.retain(|taint| taint["key"] != names::ORPHAN);
+    patch["spec"]["taints"] = json!(all);
+    if taint.value.as_deref() == Some(CORDONED) {
+        patch["spec"]["unschedulable"] = json!(false);
+    }
+    patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
+    patch
+}
+
+/// The patch, with the cordon and the taint that the Node lacks if its machine is being deleted. None when there is
+/// neither.
+pub(super) fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
+    if let Phase::Deleting { since, .. } = &machine.phase {
+        // Cluster Autoscaler's taint goes when it restarts (contract §3.10), and pods would land on a VM that goes.
+        if !is_cordoned(node) {
+            patch["spec"]["unschedulable"] = json!(true);
+        }
+        // The machine does not count in the target any more. Without the taint, Cluster Autoscaler takes its Node
+        // for the one that is to come, and asks for another.
+        if !taints(node).any(|taint| taint.key == TO_BE_DELETED) {
+            let all = patch["spec"]["taints"].take();
+            let mut all = if all.is_null() { json!(taints(node).collect::<Vec<_>>()) } else { all };
+            let value = since.as_second().to_string();
+            if let Some(all) = all.as_array_mut() {
+                all.push(json!({"key": TO_BE_DELETED, "value": value, "effect": "NoSchedule"}));
+            }
+            patch["spec"]["taints"] = all;
+            // The list is written whole: nobody else's change to it may be lost.
+            patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
+        }
+    }
+    if patch.is_null() {
+        return None;
+    }
+    // A Node that was made anew meanwhile is another one.
+    patch["metadata"]["uid"] = json!(node.metadata.uid);
+    Some(patch)
+}
+
+/// What the Node lacks of its identity. None when it lacks nothing, but for a providerID that is not known.
+fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
+    let text = machine.pool.to_string();
+    let pool = fleet.pool(&text)?;
+    let group = fleet.group(pool);
+    let labels: BTreeMap<String, String> = node_labels(group, &pool.id, &pool.offer);
+    let has = node.metadata.labels.as_ref();
+    let missing: BTreeMap<_, _> =
+        labels.into_iter().filter(|(key, value)| has.and_then(|has| has.get(key)) != Some(value)).collect();
+    let annotation = node.metadata.annotations.as_ref().and_then(|all| all.get(names::POOL));
+    let first = annotation != Some(&text);
+    let id = machine.vm().and_then(Vm::node_id).filter(|_| provider_id(node).is_none());
+    if id.is_none() && !first && missing.is_empty() {
+        return None;
+    }
+    let mut patch = json!({ "metadata": { "labels": missing, "annotations": { names::POOL: text } } });
+    if let Some(id) = id {
+        patch["spec"]["providerID"] = json!(id);
+    }
+    // Once only, so that a taint that somebody takes away stays away.
+    if let Some(group) = group.filter(|group| first && !group.taints.is_empty()) {
+        let mut all: Vec<Value> = taints(node)
+            .filter(|old| {
+                !group.taints.iter().any(|t| t.key == old.key && t.effect.to_string() == old.effect)
+            })
+            .map(|old| json!(old))
+            .collect();
+        all.extend(
+            group
+                .taints
+                .iter()
+                .map(|t| json!({ "key": t.key, "value": t.value, "effect": t.effect.to_string() })),
+        );
+        patch["spec"]["taints"] = json!(all);
+        // The list is written whole: nobody else's change to it may be lost.
+        patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
+    }
+    Some(patch)
+}
+
+fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
+    node.spec.iter().flat_map(|spec| spec.taints.iter().flatten())
+}
+
+pub(super) fn provider_id(node: &Node) -> Option<&str> {
+    node.spec.as_ref()?.provider_id.as_deref().filter(|id| !id.is_empty())
+}
+
+pub(super) fn is_cordoned(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
+}
