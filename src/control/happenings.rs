@@ -97,6 +97,7 @@ pub(super) fn refused(refusal: &Refusal) -> Option<Happening> {
         Refusal::PriceUnknown { pool, .. } => (pool, "PriceUnknown"),
         Refusal::BelowMin { pool, .. } => (pool, "MinimumReached"),
         Refusal::NotGrowable { pool, .. } => (pool, "NotGrowable"),
+        Refusal::LimitsUnknown { pool, .. } => (pool, "LimitsUnknown"),
         Refusal::UnknownPool(_) | Refusal::Delta { .. } | Refusal::ForeignNode { .. } => return None,
     };
     let on = Object::NodeGroup(pool.node_group.to_string());

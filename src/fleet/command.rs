@@ -1,10 +1,10 @@
 //! What Cluster Autoscaler can ask of the fleet, and why it may be refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::group::NodeGroup;
 use super::ids::{
     Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, ProviderId, VmId,
 };
@@ -68,6 +68,17 @@ pub enum Refusal {
         machines: u32,
         /// `spec.globalSettings.maxClusterWorkers`.
         max: u32,
+    },
+    /// The limits of all NodeGroups together are not known.
+    #[error(
+        "pool {pool} cannot grow: the limits of the AutoscalerConfig are not known: {why}; \
+         `kubectl get autoscalerconfigs` shows whether there is one"
+    )]
+    LimitsUnknown {
+        /// The pool.
+        pool: PoolId,
+        /// Why they are not known.
+        why: Arc<str>,
     },
     /// The machines would cost more than they may.
     #[error(transparent)]
@@ -180,7 +191,13 @@ impl Fleet {
     pub(crate) fn may_grow(&self, pool: &str, wanted: u32) -> Result<(), Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
-        let group = self.group(known).ok_or_else(|| not_growable("its NodeGroup was deleted"))?;
+        let Some(group) = self.group(known) else {
+            return Err(not_growable(if self.is_held(&known.id.node_group) {
+                "its NodeGroup is wrong or cannot be read: see its condition Ready"
+            } else {
+                "its NodeGroup was deleted"
+            }));
+        };
         if group.deletion.is_some() {
             return Err(not_growable("its NodeGroup is being deleted"));
         }
@@ -189,6 +206,9 @@ impl Fleet {
         }
         if !known.growable {
             return Err(not_growable("VPSie's catalog does not have its offer any more"));
+        }
+        if let Some(why) = &self.limits_unknown {
+            return Err(Refusal::LimitsUnknown { pool: known.id.clone(), why: Arc::clone(why) });
         }
         let group_target = self.group_target(known);
         if group.max.saturating_sub(group_target) < wanted {
@@ -302,8 +322,12 @@ impl Fleet {
     /// Deletions of healthy nodes stop at the NodeGroup's minimum; clean-ups may pass it (contract §5).
     fn keeps_minimum(&self, pool: &str, victims: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
-        let (group_target, group_min) =
-            (self.group_target(known), self.group(known).map_or(0, NodeGroup::least));
+        let group_target = self.group_target(known);
+        let group_min = match self.group(known) {
+            Some(group) => group.least(),
+            None if self.is_held(&known.id.node_group) => group_target,
+            None => 0,
+        };
         if healthy > 0 && group_target.saturating_sub(victims) < group_min {
             return Err(Refusal::BelowMin { pool: known.id.clone(), healthy, group_target, group_min });
         }

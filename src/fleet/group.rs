@@ -1,7 +1,8 @@
 //! What a user declares, once it is validated: a NodeGroup and its pools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,10 @@ pub struct Declaration {
     /// Takes the place of [`Policy::create_timeout`](super::Policy::create_timeout) (`AutoscalerConfig`,
     /// `nodeReadyTimeoutSeconds`).
     pub create_timeout: Option<Duration>,
+    /// Why the limits of the AutoscalerConfig are not known. Nothing grows then.
+    pub limits_unknown: Option<Arc<str>>,
+    /// NodeGroups whose limits are not known. Their machines stay, and none is added.
+    pub held: BTreeSet<NodeGroupName>,
 }
 
 impl From<Vec<NodeGroup>> for Declaration {

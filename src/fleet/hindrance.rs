@@ -79,6 +79,7 @@ impl Refusal {
             Self::AboveClusterMax { .. } => "CLUSTER_MAXIMUM_REACHED",
             Self::AboveCostLimit(_) => "COST_LIMIT_REACHED",
             Self::PriceUnknown { .. } => "PRICE_UNKNOWN",
+            Self::LimitsUnknown { .. } => "LIMITS_UNKNOWN",
             Self::UnknownPool(_)
             | Self::Delta { .. }
             | Self::BelowMin { .. }

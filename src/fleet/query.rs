@@ -58,13 +58,14 @@ impl Fleet {
     pub fn limits(&self, pool: &Pool) -> Limits {
         let target = pool.target;
         let Some(group) = self.group(pool) else {
-            return Limits { min: 0, max: target, target };
+            let min = if self.is_held(&pool.id.node_group) { target } else { 0 };
+            return Limits { min, max: target, target };
         };
         let group_target = self.group_target(pool);
         let left = group.max.saturating_sub(group_target);
         let cluster_left = self.max_machines.map_or(left, |max| max.saturating_sub(self.total_target()));
         let left = left.min(cluster_left).min(self.affordable(group, pool));
-        let max = if pool.growable { target + left } else { target };
+        let max = if pool.growable && self.limits_unknown.is_none() { target + left } else { target };
         let min = match group_target.checked_sub(group.least()) {
             Some(spare) => target.saturating_sub(spare),
             None if self.carries_shortfall(group, pool) => (target + group.least() - group_target).min(max),

@@ -28,6 +28,10 @@ pub struct Fleet {
     pub(super) catalog: Option<Arc<Catalog>>,
     pub(super) max_machines: Option<u32>,
     create_timeout: Option<Duration>,
+    /// Why nothing may grow: see [`Declaration::limits_unknown`].
+    pub(super) limits_unknown: Option<Arc<str>>,
+    /// See [`Declaration::held`].
+    held: BTreeSet<NodeGroupName>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
     pub(super) shortages: Shortages,
@@ -67,12 +71,15 @@ pub struct Pool {
 impl Fleet {
     /// The fleet of what was durable and what is declared.
     pub fn restore(declared: impl Into<Declaration>, records: Records, basis: impl Into<Basis>) -> Self {
-        let Declaration { groups, max_machines, cost_limit, create_timeout } = declared.into();
+        let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, held } =
+            declared.into();
         let mut fleet = Self {
             groups: by_name(groups),
             max_machines,
             cost_limit,
             create_timeout,
+            limits_unknown,
+            held,
             basis: basis.into(),
             ..Self::default()
         };
@@ -87,6 +94,8 @@ impl Fleet {
             max_machines: self.max_machines,
             cost_limit: self.cost_limit,
             create_timeout: self.create_timeout,
+            limits_unknown: self.limits_unknown.clone(),
+            held: self.held.clone(),
             basis: self.basis.clone(),
             shortages: self.shortages.clone(),
             sightings: self.sightings.clone(),
@@ -130,7 +139,10 @@ impl Fleet {
 
     /// Replaces what is declared. Machines of a NodeGroup that is gone stay, in pools that cannot grow.
     pub fn declare(&mut self, declared: impl Into<Declaration>) {
-        let Declaration { groups, max_machines, cost_limit, create_timeout } = declared.into();
+        let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, held } =
+            declared.into();
+        self.limits_unknown = limits_unknown;
+        self.held = held;
         self.groups = by_name(groups);
         self.max_machines = max_machines;
         self.cost_limit = cost_limit;
@@ -210,6 +222,11 @@ impl Fleet {
         if self.strangers_by_vm.get(id) == Some(hostname) {
             self.strangers_by_vm.remove(id);
         }
+    }
+
+    /// Whether the limits of the NodeGroup are not known, so that it neither grows nor shrinks.
+    pub(super) fn is_held(&self, group: &NodeGroupName) -> bool {
+        self.held.contains(group)
     }
 
     /// How long a machine may wait for VPSie to accept it, and an accepted one for its VM to be listed.

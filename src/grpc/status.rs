@@ -31,9 +31,10 @@ fn refusal_code(refusal: &Refusal) -> Code {
         Refusal::AboveMax { .. } | Refusal::AboveClusterMax { .. } | Refusal::AboveCostLimit(_) => {
             Code::ResourceExhausted
         }
-        Refusal::BelowMin { .. } | Refusal::NotGrowable { .. } | Refusal::PriceUnknown { .. } => {
-            Code::FailedPrecondition
-        }
+        Refusal::BelowMin { .. }
+        | Refusal::NotGrowable { .. }
+        | Refusal::PriceUnknown { .. }
+        | Refusal::LimitsUnknown { .. } => Code::FailedPrecondition,
     }
 }
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::watched::Watched;
 use crate::api::{AutoscalerConfig, NodeGroup};
 use crate::config::{CheckedNodeGroup, Problem, check_node_group};
 use crate::cost::CostLimit;
-use crate::fleet::{Declaration, names};
+use crate::fleet::{Declaration, DeletionPolicy, names};
 use crate::vpsie::ManagedConfig;
 
 /// What is declared, and what is to be said of each NodeGroup.
@@ -15,28 +18,52 @@ pub(super) struct Declared {
     /// The NodeGroups that hold, by name. One that became wrong holds as it was last right.
     pub(super) groups: BTreeMap<String, CheckedNodeGroup>,
     /// What is wrong with a NodeGroup as it is now, by name.
-    pub(super) wrong: BTreeMap<String, String>,
+    pub(super) wrong: BTreeMap<String, Wrong>,
     /// The cluster and datacenter of all of them.
     pub(super) target: Option<ManagedConfig>,
     limits: Limits,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Why a NodeGroup as it is now is not in force.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wrong {
+    /// Whether this version cannot even read it.
+    pub(super) unreadable: bool,
+    /// What is wrong with it.
+    pub(super) message: String,
+    /// Whether an earlier version of it is in force.
+    pub(super) earlier_holds: bool,
+}
+
+/// What is known of the AutoscalerConfig.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SeenConfig<'a> {
+    /// There is none.
+    None,
+    /// This one holds.
+    Holds(&'a AutoscalerConfig),
+    /// It was never read: why.
+    Unknown(&'a str),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Limits {
     max_machines: Option<u32>,
     cost: CostLimit,
     create_timeout: Option<Duration>,
+    /// Why the others are not known.
+    unknown: Option<String>,
 }
 
 impl Declared {
     /// What is declared now, after `self`. `bound` is the cluster that there are machines of: it cannot be left.
-    pub(super) fn next<'a>(
+    pub(super) fn next(
         &self,
-        objects: impl Iterator<Item = &'a NodeGroup>,
-        config: Option<&AutoscalerConfig>,
+        seen: &Watched<NodeGroup>,
+        config: SeenConfig<'_>,
         bound: Option<&ManagedConfig>,
     ) -> Self {
-        let mut objects: Vec<&NodeGroup> = objects.filter(|object| is_ours(object)).collect();
+        let mut objects: Vec<&NodeGroup> = seen.objects.values().filter(|object| is_ours(object)).collect();
         objects.sort_by_key(|object| {
             let made = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
             (made, object.metadata.name.clone())
@@ -51,7 +78,7 @@ impl Declared {
                     if let Some(last) = self.groups.get(&name) {
                         next.groups.insert(name.clone(), last.clone());
                     }
-                    next.wrong.insert(name, sentences(&problems.0));
+                    next.refuse(name, false, sentences(&problems.0));
                 }
             }
         }
@@ -64,10 +91,32 @@ impl Declared {
         for (name, group) in checked {
             match next.target.as_ref().filter(|target| !names(&group, target)) {
                 None => drop(next.groups.insert(name, group)),
-                Some(target) => drop(next.wrong.insert(name, elsewhere(&group, target))),
+                Some(target) => {
+                    let message = elsewhere(&group, target);
+                    next.refuse(name, false, message);
+                }
             }
         }
+        for (name, object) in seen.unreadable.iter().filter(|(_, object)| is_managed(&object.meta)) {
+            // The policy may be what cannot be read: nothing is drained by an earlier one.
+            if let Some(deletion) = next.groups.get_mut(name).and_then(|last| last.group.deletion.as_mut()) {
+                *deletion = DeletionPolicy::WhenEmpty;
+            }
+            next.refuse(name.clone(), true, format!("this version cannot read it: {}", object.error));
+        }
+        for (name, wrong) in &mut next.wrong {
+            wrong.earlier_holds = next.groups.contains_key(name);
+        }
         next
+    }
+
+    fn refuse(&mut self, name: String, unreadable: bool, message: String) {
+        self.wrong.insert(name, Wrong { unreadable, message, earlier_holds: false });
+    }
+
+    /// Why the limits of the AutoscalerConfig are not known, and nothing may grow.
+    pub(super) fn limits_unknown(&self) -> Option<&str> {
+        self.limits.unknown.as_deref()
     }
 
     /// What the fleet is told.
@@ -77,13 +126,24 @@ impl Declared {
             max_machines: self.limits.max_machines,
             cost_limit: self.limits.cost,
             create_timeout: self.limits.create_timeout,
+            limits_unknown: self.limits.unknown.as_deref().map(Into::into),
+            held: self.held().map(|name| name.as_str().into()).collect(),
         }
+    }
+
+    /// NodeGroups whose limits were never known.
+    fn held(&self) -> impl Iterator<Item = &String> {
+        self.wrong.iter().filter(|(_, wrong)| !wrong.earlier_holds).map(|(name, _)| name)
     }
 }
 
-/// As in files: all but what says otherwise.
 fn is_ours(object: &NodeGroup) -> bool {
-    let labels = object.metadata.labels.as_ref();
+    is_managed(&object.metadata)
+}
+
+/// As in files: all but what says otherwise.
+fn is_managed(meta: &ObjectMeta) -> bool {
+    let labels = meta.labels.as_ref();
     labels.and_then(|labels| labels.get(names::MANAGED)).is_none_or(|managed| managed != "false")
 }
 
@@ -118,15 +178,25 @@ fn sentences(problems: &[Problem]) -> String {
     problems.iter().map(sentence).collect::<Vec<_>>().join("; ")
 }
 
-fn limits(config: Option<&AutoscalerConfig>) -> Limits {
-    let settings = config.and_then(|config| config.spec.global_settings.as_ref());
-    let number = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok());
+fn limits(config: SeenConfig<'_>) -> Limits {
+    let unknown = |why: &str| Limits { unknown: Some(why.to_owned()), ..Limits::default() };
+    let config = match config {
+        SeenConfig::None => return Limits::default(),
+        SeenConfig::Holds(config) => config,
+        SeenConfig::Unknown(why) => return unknown(why),
+    };
+    let Some(settings) = &config.spec.global_settings else { return Limits::default() };
+    let number = |value: Option<i32>| value.map(u32::try_from).transpose();
+    let (Ok(max_machines), Ok(timeout)) =
+        (number(settings.max_cluster_workers), number(settings.node_ready_timeout_seconds))
+    else {
+        return unknown("a number of its globalSettings is below 0");
+    };
     Limits {
-        max_machines: settings.and_then(|settings| number(settings.max_cluster_workers)),
-        cost: settings.and_then(|settings| settings.cost_limit.as_ref()).map(Into::into).unwrap_or_default(),
-        create_timeout: settings
-            .and_then(|settings| number(settings.node_ready_timeout_seconds))
-            .map(|seconds| Duration::from_secs(seconds.into())),
+        max_machines,
+        cost: settings.cost_limit.as_ref().map(Into::into).unwrap_or_default(),
+        create_timeout: timeout.map(|seconds| Duration::from_secs(seconds.into())),
+        unknown: None,
     }
 }
 
@@ -149,21 +219,38 @@ mod tests {
         .unwrap()
     }
 
+    fn seen<'a>(objects: impl IntoIterator<Item = &'a NodeGroup>) -> Watched<NodeGroup> {
+        let named = |object: &NodeGroup| (object.metadata.name.clone().unwrap(), object.clone());
+        let mut seen = Watched::default();
+        seen.objects.extend(objects.into_iter().map(named));
+        seen
+    }
+
+    fn next(
+        declared: &Declared,
+        objects: &[&NodeGroup],
+        config: Option<&AutoscalerConfig>,
+        bound: Option<&ManagedConfig>,
+    ) -> Declared {
+        let config = config.map_or(SeenConfig::None, SeenConfig::Holds);
+        declared.next(&seen(objects.iter().copied()), config, bound)
+    }
+
     fn max_of(declared: &Declared, name: &str) -> u32 {
         declared.groups[name].group.max
     }
 
     #[test]
     fn what_became_wrong_holds_as_it_was() {
-        let first = Declared::default().next([object("a", &json!({}))].iter(), None, None);
+        let first = next(&Declared::default(), &[&object("a", &json!({}))], None, None);
         assert_eq!((max_of(&first, "a"), first.wrong.len()), (3, 0));
         let wrong = [object("a", &json!({"minNodes": 9})), object("b", &json!({"minNodes": 9}))];
-        let second = first.next(wrong.iter(), None, None);
+        let second = next(&first, &wrong.iter().collect::<Vec<_>>(), None, None);
         assert_eq!((max_of(&second, "a"), second.groups.len(), second.wrong.len()), (3, 1, 2));
-        assert_eq!(second.wrong["a"], "spec.minNodes: is 9, must be at most maxNodes, which is 3");
-        let third = second.next([object("a", &json!({"maxNodes": 5}))].iter(), None, None);
+        assert_eq!(second.wrong["a"].message, "spec.minNodes: is 9, must be at most maxNodes, which is 3");
+        let third = next(&second, &[&object("a", &json!({"maxNodes": 5}))], None, None);
         assert_eq!((max_of(&third, "a"), third.wrong.len()), (5, 0));
-        assert_eq!(third.next([].iter(), None, None), Declared::default());
+        assert_eq!(next(&third, &[], None, None), Declared::default());
     }
 
     #[test]
@@ -173,13 +260,13 @@ mod tests {
         let mut first = object("b", &json!({}));
         first.metadata.creation_timestamp =
             Some("2025-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
-        let declared = Declared::default().next([&other, &first, &elsewhere].into_iter(), None, None);
+        let declared = next(&Declared::default(), &[&other, &first, &elsewhere], None, None);
         assert_eq!(declared.groups.keys().collect::<Vec<_>>(), ["b"], "the oldest says which");
-        assert!(declared.wrong["a"].contains("must be \"c-1\""), "{:?}", declared.wrong);
-        assert!(declared.wrong["c"].contains("must be \"ams1\""), "{:?}", declared.wrong);
-        let gone = declared.next([&other].into_iter(), None, None);
+        assert!(declared.wrong["a"].message.contains("must be \"c-1\""), "{:?}", declared.wrong);
+        assert!(declared.wrong["c"].message.contains("must be \"ams1\""), "{:?}", declared.wrong);
+        let gone = next(&declared, &[&other], None, None);
         assert_eq!(gone.target.as_ref().unwrap().cluster.as_str(), "c-2", "nothing holds the first any more");
-        let bound = declared.next([&other].into_iter(), None, declared.target.as_ref());
+        let bound = next(&declared, &[&other], None, declared.target.as_ref());
         assert_eq!((bound.groups.len(), bound.target == declared.target), (0, true), "machines do");
     }
 
@@ -187,14 +274,14 @@ mod tests {
     fn one_that_is_not_to_be_managed_is_left_out() {
         let mut left = object("a", &json!({}));
         left.metadata.labels = Some([(names::MANAGED.to_owned(), "false".to_owned())].into());
-        assert_eq!(Declared::default().next([left].iter(), None, None), Declared::default());
+        assert_eq!(next(&Declared::default(), &[&left], None, None), Declared::default());
     }
 
     #[test]
     fn one_that_is_deleted_says_what_becomes_of_its_machines() {
         let mut deleted = object("a", &json!({"deletionPolicy": "Drain"}));
         deleted.metadata.deletion_timestamp = deleted.metadata.creation_timestamp.clone();
-        let declared = Declared::default().next([deleted].iter(), None, None);
+        let declared = next(&Declared::default(), &[&deleted], None, None);
         assert_eq!(declared.declaration().groups[0].deletion, Some(crate::fleet::DeletionPolicy::Drain));
     }
 
@@ -205,10 +292,22 @@ mod tests {
             "spec": {"globalSettings": {"maxClusterWorkers": 7, "nodeReadyTimeoutSeconds": 90}},
         }))
         .unwrap();
-        let declared = Declared::default().next([].iter(), Some(&config), None).declaration();
+        let declared = next(&Declared::default(), &[], Some(&config), None).declaration();
         assert_eq!(
             (declared.max_machines, declared.create_timeout),
             (Some(7), Some(Duration::from_secs(90)))
         );
+    }
+
+    #[test]
+    fn limits_that_are_not_known_allow_nothing() {
+        let declared = Declared::default().next(&seen([]), SeenConfig::Unknown("no answer"), None);
+        assert_eq!(declared.declaration().limits_unknown.as_deref(), Some("no answer"));
+        let negative: AutoscalerConfig = serde_json::from_value(json!({
+            "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": {"name": "default"},
+            "spec": {"globalSettings": {"maxClusterWorkers": -1}},
+        }))
+        .unwrap();
+        assert!(next(&Declared::default(), &[], Some(&negative), None).limits_unknown().is_some());
     }
 }

@@ -3,21 +3,18 @@
 
 mod declared;
 mod status;
+mod watched;
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
-use kube::core::DeserializeGuard;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,11 +23,15 @@ use super::clock::Clock;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
-use crate::fleet::{AskOutcome, Machine, Phase, names};
-use crate::kubernetes::{merge_patch, watch_config};
+use crate::fleet::{AskOutcome, Machine, Phase};
+use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
-use declared::Declared;
-use status::status;
+use declared::{Declared, SeenConfig};
+use status::{status, unreadable};
+use watched::{Unreadable, Watched, watched, wishes};
+
+/// The name of the only AutoscalerConfig that has a meaning.
+const CONFIG: &str = "default";
 
 /// Keeps a NodeGroup until its machines are gone.
 pub const NODE_GROUP_FINALIZER: &str = "nodegroup.autoscaler.vpsie.com/finalizer";
@@ -50,6 +51,8 @@ pub struct NodeGroups {
     seen: Watched<NodeGroup>,
     config: Watched<AutoscalerConfig>,
     declared: Declared,
+    /// What was last written to the status of objects that cannot be read.
+    told: BTreeMap<String, (Option<i64>, String)>,
     /// What there were machines of at the start.
     recorded: Option<ManagedConfig>,
     /// What was told last.
@@ -88,8 +91,9 @@ impl NodeGroups {
             client,
             namespace: namespace.to_owned(),
             seen: Watched::default(),
-            config: Watched::default(),
+            config: Watched::optional(),
             declared: Declared::default(),
+            told: BTreeMap::new(),
             recorded,
             target: Target::Unknown,
             on_target: Box::new(on_target),
@@ -121,8 +125,7 @@ impl NodeGroups {
                     continue;
                 }
             };
-            // The config may be missing or unreadable; the NodeGroups must not be.
-            if changed && self.seen.read && (self.config.read || self.config.failed) {
+            if changed && self.seen.read && (self.config.read || self.config.failed.is_some()) {
                 if self.declare().await.is_err() {
                     return;
                 }
@@ -135,12 +138,27 @@ impl NodeGroups {
     async fn declare(&mut self) -> Result<(), CommandError> {
         let machines = self.handle.read(|fleet| fleet.machines().next().is_some());
         let bound = self.declared.target.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
-        let config = self.config.objects.get("default");
-        let next = self.declared.next(self.seen.objects.values(), config, bound);
+        let next = self.declared.next(&self.seen, self.seen_config(), bound);
         for (name, wrong) in &next.wrong {
             if self.declared.wrong.get(name) != Some(wrong) {
-                tracing::warn!(nodegroup = name, "NodeGroup is wrong: {wrong}");
+                tracing::warn!(
+                    nodegroup = name,
+                    "NodeGroup is wrong: {}; {}",
+                    wrong.message,
+                    wrong.what_holds()
+                );
             }
+        }
+        match (self.declared.limits_unknown(), next.limits_unknown()) {
+            (before, Some(why)) if before != Some(why) => {
+                tracing::error!(
+                    "no NodeGroup may grow: the limits of the AutoscalerConfig are not known: {why}"
+                );
+            }
+            (Some(_), None) => {
+                tracing::info!("the limits of the AutoscalerConfig are known; NodeGroups may grow")
+            }
+            _ => {}
         }
         for (name, group) in &next.groups {
             if self.declared.groups.get(name).is_none_or(|old| old.notes != group.notes) {
@@ -166,6 +184,17 @@ impl NodeGroups {
         Ok(())
     }
 
+    fn seen_config(&self) -> SeenConfig<'_> {
+        let Watched { objects, unreadable, read, failed, .. } = &self.config;
+        match (objects.get(CONFIG), unreadable.get(CONFIG), failed) {
+            (Some(config), _, _) => SeenConfig::Holds(config),
+            (None, Some(unreadable), _) => SeenConfig::Unknown(&unreadable.error),
+            (None, None, _) if *read => SeenConfig::None,
+            (None, None, Some(error)) => SeenConfig::Unknown(error),
+            (None, None, None) => SeenConfig::Unknown("it was not read yet"),
+        }
+    }
+
     fn groups(&self) -> Api<NodeGroup> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -178,19 +207,27 @@ impl NodeGroups {
     /// may tell of it later, and it is no news then.
     async fn report(&mut self) -> bool {
         let mut changed = false;
-        for name in self.seen.objects.keys().cloned().collect::<Vec<_>>() {
+        let unreadable = self.seen.unreadable.clone();
+        self.told.retain(|name, _| unreadable.contains_key(name) || name == CONFIG);
+        for (name, object) in unreadable {
+            self.write_unreadable(&name, &object).await;
+        }
+        let readable = self.seen.objects.keys().filter(|name| !self.seen.unreadable.contains_key(*name));
+        for name in readable.cloned().collect::<Vec<_>>() {
             let Some(object) = self.seen.objects.get(&name) else { continue };
             let Some(patched) = self.write(object).await else { continue };
             if let Some(object) = self.seen.objects.get_mut(&name) {
-                changed |= wishes(object) != wishes(&patched);
+                changed |= wishes(object.meta()) != wishes(patched.meta());
                 *object = patched;
             }
         }
-        if let Some(config) = self.config.objects.get("default")
+        if let Some(config) = self.config.unreadable.get(CONFIG) {
+            self.write_unreadable_config(&config.clone()).await;
+        } else if let Some(config) = self.config.objects.get(CONFIG)
             && let Some(patched) = self.write_config(config).await
         {
-            changed |= wishes(config) != wishes(&patched);
-            self.config.objects.insert("default".to_owned(), patched);
+            changed |= wishes(config.meta()) != wishes(patched.meta());
+            self.config.objects.insert(CONFIG.to_owned(), patched);
         }
         changed
     }
@@ -214,7 +251,7 @@ impl NodeGroups {
             all.push(NODE_GROUP_FINALIZER.to_owned());
             return self.finalizers(object, json!(all)).await;
         }
-        let wrong = self.declared.wrong.get(&name).map(String::as_str);
+        let wrong = self.declared.wrong.get(&name);
         let (now, ready) = (self.clock.now(), |machine: &_| self.nodes.ready(machine));
         let status = self.handle.read(|fleet| status(object, fleet, wrong, &ready, now));
         let patch = merge_patch(&json!({ "status": object.status }), &json!({ "status": status }))?;
@@ -243,6 +280,57 @@ impl NodeGroups {
         self.handle.read(|fleet| fleet.machines().filter(|m| m.pool.node_group.as_str() == name).all(over))
     }
 
+    /// Says of a NodeGroup that it cannot be read, and lets it go once it is deleted and empty.
+    async fn write_unreadable(&mut self, name: &str, object: &Unreadable) {
+        let Unreadable { meta, .. } = object;
+        let ours = meta.finalizers.iter().flatten().any(|finalizer| finalizer == NODE_GROUP_FINALIZER);
+        if meta.deletion_timestamp.is_some() && ours && self.is_empty(name) {
+            let rest: Vec<_> =
+                meta.finalizers.iter().flatten().filter(|f| *f != NODE_GROUP_FINALIZER).collect();
+            let version = &meta.resource_version;
+            let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": version } });
+            let api: Api<PartialObjectMeta<NodeGroup>> =
+                Api::namespaced(self.client.clone(), &self.namespace);
+            let written = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            log(written, name, "its finalizer");
+            return;
+        }
+        let Some(wrong) = self.declared.wrong.get(name) else { return };
+        let told = (meta.generation, wrong.message.clone());
+        if self.told.get(name) == Some(&told) {
+            return;
+        }
+        let conditions = unreadable(wrong, self.clock.now());
+        let patch = json!({ "status": { "conditions": conditions } });
+        let api: Api<PartialObjectMeta<NodeGroup>> = Api::namespaced(self.client.clone(), &self.namespace);
+        let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        if log(written, name, "its status").is_some() {
+            self.told.insert(name.to_owned(), told);
+        }
+    }
+
+    async fn write_unreadable_config(&mut self, config: &Unreadable) {
+        let told = (config.meta.generation, config.error.clone());
+        if self.told.get(CONFIG) == Some(&told) {
+            return;
+        }
+        let holds = match self.seen_config() {
+            SeenConfig::Holds(_) => "what was last readable holds",
+            SeenConfig::None | SeenConfig::Unknown(_) => "no NodeGroup grows until it can be read",
+        };
+        let status = json!({
+            "active": false,
+            "message": format!("this version cannot read it: {}; {holds}", config.error),
+            "lastUpdated": Time(whole_seconds(self.clock.now())),
+        });
+        let api: Api<PartialObjectMeta<AutoscalerConfig>> = Api::all(self.client.clone());
+        let patch = Patch::Merge(json!({ "status": status }));
+        let written = api.patch_status(CONFIG, &PatchParams::default(), &patch).await;
+        if log(written, CONFIG, "its status").is_some() {
+            self.told.insert(CONFIG.to_owned(), told);
+        }
+    }
+
     async fn write_config(&self, config: &AutoscalerConfig) -> Option<AutoscalerConfig> {
         let old = config.status.clone().unwrap_or_default();
         let declaration = self.declared.declaration();
@@ -262,11 +350,7 @@ impl NodeGroups {
         }
         status.last_updated = Some(Time(whole_seconds(self.clock.now())));
         let patch = Patch::Merge(json!({ "status": status }));
-        log(
-            self.configs().patch_status("default", &PatchParams::default(), &patch).await,
-            "default",
-            "its status",
-        )
+        log(self.configs().patch_status(CONFIG, &PatchParams::default(), &patch).await, CONFIG, "its status")
     }
 }
 
@@ -284,95 +368,4 @@ fn log<K>(written: kube::Result<K>, name: &str, what: &str) -> Option<K> {
             None
         }
     }
-}
-
-/// The objects of a kind, as a watch has them.
-#[derive(Debug)]
-struct Watched<K> {
-    objects: BTreeMap<String, K>,
-    listing: BTreeMap<String, K>,
-    /// Whether they were read once.
-    read: bool,
-    /// Whether they could not be read.
-    failed: bool,
-}
-
-impl<K> Default for Watched<K> {
-    fn default() -> Self {
-        Self { objects: BTreeMap::new(), listing: BTreeMap::new(), read: false, failed: false }
-    }
-}
-
-impl<K: Resource + Debug> Watched<K> {
-    /// Takes what the watch says. Whether that makes a difference.
-    fn take(&mut self, event: Seen<K>) -> bool {
-        match event {
-            None => {
-                let first = !self.failed;
-                self.failed = true;
-                return first;
-            }
-            Some(watcher::Event::Apply(object)) => {
-                let Some((name, object)) = usable(object) else { return false };
-                let wishes = wishes(&object);
-                let before = self.objects.insert(name, object);
-                return before.is_none_or(|before| self::wishes(&before) != wishes);
-            }
-            Some(watcher::Event::Delete(object)) => {
-                self.objects.remove(&object.name_any());
-            }
-            Some(watcher::Event::Init) => {
-                self.listing.clear();
-                return false;
-            }
-            Some(watcher::Event::InitApply(object)) => {
-                if let Some((name, object)) = usable(object) {
-                    self.listing.insert(name, object);
-                }
-                return false;
-            }
-            Some(watcher::Event::InitDone) => {
-                self.objects = std::mem::take(&mut self.listing);
-                self.read = true;
-            }
-        }
-        true
-    }
-}
-
-/// What tells of a change that is a person's: most changes are of statuses, by this very loop.
-fn wishes<K: Resource>(object: &K) -> impl PartialEq + use<K> {
-    let ObjectMeta { uid, generation, deletion_timestamp, labels, annotations, .. } = object.meta().clone();
-    let learn_anew = annotations.and_then(|mut all| all.remove(names::LEARN_ANEW));
-    (uid, generation, deletion_timestamp, labels, learn_anew)
-}
-
-/// What a watch says; None when it broke.
-type Seen<K> = Option<watcher::Event<DeserializeGuard<K>>>;
-
-/// An object that cannot be read must not end the watch of the others.
-fn usable<K: Resource>(object: DeserializeGuard<K>) -> Option<(String, K)> {
-    let name = object.name_any();
-    match object.0 {
-        Ok(object) => Some((name, object)),
-        Err(invalid) => {
-            tracing::warn!(name, error = invalid.error, "object cannot be read; it is left out");
-            None
-        }
-    }
-}
-
-fn watched<K>(api: Api<DeserializeGuard<K>>, what: &'static str) -> BoxStream<'static, Seen<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    let events = watcher(api, watch_config()).default_backoff();
-    let said = events.map(move |event| match event {
-        Ok(event) => Some(event),
-        Err(error) => {
-            tracing::warn!(%error, "{what} cannot be watched; trying again");
-            None
-        }
-    });
-    said.chain(stream::pending()).boxed()
 }

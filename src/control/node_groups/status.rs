@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::declared::Wrong;
 use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 use crate::cost::UsdPerHour;
 use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal};
@@ -15,7 +16,7 @@ const LISTED: usize = 100;
 pub(super) fn status(
     object: &NodeGroup,
     fleet: &Fleet,
-    wrong: Option<&str>,
+    wrong: Option<&Wrong>,
     ready: &dyn Fn(&MachineId) -> bool,
     now: Timestamp,
 ) -> NodeGroupStatus {
@@ -48,6 +49,27 @@ pub(super) fn status(
         last_scale_down_time,
         cost: Some(cost(fleet, &pools)),
         observed_generation: object.metadata.generation,
+    }
+}
+
+/// What to say of a NodeGroup that cannot be read: nothing else of its status is known to fit.
+pub(super) fn unreadable(wrong: &Wrong, now: Timestamp) -> Vec<Condition> {
+    vec![wrong.fact().condition(&[], now)]
+}
+
+impl Wrong {
+    /// What is in force instead.
+    pub(super) fn what_holds(&self) -> &'static str {
+        if self.earlier_holds {
+            "what was last right holds"
+        } else {
+            "it neither grows nor shrinks until that is corrected"
+        }
+    }
+
+    fn fact(&self) -> Fact {
+        let reason = if self.unreadable { "Unreadable" } else { "Invalid" };
+        Fact::new("Ready", false, reason, format!("{}; {}", self.message, self.what_holds()))
     }
 }
 
@@ -129,7 +151,7 @@ struct Conditions<'a> {
     pools: &'a [&'a Pool],
     machines: &'a [&'a Machine],
     desired_nodes: i32,
-    wrong: Option<&'a str>,
+    wrong: Option<&'a Wrong>,
 }
 
 impl Conditions<'_> {
@@ -142,7 +164,7 @@ impl Conditions<'_> {
     fn ready(&self) -> Fact {
         let fact = |holds, reason, message: String| Fact::new("Ready", holds, reason, message);
         if let Some(wrong) = self.wrong {
-            return fact(false, "Invalid", format!("{wrong}; what was last right holds"));
+            return wrong.fact();
         }
         let missing: Vec<&str> = self.object.spec.offering_ids.iter().map(String::as_str).collect();
         let (growable, known): (Vec<_>, Vec<_>) = (
@@ -208,7 +230,11 @@ impl Conditions<'_> {
             let growable = self.pools.iter().filter(|pool| pool.growable);
             let mut in_the_way = growable.filter_map(|pool| self.fleet.may_grow(&pool.text, 1).err());
             if let Some(refusal) = in_the_way.find(|why| !matches!(why, Refusal::AboveClusterMax { .. })) {
-                return Fact::new("AtMaxCapacity", true, "AtCostLimit", refusal.to_string());
+                let reason = match refusal {
+                    Refusal::LimitsUnknown { .. } => "LimitsUnknown",
+                    _ => "AtCostLimit",
+                };
+                return Fact::new("AtMaxCapacity", true, reason, refusal.to_string());
             }
             let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
             return Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
@@ -359,7 +385,8 @@ mod tests {
         object.status = Some(first.clone());
         let later = time() + std::time::Duration::from_mins(1);
         assert_eq!(status(&object, &fleet, None, &|_| false, later), first, "nothing to write");
-        let wrong = status(&object, &fleet, Some("spec.x: is bad"), &|_| false, later);
+        let bad = Wrong { unreadable: false, message: "spec.x: is bad".to_owned(), earlier_holds: true };
+        let wrong = status(&object, &fleet, Some(&bad), &|_| false, later);
         let ready = &wrong.conditions[0];
         assert_eq!((ready.status.as_str(), ready.last_transition_time.clone()), ("False", Some(Time(later))));
         assert_eq!(ready.message, "spec.x: is bad; what was last right holds");

@@ -6,6 +6,7 @@ mod events;
 mod frugality;
 mod objects;
 mod sizes;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

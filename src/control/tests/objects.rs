@@ -7,19 +7,19 @@ use super::*;
 use crate::fleet::{ClusterId, DeletionReason, DrainState, Hostname, Machine};
 use crate::vpsie::ManagedConfig;
 
-const NAMESPACE: &str = "vpsie-system";
+pub(super) const NAMESPACE: &str = "vpsie-system";
 
-struct Cluster {
-    kube: FakeKube,
-    handle: FleetHandle,
+pub(super) struct Cluster {
+    pub(super) kube: FakeKube,
+    pub(super) handle: FleetHandle,
     targets: Arc<Mutex<Vec<ClusterId>>>,
-    target: tokio::sync::watch::Receiver<Target>,
+    pub(super) target: tokio::sync::watch::Receiver<Target>,
     store: MemoryStore,
     tasks: JoinSet<()>,
 }
 
 impl Cluster {
-    async fn new(machines: Vec<Machine>) -> Self {
+    pub(super) async fn new(machines: Vec<Machine>) -> Self {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
         store.write(&machines.into_iter().map(Change::SaveMachine).collect::<Vec<_>>());
@@ -56,7 +56,7 @@ impl Cluster {
         Self { kube, handle, targets, target, store, tasks }
     }
 
-    fn put(&self, name: &str, more: &Value) {
+    pub(super) fn put(&self, name: &str, more: &Value) {
         let mut spec = json!({
             "minNodes": 0, "maxNodes": 4, "datacenterID": "ams1", "resourceIdentifier": "c-1",
             "offeringIDs": ["small"],
@@ -69,26 +69,26 @@ impl Cluster {
         self.kube.put(object).unwrap();
     }
 
-    fn edit(&self, name: &str, spec: &Value) {
+    pub(super) fn edit(&self, name: &str, spec: &Value) {
         self.kube.patch("nodegroups", NAMESPACE, name, json!({ "spec": spec })).unwrap();
     }
 
-    fn object(&self, name: &str) -> Value {
+    pub(super) fn object(&self, name: &str) -> Value {
         self.kube.get("nodegroups", NAMESPACE, name).unwrap_or_default()
     }
 
-    fn condition(&self, name: &str, kind: &str) -> Value {
+    pub(super) fn condition(&self, name: &str, kind: &str) -> Value {
         let object = self.object(name);
         let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
     }
 
     /// Largest size of a pool; None where it is not known.
-    fn max(&self, pool: &str) -> Option<u32> {
+    pub(super) fn max(&self, pool: &str) -> Option<u32> {
         self.handle.read(|fleet| fleet.pool(pool).map(|pool| fleet.limits(pool).max))
     }
 
-    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(super) async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let end = Instant::now() + Duration::from_mins(2);
         while !holds(self) {
             assert!(Instant::now() < end, "{what}: not within two minutes");

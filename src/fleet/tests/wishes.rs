@@ -138,6 +138,23 @@ fn the_cluster_has_a_maximum_too() {
 }
 
 #[test]
+fn limits_that_are_not_known_stop_growth_and_outlast_a_reload() {
+    let mut hand = Hand::new();
+    let limits_unknown = Some("no answer".into());
+    let declared = Declaration { groups: groups(), limits_unknown, ..Declaration::default() };
+    let mut fleet = Fleet::restore(declared, records(), Reserved::default());
+    let mut reloaded = fleet.reloaded(records());
+    for fleet in [&mut fleet, &mut reloaded] {
+        assert_eq!(limits(fleet, SMALL), (0, 0, 0));
+        let refused = hand.increase(fleet, SMALL, 1).unwrap_err();
+        assert!(matches!(refused, Refusal::LimitsUnknown { .. }), "{refused}");
+        assert_eq!(fleet.hindrance(SMALL, 1, hand.now).map(|h| h.reason), Some("LIMITS_UNKNOWN"));
+    }
+    fleet.declare(Declaration { groups: groups(), ..Declaration::default() });
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+}
+
+#[test]
 fn the_clusters_create_timeout_wins() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     let create_timeout = Some(Duration::from_mins(2));

@@ -1,0 +1,178 @@
+//! The objects of a kind, as a watch has them: also those that this version cannot read.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use crate::fleet::names;
+use crate::kubernetes::watch_config;
+
+/// The objects of a kind.
+#[derive(Debug)]
+pub(super) struct Watched<K> {
+    /// Each as it was last readable, with its metadata of now.
+    pub(super) objects: BTreeMap<String, K>,
+    /// Those that cannot be read now.
+    pub(super) unreadable: BTreeMap<String, Unreadable>,
+    listing: BTreeMap<String, Result<K, Unreadable>>,
+    /// Whether the kind may be missing from the API server: then there are none.
+    optional: bool,
+    /// Whether they were listed once.
+    pub(super) read: bool,
+    /// Why they were not listed, the last time that it was tried.
+    pub(super) failed: Option<String>,
+}
+
+/// An object that this version cannot read.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unreadable {
+    pub(super) meta: ObjectMeta,
+    /// What is wrong with it.
+    pub(super) error: String,
+}
+
+impl<K> Default for Watched<K> {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            listing: BTreeMap::new(),
+            optional: false,
+            read: false,
+            failed: None,
+        }
+    }
+}
+
+impl<K> Watched<K> {
+    /// Objects of a kind that the API server may not have.
+    pub(super) fn optional() -> Self {
+        Self { optional: true, ..Self::default() }
+    }
+}
+
+impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
+    /// Takes what the watch says. Whether that makes a difference.
+    pub(super) fn take(&mut self, event: Seen<K>) -> bool {
+        match event {
+            Err(trouble) => {
+                let before = (self.read, self.failed.is_some());
+                self.read |= trouble.not_found && self.optional;
+                self.failed = Some(trouble.message);
+                return before != (self.read, true);
+            }
+            Ok(watcher::Event::Apply(object)) => return self.apply(object),
+            Ok(watcher::Event::Delete(object)) => {
+                self.objects.remove(&object.name_any());
+                self.unreadable.remove(&object.name_any());
+            }
+            Ok(watcher::Event::Init) => {
+                self.listing.clear();
+                return false;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                self.listing.insert(object.name_any(), usable(object));
+                return false;
+            }
+            Ok(watcher::Event::InitDone) => {
+                let mut before = std::mem::take(&mut self.objects);
+                self.unreadable.clear();
+                for (name, object) in std::mem::take(&mut self.listing) {
+                    let last = before.remove(&name);
+                    self.keep(name, object, last);
+                }
+                self.read = true;
+                self.failed = None;
+            }
+        }
+        true
+    }
+
+    fn apply(&mut self, object: DeserializeGuard<K>) -> bool {
+        let name = object.name_any();
+        let object = usable(object);
+        let wishes = match &object {
+            Ok(object) => wishes(object.meta()),
+            Err(unreadable) => wishes(&unreadable.meta),
+        };
+        let readable = object.is_ok();
+        let was_unreadable = self.unreadable.remove(&name);
+        let last = self.objects.remove(&name);
+        let before = match (&was_unreadable, &last) {
+            (Some(unreadable), _) => Some(self::wishes(&unreadable.meta)),
+            (None, last) => last.as_ref().map(|last| self::wishes(last.meta())),
+        };
+        self.keep(name, object, last);
+        was_unreadable.is_some() == readable || before.is_none_or(|before| before != wishes)
+    }
+
+    /// Keeps an object; one that cannot be read as it was `last`, unless another one had the name then.
+    fn keep(&mut self, name: String, object: Result<K, Unreadable>, last: Option<K>) {
+        match object {
+            Ok(object) => drop(self.objects.insert(name, object)),
+            Err(unreadable) => {
+                tracing::warn!(name, error = unreadable.error, "{} cannot be read", K::kind(&()));
+                if let Some(mut last) = last.filter(|last| last.meta().uid == unreadable.meta.uid) {
+                    *last.meta_mut() = unreadable.meta.clone();
+                    self.objects.insert(name.clone(), last);
+                }
+                self.unreadable.insert(name, unreadable);
+            }
+        }
+    }
+}
+
+/// What tells of a change that is a person's: most changes are of statuses, by this very loop.
+pub(super) fn wishes(meta: &ObjectMeta) -> impl PartialEq + use<> {
+    let ObjectMeta { uid, generation, deletion_timestamp, labels, annotations, .. } = meta.clone();
+    let learn_anew = annotations.and_then(|mut all| all.remove(names::LEARN_ANEW));
+    (uid, generation, deletion_timestamp, labels, learn_anew)
+}
+
+/// What a watch says.
+pub(super) type Seen<K> = Result<watcher::Event<DeserializeGuard<K>>, Trouble>;
+
+/// A watch that broke, or a list that failed.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    /// The API server has no such kind.
+    not_found: bool,
+    message: String,
+}
+
+impl From<watcher::Error> for Trouble {
+    fn from(error: watcher::Error) -> Self {
+        let not_found = matches!(
+            &error,
+            watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404
+        );
+        Self { not_found, message: error.to_string() }
+    }
+}
+
+/// An object that cannot be read must not end the watch of the others.
+fn usable<K: Resource>(object: DeserializeGuard<K>) -> Result<K, Unreadable> {
+    object.0.map_err(|invalid| Unreadable { meta: invalid.metadata, error: invalid.error })
+}
+
+/// Watches the objects of a kind until the stream is dropped.
+pub(super) fn watched<K>(api: Api<DeserializeGuard<K>>, what: &'static str) -> BoxStream<'static, Seen<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let events = watcher(api, watch_config()).default_backoff();
+    let said = events.map(move |event| {
+        event.map_err(|error| {
+            tracing::warn!(%error, "{what} cannot be watched; trying again");
+            Trouble::from(error)
+        })
+    });
+    said.chain(stream::pending()).boxed()
+}
