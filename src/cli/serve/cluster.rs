@@ -137,12 +137,12 @@ pub(super) async fn run(
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
     }
-    let (told, target) = watch::channel(Target::Unknown);
+    let (in_force, target) = watch::channel(Target::Unknown);
     let begin = known(target.clone(), shutdown.clone()).boxed().shared();
     let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
     let around = (catalog, parts.events.clone(), Some(parts.nodes.clone()));
     let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, around, begin, &shutdown);
-    parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, told });
+    parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, in_force });
     drop(asked);
     let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions);
     let grace = settings.timing.shutdown_grace;
@@ -223,7 +223,7 @@ impl Parts {
     /// The loops over objects of the cluster.
     fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
         let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
-        let Targets { store, backend, recorded, told } = targets;
+        let Targets { store, backend, recorded, in_force } = targets;
         let view = self.nodes.clone();
         let nodes = Nodes::new(handle.clone(), client.clone(), bell)
             .with_events(self.events.clone())
@@ -236,11 +236,11 @@ impl Parts {
                 store.set_cluster(config.cluster.clone());
                 backend.set_target(config.clone());
             }
-            told.send_replace(target.clone());
         };
         let clock = Arc::clone(&self.clock);
         let groups =
-            NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target);
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target)
+                .with_in_force(in_force);
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
         spawn(tasks, "drain", drain.run(shutdown.clone()));
@@ -255,7 +255,8 @@ struct Targets {
     backend: Arc<ManagedBackend>,
     /// The cluster that the records are of.
     recorded: Option<ManagedConfig>,
-    told: watch::Sender<Target>,
+    /// Told once the NodeGroups are in force: VPSie is asked and gRPC opens after that.
+    in_force: watch::Sender<Target>,
 }
 
 type Kept = JoinHandle<(Elector, Result<(), Lost>)>;

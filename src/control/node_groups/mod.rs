@@ -16,6 +16,7 @@ use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,7 @@ pub struct NodeGroups {
     /// What was told last.
     target: Target,
     on_target: Box<dyn Fn(&Target) + Send + Sync>,
+    in_force: watch::Sender<Target>,
 }
 
 /// Which cluster the NodeGroups are of.
@@ -97,7 +99,15 @@ impl NodeGroups {
             recorded,
             target: Target::Unknown,
             on_target: Box::new(on_target),
+            in_force: watch::Sender::new(Target::Unknown),
         }
+    }
+
+    /// Tells `in_force` the cluster that the NodeGroups are of, once they are in force.
+    #[must_use]
+    pub fn with_in_force(mut self, in_force: watch::Sender<Target>) -> Self {
+        self.in_force = in_force;
+        self
     }
 
     /// Runs until `shutdown`.
@@ -173,6 +183,7 @@ impl NodeGroups {
         if next.declaration() != self.declared.declaration() {
             self.handle.declare(next.declaration()).await?;
         }
+        self.in_force.send_if_modified(|told| std::mem::replace(told, self.target.clone()) != self.target);
         let closing = next.groups.values().any(|group| group.group.deletion.is_some());
         self.declared = next;
         if closing

@@ -20,12 +20,17 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) async fn new(machines: Vec<Machine>) -> Self {
+        Self::on(machines, Duration::ZERO).await
+    }
+
+    /// One whose records take `delay` to write.
+    async fn on(machines: Vec<Machine>, delay: Duration) -> Self {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
         store.write(&machines.into_iter().map(Change::SaveMachine).collect::<Vec<_>>());
         let declared = Declared { declaration: Vec::new().into(), basis: Basis::default() };
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
-        let kept = Arc::new(store.clone());
+        let kept = Arc::new(Slow { kept: store.clone(), delay });
         let (keeper, handle) =
             Keeper::load(kept, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
         let now = Arc::clone(&clock);
@@ -44,10 +49,10 @@ impl Cluster {
             if let Target::Cluster(config) = target {
                 told.lock().unwrap().push(config.cluster.clone());
             }
-            sender.send_replace(target.clone());
         };
         let groups =
-            NodeGroups::new(handle.clone(), clock, view, client.clone(), NAMESPACE, recorded, on_target);
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), NAMESPACE, recorded, on_target)
+                .with_in_force(sender);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
@@ -102,6 +107,24 @@ impl Cluster {
     }
 }
 
+/// A store that takes its time.
+struct Slow {
+    kept: MemoryStore,
+    delay: Duration,
+}
+
+#[async_trait]
+impl Store for Slow {
+    async fn load(&self) -> Result<Records, StoreError> {
+        self.kept.load().await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        tokio::time::sleep(self.delay).await;
+        self.kept.commit(changes).await
+    }
+}
+
 pub(super) fn running(n: u32) -> Machine {
     let vm = Vm {
         hostname: Hostname::new(&format!("slave-{n}")),
@@ -146,6 +169,23 @@ async fn what_node_groups_say_is_in_force_while_it_changes() {
     cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
     cluster.until("an empty one goes at once", |c| c.object("web").is_null()).await;
     cluster.until("the other cluster is ours then", |c| c.targets.lock().unwrap().len() == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cluster_is_told_once_its_node_groups_are_in_force() {
+    let mut cluster = Cluster::on(vec![running(1)], Duration::from_secs(30)).await;
+    let handle = cluster.handle.clone();
+    let retire = move |_: &mut crate::fleet::Fleet, _, _: crate::fleet::Names<'_>| {
+        vec![Change::SaveCatalog(Arc::new(catalog()))]
+    };
+    cluster.put("web", &json!({"offeringIDs": ["small", "large"], "maxNodes": 7}));
+    // The records are being written when the NodeGroups are read.
+    let written = tokio::spawn(async move { handle.update(retire).await });
+    tokio::task::yield_now().await;
+    let told = |target: &Target| matches!(target, Target::Cluster(_));
+    tokio::time::timeout(Duration::from_mins(2), cluster.target.wait_for(told)).await.unwrap().unwrap();
+    assert_eq!((cluster.max(SMALL), cluster.max(LARGE)), (Some(7), Some(6)));
+    written.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
