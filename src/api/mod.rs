@@ -14,6 +14,7 @@ mod node_group;
 mod node_template;
 mod policies;
 mod record;
+mod reserved;
 mod rules;
 mod status;
 mod text;
@@ -29,7 +30,8 @@ pub use policies::{
     CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
 };
 pub use record::NotARecord;
-pub(crate) use rules::{NAME_MAX, OWNED_LABELS};
+pub(crate) use reserved::{GPU_LABEL, LABELS, Reserved, TAINTS, reserved};
+pub(crate) use rules::NAME_MAX;
 pub use status::{Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 pub use vpsie_node::{
     Ask, AskOutcome, MachinePhase, NodeResources, VPSieNode, VPSieNodeSpec, VPSieNodeStatus,

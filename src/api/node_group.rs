@@ -86,12 +86,24 @@ pub struct NodeGroupSpec {
     /// Labels of its Nodes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, text::LabelValue>", extend("maxProperties" = 64))]
-    #[x_kube(validation = rules::labels_have_keys(), validation = rules::labels_are_yours())]
+    #[x_kube(
+        validation = rules::labels_have_keys(),
+        validation = rules::labels_leave_out(0),
+        validation = rules::labels_leave_out(1),
+        validation = rules::labels_leave_out(2),
+        validation = rules::labels_leave_out(3)
+    )]
     pub labels: BTreeMap<String, String>,
     /// Taints of its Nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
-    #[x_kube(validation = rules::TAINTS_DIFFER)]
+    #[x_kube(
+        validation = rules::TAINTS_DIFFER,
+        validation = rules::taints_leave_out(0),
+        validation = rules::taints_leave_out(1),
+        validation = rules::taints_leave_out(2),
+        validation = rules::taints_leave_out(3)
+    )]
     pub taints: Vec<Taint>,
     /// What its Nodes have beside what their offer says and what vpsie-autoscaler gives them, for Cluster Autoscaler
     /// while there are none. What is left out is learned from its Nodes.

@@ -23,7 +23,13 @@ pub struct NodeTemplate {
     /// Labels that others give its Nodes, such as `region` by a CSI driver. vpsie-autoscaler does not set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, text::LabelValue>", extend("maxProperties" = 64))]
-    #[x_kube(validation = rules::labels_have_keys(), validation = rules::labels_are_yours())]
+    #[x_kube(
+        validation = rules::labels_have_keys(),
+        validation = rules::labels_leave_out(0),
+        validation = rules::labels_leave_out(1),
+        validation = rules::labels_leave_out(2),
+        validation = rules::labels_leave_out(3)
+    )]
     pub labels: BTreeMap<String, String>,
     /// Devices of each of its Nodes by the name of their resource, such as `nvidia.com/gpu: "1"`, and bytes of huge
     /// pages, such as `hugepages-2Mi: 1Gi`.

@@ -7,8 +7,7 @@ use std::borrow::Cow;
 use kube::core::Rule;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::text;
-use crate::fleet::names;
+use super::{reserved, text};
 
 type Text = (&'static str, &'static str);
 
@@ -63,28 +62,18 @@ pub(super) fn labels_have_keys() -> Rule {
     )
 }
 
-/// Labels whose values are facts, not wishes.
-pub(crate) const OWNED_LABELS: [&str; 12] = [
-    names::MANAGED,
-    names::NODE_GROUP,
-    names::OFFERING,
-    names::DATACENTER,
-    names::CAPACITY_TYPE,
-    "kubernetes.io/hostname",
-    "kubernetes.io/os",
-    "kubernetes.io/arch",
-    "node.kubernetes.io/instance-type",
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "beta.kubernetes.io/instance-type",
-];
+/// Labels must leave out what is reserved for the reason `n`.
+pub(super) fn labels_leave_out(n: usize) -> Rule {
+    let reserved = &reserved::LABELS[n];
+    let message = format!("labels must leave out {}: {}", reserved.list(), reserved.why);
+    Rule::new(format!("!self.exists(key, {})", reserved.cel("key"))).message(&*message)
+}
 
-pub(super) fn labels_are_yours() -> Rule {
-    let message = format!(
-        "labels must leave out what Kubernetes or vpsie-autoscaler sets for every Node: {}",
-        OWNED_LABELS.join(", ")
-    );
-    Rule::new(format!("!self.exists(key, key in ['{}'])", OWNED_LABELS.join("', '"))).message(&*message)
+/// Taints must leave out what is reserved for the reason `n`.
+pub(super) fn taints_leave_out(n: usize) -> Rule {
+    let reserved = &reserved::TAINTS[n];
+    let message = format!("taints must leave out {}: {}", reserved.list(), reserved.why);
+    Rule::new(format!("!self.exists(taint, {})", reserved.cel("taint.key"))).message(&*message)
 }
 
 /// Resources that are neither of the offer nor of Kubernetes itself.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::reserved::{LABELS, Reserved, TAINTS};
 use super::{AutoscalerConfig, MachinePhase, NodeGroup, VPSieNode};
 use crate::config::{Source, parse_manifests};
 
@@ -255,6 +256,29 @@ fn files_are_judged_as_the_api_server_judges() {
         let manifests = parse_manifests("", &[Source { name: case.does.clone(), text }]);
         assert_eq!(manifests.is_ok(), wanted(case) == Verdict::Taken, "{}: {manifests:?}", case.does);
     }
+}
+
+#[test]
+fn every_reserved_key_is_refused() {
+    let (server, table) = (Server::of::<NodeGroup>(), Table::read(NODE_GROUPS));
+    let label = |key: String| {
+        let labels = json!({ "labels": {key: "x"} });
+        [json!({"nodeTemplate": labels}), labels]
+    };
+    let labels = LABELS.iter().flat_map(Reserved::examples).flat_map(label);
+    let taint = |key| json!({"taints": [{"key": key, "effect": "NoSchedule"}]});
+    for spec in labels.chain(TAINTS.iter().flat_map(Reserved::examples).map(taint)) {
+        let mut object = table.good.clone();
+        merge(&mut object["spec"], &spec);
+        assert!(matches!(server.verdict(&object, None), Verdict::RulesRefuse(_)), "{spec}");
+        let source = Source { name: String::new(), text: object.to_string() };
+        let said = parse_manifests("", &[source]).unwrap_err().to_string();
+        assert!(said.contains("is reserved, leave it out"), "{said}");
+    }
+    let count = |of: &str| server.rules().iter().filter(|(place, _)| place == of).count();
+    // Beside those on what keys are, and that they differ.
+    assert_eq!((count("spec.labels"), count("spec.taints")), (LABELS.len() + 1, TAINTS.len() + 1));
+    assert_eq!(count("spec.nodeTemplate.labels"), LABELS.len() + 1);
 }
 
 #[test]

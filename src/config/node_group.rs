@@ -185,22 +185,19 @@ fn check_labels(place: &str, labels: &BTreeMap<String, String>, findings: &mut F
         let field = join(place, key);
         findings.require(&field, syntax::qualified_name(key));
         findings.require(&field, syntax::label_value(value));
-        if api::OWNED_LABELS.contains(&key.as_str()) {
-            findings.wrong(&field, owned_label(key));
+        if let Some(reserved) = api::reserved(&api::LABELS, key) {
+            findings.wrong(&field, reserved_label(key, reserved));
         }
     }
 }
 
-fn owned_label(key: &str) -> &'static str {
-    match key {
-        "kubernetes.io/arch" => {
-            "is set for every Node by Kubernetes: write spec.nodeTemplate.architecture instead"
-        }
-        "kubernetes.io/os" => {
-            "is set for every Node by Kubernetes: write spec.nodeTemplate.operatingSystem instead"
-        }
-        _ => "is set for every Node by Kubernetes or vpsie-autoscaler: leave it out",
-    }
+fn reserved_label(key: &str, reserved: &api::Reserved) -> String {
+    let field = match key {
+        "kubernetes.io/arch" => "architecture",
+        "kubernetes.io/os" => "operatingSystem",
+        _ => return format!("is reserved, leave it out: {}", reserved.why),
+    };
+    format!("is reserved, leave it out: {}; write spec.nodeTemplate.{field} instead", reserved.why)
 }
 
 fn check_node_template(manifest: &api::NodeGroup, findings: &mut Findings) -> DeclaredNode {
@@ -235,6 +232,10 @@ fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint
         let field = format!("spec.taints[{n}]");
         findings.require(format!("{field}.key"), syntax::qualified_name(&taint.key));
         findings.require(format!("{field}.value"), syntax::label_value(&taint.value));
+        if let Some(reserved) = api::reserved(&api::TAINTS, &taint.key) {
+            let message = format!("is {:?}, which is reserved, leave it out: {}", taint.key, reserved.why);
+            findings.wrong(format!("{field}.key"), message);
+        }
         if !seen.insert((&taint.key, taint.effect.to_string())) {
             findings.wrong(field, format!("is {}:{} again, must be there once", taint.key, taint.effect));
         }

@@ -23,11 +23,9 @@ use super::proto::{
     PricingPodPriceResponse, RefreshRequest, RefreshResponse,
 };
 use super::status::{command_error, unknown_pool};
+use crate::api::GPU_LABEL;
 use crate::control::{Command, FleetHandle};
 use crate::fleet::{Fleet, NodeGroupName, Pool};
-
-/// The label of nodes with GPUs. Cluster Autoscaler holds such a node unready until its GPUs are allocatable.
-const GPU_LABEL: &str = "autoscaler.vpsie.com/gpu";
 
 /// The `CloudProvider` service over a fleet.
 #[derive(Clone, Debug)]

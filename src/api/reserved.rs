@@ -1,0 +1,122 @@
+//! Keys of labels and taints that are not a NodeGroup's to set: what Cluster Autoscaler, Kubernetes or
+//! vpsie-autoscaler makes of them is not what a NodeGroup can mean.
+//!
+//! The rules of the CRD, the checks of files, the docs and the tests come from these tables. Keys that kubelets may
+//! not set themselves (`node-restriction.kubernetes.io/`) are not among them: vpsie-autoscaler sets labels by the API
+//! server, as a person would.
+
+use crate::fleet::names;
+
+/// Keys that are reserved for one reason.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    /// These keys.
+    keys: &'static [&'static str],
+    /// All keys with these prefixes.
+    prefixes: &'static [&'static str],
+    /// Why, for a person: what follows "leave it out".
+    pub(crate) why: &'static str,
+}
+
+/// The label that Cluster Autoscaler knows Nodes with GPUs by (`GPULabel`).
+pub(crate) const GPU_LABEL: &str = "autoscaler.vpsie.com/gpu";
+
+/// Labels.
+pub(crate) const LABELS: [Reserved; 4] = [
+    Reserved {
+        keys: &[
+            names::MANAGED,
+            names::NODE_GROUP,
+            names::OFFERING,
+            names::DATACENTER,
+            names::CAPACITY_TYPE,
+            names::POOL,
+            "kubernetes.io/hostname",
+            "kubernetes.io/os",
+            "kubernetes.io/arch",
+            "node.kubernetes.io/instance-type",
+            "node.kubernetes.io/windows-build",
+            "topology.kubernetes.io/region",
+            "topology.kubernetes.io/zone",
+            "beta.kubernetes.io/os",
+            "beta.kubernetes.io/arch",
+            "beta.kubernetes.io/instance-type",
+            "failure-domain.beta.kubernetes.io/region",
+            "failure-domain.beta.kubernetes.io/zone",
+        ],
+        prefixes: &[],
+        why: "Kubernetes or vpsie-autoscaler sets it on every Node, by what the Node is",
+    },
+    Reserved {
+        keys: &[GPU_LABEL],
+        prefixes: &[],
+        why: "Cluster Autoscaler takes every Node with it for unready until the Node has GPUs, and stops all scaling \
+              when too many Nodes are unready",
+    },
+    Reserved {
+        keys: &[],
+        prefixes: &["cluster-autoscaler.kubernetes.io/", "cluster-autoscaler.k8s.io/"],
+        why: "Cluster Autoscaler marks Nodes with it for its own use",
+    },
+    Reserved {
+        keys: &["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"],
+        prefixes: &[],
+        why: "Kubernetes takes a Node with it for one of the control plane",
+    },
+];
+
+/// Taints.
+pub(crate) const TAINTS: [Reserved; 4] = [
+    Reserved {
+        keys: &["ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler"],
+        prefixes: &[],
+        why: "Cluster Autoscaler sets it on Nodes that it removes, and does not count a Node with it",
+    },
+    Reserved {
+        keys: &[],
+        prefixes: &[
+            "startup-taint.cluster-autoscaler.kubernetes.io/",
+            "ignore-taint.cluster-autoscaler.kubernetes.io/",
+            "status-taint.cluster-autoscaler.kubernetes.io/",
+        ],
+        why: "Cluster Autoscaler leaves it out of its plans, takes a Node with it for unready, and stops all scaling \
+              when too many Nodes are unready; give the taint another key, and name that in Cluster Autoscaler's \
+              --startup-taint if something removes it once the Node is ready",
+    },
+    Reserved {
+        keys: &["cloud.google.com/impending-node-termination", "NodeWithImpairedVolumes"],
+        prefixes: &["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"],
+        why: "Kubernetes sets and removes it by the condition of a Node, and Cluster Autoscaler leaves it out of its \
+              plans",
+    },
+    Reserved { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it itself" },
+];
+
+/// What a key is reserved for, if it is.
+pub(crate) fn reserved(table: &'static [Reserved], key: &str) -> Option<&'static Reserved> {
+    table.iter().find(|reserved| {
+        reserved.keys.contains(&key) || reserved.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    })
+}
+
+impl Reserved {
+    /// A CEL expression that is true for these keys, which `key` stands for.
+    pub(super) fn cel(&self, key: &str) -> String {
+        let keys = (!self.keys.is_empty()).then(|| format!("{key} in ['{}']", self.keys.join("', '")));
+        let prefixes = self.prefixes.iter().map(|prefix| format!("{key}.startsWith('{prefix}')"));
+        keys.into_iter().chain(prefixes).collect::<Vec<_>>().join(" || ")
+    }
+
+    /// The keys, for a person.
+    pub(super) fn list(&self) -> String {
+        let prefixes = self.prefixes.iter().map(|prefix| format!("{prefix}*"));
+        self.keys.iter().map(ToString::to_string).chain(prefixes).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Each key, and one of each prefix.
+    #[cfg(test)]
+    pub(super) fn examples(&self) -> Vec<String> {
+        let prefixes = self.prefixes.iter().map(|prefix| format!("{prefix}x"));
+        self.keys.iter().map(ToString::to_string).chain(prefixes).collect()
+    }
+}
