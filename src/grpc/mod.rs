@@ -14,6 +14,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod told;
 
 pub use expander::{Decisions, ExpanderService, Record, RecordedOption, debug_routes};
 pub use hand_over::hand_over;

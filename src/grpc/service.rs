@@ -23,25 +23,38 @@ use super::proto::{
     PricingPodPriceResponse, RefreshRequest, RefreshResponse,
 };
 use super::status::{command_error, unknown_pool};
+use super::told::ToldPools;
 use crate::api::GPU_LABEL;
-use crate::control::{Command, FleetHandle};
-use crate::fleet::{Fleet, NodeGroupName, Pool};
+use crate::control::{Command, CommandError, FleetHandle};
+use crate::fleet::{Fleet, NodeGroupName, Pool, Refusal, Template};
 
 /// The `CloudProvider` service over a fleet.
 #[derive(Clone, Debug)]
 pub struct CloudProviderService {
     handle: FleetHandle,
+    told: ToldPools,
     options_withheld: Arc<Mutex<BTreeSet<NodeGroupName>>>,
 }
 
 impl CloudProviderService {
     /// Serves the fleet.
     pub fn new(handle: FleetHandle) -> Self {
-        Self { handle, options_withheld: Arc::default() }
+        Self { handle, told: ToldPools::default(), options_withheld: Arc::default() }
     }
 
     fn read_pool<R>(&self, id: &str, f: impl FnOnce(&Fleet, &Pool) -> R) -> Result<R, Status> {
         self.handle.read(|fleet| fleet.pool(id).map(|pool| f(fleet, pool))).ok_or_else(|| unknown_pool(id))
+    }
+
+    /// What a pool is, or `gone` for one that is gone and was told in the loop that may be under way: an error would
+    /// end that for all pools.
+    fn read_pool_or<R>(
+        &self,
+        id: &str,
+        gone: impl FnOnce(Arc<Template>) -> R,
+        f: impl FnOnce(&Fleet, &Pool) -> R,
+    ) -> Result<R, Status> {
+        self.read_pool(id, f).or_else(|unknown| self.told.template(id).map(gone).ok_or(unknown))
     }
 
     async fn execute(&self, command: Command) -> Result<(), Status> {
@@ -112,8 +125,10 @@ impl CloudProvider for CloudProviderService {
         &self,
         _: Request<NodeGroupsRequest>,
     ) -> Result<Response<NodeGroupsResponse>, Status> {
-        let node_groups =
-            self.handle.read(|fleet| fleet.pools().map(|pool| node_group(fleet, pool)).collect());
+        let node_groups = self.handle.read(|fleet| {
+            self.told.note(fleet);
+            fleet.pools().map(|pool| node_group(fleet, pool)).collect()
+        });
         Ok(Response::new(NodeGroupsResponse { node_groups }))
     }
 
@@ -180,7 +195,8 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupTargetSizeRequest>,
     ) -> Result<Response<NodeGroupTargetSizeResponse>, Status> {
-        let target = self.read_pool(&request.get_ref().id, |fleet, pool| fleet.limits(pool).target)?;
+        let id = &request.get_ref().id;
+        let target = self.read_pool_or(id, |_| 0, |fleet, pool| fleet.limits(pool).target)?;
         Ok(Response::new(NodeGroupTargetSizeResponse { target_size: wire_size(target) }))
     }
 
@@ -208,7 +224,12 @@ impl CloudProvider for CloudProviderService {
         request: Request<NodeGroupDecreaseTargetSizeRequest>,
     ) -> Result<Response<NodeGroupDecreaseTargetSizeResponse>, Status> {
         let NodeGroupDecreaseTargetSizeRequest { delta, id: pool } = request.into_inner();
-        self.execute(Command::DecreaseTargetSize { pool, delta }).await?;
+        let was_told = self.told.has(&pool);
+        match self.handle.execute(Command::DecreaseTargetSize { pool, delta }).await {
+            // Nothing is left to give up of a pool that is gone.
+            Err(CommandError::Refused(Refusal::UnknownPool(_))) if was_told => {}
+            done => done.map_err(|error| command_error(&error))?,
+        }
         Ok(Response::new(NodeGroupDecreaseTargetSizeResponse {}))
     }
 
@@ -216,9 +237,9 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupNodesRequest>,
     ) -> Result<Response<NodeGroupNodesResponse>, Status> {
-        let instances = self.read_pool(&request.get_ref().id, |fleet, pool| {
-            fleet.machines_of(pool).map(instance).collect()
-        })?;
+        let id = &request.get_ref().id;
+        let instances = |fleet: &Fleet, pool: &Pool| fleet.machines_of(pool).map(instance).collect();
+        let instances = self.read_pool_or(id, |_| Vec::new(), instances)?;
         Ok(Response::new(NodeGroupNodesResponse { instances }))
     }
 
@@ -227,7 +248,7 @@ impl CloudProvider for CloudProviderService {
         request: Request<NodeGroupTemplateNodeInfoRequest>,
     ) -> Result<Response<NodeGroupTemplateNodeInfoResponse>, Status> {
         let id = &request.get_ref().id;
-        let template = self.read_pool(id, Fleet::template)?;
+        let template = self.read_pool_or(id, |last| last, Fleet::template)?;
         let bytes = template_bytes(id, &template);
         Ok(Response::new(NodeGroupTemplateNodeInfoResponse { node_info: bytes.clone(), node_bytes: bytes }))
     }

@@ -174,6 +174,34 @@ async fn a_pool_that_is_not_there_is_not_found_and_has_no_options() {
     assert_eq!(reply, NodeGroupAutoscalingOptionsResponse::default());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_goes_within_a_loop_is_empty_and_no_error() {
+    let (service, handle) = kept_with_handle().await;
+    let id = || LARGE.to_owned();
+    let ids = groups(&service).await.into_iter().map(|group| group.id).collect::<Vec<_>>();
+    assert!(ids.contains(&id()));
+    let fewer = Group { pools: vec![SMALL.parse().unwrap()], ..group() };
+    handle.declare(vec![fewer].into()).await.unwrap();
+    let target = NodeGroupTargetSizeRequest { id: id() };
+    let reply = service.node_group_target_size(Request::new(target.clone())).await.unwrap().into_inner();
+    assert_eq!(reply.target_size, 0);
+    let nodes = service.node_group_nodes(Request::new(NodeGroupNodesRequest { id: id() })).await.unwrap();
+    assert_eq!(nodes.into_inner().instances, []);
+    let template = NodeGroupTemplateNodeInfoRequest { id: id() };
+    let template = service.node_group_template_node_info(Request::new(template)).await.unwrap().into_inner();
+    assert!(!template.node_bytes.is_empty() && template.node_info == template.node_bytes);
+    let decrease = NodeGroupDecreaseTargetSizeRequest { id: id(), delta: -1 };
+    assert!(service.node_group_decrease_target_size(Request::new(decrease)).await.is_ok());
+    let delete = NodeGroupDeleteNodesRequest { id: id(), nodes: Vec::new() };
+    assert!(service.node_group_delete_nodes(Request::new(delete)).await.is_ok());
+    let increase = NodeGroupIncreaseSizeRequest { id: id(), delta: 1 };
+    let refused = service.node_group_increase_size(Request::new(increase)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    tokio::time::sleep(std::time::Duration::from_mins(11)).await;
+    let late = service.node_group_target_size(Request::new(target)).await.unwrap_err();
+    assert_eq!(late.code(), Code::NotFound, "a loop is over by then");
+}
+
 #[tokio::test]
 async fn what_needs_no_fleet_is_always_answered() {
     let service = service();
@@ -185,6 +213,10 @@ async fn what_needs_no_fleet_is_always_answered() {
 
 /// A service whose commands are carried out.
 async fn kept() -> CloudProviderService {
+    kept_with_handle().await.0
+}
+
+async fn kept_with_handle() -> (CloudProviderService, FleetHandle) {
     let store = Arc::new(MemoryStore::default());
     let fleet = fleet();
     let records = fleet.records();
@@ -195,7 +227,7 @@ async fn kept() -> CloudProviderService {
     let (keeper, handle) =
         Keeper::load(store, Arc::new(SystemClock), declared, 1, Journal::default()).await.unwrap();
     tokio::spawn(keeper.run());
-    CloudProviderService::new(handle)
+    (CloudProviderService::new(handle.clone()), handle)
 }
 
 async fn target(service: &CloudProviderService) -> i32 {
