@@ -5,14 +5,20 @@ use std::time::Duration;
 use super::proto::{MetaDuration, NodeGroupAutoscalingOptions};
 use crate::fleet::AutoscalingOptions;
 
+/// The version of grpc-go in every release of 1.33, and in none before: up to 1.32 there is 1.65 or an older one.
+const CLIENT_OF_133: &str = "grpc-go/1.68.";
+
 /// A span of releases of Cluster Autoscaler, told by the shape of the defaults in its request (contract
-/// §2.4). A reply replaces every field, also those that it cannot carry.
+/// §2.4) and by its client. A reply replaces every field, also those that it cannot carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
     /// 1.26 to 1.28: a reply sets MaxNodeProvisionTime to 0 and healthy machines are deleted.
     UpTo128,
-    /// 1.29 to 1.34: a reply that fills every field is taken as it stands.
-    From129To134,
+    /// 1.29 to 1.32, or a 1.33 with another client than upstream's: a reply sets ignoreDaemonSetsUtilization to false,
+    /// whatever the flag is, and the request does not tell the flag.
+    From129To132,
+    /// 1.33 and 1.34: a reply that fills every field is taken as it stands.
+    From133To134,
     /// 1.35 and later: a reply sets MaxNodeStartupTime to 0.
     From135,
     /// No shape that is known.
@@ -20,16 +26,31 @@ pub(super) enum Release {
 }
 
 impl Release {
-    /// Tells the release from the defaults it sends.
-    pub(super) fn of(defaults: &NodeGroupAutoscalingOptions) -> Self {
+    /// Tells the release from the defaults it sends, and from what its client calls itself.
+    pub(super) fn of(defaults: &NodeGroupAutoscalingOptions, client: Option<&str>) -> Self {
         let old = defaults.scale_down_unneeded_time.is_some();
         let provision = defaults.max_node_provision_time.is_some();
         let new = defaults.scale_down_unneeded_duration.is_some();
+        // A field that is false is not sent: without any, only the client tells 1.33 from its predecessors.
+        let has_flags = defaults.ignore_daemon_sets_utilization || defaults.zero_or_max_node_scaling;
+        let is_133 = || client.is_some_and(|client| client.contains(CLIENT_OF_133));
         match (old, provision, new) {
-            (true, true, _) => Self::From129To134,
+            (true, true, true) => Self::From133To134,
+            (true, true, false) if has_flags || is_133() => Self::From133To134,
+            (true, true, false) => Self::From129To132,
             (true, false, false) => Self::UpTo128,
             (false, false, true) => Self::From135,
             _ => Self::Unknown,
+        }
+    }
+
+    /// Whether a reply with these options sets no other option to a value of its own.
+    pub(super) fn takes(self, set: &AutoscalingOptions) -> bool {
+        match self {
+            Self::From133To134 => true,
+            // What is missing is read as false, which is what the NodeGroup says then.
+            Self::From129To132 => set.ignore_daemon_sets_utilization == Some(false),
+            Self::UpTo128 | Self::From135 | Self::Unknown => false,
         }
     }
 
@@ -37,9 +58,24 @@ impl Release {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::UpTo128 => "1.28 or older",
-            Self::From129To134 => "1.29 to 1.34",
+            Self::From129To132 => "1.29 to 1.32",
+            Self::From133To134 => "1.33 or 1.34",
             Self::From135 => "1.35 or newer",
             Self::Unknown => "unknown",
+        }
+    }
+
+    /// Why a reply is withheld from it, for a log.
+    pub(super) fn why_withheld(self) -> &'static str {
+        match self {
+            Self::UpTo128 | Self::From135 | Self::Unknown => {
+                "only Cluster Autoscaler 1.29 to 1.34 takes them without setting others to 0"
+            }
+            Self::From129To132 => {
+                "they would turn --ignore-daemonsets-utilization off, which this release does not tell; \
+                 ignoreDaemonSetsUtilization: false in the NodeGroup allows that"
+            }
+            Self::From133To134 => "a duration of them does not fit the protocol",
         }
     }
 }
@@ -140,18 +176,36 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_tell_the_release() {
+    fn the_request_tells_the_release() {
         let v134 = NodeGroupAutoscalingOptions {
             scale_down_unneeded_time: Some(old(10)),
             scale_down_unready_time: Some(old(20)),
             max_node_provision_time: Some(old(15)),
             ..defaults_135()
         };
-        assert_eq!(Release::of(&defaults_128()), Release::UpTo128);
-        assert_eq!(Release::of(&defaults_133()), Release::From129To134);
-        assert_eq!(Release::of(&v134), Release::From129To134);
-        assert_eq!(Release::of(&defaults_135()), Release::From135);
-        assert_eq!(Release::of(&NodeGroupAutoscalingOptions::default()), Release::Unknown);
+        let flags = [
+            NodeGroupAutoscalingOptions { ignore_daemon_sets_utilization: true, ..defaults_133() },
+            NodeGroupAutoscalingOptions { zero_or_max_node_scaling: true, ..defaults_133() },
+        ];
+        let release = |defaults: &_| Release::of(defaults, Some("grpc-go/1.65.0"));
+        assert_eq!(release(&defaults_128()), Release::UpTo128);
+        assert_eq!(release(&defaults_133()), Release::From129To132);
+        assert_eq!(Release::of(&defaults_133(), None), Release::From129To132);
+        assert_eq!(Release::of(&defaults_133(), Some("grpc-go/1.68.1")), Release::From133To134);
+        assert_eq!(flags.each_ref().map(release), [Release::From133To134; 2]);
+        assert_eq!(release(&v134), Release::From133To134);
+        assert_eq!(release(&defaults_135()), Release::From135);
+        assert_eq!(release(&NodeGroupAutoscalingOptions::default()), Release::Unknown);
+    }
+
+    #[test]
+    fn a_release_without_the_flag_takes_options_that_turn_it_off() {
+        let set = |ignore| AutoscalingOptions {
+            ignore_daemon_sets_utilization: ignore,
+            ..AutoscalingOptions::default()
+        };
+        let takes = [None, Some(true), Some(false)].map(|ignore| Release::From129To132.takes(&set(ignore)));
+        assert_eq!(takes, [false, false, true]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::convert::{instance, node_ref, template_bytes};
@@ -66,13 +67,14 @@ impl CloudProviderService {
         &self,
         id: &str,
         defaults: &NodeGroupAutoscalingOptions,
+        client: Option<&str>,
     ) -> Option<NodeGroupAutoscalingOptions> {
         let (name, set) = self.handle.read(|fleet| {
             let group = fleet.group(fleet.pool(id)?)?;
             (!group.options.is_empty()).then(|| (group.name.clone(), group.options))
         })?;
-        let release = Release::of(defaults);
-        let reply = (release == Release::From129To134).then(|| filled(&set, defaults)).flatten();
+        let release = Release::of(defaults, client);
+        let reply = release.takes(&set).then(|| filled(&set, defaults)).flatten();
         if reply.is_none() {
             self.warn_of_withheld_options(name, release);
         }
@@ -88,8 +90,8 @@ impl CloudProviderService {
         tracing::warn!(
             node_group = %name,
             cluster_autoscaler = release.as_str(),
-            "autoscaling options of the NodeGroup are not sent: only Cluster Autoscaler 1.29 to 1.34 takes \
-             them without setting others to 0; set its flags instead"
+            "autoscaling options of the NodeGroup are not sent: {}; set the flags of Cluster Autoscaler instead",
+            release.why_withheld()
         );
         warned.insert(name);
     }
@@ -107,6 +109,11 @@ fn node_group(fleet: &Fleet, pool: &Pool) -> NodeGroup {
             pool.id.node_group, pool.offer.name, pool.id.datacenter, pool.id.capacity_type
         ),
     }
+}
+
+/// What the client says that it is (`grpc-go/1.68.1`).
+fn client_of(metadata: &MetadataMap) -> Option<String> {
+    metadata.get("user-agent")?.to_str().ok().map(ToOwned::to_owned)
 }
 
 fn wire_size(size: u32) -> i32 {
@@ -259,8 +266,9 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupAutoscalingOptionsRequest>,
     ) -> Result<Response<NodeGroupAutoscalingOptionsResponse>, Status> {
+        let client = client_of(request.metadata());
         let NodeGroupAutoscalingOptionsRequest { id, defaults } = request.into_inner();
-        let options = self.options(&id, &defaults.unwrap_or_default());
+        let options = self.options(&id, &defaults.unwrap_or_default(), client.as_deref());
         Ok(Response::new(NodeGroupAutoscalingOptionsResponse { node_group_autoscaling_options: options }))
     }
 }

@@ -30,8 +30,17 @@ use vpsie_autoscaler::grpc::proto::{
 const GENERATIONS: [&str; 5] = ["1.26-1.28", "1.29-1.32", "1.33", "1.34", "1.35"];
 const POOL: &str = "workers/ams1/s-2vcpu-4gb/on-demand";
 
+/// What clients of the generations call themselves: the grpc-go in every release of each.
+const CLIENTS: [&str; 5] =
+    ["grpc-go/1.59.0", "grpc-go/1.65.0", "grpc-go/1.68.1", "grpc-go/1.72.1", "grpc-go/1.75.0"];
+
 /// One pool of 2 cores and 4 GiB at 0.02 USD an hour, in a NodeGroup that sets one option.
 fn service() -> CloudProviderService {
+    service_with(None)
+}
+
+/// The same, in a NodeGroup that may also say whether DaemonSet pods count.
+fn service_with(ignore_daemon_sets_utilization: Option<bool>) -> CloudProviderService {
     let pool: PoolId = POOL.parse().unwrap();
     let offer = Offer {
         size: SizeId(7),
@@ -61,6 +70,7 @@ fn service() -> CloudProviderService {
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         options: AutoscalingOptions {
             scale_down_unneeded_time: Some(Duration::from_secs(90)),
+            ignore_daemon_sets_utilization,
             ..AutoscalingOptions::default()
         },
     };
@@ -171,12 +181,43 @@ fn told(node: &Node) -> impl PartialEq + std::fmt::Debug {
     )
 }
 
+async fn options(
+    service: CloudProviderService,
+    client: &str,
+    request: NodeGroupAutoscalingOptionsRequest,
+) -> NodeGroupAutoscalingOptionsResponse {
+    let mut request = Request::new(request);
+    request.metadata_mut().insert("user-agent", client.parse().unwrap());
+    service.node_group_get_options(request).await.unwrap().into_inner()
+}
+
+/// Whatever a generation reads of a reply in place of its flag must be what the NodeGroup or the flag says.
+#[tokio::test]
+async fn options_that_a_generation_cannot_carry_are_not_lost() {
+    let told = NodeGroupAutoscalingOptionsResponse::default();
+    for (generation, client) in GENERATIONS.into_iter().zip(CLIENTS) {
+        let mut request: NodeGroupAutoscalingOptionsRequest =
+            decoded(generation, "NodeGroupAutoscalingOptionsRequest");
+        let carries = matches!(generation, "1.33" | "1.34");
+        for ignore in [None, Some(true)] {
+            let reply = options(service_with(ignore), client, request.clone()).await;
+            assert_eq!(reply != told, carries, "{generation}: the flag is as the request says");
+        }
+        // The flag of Cluster Autoscaler is off: it is sent in no generation.
+        request.defaults.as_mut().unwrap().ignore_daemon_sets_utilization = false;
+        let reply = options(service(), client, request).await;
+        assert_eq!(reply != told, carries, "{generation}: the flag is off");
+    }
+}
+
 #[tokio::test]
 async fn options_are_given_where_the_generation_can_take_them_and_nowhere_else() {
-    for generation in GENERATIONS {
+    for (generation, client) in GENERATIONS.into_iter().zip(CLIENTS) {
         let request: NodeGroupAutoscalingOptionsRequest =
             decoded(generation, "NodeGroupAutoscalingOptionsRequest");
-        let reply = service().node_group_get_options(Request::new(request)).await.unwrap().into_inner();
+        // Up to 1.32 options are taken only with what is read in place of the flag.
+        let ignore = (generation == "1.29-1.32").then_some(false);
+        let reply = options(service_with(ignore), client, request).await;
         assert_reply(generation, "NodeGroupAutoscalingOptionsResponse", &reply);
     }
     for generation in GENERATIONS {
