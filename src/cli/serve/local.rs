@@ -125,16 +125,50 @@ fn announce(
     if !matches!(settings.vpsie, VpsieSettings::Simulated { .. }) {
         return;
     }
-    let service = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
     let pool =
         handle.read(|fleet| fleet.pools().next().map(|pool| pool.text.to_string())).unwrap_or_default();
     println!("gRPC  {grpc} ({tls}), for Cluster Autoscaler and grpcurl");
     println!("HTTP  http://{http}/metrics, /healthz, /readyz, /debug/decisions, /debug/offers");
     println!("VPSie is simulated; records are kept in {}", data_file.display());
     println!();
-    println!("  grpcurl -plaintext {grpc} {service}/NodeGroups");
-    println!(
-        "  grpcurl -plaintext -d '{{\"id\": \"{pool}\", \"delta\": 2}}' {grpc} {service}/NodeGroupIncreaseSize"
-    );
-    println!("  grpcurl -plaintext -d '{{\"id\": \"{pool}\"}}' {grpc} {service}/NodeGroupNodes");
+    for command in trials(settings.grpc.tls.is_some(), grpc, &pool) {
+        println!("  {command}");
+    }
+}
+
+/// Commands that try the service. With mutual TLS the files are those of a client, which is another's.
+fn trials(tls: bool, grpc: SocketAddr, pool: &str) -> [String; 3] {
+    let service = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
+    let how = if tls {
+        "-cacert SERVER-CA.pem -cert CLIENT-CERTIFICATE.pem -key CLIENT-KEY.pem -authority SERVER-NAME"
+    } else {
+        "-plaintext"
+    };
+    let call = |method: &str, data: &str| format!("grpcurl {how}{data} {grpc} {service}/{method}");
+    [
+        call("NodeGroups", ""),
+        call("NodeGroupIncreaseSize", &format!(" -d '{{\"id\": \"{pool}\", \"delta\": 2}}'")),
+        call("NodeGroupNodes", &format!(" -d '{{\"id\": \"{pool}\"}}'")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_to_try_speak_tls_where_the_port_does() {
+        let grpc = SocketAddr::from(([127, 0, 0, 1], 8086));
+        for tls in [false, true] {
+            for command in trials(tls, grpc, "web/ams1/small/on-demand") {
+                assert_eq!(command.contains(" -plaintext "), !tls, "{command}");
+                assert_eq!(command.contains(" -cert ") && command.contains(" -key "), tls, "{command}");
+            }
+        }
+        assert_eq!(
+            trials(false, grpc, "web/ams1/small/on-demand")[2],
+            "grpcurl -plaintext -d '{\"id\": \"web/ams1/small/on-demand\"}' 127.0.0.1:8086 \
+             clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/NodeGroupNodes"
+        );
+    }
 }
