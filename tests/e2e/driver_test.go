@@ -27,12 +27,17 @@ func (d driver) real() bool { return d.binary != "" }
 func drivers(t testing.TB) []driver {
 	t.Helper()
 	var found []driver
-	for path := range strings.SplitSeq(os.Getenv("CLUSTER_AUTOSCALER"), ":") {
-		if path == "" {
+	for entry := range strings.SplitSeq(os.Getenv("CLUSTER_AUTOSCALER"), ":") {
+		if entry == "" {
+			continue
+		}
+		path, minor := splitMinor(entry)
+		if minor != "" {
+			found = append(found, driver{"cluster-autoscaler " + minor, minor, path})
 			continue
 		}
 		version := versionOf(t, path)
-		minor := strings.Join(strings.SplitN(version, ".", 3)[:2], ".")
+		minor = strings.Join(strings.SplitN(version, ".", 3)[:2], ".")
 		found = append(found, driver{"cluster-autoscaler " + version, minor, path})
 	}
 	if len(found) == 0 {
@@ -41,6 +46,30 @@ func drivers(t testing.TB) []driver {
 		}
 	}
 	return found
+}
+
+var named = regexp.MustCompile(`^(.+)@([0-9]+\.[0-9]+)$`)
+
+// splitMinor returns the path and the release of path@1.37. A binary that is built from source calls itself dev.
+func splitMinor(entry string) (path, minor string) {
+	if match := named.FindStringSubmatch(entry); match != nil {
+		return match[1], match[2]
+	}
+	return entry, ""
+}
+
+func TestTheReleaseOfABinaryCanBeNamed(t *testing.T) {
+	for entry, want := range map[string][2]string{
+		"/bin/ca@1.37":   {"/bin/ca", "1.37"},
+		"/bin/ca":        {"/bin/ca", ""},
+		"/a@b/ca":        {"/a@b/ca", ""},
+		"/ca-1.36@1.37":  {"/ca-1.36", "1.37"},
+		"/bin/ca@latest": {"/bin/ca@latest", ""},
+	} {
+		if path, minor := splitMinor(entry); [2]string{path, minor} != want {
+			t.Errorf("%s is %q and %q, not %q", entry, path, minor, want)
+		}
+	}
 }
 
 var says = regexp.MustCompile(`Cluster Autoscaler ([0-9]+\.[0-9]+\.[0-9]+[^\s"]*)`)
@@ -56,7 +85,8 @@ func versionOf(t testing.TB, path string) string {
 	await(t, path+" says its version", 20*time.Second, func() error {
 		match := says.FindStringSubmatch(tail(p.log, 1<<20))
 		if match == nil {
-			return fmt.Errorf("it says: %s", tail(p.log, 1000))
+			return fmt.Errorf("it does not tell its release; name it, as in %s@%s. It says: %s", path, newest,
+				tail(p.log, 1000))
 		}
 		version = match[1]
 		return nil
