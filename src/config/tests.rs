@@ -442,6 +442,16 @@ fn wrong_settings_are_all_named() {
 }
 
 #[test]
+fn the_last_of_a_flag_that_is_given_twice_holds() {
+    let flags = "--simulate --grpc-listen 127.0.0.1:1 --http-listen=127.0.0.1:2 --create-timeout=1m";
+    let own = "--grpc-listen [::1]:3 --http-listen=[::]:4 --create-timeout=2m --simulate";
+    let settings = Files::new().settings(&format!("{flags} {own}")).unwrap();
+    let listens = [settings.grpc_listen, settings.http_listen].map(|address| address.to_string());
+    assert_eq!(listens, ["[::1]:3", "[::]:4"]);
+    assert_eq!(settings.timing.create_timeout, Duration::from_mins(2));
+}
+
+#[test]
 fn plaintext_is_served_where_it_was_asked_for() {
     let files = Files::new();
     assert!(files.settings("--simulate --grpc-listen 0.0.0.0:1 --grpc-insecure-plaintext").is_ok());

@@ -268,6 +268,7 @@ func (k *kubelet) start(pod *core.Pod) error {
 		for mounted, path := range files {
 			text = strings.ReplaceAll(text, mounted+"/", path+"/")
 		}
+		text = strings.ReplaceAll(text, "[::]:", at+":")
 		text = strings.ReplaceAll(text, "0.0.0.0:", at+":")
 		return strings.ReplaceAll(text, "in-cluster", kubeconfig)
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	core "k8s.io/api/core/v1"
 )
 
 // settings are the flags of `serve` and their environment variables, as docs/settings.md has them: it is written from
@@ -85,7 +87,8 @@ func TestTheProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 	if program == "" {
 		t.Skip("VPSIE_AUTOSCALER names no program")
 	}
-	for _, given := range []string{"", everything} {
+	own := `extraArgs: ["--grpc-listen=0.0.0.0:8086", "--http-listen=[::1]:9090", "--log-level=debug", "--log-level=warn"]`
+	for _, given := range []string{"", everything, own, "controller: {listenAddress: 0.0.0.0}", "controller: {listenAddress: fd00::7}"} {
 		made := render(t, fromYAML(t, given))
 		// The paths of the pod, here.
 		pod := made.pods(t)[provider]
@@ -129,6 +132,42 @@ func TestTheProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 		}
 		if accepts(append(slices.Clone(pod.Spec.Containers[0].Args), "--no-such-flag=1")) == nil {
 			t.Error("the program accepts anything")
+		}
+	}
+}
+
+// In clusters of IPv6 only, of IPv4 only, and of both.
+func TestTheProviderIsReachedInEachIPFamily(t *testing.T) {
+	for given, at := range map[string]string{
+		"":                                     "[::]",
+		"controller: {listenAddress: 0.0.0.0}": "0.0.0.0",
+		"controller: {listenAddress: fd00::7}": "[fd00::7]",
+	} {
+		flags := arguments(t, render(t, fromYAML(t, given)).pods(t)[provider].Spec.Containers[0].Args[1:])
+		for flag, port := range map[string]string{"--grpc-listen": "8086", "--expander-listen": "8087", "--http-listen": "8080"} {
+			if flags[flag] != at+":"+port {
+				t.Errorf("%s: %s is %s", given, flag, flags[flag])
+			}
+		}
+	}
+	services := func(made rendered) (found []core.ServiceSpec) {
+		for _, object := range made.objects {
+			if object.GetKind() == "Service" {
+				found = append(found, as[core.Service](t, object).Spec)
+			}
+		}
+		return found
+	}
+	eachInstall(t, func(t *testing.T, made rendered) {
+		for _, spec := range services(made) {
+			if spec.IPFamilyPolicy == nil || *spec.IPFamilyPolicy != core.IPFamilyPolicyPreferDualStack || spec.IPFamilies != nil {
+				t.Errorf("%v: family policy %v, families %v", spec.Selector, spec.IPFamilyPolicy, spec.IPFamilies)
+			}
+		}
+	})
+	for _, spec := range services(render(t, fromYAML(t, "service: {ipFamilyPolicy: '', ipFamilies: [IPv6]}"))) {
+		if spec.IPFamilyPolicy != nil || !slices.Equal(spec.IPFamilies, []core.IPFamily{core.IPv6Protocol}) {
+			t.Errorf("%v: family policy %v, families %v", spec.Selector, spec.IPFamilyPolicy, spec.IPFamilies)
 		}
 	}
 }

@@ -148,6 +148,7 @@ func TestBaseAndChartAgree(t *testing.T) {
 		"variables of Services":    {ours.EnableServiceLinks, theirs.EnableServiceLinks},
 		"strategy":                 {get[apps.Deployment](t, base.objects, "Deployment", plain).Spec.Strategy, get[apps.Deployment](t, chart.objects, "Deployment", provider).Spec.Strategy},
 		"ports of the leader":      {get[core.Service](t, base.objects, "Service", plain).Spec.Ports, get[core.Service](t, chart.objects, "Service", provider).Spec.Ports},
+		"families of the leader":   {get[core.Service](t, base.objects, "Service", plain).Spec.IPFamilyPolicy, get[core.Service](t, chart.objects, "Service", provider).Spec.IPFamilyPolicy},
 		"ports of all the metrics": {get[core.Service](t, base.objects, "Service", plain+"-metrics").Spec.Ports, get[core.Service](t, chart.objects, "Service", provider+"-metrics").Spec.Ports},
 	} {
 		if !equal(pair[0], pair[1]) {

@@ -29,7 +29,7 @@ var needs = map[string]string{
 // What a value may be changed to: the first that the schema takes.
 var others = []any{
 	true, false, 7, "7m", "x", "1.50", "generated", "certManager", "text", "Never", "https://x.example", "1.36.1",
-	"sha256:" + digest, []any{"x"}, []any{"--x=y"}, []any{7}, []any{map[string]any{"name": "x"}},
+	"sha256:" + digest, "SingleStack", []any{"x"}, []any{"IPv6"}, []any{"--x=y"}, []any{7}, []any{map[string]any{"name": "x"}},
 	[]any{map[string]any{"offer": "x", "hourly": 1}}, map[string]any{"x": "y"},
 	[]any{map[string]any{"name": "x", "minNodes": 0, "maxNodes": 1, "resourceIdentifier": "x", "datacenterID": "x", "offeringIDs": []any{"x"}}},
 }
@@ -167,6 +167,10 @@ func TestValuesOfAWrongTypeAreRefusedByName(t *testing.T) {
 func TestWrongValuesAreRefusedByName(t *testing.T) {
 	for given, names := range map[string]string{
 		"controller: {logFormat: console}":                        "/controller/logFormat",
+		"controller: {listenAddress: localhost}":                  "/controller/listenAddress",
+		"controller: {listenAddress: '[::]'}":                     "/controller/listenAddress",
+		"service: {ipFamilyPolicy: DualStack}":                    "/service/ipFamilyPolicy",
+		"service: {ipFamilies: [IPv7]}":                           "/service/ipFamilies/0",
 		"controller: {syncPeriod: 30}":                            "/controller/syncPeriod",
 		"controller: {syncPeriod: half}":                          "/controller/syncPeriod",
 		"vpsie: {existingSecret: ''}":                             "/vpsie/existingSecret",

@@ -1,6 +1,7 @@
 //! What both ways to serve are made of.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -74,8 +75,22 @@ pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock)
 }
 
+/// Opens a port. `[::]` is all addresses of both families; where there is no IPv6 it is those of IPv4.
 pub(super) async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen there"))
+    let bound = TcpListener::bind(address).await;
+    let bound = match bound {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            tracing::info!(%error, "{flag} {address}: no IPv6 here, listening on IPv4 only");
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("{flag} {address}: cannot listen there"))
+}
+
+/// Whether an address family or address does not exist: not that the port is taken, or not allowed.
+fn is_without_ipv6(error: &std::io::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied)
 }
 
 pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
@@ -270,5 +285,31 @@ pub(super) fn too_early(
         Some(Ok((name, Ok(())))) => anyhow!("{name} ended by itself"),
         Some(Err(error)) => anyhow!("a task broke: {error}"),
         None => anyhow!("nothing runs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_of_both_families() {
+        let listener = listen("--grpc-listen", (Ipv6Addr::UNSPECIFIED, 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).await.is_ok(), "{address}");
+        if address.is_ipv6() {
+            assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).await.is_ok(), "{address}");
+        }
+        let taken = listen("--grpc-listen", address).await.unwrap_err();
+        assert!(format!("{taken:#}").contains("cannot listen there"), "{taken:#}");
+    }
+
+    #[test]
+    fn ipv4_takes_the_place_of_ipv6_only_where_there_is_none() {
+        let without = |kind: ErrorKind| is_without_ipv6(&kind.into());
+        assert!(without(ErrorKind::AddrNotAvailable) && without(ErrorKind::Unsupported));
+        assert!(!without(ErrorKind::AddrInUse) && !without(ErrorKind::PermissionDenied));
     }
 }

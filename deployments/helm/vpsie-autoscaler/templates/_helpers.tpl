@@ -62,6 +62,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- include "vpsie-autoscaler.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
+{{/* The IP families of Services. What is empty is left to the API server. */}}
+{{- define "vpsie-autoscaler.ipFamilies" -}}
+{{- with .Values.service.ipFamilyPolicy -}}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.service.ipFamilies }}
+ipFamilies: {{ toJson . }}
+{{- end }}
+{{- end -}}
+
 {{/* One flag or, of a list, several: (list name value). Helm's numbers are floats, which print large ones as 1e+06. */}}
 {{- define "vpsie-autoscaler.flag" -}}
 {{- $name := index . 0 -}}

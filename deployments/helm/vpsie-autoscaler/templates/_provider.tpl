@@ -2,18 +2,19 @@
 {{- define "vpsie-autoscaler.providerFlags" -}}
 {{- $controller := .Values.controller -}}
 {{- $tls := "/etc/vpsie-autoscaler/tls" -}}
+{{- $at := ternary (printf "[%s]" $controller.listenAddress) $controller.listenAddress (contains ":" $controller.listenAddress) -}}
 {{- $flags := list
   (list "store" "kubernetes")
   (list "kubeconfig" "in-cluster")
   (list "namespace" .Release.Namespace)
-  (list "grpc-listen" "0.0.0.0:8086")
+  (list "grpc-listen" (printf "%s:8086" $at))
   (list "grpc-tls-cert" (printf "%s/tls.crt" $tls))
   (list "grpc-tls-key" (printf "%s/tls.key" $tls))
   (list "grpc-tls-client-ca" (printf "%s/ca.crt" $tls))
-  (list "expander-listen" "0.0.0.0:8087")
+  (list "expander-listen" (printf "%s:8087" $at))
   (list "expander-tls-cert" (printf "%s/tls.crt" $tls))
   (list "expander-tls-key" (printf "%s/tls.key" $tls))
-  (list "http-listen" "0.0.0.0:8080")
+  (list "http-listen" (printf "%s:8080" $at))
   (list "api-secret" .Values.vpsie.existingSecret)
   (list "api-url" .Values.vpsie.apiURL)
   (list "api-rate-limit" .Values.vpsie.rateLimit)
