@@ -58,8 +58,9 @@ with 1.36.
 Cluster Autoscaler adds a Node to an empty pool only for pods that fit the Node it is told of. Of a pool with Nodes it
 takes a real one. What it is told of an empty pool comes from three sources:
 
-1. `nodeTemplate`: architecture, operating system, labels that others give the Nodes, devices and huge pages. It holds
-   also where Nodes showed something else, so declare what they really have.
+1. `nodeTemplate`: architecture, operating system, labels that others give the Nodes, devices and huge pages. Labels hold
+   whatever Nodes show. The rest holds until three Nodes of the NodeGroup have shown less, or another architecture: no
+   machines are bought for ever for pods that do not fit on them.
 2. Nodes of the NodeGroup with that size. The last three that registered decide: of an amount their median (of two Nodes
    the smaller), of a label what all three have. A Node counts once it is ready and has been the same for 30 seconds; a
    change counts after 2 minutes. Cores, memory, disk, pods and the architecture of a size are taken from Nodes of other

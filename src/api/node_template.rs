@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{rules, text};
 
 /// What its Nodes have beside what their offer says and what vpsie-autoscaler gives them. Cluster Autoscaler counts on
-/// it while the NodeGroup has no Nodes, also where Nodes showed something else.
+/// it while the NodeGroup has no Nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeTemplate {

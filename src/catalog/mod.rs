@@ -44,18 +44,6 @@ pub struct Resources {
 /// Pods that a kubelet takes unless told otherwise.
 pub const DEFAULT_MAX_PODS: u32 = 110;
 
-impl Resources {
-    /// The smaller of both in every resource.
-    pub fn smallest(self, other: Self) -> Self {
-        Self {
-            cpu_millis: self.cpu_millis.min(other.cpu_millis),
-            memory_mib: self.memory_mib.min(other.memory_mib),
-            disk_gib: self.disk_gib.min(other.disk_gib),
-            pods: self.pods.min(other.pods),
-        }
-    }
-}
-
 impl Offer {
     /// Whether that is its name, identifier or `KubeSizeID`, case-blind.
     pub fn answers_to(&self, wanted: &str) -> bool {

@@ -42,7 +42,7 @@ pub struct NodeGroup {
 }
 
 /// What the Nodes of a NodeGroup have that neither its offers say nor we give them. It is promised to Cluster
-/// Autoscaler whatever real Nodes show.
+/// Autoscaler until the last Nodes contradict it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeclaredNode {
     /// `kubernetes.io/arch`.

@@ -17,7 +17,7 @@ use super::state::Fleet;
 use crate::catalog::Resources;
 
 /// Nodes of one NodeGroup that are remembered.
-const NODES: usize = 3;
+pub(super) const NODES: usize = 3;
 /// Nodes of one size that are remembered: a record has room for no more.
 const NODES_OF_SIZE: usize = 24;
 
@@ -211,15 +211,24 @@ impl Fleet {
         learned.shape(group, counts).or_else(earlier)
     }
 
+    /// What the last Nodes of the NodeGroup with that size have.
+    pub(super) fn shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
+        let anew = self.learn_anew(group);
+        let nodes = self.learned.get(&size).map(|learned| &learned.nodes);
+        let own = nodes
+            .into_iter()
+            .flatten()
+            .filter(|sample| sample.node_group == *group && sample.learn_anew.as_ref() == anew);
+        own.map(|sample| &sample.shape).collect()
+    }
+
     fn learn_anew(&self, group: &NodeGroupName) -> Option<&String> {
         self.groups.get(group).and_then(|group: &NodeGroup| group.node.learn_anew.as_ref())
     }
 
     /// Nodes that the template of the NodeGroup's pool rests on.
     pub fn learned_from(&self, size: SizeId, group: &NodeGroupName) -> usize {
-        let anew = self.learn_anew(group);
-        let own = |sample: &&Sample| sample.node_group == *group && sample.learn_anew.as_ref() == anew;
-        self.learned.get(&size).map_or(0, |learned| learned.nodes.iter().filter(own).count())
+        self.shapes(size, group).len()
     }
 
     fn sample(&self, machine: &Machine, node: ShownNode) -> Sample {

@@ -396,11 +396,12 @@ impl Fleet {
         });
         let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
         let learned = self.shape(offer.size, &id.node_group);
+        let nodes = self.shapes(offer.size, &id.node_group);
         let place = group.and_then(|group| group.pools.iter().position(|pool| pool == id));
         Pool {
             place: place.map(|place| place as u32),
             growable: offered.is_some() && place.is_some() && group.is_some_and(|g| g.deletion.is_none()),
-            template: Arc::new(template(group, id, &offer, learned, self.basis.reserved)),
+            template: Arc::new(template(group, id, &offer, learned, &nodes, self.basis.reserved)),
             price: self.basis.prices.of(&offer),
             id: id.clone(),
             text,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::group::{DeclaredNode, NodeGroup, Taint};
+use super::group::{NodeGroup, Taint};
 use super::ids::PoolId;
-use super::learned::{Amounts, NodeShape};
+use super::learned::{Amounts, NODES, NodeShape};
 use crate::catalog::{Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
@@ -124,12 +124,13 @@ pub(crate) fn is_label_value(text: &str) -> bool {
 }
 
 /// The template of a pool: what real Nodes have shown, or the nominal size less what is reserved, and what the
-/// NodeGroup declares of its Nodes.
+/// NodeGroup declares of its Nodes, unless its last `nodes` contradict that.
 pub fn template(
     group: Option<&NodeGroup>,
     pool: &PoolId,
     offer: &Offer,
     learned: Option<NodeShape>,
+    nodes: &[&NodeShape],
     reserved: Reserved,
 ) -> Template {
     let declared = group.map(|group| &group.node);
@@ -150,20 +151,34 @@ pub fn template(
         capacity.disk_gib = nominal.capacity.disk_gib;
     }
     if allocatable.disk_gib == 0 {
-        allocatable.disk_gib = nominal.allocatable.disk_gib.min(capacity.disk_gib);
+        allocatable.disk_gib = nominal.allocatable.disk_gib;
     }
+    allocatable.disk_gib = allocatable.disk_gib.min(capacity.disk_gib);
     if let Some(declared) = declared {
-        for amounts in [&mut extended_capacity, &mut extended_allocatable] {
-            amounts.extend(declared.resources.clone());
+        for (name, amount) in &declared.resources {
+            // Devices of which all of the last Nodes had fewer are bought for nothing.
+            if !contradicted(nodes, |shape| {
+                shape.extended_allocatable.get(name).copied().unwrap_or(0) < *amount
+            }) {
+                extended_capacity.insert(name.clone(), *amount);
+                extended_allocatable.insert(name.clone(), *amount);
+            }
         }
         labels.extend(declared.labels.clone());
     }
     labels.extend(node_labels(group, pool, offer));
-    let declared_or = |of: fn(&DeclaredNode) -> &Option<String>, shown: Option<String>, usual: &str| {
-        declared.and_then(|node| of(node).clone()).or(shown).unwrap_or_else(|| usual.to_owned())
+    let holds = |declared: Option<&String>, of: fn(&NodeShape) -> &Option<String>| {
+        let differs = |shape: &NodeShape| of(shape).is_some() && of(shape).as_ref() != declared;
+        declared.filter(|_| !contradicted(nodes, differs)).cloned()
     };
-    let architecture = declared_or(|node| &node.architecture, architecture, USUAL_ARCHITECTURE);
-    let operating_system = declared_or(|node| &node.operating_system, operating_system, USUAL_OS);
+    let architecture =
+        holds(declared.and_then(|node| node.architecture.as_ref()), |shape| &shape.architecture)
+            .or(architecture)
+            .unwrap_or_else(|| USUAL_ARCHITECTURE.to_owned());
+    let operating_system =
+        holds(declared.and_then(|node| node.operating_system.as_ref()), |shape| &shape.operating_system)
+            .or(operating_system)
+            .unwrap_or_else(|| USUAL_OS.to_owned());
     for prefix in ["", "beta."] {
         labels.insert(format!("{prefix}kubernetes.io/arch"), architecture.clone());
         labels.insert(format!("{prefix}kubernetes.io/os"), operating_system.clone());
@@ -177,6 +192,11 @@ pub fn template(
         extended_capacity,
         extended_allocatable,
     }
+}
+
+/// Whether there are as many Nodes as are remembered, and all differ.
+fn contradicted(nodes: &[&NodeShape], differs: impl Fn(&NodeShape) -> bool) -> bool {
+    nodes.len() >= NODES && nodes.iter().all(|shape| differs(shape))
 }
 
 fn less_reserved(nominal: Resources, reserved: Reserved) -> Resources {

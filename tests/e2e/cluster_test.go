@@ -169,7 +169,8 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w.cluster.patch(t, catalog, object{"metadata": object{"annotations": object{"somebodys": "tool"}}})
 	w.deployTo(of("general"), "web", 6, "800m", "500Mi")
 	w.settles(4, 2, 2, 2*time.Minute)
-	await(t, "what the new Nodes have is kept beside the tool's annotation", 20*time.Second, func() error {
+	// A Node counts once it has been the same for 30 seconds.
+	await(t, "what the new Nodes have is kept beside the tool's annotation", 90*time.Second, func() error {
 		_, err := w.cluster.get(catalog, &kept)
 		learned := slices.ContainsFunc(slices.Collect(maps.Keys(kept.Data)), func(key string) bool { return strings.HasPrefix(key, "learned.") })
 		if err == nil && !(learned && kept.Metadata.Annotations["somebodys"] == "tool") {

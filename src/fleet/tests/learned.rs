@@ -223,6 +223,64 @@ fn architecture_and_system_are_learned_and_declared() {
 }
 
 #[test]
+fn what_is_declared_holds_until_three_nodes_contradict_it() {
+    let mut declared = groups();
+    declared[0].node.resources = [("nvidia.com/gpu".to_owned(), 2)].into();
+    declared[0].node.architecture = Some("arm64".to_owned());
+    let mut fleet = fleet_of_nodes(declared, None);
+    let of = |fleet: &Fleet| {
+        (devices(fleet, SMALL).get("nvidia.com/gpu").copied(), label(fleet, SMALL, "kubernetes.io/arch"))
+    };
+    let bare = NodeShape { architecture: Some("amd64".to_owned()), ..has(4096, 40) };
+    for n in 1..=2 {
+        learn(&mut fleet, n, bare.clone());
+        assert_eq!(of(&fleet), (Some(2), Some("arm64".to_owned())), "their device plugin may be late");
+    }
+    learn(&mut fleet, 3, bare.clone());
+    assert_eq!(of(&fleet), (None, Some("amd64".to_owned())), "no more machines are bought for nothing");
+    learn(&mut fleet, 3, NodeShape { architecture: Some("arm64".to_owned()), ..with_gpus(2) });
+    assert_eq!(of(&fleet), (Some(2), Some("arm64".to_owned())));
+}
+
+proptest::proptest! {
+    /// Whatever Nodes show: nothing is written twice, a restart changes no template, and none promises more than it has.
+    #[test]
+    fn learning_comes_to_rest(
+        steps in proptest::collection::vec((1..=9_u32, 0..4_u32, 1_000..5_000_u64, 0..50_u64, 0..3_u64), 1..40)
+    ) {
+        let mut fleet = fleet_of_nodes(groups(), None);
+        let mut last = BTreeMap::new();
+        for (n, life, memory, disk, gpus) in steps {
+            let shape = NodeShape { extended_allocatable: with_gpus(gpus).extended_allocatable, ..has(memory, disk) };
+            let (hostname, mut node) = shown(n, shape);
+            node.uid = format!("uid-{n}-{life}");
+            node.registered += Duration::from_secs(u64::from(life) * 7);
+            fleet.learn(&hostname, node.clone());
+            last.insert(n, (hostname, node));
+        }
+        for round in 0..2 {
+            for (hostname, node) in last.values() {
+                let machine = fleet.machine_at(hostname).unwrap().clone();
+                let news = fleet.is_news(&machine, node);
+                let changes = fleet.learn(hostname, node.clone());
+                proptest::prop_assert!(news || changes.is_empty(), "a change that was no news");
+                proptest::prop_assert!(round == 0 || changes.is_empty(), "{:?}", changes);
+            }
+        }
+        let reserved = Reserved { cpu_millis: 100, memory_mib: 500, disk_gib: 4 };
+        let restored = Fleet::restore(groups(), fleet.records(), reserved);
+        for pool in fleet.pools() {
+            let template = fleet.template(pool);
+            proptest::prop_assert_eq!(&template, &restored.template(restored.pool(&pool.text).unwrap()));
+            let (capacity, allocatable) = (template.capacity, template.allocatable);
+            proptest::prop_assert!(allocatable.memory_mib > 0 && allocatable.disk_gib > 0);
+            proptest::prop_assert!(allocatable.memory_mib <= capacity.memory_mib);
+            proptest::prop_assert!(allocatable.disk_gib <= capacity.disk_gib);
+        }
+    }
+}
+
+#[test]
 fn nodes_of_deleted_node_groups_are_forgotten() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 7, has(1100, 10));
