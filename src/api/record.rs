@@ -29,7 +29,7 @@ impl VPSieNode {
             instance_type: pool.offer.to_string(),
             capacity_type: pool.capacity_type,
             resource_identifier: cluster.to_string(),
-            kube_size_id: i64::try_from(machine.size.0).ok(),
+            kube_size_id: machine.size.known().and_then(|size| i64::try_from(size.0).ok()),
             recorded_at: Some(machine.created_at),
             asked_at: match machine.phase {
                 Phase::Creating { since, .. } => Some(since),
@@ -62,7 +62,11 @@ impl VPSieNode {
         let lacks = |field| NotARecord { name: name.clone(), field };
         let made = meta.creation_timestamp.as_ref().map(|time| time.0);
         let created_at = spec.recorded_at.or(made).ok_or_else(|| lacks("spec.recordedAt"))?;
-        let size = spec.kube_size_id.and_then(|size| u64::try_from(size).ok());
+        let size = match spec.kube_size_id {
+            Some(size) => u64::try_from(size).map(SizeId).ok(),
+            // Of an orphan whose size nothing told. The original has no `recordedAt`.
+            None => spec.recorded_at.map(|_| SizeId::UNKNOWN),
+        };
         Ok(Machine {
             id: MachineId::from(name.as_str()),
             pool: PoolId {
@@ -71,7 +75,7 @@ impl VPSieNode {
                 offer: spec.instance_type.as_str().into(),
                 capacity_type: spec.capacity_type,
             },
-            size: SizeId(size.ok_or_else(|| lacks("spec.kubeSizeID"))?),
+            size: size.ok_or_else(|| lacks("spec.kubeSizeID"))?,
             created_at,
             phase: self.life(created_at).ok_or_else(|| lacks("status.hostname"))?,
             asks: spec.asks.iter().map(fleet::Ask::from).collect(),
@@ -245,7 +249,7 @@ mod tests {
             Just(fleet::AskOutcome::Lost),
         ];
         let ask = (time(), outcome).prop_map(|(at, outcome)| fleet::Ask { at, outcome });
-        (phase(), time(), 1..1000_u64, proptest::collection::vec(ask, 0..3)).prop_map(
+        (phase(), time(), 0..1000_u64, proptest::collection::vec(ask, 0..3)).prop_map(
             |(phase, created_at, size, asks)| Machine {
                 id: "workers-0a1b2c3d".into(),
                 pool: "workers/ams1/s-2vcpu-4gb/spot".parse().unwrap(),
@@ -261,7 +265,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_machine_is_the_same_after_it_was_a_vpsie_node(machine in machine()) {
-            let text = serde_json::to_string(&VPSieNode::of(&machine, &"c-1".into())).unwrap();
+            let record = VPSieNode::of(&machine, &"c-1".into());
+            prop_assert!(record.spec.kube_size_id.is_none_or(|size| size >= 1), "as the CRD has it");
+            let text = serde_json::to_string(&record).unwrap();
             let node: VPSieNode = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(node.machine(), Ok(machine));
         }
@@ -309,7 +315,8 @@ mod tests {
     #[test]
     fn a_vpsie_node_of_the_original_is_no_record() {
         let mut original = node(&json!({}));
-        original.spec.kube_size_id = None;
+        (original.spec.kube_size_id, original.spec.recorded_at) = (None, None);
+        original.metadata.creation_timestamp = Some(Timestamp::UNIX_EPOCH.into());
         assert_eq!(
             original.machine().unwrap_err().to_string(),
             "VPSieNode workers-1 has no spec.kubeSizeID: it is no record of vpsie-autoscaler"

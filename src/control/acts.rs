@@ -117,17 +117,13 @@ fn of(machine: &Machine, kind: ActKind) -> Act {
         kind,
         machine: Some(machine.id.clone()),
         pool: Some(machine.pool.clone()),
-        size: known(machine.size),
+        size: machine.size.known(),
         vm: vm.map(|vm| vm.hostname.clone()),
         vm_id: vm.and_then(|vm| vm.id.clone()),
         by,
         failure,
         usd_per_hour: None,
     }
-}
-
-fn known(size: SizeId) -> Option<SizeId> {
-    (size != SizeId::UNKNOWN).then_some(size)
 }
 
 fn begun(fleet: &Fleet, machine: &Machine) -> ActKind {
@@ -214,7 +210,7 @@ fn listed(fleet: &Fleet, stranger: &Stranger) -> Option<Act> {
         kind,
         machine: None,
         pool: pool.cloned(),
-        size: size.and_then(known),
+        size: size.and_then(SizeId::known),
         vm: Some(stranger.hostname.clone()),
         vm_id: stranger.id.clone(),
         by: None,

@@ -1,6 +1,7 @@
 //! The door to the fleet: reads from memory, everything else through the keeper.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +35,18 @@ pub(super) enum Message {
 pub(super) struct Job {
     pub(super) decide: Decide,
     pub(super) reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
+    pub(super) terms: Terms,
+}
+
+/// What becomes of a decision that is kept in part, or too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terms {
+    /// A command of Cluster Autoscaler: what fails in part, or after the caller has gone, is undone.
+    Command,
+    /// It fails, and what could be written stays.
+    Whole,
+    /// What could be written is returned.
+    Parts,
 }
 
 /// What can be asked of the fleet from outside.
@@ -71,6 +84,9 @@ pub enum CommandError {
     /// The records could not be written; nothing is acknowledged.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
+    /// The caller's deadline passed first.
+    #[error("the deadline of the call passed; ask again")]
+    Deadline,
     /// The process is stopping.
     #[error("shutting down; ask again")]
     Stopped,
@@ -93,12 +109,23 @@ impl FleetHandle {
 
     /// Sends a command and waits until it is durable, or refused.
     pub async fn execute(&self, command: Command) -> Result<(), CommandError> {
-        let done = self.decide(move |fleet, now, names| match command {
+        let decide = move |fleet: &mut Fleet, now: Timestamp, names: Names<'_>| match command {
             Command::IncreaseSize { pool, delta } => fleet.increase(&pool, delta, now, names),
             Command::DecreaseTargetSize { pool, delta } => fleet.decrease(&pool, delta),
             Command::DeleteNodes { pool, nodes } => fleet.delete_nodes(&pool, &nodes, now),
-        });
-        done.await.map(drop)
+        };
+        self.decide(Terms::Command, decide).await.map(drop)
+    }
+
+    /// The same, for a caller that waits no longer than that: nothing of what it is told has failed stays done.
+    pub async fn execute_within(
+        &self,
+        command: Command,
+        patience: Option<Duration>,
+    ) -> Result<(), CommandError> {
+        let Some(patience) = patience else { return self.execute(command).await };
+        let done = tokio::time::timeout(patience, self.execute(command)).await;
+        done.unwrap_or(Err(CommandError::Deadline))
     }
 
     /// Replaces what users declare, and returns once it is in force.
@@ -139,7 +166,15 @@ impl FleetHandle {
         &self,
         change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        self.decide(move |fleet, now, names| Ok(change(fleet, now, names))).await
+        self.decide(Terms::Whole, move |fleet, now, names| Ok(change(fleet, now, names))).await
+    }
+
+    /// The same, for changes that do not depend on each other: those whose record is refused are left out.
+    pub(crate) async fn update_parts(
+        &self,
+        change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
+    ) -> Result<Vec<Change>, CommandError> {
+        self.decide(Terms::Parts, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
     /// Completes when something was made durable after the last call.
@@ -152,10 +187,11 @@ impl FleetHandle {
 
     async fn decide(
         &self,
+        terms: Terms,
         decide: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { decide: Box::new(decide), reply };
+        let job = Job { decide: Box::new(decide), reply, terms };
         self.messages.send(Message::Job(job)).await.map_err(|_| CommandError::Stopped)?;
         answer.await.map_err(|_| CommandError::Stopped)?
     }

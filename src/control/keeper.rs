@@ -4,17 +4,22 @@
 //! see each other and share one write. Only what is durable is applied to the fleet that everybody reads, and
 //! only then acknowledged (invariant 2).
 
-use std::sync::{Arc, PoisonError, RwLock};
+mod refused;
+mod undo;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Clock;
-use super::handle::{CommandError, FleetHandle, Job, Message};
+use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
 use super::journal::Journal;
 use crate::fleet::{Basis, Change, Declaration, Fleet, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
+use refused::{Kept, Refusals, refused_of};
+use undo::{Undone, undo};
 
 /// Decisions that share one write, at most.
 const BATCH: usize = 256;
@@ -36,6 +41,8 @@ pub struct Keeper {
     journal: Journal,
     /// Ahead of `shared` by what is being written. None after a write failed: what was written is not known.
     working: Option<Fleet>,
+    undone: Undone,
+    refusals: Refusals,
     shared: Arc<RwLock<Fleet>>,
     messages: mpsc::Receiver<Message>,
     commits: watch::Sender<u64>,
@@ -44,6 +51,7 @@ pub struct Keeper {
 struct Waiting {
     changes: Vec<Change>,
     reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
+    terms: Terms,
 }
 
 impl Keeper {
@@ -61,7 +69,18 @@ impl Keeper {
         let (commits, seen) = watch::channel(0);
         let handle = FleetHandle { fleet: Arc::clone(&shared), messages: sender, commits: seen };
         let random = StdRng::seed_from_u64(seed);
-        let keeper = Self { store, clock, random, journal, working: Some(fleet), shared, messages, commits };
+        let keeper = Self {
+            store,
+            clock,
+            random,
+            journal,
+            working: Some(fleet),
+            undone: Undone::default(),
+            refusals: Refusals::default(),
+            shared,
+            messages,
+            commits,
+        };
         Ok((keeper, handle))
     }
 
@@ -100,6 +119,9 @@ impl Keeper {
         if batch.is_empty() {
             return;
         }
+        if self.undone.is_recheck_due() {
+            self.working = None;
+        }
         let mut working = match self.working.take() {
             Some(working) => working,
             None => match self.reload().await {
@@ -113,9 +135,9 @@ impl Keeper {
             |group: &NodeGroupName| MachineId::new(format!("{group}-{:08x}", random.random::<u32>()));
         let mut waiting = Vec::with_capacity(batch.len());
         // Who stopped waiting was told that it failed: what is not begun yet must not happen after that.
-        for Job { decide, reply } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
+        for Job { decide, reply, terms } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
             match decide(&mut working, now, &mut draw) {
-                Ok(changes) => waiting.push(Waiting { changes, reply }),
+                Ok(changes) => waiting.push(Waiting { changes, reply, terms }),
                 Err(refusal) => {
                     self.journal.refused(&refusal);
                     drop(reply.send(Err(refusal.into())));
@@ -123,25 +145,80 @@ impl Keeper {
             }
         }
         let changes: Vec<Change> = waiting.iter().flat_map(|w| w.changes.iter().cloned()).collect();
-        if !changes.is_empty() {
-            if let Err(error) = self.store.commit(&changes).await {
+        let kept = match self.write(changes, &waiting, &working).await {
+            Ok(kept) => kept,
+            Err(error) => {
                 tracing::error!(%error, "the records could not be written; what was asked is not acknowledged");
                 let error = Arc::new(error);
+                let commands = waiting.iter().filter(|waiting| waiting.terms == Terms::Command);
+                let before = Arc::clone(&self.shared);
+                let before = before.read().unwrap_or_else(PoisonError::into_inner);
+                self.undone.remember(commands.flat_map(|waiting| &waiting.changes), &before);
+                drop(before);
                 for Waiting { reply, .. } in waiting {
                     drop(reply.send(Err(CommandError::Store(Arc::clone(&error)))));
                 }
                 return;
             }
-            self.publish(&changes);
-        }
+        };
+        self.publish(&kept.changes);
         self.shared.write().unwrap_or_else(PoisonError::into_inner).share_sightings(&working);
+        if !kept.left_out.is_empty() {
+            // What is not written must not be seen by the next decision either.
+            working = self.shared().clone();
+        }
         self.working = Some(working);
-        for Waiting { changes, reply } in waiting {
-            drop(reply.send(Ok(changes)));
+        for Waiting { mut changes, reply, terms } in waiting {
+            let all = changes.len();
+            changes.retain(|change| !kept.left_out.contains_key(&change.record()));
+            let left_out = changes.len() < all && terms != Terms::Parts;
+            let answer = if left_out { Err(CommandError::Store(kept.error())) } else { Ok(changes) };
+            drop(reply.send(answer));
         }
     }
 
+    fn shared(&self) -> RwLockReadGuard<'_, Fleet> {
+        self.shared.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the changes, but for records that are refused. Commands that are not kept whole, or whose caller has gone,
+    /// are undone at once.
+    async fn write(
+        &mut self,
+        changes: Vec<Change>,
+        waiting: &[Waiting],
+        working: &Fleet,
+    ) -> Result<Kept, StoreError> {
+        let mut left_out = self.refusals.standing(&changes);
+        let due: Vec<Change> =
+            changes.iter().filter(|change| !left_out.contains_key(&change.record())).cloned().collect();
+        if !due.is_empty() {
+            let refused = refused_of(self.store.commit(&due).await)?;
+            self.refusals.note(&due, &refused);
+            left_out.extend(refused.into_iter().map(|refused| (refused.record, refused.problem)));
+        }
+        let failed = |waiting: &&Waiting| {
+            let in_part = waiting.changes.iter().any(|change| left_out.contains_key(&change.record()));
+            waiting.terms == Terms::Command && (in_part || waiting.reply.is_closed())
+        };
+        let failed = waiting.iter().filter(failed).flat_map(|waiting| &waiting.changes);
+        let failed: Vec<&Change> = failed.filter(|change| !left_out.contains_key(&change.record())).collect();
+        let undo = undo(failed, &self.shared(), working);
+        if !undo.is_empty() {
+            for refused in refused_of(self.store.commit(&undo).await)? {
+                tracing::error!(%refused.record, problem = refused.problem, "what a failed command recorded stays");
+            }
+            let problem = "the command failed in part, or its caller gave up".to_owned();
+            left_out.extend(undo.iter().map(|change| (change.record(), problem.clone())));
+        }
+        let kept = changes.into_iter().filter(|change| !left_out.contains_key(&change.record())).collect();
+        Ok(Kept { changes: kept, left_out })
+    }
+
     fn publish(&self, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
         let mut entries = Vec::with_capacity(changes.len());
         {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
@@ -156,14 +233,21 @@ impl Keeper {
         }
     }
 
-    /// After a write that failed: the records say how far it came.
-    async fn reload(&self) -> Result<Fleet, StoreError> {
+    /// After a write that failed: the records say how far it came. What commands recorded that were answered with an
+    /// error is undone before anybody sees it.
+    async fn reload(&mut self) -> Result<Fleet, StoreError> {
         let records = self.store.load().await?;
-        let fleet = {
-            let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-            *shared = shared.reloaded(records);
-            shared.clone()
-        };
+        let mut fleet = self.shared().reloaded(records);
+        let undo = self.undone.due(&fleet);
+        if !undo.is_empty() {
+            for refused in refused_of(self.store.commit(&undo).await)? {
+                tracing::error!(%refused.record, problem = refused.problem, "what a failed command recorded stays");
+            }
+            tracing::warn!(records = undo.len(), "undid what commands recorded that failed");
+            undo.iter().for_each(|change| fleet.apply(change));
+        }
+        self.undone.reloaded();
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
         self.commits.send_modify(|commits| *commits += 1);
         Ok(fleet)
     }

@@ -267,7 +267,7 @@ impl Provision {
         + Send
         + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        match self.handle.update(change).await {
+        match self.handle.update_parts(change).await {
             Err(CommandError::Store(_)) => {
                 self.recording.failure(None);
                 // What the listing showed is not recorded.

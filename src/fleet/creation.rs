@@ -37,6 +37,10 @@ pub(super) fn age(since: Timestamp, now: Timestamp) -> Duration {
 impl Machine {
     /// Whether VPSie is to be asked for its VM: nothing was asked yet, or all that was asked is lost.
     pub fn needs_ask(&self) -> bool {
+        // Never by guess.
+        if self.size.known().is_none() {
+            return false;
+        }
         let all_lost = self.asks.iter().all(|ask| ask.outcome == AskOutcome::Lost);
         match self.phase {
             Phase::Pending => true,

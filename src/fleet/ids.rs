@@ -113,6 +113,11 @@ pub struct SizeId(pub u64);
 impl SizeId {
     /// No size of VPSie's: for what is left of an offer that nothing is known of.
     pub const UNKNOWN: Self = Self(0);
+
+    /// The size, unless it is unknown. What is written for others to read goes through this.
+    pub fn known(self) -> Option<Self> {
+        (self != Self::UNKNOWN).then_some(self)
+    }
 }
 
 impl fmt::Display for SizeId {

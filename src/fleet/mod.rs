@@ -41,7 +41,7 @@ pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{Ask, AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 pub use policy::Policy;
 pub use query::Limits;
-pub use record::{Change, Records, Stranger, StrangerKind};
+pub use record::{Change, RecordKey, Records, Stranger, StrangerKind};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;
 pub use template::{Basis, Reserved, Template, names, node_labels, template};

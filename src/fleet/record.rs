@@ -1,5 +1,7 @@
 //! What is durable, and the writes that change it.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -26,6 +28,56 @@ pub enum Change {
     SaveLearned(SizeId, Learned),
     /// Keeps the last good catalog, so that a start while VPSie is down has one.
     SaveCatalog(Arc<Catalog>),
+}
+
+/// The record that a change writes or removes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordKey {
+    /// That of a machine.
+    Machine(MachineId),
+    /// That of a listed node that is no machine's.
+    Stranger(Hostname),
+    /// What nodes of a size were seen to have.
+    Learned(SizeId),
+    /// The catalog.
+    Catalog,
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(id) => write!(f, "of machine {id}"),
+            Self::Stranger(hostname) => write!(f, "of node {hostname}"),
+            Self::Learned(size) => write!(f, "of size {size}"),
+            Self::Catalog => f.write_str("of the catalog"),
+        }
+    }
+}
+
+impl Change {
+    /// The record that it is about.
+    pub fn record(&self) -> RecordKey {
+        match self {
+            Self::SaveMachine(machine) => RecordKey::Machine(machine.id.clone()),
+            Self::DropMachine(id) => RecordKey::Machine(id.clone()),
+            Self::SaveStranger(stranger) => RecordKey::Stranger(stranger.hostname.clone()),
+            Self::DropStranger(hostname) => RecordKey::Stranger(hostname.clone()),
+            Self::SaveLearned(size, _) => RecordKey::Learned(*size),
+            Self::SaveCatalog(_) => RecordKey::Catalog,
+        }
+    }
+
+    /// Adds the records whose removal must wait as well while these cannot be written: a VM's old record stays until its
+    /// new one is there.
+    pub fn with_dependent(changes: &[Self], mut refused: BTreeSet<RecordKey>) -> BTreeSet<RecordKey> {
+        let moved = changes.iter().filter_map(|change| match change {
+            Self::SaveMachine(machine) if refused.contains(&change.record()) => machine.vm(),
+            _ => None,
+        });
+        let old: Vec<RecordKey> = moved.map(|vm| RecordKey::Stranger(vm.hostname.clone())).collect();
+        refused.extend(old);
+        refused
+    }
 }
 
 /// All that is durable.

@@ -2,6 +2,7 @@
 
 mod bounded;
 mod convert;
+mod deadline;
 mod expander;
 mod hand_over;
 mod metrics;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::convert::{instance, node_ref, template_bytes};
+use super::deadline::patience;
 use super::options::{Release, filled};
 use super::pod::pod_requests;
 use super::pricing::{UNREADABLE_POD, hours, node_price, pod_price};
@@ -58,8 +60,8 @@ impl CloudProviderService {
         self.read_pool(id, f).or_else(|unknown| self.told.template(id).map(gone).ok_or(unknown))
     }
 
-    async fn execute(&self, command: Command) -> Result<(), Status> {
-        self.handle.execute(command).await.map_err(|error| command_error(&error))
+    async fn execute(&self, command: Command, patience: Option<Duration>) -> Result<(), Status> {
+        self.handle.execute_within(command, patience).await.map_err(|error| command_error(&error))
     }
 
     /// What the NodeGroup sets, where that is safe with the release that asks (contract §4).
@@ -211,8 +213,9 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupIncreaseSizeRequest>,
     ) -> Result<Response<NodeGroupIncreaseSizeResponse>, Status> {
+        let patience = patience(request.metadata());
         let NodeGroupIncreaseSizeRequest { delta, id: pool } = request.into_inner();
-        self.execute(Command::IncreaseSize { pool, delta }).await?;
+        self.execute(Command::IncreaseSize { pool, delta }, patience).await?;
         Ok(Response::new(NodeGroupIncreaseSizeResponse {}))
     }
 
@@ -220,9 +223,10 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupDeleteNodesRequest>,
     ) -> Result<Response<NodeGroupDeleteNodesResponse>, Status> {
+        let patience = patience(request.metadata());
         let NodeGroupDeleteNodesRequest { nodes, id: pool } = request.into_inner();
         let nodes = nodes.into_iter().map(node_ref).collect();
-        self.execute(Command::DeleteNodes { pool, nodes }).await?;
+        self.execute(Command::DeleteNodes { pool, nodes }, patience).await?;
         Ok(Response::new(NodeGroupDeleteNodesResponse {}))
     }
 
@@ -230,9 +234,10 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupDecreaseTargetSizeRequest>,
     ) -> Result<Response<NodeGroupDecreaseTargetSizeResponse>, Status> {
+        let patience = patience(request.metadata());
         let NodeGroupDecreaseTargetSizeRequest { delta, id: pool } = request.into_inner();
         let was_told = self.told.has(&pool);
-        match self.handle.execute(Command::DecreaseTargetSize { pool, delta }).await {
+        match self.handle.execute_within(Command::DecreaseTargetSize { pool, delta }, patience).await {
             // Nothing is left to give up of a pool that is gone.
             Err(CommandError::Refused(Refusal::UnknownPool(_))) if was_told => {}
             done => done.map_err(|error| command_error(&error))?,

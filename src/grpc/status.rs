@@ -11,10 +11,11 @@ pub(super) fn command_error(error: &CommandError) -> Status {
     let code = match error {
         CommandError::Refused(refusal) => refusal_code(refusal),
         CommandError::Store(_) | CommandError::Stopped => Code::Unavailable,
+        CommandError::Deadline => Code::DeadlineExceeded,
     };
     let message = match error {
         CommandError::Store(_) => format!("nothing was changed: {error}"),
-        CommandError::Refused(_) | CommandError::Stopped => error.to_string(),
+        CommandError::Refused(_) | CommandError::Stopped | CommandError::Deadline => error.to_string(),
     };
     Status::new(code, message)
 }
@@ -75,6 +76,7 @@ mod tests {
             ),
             (CommandError::Store(Arc::new(store)), Code::Unavailable, "disk full"),
             (CommandError::Stopped, Code::Unavailable, "ask again"),
+            (CommandError::Deadline, Code::DeadlineExceeded, "ask again"),
         ];
         for (error, code, words) in cases {
             let status = command_error(&error);

@@ -12,7 +12,7 @@ pub use memory::MemoryStore;
 
 use async_trait::async_trait;
 
-use crate::fleet::{Change, Records};
+use crate::fleet::{Change, RecordKey, Records};
 
 /// Keeps the fleet's records through a crash.
 ///
@@ -35,6 +35,9 @@ pub trait Store: Send + Sync + 'static {
     /// - from a stranger to a machine, saved before the stranger is dropped.
     ///
     /// Two records of one VM are put right by the next listing: the machine's is the one that counts.
+    ///
+    /// A record that can never be written as it is must not hold up the others: [`StoreError::Refused`] names it, and
+    /// all other changes are durable then.
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 }
 
@@ -55,6 +58,17 @@ pub enum StoreError {
         /// Its kind, namespace and name.
         object: String,
     },
+    /// The API server refuses an object as it is: against its schema, malformed or too large.
+    #[error("{object} is refused: {problem}")]
+    Invalid {
+        /// Its kind, namespace and name.
+        object: String,
+        /// What the API server said.
+        problem: String,
+    },
+    /// These records are refused as they are. All other changes of the commit are written.
+    #[error("records are refused: {}", list(.0))]
+    Refused(Vec<RefusedRecord>),
     /// Reading or writing failed.
     #[error("cannot {action} the records: {problem}")]
     Io {
@@ -63,4 +77,18 @@ pub enum StoreError {
         /// What the layer below said.
         problem: String,
     },
+}
+
+/// A record that can never be written as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRecord {
+    /// Which.
+    pub record: RecordKey,
+    /// What the layer below said.
+    pub problem: String,
+}
+
+fn list(refused: &[RefusedRecord]) -> String {
+    let one = |refused: &RefusedRecord| format!("that {}: {}", refused.record, refused.problem);
+    refused.iter().map(one).collect::<Vec<_>>().join("; ")
 }

@@ -137,7 +137,9 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
             Act::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
             act => {
                 let (reply, _answer) = oneshot::channel();
-                keeper.decide(vec![Job { decide: Box::new(decision(act)), reply }]).await;
+                keeper
+                    .decide(vec![Job { decide: Box::new(decision(act)), reply, terms: Terms::Whole }])
+                    .await;
             }
         }
         if let Some(working) = &keeper.working {
@@ -167,7 +169,7 @@ async fn sightings_outlive_a_reload() {
     let mut decide = async |act: Act, broken: bool| {
         store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
         let (reply, _answer) = oneshot::channel();
-        keeper.decide(vec![Job { decide: Box::new(decision(act)), reply }]).await;
+        keeper.decide(vec![Job { decide: Box::new(decision(act)), reply, terms: Terms::Whole }]).await;
     };
     decide(Act::List { workers: 2, sizes: true }, false).await;
     decide(Act::Increase(0), false).await;

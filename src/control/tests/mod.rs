@@ -1,6 +1,8 @@
 //! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
 
 mod adoption;
+mod commands;
+mod disk;
 mod drain;
 mod events;
 mod frugality;
@@ -9,7 +11,6 @@ mod sizes;
 mod unread;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use crate::fleet::{
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use crate::vpsie::{Backend, BackendError};
+use disk::Disk;
 
 const SMALL: &str = "web/ams1/small/on-demand";
 const LARGE: &str = "web/ams1/large/on-demand";
@@ -46,6 +48,9 @@ enum Reply {
     Refused,
     /// Nothing comes back for so long, and then it is done.
     After(Duration),
+    /// The same, and then it is accepted and never done, or refused.
+    SilentAfter(Duration),
+    RefusedAfter(Duration),
     Never,
     Panic,
 }
@@ -101,6 +106,14 @@ impl Scripted {
             Reply::After(time) => {
                 tokio::time::sleep(time).await;
                 Ok(work(&mut self.state()))
+            }
+            Reply::SilentAfter(time) => {
+                tokio::time::sleep(time).await;
+                Ok(work(&mut State::default()))
+            }
+            Reply::RefusedAfter(time) => {
+                tokio::time::sleep(time).await;
+                Err(BackendError::Refused { reason: FailureReason::InvalidConfiguration, message })
             }
             Reply::Never => std::future::pending().await,
             Reply::Panic => panic!("as the script says"),
@@ -184,35 +197,6 @@ fn group() -> NodeGroup {
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
-    }
-}
-
-/// A disk that can be full.
-#[derive(Clone, Default)]
-struct Disk {
-    kept: MemoryStore,
-    full: Arc<AtomicBool>,
-    commits: Arc<Mutex<Vec<usize>>>,
-}
-
-impl Disk {
-    fn fill(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
-    }
-}
-
-#[async_trait]
-impl Store for Disk {
-    async fn load(&self) -> Result<Records, StoreError> {
-        self.kept.load().await
-    }
-
-    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        if self.full.load(Ordering::Relaxed) {
-            return Err(StoreError::Io { action: "write", problem: "disk full".to_owned() });
-        }
-        self.commits.lock().unwrap().push(changes.len());
-        self.kept.commit(changes).await
     }
 }
 
@@ -382,38 +366,6 @@ async fn a_creation_that_takes_long_is_not_made_again_though_the_records_are_rea
     process.disk.fill(false);
     seconds(300).await;
     assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_creation_that_breaks_settles_like_a_lost_one() {
-    let process = Process::new().await;
-    process.vpsie.state().creations.insert(SizeId(2), Reply::Panic);
-    process.increase(SMALL, 1).await;
-    seconds(10).await;
-    process.vpsie.state().creations.clear();
-    seconds(180).await;
-    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (1, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lost_reply_makes_no_second_vm() {
-    let process = Process::new().await;
-    process.vpsie.state().creations.insert(SizeId(2), Reply::Lost);
-    process.increase(SMALL, 5).await;
-    seconds(600).await;
-    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (5, 5));
-}
-
-#[tokio::test(start_paused = true)]
-async fn calls_that_fail_together_are_one_trouble() {
-    let process = Process::new().await;
-    process.vpsie.state().creations.insert(SizeId(2), Reply::Unavailable);
-    process.increase(SMALL, 8).await;
-    seconds(1).await;
-    assert_eq!(process.vpsie.count("create"), 8);
-    process.vpsie.state().creations.clear();
-    seconds(9).await;
-    assert_eq!(process.vpsie.count("create"), 16, "a moment's trouble costs a moment");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Records as objects of the cluster: a machine is a VPSieNode, all else is a value of a ConfigMap.
 
+mod increases;
 mod machines;
 mod notes;
 mod shelf;
@@ -20,9 +21,10 @@ use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Store, StoreError};
+use super::{RefusedRecord, Store, StoreError};
 use crate::api::VPSieNode;
-use crate::fleet::{Change, ClusterId, Machine, MachineId, Records};
+use crate::fleet::{Change, ClusterId, Machine, MachineId, RecordKey, Records};
+use increases::Increase;
 use notes::{MANAGED_BY, Place, Values};
 use shelf::{Half, Kept, Shelf, Written};
 
@@ -48,6 +50,8 @@ pub struct KubernetesStore {
     cluster: Mutex<Option<ClusterId>>,
     /// Told to be no records.
     told: Mutex<BTreeSet<String>>,
+    /// Machines of increases that broke off: no records, to be removed with the next commit.
+    incomplete: Mutex<BTreeSet<MachineId>>,
 }
 
 impl std::fmt::Debug for KubernetesStore {
@@ -66,6 +70,7 @@ impl KubernetesStore {
             namespace: namespace.to_owned(),
             cluster: Mutex::default(),
             told: Mutex::default(),
+            incomplete: Mutex::default(),
         }
     }
 
@@ -118,7 +123,12 @@ impl KubernetesStore {
         })
     }
 
-    async fn save(&self, machine: &Machine, deadline: Instant) -> Result<(), StoreError> {
+    async fn save(
+        &self,
+        machine: &Machine,
+        increase: Option<Increase>,
+        deadline: Instant,
+    ) -> Result<(), StoreError> {
         let name = machine.id.as_str();
         let mut halves = [Half::Main, Half::Status];
         if let Some(stored) = self.nodes.seen(name) {
@@ -136,7 +146,11 @@ impl KubernetesStore {
             action: "write",
             problem: format!("{}: no NodeGroup has named a cluster yet", self.nodes.title(name)),
         })?;
-        self.nodes.create(&machines::new_node(machine, &cluster), deadline).await?;
+        let mut node = machines::new_node(machine, &cluster);
+        if let Some(increase) = increase.filter(|increase| increase.machines.contains(&machine.id)) {
+            increase.mark(&mut node);
+        }
+        self.nodes.create(&node, deadline).await?;
         match self.patch(machine, halves, deadline).await? {
             Written::Missing => Err(StoreError::Conflict { object: self.nodes.title(name) }),
             Written::Done | Written::AsItWas => Ok(()),
@@ -194,8 +208,9 @@ impl Store for KubernetesStore {
         let ours = ListParams::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
         let nodes: Vec<VPSieNode> = self.list(ListParams::default()).await?;
         let maps: Vec<ConfigMap> = self.list(ours).await?;
-        let records = records_of(&nodes, &maps)?;
         self.warn_of(&nodes);
+        let records = records_of(&nodes, &maps)?;
+        self.note_incomplete(increases::incomplete(&nodes));
         self.nodes.fill(nodes.into_iter().filter(|node| node.machine().is_ok()));
         self.maps.fill(maps);
         Ok(records)
@@ -203,15 +218,34 @@ impl Store for KubernetesStore {
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         let deadline = Instant::now() + COMMIT;
-        let last = Last::of(changes)?;
-        let note =
-            |(map, values): (String, Values)| async move { self.note(&map, &values, deadline).await }.boxed();
-        let save = |machine: Machine| async move { self.save(&machine, deadline).await }.boxed();
-        let drop = |id: MachineId| async move { self.drop_machine(&id, deadline).await }.boxed();
+        let mut last = Last::of(changes)?;
+        last.dropped.extend(self.incomplete());
+        let increase = self.increase(&last);
+        let note = |(map, values): (String, Values)| {
+            async move { (None, self.note(&map, &values, deadline).await) }.boxed()
+        };
+        let save = |machine: Machine| {
+            let increase = increase.clone();
+            async move { (Some(machine.id.clone()), self.save(&machine, increase, deadline).await) }.boxed()
+        };
+        let drop =
+            |id: MachineId| async move { (Some(id.clone()), self.drop_machine(&id, deadline).await) }.boxed();
         together(by_map(last.noted).into_iter().map(note).collect()).await?;
-        together(last.saved.into_values().map(save).collect()).await?;
+        let mut refused = together(last.saved.into_values().map(save).collect()).await?;
+        refused.extend(self.release_increases(&mut last.dropped, deadline).await?);
+        let keys = refused.iter().map(|refused| refused.record.clone()).collect();
+        for record in Change::with_dependent(changes, keys) {
+            if let RecordKey::Stranger(hostname) = &record
+                && last.forgotten.remove(&Place::stranger(hostname)).is_some()
+            {
+                let problem = "its VM's new record is refused".to_owned();
+                refused.push(RefusedRecord { record, problem });
+            }
+        }
         let dropped = last.dropped.into_iter().map(drop);
-        together(dropped.chain(by_map(last.forgotten).into_iter().map(note)).collect()).await
+        let gone = dropped.chain(by_map(last.forgotten).into_iter().map(note)).collect();
+        refused.extend(together(gone).await?);
+        if refused.is_empty() { Ok(()) } else { Err(StoreError::Refused(refused)) }
     }
 }
 
@@ -272,20 +306,32 @@ fn by_map(notes: BTreeMap<Place, Option<String>>) -> BTreeMap<String, Values> {
     maps
 }
 
-/// Does all of it, also when a part fails: what was begun is not left unknown. The first failure.
-async fn together(writes: Vec<BoxFuture<'_, Result<(), StoreError>>>) -> Result<(), StoreError> {
+/// A write of a machine's record, or of others.
+type Write<'a> = BoxFuture<'a, (Option<MachineId>, Result<(), StoreError>)>;
+
+/// Does all of it, also when a part fails: what was begun is not left unknown. The machines whose records are refused as
+/// they are, or the first failure.
+async fn together(writes: Vec<Write<'_>>) -> Result<Vec<RefusedRecord>, StoreError> {
     let mut results = futures::stream::iter(writes).buffer_unordered(TOGETHER);
-    let mut first = Ok(());
+    let (mut first, mut refused) = (Ok(()), Vec::new());
     while let Some(result) = results.next().await {
-        first = first.and(result);
+        match result {
+            (Some(machine), Err(StoreError::Invalid { problem, .. })) => {
+                refused.push(RefusedRecord { record: RecordKey::Machine(machine), problem });
+            }
+            (_, result) => first = first.and(result),
+        }
     }
-    first
+    first.map(|()| refused)
 }
 
-/// The records that these objects are. VPSieNodes that are no machine's are left out.
+/// The records that these objects are. VPSieNodes that are no machine's are left out, and so are those of increases that
+/// broke off.
 pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Result<Records, StoreError> {
     let mut records = Records::default();
-    records.machines.extend(nodes.iter().filter_map(|node| node.machine().ok()));
+    let incomplete = increases::incomplete(nodes);
+    let machines = nodes.iter().filter_map(|node| node.machine().ok());
+    records.machines.extend(machines.filter(|machine| !incomplete.contains(&machine.id)));
     for map in maps {
         notes::read(map, &mut records)?;
     }

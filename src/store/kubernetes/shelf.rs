@@ -72,6 +72,10 @@ impl<K: Kept> Shelf<K> {
         self.lock().values().find_map(pick)
     }
 
+    pub(super) fn pick<T>(&self, pick: impl FnMut(&K) -> Option<T>) -> Vec<T> {
+        self.lock().values().filter_map(pick).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, K>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -233,6 +237,11 @@ impl Failed {
         }
     }
 
+    /// Whether the object can never be written as it is: malformed, too large, or against the schema.
+    fn is_lasting(&self) -> bool {
+        matches!(self.code(), Some(400 | 413 | 422))
+    }
+
     /// Whether the same request may be answered otherwise, or its answer was lost.
     fn passes(&self) -> bool {
         match self {
@@ -281,6 +290,9 @@ impl Pace {
     }
 
     fn gives_up(&self, error: &Failed) -> StoreError {
+        if error.is_lasting() {
+            return StoreError::Invalid { object: self.title.clone(), problem: error.to_string() };
+        }
         StoreError::Io { action: "write", problem: format!("{}: {error}", self.title) }
     }
 

@@ -1,0 +1,136 @@
+//! Machines that are recorded together for the first time are recorded all or not at all. Each is an object of its own,
+//! so each names the increase that it is of; what a write that broke off left behind is known by that, also after a
+//! restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::super::{RefusedRecord, StoreError};
+use super::shelf::Half;
+use super::{KubernetesStore, Last};
+use crate::api::VPSieNode;
+use crate::fleet::{Machine, MachineId, Phase, RecordKey};
+
+/// The increase that a machine was recorded in: `<its first machine>/<how many>`.
+const INCREASE: &str = "autoscaler.vpsie.com/increase";
+
+/// Machines that are recorded together for the first time, and that nothing was asked of VPSie for.
+#[derive(Clone)]
+pub(super) struct Increase {
+    pub(super) machines: BTreeSet<MachineId>,
+}
+
+impl Increase {
+    pub(super) fn mark(&self, node: &mut VPSieNode) {
+        let Some(first) = self.machines.first() else { return };
+        let value = format!("{first}/{}", self.machines.len());
+        node.metadata.annotations.get_or_insert_default().insert(INCREASE.to_owned(), value);
+    }
+}
+
+fn of(node: &VPSieNode) -> Option<(&str, usize)> {
+    let text = node.annotations().get(INCREASE)?;
+    let (_, count) = text.rsplit_once('/')?;
+    Some((text, count.parse().ok()?))
+}
+
+fn is_unasked(machine: &Machine) -> bool {
+    machine.phase == Phase::Pending && machine.asks.is_empty()
+}
+
+/// The machines of increases that broke off. One whose machines were asked for was complete once.
+pub(super) fn incomplete(nodes: &[VPSieNode]) -> BTreeSet<MachineId> {
+    let mut increases: BTreeMap<&str, (usize, Vec<MachineId>, bool)> = BTreeMap::new();
+    for node in nodes {
+        let (Some((increase, count)), Ok(machine)) = (of(node), node.machine()) else { continue };
+        let (_, machines, unasked) = increases.entry(increase).or_insert((count, Vec::new(), true));
+        *unasked &= is_unasked(&machine);
+        machines.push(machine.id);
+    }
+    let broken =
+        increases.into_values().filter(|(count, machines, unasked)| *unasked && machines.len() < *count);
+    broken.flat_map(|(_, machines, _)| machines).collect()
+}
+
+fn release(stored: &VPSieNode) -> Option<Value> {
+    of(stored).map(|_| json!({"metadata": {"annotations": {INCREASE: null}}}))
+}
+
+impl KubernetesStore {
+    pub(super) fn note_incomplete(&self, machines: BTreeSet<MachineId>) {
+        if !machines.is_empty() {
+            tracing::warn!(
+                machines = machines.len(),
+                "an increase broke off while its machines were recorded; the recorded ones are removed, VPSie was \
+                 never asked for them"
+            );
+        }
+        *self.lock_incomplete() = machines;
+    }
+
+    /// Those that are still recorded.
+    pub(super) fn incomplete(&self) -> BTreeSet<MachineId> {
+        let mut incomplete = self.lock_incomplete();
+        incomplete.retain(|id| self.nodes.seen(id.as_str()).is_some());
+        incomplete.clone()
+    }
+
+    fn lock_incomplete(&self) -> std::sync::MutexGuard<'_, BTreeSet<MachineId>> {
+        self.incomplete.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The increase of a commit. One machine alone needs none.
+    pub(super) fn increase(&self, last: &Last) -> Option<Increase> {
+        let new = last.saved.values().filter(|m| is_unasked(m) && self.nodes.seen(m.id.as_str()).is_none());
+        let machines: BTreeSet<MachineId> = new.map(|m| m.id.clone()).collect();
+        (machines.len() > 1).then_some(Increase { machines })
+    }
+
+    /// Before machines of an increase are removed, those that stay must not count on them. Where that is refused, they
+    /// are not removed.
+    pub(super) async fn release_increases(
+        &self,
+        dropped: &mut BTreeSet<MachineId>,
+        deadline: Instant,
+    ) -> Result<Vec<RefusedRecord>, StoreError> {
+        let increase = |id: &MachineId| {
+            let node = self.nodes.seen(id.as_str())?;
+            of(&node).map(|(increase, _)| increase.to_owned())
+        };
+        let increases: BTreeSet<String> = dropped.iter().filter_map(increase).collect();
+        let mut refused = Vec::new();
+        for increase_id in increases {
+            let stays = self.nodes.pick(|node| {
+                let counts = of(node).is_some_and(|(increase, _)| increase == increase_id);
+                let stays = |machine: Machine| is_unasked(&machine) && !dropped.contains(&machine.id);
+                (counts && node.machine().is_ok_and(stays)).then(|| node.name_any())
+            });
+            for name in stays {
+                match self.nodes.patch(&name, Half::Main, deadline, release).await {
+                    Ok(_) => {}
+                    Err(StoreError::Invalid { problem, .. }) => {
+                        let (waits, rest) = dropped
+                            .iter()
+                            .cloned()
+                            .partition(|id| increase(id).as_ref() == Some(&increase_id));
+                        *dropped = rest;
+                        let waits: BTreeSet<MachineId> = waits;
+                        refused.extend(waits.into_iter().map(|id| RefusedRecord {
+                            record: RecordKey::Machine(id),
+                            problem: problem.clone(),
+                        }));
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(refused)
+    }
+}
+
+#[cfg(test)]
+mod tests;
