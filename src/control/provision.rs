@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(4);
 /// The least time between two listings, whatever rings.
 const GAP: Duration = Duration::from_secs(2);
+/// Attempts to record the last answers before the process ends.
+const LAST_WRITES: usize = 4;
 
 /// The loop that creates and observes.
 pub struct Provision {
@@ -45,6 +47,8 @@ pub struct Provision {
     bell: Arc<Bell>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, (MachineId, SizeId)>,
+    /// What became of requests and is not recorded yet: nothing can tell it again.
+    unrecorded: Vec<(MachineId, Outcome)>,
     listed_at: Option<Instant>,
     next_listing: Instant,
     interval: Duration,
@@ -78,6 +82,7 @@ impl Provision {
             bell,
             calls: JoinSet::new(),
             calling: HashMap::new(),
+            unrecorded: Vec::new(),
             listed_at: None,
             next_listing: now,
             interval: SOON,
@@ -114,6 +119,21 @@ impl Provision {
         while let Some(answered) = self.calls.join_next_with_id().await {
             self.answered(answered).await;
         }
+        for _ in 0..LAST_WRITES {
+            if self.unrecorded.is_empty() {
+                return;
+            }
+            tokio::time::sleep_until(self.recording.until()).await;
+            if self.record_outcomes().await.is_err() {
+                break;
+            }
+        }
+        if !self.unrecorded.is_empty() {
+            tracing::error!(
+                requests = self.unrecorded.len(),
+                "the answers to creations are not recorded; after the restart these requests count as lost replies"
+            );
+        }
     }
 
     fn wake(&self) -> Instant {
@@ -128,10 +148,17 @@ impl Provision {
         if !self.recording.ready() {
             return Ok(());
         }
+        // Before anything else: a machine that is asked for again must not get the answer to its last request.
+        self.record_outcomes().await?;
+        if !self.unrecorded.is_empty() {
+            return Ok(());
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             let policy = self.policy;
-            let calling: Vec<MachineId> = self.calling.values().map(|(id, _)| id.clone()).collect();
+            let calling = self.calling.values().map(|(id, _)| id.clone());
+            let calling: Vec<MachineId> =
+                calling.chain(self.unrecorded.iter().map(|(id, _)| id.clone())).collect();
             self.settle(move |fleet, now, names| {
                 fleet.asking(calling);
                 fleet.pass_time(now, &policy, names)
@@ -213,7 +240,12 @@ impl Provision {
 
     async fn ask(&mut self) -> Result<(), CommandError> {
         let ids = self.wanted();
-        let asked = self.settle(move |fleet, now, _| fleet.ask(&ids, now)).await?;
+        let wanted = ids.clone();
+        let Some(asked) = self.try_settle(move |fleet, now, _| fleet.ask(&wanted, now)).await? else {
+            // A part of them may be recorded as asked for.
+            self.unrecorded.extend(ids.into_iter().map(|id| (id, Outcome::NotSent)));
+            return Ok(());
+        };
         for change in asked {
             if let Change::SaveMachine(machine) = change {
                 self.call(machine.id, machine.size, machine.pool.node_group.to_string());
@@ -253,10 +285,39 @@ impl Provision {
             }
         };
         self.soon();
-        let policy = self.policy;
-        let noted = self.settle(move |fleet, now, _| fleet.answered(&id, outcome, now, &policy)).await;
-        if let Err(error) = noted {
-            tracing::warn!(%error, "the answer to a creation is not recorded; it settles like a lost one");
+        self.unrecorded.push((id, outcome));
+        if self.recording.ready()
+            && let Err(error) = self.record_outcomes().await
+        {
+            tracing::warn!(%error, "the answer to a creation is not recorded");
+        }
+    }
+
+    /// Records what became of requests. What cannot be written now stays for the next time.
+    async fn record_outcomes(&mut self) -> Result<(), CommandError> {
+        if self.unrecorded.is_empty() {
+            return Ok(());
+        }
+        let (outcomes, policy) = (self.unrecorded.clone(), self.policy);
+        let recorded = self.handle.update_parts(move |fleet, now, _| {
+            let answered =
+                outcomes.into_iter().map(|(id, outcome)| fleet.answered(&id, outcome, now, &policy));
+            answered.flatten().collect()
+        });
+        match recorded.await {
+            Ok(changes) => {
+                // Without a change nothing was written.
+                if !changes.is_empty() {
+                    self.recording.success();
+                }
+                self.unrecorded.clear();
+                Ok(())
+            }
+            Err(CommandError::Store(_)) => {
+                self.recording.failure(None);
+                Ok(())
+            }
+            Err(stopped) => Err(stopped),
         }
     }
 
@@ -267,21 +328,31 @@ impl Provision {
         + Send
         + 'static,
     ) -> Result<Vec<Change>, CommandError> {
+        Ok(self.try_settle(change).await?.unwrap_or_default())
+    }
+
+    /// The same. None when the records could not be written.
+    async fn try_settle(
+        &mut self,
+        change: impl FnOnce(&mut crate::fleet::Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Vec<Change>
+        + Send
+        + 'static,
+    ) -> Result<Option<Vec<Change>>, CommandError> {
         match self.handle.update_parts(change).await {
             Err(CommandError::Store(_)) => {
                 self.recording.failure(None);
                 // What the listing showed is not recorded.
                 self.listed_at = None;
                 self.next_listing = Instant::now();
-                Ok(Vec::new())
+                Ok(None)
             }
             Ok(changes) => {
                 if !changes.is_empty() {
                     self.recording.success();
                 }
-                Ok(changes)
+                Ok(Some(changes))
             }
-            stopped => stopped,
+            Err(stopped) => Err(stopped),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Deletes the VMs of Deleting machines, each by its own id (invariant 7).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Removal {
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, MachineId>,
     troubled: BTreeMap<MachineId, Backoff>,
+    /// Machines whose deletion VPSie accepted and that are not recorded so yet. VPSie is not asked for these again.
+    accepted: BTreeSet<MachineId>,
 }
 
 impl Removal {
@@ -40,12 +42,14 @@ impl Removal {
             calls: JoinSet::new(),
             calling: HashMap::new(),
             troubled: BTreeMap::new(),
+            accepted: BTreeSet::new(),
         }
     }
 
     /// Runs until `shutdown`, then waits for the answers to what is asked.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
+            self.record_accepted().await;
             self.start();
             let wake = self.wake();
             tokio::select! {
@@ -59,6 +63,8 @@ impl Removal {
         while let Some(answered) = self.calls.join_next_with_id().await {
             self.answered(answered).await;
         }
+        self.troubled.clear();
+        self.record_accepted().await;
     }
 
     fn wake(&self) -> Instant {
@@ -72,12 +78,12 @@ impl Removal {
         if free == 0 {
             return;
         }
-        let (calling, troubled) = (&self.calling, &mut self.troubled);
+        let (calling, troubled, accepted) = (&self.calling, &mut self.troubled, &self.accepted);
         let next: Vec<_> = self.handle.read(|fleet| {
             troubled.retain(|id, _| fleet.machine(id).is_some_and(Machine::is_unwanted));
             let mut next = fleet.unwanted();
             next.retain(|m| troubled.get(&m.id).is_none_or(Backoff::ready));
-            next.retain(|m| !calling.values().any(|id| *id == m.id));
+            next.retain(|m| !calling.values().any(|id| *id == m.id) && !accepted.contains(&m.id));
             next.sort_by_key(|m| troubled.contains_key(&m.id));
             next.into_iter().filter_map(|m| Some((m.id.clone(), m.vm()?.clone()))).take(free).collect()
         });
@@ -94,14 +100,11 @@ impl Removal {
             (broken.id(), Err(BackendError::Unclear { message }))
         });
         let Some(id) = self.calling.remove(&call) else { return };
-        let noted = match answer {
+        match answer {
             Ok(()) => {
                 self.bell.soon();
-                let machine = id.clone();
-                self.handle
-                    .update(move |fleet, now, _| fleet.deletion_accepted(&machine, now))
-                    .await
-                    .map(drop)
+                self.accepted.insert(id);
+                self.record_accepted().await;
             }
             Err(error) => {
                 tracing::warn!(machine = %id, %error, "a VM could not be deleted; trying again");
@@ -110,11 +113,30 @@ impl Removal {
                     _ => None,
                 };
                 self.trouble(id, wait);
-                return;
             }
-        };
-        if let Err(CommandError::Store(_)) = noted {
-            self.trouble(id, None);
+        }
+    }
+
+    /// Records accepted deletions. What cannot be written now stays for the next time.
+    async fn record_accepted(&mut self) {
+        let ready = |id: &&MachineId| self.troubled.get(*id).is_none_or(Backoff::ready);
+        let due: Vec<MachineId> = self.accepted.iter().filter(ready).cloned().collect();
+        if due.is_empty() {
+            return;
+        }
+        let ids = due.clone();
+        let recorded = self.handle.update(move |fleet, now, _| {
+            ids.iter().flat_map(|id| fleet.deletion_accepted(id, now)).collect()
+        });
+        match recorded.await {
+            Ok(_) => {
+                for id in due {
+                    self.accepted.remove(&id);
+                    self.troubled.remove(&id);
+                }
+            }
+            Err(CommandError::Store(_)) => due.into_iter().for_each(|id| self.trouble(id, None)),
+            Err(_) => {}
         }
     }
 

@@ -27,6 +27,8 @@ pub enum Outcome {
     Refused(Failure),
     /// Nothing was done; later may help.
     Unavailable(Failure),
+    /// VPSie was never asked, though the request may be recorded.
+    NotSent,
 }
 
 /// How long ago, 0 for the future: a clock that was set back makes nothing older.
@@ -125,6 +127,12 @@ impl Fleet {
                     phase if !machine.asks.is_empty() => phase.clone(),
                     _ => Phase::Pending,
                 };
+                self.end_attempt(&mut changes, machine, phase);
+                return changes;
+            }
+            Outcome::NotSent => {
+                machine.asks.remove(at);
+                let phase = if machine.asks.is_empty() { Phase::Pending } else { machine.phase.clone() };
                 self.end_attempt(&mut changes, machine, phase);
                 return changes;
             }

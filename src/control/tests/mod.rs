@@ -1,6 +1,7 @@
 //! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
 
 mod adoption;
+mod answers;
 mod commands;
 mod disk;
 mod drain;

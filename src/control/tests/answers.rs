@@ -1,0 +1,98 @@
+//! What VPSie answers, also while the records cannot be written.
+
+use super::*;
+use crate::fleet::AskOutcome;
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_recorded_once_the_store_is_back() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::SilentAfter(Duration::from_secs(2)));
+    seconds(1).await;
+    process.increase(SMALL, 4).await;
+    seconds(1).await;
+    process.disk.fill(true);
+    seconds(12).await;
+    process.disk.fill(false);
+    seconds(180).await;
+    assert_eq!(process.vpsie.count("create"), 4, "VPSie accepted each of them");
+    let accepted = |m: &crate::fleet::Machine| m.asks.iter().all(|ask| ask.outcome == AskOutcome::Accepted);
+    assert!(process.handle.read(|fleet| fleet.machines().all(accepted)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_recorded_once_the_store_is_back() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::RefusedAfter(Duration::from_secs(2)));
+    seconds(1).await;
+    process.increase(SMALL, 1).await;
+    seconds(1).await;
+    process.disk.fill(true);
+    seconds(12).await;
+    process.disk.fill(false);
+    seconds(30).await;
+    assert_eq!((process.in_phase("Failed"), process.vpsie.count("create")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accepted_deletion_is_recorded_and_not_asked_again() {
+    let process = Process::new().await;
+    process.increase(SMALL, 1).await;
+    seconds(30).await;
+    process.vpsie.state().deletions.insert("slave-1".to_owned(), Reply::SilentAfter(Duration::from_secs(2)));
+    process.delete_all(SMALL).await;
+    process.disk.fill(true);
+    seconds(12).await;
+    process.disk.fill(false);
+    seconds(60).await;
+    assert_eq!(process.vpsie.count("delete"), 1);
+    assert!(process.handle.read(|fleet| fleet.unwanted().is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_recorded_and_not_sent_is_made_at_once() {
+    let process = Process::new().await;
+    seconds(1).await;
+    // A machine that waits, so that the next write is that of its request.
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Unavailable);
+    process.increase(SMALL, 2).await;
+    seconds(1).await;
+    process.vpsie.state().creations.clear();
+    process.disk.lose_replies(true);
+    seconds(8).await;
+    assert_eq!(process.vpsie.count("create"), 2, "nothing is asked for without a record");
+    process.disk.lose_replies(false);
+    seconds(40).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (2, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_fail_together_are_one_trouble() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Unavailable);
+    process.increase(SMALL, 8).await;
+    seconds(1).await;
+    assert_eq!(process.vpsie.count("create"), 8);
+    process.vpsie.state().creations.clear();
+    seconds(9).await;
+    assert_eq!(process.vpsie.count("create"), 16, "a moment's trouble costs a moment");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_that_breaks_settles_like_a_lost_one() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Panic);
+    process.increase(SMALL, 1).await;
+    seconds(10).await;
+    process.vpsie.state().creations.clear();
+    seconds(180).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_makes_no_second_vm() {
+    let process = Process::new().await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::Lost);
+    process.increase(SMALL, 5).await;
+    seconds(600).await;
+    assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (5, 5));
+}
