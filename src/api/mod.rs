@@ -10,6 +10,7 @@ mod autoscaler_config;
 mod conditions;
 mod cost_limit;
 mod crds;
+mod lenient;
 mod node_group;
 mod node_template;
 mod policies;

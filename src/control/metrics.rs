@@ -58,6 +58,14 @@ impl Collector for FleetCollector {
             None,
             MetricType::Gauge,
         )?)?;
+        let help = "Records that this version cannot read and leaves as they are";
+        let unreadable = handle.read(Fleet::unreadable_records);
+        ConstGauge::new(f64::from(unreadable)).encode(encoder.encode_descriptor(
+            "unreadable_records",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
         let usd_per_hour = Unit::Other("usd_per_hour".to_owned());
         for (name, help, unit, samples) in [
             ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", None, sizes),

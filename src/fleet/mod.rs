@@ -11,6 +11,7 @@ mod group;
 mod hindrance;
 mod ids;
 mod learned;
+pub(crate) mod lenient;
 mod listing;
 mod machine;
 mod observe;

@@ -91,6 +91,8 @@ pub struct Records {
     pub learned: Vec<(SizeId, Learned)>,
     /// The last good catalog.
     pub catalog: Option<Arc<Catalog>>,
+    /// How many records this version cannot read. They are left as they are.
+    pub unreadable: u32,
 }
 
 /// A node that VPSie listed and that is no machine's.

@@ -46,6 +46,7 @@ pub struct Fleet {
     strangers_by_vm: HashMap<VmId, Hostname>,
     basis: Basis,
     pub(super) sightings: Shared<Sightings>,
+    unreadable: u32,
 }
 
 /// A pool: what Cluster Autoscaler calls a node group.
@@ -118,6 +119,7 @@ impl Fleet {
     fn fill(&mut self, records: Records) {
         self.learned = records.learned.into_iter().collect();
         self.catalog = records.catalog;
+        self.unreadable = records.unreadable;
         for stranger in records.strangers {
             self.apply(&Change::SaveStranger(stranger));
         }
@@ -134,7 +136,13 @@ impl Fleet {
             strangers: self.strangers.values().cloned().collect(),
             learned: self.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
             catalog: self.catalog.clone(),
+            unreadable: self.unreadable,
         }
+    }
+
+    /// How many records were left as they are because this version cannot read them.
+    pub fn unreadable_records(&self) -> u32 {
+        self.unreadable
     }
 
     /// Replaces what is declared. Machines of a NodeGroup that is gone stay, in pools that cannot grow.

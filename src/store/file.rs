@@ -9,13 +9,14 @@ use async_trait::async_trait;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::{Store, StoreError};
-use crate::fleet::{Change, ClusterId, Records, SizeId};
+use crate::fleet::{Change, ClusterId, Records, SizeId, lenient};
 
 /// Grows when an older release could not read what this one writes.
 const FORMAT: u64 = 1;
+/// Grows with every change of the records that older releases can read.
+const REVISION: u64 = 2;
 /// What every redb file starts with.
 const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
 /// Records are small and memory has them all: the pages need little room.
@@ -103,8 +104,6 @@ impl Store for FileStore {
 enum Fault {
     #[error(transparent)]
     Redb(#[from] redb::Error),
-    #[error("record {key} of table {table} cannot be read: {error}")]
-    Record { table: String, key: String, error: serde_json::Error },
     #[error("a record cannot be written: {0}")]
     Encode(serde_json::Error),
 }
@@ -164,6 +163,7 @@ impl Place {
             {
                 let mut meta = transaction.open_table(META)?;
                 meta.insert("format", FORMAT.to_string().as_str())?;
+                meta.insert("revision", REVISION.to_string().as_str())?;
                 meta.insert("cluster", self.cluster.as_str())?;
                 transaction.open_table(MACHINES)?;
                 transaction.open_table(STRANGERS)?;
@@ -255,7 +255,6 @@ impl Place {
         match fault {
             Fault::Redb(redb::Error::DatabaseAlreadyOpen) => self.in_use(),
             Fault::Redb(error @ redb::Error::Corrupted(_)) => self.damaged(&error),
-            fault @ Fault::Record { .. } => self.damaged(&fault),
             fault => StoreError::Io { action, problem: format!("{}: {fault}", self.path.display()) },
         }
     }
@@ -296,28 +295,62 @@ fn open_database(file: File) -> Result<Database, Fault> {
 fn read_records(database: &Database) -> Result<Records, Fault> {
     let transaction = database.begin_read()?;
     let mut records = Records::default();
+    let meta = transaction.open_table(META)?;
+    let revision = meta.get("revision")?.and_then(|text| text.value().parse::<u64>().ok());
+    if let Some(newer) = revision.filter(|revision| *revision > REVISION) {
+        tracing::warn!(
+            revision = newer,
+            "the records were written by a newer vpsie-autoscaler; what this one does not know of them is left out"
+        );
+    }
     for row in transaction.open_table(MACHINES)?.iter()? {
         let (key, value) = row?;
-        records.machines.push(decode(&MACHINES, &key.value(), value.value())?);
+        let machine = lenient::read_machine(value.value());
+        records.machines.extend(readable(&MACHINES, &key.value(), machine, &mut records.unreadable));
     }
     for row in transaction.open_table(STRANGERS)?.iter()? {
         let (key, value) = row?;
-        records.strangers.push(decode(&STRANGERS, &key.value(), value.value())?);
+        let stranger = lenient::read_stranger(value.value());
+        records.strangers.extend(readable(&STRANGERS, &key.value(), stranger, &mut records.unreadable));
     }
     for row in transaction.open_table(LEARNED)?.iter()? {
         let (key, value) = row?;
         let size = SizeId(key.value());
-        records.learned.push((size, decode(&LEARNED, &size, value.value())?));
+        let learned = serde_json::from_str(value.value());
+        let learned = readable(&LEARNED, &size, learned, &mut records.unreadable);
+        records.learned.extend(learned.map(|learned| (size, learned)));
     }
     if let Some(value) = transaction.open_table(CATALOG)?.get(LAST)? {
-        records.catalog = Some(decode(&CATALOG, &LAST, value.value())?);
+        let catalog = serde_json::from_str(value.value());
+        records.catalog = readable(&CATALOG, &LAST, catalog, &mut records.unreadable);
     }
     Ok(records)
+}
+
+/// A record, unless this version cannot read it: that one is left as it is.
+fn readable<T>(
+    table: &impl TableHandle,
+    key: &dyn std::fmt::Display,
+    record: Result<T, serde_json::Error>,
+    unreadable: &mut u32,
+) -> Option<T> {
+    record
+        .inspect_err(|error| {
+            *unreadable += 1;
+            tracing::error!(
+                table = table.name(),
+                %key,
+                %error,
+                "a record cannot be read and is left as it is; its VM is not managed. Run the release that wrote it"
+            );
+        })
+        .ok()
 }
 
 fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
     let transaction = database.begin_write()?;
     {
+        transaction.open_table(META)?.insert("revision", REVISION.to_string().as_str())?;
         let mut machines = transaction.open_table(MACHINES)?;
         let mut strangers = transaction.open_table(STRANGERS)?;
         let mut learned = transaction.open_table(LEARNED)?;
@@ -350,16 +383,4 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
 
 fn encode<T: Serialize>(record: &T) -> Result<String, Fault> {
     serde_json::to_string(record).map_err(Fault::Encode)
-}
-
-fn decode<T: DeserializeOwned>(
-    table: &impl TableHandle,
-    key: &dyn std::fmt::Display,
-    text: &str,
-) -> Result<T, Fault> {
-    serde_json::from_str(text).map_err(|error| Fault::Record {
-        table: table.name().to_owned(),
-        key: key.to_string(),
-        error,
-    })
 }

@@ -35,6 +35,7 @@ impl MemoryStore {
             strangers: kept.strangers.values().cloned().collect(),
             learned: kept.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
             catalog: kept.catalog.clone(),
+            unreadable: 0,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Where the fleet's records are durable.
 
 mod file;
+#[cfg(test)]
+mod formats;
 mod kubernetes;
 mod memory;
 #[cfg(test)]

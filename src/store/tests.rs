@@ -96,6 +96,7 @@ pub(super) fn expected() -> Records {
         strangers: vec![stranger("control-plane")],
         learned: vec![(SizeId(12), learned())],
         catalog: Some(catalog()),
+        unreadable: 0,
     }
 }
 
@@ -244,11 +245,14 @@ async fn the_records_of_another_cluster_are_refused() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_is_named() {
+async fn an_unreadable_record_is_left_as_it_is_and_counted() {
     let folder = Folder::new();
     let path = edited(&folder, MACHINES, "workers-1", "{\"id\": 7}").await;
-    let problem = refusal(&path).await;
-    assert!(problem.contains("record workers-1 of table machines cannot be read"), "{problem}");
+    let store = FileStore::open(&path, &cluster()).await.unwrap();
+    let records = store.load().await.unwrap();
+    assert_eq!((records.machines.len(), records.unreadable), (1, 1));
+    store.commit(&[Change::DropMachine("workers-2".into())]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().unreadable, 1);
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ impl Kept {
             Self::Kubernetes(kube, read) => {
                 let (mut read, version) = (read.lock().unwrap(), kube.version());
                 if read.as_ref().is_none_or(|(of, _)| *of != version) {
-                    *read = Some((version, records_of(&kube.all(), &kube.all()).unwrap()));
+                    *read = Some((version, records_of(&kube.all(), &kube.all())));
                 }
                 read.as_ref().unwrap().1.clone()
             }

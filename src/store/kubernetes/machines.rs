@@ -13,6 +13,14 @@ use crate::kubernetes::merge_patch;
 /// Holds a VPSieNode until its VM is gone.
 pub(super) const FINALIZER: &str = "vpsienode.autoscaler.vpsie.com/finalizer";
 
+/// Annotation: the format of a record. Grows with every change of it.
+const FORMAT: (&str, u32) = ("autoscaler.vpsie.com/record-format", 2);
+
+/// Whether a newer version recorded it.
+pub(super) fn is_newer(node: &VPSieNode) -> bool {
+    node.annotations().get(FORMAT.0).and_then(|text| text.parse::<u32>().ok()).is_some_and(|it| it > FORMAT.1)
+}
+
 impl Kept for VPSieNode {
     /// That somebody deletes it is metadata, too: who looks for that is told by a watch.
     fn same(&self, other: &Self) -> bool {
@@ -36,6 +44,7 @@ pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
     node.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     let group = (names::NODE_GROUP.to_owned(), machine.pool.node_group.to_string());
     node.metadata.labels = Some(BTreeMap::from([group]));
+    node.metadata.annotations = Some(BTreeMap::from([(FORMAT.0.to_owned(), FORMAT.1.to_string())]));
     node
 }
 

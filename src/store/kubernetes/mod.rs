@@ -19,11 +19,12 @@ use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::{RefusedRecord, Store, StoreError};
-use crate::api::VPSieNode;
-use crate::fleet::{Change, ClusterId, Machine, MachineId, RecordKey, Records};
+use crate::api::{NotARecord, VPSieNode};
+use crate::fleet::{Change, ClusterId, Machine, MachineId, RecordKey, Records, Stranger, StrangerKind};
 use increases::Increase;
 use notes::{MANAGED_BY, Place, Values};
 use shelf::{Half, Kept, Shelf, Written};
@@ -86,7 +87,7 @@ impl KubernetesStore {
         set.or_else(|| self.nodes.find(of))
     }
 
-    async fn list<K: Kept>(&self, params: ListParams) -> Result<Vec<K>, StoreError> {
+    async fn list<K: Kept>(&self, params: ListParams) -> Result<Vec<DynamicObject>, StoreError> {
         let resource = ApiResource::erase::<K>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
         let mut begun = 1;
@@ -105,9 +106,7 @@ impl KubernetesStore {
                     return Err(StoreError::Io { action: "read", problem });
                 }
             };
-            for object in page.items {
-                objects.push(self.typed(object)?);
-            }
+            objects.extend(page.items);
             token = page.metadata.continue_.filter(|token| !token.is_empty());
             if token.is_none() {
                 return Ok(objects);
@@ -115,12 +114,45 @@ impl KubernetesStore {
         }
     }
 
-    fn typed<K: Kept>(&self, object: DynamicObject) -> Result<K, StoreError> {
-        let name = object.name_any();
-        object.try_parse().map_err(|error| StoreError::Unusable {
-            path: format!("{} {}/{name}", K::kind(&()), self.namespace),
-            problem: format!("cannot be read: {error}; restore it, or remove it"),
-        })
+    /// VPSieNodes that can be read. The others are left as they are: their VMs are never touched.
+    fn typed_nodes(&self, objects: Vec<DynamicObject>) -> (Vec<VPSieNode>, Vec<Stranger>, u32) {
+        let (mut nodes, mut untouchable, mut unreadable) = (Vec::new(), Vec::new(), 0);
+        for object in objects {
+            let name = object.name_any();
+            let made = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            let object = json!(object);
+            let problem = match VPSieNode::read(&object) {
+                Ok(node) => match node.machine() {
+                    Err(NotARecord { field, .. }) if node.spec.recorded_at.is_some() => format!("no {field}"),
+                    _ => {
+                        nodes.push(node);
+                        continue;
+                    }
+                },
+                Err(error) => error.to_string(),
+            };
+            unreadable += 1;
+            if let Some((hostname, id)) = VPSieNode::vm_of_unreadable(&object) {
+                let first_seen = made.unwrap_or_default();
+                untouchable.push(Stranger { hostname, id, first_seen, kind: StrangerKind::Foreign });
+            }
+            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
+                tracing::error!(
+                    object = self.nodes.title(&name),
+                    problem,
+                    "a record cannot be read and is left as it is; its VM is not managed. Run the release that wrote it, or \
+                     restore the record"
+                );
+            }
+        }
+        let newer = nodes.iter().filter(|node| machines::is_newer(node)).count();
+        if newer > 0 {
+            tracing::warn!(
+                records = newer,
+                "records were written by a newer vpsie-autoscaler; what this one does not know of them is left out"
+            );
+        }
+        (nodes, untouchable, unreadable)
     }
 
     async fn save(
@@ -206,10 +238,19 @@ impl KubernetesStore {
 impl Store for KubernetesStore {
     async fn load(&self) -> Result<Records, StoreError> {
         let ours = ListParams::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-        let nodes: Vec<VPSieNode> = self.list(ListParams::default()).await?;
-        let maps: Vec<ConfigMap> = self.list(ours).await?;
+        let nodes = self.list::<VPSieNode>(ListParams::default()).await?;
+        let (nodes, untouchable, unreadable) = self.typed_nodes(nodes);
+        let maps = self.list::<ConfigMap>(ours).await?;
+        let maps: Vec<ConfigMap> = maps.into_iter().filter_map(|map| map.try_parse().ok()).collect();
         self.warn_of(&nodes);
-        let records = records_of(&nodes, &maps)?;
+        let mut records = records_of(&nodes, &maps);
+        records.unreadable += unreadable;
+        let known = |vm: &Stranger| {
+            records.strangers.iter().any(|stranger| stranger.hostname == vm.hostname)
+                || records.machines.iter().any(|m| m.vm().is_some_and(|of| of.hostname == vm.hostname))
+        };
+        let untouchable: Vec<Stranger> = untouchable.into_iter().filter(|vm| !known(vm)).collect();
+        records.strangers.extend(untouchable);
         self.note_incomplete(increases::incomplete(&nodes));
         self.nodes.fill(nodes.into_iter().filter(|node| node.machine().is_ok()));
         self.maps.fill(maps);
@@ -327,18 +368,18 @@ async fn together(writes: Vec<Write<'_>>) -> Result<Vec<RefusedRecord>, StoreErr
 
 /// The records that these objects are. VPSieNodes that are no machine's are left out, and so are those of increases that
 /// broke off.
-pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Result<Records, StoreError> {
+pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Records {
     let mut records = Records::default();
     let incomplete = increases::incomplete(nodes);
     let machines = nodes.iter().filter_map(|node| node.machine().ok());
     records.machines.extend(machines.filter(|machine| !incomplete.contains(&machine.id)));
     for map in maps {
-        notes::read(map, &mut records)?;
+        notes::read(map, &mut records);
     }
     records.machines.sort_by(|a, b| a.id.cmp(&b.id));
     records.strangers.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     // The Nodes of a size stand before its summary.
     records.learned.sort_by_key(|(size, learned)| (*size, learned.nodes.is_empty()));
     records.learned.dedup_by_key(|(size, _)| *size);
-    Ok(records)
+    records
 }

@@ -2,17 +2,14 @@
 //! Each is one value of a ConfigMap.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
 use kube::core::ObjectMeta;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::super::StoreError;
 use super::shelf::Kept;
-use crate::fleet::{Hostname, Learned, Records, SizeId, Stranger};
+use crate::fleet::{Hostname, Learned, Records, SizeId, lenient};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
 /// A digit follows: one object for all would grow past what an object may have.
@@ -113,31 +110,44 @@ pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
     (!data.is_empty()).then(|| json!({"data": data}))
 }
 
-/// Reads the values of a ConfigMap, if it is one of ours.
-pub(super) fn read(map: &ConfigMap, records: &mut Records) -> Result<(), StoreError> {
+/// Reads the values of a ConfigMap, if it is one of ours. What this version cannot read is left as it is.
+pub(super) fn read(map: &ConfigMap, records: &mut Records) {
     let name = map.name_any();
     if let Some(size) = name.strip_prefix(LEARNED_MAP).and_then(|size| size.parse().ok()) {
         let nodes = map.data.as_ref().and_then(|data| data.get(NODES));
         let nodes = nodes.map(|text| serde_json::from_str(text).inspect_err(|error| unreadable(map, error)));
         let learned = nodes.and_then(Result::ok).and_then(Learned::of_nodes);
         records.learned.extend(learned.map(|learned| (SizeId(size), learned)));
-        return Ok(());
+        return;
     }
     if name != CATALOG_MAP && !name.starts_with(STRANGERS_MAP) {
-        return Ok(());
+        return;
     }
     for (key, text) in map.data.iter().flatten() {
-        let value = Note { map, key, text };
-        if name != CATALOG_MAP {
-            records.strangers.push(value.parse::<Stranger>()?);
-        } else if key == CATALOG {
-            records.catalog = Some(Arc::new(value.parse()?));
-        } else if let Some(size) = key.strip_prefix(LEARNED) {
-            let size = size.parse().map_err(|_| value.broken(&"the key names no size"))?;
-            records.learned.push((SizeId(size), value.parse()?));
-        } else {
-            return Err(value.broken(&"the key is not known"));
+        if let Err(problem) = read_value(&name, key, text, records) {
+            records.unreadable += 1;
+            let namespace = map.namespace().unwrap_or_default();
+            tracing::error!(
+                object = format!("ConfigMap {namespace}/{name}"),
+                key,
+                problem,
+                "a record cannot be read and is left as it is"
+            );
         }
+    }
+}
+
+fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result<(), String> {
+    let problem = |error: serde_json::Error| error.to_string();
+    if map != CATALOG_MAP {
+        records.strangers.push(lenient::read_stranger(text).map_err(problem)?);
+    } else if key == CATALOG {
+        records.catalog = Some(serde_json::from_str(text).map_err(problem)?);
+    } else if let Some(size) = key.strip_prefix(LEARNED) {
+        let size = size.parse().map_err(|_| "the key names no size".to_owned())?;
+        records.learned.push((SizeId(size), serde_json::from_str(text).map_err(problem)?));
+    } else {
+        return Err("the key is not known".to_owned());
     }
     Ok(())
 }
@@ -146,26 +156,6 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) -> Result<(), StoreEr
 fn unreadable(map: &ConfigMap, error: &serde_json::Error) {
     let configmap = map.name_any();
     tracing::warn!(configmap, %error, "what Nodes showed cannot be read; it is learned again from new Nodes");
-}
-
-struct Note<'a> {
-    map: &'a ConfigMap,
-    key: &'a str,
-    text: &'a str,
-}
-
-impl Note<'_> {
-    fn parse<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
-        serde_json::from_str(self.text).map_err(|error| self.broken(&error))
-    }
-
-    fn broken(&self, what: &dyn std::fmt::Display) -> StoreError {
-        let namespace = self.map.namespace().unwrap_or_default();
-        StoreError::Unusable {
-            path: format!("ConfigMap {namespace}/{}", self.map.name_any()),
-            problem: format!("data[{:?}] cannot be read: {what}; restore it, or remove it", self.key),
-        }
-    }
 }
 
 #[cfg(test)]

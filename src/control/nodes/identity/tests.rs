@@ -53,6 +53,7 @@ fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
         strangers,
         learned: Vec::new(),
         catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
+        unreadable: 0,
     };
     Fleet::restore(vec![group], records, Reserved::default())
 }

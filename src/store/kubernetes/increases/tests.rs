@@ -79,7 +79,7 @@ async fn an_increase_that_was_asked_for_stays() {
 async fn one_refused_record_does_not_hold_up_the_others() {
     let kube = server();
     let store = loaded(&kube).await;
-    let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new() };
+    let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new(), provider_id: None };
     let at = machine("workers-1").created_at;
     let orphan = Stranger {
         hostname: vm.hostname.clone(),
