@@ -77,6 +77,11 @@ impl UsdPerHour {
         Self(whole.unwrap_or_else(|| (self.0 / Decimal::ONE_HUNDRED).saturating_mul(rest)))
     }
 
+    /// To twelve decimals, so that sums are exact: a part of a month has no end.
+    pub fn rounded(self) -> Self {
+        Self(self.0.round_dp(12))
+    }
+
     /// Whether it is above 0: no other price is one.
     pub fn is_positive(self) -> bool {
         self.0 > Decimal::ZERO
@@ -154,6 +159,16 @@ mod tests {
         assert_eq!(rate.daily(), Usd(Decimal::new(12, 1)));
         assert_eq!((rate * 3).to_string(), "0.15 USD/h");
         assert_eq!([rate, rate].into_iter().sum::<UsdPerHour>().to_string(), "0.1 USD/h");
+    }
+
+    #[test]
+    fn a_share_of_the_largest_does_not_overflow() {
+        let half = UsdPerHour(Decimal::MAX).less_percent(Decimal::from(50));
+        assert!(half > UsdPerHour(Decimal::MAX / Decimal::from(3)), "{half}");
+        assert_eq!(
+            UsdPerHour(Decimal::from(2)).less_percent(Decimal::from(25)),
+            UsdPerHour(Decimal::new(15, 1))
+        );
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum PriceRule {
     Off(UsdPerHour),
 }
 
+/// No machine costs more for an hour: such a price is a mistake, and sums of it would not be exact.
+const DEAREST: UsdPerHour = UsdPerHour(Decimal::from_parts(1_000_000_000, 0, 0, false, 0));
+
 /// How many times one of the API's two prices may be the other, for an hour. A month's price in the field of the hour
 /// is 730 times too high, and cents in the place of dollars 100 times; discounts for a whole month are far below this.
 const MOST_TIMES: u32 = 5;
@@ -65,7 +68,7 @@ impl Prices {
             PriceRule::PercentOff(percent) => Some(price.less_percent(percent)),
             PriceRule::Off(amount) => Some(price - amount),
         });
-        Some(discounted.unwrap_or(price)).filter(|price| price.is_positive())
+        Some(discounted.unwrap_or(price).rounded()).filter(|price| price.is_positive() && *price <= DEAREST)
     }
 
     /// The API's hourly price and its monthly one per hour, where both are given, contradict each other, and the
@@ -163,11 +166,24 @@ mod tests {
     }
 
     #[test]
-    fn a_discount_on_the_largest_price_does_not_overflow() {
+    fn a_price_that_no_machine_has_is_none() {
         let overrides = vec![said(None, None, PriceRule::PercentOff(Decimal::from(50)))];
-        let prices = Prices { overrides, ..Prices::default() };
-        let price = prices.of(&offer("a", "ams1", None, Some("79228162514264337593543950335"))).unwrap();
-        assert!(price > UsdPerHour(Decimal::MAX / Decimal::from(3)), "{price}");
+        for prices in [Prices::default(), Prices { overrides, ..Prices::default() }] {
+            for hourly in ["79228162514264337593543950335", "3000000000", "0.0000000000001"] {
+                assert_eq!(prices.of(&offer("a", "ams1", None, Some(hourly))), None, "{hourly}");
+            }
+        }
+    }
+
+    /// What machines cost together is kept up to date by adding and subtracting, and must stay the sum.
+    #[test]
+    fn sums_of_prices_are_exact() {
+        for (monthly, hourly) in [(Some(24), None), (None, Some("0.0333333333333333333333333333"))] {
+            let price = Prices::default().of(&offer("a", "ams1", monthly, hourly)).unwrap();
+            let many = (0..1000).fold(UsdPerHour::ZERO, |sum, _| sum + price);
+            let one = (0..999).fold(many, |sum, _| sum - price);
+            assert_eq!((many, one), (price * 1000, price));
+        }
     }
 
     #[test]
