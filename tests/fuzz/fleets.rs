@@ -1,0 +1,121 @@
+//! A fleet to try things on, and what must hold of every fleet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::control::Clock;
+use vpsie_autoscaler::fleet::{
+    AutoscalingOptions, Fleet, ListedNode, MachineId, NodeGroup, NodeGroupName, PoolId, Records, SizeId,
+};
+
+pub(crate) const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
+pub(crate) const SMALL: &str = "web/ams1/small/on-demand";
+pub(crate) const LARGE: &str = "web/ams1/large/on-demand";
+
+pub(crate) struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+}
+
+/// Runs to the end on a clock that skips every wait.
+pub(crate) fn block_on<R>(work: impl Future<Output = R>) -> R {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        tokio::time::timeout(Duration::from_hours(24), work).await.expect("it does not end within a day")
+    })
+}
+
+pub(crate) fn catalog() -> Catalog {
+    let offer = |size: u64, name: &str| Offer {
+        size: SizeId(size),
+        name: name.to_owned(),
+        identifier: None,
+        datacenter: "ams1".into(),
+        resources: Resources {
+            cpu_millis: size * 1000,
+            memory_mib: size * 2048,
+            disk_gib: size * 40,
+            pods: 110,
+        },
+        monthly: Some((size * 12).into()),
+        hourly: None,
+    };
+    Catalog { offers: vec![offer(2, "small"), offer(4, "large")] }
+}
+
+pub(crate) fn group() -> NodeGroup {
+    let pool = |text: &str| text.parse::<PoolId>().unwrap();
+    NodeGroup {
+        name: "web".into(),
+        min: 0,
+        max: 20,
+        pools: vec![pool(SMALL), pool(LARGE)],
+        size: None,
+        labels: [("team".to_owned(), "batch".to_owned())].into(),
+        taints: Vec::new(),
+        preferred: None,
+        options: AutoscalingOptions::default(),
+        adopt: true,
+        cost_limit: vpsie_autoscaler::cost::CostLimit {
+            hourly: Some(vpsie_autoscaler::cost::UsdPerHour(100.into())),
+            monthly: None,
+        },
+        deletion: None,
+        node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+    }
+}
+
+pub(crate) fn records() -> Records {
+    Records { catalog: Some(Arc::new(catalog())), ..Records::default() }
+}
+
+pub(crate) fn namer() -> impl FnMut(&NodeGroupName) -> MachineId {
+    let mut made = 0;
+    move |group| {
+        made += 1;
+        format!("{group}-{made:08x}").as_str().into()
+    }
+}
+
+/// Lets a fleet live for some hours with these listings, and checks it after each step.
+pub(crate) fn live(mut fleet: Fleet, listings: &[Vec<ListedNode>]) {
+    let policy = vpsie_autoscaler::fleet::Policy::default();
+    let mut names = namer();
+    // Records that contradict each other make a fleet that does, too; a sound one stays sound.
+    let check: fn(&Fleet) = if fleet.audit().is_ok() { check } else { check_reads };
+    check(&fleet);
+    for minute in 0..12 {
+        let now = NOW + Duration::from_mins(10 * minute);
+        let empty = Vec::new();
+        let nodes = listings.get(minute as usize % listings.len().max(1)).unwrap_or(&empty);
+        fleet.observe(nodes, now, &policy);
+        fleet.take_in(nodes, now, &mut names);
+        let _ = fleet.increase(SMALL, 1, now, &mut names);
+        let wanted: Vec<_> = fleet.machines().map(|machine| machine.id.clone()).take(3).collect();
+        fleet.ask(&wanted, now);
+        fleet.pass_time(now, &policy, &mut names);
+        check(&fleet);
+    }
+}
+
+/// What must hold of every fleet.
+pub(crate) fn check(fleet: &Fleet) {
+    fleet.audit().unwrap();
+    check_reads(fleet);
+}
+
+/// What must hold of what is read from every fleet.
+fn check_reads(fleet: &Fleet) {
+    for pool in fleet.pools() {
+        let limits = fleet.limits(pool);
+        assert!(limits.min <= limits.max && limits.target <= limits.max, "{limits:?}");
+        assert!(pool.price.is_none_or(|price| price.is_positive()), "{:?}", pool.price);
+    }
+    let rates = fleet.rates();
+    assert!(rates.core >= 0.0 && rates.gib >= 0.0, "{rates:?}");
+}

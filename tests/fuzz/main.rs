@@ -1,0 +1,41 @@
+//! Fuzzers: what comes from outside, mutated, goes through the code that reads it. A panic, an overflow, a hang or memory
+//! without bound fails, and so does a broken rule of the target. `README.md` has the targets and how to run them longer.
+
+// A test that cannot run stops.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "all here is test")]
+
+mod files;
+mod fleets;
+mod messages;
+mod mutate;
+mod objects;
+mod records;
+mod replies;
+mod runner;
+
+use runner::{Target, fuzz};
+
+#[test]
+fn replies_of_vpsie() {
+    fuzz(&Target { name: "replies", seeds: replies::seeds, run: replies::run });
+}
+
+#[test]
+fn objects_of_kubernetes() {
+    fuzz(&Target { name: "objects", seeds: objects::seeds, run: objects::run });
+}
+
+#[test]
+fn records_of_the_store() {
+    fuzz(&Target { name: "records", seeds: records::seeds, run: records::run });
+}
+
+#[test]
+fn messages_of_cluster_autoscaler() {
+    fuzz(&Target { name: "messages", seeds: messages::seeds, run: messages::run });
+}
+
+#[test]
+fn files_of_people() {
+    fuzz(&Target { name: "files", seeds: files::seeds, run: files::run });
+}

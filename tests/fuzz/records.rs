@@ -1,0 +1,72 @@
+//! Records as a store holds them: JSON of machines, strangers, the catalog, what sizes have shown. Each part of an input is
+//! one record, with its kind in the line before it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use vpsie_autoscaler::catalog::Catalog;
+use vpsie_autoscaler::fleet::{
+    Basis, Fleet, Hostname, Learned, ListedNode, Machine, NodeRole, Records, SizeId, Stranger, Vm, VmState,
+};
+
+use crate::fleets::{catalog, group, live};
+use crate::replies::parts;
+
+/// Records in their formats of today, which later releases read, too.
+const SOUND: &str = include_str!("records.txt");
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    vec![SOUND.trim_end().as_bytes().to_vec()]
+}
+
+pub(crate) fn machines() -> Vec<Machine> {
+    let machines = read(SOUND.as_bytes()).machines;
+    assert_eq!(machines.len(), 5);
+    machines
+}
+
+/// What of the input is readable.
+pub(crate) fn read(input: &[u8]) -> Records {
+    let mut records = Records { catalog: Some(Arc::new(catalog())), ..Records::default() };
+    for part in parts(input) {
+        let text = String::from_utf8_lossy(part);
+        let Some((kind, json)) = text.split_once('\n') else { continue };
+        match kind {
+            "machine" => records.machines.extend(serde_json::from_str::<Machine>(json).ok()),
+            "stranger" => records.strangers.extend(serde_json::from_str::<Stranger>(json).ok()),
+            "catalog" => {
+                if let Ok(catalog) = serde_json::from_str::<Catalog>(json) {
+                    records.catalog = Some(Arc::new(catalog));
+                }
+            }
+            _ => records
+                .learned
+                .extend(serde_json::from_str::<Learned>(json).ok().map(|learned| (SizeId(2), learned))),
+        }
+    }
+    records
+}
+
+/// A listing with the VMs that the records know, and one more.
+pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
+    let listed = |vm: &Vm| ListedNode {
+        hostname: vm.hostname.clone(),
+        id: vm.id.clone(),
+        size: Some(SizeId(2)),
+        role: NodeRole::Worker,
+        state: VmState::Running,
+        addresses: vm.addresses.clone(),
+        created_at: Timestamp::from_second(1).ok(),
+    };
+    let mut nodes: Vec<ListedNode> = records.machines.iter().filter_map(Machine::vm).map(listed).collect();
+    if let Some(new) = nodes.first().cloned() {
+        nodes.push(ListedNode { hostname: Hostname::new("hel-slave-77"), id: Some("u-77".into()), ..new });
+    }
+    nodes
+}
+
+pub(crate) fn run(input: &[u8]) {
+    let records = read(input);
+    let listing = listing(&records);
+    live(Fleet::restore(vec![group()], records, Basis::default()), &[listing, Vec::new()]);
+}

@@ -1,0 +1,199 @@
+//! Replies of VPSie, with their headers, to the calls of the backend. An input is what is asked, and the replies that come
+//! one after the other: a line with status and headers, then the body.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use tower::util::BoxCloneSyncService;
+use vpsie_autoscaler::cost::Prices;
+use vpsie_autoscaler::fleet::{Fleet, SizeId, Vm};
+use vpsie_autoscaler::retry_after::RetryAfter;
+use vpsie_autoscaler::vpsie::{
+    Backend as _, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
+    Metrics, Transport, TransportError,
+};
+
+use crate::fleets::{Fixed, block_on, catalog, group, live, records};
+use crate::mutate::PART;
+
+/// Requests that no call needs, with all its pages and repeats.
+const MOST_REQUESTS: usize = 2000;
+
+const NODES: &str = r#"{"error":false,"data":{"identifier":"c-1","cluster_name":"HEL","nodes":[
+{"id":1,"hostname":"HEL-master-1","default_ip":"198.18.0.1","private_ip":"10.0.0.1","node_type":1,"created_on":"2026-01-01 00:00:00"},
+{"id":2,"hostname":"HEL-slave-2","default_ip":"198.18.0.2","private_ip":"10.0.0.2","node_type":2,"datacenter_id":1,"dropped_on":null},
+{"id":3,"identifier":"u-3","hostname":"HEL-slave-3","ip":"198.18.0.3","status":"running","role":"slave","cpu":2,"ram":4096,"disk":80,"group_id":5,"is_deleted":0,"created_on":"2026-01-01T00:00:00Z"}]}}"#;
+const VMS: &str = r#"{"error":false,"data":[
+{"hostname":"hel-slave-2","identifier":"u-2","type":"k8s","dcIdentifier":"ams1","datacenter_id":1,"default_ip":"198.18.0.2","private_ip":["10.0.0.2"]},
+{"hostname":"hel-slave-2","identifier":"u-9","type":"vm"}],"total":2}"#;
+const OFFERS: &str = r#"{"error":false,"data":{"rows":[
+{"id":2,"name":"small","cpu":2,"ram":4096,"disk":80,"price":"24.00","hourly_price":0.033},
+{"id":"4","nickname":"large","cpu":"4","ram":"8192","ssd":160,"price":48,"hourly_price":null}],"count":2}}"#;
+const GROUPS: &str = r#"{"error":false,"data":[{"id":5,"identifier":"g-5","group_name":"web-2","boxsize_id":2,"cpu":2,"ram":4096,"ssd":80,"is_deleted":0,"dropped_on":null}],"total ":1}"#;
+const CLUSTERS: &str =
+    r#"{"error":false,"data":[{"identifier":"c-1","cluster_name":"HEL"}],"pagination":{"total":1}}"#;
+const LOGIN: &str = r#"{"error":false,"accessToken":{"token":"t","expires":"2026-01-01T01:00:00Z"},"refreshToken":{"token":"r"}}"#;
+const DONE: &str = r#"{"error":false,"data":true}"#;
+const REFUSED: &str =
+    r#"{"error":true,"code":500,"type":false,"message":"Worker nodes count exceeds the allowed limit of 5"}"#;
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let ok = |body: &str| format!("200 content-type: application/json\n{}", body.replace('\n', ""));
+    let busy = "429 retry-after: 7; date: Thu, 01 Jan 2026 00:00:00 GMT\n{\"error\":true}".to_owned();
+    let late = "503 retry-after: Thu, 01 Jan 2026 00:00:09 GMT\n<html>503</html>".to_owned();
+    let refused = format!("500 x: y\n{REFUSED}");
+    let script = |ask: &str, replies: Vec<String>| {
+        let mut parts = vec![ask.to_owned()];
+        parts.extend(replies);
+        parts.join(std::str::from_utf8(PART).unwrap()).into_bytes()
+    };
+    vec![
+        script("list", vec![ok(NODES), ok(VMS), ok(NODES), ok(GROUPS), ok(NODES)]),
+        script("list", vec![busy.clone(), late.clone(), ok(NODES), ok(GROUPS)]),
+        script("catalog", vec![ok(OFFERS), ok(OFFERS)]),
+        script("create", vec![ok(GROUPS), ok(DONE), ok(DONE), ok(DONE)]),
+        script("create", vec![ok("[]"), refused.clone(), ok(GROUPS), refused, busy.clone()]),
+        script("create", vec![ok("[]"), ok(DONE), ok(GROUPS), ok(DONE)]),
+        script("delete", vec![ok(NODES), ok(VMS), ok(DONE)]),
+        script("delete", vec![ok(NODES), ok(VMS), "404 a: b\n{\"error\":true}".to_owned(), ok(NODES)]),
+        script("try", vec![ok(LOGIN), ok(CLUSTERS), ok(NODES), ok(GROUPS)]),
+        script("check", vec![ok(CLUSTERS), ok(CLUSTERS)]),
+    ]
+}
+
+/// The parts of a text that a separator parts.
+pub(crate) fn parts(input: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let mut rest = input;
+    while let Some(at) = rest.windows(PART.len()).position(|window| window == PART) {
+        parts.push(&rest[..at]);
+        rest = &rest[at + PART.len()..];
+    }
+    parts.push(rest);
+    parts
+}
+
+fn reply(part: &[u8]) -> Result<Response<Bytes>, TransportError> {
+    let end = part.iter().position(|byte| *byte == b'\n').unwrap_or(part.len());
+    let head = String::from_utf8_lossy(&part[..end]).into_owned();
+    let (status, headers) = head.split_once(' ').unwrap_or((&head, ""));
+    if status == "lost" {
+        return Err(TransportError::Lost("reset".to_owned()));
+    }
+    let mut reply = Response::new(Bytes::copy_from_slice(part.get(end + 1..).unwrap_or_default()));
+    *reply.status_mut() =
+        status.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or_default();
+    for header in headers.split("; ") {
+        if let Some((name, value)) = header.split_once(": ")
+            && let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+        {
+            reply.headers_mut().insert(name, value);
+        }
+    }
+    Ok(reply)
+}
+
+/// Gives the replies in turn, the last of them again and again. Bodies of deletions are kept.
+fn transport(replies: &[&[u8]], deletions: &Arc<Mutex<Vec<String>>>) -> Transport {
+    let replies: Vec<Vec<u8>> = replies.iter().map(|part| part.to_vec()).collect();
+    let (replies, asked, deletions) =
+        (Arc::new(replies), Arc::new(AtomicUsize::new(0)), Arc::clone(deletions));
+    BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
+        let number = asked.fetch_add(1, Ordering::Relaxed);
+        assert!(number < MOST_REQUESTS, "requests without end");
+        if request.method() == http::Method::DELETE {
+            deletions.lock().unwrap().push(String::from_utf8_lossy(request.body()).into_owned());
+        }
+        let answer = match replies.get(number).or(replies.last()) {
+            Some(part) => reply(part),
+            None => Err(TransportError::NotSent("refused".to_owned())),
+        };
+        async move { answer }
+    }))
+}
+
+pub(crate) fn run(input: &[u8]) {
+    let parts = parts(input);
+    let ask = String::from_utf8_lossy(parts[0]).into_owned();
+    let deletions = Arc::default();
+    let base = BaseUrl::parse("https://vpsie.test").unwrap();
+    let config = ClientConfig::new(base, Credentials::token("t0ken"));
+    let client = Client::new(config, transport(&parts[1..], &deletions), Arc::new(Fixed), Metrics::default());
+    let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] };
+    let backend = ManagedBackend::new(client.clone(), target);
+    backend.remember(&catalog());
+    block_on(async {
+        match ask.as_str() {
+            "catalog" => {
+                if let Ok(catalog) = backend.catalog().await {
+                    for offer in &catalog.offers {
+                        assert!(
+                            offer.resources.cpu_millis > 0 && offer.resources.memory_mib > 0,
+                            "{offer:?}"
+                        );
+                        assert!(offer.hourly.is_none_or(|price| price > 0.into()), "{offer:?}");
+                        let price = Prices::default().of(offer);
+                        assert!(price.is_none_or(|price| price.is_positive()), "{offer:?}");
+                    }
+                    let mut fleet =
+                        Fleet::restore(vec![group()], records(), vpsie_autoscaler::fleet::Basis::default());
+                    fleet.take_catalog(catalog);
+                    live(fleet, &[]);
+                }
+            }
+            "create" => {
+                for _ in 0..3 {
+                    bounded(backend.create(SizeId(2), "web").await);
+                }
+            }
+            "delete" => {
+                for id in [serde_json::Value::Null, "u-7".into()] {
+                    let vm = serde_json::json!({"hostname": "hel-slave-2", "id": id});
+                    let vm: Vm = serde_json::from_value(vm).unwrap();
+                    bounded(backend.delete(&vm).await);
+                }
+            }
+            "try" => {
+                let _ = client.try_out(&Credentials::client("me", "s3cret"), None).await;
+            }
+            "check" => bounded(backend.check().await),
+            _ => {
+                let mut listings = Vec::new();
+                for _ in 0..3 {
+                    listings.extend(backend.list().await.ok());
+                }
+                for node in listings.iter().flatten() {
+                    assert!(!node.hostname.as_str().is_empty());
+                }
+                live(
+                    Fleet::restore(vec![group()], records(), vpsie_autoscaler::fleet::Basis::default()),
+                    &listings,
+                );
+            }
+        }
+    });
+    // What is deleted was named by us or by a reply.
+    for body in deletions.lock().unwrap().iter() {
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let id = body["identifier"].as_str().unwrap().to_owned();
+        let escaped = serde_json::to_string(&id).unwrap();
+        let named = |text: &[u8]| String::from_utf8_lossy(input).contains(std::str::from_utf8(text).unwrap());
+        assert!(
+            id == "u-7"
+                || named(id.as_bytes())
+                || named(escaped.trim_matches('"').as_bytes())
+                || !id.is_ascii()
+                || input.windows(2).any(|two| two == b"\\u"),
+            "{id} was deleted"
+        );
+    }
+}
+
+/// A wait that is asked for has its cap.
+fn bounded<T>(result: Result<T, BackendError>) {
+    if let Err(BackendError::Unavailable { retry_after: Some(wait), .. }) = result {
+        assert!(wait.get() <= RetryAfter::MAX);
+    }
+}
