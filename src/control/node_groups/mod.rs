@@ -166,7 +166,7 @@ impl NodeGroups {
                 );
             }
             (Some(_), None) => {
-                tracing::info!("the limits of the AutoscalerConfig are known; NodeGroups may grow")
+                tracing::info!("the limits of the AutoscalerConfig are known; NodeGroups may grow");
             }
             _ => {}
         }

@@ -21,7 +21,7 @@ pub(super) struct Watched<K> {
     pub(super) objects: BTreeMap<String, K>,
     /// Those that cannot be read now.
     pub(super) unreadable: BTreeMap<String, Unreadable>,
-    listing: BTreeMap<String, Result<K, Unreadable>>,
+    listing: BTreeMap<String, Result<K, Box<Unreadable>>>,
     /// Whether the kind may be missing from the API server: then there are none.
     optional: bool,
     /// Whether they were listed once.
@@ -114,7 +114,7 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
     }
 
     /// Keeps an object; one that cannot be read as it was `last`, unless another one had the name then.
-    fn keep(&mut self, name: String, object: Result<K, Unreadable>, last: Option<K>) {
+    fn keep(&mut self, name: String, object: Result<K, Box<Unreadable>>, last: Option<K>) {
         match object {
             Ok(object) => drop(self.objects.insert(name, object)),
             Err(unreadable) => {
@@ -123,7 +123,7 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
                     *last.meta_mut() = unreadable.meta.clone();
                     self.objects.insert(name.clone(), last);
                 }
-                self.unreadable.insert(name, unreadable);
+                self.unreadable.insert(name, *unreadable);
             }
         }
     }
@@ -158,8 +158,8 @@ impl From<watcher::Error> for Trouble {
 }
 
 /// An object that cannot be read must not end the watch of the others.
-fn usable<K: Resource>(object: DeserializeGuard<K>) -> Result<K, Unreadable> {
-    object.0.map_err(|invalid| Unreadable { meta: invalid.metadata, error: invalid.error })
+fn usable<K: Resource>(object: DeserializeGuard<K>) -> Result<K, Box<Unreadable>> {
+    object.0.map_err(|invalid| Box::new(Unreadable { meta: invalid.metadata, error: invalid.error }))
 }
 
 /// Watches the objects of a kind until the stream is dropped.
