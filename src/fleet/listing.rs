@@ -32,6 +32,8 @@ pub enum NodeRole {
     ControlPlane,
     /// A worker, ours or not.
     Worker,
+    /// Not told. Never touched as long as that is so.
+    Unknown,
 }
 
 /// State of a VM, as far as VPSie tells.

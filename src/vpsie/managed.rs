@@ -228,7 +228,7 @@ impl ManagedBackend {
     async fn find(&self, cluster: &ClusterId, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
         let nodes = self.nodes(cluster, Purpose::Deletion).await.map_err(ApiError::of_read)?;
         let Some(node) = nodes.into_iter().find(|node| node.hostname == *hostname) else { return Ok(None) };
-        if node.role == NodeRole::ControlPlane {
+        if node.role != NodeRole::Worker {
             return Err(BackendError::Refused {
                 reason: FailureReason::InvalidConfiguration,
                 message: "it is listed as a part of the control plane, or without a role".to_owned(),

@@ -148,7 +148,7 @@ impl Draft {
             let kind = self.node_type?;
             (workers.contains(&kind) && !masters.contains(&kind)).then_some(NodeRole::Worker)
         };
-        let role = self.role().or_else(by_kind).unwrap_or(NodeRole::ControlPlane);
+        let role = self.role().or_else(by_kind).unwrap_or(NodeRole::Unknown);
         Node {
             hostname,
             role,
@@ -277,12 +277,9 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_unknown_role_is_not_to_be_touched() {
-        assert_eq!(one(&json!({"hostname": "x"})).role, NodeRole::ControlPlane);
-        assert_eq!(
-            one(&json!({"hostname": "x", "role": "etcd", "node_type": 2})).role,
-            NodeRole::ControlPlane
-        );
+    fn a_role_that_nothing_tells_is_unknown() {
+        assert_eq!(one(&json!({"hostname": "x"})).role, NodeRole::Unknown);
+        assert_eq!(one(&json!({"hostname": "x", "role": "etcd", "node_type": 2})).role, NodeRole::Unknown);
     }
 
     #[test]
