@@ -58,6 +58,9 @@ kinds! {
     OrphanAdopted "orphan_adopted" "a machine that waited for a VM got an orphan",
     TakenIn "taken_in" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
     ForeignFound "foreign_found" "a node is listed that is not ours: never touched",
+    UnexpectedFound "unexpected_found" "a node is listed while requests wait or were lost, and fits none: it counts as paid for, and is never touched",
+    GrowthHalted "growth_halted" "the runaway guard stops creations; `by` is the cause, `message` says what to do",
+    GrowthResumed "growth_resumed" "the runaway guard lets creations pass again",
 }
 
 /// One act that spends or frees money, or explains one.
@@ -83,6 +86,23 @@ pub(super) struct Act {
     pub(super) usd_per_hour: Option<Decimal>,
 }
 
+impl Act {
+    /// An act that is about no machine.
+    pub(super) fn of_cluster(kind: ActKind) -> Self {
+        Self {
+            kind,
+            machine: None,
+            pool: None,
+            size: None,
+            vm: None,
+            vm_id: None,
+            by: None,
+            failure: None,
+            usd_per_hour: None,
+        }
+    }
+}
+
 /// The acts that a change tells of, to the fleet as it is before it.
 pub(super) fn acts(fleet: &Fleet, change: &Change) -> Vec<Act> {
     let mut acts = match change {
@@ -92,7 +112,10 @@ pub(super) fn acts(fleet: &Fleet, change: &Change) -> Vec<Act> {
         },
         Change::DropMachine(id) => fleet.machine(id).and_then(dropped).into_iter().collect(),
         Change::SaveStranger(stranger) => listed(fleet, stranger).into_iter().collect(),
-        Change::DropStranger(_) | Change::SaveLearned(..) | Change::SaveCatalog(_) => Vec::new(),
+        Change::DropStranger(_)
+        | Change::SaveLearned(..)
+        | Change::SaveLedger(_)
+        | Change::SaveCatalog(_) => Vec::new(),
     };
     for act in &mut acts {
         let pool = act.pool.as_ref().and_then(|pool| fleet.pool(&pool.to_string()));
@@ -207,18 +230,17 @@ fn dropped(machine: &Machine) -> Option<Act> {
 fn listed(fleet: &Fleet, stranger: &Stranger) -> Option<Act> {
     let was = fleet.stranger(&stranger.hostname).map(|was| &was.kind);
     let act = |kind, pool: Option<&PoolId>, size: Option<SizeId>| Act {
-        kind,
-        machine: None,
         pool: pool.cloned(),
         size: size.and_then(SizeId::known),
         vm: Some(stranger.hostname.clone()),
         vm_id: stranger.id.clone(),
-        by: None,
-        failure: None,
-        usd_per_hour: None,
+        ..Act::of_cluster(kind)
     };
     match &stranger.kind {
-        StrangerKind::Foreign if was.is_none() => Some(act(ActKind::ForeignFound, None, None)),
+        StrangerKind::Foreign if was.is_none() => match &stranger.awaited_by {
+            Some(pool) => Some(act(ActKind::UnexpectedFound, Some(pool), None)),
+            None => Some(act(ActKind::ForeignFound, None, None)),
+        },
         StrangerKind::Orphan { pool, size } if !matches!(was, Some(StrangerKind::Orphan { .. })) => {
             Some(act(ActKind::OrphanFound, Some(pool), *size))
         }

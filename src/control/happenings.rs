@@ -1,7 +1,7 @@
 //! Which acts are told as Kubernetes events, about what, and in which words. Pure.
 
 use super::acts::{Act, ActKind};
-use crate::fleet::{DeletionReason, Hostname, Refusal};
+use crate::fleet::{DeletionReason, Hostname, Refusal, names};
 use crate::kubernetes::{EventType, Happening, Object};
 
 /// Type and reason of an act's events, and whether its NodeGroup is told too. None for an act without events.
@@ -20,6 +20,9 @@ pub(super) fn event(kind: ActKind) -> Option<(EventType, &'static str, bool)> {
         ActKind::Vanished => Some((Warning, "VMVanished", true)),
         ActKind::Returned => Some((Warning, "VMReturned", true)),
         ActKind::OrphanFound => Some((Warning, "OrphanFound", true)),
+        ActKind::UnexpectedFound => Some((Warning, "UnexpectedNode", true)),
+        ActKind::GrowthHalted => Some((Warning, "GrowthHalted", true)),
+        ActKind::GrowthResumed => Some((Normal, "GrowthResumed", true)),
         ActKind::OrphanAdopted => Some((Normal, "OrphanAdopted", true)),
         ActKind::TakenIn => Some((Normal, "TakenIn", true)),
         ActKind::Requested
@@ -83,6 +86,11 @@ fn message(act: &Act) -> String {
         ActKind::OrphanFound => {
             format!("{vm} is ours and no machine waits for it: adopted, or deleted after the grace")
         }
+        ActKind::UnexpectedFound => format!(
+            "{vm} appeared and fits no request that waits: it counts as paid for and is not touched; delete it at VPSie, \
+             or annotate its Node with {}=true if a person added it",
+            names::ADDED_BY_HAND
+        ),
         ActKind::OrphanAdopted => format!("{vm} was an orphan and is this machine's now"),
         ActKind::TakenIn => format!("{vm} was there before and is taken in"),
         kind => kind.meaning().to_owned(),
@@ -93,6 +101,8 @@ fn message(act: &Act) -> String {
 pub(super) fn refused(refusal: &Refusal) -> Option<Happening> {
     let (pool, reason) = match refusal {
         Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),
+        Refusal::Halted { pool, .. } => (pool, "GrowthHalted"),
+        Refusal::VmsStillPaid { pool, .. } => (pool, "VMsStillPaid"),
         Refusal::AboveCostLimit(reached) => (&reached.pool, "CostLimitReached"),
         Refusal::PriceUnknown { pool, .. } => (pool, "PriceUnknown"),
         Refusal::BelowMin { pool, .. } => (pool, "MinimumReached"),

@@ -139,7 +139,7 @@ fn startup(fleet: &Fleet, change: &Change) -> Option<f64> {
 }
 
 /// One line. Its fields are the schema that docs/audit.md promises.
-fn print(act: &Act) {
+pub(super) fn print(act: &Act) {
     fn text(value: Option<&impl ToString>) -> String {
         value.map(ToString::to_string).unwrap_or_default()
     }

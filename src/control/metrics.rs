@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::clock::{Clock as _, SystemClock};
 use super::handle::FleetHandle;
-use crate::fleet::{Fleet, Machine, Phase, Pool, StrangerKind};
+use crate::fleet::{Fleet, Halt, Machine, Phase, Pool, StrangerKind};
 
 /// Shows who leads, and of the one that does pools, machines and strangers.
 #[derive(Debug)]
@@ -51,6 +51,12 @@ impl Collector for FleetCollector {
             let (blocked, strangers) = (blocked_pools(fleet, SystemClock.now()), stranger_counts(fleet));
             (pool_sizes(fleet), machines, oldest, blocked, strangers, hourly_prices(fleet), unpriced)
         });
+        for (name, help, samples) in handle.read(guard_samples) {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (labels, value) in samples {
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
         let help = "Pools whose price nobody knows";
         ConstGauge::new(unpriced).encode(encoder.encode_descriptor(
             "unpriced_pools",
@@ -104,6 +110,26 @@ impl Collector for FleetCollector {
         }
         Ok(())
     }
+}
+
+/// What the runaway guard says.
+fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<Sample>); 2] {
+    let verdict = fleet.verdict();
+    let halted = verdict.and_then(|verdict| verdict.halt.as_ref()).map(Halt::reason);
+    let halts = Halt::REASONS
+        .map(|reason| (vec![("reason", reason.to_owned())], if halted == Some(reason) { 1.0 } else { 0.0 }));
+    let counts = verdict.map_or([0; 3], |verdict| [verdict.counted, verdict.bound, verdict.unexplained]);
+    let kinds = ["counted", "bound", "unexplained"].into_iter().zip(counts);
+    let vms = kinds.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).collect();
+    [
+        ("growth_halted", "1 while the runaway guard stops creations, by reason", halts.into()),
+        (
+            "guard_vms",
+            "VMs as the runaway guard counts them: counted (may be paid for), bound (at most), unexplained (no request \
+             made them)",
+            vms,
+        ),
+    ]
 }
 
 fn pool_label(pool: &Pool) -> (&'static str, String) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::command::Names;
-use super::ids::{NodeGroupName, PoolId, SizeId};
+use super::ids::{PoolId, SizeId};
 use super::listing::{ListedNode, NodeRole};
 use super::machine::{Machine, Phase, Vm};
 use super::record::{Change, StrangerKind};
@@ -26,7 +26,7 @@ impl Fleet {
                 continue;
             };
             let foreign = self.strangers.get(&node.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign);
-            if !foreign || self.room(&pool.node_group) == 0 {
+            if !foreign || self.room_to_adopt(pool, node) == 0 {
                 continue;
             }
             let machine = Machine {
@@ -60,10 +60,11 @@ impl Fleet {
         takers
     }
 
-    /// How many more machines a NodeGroup may have.
-    fn room(&self, group: &NodeGroupName) -> u32 {
-        let target = self.group_targets.get(group).copied().unwrap_or(0);
-        let left = self.groups.get(group).map_or(0, |group| group.max.saturating_sub(target));
-        self.max_machines.map_or(left, |max| left.min(max.saturating_sub(self.total_target())))
+    /// How many more machines may be taken in: a worker that counts as paid for already takes no more room.
+    fn room_to_adopt(&self, pool: &PoolId, node: &ListedNode) -> u32 {
+        let Some(group) = self.groups.get(&pool.node_group) else { return 0 };
+        let room = self.room(group);
+        let counted = self.strangers.get(&node.hostname).is_some_and(|s| s.awaited_by.is_some());
+        room.group.min(room.cluster).min(room.paid.saturating_add(u32::from(counted)))
     }
 }

@@ -80,6 +80,35 @@ pub enum Refusal {
         /// Why they are not known.
         why: Arc<str>,
     },
+    /// The runaway guard stops creations.
+    #[error("pool {pool} cannot grow: {why}")]
+    Halted {
+        /// The pool.
+        pool: PoolId,
+        /// What was found, and what to do.
+        why: String,
+    },
+    /// More VMs would be paid for than the maximum and its surge allow.
+    #[error(
+        "pool {pool} cannot grow by {delta}: {whose} has {target} of at most {max} machines, and {leaving} further VMs \
+         are paid for: they are being deleted, or are not accounted for; at most {paid_max} together"
+    )]
+    VmsStillPaid {
+        /// The pool.
+        pool: PoolId,
+        /// What was asked.
+        delta: u32,
+        /// `NodeGroup <name>` or `the cluster`.
+        whose: String,
+        /// Machines that count.
+        target: u32,
+        /// Most machines.
+        max: u32,
+        /// VMs that are paid for and do not count.
+        leaving: u32,
+        /// Most VMs that may be paid for.
+        paid_max: u32,
+    },
     /// The machines would cost more than they may.
     #[error(transparent)]
     AboveCostLimit(Box<CostLimitReached>),
@@ -210,17 +239,17 @@ impl Fleet {
         if let Some(why) = &self.limits_unknown {
             return Err(Refusal::LimitsUnknown { pool: known.id.clone(), why: Arc::clone(why) });
         }
-        let group_target = self.group_target(known);
-        if group.max.saturating_sub(group_target) < wanted {
+        let room = self.room(group);
+        if room.group < wanted {
             return Err(Refusal::AboveMax {
                 pool: known.id.clone(),
                 delta: wanted,
-                group_target,
+                group_target: self.group_target(known),
                 group_max: group.max,
             });
         }
         if let Some(max) = self.max_machines
-            && max.saturating_sub(self.total_target()) < wanted
+            && room.cluster < wanted
         {
             return Err(Refusal::AboveClusterMax {
                 pool: known.id.clone(),
@@ -228,6 +257,12 @@ impl Fleet {
                 machines: self.total_target(),
                 max,
             });
+        }
+        if room.guard < wanted {
+            return Err(self.halted(known));
+        }
+        if room.paid < wanted {
+            return Err(self.still_paid(known, group, wanted));
         }
         for Budget { whose, cost, limit } in self.budgets(group) {
             let pool = known.id.clone();

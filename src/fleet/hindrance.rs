@@ -77,6 +77,8 @@ impl Refusal {
         match self {
             Self::AboveMax { .. } => "MAXIMUM_REACHED",
             Self::AboveClusterMax { .. } => "CLUSTER_MAXIMUM_REACHED",
+            Self::Halted { .. } => "GROWTH_HALTED",
+            Self::VmsStillPaid { .. } => "VMS_STILL_PAID",
             Self::AboveCostLimit(_) => "COST_LIMIT_REACHED",
             Self::PriceUnknown { .. } => "PRICE_UNKNOWN",
             Self::LimitsUnknown { .. } => "LIMITS_UNKNOWN",

@@ -50,7 +50,7 @@ pub(crate) fn read_stranger(text: &str) -> Result<Stranger, serde_json::Error> {
     }
     serde_json::from_str(text).or_else(|_| {
         let Known { hostname, id, first_seen } = serde_json::from_str(text)?;
-        Ok(Stranger { hostname, id, first_seen, kind: StrangerKind::Foreign })
+        Ok(Stranger { hostname, id, first_seen, kind: StrangerKind::Foreign, awaited_by: None })
     })
 }
 

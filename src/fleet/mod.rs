@@ -5,16 +5,20 @@
 //! durable, and only then applies them to the fleet that everybody reads.
 
 mod adoption;
+mod claims;
 mod command;
 mod creation;
 mod group;
+mod guard;
 mod hindrance;
 mod ids;
 mod learned;
+mod ledger;
 pub(crate) mod lenient;
 mod listing;
 mod machine;
 mod observe;
+mod paid;
 mod policy;
 mod query;
 mod record;
@@ -32,14 +36,17 @@ pub use creation::{MAX_ASKS, Outcome};
 pub use group::{
     AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
 };
+pub use guard::{Before, Created, Guard, Halt, Maxima, Ticket, Verdict};
 pub use hindrance::Hindrance;
 pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, PoolId, PoolIdError, ProviderId, SizeId, VmId,
 };
 pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
+pub use ledger::{LateRequests, Ledger};
 pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{Ask, AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
+pub use paid::surge;
 pub use policy::Policy;
 pub use query::Limits;
 pub use record::{Change, RecordKey, Records, Stranger, StrangerKind};

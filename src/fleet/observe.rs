@@ -1,13 +1,14 @@
 //! What a complete listing of the cluster's nodes says about the fleet.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use jiff::Timestamp;
 
+use super::claims::{Claim, Claims};
 use super::creation::age;
-use super::ids::{Hostname, MachineId, PoolId, SizeId};
+use super::ids::{Hostname, MachineId, SizeId};
 use super::listing::{ListedNode, NodeRole, VmState};
-use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -16,24 +17,6 @@ use super::state::Fleet;
 const MISSES_TO_CONFIRM: u32 = 2;
 /// Listings that must miss a VM that nobody deleted.
 const MISSES_TO_VANISH: u32 = 3;
-/// A request that a new node may be the result of.
-struct Claim {
-    /// 0: a machine waits for it. 1: its machine is Deleting, so the VM is deleted at once. 2: left over.
-    rank: u8,
-    /// No request of the machine was accepted: none may have reached VPSie, and it is asked again soon if none has.
-    doubtful: bool,
-    asked: Timestamp,
-    machine: MachineId,
-    size: SizeId,
-    pool: PoolId,
-}
-
-impl Claim {
-    /// The less, the needier.
-    fn need(&self) -> (u8, bool, Timestamp, &MachineId) {
-        (self.rank, self.doubtful, self.asked, &self.machine)
-    }
-}
 
 impl Fleet {
     /// Takes a complete listing: binds new VMs to machines that asked for one, notes what is ours no more, and
@@ -61,6 +44,8 @@ impl Fleet {
                     && matches!(stranger.kind, StrangerKind::Orphan { size: None, .. })
                 {
                     // Now it can be told whose it is: no request was used up for it so far.
+                    newcomers.push(node);
+                } else if stranger.awaited_by.is_some() && node.role != NodeRole::Unknown {
                     newcomers.push(node);
                 } else {
                     self.see_stranger(&mut changes, stranger, node, now);
@@ -191,24 +176,32 @@ impl Fleet {
         policy: &Policy,
     ) {
         newcomers.sort_by(|a, b| (a.created_at, &a.hostname).cmp(&(b.created_at, &b.hostname)));
-        let mut claims = if newcomers.is_empty() { BTreeMap::new() } else { self.claims() };
+        let mut claims = if newcomers.is_empty() { Claims::new() } else { self.claims() };
         for node in newcomers {
             // A VM that took the name of another: the earlier record waits for its own end.
             if self.machine_by_hostname(&node.hostname).is_some() {
                 continue;
             }
+            let known = self.strangers.get(&node.hostname);
+            let awaited = known.filter(|known| known.awaited_by.is_some()).map(|known| known.first_seen);
             let fits = |claim: &&Claim| {
-                node.role == NodeRole::Worker && node.size.is_none_or(|size| size == claim.size)
+                node.role == NodeRole::Worker
+                    && node.size.is_none_or(|size| size == claim.size)
+                    && claim.is_older(awaited)
             };
             let neediest = claims.values().filter_map(VecDeque::front).filter(fits);
-            let orphan = match self.strangers.get(&node.hostname).map(|stranger| &stranger.kind) {
+            let orphan = match known.map(|stranger| &stranger.kind) {
                 Some(StrangerKind::Orphan { pool, .. }) => Some(pool.clone()),
                 _ => None,
             };
             let Some(first) = neediest.clone().min_by_key(|claim| claim.need()) else {
-                let kind = orphan
-                    .map_or(StrangerKind::Foreign, |pool| StrangerKind::Orphan { pool, size: node.size });
-                self.note_stranger(changes, node, now, kind);
+                match orphan {
+                    Some(pool) => {
+                        let kind = StrangerKind::Orphan { pool, size: node.size };
+                        self.note_stranger(changes, node, now, kind);
+                    }
+                    None => self.note_foreign(changes, node, now, &claims),
+                }
                 continue;
             };
             // Only what machines wait for is worth the doubt: what is left over may never come, and would
@@ -240,34 +233,6 @@ impl Fleet {
                 awaited.iter().map(|claim| claim.size).max_by_key(|size| asked.get(size).copied())
             }
         }
-    }
-
-    /// All requests that no node was matched with, by size, the neediest first. What VPSie says of a VM's age is not
-    /// asked: its clock is not ours, and a VM of ours that is taken for foreign is billed for ever.
-    fn claims(&self) -> BTreeMap<SizeId, VecDeque<Claim>> {
-        let mut claims: BTreeMap<SizeId, VecDeque<Claim>> = BTreeMap::new();
-        for machine in self.machines.values() {
-            let doubtful = machine.asks.iter().all(|ask| ask.outcome != AskOutcome::Accepted);
-            for (nth, ask) in machine.asks.iter().enumerate() {
-                let rank = match &machine.phase {
-                    Phase::Creating { vm: None, .. } | Phase::Pending if nth == 0 => 0,
-                    Phase::Deleting { vm: None, .. } if nth == 0 => 1,
-                    _ => 2,
-                };
-                claims.entry(machine.size).or_default().push_back(Claim {
-                    rank,
-                    doubtful,
-                    asked: ask.at,
-                    machine: machine.id.clone(),
-                    size: machine.size,
-                    pool: machine.pool.clone(),
-                });
-            }
-        }
-        for of_size in claims.values_mut() {
-            of_size.make_contiguous().sort_by(|a, b| a.need().cmp(&b.need()));
-        }
-        claims
     }
 
     /// Gives a new node to the request that it is taken for the result of.
@@ -308,8 +273,13 @@ impl Fleet {
         now: Timestamp,
         kind: StrangerKind,
     ) {
-        let stranger =
-            Stranger { hostname: node.hostname.clone(), id: node.id.clone(), first_seen: now, kind };
+        let stranger = Stranger {
+            hostname: node.hostname.clone(),
+            id: node.id.clone(),
+            first_seen: now,
+            kind,
+            awaited_by: None,
+        };
         self.put(changes, Change::SaveStranger(stranger));
     }
 
@@ -355,9 +325,12 @@ impl Fleet {
             .collect();
         for hostname in absent {
             let (count, since) = self.count_miss(&hostname, now);
-            if count >= MISSES_TO_VANISH && !nodes.is_empty() && age(since, now) >= policy.gone_kept {
+            let missed = count >= MISSES_TO_VANISH && !nodes.is_empty();
+            if missed && age(since, now) >= policy.gone_kept {
                 self.sightings.missing.remove(&hostname);
                 self.put(changes, Change::DropStranger(hostname));
+            } else if missed && age(since, now) >= policy.vanish_after {
+                self.stop_awaiting(changes, &hostname);
             }
         }
     }
@@ -401,7 +374,8 @@ impl Fleet {
             };
             Change::SaveMachine(machine)
         };
-        let stranger = Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone };
+        let stranger =
+            Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone, awaited_by: None };
         self.put(changes, Change::SaveStranger(stranger));
         self.put(changes, change);
     }

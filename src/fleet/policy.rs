@@ -16,6 +16,9 @@ pub struct Policy {
     pub ask_settle: Duration,
     /// How long after a request a VM of its size may still be its result.
     pub ask_window: Duration,
+    /// How long after a request a VM that appears counts as its possible result. It is not bound any more after
+    /// [`ask_window`](Self::ask_window): by then a person may have added it instead.
+    pub ask_memory: Duration,
     /// How long a VM must be missing from listings before its machine is given up.
     pub vanish_after: Duration,
     /// How long the record of a VM that is gone, or of a foreign one that is not listed, is kept.
@@ -33,6 +36,7 @@ impl Default for Policy {
             orphan_grace: Duration::from_mins(15),
             ask_settle: Duration::from_mins(1),
             ask_window: Duration::from_hours(1),
+            ask_memory: Duration::from_hours(24),
             vanish_after: Duration::from_mins(3),
             gone_kept: Duration::from_hours(24),
             running_when_listed: true,

@@ -62,9 +62,7 @@ impl Fleet {
             return Limits { min, max: target, target };
         };
         let group_target = self.group_target(pool);
-        let left = group.max.saturating_sub(group_target);
-        let cluster_left = self.max_machines.map_or(left, |max| max.saturating_sub(self.total_target()));
-        let left = left.min(cluster_left).min(self.affordable(group, pool));
+        let left = self.room(group).least().min(self.affordable(group, pool));
         let max = if pool.growable && self.limits_unknown.is_none() { target + left } else { target };
         let min = match group_target.checked_sub(group.least()) {
             Some(spare) => target.saturating_sub(spare),
@@ -88,12 +86,12 @@ impl Fleet {
         let hours = self.prices().hours_per_month;
         let own = group.cost_limit.rate(hours).map(|limit| Budget {
             whose: format!("NodeGroup {}", group.name),
-            cost: self.group_cost(&group.name),
+            cost: self.group_cost(&group.name) + self.leaving_cost(Some(&group.name)),
             limit,
         });
         let all = self.cost_limit().rate(hours).map(|limit| Budget {
             whose: "the cluster".to_owned(),
-            cost: self.total_cost(),
+            cost: self.total_cost() + self.leaving_cost(None),
             limit,
         });
         own.into_iter().chain(all)

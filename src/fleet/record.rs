@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, SizeId, VmId};
 use super::learned::Learned;
+use super::ledger::Ledger;
 use super::machine::Machine;
 use crate::catalog::Catalog;
 
@@ -26,6 +27,8 @@ pub enum Change {
     DropStranger(Hostname),
     /// Writes what nodes of a size were seen to have.
     SaveLearned(SizeId, Learned),
+    /// Writes what is remembered of requests and listings.
+    SaveLedger(Ledger),
     /// Keeps the last good catalog, so that a start while VPSie is down has one.
     SaveCatalog(Arc<Catalog>),
 }
@@ -39,6 +42,8 @@ pub enum RecordKey {
     Stranger(Hostname),
     /// What nodes of a size were seen to have.
     Learned(SizeId),
+    /// What is remembered of requests and listings.
+    Ledger,
     /// The catalog.
     Catalog,
 }
@@ -49,6 +54,7 @@ impl fmt::Display for RecordKey {
             Self::Machine(id) => write!(f, "of machine {id}"),
             Self::Stranger(hostname) => write!(f, "of node {hostname}"),
             Self::Learned(size) => write!(f, "of size {size}"),
+            Self::Ledger => f.write_str("of requests without a VM"),
             Self::Catalog => f.write_str("of the catalog"),
         }
     }
@@ -63,6 +69,7 @@ impl Change {
             Self::SaveStranger(stranger) => RecordKey::Stranger(stranger.hostname.clone()),
             Self::DropStranger(hostname) => RecordKey::Stranger(hostname.clone()),
             Self::SaveLearned(size, _) => RecordKey::Learned(*size),
+            Self::SaveLedger(_) => RecordKey::Ledger,
             Self::SaveCatalog(_) => RecordKey::Catalog,
         }
     }
@@ -89,6 +96,8 @@ pub struct Records {
     pub strangers: Vec<Stranger>,
     /// What nodes of a size were seen to have.
     pub learned: Vec<(SizeId, Learned)>,
+    /// What is remembered of requests and listings.
+    pub ledger: Ledger,
     /// The last good catalog.
     pub catalog: Option<Arc<Catalog>>,
     /// How many records this version cannot read. They are left as they are.
@@ -107,6 +116,11 @@ pub struct Stranger {
     pub first_seen: Timestamp,
     /// What it is to us.
     pub kind: StrangerKind,
+    /// The pool that waited for a VM when this foreign node appeared, where none of the waiting requests fits the node.
+    /// The node may be the result of one all the same, so it counts as paid for in that pool's NodeGroup. It is compared
+    /// with those requests again once its role is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited_by: Option<PoolId>,
 }
 
 /// What a node that is no machine's is to us.

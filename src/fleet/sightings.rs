@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::guard::Verdict;
 use super::ids::{Hostname, MachineId, SizeId};
 
 /// What this process has seen.
@@ -24,6 +25,8 @@ pub(super) struct Sightings {
     pub(super) sizes_told: bool,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
+    /// What the runaway guard said last. None until the first listing.
+    pub(super) verdict: Option<Verdict>,
     /// Sizes with open requests, the newest of which is older than [`HOLD_UP`](super::turns::HOLD_UP).
     pub(super) overdue: BTreeSet<SizeId>,
     /// Machines that requests for another size held up, and until when.

@@ -9,7 +9,9 @@ use super::group::{Declaration, NodeGroup};
 use super::hindrance::Shortages;
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, SizeId, VmId};
 use super::learned::Learned;
+use super::ledger::Ledger;
 use super::machine::Machine;
+use super::paid::Leaving;
 use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
 use super::sightings::{Shared, Sightings};
@@ -34,6 +36,10 @@ pub struct Fleet {
     held: BTreeSet<NodeGroupName>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
+    pub(super) leaving: Leaving,
+    pub(super) ledger: Ledger,
+    /// Machines that VPSie is to be asked for.
+    pub(super) waiting: u32,
     pub(super) shortages: Shortages,
     rates: Rates,
     cost_limit: CostLimit,
@@ -120,6 +126,7 @@ impl Fleet {
         self.learned = records.learned.into_iter().collect();
         self.catalog = records.catalog;
         self.unreadable = records.unreadable;
+        self.ledger = records.ledger;
         for stranger in records.strangers {
             self.apply(&Change::SaveStranger(stranger));
         }
@@ -135,6 +142,7 @@ impl Fleet {
             machines: self.machines.values().cloned().collect(),
             strangers: self.strangers.values().cloned().collect(),
             learned: self.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
+            ledger: self.ledger.clone(),
             catalog: self.catalog.clone(),
             unreadable: self.unreadable,
         }
@@ -175,19 +183,25 @@ impl Fleet {
             Change::DropMachine(id) => self.drop_machine(id),
             Change::SaveStranger(stranger) => {
                 self.forget_stranger_vm(&stranger.hostname);
+                self.count_stranger(stranger, true);
                 if let Some(id) = &stranger.id {
                     self.strangers_by_vm.insert(id.clone(), stranger.hostname.clone());
                 }
-                self.strangers.insert(stranger.hostname.clone(), stranger.clone());
+                if let Some(old) = self.strangers.insert(stranger.hostname.clone(), stranger.clone()) {
+                    self.count_stranger(&old, false);
+                }
             }
             Change::DropStranger(hostname) => {
                 self.forget_stranger_vm(hostname);
-                self.strangers.remove(hostname);
+                if let Some(old) = self.strangers.remove(hostname) {
+                    self.count_stranger(&old, false);
+                }
             }
             Change::SaveLearned(size, learned) => {
                 self.learned.insert(*size, learned.clone());
                 self.derive_pools();
             }
+            Change::SaveLedger(ledger) => self.ledger = ledger.clone(),
             Change::SaveCatalog(catalog) => {
                 self.catalog = Some(Arc::clone(catalog));
                 self.derive_pools();
@@ -280,6 +294,7 @@ impl Fleet {
                 *cost = *cost + pool.price.unwrap_or_default();
             }
         }
+        self.count_machine(&machine, true);
         if let Some(old) = self.machines.remove(&machine.id) {
             self.forget(&old, old.pool != machine.pool);
         }
@@ -306,6 +321,7 @@ impl Fleet {
 
     /// Takes a record out of what is derived; out of its pool's members, too, when it `leaves` that.
     fn forget(&mut self, machine: &Machine, leaves: bool) {
+        self.count_machine(machine, false);
         if let Some(vm) = machine.vm() {
             self.by_hostname.remove(&vm.hostname);
             if let Some(id) = &vm.id {
@@ -469,6 +485,13 @@ impl Fleet {
             if self.group_cost(&group) != cost {
                 return Err(format!("NodeGroup {group}: costs {cost}, noted {}", self.group_cost(&group)));
             }
+        }
+        if self.leaving != self.count_leaving() {
+            return Err(format!(
+                "paid for beside target sizes: {:?}, noted {:?}",
+                self.count_leaving(),
+                self.leaving
+            ));
         }
         for (group, target) in &self.group_targets {
             let sum: u32 = self.pools.values().filter(|p| p.id.node_group == *group).map(|p| p.target).sum();

@@ -30,6 +30,9 @@ pub mod names {
     pub const LEARN_ANEW: &str = "autoscaler.vpsie.com/learn-anew";
     /// Taint: the Node's VM was made by us and no machine waits for it. Its value says whether we cordoned the Node.
     pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
+    /// Annotation that a person sets to `true` on the Node of a worker that a person added: it is not counted as the
+    /// result of a request.
+    pub const ADDED_BY_HAND: &str = "autoscaler.vpsie.com/added-by-hand";
 }
 
 const ARCH: &str = "kubernetes.io/arch";

@@ -23,8 +23,10 @@ impl Fleet {
     /// Draws the conclusions that are due: lost requests, machines that failed, that nobody deleted, orphans
     /// that nobody adopted, records that served their time.
     pub fn pass_time(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
-        let mut changes = self.close_groups(now);
+        let mut changes = Vec::new();
+        changes.extend(self.close_groups(now));
         self.note_turns(now);
+        self.forget_late(&mut changes, now, policy);
         for id in self.machines.keys().cloned().collect::<Vec<_>>() {
             self.settle(&mut changes, &id, now, policy);
             self.conclude(&mut changes, &id, now, policy);
@@ -93,11 +95,18 @@ impl Fleet {
             }
         }
         let forget = listings >= LISTINGS_TO_FORGET;
-        machine.asks.retain(|ask| !(forget && age(ask.at, now) >= policy.ask_window));
+        let mut forgotten = Vec::new();
+        machine.asks.retain(|ask| {
+            let old = forget && age(ask.at, now) >= policy.ask_window;
+            forgotten.extend(old.then_some(ask.at));
+            !old
+        });
         if machine.asks.is_empty() {
             self.sightings.since_ask.remove(id);
         }
         if machine != *old {
+            // The longer memory first: a write that breaks off must lose nothing.
+            self.remember_late(changes, &machine, &forgotten);
             self.put(changes, Change::SaveMachine(machine));
         }
     }

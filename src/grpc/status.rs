@@ -29,9 +29,11 @@ fn refusal_code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::UnknownPool(_) => Code::NotFound,
         Refusal::Delta { .. } | Refusal::ForeignNode { .. } => Code::InvalidArgument,
-        Refusal::AboveMax { .. } | Refusal::AboveClusterMax { .. } | Refusal::AboveCostLimit(_) => {
-            Code::ResourceExhausted
-        }
+        Refusal::AboveMax { .. }
+        | Refusal::AboveClusterMax { .. }
+        | Refusal::VmsStillPaid { .. }
+        | Refusal::Halted { .. }
+        | Refusal::AboveCostLimit(_) => Code::ResourceExhausted,
         Refusal::BelowMin { .. }
         | Refusal::NotGrowable { .. }
         | Refusal::PriceUnknown { .. }

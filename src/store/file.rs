@@ -26,8 +26,9 @@ const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autosc
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 const STRANGERS: TableDefinition<'_, &str, &str> = TableDefinition::new("strangers");
 const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
+const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
-/// The only key of [`CATALOG`].
+/// The only key of [`CATALOG`] and [`LEDGER`].
 const LAST: &str = "last";
 
 /// Keeps records in one file: one transaction a commit, on disk when it returns, whole or not at all.
@@ -324,6 +325,18 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
         let catalog = serde_json::from_str(value.value());
         records.catalog = readable(&CATALOG, &LAST, catalog, &mut records.unreadable);
     }
+    match transaction.open_table(LEDGER) {
+        Ok(table) => {
+            if let Some(value) = table.get(LAST)? {
+                let ledger = serde_json::from_str(value.value());
+                let ledger = readable(&LEDGER, &LAST, ledger, &mut records.unreadable);
+                records.ledger = ledger.unwrap_or_default();
+            }
+        }
+        // A file of an earlier release.
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(records)
 }
 
@@ -370,6 +383,9 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
                 }
                 Change::SaveLearned(size, seen) => {
                     learned.insert(size.0, encode(seen)?.as_str())?;
+                }
+                Change::SaveLedger(ledger) => {
+                    transaction.open_table(LEDGER)?.insert(LAST, encode(ledger)?.as_str())?;
                 }
                 Change::SaveCatalog(catalog) => {
                     transaction.open_table(CATALOG)?.insert(LAST, encode(catalog)?.as_str())?;

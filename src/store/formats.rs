@@ -88,8 +88,13 @@ fn records() -> Records {
     };
     let orphan =
         StrangerKind::Orphan { pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(), size: None };
-    let stranger =
-        |name: &str, kind| Stranger { hostname: Hostname::new(name), id: None, first_seen: at(0), kind };
+    let stranger = |name: &str, kind| Stranger {
+        hostname: Hostname::new(name),
+        id: None,
+        first_seen: at(0),
+        kind,
+        awaited_by: None,
+    };
     Records {
         machines: vec![
             machine("workers-1", Phase::Pending, &[]),

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{Store, StoreError};
 use crate::catalog::Catalog;
-use crate::fleet::{Change, Hostname, Learned, Machine, MachineId, Records, SizeId, Stranger};
+use crate::fleet::{Change, Hostname, Learned, Ledger, Machine, MachineId, Records, SizeId, Stranger};
 
 /// Keeps records in memory. Clones share them, so that a simulated crash of one user leaves them to the next.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,7 @@ struct Kept {
     machines: BTreeMap<MachineId, Machine>,
     strangers: BTreeMap<Hostname, Stranger>,
     learned: BTreeMap<SizeId, Learned>,
+    ledger: Ledger,
     catalog: Option<Arc<Catalog>>,
 }
 
@@ -34,6 +35,7 @@ impl MemoryStore {
             machines: kept.machines.values().cloned().collect(),
             strangers: kept.strangers.values().cloned().collect(),
             learned: kept.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
+            ledger: kept.ledger.clone(),
             catalog: kept.catalog.clone(),
             unreadable: 0,
         }
@@ -59,6 +61,7 @@ impl MemoryStore {
                 Change::SaveLearned(size, learned) => {
                     kept.learned.insert(size, learned);
                 }
+                Change::SaveLedger(ledger) => kept.ledger = ledger,
                 Change::SaveCatalog(catalog) => kept.catalog = Some(catalog),
             }
         }

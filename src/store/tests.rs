@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use super::{FileStore, MemoryStore, Store, StoreError};
 use crate::catalog::{Catalog, Offer, Resources};
 use crate::fleet::{
-    Change, ClusterId, Hostname, Learned, Machine, MachineId, NodeShape, Phase, Records, Sample, SizeId,
-    Stranger, StrangerKind,
+    Change, ClusterId, Hostname, LateRequests, Learned, Ledger, Machine, MachineId, NodeShape, Phase,
+    Records, Sample, SizeId, Stranger, StrangerKind,
 };
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
@@ -35,6 +35,7 @@ pub(super) fn stranger(hostname: &str) -> Stranger {
         id: None,
         first_seen: "2026-11-24T10:00:00Z".parse().unwrap(),
         kind: StrangerKind::Foreign,
+        awaited_by: None,
     }
 }
 
@@ -87,6 +88,8 @@ pub(super) fn changes() -> Vec<Change> {
         Change::DropStranger(Hostname::new("passer-by")),
         Change::SaveLearned(SizeId(12), learned()),
         Change::SaveCatalog(catalog()),
+        Change::SaveLedger(Ledger::default()),
+        Change::SaveLedger(ledger()),
     ]
 }
 
@@ -95,9 +98,20 @@ pub(super) fn expected() -> Records {
         machines: vec![machine("workers-1"), Machine { size: SizeId(13), ..machine("workers-2") }],
         strangers: vec![stranger("control-plane")],
         learned: vec![(SizeId(12), learned())],
+        ledger: ledger(),
         catalog: Some(catalog()),
         unreadable: 0,
     }
+}
+
+fn ledger() -> Ledger {
+    let late = LateRequests {
+        pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(),
+        size: SizeId(12),
+        at: "2026-11-24T09:00:00Z".parse().unwrap(),
+        count: 2,
+    };
+    Ledger { known_before: Some([Hostname::new("control-plane")].into()), late: vec![late] }
 }
 
 struct Folder(TempDir);

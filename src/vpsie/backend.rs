@@ -19,6 +19,11 @@ pub trait Backend: Send + Sync + 'static {
     /// while a node's UUID is missing from the first.
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError>;
 
+    /// How many workers VPSie counts in the cluster, independently of the listing. None where nothing tells. One call.
+    async fn count(&self) -> Result<Option<u32>, BackendError> {
+        Ok(None)
+    }
+
     /// Asks for one worker of the size. Not idempotent, returns no id (invariant 6): on
     /// [`BackendError::Unclear`] a VM may appear or not.
     ///

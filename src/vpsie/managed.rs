@@ -307,6 +307,12 @@ impl Backend for ManagedBackend {
         Ok(nodes.into_iter().map(listed).collect())
     }
 
+    async fn count(&self) -> Result<Option<u32>, BackendError> {
+        let groups = self.client.groups(&self.target()?.cluster).await.map_err(ApiError::of_read)?;
+        // A group without a count, or that is missing, leaves the sum unknown.
+        Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| groups.whole))
+    }
+
     async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
         let cluster = &self.target()?.cluster;
         let group = self.group(cluster, size, label).await?;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::control::{
-    Bell, CatalogRefresh, Clock, Declared, FleetHandle, Journal, Keeper, Provision, Removal,
+    Bell, CatalogRefresh, Clock, Declared, FleetHandle, Guarded, Journal, Keeper, Provision, Removal,
 };
 use vpsie_autoscaler::fleet::Policy;
+use vpsie_autoscaler::kubernetes::Events;
 use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
 use vpsie_autoscaler::store::Store;
 use vpsie_autoscaler::vpsie::{
@@ -44,7 +45,8 @@ impl Process {
         if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
             backend.remember(&catalog);
         }
-        let backend: Arc<dyn Backend> = Arc::new(backend);
+        let guarded = Guarded::new(Arc::new(backend), handle.clone(), None, Events::default());
+        let backend: Arc<dyn Backend> = Arc::new(guarded);
         let bell = Arc::new(Bell::default());
         let never = CancellationToken::new();
         let mut tasks = JoinSet::new();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
     Bell, CatalogMetrics, CatalogRefresh, Clock, CostCollector, CredentialMetrics, DrainMetrics,
-    FleetCollector, FleetHandle, Journal, NodesView, Provision, Removal, Rotation, SystemClock,
+    FleetCollector, FleetHandle, Guarded, Journal, NodesView, Provision, Removal, Rotation, SystemClock,
     credentials_in_file, credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
@@ -149,16 +149,18 @@ pub(super) fn spawn_vpsie(
 ) -> Arc<Bell> {
     let timing = &settings.timing;
     let bell = Arc::new(Bell::default());
+    let guarded = Guarded::new(Arc::clone(backend), handle.clone(), nodes.clone(), events.clone());
+    let backend: Arc<dyn Backend> = Arc::new(guarded);
     let provision = Provision::new(
         handle.clone(),
-        Arc::clone(backend),
+        Arc::clone(&backend),
         settings.policy(),
         timing.observe_interval,
         Arc::clone(&bell),
     )
     .with_nodes(nodes);
-    let removal = Removal::new(handle.clone(), Arc::clone(backend), Arc::clone(&bell));
-    let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(backend), timing.catalog_interval)
+    let removal = Removal::new(handle.clone(), Arc::clone(&backend), Arc::clone(&bell));
+    let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), timing.catalog_interval)
         .with(metrics, events)
         .run(shutdown.clone());
     spawn(tasks, "provision", after(begin.clone(), provision.run(shutdown.clone())));

@@ -314,6 +314,7 @@ fn orphaned() -> (Told, Vec<Act>) {
         hostname: Hostname::new("slave-1"),
         id: Some("uuid-1".into()),
         first_seen: told.now,
+        awaited_by: None,
         kind: StrangerKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) },
     };
     let found = told.play(|fleet, _, _| {

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::declared::Wrong;
 use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 use crate::cost::UsdPerHour;
-use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal};
+use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, Stranger, names};
 
 /// Nodes that `status.nodes` lists: with thousands of them the object would outgrow what the API server keeps.
 /// The VPSieNodes have them all.
@@ -157,6 +157,7 @@ struct Conditions<'a> {
 impl Conditions<'_> {
     fn all(&self) -> Vec<Fact> {
         let mut facts = vec![self.ready(), self.scaling(), self.error(), self.at_min(), self.at_max()];
+        facts.push(self.growth_halted());
         facts.extend(self.deleting());
         facts
     }
@@ -232,6 +233,8 @@ impl Conditions<'_> {
             if let Some(refusal) = in_the_way.find(|why| !matches!(why, Refusal::AboveClusterMax { .. })) {
                 let reason = match refusal {
                     Refusal::LimitsUnknown { .. } => "LimitsUnknown",
+                    Refusal::VmsStillPaid { .. } => "VMsStillPaid",
+                    Refusal::Halted { .. } => "GrowthHalted",
                     _ => "AtCostLimit",
                 };
                 return Fact::new("AtMaxCapacity", true, reason, refusal.to_string());
@@ -240,6 +243,30 @@ impl Conditions<'_> {
             return Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
         }
         Fact::new("AtMaxCapacity", false, "BelowMaximum", "")
+    }
+
+    fn growth_halted(&self) -> Fact {
+        if let Some(halt) = self.fleet.verdict().and_then(|verdict| verdict.halt.as_ref()) {
+            return Fact::new("GrowthHalted", true, halt.reason(), halt.to_string());
+        }
+        let name = self.object.metadata.name.as_deref().unwrap_or_default();
+        let awaited = |stranger: &&Stranger| {
+            stranger.awaited_by.as_ref().is_some_and(|pool| pool.node_group.as_str() == name)
+        };
+        let mut nodes: Vec<&str> =
+            self.fleet.strangers().filter(awaited).map(|s| s.hostname.as_str()).collect();
+        let count = nodes.len();
+        nodes.truncate(5);
+        if count == 0 {
+            return Fact::new("GrowthHalted", false, "None", "");
+        }
+        let message = format!(
+            "{count} nodes appeared while requests waited or were lost, and fit none: they count as paid for ({}); delete \
+             them at VPSie, or annotate the Nodes that a person added with {}=true",
+            nodes.join(", "),
+            names::ADDED_BY_HAND
+        );
+        Fact::new("GrowthHalted", false, "UnexpectedNodes", message)
     }
 
     fn deleting(&self) -> Option<Fact> {

@@ -148,7 +148,15 @@ pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
         unschedulable: is_cordoned(node),
         machine,
         identified,
+        added_by_hand: is_added_by_hand(node),
     }
+}
+
+fn is_added_by_hand(node: &Node) -> bool {
+    let annotations = node.metadata.annotations.as_ref();
+    annotations
+        .and_then(|all| all.get(crate::fleet::names::ADDED_BY_HAND))
+        .is_some_and(|value| value == "true")
 }
 
 /// What is to be done about a Node with that owner.

@@ -24,6 +24,8 @@ pub struct NodeFacts {
     pub machine: Option<MachineId>,
     /// Whether its providerID says so, and not only its name or an address.
     pub identified: bool,
+    /// Whether its annotation says that a person added the worker.
+    pub added_by_hand: bool,
 }
 
 /// The Nodes as the last look found them. Kept by [`Nodes`](super::Nodes); cheap to clone and to read.
@@ -81,6 +83,15 @@ impl NodesView {
     /// Whether the machine's Node is there and ready.
     pub fn ready(&self, machine: &MachineId) -> bool {
         self.of(machine).is_some_and(|node| node.ready)
+    }
+
+    /// The Nodes of workers that a person added, as their annotations say.
+    pub fn added_by_hand(&self) -> BTreeSet<Hostname> {
+        let by_hand = |index: &Index| {
+            let nodes = index.by_name.values().filter(|node| node.added_by_hand);
+            nodes.map(|node| Hostname::new(&node.name)).collect()
+        };
+        self.read(by_hand)
     }
 
     /// A Node by its name.
@@ -185,6 +196,7 @@ mod tests {
             unschedulable: false,
             machine: machine.map(MachineId::from),
             identified: false,
+            added_by_hand: false,
         }
     }
 

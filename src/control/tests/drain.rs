@@ -328,7 +328,8 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
 async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
     let kind = crate::fleet::StrangerKind::Orphan { pool: SMALL.parse().unwrap(), size: Some(SizeId(2)) };
     let (hostname, id) = (super::node(2, SizeId(2)).hostname, super::node(2, SizeId(2)).id);
-    let stranger = crate::fleet::Stranger { hostname, id, first_seen: Timestamp::UNIX_EPOCH, kind };
+    let stranger =
+        crate::fleet::Stranger { hostname, id, first_seen: Timestamp::UNIX_EPOCH, kind, awaited_by: None };
     cluster.store.write(&[Change::SaveStranger(stranger)]);
     cluster.start().await;
     let vpsie = Arc::new(Scripted::default());

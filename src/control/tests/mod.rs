@@ -7,6 +7,7 @@ mod disk;
 mod drain;
 mod events;
 mod frugality;
+mod guard;
 mod objects;
 mod sizes;
 mod unread;

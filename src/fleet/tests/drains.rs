@@ -44,7 +44,13 @@ fn drains_before_it_deletes_an_orphan() {
     let pool = OTHER.parse().unwrap();
     let kind = StrangerKind::Orphan { pool, size: Some(SizeId(2)) };
     let (hostname, id) = (node(1, 2).hostname, node(1, 2).id);
-    fleet.apply(&Change::SaveStranger(Stranger { hostname, id, first_seen: hand.now, kind }));
+    fleet.apply(&Change::SaveStranger(Stranger {
+        hostname,
+        id,
+        first_seen: hand.now,
+        kind,
+        awaited_by: None,
+    }));
     hand.wait(Duration::from_mins(16));
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
     hand.pass(&mut fleet);
@@ -61,7 +67,13 @@ fn drains_before_it_deletes_a_returned_vm() {
         deleted: true,
     };
     let (hostname, id) = (node(1, 2).hostname, node(1, 2).id);
-    fleet.apply(&Change::SaveStranger(Stranger { hostname, id, first_seen: hand.now, kind }));
+    fleet.apply(&Change::SaveStranger(Stranger {
+        hostname,
+        id,
+        first_seen: hand.now,
+        kind,
+        awaited_by: None,
+    }));
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
     is_gated(&mut fleet);
 }

@@ -4,8 +4,11 @@ mod commands;
 mod costs;
 mod drains;
 mod learned;
+mod paid;
 mod properties;
+mod runaway;
 mod sightings;
+mod unexpected;
 mod wishes;
 
 use std::collections::BTreeMap;

@@ -135,6 +135,7 @@ fn by_kind(changes: Vec<Change>) -> Vec<Change> {
         Change::SaveStranger(stranger) => format!("s/{}", stranger.hostname),
         Change::DropStranger(hostname) => format!("s/{hostname}"),
         Change::SaveLearned(size, _) => format!("l/{size}"),
+        Change::SaveLedger(_) => "r".to_owned(),
         Change::SaveCatalog(_) => "c".to_owned(),
     };
     let last: BTreeMap<String, Change> = changes.into_iter().map(|change| (key(&change), change)).collect();
@@ -188,10 +189,24 @@ impl World {
         groups
     }
 
-    /// USD per month of the machines of a NodeGroup that count, from their records.
+    /// The pools of VMs of a NodeGroup that may exist and are in no target size, from the records.
+    fn leaving(&self, group: &NodeGroupName) -> Vec<PoolId> {
+        let exists =
+            |m: &&Machine| m.vm().is_some() || m.asks.iter().any(|ask| ask.outcome != AskOutcome::Lost);
+        let machines = self.fleet.machines().filter(|m| !m.counts()).filter(exists).map(|m| m.pool.clone());
+        let strangers = self.fleet.strangers().filter_map(|stranger| match &stranger.kind {
+            StrangerKind::Orphan { pool, .. } => Some(pool.clone()),
+            _ => stranger.awaited_by.clone(),
+        });
+        machines.chain(strangers).filter(|pool| pool.node_group == *group).collect()
+    }
+
+    /// USD per month of the machines of a NodeGroup that count and of what else is paid for, from the records.
     fn cost(&self, group: &NodeGroupName) -> u64 {
         let counting = self.fleet.machines().filter(|m| m.counts() && m.pool.node_group == *group);
-        counting.map(|machine| 10 * machine.size.0).sum()
+        let leaving =
+            self.leaving(group).into_iter().map(|pool| if pool.offer.as_str() == "large" { 40 } else { 20 });
+        counting.map(|machine| 10 * machine.size.0).chain(leaving).sum()
     }
 
     fn close(&mut self, policy: Option<DeletionPolicy>) {
@@ -280,7 +295,9 @@ impl World {
                 };
                 let (before, max) = (self.fleet.group_target(known), self.fleet.group(known).unwrap().max);
                 let cost = self.cost(&known.id.node_group) + 10 * known.offer.size.0 * *delta as u64;
+                let paid = before + self.leaving(&known.id.node_group).len() as u32;
                 let fits = before + *delta as u32 <= max
+                    && paid + *delta as u32 <= max + surge(max)
                     && (*pool < 2 || self.closed.is_none())
                     && (*pool == 2 || cost <= COST_LIMIT);
                 let limits = self.fleet.limits(known);

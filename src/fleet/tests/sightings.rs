@@ -336,7 +336,8 @@ fn an_orphan_of_a_size_that_nobody_knows_is_deleted_all_the_same() {
     let mut hand = Hand::new();
     let kind = StrangerKind::Orphan { pool: "gone/ams1/odd/on-demand".parse().unwrap(), size: None };
     let vm = node(1, 2);
-    let stranger = Stranger { hostname: vm.hostname, id: vm.id, first_seen: hand.now, kind };
+    let stranger =
+        Stranger { hostname: vm.hostname, id: vm.id, first_seen: hand.now, kind, awaited_by: None };
     let mut fleet =
         Fleet::restore(groups(), Records { strangers: vec![stranger], ..records() }, Reserved::default());
     hand.wait(Duration::from_mins(16));

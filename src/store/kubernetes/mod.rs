@@ -134,7 +134,13 @@ impl KubernetesStore {
             unreadable += 1;
             if let Some((hostname, id)) = VPSieNode::vm_of_unreadable(&object) {
                 let first_seen = made.unwrap_or_default();
-                untouchable.push(Stranger { hostname, id, first_seen, kind: StrangerKind::Foreign });
+                untouchable.push(Stranger {
+                    hostname,
+                    id,
+                    first_seen,
+                    kind: StrangerKind::Foreign,
+                    awaited_by: None,
+                });
             }
             if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
                 tracing::error!(
@@ -322,6 +328,7 @@ impl Last {
                     last.note(Place::learned(*size), &learned.summary())?;
                     last.note(Place::learned_nodes(*size), &learned.nodes)?;
                 }
+                Change::SaveLedger(ledger) => last.note(Place::ledger(), ledger)?,
                 Change::SaveCatalog(catalog) => last.note(Place::catalog(), catalog)?,
             }
         }

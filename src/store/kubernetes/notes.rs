@@ -17,7 +17,10 @@ const STRANGERS_MAP: &str = "vpsie-autoscaler-strangers-";
 /// The size follows: what Nodes of one size showed has an object of its own, for their labels are long.
 const LEARNED_MAP: &str = "vpsie-autoscaler-learned-";
 const NODES: &str = "nodes";
+/// An object of its own: earlier releases read the others and refuse keys that they do not know.
+const LEDGER_MAP: &str = "vpsie-autoscaler-ledger";
 const CATALOG: &str = "catalog";
+const LEDGER: &str = "ledger";
 const LEARNED: &str = "learned.";
 /// Longest key of a ConfigMap.
 const KEY_MAX: usize = 253;
@@ -34,6 +37,10 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn catalog() -> Self {
         Self { map: CATALOG_MAP.to_owned(), key: CATALOG.to_owned() }
+    }
+
+    pub(super) fn ledger() -> Self {
+        Self { map: LEDGER_MAP.to_owned(), key: LEDGER.to_owned() }
     }
 
     pub(super) fn learned(size: SizeId) -> Self {
@@ -120,7 +127,7 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
         records.learned.extend(learned.map(|learned| (SizeId(size), learned)));
         return;
     }
-    if name != CATALOG_MAP && !name.starts_with(STRANGERS_MAP) {
+    if ![CATALOG_MAP, LEDGER_MAP].contains(&name.as_str()) && !name.starts_with(STRANGERS_MAP) {
         return;
     }
     for (key, text) in map.data.iter().flatten() {
@@ -139,7 +146,11 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
 
 fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result<(), String> {
     let problem = |error: serde_json::Error| error.to_string();
-    if map != CATALOG_MAP {
+    if map == LEDGER_MAP {
+        if key == LEDGER {
+            records.ledger = serde_json::from_str(text).map_err(problem)?;
+        }
+    } else if map != CATALOG_MAP {
         records.strangers.push(lenient::read_stranger(text).map_err(problem)?);
     } else if key == CATALOG {
         records.catalog = Some(serde_json::from_str(text).map_err(problem)?);

@@ -56,6 +56,8 @@ pub(in crate::vpsie) struct Group {
     /// `boxsize_id`: as far as known the same number as the `KubeSizeID` it was made with (API §5.1).
     pub(in crate::vpsie) box_size: Option<u64>,
     pub(in crate::vpsie) shape: Shape,
+    /// How many workers it has, as VPSie counts.
+    pub(in crate::vpsie) nodes: Option<u32>,
     pub(in crate::vpsie) deleted: bool,
 }
 
@@ -67,6 +69,7 @@ impl Group {
             name: row.text(&["group_name", "groupName", "name"]).unwrap_or_default(),
             box_size: row.number(&["boxsize_id", "boxsizeId", "KubeSizeID", "kube_size_id"]),
             shape: Shape::read(row),
+            nodes: row.number(&["nodes_count", "nodesCount"]).and_then(|count| u32::try_from(count).ok()),
             deleted: row.flag(&["is_deleted"]) == Some(true) || row.time(&["dropped_on"]).is_some(),
         })
     }

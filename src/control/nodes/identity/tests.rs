@@ -52,6 +52,7 @@ fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
         machines: vec![machine],
         strangers,
         learned: Vec::new(),
+        ledger: crate::fleet::Ledger::default(),
         catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
         unreadable: 0,
     };
@@ -210,6 +211,7 @@ fn the_node_of_a_vm_that_is_gone_is_deleted() {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
         first_seen: jiff::Timestamp::UNIX_EPOCH,
+        awaited_by: None,
         kind: StrangerKind::Gone {
             machine: "web-00000001".into(),
             pool: POOL.parse().unwrap(),
@@ -346,6 +348,7 @@ fn orphan() -> Stranger {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
         first_seen: Timestamp::UNIX_EPOCH,
+        awaited_by: None,
         kind: StrangerKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) },
     }
 }
@@ -419,6 +422,7 @@ fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
         first_seen: "2026-01-01T00:10:00Z".parse().unwrap(),
+        awaited_by: None,
         kind: StrangerKind::Gone {
             machine: "web-00000001".into(),
             pool: POOL.parse().unwrap(),
@@ -512,6 +516,7 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
         hostname: Hostname::new("slave-0"),
         id: Some(VmId::from("00000000-0000-4000-8000-000000000000")),
         first_seen: Timestamp::from_second(10).unwrap(),
+        awaited_by: None,
         kind: StrangerKind::Gone {
             machine: "web-00000000".into(),
             pool: POOL.parse().unwrap(),

@@ -30,6 +30,7 @@ fn facts(ready: bool, identified: bool) -> NodeFacts {
         unschedulable: false,
         machine: Some("web-1".into()),
         identified,
+        added_by_hand: false,
     }
 }
 

@@ -85,6 +85,7 @@ async fn one_refused_record_does_not_hold_up_the_others() {
         hostname: vm.hostname.clone(),
         id: None,
         first_seen: at,
+        awaited_by: None,
         kind: StrangerKind::Orphan { pool: machine("workers-1").pool, size: None },
     };
     for old in [Change::SaveStranger(orphan.clone()), five().remove(0), five().remove(2)] {

@@ -1,0 +1,249 @@
+//! Stands between the loops and VPSie: tells the [runaway guard](crate::fleet::Guard) each listing and each call, and
+//! asks it before each creation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::acts::{Act, ActKind};
+use super::handle::FleetHandle;
+use super::journal::print;
+use super::nodes::NodesView;
+use crate::catalog::Catalog;
+use crate::fleet::{
+    AskOutcome, Before, Created, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode, Maxima, SizeId,
+    StrangerKind, Verdict, Vm,
+};
+use crate::kubernetes::{EventType, Events, Happening, Object};
+use crate::retry_after::RetryAfter;
+use crate::vpsie::{Backend, BackendError};
+
+/// How often VPSie is asked at most how many workers it counts.
+const BETWEEN_COUNTS: Duration = Duration::from_mins(5);
+/// When a creation that was stopped is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// VPSie behind the runaway guard.
+pub struct Guarded {
+    inner: Arc<dyn Backend>,
+    handle: FleetHandle,
+    nodes: Option<NodesView>,
+    events: Events,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// None until the first listing.
+    guard: Option<Guard>,
+    counted_at: Option<Duration>,
+    published: Option<Verdict>,
+}
+
+/// What the fleet tells the guard.
+struct Told {
+    before: Before,
+    maxima: Maxima,
+    held: BTreeMap<crate::fleet::NodeGroupName, u32>,
+    by_hand: BTreeSet<Hostname>,
+    /// Something that a person said is not recorded yet.
+    unrecorded: bool,
+}
+
+impl Guarded {
+    /// Guards the calls of `inner`. `nodes` shows which Nodes a person added.
+    pub fn new(
+        inner: Arc<dyn Backend>,
+        handle: FleetHandle,
+        nodes: Option<NodesView>,
+        events: Events,
+    ) -> Self {
+        Self { inner, handle, nodes, events, started: Instant::now(), state: Mutex::default() }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut State, Duration) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        f(&mut state, self.started.elapsed())
+    }
+
+    fn guard<R>(&self, f: impl FnOnce(&mut Guard, Duration) -> R) -> Option<R> {
+        self.with(|state, now| state.guard.as_mut().map(|guard| f(guard, now)))
+    }
+
+    async fn take(&self, listed: &[ListedNode]) {
+        let count = self.count().await;
+        let by_hand = self.nodes.as_ref().map(NodesView::added_by_hand).unwrap_or_default();
+        let told = self.handle.read(|fleet| told(fleet, by_hand));
+        if told.unrecorded {
+            let by_hand = told.by_hand.clone();
+            if let Err(error) = self.handle.update(move |fleet, _, _| fleet.acknowledge(&by_hand)).await {
+                tracing::warn!(%error, "cannot record which nodes were added by hand; trying again");
+            }
+        }
+        self.with(|state, now| {
+            let guard = state.guard.get_or_insert_with(|| Guard::new(told.before));
+            guard.declare(&told.maxima, &told.held);
+            guard.acknowledge(&told.by_hand);
+            guard.see(listed, now);
+            if let Some(count) = count {
+                guard.count(count, listed, now);
+            }
+        });
+        self.publish().await;
+    }
+
+    /// How many workers VPSie counts, while something is not listed that may be paid for.
+    async fn count(&self) -> Option<u32> {
+        let due = self.with(|state, now| {
+            let due = state.counted_at.is_none_or(|at| now.saturating_sub(at) >= BETWEEN_COUNTS)
+                && state.guard.as_ref().is_some_and(|guard| guard.doubts(now));
+            state.counted_at = if due { Some(now) } else { state.counted_at };
+            due
+        });
+        if !due {
+            return None;
+        }
+        match self.inner.count().await {
+            Ok(count) => count,
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask VPSie how many workers it counts");
+                None
+            }
+        }
+    }
+
+    /// Records which nodes no request can have made, before the first request.
+    async fn record(&self) -> Result<(), BackendError> {
+        let Some(Some(known)) = self.guard(|guard, _| guard.known_before().cloned()) else {
+            return Err(unavailable("VPSie was not listed yet".to_owned()));
+        };
+        if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
+            return Ok(());
+        }
+        let recorded = self.handle.update(move |fleet, _, _| fleet.note_known_before(known)).await;
+        recorded.map(drop).map_err(|error| unavailable(format!("the records cannot be written: {error}")))
+    }
+
+    /// Lets the fleet know how far it may grow, and tells people when that begins or ends.
+    async fn publish(&self) {
+        let news = self.with(|state, now| {
+            let verdict = state.guard.as_ref()?.verdict(now);
+            let old = state.published.replace(verdict.clone());
+            (old.as_ref() != Some(&verdict)).then_some((old, verdict))
+        });
+        let Some((old, verdict)) = news else { return };
+        let reason = |verdict: &Verdict| verdict.halt.as_ref().map(crate::fleet::Halt::reason);
+        if old.as_ref().and_then(reason) != reason(&verdict) {
+            self.tell(&verdict);
+        }
+        // The process is ending if it cannot be told.
+        let _ = self
+            .handle
+            .update(move |fleet, _, _| {
+                fleet.take_verdict(verdict);
+                Vec::new()
+            })
+            .await;
+    }
+
+    fn tell(&self, verdict: &Verdict) {
+        let (kind, event, reason, message) = match &verdict.halt {
+            Some(halt) => (ActKind::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string()),
+            None => {
+                let message = format!(
+                    "VMs are created again: {} may be paid for, of at most {}",
+                    verdict.counted, verdict.bound
+                );
+                (ActKind::GrowthResumed, EventType::Normal, "GrowthResumed", message)
+            }
+        };
+        print(&Act {
+            failure: Some(Failure { reason: FailureReason::Refused, message: message.clone() }),
+            by: verdict.halt.as_ref().map(crate::fleet::Halt::reason),
+            ..Act::of_cluster(kind)
+        });
+        let groups = self.handle.read(Fleet::group_names);
+        for group in groups {
+            let on = Object::NodeGroup(group.to_string());
+            self.events.publish(Happening::new(on, event, reason, message.clone()));
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Guarded {
+    async fn catalog(&self) -> Result<Catalog, BackendError> {
+        self.inner.catalog().await
+    }
+
+    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+        let listed = self.inner.list().await?;
+        self.take(&listed).await;
+        Ok(listed)
+    }
+
+    async fn count(&self) -> Result<Option<u32>, BackendError> {
+        self.inner.count().await
+    }
+
+    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
+        self.record().await?;
+        let permit = self.guard(Guard::permit);
+        self.publish().await;
+        let ticket = match permit {
+            Some(Ok(ticket)) => ticket,
+            Some(Err(halt)) => return Err(unavailable(halt.to_string())),
+            None => return Err(unavailable("VPSie was not listed yet".to_owned())),
+        };
+        let answer = self.inner.create(size, label).await;
+        let outcome = match &answer {
+            Ok(()) => Created::Accepted,
+            Err(BackendError::Unclear { .. }) => Created::Unclear,
+            Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => Created::Nothing,
+        };
+        self.guard(|guard, _| guard.created(ticket, outcome));
+        self.publish().await;
+        answer
+    }
+
+    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+        self.guard(|guard, now| guard.deletion_asked(&vm.hostname, now));
+        let answer = self.inner.delete(vm).await;
+        if answer.is_ok() {
+            self.guard(|guard, _| guard.deletion_accepted(&vm.hostname));
+        }
+        answer
+    }
+}
+
+fn unavailable(message: String) -> BackendError {
+    let retry_after = Some(RetryAfter::new(RETRY));
+    BackendError::Unavailable { reason: FailureReason::QuotaExceeded, message, retry_after }
+}
+
+fn told(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Told {
+    let mut held = BTreeMap::new();
+    for machine in fleet.machines().filter(|machine| machine.vm().is_some()) {
+        *held.entry(machine.pool.node_group.clone()).or_default() += 1;
+    }
+    let known = fleet.ledger().known_before.clone();
+    let vms = fleet.machines().filter_map(|machine| machine.vm()).map(|vm| vm.hostname.clone());
+    let ours = |kind: &StrangerKind| matches!(kind, StrangerKind::Orphan { .. } | StrangerKind::Gone { .. });
+    let strangers =
+        fleet.strangers().filter(|stranger| ours(&stranger.kind)).map(|stranger| stranger.hostname.clone());
+    let asks = || fleet.machines().flat_map(|machine| &machine.asks);
+    let lost = asks().filter(|ask| ask.outcome == AskOutcome::Lost).count() as u32;
+    let requests = asks().count() as u32 - lost;
+    let by_hand: BTreeSet<_> = by_hand.into_iter().filter(|name| fleet.machine_at(name).is_none()).collect();
+    let recorded = |name: &Hostname| {
+        known.as_ref().is_none_or(|known| known.contains(name))
+            && fleet.stranger(name).is_none_or(|stranger| stranger.awaited_by.is_none())
+    };
+    let unrecorded = !by_hand.iter().all(recorded);
+    let before = Before { known, ours: vms.chain(strangers).collect(), requests, lost };
+    Told { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
+}

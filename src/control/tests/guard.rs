@@ -1,0 +1,119 @@
+//! The runaway guard between the loops and VPSie.
+
+use super::*;
+use crate::control::Guarded;
+use crate::kubernetes::Events;
+
+/// Lists workers that were made as parts of the control plane.
+struct Misread(Arc<Scripted>);
+
+#[async_trait]
+impl Backend for Misread {
+    async fn catalog(&self) -> Result<Catalog, BackendError> {
+        self.0.catalog().await
+    }
+
+    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+        let mut nodes = self.0.list().await?;
+        for node in nodes.iter_mut().filter(|node| node.hostname.as_str() != "slave-999") {
+            node.role = NodeRole::ControlPlane;
+        }
+        Ok(nodes)
+    }
+
+    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
+        self.0.create(size, label).await
+    }
+
+    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+        self.0.delete(vm).await
+    }
+}
+
+/// A NodeGroup of at most 2 machines, and so of at most 5 VMs.
+async fn begin(misread: bool) -> Process {
+    let disk = Disk::default();
+    disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    let declaration = vec![NodeGroup { max: 2, ..group() }].into();
+    let mut process = Process::of(disk, Declared { declaration, basis: Basis::default() }).await;
+    process.vpsie.state().nodes.push(node(999, SizeId(2)));
+    let vpsie: Arc<dyn Backend> =
+        if misread { Arc::new(Misread(process.vpsie.clone())) } else { process.vpsie.clone() };
+    let guarded = Guarded::new(vpsie, process.handle.clone(), None, Events::default());
+    process.start_with(&(Arc::new(guarded) as Arc<dyn Backend>));
+    process
+}
+
+async fn hours(hours: u64) {
+    tokio::time::sleep(Duration::from_hours(hours)).await;
+}
+
+fn room(process: &Process) -> i32 {
+    process.handle.read(|fleet| {
+        let limits = fleet.limits(fleet.pool(SMALL).unwrap());
+        (limits.max - limits.target) as i32
+    })
+}
+
+async fn grow(process: &Process) {
+    let room = room(process);
+    if room > 0 {
+        process.increase(SMALL, room).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn halts_when_new_nodes_are_taken_for_others() {
+    let process = begin(true).await;
+    hours(1).await;
+    for _ in 0..16 {
+        process.delete_all(SMALL).await;
+        grow(&process).await;
+        hours(1).await;
+    }
+    assert!(process.vpsie.count("create") <= 5, "{} creations", process.vpsie.count("create"));
+    let (halt, hindrance) = process.handle.read(|fleet| {
+        let halt = fleet.verdict().unwrap().halt.clone().unwrap();
+        (halt, fleet.hindrance(SMALL, 1, Timestamp::UNIX_EPOCH).unwrap())
+    });
+    assert_eq!((halt.reason(), hindrance.reason, room(&process)), ("TooManyVMs", "GROWTH_HALTED", 0));
+    assert_eq!(process.vpsie.count("delete"), 0, "none is touched");
+
+    process.vpsie.state().nodes.truncate(1);
+    hours(25).await;
+    assert_eq!(
+        process.handle.read(|fleet| fleet.verdict().unwrap().halt.clone()),
+        None,
+        "it lifts by itself"
+    );
+    assert_eq!(room(&process), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn halts_while_vpsie_refuses_deletions() {
+    let process = begin(false).await;
+    let refused = (1..100).map(|n| (format!("slave-{n}"), Reply::Unavailable)).collect();
+    process.vpsie.state().deletions = refused;
+    hours(1).await;
+    for _ in 0..6 {
+        grow(&process).await;
+        hours(3).await;
+        process.delete_all(SMALL).await;
+        hours(3).await;
+    }
+    let vms = process.vpsie.state().nodes.len() - 1;
+    assert!(vms <= 5, "{vms} VMs");
+    let halt = process.handle.read(|fleet| fleet.verdict().unwrap().halt.clone().unwrap());
+    assert_eq!(halt.reason(), "DeletionsOverdue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_what_was_listed_before_the_first_creation() {
+    let process = begin(false).await;
+    hours(1).await;
+    process.increase(SMALL, 1).await;
+    hours(1).await;
+    let known = process.disk.kept.records().ledger.known_before.unwrap();
+    assert_eq!(known.iter().map(crate::fleet::Hostname::as_str).collect::<Vec<_>>(), ["slave-999"]);
+    assert_eq!(process.handle.read(|fleet| fleet.verdict().unwrap().counted), 1);
+}

@@ -1,0 +1,430 @@
+//! PURE. The runaway guard: stops creations when more VMs may be paid for than NodeGroups allow, whatever the fleet's
+//! own accounting says.
+//!
+//! It knows raw listings, the calls that were made, and the declared maxima. It does not ask what size a node has or which
+//! machine the fleet takes it for. Time is how long the process runs: a clock that jumps changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::ids::{Hostname, NodeGroupName};
+use super::listing::{ListedNode, NodeRole};
+use super::paid::surge;
+use super::template::names;
+
+/// How long an accepted creation without a VM counts, and a VM that is not listed any more without having been deleted.
+const MEMORY: Duration = Duration::from_hours(24);
+/// The same, once VPSie's own counts show no node beyond those listed.
+const MEMORY_DISPROVED: Duration = Duration::from_hours(1);
+/// How long a creation whose reply was lost counts without a VM; six times less once VPSie's counts disprove it.
+const MEMORY_UNCLEAR: Duration = Duration::from_hours(1);
+/// How soon VPSie's counts disprove a lost reply, or a VM that is not listed any more.
+const DISPROVED_SOON: Duration = Duration::from_mins(10);
+/// How long after the last creation a node beyond the number of creations is suspected to be the result of one.
+const SUSPICION: Duration = Duration::from_hours(1);
+/// How long a VM may still be listed after its deletion was first asked for.
+const OVERDUE: Duration = Duration::from_mins(30);
+/// Listings without a VM whose deletion was accepted until it is gone.
+const MISSES_TO_CONFIRM: u32 = 2;
+/// Nodes that are remembered beyond those listed.
+const KNOWN_MAX: usize = 1000;
+/// Names that a message gives.
+const NAMED: usize = 5;
+
+/// A creation that the guard let pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+/// What became of a creation, as far as the guard needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// VPSie accepted it.
+    Accepted,
+    /// The reply was lost.
+    Unclear,
+    /// Nothing was made.
+    Nothing,
+}
+
+/// Why creations are stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// As many VMs may be paid for as the maxima and the margin allow.
+    TooManyVms {
+        /// VMs that may be paid for.
+        counted: u32,
+        /// Most VMs.
+        bound: u32,
+        /// Accepted creations among them whose VM is not listed.
+        unseen: u32,
+        /// VMs among them that are not listed any more, and were not deleted from here.
+        missing: u32,
+    },
+    /// Nodes appeared beyond the creations that were called.
+    UnexplainedNodes(Vec<Hostname>),
+    /// VMs are still listed long after their deletion was asked for.
+    DeletionsOverdue(Vec<Hostname>),
+}
+
+impl Halt {
+    /// The cause in one word, as in conditions, metrics and hindrances.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TooManyVms { .. } => "TooManyVMs",
+            Self::UnexplainedNodes(_) => "UnexplainedNodes",
+            Self::DeletionsOverdue(_) => "DeletionsOverdue",
+        }
+    }
+
+    /// All causes.
+    pub const REASONS: [&'static str; 3] = ["TooManyVMs", "UnexplainedNodes", "DeletionsOverdue"];
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyVms { counted, bound, unseen, missing } => write!(
+                f,
+                "growth is halted: {counted} VMs may be paid for, of at most {bound} (maxNodes and a margin); {unseen} \
+                 of them were asked for and are not listed, {missing} are not listed any more; compare VPSie's list of \
+                 VMs with the VPSieNodes"
+            ),
+            Self::UnexplainedNodes(nodes) => write!(
+                f,
+                "growth is halted: {} nodes appeared that no request explains ({}); delete them at VPSie, or annotate \
+                 the Nodes that a person added with {}=true",
+                nodes.len(),
+                some(nodes),
+                names::ADDED_BY_HAND
+            ),
+            Self::DeletionsOverdue(nodes) => write!(
+                f,
+                "growth is halted: {} VMs are still listed half an hour after their deletion was asked for ({}); check \
+                 whether the token may delete workers, or delete them at VPSie",
+                nodes.len(),
+                some(nodes)
+            ),
+        }
+    }
+}
+
+fn some(nodes: &[Hostname]) -> String {
+    let mut names: Vec<&str> = nodes.iter().take(NAMED).map(Hostname::as_str).collect();
+    if nodes.len() > NAMED {
+        names.push("…");
+    }
+    names.join(", ")
+}
+
+/// What follows for growth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Creations that are let pass now.
+    pub room: u32,
+    /// Why none is.
+    pub halt: Option<Halt>,
+    /// VMs that may be paid for.
+    pub counted: u32,
+    /// Most VMs that may be paid for.
+    pub bound: u32,
+    /// Nodes among them that no creation explains.
+    pub unexplained: u32,
+}
+
+/// A listed node that may be the result of a creation.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// No creation explains it.
+    unexplained: bool,
+    /// Since when, and by how many listings in a row, it is missing.
+    missing: Option<(Duration, u32)>,
+    /// When its deletion was first asked for.
+    deletion: Option<Duration>,
+    /// VPSie accepted its deletion.
+    deleted: bool,
+}
+
+/// A creation without a VM so far.
+#[derive(Clone, Debug)]
+struct Unseen {
+    ticket: Ticket,
+    at: Duration,
+    accepted: bool,
+}
+
+/// What was recorded before this process began.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    /// Nodes that no request can have made. None when nothing is recorded yet.
+    pub known: Option<BTreeSet<Hostname>>,
+    /// Nodes that are the result of requests, by the fleet's records.
+    pub ours: BTreeSet<Hostname>,
+    /// Requests that wait for a VM, by the fleet's records.
+    pub requests: u32,
+    /// Requests that were lost lately.
+    pub lost: u32,
+}
+
+/// The declared maxima.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Maxima {
+    /// `maxNodes` of each NodeGroup.
+    pub groups: BTreeMap<NodeGroupName, u32>,
+    /// `maxClusterWorkers`.
+    pub cluster: Option<u32>,
+}
+
+impl Maxima {
+    /// Most VMs that may be paid for: each NodeGroup's maximum and its surge, and one, so that a cluster which is full and
+    /// replaces nodes is not taken for a fault.
+    pub fn bound(&self) -> u32 {
+        let with_surge = |max: u32| max.saturating_add(surge(max));
+        let groups = self.groups.values().fold(0u32, |sum, max| sum.saturating_add(with_surge(*max)));
+        self.cluster.map_or(groups, |cluster| groups.min(with_surge(cluster))).saturating_add(1)
+    }
+}
+
+/// The runaway guard.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    before: Before,
+    known: Option<BTreeSet<Hostname>>,
+    seen: BTreeMap<Hostname, Seen>,
+    unseen: Vec<Unseen>,
+    /// Whether there was a listing.
+    listed: bool,
+    tickets: u64,
+    last_creation: Option<Duration>,
+    /// Workers that VPSie counted last beyond those listed.
+    hidden: u32,
+    /// When accepted creations were released because VPSie's counts disproved them.
+    released: Vec<Duration>,
+    maxima: Maxima,
+    /// What NodeGroups hold from before their maximum was lowered.
+    peaks: BTreeMap<NodeGroupName, u32>,
+}
+
+impl Guard {
+    /// A guard that knows what was recorded. Without a record, all that is listed first and is not ours was there before.
+    pub fn new(before: Before) -> Self {
+        let mut guard = Self { known: before.known.clone(), before, ..Self::default() };
+        let (requests, lost) = (guard.before.requests, guard.before.lost);
+        for nth in 0..requests.saturating_add(lost) {
+            guard.note_creation(Duration::ZERO, nth < requests);
+        }
+        guard
+    }
+
+    /// Takes the declared maxima, and how many VMs each NodeGroup holds: one whose maximum was lowered keeps what it has.
+    pub fn declare(&mut self, maxima: &Maxima, held: &BTreeMap<NodeGroupName, u32>) {
+        let names: BTreeSet<_> = maxima.groups.keys().chain(self.peaks.keys()).cloned().collect();
+        let first = self.maxima == Maxima::default() && self.peaks.is_empty();
+        let names: BTreeSet<_> = names.into_iter().chain(held.keys().filter(|_| first).cloned()).collect();
+        for name in names {
+            let max = maxima.groups.get(&name).copied().unwrap_or(0);
+            let held = held.get(&name).copied().unwrap_or(0);
+            let peak = if first { held } else { self.peaks.get(&name).copied().unwrap_or(0).min(held) };
+            if peak.max(max) > 0 {
+                self.peaks.insert(name, peak.max(max));
+            } else {
+                self.peaks.remove(&name);
+            }
+        }
+        self.maxima = maxima.clone();
+    }
+
+    /// Nodes that no request can have made, to be recorded before the first creation.
+    pub fn known_before(&self) -> Option<&BTreeSet<Hostname>> {
+        self.known.as_ref()
+    }
+
+    /// A person says that these nodes are not the result of requests.
+    pub fn acknowledge<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Hostname>) {
+        for node in nodes {
+            self.seen.remove(node);
+            if let Some(known) = &mut self.known {
+                known.insert(node.clone());
+            }
+        }
+    }
+
+    /// Takes a complete listing.
+    pub fn see(&mut self, listed: &[ListedNode], now: Duration) {
+        let names: BTreeSet<&Hostname> = listed.iter().map(|node| &node.hostname).collect();
+        let first = std::mem::take(&mut self.before);
+        let begins = !std::mem::replace(&mut self.listed, true);
+        let known = self.known.get_or_insert_with(|| {
+            names.iter().filter(|name| !first.ours.contains(**name)).map(|name| (*name).clone()).collect()
+        });
+        let mut new: Vec<&Hostname> = Vec::new();
+        for name in &names {
+            if let Some(seen) = self.seen.get_mut(*name) {
+                seen.missing = None;
+            } else if first.ours.contains(*name) {
+                self.seen.insert((*name).clone(), Seen::default());
+            } else if !known.contains(*name) {
+                new.push(name);
+            }
+        }
+        if known.len() > names.len() + KNOWN_MAX {
+            known.retain(|name| names.contains(name));
+        }
+        for name in new {
+            self.explain(name, now, begins);
+        }
+        self.seen.retain(|name, seen| {
+            if names.contains(name) {
+                return true;
+            }
+            let missing = seen.missing.get_or_insert((now, 0));
+            missing.1 += 1;
+            !(seen.deleted && missing.1 >= MISSES_TO_CONFIRM)
+        });
+        self.forget(now, false);
+    }
+
+    /// Takes a node that was not listed before: the result of the oldest creation, or of none. What appeared before this
+    /// process began is taken for the result of a creation that is not known any more.
+    fn explain(&mut self, name: &Hostname, now: Duration, begins: bool) {
+        let oldest = self.unseen.iter().enumerate().min_by_key(|(_, creation)| creation.at).map(|(at, _)| at);
+        let suspect = self.last_creation.is_some_and(|at| now.saturating_sub(at) < SUSPICION);
+        match oldest {
+            Some(at) => {
+                self.unseen.remove(at);
+                self.seen.insert(name.clone(), Seen::default());
+            }
+            None if begins => {
+                self.seen.insert(name.clone(), Seen::default());
+            }
+            None if suspect => {
+                self.seen.insert(name.clone(), Seen { unexplained: true, ..Seen::default() });
+            }
+            None => {
+                if let Some(known) = &mut self.known {
+                    known.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    /// Whether VPSie should be asked how many workers it counts: something is not listed that may be paid for.
+    pub fn doubts(&self, now: Duration) -> bool {
+        let old = |since: Duration| now.saturating_sub(since) >= DISPROVED_SOON;
+        self.hidden > 0
+            || self.unseen.iter().any(|creation| old(creation.at))
+            || self.seen.values().any(|seen| seen.missing.is_some_and(|(since, _)| old(since)))
+    }
+
+    /// Takes how many workers VPSie counts, beside a listing: not more than are listed means that none is hidden.
+    pub fn count(&mut self, counted: u32, listed: &[ListedNode], now: Duration) {
+        let workers = listed.iter().filter(|node| node.role != NodeRole::ControlPlane).count() as u32;
+        self.hidden = counted.saturating_sub(workers);
+        if self.hidden == 0 {
+            self.forget(now, true);
+        }
+    }
+
+    fn forget(&mut self, now: Duration, disproved: bool) {
+        let older = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
+        let unclear = if disproved { DISPROVED_SOON } else { MEMORY_UNCLEAR };
+        self.released.retain(|at| !older(*at, MEMORY));
+        // A queue that VPSie's counts do not show may still drain: no more is released in a day than may exist at once.
+        let mut free = (self.maxima.bound() as usize).saturating_sub(self.released.len());
+        let released = &mut self.released;
+        self.unseen.retain(|creation| {
+            let over = if creation.accepted { MEMORY } else { unclear };
+            if older(creation.at, over) {
+                return false;
+            }
+            let release = disproved && free > 0 && creation.accepted && older(creation.at, MEMORY_DISPROVED);
+            if release {
+                free -= 1;
+                released.push(now);
+            }
+            !release
+        });
+        let missing = if disproved { DISPROVED_SOON } else { MEMORY };
+        self.seen.retain(|_, seen| !seen.missing.is_some_and(|(since, _)| older(since, missing)));
+    }
+
+    /// Lets a creation pass, or says why not. Call it immediately before the creation.
+    pub fn permit(&mut self, now: Duration) -> Result<Ticket, Halt> {
+        match self.verdict(now) {
+            Verdict { halt: Some(halt), .. } => Err(halt),
+            Verdict { halt: None, room: 0, counted, bound, .. } => Err(self.too_many(counted, bound)),
+            Verdict { halt: None, .. } => Ok(self.note_creation(now, false)),
+        }
+    }
+
+    fn too_many(&self, counted: u32, bound: u32) -> Halt {
+        let missing = self.seen.values().filter(|seen| seen.missing.is_some()).count() as u32;
+        Halt::TooManyVms { counted, bound, unseen: self.unseen.len() as u32, missing }
+    }
+
+    fn note_creation(&mut self, now: Duration, accepted: bool) -> Ticket {
+        let ticket = Ticket(self.tickets);
+        self.tickets += 1;
+        self.unseen.push(Unseen { ticket, at: now, accepted });
+        self.last_creation = Some(now);
+        ticket
+    }
+
+    /// Takes the outcome of a creation. Its VM may have been listed before.
+    pub fn created(&mut self, ticket: Ticket, outcome: Created) {
+        match outcome {
+            Created::Nothing => self.unseen.retain(|creation| creation.ticket != ticket),
+            Created::Accepted | Created::Unclear => {
+                for creation in self.unseen.iter_mut().filter(|creation| creation.ticket == ticket) {
+                    creation.accepted = outcome == Created::Accepted;
+                }
+            }
+        }
+    }
+
+    /// Notes that a VM's deletion is asked for.
+    pub fn deletion_asked(&mut self, vm: &Hostname, now: Duration) {
+        if let Some(seen) = self.seen.get_mut(vm) {
+            seen.deletion.get_or_insert(now);
+        }
+    }
+
+    /// Notes that VPSie accepted a VM's deletion, or says that there is none.
+    pub fn deletion_accepted(&mut self, vm: &Hostname) {
+        if let Some(seen) = self.seen.get_mut(vm) {
+            seen.deleted = true;
+        }
+    }
+
+    /// What follows for growth now.
+    pub fn verdict(&self, now: Duration) -> Verdict {
+        let listed = self.seen.values().filter(|seen| seen.missing.is_none()).count() as u32;
+        let counted = ((self.seen.len() + self.unseen.len()) as u32).max(listed + self.hidden);
+        let allowed = self.maxima.bound();
+        let held = self.peaks.values().fold(0u32, |sum, peak| sum.saturating_add(*peak));
+        let held = self.maxima.cluster.map_or(held, |cluster| cluster.min(held));
+        let bound = allowed.max(held);
+        let names = |which: &dyn Fn(&Seen) -> bool| -> Vec<Hostname> {
+            self.seen.iter().filter(|(_, seen)| which(seen)).map(|(name, _)| name.clone()).collect()
+        };
+        let unexplained = names(&|seen| seen.unexplained && seen.missing.is_none());
+        let overdue = names(&|seen| {
+            seen.missing.is_none() && seen.deletion.is_some_and(|at| now.saturating_sub(at) >= OVERDUE)
+        });
+        let few = surge(allowed) as usize;
+        // Below a maximum that was lowered there is no room, and nothing is wrong.
+        let too_many = if held > allowed { counted > held } else { counted >= allowed };
+        let unexplained_count = unexplained.len() as u32;
+        let halt = if overdue.len() > few {
+            Some(Halt::DeletionsOverdue(overdue))
+        } else if unexplained.len() > few {
+            Some(Halt::UnexplainedNodes(unexplained))
+        } else if too_many {
+            Some(self.too_many(counted, bound))
+        } else {
+            None
+        };
+        let room = if halt.is_some() { 0 } else { bound.saturating_sub(counted) };
+        Verdict { room, halt, counted, bound, unexplained: unexplained_count }
+    }
+}

@@ -1,0 +1,138 @@
+//! What is remembered of requests and listings for longer than machines and strangers are.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::creation::age;
+use super::ids::{Hostname, PoolId, SizeId};
+use super::listing::{ListedNode, NodeRole};
+use super::machine::Machine;
+use super::policy::Policy;
+use super::record::Change;
+use super::state::Fleet;
+
+/// Requests of one pool in the same hour are remembered as one entry: a day of them is 25 entries a pool.
+fn hour(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(3600)
+}
+
+/// What is remembered of requests and listings for longer than machines and strangers are. One record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ledger {
+    /// Nodes that no request can have made: they were listed before the first one, or long after the last one, or a
+    /// person says so. None before the first listing.
+    #[serde(default)]
+    pub known_before: Option<BTreeSet<Hostname>>,
+    /// Requests without a VM, from when their machines forgot them.
+    #[serde(default)]
+    pub late: Vec<LateRequests>,
+}
+
+/// Requests of one pool without a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LateRequests {
+    /// The pool.
+    pub pool: PoolId,
+    /// The size that was asked for.
+    pub size: SizeId,
+    /// When the newest of them was made.
+    pub at: Timestamp,
+    /// How many.
+    pub count: u32,
+}
+
+impl Fleet {
+    /// What is remembered of requests and listings.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Replaces the nodes that no request can have made.
+    pub fn note_known_before(&mut self, nodes: BTreeSet<Hostname>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let ledger = Ledger { known_before: Some(nodes), ..self.ledger.clone() };
+        self.save_ledger(&mut changes, ledger);
+        changes
+    }
+
+    /// A person says that these nodes are not the result of requests: they do not count as paid for here.
+    pub fn acknowledge(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for hostname in nodes {
+            self.stop_awaiting(&mut changes, hostname);
+        }
+        let mut ledger = self.ledger.clone();
+        if let Some(known) = &mut ledger.known_before {
+            known.extend(nodes.iter().filter(|name| self.machine_by_hostname(name).is_none()).cloned());
+        }
+        self.save_ledger(&mut changes, ledger);
+        changes
+    }
+
+    /// Remembers requests that a machine forgets.
+    pub(super) fn remember_late(
+        &mut self,
+        changes: &mut Vec<Change>,
+        machine: &Machine,
+        forgotten: &[Timestamp],
+    ) {
+        if forgotten.is_empty() {
+            return;
+        }
+        let mut ledger = self.ledger.clone();
+        for at in forgotten {
+            let together = |late: &&mut LateRequests| {
+                late.pool == machine.pool && late.size == machine.size && hour(late.at) == hour(*at)
+            };
+            match ledger.late.iter_mut().find(together) {
+                Some(late) => {
+                    late.at = late.at.max(*at);
+                    late.count = late.count.saturating_add(1);
+                }
+                None => ledger.late.push(LateRequests {
+                    pool: machine.pool.clone(),
+                    size: machine.size,
+                    at: *at,
+                    count: 1,
+                }),
+            }
+        }
+        self.save_ledger(changes, ledger);
+    }
+
+    /// Forgets requests whose VM is not to be expected any more.
+    pub(super) fn forget_late(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
+        let mut ledger = self.ledger.clone();
+        ledger.late.retain(|late| age(late.at, now) < policy.ask_memory);
+        self.save_ledger(changes, ledger);
+    }
+
+    /// The oldest late request that the node may be the result of.
+    pub(super) fn late_request(&self, node: &ListedNode) -> Option<LateRequests> {
+        if node.role == NodeRole::ControlPlane {
+            return None;
+        }
+        let fits = self.ledger.late.iter().filter(|late| node.size.is_none_or(|size| size == late.size));
+        fits.min_by_key(|late| late.at).cloned()
+    }
+
+    /// Forgets one request: a node is taken for its result.
+    pub(super) fn use_up_late(&mut self, changes: &mut Vec<Change>, request: &LateRequests) {
+        let mut ledger = self.ledger.clone();
+        if let Some(late) = ledger.late.iter_mut().find(|late| *late == request) {
+            late.count = late.count.saturating_sub(1);
+        }
+        ledger.late.retain(|late| late.count > 0);
+        self.save_ledger(changes, ledger);
+    }
+
+    pub(super) fn save_ledger(&mut self, changes: &mut Vec<Change>, ledger: Ledger) {
+        if ledger != self.ledger {
+            self.put(changes, Change::SaveLedger(ledger));
+        }
+    }
+}

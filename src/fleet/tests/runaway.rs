@@ -1,0 +1,413 @@
+//! The runaway guard against accounting that is wrong.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const MAX: u32 = 4;
+/// `MAX`, its surge of 2, and 1.
+const BOUND: u32 = 7;
+
+/// What is wrong with the accounting, or with VPSie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bug {
+    None,
+    MachinesDoNotCount,
+    DeletingLeavesLimits,
+    NewVmsAreForeign,
+    NewVmsAreControlPlane,
+    RolesAreUnknown,
+    RequestsAreForgotten,
+    CreatesTwice,
+    LimitsAreIgnored,
+    BindsToWrongNode,
+    ListingHidesRows,
+    HidesRowsOfOld,
+    DeletionsAreRefused,
+    VmsAreHoursLate,
+    RecordsAreLostHourly,
+}
+
+const BUGS: [Bug; 15] = [
+    Bug::None,
+    Bug::MachinesDoNotCount,
+    Bug::DeletingLeavesLimits,
+    Bug::NewVmsAreForeign,
+    Bug::NewVmsAreControlPlane,
+    Bug::RolesAreUnknown,
+    Bug::RequestsAreForgotten,
+    Bug::CreatesTwice,
+    Bug::LimitsAreIgnored,
+    Bug::BindsToWrongNode,
+    Bug::ListingHidesRows,
+    Bug::HidesRowsOfOld,
+    Bug::DeletionsAreRefused,
+    Bug::VmsAreHoursLate,
+    Bug::RecordsAreLostHourly,
+];
+
+fn declared() -> Vec<NodeGroup> {
+    vec![group("batch", 0, MAX, &[OTHER])]
+}
+
+struct World {
+    bug: Bug,
+    guarded: bool,
+    hand: Hand,
+    minute: u32,
+    fleet: Fleet,
+    guard: Guard,
+    made: u32,
+    /// VMs that are paid for, by when each is listed.
+    vms: Vec<(u32, ListedNode)>,
+    worst: u32,
+}
+
+impl World {
+    fn new(bug: Bug, guarded: bool) -> Self {
+        let fleet = Fleet::restore(declared(), records(), Reserved::default());
+        let mut world = Self {
+            bug,
+            guarded,
+            hand: Hand::new(),
+            minute: 0,
+            fleet,
+            guard: Guard::new(Before::default()),
+            made: 100,
+            vms: Vec::new(),
+            worst: 0,
+        };
+        world.declare();
+        world
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_mins(self.minute.into())
+    }
+
+    /// A fleet that ignores its limits is declared others than the guard.
+    fn declare(&mut self) {
+        let maxima = Maxima { groups: [("batch".into(), MAX)].into(), cluster: None };
+        let held = self.fleet.machines().filter(|m| m.vm().is_some()).count() as u32;
+        self.guard.declare(&maxima, &[("batch".into(), held)].into());
+        if self.bug == Bug::LimitsAreIgnored {
+            self.fleet.declare(vec![group("batch", 0, 1000, &[OTHER])]);
+        }
+    }
+
+    fn listing(&self) -> Vec<ListedNode> {
+        let before = ListedNode { role: NodeRole::ControlPlane, ..node(1, 2) };
+        let shown = |(at, vm): &(u32, ListedNode)| {
+            let number: u32 = vm.hostname.as_str().rsplit('-').next().unwrap().parse().unwrap();
+            let hidden = match self.bug {
+                Bug::ListingHidesRows => number % 3 == 0,
+                Bug::HidesRowsOfOld => self.minute > at + 60,
+                _ => false,
+            };
+            (*at <= self.minute && !hidden).then(|| vm.clone())
+        };
+        [before, node(2, 2)].into_iter().chain(self.vms.iter().filter_map(shown)).collect()
+    }
+
+    fn make(&mut self) {
+        self.made += 1;
+        let role = match self.bug {
+            Bug::NewVmsAreControlPlane => NodeRole::ControlPlane,
+            Bug::RolesAreUnknown => NodeRole::Unknown,
+            _ => NodeRole::Worker,
+        };
+        let late = if self.bug == Bug::VmsAreHoursLate { 180 } else { 1 };
+        self.vms.push((self.minute + late, ListedNode { role, ..node(self.made, 2) }));
+        self.worst = self.worst.max(self.vms.len() as u32);
+    }
+
+    /// The bug does its work on what the fleet knows.
+    fn spoil(&mut self) {
+        for machine in self.fleet.machines().cloned().collect::<Vec<_>>() {
+            match self.bug {
+                Bug::MachinesDoNotCount if machine.vm().is_some() => {
+                    self.fleet.apply(&Change::DropMachine(machine.id));
+                }
+                Bug::NewVmsAreForeign if machine.vm().is_some() => {
+                    let vm = machine.vm().unwrap().clone();
+                    let (first_seen, kind) = (self.hand.now, StrangerKind::Foreign);
+                    self.fleet.apply(&Change::DropMachine(machine.id));
+                    let (hostname, id) = (vm.hostname, vm.id);
+                    let foreign = Stranger { hostname, id, first_seen, kind, awaited_by: None };
+                    self.fleet.apply(&Change::SaveStranger(foreign));
+                }
+                Bug::RequestsAreForgotten => {
+                    self.fleet.apply(&Change::SaveMachine(Machine { asks: Vec::new(), ..machine }));
+                }
+                Bug::BindsToWrongNode
+                    if machine.vm().is_some_and(|vm| vm.hostname != node(2, 2).hostname) =>
+                {
+                    let vm = Vm {
+                        hostname: node(2, 2).hostname,
+                        id: node(2, 2).id,
+                        addresses: Vec::new(),
+                        provider_id: None,
+                    };
+                    self.fleet.apply(&Change::DropStranger(vm.hostname.clone()));
+                    let phase = Phase::Running { vm, since: self.hand.now };
+                    self.fleet.apply(&Change::SaveMachine(Machine { phase, ..machine }));
+                }
+                _ => {}
+            }
+        }
+        if self.bug == Bug::DeletingLeavesLimits {
+            self.fleet.leaving.clear();
+        }
+    }
+
+    fn restart(&mut self) {
+        let mut records = self.fleet.records();
+        if self.bug == Bug::RecordsAreLostHourly {
+            records = Records { ledger: records.ledger, ..super::records() };
+        }
+        let ours =
+            records.machines.iter().filter_map(|machine| Some(machine.vm()?.hostname.clone())).collect();
+        let requests = records.machines.iter().map(|machine| machine.asks.len() as u32).sum();
+        let before = Before { known: records.ledger.known_before.clone(), ours, requests, lost: 0 };
+        self.fleet = Fleet::restore(declared(), records, Reserved::default());
+        // Time goes on: the guard's own begins anew.
+        self.guard = Guard::new(before);
+        self.declare();
+    }
+
+    fn ask_vpsie(&mut self) {
+        let listed = self.listing();
+        self.guard.see(&listed, self.time());
+        if self.guard.doubts(self.time()) && matches!(self.bug, Bug::ListingHidesRows | Bug::HidesRowsOfOld) {
+            self.guard.count(1 + self.vms.len() as u32, &listed, self.time());
+        }
+        if self.guarded {
+            self.fleet.take_verdict(self.guard.verdict(self.time()));
+        }
+        self.hand.observe(&mut self.fleet, &listed);
+        self.hand.pass(&mut self.fleet);
+        self.spoil();
+        self.fleet.note_known_before(self.guard.known_before().cloned().unwrap_or_default());
+        for (id, _) in self.fleet.wanted() {
+            self.fleet.ask(std::slice::from_ref(&id), self.hand.now);
+            let mut outcome = Outcome::Accepted;
+            for _ in 0..if self.bug == Bug::CreatesTwice { 2 } else { 1 } {
+                match self.guard.permit(self.time()) {
+                    Err(_) if self.guarded => {
+                        let failure =
+                            Failure { reason: FailureReason::QuotaExceeded, message: String::new() };
+                        outcome = Outcome::Unavailable(failure);
+                    }
+                    ticket => {
+                        self.make();
+                        if let Ok(ticket) = ticket {
+                            self.guard.created(ticket, Created::Accepted);
+                        }
+                    }
+                }
+            }
+            self.fleet.answered(&id, outcome, self.hand.now, &self.hand.policy);
+            self.spoil();
+        }
+        if self.guarded {
+            self.fleet.take_verdict(self.guard.verdict(self.time()));
+        }
+    }
+
+    fn delete_at_vpsie(&mut self) {
+        for machine in self.fleet.unwanted().into_iter().cloned().collect::<Vec<_>>() {
+            let vm = machine.vm().unwrap().clone();
+            self.guard.deletion_asked(&vm.hostname, self.time());
+            if !matches!(self.bug, Bug::DeletionsAreRefused | Bug::DeletingLeavesLimits) {
+                self.vms.retain(|(_, node)| node.hostname != vm.hostname);
+                self.guard.deletion_accepted(&vm.hostname);
+                self.fleet.deletion_accepted(&machine.id, self.hand.now);
+            }
+        }
+    }
+
+    /// What Cluster Autoscaler does: replaces what failed, deletes every node each six hours, and always wants more.
+    fn cluster_autoscaler(&mut self) {
+        let unneeded = self.minute % 360 == 0;
+        let goes = |m: &&Machine| match m.phase {
+            Phase::Failed { .. } => true,
+            Phase::Running { .. } => unneeded,
+            _ => false,
+        };
+        let gone: Vec<_> = self.fleet.machines().filter(goes).map(Machine::instance_id).collect();
+        let node = |id: String| NodeRef { provider_id: id.clone(), name: id, fake: true };
+        let gone: Vec<_> = gone.into_iter().map(node).collect();
+        self.fleet.delete_nodes(OTHER, &gone, self.hand.now).unwrap();
+        let Some(pool) = self.fleet.pool(OTHER) else { return };
+        let limits = self.fleet.limits(pool);
+        let more = (limits.max - limits.target).min(3);
+        if more > 0 {
+            self.hand.increase(&mut self.fleet, OTHER, more as i32).unwrap();
+        }
+    }
+
+    fn run(mut self, days: u32) -> u32 {
+        for minute in 0..days * 24 * 60 {
+            self.minute = minute;
+            self.hand.wait(Duration::from_mins(1));
+            if minute % 10 == 0 {
+                self.cluster_autoscaler();
+            }
+            self.ask_vpsie();
+            self.delete_at_vpsie();
+            if self.bug == Bug::RecordsAreLostHourly && minute % 60 == 59 {
+                self.restart();
+            }
+        }
+        self.worst
+    }
+}
+
+#[test]
+fn bounds_vms_whatever_the_accounting() {
+    println!("{:24} {:>15} {:>15}   maxNodes {MAX}, at most {BOUND}", "", "a day without", "3 days with");
+    for bug in BUGS {
+        let (without, with) = (World::new(bug, false).run(1), World::new(bug, true).run(3));
+        println!("{:24} {without:>15} {with:>15}", format!("{bug:?}"));
+        assert!(with <= BOUND, "{bug:?}: {with} VMs");
+        assert!(
+            bug != Bug::None || with == MAX + surge(MAX) || with == MAX,
+            "it grows to its maximum: {with}"
+        );
+    }
+}
+
+fn guard(max: u32) -> Guard {
+    let mut guard = Guard::new(Before::default());
+    guard.declare(&Maxima { groups: [("batch".into(), max)].into(), cluster: None }, &BTreeMap::new());
+    guard.see(&[node(1, 2)], Duration::ZERO);
+    guard
+}
+
+fn nodes(numbers: std::ops::RangeInclusive<u32>) -> Vec<ListedNode> {
+    numbers.map(|n| node(n, 2)).collect()
+}
+
+fn mins(minutes: u64) -> Duration {
+    Duration::from_mins(minutes)
+}
+
+#[test]
+fn counts_no_node_that_was_listed_before_the_first_request() {
+    let mut guard = guard(4);
+    guard.see(&nodes(1..=20), mins(1));
+    assert_eq!(guard.verdict(mins(1)).counted, 0, "a person added them before anything was asked for");
+    for _ in 0..4 {
+        let ticket = guard.permit(mins(2)).unwrap();
+        guard.created(ticket, Created::Accepted);
+    }
+    guard.see(&nodes(1..=24), mins(3));
+    let verdict = guard.verdict(mins(3));
+    assert_eq!((verdict.counted, verdict.room, verdict.halt), (4, 3, None));
+}
+
+#[test]
+fn counts_a_node_added_by_hand_and_goes_on() {
+    let mut guard = guard(4);
+    let ticket = guard.permit(mins(1)).unwrap();
+    guard.created(ticket, Created::Accepted);
+    guard.see(&nodes(1..=3), mins(2));
+    let verdict = guard.verdict(mins(2));
+    assert_eq!((verdict.counted, verdict.unexplained, verdict.halt), (2, 1, None));
+    guard.see(&nodes(1..=5), mins(3));
+    let halt = guard.verdict(mins(3)).halt.unwrap();
+    assert_eq!(halt.reason(), "UnexplainedNodes");
+    assert!(
+        halt.to_string().contains("k8s-slave-3, k8s-slave-4, k8s-slave-5); delete them at VPSie"),
+        "{halt}"
+    );
+    guard.acknowledge(&BTreeSet::from([node(4, 2).hostname, node(5, 2).hostname]));
+    assert_eq!(guard.verdict(mins(3)).halt, None);
+    guard.see(&nodes(1..=5), mins(4));
+    assert_eq!(guard.verdict(mins(4)).counted, 2, "for good");
+    guard.see(&nodes(1..=9), mins(90));
+    assert_eq!(guard.verdict(mins(90)).counted, 2, "long after the last request they are not its result");
+}
+
+#[test]
+fn halts_while_deletions_are_overdue() {
+    let mut guard = guard(10);
+    for _ in 0..5 {
+        let ticket = guard.permit(mins(1)).unwrap();
+        guard.created(ticket, Created::Accepted);
+    }
+    guard.see(&nodes(1..=6), mins(2));
+    for n in 2..=4 {
+        guard.deletion_asked(&node(n, 2).hostname, mins(3));
+    }
+    assert_eq!(guard.verdict(mins(20)).halt, None);
+    let halt = guard.verdict(mins(33)).halt.unwrap();
+    assert_eq!(halt.reason(), "DeletionsOverdue");
+    for n in 2..=4 {
+        guard.deletion_accepted(&node(n, 2).hostname);
+    }
+    guard.see(&nodes(5..=6), mins(34));
+    guard.see(&nodes(5..=6), mins(35));
+    let verdict = guard.verdict(mins(35));
+    assert_eq!((verdict.halt, verdict.counted), (None, 2), "it lifts by itself");
+}
+
+#[test]
+fn forgets_what_vpsie_never_made_when_its_counts_say_so() {
+    let listed = [node(1, 2)];
+    for (counted, until) in [(None, 24 * 60), (Some(1), 60)] {
+        let mut guard = guard(4);
+        while let Ok(ticket) = guard.permit(mins(1)) {
+            guard.created(ticket, Created::Accepted);
+        }
+        assert_eq!(guard.verdict(mins(1)).halt.unwrap().reason(), "TooManyVMs");
+        for minute in 2..=until + 1 {
+            assert!(guard.verdict(mins(minute)).halt.is_some(), "{counted:?}: {minute}");
+            guard.see(&listed, mins(minute));
+            if let Some(counted) = counted.filter(|_| guard.doubts(mins(minute))) {
+                guard.count(counted, &listed, mins(minute));
+            }
+        }
+        assert_eq!(guard.verdict(mins(until + 1)).halt, None, "{counted:?}");
+    }
+}
+
+#[test]
+fn a_creation_that_made_nothing_does_not_count() {
+    let mut guard = guard(4);
+    for _ in 0..50 {
+        let ticket = guard.permit(mins(1)).unwrap();
+        guard.created(ticket, Created::Nothing);
+    }
+    assert_eq!(guard.verdict(mins(1)).counted, 0);
+}
+
+#[test]
+fn a_lowered_maximum_of_one_group_does_not_stop_another() {
+    let (web, batch): (NodeGroupName, NodeGroupName) = ("web".into(), "batch".into());
+    let mut guard = Guard::new(Before::default());
+    let maxima =
+        |web_max| Maxima { groups: [(web.clone(), web_max), (batch.clone(), 4)].into(), cluster: None };
+    let held = |count| BTreeMap::from([(web.clone(), count)]);
+    guard.declare(&maxima(50), &held(0));
+    guard.see(&[], mins(0));
+    for _ in 0..40 {
+        let ticket = guard.permit(mins(1)).unwrap();
+        guard.created(ticket, Created::Accepted);
+    }
+    guard.see(&nodes(1..=40), mins(2));
+    guard.declare(&maxima(2), &held(40));
+    let verdict = guard.verdict(mins(2));
+    assert_eq!((verdict.bound, verdict.room, &verdict.halt), (44, 4, &None));
+    let mut restarted = Guard::new(Before {
+        known: Some(BTreeSet::new()),
+        ours: nodes(1..=40).into_iter().map(|node| node.hostname).collect(),
+        requests: 0,
+        lost: 0,
+    });
+    restarted.declare(&maxima(2), &held(40));
+    restarted.see(&nodes(1..=40), mins(0));
+    assert_eq!(restarted.verdict(mins(0)), verdict);
+    restarted.declare(&maxima(2), &held(1));
+    assert_eq!(restarted.verdict(mins(0)).bound, 11, "what is gone does not come back");
+}
