@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::clock::is_ahead;
 use super::command::Refusal;
 use super::creation::age;
 use super::ids::{DatacenterId, SizeId};
@@ -13,6 +14,9 @@ use super::state::Fleet;
 /// How long a shortage counts as one: Cluster Autoscaler leaves a pool alone for as long after its first failure
 /// (`--initial-node-group-backoff-duration`).
 const SHORTAGE_LASTS: Duration = Duration::from_mins(5);
+
+/// Failures of one size that are noted and lie further apart are not of one clock.
+const AHEAD: Duration = Duration::from_hours(2);
 
 /// Why a pool is certain not to grow now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +38,7 @@ impl Fleet {
             return Some(Hindrance { reason: refusal.word(), message: refusal.to_string() });
         }
         let pool = self.pool(pool)?;
-        let recent = |(_, at): &&(Failure, Timestamp)| age(*at, now) < SHORTAGE_LASTS;
+        let recent = |(_, at): &&(Failure, Timestamp)| !is_ahead(*at, now) && age(*at, now) < SHORTAGE_LASTS;
         let own = self.shortages.get(&(pool.offer.size, pool.id.datacenter.clone()));
         let quota =
             || self.shortages.values().filter(|(failure, _)| failure.reason == FailureReason::QuotaExceeded);
@@ -50,7 +54,9 @@ impl Fleet {
             Phase::Failed { failure, at }
                 if matches!(failure.reason, FailureReason::Stockout | FailureReason::QuotaExceeded) =>
             {
-                let newest = self.shortages.get(&key()).is_none_or(|(_, noted)| noted <= at);
+                // One that is newer by hours was noted while the clock was ahead.
+                let older = |noted: Timestamp| noted <= *at || age(*at, noted) >= AHEAD;
+                let newest = self.shortages.get(&key()).is_none_or(|(_, noted)| older(*noted));
                 if newest {
                     self.shortages.insert(key(), (failure.clone(), *at));
                 }

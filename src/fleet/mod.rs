@@ -6,6 +6,7 @@
 
 mod adoption;
 mod claims;
+mod clock;
 mod command;
 mod creation;
 mod group;

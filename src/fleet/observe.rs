@@ -23,6 +23,7 @@ impl Fleet {
     /// concludes from what is missing. Never binds by guess (invariant 6).
     pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
         let mut changes = Vec::new();
+        self.correct_times(&mut changes, now);
         self.sightings.listed = true;
         let mut workers = nodes.iter().filter(|node| node.role == NodeRole::Worker).peekable();
         if workers.peek().is_some() {

@@ -24,6 +24,7 @@ impl Fleet {
     /// that nobody adopted, records that served their time.
     pub fn pass_time(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
+        self.correct_times(&mut changes, now);
         changes.extend(self.close_groups(now));
         self.note_turns(now);
         self.forget_late(&mut changes, now, policy);

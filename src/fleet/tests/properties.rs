@@ -442,4 +442,37 @@ proptest! {
         world.calm();
         world.check_calm();
     }
+
+    #[test]
+    fn a_clock_that_was_ahead_holds_up_nothing(steps in proptest::collection::vec(step(), 1..30)) {
+        let mut world = World::new();
+        let ahead = jiff::SignedDuration::from_hours(24 * 365);
+        world.hand.now += ahead;
+        for step in &steps {
+            world.step(step);
+        }
+        world.hand.now -= ahead;
+        world.list(0);
+        let records = world.fleet.records();
+        let stored = serde_json::json!([records.machines, records.strangers, records.ledger]);
+        let latest = times(&stored).into_iter().max();
+        prop_assert!(latest.is_none_or(|latest| latest <= world.hand.now), "{latest:?}");
+        world.calm();
+        world.check_calm();
+        // A worker that a person adds.
+        world.make(2, false);
+        world.list(0);
+        world.check();
+        prop_assert!(world.fleet.unwanted().is_empty());
+    }
+}
+
+/// Every time in a record.
+fn times(value: &serde_json::Value) -> Vec<Timestamp> {
+    match value {
+        serde_json::Value::String(text) => text.parse().into_iter().collect(),
+        serde_json::Value::Array(values) => values.iter().flat_map(times).collect(),
+        serde_json::Value::Object(values) => values.values().flat_map(times).collect(),
+        _ => Vec::new(),
+    }
 }

@@ -1,0 +1,74 @@
+//! Times that were recorded while the clock was ahead.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::creation::age;
+use super::machine::{Machine, Phase};
+use super::record::{Change, Stranger};
+use super::state::Fleet;
+
+/// How far in the future a recorded time may be: clocks of replicas that follow each other differ by as much.
+pub(super) const TOLERANCE: Duration = Duration::from_mins(2);
+
+/// Sets a time that is in the future to now.
+fn correct(time: &mut Timestamp, now: Timestamp) {
+    if is_ahead(*time, now) {
+        *time = now;
+    }
+}
+
+pub(super) fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    age(now, time) > TOLERANCE
+}
+
+impl Machine {
+    /// Every time that it records.
+    fn times(&mut self) -> impl Iterator<Item = &mut Timestamp> {
+        let (since, accepted) = match &mut self.phase {
+            Phase::Pending => (None, None),
+            Phase::Creating { since, .. } | Phase::Running { since, .. } => (Some(since), None),
+            Phase::Failed { at, .. } => (Some(at), None),
+            Phase::Deleting { since, accepted_at, .. } => (Some(since), accepted_at.as_mut()),
+        };
+        let asks = self.asks.iter_mut().map(|ask| &mut ask.at);
+        [&mut self.created_at].into_iter().chain(since).chain(accepted).chain(asks)
+    }
+}
+
+impl Fleet {
+    /// Takes times in the future for now: they were recorded while the clock was ahead, and what follows from them
+    /// would wait until it is there again. (A shortage with such a time does not count: [`Fleet::hindrance`].)
+    pub(super) fn correct_times(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
+        for old in self.machines.values().cloned().collect::<Vec<_>>() {
+            let mut machine = old.clone();
+            machine.times().for_each(|time| correct(time, now));
+            if machine != old {
+                self.put(changes, Change::SaveMachine(machine));
+            }
+        }
+        for old in self.strangers.values().cloned().collect::<Vec<_>>() {
+            let mut stranger: Stranger = old.clone();
+            correct(&mut stranger.first_seen, now);
+            if stranger != old {
+                self.put(changes, Change::SaveStranger(stranger));
+            }
+        }
+        let mut ledger = self.ledger().clone();
+        ledger.late.iter_mut().for_each(|late| correct(&mut late.at, now));
+        self.save_ledger(changes, ledger);
+        let ahead = |time: &Timestamp| is_ahead(*time, now);
+        if self
+            .sightings
+            .missing
+            .values()
+            .map(|(_, since)| since)
+            .chain(self.sightings.held_up.values())
+            .any(ahead)
+        {
+            self.sightings.missing.values_mut().for_each(|(_, since)| correct(since, now));
+            self.sightings.held_up.values_mut().for_each(|since| correct(since, now));
+        }
+    }
+}
