@@ -74,7 +74,7 @@ impl Prices {
     /// The API's hourly price and its monthly one per hour, where both are given, contradict each other, and the
     /// operator does not say what the offer costs.
     pub fn contradiction(&self, offer: &Offer) -> Option<(UsdPerHour, UsdPerHour)> {
-        let (hourly, monthly) = self.hourly(offer).zip(self.of_month(offer))?;
+        let (hourly, monthly) = Self::hourly(offer).zip(self.of_month(offer))?;
         let contradict = hourly > monthly * MOST_TIMES || monthly > hourly * MOST_TIMES;
         (contradict && self.own(offer).is_none()).then_some((hourly, monthly))
     }
@@ -87,11 +87,11 @@ impl Prices {
     }
 
     fn listed(&self, offer: &Offer) -> Option<UsdPerHour> {
-        let trusted = self.hourly(offer).filter(|_| self.contradiction(offer).is_none());
+        let trusted = Self::hourly(offer).filter(|_| self.contradiction(offer).is_none());
         trusted.or_else(|| self.of_month(offer))
     }
 
-    fn hourly(&self, offer: &Offer) -> Option<UsdPerHour> {
+    fn hourly(offer: &Offer) -> Option<UsdPerHour> {
         offer.hourly.map(UsdPerHour).filter(|price| price.is_positive())
     }
 

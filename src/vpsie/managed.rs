@@ -137,9 +137,9 @@ impl ManagedBackend {
         let groups = self.client.groups(cluster).await?;
         let sizes = &mut self.memory().sizes;
         if groups.whole {
-            sizes.set_groups(groups.rows)
+            sizes.set_groups(groups.rows);
         } else {
-            sizes.add_groups(groups.rows)
+            sizes.add_groups(groups.rows);
         }
         Ok(())
     }

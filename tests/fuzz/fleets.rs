@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
 use vpsie_autoscaler::control::Clock;
+use vpsie_autoscaler::cost::{CostLimit, UsdPerHour};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Fleet, ListedNode, MachineId, NodeGroup, NodeGroupName, PoolId, Records, SizeId,
 };
@@ -61,10 +62,7 @@ pub(crate) fn group() -> NodeGroup {
         preferred: None,
         options: AutoscalingOptions::default(),
         adopt: true,
-        cost_limit: vpsie_autoscaler::cost::CostLimit {
-            hourly: Some(vpsie_autoscaler::cost::UsdPerHour(100.into())),
-            monthly: None,
-        },
+        cost_limit: CostLimit { hourly: Some(UsdPerHour(100.into())), monthly: None },
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
     }
@@ -114,7 +112,7 @@ fn check_reads(fleet: &Fleet) {
     for pool in fleet.pools() {
         let limits = fleet.limits(pool);
         assert!(limits.min <= limits.max && limits.target <= limits.max, "{limits:?}");
-        assert!(pool.price.is_none_or(|price| price.is_positive()), "{:?}", pool.price);
+        assert!(pool.price.is_none_or(UsdPerHour::is_positive), "{:?}", pool.price);
     }
     let rates = fleet.rates();
     assert!(rates.core >= 0.0 && rates.gib >= 0.0, "{rates:?}");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tower::util::BoxCloneSyncService;
-use vpsie_autoscaler::cost::Prices;
+use vpsie_autoscaler::cost::{Prices, UsdPerHour};
 use vpsie_autoscaler::fleet::{Fleet, SizeId, Vm};
 use vpsie_autoscaler::retry_after::RetryAfter;
 use vpsie_autoscaler::vpsie::{
@@ -135,7 +135,7 @@ pub(crate) fn run(input: &[u8]) {
                         );
                         assert!(offer.hourly.is_none_or(|price| price > 0.into()), "{offer:?}");
                         let price = Prices::default().of(offer);
-                        assert!(price.is_none_or(|price| price.is_positive()), "{offer:?}");
+                        assert!(price.is_none_or(UsdPerHour::is_positive), "{offer:?}");
                     }
                     let mut fleet =
                         Fleet::restore(vec![group()], records(), vpsie_autoscaler::fleet::Basis::default());
@@ -145,20 +145,20 @@ pub(crate) fn run(input: &[u8]) {
             }
             "create" => {
                 for _ in 0..3 {
-                    bounded(backend.create(SizeId(2), "web").await);
+                    bounded(&backend.create(SizeId(2), "web").await);
                 }
             }
             "delete" => {
                 for id in [serde_json::Value::Null, "u-7".into()] {
                     let vm = serde_json::json!({"hostname": "hel-slave-2", "id": id});
                     let vm: Vm = serde_json::from_value(vm).unwrap();
-                    bounded(backend.delete(&vm).await);
+                    bounded(&backend.delete(&vm).await);
                 }
             }
             "try" => {
                 let _ = client.try_out(&Credentials::client("me", "s3cret"), None).await;
             }
-            "check" => bounded(backend.check().await),
+            "check" => bounded(&backend.check().await),
             _ => {
                 let mut listings = Vec::new();
                 for _ in 0..3 {
@@ -192,7 +192,7 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 /// A wait that is asked for has its cap.
-fn bounded<T>(result: Result<T, BackendError>) {
+fn bounded<T>(result: &Result<T, BackendError>) {
     if let Err(BackendError::Unavailable { retry_after: Some(wait), .. }) = result {
         assert!(wait.get() <= RetryAfter::MAX);
     }

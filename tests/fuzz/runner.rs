@@ -103,11 +103,14 @@ fn save(name: &str, input: &[u8]) -> PathBuf {
 }
 
 /// Ends the process when a run hangs or takes too much memory: neither can be caught from within.
-struct Watch(Arc<Mutex<Option<(Instant, Vec<u8>)>>>);
+struct Watch(Running);
+
+/// The run that is under way: since when, and its input.
+type Running = Arc<Mutex<Option<(Instant, Vec<u8>)>>>;
 
 impl Watch {
     fn start(name: &'static str) -> Self {
-        let running: Arc<Mutex<Option<(Instant, Vec<u8>)>>> = Arc::default();
+        let running = Running::default();
         let seen = Arc::downgrade(&running);
         std::thread::spawn(move || {
             while let Some(running) = seen.upgrade() {

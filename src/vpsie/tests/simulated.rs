@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use serde_json::json;
 
 use super::script::TestClock;
 use crate::fleet::{Hostname, ListedNode, NodeRole, SizeId, Vm, VmState};
@@ -108,6 +109,34 @@ async fn lives_with_contradictions_at_random() {
         let shapes = Shapes::random(&mut StdRng::seed_from_u64(seed));
         let result = tokio::spawn(live(shapes)).await;
         assert!(matches!(result, Ok(Ok(()))), "seed {seed}: {result:?} with {shapes:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_lists_are_read_to_their_end() {
+    let offer = |id: u64| json!({"id": id, "name": format!("o-{id:03}"), "cpu": 2, "ram": 4096 + id, "disk": 80, "monthly": 24});
+    let config = json!({
+        "offers": (1..=130).map(offer).collect::<Vec<_>>(),
+        "clusters": [{"identifier": DEFAULT_CLUSTER, "name": "HEL-K8s", "datacenter": DEFAULT_DATACENTER,
+            "offer": "o-001", "foreignWorkers": 45}],
+    });
+    for paging in ["rows", "pages"] {
+        for total in ["total", "count", "pagination", "absent"] {
+            let mut config: SimulatorConfig = serde_json::from_value(config.clone()).unwrap();
+            config.shapes.set(&format!("paging={paging}")).unwrap();
+            config.shapes.set(&format!("total={total}")).unwrap();
+            let shapes = config.shapes;
+            let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();
+            let backend = backend(&simulator, &shapes);
+            assert_eq!(backend.catalog().await.unwrap().offers.len(), 130, "{paging} {total}");
+            backend.create(SizeId(125), "pool").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            backend.list().await.unwrap();
+            let workers = workers(backend.list().await.unwrap());
+            assert_eq!(workers.len(), 46, "{paging} {total}");
+            let unidentified = workers.iter().filter(|node| node.id.is_none()).count();
+            assert_eq!(unidentified, 0, "{paging} {total}");
+        }
     }
 }
 
