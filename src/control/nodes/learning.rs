@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::time::Instant;
 
 use super::view::NodeFacts;
+use crate::api;
 use crate::catalog::{Resources, quantity};
 use crate::fleet::{Amounts, Fleet, Hostname, NodeShape, PROVIDER_ID_PREFIX, Phase, ShownNode};
 
@@ -26,29 +27,15 @@ const EXTENDED: usize = 32;
 const ARCH: &str = "kubernetes.io/arch";
 const OS: &str = "kubernetes.io/os";
 
-/// Labels that identify a Node, or that another owner sets for each Node as it sees fit.
-const OWNED: [&str; 16] = [
-    ARCH,
-    OS,
-    "beta.kubernetes.io/arch",
-    "beta.kubernetes.io/os",
-    "beta.kubernetes.io/instance-type",
-    "kubernetes.io/hostname",
-    "node.kubernetes.io/instance-type",
+/// Labels that people and tools set for one Node at a time.
+const SINGLE: [&str; 3] = [
     "node.kubernetes.io/exclude-from-external-load-balancers",
     "node.kubernetes.io/exclude-disruption",
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "failure-domain.beta.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "node-role.kubernetes.io/control-plane",
-    "node-role.kubernetes.io/master",
     "alpha.service-controller.kubernetes.io/exclude-balancer",
 ];
 
-/// Prefixes of labels that are ours or Cluster Autoscaler's.
-const OWNED_PREFIXES: [&str; 3] =
-    ["autoscaler.vpsie.com/", "cluster-autoscaler.kubernetes.io/", "k8s.io/cluster-autoscaler"];
+/// Prefix of labels that are ours.
+const OURS: &str = "autoscaler.vpsie.com/";
 
 /// What Nodes have, and since when they have it.
 #[derive(Debug, Default)]
@@ -157,8 +144,9 @@ fn labels(node: &Node) -> BTreeMap<String, String> {
     let mut room = LABELS_BYTES;
     let all = node.metadata.labels.iter().flatten();
     let others = all.filter(|(key, value)| {
-        !OWNED.contains(&key.as_str())
-            && !OWNED_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+        api::reserved(&api::LABELS, key).is_none()
+            && !SINGLE.contains(&key.as_str())
+            && !key.starts_with(OURS)
             && !identities
                 .iter()
                 .any(|identity| value.contains(identity.as_str()) || key.contains(identity.as_str()))

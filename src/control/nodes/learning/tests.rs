@@ -144,6 +144,9 @@ fn labels_that_identify_a_node_are_not_learned() {
             "example.com/ip": "10.0.0.7",
             "autoscaler.vpsie.com/nodegroup": "web",
             "cluster-autoscaler.kubernetes.io/template-node": "true",
+            "cluster-autoscaler.k8s.io/mine": "true",
+            "failure-domain.beta.kubernetes.io/zone": "x",
+            "node-role.kubernetes.io/control-plane": "",
         }),
         &[],
     ));
