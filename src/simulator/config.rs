@@ -7,6 +7,7 @@ use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 
+use super::anomalies::AnomaliesConfig;
 use super::fault::FaultRule;
 use super::shapes::Shapes;
 
@@ -53,6 +54,8 @@ pub struct SimulatorConfig {
     pub hours_per_month: u32,
     /// Which shapes are spoken.
     pub shapes: Shapes,
+    /// What goes wrong for as long as it lasts.
+    pub anomalies: AnomaliesConfig,
     /// Faults that are in force from the start.
     pub faults: Vec<FaultRule>,
 }
@@ -301,6 +304,7 @@ impl Default for SimulatorConfig {
             shortage_message: "The selected size is out of stock in this datacenter".to_owned(),
             hours_per_month: 720,
             shapes: Shapes::default(),
+            anomalies: AnomaliesConfig::default(),
             faults: Vec::new(),
         }
     }
@@ -421,7 +425,7 @@ impl SimulatorConfig {
         if self.rate_limit == Some(0) {
             return error("rateLimit", "0: want 1 or more a minute".to_owned());
         }
-        Ok(())
+        self.anomalies.validate()
     }
 
     fn offer_names(&self) -> String {

@@ -8,7 +8,8 @@ use secrecy::SecretString;
 use serde::Serialize;
 
 use super::Simulator;
-use super::config::{SimulatorConfig, TimesConfig};
+use super::anomalies::AnomaliesConfig;
+use super::config::{Shortage, SimulatorConfig, TimesConfig};
 use super::fault::{ActiveRule, FaultRule};
 use super::shapes::Shapes;
 use super::state::{EndedBy, Group, Phase, Room, Vm, VmKind, price};
@@ -223,6 +224,21 @@ impl Simulator {
     /// Sets how long things take from here.
     pub fn set_times(&self, times: TimesConfig) {
         self.world(|world| world.config.times = times);
+    }
+
+    /// What goes wrong for as long as it lasts.
+    pub fn anomalies(&self) -> AnomaliesConfig {
+        self.world(|world| world.config.anomalies)
+    }
+
+    /// Sets what goes wrong from here for as long as it lasts.
+    pub fn set_anomalies(&self, anomalies: AnomaliesConfig) {
+        self.world(|world| world.config.anomalies = anomalies);
+    }
+
+    /// Sets what happens from here when there is no room.
+    pub fn set_shortage(&self, shortage: Shortage) {
+        self.world(|world| world.config.shortage = shortage);
     }
 
     /// Sets the requests a minute; more get 429. None: no limit.

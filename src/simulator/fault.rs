@@ -32,8 +32,8 @@ pub enum Effect {
         code: u16,
         /// What is done before it is answered.
         work: Work,
-        /// `Retry-After`, seconds.
-        retry_after: Option<u32>,
+        /// `Retry-After`, as it is sent: seconds, a date, or what is neither.
+        retry_after: Option<String>,
         /// What is said. None: the status' own words.
         message: Option<String>,
     },
@@ -70,7 +70,7 @@ pub enum Work {
 #[error(
     "fault {text:?}: {problem}; want <METHOD|*> <path glob> <effect> [options], with an effect of \
      status=CODE, html=CODE, delay=TIME, slow=TIME, lost, not-sent, duplicate, and options of done, count=N, \
-     skip=N, p=0..1, retry-after=SECONDS, message=WORD"
+     skip=N, p=0..1, retry-after=TEXT, message=WORD"
 )]
 pub struct FaultError {
     text: String,
@@ -160,7 +160,7 @@ fn apply(rule: &mut FaultRule, word: &str) -> Result<(), String> {
         ("done", Effect::Status { work, .. } | Effect::Html { work, .. }) if value.is_empty() => {
             *work = Work::Done;
         }
-        ("retry-after", Effect::Status { retry_after, .. }) => *retry_after = Some(number()?),
+        ("retry-after", Effect::Status { retry_after, .. }) => *retry_after = Some(value.replace('_', " ")),
         ("message", Effect::Status { message, .. }) => *message = Some(value.replace('_', " ")),
         _ => return Err(format!("option {word:?} is unknown or does not go with the effect")),
     }
@@ -173,8 +173,8 @@ impl fmt::Display for FaultRule {
         match &self.effect {
             Effect::Status { code, work, retry_after, message } => {
                 write!(f, "status={code}{}", done(*work))?;
-                if let Some(seconds) = retry_after {
-                    write!(f, " retry-after={seconds}")?;
+                if let Some(text) = retry_after {
+                    write!(f, " retry-after={}", text.replace(' ', "_"))?;
                 }
                 if let Some(message) = message {
                     write!(f, " message={}", message.replace(' ', "_"))?;
@@ -290,6 +290,7 @@ mod tests {
         for text in [
             "POST **/add/slave/group/* lost",
             "* /apps/v2/** status=503",
+            "GET ** status=503 retry-after=Fri,_01_Jan_2027_00:00:00_GMT",
             "GET ** status=429 done retry-after=7 message=slow_down skip=2 count=3 p=0.5",
             "DELETE ** html=502 done",
             "GET ** delay=1m 30s",

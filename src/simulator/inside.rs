@@ -188,8 +188,8 @@ impl Simulator {
                 let reason = http::StatusCode::from_u16(code).ok().and_then(|s| s.canonical_reason());
                 let message = message.as_deref().or(reason).unwrap_or("Error");
                 let mut response = reply(code, &self.shapes().error(code, message));
-                if let Some(seconds) = retry_after {
-                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                if let Some(value) = retry_after.and_then(|text| HeaderValue::try_from(text).ok()) {
+                    response.headers_mut().insert(header::RETRY_AFTER, value);
                 }
                 Ok(response)
             }

@@ -3,6 +3,7 @@
 //! It speaks the API as VPSie's public clients evidence it, not as ours would like it. Where they contradict
 //! each other, [`Shapes`] chooses. [`Simulator::call`] reaches it in process, [`listen`] over TCP.
 
+mod anomalies;
 mod args;
 mod config;
 mod control;
@@ -19,6 +20,7 @@ mod tests;
 mod wire;
 mod work;
 
+pub use anomalies::AnomaliesConfig;
 pub use args::{JoinArgs, SimulatorArgs, WorldArgs, run};
 pub use config::{
     AccountConfig, CapacityConfig, ClusterConfig, ConfigError, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET,

@@ -8,7 +8,8 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::config::{ClusterConfig, SimulatorConfig};
+use super::anomalies::happens;
+use super::config::{ClusterConfig, SimulatorConfig, Span};
 
 /// Everything that a restart has to find again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +74,15 @@ pub struct Vm {
     pub up_at: Option<Timestamp>,
     /// Whether VPSie has suspended it.
     pub suspended: bool,
+    /// Whether nothing in listings tells its role.
+    #[serde(default)]
+    pub role_hidden: bool,
+    /// When `storages/vms` begins to list it. None: as soon as other listings do.
+    #[serde(default)]
+    pub uuid_told_at: Option<Timestamp>,
+    /// When it is listed and runs again after its deletion, if it does.
+    #[serde(default)]
+    pub returns_at: Option<Timestamp>,
     /// How it ends, once that is known.
     pub end: Option<End>,
 }
@@ -277,8 +287,44 @@ impl State {
             listed_at,
             up_at: comes_up.then_some(boot),
             suspended: false,
+            role_hidden: false,
+            uuid_told_at: None,
+            returns_at: None,
             end: None,
         }
+    }
+
+    /// A worker that is asked for now, with what goes wrong about it.
+    pub(super) fn insert_worker(
+        &mut self,
+        cx: &mut Context<'_>,
+        cluster: &ClusterConfig,
+        group: &Group,
+    ) -> u64 {
+        let anomalies = cx.config.anomalies;
+        let role_hidden = happens(anomalies.unknown_roles, cx.rng);
+        let word = if role_hidden { "node" } else { "slave" };
+        let hostname = self.fresh_hostname(cx, &format!("{}-{word}", cluster.name));
+        if happens(anomalies.namesakes, cx.rng) {
+            let mut namesake =
+                self.new_vm(cx, hostname.clone(), VmKind::Plain, &cluster.datacenter, group.size);
+            (namesake.listed_at, namesake.up_at) = (cx.now, Some(cx.now));
+            self.vms.insert(namesake.id, namesake);
+        }
+        let mut vm = self.new_vm(cx, hostname, VmKind::Worker, &cluster.datacenter, group.size);
+        if happens(anomalies.late, cx.rng) {
+            let late = anomalies.late_by.draw(cx.rng);
+            vm.listed_at = later(vm.listed_at, late);
+            vm.up_at = vm.up_at.map(|up| later(up, late));
+        }
+        if anomalies.uuid_told_after != Span::ZERO {
+            vm.uuid_told_at = Some(later(vm.listed_at, anomalies.uuid_told_after.draw(cx.rng)));
+        }
+        let id = vm.id;
+        let vm = Vm { cluster: Some(cluster.identifier.clone()), group: Some(group.id), role_hidden, ..vm };
+        self.vms.insert(id, vm);
+        self.revision += 1;
+        id
     }
 
     pub(super) fn fresh_id(&mut self) -> u64 {
@@ -299,6 +345,11 @@ impl State {
     /// Takes away what is over by now.
     pub(super) fn settle(&mut self, now: Timestamp) {
         self.gone.extend(self.vms.extract_if(.., |_, vm| vm.phase(now) == Phase::Gone).map(|(_, vm)| vm));
+        let returned = self.gone.extract_if(.., |vm| vm.returns_at.is_some_and(|at| at <= now));
+        for vm in returned.collect::<Vec<_>>() {
+            self.vms.insert(vm.id, Vm { end: None, returns_at: None, ..vm });
+            self.revision += 1;
+        }
         self.gone.retain(|vm| vm.end.is_some_and(|end| end.gone_at.duration_until(now) < BILLED));
         self.tokens.retain(|token| token.expires_at > now);
     }

@@ -34,14 +34,12 @@ impl Answer {
     }
 }
 
-/// `offset` and `limit`, as they came.
+/// `offset` and `limit`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Page {
     pub offset: usize,
-    pub limit: Option<usize>,
+    pub limit: usize,
 }
-
-const DEFAULT_LIMIT: usize = 20;
 
 /// Which endpoints' times are RFC 3339 in the mixed reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +214,7 @@ impl Shapes {
     }
 
     fn cut(&self, rows: Vec<Value>, page: Page) -> Vec<Value> {
-        let limit = page.limit.unwrap_or(DEFAULT_LIMIT).max(1);
+        let limit = page.limit.max(1);
         let start = match self.paging {
             Paging::Whole => return rows,
             Paging::Rows => page.offset,

@@ -3,6 +3,7 @@
 use rand::RngExt;
 use secrecy::ExposeSecret;
 
+use super::anomalies::happens;
 use super::config::Shortage;
 use super::shapes::DeleteGroup;
 use super::state::{Context, EndedBy, State, Token, VmKind, later};
@@ -105,25 +106,21 @@ impl State {
     ) -> Result<Option<u64>, Refusal> {
         let (_, cluster) = cx.config.cluster(cluster).ok_or_else(Refusal::not_found)?;
         let group = self.groups.get(&group).filter(|g| g.cluster == cluster.identifier);
-        let (group, size) = group.map(|g| (g.id, g.size)).ok_or_else(Refusal::not_found)?;
+        let group = group.cloned().ok_or_else(Refusal::not_found)?;
         let workers = self.vms.values().filter(|vm| matches!(vm.kind, VmKind::Worker | VmKind::Foreign));
         if self.worker_quota.is_some_and(|quota| workers.count() >= quota as usize) {
             return Err(Refusal::new(400, "Worker nodes count exceeds the allowed limit"));
         }
-        if self.room(&cluster.datacenter, size) == Some(0) {
+        if self.room(&cluster.datacenter, group.size) == Some(0) {
             return match cx.config.shortage {
                 Shortage::Refused => Err(Refusal::new(400, cx.config.shortage_message.clone())),
                 Shortage::Silent => Ok(None),
             };
         }
-        let hostname = self.fresh_hostname(cx, &format!("{}-slave", cluster.name));
-        let mut vm = self.new_vm(cx, hostname, VmKind::Worker, &cluster.datacenter, size);
-        vm.cluster = Some(cluster.identifier.clone());
-        vm.group = Some(group);
-        let id = vm.id;
-        self.vms.insert(id, vm);
-        self.revision += 1;
-        Ok(Some(id))
+        if happens(cx.config.anomalies.duplicates, cx.rng) {
+            self.insert_worker(cx, cluster, &group);
+        }
+        Ok(Some(self.insert_worker(cx, cluster, &group)))
     }
 
     /// Deletes that worker.
@@ -134,12 +131,18 @@ impl State {
         uuid: &str,
     ) -> Result<(), Refusal> {
         let deletion = cx.config.times.deletion.draw(cx.rng);
+        let anomalies = cx.config.anomalies;
+        let returns_after = happens(anomalies.returns, cx.rng).then(|| anomalies.returns_after.draw(cx.rng));
         let vm = self.vm_mut(uuid).filter(|vm| vm.cluster.as_deref() == Some(cluster));
         let vm = vm.ok_or_else(Refusal::not_found)?;
         if vm.kind == VmKind::ControlPlane {
             return Err(Refusal::new(400, "Master node can not be deleted"));
         }
+        if anomalies.deletions_forbidden {
+            return Err(Refusal::new(403, "Permission denied"));
+        }
         vm.finish(EndedBy::Deletion, cx.now, SignedDuration::ZERO, deletion);
+        vm.returns_at = returns_after.map(|after| later(later(cx.now, deletion), after));
         self.revision += 1;
         Ok(())
     }

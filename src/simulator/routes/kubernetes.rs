@@ -25,7 +25,10 @@ pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> R
     };
     if cx.config.shapes.nodes == Nodes::MastersSlaves {
         object.insert("masters".to_owned(), rows(|vm| vm.kind == VmKind::ControlPlane));
-        object.insert("slaves".to_owned(), rows(|vm| vm.kind != VmKind::ControlPlane));
+        object.insert("slaves".to_owned(), rows(|vm| vm.kind != VmKind::ControlPlane && !vm.role_hidden));
+        if state.nodes(cx.now, &cluster.identifier).any(|vm| vm.role_hidden) {
+            object.insert("nodes".to_owned(), rows(|vm| vm.role_hidden));
+        }
         object.insert("status".to_owned(), json!("active"));
     } else {
         object.insert("nodes".to_owned(), rows(|_| true));
@@ -77,7 +80,7 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
     let master = vm.kind == VmKind::ControlPlane;
     if matches!(shapes.nodes, Nodes::Rich | Nodes::MastersSlaves) {
         let offer = cx.config.offer(vm.size);
-        return json!({
+        let mut row = json!({
             "id": shapes.id(vm.id),
             "identifier": vm.uuid,
             "hostname": hostname,
@@ -88,6 +91,12 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
             "ram": offer.map(|offer| offer.ram),
             shapes.disk_key("disk"): offer.map(|offer| offer.disk),
         });
+        if vm.role_hidden
+            && let Some(row) = row.as_object_mut()
+        {
+            row.remove("role");
+        }
+        return row;
     }
     let mut row = json!({
         "id": shapes.id(vm.id),
@@ -96,6 +105,7 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
         "default_ip": address(vm),
         "private_ip": private_address(vm),
         "node_type": match shapes.node_type {
+            _ if vm.role_hidden => UNKNOWN_NODE_TYPE,
             NodeType::MasterOne => 2 - u8::from(master),
             NodeType::MasterZero => 1 - u8::from(master),
         },
@@ -111,6 +121,9 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
     }
     row
 }
+
+/// A `node_type` that no client knows.
+const UNKNOWN_NODE_TYPE: u8 = 9;
 
 /// The word for a VM's state (API §5.4, §7.1).
 pub(super) fn status(vm: &Vm, now: Timestamp) -> &'static str {

@@ -135,7 +135,7 @@ fn serve(
         }
         let page = Page {
             offset: query.get("offset").and_then(|n| n.parse().ok()).unwrap_or_default(),
-            limit: query.get("limit").and_then(|n| n.parse().ok()),
+            limit: query.get("limit").and_then(|n| n.parse().ok()).unwrap_or(cx.config.anomalies.page_rows),
         };
         let result = Call::read(params, headers, body).and_then(|call| endpoint(state, cx, &call));
         shapes.render(result, page)

@@ -13,8 +13,8 @@ use crate::simulator::work::Refusal;
 /// `GET /storages/vms`: every VM, Kubernetes nodes too.
 pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
     let shapes = &cx.config.shapes;
-    let vms = state.vms.values().filter(|vm| vm.listed(cx.now));
-    Ok(Answer::list(vms.map(|vm| {
+    let told = |vm: &&Vm| vm.listed(cx.now) && vm.uuid_told_at.is_none_or(|at| at <= cx.now);
+    Ok(Answer::list(state.vms.values().filter(told).map(|vm| {
         let datacenter = cx.config.datacenter(&vm.datacenter);
         json!({
             "hostname": shapes.hostname(&vm.hostname, true),

@@ -58,8 +58,11 @@ fn the_faults_and_the_file_on_the_page_are_sound() {
         let (rule, _) = rule.split_once('\'').unwrap();
         rule.parse::<FaultRule>().unwrap();
     }
-    let (_, yaml) = page.split_once("```yaml\n").unwrap();
-    let (yaml, _) = yaml.split_once("```").unwrap();
-    let config: SimulatorConfig = serde_saphyr::from_str(yaml).unwrap();
-    config.validate().unwrap();
+    let files: Vec<&str> =
+        page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(files.len(), 2);
+    for yaml in files {
+        let config: SimulatorConfig = serde_saphyr::from_str(yaml).unwrap();
+        config.validate().unwrap();
+    }
 }

@@ -1,5 +1,6 @@
 //! The simulator, called in process on paused time.
 
+mod anomalies;
 mod api;
 mod client;
 mod control;
