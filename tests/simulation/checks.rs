@@ -13,6 +13,7 @@ use vpsie_autoscaler::grpc::proto::{
 };
 use vpsie_autoscaler::simulator::{Simulator, VmKind, VmView};
 
+use super::hazards::Hazards;
 use super::wires::Door;
 
 /// Pools by NodeGroup. Their offers never leave the catalog here.
@@ -85,7 +86,8 @@ pub(crate) async fn answers(door: &Door) -> Result<(), String> {
 }
 
 /// What is billed against what is on disk: invariants 5 and 6.
-pub(crate) fn money(simulator: &Simulator, records: &Records) -> Result<(), String> {
+pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards) -> Result<(), String> {
+    let unexplained = hazards.unexplained_vms();
     let bound: BTreeSet<&Hostname> =
         records.machines.iter().filter_map(|m| m.vm()).map(|vm| &vm.hostname).collect();
     if bound.len() != records.machines.iter().filter(|m| m.vm().is_some()).count() {
@@ -98,6 +100,10 @@ pub(crate) fn money(simulator: &Simulator, records: &Records) -> Result<(), Stri
     for VmView { vm, .. } in simulator.vms() {
         let hostname = Hostname::new(&vm.hostname);
         match (vm.kind, strangers.get(&hostname)) {
+            // Of no cluster; its hostname may be a worker's as well.
+            (VmKind::Plain, _) => {}
+            // VPSie made it without a request that explains it: left alone, and counted.
+            (VmKind::Worker, Some(StrangerKind::Foreign)) if unexplained => {}
             (VmKind::Worker, Some(StrangerKind::Foreign)) => {
                 return Err(format!("5: {hostname} was made for us and is taken for foreign"));
             }
@@ -105,7 +111,7 @@ pub(crate) fn money(simulator: &Simulator, records: &Records) -> Result<(), Stri
             (VmKind::Worker, None) if bound.contains(&hostname) => {}
             (VmKind::Worker, None) => {
                 // Not seen yet, or about to be deleted from the listing: a request must stand for it.
-                if asks == 0 && vm.end.is_none() {
+                if asks == 0 && vm.end.is_none() && !unexplained {
                     return Err(format!("5: nothing is recorded of {hostname}, which is billed"));
                 }
                 asks = asks.saturating_sub(1);
@@ -120,7 +126,7 @@ pub(crate) fn money(simulator: &Simulator, records: &Records) -> Result<(), Stri
         }
     }
     for vm in simulator.gone() {
-        if matches!(vm.vm.kind, VmKind::Foreign | VmKind::ControlPlane) {
+        if vm.vm.kind != VmKind::Worker {
             return Err(format!("7: {} was deleted, and was not ours", vm.vm.hostname));
         }
     }

@@ -29,6 +29,11 @@ impl VirtualClock {
         self.skew.fetch_add(seconds, Ordering::Relaxed);
     }
 
+    /// Whether it is set forward by more than this.
+    pub(crate) fn is_ahead(&self, seconds: i64) -> bool {
+        self.skew.load(Ordering::Relaxed) > seconds
+    }
+
     pub(crate) fn elapsed(&self) -> std::time::Duration {
         self.start.elapsed()
     }

@@ -3,18 +3,25 @@
 //!
 //! `SEEDS=10000 cargo test --release --test simulation through_faults` runs more seeds (`with_kubernetes`: with
 //! records in a cluster; `one_replica_acts`: with two replicas). `SEED=7` replays one, and `TRACE=1` tells what
-//! happened in it.
+//! happened in it. `HAZARDS=SilentShortage,Namesakes` puts these [hazards] into every world, also those that are not in
+//! force yet; `TROUBLES=Skew` those of a cluster (`a_cluster_keeps`).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what breaks here is the test")]
 
 mod checks;
 mod clock;
 mod freezer;
+mod hazards;
 mod kubelets;
+mod ledger;
+mod liveness;
+mod phases;
 mod process;
 mod records;
 mod replicas;
 mod sabotage;
+mod setting;
+mod weather;
 mod wires;
 mod world;
 

@@ -60,6 +60,15 @@ impl Process {
         Ok(Self { handle, tasks })
     }
 
+    /// No loop ends or panics while it runs.
+    pub(crate) fn goes_on(&mut self) -> Result<(), String> {
+        match self.tasks.try_join_next() {
+            None => Ok(()),
+            Some(Ok(())) => Err("L: a loop ended".to_owned()),
+            Some(Err(broken)) => Err(format!("L: a loop panicked: {broken}")),
+        }
+    }
+
     /// Ends it where it stands.
     pub(crate) async fn kill(mut self) {
         self.tasks.abort_all();

@@ -13,6 +13,7 @@ use kube::client::Body;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
+use tokio::time::Instant;
 use tower::{BoxError, Service};
 use vpsie_autoscaler::control::Clock as _;
 use vpsie_autoscaler::fleet::{Change, Machine, Phase, Records, Stranger, StrangerKind};
@@ -69,6 +70,10 @@ pub(crate) struct Disk {
 struct State {
     /// The disk is full, or the API server is down.
     failing: AtomicBool,
+    /// The same, for seconds.
+    gap: Mutex<Option<(Instant, Instant)>>,
+    /// When it last failed.
+    failed_at: Mutex<Option<Instant>>,
     /// Requests to the API server meet faults.
     stormy: AtomicBool,
     /// The last write failed, and nobody has read since.
@@ -108,6 +113,7 @@ impl Disk {
                     inner: kube.connection("provider"),
                     fuse: self.fuse.clone(),
                     sabotage: self.sabotage,
+                    disk: self.clone(),
                 };
                 let client = bounded(&kube::Client::new(wire, NAMESPACE));
                 let store = KubernetesStore::new(client, NAMESPACE);
@@ -125,20 +131,41 @@ impl Disk {
         }
     }
 
+    /// Lets writes fail for that long, from then on.
+    pub(crate) fn set_gap(&self, from: Duration, lasts: Duration) {
+        let from = Instant::now() + from;
+        *self.state.gap.lock().unwrap() = Some((from, from + lasts));
+    }
+
+    /// For how long records could be read and written.
+    pub(crate) fn fine_for(&self) -> Duration {
+        self.state.failed_at.lock().unwrap().map_or(Duration::MAX, |at| at.elapsed())
+    }
+
+    fn fails(&self) -> bool {
+        let gap = *self.state.gap.lock().unwrap();
+        let in_gap = gap.is_some_and(|(from, until)| (from..until).contains(&Instant::now()));
+        let fails = in_gap || self.state.failing.load(Ordering::Relaxed);
+        if fails || self.state.stormy.load(Ordering::Relaxed) {
+            *self.state.failed_at.lock().unwrap() = Some(Instant::now());
+        }
+        fails
+    }
+
     pub(crate) fn set_stormy(&self, stormy: bool) {
         self.state.stormy.store(stormy, Ordering::Relaxed);
     }
 
     /// Whether what is in memory may not be what is on disk, and answers may be errors.
     pub(crate) fn troubled(&self) -> bool {
-        let State { failing, stormy, failed, writing } = &*self.state;
-        [failing, stormy, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
+        let State { stormy, failed, writing, .. } = &*self.state;
+        self.fails() || [stormy, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Whether memory and disk must be the same.
     pub(crate) fn settled(&self) -> bool {
-        let State { failing, failed, writing, .. } = &*self.state;
-        ![failing, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
+        let State { failed, writing, .. } = &*self.state;
+        !self.fails() && ![failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Somebody annotates all objects.
@@ -212,6 +239,9 @@ impl Store for Opened {
         }
         writing.store(false, Ordering::Relaxed);
         failed.store(done.is_err(), Ordering::Relaxed);
+        if done.is_err() {
+            *self.disk.state.failed_at.lock().unwrap() = Some(Instant::now());
+        }
         done
     }
 }
@@ -258,7 +288,7 @@ impl Store for Memory {
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.disk.fuse.burn().await;
-        if self.disk.state.failing.load(Ordering::Relaxed) {
+        if self.disk.fails() {
             // A part of it may be written.
             self.store.write(&changes[..changes.len() / 2]);
             return Err(StoreError::Io { action: "write", problem: "disk full".to_owned() });
@@ -275,6 +305,7 @@ struct Wire {
     inner: Connection,
     fuse: Fuse,
     sabotage: Option<Sabotage>,
+    disk: Disk,
 }
 
 impl Service<Request<Body>> for Wire {
@@ -290,6 +321,9 @@ impl Service<Request<Body>> for Wire {
         let mut wire = self.clone();
         Box::pin(async move {
             wire.fuse.burn().await;
+            if wire.disk.fails() {
+                return Err("the API server is away".into());
+            }
             let patched = (request.method() == Method::PATCH).then(|| request.uri().path().to_owned());
             let reply = wire.inner.call(request).await?;
             wire.fuse.burn().await;

@@ -16,13 +16,14 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt as _};
-use vpsie_autoscaler::fleet::Phase;
+use vpsie_autoscaler::fleet::{Hostname, Machine, Phase};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
-use vpsie_autoscaler::simulator::Simulator;
+use vpsie_autoscaler::simulator::{Simulator, VmKind};
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
 use super::freezer::Freezer;
+use super::ledger::{Increases, Requests};
 use super::records::Kept;
 use super::sabotage::Sabotage;
 
@@ -92,9 +93,20 @@ pub(crate) struct Network {
     pub(crate) fuse: Fuse,
     pub(crate) complaints: Complaints,
     pub(crate) sabotage: Option<Sabotage>,
+    /// Not where VMs may fit no request.
+    pub(crate) requests: Option<Requests>,
+    /// Whether VPSie takes its time for creations.
+    pub(crate) latency: bool,
 }
 
 impl Network {
+    /// The process is another one, or its clock is.
+    pub(crate) fn forget_requests(&self) {
+        if let Some(requests) = &self.requests {
+            requests.forget();
+        }
+    }
+
     pub(crate) fn transport(&self) -> Transport {
         let network = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request| {
@@ -110,8 +122,22 @@ impl Network {
             self.swap_victim(&mut request);
         }
         let creates = is_creation(&request);
+        let begun = match self.requests.as_ref().filter(|_| creates) {
+            Some(requests) => requests.begin(request.uri().path(), &self.simulator, &self.kept.records()),
+            None => Ok(None),
+        };
+        let creation = begun.unwrap_or_else(|complaint| {
+            self.complaints.add(complaint);
+            None
+        });
         let answer = self.simulator.transport().oneshot(request).await;
+        if creates && self.latency {
+            tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        }
         self.fuse.burn().await;
+        if let Some(requests) = &self.requests {
+            requests.end(creation, accepted(&answer), &self.simulator);
+        }
         match answer {
             Err(TransportError::Lost(why))
                 if creates && self.sabotage == Some(Sabotage::LostTakenForNotDone) =>
@@ -133,10 +159,20 @@ impl Network {
             self.complaints.add(format!("2: {path} without a recorded request"));
         }
         if let Some(victim) = Self::victim(request) {
-            let given_up = records.machines.iter().any(|machine| {
-                matches!(machine.phase, Phase::Deleting { .. })
-                    && machine.vm().and_then(|vm| vm.id.as_ref()).is_some_and(|id| id.as_str() == victim)
-            });
+            let victims = self.simulator.vms();
+            let vm = victims.iter().find(|vm| vm.vm.uuid == victim);
+            if vm.is_some_and(|vm| vm.vm.kind != VmKind::Worker) {
+                self.complaints.add(format!("7: deletion of {victim}, which is none of our VMs"));
+            }
+            let name = vm.map(|vm| Hostname::new(&vm.vm.hostname));
+            let is_victim = |machine: &Machine| {
+                machine.vm().is_some_and(|vm| match &vm.id {
+                    Some(id) => id.as_str() == victim,
+                    None => Some(&vm.hostname) == name.as_ref(),
+                })
+            };
+            let given_up =
+                records.machines.iter().any(|m| matches!(m.phase, Phase::Deleting { .. }) && is_victim(m));
             if !given_up {
                 self.complaints.add(format!("7: deletion of {victim}, which nobody gave up"));
             }
@@ -163,6 +199,19 @@ impl Network {
     }
 }
 
+/// Whether a creation was accepted. None: the reply does not tell.
+fn accepted(answer: &Result<Response<Bytes>, TransportError>) -> Option<bool> {
+    match answer {
+        Ok(reply) if reply.status().is_success() => {
+            let body: serde_json::Value = serde_json::from_slice(reply.body()).ok()?;
+            Some(matches!(body["error"].as_str(), None | Some("false")) && body["error"] != true)
+        }
+        Ok(reply) if reply.status().is_client_error() => Some(false),
+        Err(TransportError::NotSent(_)) => Some(false),
+        _ => None,
+    }
+}
+
 fn is_creation(request: &Request<Bytes>) -> bool {
     request.method() == Method::POST && request.uri().path().contains("/add/slave/")
 }
@@ -176,6 +225,8 @@ pub(crate) struct Door {
     pub(crate) known: Arc<Mutex<Known>>,
     /// Of the process behind it.
     pub(crate) freezer: Arc<Mutex<Freezer>>,
+    /// What increases came to, and where machines are recorded.
+    pub(crate) increases: Option<(Increases, Kept)>,
 }
 
 /// What was answered before.
@@ -183,6 +234,11 @@ pub(crate) struct Door {
 pub(crate) struct Known {
     pub(crate) pools: BTreeSet<String>,
     pub(crate) answered: bool,
+}
+
+/// Whether a reply is no error: one without a body tells its status in its head.
+fn is_ok(reply: &Response<Body>) -> bool {
+    reply.headers().get("grpc-status").is_none_or(|status| status == "0")
 }
 
 impl Service<Request<Body>> for Door {
@@ -210,7 +266,15 @@ impl Door {
         };
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let started = Instant::now();
+        let watched = self.increases.as_ref().filter(|_| rpc == "NodeGroupIncreaseSize");
+        let before = watched.map(|(_, kept)| Increases::before(&kept.records()));
+        if let Some((increases, _)) = watched {
+            increases.begin();
+        }
         let Ok::<_, Infallible>(reply) = server.call(request).await;
+        if let Some(((increases, kept), before)) = watched.zip(before) {
+            increases.answered(is_ok(&reply), &before, &kept.records());
+        }
         if self.sabotage == Some(Sabotage::ReadsWait) && rpc == "NodeGroupNodes" {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }

@@ -3,30 +3,34 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ca_model::{Autoscaler, Config, Event, Link, Memory, Minor, Outcome, Pod, Provider};
+use ca_model::{Autoscaler, Event, Memory, Minor, Outcome, Pod};
 use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use vpsie_autoscaler::control::{Clock as _, Declared};
-use vpsie_autoscaler::fleet::{AutoscalingOptions, Basis, NodeGroup, Policy};
+use vpsie_autoscaler::fleet::{Basis, Policy};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
-use vpsie_autoscaler::simulator::{Prefix, Shapes, Simulator, SimulatorConfig, VmKind};
+use vpsie_autoscaler::simulator::{Nodes, Shapes, Simulator, SimulatorConfig, Span, VmKind};
 
 use super::checks;
 use super::clock::VirtualClock;
+use super::hazards::{Hazard, Hazards};
 use super::kubelets::kubelets;
+use super::ledger::{self, Increases, Requests};
+use super::liveness::{Liveness, Sky};
 use super::process::{Process, Surroundings};
 use super::records::{Disk, Keeping};
 use super::sabotage::Sabotage;
+use super::setting::{autoscaler, base, groups};
 use super::wires::{Complaints, Door, Fuse, Known, Network};
 
 const STEPS: u32 = 80;
 /// Two virtual hours and a half of fair weather in which everything must come to rest.
 const CALM_STEPS: u32 = 450;
 const STEP: Duration = Duration::from_secs(20);
-const SMALL: &str = "s-2vcpu-4gb";
+pub(crate) const SMALL: &str = "s-2vcpu-4gb";
 
 /// What happened in runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,21 +55,26 @@ impl Stats {
 }
 
 pub(crate) struct World {
-    seed: u64,
-    rng: StdRng,
-    clock: VirtualClock,
-    simulator: Simulator,
-    store: Disk,
-    keeping: Keeping,
-    network: Network,
-    door: Door,
-    cluster: Memory,
-    autoscaler: Autoscaler,
-    minor: Minor,
-    process: Option<Process>,
+    pub(crate) seed: u64,
+    pub(crate) rng: StdRng,
+    pub(crate) clock: VirtualClock,
+    pub(crate) simulator: Simulator,
+    pub(crate) store: Disk,
+    pub(crate) keeping: Keeping,
+    pub(crate) network: Network,
+    pub(crate) door: Door,
+    pub(crate) cluster: Memory,
+    pub(crate) autoscaler: Autoscaler,
+    pub(crate) minor: Minor,
+    pub(crate) process: Option<Process>,
+    pub(crate) hazards: Hazards,
+    liveness: Liveness,
+    /// Whether VPSie answers, records can be written and nothing is killed.
+    fair: bool,
+    pub(crate) sizes_told: bool,
     sabotage: Option<Sabotage>,
     shapes: Shapes,
-    stats: Stats,
+    pub(crate) stats: Stats,
     trace: bool,
 }
 
@@ -73,7 +82,9 @@ impl World {
     pub(crate) async fn new(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
-        let shapes = Shapes::random(&mut rng);
+        let hazards = Hazards::draw(&mut rng);
+        let mut shapes = Shapes::random(&mut rng);
+        hazards.shape(&mut shapes, &mut rng);
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
         config.clusters[0].foreign_workers = rng.random_range(0..3);
         if rng.random_bool(0.3) {
@@ -81,7 +92,21 @@ impl World {
             config.times.listed.to = SignedDuration::from_mins(4);
             config.times.boot.to = SignedDuration::from_mins(5);
         }
+        if hazards.has(Hazard::CutLists) {
+            // More than a page has rows.
+            config.clusters[0].foreign_workers = rng.random_range(18..45);
+        }
+        if hazards.has(Hazard::StoreGaps) {
+            config.times.listed =
+                Span { from: SignedDuration::from_secs(90), to: SignedDuration::from_mins(4) };
+        }
+        let each_size_differs = rng.random_bool(0.5);
+        if each_size_differs {
+            config.offers.retain(|offer| offer.name.starts_with("s-"));
+        }
+        let sizes_told = each_size_differs && matches!(shapes.nodes, Nodes::Rich | Nodes::MastersSlaves);
         let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
+        hazards.apply(&simulator, &mut rng);
         let (fuse, complaints) = (Fuse::default(), Complaints::default());
         let store = Disk::new(keeping, seed, &clock, fuse.clone(), sabotage);
         let network = Network {
@@ -90,9 +115,18 @@ impl World {
             fuse,
             complaints: complaints.clone(),
             sabotage,
+            requests: (!hazards.unexplained_vms()).then(Requests::default),
+            latency: hazards.has(Hazard::StoreGaps),
         };
         let known = Arc::new(Mutex::new(Known::default()));
-        let door = Door { server: Arc::default(), complaints, sabotage, known, freezer: Arc::default() };
+        let door = Door {
+            server: Arc::default(),
+            complaints,
+            sabotage,
+            known,
+            freezer: Arc::default(),
+            increases: Some((Increases::default(), store.kept.clone())),
+        };
         let minors = [Minor::V1_28, Minor::V1_30, Minor::V1_33, Minor::V1_34, Minor::V1_35, Minor::V1_36];
         let minor = *minors.choose(&mut rng).unwrap();
         let autoscaler = autoscaler(minor, &door, seed);
@@ -109,6 +143,10 @@ impl World {
             autoscaler,
             minor,
             process: None,
+            hazards,
+            liveness: Liveness::default(),
+            fair: false,
+            sizes_told,
             sabotage,
             shapes,
             stats: Stats::default(),
@@ -118,7 +156,7 @@ impl World {
             let logs = tracing_subscriber::fmt().without_time().with_ansi(false).with_test_writer();
             drop(logs.with_max_level(tracing::Level::INFO).try_init());
         }
-        world.tell(&(world.minor, world.shapes));
+        world.tell(&(world.minor, world.shapes, &world.hazards));
         world.start().await?;
         Ok(world)
     }
@@ -127,6 +165,10 @@ impl World {
         for step in 0..STEPS {
             self.disturb().await?;
             self.step().await.map_err(|why| format!("seed {}, step {step}: {why}", self.seed))?;
+        }
+        self.lull().await?;
+        if self.hazards.is_long() {
+            self.siege().await?;
         }
         self.calm().await?;
         for (load, name) in [(3, "three pods"), (0, "no pods")] {
@@ -138,6 +180,7 @@ impl World {
                     self.start().await?;
                 }
                 self.step().await.map_err(|why| format!("seed {}, calm step {step}: {why}", self.seed))?;
+                self.clear_away()?;
                 match self.rested(load) {
                     Ok(()) => {
                         last.clear();
@@ -160,6 +203,9 @@ impl World {
                 ));
             }
         }
+        if self.hazards.has(Hazard::YearAhead) {
+            self.days_later().await?;
+        }
         let (vms, gone) = (self.simulator.vms(), self.simulator.gone());
         let ours = |kind: VmKind| kind == VmKind::Worker;
         self.stats.deleted = gone.iter().filter(|vm| ours(vm.vm.kind)).count() as u64;
@@ -180,18 +226,20 @@ impl World {
         Ok(())
     }
 
-    fn tell(&self, what: &dyn std::fmt::Debug) {
+    pub(crate) fn tell(&self, what: &dyn std::fmt::Debug) {
         if self.trace {
             println!("{:>7.1}s {what:?}", self.clock.elapsed().as_secs_f64());
         }
     }
 
-    fn pod(&self, cpu_millis: i64) -> Pod {
+    pub(crate) fn pod(&self, cpu_millis: i64) -> Pod {
         Pod::new("", cpu_millis, 512, self.clock.right().now())
     }
 
-    async fn start(&mut self) -> Result<(), String> {
+    pub(crate) async fn start(&mut self) -> Result<(), String> {
         self.store.fuse.put_out();
+        self.network.forget_requests();
+        self.liveness.reset();
         let mut groups = groups();
         if self.sabotage == Some(Sabotage::MaximumIgnored) {
             for group in &mut groups {
@@ -221,7 +269,7 @@ impl World {
         Ok(())
     }
 
-    async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         *self.door.server.lock().unwrap() = None;
         if let Some(process) = self.process.take() {
             self.tell(&"the provider is killed");
@@ -231,134 +279,27 @@ impl World {
         self.store.fuse.put_out();
     }
 
-    /// Something happens, or not.
-    async fn disturb(&mut self) -> Result<(), String> {
-        if self.process.is_none() && self.rng.random_bool(0.5) {
-            self.tell(&"the provider starts");
-            self.start().await?;
-        }
-        let what = self.rng.random_range(0..24);
-        match what {
-            0..4 => {
-                let (web, batch) = (self.rng.random_range(0..9), self.rng.random_range(0..6));
-                self.tell(&("load", web, batch));
-                self.cluster.deploy("web", web, self.pod(1500));
-                self.cluster.deploy("batch", batch, self.pod(500));
-            }
-            4..8 => self.add_fault()?,
-            8 => self.simulator.clear_faults(),
-            9 => {
-                let on = self.rng.random_bool(0.4);
-                self.tell(&("outage", on));
-                self.simulator.set_outage(on);
-            }
-            10..12 => {
-                let steps = self.rng.random_range(0..20);
-                self.tell(&("fuse", steps));
-                self.store.fuse.light(steps);
-            }
-            12 => self.kill().await,
-            13 => {
-                self.tell(&"Cluster Autoscaler restarts");
-                self.autoscaler = autoscaler(self.minor, &self.door, self.rng.random());
-            }
-            14 => {
-                let room = self.rng.random_bool(0.7).then(|| self.rng.random_range(0..5));
-                self.tell(&("capacity", room));
-                self.simulator.set_capacity(None, SMALL, room).map_err(|e| e.to_string())?;
-            }
-            15 => {
-                let seconds = self.rng.random_range(-1800..1800);
-                self.tell(&("clock", seconds));
-                self.clock.jump(seconds);
-            }
-            16 => {
-                let workers: Vec<_> =
-                    self.simulator.vms().into_iter().filter(|vm| vm.vm.kind == VmKind::Worker).collect();
-                if let Some(vm) = workers.choose(&mut self.rng) {
-                    self.tell(&("deleted behind our back", &vm.vm.hostname));
-                    self.simulator.delete_vm(&vm.vm.uuid).map_err(|e| e.to_string())?;
-                }
-            }
-            17 => {
-                let failing = self.rng.random_bool(0.5);
-                self.tell(&("disk full", failing));
-                self.store.set_failing(failing);
-            }
-            18 => {
-                let limit = self.rng.random_bool(0.5).then_some(30);
-                self.tell(&("rate limit", limit));
-                self.simulator.set_rate_limit(limit);
-            }
-            19 => {
-                let quota = self.rng.random_bool(0.4).then(|| self.rng.random_range(0..8));
-                self.tell(&("quota", quota));
-                self.simulator.set_worker_quota(quota);
-            }
-            20..23 if self.keeping == Keeping::Kubernetes => {
-                let stormy = self.rng.random_bool(0.6);
-                self.tell(&("storm", stormy));
-                self.store.set_stormy(stormy);
-            }
-            23 => self.store.touch(),
-            _ => {}
-        }
-        Ok(())
+    pub(crate) async fn step(&mut self) -> Result<(), String> {
+        self.step_of(STEP).await
     }
 
-    fn add_fault(&mut self) -> Result<(), String> {
-        let path = ["/**/add/slave/**", "/**/add/slave/**", "/**/delete/slave", "/**/byId/*", "/**"]
-            .choose(&mut self.rng)
-            .unwrap();
-        let effect = [
-            "lost",
-            "lost",
-            "not-sent",
-            "status=500",
-            "status=503 done",
-            "status=429 retry-after=7",
-            "html=502",
-            "html=502 done",
-            "delay=20s",
-            "delay=45s",
-            "slow=15s",
-            "status=404",
-        ]
-        .choose(&mut self.rng)
-        .unwrap();
-        // A creation that VPSie does twice for one request cannot be told from a worker that somebody added.
-        let count = self.rng.random_range(1..5);
-        let text = format!("* {path} {effect} count={count} p=0.7");
-        self.tell(&("fault", &text));
-        self.stats.lost += u64::from(effect.contains("lost") || effect.contains("done"));
-        self.simulator.add_fault(text.parse().map_err(|e| format!("{text}: {e:?}"))?);
-        Ok(())
-    }
-
-    async fn calm(&mut self) -> Result<(), String> {
-        self.tell(&"calm");
-        self.simulator.clear_faults();
-        self.simulator.set_outage(false);
-        self.simulator.set_rate_limit(None);
-        self.simulator.set_worker_quota(None);
-        self.simulator.set_capacity(None, SMALL, None).map_err(|e| e.to_string())?;
-        self.store.set_failing(false);
-        self.store.set_stormy(false);
-        self.kill().await;
-        self.start().await
-    }
-
-    async fn step(&mut self) -> Result<(), String> {
+    pub(crate) async fn step_of(&mut self, time: Duration) -> Result<(), String> {
         let handle = self.process.as_ref().map(|process| &process.handle);
         kubelets(&self.cluster, &self.simulator, self.clock.right().now(), handle).await;
         self.cluster.step(self.clock.right().now());
         self.autoscaling().await?;
-        self.pass(STEP).await;
+        self.pass(time).await;
         self.check().await
     }
 
     /// Lets time pass, in which the process may burn its fuse.
-    async fn pass(&mut self, time: Duration) {
+    pub(crate) async fn pass(&mut self, time: Duration) {
+        if !self.fair && self.hazards.has(Hazard::StoreGaps) && self.rng.random_bool(0.4) {
+            let from = Duration::from_millis(self.rng.random_range(0..20_000));
+            let lasts = Duration::from_secs(self.rng.random_range(3..40));
+            self.tell(&("records cannot be written", from, lasts));
+            self.store.set_gap(from, lasts);
+        }
         let until = tokio::time::Instant::now() + time;
         let fuse = self.store.fuse.clone();
         tokio::select! {
@@ -431,59 +372,47 @@ impl World {
             return Err(complaint);
         }
         let records = self.store.kept.records();
-        checks::money(&self.simulator, &records)?;
-        let Some(process) = &self.process else { return Ok(()) };
+        checks::money(&self.simulator, &records, &self.hazards)?;
+        ledger::bounded(&self.simulator)?;
+        let Some(process) = &mut self.process else { return Ok(()) };
+        process.goes_on()?;
         checks::answers(&self.door).await?;
         if self.store.settled() {
             checks::memory(&process.handle, &self.store.kept.records())?;
+            if let Some((increases, _)) = &self.door.increases
+                && self.hazards.has(Hazard::HalfWrittenIncreases)
+            {
+                increases.look(&self.store.kept.records(), self.store.fine_for())?;
+            }
         }
+        let sky = Sky {
+            sizes_told: self.sizes_told,
+            may_halt: self.hazards.unexplained_vms() || self.hazards.has(Hazard::DeletionsForbidden),
+            deletes: !self.simulator.anomalies().deletions_forbidden,
+            short: if self.hazards.has(Hazard::SilentShortage) { &[2] } else { &[] },
+            simulator: &self.simulator,
+        };
+        self.liveness.look(&process.handle, self.fair.then_some(&sky))
+    }
+
+    /// Ends the weather, not the hazards.
+    pub(crate) fn clear(&mut self) -> Result<(), String> {
+        self.simulator.clear_faults();
+        self.simulator.set_outage(false);
+        self.simulator.set_rate_limit(None);
+        self.simulator.set_worker_quota(None);
+        self.simulator.set_capacity(None, SMALL, None).map_err(|e| e.to_string())?;
+        self.store.set_failing(false);
+        self.store.set_stormy(false);
+        self.fair = true;
         Ok(())
     }
-}
 
-/// Where the API is, in its shapes.
-pub(crate) fn base(shapes: Shapes) -> &'static str {
-    match shapes.prefix {
-        Prefix::AppsAndApi | Prefix::Apps => "https://vpsie.example/apps/v2",
-        Prefix::Api => "https://vpsie.example/api/v2",
-        Prefix::Bare => "https://vpsie.example/v2",
+    /// Some processes live through the change of the weather.
+    pub(crate) async fn start_again(&mut self) -> Result<(), String> {
+        if self.rng.random_bool(0.5) {
+            self.kill().await;
+        }
+        if self.process.is_none() { self.start().await } else { Ok(()) }
     }
-}
-
-pub(crate) fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
-    let config = Config {
-        max_node_provision_time: Duration::from_mins(6),
-        scale_down_unneeded_time: Duration::from_mins(1),
-        scale_down_unready_time: Duration::from_mins(3),
-        scale_down_delay_after_add: Duration::from_mins(1),
-        unremovable_recheck: Duration::from_secs(30),
-        initial_backoff: Duration::from_mins(1),
-        max_backoff: Duration::from_mins(4),
-        seed,
-        ..Config::default()
-    };
-    Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), door.clone())))
-}
-
-pub(crate) fn groups() -> Vec<NodeGroup> {
-    let pool = |group: &str, offer: &str| format!("{group}/ams1/{offer}/on-demand").parse().unwrap();
-    let group = |name: &str, pools: &[&str], max: u32| NodeGroup {
-        name: name.into(),
-        min: 0,
-        max,
-        pools: pools.iter().map(|offer| pool(name, offer)).collect(),
-        size: None,
-        labels: [("for".to_owned(), name.to_owned())].into(),
-        taints: Vec::new(),
-        preferred: None,
-        options: AutoscalingOptions::default(),
-        adopt: false,
-        cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
-        deletion: None,
-        node: vpsie_autoscaler::fleet::DeclaredNode::default(),
-    };
-    vec![
-        group(checks::POOLS[0].0, checks::POOLS[0].1, checks::MAXIMA[0].1),
-        group(checks::POOLS[1].0, checks::POOLS[1].1, checks::MAXIMA[1].1),
-    ]
 }

@@ -21,8 +21,8 @@ use super::{NAMESPACE, Planted, config};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
 use crate::process::{Process, Surroundings};
+use crate::setting::groups;
 use crate::wires::{Complaints, Door};
-use crate::world::groups;
 
 /// A host, on which processes of a replica follow each other.
 #[derive(Clone)]

@@ -23,9 +23,10 @@ use super::{LEASE, NAMESPACE};
 use crate::checks;
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
+use crate::hazards::Hazards;
 use crate::kubelets::kubelets;
+use crate::setting::{autoscaler, base};
 use crate::wires::{Complaints, Door, Known};
-use crate::world::{autoscaler, base};
 
 const NAMES: [&str; 2] = ["a", "b"];
 const STEPS: u32 = 100;
@@ -78,6 +79,7 @@ impl World {
             sabotage: None,
             known: Arc::new(Mutex::new(Known::default())),
             freezer: Arc::default(),
+            increases: None,
         };
         let replica = |name| {
             let own = clock.right();
@@ -317,7 +319,7 @@ impl World {
         if let Some(complaint) = self.door.complaints.first() {
             return Err(complaint);
         }
-        checks::money(&self.simulator, &self.recorded()?)?;
+        checks::money(&self.simulator, &self.recorded()?, &Hazards::default())?;
         let Some(serves) = self.serving.now().filter(|serves| !serves.freezer.frozen()) else {
             return Ok(());
         };

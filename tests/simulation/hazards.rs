@@ -1,0 +1,128 @@
+//! What may be wrong with a world for as long as a run lasts, beside its weather.
+
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use vpsie_autoscaler::simulator::{
+    AnomaliesConfig, ListShape, Nodes, Paging, Shapes, Shortage, Simulator, Span, Total,
+};
+
+/// Something that lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hazard {
+    /// VPSie accepts requests that it has no room for, and never fulfils them.
+    SilentShortage,
+    /// VPSie refuses every deletion for half a day.
+    DeletionsForbidden,
+    /// VMs appear hours after their request.
+    LateVms,
+    /// VPSie makes two VMs for one request.
+    Duplicates,
+    /// Deleted VMs are listed and run again.
+    ReturningVms,
+    /// Rows of new workers do not tell their role.
+    UnknownRoles,
+    /// The account has other VMs with the hostnames of workers, and lists the workers later.
+    Namesakes,
+    /// Lists are cut without a total.
+    CutLists,
+    /// `Retry-After` of days, of 10^19 seconds, of a date years ahead, of nonsense.
+    AbsurdRetryAfter,
+    /// VPSie takes seconds to answer, and records cannot be written for seconds in between.
+    StoreGaps,
+    /// The provider's clock is a year ahead once, and days later a person adds a worker.
+    YearAhead,
+    /// Increases fail, and what was written of them until then must be taken back.
+    HalfWrittenIncreases,
+}
+
+use Hazard::{
+    AbsurdRetryAfter, CutLists, DeletionsForbidden, Duplicates, HalfWrittenIncreases, LateVms, Namesakes,
+    ReturningVms, SilentShortage, StoreGaps, UnknownRoles, YearAhead,
+};
+
+impl Hazard {
+    pub(crate) const ALL: [Self; 12] = [
+        SilentShortage,
+        DeletionsForbidden,
+        LateVms,
+        Duplicates,
+        ReturningVms,
+        UnknownRoles,
+        Namesakes,
+        CutLists,
+        AbsurdRetryAfter,
+        StoreGaps,
+        YearAhead,
+        HalfWrittenIncreases,
+    ];
+
+    /// Those that the product is expected to bear.
+    const IN_FORCE: &[Self] = &[ReturningVms, AbsurdRetryAfter, SilentShortage];
+}
+
+/// The hazards of one world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hazards(BTreeSet<Hazard>);
+
+impl Hazards {
+    /// Some of those in force, by chance. `HAZARDS=LateVms,Namesakes` takes these instead, and all of them.
+    pub(crate) fn draw(rng: &mut StdRng) -> Self {
+        let by_chance: BTreeSet<_> =
+            Hazard::IN_FORCE.iter().filter(|_| rng.random_bool(0.2)).copied().collect();
+        let Ok(names) = std::env::var("HAZARDS") else { return Self(by_chance) };
+        let named = |name: &str| {
+            let found = Hazard::ALL.into_iter().find(|hazard| format!("{hazard:?}") == name);
+            found.unwrap_or_else(|| panic!("HAZARDS: {name:?} is none of {:?}", Hazard::ALL))
+        };
+        Self(names.split(',').filter(|name| !name.is_empty()).map(named).collect())
+    }
+
+    pub(crate) fn has(&self, hazard: Hazard) -> bool {
+        self.0.contains(&hazard)
+    }
+
+    /// Whether VMs of ours may fit no request: such a VM is left alone and counted.
+    pub(crate) fn unexplained_vms(&self) -> bool {
+        [LateVms, Duplicates, ReturningVms, UnknownRoles].iter().any(|hazard| self.has(*hazard))
+    }
+
+    /// Whether the world goes on for half a day.
+    pub(crate) fn is_long(&self) -> bool {
+        [DeletionsForbidden, LateVms, Duplicates, UnknownRoles].iter().any(|hazard| self.has(*hazard))
+    }
+
+    pub(crate) fn shape(&self, shapes: &mut Shapes, rng: &mut StdRng) {
+        if self.has(Namesakes) || self.has(CutLists) {
+            shapes.nodes = Nodes::Plain;
+        }
+        if self.has(CutLists) {
+            shapes.paging = if rng.random_bool(0.5) { Paging::Rows } else { Paging::Pages };
+            shapes.total = Total::Absent;
+            shapes.list = if rng.random_bool(0.5) { ListShape::Array } else { ListShape::Bare };
+        }
+    }
+
+    pub(crate) fn apply(&self, simulator: &Simulator, rng: &mut StdRng) {
+        let chance = |hazard, chance: f64| if self.has(hazard) { chance } else { 0.0 };
+        let minutes =
+            |from, to| Span { from: SignedDuration::from_mins(from), to: SignedDuration::from_mins(to) };
+        let told_after = if self.has(Namesakes) { minutes(0, rng.random_range(1..5)) } else { Span::ZERO };
+        simulator.set_anomalies(AnomaliesConfig {
+            duplicates: chance(Duplicates, 0.3),
+            late: chance(LateVms, 0.6),
+            late_by: minutes(70, 360),
+            returns: chance(ReturningVms, 0.3),
+            returns_after: minutes(1, 90),
+            unknown_roles: chance(UnknownRoles, 0.9),
+            namesakes: chance(Namesakes, 0.7),
+            uuid_told_after: told_after,
+            ..AnomaliesConfig::default()
+        });
+        if self.has(SilentShortage) {
+            simulator.set_shortage(Shortage::Silent);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What VPSie and Cluster Autoscaler were told and promised, kept apart from the provider's own accounts.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vpsie_autoscaler::fleet::{AskOutcome, MachineId, Records};
+use vpsie_autoscaler::simulator::{Simulator, VmKind};
+
+use super::checks::MAXIMA;
+
+/// VMs that may be paid for beyond the maxima of all NodeGroups: those whose replies were lost, that are being
+/// deleted, or that VPSie made and that fit no request.
+pub(crate) const MARGIN: usize = 14;
+
+/// VMs of ours that are paid for at the same time are bounded, whatever VPSie did and whatever the provider counts.
+pub(crate) fn bounded(simulator: &Simulator) -> Result<(), String> {
+    let paid =
+        simulator.vms().iter().filter(|vm| vm.vm.kind == VmKind::Worker && vm.vm.end.is_none()).count();
+    let max: u32 = MAXIMA.iter().map(|(_, max)| max).sum();
+    if paid > max as usize + MARGIN {
+        return Err(format!("M: {paid} VMs are paid for, of at most {max} and a margin of {MARGIN}"));
+    }
+    Ok(())
+}
+
+/// Requests that VPSie accepted and whose answer reached the provider: none of them is asked for again while its VM
+/// is still to come.
+#[derive(Clone, Default)]
+pub(crate) struct Requests(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    accepted: Vec<Accepted>,
+    /// VPSie's groups of which a request had no clear answer: which VM is whose cannot be told any more.
+    murky: BTreeSet<u64>,
+}
+
+struct Accepted {
+    at: Instant,
+    vm: u64,
+    group: u64,
+}
+
+/// A creation that is under way.
+pub(crate) struct Creation {
+    group: u64,
+    begun: jiff::Timestamp,
+}
+
+/// For so long an accepted request is waited for.
+const WAITED_FOR: Duration = Duration::from_mins(9);
+
+impl Requests {
+    /// The process is another one, or its clock is.
+    pub(crate) fn forget(&self) {
+        self.0.lock().unwrap().accepted.clear();
+    }
+
+    /// A creation is sent: each request that was accepted and has no VM yet has its own record.
+    pub(crate) fn begin(
+        &self,
+        path: &str,
+        simulator: &Simulator,
+        records: &Records,
+    ) -> Result<Option<Creation>, String> {
+        let Some(group) = path.rsplit('/').next().and_then(|id| id.parse().ok()) else { return Ok(None) };
+        let Some(size) = simulator.groups().iter().find(|g| g.id == group).map(|g| g.size) else {
+            return Ok(None);
+        };
+        let begun = simulator.overview().now;
+        let mut state = self.0.lock().unwrap();
+        state.accepted.retain(|accepted| accepted.at.elapsed() < WAITED_FOR);
+        let vms = simulator.vms();
+        let unlisted =
+            |id: u64| vms.iter().any(|vm| vm.vm.id == id && vm.vm.listed_at > begun && vm.vm.end.is_none());
+        let waited_for = state.accepted.iter().filter(|a| a.group == group && unlisted(a.vm)).count();
+        let asks = records.machines.iter().filter(|m| m.size.0 == size).flat_map(|m| &m.asks);
+        let live = asks.filter(|ask| ask.outcome != AskOutcome::Lost).count();
+        if !state.murky.contains(&group) && live < waited_for + 1 {
+            return Err(format!(
+                "6: {path} is asked again: {waited_for} accepted VMs are still to come, and {live} requests are recorded"
+            ));
+        }
+        Ok(Some(Creation { group, begun }))
+    }
+
+    /// Its answer reached the provider, or did not.
+    pub(crate) fn end(&self, creation: Option<Creation>, accepted: Option<bool>, simulator: &Simulator) {
+        let Some(Creation { group, begun }) = creation else { return };
+        let mut state = self.0.lock().unwrap();
+        let known: BTreeSet<u64> = state.accepted.iter().map(|accepted| accepted.vm).collect();
+        match accepted {
+            None => drop(state.murky.insert(group)),
+            Some(false) => {}
+            Some(true) => {
+                let made = simulator.vms().into_iter().find(|vm| {
+                    vm.vm.kind == VmKind::Worker
+                        && vm.vm.group == Some(group)
+                        && vm.vm.created_at >= begun
+                        && !known.contains(&vm.vm.id)
+                });
+                state.accepted.extend(made.map(|vm| Accepted { at: Instant::now(), vm: vm.vm.id, group }));
+            }
+        }
+    }
+}
+
+/// Increases that Cluster Autoscaler asked for: one that it was told has failed leaves no machine.
+#[derive(Clone, Default)]
+pub(crate) struct Increases(Arc<Mutex<Granted>>);
+
+#[derive(Default)]
+struct Granted {
+    machines: BTreeSet<MachineId>,
+    /// What a call without an answer made is not known: the next look takes it for granted.
+    unknown: bool,
+    /// A call is under way.
+    open: bool,
+    failed: Option<Instant>,
+}
+
+/// How long the provider has to take back what a failed increase made.
+const TAKEN_BACK: Duration = Duration::from_mins(2);
+
+impl Increases {
+    pub(crate) fn before(records: &Records) -> BTreeSet<MachineId> {
+        records.machines.iter().map(|machine| machine.id.clone()).collect()
+    }
+
+    /// An increase was answered.
+    pub(crate) fn answered(&self, done: bool, before: &BTreeSet<MachineId>, records: &Records) {
+        let mut granted = self.0.lock().unwrap();
+        granted.open = false;
+        if done {
+            granted.machines.extend(Self::before(records).difference(before).cloned());
+        } else {
+            granted.failed = Some(Instant::now());
+        }
+    }
+
+    /// An increase begins; it may have no answer.
+    pub(crate) fn begin(&self) {
+        let mut granted = self.0.lock().unwrap();
+        // Cluster Autoscaler makes one call at a time: the one before broke off.
+        granted.unknown |= granted.open;
+        granted.open = true;
+    }
+
+    /// Machines that count are those that an increase granted. Only when records can be read and written for long.
+    pub(crate) fn look(&self, records: &Records, calm_for: Duration) -> Result<(), String> {
+        let mut granted = self.0.lock().unwrap();
+        granted.unknown |= std::mem::take(&mut granted.open);
+        let counted = records.machines.iter().filter(|machine| machine.counts());
+        let stray: Vec<MachineId> =
+            counted.filter(|m| !granted.machines.contains(&m.id)).map(|m| m.id.clone()).collect();
+        let failed = granted.failed.is_some();
+        if std::mem::take(&mut granted.unknown) || !failed {
+            granted.machines.extend(stray);
+            return Ok(());
+        }
+        let over = granted.failed.is_some_and(|at| at.elapsed() > TAKEN_BACK) && calm_for > TAKEN_BACK;
+        if over && !stray.is_empty() {
+            return Err(format!(
+                "A: {stray:?} count, and Cluster Autoscaler was told that their increase failed"
+            ));
+        }
+        if over {
+            granted.failed = None;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! What worlds have in common: where the API is, Cluster Autoscaler's flags, NodeGroups.
+
+use std::time::Duration;
+
+use ca_model::{Autoscaler, Config, Link, Minor, Provider};
+use vpsie_autoscaler::fleet::{AutoscalingOptions, NodeGroup};
+use vpsie_autoscaler::simulator::{Prefix, Shapes};
+
+use super::checks;
+use super::wires::Door;
+
+/// Where the API is, in its shapes.
+pub(crate) fn base(shapes: Shapes) -> &'static str {
+    match shapes.prefix {
+        Prefix::AppsAndApi | Prefix::Apps => "https://vpsie.example/apps/v2",
+        Prefix::Api => "https://vpsie.example/api/v2",
+        Prefix::Bare => "https://vpsie.example/v2",
+    }
+}
+
+pub(crate) fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
+    let config = Config {
+        max_node_provision_time: Duration::from_mins(6),
+        scale_down_unneeded_time: Duration::from_mins(1),
+        scale_down_unready_time: Duration::from_mins(3),
+        scale_down_delay_after_add: Duration::from_mins(1),
+        unremovable_recheck: Duration::from_secs(30),
+        initial_backoff: Duration::from_mins(1),
+        max_backoff: Duration::from_mins(4),
+        seed,
+        ..Config::default()
+    };
+    Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), door.clone())))
+}
+
+pub(crate) fn groups() -> Vec<NodeGroup> {
+    let pool = |group: &str, offer: &str| format!("{group}/ams1/{offer}/on-demand").parse().unwrap();
+    let group = |name: &str, pools: &[&str], max: u32| NodeGroup {
+        name: name.into(),
+        min: 0,
+        max,
+        pools: pools.iter().map(|offer| pool(name, offer)).collect(),
+        size: None,
+        labels: [("for".to_owned(), name.to_owned())].into(),
+        taints: Vec::new(),
+        preferred: None,
+        options: AutoscalingOptions::default(),
+        adopt: false,
+        cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
+        deletion: None,
+        node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+    };
+    vec![
+        group(checks::POOLS[0].0, checks::POOLS[0].1, checks::MAXIMA[0].1),
+        group(checks::POOLS[1].0, checks::POOLS[1].1, checks::MAXIMA[1].1),
+    ]
+}
