@@ -10,6 +10,7 @@
 
 mod checks;
 mod clock;
+mod cluster;
 mod freezer;
 mod hazards;
 mod kubelets;

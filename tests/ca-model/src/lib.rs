@@ -37,7 +37,7 @@
 
 mod cluster;
 mod expander;
-#[cfg(feature = "cli")]
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod link;
 mod minor;
@@ -51,7 +51,7 @@ mod wire;
 
 pub use cluster::{Cluster, ClusterError, Memory};
 pub use expander::Expander;
-#[cfg(feature = "cli")]
+#[cfg(feature = "kubernetes")]
 pub use kubernetes::Kubernetes;
 pub use link::Link;
 pub use minor::Minor;

@@ -1,0 +1,110 @@
+//! The process as `serve` builds it in a cluster: the loops over VPSie and those over objects.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fake_kube::FakeKube;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use vpsie_autoscaler::control::{
+    Bell, CatalogRefresh, Clock, Declared, Drain, DrainMetrics, FleetHandle, Journal, Keeper, NodeGroups,
+    Nodes, NodesView, Provision, RecordsWatch, Removal, Target,
+};
+use vpsie_autoscaler::fleet::{Basis, Declaration, Policy};
+use vpsie_autoscaler::kubernetes::{Events, bounded};
+use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
+use vpsie_autoscaler::store::{KubernetesStore, Store};
+use vpsie_autoscaler::vpsie::{
+    Backend, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig, Metrics, Transport,
+};
+
+use super::NAMESPACE;
+
+pub(super) struct Process {
+    pub(super) handle: FleetHandle,
+    pub(super) target: watch::Receiver<Target>,
+    tasks: JoinSet<()>,
+}
+
+impl Process {
+    pub(super) async fn start(
+        kube: &FakeKube,
+        clock: Arc<dyn Clock>,
+        transport: Transport,
+        base: &str,
+        seed: u64,
+    ) -> Result<Self, String> {
+        let client = bounded(&kube.client("provider", NAMESPACE));
+        let store = Arc::new(KubernetesStore::new(client.clone(), NAMESPACE));
+        let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
+        let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
+        let vpsie = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
+        let declared = Declared { declaration: Declaration::default(), basis: Basis::default() };
+        let kept: Arc<dyn Store> = Arc::clone(&store) as _;
+        let (keeper, handle) = Keeper::load(kept, Arc::clone(&clock), declared, seed, Journal::default())
+            .await
+            .map_err(|error| error.to_string())?;
+        let managed =
+            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
+        let recorded = store.cluster().map(|_| managed);
+        let managed = Arc::new(ManagedBackend::new(vpsie, recorded.clone()));
+        if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
+            managed.remember(&catalog);
+        }
+        let backend: Arc<dyn Backend> = Arc::clone(&managed) as _;
+        let (bell, view, never) = (Arc::new(Bell::default()), NodesView::default(), CancellationToken::new());
+        let (told, target) = watch::channel(Target::Unknown);
+        let on_target = move |target: &Target| {
+            if let Target::Cluster(config) = target {
+                store.set_cluster(config.cluster.clone());
+                managed.set_target(config.clone());
+            }
+            told.send_replace(target.clone());
+        };
+        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::clone(&bell)).with_view(view.clone());
+        let drain =
+            Drain::new(handle.clone(), client.clone(), view.clone(), Events::none(), DrainMetrics::default());
+        let groups = NodeGroups::new(
+            handle.clone(),
+            clock,
+            view.clone(),
+            client.clone(),
+            NAMESPACE,
+            recorded,
+            on_target,
+        );
+        let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
+        let policy = Policy { running_when_listed: false, ..Policy::default() };
+        let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), Duration::from_mins(15));
+        let idle = Duration::from_mins(1);
+        let provision = Provision::new(handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&bell))
+            .with_nodes(Some(view));
+        let removal = Removal::new(handle.clone(), backend, bell);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper.run());
+        tasks.spawn(nodes.run(never.clone()));
+        tasks.spawn(drain.run(never.clone()));
+        tasks.spawn(groups.run(never.clone()));
+        tasks.spawn(records.run(never.clone()));
+        let mut known = target.clone();
+        tasks.spawn(async move {
+            if known.wait_for(|target| matches!(target, Target::Cluster(_))).await.is_ok() {
+                tokio::join!(catalog.run(never.clone()), provision.run(never.clone()), removal.run(never));
+            }
+        });
+        Ok(Self { handle, target, tasks })
+    }
+
+    pub(super) fn goes_on(&mut self) -> Result<(), String> {
+        match self.tasks.try_join_next() {
+            None => Ok(()),
+            Some(ended) => Err(format!("L: a loop ended: {ended:?}")),
+        }
+    }
+
+    pub(super) async fn kill(mut self) {
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

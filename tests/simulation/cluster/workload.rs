@@ -1,0 +1,85 @@
+//! Pods, their controller and a scheduler.
+
+use std::collections::BTreeMap;
+
+use fake_kube::FakeKube;
+use serde_json::{Value, json};
+
+const CPU_MILLIS: i64 = 1500;
+
+/// Wants so many pods of one kind, and binds those that wait to Nodes that take them.
+#[derive(Default)]
+pub(super) struct Workload {
+    pub(super) wanted: usize,
+    serial: u64,
+}
+
+impl Workload {
+    pub(super) fn step(&mut self, kube: &FakeKube) {
+        let nodes: BTreeMap<String, Value> =
+            kube.list("nodes").into_iter().map(|node| (name(&node), node)).collect();
+        for pod in kube.list("pods") {
+            let lost = node_of(&pod).is_some_and(|node| !nodes.contains_key(node));
+            if lost || pod["metadata"]["deletionTimestamp"].is_string() {
+                kube.vanish("pods", "default", &name(&pod));
+            }
+        }
+        let mut pods = kube.list("pods");
+        pods.sort_by_key(|pod| (node_of(pod).is_none(), name(pod)));
+        for pod in pods.iter().skip(self.wanted) {
+            kube.vanish("pods", "default", &name(pod));
+        }
+        for _ in pods.len()..self.wanted {
+            self.serial += 1;
+            drop(kube.put(pod(&format!("web-{:06}", self.serial))));
+        }
+        for pod in kube.list("pods").iter().filter(|pod| node_of(pod).is_none()) {
+            let all = kube.list("pods");
+            let place = nodes.values().find(|node| takes(node, &all));
+            let change = match place {
+                Some(node) => json!({"spec": {"nodeName": name(node)}, "status": {"phase": "Running"}}),
+                None => json!({"status": {"conditions": [
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}}),
+            };
+            drop(kube.patch("pods", "default", &name(pod), change));
+        }
+    }
+
+    pub(super) fn waiting(kube: &FakeKube) -> usize {
+        kube.list("pods").iter().filter(|pod| node_of(pod).is_none()).count()
+    }
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "web", "controller": true}]},
+        "spec": {"containers": [{"name": "web", "resources": {"requests":
+            {"cpu": format!("{CPU_MILLIS}m"), "memory": "1Gi"}}}]},
+        "status": {"phase": "Pending"},
+    })
+}
+
+/// Pods that run on a Node.
+pub(super) fn pods_on(kube: &FakeKube, node: &str) -> Vec<String> {
+    kube.list("pods").iter().filter(|pod| node_of(pod) == Some(node)).map(name).collect()
+}
+
+fn takes(node: &Value, pods: &[Value]) -> bool {
+    let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    let tainted = node["spec"]["taints"].as_array().is_some_and(|taints| !taints.is_empty());
+    let cores: i64 =
+        node["status"]["allocatable"]["cpu"].as_str().and_then(|cpu| cpu.parse().ok()).unwrap_or(0);
+    let used = pods.iter().filter(|pod| node_of(pod) == Some(&name(node))).count() as i64 * CPU_MILLIS;
+    ready && !tainted && node["spec"]["unschedulable"] != true && cores * 1000 - used >= CPU_MILLIS
+}
+
+pub(super) fn name(object: &Value) -> String {
+    object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+}
+
+fn node_of(pod: &Value) -> Option<&str> {
+    pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
+}
