@@ -14,8 +14,8 @@ use super::journal::print;
 use super::nodes::NodesView;
 use crate::catalog::Catalog;
 use crate::fleet::{
-    AskOutcome, Before, Created, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode, Maxima, SizeId,
-    StrangerKind, Verdict, Vm,
+    AskOutcome, Before, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode,
+    Maxima, SizeId, StrangerKind, Verdict,
 };
 use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::retry_after::RetryAfter;
@@ -210,7 +210,7 @@ impl Backend for Guarded {
         answer
     }
 
-    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+    async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {
         self.guard(|guard, now| guard.deletion_asked(&vm.hostname, now));
         let answer = self.inner.delete(vm).await;
         if answer.is_ok() {

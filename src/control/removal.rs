@@ -85,7 +85,7 @@ impl Removal {
             next.retain(|m| troubled.get(&m.id).is_none_or(Backoff::ready));
             next.retain(|m| !calling.values().any(|id| *id == m.id) && !accepted.contains(&m.id));
             next.sort_by_key(|m| troubled.contains_key(&m.id));
-            next.into_iter().filter_map(|m| Some((m.id.clone(), m.vm()?.clone()))).take(free).collect()
+            next.into_iter().filter_map(|m| Some((m.id.clone(), m.deletable()?))).take(free).collect()
         });
         for (id, vm) in next {
             let backend = Arc::clone(&self.backend);

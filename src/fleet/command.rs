@@ -409,12 +409,12 @@ impl Fleet {
         changes
     }
 
-    /// Notes that there is no API server: nothing can be drained, and every VM may be deleted as it is.
+    /// Without an API server nothing can be drained: every VM may be deleted as it is.
     pub(super) fn skip_drains(&mut self, changes: &mut Vec<Change>) {
         let due =
             |m: &&Machine| matches!(m.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. });
         for id in self.machines.values().filter(due).map(|m| m.id.clone()).collect::<Vec<_>>() {
-            changes.extend(self.note_drain(&id, DrainState::NoNode));
+            changes.extend(self.note_drain(&id, DrainState::Done));
         }
     }
 

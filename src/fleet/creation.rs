@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::ids::{MachineId, SizeId};
-use super::machine::{Ask, AskOutcome, DrainState, Failure, FailureReason, Machine, Phase};
+use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase};
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
@@ -51,17 +51,9 @@ impl Machine {
         }
     }
 
-    /// Whether VPSie is to be asked to delete its VM: its Node is drained, or there is none.
+    /// Whether VPSie is to be asked to delete its VM.
     pub fn is_unwanted(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Deleting {
-                vm: Some(_),
-                accepted_at: None,
-                drain: DrainState::NoNode | DrainState::Done,
-                ..
-            }
-        )
+        self.deletable().is_some()
     }
 }
 

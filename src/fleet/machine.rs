@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -79,10 +80,10 @@ pub enum DrainState {
     /// The Node, if there is one, must be drained first.
     #[default]
     Pending,
-    /// There is no Node, by the API server's own answer, or no API server. Not durable: after a restart the API
-    /// server is asked again. A Node that registers later is drained after all.
+    /// There is no Node, by the API server's own answer. Not durable: after a restart the API server is asked again.
+    /// A Node that registers later is drained after all.
     NoNode,
-    /// The Node was drained, by us or by Cluster Autoscaler.
+    /// The Node was drained, by us or by Cluster Autoscaler; or there is no API server.
     Done,
 }
 
@@ -163,6 +164,26 @@ pub struct Vm {
     /// The `spec.providerID` that another controller gave its Node: it cannot be changed, so it is the Instance id.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<ProviderId>,
+}
+
+/// A VM that may be deleted: its Node is drained, or there is none. Only [`Machine::deletable`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletableVm(Vm);
+
+impl Deref for DeletableVm {
+    type Target = Vm;
+
+    fn deref(&self) -> &Vm {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+impl DeletableVm {
+    /// For tests of what follows.
+    pub(crate) fn assumed(vm: Vm) -> Self {
+        Self(vm)
+    }
 }
 
 /// One creation asked of VPSie.
@@ -301,6 +322,19 @@ impl Machine {
     /// Whether it counts in its pool's target size (invariant 1).
     pub fn counts(&self) -> bool {
         !matches!(self.phase, Phase::Deleting { .. })
+    }
+
+    /// Its VM, if VPSie is to be asked to delete it: its Node is drained, or there is none.
+    pub fn deletable(&self) -> Option<DeletableVm> {
+        match &self.phase {
+            Phase::Deleting {
+                vm: Some(vm),
+                accepted_at: None,
+                drain: DrainState::NoNode | DrainState::Done,
+                ..
+            } => Some(DeletableVm(vm.clone())),
+            _ => None,
+        }
     }
 
     /// The `Instance` id: what its Node has as providerID, or will have once the VM's UUID is known; a stable

@@ -46,7 +46,9 @@ pub use ids::{
 pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
 pub use ledger::{LateRequests, Ledger};
 pub use listing::{ListedNode, NodeRole, VmState};
-pub use machine::{Ask, AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
+pub use machine::{
+    Ask, AskOutcome, DeletableVm, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm,
+};
 pub use paid::surge;
 pub use policy::Policy;
 pub use query::Limits;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::catalog::Catalog;
-use crate::fleet::{FailureReason, ListedNode, SizeId, Vm};
+use crate::fleet::{DeletableVm, FailureReason, ListedNode, SizeId};
 use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.
@@ -30,8 +30,8 @@ pub trait Backend: Send + Sync + 'static {
     /// `label` is a name for a VPSie group, should one have to be made for the size.
     async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError>;
 
-    /// Deletes that VM and no other (invariant 7). Idempotent: a VM that is not there is a success.
-    async fn delete(&self, vm: &Vm) -> Result<(), BackendError>;
+    /// Deletes that VM and no other (invariant 7), which its Node does not need any more. Idempotent: a VM that is not there is a success.
+    async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError>;
 }
 
 /// Why VPSie did not do what was asked.

@@ -18,7 +18,7 @@ use super::sizes::{Sizes, group_name};
 use super::wire::Node;
 use crate::catalog::Catalog;
 use crate::fleet::{
-    ClusterId, DatacenterId, FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId,
+    ClusterId, DatacenterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId,
 };
 use crate::retry_after::RetryAfter;
 
@@ -328,7 +328,7 @@ impl Backend for ManagedBackend {
         self.client.add_worker(cluster, group).await.map_err(ApiError::of_write)
     }
 
-    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+    async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {
         let cluster = &self.target()?.cluster;
         let id = match &vm.id {
             Some(id) => id.clone(),

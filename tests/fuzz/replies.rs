@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tower::util::BoxCloneSyncService;
 use vpsie_autoscaler::cost::{Prices, UsdPerHour};
-use vpsie_autoscaler::fleet::{Fleet, SizeId, Vm};
+use vpsie_autoscaler::fleet::{Fleet, Machine, SizeId};
 use vpsie_autoscaler::retry_after::RetryAfter;
 use vpsie_autoscaler::vpsie::{
     Backend as _, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
@@ -150,9 +150,16 @@ pub(crate) fn run(input: &[u8]) {
             }
             "delete" => {
                 for id in [serde_json::Value::Null, "u-7".into()] {
-                    let vm = serde_json::json!({"hostname": "hel-slave-2", "id": id});
-                    let vm: Vm = serde_json::from_value(vm).unwrap();
-                    bounded(&backend.delete(&vm).await);
+                    let time = "2026-01-01T00:00:00Z";
+                    let drained = serde_json::json!({
+                        "id": "web-00000001", "pool": "web/ams1/small/on-demand", "size": 2, "createdAt": time,
+                        "phase": {
+                            "phase": "deleting", "vm": {"hostname": "hel-slave-2", "id": id}, "since": time,
+                            "drain": false, "acceptedAt": null,
+                        },
+                    });
+                    let drained: Machine = serde_json::from_value(drained).unwrap();
+                    bounded(&backend.delete(&drained.deletable().unwrap()).await);
                 }
             }
             "try" => {

@@ -216,8 +216,9 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
 fn is_over(history: &History, node: &Node, stranger: &Stranger) -> bool {
     let StrangerKind::Gone { deleted, machine, .. } = &stranger.kind else { return false };
     match (provider_id(node), &stranger.id) {
-        _ if history.was_of(node, machine) => *deleted || !is_ready(node),
-        (Some(found), Some(id)) => found == id.provider_id() && (*deleted || !is_ready(node)),
+        (Some(found), Some(id)) if found == id.provider_id() => *deleted || !is_ready(node),
+        _ if history.was_of(node, machine) => !is_ready(node),
+        (Some(_), Some(_)) => false,
         (Some(found), None) if !found.starts_with(PROVIDER_ID_PREFIX) => false,
         _ => is_left(node, history.order_to_end(node, &stranger.hostname)),
     }

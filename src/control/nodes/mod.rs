@@ -101,6 +101,7 @@ impl Nodes {
             .inspect_err(|error| tracing::warn!(%error, "Nodes cannot be watched; trying again"));
         let mut events = std::pin::pin!(events);
         let mut commits = self.handle.clone();
+        self.handle.read(|fleet| self.history.note_records(fleet));
         let mut next = Instant::now() + REPEAT;
         loop {
             tokio::select! {

@@ -25,7 +25,7 @@ impl Backend for Misread {
         self.0.create(size, label).await
     }
 
-    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+    async fn delete(&self, vm: &crate::fleet::DeletableVm) -> Result<(), BackendError> {
         self.0.delete(vm).await
     }
 }

@@ -8,6 +8,7 @@ mod drain;
 mod events;
 mod frugality;
 mod guard;
+mod identity;
 mod objects;
 mod sizes;
 mod unread;
@@ -148,7 +149,7 @@ impl Backend for Scripted {
         .await
     }
 
-    async fn delete(&self, vm: &Vm) -> Result<(), BackendError> {
+    async fn delete(&self, vm: &crate::fleet::DeletableVm) -> Result<(), BackendError> {
         self.note(format!("delete {}", vm.hostname));
         let reply = self.state().deletions.get(vm.hostname.as_str()).copied().unwrap_or(Reply::Done);
         self.play(reply, |state| state.nodes.retain(|node| node.hostname != vm.hostname)).await

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cost::{HoursPerMonth, Prices};
-use crate::fleet::{ListedNode, NodeRole, SizeId, Vm as FleetVm, VmState};
+use crate::fleet::{DeletableVm, ListedNode, NodeRole, SizeId, Vm as FleetVm, VmState};
 use crate::vpsie::{
     Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
 };
@@ -52,12 +52,12 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
         assert_eq!(node.id.as_ref().unwrap().as_str(), vm.vm.uuid);
         assert_eq!(node.state, VmState::Running);
     }
-    let victim = FleetVm {
+    let victim = DeletableVm::assumed(FleetVm {
         hostname: found[0].hostname.clone(),
         id: found[0].id.clone(),
         addresses: Vec::new(),
         provider_id: None,
-    };
+    });
     backend.delete(&victim).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     backend.delete(&victim).await?;

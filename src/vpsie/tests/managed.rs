@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::script::{Fate, Script, ok, refuse, reply, slow_down};
-use crate::fleet::{FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId, VmState};
+use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId, VmState};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, Credentials, ManagedBackend, ManagedConfig};
 
@@ -41,8 +41,13 @@ fn accepted() -> Fate {
     ok(&json!(true))
 }
 
-fn vm(hostname: &str, id: Option<&str>) -> Vm {
-    Vm { hostname: Hostname::new(hostname), id: id.map(Into::into), addresses: Vec::new(), provider_id: None }
+fn vm(hostname: &str, id: Option<&str>) -> DeletableVm {
+    DeletableVm::assumed(Vm {
+        hostname: Hostname::new(hostname),
+        id: id.map(Into::into),
+        addresses: Vec::new(),
+        provider_id: None,
+    })
 }
 
 fn ids(nodes: &[ListedNode]) -> Vec<(&str, Option<&str>)> {

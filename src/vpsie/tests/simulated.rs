@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use serde_json::json;
 
 use super::script::TestClock;
-use crate::fleet::{Hostname, ListedNode, NodeRole, SizeId, Vm, VmState};
+use crate::fleet::{DeletableVm, Hostname, ListedNode, NodeRole, SizeId, Vm, VmState};
 use crate::simulator::{
     DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, DEFAULT_DATACENTER, Prefix, Shapes, Simulator,
     SimulatorConfig,
@@ -67,28 +67,18 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
     }
 
     let victim = up[1].hostname.clone();
-    second
-        .delete(&Vm {
-            hostname: victim.clone(),
-            id: up[1].id.clone(),
-            addresses: Vec::new(),
-            provider_id: None,
-        })
-        .await?;
+    let vm = |id| {
+        let hostname = victim.clone();
+        DeletableVm::assumed(Vm { hostname, id, addresses: Vec::new(), provider_id: None })
+    };
+    second.delete(&vm(up[1].id.clone())).await?;
     tokio::time::sleep(Duration::from_secs(30)).await;
     let left: Vec<Hostname> = workers(second.list().await?).into_iter().map(|node| node.hostname).collect();
     let want: Vec<Hostname> =
         up.iter().map(|node| node.hostname.clone()).filter(|name| *name != victim).collect();
     assert_eq!(left, want);
-    second
-        .delete(&Vm {
-            hostname: victim.clone(),
-            id: up[1].id.clone(),
-            addresses: Vec::new(),
-            provider_id: None,
-        })
-        .await?;
-    second.delete(&Vm { hostname: victim, id: None, addresses: Vec::new(), provider_id: None }).await
+    second.delete(&vm(up[1].id.clone())).await?;
+    second.delete(&vm(None)).await
 }
 
 #[tokio::test(start_paused = true)]
