@@ -54,6 +54,21 @@ pub(crate) fn read_stranger(text: &str) -> Result<Stranger, serde_json::Error> {
     })
 }
 
+/// The VM that a row names which cannot be read otherwise: it is never touched.
+pub(crate) fn vm_of_unreadable(text: &str) -> Option<Stranger> {
+    let record: Value = serde_json::from_str(text).ok()?;
+    let vm = record.pointer("/phase/vm").filter(|vm| !vm.is_null()).unwrap_or(&record["vm"]);
+    let first_seen = record["createdAt"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
+    let id = vm["id"].as_str().map(VmId::from);
+    Some(Stranger {
+        hostname: Hostname::new(vm["hostname"].as_str()?),
+        id,
+        first_seen,
+        kind: StrangerKind::Foreign,
+        awaited_by: None,
+    })
+}
+
 /// Whether this version knows the word.
 pub(crate) fn is_known<T: DeserializeOwned>(word: &Value) -> bool {
     serde_json::from_value::<T>(word.clone()).is_ok()

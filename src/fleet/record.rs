@@ -104,6 +104,14 @@ pub struct Records {
     pub unreadable: u32,
 }
 
+impl Records {
+    /// Whether a record has the node's VM.
+    pub(crate) fn knows_vm(&self, node: &Stranger) -> bool {
+        self.strangers.iter().any(|stranger| stranger.hostname == node.hostname)
+            || self.machines.iter().any(|m| m.vm().is_some_and(|vm| vm.hostname == node.hostname))
+    }
+}
+
 /// A node that VPSie listed and that is no machine's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -304,9 +304,13 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
             "the records were written by a newer vpsie-autoscaler; what this one does not know of them is left out"
         );
     }
+    let mut untouchable = Vec::new();
     for row in transaction.open_table(MACHINES)?.iter()? {
         let (key, value) = row?;
         let machine = lenient::read_machine(value.value());
+        if machine.is_err() {
+            untouchable.extend(lenient::vm_of_unreadable(value.value()));
+        }
         records.machines.extend(readable(&MACHINES, &key.value(), machine, &mut records.unreadable));
     }
     for row in transaction.open_table(STRANGERS)?.iter()? {
@@ -314,6 +318,8 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
         let stranger = lenient::read_stranger(value.value());
         records.strangers.extend(readable(&STRANGERS, &key.value(), stranger, &mut records.unreadable));
     }
+    untouchable.retain(|vm| !records.knows_vm(vm));
+    records.strangers.extend(untouchable);
     for row in transaction.open_table(LEARNED)?.iter()? {
         let (key, value) = row?;
         let size = SizeId(key.value());

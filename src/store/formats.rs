@@ -243,7 +243,9 @@ async fn a_newer_format_loses_no_vm_and_stops_nothing() {
         let kind =
             |name: &str| records.strangers.iter().find(|s| s.hostname.as_str() == name).map(|s| &s.kind);
         assert_eq!(kind("ams-slave-9"), Some(&StrangerKind::Foreign));
-        assert_eq!(records.unreadable, 1);
+        assert_eq!(phase("workers-5"), None, "no pool of this version");
+        assert_eq!(kind("ams-slave-5"), Some(&StrangerKind::Foreign), "its VM is never touched");
+        assert_eq!(records.unreadable, 2);
     }
     let before = kube.list("vpsienodes");
     let store = store(&kube);

@@ -251,11 +251,7 @@ impl Store for KubernetesStore {
         self.warn_of(&nodes);
         let mut records = records_of(&nodes, &maps);
         records.unreadable += unreadable;
-        let known = |vm: &Stranger| {
-            records.strangers.iter().any(|stranger| stranger.hostname == vm.hostname)
-                || records.machines.iter().any(|m| m.vm().is_some_and(|of| of.hostname == vm.hostname))
-        };
-        let untouchable: Vec<Stranger> = untouchable.into_iter().filter(|vm| !known(vm)).collect();
+        let untouchable: Vec<Stranger> = untouchable.into_iter().filter(|vm| !records.knows_vm(vm)).collect();
         records.strangers.extend(untouchable);
         self.note_incomplete(increases::incomplete(&nodes));
         self.nodes.fill(nodes.into_iter().filter(|node| node.machine().is_ok()));
