@@ -55,14 +55,14 @@ with 1.36.
 
 ## What new Nodes are expected to have
 
-Cluster Autoscaler adds a Node to an empty pool only for pods that fit the Node it is told of. Of a pool with Nodes it
-takes a real one. What it is told of an empty pool comes from three sources:
+Cluster Autoscaler scales an empty pool up only for pods that fit the pool's template, a Node that vpsie-autoscaler
+describes. For a pool with Nodes it uses a real one. The template comes from three sources:
 
-1. `nodeTemplate`: architecture, operating system, labels that others give the Nodes, devices and huge pages. Labels hold
-   whatever Nodes show. The rest holds until three Nodes of the NodeGroup have shown less, or another architecture: no
-   machines are bought for ever for pods that do not fit on them.
-2. Nodes of the NodeGroup with that size. The last three that registered decide: of an amount their median (of two Nodes
-   the smaller), of a label what all three have. A Node counts once it is ready and has been the same for 30 seconds; a
+1. `nodeTemplate`: architecture, operating system, labels that others give the Nodes, devices and huge pages. Declared
+   labels always hold. The rest holds until three Nodes of the NodeGroup show less, or another architecture: otherwise
+   machines would be rented again and again for pods that do not fit on them.
+2. Nodes of the NodeGroup with that size. The last three that registered decide: an amount is their median (the smaller
+   one of two), a label is used if all three have it. A Node counts once it is ready and has been the same for 30 seconds; a
    change counts after 2 minutes. Cores, memory, disk, pods and the architecture of a size are taken from Nodes of other
    NodeGroups where this one had none.
 3. The nominal size of the offer, less `--reserved-cpu-millis`, `--reserved-memory-mib` and `--reserved-disk-gib`; `amd64`, `linux`.
@@ -78,9 +78,9 @@ spec:
     resources: {nvidia.com/gpu: "1"}
 ```
 
-The metrics `vpsie_autoscaler_template_allocatable` and `vpsie_autoscaler_template_nodes` show what a pool is told to
-have and how many of its Nodes that rests on. To forget what the Nodes of a NodeGroup showed, change the value of an
-annotation; Nodes that are there count again after 30 seconds to 2 minutes:
+The metrics `vpsie_autoscaler_template_allocatable` and `vpsie_autoscaler_template_nodes` show the
+template of each pool and how many of its Nodes it is based on. To forget what the Nodes of a NodeGroup showed, change the value of an
+annotation; existing Nodes count again after 30 seconds to 2 minutes:
 
 ```sh
 kubectl annotate nodegroup workers --overwrite autoscaler.vpsie.com/learn-anew="$(date +%s)"

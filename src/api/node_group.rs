@@ -105,8 +105,8 @@ pub struct NodeGroupSpec {
         validation = rules::taints_leave_out(3)
     )]
     pub taints: Vec<Taint>,
-    /// What its Nodes have beside what their offer says and what vpsie-autoscaler gives them, for Cluster Autoscaler
-    /// while there are none. What is left out is learned from its Nodes.
+    /// What its Nodes have in addition to their offer and to what vpsie-autoscaler sets: the template for Cluster
+    /// Autoscaler while there are no Nodes. Fields that are left out are learned from its Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_template: Option<NodeTemplate>,
     /// When to add nodes. No effect yet: Cluster Autoscaler's flags decide.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{rules, text};
 
-/// What its Nodes have beside what their offer says and what vpsie-autoscaler gives them. Cluster Autoscaler counts on
-/// it while the NodeGroup has no Nodes.
+/// What the Nodes of a NodeGroup have in addition to their offer and to what vpsie-autoscaler sets. Cluster Autoscaler
+/// relies on it while the NodeGroup has no Nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeTemplate {
@@ -31,8 +31,8 @@ pub struct NodeTemplate {
         validation = rules::labels_leave_out(3)
     )]
     pub labels: BTreeMap<String, String>,
-    /// Devices of each of its Nodes by the name of their resource, such as `nvidia.com/gpu: "1"`, and bytes of huge
-    /// pages, such as `hugepages-2Mi: 1Gi`.
+    /// Devices of each Node by resource name, such as `nvidia.com/gpu: "1"`, and bytes of huge pages, such as
+    /// `hugepages-2Mi: 1Gi`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, text::Amount>", extend("maxProperties" = 16))]
     #[x_kube(validation = rules::resources_are_extended())]

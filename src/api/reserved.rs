@@ -45,12 +45,12 @@ pub(crate) const LABELS: [Reserved; 4] = [
             "failure-domain.beta.kubernetes.io/zone",
         ],
         prefixes: &[],
-        why: "Kubernetes or vpsie-autoscaler sets it on every Node, by what the Node is",
+        why: "Kubernetes or vpsie-autoscaler sets it on every Node, as a fact about the Node",
     },
     Reserved {
         keys: &[GPU_LABEL],
         prefixes: &[],
-        why: "Cluster Autoscaler takes every Node with it for unready until the Node has GPUs, and stops all scaling \
+        why: "Cluster Autoscaler treats every Node with it as unready until the Node has GPUs, and stops all scaling \
               when too many Nodes are unready",
     },
     Reserved {
@@ -61,7 +61,7 @@ pub(crate) const LABELS: [Reserved; 4] = [
     Reserved {
         keys: &["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"],
         prefixes: &[],
-        why: "Kubernetes takes a Node with it for one of the control plane",
+        why: "Kubernetes treats a Node with it as part of the control plane",
     },
 ];
 
@@ -79,14 +79,14 @@ pub(crate) const TAINTS: [Reserved; 4] = [
             "ignore-taint.cluster-autoscaler.kubernetes.io/",
             "status-taint.cluster-autoscaler.kubernetes.io/",
         ],
-        why: "Cluster Autoscaler leaves it out of its plans, takes a Node with it for unready, and stops all scaling \
+        why: "Cluster Autoscaler ignores it when it plans, treats a Node with it as unready, and stops all scaling \
               when too many Nodes are unready; give the taint another key, and name that in Cluster Autoscaler's \
               --startup-taint if something removes it once the Node is ready",
     },
     Reserved {
         keys: &["cloud.google.com/impending-node-termination", "NodeWithImpairedVolumes"],
         prefixes: &["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"],
-        why: "Kubernetes sets and removes it by the condition of a Node, and Cluster Autoscaler leaves it out of its \
+        why: "Kubernetes sets and removes it by the conditions of a Node, and Cluster Autoscaler ignores it when it \
               plans",
     },
     Reserved { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it itself" },

@@ -176,7 +176,7 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpAddr>,
-    /// `spec.providerID` of its Node, if another controller set it first: the machine's id to Cluster Autoscaler.
+    /// `spec.providerID` of its Node, if another controller set it first. Cluster Autoscaler identifies the machine by it.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
     /// Why it was given up, and so by whom.

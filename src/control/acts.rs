@@ -58,9 +58,9 @@ kinds! {
     OrphanAdopted "orphan_adopted" "a machine that waited for a VM got an orphan",
     TakenIn "taken_in" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
     ForeignFound "foreign_found" "a node is listed that is not ours: never touched",
-    UnexpectedFound "unexpected_found" "a node is listed while requests wait or were lost, and fits none: it counts as paid for, and is never touched",
+    UnexpectedFound "unexpected_found" "a node appeared while requests waited or were lost, and fits none: it counts as paid for, and is never touched",
     GrowthHalted "growth_halted" "the runaway guard stops creations; `by` is the cause, `message` says what to do",
-    GrowthResumed "growth_resumed" "the runaway guard lets creations pass again",
+    GrowthResumed "growth_resumed" "the runaway guard allows creations again",
 }
 
 /// One act that spends or frees money, or explains one.

@@ -54,7 +54,7 @@ impl DrainMetrics {
     /// Registers `node_drains_total{result="drained|gone"}`,
     /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Machines being deleted: their Node was drained, or there was none";
+        let help = "Machines being deleted whose drain is over: their Node was drained, or there was none";
         registry.register("node_drains", help, None, &self.drains);
         let help =
             "Evictions asked for, by what the API server answered: accepted, blocked, throttled, failed";
@@ -175,7 +175,7 @@ impl Drain {
             match pods_on(&self.client, &node.name).await {
                 Ok(found) => pods.extend(found),
                 Err(error) => {
-                    tracing::warn!(node = node.name, %error, "the pods of a Node that is drained cannot be read; trying again");
+                    tracing::warn!(node = node.name, %error, "cannot list the pods of a Node that is being drained; trying again");
                     self.quiet_until = Instant::now() + UNANSWERED;
                     return Ok(());
                 }
@@ -283,7 +283,7 @@ impl Drain {
             Ok(()) => {}
             Err(CommandError::Stopped) => return Err(CommandError::Stopped),
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "the state of a drain is not recorded yet; trying again");
+                tracing::warn!(machine = %id, %error, "cannot record the state of a drain; trying again");
                 return Ok(());
             }
         }

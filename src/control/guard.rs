@@ -110,7 +110,7 @@ impl Guarded {
         match self.inner.count().await {
             Ok(count) => count,
             Err(error) => {
-                tracing::warn!(%error, "cannot ask VPSie how many workers it counts");
+                tracing::warn!(%error, "VPSie's count of workers cannot be read; trying again later");
                 None
             }
         }
@@ -119,7 +119,7 @@ impl Guarded {
     /// Records which nodes no request can have made, before the first request.
     async fn record(&self) -> Result<(), BackendError> {
         let Some(Some(known)) = self.guard(|guard, _| guard.known_before().cloned()) else {
-            return Err(unavailable("VPSie was not listed yet".to_owned()));
+            return Err(unavailable("VPSie's nodes have not been listed yet".to_owned()));
         };
         if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
             return Ok(());
@@ -155,7 +155,7 @@ impl Guarded {
             Some(halt) => (ActKind::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string()),
             None => {
                 let message = format!(
-                    "VMs are created again: {} may be paid for, of at most {}",
+                    "growth goes on: {} VMs may be paid for, of at most {}",
                     verdict.counted, verdict.bound
                 );
                 (ActKind::GrowthResumed, EventType::Normal, "GrowthResumed", message)
@@ -197,7 +197,7 @@ impl Backend for Guarded {
         let ticket = match permit {
             Some(Ok(ticket)) => ticket,
             Some(Err(halt)) => return Err(unavailable(halt.to_string())),
-            None => return Err(unavailable("VPSie was not listed yet".to_owned())),
+            None => return Err(unavailable("VPSie's nodes have not been listed yet".to_owned())),
         };
         let answer = self.inner.create(size, label).await;
         let outcome = match &answer {

@@ -80,7 +80,7 @@ impl Journal {
                 memory_mib = learned.allocatable.memory_mib,
                 disk_gib = learned.allocatable.disk_gib,
                 nodes = learned.nodes.len(),
-                "templates of a size follow what its Nodes show; figures are allocatable"
+                "the templates of a size changed to the allocatable resources of its last Nodes"
             ),
             Change::SaveCatalog(catalog) => tracing::info!(offers = catalog.offers.len(), "catalog changed"),
             _ => {}

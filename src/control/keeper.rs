@@ -206,7 +206,7 @@ impl Keeper {
         let undo = undo(failed, &self.shared(), working);
         if !undo.is_empty() {
             for refused in refused_of(self.store.commit(&undo).await)? {
-                tracing::error!(%refused.record, problem = refused.problem, "what a failed command recorded stays");
+                tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
             }
             let problem = "the command failed in part, or its caller gave up".to_owned();
             left_out.extend(undo.iter().map(|change| (change.record(), problem.clone())));
@@ -241,9 +241,9 @@ impl Keeper {
         let undo = self.undone.due(&fleet);
         if !undo.is_empty() {
             for refused in refused_of(self.store.commit(&undo).await)? {
-                tracing::error!(%refused.record, problem = refused.problem, "what a failed command recorded stays");
+                tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
             }
-            tracing::warn!(records = undo.len(), "undid what commands recorded that failed");
+            tracing::warn!(records = undo.len(), "undid the records of failed commands");
             undo.iter().for_each(|change| fleet.apply(change));
         }
         self.undone.reloaded();

@@ -57,7 +57,7 @@ impl Collector for FleetCollector {
                 ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
             }
         }
-        let help = "Pools whose price nobody knows";
+        let help = "Pools without a known price";
         ConstGauge::new(unpriced).encode(encoder.encode_descriptor(
             "unpriced_pools",
             help,
@@ -92,13 +92,13 @@ impl Collector for FleetCollector {
             ("pool_price", "Price of one machine of the pool", Some(&usd_per_hour), prices),
             (
                 "template_allocatable",
-                "What a new Node of the pool offers to pods, as Cluster Autoscaler is told: cores, bytes, numbers",
+                "Allocatable resources in the pool's template for Cluster Autoscaler: cores, bytes, counts",
                 None,
                 templates,
             ),
             (
                 "template_nodes",
-                "Nodes of the NodeGroup that the pool's template rests on; 0: other Nodes of the size, or its nominal size",
+                "Nodes of the NodeGroup that the pool's template is based on; 0: based on other Nodes of the size, or on its nominal size",
                 None,
                 learned,
             ),

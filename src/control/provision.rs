@@ -289,7 +289,7 @@ impl Provision {
         if self.recording.ready()
             && let Err(error) = self.record_outcomes().await
         {
-            tracing::warn!(%error, "the answer to a creation is not recorded");
+            tracing::warn!(%error, "the answer to a creation cannot be recorded; trying again");
         }
     }
 

@@ -92,8 +92,8 @@ impl fmt::Display for Halt {
             ),
             Self::UnexplainedNodes(nodes) => write!(
                 f,
-                "growth is halted: {} nodes appeared that no request explains ({}); delete them at VPSie, or annotate \
-                 the Nodes that a person added with {}=true",
+                "growth is halted: {} unexplained nodes ({}) appeared beyond the VMs that were asked for; delete them at \
+                 VPSie, or annotate the Nodes that a person added with {}=true",
                 nodes.len(),
                 some(nodes),
                 names::ADDED_BY_HAND

@@ -155,7 +155,7 @@ impl Fleet {
             Some(Verdict { halt: Some(halt), .. }) => halt.to_string(),
             Some(Verdict { counted, bound, .. }) => {
                 format!(
-                    "{counted} VMs may be paid for and {} are to be asked for, of at most {bound}",
+                    "{counted} VMs may be paid for and {} more wait to be created, of at most {bound}",
                     self.waiting
                 )
             }

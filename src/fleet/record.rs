@@ -51,11 +51,11 @@ pub enum RecordKey {
 impl fmt::Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Machine(id) => write!(f, "of machine {id}"),
-            Self::Stranger(hostname) => write!(f, "of node {hostname}"),
-            Self::Learned(size) => write!(f, "of size {size}"),
-            Self::Ledger => f.write_str("of requests without a VM"),
-            Self::Catalog => f.write_str("of the catalog"),
+            Self::Machine(id) => write!(f, "machine {id}"),
+            Self::Stranger(hostname) => write!(f, "node {hostname}"),
+            Self::Learned(size) => write!(f, "size {size}"),
+            Self::Ledger => f.write_str("late requests"),
+            Self::Catalog => f.write_str("catalog"),
         }
     }
 }

@@ -75,7 +75,7 @@ impl Release {
                 "they would turn --ignore-daemonsets-utilization off, which this release does not tell; \
                  ignoreDaemonSetsUtilization: false in the NodeGroup allows that"
             }
-            Self::From133To134 => "a duration of them does not fit the protocol",
+            Self::From133To134 => "one of the durations does not fit the protocol",
         }
     }
 }

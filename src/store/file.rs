@@ -301,7 +301,7 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
     if let Some(newer) = revision.filter(|revision| *revision > REVISION) {
         tracing::warn!(
             revision = newer,
-            "the records were written by a newer vpsie-autoscaler; what this one does not know of them is left out"
+            "the records were written by a newer vpsie-autoscaler; unknown fields are ignored"
         );
     }
     let mut untouchable = Vec::new();

@@ -91,6 +91,6 @@ pub struct RefusedRecord {
 }
 
 fn list(refused: &[RefusedRecord]) -> String {
-    let one = |refused: &RefusedRecord| format!("that {}: {}", refused.record, refused.problem);
+    let one = |refused: &RefusedRecord| format!("{}: {}", refused.record, refused.problem);
     refused.iter().map(one).collect::<Vec<_>>().join("; ")
 }

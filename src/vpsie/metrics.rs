@@ -63,7 +63,7 @@ impl Metrics {
         registry.register("vpsie_api_retries", help, None, &self.retries);
         let help = "Rows of VPSie's replies that could not be read";
         registry.register("vpsie_api_skipped_rows", help, None, &self.skipped_rows);
-        let help = "Rows that VPSie told of and did not give when the list was last read";
+        let help = "Rows that VPSie announced and did not return when the list was last read";
         registry.register("vpsie_api_missing_rows", help, None, &self.missing_rows);
         let help = "Listed workers whose UUID no listing confirms: they cannot be deleted";
         registry.register("vpsie_api_unidentified_workers", help, None, &self.unidentified);

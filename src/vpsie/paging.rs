@@ -173,7 +173,7 @@ impl Client {
                 endpoint = call.endpoint,
                 rows = reading.rows.len(),
                 missing,
-                "VPSie tells of more rows than it gives; what is missing counts as not known, not as gone"
+                "VPSie announces more rows than it returns; missing rows count as unknown, not as deleted"
             );
         }
         let read = |row: &Value| {

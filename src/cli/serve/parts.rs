@@ -80,7 +80,7 @@ pub(super) async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<Tc
     let bound = TcpListener::bind(address).await;
     let bound = match bound {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
-            tracing::info!(%error, "{flag} {address}: no IPv6 here, listening on IPv4 only");
+            tracing::info!(%error, "{flag} {address}: no IPv6 on this host; listening on IPv4 only");
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
         }
         bound => bound,

@@ -138,13 +138,19 @@ fn page() -> String {
          ```\n\n\
          ## Events\n\n\
          With `--store=kubernetes`, acts are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the \
-         machine's VPSieNode, and where somebody may have to do something, on its NodeGroup:\n\n\
+         machine's VPSieNode, and where a person may have to act, on its NodeGroup:\n\n\
          | Reason | Type | On | Act |\n| --- | --- | --- | --- |\n",
     );
     for act in ActKind::ALL {
         let Some((kind, reason, group)) = event(*act) else { continue };
         let on = match (*act, group) {
-            (ActKind::OrphanFound, _) => "NodeGroup",
+            (
+                ActKind::OrphanFound
+                | ActKind::UnexpectedFound
+                | ActKind::GrowthHalted
+                | ActKind::GrowthResumed,
+                _,
+            ) => "NodeGroup",
             (_, true) => "NodeGroup, VPSieNode",
             (_, false) => "VPSieNode",
         };
@@ -153,6 +159,10 @@ fn page() -> String {
     page.push_str(
         "| `OrphanDeleted` | Normal | NodeGroup, VPSieNode | `given_up` by `Orphan` |\n\
          | `MaximumReached` | Warning | NodeGroup | a scale-up was refused: the NodeGroup's maximum, or the cluster's |\n\
+         | `CostLimitReached`, `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: it would cost more than the cost limit leaves, or its price is not known and there is such a limit |\n\
+         | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: VMs that are being deleted, orphans and unexpected nodes leave no room |\n\
+         | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard stops creations |\n\
+         | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\n\
          `Deleting` is not told on the NodeGroup when Cluster Autoscaler deletes: it tells that itself.\n\n\

@@ -202,7 +202,7 @@ impl NodeGroups {
             (None, Some(unreadable), _) => SeenConfig::Unknown(&unreadable.error),
             (None, None, _) if *read => SeenConfig::None,
             (None, None, Some(error)) => SeenConfig::Unknown(error),
-            (None, None, None) => SeenConfig::Unknown("it was not read yet"),
+            (None, None, None) => SeenConfig::Unknown("it has not been read yet"),
         }
     }
 
@@ -326,7 +326,7 @@ impl NodeGroups {
             return;
         }
         let holds = match self.seen_config() {
-            SeenConfig::Holds(_) => "what was last readable holds",
+            SeenConfig::Holds(_) => "the last readable version stays in force",
             SeenConfig::None | SeenConfig::Unknown(_) => "no NodeGroup grows until it can be read",
         };
         let status = json!({

@@ -61,7 +61,7 @@ impl Wrong {
     /// What is in force instead.
     pub(super) fn what_holds(&self) -> &'static str {
         if self.earlier_holds {
-            "what was last right holds"
+            "the last valid version stays in force"
         } else {
             "it neither grows nor shrinks until that is corrected"
         }
@@ -261,8 +261,8 @@ impl Conditions<'_> {
             return Fact::new("GrowthHalted", false, "None", "");
         }
         let message = format!(
-            "{count} nodes appeared while requests waited or were lost, and fit none: they count as paid for ({}); delete \
-             them at VPSie, or annotate the Nodes that a person added with {}=true",
+            "{count} unexpected nodes ({}) appeared while requests waited or were lost, and fit none: they count as paid \
+             for; delete them at VPSie, or annotate the Nodes that a person added with {}=true",
             nodes.join(", "),
             names::ADDED_BY_HAND
         );
@@ -416,7 +416,7 @@ mod tests {
         let wrong = status(&object, &fleet, Some(&bad), &|_| false, later);
         let ready = &wrong.conditions[0];
         assert_eq!((ready.status.as_str(), ready.last_transition_time.clone()), ("False", Some(Time(later))));
-        assert_eq!(ready.message, "spec.x: is bad; what was last right holds");
+        assert_eq!(ready.message, "spec.x: is bad; the last valid version stays in force");
     }
 
     #[test]

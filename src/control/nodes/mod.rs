@@ -250,7 +250,7 @@ impl Nodes {
         if let Some((vm, shown)) = news
             && let Err(error) = self.handle.learn(vm, shown).await
         {
-            tracing::warn!(node = name, %error, "what the Node has is not recorded yet; trying again");
+            tracing::warn!(node = name, %error, "cannot record what the Node offers; trying again");
         }
     }
 
@@ -327,7 +327,7 @@ impl Nodes {
             return;
         }
         for (machine, vm) in &waiting {
-            tracing::warn!(node = name, %machine, %vm, "a Node registered and matches none of the VMs that wait for theirs");
+            tracing::warn!(node = name, %machine, %vm, "a Node registered and matches none of the VMs that wait for their Node; give it the hostname of its VM");
             let message = format!(
                 "Node {name} registered and matches none of the VMs that wait for their Node; that of VM {vm} must have \
                  the name {vm}"
@@ -349,7 +349,7 @@ impl Nodes {
             }
             Ok(false) => false,
             Err(error) => {
-                tracing::warn!(node = name, %error, "a providerID is not recorded yet; trying again");
+                tracing::warn!(node = name, %error, "cannot record the providerID of a Node; trying again");
                 false
             }
         }

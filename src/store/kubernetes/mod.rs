@@ -155,7 +155,7 @@ impl KubernetesStore {
         if newer > 0 {
             tracing::warn!(
                 records = newer,
-                "records were written by a newer vpsie-autoscaler; what this one does not know of them is left out"
+                "records were written by a newer vpsie-autoscaler; unknown fields are ignored"
             );
         }
         (nodes, untouchable, unreadable)

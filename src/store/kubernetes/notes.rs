@@ -166,7 +166,7 @@ fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result
 /// Nodes show it again.
 fn unreadable(map: &ConfigMap, error: &serde_json::Error) {
     let configmap = map.name_any();
-    tracing::warn!(configmap, %error, "what Nodes showed cannot be read; it is learned again from new Nodes");
+    tracing::warn!(configmap, %error, "what Nodes of a size showed cannot be read; it is learned again from new Nodes");
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- include "vpsie-autoscaler.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
-{{/* The IP families of Services. What is empty is left to the API server. */}}
+{{/* The IP families of Services. Empty values are left to the API server. */}}
 {{- define "vpsie-autoscaler.ipFamilies" -}}
 {{- with .Values.service.ipFamilyPolicy -}}
 ipFamilyPolicy: {{ . }}
