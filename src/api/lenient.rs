@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::{AskOutcome, MachinePhase, VPSieNode};
-use crate::fleet::lenient::{forget_unknown, is_known, know_or};
+use crate::fleet::lenient::{is_known, remove_unknown, replace_unknown};
 use crate::fleet::{DeletionReason, FailureReason, Hostname, VmId};
 
 impl VPSieNode {
-    /// Reads an object. What this version does not know is left out or taken in the sense that does least: a phase for
-    /// Running where there is a VM, and an outcome for a lost reply.
+    /// Reads an object. Unknown fields are ignored, unknown values are read as the one with the least effect: a phase as
+    /// Running where there is a VM, and an outcome as a lost reply.
     pub fn read(object: &Value) -> Result<Self, serde_json::Error> {
         let strict = serde_json::from_value(object.clone());
         if strict.is_ok() {
@@ -19,14 +19,14 @@ impl VPSieNode {
         let mut object = object.clone();
         let asks = object.pointer_mut("/spec/asks").and_then(Value::as_array_mut);
         for outcome in asks.into_iter().flatten().filter_map(|ask| ask.get_mut("outcome")) {
-            know_or(outcome, &json!("Unclear"), is_known::<AskOutcome>);
+            replace_unknown(outcome, &json!("Unclear"), is_known::<AskOutcome>);
         }
         let asked = object["spec"]["asks"].as_array().is_some_and(|asks| !asks.is_empty());
         let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) else {
             return serde_json::from_value(object);
         };
-        forget_unknown(status, "deletionReason", is_known::<DeletionReason>);
-        forget_unknown(status, "failureReason", is_known::<FailureReason>);
+        remove_unknown(status, "deletionReason", is_known::<DeletionReason>);
+        remove_unknown(status, "failureReason", is_known::<FailureReason>);
         if let Some(addresses) = status.get_mut("addresses").and_then(Value::as_array_mut) {
             addresses.retain(is_known::<IpAddr>);
         }
@@ -34,7 +34,7 @@ impl VPSieNode {
             let phase = match status.get("hostname") {
                 Some(Value::String(_)) => MachinePhase::Running,
                 _ if asked => MachinePhase::Creating,
-                // Nothing tells what is to become of it.
+                // It is unknown what is to become of it.
                 _ => return strict,
             };
             status.insert("phase".to_owned(), json!(phase));

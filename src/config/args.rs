@@ -14,8 +14,8 @@ use super::original::RefusedArgs;
 use super::syntax::money;
 use crate::cost::HoursPerMonth;
 
-/// All settings of `serve`. Of a flag that is given several times the last one holds: what is installed with a chart or
-/// an overlay has some already.
+/// All settings of `serve`. If a flag is given several times, the last one wins: a chart or an overlay sets some flags
+/// already.
 #[derive(Args, Clone, Debug)]
 #[command(args_override_self = true)]
 pub struct ServeArgs {

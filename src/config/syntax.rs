@@ -5,7 +5,6 @@ use std::time::Duration;
 use rust_decimal::Decimal;
 
 use super::duration::any_duration;
-
 use crate::fleet::is_label_value;
 
 /// What a label value is: at most 63 of `A-Z a-z 0-9 - _ .`, with a letter or digit at both ends; may be empty.

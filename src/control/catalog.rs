@@ -80,7 +80,7 @@ impl CatalogRefresh {
                     backoff.until()
                 }
             };
-            doubts = self.tell_doubts(&doubts);
+            doubts = self.report_doubts(&doubts);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
@@ -90,7 +90,7 @@ impl CatalogRefresh {
     }
 
     /// Reports each pool whose price is in doubt, once.
-    fn tell_doubts(&self, told: &BTreeSet<Doubt>) -> BTreeSet<Doubt> {
+    fn report_doubts(&self, told: &BTreeSet<Doubt>) -> BTreeSet<Doubt> {
         let now = self.handle.read(doubts);
         for doubt in now.difference(told) {
             tracing::warn!(pool = %doubt.pool, "{}", doubt.message);
@@ -101,7 +101,7 @@ impl CatalogRefresh {
     }
 }
 
-/// A pool whose price is not known, or is told in two ways that contradict each other.
+/// A pool whose price is not known, or whose two prices contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Doubt {
     pool: Arc<str>,

@@ -1,5 +1,5 @@
-//! Stands between the loops and VPSie: tells the [runaway guard](crate::fleet::Guard) each listing and each call, and
-//! asks it before each creation.
+//! Puts the [runaway guard](crate::fleet::Guard) between the loops and VPSie: it observes each listing and each call, and
+//! must allow each creation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
-/// How often VPSie is asked at most how many workers it counts.
+/// The shortest time between two reads of VPSie's count of workers.
 const BETWEEN_COUNTS: Duration = Duration::from_mins(5);
 /// When a creation that was stopped is tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -44,13 +44,13 @@ struct State {
     published: Option<Verdict>,
 }
 
-/// What the fleet tells the guard.
-struct Told {
+/// What the guard needs to know of the fleet.
+struct Facts {
     before: Before,
     maxima: Maxima,
     held: BTreeMap<crate::fleet::NodeGroupName, u32>,
     by_hand: BTreeSet<Hostname>,
-    /// Something that a person said is not recorded yet.
+    /// Whether an annotation of a person is not recorded yet.
     unrecorded: bool,
 }
 
@@ -74,33 +74,33 @@ impl Guarded {
         self.with(|state, now| state.guard.as_mut().map(|guard| f(guard, now)))
     }
 
-    async fn take(&self, listed: &[ListedNode]) {
+    async fn observe(&self, listed: &[ListedNode]) {
         let count = self.count().await;
         let by_hand = self.nodes.as_ref().map(NodesView::added_by_hand).unwrap_or_default();
-        let told = self.handle.read(|fleet| told(fleet, by_hand));
-        if told.unrecorded {
-            let by_hand = told.by_hand.clone();
+        let facts = self.handle.read(|fleet| read_facts(fleet, by_hand));
+        if facts.unrecorded {
+            let by_hand = facts.by_hand.clone();
             if let Err(error) = self.handle.update(move |fleet, _, _| fleet.acknowledge(&by_hand)).await {
                 tracing::warn!(%error, "cannot record which nodes were added by hand; trying again");
             }
         }
         self.with(|state, now| {
-            let guard = state.guard.get_or_insert_with(|| Guard::new(told.before));
-            guard.declare(&told.maxima, &told.held);
-            guard.acknowledge(&told.by_hand);
-            guard.see(listed, now);
+            let guard = state.guard.get_or_insert_with(|| Guard::new(facts.before));
+            guard.declare(&facts.maxima, &facts.held);
+            guard.acknowledge(&facts.by_hand);
+            guard.observe(listed, now);
             if let Some(count) = count {
-                guard.count(count, listed, now);
+                guard.note_count(count, listed, now);
             }
         });
         self.publish().await;
     }
 
-    /// How many workers VPSie counts, while something is not listed that may be paid for.
+    /// Reads VPSie's count of workers, while VMs that are not listed may be paid for.
     async fn count(&self) -> Option<u32> {
         let due = self.with(|state, now| {
             let due = state.counted_at.is_none_or(|at| now.saturating_sub(at) >= BETWEEN_COUNTS)
-                && state.guard.as_ref().is_some_and(|guard| guard.doubts(now));
+                && state.guard.as_ref().is_some_and(|guard| guard.needs_count(now));
             state.counted_at = if due { Some(now) } else { state.counted_at };
             due
         });
@@ -128,7 +128,7 @@ impl Guarded {
         recorded.map(drop).map_err(|error| unavailable(format!("the records cannot be written: {error}")))
     }
 
-    /// Lets the fleet know how far it may grow, and tells people when that begins or ends.
+    /// Sets how far the fleet may grow, and announces when a halt begins or ends.
     async fn publish(&self) {
         let news = self.with(|state, now| {
             let verdict = state.guard.as_ref()?.verdict(now);
@@ -138,19 +138,19 @@ impl Guarded {
         let Some((old, verdict)) = news else { return };
         let reason = |verdict: &Verdict| verdict.halt.as_ref().map(crate::fleet::Halt::reason);
         if old.as_ref().and_then(reason) != reason(&verdict) {
-            self.tell(&verdict);
+            self.announce(&verdict);
         }
-        // The process is ending if it cannot be told.
+        // An error means that the process is ending.
         let _ = self
             .handle
             .update(move |fleet, _, _| {
-                fleet.take_verdict(verdict);
+                fleet.set_verdict(verdict);
                 Vec::new()
             })
             .await;
     }
 
-    fn tell(&self, verdict: &Verdict) {
+    fn announce(&self, verdict: &Verdict) {
         let (kind, event, reason, message) = match &verdict.halt {
             Some(halt) => (ActKind::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string()),
             None => {
@@ -182,7 +182,7 @@ impl Backend for Guarded {
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
         let listed = self.inner.list().await?;
-        self.take(&listed).await;
+        self.observe(&listed).await;
         Ok(listed)
     }
 
@@ -205,16 +205,16 @@ impl Backend for Guarded {
             Err(BackendError::Unclear { .. }) => Created::Unclear,
             Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => Created::Nothing,
         };
-        self.guard(|guard, _| guard.created(ticket, outcome));
+        self.guard(|guard, _| guard.note_outcome(ticket, outcome));
         self.publish().await;
         answer
     }
 
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {
-        self.guard(|guard, now| guard.deletion_asked(&vm.hostname, now));
+        self.guard(|guard, now| guard.note_deletion_request(&vm.hostname, now));
         let answer = self.inner.delete(vm).await;
         if answer.is_ok() {
-            self.guard(|guard, _| guard.deletion_accepted(&vm.hostname));
+            self.guard(|guard, _| guard.note_deletion(&vm.hostname));
         }
         answer
     }
@@ -225,7 +225,7 @@ fn unavailable(message: String) -> BackendError {
     BackendError::Unavailable { reason: FailureReason::QuotaExceeded, message, retry_after }
 }
 
-fn told(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Told {
+fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     let mut held = BTreeMap::new();
     for machine in fleet.machines().filter(|machine| machine.vm().is_some()) {
         *held.entry(machine.pool.node_group.clone()).or_default() += 1;
@@ -245,5 +245,5 @@ fn told(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Told {
     };
     let unrecorded = !by_hand.iter().all(recorded);
     let before = Before { known, ours: vms.chain(strangers).collect(), requests, lost };
-    Told { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
+    Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

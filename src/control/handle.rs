@@ -117,7 +117,7 @@ impl FleetHandle {
         self.decide(Terms::Command, decide).await.map(drop)
     }
 
-    /// The same, for a caller that waits no longer than that: nothing of what it is told has failed stays done.
+    /// The same, for a caller that waits no longer than `patience`: a command that it sees fail is undone.
     pub async fn execute_within(
         &self,
         command: Command,
@@ -146,7 +146,7 @@ impl FleetHandle {
         self.update(move |fleet, _, _| fleet.learn(&vm, node)).await.map(drop)
     }
 
-    /// Takes the providerID that another controller gave the machine's Node. Whether it is the machine's now.
+    /// Adopts the providerID that another controller gave the machine's Node. Returns whether the machine has it now.
     pub(crate) async fn adopt_provider_id(
         &self,
         machine: MachineId,

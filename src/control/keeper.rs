@@ -18,7 +18,7 @@ use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
 use super::journal::Journal;
 use crate::fleet::{Basis, Change, Declaration, Fleet, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
-use refused::{Kept, Refusals, refused_of};
+use refused::{Kept, Refusals, split_refused};
 use undo::{Undone, undo};
 
 /// Decisions that share one write, at most.
@@ -134,7 +134,7 @@ impl Keeper {
         let mut draw =
             |group: &NodeGroupName| MachineId::new(format!("{group}-{:08x}", random.random::<u32>()));
         let mut waiting = Vec::with_capacity(batch.len());
-        // Who stopped waiting was told that it failed: what is not begun yet must not happen after that.
+        // Skips jobs whose caller has gone: it has already seen an error.
         for Job { decide, reply, terms } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
             match decide(&mut working, now, &mut draw) {
                 Ok(changes) => waiting.push(Waiting { changes, reply, terms }),
@@ -193,7 +193,7 @@ impl Keeper {
         let due: Vec<Change> =
             changes.iter().filter(|change| !left_out.contains_key(&change.record())).cloned().collect();
         if !due.is_empty() {
-            let refused = refused_of(self.store.commit(&due).await)?;
+            let refused = split_refused(self.store.commit(&due).await)?;
             self.refusals.note(&due, &refused);
             left_out.extend(refused.into_iter().map(|refused| (refused.record, refused.problem)));
         }
@@ -205,7 +205,7 @@ impl Keeper {
         let failed: Vec<&Change> = failed.filter(|change| !left_out.contains_key(&change.record())).collect();
         let undo = undo(failed, &self.shared(), working);
         if !undo.is_empty() {
-            for refused in refused_of(self.store.commit(&undo).await)? {
+            for refused in split_refused(self.store.commit(&undo).await)? {
                 tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
             }
             let problem = "the command failed in part, or its caller gave up".to_owned();
@@ -233,14 +233,13 @@ impl Keeper {
         }
     }
 
-    /// After a write that failed: the records say how far it came. What commands recorded that were answered with an
-    /// error is undone before anybody sees it.
+    /// Reads the records after a write that failed, and undoes what failed commands recorded before readers see it.
     async fn reload(&mut self) -> Result<Fleet, StoreError> {
         let records = self.store.load().await?;
         let mut fleet = self.shared().reloaded(records);
         let undo = self.undone.due(&fleet);
         if !undo.is_empty() {
-            for refused in refused_of(self.store.commit(&undo).await)? {
+            for refused in split_refused(self.store.commit(&undo).await)? {
                 tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
             }
             tracing::warn!(records = undo.len(), "undid the records of failed commands");

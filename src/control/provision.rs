@@ -47,7 +47,7 @@ pub struct Provision {
     bell: Arc<Bell>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, (MachineId, SizeId)>,
-    /// What became of requests and is not recorded yet: nothing can tell it again.
+    /// Outcomes of requests that are not recorded yet: VPSie does not repeat them.
     unrecorded: Vec<(MachineId, Outcome)>,
     listed_at: Option<Instant>,
     next_listing: Instant,

@@ -28,7 +28,7 @@ pub struct Removal {
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, MachineId>,
     troubled: BTreeMap<MachineId, Backoff>,
-    /// Machines whose deletion VPSie accepted and that are not recorded so yet. VPSie is not asked for these again.
+    /// Machines whose deletion VPSie accepted, where that is not recorded yet. It is not requested again.
     accepted: BTreeSet<MachineId>,
 }
 

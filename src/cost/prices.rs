@@ -40,8 +40,8 @@ pub enum PriceRule {
 /// No machine costs more for an hour: such a price is a mistake, and sums of it would not be exact.
 const DEAREST: UsdPerHour = UsdPerHour(Decimal::from_parts(1_000_000_000, 0, 0, false, 0));
 
-/// How many times one of the API's two prices may be the other, for an hour. A month's price in the field of the hour
-/// is 730 times too high, and cents in the place of dollars 100 times; discounts for a whole month are far below this.
+/// How many times one of the API's two prices may be the other, for an hour. A monthly price in the hourly field
+/// is 730 times too high, and cents instead of dollars 100 times; discounts for a whole month are far below this.
 const MOST_TIMES: u32 = 5;
 
 impl Override {
@@ -59,7 +59,7 @@ impl Override {
 impl Prices {
     /// USD per hour of a machine of the offer: the most precise price of the operator, else the API's own hourly
     /// price, else the monthly one divided (API §16, row 20); less the most precise discount. Where the two prices of
-    /// the API contradict each other the monthly one holds. None when nobody knows, or nothing would be left: no
+    /// the API contradict each other the monthly one is used. None when it is not known, or nothing would be left: no
     /// machine is free.
     pub fn of(&self, offer: &Offer) -> Option<UsdPerHour> {
         let price = self.own(offer).or_else(|| self.listed(offer))?;

@@ -104,7 +104,7 @@ impl Fleet {
             self.put(changes, Change::SaveStranger(stranger));
         }
         if let Some(late) = late {
-            self.use_up_late(changes, &late);
+            self.remove_late(changes, &late);
         }
     }
 

@@ -38,7 +38,7 @@ impl Machine {
 }
 
 impl Fleet {
-    /// Takes times in the future for now: they were recorded while the clock was ahead, and what follows from them
+    /// Sets times in the future to now: they were recorded while the clock was ahead, and what follows from them
     /// would wait until it is there again. (A shortage with such a time does not count: [`Fleet::hindrance`].)
     pub(super) fn correct_times(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
         for old in self.machines.values().cloned().collect::<Vec<_>>() {

@@ -91,7 +91,7 @@ pub enum Refusal {
     /// More VMs would be paid for than the maximum and its surge allow.
     #[error(
         "pool {pool} cannot grow by {delta}: {whose} has {target} of at most {max} machines, and {leaving} further VMs \
-         are paid for: they are being deleted, or are not accounted for; at most {paid_max} together"
+         are paid for (being deleted, orphans, or unexpected nodes); at most {paid_max} together"
     )]
     VmsStillPaid {
         /// The pool.
@@ -259,10 +259,10 @@ impl Fleet {
             });
         }
         if room.guard < wanted {
-            return Err(self.halted(known));
+            return Err(self.halt_refusal(known));
         }
         if room.paid < wanted {
-            return Err(self.still_paid(known, group, wanted));
+            return Err(self.paid_refusal(known, group, wanted));
         }
         for Budget { whose, cost, limit } in self.budgets(group) {
             let pool = known.id.clone();
@@ -383,7 +383,7 @@ impl Fleet {
         self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
     }
 
-    /// Takes the providerID that another controller gave the machine's Node for the machine's Instance id.
+    /// Adopts the providerID that another controller gave the machine's Node as the machine's Instance id.
     pub fn adopt_provider_id(&mut self, id: &MachineId, provider_id: &ProviderId) -> Vec<Change> {
         let mut changes = Vec::new();
         let known = self.machine_of(provider_id.as_str(), "").is_some();

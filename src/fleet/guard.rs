@@ -1,8 +1,8 @@
 //! PURE. The runaway guard: stops creations when more VMs may be paid for than NodeGroups allow, whatever the fleet's
 //! own accounting says.
 //!
-//! It knows raw listings, the calls that were made, and the declared maxima. It does not ask what size a node has or which
-//! machine the fleet takes it for. Time is how long the process runs: a clock that jumps changes nothing.
+//! It knows raw listings, the calls that were made, and the declared maxima. It ignores which size a node has
+//! and which machine the fleet binds it to. Time is the running time of the process, so clock jumps have no effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -32,7 +32,7 @@ const KNOWN_MAX: usize = 1000;
 /// Names that a message gives.
 const NAMED: usize = 5;
 
-/// A creation that the guard let pass.
+/// A creation that the guard allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
@@ -95,7 +95,7 @@ impl fmt::Display for Halt {
                 "growth is halted: {} unexplained nodes ({}) appeared beyond the VMs that were asked for; delete them at \
                  VPSie, or annotate the Nodes that a person added with {}=true",
                 nodes.len(),
-                some(nodes),
+                list_names(nodes),
                 names::ADDED_BY_HAND
             ),
             Self::DeletionsOverdue(nodes) => write!(
@@ -103,13 +103,13 @@ impl fmt::Display for Halt {
                 "growth is halted: {} VMs are still listed half an hour after their deletion was asked for ({}); check \
                  whether the token may delete workers, or delete them at VPSie",
                 nodes.len(),
-                some(nodes)
+                list_names(nodes)
             ),
         }
     }
 }
 
-fn some(nodes: &[Hostname]) -> String {
+fn list_names(nodes: &[Hostname]) -> String {
     let mut names: Vec<&str> = nodes.iter().take(NAMED).map(Hostname::as_str).collect();
     if nodes.len() > NAMED {
         names.push("…");
@@ -117,12 +117,12 @@ fn some(nodes: &[Hostname]) -> String {
     names.join(", ")
 }
 
-/// What follows for growth.
+/// How far growth is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Creations that are let pass now.
+    /// Creations that are allowed now.
     pub room: u32,
-    /// Why none is.
+    /// Why no creation is allowed.
     pub halt: Option<Halt>,
     /// VMs that may be paid for.
     pub counted: u32,
@@ -176,8 +176,8 @@ pub struct Maxima {
 }
 
 impl Maxima {
-    /// Most VMs that may be paid for: each NodeGroup's maximum and its surge, and one, so that a cluster which is full and
-    /// replaces nodes is not taken for a fault.
+    /// Most VMs that may be paid for: each NodeGroup's maximum and its surge, and one, so that a full cluster which
+    /// replaces nodes does not count as a fault.
     pub fn bound(&self) -> u32 {
         let with_surge = |max: u32| max.saturating_add(surge(max));
         let groups = self.groups.values().fold(0u32, |sum, max| sum.saturating_add(with_surge(*max)));
@@ -216,7 +216,7 @@ impl Guard {
         guard
     }
 
-    /// Takes the declared maxima, and how many VMs each NodeGroup holds: one whose maximum was lowered keeps what it has.
+    /// Sets the declared maxima, and how many VMs each NodeGroup holds: one whose maximum was lowered keeps its VMs.
     pub fn declare(&mut self, maxima: &Maxima, held: &BTreeMap<NodeGroupName, u32>) {
         let names: BTreeSet<_> = maxima.groups.keys().chain(self.peaks.keys()).cloned().collect();
         let first = self.maxima == Maxima::default() && self.peaks.is_empty();
@@ -239,7 +239,7 @@ impl Guard {
         self.known.as_ref()
     }
 
-    /// A person says that these nodes are not the result of requests.
+    /// Notes that a person added these nodes by hand.
     pub fn acknowledge<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Hostname>) {
         for node in nodes {
             self.seen.remove(node);
@@ -249,8 +249,8 @@ impl Guard {
         }
     }
 
-    /// Takes a complete listing.
-    pub fn see(&mut self, listed: &[ListedNode], now: Duration) {
+    /// Observes a complete listing.
+    pub fn observe(&mut self, listed: &[ListedNode], now: Duration) {
         let names: BTreeSet<&Hostname> = listed.iter().map(|node| &node.hostname).collect();
         let first = std::mem::take(&mut self.before);
         let begins = !std::mem::replace(&mut self.listed, true);
@@ -284,8 +284,8 @@ impl Guard {
         self.forget(now, false);
     }
 
-    /// Takes a node that was not listed before: the result of the oldest creation, or of none. What appeared before this
-    /// process began is taken for the result of a creation that is not known any more.
+    /// Attributes a node that was not listed before to the oldest creation, or to none. Nodes of the first listing count
+    /// as results of creations that are not known any more.
     fn explain(&mut self, name: &Hostname, now: Duration, begins: bool) {
         let oldest = self.unseen.iter().enumerate().min_by_key(|(_, creation)| creation.at).map(|(at, _)| at);
         let suspect = self.last_creation.is_some_and(|at| now.saturating_sub(at) < SUSPICION);
@@ -309,15 +309,15 @@ impl Guard {
     }
 
     /// Whether VPSie should be asked how many workers it counts: something is not listed that may be paid for.
-    pub fn doubts(&self, now: Duration) -> bool {
+    pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration| now.saturating_sub(since) >= DISPROVED_SOON;
         self.hidden > 0
             || self.unseen.iter().any(|creation| old(creation.at))
             || self.seen.values().any(|seen| seen.missing.is_some_and(|(since, _)| old(since)))
     }
 
-    /// Takes how many workers VPSie counts, beside a listing: not more than are listed means that none is hidden.
-    pub fn count(&mut self, counted: u32, listed: &[ListedNode], now: Duration) {
+    /// Compares VPSie's own count of workers with a listing: if it is not higher, no worker is hidden.
+    pub fn note_count(&mut self, counted: u32, listed: &[ListedNode], now: Duration) {
         let workers = listed.iter().filter(|node| node.role != NodeRole::ControlPlane).count() as u32;
         self.hidden = counted.saturating_sub(workers);
         if self.hidden == 0 {
@@ -348,7 +348,7 @@ impl Guard {
         self.seen.retain(|_, seen| !seen.missing.is_some_and(|(since, _)| older(since, missing)));
     }
 
-    /// Lets a creation pass, or says why not. Call it immediately before the creation.
+    /// Allows a creation, or returns why not. Call it immediately before the creation.
     pub fn permit(&mut self, now: Duration) -> Result<Ticket, Halt> {
         match self.verdict(now) {
             Verdict { halt: Some(halt), .. } => Err(halt),
@@ -370,8 +370,8 @@ impl Guard {
         ticket
     }
 
-    /// Takes the outcome of a creation. Its VM may have been listed before.
-    pub fn created(&mut self, ticket: Ticket, outcome: Created) {
+    /// Notes the outcome of a creation. Its VM may have been listed before.
+    pub fn note_outcome(&mut self, ticket: Ticket, outcome: Created) {
         match outcome {
             Created::Nothing => self.unseen.retain(|creation| creation.ticket != ticket),
             Created::Accepted | Created::Unclear => {
@@ -382,21 +382,21 @@ impl Guard {
         }
     }
 
-    /// Notes that a VM's deletion is asked for.
-    pub fn deletion_asked(&mut self, vm: &Hostname, now: Duration) {
+    /// Notes that the deletion of a VM is requested.
+    pub fn note_deletion_request(&mut self, vm: &Hostname, now: Duration) {
         if let Some(seen) = self.seen.get_mut(vm) {
             seen.deletion.get_or_insert(now);
         }
     }
 
     /// Notes that VPSie accepted a VM's deletion, or says that there is none.
-    pub fn deletion_accepted(&mut self, vm: &Hostname) {
+    pub fn note_deletion(&mut self, vm: &Hostname) {
         if let Some(seen) = self.seen.get_mut(vm) {
             seen.deleted = true;
         }
     }
 
-    /// What follows for growth now.
+    /// How far growth is allowed now.
     pub fn verdict(&self, now: Duration) -> Verdict {
         let listed = self.seen.values().filter(|seen| seen.missing.is_none()).count() as u32;
         let counted = ((self.seen.len() + self.unseen.len()) as u32).max(listed + self.hidden);

@@ -67,7 +67,7 @@ impl Fleet {
                 if self.shortages.get(&key()).is_some_and(over) {
                     self.shortages.remove(&key());
                 }
-                // Whoever gets a VM of any size is below the quota.
+                // An account that gets a VM of any size is below its quota.
                 self.shortages.retain(|_, shortage| {
                     shortage.0.reason != FailureReason::QuotaExceeded || !over(shortage)
                 });

@@ -1,8 +1,8 @@
 //! What real Nodes show of their size, for the templates of Nodes that do not exist yet.
 //!
-//! The Nodes that registered last decide, a few of each NodeGroup, and of a resource their median. One odd Node changes
-//! no template for good, and a size that has become smaller is known after two Nodes: a template that promises too
-//! much buys machines for pods that do not fit on them.
+//! The Nodes that registered last decide, a few of each NodeGroup, and of a resource their median. One unusual Node has
+//! no lasting effect on a template, and a size that has become smaller is known after two Nodes: because of a template
+//! that promises too much, machines are rented for pods that do not fit on them.
 
 use std::collections::BTreeMap;
 
@@ -88,7 +88,7 @@ pub struct Learned {
 
 impl Learned {
     /// What these Nodes show. None without any.
-    pub fn of_nodes(nodes: Vec<Sample>) -> Option<Self> {
+    pub fn from_nodes(nodes: Vec<Sample>) -> Option<Self> {
         let NodeShape { capacity, allocatable, .. } = nodes.first()?.shape.clone();
         let mut learned = Self { capacity, allocatable, nodes };
         learned.summarize();
@@ -101,11 +101,11 @@ impl Learned {
     }
 
     /// Whether the Node with that UID is among them.
-    pub fn knows(&self, uid: &str) -> bool {
+    pub fn has_node(&self, uid: &str) -> bool {
         self.nodes.iter().any(|known| known.node == uid)
     }
 
-    /// Whether [`take`](Self::take) may change anything.
+    /// Whether [`add_sample`](Self::add_sample) may change anything.
     pub fn is_news(&self, sample: &Sample) -> bool {
         if let Some(known) = self.nodes.iter().find(|known| known.node == sample.node) {
             return known != sample;
@@ -118,7 +118,7 @@ impl Learned {
     }
 
     /// Adds what a Node shows, in place of what it showed before. Nodes that registered earlier make room.
-    pub fn take(&mut self, sample: Sample) {
+    pub fn add_sample(&mut self, sample: Sample) {
         let anew =
             |known: &Sample| known.node_group == sample.node_group && known.learn_anew != sample.learn_anew;
         self.nodes.retain(|known| known.node != sample.node && !anew(known));
@@ -167,13 +167,13 @@ impl Learned {
 
     /// What an earlier release recorded.
     pub fn earlier(&self) -> Option<NodeShape> {
-        self.nodes.is_empty().then(|| NodeShape::of(self.capacity, self.allocatable))
+        self.nodes.is_empty().then(|| NodeShape::new(self.capacity, self.allocatable))
     }
 }
 
 impl NodeShape {
     /// A shape of which only that is known.
-    pub fn of(capacity: Resources, allocatable: Resources) -> Self {
+    pub fn new(capacity: Resources, allocatable: Resources) -> Self {
         Self {
             capacity,
             allocatable,
@@ -261,7 +261,7 @@ impl Fleet {
         if self.groups.contains_key(&sample.node_group) {
             learned.retain_groups(|group| self.groups.contains_key(group));
         }
-        learned.take(sample);
+        learned.add_sample(sample);
         if known != Some(&learned) {
             self.put(&mut changes, Change::SaveLearned(size, learned));
         }

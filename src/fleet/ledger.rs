@@ -26,12 +26,12 @@ pub struct Ledger {
     /// person says so. None before the first listing.
     #[serde(default)]
     pub known_before: Option<BTreeSet<Hostname>>,
-    /// Requests without a VM, from when their machines forgot them.
+    /// Late requests, from when their machines forgot them.
     #[serde(default)]
     pub late: Vec<LateRequests>,
 }
 
-/// Requests of one pool without a VM.
+/// Late requests of one pool: they have no VM, and their machines no longer wait for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LateRequests {
@@ -59,7 +59,7 @@ impl Fleet {
         changes
     }
 
-    /// A person says that these nodes are not the result of requests: they do not count as paid for here.
+    /// Notes that a person added these nodes by hand: they do not count as paid for.
     pub fn acknowledge(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
         for hostname in nodes {
@@ -104,7 +104,7 @@ impl Fleet {
         self.save_ledger(changes, ledger);
     }
 
-    /// Forgets requests whose VM is not to be expected any more.
+    /// Forgets late requests whose VM is not expected any more.
     pub(super) fn forget_late(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
         let mut ledger = self.ledger.clone();
         ledger.late.retain(|late| age(late.at, now) < policy.ask_memory);
@@ -120,8 +120,8 @@ impl Fleet {
         fits.min_by_key(|late| late.at).cloned()
     }
 
-    /// Forgets one request: a node is taken for its result.
-    pub(super) fn use_up_late(&mut self, changes: &mut Vec<Change>, request: &LateRequests) {
+    /// Forgets one late request: a node counts as its result.
+    pub(super) fn remove_late(&mut self, changes: &mut Vec<Change>, request: &LateRequests) {
         let mut ledger = self.ledger.clone();
         if let Some(late) = ledger.late.iter_mut().find(|late| *late == request) {
             late.count = late.count.saturating_sub(1);

@@ -1,5 +1,5 @@
-//! Records that another version wrote: what this one does not know is left out or taken in the sense that does least.
-//! Nothing is asked for and nothing is deleted by a guess.
+//! Records that another version wrote: unknown fields are ignored, unknown values are read as the one with the least
+//! effect. No VM is requested or deleted by a guess.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -19,15 +19,15 @@ pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
     let mut record: Value = serde_json::from_str(text)?;
     let asks = record.get_mut("asks").and_then(Value::as_array_mut);
     for outcome in asks.into_iter().flatten().filter_map(|ask| ask.get_mut("outcome")) {
-        know_or(outcome, &json!("unclear"), is_known::<super::AskOutcome>);
+        replace_unknown(outcome, &json!("unclear"), is_known::<super::AskOutcome>);
     }
     let asked = record["asks"].as_array().is_some_and(|asks| !asks.is_empty());
     let since = record["phase"]["since"].as_str().or(record["createdAt"].as_str()).map(ToOwned::to_owned);
     let Some(phase) = record.get_mut("phase").and_then(Value::as_object_mut) else { return strict };
     if let Some(reason) = phase.get_mut("failure").and_then(|failure| failure.get_mut("reason")) {
-        know_or(reason, &json!("REFUSED"), is_known::<super::FailureReason>);
+        replace_unknown(reason, &json!("REFUSED"), is_known::<super::FailureReason>);
     }
-    forget_unknown(phase, "reason", is_known::<super::DeletionReason>);
+    remove_unknown(phase, "reason", is_known::<super::DeletionReason>);
     if serde_json::from_value::<Phase>(json!(phase)).is_err() {
         let vm = phase.get("vm").filter(|vm| !vm.is_null()).cloned();
         record["phase"] = match vm {
@@ -74,15 +74,15 @@ pub(crate) fn is_known<T: DeserializeOwned>(word: &Value) -> bool {
     serde_json::from_value::<T>(word.clone()).is_ok()
 }
 
-/// Puts `instead` in the place of a word that this version does not know.
-pub(crate) fn know_or(word: &mut Value, instead: &Value, is_known: impl Fn(&Value) -> bool) {
+/// Replaces a word that this version does not know by `instead`.
+pub(crate) fn replace_unknown(word: &mut Value, instead: &Value, is_known: impl Fn(&Value) -> bool) {
     if !is_known(word) {
         word.clone_from(instead);
     }
 }
 
 /// Removes a word that this version does not know.
-pub(crate) fn forget_unknown(object: &mut Map<String, Value>, key: &str, is_known: impl Fn(&Value) -> bool) {
+pub(crate) fn remove_unknown(object: &mut Map<String, Value>, key: &str, is_known: impl Fn(&Value) -> bool) {
     if object.get(key).is_some_and(|word| !is_known(word)) {
         object.remove(key);
     }

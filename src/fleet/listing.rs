@@ -32,7 +32,7 @@ pub enum NodeRole {
     ControlPlane,
     /// A worker, ours or not.
     Worker,
-    /// Not told. Never touched as long as that is so.
+    /// Unknown: nothing in VPSie's reply shows it. Such a node is never touched.
     Unknown,
 }
 

@@ -281,7 +281,7 @@ impl Vm {
         }
     }
 
-    /// What its Node has as providerID, or is to be given. None while nothing tells.
+    /// The providerID that its Node has, or is to be given. None while it is unknown.
     pub fn node_id(&self) -> Option<String> {
         let adopted = self.provider_id.as_ref().map(ToString::to_string);
         adopted.or_else(|| self.id.as_ref().map(VmId::provider_id))

@@ -62,7 +62,7 @@ impl Stranger {
 }
 
 impl Fleet {
-    /// Counts afresh.
+    /// Counts all of them from scratch.
     pub(super) fn count_leaving(&self) -> Leaving {
         let mut leaving = Leaving::new();
         for pool in self.machines.values().filter(|m| m.is_leaving()).map(|m| &m.pool) {
@@ -83,8 +83,8 @@ impl Fleet {
         }
     }
 
-    /// Takes what the runaway guard says.
-    pub fn take_verdict(&mut self, verdict: Verdict) {
+    /// Sets the runaway guard's verdict.
+    pub fn set_verdict(&mut self, verdict: Verdict) {
         self.sightings.verdict = Some(verdict);
     }
 
@@ -99,13 +99,13 @@ impl Fleet {
         self.groups.keys().cloned().collect()
     }
 
-    /// What the runaway guard said last. None until the first listing.
+    /// The runaway guard's last verdict. None until the first listing.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.sightings.verdict.as_ref()
     }
 
-    /// Machines that the runaway guard lets grow, beside those that wait already.
-    fn guarded(&self) -> u32 {
+    /// Machines that the runaway guard allows beyond those that wait already.
+    fn guard_room(&self) -> u32 {
         self.sightings.verdict.as_ref().map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
     }
 
@@ -145,12 +145,12 @@ impl Fleet {
             group: group.max.saturating_sub(target),
             cluster: max.map_or(u32::MAX, |max| max.saturating_sub(total)),
             paid: in_group.min(in_cluster),
-            guard: self.guarded(),
+            guard: self.guard_room(),
         }
     }
 
     /// Why the pool cannot grow where the runaway guard stops creations.
-    pub(super) fn halted(&self, pool: &Pool) -> Refusal {
+    pub(super) fn halt_refusal(&self, pool: &Pool) -> Refusal {
         let why = match &self.sightings.verdict {
             Some(Verdict { halt: Some(halt), .. }) => halt.to_string(),
             Some(Verdict { counted, bound, .. }) => {
@@ -165,7 +165,7 @@ impl Fleet {
     }
 
     /// Why the pool cannot grow where VMs that still exist leave too little room.
-    pub(super) fn still_paid(&self, pool: &Pool, group: &NodeGroup, delta: u32) -> Refusal {
+    pub(super) fn paid_refusal(&self, pool: &Pool, group: &NodeGroup, delta: u32) -> Refusal {
         let refusal = |whose: String, target: u32, max: u32, leaving: u32| Refusal::VmsStillPaid {
             pool: pool.id.clone(),
             delta,

@@ -54,7 +54,7 @@ impl fmt::Display for RecordKey {
             Self::Machine(id) => write!(f, "machine {id}"),
             Self::Stranger(hostname) => write!(f, "node {hostname}"),
             Self::Learned(size) => write!(f, "size {size}"),
-            Self::Ledger => f.write_str("late requests"),
+            Self::Ledger => f.write_str("ledger"),
             Self::Catalog => f.write_str("catalog"),
         }
     }
@@ -126,7 +126,7 @@ pub struct Stranger {
     pub kind: StrangerKind,
     /// The pool that waited for a VM when this foreign node appeared, where none of the waiting requests fits the node.
     /// The node may be the result of one all the same, so it counts as paid for in that pool's NodeGroup. It is compared
-    /// with those requests again once its role is told.
+    /// with those requests again once its role is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaited_by: Option<PoolId>,
 }

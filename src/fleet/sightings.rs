@@ -1,4 +1,4 @@
-//! What this process has seen. Never durable: counting afresh after a restart only delays a conclusion.
+//! Sightings: what this process has seen and no record has. Counting again after a restart only delays a conclusion.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -21,11 +21,11 @@ pub(super) struct Sightings {
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
     /// Requests that this process is making right now.
     pub(super) in_flight: HashSet<MachineId>,
-    /// The last listing that had workers told the size of each.
+    /// The last listing with workers had the size of each.
     pub(super) sizes_told: bool,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
-    /// What the runaway guard said last. None until the first listing.
+    /// The runaway guard's last verdict. None until the first listing.
     pub(super) verdict: Option<Verdict>,
     /// Sizes with open requests, the newest of which is older than [`HOLD_UP`](super::turns::HOLD_UP).
     pub(super) overdue: BTreeSet<SizeId>,

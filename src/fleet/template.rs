@@ -140,7 +140,7 @@ pub fn template(
     let of_declared = |name: &str| declared.and_then(|node| node.resources.get(name)).copied().unwrap_or(0);
     let huge_mib = HUGE_PAGES.iter().map(|name| of_declared(name)).fold(0, u64::saturating_add) >> 20;
     let reserved = Reserved { memory_mib: reserved.memory_mib.saturating_add(huge_mib), ..reserved };
-    let nominal = NodeShape::of(offer.resources, less_reserved(offer.resources, reserved));
+    let nominal = NodeShape::new(offer.resources, less_reserved(offer.resources, reserved));
     let NodeShape {
         mut capacity,
         mut allocatable,

@@ -1,5 +1,5 @@
-//! Which machines VPSie is asked for now. Where listings do not tell the size of workers, sizes take turns, so that a
-//! new node can be told whose it is.
+//! Which machines are requested from VPSie now. Where listings do not show the size of workers, sizes take turns, so
+//! that a new node can be assigned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::ids::{MachineId, SizeId};
 use super::machine::{AskOutcome, Machine, Phase};
 use super::state::Fleet;
 
-/// How long a request keeps machines of other sizes waiting where listings do not tell sizes. A VM that is listed later
+/// How long a request keeps machines of other sizes waiting where listings do not show sizes. A VM that is listed later
 /// may be bound to a machine of another size; a longer wait would let Cluster Autoscaler give healthy pools up.
 pub(super) const HOLD_UP: Duration = Duration::from_mins(2);
 
@@ -43,7 +43,7 @@ impl Fleet {
         wanted
     }
 
-    /// Whether listings do not tell sizes, and the newest open request for the size is older than [`HOLD_UP`].
+    /// Whether listings do not show sizes, and the newest open request for the size is older than [`HOLD_UP`].
     pub(super) fn is_overdue(&self, size: SizeId) -> bool {
         self.sightings.overdue.contains(&size)
     }

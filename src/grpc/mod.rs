@@ -9,13 +9,13 @@ mod metrics;
 mod options;
 mod pod;
 mod pricing;
+mod recent_pools;
 mod server;
 mod service;
 mod status;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod told;
 
 pub use expander::{Decisions, ExpanderService, Record, RecordedOption, debug_routes};
 pub use hand_over::hand_over;

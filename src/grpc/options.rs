@@ -45,7 +45,7 @@ impl Release {
     }
 
     /// Whether a reply with these options sets no other option to a value of its own.
-    pub(super) fn takes(self, set: &AutoscalingOptions) -> bool {
+    pub(super) fn accepts(self, set: &AutoscalingOptions) -> bool {
         match self {
             Self::From133To134 => true,
             // What is missing is read as false, which is what the NodeGroup says then.
@@ -72,8 +72,8 @@ impl Release {
                 "only Cluster Autoscaler 1.29 to 1.34 takes them without setting others to 0"
             }
             Self::From129To132 => {
-                "they would turn --ignore-daemonsets-utilization off, which this release does not tell; \
-                 ignoreDaemonSetsUtilization: false in the NodeGroup allows that"
+                "they would turn --ignore-daemonsets-utilization off, because this release does not send that flag; to \
+                 allow it, set ignoreDaemonSetsUtilization: false in the NodeGroup"
             }
             Self::From133To134 => "one of the durations does not fit the protocol",
         }
@@ -204,7 +204,7 @@ mod tests {
             ignore_daemon_sets_utilization: ignore,
             ..AutoscalingOptions::default()
         };
-        let takes = [None, Some(true), Some(false)].map(|ignore| Release::From129To132.takes(&set(ignore)));
+        let takes = [None, Some(true), Some(false)].map(|ignore| Release::From129To132.accepts(&set(ignore)));
         assert_eq!(takes, [false, false, true]);
     }
 

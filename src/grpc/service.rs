@@ -25,8 +25,8 @@ use super::proto::{
     NodeGroupsResponse, PricingNodePriceRequest, PricingNodePriceResponse, PricingPodPriceRequest,
     PricingPodPriceResponse, RefreshRequest, RefreshResponse,
 };
+use super::recent_pools::RecentPools;
 use super::status::{command_error, unknown_pool};
-use super::told::ToldPools;
 use crate::api::GPU_LABEL;
 use crate::control::{Command, CommandError, FleetHandle};
 use crate::fleet::{Fleet, NodeGroupName, Pool, Refusal, Template};
@@ -35,14 +35,14 @@ use crate::fleet::{Fleet, NodeGroupName, Pool, Refusal, Template};
 #[derive(Clone, Debug)]
 pub struct CloudProviderService {
     handle: FleetHandle,
-    told: ToldPools,
+    told: RecentPools,
     options_withheld: Arc<Mutex<BTreeSet<NodeGroupName>>>,
 }
 
 impl CloudProviderService {
     /// Serves the fleet.
     pub fn new(handle: FleetHandle) -> Self {
-        Self { handle, told: ToldPools::default(), options_withheld: Arc::default() }
+        Self { handle, told: RecentPools::default(), options_withheld: Arc::default() }
     }
 
     fn read_pool<R>(&self, id: &str, f: impl FnOnce(&Fleet, &Pool) -> R) -> Result<R, Status> {
@@ -76,7 +76,7 @@ impl CloudProviderService {
             (!group.options.is_empty()).then(|| (group.name.clone(), group.options))
         })?;
         let release = Release::of(defaults, client);
-        let reply = release.takes(&set).then(|| filled(&set, defaults)).flatten();
+        let reply = release.accepts(&set).then(|| filled(&set, defaults)).flatten();
         if reply.is_none() {
             self.warn_of_withheld_options(name, release);
         }

@@ -8,7 +8,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 /// How long one watch request lasts, seconds; the API server ends it then, and the next one goes on from there. A
-/// connection that died without a word is given up five seconds later: a scale-up must not wait longer for it.
+/// connection that died silently is given up five seconds later: a scale-up must not wait longer for it.
 const LASTS: u32 = 30;
 
 /// For each watch of this program.

@@ -48,7 +48,7 @@ fn learned() -> Learned {
         extended_capacity: [("nvidia.com/gpu".to_owned(), 1)].into(),
         architecture: Some("arm64".to_owned()),
         labels: [("region".to_owned(), "ams1".to_owned())].into(),
-        ..NodeShape::of(resources(), resources())
+        ..NodeShape::new(resources(), resources())
     };
     let sample = Sample {
         node: "uid-1".to_owned(),
@@ -57,7 +57,7 @@ fn learned() -> Learned {
         learn_anew: Some("1".to_owned()),
         shape,
     };
-    Learned::of_nodes(vec![sample]).unwrap()
+    Learned::from_nodes(vec![sample]).unwrap()
 }
 
 fn catalog() -> Arc<Catalog> {

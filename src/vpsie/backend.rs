@@ -19,7 +19,7 @@ pub trait Backend: Send + Sync + 'static {
     /// while a node's UUID is missing from the first.
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError>;
 
-    /// How many workers VPSie counts in the cluster, independently of the listing. None where nothing tells. One call.
+    /// How many workers VPSie counts in the cluster, independently of the listing. None if unknown. One call.
     async fn count(&self) -> Result<Option<u32>, BackendError> {
         Ok(None)
     }

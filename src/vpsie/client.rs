@@ -142,8 +142,8 @@ impl Client {
         }
     }
 
-    /// Makes the calls that change nothing and that the autoscaler depends on. Whether the credentials may change
-    /// something, no such call tells.
+    /// Makes the calls that change nothing and that the autoscaler depends on. No such call shows whether the
+    /// credentials may change anything.
     async fn prove_access(&self) -> Result<(), ApiError> {
         let clusters = self.clusters().await?;
         let cluster = self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone();

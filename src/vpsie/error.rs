@@ -99,8 +99,8 @@ impl Kind {
 
     /// What a 5xx is whose body is VPSie's own envelope. VPSie sends its refusals so, too (API §3.2), and a refusal
     /// that is taken for a lost reply leaves a machine waiting. The other way round is worse: the VM of a request that
-    /// counts as refused is nobody's. So the evidence must be clear that a check failed before the work began: words of
-    /// such a check, or the mark of a deliberate refusal (`type: false`, no `stack`) in words that tell of no accident.
+    /// counts as refused belongs to no machine. So the evidence must be clear that a check failed before the work began: words of
+    /// such a check, or the mark of a deliberate refusal (`type: false`, no `stack`) in words that show no internal failure.
     pub(super) fn of_server_error(status: u16, message: &str, deliberate: bool) -> Self {
         let by_words = Self::of(status, message);
         let lower = message.to_lowercase();
@@ -129,7 +129,7 @@ const CHECK: &[&str] = &[
     "is required",
 ];
 
-/// Words of accidents, in lower case: the work may have begun.
+/// Words of internal failures, in lower case: the work may have begun.
 const ACCIDENT: &[&str] = &[
     "internal",
     "unexpected",

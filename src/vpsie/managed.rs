@@ -48,7 +48,7 @@ struct Memory {
     unlisted: BTreeSet<String>,
     /// UUIDs by hostname, with the numeric id of the node that each was found for.
     ids: BTreeMap<Hostname, (Option<String>, VmId)>,
-    /// Workers whose UUID is not known, with the listings in a row that did not tell it.
+    /// Workers whose UUID is not known, with the listings in a row that did not show it.
     unidentified: BTreeMap<Hostname, u32>,
     /// Sizes that VPSie makes no group for, since when, and its refusal.
     refused: BTreeMap<SizeId, (Instant, BackendError)>,

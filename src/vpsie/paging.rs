@@ -138,7 +138,7 @@ impl Reading<'_> {
 
 impl Client {
     /// Every row of a listing, over all its pages, as `read` has it. A row that it cannot read is skipped and
-    /// counted. Rows that VPSie tells of and does not give are counted and logged.
+    /// counted. Rows that VPSie announces and does not return are counted and logged.
     pub(super) async fn rows<T>(
         &self,
         call: Call,

@@ -255,7 +255,7 @@ struct Targets {
     backend: Arc<ManagedBackend>,
     /// The cluster that the records are of.
     recorded: Option<ManagedConfig>,
-    /// Told once the NodeGroups are in force: VPSie is asked and gRPC opens after that.
+    /// Set once the NodeGroups are in force. Only then requests to VPSie begin and gRPC opens.
     in_force: watch::Sender<Target>,
 }
 

@@ -136,7 +136,7 @@ fn announce(
     }
 }
 
-/// Commands that try the service. With mutual TLS the files are those of a client, which is another's.
+/// Commands that try the service. With mutual TLS they need the files of a client.
 fn trials(tls: bool, grpc: SocketAddr, pool: &str) -> [String; 3] {
     let service = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
     let how = if tls {

@@ -17,7 +17,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// What those are told whose change was left out.
+    /// The error for callers whose change was left out.
     pub(super) fn error(&self) -> Arc<StoreError> {
         let left_out = self.left_out.iter();
         let refused = left_out
@@ -27,7 +27,7 @@ impl Kept {
 }
 
 /// The records that a commit was refused; else its failure.
-pub(super) fn refused_of(committed: Result<(), StoreError>) -> Result<Vec<RefusedRecord>, StoreError> {
+pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<RefusedRecord>, StoreError> {
     match committed {
         Ok(()) => Ok(Vec::new()),
         Err(StoreError::Refused(refused)) => Ok(refused),

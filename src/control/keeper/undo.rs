@@ -1,5 +1,5 @@
-//! Commands that Cluster Autoscaler was told have failed: nothing of them stays done. A machine that it does not know
-//! of would be paid for, and a Node that it takes back into use would lose its VM.
+//! Undoes commands that Cluster Autoscaler saw fail. Otherwise a machine that it does not know of would be paid for, and
+//! a Node that it takes back into use would lose its VM.
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
 use declared::{Declared, SeenConfig};
 use status::{status, unreadable};
-use watched::{Unreadable, Watched, watched, wishes};
+use watched::{Unreadable, Watched, intent, watched};
 
 /// The name of the only AutoscalerConfig that has a meaning.
 const CONFIG: &str = "default";
@@ -228,7 +228,7 @@ impl NodeGroups {
             let Some(object) = self.seen.objects.get(&name) else { continue };
             let Some(patched) = self.write(object).await else { continue };
             if let Some(object) = self.seen.objects.get_mut(&name) {
-                changed |= wishes(object.meta()) != wishes(patched.meta());
+                changed |= intent(object.meta()) != intent(patched.meta());
                 *object = patched;
             }
         }
@@ -237,7 +237,7 @@ impl NodeGroups {
         } else if let Some(config) = self.config.objects.get(CONFIG)
             && let Some(patched) = self.write_config(config).await
         {
-            changed |= wishes(config.meta()) != wishes(patched.meta());
+            changed |= intent(config.meta()) != intent(patched.meta());
             self.config.objects.insert(CONFIG.to_owned(), patched);
         }
         changed

@@ -98,19 +98,19 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
     fn apply(&mut self, object: DeserializeGuard<K>) -> bool {
         let name = object.name_any();
         let object = usable(object);
-        let wishes = match &object {
-            Ok(object) => wishes(object.meta()),
-            Err(unreadable) => wishes(&unreadable.meta),
+        let intent = match &object {
+            Ok(object) => intent(object.meta()),
+            Err(unreadable) => intent(&unreadable.meta),
         };
         let readable = object.is_ok();
         let was_unreadable = self.unreadable.remove(&name);
         let last = self.objects.remove(&name);
         let before = match (&was_unreadable, &last) {
-            (Some(unreadable), _) => Some(self::wishes(&unreadable.meta)),
-            (None, last) => last.as_ref().map(|last| self::wishes(last.meta())),
+            (Some(unreadable), _) => Some(self::intent(&unreadable.meta)),
+            (None, last) => last.as_ref().map(|last| self::intent(last.meta())),
         };
         self.keep(name, object, last);
-        was_unreadable.is_some() == readable || before.is_none_or(|before| before != wishes)
+        was_unreadable.is_some() == readable || before.is_none_or(|before| before != intent)
     }
 
     /// Keeps an object; one that cannot be read as it was `last`, unless another one had the name then.
@@ -129,8 +129,8 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
     }
 }
 
-/// What tells of a change that is a person's: most changes are of statuses, by this very loop.
-pub(super) fn wishes(meta: &ObjectMeta) -> impl PartialEq + use<> {
+/// The part of an object that people change. Most changes are of statuses, by this loop itself.
+pub(super) fn intent(meta: &ObjectMeta) -> impl PartialEq + use<> {
     let ObjectMeta { uid, generation, deletion_timestamp, labels, annotations, .. } = meta.clone();
     let learn_anew = annotations.and_then(|mut all| all.remove(names::LEARN_ANEW));
     (uid, generation, deletion_timestamp, labels, learn_anew)

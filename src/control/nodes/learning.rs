@@ -67,7 +67,7 @@ impl Settling {
             return None;
         };
         let vm = machine.vm()?.hostname.clone();
-        let known = fleet.learned(machine.size).is_some_and(|learned| learned.knows(uid));
+        let known = fleet.learned(machine.size).is_some_and(|learned| learned.has_node(uid));
         if !self.is_settled(uid, &shape, known, now) {
             return None;
         }

@@ -36,11 +36,11 @@ pub use view::{NodeFacts, NodesView};
 const PASS: Duration = Duration::from_secs(1);
 /// Nodes looked at all the same, for what failed before.
 const REPEAT: Duration = Duration::from_secs(15);
-/// How long a new Node may fit no machine before it is told: its VM may not be listed yet.
+/// How long a new Node may fit no machine before that is reported: its VM may not be listed yet.
 const UNMATCHED: Duration = Duration::from_mins(1);
-/// Machines that are told of such a Node, at most.
+/// Most machines that such a Node is reported on.
 const UNMATCHED_MACHINES: usize = 5;
-/// What such a Node was told for, in `told`.
+/// Prefix of such a Node's UID in `told`.
 const UNMATCHED_KEY: &str = "unmatched ";
 
 /// The loop that gives Nodes their identity.
@@ -128,7 +128,7 @@ impl Nodes {
                     next = Instant::now() + REPEAT;
                 }
                 () = commits.changed() => {
-                    // At once: what registers from now on is younger.
+                    // At once: a Node that registers from now on is younger.
                     self.handle.read(|fleet| self.history.note_records(fleet));
                     next = next.min(Instant::now() + PASS);
                 }
@@ -230,18 +230,18 @@ impl Nodes {
                 }
             }
             Verdict::Delete => self.delete(name, uid).await,
-            Verdict::Contradiction(machine, found) => self.tell_conflict(name, uid, &machine, &found),
+            Verdict::Contradiction(machine, found) => self.report_conflict(name, uid, &machine, &found),
             Verdict::Unknown => {
                 if self.told.insert(uid.unwrap_or_default()) {
                     self.bell.now();
                 }
             }
         }
-        self.tell_unmatched(name);
+        self.report_unmatched(name);
         self.learn(name).await;
     }
 
-    /// Takes what the Node of a machine has, for the templates.
+    /// Learns what the Node of a machine has, for the templates.
     async fn learn(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
         let Some(facts) = self.view.named(&Hostname::new(name)) else { return };
@@ -282,16 +282,16 @@ impl Nodes {
         Some(verdict)
     }
 
-    /// An event on the Node and on the VPSieNode.
-    fn tell(&self, node: &str, machine: &MachineId, kind: EventType, reason: &'static str, message: &str) {
+    /// Publishes an event on the Node and on the VPSieNode.
+    fn publish(&self, node: &str, machine: &MachineId, kind: EventType, reason: &'static str, message: &str) {
         let uid = self.seen.get(node).and_then(Node::uid).unwrap_or_default();
         let on = Object::VPSieNode(machine.to_string());
         self.events.publish(Happening::new(on.clone(), kind, reason, message));
         self.events.publish(Happening::node(node, uid, kind, reason, message).with(on));
     }
 
-    /// Tells once that a Node cannot be a machine's though it has the name or the address of its VM.
-    fn tell_conflict(&mut self, name: &str, uid: Option<String>, machine: &MachineId, found: &str) {
+    /// Reports once that a Node cannot be a machine's though it has the name or the address of its VM.
+    fn report_conflict(&mut self, name: &str, uid: Option<String>, machine: &MachineId, found: &str) {
         if !self.told.insert(uid.unwrap_or_default()) {
             return;
         }
@@ -304,11 +304,11 @@ impl Nodes {
             "Node {name} has the providerID {found} of another VM: it is not taken for the Node of machine {machine}; \
              delete the Node object and restart its kubelet"
         );
-        self.tell(name, machine, EventType::Warning, "IdentityConflict", &message);
+        self.publish(name, machine, EventType::Warning, "IdentityConflict", &message);
     }
 
-    /// Tells once of a Node that registered and fits no machine, while machines wait for their Nodes.
-    fn tell_unmatched(&mut self, name: &str) {
+    /// Reports once that a Node registered and fits no machine, while machines wait for their Nodes.
+    fn report_unmatched(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
         let uid = node.uid().unwrap_or_default();
         let owned = self.view.named(&Hostname::new(name)).is_some_and(|facts| facts.machine.is_some());
@@ -332,11 +332,11 @@ impl Nodes {
                 "Node {name} registered and matches none of the VMs that wait for their Node; that of VM {vm} must have \
                  the name {vm}"
             );
-            self.tell(name, machine, EventType::Warning, "NodeUnmatched", &message);
+            self.publish(name, machine, EventType::Warning, "NodeUnmatched", &message);
         }
     }
 
-    /// Takes the providerID that another controller set first. Whether that is recorded.
+    /// Adopts the providerID that another controller set first. Returns whether that is recorded.
     async fn adopt(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
         match self.handle.adopt_provider_id(machine.clone(), provider_id.clone()).await {
             Ok(true) => {
@@ -344,7 +344,7 @@ impl Nodes {
                 let message = format!(
                     "Node {name} has the providerID {provider_id} of another controller: it is the id of machine {machine}"
                 );
-                self.tell(name, &machine, EventType::Normal, "IdentityAdopted", &message);
+                self.publish(name, &machine, EventType::Normal, "IdentityAdopted", &message);
                 true
             }
             Ok(false) => false,

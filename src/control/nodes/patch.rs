@@ -69,7 +69,7 @@ pub(super) fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option
                 all.push(json!({"key": TO_BE_DELETED, "value": value, "effect": "NoSchedule"}));
             }
             patch["spec"]["taints"] = all;
-            // The list is written whole: nobody else's change to it may be lost.
+            // The list is written whole: changes by others must not be lost.
             patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
         }
     }
@@ -100,7 +100,7 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     if let Some(id) = id {
         patch["spec"]["providerID"] = json!(id);
     }
-    // Once only, so that a taint that somebody takes away stays away.
+    // Once only, so that a taint that a person removes stays away.
     if let Some(group) = group.filter(|group| first && !group.taints.is_empty()) {
         let mut all: Vec<Value> = taints(node)
             .filter(|old| {
@@ -115,7 +115,7 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
                 .map(|t| json!({ "key": t.key, "value": t.value, "effect": t.effect.to_string() })),
         );
         patch["spec"]["taints"] = json!(all);
-        // The list is written whole: nobody else's change to it may be lost.
+        // The list is written whole: changes by others must not be lost.
         patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
     }
     Some(patch)

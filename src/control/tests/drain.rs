@@ -376,7 +376,7 @@ async fn drains_the_node_of_an_orphan_before_its_vm_is_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drains_a_node_that_registers_while_vpsie_refuses_the_deletion() {
+async fn drains_a_node_that_registers_while_a_deletion_is_refused() {
     let mut cluster = Cluster::new(0).await;
     let vpsie = with_orphan(&mut cluster).await;
     vpsie.state().deletions.insert("slave-2".to_owned(), Reply::Unavailable);

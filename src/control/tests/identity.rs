@@ -142,7 +142,7 @@ async fn adopts_the_provider_id_that_another_controller_set_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tells_once_of_a_node_that_matches_no_waiting_machine() {
+async fn reports_once_a_node_that_matches_no_waiting_machine() {
     let mut cluster = Cluster::new().await;
     cluster.list().await;
     cluster.register("worker-x", &json!({}), "10.0.0.9");

@@ -28,7 +28,7 @@ fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<Learned>) -> Fleet {
 
 fn has(memory_mib: u64, disk_gib: u64) -> NodeShape {
     let capacity = Resources { cpu_millis: 2000, memory_mib, disk_gib, pods: 110 };
-    NodeShape::of(capacity, Resources { memory_mib: memory_mib - 300, ..capacity })
+    NodeShape::new(capacity, Resources { memory_mib: memory_mib - 300, ..capacity })
 }
 
 fn shown(n: u32, shape: NodeShape) -> (Hostname, ShownNode) {

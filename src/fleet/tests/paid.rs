@@ -30,7 +30,7 @@ fn vms_that_still_exist_leave_only_the_surge_for_growth() {
     assert_eq!(
         refused.to_string(),
         "pool batch/ams1/small/on-demand cannot grow by 3: NodeGroup batch has 0 of at most 4 machines, and 4 \
-         further VMs are paid for: they are being deleted, or are not accounted for; at most 6 together"
+         further VMs are paid for (being deleted, orphans, or unexpected nodes); at most 6 together"
     );
     assert_eq!(fleet.hindrance(OTHER, 3, hand.now).unwrap().reason, "VMS_STILL_PAID");
     hand.increase(&mut fleet, OTHER, 2).unwrap();

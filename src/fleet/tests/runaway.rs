@@ -177,12 +177,14 @@ impl World {
 
     fn ask_vpsie(&mut self) {
         let listed = self.listing();
-        self.guard.see(&listed, self.time());
-        if self.guard.doubts(self.time()) && matches!(self.bug, Bug::ListingHidesRows | Bug::HidesRowsOfOld) {
-            self.guard.count(1 + self.vms.len() as u32, &listed, self.time());
+        self.guard.observe(&listed, self.time());
+        if self.guard.needs_count(self.time())
+            && matches!(self.bug, Bug::ListingHidesRows | Bug::HidesRowsOfOld)
+        {
+            self.guard.note_count(1 + self.vms.len() as u32, &listed, self.time());
         }
         if self.guarded {
-            self.fleet.take_verdict(self.guard.verdict(self.time()));
+            self.fleet.set_verdict(self.guard.verdict(self.time()));
         }
         self.hand.observe(&mut self.fleet, &listed);
         self.hand.pass(&mut self.fleet);
@@ -201,7 +203,7 @@ impl World {
                     ticket => {
                         self.make();
                         if let Ok(ticket) = ticket {
-                            self.guard.created(ticket, Created::Accepted);
+                            self.guard.note_outcome(ticket, Created::Accepted);
                         }
                     }
                 }
@@ -210,17 +212,17 @@ impl World {
             self.spoil();
         }
         if self.guarded {
-            self.fleet.take_verdict(self.guard.verdict(self.time()));
+            self.fleet.set_verdict(self.guard.verdict(self.time()));
         }
     }
 
     fn delete_at_vpsie(&mut self) {
         for machine in self.fleet.unwanted().into_iter().cloned().collect::<Vec<_>>() {
             let vm = machine.vm().unwrap().clone();
-            self.guard.deletion_asked(&vm.hostname, self.time());
+            self.guard.note_deletion_request(&vm.hostname, self.time());
             if !matches!(self.bug, Bug::DeletionsAreRefused | Bug::DeletingLeavesLimits) {
                 self.vms.retain(|(_, node)| node.hostname != vm.hostname);
-                self.guard.deletion_accepted(&vm.hostname);
+                self.guard.note_deletion(&vm.hostname);
                 self.fleet.deletion_accepted(&machine.id, self.hand.now);
             }
         }
@@ -280,7 +282,7 @@ fn bounds_vms_whatever_the_accounting() {
 fn guard(max: u32) -> Guard {
     let mut guard = Guard::new(Before::default());
     guard.declare(&Maxima { groups: [("batch".into(), max)].into(), cluster: None }, &BTreeMap::new());
-    guard.see(&[node(1, 2)], Duration::ZERO);
+    guard.observe(&[node(1, 2)], Duration::ZERO);
     guard
 }
 
@@ -295,13 +297,13 @@ fn mins(minutes: u64) -> Duration {
 #[test]
 fn counts_no_node_that_was_listed_before_the_first_request() {
     let mut guard = guard(4);
-    guard.see(&nodes(1..=20), mins(1));
+    guard.observe(&nodes(1..=20), mins(1));
     assert_eq!(guard.verdict(mins(1)).counted, 0, "a person added them before anything was asked for");
     for _ in 0..4 {
         let ticket = guard.permit(mins(2)).unwrap();
-        guard.created(ticket, Created::Accepted);
+        guard.note_outcome(ticket, Created::Accepted);
     }
-    guard.see(&nodes(1..=24), mins(3));
+    guard.observe(&nodes(1..=24), mins(3));
     let verdict = guard.verdict(mins(3));
     assert_eq!((verdict.counted, verdict.room, verdict.halt), (4, 3, None));
 }
@@ -310,11 +312,11 @@ fn counts_no_node_that_was_listed_before_the_first_request() {
 fn counts_a_node_added_by_hand_and_goes_on() {
     let mut guard = guard(4);
     let ticket = guard.permit(mins(1)).unwrap();
-    guard.created(ticket, Created::Accepted);
-    guard.see(&nodes(1..=3), mins(2));
+    guard.note_outcome(ticket, Created::Accepted);
+    guard.observe(&nodes(1..=3), mins(2));
     let verdict = guard.verdict(mins(2));
     assert_eq!((verdict.counted, verdict.unexplained, verdict.halt), (2, 1, None));
-    guard.see(&nodes(1..=5), mins(3));
+    guard.observe(&nodes(1..=5), mins(3));
     let halt = guard.verdict(mins(3)).halt.unwrap();
     assert_eq!(halt.reason(), "UnexplainedNodes");
     let halt = halt.to_string();
@@ -324,9 +326,9 @@ fn counts_a_node_added_by_hand_and_goes_on() {
     );
     guard.acknowledge(&BTreeSet::from([node(4, 2).hostname, node(5, 2).hostname]));
     assert_eq!(guard.verdict(mins(3)).halt, None);
-    guard.see(&nodes(1..=5), mins(4));
+    guard.observe(&nodes(1..=5), mins(4));
     assert_eq!(guard.verdict(mins(4)).counted, 2, "for good");
-    guard.see(&nodes(1..=9), mins(90));
+    guard.observe(&nodes(1..=9), mins(90));
     assert_eq!(guard.verdict(mins(90)).counted, 2, "long after the last request they are not its result");
 }
 
@@ -335,20 +337,20 @@ fn halts_while_deletions_are_overdue() {
     let mut guard = guard(10);
     for _ in 0..5 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.created(ticket, Created::Accepted);
+        guard.note_outcome(ticket, Created::Accepted);
     }
-    guard.see(&nodes(1..=6), mins(2));
+    guard.observe(&nodes(1..=6), mins(2));
     for n in 2..=4 {
-        guard.deletion_asked(&node(n, 2).hostname, mins(3));
+        guard.note_deletion_request(&node(n, 2).hostname, mins(3));
     }
     assert_eq!(guard.verdict(mins(20)).halt, None);
     let halt = guard.verdict(mins(33)).halt.unwrap();
     assert_eq!(halt.reason(), "DeletionsOverdue");
     for n in 2..=4 {
-        guard.deletion_accepted(&node(n, 2).hostname);
+        guard.note_deletion(&node(n, 2).hostname);
     }
-    guard.see(&nodes(5..=6), mins(34));
-    guard.see(&nodes(5..=6), mins(35));
+    guard.observe(&nodes(5..=6), mins(34));
+    guard.observe(&nodes(5..=6), mins(35));
     let verdict = guard.verdict(mins(35));
     assert_eq!((verdict.halt, verdict.counted), (None, 2), "it lifts by itself");
 }
@@ -359,14 +361,14 @@ fn forgets_what_vpsie_never_made_when_its_counts_say_so() {
     for (counted, until) in [(None, 24 * 60), (Some(1), 60)] {
         let mut guard = guard(4);
         while let Ok(ticket) = guard.permit(mins(1)) {
-            guard.created(ticket, Created::Accepted);
+            guard.note_outcome(ticket, Created::Accepted);
         }
         assert_eq!(guard.verdict(mins(1)).halt.unwrap().reason(), "TooManyVMs");
         for minute in 2..=until + 1 {
             assert!(guard.verdict(mins(minute)).halt.is_some(), "{counted:?}: {minute}");
-            guard.see(&listed, mins(minute));
-            if let Some(counted) = counted.filter(|_| guard.doubts(mins(minute))) {
-                guard.count(counted, &listed, mins(minute));
+            guard.observe(&listed, mins(minute));
+            if let Some(counted) = counted.filter(|_| guard.needs_count(mins(minute))) {
+                guard.note_count(counted, &listed, mins(minute));
             }
         }
         assert_eq!(guard.verdict(mins(until + 1)).halt, None, "{counted:?}");
@@ -378,7 +380,7 @@ fn a_creation_that_made_nothing_does_not_count() {
     let mut guard = guard(4);
     for _ in 0..50 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.created(ticket, Created::Nothing);
+        guard.note_outcome(ticket, Created::Nothing);
     }
     assert_eq!(guard.verdict(mins(1)).counted, 0);
 }
@@ -391,12 +393,12 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
         |web_max| Maxima { groups: [(web.clone(), web_max), (batch.clone(), 4)].into(), cluster: None };
     let held = |count| BTreeMap::from([(web.clone(), count)]);
     guard.declare(&maxima(50), &held(0));
-    guard.see(&[], mins(0));
+    guard.observe(&[], mins(0));
     for _ in 0..40 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.created(ticket, Created::Accepted);
+        guard.note_outcome(ticket, Created::Accepted);
     }
-    guard.see(&nodes(1..=40), mins(2));
+    guard.observe(&nodes(1..=40), mins(2));
     guard.declare(&maxima(2), &held(40));
     let verdict = guard.verdict(mins(2));
     assert_eq!((verdict.bound, verdict.room, &verdict.halt), (44, 4, &None));
@@ -407,7 +409,7 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
         lost: 0,
     });
     restarted.declare(&maxima(2), &held(40));
-    restarted.see(&nodes(1..=40), mins(0));
+    restarted.observe(&nodes(1..=40), mins(0));
     assert_eq!(restarted.verdict(mins(0)), verdict);
     restarted.declare(&maxima(2), &held(1));
     assert_eq!(restarted.verdict(mins(0)).bound, 11, "what is gone does not come back");

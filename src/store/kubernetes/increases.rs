@@ -1,6 +1,5 @@
-//! Machines that are recorded together for the first time are recorded all or not at all. Each is an object of its own,
-//! so each names the increase that it is of; what a write that broke off left behind is known by that, also after a
-//! restart.
+//! Machines of one increase are recorded all or not at all. Each is an object of its own and names its increase, so that
+//! the rest of an interrupted write is recognized, also after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 

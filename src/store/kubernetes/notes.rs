@@ -123,7 +123,7 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
     if let Some(size) = name.strip_prefix(LEARNED_MAP).and_then(|size| size.parse().ok()) {
         let nodes = map.data.as_ref().and_then(|data| data.get(NODES));
         let nodes = nodes.map(|text| serde_json::from_str(text).inspect_err(|error| unreadable(map, error)));
-        let learned = nodes.and_then(Result::ok).and_then(Learned::of_nodes);
+        let learned = nodes.and_then(Result::ok).and_then(Learned::from_nodes);
         records.learned.extend(learned.map(|learned| (SizeId(size), learned)));
         return;
     }

@@ -294,7 +294,7 @@ fn beat(node: &Node, time: &str) -> Node {
 }
 
 #[test]
-fn a_node_that_was_there_before_is_claimed_once_its_kubelet_speaks() {
+fn claims_an_earlier_node_once_its_kubelet_reports() {
     let fleet = fleet(creating(), Vec::new());
     let old = beat(&node("", true), "2026-01-01T00:00:00Z");
     let mut history = older(&old);
@@ -354,7 +354,7 @@ fn orphan() -> Stranger {
 }
 
 #[test]
-fn keeps_pods_away_from_the_node_of_an_orphan_until_it_is_adopted() {
+fn cordons_the_node_of_an_orphan_until_it_is_adopted() {
     let aside = fleet(Phase::Pending, vec![orphan()]);
     for cordoned in [false, true] {
         let bare = merged(&node("", true), json!({ "spec": { "unschedulable": cordoned } }));
