@@ -42,7 +42,7 @@ impl VPSieNode {
         serde_json::from_value(object)
     }
 
-    /// The VM that an object names which cannot be read otherwise.
+    /// The VM that an unreadable object names.
     pub fn vm_of_unreadable(object: &Value) -> Option<(Hostname, Option<VmId>)> {
         let (spec, status) = (&object["spec"], &object["status"]);
         let hostname = status["hostname"].as_str().or(spec["nodeName"].as_str())?;

@@ -54,7 +54,7 @@ pub(crate) fn read_stranger(text: &str) -> Result<Stranger, serde_json::Error> {
     })
 }
 
-/// The VM that a row names which cannot be read otherwise: it is never touched.
+/// The VM that an unreadable row names. It is never touched.
 pub(crate) fn vm_of_unreadable(text: &str) -> Option<Stranger> {
     let record: Value = serde_json::from_str(text).ok()?;
     let vm = record.pointer("/phase/vm").filter(|vm| !vm.is_null()).unwrap_or(&record["vm"]);

@@ -74,7 +74,7 @@ pub enum Phase {
     },
 }
 
-/// How far the Node of a machine that is being deleted is drained: the gate of every VM deletion.
+/// How far the Node of a machine that is being deleted is drained: the drain gate of every VM deletion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DrainState {
     /// The Node, if there is one, must be drained first.
@@ -324,7 +324,7 @@ impl Machine {
         !matches!(self.phase, Phase::Deleting { .. })
     }
 
-    /// Its VM, if VPSie is to be asked to delete it: its Node is drained, or there is none.
+    /// Its VM, if it passed the drain gate: its Node is drained, or there is none.
     pub fn deletable(&self) -> Option<DeletableVm> {
         match &self.phase {
             Phase::Deleting {

@@ -1,4 +1,4 @@
-//! What VPSie may do wrong for as long as it lasts, beside the faults of single requests.
+//! Faults of VPSie that last, unlike those of single requests.
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ pub struct AnomaliesConfig {
     pub returns: f64,
     /// How long after it was gone such a worker returns.
     pub returns_after: Span,
-    /// How likely nothing about a worker tells its role, 0 to 1: no `role`, an unknown `node_type`, a hostname
+    /// How likely nothing shows the role of a worker, 0 to 1: no `role`, an unknown `node_type`, a hostname
     /// without `-slave`.
     pub unknown_roles: f64,
     /// How likely the account has another VM with the hostname of a worker, such as a restored backup, 0 to 1.

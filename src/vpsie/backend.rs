@@ -30,7 +30,7 @@ pub trait Backend: Send + Sync + 'static {
     /// `label` is a name for a VPSie group, should one have to be made for the size.
     async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError>;
 
-    /// Deletes that VM and no other (invariant 7), which its Node does not need any more. Idempotent: a VM that is not there is a success.
+    /// Deletes that VM and no other (invariant 7). Idempotent: a VM that does not exist is a success.
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError>;
 }
 

@@ -66,7 +66,7 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Reads a page. Returns how many of its rows are new; those of the first page all are.
-    async fn take(&mut self, call: &Call) -> Result<usize, ApiError> {
+    async fn read_page(&mut self, call: &Call) -> Result<usize, ApiError> {
         let (page, total) = self.client.page(call).await?;
         let total = total.and_then(|total| usize::try_from(total).ok()).filter(|total| *total > 0);
         self.total = self.total.or(total);
@@ -90,7 +90,7 @@ impl Reading<'_> {
         let first = self.rows.len().max(1);
         if !asked_for_all {
             let all = self.call.page(0, self.total.unwrap_or(MOST_ROWS).min(MOST_ROWS));
-            if !self.take_if_any(&all).await?.1 {
+            if !self.read_page_if_any(&all).await?.1 {
                 return Ok(false);
             }
         }
@@ -102,7 +102,7 @@ impl Reading<'_> {
             let by_pages = self.call.page((self.rows.len() / first).max(1), first);
             let mut more = 0;
             for page in [by_rows, by_pages] {
-                let (new, answered) = self.take_if_any(&page).await?;
+                let (new, answered) = self.read_page_if_any(&page).await?;
                 if !answered {
                     return Ok(false);
                 }
@@ -120,8 +120,8 @@ impl Reading<'_> {
 
     /// Reads a page of a list that may have none: where no total tells of missing rows, an error costs only the
     /// knowledge that the list is whole.
-    async fn take_if_any(&mut self, call: &Call) -> Result<(usize, bool), ApiError> {
-        match self.take(call).await {
+    async fn read_page_if_any(&mut self, call: &Call) -> Result<(usize, bool), ApiError> {
+        match self.read_page(call).await {
             Ok(new) => Ok((new, true)),
             Err(error) if self.is_missing_rows() => Err(error),
             Err(error) => {
@@ -150,7 +150,7 @@ impl Client {
         let mut reading =
             Reading { client: self, call: &call, rows: Vec::new(), seen: HashSet::new(), total: None };
         let first = if is_cut { call.page(0, MOST_ROWS) } else { call.clone() };
-        let before = reading.take(&first).await?;
+        let before = reading.read_page(&first).await?;
         let is_proven = match reading.total {
             Some(_) => !reading.is_missing_rows(),
             None => {

@@ -50,7 +50,7 @@ func drivers(t testing.TB) []driver {
 
 var named = regexp.MustCompile(`^(.+)@([0-9]+\.[0-9]+)$`)
 
-// splitMinor returns the path and the release of path@1.37. A binary that is built from source calls itself dev.
+// splitMinor returns the path and the release of path@1.37. A binary that is built from source reports the version dev.
 func splitMinor(entry string) (path, minor string) {
 	if match := named.FindStringSubmatch(entry); match != nil {
 		return match[1], match[2]
@@ -85,7 +85,7 @@ func versionOf(t testing.TB, path string) string {
 	await(t, path+" says its version", 20*time.Second, func() error {
 		match := says.FindStringSubmatch(tail(p.log, 1<<20))
 		if match == nil {
-			return fmt.Errorf("it does not tell its release; name it, as in %s@%s. It says: %s", path, newest,
+			return fmt.Errorf("it does not report its release; append it, as in %s@%s. It says: %s", path, newest,
 				tail(p.log, 1000))
 		}
 		version = match[1]

@@ -120,8 +120,8 @@ impl NodeGroups {
             let changed = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                Some(event) = groups.next() => self.seen.take(event),
-                Some(event) = configs.next() => self.config.take(event),
+                Some(event) = groups.next() => self.seen.apply_event(event),
+                Some(event) = configs.next() => self.config.apply_event(event),
                 () = tokio::time::sleep_until(next) => {
                     next = Instant::now() + REPEAT;
                     self.seen.read && self.report().await

@@ -59,8 +59,8 @@ impl<K> Watched<K> {
 }
 
 impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
-    /// Takes what the watch says. Whether that makes a difference.
-    pub(super) fn take(&mut self, event: Seen<K>) -> bool {
+    /// Applies an event of the watch. Returns whether it made a difference.
+    pub(super) fn apply_event(&mut self, event: Seen<K>) -> bool {
         match event {
             Err(trouble) => {
                 let before = (self.read, self.failed.is_some());

@@ -30,7 +30,7 @@ impl Increase {
     }
 }
 
-fn of(node: &VPSieNode) -> Option<(&str, usize)> {
+fn read_mark(node: &VPSieNode) -> Option<(&str, usize)> {
     let text = node.annotations().get(INCREASE)?;
     let (_, count) = text.rsplit_once('/')?;
     Some((text, count.parse().ok()?))
@@ -44,7 +44,7 @@ fn is_unasked(machine: &Machine) -> bool {
 pub(super) fn incomplete(nodes: &[VPSieNode]) -> BTreeSet<MachineId> {
     let mut increases: BTreeMap<&str, (usize, Vec<MachineId>, bool)> = BTreeMap::new();
     for node in nodes {
-        let (Some((increase, count)), Ok(machine)) = (of(node), node.machine()) else { continue };
+        let (Some((increase, count)), Ok(machine)) = (read_mark(node), node.machine()) else { continue };
         let (_, machines, unasked) = increases.entry(increase).or_insert((count, Vec::new(), true));
         *unasked &= is_unasked(&machine);
         machines.push(machine.id);
@@ -55,7 +55,7 @@ pub(super) fn incomplete(nodes: &[VPSieNode]) -> BTreeSet<MachineId> {
 }
 
 fn release(stored: &VPSieNode) -> Option<Value> {
-    of(stored).map(|_| json!({"metadata": {"annotations": {INCREASE: null}}}))
+    read_mark(stored).map(|_| json!({"metadata": {"annotations": {INCREASE: null}}}))
 }
 
 impl KubernetesStore {
@@ -97,13 +97,13 @@ impl KubernetesStore {
     ) -> Result<Vec<RefusedRecord>, StoreError> {
         let increase = |id: &MachineId| {
             let node = self.nodes.seen(id.as_str())?;
-            of(&node).map(|(increase, _)| increase.to_owned())
+            read_mark(&node).map(|(increase, _)| increase.to_owned())
         };
         let increases: BTreeSet<String> = dropped.iter().filter_map(increase).collect();
         let mut refused = Vec::new();
         for increase_id in increases {
             let stays = self.nodes.pick(|node| {
-                let counts = of(node).is_some_and(|(increase, _)| increase == increase_id);
+                let counts = read_mark(node).is_some_and(|(increase, _)| increase == increase_id);
                 let stays = |machine: Machine| is_unasked(&machine) && !dropped.contains(&machine.id);
                 (counts && node.machine().is_ok_and(stays)).then(|| node.name_any())
             });
