@@ -5,8 +5,8 @@ use std::iter::Sum;
 use std::ops::{Add, Mul, Sub};
 use std::str::FromStr;
 
-use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
+use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Serialize};
 
 /// An amount, USD.
@@ -77,9 +77,10 @@ impl UsdPerHour {
         Self(whole.unwrap_or_else(|| (self.0 / Decimal::ONE_HUNDRED).saturating_mul(rest)))
     }
 
-    /// To twelve decimals, so that sums are exact: a part of a month has no end.
-    pub fn rounded(self) -> Self {
-        Self(self.0.round_dp(12))
+    /// Cuts it to twelve decimals, so that sums are exact: a part of a month has no end. Never upwards: as many machines
+    /// as a limit allows by the month must be within it by the hour.
+    pub fn cut(self) -> Self {
+        Self(self.0.round_dp_with_strategy(12, RoundingStrategy::ToZero))
     }
 
     /// Whether it is above 0: no other price is one.

@@ -68,7 +68,7 @@ impl Prices {
             PriceRule::PercentOff(percent) => Some(price.less_percent(percent)),
             PriceRule::Off(amount) => Some(price - amount),
         });
-        Some(discounted.unwrap_or(price).rounded()).filter(|price| price.is_positive() && *price <= DEAREST)
+        Some(discounted.unwrap_or(price).cut()).filter(|price| price.is_positive() && *price <= DEAREST)
     }
 
     /// The API's hourly price and its monthly one per hour, where both are given, contradict each other, and the
@@ -183,6 +183,20 @@ mod tests {
             let many = (0..1000).fold(UsdPerHour::ZERO, |sum, _| sum + price);
             let one = (0..999).fold(many, |sum, _| sum - price);
             assert_eq!((many, one), (price * 1000, price));
+        }
+    }
+
+    #[test]
+    fn machines_priced_by_the_month_fit_a_monthly_limit() {
+        for monthly in [7, 11, 20, 24, 33] {
+            let price = Prices::default().of(&offer("a", "ams1", Some(monthly), None)).unwrap();
+            for count in [1, 4, 99] {
+                let monthly = Some(Usd((monthly * i64::from(count)).into()));
+                let limit = crate::cost::CostLimit { hourly: None, monthly }
+                    .rate(Prices::default().hours_per_month)
+                    .unwrap();
+                assert!(price * count <= limit, "{count} at {price} for {limit}");
+            }
         }
     }
 
