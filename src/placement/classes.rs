@@ -1,6 +1,6 @@
 //! Pods that ask for the same are one class: a thousand pods of three deployments are three.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{PodRequest, Question};
 use crate::catalog::Resources;
@@ -16,16 +16,11 @@ pub(super) type Counts = Vec<u32>;
 
 impl Classes {
     pub(super) fn of(question: &Question) -> Self {
-        let mut numbers: HashMap<PodRequest, u32> = HashMap::new();
-        let mut requests = Vec::new();
-        let of_pod = question.pods.iter().map(|pod| {
-            *numbers.entry(*pod).or_insert_with(|| {
-                requests.push(*pod);
-                requests.len() as u32 - 1
-            })
-        });
-        let of_pod = of_pod.collect();
-        Self { requests, of_pod }
+        // Sorted, so that ties between classes are decided alike in whatever order the pods come.
+        let requests: BTreeSet<PodRequest> = question.pods.iter().copied().collect();
+        let numbers: HashMap<PodRequest, u32> = requests.iter().copied().zip(0..).collect();
+        let of_pod = question.pods.iter().filter_map(|pod| numbers.get(pod).copied()).collect();
+        Self { requests: requests.into_iter().collect(), of_pod }
     }
 
     /// The pods, as indexes of [`Question::pods`], by class. Indexes of no pod are left out.

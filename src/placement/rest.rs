@@ -25,7 +25,10 @@ impl<'a> Rest<'a> {
             let price = candidate.price.filter(|_| candidate.blocked.is_none())?;
             Some((candidate, price, counts))
         });
-        Self { classes, options: options.collect() }
+        let mut options: Vec<_> = options.collect();
+        // Ties between options are decided alike in whatever order they come.
+        options.sort_by(|(a, ..), (b, ..)| a.pool.cmp(&b.pool));
+        Self { classes, options }
     }
 
     /// What the pods would cost, covered greedily by the option that is cheapest for what it covers. Pods that no
