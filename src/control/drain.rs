@@ -148,14 +148,13 @@ impl Drain {
                     {
                         self.note(&due.machine, DrainState::NoNode, None).await?;
                     }
-                    (true, _) => {}
                     // It registered after the look that found none.
                     (false, DrainState::NoNode) => self.note(&due.machine, DrainState::Pending, None).await?,
-                    (false, _) if held_up || free > 0 => {
+                    (false, DrainState::Pending | DrainState::Done) if held_up || free > 0 => {
                         free -= usize::from(!held_up);
                         self.drain(&due.machine, &nodes).await?;
                     }
-                    (false, _) => {}
+                    _ => {}
                 }
             }
         }

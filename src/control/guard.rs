@@ -151,15 +151,14 @@ impl Guarded {
     }
 
     fn announce(&self, verdict: &Verdict) {
-        let (kind, event, reason, message) = match &verdict.halt {
-            Some(halt) => (ActKind::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string()),
-            None => {
-                let message = format!(
-                    "growth goes on: {} VMs may be paid for, of at most {}",
-                    verdict.counted, verdict.bound
-                );
-                (ActKind::GrowthResumed, EventType::Normal, "GrowthResumed", message)
-            }
+        let (kind, event, reason, message) = if let Some(halt) = &verdict.halt {
+            (ActKind::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string())
+        } else {
+            let message = format!(
+                "growth goes on: {} VMs may be paid for, of at most {}",
+                verdict.counted, verdict.bound
+            );
+            (ActKind::GrowthResumed, EventType::Normal, "GrowthResumed", message)
         };
         print(&Act {
             failure: Some(Failure { reason: FailureReason::Refused, message: message.clone() }),

@@ -243,7 +243,9 @@ impl Keeper {
                 tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
             }
             tracing::warn!(records = undo.len(), "undid the records of failed commands");
-            undo.iter().for_each(|change| fleet.apply(change));
+            for change in &undo {
+                fleet.apply(change);
+            }
         }
         self.undone.reloaded();
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();

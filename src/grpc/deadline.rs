@@ -22,7 +22,7 @@ pub(super) fn patience(metadata: &MetadataMap) -> Option<Duration> {
         "n" => Duration::from_nanos(count),
         _ => return None,
     };
-    Some(timeout - timeout / WAY_BACK)
+    Some(timeout.saturating_sub(timeout / WAY_BACK))
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ mod tests {
         let node = json!({"default_ip": "198.18.0.1", "datacenter_id": 3});
         for vm in [json!({}), json!({"type": "k8s"}), json!({"type": "vm"}), json!({"dcIdentifier": "dc-1"})]
         {
-            assert_eq!(identify(&node, &[vm.clone()]), None, "{vm}");
+            assert_eq!(identify(&node, std::slice::from_ref(&vm)), None, "{vm}");
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
             json!({"type": "k8s", "dcIdentifier": "DC-1"}),
             json!({"type": "k8s", "datacenter_id": "3"}),
         ] {
-            assert_eq!(identify(&node, &[vm.clone()]).as_deref(), Some("u-0"), "{vm}");
+            assert_eq!(identify(&node, std::slice::from_ref(&vm)).as_deref(), Some("u-0"), "{vm}");
         }
     }
 
@@ -124,7 +124,7 @@ mod tests {
             json!({"type": "k8s", "dcIdentifier": "dc-2", "default_ip": "198.18.0.1"}),
             json!({"type": "k8s", "datacenter_id": 4, "default_ip": "198.18.0.1"}),
         ] {
-            assert_eq!(identify(&node, &[vm.clone()]), None, "{vm}");
+            assert_eq!(identify(&node, std::slice::from_ref(&vm)), None, "{vm}");
         }
     }
 
@@ -133,7 +133,7 @@ mod tests {
         let node = json!({"private_ip": "10.0.0.1"});
         let backup = json!({"type": "vm", "private_ip": "10.0.0.1"});
         let other = json!({"type": "k8s", "hostname": "hel-slave-2"});
-        assert_eq!(identify(&node, &[backup.clone()]).as_deref(), Some("u-0"));
+        assert_eq!(identify(&node, std::slice::from_ref(&backup)).as_deref(), Some("u-0"));
         assert_eq!(identify(&node, &[backup.clone(), other.clone()]), None);
         let worker = json!({"type": "k8s", "private_ip": "10.0.0.1"});
         assert_eq!(identify(&node, &[backup, other, worker]).as_deref(), Some("u-2"));

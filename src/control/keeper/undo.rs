@@ -20,7 +20,7 @@ pub(super) struct Undone {
 /// A machine before a command that failed, and what the command made of it.
 #[derive(Debug)]
 struct Before {
-    before: Option<Machine>,
+    machine: Option<Machine>,
     after: Machine,
     failed_at: Instant,
 }
@@ -31,8 +31,8 @@ impl Undone {
         let failed_at = Instant::now();
         for change in changes {
             let Change::SaveMachine(after) = change else { continue };
-            let before = before.machine(&after.id).cloned();
-            self.commands.push(Before { before, after: after.clone(), failed_at });
+            let machine = before.machine(&after.id).cloned();
+            self.commands.push(Before { machine, after: after.clone(), failed_at });
         }
         if !self.commands.is_empty() {
             self.recheck_at = Some(failed_at + LATE);
@@ -62,7 +62,7 @@ impl Before {
     /// Nothing where the machine went on since, above all where VPSie was asked for it.
     fn undo(&self, recorded: &Machine) -> Option<Change> {
         let same = recorded.phase == self.after.phase && recorded.asks == self.after.asks;
-        match &self.before {
+        match &self.machine {
             _ if !same => None,
             None => is_unasked(recorded).then(|| Change::DropMachine(recorded.id.clone())),
             Some(before) => (before.phase != recorded.phase).then(|| Change::SaveMachine(before.clone())),
@@ -81,7 +81,7 @@ pub(super) fn undo(changes: Vec<&Change>, before: &Fleet, working: &Fleet) -> Ve
     for change in changes {
         let Change::SaveMachine(after) = change else { continue };
         let before = |id: &MachineId| before.machine(id).cloned();
-        let command = Before { before: before(&after.id), after: after.clone(), failed_at: Instant::now() };
+        let command = Before { machine: before(&after.id), after: after.clone(), failed_at: Instant::now() };
         undo.extend(working.machine(&after.id).and_then(|machine| command.undo(machine)));
     }
     undo

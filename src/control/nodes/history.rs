@@ -59,7 +59,8 @@ impl History {
         let ended: Vec<&Hostname> =
             gone.into_iter().filter(|hostname| !self.gone.contains_key(*hostname)).collect();
         let first = !std::mem::replace(&mut self.looked, true);
-        if !first && !(machines.is_empty() && ended.is_empty()) {
+        let is_news = !machines.is_empty() || !ended.is_empty();
+        if !first && is_news {
             self.step += 1;
         }
         let step = self.step;

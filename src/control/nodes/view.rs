@@ -9,6 +9,7 @@ use crate::fleet::{Hostname, ListedNode, MachineId};
 
 /// A Node, as far as others need to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 pub struct NodeFacts {
     /// `metadata.name`.
     pub name: String,

@@ -100,7 +100,7 @@ impl World {
         let shown = |(at, vm): &(u32, ListedNode)| {
             let number: u32 = vm.hostname.as_str().rsplit('-').next().unwrap().parse().unwrap();
             let hidden = match self.bug {
-                Bug::ListingHidesRows => number % 3 == 0,
+                Bug::ListingHidesRows => number.is_multiple_of(3),
                 Bug::HidesRowsOfOld => self.minute > at + 60,
                 _ => false,
             };
@@ -230,7 +230,7 @@ impl World {
 
     /// What Cluster Autoscaler does: replaces what failed, deletes every node each six hours, and always wants more.
     fn cluster_autoscaler(&mut self) {
-        let unneeded = self.minute % 360 == 0;
+        let unneeded = self.minute.is_multiple_of(360);
         let goes = |m: &&Machine| match m.phase {
             Phase::Failed { .. } => true,
             Phase::Running { .. } => unneeded,
