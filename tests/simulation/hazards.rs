@@ -60,7 +60,25 @@ impl Hazard {
     ];
 
     /// Those that the product is expected to bear.
-    const IN_FORCE: &[Self] = &[ReturningVms, AbsurdRetryAfter, SilentShortage];
+    const IN_FORCE: [Self; 8] = [
+        SilentShortage,
+        ReturningVms,
+        UnknownRoles,
+        Namesakes,
+        CutLists,
+        AbsurdRetryAfter,
+        StoreGaps,
+        HalfWrittenIncreases,
+    ];
+
+    /// How often a world has it, if it is in force. Those that last half a day are rare, for they take as long as five
+    /// other worlds.
+    fn chance(self) -> f64 {
+        match self {
+            DeletionsForbidden | LateVms | Duplicates | UnknownRoles | YearAhead => 0.04,
+            _ => 0.15,
+        }
+    }
 }
 
 /// The hazards of one world.
@@ -68,16 +86,29 @@ impl Hazard {
 pub(crate) struct Hazards(BTreeSet<Hazard>);
 
 impl Hazards {
-    /// Some of those in force, by chance. `HAZARDS=LateVms,Namesakes` takes these instead, and all of them.
-    pub(crate) fn draw(rng: &mut StdRng) -> Self {
-        let by_chance: BTreeSet<_> =
-            Hazard::IN_FORCE.iter().filter(|_| rng.random_bool(0.2)).copied().collect();
-        let Ok(names) = std::env::var("HAZARDS") else { return Self(by_chance) };
+    /// Some, by chance, or the one under which a planted bug shows. `HAZARDS=LateVms,Namesakes` takes these instead, and
+    /// all of them; `WITHOUT=LateVms` leaves it out.
+    pub(crate) fn draw(rng: &mut StdRng, planted: Option<Hazard>) -> Self {
+        let by_chance: Vec<_> =
+            Hazard::ALL.into_iter().filter(|hazard| rng.random_bool(hazard.chance())).collect();
+        let by_chance = by_chance.into_iter().filter(|hazard| Hazard::IN_FORCE.contains(hazard)).collect();
+        if let Some(planted) = planted {
+            return Self(BTreeSet::from([planted]));
+        }
+        let mut chosen: BTreeSet<_> = Self::named("HAZARDS").unwrap_or(by_chance).into_iter().collect();
+        for hazard in Self::named("WITHOUT").unwrap_or_default() {
+            chosen.remove(&hazard);
+        }
+        Self(chosen)
+    }
+
+    fn named(variable: &str) -> Option<Vec<Hazard>> {
+        let names = std::env::var(variable).ok()?;
         let named = |name: &str| {
             let found = Hazard::ALL.into_iter().find(|hazard| format!("{hazard:?}") == name);
-            found.unwrap_or_else(|| panic!("HAZARDS: {name:?} is none of {:?}", Hazard::ALL))
+            found.unwrap_or_else(|| panic!("{variable}: {name:?} is none of {:?}", Hazard::ALL))
         };
-        Self(names.split(',').filter(|name| !name.is_empty()).map(named).collect())
+        Some(names.split(',').filter(|name| !name.is_empty()).map(named).collect())
     }
 
     pub(crate) fn has(&self, hazard: Hazard) -> bool {
@@ -87,6 +118,11 @@ impl Hazards {
     /// Whether VMs of ours may fit no request: such a VM is left alone and counted.
     pub(crate) fn unexplained_vms(&self) -> bool {
         [LateVms, Duplicates, ReturningVms, UnknownRoles].iter().any(|hazard| self.has(*hazard))
+    }
+
+    /// Whether VPSie makes VMs beyond those that were asked for, or makes them hours later.
+    pub(crate) fn vms_beyond_requests(&self) -> bool {
+        [LateVms, Duplicates, ReturningVms].iter().any(|hazard| self.has(*hazard))
     }
 
     /// Whether the world goes on for half a day.

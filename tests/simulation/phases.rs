@@ -35,8 +35,11 @@ impl World {
         }
         let pods = self.cluster.list_pods();
         let waiting = pods.iter().filter(|pod| pod.name.starts_with("web") && pod.node.is_none()).count();
-        // Where listings do not tell sizes, one size waits for another.
-        if waiting > 0 && self.sizes_told && !self.hazards.unexplained_vms() {
+        // Where listings do not tell sizes, one size waits for another. Under a silent shortage Cluster Autoscaler may
+        // choose the size without room again each time its backoff ends: that each machine is asked for is a bound of
+        // `liveness`, and holds there as well.
+        let short = self.hazards.has(Hazard::SilentShortage);
+        if waiting > 0 && self.sizes_told && !short && !self.hazards.unexplained_vms() {
             return Err(format!(
                 "seed {}: L: {waiting} pods wait after half an hour of fair weather, and a size has room",
                 self.seed

@@ -4,6 +4,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use vpsie_autoscaler::grpc::proto::{NodeGroupTargetSizeResponse, NodeGroupsResponse};
 
+use super::hazards::Hazard;
+
 /// A bug, by the invariant that it breaks (docs/architecture.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
@@ -27,6 +29,10 @@ pub(crate) enum Sabotage {
     HalvesSwapped,
     /// 2: a write that was refused because somebody else changed the object is taken for done.
     ConflictTakenForDone,
+    /// 7: a deletion takes another VM of the same hostname.
+    NamesakeDeleted,
+    /// All requests wait for as long as one reply asked for.
+    WaitsAsTold,
 }
 
 impl Sabotage {
@@ -44,6 +50,18 @@ impl Sabotage {
     /// What can be wrong with the store of a cluster.
     pub(crate) const KUBERNETES: [Self; 3] =
         [Self::AcknowledgedBeforeDurable, Self::HalvesSwapped, Self::ConflictTakenForDone];
+
+    /// What shows only under a hazard.
+    pub(crate) const UNDER_HAZARDS: [Self; 2] = [Self::NamesakeDeleted, Self::WaitsAsTold];
+
+    /// The hazard under which it shows.
+    pub(crate) fn hazard(self) -> Option<Hazard> {
+        Some(match self {
+            Self::NamesakeDeleted => Hazard::Namesakes,
+            Self::WaitsAsTold => Hazard::AbsurdRetryAfter,
+            _ => return None,
+        })
+    }
 
     /// Changes a reply: a gRPC frame around one message.
     pub(crate) fn change(self, frame: &[u8]) -> Bytes {

@@ -24,6 +24,7 @@ use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
 use super::freezer::Freezer;
 use super::ledger::{Increases, Requests};
+use super::planted::Planted;
 use super::records::Kept;
 use super::sabotage::Sabotage;
 
@@ -97,6 +98,7 @@ pub(crate) struct Network {
     pub(crate) requests: Option<Requests>,
     /// Whether VPSie takes its time for creations.
     pub(crate) latency: bool,
+    pub(crate) planted: Planted,
 }
 
 impl Network {
@@ -121,7 +123,16 @@ impl Network {
         if self.sabotage == Some(Sabotage::AnotherVictim) {
             self.swap_victim(&mut request);
         }
+        if self.sabotage == Some(Sabotage::NamesakeDeleted)
+            && let Some(victim) = Self::victim(&request)
+            && let Some(other) = Planted::namesake(&self.simulator, &victim)
+        {
+            let body = String::from_utf8_lossy(request.body()).replace(&victim, &other);
+            *request.body_mut() = Bytes::from(body);
+            self.watch(&request);
+        }
         let creates = is_creation(&request);
+        self.planted.before(self.sabotage).await;
         let begun = match self.requests.as_ref().filter(|_| creates) {
             Some(requests) => requests.begin(request.uri().path(), &self.simulator, &self.kept.records()),
             None => Ok(None),
@@ -138,6 +149,7 @@ impl Network {
         if let Some(requests) = &self.requests {
             requests.end(creation, accepted(&answer), &self.simulator);
         }
+        self.planted.after(self.sabotage, &answer);
         match answer {
             Err(TransportError::Lost(why))
                 if creates && self.sabotage == Some(Sabotage::LostTakenForNotDone) =>
@@ -257,6 +269,12 @@ impl Service<Request<Body>> for Door {
 }
 
 impl Door {
+    pub(crate) fn process_died(&self) {
+        if let Some((increases, _)) = &self.increases {
+            increases.process_died();
+        }
+    }
+
     async fn pass(&self, request: Request<Body>) -> Result<Response<Body>, tonic::Status> {
         let freezer = self.freezer.lock().unwrap().clone();
         freezer.run(async {}).await;

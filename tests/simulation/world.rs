@@ -20,6 +20,7 @@ use super::hazards::{Hazard, Hazards};
 use super::kubelets::kubelets;
 use super::ledger::{self, Increases, Requests};
 use super::liveness::{Liveness, Sky};
+use super::planted::Planted;
 use super::process::{Process, Surroundings};
 use super::records::{Disk, Keeping};
 use super::sabotage::Sabotage;
@@ -82,7 +83,7 @@ impl World {
     pub(crate) async fn new(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
-        let hazards = Hazards::draw(&mut rng);
+        let hazards = Hazards::draw(&mut rng, sabotage.and_then(Sabotage::hazard));
         let mut shapes = Shapes::random(&mut rng);
         hazards.shape(&mut shapes, &mut rng);
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
@@ -117,6 +118,7 @@ impl World {
             sabotage,
             requests: (!hazards.unexplained_vms()).then(Requests::default),
             latency: hazards.has(Hazard::StoreGaps),
+            planted: Planted::default(),
         };
         let known = Arc::new(Mutex::new(Known::default()));
         let door = Door {
@@ -275,6 +277,7 @@ impl World {
             self.tell(&"the provider is killed");
             process.kill().await;
             self.stats.crashes += 1;
+            self.door.process_died();
         }
         self.store.fuse.put_out();
     }
@@ -330,6 +333,7 @@ impl World {
                         if let Some(process) = self.process.take() {
                             process.kill().await;
                             self.stats.crashes += 1;
+                            self.door.process_died();
                         }
                         self.store.fuse.put_out();
                     }
@@ -373,7 +377,7 @@ impl World {
         }
         let records = self.store.kept.records();
         checks::money(&self.simulator, &records, &self.hazards)?;
-        ledger::bounded(&self.simulator)?;
+        ledger::bounded(&self.simulator, &self.hazards)?;
         let Some(process) = &mut self.process else { return Ok(()) };
         process.goes_on()?;
         checks::answers(&self.door).await?;

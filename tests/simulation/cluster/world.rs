@@ -58,16 +58,19 @@ enum Trouble {
 use Trouble::{Brake, Flapping, Neighbours, Orphans, Returning, Skew};
 
 const ALL: [Trouble; 6] = [Skew, Orphans, Returning, Flapping, Brake, Neighbours];
-/// Those that the product is expected to bear.
-const IN_FORCE: &[Trouble] = &[Skew, Orphans, Returning, Flapping];
 
+/// Some, by chance. `TROUBLES=Skew,Brake` takes these instead, and all of them.
 fn troubles(rng: &mut StdRng) -> BTreeSet<Trouble> {
-    let chosen: BTreeSet<Trouble> = IN_FORCE.iter().filter(|_| rng.random_bool(0.4)).copied().collect();
+    // With the brake on, little else happens.
+    let chance = |trouble: &Trouble| if *trouble == Brake { 0.1 } else { 0.4 };
+    let chosen: BTreeSet<Trouble> =
+        ALL.into_iter().filter(|trouble| rng.random_bool(chance(trouble))).collect();
     let Ok(names) = std::env::var("TROUBLES") else { return chosen };
-    names
-        .split(',')
-        .filter_map(|name| ALL.into_iter().find(|trouble| format!("{trouble:?}") == name))
-        .collect()
+    let named = |name: &str| {
+        let found = ALL.into_iter().find(|trouble| format!("{trouble:?}") == name);
+        found.unwrap_or_else(|| panic!("TROUBLES: {name:?} is none of {ALL:?}"))
+    };
+    names.split(',').filter(|name| !name.is_empty()).map(named).collect()
 }
 
 /// Numbers of VMs whose addresses they have.
