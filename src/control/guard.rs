@@ -93,6 +93,10 @@ impl Guarded {
                 guard.note_count(count, listed, now);
             }
         });
+        // At once: after a restart, a node that is not recorded as known counts as the result of a request.
+        if let Err(error) = self.record().await {
+            tracing::warn!(%error, "cannot record which nodes are known; trying again with the next listing");
+        }
         self.publish().await;
     }
 
@@ -116,7 +120,7 @@ impl Guarded {
         }
     }
 
-    /// Records which nodes no request can have made, before the first request.
+    /// Records which nodes no request can have made: with each listing that finds new ones, and before each request.
     async fn record(&self) -> Result<(), BackendError> {
         let Some(Some(known)) = self.guard(|guard, _| guard.known_before().cloned()) else {
             return Err(unavailable("VPSie's nodes have not been listed yet".to_owned()));
@@ -132,15 +136,18 @@ impl Guarded {
     async fn publish(&self) {
         let news = self.with(|state, now| {
             let verdict = state.guard.as_ref()?.verdict(now);
-            let old = state.published.replace(verdict.clone());
-            (old.as_ref() != Some(&verdict)).then_some((old, verdict))
+            Some((state.published.replace(verdict.clone()), verdict))
         });
         let Some((old, verdict)) = news else { return };
         let reason = |verdict: &Verdict| verdict.halt.as_ref().map(crate::fleet::Halt::reason);
         if old.as_ref().and_then(reason) != reason(&verdict) {
             self.announce(&verdict);
         }
-        // An error means that the process is ending.
+        // Compared with what the fleet has: an earlier verdict is lost when the records cannot be written.
+        if self.handle.read(|fleet| fleet.verdict() == Some(&verdict)) {
+            return;
+        }
+        // The next listing publishes it again if this fails.
         let _ = self
             .handle
             .update(move |fleet, _, _| {

@@ -117,3 +117,47 @@ async fn records_what_was_listed_before_the_first_creation() {
     assert_eq!(known.iter().map(crate::fleet::Hostname::as_str).collect::<Vec<_>>(), ["slave-999"]);
     assert_eq!(process.handle.read(|fleet| fleet.verdict().unwrap().counted), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn publishes_verdicts_again_that_a_failed_write_lost() {
+    let process = begin(false).await;
+    hours(1).await;
+    // Between two listings.
+    seconds(7).await;
+    let verdict = || process.handle.read(|fleet| fleet.verdict().cloned().unwrap());
+    let told = verdict();
+    // What a write that broke off leaves: the fleet goes back to the verdict before.
+    let before = crate::fleet::Verdict { room: 0, ..told.clone() };
+    let lost = process.handle.update(move |fleet, _, _| {
+        fleet.set_verdict(before);
+        Vec::new()
+    });
+    lost.await.unwrap();
+    assert_eq!(room(&process), 0);
+    hours(1).await;
+    assert_eq!((verdict(), room(&process)), (told, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn takes_no_known_node_for_its_own_after_a_restart() {
+    let process = begin(false).await;
+    hours(1).await;
+    process.increase(SMALL, 1).await;
+    hours(1).await;
+    process.delete_all(SMALL).await;
+    hours(2).await;
+    // A person adds these, long after the last creation.
+    process.vpsie.state().nodes.extend((501..507).map(|n| node(n, SizeId(2))));
+    hours(1).await;
+    assert_eq!(process.handle.read(|fleet| fleet.verdict().unwrap().counted), 0);
+
+    let (disk, vpsie) = (process.disk.clone(), Arc::clone(&process.vpsie));
+    process.stop().await;
+    let declaration = vec![NodeGroup { max: 2, ..group() }].into();
+    let mut process = Process::of(disk, Declared { declaration, basis: Basis::default() }).await;
+    let guarded = Guarded::new(vpsie, process.handle.clone(), None, Events::default());
+    process.start_with(&(Arc::new(guarded) as Arc<dyn Backend>));
+    hours(1).await;
+    let verdict = process.handle.read(|fleet| fleet.verdict().cloned().unwrap());
+    assert_eq!((verdict.counted, verdict.halt), (0, None));
+}
