@@ -100,14 +100,12 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
     for VmView { vm, .. } in simulator.vms() {
         let hostname = Hostname::new(&vm.hostname);
         match (vm.kind, strangers.get(&hostname)) {
-            // Of no cluster; its hostname may be a worker's as well.
-            (VmKind::Plain, _) => {}
-            // VPSie made it without a request that explains it: left alone, and counted.
-            (VmKind::Worker, Some(StrangerKind::Foreign)) if unexplained => {}
-            (VmKind::Worker, Some(StrangerKind::Foreign)) => {
+            (VmKind::Worker, Some(StrangerKind::Foreign)) if !unexplained => {
                 return Err(format!("5: {hostname} was made for us and is taken for foreign"));
             }
-            (VmKind::Worker, Some(_)) => {}
+            // A plain VM is of no cluster; its hostname may be a worker's as well. A worker that VPSie made without a
+            // request that explains it is left alone, and counted.
+            (VmKind::Plain, _) | (VmKind::Worker, Some(_)) => {}
             (VmKind::Worker, None) if bound.contains(&hostname) => {}
             (VmKind::Worker, None) => {
                 // Not seen yet, or about to be deleted from the listing: a request must stand for it.

@@ -94,8 +94,8 @@ impl Requests {
     }
 
     /// Its answer reached the provider, or did not.
-    pub(crate) fn end(&self, creation: Option<Creation>, accepted: Option<bool>, simulator: &Simulator) {
-        let Some(Creation { group, begun }) = creation else { return };
+    pub(crate) fn end(&self, creation: &Creation, accepted: Option<bool>, simulator: &Simulator) {
+        let Creation { group, begun } = *creation;
         let mut state = self.0.lock().unwrap();
         let known: BTreeSet<u64> = state.accepted.iter().map(|accepted| accepted.vm).collect();
         match accepted {

@@ -146,7 +146,7 @@ impl Network {
             tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         }
         self.fuse.burn().await;
-        if let Some(requests) = &self.requests {
+        if let (Some(requests), Some(creation)) = (&self.requests, &creation) {
             requests.end(creation, accepted(&answer), &self.simulator);
         }
         self.planted.after(self.sabotage, &answer);

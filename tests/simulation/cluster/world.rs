@@ -36,7 +36,7 @@ const STEP: Duration = Duration::from_secs(15);
 const STORM: u32 = 160;
 const CALM: u32 = 400;
 /// Within this a Node that is ready has its identity.
-const IDENTIFIED: Duration = Duration::from_secs(60);
+const IDENTIFIED: Duration = Duration::from_mins(1);
 
 /// What is wrong with a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -296,7 +296,7 @@ impl World {
 
     /// What was acknowledged is recorded: invariant 2.
     fn promised(&self, events: &[Event]) -> Result<(), String> {
-        let machines = self.recorded()?.machines;
+        let machines = self.recorded().machines;
         for event in events {
             let Event::ScaledUp { group, delta } = event else { continue };
             let there = machines.iter().filter(|m| m.pool.to_string() == *group).count();
@@ -310,28 +310,28 @@ impl World {
     }
 
     /// What is recorded now, past all faults.
-    fn recorded(&self) -> Result<Records, String> {
+    fn recorded(&self) -> Records {
         let (nodes, maps) = (self.kube.all::<VPSieNode>(), self.kube.all::<ConfigMap>());
-        Ok(records_of(&nodes, &maps))
+        records_of(&nodes, &maps)
     }
 
     async fn check(&mut self) -> Result<(), String> {
         if let Some(complaint) = self.door.complaints.first() {
             return Err(complaint);
         }
-        checks::money(&self.simulator, &self.recorded()?, &Hazards::default())?;
+        checks::money(&self.simulator, &self.recorded(), &Hazards::default())?;
         let Some(serves) = self.serving.now().filter(|serves| !serves.freezer.frozen()) else {
             return Ok(());
         };
         checks::answers(&self.door).await?;
         if self.calm {
-            checks::memory(&serves.handle, &self.recorded()?)?;
+            checks::memory(&serves.handle, &self.recorded())?;
         }
         Ok(())
     }
 
     fn rested(&self, load: usize) -> Result<(), String> {
-        checks::at_rest(&self.simulator, &self.recorded()?)?;
+        checks::at_rest(&self.simulator, &self.recorded())?;
         if self.cluster.pending() > 0 {
             return Err(format!("{} pods are pending", self.cluster.pending()));
         }
