@@ -4,6 +4,7 @@
 //! that it was made of. Further evidence of another kind must agree, and none may contradict.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::wire::{Node, VmKind, VmName};
 use crate::fleet::{DatacenterId, VmId};
@@ -37,10 +38,7 @@ impl<'a> Account<'a> {
     /// Whether evidence beside the hostname says that this is the node: an address, or its kind together with the
     /// datacenter. What either side does not tell is no evidence.
     fn is_confirmed(&self, node: &Node, vm: &VmName) -> bool {
-        let address = agree(
-            !node.addresses.is_empty() && !vm.addresses.is_empty(),
-            !node.addresses.is_disjoint(&vm.addresses),
-        );
+        let address = same_address(&node.addresses, &vm.addresses);
         let datacenter = self.same_datacenter(node, vm);
         let other_kind = self.tells_kinds && vm.kind == VmKind::Other;
         if other_kind || address == Some(false) || datacenter == Some(false) {
@@ -60,6 +58,31 @@ impl<'a> Account<'a> {
             (Some(false), _) => Some(false),
             (number, uuid) => uuid.or(number),
         }
+    }
+}
+
+/// Whether both have an address in common, where both show addresses of one kind: a listing may show only the private
+/// address of a VM whose public one is in another.
+fn same_address(node: &BTreeSet<IpAddr>, vm: &BTreeSet<IpAddr>) -> Option<bool> {
+    let kinds = |addresses: &BTreeSet<IpAddr>| addresses.iter().map(AddressKind::of).collect::<BTreeSet<_>>();
+    let same = !node.is_disjoint(vm);
+    agree(same || !kinds(node).is_disjoint(&kinds(vm)), same)
+}
+
+/// Two addresses of a VM that differ in kind do not contradict each other.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct AddressKind {
+    is_ipv4: bool,
+    is_private: bool,
+}
+
+impl AddressKind {
+    fn of(address: &IpAddr) -> Self {
+        let is_private = match address {
+            IpAddr::V4(address) => address.is_private(),
+            IpAddr::V6(address) => address.is_unique_local(),
+        };
+        Self { is_ipv4: address.is_ipv4(), is_private }
     }
 }
 
@@ -137,6 +160,16 @@ mod tests {
         assert_eq!(identify(&node, &[backup.clone(), other.clone()]), None);
         let worker = json!({"type": "k8s", "private_ip": "10.0.0.1"});
         assert_eq!(identify(&node, &[backup, other, worker]).as_deref(), Some("u-2"));
+    }
+
+    #[test]
+    fn addresses_of_different_kinds_contradict_nothing() {
+        let node = json!({"private_ip": "10.0.0.1"});
+        let vm = |address: &str| json!({"type": "k8s", "dcIdentifier": "dc-1", "default_ip": address});
+        for address in ["198.18.0.1", "2001:db8::1", "fd00::1"] {
+            assert_eq!(identify(&node, &[vm(address)]).as_deref(), Some("u-0"), "{address}");
+        }
+        assert_eq!(identify(&node, &[vm("10.0.0.2")]), None, "another private address");
     }
 
     #[test]
