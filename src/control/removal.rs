@@ -125,14 +125,19 @@ impl Removal {
             return;
         }
         let ids = due.clone();
-        let recorded = self.handle.update(move |fleet, now, _| {
+        let recorded = self.handle.update_parts(move |fleet, now, _| {
             ids.iter().flat_map(|id| fleet.deletion_accepted(id, now)).collect()
         });
         match recorded.await {
             Ok(_) => {
                 for id in due {
-                    self.accepted.remove(&id);
-                    self.troubled.remove(&id);
+                    // Its record was refused; the others are written.
+                    if self.handle.read(|fleet| fleet.machine(&id).is_some_and(Machine::is_unwanted)) {
+                        self.trouble(id, None);
+                    } else {
+                        self.accepted.remove(&id);
+                        self.troubled.remove(&id);
+                    }
                 }
             }
             Err(CommandError::Store(_)) => due.into_iter().for_each(|id| self.trouble(id, None)),
