@@ -337,6 +337,8 @@ impl std::io::Write for Log {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
+    // Other tests' threads are without a subscriber, and would switch off the log lines that they reach first.
+    drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

@@ -49,6 +49,8 @@ impl io::Write for Written {
 }
 
 fn logged(work: impl FnOnce()) -> Vec<Value> {
+    // Other tests' threads are without a subscriber, and would switch off the log lines that they reach first.
+    drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
     let written = Written::default();
     let writer = written.clone();
     let logs =
