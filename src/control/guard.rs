@@ -242,14 +242,15 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     let strangers =
         fleet.strangers().filter(|stranger| ours(&stranger.kind)).map(|stranger| stranger.hostname.clone());
     let asks = || fleet.machines().flat_map(|machine| &machine.asks);
-    let lost = asks().filter(|ask| ask.outcome == AskOutcome::Lost).count() as u32;
-    let requests = asks().count() as u32 - lost;
+    let count = |which: fn(AskOutcome) -> bool| asks().filter(|ask| which(ask.outcome)).count() as u32;
+    let accepted = count(|outcome| outcome == AskOutcome::Accepted);
+    let unclear = count(|outcome| matches!(outcome, AskOutcome::InFlight | AskOutcome::Unclear));
     let by_hand: BTreeSet<_> = by_hand.into_iter().filter(|name| fleet.machine_at(name).is_none()).collect();
     let recorded = |name: &Hostname| {
         known.as_ref().is_none_or(|known| known.contains(name))
             && fleet.stranger(name).is_none_or(|stranger| stranger.awaited_by.is_none())
     };
     let unrecorded = !by_hand.iter().all(recorded);
-    let before = Before { known, ours: vms.chain(strangers).collect(), requests, lost };
+    let before = Before { known, ours: vms.chain(strangers).collect(), accepted, unclear };
     Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

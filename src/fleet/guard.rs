@@ -17,9 +17,11 @@ use super::template::names;
 const MEMORY: Duration = Duration::from_hours(24);
 /// The same, once VPSie's own counts show no node beyond those listed.
 const MEMORY_DISPROVED: Duration = Duration::from_hours(1);
-/// How long a creation whose reply was lost counts without a VM; six times less once VPSie's counts disprove it.
-const MEMORY_UNCLEAR: Duration = Duration::from_hours(1);
-/// How soon VPSie's counts disprove a lost reply, or a VM that is not listed any more.
+/// How long a creation whose reply was lost counts without a VM. Less than the minute after which the fleet makes such a
+/// creation again: otherwise one restart in a scale-up would halt growth. A VM that it made after all counts as an
+/// unexplained node once it is listed.
+const MEMORY_UNCLEAR: Duration = Duration::from_secs(45);
+/// How soon VPSie's counts disprove a VM that is not listed any more.
 const DISPROVED_SOON: Duration = Duration::from_mins(10);
 /// How long after the last creation a node beyond the number of creations is suspected to be the result of one.
 const SUSPICION: Duration = Duration::from_hours(1);
@@ -160,10 +162,10 @@ pub struct Before {
     pub known: Option<BTreeSet<Hostname>>,
     /// Nodes that are the result of requests, by the fleet's records.
     pub ours: BTreeSet<Hostname>,
-    /// Requests that wait for a VM, by the fleet's records.
-    pub requests: u32,
-    /// Requests that were lost lately.
-    pub lost: u32,
+    /// Accepted requests without a VM, by the fleet's records.
+    pub accepted: u32,
+    /// Requests whose reply was lost with the process that made them, or shortly before.
+    pub unclear: u32,
 }
 
 /// The declared maxima.
@@ -209,9 +211,9 @@ impl Guard {
     /// A guard that knows what was recorded. Without a record, all that is listed first and is not ours was there before.
     pub fn new(before: Before) -> Self {
         let mut guard = Self { known: before.known.clone(), before, ..Self::default() };
-        let (requests, lost) = (guard.before.requests, guard.before.lost);
-        for nth in 0..requests.saturating_add(lost) {
-            guard.note_creation(Duration::ZERO, nth < requests);
+        let (accepted, unclear) = (guard.before.accepted, guard.before.unclear);
+        for nth in 0..accepted.saturating_add(unclear) {
+            guard.note_creation(Duration::ZERO, nth < accepted);
         }
         guard
     }
@@ -310,10 +312,10 @@ impl Guard {
 
     /// Whether VPSie should be asked how many workers it counts: something is not listed that may be paid for.
     pub fn needs_count(&self, now: Duration) -> bool {
-        let old = |since: Duration| now.saturating_sub(since) >= DISPROVED_SOON;
-        self.hidden > 0
-            || self.unseen.iter().any(|creation| old(creation.at))
-            || self.seen.values().any(|seen| seen.missing.is_some_and(|(since, _)| old(since)))
+        let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
+        let doubtful = |creation: &Unseen| old(creation.at, DISPROVED_SOON);
+        let missing = |seen: &Seen| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
+        self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
     }
 
     /// Compares VPSie's own count of workers with a listing: if it is not higher, no worker is hidden.
@@ -327,13 +329,12 @@ impl Guard {
 
     fn forget(&mut self, now: Duration, disproved: bool) {
         let older = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
-        let unclear = if disproved { DISPROVED_SOON } else { MEMORY_UNCLEAR };
         self.released.retain(|at| !older(*at, MEMORY));
         // A queue that VPSie's counts do not show may still drain: no more is released in a day than may exist at once.
         let mut free = (self.maxima.bound() as usize).saturating_sub(self.released.len());
         let released = &mut self.released;
         self.unseen.retain(|creation| {
-            let over = if creation.accepted { MEMORY } else { unclear };
+            let over = if creation.accepted { MEMORY } else { MEMORY_UNCLEAR };
             if older(creation.at, over) {
                 return false;
             }
@@ -350,6 +351,7 @@ impl Guard {
 
     /// Allows a creation, or returns why not. Call it immediately before the creation.
     pub fn permit(&mut self, now: Duration) -> Result<Ticket, Halt> {
+        self.forget(now, false);
         match self.verdict(now) {
             Verdict { halt: Some(halt), .. } => Err(halt),
             Verdict { halt: None, room: 0, counted, bound, .. } => Err(self.too_many(counted, bound)),

@@ -8,7 +8,7 @@ use super::claims::{Claim, Claims};
 use super::creation::age;
 use super::ids::{Hostname, MachineId, SizeId};
 use super::listing::{ListedNode, NodeRole, VmState};
-use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
@@ -246,7 +246,9 @@ impl Fleet {
         policy: &Policy,
     ) {
         let Some(mut machine) = self.machines.get(&claim.machine).cloned() else { return };
-        machine.asks.remove(0);
+        // An accepted request before one that may never have reached VPSie.
+        let accepted = machine.asks.iter().position(|ask| ask.outcome == AskOutcome::Accepted);
+        machine.asks.remove(accepted.unwrap_or(0));
         let vm = Vm::listed(node);
         let up = policy.running_when_listed && node.state == VmState::Running;
         match &mut machine.phase {

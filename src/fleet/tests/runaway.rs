@@ -167,8 +167,8 @@ impl World {
         }
         let ours =
             records.machines.iter().filter_map(|machine| Some(machine.vm()?.hostname.clone())).collect();
-        let requests = records.machines.iter().map(|machine| machine.asks.len() as u32).sum();
-        let before = Before { known: records.ledger.known_before.clone(), ours, requests, lost: 0 };
+        let accepted = records.machines.iter().map(|machine| machine.asks.len() as u32).sum();
+        let before = Before { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0 };
         self.fleet = Fleet::restore(declared(), records, Reserved::default());
         // Time goes on: the guard's own begins anew.
         self.guard = Guard::new(before);
@@ -405,12 +405,24 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
     let mut restarted = Guard::new(Before {
         known: Some(BTreeSet::new()),
         ours: nodes(1..=40).into_iter().map(|node| node.hostname).collect(),
-        requests: 0,
-        lost: 0,
+        accepted: 0,
+        unclear: 0,
     });
     restarted.declare(&maxima(2), &held(40));
     restarted.observe(&nodes(1..=40), mins(0));
     assert_eq!(restarted.verdict(mins(0)), verdict);
     restarted.declare(&maxima(2), &held(1));
     assert_eq!(restarted.verdict(mins(0)).bound, 11, "what is gone does not come back");
+}
+
+#[test]
+fn a_restart_in_a_scale_up_does_not_halt_growth() {
+    let mut guard = Guard::new(Before { unclear: 4, ..Before::default() });
+    let maxima = Maxima { groups: [("batch".into(), 4)].into(), cluster: None };
+    guard.declare(&maxima, &BTreeMap::new());
+    guard.observe(&[], Duration::ZERO);
+    assert_eq!(guard.verdict(Duration::ZERO).room, 3, "each may have made a VM");
+    let minute = Duration::from_mins(1);
+    guard.observe(&[], minute);
+    assert_eq!(guard.verdict(minute).room, 7, "no VM of theirs is listed");
 }
