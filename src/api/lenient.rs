@@ -34,7 +34,7 @@ impl VPSieNode {
             let phase = match status.get("hostname") {
                 Some(Value::String(_)) => MachinePhase::Running,
                 _ if asked => MachinePhase::Creating,
-                // It is unknown what is to become of it.
+                // Neither a VM nor a request is recorded: no known phase fits, and the record stays unreadable.
                 _ => return strict,
             };
             status.insert("phase".to_owned(), json!(phase));
