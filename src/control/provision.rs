@@ -377,7 +377,8 @@ fn retry_after(error: &BackendError) -> Option<RetryAfter> {
     }
 }
 
-/// Messages reach Cluster Autoscaler's events: at most 200 characters (contract §3.4).
+/// Messages reach Cluster Autoscaler's events: at most 200 characters
+/// (docs/reference/cluster-autoscaler.md#creation-errors).
 fn short(message: &str) -> String {
     message.chars().take(200).collect()
 }

@@ -57,10 +57,10 @@ impl Override {
 }
 
 impl Prices {
-    /// USD per hour of a machine of the offer: the most precise price of the operator, else the API's own hourly
-    /// price, else the monthly one divided (API §16, row 20); less the most precise discount. Where the two prices of
-    /// the API contradict each other the monthly one is used. None when it is not known, or nothing would be left: no
-    /// machine is free.
+    /// USD per hour of a machine of the offer: the most precise price of the operator, else the API's own
+    /// hourly price, else the monthly one divided (docs/reference/vpsie-api.md#prices); less the most precise
+    /// discount. Where the two prices of the API contradict each other the monthly one is used. None when it
+    /// is not known, or nothing would be left: no machine is free.
     pub fn of(&self, offer: &Offer) -> Option<UsdPerHour> {
         let price = self.own(offer).or_else(|| self.listed(offer))?;
         let discounted = self.said(offer, |rule| match rule {

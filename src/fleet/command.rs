@@ -21,7 +21,8 @@ pub struct NodeRef {
     pub provider_id: String,
     /// Name of the Node, or the Instance id for a node that never registered.
     pub name: String,
-    /// Cluster Autoscaler made the node up for an instance that never registered or failed (contract §3.2).
+    /// Cluster Autoscaler made the node up for an instance that never registered or failed
+    /// (docs/reference/cluster-autoscaler.md#made-up-nodes).
     pub fake: bool,
 }
 
@@ -277,10 +278,11 @@ impl Fleet {
         Ok(())
     }
 
-    /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines, the newest first, that nothing was asked
-    /// of VPSie for. What exists is never touched (contract R9), and when nothing is left to cancel nothing
-    /// happens: an error would abort Cluster Autoscaler's whole loop over what is often only its older
-    /// knowledge (contract §3.5).
+    /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines, the newest first, that nothing was
+    /// asked of VPSie for. What exists is never touched
+    /// (docs/reference/cluster-autoscaler.md#nodegroupdecreasetargetsize), and when nothing is left to cancel
+    /// nothing happens: an error would abort Cluster Autoscaler's whole loop over what is often only its
+    /// older knowledge (docs/reference/cluster-autoscaler.md#target-size).
     pub fn decrease(&mut self, pool: &str, delta: i32) -> Result<Vec<Change>, Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         if delta >= 0 {
@@ -300,7 +302,7 @@ impl Fleet {
     }
 
     /// `NodeGroupDeleteNodes`: all of them, or none. A node that is gone or going already is a success
-    /// (contract R8).
+    /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     pub fn delete_nodes(
         &mut self,
         pool: &str,
@@ -354,7 +356,8 @@ impl Fleet {
         }
     }
 
-    /// Deletions of healthy nodes stop at the NodeGroup's minimum; clean-ups may pass it (contract §5).
+    /// Deletions of healthy nodes stop at the NodeGroup's minimum; clean-ups may pass it
+    /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     fn keeps_minimum(&self, pool: &str, victims: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
         let group_target = self.group_target(known);

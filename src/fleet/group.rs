@@ -131,7 +131,7 @@ impl fmt::Display for TaintEffect {
 }
 
 /// A NodeGroup's own autoscaling options. What is None is left to Cluster Autoscaler's flags, which it sends
-/// as defaults with each question (contract §4).
+/// as defaults with each question (docs/reference/cluster-autoscaler.md#options).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AutoscalingOptions {
     /// Requested share of a node below which it is a candidate for removal, 0 to 1.

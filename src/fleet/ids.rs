@@ -84,7 +84,8 @@ text_id! {
 }
 
 impl MachineId {
-    /// The `Instance` id of a machine whose VM is not known yet (contract R4).
+    /// The `Instance` id of a machine whose VM is not known yet
+    /// (docs/reference/cluster-autoscaler.md#target-size).
     pub fn placeholder(&self) -> String {
         format!("{PLACEHOLDER_PREFIX}{self}")
     }
@@ -92,7 +93,7 @@ impl MachineId {
 
 impl VmId {
     /// The `Instance` id of a machine whose VM is known, byte-equal to the Node's `spec.providerID`
-    /// (contract R5).
+    /// (docs/reference/cluster-autoscaler.md#provider-id).
     pub fn provider_id(&self) -> String {
         format!("{PROVIDER_ID_PREFIX}{self}")
     }
@@ -105,7 +106,8 @@ pub const PROVIDER_ID_PREFIX: &str = "vpsie://";
 pub const PLACEHOLDER_PREFIX: &str = "vpsie://machine/";
 
 /// The numeric id of a size of managed Kubernetes workers: `KubeSizeID`, the `id` of an offer, the
-/// `boxsize_id` of a VPSie group (API §3.6). VPSie has one group a size in each cluster.
+/// `boxsize_id` of a VPSie group (docs/reference/vpsie-api.md#identifiers). VPSie has one group a size in
+/// each cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SizeId(pub u64);
@@ -126,7 +128,8 @@ impl fmt::Display for SizeId {
     }
 }
 
-/// A hostname, folded to lower case: the API and Kubernetes differ in case (API §3.6).
+/// A hostname, folded to lower case: the API and Kubernetes differ in case
+/// (docs/reference/vpsie-api.md#identifiers).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Hostname(Arc<str>);

@@ -156,7 +156,7 @@ impl DeletionReason {
 pub struct Vm {
     /// Its hostname: the name of its Node.
     pub hostname: Hostname,
-    /// Its UUID; some listings lack it for a while (API §5.4).
+    /// Its UUID; some listings lack it for a while (docs/reference/vpsie-api.md#nodes).
     pub id: Option<VmId>,
     /// Its addresses, where a listing tells any: they find its Node should that have another name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -216,12 +216,13 @@ pub enum AskOutcome {
 pub struct Failure {
     /// The kind: class and code that Cluster Autoscaler sees.
     pub reason: FailureReason,
-    /// The API's own words, without ids, at most 200 characters (contract §3.4).
+    /// The API's own words, without ids, at most 200 characters
+    /// (docs/reference/cluster-autoscaler.md#creation-errors).
     pub message: String,
 }
 
 /// The fixed vocabulary of `InstanceErrorInfo.errorCode`. Codes are metric labels in Cluster Autoscaler
-/// (contract §3.4), so there are few.
+/// (docs/reference/cluster-autoscaler.md#creation-errors), so there are few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FailureReason {

@@ -8,7 +8,8 @@ use std::time::Duration;
 pub struct Policy {
     /// How long a machine may wait for VPSie to accept it, and an accepted one for its VM to be listed.
     pub create_timeout: Duration,
-    /// How long a Failed machine is shown, should Cluster Autoscaler not delete it (contract R6).
+    /// How long a Failed machine is shown, should Cluster Autoscaler not delete it
+    /// (docs/reference/cluster-autoscaler.md#creation-errors).
     pub failed_ttl: Duration,
     /// How long an orphan may wait for a machine that adopts it.
     pub orphan_grace: Duration,

@@ -1,4 +1,5 @@
-//! The Node that a pool would add, as Cluster Autoscaler's scheduler simulation needs it (contract §3.9).
+//! The Node that a pool would add, as Cluster Autoscaler's scheduler simulation needs it
+//! (docs/reference/cluster-autoscaler.md#nodegrouptemplatenodeinfo).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

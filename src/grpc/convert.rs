@@ -14,8 +14,8 @@ use super::proto::{
 use crate::catalog::Resources;
 use crate::fleet::{Amounts, Machine, NodeRef, Phase, Template};
 
-/// Marks a node that Cluster Autoscaler made up for an instance that never registered or failed (contract
-/// §3.2).
+/// Marks a node that Cluster Autoscaler made up for an instance that never registered or failed
+/// (docs/reference/cluster-autoscaler.md#made-up-nodes).
 const FAKE_NODE_REASON: &str = "k8s.io/cluster-autoscaler/fake-node-reason";
 
 /// A node as the request names it.
@@ -28,7 +28,7 @@ pub(super) fn node_ref(node: ExternalGrpcNode) -> NodeRef {
 }
 
 /// A machine as Cluster Autoscaler sees it. A failed one is `creating` with an error: in any other state the
-/// error is not seen (contract R6).
+/// error is not seen (docs/reference/cluster-autoscaler.md#creation-errors).
 pub(super) fn instance(machine: &Machine) -> Instance {
     let (state, error_info) = match &machine.phase {
         Phase::Pending | Phase::Creating { .. } => (InstanceState::InstanceCreating, None),
@@ -49,7 +49,8 @@ pub(super) fn instance(machine: &Machine) -> Instance {
     }
 }
 
-/// The bytes of a bare `core.v1.Node`, as both template fields carry them (contract R10, §3.9).
+/// The bytes of a bare `core.v1.Node`, as both template fields carry them
+/// (docs/reference/cluster-autoscaler.md#nodegrouptemplatenodeinfo).
 pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
     let label = |key: &str| template.labels.get(key).cloned();
     let system = NodeSystemInfo {

@@ -1,4 +1,5 @@
-//! `NodeGroupGetOptions`: which releases of Cluster Autoscaler can be told options at all (contract §4).
+//! `NodeGroupGetOptions`: which releases of Cluster Autoscaler can be told options at all
+//! (docs/reference/cluster-autoscaler.md#options).
 
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use crate::fleet::AutoscalingOptions;
 /// The version of grpc-go in every release of 1.33, and in none before: up to 1.32 there is 1.65 or an older one.
 const CLIENT_OF_133: &str = "grpc-go/1.68.";
 
-/// A span of releases of Cluster Autoscaler, told by the shape of the defaults in its request (contract
-/// §2.4) and by its client. A reply replaces every field, also those that it cannot carry.
+/// A span of releases of Cluster Autoscaler, told by the shape of the defaults in its request
+/// (docs/reference/cluster-autoscaler.md#wire) and by its client. A reply replaces every field, also those
+/// that it cannot carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
     /// 1.26 to 1.28: a reply sets MaxNodeProvisionTime to 0 and healthy machines are deleted.

@@ -1,5 +1,6 @@
 //! Prices for Cluster Autoscaler's `price` expander. It drops every option whose price is an error or not a
-//! number (contract R14), so there is always a price, and it is above 0.
+//! number (docs/reference/cluster-autoscaler.md#price-expander), so there is always a price, and it is above
+//! 0.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use crate::fleet::{Fleet, Pool, names};
 use crate::placement::PodRequest;
 
 /// What Cluster Autoscaler's names of made-up template nodes start with; the pool id follows, then `-` and a
-/// number (contract §3.9).
+/// number (docs/reference/cluster-autoscaler.md#nodegrouptemplatenodeinfo).
 const TEMPLATE_NODE: &str = "template-node-for-";
 
 /// USD per hour of a pod that asks for nothing. Prices of pods are divided by.
@@ -62,7 +63,8 @@ fn labelled<'a>(fleet: &'a Fleet, labels: &BTreeMap<String, String>) -> Option<&
     fleet.catalog()?.resolve(&datacenter.as_str().into(), &offer.as_str().into())
 }
 
-/// A pod whose bytes cannot be read is priced as the one that the expander itself makes up (contract §6.1).
+/// A pod whose bytes cannot be read is priced as the one that the expander itself makes up
+/// (docs/reference/cluster-autoscaler.md#price-expander).
 pub(super) const UNREADABLE_POD: PodRequest = PodRequest { cpu_millis: 500, memory_bytes: 500 << 20 };
 
 /// Length of a period in hours. One hour, which is what the expander asks for, where the request has none.

@@ -23,12 +23,13 @@ use super::proto::grpcplugin::expander_server::ExpanderServer;
 use super::service::CloudProviderService;
 use super::tls::{Tls, TlsError, TlsFiles};
 
-/// Largest question to the expander. Cluster Autoscaler's expander sends the templates of all pools and all pending pods
-/// in one, and takes a refusal for an absent expander (contract R15).
+/// Largest question to the expander. Cluster Autoscaler's expander sends the templates of all pools and all
+/// pending pods in one, and takes a refusal for an absent expander
+/// (docs/reference/cluster-autoscaler.md#grpc-expander).
 const MAX_RECEIVE: usize = 128 << 20;
 
-/// Cluster Autoscaler pings nobody: without ours a connection to a node that died is never noticed (contract
-/// §1.1).
+/// Cluster Autoscaler pings nobody: without ours a connection to a node that died is never noticed
+/// (docs/reference/cluster-autoscaler.md#transport).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -104,8 +105,9 @@ pub enum ServeError {
 /// Serves until `shutdown`: then asks clients to go elsewhere (GOAWAY), finishes what is under way, and returns.
 ///
 /// The listener is given, so that its backlog holds clients while the fleet is loaded: an answer before that
-/// would be an empty list of pools, which harms more than a connection that waits (contract §1.3). It may be shared: who
-/// connects after the end waits for whoever accepts next.
+/// would be an empty list of pools, which harms more than a connection that waits
+/// (docs/reference/cluster-autoscaler.md#nodegroups). It may be shared: who connects after the end waits for
+/// whoever accepts next.
 pub async fn serve(
     config: GrpcConfig,
     services: Services,

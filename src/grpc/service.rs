@@ -64,7 +64,8 @@ impl CloudProviderService {
         self.handle.execute_within(command, patience).await.map_err(|error| command_error(&error))
     }
 
-    /// What the NodeGroup sets, where that is safe with the release that asks (contract §4).
+    /// What the NodeGroup sets, where that is safe with the release that asks
+    /// (docs/reference/cluster-autoscaler.md#options).
     fn options(
         &self,
         id: &str,
@@ -99,7 +100,8 @@ impl CloudProviderService {
     }
 }
 
-/// A pool as `NodeGroups` and `NodeGroupForNode` show it, equal in both (contract R3).
+/// A pool as `NodeGroups` and `NodeGroupForNode` show it, equal in both
+/// (docs/reference/cluster-autoscaler.md#nodegroupfornode).
 fn node_group(fleet: &Fleet, pool: &Pool) -> NodeGroup {
     let limits = fleet.limits(pool);
     NodeGroup {
@@ -195,7 +197,8 @@ impl CloudProvider for CloudProviderService {
         Ok(Response::new(CleanupResponse {}))
     }
 
-    /// The fleet keeps itself fresh, and an error here would abort the loop (contract R2).
+    /// The fleet keeps itself fresh, and an error here would abort the loop
+    /// (docs/reference/cluster-autoscaler.md#refresh).
     async fn refresh(&self, _: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
         Ok(Response::new(RefreshResponse {}))
     }
@@ -266,7 +269,7 @@ impl CloudProvider for CloudProviderService {
     }
 
     /// A pool that is not known has no options of its own either: an error here would leave its nodes
-    /// standing (contract §4).
+    /// standing (docs/reference/cluster-autoscaler.md#options).
     async fn node_group_get_options(
         &self,
         request: Request<NodeGroupAutoscalingOptionsRequest>,

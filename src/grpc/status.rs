@@ -1,5 +1,5 @@
-//! Refusals as gRPC codes. Cluster Autoscaler shows code and message in its logs and events only (contract
-//! §1.1): the message is for the person who reads those.
+//! Refusals as gRPC codes. Cluster Autoscaler shows code and message in its logs and events only
+//! (docs/reference/cluster-autoscaler.md#error-codes): the message is for the person who reads those.
 
 use tonic::{Code, Status};
 

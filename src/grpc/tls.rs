@@ -1,5 +1,6 @@
-//! TLS as Cluster Autoscaler speaks it (contract §1.1, §6.2): it checks our certificate against the host that it
-//! dials, and shows one of its own to a cloud provider, none to an expander. The files are read again when they change; open connections stay.
+//! TLS as Cluster Autoscaler speaks it (docs/reference/cluster-autoscaler.md#transport): it checks our
+//! certificate against the host that it dials, and shows one of its own to a cloud provider, none to an
+//! expander. The files are read again when they change; open connections stay.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct TlsFiles {
     /// The private key of `cert`.
     pub key: PathBuf,
     /// The authorities that client certificates are checked against. None: clients show none, as Cluster
-    /// Autoscaler when it asks an expander (contract §6.2).
+    /// Autoscaler when it asks an expander (docs/reference/cluster-autoscaler.md#grpc-expander).
     pub client_ca: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! Which of the contradictory shapes the API speaks (API §16).
+//! Which of the contradictory shapes the API speaks (docs/reference/vpsie-api.md#contradictions).
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -141,7 +141,7 @@ shapes! {
         /// `data.accessToken.token`.
         Data = "data",
     }
-    /// How a login says when its token ends (§2.2).
+    /// How a login says when its token ends (docs/reference/vpsie-api.md#login).
     login_expiry = "login-expiry": LoginExpiry {
         /// RFC 3339.
         Rfc3339 = "rfc3339",
@@ -232,7 +232,7 @@ shapes! {
         /// Not given.
         Absent = "absent",
     }
-    /// How long lists are cut (§3.3).
+    /// How long lists are cut (docs/reference/vpsie-api.md#paging).
     paging = "paging": Paging {
         /// Never: paging is ignored.
         Whole = "whole",

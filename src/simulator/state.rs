@@ -451,7 +451,7 @@ pub(super) fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
     now.saturating_add(by).unwrap_or(now)
 }
 
-/// A UUID as MySQL makes them (API §15).
+/// A UUID as MySQL makes them (docs/reference/vpsie-api.md#uuids).
 pub(super) fn uuid(rng: &mut impl RngExt) -> String {
     let head: u64 = rng.random();
     let clock: u16 = rng.random();

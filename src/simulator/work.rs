@@ -54,7 +54,7 @@ impl State {
             || self.tokens.iter().any(|t| t.text == token && t.expires_at > cx.now)
     }
 
-    /// Makes a node group: one a size in each cluster (API §3.2).
+    /// Makes a node group: one a size in each cluster (docs/reference/vpsie-api.md#groups).
     pub(super) fn add_group(
         &mut self,
         cx: &mut Context<'_>,

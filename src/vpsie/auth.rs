@@ -1,4 +1,5 @@
-//! Who we are to VPSie: a token as it stands, or a login that is renewed (API §2).
+//! Who we are to VPSie: a token as it stands, or a login that is renewed
+//! (docs/reference/vpsie-api.md#authentication).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -102,7 +103,8 @@ struct Lasting {
     renew_at: Instant,
 }
 
-/// How a login is sent. VPSie's clients disagree (API §2.2), so what worked is remembered.
+/// How a login is sent. VPSie's clients disagree (docs/reference/vpsie-api.md#login), so what worked is
+/// remembered.
 #[derive(Clone, Copy, PartialEq)]
 enum Style {
     Json,
@@ -282,7 +284,8 @@ fn login(id: &str, secret: &str, style: Style, purpose: Purpose) -> Call {
     Call::post("login", "auth/from/api", body).with_purpose(purpose)
 }
 
-/// The token in a login's reply: at its root or under `data`, in any of the shapes of API §2.2.
+/// The token in a login's reply: at its root or under `data`, in any of the shapes of
+/// docs/reference/vpsie-api.md#login.
 fn token_in(root: &Value, now: Timestamp) -> Option<Lasting> {
     let root = root.as_object()?;
     token_at(root, now).or_else(|| token_at(root.get("data")?.as_object()?, now))

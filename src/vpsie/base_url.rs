@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use url::{Host, Url};
 
-/// Host and prefix of the API, such as `https://api.vpsie.com/apps/v2` (API §1).
+/// Host and prefix of the API, such as `https://api.vpsie.com/apps/v2`
+/// (docs/reference/vpsie-api.md#base-url).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(String);
 

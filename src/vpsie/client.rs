@@ -310,7 +310,7 @@ impl Client {
         }
         if let Some(token) = token {
             let secret = token.secret.expose_secret().trim();
-            // Clients send one, the other or both (API §2.1); both are taken.
+            // Clients send one, the other or both (docs/reference/vpsie-api.md#token); both are taken.
             request = request
                 .header(HeaderName::from_static("vpsie-auth"), sensitive(secret)?)
                 .header(header::AUTHORIZATION, sensitive(&format!("Bearer {secret}"))?);

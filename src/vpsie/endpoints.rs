@@ -1,4 +1,4 @@
-//! The calls that we make, in one table (API §17). Paths are case-sensitive.
+//! The calls that we make, in one table (docs/reference/vpsie-api.md#calls). Paths are case-sensitive.
 
 use serde_json::json;
 
@@ -27,7 +27,8 @@ const VMS: &str = "storages/vms";
 pub(super) enum Deletion {
     /// It will be done.
     Accepted,
-    /// It knows no such VM, in these words; or it does not know the call (API §16, row 1).
+    /// It knows no such VM, in these words; or it does not know the call
+    /// (docs/reference/vpsie-api.md#base-url).
     NotThere(String),
 }
 

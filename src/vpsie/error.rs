@@ -64,7 +64,8 @@ impl Kind {
         }
     }
 
-    /// What a refusal is, by its status (0 when there is none) and its words (API §3.2).
+    /// What a refusal is, by its status (0 when there is none) and its words
+    /// (docs/reference/vpsie-api.md#refusals).
     ///
     /// Words win where they are clear, because VPSie tells quota and shortage by words only. A 5xx in other
     /// words is unclear, whatever they are.
@@ -97,10 +98,12 @@ impl Kind {
         }
     }
 
-    /// What a 5xx is whose body is VPSie's own envelope. VPSie sends its refusals so, too (API §3.2), and a refusal
-    /// that is taken for a lost reply leaves a machine waiting. The other way round is worse: the VM of a request that
-    /// counts as refused belongs to no machine. So the evidence must be clear that a check failed before the work began: words of
-    /// such a check, or the mark of a deliberate refusal (`type: false`, no `stack`) in words that show no internal failure.
+    /// What a 5xx is whose body is VPSie's own envelope. VPSie sends its refusals so, too
+    /// (docs/reference/vpsie-api.md#refusals), and a refusal that is taken for a lost reply leaves a machine
+    /// waiting. The other way round is worse: the VM of a request that counts as refused belongs to no
+    /// machine. So the evidence must be clear that a check failed before the work began: words of such a
+    /// check, or the mark of a deliberate refusal (`type: false`, no `stack`) in words that show no internal
+    /// failure.
     pub(super) fn of_server_error(status: u16, message: &str, deliberate: bool) -> Self {
         let by_words = Self::of(status, message);
         let lower = message.to_lowercase();
@@ -115,7 +118,7 @@ impl Kind {
     }
 }
 
-/// VPSie's refusal to make a second group of a size, in lower case (API §3.2).
+/// VPSie's refusal to make a second group of a size, in lower case (docs/reference/vpsie-api.md#refusals).
 pub(super) const SAME_SIZE: &str = "same selected size";
 
 /// Words of checks that come before any work, in lower case.
@@ -225,7 +228,7 @@ impl ApiError {
     }
 }
 
-/// Longest message, characters (contract §3.4).
+/// Longest message, characters (docs/reference/cluster-autoscaler.md#creation-errors).
 const LONGEST: usize = 200;
 
 /// A reply's words, fit to show: one line, without tags, secrets and UUIDs, and short.

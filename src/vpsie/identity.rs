@@ -1,4 +1,5 @@
-//! Which VM of the account a listed node is, where the cluster's listing does not show its UUID (API §5.5).
+//! Which VM of the account a listed node is, where the cluster's listing does not show its UUID
+//! (docs/reference/vpsie-api.md#node-uuids).
 //!
 //! A deletion goes by the UUID, so a hostname alone is not enough: a restored backup carries the hostname of the worker
 //! that it was made of. Further evidence of another kind must agree, and none may contradict.

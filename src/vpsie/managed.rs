@@ -1,4 +1,5 @@
-//! VPSie-managed Kubernetes: workers come in VPSie groups, one group a size (API §5, §6).
+//! VPSie-managed Kubernetes: workers come in VPSie groups, one group a size
+//! (docs/reference/vpsie-api.md#groups).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -244,7 +245,7 @@ impl ManagedBackend {
     }
 
     /// Looks whether a VM that VPSie claims not to know is gone indeed: with a wrong prefix everything is
-    /// "not found" (API §16, row 1).
+    /// "not found" (docs/reference/vpsie-api.md#base-url).
     async fn confirm_gone(
         &self,
         cluster: &ClusterId,

@@ -1,5 +1,6 @@
-//! Lists that may come in pages. VPSie documents no paging, and its clients disagree about it (API §3.3): the total may
-//! be absent, `offset` may count rows or pages, `limit` may be ignored.
+//! Lists that may come in pages. VPSie documents no paging, and its clients disagree about it
+//! (docs/reference/vpsie-api.md#paging): the total may be absent, `offset` may count rows or pages, `limit`
+//! may be ignored.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};

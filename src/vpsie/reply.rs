@@ -1,4 +1,5 @@
-//! Replies: the envelope in all its forms (API §3), and what a failure among them means.
+//! Replies: the envelope in all its forms (docs/reference/vpsie-api.md#envelope), and what a failure among
+//! them means.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -17,7 +18,7 @@ pub(super) struct Reply(Value);
 pub(super) enum Payload {
     /// `null`, or nothing at all.
     Nothing,
-    /// `false`: what was asked for is not there (API §3.2).
+    /// `false`: what was asked for is not there (docs/reference/vpsie-api.md#envelope).
     False,
     /// `true`, or another bare value: accepted.
     Accepted,
@@ -88,7 +89,7 @@ impl Reply {
     }
 }
 
-/// Some replies spell `total` with a space behind (API §3.1).
+/// Some replies spell `total` with a space behind (docs/reference/vpsie-api.md#envelope).
 fn with_trimmed_keys(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -103,7 +104,7 @@ fn total(object: &Map<String, Value>) -> Option<u64> {
     direct.or_else(|| object.get("pagination")?.get("total")?.as_u64())
 }
 
-/// The code and the words of a failure, which may come with HTTP 200 (API §3.2).
+/// The code and the words of a failure, which may come with HTTP 200 (docs/reference/vpsie-api.md#refusals).
 fn told_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
     let said = |key| root.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
     let (failed, in_error) = match root.get("error") {

@@ -8,9 +8,9 @@ use crate::fleet::{DatacenterId, SizeId};
 
 /// What is known of sizes: the offers, the cluster's groups, and what making groups has taught.
 ///
-/// A group shows a `boxsize_id`. That it is the `KubeSizeID` that the group was made with is plausible and not
-/// proven (API §5.1). So it does not count where the group's resources differ from the offer's, and it tells
-/// the size of a node only where they are the same.
+/// A group shows a `boxsize_id`. That it is the `KubeSizeID` that the group was made with is plausible and
+/// not proven (docs/reference/vpsie-api.md#offers). So it does not count where the group's resources differ
+/// from the offer's, and it tells the size of a node only where they are the same.
 #[derive(Default)]
 pub(super) struct Sizes {
     offers: Vec<Offer>,
@@ -71,8 +71,9 @@ impl Sizes {
     }
 
     /// Learns which group already has the size, from VPSie's refusal to make a second one: `Group <name> has
-    /// same selected Size` (API §3.2). Whether that is the name of the group that exists or of the one that
-    /// was asked for (`asked`) is not known, so resources and our way to name groups come first.
+    /// same selected Size` (docs/reference/vpsie-api.md#refusals). Whether that is the name of the group that
+    /// exists or of the one that was asked for (`asked`) is not known, so resources and our way to name
+    /// groups come first.
     pub(super) fn learn_from_refusal(&mut self, size: SizeId, asked: &str, words: &str) -> Option<u64> {
         let words = words.to_lowercase();
         let suffix = group_name("", size);

@@ -1,7 +1,8 @@
 //! Gives Nodes their identity, takes them for the sign that machines run, and removes those of VMs that are gone.
 //!
-//! Cluster Autoscaler deletes no Node object (contract §3.10), and takes a Node without `spec.providerID` for a
-//! VM that never registered (contract R5). Nothing else does either for VPSie.
+//! Cluster Autoscaler deletes no Node object (docs/reference/cluster-autoscaler.md#node-objects), and takes a
+//! Node without `spec.providerID` for a VM that never registered
+//! (docs/reference/cluster-autoscaler.md#provider-id). Nothing else does either for VPSie.
 
 mod history;
 mod identity;

@@ -55,7 +55,8 @@ fn readmit(node: &Node, mut patch: Value) -> Value {
 /// neither.
 pub(super) fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
     if let Phase::Deleting { since, .. } = &machine.phase {
-        // Cluster Autoscaler's taint goes when it restarts (contract §3.10), and pods would land on a VM that goes.
+        // Cluster Autoscaler's taint goes when it restarts
+        // (docs/reference/cluster-autoscaler.md#node-objects), and pods would land on a VM that goes.
         if !is_cordoned(node) {
             patch["spec"]["unschedulable"] = json!(true);
         }

@@ -100,9 +100,10 @@ impl NodesView {
         self.read(|index| index.by_name.get(name.as_str()).cloned())
     }
 
-    /// Whether a worker that was there before can become a machine: its Node is ready, and has the VM's providerID or
-    /// none. Of a machine without a Node like that, Cluster Autoscaler would have the VM deleted as one that never
-    /// came up (contract §3.3), with all that runs on it.
+    /// Whether a worker that was there before can become a machine: its Node is ready, and has the VM's
+    /// providerID or none. Of a machine without a Node like that, Cluster Autoscaler would have the VM
+    /// deleted as one that never came up (docs/reference/cluster-autoscaler.md#long-unregistered), with all
+    /// that runs on it.
     pub fn shows(&self, listed: &ListedNode) -> bool {
         let Some(id) = &listed.id else { return false };
         self.named(&listed.hostname).is_some_and(|node| {

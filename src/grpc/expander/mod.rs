@@ -56,8 +56,8 @@ impl ExpanderService {
 
 #[async_trait]
 impl Expander for ExpanderService {
-    /// Never an error, and never empty when there is an option: from 1.32 on an empty answer means that nothing
-    /// is to grow (contract R15).
+    /// Never an error, and never empty when there is an option: from 1.32 on an empty answer means that
+    /// nothing is to grow (docs/reference/cluster-autoscaler.md#grpc-expander).
     async fn best_options(
         &self,
         request: Request<BestOptionsRequest>,

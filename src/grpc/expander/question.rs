@@ -11,8 +11,8 @@ use crate::fleet::{Fleet, Pool};
 use crate::grpc::proto::grpcplugin::{BestOptionsRequest, Option as WireOption};
 use crate::placement::{Blocked, Candidate, Question};
 
-/// The question of a request of any release (contract §6.2). Pods are read before the fleet is, which others wait
-/// for meanwhile.
+/// The question of a request of any release (docs/reference/cluster-autoscaler.md#grpc-expander). Pods are
+/// read before the fleet is, which others wait for meanwhile.
 pub(super) fn of(handle: &FleetHandle, request: BestOptionsRequest, now: Timestamp) -> Question {
     let BestOptionsRequest { options, node_map, node_bytes_map } = request;
     let mut pods = Pods::default();

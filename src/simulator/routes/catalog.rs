@@ -1,4 +1,4 @@
-//! Datacenters, plans and offers (API §4, §5.1).
+//! Datacenters, plans and offers (docs/reference/vpsie-api.md#datacenters).
 
 use serde_json::{Map, Value, json};
 
@@ -98,7 +98,8 @@ fn category_identifier(name: &str) -> String {
     format!("{code:08x}-7ca9-11ee-8bba-0050569c68dc")
 }
 
-/// The `resourceIdentifier` of an offer in the datacenter of that number (API §3.6).
+/// The `resourceIdentifier` of an offer in the datacenter of that number
+/// (docs/reference/vpsie-api.md#identifiers).
 pub(in crate::simulator) fn mapping_identifier(datacenter: u64, offer: &OfferConfig) -> String {
     format!("{:04x}{:04x}-c469-11eb-8ef8-0050569c68dc", datacenter, offer.id)
 }

@@ -1,4 +1,4 @@
-//! Managed Kubernetes: clusters, groups, workers (API §5, §6).
+//! Managed Kubernetes: clusters, groups, workers (docs/reference/vpsie-api.md#groups).
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -125,7 +125,7 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
 /// A `node_type` that no client knows.
 const UNKNOWN_NODE_TYPE: u8 = 9;
 
-/// The word for a VM's state (API §5.4, §7.1).
+/// The word for a VM's state (docs/reference/vpsie-api.md#vm-states).
 pub(super) fn status(vm: &Vm, now: Timestamp) -> &'static str {
     match vm.phase(now) {
         Phase::Pending => "pending",

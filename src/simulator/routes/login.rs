@@ -1,4 +1,4 @@
-//! Client credentials (API §2.2).
+//! Client credentials (docs/reference/vpsie-api.md#login).
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};

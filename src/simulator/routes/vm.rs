@@ -1,4 +1,4 @@
-//! VMs, and the list that knows the UUIDs of Kubernetes nodes (API §5.5, §7).
+//! VMs, and the list that knows the UUIDs of Kubernetes nodes (docs/reference/vpsie-api.md#vms).
 
 use serde_json::{Map, Value, json};
 
@@ -35,7 +35,7 @@ pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) ->
     })))
 }
 
-/// `GET /vm`: Kubernetes nodes are not among them (API §5.5).
+/// `GET /vm`: Kubernetes nodes are not among them (docs/reference/vpsie-api.md#node-uuids).
 pub(super) fn list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
     let vms = state.vms.values().filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
     Ok(Answer::list(vms.map(|vm| row(cx, vm))))
@@ -57,7 +57,7 @@ pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Resul
     })
 }
 
-/// `POST /vm`: answers with no id (API §7.3).
+/// `POST /vm`: answers with no id (docs/reference/vpsie-api.md#creating-a-vm).
 pub(super) fn create(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
     let datacenter = call.text("dcIdentifier")?;
     let (number, datacenter) = cx.config.datacenter(&datacenter).ok_or_else(Refusal::not_found)?;
@@ -77,7 +77,7 @@ pub(super) fn delete(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Re
 }
 
 /// `GET /vm/pending`: VMs that are asked for and not listed yet. Kubernetes nodes are not among them: whether
-/// they are at VPSie is unknown (API §7.7).
+/// they are at VPSie is unknown (docs/reference/vpsie-api.md#pending-vms).
 pub(super) fn pending(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
     let is_pending = |vm: &&Vm| vm.kind == VmKind::Plain && vm.phase(cx.now) == Phase::Pending;
     Ok(Answer::list(state.vms.values().filter(is_pending).map(|vm| {
@@ -148,7 +148,7 @@ fn row(cx: &Context<'_>, vm: &Vm) -> Value {
     row
 }
 
-/// A VM's state as flags (API §7.1).
+/// A VM's state as flags (docs/reference/vpsie-api.md#vm-states).
 pub(super) fn insert_flags(row: &mut Map<String, Value>, cx: &Context<'_>, vm: &Vm) {
     let phase = vm.phase(cx.now);
     for (name, on) in [

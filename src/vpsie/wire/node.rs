@@ -1,4 +1,5 @@
-//! Nodes of a cluster: the union of the shapes that `cluster/byId` is known to have (API §5.4).
+//! Nodes of a cluster: the union of the shapes that `cluster/byId` is known to have
+//! (docs/reference/vpsie-api.md#nodes).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -178,8 +179,8 @@ fn role_of_word(word: &str) -> Option<NodeRole> {
     }
 }
 
-/// Hostnames end in `-master-…` or `-slave-…` (API §3.6); the cluster's own name stands before and may
-/// contain either.
+/// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers); the cluster's own
+/// name stands before and may contain either.
 fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
     let (master, slave) = (hostname.as_str().rfind("-master"), hostname.as_str().rfind("-slave"));
     match (master, slave) {
@@ -189,7 +190,8 @@ fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
     }
 }
 
-/// The state, by its word, else by flags (API §7.1). None when neither says anything.
+/// The state, by its word, else by flags (docs/reference/vpsie-api.md#vm-states). None when neither says
+/// anything.
 fn state(row: Row<'_>) -> Option<State> {
     let known = |state| Some(State::Known(state));
     if let Some(word) = row.text(&["status", "node_status"]) {

@@ -46,7 +46,7 @@ impl Row<'_> {
         self.find(names, |value| decimal(value).filter(Decimal::is_integer).and_then(|d| d.to_u64()))
     }
 
-    /// An amount: number or text (API §3.5).
+    /// An amount: number or text (docs/reference/vpsie-api.md#values).
     pub(in crate::vpsie) fn decimal(self, names: &[&str]) -> Option<Decimal> {
         self.find(names, decimal)
     }

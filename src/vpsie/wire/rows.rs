@@ -10,7 +10,7 @@ use super::row::Row;
 use crate::catalog::{DEFAULT_MAX_PODS, Offer, Resources};
 use crate::fleet::{DatacenterId, Hostname, SizeId, VmId};
 
-/// A cluster of the account (API §5.3).
+/// A cluster of the account (docs/reference/vpsie-api.md#clusters).
 #[derive(Debug, PartialEq)]
 pub(in crate::vpsie) struct Cluster {
     pub(in crate::vpsie) id: String,
@@ -26,7 +26,7 @@ impl Cluster {
     }
 }
 
-/// A datacenter (API §4.1).
+/// A datacenter (docs/reference/vpsie-api.md#datacenters).
 #[derive(Debug, PartialEq)]
 pub(in crate::vpsie) struct Datacenter {
     pub(in crate::vpsie) id: String,
@@ -46,14 +46,15 @@ impl Datacenter {
     }
 }
 
-/// A VPSie group: the workers of one size in one cluster (API §6.1).
+/// A VPSie group: the workers of one size in one cluster (docs/reference/vpsie-api.md#groups).
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::vpsie) struct Group {
     /// What adding a worker names.
     pub(in crate::vpsie) id: u64,
     pub(in crate::vpsie) identifier: Option<String>,
     pub(in crate::vpsie) name: String,
-    /// `boxsize_id`: as far as known the same number as the `KubeSizeID` it was made with (API §5.1).
+    /// `boxsize_id`: as far as known the same number as the `KubeSizeID` it was made with
+    /// (docs/reference/vpsie-api.md#offers).
     pub(in crate::vpsie) box_size: Option<u64>,
     pub(in crate::vpsie) shape: Shape,
     /// How many workers it has, as VPSie counts.
@@ -119,7 +120,7 @@ fn millis(cores: Decimal) -> Option<u64> {
     cores.checked_mul(Decimal::ONE_THOUSAND)?.trunc().to_u64().filter(|millis| *millis > 0)
 }
 
-/// An offer (API §5.1). A row without size, name, CPU or memory is none.
+/// An offer (docs/reference/vpsie-api.md#offers). A row without size, name, CPU or memory is none.
 pub(in crate::vpsie) fn offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
     let price = |names| row.decimal(names).filter(|price| *price > Decimal::ZERO);
     let shape = Shape::read(row);
@@ -140,7 +141,7 @@ pub(in crate::vpsie) fn offer(row: Row<'_>, datacenter: &DatacenterId) -> Option
     })
 }
 
-/// A VM of the account, as far as it tells which node it is (API §5.5).
+/// A VM of the account, as far as it tells which node it is (docs/reference/vpsie-api.md#node-uuids).
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::vpsie) struct VmName {
     pub(in crate::vpsie) hostname: Hostname,

@@ -1,4 +1,5 @@
-//! `--expander`: the chain of filters that chooses among the options of a scale-up (contract §6).
+//! `--expander`: the chain of filters that chooses among the options of a scale-up
+//! (docs/reference/cluster-autoscaler.md#expanders).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +77,8 @@ fn keep_least(scored: impl Iterator<Item = (f64, Choice)>) -> Vec<Choice> {
     kept
 }
 
-/// Upstream's price expander: dearer options can win over cheaper ones by their size (contract §6.1).
+/// Upstream's price expander: dearer options can win over cheaper ones by their size
+/// (docs/reference/cluster-autoscaler.md#price-expander).
 async fn price(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
     let stabilization = Pod { namespace: "default".to_owned(), ..Pod::new("stabilize", 500, 500, round.now) };
     let stable = pod_price(round, &stabilization).await.unwrap_or(0.0);

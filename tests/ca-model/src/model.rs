@@ -194,7 +194,8 @@ pub struct Autoscaler {
     pub(crate) chance: u64,
     pub(crate) expander: Option<Link>,
     scale_down: ScaleDown,
-    /// Templates from nodes that were seen working, kept when the node is gone (contract §3.9).
+    /// Templates from nodes that were seen working, kept when the node is gone
+    /// (docs/reference/cluster-autoscaler.md#nodegrouptemplatenodeinfo).
     seen_templates: BTreeMap<String, Node>,
     started: bool,
 }

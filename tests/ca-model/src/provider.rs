@@ -1,5 +1,5 @@
-//! The client side of the external gRPC protocol, with the caches and the reading of replies that each release of
-//! Cluster Autoscaler has (contract §1.1, §1.2, §2).
+//! The client side of the external gRPC protocol, with the caches and the reading of replies that each
+//! release of Cluster Autoscaler has (docs/reference/cluster-autoscaler.md#transport).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -170,7 +170,7 @@ impl Provider {
         self.call::<_, wire::Empty>("Refresh", "", wire::Empty {}).await.map(drop)
     }
 
-    /// The node groups; none of them when the RPC fails (contract §1.3).
+    /// The node groups; none of them when the RPC fails (docs/reference/cluster-autoscaler.md#nodegroups).
     pub(crate) async fn groups(&self) -> Vec<Group> {
         if let Some(groups) = self.caches().groups.clone() {
             return groups;
@@ -314,7 +314,7 @@ impl Provider {
         })
     }
 
-    /// Asked until it was answered once (contract R12).
+    /// Asked until it was answered once (docs/reference/cluster-autoscaler.md#gpu).
     pub(crate) async fn gpu_label(&self) {
         if !self.caches().gpu_label
             && self.call::<_, wire::Label>("GPULabel", "", wire::Empty {}).await.is_ok()
@@ -323,7 +323,7 @@ impl Provider {
         }
     }
 
-    /// Asked until it was answered once (contract R12).
+    /// Asked until it was answered once (docs/reference/cluster-autoscaler.md#gpu).
     pub(crate) async fn gpu_types(&self) {
         if !self.caches().gpu_types
             && self.call::<_, wire::Empty>("GetAvailableGPUTypes", "", wire::Empty {}).await.is_ok()

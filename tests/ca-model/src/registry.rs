@@ -1,4 +1,5 @@
-//! What the loop knows of node groups between its runs: upstream's ClusterStateRegistry (contract §3).
+//! What the loop knows of node groups between its runs: upstream's ClusterStateRegistry
+//! (docs/reference/cluster-autoscaler.md#cluster-state).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -152,7 +153,8 @@ impl Registry {
     async fn update_readiness(&mut self, run: &Run<'_>, nodes: &[Node]) -> Result<(), Stop> {
         let mut groups: BTreeMap<String, Readiness> = BTreeMap::new();
         let mut total = Readiness::default();
-        // From 1.35 the time of the last group that was asked about leaks to nodes after it (contract §4).
+        // From 1.35 the time of the last group that was asked about leaks to nodes after it
+        // (docs/reference/cluster-autoscaler.md#options).
         let mut startup = STARTUP;
         for node in nodes {
             let group = run.provider.group_of(node).await.ok().flatten();
@@ -447,7 +449,7 @@ fn sort_in(readiness: &mut Readiness, node: &Node, startup: Duration, now: Times
     bucket.push(node.name.clone());
 }
 
-/// The Node that stands for an instance without one (contract §3.2).
+/// The Node that stands for an instance without one (docs/reference/cluster-autoscaler.md#made-up-nodes).
 fn fake_node(id: &str, reason: &str, now: Timestamp) -> Node {
     let mut node = Node::new(id, id, Resources::default(), now);
     node.annotations.insert(FAKE_NODE_REASON.to_owned(), reason.to_owned());

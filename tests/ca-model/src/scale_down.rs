@@ -1,4 +1,5 @@
-//! Which nodes go, and how: upstream's scale-down planner and actuator (contract §5).
+//! Which nodes go, and how: upstream's scale-down planner and actuator
+//! (docs/reference/cluster-autoscaler.md#scale-down).
 
 use std::collections::BTreeMap;
 
