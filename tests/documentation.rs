@@ -1,0 +1,218 @@
+//! Links of the documentation, and citations of it in comments and settings, lead to a page and a heading.
+
+// clippy allows these in `#[test]` functions only; here all is test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+/// Files and folders whose text is read.
+const PLACES: [&str; 16] = [
+    ".ci",
+    ".github",
+    "benches",
+    "build.rs",
+    "Cargo.toml",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "deployments",
+    "docs",
+    "justfile",
+    "proto",
+    "README.md",
+    "RELEASE.md",
+    "SECURITY.md",
+    "src",
+    "tests",
+];
+/// What a link to a file of this repository starts with where a path alone leads nowhere, such as in an alert.
+const FORGE: &str = "https://github.com/vpsie/vpsie-autoscaler/blob/main/";
+
+/// The text files of the repository by their path in it.
+struct Repository {
+    files: BTreeMap<PathBuf, String>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Repository {
+    fn read() -> Self {
+        let mut read = Self { files: BTreeMap::new(), folders: BTreeSet::new() };
+        for place in PLACES {
+            read.add(Path::new(place));
+        }
+        assert!(read.files.len() > 100, "{} files", read.files.len());
+        read
+    }
+
+    fn add(&mut self, path: &Path) {
+        let on_disk = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        if on_disk.is_dir() {
+            if path.ends_with("target") || path.ends_with(".cache") {
+                return;
+            }
+            self.folders.insert(path.to_owned());
+            for entry in fs::read_dir(on_disk).unwrap() {
+                self.add(&path.join(entry.unwrap().file_name()));
+            }
+        } else if on_disk.is_file() && path != Path::new(file!()) {
+            let text = String::from_utf8(fs::read(on_disk).unwrap()).unwrap_or_default();
+            self.files.insert(path.to_owned(), text);
+        }
+    }
+
+    /// What is wrong with links and citations of `text` at `path`, one line each.
+    fn faults(&self, path: &Path, text: &str) -> Vec<String> {
+        let mut targets = citations(text);
+        if is_markdown(path) {
+            targets.extend(links(text).into_iter().map(|link| relative(path, &link)));
+        }
+        let faults = targets.into_iter().filter_map(|target| Some((self.fault(&target)?, target)));
+        faults.map(|(fault, target)| format!("{}: {target}: {fault}", path.display())).collect()
+    }
+
+    /// Why `target`, a path in the repository with or without `#heading`, leads nowhere. None if it leads somewhere.
+    fn fault(&self, target: &str) -> Option<String> {
+        let (path, anchor) = target.split_once('#').map_or((target, None), |(path, to)| (path, Some(to)));
+        let path = Path::new(path.trim_end_matches('/'));
+        let Some(text) = self.files.get(path) else {
+            let exists =
+                self.folders.contains(path) || Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists();
+            return (!exists || anchor.is_some()).then(|| "no such file".to_owned());
+        };
+        let anchor = anchor?;
+        (is_markdown(path) && !anchors(text).contains(anchor)).then(|| format!("no heading #{anchor}"))
+    }
+}
+
+fn is_markdown(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "md")
+}
+
+/// The lines of Markdown outside blocks of code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_code = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        in_code ^= fence;
+        !fence && !in_code
+    })
+}
+
+/// `line` without what stands between backticks.
+fn without_code(line: &str) -> String {
+    line.split('`').step_by(2).collect()
+}
+
+/// The targets of links of Markdown to this repository.
+fn links(text: &str) -> Vec<String> {
+    let lines: Vec<String> = prose(text).map(without_code).collect();
+    let inline = lines.iter().flat_map(|line| {
+        line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.trim().to_owned()))
+    });
+    let defined = lines.iter().filter(|line| line.starts_with('[')).filter_map(|line| {
+        let (_, target) = line.split_once("]: ")?;
+        Some(target.trim().to_owned())
+    });
+    inline.chain(defined).filter(|link| !link.contains("://") && !link.starts_with("mailto:")).collect()
+}
+
+/// A link of the file at `path` as a path in the repository.
+fn relative(path: &Path, link: &str) -> String {
+    let (to, anchor) = link.split_once('#').map_or((link, None), |(to, anchor)| (to, Some(anchor)));
+    let joined = if to.is_empty() { path.to_owned() } else { path.parent().unwrap().join(to) };
+    let mut plain = PathBuf::new();
+    for part in joined.components() {
+        match part {
+            Component::ParentDir => assert!(plain.pop(), "{}: {link} leaves the repository", path.display()),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    let plain = plain.to_str().unwrap();
+    anchor.map_or_else(|| plain.to_owned(), |anchor| format!("{plain}#{anchor}"))
+}
+
+/// What `text` names of the documentation: `docs/…` as a path in the repository, and addresses at the forge.
+fn citations(text: &str) -> Vec<String> {
+    let is_path = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("docs/") {
+        let before = &text[..at];
+        if before.ends_with(is_path) && !before.ends_with(FORGE) {
+            continue;
+        }
+        let rest = &text[at..];
+        let path = &rest[..rest.find(|c| !is_path(c)).unwrap_or(rest.len())];
+        let after = &rest[path.len()..];
+        let path = path.trim_end_matches('.');
+        let anchor = after.strip_prefix('#').map(|anchor| {
+            let end = anchor.find(|c: char| !c.is_ascii_alphanumeric() && !"-_".contains(c));
+            &anchor[..end.unwrap_or(anchor.len())]
+        });
+        found.push(anchor.map_or_else(|| path.to_owned(), |anchor| format!("{path}#{anchor}")));
+    }
+    found
+}
+
+/// The anchors of a page, as the forge makes them of its headings, and those that it sets itself.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in prose(text) {
+        if let Some(title) = line.starts_with('#').then(|| line.trim_start_matches('#')) {
+            let slug = slug(title);
+            let more = (1..).map(|number| format!("{slug}-{number}"));
+            let free = std::iter::once(slug.clone()).chain(more).find(|name| !found.contains(name));
+            found.extend(free);
+        }
+        found.extend(
+            line.split("<a id=\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())),
+        );
+    }
+    found
+}
+
+fn slug(title: &str) -> String {
+    let kept = title.trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn links_and_citations_lead_to_a_heading() {
+    let repository = Repository::read();
+    let faults: Vec<_> =
+        repository.files.iter().flat_map(|(path, text)| repository.faults(path, text)).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn planted_faults_are_found() {
+    let repository = Repository::read();
+    let place = "docs";
+    let page = Path::new("docs/reference/planted.md");
+    for (text, fault) in [
+        ("see [x](missing.md)", "docs/reference/missing.md: no such file"),
+        ("see [x](vpsie-api.md#missing)", "docs/reference/vpsie-api.md#missing: no heading #missing"),
+        ("see [`x`](../../src/missing.rs)", "src/missing.rs: no such file"),
+        ("[x]: missing.md", "docs/reference/missing.md: no such file"),
+    ] {
+        assert_eq!(repository.faults(page, text), [format!("{}: {fault}", page.display())]);
+    }
+    let code = Path::new("src/planted.rs");
+    for (path, fault) in [
+        ("missing.md", "missing.md: no such file"),
+        ("reference/vpsie-api.md#missing", "reference/vpsie-api.md#missing: no heading #missing"),
+    ] {
+        for text in [format!("/// See {place}/{path}."), format!("url: {FORGE}{place}/{path}")] {
+            assert_eq!(repository.faults(code, &text), [format!("{}: {place}/{fault}", code.display())]);
+        }
+    }
+    for text in [
+        "[x](vpsie-api.md#calls)",
+        "[x](https://example.com/docs/x.md)",
+        "`[x](y.md)`",
+        "```\n[x](y.md)\n```",
+    ] {
+        assert_eq!(repository.faults(page, text), [""; 0]);
+    }
+}
