@@ -186,6 +186,18 @@ fn links_and_citations_lead_to_a_heading() {
 }
 
 #[test]
+fn index_names_every_page() {
+    let repository = Repository::read();
+    let index = Path::new("docs/README.md");
+    let named: BTreeSet<_> =
+        links(&repository.files[index]).iter().map(|link| PathBuf::from(relative(index, link))).collect();
+    let pages = repository.files.keys().filter(|path| path.starts_with("docs") && is_markdown(path));
+    let missing: Vec<_> =
+        pages.filter(|page| *page != index && page.ancestors().all(|part| !named.contains(part))).collect();
+    assert!(missing.is_empty(), "not in {}: {missing:?}", index.display());
+}
+
+#[test]
 fn planted_faults_are_found() {
     let repository = Repository::read();
     let place = "docs";

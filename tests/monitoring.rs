@@ -25,7 +25,7 @@ const OTHERS: [(&str, &[&str]); 5] = [
 ];
 /// What a scrape adds.
 const OF_TARGETS: [&str; 3] = ["job", "instance", "pod"];
-const RUNBOOKS: &str = "https://github.com/vpsie/vpsie-autoscaler/blob/main/docs/runbooks";
+const RUNBOOKS: &str = "https://github.com/vpsie/vpsie-autoscaler/blob/main/docs/operate/runbooks";
 
 fn path(of: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(of)
@@ -60,10 +60,10 @@ fn dashboards() -> Vec<(String, Value)> {
     all
 }
 
-/// The names of series that are measured, and their labels, as docs/metrics.md has them.
+/// The names of series that are measured, and their labels, as docs/reference/metrics.md has them.
 fn measured() -> BTreeMap<String, BTreeSet<String>> {
     let mut measured = BTreeMap::new();
-    let page = read("docs/metrics.md");
+    let page = read("docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let (name, kind) = (cells[1].trim_matches('`'), cells[2]);
@@ -181,7 +181,7 @@ fn every_metric_of_the_process_is_in_the_reference_that_dashboards_and_alerts_ar
         };
         assert!(
             measured.contains_key(&format!("{name}{suffix}")),
-            "{name}{suffix} is not in docs/metrics.md"
+            "{name}{suffix} is not in docs/reference/metrics.md"
         );
         types += 1;
     }
@@ -197,7 +197,7 @@ fn every_alert_has_a_severity_what_to_read_a_runbook_and_tests_of_both_outcomes(
         .filter_map(|test| test["promql_expr_test"].as_array())
         .flatten()
         .collect();
-    let mut runbooks: BTreeSet<String> = fs::read_dir(path("docs/runbooks"))
+    let mut runbooks: BTreeSet<String> = fs::read_dir(path("docs/operate/runbooks"))
         .unwrap()
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -211,7 +211,7 @@ fn every_alert_has_a_severity_what_to_read_a_runbook_and_tests_of_both_outcomes(
         }
         assert_eq!(annotations["runbook_url"], format!("{RUNBOOKS}/{name}.md"));
         assert!(runbooks.remove(&format!("{name}.md")), "{name} has no runbook");
-        let page = read(&format!("docs/runbooks/{name}.md"));
+        let page = read(&format!("docs/operate/runbooks/{name}.md"));
         assert!(
             page.starts_with(&format!("# {name}\n\n```sh\n")),
             "{name}: the runbook begins with a command"

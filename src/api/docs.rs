@@ -1,4 +1,4 @@
-//! Writes docs/nodegroups.md from the schemas of the CRDs, and checks that it is up to date.
+//! Writes docs/use/nodegroups.md from the schemas of the CRDs, and checks that it is up to date.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -34,7 +34,7 @@ spec:
   offeringIDs: [s-2vcpu-4gb, s-4vcpu-8gb]
 ```
 
-- In a cluster NodeGroups are objects: [kubernetes.md](kubernetes.md). Without one, `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
+- In a cluster NodeGroups are objects: [kubernetes.md](../operate/kubernetes.md). Without one, `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
   autoscaler are taken as they are; what has no effect (yet) is said at start and by `vpsie-autoscaler validate`.
 - All NodeGroups name one cluster and one datacenter: a cluster that VPSie manages is in one datacenter.
 - VPSie has one group of workers a size in each cluster. Pools of one size share it, and each machine still
@@ -195,13 +195,13 @@ fn bounds(field: &Value) -> String {
 
 #[test]
 fn docs_nodegroups_md_is_as_the_crd_is() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/nodegroups.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/use/nodegroups.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/nodegroups.md differs: UPDATE=1 cargo test --lib docs");
+    assert!(written == page, "docs/use/nodegroups.md differs: UPDATE=1 cargo test --lib docs");
 }
 
 #[test]

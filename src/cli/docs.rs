@@ -1,4 +1,5 @@
-//! Writes docs/settings.md from the command line's own definition, and checks that it is up to date.
+//! Writes docs/reference/settings.md from the command line's own definition, and checks that it is up to
+//! date.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,7 +15,7 @@ Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib
 
 Every flag can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
 or `false`. Durations are written as `90s`, `10m` or `1h30m`. All that is wrong is reported at once; `vpsie-autoscaler validate` takes the flags of `serve` and only
-checks. What NodeGroups may say is in [nodegroups.md](nodegroups.md), what became of the flags of the original VPSie
+checks. What NodeGroups may say is in [nodegroups.md](../use/nodegroups.md), what became of the flags of the original VPSie
 autoscaler in [flags.md](flags.md).
 ";
 
@@ -70,12 +71,12 @@ fn row(arg: &Arg) -> String {
 
 #[test]
 fn docs_settings_md_is_as_the_flags_are() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/settings.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/settings.md differs: UPDATE=1 cargo test --lib docs");
+    assert!(written == page, "docs/reference/settings.md differs: UPDATE=1 cargo test --lib docs");
 }

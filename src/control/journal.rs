@@ -138,7 +138,7 @@ fn startup(fleet: &Fleet, change: &Change) -> Option<f64> {
     Some(since.duration_since(machine.created_at).as_secs_f64().max(0.0))
 }
 
-/// One line. Its fields are the schema that docs/audit.md promises.
+/// One line. Its fields are the schema that docs/operate/audit.md promises.
 pub(super) fn print(act: &Act) {
     fn text(value: Option<&impl ToString>) -> String {
         value.map(ToString::to_string).unwrap_or_default()

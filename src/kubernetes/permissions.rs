@@ -152,7 +152,7 @@ mod tests {
              Written by a test from the program's own table: `UPDATE=1 cargo test --lib permissions` writes it \
              again.\n\n\
              What `serve --store=kubernetes` may do, and why: the role and the cluster role in \
-             [deployments/base](../deployments/base) give a service account exactly this. The end-to-end tests run \
+             [deployments/base](../../deployments/base) give a service account exactly this. The end-to-end tests run \
              with them, and fail on anything that is forbidden. The namespace there is `{NAMESPACE}`, the Secret \
              `vpsie-secret`: change both with `--namespace` and `--api-secret`.\n\n\
              With `--store=file --kubeconfig` only the rights on nodes, pods and evictions are used; without Kubernetes, none.\n\
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn manifests_and_docs_are_as_the_table_is() {
         let mut files = manifests();
-        files.push(("docs/permissions.md".to_owned(), page()));
+        files.push(("docs/operate/permissions.md".to_owned(), page()));
         for (file, text) in files {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);
             if std::env::var_os("UPDATE").is_some() {

@@ -6,9 +6,9 @@ use super::classes::Classes;
 use super::{Candidate, Question};
 use crate::cost::{Rates, UsdPerHour};
 
-/// Part of what is left over that counts, at what it would cost at the margin. Replays of real traces on real price
-/// lists are cheapest with four fifths (docs/cost.md): pods that come later use most of it. All of it would make a large
-/// node as good as a small one for a single pod.
+/// Part of what is left over that counts, at what it would cost at the margin. Replays of real traces on real
+/// price lists are cheapest with four fifths (docs/use/cost.md): pods that come later use most of it. All of
+/// it would make a large node as good as a small one for a single pod.
 const PART: f64 = 0.8;
 
 /// The worth of what is left over.

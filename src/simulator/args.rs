@@ -25,7 +25,7 @@ pub struct SimulatorArgs {
     /// Where to listen.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
-    /// What there is and how it behaves: a YAML file (docs/simulator.md). Flags win over it.
+    /// What there is and how it behaves: a YAML file (docs/develop/simulator.md). Flags win over it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Keep the state here, and go on from it.

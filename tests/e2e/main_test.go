@@ -1,4 +1,4 @@
-// Package e2e runs the real loop: see docs/e2e.md. `tests/e2e/run` starts it.
+// Package e2e runs the real loop: see docs/develop/e2e.md. `tests/e2e/run` starts it.
 package e2e
 
 import (

@@ -26,7 +26,7 @@ var compressed = []string{
 	"--unremovable-node-recheck-timeout=30s",
 }
 
-// TestReplay is given a part of a workload trace and a price list (docs/cost.md): what it costs with a real cluster.
+// TestReplay is given a part of a workload trace and a price list (docs/use/cost.md): what it costs with a real cluster.
 func TestReplay(t *testing.T) {
 	folder := os.Getenv("E2E_REPLAY")
 	if folder == "" {

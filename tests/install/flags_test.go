@@ -13,15 +13,15 @@ import (
 	core "k8s.io/api/core/v1"
 )
 
-// settings are the flags of `serve` and their environment variables, as docs/settings.md has them: it is written from
+// settings are the flags of `serve` and their environment variables, as docs/reference/settings.md has them: it is written from
 // the program's own definitions.
 func settings(t testing.TB) (flags, variables map[string]bool) {
 	t.Helper()
-	text := read(t, root+"/docs/settings.md")
+	text := read(t, root+"/docs/reference/settings.md")
 	_, text, found := strings.Cut(text, "\n## `vpsie-autoscaler serve`\n")
 	text, _, ends := strings.Cut(text, "\n## ")
 	if !found || !ends {
-		t.Fatal("docs/settings.md has no section of `serve`")
+		t.Fatal("docs/reference/settings.md has no section of `serve`")
 	}
 	flags, variables = map[string]bool{}, map[string]bool{}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(--[a-z-]+)[^`]*` \\| `([A-Z_]+)` \\|").FindAllStringSubmatch(text, -1) {

@@ -1,5 +1,5 @@
-//! The invariants of docs/architecture.md, from the outside: what Cluster Autoscaler is told, what is on disk, what
-//! is billed.
+//! The invariants of docs/develop/architecture.md, from the outside: what Cluster Autoscaler is told, what is
+//! on disk, what is billed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

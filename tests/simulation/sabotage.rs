@@ -6,7 +6,7 @@ use vpsie_autoscaler::grpc::proto::{NodeGroupTargetSizeResponse, NodeGroupsRespo
 
 use super::hazards::Hazard;
 
-/// A bug, by the invariant that it breaks (docs/architecture.md).
+/// A bug, by the invariant that it breaks (docs/develop/architecture.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// 1: the target size counts one machine too many.

@@ -1,4 +1,5 @@
-//! What real releases of Cluster Autoscaler sent, sent again. `tests/e2e/run` recorded it (docs/e2e.md).
+//! What real releases of Cluster Autoscaler sent, sent again. `tests/e2e/run` recorded it
+//! (docs/develop/e2e.md).
 
 use std::collections::BTreeSet;
 use std::path::Path;

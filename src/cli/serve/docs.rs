@@ -1,4 +1,4 @@
-//! Writes docs/metrics.md from what `serve` registers, and checks that it is up to date.
+//! Writes docs/reference/metrics.md from what `serve` registers, and checks that it is up to date.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -125,11 +125,11 @@ fn page() -> String {
 
 #[test]
 fn docs_metrics_md_is_as_what_is_scraped() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/metrics.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/metrics.md differs: UPDATE=1 cargo test --lib docs");
+    assert!(written == page, "docs/reference/metrics.md differs: UPDATE=1 cargo test --lib docs");
 }

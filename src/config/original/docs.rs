@@ -1,4 +1,4 @@
-//! Writes docs/flags.md from the table, and checks that each flag does what it says there.
+//! Writes docs/reference/flags.md from the table, and checks that each flag does what it says there.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -114,13 +114,13 @@ fn argument<'a>(command: &'a Command, flag: &str) -> &'a Arg {
 
 #[test]
 fn docs_flags_md_is_as_the_table_is() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/flags.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/flags.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/flags.md differs: UPDATE=1 cargo test --lib original");
+    assert!(written == page, "docs/reference/flags.md differs: UPDATE=1 cargo test --lib original");
 }
 
 #[test]

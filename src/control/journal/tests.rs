@@ -1,4 +1,4 @@
-//! The audit log's lines, and docs/audit.md about them.
+//! The audit log's lines, and docs/operate/audit.md about them.
 
 use std::fmt::Write as _;
 use std::io;
@@ -181,11 +181,11 @@ fn page() -> String {
 
 #[test]
 fn docs_audit_md_is_as_the_code_is() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/audit.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/audit.md differs: UPDATE=1 cargo test --lib journal");
+    assert!(written == page, "docs/operate/audit.md differs: UPDATE=1 cargo test --lib journal");
 }

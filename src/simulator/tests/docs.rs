@@ -1,11 +1,11 @@
-//! docs/simulator.md is as the simulator is.
+//! docs/develop/simulator.md is as the simulator is.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use super::*;
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/simulator.md");
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/develop/simulator.md");
 
 fn shapes() -> String {
     let mut table = "\n| Shape | What | Values, the default first |\n| --- | --- | --- |\n".to_owned();
@@ -46,7 +46,10 @@ fn docs_simulator_md_lists_the_shapes_and_offers() {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(Path::new(PAGE), &written).unwrap();
     }
-    assert!(page == written, "docs/simulator.md is not up to date: UPDATE=1 cargo test --lib docs writes it");
+    assert!(
+        page == written,
+        "docs/develop/simulator.md is not up to date: UPDATE=1 cargo test --lib docs writes it"
+    );
 }
 
 #[test]
