@@ -197,6 +197,40 @@ fn index_names_every_page() {
     assert!(missing.is_empty(), "not in {}: {missing:?}", index.display());
 }
 
+/// What tables of the troubleshooting page tell to search for and the product does not say: in logs, audit log,
+/// events and conditions the code, of metrics the page about them.
+fn unspoken(page: &str, code: &str, metrics: &str) -> Vec<String> {
+    let mut missing = Vec::new();
+    for line in prose(page) {
+        let mut cells = line.trim_start_matches('|').split('|').map(str::trim);
+        let (Some(place), Some(words)) = (cells.next(), cells.next()) else { continue };
+        let said = match place {
+            "log" | "audit log" | "event" | "condition" => code,
+            "metric" => metrics,
+            _ => continue,
+        };
+        let quoted = words.split('`').skip(1).step_by(2);
+        missing.extend(
+            quoted.filter(|quoted| !said.contains(quoted)).map(|quoted| format!("{place}: {quoted}")),
+        );
+    }
+    missing
+}
+
+#[test]
+fn troubleshooting_quotes_what_the_product_says() {
+    let repository = Repository::read();
+    let text = |path: &str| repository.files[Path::new(path)].as_str();
+    let sources = repository.files.iter().filter(|(path, _)| path.starts_with("src") && !is_markdown(path));
+    // A text that goes on in the next line of the source is one line where it is shown.
+    let code: String = sources.flat_map(|(_, text)| text.split("\\\n").map(str::trim_start)).collect();
+    let page = text("docs/operate/troubleshooting.md");
+    let missing = unspoken(page, &code, text("docs/reference/metrics.md"));
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(page.matches("| log |").count() > 20, "the tables have another form");
+    assert_eq!(unspoken("| log | `a` and `b` |", "has a", ""), ["log: b"]);
+}
+
 #[test]
 fn planted_faults_are_found() {
     let repository = Repository::read();
