@@ -231,6 +231,38 @@ fn troubleshooting_quotes_what_the_product_says() {
     assert_eq!(unspoken("| log | `a` and `b` |", "has a", ""), ["log: b"]);
 }
 
+/// Items that links of a page name and that the Rust file they lead to does not have: ``[`item`](path.rs)``.
+fn missing_items(repository: &Repository, path: &Path, page: &str) -> Vec<String> {
+    let named = prose(page).flat_map(|line| line.split("[`").skip(1)).filter_map(|rest| {
+        let (item, rest) = rest.split_once("`](")?;
+        Some((item, relative(path, rest.split_once(')')?.0)))
+    });
+    let items = named.filter(|(item, target)| target.ends_with(".rs") && !item.contains('/'));
+    let missing = items.filter(|(item, target)| {
+        let text = repository.files.get(Path::new(target)).map_or("", String::as_str);
+        ["fn", "struct", "enum", "trait"].iter().all(|kind| {
+            let declared = format!("{kind} {item}");
+            let after = |(at, _)| text[at + declared.len()..].chars().next();
+            !text.match_indices(&declared).filter_map(after).any(|c| !c.is_alphanumeric() && c != '_')
+        })
+    });
+    missing.map(|(item, target)| format!("{}: no {item} in {target}", path.display())).collect()
+}
+
+#[test]
+fn named_items_are_in_the_linked_file() {
+    let repository = Repository::read();
+    let pages = repository.files.iter().filter(|(path, _)| is_markdown(path));
+    let missing: Vec<_> = pages.flat_map(|(path, text)| missing_items(&repository, path, text)).collect();
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    let planted = missing_items(
+        &repository,
+        Path::new("docs/x.md"),
+        "[`mai`](../src/main.rs), [`main`](../src/main.rs)",
+    );
+    assert_eq!(planted, ["docs/x.md: no mai in src/main.rs"]);
+}
+
 #[test]
 fn planted_faults_are_found() {
     let repository = Repository::read();
