@@ -1,4 +1,5 @@
-//! Links of the documentation, and citations of it in comments and settings, lead to a page and a heading.
+//! Links of the documentation, and citations of it in comments and settings, lead to a page and a heading;
+//! what pages quote of the code, and what the lists of checks name, exists.
 
 // clippy allows these in `#[test]` functions only; here all is test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -261,6 +262,22 @@ fn named_items_are_in_the_linked_file() {
         "[`mai`](../src/main.rs), [`main`](../src/main.rs)",
     );
     assert_eq!(planted, ["docs/x.md: no mai in src/main.rs"]);
+}
+
+#[test]
+fn justfile_and_ci_run_have_every_check() {
+    let repository = Repository::read();
+    let text = |path: &str| repository.files[Path::new(path)].as_str();
+    let (run, recipes) = (text(".ci/run"), text("justfile"));
+    let defined = text(".ci/checks").lines().filter_map(|line| line.strip_prefix("check_"));
+    let checks: Vec<&str> = defined.filter_map(|line| Some(line.split_once("()")?.0)).collect();
+    assert!(checks.len() > 8, "{checks:?}");
+    for check in checks {
+        let is_recipe =
+            |line: &str| line.strip_prefix(check).is_some_and(|rest| rest.starts_with([':', ' ']));
+        assert!(recipes.lines().any(is_recipe), "justfile has no {check}");
+        assert!(run.lines().any(|line| line.ends_with(&format!(" check_{check}"))), ".ci/run has no {check}");
+    }
 }
 
 #[test]
