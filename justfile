@@ -61,3 +61,7 @@ update:
 # Starts it with a simulated VPSie.
 simulate:
     cargo run --release -- serve --simulate
+
+# Builds the files of a release, and publishes nothing.
+release version:
+    .ci/release {{version}}
