@@ -87,7 +87,11 @@ impl Repository {
 }
 
 fn is_markdown(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "md")
+    is_of_kind(path, "md")
+}
+
+fn is_of_kind(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|of_path| of_path == extension)
 }
 
 /// The lines of Markdown outside blocks of code.
@@ -238,7 +242,7 @@ fn missing_items(repository: &Repository, path: &Path, page: &str) -> Vec<String
         let (item, rest) = rest.split_once("`](")?;
         Some((item, relative(path, rest.split_once(')')?.0)))
     });
-    let items = named.filter(|(item, target)| target.ends_with(".rs") && !item.contains('/'));
+    let items = named.filter(|(item, target)| is_of_kind(Path::new(target), "rs") && !item.contains('/'));
     let missing = items.filter(|(item, target)| {
         let text = repository.files.get(Path::new(target)).map_or("", String::as_str);
         ["fn", "struct", "enum", "trait"].iter().all(|kind| {
