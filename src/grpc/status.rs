@@ -43,47 +43,131 @@ fn refusal_code(refusal: &Refusal) -> Code {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::sync::Arc;
 
+    use rust_decimal::Decimal;
+
     use super::*;
+    use crate::cost::UsdPerHour;
+    use crate::fleet::{CostLimitReached, PoolId};
     use crate::store::StoreError;
 
-    #[test]
-    fn each_refusal_has_its_code_and_says_what_to_do() {
-        let pool: crate::fleet::PoolId = "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap();
-        let store = StoreError::Io { action: "write", problem: "disk full".to_owned() };
-        let cases: Vec<(CommandError, Code, &str)> = vec![
-            (Refusal::UnknownPool("x".to_owned()).into(), Code::NotFound, "NodeGroups lists the pools"),
-            (Refusal::Delta { delta: 0, allowed: "above 0" }.into(), Code::InvalidArgument, "above 0"),
-            (
-                Refusal::AboveMax { pool: pool.clone(), delta: 3, group_target: 8, group_max: 10 }.into(),
-                Code::ResourceExhausted,
-                "8 of at most 10",
-            ),
-            (
-                Refusal::AboveClusterMax { pool: pool.clone(), delta: 3, machines: 9, max: 11 }.into(),
-                Code::ResourceExhausted,
-                "maxClusterWorkers",
-            ),
-            (
-                Refusal::BelowMin { pool: pool.clone(), healthy: 2, group_target: 3, group_min: 2 }.into(),
-                Code::FailedPrecondition,
-                "must keep 2",
-            ),
-            (
-                Refusal::ForeignNode { pool: pool.to_string().parse().unwrap(), node: "cp-1".to_owned() }
-                    .into(),
-                Code::InvalidArgument,
-                "nothing was deleted",
-            ),
-            (CommandError::Store(Arc::new(store)), Code::Unavailable, "disk full"),
-            (CommandError::Stopped, Code::Unavailable, "ask again"),
-            (CommandError::Deadline, Code::DeadlineExceeded, "ask again"),
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/protocol.md");
+    const MARKS: [&str; 2] = ["<!-- refusals: written by a test -->", "<!-- /refusals -->"];
+
+    /// One of each kind.
+    fn samples() -> Vec<CommandError> {
+        let pool: PoolId = "web/ams1/small/on-demand".parse().unwrap();
+        let usd = |cents| UsdPerHour(Decimal::new(cents, 2));
+        let (delta, whose) = (3, "NodeGroup web".to_owned());
+        let reached = CostLimitReached {
+            pool: pool.clone(),
+            delta,
+            whose: whose.clone(),
+            cost: usd(90),
+            limit: usd(100),
+            price: usd(5),
+        };
+        let refusals = [
+            Refusal::UnknownPool(pool.to_string()),
+            Refusal::Delta { delta: 0, allowed: "above 0" },
+            Refusal::ForeignNode { pool: pool.to_string(), node: "cp-1".to_owned() },
+            Refusal::AboveMax { pool: pool.clone(), delta, group_target: 8, group_max: 10 },
+            Refusal::AboveClusterMax { pool: pool.clone(), delta, machines: 9, max: 11 },
+            Refusal::VmsStillPaid {
+                pool: pool.clone(),
+                delta,
+                whose,
+                target: 7,
+                max: 10,
+                leaving: 4,
+                paid_max: 12,
+            },
+            Refusal::Halted { pool: pool.clone(), why: "growth is halted: …".to_owned() },
+            Refusal::AboveCostLimit(Box::new(reached)),
+            Refusal::BelowMin { pool: pool.clone(), healthy: 2, group_target: 3, group_min: 2 },
+            Refusal::NotGrowable { pool: pool.clone(), why: "its NodeGroup is being deleted".to_owned() },
+            Refusal::PriceUnknown { pool: pool.clone(), offer: "small".to_owned() },
+            Refusal::LimitsUnknown { pool, why: "the API server does not answer".into() },
         ];
-        for (error, code, words) in cases {
-            let status = command_error(&error);
-            assert_eq!(status.code(), code, "{error}");
-            assert!(status.message().contains(words), "{}", status.message());
+        let store = StoreError::Io { action: "write", problem: "disk full".to_owned() };
+        let others = [CommandError::Store(Arc::new(store)), CommandError::Stopped, CommandError::Deadline];
+        refusals.into_iter().map(Into::into).chain(others).collect()
+    }
+
+    /// Its code, and what to do. What is added here needs a sample, too.
+    fn remedy(error: &CommandError) -> (Code, &'static str) {
+        match error {
+            CommandError::Refused(refusal) => match refusal {
+                Refusal::UnknownPool(_) => {
+                    (Code::NotFound, "wait for CA's next loop: the pool's NodeGroup or offer is gone")
+                }
+                Refusal::Delta { .. } => (Code::InvalidArgument, "report it: the caller sent a wrong sign"),
+                Refusal::ForeignNode { .. } => {
+                    (Code::InvalidArgument, "compare the Node's `spec.providerID` with VPSieNodes")
+                }
+                Refusal::AboveMax { .. } => (Code::ResourceExhausted, "raise `maxNodes`"),
+                Refusal::AboveClusterMax { .. } => (Code::ResourceExhausted, "raise `maxClusterWorkers`"),
+                Refusal::VmsStillPaid { .. } => {
+                    (Code::ResourceExhausted, "wait for deletions; look for VMs that nothing uses")
+                }
+                Refusal::Halted { .. } => (Code::ResourceExhausted, "do what the message says"),
+                Refusal::AboveCostLimit(_) => {
+                    (Code::ResourceExhausted, "raise `costLimit`, or choose cheaper offers")
+                }
+                Refusal::BelowMin { .. } => (Code::FailedPrecondition, "lower `minNodes`"),
+                Refusal::NotGrowable { .. } => {
+                    (Code::FailedPrecondition, "correct the NodeGroup; its condition `Ready` says more")
+                }
+                Refusal::PriceUnknown { .. } => (Code::FailedPrecondition, "set a price in `--price-file`"),
+                Refusal::LimitsUnknown { .. } => {
+                    (Code::FailedPrecondition, "correct the AutoscalerConfig, or the right to list it")
+                }
+            },
+            CommandError::Store(_) => {
+                (Code::Unavailable, "bring up the API server, or free the disk; CA asks again")
+            }
+            CommandError::Stopped => (Code::Unavailable, "nothing; CA asks the next leader"),
+            CommandError::Deadline => (
+                Code::DeadlineExceeded,
+                "look for a slow API server; what was decided is undone, and CA asks again",
+            ),
         }
+    }
+
+    fn table() -> String {
+        let mut table = "\n| Code | Message, with examples | What to do |\n|---|---|---|\n".to_owned();
+        for error in samples() {
+            let (status, (_, remedy)) = (command_error(&error), remedy(&error));
+            let message = status.message().replace('|', "\\|");
+            writeln!(table, "| `{:?}` | {message} | {remedy} |", status.code()).unwrap();
+        }
+        table
+    }
+
+    #[test]
+    fn gives_each_refusal_its_code() {
+        for error in samples() {
+            let status = command_error(&error);
+            assert_eq!(status.code(), remedy(&error).0, "{error}");
+            assert!(status.message().contains(&error.to_string()), "{}", status.message());
+        }
+        let remedies: std::collections::BTreeSet<_> = samples().iter().map(|error| remedy(error).1).collect();
+        assert_eq!(remedies.len(), samples().len(), "a sample of each kind, and no kind twice");
+    }
+
+    #[test]
+    fn docs_protocol_md_lists_the_refusals() {
+        let page = std::fs::read_to_string(PAGE).unwrap();
+        let (before, rest) = page.split_once(MARKS[0]).unwrap();
+        let (_, after) = rest.split_once(MARKS[1]).unwrap();
+        let written = format!("{before}{}\n{}\n{}{after}", MARKS[0], table(), MARKS[1]);
+        if std::env::var_os("UPDATE").is_some() {
+            return std::fs::write(PAGE, &written).unwrap();
+        }
+        let problem =
+            "docs/reference/protocol.md is not up to date: UPDATE=1 cargo test --lib docs writes it";
+        assert!(page == written, "{problem}");
     }
 }
