@@ -144,7 +144,7 @@ pub struct AutoscalingOptions {
     pub scale_down_unready_time: Option<Duration>,
     /// How long a machine may take to become a Node.
     pub max_node_provision_time: Option<Duration>,
-    /// Whether DaemonSet pods count when a node's use is measured.
+    /// Whether DaemonSet pods are ignored when a node's utilization is measured.
     pub ignore_daemon_sets_utilization: Option<bool>,
 }
 
