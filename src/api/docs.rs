@@ -34,7 +34,7 @@ spec:
   offeringIDs: [s-2vcpu-4gb, s-4vcpu-8gb]
 ```
 
-- In a cluster NodeGroups are objects: [kubernetes.md](../operate/kubernetes.md). Without one, `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
+- In a cluster NodeGroups are objects: [Kubernetes](../operate/kubernetes.md). Without one, `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
   autoscaler are taken as they are; what has no effect (yet) is said at start and by `vpsie-autoscaler validate`.
 - All NodeGroups name one cluster and one datacenter: a cluster that VPSie manages is in one datacenter.
 - VPSie has one group of workers a size in each cluster. Pools of one size share it, and each machine still

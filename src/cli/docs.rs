@@ -15,8 +15,8 @@ Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib
 
 Every flag can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
 or `false`. Durations are written as `90s`, `10m` or `1h30m`. All that is wrong is reported at once; `vpsie-autoscaler validate` takes the flags of `serve` and only
-checks. What NodeGroups may say is in [nodegroups.md](../use/nodegroups.md), what became of the flags of the original VPSie
-autoscaler in [flags.md](flags.md).
+checks. What NodeGroups may say is in [NodeGroups](../use/nodegroups.md), what became of the flags of the original VPSie
+autoscaler in [Flags of the original](flags.md).
 ";
 
 fn page() -> String {

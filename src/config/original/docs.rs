@@ -14,7 +14,7 @@ const HEAD: &str = "\
 Written by a test from the program's own table: `UPDATE=1 cargo test --lib original` writes it again.
 
 What became of the flags of the original VPSie autoscaler, release 0.7. Those that work mean what they meant there; their
-defaults are those of [settings.md](settings.md). All that are refused are reported at once, each with what replaced it.
+defaults are those of [Settings](settings.md). All that are refused are reported at once, each with what replaced it.
 
 The original had no subcommands. What it was is `serve`, with NodeGroups in the cluster and the pod's service account:
 
