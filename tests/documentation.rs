@@ -268,6 +268,36 @@ fn named_items_are_in_the_linked_file() {
     assert_eq!(planted, ["docs/x.md: no mai in src/main.rs"]);
 }
 
+/// Variables that libraries read.
+const OF_LIBRARIES: [&str; 2] = ["SSL_CERT_DIR", "SSL_CERT_FILE"];
+
+/// Metrics, and codes such as `STOCKOUT`, that a page names and that are not known.
+fn unknown_names(page: &str, code: &str, metrics: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = page.split(|c| !is_name(c));
+    let measured = words.filter(|word| word.starts_with("vpsie_autoscaler_") && !metrics.contains(word));
+    let quoted = prose(page).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_code =
+        |word: &&str| word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let codes = quoted.filter(is_code).filter(|word| !code.contains(word) && !OF_LIBRARIES.contains(word));
+    measured.chain(codes).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn metrics_and_codes_in_pages_are_known() {
+    let repository = Repository::read();
+    let metrics = &repository.files[Path::new("docs/reference/metrics.md")];
+    let is_code = |path: &&PathBuf| !is_markdown(path) && !path.starts_with("docs");
+    let code: String =
+        repository.files.keys().filter(is_code).map(|path| repository.files[path].as_str()).collect();
+    let pages = repository.files.iter().filter(|(path, _)| is_markdown(path));
+    let unknown = pages.map(|(path, page)| (path, unknown_names(page, &code, metrics)));
+    let unknown: Vec<_> = unknown.filter(|(_, names)| !names.is_empty()).collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    let planted = unknown_names("vpsie_autoscaler_nothing `NO_SUCH` `STOCK_OUT`", "STOCK_OUT", metrics);
+    assert_eq!(Vec::from_iter(planted), ["NO_SUCH", "vpsie_autoscaler_nothing"]);
+}
+
 #[test]
 fn justfile_and_ci_run_have_every_check() {
     let repository = Repository::read();
