@@ -47,8 +47,8 @@ pub struct Provision {
     bell: Arc<Bell>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, (MachineId, SizeId)>,
-    /// Outcomes of requests that are not recorded yet: VPSie does not repeat them.
-    unrecorded: Vec<(MachineId, Outcome)>,
+    /// Answers to requests that are not recorded yet: VPSie does not repeat them.
+    unrecorded: Vec<Unrecorded>,
     listed_at: Option<Instant>,
     next_listing: Instant,
     interval: Duration,
@@ -58,6 +58,21 @@ pub struct Provision {
     creating: BTreeMap<SizeId, Backoff>,
     /// While the records cannot be written, nothing is worth a call.
     recording: Backoff,
+}
+
+/// An answer that is not recorded yet.
+#[derive(Clone)]
+struct Unrecorded {
+    machine: MachineId,
+    outcome: Outcome,
+    /// Whether its record was refused before.
+    refused: bool,
+}
+
+impl Unrecorded {
+    fn new(machine: MachineId, outcome: Outcome) -> Self {
+        Self { machine, outcome, refused: false }
+    }
 }
 
 /// What answers when a call is over.
@@ -150,15 +165,15 @@ impl Provision {
         }
         // Before anything else: a machine that is asked for again must not get the answer to its last request.
         self.record_outcomes().await?;
-        if !self.unrecorded.is_empty() {
+        if !self.recording.ready() {
             return Ok(());
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             let policy = self.policy;
             let calling = self.calling.values().map(|(id, _)| id.clone());
-            let calling: Vec<MachineId> =
-                calling.chain(self.unrecorded.iter().map(|(id, _)| id.clone())).collect();
+            let unrecorded = self.unrecorded.iter().map(|answer| answer.machine.clone());
+            let calling: Vec<MachineId> = calling.chain(unrecorded).collect();
             self.settle(move |fleet, now, names| {
                 fleet.asking(calling);
                 fleet.pass_time(now, &policy, names)
@@ -183,6 +198,7 @@ impl Provision {
         for (_, size) in self.calling.values() {
             *calls.entry(*size).or_default() += 1;
         }
+        wanted.retain(|(id, _)| self.unrecorded.iter().all(|answer| answer.machine != *id));
         wanted.retain(|(_, size)| {
             let calls = calls.entry(*size).or_default();
             *calls += 1;
@@ -243,7 +259,7 @@ impl Provision {
         let wanted = ids.clone();
         let Some(asked) = self.try_settle(move |fleet, now, _| fleet.ask(&wanted, now)).await? else {
             // A part of them may be recorded as asked for.
-            self.unrecorded.extend(ids.into_iter().map(|id| (id, Outcome::NotSent)));
+            self.unrecorded.extend(ids.into_iter().map(|id| Unrecorded::new(id, Outcome::NotSent)));
             return Ok(());
         };
         for change in asked {
@@ -285,7 +301,7 @@ impl Provision {
             }
         };
         self.soon();
-        self.unrecorded.push((id, outcome));
+        self.unrecorded.push(Unrecorded::new(id, outcome));
         if self.recording.ready()
             && let Err(error) = self.record_outcomes().await
         {
@@ -293,16 +309,21 @@ impl Provision {
         }
     }
 
-    /// Records what became of requests. What cannot be written now stays for the next time.
+    /// Records the answers to requests. An answer that cannot be recorded is kept, and recorded later.
     async fn record_outcomes(&mut self) -> Result<(), CommandError> {
         if self.unrecorded.is_empty() {
             return Ok(());
         }
-        let (outcomes, policy) = (self.unrecorded.clone(), self.policy);
+        let (answers, policy) = (self.unrecorded.clone(), self.policy);
         let recorded = self.handle.update_parts(move |fleet, now, _| {
-            let answered =
-                outcomes.into_iter().map(|(id, outcome)| fleet.answered(&id, outcome, now, &policy));
-            answered.flatten().collect()
+            let record = |Unrecorded { machine, outcome, refused }| {
+                if refused {
+                    fleet.answered_earlier(&machine, outcome, now, &policy)
+                } else {
+                    fleet.answered(&machine, outcome, now, &policy)
+                }
+            };
+            answers.into_iter().flat_map(record).collect()
         });
         match recorded.await {
             Ok(changes) => {
@@ -310,7 +331,13 @@ impl Provision {
                 if !changes.is_empty() {
                     self.recording.success();
                 }
-                self.unrecorded.clear();
+                let unrecorded = &mut self.unrecorded;
+                self.handle.read(|fleet| {
+                    unrecorded.retain(|answer| {
+                        fleet.machine(&answer.machine).is_some_and(Machine::has_request_in_flight)
+                    });
+                });
+                unrecorded.iter_mut().for_each(|answer| answer.refused = true);
                 Ok(())
             }
             Err(CommandError::Store(_)) => {

@@ -51,6 +51,11 @@ impl Machine {
         }
     }
 
+    /// Whether it has a request whose answer is not recorded.
+    pub fn has_request_in_flight(&self) -> bool {
+        self.asks.iter().any(|ask| ask.outcome == AskOutcome::InFlight)
+    }
+
     /// Whether VPSie is to be asked to delete its VM.
     pub fn is_unwanted(&self) -> bool {
         self.deletable().is_some()
@@ -83,13 +88,36 @@ impl Fleet {
         changes
     }
 
-    /// Takes VPSie's answer to a creation. Its VM may have been listed, or the machine given up, before.
+    /// Takes VPSie's answer to a creation. Its VM may have been listed, or the machine given up, before. A shortage fails
+    /// the machines of that size that wait.
     pub fn answered(
         &mut self,
         id: &MachineId,
         outcome: Outcome,
         now: Timestamp,
         policy: &Policy,
+    ) -> Vec<Change> {
+        self.take_answer(id, outcome, now, policy, true)
+    }
+
+    /// Takes an answer again whose record was refused: a shortage of then does not fail machines that wait now.
+    pub fn answered_earlier(
+        &mut self,
+        id: &MachineId,
+        outcome: Outcome,
+        now: Timestamp,
+        policy: &Policy,
+    ) -> Vec<Change> {
+        self.take_answer(id, outcome, now, policy, false)
+    }
+
+    fn take_answer(
+        &mut self,
+        id: &MachineId,
+        outcome: Outcome,
+        now: Timestamp,
+        policy: &Policy,
+        is_news: bool,
     ) -> Vec<Change> {
         self.sightings.in_flight.remove(id);
         self.sightings.since_ask.insert(id.clone(), 0);
@@ -106,7 +134,7 @@ impl Fleet {
                 machine.asks.remove(at);
                 let (size, reason) = (machine.size, failure.reason);
                 self.end_attempt(&mut changes, machine, Phase::Failed { failure: failure.clone(), at: now });
-                if matches!(reason, FailureReason::Stockout | FailureReason::QuotaExceeded) {
+                if is_news && matches!(reason, FailureReason::Stockout | FailureReason::QuotaExceeded) {
                     self.fail_pending(&mut changes, size, &failure, now);
                 }
                 return changes;

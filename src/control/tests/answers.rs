@@ -1,7 +1,7 @@
 //! What VPSie answers, also while the records cannot be written.
 
 use super::*;
-use crate::fleet::AskOutcome;
+use crate::fleet::{AskOutcome, Machine, MachineId};
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_recorded_once_the_store_is_back() {
@@ -15,7 +15,7 @@ async fn an_answer_is_recorded_once_the_store_is_back() {
     process.disk.fill(false);
     seconds(180).await;
     assert_eq!(process.vpsie.count("create"), 4, "VPSie accepted each of them");
-    let accepted = |m: &crate::fleet::Machine| m.asks.iter().all(|ask| ask.outcome == AskOutcome::Accepted);
+    let accepted = |m: &Machine| m.asks.iter().all(|ask| ask.outcome == AskOutcome::Accepted);
     assert!(process.handle.read(|fleet| fleet.machines().all(accepted)));
 }
 
@@ -95,4 +95,46 @@ async fn a_lost_reply_makes_no_second_vm() {
     process.increase(SMALL, 5).await;
     seconds(600).await;
     assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (5, 5));
+}
+
+/// Whether the change records that VPSie accepted a request of the machine.
+fn records_acceptance(change: &Change, machine: &MachineId) -> bool {
+    let accepted = |m: &Machine| m.asks.iter().any(|ask| ask.outcome == AskOutcome::Accepted);
+    matches!(change, Change::SaveMachine(m) if m.id == *machine && accepted(m))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accepted_answer_is_kept_while_its_record_is_refused() {
+    let process = Process::new().await;
+    seconds(1).await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::SilentAfter(Duration::from_secs(2)));
+    process.increase(SMALL, 2).await;
+    seconds(1).await;
+    let refused = process.disk.kept.records().machines[0].id.clone();
+    let poisoned = refused.clone();
+    process.disk.refuse(move |change| records_acceptance(change, &poisoned));
+    seconds(100).await;
+    process.increase(SMALL, 1).await;
+    seconds(200).await;
+    assert_eq!(process.vpsie.count("create"), 3, "VPSie accepted each of them");
+    process.disk.refuse(|_| false);
+    seconds(180).await;
+    assert_eq!(process.vpsie.count("create"), 3, "VPSie accepted each of them");
+    let asks = process.handle.read(|fleet| fleet.machine(&refused).map(|m| m.asks.clone())).unwrap();
+    assert_eq!(asks.iter().map(|ask| ask.outcome).collect::<Vec<_>>(), [AskOutcome::Accepted]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_kept_while_its_record_is_refused() {
+    let process = Process::new().await;
+    seconds(1).await;
+    process.vpsie.state().creations.insert(SizeId(2), Reply::RefusedAfter(Duration::from_secs(2)));
+    process.increase(SMALL, 1).await;
+    seconds(1).await;
+    let fails = |m: &Machine| matches!(m.phase, Phase::Failed { .. });
+    process.disk.refuse(move |change| matches!(change, Change::SaveMachine(m) if fails(m)));
+    seconds(300).await;
+    process.disk.refuse(|_| false);
+    seconds(180).await;
+    assert_eq!((process.in_phase("Failed"), process.vpsie.count("create")), (1, 1));
 }

@@ -123,3 +123,16 @@ fn the_newest_shortage_counts_whichever_record_is_read_last() {
         records.machines.reverse();
     }
 }
+
+#[test]
+fn an_earlier_shortage_fails_no_machine_that_waits_now() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    let asked = fleet.wanted().remove(0).0;
+    fleet.ask(std::slice::from_ref(&asked), hand.now);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    fleet.answered_earlier(&asked, shortage(FailureReason::Stockout), hand.now, &hand.policy);
+    assert!(matches!(fleet.machine(&asked).unwrap().phase, Phase::Failed { .. }));
+    assert_eq!(fleet.wanted().len(), 1);
+}
