@@ -138,3 +138,27 @@ async fn a_refusal_is_kept_while_its_record_is_refused() {
     seconds(180).await;
     assert_eq!((process.in_phase("Failed"), process.vpsie.count("create")), (1, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_ignored_deletion_is_retried_beside_a_refused_record() {
+    let process = Process::new().await;
+    process.increase(SMALL, 2).await;
+    seconds(30).await;
+    for n in 1..=2 {
+        let reply = Reply::SilentAfter(Duration::from_secs(1));
+        process.vpsie.state().deletions.insert(format!("slave-{n}"), reply);
+    }
+    process.delete_all(SMALL).await;
+    // Both answers wait for the store together.
+    process.disk.fill(true);
+    seconds(5).await;
+    let accepted = |phase: &Phase| matches!(phase, Phase::Deleting { accepted_at: Some(_), .. });
+    let first = |m: &Machine| m.vm().is_some_and(|vm| vm.hostname.as_str() == "slave-1");
+    process
+        .disk
+        .refuse(move |change| matches!(change, Change::SaveMachine(m) if first(m) && accepted(&m.phase)));
+    process.disk.fill(false);
+    seconds(600).await;
+    assert_eq!(process.vpsie.count("delete slave-1"), 1, "VPSie accepted it");
+    assert!(process.vpsie.count("delete slave-2") > 1, "VPSie still lists it");
+}
