@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::{NodeFacts, NodesView};
+use super::pace::Backoff;
 use crate::fleet::{DrainState, Fleet, Machine, MachineId, Phase};
 use crate::kubernetes::{
     EventType, Events, Evicted, Happening, Object, Staying, evict, leaves_within, pods_on, staying,
@@ -33,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const BLOCKED: Duration = Duration::from_secs(5);
 /// How long an API server that does not answer is left alone.
 const UNANSWERED: Duration = Duration::from_secs(5);
+/// The longest wait before a request that fails for one Node alone is repeated.
+const FAILING: Duration = Duration::from_mins(1);
 /// A drain that is held up for so long is said to be, and again after [`SAY_AGAIN`].
 const SAY: Duration = Duration::from_mins(1);
 const SAY_AGAIN: Duration = Duration::from_mins(10);
@@ -82,6 +85,8 @@ pub struct Drain {
     under_way: BTreeMap<MachineId, Progress>,
     /// The API server wants to be left alone until then.
     quiet_until: Instant,
+    /// Whether the API server answered a request of this pass.
+    answered: bool,
 }
 
 /// How far a drain is.
@@ -92,12 +97,37 @@ struct Progress {
     blocked: BTreeMap<String, Instant>,
     /// By pod, when it was first seen on its way out. The time of its deletion is by the API server's clock.
     leaving: BTreeMap<String, Instant>,
+    /// Set while requests about its Node fail.
+    failing: Option<Failing>,
+}
+
+/// Requests about one Node that fail.
+struct Failing {
+    /// When the last one failed.
+    at: Instant,
+    /// The wait before the next one, where the API server answers others.
+    backoff: Backoff,
 }
 
 impl Progress {
+    fn new() -> Self {
+        let (blocked, leaving) = (BTreeMap::new(), BTreeMap::new());
+        Self { began: Instant::now(), said: None, blocked, leaving, failing: None }
+    }
+
     /// It does not go on, and that was said.
     fn is_held_up(&self) -> bool {
-        self.said.is_some() && !self.blocked.is_empty()
+        self.said.is_some() && (self.failing.is_some() || !self.blocked.is_empty())
+    }
+
+    /// Whether its next request is due.
+    fn is_due(&self) -> bool {
+        self.failing.as_ref().is_none_or(|failing| failing.backoff.ready())
+    }
+
+    /// Whether it is to be said now that the drain does not go on.
+    fn is_late(&self, now: Instant) -> bool {
+        now >= self.began + SAY && self.said.is_none_or(|said| now >= said + SAY_AGAIN)
     }
 }
 
@@ -111,7 +141,7 @@ impl Drain {
         metrics: DrainMetrics,
     ) -> Self {
         let (under_way, quiet_until) = (BTreeMap::new(), Instant::now());
-        Self { handle, client, nodes, events, metrics, under_way, quiet_until }
+        Self { handle, client, nodes, events, metrics, under_way, quiet_until, answered: false }
     }
 
     /// Runs until `shutdown`.
@@ -131,14 +161,20 @@ impl Drain {
 
     /// Takes each drain as far as it goes now. Whether there is anything to drain.
     async fn look(&mut self) -> Result<bool, CommandError> {
-        let machines = self.handle.read(due);
+        let mut machines = self.handle.read(due);
         self.under_way.retain(|id, _| machines.iter().any(|due| due.machine == *id));
+        // Those whose requests fail come last, in turn: they must not hold up the others.
+        machines.sort_by_key(|due| Some(self.under_way.get(&due.machine)?.failing.as_ref()?.at));
+        self.answered = false;
         // Before the Nodes were listed, that there is none says nothing.
         if self.nodes.listed() {
             let mut free = TOGETHER;
             for due in &machines {
                 if Instant::now() < self.quiet_until {
                     break;
+                }
+                if !self.under_way.get(&due.machine).is_none_or(Progress::is_due) {
+                    continue;
                 }
                 let nodes = self.nodes.all_of(&due.machine);
                 let held_up = self.under_way.get(&due.machine).is_some_and(Progress::is_held_up);
@@ -175,17 +211,14 @@ impl Drain {
                 Ok(found) => pods.extend(found),
                 Err(error) => {
                     tracing::warn!(node = node.name, %error, "cannot list the pods of a Node that is being drained; trying again");
-                    self.quiet_until = Instant::now() + UNANSWERED;
+                    self.note_failure(id, Some(node), &format!("its pods cannot be listed: {error}"));
                     return Ok(());
                 }
             }
         }
-        let progress = self.under_way.entry(id.clone()).or_insert(Progress {
-            began: now,
-            said: None,
-            blocked: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-        });
+        self.answered = true;
+        let progress = self.under_way.entry(id.clone()).or_insert_with(Progress::new);
+        progress.failing = None;
         let mut left: Vec<(Staying, &Pod)> = pods
             .iter()
             .map(|pod| (staying(pod), pod))
@@ -233,12 +266,29 @@ impl Drain {
                 break;
             }
         }
-        let late = now >= progress.began + SAY && progress.said.is_none_or(|said| now >= said + SAY_AGAIN);
-        if let Some(why) = held.filter(|_| late) {
+        if let Some(why) = held.filter(|_| progress.is_late(now)) {
             progress.said = Some(now);
-            self.say_held_up(id, node, &why);
+            self.say_held_up(id, Some(node), &why);
         }
         Ok(())
+    }
+
+    /// Notes a failed request about one Node. If the API server answers others, only this Node waits; else all do.
+    fn note_failure(&mut self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
+        let now = Instant::now();
+        let progress = self.under_way.entry(id.clone()).or_insert_with(Progress::new);
+        let backoff = Backoff::new(UNANSWERED, FAILING);
+        let failing = progress.failing.get_or_insert(Failing { at: now, backoff });
+        failing.at = now;
+        if self.answered {
+            failing.backoff.failure(None);
+        } else {
+            self.quiet_until = now + UNANSWERED;
+        }
+        if progress.is_late(now) {
+            progress.said = Some(now);
+            self.say_held_up(id, node, why);
+        }
     }
 
     /// Whether no Node is known, and the API server says so too: the watch may be behind.
@@ -253,20 +303,27 @@ impl Drain {
         // A list, for that needs no further permission.
         let only = ListParams::default().fields(&format!("metadata.name={}", name.as_str()));
         match nodes.list(&only).await {
-            Ok(found) => found.items.is_empty(),
+            Ok(found) => {
+                self.answered = true;
+                if let Some(progress) = self.under_way.get_mut(id) {
+                    progress.failing = None;
+                }
+                found.items.is_empty()
+            }
             Err(error) => {
                 tracing::warn!(machine = %id, %error, "whether a Node is there cannot be read; trying again");
-                self.quiet_until = Instant::now() + UNANSWERED;
+                self.note_failure(id, None, &format!("whether it is there cannot be read: {error}"));
                 false
             }
         }
     }
 
-    fn say_held_up(&self, id: &MachineId, node: &NodeFacts, why: &str) {
-        tracing::warn!(machine = %id, node = node.name, why, "a drain is held up");
+    fn say_held_up(&self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
+        tracing::warn!(machine = %id, node = node.map(|node| node.name.as_str()), why, "a drain is held up");
         let message = format!("the Node cannot be drained yet: {why}");
         let on = Object::VPSieNode(id.to_string());
         self.events.publish(Happening::new(on.clone(), EventType::Warning, "DrainBlocked", &*message));
+        let Some(node) = node else { return };
         let about = Happening::node(&node.name, &node.uid, EventType::Warning, "DrainBlocked", message);
         self.events.publish(about.with(on));
     }

@@ -1,12 +1,13 @@
 //! Nodes of machines that people delete, against an API server in the process.
 
 use fake_kube::{Asked, FakeKube, Then, Verb};
+use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 
 use super::objects::running;
 use super::*;
 use crate::fleet::{DeletionReason, Machine, MachineId};
-use crate::kubernetes::Events;
+use crate::kubernetes::{EventMetrics, Events};
 
 struct Cluster {
     kube: FakeKube,
@@ -46,9 +47,11 @@ impl Cluster {
         let client = self.kube.client("provider", "vpsie-system");
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::default());
         let (view, metrics) = (nodes.view(), DrainMetrics::default());
-        let drain = Drain::new(handle.clone(), client, view, Events::none(), metrics);
+        let (events, publisher) = Events::new(client.clone(), "vpsie-system", EventMetrics::default());
+        let drain = Drain::new(handle.clone(), client, view, events, metrics);
         self.handle = handle;
         self.tasks.spawn(keeper.run());
+        self.tasks.spawn(publisher.run(CancellationToken::new()));
         self.tasks.spawn(nodes.run(CancellationToken::new()));
         self.tasks.spawn(drain.run(CancellationToken::new()));
     }
@@ -103,6 +106,12 @@ fn id(n: u32) -> MachineId {
 
 fn is_eviction(asked: &Asked) -> bool {
     asked.subresource == "eviction"
+}
+
+/// Whether it lists the pods of the Node.
+fn lists_pods_on(asked: &Asked, n: u32) -> bool {
+    let selector = asked.query.get("fieldSelector");
+    asked.is(Verb::List, "pods") && selector.is_some_and(|on| *on == format!("spec.nodeName=slave-{n}"))
 }
 
 fn refused(code: u16, cause: &str) -> Then {
@@ -261,6 +270,57 @@ async fn an_outage_costs_few_requests_and_nothing_is_concluded_from_it() {
     let asked = cluster.kube.count(|asked| asked.plural == "pods");
     assert!((40..=60).contains(&asked), "about every six seconds: {asked}");
     assert!((1..=3).all(|n| !cluster.drained(n)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_whose_pods_cannot_be_listed_hold_up_no_other_drain() {
+    let mut cluster = Cluster::new(6).await;
+    (1..=6).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({})));
+    let fails = |asked: &Asked| (1..=4).any(|n| lists_pods_on(asked, n));
+    cluster.kube.fail(u32::MAX, fails, refused(500, ""));
+    for n in 1..=6 {
+        cluster.retire(n).await;
+    }
+    let begun = Instant::now();
+    cluster.until("the others are drained", |c| (5..=6).all(|n| c.drained(n))).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!((1..=4).all(|n| !cluster.drained(n)));
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    let events: Vec<Event> = cluster.kube.all();
+    for n in 1..=4 {
+        let node = format!("slave-{n}");
+        let about =
+            |event: &&Event| event.regarding.as_ref().is_some_and(|on| on.name.as_ref() == Some(&node));
+        let event = events.iter().find(about).unwrap();
+        let note = event.note.as_deref().unwrap();
+        assert_eq!(event.reason.as_deref(), Some("DrainBlocked"));
+        assert!(note.starts_with("the Node cannot be drained yet: its pods cannot be listed: "), "{note}");
+    }
+    cluster.kube.forget_requests();
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    let asked = cluster.kube.count(fails);
+    assert!(asked <= 60, "no more than in an outage: {asked}");
+    cluster.kube.clear_faults();
+    cluster.until("all are drained", |c| (1..=4).all(|n| c.drained(n))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_be_looked_up_holds_up_no_other_drain() {
+    let mut cluster = Cluster::new(2).await;
+    cluster.pod("web-2", 2, &json!({}));
+    cluster.kube.delete("nodes", "", "slave-1").unwrap();
+    let looks_up = |asked: &Asked| {
+        let selector = asked.query.get("fieldSelector");
+        asked.is(Verb::List, "nodes") && selector.is_some_and(|of| of == "metadata.name=slave-1")
+    };
+    cluster.kube.fail(u32::MAX, looks_up, refused(500, ""));
+    cluster.retire(1).await;
+    cluster.until("its Node is looked up", |c| c.kube.count(looks_up) > 0).await;
+    cluster.retire(2).await;
+    cluster.until("the other one is drained", |c| c.drained(2)).await;
+    assert!(!cluster.drained(1));
+    cluster.kube.clear_faults();
+    cluster.until("both are drained", |c| c.drained(1)).await;
 }
 
 #[tokio::test(start_paused = true)]

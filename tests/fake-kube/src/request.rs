@@ -53,6 +53,8 @@ pub struct Asked {
     pub name: String,
     /// The subresource, such as `status`, or empty.
     pub subresource: String,
+    /// The parameters of the query.
+    pub query: BTreeMap<String, String>,
 }
 
 impl Asked {

@@ -102,6 +102,7 @@ impl Connection {
             namespace: text(target.map(|target| &target.namespace)),
             name: text(target.map(|target| &target.name)),
             subresource: text(target.map(|target| &target.subresource)),
+            query: target.map(|target| target.query.clone()).unwrap_or_default(),
         }
     }
 
