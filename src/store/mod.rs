@@ -28,9 +28,9 @@ pub trait Store: Send + Sync + 'static {
     /// Writes the changes and returns once they are durable. When it fails, a part of them may have been written:
     /// the caller loads again before it goes on.
     ///
-    /// Only the last change of each record need be written. The part is one from the front of the list, or from
-    /// the front of this order: what is saved that is no machine, then machines that are saved in any order, then
-    /// what is dropped in any order. Either loses nothing, because a VM only ever goes
+    /// Only the last change of each record need be written; of a node that is saved and then dropped, both. The part is
+    /// one from the front of the list, or from the front of this order: what is saved that is no machine, then machines
+    /// that are saved in any order, then what is dropped in any order. Either loses nothing, because a VM only ever goes
     /// - from a request to a machine, in one record,
     /// - from a request to a stranger, and the request goes with the machine that is saved after it,
     /// - from a machine to a stranger, saved before the machine is saved without it or dropped,

@@ -315,8 +315,9 @@ impl Last {
                     last.dropped.insert(id.clone());
                 }
                 Change::SaveStranger(stranger) => last.note(Place::stranger(&stranger.hostname), stranger)?,
+                // If it was saved before, that is written all the same: its VM may have gone to a machine since, and the
+                // write may break off before that.
                 Change::DropStranger(hostname) => {
-                    last.noted.remove(&Place::stranger(hostname));
                     last.forgotten.insert(Place::stranger(hostname), None);
                 }
                 Change::SaveLearned(size, learned) => {

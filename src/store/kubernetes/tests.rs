@@ -1,3 +1,5 @@
+mod moves;
+
 use std::time::Duration;
 
 use fake_kube::{FakeKube, Fate, Then, Verb};
