@@ -18,7 +18,7 @@ use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
 use super::journal::Journal;
 use crate::fleet::{Basis, Change, Declaration, Fleet, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
-use refused::{Kept, Refusals, split_refused};
+use refused::{LeftOut, Refusals, split_refused};
 use undo::{Undone, undo};
 
 /// Decisions that share one write, at most.
@@ -145,8 +145,8 @@ impl Keeper {
             }
         }
         let changes: Vec<Change> = waiting.iter().flat_map(|w| w.changes.iter().cloned()).collect();
-        let kept = match self.write(changes, &waiting, &working).await {
-            Ok(kept) => kept,
+        let left_out = match self.write(&changes, &waiting, &working).await {
+            Ok(left_out) => left_out,
             Err(error) => {
                 tracing::error!(%error, "the records could not be written; what was asked is not acknowledged");
                 let error = Arc::new(error);
@@ -161,18 +161,19 @@ impl Keeper {
                 return;
             }
         };
-        self.publish(&kept.changes);
+        let written: Vec<Change> = changes.into_iter().filter(|change| !left_out.holds(change)).collect();
+        self.publish(&written);
         self.shared.write().unwrap_or_else(PoisonError::into_inner).share_sightings(&working);
-        if !kept.left_out.is_empty() {
+        if !left_out.is_empty() {
             // What is not written must not be seen by the next decision either.
             working = self.shared().clone();
         }
         self.working = Some(working);
         for Waiting { mut changes, reply, terms } in waiting {
             let all = changes.len();
-            changes.retain(|change| !kept.left_out.contains_key(&change.record()));
-            let left_out = changes.len() < all && terms != Terms::Parts;
-            let answer = if left_out { Err(CommandError::Store(kept.error())) } else { Ok(changes) };
+            changes.retain(|change| !left_out.holds(change));
+            let failed = changes.len() < all && terms != Terms::Parts;
+            let answer = if failed { Err(CommandError::Store(left_out.error())) } else { Ok(changes) };
             drop(reply.send(answer));
         }
     }
@@ -181,38 +182,39 @@ impl Keeper {
         self.shared.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the changes, but for records that are refused. Commands that are not kept whole, or whose caller has gone,
-    /// are undone at once.
+    /// Writes the changes, but for records that are refused: what is left out. Commands that are not written whole, or
+    /// whose caller has gone, are undone at once.
     async fn write(
         &mut self,
-        changes: Vec<Change>,
+        changes: &[Change],
         waiting: &[Waiting],
         working: &Fleet,
-    ) -> Result<Kept, StoreError> {
-        let mut left_out = self.refusals.standing(&changes);
-        let due: Vec<Change> =
-            changes.iter().filter(|change| !left_out.contains_key(&change.record())).cloned().collect();
+    ) -> Result<LeftOut, StoreError> {
+        let mut left_out = LeftOut::default();
+        left_out.add(changes, self.refusals.standing(changes));
+        let due: Vec<Change> = changes.iter().filter(|change| !left_out.holds(change)).cloned().collect();
         if !due.is_empty() {
             let refused = split_refused(self.store.commit(&due).await)?;
             self.refusals.note(&due, &refused);
-            left_out.extend(refused.into_iter().map(|refused| (refused.record, refused.problem)));
+            // Of what was due: the store leaves out the same.
+            left_out
+                .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }
         let failed = |waiting: &&Waiting| {
-            let in_part = waiting.changes.iter().any(|change| left_out.contains_key(&change.record()));
+            let in_part = waiting.changes.iter().any(|change| left_out.holds(change));
             waiting.terms == Terms::Command && (in_part || waiting.reply.is_closed())
         };
         let failed = waiting.iter().filter(failed).flat_map(|waiting| &waiting.changes);
-        let failed: Vec<&Change> = failed.filter(|change| !left_out.contains_key(&change.record())).collect();
+        let failed: Vec<&Change> = failed.filter(|change| !left_out.holds(change)).collect();
         let undo = undo(failed, &self.shared(), working);
         if !undo.is_empty() {
             for refused in split_refused(self.store.commit(&undo).await)? {
                 tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
             }
             let problem = "the command failed in part, or its caller gave up".to_owned();
-            left_out.extend(undo.iter().map(|change| (change.record(), problem.clone())));
+            left_out.add(&[], undo.iter().map(|change| (change.record(), problem.clone())).collect());
         }
-        let kept = changes.into_iter().filter(|change| !left_out.contains_key(&change.record())).collect();
-        Ok(Kept { changes: kept, left_out })
+        Ok(left_out)
     }
 
     fn publish(&self, changes: &[Change]) {

@@ -11,6 +11,7 @@ mod command;
 mod creation;
 mod group;
 mod guard;
+mod held_back;
 mod hindrance;
 mod ids;
 mod learned;
@@ -38,6 +39,7 @@ pub use group::{
     AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
 };
 pub use guard::{Before, Created, Guard, Halt, Maxima, Ticket, Verdict};
+pub use held_back::HeldBack;
 pub use hindrance::Hindrance;
 pub use ids::{
     CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,

@@ -1,6 +1,5 @@
 //! What is durable, and the writes that change it.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +13,8 @@ use super::machine::Machine;
 use crate::catalog::Catalog;
 
 /// One durable write. Lists of them are ordered so that any part of one, from the front, loses nothing: a VM is
-/// recorded in its new place before it is dropped from the old one.
+/// recorded in its new place before it is dropped from the old one. What must wait while a record is refused:
+/// [`HeldBack`](super::HeldBack).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Writes a machine's record, new or not.
@@ -72,18 +72,6 @@ impl Change {
             Self::SaveLedger(_) => RecordKey::Ledger,
             Self::SaveCatalog(_) => RecordKey::Catalog,
         }
-    }
-
-    /// Adds the records whose removal must wait as well while these cannot be written: a VM's old record stays until its
-    /// new one is there.
-    pub fn with_dependent(changes: &[Self], mut refused: BTreeSet<RecordKey>) -> BTreeSet<RecordKey> {
-        let moved = changes.iter().filter_map(|change| match change {
-            Self::SaveMachine(machine) if refused.contains(&change.record()) => machine.vm(),
-            _ => None,
-        });
-        let old: Vec<RecordKey> = moved.map(|vm| RecordKey::Stranger(vm.hostname.clone())).collect();
-        refused.extend(old);
-        refused
     }
 }
 

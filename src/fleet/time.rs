@@ -27,7 +27,6 @@ impl Fleet {
         self.correct_times(&mut changes, now);
         changes.extend(self.close_groups(now));
         self.note_turns(now);
-        self.forget_late(&mut changes, now, policy);
         for id in self.machines.keys().cloned().collect::<Vec<_>>() {
             self.settle(&mut changes, &id, now, policy);
             self.conclude(&mut changes, &id, now, policy);
@@ -54,6 +53,8 @@ impl Fleet {
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
+        // Last: a machine's record waits for the ledger's before it, if that is refused.
+        self.forget_late(&mut changes, now, policy);
         let machines = &self.machines;
         self.sightings.since_ask.retain(|id, _| machines.get(id).is_some_and(|m| !m.asks.is_empty()));
         changes

@@ -38,8 +38,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Two records of one VM are put right by the next listing: the machine's is the one that counts.
     ///
-    /// A record that can never be written as it is must not hold up the others: [`StoreError::Refused`] names it, and
-    /// all other changes are durable then.
+    /// A record that can never be written as it is must not hold up the others: [`StoreError::Refused`] names it. Then
+    /// all other changes are durable, except those that [`HeldBack`](crate::fleet::HeldBack) holds.
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 }
 
@@ -68,7 +68,8 @@ pub enum StoreError {
         /// What the API server said.
         problem: String,
     },
-    /// These records are refused as they are. All other changes of the commit are written.
+    /// These records are refused as they are. All other changes of the commit are written, except those that must wait
+    /// for them.
     #[error("records are refused: {}", list(.0))]
     Refused(Vec<RefusedRecord>),
     /// Reading or writing failed.

@@ -5,23 +5,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::pace::Backoff;
-use crate::fleet::{Change, RecordKey};
+use crate::fleet::{Change, HeldBack, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
-/// What was written of a batch.
-pub(super) struct Kept {
-    /// In their order.
-    pub(super) changes: Vec<Change>,
-    /// Records that are as they were before the batch, and why.
-    pub(super) left_out: BTreeMap<RecordKey, String>,
+/// What was not written of a batch.
+#[derive(Default)]
+pub(super) struct LeftOut {
+    held: HeldBack,
+    /// By record, why it is as it was before the batch.
+    problems: BTreeMap<RecordKey, String>,
 }
 
-impl Kept {
+impl LeftOut {
+    /// Leaves out these records, and the changes of the list that must wait for them.
+    pub(super) fn add(&mut self, changes: &[Change], refused: BTreeMap<RecordKey, String>) {
+        self.held.extend(HeldBack::new(changes, refused.keys().cloned().collect()));
+        self.problems.extend(refused);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Whether the change is not written.
+    pub(super) fn holds(&self, change: &Change) -> bool {
+        self.held.holds(change)
+    }
+
     /// The error for callers whose change was left out.
     pub(super) fn error(&self) -> Arc<StoreError> {
-        let left_out = self.left_out.iter();
-        let refused = left_out
-            .map(|(record, problem)| RefusedRecord { record: record.clone(), problem: problem.clone() });
+        let refused = self.held.records().iter().map(|record| {
+            let problem = self.problems.get(record).cloned();
+            let problem = problem.unwrap_or_else(|| "waits for a record that is refused".to_owned());
+            RefusedRecord { record: record.clone(), problem }
+        });
         Arc::new(StoreError::Refused(refused.collect()))
     }
 }
@@ -40,16 +57,17 @@ pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<Ref
 pub(super) struct Refusals(BTreeMap<RecordKey, (Backoff, String)>);
 
 impl Refusals {
-    /// Those of the changes that are not worth a write yet, and why.
+    /// Records of the changes that are not worth a write yet, and why.
     pub(super) fn standing(&self, changes: &[Change]) -> BTreeMap<RecordKey, String> {
         if self.0.is_empty() {
             return BTreeMap::new();
         }
-        let waits = |record: &RecordKey| self.0.get(record).is_some_and(|(backoff, _)| !backoff.ready());
-        let keys: BTreeSet<RecordKey> = changes.iter().map(Change::record).filter(waits).collect();
-        let problem = |record: &RecordKey| self.0.get(record).map(|(_, problem)| problem.clone());
-        let all = Change::with_dependent(changes, keys);
-        all.into_iter().map(|record| (record.clone(), problem(&record).unwrap_or_default())).collect()
+        let keys: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
+        let waits = |record: RecordKey| {
+            let (backoff, problem) = self.0.get(&record)?;
+            (!backoff.ready()).then(|| (record, problem.clone()))
+        };
+        keys.into_iter().filter_map(waits).collect()
     }
 
     /// Notes what became of changes that were written.

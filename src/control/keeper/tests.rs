@@ -1,20 +1,23 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::Catalog;
 use crate::fleet::{
-    Failure, FailureReason, Hostname, ListedNode, NodeRole, Outcome, Policy, Records, Refusal, SizeId, VmId,
-    VmState,
+    Failure, FailureReason, HeldBack, Hostname, ListedNode, NodeRole, Outcome, Policy, RecordKey, Records,
+    Refusal, SizeId, VmId, VmState,
 };
-use crate::store::MemoryStore;
+use crate::store::{MemoryStore, RefusedRecord};
 
 const POOLS: [&str; 2] = ["web/ams1/small/on-demand", "web/ams1/large/on-demand"];
 
-/// Fails when it is told to, after the first of the changes.
+/// Fails when it is told to, after the first of the changes, or refuses the nth record of a commit.
 #[derive(Clone, Default)]
 struct Fragile {
     kept: MemoryStore,
     broken: Arc<std::sync::atomic::AtomicBool>,
+    refuses: Arc<std::sync::Mutex<Option<usize>>>,
 }
 
 #[async_trait::async_trait]
@@ -28,7 +31,19 @@ impl Store for Fragile {
             self.kept.write(&changes[..1]);
             return Err(StoreError::Io { action: "write", problem: "as the test says".to_owned() });
         }
-        self.kept.commit(changes).await
+        let records: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
+        let nth = *self.refuses.lock().unwrap();
+        let refused: BTreeSet<RecordKey> =
+            records.into_iter().skip(nth.unwrap_or(usize::MAX)).take(1).collect();
+        let held = HeldBack::new(changes, refused.clone());
+        let kept: Vec<Change> = changes.iter().filter(|change| !held.holds(change)).cloned().collect();
+        self.kept.write(&kept);
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let problem = || "as the test says".to_owned();
+        let refused = refused.into_iter().map(|record| RefusedRecord { record, problem: problem() });
+        Err(StoreError::Refused(refused.collect()))
     }
 }
 
@@ -51,6 +66,7 @@ enum Act {
     Wait(u64),
     Declare(u32),
     Break(bool),
+    Refuse(Option<usize>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -71,6 +87,7 @@ fn act() -> impl Strategy<Value = Act> {
         (1..200u64).prop_map(Act::Wait),
         (0..9u32).prop_map(Act::Declare),
         any::<bool>().prop_map(Act::Break),
+        proptest::option::of(0..3usize).prop_map(Act::Refuse),
     ]
 }
 
@@ -135,6 +152,7 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
             Act::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
             Act::Declare(max) => keeper.declare(declaration(max)),
             Act::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
+            Act::Refuse(nth) => *store.refuses.lock().unwrap() = nth,
             act => {
                 let (reply, _answer) = oneshot::channel();
                 keeper
@@ -144,6 +162,7 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
         }
         if let Some(working) = &keeper.working {
             prop_assert!(handle.read(|shared| shared == working), "readers do not see what the writer knows");
+            prop_assert_eq!(working.records(), store.kept.records(), "what is known is what is recorded");
         }
     }
     Ok(())

@@ -1,8 +1,10 @@
 //! A store that fails when it is told to.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
+use crate::fleet::{HeldBack, RecordKey};
 use crate::store::RefusedRecord;
 
 type Refuses = Box<dyn Fn(&Change) -> bool + Send>;
@@ -50,8 +52,10 @@ impl Store for Disk {
         }
         self.commits.lock().unwrap().push(changes.len());
         let refuses =
-            |change: &Change| self.refuses.lock().unwrap().as_ref().is_some_and(|refuses| refuses(change));
-        let (refused, kept): (Vec<_>, Vec<_>) = changes.iter().cloned().partition(refuses);
+            |change: &&Change| self.refuses.lock().unwrap().as_ref().is_some_and(|refuses| refuses(change));
+        let refused: BTreeSet<RecordKey> = changes.iter().filter(refuses).map(Change::record).collect();
+        let held = HeldBack::new(changes, refused.clone());
+        let kept: Vec<Change> = changes.iter().filter(|change| !held.holds(change)).cloned().collect();
         self.kept.commit(&kept).await?;
         if self.deaf.load(Ordering::Relaxed) {
             return Err(StoreError::Io { action: "write", problem: "no reply".to_owned() });
@@ -60,8 +64,7 @@ impl Store for Disk {
             return Ok(());
         }
         let problem = "kubeSizeID: must be at least 1";
-        let refused = refused.iter().map(Change::record);
-        let refused = refused.map(|record| RefusedRecord { record, problem: problem.to_owned() });
+        let refused = refused.into_iter().map(|record| RefusedRecord { record, problem: problem.to_owned() });
         Err(StoreError::Refused(refused.collect()))
     }
 }

@@ -55,6 +55,10 @@ enum Step {
         /// The process stays, and reads the records again.
         survives: bool,
     },
+    /// A listing and what time does, of which one record is refused.
+    RefusedWrite {
+        nth: usize,
+    },
     /// Somebody deletes a machine by hand.
     Retire {
         nth: usize,
@@ -102,6 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize, any::<bool>(), any::<bool>()).prop_map(|(kept, by_kind, survives)| {
             Step::BrokenWrite { kept, by_kind, survives }
         }),
+        2 => (0..4usize).prop_map(|nth| Step::RefusedWrite { nth }),
         1 => (0..8usize).prop_map(|nth| Step::Retire { nth }),
         2 => (0..8usize).prop_map(|nth| Step::Drained { nth }),
         1 => prop_oneof![
@@ -370,6 +375,17 @@ impl World {
                 self.take(&changes);
                 if *survives { self.reload() } else { self.crash() }
             }
+            Step::RefusedWrite { nth } => {
+                let nodes: Vec<_> = self.vms.iter().map(|(vm, _)| vm.clone()).collect();
+                let mut changes = self.hand.observe(&mut self.fleet, &nodes);
+                changes.extend(self.hand.pass(&mut self.fleet));
+                let records: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
+                let refused: BTreeSet<RecordKey> = records.into_iter().skip(*nth).take(1).collect();
+                let held = HeldBack::new(&changes, refused);
+                changes.retain(|change| !held.holds(change));
+                self.take(&changes);
+                self.fleet = self.follower.clone();
+            }
             Step::Wait { seconds } => self.hand.wait(Duration::from_secs(*seconds)),
             Step::ClockJump { minutes } => {
                 self.hand.now += jiff::SignedDuration::from_mins(*minutes);
@@ -454,6 +470,23 @@ fn a_clock_jump_and_a_broken_write_lose_no_vm() {
             Step::List { late: 1 },
             Step::BrokenWrite { kept: 1, by_kind: true, survives },
         ]);
+    }
+}
+
+/// A VM arrives for a machine that was given up, while a machine waits that adopts it or while none does.
+#[test]
+fn a_refused_record_loses_no_late_vm() {
+    for (waiting, nth) in (0..2).flat_map(|waiting| (0..4).map(move |nth| (waiting, nth))) {
+        let mut steps = vec![
+            Step::Increase { pool: 0, delta: 1 },
+            Step::Ask { replies: vec![Reply::Accepted] },
+            Step::ClockJump { minutes: 10 },
+            Step::EmptyList,
+            Step::List { late: 1 },
+        ];
+        steps.extend((0..waiting).map(|_| Step::Increase { pool: 0, delta: 1 }));
+        steps.push(Step::RefusedWrite { nth });
+        check_steps(&steps);
     }
 }
 

@@ -24,7 +24,9 @@ use tokio::time::Instant;
 
 use super::{RefusedRecord, Store, StoreError};
 use crate::api::{NotARecord, VPSieNode};
-use crate::fleet::{Change, ClusterId, Machine, MachineId, RecordKey, Records, Stranger, StrangerKind};
+use crate::fleet::{
+    Change, ClusterId, HeldBack, Machine, MachineId, RecordKey, Records, Stranger, StrangerKind,
+};
 use increases::Increase;
 use notes::{MANAGED_BY, Place, Values};
 use shelf::{Half, Kept, Shelf, Written};
@@ -221,13 +223,36 @@ impl KubernetesStore {
         Ok(())
     }
 
-    async fn note(&self, map: &str, values: &Values, deadline: Instant) -> Result<(), StoreError> {
-        let wanted = |stored: &ConfigMap| notes::patch(stored, values);
+    /// Writes values of one ConfigMap. If they are refused together, parts of them are written, down to one value.
+    async fn note(&self, map: &str, notes: Notes, deadline: Instant) -> Refusals {
+        let (mut parts, mut refused) = (vec![notes], Vec::new());
+        while let Some(mut part) = parts.pop() {
+            match self.note_part(map, &part, deadline).await {
+                Ok(()) => {}
+                Err(StoreError::Invalid { .. }) if part.len() > 1 => {
+                    let rest = part.split_off(part.len() / 2);
+                    parts.extend([rest, part]);
+                }
+                Err(StoreError::Invalid { object, problem }) => {
+                    refused.extend(part.into_iter().map(|note| RefusedRecord {
+                        record: note.record,
+                        problem: format!("{object}, key {}: {problem}", note.key),
+                    }));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(refused)
+    }
+
+    async fn note_part(&self, map: &str, part: &[Note], deadline: Instant) -> Result<(), StoreError> {
+        let values: Values = part.iter().map(|note| (note.key.clone(), note.value.clone())).collect();
+        let wanted = |stored: &ConfigMap| notes::patch(stored, &values);
         let written = self.maps.patch(map, Half::Main, deadline, wanted).await?;
         if written != Written::Missing || values.values().all(Option::is_none) {
             return Ok(());
         }
-        self.maps.create(&notes::new_map(map, values), deadline).await
+        self.maps.create(&notes::new_map(map, &values), deadline).await
     }
 
     fn warn_of(&self, nodes: &[VPSieNode]) {
@@ -263,48 +288,62 @@ impl Store for KubernetesStore {
         let deadline = Instant::now() + COMMIT;
         let mut last = Last::of(changes)?;
         last.dropped.extend(self.incomplete());
+        let note =
+            |(map, notes): (String, Notes)| async move { self.note(&map, notes, deadline).await }.boxed();
+        let noted = std::mem::take(&mut last.noted);
+        let saved: BTreeSet<RecordKey> = noted.values().map(|(record, _)| record.clone()).collect();
+        let mut refused = together(by_map(noted).into_iter().map(note).collect()).await?;
+        last.hold_back(changes, &refused);
         let increase = self.increase(&last);
-        let note = |(map, values): (String, Values)| {
-            async move { (None, self.note(&map, &values, deadline).await) }.boxed()
-        };
         let save = |machine: Machine| {
             let increase = increase.clone();
-            async move { (Some(machine.id.clone()), self.save(&machine, increase, deadline).await) }.boxed()
+            async move { refusal(&machine.id, self.save(&machine, increase, deadline).await) }.boxed()
         };
-        let drop =
-            |id: MachineId| async move { (Some(id.clone()), self.drop_machine(&id, deadline).await) }.boxed();
-        together(by_map(last.noted).into_iter().map(note).collect()).await?;
-        let mut refused = together(last.saved.into_values().map(save).collect()).await?;
+        let saves = std::mem::take(&mut last.saved).into_values().map(save);
+        refused.extend(together(saves.collect()).await?);
         refused.extend(self.release_increases(&mut last.dropped, deadline).await?);
-        let keys = refused.iter().map(|refused| refused.record.clone()).collect();
-        for record in Change::with_dependent(changes, keys) {
-            if let RecordKey::Stranger(hostname) = &record
-                && last.forgotten.remove(&Place::stranger(hostname)).is_some()
-            {
-                let problem = "its VM's new record is refused".to_owned();
-                refused.push(RefusedRecord { record, problem });
-            }
-        }
+        last.hold_back(changes, &refused);
+        let drop =
+            |id: MachineId| async move { refusal(&id, self.drop_machine(&id, deadline).await) }.boxed();
         let dropped = last.dropped.into_iter().map(drop);
         let gone = dropped.chain(by_map(last.forgotten).into_iter().map(note)).collect();
-        refused.extend(together(gone).await?);
+        let gone = together(gone).await?;
+        if let Some(stays) = gone.iter().find(|refused| saved.contains(&refused.record)) {
+            // What was saved before is written, so the record is not as it was.
+            let problem = format!("{} cannot be removed: {}", stays.record, stays.problem);
+            return Err(StoreError::Io { action: "write", problem });
+        }
+        refused.extend(gone);
+        refused.sort_by(|a, b| a.record.cmp(&b.record));
+        refused.dedup_by(|a, b| a.record == b.record);
         if refused.is_empty() { Ok(()) } else { Err(StoreError::Refused(refused)) }
     }
 }
 
+/// A value of a ConfigMap to be written or removed, and the record that it is of.
+struct Note {
+    key: String,
+    value: Option<String>,
+    record: RecordKey,
+}
+
+/// Values of one ConfigMap.
+type Notes = Vec<Note>;
+
 /// The last change of each object.
 #[derive(Default)]
 struct Last {
-    noted: BTreeMap<Place, Option<String>>,
+    noted: BTreeMap<Place, (RecordKey, Option<String>)>,
     saved: BTreeMap<MachineId, Machine>,
     dropped: BTreeSet<MachineId>,
-    forgotten: BTreeMap<Place, Option<String>>,
+    forgotten: BTreeMap<Place, (RecordKey, Option<String>)>,
 }
 
 impl Last {
     fn of(changes: &[Change]) -> Result<Self, StoreError> {
         let mut last = Self::default();
         for change in changes {
+            let record = change.record();
             match change {
                 Change::SaveMachine(machine) => {
                     last.dropped.remove(&machine.id);
@@ -314,57 +353,93 @@ impl Last {
                     last.saved.remove(id);
                     last.dropped.insert(id.clone());
                 }
-                Change::SaveStranger(stranger) => last.note(Place::stranger(&stranger.hostname), stranger)?,
+                Change::SaveStranger(stranger) => {
+                    last.note(Place::stranger(&stranger.hostname), record, stranger)?;
+                }
                 // If it was saved before, that is written all the same: its VM may have gone to a machine since, and the
                 // write may break off before that.
                 Change::DropStranger(hostname) => {
-                    last.forgotten.insert(Place::stranger(hostname), None);
+                    last.forgotten.insert(Place::stranger(hostname), (record, None));
                 }
                 Change::SaveLearned(size, learned) => {
                     // Read by earlier releases, and the same for a long time.
-                    last.note(Place::learned(*size), &learned.summary())?;
-                    last.note(Place::learned_nodes(*size), &learned.nodes)?;
+                    last.note(Place::learned(*size), record.clone(), &learned.summary())?;
+                    last.note(Place::learned_nodes(*size), record, &learned.nodes)?;
                 }
-                Change::SaveLedger(ledger) => last.note(Place::ledger(), ledger)?,
-                Change::SaveCatalog(catalog) => last.note(Place::catalog(), catalog)?,
+                Change::SaveLedger(ledger) => last.note(Place::ledger(), record, ledger)?,
+                Change::SaveCatalog(catalog) => last.note(Place::catalog(), record, catalog)?,
             }
         }
         Ok(last)
     }
 
-    fn note(&mut self, place: Place, value: &impl Serialize) -> Result<(), StoreError> {
+    fn note(&mut self, place: Place, record: RecordKey, value: &impl Serialize) -> Result<(), StoreError> {
         let text = serde_json::to_string(value).map_err(|error| StoreError::Io {
             action: "write",
             problem: format!("{}[{:?}] cannot be written: {error}", place.map, place.key),
         })?;
         self.forgotten.remove(&place);
-        self.noted.insert(place, Some(text));
+        self.noted.insert(place, (record, Some(text)));
         Ok(())
+    }
+
+    /// Leaves out what must wait for refused records.
+    fn hold_back(&mut self, changes: &[Change], refused: &[RefusedRecord]) {
+        if refused.is_empty() {
+            return;
+        }
+        let held = HeldBack::new(changes, refused.iter().map(|refused| refused.record.clone()).collect());
+        for change in changes.iter().filter(|change| held.holds(change)) {
+            match change {
+                Change::SaveMachine(machine) => {
+                    self.saved.remove(&machine.id);
+                }
+                Change::DropMachine(id) => {
+                    self.dropped.remove(id);
+                }
+                Change::DropStranger(hostname) => {
+                    self.forgotten.remove(&Place::stranger(hostname));
+                }
+                _ => {}
+            }
+        }
     }
 }
 
-fn by_map(notes: BTreeMap<Place, Option<String>>) -> BTreeMap<String, Values> {
-    let mut maps: BTreeMap<String, Values> = BTreeMap::new();
-    for (Place { map, key }, value) in notes {
-        maps.entry(map).or_default().insert(key, value);
+fn by_map(notes: BTreeMap<Place, (RecordKey, Option<String>)>) -> BTreeMap<String, Notes> {
+    let mut maps: BTreeMap<String, Notes> = BTreeMap::new();
+    for (Place { map, key }, (record, value)) in notes {
+        maps.entry(map).or_default().push(Note { key, value, record });
     }
     maps
 }
 
-/// A write of a machine's record, or of others.
-type Write<'a> = BoxFuture<'a, (Option<MachineId>, Result<(), StoreError>)>;
+/// The records that a write was refused, or why it failed.
+type Refusals = Result<Vec<RefusedRecord>, StoreError>;
 
-/// Does all of it, also when a part fails: what was begun is not left unknown. The machines whose records are refused as
-/// they are, or the first failure.
-async fn together(writes: Vec<Write<'_>>) -> Result<Vec<RefusedRecord>, StoreError> {
+/// A write of objects.
+type Write<'a> = BoxFuture<'a, Refusals>;
+
+/// What became of the write of a machine's record.
+fn refusal(machine: &MachineId, written: Result<(), StoreError>) -> Refusals {
+    match written {
+        Ok(()) => Ok(Vec::new()),
+        Err(StoreError::Invalid { problem, .. }) => {
+            Ok(vec![RefusedRecord { record: RecordKey::Machine(machine.clone()), problem }])
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Does all of it, also when a part fails: what was begun is not left unknown. The records that are refused as they are,
+/// or the first failure.
+async fn together(writes: Vec<Write<'_>>) -> Refusals {
     let mut results = futures::stream::iter(writes).buffer_unordered(TOGETHER);
     let (mut first, mut refused) = (Ok(()), Vec::new());
     while let Some(result) = results.next().await {
         match result {
-            (Some(machine), Err(StoreError::Invalid { problem, .. })) => {
-                refused.push(RefusedRecord { record: RecordKey::Machine(machine), problem });
-            }
-            (_, result) => first = first.and(result),
+            Ok(some) => refused.extend(some),
+            Err(error) => first = first.and(Err(error)),
         }
     }
     first.map(|()| refused)

@@ -148,6 +148,7 @@ impl Objects {
         if self.get(kind, namespace, &name).is_some() {
             return Err(Refusal::exists(kind.plural, &name));
         }
+        check_size(kind, &name, &object)?;
         self.uids += 1;
         meta.insert("name".to_owned(), name.clone().into());
         if kind.namespaced {
@@ -220,6 +221,7 @@ impl Objects {
         } else if part == Part::Object && kind.status {
             set_status(&mut new, old.get("status").cloned());
         }
+        check_size(kind, name, &new)?;
         let kept = finalizers(old_meta);
         if meta.contains_key("deletionTimestamp") && finalizers(&meta).iter().any(|f| !kept.contains(f)) {
             let text = "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted";
@@ -425,4 +427,17 @@ fn merge(into: &mut Value, patch: Value) {
 
 fn seconds(now: Timestamp) -> Value {
     Timestamp::from_second(now.as_second()).unwrap_or(now).to_string().into()
+}
+
+/// Refuses a ConfigMap whose values are longer than the API server allows.
+fn check_size(kind: &Kind, name: &str, object: &Value) -> Result<(), Refusal> {
+    const LONGEST: usize = 1 << 20;
+    let values = object.get("data").and_then(Value::as_object).into_iter().flatten();
+    let size: usize = values.filter_map(|(_, value)| value.as_str()).map(str::len).sum();
+    if kind.plural == "configmaps" && size > LONGEST {
+        let text =
+            format!("ConfigMap {name:?} is invalid: []: Too long: may not be more than {LONGEST} bytes");
+        return Err(Refusal::new(422, text));
+    }
+    Ok(())
 }

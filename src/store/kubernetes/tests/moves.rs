@@ -1,6 +1,15 @@
-//! Writes that break off while a VM goes from one record to another.
+//! Records that are refused, and writes that break off, while a VM goes from one record to another.
+
+use std::sync::Arc;
 
 use super::*;
+use crate::catalog::Catalog;
+use crate::fleet::Ledger;
+
+/// One that no ConfigMap can have.
+fn too_long(hostname: &str) -> Stranger {
+    Stranger { id: Some(VmId::new("u".repeat(1 << 20))), ..stranger(hostname) }
+}
 
 fn orphan(stranger: Stranger) -> Stranger {
     let kind = StrangerKind::Orphan { pool: machine("workers-1").pool, size: None };
@@ -21,6 +30,15 @@ fn with_vm(id: &str, hostname: &str) -> Machine {
     Machine { phase: Phase::Creating { vm: Some(vm), since }, ..machine(id) }
 }
 
+async fn refused(store: &KubernetesStore, changes: &[Change]) -> BTreeSet<RecordKey> {
+    match store.commit(changes).await {
+        Err(StoreError::Refused(refused)) => {
+            refused.into_iter().map(|RefusedRecord { record, .. }| record).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A machine that was given up gets a VM, and one that waits adopts it at once.
 fn adoption(vm: &str) -> [Change; 4] {
     [
@@ -33,7 +51,7 @@ fn adoption(vm: &str) -> [Change; 4] {
 
 #[tokio::test(start_paused = true)]
 async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
-    for (fate, whole) in [(Fate::refused(500), false), (Fate::default(), true)] {
+    for (fate, whole) in [(Fate::refused(500), false), (Fate::refused(422), false), (Fate::default(), true)] {
         let kube = server();
         let store = loaded(&kube).await;
         let before = [Change::SaveMachine(failed(1)), Change::SaveMachine(machine("workers-2"))];
@@ -49,4 +67,66 @@ async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
         let requested = left.machines.iter().any(|m| !m.asks.is_empty());
         assert_eq!(!left.strangers.is_empty() || requested, !whole, "the VM is forgotten: {left:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_value_does_not_hold_up_its_config_map() {
+    let kube = server();
+    let store = loaded(&kube).await;
+    let map = Place::stranger(&Hostname::new("bad")).map;
+    let names = (0..).map(|n| format!("good-{n}"));
+    let names = names.filter(|name| Place::stranger(&Hostname::new(name)).map == map).take(20);
+    let good: Vec<Stranger> = names.map(|name| stranger(&name)).collect();
+    let mut changes: Vec<Change> = good.iter().cloned().map(Change::SaveStranger).collect();
+    changes.insert(7, Change::SaveStranger(too_long("bad")));
+    changes.push(Change::SaveMachine(machine("workers-1")));
+    let bad = RecordKey::Stranger(Hostname::new("bad"));
+    assert_eq!(refused(&store, &changes).await, [bad].into());
+    let left = loaded(&kube).await.load().await.unwrap();
+    assert_eq!((left.machines.len(), left.strangers.len()), (1, good.len()));
+    assert!(left.strangers.iter().all(|stranger| good.contains(stranger)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_refused_config_map_holds_up_no_other_record() {
+    for (map, record) in [("catalog", RecordKey::Catalog), ("ledger", RecordKey::Ledger)] {
+        let kube = server();
+        let store = loaded(&kube).await;
+        store.commit(&changes()).await.unwrap();
+        let name = format!("vpsie-autoscaler-{map}");
+        kube.on_request(move |asked| if asked.name == name { Fate::refused(422) } else { Fate::default() });
+        let catalog = Arc::new(Catalog { offers: Vec::new() });
+        let next = [
+            Change::SaveLedger(Ledger::default()),
+            Change::SaveCatalog(Arc::clone(&catalog)),
+            Change::SaveStranger(stranger("worker")),
+            Change::SaveMachine(machine("workers-9")),
+        ];
+        assert_eq!(refused(&store, &next).await, [record].into());
+        let left = loaded(&kube).await.load().await.unwrap();
+        assert_eq!((left.machines.len(), left.strangers.len()), (3, 2), "{map}");
+        assert_eq!(left.catalog == Some(catalog), map == "ledger");
+        assert_eq!(left.ledger == Ledger::default(), map == "catalog");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_keeps_what_a_refused_record_would_take_over() {
+    let kube = server();
+    let store = loaded(&kube).await;
+    let kept = [Change::SaveMachine(failed(1)), Change::SaveMachine(with_vm("workers-2", "slave-2"))];
+    store.commit(&kept).await.unwrap();
+    let was = machine("workers-2");
+    let gone = StrangerKind::Gone { machine: was.id.clone(), pool: was.pool, size: was.size, deleted: true };
+    let changes = [
+        Change::SaveStranger(orphan(too_long("slave-1"))),
+        Change::SaveMachine(failed(0)),
+        Change::SaveStranger(Stranger { kind: gone, ..too_long("slave-2") }),
+        Change::DropMachine(was.id),
+        Change::SaveMachine(machine("workers-3")),
+    ];
+    let strangers = ["slave-1", "slave-2"].map(|name| RecordKey::Stranger(Hostname::new(name)));
+    assert_eq!(refused(&store, &changes).await, strangers.into());
+    let left = loaded(&kube).await.load().await.unwrap();
+    assert_eq!(left.machines, [failed(1), with_vm("workers-2", "slave-2"), machine("workers-3")]);
 }
