@@ -299,6 +299,27 @@ fn metrics_and_codes_in_pages_are_known() {
 }
 
 #[test]
+fn pages_have_every_code_of_the_fleet() {
+    let repository = Repository::read();
+    let text = |path: &str| repository.files[Path::new(path)].as_str();
+    let pages = [
+        text("docs/reference/protocol.md"),
+        text("docs/use/expander.md"),
+        text("docs/operate/troubleshooting.md"),
+    ];
+    let is_code = |word: &&str| word.len() > 5 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let is_of_fleet = |path: &&PathBuf| path.parent() == Some(Path::new("src/fleet"));
+    let sources = repository.files.keys().filter(is_of_fleet).map(|path| repository.files[path].as_str());
+    let codes: BTreeSet<&str> = sources.flat_map(|text| text.split('"')).filter(is_code).collect();
+    // serde's name for their form.
+    let codes: BTreeSet<&str> = codes.into_iter().filter(|code| *code != "SCREAMING_SNAKE_CASE").collect();
+    assert!(codes.len() > 10, "{codes:?}");
+    let quoted = |code: &&str| pages.iter().any(|page| page.contains(&format!("`{code}`")));
+    let missing: Vec<_> = codes.into_iter().filter(|code| !quoted(code)).collect();
+    assert!(missing.is_empty(), "in no page: {missing:?}");
+}
+
+#[test]
 fn justfile_and_ci_run_have_every_check() {
     let repository = Repository::read();
     let text = |path: &str| repository.files[Path::new(path)].as_str();
