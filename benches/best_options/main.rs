@@ -22,9 +22,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, async_trait};
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::control::{FleetHandle, SystemClock};
-use vpsie_autoscaler::fleet::{AutoscalingOptions, Fleet, NodeGroup, Records, Reserved, SizeId};
+use vpsie_autoscaler::fleet::{AutoscalingOptions, Fleet, NodeGroup, Records, Reserved};
 use vpsie_autoscaler::grpc::proto::grpcplugin::expander_client::ExpanderClient;
 use vpsie_autoscaler::grpc::proto::grpcplugin::expander_server::{Expander, ExpanderServer};
 use vpsie_autoscaler::grpc::proto::grpcplugin::{

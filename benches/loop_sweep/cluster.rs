@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::fleet::{
-    AutoscalingOptions, Fleet, Hostname, Machine, NodeGroup, Phase, PoolId, Records, Reserved, SizeId, Vm,
+    AutoscalingOptions, Fleet, Hostname, Machine, NodeGroup, Phase, PoolId, Records, Reserved, Vm,
 };
 use vpsie_autoscaler::grpc::proto::{
     ExternalGrpcNode, NodeGroupAutoscalingOptions, NodeGroupAutoscalingOptionsRequest,

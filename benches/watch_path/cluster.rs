@@ -3,7 +3,8 @@
 use fake_kube::FakeKube;
 use serde_json::{Value, json};
 use vpsie_autoscaler::api::VPSieNode;
-use vpsie_autoscaler::fleet::{Hostname, Machine, Phase, SizeId, Vm, VmId};
+use vpsie_autoscaler::catalog::SizeId;
+use vpsie_autoscaler::fleet::{Hostname, Machine, Phase, Vm, VmId};
 use vpsie_autoscaler::vpsie::ManagedConfig;
 
 pub(crate) const NAMESPACE: &str = "vpsie-system";

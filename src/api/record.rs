@@ -4,9 +4,10 @@ use jiff::Timestamp;
 
 use super::conditions::conditions;
 use super::{Ask, AskOutcome, MachinePhase, VPSieNode, VPSieNodeSpec, VPSieNodeStatus};
+use crate::catalog::SizeId;
 use crate::fleet::{
     self, ClusterId, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, MachineId, Phase,
-    PoolId, ProviderId, SizeId, Vm, VmId,
+    PoolId, ProviderId, Vm, VmId,
 };
 
 /// What a VPSieNode lacks to be a machine's record.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::status::Condition;
 use super::{rules, text};
-use crate::fleet::{CapacityType, DeletionReason, FailureReason};
+use crate::catalog::CapacityType;
+use crate::fleet::{DeletionReason, FailureReason};
 
 /// What is wanted of VPSie for one machine, written before VPSie is asked for it.
 ///

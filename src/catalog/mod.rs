@@ -1,11 +1,13 @@
 //! Offers and their prices, as last read from VPSie.
 
+mod ids;
 pub(crate) mod quantity;
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::{DatacenterId, OfferRef, SizeId};
+pub(crate) use ids::text_id;
+pub use ids::{CapacityType, DatacenterId, OfferRef, SizeId};
 
 /// A size that can be rented in a datacenter, with its list price.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -11,7 +11,8 @@ use super::node_group::{self, Checked, Findings};
 use super::problem::{Problem, Problems};
 use super::schema;
 use crate::api;
-use crate::fleet::{ClusterId, DatacenterId, NodeGroup};
+use crate::catalog::DatacenterId;
+use crate::fleet::{ClusterId, NodeGroup};
 
 /// What the manifests say, all in order.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,11 +6,9 @@ use std::time::Duration;
 use super::schema::join;
 use super::{regions, syntax};
 use crate::api;
+use crate::catalog::{CapacityType, DatacenterId, SizeId};
 use crate::cost::CostLimit;
-use crate::fleet::{
-    AutoscalingOptions, CapacityType, ClusterId, DatacenterId, DeclaredNode, NodeGroup, PoolId, SizeId,
-    Taint, names,
-};
+use crate::fleet::{AutoscalingOptions, ClusterId, DeclaredNode, NodeGroup, PoolId, Taint, names};
 
 /// What comes of a manifest.
 pub(super) struct Checked {

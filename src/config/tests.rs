@@ -6,7 +6,8 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
-use crate::fleet::{AutoscalingOptions, Policy, SizeId, Taint, TaintEffect};
+use crate::catalog::SizeId;
+use crate::fleet::{AutoscalingOptions, Policy, Taint, TaintEffect};
 use crate::vpsie::Timeouts;
 
 const GOOD: &str = "

@@ -2,8 +2,9 @@
 
 use rust_decimal::Decimal;
 
+use crate::catalog::SizeId;
 use crate::fleet::{
-    AskOutcome, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId, SizeId,
+    AskOutcome, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
     Stranger, StrangerKind, Vm, VmId,
 };
 

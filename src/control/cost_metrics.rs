@@ -128,9 +128,9 @@ pub(crate) mod tests {
     use rust_decimal::Decimal;
 
     use super::*;
-    use crate::catalog::{Catalog, Offer, Resources};
+    use crate::catalog::{Catalog, Offer, Resources, SizeId};
     use crate::control::FleetCollector;
-    use crate::fleet::{AutoscalingOptions, Hostname, NodeGroup, Phase, Records, Reserved, SizeId, Vm};
+    use crate::fleet::{AutoscalingOptions, Hostname, NodeGroup, Phase, Records, Reserved, Vm};
     use crate::telemetry::Registry;
 
     const POOL: &str = "web/ams1/small/on-demand";

@@ -13,9 +13,8 @@ use super::bell::Bell;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use super::pace::Backoff;
-use crate::fleet::{
-    AskOutcome, Change, Failure, ListedNode, Machine, MachineId, Outcome, Phase, Policy, SizeId,
-};
+use crate::catalog::SizeId;
+use crate::fleet::{AskOutcome, Change, Failure, ListedNode, Machine, MachineId, Outcome, Phase, Policy};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 

@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::money::{HoursPerMonth, Usd, UsdPerHour};
 use super::prices::Prices;
-use crate::catalog::{Catalog, Offer, Resources};
-use crate::fleet::DatacenterId;
+use crate::catalog::{Catalog, DatacenterId, Offer, Resources};
 
 /// Offers with the prices that hold for them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

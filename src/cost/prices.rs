@@ -3,8 +3,7 @@
 use rust_decimal::Decimal;
 
 use super::money::{HoursPerMonth, Usd, UsdPerHour};
-use crate::catalog::Offer;
-use crate::fleet::{DatacenterId, OfferRef};
+use crate::catalog::{DatacenterId, Offer, OfferRef};
 
 /// What an operator says of prices, and how long a month is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -110,8 +109,7 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::Resources;
-    use crate::fleet::SizeId;
+    use crate::catalog::{Resources, SizeId};
 
     fn offer(name: &str, datacenter: &str, monthly: Option<i64>, hourly: Option<&str>) -> Offer {
         Offer {

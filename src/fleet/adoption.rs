@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::command::Names;
-use super::ids::{PoolId, SizeId};
+use super::ids::PoolId;
 use super::listing::{ListedNode, NodeRole};
 use super::machine::{Machine, Phase, Vm};
 use super::record::{Change, StrangerKind};
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 impl Fleet {
     /// Makes machines of listed workers that are nobody's, for NodeGroups with `adopt`: workers of a size that

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 
-use super::ids::{Hostname, MachineId, PoolId, SizeId};
+use super::ids::{Hostname, MachineId, PoolId};
 use super::listing::{ListedNode, NodeRole};
 use super::machine::{AskOutcome, Phase};
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 /// Requests by size, the neediest first.
 pub(super) type Claims = BTreeMap<SizeId, VecDeque<Claim>>;

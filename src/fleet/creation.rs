@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::ids::{MachineId, SizeId};
+use super::ids::MachineId;
 use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase};
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 /// Requests that may be lost before a machine is given up.
 pub const MAX_ASKS: usize = 3;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{NodeGroupName, OfferRef, PoolId, SizeId};
+use super::ids::{NodeGroupName, PoolId};
+use crate::catalog::{OfferRef, SizeId};
 use crate::cost::CostLimit;
 
 /// A NodeGroup: limits, and pools to fill them from, the preferred one first.

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use super::clock::is_ahead;
 use super::command::Refusal;
 use super::creation::age;
-use super::ids::{DatacenterId, SizeId};
 use super::machine::{Failure, FailureReason, Machine, Phase};
 use super::state::Fleet;
+use crate::catalog::{DatacenterId, SizeId};
 
 /// How long a shortage counts as one: Cluster Autoscaler leaves a pool alone for as long after its first failure
 /// (`--initial-node-group-backoff-duration`).

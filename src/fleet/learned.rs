@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::group::NodeGroup;
-use super::ids::{Hostname, NodeGroupName, SizeId};
+use super::ids::{Hostname, NodeGroupName};
 use super::machine::Machine;
 use super::record::Change;
 use super::state::Fleet;
-use crate::catalog::Resources;
+use crate::catalog::{Resources, SizeId};
 
 /// Nodes of one NodeGroup that are remembered.
 pub(super) const NODES: usize = 3;

@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::creation::age;
-use super::ids::{Hostname, PoolId, SizeId};
+use super::ids::{Hostname, PoolId};
 use super::listing::{ListedNode, NodeRole};
 use super::machine::Machine;
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 /// Requests of one pool in the same hour are remembered as one entry: a day of them is 25 entries a pool.
 fn hour(at: Timestamp) -> i64 {

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::ids::{Hostname, SizeId, VmId};
+use super::ids::{Hostname, VmId};
+use crate::catalog::SizeId;
 
 /// A node of the cluster as VPSie lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]

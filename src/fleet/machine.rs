@@ -7,8 +7,9 @@ use std::ops::Deref;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Hostname, MachineId, PoolId, ProviderId, SizeId, VmId};
+use super::ids::{Hostname, MachineId, PoolId, ProviderId, VmId};
 use super::listing::ListedNode;
+use crate::catalog::SizeId;
 
 /// One unit of a pool's target size. Durable as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,6 +33,7 @@ mod turns;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use crate::catalog::SizeId;
 pub use command::{CostLimitReached, Names, NodeRef, Refusal};
 pub use creation::{MAX_ASKS, Outcome};
 pub use group::{
@@ -42,8 +43,8 @@ pub use guard::{Before, Created, Guard, Halt, Maxima, Ticket, Verdict};
 pub use held_back::HeldBack;
 pub use hindrance::Hindrance;
 pub use ids::{
-    CapacityType, ClusterId, DatacenterId, Hostname, MachineId, NodeGroupName, OfferRef, PLACEHOLDER_PREFIX,
-    PROVIDER_ID_PREFIX, PoolId, PoolIdError, ProviderId, SizeId, VmId,
+    ClusterId, Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId,
+    PoolIdError, ProviderId, VmId,
 };
 pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
 pub use ledger::{LateRequests, Ledger};

@@ -6,12 +6,13 @@ use jiff::Timestamp;
 
 use super::claims::{Claim, Claims};
 use super::creation::age;
-use super::ids::{Hostname, MachineId, SizeId};
+use super::ids::{Hostname, MachineId};
 use super::listing::{ListedNode, NodeRole, VmState};
 use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 /// Listings that must miss a VM after its deletion was accepted.
 const MISSES_TO_CONFIRM: u32 = 2;

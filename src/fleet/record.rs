@@ -6,11 +6,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Hostname, MachineId, PoolId, SizeId, VmId};
+use super::ids::{Hostname, MachineId, PoolId, VmId};
 use super::learned::Learned;
 use super::ledger::Ledger;
 use super::machine::Machine;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, SizeId};
 
 /// One durable write. Lists of them are ordered so that any part of one, from the front, loses nothing: a VM is
 /// recorded in its new place before it is dropped from the old one. What must wait while a record is refused:

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::guard::Verdict;
-use super::ids::{Hostname, MachineId, SizeId};
+use super::ids::{Hostname, MachineId};
+use crate::catalog::SizeId;
 
 /// What this process has seen.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::group::{Declaration, NodeGroup};
 use super::hindrance::Shortages;
-use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, SizeId, VmId};
+use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
 use super::learned::Learned;
 use super::ledger::Ledger;
 use super::machine::Machine;
@@ -16,7 +16,7 @@ use super::policy::Policy;
 use super::record::{Change, Records, Stranger, StrangerKind};
 use super::sightings::{Shared, Sightings};
 use super::template::{Basis, Template, template};
-use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
+use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
 use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
 
 /// The fleet, as it is in memory.

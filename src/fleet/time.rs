@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use super::command::Names;
 use super::creation::{MAX_ASKS, age};
 use super::group::DeletionPolicy;
-use super::ids::{MachineId, SizeId};
+use super::ids::MachineId;
 use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 /// Listings after a request before its silence means anything.
 const LISTINGS_TO_SETTLE: u32 = 2;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::creation::age;
-use super::ids::{MachineId, SizeId};
+use super::ids::MachineId;
 use super::machine::{AskOutcome, Machine, Phase};
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 /// How long a request keeps machines of other sizes waiting where listings do not show sizes. A VM that is listed later
 /// may be bound to a machine of another size; a longer wait would let Cluster Autoscaler give healthy pools up.

@@ -146,8 +146,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::catalog::quantity;
-    use crate::fleet::{Failure, FailureReason, SizeId, TaintEffect, Vm};
+    use crate::catalog::{SizeId, quantity};
+    use crate::fleet::{Failure, FailureReason, TaintEffect, Vm};
 
     fn machine(phase: Phase) -> Machine {
         Machine {

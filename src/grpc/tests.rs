@@ -8,11 +8,11 @@ use super::CloudProviderService;
 use super::proto::cloud_provider_server::CloudProvider as _;
 use super::proto::instance_status::InstanceState;
 use super::proto::*;
-use crate::catalog::{Catalog, Offer, Resources};
+use crate::catalog::{Catalog, Offer, Resources, SizeId};
 use crate::control::{Declared, FleetHandle, Journal, Keeper, SystemClock};
 use crate::fleet::{
     AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine,
-    NodeGroup as Group, Phase, Records, Reserved, SizeId, Vm, names,
+    NodeGroup as Group, Phase, Records, Reserved, Vm, names,
 };
 use crate::store::{MemoryStore, Store as _};
 

@@ -11,7 +11,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefin
 use serde::Serialize;
 
 use super::{Store, StoreError};
-use crate::fleet::{Change, ClusterId, Records, SizeId, lenient};
+use crate::catalog::SizeId;
+use crate::fleet::{Change, ClusterId, Records, lenient};
 
 /// Grows when an older release could not read what this one writes.
 const FORMAT: u64 = 1;

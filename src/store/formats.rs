@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use super::tests::cluster;
 use super::{FileStore, KubernetesStore, Store};
+use crate::catalog::SizeId;
 use crate::fleet::{
     Ask, AskOutcome, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, Phase,
-    Records, SizeId, Stranger, StrangerKind, Vm, VmId,
+    Records, Stranger, StrangerKind, Vm, VmId,
 };
 
 const NAMESPACE: &str = "vpsie-system";

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use super::{Store, StoreError};
-use crate::catalog::Catalog;
-use crate::fleet::{Change, Hostname, Learned, Ledger, Machine, MachineId, Records, SizeId, Stranger};
+use crate::catalog::{Catalog, SizeId};
+use crate::fleet::{Change, Hostname, Learned, Ledger, Machine, MachineId, Records, Stranger};
 
 /// Keeps records in memory. Clones share them, so that a simulated crash of one user leaves them to the next.
 #[derive(Clone, Debug, Default)]

@@ -5,10 +5,10 @@ use redb::TableDefinition;
 use tempfile::TempDir;
 
 use super::{FileStore, MemoryStore, Store, StoreError};
-use crate::catalog::{Catalog, Offer, Resources};
+use crate::catalog::{Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     Change, ClusterId, Hostname, LateRequests, Learned, Ledger, Machine, MachineId, NodeShape, Phase,
-    Records, Sample, SizeId, Stranger, StrangerKind,
+    Records, Sample, Stranger, StrangerKind,
 };
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");

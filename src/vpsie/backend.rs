@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use crate::catalog::Catalog;
-use crate::fleet::{DeletableVm, FailureReason, ListedNode, SizeId};
+use crate::catalog::{Catalog, SizeId};
+use crate::fleet::{DeletableVm, FailureReason, ListedNode};
 use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.

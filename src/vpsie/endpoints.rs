@@ -9,8 +9,8 @@ use super::limiter::Purpose;
 use super::paging::Rows;
 use super::reply::Payload;
 use super::wire::{self, Cluster, Datacenter, Group, Node, VmName};
-use crate::catalog::Offer;
-use crate::fleet::{ClusterId, DatacenterId, SizeId, VmId};
+use crate::catalog::{DatacenterId, Offer, SizeId};
+use crate::fleet::{ClusterId, VmId};
 
 const CLUSTERS: &str = "k8s/cluster/all";
 const DATACENTERS: &str = "datacenter";

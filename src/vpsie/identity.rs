@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::wire::{Node, VmKind, VmName};
-use crate::fleet::{DatacenterId, VmId};
+use crate::catalog::DatacenterId;
+use crate::fleet::VmId;
 
 /// The VMs of the account.
 pub(super) struct Account<'a> {

@@ -17,10 +17,8 @@ use super::identity::Account;
 use super::limiter::Purpose;
 use super::sizes::{Sizes, group_name};
 use super::wire::Node;
-use crate::catalog::Catalog;
-use crate::fleet::{
-    ClusterId, DatacenterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId,
-};
+use crate::catalog::{Catalog, DatacenterId, SizeId};
+use crate::fleet::{ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId};
 use crate::retry_after::RetryAfter;
 
 /// What a [`ManagedBackend`] works on.

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Group, Node};
-use crate::catalog::Offer;
-use crate::fleet::{DatacenterId, SizeId};
+use crate::catalog::{DatacenterId, Offer, SizeId};
 
 /// What is known of sizes: the offers, the cluster's groups, and what making groups has taught.
 ///

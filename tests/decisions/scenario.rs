@@ -6,11 +6,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::catalog::{Catalog, Offer, OfferRef, Resources, SizeId};
 use vpsie_autoscaler::cost::{CostLimit, Usd};
 use vpsie_autoscaler::fleet::{
-    AutoscalingOptions, Failure, FailureReason, Fleet, Machine, NodeGroup, OfferRef, Phase, PoolId, Records,
-    Reserved, SizeId,
+    AutoscalingOptions, Failure, FailureReason, Fleet, Machine, NodeGroup, Phase, PoolId, Records, Reserved,
 };
 
 /// When everything is asked.

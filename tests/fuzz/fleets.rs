@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::control::Clock;
 use vpsie_autoscaler::cost::{CostLimit, UsdPerHour};
 use vpsie_autoscaler::fleet::{
-    AutoscalingOptions, Fleet, ListedNode, MachineId, NodeGroup, NodeGroupName, PoolId, Records, SizeId,
+    AutoscalingOptions, Fleet, ListedNode, MachineId, NodeGroup, NodeGroupName, PoolId, Records,
 };
 
 pub(crate) const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);

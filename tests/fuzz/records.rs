@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use vpsie_autoscaler::catalog::Catalog;
+use vpsie_autoscaler::catalog::{Catalog, SizeId};
 use vpsie_autoscaler::fleet::{
-    Basis, Fleet, Hostname, Learned, ListedNode, Machine, NodeRole, Records, SizeId, Stranger, Vm, VmState,
+    Basis, Fleet, Hostname, Learned, ListedNode, Machine, NodeRole, Records, Stranger, Vm, VmState,
 };
 
 use crate::fleets::{catalog, group, live};

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tower::util::BoxCloneSyncService;
+use vpsie_autoscaler::catalog::SizeId;
 use vpsie_autoscaler::cost::{Prices, UsdPerHour};
-use vpsie_autoscaler::fleet::{Fleet, Machine, SizeId};
+use vpsie_autoscaler::fleet::{Fleet, Machine};
 use vpsie_autoscaler::retry_after::RetryAfter;
 use vpsie_autoscaler::vpsie::{
     Backend as _, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,

@@ -14,10 +14,10 @@ use k8s_pb::api::core::v1::Node;
 use prost::Message;
 use rust_decimal::Decimal;
 use tonic::Request;
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::fleet::{
-    AutoscalingOptions, Fleet, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect,
+    AutoscalingOptions, Fleet, NodeGroup, PoolId, Records, Reserved, Taint, TaintEffect,
 };
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProvider as _;

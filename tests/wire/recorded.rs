@@ -11,11 +11,11 @@ use prost::Message;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use tonic::{Code, Request};
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources};
+use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::control::{Declared, Journal, Keeper, SystemClock};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Change, Hostname, Machine, MachineId, NodeGroup, PLACEHOLDER_PREFIX,
-    PROVIDER_ID_PREFIX, Phase, PoolId, Reserved, SizeId, Vm, VmId,
+    PROVIDER_ID_PREFIX, Phase, PoolId, Reserved, Vm, VmId,
 };
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProvider as _;

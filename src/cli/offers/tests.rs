@@ -1,10 +1,9 @@
 use clap::Parser as _;
 
 use super::*;
-use crate::catalog::{Offer, Resources};
+use crate::catalog::{Offer, Resources, SizeId};
 use crate::cli::{Cli, Command};
 use crate::cost::UsdPerHour;
-use crate::fleet::SizeId;
 
 fn list() -> PriceList {
     let priced =

@@ -3,10 +3,10 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{
     Failure, FailureReason, HeldBack, Hostname, ListedNode, NodeRole, Outcome, Policy, RecordKey, Records,
-    Refusal, SizeId, VmId, VmState,
+    Refusal, VmId, VmState,
 };
 use crate::store::{MemoryStore, RefusedRecord};
 

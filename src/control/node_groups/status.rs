@@ -290,11 +290,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::catalog::{Catalog, Offer, Resources};
+    use crate::catalog::{Catalog, Offer, Resources, SizeId};
     use crate::config::check_node_group;
     use crate::fleet::{
-        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved,
-        SizeId, Vm,
+        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved, Vm,
     };
 
     fn time() -> Timestamp {

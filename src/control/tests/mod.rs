@@ -24,10 +24,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::catalog::{Catalog, Offer, Resources};
+use crate::catalog::{Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     AutoscalingOptions, Basis, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Phase,
-    Policy, Records, Refusal, SizeId, Vm, VmState,
+    Policy, Records, Refusal, Vm, VmState,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use crate::vpsie::{Backend, BackendError};

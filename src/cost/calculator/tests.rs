@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fleet::SizeId;
+use crate::catalog::SizeId;
 
 fn priced(
     name: &str,

@@ -1,8 +1,9 @@
 //! The project's own client against every shape.
 
 use super::*;
+use crate::catalog::SizeId;
 use crate::cost::{HoursPerMonth, Prices};
-use crate::fleet::{DeletableVm, ListedNode, NodeRole, SizeId, Vm as FleetVm, VmState};
+use crate::fleet::{DeletableVm, ListedNode, NodeRole, Vm as FleetVm, VmState};
 use crate::vpsie::{
     Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
 };

@@ -9,7 +9,8 @@ use kube::core::ObjectMeta;
 use serde_json::{Map, Value, json};
 
 use super::shelf::Kept;
-use crate::fleet::{Hostname, Learned, Records, SizeId, lenient};
+use crate::catalog::SizeId;
+use crate::fleet::{Hostname, Learned, Records, lenient};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
 /// A digit follows: one object for all would grow past what an object may have.

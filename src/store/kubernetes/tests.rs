@@ -231,7 +231,7 @@ async fn of_two_writers_the_late_one_is_told() {
     let (first, second) = (loaded(&kube).await, loaded(&kube).await);
     first.commit(&changes()).await.unwrap();
     let same =
-        second.commit(&save(&Machine { size: crate::fleet::SizeId(99), ..machine("workers-1") })).await;
+        second.commit(&save(&Machine { size: crate::catalog::SizeId(99), ..machine("workers-1") })).await;
     assert!(matches!(same, Err(StoreError::Conflict { .. })), "{same:?}");
     second.load().await.unwrap();
     first.commit(&save(&one(running(), &[]))).await.unwrap();

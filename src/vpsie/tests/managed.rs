@@ -3,7 +3,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::script::{Fate, Script, ok, refuse, reply, slow_down};
-use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, SizeId, Vm, VmId, VmState};
+use crate::catalog::SizeId;
+use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId, VmState};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, Credentials, ManagedBackend, ManagedConfig};
 

@@ -6,7 +6,8 @@ use rand::rngs::StdRng;
 use serde_json::json;
 
 use super::script::TestClock;
-use crate::fleet::{DeletableVm, Hostname, ListedNode, NodeRole, SizeId, Vm, VmState};
+use crate::catalog::SizeId;
+use crate::fleet::{DeletableVm, Hostname, ListedNode, NodeRole, Vm, VmState};
 use crate::simulator::{
     DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, DEFAULT_DATACENTER, Prefix, Shapes, Simulator,
     SimulatorConfig,

@@ -7,8 +7,8 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
 use super::row::Row;
-use crate::catalog::{DEFAULT_MAX_PODS, Offer, Resources};
-use crate::fleet::{DatacenterId, Hostname, SizeId, VmId};
+use crate::catalog::{DEFAULT_MAX_PODS, DatacenterId, Offer, Resources, SizeId};
+use crate::fleet::{Hostname, VmId};
 
 /// A cluster of the account (docs/reference/vpsie-api.md#clusters).
 #[derive(Debug, PartialEq)]

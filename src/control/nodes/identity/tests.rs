@@ -5,10 +5,9 @@ use serde_json::json;
 
 use super::super::patch::TO_BE_DELETED;
 use super::*;
-use crate::catalog::{Catalog, Offer, Resources};
+use crate::catalog::{Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    AutoscalingOptions, DrainState, NodeGroup, PoolId, Records, Reserved, SizeId, Taint, TaintEffect, Vm,
-    VmId, names,
+    AutoscalingOptions, DrainState, NodeGroup, PoolId, Records, Reserved, Taint, TaintEffect, Vm, VmId, names,
 };
 
 const POOL: &str = "web/ams1/small/on-demand";

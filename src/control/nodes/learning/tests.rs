@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fleet::{Change, Machine, Records, Reserved, SizeId, Vm};
+use crate::catalog::SizeId;
+use crate::fleet::{Change, Machine, Records, Reserved, Vm};
 
 fn fleet() -> Fleet {
     let vm = Vm {

@@ -1,0 +1,112 @@
+//! Identifiers of what can be rented. Each is a type of its own, so that one cannot stand where another belongs.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Declares a text identifier with a type of its own.
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(std::sync::Arc<str>);
+
+        impl $name {
+            /// Wraps the text as it stands.
+            pub fn new(text: impl Into<std::sync::Arc<str>>) -> Self {
+                Self(text.into())
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self::new(text)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+pub(crate) use text_id;
+
+text_id! {
+    /// A datacenter as the NodeGroup writes it (`spec.datacenterID`): a VPSie identifier.
+    DatacenterId
+}
+text_id! {
+    /// An offer as the NodeGroup writes it (an entry of `spec.offeringIDs`): a name, an identifier or a
+    /// `KubeSizeID`. The catalog resolves it to a [`SizeId`].
+    OfferRef
+}
+
+/// The numeric id of a size of managed Kubernetes workers: `KubeSizeID`, the `id` of an offer, the
+/// `boxsize_id` of a VPSie group (docs/reference/vpsie-api.md#identifiers). VPSie has one group a size in
+/// each cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SizeId(pub u64);
+
+impl SizeId {
+    /// No size of VPSie's: for what is left of an offer that nothing is known of.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// The size, unless it is unknown. What is written for others to read goes through this.
+    pub fn known(self) -> Option<Self> {
+        (self != Self::UNKNOWN).then_some(self)
+    }
+}
+
+impl fmt::Display for SizeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whether VPSie may take the VM back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapacityType {
+    /// Kept until it is deleted.
+    OnDemand,
+    /// Cheaper, and may be interrupted.
+    Spot,
+}
+
+impl CapacityType {
+    /// `on-demand` or `spot`, as in pool ids and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on-demand",
+            Self::Spot => "spot",
+        }
+    }
+}
+
+impl fmt::Display for CapacityType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
