@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use vpsie_autoscaler::control::{FleetHandle, SystemClock};
+use vpsie_autoscaler::clock::SystemClock;
+use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::{
     CloudProviderService, ExpanderService, GrpcConfig, GrpcMetrics, Services, serve,

@@ -23,9 +23,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::api::VPSieNode;
+use vpsie_autoscaler::clock::{Clock, SystemClock};
 use vpsie_autoscaler::control::{
-    Bell, Clock, Declared, FleetHandle, Journal, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch,
-    SystemClock, Target,
+    Bell, Declared, FleetHandle, Journal, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch, Target,
 };
 use vpsie_autoscaler::fleet::{Basis, Declaration};
 use vpsie_autoscaler::store::KubernetesStore;

@@ -10,9 +10,9 @@ use prometheus_client::registry::Unit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::{Clock as _, SystemClock};
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
+use crate::clock::{Clock as _, SystemClock};
 use crate::fleet::{Fleet, Pool};
 use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::telemetry::Registry;

@@ -13,9 +13,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::clock::Clock;
 use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
 use super::journal::Journal;
+use crate::clock::Clock;
 use crate::fleet::{Basis, Change, Declaration, Fleet, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
 use refused::{LeftOut, Refusals, split_refused};

@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 
-use super::clock::{Clock as _, SystemClock};
 use super::handle::FleetHandle;
+use crate::clock::{Clock as _, SystemClock};
 use crate::fleet::{Fleet, Halt, Machine, Phase, Pool, StrangerKind};
 
 /// Shows who leads, and of the one that does pools, machines and strangers.

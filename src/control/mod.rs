@@ -3,7 +3,6 @@
 mod acts;
 mod bell;
 mod catalog;
-mod clock;
 mod cost_metrics;
 mod credentials;
 mod drain;
@@ -23,9 +22,9 @@ mod removal;
 #[cfg(test)]
 mod tests;
 
+pub use crate::clock::{Clock, SystemClock};
 pub use bell::Bell;
 pub use catalog::{CatalogMetrics, CatalogRefresh};
-pub use clock::{Clock, SystemClock};
 pub use cost_metrics::CostCollector;
 #[cfg(test)]
 pub(crate) use cost_metrics::tests::fleet as priced_fleet;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::clock::is_ahead;
+use super::clock_skew::is_ahead;
 use super::command::Refusal;
 use super::creation::age;
 use super::machine::{Failure, FailureReason, Machine, Phase};

@@ -6,7 +6,7 @@
 
 mod adoption;
 mod claims;
-mod clock;
+mod clock_skew;
 mod command;
 mod creation;
 mod group;

@@ -246,7 +246,8 @@ mod tests {
     use super::super::tests::fleet;
     use super::super::tls::tests::{Authority, write};
     use super::*;
-    use crate::control::{FleetHandle, SystemClock};
+    use crate::clock::SystemClock;
+    use crate::control::FleetHandle;
     use crate::telemetry::Registry;
 
     const SERVICE: &str = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";

@@ -9,7 +9,8 @@ use super::proto::cloud_provider_server::CloudProvider as _;
 use super::proto::instance_status::InstanceState;
 use super::proto::*;
 use crate::catalog::{Catalog, Offer, Resources, SizeId};
-use crate::control::{Declared, FleetHandle, Journal, Keeper, SystemClock};
+use crate::clock::SystemClock;
+use crate::control::{Declared, FleetHandle, Journal, Keeper};
 use crate::fleet::{
     AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine,
     NodeGroup as Group, Phase, Records, Reserved, Vm, names,

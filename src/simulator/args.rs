@@ -17,7 +17,7 @@ use super::fault::FaultRule;
 use super::join::{Heartbeat, JoinOptions};
 use super::persist::Snapshot;
 use super::{Shapes, Simulator, join, listen};
-use crate::control::SystemClock;
+use crate::clock::SystemClock;
 
 /// `vpsie-autoscaler simulator`.
 #[derive(Args, Clone, Debug)]

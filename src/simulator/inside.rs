@@ -22,7 +22,7 @@ use super::routes;
 use super::state::{Context, State};
 use super::wire::{html, reply};
 use super::work::RateLimit;
-use crate::control::Clock;
+use crate::clock::Clock;
 use crate::vpsie::{Transport, TransportError};
 
 /// A VPSie in a process. Cheap to clone: clones share one state.

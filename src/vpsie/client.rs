@@ -22,7 +22,7 @@ use super::metrics::Metrics;
 use super::paging::Lists;
 use super::reply::Reply;
 use super::transport::{Timeouts, Transport, TransportError};
-use crate::control::Clock;
+use crate::clock::Clock;
 use crate::fleet::ClusterId;
 use crate::retry_after::RetryAfter;
 

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use tonic::Request;
 use vpsie_autoscaler::cli::render;
-use vpsie_autoscaler::control::{Clock, FleetHandle};
+use vpsie_autoscaler::clock::Clock;
+use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::grpc::proto::grpcplugin::expander_server::Expander as _;
 use vpsie_autoscaler::grpc::{Decisions, ExpanderService, Record};
 

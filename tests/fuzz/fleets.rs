@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
-use vpsie_autoscaler::control::Clock;
+use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::cost::{CostLimit, UsdPerHour};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Fleet, ListedNode, MachineId, NodeGroup, NodeGroupName, PoolId, Records,

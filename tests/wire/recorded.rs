@@ -12,7 +12,8 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use tonic::{Code, Request};
 use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
-use vpsie_autoscaler::control::{Declared, Journal, Keeper, SystemClock};
+use vpsie_autoscaler::clock::SystemClock;
+use vpsie_autoscaler::control::{Declared, Journal, Keeper};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Change, Hostname, Machine, MachineId, NodeGroup, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, Phase, PoolId, Reserved, Vm, VmId,

@@ -13,10 +13,11 @@ use super::parts::{
     Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
     spawn_vpsie, too_early, transport,
 };
+use crate::clock::Clock;
 use crate::config::{ElectionArgs, KubernetesAccess, Settings};
 use crate::control::{
-    Bell, Clock, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, NodesView,
-    RecordsWatch, Target,
+    Bell, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch,
+    Target,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};

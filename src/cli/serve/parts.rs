@@ -12,11 +12,12 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Clock, SystemClock};
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
-    Bell, CatalogMetrics, CatalogRefresh, Clock, CostCollector, CredentialMetrics, DrainMetrics,
-    FleetCollector, FleetHandle, Guarded, Journal, NodesView, Provision, Removal, Rotation, SystemClock,
-    credentials_in_file, credentials_in_secret, offer_routes,
+    Bell, CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
+    FleetHandle, Guarded, Journal, NodesView, Provision, Removal, Rotation, credentials_in_file,
+    credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};

@@ -12,7 +12,7 @@ use serde_json::json;
 use tower::util::BoxCloneSyncService;
 
 use super::*;
-use crate::control::Clock;
+use crate::clock::Clock;
 use crate::kubernetes::EventMetrics;
 use crate::simulator::{
     DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, Simulator, SimulatorConfig,

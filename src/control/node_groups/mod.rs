@@ -20,10 +20,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::Clock;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
+use crate::clock::Clock;
 use crate::fleet::{AskOutcome, Machine, Phase};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;

@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::proto::grpcplugin::expander_server::Expander;
 use super::proto::grpcplugin::{BestOptionsRequest, BestOptionsResponse, Option as WireOption};
-use crate::control::{Clock, FleetHandle};
+use crate::clock::Clock;
+use crate::control::FleetHandle;
 use crate::placement::decide;
 
 pub use record::{Decisions, Record, RecordedOption, debug_routes};

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::election::{Election, Step, Term, holder};
 use super::{ElectionConfig, Leadership, Reached};
-use crate::control::Clock;
+use crate::clock::Clock;
 
 /// How often the one that gave the Lease back looks who has it now: a client waits for the answer.
 const LOOK_FOR_SUCCESSOR: Duration = Duration::from_millis(100);

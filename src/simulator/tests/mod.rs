@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::control::Clock;
+use crate::clock::Clock;
 
 /// Wall time that moves with tokio's.
 struct TestClock(tokio::time::Instant);

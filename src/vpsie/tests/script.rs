@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 
-use crate::control::Clock;
+use crate::clock::Clock;
 use crate::vpsie::{BaseUrl, Client, ClientConfig, Credentials, Metrics, Transport, TransportError};
 
 /// What becomes of a request.

@@ -1,8 +1,8 @@
-//! Time for the shell. Pure rooms get it as an argument.
+//! The wall clock: the only place that reads it. Pure rooms get the time as an argument.
 
 use jiff::Timestamp;
 
-/// Says what time it is. A trait because tests make it jump.
+/// Reads the time. Tests have implementations whose time they set.
 pub trait Clock: Send + Sync + 'static {
     /// Wall-clock time.
     fn now(&self) -> Timestamp;
