@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use explain::render;
 
-use crate::config::{LogArgs, Problems, ServeArgs, Settings};
+use crate::config::{Problems, ServeArgs, Settings};
 use crate::simulator::{self, SimulatorArgs};
-use crate::telemetry::{chain, init_logs};
+use crate::telemetry::{LogArgs, chain, init_logs};
 
 /// Cloud provider for Kubernetes Cluster Autoscaler on VPSie
 #[derive(Debug, Parser)]

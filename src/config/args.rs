@@ -13,6 +13,7 @@ use super::duration::parse_duration;
 use super::original::RefusedArgs;
 use super::syntax::money;
 use crate::cost::HoursPerMonth;
+use crate::telemetry::LogArgs;
 
 /// All settings of `serve`. If a flag is given several times, the last one wins: a chart or an overlay sets some flags
 /// already.
@@ -305,27 +306,4 @@ pub struct OperationsArgs {
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
-}
-
-/// Logs, on standard error.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Operations")]
-pub struct LogArgs {
-    /// What is logged: error, warn, info, debug or trace, also by module, such as info,vpsie_autoscaler::vpsie=debug
-    #[arg(long, value_name = "FILTER", env = "VPSIE_AUTOSCALER_LOG_LEVEL", default_value = "info")]
-    pub log_level: String,
-    /// How it is written
-    #[arg(long, value_name = "FORMAT", env = "VPSIE_AUTOSCALER_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
-}
-
-/// How logs are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One line for people.
-    #[default]
-    #[value(alias = "console")]
-    Text,
-    /// One JSON object a line.
-    Json,
 }

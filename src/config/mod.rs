@@ -17,7 +17,7 @@ mod syntax;
 mod tests;
 
 pub use args::{
-    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, LogFormat, OperationsArgs,
+    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs,
     ServeArgs, StoreKind, TemplateArgs, TimingArgs,
 };
 pub use credentials::CredentialSource;
@@ -25,4 +25,4 @@ pub use duration::parse_duration;
 pub use manifests::{CheckedNodeGroup, Manifests, Source, check_node_group, load_manifests, parse_manifests};
 pub use original::{CONTROLLER, Fate, MANIFESTS, OriginalFlag, RefusedArgs, WEBHOOK};
 pub use problem::{Problem, Problems};
-pub use settings::{KubernetesAccess, Settings, StoreSettings, VpsieSettings, sample_manifests};
+pub use settings::{Settings, StoreSettings, VpsieSettings, sample_manifests};

@@ -1,12 +1,11 @@
 //! What `serve` runs with, all of it checked.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{
-    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, LogArgs, OperationsArgs, ServeArgs,
+    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs,
     StoreKind, TemplateArgs, TimingArgs,
 };
 use super::credentials::{CredentialSource, credentials, secret_source};
@@ -18,7 +17,9 @@ use super::syntax;
 use crate::cost::{CostLimit, Prices, Usd, UsdPerHour};
 use crate::fleet::{Basis, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
+use crate::kubernetes::KubernetesAccess;
 use crate::simulator::SimulatorConfig;
+use crate::telemetry::LogArgs;
 use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
 
 /// What `serve` runs with.
@@ -97,28 +98,6 @@ impl VpsieSettings {
         }
     }
 }
-
-/// How Kubernetes is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KubernetesAccess {
-    /// With the pod's service account.
-    InCluster,
-    /// With a kubeconfig.
-    Kubeconfig(PathBuf),
-}
-
-/// As the flag has it.
-impl fmt::Display for KubernetesAccess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InCluster => f.write_str(IN_CLUSTER),
-            Self::Kubeconfig(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-/// `--kubeconfig` for the pod's service account.
-const IN_CLUSTER: &str = "in-cluster";
 
 /// The NodeGroups that `serve --simulate` starts with.
 const SAMPLES: [(&str, &str); 2] = [
@@ -240,7 +219,7 @@ fn in_file(
     Some(StoreSettings::File {
         manifests,
         data_file: data_file.clone().unwrap_or_else(|| default.into()),
-        kubernetes: kubeconfig.map(access),
+        kubernetes: kubeconfig.map(Into::into),
     })
 }
 
@@ -270,7 +249,7 @@ fn in_kubernetes(
         problems.push(Problem::new("--kubeconfig", "", message));
         return None;
     };
-    Some(StoreSettings::Kubernetes { access: access(kubeconfig), namespace, election })
+    Some(StoreSettings::Kubernetes { access: kubeconfig.into(), namespace, election })
 }
 
 fn manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Problems> {
@@ -281,14 +260,6 @@ fn manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Pr
             let message = "is missing: name the NodeGroup manifests, a file or a folder";
             Err(Problems(vec![Problem::new("--node-groups", "", message)]))
         }
-    }
-}
-
-fn access(kubeconfig: PathBuf) -> KubernetesAccess {
-    if kubeconfig == Path::new(IN_CLUSTER) {
-        KubernetesAccess::InCluster
-    } else {
-        KubernetesAccess::Kubeconfig(kubeconfig)
     }
 }
 

@@ -13,8 +13,8 @@ use kube::client::{Body, ClientBuilder};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::BoxError;
 
+use super::access::KubernetesAccess;
 use super::token_file::{TokenFile, TokenFileError};
-use crate::config::KubernetesAccess;
 
 /// To connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,17 +4,15 @@
 //! send what it had begun. What was sent before is the margin's business, by which a lease lasts longer than its
 //! holder goes on.
 
-use bytes::Bytes;
 use http::{Method, Request};
 use kube::Client;
 use kube::client::{Body, ClientBuilder};
-use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceExt as _};
+use tower::BoxError;
 
 use super::lease::Leadership;
-use crate::vpsie::{Transport, TransportError};
 
-fn changes(method: &Method) -> bool {
+/// Whether a request with this method may change something.
+pub fn is_write(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
@@ -25,31 +23,13 @@ pub fn fence_client(client: &Client, leadership: Leadership) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let (client, leadership) = (inner.clone(), leadership.clone());
         async move {
-            let fenced = changes(request.method());
+            let fenced = is_write(request.method());
             let sending = client.send(request);
             let reply = if fenced { leadership.during(sending).await? } else { sending.await };
             reply.map_err(BoxError::from)
         }
     });
     ClientBuilder::new(service, client.default_namespace()).with_valid_until(*client.valid_until()).build()
-}
-
-/// The same way to VPSie, for the one that leads.
-pub fn fence_transport(transport: Transport, leadership: Leadership) -> Transport {
-    BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
-        let (transport, leadership) = (transport.clone(), leadership.clone());
-        async move {
-            let fenced = changes(request.method());
-            let sending = transport.oneshot(request);
-            if !fenced {
-                return sending.await;
-            }
-            leadership.during(sending).await.unwrap_or_else(|lost| {
-                let text = lost.to_string();
-                Err(if lost.begun { TransportError::Lost(text) } else { TransportError::NotSent(text) })
-            })
-        }
-    }))
 }
 
 #[cfg(test)]
@@ -80,17 +60,6 @@ mod tests {
         Client::new(service, "default")
     }
 
-    fn slow_transport(arrived: &Arc<AtomicU32>) -> Transport {
-        let arrived = Arc::clone(arrived);
-        BoxCloneSyncService::new(tower::service_fn(move |_| {
-            arrived.fetch_add(1, Ordering::Relaxed);
-            async {
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                Ok(Response::new(Bytes::new()))
-            }
-        }))
-    }
-
     fn lost(error: &kube::Error) -> Option<LeaseLost> {
         let kube::Error::Service(error) = error else { return None };
         error.downcast_ref::<LeaseLost>().copied()
@@ -112,20 +81,5 @@ mod tests {
         assert_eq!(lost(&refused), Some(LeaseLost { begun: false }));
         assert_eq!(arrived.load(Ordering::Relaxed), 2);
         assert!(api.get("a").await.is_ok(), "reads change nothing");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn vpsie_is_changed_only_while_the_lease_is_held() {
-        let arrived = Arc::default();
-        let transport = fence_transport(slow_transport(&arrived), held(7));
-        let ask = async |method: Method| {
-            let request = Request::builder().method(method).uri("/x").body(Bytes::new()).unwrap();
-            transport.clone().oneshot(request).await
-        };
-        assert!(ask(Method::POST).await.is_ok());
-        assert!(matches!(ask(Method::DELETE).await, Err(TransportError::Lost(_))));
-        assert!(matches!(ask(Method::DELETE).await, Err(TransportError::NotSent(_))));
-        assert_eq!(arrived.load(Ordering::Relaxed), 2);
-        assert!(ask(Method::GET).await.is_ok());
     }
 }

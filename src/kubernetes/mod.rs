@@ -1,6 +1,7 @@
 //! Kubernetes' API server: how it is reached, which replica leads, and the fence that keeps the others from
 //! changing anything.
 
+mod access;
 mod client;
 mod drain;
 mod events;
@@ -12,10 +13,11 @@ mod role;
 mod token_file;
 mod watch;
 
+pub use access::KubernetesAccess;
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
 pub use drain::{Evicted, Staying, evict, leaves_within, pods_on, staying};
 pub use events::{EventMetrics, EventType, Events, Happening, Object, Publisher};
-pub use fence::{fence_client, fence_transport};
+pub use fence::{fence_client, is_write};
 pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, Reached, identity};
 pub use patch::merge_patch;
 pub use permissions::{PERMISSIONS, Permission, Scope};

@@ -2,10 +2,33 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
+use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{LogArgs, LogFormat};
+
+/// Logs, on standard error.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Operations")]
+pub struct LogArgs {
+    /// What is logged: error, warn, info, debug or trace, also by module, such as info,vpsie_autoscaler::vpsie=debug
+    #[arg(long, value_name = "FILTER", env = "VPSIE_AUTOSCALER_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How it is written
+    #[arg(long, value_name = "FORMAT", env = "VPSIE_AUTOSCALER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    #[value(alias = "console")]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Why logs could not be started.
 #[derive(Debug, thiserror::Error)]

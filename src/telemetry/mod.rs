@@ -5,5 +5,5 @@ mod logs;
 mod registry;
 
 pub use http::{Readiness, Unready, serve_http};
-pub use logs::{LogError, chain, check_filter, init_logs};
+pub use logs::{LogArgs, LogError, LogFormat, chain, check_filter, init_logs};
 pub use registry::{Measure, Registry};

@@ -14,15 +14,15 @@ use super::parts::{
     spawn_vpsie, too_early, transport,
 };
 use crate::clock::Clock;
-use crate::config::{ElectionArgs, KubernetesAccess, Settings};
+use crate::config::{ElectionArgs, Settings};
 use crate::control::{
     Bell, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch,
-    Target,
+    Target, fence_transport,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};
 use crate::kubernetes::{
-    self, ElectionConfig, Elector, Events, Leadership, Lost, Reached, Role, fence_client, fence_transport,
+    self, ElectionConfig, Elector, Events, KubernetesAccess, Leadership, Lost, Reached, Role, fence_client,
 };
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::{Readiness, Unready};

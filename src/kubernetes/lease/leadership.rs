@@ -39,7 +39,7 @@ impl Leadership {
         Self(None)
     }
 
-    pub(in crate::kubernetes) fn until(until: Instant) -> Self {
+    pub(crate) fn until(until: Instant) -> Self {
         Self(Some(Arc::new(watch::Sender::new(Hold { until, ended: false }))))
     }
 
