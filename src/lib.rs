@@ -28,4 +28,5 @@ pub mod retry_after;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;
+pub mod validation;
 pub mod vpsie;

@@ -203,11 +203,3 @@ fn docs_nodegroups_md_is_as_the_crd_is() {
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(written == page, "docs/use/nodegroups.md differs: UPDATE=1 cargo test --lib docs");
 }
-
-#[test]
-fn the_manifest_in_the_docs_is_sound() {
-    let text = HEAD.split("```yaml").nth(1).unwrap().split("```").next().unwrap();
-    let source = crate::config::Source { name: "docs".to_owned(), text: text.to_owned() };
-    let manifests = crate::config::parse_manifests("docs", &[source]).unwrap();
-    assert_eq!((manifests.groups.len(), manifests.notes.len()), (1, 0));
-}

@@ -1,7 +1,7 @@
 //! The Kubernetes types of `autoscaler.vpsie.com/v1alpha1`.
 //!
 //! Every field of the original VPSie autoscaler's NodeGroup and VPSieNode is here, so that its manifests apply
-//! unchanged. Which of them have no effect yet is said by `config`, where a NodeGroup is validated.
+//! unchanged. Which of them have no effect yet is said by `validation`.
 //!
 //! What the API server refuses is in the schema: types and ranges beside the fields, what texts may be in `text`,
 //! rules over several fields in `rules`.
@@ -40,8 +40,6 @@ pub use vpsie_node::{
 
 #[cfg(test)]
 mod docs;
-#[cfg(test)]
-mod verdicts;
 
 #[cfg(test)]
 mod tests {

@@ -115,7 +115,7 @@ impl Reserved {
 
     /// Each key, and one of each prefix.
     #[cfg(test)]
-    pub(super) fn examples(&self) -> Vec<String> {
+    pub(crate) fn examples(&self) -> Vec<String> {
         let prefixes = self.prefixes.iter().map(|prefix| format!("{prefix}x"));
         self.keys.iter().map(ToString::to_string).chain(prefixes).collect()
     }

@@ -1,6 +1,6 @@
 //! Rules over several fields, in CEL with the message of the API server's refusal.
 //!
-//! Those that need no earlier object are checked again where manifests come from files: `config::node_group`.
+//! Those that need no earlier object are checked again where manifests come from files: `validation::node_group`.
 
 use std::borrow::Cow;
 

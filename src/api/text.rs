@@ -1,6 +1,6 @@
 //! What a text may be: schemas with a rule that says what to do. Types that only name a schema.
 //!
-//! Each rule is checked again where manifests come from files: `config::syntax`, message for message.
+//! Each rule is checked again where manifests come from files: `validation::syntax`, message for message.
 
 use std::borrow::Cow;
 

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use explain::render;
 
-use crate::config::{Problems, ServeArgs, Settings};
+use crate::config::{ServeArgs, Settings};
 use crate::simulator::{self, SimulatorArgs};
 use crate::telemetry::{LogArgs, chain, init_logs};
+use crate::validation::Problems;
 
 /// Cloud provider for Kubernetes Cluster Autoscaler on VPSie
 #[derive(Debug, Parser)]

@@ -9,11 +9,10 @@ use clap::{Args, ValueEnum};
 use rust_decimal::Decimal;
 use secrecy::SecretString;
 
-use super::duration::parse_duration;
 use super::original::RefusedArgs;
-use super::syntax::money;
 use crate::cost::HoursPerMonth;
 use crate::telemetry::LogArgs;
+use crate::validation::{money, parse_duration};
 
 /// All settings of `serve`. If a flag is given several times, the last one wins: a chart or an overlay sets some flags
 /// already.

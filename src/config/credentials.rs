@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::args::{ApiArgs, KubernetesArgs};
-use super::problem::Problem;
-use super::syntax;
+use crate::validation::{Problem, dns_subdomain};
 use crate::vpsie::Credentials;
 
 /// Where VPSie's credentials come from while the process runs.
@@ -53,7 +52,7 @@ pub(super) fn secret_source(
     if !given.is_empty() {
         wrong("--api-secret", format!("contradicts {}: give one of both", given.join(" and ")));
     }
-    if let Err(message) = syntax::dns_subdomain(&name) {
+    if let Err(message) = dns_subdomain(&name) {
         wrong("--api-secret", message);
     }
     Some(CredentialSource::Secret { namespace: kubernetes.namespace.clone(), name })

@@ -1,8 +1,7 @@
 //! What the times of a leader election must be to each other.
 
 use super::args::ElectionArgs;
-use super::problem::Problem;
-use super::syntax;
+use crate::validation::{Problem, dns_subdomain};
 
 /// Reports what is wrong. A lease that is kept for longer than the others wait would have two holders.
 pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
@@ -14,13 +13,13 @@ pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
         pod_name,
         pod_ip: _,
     } = args;
-    if let Some(Err(message)) = pod_name.as_deref().map(syntax::dns_subdomain) {
+    if let Some(Err(message)) = pod_name.as_deref().map(dns_subdomain) {
         problems.push(Problem::new("--pod-name", "", message));
     }
     let mut wrong = |flag: &str, message: String| {
         problems.push(Problem::new(&format!("--leader-election-{flag}"), "", message));
     };
-    if let Err(message) = syntax::dns_subdomain(id) {
+    if let Err(message) = dns_subdomain(id) {
         wrong("id", message);
     }
     // A Lease counts in whole seconds, as an int32.

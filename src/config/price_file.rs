@@ -6,8 +6,8 @@ use std::path::Path;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use super::problem::Problem;
 use crate::cost::{HoursPerMonth, Override, PriceRule, Usd, UsdPerHour};
+use crate::validation::Problem;
 
 const FLAG: &str = "--price-file";
 

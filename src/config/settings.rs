@@ -5,21 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{
-    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs,
-    StoreKind, TemplateArgs, TimingArgs,
+    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind,
+    TemplateArgs, TimingArgs,
 };
 use super::credentials::{CredentialSource, credentials, secret_source};
 use super::election;
-use super::manifests::{Manifests, Source, load_manifests, parse_manifests};
+use super::manifest_files::load_manifests;
 use super::price_file;
-use super::problem::{Problem, Problems};
-use super::syntax;
 use crate::cost::{CostLimit, Prices, Usd, UsdPerHour};
 use crate::fleet::{Basis, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::kubernetes::KubernetesAccess;
 use crate::simulator::SimulatorConfig;
 use crate::telemetry::LogArgs;
+use crate::validation::{Manifests, Problem, Problems, Source, dns_label, parse_manifests};
 use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
 
 /// What `serve` runs with.
@@ -209,7 +208,7 @@ fn in_file(
         let message = "is missing: the Secret of --api-secret is read from Kubernetes";
         problems.push(Problem::new("--kubeconfig", "", message));
     }
-    if reads_secret && let Err(message) = syntax::dns_label(&namespace) {
+    if reads_secret && let Err(message) = dns_label(&namespace) {
         problems.push(Problem::new("--namespace", "", message));
     }
     let FleetArgs { node_groups, data_file, simulate, .. } = fleet;
@@ -240,7 +239,7 @@ fn in_kubernetes(
             problems.push(Problem::new(flag, "", message));
         }
     }
-    if let Err(message) = syntax::dns_label(&namespace) {
+    if let Err(message) = dns_label(&namespace) {
         problems.push(Problem::new("--namespace", "", message));
     }
     election::check(&election, problems);

@@ -6,7 +6,6 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-
 /// Logs, on standard error.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]

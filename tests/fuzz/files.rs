@@ -1,11 +1,10 @@
 //! Files and flags of people: manifests of NodeGroups, price files, durations. The first line of an input says which.
 
 use clap::Parser;
-use vpsie_autoscaler::config::{
-    ServeArgs, Settings, Source, parse_duration, parse_manifests, sample_manifests,
-};
+use vpsie_autoscaler::config::{ServeArgs, Settings, sample_manifests};
 use vpsie_autoscaler::cost::HoursPerMonth;
 use vpsie_autoscaler::fleet::{Basis, Fleet};
+use vpsie_autoscaler::validation::{Source, parse_duration, parse_manifests};
 
 use crate::fleets::{live, records};
 

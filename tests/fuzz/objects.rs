@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 use vpsie_autoscaler::api::{NodeGroup, VPSieNode};
-use vpsie_autoscaler::config::check_node_group;
 use vpsie_autoscaler::control::{Bell, Declared, Journal, Keeper, NodeGroups, Nodes, NodesView};
 use vpsie_autoscaler::fleet::{Basis, Change, Fleet};
 use vpsie_autoscaler::store::{MemoryStore, records_of};
+use vpsie_autoscaler::validation::check_node_group;
 
 use crate::fleets::{Fixed, block_on, catalog, check, group, live};
 use crate::mutate::PART;

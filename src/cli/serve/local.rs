@@ -10,12 +10,13 @@ use super::parts::{
     Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
     spawn_vpsie, transport,
 };
-use crate::config::{Manifests, Settings, VpsieSettings};
+use crate::config::{Settings, VpsieSettings};
 use crate::control::{Declared, Drain, FleetHandle, Keeper, Nodes, NodesView};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events, KubernetesAccess};
 use crate::store::{FileStore, Store};
 use crate::telemetry::{Readiness, Unready};
+use crate::validation::Manifests;
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
 
 pub(super) async fn run(

@@ -7,7 +7,7 @@ mod table;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use super::problem::Problem;
+use crate::validation::Problem;
 
 pub use table::{CONTROLLER, MANIFESTS, WEBHOOK};
 

@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::watched::Watched;
 use crate::api::{AutoscalerConfig, NodeGroup};
-use crate::config::{CheckedNodeGroup, Problem, check_node_group};
 use crate::cost::CostLimit;
 use crate::fleet::{Declaration, DeletionPolicy, names};
+use crate::validation::{CheckedNodeGroup, Problem, check_node_group};
 use crate::vpsie::ManagedConfig;
 
 /// What is declared, and what is to be said of each NodeGroup.

@@ -291,10 +291,10 @@ mod tests {
 
     use super::*;
     use crate::catalog::{Catalog, Offer, Resources, SizeId};
-    use crate::config::check_node_group;
     use crate::fleet::{
         Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved, Vm,
     };
+    use crate::validation::check_node_group;
 
     fn time() -> Timestamp {
         "2026-01-01T00:00:00Z".parse().unwrap()

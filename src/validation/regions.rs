@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::node_group::Findings;
+use super::problem::Findings;
 use super::schema::join;
 use super::syntax;
 use crate::api::{Distribution, MultiRegion};

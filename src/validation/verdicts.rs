@@ -1,5 +1,5 @@
-//! Each rule of the CRDs against manifests that it takes and refuses (`cases/*.yaml`), without a cluster, and
-//! against what `config` says to the same manifests.
+//! Each rule of the CRDs against manifests that it takes and refuses (`src/api/cases/*.yaml`), without a cluster,
+//! and against what this module says to the same manifests.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -12,13 +12,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::reserved::{LABELS, Reserved, TAINTS};
-use super::{AutoscalerConfig, MachinePhase, NodeGroup, VPSieNode};
-use crate::config::{Source, parse_manifests};
+use super::{Source, parse_manifests};
+use crate::api::{AutoscalerConfig, LABELS, MachinePhase, NodeGroup, Reserved, TAINTS, VPSieNode};
 
-const NODE_GROUPS: &str = include_str!("cases/nodegroups.yaml");
-const CONFIGS: &str = include_str!("cases/autoscalerconfigs.yaml");
-const VPSIE_NODES: &str = include_str!("cases/vpsienodes.yaml");
+const NODE_GROUPS: &str = include_str!("../api/cases/nodegroups.yaml");
+const CONFIGS: &str = include_str!("../api/cases/autoscalerconfigs.yaml");
+const VPSIE_NODES: &str = include_str!("../api/cases/vpsienodes.yaml");
 
 #[derive(Deserialize)]
 struct Table {
@@ -283,7 +282,8 @@ fn every_reserved_key_is_refused() {
 
 #[test]
 fn manifests_of_the_original_are_taken_as_they_are() {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(include_str!("cases/original.yaml")).unwrap();
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(include_str!("../api/cases/original.yaml")).unwrap();
     for document in documents {
         let name = document["metadata"]["name"].as_str().unwrap().to_owned();
         let node_group = document["kind"] == "NodeGroup";

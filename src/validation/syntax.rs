@@ -38,7 +38,7 @@ pub(super) fn qualified_name(text: &str) -> Result<(), String> {
 }
 
 /// What the name of most Kubernetes objects is.
-pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
+pub(crate) fn dns_subdomain(text: &str) -> Result<(), String> {
     let part = |part: &str| {
         !part.is_empty()
             && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
@@ -54,7 +54,7 @@ pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
 }
 
 /// What the name of a namespace is.
-pub(super) fn dns_label(text: &str) -> Result<(), String> {
+pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     if text.len() <= 63 && !text.contains('.') && dns_subdomain(text).is_ok() {
         return Ok(());
     }
@@ -78,7 +78,7 @@ pub(super) fn version(text: &str) -> Result<(), String> {
 }
 
 /// What an amount of money is, USD: as manifests write it.
-pub(super) fn money(text: &str) -> Result<Decimal, String> {
+pub(crate) fn money(text: &str) -> Result<Decimal, String> {
     let digits = |part: &str, most| part.len() <= most && part.chars().all(|c| c.is_ascii_digit());
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let written = !whole.is_empty() && digits(whole, 9) && !part.is_empty() && digits(part, 6);

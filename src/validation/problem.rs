@@ -14,7 +14,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(place: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
+    /// A problem at `place`.
+    pub fn new(place: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { place: place.to_owned(), field: field.into(), message: message.into() }
     }
 }
@@ -40,5 +41,30 @@ impl fmt::Display for Problems {
             write!(f, "{}{problem}", if n == 0 { "" } else { "\n" })?;
         }
         Ok(())
+    }
+}
+
+/// Problems and notes of one NodeGroup: field and message.
+#[derive(Default)]
+pub(super) struct Findings {
+    /// What is wrong.
+    pub(super) wrong: Vec<(String, String)>,
+    /// What has no effect.
+    pub(super) notes: Vec<(String, String)>,
+}
+
+impl Findings {
+    pub(super) fn wrong(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.wrong.push((field.into(), message.into()));
+    }
+
+    pub(super) fn note(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.notes.push((field.into(), message.into()));
+    }
+
+    pub(super) fn require(&mut self, field: impl Into<String>, rule: Result<(), String>) {
+        if let Err(message) = rule {
+            self.wrong(field, message);
+        }
     }
 }

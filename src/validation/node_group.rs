@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::problem::Findings;
 use super::schema::join;
 use super::{regions, syntax};
 use crate::api;
@@ -15,29 +16,6 @@ pub(super) struct Checked {
     pub group: NodeGroup,
     pub cluster: ClusterId,
     pub datacenter: DatacenterId,
-}
-
-/// Field and message of what is wrong, and of what has no effect.
-#[derive(Default)]
-pub(super) struct Findings {
-    pub wrong: Vec<(String, String)>,
-    pub notes: Vec<(String, String)>,
-}
-
-impl Findings {
-    pub(super) fn wrong(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.wrong.push((field.into(), message.into()));
-    }
-
-    fn note(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.notes.push((field.into(), message.into()));
-    }
-
-    pub(super) fn require(&mut self, field: impl Into<String>, rule: Result<(), String>) {
-        if let Err(message) = rule {
-            self.wrong(field, message);
-        }
-    }
 }
 
 /// Checks what the schema cannot say, and translates. The result is of use only if nothing was found wrong.
