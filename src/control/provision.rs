@@ -336,7 +336,9 @@ impl Provision {
                         fleet.machine(&answer.machine).is_some_and(Machine::has_request_in_flight)
                     });
                 });
-                unrecorded.iter_mut().for_each(|answer| answer.refused = true);
+                for answer in unrecorded {
+                    answer.refused = true;
+                }
                 Ok(())
             }
             Err(CommandError::Store(_)) => {
