@@ -8,8 +8,9 @@ use prometheus_client::registry::Unit;
 
 use super::acts::{Act, acts};
 use super::happenings::{event, happenings, refused};
-use crate::fleet::{Change, Fleet, Phase, Refusal};
-use crate::kubernetes::{EventType, Events};
+use crate::fleet::{Change, Fleet, Phase, RecordKey, Refusal};
+use crate::kubernetes::{EventType, Events, Happening, Object};
+use crate::store::RefusedRecord;
 use crate::telemetry::Registry;
 
 /// Target of the audit log's lines.
@@ -23,12 +24,18 @@ const STARTUP: [f64; 10] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 
 pub struct Journal {
     transitions: Family<Transition, Counter>,
     startup: Histogram,
+    refused_records: Family<RecordKind, Counter>,
     events: Events,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { transitions: Family::default(), startup: Histogram::new(STARTUP), events: Events::default() }
+        Self {
+            transitions: Family::default(),
+            startup: Histogram::new(STARTUP),
+            refused_records: Family::default(),
+            events: Events::default(),
+        }
     }
 }
 
@@ -38,6 +45,11 @@ struct Transition {
     from: &'static str,
     to: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RecordKind {
+    record: &'static str,
 }
 
 /// What a change is to be written down as.
@@ -54,12 +66,16 @@ impl Journal {
         Self { events, ..self }
     }
 
-    /// Registers `machine_transitions_total{pool,from,to,reason}` and `machine_startup_duration_seconds`.
+    /// Registers `machine_transitions_total{pool,from,to,reason}`, `machine_startup_duration_seconds` and
+    /// `refused_records_total{record}`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Changes of phase of machines; reason is that of a failure";
         registry.register("machine_transitions", help, None, &self.transitions);
         let help = "Time from when a machine was asked for until it runs";
         registry.register("machine_startup_duration", help, Some(Unit::Seconds), &self.startup);
+        let help = "Writes of records that the API server refused as they are, by record: machine, node, size, ledger, \
+                    catalog; each is repeated";
+        registry.register("refused_records", help, None, &self.refused_records);
     }
 
     /// What is to be written down of a change to the fleet as it is before it.
@@ -96,6 +112,24 @@ impl Journal {
             for happening in happenings(&act) {
                 self.events.publish(happening);
             }
+        }
+    }
+
+    /// Reports a record that the store refused as it is. `changes` is what was to be written.
+    pub(super) fn record_refused(&self, refused: &RefusedRecord, changes: &[Change]) {
+        let RefusedRecord { record, problem } = refused;
+        tracing::error!(%record, problem, "a record is refused and will be written again later; the other records are saved");
+        self.refused_records.get_or_create(&RecordKind { record: record.kind() }).inc();
+        let RecordKey::Machine(id) = record else { return };
+        let message =
+            format!("the record of machine {id} is refused and will be written again later: {problem}");
+        let machine = Object::VPSieNode(id.to_string());
+        let group = changes.iter().find_map(|change| match change {
+            Change::SaveMachine(saved) if saved.id == *id => Some(saved.pool.node_group.to_string()),
+            _ => None,
+        });
+        for on in group.map(Object::NodeGroup).into_iter().chain([machine]) {
+            self.events.publish(Happening::new(on, EventType::Warning, "RecordRefused", message.clone()));
         }
     }
 

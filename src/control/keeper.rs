@@ -196,6 +196,9 @@ impl Keeper {
         if !due.is_empty() {
             let refused = split_refused(self.store.commit(&due).await)?;
             self.refusals.note(&due, &refused);
+            for refused in &refused {
+                self.journal.record_refused(refused, &due);
+            }
             // Of what was due: the store leaves out the same.
             left_out
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());

@@ -60,6 +60,19 @@ impl fmt::Display for RecordKey {
     }
 }
 
+impl RecordKey {
+    /// The kind of record in one word, as in metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Machine(_) => "machine",
+            Self::Stranger(_) => "node",
+            Self::Learned(_) => "size",
+            Self::Ledger => "ledger",
+            Self::Catalog => "catalog",
+        }
+    }
+}
+
 impl Change {
     /// The record that it is about.
     pub fn record(&self) -> RecordKey {

@@ -166,7 +166,8 @@ fn page() -> String {
          | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard stops creations |\n\
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
-         | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\n\
+         | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\
+         | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refuses the record of the machine as it is; it is written again later |\n\n\
          `Deleting` is not told on the NodeGroup when Cluster Autoscaler deletes: it tells that itself.\n\n\
          ```sh\n\
          kubectl describe nodegroup workers\n\

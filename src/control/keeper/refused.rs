@@ -83,7 +83,6 @@ impl Refusals {
             let (backoff, told) = self.0.entry(record.clone()).or_insert((wait, String::new()));
             backoff.failure(None);
             told.clone_from(problem);
-            tracing::error!(%record, problem, "a record is refused and will be written again later; the other records are saved");
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::kubernetes::{EventMetrics, Events};
+use crate::telemetry::Registry;
 
 const NAMESPACE: &str = "kube-system";
 
@@ -21,11 +22,15 @@ fn kube() -> FakeKube {
 
 /// A keeper that tells events to the API server. All is told once it is stopped.
 async fn telling(kube: &FakeKube) -> Process {
+    telling_with(kube, Journal::default()).await
+}
+
+async fn telling_with(kube: &FakeKube, journal: Journal) -> Process {
     let disk = Disk::default();
     disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
     let clock = Arc::new(TokioClock(Instant::now()));
-    let journal = Journal::default().with_events(events);
+    let journal = journal.with_events(events);
     let (keeper, handle) = Keeper::load(Arc::new(disk.clone()), clock, declared(), 1, journal).await.unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run());
@@ -86,4 +91,30 @@ async fn a_pool_without_a_price_is_told_of_once() {
     assert!(events.iter().all(|event| event.reason.as_deref() == Some("PriceUnknown")), "{events:?}");
     let told: i32 = events.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum();
     assert_eq!(told, 2, "the pools are {SMALL} and {LARGE}: {events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_record_is_counted_and_told() {
+    let kube = kube();
+    let (mut registry, journal) = (Registry::default(), Journal::default());
+    journal.register(&mut registry);
+    let process = telling_with(&kube, journal).await;
+    process.disk.refuse(|change| matches!(change, Change::SaveMachine(_)));
+    let command = Command::IncreaseSize { pool: SMALL.to_owned(), delta: 1 };
+    assert!(matches!(process.handle.execute(command).await, Err(CommandError::Store(_))));
+    process.stop().await;
+    let events: Vec<Event> = kube.all();
+    let about = |event: &Event| event.regarding.as_ref().and_then(|on| on.kind.clone());
+    let mut told: Vec<_> = events.iter().filter_map(about).collect();
+    told.sort();
+    assert_eq!(told, ["NodeGroup", "VPSieNode"]);
+    assert!(events.iter().all(|event| event.reason.as_deref() == Some("RecordRefused")), "{events:?}");
+    let note = events[0].note.as_deref().unwrap();
+    assert!(
+        note.ends_with("is refused and will be written again later: kubeSizeID: must be at least 1"),
+        "{note}"
+    );
+    let counted = "vpsie_autoscaler_refused_records_total{record=\"machine\"} 1";
+    let text = registry.encode().unwrap();
+    assert!(text.contains(counted), "{text}");
 }
