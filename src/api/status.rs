@@ -28,7 +28,8 @@ pub struct NodeGroupStatus {
     /// The nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeGroupNode>,
-    /// `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, and `Deleting` once somebody deleted it.
+    /// `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, `GrowthHalted`, `UnexpectedNodes`, and `Deleting`
+    /// once a person deleted it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

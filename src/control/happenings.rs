@@ -102,6 +102,7 @@ pub(super) fn refused(refusal: &Refusal) -> Option<Happening> {
     let (pool, reason) = match refusal {
         Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),
         Refusal::Halted { pool, .. } => (pool, "GrowthHalted"),
+        Refusal::AboveVmBound { pool, .. } => (pool, "VMBoundReached"),
         Refusal::VmsStillPaid { pool, .. } => (pool, "VMsStillPaid"),
         Refusal::AboveCostLimit(reached) => (&reached.pool, "CostLimitReached"),
         Refusal::PriceUnknown { pool, .. } => (pool, "PriceUnknown"),

@@ -89,6 +89,23 @@ pub enum Refusal {
         /// What was found, and what to do.
         why: String,
     },
+    /// More VMs might be paid for than the runaway guard allows, with those that wait to be created. Nothing is halted.
+    #[error(
+        "pool {pool} cannot grow by {delta}: {counted} VMs may be paid for and {waiting} more wait to be created, of at \
+         most {bound}"
+    )]
+    AboveVmBound {
+        /// The pool.
+        pool: PoolId,
+        /// What was asked.
+        delta: u32,
+        /// VMs that may be paid for.
+        counted: u32,
+        /// Machines that wait for the creation of their VM.
+        waiting: u32,
+        /// Most VMs that may be paid for.
+        bound: u32,
+    },
     /// More VMs would be paid for than the maximum and its surge allow.
     #[error(
         "pool {pool} cannot grow by {delta}: {whose} has {target} of at most {max} machines, and {leaving} further VMs \
@@ -260,7 +277,7 @@ impl Fleet {
             });
         }
         if room.guard < wanted {
-            return Err(self.halt_refusal(known));
+            return Err(self.guard_refusal(known, wanted));
         }
         if room.paid < wanted {
             return Err(self.paid_refusal(known, group, wanted));

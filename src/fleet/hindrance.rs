@@ -84,6 +84,7 @@ impl Refusal {
             Self::AboveMax { .. } => "MAXIMUM_REACHED",
             Self::AboveClusterMax { .. } => "CLUSTER_MAXIMUM_REACHED",
             Self::Halted { .. } => "GROWTH_HALTED",
+            Self::AboveVmBound { .. } => "VM_BOUND_REACHED",
             Self::VmsStillPaid { .. } => "VMS_STILL_PAID",
             Self::AboveCostLimit(_) => "COST_LIMIT_REACHED",
             Self::PriceUnknown { .. } => "PRICE_UNKNOWN",

@@ -149,19 +149,19 @@ impl Fleet {
         }
     }
 
-    /// Why the pool cannot grow where the runaway guard stops creations.
-    pub(super) fn halt_refusal(&self, pool: &Pool) -> Refusal {
-        let why = match &self.sightings.verdict {
-            Some(Verdict { halt: Some(halt), .. }) => halt.to_string(),
-            Some(Verdict { counted, bound, .. }) => {
-                format!(
-                    "{counted} VMs may be paid for and {} more wait to be created, of at most {bound}",
-                    self.waiting
-                )
-            }
-            None => String::new(),
-        };
-        Refusal::Halted { pool: pool.id.clone(), why }
+    /// Why the pool cannot grow where the runaway guard leaves too little room.
+    pub(super) fn guard_refusal(&self, pool: &Pool, delta: u32) -> Refusal {
+        let pool = pool.id.clone();
+        match &self.sightings.verdict {
+            Some(Verdict { halt: Some(halt), .. }) => Refusal::Halted { pool, why: halt.to_string() },
+            verdict => Refusal::AboveVmBound {
+                pool,
+                delta,
+                counted: verdict.as_ref().map_or(0, |verdict| verdict.counted),
+                waiting: self.waiting,
+                bound: verdict.as_ref().map_or(0, |verdict| verdict.bound),
+            },
+        }
     }
 
     /// Why the pool cannot grow where VMs that still exist leave too little room.

@@ -33,6 +33,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::AboveClusterMax { .. }
         | Refusal::VmsStillPaid { .. }
         | Refusal::Halted { .. }
+        | Refusal::AboveVmBound { .. }
         | Refusal::AboveCostLimit(_) => Code::ResourceExhausted,
         Refusal::BelowMin { .. }
         | Refusal::NotGrowable { .. }
@@ -85,6 +86,7 @@ mod tests {
                 paid_max: 12,
             },
             Refusal::Halted { pool: pool.clone(), why: "growth is halted: …".to_owned() },
+            Refusal::AboveVmBound { pool: pool.clone(), delta: 2, counted: 11, waiting: 2, bound: 14 },
             Refusal::AboveCostLimit(Box::new(reached)),
             Refusal::BelowMin { pool: pool.clone(), healthy: 2, group_target: 3, group_min: 2 },
             Refusal::NotGrowable { pool: pool.clone(), why: "its NodeGroup is being deleted".to_owned() },
@@ -113,6 +115,9 @@ mod tests {
                     (Code::ResourceExhausted, "wait for deletions; look for VMs that nothing uses")
                 }
                 Refusal::Halted { .. } => (Code::ResourceExhausted, "do what the message says"),
+                Refusal::AboveVmBound { .. } => {
+                    (Code::ResourceExhausted, "wait for creations; look for VMs that nothing uses")
+                }
                 Refusal::AboveCostLimit(_) => {
                     (Code::ResourceExhausted, "raise `costLimit`, or choose cheaper offers")
                 }

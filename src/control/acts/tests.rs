@@ -393,6 +393,10 @@ fn limits_are_told_on_the_node_group_and_mistakes_are_not() {
     assert_eq!(told(&cluster), Some((on(), "MaximumReached")));
     let below = Refusal::BelowMin { pool: pool(), healthy: 1, group_target: 1, group_min: 1 };
     assert_eq!(told(&below), Some((on(), "MinimumReached")));
+    let halted = Refusal::Halted { pool: pool(), why: "growth is halted".to_owned() };
+    assert_eq!(told(&halted), Some((on(), "GrowthHalted")));
+    let bound = Refusal::AboveVmBound { pool: pool(), delta: 1, counted: 3, waiting: 2, bound: 5 };
+    assert_eq!(told(&bound), Some((on(), "VMBoundReached")), "nothing is halted");
     let gone = Refusal::NotGrowable { pool: pool(), why: "its NodeGroup was deleted".to_owned() };
     assert_eq!(told(&gone), Some((on(), "NotGrowable")));
     assert_eq!(told(&Refusal::UnknownPool("x".to_owned())), None);

@@ -164,6 +164,7 @@ fn page() -> String {
          | `CostLimitReached`, `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: it would cost more than the cost limit leaves, or its price is not known and there is such a limit |\n\
          | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: VMs that are being deleted, orphans and unexpected nodes leave no room |\n\
          | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard stops creations |\n\
+         | `VMBoundReached` | Warning | NodeGroup | a scale-up was refused: with the machines that wait, as many VMs may be paid for as the runaway guard allows; nothing is halted |\n\
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\

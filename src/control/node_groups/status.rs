@@ -157,7 +157,7 @@ struct Conditions<'a> {
 impl Conditions<'_> {
     fn all(&self) -> Vec<Fact> {
         let mut facts = vec![self.ready(), self.scaling(), self.error(), self.at_min(), self.at_max()];
-        facts.push(self.growth_halted());
+        facts.extend([self.growth_halted(), self.unexpected_nodes()]);
         facts.extend(self.deleting());
         facts
     }
@@ -235,6 +235,7 @@ impl Conditions<'_> {
                     Refusal::LimitsUnknown { .. } => "LimitsUnknown",
                     Refusal::VmsStillPaid { .. } => "VMsStillPaid",
                     Refusal::Halted { .. } => "GrowthHalted",
+                    Refusal::AboveVmBound { .. } => "VMBoundReached",
                     _ => "AtCostLimit",
                 };
                 return Fact::new("AtMaxCapacity", true, reason, refusal.to_string());
@@ -249,6 +250,10 @@ impl Conditions<'_> {
         if let Some(halt) = self.fleet.verdict().and_then(|verdict| verdict.halt.as_ref()) {
             return Fact::new("GrowthHalted", true, halt.reason(), halt.to_string());
         }
+        Fact::new("GrowthHalted", false, "None", "")
+    }
+
+    fn unexpected_nodes(&self) -> Fact {
         let name = self.object.metadata.name.as_deref().unwrap_or_default();
         let awaited = |stranger: &&Stranger| {
             stranger.awaited_by.as_ref().is_some_and(|pool| pool.node_group.as_str() == name)
@@ -258,7 +263,7 @@ impl Conditions<'_> {
         let count = nodes.len();
         nodes.truncate(5);
         if count == 0 {
-            return Fact::new("GrowthHalted", false, "None", "");
+            return Fact::new("UnexpectedNodes", false, "None", "");
         }
         let message = format!(
             "{count} unexpected nodes ({}) appeared while requests waited or were lost, and fit none: they count as paid \
@@ -266,7 +271,7 @@ impl Conditions<'_> {
             nodes.join(", "),
             names::ADDED_BY_HAND
         );
-        Fact::new("GrowthHalted", false, "UnexpectedNodes", message)
+        Fact::new("UnexpectedNodes", true, "CountedAsPaid", message)
     }
 
     fn deleting(&self) -> Option<Fact> {
@@ -292,7 +297,8 @@ mod tests {
     use super::*;
     use crate::catalog::{Catalog, Offer, Resources, SizeId};
     use crate::fleet::{
-        Ask, AskOutcome, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, Reserved, Vm,
+        Ask, AskOutcome, Change, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records,
+        Reserved, StrangerKind, Vm,
     };
     use crate::validation::check_node_group;
 
@@ -400,6 +406,27 @@ mod tests {
         assert_eq!(condition(&status, "AtMaxCapacity").1, "AtMaximum");
         assert_eq!(condition(&status, "AtMinCapacity").0, "False");
         assert_eq!(status.last_scale_time, Some(Time(time())));
+    }
+
+    #[test]
+    fn unexpected_nodes_are_a_condition_of_their_own() {
+        let object = object(4);
+        let stranger = Stranger {
+            hostname: Hostname::new("slave-9"),
+            id: None,
+            first_seen: time(),
+            kind: StrangerKind::Foreign,
+            awaited_by: Some("web/ams1/small/on-demand".parse().unwrap()),
+        };
+        let mut fleet = fleet(&object, Vec::new(), None);
+        let before = status(&object, &fleet, None, &|_| true, time());
+        assert_eq!(condition(&before, "UnexpectedNodes"), ("False", "None", ""));
+        fleet.apply(&Change::SaveStranger(stranger));
+        let status = status(&object, &fleet, None, &|_| true, time());
+        assert_eq!(condition(&status, "GrowthHalted"), ("False", "None", ""), "nothing is halted");
+        let (holds, reason, message) = condition(&status, "UnexpectedNodes");
+        assert_eq!((holds, reason), ("True", "CountedAsPaid"));
+        assert!(message.starts_with("1 unexpected nodes (slave-9) appeared"), "{message}");
     }
 
     #[test]

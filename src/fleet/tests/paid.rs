@@ -92,3 +92,18 @@ fn an_orphan_counts_until_it_is_gone() {
     assert_eq!((fleet.unwanted().len(), limits(&fleet, OTHER).2), (4, 2), "to be deleted, and paid for");
     fleet.audit().unwrap();
 }
+
+#[test]
+fn a_bound_that_waiting_machines_reach_is_no_halt() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[]);
+    let verdict = Verdict { room: 2, halt: None, counted: 5, bound: 7, unexplained: 0 };
+    fleet.set_verdict(verdict.clone());
+    hand.increase(&mut fleet, OTHER, 2).unwrap();
+    let refused = hand.increase(&mut fleet, OTHER, 1).unwrap_err();
+    assert!(matches!(refused, Refusal::AboveVmBound { counted: 5, waiting: 2, bound: 7, .. }), "{refused}");
+    assert_eq!(fleet.hindrance(OTHER, 1, hand.now).unwrap().reason, "VM_BOUND_REACHED");
+    let halt = Halt::UnexplainedNodes(vec![Hostname::new("slave-9")]);
+    fleet.set_verdict(Verdict { room: 0, halt: Some(halt), ..verdict });
+    assert_eq!(fleet.hindrance(OTHER, 1, hand.now).unwrap().reason, "GROWTH_HALTED");
+}
