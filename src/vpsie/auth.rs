@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::base_url::BaseUrl;
 use super::call::{Body, Call};
-use super::client::Client;
+use super::connection::Connection;
 use super::error::{ApiError, Kind};
 use super::limiter::Purpose;
 use super::wire::Row;
@@ -147,6 +147,61 @@ impl Auth {
         *self.lock().base == *base
     }
 
+    /// A token, from a login if need be. `stale` is one that VPSie did not accept.
+    pub(super) async fn token(
+        &self,
+        connection: &Connection,
+        stale: Option<u64>,
+        purpose: Purpose,
+        deadline: Instant,
+    ) -> Result<Token, ApiError> {
+        if let Some(known) = self.lock().known(stale) {
+            return known;
+        }
+        let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.logins.acquire()).await else {
+            return Err(ApiError::new(Kind::HeldBack, "another login to VPSie takes too long"));
+        };
+        let (credentials, base, generation, style) = {
+            let state = self.lock();
+            if let Some(known) = state.known(stale) {
+                return known;
+            }
+            (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.style)
+        };
+        let Secret::Client { id, secret } = &credentials.0 else {
+            return Err(ApiError::new(Kind::HeldBack, "the credentials were replaced just now"));
+        };
+        let result = log_in(connection, id, secret, &base, style, purpose, deadline).await;
+        let mut state = self.lock();
+        if state.generation != generation {
+            drop(state);
+            return Err(ApiError::new(Kind::NotSent, "the credentials were replaced just now"));
+        }
+        match result {
+            Ok((fresh, style)) => {
+                let token = Token { secret: fresh.secret.clone(), base, generation: generation + 1 };
+                state.generation = token.generation;
+                state.token = Some(fresh);
+                state.refused = None;
+                state.style = style;
+                Ok(token)
+            }
+            Err(error) => {
+                if error.kind == Kind::Unauthenticated {
+                    state.refused = Some((Instant::now() + REFUSED_FOR, error.clone()));
+                }
+                match &mut state.token {
+                    // It only nears its end: go on with it, and renew it later.
+                    Some(old) if stale != Some(generation) => {
+                        old.renew_at = Instant::now() + SHORTEST_LIFE;
+                        Ok(Token { secret: old.secret.clone(), base, generation })
+                    }
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,97 +234,42 @@ impl State {
     }
 }
 
-impl Client {
-    /// A token, from a login if need be. `stale` is one that VPSie did not accept.
-    pub(super) async fn token(
-        &self,
-        stale: Option<u64>,
-        purpose: Purpose,
-        deadline: Instant,
-    ) -> Result<Token, ApiError> {
-        if let Some(known) = self.auth().lock().known(stale) {
-            return known;
-        }
-        let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.auth().logins.acquire()).await else {
-            return Err(ApiError::new(Kind::HeldBack, "another login to VPSie takes too long"));
-        };
-        let (credentials, base, generation, style) = {
-            let state = self.auth().lock();
-            if let Some(known) = state.known(stale) {
-                return known;
-            }
-            (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.style)
-        };
-        let Secret::Client { id, secret } = &credentials.0 else {
-            return Err(ApiError::new(Kind::HeldBack, "the credentials were replaced just now"));
-        };
-        let result = self.log_in((id, secret), &base, style, purpose, deadline).await;
-        let mut state = self.auth().lock();
-        if state.generation != generation {
-            drop(state);
-            return Err(ApiError::new(Kind::NotSent, "the credentials were replaced just now"));
-        }
-        match result {
-            Ok((fresh, style)) => {
-                let token = Token { secret: fresh.secret.clone(), base, generation: generation + 1 };
-                state.generation = token.generation;
-                state.token = Some(fresh);
-                state.refused = None;
-                state.style = style;
-                Ok(token)
-            }
-            Err(error) => {
-                if error.kind == Kind::Unauthenticated {
-                    state.refused = Some((Instant::now() + REFUSED_FOR, error.clone()));
+async fn log_in(
+    connection: &Connection,
+    id: &str,
+    secret: &SecretString,
+    base: &BaseUrl,
+    style: Style,
+    purpose: Purpose,
+    deadline: Instant,
+) -> Result<(Lasting, Style), ApiError> {
+    let other = if style == Style::Json { Style::Form } else { Style::Json };
+    let mut refusal = None;
+    for style in [style, other] {
+        let call = login(id, secret.expose_secret(), style, purpose);
+        match connection.exchange(&call, base, None, &[secret.expose_secret()], deadline).await {
+            Ok(reply) => match token_in(reply.root(), connection.now()) {
+                Some(fresh) => return Ok((fresh, style)),
+                None => {
+                    refusal.get_or_insert_with(|| {
+                        ApiError::new(Kind::Unauthenticated, "the login reply carries no token")
+                    });
                 }
-                match &mut state.token {
-                    // It only nears its end: go on with it, and renew it later.
-                    Some(old) if stale != Some(generation) => {
-                        old.renew_at = Instant::now() + SHORTEST_LIFE;
-                        Ok(Token { secret: old.secret.clone(), base, generation })
-                    }
-                    _ => Err(error),
+            },
+            Err(error) => match error.kind {
+                // Whether VPSie saw this login or not, the call that wants it was not sent.
+                Kind::Unclear => return Err(ApiError { kind: Kind::NotSent, ..error }),
+                Kind::RateLimited | Kind::NotSent | Kind::HeldBack | Kind::WrongServer => {
+                    return Err(error);
                 }
-            }
+                _ => {
+                    refusal.get_or_insert(error);
+                }
+            },
         }
     }
-
-    async fn log_in(
-        &self,
-        (id, secret): (&str, &SecretString),
-        base: &BaseUrl,
-        style: Style,
-        purpose: Purpose,
-        deadline: Instant,
-    ) -> Result<(Lasting, Style), ApiError> {
-        let other = if style == Style::Json { Style::Form } else { Style::Json };
-        let mut refusal = None;
-        for style in [style, other] {
-            let call = login(id, secret.expose_secret(), style, purpose);
-            match self.exchange(&call, base, None, &[secret.expose_secret()], deadline).await {
-                Ok(reply) => match token_in(reply.root(), self.now()) {
-                    Some(fresh) => return Ok((fresh, style)),
-                    None => {
-                        refusal.get_or_insert_with(|| {
-                            ApiError::new(Kind::Unauthenticated, "the login reply carries no token")
-                        });
-                    }
-                },
-                Err(error) => match error.kind {
-                    // Whether VPSie saw this login or not, the call that wants it was not sent.
-                    Kind::Unclear => return Err(ApiError { kind: Kind::NotSent, ..error }),
-                    Kind::RateLimited | Kind::NotSent | Kind::HeldBack | Kind::WrongServer => {
-                        return Err(error);
-                    }
-                    _ => {
-                        refusal.get_or_insert(error);
-                    }
-                },
-            }
-        }
-        let words = refusal.map(|error| error.message).unwrap_or_default();
-        Err(ApiError::new(Kind::Unauthenticated, format!("VPSie refused the login: {words}")))
-    }
+    let words = refusal.map(|error| error.message).unwrap_or_default();
+    Err(ApiError::new(Kind::Unauthenticated, format!("VPSie refused the login: {words}")))
 }
 
 fn login(id: &str, secret: &str, style: Style, purpose: Purpose) -> Call {

@@ -6,10 +6,12 @@ mod base_url;
 mod breaker;
 mod call;
 mod client;
+mod connection;
 mod endpoints;
 mod error;
 mod identity;
 mod limiter;
+mod lists;
 mod managed;
 mod metrics;
 mod paging;
@@ -18,12 +20,14 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod trial;
 mod wire;
 
 pub use auth::Credentials;
 pub use backend::{Backend, BackendError};
 pub use base_url::{BaseUrl, BaseUrlError};
-pub use client::{Client, ClientConfig, Trial};
+pub use client::{Client, ClientConfig};
 pub use managed::{ManagedBackend, ManagedConfig};
 pub use metrics::Metrics;
 pub use transport::{Timeouts, Transport, TransportError, https};
+pub use trial::Trial;

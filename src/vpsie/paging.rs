@@ -2,12 +2,10 @@
 //! (docs/reference/vpsie-api.md#paging): the total may be absent, `offset` may count rows or pages, `limit`
 //! may be ignored.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tokio::time::Instant;
 
 use super::call::Call;
 use super::client::Client;
@@ -31,30 +29,6 @@ const MOST_PAGES: usize = 100;
 const SMALLEST_PAGE: usize = 10;
 /// How long a list without a total that was found to be whole is taken for whole while its length stays the same.
 const WHOLE_FOR: Duration = Duration::from_mins(2);
-
-/// What is known of lists, by their path.
-#[derive(Default)]
-pub(super) struct Lists(Mutex<HashMap<String, List>>);
-
-#[derive(Clone, Copy)]
-struct List {
-    /// Rows when it was last found to be whole, and when that was.
-    rows: usize,
-    at: Instant,
-    /// Whether it is cut unless a limit is given.
-    cut: bool,
-}
-
-impl Lists {
-    fn get(&self, path: &str) -> Option<List> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied()
-    }
-
-    fn set(&self, path: &str, rows: usize, cut: bool) {
-        let list = List { rows, at: Instant::now(), cut };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), list);
-    }
-}
 
 /// A list while its pages are read.
 struct Reading<'a> {

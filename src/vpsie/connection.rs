@@ -1,0 +1,142 @@
+//! The connection to VPSie that logins and calls share: its transport, rate limit and circuit breaker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, header};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use tower::ServiceExt;
+
+use super::base_url::BaseUrl;
+use super::breaker::Breaker;
+use super::call::Call;
+use super::error::{ApiError, Kind, words};
+use super::limiter::Limiter;
+use super::metrics::Metrics;
+use super::reply::Reply;
+use super::transport::{Timeouts, Transport, TransportError};
+use crate::clock::Clock;
+use crate::retry_after::RetryAfter;
+
+/// Sends one request at a time. Clones share the rate limit and the circuit breaker.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) timeouts: Timeouts,
+    pub(super) user_agent: HeaderValue,
+    pub(super) transport: Transport,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) breaker: Arc<Breaker>,
+}
+
+impl Connection {
+    /// The same connection for another server, whose failures do not open this circuit breaker.
+    pub(super) fn to_other_server(&self) -> Self {
+        Self { breaker: Arc::default(), ..self.clone() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Sends one request, once the breaker and the rate limit let it, and reads its reply. `secrets` are
+    /// kept out of what it says.
+    pub(super) async fn exchange(
+        &self,
+        call: &Call,
+        base: &BaseUrl,
+        secret: Option<&SecretString>,
+        secrets: &[&str],
+        deadline: Instant,
+    ) -> Result<Reply, ApiError> {
+        let request = self.request(call, base, secret)?;
+        let held_back = |message: &str, wait| ApiError {
+            retry_after: Some(RetryAfter::new(wait)),
+            ..ApiError::new(Kind::HeldBack, message)
+        };
+        let permit = self.breaker.admit().map_err(|wait| {
+            held_back("it did not answer several times in a row and is left alone for a while", wait)
+        })?;
+        let asked = Instant::now();
+        self.limiter
+            .acquire(call.purpose, deadline)
+            .await
+            .map_err(|wait| held_back("the rate limit leaves no room in time", wait))?;
+        let sent = Instant::now();
+        self.metrics.waited(sent - asked);
+
+        let reply =
+            tokio::time::timeout(self.timeouts.request, self.transport.clone().oneshot(request)).await;
+        let result = match reply {
+            Ok(Ok(reply)) => Reply::read(&reply, self.now(), secrets),
+            Ok(Err(error)) => {
+                let kind = match error {
+                    TransportError::NotSent(_) => Kind::NotSent,
+                    TransportError::Lost(_) => Kind::Unclear,
+                };
+                Err(ApiError::new(kind, words(&error.to_string(), secrets)))
+            }
+            Err(_) => {
+                let message = format!("no reply within {:?}", self.timeouts.request);
+                Err(ApiError::new(Kind::Unclear, message))
+            }
+        };
+        let outcome = result.as_ref().err().map_or("ok", |error| error.kind.name());
+        tracing::debug!(endpoint = call.endpoint, outcome, took = ?sent.elapsed(), "VPSie was asked");
+        self.metrics.request(call.endpoint, outcome, sent.elapsed());
+        match &result {
+            Err(error) if matches!(error.kind, Kind::NotSent | Kind::Unclear) => {
+                if permit.failed() {
+                    tracing::warn!(
+                        error = error.message,
+                        "VPSie does not answer; it is left alone for a while"
+                    );
+                }
+            }
+            _ => permit.answered(),
+        }
+        self.metrics.breaker(self.breaker.is_open());
+        if let Err(ApiError { kind: Kind::RateLimited, retry_after: Some(wait), .. }) = &result {
+            self.limiter.pause(*wait);
+        }
+        result
+    }
+
+    fn request(
+        &self,
+        call: &Call,
+        base: &BaseUrl,
+        secret: Option<&SecretString>,
+    ) -> Result<Request<Bytes>, ApiError> {
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(base.join(&call.path))
+            .header(header::ACCEPT, HeaderValue::from_static("application/json"))
+            .header(header::USER_AGENT, self.user_agent.clone());
+        if let Some(content_type) = call.body.content_type() {
+            request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        if let Some(secret) = secret {
+            let secret = secret.expose_secret().trim();
+            // Clients send one, the other or both (docs/reference/vpsie-api.md#token); both are taken.
+            request = request
+                .header(HeaderName::from_static("vpsie-auth"), sensitive(secret)?)
+                .header(header::AUTHORIZATION, sensitive(&format!("Bearer {secret}"))?);
+        }
+        request
+            .body(call.body.bytes())
+            .map_err(|_| ApiError::new(Kind::BadConfiguration, format!("{base} makes no valid URL")))
+    }
+}
+
+fn sensitive(secret: &str) -> Result<HeaderValue, ApiError> {
+    let mut value = HeaderValue::from_str(secret).map_err(|_| {
+        let message = "the VPSie token has characters that a token cannot have";
+        ApiError::new(Kind::Forbidden, message)
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
