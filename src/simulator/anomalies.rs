@@ -3,7 +3,8 @@
 use jiff::SignedDuration;
 use serde::Deserialize;
 
-use super::config::{ConfigError, Span};
+use super::config_error::ConfigError;
+use super::span::Span;
 
 /// Lasting anomalies. None by default.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]

@@ -12,11 +12,14 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{CapacityConfig, DEFAULT_TOKEN, Shortage, SimulatorConfig, Span};
+use super::config::{CapacityConfig, DEFAULT_TOKEN, Shortage, SimulatorConfig};
 use super::fault::FaultRule;
-use super::join::{Heartbeat, JoinOptions};
+use super::handle::Simulator;
+use super::join::{Heartbeat, JoinOptions, join};
 use super::persist::Snapshot;
-use super::{Shapes, Simulator, join, listen};
+use super::server::listen;
+use super::shapes::Shapes;
+use super::span::Span;
 use crate::clock::SystemClock;
 
 /// `vpsie-autoscaler simulator`.

@@ -1,15 +1,15 @@
 //! What the simulated VPSie has and how it behaves.
 
-use std::str::FromStr;
-
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::anomalies::AnomaliesConfig;
+use super::config_error::ConfigError;
 use super::fault::FaultRule;
 use super::shapes::Shapes;
+use super::span::Span;
 
 /// The cluster of the default configuration.
 pub const DEFAULT_CLUSTER: &str = "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f";
@@ -183,68 +183,6 @@ pub struct TimesConfig {
     pub boot: Span,
     /// From the deletion until the VM is listed no more.
     pub deletion: Span,
-}
-
-/// A time between two bounds, any one as likely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// At least.
-    pub from: SignedDuration,
-    /// At most.
-    pub to: SignedDuration,
-}
-
-/// Why a text is no [`Span`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?}: want a time such as 40s, or two bounds such as 20s..60s, the first not after the second")]
-pub struct SpanError(String);
-
-/// Why a configuration cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct ConfigError {
-    /// The field.
-    pub field: String,
-    /// What is wrong with it, and what is allowed.
-    pub problem: String,
-}
-
-impl Span {
-    /// Always the same time.
-    pub const fn exactly(time: SignedDuration) -> Self {
-        Self { from: time, to: time }
-    }
-
-    /// No time at all.
-    pub const ZERO: Self = Self::exactly(SignedDuration::ZERO);
-
-    const fn seconds(from: i64, to: i64) -> Self {
-        Self { from: SignedDuration::from_secs(from), to: SignedDuration::from_secs(to) }
-    }
-
-    pub(super) fn draw(self, rng: &mut impl rand::RngExt) -> SignedDuration {
-        let millis = self.from.as_millis() as i64..=self.to.as_millis() as i64;
-        SignedDuration::from_millis(rng.random_range(millis))
-    }
-}
-
-impl FromStr for Span {
-    type Err = SpanError;
-
-    fn from_str(text: &str) -> Result<Self, SpanError> {
-        let (from, to) = text.split_once("..").unwrap_or((text, text));
-        let time = |part: &str| part.trim().parse::<SignedDuration>().ok().filter(|t| !t.is_negative());
-        match (time(from), time(to)) {
-            (Some(from), Some(to)) if from <= to => Ok(Self { from, to }),
-            _ => Err(SpanError(text.to_owned())),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 impl Default for TimesConfig {
@@ -455,15 +393,6 @@ mod tests {
     #[test]
     fn the_default_configuration_is_valid() {
         SimulatorConfig::default().validate().unwrap();
-    }
-
-    #[test]
-    fn spans_are_one_time_or_two() {
-        assert_eq!("40s".parse(), Ok(Span::seconds(40, 40)));
-        assert_eq!("20s..1m".parse(), Ok(Span::seconds(20, 60)));
-        for text in ["", "soon", "60s..20s", "-1s", "1s.."] {
-            assert_eq!(text.parse::<Span>(), Err(SpanError(text.to_owned())));
-        }
     }
 
     #[test]

@@ -7,10 +7,10 @@ use rust_decimal::Decimal;
 use secrecy::SecretString;
 use serde::Serialize;
 
-use super::Simulator;
 use super::anomalies::AnomaliesConfig;
 use super::config::{Shortage, SimulatorConfig, TimesConfig};
 use super::fault::{ActiveRule, FaultRule};
+use super::handle::Simulator;
 use super::shapes::Shapes;
 use super::state::{EndedBy, Group, Phase, Room, Vm, VmKind, price};
 

@@ -17,9 +17,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Simulator;
 use super::config::{OfferConfig, SimulatorConfig};
-use super::routes::{address, private_address};
+use super::handle::Simulator;
 use super::state::{Phase, Vm, VmKind};
 
 /// How machines join.
@@ -216,8 +215,8 @@ fn node(vm: &Vm, config: &SimulatorConfig, options: &JoinOptions, now: Timestamp
         spec: Some(NodeSpec { taints: control_plane, ..NodeSpec::default() }),
         status: Some(NodeStatus {
             addresses: Some(vec![
-                NodeAddress { type_: "InternalIP".to_owned(), address: private_address(vm) },
-                NodeAddress { type_: "ExternalIP".to_owned(), address: address(vm) },
+                NodeAddress { type_: "InternalIP".to_owned(), address: vm.private_address() },
+                NodeAddress { type_: "ExternalIP".to_owned(), address: vm.address() },
                 NodeAddress { type_: "Hostname".to_owned(), address: name },
             ]),
             capacity: Some(capacity),

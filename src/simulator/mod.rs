@@ -6,14 +6,17 @@
 mod anomalies;
 mod args;
 mod config;
+mod config_error;
 mod control;
 mod fault;
-mod inside;
+mod handle;
 mod join;
 mod persist;
+mod requests;
 mod routes;
 mod server;
 mod shapes;
+mod span;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -23,15 +26,16 @@ mod work;
 pub use anomalies::AnomaliesConfig;
 pub use args::{JoinArgs, SimulatorArgs, WorldArgs, run};
 pub use config::{
-    AccountConfig, CapacityConfig, ClusterConfig, ConfigError, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET,
-    DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN, DatacenterConfig, OfferConfig, Shortage,
-    SimulatorConfig, Span, SpanError, TimesConfig,
+    AccountConfig, CapacityConfig, ClusterConfig, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER,
+    DEFAULT_DATACENTER, DEFAULT_TOKEN, DatacenterConfig, OfferConfig, Shortage, SimulatorConfig, TimesConfig,
 };
+pub use config_error::ConfigError;
 pub use control::{ControlError, Overview, VmView};
 pub use fault::{ActiveRule, Effect, FaultError, FaultRule, Work};
-pub use inside::{CallError, Simulator};
+pub use handle::Simulator;
 pub use join::{Heartbeat, JoinOptions, join};
 pub use persist::{Snapshot, SnapshotError};
+pub use requests::CallError;
 pub use server::listen;
 pub use shapes::{
     AddGroup, AddSlave, AuthHeader, Boxsize, Choice, DeleteBody, DeleteGroup, EmptyList, ErrorFlag,
@@ -39,4 +43,5 @@ pub use shapes::{
     NodeType, Nodes, NotFound, Paging, Prefix, Project, RetryAfter, Rows, ShapeError, Shapes, Sizes, Times,
     Total, UnknownRoute, Version, VmGet, VmStateShape,
 };
+pub use span::{Span, SpanError};
 pub use state::{End, EndedBy, Group, Phase, Vm, VmKind};

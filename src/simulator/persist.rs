@@ -6,7 +6,6 @@ use rand::rngs::Xoshiro256PlusPlus;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::Simulator;
 use super::state::State;
 
 const FORMAT: u32 = 1;
@@ -77,28 +76,25 @@ pub(super) struct Saver {
 }
 
 impl Saver {
-    pub(super) async fn save(&self, simulator: &Simulator) -> Result<(), SnapshotError> {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, saved: Mutex::new(None) }
+    }
+
+    /// Writes the snapshot that `changed` returns for the revision written last. None: there is nothing to write.
+    pub(super) async fn save(
+        &self,
+        changed: impl FnOnce(Option<u64>) -> Option<Snapshot>,
+    ) -> Result<(), SnapshotError> {
         let mut saved = self.saved.lock().await;
-        let snapshot = simulator.world(|world| {
-            (*saved != Some(world.state.revision)).then(|| (world.state.clone(), world.rng.clone()))
-        });
-        let Some((state, rng)) = snapshot else { return Ok(()) };
-        let revision = state.revision;
+        let Some(snapshot) = changed(*saved) else { return Ok(()) };
+        let revision = snapshot.state.revision;
         let path = self.path.clone();
-        let write = move || Snapshot::new(state, rng).save(&path);
+        let write = move || snapshot.save(&path);
         tokio::task::spawn_blocking(write).await.map_err(|error| SnapshotError::Io {
             path: self.path.clone(),
             source: std::io::Error::other(error),
         })??;
         *saved = Some(revision);
         Ok(())
-    }
-}
-
-impl Simulator {
-    /// Writes the state to the file now, and before every reply that follows a change.
-    pub async fn keep_in(&self, path: PathBuf) -> Result<(), SnapshotError> {
-        let saver = self.inner.saver.get_or_init(|| Saver { path, saved: Mutex::new(None) });
-        saver.save(self).await
     }
 }

@@ -10,7 +10,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{CallError, Simulator};
+use super::handle::Simulator;
+use super::requests::CallError;
 
 /// Serves HTTP/1.1 until told to stop. A reply that is lost, and a request that is not sent, close the
 /// connection.

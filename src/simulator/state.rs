@@ -9,7 +9,8 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::anomalies::happens;
-use super::config::{ClusterConfig, SimulatorConfig, Span};
+use super::config::{ClusterConfig, SimulatorConfig};
+use super::span::Span;
 
 /// Everything that a restart has to find again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -390,6 +391,16 @@ impl State {
 }
 
 impl Vm {
+    /// Its public address, of the range that is set aside for measurements.
+    pub(super) fn address(&self) -> String {
+        format!("198.{}.{}.{}", 18 + (self.id >> 16 & 1), self.id >> 8 & 255, self.id & 255)
+    }
+
+    /// Its private address.
+    pub(super) fn private_address(&self) -> String {
+        format!("10.{}.{}.{}", self.id >> 16 & 255, self.id >> 8 & 255, self.id & 255)
+    }
+
     /// Where it is in its life.
     pub fn phase(&self, now: Timestamp) -> Phase {
         match self.end {

@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 
 use super::Call;
-use super::vm::USER;
+use super::vm_fields::USER;
 use crate::simulator::state::{Context, State, VmKind, price};
 use crate::simulator::wire::{Answer, TimeStyle};
 use crate::simulator::work::Refusal;

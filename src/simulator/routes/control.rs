@@ -12,8 +12,9 @@ use serde_json::json;
 
 use crate::simulator::config::TimesConfig;
 use crate::simulator::control::ControlError;
+use crate::simulator::fault::FaultRule;
+use crate::simulator::handle::Simulator;
 use crate::simulator::shapes::Shapes;
-use crate::simulator::{FaultRule, Simulator};
 
 type Sim = Extension<Simulator>;
 

@@ -1,13 +1,12 @@
 //! Managed Kubernetes: clusters, groups, workers (docs/reference/vpsie-api.md#groups).
 
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::Call;
-use super::vm::{PROJECT, USER, address, private_address};
+use super::vm_fields::{PROJECT, USER, insert_flags, status};
 use crate::simulator::config::{ClusterConfig, OfferConfig};
 use crate::simulator::shapes::{AddGroup, AddSlave, Boxsize, NodeType, Nodes, Version};
-use crate::simulator::state::{Context, Group, Phase, State, Vm, VmKind};
+use crate::simulator::state::{Context, Group, State, Vm, VmKind};
 use crate::simulator::wire::{Answer, TimeStyle};
 use crate::simulator::work::Refusal;
 
@@ -84,7 +83,7 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
             "id": shapes.id(vm.id),
             "identifier": vm.uuid,
             "hostname": hostname,
-            "ip": address(vm),
+            "ip": vm.address(),
             "status": status(vm, cx.now),
             "role": if master { "master" } else { "slave" },
             "cpu": offer.map(|offer| offer.cpu),
@@ -102,8 +101,8 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
         "id": shapes.id(vm.id),
         "user_id": shapes.id(USER),
         "hostname": hostname,
-        "default_ip": address(vm),
-        "private_ip": private_address(vm),
+        "default_ip": vm.address(),
+        "private_ip": vm.private_address(),
         "node_type": match shapes.node_type {
             _ if vm.role_hidden => UNKNOWN_NODE_TYPE,
             NodeType::MasterOne => 2 - u8::from(master),
@@ -117,24 +116,13 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
         && let Some(row) = row.as_object_mut()
     {
         row.insert("identifier".to_owned(), json!(vm.uuid));
-        super::vm::insert_flags(row, cx, vm);
+        insert_flags(row, cx, vm);
     }
     row
 }
 
 /// A `node_type` that no client knows.
 const UNKNOWN_NODE_TYPE: u8 = 9;
-
-/// The word for a VM's state (docs/reference/vpsie-api.md#vm-states).
-pub(super) fn status(vm: &Vm, now: Timestamp) -> &'static str {
-    match vm.phase(now) {
-        Phase::Pending => "pending",
-        Phase::Provisioning => "provisioning",
-        Phase::Running => "running",
-        Phase::Suspended => "suspended",
-        Phase::Deleting | Phase::Gone => "deleting",
-    }
-}
 
 pub(super) fn groups(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
     let (number, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(Refusal::not_found)?;

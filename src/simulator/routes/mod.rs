@@ -8,6 +8,7 @@ mod control;
 mod kubernetes;
 mod login;
 mod vm;
+mod vm_fields;
 
 use std::collections::HashMap;
 use std::future::{Ready, ready};
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, header};
 use serde_json::Value;
 
-use super::Simulator;
+use super::handle::Simulator;
 use super::shapes::{AuthHeader, DeleteBody, Prefix, Shapes};
 use super::state::{Context, State};
 use super::wire::{Answer, Page};
@@ -29,7 +30,6 @@ use super::work::Refusal;
 
 #[cfg(test)]
 pub(super) use catalog::mapping_identifier;
-pub(super) use vm::{address, private_address};
 
 /// What came with a request.
 pub(super) struct Call {

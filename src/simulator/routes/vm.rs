@@ -1,10 +1,10 @@
 //! VMs, and the list that knows the UUIDs of Kubernetes nodes (docs/reference/vpsie-api.md#vms).
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Call;
 use super::catalog::mapping_identifier;
-use super::kubernetes::status;
+use super::vm_fields::{PROJECT, USER, insert_flags, status};
 use crate::simulator::shapes::{VmGet, VmStateShape};
 use crate::simulator::state::{Context, Phase, State, Vm, VmKind};
 use crate::simulator::wire::{Answer, TimeStyle};
@@ -20,9 +20,9 @@ pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) ->
             "hostname": shapes.hostname(&vm.hostname, true),
             "identifier": vm.uuid,
             "datacenter_id": shapes.id(datacenter.map_or(0, |(number, _)| number)),
-            "default_ip": address(vm),
+            "default_ip": vm.address(),
             "default_ipv6": "",
-            "private_ip": private_address(vm),
+            "private_ip": vm.private_address(),
             shapes.disk_key("ssd"): cx.config.offer(vm.size).map(|offer| offer.disk),
             "state": datacenter.map(|(_, d)| d.state.clone()).unwrap_or_default(),
             "is_fip_available": shapes.flag(true),
@@ -117,9 +117,9 @@ fn row(cx: &Context<'_>, vm: &Vm) -> Value {
         "datacenter_id": shapes.id(datacenter.map_or(0, |(number, _)| number)),
         "node_id": shapes.id(vm.id % 7 + 1),
         "hostname": shapes.hostname(&vm.hostname, false),
-        "default_ip": address(vm),
+        "default_ip": vm.address(),
         "default_ipv6": "",
-        "private_ip": private_address(vm),
+        "private_ip": vm.private_address(),
         "ram": offer.map(|offer| offer.ram),
         "cpu": offer.map(|offer| offer.cpu),
         shapes.disk_key("ssd"): offer.map(|offer| offer.disk),
@@ -146,35 +146,4 @@ fn row(cx: &Context<'_>, vm: &Vm) -> Value {
         }
     }
     row
-}
-
-/// A VM's state as flags (docs/reference/vpsie-api.md#vm-states).
-pub(super) fn insert_flags(row: &mut Map<String, Value>, cx: &Context<'_>, vm: &Vm) {
-    let phase = vm.phase(cx.now);
-    for (name, on) in [
-        ("is_active", !matches!(phase, Phase::Pending | Phase::Provisioning)),
-        ("is_deleted", false),
-        ("power", phase == Phase::Running),
-        ("is_locked", false),
-        ("is_suspended", phase == Phase::Suspended),
-        ("boxes_suspended", phase == Phase::Suspended),
-        ("is_terminated", phase == Phase::Deleting),
-    ] {
-        row.insert(name.to_owned(), cx.config.shapes.flag(on));
-    }
-}
-
-/// The project of everything.
-pub(super) const PROJECT: u64 = 71128;
-/// The user that everything belongs to.
-pub(super) const USER: u64 = 4711;
-
-/// Its public address, of the range that is set aside for measurements.
-pub(in crate::simulator) fn address(vm: &Vm) -> String {
-    format!("198.{}.{}.{}", 18 + (vm.id >> 16 & 1), vm.id >> 8 & 255, vm.id & 255)
-}
-
-/// Its private address.
-pub(in crate::simulator) fn private_address(vm: &Vm) -> String {
-    format!("10.{}.{}.{}", vm.id >> 16 & 255, vm.id >> 8 & 255, vm.id & 255)
 }

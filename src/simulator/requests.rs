@@ -1,7 +1,4 @@
-//! The simulator as a whole, called in process.
-
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+//! Requests to the simulator, in process, with the faults in force.
 
 use axum::body::Body;
 use axum::{Extension, Router};
@@ -9,46 +6,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use jiff::SignedDuration;
-use rand::SeedableRng;
-use rand::rngs::Xoshiro256PlusPlus;
-use tokio::sync::watch;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-use super::config::{ConfigError, SimulatorConfig};
-use super::fault::{Effect, Faults, Work};
-use super::persist::{Saver, Snapshot};
+use super::fault::{Effect, Work};
+use super::handle::Simulator;
 use super::routes;
-use super::state::{Context, State};
 use super::wire::{html, reply};
-use super::work::RateLimit;
-use crate::clock::Clock;
 use crate::vpsie::{Transport, TransportError};
-
-/// A VPSie in a process. Cheap to clone: clones share one state.
-#[derive(Clone)]
-pub struct Simulator {
-    pub(super) inner: Arc<Inner>,
-}
-
-pub(super) struct Inner {
-    clock: Arc<dyn Clock>,
-    world: Mutex<World>,
-    changes: watch::Sender<u64>,
-    pub(super) saver: OnceLock<Saver>,
-}
-
-/// What is behind the lock.
-pub(super) struct World {
-    pub config: SimulatorConfig,
-    pub state: State,
-    pub rng: Xoshiro256PlusPlus,
-    pub faults: Faults,
-    pub fault_rng: Xoshiro256PlusPlus,
-    pub rate: RateLimit,
-    pub outage: bool,
-    pub calls: BTreeMap<String, u64>,
-}
 
 /// What a caller sees of a connection that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,56 +26,7 @@ pub enum CallError {
     Lost,
 }
 
-impl std::fmt::Debug for Simulator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulator").finish_non_exhaustive()
-    }
-}
-
 impl Simulator {
-    /// Starts with what the configuration says is there.
-    pub fn new(config: SimulatorConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let mut rng = Xoshiro256PlusPlus::seed_from_u64(config.seed);
-        let state = State::new(&mut Context { config: &config, now: clock.now(), rng: &mut rng });
-        Ok(Self::assemble(config, clock, state, rng))
-    }
-
-    /// Goes on from a snapshot. The configuration rules how things behave from here; what exists, how much
-    /// room there is and the quota come from the snapshot.
-    pub fn restore(
-        config: SimulatorConfig,
-        clock: Arc<dyn Clock>,
-        snapshot: Snapshot,
-    ) -> Result<Self, ConfigError> {
-        config.validate()?;
-        Ok(Self::assemble(config, clock, snapshot.state, snapshot.rng))
-    }
-
-    fn assemble(
-        config: SimulatorConfig,
-        clock: Arc<dyn Clock>,
-        state: State,
-        rng: Xoshiro256PlusPlus,
-    ) -> Self {
-        let mut faults = Faults::default();
-        for rule in &config.faults {
-            faults.add(rule.clone());
-        }
-        let rate = RateLimit::full(config.rate_limit.unwrap_or_default(), clock.now());
-        let fault_rng = Xoshiro256PlusPlus::seed_from_u64(!config.seed);
-        let changes = watch::Sender::new(state.revision);
-        let calls = BTreeMap::new();
-        let world = World { config, state, rng, faults, fault_rng, rate, outage: false, calls };
-        let inner = Inner { clock, world: Mutex::new(world), changes, saver: OnceLock::new() };
-        Self { inner: Arc::new(inner) }
-    }
-
-    /// What it is now.
-    pub fn snapshot(&self) -> Snapshot {
-        self.world(|world| Snapshot::new(world.state.clone(), world.rng.clone()))
-    }
-
     /// The HTTP API and the control endpoint, without faults: those are struck by [`call`](Self::call).
     pub fn router(&self) -> Router {
         routes::ROUTER.clone().layer(Extension(self.clone()))
@@ -210,42 +126,10 @@ impl Simulator {
         let mut request = request.map(Body::from);
         request.extensions_mut().insert(self.clone());
         let Ok(response) = routes::ROUTER.clone().oneshot(request).await;
-        if let Some(saver) = self.inner.saver.get()
-            && let Err(error) = saver.save(self).await
-        {
+        if let Err(error) = self.save().await {
             tracing::error!(%error, "the simulator's state is not saved");
         }
         response
-    }
-
-    pub(super) fn world<R>(&self, f: impl FnOnce(&mut World) -> R) -> R {
-        let mut world = self.inner.world.lock().unwrap_or_else(PoisonError::into_inner);
-        f(&mut world)
-    }
-
-    /// Does something to the state, at this moment.
-    pub(super) fn with<R>(&self, f: impl FnOnce(&mut State, &mut Context<'_>, &mut RateLimit) -> R) -> R {
-        let now = self.now();
-        self.world(|world| {
-            world.state.settle(now);
-            let World { config, state, rng, rate, .. } = world;
-            let result = f(state, &mut Context { config, now, rng }, rate);
-            self.inner.changes.send_if_modified(|seen| {
-                let changed = *seen != state.revision;
-                *seen = state.revision;
-                changed
-            });
-            result
-        })
-    }
-
-    pub(super) fn now(&self) -> jiff::Timestamp {
-        self.inner.clock.now()
-    }
-
-    /// Wakes up when something is made, deleted or changed; not when time alone changes something.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changes.subscribe()
     }
 }
 

@@ -1,0 +1,38 @@
+//! Fields of a VM that several endpoints show.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::simulator::state::{Context, Phase, Vm};
+
+/// The project of everything.
+pub(super) const PROJECT: u64 = 71128;
+/// The user that everything belongs to.
+pub(super) const USER: u64 = 4711;
+
+/// The word for a VM's state (docs/reference/vpsie-api.md#vm-states).
+pub(super) fn status(vm: &Vm, now: Timestamp) -> &'static str {
+    match vm.phase(now) {
+        Phase::Pending => "pending",
+        Phase::Provisioning => "provisioning",
+        Phase::Running => "running",
+        Phase::Suspended => "suspended",
+        Phase::Deleting | Phase::Gone => "deleting",
+    }
+}
+
+/// A VM's state as flags (docs/reference/vpsie-api.md#vm-states).
+pub(super) fn insert_flags(row: &mut Map<String, Value>, cx: &Context<'_>, vm: &Vm) {
+    let phase = vm.phase(cx.now);
+    for (name, on) in [
+        ("is_active", !matches!(phase, Phase::Pending | Phase::Provisioning)),
+        ("is_deleted", false),
+        ("power", phase == Phase::Running),
+        ("is_locked", false),
+        ("is_suspended", phase == Phase::Suspended),
+        ("boxes_suspended", phase == Phase::Suspended),
+        ("is_terminated", phase == Phase::Deleting),
+    ] {
+        row.insert(name.to_owned(), cx.config.shapes.flag(on));
+    }
+}

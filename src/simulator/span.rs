@@ -1,0 +1,72 @@
+//! Times that are drawn between two bounds.
+
+use std::str::FromStr;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer};
+
+/// A time between two bounds, any one as likely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// At least.
+    pub from: SignedDuration,
+    /// At most.
+    pub to: SignedDuration,
+}
+
+/// Why a text is no [`Span`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?}: want a time such as 40s, or two bounds such as 20s..60s, the first not after the second")]
+pub struct SpanError(String);
+
+impl Span {
+    /// Always the same time.
+    pub const fn exactly(time: SignedDuration) -> Self {
+        Self { from: time, to: time }
+    }
+
+    /// No time at all.
+    pub const ZERO: Self = Self::exactly(SignedDuration::ZERO);
+
+    pub(super) const fn seconds(from: i64, to: i64) -> Self {
+        Self { from: SignedDuration::from_secs(from), to: SignedDuration::from_secs(to) }
+    }
+
+    pub(super) fn draw(self, rng: &mut impl rand::RngExt) -> SignedDuration {
+        let millis = self.from.as_millis() as i64..=self.to.as_millis() as i64;
+        SignedDuration::from_millis(rng.random_range(millis))
+    }
+}
+
+impl FromStr for Span {
+    type Err = SpanError;
+
+    fn from_str(text: &str) -> Result<Self, SpanError> {
+        let (from, to) = text.split_once("..").unwrap_or((text, text));
+        let time = |part: &str| part.trim().parse::<SignedDuration>().ok().filter(|t| !t.is_negative());
+        match (time(from), time(to)) {
+            (Some(from), Some(to)) if from <= to => Ok(Self { from, to }),
+            _ => Err(SpanError(text.to_owned())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_one_time_or_two() {
+        assert_eq!("40s".parse(), Ok(Span::seconds(40, 40)));
+        assert_eq!("20s..1m".parse(), Ok(Span::seconds(20, 60)));
+        for text in ["", "soon", "60s..20s", "-1s", "1s.."] {
+            assert_eq!(text.parse::<Span>(), Err(SpanError(text.to_owned())));
+        }
+    }
+}
