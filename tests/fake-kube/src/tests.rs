@@ -110,6 +110,19 @@ async fn finalizers_hold_an_object_until_the_last_one_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_config_map_holds_a_mebibyte() {
+    let kube = server();
+    let maps = maps(&kube);
+    let full = "x".repeat(1 << 20);
+    let map = object(json!({"metadata": {"name": "m"}, "data": {"a": full}}));
+    maps.create(&PostParams::default(), &map).await.unwrap();
+    let more = merge(json!({"data": {"b": "x"}}));
+    assert_eq!(code(maps.patch("m", &PatchParams::default(), &more).await).0, 422);
+    let other = merge(json!({"data": {"a": null, "b": "x"}}));
+    maps.patch("m", &PatchParams::default(), &other).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn lists_come_in_pages_of_one_moment_and_by_label() {
     let kube = server();
     let maps = maps(&kube);
