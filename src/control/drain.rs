@@ -125,7 +125,7 @@ impl Progress {
         self.failing.as_ref().is_none_or(|failing| failing.backoff.ready())
     }
 
-    /// Whether it is to be said now that the drain does not go on.
+    /// Whether the drain takes so long that it is reported now.
     fn is_late(&self, now: Instant) -> bool {
         now >= self.began + SAY && self.said.is_none_or(|said| now >= said + SAY_AGAIN)
     }
@@ -163,7 +163,7 @@ impl Drain {
     async fn look(&mut self) -> Result<bool, CommandError> {
         let mut machines = self.handle.read(due);
         self.under_way.retain(|id, _| machines.iter().any(|due| due.machine == *id));
-        // Those whose requests fail come last, in turn: they must not hold up the others.
+        // Machines whose requests fail come last and in turn, so that they hold up no other.
         machines.sort_by_key(|due| Some(self.under_way.get(&due.machine)?.failing.as_ref()?.at));
         self.answered = false;
         // Before the Nodes were listed, that there is none says nothing.
@@ -273,7 +273,8 @@ impl Drain {
         Ok(())
     }
 
-    /// Notes a failed request about one Node. If the API server answers others, only this Node waits; else all do.
+    /// Notes a failed request about one Node. Only this Node waits if the API server answered another request of this
+    /// pass; else all Nodes wait.
     fn note_failure(&mut self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
         let now = Instant::now();
         let progress = self.under_way.entry(id.clone()).or_insert_with(Progress::new);

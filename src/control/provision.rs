@@ -64,7 +64,7 @@ pub struct Provision {
 struct Unrecorded {
     machine: MachineId,
     outcome: Outcome,
-    /// Whether its record was refused before.
+    /// Whether the store has refused its record.
     refused: bool,
 }
 
