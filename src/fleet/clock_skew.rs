@@ -1,26 +1,17 @@
 //! Times that were recorded while the clock was ahead.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
-use super::creation::age;
+use super::age::is_ahead;
 use super::machine::{Machine, Phase};
 use super::record::{Change, Stranger};
 use super::state::Fleet;
-
-/// How far in the future a recorded time may be: clocks of replicas that follow each other differ by as much.
-pub(super) const TOLERANCE: Duration = Duration::from_mins(2);
 
 /// Sets a time that is in the future to now.
 fn correct(time: &mut Timestamp, now: Timestamp) {
     if is_ahead(*time, now) {
         *time = now;
     }
-}
-
-pub(super) fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
-    age(now, time) > TOLERANCE
 }
 
 impl Machine {

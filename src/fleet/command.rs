@@ -6,13 +6,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::ids::{
-    Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, ProviderId, VmId,
+    Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, ProviderId, VmId,
 };
 use super::machine::{DeletionReason, DrainState, Machine, Phase};
 use super::query::Budget;
 use super::record::{Change, StrangerKind};
+use super::refusal::{CostLimitReached, Refusal};
 use super::state::Fleet;
-use crate::cost::UsdPerHour;
 
 /// A node as Cluster Autoscaler names it in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,175 +24,6 @@ pub struct NodeRef {
     /// Cluster Autoscaler made the node up for an instance that never registered or failed
     /// (docs/reference/cluster-autoscaler.md#made-up-nodes).
     pub fake: bool,
-}
-
-/// Why a command was refused. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No such pool.
-    #[error("pool {0:?} is not known; NodeGroups lists the pools")]
-    UnknownPool(String),
-    /// A delta of the wrong sign.
-    #[error("delta is {delta}, must be {allowed}")]
-    Delta {
-        /// What was asked.
-        delta: i32,
-        /// `above 0` or `below 0`.
-        allowed: &'static str,
-    },
-    /// The NodeGroup would grow past its maximum.
-    #[error(
-        "pool {pool} cannot grow by {delta}: NodeGroup {} has {group_target} of at most {group_max} machines",
-        pool.node_group
-    )]
-    AboveMax {
-        /// The pool.
-        pool: PoolId,
-        /// What was asked.
-        delta: u32,
-        /// Machines of the NodeGroup that count.
-        group_target: u32,
-        /// `spec.maxNodes`.
-        group_max: u32,
-    },
-    /// The cluster would grow past its maximum.
-    #[error(
-        "pool {pool} cannot grow by {delta}: the cluster has {machines} of at most {max} machines \
-         (AutoscalerConfig, maxClusterWorkers)"
-    )]
-    AboveClusterMax {
-        /// The pool.
-        pool: PoolId,
-        /// What was asked.
-        delta: u32,
-        /// Machines of all NodeGroups that count.
-        machines: u32,
-        /// `spec.globalSettings.maxClusterWorkers`.
-        max: u32,
-    },
-    /// The limits of all NodeGroups together are not known.
-    #[error(
-        "pool {pool} cannot grow: the limits of the AutoscalerConfig are not known: {why}; \
-         `kubectl get autoscalerconfigs` shows whether there is one"
-    )]
-    LimitsUnknown {
-        /// The pool.
-        pool: PoolId,
-        /// Why they are not known.
-        why: Arc<str>,
-    },
-    /// The runaway guard stops creations.
-    #[error("pool {pool} cannot grow: {why}")]
-    Halted {
-        /// The pool.
-        pool: PoolId,
-        /// What was found, and what to do.
-        why: String,
-    },
-    /// More VMs might be paid for than the runaway guard allows, with those that wait to be created. Nothing is halted.
-    #[error(
-        "pool {pool} cannot grow by {delta}: {counted} VMs may be paid for and {waiting} more wait to be created, of at \
-         most {bound}"
-    )]
-    AboveVmBound {
-        /// The pool.
-        pool: PoolId,
-        /// What was asked.
-        delta: u32,
-        /// VMs that may be paid for.
-        counted: u32,
-        /// Machines that wait for the creation of their VM.
-        waiting: u32,
-        /// Most VMs that may be paid for.
-        bound: u32,
-    },
-    /// More VMs would be paid for than the maximum and its surge allow.
-    #[error(
-        "pool {pool} cannot grow by {delta}: {whose} has {target} of at most {max} machines, and {leaving} further VMs \
-         are paid for (being deleted, orphans, or unexpected nodes); at most {paid_max} together"
-    )]
-    VmsStillPaid {
-        /// The pool.
-        pool: PoolId,
-        /// What was asked.
-        delta: u32,
-        /// `NodeGroup <name>` or `the cluster`.
-        whose: String,
-        /// Machines that count.
-        target: u32,
-        /// Most machines.
-        max: u32,
-        /// VMs that are paid for and do not count.
-        leaving: u32,
-        /// Most VMs that may be paid for.
-        paid_max: u32,
-    },
-    /// The machines would cost more than they may.
-    #[error(transparent)]
-    AboveCostLimit(Box<CostLimitReached>),
-    /// There is a limit to what machines may cost, and nobody knows what this one does.
-    #[error(
-        "pool {pool} cannot grow: there is a cost limit, and VPSie tells no price of {offer}; set one in --price-file"
-    )]
-    PriceUnknown {
-        /// The pool.
-        pool: PoolId,
-        /// Its offer.
-        offer: String,
-    },
-    /// The NodeGroup would shrink below its minimum.
-    #[error(
-        "cannot delete {healthy} healthy nodes of pool {pool}: NodeGroup {} has {group_target} machines and \
-         must keep {group_min}",
-        pool.node_group
-    )]
-    BelowMin {
-        /// The pool.
-        pool: PoolId,
-        /// How many healthy ones were named.
-        healthy: u32,
-        /// Machines of the NodeGroup that count.
-        group_target: u32,
-        /// `spec.minNodes`.
-        group_min: u32,
-    },
-    /// The offer is not in the catalog (any more), or the NodeGroup is gone.
-    #[error("pool {pool} cannot grow: {why}")]
-    NotGrowable {
-        /// The pool.
-        pool: PoolId,
-        /// What is missing.
-        why: String,
-    },
-    /// A node that is not the pool's to delete. None of the request was done.
-    #[error("node {node:?} does not belong to pool {pool}; nothing was deleted")]
-    ForeignNode {
-        /// The pool, as it came.
-        pool: String,
-        /// The node's name or provider id.
-        node: String,
-    },
-}
-
-/// Machines would cost more than they may.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "pool {pool} cannot grow by {delta}: {whose} costs {cost} and may cost {limit}, and one more of these costs \
-     {price}; raise costLimit, or choose cheaper offers"
-)]
-pub struct CostLimitReached {
-    /// The pool.
-    pub pool: PoolId,
-    /// What was asked.
-    pub delta: u32,
-    /// `NodeGroup <name>` or `the cluster`.
-    pub whose: String,
-    /// What there is costs.
-    pub cost: UsdPerHour,
-    /// What it may cost.
-    pub limit: UsdPerHour,
-    /// What one machine costs.
-    pub price: UsdPerHour,
 }
 
 /// Draws the name of a new machine, unused so far.

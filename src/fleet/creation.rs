@@ -3,19 +3,15 @@
 //! A creation returns no id and is not idempotent (invariant 6). So each one is an [`Ask`], durable before the
 //! call; a new node in a listing uses up one; what is not used up is remembered.
 
-use std::time::Duration;
+use jiff::Timestamp;
 
-use jiff::{SignedDuration, Timestamp};
-
+pub(super) use super::age::age;
 use super::ids::MachineId;
 use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase};
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
 use crate::catalog::SizeId;
-
-/// Requests that may be lost before a machine is given up.
-pub const MAX_ASKS: usize = 3;
 
 /// What became of a creation asked of VPSie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,37 +26,6 @@ pub enum Outcome {
     Unavailable(Failure),
     /// VPSie was never asked, though the request may be recorded.
     NotSent,
-}
-
-/// How long ago, 0 for the future: a clock that was set back makes nothing older.
-pub(super) fn age(since: Timestamp, now: Timestamp) -> Duration {
-    now.duration_since(since).max(SignedDuration::ZERO).unsigned_abs()
-}
-
-impl Machine {
-    /// Whether VPSie is to be asked for its VM: nothing was asked yet, or all that was asked is lost.
-    pub fn needs_ask(&self) -> bool {
-        // Never by guess.
-        if self.size.known().is_none() {
-            return false;
-        }
-        let all_lost = self.asks.iter().all(|ask| ask.outcome == AskOutcome::Lost);
-        match self.phase {
-            Phase::Pending => true,
-            Phase::Creating { vm: None, .. } => all_lost && self.asks.len() < MAX_ASKS,
-            _ => false,
-        }
-    }
-
-    /// Whether it has a request whose answer is not recorded.
-    pub fn has_request_in_flight(&self) -> bool {
-        self.asks.iter().any(|ask| ask.outcome == AskOutcome::InFlight)
-    }
-
-    /// Whether VPSie is to be asked to delete its VM.
-    pub fn is_unwanted(&self) -> bool {
-        self.deletable().is_some()
-    }
 }
 
 impl Fleet {

@@ -9,12 +9,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::group::NodeGroup;
-use super::ids::{Hostname, NodeGroupName};
-use super::machine::Machine;
-use super::record::Change;
-use super::state::Fleet;
-use crate::catalog::{Resources, SizeId};
+use super::ids::NodeGroupName;
+use crate::catalog::Resources;
 
 /// Nodes of one NodeGroup that are remembered.
 pub(super) const NODES: usize = 3;
@@ -195,78 +191,6 @@ pub struct ShownNode {
     pub registered: Timestamp,
     /// What it has.
     pub shape: NodeShape,
-}
-
-impl Fleet {
-    /// What Nodes of a size were seen to have.
-    pub fn learned(&self, size: SizeId) -> Option<&Learned> {
-        self.learned.get(&size)
-    }
-
-    /// What a Node of the NodeGroup with that size will have, as far as it is known.
-    pub(super) fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
-        let learned = self.learned.get(&size)?;
-        let counts = |sample: &Sample| self.learn_anew(&sample.node_group) == sample.learn_anew.as_ref();
-        let earlier = || learned.earlier().filter(|_| self.learn_anew(group).is_none());
-        learned.shape(group, counts).or_else(earlier)
-    }
-
-    /// What the last Nodes of the NodeGroup with that size have.
-    pub(super) fn shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
-        let anew = self.learn_anew(group);
-        let nodes = self.learned.get(&size).map(|learned| &learned.nodes);
-        let own = nodes
-            .into_iter()
-            .flatten()
-            .filter(|sample| sample.node_group == *group && sample.learn_anew.as_ref() == anew);
-        own.map(|sample| &sample.shape).collect()
-    }
-
-    fn learn_anew(&self, group: &NodeGroupName) -> Option<&String> {
-        self.groups.get(group).and_then(|group: &NodeGroup| group.node.learn_anew.as_ref())
-    }
-
-    /// Nodes that the template of the NodeGroup's pool rests on.
-    pub fn learned_from(&self, size: SizeId, group: &NodeGroupName) -> usize {
-        self.shapes(size, group).len()
-    }
-
-    fn sample(&self, machine: &Machine, node: ShownNode) -> Sample {
-        let group = &machine.pool.node_group;
-        Sample {
-            node: node.uid,
-            registered: node.registered,
-            node_group: group.clone(),
-            learn_anew: self.learn_anew(group).cloned(),
-            shape: node.shape,
-        }
-    }
-
-    /// Whether [`learn`](Self::learn) may change anything.
-    pub fn is_news(&self, machine: &Machine, node: &ShownNode) -> bool {
-        let sample = self.sample(machine, node.clone());
-        self.learned.get(&machine.size).is_none_or(|learned| learned.is_news(&sample))
-    }
-
-    /// Takes what the Node of a VM has. It must have been the same for a while: the first status of a kubelet is
-    /// not complete.
-    pub fn learn(&mut self, hostname: &Hostname, node: ShownNode) -> Vec<Change> {
-        let mut changes = Vec::new();
-        let Some(machine) = self.machine_by_hostname(hostname) else { return changes };
-        let (size, sample) = (machine.size, self.sample(machine, node));
-        let known = self.learned.get(&size);
-        let NodeShape { capacity, allocatable, .. } = sample.shape;
-        let mut learned = known.cloned().unwrap_or(Learned { capacity, allocatable, nodes: Vec::new() });
-        // While the machine's own NodeGroup is declared, all are: the others were deleted.
-        if self.groups.contains_key(&sample.node_group) {
-            learned.retain_groups(|group| self.groups.contains_key(group));
-        }
-        learned.add_sample(sample);
-        if known != Some(&learned) {
-            self.put(&mut changes, Change::SaveLearned(size, learned));
-        }
-        changes
-    }
 }
 
 /// What most of the Nodes have: of two the smaller. Labels: what all have.

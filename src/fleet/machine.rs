@@ -11,6 +11,9 @@ use super::ids::{Hostname, MachineId, PoolId, ProviderId, VmId};
 use super::listing::ListedNode;
 use crate::catalog::SizeId;
 
+/// Requests that may be lost before a machine is given up.
+pub const MAX_ASKS: usize = 3;
+
 /// One unit of a pool's target size. Durable as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -343,5 +346,29 @@ impl Machine {
     /// placeholder before.
     pub fn instance_id(&self) -> String {
         self.vm().and_then(Vm::node_id).unwrap_or_else(|| self.id.placeholder())
+    }
+
+    /// Whether VPSie is to be asked for its VM: nothing was asked yet, or all that was asked is lost.
+    pub fn needs_ask(&self) -> bool {
+        // Never by guess.
+        if self.size.known().is_none() {
+            return false;
+        }
+        let all_lost = self.asks.iter().all(|ask| ask.outcome == AskOutcome::Lost);
+        match self.phase {
+            Phase::Pending => true,
+            Phase::Creating { vm: None, .. } => all_lost && self.asks.len() < MAX_ASKS,
+            _ => false,
+        }
+    }
+
+    /// Whether it has a request whose answer is not recorded.
+    pub fn has_request_in_flight(&self) -> bool {
+        self.asks.iter().any(|ask| ask.outcome == AskOutcome::InFlight)
+    }
+
+    /// Whether VPSie is to be asked to delete its VM.
+    pub fn is_unwanted(&self) -> bool {
+        self.deletable().is_some()
     }
 }

@@ -5,6 +5,8 @@
 //! durable, and only then applies them to the fleet that everybody reads.
 
 mod adoption;
+mod age;
+mod audit;
 mod claims;
 mod clock_skew;
 mod command;
@@ -15,6 +17,7 @@ mod held_back;
 mod hindrance;
 mod ids;
 mod learned;
+mod learning;
 mod ledger;
 pub(crate) mod lenient;
 mod listing;
@@ -24,6 +27,9 @@ mod paid;
 mod policy;
 mod query;
 mod record;
+mod refusal;
+mod room;
+mod shortages;
 mod sightings;
 mod state;
 mod template;
@@ -34,8 +40,8 @@ mod turns;
 pub(crate) mod tests;
 
 pub use crate::catalog::SizeId;
-pub use command::{CostLimitReached, Names, NodeRef, Refusal};
-pub use creation::{MAX_ASKS, Outcome};
+pub use command::{Names, NodeRef};
+pub use creation::Outcome;
 pub use group::{
     AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
 };
@@ -50,12 +56,14 @@ pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
 pub use ledger::{LateRequests, Ledger};
 pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{
-    Ask, AskOutcome, DeletableVm, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm,
+    Ask, AskOutcome, DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_ASKS, Machine,
+    Phase, Vm,
 };
 pub use paid::surge;
 pub use policy::Policy;
 pub use query::Limits;
 pub use record::{Change, RecordKey, Records, Stranger, StrangerKind};
+pub use refusal::{CostLimitReached, Refusal};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;
 pub use template::{Basis, Reserved, Template, names, node_labels, template};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::group::{Declaration, NodeGroup};
-use super::hindrance::Shortages;
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
 use super::learned::Learned;
 use super::ledger::Ledger;
 use super::machine::Machine;
 use super::paid::Leaving;
 use super::policy::Policy;
-use super::record::{Change, Records, Stranger, StrangerKind};
+use super::record::{Change, Records, Stranger};
+use super::shortages::Shortages;
 use super::sightings::{Shared, Sightings};
 use super::template::{Basis, Template, template};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
@@ -277,7 +277,7 @@ impl Fleet {
     }
 
     fn save_machine(&mut self, machine: Machine) {
-        self.note_shortage(&machine);
+        self.shortages.record(&machine);
         let text = machine.pool.to_string();
         // Its pool first: one that only this machine holds must not go and come back poorer.
         if !self.pools.contains_key(text.as_str()) {
@@ -403,7 +403,7 @@ impl Fleet {
         self.rates = Rates::marginal(priced).unwrap_or_default();
     }
 
-    fn costs(&self) -> HashMap<NodeGroupName, UsdPerHour> {
+    pub(super) fn costs(&self) -> HashMap<NodeGroupName, UsdPerHour> {
         let mut costs: HashMap<NodeGroupName, UsdPerHour> = HashMap::new();
         for pool in self.pools.values() {
             let cost = costs.entry(pool.id.node_group.clone()).or_default();
@@ -448,58 +448,6 @@ impl Fleet {
             monthly: None,
             hourly: None,
         }
-    }
-
-    /// Whether what is derived agrees with the records. Says what does not. For tests.
-    #[doc(hidden)]
-    pub fn audit(&self) -> Result<(), String> {
-        for pool in self.pools.values() {
-            let members: BTreeSet<_> =
-                self.machines.values().filter(|m| m.pool == pool.id).map(|m| m.id.clone()).collect();
-            let target = members.iter().filter(|id| self.machines[*id].counts()).count();
-            if members != pool.members || target != pool.target as usize {
-                return Err(format!(
-                    "pool {}: target {} but {target} machines count",
-                    pool.text, pool.target
-                ));
-            }
-            if pool.template.allocatable.cpu_millis == 0 || pool.template.labels.is_empty() {
-                return Err(format!("pool {}: empty template", pool.text));
-            }
-        }
-        for machine in self.machines.values() {
-            if !self.pools.contains_key(machine.pool.to_string().as_str()) {
-                return Err(format!("machine {}: its pool {} is not shown", machine.id, machine.pool));
-            }
-            let Some(vm) = machine.vm() else { continue };
-            if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
-                return Err(format!("VM {} is bound twice", vm.hostname));
-            }
-            // A write that broke off may leave an orphan's or a gone VM's record beside the machine's for a
-            // while. A foreign VM is never a machine's.
-            if self.strangers.get(&vm.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign) {
-                return Err(format!("VM {} is a machine's and foreign", vm.hostname));
-            }
-        }
-        for (group, cost) in self.costs() {
-            if self.group_cost(&group) != cost {
-                return Err(format!("NodeGroup {group}: costs {cost}, noted {}", self.group_cost(&group)));
-            }
-        }
-        if self.leaving != self.count_leaving() {
-            return Err(format!(
-                "paid for beside target sizes: {:?}, noted {:?}",
-                self.count_leaving(),
-                self.leaving
-            ));
-        }
-        for (group, target) in &self.group_targets {
-            let sum: u32 = self.pools.values().filter(|p| p.id.node_group == *group).map(|p| p.target).sum();
-            if sum != *target {
-                return Err(format!("NodeGroup {group}: target {target}, its pools have {sum}"));
-            }
-        }
-        Ok(())
     }
 }
 

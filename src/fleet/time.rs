@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::age::age;
 use super::command::Names;
-use super::creation::{MAX_ASKS, age};
 use super::group::DeletionPolicy;
 use super::ids::MachineId;
-use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase};
+use super::machine::{
+    AskOutcome, DeletionReason, DrainState, Failure, FailureReason, MAX_ASKS, Machine, Phase,
+};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::creation::age;
+use super::age::age;
 use super::ids::MachineId;
 use super::machine::{AskOutcome, Machine, Phase};
 use super::state::Fleet;

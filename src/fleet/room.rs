@@ -1,0 +1,155 @@
+//! How far NodeGroups may grow: up to their maxima, and while not too many VMs are paid for beyond them.
+
+use super::group::NodeGroup;
+use super::guard::{Maxima, Verdict};
+use super::ids::{NodeGroupName, PoolId};
+use super::machine::Machine;
+use super::paid::{Leaving, count, surge};
+use super::record::Stranger;
+use super::refusal::Refusal;
+use super::state::{Fleet, Pool};
+use crate::cost::UsdPerHour;
+
+/// How far a NodeGroup may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Machines up to the maximum of the NodeGroup.
+    pub(super) group: u32,
+    /// Machines up to the maximum of the cluster.
+    pub(super) cluster: u32,
+    /// Machines until as many VMs are paid for as may be.
+    pub(super) paid: u32,
+    /// Machines until the runaway guard stops creations.
+    pub(super) guard: u32,
+}
+
+impl Room {
+    pub(super) fn least(self) -> u32 {
+        self.group.min(self.cluster).min(self.paid).min(self.guard)
+    }
+}
+
+impl Fleet {
+    /// Counts all of them from scratch.
+    pub(super) fn count_leaving(&self) -> Leaving {
+        let mut leaving = Leaving::new();
+        for pool in self.machines.values().filter(|m| m.is_leaving()).map(|m| &m.pool) {
+            count(&mut leaving, pool, true);
+        }
+        for pool in self.strangers.values().filter_map(Stranger::paid_in) {
+            count(&mut leaving, pool, true);
+        }
+        leaving
+    }
+
+    pub(super) fn count_machine(&mut self, machine: &Machine, more: bool) {
+        if machine.is_leaving() {
+            count(&mut self.leaving, &machine.pool, more);
+        }
+        if machine.needs_ask() {
+            self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
+        }
+    }
+
+    /// Sets the runaway guard's verdict.
+    pub fn set_verdict(&mut self, verdict: Verdict) {
+        self.sightings.verdict = Some(verdict);
+    }
+
+    /// What NodeGroups and the cluster may have at most.
+    pub fn maxima(&self) -> Maxima {
+        let groups = self.groups.values().map(|group| (group.name.clone(), group.max)).collect();
+        Maxima { groups, cluster: self.max_machines }
+    }
+
+    /// The names of the declared NodeGroups.
+    pub fn group_names(&self) -> Vec<NodeGroupName> {
+        self.groups.keys().cloned().collect()
+    }
+
+    /// The runaway guard's last verdict. None until the first listing.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.sightings.verdict.as_ref()
+    }
+
+    /// Machines that the runaway guard allows beyond those that wait already.
+    fn guard_room(&self) -> u32 {
+        self.sightings.verdict.as_ref().map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
+    }
+
+    pub(super) fn count_stranger(&mut self, stranger: &Stranger, more: bool) {
+        if let Some(pool) = stranger.paid_in() {
+            count(&mut self.leaving, pool, more);
+        }
+    }
+
+    /// VMs of the NodeGroup that are paid for and are in no target size.
+    pub(super) fn group_leaving(&self, group: &NodeGroupName) -> u32 {
+        self.leaving.iter().filter(|(pool, _)| pool.node_group == *group).map(|(_, count)| count).sum()
+    }
+
+    /// The same, of all NodeGroups.
+    pub(super) fn total_leaving(&self) -> u32 {
+        self.leaving.values().sum()
+    }
+
+    /// What VMs of the NodeGroup cost that are in no target size, as far as their prices are known; of all NodeGroups
+    /// without one.
+    pub(super) fn leaving_cost(&self, group: Option<&NodeGroupName>) -> UsdPerHour {
+        let of_group =
+            self.leaving.iter().filter(|(pool, _)| group.is_none_or(|group| pool.node_group == *group));
+        let price = |pool: &PoolId| self.pool(&pool.to_string()).and_then(|pool| pool.price);
+        of_group.filter_map(|(pool, count)| Some(price(pool)? * *count)).sum()
+    }
+
+    /// How far the NodeGroup may grow, whatever it may cost.
+    pub(super) fn room(&self, group: &NodeGroup) -> Room {
+        let target = self.group_targets.get(&group.name).copied().unwrap_or(0);
+        let (total, max) = (self.total_target(), self.max_machines);
+        let unpaid = |max: u32, paid: u32| max.saturating_add(surge(max)).saturating_sub(paid);
+        let in_group = unpaid(group.max, target + self.group_leaving(&group.name));
+        let in_cluster = max.map_or(u32::MAX, |max| unpaid(max, total + self.total_leaving()));
+        Room {
+            group: group.max.saturating_sub(target),
+            cluster: max.map_or(u32::MAX, |max| max.saturating_sub(total)),
+            paid: in_group.min(in_cluster),
+            guard: self.guard_room(),
+        }
+    }
+
+    /// Why the pool cannot grow where the runaway guard leaves too little room.
+    pub(super) fn guard_refusal(&self, pool: &Pool, delta: u32) -> Refusal {
+        let pool = pool.id.clone();
+        match &self.sightings.verdict {
+            Some(Verdict { halt: Some(halt), .. }) => Refusal::Halted { pool, why: halt.to_string() },
+            verdict => Refusal::AboveVmBound {
+                pool,
+                delta,
+                counted: verdict.as_ref().map_or(0, |verdict| verdict.counted),
+                waiting: self.waiting,
+                bound: verdict.as_ref().map_or(0, |verdict| verdict.bound),
+            },
+        }
+    }
+
+    /// Why the pool cannot grow where VMs that still exist leave too little room.
+    pub(super) fn paid_refusal(&self, pool: &Pool, group: &NodeGroup, delta: u32) -> Refusal {
+        let refusal = |whose: String, target: u32, max: u32, leaving: u32| Refusal::VmsStillPaid {
+            pool: pool.id.clone(),
+            delta,
+            whose,
+            target,
+            max,
+            leaving,
+            paid_max: max.saturating_add(surge(max)),
+        };
+        let (target, leaving) = (self.group_target(pool), self.group_leaving(&group.name));
+        let of_group = group.max.saturating_add(surge(group.max)).saturating_sub(target + leaving) < delta;
+        match self.max_machines {
+            Some(max) if !of_group => {
+                refusal("the cluster".to_owned(), self.total_target(), max, self.total_leaving())
+            }
+            _ => refusal(format!("NodeGroup {}", group.name), target, group.max, leaving),
+        }
+    }
+}

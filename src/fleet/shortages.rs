@@ -1,0 +1,75 @@
+//! What VPSie had too little of lately. Never durable: machines that failed show it again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::age::{age, is_ahead};
+use super::machine::{Failure, FailureReason, Machine, Phase};
+use crate::catalog::{DatacenterId, SizeId};
+
+/// How long a shortage counts as one: Cluster Autoscaler leaves a pool alone for as long after its first failure
+/// (`--initial-node-group-backoff-duration`).
+const SHORTAGE_LASTS: Duration = Duration::from_mins(5);
+
+/// Failures of one size that are noted and lie further apart are not of one clock.
+const AHEAD: Duration = Duration::from_hours(2);
+
+/// A shortage, and when it was met last.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shortage {
+    pub(super) failure: Failure,
+    pub(super) at: Timestamp,
+}
+
+impl Shortage {
+    fn is_active(&self, now: Timestamp) -> bool {
+        !is_ahead(self.at, now) && age(self.at, now) < SHORTAGE_LASTS
+    }
+
+    fn is_quota(&self) -> bool {
+        self.failure.reason == FailureReason::QuotaExceeded
+    }
+}
+
+/// The last shortage of each size in each datacenter.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Shortages(HashMap<(SizeId, DatacenterId), Shortage>);
+
+impl Shortages {
+    /// The shortage that would fail a creation now. A quota is the account's, so it holds for every size.
+    pub(super) fn active(
+        &self,
+        size: SizeId,
+        datacenter: &DatacenterId,
+        now: Timestamp,
+    ) -> Option<&Shortage> {
+        let own = self.0.get(&(size, datacenter.clone())).filter(|shortage| shortage.is_active(now));
+        let quotas = self.0.values().filter(|shortage| shortage.is_quota() && shortage.is_active(now));
+        own.or_else(|| quotas.max_by_key(|shortage| shortage.at))
+    }
+
+    /// Records a shortage that a machine met with, or removes one that is over: the machine has its VM.
+    pub(super) fn record(&mut self, machine: &Machine) {
+        let key = (machine.size, machine.pool.datacenter.clone());
+        match &machine.phase {
+            Phase::Failed { failure, at }
+                if matches!(failure.reason, FailureReason::Stockout | FailureReason::QuotaExceeded) =>
+            {
+                // One that is newer by hours was noted while the clock was ahead.
+                let is_older = |noted: Timestamp| noted <= *at || age(*at, noted) >= AHEAD;
+                if self.0.get(&key).is_none_or(|shortage| is_older(shortage.at)) {
+                    self.0.insert(key, Shortage { failure: failure.clone(), at: *at });
+                }
+            }
+            Phase::Creating { vm: Some(_), .. } | Phase::Running { .. } => {
+                // A machine that was requested before the shortage shows nothing.
+                let is_over = |shortage: &Shortage| shortage.at <= machine.created_at;
+                // An account that gets a VM of any size is below its quota.
+                self.0.retain(|of, shortage| !(is_over(shortage) && (*of == key || shortage.is_quota())));
+            }
+            _ => {}
+        }
+    }
+}
