@@ -35,7 +35,7 @@ const ROUNDS: usize = 5;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let kube = FakeKube::new(jiff::Timestamp::now);
+    let kube = FakeKube::new(|| SystemClock.now());
     cluster::fill(&kube, MACHINES);
     let bare = Bare::start(&kube);
     let bare_read = timed(bare.read(MACHINES * 2)).await;

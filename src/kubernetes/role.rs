@@ -89,9 +89,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
 
     fn kube() -> FakeKube {
-        let kube = FakeKube::new(jiff::Timestamp::now);
+        let kube = FakeKube::new(|| SystemClock.now());
         for (name, labels) in [("a", json!({"app": "x"})), ("b", json!({"app": "x", ROLE_LABEL: LEADER}))] {
             let metadata = json!({"name": name, "namespace": "ns", "labels": labels});
             kube.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})).unwrap();

@@ -1,5 +1,7 @@
 //! Runs a target on mutated inputs, for a time or a number of runs, and keeps the input that fails.
 
+#![allow(clippy::disallowed_methods, reason = "targets run on threads without a runtime")]
+
 use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};

@@ -4,6 +4,7 @@ use fake_kube::FakeKube;
 use serde_json::json;
 
 use super::*;
+use crate::clock::{Clock as _, SystemClock};
 
 fn register(kube: &FakeKube, ready: &str) {
     let node = json!({
@@ -21,7 +22,7 @@ async fn a_worker_becomes_a_machine_only_once_its_node_is_ready() {
     let declared = Declared { declaration: vec![adopting].into(), basis: Basis::default() };
     let mut process = Process::of(disk, declared).await;
     process.vpsie.state().nodes.push(node(999, SizeId(2)));
-    let kube = FakeKube::new(Timestamp::now);
+    let kube = FakeKube::new(|| SystemClock.now());
     register(&kube, "False");
     let nodes = Nodes::new(process.handle.clone(), kube.client("provider", "vpsie-system"), Arc::default());
     let view = nodes.view();

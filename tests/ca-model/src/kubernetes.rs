@@ -83,6 +83,7 @@ impl Cluster for Kubernetes {
         unless_gone(changed.await)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "gives no options, so none are lost")]
     async fn evict(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
         let pods: Api<k8s::Pod> = Api::namespaced(self.client.clone(), namespace);
         let evicted = pods.evict(name, &EvictParams::default()).await;

@@ -131,8 +131,10 @@ async fn main() -> anyhow::Result<()> {
             _ = ticks.tick() => {}
             _ = tokio::signal::ctrl_c() => break,
         }
-        let report = autoscaler.loop_once(&cluster, Timestamp::now()).await;
-        println!("{} {:?}, {} RPCs", Timestamp::now(), report.outcome, report.calls.len());
+        #[expect(clippy::disallowed_methods, reason = "a program of its own, whose time no test sets")]
+        let now = Timestamp::now();
+        let report = autoscaler.loop_once(&cluster, now).await;
+        println!("{now} {:?}, {} RPCs", report.outcome, report.calls.len());
         for event in &report.events {
             println!("    {event:?}");
         }
