@@ -117,7 +117,7 @@ impl Fleet {
         if node.role == NodeRole::ControlPlane {
             return None;
         }
-        let fits = self.ledger.late.iter().filter(|late| node.size.is_none_or(|size| size == late.size));
+        let fits = self.ledger.late.iter().filter(|late| node.may_have(late.size));
         fits.min_by_key(|late| late.at).cloned()
     }
 

@@ -1,5 +1,6 @@
 //! What a listing of the cluster's nodes shows.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -16,6 +17,8 @@ pub struct ListedNode {
     pub id: Option<VmId>,
     /// Its size, where the listing lets it be told without doubt.
     pub size: Option<SizeId>,
+    /// Sizes that its resources exclude, where `size` cannot be told.
+    pub excluded: BTreeSet<SizeId>,
     /// Control plane, worker, or not to be told.
     pub role: NodeRole,
     /// Whether it is up.
@@ -24,6 +27,13 @@ pub struct ListedNode {
     pub addresses: Vec<IpAddr>,
     /// When VPSie says that it was created, where it says so readably.
     pub created_at: Option<Timestamp>,
+}
+
+impl ListedNode {
+    /// Whether it may have this size.
+    pub fn may_have(&self, size: SizeId) -> bool {
+        self.size.map_or(!self.excluded.contains(&size), |told| told == size)
+    }
 }
 
 /// What a node of the cluster is for.

@@ -187,9 +187,7 @@ impl Fleet {
             let known = self.strangers.get(&node.hostname);
             let awaited = known.filter(|known| known.awaited_by.is_some()).map(|known| known.first_seen);
             let fits = |claim: &&Claim| {
-                node.role == NodeRole::Worker
-                    && node.size.is_none_or(|size| size == claim.size)
-                    && claim.is_older(awaited)
+                node.role == NodeRole::Worker && node.may_have(claim.size) && claim.is_older(awaited)
             };
             let neediest = claims.values().filter_map(VecDeque::front).filter(fits);
             let orphan = match known.map(|stranger| &stranger.kind) {

@@ -296,6 +296,7 @@ impl Backend for ManagedBackend {
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
+            excluded: memory.sizes.excluded_by(&node),
             hostname: node.hostname,
             id: node.id,
             role: node.role,

@@ -107,6 +107,19 @@ impl Sizes {
         by_box_size().or_else(|| self.size_by_shape(node))
     }
 
+    /// The sizes that a node cannot have by its resources, where its size is in doubt. None where its resources are
+    /// those of no offer: VPSie may count them in another way.
+    pub(super) fn excluded_by(&self, node: &Node) -> BTreeSet<SizeId> {
+        let fits = |offer: &&Offer| node.shape.fits(offer);
+        if !node.shape.is_known()
+            || self.size_of_node(node).is_some()
+            || !self.offers.iter().any(|o| fits(&o))
+        {
+            return BTreeSet::new();
+        }
+        self.offers.iter().filter(|offer| !fits(offer)).map(|offer| offer.size).collect()
+    }
+
     fn size_by_shape(&self, node: &Node) -> Option<SizeId> {
         if !node.shape.is_known() {
             return None;
@@ -278,11 +291,16 @@ mod tests {
         assert_eq!(known.size_of_node(&node(json!({"cpu": 2, "ram": 4096, "disk": 80}))), Some(SizeId(1)));
         assert_eq!(known.size_of_node(&node(json!({"cpu": 2, "ram": 4096}))), Some(SizeId(1)));
         assert_eq!(known.size_of_node(&node(json!({"cpu": 4, "ram": 8192, "disk": 320}))), Some(SizeId(3)));
-        assert_eq!(known.size_of_node(&node(json!({"cpu": 4, "ram": 8192}))), None);
+        let ambiguous = node(json!({"cpu": 4, "ram": 8192}));
+        assert_eq!(known.size_of_node(&ambiguous), None);
+        assert_eq!(known.excluded_by(&ambiguous), BTreeSet::from([SizeId(1)]));
+        assert_eq!(known.excluded_by(&node(json!({"cpu": 4, "ram": 8000}))), BTreeSet::new());
         assert_eq!(known.size_of_node(&node(json!({"cpu": 2, "ram": 4000}))), None);
         assert_eq!(known.size_of_node(&node(json!({"cpu": 2}))), None);
         let retired =
             sizes(offers, vec![json!({"id": 5, "boxsize_id": 9, "cpu": 2, "ram": 4096, "ssd": 80})]);
-        assert_eq!(retired.size_of_node(&node(json!({"cpu": 2, "ram": 4096, "disk": 80}))), None);
+        let alike = node(json!({"cpu": 2, "ram": 4096, "disk": 80}));
+        assert_eq!(retired.size_of_node(&alike), None);
+        assert_eq!(retired.excluded_by(&alike), BTreeSet::from([SizeId(2), SizeId(3)]));
     }
 }

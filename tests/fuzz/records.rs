@@ -53,6 +53,7 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
         hostname: vm.hostname.clone(),
         id: vm.id.clone(),
         size: Some(SizeId(2)),
+        excluded: std::collections::BTreeSet::new(),
         role: NodeRole::Worker,
         state: VmState::Running,
         addresses: vm.addresses.clone(),

@@ -148,6 +148,7 @@ fn node(n: u32) -> ListedNode {
         hostname: Hostname::new(&format!("slave-{n}")),
         id: Some(VmId::new(format!("uuid-{n}"))),
         size: Some(SizeId(2)),
+        excluded: std::collections::BTreeSet::new(),
         role: if n == 99 { NodeRole::ControlPlane } else { NodeRole::Worker },
         state: VmState::Running,
         created_at: None,

@@ -101,6 +101,7 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
         hostname: Hostname::new(&format!("slave-{n}")),
         id: Some(VmId::new(format!("u-{n}"))),
         size: sizes.then_some(SizeId(2 + 2 * u64::from(n % 2))),
+        excluded: std::collections::BTreeSet::new(),
         role: NodeRole::Worker,
         state: VmState::Running,
         addresses: Vec::new(),

@@ -234,6 +234,7 @@ mod tests {
             addresses: Vec::new(),
             role: NodeRole::Worker,
             size: None,
+            excluded: std::collections::BTreeSet::new(),
             state: VmState::Running,
             created_at: None,
         };

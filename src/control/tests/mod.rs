@@ -162,6 +162,7 @@ fn node(n: u32, size: SizeId) -> ListedNode {
         hostname: crate::fleet::Hostname::new(&format!("slave-{n}")),
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         size: Some(size),
+        excluded: std::collections::BTreeSet::new(),
         role: NodeRole::Worker,
         state: VmState::Running,
         created_at: None,

@@ -130,6 +130,7 @@ pub(super) fn node(n: u32, size: u64) -> ListedNode {
         hostname: Hostname::new(&format!("k8s-slave-{n}")),
         id: Some(VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         size: Some(SizeId(size)),
+        excluded: std::collections::BTreeSet::new(),
         role: NodeRole::Worker,
         state: VmState::Running,
         created_at: None,

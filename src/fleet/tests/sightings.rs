@@ -409,3 +409,20 @@ fn a_name_that_is_no_label_does_not_become_one() {
     assert_eq!(labels["node.kubernetes.io/instance-type"], "2");
     assert!(labels.values().all(|value| is_label_value(value)));
 }
+
+#[test]
+fn binds_no_node_to_a_size_that_its_resources_exclude() {
+    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    hand.observe(&mut fleet, &[node(7, 2)]);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    // The request is overdue: a node of unknown size would go to the newer request.
+    hand.wait(Duration::from_mins(5));
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    let alike = ListedNode { size: None, excluded: [SizeId(4)].into(), ..node(1, 2) };
+    hand.observe(&mut fleet, &[node(7, 2), alike.clone()]);
+    hand.observe(&mut fleet, &[node(7, 2), alike, node(2, 4)]);
+    let bound = |n| fleet.machine_at(&node(n, 2).hostname).map(|m| m.size);
+    assert_eq!((bound(1), bound(2)), (Some(SizeId(2)), Some(SizeId(4))));
+}
