@@ -21,8 +21,8 @@ use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
-/// The shortest time between two reads of VPSie's count of workers.
-const BETWEEN_COUNTS: Duration = Duration::from_mins(5);
+/// The shortest time between two reads of VPSie's count of workers. Shorter than a creation whose reply was lost counts.
+const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 /// When a creation that was stopped is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -251,6 +251,7 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
             && fleet.stranger(name).is_none_or(|stranger| stranger.awaited_by.is_none())
     };
     let unrecorded = !by_hand.iter().all(recorded);
-    let before = Before { known, ours: vms.chain(strangers).collect(), accepted, unclear };
+    let late = fleet.ledger().late.iter().map(|late| late.count).sum();
+    let before = Before { known, ours: vms.chain(strangers).collect(), accepted, unclear, late };
     Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

@@ -4,11 +4,11 @@
 //! It knows raw listings, the calls that were made, and the declared maxima. It ignores which size a node has
 //! and which machine the fleet binds it to. Time is the running time of the process, so clock jumps have no effect.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use super::ids::{Hostname, NodeGroupName};
+use super::ids::{Hostname, NodeGroupName, VmId};
 use super::listing::{ListedNode, NodeRole};
 use super::paid::surge;
 use super::template::names;
@@ -62,6 +62,8 @@ pub enum Halt {
         unseen: u32,
         /// VMs among them that are not listed any more, and were not deleted from here.
         missing: u32,
+        /// Workers that VPSie counts beyond those listed.
+        hidden: u32,
     },
     /// Nodes appeared beyond the creations that were called.
     UnexplainedNodes(Vec<Hostname>),
@@ -86,11 +88,11 @@ impl Halt {
 impl fmt::Display for Halt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooManyVms { counted, bound, unseen, missing } => write!(
+            Self::TooManyVms { counted, bound, unseen, missing, hidden } => write!(
                 f,
                 "growth is halted: {counted} VMs may be paid for, of at most {bound} (maxNodes and a margin); {unseen} \
-                 of them were asked for and are not listed, {missing} are not listed any more; compare VPSie's list of \
-                 VMs with the VPSieNodes"
+                 of them were asked for and are not listed, {missing} are not listed any more; VPSie counts {hidden} \
+                 workers beyond those listed; compare VPSie's list of VMs with the VPSieNodes"
             ),
             Self::UnexplainedNodes(nodes) => write!(
                 f,
@@ -137,6 +139,8 @@ pub struct Verdict {
 /// A listed node that may be the result of a creation.
 #[derive(Clone, Debug, Default)]
 struct Seen {
+    /// VPSie's identity of the VM, once it is known.
+    id: Option<VmId>,
     /// No creation explains it.
     unexplained: bool,
     /// Since when, and by how many listings in a row, it is missing.
@@ -145,6 +149,13 @@ struct Seen {
     deletion: Option<Duration>,
     /// VPSie accepted its deletion.
     deleted: bool,
+}
+
+impl Seen {
+    /// Whether the listed node with its hostname is another VM.
+    fn is_other(&self, node: &ListedNode) -> bool {
+        self.id.is_some() && node.id.is_some() && self.id != node.id
+    }
 }
 
 /// A creation without a VM so far.
@@ -166,6 +177,8 @@ pub struct Before {
     pub accepted: u32,
     /// Requests whose reply was lost with the process that made them, or shortly before.
     pub unclear: u32,
+    /// Late requests, by the fleet's records: accepted within the last day, and given up.
+    pub late: u32,
 }
 
 /// The declared maxima.
@@ -198,10 +211,14 @@ pub struct Guard {
     listed: bool,
     tickets: u64,
     last_creation: Option<Duration>,
-    /// Workers that VPSie counted last beyond those listed.
+    /// Workers that VPSie counted last beyond those listed and beyond the `surplus`.
     hidden: u32,
-    /// When accepted creations were released because VPSie's counts disproved them.
-    released: Vec<Duration>,
+    /// Workers that VPSie counts beyond those listed although no VM is awaited or missing: its count includes nodes that
+    /// its listing never shows as workers. None until it was read.
+    surplus: Option<u32>,
+    /// Creations that were released: VPSie's counts disproved them, or an earlier process gave them up. Their VMs may
+    /// appear late.
+    released: VecDeque<Duration>,
     maxima: Maxima,
     /// What NodeGroups hold from before their maximum was lowered.
     peaks: BTreeMap<NodeGroupName, u32>,
@@ -234,6 +251,21 @@ impl Guard {
             }
         }
         self.maxima = maxima.clone();
+        if first {
+            self.recall_late();
+        }
+    }
+
+    /// Takes the late requests of an earlier process for released ones, as far as releases are allowed; the rest count.
+    fn recall_late(&mut self) {
+        let late = std::mem::take(&mut self.before.late);
+        for nth in 0..late {
+            if nth < self.maxima.bound() {
+                self.released.push_back(Duration::ZERO);
+            } else {
+                self.note_creation(Duration::ZERO, true);
+            }
+        }
     }
 
     /// Nodes that no request can have made, to be recorded before the first creation.
@@ -259,21 +291,27 @@ impl Guard {
         let known = self.known.get_or_insert_with(|| {
             names.iter().filter(|name| !first.ours.contains(**name)).map(|name| (*name).clone()).collect()
         });
-        let mut new: Vec<&Hostname> = Vec::new();
-        for name in &names {
-            if let Some(seen) = self.seen.get_mut(*name) {
+        let mut new: Vec<&ListedNode> = Vec::new();
+        for node in listed {
+            let name = &node.hostname;
+            // Another VM has the hostname of one that was deleted.
+            if self.seen.get(name).is_some_and(|seen| seen.deleted && seen.is_other(node)) {
+                self.seen.remove(name);
+            }
+            if let Some(seen) = self.seen.get_mut(name) {
                 seen.missing = None;
-            } else if first.ours.contains(*name) {
-                self.seen.insert((*name).clone(), Seen::default());
-            } else if !known.contains(*name) {
-                new.push(name);
+                seen.id = node.id.clone().or(seen.id.take());
+            } else if first.ours.contains(name) {
+                self.seen.insert(name.clone(), Seen { id: node.id.clone(), ..Seen::default() });
+            } else if !known.contains(name) {
+                new.push(node);
             }
         }
         if known.len() > names.len() + KNOWN_MAX {
             known.retain(|name| names.contains(name));
         }
-        for name in new {
-            self.explain(name, now, begins);
+        for node in new {
+            self.explain(node, now, begins);
         }
         self.seen.retain(|name, seen| {
             if names.contains(name) {
@@ -288,40 +326,48 @@ impl Guard {
 
     /// Attributes a node that was not listed before to the oldest creation, or to none. Nodes of the first listing count
     /// as results of creations that are not known any more.
-    fn explain(&mut self, name: &Hostname, now: Duration, begins: bool) {
+    fn explain(&mut self, node: &ListedNode, now: Duration, begins: bool) {
         let oldest = self.unseen.iter().enumerate().min_by_key(|(_, creation)| creation.at).map(|(at, _)| at);
+        let awaited =
+            oldest.map(|at| self.unseen.remove(at)).is_some() || self.released.pop_front().is_some();
         let suspect = self.last_creation.is_some_and(|at| now.saturating_sub(at) < SUSPICION);
-        match oldest {
-            Some(at) => {
-                self.unseen.remove(at);
-                self.seen.insert(name.clone(), Seen::default());
-            }
-            None if begins => {
-                self.seen.insert(name.clone(), Seen::default());
-            }
-            None if suspect => {
-                self.seen.insert(name.clone(), Seen { unexplained: true, ..Seen::default() });
-            }
-            None => {
-                if let Some(known) = &mut self.known {
-                    known.insert(name.clone());
-                }
-            }
+        if awaited || begins || suspect {
+            let unexplained = !awaited && !begins;
+            let seen = Seen { id: node.id.clone(), unexplained, ..Seen::default() };
+            self.seen.insert(node.hostname.clone(), seen);
+        } else if let Some(known) = &mut self.known {
+            known.insert(node.hostname.clone());
         }
     }
 
-    /// Whether VPSie should be asked how many workers it counts: something is not listed that may be paid for.
+    /// Whether VPSie should be asked how many workers it counts: a VM that is not listed may be paid for, or the count
+    /// was not read yet while none is.
     pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
-        let doubtful = |creation: &Unseen| old(creation.at, DISPROVED_SOON);
+        // A creation whose reply was lost counts for seconds only: the count must show its VM before.
+        let doubtful = |creation: &Unseen| !creation.accepted || old(creation.at, DISPROVED_SOON);
         let missing = |seen: &Seen| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
-        self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
+        let unread = self.surplus.is_none() && self.is_quiet();
+        unread || self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
+    }
+
+    /// Whether no VM is awaited or missing.
+    fn is_quiet(&self) -> bool {
+        self.unseen.is_empty()
+            && self.released.is_empty()
+            && self.seen.values().all(|seen| seen.missing.is_none())
     }
 
     /// Compares VPSie's own count of workers with a listing: if it is not higher, no worker is hidden.
     pub fn note_count(&mut self, counted: u32, listed: &[ListedNode], now: Duration) {
         let workers = listed.iter().filter(|node| node.role != NodeRole::ControlPlane).count() as u32;
-        self.hidden = counted.saturating_sub(workers);
+        let beyond = counted.saturating_sub(workers);
+        // Never raised later: what is hidden for long is not harmless for that.
+        self.surplus = match self.surplus {
+            Some(surplus) => Some(surplus.min(beyond)),
+            None => self.is_quiet().then_some(beyond),
+        };
+        self.hidden = beyond.saturating_sub(self.surplus.unwrap_or(0));
         if self.hidden == 0 {
             self.forget(now, true);
         }
@@ -341,7 +387,7 @@ impl Guard {
             let release = disproved && free > 0 && creation.accepted && older(creation.at, MEMORY_DISPROVED);
             if release {
                 free -= 1;
-                released.push(now);
+                released.push_back(now);
             }
             !release
         });
@@ -361,7 +407,8 @@ impl Guard {
 
     fn too_many(&self, counted: u32, bound: u32) -> Halt {
         let missing = self.seen.values().filter(|seen| seen.missing.is_some()).count() as u32;
-        Halt::TooManyVms { counted, bound, unseen: self.unseen.len() as u32, missing }
+        let (unseen, hidden) = (self.unseen.len() as u32, self.hidden);
+        Halt::TooManyVms { counted, bound, unseen, missing, hidden }
     }
 
     fn note_creation(&mut self, now: Duration, accepted: bool) -> Ticket {

@@ -168,7 +168,8 @@ impl World {
         let ours =
             records.machines.iter().filter_map(|machine| Some(machine.vm()?.hostname.clone())).collect();
         let accepted = records.machines.iter().map(|machine| machine.asks.len() as u32).sum();
-        let before = Before { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0 };
+        let before =
+            Before { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0, late: 0 };
         self.fleet = Fleet::restore(declared(), records, Reserved::default());
         // Time goes on: the guard's own begins anew.
         self.guard = Guard::new(before);
@@ -407,6 +408,7 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
         ours: nodes(1..=40).into_iter().map(|node| node.hostname).collect(),
         accepted: 0,
         unclear: 0,
+        late: 0,
     });
     restarted.declare(&maxima(2), &held(40));
     restarted.observe(&nodes(1..=40), mins(0));
@@ -425,4 +427,79 @@ fn a_restart_in_a_scale_up_does_not_halt_growth() {
     let minute = Duration::from_mins(1);
     guard.observe(&[], minute);
     assert_eq!(guard.verdict(minute).room, 7, "no VM of theirs is listed");
+}
+
+fn restarted(late: u32) -> Guard {
+    let known = Some(BTreeSet::from([node(1, 2).hostname]));
+    let mut guard = Guard::new(Before { known, late, ..Before::default() });
+    guard.declare(&Maxima { groups: [("batch".into(), 4)].into(), cluster: None }, &BTreeMap::new());
+    guard.observe(&nodes(1..=1), Duration::ZERO);
+    guard
+}
+
+#[test]
+fn a_late_vm_counts_long_after_the_last_request() {
+    let mut guard = guard(4);
+    for _ in 0..4 {
+        let ticket = guard.permit(mins(1)).unwrap();
+        guard.note_outcome(ticket, Created::Accepted);
+    }
+    guard.observe(&nodes(1..=1), mins(90));
+    guard.note_count(1, &nodes(1..=1), mins(90));
+    assert_eq!(guard.verdict(mins(90)).counted, 0, "VPSie's count disproves them");
+    guard.observe(&nodes(1..=5), mins(240));
+    let verdict = guard.verdict(mins(240));
+    assert_eq!((verdict.counted, verdict.unexplained), (4, 0), "they were asked for");
+}
+
+#[test]
+fn late_vms_count_after_a_restart_too() {
+    let mut guard = restarted(4);
+    assert_eq!(guard.verdict(mins(0)).counted, 0, "they were given up");
+    guard.observe(&nodes(1..=5), mins(120));
+    assert_eq!(guard.verdict(mins(120)).counted, 4);
+}
+
+#[test]
+fn a_restart_releases_no_more_creations_than_the_bound() {
+    assert_eq!(restarted(BOUND).verdict(mins(0)).room, BOUND);
+    let guard = restarted(2 * BOUND);
+    assert_eq!(guard.verdict(mins(0)).halt.unwrap().reason(), "TooManyVMs");
+}
+
+#[test]
+fn a_constant_surplus_of_the_count_hides_no_worker() {
+    let listed = nodes(1..=3);
+    let mut guard = guard(4);
+    guard.observe(&listed, mins(0));
+    assert!(guard.needs_count(mins(0)), "not read yet");
+    guard.note_count(3 + 2, &listed, mins(0));
+    assert!(!guard.needs_count(mins(0)));
+    assert_eq!(guard.verdict(mins(0)).counted, 0, "two nodes that the listing never shows");
+    let ticket = guard.permit(mins(1)).unwrap();
+    guard.note_outcome(ticket, Created::Unclear);
+    assert!(guard.needs_count(mins(1)), "its VM may be counted before it is listed");
+    guard.note_count(3 + 3, &listed, mins(1));
+    guard.observe(&listed, mins(3));
+    assert_eq!(guard.verdict(mins(3)).counted, 1, "it is counted beyond the surplus");
+    guard.observe(&nodes(1..=4), mins(4));
+    guard.note_count(4 + 2, &nodes(1..=4), mins(4));
+    assert_eq!(guard.verdict(mins(4)).counted, 1, "the same VM");
+}
+
+#[test]
+fn a_hostname_that_is_used_again_is_another_vm() {
+    let mut guard = guard(4);
+    let ticket = guard.permit(mins(1)).unwrap();
+    guard.note_outcome(ticket, Created::Accepted);
+    guard.observe(&nodes(1..=2), mins(2));
+    guard.note_deletion_request(&node(2, 2).hostname, mins(3));
+    guard.note_deletion(&node(2, 2).hostname);
+    let ticket = guard.permit(mins(4)).unwrap();
+    guard.note_outcome(ticket, Created::Accepted);
+    let again = ListedNode { id: Some(VmId::new("another")), ..node(2, 2) };
+    guard.observe(&[node(1, 2), again], mins(5));
+    let verdict = guard.verdict(mins(5));
+    assert_eq!(verdict.counted, 1, "the creation has its VM, and the deleted one is gone");
+    assert_eq!(guard.verdict(mins(60)).halt, None, "the deletion of the first is not overdue");
 }
