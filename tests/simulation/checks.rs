@@ -101,7 +101,7 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
         let hostname = Hostname::new(&vm.hostname);
         match (vm.kind, strangers.get(&hostname)) {
             (VmKind::Worker, Some(StrangerKind::Foreign)) if !unexplained => {
-                return Err(format!("5: {hostname} was made for us and is taken for foreign"));
+                return Err(format!("5: {hostname} was made for us and is taken for foreign: {vm:?}"));
             }
             // A plain VM is of no cluster; its hostname may be a worker's as well. A worker that VPSie made without a
             // request that explains it is left alone, and counted.

@@ -59,19 +59,7 @@ impl Hazard {
         HalfWrittenIncreases,
     ];
 
-    /// Those that the product is expected to bear.
-    const IN_FORCE: [Self; 8] = [
-        SilentShortage,
-        ReturningVms,
-        UnknownRoles,
-        Namesakes,
-        CutLists,
-        AbsurdRetryAfter,
-        StoreGaps,
-        HalfWrittenIncreases,
-    ];
-
-    /// How often a world has it, if it is in force. Those that last half a day are rare, for they take as long as five
+    /// How often a world has it. Those that last half a day are rare, for they take as long as five
     /// other worlds.
     fn chance(self) -> f64 {
         match self {
@@ -89,9 +77,7 @@ impl Hazards {
     /// Some, by chance, or the one under which a planted bug shows. `HAZARDS=LateVms,Namesakes` takes these instead, and
     /// all of them; `WITHOUT=LateVms` leaves it out.
     pub(crate) fn draw(rng: &mut StdRng, planted: Option<Hazard>) -> Self {
-        let by_chance: Vec<_> =
-            Hazard::ALL.into_iter().filter(|hazard| rng.random_bool(hazard.chance())).collect();
-        let by_chance = by_chance.into_iter().filter(|hazard| Hazard::IN_FORCE.contains(hazard)).collect();
+        let by_chance = Hazard::ALL.into_iter().filter(|hazard| rng.random_bool(hazard.chance())).collect();
         if let Some(planted) = planted {
             return Self(BTreeSet::from([planted]));
         }
@@ -120,9 +106,9 @@ impl Hazards {
         [LateVms, Duplicates, ReturningVms, UnknownRoles].iter().any(|hazard| self.has(*hazard))
     }
 
-    /// Whether VPSie makes VMs beyond those that were asked for, or makes them hours later.
+    /// Whether VPSie makes VMs beyond those that were asked for.
     pub(crate) fn vms_beyond_requests(&self) -> bool {
-        [LateVms, Duplicates, ReturningVms].iter().any(|hazard| self.has(*hazard))
+        [Duplicates, ReturningVms].iter().any(|hazard| self.has(*hazard))
     }
 
     /// Whether the world goes on for half a day.

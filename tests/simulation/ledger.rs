@@ -1,6 +1,7 @@
 //! What VPSie and Cluster Autoscaler were told and promised, kept apart from the provider's own accounts.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,23 +10,51 @@ use vpsie_autoscaler::fleet::{AskOutcome, MachineId, Records};
 use vpsie_autoscaler::simulator::{Simulator, VmKind};
 
 use super::checks::MAXIMA;
-use super::hazards::Hazards;
+use super::hazards::{Hazard, Hazards};
 
 /// VMs that may be paid for beyond the maxima of all NodeGroups, as docs/designs/runaway-guard.md states it.
-fn margin(hazards: &Hazards) -> usize {
+fn margin(hazards: &Hazards, unanswered: &Unanswered) -> usize {
+    let maxima: u32 = MAXIMA.iter().map(|(_, max)| max).sum();
     let surges: u32 = MAXIMA.iter().map(|(_, max)| (max / 10).max(2)).sum();
     let stated = surges as usize + 1;
     // Each open request may make a VM more than was asked for, and deleted VMs come back: the guard counts them only
-    // once they are listed. VMs that appear after an hour may be as many again as the bound.
-    if hazards.vms_beyond_requests() { stated + 10 + stated } else { stated }
+    // once they are listed.
+    let beyond = if hazards.vms_beyond_requests() { maxima as usize } else { 0 };
+    // VMs that appear after an hour may be as many again as the bound, and those of lost replies do not count.
+    let late = if hazards.has(Hazard::LateVms) { maxima as usize + stated + unanswered.count() } else { 0 };
+    stated + beyond + late
+}
+
+/// Creations whose reply was lost, or never awaited.
+#[derive(Clone, Default)]
+pub(crate) struct Unanswered(Arc<AtomicUsize>);
+
+impl Unanswered {
+    /// A creation is sent.
+    pub(crate) fn begin(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// Its reply tells whether it was accepted.
+    pub(crate) fn answered(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Relaxed)
+    }
 }
 
 /// VMs of ours that are paid for at the same time are bounded, whatever VPSie did and whatever the provider counts.
-pub(crate) fn bounded(simulator: &Simulator, hazards: &Hazards) -> Result<(), String> {
+pub(crate) fn bounded(
+    simulator: &Simulator,
+    hazards: &Hazards,
+    unanswered: &Unanswered,
+) -> Result<(), String> {
     let paid =
         simulator.vms().iter().filter(|vm| vm.vm.kind == VmKind::Worker && vm.vm.end.is_none()).count();
     let max: u32 = MAXIMA.iter().map(|(_, max)| max).sum();
-    let margin = margin(hazards);
+    let margin = margin(hazards, unanswered);
     if paid > max as usize + margin {
         return Err(format!("M: {paid} VMs are paid for, of at most {max} and a margin of {margin}"));
     }
@@ -34,8 +63,12 @@ pub(crate) fn bounded(simulator: &Simulator, hazards: &Hazards) -> Result<(), St
 
 /// Requests that VPSie accepted and whose answer reached the provider: none of them is asked for again while its VM
 /// is still to come.
-#[derive(Clone, Default)]
-pub(crate) struct Requests(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub(crate) struct Requests {
+    /// Whether listings tell the size of a worker: otherwise a VM may be taken for one of another size.
+    sizes_told: bool,
+    state: Arc<Mutex<State>>,
+}
 
 #[derive(Default)]
 struct State {
@@ -60,9 +93,13 @@ pub(crate) struct Creation {
 const WAITED_FOR: Duration = Duration::from_mins(9);
 
 impl Requests {
+    pub(crate) fn new(sizes_told: bool) -> Self {
+        Self { sizes_told, state: Arc::default() }
+    }
+
     /// The process is another one, or its clock is.
     pub(crate) fn forget(&self) {
-        self.0.lock().unwrap().accepted.clear();
+        self.state.lock().unwrap().accepted.clear();
     }
 
     /// A creation is sent: each request that was accepted and has no VM yet has its own record.
@@ -77,7 +114,7 @@ impl Requests {
             return Ok(None);
         };
         let begun = simulator.overview().now;
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
         state.accepted.retain(|accepted| accepted.at.elapsed() < WAITED_FOR);
         let vms = simulator.vms();
         let unlisted =
@@ -85,7 +122,8 @@ impl Requests {
         let waited_for = state.accepted.iter().filter(|a| a.group == group && unlisted(a.vm)).count();
         let asks = records.machines.iter().filter(|m| m.size.0 == size).flat_map(|m| &m.asks);
         let live = asks.filter(|ask| ask.outcome != AskOutcome::Lost).count();
-        if !state.murky.contains(&group) && live < waited_for + 1 {
+        let murky = if self.sizes_told { state.murky.contains(&group) } else { !state.murky.is_empty() };
+        if !murky && live < waited_for + 1 {
             return Err(format!(
                 "6: {path} is asked again: {waited_for} accepted VMs are still to come, and {live} requests are recorded"
             ));
@@ -96,7 +134,7 @@ impl Requests {
     /// Its answer reached the provider, or did not.
     pub(crate) fn end(&self, creation: &Creation, accepted: Option<bool>, simulator: &Simulator) {
         let Creation { group, begun } = *creation;
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
         let known: BTreeSet<u64> = state.accepted.iter().map(|accepted| accepted.vm).collect();
         match accepted {
             None => drop(state.murky.insert(group)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vpsie_autoscaler::control::FleetHandle;
-use vpsie_autoscaler::fleet::{FailureReason, Hostname, Machine, MachineId, Phase, StrangerKind};
+use vpsie_autoscaler::fleet::{FailureReason, Fleet, Hostname, Machine, MachineId, Phase, StrangerKind};
 use vpsie_autoscaler::simulator::Simulator;
 
 /// What waits longer than this in fair weather is stuck. Pauses that VPSie asked for before are over by then.
@@ -16,6 +16,8 @@ const DELETING: Duration = Duration::from_mins(10);
 /// An orphan is kept for fifteen minutes.
 const ORPHAN: Duration = Duration::from_mins(25);
 const LISTING: Duration = Duration::from_mins(5);
+/// How long what an earlier process may have asked for can halt growth.
+const HALT: Duration = Duration::from_mins(2);
 /// How long pauses and backoffs from bad weather may last.
 pub(crate) const RECOVERY: Duration = Duration::from_mins(5);
 
@@ -26,6 +28,7 @@ pub(crate) struct Liveness {
     machines: BTreeMap<MachineId, (Stage, Instant)>,
     strangers: BTreeMap<Hostname, Instant>,
     listings: Option<(u64, Instant)>,
+    halted_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,7 @@ impl Liveness {
         }
         self.listings_go_on(sky.simulator, now)?;
         handle.read(|fleet| {
+            self.growth_goes_on(fleet, sky, now)?;
             self.machines.retain(|id, _| fleet.machine(id).is_some());
             self.strangers.retain(|name, _| {
                 fleet.stranger(name).is_some_and(|s| matches!(s.kind, StrangerKind::Orphan { .. }))
@@ -121,6 +125,18 @@ impl Liveness {
             return Err(format!("L: nothing is listed for {:?}", now - at));
         }
         Ok(())
+    }
+
+    /// The runaway guard halts growth only where VPSie gives it a reason.
+    fn growth_goes_on(&mut self, fleet: &Fleet, sky: &Sky<'_>, now: Instant) -> Result<(), String> {
+        let halt = fleet.verdict().and_then(|verdict| verdict.halt.as_ref());
+        // Requests that are never fulfilled may be fulfilled late: they halt growth.
+        let Some(halt) = halt.filter(|_| !sky.may_halt && sky.short.is_empty()) else {
+            self.halted_since = None;
+            return Ok(());
+        };
+        let since = *self.halted_since.get_or_insert(now);
+        if now > since + HALT { Err(format!("L: in fair weather {halt}")) } else { Ok(()) }
     }
 
     fn machine(&mut self, machine: &Machine, sky: &Sky<'_>, now: Instant) -> Result<(), String> {

@@ -15,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::time::Instant;
 use tower::{BoxError, Service};
-use vpsie_autoscaler::control::Clock as _;
+use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::fleet::{Change, Machine, Phase, Records, Stranger, StrangerKind};
 use vpsie_autoscaler::kubernetes::bounded;
 use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;

@@ -23,7 +23,7 @@ use vpsie_autoscaler::simulator::{Simulator, VmKind};
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
 use super::freezer::Freezer;
-use super::ledger::{Increases, Requests};
+use super::ledger::{Increases, Requests, Unanswered};
 use super::planted::Planted;
 use super::records::Kept;
 use super::sabotage::Sabotage;
@@ -96,6 +96,7 @@ pub(crate) struct Network {
     pub(crate) sabotage: Option<Sabotage>,
     /// Not where VMs may fit no request.
     pub(crate) requests: Option<Requests>,
+    pub(crate) unanswered: Unanswered,
     /// Whether VPSie takes its time for creations.
     pub(crate) latency: bool,
     pub(crate) planted: Planted,
@@ -141,11 +142,17 @@ impl Network {
             self.complaints.add(complaint);
             None
         });
+        if creates {
+            self.unanswered.begin();
+        }
         let answer = self.simulator.transport().oneshot(request).await;
         if creates && self.latency {
             tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         }
         self.fuse.burn().await;
+        if creates && accepted(&answer).is_some() {
+            self.unanswered.answered();
+        }
         if let (Some(requests), Some(creation)) = (&self.requests, &creation) {
             requests.end(creation, accepted(&answer), &self.simulator);
         }

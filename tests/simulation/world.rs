@@ -18,7 +18,7 @@ use super::checks;
 use super::clock::VirtualClock;
 use super::hazards::{Hazard, Hazards};
 use super::kubelets::kubelets;
-use super::ledger::{self, Increases, Requests};
+use super::ledger::{self, Increases, Requests, Unanswered};
 use super::liveness::{Liveness, Sky};
 use super::planted::Planted;
 use super::process::{Process, Surroundings};
@@ -116,7 +116,8 @@ impl World {
             fuse,
             complaints: complaints.clone(),
             sabotage,
-            requests: (!hazards.unexplained_vms()).then(Requests::default),
+            requests: (!hazards.unexplained_vms()).then(|| Requests::new(sizes_told)),
+            unanswered: Unanswered::default(),
             latency: hazards.has(Hazard::StoreGaps),
             planted: Planted::default(),
         };
@@ -177,7 +178,9 @@ impl World {
             self.cluster.deploy("web", load, self.pod(1500));
             self.cluster.deploy("batch", 0, self.pod(500));
             let mut last = String::new();
-            for step in 0..CALM_STEPS {
+            // VMs appear until six hours after their request, and a person clears them away one by one.
+            let steps = if self.hazards.has(Hazard::LateVms) { 4 * CALM_STEPS } else { CALM_STEPS };
+            for step in 0..steps {
                 if self.process.is_none() {
                     self.start().await?;
                 }
@@ -377,7 +380,7 @@ impl World {
         }
         let records = self.store.kept.records();
         checks::money(&self.simulator, &records, &self.hazards)?;
-        ledger::bounded(&self.simulator, &self.hazards)?;
+        ledger::bounded(&self.simulator, &self.hazards, &self.network.unanswered)?;
         let Some(process) = &mut self.process else { return Ok(()) };
         process.goes_on()?;
         checks::answers(&self.door).await?;

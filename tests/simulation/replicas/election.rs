@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use vpsie_autoscaler::control::Clock as _;
+use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::kubernetes::{Elector, Leadership};
 
 use super::wires::client;

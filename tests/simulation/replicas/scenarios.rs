@@ -8,7 +8,7 @@ use fake_kube::{FakeKube, Then, Verb};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use vpsie_autoscaler::control::Clock as _;
+use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::kubernetes::{ElectionConfig, Elector, Leadership, Lost, Reached};
 
 use super::{LEASE, NAMESPACE, config};

@@ -11,7 +11,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use vpsie_autoscaler::api::VPSieNode;
-use vpsie_autoscaler::control::Clock as _;
+use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::fleet::{Hostname, Policy, Records};
 use vpsie_autoscaler::simulator::{Shapes, Simulator, SimulatorConfig, VmKind};
 use vpsie_autoscaler::store::records_of;
