@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-pub(super) use super::age::age;
+use super::age::age;
 use super::ids::MachineId;
 use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase};
 use super::policy::Policy;

@@ -5,19 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::creation::age;
 use super::ids::{Hostname, PoolId};
-use super::listing::{ListedNode, NodeRole};
-use super::machine::Machine;
-use super::policy::Policy;
-use super::record::Change;
-use super::state::Fleet;
 use crate::catalog::SizeId;
-
-/// Requests of one pool in the same hour are remembered as one entry: a day of them is 25 entries a pool.
-fn hour(at: Timestamp) -> i64 {
-    at.as_second().div_euclid(3600)
-}
 
 /// What is remembered of requests and listings for longer than machines and strangers are. One record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,96 +33,4 @@ pub struct LateRequests {
     pub at: Timestamp,
     /// How many.
     pub count: u32,
-}
-
-impl Fleet {
-    /// What is remembered of requests and listings.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    /// Replaces the nodes that no request can have made.
-    pub fn note_known_before(&mut self, nodes: BTreeSet<Hostname>) -> Vec<Change> {
-        let mut changes = Vec::new();
-        let ledger = Ledger { known_before: Some(nodes), ..self.ledger.clone() };
-        self.save_ledger(&mut changes, ledger);
-        changes
-    }
-
-    /// Notes that a person added these nodes by hand: they do not count as paid for.
-    pub fn acknowledge(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for hostname in nodes {
-            self.stop_awaiting(&mut changes, hostname);
-        }
-        let mut ledger = self.ledger.clone();
-        if let Some(known) = &mut ledger.known_before {
-            known.extend(nodes.iter().filter(|name| self.machine_by_hostname(name).is_none()).cloned());
-        }
-        self.save_ledger(&mut changes, ledger);
-        changes
-    }
-
-    /// Remembers requests that a machine forgets.
-    pub(super) fn remember_late(
-        &mut self,
-        changes: &mut Vec<Change>,
-        machine: &Machine,
-        forgotten: &[Timestamp],
-    ) {
-        if forgotten.is_empty() {
-            return;
-        }
-        let mut ledger = self.ledger.clone();
-        for at in forgotten {
-            let together = |late: &&mut LateRequests| {
-                late.pool == machine.pool && late.size == machine.size && hour(late.at) == hour(*at)
-            };
-            match ledger.late.iter_mut().find(together) {
-                Some(late) => {
-                    late.at = late.at.max(*at);
-                    late.count = late.count.saturating_add(1);
-                }
-                None => ledger.late.push(LateRequests {
-                    pool: machine.pool.clone(),
-                    size: machine.size,
-                    at: *at,
-                    count: 1,
-                }),
-            }
-        }
-        self.save_ledger(changes, ledger);
-    }
-
-    /// Forgets late requests whose VM is not expected any more.
-    pub(super) fn forget_late(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
-        let mut ledger = self.ledger.clone();
-        ledger.late.retain(|late| age(late.at, now) < policy.ask_memory);
-        self.save_ledger(changes, ledger);
-    }
-
-    /// The oldest late request that the node may be the result of.
-    pub(super) fn late_request(&self, node: &ListedNode) -> Option<LateRequests> {
-        if node.role == NodeRole::ControlPlane {
-            return None;
-        }
-        let fits = self.ledger.late.iter().filter(|late| node.may_have(late.size));
-        fits.min_by_key(|late| late.at).cloned()
-    }
-
-    /// Forgets one late request: a node counts as its result.
-    pub(super) fn remove_late(&mut self, changes: &mut Vec<Change>, request: &LateRequests) {
-        let mut ledger = self.ledger.clone();
-        if let Some(late) = ledger.late.iter_mut().find(|late| *late == request) {
-            late.count = late.count.saturating_sub(1);
-        }
-        ledger.late.retain(|late| late.count > 0);
-        self.save_ledger(changes, ledger);
-    }
-
-    pub(super) fn save_ledger(&mut self, changes: &mut Vec<Change>, ledger: Ledger) {
-        if ledger != self.ledger {
-            self.put(changes, Change::SaveLedger(ledger));
-        }
-    }
 }

@@ -16,6 +16,7 @@ mod guard;
 mod held_back;
 mod hindrance;
 mod ids;
+mod late_requests;
 mod learned;
 mod learning;
 mod ledger;

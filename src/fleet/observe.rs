@@ -4,8 +4,8 @@ use std::collections::{HashSet, VecDeque};
 
 use jiff::Timestamp;
 
+use super::age::age;
 use super::claims::{Claim, Claims};
-use super::creation::age;
 use super::ids::{Hostname, MachineId};
 use super::listing::{ListedNode, NodeRole, VmState};
 use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
