@@ -12,10 +12,10 @@ use super::acts::{Act, ActKind};
 use super::handle::FleetHandle;
 use super::journal::print;
 use super::nodes::NodesView;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{
     AskOutcome, Before, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode,
-    Maxima, SizeId, StrangerKind, Verdict,
+    Maxima, StrangerKind, Verdict,
 };
 use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::retry_after::RetryAfter;

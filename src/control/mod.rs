@@ -23,7 +23,6 @@ mod removal;
 #[cfg(test)]
 mod tests;
 
-pub use crate::clock::{Clock, SystemClock};
 pub use bell::Bell;
 pub use catalog::{CatalogMetrics, CatalogRefresh};
 pub use cost_metrics::CostCollector;

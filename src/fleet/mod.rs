@@ -40,7 +40,6 @@ mod turns;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use crate::catalog::SizeId;
 pub use command::{Names, NodeRef};
 pub use creation::Outcome;
 pub use group::{

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
-use vpsie_autoscaler::control::Clock;
+use vpsie_autoscaler::clock::Clock;
 
 /// A clock that can be set wrong.
 #[derive(Clone)]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    Bell, CatalogRefresh, Clock, Declared, FleetHandle, Guarded, Journal, Keeper, Provision, Removal,
+    Bell, CatalogRefresh, Declared, FleetHandle, Guarded, Journal, Keeper, Provision, Removal,
 };
 use vpsie_autoscaler::fleet::Policy;
 use vpsie_autoscaler::kubernetes::Events;

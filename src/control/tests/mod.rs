@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::catalog::{Catalog, Offer, Resources, SizeId};
+use crate::clock::Clock;
 use crate::fleet::{
     AutoscalingOptions, Basis, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Phase,
     Policy, Records, Refusal, Vm, VmState,

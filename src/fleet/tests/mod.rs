@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::*;
-use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources};
+use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
 
 pub(super) const SMALL: &str = "web/ams1/small/on-demand";
 pub(super) const LARGE: &str = "web/ams1/large/on-demand";

@@ -7,9 +7,10 @@ use fake_kube::FakeKube;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    Bell, CatalogRefresh, Clock, Declared, Drain, DrainMetrics, FleetHandle, Journal, Keeper, NodeGroups,
-    Nodes, NodesView, Provision, RecordsWatch, Removal, Target,
+    Bell, CatalogRefresh, Declared, Drain, DrainMetrics, FleetHandle, Journal, Keeper, NodeGroups, Nodes,
+    NodesView, Provision, RecordsWatch, Removal, Target,
 };
 use vpsie_autoscaler::fleet::{Basis, Declaration, Policy};
 use vpsie_autoscaler::kubernetes::{Events, bounded};

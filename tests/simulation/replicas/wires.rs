@@ -12,7 +12,7 @@ use kube::client::Body;
 use serde_json::Value;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt as _};
-use vpsie_autoscaler::control::Clock;
+use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
 use super::{LEASE, NAMESPACE, Planted};
