@@ -1,6 +1,5 @@
 //! How the fleet learns from Nodes what machines of a size have.
 
-use super::group::NodeGroup;
 use super::ids::{Hostname, NodeGroupName};
 use super::learned::{Learned, NodeShape, Sample, ShownNode};
 use super::machine::Machine;
@@ -12,29 +11,6 @@ impl Fleet {
     /// What Nodes of a size were seen to have.
     pub fn learned(&self, size: SizeId) -> Option<&Learned> {
         self.learned.get(&size)
-    }
-
-    /// What a Node of the NodeGroup with that size will have, as far as it is known.
-    pub(super) fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
-        let learned = self.learned.get(&size)?;
-        let counts = |sample: &Sample| self.learn_anew(&sample.node_group) == sample.learn_anew.as_ref();
-        let earlier = || learned.earlier().filter(|_| self.learn_anew(group).is_none());
-        learned.shape(group, counts).or_else(earlier)
-    }
-
-    /// What the last Nodes of the NodeGroup with that size have.
-    pub(super) fn shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
-        let anew = self.learn_anew(group);
-        let nodes = self.learned.get(&size).map(|learned| &learned.nodes);
-        let own = nodes
-            .into_iter()
-            .flatten()
-            .filter(|sample| sample.node_group == *group && sample.learn_anew.as_ref() == anew);
-        own.map(|sample| &sample.shape).collect()
-    }
-
-    fn learn_anew(&self, group: &NodeGroupName) -> Option<&String> {
-        self.groups.get(group).and_then(|group: &NodeGroup| group.node.learn_anew.as_ref())
     }
 
     /// Nodes that the template of the NodeGroup's pool rests on.

@@ -3,7 +3,6 @@
 use super::group::NodeGroup;
 use super::guard::{Maxima, Verdict};
 use super::ids::{NodeGroupName, PoolId};
-use super::machine::Machine;
 use super::paid::{Leaving, count, surge};
 use super::record::Stranger;
 use super::refusal::Refusal;
@@ -42,15 +41,6 @@ impl Fleet {
         leaving
     }
 
-    pub(super) fn count_machine(&mut self, machine: &Machine, more: bool) {
-        if machine.is_leaving() {
-            count(&mut self.leaving, &machine.pool, more);
-        }
-        if machine.needs_ask() {
-            self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
-        }
-    }
-
     /// Sets the runaway guard's verdict.
     pub fn set_verdict(&mut self, verdict: Verdict) {
         self.sightings.verdict = Some(verdict);
@@ -75,12 +65,6 @@ impl Fleet {
     /// Machines that the runaway guard allows beyond those that wait already.
     fn guard_room(&self) -> u32 {
         self.sightings.verdict.as_ref().map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
-    }
-
-    pub(super) fn count_stranger(&mut self, stranger: &Stranger, more: bool) {
-        if let Some(pool) = stranger.paid_in() {
-            count(&mut self.leaving, pool, more);
-        }
     }
 
     /// VMs of the NodeGroup that are paid for and are in no target size.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::group::{Declaration, NodeGroup};
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
-use super::learned::Learned;
+use super::learned::{Learned, NodeShape, Sample};
 use super::ledger::Ledger;
 use super::machine::Machine;
-use super::paid::Leaving;
+use super::paid::{Leaving, count};
 use super::policy::Policy;
 use super::record::{Change, Records, Stranger};
 use super::shortages::Shortages;
@@ -362,6 +362,21 @@ impl Fleet {
         }
     }
 
+    fn count_machine(&mut self, machine: &Machine, more: bool) {
+        if machine.is_leaving() {
+            count(&mut self.leaving, &machine.pool, more);
+        }
+        if machine.needs_ask() {
+            self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
+        }
+    }
+
+    fn count_stranger(&mut self, stranger: &Stranger, more: bool) {
+        if let Some(pool) = stranger.paid_in() {
+            count(&mut self.leaving, pool, more);
+        }
+    }
+
     fn declares(&self, pool: &PoolId) -> bool {
         self.groups.get(&pool.node_group).is_some_and(|group| group.pools.contains(pool))
     }
@@ -433,6 +448,29 @@ impl Fleet {
             members: BTreeSet::new(),
             target: 0,
         }
+    }
+
+    /// What a Node of the NodeGroup with that size will have, as far as it is known.
+    fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
+        let learned = self.learned.get(&size)?;
+        let counts = |sample: &Sample| self.learn_anew(&sample.node_group) == sample.learn_anew.as_ref();
+        let earlier = || learned.earlier().filter(|_| self.learn_anew(group).is_none());
+        learned.shape(group, counts).or_else(earlier)
+    }
+
+    /// What the last Nodes of the NodeGroup with that size have.
+    pub(super) fn shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
+        let anew = self.learn_anew(group);
+        let nodes = self.learned.get(&size).map(|learned| &learned.nodes);
+        let own = nodes
+            .into_iter()
+            .flatten()
+            .filter(|sample| sample.node_group == *group && sample.learn_anew.as_ref() == anew);
+        own.map(|sample| &sample.shape).collect()
+    }
+
+    pub(super) fn learn_anew(&self, group: &NodeGroupName) -> Option<&String> {
+        self.groups.get(group).and_then(|group| group.node.learn_anew.as_ref())
     }
 
     /// What is known of an offer that the catalog does not have: enough for a template that is not empty.
