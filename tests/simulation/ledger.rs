@@ -1,6 +1,6 @@
 //! What VPSie and Cluster Autoscaler were told and promised, kept apart from the provider's own accounts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -73,8 +73,10 @@ pub(crate) struct Requests {
 #[derive(Default)]
 struct State {
     accepted: Vec<Accepted>,
-    /// VPSie's groups of which a request had no clear answer: which VM is whose cannot be told any more.
-    murky: BTreeSet<u64>,
+    /// VPSie's groups of which a request had no clear answer, and when: which VM is whose cannot be told for a while.
+    murky: BTreeMap<u64, Instant>,
+    /// When requests were given up early: their VMs are taken for those of later ones.
+    confused: Option<Instant>,
 }
 
 struct Accepted {
@@ -83,10 +85,20 @@ struct Accepted {
     group: u64,
 }
 
-/// A creation that is under way.
+/// A creation that is under way. One whose process dies has no clear answer.
 pub(crate) struct Creation {
     group: u64,
     begun: jiff::Timestamp,
+    /// None once it is answered.
+    state: Option<Arc<Mutex<State>>>,
+}
+
+impl Drop for Creation {
+    fn drop(&mut self) {
+        if let Some(state) = &self.state {
+            state.lock().unwrap().murky.insert(self.group, Instant::now());
+        }
+    }
 }
 
 /// For so long an accepted request is waited for.
@@ -95,6 +107,11 @@ const WAITED_FOR: Duration = Duration::from_mins(9);
 impl Requests {
     pub(crate) fn new(sizes_told: bool) -> Self {
         Self { sizes_told, state: Arc::default() }
+    }
+
+    /// The provider's clock jumps: it gives up requests early.
+    pub(crate) fn confuse(&self) {
+        self.state.lock().unwrap().confused = Some(Instant::now());
     }
 
     /// The process is another one, or its clock is.
@@ -116,28 +133,34 @@ impl Requests {
         let begun = simulator.overview().now;
         let mut state = self.state.lock().unwrap();
         state.accepted.retain(|accepted| accepted.at.elapsed() < WAITED_FOR);
+        state.murky.retain(|_, since| since.elapsed() < WAITED_FOR);
+        let confused = state.confused.is_some_and(|since| since.elapsed() < WAITED_FOR);
         let vms = simulator.vms();
         let unlisted =
             |id: u64| vms.iter().any(|vm| vm.vm.id == id && vm.vm.listed_at > begun && vm.vm.end.is_none());
-        let waited_for = state.accepted.iter().filter(|a| a.group == group && unlisted(a.vm)).count();
-        let asks = records.machines.iter().filter(|m| m.size.0 == size).flat_map(|m| &m.asks);
-        let live = asks.filter(|ask| ask.outcome != AskOutcome::Lost).count();
-        let murky = if self.sizes_told { state.murky.contains(&group) } else { !state.murky.is_empty() };
+        // Where listings do not tell sizes, a VM may use up the request of another size.
+        let together = |of_group: u64| !self.sizes_told || of_group == group;
+        let waited_for = state.accepted.iter().filter(|a| together(a.group) && unlisted(a.vm)).count();
+        let asks = records.machines.iter().filter(|m| !self.sizes_told || m.size.0 == size);
+        let live = asks.flat_map(|m| &m.asks).filter(|ask| ask.outcome != AskOutcome::Lost).count();
+        let murky = confused || state.murky.keys().any(|group| together(*group));
         if !murky && live < waited_for + 1 {
             return Err(format!(
                 "6: {path} is asked again: {waited_for} accepted VMs are still to come, and {live} requests are recorded"
             ));
         }
-        Ok(Some(Creation { group, begun }))
+        let state = Some(self.state.clone());
+        Ok(Some(Creation { group, begun, state }))
     }
 
     /// Its answer reached the provider, or did not.
-    pub(crate) fn end(&self, creation: &Creation, accepted: Option<bool>, simulator: &Simulator) {
-        let Creation { group, begun } = *creation;
+    pub(crate) fn end(&self, mut creation: Creation, accepted: Option<bool>, simulator: &Simulator) {
+        creation.state = None;
+        let (group, begun) = (creation.group, creation.begun);
         let mut state = self.state.lock().unwrap();
         let known: BTreeSet<u64> = state.accepted.iter().map(|accepted| accepted.vm).collect();
         match accepted {
-            None => drop(state.murky.insert(group)),
+            None => drop(state.murky.insert(group, Instant::now())),
             Some(false) => {}
             Some(true) => {
                 let made = simulator.vms().into_iter().find(|vm| {

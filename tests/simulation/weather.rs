@@ -51,7 +51,7 @@ impl World {
                 let seconds = self.rng.random_range(-1800..1800);
                 self.tell(&("clock", seconds));
                 self.clock.jump(seconds);
-                self.network.forget_requests();
+                self.network.clock_jumped();
             }
             16 => {
                 let workers: Vec<_> =
@@ -97,7 +97,7 @@ impl World {
         if self.rng.random_bool(if ahead { 0.3 } else { 0.05 }) {
             self.tell(&("a year ahead", !ahead));
             self.clock.jump(if ahead { -YEAR } else { YEAR });
-            self.network.forget_requests();
+            self.network.clock_jumped();
             if !ahead {
                 // Requests that no VM comes of, and that are remembered.
                 let text = "* /**/add/slave/** html=502 count=4";

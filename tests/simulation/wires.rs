@@ -110,6 +110,14 @@ impl Network {
         }
     }
 
+    /// The process gives up requests early, or late.
+    pub(crate) fn clock_jumped(&self) {
+        self.forget_requests();
+        if let Some(requests) = &self.requests {
+            requests.confuse();
+        }
+    }
+
     pub(crate) fn transport(&self) -> Transport {
         let network = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request| {
@@ -153,7 +161,7 @@ impl Network {
         if creates && accepted(&answer).is_some() {
             self.unanswered.answered();
         }
-        if let (Some(requests), Some(creation)) = (&self.requests, &creation) {
+        if let (Some(requests), Some(creation)) = (&self.requests, creation) {
             requests.end(creation, accepted(&answer), &self.simulator);
         }
         self.planted.after(self.sabotage, &answer);
@@ -178,7 +186,8 @@ impl Network {
             self.complaints.add(format!("2: {path} without a recorded request"));
         }
         if let Some(victim) = Self::victim(request) {
-            let victims = self.simulator.vms();
+            // A deletion that is repeated may come when the VM is gone.
+            let victims: Vec<_> = self.simulator.vms().into_iter().chain(self.simulator.gone()).collect();
             let vm = victims.iter().find(|vm| vm.vm.uuid == victim);
             if vm.is_some_and(|vm| vm.vm.kind != VmKind::Worker) {
                 self.complaints.add(format!("7: deletion of {victim}, which is none of our VMs"));
