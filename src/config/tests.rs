@@ -9,22 +9,8 @@ use super::*;
 use crate::fleet::Policy;
 use crate::kubernetes::KubernetesAccess;
 use crate::validation::Manifests;
+use crate::validation::tests::GOOD;
 use crate::vpsie::Timeouts;
-
-const GOOD: &str = "
-apiVersion: autoscaler.vpsie.com/v1alpha1
-kind: NodeGroup
-metadata:
-  name: workers
-  namespace: kube-system
-  labels: {autoscaler.vpsie.com/managed: 'true'}
-spec:
-  minNodes: 2
-  maxNodes: 10
-  datacenterID: ams1
-  resourceIdentifier: 5a1c94be-6f3d-11ef-9b52-bc24115e1e5f
-  offeringIDs: [s-2vcpu-4gb, s-4vcpu-8gb]
-";
 
 #[test]
 fn a_folder_is_read_in_the_order_of_names() {

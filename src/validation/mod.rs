@@ -8,7 +8,7 @@ mod regions;
 mod schema;
 mod syntax;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod verdicts;
 

@@ -4,7 +4,8 @@ use super::*;
 use crate::catalog::SizeId;
 use crate::fleet::{AutoscalingOptions, Taint, TaintEffect};
 
-const GOOD: &str = "
+/// A NodeGroup without mistakes.
+pub(crate) const GOOD: &str = "
 apiVersion: autoscaler.vpsie.com/v1alpha1
 kind: NodeGroup
 metadata:
@@ -79,7 +80,7 @@ fn a_node_group_becomes_pools() {
 }
 
 #[test]
-fn a_manifest_of_the_original_is_taken_as_it_is_and_what_has_no_effect_is_said() {
+fn takes_a_manifest_of_the_original_and_names_what_is_unused() {
     let manifests = parse(ORIGINAL).unwrap();
     let group = &manifests.groups[0];
     assert_eq!(group.size, Some(SizeId(7)));
@@ -227,7 +228,7 @@ fn a_size_for_several_offers_has_no_effect() {
 }
 
 #[test]
-fn other_kinds_and_unmanaged_node_groups_are_left_out_with_a_note() {
+fn notes_other_kinds_and_unmanaged_node_groups() {
     let unmanaged = GOOD.replace("'true'", "'false'").replace("name: workers", "name: unmanaged");
     let text = format!(
         "apiVersion: v1\nkind: Secret\ndata: {{a: b}}\n---\n{unmanaged}\n---\n# nothing\n---\n{GOOD}"
