@@ -107,11 +107,11 @@ impl Sizes {
         by_box_size().or_else(|| self.size_by_shape(node))
     }
 
-    /// The sizes that a node cannot have by its resources, where its size is in doubt. None where its resources are
-    /// those of no offer: VPSie may count them in another way.
+    /// The sizes that a node cannot have by its resources, where its size is in doubt. None where its resources are not
+    /// all known, or are those of no offer: VPSie may count them in another way.
     pub(super) fn excluded_by(&self, node: &Node) -> BTreeSet<SizeId> {
         let fits = |offer: &&Offer| node.shape.fits(offer);
-        if !node.shape.is_known()
+        if !node.shape.is_whole()
             || self.size_of_node(node).is_some()
             || !self.offers.iter().any(|o| fits(&o))
         {
@@ -293,8 +293,9 @@ mod tests {
         assert_eq!(known.size_of_node(&node(json!({"cpu": 4, "ram": 8192, "disk": 320}))), Some(SizeId(3)));
         let ambiguous = node(json!({"cpu": 4, "ram": 8192}));
         assert_eq!(known.size_of_node(&ambiguous), None);
-        assert_eq!(known.excluded_by(&ambiguous), BTreeSet::from([SizeId(1)]));
-        assert_eq!(known.excluded_by(&node(json!({"cpu": 4, "ram": 8000}))), BTreeSet::new());
+        for doubtful in [ambiguous, node(json!({"cpu": 4, "ram": 8000, "disk": 160}))] {
+            assert_eq!(known.excluded_by(&doubtful), BTreeSet::new());
+        }
         assert_eq!(known.size_of_node(&node(json!({"cpu": 2, "ram": 4000}))), None);
         assert_eq!(known.size_of_node(&node(json!({"cpu": 2}))), None);
         let retired =

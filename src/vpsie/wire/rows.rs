@@ -99,6 +99,11 @@ impl Shape {
         self.cpu.is_some() && self.memory.is_some()
     }
 
+    /// Whether all that an offer tells of its size is known.
+    pub(in crate::vpsie) fn is_whole(&self) -> bool {
+        self.is_known() && self.disk.is_some()
+    }
+
     /// Whether the two may be of one kind: nothing that both tell differs.
     pub(in crate::vpsie) fn may_be(&self, other: &Self) -> bool {
         fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
