@@ -23,6 +23,8 @@ use crate::vpsie::{Backend, BackendError};
 
 /// The shortest time between two reads of VPSie's count of workers. Shorter than a creation whose reply was lost counts.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
+/// How long a read of the count may delay a listing.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// When a creation that was stopped is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -74,8 +76,7 @@ impl Guarded {
         self.with(|state, now| state.guard.as_mut().map(|guard| f(guard, now)))
     }
 
-    async fn observe(&self, listed: &[ListedNode]) {
-        let count = self.count().await;
+    async fn observe(&self, listed: &[ListedNode], count: Option<u32>) {
         let by_hand = self.nodes.as_ref().map(NodesView::added_by_hand).unwrap_or_default();
         let facts = self.handle.read(|fleet| read_facts(fleet, by_hand));
         if facts.unrecorded {
@@ -111,10 +112,16 @@ impl Guarded {
         if !due {
             return None;
         }
-        match self.inner.count().await {
-            Ok(count) => count,
-            Err(error) => {
+        match tokio::time::timeout(COUNT_TIMEOUT, self.inner.count()).await {
+            Ok(Ok(count)) => count,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "VPSie's count of workers cannot be read; trying again later");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(
+                    "VPSie's count of workers was not read within {COUNT_TIMEOUT:?}; trying again later"
+                );
                 None
             }
         }
@@ -187,8 +194,10 @@ impl Backend for Guarded {
     }
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+        // The count comes first: a listing must be fresh when it is returned.
+        let count = self.count().await;
         let listed = self.inner.list().await?;
-        self.observe(&listed).await;
+        self.observe(&listed, count).await;
         Ok(listed)
     }
 
@@ -251,7 +260,9 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
             && fleet.stranger(name).is_none_or(|stranger| stranger.awaited_by.is_none())
     };
     let unrecorded = !by_hand.iter().all(recorded);
-    let late = fleet.ledger().late.iter().map(|late| late.count).sum();
+    // An accepted request without a VM counts as lost after minutes.
+    let given_up = fleet.ledger().late.iter().fold(0u32, |sum, late| sum.saturating_add(late.count));
+    let late = given_up.saturating_add(count(|outcome| outcome == AskOutcome::Lost));
     let before = Before { known, ours: vms.chain(strangers).collect(), accepted, unclear, late };
     Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

@@ -113,6 +113,10 @@ impl fmt::Display for Halt {
     }
 }
 
+fn count_workers(listed: &[ListedNode]) -> u32 {
+    listed.iter().filter(|node| node.role != NodeRole::ControlPlane).count() as u32
+}
+
 fn list_names(nodes: &[Hostname]) -> String {
     let mut names: Vec<&str> = nodes.iter().take(NAMED).map(Hostname::as_str).collect();
     if nodes.len() > NAMED {
@@ -177,7 +181,7 @@ pub struct Before {
     pub accepted: u32,
     /// Requests whose reply was lost with the process that made them, or shortly before.
     pub unclear: u32,
-    /// Late requests, by the fleet's records: accepted within the last day, and given up.
+    /// Requests of the last day that count as lost or are late, by the fleet's records: VPSie may have accepted them.
     pub late: u32,
 }
 
@@ -211,11 +215,10 @@ pub struct Guard {
     listed: bool,
     tickets: u64,
     last_creation: Option<Duration>,
-    /// Workers that VPSie counted last beyond those listed and beyond the `surplus`.
+    /// Workers that VPSie counted last.
+    counted: u32,
+    /// Those among them that are not listed.
     hidden: u32,
-    /// Workers that VPSie counts beyond those listed although no VM is awaited or missing: its count includes nodes that
-    /// its listing never shows as workers. None until it was read.
-    surplus: Option<u32>,
     /// Creations that were released: VPSie's counts disproved them, or an earlier process gave them up. Their VMs may
     /// appear late.
     released: VecDeque<Duration>,
@@ -256,16 +259,11 @@ impl Guard {
         }
     }
 
-    /// Takes the late requests of an earlier process for released ones, as far as releases are allowed; the rest count.
+    /// Takes the late requests of an earlier process for released ones, as far as releases are allowed. More of them were
+    /// lost replies, which that process did not count either: to count them here would halt growth for a day.
     fn recall_late(&mut self) {
-        let late = std::mem::take(&mut self.before.late);
-        for nth in 0..late {
-            if nth < self.maxima.bound() {
-                self.released.push_back(Duration::ZERO);
-            } else {
-                self.note_creation(Duration::ZERO, true);
-            }
-        }
+        let late = std::mem::take(&mut self.before.late).min(self.maxima.bound());
+        self.released.extend((0..late).map(|_| Duration::ZERO));
     }
 
     /// Nodes that no request can have made, to be recorded before the first creation.
@@ -291,12 +289,15 @@ impl Guard {
         let known = self.known.get_or_insert_with(|| {
             names.iter().filter(|name| !first.ours.contains(**name)).map(|name| (*name).clone()).collect()
         });
+        // Hidden workers that are listed now are hidden no more.
+        self.hidden = self.hidden.min(self.counted.saturating_sub(count_workers(listed)));
         let mut new: Vec<&ListedNode> = Vec::new();
         for node in listed {
             let name = &node.hostname;
             // Another VM has the hostname of one that was deleted.
             if self.seen.get(name).is_some_and(|seen| seen.deleted && seen.is_other(node)) {
                 self.seen.remove(name);
+                known.remove(name);
             }
             if let Some(seen) = self.seen.get_mut(name) {
                 seen.missing = None;
@@ -340,34 +341,19 @@ impl Guard {
         }
     }
 
-    /// Whether VPSie should be asked how many workers it counts: a VM that is not listed may be paid for, or the count
-    /// was not read yet while none is.
+    /// Whether VPSie should be asked how many workers it counts: something is not listed that may be paid for.
     pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
         // A creation whose reply was lost counts for seconds only: the count must show its VM before.
         let doubtful = |creation: &Unseen| !creation.accepted || old(creation.at, DISPROVED_SOON);
         let missing = |seen: &Seen| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
-        let unread = self.surplus.is_none() && self.is_quiet();
-        unread || self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
-    }
-
-    /// Whether no VM is awaited or missing.
-    fn is_quiet(&self) -> bool {
-        self.unseen.is_empty()
-            && self.released.is_empty()
-            && self.seen.values().all(|seen| seen.missing.is_none())
+        self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
     }
 
     /// Compares VPSie's own count of workers with a listing: if it is not higher, no worker is hidden.
     pub fn note_count(&mut self, counted: u32, listed: &[ListedNode], now: Duration) {
-        let workers = listed.iter().filter(|node| node.role != NodeRole::ControlPlane).count() as u32;
-        let beyond = counted.saturating_sub(workers);
-        // Never raised later: what is hidden for long is not harmless for that.
-        self.surplus = match self.surplus {
-            Some(surplus) => Some(surplus.min(beyond)),
-            None => self.is_quiet().then_some(beyond),
-        };
-        self.hidden = beyond.saturating_sub(self.surplus.unwrap_or(0));
+        self.counted = counted;
+        self.hidden = counted.saturating_sub(count_workers(listed));
         if self.hidden == 0 {
             self.forget(now, true);
         }
