@@ -1,4 +1,4 @@
-//! Identifiers of what can be rented. Each is a type of its own, so that one cannot stand where another belongs.
+//! Identifiers of sizes, offers and datacenters. Each is a type of its own, so the compiler refuses a mix-up.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ macro_rules! text_id {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// Wraps the text as it stands.
+            /// Wraps the text unchanged.
             pub fn new(text: impl Into<std::sync::Arc<str>>) -> Self {
                 Self(text.into())
             }
@@ -70,10 +70,10 @@ text_id! {
 pub struct SizeId(pub u64);
 
 impl SizeId {
-    /// No size of VPSie's: for what is left of an offer that nothing is known of.
+    /// Placeholder for an unknown size; VPSie has no size with this id.
     pub const UNKNOWN: Self = Self(0);
 
-    /// The size, unless it is unknown. What is written for others to read goes through this.
+    /// The size, unless it is unknown. Labels and statuses use this, so that they never show the placeholder.
     pub fn known(self) -> Option<Self> {
         (self != Self::UNKNOWN).then_some(self)
     }

@@ -83,7 +83,7 @@ pub struct Drain {
     events: Events,
     metrics: DrainMetrics,
     under_way: BTreeMap<MachineId, Progress>,
-    /// The API server wants to be left alone until then.
+    /// No requests are sent before this time.
     quiet_until: Instant,
     /// Whether the API server answered a request of this pass.
     answered: bool,
@@ -105,7 +105,7 @@ struct Progress {
 struct Failing {
     /// When the last one failed.
     at: Instant,
-    /// The wait before the next one, where the API server answers others.
+    /// The wait before the next one, if the API server answers other requests.
     backoff: Backoff,
 }
 
@@ -115,7 +115,7 @@ impl Progress {
         Self { began: Instant::now(), said: None, blocked, leaving, failing: None }
     }
 
-    /// It does not go on, and that was said.
+    /// Whether it makes no progress, and that was reported.
     fn is_held_up(&self) -> bool {
         self.said.is_some() && (self.failing.is_some() || !self.blocked.is_empty())
     }
@@ -159,14 +159,14 @@ impl Drain {
         }
     }
 
-    /// Takes each drain as far as it goes now. Whether there is anything to drain.
+    /// Advances each drain as far as possible now. Returns true iff a Node is left to drain.
     async fn look(&mut self) -> Result<bool, CommandError> {
         let mut machines = self.handle.read(due);
         self.under_way.retain(|id, _| machines.iter().any(|due| due.machine == *id));
         // Machines whose requests fail come last and in turn, so that they hold up no other.
         machines.sort_by_key(|due| Some(self.under_way.get(&due.machine)?.failing.as_ref()?.at));
         self.answered = false;
-        // Before the Nodes were listed, that there is none says nothing.
+        // Before the first list of Nodes, a missing Node proves nothing.
         if self.nodes.listed() {
             let mut free = TOGETHER;
             for due in &machines {
@@ -273,8 +273,8 @@ impl Drain {
         Ok(())
     }
 
-    /// Notes a failed request about one Node. Only this Node waits if the API server answered another request of this
-    /// pass; else all Nodes wait.
+    /// Records a failed request about one Node. Only this Node waits if the API server answered another request of this
+    /// pass; otherwise all Nodes wait.
     fn note_failure(&mut self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
         let now = Instant::now();
         let progress = self.under_way.entry(id.clone()).or_insert_with(Progress::new);

@@ -21,7 +21,8 @@ use crate::kubernetes::{EventType, Events, Happening, Object};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
-/// The shortest time between two reads of VPSie's count of workers. Shorter than a creation whose reply was lost counts.
+/// Minimum interval between two reads of VPSie's count of workers. It is shorter than the time for which a creation with
+/// a lost reply counts, so the count is read within that time.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 /// How long a read of the count may delay a listing.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -115,7 +115,7 @@ impl Journal {
         }
     }
 
-    /// Reports a record that the store refused as it is. `changes` is what was to be written.
+    /// Reports a record that the store refused. `changes` are the changes of that commit.
     pub(super) fn record_refused(&self, refused: &RefusedRecord, changes: &[Change]) {
         let RefusedRecord { record, problem } = refused;
         tracing::error!(%record, problem, "a record is refused and will be written again later; the other records are saved");

@@ -182,8 +182,8 @@ impl Keeper {
         self.shared.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the changes, but for records that are refused: what is left out. Commands that are not written whole, or
-    /// whose caller has gone, are undone at once.
+    /// Writes the changes and returns those that were left out, because their record is refused or waits for a refused
+    /// one. Commands that are written in part, or whose caller has gone, are undone at once.
     async fn write(
         &mut self,
         changes: &[Change],
@@ -199,7 +199,7 @@ impl Keeper {
             for refused in &refused {
                 self.journal.record_refused(refused, &due);
             }
-            // Of what was due: the store leaves out the same.
+            // Only the changes that were due: the store leaves out the same ones.
             left_out
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }

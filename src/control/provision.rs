@@ -46,7 +46,7 @@ pub struct Provision {
     bell: Arc<Bell>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, (MachineId, SizeId)>,
-    /// Answers to requests that are not recorded yet: VPSie does not repeat them.
+    /// Answers to requests that are not recorded yet. VPSie does not repeat an answer, so they are kept.
     unrecorded: Vec<Unrecorded>,
     listed_at: Option<Instant>,
     next_listing: Instant,
@@ -64,7 +64,7 @@ pub struct Provision {
 struct Unrecorded {
     machine: MachineId,
     outcome: Outcome,
-    /// Whether the store has refused its record.
+    /// Whether the store refused its record before.
     refused: bool,
 }
 
@@ -308,7 +308,7 @@ impl Provision {
         }
     }
 
-    /// Records the answers to requests. An answer that cannot be recorded is kept, and recorded later.
+    /// Records the answers to requests. An answer that cannot be recorded is kept and retried.
     async fn record_outcomes(&mut self) -> Result<(), CommandError> {
         if self.unrecorded.is_empty() {
             return Ok(());

@@ -20,10 +20,9 @@ impl Default for Rates {
 }
 
 impl Rates {
-    /// The marginal prices of what can be rented: the highest rates at which no offer is worth more than it
-    /// costs, for a demand in the shape of all offers together. By duality that is what the cheapest mix of
-    /// them costs, so it is the price of pods on machines that fit them perfectly
-    /// (docs/reference/cluster-autoscaler.md#price-expander).
+    /// The marginal prices of the offers: the highest rates at which no offer is worth more than it costs, for a
+    /// demand in the shape of all offers together. By duality this equals the cost of the cheapest mix of offers, so it
+    /// is the price of pods on machines that fit them perfectly (docs/reference/cluster-autoscaler.md#price-expander).
     ///
     /// With `m(c) = min (price - c * cores) / gib` that is the maximum of a concave function of one variable. Where
     /// several rates are as high (with one offer: all that add up to its price) it is the middle of them.

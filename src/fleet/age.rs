@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How far in the future a recorded time may be: clocks of replicas that follow each other differ by as much.
+/// Tolerance for recorded times in the future: the clocks of two successive leaders may differ by as much.
 pub(super) const TOLERANCE: Duration = Duration::from_mins(2);
 
-/// How long ago, 0 for the future: a clock that was set back makes nothing older.
+/// The time since then; 0 for a time in the future, as after the clock was set back.
 pub(super) fn age(since: Timestamp, now: Timestamp) -> Duration {
     now.duration_since(since).max(SignedDuration::ZERO).unsigned_abs()
 }

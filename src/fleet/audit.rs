@@ -1,4 +1,4 @@
-//! Compares what is derived with the records.
+//! Compares derived state with the records.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::record::StrangerKind;
 use super::state::Fleet;
 
 impl Fleet {
-    /// Whether what is derived agrees with the records. Says what does not. For tests.
+    /// Checks that derived state agrees with the records; the error names the first difference. For tests.
     #[doc(hidden)]
     pub fn audit(&self) -> Result<(), String> {
         for pool in self.pools.values() {
@@ -31,8 +31,8 @@ impl Fleet {
             if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
                 return Err(format!("VM {} is bound twice", vm.hostname));
             }
-            // A write that broke off may leave an orphan's or a gone VM's record beside the machine's for a
-            // while. A foreign VM is never a machine's.
+            // An interrupted write may leave the record of an orphan or of a gone VM beside the machine's until the
+            // next listing. A foreign VM never belongs to a machine.
             if self.strangers.get(&vm.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign) {
                 return Err(format!("VM {} is a machine's and foreign", vm.hostname));
             }

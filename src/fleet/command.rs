@@ -126,11 +126,10 @@ impl Fleet {
         Ok(())
     }
 
-    /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines, the newest first, that nothing was
-    /// asked of VPSie for. What exists is never touched
-    /// (docs/reference/cluster-autoscaler.md#nodegroupdecreasetargetsize), and when nothing is left to cancel
-    /// nothing happens: an error would abort Cluster Autoscaler's whole loop over what is often only its
-    /// older knowledge (docs/reference/cluster-autoscaler.md#target-size).
+    /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines that were never requested from VPSie, the newest
+    /// first. It deletes no VM (docs/reference/cluster-autoscaler.md#nodegroupdecreasetargetsize). With no machine to
+    /// cancel it succeeds: an error would abort Cluster Autoscaler's whole loop, often only because its view is older
+    /// (docs/reference/cluster-autoscaler.md#target-size).
     pub fn decrease(&mut self, pool: &str, delta: i32) -> Result<Vec<Change>, Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         if delta >= 0 {

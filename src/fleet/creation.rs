@@ -54,8 +54,8 @@ impl Fleet {
         changes
     }
 
-    /// Takes VPSie's answer to a creation. Its VM may have been listed, or the machine given up, before. A shortage fails
-    /// the machines of that size that wait.
+    /// Applies VPSie's answer to a creation. The VM may have been listed, or the machine given up, before the answer. A
+    /// shortage also fails the waiting machines of that size.
     pub fn answered(
         &mut self,
         id: &MachineId,
@@ -66,7 +66,7 @@ impl Fleet {
         self.take_answer(id, outcome, now, policy, true)
     }
 
-    /// Takes an answer again whose record was refused: a shortage of then does not fail machines that wait now.
+    /// Applies an answer again after its record was refused. An old shortage does not fail machines that wait now.
     pub fn answered_earlier(
         &mut self,
         id: &MachineId,

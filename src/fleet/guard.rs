@@ -259,8 +259,8 @@ impl Guard {
         }
     }
 
-    /// Takes the late requests of an earlier process for released ones, as far as releases are allowed. More of them were
-    /// lost replies, which that process did not count either: to count them here would halt growth for a day.
+    /// Treats late requests of an earlier process as released, up to the bound. The rest are lost replies, which that
+    /// process did not count either: counting them here would halt growth for a day.
     fn recall_late(&mut self) {
         let late = std::mem::take(&mut self.before.late).min(self.maxima.bound());
         self.released.extend((0..late).map(|_| Duration::ZERO));
@@ -341,10 +341,10 @@ impl Guard {
         }
     }
 
-    /// Whether VPSie should be asked how many workers it counts: something is not listed that may be paid for.
+    /// Returns true iff VPSie's count of workers should be read: a VM that is not listed may be paid for.
     pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
-        // A creation whose reply was lost counts for seconds only: the count must show its VM before.
+        // A creation with a lost reply counts for seconds only, so the count is read at once.
         let doubtful = |creation: &Unseen| !creation.accepted || old(creation.at, DISPROVED_SOON);
         let missing = |seen: &Seen| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
         self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)

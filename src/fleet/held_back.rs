@@ -1,24 +1,24 @@
-//! Which changes must wait while records are refused.
+//! Changes that must wait while records are refused.
 
 use std::collections::BTreeSet;
 
 use super::ids::Hostname;
 use super::record::{Change, RecordKey, StrangerKind};
 
-/// The changes of a list that must wait while some of its records are refused: with one written and not the other, a VM
-/// would be forgotten.
+/// The changes of a list that must wait while some of its records are refused. Writing one without the other would
+/// lose track of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldBack {
     records: BTreeSet<RecordKey>,
-    /// Nodes whose records stay, because the record that takes their VM over is held back.
+    /// Listed nodes whose records stay, because the record that takes over their VM is held back.
     kept: BTreeSet<Hostname>,
 }
 
 impl HeldBack {
-    /// What waits while `refused` cannot be written.
+    /// Finds the changes that wait while `refused` cannot be written.
     ///
-    /// A machine keeps its VM, or the request that made it, until the node's record is written. It keeps a request that it
-    /// is to forget until the ledger is written. A node's record stays until that of the machine with its VM is written.
+    /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
+    /// would drop until the ledger is recorded. A listed node's record stays until the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
         for (at, change) in changes.iter().enumerate() {
@@ -41,7 +41,7 @@ impl HeldBack {
             || matches!(change, Change::DropStranger(hostname) if self.kept.contains(hostname))
     }
 
-    /// Records of which all changes wait.
+    /// Records whose changes all wait.
     pub fn records(&self) -> &BTreeSet<RecordKey> {
         &self.records
     }
@@ -51,15 +51,15 @@ impl HeldBack {
         self.records.is_empty()
     }
 
-    /// Adds what waits of another list.
+    /// Adds the waiting changes of another list.
     pub fn extend(&mut self, other: Self) {
         self.records.extend(other.records);
         self.kept.extend(other.kept);
     }
 }
 
-/// The machine whose record must wait with this change. Where a record does not name the machine, it is the one that is
-/// changed next.
+/// The machine whose record must wait with this change. If the record does not name a machine, it is the next machine
+/// in the list.
 fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
     match (change, next) {
         (Change::SaveStranger(stranger), next) => match (&stranger.kind, next) {

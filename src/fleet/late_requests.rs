@@ -13,13 +13,13 @@ use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
 
-/// Requests of one pool in the same hour are remembered as one entry: a day of them is 25 entries a pool.
+/// Requests of one pool in the same hour share one entry, so a day has at most 25 entries a pool.
 fn hour(at: Timestamp) -> i64 {
     at.as_second().div_euclid(3600)
 }
 
 impl Fleet {
-    /// What is remembered of requests and listings.
+    /// The ledger of requests and listings.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -32,7 +32,7 @@ impl Fleet {
         changes
     }
 
-    /// Notes that a person added these nodes by hand: they do not count as paid for.
+    /// Records that a person added these nodes by hand, so they do not count as paid for.
     pub fn acknowledge(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
         for hostname in nodes {
@@ -84,7 +84,7 @@ impl Fleet {
         self.save_ledger(changes, ledger);
     }
 
-    /// The oldest late request that the node may be the result of.
+    /// The oldest late request that can have made the node.
     pub(super) fn late_request(&self, node: &ListedNode) -> Option<LateRequests> {
         if node.role == NodeRole::ControlPlane {
             return None;
@@ -93,7 +93,7 @@ impl Fleet {
         fits.min_by_key(|late| late.at).cloned()
     }
 
-    /// Forgets one late request: a node counts as its result.
+    /// Forgets one late request, because a node counts as its result.
     pub(super) fn remove_late(&mut self, changes: &mut Vec<Change>, request: &LateRequests) {
         let mut ledger = self.ledger.clone();
         if let Some(late) = ledger.late.iter_mut().find(|late| *late == request) {

@@ -1,4 +1,4 @@
-//! How the fleet learns from Nodes what machines of a size have.
+//! Learning resources and labels of a size from its Nodes.
 
 use super::ids::{Hostname, NodeGroupName};
 use super::learned::{Learned, NodeShape, Sample, ShownNode};
@@ -8,7 +8,7 @@ use super::state::Fleet;
 use crate::catalog::SizeId;
 
 impl Fleet {
-    /// What Nodes of a size were seen to have.
+    /// The resources and labels observed on Nodes of a size.
     pub fn learned(&self, size: SizeId) -> Option<&Learned> {
         self.learned.get(&size)
     }
@@ -35,8 +35,8 @@ impl Fleet {
         self.learned.get(&machine.size).is_none_or(|learned| learned.is_news(&sample))
     }
 
-    /// Takes what the Node of a VM has. It must have been the same for a while: the first status of a kubelet is
-    /// not complete.
+    /// Learns from the Node of a VM. Its status must have been stable before: the first status of a kubelet is not
+    /// complete.
     pub fn learn(&mut self, hostname: &Hostname, node: ShownNode) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname) else { return changes };
@@ -44,7 +44,7 @@ impl Fleet {
         let known = self.learned.get(&size);
         let NodeShape { capacity, allocatable, .. } = sample.shape;
         let mut learned = known.cloned().unwrap_or(Learned { capacity, allocatable, nodes: Vec::new() });
-        // While the machine's own NodeGroup is declared, all are: the others were deleted.
+        // If the machine's own NodeGroup is declared, all of them are; the others were deleted.
         if self.groups.contains_key(&sample.node_group) {
             learned.retain_groups(|group| self.groups.contains_key(group));
         }

@@ -17,7 +17,7 @@ pub struct ListedNode {
     pub id: Option<VmId>,
     /// Its size, where the listing lets it be told without doubt.
     pub size: Option<SizeId>,
-    /// Sizes that its resources exclude, where `size` cannot be told.
+    /// Sizes that its resources exclude, if `size` is unknown.
     pub excluded: BTreeSet<SizeId>,
     /// Control plane, worker, or not to be told.
     pub role: NodeRole,

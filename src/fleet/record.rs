@@ -13,8 +13,8 @@ use super::machine::Machine;
 use crate::catalog::{Catalog, SizeId};
 
 /// One durable write. Lists of them are ordered so that any part of one, from the front, loses nothing: a VM is
-/// recorded in its new place before it is dropped from the old one. What must wait while a record is refused:
-/// [`HeldBack`](super::HeldBack).
+/// recorded in its new place before it is dropped from the old one. [`HeldBack`](super::HeldBack) says which writes
+/// wait while a record is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Writes a machine's record, new or not.

@@ -65,10 +65,11 @@ pub enum Refusal {
     Halted {
         /// The pool.
         pool: PoolId,
-        /// What was found, and what to do.
+        /// The cause, and the remedy.
         why: String,
     },
-    /// More VMs might be paid for than the runaway guard allows, with those that wait to be created. Nothing is halted.
+    /// VMs that may be paid for, and machines that wait for a VM, would exceed the bound of the runaway guard. Growth is
+    /// not halted.
     #[error(
         "pool {pool} cannot grow by {delta}: {counted} VMs may be paid for and {waiting} more wait to be created, of at \
          most {bound}"
@@ -106,10 +107,10 @@ pub enum Refusal {
         /// Most VMs that may be paid for.
         paid_max: u32,
     },
-    /// The machines would cost more than they may.
+    /// The machines would cost more than the limit.
     #[error(transparent)]
     AboveCostLimit(Box<CostLimitReached>),
-    /// There is a limit to what machines may cost, and nobody knows what this one does.
+    /// A cost limit is set, and the price of the machine is unknown.
     #[error(
         "pool {pool} cannot grow: there is a cost limit, and VPSie tells no price of {offer}; set one in --price-file"
     )]
@@ -166,16 +167,16 @@ pub struct CostLimitReached {
     pub delta: u32,
     /// `NodeGroup <name>` or `the cluster`.
     pub whose: String,
-    /// What there is costs.
+    /// Cost of the existing machines.
     pub cost: UsdPerHour,
-    /// What it may cost.
+    /// The limit.
     pub limit: UsdPerHour,
-    /// What one machine costs.
+    /// Price of one machine.
     pub price: UsdPerHour,
 }
 
 impl Refusal {
-    /// What is in the way, in one word.
+    /// The reason as a code, as in `explain`.
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::AboveMax { .. } => "MAXIMUM_REACHED",

@@ -1,4 +1,4 @@
-//! How far NodeGroups may grow: up to their maxima, and while not too many VMs are paid for beyond them.
+//! Room for growth of NodeGroups: their maxima, and the bounds on VMs that are paid for beyond them.
 
 use super::group::NodeGroup;
 use super::guard::{Maxima, Verdict};
@@ -9,14 +9,14 @@ use super::refusal::Refusal;
 use super::state::{Fleet, Pool};
 use crate::cost::UsdPerHour;
 
-/// How far a NodeGroup may grow.
+/// Machines that a NodeGroup may still add, by limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Room {
     /// Machines up to the maximum of the NodeGroup.
     pub(super) group: u32,
     /// Machines up to the maximum of the cluster.
     pub(super) cluster: u32,
-    /// Machines until as many VMs are paid for as may be.
+    /// Machines up to the maximum of VMs that are paid for.
     pub(super) paid: u32,
     /// Machines until the runaway guard stops creations.
     pub(super) guard: u32,
@@ -46,7 +46,7 @@ impl Fleet {
         self.sightings.verdict = Some(verdict);
     }
 
-    /// What NodeGroups and the cluster may have at most.
+    /// The maxima of NodeGroups and of the cluster.
     pub fn maxima(&self) -> Maxima {
         let groups = self.groups.values().map(|group| (group.name.clone(), group.max)).collect();
         Maxima { groups, cluster: self.max_machines }
@@ -62,7 +62,7 @@ impl Fleet {
         self.sightings.verdict.as_ref()
     }
 
-    /// Machines that the runaway guard allows beyond those that wait already.
+    /// Machines that the runaway guard allows in addition to those that wait.
     fn guard_room(&self) -> u32 {
         self.sightings.verdict.as_ref().map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
     }
@@ -77,8 +77,8 @@ impl Fleet {
         self.leaving.values().sum()
     }
 
-    /// What VMs of the NodeGroup cost that are in no target size, as far as their prices are known; of all NodeGroups
-    /// without one.
+    /// The cost of the NodeGroup's VMs that are in no target size, as far as prices are known. Without a NodeGroup: of
+    /// all NodeGroups.
     pub(super) fn leaving_cost(&self, group: Option<&NodeGroupName>) -> UsdPerHour {
         let of_group =
             self.leaving.iter().filter(|(pool, _)| group.is_none_or(|group| pool.node_group == *group));
@@ -86,7 +86,7 @@ impl Fleet {
         of_group.filter_map(|(pool, count)| Some(price(pool)? * *count)).sum()
     }
 
-    /// How far the NodeGroup may grow, whatever it may cost.
+    /// The room of the NodeGroup, cost limits aside.
     pub(super) fn room(&self, group: &NodeGroup) -> Room {
         let target = self.group_targets.get(&group.name).copied().unwrap_or(0);
         let (total, max) = (self.total_target(), self.max_machines);
@@ -101,7 +101,7 @@ impl Fleet {
         }
     }
 
-    /// Why the pool cannot grow where the runaway guard leaves too little room.
+    /// The refusal if the runaway guard leaves too little room.
     pub(super) fn guard_refusal(&self, pool: &Pool, delta: u32) -> Refusal {
         let pool = pool.id.clone();
         match &self.sightings.verdict {
@@ -116,7 +116,7 @@ impl Fleet {
         }
     }
 
-    /// Why the pool cannot grow where VMs that still exist leave too little room.
+    /// The refusal if VMs that still exist leave too little room.
     pub(super) fn paid_refusal(&self, pool: &Pool, group: &NodeGroup, delta: u32) -> Refusal {
         let refusal = |whose: String, target: u32, max: u32, leaving: u32| Refusal::VmsStillPaid {
             pool: pool.id.clone(),

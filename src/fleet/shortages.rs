@@ -1,4 +1,4 @@
-//! What VPSie had too little of lately. Never durable: machines that failed show it again.
+//! Recent shortages at VPSie. They are not durable: the records of failed machines restore them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use super::age::{age, is_ahead};
 use super::machine::{Failure, FailureReason, Machine, Phase};
 use crate::catalog::{DatacenterId, SizeId};
 
-/// How long a shortage counts as one: Cluster Autoscaler leaves a pool alone for as long after its first failure
+/// How long a shortage counts. Cluster Autoscaler backs off a pool for as long after its first failure
 /// (`--initial-node-group-backoff-duration`).
 const SHORTAGE_LASTS: Duration = Duration::from_mins(5);
 
-/// Failures of one size that are noted and lie further apart are not of one clock.
+/// If two failures of one size are further apart, the clock has jumped between them.
 const AHEAD: Duration = Duration::from_hours(2);
 
-/// A shortage, and when it was met last.
+/// A shortage, and when it was last observed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shortage {
     pub(super) failure: Failure,
@@ -50,21 +50,21 @@ impl Shortages {
         own.or_else(|| quotas.max_by_key(|shortage| shortage.at))
     }
 
-    /// Records a shortage that a machine met with, or removes one that is over: the machine has its VM.
+    /// Records the shortage that failed a machine, or removes a shortage because a machine got its VM.
     pub(super) fn record(&mut self, machine: &Machine) {
         let key = (machine.size, machine.pool.datacenter.clone());
         match &machine.phase {
             Phase::Failed { failure, at }
                 if matches!(failure.reason, FailureReason::Stockout | FailureReason::QuotaExceeded) =>
             {
-                // One that is newer by hours was noted while the clock was ahead.
+                // A shortage that is hours newer was recorded while the clock was ahead.
                 let is_older = |noted: Timestamp| noted <= *at || age(*at, noted) >= AHEAD;
                 if self.0.get(&key).is_none_or(|shortage| is_older(shortage.at)) {
                     self.0.insert(key, Shortage { failure: failure.clone(), at: *at });
                 }
             }
             Phase::Creating { vm: Some(_), .. } | Phase::Running { .. } => {
-                // A machine that was requested before the shortage shows nothing.
+                // A machine that was requested before the shortage does not show that it is over.
                 let is_over = |shortage: &Shortage| shortage.at <= machine.created_at;
                 // An account that gets a VM of any size is below its quota.
                 self.0.retain(|of, shortage| !(is_over(shortage) && (*of == key || shortage.is_quota())));

@@ -68,7 +68,7 @@ pub struct Pool {
     pub place: Option<u32>,
     /// Whether the NodeGroup still names it and the catalog still has its offer.
     pub growable: bool,
-    /// What a machine of it costs. None when nobody knows.
+    /// Price of a machine of this pool. None if it is unknown.
     pub price: Option<UsdPerHour>,
     pub(super) template: Arc<Template>,
     pub(super) members: BTreeSet<MachineId>,
@@ -450,7 +450,7 @@ impl Fleet {
         }
     }
 
-    /// What a Node of the NodeGroup with that size will have, as far as it is known.
+    /// The expected shape of a Node of the NodeGroup with that size, if it is known.
     fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
         let learned = self.learned.get(&size)?;
         let counts = |sample: &Sample| self.learn_anew(&sample.node_group) == sample.learn_anew.as_ref();
@@ -458,7 +458,7 @@ impl Fleet {
         learned.shape(group, counts).or_else(earlier)
     }
 
-    /// What the last Nodes of the NodeGroup with that size have.
+    /// Samples of the last Nodes of the NodeGroup with that size.
     pub(super) fn shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
         let anew = self.learn_anew(group);
         let nodes = self.learned.get(&size).map(|learned| &learned.nodes);

@@ -23,8 +23,8 @@ const LISTINGS_TO_SETTLE: u32 = 2;
 const LISTINGS_TO_FORGET: u32 = 30;
 
 impl Fleet {
-    /// Draws the conclusions that are due: lost requests, machines that failed, that nobody deleted, orphans
-    /// that nobody adopted, records that served their time.
+    /// Draws the conclusions that are due: lost requests, failed machines that Cluster Autoscaler did not delete,
+    /// orphans that no machine adopted, and expired records.
     pub fn pass_time(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         self.correct_times(&mut changes, now);
@@ -56,7 +56,7 @@ impl Fleet {
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
-        // Last: a machine's record waits for the ledger's before it, if that is refused.
+        // The ledger comes last: if its record is refused, the records of machines before it wait.
         self.forget_late(&mut changes, now, policy);
         let machines = &self.machines;
         self.sightings.since_ask.retain(|id, _| machines.get(id).is_some_and(|m| !m.asks.is_empty()));

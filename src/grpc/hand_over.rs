@@ -35,8 +35,7 @@ const UNANSWERED: Duration = Duration::from_secs(5);
 /// How long a connection may be in use here. It ends by force then.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Leads those who connect to `listener` to `next`, for as long as `lasts`, and then those who are connected until
-/// nothing goes over their connections. Returns for how many that was.
+/// Proxies connections from `listener` to `next` for `lasts`, then drains them. Returns the number of connections.
 pub async fn hand_over(listener: Arc<TcpListener>, next: SocketAddr, lasts: Duration) -> usize {
     let mut led = JoinSet::new();
     let until = Instant::now() + lasts;

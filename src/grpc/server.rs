@@ -24,11 +24,11 @@ use super::service::CloudProviderService;
 use super::tls::{Tls, TlsError, TlsFiles};
 
 /// Largest question to the expander. Cluster Autoscaler's expander sends the templates of all pools and all
-/// pending pods in one, and takes a refusal for an absent expander
+/// pending pods in one question, and treats a refusal as an absent expander
 /// (docs/reference/cluster-autoscaler.md#grpc-expander).
 const MAX_RECEIVE: usize = 128 << 20;
 
-/// Cluster Autoscaler pings nobody: without ours a connection to a node that died is never noticed
+/// Cluster Autoscaler sends no keepalives. Without ours, the server never notices that a client's host died
 /// (docs/reference/cluster-autoscaler.md#transport).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -98,7 +98,7 @@ mod tests {
         refusals.into_iter().map(Into::into).chain(others).collect()
     }
 
-    /// Its code, and what to do. What is added here needs a sample, too.
+    /// The code and the remedy of an error. A new kind of error also needs a sample.
     fn remedy(error: &CommandError) -> (Code, &'static str) {
         match error {
             CommandError::Refused(refusal) => match refusal {

@@ -1,4 +1,4 @@
-//! How the API server is reached.
+//! Access to the API server.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// `--kubeconfig` for the pod's service account.
 const IN_CLUSTER: &str = "in-cluster";
 
-/// How Kubernetes is reached.
+/// Credentials and address of the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KubernetesAccess {
     /// With the pod's service account.

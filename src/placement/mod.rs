@@ -1,9 +1,8 @@
-//! **Pure.** Which of Cluster Autoscaler's options to take: the order of what could be rented for the pods that
-//! wait.
+//! **Pure.** The order of Cluster Autoscaler's options for pods that wait.
 //!
 //! Cluster Autoscaler estimates, for each node group that some of the pods would fit, how many nodes of it
-//! they need, and asks which of these options to take. It takes one, as it is; what that leaves waiting is
-//! asked about in a later loop (docs/reference/cluster-autoscaler.md#expanders).
+//! they need, and asks which of these options to take. It carries out one option unchanged, and asks about the
+//! pods that are left in a later loop (docs/reference/cluster-autoscaler.md#expanders).
 
 mod classes;
 mod leftover;

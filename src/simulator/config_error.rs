@@ -1,11 +1,11 @@
-//! Why a configuration is refused.
+//! Errors of the simulator's configuration.
 
-/// Why a configuration cannot be.
+/// Why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct ConfigError {
     /// The field.
     pub field: String,
-    /// What is wrong with it, and what is allowed.
+    /// The fault, and the allowed values.
     pub problem: String,
 }

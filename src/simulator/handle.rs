@@ -29,7 +29,7 @@ struct Inner {
     saver: OnceLock<Saver>,
 }
 
-/// What is behind the lock.
+/// The state that the lock protects.
 pub(super) struct World {
     pub config: SimulatorConfig,
     pub state: State,
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Simulator {
 }
 
 impl Simulator {
-    /// Starts with what the configuration says is there.
+    /// Starts with the objects of the configuration.
     pub fn new(config: SimulatorConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         config.validate()?;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(config.seed);
@@ -56,8 +56,7 @@ impl Simulator {
         Ok(Self::assemble(config, clock, state, rng))
     }
 
-    /// Goes on from a snapshot. The configuration rules how things behave from here; what exists, how much
-    /// room there is and the quota come from the snapshot.
+    /// Restores a snapshot. Behaviour comes from the configuration; objects, capacity and quota come from the snapshot.
     pub fn restore(
         config: SimulatorConfig,
         clock: Arc<dyn Clock>,
@@ -86,7 +85,7 @@ impl Simulator {
         Self { inner: Arc::new(inner) }
     }
 
-    /// What it is now.
+    /// A snapshot of the current state.
     pub fn snapshot(&self) -> Snapshot {
         self.world(|world| Snapshot::new(world.state.clone(), world.rng.clone()))
     }
@@ -114,7 +113,7 @@ impl Simulator {
         f(&mut world)
     }
 
-    /// Does something to the state, at this moment.
+    /// Runs `f` on the state at the current time.
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut State, &mut Context<'_>, &mut RateLimit) -> R) -> R {
         let now = self.now();
         self.world(|world| {
@@ -134,7 +133,7 @@ impl Simulator {
         self.inner.clock.now()
     }
 
-    /// Wakes up when something is made, deleted or changed; not when time alone changes something.
+    /// Notified when an object is created, changed or deleted, but not when time alone changes it.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
     }

@@ -1,11 +1,11 @@
-//! Times that are drawn between two bounds.
+//! Random times between two bounds.
 
 use std::str::FromStr;
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
-/// A time between two bounds, any one as likely.
+/// A time that is uniformly distributed between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// At least.
@@ -14,7 +14,7 @@ pub struct Span {
     pub to: SignedDuration,
 }
 
-/// Why a text is no [`Span`].
+/// Error of a text that is not a [`Span`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?}: want a time such as 40s, or two bounds such as 20s..60s, the first not after the second")]
 pub struct SpanError(String);

@@ -28,9 +28,9 @@ pub trait Store: Send + Sync + 'static {
     /// Writes the changes and returns once they are durable. When it fails, a part of them may have been written:
     /// the caller loads again before it goes on.
     ///
-    /// Only the last change of each record need be written; of a node that is saved and then dropped, both. The part is
-    /// one from the front of the list, or from the front of this order: what is saved that is no machine, then machines
-    /// that are saved in any order, then what is dropped in any order. Either loses nothing, because a VM only ever goes
+    /// Only the last change of each record need be written; for a node that is saved and then dropped, both. The written
+    /// part is a prefix of the list, or a prefix of this order: saves other than machines, then saves of machines in any
+    /// order, then removals in any order. Neither loses anything, because a VM only ever moves
     /// - from a request to a machine, in one record,
     /// - from a request to a stranger, and the request goes with the machine that is saved after it,
     /// - from a machine to a stranger, saved before the machine is saved without it or dropped,
@@ -38,8 +38,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Two records of one VM are put right by the next listing: the machine's is the one that counts.
     ///
-    /// A record that can never be written as it is must not hold up the others: [`StoreError::Refused`] names it. Then
-    /// all other changes are durable, except those that [`HeldBack`](crate::fleet::HeldBack) holds.
+    /// A record that can never be written must not hold up the others: [`StoreError::Refused`] names it. All other
+    /// changes are durable then, except those that [`HeldBack`](crate::fleet::HeldBack) holds.
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 }
 
@@ -54,13 +54,13 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// Somebody else changed what an object records since it was read.
+    /// Another writer changed the record in an object since it was read.
     #[error("{object} was changed by somebody else; the records are read again")]
     Conflict {
         /// Its kind, namespace and name.
         object: String,
     },
-    /// The API server refuses an object as it is: against its schema, malformed or too large.
+    /// The API server refuses an object for good: it breaks its schema, is malformed or too large.
     #[error("{object} is refused: {problem}")]
     Invalid {
         /// Its kind, namespace and name.
@@ -68,8 +68,8 @@ pub enum StoreError {
         /// What the API server said.
         problem: String,
     },
-    /// These records are refused as they are. All other changes of the commit are written, except those that must wait
-    /// for them.
+    /// These records cannot be written in their present form. All other changes of the commit are written, except those
+    /// that must wait for them.
     #[error("records are refused: {}", list(.0))]
     Refused(Vec<RefusedRecord>),
     /// Reading or writing failed.
@@ -82,7 +82,7 @@ pub enum StoreError {
     },
 }
 
-/// A record that can never be written as it is.
+/// A record that can never be written in its present form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRecord {
     /// Which.

@@ -13,8 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{self, Metric, Unit};
 
-/// All that is measured. What is shown on `/metrics` can be registered here only, so that
-/// docs/reference/metrics.md, which is written from this, names every metric.
+/// The registry of all metrics. `/metrics` shows only metrics that are registered here, so
+/// docs/reference/metrics.md, which is generated from it, names every metric.
 pub struct Registry {
     prefixed: registry::Registry,
     unprefixed: registry::Registry,

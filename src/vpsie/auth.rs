@@ -1,4 +1,4 @@
-//! Who we are to VPSie: a token as it stands, or a login that is renewed
+//! Authentication at VPSie: a fixed token, or a login that is renewed
 //! (docs/reference/vpsie-api.md#authentication).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -208,7 +208,7 @@ impl Auth {
 }
 
 impl State {
-    /// What can be said without asking VPSie. `stale` is the token that it did not accept.
+    /// The token or the refusal that is known without a request. `stale` is the token that VPSie did not accept.
     fn known(&self, stale: Option<u64>) -> Option<Result<Token, ApiError>> {
         let is_stale = stale == Some(self.generation);
         let token = |secret: &SecretString| {
@@ -257,7 +257,7 @@ async fn log_in(
                 }
             },
             Err(error) => match error.kind {
-                // Whether VPSie saw this login or not, the call that wants it was not sent.
+                // Even if VPSie received this login, the call that needs it was not sent.
                 Kind::Unclear => return Err(ApiError { kind: Kind::NotSent, ..error }),
                 Kind::RateLimited | Kind::NotSent | Kind::HeldBack | Kind::WrongServer => {
                     return Err(error);

@@ -42,8 +42,8 @@ impl Connection {
         self.clock.now()
     }
 
-    /// Sends one request, once the breaker and the rate limit let it, and reads its reply. `secrets` are
-    /// kept out of what it says.
+    /// Sends one request, once the circuit breaker and the rate limit allow it, and reads its reply. `secrets` are
+    /// removed from errors.
     pub(super) async fn exchange(
         &self,
         call: &Call,

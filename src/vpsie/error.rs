@@ -64,7 +64,7 @@ impl Kind {
         }
     }
 
-    /// What a refusal is, by its status (0 when there is none) and its words
+    /// The kind of a refusal, by its status (0 if there is none) and its words
     /// (docs/reference/vpsie-api.md#refusals).
     ///
     /// Words win where they are clear, because VPSie tells quota and shortage by words only. A 5xx in other
@@ -98,12 +98,11 @@ impl Kind {
         }
     }
 
-    /// What a 5xx is whose body is VPSie's own envelope. VPSie sends its refusals so, too
-    /// (docs/reference/vpsie-api.md#refusals), and a refusal that is taken for a lost reply leaves a machine
-    /// waiting. The other way round is worse: the VM of a request that counts as refused belongs to no
-    /// machine. So the evidence must be clear that a check failed before the work began: words of such a
-    /// check, or the mark of a deliberate refusal (`type: false`, no `stack`) in words that show no internal
-    /// failure.
+    /// The kind of a 5xx whose body is VPSie's own envelope. VPSie sends refusals in this form, too
+    /// (docs/reference/vpsie-api.md#refusals). A refusal that counts as a lost reply leaves a machine waiting. The
+    /// opposite error is worse: if the request counts as refused, its VM belongs to no machine. So a refusal needs
+    /// clear evidence that a check failed before the work began: words of such a check, or the mark of a deliberate
+    /// refusal (`type: false`, no `stack`) without words of an internal failure.
     pub(super) fn of_server_error(status: u16, message: &str, deliberate: bool) -> Self {
         let by_words = Self::of(status, message);
         let lower = message.to_lowercase();

@@ -1,20 +1,20 @@
-//! What earlier reads showed of each list, so that a whole list takes one request.
+//! Findings of earlier reads of each list, so that a whole list takes one request.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-/// What is known of lists, by their path.
+/// Findings about lists, by path.
 #[derive(Default)]
 pub(super) struct Lists(Mutex<HashMap<String, List>>);
 
 #[derive(Clone, Copy)]
 pub(super) struct List {
-    /// Rows when it was last found to be whole, and when that was.
+    /// Number of rows when the list was last complete, and the time of that read.
     pub(super) rows: usize,
     pub(super) at: Instant,
-    /// Whether it is cut unless a limit is given.
+    /// Whether VPSie truncates it without a `limit`.
     pub(super) cut: bool,
 }
 

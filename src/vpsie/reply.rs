@@ -18,7 +18,7 @@ pub(super) struct Reply(Value);
 pub(super) enum Payload {
     /// `null`, or nothing at all.
     Nothing,
-    /// `false`: what was asked for is not there (docs/reference/vpsie-api.md#envelope).
+    /// `false`: the requested object does not exist (docs/reference/vpsie-api.md#envelope).
     False,
     /// `true`, or another bare value: accepted.
     Accepted,

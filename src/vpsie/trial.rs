@@ -1,4 +1,4 @@
-//! Credentials are tried before they are used.
+//! Trial of credentials before they are used.
 
 use super::auth::Credentials;
 use super::base_url::BaseUrl;
@@ -6,19 +6,19 @@ use super::client::Client;
 use super::error::{ApiError, Kind};
 use super::limiter::Purpose;
 
-/// What VPSie says to credentials.
+/// Result of a trial of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trial {
-    /// They are good.
+    /// VPSie accepts them.
     Accepted,
-    /// They are not, in these words.
+    /// VPSie refuses them, with this message.
     Refused(String),
-    /// Nobody knows: VPSie did not answer, or said something else.
+    /// Unknown: VPSie did not answer, or the error does not concern credentials.
     Unknown(String),
 }
 
 impl Client {
-    /// Asks VPSie whether it accepts these credentials, and goes on with those in use whatever it says.
+    /// Tries these credentials. The credentials in use stay, whatever the result.
     pub async fn try_out(&self, credentials: &Credentials, base: Option<&BaseUrl>) -> Trial {
         match self.sibling(credentials.clone(), base).prove_access().await {
             Ok(()) => Trial::Accepted,
@@ -29,8 +29,8 @@ impl Client {
         }
     }
 
-    /// Makes the calls that change nothing and that the autoscaler depends on. No such call shows whether the
-    /// credentials may change anything.
+    /// Sends the read-only calls that the autoscaler depends on. They do not show whether the credentials may create or
+    /// delete workers.
     async fn prove_access(&self) -> Result<(), ApiError> {
         let clusters = self.clusters().await?;
         let cluster = self.cluster();

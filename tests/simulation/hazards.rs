@@ -59,8 +59,8 @@ impl Hazard {
         HalfWrittenIncreases,
     ];
 
-    /// How often a world has it. Those that last half a day are rare, for they take as long as five
-    /// other worlds.
+    /// How often a world has it. Hazards that last half a day are rare, because such a world runs as long as five
+    /// others.
     fn chance(self) -> f64 {
         match self {
             DeletionsForbidden | LateVms | Duplicates | UnknownRoles | YearAhead => 0.04,

@@ -73,9 +73,9 @@ pub(crate) struct Requests {
 #[derive(Default)]
 struct State {
     accepted: Vec<Accepted>,
-    /// VPSie's groups of which a request had no clear answer, and when: which VM is whose cannot be told for a while.
+    /// VPSie's groups with a request without a clear answer, and its time: VMs cannot be attributed for a while.
     murky: BTreeMap<u64, Instant>,
-    /// When requests were given up early: their VMs are taken for those of later ones.
+    /// When requests were given up early: their VMs count as those of later requests.
     confused: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ struct Accepted {
     group: u64,
 }
 
-/// A creation that is under way. One whose process dies has no clear answer.
+/// A creation in flight. If its process dies, it has no clear answer.
 pub(crate) struct Creation {
     group: u64,
     begun: jiff::Timestamp,

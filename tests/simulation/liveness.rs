@@ -16,7 +16,7 @@ const DELETING: Duration = Duration::from_mins(10);
 /// An orphan is kept for fifteen minutes.
 const ORPHAN: Duration = Duration::from_mins(25);
 const LISTING: Duration = Duration::from_mins(5);
-/// How long what an earlier process may have asked for can halt growth.
+/// How long requests of an earlier process can halt growth.
 const HALT: Duration = Duration::from_mins(2);
 /// How long pauses and backoffs from bad weather may last.
 pub(crate) const RECOVERY: Duration = Duration::from_mins(5);
@@ -130,7 +130,7 @@ impl Liveness {
     /// The runaway guard halts growth only where VPSie gives it a reason.
     fn growth_goes_on(&mut self, fleet: &Fleet, sky: &Sky<'_>, now: Instant) -> Result<(), String> {
         let halt = fleet.verdict().and_then(|verdict| verdict.halt.as_ref());
-        // Requests that are never fulfilled may be fulfilled late: they halt growth.
+        // VPSie may fulfil an unfulfilled request late, so such requests halt growth.
         let Some(halt) = halt.filter(|_| !sky.may_halt && sky.short.is_empty()) else {
             self.halted_since = None;
             return Ok(());

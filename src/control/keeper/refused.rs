@@ -1,4 +1,4 @@
-//! Records that are refused as they are: the others are kept, and these are written again with growing waits.
+//! Records that the store refuses: the other records of a batch are written, and refused ones are retried with backoff.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use super::super::pace::Backoff;
 use crate::fleet::{Change, HeldBack, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
-/// What was not written of a batch.
+/// Changes of a batch that were not written.
 #[derive(Default)]
 pub(super) struct LeftOut {
     held: HeldBack,
-    /// By record, why it is as it was before the batch.
+    /// Why each record was refused.
     problems: BTreeMap<RecordKey, String>,
 }
 
 impl LeftOut {
-    /// Leaves out these records, and the changes of the list that must wait for them.
+    /// Leaves out the refused records, and the changes that must wait for them.
     pub(super) fn add(&mut self, changes: &[Change], refused: BTreeMap<RecordKey, String>) {
         self.held.extend(HeldBack::new(changes, refused.keys().cloned().collect()));
         self.problems.extend(refused);
@@ -27,7 +27,7 @@ impl LeftOut {
         self.held.is_empty()
     }
 
-    /// Whether the change is not written.
+    /// Returns true iff the change is left out.
     pub(super) fn holds(&self, change: &Change) -> bool {
         self.held.holds(change)
     }
@@ -43,7 +43,7 @@ impl LeftOut {
     }
 }
 
-/// The records that a commit was refused; else its failure.
+/// The records that a commit refused. Any other failure stays an error.
 pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<RefusedRecord>, StoreError> {
     match committed {
         Ok(()) => Ok(Vec::new()),
@@ -57,7 +57,7 @@ pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<Ref
 pub(super) struct Refusals(BTreeMap<RecordKey, (Backoff, String)>);
 
 impl Refusals {
-    /// Records of the changes that are not worth a write yet, and why.
+    /// Records among the changes whose backoff is not over, with the reason of their refusal.
     pub(super) fn standing(&self, changes: &[Change]) -> BTreeMap<RecordKey, String> {
         if self.0.is_empty() {
             return BTreeMap::new();
@@ -70,7 +70,7 @@ impl Refusals {
         keys.into_iter().filter_map(waits).collect()
     }
 
-    /// Notes what became of changes that were written.
+    /// Updates the backoffs with the result of a write.
     pub(super) fn note(&mut self, written: &[Change], refused: &[RefusedRecord]) {
         for change in written {
             let record = change.record();

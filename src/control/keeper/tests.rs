@@ -12,7 +12,7 @@ use crate::store::{MemoryStore, RefusedRecord};
 
 const POOLS: [&str; 2] = ["web/ams1/small/on-demand", "web/ams1/large/on-demand"];
 
-/// Fails when it is told to, after the first of the changes, or refuses the nth record of a commit.
+/// A store that fails on demand after the first of the changes, or refuses the nth record of a commit.
 #[derive(Clone, Default)]
 struct Fragile {
     kept: MemoryStore,

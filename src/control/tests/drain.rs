@@ -108,7 +108,7 @@ fn is_eviction(asked: &Asked) -> bool {
     asked.subresource == "eviction"
 }
 
-/// Whether it lists the pods of the Node.
+/// Whether the request lists the pods of the Node.
 fn lists_pods_on(asked: &Asked, n: u32) -> bool {
     let selector = asked.query.get("fieldSelector");
     asked.is(Verb::List, "pods") && selector.is_some_and(|on| *on == format!("spec.nodeName=slave-{n}"))

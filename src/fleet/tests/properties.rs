@@ -55,18 +55,18 @@ enum Step {
         /// The process stays, and reads the records again.
         survives: bool,
     },
-    /// A listing and what time does, of which one record is refused.
+    /// A listing and the passage of time; one record of the resulting changes is refused.
     RefusedWrite {
         nth: usize,
     },
-    /// Somebody deletes a machine by hand.
+    /// A person deletes a machine.
     Retire {
         nth: usize,
     },
     Drained {
         nth: usize,
     },
-    /// Somebody deletes a NodeGroup, or makes it again.
+    /// A person deletes a NodeGroup, or creates it again.
     Close {
         policy: Option<DeletionPolicy>,
     },
@@ -131,8 +131,8 @@ struct World {
     closed: Option<DeletionPolicy>,
 }
 
-/// What a store does that writes each object for itself: the last state of each, first what is noted of listed
-/// nodes, then machines, and what goes at the end. A node that is noted and goes is both.
+/// The order of a store that writes each object separately: the last state of each listed node, then of each machine,
+/// then the removals. A node that is saved and removed appears twice.
 fn by_kind(changes: Vec<Change>) -> Vec<Change> {
     let mut last: BTreeMap<(u8, RecordKey), Change> = BTreeMap::new();
     for change in changes {
@@ -457,7 +457,7 @@ fn check_steps(steps: &[Step]) {
     world.check_calm();
 }
 
-/// The clock jumps while a VM is awaited, and a crash breaks off the write that binds it.
+/// The clock jumps while a VM is awaited, and a crash interrupts the write that binds it.
 #[test]
 fn a_clock_jump_and_a_broken_write_lose_no_vm() {
     for survives in [false, true] {
@@ -473,7 +473,7 @@ fn a_clock_jump_and_a_broken_write_lose_no_vm() {
     }
 }
 
-/// A VM arrives for a machine that was given up, while a machine waits that adopts it or while none does.
+/// A VM arrives for a machine that was given up, with and without a waiting machine that adopts it.
 #[test]
 fn a_refused_record_loses_no_late_vm() {
     for (waiting, nth) in (0..2).flat_map(|waiting| (0..4).map(move |nth| (waiting, nth))) {

@@ -1,4 +1,4 @@
-//! What things have cost (docs/reference/vpsie-api.md#billing).
+//! The bill (docs/reference/vpsie-api.md#billing).
 
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};

@@ -37,21 +37,21 @@ const COMMIT: Duration = Duration::from_secs(5);
 const TOGETHER: usize = 16;
 /// Objects a request reads.
 const PAGE: u32 = 500;
-/// Lists begun anew because the rest was not to be had any more.
+/// Maximum restarts of a list whose continue token expired (410 Gone).
 const LISTS: u32 = 3;
 
 /// Keeps records in a namespace of the cluster.
 ///
-/// Each object is written for itself, and only as it was seen last: when somebody else changed what it records,
-/// the commit fails and the caller loads again. Changes of labels, annotations and the like are nobody's harm. What
-/// comes is written before what goes, so that a commit that breaks off loses nothing, as [`Store::commit`] says.
+/// Each object is written separately, and only at the version that was read last. If another writer changed the record
+/// in it, the commit fails and the caller loads again; changes of labels and annotations do no harm. Saves are written
+/// before removals, so an interrupted commit loses nothing: see [`Store::commit`].
 pub struct KubernetesStore {
     client: Client,
     namespace: String,
     nodes: Shelf<VPSieNode>,
     maps: Shelf<ConfigMap>,
     cluster: Mutex<Option<ClusterId>>,
-    /// Told to be no records.
+    /// VPSieNodes that a warning named already: they are not records.
     told: Mutex<BTreeSet<String>>,
     /// Machines of increases that broke off: no records, to be removed with the next commit.
     incomplete: Mutex<BTreeSet<MachineId>>,
@@ -174,7 +174,7 @@ impl KubernetesStore {
         if let Some(stored) = self.nodes.seen(name) {
             halves = machines::order(&stored, machine);
             let written = match self.patch(machine, halves, deadline).await? {
-                // To save what is saved is to doubt that it is there.
+                // No diff: verify that the object still exists.
                 Written::AsItWas => self.nodes.check(name, deadline).await?,
                 written => written,
             };
@@ -223,7 +223,8 @@ impl KubernetesStore {
         Ok(())
     }
 
-    /// Writes values of one ConfigMap. If they are refused together, parts of them are written, down to one value.
+    /// Writes values of one ConfigMap. If the API server refuses them together, the values are halved until only the
+    /// refused ones are left out.
     async fn note(&self, map: &str, notes: Notes, deadline: Instant) -> Refusals {
         let (mut parts, mut refused) = (vec![notes], Vec::new());
         while let Some(mut part) = parts.pop() {
@@ -309,7 +310,7 @@ impl Store for KubernetesStore {
         let gone = dropped.chain(by_map(last.forgotten).into_iter().map(note)).collect();
         let gone = together(gone).await?;
         if let Some(stays) = gone.iter().find(|refused| saved.contains(&refused.record)) {
-            // What was saved before is written, so the record is not as it was.
+            // The same commit saved this record, so it cannot be reported as unchanged.
             let problem = format!("{} cannot be removed: {}", stays.record, stays.problem);
             return Err(StoreError::Io { action: "write", problem });
         }
@@ -356,13 +357,13 @@ impl Last {
                 Change::SaveStranger(stranger) => {
                     last.note(Place::stranger(&stranger.hostname), record, stranger)?;
                 }
-                // If it was saved before, that is written all the same: its VM may have gone to a machine since, and the
-                // write may break off before that.
+                // An earlier save of the node is written too: its VM may have moved to a machine since, and the commit
+                // may be interrupted before that machine is written.
                 Change::DropStranger(hostname) => {
                     last.forgotten.insert(Place::stranger(hostname), (record, None));
                 }
                 Change::SaveLearned(size, learned) => {
-                    // Read by earlier releases, and the same for a long time.
+                    // Earlier releases read the summary. It rarely changes.
                     last.note(Place::learned(*size), record.clone(), &learned.summary())?;
                     last.note(Place::learned_nodes(*size), record, &learned.nodes)?;
                 }
@@ -383,7 +384,7 @@ impl Last {
         Ok(())
     }
 
-    /// Leaves out what must wait for refused records.
+    /// Leaves out the changes that must wait for refused records.
     fn hold_back(&mut self, changes: &[Change], refused: &[RefusedRecord]) {
         if refused.is_empty() {
             return;
@@ -414,13 +415,13 @@ fn by_map(notes: BTreeMap<Place, (RecordKey, Option<String>)>) -> BTreeMap<Strin
     maps
 }
 
-/// The records that a write was refused, or why it failed.
+/// The records that were refused in a write, or its failure.
 type Refusals = Result<Vec<RefusedRecord>, StoreError>;
 
 /// A write of objects.
 type Write<'a> = BoxFuture<'a, Refusals>;
 
-/// What became of the write of a machine's record.
+/// Turns a refusal of a machine's object into a refused record.
 fn refusal(machine: &MachineId, written: Result<(), StoreError>) -> Refusals {
     match written {
         Ok(()) => Ok(Vec::new()),
@@ -431,8 +432,8 @@ fn refusal(machine: &MachineId, written: Result<(), StoreError>) -> Refusals {
     }
 }
 
-/// Does all of it, also when a part fails: what was begun is not left unknown. The records that are refused as they are,
-/// or the first failure.
+/// Completes all writes, even if one fails, so that no outcome stays unknown. Returns the refused records, or the first
+/// failure.
 async fn together(writes: Vec<Write<'_>>) -> Refusals {
     let mut results = futures::stream::iter(writes).buffer_unordered(TOGETHER);
     let (mut first, mut refused) = (Ok(()), Vec::new());
@@ -445,8 +446,7 @@ async fn together(writes: Vec<Write<'_>>) -> Refusals {
     first.map(|()| refused)
 }
 
-/// The records that these objects are. VPSieNodes that are no machine's are left out, and so are those of increases that
-/// broke off.
+/// The records in these objects. VPSieNodes that are not machines, and those of incomplete increases, are left out.
 pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Records {
     let mut records = Records::default();
     let incomplete = increases::incomplete(nodes);

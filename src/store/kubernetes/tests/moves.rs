@@ -1,4 +1,4 @@
-//! Records that are refused, and writes that break off, while a VM goes from one record to another.
+//! Refused records and interrupted writes while a VM moves from one record to another.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::catalog::Catalog;
 use crate::fleet::Ledger;
 
-/// One that no ConfigMap can have.
+/// A node whose record is too long for a ConfigMap.
 fn too_long(hostname: &str) -> Stranger {
     Stranger { id: Some(VmId::new("u".repeat(1 << 20))), ..stranger(hostname) }
 }
@@ -16,7 +16,7 @@ fn orphan(stranger: Stranger) -> Stranger {
     Stranger { kind, ..stranger }
 }
 
-/// A machine that was given up, with so many requests that may still have a result.
+/// A failed machine with this many requests that may still make a VM.
 fn failed(requests: usize) -> Machine {
     let at = machine("workers-1").created_at;
     let failure = Failure { reason: FailureReason::ProvisionTimeout, message: String::new() };
@@ -39,7 +39,7 @@ async fn refused(store: &KubernetesStore, changes: &[Change]) -> BTreeSet<Record
     }
 }
 
-/// A machine that was given up gets a VM, and one that waits adopts it at once.
+/// The VM of a failed machine is listed, and a waiting machine adopts it at once.
 fn adoption(vm: &str) -> [Change; 4] {
     [
         Change::SaveStranger(orphan(stranger(vm))),
