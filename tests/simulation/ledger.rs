@@ -1,48 +1,84 @@
 //! What VPSie and Cluster Autoscaler were told and promised, kept apart from the provider's own accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio::time::Instant;
 use vpsie_autoscaler::fleet::{AskOutcome, MachineId, Records};
-use vpsie_autoscaler::simulator::{Simulator, VmKind};
+use vpsie_autoscaler::simulator::{Simulator, Vm, VmKind};
 
 use super::checks::MAXIMA;
 use super::hazards::{Hazard, Hazards};
 
 /// VMs that may be paid for beyond the maxima of all NodeGroups, as docs/designs/runaway-guard.md states it.
-fn margin(hazards: &Hazards, unanswered: &Unanswered) -> usize {
+fn margin(simulator: &Simulator, hazards: &Hazards, unanswered: &Unanswered) -> usize {
     let maxima: u32 = MAXIMA.iter().map(|(_, max)| max).sum();
     let surges: u32 = MAXIMA.iter().map(|(_, max)| (max / 10).max(2)).sum();
     let stated = surges as usize + 1;
+    // VMs that appear after an hour: of as many requests again as the bound.
+    let late = if hazards.has(Hazard::LateVms) { maxima as usize + stated } else { 0 };
     // Each open request may make a VM more than was asked for, and deleted VMs come back: the guard counts them only
     // once they are listed.
-    let beyond = if hazards.vms_beyond_requests() { maxima as usize } else { 0 };
-    // VMs that appear after an hour may be as many again as the bound, and those of lost replies do not count.
-    let late = if hazards.has(Hazard::LateVms) { maxima as usize + stated + unanswered.count() } else { 0 };
-    stated + beyond + late
+    let beyond = if hazards.vms_beyond_requests() { maxima as usize + late } else { 0 };
+    stated + beyond + late + unanswered.unseen_vms(simulator)
 }
 
 /// Creations whose reply was lost, or never awaited.
 #[derive(Clone, Default)]
-pub(crate) struct Unanswered(Arc<AtomicUsize>);
+pub(crate) struct Unanswered(Arc<Mutex<Vec<Unclear>>>);
+
+/// A creation that has no answer yet.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Unclear {
+    /// VPSie's group.
+    group: u64,
+    begun: jiff::Timestamp,
+}
+
+/// How long the guard counts a creation whose reply was lost.
+const LOST_REPLY_COUNTS_FOR: SignedDuration = SignedDuration::from_secs(45);
+
+/// How long VPSie takes at most between a request and its VM, which then may still not be listed.
+const SLOWEST_REPLY: SignedDuration = SignedDuration::from_mins(2);
 
 impl Unanswered {
     /// A creation is sent.
-    pub(crate) fn begin(&self) {
-        self.0.fetch_add(1, Relaxed);
+    pub(crate) fn begin(&self, path: &str, simulator: &Simulator) -> Option<Unclear> {
+        let creation = Unclear { group: group_of(path)?, begun: simulator.overview().now };
+        self.0.lock().unwrap().push(creation);
+        Some(creation)
     }
 
     /// Its reply tells whether it was accepted.
-    pub(crate) fn answered(&self) {
-        self.0.fetch_sub(1, Relaxed);
+    pub(crate) fn answered(&self, creation: Unclear) {
+        let mut open = self.0.lock().unwrap();
+        if let Some(index) = open.iter().position(|other| *other == creation) {
+            open.swap_remove(index);
+        }
     }
 
-    fn count(&self) -> usize {
-        self.0.load(Relaxed)
+    /// VMs of such creations that VPSie showed only after the guard had stopped counting them: one a creation.
+    fn unseen_vms(&self, simulator: &Simulator) -> usize {
+        let vms = simulator.vms();
+        let is_unseen = |vm: &Vm| vm.listed_at > later(vm.created_at, LOST_REPLY_COUNTS_FOR);
+        let unseen: Vec<&Vm> = vms.iter().map(|vm| &vm.vm).filter(|vm| is_unseen(vm)).collect();
+        let has_vm = |creation: &&Unclear| {
+            let window = creation.begun..=later(creation.begun, SLOWEST_REPLY);
+            unseen.iter().any(|vm| vm.group == Some(creation.group) && window.contains(&vm.created_at))
+        };
+        self.0.lock().unwrap().iter().filter(has_vm).count()
     }
+}
+
+fn later(time: jiff::Timestamp, by: SignedDuration) -> jiff::Timestamp {
+    time.checked_add(by).unwrap_or(jiff::Timestamp::MAX)
+}
+
+/// VPSie's group in the path of a creation.
+fn group_of(path: &str) -> Option<u64> {
+    path.rsplit('/').next().and_then(|id| id.parse().ok())
 }
 
 /// VMs of ours that are paid for at the same time are bounded, whatever VPSie did and whatever the provider counts.
@@ -53,9 +89,12 @@ pub(crate) fn bounded(
 ) -> Result<(), String> {
     let paid =
         simulator.vms().iter().filter(|vm| vm.vm.kind == VmKind::Worker && vm.vm.end.is_none()).count();
-    let max: u32 = MAXIMA.iter().map(|(_, max)| max).sum();
-    let margin = margin(hazards, unanswered);
-    if paid > max as usize + margin {
+    let max = MAXIMA.iter().map(|(_, max)| max).sum::<u32>() as usize;
+    if paid <= max {
+        return Ok(());
+    }
+    let margin = margin(simulator, hazards, unanswered);
+    if paid > max + margin {
         return Err(format!("M: {paid} VMs are paid for, of at most {max} and a margin of {margin}"));
     }
     Ok(())
@@ -126,7 +165,7 @@ impl Requests {
         simulator: &Simulator,
         records: &Records,
     ) -> Result<Option<Creation>, String> {
-        let Some(group) = path.rsplit('/').next().and_then(|id| id.parse().ok()) else { return Ok(None) };
+        let Some(group) = group_of(path) else { return Ok(None) };
         let Some(size) = simulator.groups().iter().find(|g| g.id == group).map(|g| g.size) else {
             return Ok(None);
         };

@@ -150,16 +150,17 @@ impl Network {
             self.complaints.add(complaint);
             None
         });
-        if creates {
-            self.unanswered.begin();
-        }
+        let unanswered = match creates {
+            true => self.unanswered.begin(request.uri().path(), &self.simulator),
+            false => None,
+        };
         let answer = self.simulator.transport().oneshot(request).await;
         if creates && self.latency {
             tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         }
         self.fuse.burn().await;
-        if creates && accepted(&answer).is_some() {
-            self.unanswered.answered();
+        if let Some(creation) = unanswered.filter(|_| accepted(&answer).is_some()) {
+            self.unanswered.answered(creation);
         }
         if let (Some(requests), Some(creation)) = (&self.requests, creation) {
             requests.end(creation, accepted(&answer), &self.simulator);
