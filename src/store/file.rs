@@ -14,13 +14,13 @@ use super::{Store, StoreError};
 use crate::catalog::SizeId;
 use crate::fleet::{Change, ClusterId, Records, lenient};
 
-/// Grows when an older release could not read what this one writes.
+/// Increment it if older releases cannot read the new records.
 const FORMAT: u64 = 1;
-/// Grows with every change of the records that older releases can read.
+/// Increment it with every change of the records that older releases can read.
 const REVISION: u64 = 2;
-/// What every redb file starts with.
+/// The first bytes of every redb file.
 const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
-/// Records are small and memory has them all: the pages need little room.
+/// Small, because the fleet has all records in memory.
 const CACHE_BYTES: usize = 4 << 20;
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
@@ -32,64 +32,65 @@ const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog")
 /// The only key of [`CATALOG`] and [`LEDGER`].
 const LAST: &str = "last";
 
-/// Keeps records in one file: one transaction a commit, on disk when it returns, whole or not at all.
+/// Keeps records in one file. A commit is one transaction, which is on disk when the commit returns.
 ///
 /// The file belongs to one process and one cluster. A file that is damaged, of a newer format, of another
-/// cluster or not ours is refused and left byte for byte as it is.
+/// cluster or not ours is refused and stays unchanged.
 #[derive(Clone, Debug)]
 pub struct FileStore {
-    place: Arc<Place>,
-    /// None after a failure: redb refuses all work then, so the next call opens the file anew.
+    file: Arc<RecordFile>,
+    /// None after a failure: redb refuses all operations then, so the next call opens the file again.
     database: Arc<Mutex<Option<Database>>>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct RecordFile {
     path: PathBuf,
     cluster: ClusterId,
 }
 
 impl FileStore {
-    /// Opens the file, or makes it, with its folders, when it is not there.
+    /// Opens the file. Creates it, and its folders, if it does not exist.
     pub async fn open(path: impl Into<PathBuf>, cluster: &ClusterId) -> Result<Self, StoreError> {
-        let place = Arc::new(Place { path: path.into(), cluster: cluster.clone() });
-        let store = Self { place, database: Arc::default() };
-        store.with("read", |_| Ok(())).await?;
+        let file = Arc::new(RecordFile { path: path.into(), cluster: cluster.clone() });
+        let store = Self { file, database: Arc::default() };
+        store.run_blocking("read", |_| Ok(())).await?;
         Ok(store)
     }
 
-    /// As after a failure.
+    /// Closes the file as a failure does.
     #[cfg(test)]
-    pub(super) fn forget_the_open_file(&self) {
+    pub(super) fn close_file(&self) {
         *self.database.lock().unwrap() = None;
     }
 
-    /// Runs blocking work with the file, opened.
-    async fn with<R: Send + 'static>(
+    /// Runs a blocking operation on the open file.
+    async fn run_blocking<R: Send + 'static>(
         &self,
         action: &'static str,
-        work: impl FnOnce(&Database) -> Result<R, Fault> + Send + 'static,
+        operation: impl FnOnce(&Database) -> Result<R, Fault> + Send + 'static,
     ) -> Result<R, StoreError> {
-        let (place, database) = (self.place.clone(), self.database.clone());
-        let done = tokio::task::spawn_blocking(move || {
+        let file = self.file.clone();
+        let database = self.database.clone();
+        let task = tokio::task::spawn_blocking(move || {
             let mut slot = database.lock().unwrap_or_else(PoisonError::into_inner);
             let database = match slot.take() {
                 Some(database) => database,
-                None => place.open()?,
+                None => file.open()?,
             };
-            let result = work(&database).map_err(|fault| place.explain(action, fault))?;
+            let result = operation(&database).map_err(|fault| file.explain(action, fault))?;
             *slot = Some(database);
             Ok(result)
         });
-        // redb may panic on a file that somebody else changed under it.
-        done.await.unwrap_or_else(|panic| Err(self.place.damaged(&panic)))
+        // redb may panic if another process changes the open file.
+        task.await.unwrap_or_else(|panic| Err(self.file.damaged(&panic)))
     }
 }
 
 #[async_trait]
 impl Store for FileStore {
     async fn load(&self) -> Result<Records, StoreError> {
-        self.with("read", read_records).await
+        self.run_blocking("read", read_records).await
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
@@ -97,11 +98,11 @@ impl Store for FileStore {
             return Ok(());
         }
         let changes = changes.to_vec();
-        self.with("write", move |database| write_changes(database, &changes)).await
+        self.run_blocking("write", move |database| write_changes(database, &changes)).await
     }
 }
 
-/// Why the layer below did not do it.
+/// A failure of the layer below.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
     #[error(transparent)]
@@ -128,7 +129,7 @@ faults!(
     std::io::Error
 );
 
-impl Place {
+impl RecordFile {
     fn open(&self) -> Result<Database, StoreError> {
         let file = match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => file,
@@ -140,7 +141,7 @@ impl Place {
         open_database(file).map_err(|fault| self.explain("read", fault))
     }
 
-    /// Makes the file under another name first, so that a crash leaves no half-made file behind.
+    /// Creates the file under another name first, so that a crash leaves no incomplete file.
     fn create(&self) -> Result<Database, StoreError> {
         let folder = match self.path.parent() {
             Some(folder) if folder != Path::new("") => folder,
@@ -154,7 +155,7 @@ impl Place {
         };
         let file = make().map_err(|error| self.unusable(format!("cannot be created: {error}")))?;
         self.lock(&file)?;
-        // Who had the lock may have just finished.
+        // Another process may have created the file before this one had the lock.
         if self.path.exists() {
             return Err(self.in_use());
         }
@@ -188,7 +189,7 @@ impl Place {
         }
     }
 
-    /// Proves on a copy in memory that the file is whole and ours: opening writes to it.
+    /// Checks on a copy in memory that the file is intact and ours, because opening the file writes to it.
     fn check_copy(&self, mut file: &File) -> Result<(), StoreError> {
         let mut start = Vec::new();
         let mut copy = || -> std::io::Result<InMemoryBackend> {
@@ -271,7 +272,7 @@ impl Place {
 
     fn foreign(&self) -> StoreError {
         self.unusable(
-            "is no file of records of vpsie-autoscaler, and is left as it is. Name another file with \
+            "is not a record file of vpsie-autoscaler; it stays unchanged. Name another file with \
              --data-file"
                 .to_owned(),
         )
@@ -279,8 +280,8 @@ impl Place {
 
     fn damaged(&self, what: &dyn std::fmt::Display) -> StoreError {
         self.unusable(format!(
-            "is damaged ({what}), and is left as it is. Restore a copy, or move it away to start without \
-             records: workers that are there count as foreign then"
+            "is damaged ({what}); it stays unchanged. Restore a copy, or move the file away to start without \
+             records: existing workers then count as foreign"
         ))
     }
 
@@ -302,7 +303,7 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
     if let Some(newer) = revision.filter(|revision| *revision > REVISION) {
         tracing::warn!(
             revision = newer,
-            "the records were written by a newer vpsie-autoscaler; unknown fields are ignored"
+            "a newer vpsie-autoscaler wrote the records; unknown fields are ignored"
         );
     }
     let mut untouchable = Vec::new();
@@ -347,7 +348,7 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
     Ok(records)
 }
 
-/// A record, unless this version cannot read it: that one is left as it is.
+/// A record, or None if this version cannot read it. It stays unchanged in the file then.
 fn readable<T>(
     table: &impl TableHandle,
     key: &dyn std::fmt::Display,
@@ -361,7 +362,7 @@ fn readable<T>(
                 table = table.name(),
                 %key,
                 %error,
-                "a record cannot be read and is left as it is; its VM is not managed. Run the release that wrote it"
+                "cannot read a record; it stays unchanged and its VM is not managed. Run the release that wrote it"
             );
         })
         .ok()

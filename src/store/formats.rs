@@ -1,5 +1,5 @@
-//! Records of the last two formats, as they were written, and of one that does not exist yet. `UPDATE=1` writes those of
-//! this version again; then a new file is due instead, where the format grew.
+//! Records of the last two formats and of a future one. `UPDATE=1` rewrites the records of the present
+//! format; a new format needs a new file instead.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,14 +18,14 @@ use crate::fleet::{
 };
 
 const NAMESPACE: &str = "vpsie-system";
-const LAST: &str = include_str!("formats/1.json");
-const THIS: &str = include_str!("formats/2.json");
-const NEXT: &str = include_str!("formats/3.json");
+const PREVIOUS: &str = include_str!("formats/1.json");
+const PRESENT: &str = include_str!("formats/2.json");
+const FUTURE: &str = include_str!("formats/3.json");
 
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 const STRANGERS: TableDefinition<'_, &str, &str> = TableDefinition::new("strangers");
 
-/// What the release before could read: of other words it stopped.
+/// The enum values that the previous release reads; it fails on others.
 const WORDS: [(&str, &[&str]); 4] = [
     (
         "phase",
@@ -51,7 +51,7 @@ const WORDS: [(&str, &[&str]); 4] = [
 ];
 
 #[derive(Deserialize, Serialize)]
-struct Written {
+struct RecordSet {
     /// VPSieNodes and ConfigMaps.
     objects: Vec<Value>,
     /// Rows of the file, by key.
@@ -125,7 +125,7 @@ fn store(kube: &FakeKube) -> KubernetesStore {
 }
 
 async fn from_objects(text: &str) -> (FakeKube, Records) {
-    let written: Written = serde_json::from_str(text).unwrap();
+    let written: RecordSet = serde_json::from_str(text).unwrap();
     let kube = server();
     for object in written.objects {
         kube.put(object).unwrap();
@@ -135,7 +135,7 @@ async fn from_objects(text: &str) -> (FakeKube, Records) {
 }
 
 async fn from_file(text: &str) -> Records {
-    let written: Written = serde_json::from_str(text).unwrap();
+    let written: RecordSet = serde_json::from_str(text).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("records.redb");
     drop(FileStore::open(&path, &cluster()).await.unwrap());
@@ -152,13 +152,13 @@ async fn from_file(text: &str) -> Records {
     FileStore::open(&path, &cluster()).await.unwrap().load().await.unwrap()
 }
 
-async fn written_now() -> Written {
+async fn write_records() -> RecordSet {
     let kube = server();
     store(&kube).load().await.unwrap();
-    let kept = store(&kube);
-    kept.load().await.unwrap();
+    let store = store(&kube);
+    store.load().await.unwrap();
     for change in changes(records()) {
-        kept.commit(&[change]).await.unwrap();
+        store.commit(&[change]).await.unwrap();
     }
     let mut objects: Vec<Value> =
         kube.list("vpsienodes").into_iter().chain(kube.list("configmaps")).collect();
@@ -171,7 +171,7 @@ async fn written_now() -> Written {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("records.redb");
     FileStore::open(&path, &cluster()).await.unwrap().commit(&changes(records())).await.unwrap();
-    Written { objects, machines: rows(&path, MACHINES), strangers: rows(&path, STRANGERS) }
+    RecordSet { objects, machines: rows(&path, MACHINES), strangers: rows(&path, STRANGERS) }
 }
 
 fn rows(path: &Path, table: TableDefinition<'_, &str, &str>) -> BTreeMap<String, Value> {
@@ -184,7 +184,7 @@ fn rows(path: &Path, table: TableDefinition<'_, &str, &str>) -> BTreeMap<String,
 
 #[tokio::test(start_paused = true)]
 async fn records_of_the_last_two_formats_are_read() {
-    for text in [LAST, THIS] {
+    for text in [PREVIOUS, PRESENT] {
         assert_eq!(from_objects(text).await.1, records());
         assert_eq!(from_file(text).await, records());
     }
@@ -192,18 +192,18 @@ async fn records_of_the_last_two_formats_are_read() {
 
 #[tokio::test(start_paused = true)]
 async fn records_are_written_as_in_the_file() {
-    let now = serde_json::to_string_pretty(&written_now().await).unwrap() + "\n";
+    let now = serde_json::to_string_pretty(&write_records().await).unwrap() + "\n";
     if std::env::var_os("UPDATE").is_some() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/formats/2.json");
         std::fs::write(path, &now).unwrap();
         return;
     }
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-    assert_eq!(json(&now), json(THIS), "a new format: write a new file, and keep the last two");
+    assert_eq!(json(&now), json(PRESENT), "a new format: write a new file, and keep the last two");
 }
 
 #[test]
-fn the_release_before_knows_every_word() {
+fn previous_release_knows_every_enum_value() {
     fn check(value: &Value) {
         match value {
             Value::Object(object) => {
@@ -221,13 +221,13 @@ fn the_release_before_knows_every_word() {
             _ => {}
         }
     }
-    check(&serde_json::from_str(THIS).unwrap());
+    check(&serde_json::from_str(PRESENT).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_format_loses_no_vm_and_stops_nothing() {
-    let (kube, read) = from_objects(NEXT).await;
-    for records in [read, from_file(NEXT).await] {
+async fn a_newer_format_loses_no_vm_and_blocks_nothing() {
+    let (kube, read) = from_objects(FUTURE).await;
+    for records in [read, from_file(FUTURE).await] {
         let phase = |name: &str| records.machines.iter().find(|m| m.id.as_str() == name).map(|m| &m.phase);
         assert!(
             matches!(phase("workers-1"), Some(Phase::Running { vm, .. }) if vm.id == Some("u-1".into())),
@@ -238,7 +238,7 @@ async fn a_newer_format_loses_no_vm_and_stops_nothing() {
             matches!(phase("workers-3"), Some(Phase::Deleting { drain: DrainState::Pending, .. })),
             "{records:?}"
         );
-        assert_eq!(phase("workers-4"), None, "nothing tells what is to become of it");
+        assert_eq!(phase("workers-4"), None, "neither a VM nor requests");
         let asks = &records.machines[1].asks;
         assert!(asks.iter().all(|ask| ask.outcome == AskOutcome::Unclear) && !asks.is_empty());
         let kind =
@@ -260,6 +260,6 @@ async fn a_newer_format_loses_no_vm_and_stops_nothing() {
         .unwrap();
     assert!(
         before.iter().all(|object| kube.list("vpsienodes").contains(object)),
-        "they are left as they are"
+        "unreadable records stay unchanged"
     );
 }

@@ -1,4 +1,4 @@
-//! Records in memory, for simulations: they outlive the one who uses them, as a file would.
+//! Records in memory, for simulations.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +9,12 @@ use super::{Store, StoreError};
 use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{Change, Hostname, Learned, Ledger, Machine, MachineId, Records, Stranger};
 
-/// Keeps records in memory. Clones share them, so that a simulated crash of one user leaves them to the next.
+/// Keeps records in memory. Clones share them, so that records survive a simulated crash.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryStore(Arc<Mutex<Kept>>);
+pub struct MemoryStore(Arc<Mutex<RecordMaps>>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct RecordMaps {
     machines: BTreeMap<MachineId, Machine>,
     strangers: BTreeMap<Hostname, Stranger>,
     learned: BTreeMap<SizeId, Learned>,
@@ -30,39 +30,39 @@ impl MemoryStore {
 
     /// All records, without waiting.
     pub fn records(&self) -> Records {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Records {
-            machines: kept.machines.values().cloned().collect(),
-            strangers: kept.strangers.values().cloned().collect(),
-            learned: kept.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
-            ledger: kept.ledger.clone(),
-            catalog: kept.catalog.clone(),
+            machines: records.machines.values().cloned().collect(),
+            strangers: records.strangers.values().cloned().collect(),
+            learned: records.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
+            ledger: records.ledger.clone(),
+            catalog: records.catalog.clone(),
             unreadable: 0,
         }
     }
 
     /// Writes the changes in their order, without waiting.
     pub fn write(&self, changes: &[Change]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change.clone() {
                 Change::SaveMachine(machine) => {
-                    kept.machines.insert(machine.id.clone(), machine);
+                    records.machines.insert(machine.id.clone(), machine);
                 }
                 Change::DropMachine(id) => {
-                    kept.machines.remove(&id);
+                    records.machines.remove(&id);
                 }
                 Change::SaveStranger(stranger) => {
-                    kept.strangers.insert(stranger.hostname.clone(), stranger);
+                    records.strangers.insert(stranger.hostname.clone(), stranger);
                 }
                 Change::DropStranger(hostname) => {
-                    kept.strangers.remove(&hostname);
+                    records.strangers.remove(&hostname);
                 }
                 Change::SaveLearned(size, learned) => {
-                    kept.learned.insert(size, learned);
+                    records.learned.insert(size, learned);
                 }
-                Change::SaveLedger(ledger) => kept.ledger = ledger,
-                Change::SaveCatalog(catalog) => kept.catalog = Some(catalog),
+                Change::SaveLedger(ledger) => records.ledger = ledger,
+                Change::SaveCatalog(catalog) => records.catalog = Some(catalog),
             }
         }
     }

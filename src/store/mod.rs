@@ -1,4 +1,4 @@
-//! Where the fleet's records are durable.
+//! Durable records of the fleet.
 
 mod file;
 #[cfg(test)]
@@ -18,66 +18,67 @@ use crate::fleet::{Change, RecordKey, Records};
 
 /// Keeps the fleet's records through a crash.
 ///
-/// One writer at a time: the fleet's keeper. A local file writes all of a commit at once; in Kubernetes a record
-/// is an object, and each is written for itself.
+/// One writer at a time. A local file writes a commit as a whole; in Kubernetes each record is an object of
+/// its own, and each object is written separately.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Reads everything back.
+    /// Reads all records.
     async fn load(&self) -> Result<Records, StoreError>;
 
-    /// Writes the changes and returns once they are durable. When it fails, a part of them may have been written:
-    /// the caller loads again before it goes on.
+    /// Writes the changes and returns once they are durable. A failed commit may have written a part of them:
+    /// the caller must load again before the next commit.
     ///
-    /// Only the last change of each record need be written; for a node that is saved and then dropped, both. The written
-    /// part is a prefix of the list, or a prefix of this order: saves other than machines, then saves of machines in any
-    /// order, then removals in any order. Neither loses anything, because a VM only ever moves
+    /// Only the last change of each record need be written; for a node that is saved and then dropped, both.
+    /// The written part is a prefix of the list, or a prefix of this order: saves other than machines, then
+    /// saves of machines in any order, then removals in any order. Neither loses anything, because a VM only
+    /// ever moves
     /// - from a request to a machine, in one record,
     /// - from a request to a stranger, and the request goes with the machine that is saved after it,
     /// - from a machine to a stranger, saved before the machine is saved without it or dropped,
     /// - from a stranger to a machine, saved before the stranger is dropped.
     ///
-    /// Two records of one VM are put right by the next listing: the machine's is the one that counts.
+    /// The next listing corrects two records of one VM: the machine's record counts.
     ///
-    /// A record that can never be written must not hold up the others: [`StoreError::Refused`] names it. All other
-    /// changes are durable then, except those that [`HeldBack`](crate::fleet::HeldBack) holds.
+    /// A record that can never be written must not block the others: [`StoreError::Refused`] names it. All
+    /// other changes are durable then, except those that [`HeldBack`](crate::fleet::HeldBack) holds.
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 }
 
-/// Why records could not be read or written.
+/// A failure to read or write records.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file or object is not ours, damaged, or of a newer format. It is left as it is.
+    /// The file or object is not ours, damaged, or of a newer format. It stays unchanged.
     #[error("{path}: {problem}")]
     Unusable {
         /// The file or object.
         path: String,
-        /// What is wrong, and what to do.
+        /// The problem and its remedy.
         problem: String,
     },
     /// Another writer changed the record in an object since it was read.
-    #[error("{object} was changed by somebody else; the records are read again")]
+    #[error("{object} was changed by another writer; the records are read again")]
     Conflict {
         /// Its kind, namespace and name.
         object: String,
     },
-    /// The API server refuses an object for good: it breaks its schema, is malformed or too large.
-    #[error("{object} is refused: {problem}")]
+    /// The API server refuses an object permanently: it violates its schema, is malformed or too large.
+    #[error("the API server refuses {object}: {problem}")]
     Invalid {
         /// Its kind, namespace and name.
         object: String,
-        /// What the API server said.
+        /// The API server's message.
         problem: String,
     },
-    /// These records cannot be written in their present form. All other changes of the commit are written, except those
-    /// that must wait for them.
-    #[error("records are refused: {}", list(.0))]
+    /// These records cannot be written in their present form. All other changes of the commit are written,
+    /// except those that must wait for them.
+    #[error("the API server refuses records: {}", format_refused(.0))]
     Refused(Vec<RefusedRecord>),
     /// Reading or writing failed.
     #[error("cannot {action} the records: {problem}")]
     Io {
         /// `read` or `write`.
         action: &'static str,
-        /// What the layer below said.
+        /// The message of the layer below.
         problem: String,
     },
 }
@@ -85,13 +86,13 @@ pub enum StoreError {
 /// A record that can never be written in its present form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRecord {
-    /// Which.
+    /// Its key.
     pub record: RecordKey,
-    /// What the layer below said.
+    /// The message of the layer below.
     pub problem: String,
 }
 
-fn list(refused: &[RefusedRecord]) -> String {
+fn format_refused(refused: &[RefusedRecord]) -> String {
     let one = |refused: &RefusedRecord| format!("{}: {}", refused.record, refused.problem);
     refused.iter().map(one).collect::<Vec<_>>().join("; ")
 }

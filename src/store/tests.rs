@@ -152,7 +152,7 @@ async fn every_kind_of_record_comes_back_after_a_restart() {
 }
 
 #[tokio::test]
-async fn memory_store_holds_the_same_and_outlives_its_user() {
+async fn memory_store_shares_records_between_clones() {
     let store = MemoryStore::new();
     let user = store.clone();
     user.commit(&changes()).await.unwrap();
@@ -170,7 +170,7 @@ async fn a_new_file_has_no_records_and_its_folder_is_made() {
 }
 
 #[tokio::test]
-async fn a_crash_while_the_file_is_made_leaves_nothing_in_the_way() {
+async fn a_crash_during_creation_does_not_block_the_next_one() {
     let folder = Folder::new();
     std::fs::write(folder.path("records.redb.new"), b"redb half made").unwrap();
     let path = folder.filled().await;
@@ -178,7 +178,7 @@ async fn a_crash_while_the_file_is_made_leaves_nothing_in_the_way() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_on_disk_when_the_process_dies() {
+async fn commits_are_on_disk_when_the_process_dies() {
     let folder = Folder::new();
     let path = folder.path("records.redb");
     let store = FileStore::open(&path, &cluster()).await.unwrap();
@@ -199,7 +199,7 @@ async fn what_was_committed_is_on_disk_when_the_process_dies() {
 }
 
 #[tokio::test]
-async fn a_second_process_is_told_that_the_file_is_in_use() {
+async fn a_second_process_cannot_open_the_file() {
     let folder = Folder::new();
     let path = folder.path("records.redb");
     let first = FileStore::open(&path, &cluster()).await.unwrap();
@@ -216,7 +216,7 @@ async fn a_file_of_something_else_is_refused() {
     for (name, bytes) in [("text", "minNodes: 1\n".repeat(1000).into_bytes()), ("empty", Vec::new())] {
         std::fs::write(folder.path(name), bytes).unwrap();
         let problem = refusal(&folder.path(name)).await;
-        assert!(problem.contains("is no file of records of vpsie-autoscaler"), "{problem}");
+        assert!(problem.contains("is not a record file of vpsie-autoscaler"), "{problem}");
     }
 }
 
@@ -230,7 +230,7 @@ async fn a_redb_file_of_another_program_is_refused() {
     transaction.commit().unwrap();
     drop(database);
     let problem = refusal(&path).await;
-    assert!(problem.contains("is no file of records of vpsie-autoscaler"), "{problem}");
+    assert!(problem.contains("is not a record file of vpsie-autoscaler"), "{problem}");
 }
 
 async fn edited(folder: &Folder, table: TableDefinition<'_, &str, &str>, key: &str, value: &str) -> PathBuf {
@@ -259,7 +259,7 @@ async fn the_records_of_another_cluster_are_refused() {
 }
 
 #[tokio::test]
-async fn an_unreadable_record_is_left_as_it_is_and_counted() {
+async fn an_unreadable_record_stays_unchanged_and_is_counted() {
     let folder = Folder::new();
     let path = edited(&folder, MACHINES, "workers-1", "{\"id\": 7}").await;
     let store = FileStore::open(&path, &cluster()).await.unwrap();
@@ -307,14 +307,14 @@ async fn damage_is_refused_or_harmless_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn a_store_goes_on_after_a_failure() {
+async fn a_store_recovers_after_a_failure() {
     let folder = Folder::new();
     let path = folder.path("records.redb");
     let store = FileStore::open(&path, &cluster()).await.unwrap();
     store.commit(&changes()).await.unwrap();
-    store.forget_the_open_file();
+    store.close_file();
     assert_eq!(store.load().await.unwrap(), expected());
-    store.forget_the_open_file();
+    store.close_file();
     store.commit(&[Change::DropMachine("workers-1".into())]).await.unwrap();
     assert_eq!(store.load().await.unwrap().machines.len(), 1);
 }

@@ -1,5 +1,5 @@
-//! Machines of one increase are recorded all or not at all. Each is an object of its own and names its increase, so that
-//! the rest of an interrupted write is recognized, also after a restart.
+//! Machines of one increase are recorded all or not at all. Each has its own object, annotated with the
+//! increase, so that an interrupted write is recognized, also after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::{RefusedRecord, StoreError};
-use super::shelf::Half;
-use super::{KubernetesStore, Last};
+use super::object_cache::Endpoint;
+use super::{KubernetesStore, LastChanges};
 use crate::api::VPSieNode;
 use crate::fleet::{Machine, MachineId, Phase, RecordKey};
 
-/// The increase that a machine was recorded in: `<its first machine>/<how many>`.
+/// Annotation: the increase of a machine, `<first machine>/<number of machines>`.
 const INCREASE: &str = "autoscaler.vpsie.com/increase";
 
-/// Machines that are recorded together for the first time, and that nothing was asked of VPSie for.
+/// New machines that one commit records, before any request to VPSie.
 #[derive(Clone)]
 pub(super) struct Increase {
     pub(super) machines: BTreeSet<MachineId>,
@@ -40,7 +40,8 @@ fn is_unasked(machine: &Machine) -> bool {
     machine.phase == Phase::Pending && machine.asks.is_empty()
 }
 
-/// The machines of increases that broke off. One whose machines were asked for was complete once.
+/// The machines of increases whose write was interrupted. An increase with a requested machine was complete
+/// once.
 pub(super) fn incomplete(nodes: &[VPSieNode]) -> BTreeSet<MachineId> {
     let mut increases: BTreeMap<&str, (usize, Vec<MachineId>, bool)> = BTreeMap::new();
     for node in nodes {
@@ -49,9 +50,9 @@ pub(super) fn incomplete(nodes: &[VPSieNode]) -> BTreeSet<MachineId> {
         *unasked &= is_unasked(&machine);
         machines.push(machine.id);
     }
-    let broken =
+    let interrupted =
         increases.into_values().filter(|(count, machines, unasked)| *unasked && machines.len() < *count);
-    broken.flat_map(|(_, machines, _)| machines).collect()
+    interrupted.flat_map(|(_, machines, _)| machines).collect()
 }
 
 fn release(stored: &VPSieNode) -> Option<Value> {
@@ -63,17 +64,17 @@ impl KubernetesStore {
         if !machines.is_empty() {
             tracing::warn!(
                 machines = machines.len(),
-                "an increase broke off while its machines were recorded; the recorded ones are removed, VPSie was \
-                 never asked for them"
+                "an increase was interrupted while its machines were recorded; their records are removed, no VM was \
+                 requested"
             );
         }
         *self.lock_incomplete() = machines;
     }
 
-    /// Those that are still recorded.
+    /// Machines of interrupted increases whose objects still exist.
     pub(super) fn incomplete(&self) -> BTreeSet<MachineId> {
         let mut incomplete = self.lock_incomplete();
-        incomplete.retain(|id| self.nodes.seen(id.as_str()).is_some());
+        incomplete.retain(|id| self.nodes.get(id.as_str()).is_some());
         incomplete.clone()
     }
 
@@ -81,43 +82,43 @@ impl KubernetesStore {
         self.incomplete.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The increase of a commit. One machine alone needs none.
-    pub(super) fn increase(&self, last: &Last) -> Option<Increase> {
-        let new = last.saved.values().filter(|m| is_unasked(m) && self.nodes.seen(m.id.as_str()).is_none());
+    /// The increase of a commit. A single machine needs none.
+    pub(super) fn increase(&self, last: &LastChanges) -> Option<Increase> {
+        let new = last.saved.values().filter(|m| is_unasked(m) && self.nodes.get(m.id.as_str()).is_none());
         let machines: BTreeSet<MachineId> = new.map(|m| m.id.clone()).collect();
         (machines.len() > 1).then_some(Increase { machines })
     }
 
-    /// Before machines of an increase are removed, those that stay must not count on them. Where that is refused, they
-    /// are not removed.
+    /// Removes the annotation from the remaining machines of an increase before others of it are removed;
+    /// otherwise the increase would look interrupted. If the API server refuses that, no machine of the
+    /// increase is removed.
     pub(super) async fn release_increases(
         &self,
         dropped: &mut BTreeSet<MachineId>,
         deadline: Instant,
     ) -> Result<Vec<RefusedRecord>, StoreError> {
         let increase = |id: &MachineId| {
-            let node = self.nodes.seen(id.as_str())?;
+            let node = self.nodes.get(id.as_str())?;
             read_mark(&node).map(|(increase, _)| increase.to_owned())
         };
         let increases: BTreeSet<String> = dropped.iter().filter_map(increase).collect();
         let mut refused = Vec::new();
         for increase_id in increases {
-            let stays = self.nodes.pick(|node| {
-                let counts = read_mark(node).is_some_and(|(increase, _)| increase == increase_id);
-                let stays = |machine: Machine| is_unasked(&machine) && !dropped.contains(&machine.id);
-                (counts && node.machine().is_ok_and(stays)).then(|| node.name_any())
+            let remaining = self.nodes.filter_map(|node| {
+                let is_member = read_mark(node).is_some_and(|(increase, _)| increase == increase_id);
+                let remains = |machine: Machine| is_unasked(&machine) && !dropped.contains(&machine.id);
+                (is_member && node.machine().is_ok_and(remains)).then(|| node.name_any())
             });
-            for name in stays {
-                match self.nodes.patch(&name, Half::Main, deadline, release).await {
+            for name in remaining {
+                match self.nodes.patch(&name, Endpoint::Main, deadline, release).await {
                     Ok(_) => {}
                     Err(StoreError::Invalid { problem, .. }) => {
-                        let (waits, rest) = dropped
+                        let (members, others): (BTreeSet<MachineId>, _) = dropped
                             .iter()
                             .cloned()
                             .partition(|id| increase(id).as_ref() == Some(&increase_id));
-                        *dropped = rest;
-                        let waits: BTreeSet<MachineId> = waits;
-                        refused.extend(waits.into_iter().map(|id| RefusedRecord {
+                        *dropped = others;
+                        refused.extend(members.into_iter().map(|id| RefusedRecord {
                             record: RecordKey::Machine(id),
                             problem: problem.clone(),
                         }));

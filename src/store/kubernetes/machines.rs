@@ -1,11 +1,11 @@
-//! Machines as VPSieNodes: what is written of them, and in which order.
+//! VPSieNodes of machines: their fields, and the order of writes.
 
 use std::collections::BTreeMap;
 
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-use super::shelf::{Half, Kept};
+use super::object_cache::{Endpoint, RecordObject};
 use crate::api::{VPSieNode, VPSieNodeStatus};
 use crate::fleet::{ClusterId, Machine, Phase, names};
 use crate::kubernetes::merge_patch;
@@ -13,17 +13,20 @@ use crate::kubernetes::merge_patch;
 /// Holds a VPSieNode until its VM is gone.
 pub(super) const FINALIZER: &str = "vpsienode.autoscaler.vpsie.com/finalizer";
 
-/// Annotation: the format of a record. Grows with every change of it.
+/// Annotation: the format of a record. Increment it with every change of the format.
 const FORMAT: (&str, u32) = ("autoscaler.vpsie.com/record-format", 2);
 
-/// Whether a newer version recorded it.
+/// Returns true iff a newer release wrote the record.
 pub(super) fn is_newer(node: &VPSieNode) -> bool {
-    node.annotations().get(FORMAT.0).and_then(|text| text.parse::<u32>().ok()).is_some_and(|it| it > FORMAT.1)
+    node.annotations()
+        .get(FORMAT.0)
+        .and_then(|text| text.parse::<u32>().ok())
+        .is_some_and(|format| format > FORMAT.1)
 }
 
-impl Kept for VPSieNode {
-    /// That somebody deletes it is metadata, too: who looks for that is told by a watch.
-    fn same(&self, other: &Self) -> bool {
+impl RecordObject for VPSieNode {
+    /// A deletion timestamp does not count either: the watch reports deletions.
+    fn has_same_records(&self, other: &Self) -> bool {
         let machine = |node: &Self| {
             let mut node = node.clone();
             node.metadata.deletion_timestamp = None;
@@ -33,8 +36,8 @@ impl Kept for VPSieNode {
     }
 }
 
-/// A machine's record for the first time. Its status is another write, so the VM that it may have is in the spec:
-/// without it, one that broke off would be a machine that is to be asked for.
+/// The first record of a machine. The status is a second write, so the spec names the VM, if any: if that
+/// write is lost, the machine would otherwise be requested again.
 pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
     let mut node = VPSieNode::of(machine, cluster);
     let vm = machine.vm();
@@ -48,33 +51,34 @@ pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
     node
 }
 
-/// The order of the two writes of a machine, so that nothing is lost when only the first is done.
+/// The order of the two writes of a machine, so that a partial write loses nothing.
 ///
-/// An ask that goes does so because its VM was seen, or because it made none: the status says which, and must be
-/// there first. Else the VM would be unknown, or the machine Creating with nothing asked. Until the ask goes, too,
-/// it stands for a VM that is known: one request too many is forgotten in time. An ask that comes makes the machine
-/// Creating, whatever its status says.
-pub(super) fn order(stored: &VPSieNode, machine: &Machine) -> [Half; 2] {
+/// A request is removed when its VM was listed or when it failed; the status has that result and is written
+/// first. Otherwise the VM would be unknown, or the machine Creating without a request. A request that stays
+/// recorded too long is harmless: it expires. A new request is in the spec and makes the machine Creating
+/// whatever its status is.
+pub(super) fn order(stored: &VPSieNode, machine: &Machine) -> [Endpoint; 2] {
     if machine.asks.len() < stored.spec.asks.len() {
-        [Half::Status, Half::Main]
+        [Endpoint::Status, Endpoint::Main]
     } else {
-        [Half::Main, Half::Status]
+        [Endpoint::Main, Endpoint::Status]
     }
 }
 
-/// What is to change of one half. None when it is as wanted.
-pub(super) fn patch(stored: &VPSieNode, machine: &Machine, half: Half) -> Option<Value> {
-    match half {
-        Half::Main => main(stored, machine),
-        Half::Status => status(stored, machine).map(|status| json!({"status": status})),
+/// The patch of one endpoint, or None if it is as wanted.
+pub(super) fn patch(stored: &VPSieNode, machine: &Machine, endpoint: Endpoint) -> Option<Value> {
+    match endpoint {
+        Endpoint::Main => main(stored, machine),
+        Endpoint::Status => status(stored, machine).map(|status| json!({"status": status})),
     }
 }
 
 fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
     let wanted = VPSieNode::of(machine, &stored.spec.resource_identifier.as_str().into()).spec;
     let mut spec = stored.spec.clone();
-    (spec.recorded_at, spec.asks) = (wanted.recorded_at, wanted.asks);
-    // When it was asked for stays told, and is no write more, when that is over.
+    spec.recorded_at = wanted.recorded_at;
+    spec.asks = wanted.asks;
+    // Later phases keep the time of the request, which saves a write.
     if matches!(machine.phase, Phase::Pending | Phase::Creating { .. }) {
         spec.asked_at = wanted.asked_at;
     }
@@ -82,7 +86,7 @@ fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
     if let Some(spec) = merge_patch(&json!(stored.spec), &json!(spec)) {
         patch["spec"] = spec;
     }
-    // Somebody took it away from one that stays.
+    // Restores a finalizer that another writer removed.
     if stored.metadata.deletion_timestamp.is_none() && !stored.finalizers().iter().any(|f| f == FINALIZER) {
         let all: Vec<_> = stored.finalizers().iter().map(String::as_str).chain([FINALIZER]).collect();
         patch["metadata"] = json!({"finalizers": all});
@@ -93,7 +97,7 @@ fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
 fn status(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
     let wanted = VPSieNode::of(machine, &stored.spec.resource_identifier.as_str().into()).status?;
     let Some(old) = &stored.status else {
-        // No status is that of a machine that is Pending.
+        // A missing status means Pending.
         return (machine.phase != Phase::Pending).then(|| json!(wanted));
     };
     let wanted = VPSieNodeStatus {
@@ -109,7 +113,7 @@ fn status(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
     merge_patch(&json!(old), &json!(wanted))
 }
 
-/// Lets go of an object that is to be deleted.
+/// Removes the finalizer of an object before its deletion.
 pub(super) fn release(stored: &VPSieNode) -> Option<Value> {
     let others: Vec<_> = stored.finalizers().iter().filter(|f| *f != FINALIZER).collect();
     (others.len() < stored.finalizers().len()).then(|| json!({"metadata": {"finalizers": others}}))

@@ -1,9 +1,9 @@
-//! Records as objects of the cluster: a machine is a VPSieNode, all else is a value of a ConfigMap.
+//! Records as objects of the cluster: a machine is a VPSieNode, any other record a value of a ConfigMap.
 
+mod config_maps;
 mod increases;
 mod machines;
-mod notes;
-mod shelf;
+mod object_cache;
 #[cfg(test)]
 mod tests;
 
@@ -27,33 +27,33 @@ use crate::api::{NotARecord, VPSieNode};
 use crate::fleet::{
     Change, ClusterId, HeldBack, Machine, MachineId, RecordKey, Records, Stranger, StrangerKind,
 };
+use config_maps::{ConfigMapKey, MANAGED_BY, Values};
 use increases::Increase;
-use notes::{MANAGED_BY, Place, Values};
-use shelf::{Half, Kept, Shelf, Written};
+use object_cache::{Endpoint, ObjectCache, RecordObject, WriteResult};
 
-/// All writes of a commit.
-const COMMIT: Duration = Duration::from_secs(5);
-/// Writes at a time.
-const TOGETHER: usize = 16;
-/// Objects a request reads.
-const PAGE: u32 = 500;
-/// Maximum restarts of a list whose continue token expired (410 Gone).
-const LISTS: u32 = 3;
+/// Timeout of all writes of a commit.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of concurrent writes.
+const CONCURRENT_WRITES: usize = 16;
+/// Maximum number of objects in a page of a list.
+const LIST_PAGE_SIZE: u32 = 500;
+/// Maximum attempts at a list whose continue token expires (410 Gone).
+const MAX_LISTS: u32 = 3;
 
 /// Keeps records in a namespace of the cluster.
 ///
-/// Each object is written separately, and only at the version that was read last. If another writer changed the record
-/// in it, the commit fails and the caller loads again; changes of labels and annotations do no harm. Saves are written
-/// before removals, so an interrupted commit loses nothing: see [`Store::commit`].
+/// Each object is written separately, and only at the version that was read last. If another writer changed
+/// the record in it, the commit fails and the caller loads again; changes of labels and annotations do no
+/// harm. Saves are written before removals, so an interrupted commit loses nothing: see [`Store::commit`].
 pub struct KubernetesStore {
     client: Client,
     namespace: String,
-    nodes: Shelf<VPSieNode>,
-    maps: Shelf<ConfigMap>,
+    nodes: ObjectCache<VPSieNode>,
+    maps: ObjectCache<ConfigMap>,
     cluster: Mutex<Option<ClusterId>>,
-    /// VPSieNodes that a warning named already: they are not records.
-    told: Mutex<BTreeSet<String>>,
-    /// Machines of increases that broke off: no records, to be removed with the next commit.
+    /// Names of VPSieNodes without a readable record that were logged already.
+    warned: Mutex<BTreeSet<String>>,
+    /// Machines of interrupted increases. They are no records; the next commit removes their objects.
     incomplete: Mutex<BTreeSet<MachineId>>,
 }
 
@@ -64,15 +64,15 @@ impl std::fmt::Debug for KubernetesStore {
 }
 
 impl KubernetesStore {
-    /// A store in this namespace. Nothing is asked yet.
+    /// A store in this namespace. Makes no request yet.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
-            nodes: Shelf::new(Api::namespaced(client.clone(), namespace), namespace),
-            maps: Shelf::new(Api::namespaced(client.clone(), namespace), namespace),
+            nodes: ObjectCache::new(Api::namespaced(client.clone(), namespace), namespace),
+            maps: ObjectCache::new(Api::namespaced(client.clone(), namespace), namespace),
             client,
             namespace: namespace.to_owned(),
             cluster: Mutex::default(),
-            told: Mutex::default(),
+            warned: Mutex::default(),
             incomplete: Mutex::default(),
         }
     }
@@ -82,25 +82,27 @@ impl KubernetesStore {
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
     }
 
-    /// The cluster that was set, or else that of a record.
+    /// The cluster that was set, or else the cluster of a record.
     pub fn cluster(&self) -> Option<ClusterId> {
         let set = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let of = |node: &VPSieNode| Some(ClusterId::from(node.spec.resource_identifier.as_str()));
-        set.or_else(|| self.nodes.find(of))
+        let recorded = |node: &VPSieNode| Some(ClusterId::from(node.spec.resource_identifier.as_str()));
+        set.or_else(|| self.nodes.find_map(recorded))
     }
 
-    async fn list<K: Kept>(&self, params: ListParams) -> Result<Vec<DynamicObject>, StoreError> {
+    async fn list<K: RecordObject>(&self, params: ListParams) -> Result<Vec<DynamicObject>, StoreError> {
         let resource = ApiResource::erase::<K>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        let mut begun = 1;
-        let (mut objects, mut token) = (Vec::new(), None::<String>);
+        let mut attempts = 1;
+        let mut objects = Vec::new();
+        let mut token = None::<String>;
         loop {
-            let mut params = params.clone().limit(PAGE);
+            let mut params = params.clone().limit(LIST_PAGE_SIZE);
             params.continue_token = token.take();
             let page = match api.list(&params).await {
                 Ok(page) => page,
-                Err(kube::Error::Api(status)) if status.code == 410 && begun < LISTS => {
-                    (begun, objects) = (begun + 1, Vec::new());
+                Err(kube::Error::Api(status)) if status.code == 410 && attempts < MAX_LISTS => {
+                    attempts += 1;
+                    objects.clear();
                     continue;
                 }
                 Err(error) => {
@@ -116,12 +118,14 @@ impl KubernetesStore {
         }
     }
 
-    /// VPSieNodes that can be read. The others are left as they are: their VMs are never touched.
-    fn typed_nodes(&self, objects: Vec<DynamicObject>) -> (Vec<VPSieNode>, Vec<Stranger>, u32) {
-        let (mut nodes, mut untouchable, mut unreadable) = (Vec::new(), Vec::new(), 0);
+    /// VPSieNodes that can be read, foreign VMs of those that cannot, and the number of the latter.
+    fn parse_nodes(&self, objects: Vec<DynamicObject>) -> (Vec<VPSieNode>, Vec<Stranger>, u32) {
+        let mut nodes = Vec::new();
+        let mut untouchable = Vec::new();
+        let mut unreadable = 0;
         for object in objects {
             let name = object.name_any();
-            let made = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
             let object = json!(object);
             let problem = match VPSieNode::read(&object) {
                 Ok(node) => match node.machine() {
@@ -135,7 +139,7 @@ impl KubernetesStore {
             };
             unreadable += 1;
             if let Some((hostname, id)) = VPSieNode::vm_of_unreadable(&object) {
-                let first_seen = made.unwrap_or_default();
+                let first_seen = created.unwrap_or_default();
                 untouchable.push(Stranger {
                     hostname,
                     id,
@@ -144,12 +148,12 @@ impl KubernetesStore {
                     awaited_by: None,
                 });
             }
-            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
+            if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
                 tracing::error!(
-                    object = self.nodes.title(&name),
+                    object = self.nodes.display_name(&name),
                     problem,
-                    "a record cannot be read and is left as it is; its VM is not managed. Run the release that wrote it, or \
-                     restore the record"
+                    "cannot read a record; it stays unchanged and its VM is not managed. Run the release that wrote \
+                     it, or restore the record"
                 );
             }
         }
@@ -157,87 +161,93 @@ impl KubernetesStore {
         if newer > 0 {
             tracing::warn!(
                 records = newer,
-                "records were written by a newer vpsie-autoscaler; unknown fields are ignored"
+                "a newer vpsie-autoscaler wrote some records; unknown fields are ignored"
             );
         }
         (nodes, untouchable, unreadable)
     }
 
-    async fn save(
+    async fn save_machine(
         &self,
         machine: &Machine,
         increase: Option<Increase>,
         deadline: Instant,
     ) -> Result<(), StoreError> {
         let name = machine.id.as_str();
-        let mut halves = [Half::Main, Half::Status];
-        if let Some(stored) = self.nodes.seen(name) {
-            halves = machines::order(&stored, machine);
-            let written = match self.patch(machine, halves, deadline).await? {
+        let mut endpoints = [Endpoint::Main, Endpoint::Status];
+        if let Some(stored) = self.nodes.get(name) {
+            endpoints = machines::order(&stored, machine);
+            let written = match self.patch_machine(machine, endpoints, deadline).await? {
                 // No diff: verify that the object still exists.
-                Written::AsItWas => self.nodes.check(name, deadline).await?,
+                WriteResult::Unchanged => self.nodes.verify(name, deadline).await?,
                 written => written,
             };
-            if written != Written::Missing {
+            if written != WriteResult::Missing {
                 return Ok(());
             }
         }
         let cluster = self.cluster().ok_or_else(|| StoreError::Io {
             action: "write",
-            problem: format!("{}: no NodeGroup has named a cluster yet", self.nodes.title(name)),
+            problem: format!("{}: no NodeGroup with a cluster was read yet", self.nodes.display_name(name)),
         })?;
         let mut node = machines::new_node(machine, &cluster);
         if let Some(increase) = increase.filter(|increase| increase.machines.contains(&machine.id)) {
             increase.mark(&mut node);
         }
         self.nodes.create(&node, deadline).await?;
-        match self.patch(machine, halves, deadline).await? {
-            Written::Missing => Err(StoreError::Conflict { object: self.nodes.title(name) }),
-            Written::Done | Written::AsItWas => Ok(()),
+        match self.patch_machine(machine, endpoints, deadline).await? {
+            WriteResult::Missing => Err(StoreError::Conflict { object: self.nodes.display_name(name) }),
+            WriteResult::Written | WriteResult::Unchanged => Ok(()),
         }
     }
 
-    async fn patch(
+    async fn patch_machine(
         &self,
         machine: &Machine,
-        halves: [Half; 2],
+        endpoints: [Endpoint; 2],
         deadline: Instant,
-    ) -> Result<Written, StoreError> {
-        let mut all = Written::AsItWas;
-        for half in halves {
-            let wanted = |stored: &VPSieNode| machines::patch(stored, machine, half);
-            match self.nodes.patch(machine.id.as_str(), half, deadline, wanted).await? {
-                Written::AsItWas => {}
-                Written::Done => all = Written::Done,
-                Written::Missing => return Ok(Written::Missing),
+    ) -> Result<WriteResult, StoreError> {
+        let mut result = WriteResult::Unchanged;
+        for endpoint in endpoints {
+            let wanted = |stored: &VPSieNode| machines::patch(stored, machine, endpoint);
+            match self.nodes.patch(machine.id.as_str(), endpoint, deadline, wanted).await? {
+                WriteResult::Unchanged => {}
+                WriteResult::Written => result = WriteResult::Written,
+                WriteResult::Missing => return Ok(WriteResult::Missing),
             }
         }
-        Ok(all)
+        Ok(result)
     }
 
     async fn drop_machine(&self, id: &MachineId, deadline: Instant) -> Result<(), StoreError> {
-        let released = self.nodes.patch(id.as_str(), Half::Main, deadline, machines::release).await?;
-        if released != Written::Missing {
+        let released = self.nodes.patch(id.as_str(), Endpoint::Main, deadline, machines::release).await?;
+        if released != WriteResult::Missing {
             self.nodes.delete(id.as_str(), deadline).await?;
         }
         Ok(())
     }
 
-    /// Writes values of one ConfigMap. If the API server refuses them together, the values are halved until only the
-    /// refused ones are left out.
-    async fn note(&self, map: &str, notes: Notes, deadline: Instant) -> Refusals {
-        let (mut parts, mut refused) = (vec![notes], Vec::new());
-        while let Some(mut part) = parts.pop() {
-            match self.note_part(map, &part, deadline).await {
+    /// Writes values of one ConfigMap. If the API server refuses them together, they are bisected until only
+    /// the refused ones are left out.
+    async fn write_values(
+        &self,
+        map: &str,
+        values: Vec<ConfigMapValue>,
+        deadline: Instant,
+    ) -> RefusedRecords {
+        let mut batches = vec![values];
+        let mut refused = Vec::new();
+        while let Some(mut batch) = batches.pop() {
+            match self.write_batch(map, &batch, deadline).await {
                 Ok(()) => {}
-                Err(StoreError::Invalid { .. }) if part.len() > 1 => {
-                    let rest = part.split_off(part.len() / 2);
-                    parts.extend([rest, part]);
+                Err(StoreError::Invalid { .. }) if batch.len() > 1 => {
+                    let second = batch.split_off(batch.len() / 2);
+                    batches.extend([second, batch]);
                 }
                 Err(StoreError::Invalid { object, problem }) => {
-                    refused.extend(part.into_iter().map(|note| RefusedRecord {
-                        record: note.record,
-                        problem: format!("{object}, key {}: {problem}", note.key),
+                    refused.extend(batch.into_iter().map(|value| RefusedRecord {
+                        record: value.record,
+                        problem: format!("{object}, key {}: {problem}", value.key),
                     }));
                 }
                 Err(error) => return Err(error),
@@ -246,21 +256,26 @@ impl KubernetesStore {
         Ok(refused)
     }
 
-    async fn note_part(&self, map: &str, part: &[Note], deadline: Instant) -> Result<(), StoreError> {
-        let values: Values = part.iter().map(|note| (note.key.clone(), note.value.clone())).collect();
-        let wanted = |stored: &ConfigMap| notes::patch(stored, &values);
-        let written = self.maps.patch(map, Half::Main, deadline, wanted).await?;
-        if written != Written::Missing || values.values().all(Option::is_none) {
+    async fn write_batch(
+        &self,
+        map: &str,
+        batch: &[ConfigMapValue],
+        deadline: Instant,
+    ) -> Result<(), StoreError> {
+        let values: Values = batch.iter().map(|value| (value.key.clone(), value.value.clone())).collect();
+        let wanted = |stored: &ConfigMap| config_maps::patch(stored, &values);
+        let result = self.maps.patch(map, Endpoint::Main, deadline, wanted).await?;
+        if result != WriteResult::Missing || values.values().all(Option::is_none) {
             return Ok(());
         }
-        self.maps.create(&notes::new_map(map, &values), deadline).await
+        self.maps.create(&config_maps::new_map(map, &values), deadline).await
     }
 
-    fn warn_of(&self, nodes: &[VPSieNode]) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+    fn warn_about_non_records(&self, nodes: &[VPSieNode]) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for problem in nodes.iter().filter_map(|node| node.machine().err()) {
-            if told.insert(problem.name.clone()) {
-                tracing::warn!(%problem, "a VPSieNode is left alone");
+            if warned.insert(problem.name.clone()) {
+                tracing::warn!(%problem, "a VPSieNode is ignored");
             }
         }
     }
@@ -271,77 +286,77 @@ impl Store for KubernetesStore {
     async fn load(&self) -> Result<Records, StoreError> {
         let ours = ListParams::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
         let nodes = self.list::<VPSieNode>(ListParams::default()).await?;
-        let (nodes, untouchable, unreadable) = self.typed_nodes(nodes);
+        let (nodes, untouchable, unreadable) = self.parse_nodes(nodes);
         let maps = self.list::<ConfigMap>(ours).await?;
         let maps: Vec<ConfigMap> = maps.into_iter().filter_map(|map| map.try_parse().ok()).collect();
-        self.warn_of(&nodes);
+        self.warn_about_non_records(&nodes);
         let mut records = records_of(&nodes, &maps);
         records.unreadable += unreadable;
         let untouchable: Vec<Stranger> = untouchable.into_iter().filter(|vm| !records.knows_vm(vm)).collect();
         records.strangers.extend(untouchable);
         self.note_incomplete(increases::incomplete(&nodes));
-        self.nodes.fill(nodes.into_iter().filter(|node| node.machine().is_ok()));
-        self.maps.fill(maps);
+        self.nodes.replace_all(nodes.into_iter().filter(|node| node.machine().is_ok()));
+        self.maps.replace_all(maps);
         Ok(records)
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let deadline = Instant::now() + COMMIT;
-        let mut last = Last::of(changes)?;
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        let mut last = LastChanges::collect(changes)?;
         last.dropped.extend(self.incomplete());
-        let note =
-            |(map, notes): (String, Notes)| async move { self.note(&map, notes, deadline).await }.boxed();
-        let noted = std::mem::take(&mut last.noted);
-        let saved: BTreeSet<RecordKey> = noted.values().map(|(record, _)| record.clone()).collect();
-        let mut refused = together(by_map(noted).into_iter().map(note).collect()).await?;
+        let write_map = |(map, values): (String, Vec<ConfigMapValue>)| {
+            async move { self.write_values(&map, values, deadline).await }.boxed()
+        };
+        let saved_values = std::mem::take(&mut last.saved_values);
+        let saved: BTreeSet<RecordKey> = saved_values.values().map(|(record, _)| record.clone()).collect();
+        let saves = group_by_map(saved_values).into_iter().map(write_map);
+        let mut refused = complete_all(saves.collect()).await?;
         last.hold_back(changes, &refused);
         let increase = self.increase(&last);
         let save = |machine: Machine| {
             let increase = increase.clone();
-            async move { refusal(&machine.id, self.save(&machine, increase, deadline).await) }.boxed()
+            async move { as_refused(&machine.id, self.save_machine(&machine, increase, deadline).await) }
+                .boxed()
         };
         let saves = std::mem::take(&mut last.saved).into_values().map(save);
-        refused.extend(together(saves.collect()).await?);
+        refused.extend(complete_all(saves.collect()).await?);
         refused.extend(self.release_increases(&mut last.dropped, deadline).await?);
         last.hold_back(changes, &refused);
-        let drop =
-            |id: MachineId| async move { refusal(&id, self.drop_machine(&id, deadline).await) }.boxed();
-        let dropped = last.dropped.into_iter().map(drop);
-        let gone = dropped.chain(by_map(last.forgotten).into_iter().map(note)).collect();
-        let gone = together(gone).await?;
-        if let Some(stays) = gone.iter().find(|refused| saved.contains(&refused.record)) {
+        let drop_machine =
+            |id: MachineId| async move { as_refused(&id, self.drop_machine(&id, deadline).await) }.boxed();
+        let drops = last.dropped.into_iter().map(drop_machine);
+        let drops = drops.chain(group_by_map(last.dropped_values).into_iter().map(write_map));
+        let not_dropped = complete_all(drops.collect()).await?;
+        if let Some(refused) = not_dropped.iter().find(|refused| saved.contains(&refused.record)) {
             // The same commit saved this record, so it cannot be reported as unchanged.
-            let problem = format!("{} cannot be removed: {}", stays.record, stays.problem);
+            let problem = format!("{} cannot be removed: {}", refused.record, refused.problem);
             return Err(StoreError::Io { action: "write", problem });
         }
-        refused.extend(gone);
+        refused.extend(not_dropped);
         refused.sort_by(|a, b| a.record.cmp(&b.record));
         refused.dedup_by(|a, b| a.record == b.record);
         if refused.is_empty() { Ok(()) } else { Err(StoreError::Refused(refused)) }
     }
 }
 
-/// A value of a ConfigMap to be written or removed, and the record that it is of.
-struct Note {
+/// A value of a ConfigMap to be written, or removed if it is None, and its record.
+struct ConfigMapValue {
     key: String,
     value: Option<String>,
     record: RecordKey,
 }
 
-/// Values of one ConfigMap.
-type Notes = Vec<Note>;
-
 /// The last change of each object.
 #[derive(Default)]
-struct Last {
-    noted: BTreeMap<Place, (RecordKey, Option<String>)>,
+struct LastChanges {
+    saved_values: BTreeMap<ConfigMapKey, (RecordKey, Option<String>)>,
     saved: BTreeMap<MachineId, Machine>,
     dropped: BTreeSet<MachineId>,
-    forgotten: BTreeMap<Place, (RecordKey, Option<String>)>,
+    dropped_values: BTreeMap<ConfigMapKey, (RecordKey, Option<String>)>,
 }
 
-impl Last {
-    fn of(changes: &[Change]) -> Result<Self, StoreError> {
+impl LastChanges {
+    fn collect(changes: &[Change]) -> Result<Self, StoreError> {
         let mut last = Self::default();
         for change in changes {
             let record = change.record();
@@ -355,32 +370,37 @@ impl Last {
                     last.dropped.insert(id.clone());
                 }
                 Change::SaveStranger(stranger) => {
-                    last.note(Place::stranger(&stranger.hostname), record, stranger)?;
+                    last.save_value(ConfigMapKey::stranger(&stranger.hostname), record, stranger)?;
                 }
-                // An earlier save of the node is written too: its VM may have moved to a machine since, and the commit
-                // may be interrupted before that machine is written.
+                // An earlier save of the node is written too: its VM may have moved to a machine since, and
+                // the commit may be interrupted before that machine is written.
                 Change::DropStranger(hostname) => {
-                    last.forgotten.insert(Place::stranger(hostname), (record, None));
+                    last.dropped_values.insert(ConfigMapKey::stranger(hostname), (record, None));
                 }
                 Change::SaveLearned(size, learned) => {
                     // Earlier releases read the summary. It rarely changes.
-                    last.note(Place::learned(*size), record.clone(), &learned.summary())?;
-                    last.note(Place::learned_nodes(*size), record, &learned.nodes)?;
+                    last.save_value(ConfigMapKey::learned(*size), record.clone(), &learned.summary())?;
+                    last.save_value(ConfigMapKey::learned_nodes(*size), record, &learned.nodes)?;
                 }
-                Change::SaveLedger(ledger) => last.note(Place::ledger(), record, ledger)?,
-                Change::SaveCatalog(catalog) => last.note(Place::catalog(), record, catalog)?,
+                Change::SaveLedger(ledger) => last.save_value(ConfigMapKey::ledger(), record, ledger)?,
+                Change::SaveCatalog(catalog) => last.save_value(ConfigMapKey::catalog(), record, catalog)?,
             }
         }
         Ok(last)
     }
 
-    fn note(&mut self, place: Place, record: RecordKey, value: &impl Serialize) -> Result<(), StoreError> {
+    fn save_value(
+        &mut self,
+        key: ConfigMapKey,
+        record: RecordKey,
+        value: &impl Serialize,
+    ) -> Result<(), StoreError> {
         let text = serde_json::to_string(value).map_err(|error| StoreError::Io {
             action: "write",
-            problem: format!("{}[{:?}] cannot be written: {error}", place.map, place.key),
+            problem: format!("{}[{:?}] cannot be encoded: {error}", key.map, key.key),
         })?;
-        self.forgotten.remove(&place);
-        self.noted.insert(place, (record, Some(text)));
+        self.dropped_values.remove(&key);
+        self.saved_values.insert(key, (record, Some(text)));
         Ok(())
     }
 
@@ -399,7 +419,7 @@ impl Last {
                     self.dropped.remove(id);
                 }
                 Change::DropStranger(hostname) => {
-                    self.forgotten.remove(&Place::stranger(hostname));
+                    self.dropped_values.remove(&ConfigMapKey::stranger(hostname));
                 }
                 _ => {}
             }
@@ -407,23 +427,25 @@ impl Last {
     }
 }
 
-fn by_map(notes: BTreeMap<Place, (RecordKey, Option<String>)>) -> BTreeMap<String, Notes> {
-    let mut maps: BTreeMap<String, Notes> = BTreeMap::new();
-    for (Place { map, key }, (record, value)) in notes {
-        maps.entry(map).or_default().push(Note { key, value, record });
+fn group_by_map(
+    values: BTreeMap<ConfigMapKey, (RecordKey, Option<String>)>,
+) -> BTreeMap<String, Vec<ConfigMapValue>> {
+    let mut maps: BTreeMap<String, Vec<ConfigMapValue>> = BTreeMap::new();
+    for (ConfigMapKey { map, key }, (record, value)) in values {
+        maps.entry(map).or_default().push(ConfigMapValue { key, value, record });
     }
     maps
 }
 
-/// The records that were refused in a write, or its failure.
-type Refusals = Result<Vec<RefusedRecord>, StoreError>;
+/// The records that the API server refused, or another failure.
+type RefusedRecords = Result<Vec<RefusedRecord>, StoreError>;
 
 /// A write of objects.
-type Write<'a> = BoxFuture<'a, Refusals>;
+type Write<'a> = BoxFuture<'a, RefusedRecords>;
 
 /// Turns a refusal of a machine's object into a refused record.
-fn refusal(machine: &MachineId, written: Result<(), StoreError>) -> Refusals {
-    match written {
+fn as_refused(machine: &MachineId, result: Result<(), StoreError>) -> RefusedRecords {
+    match result {
         Ok(()) => Ok(Vec::new()),
         Err(StoreError::Invalid { problem, .. }) => {
             Ok(vec![RefusedRecord { record: RecordKey::Machine(machine.clone()), problem }])
@@ -432,32 +454,34 @@ fn refusal(machine: &MachineId, written: Result<(), StoreError>) -> Refusals {
     }
 }
 
-/// Completes all writes, even if one fails, so that no outcome stays unknown. Returns the refused records, or the first
-/// failure.
-async fn together(writes: Vec<Write<'_>>) -> Refusals {
-    let mut results = futures::stream::iter(writes).buffer_unordered(TOGETHER);
-    let (mut first, mut refused) = (Ok(()), Vec::new());
+/// Completes all writes, even if one fails, so that no result stays unknown. Returns the refused records, or
+/// the first failure.
+async fn complete_all(writes: Vec<Write<'_>>) -> RefusedRecords {
+    let mut results = futures::stream::iter(writes).buffer_unordered(CONCURRENT_WRITES);
+    let mut first_error = Ok(());
+    let mut refused = Vec::new();
     while let Some(result) = results.next().await {
         match result {
-            Ok(some) => refused.extend(some),
-            Err(error) => first = first.and(Err(error)),
+            Ok(records) => refused.extend(records),
+            Err(error) => first_error = first_error.and(Err(error)),
         }
     }
-    first.map(|()| refused)
+    first_error.map(|()| refused)
 }
 
-/// The records in these objects. VPSieNodes that are not machines, and those of incomplete increases, are left out.
+/// The records in these objects. VPSieNodes that are not machines, and those of incomplete increases, are
+/// left out.
 pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Records {
     let mut records = Records::default();
     let incomplete = increases::incomplete(nodes);
     let machines = nodes.iter().filter_map(|node| node.machine().ok());
     records.machines.extend(machines.filter(|machine| !incomplete.contains(&machine.id)));
     for map in maps {
-        notes::read(map, &mut records);
+        config_maps::read(map, &mut records);
     }
     records.machines.sort_by(|a, b| a.id.cmp(&b.id));
     records.strangers.sort_by(|a, b| a.hostname.cmp(&b.hostname));
-    // The Nodes of a size stand before its summary.
+    // Keeps the Nodes of a size rather than its summary.
     records.learned.sort_by_key(|(size, learned)| (*size, learned.nodes.is_empty()));
     records.learned.dedup_by_key(|(size, _)| *size);
     records

@@ -179,7 +179,7 @@ async fn whatever_goes_wrong_once_is_put_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_get_better_fails_in_time() {
+async fn lasting_faults_fail_a_commit_within_its_timeout() {
     for fate in [
         Fate::from(Then::Hangs),
         Then::RequestLost.into(),
@@ -195,12 +195,12 @@ async fn what_does_not_get_better_fails_in_time() {
         let error = store.commit(&all).await.unwrap_err();
         assert!(matches!(error, StoreError::Io { action: "write", .. }), "{error}");
         assert!(error.to_string().contains("VPSieNode vpsie-system/workers-"), "{error}");
-        assert!(start.elapsed() <= COMMIT, "{:?}", start.elapsed());
+        assert!(start.elapsed() <= COMMIT_TIMEOUT, "{:?}", start.elapsed());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_who_changes_what_is_recorded_is_in_the_way() {
+async fn only_changes_of_records_by_another_writer_conflict() {
     let kube = server();
     let store = loaded(&kube).await;
     store.commit(&save(&one(running(), &[]))).await.unwrap();
@@ -218,7 +218,7 @@ async fn only_who_changes_what_is_recorded_is_in_the_way() {
     let error = store.commit(&save(&last)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "VPSieNode vpsie-system/workers-1 was changed by somebody else; the records are read again"
+        "VPSieNode vpsie-system/workers-1 was changed by another writer; the records are read again"
     );
     store.load().await.unwrap();
     store.commit(&save(&last)).await.unwrap();
@@ -226,9 +226,10 @@ async fn only_who_changes_what_is_recorded_is_in_the_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_writers_the_late_one_is_told() {
+async fn the_later_of_two_writers_gets_a_conflict() {
     let kube = server();
-    let (first, second) = (loaded(&kube).await, loaded(&kube).await);
+    let first = loaded(&kube).await;
+    let second = loaded(&kube).await;
     first.commit(&changes()).await.unwrap();
     let same =
         second.commit(&save(&Machine { size: crate::catalog::SizeId(99), ..machine("workers-1") })).await;
@@ -247,7 +248,7 @@ async fn of_two_writers_the_late_one_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_somebody_removed_is_made_anew() {
+async fn a_deleted_object_is_created_again() {
     let kube = server();
     let store = loaded(&kube).await;
     for phase in [creating(Some(vm())), running(), deleting(Some(vm())), failed(), creating(None)] {
@@ -291,7 +292,7 @@ async fn finalizers_of_others_stay_and_ours_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_record_or_unreadable_is_left_alone() {
+async fn objects_without_a_readable_record_stay_unchanged() {
     let kube = server();
     let original = json!({
         "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "VPSieNode",
@@ -334,13 +335,13 @@ async fn the_cluster_of_records_stays_and_new_ones_need_one() {
     store.commit(&save(&machine("workers-2"))).await.unwrap();
     let of: Vec<_> = kube.all::<VPSieNode>().into_iter().map(|node| node.spec.resource_identifier).collect();
     assert_eq!(of, ["c1", "c2"]);
-    let nobody = KubernetesStore::new(server().client("store", NAMESPACE), NAMESPACE);
-    let error = nobody.commit(&save(&machine("workers-1"))).await.unwrap_err().to_string();
-    assert!(error.ends_with("no NodeGroup has named a cluster yet"), "{error}");
+    let unset = KubernetesStore::new(server().client("store", NAMESPACE), NAMESPACE);
+    let error = unset.commit(&save(&machine("workers-1"))).await.unwrap_err().to_string();
+    assert!(error.ends_with("no NodeGroup with a cluster was read yet"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_machines_are_recorded_in_no_time_and_read_in_pages() {
+async fn a_hundred_machines_are_written_at_once_and_read_in_pages() {
     let kube = server();
     let store = loaded(&kube).await;
     kube.set_latency(Duration::from_millis(5));
@@ -360,7 +361,7 @@ async fn a_hundred_machines_are_recorded_in_no_time_and_read_in_pages() {
     assert_eq!(kube.count(|asked| asked.is(Verb::List, "vpsienodes")), 3);
 }
 
-/// A machine, and what becomes of it: what the fleet does.
+/// A transition of a machine that the fleet can make.
 fn transition() -> impl Strategy<Value = (Machine, Machine)> {
     use AskOutcome::{Accepted, InFlight, Lost, Unclear};
     let outcome = || prop_oneof![Just(InFlight), Just(Accepted), Just(Unclear), Just(Lost)];
@@ -406,7 +407,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_machine_that_is_half_written_loses_nothing(change in transition(), writes in 0..4_u32) {
+    fn a_partial_write_of_a_machine_loses_nothing(change in transition(), writes in 0..4_u32) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let (before, after) = change;
         let (restored, whole) = runtime.block_on(async {

@@ -29,7 +29,7 @@ async fn machines(kube: &FakeKube) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_increase_that_broke_off_is_no_record() {
+async fn an_interrupted_increase_leaves_no_records() {
     let kube = server();
     let store = loaded(&kube).await;
     let made = AtomicU32::new(0);

@@ -73,9 +73,9 @@ async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
 async fn a_refused_value_does_not_hold_up_its_config_map() {
     let kube = server();
     let store = loaded(&kube).await;
-    let map = Place::stranger(&Hostname::new("bad")).map;
+    let map = ConfigMapKey::stranger(&Hostname::new("bad")).map;
     let names = (0..).map(|n| format!("good-{n}"));
-    let names = names.filter(|name| Place::stranger(&Hostname::new(name)).map == map).take(20);
+    let names = names.filter(|name| ConfigMapKey::stranger(&Hostname::new(name)).map == map).take(20);
     let good: Vec<Stranger> = names.map(|name| stranger(&name)).collect();
     let mut changes: Vec<Change> = good.iter().cloned().map(Change::SaveStranger).collect();
     changes.insert(7, Change::SaveStranger(too_long("bad")));

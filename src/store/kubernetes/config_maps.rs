@@ -1,5 +1,5 @@
-//! What is recorded besides machines: the catalog, what sizes were seen to have, and nodes that are no machine's.
-//! Each is one value of a ConfigMap.
+//! Records other than machines: the catalog, learned sizes, the ledger and strangers. Each is one value of a
+//! ConfigMap.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use kube::ResourceExt as _;
 use kube::core::ObjectMeta;
 use serde_json::{Map, Value, json};
 
-use super::shelf::Kept;
+use super::object_cache::RecordObject;
 use crate::catalog::SizeId;
 use crate::fleet::{Hostname, Learned, Records, lenient};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
-/// A digit follows: one object for all would grow past what an object may have.
+/// Followed by a hexadecimal digit: a single object could exceed the size limit.
 const STRANGERS_MAP: &str = "vpsie-autoscaler-strangers-";
-/// The size follows: what Nodes of one size showed has an object of its own, for their labels are long.
+/// Followed by the size. Each size has its own object, because the labels of its Nodes are long.
 const LEARNED_MAP: &str = "vpsie-autoscaler-learned-";
 const NODES: &str = "nodes";
-/// An object of its own: earlier releases read the others and refuse keys that they do not know.
+/// Its own object: earlier releases refuse unknown keys in the others.
 const LEDGER_MAP: &str = "vpsie-autoscaler-ledger";
 const CATALOG: &str = "catalog";
 const LEDGER: &str = "ledger";
@@ -28,14 +28,14 @@ const KEY_MAX: usize = 253;
 
 pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "vpsie-autoscaler");
 
-/// Where a value is.
+/// The location of a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct ConfigMapKey {
     pub(super) map: String,
     pub(super) key: String,
 }
 
-impl Place {
+impl ConfigMapKey {
     pub(super) fn catalog() -> Self {
         Self { map: CATALOG_MAP.to_owned(), key: CATALOG.to_owned() }
     }
@@ -58,13 +58,13 @@ impl Place {
     }
 }
 
-/// FNV-1a: it must be the same in each release.
+/// FNV-1a. The result must not change between releases: names of ConfigMaps depend on it.
 fn fnv(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A hostname as a key: what keys do not allow is `_` and two hex digits a byte. It is never read back.
+/// A hostname as a key. A byte that keys do not allow becomes `_` and two hexadecimal digits.
 fn key(hostname: &str, hash: u64) -> String {
     use std::fmt::Write as _;
     let mut key = String::new();
@@ -76,7 +76,7 @@ fn key(hostname: &str, hash: u64) -> String {
             let _ = write!(key, "_{byte:02x}");
         }
     }
-    // As a key of its own `.` and names that start with `..` are not allowed.
+    // Kubernetes refuses the key `.` and keys that start with `..`.
     if key.starts_with('.') || key.is_empty() {
         key.insert(0, '_');
     }
@@ -87,8 +87,8 @@ fn key(hostname: &str, hash: u64) -> String {
     key
 }
 
-impl Kept for ConfigMap {
-    fn same(&self, other: &Self) -> bool {
+impl RecordObject for ConfigMap {
+    fn has_same_records(&self, other: &Self) -> bool {
         let data = |map: &Self| map.data.clone().unwrap_or_default();
         data(self) == data(other)
     }
@@ -110,7 +110,7 @@ pub(super) fn new_map(name: &str, values: &Values) -> ConfigMap {
     }
 }
 
-/// What is to change of a ConfigMap: only these values.
+/// The patch that sets these values and no others.
 pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
     let old = |key: &str| stored.data.as_ref().and_then(|data| data.get(key));
     let differ = values.iter().filter(|(key, value)| old(key) != value.as_ref());
@@ -118,7 +118,7 @@ pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
     (!data.is_empty()).then(|| json!({"data": data}))
 }
 
-/// Reads the values of a ConfigMap, if it is one of ours. What this version cannot read is left as it is.
+/// Adds the values of a ConfigMap, if it is one of ours. Values that cannot be read stay unchanged.
 pub(super) fn read(map: &ConfigMap, records: &mut Records) {
     let name = map.name_any();
     if let Some(size) = name.strip_prefix(LEARNED_MAP).and_then(|size| size.parse().ok()) {
@@ -139,7 +139,7 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
                 object = format!("ConfigMap {namespace}/{name}"),
                 key,
                 problem,
-                "a record cannot be read and is left as it is"
+                "cannot read a record; it stays unchanged"
             );
         }
     }
@@ -156,18 +156,18 @@ fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result
     } else if key == CATALOG {
         records.catalog = Some(serde_json::from_str(text).map_err(problem)?);
     } else if let Some(size) = key.strip_prefix(LEARNED) {
-        let size = size.parse().map_err(|_| "the key names no size".to_owned())?;
+        let size = size.parse().map_err(|_| "the key has no valid size".to_owned())?;
         records.learned.push((SizeId(size), serde_json::from_str(text).map_err(problem)?));
     } else {
-        return Err("the key is not known".to_owned());
+        return Err("unknown key".to_owned());
     }
     Ok(())
 }
 
-/// Nodes show it again.
+/// Not an error: the values are learned again from Nodes.
 fn unreadable(map: &ConfigMap, error: &serde_json::Error) {
     let configmap = map.name_any();
-    tracing::warn!(configmap, %error, "what Nodes of a size showed cannot be read; it is learned again from new Nodes");
+    tracing::warn!(configmap, %error, "cannot read the learned resources of a size; they are learned again from new Nodes");
 }
 
 #[cfg(test)]
@@ -175,18 +175,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_what_config_maps_allow_and_do_not_meet() {
+    fn keys_are_valid_and_unique() {
         let long = "ä".repeat(200);
         let hostnames =
             ["node-1.example", "", ".", "..", "a_b", "a b", "a_20b", "é", &long, &format!("{long}b")];
-        let places: Vec<Place> = hostnames.iter().map(|name| Place::stranger(&Hostname::new(name))).collect();
-        for place in &places {
-            assert!(place.key.len() <= KEY_MAX && !place.key.is_empty() && !place.key.starts_with('.'));
-            assert!(place.key.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)), "{place:?}");
+        let keys: Vec<ConfigMapKey> =
+            hostnames.iter().map(|name| ConfigMapKey::stranger(&Hostname::new(name))).collect();
+        for key in &keys {
+            assert!(key.key.len() <= KEY_MAX && !key.key.is_empty() && !key.key.starts_with('.'));
+            assert!(key.key.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)), "{key:?}");
         }
-        let different: std::collections::BTreeSet<_> = places.iter().collect();
+        let different: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(different.len(), hostnames.len());
-        assert_eq!(places[0].key, "node-1.example");
-        assert_eq!(places[0].map, "vpsie-autoscaler-strangers-f", "as in every release");
+        assert_eq!(keys[0].key, "node-1.example");
+        assert_eq!(keys[0].map, "vpsie-autoscaler-strangers-f", "as in every release");
     }
 }
