@@ -14,7 +14,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
 use crate::clock::{Clock as _, SystemClock};
 use crate::fleet::{Fleet, Pool};
-use crate::kubernetes::{EventType, Events, Happening, Object};
+use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::telemetry::Registry;
 use crate::vpsie::Backend;
 
@@ -95,7 +95,12 @@ impl CatalogRefresh {
         for doubt in now.difference(told) {
             tracing::warn!(pool = %doubt.pool, "{}", doubt.message);
             let on = Object::NodeGroup(doubt.node_group.clone());
-            self.events.publish(Happening::new(on, EventType::Warning, doubt.reason, doubt.message.clone()));
+            self.events.publish(ObjectEvent::new(
+                on,
+                EventType::Warning,
+                doubt.reason,
+                doubt.message.clone(),
+            ));
         }
         now
     }

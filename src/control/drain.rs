@@ -20,7 +20,8 @@ use super::nodes::{NodeFacts, NodesView};
 use super::pace::Backoff;
 use crate::fleet::{DrainState, Fleet, Machine, MachineId, Phase};
 use crate::kubernetes::{
-    EventType, Events, Evicted, Happening, Object, Staying, evict, leaves_within, pods_on, staying,
+    DrainAction, EventType, Events, EvictionResult, Object, ObjectEvent, drain_action, evict, pods_on,
+    termination_timeout,
 };
 use crate::telemetry::Registry;
 
@@ -219,13 +220,12 @@ impl Drain {
         self.answered = true;
         let progress = self.under_way.entry(id.clone()).or_insert_with(Progress::new);
         progress.failing = None;
-        let mut left: Vec<(Staying, &Pod)> = pods
+        let mut left: Vec<(DrainAction, &Pod)> = pods
             .iter()
-            .map(|pod| (staying(pod), pod))
-            .filter(|(staying, _)| *staying != Staying::Ignored)
+            .map(|pod| (drain_action(pod), pod))
+            .filter(|(action, _)| *action != DrainAction::Ignore)
             .collect();
-        let leaving =
-            left.iter().filter(|(staying, _)| *staying == Staying::Leaving).map(|(_, pod)| key(pod));
+        let leaving = left.iter().filter(|(action, _)| *action == DrainAction::Wait).map(|(_, pod)| key(pod));
         progress.leaving = leaving
             .map(|pod| {
                 let since = progress.leaving.get(&pod).copied().unwrap_or(now);
@@ -233,14 +233,14 @@ impl Drain {
             })
             .collect();
         left.retain(|(_, pod)| {
-            progress.leaving.get(&key(pod)).is_none_or(|since| now < *since + leaves_within(pod))
+            progress.leaving.get(&key(pod)).is_none_or(|since| now < *since + termination_timeout(pod))
         });
         if left.is_empty() {
             return self.note(id, DrainState::Done, Some(node)).await;
         }
         let to_evict: BTreeMap<String, &Pod> = left
             .iter()
-            .filter(|(staying, _)| *staying == Staying::ToEvict)
+            .filter(|(action, _)| *action == DrainAction::Evict)
             .map(|(_, pod)| (key(pod), *pod))
             .collect();
         progress.blocked.retain(|pod, _| to_evict.contains_key(pod));
@@ -254,9 +254,11 @@ impl Drain {
             for (pod, answer) in futures::future::join_all(asked).await {
                 self.metrics.evicted(answer.name());
                 match answer {
-                    Evicted::Leaving => drop(progress.blocked.remove(pod)),
-                    Evicted::Throttled(wait) => self.quiet_until = self.quiet_until.max(now + wait.get()),
-                    Evicted::Blocked(why) | Evicted::Failed(why) => {
+                    EvictionResult::Accepted => drop(progress.blocked.remove(pod)),
+                    EvictionResult::Throttled(wait) => {
+                        self.quiet_until = self.quiet_until.max(now + wait.get())
+                    }
+                    EvictionResult::Blocked(why) | EvictionResult::Failed(why) => {
                         progress.blocked.insert(pod.clone(), now + BLOCKED);
                         held = Some(format!("pod {pod}: {why}"));
                     }
@@ -323,10 +325,10 @@ impl Drain {
         tracing::warn!(machine = %id, node = node.map(|node| node.name.as_str()), why, "a drain is held up");
         let message = format!("the Node cannot be drained yet: {why}");
         let on = Object::VPSieNode(id.to_string());
-        self.events.publish(Happening::new(on.clone(), EventType::Warning, "DrainBlocked", &*message));
+        self.events.publish(ObjectEvent::new(on.clone(), EventType::Warning, "DrainBlocked", &*message));
         let Some(node) = node else { return };
-        let about = Happening::node(&node.name, &node.uid, EventType::Warning, "DrainBlocked", message);
-        self.events.publish(about.with(on));
+        let about = ObjectEvent::node(&node.name, &node.uid, EventType::Warning, "DrainBlocked", message);
+        self.events.publish(about.with_related(on));
     }
 
     /// Records how far a drain is.
@@ -353,8 +355,8 @@ impl Drain {
         tracing::info!(machine = %id, node = node.map(|node| node.name.as_str()), "nothing is left to drain");
         if let Some(node) = node {
             let message = format!("drained: its machine {id} is being deleted");
-            let about = Happening::node(&node.name, &node.uid, EventType::Normal, "Drained", message);
-            self.events.publish(about.with(Object::VPSieNode(id.to_string())));
+            let about = ObjectEvent::node(&node.name, &node.uid, EventType::Normal, "Drained", message);
+            self.events.publish(about.with_related(Object::VPSieNode(id.to_string())));
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::fleet::{
     AskOutcome, Before, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode,
     Maxima, StrangerKind, Verdict,
 };
-use crate::kubernetes::{EventType, Events, Happening, Object};
+use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
@@ -183,7 +183,7 @@ impl Guarded {
         let groups = self.handle.read(Fleet::group_names);
         for group in groups {
             let on = Object::NodeGroup(group.to_string());
-            self.events.publish(Happening::new(on, event, reason, message.clone()));
+            self.events.publish(ObjectEvent::new(on, event, reason, message.clone()));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::acts::{Act, ActKind};
 use crate::fleet::{DeletionReason, Hostname, Refusal, names};
-use crate::kubernetes::{EventType, Happening, Object};
+use crate::kubernetes::{EventType, Object, ObjectEvent};
 
 /// Type and reason of an act's events, and whether its NodeGroup is told too. None for an act without events.
 ///
@@ -37,7 +37,7 @@ pub(super) fn event(kind: ActKind) -> Option<(EventType, &'static str, bool)> {
 }
 
 /// The events of an act, on its machine's VPSieNode and on its NodeGroup.
-pub(super) fn happenings(act: &Act) -> Vec<Happening> {
+pub(super) fn happenings(act: &Act) -> Vec<ObjectEvent> {
     let Some((kind, reason, group_too)) = event(act.kind) else { return Vec::new() };
     let orphan = act.kind == ActKind::GivenUp && act.by == Some(DeletionReason::Orphan.name());
     let reason = if orphan { "OrphanDeleted" } else { reason };
@@ -50,12 +50,12 @@ pub(super) fn happenings(act: &Act) -> Vec<Happening> {
     if let Some(pool) = group {
         let on = Object::NodeGroup(pool.node_group.to_string());
         let node = |vm: &Hostname| Object::Node { name: vm.to_string(), uid: String::new() };
-        let told = Happening::new(on, kind, reason, format!("pool {pool}: {message}"));
+        let told = ObjectEvent::new(on, kind, reason, format!("pool {pool}: {message}"));
         let related = machine.clone().or_else(|| act.vm.as_ref().map(node));
-        happenings.push(Happening { related, ..told });
+        happenings.push(ObjectEvent { related, ..told });
     }
     if let Some(machine) = machine {
-        happenings.push(Happening::new(machine, kind, reason, message));
+        happenings.push(ObjectEvent::new(machine, kind, reason, message));
     }
     happenings
 }
@@ -98,7 +98,7 @@ fn message(act: &Act) -> String {
 }
 
 /// The events of a command that was refused: limits that somebody may want to raise.
-pub(super) fn refused(refusal: &Refusal) -> Option<Happening> {
+pub(super) fn refused(refusal: &Refusal) -> Option<ObjectEvent> {
     let (pool, reason) = match refusal {
         Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),
         Refusal::Halted { pool, .. } => (pool, "GrowthHalted"),
@@ -112,5 +112,5 @@ pub(super) fn refused(refusal: &Refusal) -> Option<Happening> {
         Refusal::UnknownPool(_) | Refusal::Delta { .. } | Refusal::ForeignNode { .. } => return None,
     };
     let on = Object::NodeGroup(pool.node_group.to_string());
-    Some(Happening::new(on, EventType::Warning, reason, refusal.to_string()))
+    Some(ObjectEvent::new(on, EventType::Warning, reason, refusal.to_string()))
 }

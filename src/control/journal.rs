@@ -9,7 +9,7 @@ use prometheus_client::registry::Unit;
 use super::acts::{Act, acts};
 use super::happenings::{event, happenings, refused};
 use crate::fleet::{Change, Fleet, Phase, RecordKey, Refusal};
-use crate::kubernetes::{EventType, Events, Happening, Object};
+use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::store::RefusedRecord;
 use crate::telemetry::Registry;
 
@@ -129,7 +129,7 @@ impl Journal {
             _ => None,
         });
         for on in group.map(Object::NodeGroup).into_iter().chain([machine]) {
-            self.events.publish(Happening::new(on, EventType::Warning, "RecordRefused", message.clone()));
+            self.events.publish(ObjectEvent::new(on, EventType::Warning, "RecordRefused", message.clone()));
         }
     }
 

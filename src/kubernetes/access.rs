@@ -15,7 +15,7 @@ pub enum KubernetesAccess {
     Kubeconfig(PathBuf),
 }
 
-/// As the flag has it.
+/// The value of `--kubeconfig`.
 impl fmt::Display for KubernetesAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,5 +1,5 @@
-//! The client for the API server. It repeats nothing by itself and waits for nothing without end: who asks
-//! decides what to do about an answer, or about none.
+//! The client for the API server. It does not retry, and each request has a timeout: retries are up to the
+//! caller.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use tower::BoxError;
 use super::access::KubernetesAccess;
 use super::token_file::{TokenFile, TokenFileError};
 
-/// To connect, TLS included.
+/// Timeout of a connection, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// One request, from its first byte to the last of its reply. A watch: until its reply begins.
+/// Timeout of one request, until its reply is complete. For a watch: until its reply begins.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is no client.
+/// A client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The pod has no service account that can be used.
+    /// The pod has no usable service account.
     #[error(
         "--kubeconfig in-cluster: {0}; it works only in a pod with a service account (automountServiceAccountToken)"
     )]
     InCluster(InClusterError),
-    /// The file is not there, or does not say what is needed.
+    /// The kubeconfig is missing or incomplete.
     #[error(
         "--kubeconfig {path}: cannot be used: {problem}; name a kubeconfig whose current context works with kubectl"
     )]
@@ -39,15 +39,15 @@ pub enum ConnectError {
         /// What is wrong with it.
         problem: Box<KubeconfigError>,
     },
-    /// What the file says of certificates or credentials cannot be used.
-    #[error("--kubeconfig {given}: no client can be made of it: {problem}")]
+    /// The certificates or credentials of the kubeconfig cannot be used.
+    #[error("--kubeconfig {given}: cannot create a client: {problem}")]
     Client {
         /// The flag's value.
         given: String,
         /// What is wrong.
         problem: Box<kube::Error>,
     },
-    /// The token file that it names cannot be used.
+    /// The token file of the kubeconfig cannot be used.
     #[error("--kubeconfig {given}: {problem}{}", causes(problem))]
     Token {
         /// The flag's value.
@@ -56,14 +56,14 @@ pub enum ConnectError {
         #[source]
         problem: TokenFileError,
     },
-    /// The proxy that the cluster of the kubeconfig names is no URL.
+    /// The `proxy-url` of the kubeconfig is invalid.
     #[error(
-        "--kubeconfig {given}: proxy-url {url:?} is no URL; want something like http://proxy.example:3128"
+        "--kubeconfig {given}: proxy-url {url:?} is not a URL; use a URL such as http://proxy.example:3128"
     )]
     Proxy {
         /// The flag's value.
         given: String,
-        /// What is given.
+        /// The invalid value.
         url: String,
     },
 }
@@ -72,17 +72,17 @@ fn causes(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(String::new, |cause| format!(": {cause}"))
 }
 
-/// A client that is ready to ask. Nothing is asked yet.
+/// Creates a client. Makes no request yet.
 pub async fn connect(access: &KubernetesAccess) -> Result<Client, ConnectError> {
     let mut config = match access {
         KubernetesAccess::InCluster => kube::Config::incluster().map_err(ConnectError::InCluster)?,
         KubernetesAccess::Kubeconfig(path) => from_file(path).await?,
     };
-    // kube would repeat what is answered with 429, 503 or 504, for minutes: an eviction that a budget refuses, or
-    // the renewal of a lease.
+    // kube would retry HTTP 429, 503 and 504 for minutes, also for evictions that a budget refuses and for
+    // renewals of the Lease.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Idle connections and watches are silent for longer: what is asked is bounded one by one.
+    // Watches may be silent for longer. `bound` limits each request instead.
     config.read_timeout = None;
     let token = token_file(&mut config.auth_info);
     if let Some(token) = &token {
@@ -104,14 +104,14 @@ async fn from_file(path: &Path) -> Result<kube::Config, ConnectError> {
     config.proxy_url = match own_proxy {
         Some(url) => Some(url.parse().map_err(|_| ConnectError::Proxy { given, url })?),
         None if no_proxy_at_all() => None,
-        // That of kube still has the user and password that the variable may hold.
+        // kube's URL includes the user and password of the variable.
         None => proxy_of(&Matcher::from_env(), &config.cluster_url)
             .map(|proxy| config.proxy_url.take_if(|known| known.host() == proxy.host()).unwrap_or(proxy)),
     };
     Ok(config)
 }
 
-/// The proxy that the current context's cluster names.
+/// The `proxy-url` of the current context's cluster.
 fn own_proxy(file: &Kubeconfig) -> Option<String> {
     let current = file.current_context.as_ref()?;
     let context = file.contexts.iter().find(|known| known.name == *current)?;
@@ -120,26 +120,26 @@ fn own_proxy(file: &Kubeconfig) -> Option<String> {
     cluster.cluster.as_ref()?.proxy_url.clone().filter(|url| !url.trim().is_empty())
 }
 
-/// `NO_PROXY=*`: the matcher takes that for host names only.
+/// Returns true iff `NO_PROXY=*`. The matcher applies `*` to host names only.
 fn no_proxy_at_all() -> bool {
     ["NO_PROXY", "no_proxy"].iter().any(|name| std::env::var(name).is_ok_and(|hosts| hosts.trim() == "*"))
 }
 
-/// The proxy that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name for the API server. kube would look for the proxy's own
-/// host in `NO_PROXY`.
+/// The proxy for the API server by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`. kube would match `NO_PROXY`
+/// with the host of the proxy itself.
 fn proxy_of(environment: &Matcher, server: &Uri) -> Option<Uri> {
     let proxy = environment.intercept(server)?.uri().clone();
-    // kube has no SOCKS here, and never looked at ALL_PROXY.
+    // kube is built without SOCKS and ignores ALL_PROXY.
     proxy.scheme_str().is_none_or(|scheme| !scheme.starts_with("socks")).then_some(proxy)
 }
 
-/// Takes the token file over from kube, which sends it as it is, line break and all. A token has precedence.
+/// Takes the token file over from kube, which would send a trailing line break. A token has precedence.
 fn token_file(auth: &mut kube::config::AuthInfo) -> Option<Arc<TokenFile>> {
     let file = auth.token_file.take()?;
     auth.token.is_none().then(|| Arc::new(TokenFile::new(PathBuf::from(file))))
 }
 
-/// The same client with [`REQUEST_TIMEOUT`] on each request.
+/// Wraps a client with [`REQUEST_TIMEOUT`] for each request.
 pub fn bounded(client: &Client) -> Client {
     bound_with(client, None)
 }
@@ -150,7 +150,7 @@ fn bound_with(client: &Client, token: Option<Arc<TokenFile>>) -> Client {
     ClientBuilder::new(service, client.default_namespace()).with_valid_until(*client.valid_until()).build()
 }
 
-/// No reply in time. Whether the API server did what was asked is not known.
+/// No reply in time. The API server may or may not have done the request.
 #[derive(Debug, thiserror::Error)]
 #[error("the API server did not answer within {REQUEST_TIMEOUT:?}")]
 struct TimedOut;
@@ -161,7 +161,7 @@ async fn bound(
     mut request: Request<Body>,
 ) -> Result<Response<Body>, BoxError> {
     let watch = is_watch(&request);
-    let answer = async {
+    let reply = async {
         if let Some(token) = token {
             request.headers_mut().insert(header::AUTHORIZATION, token.authorization().await?);
         }
@@ -173,10 +173,10 @@ async fn bound(
         let body = body.collect().await?.to_bytes();
         Ok(Response::from_parts(parts, Body::from(body)))
     };
-    tokio::time::timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| TimedOut)?
+    tokio::time::timeout(REQUEST_TIMEOUT, reply).await.map_err(|_| TimedOut)?
 }
 
-/// Its reply goes on for as long as the server likes.
+/// Returns true iff the reply of a request is a stream without end.
 fn is_watch(request: &Request<Body>) -> bool {
     let query = request.uri().query().unwrap_or_default();
     query.split('&').any(|part| matches!(part, "watch=true" | "watch=1" | "follow=true"))
@@ -193,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with the start of a reply and then with nothing more.
+    /// A server whose replies stop after the first byte.
     fn stalling() -> Client {
         let service = tower::service_fn(|_: Request<Body>| async {
             let start = futures::stream::iter([Ok::<_, BoxError>("{")]);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_whose_reply_never_ends_is_given_up() {
+    async fn a_request_times_out_during_its_reply() {
         let started = Instant::now();
         let api: Api<ConfigMap> = Api::default_namespaced(stalling());
         let error = api.list(&ListParams::default()).await.unwrap_err();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_passes_as_it_is() {
+    async fn an_error_reply_is_returned_unchanged() {
         let service = tower::service_fn(|_: Request<Body>| async {
             let mut reply = Response::new(Body::from(br#"{"code":429,"message":"later"}"#.to_vec()));
             *reply.status_mut() = StatusCode::TOO_MANY_REQUESTS;
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_is_about_the_api_server() {
+    fn no_proxy_matches_the_api_server() {
         let proxy = |no: &str, server: &'static str| {
             let environment = Matcher::builder().https("http://proxy.test:3128").no(no).build();
             proxy_of(&environment, &Uri::from_static(server)).map(|uri| uri.to_string())
@@ -293,16 +293,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_file_that_holds_none_stops_the_start() {
+    async fn an_empty_token_file_fails_at_start() {
         let token = tempfile::NamedTempFile::new().unwrap();
         let file = kubeconfig("", &format!("tokenFile: '{}'", token.path().display()));
         let connected = connect(&KubernetesAccess::Kubeconfig(file.path().into())).await;
         let error = connected.map(drop).unwrap_err().to_string();
-        assert!(error.contains("holds no token"), "{error}");
+        assert!(error.contains("contains no valid token"), "{error}");
     }
 
     #[tokio::test]
-    async fn what_is_wrong_with_a_kubeconfig_is_said() {
+    async fn a_missing_kubeconfig_is_an_error() {
         let connected = connect(&KubernetesAccess::Kubeconfig("no/such".into())).await;
         let error = connected.map(drop).unwrap_err().to_string();
         assert!(error.starts_with("--kubeconfig no/such: cannot be used: "), "{error}");

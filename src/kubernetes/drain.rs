@@ -1,4 +1,4 @@
-//! Emptying a Node by the eviction API, which keeps to disruption budgets.
+//! Drains a Node through the eviction API, which respects disruption budgets.
 
 use std::time::Duration;
 
@@ -10,28 +10,28 @@ use kube::{Api, Client, ResourceExt as _};
 
 use crate::retry_after::RetryAfter;
 
-/// A pod that is still there so long after its grace period is not waited for: its kubelet is dead.
+/// Time after a pod's grace period at which its kubelet counts as dead and the pod is no longer waited for.
 const DEAD_AFTER: Duration = Duration::from_mins(1);
-/// Grace period of a pod that names none, seconds.
+/// Grace period of a pod that sets none, seconds.
 const DEFAULT_GRACE: i64 = 30;
-/// The longest grace period that is waited for, seconds.
+/// Maximum grace period that is waited for, seconds.
 const LONGEST_GRACE: u64 = 7 * 24 * 3600;
-/// Pods a request reads.
-const PAGE: u32 = 500;
+/// Maximum number of pods in a page of a list.
+const LIST_PAGE_SIZE: u32 = 500;
 
-/// Whether a pod keeps its Node from being empty.
+/// The treatment of a pod while its Node is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Staying {
-    /// No: it is of a DaemonSet, a static pod, or over.
-    Ignored,
-    /// It is to be evicted.
-    ToEvict,
-    /// It is on its way out.
-    Leaving,
+pub enum DrainAction {
+    /// It belongs to a DaemonSet, is static, or has completed.
+    Ignore,
+    /// It must be evicted.
+    Evict,
+    /// It is terminating.
+    Wait,
 }
 
-/// Whether a pod keeps its Node from being empty.
-pub fn staying(pod: &Pod) -> Staying {
+/// Returns how a drain treats a pod.
+pub fn drain_action(pod: &Pod) -> DrainAction {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let owned_by = |kind: &str| {
         pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.kind == kind)
@@ -39,38 +39,38 @@ pub fn staying(pod: &Pod) -> Staying {
     let is_static = pod.annotations().contains_key("kubernetes.io/config.mirror");
     if is_static || owned_by("DaemonSet") || owned_by("Node") || matches!(phase, Some("Succeeded" | "Failed"))
     {
-        return Staying::Ignored;
+        return DrainAction::Ignore;
     }
     match &pod.metadata.deletion_timestamp {
-        None => Staying::ToEvict,
-        Some(_) => Staying::Leaving,
+        None => DrainAction::Evict,
+        Some(_) => DrainAction::Wait,
     }
 }
 
-/// How long a pod may take to leave once that began. One that is there for longer is not waited for.
-pub fn leaves_within(pod: &Pod) -> Duration {
+/// Time that a terminating pod may take. A pod that takes longer is no longer waited for.
+pub fn termination_timeout(pod: &Pod) -> Duration {
     let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(DEFAULT_GRACE);
     Duration::from_secs(u64::try_from(grace).unwrap_or(0).min(LONGEST_GRACE)) + DEAD_AFTER
 }
 
-/// What became of an eviction.
+/// The result of an eviction request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Evicted {
-    /// The pod is on its way out, or gone, or another one has its name.
-    Leaving,
+pub enum EvictionResult {
+    /// The pod is terminating or gone, or another pod has its name.
+    Accepted,
     /// A disruption budget does not allow it now.
     Blocked(String),
-    /// The API server wants to be left alone for so long.
+    /// The API server asks for a pause of this length.
     Throttled(RetryAfter),
-    /// It could not be asked, or does not allow it.
+    /// The request failed or was refused.
     Failed(String),
 }
 
-impl Evicted {
-    /// The word for it in metrics.
+impl EvictionResult {
+    /// Its label value in metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Leaving => "accepted",
+            Self::Accepted => "accepted",
             Self::Blocked(_) => "blocked",
             Self::Throttled(_) => "throttled",
             Self::Failed(_) => "failed",
@@ -78,9 +78,10 @@ impl Evicted {
     }
 }
 
-/// Asks for the eviction of this pod, and of no other that has its name since.
-pub async fn evict(client: &Client, pod: &Pod) -> Evicted {
-    let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
+/// Evicts this pod, by UID, so that a new pod with its name is not evicted.
+pub async fn evict(client: &Client, pod: &Pod) -> EvictionResult {
+    let name = pod.name_any();
+    let namespace = pod.namespace().unwrap_or_default();
     let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
     let eviction = Eviction {
         metadata: ObjectMeta {
@@ -94,42 +95,42 @@ pub async fn evict(client: &Client, pod: &Pod) -> Evicted {
         }),
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    // `Api::evict` would write the options under a name that the API server does not know.
-    let asked: kube::Result<serde_json::Value> =
+    // Not `Api::evict`: it sends the options under a name that the API server ignores.
+    let result: kube::Result<serde_json::Value> =
         pods.create_subresource("eviction", &name, &PostParams::default(), &eviction).await;
-    match asked {
-        Ok(_) => Evicted::Leaving,
-        Err(kube::Error::Api(refusal)) => answer(refusal.code, &refusal),
-        Err(error) => Evicted::Failed(error.to_string()),
+    match result {
+        Ok(_) => EvictionResult::Accepted,
+        Err(kube::Error::Api(refusal)) => eviction_result(refusal.code, &refusal),
+        Err(error) => EvictionResult::Failed(error.to_string()),
     }
 }
 
-fn answer(code: u16, refusal: &kube::core::Status) -> Evicted {
+fn eviction_result(code: u16, refusal: &kube::core::Status) -> EvictionResult {
     let details = refusal.details.as_ref();
     let causes = details.map(|details| details.causes.as_slice()).unwrap_or_default();
     let budget = causes.iter().find(|cause| cause.reason == "DisruptionBudget");
     match code {
-        404 | 409 => Evicted::Leaving,
-        // Its namespace is being deleted, and it with that.
-        403 if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => Evicted::Leaving,
+        404 | 409 => EvictionResult::Accepted,
+        // The pod is deleted with its namespace.
+        403 if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => EvictionResult::Accepted,
         429 if budget.is_some() => {
             let why = budget.map(|cause| cause.message.clone()).filter(|message| !message.is_empty());
-            Evicted::Blocked(why.unwrap_or_else(|| refusal.message.clone()))
+            EvictionResult::Blocked(why.unwrap_or_else(|| refusal.message.clone()))
         }
         429 => {
             let wait = details.map_or(0, |details| details.retry_after_seconds).max(1);
-            Evicted::Throttled(RetryAfter::new(Duration::from_secs(u64::from(wait))))
+            EvictionResult::Throttled(RetryAfter::new(Duration::from_secs(u64::from(wait))))
         }
-        // Two budgets on one pod: nobody can evict it until one is gone.
-        500 => Evicted::Blocked(refusal.message.clone()),
-        _ => Evicted::Failed(refusal.message.clone()),
+        // Two budgets select the pod: no eviction is possible until one is removed.
+        500 => EvictionResult::Blocked(refusal.message.clone()),
+        _ => EvictionResult::Failed(refusal.message.clone()),
     }
 }
 
 /// The pods on a Node.
 pub async fn pods_on(client: &Client, node: &str) -> kube::Result<Vec<Pod>> {
     let pods: Api<Pod> = Api::all(client.clone());
-    let mut params = ListParams::default().fields(&format!("spec.nodeName={node}")).limit(PAGE);
+    let mut params = ListParams::default().fields(&format!("spec.nodeName={node}")).limit(LIST_PAGE_SIZE);
     let mut found = Vec::new();
     loop {
         let page = pods.list(&params).await?;
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_a_node_from_being_empty() {
+    fn pods_are_ignored_evicted_or_awaited() {
         let owned = |kind: &str| {
             json!({"ownerReferences": [
                 {"apiVersion": "apps/v1", "kind": kind, "name": "x", "uid": "u", "controller": true}
@@ -160,38 +161,42 @@ mod tests {
         };
         let running = json!({"phase": "Running"});
         for (metadata, status, want) in [
-            (json!({}), json!({"phase": "Pending"}), Staying::ToEvict),
-            (owned("ReplicaSet"), running.clone(), Staying::ToEvict),
-            (owned("DaemonSet"), running.clone(), Staying::Ignored),
-            (owned("Node"), running.clone(), Staying::Ignored),
-            (json!({"annotations": {"kubernetes.io/config.mirror": "x"}}), running.clone(), Staying::Ignored),
-            (json!({}), json!({"phase": "Succeeded"}), Staying::Ignored),
-            (json!({}), json!({"phase": "Failed"}), Staying::Ignored),
-            (json!({"deletionTimestamp": "2026-01-01T00:09:30Z"}), running, Staying::Leaving),
+            (json!({}), json!({"phase": "Pending"}), DrainAction::Evict),
+            (owned("ReplicaSet"), running.clone(), DrainAction::Evict),
+            (owned("DaemonSet"), running.clone(), DrainAction::Ignore),
+            (owned("Node"), running.clone(), DrainAction::Ignore),
+            (
+                json!({"annotations": {"kubernetes.io/config.mirror": "x"}}),
+                running.clone(),
+                DrainAction::Ignore,
+            ),
+            (json!({}), json!({"phase": "Succeeded"}), DrainAction::Ignore),
+            (json!({}), json!({"phase": "Failed"}), DrainAction::Ignore),
+            (json!({"deletionTimestamp": "2026-01-01T00:09:30Z"}), running, DrainAction::Wait),
         ] {
-            assert_eq!(staying(&pod(&metadata, &status)), want, "{metadata} {status}");
+            assert_eq!(drain_action(&pod(&metadata, &status)), want, "{metadata} {status}");
         }
     }
 
     #[test]
-    fn what_the_api_server_answers_means() {
-        let said = |code: u16, reason: &str, wait: u32| {
+    fn replies_of_the_api_server_are_classified() {
+        let result = |code: u16, reason: &str, wait: u32| {
             let status: kube::core::Status = serde_json::from_value(json!({
                 "status": "Failure", "message": "no", "reason": "x", "code": code,
                 "details": {"retryAfterSeconds": wait, "causes": [{"reason": reason, "message": "web needs 2", "field": ""}]},
             }))
             .unwrap();
-            answer(code, &status)
+            eviction_result(code, &status)
         };
-        assert_eq!(said(404, "", 0), Evicted::Leaving);
-        assert_eq!(said(409, "", 0), Evicted::Leaving);
-        assert_eq!(said(403, "NamespaceTerminating", 0), Evicted::Leaving);
-        assert_eq!(said(403, "", 0), Evicted::Failed("no".to_owned()));
-        assert_eq!(said(429, "DisruptionBudget", 10), Evicted::Blocked("web needs 2".to_owned()));
-        let throttled = |seconds| Evicted::Throttled(RetryAfter::new(Duration::from_secs(seconds)));
-        assert_eq!(said(429, "", 7), throttled(7));
-        assert_eq!(said(429, "", u32::MAX), throttled(60));
-        assert_eq!(said(429, "", 0), throttled(1));
-        assert_eq!(said(500, "", 0), Evicted::Blocked("no".to_owned()));
+        assert_eq!(result(404, "", 0), EvictionResult::Accepted);
+        assert_eq!(result(409, "", 0), EvictionResult::Accepted);
+        assert_eq!(result(403, "NamespaceTerminating", 0), EvictionResult::Accepted);
+        assert_eq!(result(403, "", 0), EvictionResult::Failed("no".to_owned()));
+        assert_eq!(result(429, "DisruptionBudget", 10), EvictionResult::Blocked("web needs 2".to_owned()));
+        let throttled = |seconds| EvictionResult::Throttled(RetryAfter::new(Duration::from_secs(seconds)));
+        assert_eq!(result(429, "", 7), throttled(7));
+        assert_eq!(result(429, "", u32::MAX), throttled(60));
+        assert_eq!(result(429, "", 0), throttled(1));
+        assert_eq!(result(500, "", 0), EvictionResult::Blocked("no".to_owned()));
     }
 }

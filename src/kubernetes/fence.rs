@@ -1,8 +1,8 @@
-//! The check at the write: what changes something passes only while this process leads.
+//! A fence for writes: they pass only while this process leads.
 //!
-//! It is made at each step of a request's way out, not once before: a process that stood still in between does not
-//! send what it had begun. What was sent before is the margin's business, by which a lease lasts longer than its
-//! holder goes on.
+//! The fence checks at each poll of a request, not once before it, so that a process that was suspended in
+//! between does not send the rest. Requests already sent are covered by the margin between `lease_duration`
+//! and `renew_deadline`.
 
 use http::{Method, Request};
 use kube::Client;
@@ -11,17 +11,18 @@ use tower::BoxError;
 
 use super::lease::Leadership;
 
-/// Whether a request with this method may change something.
+/// Returns true iff a request with this method may change something.
 pub fn is_write(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// The same client, for the one that leads. What does not pass is answered with [`LeaseLost`](super::LeaseLost) in a
-/// [`kube::Error::Service`]. Not for the election itself.
+/// Wraps a client with the fence. Refused requests fail with [`LeaseLost`](super::LeaseLost) in a
+/// [`kube::Error::Service`]. The election itself must use the unwrapped client.
 pub fn fence_client(client: &Client, leadership: Leadership) -> Client {
     let inner = client.clone();
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (client, leadership) = (inner.clone(), leadership.clone());
+        let client = inner.clone();
+        let leadership = leadership.clone();
         async move {
             let fenced = is_write(request.method());
             let sending = client.send(request);
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_api_server_is_changed_only_while_the_lease_is_held() {
+    async fn writes_pass_only_while_the_lease_is_held() {
         let arrived = Arc::default();
         let api: Api<ConfigMap> = Api::default_namespaced(fence_client(&slow_client(&arrived), held(7)));
         let create = async || api.create(&PostParams::default(), &ConfigMap::default()).await;

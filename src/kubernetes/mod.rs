@@ -1,5 +1,4 @@
-//! Kubernetes' API server: how it is reached, which replica leads, and the fence that keeps the others from
-//! changing anything.
+//! The API server: client, leader election, and the fence that refuses writes of replicas that do not lead.
 
 mod access;
 mod client;
@@ -15,10 +14,10 @@ mod watch;
 
 pub use access::KubernetesAccess;
 pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
-pub use drain::{Evicted, Staying, evict, leaves_within, pods_on, staying};
-pub use events::{EventMetrics, EventType, Events, Happening, Object, Publisher};
+pub use drain::{DrainAction, EvictionResult, drain_action, evict, pods_on, termination_timeout};
+pub use events::{EventMetrics, EventType, Events, Object, ObjectEvent, Publisher};
 pub use fence::{fence_client, is_write};
-pub use lease::{ElectionConfig, Elector, Leadership, LeaseLost, Lost, Reached, identity};
+pub use lease::{ElectionConfig, Elector, LeaderAddresses, Leadership, LeaseLost, LossReason, identity};
 pub use patch::merge_patch;
 pub use permissions::{PERMISSIONS, Permission, Scope};
 pub use role::{LEADER, ROLE_LABEL, Role};

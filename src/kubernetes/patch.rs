@@ -1,8 +1,8 @@
-//! Merge patches (RFC 7396) that say only what differs.
+//! Minimal merge patches (RFC 7396).
 
 use serde_json::{Map, Value};
 
-/// The merge patch that makes `new` of `old`. None when there is nothing to patch. Lists are written whole.
+/// The merge patch from `old` to `new`, or None if they are equal. Lists are replaced as a whole.
 pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
     if old == new {
         return None;
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_says_what_differs_and_nothing_else() {
+    fn a_patch_has_only_differences() {
         let old = json!({"a": 1, "b": {"c": [1, 2], "d": 3}, "e": "x"});
         let new = json!({"a": 1, "b": {"c": [1], "d": 3}, "f": {"g": 1}});
         assert_eq!(merge_patch(&old, &new), Some(json!({"b": {"c": [1]}, "e": null, "f": {"g": 1}})));

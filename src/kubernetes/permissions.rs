@@ -1,6 +1,6 @@
-//! What vpsie-autoscaler may do in the cluster: the least that works. The manifests and docs are made of this.
+//! The permissions of vpsie-autoscaler in the cluster. Manifests and docs are generated from them.
 
-/// Where a right holds.
+/// The scope of a permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// In the whole cluster.
@@ -9,10 +9,10 @@ pub enum Scope {
     Namespace,
 }
 
-/// A right, and what it is for.
+/// A permission and its purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permission {
-    /// Where.
+    /// Cluster or namespace.
     pub scope: Scope,
     /// API group; empty for core.
     pub group: &'static str,
@@ -22,7 +22,7 @@ pub struct Permission {
     pub verbs: &'static [&'static str],
     /// Only the object of this name.
     pub name: Option<&'static str>,
-    /// Why.
+    /// Its purpose.
     pub why: &'static str,
 }
 
@@ -46,41 +46,41 @@ const fn namespace(
     Permission { scope: Scope::Namespace, group, resource, verbs, name: None, why }
 }
 
-/// All rights that `serve --store=kubernetes` needs.
+/// All permissions that `serve --store=kubernetes` needs.
 pub const PERMISSIONS: &[Permission] = &[
     cluster(
         "",
         "nodes",
         &["list", "watch", "patch", "delete"],
-        "give Nodes their providerID, labels and taints, cordon them, delete those whose VM is gone",
+        "set providerID, labels and taints of Nodes, cordon Nodes, delete Nodes whose VM is gone",
     ),
-    cluster("", "pods", &["list"], "find what runs on a Node that is drained"),
+    cluster("", "pods", &["list"], "find the pods on a Node that is drained"),
     cluster("", "pods/eviction", &["create"], "drain the Nodes of machines that are being deleted"),
-    cluster(OURS, "autoscalerconfigs", &["list", "watch"], "read the limits of the whole cluster"),
-    cluster(OURS, "autoscalerconfigs/status", &["patch"], "say that they are in force"),
-    cluster("events.k8s.io", "events", &["create", "patch"], "tell what happened, on Nodes too"),
-    namespace(OURS, "nodegroups", &["get", "list", "watch", "patch"], "read them, and set the finalizer"),
-    namespace(OURS, "nodegroups/status", &["patch"], "say how they are"),
+    cluster(OURS, "autoscalerconfigs", &["list", "watch"], "read the limits of the cluster"),
+    cluster(OURS, "autoscalerconfigs/status", &["patch"], "report whether they are applied"),
+    cluster("events.k8s.io", "events", &["create", "patch"], "publish events, also of Nodes"),
+    namespace(
+        OURS,
+        "nodegroups",
+        &["get", "list", "watch", "patch"],
+        "read NodeGroups, and set the finalizer",
+    ),
+    namespace(OURS, "nodegroups/status", &["patch"], "report the state of NodeGroups"),
     namespace(
         OURS,
         "vpsienodes",
         &["get", "list", "watch", "create", "patch", "delete"],
         "keep the record of each machine",
     ),
-    namespace(OURS, "vpsienodes/status", &["patch"], "keep what was seen of each machine"),
+    namespace(OURS, "vpsienodes/status", &["patch"], "keep the observed state of each machine"),
     namespace(
         "",
         "configmaps",
         &["get", "list", "create", "patch"],
-        "keep the catalog and what is known of other nodes",
+        "keep the catalog, learned sizes and other nodes",
     ),
-    namespace(
-        "coordination.k8s.io",
-        "leases",
-        &["get", "watch", "create", "update"],
-        "agree on the replica that leads",
-    ),
-    namespace("", "pods", &["patch"], "label the pod that leads, which a Service looks for (--pod-name)"),
+    namespace("coordination.k8s.io", "leases", &["get", "watch", "create", "update"], "elect the leader"),
+    namespace("", "pods", &["patch"], "label the leader's pod, which a Service selects (--pod-name)"),
     Permission {
         scope: Scope::Namespace,
         group: "",
@@ -136,11 +136,10 @@ mod tests {
             object("Role", true, json!({"rules": rules(Scope::Namespace)})),
             object("RoleBinding", true, json!({"roleRef": to("Role"), "subjects": account})),
         ];
-        let written =
-            "# Written by a test from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib permissions";
+        let header = "# Generated from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib permissions";
         let file = |object: Value| {
             let kind = object["kind"].as_str().unwrap().to_lowercase();
-            let text = format!("{written}\n{}", serde_saphyr::to_string(&object).unwrap());
+            let text = format!("{header}\n{}", serde_saphyr::to_string(&object).unwrap());
             (format!("deployments/base/{kind}.yaml"), text)
         };
         objects.map(file).into()
@@ -149,27 +148,26 @@ mod tests {
     fn page() -> String {
         let mut page = format!(
             "# Permissions\n\n\
-             Written by a test from the program's own table: `UPDATE=1 cargo test --lib permissions` writes it \
-             again.\n\n\
-             What `serve --store=kubernetes` may do, and why: the role and the cluster role in \
-             [deployments/base](../../deployments/base) give a service account exactly this. The end-to-end tests run \
-             with them, and fail on anything that is forbidden. The namespace there is `{NAMESPACE}`, the Secret \
+             Generated from the program's own table by `UPDATE=1 cargo test --lib permissions`.\n\n\
+             The permissions of `serve --store=kubernetes`: the role and the cluster role in \
+             [deployments/base](../../deployments/base) give a service account exactly these. The end-to-end tests run \
+             with them, and fail on any forbidden request. The namespace there is `{NAMESPACE}`, the Secret \
              `vpsie-secret`: change both with `--namespace` and `--api-secret`.\n\n\
-             With `--store=file --kubeconfig` only the rights on nodes, pods and evictions are used; without Kubernetes, none.\n\
+             With `--store=file --kubeconfig` only the permissions on nodes, pods and evictions are used; without Kubernetes, none.\n\
              \n| Where | Group | Resource | Verbs | Why |\n| --- | --- | --- | --- | --- |\n"
         );
         for Permission { scope, group, resource, verbs, name, why } in PERMISSIONS {
-            let place = if *scope == Scope::Cluster { "cluster" } else { "namespace" };
+            let scope = if *scope == Scope::Cluster { "cluster" } else { "namespace" };
             let group = if group.is_empty() { "core" } else { group };
             let only = name.map(|name| format!(" (only `{name}`)")).unwrap_or_default();
             let verbs = verbs.join(", ");
-            writeln!(page, "| {place} | {group} | `{resource}`{only} | {verbs} | {why} |").unwrap();
+            writeln!(page, "| {scope} | {group} | `{resource}`{only} | {verbs} | {why} |").unwrap();
         }
         page
     }
 
     #[test]
-    fn manifests_and_docs_are_as_the_table_is() {
+    fn manifests_and_docs_match_the_table() {
         let mut files = manifests();
         files.push(("docs/operate/permissions.md".to_owned(), page()));
         for (file, text) in files {
@@ -177,8 +175,8 @@ mod tests {
             if std::env::var_os("UPDATE").is_some() {
                 std::fs::write(&path, &text).unwrap();
             }
-            let written = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(written == text, "{file} differs: UPDATE=1 cargo test --lib permissions");
+            let stored = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(stored == text, "{file} differs: UPDATE=1 cargo test --lib permissions");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The label by which a Service finds the pod that leads.
+//! The label by which a Service selects the leader's pod.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// On the pod that leads, and on no other: [`LEADER`].
+/// Its value is [`LEADER`] on the leader's pod; other pods do not have it.
 pub const ROLE_LABEL: &str = "autoscaler.vpsie.com/role";
 
 /// The value of [`ROLE_LABEL`].
 pub const LEADER: &str = "leader";
 
-/// Between two attempts.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Wait between attempts.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The pods of the replicas, of which one is this process's.
+/// Sets the label on the pods of the replicas.
 #[derive(Clone)]
 pub struct Role {
     pods: Api<Pod>,
@@ -31,41 +31,40 @@ impl Role {
         Self { pods: Api::namespaced(client, namespace), own: own.to_owned() }
     }
 
-    /// Gives the own pod the label once it `serves`, and takes it from the others. The client must be one that only a
-    /// leader can write with.
+    /// Labels the own pod once it `serves`, and removes the label from the others. The client must be fenced.
     ///
-    /// A stop takes nothing away: until another replica leads, a Service must lead somewhere, and this one passes on who
-    /// comes.
+    /// The label stays at shutdown: until another replica leads, the Service needs a target, and this replica
+    /// forwards connections.
     pub async fn run<S>(
         self,
         mut stage: watch::Receiver<S>,
         serves: impl Fn(&S) -> bool,
         shutdown: CancellationToken,
     ) {
-        let told = async {
+        let labelled = async {
             if stage.wait_for(&serves).await.is_err() {
                 return;
             }
-            while let Err(error) = self.lead().await {
-                tracing::warn!(%error, pod = self.own, "cannot label the pods, so a Service may not lead here; trying again");
-                tokio::time::sleep(AGAIN).await;
+            while let Err(error) = self.label_leader().await {
+                tracing::warn!(%error, pod = self.own, "cannot label the leader's pod, so a Service may select no pod; retrying");
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         };
-        if shutdown.run_until_cancelled(told).await.is_some() {
+        if shutdown.run_until_cancelled(labelled).await.is_some() {
             shutdown.cancelled().await;
         }
     }
 
-    /// Takes the label from the own pod, where a container that led may have left it. Failures are logged: whoever
-    /// leads takes it away as well.
-    pub async fn stand_by(&self) {
+    /// Removes the label from the own pod, where an earlier container may have left it. Failures are only
+    /// logged: the leader removes the label as well.
+    pub async fn remove_own_label(&self) {
         if let Err(error) = self.label(&self.own, None).await {
-            tracing::warn!(%error, pod = self.own, "cannot take the leader's label from the pod");
+            tracing::warn!(%error, pod = self.own, "cannot remove the leader's label from the pod");
         }
     }
 
-    /// The own pod first, so that a Service leads somewhere all the time.
-    async fn lead(&self) -> Result<(), kube::Error> {
+    /// Labels the own pod first, so that a Service always selects a pod.
+    async fn label_leader(&self) -> Result<(), kube::Error> {
         self.label(&self.own, Some(LEADER)).await?;
         let others = self.pods.list(&ListParams::default().labels(&format!("{ROLE_LABEL}={LEADER}"))).await?;
         for pod in others.items.iter().map(ResourceExt::name_any).filter(|name| *name != self.own) {
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_label_is_on_the_pod_that_serves_and_on_no_other() {
+    async fn only_the_pod_that_serves_has_the_label() {
         let kube = kube();
         kube.fail(2, |asked| asked.verb == Verb::Patch, Fate::refused(500));
         let (serving, served) = watch::channel(false);
@@ -131,14 +130,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_container_that_starts_again_in_its_pod_stands_by() {
+    async fn a_restarted_container_removes_its_label() {
         let kube = kube();
-        Role::new(kube.client("b", "ns"), "ns", "b").stand_by().await;
+        Role::new(kube.client("b", "ns"), "ns", "b").remove_own_label().await;
         assert_eq!(roles(&kube), [Value::Null, Value::Null]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_leaves_the_label_to_the_next_one() {
+    async fn the_label_stays_until_the_next_leader_serves() {
         let kube = kube();
         let start = |pod: &str| {
             let (serving, served) = watch::channel(true);

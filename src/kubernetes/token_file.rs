@@ -1,4 +1,4 @@
-//! A bearer token in a file that is written anew from time to time, such as that of a service account.
+//! A bearer token in a file that changes, such as the token of a service account.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-/// How long a token that was read is used. The kubelet writes a new one long before the old one expires.
-const READ_AGAIN: Duration = Duration::from_mins(1);
+/// Time after which the file is read again. The kubelet writes a new token long before the old one expires.
+const REREAD_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Why a token file cannot be used.
+/// A token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
     /// It cannot be read.
@@ -18,13 +18,13 @@ pub enum TokenFileError {
     Unreadable {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The cause.
         #[source]
         problem: std::io::Error,
     },
-    /// Its text is no token.
+    /// It contains no token.
     #[error(
-        "token file {path}: holds no token: it is empty, or has line breaks or characters that no token has"
+        "token file {path} contains no valid token: it is empty, or has line breaks or invalid characters"
     )]
     NoToken {
         /// The file.
@@ -32,7 +32,7 @@ pub enum TokenFileError {
     },
 }
 
-/// The file, and the token that was read last.
+/// The file and the token last read from it.
 #[derive(Debug)]
 pub(super) struct TokenFile {
     path: PathBuf,
@@ -44,11 +44,11 @@ impl TokenFile {
         Self { path, read: Mutex::default() }
     }
 
-    /// The value of `Authorization`. A file that cannot be read any more leaves the token in use.
+    /// The value of `Authorization`. If the file can no longer be read, the last token stays in use.
     pub(super) async fn authorization(&self) -> Result<HeaderValue, TokenFileError> {
         let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, value)) = &known
-            && at.elapsed() < READ_AGAIN
+            && at.elapsed() < REREAD_INTERVAL
         {
             return Ok(value.clone());
         }
@@ -59,7 +59,7 @@ impl TokenFile {
                 Ok(value)
             }
             (Err(error), Some((_, value))) => {
-                tracing::warn!(%error, "the last Kubernetes token that could be read stays in use");
+                tracing::warn!(%error, "cannot read the Kubernetes token; the last token stays in use");
                 Ok(value)
             }
             (Err(error), None) => Err(error),
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_break_at_the_end_is_no_part_of_the_token() {
+    async fn trailing_line_breaks_of_a_token_are_removed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let token = TokenFile::new(file.path().to_owned());
         for text in ["", "\n", "a b", "a\nb\n"] {
@@ -97,10 +97,10 @@ mod tests {
         assert_eq!(token.authorization().await.unwrap(), "Bearer abc.def");
         std::fs::write(file.path(), "new\n").unwrap();
         assert_eq!(token.authorization().await.unwrap(), "Bearer abc.def");
-        tokio::time::sleep(READ_AGAIN).await;
+        tokio::time::sleep(REREAD_INTERVAL).await;
         assert_eq!(token.authorization().await.unwrap(), "Bearer new");
         std::fs::remove_file(file.path()).unwrap();
-        tokio::time::sleep(READ_AGAIN).await;
+        tokio::time::sleep(REREAD_INTERVAL).await;
         assert_eq!(token.authorization().await.unwrap(), "Bearer new");
     }
 }

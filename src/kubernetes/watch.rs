@@ -1,4 +1,4 @@
-//! How objects are watched.
+//! Watches of objects.
 
 use std::fmt::Debug;
 
@@ -7,17 +7,17 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-/// How long one watch request lasts, seconds; the API server ends it then, and the next one goes on from there. A
-/// connection that died silently is given up five seconds later: a scale-up must not wait longer for it.
-const LASTS: u32 = 30;
+/// Duration of one watch request, seconds. The API server ends it then, and the next request continues. A
+/// dead connection is noticed five seconds later: a scale-up must not wait longer.
+const WATCH_SECONDS: u32 = 30;
 
-/// For each watch of this program.
+/// The configuration of every watch of this program.
 pub fn watch_config() -> watcher::Config {
-    watcher::Config::default().timeout(LASTS)
+    watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
-/// The object of that name, each time that it may have changed. None while there is none. As kube's own, which takes no
-/// configuration.
+/// A stream of one object's states, None while it does not exist. Like `kube::runtime::watch_object`, which
+/// takes no configuration.
 pub fn watch_object<K>(
     api: Api<K>,
     name: &str,

@@ -22,7 +22,8 @@ use crate::control::{
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};
 use crate::kubernetes::{
-    self, ElectionConfig, Elector, Events, KubernetesAccess, Leadership, Lost, Reached, Role, fence_client,
+    self, ElectionConfig, Elector, Events, KubernetesAccess, LeaderAddresses, Leadership, LossReason, Role,
+    fence_client,
 };
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::{Readiness, Unready};
@@ -82,15 +83,15 @@ pub(super) async fn run(
         lease_duration: election.leader_election_lease_duration,
         renew_deadline: election.leader_election_renew_deadline,
         retry_period: election.leader_election_retry_period,
-        reached: election.pod_ip.map(|ip| reached(&settings, ip)),
+        addresses: election.pod_ip.map(|ip| leader_addresses(&settings, ip)),
     };
     let mut elector = Elector::new(client.clone(), config, Arc::clone(&clock), rand::random());
     let debug = debug(&decisions, &fleet);
-    let ready = readiness(staged, elector.follows());
+    let ready = readiness(staged, elector.is_follower());
     spawn_http(&mut tasks, http, registry, ready, debug, shutdown.clone());
     let pod = election.pod_name.as_deref();
     if let Some(pod) = pod {
-        Role::new(client.clone(), namespace, pod).stand_by().await;
+        Role::new(client.clone(), namespace, pod).remove_own_label().await;
     }
     let won = tokio::select! {
         biased;
@@ -260,7 +261,7 @@ struct Targets {
     in_force: watch::Sender<Target>,
 }
 
-type Kept = JoinHandle<(Elector, Result<(), Lost>)>;
+type Kept = JoinHandle<(Elector, Result<(), LossReason>)>;
 
 /// Renews the lease beside everything else. To lose it ends the process.
 fn keep(
@@ -278,7 +279,7 @@ fn keep(
         }
     });
     tokio::spawn(async move {
-        let kept = elector.keep(&over).await;
+        let kept = elector.renew_until(&over).await;
         if kept.is_err() {
             lost.cancel();
         }
@@ -326,9 +327,9 @@ async fn handed_over(elector: &Elector, ports: &Ports) {
 }
 
 /// Where the other replicas find the ports of this one.
-fn reached(settings: &Settings, ip: IpAddr) -> Reached {
+fn leader_addresses(settings: &Settings, ip: IpAddr) -> LeaderAddresses {
     let expander = settings.expander.as_ref().map(|(address, _)| SocketAddr::new(ip, address.port()));
-    Reached { grpc: SocketAddr::new(ip, settings.grpc_listen.port()), expander }
+    LeaderAddresses { grpc: SocketAddr::new(ip, settings.grpc_listen.port()), expander }
 }
 
 /// Who waits for the first leader ever does not stand by for one: whether all is well is not known yet.

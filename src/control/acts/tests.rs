@@ -13,7 +13,7 @@ use crate::fleet::{
     AutoscalingOptions, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Outcome,
     Policy, Records, Refusal, Reserved, VmState,
 };
-use crate::kubernetes::{EventType, Happening, Object};
+use crate::kubernetes::{EventType, Object, ObjectEvent};
 
 pub(in crate::control) const POOL: &str = "web/ams1/small/on-demand";
 
@@ -183,21 +183,21 @@ fn stockout() -> Failure {
     Failure { reason: FailureReason::Stockout, message: "No capacity in ams1".to_owned() }
 }
 
-fn on_machine(kind: EventType, reason: &'static str, message: &str) -> Happening {
-    Happening::new(Object::VPSieNode("web-1".to_owned()), kind, reason, message)
+fn on_machine(kind: EventType, reason: &'static str, message: &str) -> ObjectEvent {
+    ObjectEvent::new(Object::VPSieNode("web-1".to_owned()), kind, reason, message)
 }
 
-fn on_group(kind: EventType, reason: &'static str, message: &str) -> Happening {
-    Happening::new(Object::NodeGroup("web".to_owned()), kind, reason, format!("pool {POOL}: {message}"))
+fn on_group(kind: EventType, reason: &'static str, message: &str) -> ObjectEvent {
+    ObjectEvent::new(Object::NodeGroup("web".to_owned()), kind, reason, format!("pool {POOL}: {message}"))
 }
 
 /// The events of both, as they are published.
-fn on_both(kind: EventType, reason: &'static str, message: &str) -> Vec<Happening> {
-    let group = on_group(kind, reason, message).with(Object::VPSieNode("web-1".to_owned()));
+fn on_both(kind: EventType, reason: &'static str, message: &str) -> Vec<ObjectEvent> {
+    let group = on_group(kind, reason, message).with_related(Object::VPSieNode("web-1".to_owned()));
     vec![group, on_machine(kind, reason, message)]
 }
 
-fn events(acts: &[Act]) -> Vec<Happening> {
+fn events(acts: &[Act]) -> Vec<ObjectEvent> {
     acts.iter().flat_map(happenings).collect()
 }
 
@@ -333,7 +333,7 @@ fn an_orphan_is_found_and_adopted() {
     let message =
         "VM slave-1 (uuid-1) is ours and no machine waits for it: adopted, or deleted after the grace";
     let on_node = Object::Node { name: "slave-1".to_owned(), uid: String::new() };
-    assert_eq!(events(&found), [on_group(EventType::Warning, "OrphanFound", message).with(on_node)]);
+    assert_eq!(events(&found), [on_group(EventType::Warning, "OrphanFound", message).with_related(on_node)]);
     told.increase();
     let adopted = told.list(&[node(1)]);
     assert_eq!(adopted, [with_vm(ActKind::OrphanAdopted)]);
@@ -383,7 +383,7 @@ fn limits_are_told_on_the_node_group_and_mistakes_are_not() {
     let above = Refusal::AboveMax { pool: pool(), delta: 2, group_target: 3, group_max: 3 };
     assert_eq!(
         refused(&above),
-        Some(Happening::new(
+        Some(ObjectEvent::new(
             on(),
             EventType::Warning,
             "MaximumReached",

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Backoff;
-use crate::kubernetes::{EventType, Events, Happening};
+use crate::kubernetes::{EventType, Events, ObjectEvent};
 use crate::vpsie::{BaseUrl, Client, Credentials, Trial};
 
 pub use metrics::CredentialMetrics;
@@ -224,7 +224,7 @@ impl Rotation {
 
     fn tell(&self, kind: EventType, reason: &'static str, message: String) {
         if let Some(name) = &self.secret {
-            self.events.publish(Happening::secret(name, kind, reason, message));
+            self.events.publish(ObjectEvent::secret(name, kind, reason, message));
         }
     }
 }

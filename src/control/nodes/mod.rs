@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::bell::Bell;
 use super::handle::FleetHandle;
 use crate::fleet::{Hostname, Machine, MachineId, ProviderId, StrangerKind};
-use crate::kubernetes::{EventType, Events, Happening, Object, watch_config};
+use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
 use identity::{Owner, Verdict, facts, owner, unmatched, verdict};
 use learning::Settling;
@@ -287,8 +287,8 @@ impl Nodes {
     fn publish(&self, node: &str, machine: &MachineId, kind: EventType, reason: &'static str, message: &str) {
         let uid = self.seen.get(node).and_then(Node::uid).unwrap_or_default();
         let on = Object::VPSieNode(machine.to_string());
-        self.events.publish(Happening::new(on.clone(), kind, reason, message));
-        self.events.publish(Happening::node(node, uid, kind, reason, message).with(on));
+        self.events.publish(ObjectEvent::new(on.clone(), kind, reason, message));
+        self.events.publish(ObjectEvent::node(node, uid, kind, reason, message).with_related(on));
     }
 
     /// Reports once that a Node cannot be a machine's though it has the name or the address of its VM.
@@ -387,7 +387,7 @@ impl Nodes {
         let of = machine.map(|machine| format!(" of machine {machine}")).unwrap_or_default();
         let uid = node.uid().unwrap_or_default();
         let message = format!("is the Node{of}: providerID {id}");
-        self.events.publish(Happening::node(name, uid, EventType::Normal, "IdentityGiven", message));
+        self.events.publish(ObjectEvent::node(name, uid, EventType::Normal, "IdentityGiven", message));
     }
 
     async fn delete(&self, name: &str, uid: Option<String>) {
@@ -398,7 +398,7 @@ impl Nodes {
                 tracing::info!(node = name, "Node object deleted; its VM is gone");
                 let uid = self.seen.get(name).and_then(Node::uid).unwrap_or_default();
                 let message = "Node object deleted: its VM is gone";
-                self.events.publish(Happening::node(name, uid, EventType::Normal, "NodeDeleted", message));
+                self.events.publish(ObjectEvent::node(name, uid, EventType::Normal, "NodeDeleted", message));
             }
             Err(error) if is_conflict(&error) => {
                 tracing::debug!(node = name, "Node is gone or another one; the watch tells");

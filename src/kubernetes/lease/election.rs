@@ -1,4 +1,4 @@
-//! The rules of the election, without clock and network.
+//! The rules of the election, without clock or network.
 
 use std::time::Duration;
 
@@ -7,36 +7,36 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tokio::time::Instant;
 
-use super::{ElectionConfig, Reached};
+use super::{ElectionConfig, LeaderAddresses};
 
-/// What one process knows of the election.
+/// The election as one process sees it.
 #[derive(Debug)]
 pub(super) struct Election {
     config: ElectionConfig,
-    seen: Option<Seen>,
+    seen: Option<ObservedLease>,
     term: Option<Term>,
-    /// The Lease (its UID) that a takeover was sent for.
-    taking: Option<String>,
+    /// UID of the Lease for which a takeover was sent.
+    takeover_uid: Option<String>,
 }
 
-/// The Lease as it was first seen in its present state.
+/// A state of the Lease and the time at which it was first seen.
 #[derive(Debug)]
-struct Seen {
-    record: Record,
+struct ObservedLease {
+    state: LeaseState,
     since: Instant,
-    /// How long nothing must change before it is free.
-    patience: Duration,
+    /// The Lease is free after this time without a change.
+    lease_duration: Duration,
 }
 
-/// What changes when a holder gives a sign.
+/// The fields that a renewal changes.
 #[derive(Debug, PartialEq, Eq)]
-struct Record {
+struct LeaseState {
     holder: String,
     renewed: Option<Timestamp>,
     version: Option<String>,
 }
 
-/// From when to when a Lease that is ours lets us lead.
+/// The time for which a claim of the Lease lets this process lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Term {
     pub(super) from: Instant,
@@ -44,55 +44,63 @@ pub(super) struct Term {
     uid: Option<String>,
 }
 
-/// What to do about a Lease.
+/// The next action on the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// There is none.
+pub(super) enum LeaseAction {
+    /// The Lease does not exist.
     Create,
-    /// It is free.
+    /// The Lease is free.
     TakeOver,
-    /// It is ours.
+    /// This process holds the Lease.
     Renew,
-    /// Another's until then, unless it gives a sign.
+    /// Another process holds the Lease until this time, or longer if it renews.
     Wait(Instant),
 }
 
 impl Election {
     pub(super) fn new(config: ElectionConfig) -> Self {
-        Self { config, seen: None, term: None, taking: None }
+        Self { config, seen: None, term: None, takeover_uid: None }
     }
 
-    /// Takes what the API server said. `now` must not be before its reply: time counts from when a change was seen,
-    /// and seeing it too early would be believing the holder gone too early.
-    pub(super) fn saw(&mut self, lease: Option<&Lease>, now: Instant) -> Step {
-        let Some(lease) = lease else { return Step::Create };
-        let record = Record::of(lease);
-        let before = self.seen.take().filter(|seen| seen.record == record);
-        let patience = duration(lease).unwrap_or(self.config.lease_duration);
-        let Seen { record, since, .. } =
-            self.seen.insert(before.unwrap_or(Seen { record, since: now, patience }));
-        let free = *since + patience;
-        if record.holder == self.config.identity {
-            Step::Renew
-        } else if record.holder.is_empty() || now >= free {
-            self.taking.clone_from(&lease.metadata.uid);
-            Step::TakeOver
+    /// Evaluates a Lease that was read. `now` must not be before the reply: time counts from when a change
+    /// was seen, and an earlier time would end the holder's term too early.
+    pub(super) fn observe(&mut self, lease: Option<&Lease>, now: Instant) -> LeaseAction {
+        let Some(lease) = lease else { return LeaseAction::Create };
+        let state = LeaseState::read(lease);
+        let before = self.seen.take().filter(|seen| seen.state == state);
+        let lease_duration = duration(lease).unwrap_or(self.config.lease_duration);
+        let ObservedLease { state, since, .. } =
+            self.seen.insert(before.unwrap_or(ObservedLease { state, since: now, lease_duration }));
+        let free = *since + lease_duration;
+        if state.holder == self.config.identity {
+            LeaseAction::Renew
+        } else if state.holder.is_empty() || now >= free {
+            self.takeover_uid.clone_from(&lease.metadata.uid);
+            LeaseAction::TakeOver
         } else {
-            Step::Wait(free)
+            LeaseAction::Wait(free)
         }
     }
 
-    /// The step was done: this Lease was written by what was sent at `sent`, as is known at `now`. When we lead.
+    /// Records that this Lease was written, by a request sent at `sent` and answered at `now`. Returns the
+    /// term.
     ///
-    /// A new Lease is no proof that nobody leads: one that somebody deleted may have been held until then, and its
-    /// holder may not know yet. So who made one waits as long as others would have waited for that holder. The
-    /// same with one that is found to be ours, unless it is known to be the one that was taken over.
-    pub(super) fn claimed(&mut self, step: Step, written: &Lease, sent: Instant, now: Instant) -> Term {
+    /// A new Lease does not prove that no other process leads: a deleted Lease may have had a holder that
+    /// does not know of the deletion yet. After creating a Lease this process therefore waits as long as a
+    /// follower would have waited for that holder. The same holds for a Lease that is found to be ours,
+    /// unless this process took it over.
+    pub(super) fn record_claim(
+        &mut self,
+        action: LeaseAction,
+        written: &Lease,
+        sent: Instant,
+        now: Instant,
+    ) -> Term {
         let uid = &written.metadata.uid;
         let leading = self.term.as_ref().filter(|term| term.from <= sent && sent < term.until);
-        let known = self.term.as_ref().filter(|term| step == Step::Renew && term.uid == *uid);
-        let took_over =
-            step == Step::TakeOver || step == Step::Renew && self.taking.is_some() && self.taking == *uid;
+        let known = self.term.as_ref().filter(|term| action == LeaseAction::Renew && term.uid == *uid);
+        let took_over = action == LeaseAction::TakeOver
+            || action == LeaseAction::Renew && self.takeover_uid.is_some() && self.takeover_uid == *uid;
         let from = match leading.or(known) {
             Some(term) => term.from,
             None if took_over => now,
@@ -100,7 +108,7 @@ impl Election {
                 now + self
                     .seen
                     .as_ref()
-                    .map_or(Duration::ZERO, |seen| seen.patience)
+                    .map_or(Duration::ZERO, |seen| seen.lease_duration)
                     .max(self.config.lease_duration)
             }
         };
@@ -108,20 +116,20 @@ impl Election {
         self.term.insert(term).clone()
     }
 
-    /// We do not lead any more, whatever the Lease says.
-    pub(super) fn gave_up(&mut self) {
+    /// Ends the term of this process, whatever the Lease says.
+    pub(super) fn resign(&mut self) {
         self.term = None;
-        self.taking = None;
+        self.takeover_uid = None;
     }
 
-    /// The Lease to write. With the `resourceVersion` of the one that was seen, so that it succeeds only if nothing
-    /// changed. `wall` is for people: nobody counts with it.
+    /// The Lease to write, with the `resourceVersion` that was read, so that the write fails if the Lease
+    /// changed. `wall` is informational only.
     pub(super) fn claim(&self, seen: Option<&Lease>, wall: Timestamp) -> Lease {
-        let ElectionConfig { namespace, name, identity, lease_duration, reached, .. } = &self.config;
+        let ElectionConfig { namespace, name, identity, lease_duration, addresses, .. } = &self.config;
         let mut lease = seen.cloned().unwrap_or_default();
         lease.metadata.name = Some(name.clone());
         lease.metadata.namespace = Some(namespace.clone());
-        Reached::write(*reached, lease.metadata.annotations.get_or_insert_default());
+        LeaderAddresses::write(*addresses, lease.metadata.annotations.get_or_insert_default());
         let seconds = i32::try_from(lease_duration.as_secs()).unwrap_or(i32::MAX);
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(identity) {
@@ -135,16 +143,16 @@ impl Election {
         lease
     }
 
-    /// Where the one that leads is reached, if that is another and it says so.
-    pub(super) fn successor(&self, seen: &Lease) -> Option<Reached> {
+    /// The addresses of the leader, if that is another process that publishes them.
+    pub(super) fn successor(&self, seen: &Lease) -> Option<LeaderAddresses> {
         let other = !holder(seen).is_empty() && holder(seen) != self.config.identity;
-        Reached::read(seen.metadata.annotations.as_ref()?).filter(|_| other)
+        LeaderAddresses::read(seen.metadata.annotations.as_ref()?).filter(|_| other)
     }
 
-    /// The Lease without a holder, if we are it: free at once.
+    /// The Lease without a holder, if this process holds it. It is free at once.
     pub(super) fn released(&self, seen: &Lease, wall: Timestamp) -> Option<Lease> {
         let mut lease = seen.clone();
-        Reached::write(None, lease.metadata.annotations.get_or_insert_default());
+        LeaderAddresses::write(None, lease.metadata.annotations.get_or_insert_default());
         let spec = lease
             .spec
             .as_mut()
@@ -155,8 +163,8 @@ impl Election {
     }
 }
 
-impl Record {
-    fn of(lease: &Lease) -> Self {
+impl LeaseState {
+    fn read(lease: &Lease) -> Self {
         let spec = lease.spec.as_ref();
         Self {
             holder: holder(lease).to_owned(),
@@ -166,12 +174,12 @@ impl Record {
     }
 }
 
-/// Who holds it. Empty: nobody.
+/// The identity of the holder, or an empty string.
 pub(super) fn holder(lease: &Lease) -> &str {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
 }
 
-/// How long its holder wants to be waited for.
+/// The `leaseDurationSeconds` of the Lease.
 fn duration(lease: &Lease) -> Option<Duration> {
     let LeaseSpec { lease_duration_seconds, .. } = lease.spec.as_ref()?;
     let seconds = u64::try_from((*lease_duration_seconds)?).ok().filter(|seconds| *seconds > 0)?;

@@ -13,14 +13,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Election, Step, Term, holder};
-use super::{ElectionConfig, Leadership, Reached};
+use super::election::{Election, LeaseAction, Term, holder};
+use super::{ElectionConfig, LeaderAddresses, Leadership};
 use crate::clock::Clock;
 
-/// How often the one that gave the Lease back looks who has it now: a client waits for the answer.
-const LOOK_FOR_SUCCESSOR: Duration = Duration::from_millis(100);
+/// Time between reads of the Lease after its release. Short, because clients wait for the new leader.
+const SUCCESSOR_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Stands for election, and stays elected. Its client must not be fenced.
+/// Acquires, renews and releases the Lease. Its client must not be fenced.
 pub struct Elector {
     api: Api<Lease>,
     config: ElectionConfig,
@@ -28,42 +28,43 @@ pub struct Elector {
     random: StdRng,
     election: Election,
     leadership: Leadership,
-    follows: watch::Sender<bool>,
-    /// As we wrote it last, if nothing is known to have happened to it since.
+    is_follower: watch::Sender<bool>,
+    /// The Lease as last written, unless it may have changed since.
     written: Option<Lease>,
 }
 
-/// Why this process does not lead any more.
+/// The reason why this process no longer leads.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
-    /// The Lease names another, or nobody.
+pub enum LossReason {
+    /// The Lease has another holder, or none.
     #[error("the lease names {holder:?} as its holder")]
     Taken {
-        /// Who that is; empty for nobody.
+        /// The new holder; empty if there is none.
         holder: String,
     },
-    /// Too long without a renewal.
+    /// No renewal succeeded in time.
     #[error("the lease could not be renewed within {within:?}: {problem}")]
     NotRenewed {
         /// The renew deadline.
         within: Duration,
-        /// What went wrong last.
+        /// The last failure.
         problem: String,
     },
 }
 
-/// How an attempt to claim the Lease ended.
+/// The result of an attempt to claim the Lease.
 enum Attempt {
-    /// It is ours.
+    /// This process holds the Lease.
     Claimed(Term),
-    /// Another's until then, as this version says.
+    /// Another process holds the Lease, in this version.
     Waits { holder: String, until: Instant, version: Option<String> },
-    /// Somebody was faster, or the outcome is not known.
+    /// The write failed, or its result is unknown.
     Failed(String),
 }
 
 impl Elector {
-    /// One that has not stood yet. Followers' waits are drawn from `seed`, so that they do not all look at once.
+    /// An elector that has made no attempt yet. `seed` randomizes the waits of followers, so that they do not
+    /// all read at once.
     pub fn new(client: Client, config: ElectionConfig, clock: Arc<dyn Clock>, seed: u64) -> Self {
         Self {
             api: Api::namespaced(client, &config.namespace),
@@ -72,20 +73,20 @@ impl Elector {
             clock,
             random: StdRng::seed_from_u64(seed),
             leadership: Leadership::until(Instant::now()),
-            follows: watch::Sender::default(),
+            is_follower: watch::Sender::default(),
             written: None,
         }
     }
 
-    /// Whether another replica was seen to lead, so that this one stands by for it.
-    pub fn follows(&self) -> watch::Receiver<bool> {
-        self.follows.subscribe()
+    /// Becomes true when another replica was seen to lead.
+    pub fn is_follower(&self) -> watch::Receiver<bool> {
+        self.is_follower.subscribe()
     }
 
-    /// Waits until this process leads. None: `shutdown` came first; [`release`](Self::release) then gives back what
-    /// may have been won at that moment.
+    /// Waits until this process leads. Returns None after `shutdown`; call [`release`](Self::release) then,
+    /// because the Lease may have been acquired at that moment.
     pub async fn acquire(&mut self, shutdown: &CancellationToken) -> Option<Leadership> {
-        let mut told = String::new();
+        let mut logged = String::new();
         loop {
             let written = self.written.take();
             let attempt = shutdown.run_until_cancelled(self.attempt(written)).await?;
@@ -93,7 +94,7 @@ impl Elector {
             let pause = self.config.retry_period.mul_f64(1.0 + self.random.random::<f64>());
             let next = now + pause;
             let mut version = None;
-            let (next, tell) = match attempt {
+            let (next, status) = match attempt {
                 Attempt::Claimed(term) if term.from <= now && now < term.until => {
                     self.leadership = Leadership::until(term.until);
                     tracing::info!(lease = self.config.name, identity = self.config.identity, "leading");
@@ -101,30 +102,30 @@ impl Elector {
                 }
                 Attempt::Claimed(Term { from, .. }) => (
                     (now + self.config.retry_period).min(from.max(now)),
-                    "waiting, in case a Lease was just deleted that another held".to_owned(),
+                    "waiting, because a deleted Lease may have had another holder".to_owned(),
                 ),
                 Attempt::Waits { holder, until, version: seen } => {
                     version = seen;
-                    self.follows.send_replace(true);
+                    self.is_follower.send_replace(true);
                     (next.min(until), format!("{holder} leads"))
                 }
                 Attempt::Failed(problem) => (next, problem),
             };
-            if tell != told {
-                tracing::info!(lease = self.config.name, "not leading: {tell}");
-                told = tell;
+            if status != logged {
+                tracing::info!(lease = self.config.name, "not leading: {status}");
+                logged = status;
             }
-            let waited = tokio::time::timeout_at(next, self.given_back(version));
+            let waited = tokio::time::timeout_at(next, self.wait_for_release(version));
             if let Ok(()) = shutdown.run_until_cancelled(waited).await? {
-                tracing::debug!(lease = self.config.name, "the lease was given back");
+                tracing::debug!(lease = self.config.name, "the lease was released");
             }
         }
     }
 
-    /// Returns when the Lease, which was held in this version, has no holder any more. Never without a version, and when it
-    /// cannot be watched: looking again is what finds out then. Nor when it is deleted: its holder makes it anew.
-    async fn given_back(&self, version: Option<String>) {
-        let gone = async {
+    /// Returns when the Lease, which had a holder in this version, has none. Never returns without a version,
+    /// if the watch fails, or if the Lease is deleted: the next read handles these cases.
+    async fn wait_for_release(&self, version: Option<String>) {
+        let released = async {
             let params = WatchParams::default().fields(&format!("metadata.name={}", self.config.name));
             let mut changes = self.api.watch(&params, &version?).await.ok()?.boxed();
             while let Some(event) = changes.try_next().await.ok()? {
@@ -134,33 +135,33 @@ impl Elector {
             }
             None
         };
-        if gone.await.is_none() {
+        if released.await.is_none() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Renews until `shutdown`, which must come after all that acts as the one that leads has ended, or until the
-    /// lease is lost. Whoever holds the [`Leadership`] knows by itself.
-    pub async fn keep(&mut self, shutdown: &CancellationToken) -> Result<(), Lost> {
+    /// Renews until `shutdown` or until the lease is lost. Cancel `shutdown` only after all tasks of the
+    /// leader have ended. Every clone of the [`Leadership`] ends with the lease.
+    pub async fn renew_until(&mut self, shutdown: &CancellationToken) -> Result<(), LossReason> {
         let renewing = self.renew();
         match shutdown.run_until_cancelled(renewing).await {
             None => Ok(()),
             Some(lost) => {
                 self.leadership.end();
-                self.election.gave_up();
+                self.election.resign();
                 Err(lost)
             }
         }
     }
 
-    async fn renew(&mut self) -> Lost {
+    async fn renew(&mut self) -> LossReason {
         let mut problem = "no attempt was made in time".to_owned();
         let mut next = Instant::now() + self.config.retry_period;
         loop {
             let end = self.leadership.end_time().unwrap_or(next);
             tokio::time::sleep_until(next.min(end)).await;
             if !self.leadership.holds() {
-                return Lost::NotRenewed { within: self.config.renew_deadline, problem };
+                return LossReason::NotRenewed { within: self.config.renew_deadline, problem };
             }
             next = Instant::now() + self.config.retry_period;
             let written = self.written.take();
@@ -168,7 +169,7 @@ impl Elector {
                 Ok(Attempt::Claimed(term)) => {
                     self.leadership.extend(term.until);
                 }
-                Ok(Attempt::Waits { holder, .. }) => return Lost::Taken { holder },
+                Ok(Attempt::Waits { holder, .. }) => return LossReason::Taken { holder },
                 Ok(Attempt::Failed(what)) => {
                     tracing::warn!(lease = self.config.name, "the lease could not be renewed: {what}");
                     problem = what;
@@ -178,116 +179,117 @@ impl Elector {
         }
     }
 
-    /// Gives the Lease up so that another replica takes over at once, if it is still ours. What acts as the one that
-    /// leads must have ended before. Whether it was given up.
+    /// Releases the Lease if this process holds it, so that another replica takes over at once. All tasks of
+    /// the leader must have ended. Returns true iff it was released.
     pub async fn release(&mut self) -> bool {
         self.leadership.end();
-        self.election.gave_up();
+        self.election.resign();
         self.written = None;
-        match self.give_back().await {
+        match self.clear_holder().await {
             Ok(released) => {
                 if released {
-                    tracing::info!(lease = self.config.name, "the lease is released");
+                    tracing::info!(lease = self.config.name, "released the lease");
                 }
                 released
             }
             Err(problem) => {
                 tracing::warn!(
                     lease = self.config.name,
-                    "the lease is not released, others wait for it: {problem}"
+                    "cannot release the lease; other replicas must wait until it expires: {problem}"
                 );
                 false
             }
         }
     }
 
-    /// Where the one is reached that leads after this process, once there is one that says so. Not for ever, if none
-    /// comes: who asks sets the limit.
-    pub async fn successor(&self) -> Reached {
+    /// Waits for the next leader and returns its addresses. Does not time out: the caller sets the limit.
+    pub async fn successor(&self) -> LeaderAddresses {
         loop {
-            if let Ok(Some(lease)) = self.ask(self.api.get_opt(&self.config.name)).await
-                && let Some(reached) = self.election.successor(&lease)
+            if let Ok(Some(lease)) = self.request(self.api.get_opt(&self.config.name)).await
+                && let Some(addresses) = self.election.successor(&lease)
             {
-                return reached;
+                return addresses;
             }
-            tokio::time::sleep(LOOK_FOR_SUCCESSOR).await;
+            tokio::time::sleep(SUCCESSOR_POLL_INTERVAL).await;
         }
     }
 
-    async fn give_back(&self) -> Result<bool, String> {
-        let Some(seen) = self.ask(self.api.get_opt(&self.config.name)).await.map_err(|e| e.to_string())?
+    async fn clear_holder(&self) -> Result<bool, String> {
+        let Some(seen) =
+            self.request(self.api.get_opt(&self.config.name)).await.map_err(|e| e.to_string())?
         else {
             return Ok(false);
         };
         let Some(free) = self.election.released(&seen, self.clock.now()) else { return Ok(false) };
-        let replaced = self.ask(self.api.replace(&self.config.name, &PostParams::default(), &free)).await;
+        let replaced = self.request(self.api.replace(&self.config.name, &PostParams::default(), &free)).await;
         replaced.map(|_| true).map_err(|error| error.to_string())
     }
 
-    /// Looks, unless it is known what is there, and claims what may be claimed.
+    /// Reads the Lease unless it is `known`, and claims it if that is allowed.
     async fn attempt(&mut self, known: Option<Lease>) -> Attempt {
-        let (name, params) = (self.config.name.clone(), PostParams::default());
-        let looked = known.is_none();
-        let mut step = Step::Renew;
+        let name = self.config.name.clone();
+        let params = PostParams::default();
+        let was_read = known.is_none();
+        let mut action = LeaseAction::Renew;
         let seen = match known {
             Some(lease) => Some(lease),
-            None => match self.ask(self.api.get_opt(&name)).await {
+            None => match self.request(self.api.get_opt(&name)).await {
                 Ok(seen) => seen,
-                Err(problem) => return Attempt::Failed(format!("Lease {name} cannot be read: {problem}")),
+                Err(problem) => return Attempt::Failed(format!("cannot read Lease {name}: {problem}")),
             },
         };
-        if looked {
+        if was_read {
             let held = self.leadership.holds();
-            step = self.election.saw(seen.as_ref(), Instant::now());
-            match step {
-                Step::Wait(until) => {
+            action = self.election.observe(seen.as_ref(), Instant::now());
+            match action {
+                LeaseAction::Wait(until) => {
                     return Attempt::Waits {
                         holder: seen.as_ref().map(holder).unwrap_or_default().to_owned(),
                         until,
                         version: seen.and_then(|lease| lease.metadata.resource_version),
                     };
                 }
-                // Somebody took it from us by hand: it is for another.
-                Step::TakeOver if held => {
+                // A person cleared the holder: another replica must take over.
+                LeaseAction::TakeOver if held => {
                     return Attempt::Waits { holder: String::new(), until: Instant::now(), version: None };
                 }
-                Step::Create | Step::TakeOver | Step::Renew => {}
+                LeaseAction::Create | LeaseAction::TakeOver | LeaseAction::Renew => {}
             }
         }
         let claim = self.election.claim(seen.as_ref(), self.clock.now());
-        // What is counted from: the API server cannot have written it earlier.
+        // The term counts from here: the API server cannot have written the Lease earlier.
         let sent = Instant::now();
-        let wrote = match seen {
-            Some(_) => self.ask(self.api.replace(&name, &params, &claim)).await,
-            None => self.ask(self.api.create(&params, &claim)).await,
+        let result = match seen {
+            Some(_) => self.request(self.api.replace(&name, &params, &claim)).await,
+            None => self.request(self.api.create(&params, &claim)).await,
         };
-        match wrote {
+        match result {
             Ok(lease) => {
-                let term = self.election.claimed(step, &lease, sent, Instant::now());
+                let term = self.election.record_claim(action, &lease, sent, Instant::now());
                 self.written = Some(lease);
                 Attempt::Claimed(term)
             }
-            // Not as it was known: what it is now decides.
-            Err(Unanswered::Refused(404 | 409, _)) if !looked => Box::pin(self.attempt(None)).await,
-            Err(problem) => Attempt::Failed(format!("Lease {name} cannot be written: {problem}")),
+            // The Lease changed: read it again.
+            Err(RequestError::Refused(404 | 409, _)) if !was_read => Box::pin(self.attempt(None)).await,
+            Err(problem) => Attempt::Failed(format!("cannot write Lease {name}: {problem}")),
         }
     }
 
-    /// Asks, but not for so long that no second attempt would be left before the deadline.
-    async fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Unanswered> {
+    /// Makes a request with a timeout that leaves time for a second attempt before the deadline.
+    async fn request<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
         match tokio::time::timeout(self.config.renew_deadline / 2, request).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(kube::Error::Api(status))) => Err(Unanswered::Refused(status.code, status.message)),
-            Ok(Err(error)) => Err(Unanswered::Lost(crate::telemetry::chain(&error))),
-            Err(_) => Err(Unanswered::Lost("the API server does not answer".to_owned())),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(kube::Error::Api(status))) => Err(RequestError::Refused(status.code, status.message)),
+            Ok(Err(error)) => Err(RequestError::NoReply(crate::telemetry::chain(&error))),
+            Err(_) => Err(RequestError::NoReply("the API server does not answer".to_owned())),
         }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Unanswered {
+enum RequestError {
     #[error("HTTP {0}: {1}")]
     Refused(u16, String),
     #[error("{0}")]
-    Lost(String),
+    NoReply(String),
 }

@@ -1,4 +1,4 @@
-//! Whether this process leads, to be asked at each write.
+//! The leadership of this process, which is checked at each write.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Says whether this process leads. Ends by itself when it is not renewed in time, also while nobody runs who could
-/// end it, and once it has ended it never holds again.
+/// The leadership of this process. It expires by itself when it is not renewed in time, and never holds again
+/// after it has ended.
 #[derive(Clone, Debug)]
 pub struct Leadership(Option<Arc<watch::Sender<Hold>>>);
 
@@ -27,14 +27,14 @@ impl Hold {
 
 /// This process does not lead any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease is lost: another replica may lead now{}", if *.begun { " (what was asked may have been done)" } else { "" })]
+#[error("the lease is lost: another replica may lead now{}", if *.begun { " (the request may have been done)" } else { "" })]
 pub struct LeaseLost {
-    /// Whether what was to be done had begun.
+    /// Whether the operation had begun.
     pub begun: bool,
 }
 
 impl Leadership {
-    /// Of the only process: without end.
+    /// The leadership of a single process, which never ends.
     pub fn always() -> Self {
         Self(None)
     }
@@ -43,12 +43,12 @@ impl Leadership {
         Self(Some(Arc::new(watch::Sender::new(Hold { until, ended: false }))))
     }
 
-    /// Whether this process leads now.
+    /// Returns true iff this process leads now.
     pub fn holds(&self) -> bool {
         self.0.as_ref().is_none_or(|hold| hold.borrow().holds())
     }
 
-    /// For how long it leads if it is not renewed: zero when it does not. None: without end.
+    /// The time until it expires without a renewal, zero if it has ended, None if it never ends.
     pub fn remaining(&self) -> Option<Duration> {
         let hold = *self.0.as_ref()?.borrow();
         let left = hold.until.saturating_duration_since(Instant::now());
@@ -72,17 +72,19 @@ impl Leadership {
         }
     }
 
-    /// Does the work as long as this process leads: it is asked before each step of the work, so that a process that
-    /// was stopped for a while does not go on where it was. What is begun and not done by then is dropped.
-    pub async fn during<T>(&self, work: impl Future<Output = T>) -> Result<T, LeaseLost> {
-        let (mut work, mut ended) = (pin!(work), pin!(self.ended()));
+    /// Runs an operation while this process leads. The leadership is checked at each poll, so that a process
+    /// that was suspended does not continue. An operation that is incomplete when the leadership ends is
+    /// dropped.
+    pub async fn during<T>(&self, operation: impl Future<Output = T>) -> Result<T, LeaseLost> {
+        let mut operation = pin!(operation);
+        let mut ended = pin!(self.ended());
         let mut begun = false;
         std::future::poll_fn(|context| {
             if !self.holds() {
                 return Poll::Ready(Err(LeaseLost { begun }));
             }
             begun = true;
-            if let Poll::Ready(done) = work.as_mut().poll(context) {
+            if let Poll::Ready(done) = operation.as_mut().poll(context) {
                 return Poll::Ready(Ok(done));
             }
             ended.as_mut().poll(context).map(|()| Err(LeaseLost { begun }))
@@ -90,7 +92,7 @@ impl Leadership {
         .await
     }
 
-    /// It was renewed. Whether it still holds: what has ended stays so.
+    /// Extends it after a renewal. Returns true iff it holds: an ended leadership stays ended.
     pub(super) fn extend(&self, until: Instant) -> bool {
         self.0.as_ref().is_none_or(|hold| {
             hold.send_modify(|hold| *hold = Hold { until: hold.until.max(until), ended: !hold.holds() });
@@ -105,7 +107,7 @@ impl Leadership {
         }
     }
 
-    /// When it ends if it is not renewed.
+    /// The time at which it expires without a renewal.
     pub(super) fn end_time(&self) -> Option<Instant> {
         self.0.as_ref().map(|hold| hold.borrow().until)
     }

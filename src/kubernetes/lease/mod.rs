@@ -1,46 +1,46 @@
-//! Which replica leads: an election over one `coordination.k8s.io/v1` Lease, by the rules of client-go.
+//! Leader election over one `coordination.k8s.io/v1` Lease, by the rules of client-go.
 //!
-//! The one that leads renews the Lease and stops acting when `renew_deadline` has passed since it *sent* the last
-//! renewal that succeeded. The others take over when they have *seen* no change for the `lease_duration` that it
-//! wrote, which is longer. No clock is compared with another host's.
+//! The leader renews the Lease and stops acting when `renew_deadline` has passed since it *sent* the last
+//! successful renewal. Followers take over when they have *seen* no change for the `lease_duration` in the
+//! Lease, which is longer. Clocks of different hosts are never compared.
 //!
-//! One that stops gives the Lease back. The others watch it, so one of them has it a moment later, and says there where
-//! it is reached.
+//! A leader that stops releases the Lease. Followers watch it, so one of them takes it over at once and
+//! writes its addresses to it.
 
+mod addresses;
 mod election;
 mod elector;
 mod leadership;
-mod reached;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-pub use elector::{Elector, Lost};
+pub use addresses::LeaderAddresses;
+pub use elector::{Elector, LossReason};
 pub use leadership::{Leadership, LeaseLost};
-pub use reached::Reached;
 
-/// What is elected, and when.
+/// The Lease and the timing of an election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ElectionConfig {
-    /// Where the Lease is.
+    /// Namespace of the Lease.
     pub namespace: String,
-    /// Its name.
+    /// Name of the Lease.
     pub name: String,
-    /// What this process calls itself there. No other process may ever have the same name: [`identity`].
+    /// The holder identity of this process. It must be unique: [`identity`].
     pub identity: String,
-    /// How long the others wait after the last change that they saw. Whole seconds.
+    /// Time that followers wait after the last change they saw. Whole seconds.
     pub lease_duration: Duration,
-    /// How long a renewal is good for, from when it was sent. Less than `lease_duration`.
+    /// Validity of a renewal, counted from its sending. Less than `lease_duration`.
     pub renew_deadline: Duration,
-    /// How often to renew, and to look. Less than `renew_deadline`.
+    /// Time between renewals, and between reads of followers. Less than `renew_deadline`.
     pub retry_period: Duration,
-    /// Where the others reach this process while it leads; None: they cannot.
-    pub reached: Option<Reached>,
+    /// Addresses of this process for other replicas, written to the Lease while it leads.
+    pub addresses: Option<LeaderAddresses>,
 }
 
-/// A name for this process: the host's (in a pod the pod's), so that people know it, and something that nobody else
-/// has, also not the same pod after a restart.
+/// A unique identity for this process: the name of the host or pod, and a random part, because a pod keeps
+/// its name when its container restarts.
 pub fn identity() -> String {
     let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
     format!("{}_{}", host.as_deref().unwrap_or("vpsie-autoscaler"), uuid::Uuid::new_v4())

@@ -1,4 +1,4 @@
-//! The rules as tables. What happens over the network is in tests/replicas.
+//! Tests of the rules. tests/replicas has the tests over the network.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use tokio::time::Instant;
 
-use super::election::{Election, Step};
+use super::election::{Election, LeaseAction};
 use super::*;
 
 const NOON: &str = "2026-01-01T12:00:00Z";
@@ -24,7 +24,7 @@ fn config() -> ElectionConfig {
         lease_duration: Duration::from_secs(15),
         renew_deadline: Duration::from_secs(10),
         retry_period: Duration::from_secs(2),
-        reached: None,
+        addresses: None,
     }
 }
 
@@ -46,7 +46,7 @@ fn lease(holder: &str, version: u32, renewed: Timestamp, seconds: i32) -> Lease 
     }
 }
 
-/// What is seen when, and what is to be done: seconds since the start, also of what is waited for.
+/// The expected action. Times are seconds since the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Want {
     Create,
@@ -60,21 +60,21 @@ fn check(name: &str, sights: &[(u64, Option<Lease>, Want)]) {
     let start = Instant::now();
     let mut election = Election::new(config());
     for (at, lease, want) in sights {
-        let step = match election.saw(lease.as_ref(), start + Duration::from_secs(*at)) {
-            Step::Create => Create,
-            Step::TakeOver => TakeOver,
-            Step::Renew => Renew,
-            Step::Wait(until) => Wait((until - start).as_secs()),
+        let action = match election.observe(lease.as_ref(), start + Duration::from_secs(*at)) {
+            LeaseAction::Create => Create,
+            LeaseAction::TakeOver => TakeOver,
+            LeaseAction::Renew => Renew,
+            LeaseAction::Wait(until) => Wait((until - start).as_secs()),
         };
-        assert_eq!(step, *want, "{name}, after {at} s");
+        assert_eq!(action, *want, "{name}, after {at} s");
     }
 }
 
 #[test]
-fn the_election_goes_by_what_was_seen() {
+fn actions_follow_from_observed_leases() {
     let now = noon();
     let other = |version| Some(lease("other", version, now, 15));
-    check("nobody ever", &[(0, None, Create), (1, None, Create)]);
+    check("never held", &[(0, None, Create), (1, None, Create)]);
     check("held by another", &[(0, other(1), Wait(15)), (9, other(1), Wait(15)), (15, other(1), TakeOver)]);
     check("it gives signs", &[(0, other(1), Wait(15)), (14, other(2), Wait(29)), (28, other(2), Wait(29))]);
     check("released", &[(0, Some(lease("", 1, now, 15)), TakeOver)]);
@@ -102,45 +102,61 @@ fn written(uid: &str) -> Lease {
 }
 
 #[test]
-fn when_a_lease_lets_us_lead() {
+fn a_term_begins_when_no_other_holder_is_possible() {
     let start = Instant::now();
     let after = |seconds| start + Duration::from_secs(seconds);
-    let term = |election: &mut Election, step, uid, sent, now| {
-        let term = election.claimed(step, &written(uid), after(sent), after(now));
+    let term = |election: &mut Election, action, uid, sent, now| {
+        let term = election.record_claim(action, &written(uid), after(sent), after(now));
         ((term.from - start).as_secs(), (term.until - start).as_secs())
     };
 
     let mut taken = Election::new(config());
-    assert_eq!(term(&mut taken, Step::TakeOver, "a", 100, 102), (102, 110));
-    assert_eq!(term(&mut taken, Step::Renew, "a", 104, 105), (102, 114), "counted from when it was sent");
-    assert_eq!(term(&mut taken, Step::Create, "b", 113, 114), (102, 123), "deleted: nobody else leads yet");
-    assert_eq!(term(&mut taken, Step::Create, "c", 123, 124), (139, 133), "deleted, and our time was over");
+    assert_eq!(term(&mut taken, LeaseAction::TakeOver, "a", 100, 102), (102, 110));
+    assert_eq!(
+        term(&mut taken, LeaseAction::Renew, "a", 104, 105),
+        (102, 114),
+        "counted from when it was sent"
+    );
+    assert_eq!(
+        term(&mut taken, LeaseAction::Create, "b", 113, 114),
+        (102, 123),
+        "deleted: nobody else leads yet"
+    );
+    assert_eq!(
+        term(&mut taken, LeaseAction::Create, "c", 123, 124),
+        (139, 133),
+        "deleted, and our time was over"
+    );
 
     let mut made = Election::new(config());
-    assert_eq!(term(&mut made, Step::Create, "a", 0, 1), (16, 10), "another may have held a deleted one");
-    assert_eq!(term(&mut made, Step::Renew, "a", 9, 9), (16, 19));
-    assert_eq!(term(&mut made, Step::Create, "b", 11, 12), (27, 21), "deleted while waiting");
-    assert_eq!(term(&mut made, Step::Renew, "b", 27, 28), (27, 37));
-    made.gave_up();
-    assert_eq!(term(&mut made, Step::Renew, "b", 40, 41), (56, 50));
+    assert_eq!(
+        term(&mut made, LeaseAction::Create, "a", 0, 1),
+        (16, 10),
+        "another may have held a deleted one"
+    );
+    assert_eq!(term(&mut made, LeaseAction::Renew, "a", 9, 9), (16, 19));
+    assert_eq!(term(&mut made, LeaseAction::Create, "b", 11, 12), (27, 21), "deleted while waiting");
+    assert_eq!(term(&mut made, LeaseAction::Renew, "b", 27, 28), (27, 37));
+    made.resign();
+    assert_eq!(term(&mut made, LeaseAction::Renew, "b", 40, 41), (56, 50));
 
     let mut patient = Election::new(config());
-    patient.saw(Some(&lease("other", 1, noon(), 60)), after(0));
-    assert_eq!(term(&mut patient, Step::Create, "a", 1, 2), (62, 11), "it wanted a minute");
+    patient.observe(Some(&lease("other", 1, noon(), 60)), after(0));
+    assert_eq!(term(&mut patient, LeaseAction::Create, "a", 1, 2), (62, 11), "it wanted a minute");
 
     // The reply to the takeover was lost: it is found to be ours.
     let mut found = Election::new(config());
     let mut free = lease("", 1, noon(), 15);
     free.metadata.uid = Some("a".to_owned());
-    assert_eq!(found.saw(Some(&free), after(0)), Step::TakeOver);
-    assert_eq!(term(&mut found, Step::Renew, "a", 3, 4), (4, 13));
+    assert_eq!(found.observe(Some(&free), after(0)), LeaseAction::TakeOver);
+    assert_eq!(term(&mut found, LeaseAction::Renew, "a", 3, 4), (4, 13));
     // The reply to the creation was.
     let mut found = Election::new(config());
-    assert_eq!(term(&mut found, Step::Renew, "a", 3, 4), (19, 13));
+    assert_eq!(term(&mut found, LeaseAction::Renew, "a", 3, 4), (19, 13));
 }
 
 #[test]
-fn a_claim_says_who_since_when_and_for_how_long() {
+fn a_claim_has_identity_times_and_transitions() {
     let election = Election::new(config());
     let fresh = election.claim(None, noon()).spec.unwrap();
     assert_eq!(fresh.holder_identity.as_deref(), Some("me"));
@@ -160,7 +176,7 @@ fn a_claim_says_who_since_when_and_for_how_long() {
 }
 
 #[test]
-fn only_ours_is_released() {
+fn only_the_own_lease_is_released() {
     let election = Election::new(config());
     assert_eq!(election.released(&lease("other", 1, noon(), 15), noon()), None);
     let free = election.released(&lease("me", 9, noon(), 15), noon()).unwrap();
@@ -169,7 +185,7 @@ fn only_ours_is_released() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leadership_ends_by_itself_and_for_good() {
+async fn leadership_expires_and_never_returns() {
     let leadership = Leadership::until(Instant::now() + Duration::from_secs(10));
     let seen = leadership.clone();
     assert!(seen.holds());
@@ -185,14 +201,14 @@ async fn leadership_ends_by_itself_and_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_goes_on_through_renewals_and_is_dropped_at_the_end() {
+async fn operations_survive_renewals_and_are_dropped_at_the_end() {
     let leadership = Leadership::until(Instant::now() + Duration::from_secs(10));
-    let work = leadership.during(tokio::time::sleep(Duration::from_secs(19)));
+    let operation = leadership.during(tokio::time::sleep(Duration::from_secs(19)));
     let renewal = async {
         tokio::time::sleep(Duration::from_secs(9)).await;
         leadership.extend(Instant::now() + Duration::from_secs(11))
     };
-    assert_eq!(tokio::join!(work, renewal), (Ok(()), true));
+    assert_eq!(tokio::join!(operation, renewal), (Ok(()), true));
     let started = Instant::now();
     let lost = leadership.during(std::future::pending::<()>()).await.unwrap_err();
     assert_eq!((lost, started.elapsed()), (LeaseLost { begun: true }, Duration::from_secs(1)));
@@ -201,24 +217,24 @@ async fn work_goes_on_through_renewals_and_is_dropped_at_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_stood_still_does_not_go_on() {
+async fn a_suspended_process_does_not_continue() {
     let leadership = Leadership::until(Instant::now() + Duration::from_secs(10));
     let mut steps = 0;
-    let work = async {
+    let operation = async {
         tokio::task::yield_now().await;
         steps += 1;
     };
     {
-        let mut work = std::pin::pin!(leadership.during(work));
-        assert_eq!(futures::poll!(&mut work), std::task::Poll::Pending);
+        let mut operation = std::pin::pin!(leadership.during(operation));
+        assert_eq!(futures::poll!(&mut operation), std::task::Poll::Pending);
         tokio::time::advance(Duration::from_secs(11)).await;
-        assert_eq!(futures::poll!(&mut work), std::task::Poll::Ready(Err(LeaseLost { begun: true })));
+        assert_eq!(futures::poll!(&mut operation), std::task::Poll::Ready(Err(LeaseLost { begun: true })));
     }
     assert_eq!(steps, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_election_it_never_ends() {
+async fn leadership_without_election_never_ends() {
     let always = Leadership::always();
     tokio::time::advance(Duration::from_hours(1000)).await;
     assert_eq!((always.holds(), always.remaining()), (true, None));

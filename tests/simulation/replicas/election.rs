@@ -46,7 +46,7 @@ impl Replica {
                 if let Some(leadership) = elector.acquire(&never).await {
                     terms.lock().unwrap().push((identity, leadership));
                     let term = Duration::from_secs(rng.random_range(1..300));
-                    let kept = tokio::time::timeout(term, elector.keep(&never)).await;
+                    let kept = tokio::time::timeout(term, elector.renew_until(&never)).await;
                     if kept.is_err() && rng.random_bool(0.7) {
                         elector.release().await;
                     }

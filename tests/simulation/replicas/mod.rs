@@ -34,6 +34,6 @@ fn config(identity: &str, planted: Option<Planted>) -> ElectionConfig {
         lease_duration: Duration::from_secs(15),
         renew_deadline: Duration::from_secs(if too_long { 30 } else { 10 }),
         retry_period: Duration::from_secs(2),
-        reached: None,
+        addresses: None,
     }
 }

@@ -89,7 +89,7 @@ impl Replica {
         let mut process = None;
         let lost = tokio::select! {
             biased; // By chance, a seed would not do the same again.
-            lost = elector.keep(&never) => lost.is_err(),
+            lost = elector.renew_until(&never) => lost.is_err(),
             () = async {
                 let started = process.insert(self.start(&raw, &identity, &leadership, seed).await);
                 self.open(&identity, started.handle.clone()).await;

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock as _;
-use vpsie_autoscaler::kubernetes::{ElectionConfig, Elector, Leadership, Lost, Reached};
+use vpsie_autoscaler::kubernetes::{ElectionConfig, Elector, LeaderAddresses, Leadership, LossReason};
 
 use super::{LEASE, NAMESPACE, config};
 use crate::clock::VirtualClock;
@@ -55,9 +55,9 @@ async fn the_first_start_waits_once_and_then_leads() {
     let started = Instant::now();
     let (a, leadership) = scene.leader("a").await;
     assert_eq!(started.elapsed(), seconds(15));
-    assert!(!*a.follows().borrow(), "it never stood by for another");
+    assert!(!*a.is_follower().borrow(), "it never stood by for another");
     let mut b = scene.elector("b");
-    let mut follows = b.follows();
+    let mut follows = b.is_follower();
     let following = tokio::spawn(async move { b.acquire(&CancellationToken::new()).await });
     assert!(!*follows.borrow_and_update(), "it has not looked yet");
     assert!(*follows.wait_for(|follows| *follows).await.unwrap());
@@ -71,7 +71,7 @@ async fn a_follower_takes_over_when_the_leader_is_cut_off() {
     let (mut a, led) = scene.leader("a").await;
     let mut b = scene.elector("b");
     let never = scene.never.clone();
-    let keeping = tokio::spawn(async move { a.keep(&never).await });
+    let keeping = tokio::spawn(async move { a.renew_until(&never).await });
     let following = tokio::spawn(async move { b.acquire(&CancellationToken::new()).await.unwrap() });
     tokio::time::sleep(seconds(60)).await;
     assert!(led.holds());
@@ -81,7 +81,7 @@ async fn a_follower_takes_over_when_the_leader_is_cut_off() {
     led.ended().await;
     assert!(cut.elapsed() >= seconds(8) && cut.elapsed() <= seconds(10), "{:?}", cut.elapsed());
     let lost = keeping.await.unwrap().unwrap_err();
-    assert!(matches!(lost, Lost::NotRenewed { .. }), "{lost}");
+    assert!(matches!(lost, LossReason::NotRenewed { .. }), "{lost}");
     assert!(!following.is_finished());
     let leads = following.await.unwrap();
     assert!(leads.holds() && !led.holds());
@@ -110,26 +110,26 @@ async fn a_released_lease_is_taken_at_once_or_at_the_next_look_where_watches_tel
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stops_is_told_where_the_next_one_is_reached() {
+async fn a_stopped_leader_learns_its_successors_addresses() {
     let scene = Scene::new();
-    let reached = |host: u8, expander: Option<u16>| Reached {
+    let addresses = |host: u8, expander: Option<u16>| LeaderAddresses {
         grpc: SocketAddr::from(([10, 0, 0, host], 8086)),
         expander: expander.map(|port| SocketAddr::from(([10, 0, 0, host], port))),
     };
-    let elector = |name: &str, reached| {
-        let config = ElectionConfig { reached, ..config(name, None) };
+    let elector = |name: &str, addresses| {
+        let config = ElectionConfig { addresses, ..config(name, None) };
         Elector::new(scene.kube.client(name, NAMESPACE), config, Arc::new(scene.clock.clone()), 1)
     };
-    let mut a = elector("a", Some(reached(1, Some(8087))));
+    let mut a = elector("a", Some(addresses(1, Some(8087))));
     a.acquire(&scene.never).await.unwrap();
-    let (mut b, mut c) = (elector("b", None), elector("c", Some(reached(3, None))));
+    let (mut b, mut c) = (elector("b", None), elector("c", Some(addresses(3, None))));
     a.release().await;
     b.acquire(&scene.never).await.unwrap();
     let asked = tokio::time::timeout(seconds(20), a.successor()).await;
     assert!(asked.is_err(), "b does not say where it is, and what a said is gone: {asked:?}");
     b.release().await;
     c.acquire(&scene.never).await.unwrap();
-    assert_eq!(a.successor().await, reached(3, None));
+    assert_eq!(a.successor().await, addresses(3, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,8 +138,8 @@ async fn a_lease_that_names_another_is_lost() {
     let (mut a, led) = scene.leader("a").await;
     let other = json!({"spec": {"holderIdentity": "b"}});
     scene.kube.patch("leases", NAMESPACE, LEASE, other).unwrap();
-    let lost = a.keep(&scene.never).await.unwrap_err();
-    assert_eq!(lost, Lost::Taken { holder: "b".to_owned() });
+    let lost = a.renew_until(&scene.never).await.unwrap_err();
+    assert_eq!(lost, LossReason::Taken { holder: "b".to_owned() });
     assert!(!led.holds());
     assert_eq!(scene.holder(), "b");
 }
@@ -148,7 +148,7 @@ async fn a_lease_that_names_another_is_lost() {
 async fn renewals_go_on_through_what_passes() {
     let scene = Scene::new();
     let (mut a, led) = scene.leader("a").await;
-    let keeping = tokio::spawn(async move { a.keep(&CancellationToken::new()).await });
+    let keeping = tokio::spawn(async move { a.renew_until(&CancellationToken::new()).await });
     let update = |asked: &fake_kube::Asked| asked.is(Verb::Update, "leases");
     for (times, then) in
         [(1, Then::ReplyLost), (3, Then::RequestLost), (1, Then::Hangs), (1, Then::DoneAndHangs)]
@@ -172,7 +172,7 @@ async fn a_renewal_counts_from_when_it_was_sent() {
     let scene = Scene::new();
     let (mut a, led) = scene.leader("a").await;
     scene.kube.set_latency(seconds(4));
-    let keeping = async { a.keep(&CancellationToken::new()).await };
+    let keeping = async { a.renew_until(&CancellationToken::new()).await };
     let watching = async {
         // Sent after 2 s, answered after 6 s: good until 12 s, not 16 s.
         tokio::time::sleep(Duration::from_millis(6500)).await;
@@ -193,7 +193,7 @@ async fn a_stop_ends_the_wait_and_the_keeping() {
         tokio::time::sleep(seconds(30)).await;
         stop.cancel();
     };
-    let (kept, ()) = tokio::join!(a.keep(&stop), stopping);
+    let (kept, ()) = tokio::join!(a.renew_until(&stop), stopping);
     assert_eq!(kept, Ok(()));
     assert!(led.holds(), "until it is released");
     assert!(scene.elector("b").acquire(&stop).await.is_none());
