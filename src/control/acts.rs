@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 
 use crate::catalog::SizeId;
 use crate::fleet::{
-    AskOutcome, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
+    AskOutcome, Cause, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
     Stranger, StrangerKind, Vm, VmId,
 };
 
@@ -60,7 +60,7 @@ kinds! {
     TakenIn "taken_in" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
     ForeignFound "foreign_found" "a node is listed that is not ours: never touched",
     UnexpectedFound "unexpected_found" "a node appeared while requests waited or were lost, and fits none: it counts as paid for, and is never touched",
-    GrowthHalted "growth_halted" "the runaway guard stops creations; `by` is the cause, `message` says what to do",
+    GrowthHalted "growth_halted" "the runaway guard stops creations; `halt` says which bound was reached, `message` what to do",
     GrowthResumed "growth_resumed" "the runaway guard allows creations again",
 }
 
@@ -79,8 +79,10 @@ pub(super) struct Act {
     pub(super) vm: Option<Hostname>,
     /// The VM's UUID.
     pub(super) vm_id: Option<VmId>,
-    /// Who wanted it: the name of a [`DeletionReason`].
-    pub(super) by: Option<&'static str>,
+    /// The cause: that of the change, or for a machine that is being deleted, its deletion reason.
+    pub(super) by: Cause,
+    /// Why the runaway guard stops creations: the reason of a [`Halt`](crate::fleet::Halt).
+    pub(super) halt: Option<&'static str>,
     /// Why it failed.
     pub(super) failure: Option<Failure>,
     /// List price of the machine, where known.
@@ -89,7 +91,7 @@ pub(super) struct Act {
 
 impl Act {
     /// An act that is about no machine.
-    pub(super) fn of_cluster(kind: ActKind) -> Self {
+    pub(super) fn of_cluster(kind: ActKind, by: Cause) -> Self {
         Self {
             kind,
             machine: None,
@@ -97,7 +99,8 @@ impl Act {
             size: None,
             vm: None,
             vm_id: None,
-            by: None,
+            by,
+            halt: None,
             failure: None,
             usd_per_hour: None,
         }
@@ -105,14 +108,16 @@ impl Act {
 }
 
 /// The acts that a change tells of, to the fleet as it is before it.
-pub(super) fn acts(fleet: &Fleet, change: &Change) -> Vec<Act> {
+pub(super) fn acts(fleet: &Fleet, change: &Change, cause: Cause) -> Vec<Act> {
     let mut acts = match change {
         Change::SaveMachine(machine) => match fleet.machine(&machine.id) {
-            Some(old) => changed(fleet, old, machine),
-            None => vec![of(machine, begun(fleet, machine))],
+            Some(old) => changed(fleet, old, machine, cause),
+            None => vec![of(machine, begun(fleet, machine), cause)],
         },
-        Change::DropMachine(id) => fleet.machine(id).and_then(dropped).into_iter().collect(),
-        Change::SaveStranger(stranger) => listed(fleet, stranger).into_iter().collect(),
+        Change::DropMachine(id) => {
+            fleet.machine(id).and_then(|machine| dropped(fleet, machine, cause)).into_iter().collect()
+        }
+        Change::SaveStranger(stranger) => listed(fleet, stranger, cause).into_iter().collect(),
         Change::DropStranger(_)
         | Change::SaveLearned(..)
         | Change::SaveLedger(_)
@@ -126,11 +131,10 @@ pub(super) fn acts(fleet: &Fleet, change: &Change) -> Vec<Act> {
 }
 
 /// An act of a machine as it is.
-fn of(machine: &Machine, kind: ActKind) -> Act {
+fn of(machine: &Machine, kind: ActKind, cause: Cause) -> Act {
     let by = match &machine.phase {
-        _ if kind == ActKind::Requested => Some(DeletionReason::ClusterAutoscaler.name()),
-        Phase::Deleting { reason, .. } => Some(reason.name()),
-        _ => None,
+        Phase::Deleting { reason, .. } => (*reason).into(),
+        _ => cause,
     };
     let failure = match &machine.phase {
         Phase::Failed { failure, .. } if kind == ActKind::Failed => Some(failure.clone()),
@@ -138,15 +142,13 @@ fn of(machine: &Machine, kind: ActKind) -> Act {
     };
     let vm = machine.vm();
     Act {
-        kind,
         machine: Some(machine.id.clone()),
         pool: Some(machine.pool.clone()),
         size: machine.size.known(),
         vm: vm.map(|vm| vm.hostname.clone()),
         vm_id: vm.and_then(|vm| vm.id.clone()),
-        by,
         failure,
-        usd_per_hour: None,
+        ..Act::of_cluster(kind, by)
     }
 }
 
@@ -168,7 +170,7 @@ fn bound(fleet: &Fleet, machine: &Machine, vm: &Vm) -> ActKind {
     }
 }
 
-fn changed(fleet: &Fleet, old: &Machine, new: &Machine) -> Vec<Act> {
+fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Act> {
     let mut kinds = asked(old, new);
     match (old.vm(), new.vm()) {
         (None, Some(vm)) => kinds.push(bound(fleet, new, vm)),
@@ -190,7 +192,7 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine) -> Vec<Act> {
         ) => kinds.push(ActKind::DeletionIgnored),
         _ => {}
     }
-    kinds.into_iter().map(|kind| of(new, kind)).collect()
+    kinds.into_iter().map(|kind| of(new, kind, cause)).collect()
 }
 
 fn told_by_vm(reason: DeletionReason) -> bool {
@@ -218,24 +220,31 @@ fn asked(old: &Machine, new: &Machine) -> Vec<ActKind> {
     told.chain(std::iter::repeat_n(ActKind::Asked, more)).collect()
 }
 
-fn dropped(machine: &Machine) -> Option<Act> {
+fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<Act> {
+    // When time passes, all machines of a deleted NodeGroup that have no VM are removed before expired failures are.
+    let group = fleet.pool(&machine.pool.to_string()).and_then(|pool| fleet.group(pool));
+    let is_closing = group.is_some_and(|group| group.deletion.is_some());
+    let cause = match cause {
+        Cause::Expiry if is_closing => Cause::NodeGroupDeleted,
+        Cause::Expiry => Cause::FailedExpired,
+        other => other,
+    };
     match machine.phase {
         // Told when its VM went.
         _ if machine.vm().is_some() => None,
-        Phase::Deleting { .. } => Some(of(machine, ActKind::Gone)),
-        // By whom is not part of the change.
-        _ => Some(of(machine, ActKind::Cancelled)),
+        Phase::Deleting { .. } => Some(of(machine, ActKind::Gone, cause)),
+        _ => Some(of(machine, ActKind::Cancelled, cause)),
     }
 }
 
-fn listed(fleet: &Fleet, stranger: &Stranger) -> Option<Act> {
+fn listed(fleet: &Fleet, stranger: &Stranger, cause: Cause) -> Option<Act> {
     let was = fleet.stranger(&stranger.hostname).map(|was| &was.kind);
     let act = |kind, pool: Option<&PoolId>, size: Option<SizeId>| Act {
         pool: pool.cloned(),
         size: size.and_then(SizeId::known),
         vm: Some(stranger.hostname.clone()),
         vm_id: stranger.id.clone(),
-        ..Act::of_cluster(kind)
+        ..Act::of_cluster(kind, cause)
     };
     match &stranger.kind {
         StrangerKind::Foreign if was.is_none() => match &stranger.awaited_by {
@@ -250,10 +259,10 @@ fn listed(fleet: &Fleet, stranger: &Stranger) -> Option<Act> {
         {
             let (told, by) = match fleet.machine(machine).map(|machine| &machine.phase) {
                 Some(Phase::Deleting { accepted_at, reason, .. }) => {
-                    (accepted_at.is_some(), Some(reason.name()))
+                    (accepted_at.is_some(), (*reason).into())
                 }
-                Some(_) => (false, None),
-                None => (*deleted, None),
+                Some(_) => (false, cause),
+                None => (*deleted, cause),
             };
             let kind = if told { ActKind::Gone } else { ActKind::Vanished };
             Some(Act { machine: Some(machine.clone()), by, ..act(kind, Some(pool), Some(*size)) })

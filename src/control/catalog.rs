@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
 use crate::clock::{Clock as _, SystemClock};
-use crate::fleet::{Fleet, Pool};
+use crate::fleet::{Cause, Fleet, Pool};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::telemetry::Registry;
 use crate::vpsie::Backend;
@@ -60,7 +60,10 @@ impl CatalogRefresh {
         loop {
             let Some(read) = shutdown.run_until_cancelled(self.backend.catalog()).await else { return };
             let next = match read {
-                Ok(catalog) => match self.handle.update(move |fleet, _, _| fleet.take_catalog(catalog)).await
+                Ok(catalog) => match self
+                    .handle
+                    .update(Cause::VPSieCatalog, move |fleet, _, _| fleet.take_catalog(catalog))
+                    .await
                 {
                     Ok(_) => {
                         self.metrics.read_at.set(SystemClock.now().as_second() as f64);

@@ -14,8 +14,8 @@ use super::journal::print;
 use super::nodes::NodesView;
 use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{
-    AskOutcome, Before, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode,
-    Maxima, StrangerKind, Verdict,
+    AskOutcome, Before, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname,
+    ListedNode, Maxima, StrangerKind, Verdict,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
@@ -82,7 +82,9 @@ impl Guarded {
         let facts = self.handle.read(|fleet| read_facts(fleet, by_hand));
         if facts.unrecorded {
             let by_hand = facts.by_hand.clone();
-            if let Err(error) = self.handle.update(move |fleet, _, _| fleet.acknowledge(&by_hand)).await {
+            if let Err(error) =
+                self.handle.update(Cause::NodeAnnotated, move |fleet, _, _| fleet.acknowledge(&by_hand)).await
+            {
                 tracing::warn!(%error, "cannot record which nodes were added by hand; trying again");
             }
         }
@@ -136,7 +138,8 @@ impl Guarded {
         if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
             return Ok(());
         }
-        let recorded = self.handle.update(move |fleet, _, _| fleet.note_known_before(known)).await;
+        let recorded =
+            self.handle.update(Cause::VPSieListing, move |fleet, _, _| fleet.note_known_before(known)).await;
         recorded.map(drop).map_err(|error| unavailable(format!("the records cannot be written: {error}")))
     }
 
@@ -158,7 +161,7 @@ impl Guarded {
         // The next listing publishes it again if this fails.
         let _ = self
             .handle
-            .update(move |fleet, _, _| {
+            .update(Cause::RunawayGuard, move |fleet, _, _| {
                 fleet.set_verdict(verdict);
                 Vec::new()
             })
@@ -177,8 +180,8 @@ impl Guarded {
         };
         print(&Act {
             failure: Some(Failure { reason: FailureReason::Refused, message: message.clone() }),
-            by: verdict.halt.as_ref().map(crate::fleet::Halt::reason),
-            ..Act::of_cluster(kind)
+            halt: verdict.halt.as_ref().map(crate::fleet::Halt::reason),
+            ..Act::of_cluster(kind, Cause::RunawayGuard)
         });
         let groups = self.handle.read(Fleet::group_names);
         for group in groups {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fleet::{
-    Change, Declaration, DrainState, Fleet, Hostname, MachineId, Names, NodeRef, ProviderId, Refusal,
+    Cause, Change, Declaration, DrainState, Fleet, Hostname, MachineId, Names, NodeRef, ProviderId, Refusal,
     ShownNode,
 };
 use crate::store::StoreError;
@@ -31,8 +31,9 @@ pub(super) enum Message {
     Declare(Declaration, oneshot::Sender<()>),
 }
 
-/// A decision to be made, and who waits for it.
+/// A decision to be made, its cause, and the caller that waits for it.
 pub(super) struct Job {
+    pub(super) cause: Cause,
     pub(super) decide: Decide,
     pub(super) reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
     pub(super) terms: Terms,
@@ -114,7 +115,7 @@ impl FleetHandle {
             Command::DecreaseTargetSize { pool, delta } => fleet.decrease(&pool, delta),
             Command::DeleteNodes { pool, nodes } => fleet.delete_nodes(&pool, &nodes, now),
         };
-        self.decide(Terms::Command, decide).await.map(drop)
+        self.decide(Cause::ClusterAutoscaler, Terms::Command, decide).await.map(drop)
     }
 
     /// The same, for a caller that waits no longer than `patience`: a command that it sees fail is undone.
@@ -138,12 +139,12 @@ impl FleetHandle {
 
     /// Notes that the Node of a VM registered.
     pub async fn registered(&self, node: Hostname) -> Result<(), CommandError> {
-        self.update(move |fleet, now, _| fleet.registered(&node, now)).await.map(drop)
+        self.update(Cause::Node, move |fleet, now, _| fleet.registered(&node, now)).await.map(drop)
     }
 
     /// Notes what the Node of a VM has.
     pub async fn learn(&self, vm: Hostname, node: ShownNode) -> Result<(), CommandError> {
-        self.update(move |fleet, _, _| fleet.learn(&vm, node)).await.map(drop)
+        self.update(Cause::Node, move |fleet, _, _| fleet.learn(&vm, node)).await.map(drop)
     }
 
     /// Adopts the providerID that another controller gave the machine's Node. Returns whether the machine has it now.
@@ -152,29 +153,34 @@ impl FleetHandle {
         machine: MachineId,
         provider_id: ProviderId,
     ) -> Result<bool, CommandError> {
-        let adopted = self.update(move |fleet, _, _| fleet.adopt_provider_id(&machine, &provider_id)).await?;
+        let adopt = move |fleet: &mut Fleet, _: Timestamp, _: Names<'_>| {
+            fleet.adopt_provider_id(&machine, &provider_id)
+        };
+        let adopted = self.update(Cause::Node, adopt).await?;
         Ok(!adopted.is_empty())
     }
 
     /// Notes how far the Node of a machine that is being deleted is drained.
     pub async fn note_drain(&self, machine: MachineId, drain: DrainState) -> Result<(), CommandError> {
-        self.update(move |fleet, _, _| fleet.note_drain(&machine, drain)).await.map(drop)
+        self.update(Cause::Drain, move |fleet, _, _| fleet.note_drain(&machine, drain)).await.map(drop)
     }
 
     /// Changes the fleet, and returns the changes once they are durable.
     pub(crate) async fn update(
         &self,
+        cause: Cause,
         change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        self.decide(Terms::Whole, move |fleet, now, names| Ok(change(fleet, now, names))).await
+        self.decide(cause, Terms::Whole, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
     /// The same, for changes that do not depend on each other: those whose record is refused are left out.
     pub(crate) async fn update_parts(
         &self,
+        cause: Cause,
         change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        self.decide(Terms::Parts, move |fleet, now, names| Ok(change(fleet, now, names))).await
+        self.decide(cause, Terms::Parts, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
     /// Completes when something was made durable after the last call.
@@ -187,11 +193,12 @@ impl FleetHandle {
 
     async fn decide(
         &self,
+        cause: Cause,
         terms: Terms,
         decide: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { decide: Box::new(decide), reply, terms };
+        let job = Job { cause, decide: Box::new(decide), reply, terms };
         self.messages.send(Message::Job(job)).await.map_err(|_| CommandError::Stopped)?;
         answer.await.map_err(|_| CommandError::Stopped)?
     }

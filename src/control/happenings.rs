@@ -1,7 +1,7 @@
 //! Which acts are told as Kubernetes events, about what, and in which words. Pure.
 
 use super::acts::{Act, ActKind};
-use crate::fleet::{DeletionReason, Hostname, Refusal, names};
+use crate::fleet::{Cause, Hostname, Refusal, names};
 use crate::kubernetes::{EventType, Object, ObjectEvent};
 
 /// Type and reason of an act's events, and whether its NodeGroup is told too. None for an act without events.
@@ -39,10 +39,10 @@ pub(super) fn event(kind: ActKind) -> Option<(EventType, &'static str, bool)> {
 /// The events of an act, on its machine's VPSieNode and on its NodeGroup.
 pub(super) fn happenings(act: &Act) -> Vec<ObjectEvent> {
     let Some((kind, reason, group_too)) = event(act.kind) else { return Vec::new() };
-    let orphan = act.kind == ActKind::GivenUp && act.by == Some(DeletionReason::Orphan.name());
+    let orphan = act.kind == ActKind::GivenUp && act.by == Cause::Orphan;
     let reason = if orphan { "OrphanDeleted" } else { reason };
     // Of what Cluster Autoscaler deletes it tells itself.
-    let routine = act.kind == ActKind::GivenUp && act.by == Some(DeletionReason::ClusterAutoscaler.name());
+    let routine = act.kind == ActKind::GivenUp && act.by == Cause::ClusterAutoscaler;
     let message = message(act);
     let machine = act.machine.as_ref().map(|machine| Object::VPSieNode(machine.to_string()));
     let group = act.pool.as_ref().filter(|_| group_too && !routine);
@@ -66,7 +66,7 @@ fn message(act: &Act) -> String {
         (Some(vm), None) => format!("VM {vm}"),
         (None, _) => "its VM".to_owned(),
     };
-    let by = act.by.unwrap_or_default();
+    let by = act.by.name();
     match act.kind {
         ActKind::Asked => "VPSie is asked for a VM".to_owned(),
         ActKind::Bound => format!("VPSie lists {vm}"),
@@ -80,7 +80,7 @@ fn message(act: &Act) -> String {
             format!("{vm}: VPSie accepted its deletion and still lists it; asking again")
         }
         ActKind::Gone if act.vm.is_some() => format!("{vm} is deleted ({by})"),
-        ActKind::Gone => "no VM of it is left".to_owned(),
+        ActKind::Gone => format!("no VM of it is left ({by})"),
         ActKind::Vanished => format!("{vm} vanished from VPSie's listings; it was not deleted from here"),
         ActKind::Returned => format!("{vm} was gone and is listed again"),
         ActKind::OrphanFound => {

@@ -8,7 +8,7 @@ use prometheus_client::registry::Unit;
 
 use super::acts::{Act, acts};
 use super::happenings::{event, happenings, refused};
-use crate::fleet::{Change, Fleet, Phase, RecordKey, Refusal};
+use crate::fleet::{Cause, Change, Fleet, Phase, RecordKey, Refusal};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::store::RefusedRecord;
 use crate::telemetry::Registry;
@@ -78,10 +78,10 @@ impl Journal {
         registry.register("refused_records", help, None, &self.refused_records);
     }
 
-    /// What is to be written down of a change to the fleet as it is before it.
-    pub(super) fn entry(fleet: &Fleet, change: &Change) -> Entry {
+    /// The entry of a change with this cause, to the fleet as it is before the change.
+    pub(super) fn entry(fleet: &Fleet, change: &Change, cause: Cause) -> Entry {
         Entry {
-            acts: acts(fleet, change),
+            acts: acts(fleet, change, cause),
             transition: transition(fleet, change),
             startup: startup(fleet, change),
         }
@@ -190,7 +190,8 @@ pub(super) fn print(act: &Act) {
                 size = text(act.size.as_ref()),
                 vm = text(act.vm.as_ref()),
                 vm_id = text(act.vm_id.as_ref()),
-                by = act.by.unwrap_or_default(),
+                by = act.by.name(),
+                halt = act.halt.unwrap_or_default(),
                 reason = act.failure.as_ref().map_or("", |failure| failure.reason.code()),
                 message = act.failure.as_ref().map_or("", |failure| failure.message.as_str()),
                 usd_per_hour = text(act.usd_per_hour.as_ref()),

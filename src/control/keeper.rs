@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
 use super::journal::Journal;
 use crate::clock::Clock;
-use crate::fleet::{Basis, Change, Declaration, Fleet, MachineId, NodeGroupName};
+use crate::fleet::{Basis, Cause, Change, Declaration, Fleet, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
 use refused::{LeftOut, Refusals, split_refused};
 use undo::{Undone, undo};
@@ -49,6 +49,7 @@ pub struct Keeper {
 }
 
 struct Waiting {
+    cause: Cause,
     changes: Vec<Change>,
     reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
     terms: Terms,
@@ -135,9 +136,9 @@ impl Keeper {
             |group: &NodeGroupName| MachineId::new(format!("{group}-{:08x}", random.random::<u32>()));
         let mut waiting = Vec::with_capacity(batch.len());
         // Skips jobs whose caller has gone: it has already seen an error.
-        for Job { decide, reply, terms } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
+        for Job { cause, decide, reply, terms } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
             match decide(&mut working, now, &mut draw) {
-                Ok(changes) => waiting.push(Waiting { changes, reply, terms }),
+                Ok(changes) => waiting.push(Waiting { cause, changes, reply, terms }),
                 Err(refusal) => {
                     self.journal.refused(&refusal);
                     drop(reply.send(Err(refusal.into())));
@@ -161,15 +162,14 @@ impl Keeper {
                 return;
             }
         };
-        let written: Vec<Change> = changes.into_iter().filter(|change| !left_out.holds(change)).collect();
-        self.publish(&written);
+        self.publish(&waiting, &left_out);
         self.shared.write().unwrap_or_else(PoisonError::into_inner).share_sightings(&working);
         if !left_out.is_empty() {
             // What is not written must not be seen by the next decision either.
             working = self.shared().clone();
         }
         self.working = Some(working);
-        for Waiting { mut changes, reply, terms } in waiting {
+        for Waiting { mut changes, reply, terms, .. } in waiting {
             let all = changes.len();
             changes.retain(|change| !left_out.holds(change));
             let failed = changes.len() < all && terms != Terms::Parts;
@@ -220,20 +220,23 @@ impl Keeper {
         Ok(left_out)
     }
 
-    fn publish(&self, changes: &[Change]) {
-        if changes.is_empty() {
-            return;
-        }
-        let mut entries = Vec::with_capacity(changes.len());
+    /// Applies the written changes to the fleet that readers see, then writes them to the audit log.
+    fn publish(&self, waiting: &[Waiting], left_out: &LeftOut) {
+        let mut entries = Vec::new();
         {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-            for change in changes {
-                entries.push(Journal::entry(&shared, change));
-                shared.apply(change);
+            for Waiting { cause, changes, .. } in waiting {
+                for change in changes.iter().filter(|change| !left_out.holds(change)) {
+                    entries.push((change, Journal::entry(&shared, change, *cause)));
+                    shared.apply(change);
+                }
             }
         }
+        if entries.is_empty() {
+            return;
+        }
         self.commits.send_modify(|commits| *commits += 1);
-        for (change, entry) in changes.iter().zip(entries) {
+        for (change, entry) in entries {
             self.journal.write(change, entry);
         }
     }

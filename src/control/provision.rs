@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,9 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use super::pace::Backoff;
 use crate::catalog::SizeId;
-use crate::fleet::{AskOutcome, Change, Failure, ListedNode, Machine, MachineId, Outcome, Phase, Policy};
+use crate::fleet::{
+    AskOutcome, Cause, Change, Failure, Fleet, ListedNode, Machine, MachineId, Names, Outcome, Phase, Policy,
+};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
@@ -173,7 +176,7 @@ impl Provision {
             let calling = self.calling.values().map(|(id, _)| id.clone());
             let unrecorded = self.unrecorded.iter().map(|answer| answer.machine.clone());
             let calling: Vec<MachineId> = calling.chain(unrecorded).collect();
-            self.settle(move |fleet, now, names| {
+            self.settle(Cause::Expiry, move |fleet, now, names| {
                 fleet.asking(calling);
                 fleet.pass_time(now, &policy, names)
             })
@@ -234,7 +237,7 @@ impl Provision {
                 let policy = self.policy;
                 let shown = |node: &&ListedNode| self.nodes.as_ref().is_none_or(|view| view.shows(node));
                 let shown: Vec<_> = nodes.iter().filter(shown).cloned().collect();
-                self.settle(move |fleet, now, names| {
+                self.settle(Cause::VPSieListing, move |fleet, now, names| {
                     let mut changes = fleet.observe(&nodes, now, &policy);
                     changes.extend(fleet.take_in(&shown, now, names));
                     changes
@@ -256,7 +259,8 @@ impl Provision {
     async fn ask(&mut self) -> Result<(), CommandError> {
         let ids = self.wanted();
         let wanted = ids.clone();
-        let Some(asked) = self.try_settle(move |fleet, now, _| fleet.ask(&wanted, now)).await? else {
+        let ask = move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.ask(&wanted, now);
+        let Some(asked) = self.try_settle(Cause::Provisioning, ask).await? else {
             // A part of them may be recorded as asked for.
             self.unrecorded.extend(ids.into_iter().map(|id| Unrecorded::new(id, Outcome::NotSent)));
             return Ok(());
@@ -314,7 +318,7 @@ impl Provision {
             return Ok(());
         }
         let (answers, policy) = (self.unrecorded.clone(), self.policy);
-        let recorded = self.handle.update_parts(move |fleet, now, _| {
+        let recorded = self.handle.update_parts(Cause::VPSieAnswer, move |fleet, now, _| {
             let record = |Unrecorded { machine, outcome, refused }| {
                 if refused {
                     fleet.answered_earlier(&machine, outcome, now, &policy)
@@ -352,21 +356,19 @@ impl Provision {
     /// Changes the fleet. A store that fails is told in the log by the keeper, and is tried again later.
     async fn settle(
         &mut self,
-        change: impl FnOnce(&mut crate::fleet::Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Vec<Change>
-        + Send
-        + 'static,
+        cause: Cause,
+        change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        Ok(self.try_settle(change).await?.unwrap_or_default())
+        Ok(self.try_settle(cause, change).await?.unwrap_or_default())
     }
 
     /// The same. None when the records could not be written.
     async fn try_settle(
         &mut self,
-        change: impl FnOnce(&mut crate::fleet::Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Vec<Change>
-        + Send
-        + 'static,
+        cause: Cause,
+        change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Option<Vec<Change>>, CommandError> {
-        match self.handle.update_parts(change).await {
+        match self.handle.update_parts(cause, change).await {
             Err(CommandError::Store(_)) => {
                 self.recording.failure(None);
                 // What the listing showed is not recorded.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::{CommandError, FleetHandle};
 use crate::api::VPSieNode;
-use crate::fleet::{DeletionReason, MachineId};
+use crate::fleet::{Cause, DeletionReason, MachineId};
 use crate::kubernetes::watch_config;
 
 /// What could not be done is tried again.
@@ -102,7 +102,9 @@ impl RecordsWatch {
             let id = MachineId::from(name.as_str());
             let retired = self
                 .handle
-                .update(move |fleet, now, _| fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now))
+                .update(Cause::VPSieNodeDeleted, move |fleet, now, _| {
+                    fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now)
+                })
                 .await;
             if !done(retired, &name)? {
                 self.deleted.insert(name);
@@ -134,7 +136,7 @@ impl RecordsWatch {
         let name = id.to_string();
         let written = self
             .handle
-            .update(move |fleet, now, _| {
+            .update(Cause::VPSieNodeDeleted, move |fleet, now, _| {
                 let retired = fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now);
                 if retired.is_empty() { fleet.record_again(&id) } else { retired }
             })

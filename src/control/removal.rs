@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::bell::Bell;
 use super::handle::{CommandError, FleetHandle};
 use super::pace::Backoff;
-use crate::fleet::{Machine, MachineId};
+use crate::fleet::{Cause, Machine, MachineId};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
@@ -125,7 +125,7 @@ impl Removal {
             return;
         }
         let ids = due.clone();
-        let recorded = self.handle.update_parts(move |fleet, now, _| {
+        let recorded = self.handle.update_parts(Cause::VPSieAnswer, move |fleet, now, _| {
             ids.iter().flat_map(|id| fleet.deletion_accepted(id, now)).collect()
         });
         match recorded.await {

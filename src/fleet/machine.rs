@@ -119,7 +119,7 @@ mod stored_drain {
     }
 }
 
-/// Why a machine is given up, and so by whom.
+/// Why a machine is deleted: the cause that its record keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeletionReason {
     /// Cluster Autoscaler named it in `NodeGroupDeleteNodes`.

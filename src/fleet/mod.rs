@@ -7,6 +7,7 @@
 mod adoption;
 mod age;
 mod audit;
+mod cause;
 mod claims;
 mod clock_skew;
 mod command;
@@ -40,6 +41,7 @@ mod turns;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use cause::Cause;
 pub use command::{Names, NodeRef};
 pub use creation::Outcome;
 pub use group::{

@@ -1,6 +1,6 @@
 //! Every transition, as the audit log and the events tell it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +71,7 @@ impl Told {
 
     fn play(
         &mut self,
+        cause: Cause,
         decide: impl FnOnce(
             &mut Fleet,
             Timestamp,
@@ -84,27 +85,29 @@ impl Told {
         });
         let mut told = Vec::new();
         for change in &changes {
-            told.extend(acts(&self.shared, change));
+            told.extend(acts(&self.shared, change, cause));
             self.shared.apply(change);
         }
         told
     }
 
     pub(in crate::control) fn increase(&mut self) -> Vec<Act> {
-        self.play(|fleet, now, names| fleet.increase(POOL, 1, now, names).unwrap())
+        self.play(Cause::ClusterAutoscaler, |fleet, now, names| fleet.increase(POOL, 1, now, names).unwrap())
     }
 
     fn ask(&mut self) -> Vec<Act> {
-        self.play(|fleet, now, _| fleet.ask(&["web-1".into()], now))
+        self.play(Cause::Provisioning, |fleet, now, _| fleet.ask(&["web-1".into()], now))
     }
 
     fn answer(&mut self, outcome: Outcome) -> Vec<Act> {
-        self.play(|fleet, now, _| fleet.answered(&"web-1".into(), outcome, now, &policy()))
+        self.play(Cause::VPSieAnswer, |fleet, now, _| {
+            fleet.answered(&"web-1".into(), outcome, now, &policy())
+        })
     }
 
     fn list(&mut self, nodes: &[ListedNode]) -> Vec<Act> {
         let nodes: Vec<_> = nodes.iter().cloned().chain([node(99)]).collect();
-        self.play(|fleet, now, names| {
+        self.play(Cause::VPSieListing, |fleet, now, names| {
             let mut changes = fleet.observe(&nodes, now, &policy());
             changes.extend(fleet.take_in(&nodes, now, names));
             changes
@@ -113,11 +116,11 @@ impl Told {
 
     fn pass(&mut self, minutes: u64) -> Vec<Act> {
         self.now += Duration::from_mins(minutes);
-        self.play(|fleet, now, names| fleet.pass_time(now, &policy(), names))
+        self.play(Cause::Expiry, |fleet, now, names| fleet.pass_time(now, &policy(), names))
     }
 
     fn retire(&mut self, reason: DeletionReason) -> Vec<Act> {
-        self.play(|fleet, now, _| fleet.retire(&"web-1".into(), reason, now))
+        self.play(reason.into(), |fleet, now, _| fleet.retire(&"web-1".into(), reason, now))
     }
 
     /// With the machine web-1 that runs on VM slave-1.
@@ -127,8 +130,46 @@ impl Told {
         told.ask();
         told.answer(Outcome::Accepted);
         told.list(&[node(1)]);
-        told.play(|fleet, now, _| fleet.registered(&Hostname::new("slave-1"), now));
+        told.register();
         told
+    }
+
+    fn register(&mut self) -> Vec<Act> {
+        self.play(Cause::Node, |fleet, now, _| fleet.registered(&Hostname::new("slave-1"), now))
+    }
+
+    fn delete(&mut self) -> Vec<Act> {
+        let victim =
+            NodeRef { provider_id: "vpsie://uuid-1".to_owned(), name: "slave-1".to_owned(), fake: false };
+        self.play(Cause::ClusterAutoscaler, |fleet, now, _| fleet.delete_nodes(POOL, &[victim], now).unwrap())
+    }
+
+    fn accept_deletion(&mut self) -> Vec<Act> {
+        self.play(Cause::VPSieAnswer, |fleet, now, _| fleet.deletion_accepted(&"web-1".into(), now))
+    }
+
+    /// As after a listing that shows slave-1 as a node of this kind.
+    fn show(&mut self, kind: StrangerKind, awaited_by: Option<PoolId>) -> Vec<Act> {
+        let stranger = Stranger {
+            hostname: Hostname::new("slave-1"),
+            id: Some("uuid-1".into()),
+            first_seen: self.now,
+            awaited_by,
+            kind,
+        };
+        self.play(Cause::VPSieListing, |fleet, _, _| {
+            let change = Change::SaveStranger(stranger);
+            fleet.apply(&change);
+            vec![change]
+        })
+    }
+
+    fn delete_group(&mut self) {
+        let pool = self.working.pool(POOL).unwrap();
+        let mut groups: Vec<NodeGroup> = self.working.group(pool).cloned().into_iter().collect();
+        groups[0].deletion = Some(DeletionPolicy::WhenEmpty);
+        self.working.declare(groups.clone());
+        self.shared.declare(groups);
     }
 
     /// Listings without the VM, often and long enough.
@@ -156,27 +197,19 @@ fn node(n: u32) -> ListedNode {
 }
 
 /// An act of machine web-1 before it has a VM.
-fn act(kind: ActKind) -> Act {
+fn act(kind: ActKind, by: impl Into<Cause>) -> Act {
     Act {
-        kind,
         machine: Some("web-1".into()),
         pool: Some(POOL.parse().unwrap()),
         size: Some(SizeId(2)),
-        vm: None,
-        vm_id: None,
-        by: None,
-        failure: None,
         usd_per_hour: Some(Decimal::new(274, 4)),
+        ..Act::of_cluster(kind, by.into())
     }
 }
 
 /// An act of machine web-1 with VM slave-1.
-fn with_vm(kind: ActKind) -> Act {
-    Act { vm: Some(Hostname::new("slave-1")), vm_id: Some("uuid-1".into()), ..act(kind) }
-}
-
-fn by(reason: DeletionReason, act: Act) -> Act {
-    Act { by: Some(reason.name()), ..act }
+fn with_vm(kind: ActKind, by: impl Into<Cause>) -> Act {
+    Act { vm: Some(Hostname::new("slave-1")), vm_id: Some("uuid-1".into()), ..act(kind, by) }
 }
 
 fn stockout() -> Failure {
@@ -204,16 +237,16 @@ fn events(acts: &[Act]) -> Vec<ObjectEvent> {
 #[test]
 fn a_machine_that_is_made() {
     let mut told = Told::new(false);
-    assert_eq!(told.increase(), [by(DeletionReason::ClusterAutoscaler, act(ActKind::Requested))]);
+    assert_eq!(told.increase(), [act(ActKind::Requested, Cause::ClusterAutoscaler)]);
     let asked = told.ask();
-    assert_eq!(asked, [act(ActKind::Asked)]);
+    assert_eq!(asked, [act(ActKind::Asked, Cause::Provisioning)]);
     assert_eq!(events(&asked), [on_machine(EventType::Normal, "Requested", "VPSie is asked for a VM")]);
-    assert_eq!(told.answer(Outcome::Accepted), [act(ActKind::Accepted)]);
+    assert_eq!(told.answer(Outcome::Accepted), [act(ActKind::Accepted, Cause::VPSieAnswer)]);
     let bound = told.list(&[node(1)]);
-    assert_eq!(bound, [with_vm(ActKind::Bound)]);
+    assert_eq!(bound, [with_vm(ActKind::Bound, Cause::VPSieListing)]);
     assert_eq!(events(&bound), [on_machine(EventType::Normal, "Created", "VPSie lists VM slave-1 (uuid-1)")]);
-    let up = told.play(|fleet, now, _| fleet.registered(&Hostname::new("slave-1"), now));
-    assert_eq!(up, [with_vm(ActKind::Running)]);
+    let up = told.register();
+    assert_eq!(up, [with_vm(ActKind::Running, Cause::Node)]);
     assert_eq!(events(&up), [on_machine(EventType::Normal, "Running", "VM slave-1 (uuid-1) runs")]);
     assert_eq!(told.list(&[node(1)]), [], "the same again is no act");
 }
@@ -224,9 +257,10 @@ fn a_creation_that_vpsie_refuses_fails_in_its_own_words() {
     told.increase();
     told.ask();
     let failed = told.answer(Outcome::Refused(stockout()));
-    assert_eq!(failed, [Act { failure: Some(stockout()), ..act(ActKind::Failed) }]);
+    assert_eq!(failed, [Act { failure: Some(stockout()), ..act(ActKind::Failed, Cause::VPSieAnswer) }]);
     assert_eq!(events(&failed), on_both(EventType::Warning, "Failed", "STOCKOUT: No capacity in ams1"));
-    assert_eq!(told.retire(DeletionReason::VPSieNodeDeleted), [act(ActKind::Cancelled)]);
+    let cancelled = told.retire(DeletionReason::VPSieNodeDeleted);
+    assert_eq!(cancelled, [act(ActKind::Cancelled, Cause::VPSieNodeDeleted)]);
 }
 
 #[test]
@@ -234,13 +268,13 @@ fn requests_without_a_result() {
     let mut told = Told::new(false);
     told.increase();
     told.ask();
-    assert_eq!(told.answer(Outcome::Unavailable(stockout())), [act(ActKind::NotMade)]);
+    assert_eq!(told.answer(Outcome::Unavailable(stockout())), [act(ActKind::NotMade, Cause::VPSieAnswer)]);
     told.ask();
-    assert_eq!(told.answer(Outcome::Unclear), [act(ActKind::Unclear)]);
+    assert_eq!(told.answer(Outcome::Unclear), [act(ActKind::Unclear, Cause::VPSieAnswer)]);
     told.list(&[]);
     told.list(&[]);
-    assert_eq!(told.pass(2), [act(ActKind::Lost)]);
-    assert_eq!(told.ask(), [act(ActKind::Asked)]);
+    assert_eq!(told.pass(2), [act(ActKind::Lost, Cause::Expiry)]);
+    assert_eq!(told.ask(), [act(ActKind::Asked, Cause::Provisioning)]);
 }
 
 #[test]
@@ -248,7 +282,7 @@ fn deletions_say_by_whom() {
     for reason in [DeletionReason::VPSieNodeDeleted, DeletionReason::NodeGroupDeleted] {
         let mut told = Told::running();
         let given_up = told.retire(reason);
-        assert_eq!(given_up, [by(reason, with_vm(ActKind::GivenUp))]);
+        assert_eq!(given_up, [with_vm(ActKind::GivenUp, reason)]);
         let message = format!("VM slave-1 (uuid-1) is to be deleted ({})", reason.name());
         assert_eq!(events(&given_up), on_both(EventType::Normal, "Deleting", &message));
     }
@@ -256,27 +290,24 @@ fn deletions_say_by_whom() {
 
 #[test]
 fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
-    let by_ca = |act| by(DeletionReason::ClusterAutoscaler, act);
+    let by_ca = |kind| with_vm(kind, Cause::ClusterAutoscaler);
     let mut told = Told::running();
-    let victim =
-        NodeRef { provider_id: "vpsie://uuid-1".to_owned(), name: "slave-1".to_owned(), fake: false };
-    let given_up = told.play(|fleet, now, _| fleet.delete_nodes(POOL, &[victim], now).unwrap());
-    assert_eq!(given_up, [by_ca(with_vm(ActKind::GivenUp))]);
+    let given_up = told.delete();
+    assert_eq!(given_up, [by_ca(ActKind::GivenUp)]);
     let message = "VM slave-1 (uuid-1) is to be deleted (ClusterAutoscaler)";
     assert_eq!(events(&given_up), [on_machine(EventType::Normal, "Deleting", message)]);
-    let accept = |told: &mut Told| told.play(|fleet, now, _| fleet.deletion_accepted(&"web-1".into(), now));
-    assert_eq!(accept(&mut told), [by_ca(with_vm(ActKind::DeletionAccepted))]);
+    assert_eq!(told.accept_deletion(), [by_ca(ActKind::DeletionAccepted)]);
     told.now += policy().vanish_after;
     let ignored = told.list(&[node(1)]);
-    assert_eq!(ignored, [by_ca(with_vm(ActKind::DeletionIgnored))]);
+    assert_eq!(ignored, [by_ca(ActKind::DeletionIgnored)]);
     assert_eq!(events(&ignored).len(), 2);
-    accept(&mut told);
+    told.accept_deletion();
     let gone = told.miss();
-    assert_eq!(gone, [by_ca(with_vm(ActKind::Gone))]);
+    assert_eq!(gone, [by_ca(ActKind::Gone)]);
     let message = "VM slave-1 (uuid-1) is deleted (ClusterAutoscaler)";
     assert_eq!(events(&gone), [on_machine(EventType::Normal, "Deleted", message)]);
     let returned = told.list(&[node(1)]);
-    assert_eq!(returned, [by(DeletionReason::VMReturned, with_vm(ActKind::Returned))]);
+    assert_eq!(returned, [with_vm(ActKind::Returned, Cause::VMReturned)]);
 }
 
 #[test]
@@ -290,20 +321,20 @@ fn a_failed_machine_whose_request_may_still_have_a_vm_is_given_up_in_time() {
     let late = told.pass(60);
     assert_eq!(late.iter().map(|act| act.kind).collect::<Vec<_>>(), [ActKind::Lost, ActKind::Failed]);
     let expired = told.pass(60 * 24);
-    assert_eq!(expired, [by(DeletionReason::FailedExpired, act(ActKind::GivenUp))]);
+    assert_eq!(expired, [act(ActKind::GivenUp, Cause::FailedExpired)]);
     let late_vm = told.list(&[node(1)]);
-    assert_eq!(late_vm, [by(DeletionReason::FailedExpired, with_vm(ActKind::Bound))]);
+    assert_eq!(late_vm, [with_vm(ActKind::Bound, Cause::FailedExpired)]);
 }
 
 #[test]
 fn a_vm_that_nobody_deleted_vanished_and_may_return() {
     let mut told = Told::running();
     let vanished = told.miss();
-    assert_eq!(vanished, [with_vm(ActKind::Vanished)]);
+    assert_eq!(vanished, [with_vm(ActKind::Vanished, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) vanished from VPSie's listings; it was not deleted from here";
     assert_eq!(events(&vanished), on_both(EventType::Warning, "VMVanished", message));
     let back = told.list(&[node(1)]);
-    assert_eq!(back, [with_vm(ActKind::Returned)]);
+    assert_eq!(back, [with_vm(ActKind::Returned, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) was gone and is listed again";
     assert_eq!(events(&back), on_both(EventType::Warning, "VMReturned", message));
 }
@@ -311,32 +342,22 @@ fn a_vm_that_nobody_deleted_vanished_and_may_return() {
 /// VM slave-1 is an orphan: two machines of two requests could have it, and the listing does not tell whose it is.
 fn orphaned() -> (Told, Vec<Act>) {
     let mut told = Told::new(false);
-    let orphan = Stranger {
-        hostname: Hostname::new("slave-1"),
-        id: Some("uuid-1".into()),
-        first_seen: told.now,
-        awaited_by: None,
-        kind: StrangerKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) },
-    };
-    let found = told.play(|fleet, _, _| {
-        let change = Change::SaveStranger(orphan);
-        fleet.apply(&change);
-        vec![change]
-    });
+    let orphan = StrangerKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) };
+    let found = told.show(orphan, None);
     (told, found)
 }
 
 #[test]
 fn an_orphan_is_found_and_adopted() {
     let (mut told, found) = orphaned();
-    assert_eq!(found, [Act { machine: None, ..with_vm(ActKind::OrphanFound) }]);
+    assert_eq!(found, [Act { machine: None, ..with_vm(ActKind::OrphanFound, Cause::VPSieListing) }]);
     let message =
         "VM slave-1 (uuid-1) is ours and no machine waits for it: adopted, or deleted after the grace";
     let on_node = Object::Node { name: "slave-1".to_owned(), uid: String::new() };
     assert_eq!(events(&found), [on_group(EventType::Warning, "OrphanFound", message).with_related(on_node)]);
     told.increase();
     let adopted = told.list(&[node(1)]);
-    assert_eq!(adopted, [with_vm(ActKind::OrphanAdopted)]);
+    assert_eq!(adopted, [with_vm(ActKind::OrphanAdopted, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) was an orphan and is this machine's now";
     assert_eq!(events(&adopted), on_both(EventType::Normal, "OrphanAdopted", message));
 }
@@ -345,7 +366,7 @@ fn an_orphan_is_found_and_adopted() {
 fn an_orphan_that_nobody_wants_is_deleted() {
     let (mut told, _) = orphaned();
     let deleted = told.pass(60);
-    assert_eq!(deleted, [by(DeletionReason::Orphan, with_vm(ActKind::GivenUp))]);
+    assert_eq!(deleted, [with_vm(ActKind::GivenUp, Cause::Orphan)]);
     let message = "VM slave-1 (uuid-1) is to be deleted (Orphan)";
     assert_eq!(events(&deleted), on_both(EventType::Normal, "OrphanDeleted", message));
 }
@@ -354,25 +375,86 @@ fn an_orphan_that_nobody_wants_is_deleted() {
 fn a_worker_that_was_there_is_foreign_or_taken_in() {
     let mut told = Told::new(false);
     let foreign = told.list(&[node(1)]);
-    let unknown =
-        Act { machine: None, pool: None, size: None, usd_per_hour: None, ..with_vm(ActKind::ForeignFound) };
+    let foreign_found = with_vm(ActKind::ForeignFound, Cause::VPSieListing);
+    let unknown = Act { machine: None, pool: None, size: None, usd_per_hour: None, ..foreign_found };
     assert_eq!((foreign.as_slice(), events(&foreign)), ([unknown].as_slice(), Vec::new()));
     let mut told = Told::new(true);
     let taken = told.list(&[node(1)]);
-    assert_eq!(taken[1..], [with_vm(ActKind::TakenIn)]);
+    assert_eq!(taken[1..], [with_vm(ActKind::TakenIn, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) was there before and is taken in";
     assert_eq!(events(&taken), on_both(EventType::Normal, "TakenIn", message));
 }
 
 #[test]
-fn a_node_group_that_is_deleted_cancels_what_vpsie_was_not_asked_for() {
+fn cancels_say_what_time_brought_about() {
     let mut told = Told::new(false);
     told.increase();
-    let mut groups: Vec<NodeGroup> =
-        told.working.group(told.working.pool(POOL).unwrap()).cloned().into_iter().collect();
-    groups[0].deletion = Some(DeletionPolicy::WhenEmpty);
-    told.working.declare(groups);
-    assert_eq!(told.pass(0), [act(ActKind::Cancelled)]);
+    told.delete_group();
+    assert_eq!(told.pass(0), [act(ActKind::Cancelled, Cause::NodeGroupDeleted)]);
+    let mut told = Told::new(false);
+    told.increase();
+    told.ask();
+    told.answer(Outcome::Refused(stockout()));
+    assert_eq!(told.pass(60 * 24), [act(ActKind::Cancelled, Cause::FailedExpired)]);
+}
+
+/// Lives in which each kind of act happens.
+fn lives() -> Vec<Act> {
+    let mut acts = Vec::new();
+    let mut told = Told::new(false);
+    acts.extend(told.increase());
+    acts.extend(told.ask());
+    acts.extend(told.answer(Outcome::Unavailable(stockout())));
+    acts.extend(told.ask());
+    acts.extend(told.answer(Outcome::Unclear));
+    told.list(&[]);
+    told.list(&[]);
+    acts.extend(told.pass(2));
+    acts.extend(told.ask());
+    acts.extend(told.answer(Outcome::Accepted));
+    acts.extend(told.list(&[node(1)]));
+    acts.extend(told.register());
+    acts.extend(told.delete());
+    acts.extend(told.accept_deletion());
+    told.now += policy().vanish_after;
+    acts.extend(told.list(&[node(1)]));
+    told.accept_deletion();
+    acts.extend(told.miss());
+    acts.extend(told.list(&[node(1)]));
+    acts.extend(Told::running().miss());
+    let mut failed = Told::new(false);
+    failed.increase();
+    failed.ask();
+    acts.extend(failed.answer(Outcome::Refused(stockout())));
+    acts.extend(failed.retire(DeletionReason::VPSieNodeDeleted));
+    let (mut told, found) = orphaned();
+    acts.extend(found);
+    told.increase();
+    acts.extend(told.list(&[node(1)]));
+    acts.extend(Told::new(false).list(&[node(1)]));
+    acts.extend(Told::new(true).list(&[node(1)]));
+    acts.extend(Told::new(false).show(StrangerKind::Foreign, Some(POOL.parse().unwrap())));
+    acts
+}
+
+#[test]
+fn each_kind_of_act_names_its_cause() {
+    let mut causes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for Act { kind, by, .. } in lives() {
+        causes.entry(kind.name()).or_default().insert(by.name());
+    }
+    for kind in ActKind::ALL {
+        // The guard makes these without a change of the fleet.
+        if matches!(kind, ActKind::GrowthHalted | ActKind::GrowthResumed) {
+            continue;
+        }
+        let named = causes.get(kind.name()).unwrap_or_else(|| panic!("no life has the act {}", kind.name()));
+        assert!(named.iter().all(|name| !name.is_empty()), "{}", kind.name());
+    }
+    let of = |kind: ActKind| causes[kind.name()].iter().copied().collect::<Vec<_>>();
+    assert_eq!(of(ActKind::Asked), ["Provisioning"]);
+    assert_eq!(of(ActKind::Lost), ["Expiry"]);
+    assert_eq!(of(ActKind::Vanished), ["VPSieListing"]);
 }
 
 #[test]

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::control::acts::ActKind;
 use crate::control::acts::tests::{POOL, Told};
-use crate::fleet::{Hostname, Vm};
+use crate::fleet::{Halt, Hostname, Vm};
 
 /// The fields of each line, in their order, and what they say.
-const FIELDS: [(&str, &str); 12] = [
+const FIELDS: [(&str, &str); 13] = [
     ("act", "what was done: one of the words below"),
     ("machine", "the machine, which is the name of its VPSieNode"),
     ("nodegroup", "its NodeGroup"),
@@ -25,9 +25,9 @@ const FIELDS: [(&str, &str); 12] = [
     ("vm_id", "the VM's UUID at VPSie"),
     (
         "by",
-        "who wanted it: `ClusterAutoscaler`, `VPSieNodeDeleted`, `NodeGroupDeleted`, `FailedExpired`, `Orphan`, \
-         `VMGone` or `VMReturned`",
+        "what caused it, never empty: one of the words below. For a machine that is deleted, its deletion reason",
     ),
+    ("halt", "why the runaway guard stops creations: `TooManyVMs`, `UnexplainedNodes` or `DeletionsOverdue`"),
     ("reason", "why it failed: the `errorCode` that Cluster Autoscaler is told"),
     ("message", "why it failed, in VPSie's own words"),
     ("usd_per_hour", "list price of the machine"),
@@ -71,7 +71,7 @@ fn a_line_has_all_fields_and_empty_ones_where_there_is_nothing_to_say() {
         json!({
             "level": "INFO", "target": AUDIT, "act": "requested", "machine": "web-1", "nodegroup": "web",
             "pool": POOL, "offer": "small", "size": "2", "vm": "", "vm_id": "", "by": "ClusterAutoscaler",
-            "reason": "", "message": "", "usd_per_hour": "0.0274",
+            "halt": "", "reason": "", "message": "", "usd_per_hour": "0.0274",
         })
     );
 }
@@ -89,7 +89,7 @@ fn a_machine_that_comes_up_is_timed_once() {
     let mut after = told.fleet().clone();
     after.apply(&change);
     for fleet in [told.fleet(), &after] {
-        journal.write(&change, Journal::entry(fleet, &change));
+        journal.write(&change, Journal::entry(fleet, &change, Cause::Node));
     }
     let text = registry.encode().unwrap();
     for line in ["machine_startup_duration_seconds_sum 42.0", "machine_startup_duration_seconds_count 1"] {
@@ -110,6 +110,15 @@ fn fields_that_are_documented_are_those_of_each_line() {
         documented.sort_unstable();
         assert_eq!(fields, documented);
         assert_eq!(line["act"], kind.name());
+        assert_eq!(line["by"], Cause::ClusterAutoscaler.name());
+    }
+}
+
+#[test]
+fn documents_every_reason_of_a_halt() {
+    let (_, meaning) = FIELDS.iter().find(|(field, _)| *field == "halt").unwrap();
+    for reason in Halt::REASONS {
+        assert!(meaning.contains(&format!("`{reason}`")), "{reason}");
     }
 }
 
@@ -131,6 +140,10 @@ fn page() -> String {
     page.push_str("\n| `act` | |\n| --- | --- |\n");
     for kind in ActKind::ALL {
         writeln!(page, "| `{}` | {} |", kind.name(), kind.meaning()).unwrap();
+    }
+    page.push_str("\n| `by` | |\n| --- | --- |\n");
+    for cause in Cause::ALL {
+        writeln!(page, "| `{}` | {} |", cause.name(), cause.meaning()).unwrap();
     }
     page.push_str(
         "\nOnly the audit log, as JSON, and of it the VMs that came:\n\n\

@@ -157,7 +157,12 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
             act => {
                 let (reply, _answer) = oneshot::channel();
                 keeper
-                    .decide(vec![Job { decide: Box::new(decision(act)), reply, terms: Terms::Whole }])
+                    .decide(vec![Job {
+                        cause: Cause::VPSieListing,
+                        decide: Box::new(decision(act)),
+                        reply,
+                        terms: Terms::Whole,
+                    }])
                     .await;
             }
         }
@@ -189,7 +194,14 @@ async fn sightings_outlive_a_reload() {
     let mut decide = async |act: Act, broken: bool| {
         store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
         let (reply, _answer) = oneshot::channel();
-        keeper.decide(vec![Job { decide: Box::new(decision(act)), reply, terms: Terms::Whole }]).await;
+        keeper
+            .decide(vec![Job {
+                cause: Cause::VPSieListing,
+                decide: Box::new(decision(act)),
+                reply,
+                terms: Terms::Whole,
+            }])
+            .await;
     };
     decide(Act::List { workers: 2, sizes: true }, false).await;
     decide(Act::Increase(0), false).await;

@@ -24,7 +24,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
 use crate::clock::Clock;
-use crate::fleet::{AskOutcome, Machine, Phase};
+use crate::fleet::{AskOutcome, Cause, Machine, Phase};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
 use declared::{Declared, SeenConfig};
@@ -188,7 +188,7 @@ impl NodeGroups {
         self.declared = next;
         if closing
             && let Err(error @ CommandError::Store(_)) =
-                self.handle.update(|fleet, now, _| fleet.close_groups(now)).await
+                self.handle.update(Cause::NodeGroupDeleted, |fleet, now, _| fleet.close_groups(now)).await
         {
             tracing::warn!(%error, "machines of a deleted NodeGroup are not given up yet; trying again");
         }

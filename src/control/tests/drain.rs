@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::objects::running;
 use super::*;
-use crate::fleet::{DeletionReason, Machine, MachineId};
+use crate::fleet::{Cause, DeletionReason, Machine, MachineId};
 use crate::kubernetes::{EventMetrics, Events};
 
 struct Cluster {
@@ -77,8 +77,9 @@ impl Cluster {
 
     async fn retire(&self, n: u32) {
         let id = id(n);
-        let done =
-            self.handle.update(move |fleet, now, _| fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now));
+        let done = self.handle.update(Cause::VPSieNodeDeleted, move |fleet, now, _| {
+            fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now)
+        });
         assert_eq!(done.await.unwrap().len(), 1);
     }
 

@@ -128,7 +128,7 @@ async fn publishes_verdicts_again_that_a_failed_write_lost() {
     let told = verdict();
     // What a write that broke off leaves: the fleet goes back to the verdict before.
     let before = crate::fleet::Verdict { room: 0, ..told.clone() };
-    let lost = process.handle.update(move |fleet, _, _| {
+    let lost = process.handle.update(crate::fleet::Cause::RunawayGuard, move |fleet, _, _| {
         fleet.set_verdict(before);
         Vec::new()
     });

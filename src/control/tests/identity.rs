@@ -5,7 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fleet::{Ask, AskOutcome, Machine};
+use crate::fleet::{Ask, AskOutcome, Cause, Machine};
 use crate::kubernetes::{EventMetrics, Events};
 
 const NAMESPACE: &str = "vpsie-system";
@@ -59,7 +59,7 @@ impl Cluster {
             changes.extend(fleet.observe(&[listed], now, &policy));
             changes
         };
-        self.handle.update(bind).await.unwrap();
+        self.handle.update(Cause::VPSieListing, bind).await.unwrap();
         seconds(3).await;
     }
 
@@ -116,7 +116,7 @@ async fn leaves_a_node_of_another_site_with_the_address_of_a_vm() {
     seconds(120).await;
     assert_eq!(cluster.node("edge-1")["spec"], json!({}));
     assert_eq!(cluster.node("slave-1")["spec"]["providerID"], ID);
-    let deleted = cluster.handle.update(|fleet, now, _| {
+    let deleted = cluster.handle.update(Cause::VPSieNodeDeleted, |fleet, now, _| {
         let id = fleet.machines().next().unwrap().id.clone();
         fleet.retire(&id, crate::fleet::DeletionReason::VPSieNodeDeleted, now)
     });

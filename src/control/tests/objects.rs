@@ -4,7 +4,7 @@ use fake_kube::FakeKube;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fleet::{ClusterId, DeletionReason, DrainState, Hostname, Machine};
+use crate::fleet::{Cause, ClusterId, DeletionReason, DrainState, Hostname, Machine};
 use crate::vpsie::ManagedConfig;
 
 pub(super) const NAMESPACE: &str = "vpsie-system";
@@ -180,7 +180,7 @@ async fn the_cluster_is_told_once_its_node_groups_are_in_force() {
     };
     cluster.put("web", &json!({"offeringIDs": ["small", "large"], "maxNodes": 7}));
     // The records are being written when the NodeGroups are read.
-    let written = tokio::spawn(async move { handle.update(retire).await });
+    let written = tokio::spawn(async move { handle.update(Cause::NodeGroupDeleted, retire).await });
     tokio::task::yield_now().await;
     let told = |target: &Target| matches!(target, Target::Cluster(_));
     tokio::time::timeout(Duration::from_mins(2), cluster.target.wait_for(told)).await.unwrap().unwrap();
@@ -229,7 +229,7 @@ async fn one_that_is_deleted_waits_for_its_machines() {
         }
         changes
     };
-    cluster.handle.update(gone).await.unwrap();
+    cluster.handle.update(Cause::VPSieListing, gone).await.unwrap();
     cluster.until("it goes with the last", |c| c.object("web").is_null()).await;
 }
 
@@ -324,9 +324,9 @@ async fn a_change_that_the_answer_to_a_status_write_shows_is_in_force() {
     cluster.kube.hold_watches(true);
     cluster.edit("web", &json!({"maxNodes": 7}));
     // Its status is written because a machine goes.
-    let retired = cluster
-        .handle
-        .update(|fleet, now, _| fleet.retire(&running(1).id, DeletionReason::VPSieNodeDeleted, now));
+    let retired = cluster.handle.update(Cause::VPSieNodeDeleted, |fleet, now, _| {
+        fleet.retire(&running(1).id, DeletionReason::VPSieNodeDeleted, now)
+    });
     assert_eq!(retired.await.unwrap().len(), 1);
     cluster.until("the new maximum holds", |c| c.max(SMALL) == Some(7)).await;
     cluster.kube.hold_watches(false);
