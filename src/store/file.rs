@@ -16,7 +16,8 @@ use crate::fleet::{Change, ClusterId, Records, lenient};
 
 /// Increment it if older releases cannot read the new records.
 const FORMAT: u64 = 1;
-/// Increment it with every change of the records that older releases can read.
+/// Increment it with every change of the records that older releases can read
+/// (docs/reference/record-formats.md#rules).
 const REVISION: u64 = 2;
 /// The first bytes of every redb file.
 const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
@@ -299,7 +300,7 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
     let transaction = database.begin_read()?;
     let mut records = Records::default();
     let meta = transaction.open_table(META)?;
-    let revision = meta.get("revision")?.and_then(|text| text.value().parse::<u64>().ok());
+    let revision = revision(&meta)?;
     if let Some(newer) = revision.filter(|revision| *revision > REVISION) {
         tracing::warn!(
             revision = newer,
@@ -371,7 +372,11 @@ fn readable<T>(
 fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
     let transaction = database.begin_write()?;
     {
-        transaction.open_table(META)?.insert("revision", REVISION.to_string().as_str())?;
+        let mut meta = transaction.open_table(META)?;
+        // Rows of a newer revision may remain.
+        if revision(&meta)?.is_none_or(|revision| revision < REVISION) {
+            meta.insert("revision", REVISION.to_string().as_str())?;
+        }
         let mut machines = transaction.open_table(MACHINES)?;
         let mut strangers = transaction.open_table(STRANGERS)?;
         let mut learned = transaction.open_table(LEARNED)?;
@@ -403,6 +408,10 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+fn revision(meta: &impl ReadableTable<&'static str, &'static str>) -> Result<Option<u64>, Fault> {
+    Ok(meta.get("revision")?.and_then(|text| text.value().parse().ok()))
 }
 
 fn encode<T: Serialize>(record: &T) -> Result<String, Fault> {

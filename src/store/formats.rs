@@ -1,8 +1,9 @@
-//! Records of the last two formats and of a future one. `UPDATE=1` rewrites the records of the present
-//! format; a new format needs a new file instead.
+//! Records of the last two formats and of a future one (docs/reference/record-formats.md#tests). `UPDATE=1` rewrites
+//! the records of the present format; a new format needs a new file instead.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fake_kube::FakeKube;
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -11,10 +12,10 @@ use serde_json::Value;
 
 use super::tests::cluster;
 use super::{FileStore, KubernetesStore, Store};
-use crate::catalog::SizeId;
+use crate::catalog::{Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    Ask, AskOutcome, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, Phase,
-    Records, Stranger, StrangerKind, Vm, VmId,
+    Ask, AskOutcome, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, LateRequests,
+    Learned, Ledger, Machine, NodeShape, Phase, Records, Sample, Stranger, StrangerKind, Vm, VmId,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -24,6 +25,13 @@ const FUTURE: &str = include_str!("formats/3.json");
 
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 const STRANGERS: TableDefinition<'_, &str, &str> = TableDefinition::new("strangers");
+const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
+const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
+const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
+
+/// Revision of files, and format of objects, that this version writes.
+const FORMAT: &str = "2";
 
 /// The enum values that the previous release reads; it fails on others.
 const WORDS: [(&str, &[&str]); 4] = [
@@ -57,6 +65,12 @@ struct RecordSet {
     /// Rows of the file, by key.
     machines: BTreeMap<String, Value>,
     strangers: BTreeMap<String, Value>,
+    #[serde(default)]
+    learned: BTreeMap<u64, Value>,
+    #[serde(default)]
+    ledger: BTreeMap<String, Value>,
+    #[serde(default)]
+    catalog: BTreeMap<String, Value>,
 }
 
 fn machine(name: &str, phase: Phase, asks: &[AskOutcome]) -> Machine {
@@ -71,7 +85,8 @@ fn machine(name: &str, phase: Phase, asks: &[AskOutcome]) -> Machine {
     }
 }
 
-fn records() -> Records {
+/// What the files of the last two formats have in common.
+fn machines_and_strangers() -> Records {
     let at = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     let vm = |n: u32| Vm {
         hostname: Hostname::new(&format!("ams-slave-{n}")),
@@ -109,9 +124,64 @@ fn records() -> Records {
     }
 }
 
+/// All kinds of records.
+fn records() -> Records {
+    let at = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+    let pool = || "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap();
+    let resources = Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 };
+    let mut records = machines_and_strangers();
+    let gone =
+        StrangerKind::Gone { machine: "workers-6".into(), pool: pool(), size: SizeId(12), deleted: true };
+    let stranger = |name: &str, kind, awaited_by| Stranger {
+        hostname: Hostname::new(name),
+        id: Some(VmId::new(format!("u-{name}"))),
+        first_seen: at(6),
+        kind,
+        awaited_by,
+    };
+    records.strangers.push(stranger("ams-slave-6", gone, None));
+    records.strangers.push(stranger("ams-slave-7", StrangerKind::Foreign, Some(pool())));
+    records.strangers.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+    let shape = NodeShape {
+        capacity: resources,
+        allocatable: Resources { cpu_millis: 1900, memory_mib: 3500, ..resources },
+        extended_capacity: BTreeMap::from([("example.com/device".to_owned(), 1)]),
+        extended_allocatable: BTreeMap::from([("example.com/device".to_owned(), 1)]),
+        architecture: Some("amd64".to_owned()),
+        operating_system: Some("linux".to_owned()),
+        labels: BTreeMap::from([("example.com/rack".to_owned(), "r1".to_owned())]),
+    };
+    let sample = Sample {
+        node: "node-uid-3".to_owned(),
+        registered: at(3),
+        node_group: "workers".into(),
+        learn_anew: Some("1".to_owned()),
+        shape,
+    };
+    records.learned.extend(Learned::from_nodes(vec![sample]).map(|learned| (SizeId(12), learned)));
+    let late = LateRequests { pool: pool(), size: SizeId(12), at: at(2), count: 1 };
+    let known_before = Some([Hostname::new("ams-master-1")].into());
+    records.ledger = Ledger { known_before, late: vec![late] };
+    let offer = Offer {
+        size: SizeId(12),
+        name: "s-2vcpu-4gb".to_owned(),
+        identifier: Some("o-12".to_owned()),
+        datacenter: "ams1".into(),
+        resources,
+        monthly: Some(rust_decimal::Decimal::from(24)),
+        hourly: None,
+    };
+    records.catalog = Some(Arc::new(Catalog { offers: vec![offer] }));
+    records
+}
+
 fn changes(records: Records) -> Vec<Change> {
     let machines = records.machines.into_iter().map(Change::SaveMachine);
-    machines.chain(records.strangers.into_iter().map(Change::SaveStranger)).collect()
+    let strangers = records.strangers.into_iter().map(Change::SaveStranger);
+    let learned = records.learned.into_iter().map(|(size, learned)| Change::SaveLearned(size, learned));
+    let ledger = (records.ledger != Ledger::default()).then_some(Change::SaveLedger(records.ledger));
+    let catalog = records.catalog.map(Change::SaveCatalog);
+    machines.chain(strangers).chain(learned).chain(ledger).chain(catalog).collect()
 }
 
 fn server() -> FakeKube {
@@ -134,22 +204,54 @@ async fn from_objects(text: &str) -> (FakeKube, Records) {
     (kube, records)
 }
 
-async fn from_file(text: &str) -> Records {
-    let written: RecordSet = serde_json::from_str(text).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("records.redb");
-    drop(FileStore::open(&path, &cluster()).await.unwrap());
-    let database = redb::Database::open(&path).unwrap();
-    let transaction = database.begin_write().unwrap();
-    for (table, rows) in [(MACHINES, written.machines), (STRANGERS, written.strangers)] {
-        let mut table = transaction.open_table(table).unwrap();
-        for (key, value) in rows {
-            table.insert(key.as_str(), value.to_string().as_str()).unwrap();
+/// A file with the rows of a format.
+struct FileOf {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl FileOf {
+    async fn new(text: &str, revision: &str) -> Self {
+        let written: RecordSet = serde_json::from_str(text).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.redb");
+        drop(FileStore::open(&path, &cluster()).await.unwrap());
+        let database = redb::Database::open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("revision", revision).unwrap();
+        let tables = [
+            (MACHINES, written.machines),
+            (STRANGERS, written.strangers),
+            (LEDGER, written.ledger),
+            (CATALOG, written.catalog),
+        ];
+        for (table, rows) in tables {
+            let mut table = transaction.open_table(table).unwrap();
+            for (key, value) in rows {
+                table.insert(key.as_str(), value.to_string().as_str()).unwrap();
+            }
         }
+        for (size, value) in written.learned {
+            let mut table = transaction.open_table(LEARNED).unwrap();
+            table.insert(size, value.to_string().as_str()).unwrap();
+        }
+        transaction.commit().unwrap();
+        Self { _folder: folder, path }
     }
-    transaction.commit().unwrap();
-    drop(database);
-    FileStore::open(&path, &cluster()).await.unwrap().load().await.unwrap()
+
+    async fn open(&self) -> FileStore {
+        FileStore::open(&self.path, &cluster()).await.unwrap()
+    }
+
+    async fn read(&self) -> Records {
+        self.open().await.load().await.unwrap()
+    }
+
+    fn revision(&self) -> String {
+        let database = redb::Database::open(&self.path).unwrap();
+        let meta = database.begin_read().unwrap().open_table(META).unwrap();
+        meta.get("revision").unwrap().unwrap().value().to_owned()
+    }
 }
 
 async fn write_records() -> RecordSet {
@@ -160,6 +262,14 @@ async fn write_records() -> RecordSet {
     for change in changes(records()) {
         store.commit(&[change]).await.unwrap();
     }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.redb");
+    FileStore::open(&path, &cluster()).await.unwrap().commit(&changes(records())).await.unwrap();
+    written(&kube, &path)
+}
+
+/// All records of a server and a file.
+fn written(kube: &FakeKube, path: &Path) -> RecordSet {
     let mut objects: Vec<Value> =
         kube.list("vpsienodes").into_iter().chain(kube.list("configmaps")).collect();
     for object in &mut objects {
@@ -168,10 +278,21 @@ async fn write_records() -> RecordSet {
             ["name", "namespace", "labels", "annotations", "finalizers"].contains(&key.as_str())
         });
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("records.redb");
-    FileStore::open(&path, &cluster()).await.unwrap().commit(&changes(records())).await.unwrap();
-    RecordSet { objects, machines: rows(&path, MACHINES), strangers: rows(&path, STRANGERS) }
+    RecordSet {
+        objects,
+        machines: rows(path, MACHINES),
+        strangers: rows(path, STRANGERS),
+        learned: learned_rows(path),
+        ledger: rows(path, LEDGER),
+        catalog: rows(path, CATALOG),
+    }
+}
+
+fn learned_rows(path: &Path) -> BTreeMap<u64, Value> {
+    let database = redb::Database::open(path).unwrap();
+    let table = database.begin_read().unwrap().open_table(LEARNED).unwrap();
+    let rows = table.iter().unwrap().map(Result::unwrap);
+    rows.map(|(key, value)| (key.value(), serde_json::from_str(value.value()).unwrap())).collect()
 }
 
 fn rows(path: &Path, table: TableDefinition<'_, &str, &str>) -> BTreeMap<String, Value> {
@@ -184,9 +305,26 @@ fn rows(path: &Path, table: TableDefinition<'_, &str, &str>) -> BTreeMap<String,
 
 #[tokio::test(start_paused = true)]
 async fn records_of_the_last_two_formats_are_read() {
-    for text in [PREVIOUS, PRESENT] {
-        assert_eq!(from_objects(text).await.1, records());
-        assert_eq!(from_file(text).await, records());
+    for (text, revision, records) in [(PREVIOUS, "1", machines_and_strangers()), (PRESENT, FORMAT, records())]
+    {
+        assert_eq!(from_objects(text).await.1, records);
+        assert_eq!(FileOf::new(text, revision).await.read().await, records);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn saves_rewrite_records_in_the_present_format() {
+    for (text, revision) in [(PREVIOUS, "1"), (PRESENT, FORMAT)] {
+        let (kube, _) = from_objects(text).await;
+        let objects = store(&kube);
+        objects.load().await.unwrap();
+        objects.commit(&changes(records())).await.unwrap();
+        let file = FileOf::new(text, revision).await;
+        file.open().await.commit(&changes(records())).await.unwrap();
+        let now = serde_json::to_value(written(&kube, &file.path)).unwrap();
+        let present: Value = serde_json::from_str(PRESENT).unwrap();
+        assert_eq!(now, present, "of format {revision}");
+        assert_eq!(file.revision(), FORMAT);
     }
 }
 
@@ -227,7 +365,8 @@ fn previous_release_knows_every_enum_value() {
 #[tokio::test(start_paused = true)]
 async fn a_newer_format_loses_no_vm_and_blocks_nothing() {
     let (kube, read) = from_objects(FUTURE).await;
-    for records in [read, from_file(FUTURE).await] {
+    let file = FileOf::new(FUTURE, "3").await;
+    for records in [read, file.read().await] {
         let phase = |name: &str| records.machines.iter().find(|m| m.id.as_str() == name).map(|m| &m.phase);
         assert!(
             matches!(phase("workers-1"), Some(Phase::Running { vm, .. }) if vm.id == Some("u-1".into())),
@@ -247,7 +386,13 @@ async fn a_newer_format_loses_no_vm_and_blocks_nothing() {
         assert_eq!(phase("workers-5"), None, "no pool of this version");
         assert_eq!(kind("ams-slave-5"), Some(&StrangerKind::Foreign), "its VM is never touched");
         assert_eq!(records.unreadable, 2);
+        let known_before = records.ledger.known_before.unwrap();
+        assert!(known_before.contains(&Hostname::new("ams-master-1")), "unknown fields are ignored");
+        assert_eq!(records.catalog.unwrap().offers.len(), 1);
+        assert_eq!(records.learned.len(), 1);
     }
+    file.open().await.commit(&changes(machines_and_strangers())).await.unwrap();
+    assert_eq!(file.revision(), "3", "other rows still have it");
     let before = kube.list("vpsienodes");
     let store = store(&kube);
     store.load().await.unwrap();

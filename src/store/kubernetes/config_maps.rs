@@ -8,6 +8,7 @@ use kube::ResourceExt as _;
 use kube::core::ObjectMeta;
 use serde_json::{Map, Value, json};
 
+use super::format;
 use super::object_cache::RecordObject;
 use crate::catalog::SizeId;
 use crate::fleet::{Hostname, Learned, Records, lenient};
@@ -103,6 +104,7 @@ pub(super) fn new_map(name: &str, values: &Values) -> ConfigMap {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             labels: Some(BTreeMap::from([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())])),
+            annotations: Some(BTreeMap::from([format::annotation()])),
             ..ObjectMeta::default()
         },
         data: Some(set.collect()),
@@ -110,12 +112,19 @@ pub(super) fn new_map(name: &str, values: &Values) -> ConfigMap {
     }
 }
 
-/// The patch that sets these values and no others.
+/// The patch that sets these values and no others, and the present format.
 pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
     let old = |key: &str| stored.data.as_ref().and_then(|data| data.get(key));
     let differ = values.iter().filter(|(key, value)| old(key) != value.as_ref());
     let data: Map<String, Value> = differ.map(|(key, value)| (key.clone(), json!(value))).collect();
-    (!data.is_empty()).then(|| json!({"data": data}))
+    let mut patch = json!({});
+    if !data.is_empty() {
+        patch["data"] = json!(data);
+    }
+    if let Some(annotations) = format::raised(&stored.metadata) {
+        patch["metadata"] = json!({"annotations": annotations});
+    }
+    (patch != json!({})).then_some(patch)
 }
 
 /// Adds the values of a ConfigMap, if it is one of ours. Values that cannot be read stay unchanged.

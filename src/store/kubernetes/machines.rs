@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
+use super::format;
 use super::object_cache::{Endpoint, RecordObject};
 use crate::api::{VPSieNode, VPSieNodeStatus};
 use crate::fleet::{ClusterId, Machine, Phase, names};
@@ -12,17 +13,6 @@ use crate::kubernetes::merge_patch;
 
 /// Holds a VPSieNode until its VM is gone.
 pub(super) const FINALIZER: &str = "vpsienode.autoscaler.vpsie.com/finalizer";
-
-/// Annotation: the format of a record. Increment it with every change of the format.
-const FORMAT: (&str, u32) = ("autoscaler.vpsie.com/record-format", 2);
-
-/// Returns true iff a newer release wrote the record.
-pub(super) fn is_newer(node: &VPSieNode) -> bool {
-    node.annotations()
-        .get(FORMAT.0)
-        .and_then(|text| text.parse::<u32>().ok())
-        .is_some_and(|format| format > FORMAT.1)
-}
 
 impl RecordObject for VPSieNode {
     /// A deletion timestamp does not count either: the watch reports deletions.
@@ -47,7 +37,7 @@ pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
     node.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     let group = (names::NODE_GROUP.to_owned(), machine.pool.node_group.to_string());
     node.metadata.labels = Some(BTreeMap::from([group]));
-    node.metadata.annotations = Some(BTreeMap::from([(FORMAT.0.to_owned(), FORMAT.1.to_string())]));
+    node.metadata.annotations = Some(BTreeMap::from([format::annotation()]));
     node
 }
 
@@ -89,7 +79,10 @@ fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
     // Restores a finalizer that another writer removed.
     if stored.metadata.deletion_timestamp.is_none() && !stored.finalizers().iter().any(|f| f == FINALIZER) {
         let all: Vec<_> = stored.finalizers().iter().map(String::as_str).chain([FINALIZER]).collect();
-        patch["metadata"] = json!({"finalizers": all});
+        patch["metadata"]["finalizers"] = json!(all);
+    }
+    if let Some(annotations) = format::raised(&stored.metadata) {
+        patch["metadata"]["annotations"] = annotations;
     }
     (patch != json!({})).then_some(patch)
 }

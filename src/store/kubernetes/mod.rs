@@ -1,6 +1,7 @@
 //! Records as objects of the cluster: a machine is a VPSieNode, any other record a value of a ConfigMap.
 
 mod config_maps;
+mod format;
 mod increases;
 mod machines;
 mod object_cache;
@@ -16,7 +17,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
 use serde_json::json;
@@ -157,13 +158,6 @@ impl KubernetesStore {
                 );
             }
         }
-        let newer = nodes.iter().filter(|node| machines::is_newer(node)).count();
-        if newer > 0 {
-            tracing::warn!(
-                records = newer,
-                "a newer vpsie-autoscaler wrote some records; unknown fields are ignored"
-            );
-        }
         (nodes, untouchable, unreadable)
     }
 
@@ -290,6 +284,7 @@ impl Store for KubernetesStore {
         let maps = self.list::<ConfigMap>(ours).await?;
         let maps: Vec<ConfigMap> = maps.into_iter().filter_map(|map| map.try_parse().ok()).collect();
         self.warn_about_non_records(&nodes);
+        warn_about_newer(nodes.iter().map(|node| &node.metadata).chain(maps.iter().map(|map| &map.metadata)));
         let mut records = records_of(&nodes, &maps);
         records.unreadable += unreadable;
         let untouchable: Vec<Stranger> = untouchable.into_iter().filter(|vm| !records.knows_vm(vm)).collect();
@@ -467,6 +462,17 @@ async fn complete_all(writes: Vec<Write<'_>>) -> RefusedRecords {
         }
     }
     first_error.map(|()| refused)
+}
+
+/// Logs how many records a newer release wrote.
+fn warn_about_newer<'a>(records: impl Iterator<Item = &'a ObjectMeta>) {
+    let newer = records.filter(|meta| format::is_newer(meta)).count();
+    if newer > 0 {
+        tracing::warn!(
+            records = newer,
+            "a newer vpsie-autoscaler wrote some records; unknown fields are ignored"
+        );
+    }
 }
 
 /// The records in these objects. VPSieNodes that are not machines, and those of incomplete increases, are
