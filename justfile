@@ -51,11 +51,11 @@ alerts:
 e2e *arguments:
     tests/e2e/run {{arguments}}
 
-# Writes generated files: docs, CRDs, RBAC, decisions, copies of the chart.
+# Writes generated files: docs, CRDs, RBAC, expander scenarios, copies of the chart.
 update:
     UPDATE=1 cargo test --lib
     UPDATE=1 cargo test --lib
-    UPDATE=1 cargo test --test decisions
+    UPDATE=1 cargo test --test expander_scenarios
     UPDATE=1 tests/install/run
 
 # Starts it with a simulated VPSie.

@@ -1,4 +1,4 @@
-//! Bounds how many requests of a service are read or answered at a time.
+//! Limits the number of concurrent requests of a service.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

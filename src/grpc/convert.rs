@@ -1,4 +1,4 @@
-//! Between the fleet's words and Kubernetes' protobuf.
+//! Conversions between the fleet's types and protobuf.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use super::proto::{
 use crate::catalog::Resources;
 use crate::fleet::{Amounts, Machine, NodeRef, Phase, Template};
 
-/// Marks a node that Cluster Autoscaler made up for an instance that never registered or failed
+/// Annotation of fake nodes, which Cluster Autoscaler creates for instances that failed or never registered
 /// (docs/reference/cluster-autoscaler.md#made-up-nodes).
 const FAKE_NODE_REASON: &str = "k8s.io/cluster-autoscaler/fake-node-reason";
 
-/// A node as the request names it.
+/// The node of a request.
 pub(super) fn node_ref(node: ExternalGrpcNode) -> NodeRef {
     NodeRef {
         fake: node.annotations.contains_key(FAKE_NODE_REASON),
@@ -95,8 +95,8 @@ pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
     node.encode_to_vec().into()
 }
 
-/// What a kubelet reports, the huge pages that it has none of included: the comparison of similar node groups
-/// wants equal keys.
+/// The resources that a kubelet reports, including zero huge pages: Cluster Autoscaler's comparison of
+/// similar node groups needs equal keys.
 fn quantities(resources: Resources, extended: &Amounts) -> BTreeMap<String, Quantity> {
     let usual = [
         ("cpu", cpu(resources.cpu_millis)),
@@ -125,7 +125,7 @@ fn cpu(millis: u64) -> String {
     if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") }
 }
 
-/// A size, as Kubernetes writes it: with the largest suffix that leaves a whole number.
+/// A size in the notation of Kubernetes, with the largest suffix that leaves an integer.
 fn binary(mut value: u64, suffixes: &[&str]) -> String {
     let mut suffixes = suffixes.iter();
     let mut suffix = suffixes.next().copied().unwrap_or_default();

@@ -1,8 +1,8 @@
-//! The end of a replica that led: who connects to it is led to the one that leads next.
+//! Forwards connections from a stopping leader to the next one.
 //!
-//! Until a Service has heard of the next one, it leads here. Nobody else can take such a connection, and Cluster
-//! Autoscaler fails a loop, and may back a NodeGroup off, when it is refused. One that is not accepted yet waits, and what
-//! is then passed on is only bytes: TLS is between the two ends.
+//! A Service routes to the old leader until its endpoints change. A refused connection would fail a loop of
+//! Cluster Autoscaler, which may then back a NodeGroup off. Forwarding copies bytes only: TLS is between the
+//! client and the next leader.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,69 +17,71 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::io::InspectReader;
 
-use super::server::ready;
+use super::server::set_up;
 
-/// How long the next one may take until it serves: it has the Lease already, and reads its records.
-const SERVES_WITHIN: Duration = Duration::from_secs(10);
+/// Time for the next leader to serve. It has the Lease already and reads its records.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two attempts to reach it.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Wait between connection attempts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A connection over which nothing goes for so long after an answer is closed, so that the client connects anew and finds
-/// the next one by itself: between two calls any moment will do.
-const QUIET: Duration = Duration::from_millis(300);
+/// Idle time after a reply, after which a connection is closed, so that the client connects to the next
+/// leader itself.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// The same after the client has sent something: it may wait for an answer.
-const UNANSWERED: Duration = Duration::from_secs(5);
+/// Idle time after a request, after which a connection is closed.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may be in use here. It ends by force then.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Maximum duration of a forwarded connection.
+const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
 
-/// Proxies connections from `listener` to `next` for `lasts`, then drains them. Returns the number of connections.
-pub async fn hand_over(listener: Arc<TcpListener>, next: SocketAddr, lasts: Duration) -> usize {
-    let mut led = JoinSet::new();
-    let until = Instant::now() + lasts;
+/// Proxies connections from `listener` to `next` for `duration`, then drains them. Returns the number of
+/// connections.
+pub async fn hand_over(listener: Arc<TcpListener>, next: SocketAddr, duration: Duration) -> usize {
+    let mut forwarded = JoinSet::new();
+    let until = Instant::now() + duration;
     while let Ok(accepted) = timeout_at(until, listener.accept()).await {
-        if let Some(client) = ready(accepted.map(|(client, _)| client)).await {
-            led.spawn(timeout(LONGEST, lead(client, next)));
+        if let Some(client) = set_up(accepted.map(|(client, _)| client)).await {
+            forwarded.spawn(timeout(MAX_CONNECTION_TIME, forward(client, next)));
         }
     }
     drop(listener);
-    led.join_all().await.len()
+    forwarded.join_all().await.len()
 }
 
-async fn lead(client: TcpStream, next: SocketAddr) {
-    let connected = timeout(SERVES_WITHIN, async {
+async fn forward(client: TcpStream, next: SocketAddr) {
+    let connected = timeout(CONNECT_TIMEOUT, async {
         loop {
             match TcpStream::connect(next).await {
                 Ok(server) => return server,
-                Err(_) => sleep(AGAIN).await,
+                Err(_) => sleep(RETRY_INTERVAL).await,
             }
         }
     });
     let server = match connected.await {
-        Ok(server) => ready(Ok(server)).await,
+        Ok(server) => set_up(Ok(server)).await,
         Err(_) => None,
     };
     let Some(server) = server else {
-        tracing::warn!(%next, "the replica that leads next does not serve, so a connection to it is closed");
+        tracing::warn!(%next, "the next leader does not accept connections; closed a client connection");
         return;
     };
-    let (passed, answered) = (Notify::new(), AtomicBool::new(false));
-    let pass = |answer| {
-        answered.store(answer, Relaxed);
-        passed.notify_one();
+    let transferred = Notify::new();
+    let is_reply = AtomicBool::new(false);
+    let note_transfer = |reply| {
+        is_reply.store(reply, Relaxed);
+        transferred.notify_one();
     };
-    let mut client = InspectReader::new(client, |_| pass(false));
-    let mut server = InspectReader::new(server, |_| pass(true));
-    let quiet = async {
-        let longest = || if answered.load(Relaxed) { QUIET } else { UNANSWERED };
-        while timeout(longest(), passed.notified()).await.is_ok() {}
+    let mut client = InspectReader::new(client, |_| note_transfer(false));
+    let mut server = InspectReader::new(server, |_| note_transfer(true));
+    let idle = async {
+        let limit = || if is_reply.load(Relaxed) { IDLE_TIMEOUT } else { REPLY_TIMEOUT };
+        while timeout(limit(), transferred.notified()).await.is_ok() {}
     };
     tokio::select! {
-        // However it ends, both ends see it.
+        // Both ends are closed in either case.
         _ = copy_bidirectional(&mut client, &mut server) => {}
-        () = quiet => {}
+        () = idle => {}
     }
 }
 
@@ -95,14 +97,14 @@ mod tests {
         (Arc::new(listener), address)
     }
 
-    /// Answers each byte with the next one, 10 with some thought.
-    async fn next(listener: TcpListener) {
+    /// Replies to each byte with the next one, to 10 after a delay.
+    async fn serve_next(listener: TcpListener) {
         loop {
             let (mut client, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
                 while let Ok(byte) = client.read_u8().await {
                     if byte == 10 {
-                        sleep(2 * QUIET).await;
+                        sleep(2 * IDLE_TIMEOUT).await;
                     }
                     client.write_u8(byte + 1).await.unwrap();
                 }
@@ -111,36 +113,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_connected_before_the_next_one_served_is_led_to_it_and_sent_away_when_quiet() {
-        let (old, door) = listener().await;
-        let mut early = TcpStream::connect(door).await.unwrap();
+    async fn early_connections_are_forwarded_and_closed_when_idle() {
+        let (old, address) = listener().await;
+        let mut early = TcpStream::connect(address).await.unwrap();
         early.write_u8(1).await.unwrap();
-        let place = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = place.local_addr().unwrap();
-        drop(place);
-        let lasts = Duration::from_millis(500);
-        let handed = tokio::spawn(hand_over(old, address, lasts));
-        let mut late = TcpStream::connect(door).await.unwrap();
+        let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let next = reserved.local_addr().unwrap();
+        drop(reserved);
+        let duration = Duration::from_millis(500);
+        let handed = tokio::spawn(hand_over(old, next, duration));
+        let mut late = TcpStream::connect(address).await.unwrap();
         late.write_u8(7).await.unwrap();
-        tokio::time::sleep(2 * AGAIN).await;
-        tokio::spawn(next(TcpListener::bind(address).await.unwrap()));
+        tokio::time::sleep(2 * RETRY_INTERVAL).await;
+        tokio::spawn(serve_next(TcpListener::bind(next).await.unwrap()));
         assert_eq!(early.read_u8().await.unwrap(), 2);
         assert_eq!(late.read_u8().await.unwrap(), 8);
         late.write_u8(10).await.unwrap();
-        assert_eq!(late.read_u8().await.unwrap(), 11, "it is waited for");
-        assert_eq!(early.read(&mut [0]).await.unwrap(), 0, "closed, not broken off");
+        assert_eq!(late.read_u8().await.unwrap(), 11, "a slow reply is awaited");
+        assert_eq!(early.read(&mut [0]).await.unwrap(), 0, "closed, not reset");
         assert_eq!(handed.await.unwrap(), 2);
-        TcpStream::connect(door).await.unwrap_err();
+        TcpStream::connect(address).await.unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_never_serves_does_not_keep_the_process() {
-        let (old, door) = listener().await;
+    async fn an_unreachable_next_leader_does_not_delay_the_stop() {
+        let (old, address) = listener().await;
         let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let mut client = TcpStream::connect(door).await.unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
         let before = Instant::now();
         assert_eq!(hand_over(old, nowhere, Duration::from_secs(5)).await, 1);
-        assert!(before.elapsed() <= Duration::from_secs(5) + LONGEST, "{:?}", before.elapsed());
+        assert!(before.elapsed() <= Duration::from_secs(5) + MAX_CONNECTION_TIME, "{:?}", before.elapsed());
         assert_eq!(client.read(&mut [0]).await.unwrap_or_default(), 0);
     }
 }

@@ -20,7 +20,7 @@ use crate::telemetry::Registry;
 /// gives up after 5 s.
 const BUCKETS: [f64; 11] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
-/// Metrics of the gRPC server. Also the layer that fills them.
+/// Metrics of the gRPC server, and the layer that records them.
 #[derive(Clone, Debug)]
 pub struct GrpcMetrics {
     requests: Family<RequestLabels, Counter>,
@@ -45,7 +45,7 @@ struct CertificateLabels {
     side: &'static str,
 }
 
-/// Until when the certificates of a port hold.
+/// Records the expiry of a port's certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Expiry {
     certificates: Family<CertificateLabels, Gauge>,
@@ -53,12 +53,12 @@ pub(super) struct Expiry {
 }
 
 impl Expiry {
-    /// Ours are valid until then, in seconds since 1970.
+    /// Records the expiry of the server's certificates, seconds since 1970.
     pub(super) fn server(&self, until: i64) {
         self.set("server", until);
     }
 
-    /// Those of the client that came last.
+    /// Records the expiry of the last client's certificates.
     pub(super) fn client(&self, until: i64) {
         self.set("client", until);
     }
@@ -77,12 +77,11 @@ impl GrpcMetrics {
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             certificates: Family::default(),
         };
-        let help = "gRPC requests answered, by method and gRPC code";
+        let help = "gRPC requests by method and code";
         registry.register("grpc_requests", help, None, &metrics.requests);
-        let help = "Time from a gRPC request to its answer";
+        let help = "Duration of gRPC requests";
         registry.register("grpc_request_duration", help, Some(Unit::Seconds), &metrics.seconds);
-        let help =
-            "When the certificate of a port runs out, and that of the client that connected to it last";
+        let help = "Expiry of a port's certificate, and of the certificate of its last client";
         registry.register(
             "tls_certificate_expiry_timestamp",
             help,
@@ -112,21 +111,21 @@ impl GrpcMetrics {
 }
 
 impl<S> Layer<S> for GrpcMetrics {
-    type Service = Measured<S>;
+    type Service = InstrumentedService<S>;
 
-    fn layer(&self, inner: S) -> Measured<S> {
-        Measured { inner, metrics: self.clone() }
+    fn layer(&self, inner: S) -> InstrumentedService<S> {
+        InstrumentedService { inner, metrics: self.clone() }
     }
 }
 
-/// A service whose requests are measured.
+/// A service that records its requests.
 #[derive(Clone, Debug)]
-pub struct Measured<S> {
+pub struct InstrumentedService<S> {
     inner: S,
     metrics: GrpcMetrics,
 }
 
-impl<S, B, R> Service<http::Request<B>> for Measured<S>
+impl<S, B, R> Service<http::Request<B>> for InstrumentedService<S>
 where
     S: Service<http::Request<B>, Response = http::Response<R>>,
     S::Future: Send + 'static,
@@ -149,7 +148,7 @@ where
             .call(request)
             .map(move |result| {
                 if let Ok(response) = &result {
-                    // An error of a unary call is in the headers: there is no body to wait for.
+                    // The error of a unary call is in the headers.
                     metrics.record(method, failed(response.headers()).as_ref(), started);
                 }
                 result
@@ -162,7 +161,7 @@ fn failed(headers: &http::HeaderMap) -> Option<Status> {
     Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
 }
 
-/// A label value for the method: there are only as many as there are methods of ours.
+/// The label value of a method. Unknown methods share one value, which bounds the number of series.
 fn method_name(path: &str) -> &'static str {
     const METHODS: [&str; 15] = [
         "NodeGroupForNode",

@@ -17,7 +17,7 @@ mod status;
 mod tests;
 mod tls;
 
-pub use expander::{Decisions, ExpanderService, Record, RecordedOption, debug_routes};
+pub use expander::{DecisionRecord, Decisions, ExpanderService, RecordedOption, debug_routes};
 pub use hand_over::hand_over;
 pub use metrics::GrpcMetrics;
 pub use server::{GrpcConfig, GrpcConfigError, ServeError, Services, serve};

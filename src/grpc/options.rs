@@ -1,4 +1,4 @@
-//! `NodeGroupGetOptions`: which releases of Cluster Autoscaler can be told options at all
+//! `NodeGroupGetOptions`: the releases of Cluster Autoscaler that handle options correctly
 //! (docs/reference/cluster-autoscaler.md#options).
 
 use std::time::Duration;
@@ -6,34 +6,34 @@ use std::time::Duration;
 use super::proto::{MetaDuration, NodeGroupAutoscalingOptions};
 use crate::fleet::AutoscalingOptions;
 
-/// The version of grpc-go in every release of 1.33, and in none before: up to 1.32 there is 1.65 or an older one.
+/// The version of grpc-go in every release of 1.33. Earlier releases have 1.65 or older.
 const CLIENT_OF_133: &str = "grpc-go/1.68.";
 
-/// A span of releases of Cluster Autoscaler, told by the shape of the defaults in its request
-/// (docs/reference/cluster-autoscaler.md#wire) and by its client. A reply replaces every field, also those
-/// that it cannot carry.
+/// A range of releases of Cluster Autoscaler, detected by the fields of the defaults in its request
+/// (docs/reference/cluster-autoscaler.md#wire) and by its client. A reply replaces every field, including
+/// those that it cannot carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
     /// 1.26 to 1.28: a reply sets MaxNodeProvisionTime to 0 and healthy machines are deleted.
     UpTo128,
-    /// 1.29 to 1.32, or a 1.33 with another client than upstream's: a reply sets ignoreDaemonSetsUtilization to false,
-    /// whatever the flag is, and the request does not tell the flag.
+    /// 1.29 to 1.32, or a 1.33 with another client than upstream's: a reply sets ignoreDaemonSetsUtilization
+    /// to false, whatever the flag is, and the request does not contain the flag.
     From129To132,
-    /// 1.33 and 1.34: a reply that fills every field is taken as it stands.
+    /// 1.33 and 1.34: a reply with every field is used unchanged.
     From133To134,
     /// 1.35 and later: a reply sets MaxNodeStartupTime to 0.
     From135,
-    /// No shape that is known.
+    /// Unknown fields.
     Unknown,
 }
 
 impl Release {
-    /// Tells the release from the defaults it sends, and from what its client calls itself.
-    pub(super) fn of(defaults: &NodeGroupAutoscalingOptions, client: Option<&str>) -> Self {
+    /// Detects the release by the defaults in the request and by the client's user agent.
+    pub(super) fn detect(defaults: &NodeGroupAutoscalingOptions, client: Option<&str>) -> Self {
         let old = defaults.scale_down_unneeded_time.is_some();
         let provision = defaults.max_node_provision_time.is_some();
         let new = defaults.scale_down_unneeded_duration.is_some();
-        // A field that is false is not sent: without any, only the client tells 1.33 from its predecessors.
+        // False is not sent: without flags, only the client distinguishes 1.33 from earlier releases.
         let has_flags = defaults.ignore_daemon_sets_utilization || defaults.zero_or_max_node_scaling;
         let is_133 = || client.is_some_and(|client| client.contains(CLIENT_OF_133));
         match (old, provision, new) {
@@ -46,17 +46,17 @@ impl Release {
         }
     }
 
-    /// Whether a reply with these options sets no other option to a value of its own.
+    /// Returns true iff a reply with these options changes no other option.
     pub(super) fn accepts(self, set: &AutoscalingOptions) -> bool {
         match self {
             Self::From133To134 => true,
-            // What is missing is read as false, which is what the NodeGroup says then.
+            // A missing flag is read as false, which is what the NodeGroup sets.
             Self::From129To132 => set.ignore_daemon_sets_utilization == Some(false),
             Self::UpTo128 | Self::From135 | Self::Unknown => false,
         }
     }
 
-    /// What to say of it in a log.
+    /// The name for log messages.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::UpTo128 => "1.28 or older",
@@ -67,24 +67,24 @@ impl Release {
         }
     }
 
-    /// Why a reply is withheld from it, for a log.
+    /// The reason for withholding a reply, for log messages.
     pub(super) fn why_withheld(self) -> &'static str {
         match self {
             Self::UpTo128 | Self::From135 | Self::Unknown => {
-                "only Cluster Autoscaler 1.29 to 1.34 takes them without setting others to 0"
+                "releases other than Cluster Autoscaler 1.29 to 1.34 would set other options to 0"
             }
             Self::From129To132 => {
                 "they would turn --ignore-daemonsets-utilization off, because this release does not send that flag; to \
                  allow it, set ignoreDaemonSetsUtilization: false in the NodeGroup"
             }
-            Self::From133To134 => "one of the durations does not fit the protocol",
+            Self::From133To134 => "a duration is outside the range of the protocol",
         }
     }
 }
 
-/// The defaults with what the NodeGroup sets, every field of every release filled. None where a duration is
-/// neither set nor sent, or does not fit the wire: then a reply would set it to 0.
-pub(super) fn filled(
+/// The defaults, overridden by the NodeGroup's options, with every field of every release. None if a duration
+/// is neither set nor sent, or outside the range of the protocol: a reply would set it to 0.
+pub(super) fn fill_options(
     set: &AutoscalingOptions,
     defaults: &NodeGroupAutoscalingOptions,
 ) -> Option<NodeGroupAutoscalingOptions> {
@@ -123,7 +123,7 @@ pub(super) fn filled(
     })
 }
 
-/// One length of time in both of its forms.
+/// A duration in both wire formats.
 fn pick(
     set: Option<Duration>,
     new: Option<&prost_types::Duration>,
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_tells_the_release() {
+    fn requests_identify_the_release() {
         let v134 = NodeGroupAutoscalingOptions {
             scale_down_unneeded_time: Some(old(10)),
             scale_down_unready_time: Some(old(20)),
@@ -189,11 +189,11 @@ mod tests {
             NodeGroupAutoscalingOptions { ignore_daemon_sets_utilization: true, ..defaults_133() },
             NodeGroupAutoscalingOptions { zero_or_max_node_scaling: true, ..defaults_133() },
         ];
-        let release = |defaults: &_| Release::of(defaults, Some("grpc-go/1.65.0"));
+        let release = |defaults: &_| Release::detect(defaults, Some("grpc-go/1.65.0"));
         assert_eq!(release(&defaults_128()), Release::UpTo128);
         assert_eq!(release(&defaults_133()), Release::From129To132);
-        assert_eq!(Release::of(&defaults_133(), None), Release::From129To132);
-        assert_eq!(Release::of(&defaults_133(), Some("grpc-go/1.68.1")), Release::From133To134);
+        assert_eq!(Release::detect(&defaults_133(), None), Release::From129To132);
+        assert_eq!(Release::detect(&defaults_133(), Some("grpc-go/1.68.1")), Release::From133To134);
         assert_eq!(flags.each_ref().map(release), [Release::From133To134; 2]);
         assert_eq!(release(&v134), Release::From133To134);
         assert_eq!(release(&defaults_135()), Release::From135);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_without_the_flag_takes_options_that_turn_it_off() {
+    fn a_release_without_the_flag_accepts_it_as_false() {
         let set = |ignore| AutoscalingOptions {
             ignore_daemon_sets_utilization: ignore,
             ..AutoscalingOptions::default()
@@ -211,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_filled_reply_leaves_nothing_at_zero() {
+    fn a_filled_reply_has_no_zero_duration() {
         let set = AutoscalingOptions {
             scale_down_unneeded_time: Some(3 * MINUTE),
             ignore_daemon_sets_utilization: Some(true),
             ..AutoscalingOptions::default()
         };
-        let reply = filled(&set, &defaults_133()).unwrap();
+        let reply = fill_options(&set, &defaults_133()).unwrap();
         assert_eq!(
             reply,
             NodeGroupAutoscalingOptions {
@@ -236,11 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_that_nobody_gives_means_no_reply() {
+    fn a_missing_duration_means_no_reply() {
         let set =
             AutoscalingOptions { scale_down_unneeded_time: Some(MINUTE), ..AutoscalingOptions::default() };
-        assert_eq!(filled(&set, &defaults_128()), None);
+        assert_eq!(fill_options(&set, &defaults_128()), None);
         let endless = AutoscalingOptions { scale_down_unneeded_time: Some(Duration::MAX), ..set };
-        assert_eq!(filled(&endless, &defaults_133()), None);
+        assert_eq!(fill_options(&endless, &defaults_133()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What a pod asks for, read out of its bytes.
+//! Reads the resource requests of a pod from its bytes.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use prost::Message as _;
 use crate::catalog::quantity;
 use crate::placement::PodRequest;
 
-/// A `core.v1.Pod`, as far as it counts here: all else is skipped, not decoded. A thousand come in one question.
+/// The needed fields of a `core.v1.Pod`. A request may have thousands of pods, so other fields are skipped.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Pod {
     #[prost(message, optional, tag = "2")]
@@ -46,9 +46,9 @@ struct Quantity {
     text: String,
 }
 
-/// What the scheduler counts for a pod: what it asks for as a whole, or else its containers and sidecars together, or
-/// the most that runs while one of its init containers does, if that is more; and its overhead. None for bytes that are
-/// no Pod.
+/// The requests of a pod as the scheduler counts them: its pod-level requests, or else the sum of its
+/// containers and sidecars or the maximum during its init containers, whichever is larger; plus its overhead.
+/// None for malformed bytes.
 pub(super) fn pod_requests(bytes: &[u8]) -> Option<PodRequest> {
     let spec = Pod::decode(bytes).ok()?.spec.unwrap_or_default();
     Some(PodRequest {
@@ -60,27 +60,28 @@ pub(super) fn pod_requests(bytes: &[u8]) -> Option<PodRequest> {
 impl Spec {
     fn total(&self, name: &str, units: &dyn Fn(&str) -> u64) -> u64 {
         let amount = |quantity: &Quantity| units(&quantity.text);
-        let of = |resources: &Option<Resources>| resources.as_ref()?.requests.get(name).map(amount);
+        let requested = |resources: &Option<Resources>| resources.as_ref()?.requests.get(name).map(amount);
         let containers = || {
-            let (mut sidecars, mut most) = (0_u64, 0);
+            let mut sidecars = 0_u64;
+            let mut max = 0;
             for container in &self.init_containers {
-                let own = of(&container.resources).unwrap_or_default();
-                most = most.max(sidecars.saturating_add(own));
+                let own = requested(&container.resources).unwrap_or_default();
+                max = max.max(sidecars.saturating_add(own));
                 if container.restart_policy == "Always" {
                     sidecars = sidecars.saturating_add(own);
                 }
             }
-            let running = self.containers.iter().filter_map(|container| of(&container.resources));
-            running.fold(sidecars, u64::saturating_add).max(most)
+            let running = self.containers.iter().filter_map(|container| requested(&container.resources));
+            running.fold(sidecars, u64::saturating_add).max(max)
         };
         let overhead = self.overhead.get(name).map_or(0, amount);
-        of(&self.resources).unwrap_or_else(containers).saturating_add(overhead)
+        requested(&self.resources).unwrap_or_else(containers).saturating_add(overhead)
     }
 }
 
-/// A quantity in whole units, of which one of its base units has that many. What cannot be read is 0.
+/// A quantity multiplied by `units`, as an integer. An unreadable quantity is 0.
 fn parse(text: &str, units: f64) -> u64 {
-    // Rounded up, as Kubernetes does, but not for the error of a binary fraction.
+    // Rounded up as in Kubernetes, except for the error of a binary fraction.
     (quantity::parse(text).unwrap_or(0.0) * units - 1e-6).ceil() as u64
 }
 
@@ -105,7 +106,8 @@ mod tests {
     }
 
     fn container(cpu: &str, memory: &str) -> v1::Container {
-        let (name, image) = (Some("a".to_owned()), Some("b".to_owned()));
+        let name = Some("a".to_owned());
+        let image = Some("b".to_owned());
         v1::Container { name, image, resources: Some(requirements(cpu, memory)), ..Default::default() }
     }
 
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_asks_for_its_containers_or_its_largest_init_container() {
+    fn requests_are_of_containers_or_the_largest_init_container() {
         let spec = PodSpec {
             containers: vec![container("500m", "1Gi"), container("1", "1Gi")],
             init_containers: vec![container("100m", "3Gi")],
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn sidecars_run_beside_containers_and_beside_the_init_containers_after_them() {
+    fn sidecars_count_with_containers_and_later_init_containers() {
         let spec = |init_containers| PodSpec {
             containers: vec![container("1", "1Gi")],
             init_containers,
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pod_asks_for_as_a_whole_counts_in_place_of_its_containers() {
+    fn pod_level_requests_replace_those_of_containers() {
         let spec = PodSpec {
             containers: vec![container("1", "1Gi")],
             resources: Some(requirements("3", "500Mi")),
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_pod_ask_for_nothing_known() {
+    fn malformed_bytes_have_no_requests() {
         assert_eq!(pod_requests(&[]), Some(PodRequest::default()));
         assert_eq!(pod_requests(&[0xff]), None);
     }

@@ -12,14 +12,14 @@ use crate::cost::{Rates, UsdPerHour};
 use crate::fleet::{Fleet, Pool, names};
 use crate::placement::PodRequest;
 
-/// What Cluster Autoscaler's names of made-up template nodes start with; the pool id follows, then `-` and a
-/// number (docs/reference/cluster-autoscaler.md#nodegrouptemplatenodeinfo).
+/// Prefix of the names of Cluster Autoscaler's template nodes, followed by the pool id, `-` and a number
+/// (docs/reference/cluster-autoscaler.md#nodegrouptemplatenodeinfo).
 const TEMPLATE_NODE: &str = "template-node-for-";
 
-/// USD per hour of a pod that asks for nothing. Prices of pods are divided by.
-const LEAST: f64 = 1e-9;
+/// Minimum price, USD per hour. Cluster Autoscaler divides by prices of pods.
+const MIN_PRICE: f64 = 1e-9;
 
-/// USD per hour of a node: of its pool, else of the offer that its labels name, else of one core and one GiB.
+/// Price of a node, USD per hour: of its pool, else of the offer in its labels, else of one core and one GiB.
 pub(super) fn node_price(fleet: &Fleet, node: &ExternalGrpcNode) -> f64 {
     let rates = fleet.rates();
     let size_or_price =
@@ -27,21 +27,21 @@ pub(super) fn node_price(fleet: &Fleet, node: &ExternalGrpcNode) -> f64 {
     if let Some(pool) = pool_of(fleet, node) {
         return size_or_price(pool.price, pool.offer.resources);
     }
-    match labelled(fleet, &node.labels) {
+    match labelled_offer(fleet, &node.labels) {
         Some(offer) => size_or_price(fleet.prices().of(offer), offer.resources),
         None => rates.of(1.0, 1.0),
     }
-    .max(LEAST)
+    .max(MIN_PRICE)
 }
 
-/// USD per hour of what a pod asks for.
+/// Price of a pod's requests, USD per hour.
 pub(super) fn pod_price(rates: Rates, requests: PodRequest) -> f64 {
-    let (cores, gib) =
-        (requests.cpu_millis as f64 / 1000.0, requests.memory_bytes as f64 / f64::from(1 << 30));
-    rates.of(cores, gib).max(LEAST)
+    let cores = requests.cpu_millis as f64 / 1000.0;
+    let gib = requests.memory_bytes as f64 / f64::from(1 << 30);
+    rates.of(cores, gib).max(MIN_PRICE)
 }
 
-/// The price expander asks for template nodes mostly.
+/// The pool of a node. The price expander mostly asks for template nodes.
 fn pool_of<'a>(fleet: &'a Fleet, node: &ExternalGrpcNode) -> Option<&'a Pool> {
     let annotated = node.annotations.get(names::POOL).and_then(|id| fleet.pool(id));
     annotated
@@ -55,19 +55,20 @@ fn pool_of<'a>(fleet: &'a Fleet, node: &ExternalGrpcNode) -> Option<&'a Pool> {
         })
 }
 
-/// The offer of a node that is not ours, as ours or Kubernetes' own labels name it.
-fn labelled<'a>(fleet: &'a Fleet, labels: &BTreeMap<String, String>) -> Option<&'a Offer> {
+/// The offer of a foreign node, by our labels or by the well-known labels of Kubernetes.
+fn labelled_offer<'a>(fleet: &'a Fleet, labels: &BTreeMap<String, String>) -> Option<&'a Offer> {
     let label = |keys: [&str; 2]| keys.into_iter().find_map(|key| labels.get(key));
     let offer = label([names::OFFERING, "node.kubernetes.io/instance-type"])?;
     let datacenter = label([names::DATACENTER, "topology.kubernetes.io/region"])?;
     fleet.catalog()?.resolve(&datacenter.as_str().into(), &offer.as_str().into())
 }
 
-/// A pod whose bytes cannot be read is priced as the one that the expander itself makes up
+/// The request of a pod that cannot be read: that of the expander's own default pod
 /// (docs/reference/cluster-autoscaler.md#price-expander).
 pub(super) const UNREADABLE_POD: PodRequest = PodRequest { cpu_millis: 500, memory_bytes: 500 << 20 };
 
-/// Length of a period in hours. One hour, which is what the expander asks for, where the request has none.
+/// Length of a period in hours. A missing or negative period counts as one hour, the period that the expander
+/// uses.
 pub(super) fn hours(start: Option<Timestamp>, end: Option<Timestamp>) -> f64 {
     let seconds = match (start, end) {
         (Some(start), Some(end)) => {
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_offers_there_are_prices_all_the_same() {
+    fn prices_exist_without_offers() {
         let fleet = Fleet::default();
         assert!(node_price(&fleet, &ExternalGrpcNode::default()) > 0.0);
         assert!(pod_price(fleet.rates(), UNREADABLE_POD) > 0.0);
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_period_that_is_missing_or_upside_down_is_an_hour() {
+    fn a_missing_or_negative_period_is_an_hour() {
         let at = |seconds, nanos| Some(Timestamp { seconds, nanos });
         for (start, end, want) in [
             (at(0, 0), at(7200, 0), 2.0),

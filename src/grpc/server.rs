@@ -1,4 +1,4 @@
-//! The gRPC server: transport, health, reflection, and a clean end.
+//! The gRPC server: transport, health, reflection, and shutdown.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,42 +23,42 @@ use super::proto::grpcplugin::expander_server::ExpanderServer;
 use super::service::CloudProviderService;
 use super::tls::{Tls, TlsError, TlsFiles};
 
-/// Largest question to the expander. Cluster Autoscaler's expander sends the templates of all pools and all
-/// pending pods in one question, and treats a refusal as an absent expander
+/// Maximum size of a request to the expander. Cluster Autoscaler sends the templates of all pools and all
+/// pending pods in one request, and treats a refusal as an absent expander
 /// (docs/reference/cluster-autoscaler.md#grpc-expander).
 const MAX_RECEIVE: usize = 128 << 20;
 
-/// Cluster Autoscaler sends no keepalives. Without ours, the server never notices that a client's host died
+/// Cluster Autoscaler sends no keepalives. Without these the server would never notice a dead client
 /// (docs/reference/cluster-autoscaler.md#transport).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a question to the expander may take to arrive and be answered. Cluster Autoscaler waits for 5 s.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a request to the expander. Cluster Autoscaler waits for 5 s.
+const EXPANDER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a TLS handshake may take, and how many may be under way.
+/// Timeout of a TLS handshake, and the maximum number of concurrent handshakes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKES: usize = 256;
 
-/// How long connections may take to end once asked to.
+/// Time for connections to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// How the gRPC server listens and answers.
+/// The configuration of the gRPC server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrpcConfig {
     /// Files for mTLS. None for plaintext.
     pub tls: Option<TlsFiles>,
-    /// Whether plaintext is served on an address that others can reach.
+    /// Whether plaintext is allowed on addresses other than loopback.
     pub allow_plaintext: bool,
 }
 
-/// What is wrong with a [`GrpcConfig`].
+/// An invalid [`GrpcConfig`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GrpcConfigError {
-    /// Plaintext where others could listen, not asked for.
+    /// Plaintext on an address other than loopback that was not allowed.
     #[error(
-        "plaintext gRPC on {0} can be read and used by everyone who reaches it; configure TLS, listen on a \
-         loopback address, or allow plaintext in so many words"
+        "plaintext gRPC on {0} is open to every host that can connect; configure TLS, listen on a loopback \
+         address, or allow plaintext explicitly"
     )]
     Plaintext(SocketAddr),
 }
@@ -73,16 +73,16 @@ impl GrpcConfig {
     }
 }
 
-/// What a port serves.
+/// The services of a port.
 #[derive(Clone)]
 pub struct Services {
-    /// The cloud provider; None where Cluster Autoscaler shows no certificate.
+    /// The cloud provider. None on ports where Cluster Autoscaler shows no certificate.
     pub provider: Option<CloudProviderService>,
     /// The expander.
     pub expander: ExpanderService,
 }
 
-/// Why the gRPC server did not start, or ended.
+/// The gRPC server could not start, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The configuration is refused.
@@ -91,10 +91,10 @@ pub enum ServeError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The listener does not say where it listens.
+    /// The address of the listener is unknown.
     #[error("cannot listen: {0}")]
     Listen(#[from] std::io::Error),
-    /// The schema that was compiled in cannot be shown.
+    /// The compiled schema cannot be served.
     #[error("cannot set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     /// The transport failed.
@@ -102,12 +102,12 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves until `shutdown`: then asks clients to go elsewhere (GOAWAY), finishes what is under way, and returns.
+/// Serves until `shutdown`, then sends GOAWAY, completes requests in flight, and returns.
 ///
-/// The listener is given, so that its backlog holds clients while the fleet is loaded: an answer before that
-/// would be an empty list of pools, which harms more than a connection that waits
-/// (docs/reference/cluster-autoscaler.md#nodegroups). It may be shared: who connects after the end waits for
-/// whoever accepts next.
+/// The caller passes the listener, whose backlog holds connections while the fleet is loaded: an early reply
+/// would be an empty list of pools, which is worse than a waiting connection
+/// (docs/reference/cluster-autoscaler.md#nodegroups). The listener may be shared: later connections wait for
+/// the next accept.
 pub async fn serve(
     config: GrpcConfig,
     services: Services,
@@ -153,8 +153,8 @@ where
     let expander_server = ExpanderServer::new(expander).max_decoding_message_size(MAX_RECEIVE);
     let mut server = Server::builder();
     if provider.is_none() {
-        // Clients are not known by a certificate: none may sit on a permit.
-        server = server.timeout(QUESTION_TIMEOUT);
+        // Clients are not authenticated here: a timeout keeps them from holding a permit.
+        server = server.timeout(EXPANDER_TIMEOUT);
     }
     let serving = server
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -168,13 +168,13 @@ where
     tokio::select! {
         ended = serving => Ok(ended?),
         () = drained(&health, shutdown) => {
-            tracing::warn!(seconds = DRAIN.as_secs(), "gRPC connections did not end in time and are closed");
+            tracing::warn!(seconds = DRAIN.as_secs(), "gRPC connections did not end in time; closing them");
             Ok(())
         }
     }
 }
 
-/// Returns when connections have had their time to end.
+/// Returns when the time for connections to end is over.
 async fn drained(health: &HealthReporter, shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     health.set_not_serving::<CloudProviderServer<CloudProviderService>>().await;
@@ -189,7 +189,7 @@ fn accepted(listener: Arc<TcpListener>) -> impl Stream<Item = std::io::Result<Tc
 fn connections(
     accepted: impl Stream<Item = std::io::Result<TcpStream>>,
 ) -> impl Stream<Item = Result<TcpStream, Infallible>> {
-    accepted.filter_map(async |accepted| Some(Ok(ready(accepted).await?)))
+    accepted.filter_map(async |accepted| Some(Ok(set_up(accepted).await?)))
 }
 
 fn handshakes(
@@ -203,24 +203,25 @@ fn handshakes(
 }
 
 async fn handshake(accepted: std::io::Result<TcpStream>, tls: Arc<Tls>) -> Option<TlsStream<TcpStream>> {
-    let stream = ready(accepted).await?;
+    let stream = set_up(accepted).await?;
     let peer = stream.peer_addr().ok();
     let problem = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => {
-            tls.met(stream.get_ref().1.peer_certificates());
+            tls.record_client(stream.get_ref().1.peer_certificates());
             return Some(stream);
         }
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no end after {} s", HANDSHAKE_TIMEOUT.as_secs()),
+        Err(_) => format!("timed out after {} s", HANDSHAKE_TIMEOUT.as_secs()),
     };
     tracing::warn!(peer = ?peer, problem, "TLS handshake failed");
     None
 }
 
-/// An accepted connection, set up. After a failure to accept (no file descriptors, mostly) waits a little.
-pub(super) async fn ready(accepted: std::io::Result<TcpStream>) -> Option<TcpStream> {
+/// Configures an accepted connection. Waits after a failure to accept, which mostly means no free file
+/// descriptors.
+pub(super) async fn set_up(accepted: std::io::Result<TcpStream>) -> Option<TcpStream> {
     match accepted {
-        // Failing to set it costs latency only, and says that the peer has gone.
+        // A failure means that the peer has gone.
         Ok(stream) => stream.set_nodelay(true).is_ok().then_some(stream),
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_is_for_loopback_or_on_demand() {
+    fn plaintext_needs_loopback_or_permission() {
         let everywhere: SocketAddr = "0.0.0.0:8086".parse().unwrap();
         let loopback: SocketAddr = "[::1]:8086".parse().unwrap();
         assert_eq!(config(None).check(everywhere), Err(GrpcConfigError::Plaintext(everywhere)));
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_answers_is_healthy_shows_its_schema_and_counts() {
+    async fn the_server_has_health_reflection_and_metrics() {
         let running = start(config(None)).await;
         let channel = plain(running.port).await;
         let mut client = CloudProviderClient::new(channel.clone());
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_idle_client_does_not_hold_up_the_end() {
+    async fn an_idle_client_does_not_delay_shutdown() {
         let running = start(config(None)).await;
         let mut client = CloudProviderClient::new(plain(running.port).await);
         client.refresh(RefreshRequest {}).await.unwrap();
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_without_end_holds_it_up_for_as_long_as_is_allowed() {
+    async fn an_endless_call_delays_shutdown_up_to_the_limit() {
         let running = start(config(None)).await;
         let request = HealthCheckRequest { service: SERVICE.to_owned() };
         let mut watch =
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_client_with_a_certificate_of_the_authority_is_served() {
+    async fn clients_need_a_certificate_of_the_authority() {
         let dir = tempfile::tempdir().unwrap();
         let (authority, stranger) = (Authority::new(), Authority::new());
         let running = start(config(Some(write(dir.path(), &authority)))).await;
@@ -395,23 +396,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_expanders_own_port_wants_no_certificate_and_serves_nothing_else() {
+    async fn the_expander_port_needs_no_certificate() {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         let files = TlsFiles { client_ca: None, ..write(dir.path(), &authority) };
         let running = start_with(config(Some(files)), true).await;
         let channel = secure(running.port, &authority, false).await.unwrap();
         let question = || BestOptionsRequest {
-            options: vec![ExpanderOption { node_group_id: "anybody's".to_owned(), ..Default::default() }],
+            options: vec![ExpanderOption { node_group_id: "foreign".to_owned(), ..Default::default() }],
             ..Default::default()
         };
         let mut expander = ExpanderClient::new(channel.clone());
         let best = expander.best_options(question()).await.unwrap().into_inner().options;
-        assert_eq!(best[0].node_group_id, "anybody's");
+        assert_eq!(best[0].node_group_id, "foreign");
         let refused = CloudProviderClient::new(channel).refresh(RefreshRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unimplemented);
         let stranger = secure(running.port, &Authority::new(), false).await;
-        assert!(stranger.is_err(), "a certificate of somebody else is taken for the expander's");
+        assert!(stranger.is_err(), "a certificate of another authority is accepted");
         let plaintext = Endpoint::try_from(format!("http://127.0.0.1:{}", running.port)).unwrap();
         let channel = plaintext.connect().await;
         let asked = match channel {
@@ -422,7 +423,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn new_files_hold_for_new_connections_and_open_ones_stay() {
+    async fn new_tls_files_apply_to_new_connections() {
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (Authority::new(), Authority::new());
         let running = start(config(Some(write(dir.path(), &old)))).await;

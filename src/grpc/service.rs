@@ -1,4 +1,4 @@
-//! The `CloudProvider` service: what Cluster Autoscaler asks, answered from memory.
+//! The `CloudProvider` service. Reads are answered from memory.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,8 +8,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::convert::{instance, node_ref, template_bytes};
-use super::deadline::patience;
-use super::options::{Release, filled};
+use super::deadline::time_budget;
+use super::options::{Release, fill_options};
 use super::pod::pod_requests;
 use super::pricing::{UNREADABLE_POD, hours, node_price, pod_price};
 use super::proto::cloud_provider_server::CloudProvider;
@@ -35,36 +35,36 @@ use crate::fleet::{Fleet, NodeGroupName, Pool, Refusal, Template};
 #[derive(Clone, Debug)]
 pub struct CloudProviderService {
     handle: FleetHandle,
-    told: RecentPools,
+    recent_pools: RecentPools,
     options_withheld: Arc<Mutex<BTreeSet<NodeGroupName>>>,
 }
 
 impl CloudProviderService {
     /// Serves the fleet.
     pub fn new(handle: FleetHandle) -> Self {
-        Self { handle, told: RecentPools::default(), options_withheld: Arc::default() }
+        Self { handle, recent_pools: RecentPools::default(), options_withheld: Arc::default() }
     }
 
     fn read_pool<R>(&self, id: &str, f: impl FnOnce(&Fleet, &Pool) -> R) -> Result<R, Status> {
         self.handle.read(|fleet| fleet.pool(id).map(|pool| f(fleet, pool))).ok_or_else(|| unknown_pool(id))
     }
 
-    /// What a pool is, or `gone` for one that is gone and was told in the loop that may be under way: an error would
-    /// end that for all pools.
+    /// Reads a pool. Returns `gone` for a removed pool if the present loop of Cluster Autoscaler may know it:
+    /// an error would end the loop for all pools.
     fn read_pool_or<R>(
         &self,
         id: &str,
         gone: impl FnOnce(Arc<Template>) -> R,
         f: impl FnOnce(&Fleet, &Pool) -> R,
     ) -> Result<R, Status> {
-        self.read_pool(id, f).or_else(|unknown| self.told.template(id).map(gone).ok_or(unknown))
+        self.read_pool(id, f).or_else(|unknown| self.recent_pools.template(id).map(gone).ok_or(unknown))
     }
 
-    async fn execute(&self, command: Command, patience: Option<Duration>) -> Result<(), Status> {
-        self.handle.execute_within(command, patience).await.map_err(|error| command_error(&error))
+    async fn execute(&self, command: Command, time_budget: Option<Duration>) -> Result<(), Status> {
+        self.handle.execute_within(command, time_budget).await.map_err(|error| command_error(&error))
     }
 
-    /// What the NodeGroup sets, where that is safe with the release that asks
+    /// The options of the NodeGroup, if the caller's release handles them correctly
     /// (docs/reference/cluster-autoscaler.md#options).
     fn options(
         &self,
@@ -76,15 +76,15 @@ impl CloudProviderService {
             let group = fleet.group(fleet.pool(id)?)?;
             (!group.options.is_empty()).then(|| (group.name.clone(), group.options))
         })?;
-        let release = Release::of(defaults, client);
-        let reply = release.accepts(&set).then(|| filled(&set, defaults)).flatten();
+        let release = Release::detect(defaults, client);
+        let reply = release.accepts(&set).then(|| fill_options(&set, defaults)).flatten();
         if reply.is_none() {
             self.warn_of_withheld_options(name, release);
         }
         reply
     }
 
-    /// Once a NodeGroup: the question comes thousands of times a loop.
+    /// Warns once per NodeGroup: the request comes thousands of times a loop.
     fn warn_of_withheld_options(&self, name: NodeGroupName, release: Release) {
         let mut warned = self.options_withheld.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.contains(&name) {
@@ -93,14 +93,14 @@ impl CloudProviderService {
         tracing::warn!(
             node_group = %name,
             cluster_autoscaler = release.as_str(),
-            "autoscaling options of the NodeGroup are not sent: {}; set the flags of Cluster Autoscaler instead",
+            "autoscalingOptions of the NodeGroup are not sent: {}. Set the flags of Cluster Autoscaler instead",
             release.why_withheld()
         );
         warned.insert(name);
     }
 }
 
-/// A pool as `NodeGroups` and `NodeGroupForNode` show it, equal in both
+/// A pool in replies to `NodeGroups` and `NodeGroupForNode`, which must be equal
 /// (docs/reference/cluster-autoscaler.md#nodegroupfornode).
 fn node_group(fleet: &Fleet, pool: &Pool) -> NodeGroup {
     let limits = fleet.limits(pool);
@@ -115,7 +115,7 @@ fn node_group(fleet: &Fleet, pool: &Pool) -> NodeGroup {
     }
 }
 
-/// What the client says that it is (`grpc-go/1.68.1`).
+/// The user agent of the client (`grpc-go/1.68.1`).
 fn client_of(metadata: &MetadataMap) -> Option<String> {
     metadata.get("user-agent")?.to_str().ok().map(ToOwned::to_owned)
 }
@@ -124,7 +124,7 @@ fn wire_size(size: u32) -> i32 {
     i32::try_from(size).unwrap_or(i32::MAX)
 }
 
-/// The pool of a node, real or made up. Never one that `NodeGroups` lacks.
+/// The pool of a node, real or fake. `NodeGroups` always has it.
 fn pool_of<'a>(fleet: &'a Fleet, provider_id: &str, name: &str) -> Option<&'a Pool> {
     let machine = fleet.machine_of(provider_id, name)?;
     fleet.pool(&machine.pool.to_string())
@@ -137,7 +137,7 @@ impl CloudProvider for CloudProviderService {
         _: Request<NodeGroupsRequest>,
     ) -> Result<Response<NodeGroupsResponse>, Status> {
         let node_groups = self.handle.read(|fleet| {
-            self.told.note(fleet);
+            self.recent_pools.record_all(fleet);
             fleet.pools().map(|pool| node_group(fleet, pool)).collect()
         });
         Ok(Response::new(NodeGroupsResponse { node_groups }))
@@ -149,8 +149,8 @@ impl CloudProvider for CloudProviderService {
     ) -> Result<Response<NodeGroupForNodeResponse>, Status> {
         let node = request.into_inner().node.unwrap_or_default();
         let found = self.handle.read(|fleet| {
-            // A Node without provider id lacks its labels and taints too: counted as a node of its pool it would
-            // no longer be upcoming, yet take none of the pods that it was made for, and more would be made.
+            // A Node without providerID has no labels and taints yet. As a node of its pool it would no
+            // longer be upcoming, but could not take its pods, and Cluster Autoscaler would add more nodes.
             let pool = pool_of(fleet, &node.provider_id, &node.name).filter(|_| !node.provider_id.is_empty());
             pool.map(|pool| node_group(fleet, pool))
         });
@@ -197,7 +197,7 @@ impl CloudProvider for CloudProviderService {
         Ok(Response::new(CleanupResponse {}))
     }
 
-    /// The fleet keeps itself fresh, and an error here would abort the loop
+    /// Nothing to do: the fleet is always up to date, and an error would abort the loop
     /// (docs/reference/cluster-autoscaler.md#refresh).
     async fn refresh(&self, _: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
         Ok(Response::new(RefreshResponse {}))
@@ -216,9 +216,9 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupIncreaseSizeRequest>,
     ) -> Result<Response<NodeGroupIncreaseSizeResponse>, Status> {
-        let patience = patience(request.metadata());
+        let time_budget = time_budget(request.metadata());
         let NodeGroupIncreaseSizeRequest { delta, id: pool } = request.into_inner();
-        self.execute(Command::IncreaseSize { pool, delta }, patience).await?;
+        self.execute(Command::IncreaseSize { pool, delta }, time_budget).await?;
         Ok(Response::new(NodeGroupIncreaseSizeResponse {}))
     }
 
@@ -226,10 +226,10 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupDeleteNodesRequest>,
     ) -> Result<Response<NodeGroupDeleteNodesResponse>, Status> {
-        let patience = patience(request.metadata());
+        let time_budget = time_budget(request.metadata());
         let NodeGroupDeleteNodesRequest { nodes, id: pool } = request.into_inner();
         let nodes = nodes.into_iter().map(node_ref).collect();
-        self.execute(Command::DeleteNodes { pool, nodes }, patience).await?;
+        self.execute(Command::DeleteNodes { pool, nodes }, time_budget).await?;
         Ok(Response::new(NodeGroupDeleteNodesResponse {}))
     }
 
@@ -237,12 +237,12 @@ impl CloudProvider for CloudProviderService {
         &self,
         request: Request<NodeGroupDecreaseTargetSizeRequest>,
     ) -> Result<Response<NodeGroupDecreaseTargetSizeResponse>, Status> {
-        let patience = patience(request.metadata());
+        let time_budget = time_budget(request.metadata());
         let NodeGroupDecreaseTargetSizeRequest { delta, id: pool } = request.into_inner();
-        let was_told = self.told.has(&pool);
-        match self.handle.execute_within(Command::DecreaseTargetSize { pool, delta }, patience).await {
-            // Nothing is left to give up of a pool that is gone.
-            Err(CommandError::Refused(Refusal::UnknownPool(_))) if was_told => {}
+        let was_recent = self.recent_pools.is_recent(&pool);
+        match self.handle.execute_within(Command::DecreaseTargetSize { pool, delta }, time_budget).await {
+            // A removed pool has no unfulfilled target to reduce.
+            Err(CommandError::Refused(Refusal::UnknownPool(_))) if was_recent => {}
             done => done.map_err(|error| command_error(&error))?,
         }
         Ok(Response::new(NodeGroupDecreaseTargetSizeResponse {}))
@@ -268,8 +268,8 @@ impl CloudProvider for CloudProviderService {
         Ok(Response::new(NodeGroupTemplateNodeInfoResponse { node_info: bytes.clone(), node_bytes: bytes }))
     }
 
-    /// A pool that is not known has no options of its own either: an error here would leave its nodes
-    /// standing (docs/reference/cluster-autoscaler.md#options).
+    /// An unknown pool has no options: an error would stop Cluster Autoscaler from removing its nodes
+    /// (docs/reference/cluster-autoscaler.md#options).
     async fn node_group_get_options(
         &self,
         request: Request<NodeGroupAutoscalingOptionsRequest>,

@@ -1,12 +1,12 @@
-//! Refusals as gRPC codes. Cluster Autoscaler shows code and message in its logs and events only
-//! (docs/reference/cluster-autoscaler.md#error-codes): the message is for the person who reads those.
+//! gRPC codes of refusals. Cluster Autoscaler only shows code and message in its logs and events
+//! (docs/reference/cluster-autoscaler.md#error-codes), so the message is for operators.
 
 use tonic::{Code, Status};
 
 use crate::control::CommandError;
 use crate::fleet::Refusal;
 
-/// The status of a command that was not carried out.
+/// The status of a failed command.
 pub(super) fn command_error(error: &CommandError) -> Status {
     let code = match error {
         CommandError::Refused(refusal) => refusal_code(refusal),
@@ -20,7 +20,7 @@ pub(super) fn command_error(error: &CommandError) -> Status {
     Status::new(code, message)
 }
 
-/// The status of a question about a pool that is not there.
+/// The status of a request for an unknown pool.
 pub(super) fn unknown_pool(id: &str) -> Status {
     command_error(&Refusal::UnknownPool(id.to_owned()).into())
 }
@@ -55,13 +55,14 @@ mod tests {
     use crate::store::StoreError;
 
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/protocol.md");
-    const MARKS: [&str; 2] = ["<!-- refusals: written by a test -->", "<!-- /refusals -->"];
+    const MARKS: [&str; 2] = ["<!-- refusals: generated -->", "<!-- /refusals -->"];
 
     /// One of each kind.
     fn samples() -> Vec<CommandError> {
         let pool: PoolId = "web/ams1/small/on-demand".parse().unwrap();
         let usd = |cents| UsdPerHour(Decimal::new(cents, 2));
-        let (delta, whose) = (3, "NodeGroup web".to_owned());
+        let delta = 3;
+        let whose = "NodeGroup web".to_owned();
         let reached = CostLimitReached {
             pool: pool.clone(),
             delta,
@@ -105,7 +106,9 @@ mod tests {
                 Refusal::UnknownPool(_) => {
                     (Code::NotFound, "wait for CA's next loop: the pool's NodeGroup or offer is gone")
                 }
-                Refusal::Delta { .. } => (Code::InvalidArgument, "report it: the caller sent a wrong sign"),
+                Refusal::Delta { .. } => {
+                    (Code::InvalidArgument, "report it: the caller sent an invalid delta")
+                }
                 Refusal::ForeignNode { .. } => {
                     (Code::InvalidArgument, "compare the Node's `spec.providerID` with VPSieNodes")
                 }
@@ -127,24 +130,24 @@ mod tests {
                 }
                 Refusal::PriceUnknown { .. } => (Code::FailedPrecondition, "set a price in `--price-file`"),
                 Refusal::LimitsUnknown { .. } => {
-                    (Code::FailedPrecondition, "correct the AutoscalerConfig, or the right to list it")
+                    (Code::FailedPrecondition, "correct the AutoscalerConfig, or the permission to list it")
                 }
             },
             CommandError::Store(_) => {
-                (Code::Unavailable, "bring up the API server, or free the disk; CA asks again")
+                (Code::Unavailable, "restore the API server, or free disk space; CA retries")
             }
-            CommandError::Stopped => (Code::Unavailable, "nothing; CA asks the next leader"),
-            CommandError::Deadline => (
-                Code::DeadlineExceeded,
-                "look for a slow API server; what was decided is undone, and CA asks again",
-            ),
+            CommandError::Stopped => (Code::Unavailable, "nothing; CA calls the next leader"),
+            CommandError::Deadline => {
+                (Code::DeadlineExceeded, "look for a slow API server; the command is undone, and CA retries")
+            }
         }
     }
 
     fn table() -> String {
         let mut table = "\n| Code | Message, with examples | What to do |\n|---|---|---|\n".to_owned();
         for error in samples() {
-            let (status, (_, remedy)) = (command_error(&error), remedy(&error));
+            let status = command_error(&error);
+            let (_, remedy) = remedy(&error);
             let message = status.message().replace('|', "\\|");
             writeln!(table, "| `{:?}` | {message} | {remedy} |", status.code()).unwrap();
         }
@@ -171,8 +174,7 @@ mod tests {
         if std::env::var_os("UPDATE").is_some() {
             return std::fs::write(PAGE, &written).unwrap();
         }
-        let problem =
-            "docs/reference/protocol.md is not up to date: UPDATE=1 cargo test --lib docs writes it";
+        let problem = "docs/reference/protocol.md is outdated: run UPDATE=1 cargo test --lib docs";
         assert!(page == written, "{problem}");
     }
 }

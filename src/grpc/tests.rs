@@ -140,7 +140,7 @@ async fn every_instance_is_a_node_of_its_pool_and_counts_in_its_target() {
 }
 
 #[tokio::test]
-async fn a_node_is_not_of_its_pool_before_it_has_its_provider_id_and_a_foreign_one_never() {
+async fn only_nodes_with_our_provider_id_belong_to_a_pool() {
     let service = service();
     for foreign in [
         node("", "node-3"),
@@ -157,7 +157,7 @@ async fn a_node_is_not_of_its_pool_before_it_has_its_provider_id_and_a_foreign_o
 }
 
 #[tokio::test]
-async fn a_pool_that_is_not_there_is_not_found_and_has_no_options() {
+async fn an_unknown_pool_is_not_found_and_has_no_options() {
     let service = service();
     let id = || "workers/ams1/gone/spot".to_owned();
     let codes = [
@@ -176,8 +176,8 @@ async fn a_pool_that_is_not_there_is_not_found_and_has_no_options() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_that_goes_within_a_loop_is_empty_and_no_error() {
-    let (service, handle) = kept_with_handle().await;
+async fn a_pool_removed_during_a_loop_is_empty() {
+    let (service, handle) = executing_service_with_handle().await;
     let id = || LARGE.to_owned();
     let ids = groups(&service).await.into_iter().map(|group| group.id).collect::<Vec<_>>();
     assert!(ids.contains(&id()));
@@ -204,7 +204,7 @@ async fn a_pool_that_goes_within_a_loop_is_empty_and_no_error() {
 }
 
 #[tokio::test]
-async fn what_needs_no_fleet_is_always_answered() {
+async fn calls_without_fleet_are_always_answered() {
     let service = service();
     assert!(service.refresh(Request::new(RefreshRequest {})).await.is_ok());
     assert!(service.cleanup(Request::new(CleanupRequest {})).await.is_ok());
@@ -212,12 +212,12 @@ async fn what_needs_no_fleet_is_always_answered() {
     assert!(service.get_available_gpu_types(Request::new(GetAvailableGpuTypesRequest {})).await.is_ok());
 }
 
-/// A service whose commands are carried out.
-async fn kept() -> CloudProviderService {
-    kept_with_handle().await.0
+/// A service that executes commands.
+async fn executing_service() -> CloudProviderService {
+    executing_service_with_handle().await.0
 }
 
-async fn kept_with_handle() -> (CloudProviderService, FleetHandle) {
+async fn executing_service_with_handle() -> (CloudProviderService, FleetHandle) {
     let store = Arc::new(MemoryStore::default());
     let fleet = fleet();
     let records = fleet.records();
@@ -237,8 +237,8 @@ async fn target(service: &CloudProviderService) -> i32 {
 }
 
 #[tokio::test]
-async fn what_a_command_changed_is_seen_by_the_next_question() {
-    let service = kept().await;
+async fn reads_see_the_changes_of_earlier_commands() {
+    let service = executing_service().await;
     let increase = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 3 };
     service.node_group_increase_size(Request::new(increase)).await.unwrap();
     assert_eq!((target(&service).await, instances(&service).await.len()), (7, 8));
@@ -264,8 +264,8 @@ async fn what_a_command_changed_is_seen_by_the_next_question() {
 }
 
 #[tokio::test]
-async fn a_refused_command_says_why_and_changes_nothing() {
-    let service = kept().await;
+async fn a_refused_command_gives_its_reason_and_changes_nothing() {
+    let service = executing_service().await;
     let increase = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 7 };
     let above = service.node_group_increase_size(Request::new(increase)).await.unwrap_err();
     assert_eq!(above.code(), Code::ResourceExhausted);
@@ -284,14 +284,14 @@ async fn a_refused_command_says_why_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn when_nobody_decides_any_more_commands_are_to_be_asked_again() {
+async fn commands_after_the_stop_are_unavailable() {
     let request = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 1 };
     let status = service().node_group_increase_size(Request::new(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
 }
 
 #[tokio::test]
-async fn a_node_is_priced_however_it_is_named_and_never_at_nothing() {
+async fn every_node_has_a_price_above_zero() {
     let service = service();
     let price = async |node: Option<ExternalGrpcNode>| {
         let request = PricingNodePriceRequest { node, ..Default::default() };

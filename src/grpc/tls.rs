@@ -1,6 +1,6 @@
-//! TLS as Cluster Autoscaler speaks it (docs/reference/cluster-autoscaler.md#transport): it checks our
-//! certificate against the host that it dials, and shows one of its own to a cloud provider, none to an
-//! expander. The files are read again when they change; open connections stay.
+//! TLS for Cluster Autoscaler (docs/reference/cluster-autoscaler.md#transport). It verifies our certificate
+//! against the host that it dials, and shows its own certificate to a cloud provider, none to an expander.
+//! Changed files apply to new connections.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use x509_parser::parse_x509_certificate;
 
 use super::metrics::Expiry;
 
-/// How often the files are compared. A rotation is seen by the first connection after that.
+/// Time between comparisons of the files.
 pub(super) const RELOAD: Duration = Duration::from_secs(10);
 
 /// The PEM files of TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Our certificate, then its intermediates. Its names must include the host that Cluster Autoscaler dials.
+    /// Our certificate, then its intermediates. It must name the host that Cluster Autoscaler dials.
     pub cert: PathBuf,
     /// The private key of `cert`.
     pub key: PathBuf,
-    /// The authorities that client certificates are checked against. None: clients show none, as Cluster
-    /// Autoscaler when it asks an expander (docs/reference/cluster-autoscaler.md#grpc-expander).
+    /// The authorities of client certificates. None: clients show no certificate, as Cluster Autoscaler to an
+    /// expander (docs/reference/cluster-autoscaler.md#grpc-expander).
     pub client_ca: Option<PathBuf>,
 }
 
@@ -57,13 +57,13 @@ impl TlsFiles {
     }
 }
 
-/// Why there can be no TLS.
+/// TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Some files are named, others are not.
     #[error(
-        "TLS is configured in part: the file of the {missing} is missing; give certificate, private key and \
-         client CA, or none of them"
+        "TLS is incomplete: the file of the {missing} is missing; set certificate, private key and client CA, or \
+         none of them"
     )]
     Partial {
         /// What is missing.
@@ -74,33 +74,33 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file has invalid content.
     #[error("{}: {problem}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 }
 
-/// The TLS configuration in force, and the files it came from.
+/// The current TLS configuration and its files.
 pub(super) struct Tls {
     files: TlsFiles,
     expiry: Expiry,
-    current: ArcSwap<Loaded>,
+    current: ArcSwap<TlsState>,
 }
 
-struct Loaded {
-    content: Content,
+struct TlsState {
+    content: PemFiles,
     config: Arc<ServerConfig>,
 }
 
 #[derive(PartialEq, Eq)]
-struct Content {
+struct PemFiles {
     cert: Vec<u8>,
     key: Vec<u8>,
     client_ca: Option<Vec<u8>>,
@@ -109,35 +109,35 @@ struct Content {
 impl Tls {
     /// Reads the files.
     pub(super) async fn load(files: TlsFiles, expiry: Expiry) -> Result<Self, TlsError> {
-        let content = Content::read(&files).await?;
+        let content = PemFiles::read(&files).await?;
         let config = server_config(&files, &content, &expiry)?;
-        Ok(Self { files, expiry, current: ArcSwap::from_pointee(Loaded { content, config }) })
+        Ok(Self { files, expiry, current: ArcSwap::from_pointee(TlsState { content, config }) })
     }
 
-    /// Takes new connections with the files as last read.
+    /// An acceptor with the current configuration.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         self.current.load().config.clone().into()
     }
 
-    /// Reads the files again. Says whether they had changed. On an error the former ones stay in force.
+    /// Reads the files again. Returns true iff they changed. After an error the previous files stay in use.
     pub(super) async fn reload(&self) -> Result<bool, TlsError> {
-        let content = Content::read(&self.files).await?;
+        let content = PemFiles::read(&self.files).await?;
         if content == self.current.load().content {
             return Ok(false);
         }
         let config = server_config(&self.files, &content, &self.expiry)?;
-        self.current.store(Arc::new(Loaded { content, config }));
+        self.current.store(Arc::new(TlsState { content, config }));
         Ok(true)
     }
 
-    /// Notes what a client has shown.
-    pub(super) fn met(&self, client: Option<&[CertificateDer<'_>]>) {
+    /// Records the expiry of a client's certificates.
+    pub(super) fn record_client(&self, client: Option<&[CertificateDer<'_>]>) {
         if let Some(until) = client.and_then(expires) {
             self.expiry.client(until);
         }
     }
 
-    /// Reloads for ever.
+    /// Reloads the files periodically, without end.
     pub(super) async fn watch(&self) {
         let mut failing = false;
         loop {
@@ -145,13 +145,13 @@ impl Tls {
             match self.reload().await {
                 Ok(changed) => {
                     if changed {
-                        tracing::info!(cert = %self.files.cert.display(), "TLS files have changed and are in force");
+                        tracing::info!(cert = %self.files.cert.display(), "TLS files changed; new connections use them");
                     }
                     failing = false;
                 }
                 Err(error) => {
                     if !failing {
-                        tracing::error!(%error, "TLS files cannot be used; the former ones stay in force");
+                        tracing::error!(%error, "cannot use the TLS files; the previous ones stay in use");
                     }
                     failing = true;
                 }
@@ -160,7 +160,7 @@ impl Tls {
     }
 }
 
-impl Content {
+impl PemFiles {
     async fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         let client_ca = match &files.client_ca {
             Some(file) => Some(read(file).await?),
@@ -176,7 +176,7 @@ async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn server_config(
     files: &TlsFiles,
-    content: &Content,
+    content: &PemFiles,
     expiry: &Expiry,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -185,7 +185,7 @@ fn server_config(
         _ => WebPkiClientVerifier::no_client_auth(),
     };
     let key = PrivateKeyDer::from_pem_slice(&content.key)
-        .map_err(|_| wrong(&files.key, "holds no private key in PEM"))?;
+        .map_err(|_| wrong(&files.key, "contains no private key in PEM"))?;
     let certificates = certificates(&files.cert, &content.cert)?;
     let until = expires(&certificates);
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -193,7 +193,7 @@ fn server_config(
         .map_err(|error| wrong(&files.cert, error))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates, key)
-        .map_err(|error| wrong(&files.cert, format!("does not go with {}: {error}", files.key.display())))?;
+        .map_err(|error| wrong(&files.cert, format!("does not match {}: {error}", files.key.display())))?;
     config.alpn_protocols.push(b"h2".to_vec());
     if let Some(until) = until {
         expiry.server(until);
@@ -218,11 +218,15 @@ fn verifier(
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(path, format!("is no PEM: {error}")))?;
-    if certificates.is_empty() { Err(wrong(path, "holds no certificate in PEM")) } else { Ok(certificates) }
+        .map_err(|error| wrong(path, format!("is not PEM: {error}")))?;
+    if certificates.is_empty() {
+        Err(wrong(path, "contains no certificate in PEM"))
+    } else {
+        Ok(certificates)
+    }
 }
 
-/// When the first of them runs out, in seconds since 1970. None: none can be read.
+/// The earliest expiry, seconds since 1970. None if no certificate can be read.
 fn expires(chain: &[CertificateDer<'_>]) -> Option<i64> {
     let of = |certificate: &CertificateDer<'_>| {
         let (_, certificate) = parse_x509_certificate(certificate).ok()?;
@@ -300,7 +304,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn files_that_do_not_fit_are_refused_and_the_former_ones_stay() {
+    async fn invalid_files_are_refused_and_the_previous_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
         let files = write(dir.path(), &Authority::new());
         let tls = Tls::load(files.clone(), expiry()).await.unwrap();
@@ -310,9 +314,9 @@ pub(super) mod tests {
         let other = KeyPair::generate().unwrap();
         std::fs::write(&files.key, other.serialize_pem()).unwrap();
         let error = tls.reload().await.unwrap_err().to_string();
-        assert!(error.contains("tls.crt: does not go with") && error.contains("tls.key"), "{error}");
+        assert!(error.contains("tls.crt: does not match") && error.contains("tls.key"), "{error}");
         std::fs::write(&files.key, "no key").unwrap();
-        assert!(tls.reload().await.unwrap_err().to_string().contains("holds no private key"));
+        assert!(tls.reload().await.unwrap_err().to_string().contains("contains no private key"));
         std::fs::remove_file(&files.key).unwrap();
         assert!(tls.reload().await.unwrap_err().to_string().contains("cannot read"));
         assert!(Arc::ptr_eq(&before, &tls.current.load().config));
@@ -328,6 +332,6 @@ pub(super) mod tests {
         let files = write(dir.path(), &Authority::new());
         std::fs::write(dir.path().join("ca.crt"), "").unwrap();
         let error = Tls::load(files, expiry()).await.err().unwrap().to_string();
-        assert!(error.contains("ca.crt: holds no certificate"), "{error}");
+        assert!(error.contains("ca.crt: contains no certificate"), "{error}");
     }
 }

@@ -1,13 +1,13 @@
-//! **Pure.** The order of Cluster Autoscaler's options for pods that wait.
+//! **Pure.** The order of Cluster Autoscaler's options for pending pods.
 //!
-//! Cluster Autoscaler estimates, for each node group that some of the pods would fit, how many nodes of it
-//! they need, and asks which of these options to take. It carries out one option unchanged, and asks about the
-//! pods that are left in a later loop (docs/reference/cluster-autoscaler.md#expanders).
+//! For each node group that would fit some of the pods, Cluster Autoscaler estimates the number of nodes and
+//! asks which of these options to choose. It carries out one option unchanged, and asks about the remaining
+//! pods in a later loop (docs/reference/cluster-autoscaler.md#expanders).
 
-mod classes;
-mod leftover;
 mod order;
-mod rest;
+mod pod_groups;
+mod remaining;
+mod spare;
 #[cfg(test)]
 mod tests;
 
@@ -20,18 +20,18 @@ use crate::catalog::Resources;
 use crate::cost::UsdPerHour;
 use crate::fleet::NodeGroupName;
 
-pub use order::decide;
+pub use order::rank_options;
 
-/// What there is to decide.
+/// The pending pods and the options of one call.
 #[derive(Clone, Debug, Default)]
-pub struct Question {
-    /// The pods that wait, each once, whichever options would take it.
+pub struct DecisionInput {
+    /// The pending pods, each once.
     pub pods: Vec<PodRequest>,
     /// The options.
-    pub candidates: Vec<Candidate>,
+    pub options: Vec<ExpansionOption>,
 }
 
-/// What a pod asks for.
+/// The resources that a pod requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodRequest {
     /// CPU, millicores.
@@ -40,81 +40,81 @@ pub struct PodRequest {
     pub memory_bytes: u64,
 }
 
-/// An option of Cluster Autoscaler, and what we know of its pool.
+/// An option of Cluster Autoscaler, with the properties of its pool.
 #[derive(Clone, Debug)]
-pub struct Candidate {
-    /// Id of the pool, as Cluster Autoscaler spells it.
+pub struct ExpansionOption {
+    /// Id of the pool, as Cluster Autoscaler sends it.
     pub pool: Arc<str>,
-    /// Its NodeGroup. None when the pool is not ours.
+    /// The pool's NodeGroup. None if the pool is not ours.
     pub node_group: Option<NodeGroupName>,
-    /// How many nodes would be added.
+    /// Number of nodes that would be added.
     pub nodes: u32,
-    /// The pods that these nodes would take: indexes of [`Question::pods`].
+    /// The pods that these nodes would take: indexes of [`DecisionInput::pods`].
     pub pods: Vec<u32>,
-    /// What one node gives to pods.
+    /// Allocatable resources of one node.
     pub allocatable: Resources,
-    /// What one node costs. None when nobody knows, or the pool is not ours.
+    /// Price of one node. None if it is unknown or the pool is not ours.
     pub price: Option<UsdPerHour>,
-    /// Why it is certain to fail, if it is.
+    /// The reason why it is certain to fail, if any.
     pub blocked: Option<Blocked>,
     /// The NodeGroup prefers its offer (`preferredInstanceType`).
     pub preferred: bool,
-    /// Its place in the order of its NodeGroup's pools, the first is 0.
-    pub place: u32,
+    /// Position among the pools of its NodeGroup, from 0.
+    pub position: u32,
 }
 
-/// Why an option is certain to fail.
+/// The reason why an option is certain to fail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocked {
-    /// In one word, such as `STOCKOUT` or `MONEY_LIMIT`.
+    /// A code, such as `STOCKOUT` or `COST_LIMIT_REACHED`.
     pub reason: Cow<'static, str>,
-    /// For a person: what would have to change.
+    /// Details for operators.
     pub message: String,
 }
 
-/// What was decided, and why.
+/// The order of the options, with reasons.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
-    /// Every option, the best first.
-    pub options: Vec<Ranked>,
+    /// All options, the best first.
+    pub options: Vec<RankedOption>,
 }
 
-/// An option in its place.
+/// An option in the order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Ranked {
-    /// Index of [`Question::candidates`].
-    pub candidate: usize,
-    /// Whether it is (among) the best: what Cluster Autoscaler is told.
+pub struct RankedOption {
+    /// Index of [`DecisionInput::options`].
+    pub option: usize,
+    /// Whether it is among the best options, which are the reply to Cluster Autoscaler.
     pub best: bool,
-    /// What became of it.
-    pub verdict: Verdict,
+    /// The reason for its position.
+    pub rating: Rating,
 }
 
-/// What became of an option.
+/// The reason for the position of an option.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
-pub enum Verdict {
-    /// Ordered by what it costs.
-    Priced(Terms),
-    /// Ordered after all that have a price.
+pub enum Rating {
+    /// Ordered by its cost.
+    Priced(CostEstimate),
+    /// Ordered after all options with a price.
     Unpriced,
-    /// Left out: certain to fail.
+    /// Excluded: certain to fail.
     Blocked(Blocked),
 }
 
-/// What taking an option costs.
+/// The estimated cost of choosing an option.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Terms {
-    /// Its nodes.
+pub struct CostEstimate {
+    /// Cost of its nodes.
     pub nodes: UsdPerHour,
-    /// The estimate for the pods that it would leave waiting, with the other options of the call.
-    pub rest: UsdPerHour,
-    /// What its nodes have left for pods that come later, counted in part.
-    pub leftover: UsdPerHour,
-    /// What options are ordered by: nodes and rest, less what is left over.
+    /// Estimated cost of the remaining pods with the other options of the call.
+    pub remaining: UsdPerHour,
+    /// Counted value of its nodes' spare capacity, for later pods.
+    pub spare: UsdPerHour,
+    /// The key of the order: nodes and remaining pods, less spare capacity.
     pub total: UsdPerHour,
-    /// Pods that it would leave waiting.
-    pub left_waiting: u32,
+    /// Number of pods that it would leave pending.
+    pub remaining_pods: u32,
 }

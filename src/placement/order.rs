@@ -5,114 +5,123 @@ use std::collections::HashMap;
 
 use rust_decimal::Decimal;
 
-use super::classes::{Classes, Counts};
-use super::leftover::Leftover;
-use super::rest::Rest;
-use super::{Candidate, Decision, Question, Ranked, Terms, Verdict};
+use super::pod_groups::{PodCounts, PodGroups};
+use super::remaining::RemainingCostEstimator;
+use super::spare::SparePricer;
+use super::{CostEstimate, Decision, DecisionInput, ExpansionOption, RankedOption, Rating};
 use crate::cost::UsdPerHour;
 
-/// Decimals of a rate that count when rates are compared: monthly prices that were divided differ in the last ones.
+/// Decimals of a rate that count in comparisons: monthly prices converted to hours differ in later ones.
 const DECIMALS: u32 = 9;
 
-/// Orders the options: by what all pods that wait would cost if that option were taken first, less a part of what its
-/// nodes would have left for others; then those whose price
-/// nobody knows, then those that are certain to fail. Of options that cost the same the preferred one comes first,
-/// then the one with fewer nodes, then the NodeGroup's own order; between NodeGroups all are as good, and the rest of
-/// Cluster Autoscaler's chain decides.
+/// Orders the options by the estimated cost of all pending pods if that option is chosen, less the counted
+/// value of its nodes' spare capacity. Options without a price come after those, and options that are certain
+/// to fail come last.
 ///
-/// At least one option is the best, if there is any.
-pub fn decide(question: &Question) -> Decision {
-    let classes = Classes::of(question);
-    let counts: Vec<Counts> = question.candidates.iter().map(|option| classes.count(&option.pods)).collect();
-    let rest = Rest::new(question, &classes, &counts);
-    let all = classes.all();
-    let leftover = Leftover::new(question, &classes);
-    let mut rests: HashMap<&Counts, Waiting> = HashMap::new();
-    let mut verdicts = Vec::with_capacity(counts.len());
-    for (candidate, counts) in question.candidates.iter().zip(&counts) {
-        verdicts.push(match (&candidate.blocked, candidate.price) {
-            (Some(blocked), _) => Verdict::Blocked(blocked.clone()),
-            (None, None) => Verdict::Unpriced,
+/// Among options of equal cost the preferred one comes first, then fewer nodes, then the order of the
+/// NodeGroup's pools. Equal options of different NodeGroups are all best, and the rest of Cluster
+/// Autoscaler's chain decides.
+///
+/// If there is any option, at least one is best.
+pub fn rank_options(input: &DecisionInput) -> Decision {
+    let groups = PodGroups::new(input);
+    let counts: Vec<PodCounts> = input.options.iter().map(|option| groups.count(&option.pods)).collect();
+    let estimator = RemainingCostEstimator::new(input, &groups, &counts);
+    let all = groups.count_all();
+    let spare_pricer = SparePricer::new(input, &groups);
+    let mut remaining: HashMap<&PodCounts, RemainingPods> = HashMap::new();
+    let mut ratings = Vec::with_capacity(counts.len());
+    for (option, counts) in input.options.iter().zip(&counts) {
+        ratings.push(match (&option.blocked, option.price) {
+            (Some(blocked), _) => Rating::Blocked(blocked.clone()),
+            (None, None) => Rating::Unpriced,
             (None, Some(price)) => {
-                // Options that take the same pods leave the same rest.
-                let waiting = rests.entry(counts).or_insert_with(|| {
-                    let left: Counts = all.iter().zip(counts).map(|(all, taken)| all - taken).collect();
-                    Waiting { pods: left.iter().sum(), cost: rest.cost(left) }
+                // Options that take the same pods leave the same pods.
+                let remaining = remaining.entry(counts).or_insert_with(|| {
+                    let left: PodCounts = all.iter().zip(counts).map(|(all, placed)| all - placed).collect();
+                    RemainingPods { count: left.iter().sum(), cost: estimator.estimate_cost(left) }
                 });
-                let leftover = leftover.of(candidate, classes.sum(counts));
-                let (nodes, rest) = (price * candidate.nodes, waiting.cost);
-                let total = nodes + rest - leftover;
-                Verdict::Priced(Terms { nodes, rest, leftover, total, left_waiting: waiting.pods })
+                let (cpu, memory) = groups.total_request(counts);
+                let spare = spare_pricer.price_spare(option, cpu, memory);
+                let nodes = price * option.nodes;
+                Rating::Priced(CostEstimate {
+                    nodes,
+                    remaining: remaining.cost,
+                    spare,
+                    total: nodes + remaining.cost - spare,
+                    remaining_pods: remaining.count,
+                })
             }
         });
     }
-    let mut options: Vec<Ranked> = verdicts
+    let mut options: Vec<RankedOption> = ratings
         .into_iter()
         .enumerate()
-        .map(|(candidate, verdict)| Ranked { candidate, best: false, verdict })
+        .map(|(option, rating)| RankedOption { option, best: false, rating })
         .collect();
     options.sort_by_cached_key(|ranked| {
-        let option = &question.candidates[ranked.candidate];
-        let names = (option.node_group.clone(), option.place, option.pool.clone());
-        (cost(&ranked.verdict), standing(option), names, ranked.candidate)
+        let option = &input.options[ranked.option];
+        let names = (option.node_group.clone(), option.position, option.pool.clone());
+        (cost_key(&ranked.rating), tie_break_key(option), names, ranked.option)
     });
-    prefer(&mut options, question);
-    mark_best(&mut options, question);
+    move_preferred_first(&mut options, input);
+    mark_best(&mut options, input);
     Decision { options }
 }
 
-/// Puts the option that its NodeGroup prefers first, where it costs no more now than the one that is: what is left over
-/// for later is no reason to leave it.
-fn prefer(options: &mut [Ranked], question: &Question) {
-    let dollars = |ranked: &Ranked| match &ranked.verdict {
-        Verdict::Priced(terms) => Some((terms.nodes + terms.rest).0.round_dp(DECIMALS)),
-        Verdict::Unpriced | Verdict::Blocked(_) => None,
+/// Moves the option that its NodeGroup prefers to the front, if it costs no more now than the first one of
+/// the same NodeGroup. Spare capacity does not count here.
+fn move_preferred_first(options: &mut [RankedOption], input: &DecisionInput) {
+    let cost_now = |ranked: &RankedOption| match &ranked.rating {
+        Rating::Priced(estimate) => Some((estimate.nodes + estimate.remaining).0.round_dp(DECIMALS)),
+        Rating::Unpriced | Rating::Blocked(_) => None,
     };
-    let of = |ranked: &Ranked| &question.candidates[ranked.candidate];
+    let option = |ranked: &RankedOption| &input.options[ranked.option];
     let Some(first) = options.first() else { return };
-    let Some(least) = dollars(first).filter(|_| !of(first).preferred) else { return };
-    let rivals = options.iter().position(|ranked| {
-        let option = of(ranked);
-        option.preferred
-            && option.node_group == of(first).node_group
-            && dollars(ranked).is_some_and(|dollars| dollars <= least)
+    let Some(lowest) = cost_now(first).filter(|_| !option(first).preferred) else { return };
+    let preferred = options.iter().position(|ranked| {
+        option(ranked).preferred
+            && option(ranked).node_group == option(first).node_group
+            && cost_now(ranked).is_some_and(|cost| cost <= lowest)
     });
-    if let Some(at) = rivals {
-        options[..=at].rotate_right(1);
+    if let Some(index) = preferred {
+        options[..=index].rotate_right(1);
     }
 }
 
-/// What an option leaves waiting.
-struct Waiting {
-    pods: u32,
-    /// What the other options would cost for them.
+/// The pods that an option leaves pending.
+struct RemainingPods {
+    count: u32,
+    /// Their estimated cost with the other options.
     cost: UsdPerHour,
 }
 
-/// What options are ordered by first.
-fn cost(verdict: &Verdict) -> (u8, Decimal) {
-    match verdict {
-        Verdict::Priced(terms) => (0, terms.total.0.round_dp(DECIMALS)),
-        Verdict::Unpriced => (1, Decimal::ZERO),
-        Verdict::Blocked(_) => (2, Decimal::ZERO),
+/// The first key of the order.
+fn cost_key(rating: &Rating) -> (u8, Decimal) {
+    match rating {
+        Rating::Priced(estimate) => (0, estimate.total.0.round_dp(DECIMALS)),
+        Rating::Unpriced => (1, Decimal::ZERO),
+        Rating::Blocked(_) => (2, Decimal::ZERO),
     }
 }
 
-/// What options that cost the same are ordered by.
-fn standing(option: &Candidate) -> (Reverse<bool>, u32) {
+/// The order of options with the same cost.
+fn tie_break_key(option: &ExpansionOption) -> (Reverse<bool>, u32) {
     (Reverse(option.preferred), option.nodes)
 }
 
-/// The first option, and those that are as good: of no NodeGroup twice, where prices decide.
-fn mark_best(options: &mut [Ranked], question: &Question) {
-    let of = |ranked: &Ranked| &question.candidates[ranked.candidate];
+/// Marks the first option and the options that are equally good. Of priced options, one of each NodeGroup is
+/// marked.
+fn mark_best(options: &mut [RankedOption], input: &DecisionInput) {
     let Some(first) = options.first() else { return };
-    let (first_cost, first_standing) = (cost(&first.verdict), standing(of(first)));
-    let priced = matches!(first.verdict, Verdict::Priced(_));
+    let first_cost = cost_key(&first.rating);
+    let first_tie_break = tie_break_key(&input.options[first.option]);
+    let priced = matches!(first.rating, Rating::Priced(_));
     let mut groups = Vec::new();
-    for ranked in options.iter_mut().take_while(|ranked| cost(&ranked.verdict) == first_cost) {
-        let option = of(ranked);
-        ranked.best = !priced || standing(option) == first_standing && !groups.contains(&&option.node_group);
+    for ranked in options.iter_mut().take_while(|ranked| cost_key(&ranked.rating) == first_cost) {
+        let option = &input.options[ranked.option];
+        ranked.best =
+            !priced || tie_break_key(option) == first_tie_break && !groups.contains(&&option.node_group);
         groups.push(&option.node_group);
     }
 }

@@ -1,4 +1,4 @@
-//! `explain`: why the expander chose what it chose.
+//! `explain`: shows decisions of the expander with their reasons.
 
 mod table;
 
@@ -8,13 +8,13 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::ask::{AskArgs, Output};
-use crate::grpc::Record;
+use crate::grpc::DecisionRecord;
 
 pub use table::render;
 
 #[derive(Args, Debug)]
 pub(super) struct ExplainArgs {
-    /// How many of the last decisions
+    /// Number of decisions, counted from the last
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     last: u16,
     #[command(flatten)]
@@ -28,10 +28,13 @@ pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
     match args.ask.output {
         Output::Json => writeln!(out, "{text}")?,
         Output::Table => {
-            let records: Vec<Record> = serde_json::from_str(&text)
-                .with_context(|| format!("{path} does not answer with decisions"))?;
+            let records: Vec<DecisionRecord> = serde_json::from_str(&text)
+                .with_context(|| format!("the reply of {path} is not a list of decisions"))?;
             if records.is_empty() {
-                writeln!(out, "no decision was made yet: Cluster Autoscaler asks when pods wait for nodes")?;
+                writeln!(
+                    out,
+                    "no decisions yet: Cluster Autoscaler asks the expander when pods are pending"
+                )?;
             }
             for record in records.iter().rev() {
                 write!(out, "{}", render(record))?;

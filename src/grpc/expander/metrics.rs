@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use crate::placement::{Decision, Question, Verdict};
+use crate::placement::{Decision, DecisionInput, Rating};
 use crate::telemetry::Registry;
 
 /// Upper bounds of the buckets, seconds. Cluster Autoscaler gives up after 5 s.
@@ -50,33 +50,33 @@ impl Default for ExpanderMetrics {
 impl ExpanderMetrics {
     /// Registers the metrics that begin with `expander_`.
     pub(super) fn register(&self, registry: &mut Registry) {
-        let help = "Decisions of the expander, by what the best option was ordered by: price, unpriced, blocked (all \
-                    options were certain to fail), or none (there were no options)";
+        let help = "Decisions of the expander by the rating of the best option: price, unpriced, blocked (all options \
+                    were certain to fail), or none (there were no options)";
         registry.register("expander_decisions", help, None, &self.decisions);
-        let help = "Options that were left out because they were certain to fail, by reason";
+        let help = "Options excluded because they were certain to fail, by reason";
         registry.register("expander_options_skipped", help, None, &self.skipped);
-        let help = "Time that a decision took";
+        let help = "Duration of a decision";
         registry.register("expander_decision_duration", help, Some(Unit::Seconds), &self.seconds);
         registry.register("expander_options", "Options of a decision", None, &self.options);
-        registry.register("expander_pods", "Pods that wait, in a decision", None, &self.pods);
+        registry.register("expander_pods", "Pending pods of a decision", None, &self.pods);
     }
 
-    pub(super) fn observe(&self, question: &Question, decision: &Decision, took: Duration) {
-        let outcome = match decision.options.first().map(|best| &best.verdict) {
-            Some(Verdict::Priced(_)) => "price",
-            Some(Verdict::Unpriced) => "unpriced",
-            Some(Verdict::Blocked(_)) => "blocked",
+    pub(super) fn observe(&self, input: &DecisionInput, decision: &Decision, took: Duration) {
+        let outcome = match decision.options.first().map(|best| &best.rating) {
+            Some(Rating::Priced(_)) => "price",
+            Some(Rating::Unpriced) => "unpriced",
+            Some(Rating::Blocked(_)) => "blocked",
             None => "none",
         };
         self.decisions.get_or_create(&OutcomeLabels { outcome }).inc();
         for option in &decision.options {
-            if let (Verdict::Blocked(blocked), false) = (&option.verdict, option.best) {
+            if let (Rating::Blocked(blocked), false) = (&option.rating, option.best) {
                 let reason = blocked.reason.clone().into_owned();
                 self.skipped.get_or_create(&ReasonLabels { reason }).inc();
             }
         }
         self.seconds.observe(took.as_secs_f64());
-        self.options.observe(question.candidates.len() as f64);
-        self.pods.observe(question.pods.len() as f64);
+        self.options.observe(input.options.len() as f64);
+        self.pods.observe(input.pods.len() as f64);
     }
 }

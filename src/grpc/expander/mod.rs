@@ -1,8 +1,8 @@
-//! The `Expander` service: which of Cluster Autoscaler's options is best, and why.
+//! The `Expander` service: orders Cluster Autoscaler's options and records the decisions.
 
+mod input;
 mod metrics;
 mod pods;
-mod question;
 mod record;
 
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use super::proto::grpcplugin::expander_server::Expander;
 use super::proto::grpcplugin::{BestOptionsRequest, BestOptionsResponse, Option as WireOption};
 use crate::clock::Clock;
 use crate::control::FleetHandle;
-use crate::placement::decide;
+use crate::placement::rank_options;
 
-pub use record::{Decisions, Record, RecordedOption, debug_routes};
+use input::read_input;
+pub use record::{DecisionRecord, Decisions, RecordedOption, debug_routes};
 
-/// Questions that are read or answered at a time: their memory is this often the largest message.
-const QUESTIONS: usize = 2;
+/// Maximum number of concurrent requests. Each may need memory for the largest message.
+const CONCURRENT_REQUESTS: usize = 2;
 
 /// The `Expander` service over a fleet.
 #[derive(Clone)]
@@ -32,38 +33,38 @@ pub struct ExpanderService {
 }
 
 impl ExpanderService {
-    /// Decides with what is known of the fleet, and keeps each decision.
+    /// A service that decides by the state of the fleet and records each decision.
     pub fn new(handle: FleetHandle, clock: Arc<dyn Clock>, decisions: Arc<Decisions>) -> Self {
-        Self { handle, clock, decisions, permits: Arc::new(Semaphore::new(QUESTIONS)) }
+        Self { handle, clock, decisions, permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)) }
     }
 
-    /// What bounds the questions that are read or answered at a time, over all ports.
+    /// Permits of concurrent requests, shared by all ports.
     pub(super) fn permits(&self) -> Arc<Semaphore> {
         Arc::clone(&self.permits)
     }
 
-    fn best(&self, request: BestOptionsRequest) -> Vec<WireOption> {
+    fn choose_best(&self, request: BestOptionsRequest) -> Vec<WireOption> {
         let started = Instant::now();
         let now = self.clock.now();
-        let question = question::of(&self.handle, request, now);
-        let decision = decide(&question);
-        self.decisions.keep(&question, &decision, now, started.elapsed());
+        let input = read_input(&self.handle, request, now);
+        let decision = rank_options(&input);
+        self.decisions.record(&input, &decision, now, started.elapsed());
         let best = decision.options.iter().filter(|ranked| ranked.best);
-        let pools = best.filter_map(|ranked| question.candidates.get(ranked.candidate));
+        let pools = best.filter_map(|ranked| input.options.get(ranked.option));
         let reply = |pool: &str| WireOption { node_group_id: pool.to_owned(), ..WireOption::default() };
-        pools.map(|candidate| reply(&candidate.pool)).collect()
+        pools.map(|option| reply(&option.pool)).collect()
     }
 }
 
 #[async_trait]
 impl Expander for ExpanderService {
-    /// Never an error, and never empty when there is an option: from 1.32 on an empty answer means that
-    /// nothing is to grow (docs/reference/cluster-autoscaler.md#grpc-expander).
+    /// Never an error, and never empty if there is an option: from 1.32 on an empty reply means that
+    /// nothing may grow (docs/reference/cluster-autoscaler.md#grpc-expander).
     async fn best_options(
         &self,
         request: Request<BestOptionsRequest>,
     ) -> Result<Response<BestOptionsResponse>, Status> {
-        let options = self.best(request.into_inner());
+        let options = self.choose_best(request.into_inner());
         Ok(Response::new(BestOptionsResponse { options }))
     }
 }

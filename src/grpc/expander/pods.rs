@@ -1,4 +1,4 @@
-//! The pods of a request. Cluster Autoscaler sends each one again with every option that would take it.
+//! The pods of a request. Cluster Autoscaler sends a pod once for every option that would take it.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::grpc::pod::pod_requests;
 use crate::placement::PodRequest;
 
-/// The pods, each once.
+/// The distinct pods.
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     numbers: HashMap<Bytes, u32>,
@@ -15,7 +15,7 @@ pub(super) struct Pods {
 }
 
 impl Pods {
-    /// The numbers of an option's pods, each once.
+    /// The distinct numbers of an option's pods.
     pub(super) fn numbers(&mut self, pods: Vec<Bytes>) -> Vec<u32> {
         let mut numbers: Vec<u32> = pods.into_iter().map(|pod| self.number(pod)).collect();
         numbers.sort_unstable();
@@ -23,8 +23,8 @@ impl Pods {
         numbers
     }
 
-    /// The number of a pod. The same pod has the same bytes in each option. Bytes that are no pod count as one that
-    /// asks for nothing: it waits all the same.
+    /// The number of a pod. A pod has the same bytes in each option. Unreadable bytes count as a pod without
+    /// requests, which is pending all the same.
     fn number(&mut self, pod: Bytes) -> u32 {
         if let Some(number) = self.numbers.get(&pod) {
             return *number;

@@ -1,4 +1,4 @@
-//! Decisions that were made, for a person who asks why.
+//! Records of decisions, for `explain`.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -14,108 +14,114 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::ExpanderMetrics;
 use crate::cost::UsdPerHour;
-use crate::placement::{Decision, Question, Verdict};
+use crate::placement::{Decision, DecisionInput, Rating};
 use crate::telemetry::Registry;
 
-/// Decisions that are kept. With [`OPTIONS`] each they take some megabytes at most.
-const KEPT: usize = 256;
+/// Maximum number of records. With [`MAX_OPTIONS`] each they take some megabytes.
+const MAX_RECORDS: usize = 256;
 
-/// Options of a decision that are kept, the best first.
-const OPTIONS: usize = 100;
+/// Maximum number of recorded options of a decision, the best first.
+const MAX_OPTIONS: usize = 100;
 
-/// A decision.
+/// A recorded decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
+pub struct DecisionRecord {
     /// Its number since the process started, from 1.
     #[serde(default)]
     pub number: u64,
-    /// When.
+    /// Time of the decision.
     pub at: Timestamp,
-    /// How long it took, microseconds.
+    /// Duration, microseconds.
     pub micros: u64,
-    /// Pods that wait, each counted once.
+    /// Number of pending pods.
     pub pods: u32,
     /// The options, the best first.
     pub options: Vec<RecordedOption>,
-    /// Options that were worse than all of these and are not kept.
+    /// Number of further options, worse than these, that are not recorded.
     pub more: usize,
 }
 
-/// An option of a decision.
+/// A recorded option.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedOption {
     /// Its pool.
     pub pool: Arc<str>,
-    /// Nodes that would be added.
+    /// Number of nodes that would be added.
     pub nodes: u32,
-    /// Pods that they would take.
+    /// Number of pods that they would take.
     pub pods: u32,
-    /// What one of them costs.
+    /// Price of one node.
     pub price: Option<UsdPerHour>,
-    /// Whether Cluster Autoscaler was told that it is (among) the best.
+    /// Whether it was in the reply to Cluster Autoscaler.
     pub best: bool,
-    /// What became of it.
-    pub verdict: Verdict,
+    /// The reason for its position.
+    pub rating: Rating,
 }
 
-impl Record {
-    fn new(question: &Question, decision: &Decision, at: Timestamp) -> Self {
+impl DecisionRecord {
+    fn new(input: &DecisionInput, decision: &Decision, at: Timestamp) -> Self {
         let mut options: Vec<_> = decision
             .options
             .iter()
             .filter_map(|ranked| {
-                let candidate = question.candidates.get(ranked.candidate)?;
+                let option = input.options.get(ranked.option)?;
                 Some(RecordedOption {
-                    pool: Arc::clone(&candidate.pool),
-                    nodes: candidate.nodes,
-                    pods: candidate.pods.len() as u32,
-                    price: candidate.price,
+                    pool: Arc::clone(&option.pool),
+                    nodes: option.nodes,
+                    pods: option.pods.len() as u32,
+                    price: option.price,
                     best: ranked.best,
-                    verdict: ranked.verdict.clone(),
+                    rating: ranked.rating.clone(),
                 })
             })
             .collect();
         let best = options.iter().filter(|option| option.best).count();
-        let more = options.len().saturating_sub(OPTIONS.max(best));
-        options.truncate(OPTIONS.max(best));
-        Self { number: 0, at, micros: 0, pods: question.pods.len() as u32, options, more }
+        let more = options.len().saturating_sub(MAX_OPTIONS.max(best));
+        options.truncate(MAX_OPTIONS.max(best));
+        Self { number: 0, at, micros: 0, pods: input.pods.len() as u32, options, more }
     }
 
-    /// The options that Cluster Autoscaler was told.
+    /// The options in the reply to Cluster Autoscaler.
     pub fn best(&self) -> impl Iterator<Item = &RecordedOption> {
         self.options.iter().filter(|option| option.best)
     }
 
-    /// One line about it.
+    /// A summary in one line.
     fn summary(&self) -> String {
         let mut line = String::new();
         let mut best = self.best();
         let Some(first) = best.next() else { return "no options".to_owned() };
-        let (nodes, plural) = (first.nodes, if first.nodes == 1 { "node" } else { "nodes" });
+        let nodes = first.nodes;
+        let plural = if nodes == 1 { "node" } else { "nodes" };
         let _ = write!(line, "{nodes} {plural} of {} for {} of {} pods", first.pool, first.pods, self.pods);
-        match &first.verdict {
-            Verdict::Priced(terms) => {
-                let _ = write!(line, ": {}, in all {}", terms.nodes, terms.nodes + terms.rest);
+        match &first.rating {
+            Rating::Priced(estimate) => {
+                let _ = write!(
+                    line,
+                    ": {}, with the remaining pods {}",
+                    estimate.nodes,
+                    estimate.nodes + estimate.remaining
+                );
             }
-            Verdict::Unpriced => line.push_str(": nobody knows its price, nor that of another option"),
-            Verdict::Blocked(blocked) => {
-                let _ = write!(line, ": all options are certain to fail, this one by {}", blocked.reason);
+            Rating::Unpriced => line.push_str(": no option has a known price"),
+            Rating::Blocked(blocked) => {
+                let _ = write!(line, ": all options are certain to fail, this one with {}", blocked.reason);
             }
         }
         let others = best.count();
         if others > 0 {
-            let _ = write!(line, "; {others} others are as good");
+            let _ = write!(line, "; {others} other options are equally good");
         }
         line
     }
 }
 
-/// Target of the line that each decision is logged with.
+/// Log target of decisions.
 const LOG: &str = "vpsie_autoscaler::expander";
 
-/// What becomes of decisions: the last of them, counts of all, and a line of the log for each.
+/// Keeps the last decisions, counts all of them, and logs each.
 #[derive(Debug, Default)]
 pub struct Decisions {
     ring: Mutex<Ring>,
@@ -124,8 +130,8 @@ pub struct Decisions {
 
 #[derive(Debug, Default)]
 struct Ring {
-    made: u64,
-    last: VecDeque<Arc<Record>>,
+    total: u64,
+    last: VecDeque<Arc<DecisionRecord>>,
 }
 
 impl Decisions {
@@ -134,42 +140,43 @@ impl Decisions {
         self.metrics.register(registry);
     }
 
-    pub(super) fn keep(&self, question: &Question, decision: &Decision, at: Timestamp, took: Duration) {
-        self.metrics.observe(question, decision, took);
-        let record = Record { micros: took.as_micros() as u64, ..Record::new(question, decision, at) };
+    pub(super) fn record(&self, input: &DecisionInput, decision: &Decision, at: Timestamp, took: Duration) {
+        self.metrics.observe(input, decision, took);
+        let record =
+            DecisionRecord { micros: took.as_micros() as u64, ..DecisionRecord::new(input, decision, at) };
         tracing::info!(
             target: LOG,
             took = format!("{}us", record.micros),
             pods = record.pods,
-            options = question.candidates.len(),
+            options = input.options.len(),
             "{}",
             record.summary()
         );
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.made += 1;
-        let number = ring.made;
-        if ring.last.len() == KEPT {
+        ring.total += 1;
+        let number = ring.total;
+        if ring.last.len() == MAX_RECORDS {
             ring.last.pop_back();
         }
-        ring.last.push_front(Arc::new(Record { number, ..record }));
+        ring.last.push_front(Arc::new(DecisionRecord { number, ..record }));
     }
 
-    /// The last `count` of them, the newest first.
-    pub fn last(&self, count: usize) -> Vec<Arc<Record>> {
+    /// The last `count` decisions, the newest first.
+    pub fn last(&self, count: usize) -> Vec<Arc<DecisionRecord>> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last.iter().take(count).cloned().collect()
     }
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct DecisionsQuery {
     last: Option<usize>,
 }
 
 /// `/debug/decisions`: the last decisions as JSON, the newest first; `?last=n` for the last n.
 pub fn debug_routes(decisions: Arc<Decisions>) -> Router {
-    let show = |State(decisions): State<Arc<Decisions>>, Query(asked): Query<Asked>| async move {
-        Json(decisions.last(asked.last.unwrap_or(KEPT))).into_response()
+    let show = |State(decisions): State<Arc<Decisions>>, Query(query): Query<DecisionsQuery>| async move {
+        Json(decisions.last(query.last.unwrap_or(MAX_RECORDS))).into_response()
     };
     Router::new().route("/debug/decisions", get(show)).with_state(decisions)
 }
@@ -179,33 +186,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
-        use crate::placement::{Blocked, Terms};
-        let option = |verdict| RecordedOption {
+    fn a_record_survives_serialization() {
+        use crate::placement::{Blocked, CostEstimate};
+        let option = |rating| RecordedOption {
             pool: "a".into(),
             nodes: 1,
             pods: 2,
             price: Some(UsdPerHour::ZERO),
             best: true,
-            verdict,
+            rating,
         };
-        let (rate, reason) = (UsdPerHour::ZERO, "STOCKOUT".into());
-        let terms = Terms { nodes: rate, rest: rate, leftover: rate, total: rate, left_waiting: 3 };
+        let rate = UsdPerHour::ZERO;
+        let reason = "STOCKOUT".into();
+        let estimate =
+            CostEstimate { nodes: rate, remaining: rate, spare: rate, total: rate, remaining_pods: 3 };
         let options = vec![
-            option(Verdict::Priced(terms)),
-            option(Verdict::Unpriced),
-            option(Verdict::Blocked(Blocked { reason, message: String::new() })),
+            option(Rating::Priced(estimate)),
+            option(Rating::Unpriced),
+            option(Rating::Blocked(Blocked { reason, message: String::new() })),
         ];
-        let record = Record { number: 1, at: Timestamp::UNIX_EPOCH, micros: 2, pods: 3, options, more: 4 };
+        let record =
+            DecisionRecord { number: 1, at: Timestamp::UNIX_EPOCH, micros: 2, pods: 3, options, more: 4 };
         let text = serde_json::to_string(&record).unwrap();
-        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record, "{text}");
+        assert_eq!(serde_json::from_str::<DecisionRecord>(&text).unwrap(), record, "{text}");
     }
 
     #[test]
-    fn options_that_are_not_kept_are_counted_all_the_same() {
+    fn unrecorded_options_are_counted() {
         use crate::catalog::Resources;
-        use crate::placement::{Blocked, Candidate, decide};
-        let candidate = |n: usize| Candidate {
+        use crate::placement::{Blocked, ExpansionOption, rank_options};
+        let option = |n: usize| ExpansionOption {
             pool: format!("pool-{n}").into(),
             node_group: None,
             nodes: 1,
@@ -214,29 +224,29 @@ mod tests {
             price: Some(UsdPerHour(1.into())),
             blocked: (n > 0).then(|| Blocked { reason: "STOCKOUT".into(), message: String::new() }),
             preferred: false,
-            place: 0,
+            position: 0,
         };
-        let question = Question { pods: Vec::new(), candidates: (0..=OPTIONS + 20).map(candidate).collect() };
+        let input = DecisionInput { pods: Vec::new(), options: (0..=MAX_OPTIONS + 20).map(option).collect() };
         let decisions = Decisions::default();
         let mut registry = Registry::default();
         decisions.register(&mut registry);
-        decisions.keep(&question, &decide(&question), Timestamp::UNIX_EPOCH, Duration::ZERO);
+        decisions.record(&input, &rank_options(&input), Timestamp::UNIX_EPOCH, Duration::ZERO);
         let text = registry.encode().unwrap();
-        let skipped = format!(r#"expander_options_skipped_total{{reason="STOCKOUT"}} {}"#, OPTIONS + 20);
+        let skipped = format!(r#"expander_options_skipped_total{{reason="STOCKOUT"}} {}"#, MAX_OPTIONS + 20);
         assert!(text.contains(&skipped), "{text}");
         let record = &decisions.last(1)[0];
-        assert_eq!((record.options.len(), record.more), (OPTIONS, 21));
+        assert_eq!((record.options.len(), record.more), (MAX_OPTIONS, 21));
     }
 
     #[test]
-    fn the_last_decisions_are_kept_and_numbered() {
+    fn the_last_decisions_are_recorded_with_numbers() {
         let decisions = Decisions::default();
-        for _ in 0..KEPT + 3 {
+        for _ in 0..MAX_RECORDS + 3 {
             let (at, took) = (Timestamp::UNIX_EPOCH, Duration::ZERO);
-            decisions.keep(&Question::default(), &Decision::default(), at, took);
+            decisions.record(&DecisionInput::default(), &Decision::default(), at, took);
         }
         let numbers: Vec<u64> = decisions.last(2).iter().map(|record| record.number).collect();
-        assert_eq!(numbers, [KEPT as u64 + 3, KEPT as u64 + 2]);
-        assert_eq!(decisions.last(usize::MAX).len(), KEPT);
+        assert_eq!(numbers, [MAX_RECORDS as u64 + 3, MAX_RECORDS as u64 + 2]);
+        assert_eq!(decisions.last(usize::MAX).len(), MAX_RECORDS);
     }
 }

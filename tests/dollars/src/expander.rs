@@ -6,9 +6,9 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use vpsie_autoscaler::catalog::Resources;
 use vpsie_autoscaler::cost::Rates;
-use vpsie_autoscaler::placement::{Candidate, PodRequest, Question, decide};
+use vpsie_autoscaler::placement::{DecisionInput, ExpansionOption, PodRequest, rank_options};
 
-use crate::data::{Pod, Pool, Room};
+use crate::data::{FreeCapacity, Pod, Pool};
 
 /// So many nodes of a pool for these pods.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub(crate) enum Expander {
     LeastWaste,
     LeastNodes,
     Price,
-    /// `grpc,least-waste`, with [`decide`] behind it.
+    /// `grpc,least-waste`, with [`rank_options`] behind it.
     Ours,
 }
 
@@ -73,8 +73,8 @@ impl Asked<'_> {
         left.choose(chance).copied()
     }
 
-    fn requested(&self, choice: &Choice) -> Room {
-        let mut sum = Room::default();
+    fn requested(&self, choice: &Choice) -> FreeCapacity {
+        let mut sum = FreeCapacity::default();
         for pod in &choice.pods {
             sum.give(self.pods[*pod].size);
         }
@@ -101,8 +101,8 @@ impl Asked<'_> {
     /// expander/price.
     fn score(&self, rates: Rates, choice: &Choice) -> f64 {
         let pool = &self.pools[choice.pool];
-        let price = |size: Room| rates.of(size.cpu as f64 / 1000.0, size.memory as f64 / 1024.0);
-        let stabilization = price(Room { cpu: 500, memory: 500, pods: 1 });
+        let price = |size: FreeCapacity| rates.of(size.cpu as f64 / 1000.0, size.memory as f64 / 1024.0);
+        let stabilization = price(FreeCapacity { cpu: 500, memory: 500, pods: 1 });
         let nodes = pool.price.to_f64() * choice.nodes as f64;
         let pods: f64 = choice.pods.iter().map(|pod| price(self.pods[*pod].size)).sum();
         let cores = pool.capacity.cpu as f64 / 1000.0;
@@ -121,34 +121,34 @@ impl Asked<'_> {
 
     /// What the product's expander answers.
     fn ours(&self, choices: &[Choice]) -> Vec<usize> {
-        let mut place = vec![0; self.pods.len()];
+        let mut indexes = vec![0; self.pods.len()];
         for (index, pod) in self.waiting.iter().enumerate() {
-            place[*pod] = index as u32;
+            indexes[*pod] = index as u32;
         }
         let pods = self.waiting.iter().map(|pod| {
             let size = self.pods[*pod].size;
             PodRequest { cpu_millis: size.cpu, memory_bytes: size.memory << 20 }
         });
-        let candidates = choices.iter().map(|choice| {
+        let options = choices.iter().map(|choice| {
             let pool = &self.pools[choice.pool];
-            Candidate {
+            ExpansionOption {
                 pool: Arc::from(pool.id.as_str()),
                 nodes: choice.nodes as u32,
-                pods: choice.pods.iter().map(|pod| place[*pod]).collect(),
+                pods: choice.pods.iter().map(|pod| indexes[*pod]).collect(),
                 node_group: Some("all".into()),
                 allocatable: resources(pool.allocatable),
                 price: Some(pool.price),
                 blocked: None,
                 preferred: false,
-                place: 0,
+                position: 0,
             }
         });
-        let question = Question { pods: pods.collect(), candidates: candidates.collect() };
-        decide(&question).options.iter().filter(|option| option.best).map(|option| option.candidate).collect()
+        let input = DecisionInput { pods: pods.collect(), options: options.collect() };
+        rank_options(&input).options.iter().filter(|ranked| ranked.best).map(|ranked| ranked.option).collect()
     }
 }
 
-fn resources(room: Room) -> Resources {
+fn resources(room: FreeCapacity) -> Resources {
     Resources { cpu_millis: room.cpu, memory_mib: room.memory, disk_gib: 0, pods: room.pods as u32 }
 }
 

@@ -1,4 +1,4 @@
-//! What Cluster Autoscaler sends, with what the fleet knows of it.
+//! Reads a request of Cluster Autoscaler and adds the state of the fleet.
 
 use jiff::Timestamp;
 use k8s_pb::api::core::v1::Node;
@@ -9,50 +9,50 @@ use crate::catalog::{DEFAULT_MAX_PODS, Resources, quantity};
 use crate::control::FleetHandle;
 use crate::fleet::{Fleet, Pool};
 use crate::grpc::proto::grpcplugin::{BestOptionsRequest, Option as WireOption};
-use crate::placement::{Blocked, Candidate, Question};
+use crate::placement::{Blocked, DecisionInput, ExpansionOption};
 
-/// The question of a request of any release (docs/reference/cluster-autoscaler.md#grpc-expander). Pods are
-/// read before the fleet is, which others wait for meanwhile.
-pub(super) fn of(handle: &FleetHandle, request: BestOptionsRequest, now: Timestamp) -> Question {
+/// Reads a request of any release (docs/reference/cluster-autoscaler.md#grpc-expander). Pods are read before
+/// the fleet is locked.
+pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now: Timestamp) -> DecisionInput {
     let BestOptionsRequest { options, node_map, node_bytes_map } = request;
     let mut pods = Pods::default();
-    let mut candidates: Vec<Candidate> = options
+    let mut options: Vec<ExpansionOption> = options
         .into_iter()
-        .map(|WireOption { node_group_id, node_count, debug: _, pod, pod_bytes }| Candidate {
+        .map(|WireOption { node_group_id, node_count, debug: _, pod, pod_bytes }| ExpansionOption {
             nodes: u32::try_from(node_count).unwrap_or_default().max(1),
             pods: pods.numbers(if pod_bytes.is_empty() { pod } else { pod_bytes }),
             allocatable: NOTHING,
             price: None,
             blocked: None,
             preferred: false,
-            place: u32::MAX,
+            position: u32::MAX,
             node_group: None,
             pool: node_group_id.into(),
         })
         .collect();
     handle.read(|fleet| {
-        for candidate in &mut candidates {
-            if let Some(pool) = fleet.pool(&candidate.pool) {
-                candidate.allocatable = fleet.template(pool).allocatable;
-                candidate.price = pool.price;
-                candidate.blocked = blocked(fleet, pool, now);
-                candidate.preferred = is_preferred(fleet, pool);
-                candidate.place = pool.place.unwrap_or(u32::MAX);
-                candidate.node_group = Some(pool.id.node_group.clone());
+        for option in &mut options {
+            if let Some(pool) = fleet.pool(&option.pool) {
+                option.allocatable = fleet.template(pool).allocatable;
+                option.price = pool.price;
+                option.blocked = find_block(fleet, pool, now);
+                option.preferred = is_preferred(fleet, pool);
+                option.position = pool.place.unwrap_or(u32::MAX);
+                option.node_group = Some(pool.id.node_group.clone());
             }
         }
     });
-    for candidate in candidates.iter_mut().filter(|candidate| candidate.allocatable == NOTHING) {
-        let sent = node_bytes_map.get(&*candidate.pool).or_else(|| node_map.get(&*candidate.pool));
-        candidate.allocatable = sent.and_then(|node| allocatable(node)).unwrap_or(NOTHING);
+    for option in options.iter_mut().filter(|option| option.allocatable == NOTHING) {
+        let sent = node_bytes_map.get(&*option.pool).or_else(|| node_map.get(&*option.pool));
+        option.allocatable = sent.and_then(|node| read_allocatable(node)).unwrap_or(NOTHING);
     }
-    Question { pods: pods.into_requests(), candidates }
+    DecisionInput { pods: pods.into_requests(), options }
 }
 
 const NOTHING: Resources = Resources { cpu_millis: 0, memory_mib: 0, disk_gib: 0, pods: 0 };
 
-fn blocked(fleet: &Fleet, pool: &Pool, now: Timestamp) -> Option<Blocked> {
-    // One node more: Cluster Autoscaler takes fewer than it asked about where a maximum is near.
+fn find_block(fleet: &Fleet, pool: &Pool, now: Timestamp) -> Option<Blocked> {
+    // One more node is enough: near a maximum, Cluster Autoscaler adds fewer nodes than the option has.
     let hindrance = fleet.hindrance(&pool.text, 1, now)?;
     Some(Blocked { reason: hindrance.reason.into(), message: hindrance.message })
 }
@@ -61,8 +61,8 @@ fn is_preferred(fleet: &Fleet, pool: &Pool) -> bool {
     fleet.group(pool).is_some_and(|group| group.preferred.as_ref() == Some(&pool.id.offer))
 }
 
-/// What a Node of somebody else gives to pods.
-fn allocatable(node: &[u8]) -> Option<Resources> {
+/// The allocatable resources of a foreign Node.
+fn read_allocatable(node: &[u8]) -> Option<Resources> {
     let status = Node::decode(node).ok()?.status?;
     let amount = |name: &str| {
         let text = status.allocatable.get(name)?.string.as_deref()?;

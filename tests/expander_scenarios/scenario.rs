@@ -1,4 +1,4 @@
-//! A question, as a person writes it.
+//! The format of scenarios.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Failure, FailureReason, Fleet, Machine, NodeGroup, Phase, PoolId, Records, Reserved,
 };
 
-/// When everything is asked.
+/// The time of every request.
 pub(crate) const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
-/// Where pools are, unless their id says something else.
+/// The datacenter of pools.
 const DATACENTER: &str = "ams1";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +31,13 @@ pub(crate) enum Release {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Scenario {
-    /// What it shows.
+    /// Its subject.
     #[allow(dead_code, reason = "for people")]
     about: String,
     /// NodeGroups.
     #[serde(default)]
     groups: Vec<Group>,
-    /// What VPSie has.
+    /// VPSie's offers.
     #[serde(default)]
     offers: BTreeMap<String, OfferSpec>,
     /// Kinds of pods.
@@ -68,7 +68,7 @@ struct Group {
 struct OfferSpec {
     cpu: u64,
     gib: u64,
-    /// USD per month. None: VPSie tells no price.
+    /// USD per month. None: VPSie shows no price.
     #[serde(default)]
     monthly: Option<Decimal>,
 }
@@ -91,7 +91,7 @@ pub(crate) struct PodSpec {
 pub(crate) struct OptionSpec {
     pub(crate) pool: String,
     pub(crate) nodes: i32,
-    /// How many of each kind of pod its nodes would take.
+    /// Number of pods of each kind that its nodes would take.
     #[serde(default)]
     pub(crate) pods: BTreeMap<String, usize>,
 }
@@ -136,14 +136,14 @@ impl Scenario {
             }
         });
         let machines = machines.collect();
-        let groups: Vec<_> = self.groups.iter().map(Group::declared).collect();
+        let groups: Vec<_> = self.groups.iter().map(Group::to_node_group).collect();
         let records = Records { machines, catalog: Some(Arc::new(catalog)), ..Records::default() };
         Fleet::restore(groups, records, Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 })
     }
 }
 
 impl Group {
-    fn declared(&self) -> NodeGroup {
+    fn to_node_group(&self) -> NodeGroup {
         let pool = |offer: &String| format!("{}/{DATACENTER}/{offer}/on-demand", self.name).parse().unwrap();
         NodeGroup {
             name: self.name.as_str().into(),
