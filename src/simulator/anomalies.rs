@@ -25,7 +25,8 @@ pub struct AnomaliesConfig {
     /// How likely nothing shows the role of a worker, 0 to 1: no `role`, an unknown `node_type`, a hostname
     /// without `-slave`.
     pub unknown_roles: f64,
-    /// How likely the account has another VM with the hostname of a worker, such as a restored backup, 0 to 1.
+    /// How likely the account has another VM with the hostname of a worker, such as a restored backup, 0 to
+    /// 1.
     pub namesakes: f64,
     /// How long after a worker is listed in its cluster `storages/vms` lists it too.
     pub uuid_told_after: Span,

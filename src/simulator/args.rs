@@ -25,16 +25,16 @@ use crate::clock::SystemClock;
 /// `vpsie-autoscaler simulator`.
 #[derive(Args, Clone, Debug)]
 pub struct SimulatorArgs {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
-    /// What there is and how it behaves: a YAML file (docs/develop/simulator.md). Flags win over it.
+    /// YAML file with objects and behaviour (docs/develop/simulator.md). Flags have precedence.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Keep the state here, and go on from it.
+    /// File for the state, which survives restarts.
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// What is changed about the configuration.
+    /// Overrides of the configuration.
     #[command(flatten)]
     pub world: WorldArgs,
     /// Machines that join a cluster.
@@ -42,47 +42,47 @@ pub struct SimulatorArgs {
     pub join: JoinArgs,
 }
 
-/// What is changed about a [`SimulatorConfig`].
+/// Overrides of a [`SimulatorConfig`].
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Simulated VPSie")]
 pub struct WorldArgs {
-    /// Where chance starts: names, UUIDs, times, faults. Default: 0
+    /// Random seed for names, UUIDs, times and faults. Default: 0
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Speak another shape where VPSie's clients contradict each other, such as nodes=rich. Repeatable.
+    /// Shape of the API where VPSie's clients contradict each other, such as nodes=rich. Repeatable.
     #[arg(long = "shape", value_name = "NAME=VALUE", value_parser = shape)]
     pub shapes: Vec<String>,
-    /// Let something go wrong, such as 'POST **/add/slave/** lost p=0.1'. Repeatable.
+    /// Fault rule, such as 'POST **/add/slave/** lost p=0.1'. Repeatable.
     #[arg(long = "fault", value_name = "RULE")]
     pub faults: Vec<FaultRule>,
-    /// From a request until its VM is listed. Default: 1s..3s
+    /// Time from a request until its VM is listed. Default: 1s..3s
     #[arg(long, value_name = "TIME[..TIME]")]
     pub listed_after: Option<Span>,
-    /// From a request until its VM is up. Default: 20s..60s
+    /// Time from a request until its VM is up. Default: 20s..60s
     #[arg(long, value_name = "TIME[..TIME]")]
     pub boot_time: Option<Span>,
-    /// From a deletion until its VM is gone. Default: 2s..8s
+    /// Time from a deletion until the VM is gone. Default: 2s..8s
     #[arg(long, value_name = "TIME[..TIME]")]
     pub deletion_time: Option<Span>,
-    /// How likely a VM never comes up, 0 to 1. Default: 0
+    /// Probability that a VM never comes up, 0 to 1. Default: 0
     #[arg(long, value_name = "P")]
     pub boot_failure: Option<f64>,
-    /// Room for VMs of an offer. Repeatable. Default: no limit
+    /// Maximum number of VMs of an offer. Repeatable. Default: no limit
     #[arg(long = "capacity", value_name = "[DATACENTER/]OFFER=N", value_parser = capacity)]
     pub capacity: Vec<CapacityConfig>,
-    /// What happens when there is no room. Default: refused
+    /// Reply to a request without capacity. Default: refused
     #[arg(long, value_enum)]
     pub shortage: Option<Shortage>,
-    /// Workers that the account may have. Default: no limit
+    /// Maximum number of workers of the account. Default: no limit
     #[arg(long, value_name = "N")]
     pub worker_quota: Option<u32>,
-    /// Requests a minute; more get 429. Default: no limit
+    /// Maximum requests per minute; further requests get 429. Default: no limit
     #[arg(long, value_name = "N")]
     pub rate_limit: Option<u32>,
-    /// Control-plane nodes of each cluster. Default: 1
+    /// Number of control-plane nodes of each cluster. Default: 1
     #[arg(long, value_name = "N")]
     pub control_plane: Option<u32>,
-    /// Workers of each cluster that nobody's autoscaler made. Default: 0
+    /// Number of workers of each cluster that no autoscaler created. Default: 0
     #[arg(long, value_name = "N")]
     pub foreign_workers: Option<u32>,
     /// `clientId` of a login. Default: simulated-client
@@ -100,16 +100,16 @@ pub struct WorldArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Machines that join a cluster")]
 pub struct JoinArgs {
-    /// Let VMs that are up join this cluster as Nodes.
+    /// Kubeconfig of a cluster that running VMs join as Nodes.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context. Default: its current one
+    /// Context of the kubeconfig. Default: its current context
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
-    /// UUID of the simulated cluster whose VMs join. Default: the first
+    /// UUID of the simulated cluster whose VMs join. Default: the first one
     #[arg(long, value_name = "UUID", requires = "kubeconfig")]
     pub join_cluster: Option<String>,
-    /// Who says that Nodes are alive: the simulator while the VM is up, or another such as kwok.
+    /// Source of Node heartbeats: the simulator while the VM is up, or another program such as kwok.
     #[arg(long, value_enum, default_value_t, requires = "kubeconfig")]
     pub join_heartbeat: Heartbeat,
     /// Annotation of every Node, such as kwok.x-k8s.io/node=fake. Repeatable.
@@ -126,10 +126,10 @@ fn shape(text: &str) -> Result<String, super::ShapeError> {
 
 fn capacity(text: &str) -> Result<CapacityConfig, String> {
     let wrong = || format!("{text:?}: want [DATACENTER/]OFFER=N, such as s-4vcpu-8gb=3");
-    let (place, limit) = text.rsplit_once('=').ok_or_else(wrong)?;
-    let (datacenter, offer) = match place.split_once('/') {
+    let (target, limit) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let (datacenter, offer) = match target.split_once('/') {
         Some((datacenter, offer)) => (Some(datacenter.to_owned()), offer),
-        None => (None, place),
+        None => (None, target),
     };
     let limit = limit.parse().map_err(|_| wrong())?;
     Ok(CapacityConfig { datacenter, offer: offer.to_owned(), limit })
@@ -141,29 +141,29 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl WorldArgs {
-    /// Changes what was given, and nothing else.
+    /// Applies the given overrides.
     pub fn apply(&self, config: &mut SimulatorConfig) -> anyhow::Result<()> {
-        fn put<T: Clone>(field: &mut T, given: Option<&T>) {
+        fn set<T: Clone>(field: &mut T, given: Option<&T>) {
             if let Some(given) = given {
                 field.clone_from(given);
             }
         }
-        put(&mut config.seed, self.seed.as_ref());
-        put(&mut config.times.listed, self.listed_after.as_ref());
-        put(&mut config.times.boot, self.boot_time.as_ref());
-        put(&mut config.times.deletion, self.deletion_time.as_ref());
-        put(&mut config.boot_failure, self.boot_failure.as_ref());
-        put(&mut config.shortage, self.shortage.as_ref());
-        put(&mut config.account.client_id, self.client_id.as_ref());
-        put(&mut config.account.client_secret, self.client_secret.as_ref());
-        put(&mut config.account.token, self.token.as_ref());
+        set(&mut config.seed, self.seed.as_ref());
+        set(&mut config.times.listed, self.listed_after.as_ref());
+        set(&mut config.times.boot, self.boot_time.as_ref());
+        set(&mut config.times.deletion, self.deletion_time.as_ref());
+        set(&mut config.boot_failure, self.boot_failure.as_ref());
+        set(&mut config.shortage, self.shortage.as_ref());
+        set(&mut config.account.client_id, self.client_id.as_ref());
+        set(&mut config.account.client_secret, self.client_secret.as_ref());
+        set(&mut config.account.token, self.token.as_ref());
         config.worker_quota = self.worker_quota.or(config.worker_quota);
         config.rate_limit = self.rate_limit.or(config.rate_limit);
         config.capacity.extend(self.capacity.iter().cloned());
         config.faults.extend(self.faults.iter().cloned());
         for cluster in &mut config.clusters {
-            put(&mut cluster.control_plane, self.control_plane.as_ref());
-            put(&mut cluster.foreign_workers, self.foreign_workers.as_ref());
+            set(&mut cluster.control_plane, self.control_plane.as_ref());
+            set(&mut cluster.foreign_workers, self.foreign_workers.as_ref());
         }
         for text in &self.shapes {
             config.shapes.set(text)?;
@@ -179,7 +179,7 @@ impl SimulatorArgs {
             None => SimulatorConfig::default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("{}: cannot be read", path.display()))?;
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 serde_saphyr::from_str(&text).with_context(|| format!("{}", path.display()))?
             }
         };
@@ -211,7 +211,7 @@ impl JoinArgs {
     }
 }
 
-/// Runs the simulator until told to stop.
+/// Runs the simulator until `shutdown`.
 pub async fn run(args: SimulatorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let config = args.simulator_config()?;
     let token = config.account.token_is_default().then_some(DEFAULT_TOKEN);
@@ -222,7 +222,7 @@ pub async fn run(args: SimulatorArgs, shutdown: CancellationToken) -> anyhow::Re
         None => Simulator::new(config, clock)?,
     };
     if let Some(path) = &args.state {
-        simulator.keep_in(path.clone()).await?;
+        simulator.persist_to(path.clone()).await?;
     }
     let joining = match &args.join.kubeconfig {
         None => None,
@@ -234,7 +234,7 @@ pub async fn run(args: SimulatorArgs, shutdown: CancellationToken) -> anyhow::Re
     };
     let listener = TcpListener::bind(args.listen)
         .await
-        .with_context(|| format!("--listen {}: cannot listen there", args.listen))?;
+        .with_context(|| format!("cannot listen on --listen {}", args.listen))?;
     let address = listener.local_addr()?;
     println!("VPSie simulator on http://{address} (API under /apps/v2, control under /_simulator)");
     if let Some(token) = token {

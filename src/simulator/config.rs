@@ -141,7 +141,7 @@ pub struct ClusterConfig {
     /// Control-plane nodes that it starts with.
     #[serde(default = "one_u32")]
     pub control_plane: u32,
-    /// Workers that it starts with and that nobody's autoscaler made.
+    /// Number of initial workers that no autoscaler created.
     #[serde(default)]
     pub foreign_workers: u32,
     /// Their size, by name, and that of the control plane. None: the first offer.

@@ -1,4 +1,4 @@
-//! What people and tests do to the simulated VPSie, and what they see of it. The API knows none of it.
+//! Control of the simulated VPSie by people and tests, outside the API.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use super::handle::Simulator;
 use super::shapes::Shapes;
 use super::state::{EndedBy, Group, Phase, Room, Vm, VmKind, price};
 
-/// Why something cannot be done to the simulator.
+/// A failed control operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ControlError(pub(super) String);
 
-/// A VM with what follows from the time.
+/// A VM with values computed from the time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmView {
@@ -28,15 +28,15 @@ pub struct VmView {
     pub vm: Vm,
     /// Name of its offer.
     pub offer: String,
-    /// Where it is in its life.
+    /// Its phase.
     pub phase: Phase,
     /// USD an hour.
     pub hourly: Decimal,
-    /// USD until now.
+    /// USD so far.
     pub cost: Decimal,
 }
 
-/// Everything at a glance.
+/// An overview of the state.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Overview {
@@ -48,17 +48,17 @@ pub struct Overview {
     pub gone: usize,
     /// Node groups.
     pub groups: Vec<Group>,
-    /// Room for VMs, where it is limited: `<datacenter or *>/<offer>`.
+    /// Maximum numbers of VMs: `<datacenter or *>/<offer>`.
     pub capacity: BTreeMap<String, u32>,
-    /// Workers that the account may have.
+    /// Maximum number of workers of the account.
     pub worker_quota: Option<u32>,
-    /// Requests a minute.
+    /// Maximum requests per minute.
     pub rate_limit: Option<u32>,
-    /// Whether nothing can be reached.
+    /// Whether the API is unreachable.
     pub outage: bool,
-    /// Faults in force.
+    /// Active faults.
     pub faults: Vec<ActiveRule>,
-    /// Shapes in force.
+    /// Active shapes.
     pub shapes: Shapes,
     /// Requests so far, by endpoint.
     pub calls: BTreeMap<String, u64>,
@@ -67,28 +67,28 @@ pub struct Overview {
 }
 
 impl Simulator {
-    /// VMs that exist, in the order in which they were asked for.
+    /// VMs that exist, in the order of their requests.
     pub fn vms(&self) -> Vec<VmView> {
-        self.with(|state, cx, _| state.vms.values().map(|vm| view(cx.config, cx.now, vm)).collect())
+        self.with_state(|state, cx, _| state.vms.values().map(|vm| view(cx.config, cx.now, vm)).collect())
     }
 
     /// VMs that are gone, of the last month.
     pub fn gone(&self) -> Vec<VmView> {
-        self.with(|state, cx, _| state.gone.iter().map(|vm| view(cx.config, cx.now, vm)).collect())
+        self.with_state(|state, cx, _| state.gone.iter().map(|vm| view(cx.config, cx.now, vm)).collect())
     }
 
-    /// Workers that were asked for through the API and exist.
+    /// Number of existing workers that were created through the API.
     pub fn worker_count(&self) -> usize {
-        self.with(|state, _, _| state.vms.values().filter(|vm| vm.kind == VmKind::Worker).count())
+        self.with_state(|state, _, _| state.vms.values().filter(|vm| vm.kind == VmKind::Worker).count())
     }
 
     /// Node groups.
     pub fn groups(&self) -> Vec<Group> {
-        self.with(|state, _, _| state.groups.values().cloned().collect())
+        self.with_state(|state, _, _| state.groups.values().cloned().collect())
     }
 
-    /// Requests so far, by endpoint: `POST /k8s/cluster/byId/*/add/slave/group/*`. Those that a fault struck
-    /// are counted too.
+    /// Requests so far, by endpoint: `POST /k8s/cluster/byId/*/add/slave/group/*`. Requests with faults
+    /// count, too.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.world(|world| world.calls.clone())
     }
@@ -108,10 +108,13 @@ impl Simulator {
         self.vms().iter().chain(&self.gone()).map(|vm| vm.cost).sum()
     }
 
-    /// Everything at a glance.
+    /// An overview of the state.
     pub fn overview(&self) -> Overview {
-        let (vms, gone, spent) = (self.vms(), self.gone().len(), self.spent());
-        let (groups, now) = (self.groups(), self.now());
+        let vms = self.vms();
+        let gone = self.gone().len();
+        let spent = self.spent();
+        let groups = self.groups();
+        let now = self.now();
         self.world(|world| Overview {
             now,
             vms,
@@ -133,43 +136,43 @@ impl Simulator {
         })
     }
 
-    /// The shapes in force.
+    /// The active shapes.
     pub fn shapes(&self) -> Shapes {
         self.world(|world| world.config.shapes)
     }
 
-    /// Speaks other shapes from here.
+    /// Replaces the shapes.
     pub fn set_shapes(&self, shapes: Shapes) {
         self.world(|world| world.config.shapes = shapes);
     }
 
-    /// Deletes a VM behind the client's back.
+    /// Deletes a VM outside the API.
     pub fn delete_vm(&self, uuid: &str) -> Result<(), ControlError> {
-        self.take(uuid, EndedBy::Stranger, SignedDuration::ZERO)
+        self.end_vm(uuid, EndedBy::Outside, SignedDuration::ZERO)
     }
 
-    /// Takes a VM back after the notice.
+    /// Interrupts a VM after the notice.
     pub fn interrupt(&self, uuid: &str, notice: SignedDuration) -> Result<(), ControlError> {
-        self.take(uuid, EndedBy::Interruption, notice)
+        self.end_vm(uuid, EndedBy::Interruption, notice)
     }
 
-    fn take(&self, uuid: &str, by: EndedBy, notice: SignedDuration) -> Result<(), ControlError> {
-        let taken = self.with(|state, cx, _| state.take(cx, uuid, by, notice));
-        taken.map_err(|_| no_vm(uuid))
+    fn end_vm(&self, uuid: &str, by: EndedBy, notice: SignedDuration) -> Result<(), ControlError> {
+        let ended = self.with_state(|state, cx, _| state.end_vm(cx, uuid, by, notice));
+        ended.map_err(|_| unknown_vm(uuid))
     }
 
-    /// Suspends a VM, or lets it go on.
+    /// Suspends or resumes a VM.
     pub fn set_suspended(&self, uuid: &str, suspended: bool) -> Result<(), ControlError> {
-        self.with(|state, _, _| {
-            state.vm_mut(uuid).ok_or_else(|| no_vm(uuid))?.suspended = suspended;
+        self.with_state(|state, _, _| {
+            state.vm_mut(uuid).ok_or_else(|| unknown_vm(uuid))?.suspended = suspended;
             state.revision += 1;
             Ok(())
         })
     }
 
-    /// Adds a worker that no client asked for, to a group or to any of the cluster.
+    /// Adds a worker outside the API, to the given group or to any group of the cluster.
     pub fn add_foreign_worker(&self, cluster: &str, group: Option<u64>) -> Result<String, ControlError> {
-        self.with(|state, cx, _| {
+        self.with_state(|state, cx, _| {
             let (_, cluster) = cx.config.cluster(cluster).ok_or_else(|| no("cluster", cluster))?;
             let mut groups = state.groups.values().filter(|g| g.cluster == cluster.identifier);
             let found = groups.find(|g| group.is_none_or(|id| g.id == id)).map(|g| g.id);
@@ -179,15 +182,15 @@ impl Simulator {
         })
     }
 
-    /// Sets how many VMs of an offer there is room for, those that exist included. None: no limit. Without a
-    /// datacenter: in each.
+    /// Sets the maximum number of VMs of an offer, including existing ones. None: no limit. Without a
+    /// datacenter: in each datacenter.
     pub fn set_capacity(
         &self,
         datacenter: Option<&str>,
         offer: &str,
         limit: Option<u32>,
     ) -> Result<(), ControlError> {
-        self.with(|state, cx, _| {
+        self.with_state(|state, cx, _| {
             let size = cx.config.offer_named(offer).ok_or_else(|| no("offer", offer))?.id;
             if let Some(datacenter) = datacenter {
                 cx.config.datacenter(datacenter).ok_or_else(|| no("datacenter", datacenter))?;
@@ -197,15 +200,15 @@ impl Simulator {
         })
     }
 
-    /// Sets how many workers the account may have. None: no limit.
+    /// Sets the maximum number of workers of the account. None: no limit.
     pub fn set_worker_quota(&self, quota: Option<u32>) {
-        self.with(|state, _, _| {
+        self.with_state(|state, _, _| {
             state.worker_quota = quota;
             state.revision += 1;
         });
     }
 
-    /// Sets a list price, USD a month; the hourly one follows from it unless it is given.
+    /// Sets a list price, USD per month. The hourly price follows from it unless it is given.
     pub fn set_price(
         &self,
         offer: &str,
@@ -221,33 +224,33 @@ impl Simulator {
         })
     }
 
-    /// Sets how long things take from here.
+    /// Replaces the durations of operations.
     pub fn set_times(&self, times: TimesConfig) {
         self.world(|world| world.config.times = times);
     }
 
-    /// What goes wrong for as long as it lasts.
+    /// The active anomalies.
     pub fn anomalies(&self) -> AnomaliesConfig {
         self.world(|world| world.config.anomalies)
     }
 
-    /// Sets what goes wrong from here for as long as it lasts.
+    /// Replaces the anomalies.
     pub fn set_anomalies(&self, anomalies: AnomaliesConfig) {
         self.world(|world| world.config.anomalies = anomalies);
     }
 
-    /// Sets what happens from here when there is no room.
+    /// Sets the reply to requests without capacity.
     pub fn set_shortage(&self, shortage: Shortage) {
         self.world(|world| world.config.shortage = shortage);
     }
 
-    /// Sets the requests a minute; more get 429. None: no limit.
+    /// Sets the maximum requests per minute; further requests get 429. None: no limit.
     pub fn set_rate_limit(&self, per_minute: Option<u32>) {
         let now = self.now();
         self.world(|world| {
             let per_minute = per_minute.map(|limit| limit.max(1));
             world.config.rate_limit = per_minute;
-            world.rate = super::work::RateLimit::full(per_minute.unwrap_or_default(), now);
+            world.rate = super::operations::RateLimit::full(per_minute.unwrap_or_default(), now);
         });
     }
 
@@ -256,35 +259,35 @@ impl Simulator {
         self.world(|world| world.outage = on);
     }
 
-    /// Accepts this token from here, and no longer the one before. Those that a login gave stay.
+    /// Replaces the static token. Tokens of logins stay valid.
     pub fn set_token(&self, token: SecretString) {
         self.world(|world| world.config.account.token = token);
     }
 
-    /// Ends every token that a login gave.
+    /// Revokes all tokens of logins.
     pub fn revoke_tokens(&self) {
-        self.with(|state, _, _| {
+        self.with_state(|state, _, _| {
             state.tokens.clear();
             state.revision += 1;
         });
     }
 
-    /// Puts a fault in force. Its id.
+    /// Adds a fault and returns its id.
     pub fn add_fault(&self, rule: FaultRule) -> u64 {
         self.world(|world| world.faults.add(rule))
     }
 
-    /// Faults in force.
+    /// The active faults.
     pub fn faults(&self) -> Vec<ActiveRule> {
         self.world(|world| world.faults.list())
     }
 
-    /// Takes a fault back. False when there is none of that id.
+    /// Removes a fault. Returns false if the id is unknown.
     pub fn remove_fault(&self, id: u64) -> bool {
         self.world(|world| world.faults.remove(id))
     }
 
-    /// Takes every fault back.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.world(|world| world.faults.clear());
     }
@@ -306,10 +309,10 @@ fn room_name(config: &SimulatorConfig, room: &Room) -> String {
     format!("{}/{offer}", room.datacenter.as_deref().unwrap_or("*"))
 }
 
-fn no_vm(uuid: &str) -> ControlError {
+fn unknown_vm(uuid: &str) -> ControlError {
     no("VM", uuid)
 }
 
 fn no(what: &str, name: &str) -> ControlError {
-    ControlError(format!("there is no {what} {name:?}"))
+    ControlError(format!("unknown {what} {name:?}"))
 }

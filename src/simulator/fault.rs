@@ -6,66 +6,66 @@ use std::str::FromStr;
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// When something goes wrong, and how.
+/// A fault and its conditions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultRule {
-    /// The method that it is for. None: every one.
+    /// The HTTP method. None: every method.
     pub method: Option<String>,
-    /// The paths that it is for: `*` is anything but `/`, `**` is anything.
+    /// The path glob: `*` matches anything but `/`, `**` matches anything.
     pub path: String,
-    /// What happens.
+    /// The effect.
     pub effect: Effect,
-    /// Matching requests that it lets pass first.
+    /// Number of matching requests that pass first.
     pub skip: u32,
-    /// How often it happens. None: every time.
+    /// Maximum number of times. None: no maximum.
     pub count: Option<u32>,
-    /// How likely it happens to a matching request, 0 to 1.
+    /// Probability per matching request, 0 to 1.
     pub probability: f64,
 }
 
-/// What goes wrong.
+/// The effect of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// A JSON error with that HTTP status.
     Status {
         /// HTTP status.
         code: u16,
-        /// What is done before it is answered.
-        work: Work,
-        /// `Retry-After`, as it is sent: seconds, a date, or what is neither.
+        /// Whether the request is executed before the reply.
+        execution: Execution,
+        /// Value of `Retry-After`: seconds, a date, or malformed text.
         retry_after: Option<String>,
-        /// What is said. None: the status' own words.
+        /// The message. None: the reason phrase of the status.
         message: Option<String>,
     },
     /// An HTML page with that HTTP status.
     Html {
         /// HTTP status.
         code: u16,
-        /// What is done before it is answered.
-        work: Work,
+        /// Whether the request is executed before the reply.
+        execution: Execution,
     },
-    /// Everything happens later.
+    /// The request is executed after this time.
     Delay(SignedDuration),
-    /// The work is done at once; the body comes in pieces over that time.
+    /// The request is executed at once; the body is sent in pieces over this time.
     Slow(SignedDuration),
-    /// The work is done; the reply is not sent.
+    /// The request is executed; the reply is not sent.
     Lost,
-    /// Nothing is done: the connection fails.
+    /// The request is not executed: the connection fails.
     NotSent,
-    /// The work is done twice.
+    /// The request is executed twice.
     Duplicate,
 }
 
-/// Whether the request is carried out before an error is answered.
+/// Whether the request is executed before the error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// It is.
-    Done,
-    /// It is not.
-    NotDone,
+pub enum Execution {
+    /// Executed.
+    Executed,
+    /// Not executed.
+    Skipped,
 }
 
-/// Why a text is no [`FaultRule`].
+/// A malformed [`FaultRule`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "fault {text:?}: {problem}; want <METHOD|*> <path glob> <effect> [options], with an effect of \
@@ -78,7 +78,7 @@ pub struct FaultError {
 }
 
 impl FaultRule {
-    /// Whether it is for the request, count and chance aside.
+    /// Returns true iff method and path match, regardless of count and probability.
     pub(super) fn matches(&self, method: &str, path: &str) -> bool {
         self.method.as_deref().is_none_or(|m| m == method) && glob(self.path.as_bytes(), path.as_bytes())
     }
@@ -106,7 +106,7 @@ impl FromStr for FaultRule {
 
 fn parse(text: &str) -> Result<FaultRule, String> {
     let mut words = text.split_whitespace();
-    let method = words.next().ok_or("nothing is given")?;
+    let method = words.next().ok_or("the rule is empty")?;
     let method = match method {
         "*" => None,
         "GET" | "POST" | "PUT" | "DELETE" => Some(method.to_owned()),
@@ -136,8 +136,13 @@ fn parse_effect(word: &str) -> Result<Effect, String> {
         time.ok_or_else(|| format!("{name}={value:?} must be a time such as 3s"))
     };
     Ok(match name {
-        "status" => Effect::Status { code: status()?, work: Work::NotDone, retry_after: None, message: None },
-        "html" => Effect::Html { code: status()?, work: Work::NotDone },
+        "status" => Effect::Status {
+            code: status()?,
+            execution: Execution::Skipped,
+            retry_after: None,
+            message: None,
+        },
+        "html" => Effect::Html { code: status()?, execution: Execution::Skipped },
         "delay" => Effect::Delay(time()?),
         "slow" => Effect::Slow(time()?),
         "lost" if value.is_empty() => Effect::Lost,
@@ -157,12 +162,12 @@ fn apply(rule: &mut FaultRule, word: &str) -> Result<(), String> {
             let p = value.parse::<f64>().ok().filter(|p| (0.0..=1.0).contains(p));
             rule.probability = p.ok_or_else(|| format!("p={value:?} must be 0 to 1"))?;
         }
-        ("done", Effect::Status { work, .. } | Effect::Html { work, .. }) if value.is_empty() => {
-            *work = Work::Done;
+        ("done", Effect::Status { execution, .. } | Effect::Html { execution, .. }) if value.is_empty() => {
+            *execution = Execution::Executed;
         }
         ("retry-after", Effect::Status { retry_after, .. }) => *retry_after = Some(value.replace('_', " ")),
         ("message", Effect::Status { message, .. }) => *message = Some(value.replace('_', " ")),
-        _ => return Err(format!("option {word:?} is unknown or does not go with the effect")),
+        _ => return Err(format!("option {word:?} is unknown or invalid for the effect")),
     }
     Ok(())
 }
@@ -171,8 +176,8 @@ impl fmt::Display for FaultRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} ", self.method.as_deref().unwrap_or("*"), self.path)?;
         match &self.effect {
-            Effect::Status { code, work, retry_after, message } => {
-                write!(f, "status={code}{}", done(*work))?;
+            Effect::Status { code, execution, retry_after, message } => {
+                write!(f, "status={code}{}", execution_option(*execution))?;
                 if let Some(text) = retry_after {
                     write!(f, " retry-after={}", text.replace(' ', "_"))?;
                 }
@@ -180,7 +185,7 @@ impl fmt::Display for FaultRule {
                     write!(f, " message={}", message.replace(' ', "_"))?;
                 }
             }
-            Effect::Html { code, work } => write!(f, "html={code}{}", done(*work))?,
+            Effect::Html { code, execution } => write!(f, "html={code}{}", execution_option(*execution))?,
             Effect::Delay(time) => write!(f, "delay={time}")?,
             Effect::Slow(time) => write!(f, "slow={time}")?,
             Effect::Lost => f.write_str("lost")?,
@@ -200,10 +205,10 @@ impl fmt::Display for FaultRule {
     }
 }
 
-fn done(work: Work) -> &'static str {
-    match work {
-        Work::Done => " done",
-        Work::NotDone => "",
+fn execution_option(execution: Execution) -> &'static str {
+    match execution {
+        Execution::Executed => " done",
+        Execution::Skipped => "",
     }
 }
 
@@ -219,24 +224,24 @@ impl<'de> Deserialize<'de> for FaultRule {
     }
 }
 
-/// The rules in force, with what has become of each.
+/// The active rules with their counters.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     next: u64,
     rules: Vec<ActiveRule>,
 }
 
-/// A rule in force.
+/// An active rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActiveRule {
-    /// To remove it by.
+    /// Its id.
     pub id: u64,
     /// The rule.
     pub rule: FaultRule,
-    /// Requests that it was for.
+    /// Number of matching requests.
     pub matched: u32,
-    /// How often it happened.
+    /// Number of applications.
     pub fired: u32,
 }
 
@@ -261,8 +266,13 @@ impl Faults {
         self.rules.clone()
     }
 
-    /// What goes wrong with the request: the first rule that strikes.
-    pub(super) fn strike(&mut self, method: &str, path: &str, rng: &mut impl rand::RngExt) -> Option<Effect> {
+    /// Selects the effect of the first rule that applies to a request.
+    pub(super) fn select_effect(
+        &mut self,
+        method: &str,
+        path: &str,
+        rng: &mut impl rand::RngExt,
+    ) -> Option<Effect> {
         let active = self.rules.iter_mut().filter(|active| active.rule.matches(method, path));
         for ActiveRule { rule, matched, fired, .. } in active {
             *matched += 1;
@@ -286,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_are_their_text() {
+    fn rules_survive_formatting() {
         for text in [
             "POST **/add/slave/group/* lost",
             "* /apps/v2/** status=503",
@@ -305,9 +315,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_rule_says_what_is_wrong() {
+    fn a_malformed_rule_names_the_problem() {
         for (text, problem) in [
-            ("", "nothing is given"),
+            ("", "the rule is empty"),
             ("PATCH ** lost", "method \"PATCH\" is none of *, GET, POST, PUT, DELETE"),
             ("GET", "the path glob is missing"),
             ("GET k8s lost", "path glob \"k8s\" must start with / or *"),
@@ -317,7 +327,7 @@ mod tests {
             ("GET ** delay=soon", "delay=\"soon\" must be a time such as 3s"),
             ("GET ** lost count=x", "count=\"x\" must be a number"),
             ("GET ** lost p=2", "p=\"2\" must be 0 to 1"),
-            ("GET ** lost done", "option \"done\" is unknown or does not go with the effect"),
+            ("GET ** lost done", "option \"done\" is unknown or invalid for the effect"),
         ] {
             let error = text.parse::<FaultRule>().unwrap_err();
             assert_eq!(error.problem, problem, "{text}");
@@ -340,24 +350,24 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_strikes_wins() {
+    fn the_first_applicable_rule_wins() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let mut faults = Faults::default();
         faults.add("GET ** lost skip=1 count=1".parse().unwrap());
         faults.add("* ** duplicate".parse().unwrap());
-        let mut strike = |method| faults.strike(method, "/x", &mut rng);
-        assert_eq!(strike("GET"), Some(Effect::Duplicate));
-        assert_eq!(strike("POST"), Some(Effect::Duplicate));
-        assert_eq!(strike("GET"), Some(Effect::Lost));
-        assert_eq!(strike("GET"), Some(Effect::Duplicate));
+        let mut select_effect = |method| faults.select_effect(method, "/x", &mut rng);
+        assert_eq!(select_effect("GET"), Some(Effect::Duplicate));
+        assert_eq!(select_effect("POST"), Some(Effect::Duplicate));
+        assert_eq!(select_effect("GET"), Some(Effect::Lost));
+        assert_eq!(select_effect("GET"), Some(Effect::Duplicate));
     }
 
     #[test]
-    fn chance_strikes_about_as_often_as_asked() {
+    fn faults_apply_with_the_given_probability() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let mut faults = Faults::default();
         faults.add("* ** lost p=0.25".parse().unwrap());
-        let struck = (0..1000).filter(|_| faults.strike("GET", "/x", &mut rng).is_some()).count();
+        let struck = (0..1000).filter(|_| faults.select_effect("GET", "/x", &mut rng).is_some()).count();
         assert!((200..300).contains(&struck), "{struck}");
     }
 }

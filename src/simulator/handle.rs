@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use super::config::SimulatorConfig;
 use super::config_error::ConfigError;
 use super::fault::Faults;
+use super::operations::RateLimit;
 use super::persist::{Saver, Snapshot, SnapshotError};
 use super::state::{Context, State};
-use super::work::RateLimit;
 use crate::clock::Clock;
 
 /// A VPSie in a process. Cheap to clone: clones share one state.
@@ -56,7 +56,8 @@ impl Simulator {
         Ok(Self::assemble(config, clock, state, rng))
     }
 
-    /// Restores a snapshot. Behaviour comes from the configuration; objects, capacity and quota come from the snapshot.
+    /// Restores a snapshot. Behaviour comes from the configuration; objects, capacity and quota come from the
+    /// snapshot.
     pub fn restore(
         config: SimulatorConfig,
         clock: Arc<dyn Clock>,
@@ -90,8 +91,8 @@ impl Simulator {
         self.world(|world| Snapshot::new(world.state.clone(), world.rng.clone()))
     }
 
-    /// Writes the state to the file now, and before every reply that follows a change.
-    pub async fn keep_in(&self, path: PathBuf) -> Result<(), SnapshotError> {
+    /// Writes the state to the file now, and before the reply to every change.
+    pub async fn persist_to(&self, path: PathBuf) -> Result<(), SnapshotError> {
         self.inner.saver.get_or_init(|| Saver::new(path));
         self.save().await
     }
@@ -114,7 +115,10 @@ impl Simulator {
     }
 
     /// Runs `f` on the state at the current time.
-    pub(super) fn with<R>(&self, f: impl FnOnce(&mut State, &mut Context<'_>, &mut RateLimit) -> R) -> R {
+    pub(super) fn with_state<R>(
+        &self,
+        f: impl FnOnce(&mut State, &mut Context<'_>, &mut RateLimit) -> R,
+    ) -> R {
         let now = self.now();
         self.world(|world| {
             world.state.settle(now);

@@ -1,5 +1,5 @@
-//! Machines that join a Kubernetes API server as Nodes, as a kubelet would have them: no providerID, and no
-//! label or taint of ours.
+//! Registers simulated machines as Nodes, as a kubelet does: without providerID and without our labels and
+//! taints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::state::{Phase, Vm, VmKind};
 pub struct JoinOptions {
     /// UUID of the cluster whose machines join. None: the first of the configuration.
     pub cluster: Option<String>,
-    /// Who says that Nodes are alive.
+    /// The source of Node heartbeats.
     pub heartbeat: Heartbeat,
     /// Annotations of every Node.
     pub annotations: BTreeMap<String, String>,
@@ -38,14 +38,14 @@ pub struct JoinOptions {
     pub reserved_memory_mib: u64,
 }
 
-/// Who says that Nodes are alive.
+/// The source of Node heartbeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Heartbeat {
     /// The simulator, for as long as the VM is up.
     #[default]
     Own,
-    /// Another, such as kwok: Nodes are registered without a Ready condition. That one knows nothing of VMs, so
-    /// a Node stays ready after its VM is gone, until someone deletes it.
+    /// Another program, such as kwok: Nodes are registered without a Ready condition. It does not know the
+    /// VMs, so a Node stays ready after its VM is gone, until the Node is deleted.
     Other,
 }
 
@@ -62,25 +62,25 @@ impl Default for JoinOptions {
     }
 }
 
-/// How often machines are looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// How often a kubelet says that it is alive. After 40 seconds of silence a Node is not ready.
-const BEAT: Duration = Duration::from_secs(10);
-/// Requests to the API server at a time.
-const WIDTH: usize = 16;
+/// Time between checks of the machines.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between heartbeats. A Node is not ready after 40 seconds without one.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of concurrent requests to the API server.
+const CONCURRENT_REQUESTS: usize = 16;
 
-/// Joins the machines that are up, and keeps them alive, until told to stop.
+/// Registers running machines as Nodes and sends their heartbeats until `shutdown`.
 ///
-/// A Node is registered once for each VM: one that someone deletes while its VM is up stays away, as it does
+/// A VM's Node is registered once. If the Node is deleted while the VM runs, it is not registered again, as
 /// with a kubelet that is not restarted.
 pub async fn join(simulator: Simulator, client: Client, options: JoinOptions, shutdown: CancellationToken) {
     let mut joiner = Joiner { nodes: Api::all(client), simulator, options, joined: BTreeMap::new() };
     let mut changes = joiner.simulator.changes();
     loop {
-        joiner.look().await;
+        joiner.update_nodes().await;
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             _ = changes.changed() => {}
         }
     }
@@ -90,39 +90,40 @@ struct Joiner {
     nodes: Api<Node>,
     simulator: Simulator,
     options: JoinOptions,
-    /// By VM: when the next heartbeat is due. None: never again.
+    /// The time of the next heartbeat by VM. None: its Node was deleted.
     joined: BTreeMap<String, Option<Instant>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum HeartbeatResult {
     Alive,
     Failed,
     NodeGone,
 }
 
 impl Joiner {
-    async fn look(&mut self) {
+    async fn update_nodes(&mut self) {
         let (up, config) = self.machines();
         let names: BTreeSet<&str> = up.iter().map(|vm| vm.uuid.as_str()).collect();
         self.joined.retain(|uuid, _| names.contains(uuid.as_str()));
         let due: Vec<Vm> = up.iter().filter(|vm| self.is_due(&vm.uuid)).cloned().collect();
         let this = &*self;
         let config = &config;
-        let outcomes: Vec<(String, Outcome)> = futures::stream::iter(due)
+        let results: Vec<(String, HeartbeatResult)> = futures::stream::iter(due)
             .map(|vm| async move {
                 let joined = this.joined.contains_key(&vm.uuid);
-                let outcome = if joined { this.beat(&vm).await } else { this.register(&vm, config).await };
-                (vm.uuid, outcome)
+                let result =
+                    if joined { this.send_heartbeat(&vm).await } else { this.register(&vm, config).await };
+                (vm.uuid, result)
             })
-            .buffer_unordered(WIDTH)
+            .buffer_unordered(CONCURRENT_REQUESTS)
             .collect()
             .await;
-        for (uuid, outcome) in outcomes {
-            let next = match outcome {
-                Outcome::Alive => Some(Instant::now() + BEAT),
-                Outcome::NodeGone => None,
-                Outcome::Failed => continue,
+        for (uuid, result) in results {
+            let next = match result {
+                HeartbeatResult::Alive => Some(Instant::now() + HEARTBEAT_INTERVAL),
+                HeartbeatResult::NodeGone => None,
+                HeartbeatResult::Failed => continue,
             };
             self.joined.insert(uuid, next);
         }
@@ -134,9 +135,9 @@ impl Joiner {
         })
     }
 
-    /// The cluster's VMs that are up.
+    /// The running VMs of the cluster.
     fn machines(&self) -> (Vec<Vm>, SimulatorConfig) {
-        self.simulator.with(|state, cx, _| {
+        self.simulator.with_state(|state, cx, _| {
             let first = cx.config.clusters.first().map(|cluster| &cluster.identifier);
             let cluster = self.options.cluster.as_ref().or(first).cloned().unwrap_or_default();
             let up = state.nodes(cx.now, &cluster).filter(|vm| vm.phase(cx.now) == Phase::Running);
@@ -144,47 +145,47 @@ impl Joiner {
         })
     }
 
-    async fn register(&self, vm: &Vm, config: &SimulatorConfig) -> Outcome {
+    async fn register(&self, vm: &Vm, config: &SimulatorConfig) -> HeartbeatResult {
         let Some(node) = node(vm, config, &self.options, self.simulator.now()) else {
-            return Outcome::Failed;
+            return HeartbeatResult::Failed;
         };
         match self.nodes.create(&PostParams::default(), &node).await {
             Ok(_) => {
-                tracing::info!(node = node_name(vm), "a simulated machine has joined");
-                Outcome::Alive
+                tracing::info!(node = node_name(vm), "registered the Node of a simulated machine");
+                HeartbeatResult::Alive
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => self.beat(vm).await,
+            Err(kube::Error::Api(status)) if status.code == 409 => self.send_heartbeat(vm).await,
             Err(error) => failed(vm, &error),
         }
     }
 
-    async fn beat(&self, vm: &Vm) -> Outcome {
+    async fn send_heartbeat(&self, vm: &Vm) -> HeartbeatResult {
         if self.options.heartbeat == Heartbeat::Other {
-            return Outcome::Alive;
+            return HeartbeatResult::Alive;
         }
-        let patch = json!({ "status": { "conditions": [ready(vm, self.simulator.now())] } });
+        let patch = json!({ "status": { "conditions": [ready_condition(vm, self.simulator.now())] } });
         let params = PatchParams::default();
         match self.nodes.patch_status(&node_name(vm), &params, &Patch::Strategic(patch)).await {
-            Ok(_) => Outcome::Alive,
+            Ok(_) => HeartbeatResult::Alive,
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                tracing::info!(node = node_name(vm), "the Node of a simulated machine was deleted");
-                Outcome::NodeGone
+                tracing::info!(node = node_name(vm), "the Node quantities a simulated machine was deleted");
+                HeartbeatResult::NodeGone
             }
             Err(error) => failed(vm, &error),
         }
     }
 }
 
-fn failed(vm: &Vm, error: &kube::Error) -> Outcome {
-    tracing::warn!(node = node_name(vm), %error, "a simulated machine cannot reach the Kubernetes API");
-    Outcome::Failed
+fn failed(vm: &Vm, error: &kube::Error) -> HeartbeatResult {
+    tracing::warn!(node = node_name(vm), %error, "cannot update the Node of a simulated machine");
+    HeartbeatResult::Failed
 }
 
 fn node_name(vm: &Vm) -> String {
     vm.hostname.to_lowercase()
 }
 
-/// The Node that a kubelet registers.
+/// The Node as a kubelet registers it.
 fn node(vm: &Vm, config: &SimulatorConfig, options: &JoinOptions, now: Timestamp) -> Option<Node> {
     let offer = config.offer(vm.size)?;
     let version = vm.cluster.as_deref().and_then(|cluster| config.cluster(cluster))?.1.kube_version.clone();
@@ -203,7 +204,7 @@ fn node(vm: &Vm, config: &SimulatorConfig, options: &JoinOptions, now: Timestamp
         labels.insert(CONTROL_PLANE.to_owned(), String::new());
         vec![Taint { key: CONTROL_PLANE.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() }]
     });
-    let conditions = (options.heartbeat == Heartbeat::Own).then(|| vec![ready(vm, now)]);
+    let conditions = (options.heartbeat == Heartbeat::Own).then(|| vec![ready_condition(vm, now)]);
     let (capacity, allocatable) = resources(offer, options);
     Some(Node {
         metadata: ObjectMeta {
@@ -238,12 +239,12 @@ fn node(vm: &Vm, config: &SimulatorConfig, options: &JoinOptions, now: Timestamp
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
-fn ready(vm: &Vm, now: Timestamp) -> NodeCondition {
+fn ready_condition(vm: &Vm, now: Timestamp) -> NodeCondition {
     NodeCondition {
         type_: "Ready".to_owned(),
         status: "True".to_owned(),
         reason: Some("KubeletReady".to_owned()),
-        message: Some("kubelet is posting ready status".to_owned()),
+        message: Some("kubelet is posting ready_condition status".to_owned()),
         last_heartbeat_time: Some(Time(now)),
         last_transition_time: Some(Time(vm.up_at.unwrap_or(now))),
     }
@@ -251,13 +252,13 @@ fn ready(vm: &Vm, now: Timestamp) -> NodeCondition {
 
 type Quantities = BTreeMap<String, Quantity>;
 
-/// What the kernel leaves of an offer, and what is left for pods after the reserve and the kubelet's eviction
-/// threshold for disks (10 %).
+/// Capacity of an offer without the kernel's share, and allocatable resources without reserves and the
+/// kubelet's eviction threshold for disks (10 %).
 fn resources(offer: &OfferConfig, options: &JoinOptions) -> (Quantities, Quantities) {
     let memory_kib = offer.ram * 1024 - kernel_kib(offer.ram);
     let disk_kib = offer.disk * 1024 * 1024 / 100 * 97;
     let cpu_millis = u64::from(offer.cpu) * 1000;
-    let of = |cpu_millis: u64, memory_kib: u64, disk_kib: u64| {
+    let quantities = |cpu_millis: u64, memory_kib: u64, disk_kib: u64| {
         [
             ("cpu", format!("{cpu_millis}m")),
             ("memory", format!("{memory_kib}Ki")),
@@ -268,15 +269,15 @@ fn resources(offer: &OfferConfig, options: &JoinOptions) -> (Quantities, Quantit
         .map(|(name, quantity)| (name.to_owned(), Quantity(quantity)))
         .collect()
     };
-    let allocatable = of(
+    let allocatable = quantities(
         cpu_millis.saturating_sub(options.reserved_cpu_millis),
         memory_kib.saturating_sub(options.reserved_memory_mib * 1024),
         disk_kib / 10 * 9,
     );
-    (of(cpu_millis, memory_kib, disk_kib), allocatable)
+    (quantities(cpu_millis, memory_kib, disk_kib), allocatable)
 }
 
-/// What firmware and kernel keep of the memory: about 64 MiB and 1.5 %.
+/// Memory of firmware and kernel, KiB: about 64 MiB and 1.5 %.
 fn kernel_kib(ram_mib: u64) -> u64 {
     (64 * 1024 + ram_mib * 1024 * 15 / 1000).min(ram_mib * 1024)
 }

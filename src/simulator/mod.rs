@@ -11,6 +11,7 @@ mod control;
 mod fault;
 mod handle;
 mod join;
+mod operations;
 mod persist;
 mod requests;
 mod routes;
@@ -21,7 +22,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod wire;
-mod work;
 
 pub use anomalies::AnomaliesConfig;
 pub use args::{JoinArgs, SimulatorArgs, WorldArgs, run};
@@ -31,17 +31,17 @@ pub use config::{
 };
 pub use config_error::ConfigError;
 pub use control::{ControlError, Overview, VmView};
-pub use fault::{ActiveRule, Effect, FaultError, FaultRule, Work};
+pub use fault::{ActiveRule, Effect, Execution, FaultError, FaultRule};
 pub use handle::Simulator;
 pub use join::{Heartbeat, JoinOptions, join};
 pub use persist::{Snapshot, SnapshotError};
 pub use requests::CallError;
 pub use server::listen;
 pub use shapes::{
-    AddGroup, AddSlave, AuthHeader, Boxsize, Choice, DeleteBody, DeleteGroup, EmptyList, ErrorFlag,
-    ErrorStatus, Flags, Hostnames, Hourly, Ids, ListShape, LoginExpiry, LoginRequest, LoginResponse, Money,
-    NodeType, Nodes, NotFound, Paging, Prefix, Project, RetryAfter, Rows, ShapeError, Shapes, Sizes, Times,
-    Total, UnknownRoute, Version, VmGet, VmStateShape,
+    AddGroup, AddSlave, AuthHeader, Boxsize, DeleteBody, DeleteGroup, EmptyList, ErrorFlag, ErrorStatus,
+    Flags, Hostnames, Hourly, Ids, ListShape, LoginExpiry, LoginRequest, LoginResponse, Money, NodeType,
+    Nodes, NotFound, Paging, Prefix, Project, RetryAfter, Rows, ShapeChoice, ShapeError, Shapes, Sizes,
+    Times, Total, UnknownRoute, Version, VmGet, VmStateShape,
 };
 pub use span::{Span, SpanError};
 pub use state::{End, EndedBy, Group, Phase, Vm, VmKind};

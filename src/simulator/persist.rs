@@ -1,4 +1,4 @@
-//! The state in a file, so that a restart goes on from it.
+//! Saves the state to a file, so that it survives a restart.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::state::State;
 
 const FORMAT: u32 = 1;
 
-/// What a simulator is at one moment: what exists, and where chance stands.
+/// A snapshot of the simulator: its objects and the state of its random generator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
@@ -19,7 +19,7 @@ pub struct Snapshot {
     pub(super) rng: Xoshiro256PlusPlus,
 }
 
-/// Why a snapshot cannot be read or written.
+/// A snapshot cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The file cannot be read or written.
@@ -27,15 +27,15 @@ pub enum SnapshotError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file is no snapshot of this format. It is left as it is.
-    #[error("{}: not a simulator state of format {FORMAT}: {problem}; move it away to start anew", path.display())]
+    /// The file is not a snapshot of this format. It stays unchanged.
+    #[error("{}: not a simulator state of format {FORMAT}: {problem}; move the file away to start without state", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
@@ -45,7 +45,7 @@ impl Snapshot {
         Self { format: FORMAT, state, rng }
     }
 
-    /// Reads the file. None when there is none.
+    /// Reads the file. None if it does not exist.
     pub fn load(path: &Path) -> Result<Option<Self>, SnapshotError> {
         let unusable = |problem| SnapshotError::Unusable { path: path.to_owned(), problem };
         let bytes = match std::fs::read(path) {
@@ -80,7 +80,8 @@ impl Saver {
         Self { path, saved: Mutex::new(None) }
     }
 
-    /// Writes the snapshot that `changed` returns for the revision written last. None: there is nothing to write.
+    /// Writes the snapshot that `changed` returns for the revision written last. None: there is nothing to
+    /// write.
     pub(super) async fn save(
         &self,
         changed: impl FnOnce(Option<u64>) -> Option<Snapshot>,

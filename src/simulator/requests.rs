@@ -1,4 +1,4 @@
-//! Requests to the simulator, in process, with the faults in force.
+//! In-process requests to the simulator, with the active faults.
 
 use axum::body::Body;
 use axum::{Extension, Router};
@@ -9,16 +9,16 @@ use jiff::SignedDuration;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-use super::fault::{Effect, Work};
+use super::fault::{Effect, Execution};
 use super::handle::Simulator;
 use super::routes;
 use super::wire::{html, reply};
 use crate::vpsie::{Transport, TransportError};
 
-/// What a caller sees of a connection that failed.
+/// A connection failure, as the caller sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The request did not arrive: nothing was done.
+    /// The request did not arrive.
     #[error("connection refused")]
     NotSent,
     /// The request arrived; the reply did not.
@@ -27,19 +27,19 @@ pub enum CallError {
 }
 
 impl Simulator {
-    /// The HTTP API and the control endpoint, without faults: those are struck by [`call`](Self::call).
+    /// The HTTP API and the control endpoint, without faults: [`call`](Self::call) applies those.
     pub fn router(&self) -> Router {
         routes::ROUTER.clone().layer(Extension(self.clone()))
     }
 
-    /// Carries out a request, faults and delays included.
+    /// Executes a request with faults and delays.
     pub async fn call(&self, request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
         let (parts, body) = self.handle(request).await?.into_parts();
         let body = body.collect().await.map_err(|_| CallError::Lost)?.to_bytes();
         Ok(Response::from_parts(parts, body))
     }
 
-    /// The simulator in the place of the network.
+    /// A transport that calls the simulator in place of the network.
     pub fn transport(&self) -> Transport {
         let simulator = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request| {
@@ -53,54 +53,59 @@ impl Simulator {
         }))
     }
 
-    /// Like [`call`](Self::call), with a body that may come slowly.
+    /// Like [`call`](Self::call), with a body that may be slow.
     pub(super) async fn handle(&self, request: Request<Bytes>) -> Result<Response<Body>, CallError> {
         if request.uri().path().starts_with("/_simulator/") {
-            return Ok(self.work(request).await);
+            return Ok(self.execute(request).await);
         }
-        match self.admit(&request)? {
-            None => Ok(self.work(request).await),
-            Some(effect) => self.strike(request, effect).await,
+        match self.select_effect(&request)? {
+            None => Ok(self.execute(request).await),
+            Some(effect) => self.apply_fault(request, effect).await,
         }
     }
 
-    /// Counts the request and says what goes wrong with it.
-    fn admit(&self, request: &Request<Bytes>) -> Result<Option<Effect>, CallError> {
-        let (method, path) = (request.method().as_str(), request.uri().path());
+    /// Counts the request and selects the fault that applies to it.
+    fn select_effect(&self, request: &Request<Bytes>) -> Result<Option<Effect>, CallError> {
+        let method = request.method().as_str();
+        let path = request.uri().path();
         self.world(|world| {
             *world.calls.entry(routes::endpoint_name(method, path)).or_default() += 1;
             if world.outage {
                 return Err(CallError::NotSent);
             }
-            Ok(world.faults.strike(method, path, &mut world.fault_rng))
+            Ok(world.faults.select_effect(method, path, &mut world.fault_rng))
         })
     }
 
-    async fn strike(&self, request: Request<Bytes>, effect: Effect) -> Result<Response<Body>, CallError> {
+    async fn apply_fault(
+        &self,
+        request: Request<Bytes>,
+        effect: Effect,
+    ) -> Result<Response<Body>, CallError> {
         match effect {
             Effect::NotSent => Err(CallError::NotSent),
             Effect::Lost => {
-                self.work(request).await;
+                self.execute(request).await;
                 Err(CallError::Lost)
             }
             Effect::Delay(time) => {
                 tokio::time::sleep(time.unsigned_abs()).await;
-                Ok(self.work(request).await)
+                Ok(self.execute(request).await)
             }
             Effect::Slow(time) => {
-                let response = self.work(request).await;
+                let response = self.execute(request).await;
                 slow(response, time).await
             }
             Effect::Duplicate => {
-                self.work(request.clone()).await;
-                Ok(self.work(request).await)
+                self.execute(request.clone()).await;
+                Ok(self.execute(request).await)
             }
-            Effect::Html { code, work } => {
-                self.work_if(request, work).await;
+            Effect::Html { code, execution } => {
+                self.execute_if(request, execution).await;
                 Ok(html(code))
             }
-            Effect::Status { code, work, retry_after, message } => {
-                self.work_if(request, work).await;
+            Effect::Status { code, execution, retry_after, message } => {
+                self.execute_if(request, execution).await;
                 let reason = http::StatusCode::from_u16(code).ok().and_then(|s| s.canonical_reason());
                 let message = message.as_deref().or(reason).unwrap_or("Error");
                 let mut response = reply(code, &self.shapes().error(code, message));
@@ -112,13 +117,13 @@ impl Simulator {
         }
     }
 
-    async fn work_if(&self, request: Request<Bytes>, work: Work) {
-        if work == Work::Done {
-            self.work(request).await;
+    async fn execute_if(&self, request: Request<Bytes>, execution: Execution) {
+        if execution == Execution::Executed {
+            self.execute(request).await;
         }
     }
 
-    async fn work(&self, request: Request<Bytes>) -> Response<Body> {
+    async fn execute(&self, request: Request<Bytes>) -> Response<Body> {
         let shapes = self.shapes();
         if !routes::prefix_is_served(&shapes, request.uri().path()) {
             return shapes.unknown_route();
@@ -127,7 +132,7 @@ impl Simulator {
         request.extensions_mut().insert(self.clone());
         let Ok(response) = routes::ROUTER.clone().oneshot(request).await;
         if let Err(error) = self.save().await {
-            tracing::error!(%error, "the simulator's state is not saved");
+            tracing::error!(%error, "cannot save the state of the simulator");
         }
         response
     }

@@ -13,8 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::handle::Simulator;
 use super::requests::CallError;
 
-/// Serves HTTP/1.1 until told to stop. A reply that is lost, and a request that is not sent, close the
-/// connection.
+/// Serves HTTP/1.1 until `shutdown`. Faults that lose a request or a reply close the connection.
 pub async fn listen(simulator: Simulator, listener: TcpListener, shutdown: CancellationToken) {
     let graceful = GracefulShutdown::new();
     loop {
@@ -25,13 +24,13 @@ pub async fn listen(simulator: Simulator, listener: TcpListener, shutdown: Cance
         match accepted {
             Ok((stream, _)) => serve(&simulator, stream, &graceful),
             Err(error) => {
-                tracing::warn!(%error, "a connection to the simulator was not accepted");
+                tracing::warn!(%error, "the simulator cannot accept a connection");
                 tokio::task::yield_now().await;
             }
         }
     }
-    let patience = std::time::Duration::from_secs(2);
-    if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
+    let limit = std::time::Duration::from_secs(2);
+    if tokio::time::timeout(limit, graceful.shutdown()).await.is_err() {
         tracing::debug!("connections to the simulator were still open");
     }
 }

@@ -1,42 +1,43 @@
-//! Which of the contradictory shapes the API speaks (docs/reference/vpsie-api.md#contradictions).
+//! The shapes of the API where its clients contradict each other
+//! (docs/reference/vpsie-api.md#contradictions).
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-/// Why a `--shape` text says nothing.
+/// An invalid `--shape`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     /// Not `name=value`.
     #[error("shape {0:?}: want <name>=<value>, such as login-request=form")]
     Syntax(String),
-    /// No shape is called so.
+    /// Unknown shape.
     #[error("shape {name:?} is unknown; known are {known}")]
     Name {
-        /// What was given.
+        /// The given text.
         name: String,
-        /// What there is.
+        /// The valid ones.
         known: String,
     },
-    /// The shape has no such value.
+    /// Unknown value of a shape.
     #[error("shape {name}: {value:?} is not a value of it; allowed are {allowed}")]
     Value {
         /// The shape.
         name: &'static str,
-        /// What was given.
+        /// The given text.
         value: String,
-        /// What there is.
+        /// The valid ones.
         allowed: String,
     },
 }
 
-/// Something that VPSie's clients disagree about.
+/// A shape: a property of the API that clients disagree about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct ShapeChoice {
     /// Its name.
     pub name: &'static str,
-    /// What it is about.
+    /// Its description.
     pub about: &'static str,
-    /// Each value with what it means, the default first.
+    /// Its values with their meanings, the default first.
     pub values: Vec<(&'static str, &'static str)>,
 }
 
@@ -76,8 +77,8 @@ macro_rules! shapes {
 
         impl Shapes {
             /// Everything that can be chosen.
-            pub fn choices() -> Vec<Choice> {
-                vec![$(Choice {
+            pub fn choices() -> Vec<ShapeChoice> {
+                vec![$(ShapeChoice {
                     name: $name,
                     about: concat!($($doc),+).trim(),
                     values: vec![$(($text, concat!($($variant_doc),+).trim())),+],
@@ -395,11 +396,11 @@ shapes! {
         /// Lower case in `storages/vms`, mixed elsewhere.
         Differing = "differing",
     }
-    /// Rows that cannot be read (row 25).
+    /// Malformed rows (row 25).
     rows = "rows": Rows {
-        /// None, and no field but the evidenced ones.
+        /// None, and only evidenced fields.
         Clean = "clean",
-        /// Fields that nobody knows, and one row in every list that makes no sense.
+        /// Unknown fields, and one malformed row in every list.
         Odd = "odd",
     }
     /// `Retry-After` of a 429.
@@ -422,8 +423,8 @@ fn choose<T: Copy>(name: &'static str, value: &str, all: &[(&'static str, T)]) -
 }
 
 impl Shapes {
-    /// The reading of the Go original's client: what it decodes, where others decode something else.
-    pub fn original() -> Self {
+    /// The shapes that the client of the original autoscaler decodes.
+    pub fn original_client() -> Self {
         Self {
             login_request: LoginRequest::Form,
             login_response: LoginResponse::AccessToken,
@@ -436,11 +437,11 @@ impl Shapes {
         }
     }
 
-    /// The default with one reading changed, for every reading that is not the default, each under its
-    /// `name=value`. What a tolerant client has to pass.
+    /// The default with one value changed, for every value other than the default, with its `name=value`. A
+    /// tolerant client handles all of them.
     pub fn each() -> Vec<(String, Self)> {
         let mut all = Vec::new();
-        for Choice { name, values, .. } in Self::choices() {
+        for ShapeChoice { name, values, .. } in Self::choices() {
             for (value, _) in values.into_iter().skip(1) {
                 let text = format!("{name}={value}");
                 let mut shapes = Self::default();
@@ -453,49 +454,10 @@ impl Shapes {
     }
 }
 
-/// Whether money is shown as its nearest number: JSON has no decimals.
+/// An amount as the nearest JSON number.
 pub(super) fn number(money: Decimal) -> f64 {
     money.try_into().unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shape_is_set_by_name() {
-        let mut shapes = Shapes::default();
-        shapes.set("nodes=rich").unwrap();
-        assert_eq!(shapes, Shapes { nodes: Nodes::Rich, ..Shapes::default() });
-    }
-
-    #[test]
-    fn a_wrong_shape_says_what_there_is() {
-        let set = |text| Shapes::default().set(text).unwrap_err().to_string();
-        assert_eq!(set("nodes"), "shape \"nodes\": want <name>=<value>, such as login-request=form");
-        assert_eq!(
-            set("nodes=poor"),
-            "shape nodes: \"poor\" is not a value of it; allowed are plain, rich, masters-slaves, flags"
-        );
-        assert!(set("knots=rich").starts_with("shape \"knots\" is unknown; known are prefix, "));
-    }
-
-    #[test]
-    fn each_variant_differs_from_the_default_in_one_name() {
-        let all = Shapes::each();
-        let readings: usize = Shapes::choices().iter().map(|choice| choice.values.len() - 1).sum();
-        assert_eq!(all.len(), readings);
-        for (name, shapes) in all {
-            assert_ne!(shapes, Shapes::default(), "{name}");
-        }
-    }
-
-    #[test]
-    fn serde_speaks_the_same_names() {
-        for (text, shapes) in Shapes::each() {
-            let (name, value) = text.split_once('=').unwrap();
-            let json = serde_json::json!({ name: value });
-            assert_eq!(serde_json::from_value::<Shapes>(json).unwrap(), shapes, "{text}");
-        }
-    }
-}
+mod tests;

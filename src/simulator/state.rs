@@ -94,7 +94,7 @@ pub struct Vm {
 pub enum VmKind {
     /// Control-plane node of a cluster.
     ControlPlane,
-    /// Worker that was there from the start, or that someone else added.
+    /// A worker that existed at the start or was added outside the API.
     Foreign,
     /// Worker that was asked for through the API.
     Worker,
@@ -116,25 +116,25 @@ pub struct End {
     pub gone_at: Timestamp,
 }
 
-/// By whom a VM ends.
+/// The cause of the end of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndedBy {
-    /// A deletion that named it.
+    /// A deletion of this VM.
     Deletion,
-    /// A `reduce` call or a group's deletion, which let VPSie choose.
+    /// A `reduce` call or the deletion of its group.
     Reduction,
-    /// VPSie took it back.
+    /// An interruption by VPSie.
     Interruption,
-    /// Someone, behind the client's back.
-    Stranger,
+    /// A change outside the API.
+    Outside,
 }
 
-/// Where a VM is in its life.
+/// The phase of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// Asked for; no listing shows it.
+    /// Requested, not listed yet.
     Pending,
     /// Listed, not up.
     Provisioning,
@@ -201,12 +201,12 @@ impl State {
         };
         let config = cx.config;
         for cluster in &config.clusters {
-            state.furnish(cx, cluster);
+            state.create_initial_vms(cx, cluster);
         }
         state
     }
 
-    fn furnish(&mut self, cx: &mut Context<'_>, cluster: &ClusterConfig) {
+    fn create_initial_vms(&mut self, cx: &mut Context<'_>, cluster: &ClusterConfig) {
         let offer = cluster.offer.as_deref().and_then(|name| cx.config.offer_named(name));
         let Some(size) = offer.or(cx.config.offers.first()).map(|offer| offer.id) else { return };
         for i in 0..cluster.control_plane {
@@ -225,7 +225,7 @@ impl State {
         }
     }
 
-    /// Adds a worker that nobody's autoscaler asked for, up at once.
+    /// Adds a worker outside the API, running at once.
     pub(super) fn insert_foreign(
         &mut self,
         cx: &mut Context<'_>,

@@ -7,11 +7,11 @@ use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 
+use super::operations::ApiError;
 use super::shapes::{
     EmptyList, ErrorFlag, ErrorStatus, Flags, Hostnames, Ids, ListShape, Money, NotFound, Paging, Project,
     RetryAfter, Rows, Shapes, Sizes, Times, Total, UnknownRoute, number,
 };
-use super::work::Refusal;
 
 /// What an endpoint answers, before it has a shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +128,7 @@ impl Shapes {
         }
     }
 
-    /// Rows as a list holds them, with what nobody expects if that is asked for.
+    /// The rows of a list, with unexpected fields and rows if the shape asks for them.
     pub(super) fn dress(&self, mut rows: Vec<Value>) -> Vec<Value> {
         if self.rows == Rows::Odd {
             for row in rows.iter_mut().filter_map(Value::as_object_mut) {
@@ -139,7 +139,7 @@ impl Shapes {
         rows
     }
 
-    pub(super) fn render(&self, result: Result<Answer, Refusal>, page: Page) -> Response<Body> {
+    pub(super) fn render(&self, result: Result<Answer, ApiError>, page: Page) -> Response<Body> {
         match result {
             Ok(answer) => reply(200, &self.success(answer, page)),
             Err(refusal) if refusal.is_not_found() => self.not_found(&refusal),
@@ -223,7 +223,7 @@ impl Shapes {
         rows.into_iter().skip(start).take(limit).collect()
     }
 
-    fn not_found(&self, refusal: &Refusal) -> Response<Body> {
+    fn not_found(&self, refusal: &ApiError) -> Response<Body> {
         let with_data = |data| reply(200, &json!({ "error": self.error_field(None), "data": data }));
         match (self.not_found, self.error_status) {
             (NotFound::Status, ErrorStatus::Status | ErrorStatus::Internal) => {

@@ -132,7 +132,7 @@ pub(super) async fn transport(
                 Some(snapshot) => Simulator::restore((**simulator).clone(), Arc::clone(clock), snapshot)?,
                 None => Simulator::new((**simulator).clone(), Arc::clone(clock))?,
             };
-            simulator.keep_in(state.clone()).await?;
+            simulator.persist_to(state.clone()).await?;
             Ok((simulator.transport(), client.clone()))
         }
     }

@@ -5,11 +5,11 @@ use serde_json::{Map, Value, json};
 
 use super::Call;
 use super::vm_fields::USER;
+use crate::simulator::operations::ApiError;
 use crate::simulator::state::{Context, State, VmKind, price};
 use crate::simulator::wire::{Answer, TimeStyle};
-use crate::simulator::work::Refusal;
 
-pub(super) fn usages(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+pub(super) fn usages(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let shapes = &cx.config.shapes;
     let mut spent = Decimal::ZERO;
     let mut a_month = Decimal::ZERO;

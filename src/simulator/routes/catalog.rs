@@ -4,12 +4,12 @@ use serde_json::{Map, Value, json};
 
 use super::Call;
 use crate::simulator::config::{DatacenterConfig, OfferConfig, SimulatorConfig};
+use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::Hourly;
 use crate::simulator::state::{Context, State};
 use crate::simulator::wire::Answer;
-use crate::simulator::work::Refusal;
 
-pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let shapes = &cx.config.shapes;
     Ok(Answer::list(cx.config.datacenters.iter().enumerate().map(|(i, datacenter)| {
         json!({
@@ -28,7 +28,7 @@ pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Resu
     })))
 }
 
-pub(super) fn categories(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+pub(super) fn categories(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let mut names: Vec<&str> = cx.config.offers.iter().map(|offer| offer.category.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -36,8 +36,13 @@ pub(super) fn categories(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Resul
     Ok(Answer::list(rows))
 }
 
-pub(super) fn kubernetes_offers(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
-    let (_, datacenter) = cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(Refusal::not_found)?;
+pub(super) fn kubernetes_offers(
+    _: &mut State,
+    cx: &mut Context<'_>,
+    call: &Call,
+) -> Result<Answer, ApiError> {
+    let (_, datacenter) =
+        cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(ApiError::not_found)?;
     let shapes = &cx.config.shapes;
     Ok(Answer::list(offers_at(cx.config, datacenter).map(|offer| {
         let mut row = size(cx, offer, "name", "disk");
@@ -57,9 +62,9 @@ pub(super) fn kubernetes_offers(_: &mut State, cx: &mut Context<'_>, call: &Call
     })))
 }
 
-pub(super) fn resources(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn resources(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     let (number, datacenter) =
-        cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(Refusal::not_found)?;
+        cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(ApiError::not_found)?;
     let wanted = call.text("planCatIdentifier")?;
     call.text("osIdentifier")?;
     let shapes = &cx.config.shapes;

@@ -46,10 +46,10 @@ pub(super) fn router() -> Router {
     Router::new().nest("/_simulator", api)
 }
 
-/// Done, or why not.
-struct Outcome(Result<serde_json::Value, (StatusCode, String)>);
+/// The reply of a control operation.
+struct ControlReply(Result<serde_json::Value, (StatusCode, String)>);
 
-impl IntoResponse for Outcome {
+impl IntoResponse for ControlReply {
     fn into_response(self) -> Response {
         match self.0 {
             Ok(value) => Json(value).into_response(),
@@ -58,19 +58,19 @@ impl IntoResponse for Outcome {
     }
 }
 
-fn outcome(result: Result<(), ControlError>) -> Outcome {
-    Outcome(match result {
+fn control_reply(result: Result<(), ControlError>) -> ControlReply {
+    ControlReply(match result {
         Ok(()) => Ok(json!({ "done": true })),
         Err(error) => Err((StatusCode::NOT_FOUND, error.to_string())),
     })
 }
 
-fn done() -> Outcome {
-    outcome(Ok(()))
+fn done() -> ControlReply {
+    control_reply(Ok(()))
 }
 
-async fn delete_vm(Extension(sim): Sim, Path(vm): Path<String>) -> Outcome {
-    outcome(sim.delete_vm(&vm))
+async fn delete_vm(Extension(sim): Sim, Path(vm): Path<String>) -> ControlReply {
+    control_reply(sim.delete_vm(&vm))
 }
 
 #[derive(Deserialize)]
@@ -79,16 +79,16 @@ struct Notice {
     notice: SignedDuration,
 }
 
-async fn interrupt(Extension(sim): Sim, Path(vm): Path<String>, Json(body): Json<Notice>) -> Outcome {
-    outcome(sim.interrupt(&vm, body.notice.abs()))
+async fn interrupt(Extension(sim): Sim, Path(vm): Path<String>, Json(body): Json<Notice>) -> ControlReply {
+    control_reply(sim.interrupt(&vm, body.notice.abs()))
 }
 
-async fn suspend(Extension(sim): Sim, Path(vm): Path<String>) -> Outcome {
-    outcome(sim.set_suspended(&vm, true))
+async fn suspend(Extension(sim): Sim, Path(vm): Path<String>) -> ControlReply {
+    control_reply(sim.set_suspended(&vm, true))
 }
 
-async fn resume(Extension(sim): Sim, Path(vm): Path<String>) -> Outcome {
-    outcome(sim.set_suspended(&vm, false))
+async fn resume(Extension(sim): Sim, Path(vm): Path<String>) -> ControlReply {
+    control_reply(sim.set_suspended(&vm, false))
 }
 
 #[derive(Deserialize)]
@@ -98,8 +98,8 @@ struct NewWorker {
     group: Option<u64>,
 }
 
-async fn add_worker(Extension(sim): Sim, Json(body): Json<NewWorker>) -> Outcome {
-    Outcome(match sim.add_foreign_worker(&body.cluster, body.group) {
+async fn add_worker(Extension(sim): Sim, Json(body): Json<NewWorker>) -> ControlReply {
+    ControlReply(match sim.add_foreign_worker(&body.cluster, body.group) {
         Ok(uuid) => Ok(json!({ "uuid": uuid })),
         Err(error) => Err((StatusCode::NOT_FOUND, error.to_string())),
     })
@@ -111,24 +111,24 @@ struct NewFault {
     rule: String,
 }
 
-async fn add_fault(Extension(sim): Sim, Json(body): Json<NewFault>) -> Outcome {
-    Outcome(match body.rule.parse::<FaultRule>() {
+async fn add_fault(Extension(sim): Sim, Json(body): Json<NewFault>) -> ControlReply {
+    ControlReply(match body.rule.parse::<FaultRule>() {
         Ok(rule) => Ok(json!({ "id": sim.add_fault(rule) })),
         Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
     })
 }
 
-async fn remove_fault(Extension(sim): Sim, Path(id): Path<u64>) -> Outcome {
-    let there = sim.remove_fault(id);
-    outcome(there.then_some(()).ok_or_else(|| ControlError(format!("there is no fault {id}"))))
+async fn remove_fault(Extension(sim): Sim, Path(id): Path<u64>) -> ControlReply {
+    let existed = sim.remove_fault(id);
+    control_reply(existed.then_some(()).ok_or_else(|| ControlError(format!("existed is no fault {id}"))))
 }
 
-async fn clear_faults(Extension(sim): Sim) -> Outcome {
+async fn clear_faults(Extension(sim): Sim) -> ControlReply {
     sim.clear_faults();
     done()
 }
 
-async fn reset_calls(Extension(sim): Sim) -> Outcome {
+async fn reset_calls(Extension(sim): Sim) -> ControlReply {
     sim.reset_calls();
     done()
 }
@@ -141,8 +141,8 @@ struct Capacity {
     limit: Option<u32>,
 }
 
-async fn set_capacity(Extension(sim): Sim, Json(body): Json<Capacity>) -> Outcome {
-    outcome(sim.set_capacity(body.datacenter.as_deref(), &body.offer, body.limit))
+async fn set_capacity(Extension(sim): Sim, Json(body): Json<Capacity>) -> ControlReply {
+    control_reply(sim.set_capacity(body.datacenter.as_deref(), &body.offer, body.limit))
 }
 
 #[derive(Deserialize)]
@@ -151,7 +151,7 @@ struct Quota {
     workers: Option<u32>,
 }
 
-async fn set_quota(Extension(sim): Sim, Json(body): Json<Quota>) -> Outcome {
+async fn set_quota(Extension(sim): Sim, Json(body): Json<Quota>) -> ControlReply {
     sim.set_worker_quota(body.workers);
     done()
 }
@@ -162,7 +162,7 @@ struct Rate {
     per_minute: Option<u32>,
 }
 
-async fn set_rate_limit(Extension(sim): Sim, Json(body): Json<Rate>) -> Outcome {
+async fn set_rate_limit(Extension(sim): Sim, Json(body): Json<Rate>) -> ControlReply {
     sim.set_rate_limit(body.per_minute);
     done()
 }
@@ -175,16 +175,16 @@ struct NewPrice {
     hourly: Option<Decimal>,
 }
 
-async fn set_price(Extension(sim): Sim, Json(body): Json<NewPrice>) -> Outcome {
-    outcome(sim.set_price(&body.offer, body.monthly, body.hourly))
+async fn set_price(Extension(sim): Sim, Json(body): Json<NewPrice>) -> ControlReply {
+    control_reply(sim.set_price(&body.offer, body.monthly, body.hourly))
 }
 
-async fn set_times(Extension(sim): Sim, Json(body): Json<TimesConfig>) -> Outcome {
+async fn set_times(Extension(sim): Sim, Json(body): Json<TimesConfig>) -> ControlReply {
     sim.set_times(body);
     done()
 }
 
-async fn set_shapes(Extension(sim): Sim, Json(body): Json<Shapes>) -> Outcome {
+async fn set_shapes(Extension(sim): Sim, Json(body): Json<Shapes>) -> ControlReply {
     sim.set_shapes(body);
     done()
 }
@@ -195,7 +195,7 @@ struct Outage {
     on: bool,
 }
 
-async fn set_outage(Extension(sim): Sim, Json(body): Json<Outage>) -> Outcome {
+async fn set_outage(Extension(sim): Sim, Json(body): Json<Outage>) -> ControlReply {
     sim.set_outage(body.on);
     done()
 }
@@ -206,12 +206,12 @@ struct NewToken {
     token: String,
 }
 
-async fn set_token(Extension(sim): Sim, Json(body): Json<NewToken>) -> Outcome {
+async fn set_token(Extension(sim): Sim, Json(body): Json<NewToken>) -> ControlReply {
     sim.set_token(body.token.into());
     done()
 }
 
-async fn revoke_tokens(Extension(sim): Sim) -> Outcome {
+async fn revoke_tokens(Extension(sim): Sim) -> ControlReply {
     sim.revoke_tokens();
     done()
 }

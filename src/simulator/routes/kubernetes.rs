@@ -5,18 +5,18 @@ use serde_json::{Map, Value, json};
 use super::Call;
 use super::vm_fields::{PROJECT, USER, insert_flags, status};
 use crate::simulator::config::{ClusterConfig, OfferConfig};
+use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{AddGroup, AddSlave, Boxsize, NodeType, Nodes, Version};
 use crate::simulator::state::{Context, Group, State, Vm, VmKind};
 use crate::simulator::wire::{Answer, TimeStyle};
-use crate::simulator::work::Refusal;
 
-pub(super) fn clusters(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+pub(super) fn clusters(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let rows = cx.config.clusters.iter().map(|cluster| Value::Object(head(state, cx, cluster)));
     Ok(Answer::list(rows))
 }
 
-pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
-    let (_, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(Refusal::not_found)?;
+pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+    let (_, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(ApiError::not_found)?;
     let mut object = head(state, cx, cluster);
     let rows = |wanted: fn(&Vm) -> bool| {
         let nodes = state.nodes(cx.now, &cluster.identifier).filter(|vm| wanted(vm));
@@ -124,8 +124,8 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
 /// A `node_type` that no client knows.
 const UNKNOWN_NODE_TYPE: u8 = 9;
 
-pub(super) fn groups(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
-    let (number, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(Refusal::not_found)?;
+pub(super) fn groups(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+    let (number, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(ApiError::not_found)?;
     let groups = state.groups.values().filter(|group| group.cluster == cluster.identifier);
     Ok(Answer::list(groups.map(|group| group_row(state, cx, number, group))))
 }
@@ -164,7 +164,7 @@ fn group_row(state: &State, cx: &Context<'_>, cluster: u64, group: &Group) -> Va
     })
 }
 
-pub(super) fn add_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn add_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     let cluster = call.text("clusterIdentifier")?;
     let id = state.add_group(cx, &cluster, &call.text("groupName")?, call.number("KubeSizeID")?)?;
     Ok(match cx.config.shapes.add_group {
@@ -174,18 +174,18 @@ pub(super) fn add_group(state: &mut State, cx: &mut Context<'_>, call: &Call) ->
     })
 }
 
-pub(super) fn delete_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn delete_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     call.check_reason(&cx.config.shapes)?;
     state.delete_group(cx, call.param("group"))?;
     Ok(Answer::Accepted)
 }
 
-pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     let cluster = call.param("cluster");
     let group = match (call.param("group"), call.number("groupId")) {
         ("", Ok(group)) => group,
         ("", Err(_)) => first_group(state, cluster)?,
-        (group, _) => group.parse().map_err(|_| Refusal::not_found())?,
+        (group, _) => group.parse().map_err(|_| ApiError::not_found())?,
     };
     let added = state.add_worker(cx, cluster, group)?;
     let shapes = &cx.config.shapes;
@@ -206,17 +206,17 @@ pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) ->
 }
 
 /// The group that the older call, which names none, adds to.
-fn first_group(state: &State, cluster: &str) -> Result<u64, Refusal> {
+fn first_group(state: &State, cluster: &str) -> Result<u64, ApiError> {
     let group = state.groups.values().find(|group| group.cluster == cluster);
-    group.map(|group| group.id).ok_or_else(Refusal::not_found)
+    group.map(|group| group.id).ok_or_else(ApiError::not_found)
 }
 
-pub(super) fn delete_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn delete_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     state.delete_worker(cx, call.param("cluster"), &call.text("identifier")?)?;
     Ok(Answer::Done)
 }
 
-pub(super) fn reduce(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn reduce(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     state.reduce(cx, call.param("cluster"), call.number("groupId").ok())?;
     Ok(Answer::Accepted)
 }

@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::Call;
+use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{LoginExpiry, LoginRequest, LoginResponse, Shapes};
 use crate::simulator::state::{Context, State};
 use crate::simulator::wire::{Answer, rfc2822};
-use crate::simulator::work::Refusal;
 
-pub(super) fn login(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn login(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     let shapes = &cx.config.shapes;
     let understood = match shapes.login_request {
         LoginRequest::Any => true,
@@ -17,7 +17,7 @@ pub(super) fn login(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Res
         LoginRequest::Form => call.form,
     };
     if !understood {
-        return Err(Refusal::new(400, "clientId is required"));
+        return Err(ApiError::new(400, "clientId is required"));
     }
     let token = state.login(cx, &call.text("clientId")?, &call.text("clientSecret")?)?;
     let access = pair(shapes, &token.text, token.expires_at);

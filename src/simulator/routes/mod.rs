@@ -23,28 +23,28 @@ use http::{HeaderMap, Response, header};
 use serde_json::Value;
 
 use super::handle::Simulator;
+use super::operations::ApiError;
 use super::shapes::{AuthHeader, DeleteBody, Prefix, Shapes};
 use super::state::{Context, State};
 use super::wire::{Answer, Page};
-use super::work::Refusal;
 
 #[cfg(test)]
 pub(super) use catalog::mapping_identifier;
 
-/// What came with a request.
+/// The parameters of a request.
 pub(super) struct Call {
     params: HashMap<String, String>,
     body: Value,
     form: bool,
 }
 
-type Endpoint = fn(&mut State, &mut Context<'_>, &Call) -> Result<Answer, Refusal>;
+type Endpoint = fn(&mut State, &mut Context<'_>, &Call) -> Result<Answer, ApiError>;
 
-/// Every prefix that any client uses. Which of them are served is a matter of shape.
+/// Every prefix that any client uses. The shape selects the ones that are served.
 const PREFIXES: [&str; 3] = ["/apps/v2", "/api/v2", "/v2"];
 
-/// Every route. A request brings its [`Simulator`] along as an extension, so that one router, which is slow to
-/// make, serves all of them.
+/// All routes. A request carries its [`Simulator`] as an extension, so that all simulators share one router,
+/// which is slow to create.
 pub(super) static ROUTER: LazyLock<Router> = LazyLock::new(|| {
     let mut router = Router::new().merge(control::router());
     for prefix in PREFIXES {
@@ -55,30 +55,33 @@ pub(super) static ROUTER: LazyLock<Router> = LazyLock::new(|| {
 
 fn api() -> Router {
     Router::new()
-        .route("/auth/from/api", post(open(login::login)))
-        .route("/datacenter", get(closed(catalog::datacenters)))
-        .route("/plans/category", get(closed(catalog::categories)))
-        .route("/resources", post(closed(catalog::resources)))
-        .route("/k8s/offers", post(closed(catalog::kubernetes_offers)))
-        .route("/k8s/cluster/all", get(closed(kubernetes::clusters)))
-        .route("/k8s/cluster/byId/{cluster}", get(closed(kubernetes::cluster)))
-        .route("/k8s/node/groups/byClusterId/{cluster}", get(closed(kubernetes::groups)))
-        .route("/k8s/cluster/add/group", post(closed(kubernetes::add_group)))
-        .route("/k8s/cluster/delete/group/{group}", delete(closed(kubernetes::delete_group)))
-        .route("/k8s/cluster/byId/{cluster}/add/slave", post(closed(kubernetes::add_slave)))
-        .route("/k8s/cluster/byId/{cluster}/add/slave/group/{group}", post(closed(kubernetes::add_slave)))
-        .route("/k8s/cluster/byId/{cluster}/delete/slave", delete(closed(kubernetes::delete_slave)))
-        .route("/k8s/cluster/byId/{cluster}/reduce", delete(closed(kubernetes::reduce)))
-        .route("/k8s/cluster/byId/{cluster}/reduce/slave", delete(closed(kubernetes::reduce)))
-        .route("/storages/vms", get(closed(vm::storage_list)))
+        .route("/auth/from/api", post(public(login::login)))
+        .route("/datacenter", get(authenticated(catalog::datacenters)))
+        .route("/plans/category", get(authenticated(catalog::categories)))
+        .route("/resources", post(authenticated(catalog::resources)))
+        .route("/k8s/offers", post(authenticated(catalog::kubernetes_offers)))
+        .route("/k8s/cluster/all", get(authenticated(kubernetes::clusters)))
+        .route("/k8s/cluster/byId/{cluster}", get(authenticated(kubernetes::cluster)))
+        .route("/k8s/node/groups/byClusterId/{cluster}", get(authenticated(kubernetes::groups)))
+        .route("/k8s/cluster/add/group", post(authenticated(kubernetes::add_group)))
+        .route("/k8s/cluster/delete/group/{group}", delete(authenticated(kubernetes::delete_group)))
+        .route("/k8s/cluster/byId/{cluster}/add/slave", post(authenticated(kubernetes::add_slave)))
+        .route(
+            "/k8s/cluster/byId/{cluster}/add/slave/group/{group}",
+            post(authenticated(kubernetes::add_slave)),
+        )
+        .route("/k8s/cluster/byId/{cluster}/delete/slave", delete(authenticated(kubernetes::delete_slave)))
+        .route("/k8s/cluster/byId/{cluster}/reduce", delete(authenticated(kubernetes::reduce)))
+        .route("/k8s/cluster/byId/{cluster}/reduce/slave", delete(authenticated(kubernetes::reduce)))
+        .route("/storages/vms", get(authenticated(vm::storage_list)))
         .route("/vm", vms())
-        .route("/vm/pending", get(closed(vm::pending)))
-        .route("/vm/{vm}", get(closed(vm::get)))
-        .route("/billing/estimated/usages", get(closed(billing::usages)))
+        .route("/vm/pending", get(authenticated(vm::pending)))
+        .route("/vm/{vm}", get(authenticated(vm::get)))
+        .route("/billing/estimated/usages", get(authenticated(billing::usages)))
 }
 
 fn vms() -> MethodRouter {
-    get(closed(vm::list)).post(closed(vm::create)).delete(closed(vm::delete))
+    get(authenticated(vm::list)).post(authenticated(vm::create)).delete(authenticated(vm::delete))
 }
 
 async fn unknown(Extension(simulator): Extension<Simulator>) -> Response<Body> {
@@ -87,51 +90,53 @@ async fn unknown(Extension(simulator): Extension<Simulator>) -> Response<Body> {
 
 type Queried = Query<HashMap<String, String>>;
 
-/// The work of one endpoint, for those who have a token.
-fn closed(
+/// A handler for an endpoint that requires a token.
+fn authenticated(
     endpoint: Endpoint,
 ) -> impl Fn(Extension<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone
 {
     move |simulator, params, query, headers, body| {
-        ready(serve(&simulator, endpoint, Door::Closed, &params, &query, &headers, &body))
+        ready(serve(&simulator, endpoint, Authentication::Token, &params, &query, &headers, &body))
     }
 }
 
-/// The work of one endpoint, for everyone.
-fn open(
+/// A handler for an endpoint that requires no token.
+fn public(
     endpoint: Endpoint,
 ) -> impl Fn(Extension<Simulator>, RawPathParams, Queried, HeaderMap, Bytes) -> Ready<Response<Body>> + Clone
 {
     move |simulator, params, query, headers, body| {
-        ready(serve(&simulator, endpoint, Door::Open, &params, &query, &headers, &body))
+        ready(serve(&simulator, endpoint, Authentication::None, &params, &query, &headers, &body))
     }
 }
 
-/// Whether an endpoint asks for a token.
+/// The authentication of an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Door {
-    Open,
-    Closed,
+enum Authentication {
+    None,
+    Token,
 }
 
 fn serve(
     simulator: &Simulator,
     endpoint: Endpoint,
-    door: Door,
+    authentication: Authentication,
     params: &RawPathParams,
     query: &HashMap<String, String>,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Response<Body> {
-    simulator.with(|state, cx, rate| {
+    simulator.with_state(|state, cx, rate| {
         let shapes = cx.config.shapes;
         if let Some(limit) = cx.config.rate_limit
             && let Err(seconds) = rate.admit(limit, cx.now)
         {
             return shapes.too_many(seconds, cx.now);
         }
-        if door == Door::Closed && !tokens(&shapes, headers).any(|token| state.admits(cx, token)) {
-            return shapes.render(Err(Refusal::new(401, "Please authenticate")), Page::default());
+        if authentication == Authentication::Token
+            && !tokens(&shapes, headers).any(|token| state.accepts_token(cx, token))
+        {
+            return shapes.render(Err(ApiError::new(401, "Please authenticate")), Page::default());
         }
         let page = Page {
             offset: query.get("offset").and_then(|n| n.parse().ok()).unwrap_or_default(),
@@ -142,7 +147,7 @@ fn serve(
     })
 }
 
-/// The tokens that the request carries where the API looks for them.
+/// The tokens of a request, in the headers that the shape selects.
 fn tokens<'a>(shapes: &Shapes, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let own = text("vpsie-auth").filter(|_| shapes.auth_header != AuthHeader::Bearer);
@@ -151,7 +156,7 @@ fn tokens<'a>(shapes: &Shapes, headers: &'a HeaderMap) -> impl Iterator<Item = &
 }
 
 impl Call {
-    fn read(params: &RawPathParams, headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
+    fn read(params: &RawPathParams, headers: &HeaderMap, body: &[u8]) -> Result<Self, ApiError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let form = content_type.is_some_and(|t| t.starts_with("application/x-www-form-urlencoded"));
         let params = params.iter().map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
@@ -162,7 +167,7 @@ impl Call {
                 .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
                 .collect()
         } else {
-            serde_json::from_slice(body).map_err(|_| Refusal::new(400, "Malformed JSON in the request"))?
+            serde_json::from_slice(body).map_err(|_| ApiError::new(400, "Malformed JSON in the request"))?
         };
         Ok(Self { params, body, form })
     }
@@ -173,30 +178,30 @@ impl Call {
     }
 
     /// A field of the body, as text. Numbers too.
-    fn text(&self, name: &str) -> Result<String, Refusal> {
+    fn text(&self, name: &str) -> Result<String, ApiError> {
         match self.body.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
             Some(Value::Number(number)) => Ok(number.to_string()),
-            _ => Err(Refusal::new(400, format!("{name} is required"))),
+            _ => Err(ApiError::new(400, format!("{name} is required"))),
         }
     }
 
     /// A numeric field of the body.
-    fn number(&self, name: &str) -> Result<u64, Refusal> {
-        self.text(name)?.parse().map_err(|_| Refusal::new(400, format!("{name} must be a number")))
+    fn number(&self, name: &str) -> Result<u64, ApiError> {
+        self.text(name)?.parse().map_err(|_| ApiError::new(400, format!("{name} must be a number")))
     }
 
-    /// Refuses a deletion without its reason, where one is asked for.
-    fn check_reason(&self, shapes: &Shapes) -> Result<(), Refusal> {
+    /// Refuses a deletion without a reason if the shape requires one.
+    fn check_reason(&self, shapes: &Shapes) -> Result<(), ApiError> {
         let reason = self.body.pointer("/deleteStatistic/reason").and_then(Value::as_str);
         if shapes.delete_body == DeleteBody::Statistic && reason.is_none_or(str::is_empty) {
-            return Err(Refusal::new(400, "deleteStatistic.reason is required"));
+            return Err(ApiError::new(400, "deleteStatistic.reason is required"));
         }
         Ok(())
     }
 }
 
-/// Whether the path stands under a prefix that is served, or under none.
+/// Returns true iff the path has a served prefix, or no known prefix.
 pub(super) fn prefix_is_served(shapes: &Shapes, path: &str) -> bool {
     let served: &[&str] = match shapes.prefix {
         Prefix::AppsAndApi => &["/apps/v2", "/api/v2"],
@@ -207,7 +212,7 @@ pub(super) fn prefix_is_served(shapes: &Shapes, path: &str) -> bool {
     PREFIXES.iter().all(|prefix| !is_under(prefix, path) || served.contains(prefix))
 }
 
-/// The endpoint that a request is for, as it is counted: `GET /k8s/cluster/byId/*`.
+/// The name under which a request is counted: `GET /k8s/cluster/byId/*`.
 pub(super) fn endpoint_name(method: &str, path: &str) -> String {
     let path = PREFIXES.iter().find(|prefix| is_under(prefix, path)).map_or(path, |p| &path[p.len()..]);
     let is_id = |part: &str| part.len() == 36 || part.bytes().all(|b| b.is_ascii_digit());

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use super::Call;
 use super::catalog::mapping_identifier;
 use super::vm_fields::{PROJECT, USER, insert_flags, status};
+use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{VmGet, VmStateShape};
 use crate::simulator::state::{Context, Phase, State, Vm, VmKind};
 use crate::simulator::wire::{Answer, TimeStyle};
-use crate::simulator::work::Refusal;
 
 /// `GET /storages/vms`: every VM, Kubernetes nodes too.
-pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let shapes = &cx.config.shapes;
     let told = |vm: &&Vm| vm.listed(cx.now) && vm.uuid_told_at.is_none_or(|at| at <= cx.now);
     Ok(Answer::list(state.vms.values().filter(told).map(|vm| {
@@ -36,14 +36,14 @@ pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) ->
 }
 
 /// `GET /vm`: Kubernetes nodes are not among them (docs/reference/vpsie-api.md#node-uuids).
-pub(super) fn list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+pub(super) fn list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let vms = state.vms.values().filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
     Ok(Answer::list(vms.map(|vm| row(cx, vm))))
 }
 
-pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     let vm = state.vm(call.param("vm")).filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
-    let row = row(cx, vm.ok_or_else(Refusal::not_found)?);
+    let row = row(cx, vm.ok_or_else(ApiError::not_found)?);
     Ok(match cx.config.shapes.vm_get {
         VmGet::VmData => Answer::Object(json!({
             "vmData": row,
@@ -58,19 +58,19 @@ pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Resul
 }
 
 /// `POST /vm`: answers with no id (docs/reference/vpsie-api.md#creating-a-vm).
-pub(super) fn create(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn create(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     let datacenter = call.text("dcIdentifier")?;
-    let (number, datacenter) = cx.config.datacenter(&datacenter).ok_or_else(Refusal::not_found)?;
+    let (number, datacenter) = cx.config.datacenter(&datacenter).ok_or_else(ApiError::not_found)?;
     let wanted = call.text("resourceIdentifier")?;
     call.text("osIdentifier")?;
     let hostname = call.text("hostname")?;
     let offer = cx.config.offers.iter().find(|offer| mapping_identifier(number, offer) == wanted);
-    let offer = offer.ok_or_else(|| Refusal::new(400, "Please select the right package for this OS"))?;
+    let offer = offer.ok_or_else(|| ApiError::new(400, "Please select the right package for this OS"))?;
     state.create_vm(cx, &datacenter.identifier, offer.id, &hostname)?;
     Ok(Answer::Accepted)
 }
 
-pub(super) fn delete(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, Refusal> {
+pub(super) fn delete(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
     call.check_reason(&cx.config.shapes)?;
     state.delete_vm(cx, &call.text("vmIdentifier")?)?;
     Ok(Answer::Accepted)
@@ -78,7 +78,7 @@ pub(super) fn delete(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Re
 
 /// `GET /vm/pending`: VMs that are asked for and not listed yet. Kubernetes nodes are not among them: whether
 /// they are at VPSie is unknown (docs/reference/vpsie-api.md#pending-vms).
-pub(super) fn pending(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, Refusal> {
+pub(super) fn pending(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let is_pending = |vm: &&Vm| vm.kind == VmKind::Plain && vm.phase(cx.now) == Phase::Pending;
     Ok(Answer::list(state.vms.values().filter(is_pending).map(|vm| {
         let offer = cx.config.offer(vm.size);

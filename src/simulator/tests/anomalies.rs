@@ -2,7 +2,7 @@
 
 use super::*;
 
-async fn with(anomalies: AnomaliesConfig) -> Simulator {
+async fn simulator_with(anomalies: AnomaliesConfig) -> Simulator {
     let sim = simulator(SimulatorConfig { anomalies, ..steady() });
     let group = add_group(&sim, "workers", 2).await;
     assert_eq!(add_worker(&sim, group).await.status, 200);
@@ -15,12 +15,13 @@ fn span(text: &str) -> Span {
 
 async fn delete(sim: &Simulator) -> StatusCode {
     let body = json!({ "identifier": workers(sim)[0].vm.uuid });
-    ask(sim, "DELETE", &cluster_path("/delete/slave"), Some(body)).await.status
+    send(sim, "DELETE", &cluster_path("/delete/slave"), Some(body)).await.status
 }
 
 #[tokio::test(start_paused = true)]
 async fn forbidden_deletions_leave_the_worker() {
-    let sim = with(AnomaliesConfig { deletions_forbidden: true, ..AnomaliesConfig::default() }).await;
+    let sim =
+        simulator_with(AnomaliesConfig { deletions_forbidden: true, ..AnomaliesConfig::default() }).await;
     pass(60).await;
     assert_eq!(delete(&sim).await, 403);
     pass(60).await;
@@ -29,13 +30,15 @@ async fn forbidden_deletions_leave_the_worker() {
 
 #[tokio::test(start_paused = true)]
 async fn one_request_makes_two_workers() {
-    let sim = with(AnomaliesConfig { duplicates: 1.0, ..AnomaliesConfig::default() }).await;
+    let sim = simulator_with(AnomaliesConfig { duplicates: 1.0, ..AnomaliesConfig::default() }).await;
     assert_eq!(sim.worker_count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_worker_is_billed_and_not_listed() {
-    let sim = with(AnomaliesConfig { late: 1.0, late_by: span("2h"), ..AnomaliesConfig::default() }).await;
+    let sim =
+        simulator_with(AnomaliesConfig { late: 1.0, late_by: span("2h"), ..AnomaliesConfig::default() })
+            .await;
     pass(7190).await;
     assert_eq!(workers(&sim)[0].phase, Phase::Pending);
     pass(60).await;
@@ -45,7 +48,7 @@ async fn a_late_worker_is_billed_and_not_listed() {
 #[tokio::test(start_paused = true)]
 async fn a_deleted_worker_returns() {
     let returns = AnomaliesConfig { returns: 1.0, returns_after: span("10m"), ..AnomaliesConfig::default() };
-    let sim = with(returns).await;
+    let sim = simulator_with(returns).await;
     pass(60).await;
     assert_eq!(delete(&sim).await, 200);
     pass(10).await;
@@ -75,7 +78,7 @@ async fn rows_hide_the_role_in_every_shape() {
 async fn a_namesake_is_listed_before_the_worker() {
     let anomalies =
         AnomaliesConfig { namesakes: 1.0, uuid_told_after: span("1m"), ..AnomaliesConfig::default() };
-    let sim = with(anomalies).await;
+    let sim = simulator_with(anomalies).await;
     let worker = workers(&sim).remove(0).vm;
     let listed = async |kind: &str| {
         let list = get(&sim, "/storages/vms").await;

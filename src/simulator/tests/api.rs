@@ -9,14 +9,14 @@ async fn login(sim: &Simulator, secret: &str) -> Reply {
     let body = json!({ "clientId": DEFAULT_CLIENT_ID, "clientSecret": secret });
     let mut request = request("POST", "/auth/from/api", Some(&body));
     request.headers_mut().remove("Vpsie-Auth");
-    try_ask(sim, request).await.unwrap()
+    try_send(sim, request).await.unwrap()
 }
 
 async fn status_with(sim: &Simulator, header: &str, value: &str) -> StatusCode {
     let mut request = request("GET", "/k8s/cluster/all", None);
     request.headers_mut().remove("Vpsie-Auth");
     request.headers_mut().insert(header.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
-    try_ask(sim, request).await.unwrap().status
+    try_send(sim, request).await.unwrap().status
 }
 
 #[tokio::test(start_paused = true)]
@@ -38,7 +38,7 @@ async fn nobody_comes_in_without_credentials() {
     assert_eq!(status_with(&sim, "Vpsie-Auth", "wrong").await, 401);
     let mut bare = request("GET", "/k8s/cluster/all", None);
     bare.headers_mut().remove("Vpsie-Auth");
-    let reply = try_ask(&sim, bare).await.unwrap();
+    let reply = try_send(&sim, bare).await.unwrap();
     assert_eq!(reply.body, json!({ "error": true, "code": 401, "message": "Please authenticate" }));
 }
 
@@ -75,14 +75,14 @@ async fn a_deletion_ends_the_worker_that_it_names() {
     pass(60).await;
     let victim = workers(&sim)[1].vm.uuid.clone();
     let body = json!({ "identifier": victim });
-    let reply = ask(&sim, "DELETE", &cluster_path("/delete/slave"), Some(body.clone())).await;
+    let reply = send(&sim, "DELETE", &cluster_path("/delete/slave"), Some(body.clone())).await;
     assert_eq!(reply.body, json!({ "error": false }));
     assert_eq!(workers(&sim)[1].phase, Phase::Deleting);
     pass(5).await;
     assert!(workers(&sim).iter().all(|vm| vm.vm.uuid != victim));
     assert_eq!(workers(&sim).len(), 2);
     assert_eq!(sim.gone()[0].vm.end.unwrap().by, EndedBy::Deletion);
-    let again = ask(&sim, "DELETE", &cluster_path("/delete/slave"), Some(body)).await;
+    let again = send(&sim, "DELETE", &cluster_path("/delete/slave"), Some(body)).await;
     assert_eq!(again.status, 404);
 }
 
@@ -91,9 +91,9 @@ async fn the_control_plane_and_other_clusters_are_out_of_reach() {
     let sim = simulator(steady());
     let master = sim.vms()[0].vm.uuid.clone();
     let body = Some(json!({ "identifier": master }));
-    assert_eq!(ask(&sim, "DELETE", &cluster_path("/delete/slave"), body.clone()).await.status, 400);
+    assert_eq!(send(&sim, "DELETE", &cluster_path("/delete/slave"), body.clone()).await.status, 400);
     let other = "/k8s/cluster/byId/00000000-0000-11ef-8000-000000000000/delete/slave";
-    assert_eq!(ask(&sim, "DELETE", other, body).await.status, 404);
+    assert_eq!(send(&sim, "DELETE", other, body).await.status, 404);
     assert_eq!(sim.vms()[0].phase, Phase::Running);
 }
 
@@ -102,7 +102,7 @@ async fn a_cluster_has_one_group_a_size() {
     let sim = simulator(steady());
     add_group(&sim, "one", 2).await;
     let body = json!({ "clusterIdentifier": DEFAULT_CLUSTER, "groupName": "two", "KubeSizeID": 2 });
-    let reply = ask(&sim, "POST", "/k8s/cluster/add/group", Some(body)).await;
+    let reply = send(&sim, "POST", "/k8s/cluster/add/group", Some(body)).await;
     assert_eq!(reply.status, 400);
     assert_eq!(reply.body["message"], "Group two has same selected Size, please select another size");
 }
@@ -113,7 +113,7 @@ async fn reduce_takes_any_worker_of_the_group() {
     let (small, large) = (add_group(&sim, "small", 1).await, add_group(&sim, "large", 3).await);
     add_worker(&sim, small).await;
     add_worker(&sim, large).await;
-    ask(&sim, "DELETE", &cluster_path("/reduce/slave"), Some(json!({ "groupId": large }))).await;
+    send(&sim, "DELETE", &cluster_path("/reduce/slave"), Some(json!({ "groupId": large }))).await;
     pass(5).await;
     assert_eq!(workers(&sim).iter().map(|vm| vm.vm.group).collect::<Vec<_>>(), [Some(small)]);
     assert_eq!(sim.gone()[0].vm.end.unwrap().by, EndedBy::Reduction);
@@ -126,7 +126,7 @@ async fn a_deleted_group_takes_its_workers_along() {
     add_worker(&sim, group).await;
     let path = format!("/k8s/cluster/delete/group/{}", sim.groups()[0].identifier);
     let body = json!({ "deleteStatistic": { "reason": "test", "note": "" } });
-    assert_eq!(ask(&sim, "DELETE", &path, Some(body)).await.status, 200);
+    assert_eq!(send(&sim, "DELETE", &path, Some(body)).await.status, 200);
     pass(5).await;
     assert_eq!((sim.groups().len(), workers(&sim).len()), (0, 0));
 }
@@ -184,7 +184,7 @@ async fn the_storage_list_knows_the_uuids_and_the_vm_list_does_not() {
 async fn offers_have_monthly_and_hourly_prices() {
     let sim = simulator(steady());
     let offers =
-        ask(&sim, "POST", "/k8s/offers", Some(json!({ "dcIdentifier": DEFAULT_DATACENTER }))).await.body;
+        send(&sim, "POST", "/k8s/offers", Some(json!({ "dcIdentifier": DEFAULT_DATACENTER }))).await.body;
     let expected = json!({
         "id": 2, "name": "s-2vcpu-4gb", "cpu": 2, "ram": 4096, "disk": 80, "price": 24.0, "hourly_price": 0.03333,
     });
@@ -202,7 +202,7 @@ async fn plans_come_by_category_and_ask_for_a_form() {
     let mut request = request("POST", "/resources", None).map(|_| Bytes::from(form));
     let content_type = "application/x-www-form-urlencoded".parse().unwrap();
     request.headers_mut().insert("Content-Type", content_type);
-    let plans = try_ask(&sim, request).await.unwrap().body;
+    let plans = try_send(&sim, request).await.unwrap().body;
     assert_eq!(names(&plans, "/data", "nickname"), ["c-2vcpu-4gb", "c-4vcpu-8gb", "c-8vcpu-16gb"]);
 }
 
@@ -212,7 +212,7 @@ async fn a_plain_vm_is_pending_then_listed_then_deleted() {
     let plan = super::super::routes::mapping_identifier(1, &sim.world(|w| w.config.offers[0].clone()));
     let body =
         json!({ "resourceIdentifier": plan, "osIdentifier": "x", "dcIdentifier": "ams1", "hostname": "web" });
-    assert_eq!(ask(&sim, "POST", "/vm", Some(body.clone())).await.body, json!({"error":false,"data":true}));
+    assert_eq!(send(&sim, "POST", "/vm", Some(body.clone())).await.body, json!({"error":false,"data":true}));
     assert_eq!(get(&sim, "/vm/pending").await["data"][0]["data"]["hostname"], "web");
     pass(2).await;
     assert_eq!(get(&sim, "/vm/pending").await["data"], json!([]));
@@ -221,13 +221,13 @@ async fn a_plain_vm_is_pending_then_listed_then_deleted() {
     pass(28).await;
     let uuid = listed["identifier"].as_str().unwrap();
     assert_eq!(get(&sim, &format!("/vm/{uuid}")).await["data"]["vmData"]["power"], 1);
-    ask(&sim, "DELETE", "/vm", Some(json!({ "vmIdentifier": uuid }))).await;
+    send(&sim, "DELETE", "/vm", Some(json!({ "vmIdentifier": uuid }))).await;
     pass(5).await;
-    assert_eq!(ask(&sim, "GET", &format!("/vm/{uuid}"), None).await.status, 404);
+    assert_eq!(send(&sim, "GET", &format!("/vm/{uuid}"), None).await.status, 404);
 
     let wrong =
         json!({ "resourceIdentifier": "1", "osIdentifier": "x", "dcIdentifier": "ams1", "hostname": "w" });
-    let refused = ask(&sim, "POST", "/vm", Some(wrong)).await;
+    let refused = send(&sim, "POST", "/vm", Some(wrong)).await;
     assert_eq!(refused.body["message"], "Please select the right package for this OS");
 }
 
@@ -249,7 +249,7 @@ async fn the_bill_counts_hours_begun() {
 #[tokio::test(start_paused = true)]
 async fn requests_too_many_get_429() {
     let sim = simulator(SimulatorConfig { rate_limit: Some(2), ..steady() });
-    let status = async || ask(&sim, "GET", "/k8s/cluster/all", None).await.status;
+    let status = async || send(&sim, "GET", "/k8s/cluster/all", None).await.status;
     assert_eq!([status().await, status().await, status().await], [200, 200, 429]);
     pass(30).await;
     assert_eq!([status().await, status().await], [200, 429]);
@@ -265,11 +265,11 @@ async fn what_makes_no_sense_is_refused() {
         ("GET", "/k8s/cluster/byId/none", 404, "Not found"),
         ("GET", "/k8s/node/groups/byClusterId/none", 404, "Not found"),
     ] {
-        let reply = ask(&sim, method, path, None).await;
+        let reply = send(&sim, method, path, None).await;
         assert_eq!((reply.status.as_u16(), &reply.body["message"]), (status, &json!(message)), "{path}");
     }
     let malformed = request("POST", "/k8s/offers", None).map(|_| Bytes::from("{"));
-    assert_eq!(try_ask(&sim, malformed).await.unwrap().status, 400);
+    assert_eq!(try_send(&sim, malformed).await.unwrap().status, 400);
 }
 
 #[tokio::test(start_paused = true)]

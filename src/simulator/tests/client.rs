@@ -69,7 +69,7 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
 
 #[tokio::test(start_paused = true)]
 async fn the_client_sees_a_worker_through_in_every_shape() {
-    let all = [("default".to_owned(), Shapes::default()), ("original".to_owned(), Shapes::original())];
+    let all = [("default".to_owned(), Shapes::default()), ("original".to_owned(), Shapes::original_client())];
     let mut failed = Vec::new();
     for (name, shapes) in all.into_iter().chain(Shapes::each()) {
         let sim = simulator(SimulatorConfig { shapes, ..steady() });

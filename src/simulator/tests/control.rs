@@ -6,7 +6,7 @@ async fn control(sim: &Simulator, method: &str, path: &str, body: Value) -> Repl
         .uri(format!("/_simulator{path}"))
         .header("Content-Type", "application/json")
         .body(Bytes::from(body.to_string()));
-    try_ask(sim, request.unwrap()).await.unwrap()
+    try_send(sim, request.unwrap()).await.unwrap()
 }
 
 async fn with_worker() -> (Simulator, VmView) {
@@ -19,13 +19,13 @@ async fn with_worker() -> (Simulator, VmView) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vm_disappears_behind_the_clients_back() {
+async fn a_vm_is_deleted_outside_the_api() {
     let (sim, worker) = with_worker().await;
     let path = format!("/vms/{}", worker.vm.uuid);
     assert_eq!(control(&sim, "DELETE", &path, Value::Null).await.body, json!({ "done": true }));
     pass(5).await;
     assert_eq!(sim.worker_count(), 0);
-    assert_eq!(sim.gone()[0].vm.end.unwrap().by, EndedBy::Stranger);
+    assert_eq!(sim.gone()[0].vm.end.unwrap().by, EndedBy::Outside);
     let again = control(&sim, "DELETE", &path, Value::Null).await;
     assert_eq!(again.status, 404);
 }
@@ -48,7 +48,7 @@ async fn a_deletion_during_the_notice_is_not_put_off() {
     let (sim, worker) = with_worker().await;
     sim.interrupt(&worker.vm.uuid, jiff::SignedDuration::from_mins(2)).unwrap();
     let body = json!({ "identifier": worker.vm.uuid });
-    ask(&sim, "DELETE", &cluster_path("/delete/slave"), Some(body)).await;
+    send(&sim, "DELETE", &cluster_path("/delete/slave"), Some(body)).await;
     pass(5).await;
     assert_eq!(sim.gone()[0].vm.end.unwrap().by, EndedBy::Deletion);
 }
@@ -76,8 +76,8 @@ async fn capacity_quota_prices_and_limits_change() {
     control(&sim, "PUT", "/price", json!({ "offer": "s-2vcpu-4gb", "monthly": "36" })).await;
     assert_eq!(workers(&sim)[0].hourly.to_string(), "0.05");
     control(&sim, "PUT", "/rate-limit", json!({ "perMinute": 1 })).await;
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 200);
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 429);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 200);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 429);
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,18 +85,18 @@ async fn faults_come_and_go() {
     let sim = simulator(steady());
     let added = control(&sim, "POST", "/faults", json!({ "rule": "GET **/vm status=503" })).await;
     assert_eq!(added.body, json!({ "id": 1 }));
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 503);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 503);
     let rules = control(&sim, "GET", "/faults", Value::Null).await.body;
     assert_eq!(rules, json!([{ "id": 1, "rule": "GET **/vm status=503", "matched": 1, "fired": 1 }]));
     control(&sim, "DELETE", "/faults/1", Value::Null).await;
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 200);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 200);
     let wrong = control(&sim, "POST", "/faults", json!({ "rule": "GET **" })).await;
     assert_eq!(wrong.status, 400);
     assert!(wrong.body["problem"].as_str().unwrap().contains("the effect is missing"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_adds_a_worker() {
+async fn a_worker_is_added_outside_the_api() {
     let (sim, worker) = with_worker().await;
     let added = control(&sim, "POST", "/workers", json!({ "cluster": DEFAULT_CLUSTER })).await;
     let vms = sim.vms();
@@ -159,7 +159,7 @@ async fn the_state_is_in_the_file_before_the_reply() {
     let path = folder.path().join("state.json");
     assert!(Snapshot::load(&path).unwrap().is_none());
     let sim = simulator(steady());
-    sim.keep_in(path.clone()).await.unwrap();
+    sim.persist_to(path.clone()).await.unwrap();
     let group = add_group(&sim, "workers", 2).await;
     add_worker(&sim, group).await;
     assert_eq!(Snapshot::load(&path).unwrap().unwrap(), sim.snapshot());
@@ -174,16 +174,19 @@ async fn a_file_of_another_kind_is_refused() {
     for (text, problem) in [("{}", "missing field"), (newer.as_str(), "its format is 9")] {
         std::fs::write(&path, text).unwrap();
         let error = Snapshot::load(&path).unwrap_err().to_string();
-        assert!(error.contains(problem) && error.contains("move it away to start anew"), "{error}");
+        assert!(
+            error.contains(problem) && error.contains("move the file away to start without state"),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_token_changes() {
     let sim = simulator(steady());
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 200);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 200);
     control(&sim, "PUT", "/token", json!({ "token": "new" })).await;
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 401);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 401);
     control(&sim, "PUT", "/token", json!({ "token": DEFAULT_TOKEN })).await;
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 200);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 200);
 }

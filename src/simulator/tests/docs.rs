@@ -1,4 +1,4 @@
-//! docs/develop/simulator.md is as the simulator is.
+//! docs/develop/simulator.md matches the simulator.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,7 +9,7 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/develop/simulator.
 
 fn shapes() -> String {
     let mut table = "\n| Shape | What | Values, the default first |\n| --- | --- | --- |\n".to_owned();
-    for Choice { name, about, values } in Shapes::choices() {
+    for ShapeChoice { name, about, values } in Shapes::choices() {
         let values: Vec<String> = values
             .iter()
             .map(|(value, meaning)| format!("`{value}`: {}", meaning.trim_end_matches('.')))
@@ -31,9 +31,10 @@ fn offers() -> String {
     table
 }
 
-/// Puts the text between the marks of that name.
-fn put(page: &str, name: &str, text: &str) -> String {
-    let (start, end) = (format!("<!-- {name}: written by a test -->"), format!("<!-- /{name} -->"));
+/// Replaces the text between the marks of a name.
+fn replace_section(page: &str, name: &str, text: &str) -> String {
+    let start = format!("<!-- {name}: generated -->");
+    let end = format!("<!-- /{name} -->");
     let (before, rest) = page.split_once(&start).unwrap();
     let (_, after) = rest.split_once(&end).unwrap();
     format!("{before}{start}\n{text}\n{end}{after}")
@@ -42,18 +43,15 @@ fn put(page: &str, name: &str, text: &str) -> String {
 #[test]
 fn docs_simulator_md_lists_the_shapes_and_offers() {
     let page = std::fs::read_to_string(PAGE).unwrap();
-    let written = put(&put(&page, "shapes", &shapes()), "offers", &offers());
+    let updated = replace_section(&replace_section(&page, "shapes", &shapes()), "offers", &offers());
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(Path::new(PAGE), &written).unwrap();
+        std::fs::write(Path::new(PAGE), &updated).unwrap();
     }
-    assert!(
-        page == written,
-        "docs/develop/simulator.md is not up to date: UPDATE=1 cargo test --lib docs writes it"
-    );
+    assert!(page == updated, "docs/develop/simulator.md is outdated: run UPDATE=1 cargo test --lib docs");
 }
 
 #[test]
-fn the_faults_and_the_file_on_the_page_are_sound() {
+fn faults_and_files_on_the_page_are_valid() {
     let page = std::fs::read_to_string(PAGE).unwrap();
     let rules: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("--fault '")).collect();
     assert!(rules.len() >= 4, "{rules:?}");

@@ -7,7 +7,7 @@ async fn struck(rule: &str) -> (Simulator, Result<Reply, CallError>) {
     let group = add_group(&sim, "workers", 2).await;
     sim.add_fault(format!("{ADD} {rule}").parse().unwrap());
     let path = cluster_path(&format!("/add/slave/group/{group}"));
-    let reply = try_ask(&sim, request("POST", &path, None)).await;
+    let reply = try_send(&sim, request("POST", &path, None)).await;
     (sim, reply)
 }
 
@@ -86,12 +86,12 @@ async fn a_caller_that_gives_up_before_a_delay_is_over_has_asked_for_nothing() {
 async fn in_an_outage_nothing_arrives_but_control() {
     let sim = simulator(steady());
     sim.set_outage(true);
-    let reply = try_ask(&sim, request("GET", "/vm", None)).await;
+    let reply = try_send(&sim, request("GET", "/vm", None)).await;
     assert_eq!(reply.err(), Some(CallError::NotSent));
     let off = Request::put("/_simulator/outage").header("Content-Type", "application/json");
     let off = off.body(Bytes::from(r#"{"on":false}"#)).unwrap();
-    assert_eq!(try_ask(&sim, off).await.unwrap().status, 200);
-    assert_eq!(ask(&sim, "GET", "/vm", None).await.status, 200);
+    assert_eq!(try_send(&sim, off).await.unwrap().status, 200);
+    assert_eq!(send(&sim, "GET", "/vm", None).await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,19 +72,19 @@ fn request(method: &str, path: &str, body: Option<&Value>) -> Request<Bytes> {
         .unwrap()
 }
 
-async fn try_ask(sim: &Simulator, request: Request<Bytes>) -> Result<Reply, CallError> {
+async fn try_send(sim: &Simulator, request: Request<Bytes>) -> Result<Reply, CallError> {
     let (parts, body) = sim.call(request).await?.into_parts();
     let body =
         serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8(body.into()).unwrap()));
     Ok(Reply { status: parts.status, headers: parts.headers, body })
 }
 
-async fn ask(sim: &Simulator, method: &str, path: &str, body: Option<Value>) -> Reply {
-    try_ask(sim, request(method, path, body.as_ref())).await.unwrap()
+async fn send(sim: &Simulator, method: &str, path: &str, body: Option<Value>) -> Reply {
+    try_send(sim, request(method, path, body.as_ref())).await.unwrap()
 }
 
 async fn get(sim: &Simulator, path: &str) -> Value {
-    ask(sim, "GET", path, None).await.body
+    send(sim, "GET", path, None).await.body
 }
 
 fn cluster_path(rest: &str) -> String {
@@ -93,13 +93,13 @@ fn cluster_path(rest: &str) -> String {
 
 async fn add_group(sim: &Simulator, name: &str, size: u64) -> u64 {
     let body = json!({ "clusterIdentifier": DEFAULT_CLUSTER, "groupName": name, "KubeSizeID": size });
-    let reply = ask(sim, "POST", "/k8s/cluster/add/group", Some(body)).await;
+    let reply = send(sim, "POST", "/k8s/cluster/add/group", Some(body)).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
     sim.groups().iter().find(|group| group.name == name).unwrap().id
 }
 
 async fn add_worker(sim: &Simulator, group: u64) -> Reply {
-    ask(sim, "POST", &cluster_path(&format!("/add/slave/group/{group}")), None).await
+    send(sim, "POST", &cluster_path(&format!("/add/slave/group/{group}")), None).await
 }
 
 fn workers(sim: &Simulator) -> Vec<VmView> {

@@ -1,15 +1,15 @@
 use super::*;
 
-/// Asks, in one shape, of a simulator with a running worker, and looks at one place of the answer.
-struct Look {
+/// A request to a simulator with one shape and a running worker, and an expected value in the reply.
+struct ShapeCase {
     shape: &'static str,
-    ask: Ask,
-    at: &'static str,
-    see: Value,
+    request: ApiRequest,
+    pointer: &'static str,
+    expected: Value,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Ask {
+enum ApiRequest {
     Clusters,
     Cluster,
     Groups,
@@ -27,72 +27,72 @@ enum Ask {
     FormLogin,
 }
 
-async fn answer(sim: &Simulator, ask_for: Ask) -> Reply {
+async fn send_request(sim: &Simulator, api_request: ApiRequest) -> Reply {
     let group = sim.groups()[0].clone();
-    let post = async |path: &str, body| ask(sim, "POST", path, Some(body)).await;
+    let post = async |path: &str, body| send(sim, "POST", path, Some(body)).await;
     let new_group =
         |size| json!({ "clusterIdentifier": DEFAULT_CLUSTER, "groupName": "g", "KubeSizeID": size });
     let credentials = json!({ "clientId": DEFAULT_CLIENT_ID, "clientSecret": DEFAULT_CLIENT_SECRET });
-    match ask_for {
-        Ask::Clusters => ask(sim, "GET", "/k8s/cluster/all", None).await,
-        Ask::Cluster => ask(sim, "GET", &cluster_path(""), None).await,
-        Ask::Groups => {
-            ask(sim, "GET", &format!("/k8s/node/groups/byClusterId/{DEFAULT_CLUSTER}"), None).await
+    match api_request {
+        ApiRequest::Clusters => send(sim, "GET", "/k8s/cluster/all", None).await,
+        ApiRequest::Cluster => send(sim, "GET", &cluster_path(""), None).await,
+        ApiRequest::Groups => {
+            send(sim, "GET", &format!("/k8s/node/groups/byClusterId/{DEFAULT_CLUSTER}"), None).await
         }
-        Ask::Offers => post("/k8s/offers", json!({ "dcIdentifier": DEFAULT_DATACENTER })).await,
-        Ask::Bill => ask(sim, "GET", "/billing/estimated/usages", None).await,
-        Ask::Storage => ask(sim, "GET", "/storages/vms?offset=1&limit=1", None).await,
-        Ask::Unknown => ask(sim, "GET", "/nowhere", None).await,
-        Ask::NoCluster => ask(sim, "GET", "/k8s/cluster/byId/none", None).await,
-        Ask::NoVms => ask(sim, "GET", "/vm", None).await,
-        Ask::AddSlave => add_worker(sim, group.id).await,
-        Ask::AddGroup => post("/k8s/cluster/add/group", new_group(5)).await,
-        Ask::SameGroup => post("/k8s/cluster/add/group", new_group(group.size)).await,
-        Ask::DeleteGroup => {
-            ask(sim, "DELETE", &format!("/k8s/cluster/delete/group/{}", group.identifier), None).await
+        ApiRequest::Offers => post("/k8s/offers", json!({ "dcIdentifier": DEFAULT_DATACENTER })).await,
+        ApiRequest::Bill => send(sim, "GET", "/billing/estimated/usages", None).await,
+        ApiRequest::Storage => send(sim, "GET", "/storages/vms?offset=1&limit=1", None).await,
+        ApiRequest::Unknown => send(sim, "GET", "/nowhere", None).await,
+        ApiRequest::NoCluster => send(sim, "GET", "/k8s/cluster/byId/none", None).await,
+        ApiRequest::NoVms => send(sim, "GET", "/vm", None).await,
+        ApiRequest::AddSlave => add_worker(sim, group.id).await,
+        ApiRequest::AddGroup => post("/k8s/cluster/add/group", new_group(5)).await,
+        ApiRequest::SameGroup => post("/k8s/cluster/add/group", new_group(group.size)).await,
+        ApiRequest::DeleteGroup => {
+            send(sim, "DELETE", &format!("/k8s/cluster/delete/group/{}", group.identifier), None).await
         }
-        Ask::Login => post("/auth/from/api", credentials).await,
-        Ask::FormLogin => {
+        ApiRequest::Login => post("/auth/from/api", credentials).await,
+        ApiRequest::FormLogin => {
             let form = format!("clientId={DEFAULT_CLIENT_ID}&clientSecret={DEFAULT_CLIENT_SECRET}");
             let mut request = request("POST", "/auth/from/api", None).map(|_| Bytes::from(form));
             let content_type = "application/x-www-form-urlencoded".parse().unwrap();
             request.headers_mut().insert("Content-Type", content_type);
-            try_ask(sim, request).await.unwrap()
+            try_send(sim, request).await.unwrap()
         }
     }
 }
 
-async fn look(look: &Look) {
+async fn check_shape(case: &ShapeCase) {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 2).await;
     add_worker(&sim, group).await;
     pass(60).await;
     let mut shapes = Shapes::default();
-    shapes.set(look.shape).unwrap();
+    shapes.set(case.shape).unwrap();
     sim.set_shapes(shapes);
-    let reply = answer(&sim, look.ask).await;
-    let seen = match look.at {
+    let reply = send_request(&sim, case.request).await;
+    let seen = match case.pointer {
         "status" => json!(reply.status.as_u16()),
         "keys" => json!(reply.body.as_object().unwrap().keys().collect::<Vec<_>>()),
         pointer => reply.body.pointer(pointer).cloned().unwrap_or(json!("ABSENT")),
     };
-    assert_eq!(seen, look.see, "{} {:?} {} in {}", look.shape, look.ask, look.at, reply.body);
+    assert_eq!(seen, case.expected, "{} {:?} {} in {}", case.shape, case.request, case.pointer, reply.body);
 }
 
-macro_rules! looks {
+macro_rules! shape_tests {
     ($($name:ident { $( $shape:literal, $ask:ident, $at:literal => $see:tt; )+ })+) => {
         $(
             #[tokio::test(start_paused = true)]
             async fn $name() {
-                for each in [$( Look { shape: $shape, ask: Ask::$ask, at: $at, see: json!($see) } ),+] {
-                    look(&each).await;
+                for case in [$( ShapeCase { shape: $shape, request: ApiRequest::$ask, pointer: $at, expected: json!($see) } ),+] {
+                    check_shape(&case).await;
                 }
             }
         )+
     };
 }
 
-looks! {
+shape_tests! {
     prefixes {
         "prefix=apps", Clusters, "status" => 200;
         "prefix=api", Clusters, "status" => 404;
@@ -235,7 +235,7 @@ async fn a_vm_is_wrapped_and_described_as_chosen() {
         ("vm-state=both", "/data/vmData/power", json!(1)),
     ] {
         let sim = simulator(shaped(shape));
-        let uuid = sim.with(|state, cx, _| {
+        let uuid = sim.with_state(|state, cx, _| {
             let id = state.create_vm(cx, DEFAULT_DATACENTER, 1, "web").unwrap();
             state.vms[&id].uuid.clone()
         });
@@ -254,7 +254,7 @@ async fn retry_after_is_given_as_chosen() {
     ] {
         let sim = simulator(SimulatorConfig { rate_limit: Some(1), ..shaped(shape) });
         get(&sim, "/vm").await;
-        let reply = ask(&sim, "GET", "/vm", None).await;
+        let reply = send(&sim, "GET", "/vm", None).await;
         assert_eq!(reply.status, 429);
         assert_eq!(reply.headers.get("retry-after").map(|v| v.to_str().unwrap()), expected, "{shape}");
     }
@@ -272,12 +272,18 @@ async fn every_shape_answers_every_endpoint() {
         let sim = simulator(steady());
         add_group(&sim, "workers", 2).await;
         sim.set_shapes(shapes);
-        for ask_for in
-            [Ask::Clusters, Ask::Cluster, Ask::Groups, Ask::Offers, Ask::Bill, Ask::Storage, Ask::NoVms]
-        {
-            let status = answer(&sim, ask_for).await.status;
+        for api_request in [
+            ApiRequest::Clusters,
+            ApiRequest::Cluster,
+            ApiRequest::Groups,
+            ApiRequest::Offers,
+            ApiRequest::Bill,
+            ApiRequest::Storage,
+            ApiRequest::NoVms,
+        ] {
+            let status = send_request(&sim, api_request).await.status;
             let shut = ["prefix=api", "prefix=v2", "auth-header=bearer"].contains(&shape.as_str());
-            assert_eq!(status == 200, !shut, "{shape} {ask_for:?}");
+            assert_eq!(status == 200, !shut, "{shape} {api_request:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can be asked of the simulated VPSie. Pure: time and chance come in as arguments.
+//! The operations of the simulated API. Pure: time and randomness are arguments.
 
 use rand::RngExt;
 use secrecy::ExposeSecret;
@@ -9,16 +9,16 @@ use super::shapes::DeleteGroup;
 use super::state::{Context, EndedBy, State, Token, VmKind, later};
 use jiff::SignedDuration;
 
-/// Why something was not done.
+/// An error reply of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     /// HTTP status.
     pub status: u16,
-    /// The API's words.
+    /// The message of the API.
     pub message: String,
 }
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
     }
@@ -33,11 +33,11 @@ impl Refusal {
 }
 
 impl State {
-    /// Logs in: a token.
-    pub(super) fn login(&mut self, cx: &mut Context<'_>, id: &str, secret: &str) -> Result<Token, Refusal> {
+    /// Logs in and returns a token.
+    pub(super) fn login(&mut self, cx: &mut Context<'_>, id: &str, secret: &str) -> Result<Token, ApiError> {
         let account = &cx.config.account;
         if id != account.client_id || secret != account.client_secret.expose_secret() {
-            return Err(Refusal::new(401, "Invalid client credentials"));
+            return Err(ApiError::new(401, "Invalid client credentials"));
         }
         let token = Token {
             text: format!("{:032x}", cx.rng.random::<u128>()),
@@ -48,41 +48,41 @@ impl State {
         Ok(token)
     }
 
-    /// Whether the token opens the door.
-    pub(super) fn admits(&self, cx: &Context<'_>, token: &str) -> bool {
+    /// Returns true iff the token is valid.
+    pub(super) fn accepts_token(&self, cx: &Context<'_>, token: &str) -> bool {
         token == cx.config.account.token.expose_secret()
             || self.tokens.iter().any(|t| t.text == token && t.expires_at > cx.now)
     }
 
-    /// Makes a node group: one a size in each cluster (docs/reference/vpsie-api.md#groups).
+    /// Creates a node group. A cluster has at most one per size (docs/reference/vpsie-api.md#groups).
     pub(super) fn add_group(
         &mut self,
         cx: &mut Context<'_>,
         cluster: &str,
         name: &str,
         size: u64,
-    ) -> Result<u64, Refusal> {
-        let (_, cluster) = cx.config.cluster(cluster).ok_or_else(Refusal::not_found)?;
+    ) -> Result<u64, ApiError> {
+        let (_, cluster) = cx.config.cluster(cluster).ok_or_else(ApiError::not_found)?;
         let offered = cx.config.offer(size).filter(|offer| {
             let datacenter = cx.config.datacenter(&cluster.datacenter);
             datacenter.is_some_and(|(_, d)| d.offers.as_ref().is_none_or(|names| names.contains(&offer.name)))
         });
         if offered.is_none() {
-            return Err(Refusal::new(400, "Please select a valid size"));
+            return Err(ApiError::new(400, "Please select a valid size"));
         }
         if self.groups.values().any(|g| g.cluster == cluster.identifier && g.size == size) {
             let message = format!("Group {name} has same selected Size, please select another size");
-            return Err(Refusal::new(400, message));
+            return Err(ApiError::new(400, message));
         }
         Ok(self.insert_group(cx, &cluster.identifier, name, size))
     }
 
     /// Deletes a node group.
-    pub(super) fn delete_group(&mut self, cx: &mut Context<'_>, identifier: &str) -> Result<(), Refusal> {
+    pub(super) fn delete_group(&mut self, cx: &mut Context<'_>, identifier: &str) -> Result<(), ApiError> {
         let group = self.groups.values().find(|group| group.identifier == identifier);
-        let id = group.ok_or_else(Refusal::not_found)?.id;
+        let id = group.ok_or_else(ApiError::not_found)?.id;
         if cx.config.shapes.delete_group == DeleteGroup::Refuse && self.workers(id).next().is_some() {
-            return Err(Refusal::new(400, "Group has nodes, please remove them first"));
+            return Err(ApiError::new(400, "Group has nodes, please remove them first"));
         }
         for vm in self.vms.values_mut().filter(|vm| vm.group == Some(id)) {
             vm.finish(
@@ -97,23 +97,23 @@ impl State {
         Ok(())
     }
 
-    /// Adds one worker. Its numeric id; None when it is accepted and never comes.
+    /// Adds a worker and returns its numeric id. None: the request is accepted, but no VM is created.
     pub(super) fn add_worker(
         &mut self,
         cx: &mut Context<'_>,
         cluster: &str,
         group: u64,
-    ) -> Result<Option<u64>, Refusal> {
-        let (_, cluster) = cx.config.cluster(cluster).ok_or_else(Refusal::not_found)?;
+    ) -> Result<Option<u64>, ApiError> {
+        let (_, cluster) = cx.config.cluster(cluster).ok_or_else(ApiError::not_found)?;
         let group = self.groups.get(&group).filter(|g| g.cluster == cluster.identifier);
-        let group = group.cloned().ok_or_else(Refusal::not_found)?;
+        let group = group.cloned().ok_or_else(ApiError::not_found)?;
         let workers = self.vms.values().filter(|vm| matches!(vm.kind, VmKind::Worker | VmKind::Foreign));
         if self.worker_quota.is_some_and(|quota| workers.count() >= quota as usize) {
-            return Err(Refusal::new(400, "Worker nodes count exceeds the allowed limit"));
+            return Err(ApiError::new(400, "Worker nodes count exceeds the allowed limit"));
         }
         if self.room(&cluster.datacenter, group.size) == Some(0) {
             return match cx.config.shortage {
-                Shortage::Refused => Err(Refusal::new(400, cx.config.shortage_message.clone())),
+                Shortage::Refused => Err(ApiError::new(400, cx.config.shortage_message.clone())),
                 Shortage::Silent => Ok(None),
             };
         }
@@ -123,23 +123,23 @@ impl State {
         Ok(Some(self.insert_worker(cx, cluster, &group)))
     }
 
-    /// Deletes that worker.
+    /// Deletes a worker by UUID.
     pub(super) fn delete_worker(
         &mut self,
         cx: &mut Context<'_>,
         cluster: &str,
         uuid: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ApiError> {
         let deletion = cx.config.times.deletion.draw(cx.rng);
         let anomalies = cx.config.anomalies;
         let returns_after = happens(anomalies.returns, cx.rng).then(|| anomalies.returns_after.draw(cx.rng));
         let vm = self.vm_mut(uuid).filter(|vm| vm.cluster.as_deref() == Some(cluster));
-        let vm = vm.ok_or_else(Refusal::not_found)?;
+        let vm = vm.ok_or_else(ApiError::not_found)?;
         if vm.kind == VmKind::ControlPlane {
-            return Err(Refusal::new(400, "Master node can not be deleted"));
+            return Err(ApiError::new(400, "Master node can not be deleted"));
         }
         if anomalies.deletions_forbidden {
-            return Err(Refusal::new(403, "Permission denied"));
+            return Err(ApiError::new(403, "Permission denied"));
         }
         vm.finish(EndedBy::Deletion, cx.now, SignedDuration::ZERO, deletion);
         vm.returns_at = returns_after.map(|after| later(later(cx.now, deletion), after));
@@ -147,13 +147,13 @@ impl State {
         Ok(())
     }
 
-    /// Deletes one worker of the cluster, of a group if one is given: whichever.
+    /// Deletes a random worker of the cluster, or of the group if one is given.
     pub(super) fn reduce(
         &mut self,
         cx: &mut Context<'_>,
         cluster: &str,
         group: Option<u64>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ApiError> {
         let deletion = cx.config.times.deletion.draw(cx.rng);
         let candidates = self.vms.values_mut().filter(|vm| {
             vm.cluster.as_deref() == Some(cluster)
@@ -163,7 +163,7 @@ impl State {
         });
         let mut candidates: Vec<_> = candidates.collect();
         if candidates.is_empty() {
-            return Err(Refusal::not_found());
+            return Err(ApiError::not_found());
         }
         let victim = cx.rng.random_range(0..candidates.len());
         candidates[victim].finish(EndedBy::Reduction, cx.now, SignedDuration::ZERO, deletion);
@@ -171,16 +171,16 @@ impl State {
         Ok(())
     }
 
-    /// Makes a VM of no cluster.
+    /// Creates a VM outside clusters.
     pub(super) fn create_vm(
         &mut self,
         cx: &mut Context<'_>,
         datacenter: &str,
         size: u64,
         hostname: &str,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<u64, ApiError> {
         if self.room(datacenter, size) == Some(0) {
-            return Err(Refusal::new(400, cx.config.shortage_message.clone()));
+            return Err(ApiError::new(400, cx.config.shortage_message.clone()));
         }
         let vm = self.new_vm(cx, hostname.to_owned(), VmKind::Plain, datacenter, size);
         let id = vm.id;
@@ -189,32 +189,32 @@ impl State {
         Ok(id)
     }
 
-    /// Deletes a VM of no cluster.
-    pub(super) fn delete_vm(&mut self, cx: &mut Context<'_>, uuid: &str) -> Result<(), Refusal> {
+    /// Deletes a VM outside clusters.
+    pub(super) fn delete_vm(&mut self, cx: &mut Context<'_>, uuid: &str) -> Result<(), ApiError> {
         let deletion = cx.config.times.deletion.draw(cx.rng);
-        let vm = self.vm_mut(uuid).filter(|vm| vm.kind == VmKind::Plain).ok_or_else(Refusal::not_found)?;
+        let vm = self.vm_mut(uuid).filter(|vm| vm.kind == VmKind::Plain).ok_or_else(ApiError::not_found)?;
         vm.finish(EndedBy::Deletion, cx.now, SignedDuration::ZERO, deletion);
         self.revision += 1;
         Ok(())
     }
 
-    /// Ends any VM from outside the API.
-    pub(super) fn take(
+    /// Ends any VM, bypassing the API.
+    pub(super) fn end_vm(
         &mut self,
         cx: &mut Context<'_>,
         uuid: &str,
         by: EndedBy,
         notice: SignedDuration,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ApiError> {
         let deletion = cx.config.times.deletion.draw(cx.rng);
-        let vm = self.vm_mut(uuid).ok_or_else(Refusal::not_found)?;
+        let vm = self.vm_mut(uuid).ok_or_else(ApiError::not_found)?;
         vm.finish(by, cx.now, notice, deletion);
         self.revision += 1;
         Ok(())
     }
 }
 
-/// Requests a minute, evened out.
+/// A token bucket for requests per minute.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct RateLimit {
     tokens: f64,
@@ -222,12 +222,12 @@ pub(super) struct RateLimit {
 }
 
 impl RateLimit {
-    /// With a whole minute's worth.
+    /// A full bucket.
     pub(super) fn full(per_minute: u32, now: jiff::Timestamp) -> Self {
         Self { tokens: f64::from(per_minute), at: now }
     }
 
-    /// Lets one request through, or says for how many seconds it has to wait.
+    /// Admits a request, or returns the seconds that it must wait.
     pub(super) fn admit(&mut self, per_minute: u32, now: jiff::Timestamp) -> Result<(), u32> {
         let rate = f64::from(per_minute) / 60.0;
         let elapsed = self.at.duration_until(now).as_secs_f64().max(0.0);
