@@ -3,14 +3,16 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Logs, on standard error.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]
 pub struct LogArgs {
-    /// What is logged: error, warn, info, debug or trace, also by module, such as info,vpsie_autoscaler::vpsie=debug
+    /// What is logged: error, warn, info, debug, trace or off, also by module, such as
+    /// info,vpsie_autoscaler::vpsie=debug. The longest module that matches decides
     #[arg(long, value_name = "FILTER", env = "VPSIE_AUTOSCALER_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// How it is written
@@ -43,13 +45,16 @@ pub enum LogError {
 /// Sends the process's logs to standard error.
 pub fn init_logs(args: &LogArgs) -> Result<(), LogError> {
     let filter = filter(&args.log_level).map_err(LogError::Filter)?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let logs = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry();
     match args.log_format {
-        LogFormat::Text => logs.finish().try_init()?,
-        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).finish().try_init()?,
+        LogFormat::Text => registry.with(logs).with(filter).try_init()?,
+        LogFormat::Json => {
+            let logs = logs.json().flatten_event(true).with_span_list(false);
+            registry.with(logs).with(filter).try_init()?;
+        }
     }
     Ok(())
 }
@@ -59,19 +64,44 @@ pub fn check_filter(text: &str) -> Result<(), String> {
     filter(text).map(drop)
 }
 
-fn filter(text: &str) -> Result<EnvFilter, String> {
-    let want = "must be error, warn, info, debug, trace or off, also by module such as \
-                info,vpsie_autoscaler::vpsie=debug";
-    // EnvFilter takes a misspelt level for the name of a module.
-    let levels = ["error", "warn", "info", "debug", "trace", "off"];
-    let misspelt = |part: &&str| {
-        let level = part.rsplit('=').next().unwrap_or_default().trim().to_ascii_lowercase();
-        !levels.contains(&level.as_str())
-    };
-    if let Some(part) = text.split(',').find(misspelt) {
-        return Err(format!("has {part:?}, {want}"));
+// Not tracing's EnvFilter: spans and fields are not filtered here, and it compiles a regular expression engine.
+fn filter(text: &str) -> Result<Targets, String> {
+    let mut targets = Targets::new();
+    for part in text.split(',') {
+        let refusal = || {
+            format!(
+                "has {part:?}, must be error, warn, info, debug, trace or off, also by module such as \
+                 info,vpsie_autoscaler::vpsie=debug"
+            )
+        };
+        let (module, level) =
+            part.split_once('=').map_or((None, part), |(module, level)| (Some(module), level));
+        let level = parse_level(level.trim()).ok_or_else(refusal)?;
+        targets = match module.map(str::trim) {
+            None => targets.with_default(level),
+            Some(module) if is_module(module) => targets.with_target(module, level),
+            Some(_) => return Err(refusal()),
+        };
     }
-    EnvFilter::builder().parse(text).map_err(|_| format!("is {text:?}, {want}"))
+    Ok(targets)
+}
+
+fn parse_level(name: &str) -> Option<LevelFilter> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "error" => LevelFilter::ERROR,
+        "warn" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        "off" => LevelFilter::OFF,
+        _ => return None,
+    })
+}
+
+fn is_module(name: &str) -> bool {
+    let is_part =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    name.split("::").all(is_part)
 }
 
 /// An error with all that caused it, for a log or a person. What an error already says of its cause is not
@@ -91,17 +121,42 @@ pub fn chain(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
 
     #[test]
     fn filters_are_levels_with_or_without_modules() {
-        for good in ["info", "WARN", "off", "info,vpsie_autoscaler::vpsie=debug", "warn,kube=error"] {
+        for good in ["info", "WARN", "off", "info, vpsie_autoscaler::vpsie=debug", "warn,kube=error"] {
             assert_eq!(check_filter(good), Ok(()), "{good}");
         }
-        for bad in ["", "inof", "info,loud", "vpsie_autoscaler=verbose", "info,=,"] {
+        let bad = [
+            "",
+            "inof",
+            "info,loud",
+            "vpsie_autoscaler=verbose",
+            "info,=,",
+            "=info",
+            "a=b=info",
+            "a[{b}]=info",
+        ];
+        for bad in bad {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
         assert!(check_filter("inof").unwrap_err().starts_with("has \"inof\", must be error, warn,"));
+    }
+
+    #[test]
+    fn longest_matching_module_decides_the_level() {
+        let filter = filter("warn,vpsie_autoscaler=info,vpsie_autoscaler::vpsie=debug,kube=off").unwrap();
+        let most = |target: &str| {
+            let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+            levels.into_iter().rfind(|level| filter.would_enable(target, level))
+        };
+        assert_eq!(most("hyper"), Some(Level::WARN));
+        assert_eq!(most("vpsie_autoscaler::audit"), Some(Level::INFO));
+        assert_eq!(most("vpsie_autoscaler::vpsie::client"), Some(Level::DEBUG));
+        assert_eq!(most("kube::client"), None);
     }
 
     #[derive(Debug, thiserror::Error)]
