@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use k8s_pb::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Taint};
-use k8s_pb::apimachinery::pkg::api::resource::Quantity;
-use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use prost::Message as _;
 
+use super::proto::kubernetes::{
+    Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, ObjectMeta, Quantity, Taint,
+};
 use super::proto::{
     ExternalGrpcNode, Instance, InstanceErrorInfo, InstanceStatus, instance_status::InstanceState,
 };
@@ -56,20 +56,17 @@ pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
     let system = NodeSystemInfo {
         operating_system: label("kubernetes.io/os"),
         architecture: label("kubernetes.io/arch"),
-        ..NodeSystemInfo::default()
     };
     let ready = NodeCondition {
         r#type: Some("Ready".to_owned()),
         status: Some("True".to_owned()),
         reason: Some("KubeletReady".to_owned()),
-        ..NodeCondition::default()
     };
     let node = Node {
         metadata: Some(ObjectMeta {
             name: Some(pool.replace('/', ".")),
             labels: template.labels.clone(),
             annotations: template.annotations.clone(),
-            ..ObjectMeta::default()
         }),
         spec: Some(NodeSpec {
             taints: template
@@ -79,17 +76,14 @@ pub(super) fn template_bytes(pool: &str, template: &Template) -> Bytes {
                     key: Some(taint.key.clone()),
                     value: Some(taint.value.clone()),
                     effect: Some(taint.effect.to_string()),
-                    time_added: None,
                 })
                 .collect(),
-            ..NodeSpec::default()
         }),
         status: Some(NodeStatus {
             capacity: quantities(template.capacity, &template.extended_capacity),
             allocatable: quantities(template.allocatable, &template.extended_allocatable),
             conditions: vec![ready],
             node_info: Some(system),
-            ..NodeStatus::default()
         }),
     };
     node.encode_to_vec().into()
@@ -144,6 +138,8 @@ fn binary(mut value: u64, suffixes: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use k8s_pb::api::core::v1::Node;
+    use k8s_pb::apimachinery::pkg::api::resource::Quantity;
 
     use super::*;
     use crate::catalog::{SizeId, quantity};

@@ -36,4 +36,9 @@ pub mod proto {
     pub mod grpcplugin {
         tonic::include_proto!("grpcplugin");
     }
+
+    /// Kubernetes' messages, as far as their fields are read or written here.
+    pub(super) mod kubernetes {
+        tonic::include_proto!("kubernetes");
+    }
 }

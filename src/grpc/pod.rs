@@ -1,50 +1,10 @@
 //! Reads the resource requests of a pod from its bytes.
 
-use std::collections::HashMap;
-
 use prost::Message as _;
 
+use super::proto::kubernetes::{Pod, PodSpec, Quantity, ResourceRequirements};
 use crate::catalog::quantity;
 use crate::placement::PodRequest;
-
-/// The needed fields of a `core.v1.Pod`. A request may have thousands of pods, so other fields are skipped.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Pod {
-    #[prost(message, optional, tag = "2")]
-    spec: Option<Spec>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Spec {
-    #[prost(message, repeated, tag = "2")]
-    containers: Vec<Container>,
-    #[prost(message, repeated, tag = "20")]
-    init_containers: Vec<Container>,
-    #[prost(map = "string, message", tag = "32")]
-    overhead: HashMap<String, Quantity>,
-    #[prost(message, optional, tag = "40")]
-    resources: Option<Resources>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Container {
-    #[prost(message, optional, tag = "8")]
-    resources: Option<Resources>,
-    #[prost(string, tag = "24")]
-    restart_policy: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Resources {
-    #[prost(map = "string, message", tag = "2")]
-    requests: HashMap<String, Quantity>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Quantity {
-    #[prost(string, tag = "1")]
-    text: String,
-}
 
 /// The requests of a pod as the scheduler counts them: its pod-level requests, or else the sum of its
 /// containers and sidecars or the maximum during its init containers, whichever is larger; plus its overhead.
@@ -57,17 +17,18 @@ pub(super) fn pod_requests(bytes: &[u8]) -> Option<PodRequest> {
     })
 }
 
-impl Spec {
+impl PodSpec {
     fn total(&self, name: &str, units: &dyn Fn(&str) -> u64) -> u64 {
-        let amount = |quantity: &Quantity| units(&quantity.text);
-        let requested = |resources: &Option<Resources>| resources.as_ref()?.requests.get(name).map(amount);
+        let amount = |quantity: &Quantity| units(quantity.string());
+        let requested =
+            |resources: &Option<ResourceRequirements>| resources.as_ref()?.requests.get(name).map(amount);
         let containers = || {
             let mut sidecars = 0_u64;
             let mut max = 0;
             for container in &self.init_containers {
                 let own = requested(&container.resources).unwrap_or_default();
                 max = max.max(sidecars.saturating_add(own));
-                if container.restart_policy == "Always" {
+                if container.restart_policy() == "Always" {
                     sidecars = sidecars.saturating_add(own);
                 }
             }

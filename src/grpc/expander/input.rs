@@ -1,7 +1,6 @@
 //! Reads a request of Cluster Autoscaler and adds the state of the fleet.
 
 use jiff::Timestamp;
-use k8s_pb::api::core::v1::Node;
 use prost::Message as _;
 
 use super::pods::Pods;
@@ -9,6 +8,7 @@ use crate::catalog::{DEFAULT_MAX_PODS, Resources, quantity};
 use crate::control::FleetHandle;
 use crate::fleet::{Fleet, Pool};
 use crate::grpc::proto::grpcplugin::{BestOptionsRequest, Option as WireOption};
+use crate::grpc::proto::kubernetes::Node;
 use crate::placement::{Blocked, DecisionInput, ExpansionOption};
 
 /// Reads a request of any release (docs/reference/cluster-autoscaler.md#grpc-expander). Pods are read before
