@@ -15,6 +15,10 @@ format:
 lint:
     .ci/check lint
 
+# Clippy for the program as images have it: without the simulator.
+slim:
+    .ci/check slim
+
 # rustfmt and clippy are installed.
 components:
     .ci/check components

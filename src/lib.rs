@@ -25,6 +25,7 @@ pub mod grpc;
 pub mod kubernetes;
 pub mod placement;
 pub mod retry_after;
+#[cfg(any(feature = "simulator", test))]
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

@@ -13,15 +13,18 @@ mod validate;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
+use clap::{Arg, CommandFactory, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 pub use explain::render;
 
 use crate::config::{ServeArgs, Settings};
+#[cfg(any(feature = "simulator", test))]
 use crate::simulator::{self, SimulatorArgs};
-use crate::telemetry::{LogArgs, chain, init_logs};
+use crate::telemetry::chain;
+#[cfg(any(feature = "simulator", test))]
+use crate::telemetry::{LogArgs, init_logs};
 use crate::validation::Problems;
 
 /// Cloud provider for Kubernetes Cluster Autoscaler on VPSie
@@ -45,11 +48,14 @@ enum Command {
     Offers(offers::OffersArgs),
     /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply -f -`
     Crds,
-    /// Runs a simulated VPSie API: to try things out without an account, and for tests
+    /// Runs a simulated VPSie API: to try things out without an account, and for tests. Images and releases are built
+    /// without it
+    #[cfg(any(feature = "simulator", test))]
     Simulator(Box<SimulatorCommand>),
 }
 
-#[derive(Args, Debug)]
+#[cfg(any(feature = "simulator", test))]
+#[derive(clap::Args, Debug)]
 struct SimulatorCommand {
     #[command(flatten)]
     simulator: SimulatorArgs,
@@ -79,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => block_on(|_| explain::run(args)),
         Command::Offers(args) => block_on(|_| offers::run(args)),
         Command::Crds => crds::run(&mut std::io::stdout()),
+        #[cfg(any(feature = "simulator", test))]
         Command::Simulator(command) => {
             let SimulatorCommand { simulator, log } = *command;
             init_logs(&log)

@@ -5,8 +5,9 @@ use std::io::Write;
 use crate::config::{ServeArgs, Settings, StoreKind, StoreSettings};
 
 pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<()> {
-    let api = &args.api;
-    let credentials = api.api_token.is_some()
+    let api = &mut args.api;
+    let credentials = api.api_secret.is_some()
+        || api.api_token.is_some()
         || api.api_token_file.is_some()
         || api.client_id.is_some()
         || api.client_secret.is_some()
@@ -16,7 +17,9 @@ pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<(
         && !args.fleet.simulate
         && args.fleet.node_groups.is_some()
         && args.fleet.store == StoreKind::File;
-    args.fleet.simulate |= unchecked;
+    if unchecked {
+        api.api_token = Some("none".into());
+    }
     let manifests = match Settings::new(args)?.store {
         StoreSettings::File { manifests, .. } => manifests,
         StoreSettings::Kubernetes { namespace, .. } => {

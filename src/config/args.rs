@@ -14,6 +14,9 @@ use crate::cost::HoursPerMonth;
 use crate::telemetry::LogArgs;
 use crate::validation::{money, parse_duration};
 
+/// Flags of the simulator are refused in a build without it, but not shown.
+const NO_SIMULATOR: bool = cfg!(not(any(feature = "simulator", test)));
+
 /// All settings of `serve`. If a flag is given several times, the last one wins: a chart or an overlay sets some flags
 /// already.
 #[derive(Args, Clone, Debug)]
@@ -59,18 +62,26 @@ pub struct FleetArgs {
     /// cluster and one process. Default: vpsie-autoscaler.redb, with --simulate vpsie-autoscaler-simulated.redb
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_DATA_FILE")]
     pub data_file: Option<PathBuf>,
-    /// Starts a simulated VPSie inside and uses that: no credentials, no cost
-    #[arg(long, env = "VPSIE_AUTOSCALER_SIMULATE")]
+    /// Starts a simulated VPSie inside and uses that: no credentials, no cost. Refused by images and releases: they
+    /// are built without it
+    #[arg(long, env = "VPSIE_AUTOSCALER_SIMULATE", hide = NO_SIMULATOR)]
     pub simulate: bool,
     /// What the simulated VPSie has and how it behaves: a YAML file, as for `vpsie-autoscaler simulator --config`
-    #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_SIMULATOR_CONFIG", requires = "simulate")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VPSIE_AUTOSCALER_SIMULATOR_CONFIG",
+        requires = "simulate",
+        hide = NO_SIMULATOR
+    )]
     pub simulator_config: Option<PathBuf>,
     /// File in which the simulated VPSie keeps its VMs, so that they are there after a restart
     #[arg(
         long,
         value_name = "FILE",
         env = "VPSIE_AUTOSCALER_SIMULATOR_STATE",
-        default_value = "vpsie-autoscaler-simulated.json"
+        default_value = "vpsie-autoscaler-simulated.json",
+        hide = NO_SIMULATOR
     )]
     pub simulator_state: PathBuf,
 }

@@ -4,11 +4,16 @@ mod args;
 mod credentials;
 mod election;
 mod manifest_files;
+#[cfg(not(any(feature = "simulator", test)))]
+mod no_simulator;
 mod original;
 mod price_file;
 mod settings;
+#[cfg(any(feature = "simulator", test))]
+mod simulated;
 #[cfg(test)]
 mod tests;
+mod vpsie_settings;
 
 pub use args::{
     ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind,
@@ -17,4 +22,5 @@ pub use args::{
 pub use credentials::CredentialSource;
 pub use manifest_files::load_manifests;
 pub use original::{CONTROLLER, Fate, MANIFESTS, OriginalFlag, RefusedArgs, WEBHOOK};
-pub use settings::{Settings, StoreSettings, VpsieSettings, sample_manifests};
+pub use settings::{Settings, StoreSettings, sample_manifests};
+pub use vpsie_settings::VpsieSettings;

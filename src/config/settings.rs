@@ -5,21 +5,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{
-    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind,
-    TemplateArgs, TimingArgs,
+    ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind, TemplateArgs,
+    TimingArgs,
 };
-use super::credentials::{CredentialSource, credentials, secret_source};
+use super::credentials::secret_source;
 use super::election;
 use super::manifest_files::load_manifests;
+#[cfg(not(any(feature = "simulator", test)))]
+use super::no_simulator::simulated;
 use super::price_file;
+#[cfg(any(feature = "simulator", test))]
+use super::simulated::simulated;
+use super::vpsie_settings::{VpsieSettings, real};
 use crate::cost::{CostLimit, Prices, Usd, UsdPerHour};
 use crate::fleet::{Basis, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::kubernetes::KubernetesAccess;
-use crate::simulator::SimulatorConfig;
 use crate::telemetry::LogArgs;
 use crate::validation::{Manifests, Problem, Problems, Source, dns_label, parse_manifests};
-use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
 
 /// What `serve` runs with.
 #[derive(Clone, Debug)]
@@ -65,37 +68,6 @@ pub enum StoreSettings {
         /// Who leads.
         election: ElectionArgs,
     },
-}
-
-/// Which VPSie.
-#[derive(Clone, Debug)]
-pub enum VpsieSettings {
-    /// A simulated one, inside.
-    Simulated {
-        /// What it has and how it behaves.
-        simulator: Box<SimulatorConfig>,
-        /// Where it keeps its VMs.
-        state: PathBuf,
-        /// How it is asked.
-        client: ClientConfig,
-    },
-    /// The real one.
-    Real {
-        /// How it is asked, with the credentials to start with.
-        client: ClientConfig,
-        /// Where others come from.
-        source: CredentialSource,
-    },
-}
-
-impl VpsieSettings {
-    /// Where credentials come from while the process runs.
-    pub fn credential_source(&self) -> &CredentialSource {
-        match self {
-            Self::Simulated { .. } => &CredentialSource::Fixed,
-            Self::Real { source, .. } => source,
-        }
-    }
 }
 
 /// The NodeGroups that `serve --simulate` starts with.
@@ -315,65 +287,4 @@ fn readable(flag: &'static str, file: &Path, problems: &mut Vec<Problem>) {
     if let Err(error) = std::fs::File::open(file) {
         problems.push(Problem::new(flag, "", format!("{} cannot be read: {error}", file.display())));
     }
-}
-
-fn real(
-    args: &ApiArgs,
-    secret: Option<CredentialSource>,
-    problems: &mut Vec<Problem>,
-) -> Option<VpsieSettings> {
-    let base = BaseUrl::parse(&args.api_url)
-        .map_err(|error| problems.push(Problem::new("--api-url", "", error.to_string())))
-        .ok();
-    let (credentials, source) = credentials(args, secret, problems).unzip();
-    let client = client(args, base, credentials, problems)?;
-    Some(VpsieSettings::Real { client, source: source? })
-}
-
-fn simulated(
-    args: &ApiArgs,
-    config: Option<&Path>,
-    state: PathBuf,
-    problems: &mut Vec<Problem>,
-) -> Option<VpsieSettings> {
-    let simulator = match config.map_or_else(|| Ok(SimulatorConfig::default()), simulator_config) {
-        Ok(simulator) => Some(simulator),
-        Err(problem) => {
-            problems.push(Problem::new("--simulator-config", "", problem));
-            None
-        }
-    };
-    let credentials = simulator.as_ref().map(|simulator| Credentials::token(simulator.account.token.clone()));
-    // Nothing is listened on: requests are handed over in the process.
-    let base = BaseUrl::parse("http://localhost").ok();
-    let client = client(args, base, credentials, problems)?;
-    Some(VpsieSettings::Simulated { simulator: Box::new(simulator?), state, client })
-}
-
-fn simulator_config(path: &Path) -> Result<SimulatorConfig, String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    let config: SimulatorConfig =
-        serde_saphyr::from_str(&text).map_err(|error| format!("{shown}: {}", error.without_snippet()))?;
-    config.validate().map_err(|error| format!("{shown}: {error}"))?;
-    Ok(config)
-}
-
-fn client(
-    args: &ApiArgs,
-    base: Option<BaseUrl>,
-    credentials: Option<Credentials>,
-    problems: &mut Vec<Problem>,
-) -> Option<ClientConfig> {
-    let timeouts = Timeouts { request: args.api_timeout, ..Timeouts::default() };
-    if args.api_timeout >= timeouts.call {
-        let message = format!("is {:?}, must be less than {:?}", args.api_timeout, timeouts.call);
-        problems.push(Problem::new("--api-timeout", "", message));
-    }
-    Some(ClientConfig {
-        rate_per_minute: args.api_rate_limit,
-        deletion_share: f64::from(args.api_deletion_share) / 100.0,
-        timeouts,
-        ..ClientConfig::new(base?, credentials?)
-    })
 }

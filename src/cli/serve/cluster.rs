@@ -58,7 +58,7 @@ pub(super) async fn run(
     drop(Ports::open(&settings).await?);
     let client = kubernetes::connect(access).await?;
     let clock = clock();
-    let (transport, vpsie_config) = transport(&settings.vpsie, &clock).await?;
+    let (transport, vpsie_config) = transport(&settings.vpsie).await?;
     let Measured {
         registry,
         catalog,

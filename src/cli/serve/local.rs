@@ -10,7 +10,7 @@ use super::parts::{
     Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
     spawn_vpsie, transport,
 };
-use crate::config::{Settings, VpsieSettings};
+use crate::config::Settings;
 use crate::control::{Declared, Drain, FleetHandle, Keeper, Nodes, NodesView};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events, KubernetesAccess};
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let declared = Declared { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
-    let (transport, config) = transport(&settings.vpsie, &clock).await?;
+    let (transport, config) = transport(&settings.vpsie).await?;
     let managed =
         ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
     let vpsie = Client::new(config, transport, Arc::clone(&clock), vpsie);
@@ -123,7 +123,7 @@ fn announce(
 ) {
     let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
     tracing::info!(%grpc, tls, %http, "serving");
-    if !matches!(settings.vpsie, VpsieSettings::Simulated { .. }) {
+    if !settings.vpsie.is_simulated() {
         return;
     }
     let pool =

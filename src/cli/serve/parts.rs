@@ -21,6 +21,7 @@ use crate::control::{
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
+#[cfg(any(feature = "simulator", test))]
 use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, Registry, serve_http};
 use crate::vpsie::{Backend, Client, ClientConfig, Credentials, Metrics, Transport, https};
@@ -121,16 +122,14 @@ pub(super) fn spawn_http(
 }
 
 /// The way to VPSie, or to the simulator in its place: the rest is the same.
-pub(super) async fn transport(
-    vpsie: &VpsieSettings,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Transport, ClientConfig)> {
+pub(super) async fn transport(vpsie: &VpsieSettings) -> anyhow::Result<(Transport, ClientConfig)> {
     match vpsie {
         VpsieSettings::Real { client, .. } => Ok((https(&client.timeouts), client.clone())),
+        #[cfg(any(feature = "simulator", test))]
         VpsieSettings::Simulated { simulator, state, client } => {
             let simulator = match Snapshot::load(state)? {
-                Some(snapshot) => Simulator::restore((**simulator).clone(), Arc::clone(clock), snapshot)?,
-                None => Simulator::new((**simulator).clone(), Arc::clone(clock))?,
+                Some(snapshot) => Simulator::restore((**simulator).clone(), clock(), snapshot)?,
+                None => Simulator::new((**simulator).clone(), clock())?,
             };
             simulator.persist_to(state.clone()).await?;
             Ok((simulator.transport(), client.clone()))
@@ -179,10 +178,8 @@ pub(super) fn spawn_credentials(
     (metrics, events): (CredentialMetrics, Events),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let VpsieSettings::Real { client: ClientConfig { credentials, .. }, source } = settings else {
-        return Ok(());
-    };
-    let (rotation, candidates) = match source.clone() {
+    let credentials = &settings.client().credentials;
+    let (rotation, candidates) = match settings.credential_source().clone() {
         CredentialSource::Fixed => return Ok(()),
         CredentialSource::TokenFile(file) => (
             Rotation::of_file(vpsie.clone(), &file, credentials.clone(), metrics),

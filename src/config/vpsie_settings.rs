@@ -1,0 +1,87 @@
+//! How VPSie is reached: the real one, or a simulated one.
+
+use super::args::ApiArgs;
+use super::credentials::{CredentialSource, credentials};
+#[cfg(any(feature = "simulator", test))]
+use crate::simulator::SimulatorConfig;
+use crate::validation::Problem;
+use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
+
+/// Which VPSie.
+#[derive(Clone, Debug)]
+pub enum VpsieSettings {
+    /// A simulated one, inside.
+    #[cfg(any(feature = "simulator", test))]
+    Simulated {
+        /// What it has and how it behaves.
+        simulator: Box<SimulatorConfig>,
+        /// Where it keeps its VMs.
+        state: std::path::PathBuf,
+        /// How it is asked.
+        client: ClientConfig,
+    },
+    /// The real one.
+    Real {
+        /// How it is asked, with the credentials to start with.
+        client: ClientConfig,
+        /// Where others come from.
+        source: CredentialSource,
+    },
+}
+
+impl VpsieSettings {
+    /// Where credentials come from while the process runs.
+    pub fn credential_source(&self) -> &CredentialSource {
+        match self {
+            #[cfg(any(feature = "simulator", test))]
+            Self::Simulated { .. } => &CredentialSource::Fixed,
+            Self::Real { source, .. } => source,
+        }
+    }
+
+    /// How it is asked.
+    pub fn client(&self) -> &ClientConfig {
+        match self {
+            #[cfg(any(feature = "simulator", test))]
+            Self::Simulated { client, .. } => client,
+            Self::Real { client, .. } => client,
+        }
+    }
+
+    /// Whether it is a simulated one.
+    pub fn is_simulated(&self) -> bool {
+        !matches!(self, Self::Real { .. })
+    }
+}
+
+pub(super) fn real(
+    args: &ApiArgs,
+    secret: Option<CredentialSource>,
+    problems: &mut Vec<Problem>,
+) -> Option<VpsieSettings> {
+    let base = BaseUrl::parse(&args.api_url)
+        .map_err(|error| problems.push(Problem::new("--api-url", "", error.to_string())))
+        .ok();
+    let (credentials, source) = credentials(args, secret, problems).unzip();
+    let client = client(args, base, credentials, problems)?;
+    Some(VpsieSettings::Real { client, source: source? })
+}
+
+pub(super) fn client(
+    args: &ApiArgs,
+    base: Option<BaseUrl>,
+    credentials: Option<Credentials>,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientConfig> {
+    let timeouts = Timeouts { request: args.api_timeout, ..Timeouts::default() };
+    if args.api_timeout >= timeouts.call {
+        let message = format!("is {:?}, must be less than {:?}", args.api_timeout, timeouts.call);
+        problems.push(Problem::new("--api-timeout", "", message));
+    }
+    Some(ClientConfig {
+        rate_per_minute: args.api_rate_limit,
+        deletion_share: f64::from(args.api_deletion_share) / 100.0,
+        timeouts,
+        ..ClientConfig::new(base?, credentials?)
+    })
+}
