@@ -22,7 +22,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, async_trait};
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
+use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::clock::SystemClock;
 use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::fleet::{AutoscalingOptions, Fleet, NodeGroup, Records, Reserved};
@@ -139,6 +139,7 @@ fn fleet() -> Fleet {
         name: offer(n),
         identifier: None,
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources {
             cpu_millis: 2000 * (1 + n as u64 % 16),
             memory_mib: 4096 * (1 + n as u64 % 13),

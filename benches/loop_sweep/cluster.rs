@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
+use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Fleet, Hostname, Machine, NodeGroup, Phase, PoolId, Records, Reserved, Vm,
 };
@@ -71,6 +71,7 @@ fn offer(cores: usize) -> Offer {
         name: format!("s-{cores}vcpu"),
         identifier: None,
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, disk_gib: 80, pods: 110 },
         monthly: None,
         hourly: Some(Decimal::from(cores)),

@@ -86,10 +86,11 @@ impl fmt::Display for SizeId {
 }
 
 /// Whether VPSie may take the VM back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CapacityType {
     /// Kept until it is deleted.
+    #[default]
     OnDemand,
     /// Cheaper, and may be interrupted.
     Spot,
@@ -105,8 +106,43 @@ impl CapacityType {
     }
 }
 
+impl std::str::FromStr for CapacityType {
+    type Err = UnknownCapacityType;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCapacityType> {
+        match text {
+            "on-demand" => Ok(Self::OnDemand),
+            "spot" => Ok(Self::Spot),
+            _ => Err(UnknownCapacityType(text.to_owned())),
+        }
+    }
+}
+
+/// A text is not a capacity type.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no capacity type, must be on-demand or spot")]
+pub struct UnknownCapacityType(pub String);
+
 impl fmt::Display for CapacityType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// A class of machines. VPSie has the same capacity for all machines of one class, so what follows from its capacity
+/// (matching, shortages, backoff) goes by class (docs/designs/machine-class.md).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MachineClass {
+    /// Where its VMs run.
+    pub datacenter: DatacenterId,
+    /// Their size.
+    pub size: SizeId,
+    /// On demand or spot.
+    pub capacity_type: CapacityType,
+}
+
+impl fmt::Display for MachineClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.datacenter, self.size, self.capacity_type)
     }
 }

@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use ids::text_id;
-pub use ids::{CapacityType, DatacenterId, OfferRef, SizeId};
+pub use ids::{CapacityType, DatacenterId, MachineClass, OfferRef, SizeId, UnknownCapacityType};
 
 /// A size that can be rented in a datacenter, with its list price.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Offer {
     pub identifier: Option<String>,
     /// Where it can be rented.
     pub datacenter: DatacenterId,
+    /// On demand or spot. Catalogs of releases that knew on-demand offers only lack it.
+    #[serde(default)]
+    pub capacity_type: CapacityType,
     /// Nominal size.
     pub resources: Resources,
     /// List price, USD per month. None when the API gives none or one that is not above 0.
@@ -47,6 +50,15 @@ pub struct Resources {
 pub const DEFAULT_MAX_PODS: u32 = 110;
 
 impl Offer {
+    /// The class of its machines.
+    pub fn class(&self) -> MachineClass {
+        MachineClass {
+            datacenter: self.datacenter.clone(),
+            size: self.size,
+            capacity_type: self.capacity_type,
+        }
+    }
+
     /// Whether that is its name, identifier or `KubeSizeID`, case-blind.
     pub fn answers_to(&self, wanted: &str) -> bool {
         self.name.eq_ignore_ascii_case(wanted)
@@ -65,7 +77,13 @@ pub struct Catalog {
 
 impl Catalog {
     /// The offer that a NodeGroup means: by name, identifier or `KubeSizeID`, case-blind.
-    pub fn resolve(&self, datacenter: &DatacenterId, offer: &OfferRef) -> Option<&Offer> {
-        self.offers.iter().find(|o| o.datacenter == *datacenter && o.answers_to(offer.as_str()))
+    pub fn resolve(
+        &self,
+        datacenter: &DatacenterId,
+        offer: &OfferRef,
+        capacity_type: CapacityType,
+    ) -> Option<&Offer> {
+        let here = |o: &&Offer| o.datacenter == *datacenter && o.capacity_type == capacity_type;
+        self.offers.iter().filter(here).find(|o| o.answers_to(offer.as_str()))
     }
 }

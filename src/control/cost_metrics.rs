@@ -128,7 +128,7 @@ pub(crate) mod tests {
     use rust_decimal::Decimal;
 
     use super::*;
-    use crate::catalog::{Catalog, Offer, Resources, SizeId};
+    use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
     use crate::control::FleetCollector;
     use crate::fleet::{AutoscalingOptions, Hostname, NodeGroup, Phase, Records, Reserved, Vm};
     use crate::telemetry::Registry;
@@ -143,6 +143,7 @@ pub(crate) mod tests {
             name: name.to_owned(),
             identifier: None,
             datacenter: "ams1".into(),
+            capacity_type: CapacityType::OnDemand,
             resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
             monthly: monthly.map(Decimal::from),
             hourly: None,

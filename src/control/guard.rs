@@ -12,14 +12,14 @@ use super::acts::{Act, ActKind};
 use super::handle::FleetHandle;
 use super::journal::print;
 use super::nodes::NodesView;
-use crate::catalog::{Catalog, SizeId};
+use crate::catalog::Catalog;
 use crate::fleet::{
     AskOutcome, Before, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname,
-    ListedNode, Maxima, StrangerKind, Verdict,
+    ListedNode, Maxima, StrangerKind, Verdict, Vm,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
-use crate::vpsie::{Backend, BackendError};
+use crate::vpsie::{Backend, BackendError, Capabilities, CreateRequest};
 
 /// Minimum interval between two reads of VPSie's count of workers. It is shorter than the time for which a creation with
 /// a lost reply counts, so the count is read within that time.
@@ -205,11 +205,15 @@ impl Backend for Guarded {
         Ok(listed)
     }
 
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
     async fn count(&self) -> Result<Option<u32>, BackendError> {
         self.inner.count().await
     }
 
-    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
+    async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
         self.record().await?;
         let permit = self.guard(Guard::permit);
         self.publish().await;
@@ -218,9 +222,9 @@ impl Backend for Guarded {
             Some(Err(halt)) => return Err(unavailable(halt.to_string())),
             None => return Err(unavailable("VPSie's nodes have not been listed yet".to_owned())),
         };
-        let answer = self.inner.create(size, label).await;
+        let answer = self.inner.create(request).await;
         let outcome = match &answer {
-            Ok(()) => Created::Accepted,
+            Ok(_) => Created::Accepted,
             Err(BackendError::Unclear { .. }) => Created::Unclear,
             Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => Created::Nothing,
         };

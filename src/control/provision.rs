@@ -14,16 +14,17 @@ use super::bell::Bell;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use super::pace::Backoff;
-use crate::catalog::SizeId;
+use crate::catalog::MachineClass;
 use crate::fleet::{
     AskOutcome, Cause, Change, Failure, Fleet, ListedNode, Machine, MachineId, Names, Outcome, Phase, Policy,
+    Vm,
 };
 use crate::retry_after::RetryAfter;
-use crate::vpsie::{Backend, BackendError};
+use crate::vpsie::{Backend, BackendError, CreateRequest};
 
-/// Requests for one size to VPSie at the same time.
-const OF_A_SIZE: usize = 8;
-/// Requests to VPSie at the same time. More than for one size: calls that hang must leave room for the others.
+/// Requests for one class to VPSie at the same time.
+const OF_A_CLASS: usize = 8;
+/// Requests to VPSie at the same time. More than for one class: calls that hang must leave room for the others.
 const CONCURRENCY: usize = 16;
 /// How old a listing may be when VPSie is asked for VMs on the strength of it.
 const FRESH: Duration = Duration::from_secs(5);
@@ -47,8 +48,8 @@ pub struct Provision {
     nodes: Option<NodesView>,
     /// Rung by others when a listing is worth it soon.
     bell: Arc<Bell>,
-    calls: JoinSet<Result<(), BackendError>>,
-    calling: HashMap<Id, (MachineId, SizeId)>,
+    calls: JoinSet<Result<Option<Vm>, BackendError>>,
+    calling: HashMap<Id, (MachineId, MachineClass)>,
     /// Answers to requests that are not recorded yet. VPSie does not repeat an answer, so they are kept.
     unrecorded: Vec<Unrecorded>,
     listed_at: Option<Instant>,
@@ -56,8 +57,8 @@ pub struct Provision {
     interval: Duration,
     next_tick: Instant,
     listing: Backoff,
-    /// By size, so that one that VPSie cannot make does not hold up another.
-    creating: BTreeMap<SizeId, Backoff>,
+    /// By class, so that one that VPSie cannot make does not hold up another.
+    creating: BTreeMap<MachineClass, Backoff>,
     /// While the records cannot be written, nothing is worth a call.
     recording: Backoff,
 }
@@ -78,7 +79,7 @@ impl Unrecorded {
 }
 
 /// What answers when a call is over.
-type Answered = Result<(Id, Result<(), BackendError>), JoinError>;
+type Answered = Result<(Id, Result<Option<Vm>, BackendError>), JoinError>;
 
 impl Provision {
     /// A loop that has not listed yet, and lists every `idle` when nothing is under way. Whoever rings the bell makes a listing due soon.
@@ -90,10 +91,11 @@ impl Provision {
         bell: Arc<Bell>,
     ) -> Self {
         let now = Instant::now();
+        let binding = backend.capabilities().binding;
         Self {
             handle,
             backend,
-            policy,
+            policy: Policy { binding, ..policy },
             idle,
             nodes: None,
             bell,
@@ -194,17 +196,17 @@ impl Provision {
 
     /// Machines to ask VPSie for now, as far as there is room for calls.
     fn wanted(&self) -> Vec<MachineId> {
-        let ready = |size: SizeId| self.creating.get(&size).is_none_or(Backoff::ready);
+        let ready = |class: &MachineClass| self.creating.get(class).is_none_or(Backoff::ready);
         let mut wanted = self.handle.read(|fleet| fleet.wanted_of(ready));
-        let mut calls: BTreeMap<SizeId, usize> = BTreeMap::new();
-        for (_, size) in self.calling.values() {
-            *calls.entry(*size).or_default() += 1;
+        let mut calls: BTreeMap<MachineClass, usize> = BTreeMap::new();
+        for (_, class) in self.calling.values() {
+            *calls.entry(class.clone()).or_default() += 1;
         }
         wanted.retain(|(id, _)| self.unrecorded.iter().all(|answer| answer.machine != *id));
-        wanted.retain(|(_, size)| {
-            let calls = calls.entry(*size).or_default();
+        wanted.retain(|(_, class)| {
+            let calls = calls.entry(class.clone()).or_default();
             *calls += 1;
-            *calls <= OF_A_SIZE
+            *calls <= OF_A_CLASS
         });
         wanted.truncate(CONCURRENCY.saturating_sub(self.calls.len()));
         wanted.into_iter().map(|(id, _)| id).collect()
@@ -267,16 +269,21 @@ impl Provision {
         };
         for change in asked {
             if let Change::SaveMachine(machine) = change {
-                self.call(machine.id, machine.size, machine.pool.node_group.to_string());
+                self.call(CreateRequest {
+                    class: machine.class(),
+                    group_label: machine.pool.node_group.to_string(),
+                    machine: machine.id,
+                });
             }
         }
         Ok(())
     }
 
-    fn call(&mut self, id: MachineId, size: SizeId, label: String) {
+    fn call(&mut self, request: CreateRequest) {
         let backend = Arc::clone(&self.backend);
-        let call = self.calls.spawn(async move { backend.create(size, &label).await });
-        self.calling.insert(call.id(), (id, size));
+        let called = (request.machine.clone(), request.class.clone());
+        let call = self.calls.spawn(async move { backend.create(&request).await });
+        self.calling.insert(call.id(), called);
     }
 
     async fn answered(&mut self, answered: Answered) {
@@ -284,11 +291,11 @@ impl Provision {
             let message = format!("the call broke: {broken}");
             (broken.id(), Err(BackendError::Unclear { message }))
         });
-        let Some((id, size)) = self.calling.remove(&call) else { return };
+        let Some((id, class)) = self.calling.remove(&call) else { return };
         let outcome = match answer {
-            Ok(()) => {
-                self.creating.remove(&size);
-                Outcome::Accepted
+            Ok(vm) => {
+                self.creating.remove(&class);
+                vm.map_or(Outcome::Accepted, Outcome::Created)
             }
             Err(BackendError::Unclear { message }) => {
                 tracing::warn!(machine = %id, message, "the reply to a creation was lost; counting before asking again");
@@ -299,7 +306,7 @@ impl Provision {
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
                 tracing::warn!(machine = %id, message, "VPSie cannot create now; trying again later");
-                self.creating.entry(size).or_insert_with(trouble).failure(retry_after);
+                self.creating.entry(class).or_insert_with(trouble).failure(retry_after);
                 Outcome::Unavailable(Failure { reason, message: short(&message) })
             }
         };

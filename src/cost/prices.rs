@@ -109,6 +109,7 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::CapacityType;
     use crate::catalog::{Resources, SizeId};
 
     fn offer(name: &str, datacenter: &str, monthly: Option<i64>, hourly: Option<&str>) -> Offer {
@@ -117,6 +118,7 @@ mod tests {
             name: name.to_owned(),
             identifier: None,
             datacenter: datacenter.into(),
+            capacity_type: CapacityType::OnDemand,
             resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
             monthly: monthly.map(Decimal::from),
             hourly: hourly.map(|hourly| hourly.parse().unwrap()),

@@ -10,10 +10,10 @@ use super::listing::{ListedNode, NodeRole};
 use super::machine::{Machine, Phase, Vm};
 use super::record::{Change, StrangerKind};
 use super::state::Fleet;
-use crate::catalog::SizeId;
+use crate::catalog::MachineClass;
 
 impl Fleet {
-    /// Makes machines of listed workers that are nobody's, for NodeGroups with `adopt`: workers of a size that
+    /// Makes machines of listed workers that are nobody's, for NodeGroups with `adopt`: workers of a class that
     /// exactly one such NodeGroup has, and only up to its maximum. From then on they are drained and deleted
     /// like any other.
     pub fn take_in(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
@@ -23,7 +23,8 @@ impl Fleet {
             return changes;
         }
         for node in nodes.iter().filter(|node| node.role == NodeRole::Worker && node.id.is_some()) {
-            let Some((size, Some(pool))) = node.size.and_then(|size| takers.get_key_value(&size)) else {
+            let Some((class, Some(pool))) = node.class().and_then(|class| takers.get_key_value(&class))
+            else {
                 continue;
             };
             let foreign = self.strangers.get(&node.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign);
@@ -33,7 +34,7 @@ impl Fleet {
             let machine = Machine {
                 id: self.unused_name(&pool.node_group, names),
                 pool: pool.clone(),
-                size: *size,
+                size: class.size,
                 created_at: now,
                 // Its Node shows that it runs.
                 phase: Phase::Creating { vm: Some(Vm::listed(node)), since: now },
@@ -45,14 +46,14 @@ impl Fleet {
         changes
     }
 
-    /// The pool that takes in workers of a size. None where several NodeGroups would: their VPSie group is one,
+    /// The pool that takes in workers of a class. None where several NodeGroups would: their VPSie group is one,
     /// and nothing tells whose a worker is.
-    fn takers(&self) -> BTreeMap<SizeId, Option<PoolId>> {
-        let mut takers: BTreeMap<SizeId, Option<PoolId>> = BTreeMap::new();
+    fn takers(&self) -> BTreeMap<MachineClass, Option<PoolId>> {
+        let mut takers: BTreeMap<MachineClass, Option<PoolId>> = BTreeMap::new();
         for group in self.groups.values().filter(|group| group.adopt) {
             for id in &group.pools {
                 let Some(pool) = self.pool(&id.to_string()).filter(|pool| pool.growable) else { continue };
-                let taker = takers.entry(pool.offer.size).or_insert_with(|| Some(id.clone()));
+                let taker = takers.entry(id.class(pool.offer.size)).or_insert_with(|| Some(id.clone()));
                 if taker.as_ref().is_some_and(|first| first.node_group != id.node_group) {
                     *taker = None;
                 }

@@ -7,17 +7,19 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::MachineId;
-use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase};
+use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
-use crate::catalog::SizeId;
+use crate::catalog::MachineClass;
 
 /// What became of a creation asked of VPSie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Accepted: a VM is to appear.
     Accepted,
+    /// Accepted, and the reply identifies the VM.
+    Created(Vm),
     /// The reply was lost: a VM may appear.
     Unclear,
     /// Refused for a lasting reason.
@@ -55,7 +57,7 @@ impl Fleet {
     }
 
     /// Applies VPSie's answer to a creation. The VM may have been listed, or the machine given up, before the answer. A
-    /// shortage also fails the waiting machines of that size.
+    /// shortage also fails the waiting machines of that class.
     pub fn answered(
         &mut self,
         id: &MachineId,
@@ -95,13 +97,19 @@ impl Fleet {
         let mut machine = machine.clone();
         match outcome {
             Outcome::Accepted => machine.asks[at] = Ask { at: now, outcome: AskOutcome::Accepted },
+            Outcome::Created(vm) => {
+                machine.asks.remove(at);
+                self.bind_created(&mut changes, machine, vm, now);
+                return changes;
+            }
             Outcome::Unclear => machine.asks[at] = Ask { at: now, outcome: AskOutcome::Unclear },
             Outcome::Refused(failure) => {
                 machine.asks.remove(at);
-                let (size, reason) = (machine.size, failure.reason);
+                let class = machine.class();
+                let reason = failure.reason;
                 self.end_attempt(&mut changes, machine, Phase::Failed { failure: failure.clone(), at: now });
                 if is_news && matches!(reason, FailureReason::Stockout | FailureReason::QuotaExceeded) {
-                    self.fail_pending(&mut changes, size, &failure, now);
+                    self.fail_pending(&mut changes, &class, &failure, now);
                 }
                 return changes;
             }
@@ -139,10 +147,16 @@ impl Fleet {
         self.put(changes, Change::SaveMachine(machine));
     }
 
-    /// What VPSie has no room for now it will not have for the next one either: Cluster Autoscaler is told at
-    /// once, and can turn to another pool.
-    fn fail_pending(&mut self, changes: &mut Vec<Change>, size: SizeId, failure: &Failure, now: Timestamp) {
-        let same = |m: &&Machine| m.size == size && m.phase == Phase::Pending;
+    /// Fails the machines of a class that wait for a request. VPSie has no capacity for them either, and Cluster
+    /// Autoscaler can use another pool at once.
+    fn fail_pending(
+        &mut self,
+        changes: &mut Vec<Change>,
+        class: &MachineClass,
+        failure: &Failure,
+        now: Timestamp,
+    ) {
+        let same = |m: &&Machine| m.phase == Phase::Pending && m.class() == *class;
         for machine in self.machines.values().filter(same).cloned().collect::<Vec<_>>() {
             let phase = Phase::Failed { failure: failure.clone(), at: now };
             self.put(changes, Change::SaveMachine(Machine { phase, ..machine }));

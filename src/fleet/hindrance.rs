@@ -21,7 +21,7 @@ impl Fleet {
             return Some(Hindrance { reason: refusal.word(), message: refusal.to_string() });
         }
         let pool = self.pool(pool)?;
-        let shortage = self.shortages.active(pool.offer.size, &pool.id.datacenter, now)?;
+        let shortage = self.shortages.active(&pool.id.class(pool.offer.size), now)?;
         let failure = &shortage.failure;
         Some(Hindrance {
             reason: failure.reason.code(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::catalog::{CapacityType, DatacenterId, OfferRef, text_id};
+use crate::catalog::{CapacityType, DatacenterId, MachineClass, OfferRef, SizeId, text_id};
 
 text_id! {
     /// Name of a NodeGroup, as in its `metadata.name`.
@@ -113,6 +113,13 @@ impl fmt::Debug for PoolId {
     }
 }
 
+impl PoolId {
+    /// The class of its machines of a size.
+    pub fn class(&self, size: SizeId) -> MachineClass {
+        MachineClass { datacenter: self.datacenter.clone(), size, capacity_type: self.capacity_type }
+    }
+}
+
 impl FromStr for PoolId {
     type Err = PoolIdError;
 
@@ -121,11 +128,7 @@ impl FromStr for PoolId {
         let [node_group, datacenter, offer, capacity_type] = parts[..] else {
             return Err(PoolIdError(text.to_owned()));
         };
-        let capacity_type = match capacity_type {
-            "on-demand" => CapacityType::OnDemand,
-            "spot" => CapacityType::Spot,
-            _ => return Err(PoolIdError(text.to_owned())),
-        };
+        let capacity_type = capacity_type.parse().map_err(|_| PoolIdError(text.to_owned()))?;
         if [node_group, datacenter, offer].contains(&"") {
             return Err(PoolIdError(text.to_owned()));
         }

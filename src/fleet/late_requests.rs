@@ -89,7 +89,7 @@ impl Fleet {
         if node.role == NodeRole::ControlPlane {
             return None;
         }
-        let fits = self.ledger.late.iter().filter(|late| node.may_have(late.size));
+        let fits = self.ledger.late.iter().filter(|late| node.can_be(&late.class()));
         fits.min_by_key(|late| late.at).cloned()
     }
 

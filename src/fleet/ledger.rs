@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, PoolId};
-use crate::catalog::SizeId;
+use crate::catalog::{MachineClass, SizeId};
 
 /// What is remembered of requests and listings for longer than machines and strangers are. One record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,4 +33,11 @@ pub struct LateRequests {
     pub at: Timestamp,
     /// How many.
     pub count: u32,
+}
+
+impl LateRequests {
+    /// The class of the VMs that they may make.
+    pub fn class(&self) -> MachineClass {
+        self.pool.class(self.size)
+    }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::ids::{Hostname, VmId};
-use crate::catalog::SizeId;
+use crate::catalog::{CapacityType, DatacenterId, MachineClass, SizeId};
 
 /// A node of the cluster as VPSie lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct ListedNode {
     pub size: Option<SizeId>,
     /// Sizes that its resources exclude, if `size` is unknown.
     pub excluded: BTreeSet<SizeId>,
+    /// Its datacenter, where the listing shows it.
+    pub datacenter: Option<DatacenterId>,
+    /// Its capacity type, where the listing shows it.
+    pub capacity_type: Option<CapacityType>,
     /// Control plane, worker, or not to be told.
     pub role: NodeRole,
     /// Whether it is up.
@@ -30,9 +34,20 @@ pub struct ListedNode {
 }
 
 impl ListedNode {
-    /// Whether it may have this size.
-    pub fn may_have(&self, size: SizeId) -> bool {
-        self.size.map_or(!self.excluded.contains(&size), |told| told == size)
+    /// Whether it can be of this class: no part of the class that the listing shows differs.
+    pub fn can_be(&self, class: &MachineClass) -> bool {
+        self.size.map_or(!self.excluded.contains(&class.size), |size| size == class.size)
+            && self.datacenter.as_ref().is_none_or(|datacenter| *datacenter == class.datacenter)
+            && self.capacity_type.is_none_or(|capacity_type| capacity_type == class.capacity_type)
+    }
+
+    /// Its class, where the listing shows all of it.
+    pub fn class(&self) -> Option<MachineClass> {
+        Some(MachineClass {
+            datacenter: self.datacenter.clone()?,
+            size: self.size?,
+            capacity_type: self.capacity_type?,
+        })
     }
 }
 

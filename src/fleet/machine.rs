@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, ProviderId, VmId};
 use super::listing::ListedNode;
-use crate::catalog::SizeId;
+use crate::catalog::{MachineClass, SizeId};
 
 /// Requests that may be lost before a machine is given up.
 pub const MAX_ASKS: usize = 3;
@@ -315,6 +315,11 @@ impl Phase {
 }
 
 impl Machine {
+    /// The class of its VM.
+    pub fn class(&self) -> MachineClass {
+        self.pool.class(self.size)
+    }
+
     /// Its VM, if one is known.
     pub fn vm(&self) -> Option<&Vm> {
         match &self.phase {

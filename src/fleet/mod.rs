@@ -7,8 +7,8 @@
 mod adoption;
 mod age;
 mod audit;
+mod binding;
 mod cause;
-mod claims;
 mod clock_skew;
 mod command;
 mod creation;
@@ -62,7 +62,7 @@ pub use machine::{
     Phase, Vm,
 };
 pub use paid::surge;
-pub use policy::Policy;
+pub use policy::{Binding, Policy};
 pub use query::Limits;
 pub use record::{Change, RecordKey, Records, Stranger, StrangerKind};
 pub use refusal::{CostLimitReached, Refusal};

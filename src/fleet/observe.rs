@@ -1,18 +1,17 @@
 //! What a complete listing of the cluster's nodes says about the fleet.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 
 use super::age::age;
-use super::claims::{Claim, Claims};
 use super::ids::{Hostname, MachineId};
 use super::listing::{ListedNode, NodeRole, VmState};
-use super::machine::{AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
 use super::state::Fleet;
-use crate::catalog::SizeId;
+use crate::catalog::MachineClass;
 
 /// Listings that must miss a VM after its deletion was accepted.
 const MISSES_TO_CONFIRM: u32 = 2;
@@ -28,9 +27,9 @@ impl Fleet {
         self.sightings.listed = true;
         let mut workers = nodes.iter().filter(|node| node.role == NodeRole::Worker).peekable();
         if workers.peek().is_some() {
-            self.sightings.sizes_told = workers.all(|node| node.size.is_some());
+            self.sightings.shows_classes = workers.all(|node| node.class().is_some());
         }
-        let mut newcomers = Vec::new();
+        let mut new_nodes = Vec::new();
         for node in nodes {
             if let Some(id) = self.machine_listed(node).map(|m| m.id.clone()) {
                 self.sightings.missing.remove(&node.hostname);
@@ -41,22 +40,22 @@ impl Fleet {
                 if stranger.id.is_some() && node.id.is_some() && stranger.id != node.id {
                     // The same name with another UUID is another VM.
                     self.put(&mut changes, Change::DropStranger(node.hostname.clone()));
-                    newcomers.push(node);
+                    new_nodes.push(node);
                 } else if node.size.is_some()
                     && matches!(stranger.kind, StrangerKind::Orphan { size: None, .. })
                 {
                     // Now it can be told whose it is: no request was used up for it so far.
-                    newcomers.push(node);
+                    new_nodes.push(node);
                 } else if stranger.awaited_by.is_some() && node.role != NodeRole::Unknown {
-                    newcomers.push(node);
+                    new_nodes.push(node);
                 } else {
                     self.see_stranger(&mut changes, stranger, node, now);
                 }
             } else {
-                newcomers.push(node);
+                new_nodes.push(node);
             }
         }
-        self.see_newcomers(&mut changes, newcomers, now, policy);
+        self.bind_new_nodes(&mut changes, new_nodes, now, policy);
         let unbound = nodes.iter().filter(|node| self.strangers.contains_key(&node.hostname));
         let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
         if self.sightings.addresses != addresses {
@@ -170,105 +169,7 @@ impl Fleet {
         }
     }
 
-    fn see_newcomers(
-        &mut self,
-        changes: &mut Vec<Change>,
-        mut newcomers: Vec<&ListedNode>,
-        now: Timestamp,
-        policy: &Policy,
-    ) {
-        newcomers.sort_by(|a, b| (a.created_at, &a.hostname).cmp(&(b.created_at, &b.hostname)));
-        let mut claims = if newcomers.is_empty() { Claims::new() } else { self.claims() };
-        for node in newcomers {
-            // A VM that took the name of another: the earlier record waits for its own end.
-            if self.machine_by_hostname(&node.hostname).is_some() {
-                continue;
-            }
-            let known = self.strangers.get(&node.hostname);
-            let awaited = known.filter(|known| known.awaited_by.is_some()).map(|known| known.first_seen);
-            let fits = |claim: &&Claim| {
-                node.role == NodeRole::Worker && node.may_have(claim.size) && claim.is_older(awaited)
-            };
-            let neediest = claims.values().filter_map(VecDeque::front).filter(fits);
-            let orphan = match known.map(|stranger| &stranger.kind) {
-                Some(StrangerKind::Orphan { pool, .. }) => Some(pool.clone()),
-                _ => None,
-            };
-            let Some(first) = neediest.clone().min_by_key(|claim| claim.need()) else {
-                match orphan {
-                    Some(pool) => {
-                        let kind = StrangerKind::Orphan { pool, size: node.size };
-                        self.note_stranger(changes, node, now, kind);
-                    }
-                    None => self.note_foreign(changes, node, now, &claims),
-                }
-                continue;
-            };
-            // Only what machines wait for is worth the doubt: what is left over may never come, and would
-            // keep every later VM in doubt.
-            let awaited: Vec<&Claim> = neediest.filter(|claim| claim.rank == 0).collect();
-            let size = if awaited.len() > 1 { self.size_on_turn(&awaited) } else { Some(first.size) };
-            let Some(size) = size else {
-                let kind = StrangerKind::Orphan { pool: first.pool.clone(), size: node.size };
-                self.note_stranger(changes, node, now, kind);
-                continue;
-            };
-            let Some(claim) = claims.get_mut(&size).and_then(VecDeque::pop_front) else { continue };
-            self.use_up(changes, &claim, node, now, policy);
-            if self.machine_by_hostname(&node.hostname).is_some() {
-                self.forget_stranger(changes, &node.hostname);
-            }
-        }
-    }
-
-    /// Whose a VM of unknown size is taken to be: of the size whose requests are not overdue, or else of the one that
-    /// VPSie was asked for last. None where it can be several.
-    fn size_on_turn(&self, awaited: &[&Claim]) -> Option<SizeId> {
-        let mut fresh = awaited.iter().map(|claim| claim.size).filter(|size| !self.is_overdue(*size));
-        match (fresh.next(), fresh.next()) {
-            (Some(only), None) => Some(only),
-            (Some(_), Some(_)) => None,
-            (None, _) => {
-                let asked = self.open_requests();
-                awaited.iter().map(|claim| claim.size).max_by_key(|size| asked.get(size).copied())
-            }
-        }
-    }
-
-    /// Gives a new node to the request that it is taken for the result of.
-    fn use_up(
-        &mut self,
-        changes: &mut Vec<Change>,
-        claim: &Claim,
-        node: &ListedNode,
-        now: Timestamp,
-        policy: &Policy,
-    ) {
-        let Some(mut machine) = self.machines.get(&claim.machine).cloned() else { return };
-        // An accepted request before one that may never have reached VPSie.
-        let accepted = machine.asks.iter().position(|ask| ask.outcome == AskOutcome::Accepted);
-        machine.asks.remove(accepted.unwrap_or(0));
-        let vm = Vm::listed(node);
-        let up = policy.running_when_listed && node.state == VmState::Running;
-        match &mut machine.phase {
-            Phase::Creating { vm: slot @ None, .. } => *slot = Some(vm.clone()),
-            Phase::Deleting { vm: slot @ None, drain, .. } => {
-                *slot = Some(vm.clone());
-                *drain = DrainState::Pending;
-            }
-            Phase::Pending => machine.phase = Phase::Creating { vm: Some(vm.clone()), since: now },
-            _ => {
-                let kind = StrangerKind::Orphan { pool: claim.pool.clone(), size: Some(claim.size) };
-                self.note_stranger(changes, node, now, kind);
-            }
-        }
-        if up && matches!(machine.phase, Phase::Creating { vm: Some(_), .. }) && machine.vm() == Some(&vm) {
-            machine.phase = Phase::Running { vm, since: now };
-        }
-        self.put(changes, Change::SaveMachine(machine));
-    }
-
-    fn note_stranger(
+    pub(super) fn note_stranger(
         &mut self,
         changes: &mut Vec<Change>,
         node: &ListedNode,
@@ -388,13 +289,13 @@ impl Fleet {
         Vm { hostname: orphan.hostname.clone(), id: orphan.id.clone(), addresses, provider_id: None }
     }
 
-    /// Gives orphans that are listed to machines that wait for a VM of their size, the oldest to the oldest.
+    /// Gives orphans that are listed to machines that wait for a VM of their class, the oldest to the oldest.
     fn adopt(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp) {
-        let mut orphans: Vec<(Stranger, SizeId)> = self
+        let mut orphans: Vec<(Stranger, MachineClass)> = self
             .strangers
             .values()
-            .filter_map(|s| match s.kind {
-                StrangerKind::Orphan { size: Some(size), .. } => Some((s.clone(), size)),
+            .filter_map(|s| match &s.kind {
+                StrangerKind::Orphan { pool, size: Some(size) } => Some((s.clone(), pool.class(*size))),
                 _ => None,
             })
             .collect();
@@ -404,8 +305,8 @@ impl Fleet {
         let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
         orphans.retain(|(orphan, _)| names.contains(&orphan.hostname));
         orphans.sort_by(|(a, _), (b, _)| (a.first_seen, &a.hostname).cmp(&(b.first_seen, &b.hostname)));
-        for (id, size) in self.wanted() {
-            let Some(at) = orphans.iter().position(|(_, of)| *of == size) else { continue };
+        for (id, class) in self.wanted() {
+            let Some(at) = orphans.iter().position(|(_, of)| *of == class) else { continue };
             let Some(mut machine) = self.machines.get(&id).cloned() else { continue };
             let (orphan, _) = orphans.remove(at);
             let vm = self.orphan_vm(&orphan);

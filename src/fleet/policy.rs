@@ -27,6 +27,18 @@ pub struct Policy {
     /// Whether there is no API server: a machine is Running once VPSie says that its VM is up, and no Node is drained
     /// before its VM is deleted. Otherwise the Node decides.
     pub running_when_listed: bool,
+    /// How VMs are bound to machines: the backend's way.
+    pub binding: Binding,
+}
+
+/// How VMs are bound to machines. A product has one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Binding {
+    /// A creation returns no identity. A new node uses up the neediest request of its class.
+    #[default]
+    ByDifference,
+    /// VMs have the names of their machines.
+    ByName,
 }
 
 impl Default for Policy {
@@ -41,6 +53,7 @@ impl Default for Policy {
             vanish_after: Duration::from_mins(3),
             gone_kept: Duration::from_hours(24),
             running_when_listed: true,
+            binding: Binding::default(),
         }
     }
 }

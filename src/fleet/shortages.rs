@@ -7,13 +7,13 @@ use jiff::Timestamp;
 
 use super::age::{age, is_ahead};
 use super::machine::{Failure, FailureReason, Machine, Phase};
-use crate::catalog::{DatacenterId, SizeId};
+use crate::catalog::MachineClass;
 
 /// How long a shortage counts. Cluster Autoscaler backs off a pool for as long after its first failure
 /// (`--initial-node-group-backoff-duration`).
 const SHORTAGE_LASTS: Duration = Duration::from_mins(5);
 
-/// If two failures of one size are further apart, the clock has jumped between them.
+/// If two failures of one class are further apart, the clock has jumped between them.
 const AHEAD: Duration = Duration::from_hours(2);
 
 /// A shortage, and when it was last observed.
@@ -33,26 +33,21 @@ impl Shortage {
     }
 }
 
-/// The last shortage of each size in each datacenter.
+/// The last shortage of each class.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Shortages(HashMap<(SizeId, DatacenterId), Shortage>);
+pub(super) struct Shortages(HashMap<MachineClass, Shortage>);
 
 impl Shortages {
-    /// The shortage that would fail a creation now. A quota is the account's, so it holds for every size.
-    pub(super) fn active(
-        &self,
-        size: SizeId,
-        datacenter: &DatacenterId,
-        now: Timestamp,
-    ) -> Option<&Shortage> {
-        let own = self.0.get(&(size, datacenter.clone())).filter(|shortage| shortage.is_active(now));
+    /// The shortage that would fail a creation now. A quota is the account's, so it holds for every class.
+    pub(super) fn active(&self, class: &MachineClass, now: Timestamp) -> Option<&Shortage> {
+        let own = self.0.get(class).filter(|shortage| shortage.is_active(now));
         let quotas = self.0.values().filter(|shortage| shortage.is_quota() && shortage.is_active(now));
         own.or_else(|| quotas.max_by_key(|shortage| shortage.at))
     }
 
     /// Records the shortage that failed a machine, or removes a shortage because a machine got its VM.
     pub(super) fn record(&mut self, machine: &Machine) {
-        let key = (machine.size, machine.pool.datacenter.clone());
+        let key = machine.class();
         match &machine.phase {
             Phase::Failed { failure, at }
                 if matches!(failure.reason, FailureReason::Stockout | FailureReason::QuotaExceeded) =>
@@ -66,7 +61,7 @@ impl Shortages {
             Phase::Creating { vm: Some(_), .. } | Phase::Running { .. } => {
                 // A machine that was requested before the shortage does not show that it is over.
                 let is_over = |shortage: &Shortage| shortage.at <= machine.created_at;
-                // An account that gets a VM of any size is below its quota.
+                // An account that gets a VM of any class is below its quota.
                 self.0.retain(|of, shortage| !(is_over(shortage) && (*of == key || shortage.is_quota())));
             }
             _ => {}

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::guard::Verdict;
 use super::ids::{Hostname, MachineId};
-use crate::catalog::SizeId;
+use crate::catalog::MachineClass;
 
 /// What this process has seen.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,15 +22,15 @@ pub(super) struct Sightings {
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
     /// Requests that this process is making right now.
     pub(super) in_flight: HashSet<MachineId>,
-    /// The last listing with workers had the size of each.
-    pub(super) sizes_told: bool,
+    /// The last listing with workers showed the class of each.
+    pub(super) shows_classes: bool,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
     /// The runaway guard's last verdict. None until the first listing.
     pub(super) verdict: Option<Verdict>,
-    /// Sizes with open requests, the newest of which is older than [`HOLD_UP`](super::turns::HOLD_UP).
-    pub(super) overdue: BTreeSet<SizeId>,
-    /// Machines that requests for another size held up, and until when.
+    /// Classes with open requests, the newest of which is older than [`HOLD_UP`](super::turns::HOLD_UP).
+    pub(super) overdue: BTreeSet<MachineClass>,
+    /// Machines that requests for another class held up, and until when.
     pub(super) held_up: HashMap<MachineId, Timestamp>,
 }
 

@@ -430,8 +430,8 @@ impl Fleet {
     fn derive_pool(&self, id: &PoolId, text: Arc<str>, machines: Option<SizeId>) -> Pool {
         let group = self.groups.get(&id.node_group);
         let offered = self.catalog.as_ref().and_then(|catalog| match group.and_then(|group| group.size) {
-            Some(size) => catalog.offers.iter().find(|o| o.datacenter == id.datacenter && o.size == size),
-            None => catalog.resolve(&id.datacenter, &id.offer),
+            Some(size) => catalog.offers.iter().find(|o| o.class() == id.class(size)),
+            None => catalog.resolve(&id.datacenter, &id.offer, id.capacity_type),
         });
         let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
         let learned = self.shape(offer.size, &id.node_group);
@@ -482,6 +482,7 @@ impl Fleet {
             name: id.offer.to_string(),
             identifier: None,
             datacenter: id.datacenter.clone(),
+            capacity_type: id.capacity_type,
             resources: learned.map_or(smallest, |learned| learned.capacity),
             monthly: None,
             hourly: None,

@@ -60,7 +60,9 @@ fn labelled_offer<'a>(fleet: &'a Fleet, labels: &BTreeMap<String, String>) -> Op
     let label = |keys: [&str; 2]| keys.into_iter().find_map(|key| labels.get(key));
     let offer = label([names::OFFERING, "node.kubernetes.io/instance-type"])?;
     let datacenter = label([names::DATACENTER, "topology.kubernetes.io/region"])?;
-    fleet.catalog()?.resolve(&datacenter.as_str().into(), &offer.as_str().into())
+    let capacity_type =
+        labels.get(names::CAPACITY_TYPE).and_then(|text| text.parse().ok()).unwrap_or_default();
+    fleet.catalog()?.resolve(&datacenter.as_str().into(), &offer.as_str().into(), capacity_type)
 }
 
 /// The request of a pod that cannot be read: that of the expander's own default pod

@@ -8,7 +8,7 @@ use super::CloudProviderService;
 use super::proto::cloud_provider_server::CloudProvider as _;
 use super::proto::instance_status::InstanceState;
 use super::proto::*;
-use crate::catalog::{Catalog, Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::clock::SystemClock;
 use crate::control::{Declared, FleetHandle, Journal, Keeper};
 use crate::fleet::{
@@ -28,6 +28,7 @@ fn offer(size: u64, name: &str, cores: u64, cents: i64) -> Offer {
         name: name.to_owned(),
         identifier: None,
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, disk_gib: 80, pods: 110 },
         monthly: None,
         hourly: Some(Decimal::new(cents, 2)),

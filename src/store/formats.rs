@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::tests::cluster;
 use super::{FileStore, KubernetesStore, Store};
-use crate::catalog::{Catalog, Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     Ask, AskOutcome, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, LateRequests,
     Learned, Ledger, Machine, NodeShape, Phase, Records, Sample, Stranger, StrangerKind, Vm, VmId,
@@ -167,6 +167,7 @@ fn records() -> Records {
         name: "s-2vcpu-4gb".to_owned(),
         identifier: Some("o-12".to_owned()),
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources,
         monthly: Some(rust_decimal::Decimal::from(24)),
         hourly: None,

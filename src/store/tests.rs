@@ -5,7 +5,7 @@ use redb::TableDefinition;
 use tempfile::TempDir;
 
 use super::{FileStore, MemoryStore, Store, StoreError};
-use crate::catalog::{Catalog, Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     Change, ClusterId, Hostname, LateRequests, Learned, Ledger, Machine, MachineId, NodeShape, Phase,
     Records, Sample, Stranger, StrangerKind,
@@ -67,6 +67,7 @@ fn catalog() -> Arc<Catalog> {
             name: "s-2vcpu-4gb".to_owned(),
             identifier: None,
             datacenter: "ams1".into(),
+            capacity_type: CapacityType::OnDemand,
             resources: resources(),
             monthly: Some("24.5".parse().unwrap()),
             hourly: None,

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use crate::catalog::{Catalog, SizeId};
-use crate::fleet::{DeletableVm, FailureReason, ListedNode};
+use crate::catalog::{Catalog, MachineClass};
+use crate::fleet::{Binding, DeletableVm, FailureReason, ListedNode, MachineId, Vm};
 use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.
@@ -12,6 +12,9 @@ use crate::retry_after::RetryAfter;
 /// safe to repeat.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
+    /// What the product can do.
+    fn capabilities(&self) -> Capabilities;
+
     /// Reads offers and prices of the datacenters in use. One call a datacenter.
     async fn catalog(&self) -> Result<Catalog, BackendError>;
 
@@ -24,14 +27,32 @@ pub trait Backend: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Asks for one worker of the size. Not idempotent, returns no id (invariant 6): on
-    /// [`BackendError::Unclear`] a VM may appear or not.
-    ///
-    /// `label` is a name for a VPSie group, should one have to be made for the size.
-    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError>;
+    /// Requests one worker. Not idempotent: on [`BackendError::Unclear`] a VM may appear or not. Returns the VM where
+    /// the product's reply identifies it; otherwise a listing shows it (invariant 6).
+    async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError>;
 
     /// Deletes that VM and no other (invariant 7). Idempotent: a VM that does not exist is a success.
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError>;
+}
+
+/// What a product can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// How its VMs are bound to the machines that they were requested for.
+    pub binding: Binding,
+    /// Whether it has spot capacity.
+    pub spot: bool,
+}
+
+/// A request for one worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateRequest {
+    /// The machine that the VM is for.
+    pub machine: MachineId,
+    /// What is requested.
+    pub class: MachineClass,
+    /// Name of a VPSie group, if one must be created for the class.
+    pub group_label: String,
 }
 
 /// Why VPSie did not do what was asked.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::backend::{Backend, BackendError};
+use super::backend::{Backend, BackendError, Capabilities, CreateRequest};
 use super::client::Client;
 use super::endpoints::Deletion;
 use super::error::{ApiError, Kind, SAME_SIZE};
@@ -17,8 +17,10 @@ use super::identity::Account;
 use super::limiter::Purpose;
 use super::sizes::{Sizes, group_name};
 use super::wire::Node;
-use crate::catalog::{Catalog, DatacenterId, SizeId};
-use crate::fleet::{ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId};
+use crate::catalog::{CapacityType, Catalog, DatacenterId, SizeId};
+use crate::fleet::{
+    Binding, ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId,
+};
 use crate::retry_after::RetryAfter;
 
 /// What a [`ManagedBackend`] works on.
@@ -270,6 +272,10 @@ impl ManagedBackend {
 
 #[async_trait]
 impl Backend for ManagedBackend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { binding: Binding::ByDifference, spot: false }
+    }
+
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         let mut offers = Vec::new();
         for datacenter in &self.target()?.datacenters {
@@ -291,12 +297,16 @@ impl Backend for ManagedBackend {
     }
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
-        let cluster = self.target()?.cluster;
+        let ManagedConfig { cluster, datacenters } = self.target()?;
+        // A managed cluster is in one datacenter.
+        let datacenter = datacenters.first().filter(|_| datacenters.len() == 1);
         let nodes = self.nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::of_read)?;
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
             excluded: memory.sizes.excluded_by(&node),
+            datacenter: datacenter.cloned(),
+            capacity_type: Some(CapacityType::OnDemand),
             hostname: node.hostname,
             id: node.id,
             role: node.role,
@@ -313,19 +323,22 @@ impl Backend for ManagedBackend {
         Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| groups.whole))
     }
 
-    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
+    async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
         let cluster = &self.target()?.cluster;
+        let size = request.class.size;
+        let label = request.group_label.as_str();
         let group = self.group(cluster, size, label).await?;
-        let Err(error) = self.client.add_worker(cluster, group).await else { return Ok(()) };
+        let Err(error) = self.client.add_worker(cluster, group).await else { return Ok(None) };
         if matches!(error.kind, Kind::NotFound | Kind::Unclear) {
             self.memory().sizes.forget_groups();
         }
         if error.kind != Kind::NotFound {
             return Err(error.of_write());
         }
-        // Somebody deleted the group; nothing was done.
+        // The group was deleted; nothing was done.
         let group = self.group(cluster, size, label).await?;
-        self.client.add_worker(cluster, group).await.map_err(ApiError::of_write)
+        self.client.add_worker(cluster, group).await.map_err(ApiError::of_write)?;
+        Ok(None)
     }
 
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use vpsie_autoscaler::catalog::{Catalog, Offer, OfferRef, Resources, SizeId};
+use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, OfferRef, Resources, SizeId};
 use vpsie_autoscaler::cost::{CostLimit, Usd};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Failure, FailureReason, Fleet, Machine, NodeGroup, Phase, PoolId, Records, Reserved,
@@ -111,6 +111,7 @@ impl Scenario {
             name: name.clone(),
             identifier: None,
             datacenter: DATACENTER.into(),
+            capacity_type: CapacityType::OnDemand,
             resources: Resources {
                 cpu_millis: spec.cpu * 1000,
                 memory_mib: spec.gib * 1024,
@@ -128,7 +129,7 @@ impl Scenario {
             let failure = Failure { reason, message: "as VPSie says it".to_owned() };
             Machine {
                 id: format!("{}-failed", pool.node_group).as_str().into(),
-                size: catalog.resolve(&pool.datacenter, &pool.offer).unwrap().size,
+                size: catalog.resolve(&pool.datacenter, &pool.offer, pool.capacity_type).unwrap().size,
                 pool,
                 created_at: at,
                 phase: Phase::Failed { failure, at },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
+use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::cost::{CostLimit, UsdPerHour};
 use vpsie_autoscaler::fleet::{
@@ -37,6 +37,7 @@ pub(crate) fn catalog() -> Catalog {
         name: name.to_owned(),
         identifier: None,
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources {
             cpu_millis: size * 1000,
             memory_mib: size * 2048,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use vpsie_autoscaler::catalog::{Catalog, SizeId};
+use vpsie_autoscaler::catalog::{CapacityType, Catalog, SizeId};
 use vpsie_autoscaler::fleet::{
     Basis, Fleet, Hostname, Learned, ListedNode, Machine, NodeRole, Records, Stranger, Vm, VmState,
 };
@@ -54,6 +54,8 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
         id: vm.id.clone(),
         size: Some(SizeId(2)),
         excluded: std::collections::BTreeSet::new(),
+        datacenter: Some("ams1".into()),
+        capacity_type: Some(CapacityType::OnDemand),
         role: NodeRole::Worker,
         state: VmState::Running,
         addresses: vm.addresses.clone(),

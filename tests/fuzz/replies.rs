@@ -9,11 +9,11 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tower::util::BoxCloneSyncService;
 use vpsie_autoscaler::catalog::SizeId;
 use vpsie_autoscaler::cost::{Prices, UsdPerHour};
-use vpsie_autoscaler::fleet::{Fleet, Machine};
+use vpsie_autoscaler::fleet::{Fleet, Machine, PoolId};
 use vpsie_autoscaler::retry_after::RetryAfter;
 use vpsie_autoscaler::vpsie::{
-    Backend as _, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
-    Metrics, Transport, TransportError,
+    Backend as _, BackendError, BaseUrl, Client, ClientConfig, CreateRequest, Credentials, ManagedBackend,
+    ManagedConfig, Metrics, Transport, TransportError,
 };
 
 use crate::fleets::{Fixed, block_on, catalog, group, live, records};
@@ -145,8 +145,10 @@ pub(crate) fn run(input: &[u8]) {
                 }
             }
             "create" => {
+                let class = "web/ams1/s/on-demand".parse::<PoolId>().unwrap().class(SizeId(2));
+                let request = CreateRequest { machine: "web-1".into(), class, group_label: "web".to_owned() };
                 for _ in 0..3 {
-                    bounded(&backend.create(SizeId(2), "web").await);
+                    bounded(&backend.create(&request).await);
                 }
             }
             "delete" => {

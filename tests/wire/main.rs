@@ -14,7 +14,7 @@ use k8s_pb::api::core::v1::Node;
 use prost::Message;
 use rust_decimal::Decimal;
 use tonic::Request;
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
+use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Fleet, NodeGroup, PoolId, Records, Reserved, Taint, TaintEffect,
@@ -47,6 +47,7 @@ fn service_with(ignore_daemon_sets_utilization: Option<bool>) -> CloudProviderSe
         name: "s-2vcpu-4gb".to_owned(),
         identifier: None,
         datacenter: pool.datacenter.clone(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
         monthly: None,
         hourly: Some(Decimal::new(2, 2)),

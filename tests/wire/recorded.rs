@@ -11,7 +11,7 @@ use prost::Message;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use tonic::{Code, Request};
-use vpsie_autoscaler::catalog::{Catalog, Offer, Resources, SizeId};
+use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::clock::SystemClock;
 use vpsie_autoscaler::control::{Declared, Journal, Keeper};
 use vpsie_autoscaler::fleet::{
@@ -153,6 +153,7 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         name: pool.offer.as_str().to_owned(),
         identifier: None,
         datacenter: pool.datacenter.clone(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 },
         monthly: None,
         hourly: Some(Decimal::new(2, 2)),

@@ -1,7 +1,7 @@
 use clap::Parser as _;
 
 use super::*;
-use crate::catalog::{Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, Offer, Resources, SizeId};
 use crate::cli::{Cli, Command};
 use crate::cost::UsdPerHour;
 
@@ -14,6 +14,7 @@ fn list() -> PriceList {
                     name: name.to_owned(),
                     identifier: None,
                     datacenter: datacenter.into(),
+                    capacity_type: CapacityType::OnDemand,
                     resources: Resources {
                         cpu_millis: cores * 1000,
                         memory_mib: gib * 1024,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::*;
-use crate::catalog::{Catalog, Offer, Resources};
+use crate::catalog::{CapacityType, Catalog, Offer, Resources};
 use crate::control::happenings::{happenings, refused};
 use crate::fleet::{
     AutoscalingOptions, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Outcome,
@@ -51,6 +51,7 @@ impl Told {
             name: "small".to_owned(),
             identifier: None,
             datacenter: "ams1".into(),
+            capacity_type: CapacityType::OnDemand,
             resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40, pods: 110 },
             monthly: Some(Decimal::from(20)),
             hourly: None,
@@ -190,6 +191,8 @@ fn node(n: u32) -> ListedNode {
         id: Some(VmId::new(format!("uuid-{n}"))),
         size: Some(SizeId(2)),
         excluded: std::collections::BTreeSet::new(),
+        datacenter: Some("ams1".into()),
+        capacity_type: Some(CapacityType::OnDemand),
         role: if n == 99 { NodeRole::ControlPlane } else { NodeRole::Worker },
         state: VmState::Running,
         created_at: None,

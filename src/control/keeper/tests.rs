@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::{Catalog, SizeId};
+use crate::catalog::{CapacityType, Catalog, SizeId};
 use crate::fleet::{
     Failure, FailureReason, HeldBack, Hostname, ListedNode, NodeRole, Outcome, Policy, RecordKey, Records,
     Refusal, VmId, VmState,
@@ -102,6 +102,8 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
         id: Some(VmId::new(format!("u-{n}"))),
         size: sizes.then_some(SizeId(2 + 2 * u64::from(n % 2))),
         excluded: std::collections::BTreeSet::new(),
+        datacenter: Some("ams1".into()),
+        capacity_type: Some(CapacityType::OnDemand),
         role: NodeRole::Worker,
         state: VmState::Running,
         addresses: Vec::new(),

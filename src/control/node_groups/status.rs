@@ -295,7 +295,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::catalog::{Catalog, Offer, Resources, SizeId};
+    use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
     use crate::fleet::{
         Ask, AskOutcome, Change, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records,
         Reserved, StrangerKind, Vm,
@@ -344,6 +344,7 @@ mod tests {
             name: "small".to_owned(),
             identifier: None,
             datacenter: "ams1".into(),
+            capacity_type: CapacityType::OnDemand,
             resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40, pods: 110 },
             monthly: Some(20.into()),
             hourly: None,

@@ -187,6 +187,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::CapacityType;
     use crate::fleet::{NodeRole, VmState};
 
     fn facts(name: &str, machine: Option<&str>, ready: bool) -> NodeFacts {
@@ -235,6 +236,8 @@ mod tests {
             role: NodeRole::Worker,
             size: None,
             excluded: std::collections::BTreeSet::new(),
+            datacenter: Some("ams1".into()),
+            capacity_type: Some(CapacityType::OnDemand),
             state: VmState::Running,
             created_at: None,
         };

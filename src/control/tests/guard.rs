@@ -3,6 +3,7 @@
 use super::*;
 use crate::control::Guarded;
 use crate::kubernetes::Events;
+use crate::vpsie::{Capabilities, CreateRequest};
 
 /// Lists workers that were made as parts of the control plane.
 struct Misread(Arc<Scripted>);
@@ -13,6 +14,10 @@ impl Backend for Misread {
         self.0.catalog().await
     }
 
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
         let mut nodes = self.0.list().await?;
         for node in nodes.iter_mut().filter(|node| node.hostname.as_str() != "slave-999") {
@@ -21,8 +26,8 @@ impl Backend for Misread {
         Ok(nodes)
     }
 
-    async fn create(&self, size: SizeId, label: &str) -> Result<(), BackendError> {
-        self.0.create(size, label).await
+    async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
+        self.0.create(request).await
     }
 
     async fn delete(&self, vm: &crate::fleet::DeletableVm) -> Result<(), BackendError> {

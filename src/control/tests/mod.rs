@@ -24,14 +24,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::catalog::{Catalog, Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::clock::Clock;
 use crate::fleet::{
-    AutoscalingOptions, Basis, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Phase,
-    Policy, Records, Refusal, Vm, VmState,
+    AutoscalingOptions, Basis, Binding, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole,
+    Phase, Policy, Records, Refusal, Vm, VmState,
 };
 use crate::store::{MemoryStore, Store, StoreError};
-use crate::vpsie::{Backend, BackendError};
+use crate::vpsie::{Backend, BackendError, Capabilities, CreateRequest};
 use disk::Disk;
 
 const SMALL: &str = "web/ams1/small/on-demand";
@@ -133,13 +133,18 @@ impl Backend for Scripted {
         self.play(reply, |_| catalog()).await
     }
 
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { binding: Binding::ByDifference, spot: false }
+    }
+
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
         self.note("list".to_owned());
         let reply = self.state().listings.unwrap_or(Reply::Done);
         self.play(reply, |state| state.nodes.clone()).await
     }
 
-    async fn create(&self, size: SizeId, _: &str) -> Result<(), BackendError> {
+    async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
+        let size = request.class.size;
         self.note(format!("create {size}"));
         let reply = self.state().creations.get(&size).copied().unwrap_or(Reply::Done);
         self.play(reply, |state| {
@@ -147,7 +152,8 @@ impl Backend for Scripted {
             let node = node(state.made, size);
             state.nodes.push(node);
         })
-        .await
+        .await?;
+        Ok(None)
     }
 
     async fn delete(&self, vm: &crate::fleet::DeletableVm) -> Result<(), BackendError> {
@@ -164,6 +170,8 @@ fn node(n: u32, size: SizeId) -> ListedNode {
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         size: Some(size),
         excluded: std::collections::BTreeSet::new(),
+        datacenter: Some("ams1".into()),
+        capacity_type: Some(CapacityType::OnDemand),
         role: NodeRole::Worker,
         state: VmState::Running,
         created_at: None,
@@ -176,6 +184,7 @@ fn catalog() -> Catalog {
         name: name.to_owned(),
         identifier: None,
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources { cpu_millis: size * 1000, memory_mib: size * 2048, disk_gib: 40, pods: 110 },
         monthly: None,
         hourly: None,

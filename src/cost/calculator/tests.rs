@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::SizeId;
+use crate::catalog::{CapacityType, SizeId};
 
 fn priced(
     name: &str,
@@ -14,6 +14,7 @@ fn priced(
         name: name.to_owned(),
         identifier: None,
         datacenter: datacenter.into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources { cpu_millis: cores * 1000, memory_mib: gib * 1024, disk_gib: disk, pods: 110 },
         monthly: None,
         hourly: None,

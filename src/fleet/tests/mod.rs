@@ -1,5 +1,6 @@
 //! The fleet against a toy VPSie.
 
+mod classes;
 mod commands;
 mod costs;
 mod drains;
@@ -19,7 +20,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::*;
-use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
 
 pub(super) const SMALL: &str = "web/ams1/small/on-demand";
 pub(super) const LARGE: &str = "web/ams1/large/on-demand";
@@ -31,6 +32,7 @@ pub(crate) fn offer(size: u64, name: &str) -> Offer {
         name: name.to_owned(),
         identifier: None,
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources {
             cpu_millis: size * 1000,
             memory_mib: size * 2048,
@@ -131,6 +133,8 @@ pub(super) fn node(n: u32, size: u64) -> ListedNode {
         id: Some(VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         size: Some(SizeId(size)),
         excluded: std::collections::BTreeSet::new(),
+        datacenter: Some("ams1".into()),
+        capacity_type: Some(CapacityType::OnDemand),
         role: NodeRole::Worker,
         state: VmState::Running,
         created_at: None,

@@ -244,7 +244,7 @@ impl World {
         // Always on a fresh listing, as provision does.
         self.list(0);
         let wanted = self.fleet.wanted();
-        for ((id, size), reply) in wanted.into_iter().zip(replies) {
+        for ((id, class), reply) in wanted.into_iter().zip(replies) {
             let changes = self.fleet.ask(std::slice::from_ref(&id), self.hand.now);
             if changes.is_empty() {
                 continue;
@@ -259,13 +259,13 @@ impl World {
                 Reply::Unavailable => Outcome::Unavailable(failure(FailureReason::ApiUnavailable)),
                 Reply::Crash { made } => {
                     if *made {
-                        self.make(size.0, true);
+                        self.make(class.size.0, true);
                     }
                     return self.crash();
                 }
             };
             if matches!(reply, Reply::Accepted | Reply::LostAfterwards) {
-                self.make(size.0, true);
+                self.make(class.size.0, true);
             }
             let changes = self.fleet.answered(&id, outcome, self.hand.now, &self.hand.policy);
             self.take(&changes);

@@ -261,13 +261,13 @@ fn while_sizes_are_hidden_one_size_is_asked_for_at_a_time() {
     hand.observe(&mut fleet, std::slice::from_ref(&hidden));
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     hand.increase(&mut fleet, LARGE, 2).unwrap();
-    assert!(fleet.wanted().iter().all(|(_, size)| *size == SizeId(2)));
+    assert!(fleet.wanted().iter().all(|(_, class)| class.size == SizeId(2)));
     hand.ask_all(&mut fleet, &Outcome::Accepted);
     assert!(fleet.wanted().is_empty(), "the other size waits for the first to be bound");
     let more = [hidden, ListedNode { size: None, ..node(2, 2) }, ListedNode { size: None, ..node(3, 2) }];
     hand.observe(&mut fleet, &more);
     assert_eq!(fleet.wanted().len(), 2);
-    assert!(fleet.wanted().iter().all(|(_, size)| *size == SizeId(4)));
+    assert!(fleet.wanted().iter().all(|(_, class)| class.size == SizeId(4)));
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn a_request_that_is_being_made_is_not_lost_however_long_it_takes() {
         hand.pass(&mut fleet);
         hand.observe(&mut fleet, &[]);
     }
-    assert_eq!(fleet.wanted(), [(id, SizeId(2))]);
+    assert_eq!(fleet.wanted(), [(id, SMALL.parse::<PoolId>().unwrap().class(SizeId(2)))]);
 }
 
 #[test]
@@ -378,11 +378,11 @@ fn a_size_that_cannot_be_asked_for_does_not_hold_up_another() {
     hand.wait(Duration::from_secs(1));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     assert!(
-        fleet.wanted().iter().all(|(_, size)| *size == SizeId(2)),
+        fleet.wanted().iter().all(|(_, class)| class.size == SizeId(2)),
         "one size at a time, the oldest first"
     );
-    let others = fleet.wanted_of(|size| size != SizeId(2));
-    assert_eq!(others.iter().map(|(_, size)| *size).collect::<Vec<_>>(), [SizeId(4)]);
+    let others = fleet.wanted_of(|class| class.size != SizeId(2));
+    assert_eq!(others.iter().map(|(_, class)| class.size).collect::<Vec<_>>(), [SizeId(4)]);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The project's own client against every shape.
 
 use super::*;
-use crate::catalog::SizeId;
+use crate::catalog::{CapacityType, SizeId};
 use crate::cost::{HoursPerMonth, Prices};
 use crate::fleet::{DeletableVm, ListedNode, NodeRole, Vm as FleetVm, VmState};
 use crate::vpsie::{
-    Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig,
+    Backend, BackendError, BaseUrl, Client, ClientConfig, CreateRequest, Credentials, ManagedBackend,
+    ManagedConfig,
 };
 
 fn backend(sim: &Simulator) -> ManagedBackend {
@@ -34,14 +35,20 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
     let backend = backend(sim);
     let catalog = backend.catalog().await?;
     assert_eq!(catalog.offers.len(), 10);
-    let offer = catalog.resolve(&DEFAULT_DATACENTER.into(), &"s-4vcpu-8gb".into()).unwrap();
+    let offer =
+        catalog.resolve(&DEFAULT_DATACENTER.into(), &"s-4vcpu-8gb".into(), CapacityType::OnDemand).unwrap();
     assert_eq!((offer.size, offer.resources.cpu_millis, offer.resources.memory_mib), (SizeId(3), 4000, 8192));
     let prices = Prices { hours_per_month: HoursPerMonth::new(720).unwrap(), ..Prices::default() };
     assert_eq!(prices.of(offer).unwrap().0.round_dp(4).to_string(), "0.0667");
 
     assert!(workers_of(&backend.list().await?).is_empty());
     for _ in 0..2 {
-        backend.create(SizeId(3), "workers").await?;
+        let request = CreateRequest {
+            machine: "workers-1".into(),
+            class: offer.class(),
+            group_label: "workers".to_owned(),
+        };
+        backend.create(&request).await?;
     }
     tokio::time::sleep(Duration::from_mins(1)).await;
     let listed = backend.list().await?;

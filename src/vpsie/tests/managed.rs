@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::request;
 use super::script::{Fate, Script, ok, refuse, reply, slow_down};
 use crate::catalog::SizeId;
 use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId, VmState};
@@ -257,9 +258,9 @@ async fn a_creation_finds_the_group_of_its_size_and_remembers_it() {
         (ADD_6, accepted()),
     ]);
     let backend = backend(&script);
-    backend.create(SMALL, "pool-a").await.unwrap();
-    backend.create(SMALL, "pool-b").await.unwrap();
-    backend.create(SizeId(2), "pool-b").await.unwrap();
+    backend.create(&request(SMALL, "pool-a")).await.unwrap();
+    backend.create(&request(SMALL, "pool-b")).await.unwrap();
+    backend.create(&request(SizeId(2), "pool-b")).await.unwrap();
     script.seen();
 }
 
@@ -277,8 +278,8 @@ async fn a_missing_group_is_made_and_looked_up_by_name() {
         (ADD_5, accepted()),
     ]);
     let backend = backend(&script);
-    backend.create(SMALL, "pool-a").await.unwrap();
-    backend.create(SMALL, "pool-a").await.unwrap();
+    backend.create(&request(SMALL, "pool-a")).await.unwrap();
+    backend.create(&request(SMALL, "pool-a")).await.unwrap();
     let made = script.seen()[1].json();
     assert_eq!(made, json!({"clusterIdentifier": "c-1", "groupName": "pool-a-1", "KubeSizeID": 1}));
 }
@@ -293,7 +294,9 @@ async fn two_creations_of_a_new_size_make_one_group() {
         (ADD_5, accepted()),
     ]);
     let backend = backend(&script);
-    let (a, b) = tokio::join!(backend.create(SMALL, "pool-a"), backend.create(SMALL, "pool-b"));
+    let of_a = request(SMALL, "pool-a");
+    let of_b = request(SMALL, "pool-b");
+    let (a, b) = tokio::join!(backend.create(&of_a), backend.create(&of_b));
     assert!(a.is_ok() && b.is_ok());
     script.seen();
 }
@@ -310,8 +313,8 @@ async fn the_group_that_already_has_the_size_is_taken() {
         (ADD_5, accepted()),
     ]);
     let backend = backend(&script);
-    backend.create(SMALL, "pool-a").await.unwrap();
-    backend.create(SMALL, "pool-a").await.unwrap();
+    backend.create(&request(SMALL, "pool-a")).await.unwrap();
+    backend.create(&request(SMALL, "pool-a")).await.unwrap();
     script.seen();
 }
 
@@ -319,22 +322,25 @@ async fn the_group_that_already_has_the_size_is_taken() {
 async fn no_worker_can_come_of_a_group_that_was_not_made() {
     for fate in [Fate::Lost, Fate::Silence, Fate::NotSent, reply(500, "{}")] {
         let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, fate)]);
-        assert_unavailable(backend(&script).create(SMALL, "a").await, FailureReason::ApiUnavailable);
+        assert_unavailable(
+            backend(&script).create(&request(SMALL, "a")).await,
+            FailureReason::ApiUnavailable,
+        );
         script.seen();
     }
     let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, accepted())]);
     script.then(std::iter::repeat_n((GROUPS, groups(&[])), 3));
-    assert_unavailable(backend(&script).create(SMALL, "a").await, FailureReason::ApiUnavailable);
+    assert_unavailable(backend(&script).create(&request(SMALL, "a")).await, FailureReason::ApiUnavailable);
     script.seen();
     let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, refuse("Quota exceeded"))]);
-    assert_refused(backend(&script).create(SMALL, "a").await, FailureReason::QuotaExceeded);
+    assert_refused(backend(&script).create(&request(SMALL, "a")).await, FailureReason::QuotaExceeded);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_group_that_somebody_deleted_is_made_again() {
     let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)])), (ADD_5, accepted())]);
     let backend = backend(&script);
-    backend.create(SMALL, "a").await.unwrap();
+    backend.create(&request(SMALL, "a")).await.unwrap();
     script.then([
         (ADD_5, reply(404, r#"{"error":true,"message":"kubernetes group not found"}"#)),
         (GROUPS, groups(&[])),
@@ -342,7 +348,7 @@ async fn a_group_that_somebody_deleted_is_made_again() {
         (GROUPS, groups(&[group(6, "a", 1)])),
         (ADD_6, accepted()),
     ]);
-    backend.create(SMALL, "a").await.unwrap();
+    backend.create(&request(SMALL, "a")).await.unwrap();
     script.seen();
 }
 
@@ -350,7 +356,7 @@ async fn a_group_that_somebody_deleted_is_made_again() {
 async fn a_creation_says_exactly_what_is_known_of_it() {
     let create = async |fate| {
         let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)])), (ADD_5, fate)]);
-        let result = backend(&script).create(SMALL, "a").await;
+        let result = backend(&script).create(&request(SMALL, "a")).await;
         script.seen();
         result
     };
@@ -485,13 +491,13 @@ async fn a_size_without_a_group_is_refused_once_a_minute() {
     let script = Script::new(round());
     let backend = backend(&script);
     for _ in 0..10 {
-        assert_refused(backend.create(SMALL, "a").await, FailureReason::InvalidConfiguration);
+        assert_refused(backend.create(&request(SMALL, "a")).await, FailureReason::InvalidConfiguration);
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
     assert_eq!(script.seen().len(), 3);
     tokio::time::sleep(Duration::from_secs(30)).await;
     script.then(round());
-    assert_refused(backend.create(SMALL, "a").await, FailureReason::InvalidConfiguration);
+    assert_refused(backend.create(&request(SMALL, "a")).await, FailureReason::InvalidConfiguration);
     script.seen();
 }
 
@@ -530,7 +536,7 @@ async fn a_created_node_costs_few_calls() {
     let config = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
     let backend = ManagedBackend::new(client, config);
     for _ in 0..50 {
-        backend.create(SMALL, "a").await.unwrap();
+        backend.create(&request(SMALL, "a")).await.unwrap();
     }
     assert_eq!(script.seen().len(), 51);
 }

@@ -6,3 +6,12 @@ mod managed;
 mod script;
 mod simulated;
 mod trial;
+
+use crate::catalog::{CapacityType, MachineClass, SizeId};
+use crate::vpsie::CreateRequest;
+
+/// A request for a VM of the size. The other parts of a class are the same for all VMs of a managed cluster.
+fn request(size: SizeId, group_label: &str) -> CreateRequest {
+    let class = MachineClass { datacenter: "dc-1".into(), size, capacity_type: CapacityType::OnDemand };
+    CreateRequest { machine: "workers-1".into(), class, group_label: group_label.to_owned() }
+}

@@ -5,6 +5,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::json;
 
+use super::request;
 use super::script::TestClock;
 use crate::catalog::SizeId;
 use crate::fleet::{DeletableVm, Hostname, ListedNode, NodeRole, Vm, VmState};
@@ -49,12 +50,12 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
     assert_eq!(first.catalog().await?.offers.len(), 10);
     let before = workers(first.list().await?).len();
     for size in [ALONE, ALONE, TWIN] {
-        first.create(size, "pool").await?;
+        first.create(&request(size, "pool")).await?;
     }
 
     let second = backend(&simulator, &shapes);
     second.catalog().await?;
-    second.create(ALONE, "another").await?;
+    second.create(&request(ALONE, "another")).await?;
     tokio::time::sleep(Duration::from_secs(90)).await;
     second.list().await?;
     let listed = second.list().await?;
@@ -120,7 +121,7 @@ async fn long_lists_are_read_to_their_end() {
             let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();
             let backend = backend(&simulator, &shapes);
             assert_eq!(backend.catalog().await.unwrap().offers.len(), 130, "{paging} {total}");
-            backend.create(SizeId(125), "pool").await.unwrap();
+            backend.create(&request(SizeId(125), "pool")).await.unwrap();
             tokio::time::sleep(Duration::from_secs(90)).await;
             backend.list().await.unwrap();
             let workers = workers(backend.list().await.unwrap());
@@ -142,7 +143,7 @@ async fn the_first_listing_after_a_start_tells_sizes_by_the_offers_of_before() {
         let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();
         let first = backend(&simulator, &shapes);
         let catalog = first.catalog().await.unwrap();
-        first.create(ALONE, "pool").await.unwrap();
+        first.create(&request(ALONE, "pool")).await.unwrap();
         tokio::time::sleep(Duration::from_secs(90)).await;
         let second = backend(&simulator, &shapes);
         second.remember(&catalog);

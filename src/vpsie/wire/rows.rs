@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
 use super::row::Row;
-use crate::catalog::{DEFAULT_MAX_PODS, DatacenterId, Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, DEFAULT_MAX_PODS, DatacenterId, Offer, Resources, SizeId};
 use crate::fleet::{Hostname, VmId};
 
 /// A cluster of the account (docs/reference/vpsie-api.md#clusters).
@@ -135,6 +135,7 @@ pub(in crate::vpsie) fn offer(row: Row<'_>, datacenter: &DatacenterId) -> Option
         name: row.text(&["name", "nickname"])?,
         identifier: row.text(&["identifier"]),
         datacenter: datacenter.clone(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources {
             cpu_millis: millis(shape.cpu?)?,
             memory_mib: shape.memory?,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use rand::rngs::StdRng;
 
-use crate::data::{Pod, Room};
+use crate::data::{FreeCapacity, Pod};
 use crate::estimator::estimate;
 use crate::expander::{Asked, Expander};
 use crate::replay::{Conditions, Replay};
@@ -75,7 +75,7 @@ fn groups(pods: &[Pod], waiting: &[usize]) -> Vec<Vec<usize>> {
 /// The loop's view of the nodes; those that are still to come count.
 pub(crate) struct Snapshot {
     /// Index of the node, what is free on it. None when it is taken away in the course of the loop.
-    pub(crate) nodes: Vec<(usize, Option<Room>)>,
+    pub(crate) nodes: Vec<(usize, Option<FreeCapacity>)>,
     place: HashMap<usize, usize>,
 }
 
@@ -86,7 +86,7 @@ impl Snapshot {
         Self { nodes, place }
     }
 
-    pub(crate) fn room(&mut self, node: usize) -> Option<&mut Option<Room>> {
+    pub(crate) fn room(&mut self, node: usize) -> Option<&mut Option<FreeCapacity>> {
         self.place.get(&node).map(|place| &mut self.nodes[*place].1)
     }
 }
@@ -104,7 +104,7 @@ impl Hints {
         &mut self,
         snapshot: &mut Snapshot,
         pod: usize,
-        size: Room,
+        size: FreeCapacity,
         acceptable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let hint = self.last.get(&pod).copied().filter(|node| acceptable(*node));

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::Result;
 use good_lp::{Expression, ProblemVariables, Solution as _, SolverModel as _, constraint, microlp, variable};
 
-use crate::data::{Pool, Room, Trace};
+use crate::data::{FreeCapacity, Pool, Trace};
 
 /// How far fillings may be above the price of their node before values are divided by it.
 const TOLERANCE: f64 = 2e-3;
@@ -44,7 +44,7 @@ struct Span {
 
 pub(crate) fn bounds(trace: &Trace, pools: &[Pool]) -> Result<Bounds> {
     let mut spans = spans(trace, pools);
-    let mut known: HashMap<Room, f64> = HashMap::new();
+    let mut known: HashMap<FreeCapacity, f64> = HashMap::new();
     for span in &mut spans {
         let demand = demand(trace, &span.counts);
         span.fractional = match known.get(&demand) {
@@ -72,11 +72,11 @@ fn dot(values: &[f64], counts: &[u32]) -> f64 {
     values.iter().zip(counts).map(|(value, count)| value * f64::from(*count)).sum()
 }
 
-fn demand(trace: &Trace, counts: &[u32]) -> Room {
-    let mut sum = Room::default();
+fn demand(trace: &Trace, counts: &[u32]) -> FreeCapacity {
+    let mut sum = FreeCapacity::default();
     for (size, count) in trace.classes.iter().zip(counts) {
         let count = u64::from(*count);
-        sum.give(Room { cpu: size.cpu * count, memory: size.memory * count, pods: count });
+        sum.give(FreeCapacity { cpu: size.cpu * count, memory: size.memory * count, pods: count });
     }
     sum
 }
@@ -120,7 +120,7 @@ fn instants(spans: &[Span]) -> Vec<usize> {
     chosen
 }
 
-fn fractional(demand: Room, pools: &[Pool]) -> Result<f64> {
+fn fractional(demand: FreeCapacity, pools: &[Pool]) -> Result<f64> {
     let mut variables = ProblemVariables::new();
     let nodes = variables.add_vector(variable().min(0.0), pools.len());
     let sum = |of: &dyn Fn(&Pool) -> f64| -> Expression {
@@ -140,9 +140,9 @@ fn fractional(demand: Room, pools: &[Pool]) -> Result<f64> {
 
 /// Ways to fill a node: pods of each class, and the price of the node.
 struct Fillings<'a> {
-    pools: Vec<(&'a Pool, Room)>,
+    pools: Vec<(&'a Pool, FreeCapacity)>,
     /// Sizes on the grid. None for one that is nothing on the grid: its value stays 0.
-    sizes: Vec<Option<Room>>,
+    sizes: Vec<Option<FreeCapacity>>,
     rows: Vec<(Vec<(usize, u32)>, f64)>,
 }
 
@@ -150,7 +150,11 @@ impl<'a> Fillings<'a> {
     fn new(trace: &Trace, pools: &'a [Pool]) -> Self {
         let divisor = trace.classes.iter().fold(0, |divisor, size| gcd(divisor, size.cpu));
         let steps = (divisor.max(CPU_STEP), MEMORY_STEP);
-        let grid = |size: Room| Room { cpu: size.cpu / steps.0, memory: size.memory / steps.1, ..size };
+        let grid = |size: FreeCapacity| FreeCapacity {
+            cpu: size.cpu / steps.0,
+            memory: size.memory / steps.1,
+            ..size
+        };
         let sizes = trace.classes.iter().map(|size| {
             let on_grid = grid(*size);
             (on_grid.cpu + on_grid.memory > 0).then_some(on_grid)
@@ -231,7 +235,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 /// The filling of a node that is worth most, and its worth: a knapsack in two dimensions. (The number of pods is
 /// not looked at: that can only raise the worth, and lower the bound.)
-fn fill(room: Room, sizes: &[Option<Room>], values: &[f64]) -> (f64, Vec<(usize, u32)>) {
+fn fill(room: FreeCapacity, sizes: &[Option<FreeCapacity>], values: &[f64]) -> (f64, Vec<(usize, u32)>) {
     let (width, height) = (room.cpu as usize + 1, room.memory as usize + 1);
     let at = |cpu: usize, memory: usize| cpu * height + memory;
     let mut best = vec![0.0f64; width * height];

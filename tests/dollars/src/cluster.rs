@@ -1,6 +1,6 @@
 //! The cluster: nodes, the pods on them, and where kube-scheduler puts a pod.
 
-use crate::data::{Pool, Room};
+use crate::data::{FreeCapacity, Pool};
 
 /// A node, from the moment it was asked for.
 #[derive(Clone, Debug)]
@@ -9,8 +9,8 @@ pub(crate) struct Node {
     pub(crate) asked: u64,
     pub(crate) ready: u64,
     pub(crate) gone: Option<u64>,
-    pub(crate) allocatable: Room,
-    pub(crate) free: Room,
+    pub(crate) allocatable: FreeCapacity,
+    pub(crate) free: FreeCapacity,
     /// Indexes of the trace's pods.
     pub(crate) pods: Vec<usize>,
 }
@@ -33,12 +33,12 @@ impl Node {
         self.ready <= now && self.gone.is_none()
     }
 
-    pub(crate) fn put(&mut self, pod: usize, size: Room) {
+    pub(crate) fn put(&mut self, pod: usize, size: FreeCapacity) {
         self.free.take(size);
         self.pods.push(pod);
     }
 
-    pub(crate) fn remove(&mut self, pod: usize, size: Room) {
+    pub(crate) fn remove(&mut self, pod: usize, size: FreeCapacity) {
         self.free.give(size);
         self.pods.retain(|other| *other != pod);
     }
@@ -51,14 +51,14 @@ impl Node {
 }
 
 /// Shares of CPU and memory that are taken.
-fn used(allocatable: Room, free: Room) -> (f64, f64) {
+fn used(allocatable: FreeCapacity, free: FreeCapacity) -> (f64, f64) {
     let share = |have: u64, left: u64| 1.0 - left as f64 / have as f64;
     (share(allocatable.cpu, free.cpu), share(allocatable.memory, free.memory))
 }
 
 /// kube-scheduler's score of a node for a pod: NodeResourcesFit (LeastAllocated, its default, or MostAllocated) and
 /// NodeResourcesBalancedAllocation, of equal weight.
-pub(crate) fn score(node: &Node, size: Room, most_allocated: bool) -> f64 {
+pub(crate) fn score(node: &Node, size: FreeCapacity, most_allocated: bool) -> f64 {
     let mut free = node.free;
     free.take(size);
     let (cpu, memory) = used(node.allocatable, free);

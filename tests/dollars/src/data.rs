@@ -13,13 +13,13 @@ use vpsie_autoscaler::cost::UsdPerHour;
 
 /// CPU (millicores), memory (MiB) and number of pods: what a node has, or what pods take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Room {
+pub(crate) struct FreeCapacity {
     pub(crate) cpu: u64,
     pub(crate) memory: u64,
     pub(crate) pods: u64,
 }
 
-impl Room {
+impl FreeCapacity {
     pub(crate) fn holds(&self, size: Self) -> bool {
         self.cpu >= size.cpu && self.memory >= size.memory && self.pods >= size.pods
     }
@@ -47,7 +47,7 @@ impl Room {
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
     pub(crate) name: String,
-    pub(crate) size: Room,
+    pub(crate) size: FreeCapacity,
     /// Pods of one size are of one class: one index per size.
     pub(crate) class: usize,
     pub(crate) arrival: u64,
@@ -67,7 +67,7 @@ pub(crate) struct Trace {
     pub(crate) name: String,
     pub(crate) pods: Vec<Pod>,
     /// The size of each class.
-    pub(crate) classes: Vec<Room>,
+    pub(crate) classes: Vec<FreeCapacity>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +95,7 @@ impl Trace {
         let mut trace = Self { name, pods: Vec::new(), classes: Vec::new() };
         let mut known = HashMap::new();
         for row in rows {
-            let size = Room { cpu: row.cpu_milli, memory: row.mem_mib, pods: 1 };
+            let size = FreeCapacity { cpu: row.cpu_milli, memory: row.mem_mib, pods: 1 };
             let class = *known.entry(size).or_insert_with(|| {
                 trace.classes.push(size);
                 trace.classes.len() - 1
@@ -132,9 +132,9 @@ impl Trace {
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pub(crate) id: String,
-    pub(crate) capacity: Room,
+    pub(crate) capacity: FreeCapacity,
     /// What is left to pods.
-    pub(crate) allocatable: Room,
+    pub(crate) allocatable: FreeCapacity,
     pub(crate) price: UsdPerHour,
 }
 
@@ -280,9 +280,9 @@ fn market(data: &Path, &(name, file, plans, datacenters): &Spec) -> Result<Marke
 }
 
 fn pool(plan: &Plan, datacenter: &str) -> Pool {
-    let capacity = Room { cpu: plan.vcpu * 1000, memory: plan.ram_mb, pods: PODS_PER_NODE };
+    let capacity = FreeCapacity { cpu: plan.vcpu * 1000, memory: plan.ram_mb, pods: PODS_PER_NODE };
     let mut allocatable = capacity;
-    allocatable.take(Room { cpu: RESERVED.0, memory: RESERVED.1, pods: 0 });
+    allocatable.take(FreeCapacity { cpu: RESERVED.0, memory: RESERVED.1, pods: 0 });
     let price = plan.region_prices.get(datacenter).map_or(plan.price_hourly, |price| price.hourly);
     let id = if datacenter == ANYWHERE { plan.id.clone() } else { format!("{datacenter}/{}", plan.id) };
     Pool { id, capacity, allocatable, price: UsdPerHour(price) }

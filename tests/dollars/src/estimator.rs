@@ -1,6 +1,6 @@
 //! Cluster Autoscaler's binpacking estimator (estimator/binpacking_estimator.go, DecreasingPodOrderer).
 
-use crate::data::{Pod, Pool, Room};
+use crate::data::{FreeCapacity, Pod, Pool};
 use crate::expander::Choice;
 
 /// `--max-nodes-per-scaleup`.
@@ -9,7 +9,7 @@ const MAX_NODES: usize = 1000;
 /// Nodes of a pool for the pods that wait, which come grouped: equal ones together.
 pub(crate) fn estimate(index: usize, pool: &Pool, groups: &[Vec<usize>], pods: &[Pod]) -> Option<Choice> {
     let template = pool.allocatable;
-    let size = |group: &[usize]| group.first().map_or(Room::default(), |pod| pods[*pod].size);
+    let size = |group: &[usize]| group.first().map_or(FreeCapacity::default(), |pod| pods[*pod].size);
     let mut groups: Vec<&Vec<usize>> = groups.iter().filter(|group| template.holds(size(group))).collect();
     let score = |group: &[usize]| {
         let size = size(group);
@@ -29,15 +29,15 @@ pub(crate) fn estimate(index: usize, pool: &Pool, groups: &[Vec<usize>], pods: &
 }
 
 struct Packing {
-    template: Room,
+    template: FreeCapacity,
     /// What is free on each new node.
-    nodes: Vec<Room>,
+    nodes: Vec<FreeCapacity>,
     last_match: usize,
 }
 
 impl Packing {
     /// On any of the new nodes: round, beginning after the one that took a pod last.
-    fn on_any(&mut self, size: Room) -> bool {
+    fn on_any(&mut self, size: FreeCapacity) -> bool {
         let count = self.nodes.len();
         let found = (1..=count).map(|i| (i + self.last_match) % count).find(|at| self.nodes[*at].holds(size));
         let Some(at) = found else { return false };
@@ -47,7 +47,7 @@ impl Packing {
     }
 
     /// On the newest node, else on one more.
-    fn on_last_or_new(&mut self, size: Room) -> bool {
+    fn on_last_or_new(&mut self, size: FreeCapacity) -> bool {
         if !self.nodes.last().is_some_and(|node| node.holds(size)) {
             if self.nodes.len() >= MAX_NODES {
                 return false;
@@ -67,13 +67,13 @@ mod tests {
     use vpsie_autoscaler::cost::UsdPerHour;
 
     fn estimate_of(cpus: &[u64]) -> (u64, usize) {
-        let room = Room { cpu: 4000, memory: 8192, pods: 110 };
+        let room = FreeCapacity { cpu: 4000, memory: 8192, pods: 110 };
         let pool = Pool { id: "p".into(), capacity: room, allocatable: room, price: UsdPerHour::ZERO };
         let pods: Vec<Pod> = cpus
             .iter()
             .map(|cpu| Pod {
                 name: String::new(),
-                size: Room { cpu: *cpu, memory: 100, pods: 1 },
+                size: FreeCapacity { cpu: *cpu, memory: 100, pods: 1 },
                 class: 0,
                 arrival: 0,
                 duration: 1,

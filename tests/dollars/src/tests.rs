@@ -2,20 +2,20 @@ use rust_decimal::Decimal;
 use vpsie_autoscaler::cost::UsdPerHour;
 
 use crate::bound::bounds;
-use crate::data::{Pod, Pool, Room, Trace};
+use crate::data::{FreeCapacity, Pod, Pool, Trace};
 use crate::expander::Expander;
 use crate::replay::{Conditions, replay};
 
 const HOUR: u64 = 3600;
 
 fn pool(id: &str, cpu: u64, cents: i64) -> Pool {
-    let room = Room { cpu, memory: cpu * 2, pods: 110 };
+    let room = FreeCapacity { cpu, memory: cpu * 2, pods: 110 };
     Pool { id: id.into(), capacity: room, allocatable: room, price: UsdPerHour(Decimal::new(cents, 2)) }
 }
 
 /// Pods of (cpu, arrival, duration), each of a class of its own.
 fn trace(pods: &[(u64, u64, u64)]) -> Trace {
-    let size = |cpu: u64| Room { cpu, memory: cpu, pods: 1 };
+    let size = |cpu: u64| FreeCapacity { cpu, memory: cpu, pods: 1 };
     let pod = |(class, (cpu, arrival, duration)): (usize, &(u64, u64, u64))| Pod {
         name: format!("p{class}"),
         size: size(*cpu),

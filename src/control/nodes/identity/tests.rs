@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::super::patch::TO_BE_DELETED;
 use super::*;
-use crate::catalog::{Catalog, Offer, Resources, SizeId};
+use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     AutoscalingOptions, DrainState, NodeGroup, PoolId, Records, Reserved, Taint, TaintEffect, Vm, VmId, names,
 };
@@ -20,6 +20,7 @@ fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
         name: "small".to_owned(),
         identifier: None,
         datacenter: "ams1".into(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40, pods: 110 },
         monthly: None,
         hourly: None,

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 
-use super::ids::{Hostname, MachineId, PoolId};
-use super::listing::{ListedNode, NodeRole};
-use super::machine::{AskOutcome, Phase};
-use super::record::{Change, Stranger, StrangerKind};
-use super::state::Fleet;
-use crate::catalog::SizeId;
+use crate::catalog::MachineClass;
+use crate::fleet::ids::{Hostname, MachineId, PoolId};
+use crate::fleet::listing::{ListedNode, NodeRole};
+use crate::fleet::machine::{AskOutcome, Phase};
+use crate::fleet::record::{Change, Stranger, StrangerKind};
+use crate::fleet::state::Fleet;
 
-/// Requests by size, the neediest first.
-pub(super) type Claims = BTreeMap<SizeId, VecDeque<Claim>>;
+/// Requests by class, the neediest first.
+pub(super) type Claims = BTreeMap<MachineClass, VecDeque<Claim>>;
 
 /// A request that a new node may be the result of.
 pub(super) struct Claim {
@@ -24,7 +24,7 @@ pub(super) struct Claim {
     /// When the first request of its machine was made, as far as it is known.
     pub(super) begun: Timestamp,
     pub(super) machine: MachineId,
-    pub(super) size: SizeId,
+    pub(super) class: MachineClass,
     pub(super) pool: PoolId,
 }
 
@@ -41,7 +41,7 @@ impl Claim {
 }
 
 impl Fleet {
-    /// All requests that no node was matched with, by size, the neediest first. What VPSie says of a VM's age is not
+    /// All requests that no node was matched with, by class, the neediest first. What VPSie says of a VM's age is not
     /// asked: its clock is not ours, and a VM of ours that is taken for foreign is billed for ever.
     pub(super) fn claims(&self) -> Claims {
         let mut claims = Claims::new();
@@ -57,19 +57,19 @@ impl Fleet {
                     Phase::Creating { since, .. } => ask.at.min(*since),
                     _ => ask.at,
                 };
-                claims.entry(machine.size).or_default().push_back(Claim {
+                claims.entry(machine.class()).or_default().push_back(Claim {
                     rank,
                     doubtful,
                     asked: ask.at,
                     begun,
                     machine: machine.id.clone(),
-                    size: machine.size,
+                    class: machine.class(),
                     pool: machine.pool.clone(),
                 });
             }
         }
-        for of_size in claims.values_mut() {
-            of_size.make_contiguous().sort_by(|a, b| a.need().cmp(&b.need()));
+        for of_class in claims.values_mut() {
+            of_class.make_contiguous().sort_by(|a, b| a.need().cmp(&b.need()));
         }
         claims
     }
@@ -120,7 +120,7 @@ impl Fleet {
     }
 
     /// A foreign node that is gone is not paid for any more.
-    pub(super) fn stop_awaiting(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
+    pub(in crate::fleet) fn stop_awaiting(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
         let Some(stranger) = self.strangers.get(hostname).filter(|s| s.awaited_by.is_some()) else { return };
         let stranger = Stranger { awaited_by: None, ..stranger.clone() };
         self.put(changes, Change::SaveStranger(stranger));

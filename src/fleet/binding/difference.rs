@@ -1,0 +1,87 @@
+//! Binding by difference: a new node is the result of a request of ours, or of nobody's. Never by guess (invariant 6).
+
+use std::collections::VecDeque;
+
+use jiff::Timestamp;
+
+use super::claims::{Claim, Claims};
+use crate::catalog::MachineClass;
+use crate::fleet::listing::{ListedNode, NodeRole};
+use crate::fleet::machine::AskOutcome;
+use crate::fleet::policy::Policy;
+use crate::fleet::record::{Change, StrangerKind};
+use crate::fleet::state::Fleet;
+
+impl Fleet {
+    /// Binds each new node to the neediest request of its class. A node that fits requests of several classes is an
+    /// orphan; one that fits none is foreign.
+    pub(super) fn bind_by_difference(
+        &mut self,
+        changes: &mut Vec<Change>,
+        new_nodes: &[&ListedNode],
+        now: Timestamp,
+        policy: &Policy,
+    ) {
+        let mut claims = if new_nodes.is_empty() { Claims::new() } else { self.claims() };
+        for node in new_nodes {
+            // A VM that took the name of another: the earlier record waits for its own end.
+            if self.machine_by_hostname(&node.hostname).is_some() {
+                continue;
+            }
+            let known = self.stranger(&node.hostname);
+            let awaited = known.filter(|known| known.awaited_by.is_some()).map(|known| known.first_seen);
+            let fits = |claim: &&Claim| {
+                node.role == NodeRole::Worker && node.can_be(&claim.class) && claim.is_older(awaited)
+            };
+            let neediest = claims.values().filter_map(VecDeque::front).filter(fits);
+            let orphan = match known.map(|stranger| &stranger.kind) {
+                Some(StrangerKind::Orphan { pool, .. }) => Some(pool.clone()),
+                _ => None,
+            };
+            let Some(first) = neediest.clone().min_by_key(|claim| claim.need()) else {
+                match orphan {
+                    Some(pool) => {
+                        let kind = StrangerKind::Orphan { pool, size: node.size };
+                        self.note_stranger(changes, node, now, kind);
+                    }
+                    None => self.note_foreign(changes, node, now, &claims),
+                }
+                continue;
+            };
+            // Only requests that machines wait for make a node ambiguous: one that is left over may never be fulfilled,
+            // and would make every later VM ambiguous.
+            let awaited: Vec<&Claim> = neediest.filter(|claim| claim.rank == 0).collect();
+            let class =
+                if awaited.len() > 1 { self.class_on_turn(&awaited) } else { Some(first.class.clone()) };
+            let Some(class) = class else {
+                let kind = StrangerKind::Orphan { pool: first.pool.clone(), size: node.size };
+                self.note_stranger(changes, node, now, kind);
+                continue;
+            };
+            let Some(claim) = claims.get_mut(&class).and_then(VecDeque::pop_front) else { continue };
+            let Some(mut machine) = self.machine(&claim.machine).cloned() else { continue };
+            // An accepted request before one that may never have reached VPSie.
+            let accepted = machine.asks.iter().position(|ask| ask.outcome == AskOutcome::Accepted);
+            machine.asks.remove(accepted.unwrap_or(0));
+            self.bind_node(changes, machine, node, now, policy);
+        }
+    }
+
+    /// The class that a VM of unknown class is taken for: the only one whose requests are not overdue, or else the one
+    /// that was requested last. None if several are possible.
+    fn class_on_turn(&self, awaited: &[&Claim]) -> Option<MachineClass> {
+        let mut fresh = awaited.iter().map(|claim| &claim.class).filter(|class| !self.is_overdue(class));
+        match (fresh.next(), fresh.next()) {
+            (Some(only), None) => Some(only.clone()),
+            (Some(_), Some(_)) => None,
+            (None, _) => {
+                let asked = self.open_requests();
+                awaited
+                    .iter()
+                    .map(|claim| &claim.class)
+                    .max_by_key(|class| asked.get(class).copied())
+                    .cloned()
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Binding by identity: the reply to a creation identifies the VM, or the VM has the name of its machine.
+
+use jiff::Timestamp;
+
+use super::claims::Claims;
+use crate::fleet::ids::MachineId;
+use crate::fleet::listing::{ListedNode, NodeRole};
+use crate::fleet::machine::{Machine, Vm};
+use crate::fleet::policy::Policy;
+use crate::fleet::record::Change;
+use crate::fleet::state::Fleet;
+
+impl Fleet {
+    /// Binds each new node to the machine whose name it has. Others are foreign.
+    pub(super) fn bind_by_name(
+        &mut self,
+        changes: &mut Vec<Change>,
+        new_nodes: &[&ListedNode],
+        now: Timestamp,
+        policy: &Policy,
+    ) {
+        for node in new_nodes {
+            let id = MachineId::new(node.hostname.as_str());
+            let named = self.machine(&id).filter(|machine| machine.vm().is_none()).cloned();
+            match named.filter(|machine| node.role == NodeRole::Worker && node.can_be(&machine.class())) {
+                Some(mut machine) => {
+                    // No other VM can be the result of its requests.
+                    machine.asks.clear();
+                    self.bind_node(changes, machine, node, now, policy);
+                }
+                None => self.note_foreign(changes, node, now, &Claims::new()),
+            }
+        }
+    }
+
+    /// Binds the VM that the reply to a creation identifies. A listing may have shown it before the reply.
+    pub(in crate::fleet) fn bind_created(
+        &mut self,
+        changes: &mut Vec<Change>,
+        machine: Machine,
+        vm: Vm,
+        now: Timestamp,
+    ) {
+        if machine.vm().is_some_and(|known| known.hostname == vm.hostname) {
+            return self.put(changes, Change::SaveMachine(machine));
+        }
+        self.forget_stranger(changes, &vm.hostname);
+        self.bind_vm(changes, machine, vm, false, now);
+    }
+}

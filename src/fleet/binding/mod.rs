@@ -1,0 +1,75 @@
+//! Binds nodes that no record has to the machines that they were requested for (docs/designs/machine-class.md).
+
+mod claims;
+mod difference;
+mod identity;
+
+use jiff::Timestamp;
+
+use super::listing::{ListedNode, VmState};
+use super::machine::{DrainState, Machine, Phase, Vm};
+use super::policy::{Binding, Policy};
+use super::record::{Change, Stranger, StrangerKind};
+use super::state::Fleet;
+
+impl Fleet {
+    /// Binds nodes that the last listing shows first, the oldest first.
+    pub(super) fn bind_new_nodes(
+        &mut self,
+        changes: &mut Vec<Change>,
+        mut new_nodes: Vec<&ListedNode>,
+        now: Timestamp,
+        policy: &Policy,
+    ) {
+        new_nodes.sort_by(|a, b| (a.created_at, &a.hostname).cmp(&(b.created_at, &b.hostname)));
+        match policy.binding {
+            Binding::ByDifference => self.bind_by_difference(changes, &new_nodes, now, policy),
+            Binding::ByName => self.bind_by_name(changes, &new_nodes, now, policy),
+        }
+    }
+
+    /// Binds a listed node to a machine, one request of which it used up.
+    fn bind_node(
+        &mut self,
+        changes: &mut Vec<Change>,
+        machine: Machine,
+        node: &ListedNode,
+        now: Timestamp,
+        policy: &Policy,
+    ) {
+        let is_up = policy.running_when_listed && node.state == VmState::Running;
+        self.bind_vm(changes, machine, Vm::listed(node), is_up, now);
+        if self.machine_by_hostname(&node.hostname).is_some() {
+            self.forget_stranger(changes, &node.hostname);
+        }
+    }
+
+    /// Binds a VM to a machine that has none. Otherwise the VM is an orphan.
+    fn bind_vm(
+        &mut self,
+        changes: &mut Vec<Change>,
+        mut machine: Machine,
+        vm: Vm,
+        is_up: bool,
+        now: Timestamp,
+    ) {
+        match &mut machine.phase {
+            Phase::Pending | Phase::Creating { vm: None, .. } if is_up => {
+                machine.phase = Phase::Running { vm, since: now };
+            }
+            Phase::Pending => machine.phase = Phase::Creating { vm: Some(vm), since: now },
+            Phase::Creating { vm: slot @ None, .. } => *slot = Some(vm),
+            Phase::Deleting { vm: slot @ None, drain, .. } => {
+                *slot = Some(vm);
+                *drain = DrainState::Pending;
+            }
+            _ => {
+                let kind = StrangerKind::Orphan { pool: machine.pool.clone(), size: Some(machine.size) };
+                let orphan =
+                    Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind, awaited_by: None };
+                self.put(changes, Change::SaveStranger(orphan));
+            }
+        }
+        self.put(changes, Change::SaveMachine(machine));
+    }
+}

@@ -1,0 +1,192 @@
+//! Machines of one size in several classes, and both ways of binding.
+
+use super::*;
+
+const SPOT: &str = "web/ams1/small/spot";
+const ELSEWHERE: &str = "web/fra1/small/on-demand";
+
+/// A fleet with one size in three classes.
+fn classes() -> Fleet {
+    let spot = Offer { capacity_type: CapacityType::Spot, ..offer(2, "small") };
+    let elsewhere = Offer { datacenter: "fra1".into(), ..offer(2, "small") };
+    let catalog = Catalog { offers: vec![offer(2, "small"), spot, elsewhere] };
+    let records = Records { catalog: Some(Arc::new(catalog)), ..Records::default() };
+    let mut fleet =
+        Fleet::restore(vec![group("web", 0, 9, &[SMALL, SPOT, ELSEWHERE])], records, Reserved::default());
+    Hand::new().observe(&mut fleet, &[]);
+    fleet
+}
+
+fn shortage() -> Outcome {
+    Outcome::Refused(Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() })
+}
+
+fn spot(n: u32) -> ListedNode {
+    ListedNode { capacity_type: Some(CapacityType::Spot), ..node(n, 2) }
+}
+
+fn elsewhere(n: u32) -> ListedNode {
+    ListedNode { datacenter: Some("fra1".into()), ..node(n, 2) }
+}
+
+/// The pools of machines in a phase.
+fn pools_in(fleet: &Fleet, phase: &str) -> Vec<String> {
+    let mut pools: Vec<_> =
+        fleet.machines().filter(|m| m.phase.name() == phase).map(|m| m.pool.to_string()).collect();
+    pools.sort();
+    pools
+}
+
+#[test]
+fn a_shortage_fails_machines_of_its_class_only() {
+    for short in [SMALL, SPOT, ELSEWHERE] {
+        let mut hand = Hand::new();
+        let mut fleet = classes();
+        for pool in [SMALL, SPOT, ELSEWHERE] {
+            hand.increase(&mut fleet, pool, 2).unwrap();
+        }
+        let first = fleet.machines().find(|m| m.pool.to_string() == short).unwrap().id.clone();
+        fleet.ask(std::slice::from_ref(&first), hand.now);
+        fleet.answered(&first, shortage(), hand.now, &hand.policy);
+        assert_eq!(pools_in(&fleet, "Failed"), [short, short]);
+        let blocked = |pool: &str| fleet.hindrance(pool, 1, hand.now).is_some();
+        let blocked: Vec<_> = [SMALL, SPOT, ELSEWHERE].into_iter().filter(|pool| blocked(pool)).collect();
+        assert_eq!(blocked, [short]);
+    }
+}
+
+#[test]
+fn a_new_node_is_bound_to_a_request_of_its_class() {
+    let mut hand = Hand::new();
+    let mut fleet = classes();
+    for pool in [SMALL, SPOT, ELSEWHERE] {
+        hand.increase(&mut fleet, pool, 1).unwrap();
+    }
+    // Listings have shown the class of each node so far, so all classes are requested at once.
+    hand.observe(&mut fleet, &[ListedNode { size: Some(SizeId(9)), ..node(99, 9) }]);
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    let foreign = ListedNode { size: Some(SizeId(9)), ..node(99, 9) };
+    hand.observe(&mut fleet, &[foreign, elsewhere(1), spot(2), node(3, 2)]);
+    for (pool, vm) in [(ELSEWHERE, "k8s-slave-1"), (SPOT, "k8s-slave-2"), (SMALL, "k8s-slave-3")] {
+        let machine = fleet.machines().find(|m| m.pool.to_string() == pool).unwrap();
+        assert_eq!(machine.vm().map(|vm| vm.hostname.as_str()), Some(vm), "{pool}");
+    }
+}
+
+#[test]
+fn a_node_of_another_class_is_foreign() {
+    let mut hand = Hand::new();
+    let mut fleet = classes();
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[spot(1), elsewhere(2)]);
+    assert!(fleet.strangers().all(|stranger| stranger.kind == StrangerKind::Foreign));
+    assert!(only(&fleet).vm().is_none());
+}
+
+#[test]
+fn an_orphan_is_adopted_by_a_machine_of_its_class() {
+    let mut hand = Hand::new();
+    let pool: PoolId = SPOT.parse().unwrap();
+    let orphan = Stranger {
+        hostname: spot(1).hostname,
+        id: spot(1).id,
+        first_seen: hand.now,
+        kind: StrangerKind::Orphan { pool, size: Some(SizeId(2)) },
+        awaited_by: None,
+    };
+    let mut fleet = classes();
+    fleet.apply(&Change::SaveStranger(orphan));
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.observe(&mut fleet, &[spot(1)]);
+    assert!(only(&fleet).vm().is_none());
+    hand.increase(&mut fleet, SPOT, 1).unwrap();
+    hand.observe(&mut fleet, &[spot(1)]);
+    assert_eq!(pools_in(&fleet, "Creating"), [SPOT]);
+}
+
+#[test]
+fn existing_workers_are_adopted_into_the_pool_of_their_class() {
+    let mut fleet = classes();
+    let group = NodeGroup { adopt: true, ..group("web", 0, 9, &[SMALL, SPOT, ELSEWHERE]) };
+    fleet.declare(vec![group]);
+    let hand = Hand::new();
+    let nodes = [spot(1), ListedNode { capacity_type: None, ..node(2, 2) }];
+    hand.observe(&mut fleet, &nodes);
+    let mut names = |group: &NodeGroupName| MachineId::new(format!("{group}-00000001"));
+    fleet.take_in(&nodes, hand.now, &mut names);
+    assert_eq!(only(&fleet).pool.to_string(), SPOT, "a node of unknown capacity type stays foreign");
+}
+
+#[test]
+fn a_pool_has_the_offer_and_labels_of_its_capacity_type() {
+    let fleet = classes();
+    let pool = fleet.pool(SPOT).unwrap();
+    assert_eq!(pool.offer.capacity_type, CapacityType::Spot);
+    assert_eq!(pool.template.labels[names::CAPACITY_TYPE], "spot");
+    assert_eq!(fleet.pool(SMALL).unwrap().template.labels[names::CAPACITY_TYPE], "on-demand");
+    let spot_only = Fleet::restore(vec![group("web", 0, 9, &[SPOT])], records(), Reserved::default());
+    assert!(spot_only.pool(SPOT).is_none(), "VPSie offers it on demand only");
+}
+
+mod by_identity {
+    use super::*;
+
+    fn named(machine: &MachineId) -> ListedNode {
+        ListedNode { hostname: Hostname::new(machine.as_str()), ..node(1, 2) }
+    }
+
+    fn hand() -> Hand {
+        let mut hand = Hand::new();
+        hand.policy.binding = Binding::ByName;
+        hand
+    }
+
+    #[test]
+    fn a_node_is_bound_to_the_machine_of_its_name() {
+        let mut hand = hand();
+        let mut fleet = classes();
+        hand.increase(&mut fleet, SMALL, 2).unwrap();
+        hand.ask_all(&mut fleet, &Outcome::Unclear);
+        let second = fleet.machines().nth(1).unwrap().id.clone();
+        hand.observe(&mut fleet, &[node(7, 2), named(&second)]);
+        let bound: Vec<_> = fleet.machines().filter(|m| m.vm().is_some()).map(|m| m.id.clone()).collect();
+        assert_eq!(bound, [second.clone()]);
+        assert!(fleet.machine(&second).unwrap().asks.is_empty());
+        assert_eq!(fleet.stranger(&node(7, 2).hostname).unwrap().kind, StrangerKind::Foreign);
+    }
+
+    #[test]
+    fn the_vm_of_a_reply_is_bound_at_once() {
+        for listed_first in [false, true] {
+            let mut hand = hand();
+            let mut fleet = classes();
+            hand.increase(&mut fleet, SMALL, 1).unwrap();
+            let id = only(&fleet).id.clone();
+            fleet.ask(std::slice::from_ref(&id), hand.now);
+            if listed_first {
+                hand.observe(&mut fleet, &[named(&id)]);
+            }
+            let vm = Vm::listed(&named(&id));
+            fleet.answered(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
+            assert_eq!(only(&fleet).vm(), Some(&vm));
+            assert!(only(&fleet).asks.is_empty());
+            hand.observe(&mut fleet, &[named(&id)]);
+            assert_eq!(fleet.strangers().count(), 0);
+            fleet.audit().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_vm_of_a_machine_given_up_is_deleted() {
+        let mut hand = hand();
+        let mut fleet = classes();
+        hand.increase(&mut fleet, SMALL, 1).unwrap();
+        let id = only(&fleet).id.clone();
+        fleet.ask(std::slice::from_ref(&id), hand.now);
+        fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
+        let vm = Vm::listed(&named(&id));
+        fleet.answered(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
+        assert!(matches!(&only(&fleet).phase, Phase::Deleting { vm: Some(bound), .. } if *bound == vm));
+    }
+}
