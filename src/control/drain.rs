@@ -256,7 +256,7 @@ impl Drain {
                 match answer {
                     EvictionResult::Accepted => drop(progress.blocked.remove(pod)),
                     EvictionResult::Throttled(wait) => {
-                        self.quiet_until = self.quiet_until.max(now + wait.get())
+                        self.quiet_until = self.quiet_until.max(now + wait.get());
                     }
                     EvictionResult::Blocked(why) | EvictionResult::Failed(why) => {
                         progress.blocked.insert(pod.clone(), now + BLOCKED);

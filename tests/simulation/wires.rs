@@ -150,10 +150,8 @@ impl Network {
             self.complaints.add(complaint);
             None
         });
-        let unanswered = match creates {
-            true => self.unanswered.begin(request.uri().path(), &self.simulator),
-            false => None,
-        };
+        let unanswered =
+            creates.then(|| self.unanswered.begin(request.uri().path(), &self.simulator)).flatten();
         let answer = self.simulator.transport().oneshot(request).await;
         if creates && self.latency {
             tokio::time::sleep(std::time::Duration::from_secs(3)).await;

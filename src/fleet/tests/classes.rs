@@ -151,7 +151,7 @@ mod by_identity {
         let second = fleet.machines().nth(1).unwrap().id.clone();
         hand.observe(&mut fleet, &[node(7, 2), named(&second)]);
         let bound: Vec<_> = fleet.machines().filter(|m| m.vm().is_some()).map(|m| m.id.clone()).collect();
-        assert_eq!(bound, [second.clone()]);
+        assert_eq!(bound, std::slice::from_ref(&second));
         assert!(fleet.machine(&second).unwrap().asks.is_empty());
         assert_eq!(fleet.stranger(&node(7, 2).hostname).unwrap().kind, StrangerKind::Foreign);
     }
