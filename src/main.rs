@@ -1,7 +1,7 @@
 //! The binary: parse, build, run.
 
 fn main() -> std::process::ExitCode {
-    // Nobody was here before to install another one.
+    // Ignored: no provider can be installed this early.
     let _ = rustls::crypto::ring::default_provider().install_default();
     vpsie_autoscaler::cli::main()
 }

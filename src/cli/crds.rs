@@ -1,4 +1,4 @@
-//! `crds`: what to install in the cluster.
+//! `crds`: prints the CustomResourceDefinitions.
 
 use std::io::Write;
 
@@ -17,9 +17,9 @@ mod tests {
 
     use super::*;
 
-    /// `deployments/crds` is what is printed, a file for each. `UPDATE=1` writes it again.
+    /// `deployments/crds` has the printed CRDs, one in each file. `UPDATE=1` rewrites them.
     #[test]
-    fn the_crds_in_deployments_are_those_that_are_printed() {
+    fn crds_in_deployments_match_the_output() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deployments/crds");
         let mut all = String::new();
         for crd in api::crds() {
@@ -29,8 +29,8 @@ mod tests {
                 std::fs::create_dir_all(&folder).unwrap();
                 std::fs::write(&path, &text).unwrap();
             }
-            let written = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(written == text, "{} differs: UPDATE=1 cargo test --lib crds", path.display());
+            let stored = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(stored == text, "{} differs: UPDATE=1 cargo test --lib crds", path.display());
             all += &text;
         }
         let mut printed = Vec::new();

@@ -1,5 +1,4 @@
-//! Writes docs/reference/settings.md from the command line's own definition, and checks that it is up to
-//! date.
+//! Generates docs/reference/settings.md from the definition of the command line.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,12 +10,12 @@ use super::Cli;
 const HEAD: &str = "\
 # Settings
 
-Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
+Generated from the program's own definitions by `UPDATE=1 cargo test --lib docs`.
 
 Every flag can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
-or `false`. Durations are written as `90s`, `10m` or `1h30m`. All that is wrong is reported at once; `vpsie-autoscaler validate` takes the flags of `serve` and only
-checks. What NodeGroups may say is in [NodeGroups](../use/nodegroups.md), what became of the flags of the original VPSie
-autoscaler in [Flags of the original](flags.md).
+or `false`. Durations are written as `90s`, `10m` or `1h30m`. All problems are reported at once. `vpsie-autoscaler
+validate` takes the flags of `serve` and only checks them. [NodeGroups](../use/nodegroups.md) describes NodeGroups,
+[Flags of the original](flags.md) the flags of the original VPSie autoscaler.
 ";
 
 fn page() -> String {
@@ -70,13 +69,13 @@ fn row(arg: &Arg) -> String {
 }
 
 #[test]
-fn docs_settings_md_is_as_the_flags_are() {
+fn docs_settings_md_matches_the_flags() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/settings.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &page).unwrap();
     }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/reference/settings.md differs: UPDATE=1 cargo test --lib docs");
+    let stored = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(stored == page, "docs/reference/settings.md differs: UPDATE=1 cargo test --lib docs");
 }

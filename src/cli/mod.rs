@@ -1,10 +1,10 @@
 //! The command line: one file per subcommand.
 
-mod ask;
 mod crds;
 #[cfg(test)]
 mod docs;
 mod explain;
+mod http_query;
 mod offers;
 mod serve;
 mod table;
@@ -39,16 +39,17 @@ pub struct Cli {
 enum Command {
     /// Serves Cluster Autoscaler
     Serve(Box<ServeArgs>),
-    /// Checks settings and NodeGroup manifests as `serve` would, shows the pools that they make, and ends.
-    /// Credentials are checked only where some are given
+    /// Checks settings and NodeGroup manifests as `serve` would, and shows the resulting pools.
+    /// Credentials are checked only if they are given
     Validate(Box<ServeArgs>),
-    /// Shows the last decisions of the expander: the options, what they cost, and why the best one is the best
+    /// Shows the last decisions of the expander: the options, their costs, and the reasons for their order
     Explain(explain::ExplainArgs),
-    /// Shows the offers and what they cost, the cheapest first: all of them, or those that have what a machine is to have
+    /// Shows offers with their prices, the cheapest first: all offers, or those that meet the given minimums
     Offers(offers::OffersArgs),
-    /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply -f -`
+    /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply
+    /// -f -`
     Crds,
-    /// Runs a simulated VPSie API: to try things out without an account, and for tests. Images and releases are built
+    /// Runs a simulated VPSie API, for trials without an account and for tests. Images and releases are built
     /// without it
     #[cfg(any(feature = "simulator", test))]
     Simulator(Box<SimulatorCommand>),
@@ -63,8 +64,8 @@ struct SimulatorCommand {
     log: LogArgs,
 }
 
-/// Parses the command line and runs it. Ends with 0, 1 when something failed, or 2 when the command line
-/// cannot be read.
+/// Parses the command line and runs it. The exit code is 0, 1 after a failure, or 2 for an invalid command
+/// line.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let Cli { command } = match Cli::try_parse_from(&words) {
@@ -105,8 +106,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What is wrong with flags of `serve` that come without it, as the original VPSie autoscaler had them: that, and
-/// whatever else is.
+/// The error for flags of `serve` without the subcommand, as the original VPSie autoscaler had them, with the
+/// other problems of these flags.
 fn without_serve(words: &[OsString]) -> Option<String> {
     let [program, flags @ ..] = words else { return None };
     let first = flags.first()?.to_str()?.strip_prefix("--")?.split('=').next();
@@ -124,20 +125,20 @@ fn without_serve(words: &[OsString]) -> Option<String> {
         Ok(_) => None,
         Err(error) => Some(error.to_string()),
     };
-    let missing = "serve: is missing: write `vpsie-autoscaler serve` in front of the flags, and with them \
-                   `--store=kubernetes --kubeconfig=in-cluster` if NodeGroups are in the cluster that it runs in";
+    let missing = "serve: is missing: write `vpsie-autoscaler serve` before the flags; add `--store=kubernetes \
+                   --kubeconfig=in-cluster` if the NodeGroups are in its own cluster";
     Some(format!("{missing}\n{}", more.unwrap_or_default()).trim_end().to_owned())
 }
 
-fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+fn block_on<F>(command: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     let runtime = Runtime::new()?;
     let shutdown = CancellationToken::new();
     runtime.spawn(stop_on_signal(shutdown.clone()));
-    let result = runtime.block_on(work(shutdown));
-    // Whatever still blocks was given its time by the subcommand.
+    let result = runtime.block_on(command(shutdown));
+    // The subcommand has waited for its blocking tasks already.
     runtime.shutdown_background();
     result
 }
@@ -148,15 +149,15 @@ async fn stop_on_signal(shutdown: CancellationToken) {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
-        tracing::warn!("signals cannot be received: only SIGKILL ends this process");
+        tracing::warn!("cannot receive signals: only SIGKILL ends this process");
         return;
     };
-    for already in [false, true] {
+    for is_second in [false, true] {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        if already {
+        if is_second {
             std::process::exit(1);
         }
         shutdown.cancel();
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         Cli::command().debug_assert();
     }
 }

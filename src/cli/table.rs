@@ -1,9 +1,9 @@
-//! Tables for people.
+//! Text tables.
 
 use std::fmt::Write as _;
 
-/// Writes a table whose first `names` columns are names or marks, on the left, and whose last one is a remark. The others
-/// are numbers, on the right. A row has as many cells as there are headings.
+/// Writes a table. The first `names` columns are left-aligned names, the last column is a remark, and the
+/// others are right-aligned numbers. A row has one cell per heading.
 pub(super) fn write_table(text: &mut String, names: usize, headings: &[&str], rows: &[Vec<String>]) {
     let heading: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
     let rows = || std::iter::once(&heading).chain(rows);

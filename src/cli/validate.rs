@@ -1,4 +1,4 @@
-//! `validate`: settings and manifests, and nothing else.
+//! `validate`: checks settings and manifests.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<(
         || api.client_id.is_some()
         || api.client_secret.is_some()
         || api.client_secret_file.is_some();
-    // Manifests are often checked where there are no credentials.
+    // Manifests are often checked without credentials.
     let unchecked = !credentials
         && !args.fleet.simulate
         && args.fleet.node_groups.is_some()
@@ -25,13 +25,13 @@ pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<(
         StoreSettings::Kubernetes { namespace, .. } => {
             writeln!(
                 out,
-                "NodeGroups and records: in the namespace {namespace}; they are not looked at here"
+                "NodeGroups and records are in namespace {namespace}; `validate` does not check them"
             )?;
             return Ok(());
         }
     };
     if unchecked {
-        writeln!(out, "note: no credentials are given: serve needs them")?;
+        writeln!(out, "note: no credentials given; `serve` needs them")?;
     }
     for note in &manifests.notes {
         writeln!(out, "note: {note}")?;
@@ -79,11 +79,11 @@ mod tests {
     fn manifests_can_be_checked_without_credentials() {
         let out =
             validate("vpsie-autoscaler validate --node-groups deployments/samples/general.yaml").unwrap();
-        assert!(out.starts_with("note: no credentials are given"), "{out}");
+        assert!(out.starts_with("note: no credentials given"), "{out}");
     }
 
     #[test]
-    fn without_anything_both_are_asked_for() {
+    fn both_credentials_and_manifests_are_required() {
         let problems = validate("vpsie-autoscaler validate").unwrap_err();
         assert!(problems.contains("--node-groups: is missing"), "{problems}");
         assert!(problems.contains("--api-token: is missing"), "{problems}");

@@ -56,10 +56,10 @@ impl Simulator {
     /// Like [`call`](Self::call), with a body that may be slow.
     pub(super) async fn handle(&self, request: Request<Bytes>) -> Result<Response<Body>, CallError> {
         if request.uri().path().starts_with("/_simulator/") {
-            return Ok(self.execute(request).await);
+            return Ok(self.execute_request(request).await);
         }
         match self.select_effect(&request)? {
-            None => Ok(self.execute(request).await),
+            None => Ok(self.execute_request(request).await),
             Some(effect) => self.apply_fault(request, effect).await,
         }
     }
@@ -85,20 +85,20 @@ impl Simulator {
         match effect {
             Effect::NotSent => Err(CallError::NotSent),
             Effect::Lost => {
-                self.execute(request).await;
+                self.execute_request(request).await;
                 Err(CallError::Lost)
             }
             Effect::Delay(time) => {
                 tokio::time::sleep(time.unsigned_abs()).await;
-                Ok(self.execute(request).await)
+                Ok(self.execute_request(request).await)
             }
             Effect::Slow(time) => {
-                let response = self.execute(request).await;
+                let response = self.execute_request(request).await;
                 slow(response, time).await
             }
             Effect::Duplicate => {
-                self.execute(request.clone()).await;
-                Ok(self.execute(request).await)
+                self.execute_request(request.clone()).await;
+                Ok(self.execute_request(request).await)
             }
             Effect::Html { code, execution } => {
                 self.execute_if(request, execution).await;
@@ -119,11 +119,11 @@ impl Simulator {
 
     async fn execute_if(&self, request: Request<Bytes>, execution: Execution) {
         if execution == Execution::Executed {
-            self.execute(request).await;
+            self.execute_request(request).await;
         }
     }
 
-    async fn execute(&self, request: Request<Bytes>) -> Response<Body> {
+    async fn execute_request(&self, request: Request<Bytes>) -> Response<Body> {
         let shapes = self.shapes();
         if !routes::prefix_is_served(&shapes, request.uri().path()) {
             return shapes.unknown_route();

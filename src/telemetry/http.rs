@@ -11,24 +11,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::Registry;
 
-/// Says whether RPCs can be answered. VPSie's weather is no reason not to be ready: answers come from memory.
+/// Whether RPCs can be answered. The state of VPSie does not count: replies come from memory.
 pub type Readiness = Arc<dyn Fn() -> Result<(), Unready> + Send + Sync>;
 
-/// Why RPCs cannot be answered.
+/// The reason why RPCs cannot be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unready {
-    /// All is well, but this replica does not lead.
+    /// This replica is healthy but does not lead.
     #[error("another replica leads; this one stands by")]
     StandsBy,
-    /// Something was not read yet.
-    #[error("{0} not read yet; the log says why")]
+    /// Data that was not read yet.
+    #[error("{0} not read yet; see the log for the cause")]
     Waits(&'static str),
 }
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone)]
-struct Shown {
+struct HttpState {
     registry: Arc<Registry>,
     readiness: Readiness,
 }
@@ -45,28 +45,28 @@ pub async fn serve_http(
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Shown { registry, readiness })
+        .with_state(HttpState { registry, readiness })
         .merge(debug);
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    match shown.registry.encode() {
+async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
+    match state.registry.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-/// As at the API server's `/readyz`, a check can be left out.
+/// The query of `/readyz`. As with the API server, a check can be excluded.
 #[derive(Deserialize)]
 struct Checks {
     exclude: Option<String>,
 }
 
-/// A replica that stands by is as well as one can be, so a probe excludes `leadership`: or else a Deployment of two
-/// would never be available.
-async fn ready(State(shown): State<Shown>, Query(checks): Query<Checks>) -> impl IntoResponse {
-    let stands_by = match checks.exclude.as_deref() {
+/// Readiness probes exclude `leadership`, because a follower is healthy: otherwise a Deployment of two
+/// replicas would never be available.
+async fn ready(State(state): State<HttpState>, Query(checks): Query<Checks>) -> impl IntoResponse {
+    let excludes_leadership = match checks.exclude.as_deref() {
         None => false,
         Some("leadership") => true,
         Some(other) => {
@@ -74,9 +74,11 @@ async fn ready(State(shown): State<Shown>, Query(checks): Query<Checks>) -> impl
             return (StatusCode::BAD_REQUEST, message);
         }
     };
-    match (shown.readiness)() {
+    match (state.readiness)() {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(Unready::StandsBy) if stands_by => (StatusCode::OK, format!("ok: {}\n", Unready::StandsBy)),
+        Err(Unready::StandsBy) if excludes_leadership => {
+            (StatusCode::OK, format!("ok: {}\n", Unready::StandsBy))
+        }
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
     }
 }

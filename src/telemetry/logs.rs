@@ -11,34 +11,34 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]
 pub struct LogArgs {
-    /// What is logged: error, warn, info, debug, trace or off, also by module, such as
-    /// info,vpsie_autoscaler::vpsie=debug. The longest module that matches decides
+    /// Log level: error, warn, info, debug, trace or off, also by module, such as
+    /// info,vpsie_autoscaler::vpsie=debug. The longest matching module decides
     #[arg(long, value_name = "FILTER", env = "VPSIE_AUTOSCALER_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
-    /// How it is written
+    /// Log format
     #[arg(long, value_name = "FORMAT", env = "VPSIE_AUTOSCALER_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
-/// How logs are written.
+/// The format of logs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// One line for people.
+    /// Text lines.
     #[default]
     #[value(alias = "console")]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Why logs could not be started.
+/// Logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter cannot be read.
+    /// The filter is invalid.
     #[error("{0}")]
     Filter(String),
-    /// Something else in the process took the logs.
-    #[error("cannot start logs: {0}")]
+    /// Another component of the process has set up logging.
+    #[error("cannot start logging: {0}")]
     Taken(#[from] tracing_subscriber::util::TryInitError),
 }
 
@@ -59,7 +59,7 @@ pub fn init_logs(args: &LogArgs) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Whether a filter can be read.
+/// Returns an error if a filter is invalid.
 pub fn check_filter(text: &str) -> Result<(), String> {
     filter(text).map(drop)
 }
@@ -70,7 +70,7 @@ fn filter(text: &str) -> Result<Targets, String> {
     for part in text.split(',') {
         let refusal = || {
             format!(
-                "has {part:?}, must be error, warn, info, debug, trace or off, also by module such as \
+                "contains {part:?}, must be error, warn, info, debug, trace or off, also by module such as \
                  info,vpsie_autoscaler::vpsie=debug"
             )
         };
@@ -104,8 +104,7 @@ fn is_module(name: &str) -> bool {
     name.split("::").all(is_part)
 }
 
-/// An error with all that caused it, for a log or a person. What an error already says of its cause is not
-/// said twice.
+/// An error with its chain of causes. A cause that the text already contains is not repeated.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -143,7 +142,7 @@ mod tests {
         for bad in bad {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
-        assert!(check_filter("inof").unwrap_err().starts_with("has \"inof\", must be error, warn,"));
+        assert!(check_filter("inof").unwrap_err().starts_with("contains \"inof\", must be error, warn,"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Registry {
 }
 
 impl Default for Registry {
-    /// Has `vpsie_autoscaler_build_info`.
+    /// A registry with `vpsie_autoscaler_build_info`.
     fn default() -> Self {
         let mut registry = Self {
             prefixed: registry::Registry::with_prefix("vpsie_autoscaler"),
@@ -32,7 +32,7 @@ impl Default for Registry {
             begin: Vec::new(),
         };
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.prefixed.register("build", "What runs", version);
+        registry.prefixed.register("build", "Version of the program", version);
         registry
     }
 }
@@ -56,7 +56,7 @@ impl Registry {
         self.prefixed.register_collector(Box::new(collector));
     }
 
-    /// The same, under names that are others'.
+    /// Registers metrics that are read at each scrape, under names of other projects.
     pub fn collect_unprefixed(&mut self, collector: impl Collector) {
         self.unprefixed.register_collector(Box::new(collector));
     }
@@ -70,16 +70,16 @@ impl Registry {
         Ok(text)
     }
 
-    /// Begins a series of each metric, as a scrape leaves out those without one.
+    /// Begins a series of each metric: a scrape omits metrics without one.
     #[cfg(test)]
     pub(crate) fn begin(&self) {
         self.begin.iter().for_each(|begin| begin());
     }
 }
 
-/// A metric that can be registered. Clones count together.
+/// A metric that can be registered. Clones share their values.
 pub trait Measure: Metric + Clone {
-    /// Begins a series, if there is none before something is measured.
+    /// Begins a series, for metrics without one before the first measurement.
     fn begin(&self) {}
 }
 

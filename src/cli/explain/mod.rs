@@ -7,7 +7,7 @@ use std::io::Write;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::ask::{AskArgs, Output};
+use super::http_query::{HttpQueryArgs, Output};
 use crate::grpc::DecisionRecord;
 
 pub use table::render;
@@ -18,14 +18,14 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     last: u16,
     #[command(flatten)]
-    ask: AskArgs,
+    query: HttpQueryArgs,
 }
 
 pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     let path = format!("/debug/decisions?last={}", args.last);
-    let text = args.ask.ask(&path).await?;
-    match args.ask.output {
+    let text = args.query.fetch(&path).await?;
+    match args.query.output {
         Output::Json => writeln!(out, "{text}")?,
         Output::Table => {
             let records: Vec<DecisionRecord> = serde_json::from_str(&text)

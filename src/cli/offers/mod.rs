@@ -1,4 +1,4 @@
-//! `offers`: what can be rented, what it costs, and what is the cheapest.
+//! `offers`: shows offers with their prices.
 
 mod table;
 
@@ -8,33 +8,34 @@ use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
-use super::ask::{AskArgs, Output};
+use super::http_query::{HttpQueryArgs, Output};
 use crate::catalog::quantity;
 use crate::cost::{By, HoursPerMonth, PriceList, PricedOffer, Ranked, Requirement};
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("amounts").multiple(true))]
 pub(super) struct OffersArgs {
-    /// CPU that a machine is to have at least, nominally: a Kubernetes quantity
+    /// Minimum nominal CPU of a machine: a Kubernetes quantity
     #[arg(long, value_name = "CORES", value_parser = millicores, group = "amounts")]
     cpu: Option<u64>,
-    /// Memory that a machine is to have at least, nominally: a Kubernetes quantity
+    /// Minimum nominal memory of a machine: a Kubernetes quantity
     #[arg(long, value_name = "BYTES", value_parser = mebibytes, group = "amounts")]
     memory: Option<u64>,
-    /// Disk that a machine is to have at least: a Kubernetes quantity
+    /// Minimum disk of a machine: a Kubernetes quantity
     #[arg(long, value_name = "BYTES", value_parser = gibibytes, group = "amounts")]
     disk: Option<u64>,
-    /// Where it is to be
+    /// Datacenter of the machine
     #[arg(long, value_name = "DATACENTER")]
     datacenter: Option<String>,
-    /// Orders and compares by the price of a machine divided by how many times it has --cpu, --memory and --disk
+    /// Order and compare by price per unit: a machine has as many units as it has times --cpu, --memory and
+    /// --disk
     #[arg(long, requires = "amounts")]
     per_unit: bool,
-    /// Two offers, as `s-2vcpu-4gb` or, where several datacenters have it, `ams1/s-2vcpu-4gb`: what the cheaper one saves
+    /// Compare two offers, such as `s-2vcpu-4gb` or, if several datacenters have it, `ams1/s-2vcpu-4gb`
     #[arg(long, value_names = ["OFFER", "OFFER"], num_args = 2)]
     compare: Vec<String>,
     #[command(flatten)]
-    ask: AskArgs,
+    query: HttpQueryArgs,
 }
 
 fn millicores(text: &str) -> Result<u64, String> {
@@ -49,32 +50,33 @@ fn gibibytes(text: &str) -> Result<u64, String> {
     amount(text, f64::from(1 << 30), "1Gi such as 40Gi")
 }
 
-/// A quantity in units, rounded up. Less than one is most likely a number whose unit was forgotten.
-fn amount(text: &str, unit: f64, least: &str) -> Result<u64, String> {
+/// A quantity in units, rounded up. Less than one unit is refused: most likely its suffix was forgotten.
+fn amount(text: &str, unit: f64, minimum: &str) -> Result<u64, String> {
     let units = quantity::parse(text).map(|amount| amount / unit);
     // Not rounded up for the error of a binary fraction.
     let units = units.filter(|units| *units >= 1.0).map(|units| (units - 1e-6).ceil() as u64);
-    units.ok_or_else(|| format!("is {text:?}, must be a Kubernetes quantity of at least {least}"))
+    units.ok_or_else(|| format!("is {text:?}, must be a Kubernetes quantity of at least {minimum}"))
 }
 
-/// What is shown.
+/// The JSON output.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct OffersOutput<'a> {
     hours_per_month: HoursPerMonth,
     offers: Vec<Ranked<'a>>,
 }
 
 pub(super) async fn run(args: OffersArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    let text = args.ask.ask("/debug/offers").await?;
-    let list: PriceList = serde_json::from_str(&text).context("/debug/offers does not answer with offers")?;
-    write!(out, "{}", args.answer(list)?)?;
+    let text = args.query.fetch("/debug/offers").await?;
+    let list: PriceList =
+        serde_json::from_str(&text).context("the reply of /debug/offers is not a list of offers")?;
+    write!(out, "{}", args.format_offers(list)?)?;
     Ok(())
 }
 
 impl OffersArgs {
-    fn answer(&self, mut list: PriceList) -> anyhow::Result<String> {
+    fn format_offers(&self, mut list: PriceList) -> anyhow::Result<String> {
         let requirement = Requirement {
             cpu_millis: self.cpu.unwrap_or(0),
             memory_mib: self.memory.unwrap_or(0),
@@ -84,17 +86,17 @@ impl OffersArgs {
         if let Some(wanted) = &requirement.datacenter
             && !list.offers.iter().any(|priced| priced.offer.datacenter == *wanted)
         {
-            bail!("--datacenter: there are no offers in {wanted}, but in {}", datacenters(&list.offers));
+            bail!("--datacenter: no offers in {wanted}; offers exist in {}", datacenters(&list.offers));
         }
         if let [first, second] = self.compare.as_slice() {
-            let named = |name: &String| self.named(&list.offers, name, &requirement);
-            list.offers = vec![named(first)?, named(second)?];
+            let find = |name: &String| self.find_offer(&list.offers, name, &requirement);
+            list.offers = vec![find(first)?, find(second)?];
         }
         let by = if self.per_unit { By::Unit } else { By::Machine };
         let offers = list.rank(&requirement, by);
         let hours_per_month = list.hours_per_month;
-        Ok(match self.ask.output {
-            Output::Json => serde_json::to_string(&Answer { hours_per_month, offers })? + "\n",
+        Ok(match self.query.output {
+            Output::Json => serde_json::to_string(&OffersOutput { hours_per_month, offers })? + "\n",
             Output::Table => {
                 let mut text = table::offers(&offers, requirement.has_amounts());
                 if let [cheaper, dearer] = offers.as_slice()
@@ -107,8 +109,8 @@ impl OffersArgs {
         })
     }
 
-    /// The one offer that is meant by `[datacenter/]offer`.
-    fn named(
+    /// The offer that `[datacenter/]offer` identifies.
+    fn find_offer(
         &self,
         offers: &[PricedOffer],
         name: &str,
@@ -119,15 +121,15 @@ impl OffersArgs {
             None => (self.datacenter.as_deref(), name),
         };
         let here = |priced: &&PricedOffer| datacenter.is_none_or(|id| priced.offer.datacenter.as_str() == id);
-        let meant: Vec<_> =
+        let matching: Vec<_> =
             offers.iter().filter(here).filter(|priced| priced.offer.answers_to(offer)).cloned().collect();
-        match meant.as_slice() {
-            [] => bail!("--compare: there is no offer {name}"),
-            [one] if requirement.units(&one.offer) == 0 => {
-                bail!("--compare: {name} does not have what --cpu, --memory, --disk and --datacenter say")
+        match matching.as_slice() {
+            [] => bail!("--compare: unknown offer {name}"),
+            [only] if requirement.units(&only.offer) == 0 => {
+                bail!("--compare: {name} does not meet --cpu, --memory, --disk and --datacenter")
             }
-            [one] => Ok(one.clone()),
-            several => bail!("--compare: {name} is in {}: say <datacenter>/{offer}", datacenters(several)),
+            [only] => Ok(only.clone()),
+            several => bail!("--compare: {name} is in {}; write <datacenter>/{offer}", datacenters(several)),
         }
     }
 }

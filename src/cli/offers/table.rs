@@ -1,18 +1,18 @@
-//! Offers as a table.
+//! The table of offers.
 
 use rust_decimal::Decimal;
 
 use crate::cli::table::write_table;
 use crate::cost::{By, Cost, Difference, HoursPerMonth, Ranked, Usd, UsdPerHour};
 
-/// Months and days are in cents, rates and prices per GiB of disk are too small for that.
-const CENTS: u32 = 2;
-const PARTS: u32 = 4;
+/// Decimals of amounts per month and day. Rates and prices per GiB of disk need more.
+const CENT_DECIMALS: u32 = 2;
+const RATE_DECIMALS: u32 = 4;
 
-/// The offers, in their order. With `units` also how many times each has what is required, and how they compare.
+/// The offers in their order. With `units`, also the number of units and the price per unit.
 pub(super) fn offers(ranked: &[Ranked<'_>], units: bool) -> String {
     if ranked.is_empty() {
-        return "no offer has that\n".to_owned();
+        return "no offer meets the requirements\n".to_owned();
     }
     let mut headings = vec![
         "OFFER",
@@ -38,10 +38,11 @@ pub(super) fn offers(ranked: &[Ranked<'_>], units: bool) -> String {
 }
 
 fn row(ranked: &Ranked<'_>, units: bool) -> Vec<String> {
-    let (offer, cost) = (ranked.offer, ranked.cost);
+    let offer = ranked.offer;
+    let cost = ranked.cost;
     let unknown = || "?".to_owned();
-    let rate = |of: Option<UsdPerHour>| of.map_or_else(unknown, |rate| decimal(rate.0, PARTS));
-    let sum = |of: fn(Cost) -> Usd| cost.map_or_else(unknown, |cost| decimal(of(cost).0, CENTS));
+    let rate = |of: Option<UsdPerHour>| of.map_or_else(unknown, |rate| decimal(rate.0, RATE_DECIMALS));
+    let sum = |of: fn(Cost) -> Usd| cost.map_or_else(unknown, |cost| decimal(of(cost).0, CENT_DECIMALS));
     let per = |of: fn(Cost) -> Option<Usd>, digits| {
         cost.map_or_else(unknown, |cost| {
             of(cost).map_or_else(|| "-".to_owned(), |usd| decimal(usd.0, digits))
@@ -56,43 +57,44 @@ fn row(ranked: &Ranked<'_>, units: bool) -> Vec<String> {
         rate(cost.map(|cost| cost.hourly)),
         sum(|cost| cost.daily),
         sum(|cost| cost.monthly),
-        per(|cost| cost.per_core, CENTS),
-        per(|cost| cost.per_gib, CENTS),
-        per(|cost| cost.per_disk_gib, PARTS),
+        per(|cost| cost.per_core, CENT_DECIMALS),
+        per(|cost| cost.per_gib, CENT_DECIMALS),
+        per(|cost| cost.per_disk_gib, RATE_DECIMALS),
     ];
     if units {
         cells.extend([ranked.units.to_string(), rate(ranked.unit_price)]);
     }
     let above = |of: fn(Difference) -> String| ranked.above.map_or_else(|| "-".to_owned(), of);
     cells.extend([
-        above(|above| decimal(above.hourly.0, PARTS)),
+        above(|above| decimal(above.hourly.0, RATE_DECIMALS)),
         above(|above| format!("{} %", decimal(above.percent, 1))),
-        if cost.is_none() { "nobody knows its price".to_owned() } else { String::new() },
+        if cost.is_none() { "price unknown".to_owned() } else { String::new() },
     ]);
     cells
 }
 
-/// What the first, which is the cheaper one, saves over the second.
+/// The saving of the first offer, which is cheaper, over the second.
 pub(super) fn saving(first: &Ranked<'_>, second: &Ranked<'_>, by: By, hours: HoursPerMonth) -> String {
     let name = |ranked: &Ranked<'_>| format!("{}/{}", ranked.offer.datacenter, ranked.offer.name);
-    let (a, b) = (name(first), name(second));
+    let cheaper = name(first);
+    let dearer = name(second);
     let prices = first.price(by).zip(second.price(by));
     let Some(above) = prices.and_then(|(price, other)| Difference::of(price, other, hours)) else {
-        return format!("{a} and {b} cannot be compared: nobody knows the prices of both\n");
+        return format!("cannot compare {cheaper} and {dearer}: a price is unknown\n");
     };
-    let of = if by == By::Unit { " for each unit" } else { "" };
+    let of = if by == By::Unit { " per unit" } else { "" };
     if above.hourly == UsdPerHour::ZERO {
-        return format!("{a} and {b} cost the same{of}\n");
+        return format!("{cheaper} and {dearer} cost the same{of}\n");
     }
     format!(
-        "{a} saves {} USD an hour, {} USD a month, {} %{of} over {b}\n",
-        decimal(-above.hourly.0, PARTS),
-        decimal(-above.monthly.0, CENTS),
+        "{cheaper} saves {} USD per hour, {} USD per month, {} %{of} over {dearer}\n",
+        decimal(-above.hourly.0, RATE_DECIMALS),
+        decimal(-above.monthly.0, CENT_DECIMALS),
         decimal(-above.percent, 1),
     )
 }
 
-/// With so many digits after the point, rounded.
+/// Rounded to the given number of decimals.
 fn decimal(amount: Decimal, digits: u32) -> String {
     let mut amount = amount.round_dp(digits);
     amount.rescale(digits);
@@ -100,5 +102,5 @@ fn decimal(amount: Decimal, digits: u32) -> String {
 }
 
 fn number(amount: u64, per: u64) -> String {
-    (Decimal::from(amount) / Decimal::from(per)).round_dp(CENTS).normalize().to_string()
+    (Decimal::from(amount) / Decimal::from(per)).round_dp(CENT_DECIMALS).normalize().to_string()
 }

@@ -49,41 +49,41 @@ fn args(line: &str) -> Result<OffersArgs, String> {
 }
 
 fn answer(line: &str) -> Result<String, String> {
-    args(line)?.answer(list()).map_err(|error| error.to_string())
+    args(line)?.format_offers(list()).map_err(|error| error.to_string())
 }
 
 #[test]
-fn all_offers_are_shown_with_what_they_come_to() {
+fn all_offers_are_shown_with_prices() {
     insta::assert_snapshot!(answer("").unwrap());
 }
 
 #[test]
-fn those_that_have_what_is_wanted_are_shown_the_cheapest_first() {
+fn matching_offers_are_shown_cheapest_first() {
     insta::assert_snapshot!(answer("--cpu 4 --memory 8Gi").unwrap());
 }
 
 #[test]
-fn by_the_price_of_a_unit_larger_machines_count_more_often() {
+fn unit_prices_count_the_units_of_a_machine() {
     insta::assert_snapshot!(answer("--cpu 2 --memory 4Gi --datacenter ams1 --per-unit").unwrap());
 }
 
 #[test]
-fn of_two_offers_it_says_what_the_cheaper_one_saves_whichever_is_named_first() {
+fn a_comparison_shows_the_saving_of_the_cheaper_offer() {
     let one = answer("--compare ams1/s-4vcpu-8gb nyc1/s-4vcpu-8gb").unwrap();
     insta::assert_snapshot!(one);
     assert_eq!(answer("--compare nyc1/s-4vcpu-8gb ams1/s-4vcpu-8gb").unwrap(), one);
     let saving = |line| answer(line).unwrap().lines().last().unwrap().to_owned();
     assert_eq!(
         saving("--compare s-8vcpu-16gb s-2vcpu-4gb --per-unit --cpu 2"),
-        "ams1/s-8vcpu-16gb saves 0.0027 USD an hour, 2.01 USD a month, 10.0 % for each unit over ams1/s-2vcpu-4gb"
+        "ams1/s-8vcpu-16gb saves 0.0027 USD per hour, 2.01 USD per month, 10.0 % per unit over ams1/s-2vcpu-4gb"
     );
     assert_eq!(
         saving("--compare s-8vcpu-16gb m-4vcpu-12gb --per-unit --cpu 2"),
-        "ams1/m-4vcpu-12gb and ams1/s-8vcpu-16gb cost the same for each unit"
+        "ams1/m-4vcpu-12gb and ams1/s-8vcpu-16gb cost the same per unit"
     );
     assert_eq!(
         saving("--compare g-8vcpu-32gb s-8vcpu-16gb"),
-        "ams1/s-8vcpu-16gb and ams1/g-8vcpu-32gb cannot be compared: nobody knows the prices of both"
+        "cannot compare ams1/s-8vcpu-16gb and ams1/g-8vcpu-32gb: a price is unknown"
     );
 }
 
@@ -100,7 +100,7 @@ fn json_has_the_same_with_money_exact() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_with_what_can() {
+fn invalid_arguments_are_refused_with_alternatives() {
     for (line, want) in [
         ("--memory 8", "is \"8\", must be a Kubernetes quantity of at least 1Mi such as 8Gi"),
         ("--memory 8GB", "is \"8GB\", must be"),
@@ -108,14 +108,14 @@ fn what_cannot_be_meant_is_refused_with_what_can() {
         ("--cpu 0", "at least 1m such as 4 or 500m"),
         ("--per-unit", "--cpu"),
         ("--compare s-2vcpu-4gb", "2 values required"),
-        ("--datacenter mars", "--datacenter: there are no offers in mars, but in ams1, nyc1"),
-        ("--compare s-2vcpu-4gb s-4vcpu-8gb", "s-4vcpu-8gb is in ams1, nyc1: say <datacenter>/s-4vcpu-8gb"),
-        ("--compare s-2vcpu-4gb other", "there is no offer other"),
-        ("--compare s-2vcpu-4gb m-4vcpu-12gb --cpu 4", "s-2vcpu-4gb does not have what --cpu"),
+        ("--datacenter mars", "--datacenter: no offers in mars; offers exist in ams1, nyc1"),
+        ("--compare s-2vcpu-4gb s-4vcpu-8gb", "s-4vcpu-8gb is in ams1, nyc1; write <datacenter>/s-4vcpu-8gb"),
+        ("--compare s-2vcpu-4gb other", "unknown offer other"),
+        ("--compare s-2vcpu-4gb m-4vcpu-12gb --cpu 4", "s-2vcpu-4gb does not meet --cpu"),
     ] {
         let error = answer(line).unwrap_err();
         assert!(error.contains(want), "{line}: {error}");
     }
-    assert_eq!(answer("--cpu 64").unwrap(), "no offer has that\n");
+    assert_eq!(answer("--cpu 64").unwrap(), "no offer meets the requirements\n");
     assert_eq!(args("--cpu 500m --memory 1.5Gi --disk 40Gi").unwrap().memory, Some(1536));
 }

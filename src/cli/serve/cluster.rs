@@ -1,4 +1,4 @@
-//! Serving in a cluster: NodeGroups and records are objects there, and one of several replicas leads.
+//! `serve` in a cluster: NodeGroups and records are objects, and one of several replicas leads.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::parts::{
-    Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
-    spawn_vpsie, too_early, transport,
+use super::components::{
+    Ports, ServeMetrics, Tasks, VpsieObservers, build_transport, debug_router, finish, listen, serve_grpc,
+    spawn, spawn_credentials, spawn_http, spawn_vpsie, system_clock, unexpected_end,
 };
 use crate::clock::Clock;
 use crate::config::{ElectionArgs, Settings};
@@ -29,16 +29,16 @@ use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::{Readiness, Unready};
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
 
-/// Between two attempts to read the records at the start.
-const LOAD_AGAIN: Duration = Duration::from_secs(2);
+/// Wait between attempts to read the records at start.
+const LOAD_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long to wait, after the lease was given back, for another replica that takes it.
-const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+/// Time for another replica to take over the released Lease.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a Service may take until it leads to the next replica only.
-const HAND_OVER: Duration = Duration::from_secs(5);
+/// Time for a Service to route to the next leader only.
+const FORWARD_DURATION: Duration = Duration::from_secs(5);
 
-/// How far a replica is. Only one that serves is ready, so that a Service leads to it.
+/// The stage of a replica. Only a serving replica is ready, so that a Service routes to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Standby,
@@ -54,12 +54,12 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let http = listen("--http-listen", settings.http_listen).await?;
-    // Only to say early that it is taken: who does not lead must not be reached.
+    // Fails early if a port is in use. A follower must not listen.
     drop(Ports::open(&settings).await?);
     let client = kubernetes::connect(access).await?;
-    let clock = clock();
-    let (transport, vpsie_config) = transport(&settings.vpsie).await?;
-    let Measured {
+    let clock = system_clock();
+    let (transport, vpsie_config) = build_transport(&settings.vpsie).await?;
+    let ServeMetrics {
         registry,
         catalog,
         grpc: grpc_metrics,
@@ -70,7 +70,7 @@ pub(super) async fn run(
         credentials,
         decisions,
         fleet,
-    } = Measured::new(settings.vpsie.credential_source());
+    } = ServeMetrics::new(settings.vpsie.credential_source());
     let (stage, staged) = watch::channel(Stage::Standby);
     let mut tasks = Tasks::new();
 
@@ -86,25 +86,25 @@ pub(super) async fn run(
         addresses: election.pod_ip.map(|ip| leader_addresses(&settings, ip)),
     };
     let mut elector = Elector::new(client.clone(), config, Arc::clone(&clock), rand::random());
-    let debug = debug(&decisions, &fleet);
+    let debug = debug_router(&decisions, &fleet);
     let ready = readiness(staged, elector.is_follower());
     spawn_http(&mut tasks, http, registry, ready, debug, shutdown.clone());
     let pod = election.pod_name.as_deref();
     if let Some(pod) = pod {
         Role::new(client.clone(), namespace, pod).remove_own_label().await;
     }
-    let won = tokio::select! {
+    let acquired = tokio::select! {
         biased;
-        won = elector.acquire(&shutdown) => won,
-        ended = tasks.join_next() => return Err(too_early(ended)),
+        acquired = elector.acquire(&shutdown) => acquired,
+        ended = tasks.join_next() => return Err(unexpected_end(ended)),
     };
-    let Some(leadership) = won else {
+    let Some(leadership) = acquired else {
         elector.release().await;
         return Ok(());
     };
     stage.send_replace(Stage::Loading);
     let over = CancellationToken::new();
-    let keeping_lease = keep(elector, &over, &mut tasks, &shutdown);
+    let lease_task = spawn_lease_renewal(elector, &over, &mut tasks, &shutdown);
 
     let client = fence_client(&client, leadership.clone());
     if let Some(pod) = pod {
@@ -114,7 +114,7 @@ pub(super) async fn run(
     }
     let (events, publisher) = Events::new(client.clone(), namespace, events);
     spawn(&mut tasks, "events", publisher.run(shutdown.clone()));
-    let parts = Parts {
+    let components = LeaderComponents {
         client,
         namespace: namespace.to_owned(),
         clock,
@@ -124,36 +124,47 @@ pub(super) async fn run(
         drain,
         shutdown: shutdown.clone(),
     };
-    let journal = journal.with_events(parts.events.clone());
-    let Some(Loaded { store, keeper, handle, recorded }) = parts.load(&settings, journal).await else {
-        return released(keeping_lease, over, Ok(()), None).await;
+    let journal = journal.with_events(components.events.clone());
+    let Some(LoadedRecords { store, keeper, handle, recorded }) = components.load(&settings, journal).await
+    else {
+        return release_lease(lease_task, over, Ok(()), None).await;
     };
     drop(fleet.set(handle.clone()));
     drop(fleet);
-    let keeping = tokio::spawn(keeper.run());
-    let transport = fence_transport(transport, parts.leadership.clone());
-    let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&parts.clock), vpsie);
-    let told = (credentials, parts.events.clone());
-    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, Some(&parts.client), told, &shutdown)?;
+    let keeper_task = tokio::spawn(keeper.run());
+    let transport = fence_transport(transport, components.leadership.clone());
+    let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&components.clock), vpsie);
+    let events = components.events.clone();
+    let kube = Some(&components.client);
+    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, kube, credentials, events, &shutdown)?;
     let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
     }
     let (in_force, target) = watch::channel(Target::Unknown);
-    let begin = known(target.clone(), shutdown.clone()).boxed().shared();
-    let asked: Arc<dyn Backend> = Arc::clone(&backend) as _;
-    let around = (catalog, parts.events.clone(), Some(parts.nodes.clone()));
-    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &asked, around, begin, &shutdown);
-    parts.spawn_watches(&mut tasks, &handle, bell, Targets { store, backend, recorded, in_force });
-    drop(asked);
-    let expander = ExpanderService::new(handle.clone(), Arc::clone(&parts.clock), decisions);
+    let ready = wait_for_cluster(target.clone(), shutdown.clone()).boxed().shared();
+    let dyn_backend: Arc<dyn Backend> = Arc::clone(&backend) as _;
+    let observers = VpsieObservers {
+        metrics: catalog,
+        events: components.events.clone(),
+        nodes: Some(components.nodes.clone()),
+    };
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &dyn_backend, observers, ready, &shutdown);
+    components.spawn_watches(
+        &mut tasks,
+        &handle,
+        bell,
+        BindingReceivers { store, backend, recorded, in_force },
+    );
+    drop(dyn_backend);
+    let expander = ExpanderService::new(handle.clone(), Arc::clone(&components.clock), decisions);
     let grace = settings.timing.shutdown_grace;
-    let ending = shutdown.clone();
-    let doors = Arc::new(OnceLock::new());
-    let opened = Arc::clone(&doors);
+    let stop = shutdown.clone();
+    let open_ports = Arc::new(OnceLock::new());
+    let opened = Arc::clone(&open_ports);
     tasks.spawn(async move {
         let served = async {
-            if !loaded(handle.clone(), target, &ending).await {
+            if !wait_until_loaded(handle.clone(), target, &stop).await {
                 return Ok(());
             }
             let ports = Ports::open(&settings).await?;
@@ -161,19 +172,19 @@ pub(super) async fn run(
             let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
             tracing::info!(grpc = %ports.grpc.local_addr()?, tls, "serving");
             stage.send_replace(Stage::Serving);
-            let served = serve_grpc(&settings, ports, handle, expander, grpc_metrics, ending);
+            let served = serve_grpc(&settings, ports, handle, expander, grpc_metrics, stop);
             let served = Box::pin(served).await;
             stage.send_replace(Stage::Standby);
             served
         };
         ("gRPC", served.await)
     });
-    let finished = finish(tasks, keeping, shutdown, grace).await;
-    released(keeping_lease, over, finished, doors.get()).await
+    let finished = finish(tasks, keeper_task, shutdown, grace).await;
+    release_lease(lease_task, over, finished, open_ports.get()).await
 }
 
-/// What everything that acts in the cluster is made of.
-struct Parts {
+/// Components of a leader.
+struct LeaderComponents {
     client: kube::Client,
     namespace: String,
     clock: Arc<dyn Clock>,
@@ -184,54 +195,64 @@ struct Parts {
     shutdown: CancellationToken,
 }
 
-struct Loaded {
+struct LoadedRecords {
     store: Arc<KubernetesStore>,
     keeper: Keeper,
     handle: FleetHandle,
-    /// The cluster that the records are of.
+    /// The cluster of the records.
     recorded: Option<ManagedConfig>,
 }
 
-impl Parts {
-    /// Reads the records, however often that fails. None when the process is to end first.
-    async fn load(&self, settings: &Settings, journal: crate::control::Journal) -> Option<Loaded> {
+impl LeaderComponents {
+    /// Reads the records, with retries. None if the process must end first.
+    async fn load(&self, settings: &Settings, journal: crate::control::Journal) -> Option<LoadedRecords> {
         let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
         let (keeper, handle) = loop {
             let declared = Declared { declaration: Declaration::default(), basis: settings.basis.clone() };
-            let (seed, clock) = (rand::random(), Arc::clone(&self.clock));
+            let seed = rand::random();
+            let clock = Arc::clone(&self.clock);
             let loading = Keeper::load(Arc::clone(&store) as _, clock, declared, seed, journal.clone());
-            let error: StoreError = match self.unless_over(loading).await? {
+            let error: StoreError = match self.run_while_leading(loading).await? {
                 Ok(loaded) => break loaded,
                 Err(error) => error,
             };
-            tracing::warn!(%error, "the records cannot be read; trying again");
-            self.unless_over(tokio::time::sleep(LOAD_AGAIN)).await?;
+            tracing::warn!(%error, "cannot read the records; retrying");
+            self.run_while_leading(tokio::time::sleep(LOAD_RETRY_INTERVAL)).await?;
         };
         let datacenter = handle.read(|fleet| fleet.machines().next().map(|m| m.pool.datacenter.clone()));
-        let of = |cluster: ClusterId| Some(ManagedConfig { cluster, datacenters: vec![datacenter?] });
-        let recorded = store.cluster().and_then(of);
-        Some(Loaded { store, keeper, handle, recorded })
+        let config = |cluster: ClusterId| Some(ManagedConfig { cluster, datacenters: vec![datacenter?] });
+        let recorded = store.cluster().and_then(config);
+        Some(LoadedRecords { store, keeper, handle, recorded })
     }
 
-    async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    async fn run_while_leading<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => None,
             () = self.leadership.ended() => None,
-            done = work => Some(done),
+            result = operation => Some(result),
         }
     }
 
-    /// The loops over objects of the cluster.
-    fn spawn_watches(&self, tasks: &mut Tasks, handle: &FleetHandle, bell: Arc<Bell>, targets: Targets) {
-        let (client, namespace, shutdown) = (&self.client, &self.namespace, &self.shutdown);
-        let Targets { store, backend, recorded, in_force } = targets;
+    /// Starts the loops over objects of the cluster.
+    fn spawn_watches(
+        &self,
+        tasks: &mut Tasks,
+        handle: &FleetHandle,
+        bell: Arc<Bell>,
+        receivers: BindingReceivers,
+    ) {
+        let client = &self.client;
+        let namespace = &self.namespace;
+        let shutdown = &self.shutdown;
+        let BindingReceivers { store, backend, recorded, in_force } = receivers;
         let view = self.nodes.clone();
         let nodes = Nodes::new(handle.clone(), client.clone(), bell)
             .with_events(self.events.clone())
             .with_view(view.clone());
-        let (events, drained) = (self.events.clone(), self.drain.clone());
-        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, drained);
+        let events = self.events.clone();
+        let metrics = self.drain.clone();
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, metrics);
         let on_target = move |target: &Target| {
             if let Target::Cluster(config) = target {
                 tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
@@ -251,74 +272,76 @@ impl Parts {
     }
 }
 
-/// Who must know which cluster the NodeGroups are of.
-struct Targets {
+/// The components that need the cluster of the NodeGroups.
+struct BindingReceivers {
     store: Arc<KubernetesStore>,
     backend: Arc<ManagedBackend>,
-    /// The cluster that the records are of.
+    /// The cluster of the records.
     recorded: Option<ManagedConfig>,
-    /// Set once the NodeGroups are in force. Only then requests to VPSie begin and gRPC opens.
+    /// Set once the NodeGroups are applied. Requests to VPSie begin and gRPC opens only then.
     in_force: watch::Sender<Target>,
 }
 
-type Kept = JoinHandle<(Elector, Result<(), LossReason>)>;
+type LeaseTask = JoinHandle<(Elector, Result<(), LossReason>)>;
 
-/// Renews the lease beside everything else. To lose it ends the process.
-fn keep(
+/// Starts the renewal of the lease. Losing the lease ends the process.
+fn spawn_lease_renewal(
     mut elector: Elector,
     over: &CancellationToken,
     tasks: &mut Tasks,
     shutdown: &CancellationToken,
-) -> Kept {
-    let (over, lost) = (over.clone(), CancellationToken::new());
-    let (told, shutdown) = (lost.clone(), shutdown.clone());
+) -> LeaseTask {
+    let over = over.clone();
+    let lost = CancellationToken::new();
+    let lost_here = lost.clone();
+    let shutdown = shutdown.clone();
     tasks.spawn(async move {
         tokio::select! {
-            () = told.cancelled() => ("leadership", Err(anyhow::anyhow!("another replica may lead now"))),
+            () = lost_here.cancelled() => ("leadership", Err(anyhow::anyhow!("another replica may lead now"))),
             () = shutdown.cancelled() => ("leadership", Ok(())),
         }
     });
     tokio::spawn(async move {
-        let kept = elector.renew_until(&over).await;
-        if kept.is_err() {
+        let result = elector.renew_until(&over).await;
+        if result.is_err() {
             lost.cancel();
         }
-        (elector, kept)
+        (elector, result)
     })
 }
 
-/// Gives the lease back once nothing acts any more, so that another replica takes over at once, and leads those there
-/// who come to these ports.
-async fn released(
-    kept: Kept,
+/// Releases the lease after all tasks have ended, so that another replica takes over at once, and forwards
+/// connections to these ports to it.
+async fn release_lease(
+    lease_task: LeaseTask,
     over: CancellationToken,
     finished: anyhow::Result<()>,
     ports: Option<&Ports>,
 ) -> anyhow::Result<()> {
     over.cancel();
-    match kept.await {
+    match lease_task.await {
         Ok((mut elector, Ok(()))) => {
             if elector.release().await
                 && let Some(ports) = ports
             {
-                handed_over(&elector, ports).await;
+                forward_connections(&elector, ports).await;
             }
             finished
         }
-        Ok((_, Err(lost))) => Err(anyhow::Error::new(lost).context("this replica does not lead any more")),
-        Err(broken) => Err(anyhow::anyhow!("the election broke: {broken}")),
+        Ok((_, Err(lost))) => Err(anyhow::Error::new(lost).context("this replica no longer leads")),
+        Err(broken) => Err(anyhow::anyhow!("the election panicked: {broken}")),
     }
 }
 
-async fn handed_over(elector: &Elector, ports: &Ports) {
-    let Ok(next) = tokio::time::timeout(TAKEN_WITHIN, elector.successor()).await else {
-        tracing::info!("no other replica took over that could be reached");
+async fn forward_connections(elector: &Elector, ports: &Ports) {
+    let Ok(next) = tokio::time::timeout(SUCCESSOR_TIMEOUT, elector.successor()).await else {
+        tracing::info!("no reachable replica took over");
         return;
     };
-    let grpc = hand_over(Arc::clone(&ports.grpc), next.grpc, HAND_OVER);
+    let grpc = hand_over(Arc::clone(&ports.grpc), next.grpc, FORWARD_DURATION);
     let expander = async {
         match ports.expander.clone().zip(next.expander) {
-            Some((listener, next)) => hand_over(listener, next, HAND_OVER).await,
+            Some((listener, next)) => hand_over(listener, next, FORWARD_DURATION).await,
             None => 0,
         }
     };
@@ -326,34 +349,34 @@ async fn handed_over(elector: &Elector, ports: &Ports) {
     tracing::info!(next = %next.grpc, connections = grpc + expander, "handed over");
 }
 
-/// Where the other replicas find the ports of this one.
+/// The addresses of this replica's ports for the others.
 fn leader_addresses(settings: &Settings, ip: IpAddr) -> LeaderAddresses {
     let expander = settings.expander.as_ref().map(|(address, _)| SocketAddr::new(ip, address.port()));
     LeaderAddresses { grpc: SocketAddr::new(ip, settings.grpc_listen.port()), expander }
 }
 
-/// Who waits for the first leader ever does not stand by for one: whether all is well is not known yet.
-fn readiness(stage: watch::Receiver<Stage>, follows: watch::Receiver<bool>) -> Readiness {
+/// A replica that has never seen a leader is not standing by: the state of the cluster is unknown.
+fn readiness(stage: watch::Receiver<Stage>, is_follower: watch::Receiver<bool>) -> Readiness {
     Arc::new(move || match *stage.borrow() {
-        Stage::Standby if *follows.borrow() => Err(Unready::StandsBy),
-        Stage::Standby => Err(Unready::Waits("who leads was")),
+        Stage::Standby if *is_follower.borrow() => Err(Unready::StandsBy),
+        Stage::Standby => Err(Unready::Waits("the leader was")),
         Stage::Loading => Err(Unready::Waits("NodeGroups or VPSie's offers were")),
         Stage::Serving => Ok(()),
     })
 }
 
-/// Waits until it is known which cluster it is. Whether it will be.
-async fn known(mut target: watch::Receiver<Target>, shutdown: CancellationToken) -> bool {
-    let named = target.wait_for(|target| matches!(target, Target::Cluster(_)));
+/// Waits for the cluster of the NodeGroups. Returns false at shutdown.
+async fn wait_for_cluster(mut target: watch::Receiver<Target>, shutdown: CancellationToken) -> bool {
+    let cluster = target.wait_for(|target| matches!(target, Target::Cluster(_)));
     tokio::select! {
         biased;
         () = shutdown.cancelled() => false,
-        named = named => named.is_ok(),
+        result = cluster => result.is_ok(),
     }
 }
 
-/// Waits until there are pools to tell of, or nobody declares any. Whether there will be.
-async fn loaded(
+/// Waits until the pools are known, or known to be none. Returns false at shutdown.
+async fn wait_until_loaded(
     mut handle: FleetHandle,
     mut target: watch::Receiver<Target>,
     shutdown: &CancellationToken,

@@ -1,23 +1,23 @@
-//! Writes docs/reference/metrics.md from what `serve` registers, and checks that it is up to date.
+//! Generates docs/reference/metrics.md from the metrics that `serve` registers.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::parts::Measured;
+use super::components::ServeMetrics;
 use crate::config::CredentialSource;
 use crate::control::{FleetHandle, priced_fleet};
 
 const HEAD: &str = "\
 # Metrics
 
-Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
+Generated from the program's own definitions by `UPDATE=1 cargo test --lib docs`.
 
 `/metrics` on the HTTP port (`--http-listen`) is in the text format of OpenMetrics. A histogram is scraped as `<name>_bucket{le}`,
 `<name>_sum` and `<name>_count`. A metric with labels has no series before there is something to count.
 
-Of several replicas only the one that leads does anything that is counted, and only it knows the fleet. *Standby* is what
-the others show; those for which it is empty are the leader's only.
+Only the leader knows the fleet and does what is counted. *Standby* is the value on other replicas; metrics without one
+are the leader's only.
 ";
 
 const SERIES: &str = "
@@ -31,9 +31,9 @@ const SERIES: &str = "
   are counted as `other`.
 ";
 
-/// A metric, as a scrape shows it.
+/// A metric in a scrape.
 #[derive(Default)]
-struct Shown {
+struct ScrapedMetric {
     help: String,
     kind: String,
     unit: Option<String>,
@@ -41,9 +41,9 @@ struct Shown {
     series: Option<(String, Vec<String>, String)>,
 }
 
-/// What is scraped, by the name that it is described with, in the order of names.
-fn scraped(text: &str) -> BTreeMap<String, Shown> {
-    let mut all: BTreeMap<String, Shown> = BTreeMap::new();
+/// The metrics of a scrape by name.
+fn parse_scrape(text: &str) -> BTreeMap<String, ScrapedMetric> {
+    let mut all: BTreeMap<String, ScrapedMetric> = BTreeMap::new();
     let mut last = String::new();
     for line in text.lines().filter(|line| *line != "# EOF") {
         let Some(described) = line.strip_prefix("# ") else {
@@ -71,28 +71,28 @@ fn series(line: &str) -> (String, Vec<String>, String) {
     (name.to_owned(), labels.filter(|label| label != "le").collect(), value.to_owned())
 }
 
-/// The unit that is not in the name, as the help has it.
-fn told(help: &str) -> Option<String> {
+/// The unit in the help text, for metrics without a unit in the name.
+fn unit_in_help(help: &str) -> Option<String> {
     ["USD per hour", "USD per month"].into_iter().find(|unit| help.contains(unit)).map(str::to_owned)
 }
 
-/// All metrics of a process whose credentials are from there: as one shows them that stands by, and with a series of each.
-fn of(source: &CredentialSource) -> [BTreeMap<String, Shown>; 2] {
-    let measured = Measured::new(source);
-    let standby = measured.registry.encode().unwrap();
-    measured.registry.begin();
-    assert!(measured.fleet.set(FleetHandle::fixed(priced_fleet())).is_ok());
-    [standby, measured.registry.encode().unwrap()].map(|text| scraped(&text))
+/// All metrics of a process with this source of credentials: of a follower, and with a series of each.
+fn scrape_metrics(source: &CredentialSource) -> [BTreeMap<String, ScrapedMetric>; 2] {
+    let metrics = ServeMetrics::new(source);
+    let standby = metrics.registry.encode().unwrap();
+    metrics.registry.begin();
+    assert!(metrics.fleet.set(FleetHandle::fixed(priced_fleet())).is_ok());
+    [standby, metrics.registry.encode().unwrap()].map(|text| parse_scrape(&text))
 }
 
 fn page() -> String {
-    let [standby, all] = of(&CredentialSource::TokenFile(PathBuf::new()));
-    let [_, fixed] = of(&CredentialSource::Fixed);
+    let [standby, all] = scrape_metrics(&CredentialSource::TokenFile(PathBuf::new()));
+    let [_, fixed] = scrape_metrics(&CredentialSource::Fixed);
 
     let mut page = HEAD.to_owned();
     let ours = |name: &str| name.starts_with("vpsie_autoscaler_");
     let mut rotated = Vec::new();
-    for (heading, section) in [("Ours", true), ("What machines cost, under names of others", false)] {
+    for (heading, section) in [("Ours", true), ("Cost of machines, under names of OpenCost", false)] {
         let head = "| Metric | Type | Labels | Unit | Standby | |\n| --- | --- | --- | --- | --- | --- |\n";
         write!(page, "\n## {heading}\n\n{head}").unwrap();
         for (name, shown) in all.iter().filter(|(name, _)| ours(name) == section) {
@@ -101,7 +101,7 @@ fn page() -> String {
                 series.unwrap_or_else(|| panic!("{name} has no series: how is it counted?"));
             let name_scraped = if shown.kind == "histogram" { name } else { first };
             let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
-            let unit = shown.unit.clone().or_else(|| told(&shown.help)).unwrap_or_default();
+            let unit = shown.unit.clone().or_else(|| unit_in_help(&shown.help)).unwrap_or_default();
             let idle = standby.get(name).and_then(|shown| shown.series.as_ref());
             let idle = idle.map_or("", |(_, _, value)| value.trim_end_matches(".0"));
             let row = format!(
@@ -124,12 +124,12 @@ fn page() -> String {
 }
 
 #[test]
-fn docs_metrics_md_is_as_what_is_scraped() {
+fn docs_metrics_md_matches_the_scrape() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/metrics.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/reference/metrics.md differs: UPDATE=1 cargo test --lib docs");
+    let stored = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(stored == page, "docs/reference/metrics.md differs: UPDATE=1 cargo test --lib docs");
 }

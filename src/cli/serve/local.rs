@@ -1,4 +1,4 @@
-//! Serving from files: NodeGroups in manifests, records in one file.
+//! `serve` with files: NodeGroups in manifests, records in one file.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::parts::{
-    Measured, Ports, Tasks, clock, debug, finish, listen, serve_grpc, spawn, spawn_credentials, spawn_http,
-    spawn_vpsie, transport,
+use super::components::{
+    Ports, ServeMetrics, Tasks, VpsieObservers, build_transport, debug_router, finish, listen, serve_grpc,
+    spawn, spawn_credentials, spawn_http, spawn_vpsie, system_clock,
 };
 use crate::config::Settings;
 use crate::control::{Declared, Drain, FleetHandle, Keeper, Nodes, NodesView};
@@ -31,11 +31,12 @@ pub(super) async fn run(
     }
     let ports = Ports::open(&settings).await?;
     let http = listen("--http-listen", settings.http_listen).await?;
-    let addresses = (ports.grpc.local_addr()?, http.local_addr()?);
+    let grpc_address = ports.grpc.local_addr()?;
+    let http_address = http.local_addr()?;
 
-    let clock = clock();
+    let clock = system_clock();
     let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
-    let Measured {
+    let ServeMetrics {
         registry,
         catalog,
         grpc: grpc_metrics,
@@ -46,11 +47,11 @@ pub(super) async fn run(
         decisions,
         fleet,
         ..
-    } = Measured::new(settings.vpsie.credential_source());
+    } = ServeMetrics::new(settings.vpsie.credential_source());
     let declared = Declared { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
     let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
-    let (transport, config) = transport(&settings.vpsie).await?;
+    let (transport, config) = build_transport(&settings.vpsie).await?;
     let managed =
         ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
     let vpsie = Client::new(config, transport, Arc::clone(&clock), vpsie);
@@ -61,17 +62,17 @@ pub(super) async fn run(
     let backend: Arc<dyn Backend> = Arc::new(backend);
 
     let mut tasks = Tasks::new();
-    let keeping = tokio::spawn(keeper.run());
+    let keeper_task = tokio::spawn(keeper.run());
     let view = access.as_ref().map(|_| NodesView::default());
-    let around = (catalog, Events::none(), view.clone());
-    let bell =
-        spawn_vpsie(&mut tasks, &settings, &handle, &backend, around, std::future::ready(true), &shutdown);
+    let observers = VpsieObservers { metrics: catalog, events: Events::none(), nodes: view.clone() };
+    let ready = std::future::ready(true);
+    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &backend, observers, ready, &shutdown);
     let client = match access {
         Some(access) => Some(kubernetes::connect(access).await?),
         None => None,
     };
-    let told = (credentials, Events::none());
-    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie, client.as_ref(), told, &shutdown)?;
+    let kube = client.as_ref();
+    spawn_credentials(&mut tasks, &settings.vpsie, &vpsie, kube, credentials, Events::none(), &shutdown)?;
     if let Some((client, view)) = client.zip(view) {
         let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_view(view.clone());
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
@@ -79,21 +80,23 @@ pub(super) async fn run(
         spawn(&mut tasks, "drain", drain.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());
-    let debug = debug(&decisions, &fleet);
+    let debug = debug_router(&decisions, &fleet);
     spawn_http(&mut tasks, http, registry, ready, debug, shutdown.clone());
     let service = ExpanderService::new(handle.clone(), clock, decisions);
-    let (ending, grace) = (shutdown.clone(), settings.timing.shutdown_grace);
-    let (shared, data_file) = (handle.clone(), data_file.to_owned());
+    let stop = shutdown.clone();
+    let grace = settings.timing.shutdown_grace;
+    let shared = handle.clone();
+    let data_file = data_file.to_owned();
     tasks.spawn(async move {
-        if !loaded(shared.clone(), &ending).await {
+        if !wait_until_loaded(shared.clone(), &stop).await {
             return ("gRPC", Ok(()));
         }
-        announce(&settings, &data_file, addresses, &shared);
-        let served = serve_grpc(&settings, ports, shared, service, grpc_metrics, ending);
+        announce(&settings, &data_file, grpc_address, http_address, &shared);
+        let served = serve_grpc(&settings, ports, shared, service, grpc_metrics, stop);
         ("gRPC", Box::pin(served).await)
     });
     drop((handle, backend, vpsie, fleet));
-    finish(tasks, keeping, shutdown, grace).await
+    finish(tasks, keeper_task, shutdown, grace).await
 }
 
 fn readiness(handle: FleetHandle) -> Readiness {
@@ -103,8 +106,8 @@ fn readiness(handle: FleetHandle) -> Readiness {
     })
 }
 
-/// Waits until there are pools to tell of. Whether there will be.
-async fn loaded(mut handle: FleetHandle, shutdown: &CancellationToken) -> bool {
+/// Waits until the pools are known. Returns false at shutdown.
+async fn wait_until_loaded(mut handle: FleetHandle, shutdown: &CancellationToken) -> bool {
     while handle.read(|fleet| fleet.catalog().is_none()) {
         tokio::select! {
             () = shutdown.cancelled() => return false,
@@ -114,13 +117,8 @@ async fn loaded(mut handle: FleetHandle, shutdown: &CancellationToken) -> bool {
     true
 }
 
-/// Says where it listens, and when simulating how to try it.
-fn announce(
-    settings: &Settings,
-    data_file: &Path,
-    (grpc, http): (SocketAddr, SocketAddr),
-    handle: &FleetHandle,
-) {
+/// Logs the addresses and, for the simulator, prints commands to try.
+fn announce(settings: &Settings, data_file: &Path, grpc: SocketAddr, http: SocketAddr, handle: &FleetHandle) {
     let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
     tracing::info!(%grpc, tls, %http, "serving");
     if !settings.vpsie.is_simulated() {
@@ -130,22 +128,22 @@ fn announce(
         handle.read(|fleet| fleet.pools().next().map(|pool| pool.text.to_string())).unwrap_or_default();
     println!("gRPC  {grpc} ({tls}), for Cluster Autoscaler and grpcurl");
     println!("HTTP  http://{http}/metrics, /healthz, /readyz, /debug/decisions, /debug/offers");
-    println!("VPSie is simulated; records are kept in {}", data_file.display());
+    println!("VPSie is simulated; records are in {}", data_file.display());
     println!();
-    for command in trials(settings.grpc.tls.is_some(), grpc, &pool) {
+    for command in example_commands(settings.grpc.tls.is_some(), grpc, &pool) {
         println!("  {command}");
     }
 }
 
-/// Commands that try the service. With mutual TLS they need the files of a client.
-fn trials(tls: bool, grpc: SocketAddr, pool: &str) -> [String; 3] {
+/// Example commands. With mutual TLS they need the files of a client.
+fn example_commands(tls: bool, grpc: SocketAddr, pool: &str) -> [String; 3] {
     let service = "clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider";
-    let how = if tls {
+    let options = if tls {
         "-cacert SERVER-CA.pem -cert CLIENT-CERTIFICATE.pem -key CLIENT-KEY.pem -authority SERVER-NAME"
     } else {
         "-plaintext"
     };
-    let call = |method: &str, data: &str| format!("grpcurl {how}{data} {grpc} {service}/{method}");
+    let call = |method: &str, data: &str| format!("grpcurl {options}{data} {grpc} {service}/{method}");
     [
         call("NodeGroups", ""),
         call("NodeGroupIncreaseSize", &format!(" -d '{{\"id\": \"{pool}\", \"delta\": 2}}'")),
@@ -158,16 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_to_try_speak_tls_where_the_port_does() {
+    fn example_commands_use_tls_like_the_port() {
         let grpc = SocketAddr::from(([127, 0, 0, 1], 8086));
         for tls in [false, true] {
-            for command in trials(tls, grpc, "web/ams1/small/on-demand") {
+            for command in example_commands(tls, grpc, "web/ams1/small/on-demand") {
                 assert_eq!(command.contains(" -plaintext "), !tls, "{command}");
                 assert_eq!(command.contains(" -cert ") && command.contains(" -key "), tls, "{command}");
             }
         }
         assert_eq!(
-            trials(false, grpc, "web/ams1/small/on-demand")[2],
+            example_commands(false, grpc, "web/ams1/small/on-demand")[2],
             "grpcurl -plaintext -d '{\"id\": \"web/ams1/small/on-demand\"}' 127.0.0.1:8086 \
              clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/NodeGroupNodes"
         );

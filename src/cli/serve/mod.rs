@@ -1,10 +1,10 @@
-//! `serve`: everything together, from files or in a cluster.
+//! `serve`, with files or in a cluster.
 
 mod cluster;
+mod components;
 #[cfg(test)]
 mod docs;
 mod local;
-mod parts;
 
 use tokio_util::sync::CancellationToken;
 

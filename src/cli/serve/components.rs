@@ -1,4 +1,4 @@
-//! What both ways to serve are made of.
+//! Components of `serve`, with files and in a cluster.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,12 +26,12 @@ use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, Registry, serve_http};
 use crate::vpsie::{Backend, Client, ClientConfig, Credentials, Metrics, Transport, https};
 
-/// What runs until the end. One that ends by itself ends the process: a provider that does half of its work is
-/// worse than one that is started again.
+/// The tasks of the process. A task that ends by itself ends the process: a restart is better than a provider
+/// that works in part.
 pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
-/// What is measured. The registry is whole before anything runs.
-pub(super) struct Measured {
+/// All metrics. They are registered before any task starts.
+pub(super) struct ServeMetrics {
     pub(super) registry: Registry,
     pub(super) catalog: CatalogMetrics,
     pub(super) grpc: GrpcMetrics,
@@ -41,11 +41,11 @@ pub(super) struct Measured {
     pub(super) drain: DrainMetrics,
     pub(super) credentials: CredentialMetrics,
     pub(super) decisions: Arc<Decisions>,
-    /// The fleet, once there is one.
+    /// The fleet, once it is loaded.
     pub(super) fleet: Arc<OnceLock<FleetHandle>>,
 }
 
-impl Measured {
+impl ServeMetrics {
     pub(super) fn new(credential_source: &CredentialSource) -> Self {
         let mut registry = Registry::default();
         let grpc = GrpcMetrics::register(&mut registry);
@@ -73,11 +73,11 @@ impl Measured {
     }
 }
 
-pub(super) fn clock() -> Arc<dyn Clock> {
+pub(super) fn system_clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock)
 }
 
-/// Opens a port. `[::]` is all addresses of both families; where there is no IPv6 it is those of IPv4.
+/// Opens a port. `[::]` means all addresses of both families, or of IPv4 on a host without IPv6.
 pub(super) async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     let bound = match bound {
@@ -87,23 +87,23 @@ pub(super) async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<Tc
         }
         bound => bound,
     };
-    bound.with_context(|| format!("{flag} {address}: cannot listen there"))
+    bound.with_context(|| format!("cannot listen on {flag} {address}"))
 }
 
-/// Whether an address family or address does not exist: not that the port is taken, or not allowed.
+/// Returns true iff the address does not exist, in contrast to a port that is in use or not permitted.
 fn is_without_ipv6(error: &std::io::Error) -> bool {
     !matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied)
 }
 
-pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     tasks.spawn(async move {
-        work.await;
+        task.await;
         (name, Ok(()))
     });
 }
 
-/// What people ask.
-pub(super) fn debug(decisions: &Arc<Decisions>, fleet: &Arc<OnceLock<FleetHandle>>) -> Router {
+/// The debug endpoints of the HTTP port.
+pub(super) fn debug_router(decisions: &Arc<Decisions>, fleet: &Arc<OnceLock<FleetHandle>>) -> Router {
     grpc::debug_routes(Arc::clone(decisions)).merge(offer_routes(Arc::clone(fleet)))
 }
 
@@ -121,15 +121,15 @@ pub(super) fn spawn_http(
     });
 }
 
-/// The way to VPSie, or to the simulator in its place: the rest is the same.
-pub(super) async fn transport(vpsie: &VpsieSettings) -> anyhow::Result<(Transport, ClientConfig)> {
+/// The transport to VPSie or to the simulator.
+pub(super) async fn build_transport(vpsie: &VpsieSettings) -> anyhow::Result<(Transport, ClientConfig)> {
     match vpsie {
         VpsieSettings::Real { client, .. } => Ok((https(&client.timeouts), client.clone())),
         #[cfg(any(feature = "simulator", test))]
         VpsieSettings::Simulated { simulator, state, client } => {
             let simulator = match Snapshot::load(state)? {
-                Some(snapshot) => Simulator::restore((**simulator).clone(), clock(), snapshot)?,
-                None => Simulator::new((**simulator).clone(), clock())?,
+                Some(snapshot) => Simulator::restore((**simulator).clone(), system_clock(), snapshot)?,
+                None => Simulator::new((**simulator).clone(), system_clock())?,
             };
             simulator.persist_to(state.clone()).await?;
             Ok((simulator.transport(), client.clone()))
@@ -137,16 +137,24 @@ pub(super) async fn transport(vpsie: &VpsieSettings) -> anyhow::Result<(Transpor
     }
 }
 
-/// The loops that ask VPSie, once `begin` says so. Whoever sees something that VPSie may list rings the bell.
+/// The observers of the VPSie loops.
+pub(super) struct VpsieObservers {
+    pub(super) metrics: CatalogMetrics,
+    pub(super) events: Events,
+    pub(super) nodes: Option<NodesView>,
+}
+
+/// Starts the loops that call VPSie once `ready` is true. The returned bell triggers a new listing.
 pub(super) fn spawn_vpsie(
     tasks: &mut Tasks,
     settings: &Settings,
     handle: &FleetHandle,
     backend: &Arc<dyn Backend>,
-    (metrics, events, nodes): (CatalogMetrics, Events, Option<NodesView>),
-    begin: impl Future<Output = bool> + Clone + Send + 'static,
+    observers: VpsieObservers,
+    ready: impl Future<Output = bool> + Clone + Send + 'static,
     shutdown: &CancellationToken,
 ) -> Arc<Bell> {
+    let VpsieObservers { metrics, events, nodes } = observers;
     let timing = &settings.timing;
     let bell = Arc::new(Bell::default());
     let guarded = Guarded::new(Arc::clone(backend), handle.clone(), nodes.clone(), events.clone());
@@ -163,19 +171,20 @@ pub(super) fn spawn_vpsie(
     let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), timing.catalog_interval)
         .with(metrics, events)
         .run(shutdown.clone());
-    spawn(tasks, "provision", after(begin.clone(), provision.run(shutdown.clone())));
-    spawn(tasks, "removal", after(begin.clone(), removal.run(shutdown.clone())));
-    spawn(tasks, "catalog", after(begin, catalog));
+    spawn(tasks, "provision", run_after(ready.clone(), provision.run(shutdown.clone())));
+    spawn(tasks, "removal", run_after(ready.clone(), removal.run(shutdown.clone())));
+    spawn(tasks, "catalog", run_after(ready, catalog));
     bell
 }
 
-/// The loop that puts credentials in use that changed, where they can.
+/// Starts the rotation of credentials, if their source can change.
 pub(super) fn spawn_credentials(
     tasks: &mut Tasks,
     settings: &VpsieSettings,
     vpsie: &Client,
     kubernetes: Option<&kube::Client>,
-    (metrics, events): (CredentialMetrics, Events),
+    metrics: CredentialMetrics,
+    events: Events,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let credentials = &settings.client().credentials;
@@ -203,7 +212,7 @@ pub(super) fn spawn_credentials(
 #[derive(Clone)]
 pub(super) struct Ports {
     pub(super) grpc: Arc<TcpListener>,
-    /// The expander's own.
+    /// The port of the expander.
     pub(super) expander: Option<Arc<TcpListener>>,
 }
 
@@ -217,7 +226,7 @@ impl Ports {
     }
 }
 
-/// Serves Cluster Autoscaler until the end.
+/// Serves Cluster Autoscaler until `shutdown`.
 pub(super) async fn serve_grpc(
     settings: &Settings,
     ports: Ports,
@@ -239,52 +248,52 @@ pub(super) async fn serve_grpc(
     Ok(())
 }
 
-async fn after(begin: impl Future<Output = bool>, work: impl Future<Output = ()>) {
-    if begin.await {
-        work.await;
+async fn run_after(ready: impl Future<Output = bool>, task: impl Future<Output = ()>) {
+    if ready.await {
+        task.await;
     }
 }
 
-/// Runs until told to stop, or until something ends that should not; then gives what is under way its time.
+/// Waits for `shutdown` or for a task that ends unexpectedly, then lets the other tasks end within `grace`.
 pub(super) async fn finish(
     mut tasks: Tasks,
-    keeping: JoinHandle<()>,
+    keeper_task: JoinHandle<()>,
     shutdown: CancellationToken,
     grace: Duration,
 ) -> anyhow::Result<()> {
     let first = tokio::select! {
-        biased; // Told to stop, some may have ended before this looks.
+        biased; // After `shutdown` some tasks may have ended already.
         () = shutdown.cancelled() => Ok(()),
-        ended = tasks.join_next() => Err(too_early(ended)),
+        ended = tasks.join_next() => Err(unexpected_end(ended)),
     };
     shutdown.cancel();
     tracing::info!("stopping");
-    let rest = async {
+    let remaining = async {
         while let Some(ended) = tasks.join_next().await {
             if let Ok((name, Err(error))) = ended {
-                tracing::warn!(name, error = format!("{error:#}"), "ended badly");
+                tracing::warn!(name, error = format!("{error:#}"), "a task failed at shutdown");
             }
         }
-        // Every handle is gone now, so the keeper ends when it has written what it was given.
-        keeping.await
+        // All handles are dropped now, so the keeper ends after its last write.
+        keeper_task.await
     };
-    if tokio::time::timeout(grace, rest).await.is_err() {
+    if tokio::time::timeout(grace, remaining).await.is_err() {
         tracing::warn!(
             ?grace,
-            "something was still under way; its requests are recorded, and settle at the next start"
+            "some tasks did not stop in time; their requests are recorded and resolved at the next start"
         );
     }
     first
 }
 
-pub(super) fn too_early(
+pub(super) fn unexpected_end(
     ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>,
 ) -> anyhow::Error {
     match ended {
         Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
-        Some(Ok((name, Ok(())))) => anyhow!("{name} ended by itself"),
-        Some(Err(error)) => anyhow!("a task broke: {error}"),
-        None => anyhow!("nothing runs"),
+        Some(Ok((name, Ok(())))) => anyhow!("{name} ended unexpectedly"),
+        Some(Err(error)) => anyhow!("a task panicked: {error}"),
+        None => anyhow!("no task is running"),
     }
 }
 
@@ -295,7 +304,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn all_addresses_are_of_both_families() {
+    async fn the_unspecified_address_includes_both_families() {
         let listener = listen("--grpc-listen", (Ipv6Addr::UNSPECIFIED, 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).await.is_ok(), "{address}");
@@ -303,11 +312,11 @@ mod tests {
             assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).await.is_ok(), "{address}");
         }
         let taken = listen("--grpc-listen", address).await.unwrap_err();
-        assert!(format!("{taken:#}").contains("cannot listen there"), "{taken:#}");
+        assert!(format!("{taken:#}").contains("cannot listen on"), "{taken:#}");
     }
 
     #[test]
-    fn ipv4_takes_the_place_of_ipv6_only_where_there_is_none() {
+    fn ipv4_replaces_only_missing_ipv6() {
         let without = |kind: ErrorKind| is_without_ipv6(&kind.into());
         assert!(without(ErrorKind::AddrNotAvailable) && without(ErrorKind::Unsupported));
         assert!(!without(ErrorKind::AddrInUse) && !without(ErrorKind::PermissionDenied));
