@@ -13,43 +13,42 @@ use crate::api;
 use crate::catalog::DatacenterId;
 use crate::fleet::{ClusterId, NodeGroup};
 
-/// What the manifests say, all in order.
+/// The content of valid manifests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifests {
     /// The NodeGroups, in the order of their files.
     pub groups: Vec<NodeGroup>,
-    /// The cluster that all of them name.
+    /// The cluster of all NodeGroups.
     pub cluster: ClusterId,
-    /// The datacenter that all of them name: a managed cluster has one.
+    /// The datacenter of all NodeGroups: a managed cluster has one.
     pub datacenter: DatacenterId,
-    /// What was written and has no effect.
+    /// Input without effect.
     pub notes: Vec<Problem>,
 }
 
 /// The text of a file.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// What to call it.
+    /// Its name in messages.
     pub name: String,
-    /// What it says.
+    /// Its content.
     pub text: String,
 }
 
 /// A NodeGroup of the API server, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckedNodeGroup {
-    /// What it declares.
+    /// The declaration.
     pub group: NodeGroup,
-    /// The cluster that it names.
+    /// Its cluster.
     pub cluster: ClusterId,
-    /// The datacenter that it names.
+    /// Its datacenter.
     pub datacenter: DatacenterId,
-    /// What it says without effect.
+    /// Input without effect.
     pub notes: Vec<Problem>,
 }
 
-/// Checks a NodeGroup of the API server by the rules that files are checked by: it may have been written before
-/// a rule was.
+/// Checks a NodeGroup of the API server by the same rules as files: it may be older than a rule.
 pub fn check_node_group(object: &api::NodeGroup) -> Result<CheckedNodeGroup, Problems> {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut document = serde_json::to_value(object).unwrap_or_default();
@@ -64,7 +63,7 @@ pub fn check_node_group(object: &api::NodeGroup) -> Result<CheckedNodeGroup, Pro
     }
 }
 
-/// Reads the NodeGroups of the texts. `origin` is what they come from, for a problem of all together.
+/// Reads the NodeGroups of the sources. `origin` is the location of problems that concern all of them.
 pub fn parse_manifests(origin: &str, sources: &[Source]) -> Result<Manifests, Problems> {
     let mut reader = Reader::new();
     for source in sources {
@@ -83,7 +82,7 @@ struct Reader {
 struct Read {
     place: String,
     checked: Checked,
-    /// Fields whose values are not the user's: those were wrong.
+    /// Fields that were invalid and replaced by defaults.
     unread: BTreeSet<String>,
 }
 
@@ -106,7 +105,7 @@ impl Reader {
                     || source.name.clone(),
                     |location| format!("{}:{}", source.name, location.line()),
                 );
-                let message = format!("is no YAML: {}", error.without_snippet());
+                let message = format!("is not YAML: {}", error.without_snippet());
                 return self.problems.push(Problem::new(&place, "", message));
             }
         };
@@ -155,7 +154,7 @@ impl Reader {
             return;
         }
         let mut wanted = document.clone();
-        // The API server writes the status; it says nothing about what is wanted.
+        // The API server writes the status: it is not a declaration.
         if let Some(fields) = wanted.as_object_mut() {
             fields.remove("status");
         }
@@ -215,35 +214,36 @@ impl Reader {
                 self.problems.push(Problem::new(&read.place, "metadata.name", message));
             }
         }
-        self.same("spec.resourceIdentifier", "one vpsie-autoscaler serves one cluster", |checked| {
+        self.require_equal("spec.resourceIdentifier", "one vpsie-autoscaler serves one cluster", |checked| {
             checked.cluster.as_str()
         });
-        self.same("spec.datacenterID", "a managed cluster is in one datacenter", |checked| {
+        self.require_equal("spec.datacenterID", "a managed cluster is in one datacenter", |checked| {
             checked.datacenter.as_str()
         });
     }
 
-    /// All NodeGroups must say what the first says.
-    fn same(&mut self, field: &str, why: &str, value: impl Fn(&Checked) -> &str) {
+    /// Requires that all NodeGroups have the value of the first one.
+    fn require_equal(&mut self, field: &str, why: &str, value: impl Fn(&Checked) -> &str) {
         let mut readable = self.read.iter().filter(|read| !read.unread.contains(field));
         let Some(first) = readable.next() else { return };
         for read in readable {
-            let (here, there) = (value(&read.checked), value(&first.checked));
-            if here != there {
+            let actual = value(&read.checked);
+            let expected = value(&first.checked);
+            if actual != expected {
                 let at = position(&first.place);
-                let message = format!("is {here:?}, must be {there:?} as at {at}: {why}");
+                let message = format!("is {actual:?}, must be {expected:?} as at {at}: {why}");
                 self.problems.push(Problem::new(&read.place, field, message));
             }
         }
     }
 }
 
-/// File and line of a place.
+/// File and line of a location.
 fn position(place: &str) -> &str {
     place.split_once(": NodeGroup").map_or(place, |(position, _)| position)
 }
 
-/// A field without a value is one that was left out, as for the API server.
+/// Removes fields without a value, as the API server does.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,16 +1,16 @@
-//! Validation of NodeGroups, of manifests and of the API server alike. Reports every problem with its place.
+//! Validation of NodeGroups in manifests and from the API server. Reports every problem with its location.
 
 mod duration;
 mod manifests;
 mod node_group;
 mod problem;
 mod regions;
+#[cfg(test)]
+mod rule_tests;
 mod schema;
 mod syntax;
 #[cfg(test)]
 pub(crate) mod tests;
-#[cfg(test)]
-mod verdicts;
 
 pub use duration::parse_duration;
 pub use manifests::{CheckedNodeGroup, Manifests, Source, check_node_group, parse_manifests};

@@ -24,14 +24,14 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
     let name = manifest.metadata.name.as_deref().unwrap_or_default();
     check_name(name, findings);
     if spec.min_nodes > spec.max_nodes {
-        findings.wrong(
+        findings.add_problem(
             "spec.minNodes",
             format!("is {}, must be at most maxNodes, which is {}", spec.min_nodes, spec.max_nodes),
         );
     }
     findings.require("spec.datacenterID", syntax::label_value(&spec.datacenter_id));
     if !spec.resource_identifier.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        findings.wrong(
+        findings.add_problem(
             "spec.resourceIdentifier",
             format!("is {:?}, must be the UUID of the cluster at VPSie", spec.resource_identifier),
         );
@@ -75,7 +75,7 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
 fn check_cost_limit(limit: &api::CostLimit, findings: &mut Findings) -> CostLimit {
     for (field, amount) in [("hourly", &limit.hourly), ("monthly", &limit.monthly)] {
         if let Some(Err(message)) = amount.as_deref().map(syntax::money) {
-            findings.wrong(format!("spec.costLimit.{field}"), message);
+            findings.add_problem(format!("spec.costLimit.{field}"), message);
         }
     }
     limit.into()
@@ -83,11 +83,11 @@ fn check_cost_limit(limit: &api::CostLimit, findings: &mut Findings) -> CostLimi
 
 fn check_name(name: &str, findings: &mut Findings) {
     if name.is_empty() {
-        return findings.wrong("metadata.name", "is missing");
+        return findings.add_problem("metadata.name", "is missing");
     }
     findings.require("metadata.name", syntax::dns_subdomain(name));
     if name.len() > api::NAME_MAX {
-        findings.wrong(
+        findings.add_problem(
             "metadata.name",
             format!(
                 "is {} characters long, must be at most {}: machines are named after it",
@@ -104,19 +104,19 @@ fn check_offers(spec: &api::NodeGroupSpec, findings: &mut Findings) {
         let field = format!("spec.offeringIDs[{n}]");
         findings.require(&field, syntax::label_value(offer));
         if !seen.insert(offer.to_ascii_lowercase()) {
-            findings.wrong(&field, format!("is {offer:?} again, must be there once"));
+            findings.add_problem(&field, format!("is {offer:?} again, must be listed once"));
         }
     }
     if let Some(wanted) = &spec.preferred_instance_type
         && preferred(spec).is_none()
     {
-        findings.wrong(
+        findings.add_problem(
             "spec.preferredInstanceType",
             format!("is {wanted:?}, must be one of offeringIDs ({})", spec.offering_ids.join(", ")),
         );
     }
     if let (Some(size), None) = (spec.kube_size_id, fixed_size(spec)) {
-        findings.note(
+        findings.add_note(
             "spec.kubeSizeID",
             format!(
                 "{size} has no effect with {} offeringIDs: each gives its own size. Keep one of them to fix its \
@@ -162,7 +162,7 @@ fn check_labels(place: &str, labels: &BTreeMap<String, String>, findings: &mut F
         findings.require(&field, syntax::qualified_name(key));
         findings.require(&field, syntax::label_value(value));
         if let Some(reserved) = api::reserved(&api::LABELS, key) {
-            findings.wrong(&field, reserved_label(key, reserved));
+            findings.add_problem(&field, reserved_label(key, reserved));
         }
     }
 }
@@ -189,7 +189,7 @@ fn check_node_template(manifest: &api::NodeGroup, findings: &mut Findings) -> De
         findings.require(&field, syntax::extended_resource(name));
         match syntax::amount(amount) {
             Ok(amount) => drop(resources.insert(name.clone(), amount)),
-            Err(message) => findings.wrong(field, message),
+            Err(message) => findings.add_problem(field, message),
         }
     }
     DeclaredNode {
@@ -210,10 +210,11 @@ fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint
         findings.require(format!("{field}.value"), syntax::label_value(&taint.value));
         if let Some(reserved) = api::reserved(&api::TAINTS, &taint.key) {
             let message = format!("is {:?}, which is reserved, leave it out: {}", taint.key, reserved.why);
-            findings.wrong(format!("{field}.key"), message);
+            findings.add_problem(format!("{field}.key"), message);
         }
         if !seen.insert((&taint.key, taint.effect.to_string())) {
-            findings.wrong(field, format!("is {}:{} again, must be there once", taint.key, taint.effect));
+            findings
+                .add_problem(field, format!("is {}:{} again, must be listed once", taint.key, taint.effect));
         }
         taints.push(Taint { key: taint.key.clone(), value: taint.value.clone(), effect: taint.effect });
     }
@@ -236,7 +237,7 @@ fn check_options(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Autoscal
     let Some(options) = &spec.autoscaling_options else { return AutoscalingOptions::default() };
     let mut duration = |name: &str, text: &Option<String>| -> Option<Duration> {
         syntax::duration(text.as_deref()?)
-            .map_err(|message| findings.wrong(format!("spec.autoscalingOptions.{name}"), message))
+            .map_err(|message| findings.add_problem(format!("spec.autoscalingOptions.{name}"), message))
             .ok()
     };
     AutoscalingOptions {
@@ -259,13 +260,15 @@ fn note_what_has_no_effect(spec: &api::NodeGroupSpec, findings: &mut Findings) {
         ("spec.tags", !spec.tags.is_empty()),
     ] {
         if set {
-            findings.note(field, CLUSTER);
+            findings.add_note(field, CLUSTER);
         }
     }
     if let Some(policy) = &spec.scale_up_policy {
         let but = if policy.enabled { "" } else { "; to add no nodes, set maxNodes to what there is" };
-        findings
-            .note("spec.scaleUpPolicy", format!("has no effect yet: Cluster Autoscaler's flags decide{but}"));
+        findings.add_note(
+            "spec.scaleUpPolicy",
+            format!("has no effect yet: Cluster Autoscaler's flags decide{but}"),
+        );
     }
     if let Some(policy) = &spec.scale_down_policy {
         let message = if policy.enabled {
@@ -274,15 +277,15 @@ fn note_what_has_no_effect(spec: &api::NodeGroupSpec, findings: &mut Findings) {
             "has no effect yet: Cluster Autoscaler removes idle nodes all the same, unless they have the \
              annotation cluster-autoscaler.kubernetes.io/scale-down-disabled=true"
         };
-        findings.note("spec.scaleDownPolicy", message);
+        findings.add_note("spec.scaleDownPolicy", message);
     }
     if spec.spot_config.as_ref().is_some_and(|spot| spot.enabled) {
-        findings.note("spec.spotConfig", "has no effect yet: all machines are on demand");
+        findings.add_note("spec.spotConfig", "has no effect yet: all machines are on demand");
     }
     if spec.multi_region.as_ref().is_some_and(|regions| regions.enabled) {
-        findings.note("spec.multiRegion", "has no effect yet: all machines are in spec.datacenterID");
+        findings.add_note("spec.multiRegion", "has no effect yet: all machines are in spec.datacenterID");
     }
     if spec.cost_optimization.as_ref().is_some_and(|cost| cost.enabled) {
-        findings.note("spec.costOptimization", "has no effect yet");
+        findings.add_note("spec.costOptimization", "has no effect yet");
     }
 }

@@ -1,15 +1,15 @@
-//! What is wrong, or without effect, in what the user wrote.
+//! Problems of user input, and notes on input without effect.
 
 use std::fmt;
 
-/// Something wrong, or something to know: where, and what to do.
+/// A problem or a note, with its location and remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// A flag, or file and line.
     pub place: String,
     /// The field, such as `spec.minNodes`; empty for the whole.
     pub field: String,
-    /// What is wrong with which value, and what is allowed.
+    /// The invalid value and what is allowed.
     pub message: String,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong.
+/// All problems.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -47,24 +47,24 @@ impl fmt::Display for Problems {
 /// Problems and notes of one NodeGroup: field and message.
 #[derive(Default)]
 pub(super) struct Findings {
-    /// What is wrong.
+    /// Problems.
     pub(super) wrong: Vec<(String, String)>,
-    /// What has no effect.
+    /// Input without effect.
     pub(super) notes: Vec<(String, String)>,
 }
 
 impl Findings {
-    pub(super) fn wrong(&mut self, field: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add_problem(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.wrong.push((field.into(), message.into()));
     }
 
-    pub(super) fn note(&mut self, field: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add_note(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.notes.push((field.into(), message.into()));
     }
 
     pub(super) fn require(&mut self, field: impl Into<String>, rule: Result<(), String>) {
         if let Err(message) = rule {
-            self.wrong(field, message);
+            self.add_problem(field, message);
         }
     }
 }

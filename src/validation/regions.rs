@@ -1,4 +1,4 @@
-//! `multiRegion`, which the schema alone cannot check.
+//! Checks of `multiRegion` that the schema cannot express.
 
 use std::collections::BTreeSet;
 
@@ -14,13 +14,13 @@ pub(super) fn check(regions: &MultiRegion, max_nodes: i32, findings: &mut Findin
         let field = format!("spec.multiRegion.datacenterIDs[{n}]");
         findings.require(&field, syntax::label_value(datacenter));
         if !seen.insert(datacenter.as_str()) {
-            findings.wrong(field, format!("is {datacenter:?} again, must be there once"));
+            findings.add_problem(field, format!("is {datacenter:?} again, must be listed once"));
         }
     }
     if let Some(primary) = &regions.primary_datacenter
         && !datacenters.contains(primary)
     {
-        findings.wrong(
+        findings.add_problem(
             "spec.multiRegion.primaryDatacenter",
             format!("is {primary:?}, must be one of datacenterIDs ({})", datacenters.join(", ")),
         );
@@ -28,7 +28,7 @@ pub(super) fn check(regions: &MultiRegion, max_nodes: i32, findings: &mut Findin
     check_weights(regions, findings);
     let least = i64::from(regions.min_nodes_per_region) * datacenters.len() as i64;
     if regions.enabled && least > i64::from(max_nodes) {
-        findings.wrong(
+        findings.add_problem(
             "spec.multiRegion.minNodesPerRegion",
             format!(
                 "is {} in each of {} datacenterIDs, {least} together: must be at most maxNodes, which is {max_nodes}",
@@ -41,10 +41,11 @@ pub(super) fn check(regions: &MultiRegion, max_nodes: i32, findings: &mut Findin
 
 fn check_weights(regions: &MultiRegion, findings: &mut Findings) {
     const FIELD: &str = "spec.multiRegion.weightedDistribution";
-    let (datacenters, weights) = (&regions.datacenter_ids, &regions.weighted_distribution);
+    let datacenters = &regions.datacenter_ids;
+    let weights = &regions.weighted_distribution;
     if regions.distribution_strategy != Distribution::Weighted {
         if !weights.is_empty() {
-            findings.wrong(
+            findings.add_problem(
                 FIELD,
                 "is only for distributionStrategy weighted: set that, or leave the weights out",
             );
@@ -52,13 +53,15 @@ fn check_weights(regions: &MultiRegion, findings: &mut Findings) {
         return;
     }
     if datacenters.is_empty() {
-        findings.wrong(FIELD, "needs datacenterIDs that the weights are of");
+        findings.add_problem(FIELD, "needs datacenterIDs for the weights");
     }
     for datacenter in datacenters.iter().filter(|datacenter| !weights.contains_key(*datacenter)) {
-        findings
-            .wrong(FIELD, format!("has no weight for {datacenter}, must have one for each of datacenterIDs"));
+        findings.add_problem(
+            FIELD,
+            format!("has no weight for {datacenter}, must have one for each of datacenterIDs"),
+        );
     }
     for datacenter in weights.keys().filter(|datacenter| !datacenters.contains(datacenter)) {
-        findings.wrong(join(FIELD, datacenter), "is the weight of none of datacenterIDs: leave it out");
+        findings.add_problem(join(FIELD, datacenter), "is not one of datacenterIDs: remove the weight");
     }
 }

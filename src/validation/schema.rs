@@ -55,7 +55,7 @@ fn check_object(
             (Some(schema), _, _) => check(schema, value, &path, report),
             (None, any @ Value::Object(_), _) => check(any, value, &path, report),
             (None, _, Some(known)) => {
-                report(&path, format!("is no field of this; {}", suggestion(name, known.keys())));
+                report(&path, format!("is not a known field; {}", suggestion(name, known.keys())));
                 return false;
             }
             (None, _, None) => {}

@@ -1,4 +1,4 @@
-//! What texts in a manifest may be. The schema of the CRD has the same rules (`api::text`), for the API server.
+//! Syntax of values in manifests. The schema of the CRD has the same rules (`api::text`), for the API server.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use super::duration::any_duration;
 use crate::fleet::is_label_value;
 
-/// What a label value is: at most 63 of `A-Z a-z 0-9 - _ .`, with a letter or digit at both ends; may be empty.
+/// Checks a label value: at most 63 of `A-Z a-z 0-9 - _ .`, with a letter or digit at both ends; may be empty.
 pub(super) fn label_value(text: &str) -> Result<(), String> {
     if is_label_value(text) {
         return Ok(());
@@ -17,7 +17,7 @@ pub(super) fn label_value(text: &str) -> Result<(), String> {
     ))
 }
 
-/// What a label or taint key is: a label value that is not empty, after an optional DNS name and `/`.
+/// Checks a label or taint key: a label value that is not empty, after an optional DNS name and `/`.
 pub(super) fn qualified_name(text: &str) -> Result<(), String> {
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -37,7 +37,7 @@ pub(super) fn qualified_name(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What the name of most Kubernetes objects is.
+/// Checks the name of a Kubernetes object.
 pub(crate) fn dns_subdomain(text: &str) -> Result<(), String> {
     let part = |part: &str| {
         !part.is_empty()
@@ -53,7 +53,7 @@ pub(crate) fn dns_subdomain(text: &str) -> Result<(), String> {
     ))
 }
 
-/// What the name of a namespace is.
+/// Checks the name of a namespace.
 pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     if text.len() <= 63 && !text.contains('.') && dns_subdomain(text).is_ok() {
         return Ok(());
@@ -63,7 +63,7 @@ pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     ))
 }
 
-/// What a Kubernetes version is, such as `v1.33.2`.
+/// Checks a Kubernetes version, such as `v1.33.2`.
 pub(super) fn version(text: &str) -> Result<(), String> {
     let number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
     let mut parts = text.strip_prefix('v').unwrap_or_default().splitn(3, '.');
@@ -77,7 +77,7 @@ pub(super) fn version(text: &str) -> Result<(), String> {
     Err(format!("is {text:?}, must be a version such as v1.33.2"))
 }
 
-/// What an amount of money is, USD: as manifests write it.
+/// Parses an amount of money, USD.
 pub(crate) fn money(text: &str) -> Result<Decimal, String> {
     let digits = |part: &str, most| part.len() <= most && part.chars().all(|c| c.is_ascii_digit());
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
@@ -88,22 +88,22 @@ pub(crate) fn money(text: &str) -> Result<Decimal, String> {
         .ok_or_else(|| format!("is {text:?}, must be an amount above 0 in USD such as 0.50 or 300"))
 }
 
-/// Hours, minutes and seconds, in that order: what CEL and Go read the same way.
+/// Parses a duration of hours, minutes and seconds in that order, which CEL and Go read equally.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let mut rest = text;
+    let mut unparsed = text;
     for unit in ['h', 'm', 's'] {
-        if let Some((digits, more)) = rest.split_once(unit)
+        if let Some((digits, more)) = unparsed.split_once(unit)
             && (1..=9).contains(&digits.len())
             && digits.chars().all(|c| c.is_ascii_digit())
         {
-            rest = more;
+            unparsed = more;
         }
     }
-    let sound = if rest.is_empty() { any_duration(text) } else { None };
-    sound.ok_or_else(|| format!("is {text:?}, must be a duration above 0 such as 90s, 10m or 1h30m"))
+    let duration = if unparsed.is_empty() { any_duration(text) } else { None };
+    duration.ok_or_else(|| format!("is {text:?}, must be a duration above 0 such as 90s, 10m or 1h30m"))
 }
 
-/// What the name of a resource in `nodeTemplate.resources` is: a device's, or one of huge pages.
+/// Checks the name of a resource in `nodeTemplate.resources`: a device or huge pages.
 pub(super) fn extended_resource(name: &str) -> Result<(), String> {
     let digits = |text: &str| (1..=6).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     let page =
@@ -122,7 +122,7 @@ pub(super) fn extended_resource(name: &str) -> Result<(), String> {
     ))
 }
 
-/// What an amount of a resource is.
+/// Parses an amount of a resource.
 pub(super) fn amount(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 4] = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40)];
     let unit = UNITS.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit, 6)));

@@ -146,7 +146,7 @@ metadata: {{name: empty}}
 fn text_that_is_no_yaml_is_named_with_its_line() {
     let problem = parse("kind: NodeGroup\nspec: [1, 2\n").unwrap_err().to_string();
     assert!(problem.starts_with("a.yaml:"), "{problem}");
-    assert!(problem.contains("is no YAML"), "{problem}");
+    assert!(problem.contains("is not YAML"), "{problem}");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_key_that_is_there_twice_is_refused() {
 fn a_misspelt_field_is_refused_with_a_suggestion() {
     assert_eq!(
         problems("maxNodes", "maxnodes"),
-        "a.yaml:2: NodeGroup workers: spec.maxnodes: is no field of this; did you mean maxNodes?\n\
+        "a.yaml:2: NodeGroup workers: spec.maxnodes: is not a known field; did you mean maxNodes?\n\
          a.yaml:2: NodeGroup workers: spec.maxNodes: is missing"
     );
 }

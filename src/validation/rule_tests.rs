@@ -1,5 +1,5 @@
-//! Each rule of the CRDs against manifests that it takes and refuses (`src/api/cases/*.yaml`), without a cluster,
-//! and against what this module says to the same manifests.
+//! Tests each rule of the CRDs with manifests that it accepts and refuses (`src/api/cases/*.yaml`), without a cluster,
+//! and compares this module's results for the same manifests.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -20,7 +20,7 @@ const CONFIGS: &str = include_str!("../api/cases/autoscalerconfigs.yaml");
 const VPSIE_NODES: &str = include_str!("../api/cases/vpsienodes.yaml");
 
 #[derive(Deserialize)]
-struct Table {
+struct CaseTable {
     good: Value,
     cases: Vec<Case>,
 }
@@ -38,7 +38,7 @@ struct Case {
     schema: bool,
 }
 
-impl Table {
+impl CaseTable {
     fn read(text: &str) -> Self {
         serde_saphyr::from_str(text).unwrap()
     }
@@ -50,7 +50,8 @@ impl Table {
             merge(&mut object, patch);
             object
         };
-        let (mut object, before) = (patched(&case.set), case.before.as_ref().map(patched));
+        let mut object = patched(&case.set);
+        let before = case.before.as_ref().map(patched);
         // The API server takes the status from what was there.
         if let Some(status) = before.as_ref().and_then(|before| before.get("status")) {
             object["status"] = status.clone();
@@ -70,15 +71,15 @@ fn merge(object: &mut Value, patch: &Value) {
     }
 }
 
-/// The API server, as far as it judges objects.
+/// The validation of the API server.
 struct Server {
     schema: Value,
     structure: Schema,
     rules: CompiledSchema,
 }
 
-/// A refusal as the API server words it: it writes keys in brackets.
-fn said(error: &ValidationError) -> String {
+/// A refusal in the format of the API server, with keys in brackets.
+fn format_refusal(error: &ValidationError) -> String {
     let error = error.to_string();
     let of_key = |map: &&str| {
         let (key, message) = error.strip_prefix(*map)?.strip_prefix('.')?.split_once(": ")?;
@@ -96,28 +97,28 @@ const MAPS: [&str; 4] = [
 ];
 
 #[derive(Debug, PartialEq)]
-enum Verdict {
-    Taken,
+enum ServerResult {
+    Accepted,
     SchemaRefuses,
     RulesRefuse(BTreeSet<String>),
 }
 
 impl Server {
-    fn of<K: CustomResourceExt>() -> Self {
+    fn for_kind<K: CustomResourceExt>() -> Self {
         let crd = serde_json::to_value(K::crd()).unwrap();
         let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone();
         let structure = jsonschema::options().should_validate_formats(false).build(&schema).unwrap();
         Self { structure, rules: compile_schema(&schema), schema }
     }
 
-    fn verdict(&self, object: &Value, before: Option<&Value>) -> Verdict {
+    fn validate(&self, object: &Value, before: Option<&Value>) -> ServerResult {
         let object = apply_defaults(&self.schema, object);
-        if !self.structure.is_valid(&object) || whole_numbers_that_do_not_fit(&self.schema, &object) {
-            return Verdict::SchemaRefuses;
+        if !self.structure.is_valid(&object) || has_int32_overflow(&self.schema, &object) {
+            return ServerResult::SchemaRefuses;
         }
         match Validator::new().validate_compiled(&self.rules, &object, before) {
-            Ok(()) => Verdict::Taken,
-            Err(errors) => Verdict::RulesRefuse(errors.iter().map(said).collect()),
+            Ok(()) => ServerResult::Accepted,
+            Err(errors) => ServerResult::RulesRefuse(errors.iter().map(format_refusal).collect()),
         }
     }
 
@@ -136,7 +137,7 @@ impl Server {
     fn named(&self, refusal: &str) -> (String, String) {
         let of = |(place, message): &(String, String)| match refusal.strip_suffix(message.as_str()) {
             Some("") => place.is_empty(),
-            Some(field) => place_of(field.strip_suffix(": ").unwrap_or_default()) == *place,
+            Some(field) => schema_path(field.strip_suffix(": ").unwrap_or_default()) == *place,
             None => false,
         };
         self.rules().into_iter().find(of).unwrap_or_else(|| panic!("no rule says {refusal:?}"))
@@ -144,7 +145,7 @@ impl Server {
 }
 
 /// Where in the schema a field is: without the numbers and keys of entries.
-fn place_of(field: &str) -> String {
+fn schema_path(field: &str) -> String {
     let mut inside = false;
     let stays = |c: &char| {
         let stays = !inside || *c == ']';
@@ -167,10 +168,10 @@ fn visit(schema: &Value, place: &str, see: &mut impl FnMut(&str, &Value)) {
 }
 
 /// `format: int32`, which JSON Schema does not know.
-fn whole_numbers_that_do_not_fit(schema: &Value, value: &Value) -> bool {
+fn has_int32_overflow(schema: &Value, value: &Value) -> bool {
     let inner = |(name, value): (&String, &Value)| {
         let any = &schema["additionalProperties"];
-        whole_numbers_that_do_not_fit(schema["properties"].get(name).unwrap_or(any), value)
+        has_int32_overflow(schema["properties"].get(name).unwrap_or(any), value)
     };
     match value {
         Value::Object(fields) => fields.iter().any(inner),
@@ -181,36 +182,38 @@ fn whole_numbers_that_do_not_fit(schema: &Value, value: &Value) -> bool {
     }
 }
 
-fn wanted(case: &Case) -> Verdict {
+fn expected_result(case: &Case) -> ServerResult {
     match (case.schema, &case.refused[..]) {
-        (true, _) => Verdict::SchemaRefuses,
-        (false, []) => Verdict::Taken,
-        (false, refused) => Verdict::RulesRefuse(refused.iter().cloned().collect()),
+        (true, _) => ServerResult::SchemaRefuses,
+        (false, []) => ServerResult::Accepted,
+        (false, refused) => ServerResult::RulesRefuse(refused.iter().cloned().collect()),
     }
 }
 
-/// Goes through a table: every verdict, and every rule at least once taken and once refused.
-fn all_verdicts<K: CustomResourceExt + DeserializeOwned>(text: &str) {
-    let (server, table) = (Server::of::<K>(), Table::read(text));
-    let (mut refused, mut taken) = (BTreeSet::new(), BTreeSet::new());
+/// Goes through a table: every verdict, and every rule at least once accepted and once refused.
+fn check_all_cases<K: CustomResourceExt + DeserializeOwned>(text: &str) {
+    let server = Server::for_kind::<K>();
+    let table = CaseTable::read(text);
+    let mut refused = BTreeSet::new();
+    let mut accepted = BTreeSet::new();
     for case in &table.cases {
         let (object, before) = table.objects(case);
-        let verdict = server.verdict(&object, before.as_ref());
-        assert_eq!(verdict, wanted(case), "{}", case.does);
-        match verdict {
-            Verdict::Taken => {
+        let result = server.validate(&object, before.as_ref());
+        assert_eq!(result, expected_result(case), "{}", case.does);
+        match result {
+            ServerResult::Accepted => {
                 serde_json::from_value::<K>(object.clone()).unwrap();
-                fields(&apply_defaults(&server.schema, &object), String::new(), &mut taken);
+                fields(&apply_defaults(&server.schema, &object), String::new(), &mut accepted);
             }
-            Verdict::SchemaRefuses => {}
-            Verdict::RulesRefuse(by) => refused.extend(by.iter().map(|refusal| server.named(refusal))),
+            ServerResult::SchemaRefuses => {}
+            ServerResult::RulesRefuse(by) => refused.extend(by.iter().map(|refusal| server.named(refusal))),
         }
     }
     let rules = server.rules();
     let unseen: Vec<_> = rules.difference(&refused).collect();
     assert!(unseen.is_empty(), "no case is refused by {unseen:#?}");
-    let unseen: Vec<_> = rules.iter().filter(|(place, _)| !taken.contains(place)).collect();
-    assert!(unseen.is_empty(), "no case is taken by {unseen:#?}");
+    let unseen: Vec<_> = rules.iter().filter(|(place, _)| !accepted.contains(place)).collect();
+    assert!(unseen.is_empty(), "no case is accepted by {unseen:#?}");
 }
 
 /// The places that an object has values at.
@@ -233,33 +236,39 @@ fn fields(value: &Value, place: String, seen: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_rule_of_node_groups_takes_and_refuses() {
-    all_verdicts::<NodeGroup>(NODE_GROUPS);
+fn node_group_rules_accept_and_refuse() {
+    check_all_cases::<NodeGroup>(NODE_GROUPS);
 }
 
 #[test]
-fn every_rule_of_autoscaler_configs_takes_and_refuses() {
-    all_verdicts::<AutoscalerConfig>(CONFIGS);
+fn autoscaler_config_rules_accept_and_refuse() {
+    check_all_cases::<AutoscalerConfig>(CONFIGS);
 }
 
 #[test]
-fn every_rule_of_vpsie_nodes_takes_and_refuses() {
-    all_verdicts::<VPSieNode>(VPSIE_NODES);
+fn vpsie_node_rules_accept_and_refuse() {
+    check_all_cases::<VPSieNode>(VPSIE_NODES);
 }
 
 #[test]
-fn files_are_judged_as_the_api_server_judges() {
-    let table = Table::read(NODE_GROUPS);
+fn files_and_api_server_agree() {
+    let table = CaseTable::read(NODE_GROUPS);
     for case in table.cases.iter().filter(|case| case.before.is_none()) {
         let text = table.objects(case).0.to_string();
         let manifests = parse_manifests("", &[Source { name: case.does.clone(), text }]);
-        assert_eq!(manifests.is_ok(), wanted(case) == Verdict::Taken, "{}: {manifests:?}", case.does);
+        assert_eq!(
+            manifests.is_ok(),
+            expected_result(case) == ServerResult::Accepted,
+            "{}: {manifests:?}",
+            case.does
+        );
     }
 }
 
 #[test]
 fn every_reserved_key_is_refused() {
-    let (server, table) = (Server::of::<NodeGroup>(), Table::read(NODE_GROUPS));
+    let server = Server::for_kind::<NodeGroup>();
+    let table = CaseTable::read(NODE_GROUPS);
     let label = |key: String| {
         let labels = json!({ "labels": {key: "x"} });
         [json!({"nodeTemplate": labels}), labels]
@@ -269,10 +278,10 @@ fn every_reserved_key_is_refused() {
     for spec in labels.chain(TAINTS.iter().flat_map(Reserved::examples).map(taint)) {
         let mut object = table.good.clone();
         merge(&mut object["spec"], &spec);
-        assert!(matches!(server.verdict(&object, None), Verdict::RulesRefuse(_)), "{spec}");
+        assert!(matches!(server.validate(&object, None), ServerResult::RulesRefuse(_)), "{spec}");
         let source = Source { name: String::new(), text: object.to_string() };
-        let said = parse_manifests("", &[source]).unwrap_err().to_string();
-        assert!(said.contains("is reserved, leave it out"), "{said}");
+        let error = parse_manifests("", &[source]).unwrap_err().to_string();
+        assert!(error.contains("is reserved, leave it out"), "{error}");
     }
     let count = |of: &str| server.rules().iter().filter(|(place, _)| place == of).count();
     // Beside those on what keys are, and that they differ.
@@ -281,17 +290,18 @@ fn every_reserved_key_is_refused() {
 }
 
 #[test]
-fn manifests_of_the_original_are_taken_as_they_are() {
+fn manifests_of_the_original_are_accepted() {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(include_str!("../api/cases/original.yaml")).unwrap();
     for document in documents {
         let name = document["metadata"]["name"].as_str().unwrap().to_owned();
         let node_group = document["kind"] == "NodeGroup";
-        let server = if node_group { Server::of::<NodeGroup>() } else { Server::of::<VPSieNode>() };
+        let server =
+            if node_group { Server::for_kind::<NodeGroup>() } else { Server::for_kind::<VPSieNode>() };
         let mut object = document.clone();
         // The API server drops it from what users write.
         object.as_object_mut().unwrap().remove("status");
-        assert_eq!(server.verdict(&object, None), Verdict::Taken, "{name}");
+        assert_eq!(server.validate(&object, None), ServerResult::Accepted, "{name}");
         assert_eq!(fields_unknown_to(&server.schema, &document), Vec::<String>::new(), "{name}");
         if node_group {
             let source = Source { name: name.clone(), text: document.to_string() };
@@ -307,7 +317,8 @@ fn manifests_of_the_original_are_taken_as_they_are() {
 
 /// Fields that the API server would drop, or `kubectl` refuse.
 fn fields_unknown_to(schema: &Value, document: &Value) -> Vec<String> {
-    let (mut known, mut written) = (BTreeSet::new(), BTreeSet::new());
+    let mut known = BTreeSet::new();
+    let mut written = BTreeSet::new();
     visit(schema, "", &mut |place, _| {
         known.insert(place.to_owned());
     });
@@ -336,8 +347,8 @@ proptest! {
         version in nearly("v10..-+x"),
         cluster in nearly("aB1-_ "),
     ) {
-        static SERVER: LazyLock<(Server, Table)> =
-            LazyLock::new(|| (Server::of::<NodeGroup>(), Table::read(NODE_GROUPS)));
+        static SERVER: LazyLock<(Server, CaseTable)> =
+            LazyLock::new(|| (Server::for_kind::<NodeGroup>(), CaseTable::read(NODE_GROUPS)));
         let (server, table) = &*SERVER;
         for spec in [
             json!({"labels": {key.as_str(): "a"}}),
@@ -357,8 +368,8 @@ proptest! {
             let mut object = table.good.clone();
             merge(&mut object["spec"], &spec);
             let source = Source { name: String::new(), text: object.to_string() };
-            let taken = server.verdict(&object, None) == Verdict::Taken;
-            prop_assert_eq!(parse_manifests("", &[source]).is_ok(), taken, "{}", spec);
+            let accepted = server.validate(&object, None) == ServerResult::Accepted;
+            prop_assert_eq!(parse_manifests("", &[source]).is_ok(), accepted, "{}", spec);
         }
     }
 }
