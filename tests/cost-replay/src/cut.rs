@@ -1,4 +1,4 @@
-//! A part of a trace, sped up: the same that a real cluster is given, to compare.
+//! Replays a part of a trace, sped up, for comparison with a real cluster.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use clap::Args as Flags;
 
 use crate::Args;
 use crate::bound::bounds;
-use crate::data::{Pool, Trace, markets, traces};
+use crate::data::{ReplayPool, Trace, markets, traces};
 use crate::expander::Expander;
-use crate::replay::{Conditions, Outcome, replay};
+use crate::replay::{ReplayConditions, ReplayCost, replay};
 
-/// Of a cut. Seconds are those after the speed-up.
+/// Options of a partial replay. Seconds count after the speed-up.
 #[derive(Debug, Flags)]
 pub(crate) struct Options {
-    /// With --cut: so many seconds of the trace in one.
+    /// With --cut: seconds of the trace per second of the replay.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     speedup: u64,
     /// With --cut: writes pods.csv (pod, cpu_milli, mem_mib, start_s, end_s) and offers.csv (offer, cpu, mem_mib,
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// With --cut: seconds without scale-down after a scale-up.
     #[arg(long, default_value_t = 600)]
     delay_after_add: u64,
-    /// With --cut: seconds until a node that could not be emptied is looked at again.
+    /// With --cut: seconds until a node that could not be drained is checked again.
     #[arg(long, default_value_t = 300)]
     recheck: u64,
 }
@@ -46,17 +46,18 @@ pub(crate) fn span(text: &str) -> Result<(u64, u64), String> {
         .ok_or_else(|| format!("{text}: not START..END in seconds, START before END"))
 }
 
-pub(crate) fn print(args: &Args, (from, to): (u64, u64)) -> Result<()> {
+pub(crate) fn print(args: &Args, from: u64, to: u64) -> Result<()> {
     let options = &args.options;
-    let conditions = Conditions {
+    let conditions = ReplayConditions {
         scan: options.scan_interval,
         boot: options.boot,
         unneeded: options.unneeded_time,
         after_add: options.delay_after_add,
         recheck: options.recheck,
-        ..Conditions::DEFAULT
+        ..ReplayConditions::DEFAULT
     };
-    let (traces, markets) = (traces(&args.data, &args.trace)?, markets(&args.data, &args.market)?);
+    let traces = traces(&args.data, &args.trace)?;
+    let markets = markets(&args.data, &args.market)?;
     if options.emit.is_some() && (traces.len(), markets.len()) != (1, 1) {
         bail!("--emit takes one trace and one market, here are {} and {}", traces.len(), markets.len());
     }
@@ -79,8 +80,8 @@ pub(crate) fn print(args: &Args, (from, to): (u64, u64)) -> Result<()> {
 }
 
 /// Means over the seeds, and how far the bills lie apart.
-fn summary(runs: &[Outcome]) -> String {
-    let mean = |of: &dyn Fn(&Outcome) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+fn summary(runs: &[ReplayCost]) -> String {
+    let mean = |of: &dyn Fn(&ReplayCost) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
     let bills = || runs.iter().map(|run| run.usd);
     format!(
         "{:.4} USD ({:.4} to {:.4}), {:.0} nodes, mean wait {:.1} s, {:.0} evictions",
@@ -93,7 +94,7 @@ fn summary(runs: &[Outcome]) -> String {
     )
 }
 
-fn emit(trace: &Trace, pools: &[Pool], folder: &Path) -> Result<()> {
+fn emit(trace: &Trace, pools: &[ReplayPool], folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let mut file = csv::Writer::from_path(folder.join("pods.csv"))?;
     file.write_record(["pod", "cpu_milli", "mem_mib", "start_s", "end_s"])?;

@@ -11,10 +11,10 @@ use crate::Args;
 use crate::bound::{Bounds, bounds};
 use crate::data::{Market, Trace, markets, traces};
 use crate::expander::Expander;
-use crate::replay::{Conditions, Outcome, replay};
+use crate::replay::{ReplayConditions, ReplayCost, replay};
 
-const BEGIN: &str = "<!-- dollars: begin, written by `cargo run -p dollars` -->";
-const END: &str = "<!-- dollars: end -->";
+const BEGIN: &str = "<!-- cost-replay: begin, written by `cargo run -p cost-replay` -->";
+const END: &str = "<!-- cost-replay: end -->";
 
 /// Of one expander, means over the seeds.
 #[derive(Clone, Copy, Default)]
@@ -68,25 +68,25 @@ fn row(trace: &Trace, market: &Market, expander: Expander, seeds: u64) -> Row {
     let share = 1.0 / seeds as f64;
     for seed in 0..seeds {
         let run = |conditions| replay(&trace.pods, &market.pools, expander, conditions, seed);
-        let outcome = run(Conditions::DEFAULT);
-        row.usd += outcome.usd * share;
-        row.usd_started_hours += outcome.usd_started_hours * share;
-        row.booting += outcome.booting * share;
-        row.empty += outcome.empty * share;
-        row.prompt += run(Conditions::PROMPT).usd * share;
-        row.packs += run(Conditions::PACKS).usd * share;
-        row.wait_mean += mean(&outcome) * share;
-        row.wait_p95 += percentile(&outcome, 95) * share;
+        let cost = run(ReplayConditions::DEFAULT);
+        row.usd += cost.usd * share;
+        row.usd_started_hours += cost.usd_started_hours * share;
+        row.booting += cost.booting * share;
+        row.empty += cost.empty * share;
+        row.prompt += run(ReplayConditions::PROMPT).usd * share;
+        row.packs += run(ReplayConditions::PACKS).usd * share;
+        row.wait_mean += mean(&cost) * share;
+        row.wait_p95 += percentile(&cost, 95) * share;
     }
     row
 }
 
-fn mean(outcome: &Outcome) -> f64 {
-    outcome.waits.iter().sum::<u64>() as f64 / outcome.waits.len().max(1) as f64
+fn mean(cost: &ReplayCost) -> f64 {
+    cost.waits.iter().sum::<u64>() as f64 / cost.waits.len().max(1) as f64
 }
 
-fn percentile(outcome: &Outcome, percent: usize) -> f64 {
-    outcome.waits.get(outcome.waits.len() * percent / 100).map_or(0.0, |wait| *wait as f64)
+fn percentile(cost: &ReplayCost, percent: usize) -> f64 {
+    cost.waits.get(cost.waits.len() * percent / 100).map_or(0.0, |wait| *wait as f64)
 }
 
 fn show(text: &mut String, trace: &Trace, market: &Market, bounds: Bounds, rows: &[Row]) -> Result<()> {
@@ -119,11 +119,11 @@ fn show(text: &mut String, trace: &Trace, market: &Market, bounds: Bounds, rows:
     Ok(())
 }
 
-/// Means of dollars ÷ bound over traces that lack a fifth of their pods, and how often ours is the lowest.
+/// Means of cost ÷ bound over thinned traces, and how often ours is the lowest.
 fn thinned(text: &mut String, traces: &[Trace], markets: &[Market], count: u64) -> Result<()> {
     write!(
         text,
-        "\n**{count} times without a fifth of the pods, by chance**: mean of USD ÷ bound\n\n| trace, market |"
+        "\n**{count} times without a fifth of the pods, by random**: mean of USD ÷ bound\n\n| trace, market |"
     )?;
     for expander in Expander::ALL {
         write!(text, " {} |", expander.name())?;
@@ -151,8 +151,9 @@ fn thinned(text: &mut String, traces: &[Trace], markets: &[Market], count: u64) 
 
 fn ratios(trace: &Trace, market: &Market, seed: u64) -> Result<[f64; Expander::ALL.len()]> {
     let bound = bounds(trace, &market.pools)?.packed;
-    Ok(Expander::ALL
-        .map(|expander| replay(&trace.pods, &market.pools, expander, Conditions::DEFAULT, seed).usd / bound))
+    Ok(Expander::ALL.map(|expander| {
+        replay(&trace.pods, &market.pools, expander, ReplayConditions::DEFAULT, seed).usd / bound
+    }))
 }
 
 /// Puts the tables between the markers of a file.

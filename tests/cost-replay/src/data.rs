@@ -13,33 +13,33 @@ use vpsie_autoscaler::cost::UsdPerHour;
 
 /// CPU (millicores), memory (MiB) and number of pods: what a node has, or what pods take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct FreeCapacity {
+pub(crate) struct ReplayResources {
     pub(crate) cpu: u64,
     pub(crate) memory: u64,
     pub(crate) pods: u64,
 }
 
-impl FreeCapacity {
+impl ReplayResources {
     pub(crate) fn holds(&self, size: Self) -> bool {
         self.cpu >= size.cpu && self.memory >= size.memory && self.pods >= size.pods
     }
 
-    pub(crate) fn take(&mut self, size: Self) {
+    pub(crate) fn subtract(&mut self, size: Self) {
         self.cpu -= size.cpu;
         self.memory -= size.memory;
         self.pods -= size.pods;
     }
 
-    pub(crate) fn give(&mut self, size: Self) {
+    pub(crate) fn add(&mut self, size: Self) {
         self.cpu += size.cpu;
         self.memory += size.memory;
         self.pods += size.pods;
     }
 
-    /// How many of `size` fit when nothing else is there.
+    /// Number of pods of `size` that fit into it.
     pub(crate) fn times(&self, size: Self) -> u64 {
-        let of = |have: u64, want: u64| have.checked_div(want).unwrap_or(u64::MAX);
-        of(self.cpu, size.cpu).min(of(self.memory, size.memory)).min(of(self.pods, size.pods))
+        let fit = |have: u64, want: u64| have.checked_div(want).unwrap_or(u64::MAX);
+        fit(self.cpu, size.cpu).min(fit(self.memory, size.memory)).min(fit(self.pods, size.pods))
     }
 }
 
@@ -47,7 +47,7 @@ impl FreeCapacity {
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
     pub(crate) name: String,
-    pub(crate) size: FreeCapacity,
+    pub(crate) size: ReplayResources,
     /// Pods of one size are of one class: one index per size.
     pub(crate) class: usize,
     pub(crate) arrival: u64,
@@ -55,7 +55,7 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    /// When it would end if it had never to wait.
+    /// Its end if it is never pending.
     pub(crate) fn end(&self) -> u64 {
         self.arrival + self.duration
     }
@@ -67,7 +67,7 @@ pub(crate) struct Trace {
     pub(crate) name: String,
     pub(crate) pods: Vec<Pod>,
     /// The size of each class.
-    pub(crate) classes: Vec<FreeCapacity>,
+    pub(crate) classes: Vec<ReplayResources>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +95,7 @@ impl Trace {
         let mut trace = Self { name, pods: Vec::new(), classes: Vec::new() };
         let mut known = HashMap::new();
         for row in rows {
-            let size = FreeCapacity { cpu: row.cpu_milli, memory: row.mem_mib, pods: 1 };
+            let size = ReplayResources { cpu: row.cpu_milli, memory: row.mem_mib, pods: 1 };
             let class = *known.entry(size).or_insert_with(|| {
                 trace.classes.push(size);
                 trace.classes.len() - 1
@@ -108,14 +108,14 @@ impl Trace {
         trace
     }
 
-    /// Without a fifth of its pods, by chance: another trace of the same kind.
+    /// A trace of the same kind with a random fifth of the pods removed.
     pub(crate) fn thinned(&self, seed: u64) -> Self {
-        let mut chance = StdRng::seed_from_u64(seed);
-        let kept = self.pods.iter().filter(|_| chance.random_bool(0.8)).cloned().collect();
-        Self { pods: kept, ..self.clone() }
+        let mut random = StdRng::seed_from_u64(seed);
+        let pods = self.pods.iter().filter(|_| random.random_bool(0.8)).cloned().collect();
+        Self { pods, ..self.clone() }
     }
 
-    /// The pods that arrive in a span of seconds, from its beginning on; what runs on after it is cut off there.
+    /// The pods that arrive in a span of seconds. Pods that run longer end with the span.
     pub(crate) fn cut(&self, from: u64, to: u64, speedup: u64) -> Self {
         let rows = self.pods.iter().filter(|pod| (from..to).contains(&pod.arrival)).map(|pod| Row {
             pod: pod.name.clone(),
@@ -128,17 +128,17 @@ impl Trace {
     }
 }
 
-/// What Cluster Autoscaler calls a node group: nodes of one plan in one datacenter.
+/// A node group: nodes of one plan in one datacenter.
 #[derive(Clone, Debug)]
-pub(crate) struct Pool {
+pub(crate) struct ReplayPool {
     pub(crate) id: String,
-    pub(crate) capacity: FreeCapacity,
-    /// What is left to pods.
-    pub(crate) allocatable: FreeCapacity,
+    pub(crate) capacity: ReplayResources,
+    /// Resources for pods.
+    pub(crate) allocatable: ReplayResources,
     pub(crate) price: UsdPerHour,
 }
 
-impl Pool {
+impl ReplayPool {
     /// USD per second.
     pub(crate) fn per_second(&self) -> f64 {
         self.price.to_f64() / 3600.0
@@ -149,7 +149,7 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub(crate) struct Market {
     pub(crate) name: &'static str,
-    pub(crate) pools: Vec<Pool>,
+    pub(crate) pools: Vec<ReplayPool>,
 }
 
 #[derive(Deserialize)]
@@ -279,11 +279,11 @@ fn market(data: &Path, &(name, file, plans, datacenters): &Spec) -> Result<Marke
     Ok(Market { name, pools })
 }
 
-fn pool(plan: &Plan, datacenter: &str) -> Pool {
-    let capacity = FreeCapacity { cpu: plan.vcpu * 1000, memory: plan.ram_mb, pods: PODS_PER_NODE };
+fn pool(plan: &Plan, datacenter: &str) -> ReplayPool {
+    let capacity = ReplayResources { cpu: plan.vcpu * 1000, memory: plan.ram_mb, pods: PODS_PER_NODE };
     let mut allocatable = capacity;
-    allocatable.take(FreeCapacity { cpu: RESERVED.0, memory: RESERVED.1, pods: 0 });
+    allocatable.subtract(ReplayResources { cpu: RESERVED.0, memory: RESERVED.1, pods: 0 });
     let price = plan.region_prices.get(datacenter).map_or(plan.price_hourly, |price| price.hourly);
     let id = if datacenter == ANYWHERE { plan.id.clone() } else { format!("{datacenter}/{}", plan.id) };
-    Pool { id, capacity, allocatable, price: UsdPerHour(price) }
+    ReplayPool { id, capacity, allocatable, price: UsdPerHour(price) }
 }

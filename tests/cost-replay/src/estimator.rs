@@ -1,15 +1,20 @@
 //! Cluster Autoscaler's binpacking estimator (estimator/binpacking_estimator.go, DecreasingPodOrderer).
 
-use crate::data::{FreeCapacity, Pod, Pool};
-use crate::expander::Choice;
+use crate::data::{Pod, ReplayPool, ReplayResources};
+use crate::expander::ScaleUpOption;
 
 /// `--max-nodes-per-scaleup`.
 const MAX_NODES: usize = 1000;
 
 /// Nodes of a pool for the pods that wait, which come grouped: equal ones together.
-pub(crate) fn estimate(index: usize, pool: &Pool, groups: &[Vec<usize>], pods: &[Pod]) -> Option<Choice> {
+pub(crate) fn estimate(
+    index: usize,
+    pool: &ReplayPool,
+    groups: &[Vec<usize>],
+    pods: &[Pod],
+) -> Option<ScaleUpOption> {
     let template = pool.allocatable;
-    let size = |group: &[usize]| group.first().map_or(FreeCapacity::default(), |pod| pods[*pod].size);
+    let size = |group: &[usize]| group.first().map_or(ReplayResources::default(), |pod| pods[*pod].size);
     let mut groups: Vec<&Vec<usize>> = groups.iter().filter(|group| template.holds(size(group))).collect();
     let score = |group: &[usize]| {
         let size = size(group);
@@ -25,29 +30,29 @@ pub(crate) fn estimate(index: usize, pool: &Pool, groups: &[Vec<usize>], pods: &
         taken.extend_from_slice(&group[..fitting + rest]);
     }
     let nodes = packing.nodes.len() as u64;
-    (nodes > 0).then_some(Choice { pool: index, nodes, pods: taken })
+    (nodes > 0).then_some(ScaleUpOption { pool: index, nodes, pods: taken })
 }
 
 struct Packing {
-    template: FreeCapacity,
+    template: ReplayResources,
     /// What is free on each new node.
-    nodes: Vec<FreeCapacity>,
+    nodes: Vec<ReplayResources>,
     last_match: usize,
 }
 
 impl Packing {
     /// On any of the new nodes: round, beginning after the one that took a pod last.
-    fn on_any(&mut self, size: FreeCapacity) -> bool {
+    fn on_any(&mut self, size: ReplayResources) -> bool {
         let count = self.nodes.len();
         let found = (1..=count).map(|i| (i + self.last_match) % count).find(|at| self.nodes[*at].holds(size));
         let Some(at) = found else { return false };
         self.last_match = at;
-        self.nodes[at].take(size);
+        self.nodes[at].subtract(size);
         true
     }
 
     /// On the newest node, else on one more.
-    fn on_last_or_new(&mut self, size: FreeCapacity) -> bool {
+    fn on_last_or_new(&mut self, size: ReplayResources) -> bool {
         if !self.nodes.last().is_some_and(|node| node.holds(size)) {
             if self.nodes.len() >= MAX_NODES {
                 return false;
@@ -55,7 +60,7 @@ impl Packing {
             self.nodes.push(self.template);
         }
         if let Some(node) = self.nodes.last_mut() {
-            node.take(size);
+            node.subtract(size);
         }
         true
     }
@@ -67,20 +72,20 @@ mod tests {
     use vpsie_autoscaler::cost::UsdPerHour;
 
     fn estimate_of(cpus: &[u64]) -> (u64, usize) {
-        let room = FreeCapacity { cpu: 4000, memory: 8192, pods: 110 };
-        let pool = Pool { id: "p".into(), capacity: room, allocatable: room, price: UsdPerHour::ZERO };
+        let room = ReplayResources { cpu: 4000, memory: 8192, pods: 110 };
+        let pool = ReplayPool { id: "p".into(), capacity: room, allocatable: room, price: UsdPerHour::ZERO };
         let pods: Vec<Pod> = cpus
             .iter()
             .map(|cpu| Pod {
                 name: String::new(),
-                size: FreeCapacity { cpu: *cpu, memory: 100, pods: 1 },
+                size: ReplayResources { cpu: *cpu, memory: 100, pods: 1 },
                 class: 0,
                 arrival: 0,
                 duration: 1,
             })
             .collect();
         let groups: Vec<Vec<usize>> = (0..pods.len()).map(|pod| vec![pod]).collect();
-        estimate(0, &pool, &groups, &pods).map_or((0, 0), |choice| (choice.nodes, choice.pods.len()))
+        estimate(0, &pool, &groups, &pods).map_or((0, 0), |option| (option.nodes, option.pods.len()))
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::autoscaler::{Hints, Snapshot};
-use crate::replay::{Conditions, Replay};
+use crate::autoscaler::{ClusterSnapshot, Hints};
+use crate::replay::{Replay, ReplayConditions};
 
 /// `--scale-down-utilization-threshold`.
 const THRESHOLD: f64 = 0.5;
@@ -13,22 +13,23 @@ const PARALLELISM: usize = 10;
 const DRAINS: usize = 1;
 
 pub(crate) struct ScaleDown {
-    conditions: Conditions,
-    /// Nodes, and since when they are not needed.
+    conditions: ReplayConditions,
+    /// Unneeded nodes with the time since which they are unneeded.
     unneeded: HashMap<usize, u64>,
-    /// Nodes that could not be emptied, and when that is looked at again.
+    /// Nodes that could not be drained, with the time of the next check.
     unremovable: HashMap<usize, u64>,
     hints: Hints,
 }
 
 impl ScaleDown {
-    pub(crate) fn new(conditions: Conditions) -> Self {
-        let (unneeded, unremovable) = (HashMap::new(), HashMap::new());
+    pub(crate) fn new(conditions: ReplayConditions) -> Self {
+        let unneeded = HashMap::new();
+        let unremovable = HashMap::new();
         Self { conditions, unneeded, unremovable, hints: Hints::default() }
     }
 
-    /// Finds the nodes that are not needed; false if there is none.
-    pub(crate) fn update(&mut self, snapshot: &mut Snapshot, run: &Replay<'_>, now: u64) -> bool {
+    /// Updates the unneeded nodes. Returns false if there are none.
+    pub(crate) fn update(&mut self, snapshot: &mut ClusterSnapshot, run: &Replay<'_>, now: u64) -> bool {
         self.unremovable.retain(|_, until| *until > now);
         let mut destinations: HashSet<usize> =
             run.alive.iter().copied().filter(|node| run.nodes[*node].is_ready(now)).collect();
@@ -49,7 +50,7 @@ impl ScaleDown {
         !self.unneeded.is_empty()
     }
 
-    /// Nodes that are used little: empty ones first, then those that were not needed in the last loop either.
+    /// Nodes with a low utilization: empty ones first, then those that were unneeded in the last loop.
     fn candidates(&self, run: &Replay<'_>, now: u64) -> Vec<usize> {
         let eligible = |node: &usize| {
             run.nodes[*node].is_ready(now)
@@ -66,10 +67,10 @@ impl ScaleDown {
         (self.unneeded.len() + 2 * PARALLELISM).min(PARALLELISM * turns + PARALLELISM)
     }
 
-    /// Whether all pods of the node find a place on others. If so, they are there from now on in the snapshot.
+    /// Moves all pods of a node to others in the snapshot. Returns false, without changes, if that is impossible.
     fn empty_into(
         &mut self,
-        snapshot: &mut Snapshot,
+        snapshot: &mut ClusterSnapshot,
         run: &Replay<'_>,
         node: usize,
         destinations: &HashSet<usize>,
@@ -80,14 +81,14 @@ impl ScaleDown {
             let size = run.pods[*pod].size;
             let to = self
                 .hints
-                .place(snapshot, *pod, size, |other| other != node && destinations.contains(&other));
+                .place_pod(snapshot, *pod, size, |other| other != node && destinations.contains(&other));
             let Some(to) = to else { break };
             moved.push((to, size));
         }
         if moved.len() < pods.len() {
             for (to, size) in moved {
                 if let Some(Some(room)) = snapshot.room(to) {
-                    room.give(size);
+                    room.add(size);
                 }
             }
             return false;

@@ -2,20 +2,20 @@ use rust_decimal::Decimal;
 use vpsie_autoscaler::cost::UsdPerHour;
 
 use crate::bound::bounds;
-use crate::data::{FreeCapacity, Pod, Pool, Trace};
+use crate::data::{Pod, ReplayPool, ReplayResources, Trace};
 use crate::expander::Expander;
-use crate::replay::{Conditions, replay};
+use crate::replay::{ReplayConditions, replay};
 
 const HOUR: u64 = 3600;
 
-fn pool(id: &str, cpu: u64, cents: i64) -> Pool {
-    let room = FreeCapacity { cpu, memory: cpu * 2, pods: 110 };
-    Pool { id: id.into(), capacity: room, allocatable: room, price: UsdPerHour(Decimal::new(cents, 2)) }
+fn pool(id: &str, cpu: u64, cents: i64) -> ReplayPool {
+    let room = ReplayResources { cpu, memory: cpu * 2, pods: 110 };
+    ReplayPool { id: id.into(), capacity: room, allocatable: room, price: UsdPerHour(Decimal::new(cents, 2)) }
 }
 
 /// Pods of (cpu, arrival, duration), each of a class of its own.
 fn trace(pods: &[(u64, u64, u64)]) -> Trace {
-    let size = |cpu: u64| FreeCapacity { cpu, memory: cpu, pods: 1 };
+    let size = |cpu: u64| ReplayResources { cpu, memory: cpu, pods: 1 };
     let pod = |(class, (cpu, arrival, duration)): (usize, &(u64, u64, u64))| Pod {
         name: format!("p{class}"),
         size: size(*cpu),
@@ -32,21 +32,23 @@ fn trace(pods: &[(u64, u64, u64)]) -> Trace {
 
 #[test]
 fn a_pod_waits_for_a_loop_and_for_its_node_which_is_paid_from_its_request_on() {
-    let (trace, pools) = (trace(&[(2000, 5, HOUR)]), [pool("a", 2000, 100)]);
-    let outcome = replay(&trace.pods, &pools, Expander::LeastWaste, Conditions::DEFAULT, 0);
-    assert_eq!(outcome.waits, [125]);
+    let trace = trace(&[(2000, 5, HOUR)]);
+    let pools = [pool("a", 2000, 100)];
+    let cost = replay(&trace.pods, &pools, Expander::LeastWaste, ReplayConditions::DEFAULT, 0);
+    assert_eq!(cost.waits, [125]);
     let hours = (HOUR + 120) as f64 / 3600.0;
-    assert!((outcome.usd - hours).abs() < 1e-9, "{}", outcome.usd);
-    assert!((outcome.usd_started_hours - 2.0).abs() < 1e-9);
-    assert!((outcome.booting - 120.0 / 3600.0).abs() < 1e-9);
+    assert!((cost.usd - hours).abs() < 1e-9, "{}", cost.usd);
+    assert!((cost.usd_started_hours - 2.0).abs() < 1e-9);
+    assert!((cost.booting - 120.0 / 3600.0).abs() < 1e-9);
 }
 
 #[test]
 fn an_empty_node_is_removed_when_it_was_not_needed_for_its_time() {
     // The first pod's node is empty for longer than all delays while the second one runs.
     let trace = trace(&[(2000, 0, 600), (2000, 0, 5 * HOUR)]);
-    let outcome = replay(&trace.pods, &[pool("a", 2000, 100)], Expander::LeastWaste, Conditions::DEFAULT, 0);
-    let empty = outcome.empty * 3600.0;
+    let cost =
+        replay(&trace.pods, &[pool("a", 2000, 100)], Expander::LeastWaste, ReplayConditions::DEFAULT, 0);
+    let empty = cost.empty * 3600.0;
     assert!((600.0..=630.0).contains(&empty), "{empty}");
 }
 
@@ -54,9 +56,10 @@ fn an_empty_node_is_removed_when_it_was_not_needed_for_its_time() {
 fn pods_of_a_node_that_is_little_used_go_on_elsewhere() {
     // When the long pods are alone on two nodes, one of them is drained.
     let trace = trace(&[(1500, 0, 600), (500, 0, 5 * HOUR), (1500, 0, 600), (500, 0, 5 * HOUR)]);
-    let outcome = replay(&trace.pods, &[pool("a", 2000, 100)], Expander::LeastWaste, Conditions::DEFAULT, 0);
-    assert_eq!((outcome.evictions, outcome.waits.len()), (1, 4));
-    assert!(outcome.usd < 6.0, "{}", outcome.usd);
+    let cost =
+        replay(&trace.pods, &[pool("a", 2000, 100)], Expander::LeastWaste, ReplayConditions::DEFAULT, 0);
+    assert_eq!((cost.evictions, cost.waits.len()), (1, 4));
+    assert!(cost.usd < 6.0, "{}", cost.usd);
 }
 
 #[test]
@@ -71,11 +74,12 @@ fn the_packed_bound_knows_that_pods_are_whole() {
 #[test]
 fn no_expander_goes_below_the_bound() {
     let pods: Vec<_> = (0..60).map(|i| (500 + i * 631 % 3500, i * 97, 400 + i * 389 % 5000)).collect();
-    let (trace, pools) = (trace(&pods), [pool("a", 2000, 9), pool("b", 4000, 16), pool("c", 8000, 33)]);
+    let trace = trace(&pods);
+    let pools = [pool("a", 2000, 9), pool("b", 4000, 16), pool("c", 8000, 33)];
     let bound = bounds(&trace, &pools).unwrap();
     assert!(bound.packed >= bound.fractional);
     for expander in Expander::ALL {
-        let conditions = Conditions { boot: 0, ..Conditions::PROMPT };
+        let conditions = ReplayConditions { boot: 0, ..ReplayConditions::PROMPT };
         assert!(
             replay(&trace.pods, &pools, expander, conditions, 1).usd > bound.packed,
             "{}",
@@ -87,10 +91,11 @@ fn no_expander_goes_below_the_bound() {
 #[test]
 fn a_seed_does_the_same_again() {
     let pods: Vec<_> = (0..40).map(|i| (500 + i * 631 % 3500, i * 97, 400 + i * 389 % 5000)).collect();
-    let (trace, pools) = (trace(&pods), [pool("a", 4000, 9), pool("b", 4000, 9), pool("c", 8000, 33)]);
+    let trace = trace(&pods);
+    let pools = [pool("a", 4000, 9), pool("b", 4000, 9), pool("c", 8000, 33)];
     let run = || {
-        let outcome = replay(&trace.pods, &pools, Expander::Random, Conditions::DEFAULT, 7);
-        (outcome.usd.to_bits(), outcome.waits, outcome.scale_ups, outcome.nodes_at_most)
+        let cost = replay(&trace.pods, &pools, Expander::Random, ReplayConditions::DEFAULT, 7);
+        (cost.usd.to_bits(), cost.waits, cost.scale_ups, cost.nodes_at_most)
     };
     assert_eq!(run(), run());
 }

@@ -1,5 +1,5 @@
-//! What workload traces cost on real price catalogues, by expander: a replay of Cluster Autoscaler's loop in
-//! virtual time, and a bound that no autoscaler can go below.
+//! Cost of workload traces on real price catalogues by expander: replays Cluster Autoscaler's loop in virtual time, and
+//! computes a lower bound for any autoscaler.
 
 mod autoscaler;
 mod bound;
@@ -19,16 +19,16 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Parser;
 
-/// Prints what traces cost on catalogues, by expander, as Markdown.
+/// Prints the cost of traces on catalogues by expander, as Markdown.
 #[derive(Debug, Parser)]
 struct Args {
     /// Folder with traces/*.csv and catalogs/*.json.
     #[arg(long, default_value = "../shared/data")]
     data: PathBuf,
-    /// Seeds of ties and of the random expander: as many replays, of which means are shown.
+    /// Number of replays with different seeds of ties and of the random expander. The tables show means.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// As many traces that lack a fifth of their pods, by chance, for the second table.
+    /// Number of traces with a random fifth of the pods removed, for the second table.
     #[arg(long, default_value_t = 8)]
     thinned: u64,
     /// Only traces whose name contains this.
@@ -37,10 +37,10 @@ struct Args {
     /// Only the market of this name, or those whose name contains this.
     #[arg(long, default_value = "")]
     market: String,
-    /// Also put the tables into this file, between its markers.
+    /// Also write the tables to this file, between its markers.
     #[arg(long)]
     write: Option<PathBuf>,
-    /// Instead: only a part of the trace, seconds, such as 3600..7200.
+    /// Replay only a part of the trace instead, in seconds, such as 3600..7200.
     #[arg(long, value_parser = cut::span)]
     cut: Option<(u64, u64)>,
     #[command(flatten)]
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     match args.cut {
-        Some(span) => cut::print(&args, span),
+        Some((from, to)) => cut::print(&args, from, to),
         None => report::print(&args),
     }
 }

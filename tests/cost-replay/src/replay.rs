@@ -1,5 +1,5 @@
-//! A trace on a market, in virtual time: pods come and go, kube-scheduler places them, Cluster Autoscaler's loop
-//! runs at its interval, and nodes are paid for from the moment they are asked for until they are removed.
+//! Replays a trace on a market in virtual time: pods arrive and end, kube-scheduler places them, and Cluster
+//! Autoscaler's loop runs at its interval. Nodes cost from their request until their removal.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -8,13 +8,13 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::autoscaler::Autoscaler;
-use crate::cluster::{Node, score};
-use crate::data::{Pod, Pool};
+use crate::cluster::{ReplayNode, score};
+use crate::data::{Pod, ReplayPool};
 use crate::expander::Expander;
 
-/// Conditions, in seconds, and how pods are placed.
+/// ReplayConditions, in seconds, and how pods are placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Conditions {
+pub(crate) struct ReplayConditions {
     /// `--scan-interval`.
     pub(crate) scan: u64,
     /// From the request of a node until it takes pods.
@@ -29,7 +29,7 @@ pub(crate) struct Conditions {
     pub(crate) packs: bool,
 }
 
-impl Conditions {
+impl ReplayConditions {
     /// Cluster Autoscaler's defaults, and two minutes for a node.
     pub(crate) const DEFAULT: Self =
         Self { scan: 10, boot: 120, unneeded: 600, after_add: 600, recheck: 300, packs: false };
@@ -39,9 +39,9 @@ impl Conditions {
     pub(crate) const PACKS: Self = Self { packs: true, ..Self::DEFAULT };
 }
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct ReplayCost {
     /// Paid per second.
     pub(crate) usd: f64,
     /// Paid per started hour of each node.
@@ -61,16 +61,16 @@ pub(crate) struct Outcome {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+enum ReplayEvent {
     /// A pod ends, unless it was evicted since.
     End(usize, u32),
     Ready(usize),
     Arrival(usize),
 }
 
-/// Where a pod is.
+/// The progress of a pod.
 #[derive(Clone, Debug, Default)]
-struct Progress {
+struct PodProgress {
     remaining: u64,
     started: u64,
     node: Option<usize>,
@@ -80,15 +80,15 @@ struct Progress {
 
 pub(crate) struct Replay<'a> {
     pub(crate) pods: &'a [Pod],
-    pub(crate) pools: &'a [Pool],
-    pub(crate) nodes: Vec<Node>,
+    pub(crate) pools: &'a [ReplayPool],
+    pub(crate) nodes: Vec<ReplayNode>,
     /// Indexes of nodes that are not gone.
     pub(crate) alive: Vec<usize>,
-    /// Pods that wait for a place, the longest first.
+    /// Pending pods, the longest pending first.
     pub(crate) waiting: Vec<usize>,
-    progress: Vec<Progress>,
-    events: BinaryHeap<Reverse<(u64, Event)>>,
-    outcome: Outcome,
+    progress: Vec<PodProgress>,
+    events: BinaryHeap<Reverse<(u64, ReplayEvent)>>,
+    cost: ReplayCost,
     empty_since: Vec<Option<u64>>,
     left: usize,
     packs: bool,
@@ -97,11 +97,11 @@ pub(crate) struct Replay<'a> {
 /// Replays pods on pools with one expander.
 pub(crate) fn replay(
     pods: &[Pod],
-    pools: &[Pool],
+    pools: &[ReplayPool],
     expander: Expander,
-    conditions: Conditions,
+    conditions: ReplayConditions,
     seed: u64,
-) -> Outcome {
+) -> ReplayCost {
     let placeable = |pod: &Pod| pools.iter().any(|pool| pool.allocatable.holds(pod.size));
     let mut run = Replay {
         pods,
@@ -111,20 +111,20 @@ pub(crate) fn replay(
         waiting: Vec::new(),
         progress: pods
             .iter()
-            .map(|pod| Progress { remaining: pod.duration, ..Progress::default() })
+            .map(|pod| PodProgress { remaining: pod.duration, ..PodProgress::default() })
             .collect(),
         events: BinaryHeap::new(),
-        outcome: Outcome::default(),
+        cost: ReplayCost::default(),
         empty_since: Vec::new(),
         left: 0,
         packs: conditions.packs,
     };
     for (index, pod) in pods.iter().enumerate() {
         if placeable(pod) {
-            run.events.push(Reverse((pod.arrival, Event::Arrival(index))));
+            run.events.push(Reverse((pod.arrival, ReplayEvent::Arrival(index))));
             run.left += 1;
         } else {
-            run.outcome.never_ran += 1;
+            run.cost.never_ran += 1;
         }
     }
     let mut autoscaler = Autoscaler::new(expander, conditions, StdRng::seed_from_u64(seed));
@@ -133,11 +133,11 @@ pub(crate) fn replay(
     while run.left > 0 {
         let event = run.events.peek().map_or(u64::MAX, |Reverse((at, _))| *at);
         now = event.min(tick);
-        if run.happen(now) {
+        if run.process_events(now) {
             run.schedule(now);
         }
         if now == tick {
-            autoscaler.turn(&mut run, now);
+            autoscaler.run_once(&mut run, now);
             tick += conditions.scan;
         }
     }
@@ -145,31 +145,31 @@ pub(crate) fn replay(
 }
 
 impl Replay<'_> {
-    /// Whether there is something for the scheduler to do.
-    fn happen(&mut self, now: u64) -> bool {
-        let mut happened = false;
+    /// Processes the events until `now`. Returns true iff there were any.
+    fn process_events(&mut self, now: u64) -> bool {
+        let mut any = false;
         while let Some(Reverse((at, event))) = self.events.peek().copied() {
             if at > now {
                 break;
             }
             self.events.pop();
-            happened = true;
+            any = true;
             match event {
-                Event::Arrival(pod) => {
+                ReplayEvent::Arrival(pod) => {
                     self.progress[pod].waiting_since = now;
                     self.waiting.push(pod);
                 }
-                Event::Ready(node) => self.empty_since[node] = Some(now),
-                Event::End(pod, evictions) if self.progress[pod].evictions == evictions => {
+                ReplayEvent::Ready(node) => self.empty_since[node] = Some(now),
+                ReplayEvent::End(pod, evictions) if self.progress[pod].evictions == evictions => {
                     self.progress[pod].remaining = 0;
                     self.leave(pod, now);
-                    self.outcome.waits.push(now - self.pods[pod].end());
+                    self.cost.waits.push(now - self.pods[pod].end());
                     self.left -= 1;
                 }
-                Event::End(..) => {}
+                ReplayEvent::End(..) => {}
             }
         }
-        happened
+        any
     }
 
     fn leave(&mut self, pod: usize, now: u64) {
@@ -181,15 +181,15 @@ impl Replay<'_> {
         }
     }
 
-    /// kube-scheduler: each pod that waits, in turn, to the ready node with the best score.
+    /// kube-scheduler: binds each pending pod to the ready node with the best score.
     pub(crate) fn schedule(&mut self, now: u64) {
-        let mut hopeless = HashSet::new();
+        let mut unplaceable_classes = HashSet::new();
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|pod| {
             let class = self.pods[*pod].class;
-            let placed = !hopeless.contains(&class) && self.bind(*pod, now);
+            let placed = !unplaceable_classes.contains(&class) && self.bind(*pod, now);
             if !placed {
-                hopeless.insert(class);
+                unplaceable_classes.insert(class);
             }
             !placed
         });
@@ -210,29 +210,29 @@ impl Replay<'_> {
         }
         let Some((_, index)) = best else { return false };
         if let Some(since) = self.empty_since[index].take() {
-            self.outcome.empty += (now - since) as f64 * self.pools[self.nodes[index].pool].per_second();
+            self.cost.empty += (now - since) as f64 * self.pools[self.nodes[index].pool].per_second();
         }
-        self.nodes[index].put(pod, size);
+        self.nodes[index].place_pod(pod, size);
         let progress = &mut self.progress[pod];
         progress.node = Some(index);
         progress.started = now;
-        self.events.push(Reverse((now + progress.remaining, Event::End(pod, progress.evictions))));
+        self.events.push(Reverse((now + progress.remaining, ReplayEvent::End(pod, progress.evictions))));
         true
     }
 
     pub(crate) fn add(&mut self, pool: usize, count: u64, boot: u64, now: u64) {
-        self.outcome.scale_ups += 1;
+        self.cost.scale_ups += 1;
         for _ in 0..count {
-            let node = Node::new(pool, &self.pools[pool], now, boot);
-            self.events.push(Reverse((node.ready, Event::Ready(self.nodes.len()))));
+            let node = ReplayNode::new(pool, &self.pools[pool], now, boot);
+            self.events.push(Reverse((node.ready, ReplayEvent::Ready(self.nodes.len()))));
             self.alive.push(self.nodes.len());
             self.nodes.push(node);
             self.empty_since.push(None);
         }
-        self.outcome.nodes_at_most = self.outcome.nodes_at_most.max(self.alive.len());
+        self.cost.nodes_at_most = self.cost.nodes_at_most.max(self.alive.len());
     }
 
-    /// Removes a node. Its pods wait, and go on elsewhere from where they were.
+    /// Removes a node. Its pods become pending and continue elsewhere.
     pub(crate) fn remove(&mut self, node: usize, now: u64) {
         for pod in self.nodes[node].pods.clone() {
             self.leave(pod, now);
@@ -241,7 +241,7 @@ impl Replay<'_> {
             progress.evictions += 1;
             progress.waiting_since = now;
             self.waiting.push(pod);
-            self.outcome.evictions += 1;
+            self.cost.evictions += 1;
         }
         self.nodes[node].gone = Some(now);
         self.alive.retain(|other| *other != node);
@@ -250,7 +250,7 @@ impl Replay<'_> {
 
     fn settle_empty(&mut self, node: usize, now: u64) {
         if let Some(since) = self.empty_since[node].take() {
-            self.outcome.empty += (now - since) as f64 * self.pools[self.nodes[node].pool].per_second();
+            self.cost.empty += (now - since) as f64 * self.pools[self.nodes[node].pool].per_second();
         }
     }
 
@@ -258,18 +258,18 @@ impl Replay<'_> {
         self.progress[pod].waiting_since
     }
 
-    fn bill(mut self, now: u64) -> Outcome {
+    fn bill(mut self, now: u64) -> ReplayCost {
         for index in 0..self.nodes.len() {
             self.settle_empty(index, now);
             let node = &self.nodes[index];
             let until = node.gone.unwrap_or(now);
             let rate = self.pools[node.pool].per_second();
-            self.outcome.usd += (until - node.asked) as f64 * rate;
-            self.outcome.usd_started_hours += (until - node.asked).div_ceil(3600) as f64 * 3600.0 * rate;
-            self.outcome.booting += (until.min(node.ready) - node.asked) as f64 * rate;
+            self.cost.usd += (until - node.input) as f64 * rate;
+            self.cost.usd_started_hours += (until - node.input).div_ceil(3600) as f64 * 3600.0 * rate;
+            self.cost.booting += (until.min(node.ready) - node.input) as f64 * rate;
         }
-        self.outcome.nodes = self.nodes.len();
-        self.outcome.waits.sort_unstable();
-        self.outcome
+        self.cost.nodes = self.nodes.len();
+        self.cost.waits.sort_unstable();
+        self.cost
     }
 }

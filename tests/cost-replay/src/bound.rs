@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::Result;
 use good_lp::{Expression, ProblemVariables, Solution as _, SolverModel as _, constraint, microlp, variable};
 
-use crate::data::{FreeCapacity, Pool, Trace};
+use crate::data::{ReplayPool, ReplayResources, Trace};
 
 /// How far fillings may be above the price of their node before values are divided by it.
 const TOLERANCE: f64 = 2e-3;
@@ -42,9 +42,9 @@ struct Span {
     fractional: f64,
 }
 
-pub(crate) fn bounds(trace: &Trace, pools: &[Pool]) -> Result<Bounds> {
+pub(crate) fn bounds(trace: &Trace, pools: &[ReplayPool]) -> Result<Bounds> {
     let mut spans = spans(trace, pools);
-    let mut known: HashMap<FreeCapacity, f64> = HashMap::new();
+    let mut known: HashMap<ReplayResources, f64> = HashMap::new();
     for span in &mut spans {
         let demand = demand(trace, &span.counts);
         span.fractional = match known.get(&demand) {
@@ -53,7 +53,7 @@ pub(crate) fn bounds(trace: &Trace, pools: &[Pool]) -> Result<Bounds> {
         };
     }
     let mut values: Vec<Vec<f64>> = Vec::new();
-    let mut fillings = Fillings::new(trace, pools);
+    let mut fillings = NodeFillings::new(trace, pools);
     for index in instants(&spans) {
         values.push(fillings.values(&spans[index].counts)?);
     }
@@ -72,17 +72,17 @@ fn dot(values: &[f64], counts: &[u32]) -> f64 {
     values.iter().zip(counts).map(|(value, count)| value * f64::from(*count)).sum()
 }
 
-fn demand(trace: &Trace, counts: &[u32]) -> FreeCapacity {
-    let mut sum = FreeCapacity::default();
+fn demand(trace: &Trace, counts: &[u32]) -> ReplayResources {
+    let mut sum = ReplayResources::default();
     for (size, count) in trace.classes.iter().zip(counts) {
         let count = u64::from(*count);
-        sum.give(FreeCapacity { cpu: size.cpu * count, memory: size.memory * count, pods: count });
+        sum.add(ReplayResources { cpu: size.cpu * count, memory: size.memory * count, pods: count });
     }
     sum
 }
 
 /// The trace between its events. Pods that no pool can take are left out, as in the replay.
-fn spans(trace: &Trace, pools: &[Pool]) -> Vec<Span> {
+fn spans(trace: &Trace, pools: &[ReplayPool]) -> Vec<Span> {
     let mut changes: BTreeMap<u64, Vec<(usize, bool)>> = BTreeMap::new();
     for pod in &trace.pods {
         if pools.iter().any(|pool| pool.allocatable.holds(pod.size)) {
@@ -120,10 +120,10 @@ fn instants(spans: &[Span]) -> Vec<usize> {
     chosen
 }
 
-fn fractional(demand: FreeCapacity, pools: &[Pool]) -> Result<f64> {
+fn fractional(demand: ReplayResources, pools: &[ReplayPool]) -> Result<f64> {
     let mut variables = ProblemVariables::new();
     let nodes = variables.add_vector(variable().min(0.0), pools.len());
-    let sum = |of: &dyn Fn(&Pool) -> f64| -> Expression {
+    let sum = |of: &dyn Fn(&ReplayPool) -> f64| -> Expression {
         nodes.iter().zip(pools).map(|(node, pool)| *node * of(pool)).sum()
     };
     let solution = variables
@@ -139,18 +139,18 @@ fn fractional(demand: FreeCapacity, pools: &[Pool]) -> Result<f64> {
 }
 
 /// Ways to fill a node: pods of each class, and the price of the node.
-struct Fillings<'a> {
-    pools: Vec<(&'a Pool, FreeCapacity)>,
+struct NodeFillings<'a> {
+    pools: Vec<(&'a ReplayPool, ReplayResources)>,
     /// Sizes on the grid. None for one that is nothing on the grid: its value stays 0.
-    sizes: Vec<Option<FreeCapacity>>,
+    sizes: Vec<Option<ReplayResources>>,
     rows: Vec<(Vec<(usize, u32)>, f64)>,
 }
 
-impl<'a> Fillings<'a> {
-    fn new(trace: &Trace, pools: &'a [Pool]) -> Self {
+impl<'a> NodeFillings<'a> {
+    fn new(trace: &Trace, pools: &'a [ReplayPool]) -> Self {
         let divisor = trace.classes.iter().fold(0, |divisor, size| gcd(divisor, size.cpu));
         let steps = (divisor.max(CPU_STEP), MEMORY_STEP);
-        let grid = |size: FreeCapacity| FreeCapacity {
+        let grid = |size: ReplayResources| ReplayResources {
             cpu: size.cpu / steps.0,
             memory: size.memory / steps.1,
             ..size
@@ -223,7 +223,7 @@ impl<'a> Fillings<'a> {
 }
 
 /// Whether a pool makes another one useless.
-fn better(one: &Pool, other: &Pool) -> bool {
+fn better(one: &ReplayPool, other: &ReplayPool) -> bool {
     one.allocatable.holds(other.allocatable)
         && one.price <= other.price
         && (one.price < other.price || one.allocatable != other.allocatable)
@@ -235,7 +235,11 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 /// The filling of a node that is worth most, and its worth: a knapsack in two dimensions. (The number of pods is
 /// not looked at: that can only raise the worth, and lower the bound.)
-fn fill(room: FreeCapacity, sizes: &[Option<FreeCapacity>], values: &[f64]) -> (f64, Vec<(usize, u32)>) {
+fn fill(
+    room: ReplayResources,
+    sizes: &[Option<ReplayResources>],
+    values: &[f64],
+) -> (f64, Vec<(usize, u32)>) {
     let (width, height) = (room.cpu as usize + 1, room.memory as usize + 1);
     let at = |cpu: usize, memory: usize| cpu * height + memory;
     let mut best = vec![0.0f64; width * height];

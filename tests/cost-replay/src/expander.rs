@@ -1,4 +1,4 @@
-//! Expander chains: which of Cluster Autoscaler's options is taken.
+//! Expander chains: the choice among Cluster Autoscaler's options.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use vpsie_autoscaler::catalog::Resources;
 use vpsie_autoscaler::cost::Rates;
 use vpsie_autoscaler::placement::{DecisionInput, ExpansionOption, PodRequest, rank_options};
 
-use crate::data::{FreeCapacity, Pod, Pool};
+use crate::data::{Pod, ReplayPool, ReplayResources};
 
-/// So many nodes of a pool for these pods.
+/// A number of nodes of a pool, for these pods.
 #[derive(Clone, Debug)]
-pub(crate) struct Choice {
+pub(crate) struct ScaleUpOption {
     pub(crate) pool: usize,
     pub(crate) nodes: u64,
     /// Indexes of the trace's pods.
     pub(crate) pods: Vec<usize>,
 }
 
-/// An expander chain. What is left after the last is decided by chance, as in Cluster Autoscaler.
+/// An expander chain. Remaining ties are decided at random, as in Cluster Autoscaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expander {
     Random,
@@ -45,48 +45,53 @@ impl Expander {
     }
 }
 
-/// What an expander is asked.
-pub(crate) struct Asked<'a> {
-    pub(crate) pools: &'a [Pool],
+/// The input of an expander.
+pub(crate) struct ExpanderInput<'a> {
+    pub(crate) pools: &'a [ReplayPool],
     pub(crate) pods: &'a [Pod],
-    /// Pods that wait, indexes of `pods`.
+    /// Pending pods, indexes of `pods`.
     pub(crate) waiting: &'a [usize],
     /// Nodes in the cluster.
     pub(crate) nodes: usize,
 }
 
-impl Asked<'_> {
-    /// Index of the choice that is taken. None if there is none.
-    pub(crate) fn take(&self, expander: Expander, choices: &[Choice], chance: &mut StdRng) -> Option<usize> {
-        let all: Vec<usize> = (0..choices.len()).collect();
-        let waste = |left: &[usize]| least(left, |index| self.waste(&choices[index]));
+impl ExpanderInput<'_> {
+    /// Returns the index of the chosen option. None if there are no options.
+    pub(crate) fn choose_option(
+        &self,
+        expander: Expander,
+        options: &[ScaleUpOption],
+        random: &mut StdRng,
+    ) -> Option<usize> {
+        let all: Vec<usize> = (0..options.len()).collect();
+        let waste = |left: &[usize]| least(left, |index| self.waste(&options[index]));
         let left = match expander {
             Expander::Random => all,
             Expander::LeastWaste => waste(&all),
-            Expander::LeastNodes => least(&all, |index| choices[index].nodes as f64),
+            Expander::LeastNodes => least(&all, |index| options[index].nodes as f64),
             Expander::Price => {
                 let rates = self.rates();
-                least(&all, |index| self.score(rates, &choices[index]))
+                least(&all, |index| self.score(rates, &options[index]))
             }
-            Expander::Ours => waste(&self.ours(choices)),
+            Expander::Ours => waste(&self.ours(options)),
         };
-        left.choose(chance).copied()
+        left.choose(random).copied()
     }
 
-    fn requested(&self, choice: &Choice) -> FreeCapacity {
-        let mut sum = FreeCapacity::default();
-        for pod in &choice.pods {
-            sum.give(self.pods[*pod].size);
+    fn requested(&self, option: &ScaleUpOption) -> ReplayResources {
+        let mut sum = ReplayResources::default();
+        for pod in &option.pods {
+            sum.add(self.pods[*pod].size);
         }
         sum
     }
 
     /// expander/waste: shares of CPU and memory, of capacity and not of what is allocatable.
-    fn waste(&self, choice: &Choice) -> f64 {
-        let capacity = self.pools[choice.pool].capacity;
-        let requested = self.requested(choice);
+    fn waste(&self, option: &ScaleUpOption) -> f64 {
+        let capacity = self.pools[option.pool].capacity;
+        let requested = self.requested(option);
         let wasted = |have: u64, want: u64| {
-            let have = (have * choice.nodes) as f64;
+            let have = (have * option.nodes) as f64;
             (have - want as f64) / have
         };
         wasted(capacity.cpu, requested.cpu) + wasted(capacity.memory, requested.memory)
@@ -99,12 +104,12 @@ impl Asked<'_> {
     }
 
     /// expander/price.
-    fn score(&self, rates: Rates, choice: &Choice) -> f64 {
-        let pool = &self.pools[choice.pool];
-        let price = |size: FreeCapacity| rates.of(size.cpu as f64 / 1000.0, size.memory as f64 / 1024.0);
-        let stabilization = price(FreeCapacity { cpu: 500, memory: 500, pods: 1 });
-        let nodes = pool.price.to_f64() * choice.nodes as f64;
-        let pods: f64 = choice.pods.iter().map(|pod| price(self.pods[*pod].size)).sum();
+    fn score(&self, rates: Rates, option: &ScaleUpOption) -> f64 {
+        let pool = &self.pools[option.pool];
+        let price = |size: ReplayResources| rates.of(size.cpu as f64 / 1000.0, size.memory as f64 / 1024.0);
+        let stabilization = price(ReplayResources { cpu: 500, memory: 500, pods: 1 });
+        let nodes = pool.price.to_f64() * option.nodes as f64;
+        let pods: f64 = option.pods.iter().map(|pod| price(self.pods[*pod].size)).sum();
         let cores = pool.capacity.cpu as f64 / 1000.0;
         let preferred = match self.nodes {
             0..=2 => 1.0,
@@ -115,12 +120,12 @@ impl Asked<'_> {
             _ => 32.0,
         };
         let unfitness = f64::max(preferred / cores, cores / preferred);
-        let suppressed = (unfitness - 1.0) * (1.0 - ((choice.nodes as f64 - 1.0) / 15.0).tanh()) + 1.0;
+        let suppressed = (unfitness - 1.0) * (1.0 - ((option.nodes as f64 - 1.0) / 15.0).tanh()) + 1.0;
         suppressed * (nodes + stabilization) / (pods + stabilization)
     }
 
-    /// What the product's expander answers.
-    fn ours(&self, choices: &[Choice]) -> Vec<usize> {
+    /// The reply of the product's expander.
+    fn ours(&self, options: &[ScaleUpOption]) -> Vec<usize> {
         let mut indexes = vec![0; self.pods.len()];
         for (index, pod) in self.waiting.iter().enumerate() {
             indexes[*pod] = index as u32;
@@ -129,12 +134,12 @@ impl Asked<'_> {
             let size = self.pods[*pod].size;
             PodRequest { cpu_millis: size.cpu, memory_bytes: size.memory << 20 }
         });
-        let options = choices.iter().map(|choice| {
-            let pool = &self.pools[choice.pool];
+        let options = options.iter().map(|option| {
+            let pool = &self.pools[option.pool];
             ExpansionOption {
                 pool: Arc::from(pool.id.as_str()),
-                nodes: choice.nodes as u32,
-                pods: choice.pods.iter().map(|pod| indexes[*pod]).collect(),
+                nodes: option.nodes as u32,
+                pods: option.pods.iter().map(|pod| indexes[*pod]).collect(),
                 node_group: Some("all".into()),
                 allocatable: resources(pool.allocatable),
                 price: Some(pool.price),
@@ -148,23 +153,23 @@ impl Asked<'_> {
     }
 }
 
-fn resources(room: FreeCapacity) -> Resources {
+fn resources(room: ReplayResources) -> Resources {
     Resources { cpu_millis: room.cpu, memory_mib: room.memory, disk_gib: 0, pods: room.pods as u32 }
 }
 
-/// Those with the lowest score, exact ties kept.
+/// The options with the lowest score, including exact ties.
 fn least(left: &[usize], score: impl Fn(usize) -> f64) -> Vec<usize> {
     let mut best = f64::INFINITY;
-    let mut kept = Vec::new();
+    let mut lowest = Vec::new();
     for index in left {
         let score = score(*index);
         if score < best {
             best = score;
-            kept.clear();
+            lowest.clear();
         }
         if score <= best {
-            kept.push(*index);
+            lowest.push(*index);
         }
     }
-    kept
+    lowest
 }
