@@ -18,7 +18,7 @@ pub(crate) fn target() -> ManagedConfig {
 /// Puts NodeGroups, VPSieNodes and Nodes there, all of them settled.
 pub(crate) fn fill(kube: &FakeKube, machines: usize) {
     for group in 0..GROUPS {
-        kube.put(json!({
+        kube.put_object(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
             "metadata": {"name": format!("group-{group}"), "namespace": NAMESPACE},
             "spec": {
@@ -33,8 +33,8 @@ pub(crate) fn fill(kube: &FakeKube, machines: usize) {
         let mut record = serde_json::to_value(VPSieNode::of(&machine, &CLUSTER.into())).unwrap();
         record["metadata"]["namespace"] = json!(NAMESPACE);
         record["metadata"]["finalizers"] = json!(["vpsienode.autoscaler.vpsie.com/finalizer"]);
-        kube.put(record).unwrap();
-        kube.put(node(at, &machine)).unwrap();
+        kube.put_object(record).unwrap();
+        kube.put_object(node(at, &machine)).unwrap();
     }
 }
 

@@ -84,7 +84,7 @@ impl Role {
 
 #[cfg(test)]
 mod tests {
-    use fake_kube::{FakeKube, Fate, Verb};
+    use fake_kube::{FakeKube, RequestFault, Verb};
     use serde_json::Value;
 
     use super::*;
@@ -94,7 +94,7 @@ mod tests {
         let kube = FakeKube::new(|| SystemClock.now());
         for (name, labels) in [("a", json!({"app": "x"})), ("b", json!({"app": "x", ROLE_LABEL: LEADER}))] {
             let metadata = json!({"name": name, "namespace": "ns", "labels": labels});
-            kube.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})).unwrap();
+            kube.put_object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})).unwrap();
         }
         kube
     }
@@ -117,7 +117,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_the_pod_that_serves_has_the_label() {
         let kube = kube();
-        kube.fail(2, |asked| asked.verb == Verb::Patch, Fate::refused(500));
+        kube.fail(2, |asked| asked.verb == Verb::Patch, RequestFault::refused(500));
         let (serving, served) = watch::channel(false);
         let role = Role::new(kube.client("a", "ns"), "ns", "a");
         let running = tokio::spawn(role.run(served, |serves| *serves, CancellationToken::new()));

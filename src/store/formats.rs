@@ -199,7 +199,7 @@ async fn from_objects(text: &str) -> (FakeKube, Records) {
     let written: RecordSet = serde_json::from_str(text).unwrap();
     let kube = server();
     for object in written.objects {
-        kube.put(object).unwrap();
+        kube.put_object(object).unwrap();
     }
     let records = store(&kube).load().await.unwrap();
     (kube, records)

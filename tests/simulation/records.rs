@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fake_kube::{Answer, Asked, Connection, FakeKube, Fate, Then, Verb};
+use fake_kube::{Answer, ApiRequest, Connection, FakeKube, FaultEffect, RequestFault, Verb};
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
@@ -189,26 +189,29 @@ fn touch(kube: &FakeKube, plural: &str, name: &str) {
 fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
     let (server, state) = (kube.clone(), Arc::clone(state));
     let rng = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5707));
-    kube.on_request(move |asked: &Asked| {
+    kube.on_request(move |asked: &ApiRequest| {
         if !state.stormy.load(Ordering::Relaxed) {
-            return Fate::default();
+            return RequestFault::default();
         }
         let mut rng = rng.lock().unwrap();
         let named = asked.verb != Verb::Get && !asked.name.is_empty();
         match rng.random_range(0..30) {
             0..3 if named => {
                 touch(&server, &asked.plural, &asked.name);
-                Fate::default()
+                RequestFault::default()
             }
-            3..5 => Then::ReplyLost.into(),
-            5 => Then::RequestLost.into(),
-            6 => Fate::refused(500),
-            7 => Fate::refused(503),
-            8 => Fate::throttled(rng.random_range(0..7)),
-            9 => Fate { delay: Duration::from_millis(rng.random_range(1..3000)), then: Then::Done },
-            10 if rng.random_bool(0.3) => Then::Hangs.into(),
-            11 if rng.random_bool(0.3) => Then::DoneAndHangs.into(),
-            _ => Fate::default(),
+            3..5 => FaultEffect::ReplyLost.into(),
+            5 => FaultEffect::RequestLost.into(),
+            6 => RequestFault::refused(500),
+            7 => RequestFault::refused(503),
+            8 => RequestFault::throttled(rng.random_range(0..7)),
+            9 => RequestFault {
+                delay: Duration::from_millis(rng.random_range(1..3000)),
+                effect: FaultEffect::Done,
+            },
+            10 if rng.random_bool(0.3) => FaultEffect::Hangs.into(),
+            11 if rng.random_bool(0.3) => FaultEffect::DoneAndHangs.into(),
+            _ => RequestFault::default(),
         }
     });
 }

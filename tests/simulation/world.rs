@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ca_model::{Autoscaler, Event, Memory, Minor, Outcome, Pod};
+use ca_model::{Autoscaler, Event, LoopResult, Memory, Minor, Pod};
 use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -350,9 +350,9 @@ impl World {
             self.tell(&(&report.outcome, &report.events, burnt));
         }
         match &report.outcome {
-            Outcome::Crashed(why) => return Err(format!("8: Cluster Autoscaler panics: {why}")),
+            LoopResult::Crashed(why) => return Err(format!("8: Cluster Autoscaler panics: {why}")),
             // Without a disk nothing can be promised, and some answers are errors.
-            Outcome::Aborted(why) if alive && !burnt && !self.store.troubled() => {
+            LoopResult::Aborted(why) if alive && !burnt && !self.store.troubled() => {
                 return Err(format!("3: the loop of Cluster Autoscaler is aborted: {why}"));
             }
             _ => {}

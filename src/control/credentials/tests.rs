@@ -79,7 +79,7 @@ impl World {
         secret["apiVersion"] = json!("v1");
         secret["kind"] = json!("Secret");
         secret["metadata"] = json!({"name": NAME, "namespace": NAMESPACE});
-        self.kube.put(secret).unwrap();
+        self.kube.put_object(secret).unwrap();
     }
 
     /// What VPSie says to a call, with the credentials in use.

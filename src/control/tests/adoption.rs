@@ -11,7 +11,7 @@ fn register(kube: &FakeKube, ready: &str) {
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "slave-999"}, "spec": {},
         "status": {"conditions": [{"type": "Ready", "status": ready}]},
     });
-    kube.put(node).unwrap();
+    kube.put_object(node).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

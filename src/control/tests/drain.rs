@@ -1,6 +1,6 @@
 //! Nodes of machines that people delete, against an API server in the process.
 
-use fake_kube::{Asked, FakeKube, Then, Verb};
+use fake_kube::{ApiRequest, FakeKube, FaultEffect, Verb};
 use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 
@@ -61,14 +61,14 @@ impl Cluster {
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("slave-{n}")}, "spec": {},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]},
         });
-        self.kube.put(node).unwrap();
+        self.kube.put_object(node).unwrap();
     }
 
     fn pod(&self, name: &str, node: u32, more: &Value) {
         let mut metadata = json!({"name": name, "namespace": "default"});
         metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.kube
-            .put(json!({
+            .put_object(json!({
                 "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
                 "spec": {"nodeName": format!("slave-{node}")}, "status": {"phase": "Running"},
             }))
@@ -105,18 +105,19 @@ fn id(n: u32) -> MachineId {
     format!("web-{n:08x}").as_str().into()
 }
 
-fn is_eviction(asked: &Asked) -> bool {
+fn is_eviction(asked: &ApiRequest) -> bool {
     asked.subresource == "eviction"
 }
 
 /// Whether the request lists the pods of the Node.
-fn lists_pods_on(asked: &Asked, n: u32) -> bool {
+fn lists_pods_on(asked: &ApiRequest, n: u32) -> bool {
     let selector = asked.query.get("fieldSelector");
-    asked.is(Verb::List, "pods") && selector.is_some_and(|on| *on == format!("spec.nodeName=slave-{n}"))
+    asked.is_verb_on(Verb::List, "pods")
+        && selector.is_some_and(|on| *on == format!("spec.nodeName=slave-{n}"))
 }
 
-fn refused(code: u16, cause: &str) -> Then {
-    Then::Refused(fake_kube::Refusal::new(code, "no").with_cause(cause, "web needs 2"))
+fn refused(code: u16, cause: &str) -> FaultEffect {
+    FaultEffect::Refused(fake_kube::StatusError::new(code, "no").with_cause(cause, "web needs 2"))
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +139,7 @@ async fn a_node_is_cordoned_and_emptied_before_its_vm_is_deleted() {
     let left: Vec<_> = cluster.kube.list("pods").iter().map(|pod| pod["metadata"]["name"].clone()).collect();
     assert_eq!(left, ["daemon", "other"]);
     let requests = cluster.kube.requests();
-    let cordoned = requests.iter().rposition(|asked| asked.is(Verb::Patch, "nodes")).unwrap();
+    let cordoned = requests.iter().rposition(|asked| asked.is_verb_on(Verb::Patch, "nodes")).unwrap();
     assert!(cordoned < requests.iter().position(is_eviction).unwrap(), "cordoned first");
 }
 
@@ -162,8 +163,9 @@ async fn an_api_server_that_has_enough_is_left_alone() {
     for n in 0..4 {
         cluster.pod(&format!("web-{n}"), 1, &json!({}));
     }
-    let busy = fake_kube::Refusal { retry_after: Some(20), ..fake_kube::Refusal::new(429, "slow down") };
-    cluster.kube.fail(4, is_eviction, Then::Refused(busy));
+    let busy =
+        fake_kube::StatusError { retry_after: Some(20), ..fake_kube::StatusError::new(429, "slow down") };
+    cluster.kube.fail(4, is_eviction, FaultEffect::Refused(busy));
     cluster.retire(1).await;
     cluster.until("they were asked for", |c| c.evictions() == 4).await;
     tokio::time::sleep(Duration::from_secs(18)).await;
@@ -192,14 +194,14 @@ async fn another_pod_of_the_same_name_is_not_evicted_for_the_first() {
         if is_eviction(asked) {
             once.call_once(|| {
                 kube.vanish("pods", "default", "web-0");
-                kube.put(json!({
+                kube.put_object(json!({
                     "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "default"},
                     "spec": {"nodeName": "slave-2"}, "status": {"phase": "Running"},
                 }))
                 .unwrap();
             });
         }
-        fake_kube::Fate::default()
+        fake_kube::RequestFault::default()
     });
     cluster.retire(1).await;
     cluster.until("it is drained", |c| c.drained(1)).await;
@@ -225,7 +227,7 @@ async fn three_are_drained_at_a_time_besides_those_that_are_held_up() {
         cluster.pod(&format!("web-{n}"), n, &json!({}));
     }
     let held =
-        |asked: &Asked| is_eviction(asked) && ["web-1", "web-2", "web-3"].contains(&asked.name.as_str());
+        |asked: &ApiRequest| is_eviction(asked) && ["web-1", "web-2", "web-3"].contains(&asked.name.as_str());
     cluster.kube.fail(u32::MAX, held, refused(500, ""));
     for n in 1..=6 {
         cluster.retire(n).await;
@@ -241,7 +243,7 @@ async fn a_drain_goes_on_after_a_restart_and_an_api_server_that_was_down() {
     let mut cluster = Cluster::new(1).await;
     cluster.pod("web", 1, &json!({}));
     cluster.pod("held", 1, &json!({}));
-    let held = |asked: &Asked| is_eviction(asked) && asked.name == "held";
+    let held = |asked: &ApiRequest| is_eviction(asked) && asked.name == "held";
     cluster.kube.fail(u32::MAX, held, refused(429, "DisruptionBudget"));
     cluster.retire(1).await;
     cluster.until("one pod is evicted", |c| c.kube.get("pods", "default", "web").is_none()).await;
@@ -277,7 +279,7 @@ async fn an_outage_costs_few_requests_and_nothing_is_concluded_from_it() {
 async fn nodes_whose_pods_cannot_be_listed_hold_up_no_other_drain() {
     let mut cluster = Cluster::new(6).await;
     (1..=6).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({})));
-    let fails = |asked: &Asked| (1..=4).any(|n| lists_pods_on(asked, n));
+    let fails = |asked: &ApiRequest| (1..=4).any(|n| lists_pods_on(asked, n));
     cluster.kube.fail(u32::MAX, fails, refused(500, ""));
     for n in 1..=6 {
         cluster.retire(n).await;
@@ -310,9 +312,9 @@ async fn a_node_that_cannot_be_looked_up_holds_up_no_other_drain() {
     let mut cluster = Cluster::new(2).await;
     cluster.pod("web-2", 2, &json!({}));
     cluster.kube.delete("nodes", "", "slave-1").unwrap();
-    let looks_up = |asked: &Asked| {
+    let looks_up = |asked: &ApiRequest| {
         let selector = asked.query.get("fieldSelector");
-        asked.is(Verb::List, "nodes") && selector.is_some_and(|of| of == "metadata.name=slave-1")
+        asked.is_verb_on(Verb::List, "nodes") && selector.is_some_and(|of| of == "metadata.name=slave-1")
     };
     cluster.kube.fail(u32::MAX, looks_up, refused(500, ""));
     cluster.retire(1).await;
@@ -360,8 +362,9 @@ async fn a_watch_of_nodes_that_died_silently_is_replaced_soon() {
 async fn throttled_evictions_are_not_followed_by_more() {
     let cluster = Cluster::new(1).await;
     (0..40).for_each(|n| cluster.pod(&format!("web-{n}"), 1, &json!({})));
-    let busy = fake_kube::Refusal { retry_after: Some(20), ..fake_kube::Refusal::new(429, "slow down") };
-    cluster.kube.fail(40, is_eviction, Then::Refused(busy));
+    let busy =
+        fake_kube::StatusError { retry_after: Some(20), ..fake_kube::StatusError::new(429, "slow down") };
+    cluster.kube.fail(40, is_eviction, FaultEffect::Refused(busy));
     cluster.retire(1).await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(cluster.evictions(), 5);
@@ -382,7 +385,7 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
     cluster.kube.hold_watches(false);
     tokio::time::sleep(Duration::from_mins(2)).await;
     assert!(cluster.kube.get("nodes", "", "slave-2").unwrap()["spec"]["providerID"].is_string());
-    assert_eq!(cluster.kube.count(|asked| asked.is(Verb::Patch, "nodes")), 1);
+    assert_eq!(cluster.kube.count(|asked| asked.is_verb_on(Verb::Patch, "nodes")), 1);
 }
 
 /// A VPSie in front of the cluster, with an orphan that was found when the process began.

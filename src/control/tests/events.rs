@@ -16,7 +16,7 @@ fn kube() -> FakeKube {
         "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
         "metadata": {"name": "web", "namespace": NAMESPACE}, "spec": {},
     });
-    kube.put(group).unwrap();
+    kube.put_object(group).unwrap();
     kube
 }
 

@@ -71,7 +71,7 @@ impl Cluster {
                 "addresses": [{"type": "InternalIP", "address": address}],
             },
         });
-        self.kube.put(node).unwrap();
+        self.kube.put_object(node).unwrap();
     }
 
     fn node(&self, name: &str) -> Value {

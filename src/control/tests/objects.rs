@@ -36,7 +36,7 @@ impl Cluster {
         let now = Arc::clone(&clock);
         let kube = FakeKube::new(move || now.now());
         for machine in store.records().machines {
-            kube.put(vpsie_node(&machine)).unwrap();
+            kube.put_object(vpsie_node(&machine)).unwrap();
         }
         let client = kube.client("provider", NAMESPACE);
         let targets = Arc::new(Mutex::new(Vec::new()));
@@ -71,7 +71,7 @@ impl Cluster {
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
             "metadata": {"name": name, "namespace": NAMESPACE, "generation": 1}, "spec": spec,
         });
-        self.kube.put(object).unwrap();
+        self.kube.put_object(object).unwrap();
     }
 
     pub(super) fn edit(&self, name: &str, spec: &Value) {
@@ -242,7 +242,7 @@ async fn the_config_limits_all_of_them() {
         "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig",
         "metadata": {"name": "default", "generation": 1}, "spec": {"globalSettings": {"maxClusterWorkers": 1}},
     });
-    cluster.kube.put(config).unwrap();
+    cluster.kube.put_object(config).unwrap();
     cluster.until("it is in force", |c| c.max(SMALL) == Some(1)).await;
     let active =
         |c: &Cluster| c.kube.get("autoscalerconfigs", "", "default").unwrap()["status"]["active"] == true;

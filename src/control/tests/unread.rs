@@ -1,6 +1,6 @@
 //! Declared limits that cannot be read: nothing grows past what they may say.
 
-use fake_kube::Fate;
+use fake_kube::RequestFault;
 use serde_json::{Value, json};
 
 use super::objects::{Cluster, NAMESPACE, running};
@@ -35,12 +35,12 @@ async fn told(cluster: &Cluster, time: Duration) -> Vec<Option<u32>> {
 async fn nothing_grows_before_the_config_is_read() {
     for code in [403, 500, 503] {
         let mut cluster = Cluster::new(Vec::new()).await;
-        cluster.kube.put(config(&json!({"maxClusterWorkers": 0}))).unwrap();
+        cluster.kube.put_object(config(&json!({"maxClusterWorkers": 0}))).unwrap();
         cluster.put("web", &json!({}));
         cluster.kube.fail(
             3,
             |asked| asked.path.contains("autoscalerconfigs") && !asked.verb.writes(),
-            Fate::refused(code),
+            RequestFault::refused(code),
         );
         cluster.until("the pool is there", |c| c.max(SMALL).is_some()).await;
         let refused = Command::IncreaseSize { pool: SMALL.to_owned(), delta: 1 };
@@ -57,7 +57,7 @@ async fn the_status_says_that_the_config_was_not_read() {
     cluster.kube.fail(
         u32::MAX,
         |asked| asked.path.contains("autoscalerconfigs") && !asked.verb.writes(),
-        Fate::refused(403),
+        RequestFault::refused(403),
     );
     cluster.until("it is said", |c| c.condition("web", "AtMaxCapacity")["reason"] == "LimitsUnknown").await;
     let message = cluster.condition("web", "AtMaxCapacity")["message"].as_str().unwrap().to_owned();
@@ -68,21 +68,21 @@ async fn the_status_says_that_the_config_was_not_read() {
 async fn a_config_kind_that_does_not_exist_limits_nothing() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.put("web", &json!({}));
-    cluster.kube.fail(u32::MAX, |asked| asked.path.contains("autoscalerconfigs"), Fate::refused(404));
+    cluster.kube.fail(u32::MAX, |asked| asked.path.contains("autoscalerconfigs"), RequestFault::refused(404));
     cluster.until("the pool may grow", |c| c.max(SMALL) == Some(4)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_grows_while_the_config_is_unreadable() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.kube.put(config(&json!({"maxClusterWorkers": "a few"}))).unwrap();
+    cluster.kube.put_object(config(&json!({"maxClusterWorkers": "a few"}))).unwrap();
     cluster.put("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL).is_some()).await;
     assert_eq!(told(&cluster, Duration::from_mins(1)).await, [Some(0)]);
     let status = status_of_config(&cluster);
     assert_eq!(status["active"], false);
     assert!(status["message"].as_str().unwrap().contains("this version cannot read it"), "{status}");
-    cluster.kube.put(config(&json!({"maxClusterWorkers": 3}))).unwrap();
+    cluster.kube.put_object(config(&json!({"maxClusterWorkers": 3}))).unwrap();
     cluster.until("it holds once it is readable", |c| c.max(SMALL) == Some(3)).await;
     cluster.until("it says so", |c| status_of_config(c)["active"] == true).await;
 }
@@ -90,7 +90,7 @@ async fn nothing_grows_while_the_config_is_unreadable() {
 #[tokio::test(start_paused = true)]
 async fn a_config_that_becomes_unreadable_holds_as_it_was() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.kube.put(config(&json!({"maxClusterWorkers": 2}))).unwrap();
+    cluster.kube.put_object(config(&json!({"maxClusterWorkers": 2}))).unwrap();
     cluster.put("web", &json!({}));
     cluster.until("it holds", |c| c.max(SMALL) == Some(2)).await;
     let limits = |limits: Value| json!({"spec": {"globalSettings": limits}});

@@ -2,7 +2,7 @@ mod moves;
 
 use std::time::Duration;
 
-use fake_kube::{FakeKube, Fate, Then, Verb};
+use fake_kube::{FakeKube, FaultEffect, RequestFault, Verb};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
@@ -49,7 +49,7 @@ fn vm() -> Vm {
     }
 }
 
-fn ask(outcome: AskOutcome) -> Ask {
+fn create_request(outcome: AskOutcome) -> Ask {
     Ask { at: time(1), outcome }
 }
 
@@ -74,7 +74,11 @@ fn failed() -> Phase {
 }
 
 fn one(phase: Phase, asks: &[AskOutcome]) -> Machine {
-    Machine { phase, asks: asks.iter().map(|outcome| ask(*outcome)).collect(), ..machine("workers-1") }
+    Machine {
+        phase,
+        asks: asks.iter().map(|outcome| create_request(*outcome)).collect(),
+        ..machine("workers-1")
+    }
 }
 
 fn writes(kube: &FakeKube) -> Vec<(Verb, String)> {
@@ -140,14 +144,14 @@ async fn an_object_is_written_only_where_it_differs() {
 #[tokio::test(start_paused = true)]
 async fn whatever_goes_wrong_once_is_put_right() {
     for fate in [
-        Fate::from(Then::ReplyLost),
-        Then::RequestLost.into(),
-        Then::Hangs.into(),
-        Then::DoneAndHangs.into(),
-        Fate::throttled(1),
-        Fate::refused(409),
-        Fate::refused(500),
-        Fate::refused(503),
+        RequestFault::from(FaultEffect::ReplyLost),
+        FaultEffect::RequestLost.into(),
+        FaultEffect::Hangs.into(),
+        FaultEffect::DoneAndHangs.into(),
+        RequestFault::throttled(1),
+        RequestFault::refused(409),
+        RequestFault::refused(500),
+        RequestFault::refused(503),
     ] {
         for nth in 0..14 {
             let kube = server();
@@ -161,7 +165,7 @@ async fn whatever_goes_wrong_once_is_put_right() {
                 } else {
                     99
                 };
-                if now == nth { once.clone() } else { Fate::default() }
+                if now == nth { once.clone() } else { RequestFault::default() }
             });
             let all: Vec<_> = changes().into_iter().chain(save(&one(running(), &[]))).collect();
             store.commit(&all).await.unwrap_or_else(|error| panic!("{fate:?} of write {nth}: {error}"));
@@ -181,11 +185,11 @@ async fn whatever_goes_wrong_once_is_put_right() {
 #[tokio::test(start_paused = true)]
 async fn lasting_faults_fail_a_commit_within_its_timeout() {
     for fate in [
-        Fate::from(Then::Hangs),
-        Then::RequestLost.into(),
-        Fate::throttled(60),
-        Fate::refused(500),
-        Fate::refused(403),
+        RequestFault::from(FaultEffect::Hangs),
+        FaultEffect::RequestLost.into(),
+        RequestFault::throttled(60),
+        RequestFault::refused(500),
+        RequestFault::refused(403),
     ] {
         let kube = server();
         let store = loaded(&kube).await;
@@ -299,7 +303,7 @@ async fn objects_without_a_readable_record_stay_unchanged() {
         "metadata": {"name": "workers-1", "namespace": NAMESPACE},
         "spec": {"nodeGroupName": "workers", "datacenterID": "ams1", "instanceType": "s", "resourceIdentifier": "c-9"},
     });
-    kube.put(original).unwrap();
+    kube.put_object(original).unwrap();
     let before = kube.get("vpsienodes", NAMESPACE, "workers-1");
     let store = loaded(&kube).await;
     assert_eq!(store.load().await.unwrap(), Records::default());
@@ -358,7 +362,7 @@ async fn a_hundred_machines_are_written_at_once_and_read_in_pages() {
     }
     kube.forget_requests();
     assert_eq!(store.load().await.unwrap().machines.len(), 1100);
-    assert_eq!(kube.count(|asked| asked.is(Verb::List, "vpsienodes")), 3);
+    assert_eq!(kube.count(|asked| asked.is_verb_on(Verb::List, "vpsienodes")), 3);
 }
 
 /// A transition of a machine that the fleet can make.
@@ -418,7 +422,7 @@ proptest! {
             kube.on_request(move |asked| {
                 use std::sync::atomic::Ordering::Relaxed;
                 let spent = asked.verb.writes() && left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
-                if spent { Then::RequestLost.into() } else { Fate::default() }
+                if spent { FaultEffect::RequestLost.into() } else { RequestFault::default() }
             });
             let whole = store.commit(&save(&after)).await.is_ok();
             kube.clear_faults();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::object::{Node, Place, Pod, Taint, places, put};
+use crate::object::{Node, Pod, SchedulableNode, Taint, schedulable_nodes, schedule_pod};
 
 /// The Kubernetes API could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -94,10 +94,10 @@ impl Memory {
             }
         }
         let bound: Vec<_> = pods.values().filter(|pod| pod.node.is_some()).cloned().collect();
-        let mut free: Vec<Place> = places(nodes.values(), &bound);
+        let mut free: Vec<SchedulableNode> = schedulable_nodes(nodes.values(), &bound);
         for pod in pods.values_mut().filter(|pod| pod.node.is_none()) {
             let place = free.iter().find(|place| place.fits(pod)).map(|place| place.name.clone());
-            pod.unschedulable = !put(&mut free, pod);
+            pod.unschedulable = !schedule_pod(&mut free, pod);
             pod.node = place;
         }
     }

@@ -141,7 +141,7 @@ async fn grpc(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
         Ok(_) => (tonic::Code::Ok, String::new()),
         Err(status) => (status.code(), status.message().to_owned()),
     };
-    round.provider.note("BestOptions", "", code, message);
+    round.provider.record_call("BestOptions", "", code, message);
     let Ok(reply) = reply else { return choices };
     if reply.options.is_empty() {
         return if minor < Minor::V1_32 { choices } else { Vec::new() };

@@ -9,7 +9,7 @@
 //! ```no_run
 //! # async fn example(service: tonic::transport::Channel, allocatable: ca_model::Resources) {
 //! use std::time::Duration;
-//! use ca_model::{Autoscaler, Config, Link, Memory, Minor, Node, Outcome, Pod, Provider};
+//! use ca_model::{Autoscaler, Config, Link, Memory, Minor, Node, LoopResult, Pod, Provider};
 //!
 //! let mut now = jiff::Timestamp::UNIX_EPOCH;
 //! let cluster = Memory::default();
@@ -20,14 +20,14 @@
 //! for _ in 0..10 {
 //!     cluster.step(now); // scheduler and controllers
 //!     let report = autoscaler.loop_once(&cluster, now).await;
-//!     assert_eq!(report.outcome, Outcome::Done);
+//!     assert_eq!(report.outcome, LoopResult::Done);
 //!     // Whoever plays the kubelets joins nodes here: cluster.join(Node::new("vm-1", "vpsie://…", allocatable, now));
 //!     now += Duration::from_secs(10);
 //! }
 //! # }
 //! ```
 //!
-//! [`Outcome::Aborted`] is what users see as "no autoscaling for any group in this loop"; [`Outcome::Crashed`] is an
+//! [`LoopResult::Aborted`] is what users see as "no autoscaling for any group in this loop"; [`LoopResult::Crashed`] is an
 //! answer that makes the real process panic. A crash of Cluster Autoscaler is a new [`Autoscaler`] on the same
 //! cluster. Pods that are not [`Pod::controlled`] keep their node; [`Memory`] recreates evicted pods of workloads.
 //!
@@ -55,7 +55,7 @@ pub use expander::Expander;
 pub use kubernetes::Kubernetes;
 pub use link::Link;
 pub use minor::Minor;
-pub use model::{Autoscaler, Config, Event, Outcome, Report};
+pub use model::{Autoscaler, Config, Event, LoopResult, Report};
 pub use object::{Node, Pod, Resources, TO_BE_DELETED, Taint, Toleration, quantity, resources};
 pub use provider::{Call, Group, Instance, InstanceError, InstanceState, Options, Provider};
 

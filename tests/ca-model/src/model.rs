@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, ClusterError};
 use crate::expander::Expander;
 use crate::link::Link;
 use crate::minor::Minor;
-use crate::object::{Node, Place, Pod, TO_BE_DELETED, places, put};
+use crate::object::{Node, Pod, SchedulableNode, TO_BE_DELETED, schedulable_nodes, schedule_pod};
 use crate::provider::{Call, Failure, Options, Provider};
 use crate::registry::{Registry, Run};
 use crate::scale_down::ScaleDown;
@@ -109,15 +109,15 @@ impl Config {
     }
 }
 
-/// Something that the loop did, or that happened to it.
+/// An action or a finding of the loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say what they are")]
 pub enum Event {
-    /// A group was asked to grow.
+    /// A group was scaled up.
     ScaledUp { group: String, delta: i64 },
-    /// A group was asked to grow and the provider said no.
+    /// The provider refused to scale up a group.
     ScaleUpFailed { group: String, delta: i64 },
-    /// A group is not asked to grow until then.
+    /// A group is not scaled up until then.
     BackedOff { group: String, code: String, until: Timestamp },
     /// Nodes of a group did not come in time.
     TimedOut { group: String },
@@ -135,14 +135,14 @@ pub enum Event {
     DeletionFailed { node: String, why: String },
 }
 
-/// How a run of the loop ended.
+/// The result of a run of the loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// To its end.
+pub enum LoopResult {
+    /// Completed.
     Done,
-    /// The loop gave up, for all groups; it will try again.
+    /// Aborted for all groups, until the next loop.
     Aborted(String),
-    /// An answer made the process panic: the provider broke the contract.
+    /// A reply made the process panic: the provider violated the contract.
     Crashed(String),
 }
 
@@ -150,7 +150,7 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Report {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: LoopResult,
     /// What it did, in order.
     pub events: Vec<Event>,
     /// The RPCs that it made, in order.
@@ -230,9 +230,9 @@ impl Autoscaler {
     pub async fn loop_once(&mut self, cluster: &dyn Cluster, now: Timestamp) -> Report {
         let mut events = Vec::new();
         let outcome = match self.run_once(cluster, now, &mut events).await {
-            Ok(()) => Outcome::Done,
-            Err(Stop::Abort(why)) => Outcome::Aborted(why),
-            Err(Stop::Crash(why)) => Outcome::Crashed(why),
+            Ok(()) => LoopResult::Done,
+            Err(Stop::Abort(why)) => LoopResult::Aborted(why),
+            Err(Stop::Crash(why)) => LoopResult::Crashed(why),
         };
         Report { outcome, events, calls: self.provider.take_calls() }
     }
@@ -289,9 +289,9 @@ impl Autoscaler {
         }
         let (upcoming, starting) = self.registry.upcoming(&run).await;
         let settled: Vec<_> = nodes.iter().filter(|node| !starting.contains(&node.name)).cloned().collect();
-        let mut places = places(&settled, &pods);
-        add_upcoming(&mut places, &upcoming, &templates)?;
-        let waiting = pods_to_help(&mut places, &pods);
+        let mut free_nodes = schedulable_nodes(&settled, &pods);
+        add_upcoming(&mut free_nodes, &upcoming, &templates)?;
+        let waiting = pods_to_help(&mut free_nodes, &pods);
         let young =
             !waiting.is_empty() && waiting.iter().all(|pod| pod.created + Duration::from_secs(2) > now);
         if !waiting.is_empty() && !young {
@@ -395,7 +395,7 @@ fn sanitized(node: &Node) -> Node {
 }
 
 fn add_upcoming(
-    places: &mut Vec<Place>,
+    free_nodes: &mut Vec<SchedulableNode>,
     upcoming: &BTreeMap<String, i64>,
     templates: &BTreeMap<String, Node>,
 ) -> Result<(), Stop> {
@@ -403,14 +403,17 @@ fn add_upcoming(
         let template = templates
             .get(group)
             .ok_or_else(|| Stop::Abort(format!("failed to find template node for {group}")))?;
-        places.extend((0..*count).map(|_| Place::of(template)));
+        free_nodes.extend((0..*count).map(|_| SchedulableNode::from_node(template)));
     }
     Ok(())
 }
 
 /// Pods that wait and that fit neither what is there nor what is coming.
-fn pods_to_help(places: &mut [Place], pods: &[Pod]) -> Vec<Pod> {
+fn pods_to_help(free_nodes: &mut [SchedulableNode], pods: &[Pod]) -> Vec<Pod> {
     let waiting = pods.iter().filter(|pod| pod.node.is_none() && pod.unschedulable && !pod.node_bound);
     let mut names = BTreeSet::new();
-    waiting.filter(|pod| !put(places, pod) && names.insert((&pod.namespace, &pod.name))).cloned().collect()
+    waiting
+        .filter(|pod| !schedule_pod(free_nodes, pod) && names.insert((&pod.namespace, &pod.name)))
+        .cloned()
+        .collect()
 }

@@ -14,7 +14,7 @@ const NOT_READY: [&str; 3] = [
     "node.kubernetes.io/network-unavailable",
 ];
 
-/// Amounts of what pods ask for and nodes have.
+/// Resources of pods and nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// CPU, millicores.
@@ -26,14 +26,14 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Whether `self` is enough for `wanted`.
+    /// Returns true iff `self` covers `wanted`.
     pub fn covers(&self, wanted: &Self) -> bool {
         self.cpu_millis >= wanted.cpu_millis
             && self.memory_mib >= wanted.memory_mib
             && self.pods >= wanted.pods
     }
 
-    pub(crate) fn take(&mut self, used: &Self) {
+    pub(crate) fn subtract(&mut self, used: &Self) {
         self.cpu_millis -= used.cpu_millis;
         self.memory_mib -= used.memory_mib;
         self.pods -= used.pods;
@@ -168,9 +168,9 @@ impl Pod {
     }
 }
 
-/// A place for pods: a node, or one that is yet to come, with what is still free there.
+/// A node, or an upcoming node, with its free resources.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct SchedulableNode {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
@@ -178,9 +178,9 @@ pub(crate) struct Place {
     pub free: Resources,
 }
 
-impl Place {
-    /// The node, empty.
-    pub(crate) fn of(node: &Node) -> Self {
+impl SchedulableNode {
+    /// The node without pods.
+    pub(crate) fn from_node(node: &Node) -> Self {
         Self {
             name: node.name.clone(),
             labels: node.labels.clone(),
@@ -190,7 +190,7 @@ impl Place {
         }
     }
 
-    /// Whether the scheduler would bind the pod here.
+    /// Returns true iff the scheduler would bind the pod to it.
     pub(crate) fn fits(&self, pod: &Pod) -> bool {
         self.open
             && self.free.covers(&pod.requests)
@@ -199,22 +199,25 @@ impl Place {
     }
 }
 
-/// The nodes with what their pods leave free.
-pub(crate) fn places<'a>(nodes: impl IntoIterator<Item = &'a Node>, pods: &[Pod]) -> Vec<Place> {
-    let mut places: Vec<_> = nodes.into_iter().map(Place::of).collect();
+/// The nodes with the resources that their pods leave free.
+pub(crate) fn schedulable_nodes<'a>(
+    nodes: impl IntoIterator<Item = &'a Node>,
+    pods: &[Pod],
+) -> Vec<SchedulableNode> {
+    let mut free_nodes: Vec<_> = nodes.into_iter().map(SchedulableNode::from_node).collect();
     for pod in pods {
-        if let Some(place) = places.iter_mut().find(|place| Some(&place.name) == pod.node.as_ref()) {
-            place.free.take(&pod.requests);
+        if let Some(node) = free_nodes.iter_mut().find(|node| Some(&node.name) == pod.node.as_ref()) {
+            node.free.subtract(&pod.requests);
         }
     }
-    places
+    free_nodes
 }
 
-/// Puts the pod into the first place that takes it.
-pub(crate) fn put(places: &mut [Place], pod: &Pod) -> bool {
-    match places.iter_mut().find(|place| place.fits(pod)) {
-        Some(place) => {
-            place.free.take(&pod.requests);
+/// Places the pod on the first node that it fits. Returns false if there is none.
+pub(crate) fn schedule_pod(free_nodes: &mut [SchedulableNode], pod: &Pod) -> bool {
+    match free_nodes.iter_mut().find(|node| node.fits(pod)) {
+        Some(node) => {
+            node.free.subtract(&pod.requests);
             true
         }
         None => false,

@@ -151,12 +151,12 @@ impl Provider {
             Ok(_) => (Code::Ok, String::new()),
             Err(status) => (status.code(), status.message().to_owned()),
         };
-        self.note(rpc, subject, code, message);
+        self.record_call(rpc, subject, code, message);
         result
     }
 
     /// Notes an RPC that was made to a service of its own.
-    pub(crate) fn note(&self, rpc: &'static str, subject: &str, code: Code, message: String) {
+    pub(crate) fn record_call(&self, rpc: &'static str, subject: &str, code: Code, message: String) {
         self.caches().calls.push(Call { rpc, subject: subject.to_owned(), code, message });
     }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::cluster::Cluster;
 use crate::minor::Minor;
 use crate::model::{Config, Event, Stop};
-use crate::object::{Node, Place, Pod, TO_BE_DELETED, Taint, places};
+use crate::object::{Node, Pod, SchedulableNode, TO_BE_DELETED, Taint, schedulable_nodes};
 use crate::provider::{Group, Provider};
 use crate::registry::{options, tolerate};
 
@@ -79,7 +79,7 @@ impl ScaleDown {
             }
         }
         self.unremovable.retain(|_, until| *until > now);
-        let mut room: Vec<Place> = places(nodes, pods);
+        let mut room: Vec<SchedulableNode> = schedulable_nodes(nodes, pods);
         let mut unneeded = BTreeMap::new();
         let mut removable = Vec::new();
         for (node, group) in &candidates {
@@ -248,10 +248,10 @@ fn utilization(node: &Node, pods: &[Pod]) -> f64 {
 }
 
 /// The places without this node and with its pods elsewhere. None when they fit nowhere or may not move.
-fn without(room: &[Place], node: &Node, pods: &[Pod]) -> Option<Vec<Place>> {
+fn without(room: &[SchedulableNode], node: &Node, pods: &[Pod]) -> Option<Vec<SchedulableNode>> {
     let mut left: Vec<_> = room.iter().filter(|place| place.name != node.name).cloned().collect();
     for pod in moving(&node.name, pods) {
-        if !pod.controlled || !crate::object::put(&mut left, pod) {
+        if !pod.controlled || !crate::object::schedule_pod(&mut left, pod) {
             return None;
         }
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::expander::{Round, filter};
 use crate::minor::Minor;
 use crate::model::{Autoscaler, Event, Stop};
-use crate::object::{Node, Place, Pod, put};
+use crate::object::{Node, Pod, SchedulableNode, schedule_pod};
 use crate::registry::{Run, tolerate};
 
 /// An option.
@@ -101,19 +101,20 @@ impl Autoscaler {
 
     /// First-fit decreasing onto new nodes of the template.
     fn estimate(&self, group: &str, template: &Node, pods: &[Pod], room: i64) -> Option<Choice> {
-        let empty = Place::of(template);
+        let empty = SchedulableNode::from_node(template);
         let mut fitting: Vec<_> = pods.iter().filter(|pod| empty.fits(pod)).collect();
         let share = |pod: &Pod| {
             pod.requests.cpu_millis as f64 / empty.free.cpu_millis.max(1) as f64
                 + pod.requests.memory_mib as f64 / empty.free.memory_mib.max(1) as f64
         };
         fitting.sort_by(|a, b| share(b).total_cmp(&share(a)));
-        let (mut new, mut helped, mut used): (Vec<Place>, Vec<Pod>, f64) = (Vec::new(), Vec::new(), 0.0);
+        let (mut new, mut helped, mut used): (Vec<SchedulableNode>, Vec<Pod>, f64) =
+            (Vec::new(), Vec::new(), 0.0);
         for pod in fitting {
-            let mut placed = put(&mut new, pod);
+            let mut placed = schedule_pod(&mut new, pod);
             if !placed && new.len() < self.config.max_nodes_per_scale_up {
                 new.push(empty.clone());
-                placed = put(&mut new, pod);
+                placed = schedule_pod(&mut new, pod);
             }
             if placed {
                 used += share(pod);

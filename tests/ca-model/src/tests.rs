@@ -15,7 +15,7 @@ use crate::wire::{
     OptionsRequest, PodPrice, Price, StatusMessage, TargetSize, TemplateReply,
 };
 use crate::{
-    Autoscaler, Config, Event, Expander, Link, Memory, Minor, Node, Outcome, Pod, Provider, Report,
+    Autoscaler, Config, Event, Expander, Link, LoopResult, Memory, Minor, Node, Pod, Provider, Report,
     Resources, Taint,
 };
 
@@ -226,12 +226,12 @@ async fn pending_pods_get_nodes_and_an_idle_cluster_shrinks_to_nothing() {
         let mut world = World::new(minor, &["a"]);
         world.cluster.deploy("web", 6, Pod::new("", 1_000, 512, world.now));
         for _ in 0..4 {
-            assert_eq!(world.turn().await.outcome, Outcome::Done, "{minor:?}");
+            assert_eq!(world.turn().await.outcome, LoopResult::Done, "{minor:?}");
         }
         assert_eq!((world.fake.size("a"), world.cluster.pending()), (3, 0), "{minor:?}");
         world.cluster.deploy("web", 0, Pod::new("", 1_000, 512, world.now));
         for _ in 0..180 {
-            assert_eq!(world.turn().await.outcome, Outcome::Done, "{minor:?}");
+            assert_eq!(world.turn().await.outcome, LoopResult::Done, "{minor:?}");
         }
         assert_eq!((world.fake.size("a"), world.cluster.list_nodes().len()), (0, 0), "{minor:?}");
     }
@@ -285,7 +285,7 @@ async fn instances_that_never_register_are_deleted_in_time() {
 async fn a_failing_target_size_aborts_the_loop_for_all_groups() {
     let mut world = World::new(Minor::V1_36, &["a"]);
     world.fake.answer("NodeGroupTargetSize", Code::Unavailable);
-    assert!(matches!(world.turn().await.outcome, Outcome::Aborted(_)));
+    assert!(matches!(world.turn().await.outcome, LoopResult::Aborted(_)));
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn an_empty_template_is_a_crash() {
     for minor in Minor::ALL {
         let mut world = World::new(minor, &["a"]);
         world.fake.0.lock().unwrap().empty_template = true;
-        assert!(matches!(world.turn().await.outcome, Outcome::Crashed(_)), "{minor:?}");
+        assert!(matches!(world.turn().await.outcome, LoopResult::Crashed(_)), "{minor:?}");
     }
 }
 

@@ -1,90 +1,91 @@
-//! What can go wrong on the way to the server and back.
+//! Faults of requests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::refusal::Refusal;
-use crate::request::Asked;
+use crate::request::ApiRequest;
+use crate::status_error::StatusError;
 
-/// What becomes of a request.
+/// The fault of a request; by default none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fate {
-    /// How long it takes to get there.
+pub struct RequestFault {
+    /// Delay before the request arrives.
     pub delay: Duration,
-    /// What happens then.
-    pub then: Then,
+    /// Its effect.
+    pub effect: FaultEffect,
 }
 
-/// What happens to a request that arrived, or did not.
+/// The effect of a fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Then {
-    /// It is done and answered.
+pub enum FaultEffect {
+    /// The request is executed and answered.
     #[default]
     Done,
-    /// It is not done, and this is the answer.
-    Refused(Refusal),
-    /// It is done, and the connection breaks before the answer.
+    /// The request is not executed, and this is the reply.
+    Refused(StatusError),
+    /// The request is executed, and the connection breaks before the reply.
     ReplyLost,
-    /// It is not done; the connection breaks.
+    /// The request is not executed; the connection breaks.
     RequestLost,
-    /// It is not done, and no answer ever comes.
+    /// The request is not executed and never answered.
     Hangs,
-    /// It is done, and no answer ever comes.
+    /// The request is executed and never answered.
     DoneAndHangs,
 }
 
-impl From<Then> for Fate {
-    fn from(then: Then) -> Self {
-        Self { delay: Duration::ZERO, then }
+impl From<FaultEffect> for RequestFault {
+    fn from(effect: FaultEffect) -> Self {
+        Self { delay: Duration::ZERO, effect }
     }
 }
 
-impl Fate {
+impl RequestFault {
     /// Refused with this HTTP status.
     pub fn refused(code: u16) -> Self {
-        Then::Refused(Refusal::new(code, "refused by a test")).into()
+        FaultEffect::Refused(StatusError::new(code, "refused by a test")).into()
     }
 
-    /// Refused with 429 and the wish that the client wait so many seconds.
+    /// Refused with 429 and this `retryAfterSeconds`.
     pub fn throttled(seconds: u32) -> Self {
-        let refusal = Refusal::new(429, "too many requests, please try again later");
-        Then::Refused(Refusal { retry_after: Some(seconds), ..refusal }).into()
+        let error = StatusError::new(429, "too many requests, please try again later");
+        FaultEffect::Refused(StatusError { retry_after: Some(seconds), ..error }).into()
     }
 }
 
-type Matches = Arc<dyn Fn(&Asked) -> bool + Send + Sync>;
-type Hook = Arc<dyn Fn(&Asked) -> Fate + Send + Sync>;
+type Matches = Arc<dyn Fn(&ApiRequest) -> bool + Send + Sync>;
+type FaultHook = Arc<dyn Fn(&ApiRequest) -> RequestFault + Send + Sync>;
 
 #[derive(Default)]
 pub(crate) struct Faults {
     pub(crate) latency: Duration,
-    pub(crate) rules: Vec<(u32, Matches, Fate)>,
-    pub(crate) hook: Option<Hook>,
+    pub(crate) rules: Vec<(u32, Matches, RequestFault)>,
+    pub(crate) hook: Option<FaultHook>,
     pub(crate) partitioned: BTreeSet<String>,
     pub(crate) down: bool,
     pub(crate) watches_held: bool,
-    /// Watches of an earlier one are cut.
+    /// Number of cuts: watches of an earlier number end with an error.
     pub(crate) cuts: u64,
-    /// Watches of an earlier one tell nothing any more and do not end.
+    /// Number of silences: watches of an earlier number hang.
     pub(crate) silences: u64,
 }
 
 impl Faults {
-    /// What becomes of it, by the first rule that fits, or else by the hook, called outside of the lock.
-    pub(crate) fn fate(&mut self, asked: &Asked) -> Result<Fate, Option<Hook>> {
+    /// Selects the fault of a request: by the first matching rule, or else by the hook, which is called without the lock.
+    pub(crate) fn select_fault(&mut self, request: &ApiRequest) -> Result<RequestFault, Option<FaultHook>> {
         if self.down {
-            return Ok(Then::RequestLost.into());
+            return Ok(FaultEffect::RequestLost.into());
         }
-        let Some(at) = self.rules.iter().position(|(_, matches, _)| matches(asked)) else {
+        let Some(at) = self.rules.iter().position(|(_, matches, _)| matches(request)) else {
             return Err(self.hook.clone());
         };
-        let (left, _, fate) = &mut self.rules[at];
+        let (left, _, fault) = &mut self.rules[at];
         *left = left.saturating_sub(1);
-        let (done, fate) = (*left == 0, fate.clone());
+        let fault = fault.clone();
+        let done = *left == 0;
         if done {
             self.rules.remove(at);
         }
-        Ok(fate)
+        Ok(fault)
     }
 }

@@ -1,5 +1,4 @@
-//! A Kubernetes API server in the process, for tests: real answers of [`kube::Client`], no network, and time that
-//! is tokio's.
+//! An in-process Kubernetes API server for tests: real replies for [`kube::Client`], no network, and tokio's time.
 //!
 //! It keeps objects of the kinds that vpsie-autoscaler uses as JSON, with versions, finalizers, status
 //! subresources, preconditions, paged lists and watches as Kubernetes has them. It validates nothing else.
@@ -8,7 +7,7 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! use k8s_openapi::api::core::v1::ConfigMap;
 //! let kube = fake_kube::FakeKube::new(jiff::Timestamp::now);
-//! kube.fail(1, |asked| asked.verb.writes(), fake_kube::Then::ReplyLost);
+//! kube.fail(1, |asked| asked.verb.writes(), fake_kube::FaultEffect::ReplyLost);
 //! let maps: kube::Api<ConfigMap> = kube::Api::default_namespaced(kube.client("me", "kube-system"));
 //! let map = serde_json::from_str(r#"{"metadata": {"name": "a"}}"#).unwrap();
 //! assert!(maps.create(&Default::default(), &map).await.is_err());
@@ -19,9 +18,9 @@
 mod faults;
 mod kinds;
 mod objects;
-mod refusal;
 mod request;
 mod server;
+mod status_error;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -34,10 +33,10 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-pub use faults::{Fate, Then};
-pub use refusal::Refusal;
-pub use request::{Asked, Verb};
+pub use faults::{FaultEffect, RequestFault};
+pub use request::{ApiRequest, Verb};
 pub use server::{Answer, Connection};
+pub use status_error::StatusError;
 
 use faults::Faults;
 use kinds::Kind;
@@ -58,7 +57,7 @@ struct Shared {
 struct State {
     objects: Objects,
     faults: Faults,
-    log: Vec<Asked>,
+    log: Vec<ApiRequest>,
     /// Verb and resource, with its subresource.
     forbidden: BTreeSet<(String, String)>,
 }
@@ -82,20 +81,19 @@ impl FakeKube {
         kube::Client::new(self.connection(name), namespace)
     }
 
-    /// The service under such a client, to be wrapped.
+    /// The service of such a client, for wrappers.
     pub fn connection(&self, client: &str) -> Connection {
         Connection { kube: self.clone(), client: client.to_owned() }
     }
 }
 
-/// The objects, by hand. No fault and no log is on this way, and status is a part of the object.
+/// Direct access to objects, without faults and log. The status is a part of the object.
 impl FakeKube {
-    /// Writes an object, whatever is there. It must have `apiVersion`, `kind` and a name; what is to have a
-    /// namespace and has none is in `default`.
-    pub fn put(&self, object: Value) -> Result<Value, Refusal> {
+    /// Creates or replaces an object. It must have `apiVersion`, `kind` and a name; the default namespace is `default`.
+    pub fn put_object(&self, object: Value) -> Result<Value, StatusError> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = Kind::by_name(&text(&object["apiVersion"]), &text(&object["kind"]))
-            .ok_or_else(|| Refusal::new(404, format!("{} is not served", object["kind"])))?;
+            .ok_or_else(|| StatusError::new(404, format!("{} is not served", object["kind"])))?;
         let name = text(&object["metadata"]["name"]);
         let namespace = match (kind.namespaced, text(&object["metadata"]["namespace"])) {
             (false, _) => String::new(),
@@ -124,29 +122,35 @@ impl FakeKube {
         self.state().objects.all(kind, None).map(|object| Value::clone(object)).collect()
     }
 
-    /// The same, typed; those that cannot be read so are left out.
+    /// All objects of a type. Objects that cannot be parsed are left out.
     pub fn all<K: kube::Resource<DynamicType = ()> + DeserializeOwned>(&self) -> Vec<K> {
         let list = self.list(&K::plural(&()));
         list.into_iter().filter_map(|object| serde_json::from_value(object).ok()).collect()
     }
 
     /// Changes an object with a JSON merge patch.
-    pub fn patch(&self, plural: &str, namespace: &str, name: &str, patch: Value) -> Result<Value, Refusal> {
-        let kind = Kind::by_plural(plural).ok_or_else(|| Refusal::not_found(plural, name))?;
+    pub fn patch(
+        &self,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        patch: Value,
+    ) -> Result<Value, StatusError> {
+        let kind = Kind::by_plural(plural).ok_or_else(|| StatusError::not_found(plural, name))?;
         let edit = Edit::Merge(patch);
         let stored = self.change(|objects| objects.update(kind, namespace, name, Part::All, edit))?;
         Ok(Value::clone(&stored))
     }
 
     /// Deletes an object, as `kubectl delete --wait=false`: finalizers hold it.
-    pub fn delete(&self, plural: &str, namespace: &str, name: &str) -> Result<(), Refusal> {
-        let kind = Kind::by_plural(plural).ok_or_else(|| Refusal::not_found(plural, name))?;
+    pub fn delete(&self, plural: &str, namespace: &str, name: &str) -> Result<(), StatusError> {
+        let kind = Kind::by_plural(plural).ok_or_else(|| StatusError::not_found(plural, name))?;
         let now = self.now();
         self.change(|objects| objects.delete(kind, namespace, name, &json!(null), now))?;
         Ok(())
     }
 
-    /// Removes an object whatever its finalizers. Whether it was there.
+    /// Removes an object despite its finalizers. Returns true iff it existed.
     pub fn vanish(&self, plural: &str, namespace: &str, name: &str) -> bool {
         let Some(kind) = Kind::by_plural(plural) else { return false };
         self.change(|objects| objects.vanish(kind, namespace, name))
@@ -164,43 +168,42 @@ impl FakeKube {
     }
 }
 
-/// What goes wrong.
+/// Faults.
 impl FakeKube {
-    /// How long each request takes to get here.
+    /// Sets the latency of all requests.
     pub fn set_latency(&self, latency: Duration) {
         self.state().faults.latency = latency;
     }
 
-    /// The next `times` requests that match have this fate. The first rule that fits counts.
+    /// Applies a fault to the next `times` matching requests. The first matching rule counts.
     pub fn fail(
         &self,
         times: u32,
-        matches: impl Fn(&Asked) -> bool + Send + Sync + 'static,
-        fate: impl Into<Fate>,
+        matches: impl Fn(&ApiRequest) -> bool + Send + Sync + 'static,
+        fault: impl Into<RequestFault>,
     ) {
-        self.state().faults.rules.push((times.max(1), Arc::new(matches), fate.into()));
+        self.state().faults.rules.push((times.max(1), Arc::new(matches), fault.into()));
     }
 
-    /// Asks for the fate of each request that no rule fits. It may look at the server, and change it.
-    pub fn on_request(&self, hook: impl Fn(&Asked) -> Fate + Send + Sync + 'static) {
+    /// Sets a hook that selects the fault of requests without a matching rule. It may access the server.
+    pub fn on_request(&self, hook: impl Fn(&ApiRequest) -> RequestFault + Send + Sync + 'static) {
         self.state().faults.hook = Some(Arc::new(hook));
     }
 
-    /// Takes all rules and the hook away.
+    /// Removes all rules and the hook.
     pub fn clear_faults(&self) {
         let mut state = self.state();
         state.faults.rules.clear();
         state.faults.hook = None;
     }
 
-    /// Whether all connections are refused. Watches stand still meanwhile.
+    /// Refuses all connections if `down`. Watches stall meanwhile.
     pub fn set_down(&self, down: bool) {
         self.state().faults.down = down;
         self.wake();
     }
 
-    /// Cuts one client off, or lets it back. What it asks meanwhile is answered by a broken connection when it is
-    /// back, and is not done; its watches stand still.
+    /// Partitions a client, or ends its partition. Its requests fail without effect when it is back; its watches stall.
     pub fn partition(&self, client: &str, cut_off: bool) {
         {
             let mut state = self.state();
@@ -219,38 +222,38 @@ impl FakeKube {
         self.wake();
     }
 
-    /// Kills the connection of each watch without a word to its client: nothing comes, not even its end.
+    /// Silences each watch: its client receives nothing, not even an end.
     pub fn silence_watches(&self) {
         self.state().faults.silences += 1;
         self.wake();
     }
 
-    /// Holds back what watches are told, until it is let go.
+    /// Holds back the lines of watches while `held`.
     pub fn hold_watches(&self, held: bool) {
         self.state().faults.watches_held = held;
         self.wake();
     }
 
-    /// Forgets what happened so far: a watch that has not heard of it yet is told that it is too late.
+    /// Forgets past changes: a watch that has not received them fails with 410.
     pub fn compact(&self) {
         self.state().objects.compact();
         self.wake();
     }
 }
 
-/// What was asked.
+/// The log of requests.
 impl FakeKube {
     /// All requests so far, also those that were lost.
-    pub fn requests(&self) -> Vec<Asked> {
+    pub fn requests(&self) -> Vec<ApiRequest> {
         self.state().log.clone()
     }
 
     /// How many requests match.
-    pub fn count(&self, matches: impl Fn(&Asked) -> bool) -> usize {
-        self.state().log.iter().filter(|asked| matches(asked)).count()
+    pub fn count(&self, matches: impl Fn(&ApiRequest) -> bool) -> usize {
+        self.state().log.iter().filter(|request| matches(request)).count()
     }
 
-    /// Starts the log anew.
+    /// Clears the log.
     pub fn forget_requests(&self) {
         self.state().log.clear();
     }
@@ -273,11 +276,11 @@ impl FakeKube {
         self.0.changes.send_replace(());
     }
 
-    fn change<R>(&self, work: impl FnOnce(&mut Objects) -> R) -> R {
+    fn change<R>(&self, edit: impl FnOnce(&mut Objects) -> R) -> R {
         let (result, changed) = {
             let mut state = self.state();
             let before = state.objects.version();
-            let result = work(&mut state.objects);
+            let result = edit(&mut state.objects);
             (result, state.objects.version() != before)
         };
         if changed {
@@ -286,16 +289,17 @@ impl FakeKube {
         result
     }
 
-    fn log(&self, asked: Asked) {
-        self.state().log.push(asked);
+    fn log(&self, request: ApiRequest) {
+        self.state().log.push(request);
     }
 
-    fn fate(&self, asked: &Asked) -> (Duration, Fate) {
-        let (latency, fate) = {
+    fn select_fault(&self, request: &ApiRequest) -> (Duration, RequestFault) {
+        let (latency, fault) = {
             let mut state = self.state();
-            (state.faults.latency, state.faults.fate(asked))
+            (state.faults.latency, state.faults.select_fault(request))
         };
-        let fate = fate.unwrap_or_else(|hook| hook.map_or_else(Fate::default, |hook| hook(asked)));
-        (latency, fate)
+        let fault =
+            fault.unwrap_or_else(|hook| hook.map_or_else(RequestFault::default, |hook| hook(request)));
+        (latency, fault)
     }
 }

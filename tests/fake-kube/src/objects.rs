@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
-use crate::refusal::Refusal;
+use crate::status_error::StatusError;
 
 /// Namespace (empty for none) and name.
 pub(crate) type Key = (String, String);
 
 /// One write, as watches need it.
 #[derive(Clone, Debug)]
-pub(crate) struct Happening {
+pub(crate) struct ObjectChange {
     pub(crate) version: u64,
     pub(crate) plural: &'static str,
     pub(crate) namespace: String,
@@ -51,7 +51,7 @@ pub(crate) struct Objects {
     version: u64,
     uids: u64,
     there: BTreeMap<&'static str, BTreeMap<Key, Arc<Value>>>,
-    history: VecDeque<Happening>,
+    history: VecDeque<ObjectChange>,
     /// Watches from before this version are told that it is too old.
     compacted: u64,
     lists: VecDeque<(u64, u64, VecDeque<Arc<Value>>)>,
@@ -96,10 +96,10 @@ impl Objects {
     }
 
     /// What a list that was begun has left, and the version it is of.
-    pub(crate) fn rest(&self, token: &str) -> Result<(VecDeque<Arc<Value>>, u64), Refusal> {
-        let expired = || Refusal::new(410, "The provided continue parameter is too old");
+    pub(crate) fn rest(&self, token: &str) -> Result<(VecDeque<Arc<Value>>, u64), StatusError> {
+        let expired = || StatusError::new(410, "The provided continue parameter is too old");
         let token: u64 =
-            token.parse().map_err(|_| Refusal::new(400, "continue key is not valid: not a number"))?;
+            token.parse().map_err(|_| StatusError::new(400, "continue key is not valid: not a number"))?;
         let list = self.lists.iter().find(|(of, _, _)| *of == token).ok_or_else(expired)?;
         Ok((list.2.clone(), list.1))
     }
@@ -112,12 +112,15 @@ impl Objects {
     }
 
     /// What happened after `version`.
-    pub(crate) fn since(&self, version: u64) -> Result<impl Iterator<Item = &Happening> + '_, Refusal> {
+    pub(crate) fn since(
+        &self,
+        version: u64,
+    ) -> Result<impl Iterator<Item = &ObjectChange> + '_, StatusError> {
         if version < self.compacted {
             let text = format!("too old resource version: {version} ({})", self.compacted);
-            return Err(Refusal::new(410, text));
+            return Err(StatusError::new(410, text));
         }
-        let from = self.history.partition_point(|happening| happening.version <= version);
+        let from = self.history.partition_point(|change| change.version <= version);
         Ok(self.history.range(from..))
     }
 
@@ -128,25 +131,25 @@ impl Objects {
         mut object: Value,
         part: Part,
         now: Timestamp,
-    ) -> Result<Arc<Value>, Refusal> {
+    ) -> Result<Arc<Value>, StatusError> {
         check_type(kind, &object)?;
         prune(&mut object);
         let mut meta = take_meta(&mut object)?;
         let name = match (text(&meta, "name"), text(&meta, "generateName")) {
             (Some(name), _) => name.to_owned(),
             (None, Some(prefix)) => format!("{prefix}{:05x}", self.uids + 1),
-            (None, None) => return Err(Refusal::new(422, "metadata.name: Required value")),
+            (None, None) => return Err(StatusError::new(422, "metadata.name: Required value")),
         };
         if text(&meta, "namespace").is_some_and(|of| of != namespace) {
             let text =
                 "the namespace of the provided object does not match the namespace sent on the request";
-            return Err(Refusal::new(400, text));
+            return Err(StatusError::new(400, text));
         }
         if text(&meta, "resourceVersion").is_some() && part != Part::All {
-            return Err(Refusal::new(400, "resourceVersion should not be set on objects to be created"));
+            return Err(StatusError::new(400, "resourceVersion should not be set on objects to be created"));
         }
         if self.get(kind, namespace, &name).is_some() {
-            return Err(Refusal::exists(kind.plural, &name));
+            return Err(StatusError::exists(kind.plural, &name));
         }
         check_size(kind, &name, &object)?;
         self.uids += 1;
@@ -175,8 +178,8 @@ impl Objects {
         name: &str,
         part: Part,
         edit: Edit,
-    ) -> Result<Arc<Value>, Refusal> {
-        let missing = || Refusal::not_found(kind.plural, name);
+    ) -> Result<Arc<Value>, StatusError> {
+        let missing = || StatusError::not_found(kind.plural, name);
         let old = self.get(kind, namespace, name).cloned().ok_or_else(missing)?;
         let (mut new, replaces) = match edit {
             Edit::Replace(object) => (object, true),
@@ -192,19 +195,19 @@ impl Objects {
         let old_meta = meta_of(&old);
         let differs = |key| text(&meta, key).is_some_and(|now| text(old_meta, key) != Some(now));
         if differs("name") {
-            return Err(Refusal::new(400, "the name of the object does not match the name on the URL"));
+            return Err(StatusError::new(400, "the name of the object does not match the name on the URL"));
         }
         if differs("uid") {
-            return Err(Refusal::new(409, "Precondition failed: the UID is another object's"));
+            return Err(StatusError::new(409, "Precondition failed: the UID is another object's"));
         }
         if text(&meta, "resourceVersion").is_none() && replaces && !kind.unconditional && part != Part::All {
-            return Err(Refusal::new(
+            return Err(StatusError::new(
                 422,
                 "metadata.resourceVersion: Invalid value: must be specified for an update",
             ));
         }
         if differs("resourceVersion") && part != Part::All {
-            return Err(Refusal::modified(kind.plural, name));
+            return Err(StatusError::modified(kind.plural, name));
         }
         for key in ["name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion"] {
             keep(&mut meta, old_meta, key);
@@ -225,7 +228,7 @@ impl Objects {
         let kept = finalizers(old_meta);
         if meta.contains_key("deletionTimestamp") && finalizers(&meta).iter().any(|f| !kept.contains(f)) {
             let text = "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted";
-            return Err(Refusal::new(422, text));
+            return Err(StatusError::new(422, text));
         }
         let same = |a: &Value, b: &Value| {
             let rest = |v: &Value| -> BTreeMap<String, Value> {
@@ -262,8 +265,8 @@ impl Objects {
         name: &str,
         preconditions: &Value,
         now: Timestamp,
-    ) -> Result<Option<Arc<Value>>, Refusal> {
-        let missing = || Refusal::not_found(kind.plural, name);
+    ) -> Result<Option<Arc<Value>>, StatusError> {
+        let missing = || StatusError::not_found(kind.plural, name);
         let old = self.get(kind, namespace, name).cloned().ok_or_else(missing)?;
         let meta = meta_of(&old);
         for key in ["uid", "resourceVersion"] {
@@ -272,7 +275,7 @@ impl Objects {
                     "Precondition failed: {key} in precondition: {}, {key} in object meta: {}",
                     preconditions[key], meta[key]
                 );
-                return Err(Refusal::new(409, text));
+                return Err(StatusError::new(409, text));
             }
         }
         let key = (namespace.to_owned(), name.to_owned());
@@ -321,9 +324,9 @@ impl Objects {
             of_kind.remove(&key);
             stamp(gone.unwrap_or_default())
         };
-        let happening =
-            Happening { version, plural: kind.plural, namespace, before, after, last: Arc::clone(&last) };
-        self.history.push_back(happening);
+        let change =
+            ObjectChange { version, plural: kind.plural, namespace, before, after, last: Arc::clone(&last) };
+        self.history.push_back(change);
         if self.history.len() > REMEMBERED
             && let Some(forgotten) = self.history.pop_front()
         {
@@ -333,18 +336,18 @@ impl Objects {
     }
 }
 
-fn check_type(kind: &Kind, object: &Value) -> Result<(), Refusal> {
+fn check_type(kind: &Kind, object: &Value) -> Result<(), StatusError> {
     let says = |key: &str, wanted: &str| object[key].as_str().is_none_or(|text| text == wanted);
     if says("apiVersion", &kind.api_version()) && says("kind", kind.word) && object.is_object() {
         return Ok(());
     }
-    Err(Refusal::new(400, format!("the object provided is no {} of {}", kind.word, kind.api_version())))
+    Err(StatusError::new(400, format!("the object provided is no {} of {}", kind.word, kind.api_version())))
 }
 
-fn take_meta(object: &mut Value) -> Result<Map<String, Value>, Refusal> {
+fn take_meta(object: &mut Value) -> Result<Map<String, Value>, StatusError> {
     match object.as_object_mut().and_then(|object| object.remove("metadata")) {
         Some(Value::Object(meta)) => Ok(meta),
-        _ => Err(Refusal::new(400, "metadata: must be an object")),
+        _ => Err(StatusError::new(400, "metadata: must be an object")),
     }
 }
 
@@ -430,14 +433,14 @@ fn seconds(now: Timestamp) -> Value {
 }
 
 /// Refuses a ConfigMap whose values are longer than the API server allows.
-fn check_size(kind: &Kind, name: &str, object: &Value) -> Result<(), Refusal> {
+fn check_size(kind: &Kind, name: &str, object: &Value) -> Result<(), StatusError> {
     const LONGEST: usize = 1 << 20;
     let values = object.get("data").and_then(Value::as_object).into_iter().flatten();
     let size: usize = values.filter_map(|(_, value)| value.as_str()).map(str::len).sum();
     if kind.plural == "configmaps" && size > LONGEST {
         let text =
             format!("ConfigMap {name:?} is invalid: []: Too long: may not be more than {LONGEST} bytes");
-        return Err(Refusal::new(422, text));
+        return Err(StatusError::new(422, text));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is asked for, read from method and address.
+//! Requests, parsed from method and URL.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use http::{Method, Uri};
 use serde_json::Value;
 
 use crate::kinds::Kind;
-use crate::refusal::Refusal;
+use crate::status_error::StatusError;
 
-/// What a request does, in the words of RBAC.
+/// The RBAC verb of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
     /// Reads one object.
@@ -28,18 +28,18 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether it may change something.
+    /// Returns true iff it may change something.
     pub fn writes(self) -> bool {
         !matches!(self, Self::Get | Self::List | Self::Watch)
     }
 }
 
-/// A request, as hooks and the log see it.
+/// A request in hooks and in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Who asks.
+pub struct ApiRequest {
+    /// The client's name.
     pub client: String,
-    /// What it does.
+    /// The verb.
     pub verb: Verb,
     /// The method.
     pub method: Method,
@@ -57,15 +57,15 @@ pub struct Asked {
     pub query: BTreeMap<String, String>,
 }
 
-impl Asked {
-    /// Whether it is this verb on this resource, not counting subresources.
-    pub fn is(&self, verb: Verb, plural: &str) -> bool {
+impl ApiRequest {
+    /// Returns true iff it is this verb on this resource, without subresource.
+    pub fn is_verb_on(&self, verb: Verb, plural: &str) -> bool {
         self.verb == verb && self.plural == plural && self.subresource.is_empty()
     }
 }
 
-/// Where an address leads.
-pub(crate) struct Target {
+/// The target of a URL.
+pub(crate) struct RequestTarget {
     pub(crate) kind: &'static Kind,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
@@ -73,9 +73,9 @@ pub(crate) struct Target {
     pub(crate) query: BTreeMap<String, String>,
 }
 
-impl Target {
-    pub(crate) fn of(uri: &Uri) -> Result<Self, Refusal> {
-        let nothing = || Refusal::new(404, "the server could not find the requested resource");
+impl RequestTarget {
+    pub(crate) fn parse(uri: &Uri) -> Result<Self, StatusError> {
+        let nothing = || StatusError::new(404, "the server could not find the requested resource");
         let mut parts = uri.path().split('/').filter(|part| !part.is_empty()).map(str::to_owned);
         let mut next = || parts.next();
         let (group, version) = match next().as_deref() {
@@ -124,7 +124,7 @@ impl Target {
         }
     }
 
-    pub(crate) fn selector(&self) -> Result<Selector, Refusal> {
+    pub(crate) fn selector(&self) -> Result<Selector, StatusError> {
         Selector::parse(self.param("labelSelector"), self.param("fieldSelector"))
     }
 }
@@ -142,14 +142,14 @@ struct Term {
 }
 
 impl Selector {
-    fn parse(labels: Option<&str>, fields: Option<&str>) -> Result<Self, Refusal> {
+    fn parse(labels: Option<&str>, fields: Option<&str>) -> Result<Self, StatusError> {
         let mut terms = Vec::new();
         for term in labels.unwrap_or_default().split(',').filter(|term| !term.is_empty()) {
             let label = |key: &str| vec!["metadata".to_owned(), "labels".to_owned(), key.trim().to_owned()];
-            terms.push(term_of(term, label)?);
+            terms.push(parse_term(term, label)?);
         }
         for term in fields.unwrap_or_default().split(',').filter(|term| !term.is_empty()) {
-            terms.push(term_of(term, |key| key.trim().split('.').map(str::to_owned).collect())?);
+            terms.push(parse_term(term, |key| key.trim().split('.').map(str::to_owned).collect())?);
         }
         Ok(Self(terms))
     }
@@ -170,9 +170,9 @@ impl Selector {
     }
 }
 
-fn term_of(term: &str, path: impl Fn(&str) -> Vec<String>) -> Result<Term, Refusal> {
+fn parse_term(term: &str, path: impl Fn(&str) -> Vec<String>) -> Result<Term, StatusError> {
     if term.contains([' ', '(']) {
-        return Err(Refusal::new(400, format!("selector {term:?}: only = and != are served")));
+        return Err(StatusError::new(400, format!("selector {term:?}: only = and != are served")));
     }
     Ok(if let Some((key, value)) = term.split_once("!=") {
         Term { path: path(key), value: Some(value.to_owned()), equal: false }

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use tower::{BoxError, Service};
 
 use crate::FakeKube;
-use crate::faults::Then;
+use crate::faults::FaultEffect;
 use crate::objects::{Edit, Part};
-use crate::refusal::Refusal;
-use crate::request::{Asked, Target, Verb};
+use crate::request::{ApiRequest, RequestTarget, Verb};
+use crate::status_error::StatusError;
 use crate::watch::Watch;
 
 /// What answers are made of.
@@ -42,37 +42,37 @@ impl Service<Request<Body>> for Connection {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let connection = self.clone();
-        Box::pin(async move { connection.carry(request).await })
+        Box::pin(async move { connection.deliver(request).await })
     }
 }
 
-fn broken() -> BoxError {
+fn connection_reset() -> BoxError {
     std::io::Error::new(std::io::ErrorKind::ConnectionReset, "connection reset by peer").into()
 }
 
 impl Connection {
-    /// There and back, with what goes wrong on the way.
-    async fn carry(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
-        let target = Target::of(request.uri());
-        let asked = self.asked(&request, target.as_ref().ok());
-        let (latency, fate) = self.kube.fate(&asked);
-        self.kube.log(asked);
-        for delay in [latency, fate.delay] {
+    /// Delivers a request and its reply, with faults.
+    async fn deliver(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
+        let target = RequestTarget::parse(request.uri());
+        let record = self.describe(&request, target.as_ref().ok());
+        let (latency, fault) = self.kube.select_fault(&record);
+        self.kube.log(record);
+        for delay in [latency, fault.delay] {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
         }
-        self.pass().await?;
-        match fate.then {
-            Then::Done => {}
-            Then::Refused(refusal) => return Ok(refused(&refusal)),
-            Then::RequestLost => return Err(broken()),
-            Then::Hangs => return std::future::pending().await,
-            Then::ReplyLost => {
+        self.wait_for_network().await?;
+        match fault.effect {
+            FaultEffect::Done => {}
+            FaultEffect::Refused(error) => return Ok(refused(&error)),
+            FaultEffect::RequestLost => return Err(connection_reset()),
+            FaultEffect::Hangs => return std::future::pending().await,
+            FaultEffect::ReplyLost => {
                 self.serve(request, target).await?;
-                return Err(broken());
+                return Err(connection_reset());
             }
-            Then::DoneAndHangs => {
+            FaultEffect::DoneAndHangs => {
                 self.serve(request, target).await?;
                 return std::future::pending().await;
             }
@@ -80,20 +80,20 @@ impl Connection {
         self.serve(request, target).await
     }
 
-    /// Waits while the client is cut off: what it sent is lost when it is back.
-    async fn pass(&self) -> Result<(), BoxError> {
+    /// Waits while the client is partitioned. Its requests are lost afterwards.
+    async fn wait_for_network(&self) -> Result<(), BoxError> {
         let mut changes = self.kube.changes();
         let mut waited = false;
         while self.kube.state().faults.partitioned.contains(&self.client) {
             waited = true;
             let _ = changes.changed().await;
         }
-        if waited { Err(broken()) } else { Ok(()) }
+        if waited { Err(connection_reset()) } else { Ok(()) }
     }
 
-    fn asked(&self, request: &Request<Body>, target: Option<&Target>) -> Asked {
+    fn describe(&self, request: &Request<Body>, target: Option<&RequestTarget>) -> ApiRequest {
         let text = |part: Option<&Option<String>>| part.cloned().flatten().unwrap_or_default();
-        Asked {
+        ApiRequest {
             client: self.client.clone(),
             verb: target.map_or(Verb::Get, |target| target.verb(request.method())),
             method: request.method().clone(),
@@ -109,13 +109,13 @@ impl Connection {
     async fn serve(
         &self,
         request: Request<Body>,
-        target: Result<Target, Refusal>,
+        target: Result<RequestTarget, StatusError>,
     ) -> Result<Response<Answer>, BoxError> {
         let (parts, body) = request.into_parts();
         let bytes = body.collect().await?.to_bytes();
         let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if parts.uri.path() == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" {
-            return Ok(self.review(&bytes).unwrap_or_else(|refusal| refused(&refusal)));
+            return Ok(self.review(&bytes).unwrap_or_else(|error| refused(&error)));
         }
         let answer = target.and_then(|target| {
             if parts.method == Method::GET && target.watches() {
@@ -128,16 +128,16 @@ impl Connection {
             let (code, value) = self.handle(&parts.method, &target, kind.unwrap_or_default(), &bytes)?;
             Ok(whole(code, &value))
         });
-        Ok(answer.unwrap_or_else(|refusal| refused(&refusal)))
+        Ok(answer.unwrap_or_else(|error| refused(&error)))
     }
 
     fn handle(
         &self,
         method: &Method,
-        target: &Target,
+        target: &RequestTarget,
         content: &str,
         bytes: &[u8],
-    ) -> Result<(StatusCode, Value), Refusal> {
+    ) -> Result<(StatusCode, Value), StatusError> {
         let now = self.kube.now();
         let kind = target.kind;
         let namespace = target.namespace.as_deref().unwrap_or_default();
@@ -152,12 +152,12 @@ impl Connection {
                 })?;
                 return Ok((StatusCode::CREATED, success()));
             }
-            Some(_) => return Err(Refusal::new(404, "the server could not find the requested resource")),
+            Some(_) => return Err(StatusError::new(404, "the server could not find the requested resource")),
         };
         let object = |object: &Value| Ok((StatusCode::OK, object.clone()));
         match (method, target.name.as_deref()) {
             (&Method::GET, Some(name)) => {
-                let missing = || Refusal::not_found(kind.plural, name);
+                let missing = || StatusError::not_found(kind.plural, name);
                 object(self.kube.state().objects.get(kind, namespace, name).ok_or_else(missing)?)
             }
             (&Method::GET, None) => self.list(target),
@@ -175,7 +175,7 @@ impl Connection {
                 if !["application/merge-patch+json", "application/strategic-merge-patch+json"]
                     .contains(&content)
                 {
-                    return Err(Refusal::new(415, format!("patches of type {content:?} are not served")));
+                    return Err(StatusError::new(415, format!("patches of type {content:?} are not served")));
                 }
                 let edit = Edit::Merge(json(bytes)?);
                 object(&*self.kube.change(|objects| objects.update(kind, namespace, name, part, edit))?)
@@ -187,11 +187,11 @@ impl Connection {
                 })?;
                 Ok((StatusCode::OK, left.map_or_else(success, |left| Value::clone(&left))))
             }
-            _ => Err(Refusal::new(405, format!("{method} is not served here"))),
+            _ => Err(StatusError::new(405, format!("{method} is not served here"))),
         }
     }
 
-    fn list(&self, target: &Target) -> Result<(StatusCode, Value), Refusal> {
+    fn list(&self, target: &RequestTarget) -> Result<(StatusCode, Value), StatusError> {
         let selector = target.selector()?;
         let limit = target.param("limit").and_then(|limit| limit.parse().ok()).unwrap_or(0);
         let mut state = self.kube.state();
@@ -218,7 +218,7 @@ impl Connection {
     }
 
     /// Whether the client may do something: all but what was forbidden.
-    fn review(&self, bytes: &[u8]) -> Result<Response<Answer>, Refusal> {
+    fn review(&self, bytes: &[u8]) -> Result<Response<Answer>, StatusError> {
         let mut review = json(bytes)?;
         let asks = &review["spec"]["resourceAttributes"];
         let text = |key: &str| asks[key].as_str().unwrap_or_default().to_owned();
@@ -232,8 +232,9 @@ impl Connection {
     }
 }
 
-fn json(bytes: &[u8]) -> Result<Value, Refusal> {
-    serde_json::from_slice(bytes).map_err(|error| Refusal::new(400, format!("the body is no JSON: {error}")))
+fn json(bytes: &[u8]) -> Result<Value, StatusError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| StatusError::new(400, format!("the body is no JSON: {error}")))
 }
 
 fn success() -> Value {
@@ -252,10 +253,10 @@ fn whole(code: StatusCode, value: &Value) -> Response<Answer> {
     answered(code, body.boxed_unsync())
 }
 
-fn refused(refusal: &Refusal) -> Response<Answer> {
-    let code = StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = whole(code, &refusal.status());
-    if let Some(seconds) = refusal.retry_after {
+fn refused(error: &StatusError) -> Response<Answer> {
+    let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = whole(code, &error.status());
+    if let Some(seconds) = error.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response

@@ -10,7 +10,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::{FakeKube, Fate, Then, Verb};
+use crate::{FakeKube, FaultEffect, RequestFault, Verb};
 
 fn server() -> FakeKube {
     FakeKube::new(|| "2026-01-01T00:00:00.5Z".parse().unwrap())
@@ -154,7 +154,7 @@ async fn a_watch_tells_what_happens_from_a_version_on() {
     let mut watch = std::pin::pin!(watch);
     let put = |mine: &str| {
         let meta = json!({"name": "m", "namespace": "ns", "labels": {"mine": mine}});
-        kube.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})).unwrap();
+        kube.put_object(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})).unwrap();
     };
     put("no");
     put("yes");
@@ -180,7 +180,7 @@ async fn the_watcher_of_kube_follows_through_cuts_and_compaction() {
     let kube = server();
     let put = |n: usize| {
         let meta = json!({"name": format!("n{n}")});
-        kube.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": meta})).unwrap();
+        kube.put_object(json!({"apiVersion": "v1", "kind": "Node", "metadata": meta})).unwrap();
     };
     put(0);
     let nodes: Api<Node> = Api::all(kube.client("a", "ns"));
@@ -205,9 +205,9 @@ async fn faults_are_what_they_say() {
     let maps = maps(&kube);
     let create = async |name: &str| maps.create(&PostParams::default(), &map(name, &json!({}))).await;
     let there = |name: &str| kube.get("configmaps", "ns", name).is_some();
-    kube.fail(1, |asked| asked.is(Verb::Create, "configmaps"), Then::ReplyLost);
-    kube.fail(1, |asked| asked.is(Verb::Create, "configmaps"), Then::RequestLost);
-    kube.fail(1, |asked| asked.is(Verb::Create, "configmaps"), Fate::throttled(7));
+    kube.fail(1, |request| request.is_verb_on(Verb::Create, "configmaps"), FaultEffect::ReplyLost);
+    kube.fail(1, |request| request.is_verb_on(Verb::Create, "configmaps"), FaultEffect::RequestLost);
+    kube.fail(1, |request| request.is_verb_on(Verb::Create, "configmaps"), RequestFault::throttled(7));
     assert!(matches!(create("done").await, Err(kube::Error::Service(_))));
     assert!(matches!(create("lost").await, Err(kube::Error::Service(_))));
     let Err(kube::Error::Api(status)) = create("throttled").await else { panic!() };
@@ -221,7 +221,7 @@ async fn faults_are_what_they_say() {
     create("slow").await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(5));
     assert!(there("slow") && !there("cut off"));
-    assert_eq!(kube.count(|asked| asked.client == "a" && asked.verb == Verb::Create), 5);
+    assert_eq!(kube.count(|request| request.client == "a" && request.verb == Verb::Create), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +234,7 @@ async fn kinds_have_their_places() {
     assert_eq!(code(unconditional).0, 422);
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "ns"},
         "spec": {"nodeName": "n1"}});
-    kube.put(pod).unwrap();
+    kube.put_object(pod).unwrap();
     let pods: Api<Pod> = Api::all(kube.client("a", "ns"));
     let on = async |node: &str| {
         let params = ListParams::default().fields(&format!("spec.nodeName={node}"));

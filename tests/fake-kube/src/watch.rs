@@ -1,4 +1,4 @@
-//! Watches: what happens to objects, told line by line.
+//! Watches: streams of changes of objects.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tower::BoxError;
 
 use crate::FakeKube;
 use crate::kinds::Kind;
-use crate::objects::Happening;
-use crate::refusal::Refusal;
-use crate::request::{Selector, Target};
+use crate::objects::ObjectChange;
+use crate::request::{RequestTarget, Selector};
+use crate::status_error::StatusError;
 
-/// How often a quiet watch is told which version it has reached.
-const BOOKMARKS: Duration = Duration::from_mins(1);
-/// A watch is told it once more this long before its end, as by Kubernetes.
-const BEFORE_THE_END: Duration = Duration::from_secs(2);
-/// How long a watch lasts that does not say.
-const LASTS: Duration = Duration::from_mins(30);
+/// Time between bookmarks.
+const BOOKMARK_INTERVAL: Duration = Duration::from_mins(1);
+/// Time from the last bookmark to the end of a watch, as in Kubernetes.
+const LAST_BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
+/// Duration of a watch without `timeoutSeconds`.
+const DEFAULT_WATCH_DURATION: Duration = Duration::from_mins(30);
 
 pub(crate) struct Watch {
     kube: FakeKube,
@@ -36,12 +36,12 @@ pub(crate) struct Watch {
     changed: watch::Receiver<()>,
     ends: Instant,
     bookmark: Option<Instant>,
-    /// Nothing more is told after what is ready.
+    /// No more lines follow after those that are ready.
     over: bool,
 }
 
 impl Watch {
-    pub(crate) fn new(kube: &FakeKube, client: &str, target: &Target) -> Result<Self, Refusal> {
+    pub(crate) fn new(kube: &FakeKube, client: &str, target: &RequestTarget) -> Result<Self, StatusError> {
         let selector = target.selector()?;
         let namespace = target.namespace.clone();
         let changed = kube.changes();
@@ -56,7 +56,7 @@ impl Watch {
             }
             Some(version) => version
                 .parse()
-                .map_err(|_| Refusal::new(400, format!("resourceVersion: {version:?} is not valid")))?,
+                .map_err(|_| StatusError::new(400, format!("resourceVersion: {version:?} is not valid")))?,
         };
         let bookmarks = target.param("allowWatchBookmarks") == Some("true");
         if target.param("sendInitialEvents") == Some("true") {
@@ -66,8 +66,8 @@ impl Watch {
         }
         let seconds = target.param("timeoutSeconds").and_then(|text| text.parse().ok());
         let now = Instant::now();
-        let ends = now + seconds.map_or(LASTS, Duration::from_secs);
-        let last_mark = ends.checked_sub(BEFORE_THE_END).map_or(now, |at| at.max(now));
+        let ends = now + seconds.map_or(DEFAULT_WATCH_DURATION, Duration::from_secs);
+        let last_mark = ends.checked_sub(LAST_BOOKMARK_BEFORE_END).map_or(now, |at| at.max(now));
         Ok(Self {
             kube: kube.clone(),
             client: client.to_owned(),
@@ -80,7 +80,7 @@ impl Watch {
             silences: state.faults.silences,
             changed,
             ends,
-            bookmark: bookmarks.then_some((now + BOOKMARKS).min(last_mark)),
+            bookmark: bookmarks.then_some((now + BOOKMARK_INTERVAL).min(last_mark)),
             over: false,
         })
     }
@@ -92,20 +92,20 @@ impl Watch {
     async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
         loop {
             self.changed.mark_unchanged();
-            match self.look() {
+            match self.update_state() {
                 _ if self.over && self.ready.is_empty() => return None,
-                Look::Cut => {
+                WatchState::Cut => {
                     self.ready.clear();
                     self.over = true;
                     let eof = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
                     return Some(Err(eof.into()));
                 }
-                Look::Held => {
-                    // A connection that nothing passes through does not end either.
+                WatchState::Held => {
+                    // A silent connection does not end either.
                     let _ = self.changed.changed().await;
                     continue;
                 }
-                Look::Clear => {}
+                WatchState::Clear => {}
             }
             if let Some(line) = self.ready.pop_front() {
                 return Some(Ok(line));
@@ -116,64 +116,64 @@ impl Watch {
                 _ = self.changed.changed() => {}
                 () = tokio::time::sleep_until(self.ends) => return None,
                 () = tokio::time::sleep_until(mark), if self.bookmark.is_some() => {
-                    self.bookmark = Some(mark + BOOKMARKS);
+                    self.bookmark = Some(mark + BOOKMARK_INTERVAL);
                     self.ready.push_back(line("BOOKMARK", &bookmark(self.kind, self.version)));
                 }
             }
         }
     }
 
-    fn look(&mut self) -> Look {
+    fn update_state(&mut self) -> WatchState {
         let kube = self.kube.clone();
         let state = kube.state();
         if state.faults.cuts != self.cuts {
-            return Look::Cut;
+            return WatchState::Cut;
         }
         if state.faults.silences != self.silences {
-            return Look::Held;
+            return WatchState::Held;
         }
         if state.faults.watches_held || state.faults.down || state.faults.partitioned.contains(&self.client) {
-            return Look::Held;
+            return WatchState::Held;
         }
         if self.over {
-            return Look::Clear;
+            return WatchState::Clear;
         }
         match state.objects.since(self.version) {
-            Ok(happenings) => {
-                for happening in happenings {
-                    self.ready.extend(self.told(happening));
-                    self.version = happening.version;
+            Ok(changes) => {
+                for change in changes {
+                    self.ready.extend(self.render_change(change));
+                    self.version = change.version;
                 }
             }
-            Err(refusal) => {
-                self.ready.push_back(line("ERROR", &refusal.status()));
+            Err(error) => {
+                self.ready.push_back(line("ERROR", &error.status()));
                 self.over = true;
             }
         }
-        Look::Clear
+        WatchState::Clear
     }
 
-    /// A change of what the watch selects: what is selected no more is deleted to it.
-    fn told(&self, happening: &Happening) -> Option<Bytes> {
-        if happening.plural != self.kind.plural
-            || self.namespace.as_ref().is_some_and(|of| *of != happening.namespace)
+    /// The line for a change. An object that the selector no longer matches counts as deleted.
+    fn render_change(&self, change: &ObjectChange) -> Option<Bytes> {
+        if change.plural != self.kind.plural
+            || self.namespace.as_ref().is_some_and(|of| *of != change.namespace)
         {
             return None;
         }
         let fits = |object: &Option<_>| {
             object.as_ref().is_some_and(|object: &std::sync::Arc<Value>| self.selector.fits(object))
         };
-        let word = match (fits(&happening.before), fits(&happening.after)) {
+        let word = match (fits(&change.before), fits(&change.after)) {
             (false, true) => "ADDED",
             (true, true) => "MODIFIED",
             (true, false) => "DELETED",
             (false, false) => return None,
         };
-        Some(line(word, &happening.last))
+        Some(line(word, &change.last))
     }
 }
 
-enum Look {
+enum WatchState {
     Clear,
     Held,
     Cut,

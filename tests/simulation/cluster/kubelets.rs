@@ -47,7 +47,7 @@ impl Kubelets {
                 let slow = self.flapping && self.rng.random_bool(0.5);
                 let settled = now + SignedDuration::from_secs(if slow { 3 } else { 0 });
                 self.known.insert(name.clone(), Kubelet { skew, settled, beat: None });
-                drop(kube.put(registered(name, *id, *size)));
+                drop(kube.put_object(registered(name, *id, *size)));
             }
             let Some(kubelet) = self.known.get_mut(name) else { continue };
             let settles = kubelet.beat.is_some_and(|beat| beat < kubelet.settled) && now >= kubelet.settled;

@@ -31,7 +31,7 @@ impl Workload {
         }
         for _ in pods.len()..self.wanted {
             self.serial += 1;
-            drop(kube.put(pod(&format!("web-{:06}", self.serial))));
+            drop(kube.put_object(pod(&format!("web-{:06}", self.serial))));
         }
         for pod in kube.list("pods").iter().filter(|pod| node_of(pod).is_none()) {
             let all = kube.list("pods");

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ca_model::{Autoscaler, Kubernetes, Minor, Outcome};
-use fake_kube::{FakeKube, Fate};
+use ca_model::{Autoscaler, Kubernetes, LoopResult, Minor};
+use fake_kube::{FakeKube, RequestFault};
 use http::Request;
 use jiff::SignedDuration;
 use rand::rngs::StdRng;
@@ -157,7 +157,8 @@ impl World {
     }
 
     fn furnish(&mut self) -> Result<(), String> {
-        let put = |object: Value| self.kube.put(object).map(drop).map_err(|refusal| format!("{refusal:?}"));
+        let put =
+            |object: Value| self.kube.put_object(object).map(drop).map_err(|refusal| format!("{refusal:?}"));
         put(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
             "metadata": {"name": "web", "namespace": NAMESPACE, "generation": 1},
@@ -212,8 +213,8 @@ impl World {
         if self.troubles.contains(&Brake) {
             let times = self.rng.random_range(2..9);
             let reads =
-                |asked: &fake_kube::Asked| asked.plural == "autoscalerconfigs" && !asked.verb.writes();
-            self.kube.fail(times, reads, Fate::refused(503));
+                |asked: &fake_kube::ApiRequest| asked.plural == "autoscalerconfigs" && !asked.verb.writes();
+            self.kube.fail(times, reads, RequestFault::refused(503));
         }
         let seed = self.rng.random();
         let clock = Arc::new(self.clock.clone());
@@ -279,7 +280,7 @@ impl World {
         if !report.events.is_empty() {
             self.tell(&(&report.outcome, &report.events));
         }
-        if let Outcome::Crashed(why) = &report.outcome {
+        if let LoopResult::Crashed(why) = &report.outcome {
             return Err(format!("8: Cluster Autoscaler panics: {why}"));
         }
         // A status that is wrong for some seconds is right again within a step.

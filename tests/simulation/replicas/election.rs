@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fake_kube::{FakeKube, Fate, Refusal, Then};
+use fake_kube::{FakeKube, FaultEffect, RequestFault, StatusError};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -133,15 +133,15 @@ fn hostile(kube: &FakeKube, seed: u64) {
             1..4 => rng.random_range(0..4000),
             _ => rng.random_range(0..100),
         });
-        let then = match rng.random_range(0..30) {
-            0 => Then::ReplyLost,
-            1 => Then::RequestLost,
-            2 => Then::Hangs,
-            3 => Then::DoneAndHangs,
-            4 => Then::Refused(Refusal::new(500, "etcdserver: leader changed")),
-            _ => Then::Done,
+        let effect = match rng.random_range(0..30) {
+            0 => FaultEffect::ReplyLost,
+            1 => FaultEffect::RequestLost,
+            2 => FaultEffect::Hangs,
+            3 => FaultEffect::DoneAndHangs,
+            4 => FaultEffect::Refused(StatusError::new(500, "etcdserver: leader changed")),
+            _ => FaultEffect::Done,
         };
-        Fate { delay, then }
+        RequestFault { delay, effect }
     });
 }
 

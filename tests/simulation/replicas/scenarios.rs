@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fake_kube::{FakeKube, Then, Verb};
+use fake_kube::{FakeKube, FaultEffect, Verb};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -149,10 +149,13 @@ async fn renewals_go_on_through_what_passes() {
     let scene = Scene::new();
     let (mut a, led) = scene.leader("a").await;
     let keeping = tokio::spawn(async move { a.renew_until(&CancellationToken::new()).await });
-    let update = |asked: &fake_kube::Asked| asked.is(Verb::Update, "leases");
-    for (times, then) in
-        [(1, Then::ReplyLost), (3, Then::RequestLost), (1, Then::Hangs), (1, Then::DoneAndHangs)]
-    {
+    let update = |asked: &fake_kube::ApiRequest| asked.is_verb_on(Verb::Update, "leases");
+    for (times, then) in [
+        (1, FaultEffect::ReplyLost),
+        (3, FaultEffect::RequestLost),
+        (1, FaultEffect::Hangs),
+        (1, FaultEffect::DoneAndHangs),
+    ] {
         scene.kube.fail(times, update, then);
         tokio::time::sleep(seconds(30)).await;
         assert!(led.holds());

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ca_model::{Autoscaler, Event, Memory, Minor, Outcome, Pod};
-use fake_kube::{FakeKube, Fate, Refusal, Then};
+use ca_model::{Autoscaler, Event, LoopResult, Memory, Minor, Pod};
+use fake_kube::{FakeKube, FaultEffect, RequestFault, StatusError};
 use k8s_openapi::api::core::v1::ConfigMap;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -251,15 +251,15 @@ impl World {
                 1..4 => rng.random_range(0..1500),
                 _ => rng.random_range(0..50),
             });
-            let then = match rng.random_range(0..60) {
-                0 => Then::ReplyLost,
-                1 => Then::RequestLost,
-                2 => Then::Hangs,
-                3 => Then::DoneAndHangs,
-                4 => Then::Refused(Refusal::new(500, "etcdserver: leader changed")),
-                _ => Then::Done,
+            let effect = match rng.random_range(0..60) {
+                0 => FaultEffect::ReplyLost,
+                1 => FaultEffect::RequestLost,
+                2 => FaultEffect::Hangs,
+                3 => FaultEffect::DoneAndHangs,
+                4 => FaultEffect::Refused(StatusError::new(500, "etcdserver: leader changed")),
+                _ => FaultEffect::Done,
             };
-            Fate { delay, then }
+            RequestFault { delay, effect }
         });
     }
 
@@ -285,7 +285,7 @@ impl World {
         if !report.events.is_empty() {
             self.tell(&(&report.outcome, &report.events));
         }
-        if let Outcome::Crashed(why) = &report.outcome {
+        if let LoopResult::Crashed(why) = &report.outcome {
             return Err(format!("8: Cluster Autoscaler panics: {why}"));
         }
         self.promised(&report.events)?;

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use fake_kube::{FakeKube, Fate, Verb};
+use fake_kube::{FakeKube, RequestFault, Verb};
 
 use super::super::super::tests::{cluster, machine};
 use super::super::super::{RefusedRecord, Store};
@@ -34,8 +34,9 @@ async fn an_interrupted_increase_leaves_no_records() {
     let store = loaded(&kube).await;
     let made = AtomicU32::new(0);
     kube.on_request(move |asked| {
-        let refused = asked.is(Verb::Create, "vpsienodes") && made.fetch_add(1, Ordering::Relaxed) >= 2;
-        if refused { Fate::refused(500) } else { Fate::default() }
+        let refused =
+            asked.is_verb_on(Verb::Create, "vpsienodes") && made.fetch_add(1, Ordering::Relaxed) >= 2;
+        if refused { RequestFault::refused(500) } else { RequestFault::default() }
     });
     store.commit(&five()).await.unwrap_err();
     kube.clear_faults();
@@ -93,7 +94,7 @@ async fn one_refused_record_does_not_hold_up_the_others() {
     }
     kube.on_request(|asked| {
         let poisoned = asked.verb == Verb::Patch && asked.path.contains("/vpsienodes/workers-1");
-        if poisoned { Fate::refused(422) } else { Fate::default() }
+        if poisoned { RequestFault::refused(422) } else { RequestFault::default() }
     });
     let bound = Machine { phase: Phase::Creating { vm: Some(vm), since: at }, ..machine("workers-1") };
     let changes = [

@@ -51,14 +51,18 @@ fn adoption(vm: &str) -> [Change; 4] {
 
 #[tokio::test(start_paused = true)]
 async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
-    for (fate, whole) in [(Fate::refused(500), false), (Fate::refused(422), false), (Fate::default(), true)] {
+    for (fate, whole) in [
+        (RequestFault::refused(500), false),
+        (RequestFault::refused(422), false),
+        (RequestFault::default(), true),
+    ] {
         let kube = server();
         let store = loaded(&kube).await;
         let before = [Change::SaveMachine(failed(1)), Change::SaveMachine(machine("workers-2"))];
         store.commit(&before).await.unwrap();
         kube.on_request(move |asked| {
             let broken = asked.verb == Verb::Patch && asked.path.contains("/vpsienodes/workers-2");
-            if broken { fate.clone() } else { Fate::default() }
+            if broken { fate.clone() } else { RequestFault::default() }
         });
         assert_eq!(store.commit(&adoption("slave-1")).await.is_ok(), whole);
         kube.clear_faults();
@@ -94,7 +98,9 @@ async fn each_refused_config_map_holds_up_no_other_record() {
         let store = loaded(&kube).await;
         store.commit(&changes()).await.unwrap();
         let name = format!("vpsie-autoscaler-{map}");
-        kube.on_request(move |asked| if asked.name == name { Fate::refused(422) } else { Fate::default() });
+        kube.on_request(move |asked| {
+            if asked.name == name { RequestFault::refused(422) } else { RequestFault::default() }
+        });
         let catalog = Arc::new(Catalog { offers: Vec::new() });
         let next = [
             Change::SaveLedger(Ledger::default()),

@@ -1,25 +1,25 @@
-//! Why the server does not do it, as Kubernetes says it.
+//! Errors as `Status` objects of Kubernetes.
 
 use serde_json::{Value, json};
 
-/// A refusal: what a `Status` of Kubernetes says.
+/// An error reply: a `Status` object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason} ({code}): {message}")]
-pub struct Refusal {
+pub struct StatusError {
     /// The HTTP status.
     pub code: u16,
-    /// The reason in one word, such as `Conflict`.
+    /// The reason, such as `Conflict`.
     pub reason: &'static str,
-    /// What is wrong.
+    /// The message.
     pub message: String,
-    /// Seconds to wait before the next try, if the server says so.
+    /// `retryAfterSeconds`.
     pub retry_after: Option<u32>,
-    /// What it comes of: a reason in one word, and a message.
+    /// A cause: reason and message.
     pub cause: Option<(String, String)>,
 }
 
-impl Refusal {
-    /// A refusal with the reason that Kubernetes gives with this HTTP status.
+impl StatusError {
+    /// An error with the reason of this HTTP status.
     pub fn new(code: u16, message: impl Into<String>) -> Self {
         let reason = match code {
             400 => "BadRequest",
@@ -39,15 +39,15 @@ impl Refusal {
         Self { code, reason, message: message.into(), retry_after: None, cause: None }
     }
 
-    /// The same, with what it comes of.
+    /// Adds a cause.
     pub fn with_cause(self, reason: &str, message: &str) -> Self {
         Self { cause: Some((reason.to_owned(), message.to_owned())), ..self }
     }
 
-    /// The object of this name and kind is there already.
+    /// An object of this name and kind exists already.
     pub(crate) fn exists(plural: &str, name: &str) -> Self {
-        let refusal = Self::new(409, format!("{plural} {name:?} already exists"));
-        Self { reason: "AlreadyExists", ..refusal }
+        let error = Self::new(409, format!("{plural} {name:?} already exists"));
+        Self { reason: "AlreadyExists", ..error }
     }
 
     pub(crate) fn not_found(plural: &str, name: &str) -> Self {
