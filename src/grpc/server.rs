@@ -379,7 +379,8 @@ mod tests {
     #[tokio::test]
     async fn clients_need_a_certificate_of_the_authority() {
         let dir = tempfile::tempdir().unwrap();
-        let (authority, stranger) = (Authority::new(), Authority::new());
+        let authority = Authority::new();
+        let stranger = Authority::new();
         let running = start(config(Some(write(dir.path(), &authority)))).await;
         refresh(secure(running.port, &authority, true).await).await.unwrap();
         refresh(secure(running.port, &authority, false).await).await.unwrap_err();
@@ -425,7 +426,8 @@ mod tests {
     #[tokio::test]
     async fn new_tls_files_apply_to_new_connections() {
         let dir = tempfile::tempdir().unwrap();
-        let (old, new) = (Authority::new(), Authority::new());
+        let old = Authority::new();
+        let new = Authority::new();
         let running = start(config(Some(write(dir.path(), &old)))).await;
         let open = secure(running.port, &old, true).await.unwrap();
         refresh(Ok(open.clone())).await.unwrap();

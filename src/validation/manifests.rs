@@ -118,7 +118,8 @@ impl Reader {
     fn document(&mut self, place: &str, mut document: Value) {
         drop_nulls(&mut document);
         let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
-        let (version, kind) = (text("apiVersion"), text("kind"));
+        let version = text("apiVersion");
+        let kind = text("kind");
         if kind == "List" {
             for item in document["items"].as_array().cloned().unwrap_or_default() {
                 self.document(place, item);
@@ -167,7 +168,8 @@ impl Reader {
         let manifest = match serde_path_to_error::deserialize::<_, api::NodeGroup>(&wanted) {
             Ok(manifest) => manifest,
             Err(error) => {
-                let (field, message) = (error.path().to_string(), error.inner().to_string());
+                let field = error.path().to_string();
+                let message = error.inner().to_string();
                 return self.problems.push(Problem::new(&place, field, message));
             }
         };

@@ -101,7 +101,8 @@ fn check_number(schema: &Value, value: &Value, path: &str, report: &mut impl FnM
         Some("int32") => (f64::from(i32::MIN), f64::from(i32::MAX)),
         _ => (f64::MIN, f64::MAX),
     };
-    let (low, high) = (limit("minimum").unwrap_or(low), limit("maximum").unwrap_or(high));
+    let low = limit("minimum").unwrap_or(low);
+    let high = limit("maximum").unwrap_or(high);
     let Some(number) = value.as_f64() else { return };
     if number < low {
         report(path, format!("is {value}, must be at least {low}"));

@@ -67,7 +67,9 @@ pub(crate) fn dns_label(text: &str) -> Result<(), String> {
 pub(super) fn version(text: &str) -> Result<(), String> {
     let number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
     let mut parts = text.strip_prefix('v').unwrap_or_default().splitn(3, '.');
-    let (major, minor, rest) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
+    let major = parts.next();
+    let minor = parts.next();
+    let rest = parts.next().unwrap_or_default();
     let (patch, build) = rest.split_at(rest.find(['-', '+']).unwrap_or(rest.len()));
     if [major.unwrap_or_default(), minor.unwrap_or_default(), patch].into_iter().all(number)
         && !build.contains('\n')

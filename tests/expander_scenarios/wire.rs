@@ -12,7 +12,8 @@ use vpsie_autoscaler::grpc::proto::grpcplugin::{BestOptionsRequest, Option as Wi
 use crate::scenario::{Release, Scenario};
 
 pub(crate) fn request(scenario: &Scenario, release: Release) -> BestOptionsRequest {
-    let (messages, bytes) = (release != Release::V1_36, release != Release::V1_26);
+    let messages = release != Release::V1_36;
+    let bytes = release != Release::V1_26;
     let options = scenario.options.iter().map(|option| {
         let kinds = option.pods.iter();
         let pods: Vec<Bytes> = kinds

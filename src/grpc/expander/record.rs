@@ -242,7 +242,8 @@ mod tests {
     fn the_last_decisions_are_recorded_with_numbers() {
         let decisions = Decisions::default();
         for _ in 0..MAX_RECORDS + 3 {
-            let (at, took) = (Timestamp::UNIX_EPOCH, Duration::ZERO);
+            let at = Timestamp::UNIX_EPOCH;
+            let took = Duration::ZERO;
             decisions.record(&DecisionInput::default(), &Decision::default(), at, took);
         }
         let numbers: Vec<u64> = decisions.last(2).iter().map(|record| record.number).collect();

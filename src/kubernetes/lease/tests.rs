@@ -120,7 +120,7 @@ fn a_term_begins_when_no_other_holder_is_possible() {
     assert_eq!(
         term(&mut taken, LeaseAction::Create, "b", 113, 114),
         (102, 123),
-        "deleted: nobody else leads yet"
+        "deleted: no other process leads yet"
     );
     assert_eq!(
         term(&mut taken, LeaseAction::Create, "c", 123, 124),

@@ -110,7 +110,8 @@ async fn a_cluster_has_one_group_a_size() {
 #[tokio::test(start_paused = true)]
 async fn reduce_takes_any_worker_of_the_group() {
     let sim = simulator(steady());
-    let (small, large) = (add_group(&sim, "small", 1).await, add_group(&sim, "large", 3).await);
+    let small = add_group(&sim, "small", 1).await;
+    let large = add_group(&sim, "large", 3).await;
     add_worker(&sim, small).await;
     add_worker(&sim, large).await;
     send(&sim, "DELETE", &cluster_path("/reduce/slave"), Some(json!({ "groupId": large }))).await;

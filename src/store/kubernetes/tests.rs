@@ -123,7 +123,8 @@ async fn an_object_is_written_only_where_it_differs() {
         store.commit(&save(step)).await.unwrap();
         assert_eq!(store.load().await.unwrap().machines, std::slice::from_ref(step));
     }
-    let (object, status) = ("/workers-1".to_owned(), "/workers-1/status".to_owned());
+    let object = "/workers-1".to_owned();
+    let status = "/workers-1/status".to_owned();
     let patch = |path: &String| (Verb::Patch, path.clone());
     let expected = [
         (Verb::Create, String::new()),

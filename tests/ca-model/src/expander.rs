@@ -118,7 +118,8 @@ async fn pod_price(round: &Round<'_>, pod: &Pod) -> Result<f64, Status> {
 async fn grpc(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
     let Some(service) = round.service else { return choices };
     let minor = round.provider.minor();
-    let (messages, bytes) = (minor <= Minor::V1_34, minor >= Minor::V1_34);
+    let messages = minor <= Minor::V1_34;
+    let bytes = minor >= Minor::V1_34;
     let options = choices.iter().map(|choice| {
         let pods: Vec<_> = choice.pods.iter().map(pod_bytes).collect();
         wire::ExpanderOption {

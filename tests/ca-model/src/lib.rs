@@ -21,7 +21,7 @@
 //!     cluster.step(now); // scheduler and controllers
 //!     let report = autoscaler.loop_once(&cluster, now).await;
 //!     assert_eq!(report.outcome, LoopResult::Done);
-//!     // Whoever plays the kubelets joins nodes here: cluster.join(Node::new("vm-1", "vpsie://…", allocatable, now));
+//!     // The kubelet simulation joins nodes here: cluster.join(Node::new("vm-1", "vpsie://…", allocatable, now));
 //!     now += Duration::from_secs(10);
 //! }
 //! # }

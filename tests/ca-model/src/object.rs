@@ -67,7 +67,7 @@ pub struct Toleration {
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// `spec.providerID`; empty while nobody has set it.
+    /// `spec.providerID`; empty while unset.
     pub provider_id: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,

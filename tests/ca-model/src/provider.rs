@@ -274,7 +274,8 @@ impl Provider {
                 nanos: duration.subsec_nanos() as i32,
             })
         };
-        let (old, new) = (self.minor <= Minor::V1_34, self.minor >= Minor::V1_34);
+        let old = self.minor <= Minor::V1_34;
+        let new = self.minor >= Minor::V1_34;
         wire::Options {
             utilization: from.utilization,
             gpu_utilization: from.utilization,
@@ -334,7 +335,8 @@ impl Provider {
 
     /// USD of a node for the hour that begins now.
     pub(crate) async fn node_price(&self, node: &Node, now: Timestamp) -> Result<f64, Status> {
-        let (old, new) = (self.minor <= Minor::V1_34, self.minor >= Minor::V1_34);
+        let old = self.minor <= Minor::V1_34;
+        let new = self.minor >= Minor::V1_34;
         let (start, end) = hour(now);
         let request = wire::NodePrice {
             node: Some(external(node)),
@@ -349,7 +351,8 @@ impl Provider {
 
     /// USD of a pod for the hour that begins now.
     pub(crate) async fn pod_price(&self, pod: Vec<u8>, name: &str, now: Timestamp) -> Result<f64, Status> {
-        let (old, new) = (self.minor <= Minor::V1_34, self.minor >= Minor::V1_34);
+        let old = self.minor <= Minor::V1_34;
+        let new = self.minor >= Minor::V1_34;
         let (start, end) = hour(now);
         let request = wire::PodPrice {
             pod: if old { pod.clone() } else { Vec::new() },

@@ -380,7 +380,8 @@ impl Registry {
 
     /// Whether few enough nodes are unready for anything to be done at all.
     pub(crate) fn healthy(&self, config: &Config) -> bool {
-        let (unready, all) = (self.total.unready.len(), self.total.registered.len());
+        let unready = self.total.unready.len();
+        let all = self.total.registered.len();
         unready <= config.ok_unready || unready as f64 <= config.max_unready_percent / 100.0 * all as f64
     }
 
@@ -404,7 +405,8 @@ impl Registry {
 
     /// How many nodes each group is still to bring, and the names of nodes that are there but not ready yet.
     pub(crate) async fn upcoming(&self, run: &Run<'_>) -> (BTreeMap<String, i64>, BTreeSet<String>) {
-        let (mut counts, mut names) = (BTreeMap::new(), BTreeSet::new());
+        let mut counts = BTreeMap::new();
+        let mut names = BTreeSet::new();
         for group in run.provider.groups().await {
             let missing = self.missing(&group.id);
             let own_only = run.provider.minor() >= Minor::V1_36;

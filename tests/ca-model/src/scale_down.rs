@@ -128,7 +128,7 @@ impl ScaleDown {
         }
         let draining = self.deletions.iter().filter(|deletion| occupied(&deletion.node.name, pods)).count();
         let mut drains = config.max_drain_parallelism.saturating_sub(draining);
-        // Empty ones first: they cost nobody anything.
+        // Empty nodes first.
         removable.sort_by_key(|(node, ..)| occupied(&node.name, pods));
         for (node, group, _) in removable {
             let drain = occupied(&node.name, pods);
@@ -238,7 +238,8 @@ fn occupied(node: &str, pods: &[Pod]) -> bool {
 }
 
 fn utilization(node: &Node, pods: &[Pod]) -> f64 {
-    let (mut cpu, mut memory) = (0, 0);
+    let mut cpu = 0;
+    let mut memory = 0;
     for pod in pods.iter().filter(|pod| pod.node.as_deref() == Some(&node.name)) {
         cpu += pod.requests.cpu_millis;
         memory += pod.requests.memory_mib;

@@ -84,7 +84,8 @@ impl Autoscaler {
         now: Timestamp,
         events: &mut Vec<Event>,
     ) -> Result<(), Stop> {
-        let (group, delta) = (choice.group.clone(), choice.nodes.min(choice.room));
+        let group = choice.group.clone();
+        let delta = choice.nodes.min(choice.room);
         self.provider.gpu_types().await;
         let asked = self.provider.increase_size(&group, delta).await;
         let mut run = Run { provider: &self.provider, config: &self.config, now, templates, events };

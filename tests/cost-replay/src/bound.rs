@@ -108,7 +108,8 @@ fn spans(trace: &Trace, pools: &[ReplayPool]) -> Vec<Span> {
 fn instants(spans: &[Span]) -> Vec<usize> {
     let paid = |span: &Span| span.fractional * span.seconds as f64;
     let step = spans.iter().map(paid).sum::<f64>() / INSTANTS as f64;
-    let (mut sum, mut next) = (0.0, step / 2.0);
+    let mut sum = 0.0;
+    let mut next = step / 2.0;
     let mut chosen = Vec::new();
     for (index, span) in spans.iter().enumerate() {
         sum += paid(span);
@@ -240,13 +241,15 @@ fn fill(
     sizes: &[Option<ReplayResources>],
     values: &[f64],
 ) -> (f64, Vec<(usize, u32)>) {
-    let (width, height) = (room.cpu as usize + 1, room.memory as usize + 1);
+    let width = room.cpu as usize + 1;
+    let height = room.memory as usize + 1;
     let at = |cpu: usize, memory: usize| cpu * height + memory;
     let mut best = vec![0.0f64; width * height];
     let mut last = vec![usize::MAX; width * height];
     for (class, value) in values.iter().enumerate() {
         let Some(size) = sizes[class].filter(|size| *value > 0.0 && room.cpu >= size.cpu) else { continue };
-        let (cpu, memory) = (size.cpu as usize, size.memory as usize);
+        let cpu = size.cpu as usize;
+        let memory = size.memory as usize;
         for x in cpu..width {
             for y in memory..height {
                 let worth = best[at(x - cpu, y - memory)] + value;
@@ -257,7 +260,8 @@ fn fill(
             }
         }
     }
-    let (mut x, mut y) = (width - 1, height - 1);
+    let mut x = width - 1;
+    let mut y = height - 1;
     let mut times: BTreeMap<usize, u32> = BTreeMap::new();
     while let Some(size) = sizes.get(last[at(x, y)]).copied().flatten() {
         *times.entry(last[at(x, y)]).or_default() += 1;
