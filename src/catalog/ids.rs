@@ -140,9 +140,3 @@ pub struct MachineClass {
     /// On demand or spot.
     pub capacity_type: CapacityType,
 }
-
-impl fmt::Display for MachineClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.datacenter, self.size, self.capacity_type)
-    }
-}

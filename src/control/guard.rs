@@ -14,12 +14,12 @@ use super::journal::print;
 use super::nodes::NodesView;
 use crate::catalog::Catalog;
 use crate::fleet::{
-    AskOutcome, Before, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname,
+    AskOutcome, Before, Binding, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname,
     ListedNode, Maxima, StrangerKind, Verdict, Vm,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
-use crate::vpsie::{Backend, BackendError, Capabilities, CreateRequest};
+use crate::vpsie::{Backend, BackendError, CreateRequest};
 
 /// Minimum interval between two reads of VPSie's count of workers. It is shorter than the time for which a creation with
 /// a lost reply counts, so the count is read within that time.
@@ -205,8 +205,8 @@ impl Backend for Guarded {
         Ok(listed)
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+    fn binding(&self) -> Binding {
+        self.inner.binding()
     }
 
     async fn count(&self) -> Result<Option<u32>, BackendError> {

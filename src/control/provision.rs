@@ -57,7 +57,7 @@ pub struct Provision {
     interval: Duration,
     next_tick: Instant,
     listing: Backoff,
-    /// By class, so that one that VPSie cannot make does not hold up another.
+    /// Backoff of each class: a class that VPSie cannot create delays no other.
     creating: BTreeMap<MachineClass, Backoff>,
     /// While the records cannot be written, nothing is worth a call.
     recording: Backoff,
@@ -91,7 +91,7 @@ impl Provision {
         bell: Arc<Bell>,
     ) -> Self {
         let now = Instant::now();
-        let binding = backend.capabilities().binding;
+        let binding = backend.binding();
         Self {
             handle,
             backend,

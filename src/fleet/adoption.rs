@@ -13,9 +13,8 @@ use super::state::Fleet;
 use crate::catalog::MachineClass;
 
 impl Fleet {
-    /// Makes machines of listed workers that are nobody's, for NodeGroups with `adopt`: workers of a class that
-    /// exactly one such NodeGroup has, and only up to its maximum. From then on they are drained and deleted
-    /// like any other.
+    /// Makes machines of foreign workers, for NodeGroups with `adopt`: each worker that is of the class of exactly one such
+    /// NodeGroup, and only up to its maximum. From then on they are drained and deleted like any other.
     pub fn take_in(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         let takers = self.takers();
@@ -23,10 +22,8 @@ impl Fleet {
             return changes;
         }
         for node in nodes.iter().filter(|node| node.role == NodeRole::Worker && node.id.is_some()) {
-            let Some((class, Some(pool))) = node.class().and_then(|class| takers.get_key_value(&class))
-            else {
-                continue;
-            };
+            let mut fits = takers.iter().filter(|(class, _)| node.size.is_some() && node.can_be(class));
+            let (Some((class, Some(pool))), None) = (fits.next(), fits.next()) else { continue };
             let foreign = self.strangers.get(&node.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign);
             if !foreign || self.room_to_adopt(pool, node) == 0 {
                 continue;
@@ -46,8 +43,8 @@ impl Fleet {
         changes
     }
 
-    /// The pool that takes in workers of a class. None where several NodeGroups would: their VPSie group is one,
-    /// and nothing tells whose a worker is.
+    /// The pool that adopts workers of a class. None where several NodeGroups adopt them: their VPSie group is one, so the
+    /// NodeGroup of a worker is unknown.
     fn takers(&self) -> BTreeMap<MachineClass, Option<PoolId>> {
         let mut takers: BTreeMap<MachineClass, Option<PoolId>> = BTreeMap::new();
         for group in self.groups.values().filter(|group| group.adopt) {

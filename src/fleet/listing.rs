@@ -40,14 +40,37 @@ impl ListedNode {
             && self.datacenter.as_ref().is_none_or(|datacenter| *datacenter == class.datacenter)
             && self.capacity_type.is_none_or(|capacity_type| capacity_type == class.capacity_type)
     }
+}
 
-    /// Its class, where the listing shows all of it.
-    pub fn class(&self) -> Option<MachineClass> {
-        Some(MachineClass {
-            datacenter: self.datacenter.clone()?,
-            size: self.size?,
-            capacity_type: self.capacity_type?,
+/// The parts of a class that a listing shows for all of its workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ShownParts {
+    pub(super) size: bool,
+    datacenter: bool,
+    capacity_type: bool,
+}
+
+/// A class as far as a listing shows it. Classes with the same view cannot be told apart.
+pub(super) type View = (Option<SizeId>, Option<DatacenterId>, Option<CapacityType>);
+
+impl ShownParts {
+    /// None for a listing without workers.
+    pub(super) fn of_listing(nodes: &[ListedNode]) -> Option<Self> {
+        let workers = || nodes.iter().filter(|node| node.role == NodeRole::Worker);
+        workers().next()?;
+        Some(Self {
+            size: workers().all(|node| node.size.is_some()),
+            datacenter: workers().all(|node| node.datacenter.is_some()),
+            capacity_type: workers().all(|node| node.capacity_type.is_some()),
         })
+    }
+
+    pub(super) fn view(self, class: &MachineClass) -> View {
+        (
+            self.size.then_some(class.size),
+            self.datacenter.then(|| class.datacenter.clone()),
+            self.capacity_type.then_some(class.capacity_type),
+        )
     }
 }
 

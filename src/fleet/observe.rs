@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::{Hostname, MachineId};
-use super::listing::{ListedNode, NodeRole, VmState};
+use super::listing::{ListedNode, NodeRole, ShownParts, VmState};
 use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
@@ -25,9 +25,8 @@ impl Fleet {
         let mut changes = Vec::new();
         self.correct_times(&mut changes, now);
         self.sightings.listed = true;
-        let mut workers = nodes.iter().filter(|node| node.role == NodeRole::Worker).peekable();
-        if workers.peek().is_some() {
-            self.sightings.shows_classes = workers.all(|node| node.class().is_some());
+        if let Some(shown) = ShownParts::of_listing(nodes) {
+            self.sightings.shown = shown;
         }
         let mut new_nodes = Vec::new();
         for node in nodes {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::guard::Verdict;
 use super::ids::{Hostname, MachineId};
+use super::listing::ShownParts;
 use crate::catalog::MachineClass;
 
 /// What this process has seen.
@@ -22,8 +23,8 @@ pub(super) struct Sightings {
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
     /// Requests that this process is making right now.
     pub(super) in_flight: HashSet<MachineId>,
-    /// The last listing with workers showed the class of each.
-    pub(super) shows_classes: bool,
+    /// What the last listing with workers showed of their classes.
+    pub(super) shown: ShownParts,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
     /// The runaway guard's last verdict. None until the first listing.

@@ -1,5 +1,5 @@
-//! Which machines are requested from VPSie now. Where listings do not show the class of workers, classes
-//! take turns, so that a new node can be assigned.
+//! Which machines are requested from VPSie now. Classes that listings do not tell apart take turns, so that a new node can
+//! be assigned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,13 +8,17 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::MachineId;
+use super::listing::View;
 use super::machine::{AskOutcome, Machine, Phase};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
-/// How long a request keeps machines of other classes waiting where listings do not show classes. A VM that is listed later
-/// may be bound to a machine of another class; a longer wait would let Cluster Autoscaler give healthy pools up.
+/// How long a request keeps machines waiting whose class listings do not tell apart from its own. A VM that is listed
+/// later may be bound to a machine of another class; a longer wait would make Cluster Autoscaler back off healthy pools.
 pub(super) const HOLD_UP: Duration = Duration::from_mins(2);
+
+/// A machine that waits for a request, and its class.
+type MachineOfClass<'a> = (&'a Machine, MachineClass);
 
 impl Fleet {
     /// Machines to ask VPSie for, in this order.
@@ -22,33 +26,46 @@ impl Fleet {
         self.wanted_of(|_| true)
     }
 
-    /// The same, of the classes that can be requested now: one that cannot must not hold up another.
+    /// The same, without classes that cannot be requested now.
     pub fn wanted_of(&self, ready: impl Fn(&MachineClass) -> bool) -> Vec<(MachineId, MachineClass)> {
-        let mut wanted: Vec<_> =
-            self.machines.values().filter(|m| m.needs_ask() && ready(&m.class())).collect();
-        // A machine whose requests were lost must not hold up one that was never asked for.
-        wanted.sort_by_key(|m| (m.asks.len(), m.created_at, &m.id));
-        let wanted = if self.sightings.shows_classes { alternate(wanted) } else { self.in_turn(wanted) };
-        wanted.into_iter().map(|m| (m.id.clone(), m.class())).collect()
+        let shown = self.sightings.shown;
+        let mut by_view: BTreeMap<View, Vec<MachineOfClass<'_>>> = BTreeMap::new();
+        for machine in self.machines.values().filter(|m| m.needs_ask()) {
+            let class = machine.class();
+            if ready(&class) {
+                by_view.entry(shown.view(&class)).or_default().push((machine, class));
+            }
+        }
+        let mut turns: BTreeMap<View, MachineClass> = BTreeMap::new();
+        for class in self.open_requests().into_keys().filter(|class| !self.is_overdue(class)) {
+            turns.entry(shown.view(&class)).or_insert(class);
+        }
+        let of_view = |(view, candidates)| self.on_turn(candidates, turns.get(&view));
+        let wanted = alternate(by_view.into_iter().flat_map(of_view).collect());
+        wanted.into_iter().map(|(machine, class)| (machine.id.clone(), class)).collect()
     }
 
-    /// Machines of the class whose turn it is. A turn ends when no request of the class is open, or when the newest is
-    /// older than [`HOLD_UP`]; machines that are newer than one of another class wait for the next turn.
-    fn in_turn<'a>(&self, mut wanted: Vec<&'a Machine>) -> Vec<&'a Machine> {
-        let open = self.open_requests();
-        wanted.sort_by_key(|m| self.is_overdue(&m.class()));
-        let turn = open.keys().find(|class| !self.is_overdue(class)).cloned();
-        let has_turn = turn.is_some();
-        let Some(class) = turn.or_else(|| wanted.first().map(|m| m.class())) else { return wanted };
-        let other = wanted.iter().find(|m| m.class() != class && !self.is_overdue(&m.class()));
-        let before = other.filter(|_| has_turn).map(|m| (m.asks.len(), m.created_at));
-        wanted.retain(|m| {
-            m.class() == class && before.is_none_or(|other| (m.asks.len(), m.created_at) <= other)
-        });
-        wanted
+    /// Of candidates whose classes listings do not tell apart, those of the class on turn. A turn ends when no request of
+    /// the class is open, or when the newest is older than [`HOLD_UP`]; machines that are newer than one of another class
+    /// wait for the next turn.
+    fn on_turn<'a>(
+        &self,
+        mut candidates: Vec<MachineOfClass<'a>>,
+        turn: Option<&MachineClass>,
+    ) -> Vec<MachineOfClass<'a>> {
+        let age = |machine: &Machine| (machine.asks.len(), machine.created_at);
+        // A machine whose requests were lost must not hold up one that was never requested.
+        candidates.sort_by_key(|(machine, class)| (self.is_overdue(class), age(machine), &machine.id));
+        let Some(class) = turn.or_else(|| candidates.first().map(|(_, class)| class)).cloned() else {
+            return candidates;
+        };
+        let other = candidates.iter().find(|(_, other)| *other != class && !self.is_overdue(other));
+        let before = other.filter(|_| turn.is_some()).map(|(machine, _)| age(machine));
+        candidates.retain(|(machine, of)| *of == class && before.is_none_or(|other| age(machine) <= other));
+        candidates
     }
 
-    /// Whether listings do not show classes, and the newest open request for the class is older than [`HOLD_UP`].
+    /// Whether the newest open request for the class is older than [`HOLD_UP`], so that it holds up no other class.
     pub(super) fn is_overdue(&self, class: &MachineClass) -> bool {
         self.sightings.overdue.contains(class)
     }
@@ -70,10 +87,10 @@ impl Fleet {
 
     /// Notes which classes hold up others no more, and which machines other classes hold up.
     pub(super) fn note_turns(&mut self, now: Timestamp) {
-        let open = if self.sightings.shows_classes { BTreeMap::new() } else { self.open_requests() };
+        let open = self.open_requests();
         let overdue: BTreeSet<MachineClass> =
             open.iter().filter(|(_, at)| age(**at, now) >= HOLD_UP).map(|(class, _)| class.clone()).collect();
-        let turn = open.keys().any(|size| !overdue.contains(size));
+        let turn = open.keys().any(|class| !overdue.contains(class));
         if self.sightings.overdue != overdue {
             self.sightings.overdue = overdue;
         }
@@ -96,15 +113,17 @@ impl Fleet {
     }
 }
 
-/// One machine of each class after the other, so that no class waits for all of another.
-fn alternate(wanted: Vec<&Machine>) -> Vec<&Machine> {
+/// One machine of each class after the other, so that no class waits for all of another. Before that, by number of requests
+/// and age.
+fn alternate(mut candidates: Vec<MachineOfClass<'_>>) -> Vec<MachineOfClass<'_>> {
+    candidates.sort_by_key(|(machine, _)| (machine.asks.len(), machine.created_at, &machine.id));
     let mut seen: BTreeMap<MachineClass, usize> = BTreeMap::new();
-    let mut ranked: Vec<(usize, &Machine)> = Vec::with_capacity(wanted.len());
-    for machine in wanted {
-        let nth = seen.entry(machine.class()).or_default();
-        ranked.push((*nth, machine));
+    let mut ranked: Vec<(usize, MachineOfClass<'_>)> = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let nth = seen.entry(candidate.1.clone()).or_default();
+        ranked.push((*nth, candidate));
         *nth += 1;
     }
     ranked.sort_by_key(|(nth, _)| *nth);
-    ranked.into_iter().map(|(_, machine)| machine).collect()
+    ranked.into_iter().map(|(_, candidate)| candidate).collect()
 }

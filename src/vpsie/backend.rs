@@ -12,8 +12,8 @@ use crate::retry_after::RetryAfter;
 /// safe to repeat.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// What the product can do.
-    fn capabilities(&self) -> Capabilities;
+    /// How the product's VMs are bound to the machines that they were requested for.
+    fn binding(&self) -> Binding;
 
     /// Reads offers and prices of the datacenters in use. One call a datacenter.
     async fn catalog(&self) -> Result<Catalog, BackendError>;
@@ -33,15 +33,6 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Deletes that VM and no other (invariant 7). Idempotent: a VM that does not exist is a success.
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError>;
-}
-
-/// What a product can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// How its VMs are bound to the machines that they were requested for.
-    pub binding: Binding,
-    /// Whether it has spot capacity.
-    pub spot: bool,
 }
 
 /// A request for one worker.

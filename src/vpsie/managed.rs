@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::backend::{Backend, BackendError, Capabilities, CreateRequest};
+use super::backend::{Backend, BackendError, CreateRequest};
 use super::client::Client;
 use super::endpoints::Deletion;
 use super::error::{ApiError, Kind, SAME_SIZE};
@@ -17,7 +17,7 @@ use super::identity::Account;
 use super::limiter::Purpose;
 use super::sizes::{Sizes, group_name};
 use super::wire::Node;
-use crate::catalog::{CapacityType, Catalog, DatacenterId, SizeId};
+use crate::catalog::{Catalog, DatacenterId, SizeId};
 use crate::fleet::{
     Binding, ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId,
 };
@@ -272,8 +272,8 @@ impl ManagedBackend {
 
 #[async_trait]
 impl Backend for ManagedBackend {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { binding: Binding::ByDifference, spot: false }
+    fn binding(&self) -> Binding {
+        Binding::ByDifference
     }
 
     async fn catalog(&self) -> Result<Catalog, BackendError> {
@@ -297,16 +297,15 @@ impl Backend for ManagedBackend {
     }
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
-        let ManagedConfig { cluster, datacenters } = self.target()?;
-        // A managed cluster is in one datacenter.
-        let datacenter = datacenters.first().filter(|_| datacenters.len() == 1);
+        let cluster = self.target()?.cluster;
         let nodes = self.nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::of_read)?;
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
             excluded: memory.sizes.excluded_by(&node),
-            datacenter: datacenter.cloned(),
-            capacity_type: Some(CapacityType::OnDemand),
+            // VPSie's reply has neither, and settings may have changed since the VM was requested.
+            datacenter: None,
+            capacity_type: None,
             hostname: node.hostname,
             id: node.id,
             role: node.role,

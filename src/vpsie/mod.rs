@@ -24,7 +24,7 @@ mod trial;
 mod wire;
 
 pub use auth::Credentials;
-pub use backend::{Backend, BackendError, Capabilities, CreateRequest};
+pub use backend::{Backend, BackendError, CreateRequest};
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Client, ClientConfig};
 pub use managed::{ManagedBackend, ManagedConfig};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::control::Guarded;
 use crate::kubernetes::Events;
-use crate::vpsie::{Capabilities, CreateRequest};
+use crate::vpsie::CreateRequest;
 
 /// Lists workers that were made as parts of the control plane.
 struct Misread(Arc<Scripted>);
@@ -14,8 +14,8 @@ impl Backend for Misread {
         self.0.catalog().await
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+    fn binding(&self) -> crate::fleet::Binding {
+        self.0.binding()
     }
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {

@@ -31,7 +31,7 @@ use crate::fleet::{
     Phase, Policy, Records, Refusal, Vm, VmState,
 };
 use crate::store::{MemoryStore, Store, StoreError};
-use crate::vpsie::{Backend, BackendError, Capabilities, CreateRequest};
+use crate::vpsie::{Backend, BackendError, CreateRequest};
 use disk::Disk;
 
 const SMALL: &str = "web/ams1/small/on-demand";
@@ -133,8 +133,8 @@ impl Backend for Scripted {
         self.play(reply, |_| catalog()).await
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { binding: Binding::ByDifference, spot: false }
+    fn binding(&self) -> Binding {
+        Binding::ByDifference
     }
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
@@ -170,8 +170,8 @@ fn node(n: u32, size: SizeId) -> ListedNode {
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         size: Some(size),
         excluded: std::collections::BTreeSet::new(),
-        datacenter: Some("ams1".into()),
-        capacity_type: Some(CapacityType::OnDemand),
+        datacenter: None,
+        capacity_type: None,
         role: NodeRole::Worker,
         state: VmState::Running,
         created_at: None,

@@ -1,4 +1,4 @@
-//! Binding by difference: a new node is the result of a request of ours, or of nobody's. Never by guess (invariant 6).
+//! Binding by difference: a new node uses up an open request of its class, or it is foreign. Never by guess (invariant 6).
 
 use std::collections::VecDeque;
 

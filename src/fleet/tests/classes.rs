@@ -129,6 +129,53 @@ fn a_pool_has_the_offer_and_labels_of_its_capacity_type() {
     assert!(spot_only.pool(SPOT).is_none(), "VPSie offers it on demand only");
 }
 
+/// A node as a product lists it that does not show where its VMs run.
+fn placeless(n: u32) -> ListedNode {
+    ListedNode { datacenter: None, capacity_type: None, ..node(n, 2) }
+}
+
+#[test]
+fn classes_that_listings_do_not_tell_apart_take_turns() {
+    let mut hand = Hand::new();
+    let mut fleet = classes();
+    hand.observe(&mut fleet, &[placeless(99)]);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.wait(Duration::from_secs(1));
+    hand.increase(&mut fleet, ELSEWHERE, 1).unwrap();
+    assert_eq!(fleet.wanted().len(), 1);
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[placeless(99), placeless(1)]);
+    assert_eq!(pools_in(&fleet, "Pending"), [ELSEWHERE]);
+    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.observe(&mut fleet, &[placeless(99), placeless(1), placeless(2)]);
+    assert!(fleet.machines().all(|machine| machine.vm().is_some()));
+}
+
+#[test]
+fn sizes_that_listings_show_take_no_turns() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
+    hand.observe(&mut fleet, &[placeless(99)]);
+    hand.increase(&mut fleet, SMALL, 2).unwrap();
+    hand.increase(&mut fleet, LARGE, 2).unwrap();
+    assert_eq!(fleet.wanted().len(), 4);
+}
+
+#[test]
+fn a_worker_is_adopted_where_only_one_pool_can_have_it() {
+    let adopting = |pools: &[&str]| {
+        let mut fleet = classes();
+        fleet.declare(vec![NodeGroup { adopt: true, ..group("web", 0, 9, pools) }]);
+        let hand = Hand::new();
+        hand.observe(&mut fleet, &[placeless(1)]);
+        let mut names = |group: &NodeGroupName| MachineId::new(format!("{group}-00000001"));
+        fleet.take_in(&[placeless(1)], hand.now, &mut names);
+        fleet.machines().map(|machine| machine.pool.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(adopting(&[SMALL]), [SMALL]);
+    assert!(adopting(&[SMALL, ELSEWHERE]).is_empty());
+}
+
 mod by_identity {
     use super::*;
 

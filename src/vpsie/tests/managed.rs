@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::request;
 use super::script::{Fate, Script, ok, refuse, reply, slow_down};
-use crate::catalog::SizeId;
+use crate::catalog::{MachineClass, SizeId};
 use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId, VmState};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, Credentials, ManagedBackend, ManagedConfig};
@@ -121,6 +121,18 @@ async fn a_datacenter_without_offers_is_no_empty_catalog() {
     for nothing in [ok(&json!([])), ok(&json!(false)), ok(&json!(null))] {
         let script = Script::new([(OFFERS, nothing)]);
         assert_unavailable(backend(&script).catalog().await, FailureReason::InvalidConfiguration);
+    }
+}
+
+/// A NodeGroup may have written the datacenter in another way, or another one, when the VM was requested.
+#[tokio::test(start_paused = true)]
+async fn a_listing_shows_no_datacenter_from_settings() {
+    let nodes = json!({"nodes": [{"hostname": "hel-slave-1", "identifier": "u-1", "node_type": "slave"}]});
+    let script = Script::new([(NODES, ok(&nodes))]);
+    let listed = backend(&script).list().await.unwrap();
+    for datacenter in ["dc-1", "DC-1", "dc-2"] {
+        let class = MachineClass { datacenter: datacenter.into(), ..request(SMALL, "a").class };
+        assert!(listed[0].can_be(&class), "{datacenter}");
     }
 }
 
