@@ -63,8 +63,9 @@ describes. For a pool with Nodes it uses a real one. The template comes from thr
    machines would be rented again and again for pods that do not fit on them.
 2. Nodes of the NodeGroup with that size. The last three that registered decide: an amount is their median (the smaller
    one of two), a label is used if all three have it. A Node counts once it is ready and has been the same for 30 seconds; a
-   change counts after 2 minutes. Cores, memory, disk, pods and the architecture of a size are taken from Nodes of other
-   NodeGroups where this one had none.
+   change counts after 2 minutes. Where VPSie's listings do not show the sizes of workers, a Node with the cores of another
+   pool's offer does not count: its VM may be bound to a machine of another size. Cores, memory, disk, pods and the
+   architecture of a size are taken from Nodes of other NodeGroups where this one had none.
 3. The nominal size of the offer, less `--reserved-cpu-millis`, `--reserved-memory-mib` and `--reserved-disk-gib`; `amd64`, `linux`.
 
 Labels that identify a Node (its name, addresses, UUIDs), those of Cluster Autoscaler, and those that this page lists as

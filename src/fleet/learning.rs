@@ -5,7 +5,7 @@ use super::learned::{Learned, NodeShape, Sample, ShownNode};
 use super::machine::Machine;
 use super::record::Change;
 use super::state::Fleet;
-use crate::catalog::SizeId;
+use crate::catalog::{Offer, SizeId};
 
 impl Fleet {
     /// The resources and labels observed on Nodes of a size.
@@ -31,6 +31,9 @@ impl Fleet {
 
     /// Whether [`learn`](Self::learn) may change anything.
     pub fn is_news(&self, machine: &Machine, node: &ShownNode) -> bool {
+        if self.is_of_other_size(machine, &node.shape) {
+            return false;
+        }
         let sample = self.sample(machine, node.clone());
         self.learned.get(&machine.size).is_none_or(|learned| learned.is_news(&sample))
     }
@@ -40,6 +43,9 @@ impl Fleet {
     pub fn learn(&mut self, hostname: &Hostname, node: ShownNode) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname) else { return changes };
+        if self.is_of_other_size(machine, &node.shape) {
+            return changes;
+        }
         let (size, sample) = (machine.size, self.sample(machine, node));
         let known = self.learned.get(&size);
         let NodeShape { capacity, allocatable, .. } = sample.shape;
@@ -53,5 +59,18 @@ impl Fleet {
             self.put(&mut changes, Change::SaveLearned(size, learned));
         }
         changes
+    }
+
+    /// Whether the Node has the cores of another pool's size and not those of its machine's. Where listings do not show
+    /// sizes, a VM that is listed late may be bound to a machine of another size: templates must not change by it.
+    fn is_of_other_size(&self, machine: &Machine, shape: &NodeShape) -> bool {
+        let cores = shape.capacity.cpu_millis;
+        let has_cores = |offer: &Offer| offer.resources.cpu_millis == cores;
+        let offers = self.catalog.iter().flat_map(|catalog| &catalog.offers);
+        let mut own = offers.filter(|offer| offer.size == machine.size).peekable();
+        !self.sightings.shown.size
+            && own.peek().is_some()
+            && !own.any(has_cores)
+            && self.pools.values().any(|pool| pool.offer.size != machine.size && has_cores(&pool.offer))
     }
 }

@@ -108,6 +108,20 @@ fn two_smaller_nodes_make_a_template_smaller() {
 }
 
 #[test]
+fn the_node_of_another_size_changes_no_template() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    let mut large = has(8192, 40);
+    (large.capacity.cpu_millis, large.allocatable.cpu_millis) = (4000, 4000);
+    assert_eq!(learn(&mut fleet, 1, large.clone()), [], "its VM may be bound to a machine of another size");
+    Hand::new().observe(&mut fleet, &[node(1, 2)]);
+    assert_eq!(learn(&mut fleet, 1, large).len(), 1, "the listing shows its size");
+    let mut odd = has(4096, 40);
+    odd.capacity.cpu_millis = 1000;
+    Hand::new().observe(&mut fleet, &[ListedNode { size: None, ..node(2, 2) }]);
+    assert_eq!(learn(&mut fleet, 2, odd).len(), 1, "no pool has its cores");
+}
+
+#[test]
 fn a_disk_that_a_node_does_not_show_is_not_empty() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 1, has(4096, 0));
