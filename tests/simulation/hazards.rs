@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
-use rand::RngExt as _;
 use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use vpsie_autoscaler::simulator::{
     AnomaliesConfig, ListShape, Nodes, Paging, Shapes, Shortage, Simulator, Span, Total,
 };
+
+use super::records::Keeping;
 
 /// Something that lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,15 +38,17 @@ pub(crate) enum Hazard {
     YearAhead,
     /// Increases fail, and what was written of them until then must be taken back.
     HalfWrittenIncreases,
+    /// The API server refuses the record of one machine while the weather is fair.
+    RefusedRecord,
 }
 
 use Hazard::{
     AbsurdRetryAfter, CutLists, DeletionsForbidden, Duplicates, HalfWrittenIncreases, LateVms, Namesakes,
-    ReturningVms, SilentShortage, StoreGaps, UnknownRoles, YearAhead,
+    RefusedRecord, ReturningVms, SilentShortage, StoreGaps, UnknownRoles, YearAhead,
 };
 
 impl Hazard {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         SilentShortage,
         DeletionsForbidden,
         LateVms,
@@ -57,6 +61,7 @@ impl Hazard {
         StoreGaps,
         YearAhead,
         HalfWrittenIncreases,
+        RefusedRecord,
     ];
 
     /// How often a world has it. Hazards that last half a day are rare, because such a world runs as long as five
@@ -67,6 +72,11 @@ impl Hazard {
             _ => 0.15,
         }
     }
+
+    /// Returns true iff it exists only where an API server keeps the records.
+    fn needs_objects(self) -> bool {
+        self == RefusedRecord
+    }
 }
 
 /// The hazards of one world.
@@ -76,8 +86,15 @@ pub(crate) struct Hazards(BTreeSet<Hazard>);
 impl Hazards {
     /// Some, by chance, or the one under which a planted bug shows. `HAZARDS=LateVms,Namesakes` takes these instead, and
     /// all of them; `WITHOUT=LateVms` leaves it out.
-    pub(crate) fn draw(rng: &mut StdRng, planted: Option<Hazard>) -> Self {
-        let by_chance = Hazard::ALL.into_iter().filter(|hazard| rng.random_bool(hazard.chance())).collect();
+    pub(crate) fn draw(rng: &mut StdRng, seed: u64, keeping: Keeping, planted: Option<Hazard>) -> Self {
+        // A generator of its own: draws for these hazards must not change other worlds.
+        let mut apart = StdRng::seed_from_u64(seed ^ 0x0b1e);
+        let mut drawn = |hazard: &Hazard| {
+            let rng = if hazard.needs_objects() { &mut apart } else { &mut *rng };
+            let drawn = rng.random_bool(hazard.chance());
+            drawn && (keeping == Keeping::Kubernetes || !hazard.needs_objects())
+        };
+        let by_chance = Hazard::ALL.into_iter().filter(|hazard| drawn(hazard)).collect();
         if let Some(planted) = planted {
             return Self(BTreeSet::from([planted]));
         }

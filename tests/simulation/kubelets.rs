@@ -8,12 +8,14 @@ use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::fleet::{DrainState, Hostname, Machine, Phase, StrangerKind, node_labels};
 use vpsie_autoscaler::simulator::{Phase as VmPhase, Simulator, VmKind};
 
-/// Brings the Nodes up to date with the VMs, and with the provider if one runs.
+/// Brings the Nodes up to date with the VMs, and with the provider if one runs. `selective`: pods run only on
+/// Nodes with the labels of a NodeGroup.
 pub(crate) async fn kubelets(
     cluster: &Memory,
     simulator: &Simulator,
     now: Timestamp,
     provider: Option<&FleetHandle>,
+    selective: bool,
 ) {
     let up: Vec<_> = simulator
         .vms()
@@ -26,7 +28,9 @@ pub(crate) async fn kubelets(
         if !known.iter().any(|node| node.name == hostname.as_str()) {
             let cores = if *size == 2 { 2 } else { 4 };
             let allocatable = Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, pods: 110 };
-            cluster.join(Node::new(hostname.as_str(), "", allocatable, now));
+            let mut node = Node::new(hostname.as_str(), "", allocatable, now);
+            node.unschedulable = selective;
+            cluster.join(node);
         }
     }
     if let Some(handle) = provider {
@@ -48,6 +52,7 @@ pub(crate) async fn kubelets(
             Some((id, node_labels(fleet.group(pool), &pool.id, &pool.offer)))
         }) {
             cluster.edit(&node.name, |node| {
+                node.unschedulable &= !(selective && node.provider_id.is_empty());
                 node.provider_id = provider_id;
                 node.labels.extend(labels);
             });

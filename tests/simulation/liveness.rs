@@ -70,6 +70,8 @@ pub(crate) struct Sky<'a> {
     pub(crate) simulator: &'a Simulator,
     /// `KubeSizeID`s that there is no room for.
     pub(crate) short: &'a [u64],
+    /// The machine whose record cannot be written. All others go on.
+    pub(crate) refused: Option<MachineId>,
 }
 
 impl Liveness {
@@ -96,7 +98,7 @@ impl Liveness {
             self.strangers.retain(|name, _| {
                 fleet.stranger(name).is_some_and(|s| matches!(s.kind, StrangerKind::Orphan { .. }))
             });
-            for machine in fleet.machines() {
+            for machine in fleet.machines().filter(|machine| Some(&machine.id) != sky.refused.as_ref()) {
                 self.machine(machine, sky, now)?;
             }
             for stranger in fleet.strangers() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
-use vpsie_autoscaler::fleet::{Hostname, StrangerKind};
+use vpsie_autoscaler::fleet::{Hostname, Machine, Phase, StrangerKind};
 use vpsie_autoscaler::simulator::{AnomaliesConfig, DEFAULT_CLUSTER, VmKind};
 
 use super::hazards::Hazard;
@@ -12,6 +12,8 @@ use super::world::{SMALL, World};
 
 /// Half an hour of fair weather, with the hazards as they are: what can be made is made.
 const LULL_STEPS: u32 = 90;
+/// First step of the lull in which a record may be refused: pauses from bad weather have ended.
+const REFUSED: u32 = 18;
 /// Half a day, for what shows only after hours.
 const SIEGE_STEPS: u32 = 720;
 const SIEGE_STEP: Duration = Duration::from_mins(1);
@@ -31,8 +33,10 @@ impl World {
             if self.process.is_none() {
                 self.start().await?;
             }
+            self.refuse_record(step);
             self.step().await.map_err(|why| format!("seed {}, lull step {step}: {why}", self.seed))?;
         }
+        self.store.refuse(None);
         let pods = self.cluster.list_pods();
         let waiting = pods.iter().filter(|pod| pod.name.starts_with("web") && pod.node.is_none()).count();
         // Where listings do not tell sizes, one size waits for another. Under a silent shortage Cluster Autoscaler may
@@ -46,6 +50,32 @@ impl World {
             ));
         }
         Ok(())
+    }
+
+    /// Makes the API server refuse the record of a machine that is not Running yet, and changes the load: all other
+    /// machines must be created and deleted as usual.
+    fn refuse_record(&mut self, step: u32) {
+        if !self.hazards.has(Hazard::RefusedRecord) {
+            return;
+        }
+        let load = match step {
+            REFUSED => Some((6, 0)),
+            step if step == REFUSED + 6 => Some((6, 3)),
+            step if step == REFUSED + 27 => Some((0, 0)),
+            _ => None,
+        };
+        if let Some((web, batch)) = load {
+            self.cluster.deploy("web", web, self.pod(1500));
+            // Each of these pods needs cores of its own, so machines are requested.
+            self.cluster.deploy("batch", batch, self.pod(1500));
+        }
+        if step >= REFUSED && self.store.refused().is_none() {
+            let waits = |machine: &Machine| matches!(machine.phase, Phase::Pending | Phase::Creating { .. });
+            let machine =
+                self.store.kept.records().machines.into_iter().find(waits).map(|machine| machine.id);
+            self.tell(&("refused", &machine));
+            self.store.refuse(machine);
+        }
     }
 
     /// Half a day of load that comes and goes.

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tower::{BoxError, Service};
 use vpsie_autoscaler::clock::Clock as _;
-use vpsie_autoscaler::fleet::{Change, Machine, Phase, Records, Stranger, StrangerKind};
+use vpsie_autoscaler::fleet::{Change, Machine, MachineId, Phase, Records, Stranger, StrangerKind};
 use vpsie_autoscaler::kubernetes::bounded;
 use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::{KubernetesStore, MemoryStore, Store, StoreError, records_of};
@@ -76,6 +76,8 @@ struct State {
     failed_at: Mutex<Option<Instant>>,
     /// Requests to the API server meet faults.
     stormy: AtomicBool,
+    /// The machine whose object the API server refuses.
+    refused: Mutex<Option<MachineId>>,
     /// The last write failed, and nobody has read since.
     failed: AtomicBool,
     writing: AtomicBool,
@@ -156,6 +158,16 @@ impl Disk {
         self.state.stormy.store(stormy, Ordering::Relaxed);
     }
 
+    /// Sets the machine whose object the API server refuses.
+    pub(crate) fn refuse(&self, machine: Option<MachineId>) {
+        *self.state.refused.lock().unwrap() = machine;
+    }
+
+    /// The machine whose object the API server refuses.
+    pub(crate) fn refused(&self) -> Option<MachineId> {
+        self.state.refused.lock().unwrap().clone()
+    }
+
     /// Whether what is in memory may not be what is on disk, and answers may be errors.
     pub(crate) fn troubled(&self) -> bool {
         let State { stormy, failed, writing, .. } = &*self.state;
@@ -190,6 +202,10 @@ fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
     let (server, state) = (kube.clone(), Arc::clone(state));
     let rng = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5707));
     kube.on_request(move |asked: &ApiRequest| {
+        let refused = state.refused.lock().unwrap().clone();
+        if asked.verb.writes() && refused.is_some_and(|machine| asked.name == machine.as_str()) {
+            return RequestFault::refused(422);
+        }
         if !state.stormy.load(Ordering::Relaxed) {
             return RequestFault::default();
         }

@@ -84,7 +84,7 @@ impl World {
     pub(crate) async fn new(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
-        let hazards = Hazards::draw(&mut rng, sabotage.and_then(Sabotage::hazard));
+        let hazards = Hazards::draw(&mut rng, seed, keeping, sabotage.and_then(Sabotage::hazard));
         let mut shapes = Shapes::random(&mut rng);
         hazards.shape(&mut shapes, &mut rng);
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
@@ -292,7 +292,9 @@ impl World {
 
     pub(crate) async fn step_of(&mut self, time: Duration) -> Result<(), String> {
         let handle = self.process.as_ref().map(|process| &process.handle);
-        kubelets(&self.cluster, &self.simulator, self.clock.right().now(), handle).await;
+        // Otherwise nodes of unknown role take the pods, and no machine is requested in their place.
+        let selective = self.hazards.has(Hazard::UnknownRoles);
+        kubelets(&self.cluster, &self.simulator, self.clock.right().now(), handle, selective).await;
         self.cluster.step(self.clock.right().now());
         self.autoscaling().await?;
         self.pass(time).await;
@@ -351,8 +353,11 @@ impl World {
         }
         match &report.outcome {
             LoopResult::Crashed(why) => return Err(format!("8: Cluster Autoscaler panics: {why}")),
-            // Without a disk nothing can be promised, and some answers are errors.
-            LoopResult::Aborted(why) if alive && !burnt && !self.store.troubled() => {
+            // Without a disk nothing can be promised, and some answers are errors. While a record is refused, deletions of
+            // its machine are errors as well.
+            LoopResult::Aborted(why)
+                if alive && !burnt && !self.store.troubled() && self.store.refused().is_none() =>
+            {
                 return Err(format!("3: the loop of Cluster Autoscaler is aborted: {why}"));
             }
             _ => {}
@@ -399,6 +404,7 @@ impl World {
             deletes: !self.simulator.anomalies().deletions_forbidden,
             short: if self.hazards.has(Hazard::SilentShortage) { &[2] } else { &[] },
             simulator: &self.simulator,
+            refused: self.store.refused(),
         };
         self.liveness.look(&process.handle, self.fair.then_some(&sky))
     }

@@ -12,6 +12,9 @@ use vpsie_autoscaler::simulator::{Phase, Simulator, VmKind};
 /// How seldom a kubelet writes the status of a Node that does not change.
 const BEAT: SignedDuration = SignedDuration::from_mins(5);
 
+/// Disk of a Node that has settled.
+pub(super) const DISK_GIB: u64 = 80;
+
 /// All kubelets.
 pub(super) struct Kubelets {
     rng: StdRng,
@@ -80,10 +83,19 @@ fn registered(name: &str, id: u64, size: u64) -> Value {
 }
 
 fn resources(size: u64, settled: bool) -> Value {
-    let cores = if size == 2 { 2 } else { 4 };
-    let memory = if settled { cores * 2048 - 256 } else { 800 };
-    let disk = if settled { "80Gi" } else { "0" };
-    json!({"cpu": cores.to_string(), "memory": format!("{memory}Mi"), "ephemeral-storage": disk, "pods": "110"})
+    let memory = if settled { memory_mib(size) } else { 800 };
+    let disk = if settled { format!("{DISK_GIB}Gi") } else { "0".to_owned() };
+    let cores = cores(size).to_string();
+    json!({"cpu": cores, "memory": format!("{memory}Mi"), "ephemeral-storage": disk, "pods": "110"})
+}
+
+fn cores(size: u64) -> u64 {
+    if size == 2 { 2 } else { 4 }
+}
+
+/// Memory of a Node that has settled.
+pub(super) fn memory_mib(size: u64) -> u64 {
+    cores(size) * 2048 - 256
 }
 
 fn status(size: u64, settled: bool, at: Timestamp) -> Value {

@@ -1,6 +1,7 @@
 //! The process as `serve` builds it in a cluster: the loops over VPSie and those over objects.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fake_kube::FakeKube;
@@ -12,7 +13,7 @@ use vpsie_autoscaler::control::{
     Bell, CatalogRefresh, Declared, Drain, DrainMetrics, FleetHandle, Journal, Keeper, NodeGroups, Nodes,
     NodesView, Provision, RecordsWatch, Removal, Target,
 };
-use vpsie_autoscaler::fleet::{Basis, Declaration, Policy};
+use vpsie_autoscaler::fleet::{Basis, Declaration, Policy, Pool};
 use vpsie_autoscaler::kubernetes::{Events, bounded};
 use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
 use vpsie_autoscaler::store::{KubernetesStore, Store};
@@ -24,7 +25,8 @@ use super::NAMESPACE;
 
 pub(super) struct Process {
     pub(super) handle: FleetHandle,
-    pub(super) target: watch::Receiver<Target>,
+    /// Machines that its pools allow, by the id of the pool, when gRPC opened.
+    pub(super) opened: Arc<OnceLock<BTreeMap<String, u32>>>,
     tasks: JoinSet<()>,
 }
 
@@ -55,13 +57,12 @@ impl Process {
         }
         let backend: Arc<dyn Backend> = Arc::clone(&managed) as _;
         let (bell, view, never) = (Arc::new(Bell::default()), NodesView::default(), CancellationToken::new());
-        let (told, target) = watch::channel(Target::Unknown);
+        let (in_force, target) = watch::channel(Target::Unknown);
         let on_target = move |target: &Target| {
             if let Target::Cluster(config) = target {
                 store.set_cluster(config.cluster.clone());
                 managed.set_target(config.clone());
             }
-            told.send_replace(target.clone());
         };
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::clone(&bell)).with_view(view.clone());
         let drain =
@@ -74,7 +75,8 @@ impl Process {
             NAMESPACE,
             recorded,
             on_target,
-        );
+        )
+        .with_in_force(in_force);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
         let policy = Policy { running_when_listed: false, ..Policy::default() };
         let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), Duration::from_mins(15));
@@ -88,13 +90,15 @@ impl Process {
         tasks.spawn(drain.run(never.clone()));
         tasks.spawn(groups.run(never.clone()));
         tasks.spawn(records.run(never.clone()));
-        let mut known = target.clone();
+        let opened = Arc::new(OnceLock::new());
+        let (mut known, opening) = (target.clone(), open(handle.clone(), target, Arc::clone(&opened)));
+        tasks.spawn(opening);
         tasks.spawn(async move {
             if known.wait_for(|target| matches!(target, Target::Cluster(_))).await.is_ok() {
                 tokio::join!(catalog.run(never.clone()), provision.run(never.clone()), removal.run(never));
             }
         });
-        Ok(Self { handle, target, tasks })
+        Ok(Self { handle, opened, tasks })
     }
 
     pub(super) fn goes_on(&mut self) -> Result<(), String> {
@@ -108,4 +112,22 @@ impl Process {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// Opens gRPC under the condition of `serve`: the NodeGroups are in force, and there is a catalog.
+async fn open(
+    handle: FleetHandle,
+    mut target: watch::Receiver<Target>,
+    opened: Arc<OnceLock<BTreeMap<String, u32>>>,
+) {
+    let known = target.wait_for(|target| matches!(target, Target::Cluster(_))).await.is_ok();
+    while known && handle.read(|fleet| fleet.catalog().is_none()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let allowed = handle.read(|fleet| {
+        let max = |pool: &Pool| fleet.group(pool).map_or(0, |group| group.max);
+        fleet.pools().map(|pool| (pool.id.to_string(), max(pool))).collect()
+    });
+    opened.get_or_init(|| allowed);
+    std::future::pending::<()>().await;
 }

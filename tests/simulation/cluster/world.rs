@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 use vpsie_autoscaler::clock::Clock as _;
-use vpsie_autoscaler::control::Target;
 use vpsie_autoscaler::fleet::{AskOutcome, Phase};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
@@ -25,7 +24,7 @@ use vpsie_autoscaler::simulator::{
 };
 use vpsie_autoscaler::vpsie::Transport;
 
-use super::kubelets::Kubelets;
+use super::kubelets::{DISK_GIB, Kubelets, memory_mib};
 use super::process::Process;
 use super::workload::{Workload, name, pods_on};
 use super::{MAX, NAMESPACE};
@@ -33,6 +32,8 @@ use crate::clock::VirtualClock;
 use crate::setting::{autoscaler, base};
 use crate::wires::{Complaints, Door, Known};
 
+/// Offers of the NodeGroup. The catalog always has them.
+const OFFERS: [&str; 2] = ["s-2vcpu-4gb", "s-4vcpu-8gb"];
 const STEP: Duration = Duration::from_secs(15);
 const STORM: u32 = 160;
 const CALM: u32 = 400;
@@ -163,7 +164,7 @@ impl World {
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
             "metadata": {"name": "web", "namespace": NAMESPACE, "generation": 1},
             "spec": {"minNodes": 0, "maxNodes": MAX, "datacenterID": DEFAULT_DATACENTER,
-                "resourceIdentifier": DEFAULT_CLUSTER, "offeringIDs": ["s-2vcpu-4gb", "s-4vcpu-8gb"]},
+                "resourceIdentifier": DEFAULT_CLUSTER, "offeringIDs": OFFERS},
         }))?;
         if self.troubles.contains(&Brake) {
             self.workload.wanted = 4;
@@ -211,10 +212,12 @@ impl World {
 
     async fn start(&mut self) -> Result<(), String> {
         if self.troubles.contains(&Brake) {
-            let times = self.rng.random_range(2..9);
-            let reads =
-                |asked: &fake_kube::ApiRequest| asked.plural == "autoscalerconfigs" && !asked.verb.writes();
-            self.kube.fail(times, reads, RequestFault::refused(503));
+            // Long enough for Cluster Autoscaler to request machines meanwhile.
+            let until = Instant::now() + Duration::from_secs(self.rng.random_range(20..180));
+            let reads = move |asked: &fake_kube::ApiRequest| {
+                asked.plural == "autoscalerconfigs" && !asked.verb.writes() && Instant::now() < until
+            };
+            self.kube.fail(u32::MAX, reads, RequestFault::refused(503));
         }
         let seed = self.rng.random();
         let clock = Arc::new(self.clock.clone());
@@ -223,14 +226,24 @@ impl World {
         Ok(())
     }
 
-    /// Serves once there is something to tell, as `serve` does.
-    fn open(&mut self) {
-        let Some(process) = &self.process else { return };
-        let known = matches!(*process.target.borrow(), Target::Cluster(_));
+    /// Serves once the process opens gRPC. Every pool must have its maximum then, because Cluster Autoscaler acts on it.
+    fn serve(&mut self) -> Result<(), String> {
+        let Some(process) = &self.process else { return Ok(()) };
+        let Some(allowed) = process.opened.get() else { return Ok(()) };
+        for offer in OFFERS {
+            let is_it = |id: &&String| id.starts_with("web/") && id.contains(&format!("/{offer}/"));
+            let max = allowed.keys().find(is_it).and_then(|id| allowed.get(id));
+            if max != Some(&MAX) {
+                return Err(format!(
+                    "8: gRPC opened before the NodeGroup was in force: the pool of {offer} allows {max:?} machines"
+                ));
+            }
+        }
         let mut server = self.door.server.lock().unwrap();
-        if server.is_none() && known && process.handle.read(|fleet| fleet.catalog().is_some()) {
+        if server.is_none() {
             *server = Some(CloudProviderServer::new(CloudProviderService::new(process.handle.clone())));
         }
+        Ok(())
     }
 
     async fn disturb(&mut self) -> Result<(), String> {
@@ -274,10 +287,10 @@ impl World {
             }
         }
         self.workload.step(&self.kube);
-        self.open();
+        self.serve()?;
         let cluster = Kubernetes::new(self.kube.client("autoscaler", "default"));
         let report = self.autoscaler.loop_once(&cluster, now).await;
-        if !report.events.is_empty() {
+        if !report.events.is_empty() || report.outcome != LoopResult::Done {
             self.tell(&(&report.outcome, &report.events));
         }
         if let LoopResult::Crashed(why) = &report.outcome {
@@ -301,6 +314,7 @@ impl World {
             return Err("4: a VM is made, and maxClusterWorkers is 0".to_owned());
         }
         self.identified()?;
+        self.learned()?;
         if self.troubles.contains(&Neighbours) {
             for id in NEIGHBOURS {
                 let node = self.kube.get("nodes", "", &format!("other-{id}")).unwrap_or_default();
@@ -350,6 +364,21 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Templates promise the resources that Nodes of their size have once they settle, not those of their first status.
+    fn learned(&self) -> Result<(), String> {
+        let Some(process) = &self.process else { return Ok(()) };
+        process.handle.read(|fleet| {
+            for pool in fleet.pools().filter(|pool| fleet.learned(pool.offer.size).is_some()) {
+                let promised = fleet.template(pool).allocatable;
+                let has = (memory_mib(pool.offer.size.0), DISK_GIB);
+                if (promised.memory_mib, promised.disk_gib) != has {
+                    return Err(format!("T: the template of {} promises {promised:?}", pool.text));
+                }
+            }
+            Ok(())
+        })
     }
 
     fn rested(&self, wanted: usize) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fake_kube::{FakeKube, FaultEffect, RequestFault, StatusError};
+use fake_kube::{FakeKube, RequestFault};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::kubernetes::{Elector, Leadership};
 
-use super::wires::client;
+use super::wires::{client, fault_effect};
 use super::{LEASE, NAMESPACE, Planted, config};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
@@ -133,15 +133,7 @@ fn hostile(kube: &FakeKube, seed: u64) {
             1..4 => rng.random_range(0..4000),
             _ => rng.random_range(0..100),
         });
-        let effect = match rng.random_range(0..30) {
-            0 => FaultEffect::ReplyLost,
-            1 => FaultEffect::RequestLost,
-            2 => FaultEffect::Hangs,
-            3 => FaultEffect::DoneAndHangs,
-            4 => FaultEffect::Refused(StatusError::new(500, "etcdserver: leader changed")),
-            _ => FaultEffect::Done,
-        };
-        RequestFault { delay, effect }
+        RequestFault { delay, effect: fault_effect(&mut rng, 30) }
     });
 }
 

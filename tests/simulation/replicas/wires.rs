@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use fake_kube::{Answer, Connection, FakeKube};
+use fake_kube::{Answer, Connection, FakeKube, FaultEffect, StatusError};
 use http::{Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
 use serde_json::Value;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt as _};
@@ -133,5 +135,17 @@ impl Witness {
                 sent.unwrap_or_else(|broken| Err(TransportError::Lost(broken.to_string())))
             }
         }))
+    }
+}
+
+/// What a hostile API server does with a request: each of five faults happens once in `one_in` requests.
+pub(super) fn fault_effect(rng: &mut StdRng, one_in: u32) -> FaultEffect {
+    match rng.random_range(0..one_in) {
+        0 => FaultEffect::ReplyLost,
+        1 => FaultEffect::RequestLost,
+        2 => FaultEffect::Hangs,
+        3 => FaultEffect::DoneAndHangs,
+        4 => FaultEffect::Refused(StatusError::new(500, "etcdserver: leader changed")),
+        _ => FaultEffect::Done,
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ca_model::{Autoscaler, Event, LoopResult, Memory, Minor, Pod};
-use fake_kube::{FakeKube, FaultEffect, RequestFault, StatusError};
+use fake_kube::{FakeKube, RequestFault};
 use k8s_openapi::api::core::v1::ConfigMap;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -18,7 +18,7 @@ use vpsie_autoscaler::store::records_of;
 
 use super::Planted;
 use super::replica::{Replica, Serving};
-use super::wires::Led;
+use super::wires::{Led, fault_effect};
 use super::{LEASE, NAMESPACE};
 use crate::checks;
 use crate::clock::VirtualClock;
@@ -251,15 +251,7 @@ impl World {
                 1..4 => rng.random_range(0..1500),
                 _ => rng.random_range(0..50),
             });
-            let effect = match rng.random_range(0..60) {
-                0 => FaultEffect::ReplyLost,
-                1 => FaultEffect::RequestLost,
-                2 => FaultEffect::Hangs,
-                3 => FaultEffect::DoneAndHangs,
-                4 => FaultEffect::Refused(StatusError::new(500, "etcdserver: leader changed")),
-                _ => FaultEffect::Done,
-            };
-            RequestFault { delay, effect }
+            RequestFault { delay, effect: fault_effect(&mut rng, 60) }
         });
     }
 
@@ -279,7 +271,8 @@ impl World {
     async fn step(&mut self) -> Result<(), String> {
         let now = self.clock.now();
         let serves = self.serving.now().filter(|serves| !serves.freezer.frozen());
-        kubelets(&self.cluster, &self.simulator, now, serves.as_ref().map(|serves| &serves.handle)).await;
+        kubelets(&self.cluster, &self.simulator, now, serves.as_ref().map(|serves| &serves.handle), false)
+            .await;
         self.cluster.step(now);
         let report = self.autoscaler.loop_once(&self.cluster, now).await;
         if !report.events.is_empty() {
