@@ -44,7 +44,7 @@ enum Command {
     Validate(Box<ServeArgs>),
     /// Shows the last decisions of the expander: the options, their costs, and the reasons for their order
     Explain(explain::ExplainArgs),
-    /// Shows offers with their prices, the cheapest first: all offers, or those that meet the given minimums
+    /// Shows offers with their prices, cheapest first. Flags set the minimums of a machine
     Offers(offers::OffersArgs),
     /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply
     /// -f -`

@@ -138,6 +138,10 @@ fn decision(
     }
 }
 
+fn job(act: Act, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> Job {
+    Job { cause: Cause::VPSieListing, decide: Box::new(decision(act)), reply, terms: Terms::Whole }
+}
+
 fn catalog() -> Change {
     let offers = [(2, "small"), (4, "large")].map(|(size, name)| crate::fleet::tests::offer(size, name));
     Change::SaveCatalog(Arc::new(Catalog { offers: offers.to_vec() }))
@@ -158,14 +162,7 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
             Act::Refuse(nth) => *store.refuses.lock().unwrap() = nth,
             act => {
                 let (reply, _answer) = oneshot::channel();
-                keeper
-                    .decide(vec![Job {
-                        cause: Cause::VPSieListing,
-                        decide: Box::new(decision(act)),
-                        reply,
-                        terms: Terms::Whole,
-                    }])
-                    .await;
+                keeper.decide(vec![job(act, reply)]).await;
             }
         }
         if let Some(working) = &keeper.working {
@@ -196,14 +193,7 @@ async fn sightings_outlive_a_reload() {
     let mut decide = async |act: Act, broken: bool| {
         store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
         let (reply, _answer) = oneshot::channel();
-        keeper
-            .decide(vec![Job {
-                cause: Cause::VPSieListing,
-                decide: Box::new(decision(act)),
-                reply,
-                terms: Terms::Whole,
-            }])
-            .await;
+        keeper.decide(vec![job(act, reply)]).await;
     };
     decide(Act::List { workers: 2, sizes: true }, false).await;
     decide(Act::Increase(0), false).await;
