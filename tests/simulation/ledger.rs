@@ -59,16 +59,23 @@ impl Unanswered {
         }
     }
 
-    /// VMs of such creations that VPSie showed only after the guard had stopped counting them: one a creation.
+    /// VMs of such creations that VPSie showed only after the guard had stopped counting them: one a creation. Deleted
+    /// ones too: once listed, such a VM was attributed to a creation whose own VM is then not counted.
     fn unseen_vms(&self, simulator: &Simulator) -> usize {
-        let vms = simulator.vms();
-        let is_unseen = |vm: &Vm| vm.listed_at > later(vm.created_at, LOST_REPLY_COUNTS_FOR);
-        let unseen: Vec<&Vm> = vms.iter().map(|vm| &vm.vm).filter(|vm| is_unseen(vm)).collect();
-        let has_vm = |creation: &&Unclear| {
+        let mut unseen: Vec<Vm> =
+            simulator.vms().into_iter().chain(simulator.gone()).map(|vm| vm.vm).collect();
+        unseen.retain(|vm| vm.listed_at > later(vm.created_at, LOST_REPLY_COUNTS_FOR));
+        unseen.sort_by_key(|vm| vm.created_at);
+        let mut count = 0;
+        for creation in self.0.lock().unwrap().iter() {
             let window = creation.begun..=later(creation.begun, SLOWEST_REPLY);
-            unseen.iter().any(|vm| vm.group == Some(creation.group) && window.contains(&vm.created_at))
-        };
-        self.0.lock().unwrap().iter().filter(has_vm).count()
+            let its_vm = |vm: &Vm| vm.group == Some(creation.group) && window.contains(&vm.created_at);
+            if let Some(index) = unseen.iter().position(its_vm) {
+                unseen.remove(index);
+                count += 1;
+            }
+        }
+        count
     }
 }
 
@@ -153,9 +160,13 @@ impl Requests {
         self.state.lock().unwrap().confused = Some(Instant::now());
     }
 
-    /// The process is another one, or its clock is.
+    /// The process is another one, or its clock is. It may have died before it recorded an answer: that request
+    /// counts as lost and is repeated, and its VM uses up a later request.
     pub(crate) fn forget(&self) {
-        self.state.lock().unwrap().accepted.clear();
+        let mut state = self.state.lock().unwrap();
+        for accepted in std::mem::take(&mut state.accepted) {
+            state.murky.insert(accepted.group, Instant::now());
+        }
     }
 
     /// A creation is sent: each request that was accepted and has no VM yet has its own record.

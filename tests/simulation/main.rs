@@ -78,7 +78,7 @@ fn each_seed<T: Send>(default: u64, test: &str, run: impl Fn(u64) -> Result<T, S
         }
     }
     println!("{} of {count} seeds ran clean", clean.len());
-    for (seed, why) in broken.iter().take(5) {
+    for (seed, why) in broken.iter().take(20) {
         println!("{why}\n  replay: SEED={seed} TRACE=1 cargo test --test simulation {test} -- --nocapture");
     }
     assert!(
