@@ -91,7 +91,7 @@ fn machine(at: usize, pool: &PoolId) -> Machine {
         size: SizeId(1),
         created_at: Timestamp::UNIX_EPOCH,
         phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
-        asks: Vec::new(),
+        requests: Vec::new(),
     }
 }
 

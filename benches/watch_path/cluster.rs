@@ -65,7 +65,7 @@ fn machine(at: usize) -> Machine {
         size: SizeId(2),
         created_at: time,
         phase: Phase::Running { vm, since: time },
-        asks: Vec::new(),
+        requests: Vec::new(),
     }
 }
 

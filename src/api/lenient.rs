@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{AskOutcome, MachinePhase, VPSieNode};
+use super::{MachinePhase, RequestOutcome, VPSieNode};
 use crate::fleet::lenient::{is_known, remove_unknown, replace_unknown};
 use crate::fleet::{DeletionReason, FailureReason, Hostname, VmId};
 
@@ -17,11 +17,11 @@ impl VPSieNode {
             return strict;
         }
         let mut object = object.clone();
-        let asks = object.pointer_mut("/spec/asks").and_then(Value::as_array_mut);
-        for outcome in asks.into_iter().flatten().filter_map(|ask| ask.get_mut("outcome")) {
-            replace_unknown(outcome, &json!("Unclear"), is_known::<AskOutcome>);
+        let requests = object.pointer_mut("/spec/requests").and_then(Value::as_array_mut);
+        for outcome in requests.into_iter().flatten().filter_map(|request| request.get_mut("outcome")) {
+            replace_unknown(outcome, &json!("Unclear"), is_known::<RequestOutcome>);
         }
-        let asked = object["spec"]["asks"].as_array().is_some_and(|asks| !asks.is_empty());
+        let asked = object["spec"]["requests"].as_array().is_some_and(|requests| !requests.is_empty());
         let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) else {
             return serde_json::from_value(object);
         };

@@ -35,7 +35,7 @@ pub(crate) use reserved::{GPU_LABEL, LABELS, Reserved, TAINTS, reserved};
 pub(crate) use rules::NAME_MAX;
 pub use status::{Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 pub use vpsie_node::{
-    Ask, AskOutcome, MachinePhase, NodeResources, VPSieNode, VPSieNodeSpec, VPSieNodeStatus,
+    MachinePhase, NodeResources, RequestOutcome, VPSieNode, VPSieNodeSpec, VPSieNodeStatus, VmRequest,
 };
 
 #[cfg(test)]

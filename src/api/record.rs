@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::conditions::conditions;
-use super::{Ask, AskOutcome, MachinePhase, VPSieNode, VPSieNodeSpec, VPSieNodeStatus};
+use super::{MachinePhase, RequestOutcome, VPSieNode, VPSieNodeSpec, VPSieNodeStatus, VmRequest};
 use crate::catalog::SizeId;
 use crate::fleet::{
     self, ClusterId, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, MachineId, Phase,
@@ -32,11 +32,11 @@ impl VPSieNode {
             resource_identifier: cluster.to_string(),
             kube_size_id: machine.size.known().and_then(|size| i64::try_from(size.0).ok()),
             recorded_at: Some(machine.created_at),
-            asked_at: match machine.phase {
+            requested_at: match machine.phase {
                 Phase::Creating { since, .. } => Some(since),
                 _ => None,
             },
-            asks: machine.asks.iter().map(Ask::from).collect(),
+            requests: machine.requests.iter().map(VmRequest::from).collect(),
             node_name: None,
             vpsie_node_identifier: None,
             vpsie_group_id: None,
@@ -79,7 +79,7 @@ impl VPSieNode {
             size: size.ok_or_else(|| lacks("spec.kubeSizeID"))?,
             created_at,
             phase: self.life(created_at).ok_or_else(|| lacks("status.hostname"))?,
-            asks: spec.asks.iter().map(fleet::Ask::from).collect(),
+            requests: spec.requests.iter().map(fleet::VmRequest::from).collect(),
         })
     }
 
@@ -90,7 +90,7 @@ impl VPSieNode {
         let vm = self.vm(status);
         let since = |time: Option<Timestamp>| time.unwrap_or(created_at);
         let deleting = self.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-        let asked = spec.asked_at.or(spec.asks.first().map(|ask| ask.at));
+        let asked = spec.requested_at.or(spec.requests.first().map(|request| request.at));
         Some(match status.phase {
             MachinePhase::Deleting => Phase::Deleting {
                 vm,
@@ -174,27 +174,27 @@ fn seen(machine: &Machine) -> VPSieNodeStatus {
     status
 }
 
-impl From<&fleet::Ask> for Ask {
-    fn from(ask: &fleet::Ask) -> Self {
-        let outcome = match ask.outcome {
-            fleet::AskOutcome::InFlight => AskOutcome::InFlight,
-            fleet::AskOutcome::Accepted => AskOutcome::Accepted,
-            fleet::AskOutcome::Unclear => AskOutcome::Unclear,
-            fleet::AskOutcome::Lost => AskOutcome::Lost,
+impl From<&fleet::VmRequest> for VmRequest {
+    fn from(request: &fleet::VmRequest) -> Self {
+        let outcome = match request.outcome {
+            fleet::RequestOutcome::InFlight => RequestOutcome::InFlight,
+            fleet::RequestOutcome::Accepted => RequestOutcome::Accepted,
+            fleet::RequestOutcome::Unclear => RequestOutcome::Unclear,
+            fleet::RequestOutcome::Lost => RequestOutcome::Lost,
         };
-        Self { at: ask.at, outcome }
+        Self { at: request.at, outcome }
     }
 }
 
-impl From<&Ask> for fleet::Ask {
-    fn from(ask: &Ask) -> Self {
-        let outcome = match ask.outcome {
-            AskOutcome::InFlight => fleet::AskOutcome::InFlight,
-            AskOutcome::Accepted => fleet::AskOutcome::Accepted,
-            AskOutcome::Unclear => fleet::AskOutcome::Unclear,
-            AskOutcome::Lost => fleet::AskOutcome::Lost,
+impl From<&VmRequest> for fleet::VmRequest {
+    fn from(request: &VmRequest) -> Self {
+        let outcome = match request.outcome {
+            RequestOutcome::InFlight => fleet::RequestOutcome::InFlight,
+            RequestOutcome::Accepted => fleet::RequestOutcome::Accepted,
+            RequestOutcome::Unclear => fleet::RequestOutcome::Unclear,
+            RequestOutcome::Lost => fleet::RequestOutcome::Lost,
         };
-        Self { at: ask.at, outcome }
+        Self { at: request.at, outcome }
     }
 }
 
@@ -244,20 +244,20 @@ mod tests {
 
     fn machine() -> impl Strategy<Value = Machine> {
         let outcome = prop_oneof![
-            Just(fleet::AskOutcome::InFlight),
-            Just(fleet::AskOutcome::Accepted),
-            Just(fleet::AskOutcome::Unclear),
-            Just(fleet::AskOutcome::Lost),
+            Just(fleet::RequestOutcome::InFlight),
+            Just(fleet::RequestOutcome::Accepted),
+            Just(fleet::RequestOutcome::Unclear),
+            Just(fleet::RequestOutcome::Lost),
         ];
-        let ask = (time(), outcome).prop_map(|(at, outcome)| fleet::Ask { at, outcome });
-        (phase(), time(), 0..1000_u64, proptest::collection::vec(ask, 0..3)).prop_map(
-            |(phase, created_at, size, asks)| Machine {
+        let request = (time(), outcome).prop_map(|(at, outcome)| fleet::VmRequest { at, outcome });
+        (phase(), time(), 0..1000_u64, proptest::collection::vec(request, 0..3)).prop_map(
+            |(phase, created_at, size, requests)| Machine {
                 id: "workers-0a1b2c3d".into(),
                 pool: "workers/ams1/s-2vcpu-4gb/spot".parse().unwrap(),
                 size: SizeId(size),
                 created_at,
                 // Nothing is asked of VPSie for one that is Pending.
-                asks: if phase == Phase::Pending { Vec::new() } else { asks },
+                requests: if phase == Phase::Pending { Vec::new() } else { requests },
                 phase,
             },
         )
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_creating_before_any_status_says_so() {
         assert_eq!(node(&json!({})).machine().unwrap().phase, Phase::Pending);
-        let asked = node(&json!({"asks": [{"at": "2026-01-01T00:00:01Z", "outcome": "InFlight"}]}));
+        let asked = node(&json!({"requests": [{"at": "2026-01-01T00:00:01Z", "outcome": "InFlight"}]}));
         let since = "2026-01-01T00:00:01Z".parse().unwrap();
         assert_eq!(asked.machine().unwrap().phase, Phase::Creating { vm: None, since });
     }

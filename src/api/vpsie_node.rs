@@ -67,13 +67,13 @@ pub struct VPSieNodeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub recorded_at: Option<Timestamp>,
-    /// When VPSie was first asked for it; written before the call.
+    /// When its VM was first requested from VPSie. Written before the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
-    pub asked_at: Option<Timestamp>,
-    /// Creations asked of VPSie that no VM has been matched with, each written before the call.
+    pub requested_at: Option<Timestamp>,
+    /// Requests to VPSie for its VM that no VM is matched with yet. Each is written before the call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub asks: Vec<Ask>,
+    pub requests: Vec<VmRequest>,
     /// Hostname of the VM, if there was one before the machine was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
@@ -111,20 +111,20 @@ fn on_demand() -> CapacityType {
     CapacityType::OnDemand
 }
 
-/// One creation asked of VPSie.
+/// One request to VPSie for a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Ask {
-    /// When it was written, before the call.
+pub struct VmRequest {
+    /// When it was written. That is before the call.
     #[schemars(with = "MicroTime")]
     pub at: Timestamp,
     /// What is known of it.
-    pub outcome: AskOutcome,
+    pub outcome: RequestOutcome,
 }
 
-/// What is known of a creation asked of VPSie.
+/// What is known of a request to VPSie for a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum AskOutcome {
+pub enum RequestOutcome {
     /// The call is under way, or the process died in it.
     InFlight,
     /// VPSie accepted it; a VM is to appear.

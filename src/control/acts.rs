@@ -4,8 +4,8 @@ use rust_decimal::Decimal;
 
 use crate::catalog::SizeId;
 use crate::fleet::{
-    AskOutcome, Cause, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
-    Stranger, StrangerKind, Vm, VmId,
+    Cause, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
+    RequestOutcome, Stranger, StrangerKind, Vm, VmId,
 };
 
 macro_rules! kinds {
@@ -201,22 +201,23 @@ fn told_by_vm(reason: DeletionReason) -> bool {
 
 /// What became of a machine's requests.
 fn asked(old: &Machine, new: &Machine) -> Vec<ActKind> {
-    let in_flight =
-        |machine: &Machine| machine.asks.iter().filter(|ask| ask.outcome == AskOutcome::InFlight).count();
-    if new.asks.len() < old.asks.len() {
+    let in_flight = |machine: &Machine| {
+        machine.requests.iter().filter(|request| request.outcome == RequestOutcome::InFlight).count()
+    };
+    if new.requests.len() < old.requests.len() {
         // One that a VM was matched with, or that is forgotten, is told of elsewhere or not at all.
         let waits = new.vm().is_none() && !matches!(new.phase, Phase::Failed { .. } | Phase::Running { .. });
         let answered = waits && in_flight(new) < in_flight(old);
         return if answered { vec![ActKind::NotMade] } else { Vec::new() };
     }
-    let told = old.asks.iter().zip(&new.asks).filter(|(was, is)| was.outcome != is.outcome);
+    let told = old.requests.iter().zip(&new.requests).filter(|(was, is)| was.outcome != is.outcome);
     let told = told.filter_map(|(_, is)| match is.outcome {
-        AskOutcome::InFlight => None,
-        AskOutcome::Accepted => Some(ActKind::Accepted),
-        AskOutcome::Unclear => Some(ActKind::Unclear),
-        AskOutcome::Lost => Some(ActKind::Lost),
+        RequestOutcome::InFlight => None,
+        RequestOutcome::Accepted => Some(ActKind::Accepted),
+        RequestOutcome::Unclear => Some(ActKind::Unclear),
+        RequestOutcome::Lost => Some(ActKind::Lost),
     });
-    let more = new.asks.len() - old.asks.len();
+    let more = new.requests.len() - old.requests.len();
     told.chain(std::iter::repeat_n(ActKind::Asked, more)).collect()
 }
 

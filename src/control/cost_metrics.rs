@@ -154,7 +154,7 @@ pub(crate) mod tests {
             size: SizeId(1),
             created_at: Timestamp::UNIX_EPOCH + Duration::from_mins(n.into()),
             phase,
-            asks: Vec::new(),
+            requests: Vec::new(),
         };
         let running = |n: u8| {
             let vm = Vm {

@@ -14,8 +14,8 @@ use super::journal::print;
 use super::nodes::NodesView;
 use crate::catalog::Catalog;
 use crate::fleet::{
-    AskOutcome, Before, Binding, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname,
-    ListedNode, Maxima, StrangerKind, Verdict, Vm,
+    Before, Binding, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode,
+    Maxima, RequestOutcome, StrangerKind, Verdict, Vm,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
@@ -258,10 +258,12 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     let ours = |kind: &StrangerKind| matches!(kind, StrangerKind::Orphan { .. } | StrangerKind::Gone { .. });
     let strangers =
         fleet.strangers().filter(|stranger| ours(&stranger.kind)).map(|stranger| stranger.hostname.clone());
-    let asks = || fleet.machines().flat_map(|machine| &machine.asks);
-    let count = |which: fn(AskOutcome) -> bool| asks().filter(|ask| which(ask.outcome)).count() as u32;
-    let accepted = count(|outcome| outcome == AskOutcome::Accepted);
-    let unclear = count(|outcome| matches!(outcome, AskOutcome::InFlight | AskOutcome::Unclear));
+    let requests = || fleet.machines().flat_map(|machine| &machine.requests);
+    let count = |which: fn(RequestOutcome) -> bool| {
+        requests().filter(|request| which(request.outcome)).count() as u32
+    };
+    let accepted = count(|outcome| outcome == RequestOutcome::Accepted);
+    let unclear = count(|outcome| matches!(outcome, RequestOutcome::InFlight | RequestOutcome::Unclear));
     let by_hand: BTreeSet<_> = by_hand.into_iter().filter(|name| fleet.machine_at(name).is_none()).collect();
     let recorded = |name: &Hostname| {
         known.as_ref().is_none_or(|known| known.contains(name))
@@ -270,7 +272,7 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     let unrecorded = !by_hand.iter().all(recorded);
     // An accepted request without a VM counts as lost after minutes.
     let given_up = fleet.ledger().late.iter().fold(0u32, |sum, late| sum.saturating_add(late.count));
-    let late = given_up.saturating_add(count(|outcome| outcome == AskOutcome::Lost));
+    let late = given_up.saturating_add(count(|outcome| outcome == RequestOutcome::Lost));
     let before = Before { known, ours: vms.chain(strangers).collect(), accepted, unclear, late };
     Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

@@ -145,7 +145,7 @@ fn transition(fleet: &Fleet, change: &Change) -> Option<Transition> {
     let (machine, from, to) = match change {
         Change::SaveMachine(machine) => {
             let old = fleet.machine(&machine.id);
-            let asked = old.is_some_and(|old| old.asks.len() < machine.asks.len());
+            let asked = old.is_some_and(|old| old.requests.len() < machine.requests.len());
             let (from, to) = (old.map_or("none", |old| old.phase.name()), machine.phase.name());
             (from != to || asked).then_some((machine, from, to))?
         }

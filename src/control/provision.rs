@@ -16,8 +16,8 @@ use super::nodes::NodesView;
 use super::pace::Backoff;
 use crate::catalog::MachineClass;
 use crate::fleet::{
-    AskOutcome, Cause, Change, Failure, Fleet, ListedNode, Machine, MachineId, Names, Outcome, Phase, Policy,
-    Vm,
+    Cause, Change, Failure, Fleet, ListedNode, Machine, MachineId, Names, Outcome, Phase, Policy,
+    RequestOutcome, Vm,
 };
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, CreateRequest};
@@ -179,7 +179,7 @@ impl Provision {
             let unrecorded = self.unrecorded.iter().map(|answer| answer.machine.clone());
             let calling: Vec<MachineId> = calling.chain(unrecorded).collect();
             self.settle(Cause::Expiry, move |fleet, now, names| {
-                fleet.asking(calling);
+                fleet.set_in_flight(calling);
                 fleet.pass_time(now, &policy, names)
             })
             .await?;
@@ -261,7 +261,7 @@ impl Provision {
     async fn ask(&mut self) -> Result<(), CommandError> {
         let ids = self.wanted();
         let wanted = ids.clone();
-        let ask = move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.ask(&wanted, now);
+        let ask = move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.record_requests(&wanted, now);
         let Some(asked) = self.try_settle(Cause::Provisioning, ask).await? else {
             // A part of them may be recorded as asked for.
             self.unrecorded.extend(ids.into_iter().map(|id| Unrecorded::new(id, Outcome::NotSent)));
@@ -328,9 +328,9 @@ impl Provision {
         let recorded = self.handle.update_parts(Cause::VPSieAnswer, move |fleet, now, _| {
             let record = |Unrecorded { machine, outcome, refused }| {
                 if refused {
-                    fleet.answered_earlier(&machine, outcome, now, &policy)
+                    fleet.record_delayed_outcome(&machine, outcome, now, &policy)
                 } else {
-                    fleet.answered(&machine, outcome, now, &policy)
+                    fleet.record_outcome(&machine, outcome, now, &policy)
                 }
             };
             answers.into_iter().flat_map(record).collect()
@@ -403,7 +403,7 @@ fn restless(machine: &Machine) -> bool {
     match &machine.phase {
         Phase::Creating { .. } => true,
         Phase::Deleting { accepted_at, vm, .. } => accepted_at.is_some() || vm.is_none(),
-        _ => machine.asks.iter().any(|ask| ask.outcome != AskOutcome::Lost),
+        _ => machine.requests.iter().any(|request| request.outcome != RequestOutcome::Lost),
     }
 }
 

@@ -35,7 +35,7 @@ impl Fleet {
                 created_at: now,
                 // Its Node shows that it runs.
                 phase: Phase::Creating { vm: Some(Vm::listed(node)), since: now },
-                asks: Vec::new(),
+                requests: Vec::new(),
             };
             self.put(&mut changes, Change::SaveMachine(machine));
             self.put(&mut changes, Change::DropStranger(node.hostname.clone()));

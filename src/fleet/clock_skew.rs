@@ -23,8 +23,8 @@ impl Machine {
             Phase::Failed { at, .. } => (Some(at), None),
             Phase::Deleting { since, accepted_at, .. } => (Some(since), accepted_at.as_mut()),
         };
-        let asks = self.asks.iter_mut().map(|ask| &mut ask.at);
-        [&mut self.created_at].into_iter().chain(since).chain(accepted).chain(asks)
+        let requests = self.requests.iter_mut().map(|request| &mut request.at);
+        [&mut self.created_at].into_iter().chain(since).chain(accepted).chain(requests)
     }
 }
 

@@ -58,7 +58,7 @@ impl Fleet {
                 size,
                 created_at: now,
                 phase: Phase::Pending,
-                asks: Vec::new(),
+                requests: Vec::new(),
             };
             self.put(&mut changes, Change::SaveMachine(machine));
         }
@@ -137,7 +137,7 @@ impl Fleet {
         }
         let mut pending: Vec<_> = self
             .machines_of(known)
-            .filter(|m| m.phase == Phase::Pending && m.asks.is_empty())
+            .filter(|m| m.phase == Phase::Pending && m.requests.is_empty())
             .map(|m| (m.created_at, m.id.clone()))
             .collect();
         pending.sort_unstable_by(|a, b| b.cmp(a));
@@ -281,7 +281,7 @@ impl Fleet {
         let Some(machine) = self.machines.get(id) else { return };
         let vm = machine.vm().cloned();
         let drain = if vm.is_some() { drain } else { DrainState::Pending };
-        let change = if vm.is_none() && machine.asks.is_empty() {
+        let change = if vm.is_none() && machine.requests.is_empty() {
             Change::DropMachine(id.clone())
         } else {
             let phase = Phase::Deleting { vm, since: now, reason, drain, accepted_at: None };

@@ -1,13 +1,13 @@
 //! Asking VPSie for VMs: which machines need one, and what its answers mean.
 //!
-//! A creation returns no id and is not idempotent (invariant 6). So each one is an [`Ask`], durable before the
+//! A creation returns no id and is not idempotent (invariant 6). So each one is an [`VmRequest`], durable before the
 //! call; a new node in a listing uses up one; what is not used up is remembered.
 
 use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::MachineId;
-use super::machine::{Ask, AskOutcome, Failure, FailureReason, Machine, Phase, Vm};
+use super::machine::{Failure, FailureReason, Machine, Phase, RequestOutcome, Vm, VmRequest};
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
@@ -32,25 +32,25 @@ pub enum Outcome {
 
 impl Fleet {
     /// Says for which machines VPSie is being asked at this moment: their requests cannot be lost yet.
-    pub fn asking(&mut self, machines: impl IntoIterator<Item = MachineId>) {
+    pub fn set_in_flight(&mut self, machines: impl IntoIterator<Item = MachineId>) {
         self.sightings.in_flight = machines.into_iter().collect();
     }
 
     /// Records that VPSie is about to be asked for these machines. Those that need nothing any more are left
     /// out; the changes name the others.
-    pub fn ask(&mut self, machines: &[MachineId], now: Timestamp) -> Vec<Change> {
+    pub fn record_requests(&mut self, machines: &[MachineId], now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         // Before the first listing, a VM that was there already could not be told from a new one.
         let machines = if self.sightings.listed { machines } else { &[] };
         for id in machines {
-            let Some(machine) = self.machines.get(id).filter(|m| m.needs_ask()) else { continue };
+            let Some(machine) = self.machines.get(id).filter(|m| m.needs_request()) else { continue };
             let mut machine = machine.clone();
-            machine.asks.push(Ask { at: now, outcome: AskOutcome::InFlight });
+            machine.requests.push(VmRequest { at: now, outcome: RequestOutcome::InFlight });
             if machine.phase == Phase::Pending {
                 machine.phase = Phase::Creating { vm: None, since: now };
             }
             self.sightings.in_flight.insert(id.clone());
-            self.sightings.since_ask.insert(id.clone(), 0);
+            self.sightings.listings_since_request.insert(id.clone(), 0);
             self.put(&mut changes, Change::SaveMachine(machine));
         }
         changes
@@ -58,28 +58,28 @@ impl Fleet {
 
     /// Applies VPSie's answer to a creation. The VM may have been listed, or the machine given up, before the answer. A
     /// shortage also fails the waiting machines of that class.
-    pub fn answered(
+    pub fn record_outcome(
         &mut self,
         id: &MachineId,
         outcome: Outcome,
         now: Timestamp,
         policy: &Policy,
     ) -> Vec<Change> {
-        self.take_answer(id, outcome, now, policy, true)
+        self.apply_outcome(id, outcome, now, policy, true)
     }
 
     /// Applies an answer again after its record was refused. An old shortage does not fail machines that wait now.
-    pub fn answered_earlier(
+    pub fn record_delayed_outcome(
         &mut self,
         id: &MachineId,
         outcome: Outcome,
         now: Timestamp,
         policy: &Policy,
     ) -> Vec<Change> {
-        self.take_answer(id, outcome, now, policy, false)
+        self.apply_outcome(id, outcome, now, policy, false)
     }
 
-    fn take_answer(
+    fn apply_outcome(
         &mut self,
         id: &MachineId,
         outcome: Outcome,
@@ -88,23 +88,29 @@ impl Fleet {
         is_news: bool,
     ) -> Vec<Change> {
         self.sightings.in_flight.remove(id);
-        self.sightings.since_ask.insert(id.clone(), 0);
+        self.sightings.listings_since_request.insert(id.clone(), 0);
         let mut changes = Vec::new();
         let Some(machine) = self.machines.get(id) else { return changes };
-        let Some(at) = machine.asks.iter().position(|ask| ask.outcome == AskOutcome::InFlight) else {
+        let Some(at) =
+            machine.requests.iter().position(|request| request.outcome == RequestOutcome::InFlight)
+        else {
             return changes;
         };
         let mut machine = machine.clone();
         match outcome {
-            Outcome::Accepted => machine.asks[at] = Ask { at: now, outcome: AskOutcome::Accepted },
+            Outcome::Accepted => {
+                machine.requests[at] = VmRequest { at: now, outcome: RequestOutcome::Accepted }
+            }
             Outcome::Created(vm) => {
-                machine.asks.remove(at);
+                machine.requests.remove(at);
                 self.bind_created(&mut changes, machine, vm, now);
                 return changes;
             }
-            Outcome::Unclear => machine.asks[at] = Ask { at: now, outcome: AskOutcome::Unclear },
+            Outcome::Unclear => {
+                machine.requests[at] = VmRequest { at: now, outcome: RequestOutcome::Unclear }
+            }
             Outcome::Refused(failure) => {
-                machine.asks.remove(at);
+                machine.requests.remove(at);
                 let class = machine.class();
                 let reason = failure.reason;
                 self.end_attempt(&mut changes, machine, Phase::Failed { failure: failure.clone(), at: now });
@@ -114,19 +120,19 @@ impl Fleet {
                 return changes;
             }
             Outcome::Unavailable(failure) => {
-                machine.asks.remove(at);
+                machine.requests.remove(at);
                 let tired = age(self.waits_since(&machine), now) >= self.create_timeout(policy);
                 let phase = match &machine.phase {
                     _ if tired => Phase::Failed { failure, at: now },
-                    phase if !machine.asks.is_empty() => phase.clone(),
+                    phase if !machine.requests.is_empty() => phase.clone(),
                     _ => Phase::Pending,
                 };
                 self.end_attempt(&mut changes, machine, phase);
                 return changes;
             }
             Outcome::NotSent => {
-                machine.asks.remove(at);
-                let phase = if machine.asks.is_empty() { Phase::Pending } else { machine.phase.clone() };
+                machine.requests.remove(at);
+                let phase = if machine.requests.is_empty() { Phase::Pending } else { machine.phase.clone() };
                 self.end_attempt(&mut changes, machine, phase);
                 return changes;
             }
@@ -139,7 +145,7 @@ impl Fleet {
     fn end_attempt(&mut self, changes: &mut Vec<Change>, mut machine: Machine, phase: Phase) {
         match machine.phase {
             Phase::Creating { vm: None, .. } => machine.phase = phase,
-            Phase::Deleting { vm: None, .. } if machine.asks.is_empty() => {
+            Phase::Deleting { vm: None, .. } if machine.requests.is_empty() => {
                 return self.put(changes, Change::DropMachine(machine.id));
             }
             _ => {}

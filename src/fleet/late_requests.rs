@@ -80,7 +80,7 @@ impl Fleet {
     /// Forgets late requests whose VM is not expected any more.
     pub(super) fn forget_late(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
         let mut ledger = self.ledger.clone();
-        ledger.late.retain(|late| age(late.at, now) < policy.ask_memory);
+        ledger.late.retain(|late| age(late.at, now) < policy.abandoned_request_ttl);
         self.save_ledger(changes, ledger);
     }
 

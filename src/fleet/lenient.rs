@@ -17,11 +17,11 @@ pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
         return strict;
     }
     let mut record: Value = serde_json::from_str(text)?;
-    let asks = record.get_mut("asks").and_then(Value::as_array_mut);
-    for outcome in asks.into_iter().flatten().filter_map(|ask| ask.get_mut("outcome")) {
-        replace_unknown(outcome, &json!("unclear"), is_known::<super::AskOutcome>);
+    let requests = record.get_mut("requests").and_then(Value::as_array_mut);
+    for outcome in requests.into_iter().flatten().filter_map(|request| request.get_mut("outcome")) {
+        replace_unknown(outcome, &json!("unclear"), is_known::<super::RequestOutcome>);
     }
-    let asked = record["asks"].as_array().is_some_and(|asks| !asks.is_empty());
+    let asked = record["requests"].as_array().is_some_and(|requests| !requests.is_empty());
     let since = record["phase"]["since"].as_str().or(record["createdAt"].as_str()).map(ToOwned::to_owned);
     let Some(phase) = record.get_mut("phase").and_then(Value::as_object_mut) else { return strict };
     if let Some(reason) = phase.get_mut("failure").and_then(|failure| failure.get_mut("reason")) {

@@ -12,7 +12,7 @@ use super::listing::ListedNode;
 use crate::catalog::{MachineClass, SizeId};
 
 /// Requests that may be lost before a machine is given up.
-pub const MAX_ASKS: usize = 3;
+pub const MAX_REQUESTS: usize = 3;
 
 /// One unit of a pool's target size. Durable as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct Machine {
     /// Creations asked of VPSie that no VM has been matched with. One that was lost stays here, so that a VM
     /// which arrives late is known as ours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub asks: Vec<Ask>,
+    pub requests: Vec<VmRequest>,
 }
 
 /// Where a machine is in its life.
@@ -193,17 +193,17 @@ impl DeletableVm {
 /// One creation asked of VPSie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ask {
+pub struct VmRequest {
     /// When it was recorded, before the call.
     pub at: Timestamp,
     /// What is known of it.
-    pub outcome: AskOutcome,
+    pub outcome: RequestOutcome,
 }
 
 /// What is known of a creation asked of VPSie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum AskOutcome {
+pub enum RequestOutcome {
     /// The call is under way, or the process died in it.
     InFlight,
     /// VPSie accepted it; a VM is to appear.
@@ -354,22 +354,22 @@ impl Machine {
     }
 
     /// Whether VPSie is to be asked for its VM: nothing was asked yet, or all that was asked is lost.
-    pub fn needs_ask(&self) -> bool {
+    pub fn needs_request(&self) -> bool {
         // Never by guess.
         if self.size.known().is_none() {
             return false;
         }
-        let all_lost = self.asks.iter().all(|ask| ask.outcome == AskOutcome::Lost);
+        let all_lost = self.requests.iter().all(|request| request.outcome == RequestOutcome::Lost);
         match self.phase {
             Phase::Pending => true,
-            Phase::Creating { vm: None, .. } => all_lost && self.asks.len() < MAX_ASKS,
+            Phase::Creating { vm: None, .. } => all_lost && self.requests.len() < MAX_REQUESTS,
             _ => false,
         }
     }
 
     /// Whether it has a request whose answer is not recorded.
     pub fn has_request_in_flight(&self) -> bool {
-        self.asks.iter().any(|ask| ask.outcome == AskOutcome::InFlight)
+        self.requests.iter().any(|request| request.outcome == RequestOutcome::InFlight)
     }
 
     /// Whether VPSie is to be asked to delete its VM.

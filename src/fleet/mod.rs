@@ -58,8 +58,8 @@ pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
 pub use ledger::{LateRequests, Ledger};
 pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{
-    Ask, AskOutcome, DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_ASKS, Machine,
-    Phase, Vm,
+    DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
+    RequestOutcome, Vm, VmRequest,
 };
 pub use paid::surge;
 pub use policy::{Binding, Policy};

@@ -65,7 +65,7 @@ impl Fleet {
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
-        for count in self.sightings.since_ask.values_mut() {
+        for count in self.sightings.listings_since_request.values_mut() {
             *count = count.saturating_add(1);
         }
         changes
@@ -155,7 +155,7 @@ impl Fleet {
                     size: *size,
                     created_at: now,
                     phase,
-                    asks: was.map(|m| m.asks.clone()).unwrap_or_default(),
+                    requests: was.map(|m| m.requests.clone()).unwrap_or_default(),
                 };
                 self.put(changes, Change::SaveMachine(back));
                 self.put(changes, Change::DropStranger(node.hostname.clone()));
@@ -264,7 +264,7 @@ impl Fleet {
         let change = if let Some(failure) = failure {
             machine.phase = Phase::Failed { failure, at: now };
             Change::SaveMachine(machine)
-        } else if machine.asks.is_empty() {
+        } else if machine.requests.is_empty() {
             Change::DropMachine(machine.id)
         } else {
             machine.phase = Phase::Deleting {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::ids::PoolId;
-use super::machine::{AskOutcome, Machine, Phase};
+use super::machine::{Machine, Phase, RequestOutcome};
 use super::record::{Stranger, StrangerKind};
 
 /// VMs that may be paid for beyond a maximum, while others are being deleted: a tenth of it, and at least two.
@@ -21,7 +21,7 @@ pub(super) type Leaving = HashMap<PoolId, u32>;
 impl Machine {
     /// Whether a VM of it exists or may come, though it is in no target size any more.
     pub(super) fn is_leaving(&self) -> bool {
-        let may_come = || self.asks.iter().any(|ask| ask.outcome != AskOutcome::Lost);
+        let may_come = || self.requests.iter().any(|request| request.outcome != RequestOutcome::Lost);
         matches!(self.phase, Phase::Deleting { .. }) && (self.vm().is_some() || may_come())
     }
 }

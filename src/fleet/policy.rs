@@ -14,12 +14,12 @@ pub struct Policy {
     /// How long an orphan may wait for a machine that adopts it.
     pub orphan_grace: Duration,
     /// How long after a request without a clear outcome it is counted as lost.
-    pub ask_settle: Duration,
+    pub unclear_timeout: Duration,
     /// How long after a request a VM of its size may still be its result.
-    pub ask_window: Duration,
+    pub binding_window: Duration,
     /// How long after a request a VM that appears counts as its possible result. It is not bound any more after
-    /// [`ask_window`](Self::ask_window): by then a person may have added it instead.
-    pub ask_memory: Duration,
+    /// [`binding_window`](Self::binding_window): by then a person may have added it instead.
+    pub abandoned_request_ttl: Duration,
     /// How long a VM must be missing from listings before its machine is given up.
     pub vanish_after: Duration,
     /// How long the record of a VM that is gone, or of a foreign one that is not listed, is kept.
@@ -47,9 +47,9 @@ impl Default for Policy {
             create_timeout: Duration::from_mins(10),
             failed_ttl: Duration::from_mins(30),
             orphan_grace: Duration::from_mins(15),
-            ask_settle: Duration::from_mins(1),
-            ask_window: Duration::from_hours(1),
-            ask_memory: Duration::from_hours(24),
+            unclear_timeout: Duration::from_mins(1),
+            binding_window: Duration::from_hours(1),
+            abandoned_request_ttl: Duration::from_hours(24),
             vanish_after: Duration::from_mins(3),
             gone_kept: Duration::from_hours(24),
             running_when_listed: true,

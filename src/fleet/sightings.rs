@@ -18,7 +18,7 @@ pub(super) struct Sightings {
     /// Listings that a VM was missing from in a row, and since when.
     pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
     /// Complete listings since a machine's last request.
-    pub(super) since_ask: HashMap<MachineId, u32>,
+    pub(super) listings_since_request: HashMap<MachineId, u32>,
     /// Addresses of listed VMs that are no machine's, as last listed.
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
     /// Requests that this process is making right now.

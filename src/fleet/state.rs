@@ -366,7 +366,7 @@ impl Fleet {
         if machine.is_leaving() {
             count(&mut self.leaving, &machine.pool, more);
         }
-        if machine.needs_ask() {
+        if machine.needs_request() {
             self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
         }
     }

@@ -9,7 +9,7 @@ use super::command::Names;
 use super::group::DeletionPolicy;
 use super::ids::MachineId;
 use super::machine::{
-    AskOutcome, DeletionReason, DrainState, Failure, FailureReason, MAX_ASKS, Machine, Phase,
+    DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase, RequestOutcome,
 };
 use super::policy::Policy;
 use super::record::{Change, Stranger, StrangerKind};
@@ -59,7 +59,9 @@ impl Fleet {
         // The ledger comes last: if its record is refused, the records of machines before it wait.
         self.forget_late(&mut changes, now, policy);
         let machines = &self.machines;
-        self.sightings.since_ask.retain(|id, _| machines.get(id).is_some_and(|m| !m.asks.is_empty()));
+        self.sightings
+            .listings_since_request
+            .retain(|id, _| machines.get(id).is_some_and(|m| !m.requests.is_empty()));
         changes
     }
 
@@ -83,31 +85,31 @@ impl Fleet {
 
     /// Counts requests as lost, and forgets those that can have no result any more.
     fn settle(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
-        let Some(old) = self.machines.get(id).filter(|m| !m.asks.is_empty()) else { return };
+        let Some(old) = self.machines.get(id).filter(|m| !m.requests.is_empty()) else { return };
         if self.sightings.in_flight.contains(id) {
             return;
         }
-        let listings = *self.sightings.since_ask.entry(id.clone()).or_insert(0);
+        let listings = *self.sightings.listings_since_request.entry(id.clone()).or_insert(0);
         let mut machine = old.clone();
-        for ask in &mut machine.asks {
-            let patience = match ask.outcome {
-                AskOutcome::InFlight | AskOutcome::Unclear => policy.ask_settle,
-                AskOutcome::Accepted => self.create_timeout(policy),
-                AskOutcome::Lost => continue,
+        for request in &mut machine.requests {
+            let patience = match request.outcome {
+                RequestOutcome::InFlight | RequestOutcome::Unclear => policy.unclear_timeout,
+                RequestOutcome::Accepted => self.create_timeout(policy),
+                RequestOutcome::Lost => continue,
             };
-            if listings >= LISTINGS_TO_SETTLE && age(ask.at, now) >= patience {
-                ask.outcome = AskOutcome::Lost;
+            if listings >= LISTINGS_TO_SETTLE && age(request.at, now) >= patience {
+                request.outcome = RequestOutcome::Lost;
             }
         }
         let forget = listings >= LISTINGS_TO_FORGET;
         let mut forgotten = Vec::new();
-        machine.asks.retain(|ask| {
-            let old = forget && age(ask.at, now) >= policy.ask_window;
-            forgotten.extend(old.then_some(ask.at));
+        machine.requests.retain(|request| {
+            let old = forget && age(request.at, now) >= policy.binding_window;
+            forgotten.extend(old.then_some(request.at));
             !old
         });
-        if machine.asks.is_empty() {
-            self.sightings.since_ask.remove(id);
+        if machine.requests.is_empty() {
+            self.sightings.listings_since_request.remove(id);
         }
         if machine != *old {
             // The longer memory first: a write that breaks off must lose nothing.
@@ -120,7 +122,8 @@ impl Fleet {
     fn conclude(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
         let Some(machine) = self.machines.get(id) else { return };
         let minutes = self.create_timeout(policy).as_secs() / 60;
-        let lost = !machine.asks.is_empty() && machine.asks.iter().all(|a| a.outcome == AskOutcome::Lost);
+        let lost = !machine.requests.is_empty()
+            && machine.requests.iter().all(|a| a.outcome == RequestOutcome::Lost);
         let failure = match &machine.phase {
             Phase::Pending if age(self.waits_since(machine), now) >= self.create_timeout(policy) => Failure {
                 reason: FailureReason::ApiUnavailable,
@@ -129,9 +132,9 @@ impl Fleet {
                      not available"
                 ),
             },
-            Phase::Creating { vm: None, since } if lost || machine.asks.is_empty() => {
+            Phase::Creating { vm: None, since } if lost || machine.requests.is_empty() => {
                 let late = age(*since, now) >= self.create_timeout(policy);
-                if !late && machine.asks.len() < MAX_ASKS && !machine.asks.is_empty() {
+                if !late && machine.requests.len() < MAX_REQUESTS && !machine.requests.is_empty() {
                     return;
                 }
                 Failure {
@@ -148,7 +151,7 @@ impl Fleet {
                     now,
                 );
             }
-            Phase::Deleting { vm: None, .. } if machine.asks.is_empty() => {
+            Phase::Deleting { vm: None, .. } if machine.requests.is_empty() => {
                 return self.put(changes, Change::DropMachine(id.clone()));
             }
             _ => return,
@@ -184,7 +187,7 @@ impl Fleet {
                 drain: DrainState::Pending,
                 accepted_at: None,
             },
-            asks: Vec::new(),
+            requests: Vec::new(),
         };
         self.put(changes, Change::SaveMachine(machine));
         self.put(changes, Change::DropStranger(orphan.hostname));

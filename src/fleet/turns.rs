@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::age::age;
 use super::ids::MachineId;
 use super::listing::View;
-use super::machine::{AskOutcome, Machine, Phase};
+use super::machine::{Machine, Phase, RequestOutcome};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
@@ -30,7 +30,7 @@ impl Fleet {
     pub fn wanted_of(&self, ready: impl Fn(&MachineClass) -> bool) -> Vec<(MachineId, MachineClass)> {
         let shown = self.sightings.shown;
         let mut by_view: BTreeMap<View, Vec<MachineOfClass<'_>>> = BTreeMap::new();
-        for machine in self.machines.values().filter(|m| m.needs_ask()) {
+        for machine in self.machines.values().filter(|m| m.needs_request()) {
             let class = machine.class();
             if ready(&class) {
                 by_view.entry(shown.view(&class)).or_default().push((machine, class));
@@ -53,7 +53,7 @@ impl Fleet {
         mut candidates: Vec<MachineOfClass<'a>>,
         turn: Option<&MachineClass>,
     ) -> Vec<MachineOfClass<'a>> {
-        let age = |machine: &Machine| (machine.asks.len(), machine.created_at);
+        let age = |machine: &Machine| (machine.requests.len(), machine.created_at);
         // A machine whose requests were lost must not hold up one that was never requested.
         candidates.sort_by_key(|(machine, class)| (self.is_overdue(class), age(machine), &machine.id));
         let Some(class) = turn.or_else(|| candidates.first().map(|(_, class)| class)).cloned() else {
@@ -76,7 +76,11 @@ impl Fleet {
         let mut open: BTreeMap<MachineClass, Timestamp> = BTreeMap::new();
         for machine in self.machines.values().filter(|m| matches!(m.phase, Phase::Creating { vm: None, .. }))
         {
-            let asked = machine.asks.iter().filter(|ask| ask.outcome != AskOutcome::Lost).map(|ask| ask.at);
+            let asked = machine
+                .requests
+                .iter()
+                .filter(|request| request.outcome != RequestOutcome::Lost)
+                .map(|request| request.at);
             if let Some(newest) = asked.max() {
                 let at = open.entry(machine.class()).or_insert(newest);
                 *at = newest.max(*at);
@@ -116,7 +120,7 @@ impl Fleet {
 /// One machine of each class after the other, so that no class waits for all of another. Before that, by number of requests
 /// and age.
 fn alternate(mut candidates: Vec<MachineOfClass<'_>>) -> Vec<MachineOfClass<'_>> {
-    candidates.sort_by_key(|(machine, _)| (machine.asks.len(), machine.created_at, &machine.id));
+    candidates.sort_by_key(|(machine, _)| (machine.requests.len(), machine.created_at, &machine.id));
     let mut seen: BTreeMap<MachineClass, usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, MachineOfClass<'_>)> = Vec::with_capacity(candidates.len());
     for candidate in candidates {

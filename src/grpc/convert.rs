@@ -152,7 +152,7 @@ mod tests {
             size: SizeId(1),
             created_at: Timestamp::UNIX_EPOCH,
             phase,
-            asks: Vec::new(),
+            requests: Vec::new(),
         }
     }
 

@@ -42,7 +42,7 @@ fn machine(id: &str, phase: Phase) -> Machine {
         size: SizeId(1),
         created_at: Timestamp::UNIX_EPOCH,
         phase,
-        asks: Vec::new(),
+        requests: Vec::new(),
     }
 }
 

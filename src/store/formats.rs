@@ -14,8 +14,8 @@ use super::tests::cluster;
 use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    Ask, AskOutcome, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, LateRequests,
-    Learned, Ledger, Machine, NodeShape, Phase, Records, Sample, Stranger, StrangerKind, Vm, VmId,
+    Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, LateRequests, Learned, Ledger,
+    Machine, NodeShape, Phase, Records, RequestOutcome, Sample, Stranger, StrangerKind, Vm, VmId, VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -73,7 +73,7 @@ struct RecordSet {
     catalog: BTreeMap<String, Value>,
 }
 
-fn machine(name: &str, phase: Phase, asks: &[AskOutcome]) -> Machine {
+fn machine(name: &str, phase: Phase, requests: &[RequestOutcome]) -> Machine {
     let at = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     Machine {
         id: name.into(),
@@ -81,7 +81,7 @@ fn machine(name: &str, phase: Phase, asks: &[AskOutcome]) -> Machine {
         size: SizeId(12),
         created_at: at(0),
         phase,
-        asks: asks.iter().map(|outcome| Ask { at: at(1), outcome: *outcome }).collect(),
+        requests: requests.iter().map(|outcome| VmRequest { at: at(1), outcome: *outcome }).collect(),
     }
 }
 
@@ -114,8 +114,8 @@ fn machines_and_strangers() -> Records {
     Records {
         machines: vec![
             machine("workers-1", Phase::Pending, &[]),
-            machine("workers-2", Phase::Creating { vm: None, since: at(1) }, &[AskOutcome::Accepted]),
-            machine("workers-3", Phase::Running { vm: vm(3), since: at(3) }, &[AskOutcome::Lost]),
+            machine("workers-2", Phase::Creating { vm: None, since: at(1) }, &[RequestOutcome::Accepted]),
+            machine("workers-3", Phase::Running { vm: vm(3), since: at(3) }, &[RequestOutcome::Lost]),
             machine("workers-4", deleting, &[]),
             machine("workers-5", Phase::Failed { failure, at: at(5) }, &[]),
         ],
@@ -379,8 +379,10 @@ async fn a_newer_format_loses_no_vm_and_blocks_nothing() {
             "{records:?}"
         );
         assert_eq!(phase("workers-4"), None, "neither a VM nor requests");
-        let asks = &records.machines[1].asks;
-        assert!(asks.iter().all(|ask| ask.outcome == AskOutcome::Unclear) && !asks.is_empty());
+        let requests = &records.machines[1].requests;
+        assert!(
+            requests.iter().all(|request| request.outcome == RequestOutcome::Unclear) && !requests.is_empty()
+        );
         let kind =
             |name: &str| records.strangers.iter().find(|s| s.hostname.as_str() == name).map(|s| &s.kind);
         assert_eq!(kind("ams-slave-9"), Some(&StrangerKind::Foreign));

@@ -25,7 +25,7 @@ pub(super) fn machine(name: &str) -> Machine {
         size: SizeId(12),
         created_at: "2026-11-24T10:00:00Z".parse().unwrap(),
         phase: Phase::Pending,
-        asks: Vec::new(),
+        requests: Vec::new(),
     }
 }
 

@@ -133,7 +133,7 @@ impl Scenario {
                 pool,
                 created_at: at,
                 phase: Phase::Failed { failure, at },
-                asks: Vec::new(),
+                requests: Vec::new(),
             }
         });
         let machines = machines.collect();

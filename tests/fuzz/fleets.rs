@@ -96,7 +96,7 @@ pub(crate) fn live(mut fleet: Fleet, listings: &[Vec<ListedNode>]) {
         fleet.take_in(nodes, now, &mut names);
         let _ = fleet.increase(SMALL, 1, now, &mut names);
         let wanted: Vec<_> = fleet.machines().map(|machine| machine.id.clone()).take(3).collect();
-        fleet.ask(&wanted, now);
+        fleet.record_requests(&wanted, now);
         fleet.pass_time(now, &policy, &mut names);
         check(&fleet);
     }

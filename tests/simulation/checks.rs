@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpsie_autoscaler::control::FleetHandle;
-use vpsie_autoscaler::fleet::{AskOutcome, Hostname, Phase, Records, StrangerKind};
+use vpsie_autoscaler::fleet::{Hostname, Phase, Records, RequestOutcome, StrangerKind};
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::proto::instance_status::InstanceState;
 use vpsie_autoscaler::grpc::proto::{
@@ -96,7 +96,7 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
     let strangers: BTreeMap<&Hostname, &StrangerKind> =
         records.strangers.iter().map(|s| (&s.hostname, &s.kind)).collect();
     // Over all sizes: where listings hide them, a late VM of one size may use up a request of another.
-    let mut asks: usize = records.machines.iter().map(|machine| machine.asks.len()).sum();
+    let mut requests: usize = records.machines.iter().map(|machine| machine.requests.len()).sum();
     for VmView { vm, .. } in simulator.vms() {
         let hostname = Hostname::new(&vm.hostname);
         match (vm.kind, strangers.get(&hostname)) {
@@ -109,10 +109,10 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
             (VmKind::Worker, None) if bound.contains(&hostname) => {}
             (VmKind::Worker, None) => {
                 // Not seen yet, or about to be deleted from the listing: a request must stand for it.
-                if asks == 0 && vm.end.is_none() && !unexplained {
+                if requests == 0 && vm.end.is_none() && !unexplained {
                     return Err(format!("5: nothing is recorded of {hostname}, which is billed"));
                 }
-                asks = asks.saturating_sub(1);
+                requests = requests.saturating_sub(1);
             }
             (_, Some(StrangerKind::Orphan { .. })) => {
                 return Err(format!("5: {hostname} is foreign and is taken for an orphan"));
@@ -153,7 +153,7 @@ pub(crate) fn at_rest(simulator: &Simulator, records: &Records) -> Result<(), St
         .collect();
     let mut bound = BTreeSet::new();
     for machine in &records.machines {
-        let live = machine.asks.iter().any(|ask| ask.outcome != AskOutcome::Lost);
+        let live = machine.requests.iter().any(|request| request.outcome != RequestOutcome::Lost);
         match &machine.phase {
             Phase::Running { vm, .. } => {
                 bound.insert(vm.hostname.clone());

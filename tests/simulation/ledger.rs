@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::time::Instant;
-use vpsie_autoscaler::fleet::{AskOutcome, MachineId, Records};
+use vpsie_autoscaler::fleet::{MachineId, Records, RequestOutcome};
 use vpsie_autoscaler::simulator::{Simulator, Vm, VmKind};
 
 use super::checks::MAXIMA;
@@ -191,8 +191,11 @@ impl Requests {
         // Where listings do not tell sizes, a VM may use up the request of another size.
         let together = |of_group: u64| !self.sizes_told || of_group == group;
         let waited_for = state.accepted.iter().filter(|a| together(a.group) && unlisted(a.vm)).count();
-        let asks = records.machines.iter().filter(|m| !self.sizes_told || m.size.0 == size);
-        let live = asks.flat_map(|m| &m.asks).filter(|ask| ask.outcome != AskOutcome::Lost).count();
+        let requests = records.machines.iter().filter(|m| !self.sizes_told || m.size.0 == size);
+        let live = requests
+            .flat_map(|m| &m.requests)
+            .filter(|request| request.outcome != RequestOutcome::Lost)
+            .count();
         let murky = confused || state.murky.keys().any(|group| together(*group));
         if !murky && live < waited_for + 1 {
             return Err(format!(

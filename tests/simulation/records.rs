@@ -286,7 +286,7 @@ impl Opened {
         let before = self.disk.kept.records().machines;
         let half = |change: &Change| {
             let Change::SaveMachine(new) = change else { return None };
-            let old = before.iter().find(|m| m.id == new.id && m.asks.len() > new.asks.len())?;
+            let old = before.iter().find(|m| m.id == new.id && m.requests.len() > new.requests.len())?;
             Some(Change::SaveMachine(Machine { phase: old.phase.clone(), ..new.clone() }))
         };
         vec![changes.iter().filter_map(half).collect(), changes]

@@ -181,7 +181,7 @@ impl Network {
             self.complaints.add(format!("7: {path} lets VPSie choose the victim"));
         }
         let records = self.kept.records();
-        if is_creation(request) && !records.machines.iter().any(|m| !m.asks.is_empty()) {
+        if is_creation(request) && !records.machines.iter().any(|m| !m.requests.is_empty()) {
             self.complaints.add(format!("2: {path} without a recorded request"));
         }
         if let Some(victim) = Self::victim(request) {

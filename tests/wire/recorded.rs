@@ -143,7 +143,14 @@ fn machine(pool: &str, node: &ExternalGrpcNode) -> Machine {
         };
         (MachineId::new(format!("m-{uuid}")), Phase::Running { vm, since })
     };
-    Machine { id, pool: pool.parse().unwrap(), size: SizeId(1), created_at: since, phase, asks: Vec::new() }
+    Machine {
+        id,
+        pool: pool.parse().unwrap(),
+        size: SizeId(1),
+        created_at: since,
+        phase,
+        requests: Vec::new(),
+    }
 }
 
 async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProviderService {

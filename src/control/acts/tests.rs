@@ -97,12 +97,12 @@ impl Told {
     }
 
     fn ask(&mut self) -> Vec<Act> {
-        self.play(Cause::Provisioning, |fleet, now, _| fleet.ask(&["web-1".into()], now))
+        self.play(Cause::Provisioning, |fleet, now, _| fleet.record_requests(&["web-1".into()], now))
     }
 
     fn answer(&mut self, outcome: Outcome) -> Vec<Act> {
         self.play(Cause::VPSieAnswer, |fleet, now, _| {
-            fleet.answered(&"web-1".into(), outcome, now, &policy())
+            fleet.record_outcome(&"web-1".into(), outcome, now, &policy())
         })
     }
 

@@ -60,7 +60,7 @@ enum Act {
     Increase(usize),
     List { workers: u32, sizes: bool },
     PassTime,
-    Ask,
+    Request,
     Answer(Outcome),
     Asking,
     Wait(u64),
@@ -81,7 +81,7 @@ fn act() -> impl Strategy<Value = Act> {
         (0..2usize).prop_map(Act::Increase),
         (0..4u32, any::<bool>()).prop_map(|(workers, sizes)| Act::List { workers, sizes }),
         Just(Act::PassTime),
-        Just(Act::Ask),
+        Just(Act::Request),
         outcome.prop_map(Act::Answer),
         Just(Act::Asking),
         (1..200u64).prop_map(Act::Wait),
@@ -122,17 +122,17 @@ fn decision(
             Ok(fleet.observe(&nodes, now, &policy))
         }
         Act::PassTime => Ok(fleet.pass_time(now, &policy, names)),
-        Act::Ask => {
+        Act::Request => {
             let wanted: Vec<_> = fleet.wanted().into_iter().map(|(id, _)| id).collect();
-            Ok(fleet.ask(&wanted, now))
+            Ok(fleet.record_requests(&wanted, now))
         }
         Act::Answer(outcome) => {
-            let asked = fleet.machines().find(|m| !m.asks.is_empty()).map(|m| m.id.clone());
-            Ok(asked.map(|id| fleet.answered(&id, outcome, now, &policy)).unwrap_or_default())
+            let asked = fleet.machines().find(|m| !m.requests.is_empty()).map(|m| m.id.clone());
+            Ok(asked.map(|id| fleet.record_outcome(&id, outcome, now, &policy)).unwrap_or_default())
         }
         _ => {
             let first = fleet.machines().next().map(|m| m.id.clone());
-            fleet.asking(first);
+            fleet.set_in_flight(first);
             Ok(Vec::new())
         }
     }

@@ -61,7 +61,7 @@ impl Undone {
 impl Before {
     /// Nothing where the machine went on since, above all where VPSie was asked for it.
     fn undo(&self, recorded: &Machine) -> Option<Change> {
-        let same = recorded.phase == self.after.phase && recorded.asks == self.after.asks;
+        let same = recorded.phase == self.after.phase && recorded.requests == self.after.requests;
         match &self.machine {
             _ if !same => None,
             None => is_unasked(recorded).then(|| Change::DropMachine(recorded.id.clone())),
@@ -71,7 +71,7 @@ impl Before {
 }
 
 fn is_unasked(machine: &Machine) -> bool {
-    machine.phase == Phase::Pending && machine.asks.is_empty()
+    machine.phase == Phase::Pending && machine.requests.is_empty()
 }
 
 /// What undoes changes that are recorded, of machines that nothing else in the batch changed. A machine that a command

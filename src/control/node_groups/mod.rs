@@ -24,7 +24,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
 use crate::clock::Clock;
-use crate::fleet::{AskOutcome, Cause, Machine, Phase};
+use crate::fleet::{Cause, Machine, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
 use declared::{Declared, SeenConfig};
@@ -286,7 +286,7 @@ impl NodeGroups {
     fn is_empty(&self, name: &str) -> bool {
         let over = |machine: &Machine| {
             matches!(machine.phase, Phase::Deleting { vm: None, .. })
-                && machine.asks.iter().all(|ask| ask.outcome == AskOutcome::Lost)
+                && machine.requests.iter().all(|request| request.outcome == RequestOutcome::Lost)
         };
         self.handle.read(|fleet| fleet.machines().filter(|m| m.pool.node_group.as_str() == name).all(over))
     }

@@ -297,8 +297,8 @@ mod tests {
     use super::*;
     use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
     use crate::fleet::{
-        Ask, AskOutcome, Change, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records,
-        Reserved, StrangerKind, Vm,
+        Change, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, RequestOutcome,
+        Reserved, StrangerKind, Vm, VmRequest,
     };
     use crate::validation::check_node_group;
 
@@ -325,7 +325,7 @@ mod tests {
             size: SizeId(2),
             created_at: time(),
             phase,
-            asks: vec![Ask { at: time(), outcome: AskOutcome::Lost }],
+            requests: vec![VmRequest { at: time(), outcome: RequestOutcome::Lost }],
         }
     }
 

@@ -231,7 +231,7 @@ fn is_awaited(fleet: &Fleet, history: &History, node: &Node) -> bool {
         && fleet.machine_at(&hostname(node)).is_none()
         && fleet.machines().any(|machine| {
             machine.vm().is_none()
-                && !machine.asks.is_empty()
+                && !machine.requests.is_empty()
                 && history.order(node, &machine.id) != Order::Older
         })
 }

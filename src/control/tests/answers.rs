@@ -1,7 +1,7 @@
 //! What VPSie answers, also while the records cannot be written.
 
 use super::*;
-use crate::fleet::{AskOutcome, Machine, MachineId};
+use crate::fleet::{Machine, MachineId, RequestOutcome};
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_recorded_once_the_store_is_back() {
@@ -15,7 +15,7 @@ async fn an_answer_is_recorded_once_the_store_is_back() {
     process.disk.fill(false);
     seconds(180).await;
     assert_eq!(process.vpsie.count("create"), 4, "VPSie accepted each of them");
-    let accepted = |m: &Machine| m.asks.iter().all(|ask| ask.outcome == AskOutcome::Accepted);
+    let accepted = |m: &Machine| m.requests.iter().all(|request| request.outcome == RequestOutcome::Accepted);
     assert!(process.handle.read(|fleet| fleet.machines().all(accepted)));
 }
 
@@ -99,7 +99,7 @@ async fn a_lost_reply_makes_no_second_vm() {
 
 /// Whether the change records that VPSie accepted a request of the machine.
 fn records_acceptance(change: &Change, machine: &MachineId) -> bool {
-    let accepted = |m: &Machine| m.asks.iter().any(|ask| ask.outcome == AskOutcome::Accepted);
+    let accepted = |m: &Machine| m.requests.iter().any(|request| request.outcome == RequestOutcome::Accepted);
     matches!(change, Change::SaveMachine(m) if m.id == *machine && accepted(m))
 }
 
@@ -120,8 +120,11 @@ async fn an_accepted_answer_is_kept_while_its_record_is_refused() {
     process.disk.refuse(|_| false);
     seconds(180).await;
     assert_eq!(process.vpsie.count("create"), 3, "VPSie accepted each of them");
-    let asks = process.handle.read(|fleet| fleet.machine(&refused).map(|m| m.asks.clone())).unwrap();
-    assert_eq!(asks.iter().map(|ask| ask.outcome).collect::<Vec<_>>(), [AskOutcome::Accepted]);
+    let requests = process.handle.read(|fleet| fleet.machine(&refused).map(|m| m.requests.clone())).unwrap();
+    assert_eq!(
+        requests.iter().map(|request| request.outcome).collect::<Vec<_>>(),
+        [RequestOutcome::Accepted]
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fleet::{Ask, AskOutcome, Cause, Machine};
+use crate::fleet::{Cause, Machine, RequestOutcome, VmRequest};
 use crate::kubernetes::{EventMetrics, Events};
 
 const NAMESPACE: &str = "vpsie-system";
@@ -27,7 +27,7 @@ impl Cluster {
             size: SizeId(2),
             created_at: "2030-01-01T00:00:00Z".parse().unwrap(),
             phase: Phase::Pending,
-            asks: Vec::new(),
+            requests: Vec::new(),
         };
         store.write(&[Change::SaveCatalog(Arc::new(catalog())), Change::SaveMachine(machine)]);
         let clock = Arc::new(TokioClock(Instant::now()));
@@ -51,7 +51,7 @@ impl Cluster {
             let policy = Policy { running_when_listed: false, ..Policy::default() };
             let mut changes = fleet.observe(&[], now, &policy);
             let mut machine = fleet.machines().next().unwrap().clone();
-            machine.asks = vec![Ask { at: now, outcome: AskOutcome::Accepted }];
+            machine.requests = vec![VmRequest { at: now, outcome: RequestOutcome::Accepted }];
             machine.phase = Phase::Creating { vm: None, since: now };
             fleet.apply(&Change::SaveMachine(machine.clone()));
             changes.push(Change::SaveMachine(machine));

@@ -432,7 +432,7 @@ async fn stopping_waits_for_the_answers_to_what_costs_money() {
     let disk = process.disk.clone();
     assert!(process.stop().await < Duration::from_secs(9));
     let machines = disk.kept.records().machines;
-    assert_eq!(machines[0].asks[0].outcome, crate::fleet::AskOutcome::Accepted);
+    assert_eq!(machines[0].requests[0].outcome, crate::fleet::RequestOutcome::Accepted);
 }
 
 #[tokio::test(start_paused = true)]

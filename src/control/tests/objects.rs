@@ -138,7 +138,7 @@ pub(super) fn running(n: u32) -> Machine {
         size: SizeId(2),
         created_at: Timestamp::UNIX_EPOCH,
         phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
-        asks: Vec::new(),
+        requests: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::catalog::MachineClass;
 use crate::fleet::ids::{Hostname, MachineId, PoolId};
 use crate::fleet::listing::{ListedNode, NodeRole};
-use crate::fleet::machine::{AskOutcome, Phase};
+use crate::fleet::machine::{Phase, RequestOutcome};
 use crate::fleet::record::{Change, Stranger, StrangerKind};
 use crate::fleet::state::Fleet;
 
@@ -46,21 +46,21 @@ impl Fleet {
     pub(super) fn claims(&self) -> Claims {
         let mut claims = Claims::new();
         for machine in self.machines.values() {
-            let doubtful = machine.asks.iter().all(|ask| ask.outcome != AskOutcome::Accepted);
-            for (nth, ask) in machine.asks.iter().enumerate() {
+            let doubtful = machine.requests.iter().all(|request| request.outcome != RequestOutcome::Accepted);
+            for (nth, request) in machine.requests.iter().enumerate() {
                 let rank = match &machine.phase {
                     Phase::Creating { vm: None, .. } | Phase::Pending if nth == 0 => 0,
                     Phase::Deleting { vm: None, .. } if nth == 0 => 1,
                     _ => 2,
                 };
                 let begun = match &machine.phase {
-                    Phase::Creating { since, .. } => ask.at.min(*since),
-                    _ => ask.at,
+                    Phase::Creating { since, .. } => request.at.min(*since),
+                    _ => request.at,
                 };
                 claims.entry(machine.class()).or_default().push_back(Claim {
                     rank,
                     doubtful,
-                    asked: ask.at,
+                    asked: request.at,
                     begun,
                     machine: machine.id.clone(),
                     class: machine.class(),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::claims::{Claim, Claims};
 use crate::catalog::MachineClass;
 use crate::fleet::listing::{ListedNode, NodeRole};
-use crate::fleet::machine::AskOutcome;
+use crate::fleet::machine::RequestOutcome;
 use crate::fleet::policy::Policy;
 use crate::fleet::record::{Change, StrangerKind};
 use crate::fleet::state::Fleet;
@@ -61,8 +61,9 @@ impl Fleet {
             let Some(claim) = claims.get_mut(&class).and_then(VecDeque::pop_front) else { continue };
             let Some(mut machine) = self.machine(&claim.machine).cloned() else { continue };
             // An accepted request before one that may never have reached VPSie.
-            let accepted = machine.asks.iter().position(|ask| ask.outcome == AskOutcome::Accepted);
-            machine.asks.remove(accepted.unwrap_or(0));
+            let accepted =
+                machine.requests.iter().position(|request| request.outcome == RequestOutcome::Accepted);
+            machine.requests.remove(accepted.unwrap_or(0));
             self.bind_node(changes, machine, node, now, policy);
         }
     }

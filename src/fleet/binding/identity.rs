@@ -25,7 +25,7 @@ impl Fleet {
             match named.filter(|machine| node.role == NodeRole::Worker && node.can_be(&machine.class())) {
                 Some(mut machine) => {
                     // No other VM can be the result of its requests.
-                    machine.asks.clear();
+                    machine.requests.clear();
                     self.bind_node(changes, machine, node, now, policy);
                 }
                 None => self.note_foreign(changes, node, now, &Claims::new()),

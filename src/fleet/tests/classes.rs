@@ -46,8 +46,8 @@ fn a_shortage_fails_machines_of_its_class_only() {
             hand.increase(&mut fleet, pool, 2).unwrap();
         }
         let first = fleet.machines().find(|m| m.pool.to_string() == short).unwrap().id.clone();
-        fleet.ask(std::slice::from_ref(&first), hand.now);
-        fleet.answered(&first, shortage(), hand.now, &hand.policy);
+        fleet.record_requests(std::slice::from_ref(&first), hand.now);
+        fleet.record_outcome(&first, shortage(), hand.now, &hand.policy);
         assert_eq!(pools_in(&fleet, "Failed"), [short, short]);
         let blocked = |pool: &str| fleet.hindrance(pool, 1, hand.now).is_some();
         let blocked: Vec<_> = [SMALL, SPOT, ELSEWHERE].into_iter().filter(|pool| blocked(pool)).collect();
@@ -199,7 +199,7 @@ mod by_identity {
         hand.observe(&mut fleet, &[node(7, 2), named(&second)]);
         let bound: Vec<_> = fleet.machines().filter(|m| m.vm().is_some()).map(|m| m.id.clone()).collect();
         assert_eq!(bound, std::slice::from_ref(&second));
-        assert!(fleet.machine(&second).unwrap().asks.is_empty());
+        assert!(fleet.machine(&second).unwrap().requests.is_empty());
         assert_eq!(fleet.stranger(&node(7, 2).hostname).unwrap().kind, StrangerKind::Foreign);
     }
 
@@ -210,14 +210,14 @@ mod by_identity {
             let mut fleet = classes();
             hand.increase(&mut fleet, SMALL, 1).unwrap();
             let id = only(&fleet).id.clone();
-            fleet.ask(std::slice::from_ref(&id), hand.now);
+            fleet.record_requests(std::slice::from_ref(&id), hand.now);
             if listed_first {
                 hand.observe(&mut fleet, &[named(&id)]);
             }
             let vm = Vm::listed(&named(&id));
-            fleet.answered(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
+            fleet.record_outcome(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
             assert_eq!(only(&fleet).vm(), Some(&vm));
-            assert!(only(&fleet).asks.is_empty());
+            assert!(only(&fleet).requests.is_empty());
             hand.observe(&mut fleet, &[named(&id)]);
             assert_eq!(fleet.strangers().count(), 0);
             fleet.audit().unwrap();
@@ -230,10 +230,10 @@ mod by_identity {
         let mut fleet = classes();
         hand.increase(&mut fleet, SMALL, 1).unwrap();
         let id = only(&fleet).id.clone();
-        fleet.ask(std::slice::from_ref(&id), hand.now);
+        fleet.record_requests(std::slice::from_ref(&id), hand.now);
         fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
         let vm = Vm::listed(&named(&id));
-        fleet.answered(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
+        fleet.record_outcome(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
         assert!(matches!(&only(&fleet).phase, Phase::Deleting { vm: Some(bound), .. } if *bound == vm));
     }
 }

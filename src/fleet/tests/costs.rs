@@ -130,9 +130,9 @@ fn an_earlier_shortage_fails_no_machine_that_waits_now() {
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     let asked = fleet.wanted().remove(0).0;
-    fleet.ask(std::slice::from_ref(&asked), hand.now);
+    fleet.record_requests(std::slice::from_ref(&asked), hand.now);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
-    fleet.answered_earlier(&asked, shortage(FailureReason::Stockout), hand.now, &hand.policy);
+    fleet.record_delayed_outcome(&asked, shortage(FailureReason::Stockout), hand.now, &hand.policy);
     assert!(matches!(fleet.machine(&asked).unwrap().phase, Phase::Failed { .. }));
     assert_eq!(fleet.wanted().len(), 1);
 }

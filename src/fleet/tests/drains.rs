@@ -112,7 +112,7 @@ fn drains_before_it_deletes_the_second_vm_of_a_gone_machine() {
     fleet.registered(&node(1, 2).hostname, hand.now);
     // The first reply was lost, and the machine was asked for once more.
     let mut machine = only(&fleet).clone();
-    machine.asks = vec![Ask { at: hand.now, outcome: AskOutcome::Accepted }];
+    machine.requests = vec![VmRequest { at: hand.now, outcome: RequestOutcome::Accepted }];
     fleet.apply(&Change::SaveMachine(machine));
     for _ in 0..4 {
         hand.wait(Duration::from_mins(1));

@@ -18,7 +18,7 @@ fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<Learned>) -> Fleet {
             },
             since: Timestamp::UNIX_EPOCH,
         },
-        asks: Vec::new(),
+        requests: Vec::new(),
     };
     let machines = (1..=9).map(|n| machine(if n <= 6 { SMALL } else { OTHER }, n)).collect();
     let learned = earlier.map(|earlier| (SizeId(2), earlier)).into_iter().collect();

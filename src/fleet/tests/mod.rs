@@ -119,9 +119,9 @@ impl Hand {
     /// Asks for everything that is wanted, with one answer for all.
     pub(super) fn ask_all(&self, fleet: &mut Fleet, outcome: &Outcome) {
         let wanted: Vec<_> = fleet.wanted().into_iter().map(|(id, _)| id).collect();
-        fleet.ask(&wanted, self.now);
+        fleet.record_requests(&wanted, self.now);
         for id in wanted {
-            fleet.answered(&id, outcome.clone(), self.now, &self.policy);
+            fleet.record_outcome(&id, outcome.clone(), self.now, &self.policy);
         }
     }
 }

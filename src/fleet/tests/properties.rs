@@ -36,7 +36,7 @@ enum Step {
         nth: usize,
     },
     DeleteForeign,
-    Ask {
+    Request {
         replies: Vec<Reply>,
     },
     Delete {
@@ -99,7 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..8usize).prop_map(|nth| Step::DeleteNth { nth }),
         1 => (0..8usize).prop_map(|nth| Step::DeleteInWrongPool { nth }),
         1 => Just(Step::DeleteForeign),
-        5 => proptest::collection::vec(reply(), 1..4).prop_map(|replies| Step::Ask { replies }),
+        5 => proptest::collection::vec(reply(), 1..4).prop_map(|replies| Step::Request { replies }),
         3 => (any::<bool>(), any::<bool>()).prop_map(|(accepted, done)| Step::Delete { accepted, done }),
         6 => (0..3usize).prop_map(|late| Step::List { late }),
         1 => Just(Step::EmptyList),
@@ -197,8 +197,9 @@ impl World {
 
     /// The pools of VMs of a NodeGroup that may exist and are in no target size, from the records.
     fn leaving(&self, group: &NodeGroupName) -> Vec<PoolId> {
-        let exists =
-            |m: &&Machine| m.vm().is_some() || m.asks.iter().any(|ask| ask.outcome != AskOutcome::Lost);
+        let exists = |m: &&Machine| {
+            m.vm().is_some() || m.requests.iter().any(|request| request.outcome != RequestOutcome::Lost)
+        };
         let machines = self.fleet.machines().filter(|m| !m.counts()).filter(exists).map(|m| m.pool.clone());
         let strangers = self.fleet.strangers().filter_map(|stranger| match &stranger.kind {
             StrangerKind::Orphan { pool, .. } => Some(pool.clone()),
@@ -245,7 +246,7 @@ impl World {
         self.list(0);
         let wanted = self.fleet.wanted();
         for ((id, class), reply) in wanted.into_iter().zip(replies) {
-            let changes = self.fleet.ask(std::slice::from_ref(&id), self.hand.now);
+            let changes = self.fleet.record_requests(std::slice::from_ref(&id), self.hand.now);
             if changes.is_empty() {
                 continue;
             }
@@ -267,7 +268,7 @@ impl World {
             if matches!(reply, Reply::Accepted | Reply::LostAfterwards) {
                 self.make(class.size.0, true);
             }
-            let changes = self.fleet.answered(&id, outcome, self.hand.now, &self.hand.policy);
+            let changes = self.fleet.record_outcome(&id, outcome, self.hand.now, &self.hand.policy);
             self.take(&changes);
         }
     }
@@ -345,7 +346,7 @@ impl World {
                 assert!(answer.is_err() || answer == Ok(vec![]));
                 assert_eq!(before, self.fleet.records());
             }
-            Step::Ask { replies } => self.ask(replies),
+            Step::Request { replies } => self.ask(replies),
             Step::Delete { accepted, done } => self.delete(*accepted, *done),
             Step::List { late } => self.list(*late),
             Step::EmptyList => {
@@ -393,7 +394,7 @@ impl World {
             Step::Crash => self.crash(),
             Step::AddForeign => {
                 // Somebody adds a worker; a listing shows it before anything else happens.
-                if self.fleet.machines().all(|m| m.asks.is_empty()) {
+                if self.fleet.machines().all(|m| m.requests.is_empty()) {
                     self.make(2, false);
                     self.list(0);
                 }
@@ -463,7 +464,7 @@ fn a_clock_jump_and_a_broken_write_lose_no_vm() {
     for survives in [false, true] {
         check_steps(&[
             Step::Increase { pool: 0, delta: 2 },
-            Step::Ask { replies: vec![Reply::Accepted] },
+            Step::Request { replies: vec![Reply::Accepted] },
             Step::ClockJump { minutes: 10 },
             Step::EmptyList,
             Step::Increase { pool: 0, delta: 1 },
@@ -479,7 +480,7 @@ fn a_refused_record_loses_no_late_vm() {
     for (waiting, nth) in (0..2).flat_map(|waiting| (0..4).map(move |nth| (waiting, nth))) {
         let mut steps = vec![
             Step::Increase { pool: 0, delta: 1 },
-            Step::Ask { replies: vec![Reply::Accepted] },
+            Step::Request { replies: vec![Reply::Accepted] },
             Step::ClockJump { minutes: 10 },
             Step::EmptyList,
             Step::List { late: 1 },

@@ -137,7 +137,7 @@ impl World {
                     self.fleet.apply(&Change::SaveStranger(foreign));
                 }
                 Bug::RequestsAreForgotten => {
-                    self.fleet.apply(&Change::SaveMachine(Machine { asks: Vec::new(), ..machine }));
+                    self.fleet.apply(&Change::SaveMachine(Machine { requests: Vec::new(), ..machine }));
                 }
                 Bug::BindsToWrongNode
                     if machine.vm().is_some_and(|vm| vm.hostname != node(2, 2).hostname) =>
@@ -167,7 +167,7 @@ impl World {
         }
         let ours =
             records.machines.iter().filter_map(|machine| Some(machine.vm()?.hostname.clone())).collect();
-        let accepted = records.machines.iter().map(|machine| machine.asks.len() as u32).sum();
+        let accepted = records.machines.iter().map(|machine| machine.requests.len() as u32).sum();
         let before =
             Before { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0, late: 0 };
         self.fleet = Fleet::restore(declared(), records, Reserved::default());
@@ -192,7 +192,7 @@ impl World {
         self.spoil();
         self.fleet.note_known_before(self.guard.known_before().cloned().unwrap_or_default());
         for (id, _) in self.fleet.wanted() {
-            self.fleet.ask(std::slice::from_ref(&id), self.hand.now);
+            self.fleet.record_requests(std::slice::from_ref(&id), self.hand.now);
             let mut outcome = Outcome::Accepted;
             for _ in 0..if self.bug == Bug::CreatesTwice { 2 } else { 1 } {
                 match self.guard.permit(self.time()) {
@@ -209,7 +209,7 @@ impl World {
                     }
                 }
             }
-            self.fleet.answered(&id, outcome, self.hand.now, &self.hand.policy);
+            self.fleet.record_outcome(&id, outcome, self.hand.now, &self.hand.policy);
             self.spoil();
         }
         if self.guarded {

@@ -26,9 +26,9 @@ fn nothing_is_asked_before_the_first_listing() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let id = only(&fleet).id.clone();
-    assert_eq!(fleet.ask(std::slice::from_ref(&id), hand.now), []);
+    assert_eq!(fleet.record_requests(std::slice::from_ref(&id), hand.now), []);
     hand.observe(&mut fleet, &[]);
-    assert_eq!(fleet.ask(&[id], hand.now).len(), 1);
+    assert_eq!(fleet.record_requests(&[id], hand.now).len(), 1);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_lost_request_is_made_again_only_after_it_settled() {
     hand.pass(&mut fleet);
     assert_eq!(fleet.wanted().len(), 1);
     hand.ask_all(&mut fleet, &Outcome::Accepted);
-    assert_eq!(only(&fleet).asks.len(), 2);
+    assert_eq!(only(&fleet).requests.len(), 2);
     // Both VMs come: one is used, one is an orphan, deleted after the grace.
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
     let orphan = fleet.strangers().next().unwrap();
@@ -139,9 +139,9 @@ fn a_shortage_fails_what_waits_for_the_same_size_at_once() {
     hand.increase(&mut fleet, SMALL, 3).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     let first = fleet.wanted()[0].0.clone();
-    fleet.ask(std::slice::from_ref(&first), hand.now);
+    fleet.record_requests(std::slice::from_ref(&first), hand.now);
     let refused = Outcome::Refused(failure(FailureReason::Stockout));
-    fleet.answered(&first, refused, hand.now, &hand.policy);
+    fleet.record_outcome(&first, refused, hand.now, &hand.policy);
     let failed = fleet.machines().filter(|m| matches!(m.phase, Phase::Failed { .. })).count();
     assert_eq!(failed, 3);
     assert_eq!(fleet.wanted().len(), 1, "the other size is tried");
@@ -302,7 +302,7 @@ fn a_crash_in_a_request_is_an_unclear_request() {
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let id = only(&fleet).id.clone();
-    fleet.ask(&[id], hand.now);
+    fleet.record_requests(&[id], hand.now);
     let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
     assert!(fleet.wanted().is_empty());
     hand.observe(&mut fleet, &[node(1, 2)]);
@@ -352,17 +352,17 @@ fn a_request_that_is_being_made_is_not_lost_however_long_it_takes() {
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let id = only(&fleet).id.clone();
-    fleet.ask(std::slice::from_ref(&id), hand.now);
+    fleet.record_requests(std::slice::from_ref(&id), hand.now);
     // The records were read again after a write that failed.
     let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
-    fleet.asking([id.clone()]);
+    fleet.set_in_flight([id.clone()]);
     for _ in 0..5 {
         hand.wait(Duration::from_mins(1));
         hand.observe(&mut fleet, &[]);
         hand.pass(&mut fleet);
     }
     assert!(fleet.wanted().is_empty());
-    fleet.asking([]);
+    fleet.set_in_flight([]);
     for _ in 0..3 {
         hand.pass(&mut fleet);
         hand.observe(&mut fleet, &[]);

@@ -37,7 +37,7 @@ fn read_mark(node: &VPSieNode) -> Option<(&str, usize)> {
 }
 
 fn is_unasked(machine: &Machine) -> bool {
-    machine.phase == Phase::Pending && machine.asks.is_empty()
+    machine.phase == Phase::Pending && machine.requests.is_empty()
 }
 
 /// The machines of increases whose write was interrupted. An increase with a requested machine was complete

@@ -48,7 +48,7 @@ pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
 /// recorded too long is harmless: it expires. A new request is in the spec and makes the machine Creating
 /// whatever its status is.
 pub(super) fn order(stored: &VPSieNode, machine: &Machine) -> [Endpoint; 2] {
-    if machine.asks.len() < stored.spec.asks.len() {
+    if machine.requests.len() < stored.spec.requests.len() {
         [Endpoint::Status, Endpoint::Main]
     } else {
         [Endpoint::Main, Endpoint::Status]
@@ -67,10 +67,10 @@ fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
     let wanted = VPSieNode::of(machine, &stored.spec.resource_identifier.as_str().into()).spec;
     let mut spec = stored.spec.clone();
     spec.recorded_at = wanted.recorded_at;
-    spec.asks = wanted.asks;
+    spec.requests = wanted.requests;
     // Later phases keep the time of the request, which saves a write.
     if matches!(machine.phase, Phase::Pending | Phase::Creating { .. }) {
-        spec.asked_at = wanted.asked_at;
+        spec.requested_at = wanted.requested_at;
     }
     let mut patch = json!({});
     if let Some(spec) = merge_patch(&json!(stored.spec), &json!(spec)) {

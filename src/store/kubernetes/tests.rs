@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::super::tests::{changes, cluster, expected, machine, stranger};
 use super::*;
 use crate::fleet::{
-    Ask, AskOutcome, DeletionReason, DrainState, Failure, FailureReason, Hostname, Phase, Stranger, Vm, VmId,
+    DeletionReason, DrainState, Failure, FailureReason, Hostname, Phase, RequestOutcome, Stranger, Vm, VmId,
+    VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -49,8 +50,8 @@ fn vm() -> Vm {
     }
 }
 
-fn create_request(outcome: AskOutcome) -> Ask {
-    Ask { at: time(1), outcome }
+fn create_request(outcome: RequestOutcome) -> VmRequest {
+    VmRequest { at: time(1), outcome }
 }
 
 fn creating(vm: Option<Vm>) -> Phase {
@@ -73,10 +74,10 @@ fn failed() -> Phase {
     }
 }
 
-fn one(phase: Phase, asks: &[AskOutcome]) -> Machine {
+fn one(phase: Phase, requests: &[RequestOutcome]) -> Machine {
     Machine {
         phase,
-        asks: asks.iter().map(|outcome| create_request(*outcome)).collect(),
+        requests: requests.iter().map(|outcome| create_request(*outcome)).collect(),
         ..machine("workers-1")
     }
 }
@@ -114,8 +115,8 @@ async fn an_object_is_written_only_where_it_differs() {
     let kube = server();
     let store = loaded(&kube).await;
     let mut steps = vec![one(Phase::Pending, &[])];
-    steps.push(one(creating(None), &[AskOutcome::InFlight]));
-    steps.push(one(creating(None), &[AskOutcome::Accepted]));
+    steps.push(one(creating(None), &[RequestOutcome::InFlight]));
+    steps.push(one(creating(None), &[RequestOutcome::Accepted]));
     steps.push(one(running(), &[]));
     steps.push(one(deleting(Some(vm())), &[]));
     for step in &steps {
@@ -257,10 +258,10 @@ async fn a_deleted_object_is_created_again() {
     let kube = server();
     let store = loaded(&kube).await;
     for phase in [creating(Some(vm())), running(), deleting(Some(vm())), failed(), creating(None)] {
-        let saved = one(phase, &[AskOutcome::Unclear]);
+        let saved = one(phase, &[RequestOutcome::Unclear]);
         store.commit(&save(&saved)).await.unwrap();
         assert!(kube.vanish("vpsienodes", NAMESPACE, "workers-1"));
-        let again = Machine { asks: Vec::new(), ..saved };
+        let again = Machine { requests: Vec::new(), ..saved };
         store.commit(&save(&again)).await.unwrap();
         assert_eq!(store.load().await.unwrap().machines, [again]);
     }
@@ -286,8 +287,8 @@ async fn finalizers_of_others_stay_and_ours_comes_back() {
         kube.patch("vpsienodes", NAMESPACE, "workers-1", json!({"metadata": {"finalizers": list}})).unwrap()
     };
     finalizers(&["other/one"]);
-    store.commit(&save(&one(creating(None), &[AskOutcome::InFlight]))).await.unwrap();
-    store.commit(&save(&one(creating(None), &[AskOutcome::Accepted]))).await.unwrap();
+    store.commit(&save(&one(creating(None), &[RequestOutcome::InFlight]))).await.unwrap();
+    store.commit(&save(&one(creating(None), &[RequestOutcome::Accepted]))).await.unwrap();
     let stored = kube.get("vpsienodes", NAMESPACE, "workers-1").unwrap();
     assert_eq!(stored["metadata"]["finalizers"], json!(["other/one", machines::FINALIZER]));
     store.commit(&[Change::DropMachine("workers-1".into())]).await.unwrap();
@@ -314,7 +315,7 @@ async fn objects_without_a_readable_record_stay_unchanged() {
 
     store.commit(&changes()).await.unwrap_err();
     let vm = json!({"hostname": "AMS-slave-1", "vpsieNodeIdentifier": "u-1"});
-    let bad = json!({"spec": {"asks": [{"at": "yesterday", "outcome": "Lost"}]}, "status": vm});
+    let bad = json!({"spec": {"requests": [{"at": "yesterday", "outcome": "Lost"}]}, "status": vm});
     kube.patch("vpsienodes", NAMESPACE, "workers-1", bad).unwrap();
     let bad = json!({"data": {"learned.12": "{", "price.12": "1"}});
     kube.patch("configmaps", NAMESPACE, "vpsie-autoscaler-catalog", bad).unwrap();
@@ -368,42 +369,42 @@ async fn a_hundred_machines_are_written_at_once_and_read_in_pages() {
 
 /// A transition of a machine that the fleet can make.
 fn transition() -> impl Strategy<Value = (Machine, Machine)> {
-    use AskOutcome::{Accepted, InFlight, Lost, Unclear};
+    use RequestOutcome::{Accepted, InFlight, Lost, Unclear};
     let outcome = || prop_oneof![Just(InFlight), Just(Accepted), Just(Unclear), Just(Lost)];
     let waits = || prop_oneof![Just(creating(None)), Just(deleting(None)), Just(failed())];
     let with_vm = || prop_oneof![Just(creating(Some(vm()))), Just(running()), Just(deleting(Some(vm())))];
     let without =
         || prop_oneof![Just(deleting(None)), Just(failed()), Just(Phase::Pending), Just(creating(None))];
-    let asks = || proptest::collection::vec(outcome(), 0..3);
+    let requests = || proptest::collection::vec(outcome(), 0..3);
     prop_oneof![
         // Asked for.
         (prop_oneof![Just(Phase::Pending), Just(creating(None))], outcome()).prop_map(|(from, outcome)| {
-            let before: &[AskOutcome] = if from == Phase::Pending { &[] } else { &[Lost] };
+            let before: &[RequestOutcome] = if from == Phase::Pending { &[] } else { &[Lost] };
             (one(from, before), one(creating(None), &[before, &[outcome]].concat()))
         }),
         // Its VM was seen, and one request is used up.
-        (waits(), with_vm(), outcome(), asks()).prop_map(|(from, to, first, rest)| {
+        (waits(), with_vm(), outcome(), requests()).prop_map(|(from, to, first, rest)| {
             (one(from, &[&[first], &*rest].concat()), one(to, &rest))
         }),
         // Refused, or nothing was done.
-        (waits(), without(), outcome(), asks()).prop_map(|(from, to, first, rest)| {
+        (waits(), without(), outcome(), requests()).prop_map(|(from, to, first, rest)| {
             let to = if rest.is_empty() && to == creating(None) { failed() } else { to };
             let to = if !rest.is_empty() && to == Phase::Pending { creating(None) } else { to };
             (one(from, &[&[first], &*rest].concat()), one(to, &rest))
         }),
         // Given up, lost, gone, or back, with the requests as they are.
-        (prop_oneof![waits(), with_vm()], prop_oneof![waits(), with_vm()], asks()).prop_map(
-            |(from, to, asks)| {
-                let asks = if asks.is_empty() { vec![Lost] } else { asks };
-                let later: Vec<_> = asks.iter().map(|_| Lost).collect();
-                (one(from, &asks), one(to, &later))
+        (prop_oneof![waits(), with_vm()], prop_oneof![waits(), with_vm()], requests()).prop_map(
+            |(from, to, requests)| {
+                let requests = if requests.is_empty() { vec![Lost] } else { requests };
+                let later: Vec<_> = requests.iter().map(|_| Lost).collect();
+                (one(from, &requests), one(to, &later))
             }
         ),
         // For the first time, or for the first time again.
-        (prop_oneof![waits(), with_vm(), Just(Phase::Pending)], asks()).prop_map(|(to, asks)| {
-            let asks = if to == Phase::Pending { Vec::new() } else { asks };
-            let asks = if to == creating(None) && asks.is_empty() { vec![Lost] } else { asks };
-            (machine("none"), one(to, &asks))
+        (prop_oneof![waits(), with_vm(), Just(Phase::Pending)], requests()).prop_map(|(to, requests)| {
+            let requests = if to == Phase::Pending { Vec::new() } else { requests };
+            let requests = if to == creating(None) && requests.is_empty() { vec![Lost] } else { requests };
+            (machine("none"), one(to, &requests))
         }),
     ]
 }
@@ -443,13 +444,13 @@ proptest! {
             prop_assert!(known(&restored), "its VM is forgotten: {restored:?}");
         }
         if known(&after) && !known(&before) {
-            let since = before.asks.len() - after.asks.len().min(before.asks.len());
-            prop_assert!(known(&restored) || first || since == 0 || restored.asks.len() > after.asks.len(),
+            let since = before.requests.len() - after.requests.len().min(before.requests.len());
+            prop_assert!(known(&restored) || first || since == 0 || restored.requests.len() > after.requests.len(),
                 "its VM is not known, and the request for it is gone: {restored:?}");
         }
-        prop_assert!(restored.asks.len() >= after.asks.len().min(before.asks.len()), "a request is forgotten: {restored:?}");
+        prop_assert!(restored.requests.len() >= after.requests.len().min(before.requests.len()), "a request is forgotten: {restored:?}");
         if matches!(restored.phase, Phase::Creating { vm: None, .. }) {
-            prop_assert!(!restored.asks.is_empty(), "Creating with nothing asked: {restored:?}");
+            prop_assert!(!restored.requests.is_empty(), "Creating with nothing asked: {restored:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 use vpsie_autoscaler::clock::Clock as _;
-use vpsie_autoscaler::fleet::{AskOutcome, Phase};
+use vpsie_autoscaler::fleet::{Phase, RequestOutcome};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::{
@@ -392,7 +392,7 @@ impl World {
                 .find(|machine| match &machine.phase {
                     Phase::Running { .. } => false,
                     Phase::Deleting { vm: None, .. } => {
-                        machine.asks.iter().any(|a| a.outcome != AskOutcome::Lost)
+                        machine.requests.iter().any(|a| a.outcome != RequestOutcome::Lost)
                     }
                     _ => true,
                 })

@@ -46,7 +46,7 @@ fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
         size: SizeId(2),
         created_at: jiff::Timestamp::UNIX_EPOCH,
         phase,
-        asks: Vec::new(),
+        requests: Vec::new(),
     };
     let records = Records {
         machines: vec![machine],
@@ -532,11 +532,11 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
 
 #[test]
 fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
-    use crate::fleet::{Ask, AskOutcome, Change};
+    use crate::fleet::{Change, RequestOutcome, VmRequest};
     let mut waiting = late(Phase::Creating { vm: None, since: Timestamp::UNIX_EPOCH });
     assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Leave, "nothing was asked for");
     let mut machine = waiting.records().machines.remove(0);
-    machine.asks = vec![Ask { at: machine.created_at, outcome: AskOutcome::Accepted }];
+    machine.requests = vec![VmRequest { at: machine.created_at, outcome: RequestOutcome::Accepted }];
     waiting.apply(&Change::SaveMachine(machine));
     assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Unknown);
     let there = made(FIVE, "True", FIVE);

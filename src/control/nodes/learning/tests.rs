@@ -17,7 +17,7 @@ fn fleet() -> Fleet {
         size: SizeId(2),
         created_at: Timestamp::UNIX_EPOCH,
         phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
-        asks: Vec::new(),
+        requests: Vec::new(),
     };
     Fleet::restore(Vec::new(), Records { machines: vec![machine], ..Records::default() }, Reserved::default())
 }

@@ -5,7 +5,7 @@ use fake_kube::{FakeKube, RequestFault, Verb};
 use super::super::super::tests::{cluster, machine};
 use super::super::super::{RefusedRecord, Store};
 use super::*;
-use crate::fleet::{Ask, AskOutcome, Change, Hostname, RecordKey, Stranger, StrangerKind, Vm};
+use crate::fleet::{Change, Hostname, RecordKey, RequestOutcome, Stranger, StrangerKind, Vm, VmRequest};
 
 const NAMESPACE: &str = "vpsie-system";
 
@@ -68,7 +68,7 @@ async fn an_increase_that_was_asked_for_stays() {
     let at = machine("workers-1").created_at;
     let asked = Machine {
         phase: Phase::Creating { vm: None, since: at },
-        asks: vec![Ask { at, outcome: AskOutcome::InFlight }],
+        requests: vec![VmRequest { at, outcome: RequestOutcome::InFlight }],
         ..machine("workers-1")
     };
     store.commit(&[Change::SaveMachine(asked)]).await.unwrap();

@@ -20,8 +20,8 @@ fn orphan(stranger: Stranger) -> Stranger {
 fn failed(requests: usize) -> Machine {
     let at = machine("workers-1").created_at;
     let failure = Failure { reason: FailureReason::ProvisionTimeout, message: String::new() };
-    let asks = vec![Ask { at, outcome: AskOutcome::Lost }; requests];
-    Machine { phase: Phase::Failed { failure, at }, asks, ..machine("workers-1") }
+    let requests = vec![VmRequest { at, outcome: RequestOutcome::Lost }; requests];
+    Machine { phase: Phase::Failed { failure, at }, requests, ..machine("workers-1") }
 }
 
 fn with_vm(id: &str, hostname: &str) -> Machine {
@@ -68,7 +68,7 @@ async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
         kube.clear_faults();
         let left = loaded(&kube).await.load().await.unwrap();
         assert_eq!(left.machines.iter().any(|m| m.vm().is_some()), whole);
-        let requested = left.machines.iter().any(|m| !m.asks.is_empty());
+        let requested = left.machines.iter().any(|m| !m.requests.is_empty());
         assert_eq!(!left.strangers.is_empty() || requested, !whole, "the VM is forgotten: {left:?}");
     }
 }
