@@ -205,7 +205,7 @@ pub struct VPSieNodeStatus {
     /// Why the creation failed for good: the code that Cluster Autoscaler sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = [
-        "QUOTA_EXCEEDED", "STOCKOUT", "PROVISION_TIMEOUT", "AUTHENTICATION", "INVALID_CONFIGURATION",
+        "QUOTA_EXCEEDED", "STOCKOUT", "CREATE_TIMEOUT", "AUTHENTICATION", "INVALID_CONFIGURATION",
         "API_UNAVAILABLE", "REFUSED", null
     ]))]
     pub failure_reason: Option<FailureReason>,

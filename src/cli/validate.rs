@@ -6,19 +6,19 @@ use crate::config::{ServeArgs, Settings, StoreKind, StoreSettings};
 
 pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let api = &mut args.api;
-    let credentials = api.api_secret.is_some()
-        || api.api_token.is_some()
-        || api.api_token_file.is_some()
-        || api.client_id.is_some()
-        || api.client_secret.is_some()
-        || api.client_secret_file.is_some();
+    let credentials = api.vpsie_secret_name.is_some()
+        || api.vpsie_api_token.is_some()
+        || api.vpsie_api_token_file.is_some()
+        || api.vpsie_client_id.is_some()
+        || api.vpsie_client_secret.is_some()
+        || api.vpsie_client_secret_file.is_some();
     // Manifests are often checked without credentials.
     let unchecked = !credentials
         && !args.fleet.simulate
         && args.fleet.node_groups.is_some()
         && args.fleet.store == StoreKind::File;
     if unchecked {
-        api.api_token = Some("none".into());
+        api.vpsie_api_token = Some("none".into());
     }
     let manifests = match Settings::new(args)?.store {
         StoreSettings::File { manifests, .. } => manifests,
@@ -86,6 +86,6 @@ mod tests {
     fn both_credentials_and_manifests_are_required() {
         let problems = validate("vpsie-autoscaler validate").unwrap_err();
         assert!(problems.contains("--node-groups: is missing"), "{problems}");
-        assert!(problems.contains("--api-token: is missing"), "{problems}");
+        assert!(problems.contains("--vpsie-api-token: is missing"), "{problems}");
     }
 }

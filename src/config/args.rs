@@ -27,7 +27,7 @@ pub struct ServeArgs {
     pub fleet: FleetArgs,
     /// VPSie.
     #[command(flatten)]
-    pub api: ApiArgs,
+    pub api: VpsieArgs,
     /// Cluster Autoscaler.
     #[command(flatten)]
     pub grpc: GrpcArgs,
@@ -99,41 +99,41 @@ pub enum StoreKind {
 /// How VPSie is reached.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "VPSie API")]
-pub struct ApiArgs {
+pub struct VpsieArgs {
     /// Host and prefix of the API. https:// only, except on this machine; without a path the prefix is /apps/v2
     #[arg(long, value_name = "URL", env = "VPSIE_API_URL", default_value = "https://api.vpsie.com/apps/v2")]
-    pub api_url: String,
+    pub vpsie_api_url: String,
     /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`; `url` if it is not
-    /// --api-url. It is watched. Needs --kubeconfig
-    #[arg(long, alias = "vpsie-secret-name", value_name = "NAME", env = "VPSIE_AUTOSCALER_API_SECRET")]
-    pub api_secret: Option<String>,
-    /// API token. Better in a file: --api-token-file
+    /// --vpsie-api-url. It is watched. Needs --kubeconfig
+    #[arg(long, value_name = "NAME", env = "VPSIE_SECRET_NAME")]
+    pub vpsie_secret_name: Option<String>,
+    /// API token. Better in a file: --vpsie-api-token-file
     #[arg(long, value_name = "TOKEN", env = "VPSIE_API_TOKEN", hide_env_values = true)]
-    pub api_token: Option<SecretString>,
+    pub vpsie_api_token: Option<SecretString>,
     /// File that holds the API token. Read again when it changes
     #[arg(long, value_name = "FILE", env = "VPSIE_API_TOKEN_FILE")]
-    pub api_token_file: Option<PathBuf>,
+    pub vpsie_api_token_file: Option<PathBuf>,
     /// Client id, to log in with instead of a token
     #[arg(long, value_name = "ID", env = "VPSIE_CLIENT_ID")]
-    pub client_id: Option<String>,
-    /// Secret of the client id. Better in a file: --client-secret-file
+    pub vpsie_client_id: Option<String>,
+    /// Secret of the client id. Better in a file: --vpsie-client-secret-file
     #[arg(long, value_name = "SECRET", env = "VPSIE_CLIENT_SECRET", hide_env_values = true)]
-    pub client_secret: Option<SecretString>,
+    pub vpsie_client_secret: Option<SecretString>,
     /// File that holds the secret of the client id. Read again when it changes
     #[arg(long, value_name = "FILE", env = "VPSIE_CLIENT_SECRET_FILE")]
-    pub client_secret_file: Option<PathBuf>,
+    pub vpsie_client_secret_file: Option<PathBuf>,
     /// Most requests a minute
     #[arg(long, value_name = "N", env = "VPSIE_RATE_LIMIT", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    pub api_rate_limit: u32,
+    pub vpsie_rate_limit: u32,
     /// Share of the requests that only deletions may use, percent
-    #[arg(long, value_name = "PERCENT", env = "VPSIE_AUTOSCALER_API_DELETION_SHARE", default_value_t = 20,
+    #[arg(long, value_name = "PERCENT", env = "VPSIE_DELETION_SHARE", default_value_t = 20,
         value_parser = clap::value_parser!(u32).range(0..=90))]
-    pub api_deletion_share: u32,
+    pub vpsie_deletion_share: u32,
     /// Longest that one request may take
     #[arg(long, value_name = "DURATION", env = "VPSIE_TIMEOUT", default_value = "30s",
         value_parser = parse_duration)]
-    pub api_timeout: Duration,
+    pub vpsie_timeout: Duration,
 }
 
 /// How Cluster Autoscaler reaches us.
@@ -197,7 +197,7 @@ pub struct KubernetesArgs {
     /// and taints, and Nodes whose VM is gone are deleted
     #[arg(long, value_name = "FILE|in-cluster", env = "VPSIE_AUTOSCALER_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
-    /// Namespace of NodeGroups, records, Lease and Secret. Only with --store=kubernetes or --api-secret
+    /// Namespace of NodeGroups, records, Lease and Secret. Only with --store=kubernetes or --vpsie-secret-name
     #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_NAMESPACE", default_value = "kube-system")]
     pub namespace: String,
     /// The replicas' agreement on who leads.
@@ -261,9 +261,9 @@ pub struct TimingArgs {
         value_parser = parse_duration)]
     pub orphan_grace: Duration,
     /// How long a machine that failed is shown before it is removed, should Cluster Autoscaler not do it
-    #[arg(long, alias = "failed-vpsienode-ttl", value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_TTL", default_value = "30m",
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_VPSIENODE_TTL", default_value = "30m",
         value_parser = parse_duration)]
-    pub failed_ttl: Duration,
+    pub failed_vpsienode_ttl: Duration,
     /// How long a stop waits for what is under way
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_SHUTDOWN_GRACE", default_value = "25s",
         value_parser = parse_duration)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::args::{ApiArgs, KubernetesArgs};
+use super::args::{KubernetesArgs, VpsieArgs};
 use crate::validation::{Problem, dns_subdomain};
 use crate::vpsie::Credentials;
 
@@ -33,34 +33,34 @@ pub enum CredentialSource {
 
 /// The Secret that is asked for, if one is.
 pub(super) fn secret_source(
-    args: &ApiArgs,
+    args: &VpsieArgs,
     kubernetes: &KubernetesArgs,
     problems: &mut Vec<Problem>,
 ) -> Option<CredentialSource> {
-    let name = args.api_secret.clone()?;
+    let name = args.vpsie_secret_name.clone()?;
     let mut wrong = |flag: &str, message: String| problems.push(Problem::new(flag, "", message));
     let given: Vec<&str> = [
-        ("--api-token", args.api_token.is_some()),
-        ("--api-token-file", args.api_token_file.is_some()),
-        ("--client-id", args.client_id.is_some()),
-        ("--client-secret", args.client_secret.is_some()),
-        ("--client-secret-file", args.client_secret_file.is_some()),
+        ("--vpsie-api-token", args.vpsie_api_token.is_some()),
+        ("--vpsie-api-token-file", args.vpsie_api_token_file.is_some()),
+        ("--vpsie-client-id", args.vpsie_client_id.is_some()),
+        ("--vpsie-client-secret", args.vpsie_client_secret.is_some()),
+        ("--vpsie-client-secret-file", args.vpsie_client_secret_file.is_some()),
     ]
     .into_iter()
     .filter_map(|(flag, given)| given.then_some(flag))
     .collect();
     if !given.is_empty() {
-        wrong("--api-secret", format!("contradicts {}: give one of both", given.join(" and ")));
+        wrong("--vpsie-secret-name", format!("contradicts {}: give one of both", given.join(" and ")));
     }
     if let Err(message) = dns_subdomain(&name) {
-        wrong("--api-secret", message);
+        wrong("--vpsie-secret-name", message);
     }
     Some(CredentialSource::Secret { namespace: kubernetes.namespace.clone(), name })
 }
 
 /// The credentials to start with, and where others come from.
 pub(super) fn credentials(
-    args: &ApiArgs,
+    args: &VpsieArgs,
     secret_source: Option<CredentialSource>,
     problems: &mut Vec<Problem>,
 ) -> Option<(Credentials, CredentialSource)> {
@@ -74,30 +74,42 @@ pub(super) fn credentials(
         return Some((Credentials::missing(missing), source));
     }
     let before = problems.len();
-    let token = secret("--api-token", args.api_token.as_ref(), args.api_token_file.as_deref(), problems);
-    let secret =
-        secret("--client-secret", args.client_secret.as_ref(), args.client_secret_file.as_deref(), problems);
-    let id = secret_text("--client-id", args.client_id.as_deref(), problems);
+    let token = secret(
+        "--vpsie-api-token",
+        args.vpsie_api_token.as_ref(),
+        args.vpsie_api_token_file.as_deref(),
+        problems,
+    );
+    let secret = secret(
+        "--vpsie-client-secret",
+        args.vpsie_client_secret.as_ref(),
+        args.vpsie_client_secret_file.as_deref(),
+        problems,
+    );
+    let id = secret_text("--vpsie-client-id", args.vpsie_client_id.as_deref(), problems);
     if problems.len() > before {
         return None;
     }
     let (flag, message) = match (token, id.as_ref().map(ExposeSecret::expose_secret), secret) {
         (Some(token), None, None) => {
-            let source = args.api_token_file.clone().map(CredentialSource::TokenFile);
+            let source = args.vpsie_api_token_file.clone().map(CredentialSource::TokenFile);
             return Some((Credentials::token(token), source.unwrap_or(CredentialSource::Fixed)));
         }
         (None, Some(id), Some(secret)) => {
-            let file = args.client_secret_file.clone();
+            let file = args.vpsie_client_secret_file.clone();
             let source = file.map(|file| CredentialSource::ClientSecretFile { id: id.to_owned(), file });
             return Some((Credentials::client(id, secret), source.unwrap_or(CredentialSource::Fixed)));
         }
-        (Some(_), _, _) => ("--api-token", "contradicts --client-id and --client-secret: give one of both"),
-        (None, Some(_), None) => ("--client-secret", "is missing: --client-id needs its secret"),
-        (None, None, Some(_)) => ("--client-id", "is missing: --client-secret is the secret of one"),
+        (Some(_), _, _) => {
+            ("--vpsie-api-token", "contradicts --vpsie-client-id and --vpsie-client-secret: give one of both")
+        }
+        (None, Some(_), None) => ("--vpsie-client-secret", "is missing: --vpsie-client-id needs its secret"),
+        (None, None, Some(_)) => {
+            ("--vpsie-client-id", "is missing: --vpsie-client-secret is the secret of one")
+        }
         (None, None, None) => {
-            let message =
-                "is missing: give a token, --client-id with its secret, --api-secret, or --simulate";
-            ("--api-token", message)
+            let message = "is missing: give a token, --vpsie-client-id with its secret, --vpsie-secret-name, or --simulate";
+            ("--vpsie-api-token", message)
         }
     };
     problems.push(Problem::new(flag, "", message));
@@ -141,9 +153,9 @@ mod tests {
     #[test]
     fn a_line_break_at_the_end_is_no_part_of_a_client_id() {
         let mut problems = Vec::new();
-        let mut read = |text| secret_text("--client-id", Some(text), &mut problems);
+        let mut read = |text| secret_text("--vpsie-client-id", Some(text), &mut problems);
         assert_eq!(read("me\n").unwrap().expose_secret(), "me");
         assert!(read("\n").is_none() && read("m e").is_none());
-        assert_eq!(problems[0], Problem::new("--client-id", "", "is empty"));
+        assert_eq!(problems[0], Problem::new("--vpsie-client-id", "", "is empty"));
     }
 }

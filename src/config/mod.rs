@@ -16,8 +16,8 @@ mod tests;
 mod vpsie_settings;
 
 pub use args::{
-    ApiArgs, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind,
-    TemplateArgs, TimingArgs,
+    ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind, TemplateArgs,
+    TimingArgs, VpsieArgs,
 };
 pub use credentials::CredentialSource;
 pub use manifest_files::load_manifests;

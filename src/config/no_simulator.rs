@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::ApiArgs;
+use super::args::VpsieArgs;
 use super::vpsie_settings::VpsieSettings;
 use crate::validation::Problem;
 
 /// Refused, and not ignored: with credentials at hand the process would create VMs that cost money.
 pub(super) fn simulated(
-    _: &ApiArgs,
+    _: &VpsieArgs,
     _: Option<&Path>,
     _: PathBuf,
     problems: &mut Vec<Problem>,

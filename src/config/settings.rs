@@ -86,9 +86,15 @@ impl Settings {
     /// Times after which the fleet draws conclusions. With Kubernetes it is the Node that shows that a machine
     /// runs.
     pub fn policy(&self) -> Policy {
-        let TimingArgs { create_timeout, orphan_grace, failed_ttl, .. } = self.timing;
+        let TimingArgs { create_timeout, orphan_grace, failed_vpsienode_ttl, .. } = self.timing;
         let running_when_listed = self.kubernetes().is_none();
-        Policy { create_timeout, failed_ttl, orphan_grace, running_when_listed, ..Policy::default() }
+        Policy {
+            create_timeout,
+            failed_ttl: failed_vpsienode_ttl,
+            orphan_grace,
+            running_when_listed,
+            ..Policy::default()
+        }
     }
 
     /// How Kubernetes is reached, if at all.
@@ -177,7 +183,7 @@ fn in_file(
     problems: &mut Vec<Problem>,
 ) -> Option<StoreSettings> {
     if reads_secret && kubeconfig.is_none() {
-        let message = "is missing: the Secret of --api-secret is read from Kubernetes";
+        let message = "is missing: the Secret of --vpsie-secret-name is read from Kubernetes";
         problems.push(Problem::new("--kubeconfig", "", message));
     }
     if reads_secret && let Err(message) = dns_label(&namespace) {

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::ApiArgs;
+use super::args::VpsieArgs;
 use super::vpsie_settings::{VpsieSettings, client};
 use crate::simulator::SimulatorConfig;
 use crate::validation::Problem;
 use crate::vpsie::{BaseUrl, Credentials};
 
 pub(super) fn simulated(
-    args: &ApiArgs,
+    args: &VpsieArgs,
     config: Option<&Path>,
     state: PathBuf,
     problems: &mut Vec<Problem>,

@@ -81,7 +81,7 @@ fn in_file(settings: &Settings) -> (Manifests, PathBuf) {
 
 #[test]
 fn a_token_and_node_groups_are_enough() {
-    let settings = Files::new().settings("--node-groups @groups.yaml --api-token-file @token").unwrap();
+    let settings = Files::new().settings("--node-groups @groups.yaml --vpsie-api-token-file @token").unwrap();
     let VpsieSettings::Real { client: config, source } = &settings.vpsie else { panic!("simulated") };
     assert!(matches!(source, CredentialSource::TokenFile(file) if file.ends_with("token")));
     assert_eq!((config.rate_per_minute, config.timeouts), (100, Timeouts::default()));
@@ -114,7 +114,7 @@ fn kubernetes_is_reached_by_service_account_or_kubeconfig() {
 #[test]
 fn with_everything_in_kubernetes_a_kubeconfig_is_enough() {
     let files = Files::new();
-    let line = "--store kubernetes --kubeconfig in-cluster --api-token t";
+    let line = "--store kubernetes --kubeconfig in-cluster --vpsie-api-token t";
     let settings = files.settings(line).unwrap();
     assert!(!settings.policy().running_when_listed);
     let StoreSettings::Kubernetes { access, namespace, election } = settings.store else { panic!("a file") };
@@ -129,7 +129,7 @@ fn with_everything_in_kubernetes_a_kubeconfig_is_enough() {
     };
     assert_eq!(election, defaults);
     let line = "--leader-election-lease-duration 1m --leader-election-renew-deadline 59s --namespace a-1";
-    assert!(files.settings(&format!("--store=kubernetes --kubeconfig a --api-token t {line}")).is_ok());
+    assert!(files.settings(&format!("--store=kubernetes --kubeconfig a --vpsie-api-token t {line}")).is_ok());
 }
 
 #[test]
@@ -140,17 +140,17 @@ fn credentials_have_a_source() {
         let VpsieSettings::Real { source, .. } = settings.vpsie else { panic!("simulated") };
         source
     };
-    assert_eq!(source("--api-token t"), CredentialSource::Fixed);
-    assert_eq!(source("--client-id i --client-secret s"), CredentialSource::Fixed);
+    assert_eq!(source("--vpsie-api-token t"), CredentialSource::Fixed);
+    assert_eq!(source("--vpsie-client-id i --vpsie-client-secret s"), CredentialSource::Fixed);
     let file = files.path("token");
     let id = "i".to_owned();
     let from_file = CredentialSource::ClientSecretFile { id, file };
-    assert_eq!(source("--client-id i --client-secret-file @token"), from_file);
+    assert_eq!(source("--vpsie-client-id i --vpsie-client-secret-file @token"), from_file);
     let secret = |namespace: &str| {
         let (namespace, name) = (namespace.to_owned(), "vpsie.a".to_owned());
         CredentialSource::Secret { namespace, name }
     };
-    let line = "--kubeconfig in-cluster --api-secret vpsie.a";
+    let line = "--kubeconfig in-cluster --vpsie-secret-name vpsie.a";
     assert_eq!(source(line), secret("kube-system"));
     assert_eq!(source(&format!("{line} --namespace a-1")), secret("a-1"));
     let settings = files.settings(&format!("--store=kubernetes {line} --namespace a-1")).unwrap();
@@ -168,26 +168,26 @@ fn wrong_settings_are_all_named() {
         "--simulate --grpc-listen 0.0.0.0:8086",
         "--simulate --grpc-tls-cert @pem --grpc-tls-key @absent",
         "--simulate --grpc-tls-cert @pem --grpc-tls-key @pem --grpc-tls-client-ca @pem --grpc-insecure-plaintext",
-        "--simulate --http-listen 127.0.0.1:8086 --log-level inof --api-timeout 2m",
+        "--simulate --http-listen 127.0.0.1:8086 --log-level inof --vpsie-timeout 2m",
         "--simulate --simulator-config @groups.yaml",
-        "--node-groups @groups.yaml --api-url http://api.vpsie.com --api-token-file @absent",
-        "--node-groups @groups.yaml --api-token-file @spaced",
-        "--node-groups @groups.yaml --api-token-file @none",
-        "--node-groups @groups.yaml --api-token t --api-token-file @token",
-        "--node-groups @groups.yaml --api-token t --client-id i --client-secret s",
-        "--node-groups @groups.yaml --client-id i",
-        "--node-groups @groups.yaml --client-secret s",
-        "--node-groups @absent --client-id i --client-secret s",
-        "--node-groups @groups.yaml --api-secret a --namespace a.b",
-        "--node-groups @groups.yaml --kubeconfig a --api-secret A --api-token-file @absent --client-id i",
-        "--store kubernetes --api-secret a --api-token t",
-        "--store kubernetes --api-token t",
+        "--node-groups @groups.yaml --vpsie-api-url http://api.vpsie.com --vpsie-api-token-file @absent",
+        "--node-groups @groups.yaml --vpsie-api-token-file @spaced",
+        "--node-groups @groups.yaml --vpsie-api-token-file @none",
+        "--node-groups @groups.yaml --vpsie-api-token t --vpsie-api-token-file @token",
+        "--node-groups @groups.yaml --vpsie-api-token t --vpsie-client-id i --vpsie-client-secret s",
+        "--node-groups @groups.yaml --vpsie-client-id i",
+        "--node-groups @groups.yaml --vpsie-client-secret s",
+        "--node-groups @absent --vpsie-client-id i --vpsie-client-secret s",
+        "--node-groups @groups.yaml --vpsie-secret-name a --namespace a.b",
+        "--node-groups @groups.yaml --kubeconfig a --vpsie-secret-name A --vpsie-api-token-file @absent --vpsie-client-id i",
+        "--store kubernetes --vpsie-secret-name a --vpsie-api-token t",
+        "--store kubernetes --vpsie-api-token t",
         "--store kubernetes --kubeconfig a --simulate --data-file b --node-groups @groups.yaml",
-        "--store kubernetes --kubeconfig a --api-token t --namespace a.b --leader-election-id - --pod-name A_",
-        "--store kubernetes --kubeconfig a --api-token t --leader-election-lease-duration 10s",
-        "--store kubernetes --kubeconfig a --api-token t --leader-election-lease-duration 1500ms \
+        "--store kubernetes --kubeconfig a --vpsie-api-token t --namespace a.b --leader-election-id - --pod-name A_",
+        "--store kubernetes --kubeconfig a --vpsie-api-token t --leader-election-lease-duration 10s",
+        "--store kubernetes --kubeconfig a --vpsie-api-token t --leader-election-lease-duration 1500ms \
          --leader-election-renew-deadline 1s",
-        "--store kubernetes --kubeconfig a --api-token t --leader-election-renew-deadline 2s",
+        "--store kubernetes --kubeconfig a --vpsie-api-token t --leader-election-renew-deadline 2s",
     ] {
         writeln!(report, "> {line}\n{}", files.settings(line).unwrap_err()).unwrap();
     }
@@ -223,7 +223,7 @@ fn values_that_cannot_be_are_refused_by_the_command_line() {
         ("--cost-limit-hourly 0", "must be an amount above 0 in USD such as 0.50 or 300"),
         ("--cost-limit-monthly 30EUR", "is \"30EUR\", must be an amount above 0 in USD"),
         ("--expander-tls-cert @pem", "--expander-tls-key <FILE>"),
-        ("--api-rate-limit 0", "0 is not in 1..=60000"),
+        ("--vpsie-rate-limit 0", "0 is not in 1..=60000"),
         ("--grpc-listen nowhere", "invalid socket address"),
     ] {
         let error = files.settings(line).unwrap_err();
@@ -233,12 +233,12 @@ fn values_that_cannot_be_are_refused_by_the_command_line() {
 
 #[test]
 fn secrets_are_never_shown() {
-    let line = "serve --api-token hunter2 --client-secret hunter3";
+    let line = "serve --vpsie-api-token hunter2 --vpsie-client-secret hunter3";
     let args = Line::try_parse_from(line.split(' ')).unwrap().serve;
     let shown = format!("{args:?}");
     let refused = Settings::new(args).unwrap_err().to_string();
     let files = Files::new();
-    let settings = files.settings("--node-groups @groups.yaml --api-token hunter2").unwrap();
+    let settings = files.settings("--node-groups @groups.yaml --vpsie-api-token hunter2").unwrap();
     for text in [shown, refused, format!("{settings:?}")] {
         assert!(!text.contains("hunter"), "{text}");
     }

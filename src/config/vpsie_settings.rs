@@ -1,6 +1,6 @@
 //! How VPSie is reached: the real one, or a simulated one.
 
-use super::args::ApiArgs;
+use super::args::VpsieArgs;
 use super::credentials::{CredentialSource, credentials};
 #[cfg(any(feature = "simulator", test))]
 use crate::simulator::SimulatorConfig;
@@ -55,12 +55,12 @@ impl VpsieSettings {
 }
 
 pub(super) fn real(
-    args: &ApiArgs,
+    args: &VpsieArgs,
     secret: Option<CredentialSource>,
     problems: &mut Vec<Problem>,
 ) -> Option<VpsieSettings> {
-    let base = BaseUrl::parse(&args.api_url)
-        .map_err(|error| problems.push(Problem::new("--api-url", "", error.to_string())))
+    let base = BaseUrl::parse(&args.vpsie_api_url)
+        .map_err(|error| problems.push(Problem::new("--vpsie-api-url", "", error.to_string())))
         .ok();
     let (credentials, source) = credentials(args, secret, problems).unzip();
     let client = client(args, base, credentials, problems)?;
@@ -68,19 +68,19 @@ pub(super) fn real(
 }
 
 pub(super) fn client(
-    args: &ApiArgs,
+    args: &VpsieArgs,
     base: Option<BaseUrl>,
     credentials: Option<Credentials>,
     problems: &mut Vec<Problem>,
 ) -> Option<ClientConfig> {
-    let timeouts = Timeouts { request: args.api_timeout, ..Timeouts::default() };
-    if args.api_timeout >= timeouts.call {
-        let message = format!("is {:?}, must be less than {:?}", args.api_timeout, timeouts.call);
-        problems.push(Problem::new("--api-timeout", "", message));
+    let timeouts = Timeouts { request: args.vpsie_timeout, ..Timeouts::default() };
+    if args.vpsie_timeout >= timeouts.call {
+        let message = format!("is {:?}, must be less than {:?}", args.vpsie_timeout, timeouts.call);
+        problems.push(Problem::new("--vpsie-timeout", "", message));
     }
     Some(ClientConfig {
-        rate_per_minute: args.api_rate_limit,
-        deletion_share: f64::from(args.api_deletion_share) / 100.0,
+        rate_per_minute: args.vpsie_rate_limit,
+        deletion_share: f64::from(args.vpsie_deletion_share) / 100.0,
         timeouts,
         ..ClientConfig::new(base?, credentials?)
     })

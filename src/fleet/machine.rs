@@ -235,7 +235,7 @@ pub enum FailureReason {
     /// VPSie has no capacity of this size here now.
     Stockout,
     /// Accepted, but no VM appeared in time, or it never came up.
-    ProvisionTimeout,
+    CreateTimeout,
     /// The API refused our credentials until time ran out.
     Authentication,
     /// The API does not know what the NodeGroup names.
@@ -252,7 +252,7 @@ impl FailureReason {
         match self {
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::Stockout => "STOCKOUT",
-            Self::ProvisionTimeout => "PROVISION_TIMEOUT",
+            Self::CreateTimeout => "CREATE_TIMEOUT",
             Self::Authentication => "AUTHENTICATION",
             Self::InvalidConfiguration => "INVALID_CONFIGURATION",
             Self::ApiUnavailable => "API_UNAVAILABLE",

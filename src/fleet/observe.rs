@@ -209,7 +209,7 @@ impl Fleet {
                 Phase::Running { .. } if vanished => self.end_vm(changes, machine, vm, false, None, now),
                 Phase::Creating { .. } if vanished => {
                     let failure = Failure {
-                        reason: FailureReason::ProvisionTimeout,
+                        reason: FailureReason::CreateTimeout,
                         message: "the VM vanished before its Node registered".to_owned(),
                     };
                     self.end_vm(changes, machine, vm, true, Some(failure), now);

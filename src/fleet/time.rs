@@ -138,7 +138,7 @@ impl Fleet {
                     return;
                 }
                 Failure {
-                    reason: FailureReason::ProvisionTimeout,
+                    reason: FailureReason::CreateTimeout,
                     message: "VPSie was asked, but no VM appeared in time".to_owned(),
                 }
             }

@@ -87,7 +87,7 @@ pub const PERMISSIONS: &[Permission] = &[
         resource: "secrets",
         verbs: &["get", "list", "watch"],
         name: Some("vpsie-secret"),
-        why: "read VPSie's credentials (--api-secret)",
+        why: "read VPSie's credentials (--vpsie-secret-name)",
     },
 ];
 
@@ -152,7 +152,7 @@ mod tests {
              The permissions of `serve --store=kubernetes`: the role and the cluster role in \
              [deployments/base](../../deployments/base) give a service account exactly these. The end-to-end tests run \
              with them, and fail on any forbidden request. The namespace there is `{NAMESPACE}`, the Secret \
-             `vpsie-secret`: change both with `--namespace` and `--api-secret`.\n\n\
+             `vpsie-secret`: change both with `--namespace` and `--vpsie-secret-name`.\n\n\
              With `--store=file --kubeconfig` only the permissions on nodes, pods and evictions are used; without Kubernetes, none.\n\
              \n| Where | Group | Resource | Verbs | Why |\n| --- | --- | --- | --- | --- |\n"
         );

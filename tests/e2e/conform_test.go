@@ -26,7 +26,7 @@ var operators = []string{
 var everything = []string{
 	"--set=networkPolicy.enabled=true", "--set=tls.mode=certManager", "--set=prometheus.serviceMonitor.enabled=true",
 	"--set=prometheus.rule.enabled=true", "--set=grafana.dashboards.enabled=true", "--set=priorityClass.create=true",
-	`--set-json=cost.overrides=[{"offer":"x","discountPercent":10}]`,
+	`--set-json=provider.priceFile.overrides=[{"offer":"x","discountPercent":10}]`,
 	`--set-json=nodeGroups=[{"name":"general","minNodes":0,"maxNodes":3,"datacenterID":"ams1","offeringIDs":["x"],"resourceIdentifier":"y","costLimit":{"monthly":"300"}}]`,
 }
 

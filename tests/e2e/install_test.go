@@ -79,7 +79,7 @@ func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charte
 		"cluster-autoscaler": {d.binary, flag, proxied},
 	})
 	values := []string{
-		"controller.syncPeriod=1s", "vpsie.rateLimit=6000", "clusterAutoscaler.version=" + d.minor + ".0",
+		"provider.observeInterval=1s", "vpsie.rateLimit=6000", "clusterAutoscaler.version=" + d.minor + ".0",
 		fmt.Sprintf("clusterAutoscaler.enabled=%v", d.real()),
 		// So that an event that repeats is told again at once, and not after five minutes.
 		"clusterAutoscaler.extraArgs.record-duplicated-events=true",
@@ -148,7 +148,7 @@ func install(t *testing.T, d driver) {
 	}
 
 	before, failures := w.uuids(), w.failures()
-	h.values = append(h.values, "controller.logLevel=debug", "replicaCount=3")
+	h.values = append(h.values, "provider.logLevel=debug", "provider.replicaCount=3")
 	w.scale("web", 6)
 	h.run("upgrade", release, chart, "--wait", "--timeout=2m")
 	await(t, "it grows in the upgrade", 2*time.Minute, runs(6))

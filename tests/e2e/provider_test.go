@@ -207,7 +207,7 @@ func startProvider(t testing.TB, cluster *controlPlane, election ...string) *pro
 	p := &provider{}
 	arguments := append([]string{
 		"--store=kubernetes", "--namespace=" + namespace, "--kubeconfig=" + cluster.kubeconfigOf("provider"),
-		"--api-secret=" + secret, "--api-rate-limit=6000", "--observe-interval=1s",
+		"--vpsie-secret-name=" + secret, "--vpsie-rate-limit=6000", "--observe-interval=1s",
 	}, election...)
 	for range 2 {
 		p.add(t, cluster.dir, arguments...)
@@ -231,8 +231,8 @@ func startLocalProvider(t testing.TB, cluster *controlPlane, vpsie *simulator, n
 	}
 	p := &provider{}
 	p.add(t, cluster.dir, "--node-groups="+folder, "--data-file="+filepath.Join(cluster.dir, "records.redb"),
-		"--kubeconfig="+cluster.kubeconfigOf("provider"), "--api-url="+vpsie.url+"/apps/v2", "--api-token=simulated-token",
-		"--api-rate-limit=6000", "--observe-interval=1s")
+		"--kubeconfig="+cluster.kubeconfigOf("provider"), "--vpsie-api-url="+vpsie.url+"/apps/v2", "--vpsie-api-token=simulated-token",
+		"--vpsie-rate-limit=6000", "--observe-interval=1s")
 	return p
 }
 

@@ -50,34 +50,29 @@ nodeGroups:
 const everything = nodeGroups + `
 commonLabels: {team: infra}
 imagePullSecrets: [{name: registry}]
-image: {tag: "1.2.3"}
 vpsie: {existingSecret: mine, apiURL: "https://vpsie.example/apps/v2", rateLimit: 50, deletionShare: 0, timeout: 20s}
-controller:
-  {logLevel: "info,vpsie_autoscaler::vpsie=debug", syncPeriod: 15s, catalogInterval: 1h, nodeProvisionTimeout: 15m,
-   failedTTL: 1h, orphanGrace: 30m, shutdownGraceSeconds: 40,
+provider:
+  {image: {tag: "1.2.3"},
+   logLevel: "info,vpsie_autoscaler::vpsie=debug", observeInterval: 15s, catalogInterval: 1h, createTimeout: 15m,
+   failedVPSieNodeTTL: 1h, orphanGrace: 30m, shutdownGrace: 40s,
    leaderElection: {id: other, leaseDuration: 30s, renewDeadline: 20s, retryPeriod: 4s},
-   reserved: {cpuMillis: 0, memoryMiB: 1024, diskGiB: 20}}
-cost: {hoursPerMonth: 720, limit: {hourly: "1.50", monthly: "1000"},
-       overrides: [{offer: s-2vcpu-4gb, hourly: 0.03}, {discountPercent: 10}]}
+   reserved: {cpuMillis: 0, memoryMiB: 1024, diskGiB: 20},
+   hoursPerMonth: 720, costLimit: {hourly: "1.50", monthly: "1000"},
+   priceFile: {overrides: [{offer: s-2vcpu-4gb, hourly: 0.03}, {discountPercent: 10}]},
+   extraArgs: {orphan-grace: 20m}, extraEnv: [{name: RUST_BACKTRACE, value: "1"}],
+   extraVolumes: [{name: more, emptyDir: {}}], extraVolumeMounts: [{name: more, mountPath: /more}],
+   podLabels: {a: b}, podAnnotations: {a: b}, nodeSelector: {a: b}, tolerations: [{operator: Exists}],
+   affinity: {nodeAffinity: {}}, serviceAccount: {annotations: {a: b}}}
 clusterAutoscaler:
   {replicaCount: 2, startupTaints: [node.cilium.io/agent-not-ready], statusTaints: [example.com/status],
    extraArgs: {max-nodes-total: 1000000, expander: "grpc,priority"}, extraEnv: [{name: NO_PROXY, value: .svc}],
    podLabels: {a: b}, nodeSelector: {a: b}, tolerations: [{operator: Exists}], affinity: {nodeAffinity: {}},
    rbac: {extraRules: [{apiGroups: [autoscaling.x-k8s.io], resources: [capacitybuffers], verbs: [list]}]}}
-serviceAccount: {annotations: {a: b}}
-podLabels: {a: b}
-podAnnotations: {a: b}
-nodeSelector: {a: b}
-tolerations: [{operator: Exists}]
-affinity: {nodeAffinity: {}}
 priorityClass: {create: true}
 service: {annotations: {a: b}}
 networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {}}], grpcFrom: [{podSelector: {}}]}
 prometheus: {serviceMonitor: {enabled: true, labels: {a: b}}, rule: {enabled: true, labels: {a: b}}}
 grafana: {dashboards: {enabled: true, annotations: {a: b}}}
-extraEnv: [{name: RUST_BACKTRACE, value: "1"}]
-extraVolumes: [{name: more, emptyDir: {}}]
-extraVolumeMounts: [{name: more, mountPath: /more}]
 `
 
 // matrix has a case for everything that a value switches.
@@ -93,11 +88,11 @@ var matrix = map[string]string{
 	"cert-manager's issuer":  "tls: {mode: certManager, certManager: {issuerRef: {name: corporate, kind: ClusterIssuer}}}",
 	"existing certificates":  "tls: {mode: existing, existing: {serverSecret: s, clientSecret: c}}",
 	"pod monitor":            "prometheus: {podMonitor: {enabled: true}}",
-	"accounts of your own":   "{serviceAccount: {create: false, name: s}, clusterAutoscaler: {serviceAccount: {create: false, name: c}}}",
-	"roles of your own":      "{rbac: {create: false}, clusterAutoscaler: {rbac: {create: false}}}",
-	"images by digest":       "image: {digest: 'sha256:" + digest + "'}",
+	"accounts of your own":   "{provider: {serviceAccount: {create: false, name: s}}, clusterAutoscaler: {serviceAccount: {create: false, name: c}}}",
+	"roles of your own":      "{provider: {rbac: {create: false}}, clusterAutoscaler: {rbac: {create: false}}}",
+	"images by digest":       "provider: {image: {digest: 'sha256:" + digest + "'}}",
 	"another name":           "fullnameOverride: vpsie",
-	"one replica, not moved": "{replicaCount: 1, podDisruptionBudget: {enabled: true, minAvailable: 1}, topologySpreadConstraints: []}",
+	"one replica, not moved": "provider: {replicaCount: 1, podDisruptionBudget: {enabled: true, minAvailable: 1}, topologySpreadConstraints: []}",
 }
 
 var digest = strings.Repeat("0123456789abcdef", 4)

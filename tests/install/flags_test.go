@@ -73,7 +73,7 @@ func TestEveryFlagAndVariableOfTheProviderExists(t *testing.T) {
 // Grace periods must be longer than what they wait for.
 func TestThePodLivesAsLongAsAStopMayTake(t *testing.T) {
 	for _, seconds := range []int64{25, 60} {
-		pod := render(t, fromYAML(t, fmt.Sprintf("controller: {shutdownGraceSeconds: %d}", seconds))).pods(t)[provider]
+		pod := render(t, fromYAML(t, fmt.Sprintf("provider: {shutdownGrace: %ds}", seconds))).pods(t)[provider]
 		grace := arguments(t, pod.Spec.Containers[0].Args[1:])["--shutdown-grace"]
 		if grace != fmt.Sprintf("%ds", seconds) || *pod.Spec.TerminationGracePeriodSeconds <= seconds {
 			t.Errorf("a stop takes %s, the pod is killed after %d s", grace, *pod.Spec.TerminationGracePeriodSeconds)
@@ -87,8 +87,8 @@ func TestTheProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 	if program == "" {
 		t.Skip("VPSIE_AUTOSCALER names no program")
 	}
-	own := `extraArgs: ["--grpc-listen=0.0.0.0:8086", "--http-listen=[::1]:9090", "--log-level=debug", "--log-level=warn"]`
-	for _, given := range []string{"", everything, own, "controller: {listenAddress: 0.0.0.0}", "controller: {listenAddress: fd00::7}"} {
+	own := `provider: {extraArgs: {grpc-listen: "0.0.0.0:8086", http-listen: "[::1]:9090", log-level: [debug, warn]}}`
+	for _, given := range []string{"", everything, own, "provider: {listenAddress: 0.0.0.0}", "provider: {listenAddress: fd00::7}"} {
 		made := render(t, fromYAML(t, given))
 		// The paths of the pod, here.
 		pod := made.pods(t)[provider]
@@ -139,9 +139,9 @@ func TestTheProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 // In clusters of IPv6 only, of IPv4 only, and of both.
 func TestTheProviderIsReachedInEachIPFamily(t *testing.T) {
 	for given, at := range map[string]string{
-		"":                                     "[::]",
-		"controller: {listenAddress: 0.0.0.0}": "0.0.0.0",
-		"controller: {listenAddress: fd00::7}": "[fd00::7]",
+		"":                                   "[::]",
+		"provider: {listenAddress: 0.0.0.0}": "0.0.0.0",
+		"provider: {listenAddress: fd00::7}": "[fd00::7]",
 	} {
 		flags := arguments(t, render(t, fromYAML(t, given)).pods(t)[provider].Spec.Containers[0].Args[1:])
 		for flag, port := range map[string]string{"--grpc-listen": "8086", "--expander-listen": "8087", "--http-listen": "8080"} {

@@ -119,7 +119,7 @@ const rolls = "checksum/tls"
 
 func TestUpgradesKeepCertificates(t *testing.T) {
 	before := render(t, nil)
-	after := upgrade(t, before, fromYAML(t, "replicaCount: 3"))
+	after := upgrade(t, before, fromYAML(t, "provider: {replicaCount: 3}"))
 	for _, object := range before.objects {
 		if object.GetKind() == "Secret" && !equal(object, after.find("Secret", object.GetName())) {
 			t.Errorf("Secret %s changes", object.GetName())

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"helm.sh/helm/v3/pkg/chartutil"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // Values that only do something with others.
@@ -28,8 +29,8 @@ var needs = map[string]string{
 
 // What a value may be changed to: the first that the schema takes.
 var others = []any{
-	true, false, 7, "7m", "x", "1.50", "generated", "certManager", "text", "Never", "https://x.example", "1.36.1",
-	"sha256:" + digest, "SingleStack", []any{"x"}, []any{"IPv6"}, []any{"--x=y"}, []any{7}, []any{map[string]any{"name": "x"}},
+	true, false, 7, "7m", "7s", "x", "1.50", "generated", "certManager", "text", "Never", "https://x.example", "1.36.1",
+	"sha256:" + digest, "SingleStack", []any{"x"}, []any{"IPv6"}, []any{7}, []any{map[string]any{"name": "x"}},
 	[]any{map[string]any{"offer": "x", "hourly": 1}}, map[string]any{"x": "y"},
 	[]any{map[string]any{"name": "x", "minNodes": 0, "maxNodes": 1, "resourceIdentifier": "x", "datacenterID": "x", "offeringIDs": []any{"x"}}},
 }
@@ -146,8 +147,70 @@ func TestUnknownValuesAreRefusedByName(t *testing.T) {
 		}
 	}
 	walk(nil, loadChart(t).Values)
-	// What a person coming from the predecessor may have.
+	// Values of the original's chart.
 	refused(t, fromYAML(t, "vpsie: {apiToken: secret}"), "'apiToken'")
+	refused(t, fromYAML(t, "controller: {logLevel: debug}"), "'controller'")
+	refused(t, fromYAML(t, "replicaCount: 3"), "'replicaCount'")
+}
+
+// Values that do not have the name of the flag that they set, with these flags.
+var otherwise = map[string][]string{
+	"vpsie.existingSecret":         {"--vpsie-secret-name"},
+	"provider.listenAddress":       {"--expander-listen", "--grpc-listen", "--http-listen"},
+	"provider.priceFile.overrides": {"--price-file"},
+}
+
+func TestValuesOfTheProviderHaveTheNamesOfTheirFlags(t *testing.T) {
+	flags := func(given values) map[string]string {
+		pod, _, err := unstructured.NestedMap(render(t, given).find("Deployment", provider).Object, "spec", "template", "spec")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var words []string
+		for _, argument := range pod["containers"].([]any)[0].(map[string]any)["args"].([]any)[1:] {
+			words = append(words, argument.(string))
+		}
+		return arguments(t, words)
+	}
+	bare := func(name string) string { return strings.ToLower(strings.NewReplacer("-", "", ".", "").Replace(name)) }
+	before := flags(nil)
+	loaded := loadChart(t)
+	named := 0
+	for joined := range leaves(nil, loaded.Values) {
+		path := strings.Split(joined, "\x00")
+		name := strings.Join(path, ".")
+		if path[0] != "provider" && path[0] != "vpsie" || name == "provider.extraArgs" {
+			continue
+		}
+		for _, other := range others {
+			changed := with(path, other)
+			all, err := chartutil.CoalesceValues(loadChart(t), copied(changed))
+			if err != nil || chartutil.ValidateAgainstSchema(loaded, all) != nil {
+				continue
+			}
+			var set []string
+			for flag, value := range flags(changed) {
+				if value != before[flag] {
+					set = append(set, flag)
+				}
+			}
+			slices.Sort(set)
+			want := otherwise[name]
+			if want == nil {
+				want = []string{"--" + bare(strings.TrimPrefix(name, "provider."))}
+			}
+			if len(set) == 0 {
+				continue
+			}
+			named++
+			if !slices.EqualFunc(set, want, func(flag, want string) bool { return bare(flag) == bare(want) }) {
+				t.Errorf("%s sets %v, not %v", name, set, want)
+			}
+		}
+	}
+	if named < 20 {
+		t.Errorf("only %d values set a flag", named)
+	}
 }
 
 func TestValuesOfAWrongTypeAreRefusedByName(t *testing.T) {
@@ -166,18 +229,19 @@ func TestValuesOfAWrongTypeAreRefusedByName(t *testing.T) {
 
 func TestWrongValuesAreRefusedByName(t *testing.T) {
 	for given, names := range map[string]string{
-		"controller: {logFormat: console}":                        "/controller/logFormat",
-		"controller: {listenAddress: localhost}":                  "/controller/listenAddress",
-		"controller: {listenAddress: '[::]'}":                     "/controller/listenAddress",
+		"provider: {logFormat: console}":                          "/provider/logFormat",
+		"provider: {listenAddress: localhost}":                    "/provider/listenAddress",
+		"provider: {listenAddress: '[::]'}":                       "/provider/listenAddress",
 		"service: {ipFamilyPolicy: DualStack}":                    "/service/ipFamilyPolicy",
 		"service: {ipFamilies: [IPv7]}":                           "/service/ipFamilies/0",
-		"controller: {syncPeriod: 30}":                            "/controller/syncPeriod",
-		"controller: {syncPeriod: half}":                          "/controller/syncPeriod",
+		"provider: {observeInterval: 30}":                         "/provider/observeInterval",
+		"provider: {observeInterval: half}":                       "/provider/observeInterval",
+		"provider: {shutdownGrace: 1m}":                           "/provider/shutdownGrace",
 		"vpsie: {existingSecret: ''}":                             "/vpsie/existingSecret",
 		"vpsie: {timeout: 30}":                                    "/vpsie/timeout",
 		"vpsie: {deletionShare: 101}":                             "/vpsie/deletionShare",
-		"cost: {limit: {hourly: 0.5}}":                            "/cost/limit/hourly",
-		"cost: {overrides: [{price: 1}]}":                         "'price'",
+		"provider: {costLimit: {hourly: 0.5}}":                    "/provider/costLimit/hourly",
+		"provider: {priceFile: {overrides: [{price: 1}]}}":        "'price'",
 		"tls: {mode: cert-manager}":                               "/tls/mode",
 		"tls: {mode: existing}":                                   "tls.existing.",
 		"clusterAutoscaler: {version: v1.33.6}":                   "/clusterAutoscaler/version",
@@ -185,9 +249,10 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		"clusterAutoscaler: {version: 1.25.0}":                    "/clusterAutoscaler/version",
 		"clusterAutoscaler: {version: 1.28.0, statusTaints: [a]}": "clusterAutoscaler.statusTaints",
 		"clusterAutoscaler: {extraArgs: {--v: 4}}":                "'--v'",
-		"extraArgs: [log-level=debug]":                            "/extraArgs/0",
-		"replicaCount: 0":                                         "/replicaCount",
-		"podDisruptionBudget: {maxUnavailable: half}":             "/podDisruptionBudget/maxUnavailable",
+		"provider: {extraArgs: {--log-level: debug}}":             "'--log-level'",
+		"provider: {extraArgs: ['--log-level=debug']}":            "/provider/extraArgs",
+		"provider: {replicaCount: 0}":                             "/provider/replicaCount",
+		"provider: {podDisruptionBudget: {maxUnavailable: half}}": "/provider/podDisruptionBudget/maxUnavailable",
 		"nodeGroups: [{minNodes: 0}]":                             "/nodeGroups/0",
 		"nodeGroups: [{name: General}]":                           "/nodeGroups/0/name",
 		"nodeGroups: [{name: g, maxNode: 3}]":                     "'maxNode'",
@@ -196,6 +261,28 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		"nodeGroups: [{name: g, costLimit: {daily: '1'}}]":        "'daily'",
 	} {
 		refused(t, fromYAML(t, given), names)
+	}
+}
+
+func TestArgumentsOfTheProviderCanBeChangedAddedAndTakenAway(t *testing.T) {
+	got := render(t, fromYAML(t, `
+provider:
+  logLevel: debug
+  extraArgs: {log-level: warn, reserved-cpu-millis: 1000000, price-file: /more/prices.yaml, log-format: "", simulate: true,
+              grpc-insecure-plaintext: false}
+`)).pods(t)[provider].Spec.Containers[0].Args
+	for _, want := range []string{"--log-level=warn", "--reserved-cpu-millis=1000000", "--price-file=/more/prices.yaml",
+		"--simulate", "--namespace=" + namespace} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+	for _, argument := range got {
+		for _, removed := range []string{"--log-level=debug", "--log-format", "--grpc-insecure-plaintext"} {
+			if strings.HasPrefix(argument, removed) {
+				t.Errorf("%s is there", argument)
+			}
+		}
 	}
 }
 

@@ -199,7 +199,7 @@ pub(super) fn spawn_credentials(
             credentials_in_file(file, move |secret| Credentials::client(&id, secret)),
         ),
         CredentialSource::Secret { namespace, name } => {
-            let client = kubernetes.context("--api-secret needs --kubeconfig")?.clone();
+            let client = kubernetes.context("--vpsie-secret-name needs --kubeconfig")?.clone();
             let candidates = credentials_in_secret(client, &namespace, &name);
             (Rotation::of_secret(vpsie.clone(), &namespace, &name, metrics, events), candidates)
         }

@@ -116,7 +116,7 @@ fn page() -> String {
             }
         }
         if section {
-            let flags = "`--api-secret`, `--api-token-file` or `--client-secret-file`";
+            let flags = "`--vpsie-secret-name`, `--vpsie-api-token-file` or `--vpsie-client-secret-file`";
             writeln!(page, "\nOnly with {flags}: {}.", rotated.join(", ")).unwrap();
         }
     }

@@ -19,7 +19,8 @@ defaults are those of [Settings](settings.md). All that are refused are reported
 The original had no subcommands. What it was is `serve`, with NodeGroups in the cluster and the pod's service account:
 
 ```sh
-vpsie-autoscaler serve --store=kubernetes --kubeconfig=in-cluster --namespace=kube-system --api-secret=vpsie-secret
+vpsie-autoscaler serve --store=kubernetes --kubeconfig=in-cluster --namespace=kube-system \\
+  --vpsie-secret-name=vpsie-secret
 ```
 
 Flags without it are refused as well, and what else is wrong with them is reported, too. `vpsie-autoscaler validate` takes
@@ -29,20 +30,21 @@ the flags of `serve` and only checks them.
 const ENVIRONMENT: &str = "
 ## Environment
 
-The original's manifests set the first five, and it did not read them; it read the last two. `VPSIE_SECRET_NAME` and
-`VPSIE_SECRET_NAMESPACE`, which its chart set, are read by neither.
+The original's manifests set the first five and its chart the sixth, but the original did not read them. It read only
+the last two. Neither program reads `VPSIE_SECRET_NAMESPACE`, which the original's chart set.
 
 | Variable | In the manifests | Here |
 | --- | --- | --- |
 ";
 
 /// Variables that are still read: what the manifests set them to, the flag, and why that value is refused if it is.
-const VARIABLES: [(&str, &str, &str, Option<&str>); 5] = [
-    ("VPSIE_API_URL", "https://api.vpsie.com/v2", "api-url", None),
-    ("VPSIE_CLIENT_ID", "id", "client-id", None),
-    ("VPSIE_CLIENT_SECRET", "secret", "client-secret", None),
-    ("VPSIE_RATE_LIMIT", "100", "api-rate-limit", None),
-    ("VPSIE_TIMEOUT", "30", "api-timeout", Some("`30` is refused: it needs a unit, as in `30s`")),
+const VARIABLES: [(&str, &str, &str, Option<&str>); 6] = [
+    ("VPSIE_API_URL", "https://api.vpsie.com/v2", "vpsie-api-url", None),
+    ("VPSIE_CLIENT_ID", "id", "vpsie-client-id", None),
+    ("VPSIE_CLIENT_SECRET", "secret", "vpsie-client-secret", None),
+    ("VPSIE_RATE_LIMIT", "100", "vpsie-rate-limit", None),
+    ("VPSIE_TIMEOUT", "30", "vpsie-timeout", Some("`30` is refused: it needs a unit, as in `30s`")),
+    ("VPSIE_SECRET_NAME", "vpsie-secret", "vpsie-secret-name", None),
 ];
 
 #[derive(Parser)]
@@ -68,10 +70,10 @@ fn page() -> String {
     }
     page.push_str(ENVIRONMENT);
     for (variable, value, flag, refusal) in VARIABLES {
-        let here = here(&Fate::Renamed(flag, refusal.unwrap_or_default()));
-        // Credentials had no value there.
-        let value = if flag.starts_with("client-") { "" } else { value };
-        writeln!(page, "| `{variable}` |{} | {here} |", code(value)).unwrap();
+        let note = refusal.map(|refusal| format!(". {refusal}")).unwrap_or_default();
+        // The manifests had no credentials.
+        let value = if flag.starts_with("vpsie-client-") { "" } else { value };
+        writeln!(page, "| `{variable}` |{} | Works: is `--{flag}`{note} |", code(value)).unwrap();
     }
     page + "| `SENTRY_DSN`, `ENVIRONMENT` | | Not read: nothing is sent to Sentry |\n"
 }
@@ -81,12 +83,11 @@ fn code(text: &str) -> String {
 }
 
 fn here(fate: &Fate) -> String {
-    let (says, note) = match fate {
-        Fate::Same(note) => ("Works".to_owned(), note),
-        Fate::Renamed(new, note) => (format!("Works: is `--{new}` now"), note),
-        Fate::Refused(sentence) => return format!("Refused: it {sentence}"),
-    };
-    if note.is_empty() { says } else { format!("{says}. {note}") }
+    match fate {
+        Fate::Same("") => "Works".to_owned(),
+        Fate::Same(note) => format!("Works. {note}"),
+        Fate::Refused(sentence) => format!("Refused: it {sentence}"),
+    }
 }
 
 /// What is wrong with a flag of `serve` that is given with all that it needs and nothing else.
@@ -96,10 +97,10 @@ fn outcome(flag: &str, value: &str) -> Result<String, String> {
         words.push("--kubeconfig=in-cluster".to_owned());
     }
     match flag {
-        "api-secret" | "vpsie-secret-name" => {}
-        "client-id" => words.push("--client-secret=s".to_owned()),
-        "client-secret" => words.push("--client-id=i".to_owned()),
-        _ => words.push("--api-token=t".to_owned()),
+        "vpsie-secret-name" => {}
+        "vpsie-client-id" => words.push("--vpsie-client-secret=s".to_owned()),
+        "vpsie-client-secret" => words.push("--vpsie-client-id=i".to_owned()),
+        _ => words.push("--vpsie-api-token=t".to_owned()),
     }
     let args = Line::try_parse_from(words).map_err(|error| error.to_string())?.serve;
     let shown = format!("{args:?}");
@@ -135,10 +136,6 @@ fn each_flag_of_the_original_does_with_its_default_what_the_table_says() {
                 assert!(error.contains(&format!("a value is required for '--{name} <")), "{error}");
             }
             Fate::Same(_) => assert!(outcome.is_ok(), "--{name}: {outcome:?}"),
-            Fate::Renamed(new, _) => {
-                assert!(outcome.is_ok(), "--{name}: {outcome:?}");
-                assert_eq!(outcome, self::outcome(new, default));
-            }
         }
     }
     assert!(outcome("kubeconfig", "in-cluster").is_ok());
@@ -147,15 +144,24 @@ fn each_flag_of_the_original_does_with_its_default_what_the_table_says() {
 }
 
 #[test]
-fn the_table_has_every_other_name_of_a_flag() {
+fn serve_has_one_name_for_each_flag() {
     for arg in Line::command().get_arguments() {
-        for alias in arg.get_all_aliases().unwrap_or_default() {
-            let listed = |flag: &OriginalFlag| match flag.fate {
-                Fate::Renamed(new, _) => flag.name == alias && arg.get_long() == Some(new),
-                Fate::Same(_) | Fate::Refused(_) => false,
-            };
-            assert!(all().any(listed), "--{alias}");
+        assert_eq!(arg.get_all_aliases().unwrap_or_default(), Vec::<&str>::new(), "{arg}");
+    }
+}
+
+#[test]
+fn variables_are_named_after_their_flags() {
+    let refused =
+        |flag: &str| all().any(|known| known.name == flag && matches!(known.fate, Fate::Refused(_)));
+    for arg in Line::command().get_arguments() {
+        let flag = arg.get_long().unwrap_or_default();
+        if refused(flag) {
+            continue;
         }
+        let name = flag.replace('-', "_").to_uppercase();
+        let name = if name.starts_with("VPSIE_") { name } else { format!("VPSIE_AUTOSCALER_{name}") };
+        assert_eq!(arg.get_env(), Some(name.as_ref()), "--{flag}");
     }
 }
 

@@ -27,8 +27,6 @@ pub struct OriginalFlag {
 pub enum Fate {
     /// It takes the same values and means the same. With what there is to know of it, or nothing.
     Same(&'static str),
-    /// As [`Same`](Self::Same), but its name is now the first; the old one is taken, too.
-    Renamed(&'static str, &'static str),
     /// It is gone: why, and what replaced it.
     Refused(&'static str),
 }

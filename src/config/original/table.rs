@@ -1,6 +1,6 @@
 //! The table: flags and defaults as of release 0.7 of the original VPSie autoscaler.
 
-use super::Fate::{self, Refused, Renamed, Same};
+use super::Fate::{self, Refused, Same};
 use super::OriginalFlag;
 
 const ONE_LEADS: &str =
@@ -51,11 +51,7 @@ pub const CONTROLLER: &[OriginalFlag] = &[
             "is gone: Kubernetes is watched, and how often VPSie's list of nodes is read is --observe-interval",
         ),
     ),
-    flag(
-        "vpsie-secret-name",
-        "vpsie-secret",
-        Renamed("api-secret", "Has no default. The keys of the Secret are the same"),
-    ),
+    flag("vpsie-secret-name", "vpsie-secret", Same("Has no default. The keys of the Secret are the same")),
     flag(
         "vpsie-secret-namespace",
         "kube-system",
@@ -77,7 +73,7 @@ pub const CONTROLLER: &[OriginalFlag] = &[
         "false",
         Refused("is gone: --log-level=debug shows more, and --log-format=text shows it for people"),
     ),
-    flag("failed-vpsienode-ttl", "30m", Renamed("failed-ttl", "`0`, which was never, is refused")),
+    flag("failed-vpsienode-ttl", "30m", Same("`0`, which was never, is refused")),
     flag("enable-webhook", "false", Refused(NO_WEBHOOK)),
     flag("webhook-addr", ":9443", Refused(NO_WEBHOOK)),
     flag("webhook-cert-dir", "/var/run/webhook-certs", Refused(NO_WEBHOOK)),
@@ -103,7 +99,9 @@ pub const MANIFESTS: &[OriginalFlag] = &[
     flag(
         "max-concurrent-reconciles",
         "5",
-        Refused("is gone: one writer decides, in memory; requests to VPSie are limited by --api-rate-limit"),
+        Refused(
+            "is gone: one writer decides, in memory; requests to VPSie are limited by --vpsie-rate-limit",
+        ),
     ),
     flag(
         "node-provision-timeout",

@@ -128,7 +128,7 @@ fn three_lost_requests_fail_the_machine() {
         hand.ask_all(&mut fleet, &Outcome::Unclear);
     }
     assert!(matches!(&only(&fleet).phase, Phase::Failed { failure, .. }
-        if failure.reason == FailureReason::ProvisionTimeout));
+        if failure.reason == FailureReason::CreateTimeout));
     assert_eq!(target(&fleet, OTHER), 1, "a Failed machine counts until it is deleted");
 }
 

@@ -1,4 +1,4 @@
-{{/* The cloud-config: how Cluster Autoscaler finds the provider. */}}
+{{/* The cloud-config: address of the provider, certificates, timeout. */}}
 {{- define "vpsie-autoscaler.cloudConfig" -}}
 address: {{ include "vpsie-autoscaler.host" . }}:8086
 key: /etc/cluster-autoscaler/tls/tls.key
@@ -9,7 +9,7 @@ grpc_timeout: {{ .Values.clusterAutoscaler.grpcTimeout }}
 {{- end }}
 {{- end -}}
 
-{{/* Its flags, as JSON: those that the chart sets, and above them those of the values. */}}
+{{/* Flags of Cluster Autoscaler, as JSON. The chart sets them; `clusterAutoscaler.extraArgs` overrides them. */}}
 {{- define "vpsie-autoscaler.autoscalerArguments" -}}
 {{- $own := dict
   "cloud-provider" "externalgrpc"

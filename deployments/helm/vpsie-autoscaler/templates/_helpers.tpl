@@ -11,7 +11,7 @@
 {{- include "vpsie-autoscaler.fullname" . }}-cluster-autoscaler
 {{- end -}}
 
-{{/* What pods are selected by: (list context component). */}}
+{{/* Labels that select the pods of a component: (list context component). */}}
 {{- define "vpsie-autoscaler.selector" -}}
 {{- $ := index . 0 -}}
 app.kubernetes.io/name: {{ default $.Chart.Name $.Values.nameOverride }}
@@ -36,7 +36,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
 {{- define "vpsie-autoscaler.serviceAccount" -}}
-{{- include "vpsie-autoscaler.account" (dict "account" .Values.serviceAccount "default" (include "vpsie-autoscaler.fullname" .)) -}}
+{{- include "vpsie-autoscaler.account" (dict "account" .Values.provider.serviceAccount "default" (include "vpsie-autoscaler.fullname" .)) -}}
 {{- end -}}
 
 {{- define "vpsie-autoscaler.autoscalerServiceAccount" -}}
@@ -49,20 +49,20 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
 {{- define "vpsie-autoscaler.providerImage" -}}
-{{- include "vpsie-autoscaler.image" (dict "repository" .Values.image.repository "digest" .Values.image.digest
-  "tag" (default .Chart.AppVersion .Values.image.tag)) -}}
+{{- include "vpsie-autoscaler.image" (dict "repository" .Values.provider.image.repository
+  "digest" .Values.provider.image.digest "tag" (default .Chart.AppVersion .Values.provider.image.tag)) -}}
 {{- end -}}
 
 {{- define "vpsie-autoscaler.priorityClass" -}}
 {{- .Values.priorityClass.name | default (ternary (include "vpsie-autoscaler.fullname" .) "" .Values.priorityClass.create) -}}
 {{- end -}}
 
-{{/* The host that leads to the leader. It is in the certificates. */}}
+{{/* Host of the leader's Service. The certificates name it. */}}
 {{- define "vpsie-autoscaler.host" -}}
 {{- include "vpsie-autoscaler.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
-{{/* The IP families of Services. Empty values are left to the API server. */}}
+{{/* IP families of the Services. The API server sets defaults for empty values. */}}
 {{- define "vpsie-autoscaler.ipFamilies" -}}
 {{- with .Values.service.ipFamilyPolicy -}}
 ipFamilyPolicy: {{ . }}
@@ -72,7 +72,10 @@ ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
-{{/* One flag or, of a list, several: (list name value). Helm's numbers are floats, which print large ones as 1e+06. */}}
+{{/*
+A flag, given several times if its value is a list: (list name value). Helm reads numbers as floats and would print
+large ones as 1e+06, so integers are converted.
+*/}}
 {{- define "vpsie-autoscaler.flag" -}}
 {{- $name := index . 0 -}}
 {{- $values := index . 1 -}}
@@ -85,7 +88,7 @@ ipFamilies: {{ toJson . }}
 {{- end -}}
 {{- end -}}
 
-{{/* What every pod has: (list context values), values being those of the component. */}}
+{{/* Fields of every pod: (list context values), with the values of the component. */}}
 {{- define "vpsie-autoscaler.placement" -}}
 {{- $ := index . 0 -}}
 {{- $own := index . 1 -}}

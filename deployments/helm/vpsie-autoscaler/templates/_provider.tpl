@@ -1,47 +1,54 @@
-{{/* Flags of `serve`. What is empty or null is left to the program. */}}
+{{/*
+Flags of `serve`, as a map. The chart sets them from the values of the same name; `provider.extraArgs` overrides them.
+*/}}
 {{- define "vpsie-autoscaler.providerFlags" -}}
-{{- $controller := .Values.controller -}}
+{{- $provider := .Values.provider -}}
 {{- $tls := "/etc/vpsie-autoscaler/tls" -}}
-{{- $at := ternary (printf "[%s]" $controller.listenAddress) $controller.listenAddress (contains ":" $controller.listenAddress) -}}
-{{- $flags := list
-  (list "store" "kubernetes")
-  (list "kubeconfig" "in-cluster")
-  (list "namespace" .Release.Namespace)
-  (list "grpc-listen" (printf "%s:8086" $at))
-  (list "grpc-tls-cert" (printf "%s/tls.crt" $tls))
-  (list "grpc-tls-key" (printf "%s/tls.key" $tls))
-  (list "grpc-tls-client-ca" (printf "%s/ca.crt" $tls))
-  (list "expander-listen" (printf "%s:8087" $at))
-  (list "expander-tls-cert" (printf "%s/tls.crt" $tls))
-  (list "expander-tls-key" (printf "%s/tls.key" $tls))
-  (list "http-listen" (printf "%s:8080" $at))
-  (list "api-secret" .Values.vpsie.existingSecret)
-  (list "api-url" .Values.vpsie.apiURL)
-  (list "api-rate-limit" .Values.vpsie.rateLimit)
-  (list "api-deletion-share" .Values.vpsie.deletionShare)
-  (list "api-timeout" .Values.vpsie.timeout)
-  (list "log-level" $controller.logLevel)
-  (list "log-format" $controller.logFormat)
-  (list "observe-interval" $controller.syncPeriod)
-  (list "catalog-interval" $controller.catalogInterval)
-  (list "create-timeout" $controller.nodeProvisionTimeout)
-  (list "failed-ttl" $controller.failedTTL)
-  (list "orphan-grace" $controller.orphanGrace)
-  (list "shutdown-grace" (printf "%ds" (int $controller.shutdownGraceSeconds)))
-  (list "leader-election-id" $controller.leaderElection.id)
-  (list "leader-election-lease-duration" $controller.leaderElection.leaseDuration)
-  (list "leader-election-renew-deadline" $controller.leaderElection.renewDeadline)
-  (list "leader-election-retry-period" $controller.leaderElection.retryPeriod)
-  (list "reserved-cpu-millis" $controller.reserved.cpuMillis)
-  (list "reserved-memory-mib" $controller.reserved.memoryMiB)
-  (list "reserved-disk-gib" $controller.reserved.diskGiB)
-  (list "hours-per-month" .Values.cost.hoursPerMonth)
-  (list "cost-limit-hourly" .Values.cost.limit.hourly)
-  (list "cost-limit-monthly" .Values.cost.limit.monthly)
-  (list "price-file" (ternary "/etc/vpsie-autoscaler/prices/prices.yaml" "" (gt (len .Values.cost.overrides) 0))) -}}
-{{- range $flags -}}
-{{- if not (or (kindIs "invalid" (index . 1)) (eq (toString (index . 1)) "")) -}}
-{{- include "vpsie-autoscaler.flag" . -}}
+{{- $address := $provider.listenAddress -}}
+{{- $address = ternary (printf "[%s]" $address) $address (contains ":" $address) -}}
+{{- $flags := dict
+  "store" "kubernetes"
+  "kubeconfig" "in-cluster"
+  "namespace" .Release.Namespace
+  "grpc-listen" (printf "%s:8086" $address)
+  "grpc-tls-cert" (printf "%s/tls.crt" $tls)
+  "grpc-tls-key" (printf "%s/tls.key" $tls)
+  "grpc-tls-client-ca" (printf "%s/ca.crt" $tls)
+  "expander-listen" (printf "%s:8087" $address)
+  "expander-tls-cert" (printf "%s/tls.crt" $tls)
+  "expander-tls-key" (printf "%s/tls.key" $tls)
+  "http-listen" (printf "%s:8080" $address)
+  "vpsie-secret-name" .Values.vpsie.existingSecret
+  "vpsie-api-url" .Values.vpsie.apiURL
+  "vpsie-rate-limit" .Values.vpsie.rateLimit
+  "vpsie-deletion-share" .Values.vpsie.deletionShare
+  "vpsie-timeout" .Values.vpsie.timeout
+  "log-level" $provider.logLevel
+  "log-format" $provider.logFormat
+  "observe-interval" $provider.observeInterval
+  "catalog-interval" $provider.catalogInterval
+  "create-timeout" $provider.createTimeout
+  "failed-vpsienode-ttl" $provider.failedVPSieNodeTTL
+  "orphan-grace" $provider.orphanGrace
+  "shutdown-grace" $provider.shutdownGrace
+  "leader-election-id" $provider.leaderElection.id
+  "leader-election-lease-duration" $provider.leaderElection.leaseDuration
+  "leader-election-renew-deadline" $provider.leaderElection.renewDeadline
+  "leader-election-retry-period" $provider.leaderElection.retryPeriod
+  "reserved-cpu-millis" $provider.reserved.cpuMillis
+  "reserved-memory-mib" $provider.reserved.memoryMiB
+  "reserved-disk-gib" $provider.reserved.diskGiB
+  "hours-per-month" $provider.hoursPerMonth
+  "cost-limit-hourly" $provider.costLimit.hourly
+  "cost-limit-monthly" $provider.costLimit.monthly
+  "price-file" (ternary "/etc/vpsie-autoscaler/prices/prices.yaml" "" (gt (len $provider.priceFile.overrides) 0)) -}}
+{{- range $name, $value := mergeOverwrite $flags $provider.extraArgs -}}
+{{- if kindIs "bool" $value -}}
+{{- if $value }}
+- {{ printf "--%s" $name | quote }}
+{{- end -}}
+{{- else if not (or (kindIs "invalid" $value) (eq (toString $value) "")) -}}
+{{- include "vpsie-autoscaler.flag" (list $name $value) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

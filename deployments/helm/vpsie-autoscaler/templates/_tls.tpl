@@ -1,4 +1,4 @@
-{{/* The Secrets with certificates. */}}
+{{/* Secrets with the certificates. */}}
 {{- define "vpsie-autoscaler.serverSecret" -}}
 {{- if eq .Values.tls.mode "existing" -}}
 {{- required "tls.existing.serverSecret is needed with tls.mode existing" .Values.tls.existing.serverSecret -}}
@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Names in the server's certificate. */}}
+{{/* DNS names of the server's certificate. */}}
 {{- define "vpsie-autoscaler.serverNames" -}}
 - {{ include "vpsie-autoscaler.host" . }}
 - {{ include "vpsie-autoscaler.fullname" . }}.{{ .Release.Namespace }}
@@ -23,9 +23,10 @@
 {{- end -}}
 
 {{/*
-An authority and the leaves under it, as JSON. What the cluster has is kept; a leaf that is of another authority, or has
-less than a third of its life left, is made anew. Several templates need the same ones, so they are kept in .Release for
-as long as the chart is rendered (.Values would be stored with the release, and come back with --reuse-values).
+A certificate authority and the two certificates that it signs, as JSON. Those of the cluster are kept. A certificate of
+another authority, or with less than a third of its lifetime left, is replaced. Several templates need the same
+certificates, so .Release holds them during the rendering. Helm would store .Values with the release, and --reuse-values
+would restore them.
 */}}
 {{- define "vpsie-autoscaler.generatedTls" -}}
 {{- $key := printf "tls of %s" (include "vpsie-autoscaler.fullname" .) -}}

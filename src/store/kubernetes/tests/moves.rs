@@ -19,7 +19,7 @@ fn orphan(stranger: Stranger) -> Stranger {
 /// A failed machine with this many requests that may still make a VM.
 fn failed(requests: usize) -> Machine {
     let at = machine("workers-1").created_at;
-    let failure = Failure { reason: FailureReason::ProvisionTimeout, message: String::new() };
+    let failure = Failure { reason: FailureReason::CreateTimeout, message: String::new() };
     let requests = vec![VmRequest { at, outcome: RequestOutcome::Lost }; requests];
     Machine { phase: Phase::Failed { failure, at }, requests, ..machine("workers-1") }
 }
