@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cost_limit::CostLimit;
 use super::rules;
 
-/// What holds for all NodeGroups together. There is one, `default`; without it nothing more holds.
+/// Limits for all NodeGroups together. The only object is `default`; without it there are no such limits.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "autoscaler.vpsie.com",
@@ -20,7 +20,7 @@ use super::rules;
     category = "vpsie",
     status = "AutoscalerConfigStatus",
     derive = "PartialEq",
-    doc = "What holds for all NodeGroups together.",
+    doc = "Limits for all NodeGroups together. The only object is `default`.",
     validation = rules::CONFIG_IS_DEFAULT,
     printcolumn(name = "MaxWorkers", type_ = "integer", json_path = ".spec.globalSettings.maxClusterWorkers"),
     printcolumn(name = "Active", type_ = "boolean", json_path = ".status.active"),
@@ -28,44 +28,45 @@ use super::rules;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AutoscalerConfigSpec {
-    /// The settings.
+    /// Limits and timeouts of the whole cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub global_settings: Option<GlobalSettings>,
 }
 
-/// Settings for the whole cluster.
+/// Limits and timeouts of the whole cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GlobalSettings {
-    /// Most machines over all NodeGroups. 0 stops all growth. If left out, only the NodeGroups' own maxima hold.
+    /// Maximum number of machines of all NodeGroups together. 0 stops all growth. Default: only `maxNodes` of each
+    /// NodeGroup applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub max_cluster_workers: Option<i32>,
-    /// The most that the machines of all NodeGroups may cost together. Nothing that exists is deleted for it. The
-    /// stricter one holds where `--cost-limit-hourly` or `--cost-limit-monthly` says something, too.
+    /// Maximum cost of the machines of all NodeGroups together. No NodeGroup grows above it; no machine is deleted for
+    /// it. If `--cost-limit-hourly` or `--cost-limit-monthly` is set, too, the lower limit applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_limit: Option<CostLimit>,
-    /// How long a machine may wait for VPSie to accept it, and then for its VM to be listed, before it has failed,
-    /// seconds. If left out, `--create-timeout` holds.
+    /// Create timeout in seconds: the time that VPSie has to accept the request for a machine, and again as long to
+    /// list its VM. Then the machine fails. Overrides `--create-timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60))]
     pub node_ready_timeout_seconds: Option<i32>,
 }
 
-/// Whether the settings are in force.
+/// Whether the limits are in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AutoscalerConfigStatus {
     /// The generation of the spec that is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// When it came into force.
+    /// Time since when the spec is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_updated: Option<Time>,
-    /// Whether it is in force.
+    /// Whether the spec is in force.
     #[serde(default)]
     pub active: bool,
-    /// What holds, in a sentence.
+    /// Limits in force, or the reason why the spec is not in force.
     #[serde(default)]
     pub message: String,
 }

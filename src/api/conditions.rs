@@ -1,4 +1,4 @@
-//! How a machine is, for people and tools that read conditions.
+//! Conditions of a VPSieNode.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::status::Condition;
 use crate::fleet::{Machine, Phase};
 
-/// `VPSReady`, `NodeJoined` and `Error`, with the machine's own times.
+/// Conditions `VPSReady`, `NodeJoined` and `Error`, with the times of the machine.
 pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
     let made = machine.created_at;
     let not_failed = || condition("Error", false, made, "NoError", "");
@@ -23,13 +23,16 @@ pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
             condition("Error", true, since, failure.reason.code(), &failure.message),
         ],
         Phase::Pending => vec![
-            condition("VPSReady", false, since, phase, "nothing is asked of VPSie yet"),
+            condition("VPSReady", false, since, phase, "the VM is not requested from VPSie yet"),
             condition("NodeJoined", false, made, phase, ""),
             not_failed(),
         ],
         Phase::Creating { vm, .. } => {
-            let message =
-                if vm.is_some() { "the VM is there, and its Node is not" } else { "VPSie is asked for it" };
+            let message = if vm.is_some() {
+                "the VM is up, its Node is not registered yet"
+            } else {
+                "the VM is requested from VPSie, and not listed yet"
+            };
             vec![
                 condition("VPSReady", false, since, phase, message),
                 condition("NodeJoined", false, made, phase, ""),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::text;
 use crate::cost::{self, Usd, UsdPerHour};
 
-/// The most that machines may cost together. Both hold where both are set.
+/// Maximum cost of machines together. If both fields are set, both apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CostLimit {
@@ -20,7 +20,7 @@ pub struct CostLimit {
 }
 
 impl From<&CostLimit> for cost::CostLimit {
-    /// What is no amount was refused before, and is no limit of 0 or none at all: nothing may be spent.
+    /// Validation has refused invalid amounts. If one gets here, it is a limit of 0, because no limit could cost money.
     fn from(limit: &CostLimit) -> Self {
         let amount = |text: &String| text.parse::<Decimal>().unwrap_or_default();
         Self {

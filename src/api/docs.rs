@@ -1,4 +1,4 @@
-//! Writes docs/use/nodegroups.md from the schemas of the CRDs, and checks that it is up to date.
+//! Generates docs/use/nodegroups.md from the schemas of the CRDs.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,16 +10,16 @@ use super::{AutoscalerConfig, NodeGroup, VPSieNode};
 
 const HEAD: &str = r#"# NodeGroups
 
-Written by a test from the program's own definitions: `UPDATE=1 cargo test --lib docs` writes it again.
+Generated from the program's own definitions by `UPDATE=1 cargo test --lib docs`.
 
-A NodeGroup says which VPSie offers may be rented, and how many machines of them there may be. Each of its offers
-is a *pool*, which is what Cluster Autoscaler calls a node group:
+A NodeGroup lists the VPSie offers that may be rented, and limits the number of machines. Each of its offers is a *pool*,
+which is a node group of Cluster Autoscaler:
 
 ```text
 <nodegroup>/<datacenter>/<offer as written>/<on-demand|spot>        workers/ams1/s-2vcpu-4gb/on-demand
 ```
 
-This one is complete:
+A complete NodeGroup:
 
 ```yaml
 apiVersion: autoscaler.vpsie.com/v1alpha1
@@ -34,42 +34,43 @@ spec:
   offeringIDs: [s-2vcpu-4gb, s-4vcpu-8gb]
 ```
 
-- In a cluster NodeGroups are objects: [Kubernetes](../operate/kubernetes.md). Without one, `--node-groups` takes a file, with several documents if you like, or a folder. Manifests of the original VPSie
-  autoscaler are taken as they are; what has no effect (yet) is said at start and by `vpsie-autoscaler validate`.
-- All NodeGroups name one cluster and one datacenter: a cluster that VPSie manages is in one datacenter.
-- VPSie has one group of workers a size in each cluster. Pools of one size share it, and each machine still
-  belongs to one pool.
-- Labels and taints are given to the Nodes only with `--kubeconfig`.
-- A field that is not known is an error, not ignored: a misspelt limit costs money.
+- With `--store=kubernetes`, NodeGroups are objects ([Kubernetes](../operate/kubernetes.md)). Otherwise `--node-groups`
+  names a YAML file, which may hold several documents, or a folder of files.
+- Manifests of the original VPSie autoscaler are accepted unchanged. The log at start and `vpsie-autoscaler validate` name
+  the fields without effect.
+- All NodeGroups must have the same cluster and datacenter: a managed cluster is in one datacenter.
+- VPSie has one group of workers per size in each cluster. Pools of one size share it; each machine belongs to one pool.
+- The program sets labels and taints of Nodes only with `--kubeconfig`.
+- Unknown fields are errors, because a misspelt limit would cost money.
 
 ## In a cluster
 
 `vpsie-autoscaler crds | kubectl apply --server-side -f -` installs the CustomResourceDefinitions of NodeGroup,
-VPSieNode and AutoscalerConfig (the same are in `deployments/crds`). The API server then refuses what
-`vpsie-autoscaler validate` would refuse; no webhook is needed. The rules need Kubernetes 1.25 or newer and are tested
-with 1.36.
+VPSieNode and AutoscalerConfig, which are also in `deployments/crds`. The API server then refuses the same objects as
+`vpsie-autoscaler validate`, without a webhook. The rules need Kubernetes 1.25 or newer and are tested with 1.36.
 
 - `kubectl get vpsie` lists all kinds; short names are `ng`, `vn` and `asc`.
-- `kubectl scale nodegroup workers --replicas 3` sets `minNodes`: keep at least 3. How many more there are is for
-  Cluster Autoscaler to say, and it adds nodes up to `minNodes` only with `--enforce-node-group-min-size`.
+- `kubectl scale nodegroup workers --replicas 3` sets `minNodes` to 3. Cluster Autoscaler decides about more nodes. It
+  adds nodes up to `minNodes` only with `--enforce-node-group-min-size`.
 
-## What new Nodes are expected to have
+## Templates of new Nodes
 
-Cluster Autoscaler scales an empty pool up only for pods that fit the pool's template, a Node that vpsie-autoscaler
-describes. For a pool with Nodes it uses a real one. The template comes from three sources:
+Cluster Autoscaler scales up an empty pool only for pods that fit the template of the pool: a Node that vpsie-autoscaler
+describes. For a pool with Nodes it uses a real one. The template has three sources:
 
-1. `nodeTemplate`: architecture, operating system, labels that others give the Nodes, devices and huge pages. Declared
-   labels always hold. The rest holds until three Nodes of the NodeGroup show less, or another architecture: otherwise
-   machines would be rented again and again for pods that do not fit on them.
-2. Nodes of the NodeGroup with that size. The last three that registered decide: an amount is their median (the smaller
-   one of two), a label is used if all three have it. A Node counts once it is ready and has been the same for 30 seconds; a
-   change counts after 2 minutes. Where VPSie's listings do not show the sizes of workers, a Node with the cores of another
-   pool's offer does not count: its VM may be bound to a machine of another size. Cores, memory, disk, pods and the
-   architecture of a size are taken from Nodes of other NodeGroups where this one had none.
-3. The nominal size of the offer, less `--reserved-cpu-millis`, `--reserved-memory-mib` and `--reserved-disk-gib`; `amd64`, `linux`.
+1. `nodeTemplate`: architecture, operating system, labels of other programs, devices and huge pages. Declared labels
+   always apply. The other values apply until three Nodes of the NodeGroup have less, or another architecture. Otherwise
+   Cluster Autoscaler would add machines again and again for pods that do not fit on them.
+2. Nodes of the NodeGroup with that size, namely the last three that registered. An amount is their median (the smaller
+   one of two); a label is used if all three have it. A Node counts once it is Ready and unchanged for 30 seconds; a change
+   counts after 2 minutes. If VPSie's listings do not show the sizes of workers, a Node with the cores of another pool's
+   offer does not count, because its VM may be bound to a machine of another size. If this NodeGroup has had no Nodes of
+   the size, cores, memory, disk, pods and architecture come from Nodes of other NodeGroups.
+3. The nominal size of the offer, less `--reserved-cpu-millis`, `--reserved-memory-mib` and `--reserved-disk-gib`; `amd64`,
+   `linux`.
 
-Labels that identify a Node (its name, addresses, UUIDs), those of Cluster Autoscaler, and those that this page lists as
-set for every Node are not learned.
+The program does not learn labels that identify a Node (name, addresses, UUIDs), labels of Cluster Autoscaler, and labels
+that this page lists as set on every Node.
 
 ```yaml
 spec:
@@ -79,9 +80,9 @@ spec:
     resources: {nvidia.com/gpu: "1"}
 ```
 
-The metrics `vpsie_autoscaler_template_allocatable` and `vpsie_autoscaler_template_nodes` show the
-template of each pool and how many of its Nodes it is based on. To forget what the Nodes of a NodeGroup showed, change the value of an
-annotation; existing Nodes count again after 30 seconds to 2 minutes:
+The metrics `vpsie_autoscaler_template_allocatable` and `vpsie_autoscaler_template_nodes` show the template of each pool
+and the number of its Nodes that the template is based on. To discard what was learned from the Nodes of a NodeGroup,
+change the value of an annotation. Existing Nodes count again after 30 seconds to 2 minutes:
 
 ```sh
 kubectl annotate nodegroup workers --overwrite autoscaler.vpsie.com/learn-anew="$(date +%s)"
@@ -96,7 +97,7 @@ const FIELDS: &str = "| Field | Type | Default | |\n| --- | --- | --- | --- |\n"
 const RULES: &str = "
 ## Rules
 
-Beside types and ranges. Those that compare with what was there before hold in a cluster only: files have no before.
+Rules in addition to types and ranges. Rules about changes apply only in a cluster.
 ";
 
 const RULES_OF: &str = "\n| Field | Message of the refusal |\n| --- | --- |\n";
@@ -104,17 +105,17 @@ const RULES_OF: &str = "\n| Field | Message of the refusal |\n| --- | --- |\n";
 const MACHINES: &str = "
 # VPSieNodes
 
-A VPSieNode is one machine: written before its VM is asked for, and there until its Node is gone. `spec` is what was
-wanted and asked for, `status` what was seen. To delete one is to be rid of its VM: its Node is drained first.
-vpsie-autoscaler writes them with `--store=kubernetes`; do not make any by hand.
+A VPSieNode is one machine. It is written before its VM is requested, and exists until its Node is gone. `spec` holds the
+request, `status` the observed state. Deleting a VPSieNode drains its Node and deletes its VM. vpsie-autoscaler writes
+VPSieNodes with `--store=kubernetes`; do not create any yourself.
 
 ";
 
 const CONFIG: &str = "
 # AutoscalerConfig
 
-What holds for all NodeGroups together. It is cluster-scoped, there is one, `default`, and it is read with
-`--store=kubernetes`. A change is in force within a second, as `status` says.
+Limits for all NodeGroups together. The only object is `default`; it is cluster-scoped. The program reads it with
+`--store=kubernetes`. A change is in force within a second, which `status` shows.
 
 ";
 
@@ -195,7 +196,7 @@ fn bounds(field: &Value) -> String {
 }
 
 #[test]
-fn docs_nodegroups_md_is_as_the_crd_is() {
+fn docs_nodegroups_md_matches_the_crds() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/use/nodegroups.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {

@@ -1,4 +1,4 @@
-//! VPSieNodes that another version wrote.
+//! Reads VPSieNodes of other versions of the program.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use crate::fleet::lenient::{is_known, remove_unknown, replace_unknown};
 use crate::fleet::{DeletionReason, FailureReason, Hostname, VmId};
 
 impl VPSieNode {
-    /// Reads an object. Unknown fields are ignored, unknown values are read as the one with the least effect: a phase as
-    /// Running where there is a VM, and an outcome as a lost reply.
+    /// Reads an object. Unknown fields are ignored. Unknown values are read as the safest known ones: a phase as
+    /// Running if there is a VM, and an outcome as a lost reply.
     pub fn read(object: &Value) -> Result<Self, serde_json::Error> {
         let strict = serde_json::from_value(object.clone());
         if strict.is_ok() {
@@ -42,7 +42,7 @@ impl VPSieNode {
         serde_json::from_value(object)
     }
 
-    /// The VM that an unreadable object names.
+    /// The VM in an unreadable object.
     pub fn vm_of_unreadable(object: &Value) -> Option<(Hostname, Option<VmId>)> {
         let (spec, status) = (&object["spec"], &object["status"]);
         let hostname = status["hostname"].as_str().or(spec["nodeName"].as_str())?;

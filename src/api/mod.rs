@@ -1,10 +1,10 @@
 //! The Kubernetes types of `autoscaler.vpsie.com/v1alpha1`.
 //!
-//! Every field of the original VPSie autoscaler's NodeGroup and VPSieNode is here, so that its manifests apply
-//! unchanged. Which of them have no effect yet is said by `validation`.
+//! NodeGroup and VPSieNode have all fields of the original VPSie autoscaler, so that its manifests apply unchanged.
+//! `validation` notes the fields without effect.
 //!
-//! What the API server refuses is in the schema: types and ranges beside the fields, what texts may be in `text`,
-//! rules over several fields in `rules`.
+//! The API server validates objects by the schema: types and ranges of fields, syntax of strings (`text`), and rules over
+//! several fields (`rules`).
 
 mod autoscaler_config;
 mod conditions;

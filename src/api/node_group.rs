@@ -15,7 +15,7 @@ use super::status::NodeGroupStatus;
 use super::text;
 use crate::fleet::{self, TaintEffect};
 
-/// What a NodeGroup may rent and how many of it.
+/// Offers of a NodeGroup, limits of its size and cost, and settings of its Nodes.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "autoscaler.vpsie.com",
@@ -28,7 +28,7 @@ use crate::fleet::{self, TaintEffect};
     namespaced,
     status = "NodeGroupStatus",
     derive = "PartialEq",
-    doc = "Worker nodes that are rented from VPSie as pods need them.",
+    doc = "A group of worker nodes that Cluster Autoscaler adds and removes. Their VMs are rented from VPSie.",
     scale(spec_replicas_path = ".spec.minNodes", status_replicas_path = ".status.currentNodes"),
     validation = rules::NAME_FITS,
     validation = rules::SIZE_STAYS,
@@ -46,13 +46,13 @@ use crate::fleet::{self, TaintEffect};
     validation = rules::REGIONS_FIT
 )]
 pub struct NodeGroupSpec {
-    /// Fewest nodes over all pools. `kubectl scale` sets this.
+    /// Minimum number of nodes, over all pools. `kubectl scale` sets it.
     #[schemars(range(min = 0))]
     pub min_nodes: i32,
-    /// Most nodes over all pools.
+    /// Maximum number of nodes, over all pools.
     #[schemars(range(min = 1))]
     pub max_nodes: i32,
-    /// The VPSie datacenter.
+    /// VPSie datacenter of the nodes.
     #[serde(rename = "datacenterID")]
     #[schemars(with = "text::Datacenter")]
     #[x_kube(validation = rules::DATACENTER_STAYS)]
@@ -61,29 +61,29 @@ pub struct NodeGroupSpec {
     #[schemars(with = "text::Cluster")]
     #[x_kube(validation = rules::CLUSTER_STAYS)]
     pub resource_identifier: String,
-    /// The VPSie project. No effect: a managed cluster has its own.
+    /// VPSie project. Without effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
-    /// What may be rented, the preferred first: offers by name, UUID or KubeSizeID. Each is a pool of its own.
+    /// Offers that may be rented, by name, UUID or KubeSizeID, in order of preference. Each is a separate pool.
     #[serde(rename = "offeringIDs")]
     #[schemars(with = "Vec<text::Offer>", length(min = 1, max = 32))]
     #[x_kube(validation = rules::OFFERS_DIFFER)]
     pub offering_ids: Vec<String>,
-    /// The OS image. No effect: a managed cluster has its own.
+    /// OS image. Without effect: a managed cluster has its own.
     #[serde(default, rename = "osImageID", skip_serializing_if = "Option::is_none")]
     pub os_image_id: Option<String>,
-    /// The Kubernetes version, such as `v1.33.2`. No effect: a managed cluster has its own.
+    /// Kubernetes version, such as `v1.33.2`. Without effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Version>")]
     pub kubernetes_version: Option<String>,
-    /// The entry of `offeringIDs` that wins when several are as good.
+    /// Entry of `offeringIDs` that is chosen among equally good ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Offer>")]
     pub preferred_instance_type: Option<String>,
-    /// Whether every offer may be rented. If not: only the preferred one, or else the first.
+    /// Whether all offers may be rented. If not, only `preferredInstanceType` is, or else the first offer.
     #[serde(default = "super::policies::yes")]
     pub allow_mixed_instances: bool,
-    /// Labels of its Nodes.
+    /// Labels of the Nodes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, text::LabelValue>", extend("maxProperties" = 64))]
     #[x_kube(
@@ -94,7 +94,7 @@ pub struct NodeGroupSpec {
         validation = rules::labels_leave_out(3)
     )]
     pub labels: BTreeMap<String, String>,
-    /// Taints of its Nodes.
+    /// Taints of the Nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -105,63 +105,64 @@ pub struct NodeGroupSpec {
         validation = rules::taints_leave_out(3)
     )]
     pub taints: Vec<Taint>,
-    /// What its Nodes have in addition to their offer and to what vpsie-autoscaler sets: the template for Cluster
-    /// Autoscaler while there are no Nodes. Fields that are left out are learned from its Nodes.
+    /// Labels and resources of the Nodes that neither the offer nor vpsie-autoscaler provides. Cluster Autoscaler
+    /// relies on them while the NodeGroup has no Nodes. Omitted fields are learned from its Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_template: Option<NodeTemplate>,
-    /// When to add nodes. No effect yet: Cluster Autoscaler's flags decide.
+    /// Conditions for adding nodes. Without effect yet: Cluster Autoscaler's flags decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_up_policy: Option<ScaleUpPolicy>,
-    /// When to remove nodes. No effect yet: Cluster Autoscaler's flags and `autoscalingOptions` decide.
+    /// Conditions for removing nodes. Without effect yet: Cluster Autoscaler's flags and `autoscalingOptions` decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down_policy: Option<ScaleDownPolicy>,
-    /// SSH keys for its VMs. No effect: a managed cluster has its own.
+    /// SSH keys of the VMs. Without effect: a managed cluster has its own.
     #[serde(default, rename = "sshKeyIDs", skip_serializing_if = "Vec::is_empty")]
     pub ssh_key_ids: Vec<String>,
-    /// Tags for its VMs. No effect: workers of a managed cluster take none.
+    /// Tags of the VMs. Without effect: workers of a managed cluster have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// For people.
+    /// Free text for users. Without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
-    /// Fixes the size of the entry of `offeringIDs`, whatever the catalog makes of that. No effect when there are
-    /// several.
+    /// VPSie size (KubeSizeID) of the offer, which overrides the catalog. Without effect if `offeringIDs` has several
+    /// entries.
     #[serde(default, rename = "kubeSizeID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub kube_size_id: Option<i64>,
-    /// Spot machines. No effect yet: all machines are on demand.
+    /// Spot machines. Without effect yet: all machines are on demand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spot_config: Option<SpotConfig>,
-    /// Several datacenters. No effect yet: all machines are in `datacenterID`.
+    /// Several datacenters. Without effect yet: all machines are in `datacenterID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multi_region: Option<MultiRegion>,
-    /// Cost. No effect yet.
+    /// Replacement of machines by cheaper ones. Without effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_optimization: Option<CostOptimization>,
-    /// The most that its machines may cost together: it does not grow past that. Nothing that exists is deleted for it.
-    /// An offer whose price nobody knows cannot be rented then.
+    /// Maximum cost of its machines together. The NodeGroup does not grow above it; no machine is deleted for it. With a
+    /// limit, offers without a known price cannot be rented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_limit: Option<CostLimit>,
-    /// Options of Cluster Autoscaler for this NodeGroup. What is left out is as its flags say.
+    /// Options of Cluster Autoscaler for this NodeGroup. Its flags apply to omitted ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling_options: Option<AutoscalingOptions>,
-    /// Whether workers that the cluster has already become machines of this NodeGroup: those whose size one of its
-    /// offers has and whose Node is ready, up to `maxNodes`. They are drained and deleted like any other from then on.
-    /// Where several NodeGroups would take in workers of one size, none does.
+    /// Whether existing workers of the cluster become machines of this NodeGroup: workers with the size of one of its
+    /// offers and with a Ready Node, up to `maxNodes`. From then on Cluster Autoscaler may drain and delete them.
+    /// Workers of a size that several NodeGroups would adopt are not adopted.
     #[serde(default)]
     pub adopt_existing_workers: bool,
-    /// What becomes of its machines when the NodeGroup is deleted. It stays, without growing, until none is left.
+    /// Treatment of its machines after the NodeGroup is deleted. The object remains, without growth, until all of them
+    /// are gone.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
 
-/// What becomes of the machines of a NodeGroup that is deleted.
+/// Treatment of the machines of a deleted NodeGroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// They stay until Cluster Autoscaler finds them unneeded.
+    /// Machines remain until Cluster Autoscaler finds them unneeded.
     #[default]
     WhenEmpty,
-    /// Their Nodes are drained, disruption budgets respected, and their VMs deleted.
+    /// Nodes are drained within disruption budgets, then VMs are deleted.
     Drain,
 }
 
@@ -178,17 +179,17 @@ impl From<DeletionPolicy> for fleet::DeletionPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Taint {
-    /// Key.
+    /// Key of the taint.
     #[schemars(with = "text::QualifiedName")]
     pub key: String,
-    /// Value, may be left out.
+    /// Value of the taint. Optional.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(with = "text::LabelValue")]
     pub value: String,
-    /// What happens to pods that do not tolerate it.
+    /// Effect on pods that do not tolerate the taint.
     #[schemars(with = "String", extend("enum" = ["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
     pub effect: TaintEffect,
-    /// Kubernetes sets this itself.
+    /// Time at which the taint was added. Kubernetes sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_added: Option<String>,
 }
@@ -197,27 +198,27 @@ pub struct Taint {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AutoscalingOptions {
-    /// Requested share of a node below which it may be removed, 0 to 1.
+    /// Utilization below which a node may be removed: requests divided by allocatable resources, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub scale_down_utilization_threshold: Option<f64>,
-    /// The same for nodes with GPUs, 0 to 1.
+    /// GPU utilization below which a node with GPUs may be removed, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub scale_down_gpu_utilization_threshold: Option<f64>,
-    /// How long a node is unneeded before it is removed, such as `10m`.
+    /// Time that a node must be unneeded before it is removed, such as `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Duration>")]
     pub scale_down_unneeded_time: Option<String>,
-    /// How long an unready node is unneeded before it is removed, such as `20m`.
+    /// Time that an unready node must be unneeded before it is removed, such as `20m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Duration>")]
     pub scale_down_unready_time: Option<String>,
-    /// How long a machine may take to become a Node, such as `15m`.
+    /// Time from the request for a machine until its Node must be registered, such as `15m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Duration>")]
     pub max_node_provision_time: Option<String>,
-    /// Whether DaemonSet pods are left out when a node's use is measured.
+    /// Whether pods of DaemonSets do not count in the utilization of a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignore_daemon_sets_utilization: Option<bool>,
 }

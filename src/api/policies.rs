@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{rules, text};
 
-/// When nodes are added.
+/// Conditions for adding nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScaleUpPolicy {
-    /// How long pods must be pending, seconds.
+    /// Time that pods must be pending before nodes are added, seconds.
     #[serde(default = "number::<60>")]
     #[schemars(range(min = 0))]
     pub stabilization_window_seconds: i32,
-    /// CPU use, percent.
+    /// CPU utilization above which nodes are added, percent.
     #[serde(default = "number::<80>")]
     #[schemars(range(min = 0, max = 100))]
     pub cpu_threshold: i32,
-    /// Memory use, percent.
+    /// Memory utilization above which nodes are added, percent.
     #[serde(default = "number::<80>")]
     #[schemars(range(min = 0, max = 100))]
     pub memory_threshold: i32,
@@ -29,26 +29,26 @@ pub struct ScaleUpPolicy {
     pub enabled: bool,
 }
 
-/// When nodes are removed.
+/// Conditions for removing nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScaleDownPolicy {
-    /// How long a node must be unneeded, seconds.
+    /// Time that a node must be unneeded before it is removed, seconds.
     #[serde(default = "number::<600>")]
     #[schemars(range(min = 0))]
     pub stabilization_window_seconds: i32,
-    /// CPU use, percent.
+    /// CPU utilization below which a node may be removed, percent.
     #[serde(default = "number::<50>")]
     #[schemars(range(min = 0, max = 100))]
     pub cpu_threshold: i32,
-    /// Memory use, percent.
+    /// Memory utilization below which a node may be removed, percent.
     #[serde(default = "number::<50>")]
     #[schemars(range(min = 0, max = 100))]
     pub memory_threshold: i32,
     /// Whether nodes are removed.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Least time between two removals, seconds.
+    /// Minimum time between two removals, seconds.
     #[serde(default = "number::<600>")]
     #[schemars(range(min = 0))]
     pub cooldown_seconds: i32,
@@ -58,21 +58,21 @@ pub struct ScaleDownPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SpotConfig {
-    /// Whether they may be rented.
+    /// Whether spot machines may be rented.
     #[serde(default)]
     pub enabled: bool,
-    /// Most of them, percent of the NodeGroup.
+    /// Maximum share of spot machines in the NodeGroup, percent.
     #[serde(default = "number::<80>")]
     #[schemars(range(min = 0, max = 100))]
     pub max_spot_percentage: i32,
-    /// Whether on-demand machines are rented when there are none.
+    /// Whether on-demand machines are rented when no spot machines are available.
     #[serde(default = "yes")]
     pub fallback_to_on_demand: bool,
-    /// How long pods have to leave after a notice.
+    /// Time between the notice of an interruption and the deletion of the VM.
     #[serde(default = "two_minutes")]
     #[schemars(with = "text::Duration")]
     pub interruption_grace_period: String,
-    /// Interruptions that are put up with, percent.
+    /// Maximum share of interrupted machines, percent.
     #[serde(default = "number::<20>")]
     #[schemars(range(min = 0, max = 100))]
     pub allowed_interruption_rate: i32,
@@ -87,83 +87,84 @@ pub struct SpotConfig {
     validation = rules::PRIMARY_IS_LISTED
 )]
 pub struct MultiRegion {
-    /// Whether more than `datacenterID` is used.
+    /// Whether other datacenters than `datacenterID` are used.
     #[serde(default)]
     pub enabled: bool,
-    /// The datacenters.
+    /// Datacenters of the nodes.
     #[serde(default, rename = "datacenterIDs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<text::Datacenter>", length(max = 32))]
     #[x_kube(validation = rules::DATACENTERS_DIFFER)]
     pub datacenter_ids: Vec<String>,
-    /// How nodes are spread over them.
+    /// Distribution of the nodes over the datacenters.
     #[serde(default)]
     pub distribution_strategy: Distribution,
-    /// Weight of each of `datacenterIDs`, for `weighted`.
+    /// Weight of each datacenter, for `weighted`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, rules::Weight>", extend("maxProperties" = 32))]
     pub weighted_distribution: BTreeMap<String, i32>,
-    /// The one of `datacenterIDs` that is the first choice, for `primary-backup`. If left out: `datacenterID`.
+    /// First choice among `datacenterIDs`, for `primary-backup`. Default: `datacenterID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Datacenter>")]
     pub primary_datacenter: Option<String>,
-    /// Fewest nodes in each.
+    /// Minimum number of nodes in each datacenter.
     #[serde(default = "number::<1>")]
     #[schemars(range(min = 0))]
     pub min_nodes_per_region: i32,
 }
 
-/// How nodes are spread over datacenters.
+/// Distribution of nodes over datacenters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Distribution {
-    /// Evenly.
+    /// Equal numbers.
     #[default]
     Balanced,
-    /// By weight.
+    /// Numbers in proportion to the weights.
     Weighted,
-    /// One, and another when that one cannot.
+    /// The primary datacenter, and another one while the primary has no capacity.
     PrimaryBackup,
 }
 
-/// Cost.
+/// Replacement of machines by cheaper ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CostOptimization {
-    /// Whether it is looked at.
+    /// Whether machines are compared with cheaper ones.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// How far it goes.
+    /// Which recommendations are applied: `auto` the safe ones, `manual` none, `aggressive` also those that reduce
+    /// capacity, `conservative` only those without risk.
     #[serde(default)]
     pub strategy: CostStrategy,
-    /// How often.
+    /// Interval between comparisons.
     #[serde(default = "one_day")]
     #[schemars(with = "text::Duration")]
     pub optimization_interval: String,
-    /// Least savings worth a change, USD per month.
+    /// Minimum savings of a replacement, USD per month.
     #[serde(default = "ten")]
     #[schemars(range(min = 0))]
     pub min_monthly_savings: f64,
-    /// Most capacity that may be lost, percent.
+    /// Maximum loss of capacity by a replacement, percent.
     #[serde(default = "number::<5>")]
     #[schemars(range(min = 0, max = 100))]
     pub max_performance_impact: i32,
-    /// Whether a person must agree first.
+    /// Whether a replacement needs the approval of a user.
     #[serde(default)]
     pub require_approval: bool,
 }
 
-/// How far cost optimization goes.
+/// Which recommendations of the cost optimization are applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CostStrategy {
-    /// Changes what is safe.
+    /// Safe recommendations.
     #[default]
     Auto,
-    /// Only says what it would do.
+    /// None; they are only reported.
     Manual,
-    /// Prefers savings.
+    /// Recommendations with high savings, also if they reduce capacity.
     Aggressive,
-    /// Prefers stability.
+    /// Recommendations without risk for running pods.
     Conservative,
 }
 

@@ -1,4 +1,4 @@
-//! A machine as a VPSieNode, and back.
+//! Conversion between machines and VPSieNodes.
 
 use jiff::Timestamp;
 
@@ -10,9 +10,9 @@ use crate::fleet::{
     PoolId, ProviderId, Vm, VmId,
 };
 
-/// What a VPSieNode lacks to be a machine's record.
+/// Error of a VPSieNode that is not the record of a machine.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("VPSieNode {name} has no {field}: it is no record of vpsie-autoscaler")]
+#[error("VPSieNode {name} has no {field}: it is not a record of vpsie-autoscaler")]
 pub struct NotARecord {
     /// Its name.
     pub name: String,
@@ -21,7 +21,7 @@ pub struct NotARecord {
 }
 
 impl VPSieNode {
-    /// The record of a machine. It has no namespace and no finalizer; those are the store's.
+    /// The record of a machine. The store adds namespace and finalizer.
     pub fn of(machine: &Machine, cluster: &ClusterId) -> Self {
         let pool = &machine.pool;
         let spec = VPSieNodeSpec {
@@ -53,10 +53,10 @@ impl VPSieNode {
         node
     }
 
-    /// The machine that it is the record of.
+    /// The machine of this record.
     ///
-    /// What is intended wins over a status that does not know of it yet: one that is asked for is Creating, one
-    /// that is being deleted is Deleting.
+    /// The spec and the deletion timestamp take precedence over an older status: a machine with a request is Creating,
+    /// one with a deletion timestamp is Deleting.
     pub fn machine(&self) -> Result<Machine, NotARecord> {
         let (spec, meta) = (&self.spec, &self.metadata);
         let name = meta.name.clone().unwrap_or_default();
@@ -65,7 +65,7 @@ impl VPSieNode {
         let created_at = spec.recorded_at.or(made).ok_or_else(|| lacks("spec.recordedAt"))?;
         let size = match spec.kube_size_id {
             Some(size) => u64::try_from(size).map(SizeId).ok(),
-            // Of an orphan whose size nothing told. The original has no `recordedAt`.
+            // An orphan of unknown size. VPSieNodes of the original have no `recordedAt`.
             None => spec.recorded_at.map(|_| SizeId::UNKNOWN),
         };
         Ok(Machine {
@@ -83,7 +83,7 @@ impl VPSieNode {
         })
     }
 
-    /// None where there must be a VM and is none.
+    /// None if the phase needs a VM and the record has none.
     fn life(&self, created_at: Timestamp) -> Option<Phase> {
         let (spec, fallback) = (&self.spec, VPSieNodeStatus::default());
         let status = self.status.as_ref().unwrap_or(&fallback);
@@ -99,7 +99,7 @@ impl VPSieNode {
                 drain: DrainState::stored(status.draining),
                 accepted_at: status.deleted_at,
             },
-            // Somebody deletes it, and no status says so yet.
+            // A user deleted it, and the status is not updated yet.
             _ if deleting.is_some() => Phase::Deleting {
                 drain: DrainState::Pending,
                 vm,
@@ -120,7 +120,7 @@ impl VPSieNode {
         })
     }
 
-    /// The VM that was seen, or before any status the one that the machine was recorded for.
+    /// The VM of the status; without a status, the VM in the spec.
     fn vm(&self, status: &VPSieNodeStatus) -> Option<Vm> {
         let (hostname, id) = match (&status.hostname, &self.status) {
             (Some(hostname), _) => (hostname, &status.vpsie_node_identifier),
@@ -320,7 +320,7 @@ mod tests {
         original.metadata.creation_timestamp = Some(Timestamp::UNIX_EPOCH.into());
         assert_eq!(
             original.machine().unwrap_err().to_string(),
-            "VPSieNode workers-1 has no spec.kubeSizeID: it is no record of vpsie-autoscaler"
+            "VPSieNode workers-1 has no spec.kubeSizeID: it is not a record of vpsie-autoscaler"
         );
     }
 }

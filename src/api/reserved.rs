@@ -1,27 +1,26 @@
-//! Keys of labels and taints that are not a NodeGroup's to set: what Cluster Autoscaler, Kubernetes or
-//! vpsie-autoscaler makes of them is not what a NodeGroup can mean.
+//! Keys of labels and taints that a NodeGroup must not set, because Cluster Autoscaler, Kubernetes or vpsie-autoscaler
+//! uses them.
 //!
-//! The rules of the CRD, the checks of files, the docs and the tests come from these tables. Keys that kubelets may
-//! not set themselves (`node-restriction.kubernetes.io/`) are not among them: vpsie-autoscaler sets labels by the API
-//! server, as a person would.
+//! The rules of the CRD, the checks of files, the docs and the tests come from these tables. Keys that kubelets must not
+//! set (`node-restriction.kubernetes.io/`) are allowed: vpsie-autoscaler sets labels through the API server.
 
 use crate::fleet::names;
 
-/// Keys that are reserved for one reason.
+/// Keys with one reason for their reservation.
 #[derive(Debug)]
 pub(crate) struct Reserved {
-    /// These keys.
+    /// Exact keys.
     keys: &'static [&'static str],
-    /// All keys with these prefixes.
+    /// Prefixes of keys.
     prefixes: &'static [&'static str],
-    /// Why, for a person: what follows "leave it out".
+    /// The reason, for the message of the refusal.
     pub(crate) why: &'static str,
 }
 
-/// The label that Cluster Autoscaler knows Nodes with GPUs by (`GPULabel`).
+/// The label by which Cluster Autoscaler recognizes Nodes with GPUs (`GPULabel`).
 pub(crate) const GPU_LABEL: &str = "autoscaler.vpsie.com/gpu";
 
-/// Labels.
+/// Reserved labels.
 pub(crate) const LABELS: [Reserved; 4] = [
     Reserved {
         keys: &[
@@ -65,7 +64,7 @@ pub(crate) const LABELS: [Reserved; 4] = [
     },
 ];
 
-/// Taints.
+/// Reserved taints.
 pub(crate) const TAINTS: [Reserved; 4] = [
     Reserved {
         keys: &["ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler"],
@@ -92,7 +91,7 @@ pub(crate) const TAINTS: [Reserved; 4] = [
     Reserved { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it itself" },
 ];
 
-/// What a key is reserved for, if it is.
+/// The reservation of a key, if there is one.
 pub(crate) fn reserved(table: &'static [Reserved], key: &str) -> Option<&'static Reserved> {
     table.iter().find(|reserved| {
         reserved.keys.contains(&key) || reserved.prefixes.iter().any(|prefix| key.starts_with(prefix))
@@ -100,14 +99,14 @@ pub(crate) fn reserved(table: &'static [Reserved], key: &str) -> Option<&'static
 }
 
 impl Reserved {
-    /// A CEL expression that is true for these keys, which `key` stands for.
+    /// A CEL expression that is true if the expression `key` is one of these keys.
     pub(super) fn cel(&self, key: &str) -> String {
         let keys = (!self.keys.is_empty()).then(|| format!("{key} in ['{}']", self.keys.join("', '")));
         let prefixes = self.prefixes.iter().map(|prefix| format!("{key}.startsWith('{prefix}')"));
         keys.into_iter().chain(prefixes).collect::<Vec<_>>().join(" || ")
     }
 
-    /// The keys, for a person.
+    /// The keys, for messages.
     pub(super) fn list(&self) -> String {
         let prefixes = self.prefixes.iter().map(|prefix| format!("{prefix}*"));
         self.keys.iter().map(ToString::to_string).chain(prefixes).collect::<Vec<_>>().join(", ")

@@ -1,6 +1,6 @@
-//! Rules over several fields, in CEL with the message of the API server's refusal.
+//! Validation rules over several fields, in CEL, with the message of the API server.
 //!
-//! Those that need no earlier object are checked again where manifests come from files: `validation::node_group`.
+//! `validation::node_group` checks manifests from files by the same rules, except for transition rules.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::{reserved, text};
 
 type Text = (&'static str, &'static str);
 
-/// Longest name of a NodeGroup, so that the names of its machines, 9 characters longer, fit a label.
+/// Maximum length of a NodeGroup's name. Names of machines are 9 characters longer and must fit a label.
 pub(crate) const NAME_MAX: usize = 54;
 
 pub(super) const NAME_FITS: Text = (
@@ -23,35 +23,35 @@ pub(super) const SIZE_STAYS: Text = (
     "!has(self.status) || self.status.currentNodes == 0 && self.status.desiredNodes == 0 || \
      (has(self.spec.kubeSizeID) ? has(oldSelf.spec.kubeSizeID) && self.spec.kubeSizeID == oldSelf.spec.kubeSizeID \
      : !has(oldSelf.spec.kubeSizeID))",
-    "spec.kubeSizeID cannot be changed while the NodeGroup has machines: make another NodeGroup, or let this one \
-     go down to 0 first",
+    "spec.kubeSizeID cannot be changed while the NodeGroup has machines: create another NodeGroup, or scale this one \
+     to 0 first",
 );
 
 pub(super) const MIN_AT_MOST_MAX: Text =
-    ("self.minNodes <= self.maxNodes", "minNodes must be at most maxNodes: lower the one or raise the other");
+    ("self.minNodes <= self.maxNodes", "minNodes must be at most maxNodes: lower minNodes or raise maxNodes");
 
 pub(super) const PREFERRED_IS_OFFERED: Text = (
     "!has(self.preferredInstanceType) || self.offeringIDs.exists(offer, offer.lowerAscii() == \
      self.preferredInstanceType.lowerAscii())",
-    "preferredInstanceType must be one of offeringIDs: add it there, or leave it out",
+    "preferredInstanceType must be one of offeringIDs: add it to offeringIDs, or remove it",
 );
 
 pub(super) const REGIONS_FIT: Text = (
     "!has(self.multiRegion) || !self.multiRegion.enabled || !has(self.multiRegion.datacenterIDs) || \
      self.multiRegion.minNodesPerRegion * self.multiRegion.datacenterIDs.size() <= self.maxNodes",
-    "multiRegion.minNodesPerRegion in each of its datacenterIDs is more than maxNodes: lower the one or raise the \
-     other",
+    "multiRegion.minNodesPerRegion in each of its datacenterIDs exceeds maxNodes: lower minNodesPerRegion or raise \
+     maxNodes",
 );
 
 pub(super) const DATACENTER_STAYS: Text =
-    ("self == oldSelf", "datacenterID cannot be changed: make another NodeGroup for another datacenter");
+    ("self == oldSelf", "datacenterID cannot be changed: create another NodeGroup for another datacenter");
 
 pub(super) const CLUSTER_STAYS: Text =
-    ("self == oldSelf", "resourceIdentifier cannot be changed: make another NodeGroup for another cluster");
+    ("self == oldSelf", "resourceIdentifier cannot be changed: create another NodeGroup for another cluster");
 
 pub(super) const OFFERS_DIFFER: Text = (
     "self.all(a, self.exists_one(b, a.lowerAscii() == b.lowerAscii()))",
-    "offeringIDs must have each offer once (upper and lower case are the same): leave out what is there again",
+    "offeringIDs must not have duplicates (case does not matter): remove them",
 );
 
 pub(super) fn labels_have_keys() -> Rule {
@@ -62,21 +62,21 @@ pub(super) fn labels_have_keys() -> Rule {
     )
 }
 
-/// Labels must leave out what is reserved for the reason `n`.
+/// Labels must not have the reserved keys of entry `n`.
 pub(super) fn labels_leave_out(n: usize) -> Rule {
     let reserved = &reserved::LABELS[n];
-    let message = format!("labels must leave out {}: {}", reserved.list(), reserved.why);
+    let message = format!("labels must not have {}: {}", reserved.list(), reserved.why);
     Rule::new(format!("!self.exists(key, {})", reserved.cel("key"))).message(&*message)
 }
 
-/// Taints must leave out what is reserved for the reason `n`.
+/// Taints must not have the reserved keys of entry `n`.
 pub(super) fn taints_leave_out(n: usize) -> Rule {
     let reserved = &reserved::TAINTS[n];
-    let message = format!("taints must leave out {}: {}", reserved.list(), reserved.why);
+    let message = format!("taints must not have {}: {}", reserved.list(), reserved.why);
     Rule::new(format!("!self.exists(taint, {})", reserved.cel("taint.key"))).message(&*message)
 }
 
-/// Resources that are neither of the offer nor of Kubernetes itself.
+/// Keys of resources must be names of devices or huge pages. Others follow from the offer.
 pub(super) fn resources_are_extended() -> Rule {
     let rule = format!(
         "self.all(key, key.matches('^hugepages-[0-9]{{1,6}}(Ki|Mi|Gi)$') || key.contains('/') && {} && \
@@ -91,18 +91,16 @@ pub(super) fn resources_are_extended() -> Rule {
 
 pub(super) const TAINTS_DIFFER: Text = (
     "self.all(a, self.exists_one(b, a.key == b.key && a.effect == b.effect))",
-    "taints must have each key once an effect: leave out what is there again",
+    "taints must not have two entries with the same key and effect: remove one",
 );
 
-pub(super) const DATACENTERS_DIFFER: Text = (
-    "self.all(a, self.exists_one(b, a == b))",
-    "datacenterIDs must have each datacenter once: leave out what is there again",
-);
+pub(super) const DATACENTERS_DIFFER: Text =
+    ("self.all(a, self.exists_one(b, a == b))", "datacenterIDs must not have duplicates: remove them");
 
 pub(super) const WEIGHTS_ARE_USED: Text = (
     "self.distributionStrategy == 'weighted' || !has(self.weightedDistribution) || \
      self.weightedDistribution.size() == 0",
-    "weightedDistribution is only for distributionStrategy weighted: set that, or leave the weights out",
+    "weightedDistribution is only for distributionStrategy weighted: set that strategy, or remove the weights",
 );
 
 pub(super) const WEIGHTS_ARE_COMPLETE: Text = (
@@ -115,7 +113,7 @@ pub(super) const WEIGHTS_ARE_COMPLETE: Text = (
 
 pub(super) const PRIMARY_IS_LISTED: Text = (
     "!has(self.primaryDatacenter) || has(self.datacenterIDs) && self.primaryDatacenter in self.datacenterIDs",
-    "primaryDatacenter must be one of datacenterIDs: add it there, or leave it out",
+    "primaryDatacenter must be one of datacenterIDs: add it to datacenterIDs, or remove it",
 );
 
 pub(super) const CONFIG_IS_DEFAULT: Text = (
@@ -132,13 +130,13 @@ pub(super) const MACHINE_STAYS: Text = (
     "self.nodeGroupName == oldSelf.nodeGroupName && self.datacenterID == oldSelf.datacenterID && \
      self.instanceType == oldSelf.instanceType && self.capacityType == oldSelf.capacityType && \
      self.resourceIdentifier == oldSelf.resourceIdentifier",
-    "nodeGroupName, datacenterID, instanceType, capacityType and resourceIdentifier cannot be changed: they say \
-     what the VM was asked for as. Delete the VPSieNode to be rid of its VM",
+    "nodeGroupName, datacenterID, instanceType, capacityType and resourceIdentifier cannot be changed: the VM \
+     was requested with them. To delete the VM, delete the VPSieNode",
 );
 
 pub(super) const MACHINE_KEEPS_SIZE: Text = (
     "!has(oldSelf.kubeSizeID) || has(self.kubeSizeID) && self.kubeSizeID == oldSelf.kubeSizeID",
-    "kubeSizeID cannot be changed once it is set: it says which VPSie group the VM is in",
+    "kubeSizeID cannot be changed: the VM is in the VPSie group of that size",
 );
 
 /// The weight of a datacenter.

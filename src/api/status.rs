@@ -5,52 +5,52 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a NodeGroup is.
+/// State of a NodeGroup.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeGroupStatus {
-    /// Nodes that there are.
+    /// Number of existing nodes.
     #[serde(default)]
     pub current_nodes: i32,
-    /// Nodes that there are to be.
+    /// Number of nodes that Cluster Autoscaler has requested.
     #[serde(default)]
     pub desired_nodes: i32,
-    /// Nodes that are Ready.
+    /// Number of Ready nodes.
     #[serde(default)]
     pub ready_nodes: i32,
-    /// Number of the VPSie group.
+    /// Numeric id of the VPSie group.
     #[serde(default, rename = "vpsieGroupID", skip_serializing_if = "Option::is_none")]
     pub vpsie_group_id: Option<i64>,
-    /// Its pools, as they are spelled to Cluster Autoscaler.
+    /// Pools, which are the node groups of Cluster Autoscaler.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
     pub pools: Vec<NodeGroupPool>,
-    /// The nodes.
+    /// Nodes of the NodeGroup.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeGroupNode>,
-    /// `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, `GrowthHalted`, `UnexpectedNodes`, and `Deleting`
-    /// once a person deleted it.
+    /// Conditions `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, `GrowthHalted`, `UnexpectedNodes`, and
+    /// `Deleting` after the NodeGroup was deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
-    /// When it last grew or shrank.
+    /// Time of the last change of its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_time: Option<Time>,
-    /// When it last grew.
+    /// Time of the last increase of its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_up_time: Option<Time>,
-    /// When it last shrank.
+    /// Time of the last decrease of its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_down_time: Option<Time>,
-    /// What is paid for its VMs, as far as their prices are known.
+    /// Cost of its VMs. VMs without a known price do not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<NodeGroupCost>,
-    /// The generation of the spec that this is about.
+    /// Generation of the spec that the status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
-/// What a NodeGroup costs.
+/// Cost of a NodeGroup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeGroupCost {
@@ -66,18 +66,18 @@ pub struct NodeGroupCost {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeGroupPool {
-    /// Its id.
+    /// Id of the pool.
     pub id: String,
-    /// Nodes that there are to be.
+    /// Number of nodes that Cluster Autoscaler has requested.
     #[serde(default)]
     pub desired_nodes: i32,
-    /// Nodes that there are.
+    /// Number of existing nodes.
     #[serde(default)]
     pub current_nodes: i32,
-    /// Nodes that are Ready.
+    /// Number of Ready nodes.
     #[serde(default)]
     pub ready_nodes: i32,
-    /// Creations that failed for good and are still shown to Cluster Autoscaler.
+    /// Number of failed machines that Cluster Autoscaler has not removed yet.
     #[serde(default)]
     pub failed_nodes: i32,
 }
@@ -88,43 +88,43 @@ pub struct NodeGroupPool {
 pub struct NodeGroupNode {
     /// Name of the Node.
     pub node_name: String,
-    /// Number of the VM.
+    /// Numeric id of the VM.
     #[serde(rename = "vpsID")]
     pub vps_id: i64,
-    /// Its offer.
+    /// Offer of the node.
     pub instance_type: String,
-    /// Its phase.
+    /// Phase of the machine.
     pub status: String,
-    /// When it was asked for.
+    /// Time at which the machine was recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Time>,
-    /// When it became Ready.
+    /// Time at which the Node became Ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Time>,
-    /// Its address.
+    /// Address of the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<String>,
 }
 
-/// A condition of a NodeGroup or a machine.
+/// A condition of a NodeGroup or machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Which.
+    /// Type of the condition.
     #[serde(rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// When the status last changed.
+    /// Time of the last change of the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<Time>,
-    /// When it was last looked at.
+    /// Time of the last update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_update_time: Option<Time>,
-    /// Why, in one word.
+    /// Reason, in one word.
     #[serde(default)]
     pub reason: String,
-    /// Why, in a sentence.
+    /// Details for users.
     #[serde(default)]
     pub message: String,
 }

@@ -1,6 +1,6 @@
-//! What a text may be: schemas with a rule that says what to do. Types that only name a schema.
+//! Syntax of strings: types for schemas with a validation rule and its message.
 //!
-//! Each rule is checked again where manifests come from files: `validation::syntax`, message for message.
+//! `validation::syntax` checks manifests from files by the same rules, with the same messages.
 
 use std::borrow::Cow;
 
@@ -8,10 +8,10 @@ use kube::core::Rule;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 pub(super) const LABEL_VALUE: &str = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
-/// The prefix is a DNS name; its length is left to [`PREFIX_FITS`].
+/// The prefix is a DNS name. [`is_qualified_name`] limits its length.
 pub(super) const QUALIFIED_NAME: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 
-/// The rule for a key of a label or taint, which `name` stands for.
+/// The rule for the key of a label or taint, in the expression `name`.
 pub(super) fn is_qualified_name(name: &str) -> String {
     format!("{name}.matches(r'{QUALIFIED_NAME}') && {name}.indexOf('/') <= 253")
 }
@@ -90,7 +90,7 @@ text! {
 text! {
     /// An amount of a resource.
     Amount, 1 to 16, r"self.matches('^([0-9]{1,15}|[0-9]{1,6}(Ki|Mi|Gi|Ti))$')",
-    "must be a whole number such as 1, or of bytes such as 512Mi or 1Gi"
+    "must be a whole number such as 1, or an amount of bytes such as 512Mi or 1Gi"
 }
 text! {
     /// A duration above 0.

@@ -14,9 +14,9 @@ use super::{rules, text};
 use crate::catalog::CapacityType;
 use crate::fleet::{DeletionReason, FailureReason};
 
-/// What is wanted of VPSie for one machine, written before VPSie is asked for it.
+/// Specification of one machine, written before its VM is requested from VPSie.
 ///
-/// To delete the VPSieNode is to be rid of its VM: the finalizer stays until that is gone.
+/// Deleting the VPSieNode deletes its VM: the finalizer remains until the VM is gone.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "autoscaler.vpsie.com",
@@ -29,7 +29,7 @@ use crate::fleet::{DeletionReason, FailureReason};
     namespaced,
     status = "VPSieNodeStatus",
     derive = "PartialEq",
-    doc = "One machine of a NodeGroup: from before its VM is asked for until after its Node is gone.",
+    doc = "A machine of a NodeGroup. It exists from before its VM is requested until its Node is gone. Deleting it drains the Node and deletes the VM.",
     validation = rules::MACHINE_NAME_FITS,
     printcolumn(name = "VPS ID", type_ = "string", json_path = ".status.vpsieNodeIdentifier", priority = 1),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
@@ -42,28 +42,28 @@ use crate::fleet::{DeletionReason, FailureReason};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::MACHINE_STAYS, validation = rules::MACHINE_KEEPS_SIZE)]
 pub struct VPSieNodeSpec {
-    /// The NodeGroup that it counts in.
+    /// NodeGroup of the machine.
     #[schemars(with = "text::NodeGroupName")]
     pub node_group_name: String,
-    /// Its datacenter.
+    /// Datacenter of the machine.
     #[serde(rename = "datacenterID")]
     #[schemars(with = "text::Datacenter")]
     pub datacenter_id: String,
-    /// Its offer, as the NodeGroup writes it in `offeringIDs`.
+    /// Offer of the machine, as in `offeringIDs` of the NodeGroup.
     #[schemars(with = "text::Offer")]
     pub instance_type: String,
-    /// Whether VPSie may take the VM back.
+    /// Capacity type. VPSie may take back a VM of type `spot`.
     #[serde(default = "on_demand")]
     #[schemars(with = "String", extend("enum" = ["on-demand", "spot"]))]
     pub capacity_type: CapacityType,
     /// UUID of the VPSie-managed Kubernetes cluster.
     #[schemars(with = "text::Cluster")]
     pub resource_identifier: String,
-    /// The size, and so the VPSie group, that its VM is asked for in.
+    /// VPSie size (KubeSizeID) of the VM, which determines its VPSie group.
     #[serde(default, rename = "kubeSizeID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub kube_size_id: Option<i64>,
-    /// When it was recorded.
+    /// Time at which the machine was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub recorded_at: Option<Timestamp>,
@@ -74,35 +74,35 @@ pub struct VPSieNodeSpec {
     /// Requests to VPSie for its VM that no VM is matched with yet. Each is written before the call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<VmRequest>,
-    /// Hostname of the VM, if there was one before the machine was recorded.
+    /// Hostname of the VM, if the VM existed before the machine was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// UUID of the VM, if there was one before the machine was recorded.
+    /// UUID of the VM, if the VM existed before the machine was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vpsie_node_identifier: Option<String>,
-    /// Number of the VPSie group. No effect: `kubeSizeID` says which.
+    /// Numeric id of the VPSie group. Without effect: `kubeSizeID` determines it.
     #[serde(default, rename = "vpsieGroupID", skip_serializing_if = "Option::is_none")]
     pub vpsie_group_id: Option<i64>,
-    /// Number of the VM. No effect: workers of a managed cluster have none.
+    /// Numeric id of the VM. Without effect: workers of a managed cluster have none.
     #[serde(default, rename = "vpsieInstanceID", skip_serializing_if = "Option::is_none")]
     pub vpsie_instance_id: Option<i64>,
-    /// Its IPv4 address. No effect.
+    /// IPv4 address. Without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<String>,
-    /// Its IPv6 address. No effect.
+    /// IPv6 address. Without effect.
     #[serde(default, rename = "ipv6Address", skip_serializing_if = "Option::is_none")]
     pub ipv6_address: Option<String>,
-    /// The VPSie project. No effect: a managed cluster has its own.
+    /// VPSie project. Without effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
-    /// The OS image. No effect: a managed cluster has its own.
+    /// OS image. Without effect: a managed cluster has its own.
     #[serde(default, rename = "osImageID", skip_serializing_if = "Option::is_none")]
     pub os_image_id: Option<String>,
-    /// The Kubernetes version. No effect: a managed cluster has its own.
+    /// Kubernetes version. Without effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Version>")]
     pub kubernetes_version: Option<String>,
-    /// SSH keys for its VM. No effect: a managed cluster has its own.
+    /// SSH keys of the VM. Without effect: a managed cluster has its own.
     #[serde(default, rename = "sshKeyIDs", skip_serializing_if = "Vec::is_empty")]
     pub ssh_key_ids: Vec<String>,
 }
@@ -135,41 +135,41 @@ pub enum RequestOutcome {
     Lost,
 }
 
-/// How a machine is, as far as it was seen.
+/// Observed state of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VPSieNodeStatus {
-    /// Where it is in its life.
+    /// Phase of the machine.
     #[serde(default)]
     pub phase: MachinePhase,
-    /// Hostname of its VM, in lower case.
+    /// Hostname of the VM, in lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// UUID of its VM.
+    /// UUID of the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vpsie_node_identifier: Option<String>,
-    /// Its Node, once that is there.
+    /// Name of the Node, once it is registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// The VM's state in VPSie's words. Not written.
+    /// State of the VM, as VPSie names it. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vpsie_status: Option<String>,
-    /// What the VM has. Not written: its Node says it.
+    /// Resources of the VM. Not written: the Node has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<NodeResources>,
-    /// When VPSie made the VM. Not written.
+    /// Time at which VPSie created the VM. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub created_at: Option<Timestamp>,
-    /// When the VM was up.
+    /// Time at which the VM was up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub provisioned_at: Option<Timestamp>,
-    /// When its Node was there.
+    /// Time at which the Node was registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub joined_at: Option<Timestamp>,
-    /// When its Node was Ready. Not written: the Node says it.
+    /// Time at which the Node was Ready. Not written: the Node has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub ready_at: Option<Timestamp>,
@@ -177,70 +177,70 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpAddr>,
-    /// `spec.providerID` of its Node, if another controller set it first. Cluster Autoscaler identifies the machine by it.
+    /// `spec.providerID` of the Node, if another controller set it first. Cluster Autoscaler identifies the machine by it.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
-    /// Why it was given up, and so by whom.
+    /// Reason of the deletion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = [
         "ClusterAutoscaler", "VPSieNodeDeleted", "NodeGroupDeleted", "FailedExpired", "Orphan", "VMGone",
         "VMReturned", null
     ]))]
     pub deletion_reason: Option<DeletionReason>,
-    /// Whether its Node is to be drained before the VM is deleted.
+    /// Whether the Node must be drained before the VM is deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
-    /// When it was given up.
+    /// Time at which the machine was marked for deletion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub terminating_at: Option<Timestamp>,
-    /// When VPSie accepted the deletion of the VM, or said that there is none.
+    /// Time at which VPSie accepted the deletion of the VM, or reported that there is no such VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub deleted_at: Option<Timestamp>,
-    /// When the creation failed for good.
+    /// Time at which the creation failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub failed_at: Option<Timestamp>,
-    /// Why the creation failed for good: the code that Cluster Autoscaler sees.
+    /// Reason of the failure: the error code for Cluster Autoscaler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = [
         "QUOTA_EXCEEDED", "STOCKOUT", "CREATE_TIMEOUT", "AUTHENTICATION", "INVALID_CONFIGURATION",
         "API_UNAVAILABLE", "REFUSED", null
     ]))]
     pub failure_reason: Option<FailureReason>,
-    /// Why the creation failed for good, in the API's own words.
+    /// Error message of the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// `VPSReady`, `NodeJoined`, `Error`.
+    /// Conditions `VPSReady`, `NodeJoined`, `Error`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
-    /// The generation of the spec that this is about. Not written.
+    /// Generation of the spec that the status describes. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
-/// Where a machine is in its life. The words of the original are read too.
+/// Phase of a machine. The phases of the original are read, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MachinePhase {
-    /// Recorded; nothing is asked of VPSie.
+    /// Recorded; the VM is not requested yet.
     #[default]
     Pending,
-    /// Asked for; the VM is known or not yet.
+    /// VM requested; its Node is not registered yet.
     #[serde(alias = "Provisioning", alias = "Provisioned", alias = "Joining")]
     Creating,
     /// The VM is up.
     #[serde(alias = "Ready")]
     Running,
-    /// The creation failed for good.
+    /// The creation failed.
     Failed,
-    /// To be removed at VPSie, or being removed.
+    /// Marked for deletion, or being deleted.
     #[serde(alias = "Terminating")]
     Deleting,
 }
 
-/// What a VM has.
+/// Resources of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeResources {
     /// CPU cores.
@@ -251,7 +251,7 @@ pub struct NodeResources {
     /// Disk, GiB.
     #[serde(rename = "diskGB")]
     pub disk_gib: i64,
-    /// Traffic a month, GB.
+    /// Traffic per month, GB.
     #[serde(default, rename = "bandwidthGB", skip_serializing_if = "Option::is_none")]
     pub bandwidth_gb: Option<i64>,
 }

@@ -1,5 +1,5 @@
-//! Flags and environment variables, grouped by the room that they are for. Secrets are better in files: command
-//! lines and environments can be read by others.
+//! Flags and environment variables of `serve`, grouped as in its help. Other processes can read command lines and
+//! environments, so secrets belong in files.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,59 +14,59 @@ use crate::cost::HoursPerMonth;
 use crate::telemetry::LogArgs;
 use crate::validation::{money, parse_duration};
 
-/// Flags of the simulator are refused in a build without it, but not shown.
+/// Hides the flags of the simulator in a build without it, which refuses them.
 const NO_SIMULATOR: bool = cfg!(not(any(feature = "simulator", test)));
 
-/// All settings of `serve`. If a flag is given several times, the last one wins: a chart or an overlay sets some flags
-/// already.
+/// All flags of `serve`. The last one of several wins, so that a user can override the flags of a manifest.
 #[derive(Args, Clone, Debug)]
 #[command(args_override_self = true)]
 pub struct ServeArgs {
-    /// What is served.
+    /// NodeGroups and records.
     #[command(flatten)]
     pub fleet: FleetArgs,
     /// VPSie.
     #[command(flatten)]
     pub api: VpsieArgs,
-    /// Cluster Autoscaler.
+    /// gRPC servers.
     #[command(flatten)]
     pub grpc: GrpcArgs,
     /// Kubernetes.
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
-    /// The loops.
+    /// Intervals and timeouts.
     #[command(flatten)]
     pub timing: TimingArgs,
     /// Templates and prices.
     #[command(flatten)]
     pub template: TemplateArgs,
-    /// Operations.
+    /// HTTP port and logs.
     #[command(flatten)]
     pub operations: OperationsArgs,
-    /// What the original had.
+    /// Flags of the original VPSie autoscaler that are refused.
     #[command(flatten)]
     pub refused: RefusedArgs,
 }
 
-/// What is served, and where its records are.
+/// Source of NodeGroups, place of the records, simulator.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Fleet")]
 pub struct FleetArgs {
-    /// Where NodeGroups and records are
+    /// Place of NodeGroups and records
     #[arg(long, value_name = "STORE", env = "VPSIE_AUTOSCALER_STORE", value_enum, default_value_t)]
     pub store: StoreKind,
-    /// NodeGroup manifests: a YAML file, or a folder of them. With --simulate: the samples, unless given
+    /// NodeGroup manifests: a YAML file, or a folder of YAML files. Default with --simulate: the samples
     #[arg(long, value_name = "PATH", env = "VPSIE_AUTOSCALER_NODE_GROUPS")]
     pub node_groups: Option<PathBuf>,
-    /// File of records: what was asked of VPSie and what came of it. Made when it is not there; belongs to one
-    /// cluster and one process. Default: vpsie-autoscaler.redb, with --simulate vpsie-autoscaler-simulated.redb
+    /// File with the records of machines and of requests to VPSie. Created if it does not exist. It belongs to one
+    /// cluster, and only one process may use it. Default: vpsie-autoscaler.redb, with --simulate
+    /// vpsie-autoscaler-simulated.redb
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_DATA_FILE")]
     pub data_file: Option<PathBuf>,
-    /// Starts a simulated VPSie inside and uses that: no credentials, no cost. Refused by images and releases: they
-    /// are built without it
+    /// Use a simulated VPSie inside the process: no credentials, no cost. Images and releases refuse it, because they
+    /// are built without the simulator
     #[arg(long, env = "VPSIE_AUTOSCALER_SIMULATE", hide = NO_SIMULATOR)]
     pub simulate: bool,
-    /// What the simulated VPSie has and how it behaves: a YAML file, as for `vpsie-autoscaler simulator --config`
+    /// Objects and behaviour of the simulated VPSie: a YAML file, as for `vpsie-autoscaler simulator --config`
     #[arg(
         long,
         value_name = "FILE",
@@ -75,7 +75,7 @@ pub struct FleetArgs {
         hide = NO_SIMULATOR
     )]
     pub simulator_config: Option<PathBuf>,
-    /// File in which the simulated VPSie keeps its VMs, so that they are there after a restart
+    /// File with the VMs of the simulated VPSie, which survives restarts
     #[arg(
         long,
         value_name = "FILE",
@@ -86,57 +86,58 @@ pub struct FleetArgs {
     pub simulator_state: PathBuf,
 }
 
-/// Where NodeGroups and records are.
+/// Place of NodeGroups and records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum StoreKind {
-    /// NodeGroups in manifests, records in a file, for one process.
+    /// NodeGroups in manifests and records in a file, for a single process.
     #[default]
     File,
-    /// NodeGroups and records (VPSieNodes) in Kubernetes, for replicas of which one leads.
+    /// NodeGroups and records (VPSieNodes) in Kubernetes, for replicas with leader election.
     Kubernetes,
 }
 
-/// How VPSie is reached.
+/// The VPSie API: URL, credentials, limits.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "VPSie API")]
 pub struct VpsieArgs {
-    /// Host and prefix of the API. https:// only, except on this machine; without a path the prefix is /apps/v2
+    /// URL of the API, with its path prefix. It must start with https://, except for this machine. Without a path, the
+    /// prefix is /apps/v2
     #[arg(long, value_name = "URL", env = "VPSIE_API_URL", default_value = "https://api.vpsie.com/apps/v2")]
     pub vpsie_api_url: String,
-    /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`; `url` if it is not
-    /// --vpsie-api-url. It is watched. Needs --kubeconfig
+    /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`. Its key `url` overrides
+    /// --vpsie-api-url. Changes take effect without a restart. Needs --kubeconfig
     #[arg(long, value_name = "NAME", env = "VPSIE_SECRET_NAME")]
     pub vpsie_secret_name: Option<String>,
-    /// API token. Better in a file: --vpsie-api-token-file
+    /// API token. Prefer a file: --vpsie-api-token-file
     #[arg(long, value_name = "TOKEN", env = "VPSIE_API_TOKEN", hide_env_values = true)]
     pub vpsie_api_token: Option<SecretString>,
-    /// File that holds the API token. Read again when it changes
+    /// File with the API token. Changes take effect without a restart
     #[arg(long, value_name = "FILE", env = "VPSIE_API_TOKEN_FILE")]
     pub vpsie_api_token_file: Option<PathBuf>,
-    /// Client id, to log in with instead of a token
+    /// Client id for the login, in place of a token
     #[arg(long, value_name = "ID", env = "VPSIE_CLIENT_ID")]
     pub vpsie_client_id: Option<String>,
-    /// Secret of the client id. Better in a file: --vpsie-client-secret-file
+    /// Secret of the client id. Prefer a file: --vpsie-client-secret-file
     #[arg(long, value_name = "SECRET", env = "VPSIE_CLIENT_SECRET", hide_env_values = true)]
     pub vpsie_client_secret: Option<SecretString>,
-    /// File that holds the secret of the client id. Read again when it changes
+    /// File with the secret of the client id. Changes take effect without a restart
     #[arg(long, value_name = "FILE", env = "VPSIE_CLIENT_SECRET_FILE")]
     pub vpsie_client_secret_file: Option<PathBuf>,
-    /// Most requests a minute
+    /// Maximum requests per minute
     #[arg(long, value_name = "N", env = "VPSIE_RATE_LIMIT", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub vpsie_rate_limit: u32,
-    /// Share of the requests that only deletions may use, percent
+    /// Share of the rate limit that is reserved for deletions, percent
     #[arg(long, value_name = "PERCENT", env = "VPSIE_DELETION_SHARE", default_value_t = 20,
         value_parser = clap::value_parser!(u32).range(0..=90))]
     pub vpsie_deletion_share: u32,
-    /// Longest that one request may take
+    /// Timeout of one request
     #[arg(long, value_name = "DURATION", env = "VPSIE_TIMEOUT", default_value = "30s",
         value_parser = parse_duration)]
     pub vpsie_timeout: Duration,
 }
 
-/// How Cluster Autoscaler reaches us.
+/// gRPC servers: addresses, certificates.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "gRPC for Cluster Autoscaler")]
 pub struct GrpcArgs {
@@ -148,18 +149,18 @@ pub struct GrpcArgs {
         default_value = "127.0.0.1:8086"
     )]
     pub grpc_listen: SocketAddr,
-    /// Our certificate and its intermediates, PEM. Must name the host in Cluster Autoscaler's `address`. Read
-    /// again when it changes, as are the other two
+    /// Certificate of the gRPC port with its intermediates, PEM. It must name the host of `address` in Cluster
+    /// Autoscaler's cloud-config. Changes to it, its key and the client authorities take effect without a restart
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_CERT")]
     pub grpc_tls_cert: Option<PathBuf>,
-    /// The private key of the certificate, PEM
+    /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_KEY")]
     pub grpc_tls_key: Option<PathBuf>,
-    /// The authorities that Cluster Autoscaler's certificate is checked against, PEM
+    /// Certificate authorities for Cluster Autoscaler's certificate, PEM
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_CLIENT_CA")]
     pub grpc_tls_client_ca: Option<PathBuf>,
-    /// Address of the expander's own port, which is served when it has a certificate. The expander is on the gRPC
-    /// port, too, but Cluster Autoscaler shows no certificate to an expander
+    /// Address of the expander port, which needs --expander-tls-cert. The gRPC port serves the expander, too, but
+    /// requires a client certificate, and Cluster Autoscaler sends none to an expander
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -167,8 +168,8 @@ pub struct GrpcArgs {
         default_value = "127.0.0.1:8087"
     )]
     pub expander_listen: SocketAddr,
-    /// The expander's certificate and its intermediates, PEM. Must name the host in Cluster Autoscaler's
-    /// `--grpc-expander-url`. Read again when it changes, as is the key
+    /// Certificate of the expander port with its intermediates, PEM. It must name the host of Cluster Autoscaler's
+    /// `--grpc-expander-url`. Changes to it and its key take effect without a restart
     #[arg(
         long,
         value_name = "FILE",
@@ -176,7 +177,7 @@ pub struct GrpcArgs {
         requires = "expander_tls_key"
     )]
     pub expander_tls_cert: Option<PathBuf>,
-    /// The private key of the expander's certificate, PEM
+    /// Private key of the expander's certificate, PEM
     #[arg(
         long,
         value_name = "FILE",
@@ -184,28 +185,29 @@ pub struct GrpcArgs {
         requires = "expander_tls_cert"
     )]
     pub expander_tls_key: Option<PathBuf>,
-    /// Serves gRPC without TLS on an address that others reach: whoever reaches it can rent and delete machines
+    /// Serve gRPC without TLS on an address of the network. Every client in the network can then create and delete
+    /// machines
     #[arg(long, env = "VPSIE_AUTOSCALER_GRPC_INSECURE_PLAINTEXT")]
     pub grpc_insecure_plaintext: bool,
 }
 
-/// How Kubernetes is reached.
+/// Access to Kubernetes.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
 pub struct KubernetesArgs {
-    /// Kubeconfig, or `in-cluster` for the pod's service account. With it, Nodes get their provider id, labels
-    /// and taints, and Nodes whose VM is gone are deleted
+    /// Kubeconfig file, or `in-cluster` for the service account of the pod. With it, the program sets providerID, labels
+    /// and taints of Nodes, and deletes Nodes without a VM
     #[arg(long, value_name = "FILE|in-cluster", env = "VPSIE_AUTOSCALER_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
-    /// Namespace of NodeGroups, records, Lease and Secret. Only with --store=kubernetes or --vpsie-secret-name
+    /// Namespace of NodeGroups, records, Lease and Secret. For --store=kubernetes or --vpsie-secret-name
     #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_NAMESPACE", default_value = "kube-system")]
     pub namespace: String,
-    /// The replicas' agreement on who leads.
+    /// Leader election.
     #[command(flatten)]
     pub election: ElectionArgs,
 }
 
-/// How replicas agree on the one that leads.
+/// Leader election of the replicas.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Leader election, with --store=kubernetes")]
 pub struct ElectionArgs {
@@ -217,91 +219,89 @@ pub struct ElectionArgs {
         default_value = "vpsie-autoscaler-leader"
     )]
     pub leader_election_id: String,
-    /// How long the others wait after the last sign of the one that leads before one of them takes over
+    /// Time that a standby waits after the last renewal of the Lease before it takes over
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_LEASE_DURATION",
         default_value = "15s", value_parser = parse_duration)]
     pub leader_election_lease_duration: Duration,
-    /// How long the one that leads goes on after the last renewal that reached the API server; then it stops. What
-    /// the lease duration has more is the margin for requests that are on their way
+    /// Time after its last renewal of the Lease after which a leader stops. It must be less than the lease duration: the
+    /// difference is the margin for requests in flight
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RENEW_DEADLINE",
         default_value = "10s", value_parser = parse_duration)]
     pub leader_election_renew_deadline: Duration,
-    /// How often the one that leads renews, and the others look
+    /// Interval between attempts to acquire or renew the Lease
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RETRY_PERIOD",
         default_value = "2s", value_parser = parse_duration)]
     pub leader_election_retry_period: Duration,
-    /// Name of the pod that we run in. While it leads it has the label `autoscaler.vpsie.com/role: leader`, which a
-    /// Service can look for
+    /// Name of the pod of this process. While it leads, the pod has the label `autoscaler.vpsie.com/role: leader`, which
+    /// a Service can select
     #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_POD_NAME")]
     pub pod_name: Option<String>,
-    /// Address of the pod that we run in. A replica that stops leads connections there, when it is this one that leads
-    /// next
+    /// Address of the pod of this process. A stopping leader proxies connections to the pod of the next leader
     #[arg(long, value_name = "ADDRESS", env = "VPSIE_AUTOSCALER_POD_IP")]
     pub pod_ip: Option<IpAddr>,
 }
 
-/// When things happen.
+/// Intervals and timeouts.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Timing")]
 pub struct TimingArgs {
-    /// How often VPSie's list of nodes is read while nothing is under way; sooner while something is
+    /// Interval between listings of the VPSie nodes. Shorter while machines are being created or deleted
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_OBSERVE_INTERVAL", default_value = "30s",
         value_parser = parse_duration)]
     pub observe_interval: Duration,
-    /// How often offers and prices are read
+    /// Interval between readings of offers and prices
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "15m",
         value_parser = parse_duration)]
     pub catalog_interval: Duration,
-    /// How long a machine may wait for VPSie to accept it, and then for its VM to be listed; after that it has failed
+    /// Time that VPSie has to accept the request for a machine, and again as long to list its VM. Then the machine fails
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CREATE_TIMEOUT", default_value = "10m",
         value_parser = parse_duration)]
     pub create_timeout: Duration,
-    /// How long a VM that we asked for and no machine waits for is kept before it is deleted
+    /// Time until a VM that was requested, but belongs to no machine, is deleted
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_ORPHAN_GRACE", default_value = "15m",
         value_parser = parse_duration)]
     pub orphan_grace: Duration,
-    /// How long a machine that failed is shown before it is removed, should Cluster Autoscaler not do it
+    /// Time until a failed machine is removed if Cluster Autoscaler does not remove it
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_VPSIENODE_TTL", default_value = "30m",
         value_parser = parse_duration)]
     pub failed_vpsienode_ttl: Duration,
-    /// How long a stop waits for what is under way
+    /// Time that the process waits for operations in progress when it is told to stop
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_SHUTDOWN_GRACE", default_value = "25s",
         value_parser = parse_duration)]
     pub shutdown_grace: Duration,
 }
 
-/// What is assumed of nodes that nobody has seen yet, and of prices.
+/// Assumptions about new nodes, prices, cost limits.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Templates and prices")]
 pub struct TemplateArgs {
-    /// CPU that a node keeps from pods, millicores. Only until a real node of the size was seen
+    /// Reserved CPU of a node, millicores. Applies until a Node of its size has registered
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_CPU_MILLIS", default_value_t = 100)]
     pub reserved_cpu_millis: u64,
-    /// Memory that a node keeps from pods, MiB. Only until a real node of the size was seen
+    /// Reserved memory of a node, MiB. Applies until a Node of its size has registered
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_MEMORY_MIB", default_value_t = 512)]
     pub reserved_memory_mib: u64,
-    /// Disk that a node keeps from pods, GiB. Only until a real node of the size was seen
+    /// Reserved disk of a node, GiB. Applies until a Node of its size has registered
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_DISK_GIB", default_value_t = 10)]
     pub reserved_disk_gib: u64,
-    /// Prices and discounts of your own, YAML: `overrides`, a list of entries with `offer` and `datacenter` (each may be
-    /// left out and is any then) and one of `hourly`, `monthly` (USD), `discountPercent`, `discountHourly`. The most
-    /// precise price holds in place of VPSie's, then the most precise discount
+    /// YAML file with prices and discounts that override those of VPSie: `overrides`, a list of entries with `offer` and
+    /// `datacenter` (both optional; without one, the entry applies to all) and one of `hourly`, `monthly` (USD),
+    /// `discountPercent`, `discountHourly`. The most specific price replaces that of VPSie, and the most specific discount
+    /// is subtracted
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_PRICE_FILE")]
     pub price_file: Option<PathBuf>,
-    /// Most that all machines may cost together, USD per hour: no NodeGroup grows past that. Nothing that exists is
-    /// deleted for it
+    /// Maximum cost of all machines together, USD per hour. No NodeGroup grows above it; no machine is deleted for it
     #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_HOURLY", value_parser = money)]
     pub cost_limit_hourly: Option<Decimal>,
-    /// Most that all machines may cost together, USD per month
+    /// Maximum cost of all machines together, USD per month
     #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_MONTHLY", value_parser = money)]
     pub cost_limit_monthly: Option<Decimal>,
-    /// Hours in a month: what a price per month is divided by where VPSie tells none per hour, and what an hour is
-    /// multiplied by in every cost per month
+    /// Hours per month, for conversion between hourly and monthly prices
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_HOURS_PER_MONTH", default_value = "730")]
     pub hours_per_month: HoursPerMonth,
 }
 
-/// What operators see.
+/// HTTP port and logs.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]
 pub struct OperationsArgs {

@@ -1,4 +1,4 @@
-//! VPSie's credentials: which there are at the start, and where others come from later.
+//! VPSie's credentials: those at the start, and the source of later ones.
 
 use std::path::{Path, PathBuf};
 
@@ -8,21 +8,21 @@ use super::args::{KubernetesArgs, VpsieArgs};
 use crate::validation::{Problem, dns_subdomain};
 use crate::vpsie::Credentials;
 
-/// Where VPSie's credentials come from while the process runs.
+/// Source of VPSie's credentials while the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialSource {
-    /// Flags and environment: they stay as they are.
+    /// Flags and environment variables. They do not change.
     Fixed,
-    /// A file with a token, which is read again.
+    /// A file with a token. It is read again at intervals.
     TokenFile(PathBuf),
-    /// A file with the secret of a client id, which is read again.
+    /// A file with the secret of a client id. It is read again at intervals.
     ClientSecretFile {
         /// The client id.
         id: String,
         /// The file.
         file: PathBuf,
     },
-    /// A Secret, which is watched. There are no credentials before it was read.
+    /// A Secret. It is watched. Before it is read there are no credentials.
     Secret {
         /// Its namespace.
         namespace: String,
@@ -31,7 +31,7 @@ pub enum CredentialSource {
     },
 }
 
-/// The Secret that is asked for, if one is.
+/// The Secret of `--vpsie-secret-name`, if the flag is given.
 pub(super) fn secret_source(
     args: &VpsieArgs,
     kubernetes: &KubernetesArgs,
@@ -50,7 +50,10 @@ pub(super) fn secret_source(
     .filter_map(|(flag, given)| given.then_some(flag))
     .collect();
     if !given.is_empty() {
-        wrong("--vpsie-secret-name", format!("contradicts {}: give one of both", given.join(" and ")));
+        wrong(
+            "--vpsie-secret-name",
+            format!("cannot be combined with {}: give only one of them", given.join(" and ")),
+        );
     }
     if let Err(message) = dns_subdomain(&name) {
         wrong("--vpsie-secret-name", message);
@@ -58,7 +61,7 @@ pub(super) fn secret_source(
     Some(CredentialSource::Secret { namespace: kubernetes.namespace.clone(), name })
 }
 
-/// The credentials to start with, and where others come from.
+/// The credentials to start with, and the source of later ones.
 pub(super) fn credentials(
     args: &VpsieArgs,
     secret_source: Option<CredentialSource>,
@@ -67,7 +70,7 @@ pub(super) fn credentials(
     if let Some(source) = secret_source {
         let missing = match &source {
             CredentialSource::Secret { namespace, name } => {
-                format!("Secret {namespace}/{name} was not read yet")
+                format!("Secret {namespace}/{name} has not been read yet")
             }
             _ => String::new(),
         };
@@ -100,12 +103,13 @@ pub(super) fn credentials(
             let source = file.map(|file| CredentialSource::ClientSecretFile { id: id.to_owned(), file });
             return Some((Credentials::client(id, secret), source.unwrap_or(CredentialSource::Fixed)));
         }
-        (Some(_), _, _) => {
-            ("--vpsie-api-token", "contradicts --vpsie-client-id and --vpsie-client-secret: give one of both")
-        }
+        (Some(_), _, _) => (
+            "--vpsie-api-token",
+            "cannot be combined with --vpsie-client-id and --vpsie-client-secret: give only one of them",
+        ),
         (None, Some(_), None) => ("--vpsie-client-secret", "is missing: --vpsie-client-id needs its secret"),
         (None, None, Some(_)) => {
-            ("--vpsie-client-id", "is missing: --vpsie-client-secret is the secret of one")
+            ("--vpsie-client-id", "is missing: --vpsie-client-secret belongs to a client id")
         }
         (None, None, None) => {
             let message = "is missing: give a token, --vpsie-client-id with its secret, --vpsie-secret-name, or --simulate";
@@ -116,13 +120,13 @@ pub(super) fn credentials(
     None
 }
 
-/// A text of credentials that is given as it is.
+/// A credential that a flag holds itself.
 fn secret_text(flag: &str, given: Option<&str>, problems: &mut Vec<Problem>) -> Option<SecretString> {
     let wrong = |problem: &str| problems.push(Problem::new(flag, "", problem));
     Credentials::clean(given?).map_err(wrong).ok()
 }
 
-/// A secret, given as it is or in a file.
+/// A secret of a flag, or of the file that another flag names.
 fn secret(
     flag: &str,
     given: Option<&SecretString>,
@@ -136,7 +140,9 @@ fn secret(
     let file_flag = format!("{flag}-file");
     let (flag, clean) = match (given, file) {
         (None, None) => return None,
-        (Some(_), Some(_)) => return wrong(flag, format!("contradicts {file_flag}: give one of both")),
+        (Some(_), Some(_)) => {
+            return wrong(flag, format!("cannot be combined with {file_flag}: give only one of them"));
+        }
         (Some(given), None) => (flag, Credentials::clean(given.expose_secret())),
         (None, Some(file)) => match std::fs::read_to_string(file) {
             Ok(text) => (file_flag.as_str(), Credentials::clean(&text)),

@@ -1,9 +1,9 @@
-//! What the times of a leader election must be to each other.
+//! Checks of the leader election's settings.
 
 use super::args::ElectionArgs;
 use crate::validation::{Problem, dns_subdomain};
 
-/// Reports what is wrong. A lease that is kept for longer than the others wait would have two holders.
+/// Reports all problems. If a leader held the Lease for longer than standbys wait, there could be two leaders.
 pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
     let ElectionArgs {
         leader_election_id: id,
@@ -22,7 +22,7 @@ pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
     if let Err(message) = dns_subdomain(id) {
         wrong("id", message);
     }
-    // A Lease counts in whole seconds, as an int32.
+    // A Lease stores its duration in whole seconds.
     if lease.subsec_nanos() != 0 || lease.as_secs() > 86_400 {
         wrong("lease-duration", format!("is {lease:?}, must be whole seconds, at most a day"));
     }

@@ -1,4 +1,4 @@
-//! Flags, environment and files, made into one validated [`Settings`].
+//! Reads flags, environment variables and files into validated [`Settings`].
 
 mod args;
 mod credentials;
@@ -21,6 +21,6 @@ pub use args::{
 };
 pub use credentials::CredentialSource;
 pub use manifest_files::load_manifests;
-pub use original::{CONTROLLER, Fate, MANIFESTS, OriginalFlag, RefusedArgs, WEBHOOK};
+pub use original::{CONTROLLER, MANIFESTS, OriginalFlag, RefusedArgs, Support, WEBHOOK};
 pub use settings::{Settings, StoreSettings, sample_manifests};
 pub use vpsie_settings::VpsieSettings;

@@ -1,4 +1,4 @@
-//! Prices and discounts of the operator's own, from a YAML file.
+//! Prices and discounts of the operator, from a YAML file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -28,7 +28,7 @@ struct Entry {
     discount_hourly: Option<Decimal>,
 }
 
-/// What the file says. Problems name the entry and the field.
+/// Reads the file. Problems name the entry and the field.
 pub(super) fn load(path: &Path, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<Override> {
     let name = path.display();
     match std::fs::read_to_string(path) {
@@ -58,8 +58,7 @@ fn parse(text: &str, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<O
                 let kind = matches!(rule, PriceRule::Is(_));
                 let offer = entry.offer.as_deref().map(str::to_ascii_lowercase);
                 if !seen.insert((kind, offer, entry.datacenter.clone())) {
-                    let message =
-                        "is about the same offer and datacenter as an earlier entry: keep one of them";
+                    let message = "has the same offer and datacenter as an earlier entry: keep one of them";
                     problems.push(Problem::new(FLAG, &place, message));
                 }
                 overrides.push(Override {
@@ -153,7 +152,7 @@ mod tests {
             ),
             ("overrides: [{offer: a}]", "overrides[0]: must have one of hourly"),
             ("overrides: [{hourly: 1, monthly: 2}]", "overrides[0]: must have one of hourly"),
-            ("overrides: [{hourly: 1}, {monthly: 2}]", "overrides[1]: is about the same offer"),
+            ("overrides: [{hourly: 1}, {monthly: 2}]", "overrides[1]: has the same offer"),
             ("overrides: [{price: 1}]", "line 1: "),
             ("prices: []", "line 1: "),
             ("overrides: [{hourly: dear}]", "line 1: "),

@@ -1,4 +1,4 @@
-//! What `serve` runs with, all of it checked.
+//! The validated settings of `serve`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,67 +24,66 @@ use crate::kubernetes::KubernetesAccess;
 use crate::telemetry::LogArgs;
 use crate::validation::{Manifests, Problem, Problems, Source, dns_label, parse_manifests};
 
-/// What `serve` runs with.
+/// Validated settings of `serve`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// NodeGroups and records.
+    /// Place of NodeGroups and records.
     pub store: StoreSettings,
-    /// VPSie.
+    /// Access to VPSie.
     pub vpsie: VpsieSettings,
     /// Address of the gRPC port.
     pub grpc_listen: SocketAddr,
-    /// How it is served.
+    /// TLS of the gRPC port.
     pub grpc: GrpcConfig,
-    /// Address and certificate of the expander's own port, if it has one.
+    /// Address and TLS of the expander port, if it has a certificate.
     pub expander: Option<(SocketAddr, GrpcConfig)>,
     /// Address of the HTTP port.
     pub http_listen: SocketAddr,
     /// Logs.
     pub log: LogArgs,
-    /// When things happen.
+    /// Intervals and timeouts.
     pub timing: TimingArgs,
-    /// What is assumed of nodes and prices.
+    /// Assumptions about new nodes, prices, cost limits.
     pub basis: Basis,
 }
 
-/// Where NodeGroups and records are.
+/// Place of NodeGroups and records.
 #[derive(Clone, Debug)]
 pub enum StoreSettings {
     /// NodeGroups in manifests, records in a file.
     File {
-        /// NodeGroups, and the cluster and datacenter that they name.
+        /// NodeGroups with their cluster and datacenter.
         manifests: Manifests,
-        /// The file of records.
+        /// File of the records.
         data_file: PathBuf,
-        /// How Kubernetes is reached, if at all.
+        /// Access to Kubernetes, if configured.
         kubernetes: Option<KubernetesAccess>,
     },
     /// Both in Kubernetes.
     Kubernetes {
-        /// How it is reached.
+        /// Access to Kubernetes.
         access: KubernetesAccess,
-        /// Where NodeGroups, records and Lease are.
+        /// Namespace of NodeGroups, records and Lease.
         namespace: String,
-        /// Who leads.
+        /// Leader election.
         election: ElectionArgs,
     },
 }
 
-/// The NodeGroups that `serve --simulate` starts with.
+/// Default NodeGroups of `serve --simulate`.
 const SAMPLES: [(&str, &str); 2] = [
     ("samples/batch.yaml", include_str!("../../deployments/samples/batch.yaml")),
     ("samples/general.yaml", include_str!("../../deployments/samples/general.yaml")),
 ];
 
-/// The NodeGroups that ship with the program, made for the simulator's cluster.
+/// The sample NodeGroups, which fit the simulator's cluster.
 pub fn sample_manifests() -> Result<Manifests, Problems> {
     let sources = SAMPLES.map(|(name, text)| Source { name: name.to_owned(), text: text.to_owned() });
     parse_manifests("samples", &sources)
 }
 
 impl Settings {
-    /// Times after which the fleet draws conclusions. With Kubernetes it is the Node that shows that a machine
-    /// runs.
+    /// Policy of the fleet. With Kubernetes, a machine runs once its Node exists; without, once its VM is listed.
     pub fn policy(&self) -> Policy {
         let TimingArgs { create_timeout, orphan_grace, failed_vpsienode_ttl, .. } = self.timing;
         let running_when_listed = self.kubernetes().is_none();
@@ -97,7 +96,7 @@ impl Settings {
         }
     }
 
-    /// How Kubernetes is reached, if at all.
+    /// Access to Kubernetes, if configured.
     pub fn kubernetes(&self) -> Option<&KubernetesAccess> {
         match &self.store {
             StoreSettings::File { kubernetes, .. } => kubernetes.as_ref(),
@@ -105,7 +104,7 @@ impl Settings {
         }
     }
 
-    /// Checks everything and reports all that is wrong.
+    /// Validates all flags. Reports all problems at once.
     pub fn new(args: ServeArgs) -> Result<Self, Problems> {
         let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations, refused } = args;
         let TemplateArgs {
@@ -183,7 +182,7 @@ fn in_file(
     problems: &mut Vec<Problem>,
 ) -> Option<StoreSettings> {
     if reads_secret && kubeconfig.is_none() {
-        let message = "is missing: the Secret of --vpsie-secret-name is read from Kubernetes";
+        let message = "is missing: --vpsie-secret-name needs access to Kubernetes";
         problems.push(Problem::new("--kubeconfig", "", message));
     }
     if reads_secret && let Err(message) = dns_label(&namespace) {
@@ -207,13 +206,13 @@ fn in_kubernetes(
 ) -> Option<StoreSettings> {
     let KubernetesArgs { kubeconfig, namespace, election } = kubernetes;
     let given = [
-        ("--node-groups", fleet.node_groups.is_some(), "NodeGroups are read from Kubernetes"),
-        ("--data-file", fleet.data_file.is_some(), "records are kept in Kubernetes"),
-        ("--simulate", fleet.simulate, "VMs that only one replica knows would be recorded for all"),
+        ("--node-groups", fleet.node_groups.is_some(), "NodeGroups are objects in Kubernetes"),
+        ("--data-file", fleet.data_file.is_some(), "records are objects in Kubernetes"),
+        ("--simulate", fleet.simulate, "the simulated VMs of one replica do not exist for the others"),
     ];
     for (flag, given, why) in given {
         if given {
-            let message = format!("contradicts --store=kubernetes, with which {why}: leave one of them out");
+            let message = format!("cannot be combined with --store=kubernetes: {why}");
             problems.push(Problem::new(flag, "", message));
         }
     }
@@ -234,7 +233,7 @@ fn manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Pr
         Some(path) => load_manifests(path),
         None if simulate => sample_manifests(),
         None => {
-            let message = "is missing: name the NodeGroup manifests, a file or a folder";
+            let message = "is missing: give the file or folder of the NodeGroup manifests";
             Err(Problems(vec![Problem::new("--node-groups", "", message)]))
         }
     }
@@ -266,14 +265,14 @@ fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, Grpc
         }
     }
     if grpc_insecure_plaintext && !given.is_empty() {
-        let message = format!("contradicts {}: leave one of them out", given.join(" and "));
+        let message = format!("cannot be combined with {}: give only one of them", given.join(" and "));
         problems.push(Problem::new("--grpc-insecure-plaintext", "", message));
     }
     let tls = TlsFiles::from_parts(grpc_tls_cert, grpc_tls_key, grpc_tls_client_ca).unwrap_or_default();
     let config = GrpcConfig { tls, allow_plaintext: grpc_insecure_plaintext };
     if given.is_empty() && config.check(grpc_listen).is_err() {
         let message = format!(
-            "is {grpc_listen}, where others could use it without TLS: give --grpc-tls-cert, --grpc-tls-key and \
+            "is {grpc_listen}, which other hosts can reach, and TLS is off: give --grpc-tls-cert, --grpc-tls-key and \
              --grpc-tls-client-ca, listen on 127.0.0.1, or give --grpc-insecure-plaintext"
         );
         problems.push(Problem::new("--grpc-listen", "", message));

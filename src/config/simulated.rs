@@ -22,7 +22,7 @@ pub(super) fn simulated(
         }
     };
     let credentials = simulator.as_ref().map(|simulator| Credentials::token(simulator.account.token.clone()));
-    // Nothing is listened on: requests are handed over in the process.
+    // Requests stay in the process, so the host does not matter.
     let base = BaseUrl::parse("http://localhost").ok();
     let client = client(args, base, credentials, problems)?;
     Some(VpsieSettings::Simulated { simulator: Box::new(simulator?), state, client })

@@ -1,4 +1,4 @@
-//! How VPSie is reached: the real one, or a simulated one.
+//! Access to VPSie: the real API or a simulated one.
 
 use super::args::VpsieArgs;
 use super::credentials::{CredentialSource, credentials};
@@ -7,30 +7,30 @@ use crate::simulator::SimulatorConfig;
 use crate::validation::Problem;
 use crate::vpsie::{BaseUrl, ClientConfig, Credentials, Timeouts};
 
-/// Which VPSie.
+/// The real VPSie API, or a simulated one.
 #[derive(Clone, Debug)]
 pub enum VpsieSettings {
-    /// A simulated one, inside.
+    /// A simulated one in this process.
     #[cfg(any(feature = "simulator", test))]
     Simulated {
-        /// What it has and how it behaves.
+        /// Its objects and behaviour.
         simulator: Box<SimulatorConfig>,
-        /// Where it keeps its VMs.
+        /// File with its VMs.
         state: std::path::PathBuf,
-        /// How it is asked.
+        /// Settings of the client.
         client: ClientConfig,
     },
     /// The real one.
     Real {
-        /// How it is asked, with the credentials to start with.
+        /// Settings of the client, with the credentials to start with.
         client: ClientConfig,
-        /// Where others come from.
+        /// Source of later credentials.
         source: CredentialSource,
     },
 }
 
 impl VpsieSettings {
-    /// Where credentials come from while the process runs.
+    /// Source of credentials while the process runs.
     pub fn credential_source(&self) -> &CredentialSource {
         match self {
             #[cfg(any(feature = "simulator", test))]
@@ -39,7 +39,7 @@ impl VpsieSettings {
         }
     }
 
-    /// How it is asked.
+    /// Settings of the client.
     pub fn client(&self) -> &ClientConfig {
         match self {
             #[cfg(any(feature = "simulator", test))]
@@ -48,7 +48,7 @@ impl VpsieSettings {
         }
     }
 
-    /// Whether it is a simulated one.
+    /// Whether VPSie is simulated.
     pub fn is_simulated(&self) -> bool {
         !matches!(self, Self::Real { .. })
     }

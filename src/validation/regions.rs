@@ -47,7 +47,7 @@ fn check_weights(regions: &MultiRegion, findings: &mut Findings) {
         if !weights.is_empty() {
             findings.add_problem(
                 FIELD,
-                "is only for distributionStrategy weighted: set that, or leave the weights out",
+                "is only for distributionStrategy weighted: set that strategy, or remove the weights",
             );
         }
         return;

@@ -132,6 +132,6 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
     let written = (1..=most).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
     let amount = if written { number.parse::<u64>().ok() } else { None };
     amount.and_then(|amount| amount.checked_mul(unit)).ok_or_else(|| {
-        format!("is {text:?}, must be a whole number such as 1, or of bytes such as 512Mi or 1Gi")
+        format!("is {text:?}, must be a whole number such as 1, or an amount of bytes such as 512Mi or 1Gi")
     })
 }

@@ -1,4 +1,4 @@
-//! Authentication at VPSie: a fixed token, or a login that is renewed
+//! Authentication at VPSie: a fixed token, or a login with tokens that are renewed
 //! (docs/reference/vpsie-api.md#authentication).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use super::error::{ApiError, Kind};
 use super::limiter::Purpose;
 use super::wire::Row;
 
-/// What VPSie knows us by. Never shown.
+/// Credentials for VPSie. Debug output does not show them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credentials(Secret);
 
@@ -47,31 +47,31 @@ impl Credentials {
         Self(Secret::Token(token.into()))
     }
 
-    /// Client id and secret, which are exchanged for tokens that last a while.
+    /// Client id and secret, which a login exchanges for tokens of limited lifetime.
     pub fn client(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
         Self(Secret::Client { id: id.into(), secret: secret.into() })
     }
 
-    /// None yet. Until they are replaced every call fails with the reason, and nothing is sent.
+    /// No credentials yet. Until they are replaced, every call fails with this reason and sends no request.
     pub fn missing(reason: impl Into<String>) -> Self {
         Self(Secret::Missing(reason.into()))
     }
 
-    /// A token or client secret as a file or a Secret holds it: line breaks at the end are not a part of it. Else
-    /// what is wrong, without the text.
+    /// Reads a token or client secret from the text of a file or Secret, without line breaks at its end. The error does
+    /// not show the text.
     pub fn clean(text: &str) -> Result<SecretString, &'static str> {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
             return Err("is empty");
         }
         if !text.chars().all(|c| c.is_ascii_graphic()) {
-            return Err("holds spaces, line breaks or other characters that no secret of VPSie has");
+            return Err("contains spaces, line breaks or other characters that secrets of VPSie do not have");
         }
         Ok(text.into())
     }
 }
 
-/// A token to send, where it may be sent, and which one it is.
+/// A token, the URL that it may be sent to, and its generation.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     pub(super) secret: SecretString,
@@ -81,42 +81,42 @@ pub(super) struct Token {
 
 pub(super) struct Auth {
     state: Mutex<State>,
-    /// One login at a time: whoever waits finds its result.
+    /// Allows one login at a time. Waiting calls use its result.
     logins: Semaphore,
 }
 
 struct State {
     credentials: Arc<Credentials>,
-    /// Where they are sent, and nowhere else.
+    /// The only URL that the credentials are sent to.
     base: Arc<BaseUrl>,
-    token: Option<Lasting>,
-    /// Counts tokens and credentials, so that a 401 is told from one for an older token.
+    token: Option<IssuedToken>,
+    /// Counts tokens and credentials, to recognize a 401 that concerns an older token.
     generation: u64,
-    /// A refused login is not tried again before this: it would lock the account.
+    /// Time of the next login after a refusal, and the refusal. Repeated logins could lock the account.
     refused: Option<(Instant, ApiError)>,
-    style: Style,
+    format: LoginFormat,
 }
 
 #[derive(Clone)]
-struct Lasting {
+struct IssuedToken {
     secret: SecretString,
     renew_at: Instant,
 }
 
-/// How a login is sent. VPSie's clients disagree (docs/reference/vpsie-api.md#login), so what worked is
-/// remembered.
+/// Format of a login's body. VPSie's clients disagree (docs/reference/vpsie-api.md#login), so the format that worked is
+/// tried first.
 #[derive(Clone, Copy, PartialEq)]
-enum Style {
+enum LoginFormat {
     Json,
     Form,
 }
 
-/// A token is renewed so long before it expires, or at half its life when that is short.
+/// Time before expiry at which a token is renewed. Tokens with a short lifetime are renewed at half of it.
 const RENEW_BEFORE: Duration = Duration::from_mins(5);
-/// No token is renewed sooner: clocks may disagree about when it expires.
+/// Minimum time between renewals, because the clocks of VPSie and this machine may differ.
 const SHORTEST_LIFE: Duration = Duration::from_mins(1);
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
-/// Life of a token that does not say.
+/// Lifetime of a token without an expiry date.
 const DEFAULT_LIFE: Duration = Duration::from_hours(1);
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 
@@ -128,7 +128,7 @@ impl Auth {
             token: None,
             generation: 0,
             refused: None,
-            style: Style::Json,
+            format: LoginFormat::Json,
         };
         Self { state: Mutex::new(state), logins: Semaphore::new(1) }
     }
@@ -142,12 +142,12 @@ impl Auth {
         state.generation += 1;
     }
 
-    /// Whether that is where the credentials are sent.
+    /// Whether the credentials are sent to this URL.
     pub(super) fn is_at(&self, base: &BaseUrl) -> bool {
         *self.lock().base == *base
     }
 
-    /// A token, from a login if need be. `stale` is one that VPSie did not accept.
+    /// Returns a token, after a login if necessary. `stale` is the generation of a token that VPSie did not accept.
     pub(super) async fn token(
         &self,
         connection: &Connection,
@@ -159,31 +159,31 @@ impl Auth {
             return known;
         }
         let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.logins.acquire()).await else {
-            return Err(ApiError::new(Kind::HeldBack, "another login to VPSie takes too long"));
+            return Err(ApiError::new(Kind::HeldBack, "the login to VPSie takes too long"));
         };
-        let (credentials, base, generation, style) = {
+        let (credentials, base, generation, format) = {
             let state = self.lock();
             if let Some(known) = state.known(stale) {
                 return known;
             }
-            (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.style)
+            (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.format)
         };
         let Secret::Client { id, secret } = &credentials.0 else {
-            return Err(ApiError::new(Kind::HeldBack, "the credentials were replaced just now"));
+            return Err(ApiError::new(Kind::HeldBack, "the credentials have just been replaced"));
         };
-        let result = log_in(connection, id, secret, &base, style, purpose, deadline).await;
+        let result = log_in(connection, id, secret, &base, format, purpose, deadline).await;
         let mut state = self.lock();
         if state.generation != generation {
             drop(state);
-            return Err(ApiError::new(Kind::NotSent, "the credentials were replaced just now"));
+            return Err(ApiError::new(Kind::NotSent, "the credentials have just been replaced"));
         }
         match result {
-            Ok((fresh, style)) => {
+            Ok((fresh, format)) => {
                 let token = Token { secret: fresh.secret.clone(), base, generation: generation + 1 };
                 state.generation = token.generation;
                 state.token = Some(fresh);
                 state.refused = None;
-                state.style = style;
+                state.format = format;
                 Ok(token)
             }
             Err(error) => {
@@ -191,7 +191,7 @@ impl Auth {
                     state.refused = Some((Instant::now() + REFUSED_FOR, error.clone()));
                 }
                 match &mut state.token {
-                    // It only nears its end: go on with it, and renew it later.
+                    // The token is still valid: use it, and renew it later.
                     Some(old) if stale != Some(generation) => {
                         old.renew_at = Instant::now() + SHORTEST_LIFE;
                         Ok(Token { secret: old.secret.clone(), base, generation })
@@ -208,7 +208,7 @@ impl Auth {
 }
 
 impl State {
-    /// The token or the refusal that is known without a request. `stale` is the token that VPSie did not accept.
+    /// The token or the refusal that needs no request. `stale` is the generation of a token that VPSie did not accept.
     fn known(&self, stale: Option<u64>) -> Option<Result<Token, ApiError>> {
         let is_stale = stale == Some(self.generation);
         let token = |secret: &SecretString| {
@@ -218,7 +218,7 @@ impl State {
         match &self.credentials.0 {
             Secret::Missing(reason) => Some(Err(ApiError::new(Kind::Unauthenticated, reason))),
             Secret::Token(_) if is_stale => {
-                let message = "VPSie does not accept the API token; it may have expired";
+                let message = "VPSie refused the API token; it may have expired";
                 Some(Err(ApiError::new(Kind::Unauthenticated, message)))
             }
             Secret::Token(secret) => token(secret),
@@ -239,25 +239,25 @@ async fn log_in(
     id: &str,
     secret: &SecretString,
     base: &BaseUrl,
-    style: Style,
+    format: LoginFormat,
     purpose: Purpose,
     deadline: Instant,
-) -> Result<(Lasting, Style), ApiError> {
-    let other = if style == Style::Json { Style::Form } else { Style::Json };
+) -> Result<(IssuedToken, LoginFormat), ApiError> {
+    let other = if format == LoginFormat::Json { LoginFormat::Form } else { LoginFormat::Json };
     let mut refusal = None;
-    for style in [style, other] {
-        let call = login(id, secret.expose_secret(), style, purpose);
+    for format in [format, other] {
+        let call = login(id, secret.expose_secret(), format, purpose);
         match connection.exchange(&call, base, None, &[secret.expose_secret()], deadline).await {
-            Ok(reply) => match token_in(reply.root(), connection.now()) {
-                Some(fresh) => return Ok((fresh, style)),
+            Ok(reply) => match find_token(reply.root(), connection.now()) {
+                Some(fresh) => return Ok((fresh, format)),
                 None => {
                     refusal.get_or_insert_with(|| {
-                        ApiError::new(Kind::Unauthenticated, "the login reply carries no token")
+                        ApiError::new(Kind::Unauthenticated, "VPSie replied to the login without a token")
                     });
                 }
             },
             Err(error) => match error.kind {
-                // Even if VPSie received this login, the call that needs it was not sent.
+                // VPSie may have received the login, but the call itself was not sent.
                 Kind::Unclear => return Err(ApiError { kind: Kind::NotSent, ..error }),
                 Kind::RateLimited | Kind::NotSent | Kind::HeldBack | Kind::WrongServer => {
                     return Err(error);
@@ -272,10 +272,10 @@ async fn log_in(
     Err(ApiError::new(Kind::Unauthenticated, format!("VPSie refused the login: {words}")))
 }
 
-fn login(id: &str, secret: &str, style: Style, purpose: Purpose) -> Call {
-    let body = match style {
-        Style::Json => Body::Json(json!({"clientId": id, "clientSecret": secret})),
-        Style::Form => {
+fn login(id: &str, secret: &str, format: LoginFormat, purpose: Purpose) -> Call {
+    let body = match format {
+        LoginFormat::Json => Body::Json(json!({"clientId": id, "clientSecret": secret})),
+        LoginFormat::Form => {
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("clientId", id).append_pair("clientSecret", secret);
             Body::Form(form.finish())
@@ -284,14 +284,13 @@ fn login(id: &str, secret: &str, style: Style, purpose: Purpose) -> Call {
     Call::post("login", "auth/from/api", body).with_purpose(purpose)
 }
 
-/// The token in a login's reply: at its root or under `data`, in any of the shapes of
-/// docs/reference/vpsie-api.md#login.
-fn token_in(root: &Value, now: Timestamp) -> Option<Lasting> {
+/// The token in the reply to a login: at the root or under `data`, in each form of docs/reference/vpsie-api.md#login.
+fn find_token(root: &Value, now: Timestamp) -> Option<IssuedToken> {
     let root = root.as_object()?;
-    token_at(root, now).or_else(|| token_at(root.get("data")?.as_object()?, now))
+    read_token(root, now).or_else(|| read_token(root.get("data")?.as_object()?, now))
 }
 
-fn token_at(object: &Map<String, Value>, now: Timestamp) -> Option<Lasting> {
+fn read_token(object: &Map<String, Value>, now: Timestamp) -> Option<IssuedToken> {
     let inner = |name: &str| object.get(name).and_then(Value::as_object);
     let holders =
         [inner("accessToken"), inner("token").and_then(|t| t.get("access")?.as_object()), Some(object)];
@@ -302,7 +301,7 @@ fn token_at(object: &Map<String, Value>, now: Timestamp) -> Option<Lasting> {
             Duration::try_from(time.at.duration_since(now)).unwrap_or_default().min(LONGEST_LIFE)
         });
         let renew_in = life.saturating_sub(RENEW_BEFORE.min(life / 2)).max(SHORTEST_LIFE);
-        Some(Lasting { secret: token.into(), renew_at: Instant::now() + renew_in })
+        Some(IssuedToken { secret: token.into(), renew_at: Instant::now() + renew_in })
     })
 }
 
@@ -330,12 +329,12 @@ mod tests {
             (json!({"token": "t", "expires": "9998-01-01T00:00:00Z"}), 24 * 60 - 5),
             (json!({"token": "t", "expires": 0}), 55),
         ] {
-            let token = token_in(&reply, now).unwrap();
+            let token = find_token(&reply, now).unwrap();
             assert_eq!(token.secret.expose_secret(), "t", "{reply}");
             assert_eq!(token.renew_at, Instant::now() + Duration::from_mins(minutes), "{reply}");
         }
         for reply in [json!({"error": false}), json!({"token": ""}), json!({"token": {}}), json!([])] {
-            assert!(token_in(&reply, now).is_none(), "{reply}");
+            assert!(find_token(&reply, now).is_none(), "{reply}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the control loops ask of VPSie, whichever product the VMs come from.
+//! The interface between the control loops and a product of VPSie.
 
 use async_trait::async_trait;
 
@@ -8,69 +8,69 @@ use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.
 ///
-/// Implementations bound every call in time, keep to the rate limit, and retry inside a call only what is
-/// safe to repeat.
+/// Implementations limit the duration of every call, respect the rate limit, and repeat requests within a call only if
+/// that is safe.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// How the product's VMs are bound to the machines that they were requested for.
     fn binding(&self) -> Binding;
 
-    /// Reads offers and prices of the datacenters in use. One call a datacenter.
+    /// Reads offers and prices of the datacenters in use. One request per datacenter.
     async fn catalog(&self) -> Result<Catalog, BackendError>;
 
-    /// Lists every node of the cluster, control plane and foreign workers too. One call, a second one only
-    /// while a node's UUID is missing from the first.
+    /// Lists all nodes of the cluster, including control plane and foreign workers. One request, and a second one while
+    /// the first does not show the UUID of a node.
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError>;
 
-    /// How many workers VPSie counts in the cluster, independently of the listing. None if unknown. One call.
+    /// Number of workers in the cluster by VPSie's own count, independent of the listing. None if unknown. One request.
     async fn count(&self) -> Result<Option<u32>, BackendError> {
         Ok(None)
     }
 
-    /// Requests one worker. Not idempotent: on [`BackendError::Unclear`] a VM may appear or not. Returns the VM where
-    /// the product's reply identifies it; otherwise a listing shows it (invariant 6).
+    /// Requests one worker. Not idempotent: after [`BackendError::Unclear`] a VM may appear or not. Returns the VM if the
+    /// reply identifies it; otherwise a later listing shows it (invariant 6).
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError>;
 
-    /// Deletes that VM and no other (invariant 7). Idempotent: a VM that does not exist is a success.
+    /// Deletes exactly this VM (invariant 7). Idempotent: succeeds if the VM does not exist.
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError>;
 }
 
 /// A request for one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateRequest {
-    /// The machine that the VM is for.
+    /// The machine of the VM.
     pub machine: MachineId,
-    /// What is requested.
+    /// The requested class.
     pub class: MachineClass,
     /// Name of a VPSie group, if one must be created for the class.
     pub group_label: String,
 }
 
-/// Why VPSie did not do what was asked.
+/// Failure of a call to VPSie.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {
-    /// Refused for a lasting reason: nothing was done, and asking again will not help soon.
+    /// VPSie refused the request and did nothing. Repeating it soon is useless.
     #[error("VPSie refused: {message}")]
     Refused {
-        /// Quota, stockout, configuration, or another.
+        /// Reason for the failure of the machine.
         reason: FailureReason,
-        /// The API's own words.
+        /// Message of the API.
         message: String,
     },
-    /// Nothing was done; asking again later may help.
-    #[error("VPSie cannot be asked now: {message}")]
+    /// VPSie did nothing. Repeating the request later may succeed.
+    #[error("VPSie is unavailable: {message}")]
     Unavailable {
-        /// Authentication or reachability: what it becomes when time runs out.
+        /// Reason for the failure of the machine, once its create timeout expires.
         reason: FailureReason,
-        /// What happened.
+        /// Details.
         message: String,
-        /// How long the API asks to wait.
+        /// Time that the API asks to wait.
         retry_after: Option<RetryAfter>,
     },
-    /// The reply was lost: it may have been done.
-    #[error("the outcome is not known: {message}")]
+    /// The reply was lost. VPSie may have executed the request.
+    #[error("the outcome is unknown: {message}")]
     Unclear {
-        /// What happened.
+        /// Details.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Where the API is.
+//! URL of the API.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,13 +10,13 @@ use url::{Host, Url};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(String);
 
-/// Why a text is no [`BaseUrl`].
+/// A text that is not a [`BaseUrl`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the VPSie API URL {text:?} {problem}")]
 pub struct BaseUrlError {
-    /// What was given. Without it when it carries a password.
+    /// The text. Replaced by `…` if it contains a password.
     pub text: String,
-    /// What is wrong, and what is allowed.
+    /// The problem, and the allowed values.
     pub problem: &'static str,
 }
 
@@ -24,18 +24,18 @@ const DEFAULT_HOST: &str = "https://api.vpsie.com";
 const DEFAULT_PREFIX: &str = "/apps/v2";
 
 impl BaseUrl {
-    /// Reads a URL. A path in it is the prefix of every call; without one it is `/apps/v2`. `http://` is for
-    /// loopback only: credentials go over this.
+    /// Parses a URL. Its path is the prefix of every call; the default is `/apps/v2`. `http://` is allowed for loopback
+    /// only, because requests carry credentials.
     pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
         let error = |problem| BaseUrlError { text: text.to_owned(), problem };
         let url = Url::parse(text.trim())
-            .map_err(|_| error("is no URL; want something like https://api.vpsie.com/apps/v2"))?;
+            .map_err(|_| error("is not a URL; expected a value such as https://api.vpsie.com/apps/v2"))?;
         if !url.username().is_empty() || url.password().is_some() {
-            let problem = "carries a user name or password; give credentials on their own";
+            let problem = "contains a user name or password; use the flags or Secret for credentials";
             return Err(BaseUrlError { text: "…".to_owned(), problem });
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(error("has a query or fragment; want only host and prefix"));
+            return Err(error("has a query or fragment; expected only host and prefix"));
         }
         let loopback = match url.host() {
             Some(Host::Domain(name)) => name == "localhost",
@@ -44,7 +44,7 @@ impl BaseUrl {
             None => return Err(error("has no host")),
         };
         if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
-            return Err(error("must start with https:// (http:// only for this machine itself)"));
+            return Err(error("must start with https:// (http:// is allowed for this machine only)"));
         }
         let prefix = match url.path().trim_end_matches('/') {
             "" => DEFAULT_PREFIX,
@@ -53,7 +53,7 @@ impl BaseUrl {
         Ok(Self(format!("{}{prefix}", url.origin().ascii_serialization())))
     }
 
-    /// The URL of a call: `path` comes without a slash in front.
+    /// The URL of a call. `path` has no leading slash.
     pub(super) fn join(&self, path: &str) -> String {
         format!("{}/{path}", self.0)
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row that open it.
+/// Number of consecutive failures that open the breaker.
 const THRESHOLD: u32 = 5;
-/// How long it stays open before one request may try again.
+/// Time until an open breaker admits a probe.
 const OPEN_FOR: Duration = Duration::from_secs(30);
 
-/// Counts replies that never came, and 5xx. A refusal is an answer.
+/// Counts requests without a reply, and 5xx. Refusals do not count as failures.
 #[derive(Default)]
 pub(super) struct Breaker {
     state: Mutex<State>,
@@ -23,14 +23,15 @@ struct State {
     probing: bool,
 }
 
-/// Leave to send one request. Tell how it went; one that is dropped says nothing.
+/// Permission to send one request. Report its result with [`Permit::answered`] or [`Permit::failed`]; a dropped permit
+/// reports nothing.
 pub(super) struct Permit<'a> {
     breaker: &'a Breaker,
     probe: bool,
 }
 
 impl Breaker {
-    /// Leave to send, or how long to wait.
+    /// Returns a permit, or the time to wait.
     pub(super) fn admit(&self) -> Result<Permit<'_>, Duration> {
         let now = Instant::now();
         let mut state = self.lock();
@@ -45,7 +46,7 @@ impl Breaker {
         Ok(Permit { breaker: self, probe: true })
     }
 
-    /// Whether requests are being held back.
+    /// Whether the breaker is open.
     pub(super) fn is_open(&self) -> bool {
         self.lock().open_until.is_some()
     }
@@ -56,14 +57,14 @@ impl Breaker {
 }
 
 impl Permit<'_> {
-    /// VPSie answered.
+    /// Reports that VPSie answered. Closes the breaker.
     pub(super) fn answered(self) {
         let mut state = self.breaker.lock();
         state.failures = 0;
         state.open_until = None;
     }
 
-    /// It did not, or with a 5xx. Says whether that made the breaker open.
+    /// Reports that VPSie did not answer, or with a 5xx. Returns whether this opened the breaker.
     pub(super) fn failed(self) -> bool {
         let mut state = self.breaker.lock();
         state.failures = state.failures.saturating_add(1);

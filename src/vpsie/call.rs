@@ -1,4 +1,4 @@
-//! One call of the API, before it is sent.
+//! A call of the API, before it is sent.
 
 use bytes::Bytes;
 use http::Method;
@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use super::limiter::Purpose;
 
-/// A call. Whether it may be repeated when its outcome is not known is said once, here.
+/// A call of the API.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     /// Its name in metrics and logs.
     pub(super) endpoint: &'static str,
     pub(super) method: Method,
-    /// Without prefix, with its query.
+    /// Path without the prefix, with its query.
     pub(super) path: String,
     pub(super) body: Body,
-    /// Whether doing it twice is as good as once.
+    /// Whether the call is idempotent, so that it may be repeated if its outcome is unknown.
     pub(super) repeatable: bool,
     pub(super) purpose: Purpose,
 }
@@ -66,12 +66,12 @@ impl Call {
         Self { method: Method::DELETE, body, purpose: Purpose::Deletion, ..Self::get(endpoint, path) }
     }
 
-    /// The same call for a page: whatever its body says still holds.
+    /// The same call for one page, with the same body.
     pub(super) fn page(&self, offset: usize, limit: usize) -> Self {
         Self { path: format!("{}?offset={offset}&limit={limit}", self.path), ..self.clone() }
     }
 
-    /// Must not be done twice.
+    /// Marks the call as not repeatable.
     pub(super) fn once(self) -> Self {
         Self { repeatable: false, ..self }
     }
@@ -81,7 +81,7 @@ impl Call {
     }
 }
 
-/// A path with `args` in its `{}`s, encoded so that each stays one segment.
+/// Replaces each `{}` of the template by an argument, encoded as one path segment.
 pub(super) fn path(template: &str, args: &[&str]) -> String {
     let mut path = String::new();
     let mut args = args.iter();

@@ -1,4 +1,4 @@
-//! The client: sends every call, with a token and with repeats.
+//! The client: sends calls with a token, and repeats them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,27 +23,27 @@ use crate::clock::Clock;
 use crate::fleet::ClusterId;
 use crate::retry_after::RetryAfter;
 
-/// How the client talks to VPSie.
+/// Settings of the client.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Where the API is.
+    /// URL of the API.
     pub base: BaseUrl,
-    /// Who we are.
+    /// Credentials.
     pub credentials: Credentials,
-    /// Most requests in a minute.
+    /// Maximum requests per minute.
     pub rate_per_minute: u32,
-    /// Share of them, 0 to 1, that only deletions may use.
+    /// Share of the rate, 0 to 1, that is reserved for deletions.
     pub deletion_share: f64,
-    /// How long things may take.
+    /// Timeouts.
     pub timeouts: Timeouts,
     /// The `User-Agent`.
     pub user_agent: String,
-    /// Seed of the jitter between repeats.
+    /// Seed of the jitter of pauses.
     pub seed: u64,
 }
 
 impl ClientConfig {
-    /// With defaults for all that is not given.
+    /// Settings with defaults for the other fields.
     pub fn new(base: BaseUrl, credentials: Credentials) -> Self {
         Self {
             base,
@@ -59,28 +59,28 @@ impl ClientConfig {
 
 const USER_AGENT: &str = concat!("vpsie-autoscaler/", env!("CARGO_PKG_VERSION"));
 
-/// Most times that a call is sent, where it may be repeated.
+/// Maximum attempts of a repeatable call.
 const ATTEMPTS: u32 = 4;
-/// Pause before the first repeat; each further one is twice as long. Half of it is chance.
+/// Pause before the second attempt. Each further pause is twice as long. Half of a pause is random.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Talks to the VPSie API. Clones are one client: they share its token, its rate and its breaker.
+/// Client of the VPSie API. Clones share token, rate limit and circuit breaker.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    /// Where the API is when the credentials do not say.
+    /// URL of the API, unless the credentials have their own.
     base: BaseUrl,
     connection: Connection,
     auth: Auth,
     lists: Lists,
-    /// The cluster that calls are about, once it is known. Siblings share it.
+    /// Cluster of the calls, once it is known. Siblings share it.
     cluster: Arc<Mutex<Option<ClusterId>>>,
     jitter: Mutex<StdRng>,
 }
 
 impl Client {
-    /// A client. Sends nothing yet.
+    /// Creates a client. Sends no request.
     pub fn new(config: ClientConfig, transport: Transport, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         let auth = Auth::new(config.credentials, config.base.clone());
         let connection = Connection {
@@ -103,19 +103,17 @@ impl Client {
         }))
     }
 
-    /// Goes on with other credentials, from the next request on. They are for the API at `base`; without one, where
-    /// the configuration says that it is.
+    /// Replaces the credentials, from the next request on. They are sent to `base`, by default to the configured URL.
     pub fn replace(&self, credentials: Credentials, base: Option<BaseUrl>) {
         self.0.auth.replace(credentials, base.unwrap_or_else(|| self.0.base.clone()));
     }
 
-    /// Sets the cluster that credentials must give access to.
+    /// Sets the cluster that the credentials must give access to.
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
         *self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
     }
 
-    /// A client for other credentials that keeps to the same rate. When it is for another server, what that one
-    /// does is not held against ours.
+    /// A client with other credentials and the same rate limit. For another server it has a circuit breaker of its own.
     pub(super) fn sibling(&self, credentials: Credentials, base: Option<&BaseUrl>) -> Self {
         let inner = &*self.0;
         let base = base.unwrap_or(&inner.base).clone();
@@ -135,7 +133,7 @@ impl Client {
         }))
     }
 
-    /// Sends a call, with a token, and again where that is safe and may help.
+    /// Sends a call with a token, and repeats it if that is safe and useful.
     pub(super) async fn send(&self, call: &Call) -> Result<Reply, ApiError> {
         let connection = &self.0.connection;
         let deadline = Instant::now() + connection.timeouts.call;
@@ -155,7 +153,7 @@ impl Client {
                 }
                 Err(error) => (error, None),
             };
-            // Nothing was done, so a call that must not be repeated may be sent again, too.
+            // VPSie did nothing, so even a call that must not be repeated may be sent again.
             if error.kind == Kind::Unauthenticated && stale.is_none() && generation.is_some() {
                 stale = generation;
                 continue;
@@ -166,7 +164,7 @@ impl Client {
                 attempt,
                 ?pause,
                 error = error.message,
-                "VPSie is asked again"
+                "repeating request to VPSie"
             );
             connection.metrics.retry(call.endpoint);
             tokio::time::sleep(pause).await;
@@ -174,7 +172,7 @@ impl Client {
         }
     }
 
-    /// How long to wait before the call is sent again. None when it must not be, or would not help.
+    /// Pause before the next attempt. None if there must not be one, or if it is useless.
     fn pause(&self, call: &Call, error: &ApiError, attempt: u32, deadline: Instant) -> Option<Duration> {
         let may_help = matches!(error.kind, Kind::RateLimited | Kind::NotSent | Kind::Unclear);
         if !call.repeatable || !may_help || attempt >= ATTEMPTS {
@@ -186,7 +184,7 @@ impl Client {
         (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
     }
 
-    /// The cluster that credentials must give access to.
+    /// The cluster that the credentials must give access to.
     pub(super) fn cluster(&self) -> Option<ClusterId> {
         self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -12,7 +12,7 @@ use tower::ServiceExt;
 use super::base_url::BaseUrl;
 use super::breaker::Breaker;
 use super::call::Call;
-use super::error::{ApiError, Kind, words};
+use super::error::{ApiError, Kind, clean_message};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::reply::Reply;
@@ -42,8 +42,8 @@ impl Connection {
         self.clock.now()
     }
 
-    /// Sends one request, once the circuit breaker and the rate limit allow it, and reads its reply. `secrets` are
-    /// removed from errors.
+    /// Sends one request, once circuit breaker and rate limit admit it, and reads its reply. Errors do not show
+    /// `secrets`.
     pub(super) async fn exchange(
         &self,
         call: &Call,
@@ -57,14 +57,15 @@ impl Connection {
             retry_after: Some(RetryAfter::new(wait)),
             ..ApiError::new(Kind::HeldBack, message)
         };
-        let permit = self.breaker.admit().map_err(|wait| {
-            held_back("it did not answer several times in a row and is left alone for a while", wait)
-        })?;
+        let permit = self
+            .breaker
+            .admit()
+            .map_err(|wait| held_back("the circuit breaker is open, because VPSie did not answer", wait))?;
         let asked = Instant::now();
         self.limiter
             .acquire(call.purpose, deadline)
             .await
-            .map_err(|wait| held_back("the rate limit leaves no room in time", wait))?;
+            .map_err(|wait| held_back("the rate limit allows no request before the call times out", wait))?;
         let sent = Instant::now();
         self.metrics.waited(sent - asked);
 
@@ -77,7 +78,7 @@ impl Connection {
                     TransportError::NotSent(_) => Kind::NotSent,
                     TransportError::Lost(_) => Kind::Unclear,
                 };
-                Err(ApiError::new(kind, words(&error.to_string(), secrets)))
+                Err(ApiError::new(kind, clean_message(&error.to_string(), secrets)))
             }
             Err(_) => {
                 let message = format!("no reply within {:?}", self.timeouts.request);
@@ -85,15 +86,12 @@ impl Connection {
             }
         };
         let outcome = result.as_ref().err().map_or("ok", |error| error.kind.name());
-        tracing::debug!(endpoint = call.endpoint, outcome, took = ?sent.elapsed(), "VPSie was asked");
+        tracing::debug!(endpoint = call.endpoint, outcome, took = ?sent.elapsed(), "sent request to VPSie");
         self.metrics.request(call.endpoint, outcome, sent.elapsed());
         match &result {
             Err(error) if matches!(error.kind, Kind::NotSent | Kind::Unclear) => {
                 if permit.failed() {
-                    tracing::warn!(
-                        error = error.message,
-                        "VPSie does not answer; it is left alone for a while"
-                    );
+                    tracing::warn!(error = error.message, "VPSie does not answer: circuit breaker open");
                 }
             }
             _ => permit.answered(),
@@ -121,20 +119,20 @@ impl Connection {
         }
         if let Some(secret) = secret {
             let secret = secret.expose_secret().trim();
-            // Clients send one, the other or both (docs/reference/vpsie-api.md#token); both are taken.
+            // Clients send one of these headers or both (docs/reference/vpsie-api.md#token). VPSie accepts both.
             request = request
                 .header(HeaderName::from_static("vpsie-auth"), sensitive(secret)?)
                 .header(header::AUTHORIZATION, sensitive(&format!("Bearer {secret}"))?);
         }
         request
             .body(call.body.bytes())
-            .map_err(|_| ApiError::new(Kind::BadConfiguration, format!("{base} makes no valid URL")))
+            .map_err(|_| ApiError::new(Kind::BadConfiguration, format!("{base} does not form a valid URL")))
     }
 }
 
 fn sensitive(secret: &str) -> Result<HeaderValue, ApiError> {
     let mut value = HeaderValue::from_str(secret).map_err(|_| {
-        let message = "the VPSie token has characters that a token cannot have";
+        let message = "the VPSie token has characters that are not allowed in an HTTP header";
         ApiError::new(Kind::Forbidden, message)
     })?;
     value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! The calls that we make, in one table (docs/reference/vpsie-api.md#calls). Paths are case-sensitive.
+//! The calls of the VPSie API (docs/reference/vpsie-api.md#calls). Paths are case-sensitive.
 
 use serde_json::json;
 
@@ -22,18 +22,17 @@ const ADD_WORKER: &str = "k8s/cluster/byId/{}/add/slave/group/{}";
 const DELETE_WORKER: &str = "k8s/cluster/byId/{}/delete/slave";
 const VMS: &str = "storages/vms";
 
-/// What VPSie says to a deletion.
+/// Reply to a deletion.
 #[derive(Debug, PartialEq)]
 pub(super) enum Deletion {
-    /// It will be done.
+    /// VPSie accepted it.
     Accepted,
-    /// It knows no such VM, in these words; or it does not know the call
-    /// (docs/reference/vpsie-api.md#base-url).
-    NotThere(String),
+    /// VPSie does not find the VM, or does not know the call (docs/reference/vpsie-api.md#base-url). With its message.
+    NotFound(String),
 }
 
 impl Client {
-    /// The clusters of the account. Also the cheapest way to try the credentials.
+    /// Lists the clusters of the account. This is the cheapest call that tests credentials.
     pub(super) async fn clusters(&self) -> Result<Vec<Cluster>, ApiError> {
         Ok(self.rows(Call::get("list_clusters", CLUSTERS), Cluster::read).await?.rows)
     }
@@ -42,14 +41,14 @@ impl Client {
         Ok(self.rows(Call::get("list_datacenters", DATACENTERS), Datacenter::read).await?.rows)
     }
 
-    /// What can be rented in a datacenter.
+    /// Lists the offers of a datacenter.
     pub(super) async fn offers(&self, datacenter: &DatacenterId) -> Result<Rows<Offer>, ApiError> {
         let body = Body::Json(json!({"dcIdentifier": datacenter}));
         let call = Call::post("list_offers", OFFERS, body);
         self.rows(call, |row| wire::offer(row, datacenter)).await
     }
 
-    /// The cluster's VPSie groups, without deleted ones.
+    /// Lists the VPSie groups of the cluster, without deleted ones.
     pub(super) async fn groups(&self, cluster: &ClusterId) -> Result<Rows<Group>, ApiError> {
         let call = Call::get("list_groups", path(GROUPS, &[cluster.as_str()]));
         let mut groups = self.rows(call, Group::read).await?;
@@ -57,29 +56,29 @@ impl Client {
         Ok(groups)
     }
 
-    /// The cluster's nodes. A cluster that is not there is an error, never an empty list.
+    /// Lists the nodes of the cluster. If the cluster does not exist, this is an error, not an empty list.
     pub(super) async fn nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
         let call = Call::get("list_nodes", path(CLUSTER, &[cluster.as_str()])).with_purpose(purpose);
         let not_understood =
-            || ApiError::new(Kind::Unclear, "the cluster comes without a list of nodes that we understand");
+            || ApiError::new(Kind::Unclear, "VPSie replied without a readable list of nodes");
         match self.send(&call).await?.payload() {
             Payload::Object(object) => {
                 wire::nodes(&object, || self.metrics().skipped_row(call.endpoint)).ok_or_else(not_understood)
             }
             Payload::False | Payload::Nothing => {
-                Err(ApiError::new(Kind::NotFound, "the cluster is not there"))
+                Err(ApiError::new(Kind::NotFound, "VPSie does not find the cluster"))
             }
             Payload::Accepted | Payload::List { .. } => Err(not_understood()),
         }
     }
 
-    /// Hostnames and UUIDs of the account's VMs, workers of managed clusters among them.
+    /// Lists hostnames and UUIDs of all VMs of the account, including workers of managed clusters.
     pub(super) async fn vm_names(&self, purpose: Purpose) -> Result<Vec<VmName>, ApiError> {
         let call = Call::get("list_vms", VMS).with_purpose(purpose);
         Ok(self.rows(call, VmName::read).await?.rows)
     }
 
-    /// Makes a VPSie group. What the reply says about it differs, so list the groups afterwards.
+    /// Creates a VPSie group. Replies differ in form, so list the groups afterwards.
     pub(super) async fn add_group(
         &self,
         cluster: &ClusterId,
@@ -90,16 +89,18 @@ impl Client {
         self.send(&Call::post("add_group", ADD_GROUP, Body::Json(body)).once()).await.map(drop)
     }
 
-    /// Adds one worker to a group. Not idempotent, and the reply names no VM that could be relied on.
+    /// Adds one worker to a group. Not idempotent. The reply does not reliably identify the VM.
     pub(super) async fn add_worker(&self, cluster: &ClusterId, group: u64) -> Result<(), ApiError> {
         let path = path(ADD_WORKER, &[cluster.as_str(), &group.to_string()]);
         match self.send(&Call::post("add_worker", path, Body::Empty).once()).await?.payload() {
-            Payload::False => Err(ApiError::new(Kind::Unclear, "VPSie answers neither yes nor no")),
+            Payload::False => {
+                Err(ApiError::new(Kind::Unclear, "VPSie neither accepted nor refused the request"))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Deletes that worker and no other.
+    /// Deletes exactly this worker.
     pub(super) async fn delete_worker(&self, cluster: &ClusterId, vm: &VmId) -> Result<Deletion, ApiError> {
         let body = json!({
             "identifier": vm,
@@ -108,11 +109,11 @@ impl Client {
         let call = Call::delete("delete_worker", path(DELETE_WORKER, &[cluster.as_str()]), body);
         match self.send(&call).await {
             Ok(reply) => Ok(match reply.payload() {
-                Payload::False => Deletion::NotThere("not there".to_owned()),
+                Payload::False => Deletion::NotFound("not found".to_owned()),
                 _ => Deletion::Accepted,
             }),
             Err(error) if matches!(error.kind, Kind::NotFound | Kind::WrongServer) => {
-                Ok(Deletion::NotThere(error.message))
+                Ok(Deletion::NotFound(error.message))
             }
             Err(error) => Err(error),
         }

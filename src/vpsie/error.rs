@@ -1,4 +1,4 @@
-//! What can go wrong in a call, as far as the reply tells.
+//! Errors of calls, by the evidence in the reply.
 
 use http::StatusCode;
 use uuid::Uuid;
@@ -7,46 +7,46 @@ use super::backend::BackendError;
 use crate::fleet::FailureReason;
 use crate::retry_after::RetryAfter;
 
-/// Why a call did not do what it should.
+/// Error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) kind: Kind,
-    /// The API's own words where there are any, else what happened.
+    /// Message of the API, or else a description of the failure.
     pub(super) message: String,
-    /// How long the API asks to wait.
+    /// Time that the API asks to wait.
     pub(super) retry_after: Option<RetryAfter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Our login or token is not accepted. A new login may help.
+    /// VPSie did not accept the login or token. A new login may succeed.
     Unauthenticated,
-    /// We are known and may not do this.
+    /// The credentials are valid, but do not permit the call.
     Forbidden,
-    /// The account or the cluster may have no more of it.
+    /// A limit of the account or cluster is reached.
     Quota,
     /// VPSie has no capacity.
     Shortage,
-    /// What the call names is not there.
+    /// An object of the call does not exist.
     NotFound,
-    /// What the call says is wrong.
+    /// A parameter of the call is invalid.
     BadConfiguration,
-    /// Refused in words we do not know.
+    /// Refused with an unknown message.
     Refused,
-    /// What answers does not look like the VPSie API.
+    /// The reply is not from the VPSie API.
     WrongServer,
-    /// Too fast; nothing was done.
+    /// Too many requests; VPSie did nothing.
     RateLimited,
-    /// Not sent; nothing was done.
+    /// The request was not sent.
     NotSent,
-    /// Held back by our own limits; not sent, and not to be repeated within the call.
+    /// Our own limits did not admit the request. It must not be repeated within the call.
     HeldBack,
-    /// Sent, and no reply that tells what was done.
+    /// The request was sent, and its outcome is unknown.
     Unclear,
 }
 
 impl Kind {
-    /// Label of the outcome in metrics.
+    /// Value of the label `outcome` in metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
@@ -64,12 +64,11 @@ impl Kind {
         }
     }
 
-    /// The kind of a refusal, by its status (0 if there is none) and its words
-    /// (docs/reference/vpsie-api.md#refusals).
+    /// Classifies a refusal by its status (0 if there is none) and its message (docs/reference/vpsie-api.md#refusals).
     ///
-    /// Words win where they are clear, because VPSie tells quota and shortage by words only. A 5xx in other
-    /// words is unclear, whatever they are.
-    pub(super) fn of(status: u16, message: &str) -> Self {
+    /// A known message takes precedence over the status, because VPSie reports quota and shortage in the message only. A
+    /// 5xx with any other message is unclear.
+    pub(super) fn classify(status: u16, message: &str) -> Self {
         let message = message.to_lowercase();
         // "exceeds the allowed 5 limit" is "exceeds the allowed limit".
         let is_number =
@@ -98,29 +97,29 @@ impl Kind {
         }
     }
 
-    /// The kind of a 5xx whose body is VPSie's own envelope. VPSie sends refusals in this form, too
+    /// Classifies a 5xx with VPSie's own envelope. VPSie also sends refusals in this form
     /// (docs/reference/vpsie-api.md#refusals). A refusal that counts as a lost reply leaves a machine waiting. The
-    /// opposite error is worse: if the request counts as refused, its VM belongs to no machine. So a refusal needs
-    /// clear evidence that a check failed before the work began: words of such a check, or the mark of a deliberate
+    /// opposite error is worse: if an executed request counts as refused, its VM belongs to no machine. So a refusal needs
+    /// evidence that a check failed before VPSie did anything: the message of a check, or the mark of a deliberate
     /// refusal (`type: false`, no `stack`) without words of an internal failure.
-    pub(super) fn of_server_error(status: u16, message: &str, deliberate: bool) -> Self {
-        let by_words = Self::of(status, message);
+    pub(super) fn classify_server_error(status: u16, message: &str, deliberate: bool) -> Self {
+        let by_words = Self::classify(status, message);
         let lower = message.to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
         if by_words != Self::Unclear || says(ACCIDENT) || !(deliberate || says(CHECK)) {
             return by_words;
         }
-        match Self::of(0, message) {
+        match Self::classify(0, message) {
             Self::RateLimited => Self::Unclear,
             kind => kind,
         }
     }
 }
 
-/// VPSie's refusal to make a second group of a size, in lower case (docs/reference/vpsie-api.md#refusals).
+/// VPSie's refusal of a second group for a size, in lower case (docs/reference/vpsie-api.md#refusals).
 pub(super) const SAME_SIZE: &str = "same selected size";
 
-/// Words of checks that come before any work, in lower case.
+/// Words of checks before any execution, in lower case.
 const CHECK: &[&str] = &[
     SAME_SIZE,
     "please select",
@@ -131,7 +130,7 @@ const CHECK: &[&str] = &[
     "is required",
 ];
 
-/// Words of internal failures, in lower case: the work may have begun.
+/// Words of internal failures, in lower case. VPSie may have executed a part of the request.
 const ACCIDENT: &[&str] = &[
     "internal",
     "unexpected",
@@ -194,16 +193,16 @@ impl ApiError {
         Self { kind, message: message.into(), retry_after: None }
     }
 
-    /// For a call that changes nothing: whatever happened, nothing was done.
-    pub(super) fn of_read(self) -> BackendError {
+    /// Converts the error of a call that changes nothing. An unknown outcome is harmless.
+    pub(super) fn into_read_error(self) -> BackendError {
         match self.kind {
             Kind::Unclear => self.unavailable(FailureReason::ApiUnavailable),
-            _ => self.of_write(),
+            _ => self.into_write_error(),
         }
     }
 
-    /// For a call that changes something.
-    pub(super) fn of_write(self) -> BackendError {
+    /// Converts the error of a call that changes something.
+    pub(super) fn into_write_error(self) -> BackendError {
         match self.kind {
             Kind::Unauthenticated | Kind::Forbidden => self.unavailable(FailureReason::Authentication),
             Kind::WrongServer => self.unavailable(FailureReason::InvalidConfiguration),
@@ -227,11 +226,11 @@ impl ApiError {
     }
 }
 
-/// Longest message, characters (docs/reference/cluster-autoscaler.md#creation-errors).
+/// Maximum length of a message, characters (docs/reference/cluster-autoscaler.md#creation-errors).
 const LONGEST: usize = 200;
 
-/// A reply's words, fit to show: one line, without tags, secrets and UUIDs, and short.
-pub(super) fn words(text: &str, secrets: &[&str]) -> String {
+/// The message of a reply for logs: one short line without tags, secrets and UUIDs.
+pub(super) fn clean_message(text: &str, secrets: &[&str]) -> String {
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "***");
@@ -298,7 +297,7 @@ mod tests {
             (0, "The moon is full", Kind::Refused),
             (409, "Cluster is locked", Kind::Refused),
         ] {
-            assert_eq!(Kind::of(status, message), kind, "{status} {message}");
+            assert_eq!(Kind::classify(status, message), kind, "{status} {message}");
         }
     }
 
@@ -310,7 +309,7 @@ mod tests {
             "Your account has reached the maximum (10) of servers",
             "Quota exceeded: 5/5",
         ] {
-            assert_eq!(Kind::of(500, message), Kind::Quota, "{message}");
+            assert_eq!(Kind::classify(500, message), Kind::Quota, "{message}");
         }
     }
 
@@ -331,7 +330,7 @@ mod tests {
             ("Too many requests", true, Kind::Unclear),
             ("", false, Kind::Unclear),
         ] {
-            assert_eq!(Kind::of_server_error(500, message, deliberate), kind, "{message} {deliberate}");
+            assert_eq!(Kind::classify_server_error(500, message, deliberate), kind, "{message} {deliberate}");
         }
     }
 
@@ -339,20 +338,20 @@ mod tests {
     fn words_are_fit_to_show() {
         let text =
             "<html><h1>502\r\n Bad</h1>\tGateway</html> for ab70b42f-9f22-11e3-8af5-005056aa8af7, s3cret!";
-        assert_eq!(words(text, &["s3cret", ""]), "502 Bad Gateway for (id), ***!");
-        assert_eq!(words(&"é".repeat(300), &[]).chars().count(), LONGEST);
+        assert_eq!(clean_message(text, &["s3cret", ""]), "502 Bad Gateway for (id), ***!");
+        assert_eq!(clean_message(&"é".repeat(300), &[]).chars().count(), LONGEST);
     }
 
     #[test]
     fn a_secret_is_not_half_shown_at_the_cut() {
         let text = format!("{} TOPSECRET", "x".repeat(LONGEST - 6));
-        assert!(!words(&text, &["TOPSECRET"]).contains("TOP"));
+        assert!(!clean_message(&text, &["TOPSECRET"]).contains("TOP"));
     }
 
     #[test]
     fn an_unclear_read_did_nothing() {
         let error = ApiError::new(Kind::Unclear, "x");
-        assert!(matches!(error.clone().of_read(), BackendError::Unavailable { .. }));
-        assert!(matches!(error.of_write(), BackendError::Unclear { .. }));
+        assert!(matches!(error.clone().into_read_error(), BackendError::Unavailable { .. }));
+        assert!(matches!(error.into_write_error(), BackendError::Unclear { .. }));
     }
 }

@@ -1,8 +1,8 @@
-//! Which VM of the account a listed node is, where the cluster's listing does not show its UUID
+//! Identifies the VM of a listed node if the listing of the cluster does not show its UUID
 //! (docs/reference/vpsie-api.md#node-uuids).
 //!
-//! A deletion goes by the UUID, so a hostname alone is not enough: a restored backup carries the hostname of the worker
-//! that it was made of. Further evidence of another kind must agree, and none may contradict.
+//! Deletions need the UUID, and the hostname alone does not identify a VM: a restored backup has the hostname of its
+//! original. So other evidence must agree, and none may contradict.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,9 +14,9 @@ use crate::fleet::VmId;
 /// The VMs of the account.
 pub(super) struct Account<'a> {
     vms: &'a [VmName],
-    /// The datacenters that the cluster's workers are made in.
+    /// Datacenters of the cluster's workers.
     datacenters: &'a [DatacenterId],
-    /// Whether a row says that it is a node of a managed cluster: then a row that says otherwise is none.
+    /// Whether rows of nodes of managed clusters show that kind. Then rows of another kind are not such nodes.
     tells_kinds: bool,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Account<'a> {
         Self { vms, datacenters, tells_kinds }
     }
 
-    /// The UUID of the node: that of the only VM with its hostname that the evidence confirms.
+    /// The UUID of the node: that of the only confirmed VM with its hostname.
     pub(super) fn identify(&self, node: &Node) -> Option<&'a VmId> {
         let confirmed: BTreeSet<&VmId> = self
             .vms
@@ -37,8 +37,8 @@ impl<'a> Account<'a> {
         confirmed.first().copied().filter(|_| confirmed.len() == 1)
     }
 
-    /// Whether evidence beside the hostname says that this is the node: an address, or its kind together with the
-    /// datacenter. What either side does not tell is no evidence.
+    /// Whether other evidence than the hostname shows that the VM is the node: an address, or kind and datacenter. Absent
+    /// fields are no evidence.
     fn is_confirmed(&self, node: &Node, vm: &VmName) -> bool {
         let address = same_address(&node.addresses, &vm.addresses);
         let datacenter = self.same_datacenter(node, vm);
@@ -49,7 +49,7 @@ impl<'a> Account<'a> {
         address == Some(true) || vm.kind == VmKind::Kubernetes && datacenter == Some(true)
     }
 
-    /// Whether both are in one datacenter, where both tell.
+    /// Whether both are in the same datacenter. None if a side does not show it.
     fn same_datacenter(&self, node: &Node, vm: &VmName) -> Option<bool> {
         let by_uuid = vm.datacenter_uuid.as_ref().and_then(|uuid| {
             let is_it = |known: &DatacenterId| known.as_str().eq_ignore_ascii_case(uuid);
@@ -63,15 +63,16 @@ impl<'a> Account<'a> {
     }
 }
 
-/// Whether both have an address in common, where both show addresses of one kind: a listing may show only the private
-/// address of a VM whose public one is in another.
+/// Whether both have an address in common. None if they show no addresses of the same kind: one listing may have only the
+/// private address of a VM, and another only the public one.
 fn same_address(node: &BTreeSet<IpAddr>, vm: &BTreeSet<IpAddr>) -> Option<bool> {
-    let kinds = |addresses: &BTreeSet<IpAddr>| addresses.iter().map(AddressKind::of).collect::<BTreeSet<_>>();
+    let kinds =
+        |addresses: &BTreeSet<IpAddr>| addresses.iter().map(AddressKind::new).collect::<BTreeSet<_>>();
     let same = !node.is_disjoint(vm);
     agree(same || !kinds(node).is_disjoint(&kinds(vm)), same)
 }
 
-/// Two addresses of a VM that differ in kind do not contradict each other.
+/// Kind of an address. Addresses of different kinds do not contradict each other.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct AddressKind {
     is_ipv4: bool,
@@ -79,7 +80,7 @@ struct AddressKind {
 }
 
 impl AddressKind {
-    fn of(address: &IpAddr) -> Self {
+    fn new(address: &IpAddr) -> Self {
         let is_private = match address {
             IpAddr::V4(address) => address.is_private(),
             IpAddr::V6(address) => address.is_unique_local(),

@@ -1,4 +1,4 @@
-//! Keeps to the rate that VPSie allows: so many requests in any window, a share of them for deletions only.
+//! Rate limit of the requests: a maximum number in any window, with a share that is reserved for deletions.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -8,16 +8,16 @@ use tokio::time::Instant;
 
 use crate::retry_after::RetryAfter;
 
-/// What a request is for.
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To delete, and so to stop paying: may use the whole rate.
+    /// Deletions, which stop costs. They may use the whole rate.
     Deletion,
-    /// All else.
+    /// All other requests.
     Ordinary,
 }
 
-/// A minute and a little, because requests do not all take the same time to arrive.
+/// Slightly more than a minute, because requests take different times to arrive.
 const WINDOW: Duration = Duration::from_secs(61);
 
 pub(super) struct Limiter {
@@ -33,19 +33,19 @@ struct State {
 }
 
 impl Limiter {
-    /// At most `per_minute` requests, of which `deletion_share` (0 to 1) only deletions may use.
+    /// Admits at most `per_minute` requests, with the share `deletion_share` (0 to 1) for deletions only.
     pub(super) fn new(per_minute: u32, deletion_share: f64) -> Self {
         let rate = per_minute.max(1) as usize;
-        let kept = (rate as f64 * deletion_share.clamp(0.0, 1.0)).round() as usize;
-        Self { rate, ordinary: rate.saturating_sub(kept).max(1), state: Mutex::default() }
+        let reserved = (rate as f64 * deletion_share.clamp(0.0, 1.0)).round() as usize;
+        Self { rate, ordinary: rate.saturating_sub(reserved).max(1), state: Mutex::default() }
     }
 
-    /// Waits until a request may be sent, and counts it as sent. When that is not before `deadline`, says at
-    /// once how long it would take.
+    /// Waits until a request may be sent, and counts it as sent. If that is not before `deadline`, returns the necessary
+    /// waiting time at once.
     pub(super) async fn acquire(&self, purpose: Purpose, deadline: Instant) -> Result<(), Duration> {
         loop {
             let now = Instant::now();
-            let Err(at) = self.take(purpose, now) else { return Ok(()) };
+            let Err(at) = self.try_acquire(purpose, now) else { return Ok(()) };
             if at >= deadline {
                 return Err(at - now);
             }
@@ -53,15 +53,15 @@ impl Limiter {
         }
     }
 
-    /// Holds everything back: VPSie said that we are too fast.
+    /// Stops all requests for some time, after VPSie replied with 429.
     pub(super) fn pause(&self, pause: RetryAfter) {
         let until = Instant::now() + pause.get();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.paused_until = state.paused_until.max(Some(until));
     }
 
-    /// Counts a request as sent, or says when to try again.
-    fn take(&self, purpose: Purpose, now: Instant) -> Result<(), Instant> {
+    /// Counts a request as sent, or returns the time of the next attempt.
+    fn try_acquire(&self, purpose: Purpose, now: Instant) -> Result<(), Instant> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(until) = state.paused_until.filter(|until| *until > now) {
             return Err(until);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_what_comes_too_late() {
+    async fn fails_at_once_if_the_wait_exceeds_the_deadline() {
         let limiter = Limiter::new(1, 0.0);
         let deadline = Instant::now() + Duration::from_secs(20);
         limiter.acquire(Purpose::Ordinary, deadline).await.unwrap();

@@ -1,4 +1,4 @@
-//! VPSie-managed Kubernetes: workers come in VPSie groups, one group a size
+//! Backend for VPSie-managed Kubernetes. Its workers are in VPSie groups, one group per size
 //! (docs/reference/vpsie-api.md#groups).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,12 +23,12 @@ use crate::fleet::{
 };
 use crate::retry_after::RetryAfter;
 
-/// What a [`ManagedBackend`] works on.
+/// Cluster and datacenters of a [`ManagedBackend`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedConfig {
     /// The cluster.
     pub cluster: ClusterId,
-    /// The datacenters whose offers are of interest.
+    /// The datacenters whose offers are used.
     pub datacenters: Vec<DatacenterId>,
 }
 
@@ -37,43 +37,48 @@ pub struct ManagedBackend {
     client: Client,
     target: Mutex<Option<ManagedConfig>>,
     memory: Mutex<Memory>,
-    /// One group is made at a time, so that two creations of a new size do not make two.
-    making: Semaphore,
+    /// Allows one creation of a group at a time, so that two machines of a new size do not create two groups.
+    group_creations: Semaphore,
 }
 
-/// What earlier replies told, to save calls.
+/// Results of earlier replies, to save calls.
 #[derive(Default)]
 struct Memory {
     sizes: Sizes,
-    /// Groups that nodes name and that VPSie does not list.
+    /// Groups in rows of nodes that VPSie does not list.
     unlisted: BTreeSet<String>,
-    /// UUIDs by hostname, with the numeric id of the node that each was found for.
+    /// UUIDs by hostname, each with the numeric id of its node.
     ids: BTreeMap<Hostname, (Option<String>, VmId)>,
-    /// Workers whose UUID is not known, with the listings in a row that did not show it.
+    /// Workers without a known UUID, with the number of consecutive listings without it.
     unidentified: BTreeMap<Hostname, u32>,
-    /// Sizes that VPSie makes no group for, since when, and its refusal.
+    /// Refusals to create a group, by size, with their times.
     refused: BTreeMap<SizeId, (Instant, BackendError)>,
 }
 
-/// Times that groups are listed until a new one shows, and the pause between.
-const LOOKS: u32 = 3;
-const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
-/// Listings in a row without a worker's UUID after which that is in the log.
+/// Maximum listings of the groups after the creation of one, and the pause between them.
+const GROUP_LISTINGS: u32 = 3;
+const LISTING_PAUSE: Duration = Duration::from_secs(2);
+/// Consecutive listings without the UUID of a worker after which a warning is logged.
 const UNIDENTIFIED: u32 = 3;
-/// How long a refusal to make a group is the answer for its size without asking again.
+/// Time that a refusal to create a group applies to its size without a new request.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 impl ManagedBackend {
-    /// A backend. Sends nothing yet; without a target it answers that there is none.
+    /// Creates a backend. Sends no request. Without a target, all calls fail.
     pub fn new(client: Client, target: impl Into<Option<ManagedConfig>>) -> Self {
         let target = target.into();
         if let Some(target) = &target {
             client.set_cluster(target.cluster.clone());
         }
-        Self { client, target: Mutex::new(target), memory: Mutex::default(), making: Semaphore::new(1) }
+        Self {
+            client,
+            target: Mutex::new(target),
+            memory: Mutex::default(),
+            group_creations: Semaphore::new(1),
+        }
     }
 
-    /// Works on this from now on. Calls that are under way end as they began.
+    /// Sets the target of later calls. Calls in progress keep the old one.
     pub fn set_target(&self, target: ManagedConfig) {
         let mut current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|known| known.cluster != target.cluster) {
@@ -87,18 +92,18 @@ impl ManagedBackend {
         let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
         target.ok_or_else(|| BackendError::Unavailable {
             reason: FailureReason::InvalidConfiguration,
-            message: "no NodeGroup says yet which cluster it is".to_owned(),
+            message: "the cluster is unknown: no NodeGroup has been read yet".to_owned(),
             retry_after: None,
         })
     }
 
-    /// Starts from offers that were read before, so that the first listing can tell sizes.
+    /// Restores offers of an earlier run, so that the first listing can determine sizes.
     pub fn remember(&self, catalog: &Catalog) {
         self.memory().sizes.set_offers(catalog.offers.clone());
     }
 
-    /// For the start: whether the credentials are accepted, and cluster and datacenters are there. Says what
-    /// there is when they are not.
+    /// Checks at the start that VPSie accepts the credentials, and that cluster and datacenters exist. The error lists
+    /// existing ones.
     pub async fn check(&self) -> Result<(), BackendError> {
         let missing = |what: &str, id: &str, known: Vec<String>| {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -108,18 +113,18 @@ impl ManagedBackend {
         let named = |name: &str, id: &str| format!("{id} ({name})");
 
         let target = self.target()?;
-        let clusters = self.client.clusters().await.map_err(ApiError::of_read)?;
+        let clusters = self.client.clusters().await.map_err(ApiError::into_read_error)?;
         let cluster = target.cluster.as_str();
         if !clusters.iter().any(|known| known.id.eq_ignore_ascii_case(cluster)) {
             let known = clusters.iter().map(|known| named(&known.name, &known.id)).collect();
             return Err(missing("cluster", cluster, known));
         }
-        let datacenters = self.client.datacenters().await.map_err(ApiError::of_read)?;
+        let datacenters = self.client.datacenters().await.map_err(ApiError::into_read_error)?;
         for wanted in &target.datacenters {
             match datacenters.iter().find(|known| known.id.eq_ignore_ascii_case(wanted.as_str())) {
                 Some(known) if known.active => {}
                 Some(known) => {
-                    tracing::warn!(datacenter = %wanted, name = known.name, "VPSie says that the datacenter is not active");
+                    tracing::warn!(datacenter = %wanted, name = known.name, "VPSie lists the datacenter as inactive");
                 }
                 None => {
                     let known = datacenters.iter().map(|known| named(&known.name, &known.id)).collect();
@@ -145,59 +150,63 @@ impl ManagedBackend {
         Ok(())
     }
 
-    /// The group of the size; makes one when there is none. No worker is asked for, so whatever goes wrong,
-    /// none will come.
+    /// Returns the group of the size, and creates it if necessary. No worker is requested, so no error leaves one behind.
     async fn group(&self, cluster: &ClusterId, size: SizeId, label: &str) -> Result<u64, BackendError> {
         let known = || self.memory().known_group(size);
         if let Some(known) = known() {
             return known;
         }
-        let _turn = self.making.acquire().await;
+        let _turn = self.group_creations.acquire().await;
         if let Some(known) = known() {
             return known;
         }
-        self.read_groups(cluster).await.map_err(ApiError::of_read)?;
+        self.read_groups(cluster).await.map_err(ApiError::into_read_error)?;
         if let Some(known) = known() {
             return known;
         }
-        let made = self.make_group(cluster, size, label).await;
-        if let Err(refusal @ BackendError::Refused { .. }) = &made {
+        let created = self.create_group(cluster, size, label).await;
+        if let Err(refusal @ BackendError::Refused { .. }) = &created {
             self.memory().refused.insert(size, (Instant::now(), refusal.clone()));
         }
-        made
+        created
     }
 
-    async fn make_group(&self, cluster: &ClusterId, size: SizeId, label: &str) -> Result<u64, BackendError> {
+    async fn create_group(
+        &self,
+        cluster: &ClusterId,
+        size: SizeId,
+        label: &str,
+    ) -> Result<u64, BackendError> {
         let known = || self.memory().sizes.group_for(size);
         let before = self.memory().sizes.group_ids();
         let name = group_name(label, size);
         match self.client.add_group(cluster, &name, size).await {
-            Ok(()) => tracing::info!(%size, group = name, "made a VPSie group"),
+            Ok(()) => tracing::info!(%size, group = name, "created VPSie group"),
             Err(error) if error.message.to_lowercase().contains(SAME_SIZE) => {
-                self.read_groups(cluster).await.map_err(ApiError::of_read)?;
+                self.read_groups(cluster).await.map_err(ApiError::into_read_error)?;
                 let learned = self.memory().sizes.learn_from_refusal(size, &name, &error.message);
-                return known().or(learned).ok_or_else(|| error.of_read());
+                return known().or(learned).ok_or_else(|| error.into_read_error());
             }
-            Err(error) => return Err(error.of_read()),
+            Err(error) => return Err(error.into_read_error()),
         }
-        for look in 0..LOOKS {
-            if look > 0 {
-                tokio::time::sleep(BETWEEN_LOOKS).await;
+        for listing in 0..GROUP_LISTINGS {
+            if listing > 0 {
+                tokio::time::sleep(LISTING_PAUSE).await;
             }
-            self.read_groups(cluster).await.map_err(ApiError::of_read)?;
-            let made = self.memory().sizes.learn_made(size, &name, &before);
-            if let Some(group) = known().or(made) {
+            self.read_groups(cluster).await.map_err(ApiError::into_read_error)?;
+            let created = self.memory().sizes.learn_created(size, &name, &before);
+            if let Some(group) = known().or(created) {
                 return Ok(group);
             }
         }
         Err(BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
             message: format!("the new VPSie group {name:?} is not listed yet"),
-            retry_after: Some(RetryAfter::new(BETWEEN_LOOKS)),
+            retry_after: Some(RetryAfter::new(LISTING_PAUSE)),
         })
     }
 
-    /// The cluster's nodes, with UUIDs and groups as far as one further call can bring them.
+    /// Lists the nodes of the cluster, with UUIDs and groups from at most one further call.
     async fn nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
         let mut nodes = self.client.nodes(cluster, purpose).await?;
         let (new_groups, needs_ids) = {
@@ -205,7 +214,7 @@ impl ManagedBackend {
             memory.recall_ids(&mut nodes);
             (memory.new_groups(&nodes), nodes.iter().any(needs_id))
         };
-        // Either is worth a call, and neither is worth losing the listing.
+        // If this call fails, the listing is still useful.
         if new_groups {
             match self.read_groups(cluster).await {
                 Ok(()) => self.memory().note_unlisted(&nodes),
@@ -217,7 +226,7 @@ impl ManagedBackend {
                     let datacenters = self.target().map(|target| target.datacenters).unwrap_or_default();
                     self.memory().learn_ids(&mut nodes, &Account::new(&vms, &datacenters));
                 }
-                Err(error) => tracing::warn!(error = error.message, "cannot look up UUIDs of nodes"),
+                Err(error) => tracing::warn!(error = error.message, "cannot list VMs for the UUIDs of nodes"),
             }
         }
         let unidentified = self.memory().note_unidentified(&nodes);
@@ -225,36 +234,36 @@ impl ManagedBackend {
         Ok(nodes)
     }
 
-    /// The UUID of a VM that is known by its hostname only. None when there is no such VM.
-    async fn find(&self, cluster: &ClusterId, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
-        let nodes = self.nodes(cluster, Purpose::Deletion).await.map_err(ApiError::of_read)?;
+    /// Finds the UUID of a VM by its hostname. None if there is no such VM.
+    async fn find_id(&self, cluster: &ClusterId, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
+        let nodes = self.nodes(cluster, Purpose::Deletion).await.map_err(ApiError::into_read_error)?;
         let Some(node) = nodes.into_iter().find(|node| node.hostname == *hostname) else { return Ok(None) };
         if node.role != NodeRole::Worker {
             return Err(BackendError::Refused {
                 reason: FailureReason::InvalidConfiguration,
-                message: "it is listed as a part of the control plane, or without a role".to_owned(),
+                message: "VPSie lists it as control plane, or without a role".to_owned(),
             });
         }
         node.id.map(Some).ok_or_else(|| BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
-            message: "no listing confirms its UUID yet: VPSie lists no VM, or several, with its hostname and with its \
-                      address, or its datacenter as a Kubernetes node"
+            message: "its UUID is not confirmed yet: VPSie lists no VM, or several, with its hostname and with its address, or \
+                      its datacenter as a Kubernetes node"
                 .to_owned(),
             retry_after: None,
         })
     }
 
-    /// Looks whether a VM that VPSie claims not to know is gone indeed: with a wrong prefix everything is
-    /// "not found" (docs/reference/vpsie-api.md#base-url).
+    /// Checks by a listing that a VM is gone after VPSie replied "not found": with a wrong URL prefix, VPSie sends that
+    /// reply for everything (docs/reference/vpsie-api.md#base-url).
     async fn confirm_gone(
         &self,
         cluster: &ClusterId,
         vm: &Vm,
         id: &VmId,
-        words: String,
+        refusal: String,
     ) -> Result<(), BackendError> {
         let nodes = self.client.nodes(cluster, Purpose::Deletion).await;
-        let nodes = nodes.map_err(ApiError::of_read)?;
+        let nodes = nodes.map_err(ApiError::into_read_error)?;
         let is_it = |node: &Node| match &node.id {
             Some(listed) => listed == id,
             None => node.hostname == vm.hostname,
@@ -264,7 +273,7 @@ impl ManagedBackend {
         }
         Err(BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
-            message: format!("VPSie lists the VM but will not delete it: {words}"),
+            message: format!("VPSie lists the VM, but did not delete it: {refusal}"),
             retry_after: None,
         })
     }
@@ -279,7 +288,7 @@ impl Backend for ManagedBackend {
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         let mut offers = Vec::new();
         for datacenter in &self.target()?.datacenters {
-            let found = self.client.offers(datacenter).await.map_err(ApiError::of_read)?;
+            let found = self.client.offers(datacenter).await.map_err(ApiError::into_read_error)?;
             if found.rows.is_empty() {
                 return Err(BackendError::Unavailable {
                     reason: FailureReason::InvalidConfiguration,
@@ -298,12 +307,12 @@ impl Backend for ManagedBackend {
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
         let cluster = self.target()?.cluster;
-        let nodes = self.nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::of_read)?;
+        let nodes = self.nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::into_read_error)?;
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
             excluded: memory.sizes.excluded_by(&node),
-            // VPSie's reply has neither, and settings may have changed since the VM was requested.
+            // VPSie's reply has neither field, and settings may have changed since the request for the VM.
             datacenter: None,
             capacity_type: None,
             hostname: node.hostname,
@@ -317,8 +326,8 @@ impl Backend for ManagedBackend {
     }
 
     async fn count(&self) -> Result<Option<u32>, BackendError> {
-        let groups = self.client.groups(&self.target()?.cluster).await.map_err(ApiError::of_read)?;
-        // A group without a count, or that is missing, leaves the sum unknown.
+        let groups = self.client.groups(&self.target()?.cluster).await.map_err(ApiError::into_read_error)?;
+        // If a group or its count is missing, the sum is unknown.
         Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| groups.whole))
     }
 
@@ -332,11 +341,11 @@ impl Backend for ManagedBackend {
             self.memory().sizes.forget_groups();
         }
         if error.kind != Kind::NotFound {
-            return Err(error.of_write());
+            return Err(error.into_write_error());
         }
-        // The group was deleted; nothing was done.
+        // The group was deleted, so VPSie did nothing.
         let group = self.group(cluster, size, label).await?;
-        self.client.add_worker(cluster, group).await.map_err(ApiError::of_write)?;
+        self.client.add_worker(cluster, group).await.map_err(ApiError::into_write_error)?;
         Ok(None)
     }
 
@@ -344,14 +353,14 @@ impl Backend for ManagedBackend {
         let cluster = &self.target()?.cluster;
         let id = match &vm.id {
             Some(id) => id.clone(),
-            None => match self.find(cluster, &vm.hostname).await? {
+            None => match self.find_id(cluster, &vm.hostname).await? {
                 Some(id) => id,
                 None => return Ok(()),
             },
         };
-        match self.client.delete_worker(cluster, &id).await.map_err(ApiError::of_write)? {
+        match self.client.delete_worker(cluster, &id).await.map_err(ApiError::into_write_error)? {
             Deletion::Accepted => Ok(()),
-            Deletion::NotThere(words) => self.confirm_gone(cluster, vm, &id, words).await,
+            Deletion::NotFound(message) => self.confirm_gone(cluster, vm, &id, message).await,
         }
     }
 }
@@ -365,7 +374,7 @@ fn groups_of(nodes: &[Node]) -> impl Iterator<Item = &String> {
 }
 
 impl Memory {
-    /// Fills in UUIDs that were found before, and forgets those of nodes that are gone.
+    /// Sets UUIDs that are known from earlier listings, and drops those of nodes that are gone.
     fn recall_ids(&mut self, nodes: &mut [Node]) {
         let mut known = std::mem::take(&mut self.ids);
         for node in nodes {
@@ -380,7 +389,7 @@ impl Memory {
         }
     }
 
-    /// Fills in UUIDs that the account's VMs confirm.
+    /// Sets UUIDs that the VMs of the account confirm.
     fn learn_ids(&mut self, nodes: &mut [Node], account: &Account<'_>) {
         for node in nodes.iter_mut().filter(|node| needs_id(node)) {
             if let Some(id) = account.identify(node) {
@@ -390,7 +399,7 @@ impl Memory {
         }
     }
 
-    /// Counts the workers whose UUID is not known. Each is in the log once.
+    /// Counts workers without a known UUID. Logs each of them once.
     fn note_unidentified(&mut self, nodes: &[Node]) -> usize {
         let before = std::mem::take(&mut self.unidentified);
         for node in nodes.iter().filter(|node| needs_id(node)) {
@@ -398,7 +407,7 @@ impl Memory {
             if listings == UNIDENTIFIED {
                 tracing::warn!(
                     hostname = %node.hostname,
-                    "VPSie's lists do not confirm the UUID of a worker; it cannot be deleted until they do"
+                    "worker without a confirmed UUID: it cannot be deleted until VPSie's listings confirm one"
                 );
             }
             self.unidentified.insert(node.hostname.clone(), listings);
@@ -406,7 +415,7 @@ impl Memory {
         self.unidentified.len()
     }
 
-    /// The group of the size, or a recent refusal to make one.
+    /// The group of the size, or a recent refusal to create one.
     fn known_group(&mut self, size: SizeId) -> Option<Result<u64, BackendError>> {
         if let Some(group) = self.sizes.group_for(size) {
             self.refused.remove(&size);

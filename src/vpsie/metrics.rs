@@ -1,4 +1,4 @@
-//! What the client counts.
+//! Metrics of the client.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 
 use crate::telemetry::Registry;
 
-/// Metrics of the requests to VPSie. Clones count together.
+/// Metrics of the requests to VPSie. Clones share their counters.
 #[derive(Clone)]
 pub struct Metrics {
     requests: Family<Request, Counter>,
@@ -53,23 +53,24 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds them to a registry, as `vpsie_api_…`.
+    /// Registers the metrics as `vpsie_api_…`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Requests to the VPSie API, by what came of them";
+        let help = "Requests to the VPSie API by outcome";
         registry.register("vpsie_api_requests", help, None, &self.requests);
-        let help = "How long requests to the VPSie API took";
+        let help = "Duration of requests to the VPSie API";
         registry.register("vpsie_api_request_duration", help, Some(Unit::Seconds), &self.seconds);
-        let help = "Requests to the VPSie API that were repeats";
+        let help = "Repeated requests to the VPSie API";
         registry.register("vpsie_api_retries", help, None, &self.retries);
-        let help = "Rows of VPSie's replies that could not be read";
+        let help = "Unreadable rows in replies of the VPSie API";
         registry.register("vpsie_api_skipped_rows", help, None, &self.skipped_rows);
-        let help = "Rows that VPSie announced and did not return when the list was last read";
+        let help = "Rows missing from the last listing: rows that VPSie announced, but did not return";
         registry.register("vpsie_api_missing_rows", help, None, &self.missing_rows);
-        let help = "Listed workers whose UUID no listing confirms: they cannot be deleted";
+        let help = "Workers without a confirmed UUID, which cannot be deleted";
         registry.register("vpsie_api_unidentified_workers", help, None, &self.unidentified);
         let help = "Time that calls waited for the rate limit";
         registry.register("vpsie_api_rate_limit_wait", help, Some(Unit::Seconds), &self.rate_limit_wait);
-        let help = "1 while the VPSie API does not answer and is not asked";
+        let help =
+            "1 while the circuit breaker is open: no requests are sent, because the VPSie API did not answer";
         registry.register("vpsie_api_breaker_open", help, None, &self.breaker_open);
     }
 
@@ -86,7 +87,7 @@ impl Metrics {
         self.skipped_rows.get_or_create(&Endpoint { endpoint }).inc();
     }
 
-    /// Sets how many rows are missing. Returns whether that is news.
+    /// Sets the number of missing rows. Returns whether it changed.
     pub(super) fn missing_rows(&self, endpoint: &'static str, missing: usize) -> bool {
         let missing = i64::try_from(missing).unwrap_or(i64::MAX);
         self.missing_rows.get_or_create(&Endpoint { endpoint }).set(missing) != missing

@@ -1,4 +1,4 @@
-//! Lists that may come in pages. VPSie documents no paging, and its clients disagree about it
+//! Reads listings that may have pages. VPSie documents no paging, and its clients disagree about it
 //! (docs/reference/vpsie-api.md#paging): the total may be absent, `offset` may count rows or pages, `limit`
 //! may be ignored.
 
@@ -13,24 +13,24 @@ use super::error::{ApiError, Kind};
 use super::reply::Payload;
 use super::wire::Row;
 
-/// Rows that could be read.
+/// Readable rows of a listing.
 #[derive(Debug)]
 pub(super) struct Rows<T> {
     pub(super) rows: Vec<T>,
-    /// Whether VPSie has no further rows as far as can be told. Else a row that is missing is not gone.
+    /// Whether the listing is complete. Otherwise the absence of a row does not prove that its object is gone.
     pub(super) whole: bool,
 }
 
-/// Most rows that are asked for at once; if VPSie gives fewer, pages of this many, and so many of them.
+/// Rows requested at once; page size if VPSie returns fewer; maximum number of pages.
 const MOST_ROWS: usize = 10_000;
 const PAGE: usize = 100;
 const MOST_PAGES: usize = 100;
-/// A list of fewer rows is no full page: no client shows a smaller one.
+/// A listing with fewer rows is not a full page: all known clients use larger pages.
 const SMALLEST_PAGE: usize = 10;
-/// How long a list without a total that was found to be whole is taken for whole while its length stays the same.
+/// Time that a complete listing without a total counts as complete while its length does not change.
 const WHOLE_FOR: Duration = Duration::from_mins(2);
 
-/// A list while its pages are read.
+/// A listing while its pages are being read.
 struct Reading<'a> {
     client: &'a Client,
     call: &'a Call,
@@ -40,7 +40,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads a page. Returns how many of its rows are new; those of the first page all are.
+    /// Reads a page. Returns the number of new rows. All rows of the first page are new.
     async fn read_page(&mut self, call: &Call) -> Result<usize, ApiError> {
         let (page, total) = self.client.page(call).await?;
         let total = total.and_then(|total| usize::try_from(total).ok()).filter(|total| *total > 0);
@@ -103,7 +103,7 @@ impl Reading<'_> {
                 tracing::debug!(
                     endpoint = call.endpoint,
                     error = error.message,
-                    "no further page can be read"
+                    "cannot read further pages of a listing"
                 );
                 Ok((0, false))
             }
@@ -112,8 +112,8 @@ impl Reading<'_> {
 }
 
 impl Client {
-    /// Every row of a listing, over all its pages, as `read` has it. A row that it cannot read is skipped and
-    /// counted. Rows that VPSie announces and does not return are counted and logged.
+    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Rows that
+    /// VPSie announces, but does not return, are counted and logged.
     pub(super) async fn rows<T>(
         &self,
         call: Call,
@@ -148,7 +148,7 @@ impl Client {
                 endpoint = call.endpoint,
                 rows = reading.rows.len(),
                 missing,
-                "VPSie announces more rows than it returns; missing rows count as unknown, not as deleted"
+                "VPSie returned fewer rows than it announced; missing rows count as unknown, not as deleted"
             );
         }
         let read = |row: &Value| {
@@ -166,14 +166,14 @@ impl Client {
             Payload::List { rows, total } => Ok((rows, total)),
             Payload::Nothing | Payload::False => Ok((Vec::new(), None)),
             Payload::Accepted | Payload::Object(_) => {
-                let message = format!("the reply to {} is no list", call.endpoint);
+                let message = format!("VPSie replied to {} without a list", call.endpoint);
                 Err(ApiError::new(Kind::Unclear, message))
             }
         }
     }
 }
 
-/// What makes two rows the same row.
+/// Key by which duplicate rows are recognized.
 fn key(row: &Value) -> String {
     let named = |name| row.as_object().and_then(|row: &Map<String, Value>| Row(row).text(&[name]));
     named("identifier").or_else(|| named("id")).unwrap_or_else(|| row.to_string())

@@ -1,35 +1,34 @@
-//! Replies: the envelope in all its forms (docs/reference/vpsie-api.md#envelope), and what a failure among
-//! them means.
+//! Reads replies: the envelope in all its forms (docs/reference/vpsie-api.md#envelope), and failures.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::error::{ApiError, Kind, status_line, words};
+use super::error::{ApiError, Kind, clean_message, status_line};
 use crate::retry_after::RetryAfter;
 
-/// A reply that says that the call succeeded.
+/// A reply to a successful call.
 #[derive(Debug)]
 pub(super) struct Reply(Value);
 
-/// What the call brought.
+/// Payload of a reply.
 #[derive(Debug, PartialEq)]
 pub(super) enum Payload {
-    /// `null`, or nothing at all.
+    /// `null`, or an empty body.
     Nothing,
     /// `false`: the requested object does not exist (docs/reference/vpsie-api.md#envelope).
     False,
     /// `true`, or another bare value: accepted.
     Accepted,
-    /// One thing.
+    /// One object.
     Object(Map<String, Value>),
-    /// Many, and how many there are in all where that is told.
+    /// A list, with the total number of rows if the reply has it.
     List { rows: Vec<Value>, total: Option<u64> },
 }
 
 impl Reply {
-    /// Reads a reply, and tells a failure whichever way it is told. `secrets` are kept out of its message.
+    /// Reads a reply, and recognizes failures in all their forms. Error messages do not show `secrets`.
     pub(super) fn read(reply: &Response<Bytes>, now: Timestamp, secrets: &[&str]) -> Result<Self, ApiError> {
         let (status, body) = (reply.status(), reply.body());
         let parsed = match serde_json::from_slice::<Value>(body) {
@@ -38,15 +37,15 @@ impl Reply {
             _ => None,
         };
         let error = match parsed {
-            None => not_json(status, body, secrets),
-            Some(value) => match told_failure(status, &value) {
+            None => error_without_json(status, body, secrets),
+            Some(value) => match find_failure(status, &value) {
                 None => return Ok(Self(value)),
                 Some((code, message)) => {
                     let kind = match code {
-                        500.. => Kind::of_server_error(code, &message, is_deliberate(&value, &message)),
-                        _ => Kind::of(code, &message),
+                        500.. => Kind::classify_server_error(code, &message, is_deliberate(&value, &message)),
+                        _ => Kind::classify(code, &message),
                     };
-                    let message = match words(&message, secrets) {
+                    let message = match clean_message(&message, secrets) {
                         nothing if nothing.is_empty() => status_line(status),
                         message => message,
                     };
@@ -57,7 +56,7 @@ impl Reply {
         Err(ApiError { retry_after: RetryAfter::read(reply.headers(), now), ..error })
     }
 
-    /// The whole of it; a login has no `data`.
+    /// The whole body; replies to logins have no `data`.
     pub(super) fn root(&self) -> &Value {
         &self.0
     }
@@ -104,8 +103,8 @@ fn total(object: &Map<String, Value>) -> Option<u64> {
     direct.or_else(|| object.get("pagination")?.get("total")?.as_u64())
 }
 
-/// The code and the words of a failure, which may come with HTTP 200 (docs/reference/vpsie-api.md#refusals).
-fn told_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
+/// Code and message of a failure, which may have HTTP status 200 (docs/reference/vpsie-api.md#refusals).
+fn find_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
     let said = |key| root.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
     let (failed, in_error) = match root.get("error") {
         None | Some(Value::Null) => (false, None),
@@ -131,31 +130,30 @@ fn told_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
     Some((code, said("message").or(in_error).unwrap_or_default().to_owned()))
 }
 
-/// Whether an error envelope is one that VPSie's own checks write: its quota refusals carry `type: false` and no stack
-/// trace.
+/// Whether VPSie's own checks wrote the error envelope: its quota refusals have `type: false` and no stack trace.
 fn is_deliberate(root: &Value, message: &str) -> bool {
     let has = |key| root.get(key).is_some_and(|value| !value.is_null());
     root.get("type") == Some(&Value::Bool(false)) && !has("stack") && !message.is_empty()
 }
 
-/// Bytes of a reply without JSON that are looked at.
-const GLIMPSE: usize = 512;
+/// Maximum bytes of a reply without JSON in an error message.
+const EXCERPT: usize = 512;
 
-fn not_json(status: StatusCode, body: &Bytes, secrets: &[&str]) -> ApiError {
-    let glimpse = String::from_utf8_lossy(&body[..body.len().min(GLIMPSE)]);
+fn error_without_json(status: StatusCode, body: &Bytes, secrets: &[&str]) -> ApiError {
+    let excerpt = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]);
     let kind = match status.as_u16() {
-        // Something answered well and it was not the API; whether the API behind it did something is open.
+        // Another server replied with success. The API behind it may have executed the request.
         200..300 => Kind::Unclear,
         300..400 | 404 | 405 | 410 => Kind::WrongServer,
-        code => Kind::of(code, &glimpse),
+        code => Kind::classify(code, &excerpt),
     };
     let advice = if matches!(kind, Kind::WrongServer) || status.is_success() {
-        ", so it may not be the VPSie API: check host and prefix of its URL"
+        ", so this may not be the VPSie API: check host and prefix of --vpsie-api-url"
     } else {
         ""
     };
-    let message = format!("{} without JSON{advice}: {glimpse}", status_line(status));
-    ApiError::new(kind, words(&message, secrets).trim_end_matches([':', ' ']))
+    let message = format!("{} without JSON{advice}: {excerpt}", status_line(status));
+    ApiError::new(kind, clean_message(&message, secrets).trim_end_matches([':', ' ']))
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
-//! Which VPSie group has which size, and which size a node has.
+//! Sizes of VPSie groups and of nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Group, Node};
 use crate::catalog::{DatacenterId, Offer, SizeId};
 
-/// What is known of sizes: the offers, the cluster's groups, and what making groups has taught.
+/// Known sizes: offers, groups of the cluster, and sizes learned from the creation of groups.
 ///
-/// A group shows a `boxsize_id`. That it is the `KubeSizeID` that the group was made with is plausible and
-/// not proven (docs/reference/vpsie-api.md#offers). So it does not count where the group's resources differ
-/// from the offer's, and it tells the size of a node only where they are the same.
+/// A group has a `boxsize_id`. It is probably the `KubeSizeID` of the group's creation, but that is not proven
+/// (docs/reference/vpsie-api.md#offers). So it does not count if the resources of group and offer differ, and it determines
+/// the size of a node only if they are equal.
 #[derive(Default)]
 pub(super) struct Sizes {
     offers: Vec<Offer>,
     groups: Vec<Group>,
-    /// Sizes of groups, by their id, that are known from having made them.
+    /// Sizes of groups by id, learned from their creation.
     learned: BTreeMap<u64, SizeId>,
 }
 
@@ -23,7 +23,7 @@ impl Sizes {
         self.offers = offers;
     }
 
-    /// The known offers of the datacenter that are not among these.
+    /// Known offers of the datacenter that are not in `listed`.
     pub(super) fn other_offers(&self, datacenter: &DatacenterId, listed: &[Offer]) -> Vec<Offer> {
         let is_other = |offer: &&Offer| {
             offer.datacenter == *datacenter && listed.iter().all(|listed| listed.size != offer.size)
@@ -31,7 +31,7 @@ impl Sizes {
         self.offers.iter().filter(is_other).cloned().collect()
     }
 
-    /// The known groups and these.
+    /// Adds groups to the known ones, or replaces them.
     pub(super) fn add_groups(&mut self, groups: Vec<Group>) {
         self.groups.retain(|known| groups.iter().all(|group| group.id != known.id));
         self.groups.extend(groups);
@@ -46,7 +46,7 @@ impl Sizes {
         self.groups.clear();
     }
 
-    /// Ids of the groups, to tell a new one afterwards.
+    /// Ids of the known groups, to recognize a new one later.
     pub(super) fn group_ids(&self) -> BTreeSet<u64> {
         self.groups.iter().map(|group| group.id).collect()
     }
@@ -55,26 +55,25 @@ impl Sizes {
         self.group_named(reference).is_some()
     }
 
-    /// The group of a size: the newest, should there be several.
+    /// The group of a size, the newest one of several.
     pub(super) fn group_for(&self, size: SizeId) -> Option<u64> {
         let groups = self.groups.iter().filter(|group| self.may_have(group, size));
         groups.map(|group| group.id).max()
     }
 
-    /// Learns which group was made for the size: one of that name that was not there `before`.
-    pub(super) fn learn_made(&mut self, size: SizeId, name: &str, before: &BTreeSet<u64>) -> Option<u64> {
-        let made = self.groups.iter().filter(|group| group.name == name && !before.contains(&group.id));
-        let id = made.map(|group| group.id).max()?;
+    /// Learns the group that was created for the size: a group with this name that is not in `before`.
+    pub(super) fn learn_created(&mut self, size: SizeId, name: &str, before: &BTreeSet<u64>) -> Option<u64> {
+        let created = self.groups.iter().filter(|group| group.name == name && !before.contains(&group.id));
+        let id = created.map(|group| group.id).max()?;
         self.learned.insert(id, size);
         Some(id)
     }
 
-    /// Learns which group already has the size, from VPSie's refusal to make a second one: `Group <name> has
-    /// same selected Size` (docs/reference/vpsie-api.md#refusals). Whether that is the name of the group that
-    /// exists or of the one that was asked for (`asked`) is not known, so resources and our way to name
-    /// groups come first.
-    pub(super) fn learn_from_refusal(&mut self, size: SizeId, asked: &str, words: &str) -> Option<u64> {
-        let words = words.to_lowercase();
+    /// Learns the existing group of the size from VPSie's refusal of a second one: `Group <name> has same selected Size`
+    /// (docs/reference/vpsie-api.md#refusals). It is unknown whether that is the name of the existing group or of the
+    /// requested one (`requested`), so resources and our naming scheme take precedence.
+    pub(super) fn learn_from_refusal(&mut self, size: SizeId, requested: &str, message: &str) -> Option<u64> {
+        let message = message.to_lowercase();
         let suffix = group_name("", size);
         let of_another_size = |group: &Group| self.learned.get(&group.id).is_some_and(|known| *known != size);
         let free: Vec<&Group> = self.groups.iter().filter(|group| !of_another_size(group)).collect();
@@ -86,15 +85,16 @@ impl Sizes {
         let fits =
             |group: &Group| group.shape.is_known() && offer.is_some_and(|offer| group.shape.fits(offer));
         let may_fit = |group: &Group| offer.is_none_or(|offer| group.shape.fits(offer));
-        let says = |group: &Group| words.contains(&format!("group {} has", group.name.trim().to_lowercase()));
+        let says =
+            |group: &Group| message.contains(&format!("group {} has", group.name.trim().to_lowercase()));
         let id = only(&fits)
             .or_else(|| only(&|group| may_fit(group) && group.name.ends_with(&suffix)))
-            .or_else(|| only(&|group| may_fit(group) && group.name != asked && says(group)))?;
+            .or_else(|| only(&|group| may_fit(group) && group.name != requested && says(group)))?;
         self.learned.insert(id, size);
         Some(id)
     }
 
-    /// The size of a node, where there is no doubt.
+    /// The size of a node, if it is certain.
     pub(super) fn size_of_node(&self, node: &Node) -> Option<SizeId> {
         if let Some(reference) = &node.group {
             return self.size_of_group(self.group_named(reference)?);
@@ -107,8 +107,8 @@ impl Sizes {
         by_box_size().or_else(|| self.size_by_shape(node))
     }
 
-    /// The sizes that a node cannot have by its resources, where its size is in doubt. None where its resources are not
-    /// all known, or are those of no offer: VPSie may count them in another way.
+    /// Sizes that a node of uncertain size cannot have, by its resources. Empty if not all of its resources are known, or if
+    /// they fit no offer, because VPSie may report them in another form.
     pub(super) fn excluded_by(&self, node: &Node) -> BTreeSet<SizeId> {
         let fits = |offer: &&Offer| node.shape.fits(offer);
         if !node.shape.is_whole()
@@ -126,7 +126,7 @@ impl Sizes {
         }
         let offers = self.offers.iter().filter(|offer| node.shape.fits(offer)).map(|offer| offer.size);
         let groups = self.groups.iter().filter(|group| group.shape.may_be(&node.shape));
-        // A group that looks alike and whose size cannot be told leaves doubt.
+        // A similar group of uncertain size makes the size of the node uncertain.
         let sizes: BTreeSet<Option<SizeId>> =
             offers.map(Some).chain(groups.map(|group| self.size_of_group(group))).collect();
         match sizes.first() {
@@ -142,7 +142,7 @@ impl Sizes {
         })
     }
 
-    /// Whether workers of the size come from this group.
+    /// Whether the group may be that of the size.
     fn may_have(&self, group: &Group, size: SizeId) -> bool {
         match self.learned.get(&group.id) {
             Some(learned) => *learned == size,
@@ -152,7 +152,7 @@ impl Sizes {
         }
     }
 
-    /// The size of a group, where there is no doubt.
+    /// The size of a group, if it is certain.
     fn size_of_group(&self, group: &Group) -> Option<SizeId> {
         self.learned.get(&group.id).copied().or_else(|| {
             let offer = self.offer(SizeId(group.box_size?))?;
@@ -165,7 +165,7 @@ impl Sizes {
     }
 }
 
-/// The name of a group that we make: it tells the size, for people and for a later start.
+/// Name of a group that this program creates. It contains the size, for users and for later starts.
 pub(super) fn group_name(label: &str, size: SizeId) -> String {
     format!("{label}-{size}")
 }
@@ -224,8 +224,8 @@ mod tests {
     #[test]
     fn what_making_a_group_taught_counts_most_and_goes_with_the_group() {
         let mut sizes = sizes(vec![], vec![json!({"id": 5, "group_name": "a", "boxsize_id": 99})]);
-        assert_eq!(sizes.learn_made(SizeId(1), "a", &BTreeSet::from([5])), None);
-        assert_eq!(sizes.learn_made(SizeId(1), "a", &BTreeSet::new()), Some(5));
+        assert_eq!(sizes.learn_created(SizeId(1), "a", &BTreeSet::from([5])), None);
+        assert_eq!(sizes.learn_created(SizeId(1), "a", &BTreeSet::new()), Some(5));
         assert_eq!((sizes.group_for(SizeId(1)), sizes.group_for(SizeId(99))), (Some(5), None));
         sizes.set_groups(vec![]);
         assert_eq!(sizes.learned.len(), 0);

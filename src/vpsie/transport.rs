@@ -1,4 +1,4 @@
-//! How requests reach VPSie: one service, so that tests and the simulator can stand in for the network.
+//! The transport of requests: a service, which tests and the simulator replace.
 
 use std::error::Error;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use tower::util::BoxCloneSyncService;
 
-/// Takes a request to VPSie and brings the whole reply.
+/// Sends a request to VPSie and returns the whole reply.
 pub type Transport = BoxCloneSyncService<Request<Bytes>, Response<Bytes>, TransportError>;
 
-/// Why there is no reply.
+/// Failure to get a reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// The request never left: VPSie has done nothing.
+    /// The request was not sent.
     #[error("could not connect: {0}")]
     NotSent(String),
-    /// The request may have arrived: VPSie may have done it.
+    /// The request was sent, and VPSie may have executed it.
     #[error("the reply was lost: {0}")]
     Lost(String),
 }
 
-/// How long things may take.
+/// Timeouts of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// To connect, TLS included.
+    /// Timeout of connections, including TLS.
     pub connect: Duration,
-    /// One request, from its first byte to the last of its reply.
+    /// Timeout of one request, from its first byte to the last byte of its reply.
     pub request: Duration,
-    /// One call: the login that it may need, waiting for the rate limit, and repeats.
+    /// Timeout of one call, including login, waiting for the rate limit, and repeats.
     pub call: Duration,
 }
 
@@ -42,20 +42,20 @@ impl Default for Timeouts {
     }
 }
 
-/// Longest reply that is read. A node takes a few hundred bytes of a listing.
+/// Maximum size of a reply, bytes. A node takes a few hundred bytes of a listing.
 const MAX_REPLY: usize = 16 * 1024 * 1024;
 
-/// The network: HTTPS with the system's roots. Does not follow redirects, which would carry the credentials
-/// to another place.
+/// HTTPS with the root certificates of the system. Does not follow redirects, which would send the credentials to another
+/// server.
 pub fn https(timeouts: &Timeouts) -> Transport {
-    // Fails when a provider is installed already, which is as good.
+    // Fails if a provider is already installed, which is sufficient.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .connect_timeout(timeouts.connect)
         .timeout(timeouts.request)
         .redirect(reqwest::redirect::Policy::none())
         .build()
-        .map_err(|error| TransportError::NotSent(text_of(&error)));
+        .map_err(|error| TransportError::NotSent(error_chain(&error)));
     BoxCloneSyncService::new(tower::service_fn(move |request| {
         let client = client.clone();
         async move { fetch(&client?, request).await }
@@ -64,16 +64,16 @@ pub fn https(timeouts: &Timeouts) -> Transport {
 
 async fn fetch(client: &reqwest::Client, request: Request<Bytes>) -> Result<Response<Bytes>, TransportError> {
     let request = reqwest::Request::try_from(request)
-        .map_err(|error| TransportError::NotSent(text_of(&error.without_url())))?;
+        .map_err(|error| TransportError::NotSent(error_chain(&error.without_url())))?;
     let mut reply = client.execute(request).await.map_err(|error| {
         let sent = !(error.is_connect() || error.is_builder());
-        let text = text_of(&error.without_url());
+        let text = error_chain(&error.without_url());
         if sent { TransportError::Lost(text) } else { TransportError::NotSent(text) }
     })?;
     let (status, headers) = (reply.status(), std::mem::take(reply.headers_mut()));
     let mut body = BytesMut::new();
     while let Some(chunk) =
-        reply.chunk().await.map_err(|error| TransportError::Lost(text_of(&error.without_url())))?
+        reply.chunk().await.map_err(|error| TransportError::Lost(error_chain(&error.without_url())))?
     {
         if body.len() + chunk.len() > MAX_REPLY {
             return Err(TransportError::Lost(format!("it is longer than {MAX_REPLY} bytes")));
@@ -86,8 +86,8 @@ async fn fetch(client: &reqwest::Client, request: Request<Bytes>) -> Result<Resp
     Ok(response)
 }
 
-/// The error with its causes: reqwest keeps what matters ("connection refused") in the last of them.
-fn text_of(error: &dyn Error) -> String {
+/// The error with its causes. reqwest has the decisive one ("connection refused") at the end of the chain.
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut error = error;
     while let Some(cause) = error.source() {

@@ -39,7 +39,7 @@ impl Client {
             let known: Vec<String> =
                 clusters.iter().map(|known| format!("{} ({})", known.id, known.name)).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let message = format!("their account has no cluster {cluster}; it has: {known}");
+            let message = format!("their account has no cluster {cluster}; its clusters are: {known}");
             return Err(ApiError::new(Kind::Forbidden, message));
         }
         self.nodes(&cluster, Purpose::Ordinary).await?;

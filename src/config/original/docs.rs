@@ -1,30 +1,31 @@
-//! Writes docs/reference/flags.md from the table, and checks that each flag does what it says there.
+//! Writes docs/reference/flags.md from the table, and checks that each flag behaves as documented.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory, Parser};
 
-use super::{CONTROLLER, Fate, MANIFESTS, OriginalFlag, WEBHOOK, all};
+use super::{CONTROLLER, MANIFESTS, OriginalFlag, Support, WEBHOOK, all};
 use crate::config::{ServeArgs, Settings};
 
 const HEAD: &str = "\
 # Flags of the original
 
-Written by a test from the program's own table: `UPDATE=1 cargo test --lib original` writes it again.
+Generated from the program's own table by `UPDATE=1 cargo test --lib original`.
 
-What became of the flags of the original VPSie autoscaler, release 0.7. Those that work mean what they meant there; their
-defaults are those of [Settings](settings.md). All that are refused are reported at once, each with what replaced it.
+This page lists the flags of the original VPSie autoscaler, release 0.7. Flags that work have the same meaning, with the
+defaults in [Settings](settings.md). The program reports all refused flags at once, each with its replacement.
 
-The original had no subcommands. What it was is `serve`, with NodeGroups in the cluster and the pod's service account:
+The original had no subcommands. Its counterpart is `serve`, with NodeGroups in the cluster and the service account of
+the pod:
 
 ```sh
 vpsie-autoscaler serve --store=kubernetes --kubeconfig=in-cluster --namespace=kube-system \\
   --vpsie-secret-name=vpsie-secret
 ```
 
-Flags without it are refused as well, and what else is wrong with them is reported, too. `vpsie-autoscaler validate` takes
-the flags of `serve` and only checks them.
+Without the subcommand, all flags are refused, and other problems with them are reported, too. `vpsie-autoscaler validate`
+takes the flags of `serve` and only checks them.
 ";
 
 const ENVIRONMENT: &str = "
@@ -37,7 +38,7 @@ the last two. Neither program reads `VPSIE_SECRET_NAMESPACE`, which the original
 | --- | --- | --- |
 ";
 
-/// Variables that are still read: what the manifests set them to, the flag, and why that value is refused if it is.
+/// Variables that this program reads: value in the original's manifests, flag, and the reason if that value is refused.
 const VARIABLES: [(&str, &str, &str, Option<&str>); 6] = [
     ("VPSIE_API_URL", "https://api.vpsie.com/v2", "vpsie-api-url", None),
     ("VPSIE_CLIENT_ID", "id", "vpsie-client-id", None),
@@ -59,13 +60,13 @@ fn page() -> String {
         ("Controller", CONTROLLER),
         ("Webhook\n\nA binary of its own. Its `--log-level` and `--log-format` are as above.", WEBHOOK),
         (
-            "Manifests\n\nThe Kustomize manifests gave these to the controller, which did not know them and ended.",
+            "Manifests\n\nThe Kustomize manifests of the original set these flags. Its controller did not know them and exited.",
             MANIFESTS,
         ),
     ] {
         write!(page, "\n## {heading}\n\n| Flag | Default | Here |\n| --- | --- | --- |\n").unwrap();
-        for OriginalFlag { name, default, fate } in flags {
-            writeln!(page, "| `--{name}` |{} | {} |", code(default), here(fate)).unwrap();
+        for OriginalFlag { name, default, support } in flags {
+            writeln!(page, "| `--{name}` |{} | {} |", code(default), here(support)).unwrap();
         }
     }
     page.push_str(ENVIRONMENT);
@@ -75,22 +76,22 @@ fn page() -> String {
         let value = if flag.starts_with("vpsie-client-") { "" } else { value };
         writeln!(page, "| `{variable}` |{} | Works: is `--{flag}`{note} |", code(value)).unwrap();
     }
-    page + "| `SENTRY_DSN`, `ENVIRONMENT` | | Not read: nothing is sent to Sentry |\n"
+    page + "| `SENTRY_DSN`, `ENVIRONMENT` | | Not read: the program does not send data to Sentry |\n"
 }
 
 fn code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" `{text}`") }
 }
 
-fn here(fate: &Fate) -> String {
-    match fate {
-        Fate::Same("") => "Works".to_owned(),
-        Fate::Same(note) => format!("Works. {note}"),
-        Fate::Refused(sentence) => format!("Refused: it {sentence}"),
+fn here(support: &Support) -> String {
+    match support {
+        Support::Same("") => "Works".to_owned(),
+        Support::Same(note) => format!("Works. {note}"),
+        Support::Refused(sentence) => format!("Refused: it {sentence}"),
     }
 }
 
-/// What is wrong with a flag of `serve` that is given with all that it needs and nothing else.
+/// Result of `serve` with this flag and the flags that it needs.
 fn outcome(flag: &str, value: &str) -> Result<String, String> {
     let mut words = vec!["serve".to_owned(), "--store=kubernetes".to_owned(), format!("--{flag}={value}")];
     if flag != "kubeconfig" {
@@ -126,16 +127,16 @@ fn docs_flags_md_is_as_the_table_is() {
 
 #[test]
 fn each_flag_of_the_original_does_with_its_default_what_the_table_says() {
-    for OriginalFlag { name, default, fate, .. } in all() {
+    for OriginalFlag { name, default, support, .. } in all() {
         let outcome = outcome(name, default);
-        match fate {
-            Fate::Refused(sentence) => assert_eq!(outcome.unwrap_err(), format!("--{name}: {sentence}")),
-            // Nothing cannot be said with the flag: it says what can.
-            Fate::Same(_) if default.is_empty() => {
+        match support {
+            Support::Refused(sentence) => assert_eq!(outcome.unwrap_err(), format!("--{name}: {sentence}")),
+            // The flag needs a value.
+            Support::Same(_) if default.is_empty() => {
                 let error = outcome.unwrap_err();
                 assert!(error.contains(&format!("a value is required for '--{name} <")), "{error}");
             }
-            Fate::Same(_) => assert!(outcome.is_ok(), "--{name}: {outcome:?}"),
+            Support::Same(_) => assert!(outcome.is_ok(), "--{name}: {outcome:?}"),
         }
     }
     assert!(outcome("kubeconfig", "in-cluster").is_ok());
@@ -153,7 +154,7 @@ fn serve_has_one_name_for_each_flag() {
 #[test]
 fn variables_are_named_after_their_flags() {
     let refused =
-        |flag: &str| all().any(|known| known.name == flag && matches!(known.fate, Fate::Refused(_)));
+        |flag: &str| all().any(|known| known.name == flag && matches!(known.support, Support::Refused(_)));
     for arg in Line::command().get_arguments() {
         let flag = arg.get_long().unwrap_or_default();
         if refused(flag) {

@@ -1,5 +1,5 @@
-//! What became of the flags of the original VPSie autoscaler. Those that are gone are on the command line all the
-//! same, hidden, so that each is refused with what replaced it, and all of them at once.
+//! Flags of the original VPSie autoscaler. The command line accepts the removed ones as hidden flags, so that all of them
+//! are refused at once, each with its replacement.
 
 #[cfg(test)]
 mod docs;
@@ -16,27 +16,27 @@ pub use table::{CONTROLLER, MANIFESTS, WEBHOOK};
 pub struct OriginalFlag {
     /// Its name, without dashes.
     pub name: &'static str,
-    /// Its default there, or what the manifests gave it.
+    /// Its default in the original, or its value in the manifests of the original.
     pub default: &'static str,
-    /// What became of it.
-    pub fate: Fate,
+    /// How this program treats it.
+    pub support: Support,
 }
 
-/// What became of a flag.
+/// How this program treats a flag of the original.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It takes the same values and means the same. With what there is to know of it, or nothing.
+pub enum Support {
+    /// Same values and meaning. With a note for the documentation, which may be empty.
     Same(&'static str),
-    /// It is gone: why, and what replaced it.
+    /// Removed. With the reason and the replacement.
     Refused(&'static str),
 }
 
-/// All of them.
+/// All flags of the original.
 fn all() -> impl Iterator<Item = &'static OriginalFlag> {
     [CONTROLLER, WEBHOOK, MANIFESTS].into_iter().flatten()
 }
 
-/// Those of the refused flags that were given.
+/// The refused flags on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RefusedArgs {
     problems: Vec<Problem>,
@@ -50,10 +50,10 @@ impl RefusedArgs {
 
 impl Args for RefusedArgs {
     fn augment_args(command: Command) -> Command {
-        let refused = all().filter(|flag| matches!(flag.fate, Fate::Refused(_)));
+        let refused = all().filter(|flag| matches!(flag.support, Support::Refused(_)));
         command.args(refused.map(|flag| {
             let arg = Arg::new(flag.name).long(flag.name).hide(true);
-            // Whatever is given with it: it is the flag that is answered, not its value.
+            // Any value is accepted: the refusal concerns the flag.
             arg.num_args(0..=1).action(ArgAction::Append)
         }))
     }
@@ -66,7 +66,7 @@ impl Args for RefusedArgs {
 impl FromArgMatches for RefusedArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let problem = |flag: &OriginalFlag| {
-            let Fate::Refused(sentence) = flag.fate else { return None };
+            let Support::Refused(sentence) = flag.support else { return None };
             matches.value_source(flag.name)?;
             Some(Problem::new(&format!("--{}", flag.name), "", sentence))
         };

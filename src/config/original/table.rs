@@ -1,61 +1,62 @@
 //! The table: flags and defaults as of release 0.7 of the original VPSie autoscaler.
 
-use super::Fate::{self, Refused, Same};
 use super::OriginalFlag;
+use super::Support::{self, Refused, Same};
 
-const ONE_LEADS: &str =
-    "is gone: with --store=kubernetes one replica always leads, also if it is the only one; leave it out";
-const IN_NODE_GROUPS: &str = "is gone: no NodeGroup is made on demand; write NodeGroups, whose resourceIdentifier, \
-                              datacenterID and offeringIDs (names, UUIDs or KubeSizeIDs) say it";
-const NO_WEBHOOK: &str = "is gone: there is no webhook, the API server itself checks manifests by the rules in the \
+const ONE_LEADS: &str = "has been removed: with --store=kubernetes there is always a leader election, also for one replica; leave it out";
+const IN_NODE_GROUPS: &str = "has been removed: NodeGroups are not created on demand; write NodeGroups with \
+                              resourceIdentifier, datacenterID and offeringIDs (names, UUIDs or KubeSizeIDs)";
+const NO_WEBHOOK: &str = "has been removed: there is no webhook; the API server checks objects by the rules of the \
                           CustomResourceDefinitions (`vpsie-autoscaler crds`)";
 const NO_SENTRY: &str =
-    "is gone: nothing is sent to Sentry; what fails is in the log, in events and in /metrics";
-const NO_OPTIMIZATION: &str = "is not there yet: machines are not exchanged for cheaper ones; the expander \
-                               chooses by price which are rented";
-const NO_REBALANCING: &str = "is not there yet: machines are not replaced while they run; Cluster Autoscaler \
-                              removes those that are unneeded";
-const NO_SPOT: &str = "is not there yet: all machines are on demand";
+    "has been removed: the program does not send data to Sentry; the log, events and /metrics show failures";
+const NO_OPTIMIZATION: &str = "does not exist yet: machines are not replaced by cheaper ones; the expander chooses \
+                               new machines by price";
+const NO_REBALANCING: &str = "does not exist yet: running machines are not replaced; Cluster Autoscaler removes \
+                              machines that are not needed";
+const NO_SPOT: &str = "does not exist yet: all machines are on demand";
 
 /// Flags of the controller.
 pub const CONTROLLER: &[OriginalFlag] = &[
     flag(
         "kubeconfig",
         "",
-        Same("Without it there is no Kubernetes; the pod's service account is `--kubeconfig=in-cluster`"),
+        Same(
+            "Without it, Kubernetes is not used; the service account of the pod is `--kubeconfig=in-cluster`",
+        ),
     ),
     flag(
         "metrics-addr",
         ":8080",
         Refused(
-            "is now --http-listen, which takes IP and port such as 0.0.0.0:8080; /healthz and /readyz are on that \
-             port, too",
+            "has been replaced by --http-listen, which takes IP and port such as 0.0.0.0:8080; /healthz and /readyz \
+             are on that port, too",
         ),
     ),
     flag(
         "health-addr",
         ":8081",
-        Refused("is gone: /healthz and /readyz are on the port of --http-listen, beside /metrics"),
+        Refused("has been removed: /healthz and /readyz are on the port of --http-listen, like /metrics"),
     ),
     flag("leader-election", "true", Refused(ONE_LEADS)),
     flag("leader-election-id", "vpsie-autoscaler-leader", Same("")),
     flag(
         "leader-election-namespace",
         "kube-system",
-        Refused("is gone: the Lease is in --namespace, as are NodeGroups, records and the Secret"),
+        Refused("has been removed: the Lease is in --namespace, like NodeGroups, records and the Secret"),
     ),
     flag(
         "sync-period",
         "10m",
         Refused(
-            "is gone: Kubernetes is watched, and how often VPSie's list of nodes is read is --observe-interval",
+            "has been removed: Kubernetes is watched; --observe-interval is the interval between listings of the VPSie nodes",
         ),
     ),
     flag("vpsie-secret-name", "vpsie-secret", Same("Has no default. The keys of the Secret are the same")),
     flag(
         "vpsie-secret-namespace",
         "kube-system",
-        Refused("is gone: the Secret is in --namespace, as are NodeGroups, records and the Lease"),
+        Refused("has been removed: the Secret is in --namespace, like NodeGroups, records and the Lease"),
     ),
     flag("default-datacenter-id", "", Refused(IN_NODE_GROUPS)),
     flag("default-offering-ids", "", Refused(IN_NODE_GROUPS)),
@@ -63,17 +64,15 @@ pub const CONTROLLER: &[OriginalFlag] = &[
     flag(
         "kubernetes-version",
         "",
-        Refused("is gone: a cluster that VPSie manages gives its workers its own version; leave it out"),
+        Refused(
+            "has been removed: workers of a managed cluster have the version of the cluster; leave it out",
+        ),
     ),
     flag("kube-size-id", "0", Refused(IN_NODE_GROUPS)),
     flag("log-level", "info", Same("")),
-    flag("log-format", "json", Same("The default is `text`, which `console` is another name for")),
-    flag(
-        "development",
-        "false",
-        Refused("is gone: --log-level=debug shows more, and --log-format=text shows it for people"),
-    ),
-    flag("failed-vpsienode-ttl", "30m", Same("`0`, which was never, is refused")),
+    flag("log-format", "json", Same("The default is `text`; `console` is another name for it")),
+    flag("development", "false", Refused("has been removed: use --log-level=debug and --log-format=text")),
+    flag("failed-vpsienode-ttl", "30m", Same("`0` (never) is refused")),
     flag("enable-webhook", "false", Refused(NO_WEBHOOK)),
     flag("webhook-addr", ":9443", Refused(NO_WEBHOOK)),
     flag("webhook-cert-dir", "/var/run/webhook-certs", Refused(NO_WEBHOOK)),
@@ -85,7 +84,7 @@ pub const CONTROLLER: &[OriginalFlag] = &[
     flag("sentry-error-sample-rate", "1.0", Refused(NO_SENTRY)),
 ];
 
-/// Flags of the webhook's own binary, beside `log-level` and `log-format`.
+/// Flags of the webhook's binary, in addition to `log-level` and `log-format`.
 pub const WEBHOOK: &[OriginalFlag] = &[
     flag("port", "9443", Refused(NO_WEBHOOK)),
     flag("cert-dir", "/var/run/webhook-certs", Refused(NO_WEBHOOK)),
@@ -93,31 +92,30 @@ pub const WEBHOOK: &[OriginalFlag] = &[
     flag("tls-key-file", "tls.key", Refused(NO_WEBHOOK)),
 ];
 
-/// Flags that its manifests gave to the controller, which did not know them.
+/// Flags of the original's manifests that its controller did not know.
 pub const MANIFESTS: &[OriginalFlag] = &[
     flag("leader-elect", "true", Refused(ONE_LEADS)),
     flag(
         "max-concurrent-reconciles",
         "5",
         Refused(
-            "is gone: one writer decides, in memory; requests to VPSie are limited by --vpsie-rate-limit",
+            "has been removed: a single writer decides, in memory; --vpsie-rate-limit limits requests to VPSie",
         ),
     ),
     flag(
         "node-provision-timeout",
         "10m",
         Refused(
-            "is gone: --create-timeout is how long VPSie may take, and Cluster Autoscaler's \
-             --max-node-provision-time, or maxNodeProvisionTime in a NodeGroup's autoscalingOptions, how long a Node \
-             may",
+            "has been replaced by --create-timeout for the VM, and by Cluster Autoscaler's --max-node-provision-time, or \
+             maxNodeProvisionTime in autoscalingOptions of a NodeGroup, for the Node",
         ),
     ),
     flag(
         "node-termination-timeout",
         "5m",
         Refused(
-            "is gone: Cluster Autoscaler's --max-graceful-termination-sec limits its drains, disruption budgets those of \
-             machines that people delete; a deletion is asked of VPSie until it accepts",
+            "has been removed: --max-graceful-termination-sec limits Cluster Autoscaler's drains, disruption budgets limit \
+             other drains, and the deletion of a VM is repeated until VPSie accepts it",
         ),
     ),
     flag("cost-optimization", "true", Refused(NO_OPTIMIZATION)),
@@ -130,6 +128,6 @@ pub const MANIFESTS: &[OriginalFlag] = &[
     flag("spot-grace-period", "120s", Refused(NO_SPOT)),
 ];
 
-const fn flag(name: &'static str, default: &'static str, fate: Fate) -> OriginalFlag {
-    OriginalFlag { name, default, fate }
+const fn flag(name: &'static str, default: &'static str, support: Support) -> OriginalFlag {
+    OriginalFlag { name, default, support }
 }

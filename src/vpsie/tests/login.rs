@@ -181,7 +181,7 @@ async fn a_static_token_that_is_refused_says_so() {
     let script = Script::new([(LIST, refused())]);
     let error = list(&script.client()).await.unwrap_err();
     assert_eq!(error.kind, Kind::Unauthenticated);
-    assert_eq!(error.message, "VPSie does not accept the API token; it may have expired");
+    assert_eq!(error.message, "VPSie refused the API token; it may have expired");
     script.seen();
 }
 

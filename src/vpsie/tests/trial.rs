@@ -73,7 +73,7 @@ async fn a_token_without_our_cluster_is_refused() {
         script.seen();
         trial
     };
-    let words = "their account has no cluster c-1; it has: c-9 (HEL)".to_owned();
+    let words = "their account has no cluster c-1; its clusters are: c-9 (HEL)".to_owned();
     assert_eq!(trial(vec![(LIST, has("c-9"))]).await, Trial::Refused(words));
     assert!(matches!(trial(vec![(LIST, clusters())]).await, Trial::Refused(_)));
     let forbidden = reply(403, r#"{"error":true,"message":"Forbidden"}"#);

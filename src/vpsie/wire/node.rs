@@ -1,4 +1,4 @@
-//! Nodes of a cluster: the union of the shapes that `cluster/byId` is known to have
+//! Nodes of a cluster, in all known forms of the reply to `cluster/byId`
 //! (docs/reference/vpsie-api.md#nodes).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,31 +11,31 @@ use super::row::Row;
 use super::rows::Shape;
 use crate::fleet::{Hostname, NodeRole, VmId, VmState};
 
-/// A node, before UUID and size are looked up elsewhere.
+/// A node, before its UUID and size are determined from other calls.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::vpsie) struct Node {
     pub(in crate::vpsie) hostname: Hostname,
-    /// Its numeric id, as text: tells two nodes of one name apart.
+    /// Numeric id, as text. Distinguishes nodes with the same name.
     pub(in crate::vpsie) row_id: Option<String>,
     pub(in crate::vpsie) id: Option<VmId>,
     pub(in crate::vpsie) role: NodeRole,
     pub(in crate::vpsie) state: VmState,
     pub(in crate::vpsie) addresses: BTreeSet<IpAddr>,
-    /// The number of its datacenter.
+    /// Numeric id of the datacenter.
     pub(in crate::vpsie) datacenter: Option<String>,
-    /// The VPSie group that it names: its numeric id or its UUID.
+    /// Numeric id or UUID of its VPSie group.
     pub(in crate::vpsie) group: Option<String>,
     pub(in crate::vpsie) box_size: Option<u64>,
     pub(in crate::vpsie) shape: Shape,
     pub(in crate::vpsie) created_at: Option<Timestamp>,
 }
 
-/// The arrays that nodes come in, and the role that being in one tells.
+/// Arrays with nodes, and the role of the nodes in each.
 const ARRAYS: [(&str, Option<NodeRole>); 3] =
     [("nodes", None), ("masters", Some(NodeRole::ControlPlane)), ("slaves", Some(NodeRole::Worker))];
 
-/// Reads the nodes of a cluster. None when it has none of the arrays: that is no cluster without nodes, it
-/// is a reply that we do not understand. `skipped` is called for each row that cannot be read.
+/// Reads the nodes of a cluster. None if there is none of the arrays, because such a reply does not describe an empty
+/// cluster. `skipped` is called for each unreadable row.
 pub(in crate::vpsie) fn nodes(cluster: &Map<String, Value>, skipped: impl Fn()) -> Option<Vec<Node>> {
     if !ARRAYS.iter().any(|(name, _)| cluster.contains_key(*name)) {
         return None;
@@ -73,11 +73,11 @@ enum State {
     Known(VmState),
 }
 
-/// A node while its rows are being read.
+/// A node while its rows are being merged.
 struct Draft {
     row_id: Option<String>,
     id: Option<VmId>,
-    /// What tells its role: its own word, the array it is in, its hostname.
+    /// Evidence of its role: field, array, hostname.
     evidence: Vec<NodeRole>,
     node_type: Option<u64>,
     state: Option<State>,
@@ -104,7 +104,7 @@ impl Draft {
             group: row.text(&["group_id", "groupId", "node_group_id", "nodeGroupId", "groupIdentifier"]),
             box_size: row.number(&["boxsize_id", "kube_size_id", "KubeSizeID"]),
             shape: Shape::read(row),
-            // A time without its zone may be hours off, and would then hide a node that is new.
+            // A time without a zone may be wrong by hours, and could hide that the node is new.
             created_at: row
                 .time(&["created_on", "created_at", "createdAt"])
                 .filter(|time| time.zoned)
@@ -136,7 +136,7 @@ impl Draft {
         self.created_at = self.created_at.or(other.created_at);
     }
 
-    /// Anything that speaks for the control plane outweighs all else: it must never be touched.
+    /// Any evidence for the control plane takes precedence, because control-plane nodes must not be touched.
     fn role(&self) -> Option<NodeRole> {
         if self.evidence.contains(&NodeRole::ControlPlane) {
             return Some(NodeRole::ControlPlane);
@@ -179,8 +179,8 @@ fn role_of_word(word: &str) -> Option<NodeRole> {
     }
 }
 
-/// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers); the cluster's own
-/// name stands before and may contain either.
+/// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers). The name of the cluster precedes
+/// that and may contain either word.
 fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
     let (master, slave) = (hostname.as_str().rfind("-master"), hostname.as_str().rfind("-slave"));
     match (master, slave) {
@@ -190,8 +190,7 @@ fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
     }
 }
 
-/// The state, by its word, else by flags (docs/reference/vpsie-api.md#vm-states). None when neither says
-/// anything.
+/// The state by its status field, or else by flags (docs/reference/vpsie-api.md#vm-states). None if neither shows it.
 fn state(row: Row<'_>) -> Option<State> {
     let known = |state| Some(State::Known(state));
     if let Some(word) = row.text(&["status", "node_status"]) {

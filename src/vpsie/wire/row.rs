@@ -1,4 +1,4 @@
-//! One row, and fields of it in whichever form they come.
+//! One row, and its fields in all their forms.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,15 +13,15 @@ use serde_json::{Map, Value};
 
 use crate::fleet::Hostname;
 
-/// A row. Every reader takes the names that a field goes by, and the first of them that is readable counts.
+/// A row. Each reader takes the possible names of a field, and returns the first readable one.
 #[derive(Clone, Copy)]
 pub(in crate::vpsie) struct Row<'a>(pub(in crate::vpsie) &'a Map<String, Value>);
 
-/// A moment, as VPSie writes it.
+/// A time, as VPSie writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::vpsie) struct Time {
     pub(in crate::vpsie) at: Timestamp,
-    /// Whether its zone was told. Else it was taken for UTC.
+    /// Whether the text has a time zone. Otherwise it is read as UTC.
     pub(in crate::vpsie) zoned: bool,
 }
 
@@ -30,18 +30,18 @@ impl Row<'_> {
         names.iter().find_map(|name| self.0.get(*name).and_then(&read))
     }
 
-    /// Text, or a number as text; not empty.
+    /// A non-empty text, or a number as text.
     pub(in crate::vpsie) fn text(self, names: &[&str]) -> Option<String> {
         self.find(names, text)
     }
 
-    /// A hostname: text, which no number is.
+    /// A hostname. Numbers are not hostnames.
     pub(in crate::vpsie) fn hostname(self, names: &[&str]) -> Option<Hostname> {
         let name = self.find(names, |value| value.as_str().map(Hostname::new))?;
         (!name.as_str().is_empty()).then_some(name)
     }
 
-    /// A whole number that is not negative.
+    /// A non-negative whole number.
     pub(in crate::vpsie) fn number(self, names: &[&str]) -> Option<u64> {
         self.find(names, |value| decimal(value).filter(Decimal::is_integer).and_then(|d| d.to_u64()))
     }
@@ -56,7 +56,7 @@ impl Row<'_> {
         self.find(names, flag)
     }
 
-    /// A moment.
+    /// A time.
     pub(in crate::vpsie) fn time(self, names: &[&str]) -> Option<Time> {
         self.find(names, time)
     }
@@ -85,7 +85,7 @@ fn text(value: &Value) -> Option<String> {
 fn decimal(value: &Value) -> Option<Decimal> {
     let text = text(value)?;
     let text = text.trim_start_matches('$').trim_end_matches("USD").trim();
-    // A comma parts thousands, as in 1,234.50; on its own it could mean either.
+    // A comma separates thousands, as in 1,234.50. Without a point it would be ambiguous.
     let text = if text.contains('.') { text.replace(',', "") } else { text.to_owned() };
     Decimal::from_str(&text).or_else(|_| Decimal::from_scientific(&text)).ok()
 }
@@ -101,20 +101,19 @@ fn flag(value: &Value) -> Option<bool> {
     }
 }
 
-/// The first moment that a row can mean: VPSie did not exist before. What databases write for "never" is earlier: 0,
-/// 1970 in any zone, MySQL's year 0.
+/// Earliest plausible time. Databases write earlier ones for "never": 0, 1970 in any zone, MySQL's year 0.
 const FIRST: Timestamp = Timestamp::constant(YEAR_1980, 0);
 const YEAR_1980: i64 = 315_532_800;
-/// The first moment that no row can mean: `9999-12-31` is another way to write "never".
+/// Latest plausible time. `9999-12-31` also means "never".
 const LAST: Timestamp = Timestamp::constant(YEAR_9999, 0);
 const YEAR_9999: i64 = 253_370_764_800;
 
-/// A moment. None for what is none, or stands for "never".
+/// A time. None if it is unreadable or means "never".
 fn time(value: &Value) -> Option<Time> {
-    moment(value).filter(|time| (FIRST..LAST).contains(&time.at))
+    parse_time(value).filter(|time| (FIRST..LAST).contains(&time.at))
 }
 
-fn moment(value: &Value) -> Option<Time> {
+fn parse_time(value: &Value) -> Option<Time> {
     let text = text(value)?;
     let zoned = |at| Time { at, zoned: true };
     if let Ok(number) = text.parse::<i64>() {

@@ -1,4 +1,4 @@
-//! Rows of the simpler listings.
+//! Rows of the other listings.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ impl Cluster {
 pub(in crate::vpsie) struct Datacenter {
     pub(in crate::vpsie) id: String,
     pub(in crate::vpsie) name: String,
-    /// Whether new things can be made there.
+    /// Whether VMs can be created there.
     pub(in crate::vpsie) active: bool,
 }
 
@@ -49,15 +49,14 @@ impl Datacenter {
 /// A VPSie group: the workers of one size in one cluster (docs/reference/vpsie-api.md#groups).
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::vpsie) struct Group {
-    /// What adding a worker names.
+    /// Numeric id, for requests for workers.
     pub(in crate::vpsie) id: u64,
     pub(in crate::vpsie) identifier: Option<String>,
     pub(in crate::vpsie) name: String,
-    /// `boxsize_id`: as far as known the same number as the `KubeSizeID` it was made with
-    /// (docs/reference/vpsie-api.md#offers).
+    /// `boxsize_id`: probably the `KubeSizeID` of its creation (docs/reference/vpsie-api.md#offers).
     pub(in crate::vpsie) box_size: Option<u64>,
     pub(in crate::vpsie) shape: Shape,
-    /// How many workers it has, as VPSie counts.
+    /// Number of workers, by VPSie's own count.
     pub(in crate::vpsie) nodes: Option<u32>,
     pub(in crate::vpsie) deleted: bool,
 }
@@ -76,7 +75,7 @@ impl Group {
     }
 }
 
-/// What a thing has of each resource, where told: cores, MiB, GiB.
+/// Known resources of an object: cores, MiB, GiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(in crate::vpsie) struct Shape {
     cpu: Option<Decimal>,
@@ -94,17 +93,17 @@ impl Shape {
         }
     }
 
-    /// Whether it tells enough to be known by.
+    /// Whether cores and memory are known.
     pub(in crate::vpsie) fn is_known(&self) -> bool {
         self.cpu.is_some() && self.memory.is_some()
     }
 
-    /// Whether all that an offer tells of its size is known.
+    /// Whether all resources that offers have are known.
     pub(in crate::vpsie) fn is_whole(&self) -> bool {
         self.is_known() && self.disk.is_some()
     }
 
-    /// Whether the two may be of one kind: nothing that both tell differs.
+    /// Whether no resource that both show differs.
     pub(in crate::vpsie) fn may_be(&self, other: &Self) -> bool {
         fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
             one.is_none() || other.is_none() || one == other
@@ -112,7 +111,7 @@ impl Shape {
         agree(self.cpu, other.cpu) && agree(self.memory, other.memory) && agree(self.disk, other.disk)
     }
 
-    /// Whether nothing that it tells differs from the offer.
+    /// Whether no resource that it shows differs from the offer.
     pub(in crate::vpsie) fn fits(&self, offer: &Offer) -> bool {
         let Resources { cpu_millis, memory_mib, disk_gib, .. } = offer.resources;
         self.cpu.is_none_or(|cpu| millis(cpu) == Some(cpu_millis))
