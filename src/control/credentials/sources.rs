@@ -117,7 +117,7 @@ mod tests {
             (&[("token", "\n")], "Secret a/b: token is empty"),
             (
                 &[("token", "hunter 2")],
-                "Secret a/b: token holds spaces, line breaks or other characters that no secret of VPSie has",
+                "Secret a/b: token contains spaces, line breaks or other characters that secrets of VPSie do not have",
             ),
             (
                 &[("token", "hunter"), ("clientId", "hunter")],
@@ -130,7 +130,7 @@ mod tests {
             ),
             (
                 &[("token", "t"), ("url", "http://hunter.test")],
-                "Secret a/b: url must start with https:// (http:// only for this machine itself)",
+                "Secret a/b: url must start with https:// (http:// is allowed for this machine only)",
             ),
         ] {
             assert_eq!(read(keys), Err(want.to_owned()));

@@ -155,7 +155,7 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
     world.put(&[("token", "second")]);
     pass(5).await;
     assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 1, 0, 0], false)));
-    let refused = "Warning CredentialsRefused: VPSie does not accept them: VPSie does not accept the API token; \
+    let refused = "Warning CredentialsRefused: VPSie does not accept them: VPSie refused the API token; \
                    it may have expired; those in use stay";
     assert_eq!(world.events()[1], refused);
     // After 1, 2, 4 and 8 minutes, then every 10.
@@ -361,7 +361,7 @@ async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for line in
-        ["VPSie accepts the credentials", "does not accept the credentials", "clientSecret holds spaces"]
+        ["VPSie accepts the credentials", "does not accept the credentials", "clientSecret contains spaces"]
     {
         assert!(log.contains(line), "{line} is not in\n{log}");
     }
