@@ -18,12 +18,19 @@ impl HeldBack {
     /// Finds the changes that wait while `refused` cannot be written.
     ///
     /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
-    /// would drop until the ledger is recorded. A listed node's record stays until the machine with its VM is recorded.
+    /// would drop until the ledger is recorded. The ledger keeps a late request until the node that it explains is
+    /// recorded. A listed node's record stays until the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
-        for (at, change) in changes.iter().enumerate() {
-            if records.contains(&change.record()) {
-                records.extend(dependent(change, changes.get(at + 1)));
+        loop {
+            let before = records.len();
+            for (at, change) in changes.iter().enumerate() {
+                if records.contains(&change.record()) {
+                    records.extend(dependent(change, changes.get(at + 1)));
+                }
+            }
+            if records.len() == before {
+                break;
             }
         }
         let mut held = Self { records, kept: BTreeSet::new() };
@@ -58,8 +65,8 @@ impl HeldBack {
     }
 }
 
-/// The machine whose record must wait with this change. If the record does not name a machine, it is the next machine
-/// in the list.
+/// The record that must wait with this change. If the change does not name it, it is that of the next change in the
+/// list.
 fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
     match (change, next) {
         (Change::SaveStranger(stranger), next) => match (&stranger.kind, next) {
@@ -67,9 +74,58 @@ fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
             (StrangerKind::Orphan { pool, .. }, Some(Change::SaveMachine(machine))) => {
                 (machine.pool == *pool).then(|| RecordKey::Machine(machine.id.clone()))
             }
+            (StrangerKind::Foreign, Some(ledger @ Change::SaveLedger(_))) => Some(ledger.record()),
             _ => None,
         },
         (Change::SaveLedger(_), Some(next @ Change::SaveMachine(_))) => Some(next.record()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::record::Stranger;
+    use crate::fleet::tests::{Hand, OTHER, fleet};
+    use crate::fleet::{Ledger, Machine, Outcome};
+
+    fn foreign(hostname: &str) -> Change {
+        Change::SaveStranger(Stranger {
+            hostname: Hostname::new(hostname),
+            id: None,
+            first_seen: jiff::Timestamp::UNIX_EPOCH,
+            kind: StrangerKind::Foreign,
+            awaited_by: None,
+        })
+    }
+
+    fn ledger() -> Change {
+        Change::SaveLedger(Ledger::default())
+    }
+
+    fn machine() -> Machine {
+        let (mut hand, mut fleet) = (Hand::new(), fleet());
+        hand.observe(&mut fleet, &[]);
+        hand.increase(&mut fleet, OTHER, 1).unwrap();
+        hand.ask_all(&mut fleet, &Outcome::Accepted);
+        fleet.machines().next().unwrap().clone()
+    }
+
+    #[test]
+    fn keeps_a_late_request_whose_node_is_not_recorded() {
+        let node = foreign("ams-slave-1");
+        let held = HeldBack::new(&[node.clone(), ledger()], BTreeSet::from([node.record()]));
+        assert!(held.holds(&ledger()));
+        let held = HeldBack::new(&[foreign("ams-slave-2"), ledger()], BTreeSet::from([node.record()]));
+        assert!(!held.holds(&ledger()));
+    }
+
+    #[test]
+    fn holds_what_depends_on_a_change_further_on() {
+        let node = foreign("ams-slave-1");
+        let machine = Change::SaveMachine(machine().into());
+        let changes = [ledger(), machine.clone(), node.clone(), ledger()];
+        let held = HeldBack::new(&changes, BTreeSet::from([node.record()]));
+        assert!(held.holds(&machine), "it drops a request that the ledger does not have");
     }
 }

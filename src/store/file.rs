@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Store, StoreError};
 use crate::catalog::SizeId;
-use crate::fleet::{Change, ClusterId, Records, lenient};
+use crate::fleet::{Change, ClusterId, Ledger, Records, lenient};
 
 /// Increment it if older releases cannot read the new records.
 const FORMAT: u64 = 1;
@@ -30,8 +30,10 @@ const STRANGERS: TableDefinition<'_, &str, &str> = TableDefinition::new("strange
 const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
 const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
-/// The only key of [`CATALOG`] and [`LEDGER`].
+/// The key of [`CATALOG`] and [`LEDGER`].
 const LAST: &str = "last";
+/// A ledger that could not be read, before it was replaced.
+const UNREADABLE: &str = "unreadable";
 
 /// Keeps records in one file. A commit is one transaction, which is on disk when the commit returns.
 ///
@@ -337,9 +339,18 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
     match transaction.open_table(LEDGER) {
         Ok(table) => {
             if let Some(value) = table.get(LAST)? {
-                let ledger = serde_json::from_str(value.value());
-                let ledger = readable(&LEDGER, &LAST, ledger, &mut records.unreadable);
-                records.ledger = ledger.unwrap_or_default();
+                match serde_json::from_str(value.value()) {
+                    Ok(ledger) => records.ledger = ledger,
+                    Err(error) => {
+                        records.unreadable += 1;
+                        tracing::error!(
+                            table = LEDGER.name(),
+                            %error,
+                            "cannot read the requests of the last day: a VM that appears late counts as foreign, and \
+                             must be deleted by hand. The row is kept as {UNREADABLE}"
+                        );
+                    }
+                }
             }
         }
         // A file of an earlier release.
@@ -398,7 +409,13 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
                     learned.insert(size.0, encode(seen)?.as_str())?;
                 }
                 Change::SaveLedger(ledger) => {
-                    transaction.open_table(LEDGER)?.insert(LAST, encode(ledger)?.as_str())?;
+                    let mut table = transaction.open_table(LEDGER)?;
+                    let stored = table.get(LAST)?.map(|text| text.value().to_owned());
+                    let is_unreadable = |text: &String| serde_json::from_str::<Ledger>(text).is_err();
+                    if let Some(unreadable) = stored.filter(is_unreadable) {
+                        table.insert(UNREADABLE, unreadable.as_str())?;
+                    }
+                    table.insert(LAST, encode(ledger)?.as_str())?;
                 }
                 Change::SaveCatalog(catalog) => {
                     transaction.open_table(CATALOG)?.insert(LAST, encode(catalog)?.as_str())?;

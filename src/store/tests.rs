@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::TableDefinition;
+use redb::{ReadableDatabase as _, TableDefinition};
 use tempfile::TempDir;
 
 use super::{FileStore, MemoryStore, Store, StoreError};
@@ -13,6 +13,7 @@ use crate::fleet::{
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
+const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
 
 pub(super) fn cluster() -> ClusterId {
     "c1".into()
@@ -268,6 +269,22 @@ async fn an_unreadable_record_stays_unchanged_and_is_counted() {
     assert_eq!((records.machines.len(), records.unreadable), (1, 1));
     store.commit(&[Change::DropMachine("workers-2".into())]).await.unwrap();
     assert_eq!(store.load().await.unwrap().unreadable, 1);
+}
+
+#[tokio::test]
+async fn keeps_an_unreadable_ledger_beside_the_new_one() {
+    let folder = Folder::new();
+    let path = edited(&folder, LEDGER, "last", "{\"late\": 7}").await;
+    let store = FileStore::open(&path, &cluster()).await.unwrap();
+    let records = store.load().await.unwrap();
+    assert_eq!((records.ledger, records.unreadable), (Ledger::default(), 1));
+    store.commit(&[Change::SaveLedger(ledger())]).await.unwrap();
+    let records = store.load().await.unwrap();
+    assert_eq!((records.ledger, records.unreadable), (ledger(), 0));
+    drop(store);
+    let database = redb::Database::open(&path).unwrap();
+    let table = database.begin_read().unwrap().open_table(LEDGER).unwrap();
+    assert_eq!(table.get("unreadable").unwrap().unwrap().value(), "{\"late\": 7}");
 }
 
 #[tokio::test]

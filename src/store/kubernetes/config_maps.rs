@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::format;
 use super::object_cache::RecordObject;
 use crate::catalog::SizeId;
-use crate::fleet::{Hostname, Learned, Records, lenient};
+use crate::fleet::{Hostname, Learned, Ledger, Records, lenient};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
 /// Followed by a hexadecimal digit: a single object could exceed the size limit.
@@ -23,6 +23,8 @@ const NODES: &str = "nodes";
 const LEDGER_MAP: &str = "vpsie-autoscaler-ledger";
 const CATALOG: &str = "catalog";
 const LEDGER: &str = "ledger";
+/// A ledger that could not be read, before it was replaced.
+const UNREADABLE_LEDGER: &str = "ledger.unreadable";
 const LEARNED: &str = "learned.";
 /// Longest key of a ConfigMap.
 const KEY_MAX: usize = 253;
@@ -112,11 +114,17 @@ pub(super) fn new_map(name: &str, values: &Values) -> ConfigMap {
     }
 }
 
-/// The patch that sets these values and no others, and the present format.
+/// The patch that sets these values and no others, and the present format. A ledger that cannot be read stays as
+/// another value.
 pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
     let old = |key: &str| stored.data.as_ref().and_then(|data| data.get(key));
     let differ = values.iter().filter(|(key, value)| old(key) != value.as_ref());
-    let data: Map<String, Value> = differ.map(|(key, value)| (key.clone(), json!(value))).collect();
+    let mut data: Map<String, Value> = differ.map(|(key, value)| (key.clone(), json!(value))).collect();
+    if stored.metadata.name.as_deref() == Some(LEDGER_MAP)
+        && let Some(unreadable) = old(LEDGER).filter(|text| serde_json::from_str::<Ledger>(text).is_err())
+    {
+        data.insert(UNREADABLE_LEDGER.to_owned(), json!(unreadable));
+    }
     let mut patch = json!({});
     if !data.is_empty() {
         patch["data"] = json!(data);
@@ -144,12 +152,18 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
         if let Err(problem) = read_value(&name, key, text, records) {
             records.unreadable += 1;
             let namespace = map.namespace().unwrap_or_default();
-            tracing::error!(
-                object = format!("ConfigMap {namespace}/{name}"),
-                key,
-                problem,
-                "cannot read a record; it stays unchanged"
-            );
+            let object = format!("ConfigMap {namespace}/{name}");
+            if name == LEDGER_MAP {
+                tracing::error!(
+                    object,
+                    key,
+                    problem,
+                    "cannot read the requests of the last day: a VM that appears late counts as foreign, and must be \
+                     deleted by hand. The value is kept as {UNREADABLE_LEDGER}"
+                );
+            } else {
+                tracing::error!(object, key, problem, "cannot read a record; it stays unchanged");
+            }
         }
     }
 }

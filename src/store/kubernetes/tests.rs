@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::super::tests::{changes, cluster, expected, machine, stranger};
 use super::*;
 use crate::fleet::{
-    DeletionReason, DrainState, Failure, FailureReason, Hostname, Phase, RequestOutcome, Stranger, Vm, VmId,
-    VmRequest,
+    DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Phase, RequestOutcome, Stranger,
+    Vm, VmId, VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -326,6 +326,21 @@ async fn objects_without_a_readable_record_stay_unchanged() {
     assert_eq!((&vm.id, &vm.kind), (&Some(VmId::from("u-1")), &StrangerKind::Foreign), "never touched");
     store.commit(&[Change::DropMachine("workers-2".into())]).await.unwrap();
     assert_eq!(kube.get("vpsienodes", NAMESPACE, "workers-1"), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keeps_an_unreadable_ledger_beside_the_new_one() {
+    const MAP: &str = "vpsie-autoscaler-ledger";
+    let kube = server();
+    let save = Change::SaveLedger(Ledger::default());
+    loaded(&kube).await.commit(std::slice::from_ref(&save)).await.unwrap();
+    kube.patch("configmaps", NAMESPACE, MAP, json!({"data": {"ledger": "{"}})).unwrap();
+    let store = KubernetesStore::new(kube.client("store", NAMESPACE), NAMESPACE);
+    assert_eq!(store.load().await.unwrap().unreadable, 1);
+    store.commit(&[save]).await.unwrap();
+    let data = kube.get("configmaps", NAMESPACE, MAP).unwrap()["data"].clone();
+    assert_eq!(data["ledger.unreadable"], json!("{"));
+    assert_eq!(store.load().await.unwrap().unreadable, 0);
 }
 
 #[tokio::test(start_paused = true)]
