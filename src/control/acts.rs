@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 use crate::catalog::SizeId;
 use crate::fleet::{
     Cause, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
-    RequestOutcome, Stranger, StrangerKind, Vm, VmId,
+    RequestOutcome, UnmanagedKind, UnmanagedNode, Vm, VmId,
 };
 
 macro_rules! kinds {
@@ -117,8 +117,8 @@ pub(super) fn acts(fleet: &Fleet, change: &Change, cause: Cause) -> Vec<Act> {
         Change::DropMachine(id) => {
             fleet.machine(id).and_then(|machine| dropped(fleet, machine, cause)).into_iter().collect()
         }
-        Change::SaveStranger(stranger) => listed(fleet, stranger, cause).into_iter().collect(),
-        Change::DropStranger(_)
+        Change::SaveUnmanaged(unmanaged) => listed(fleet, unmanaged, cause).into_iter().collect(),
+        Change::DropUnmanaged(_)
         | Change::SaveLearned(..)
         | Change::SaveLedger(_)
         | Change::SaveCatalog(_) => Vec::new(),
@@ -162,10 +162,10 @@ fn begun(fleet: &Fleet, machine: &Machine) -> ActKind {
 
 /// How a machine came by a VM: what the VM was before tells.
 fn bound(fleet: &Fleet, machine: &Machine, vm: &Vm) -> ActKind {
-    match fleet.stranger(&vm.hostname).map(|stranger| &stranger.kind) {
-        Some(StrangerKind::Gone { machine: was, .. }) if *was == machine.id => ActKind::Returned,
-        Some(StrangerKind::Orphan { .. }) => ActKind::OrphanAdopted,
-        Some(StrangerKind::Foreign) => ActKind::TakenIn,
+    match fleet.unmanaged_node(&vm.hostname).map(|unmanaged| &unmanaged.kind) {
+        Some(UnmanagedKind::Gone { machine: was, .. }) if *was == machine.id => ActKind::Returned,
+        Some(UnmanagedKind::Orphan { .. }) => ActKind::OrphanAdopted,
+        Some(UnmanagedKind::Foreign) => ActKind::TakenIn,
         _ => ActKind::Bound,
     }
 }
@@ -238,25 +238,25 @@ fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<Act> {
     }
 }
 
-fn listed(fleet: &Fleet, stranger: &Stranger, cause: Cause) -> Option<Act> {
-    let was = fleet.stranger(&stranger.hostname).map(|was| &was.kind);
+fn listed(fleet: &Fleet, unmanaged: &UnmanagedNode, cause: Cause) -> Option<Act> {
+    let was = fleet.unmanaged_node(&unmanaged.hostname).map(|was| &was.kind);
     let act = |kind, pool: Option<&PoolId>, size: Option<SizeId>| Act {
         pool: pool.cloned(),
         size: size.and_then(SizeId::known),
-        vm: Some(stranger.hostname.clone()),
-        vm_id: stranger.id.clone(),
+        vm: Some(unmanaged.hostname.clone()),
+        vm_id: unmanaged.id.clone(),
         ..Act::of_cluster(kind, cause)
     };
-    match &stranger.kind {
-        StrangerKind::Foreign if was.is_none() => match &stranger.awaited_by {
+    match &unmanaged.kind {
+        UnmanagedKind::Foreign if was.is_none() => match &unmanaged.awaited_by {
             Some(pool) => Some(act(ActKind::UnexpectedFound, Some(pool), None)),
             None => Some(act(ActKind::ForeignFound, None, None)),
         },
-        StrangerKind::Orphan { pool, size } if !matches!(was, Some(StrangerKind::Orphan { .. })) => {
+        UnmanagedKind::Orphan { pool, size } if !matches!(was, Some(UnmanagedKind::Orphan { .. })) => {
             Some(act(ActKind::OrphanFound, Some(pool), *size))
         }
-        StrangerKind::Gone { machine, pool, size, deleted }
-            if !matches!(was, Some(StrangerKind::Gone { .. })) =>
+        UnmanagedKind::Gone { machine, pool, size, deleted }
+            if !matches!(was, Some(UnmanagedKind::Gone { .. })) =>
         {
             let (told, by) = match fleet.machine(machine).map(|machine| &machine.phase) {
                 Some(Phase::Deleting { accepted_at, reason, .. }) => {

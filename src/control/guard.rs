@@ -15,7 +15,7 @@ use super::nodes::NodesView;
 use crate::catalog::Catalog;
 use crate::fleet::{
     Before, Binding, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode,
-    Maxima, RequestOutcome, StrangerKind, Verdict, Vm,
+    Maxima, RequestOutcome, UnmanagedKind, Verdict, Vm,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
@@ -255,9 +255,12 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     }
     let known = fleet.ledger().known_before.clone();
     let vms = fleet.machines().filter_map(|machine| machine.vm()).map(|vm| vm.hostname.clone());
-    let ours = |kind: &StrangerKind| matches!(kind, StrangerKind::Orphan { .. } | StrangerKind::Gone { .. });
-    let strangers =
-        fleet.strangers().filter(|stranger| ours(&stranger.kind)).map(|stranger| stranger.hostname.clone());
+    let ours =
+        |kind: &UnmanagedKind| matches!(kind, UnmanagedKind::Orphan { .. } | UnmanagedKind::Gone { .. });
+    let unmanaged = fleet
+        .unmanaged_nodes()
+        .filter(|unmanaged| ours(&unmanaged.kind))
+        .map(|unmanaged| unmanaged.hostname.clone());
     let requests = || fleet.machines().flat_map(|machine| &machine.requests);
     let count = |which: fn(RequestOutcome) -> bool| {
         requests().filter(|request| which(request.outcome)).count() as u32
@@ -267,12 +270,12 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     let by_hand: BTreeSet<_> = by_hand.into_iter().filter(|name| fleet.machine_at(name).is_none()).collect();
     let recorded = |name: &Hostname| {
         known.as_ref().is_none_or(|known| known.contains(name))
-            && fleet.stranger(name).is_none_or(|stranger| stranger.awaited_by.is_none())
+            && fleet.unmanaged_node(name).is_none_or(|unmanaged| unmanaged.awaited_by.is_none())
     };
     let unrecorded = !by_hand.iter().all(recorded);
     // An accepted request without a VM counts as lost after minutes.
     let given_up = fleet.ledger().late.iter().fold(0u32, |sum, late| sum.saturating_add(late.count));
     let late = given_up.saturating_add(count(|outcome| outcome == RequestOutcome::Lost));
-    let before = Before { known, ours: vms.chain(strangers).collect(), accepted, unclear, late };
+    let before = Before { known, ours: vms.chain(unmanaged).collect(), accepted, unclear, late };
     Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

@@ -13,9 +13,9 @@ use jiff::Timestamp;
 
 use super::handle::FleetHandle;
 use crate::clock::{Clock as _, SystemClock};
-use crate::fleet::{Fleet, Halt, Machine, Phase, Pool, StrangerKind};
+use crate::fleet::{Fleet, Halt, Machine, Phase, Pool, UnmanagedKind};
 
-/// Shows who leads, and of the one that does pools, machines and strangers.
+/// Shows who leads, and of the one that does pools, machines and unmanaged nodes.
 #[derive(Debug)]
 pub struct FleetCollector {
     handle: Arc<OnceLock<FleetHandle>>,
@@ -45,11 +45,11 @@ impl Collector for FleetCollector {
         )?)?;
         let Some(handle) = handle else { return Ok(()) };
         let (templates, learned) = handle.read(|fleet| (template_amounts(fleet), template_nodes(fleet)));
-        let (sizes, machines, oldest, blocked, strangers, prices, unpriced) = handle.read(|fleet| {
+        let (sizes, machines, oldest, blocked, unmanaged, prices, unpriced) = handle.read(|fleet| {
             let unpriced = fleet.pools().filter(|pool| pool.price.is_none()).count() as f64;
             let (machines, oldest) = (machine_counts(fleet), oldest_machines(fleet));
-            let (blocked, strangers) = (blocked_pools(fleet, SystemClock.now()), stranger_counts(fleet));
-            (pool_sizes(fleet), machines, oldest, blocked, strangers, hourly_prices(fleet), unpriced)
+            let (blocked, unmanaged) = (blocked_pools(fleet, SystemClock.now()), unmanaged_counts(fleet));
+            (pool_sizes(fleet), machines, oldest, blocked, unmanaged, hourly_prices(fleet), unpriced)
         });
         for (name, help, samples) in handle.read(guard_samples) {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -88,7 +88,7 @@ impl Collector for FleetCollector {
                 None,
                 blocked,
             ),
-            ("strangers", "Listed nodes that are no machine's: foreign, orphan, gone", None, strangers),
+            ("unmanaged_nodes", "Listed nodes that are no machine's: foreign, orphan, gone", None, unmanaged),
             ("pool_price", "Price of one machine of the pool", Some(&usd_per_hour), prices),
             (
                 "template_allocatable",
@@ -194,13 +194,13 @@ fn blocked_pools(fleet: &Fleet, now: Timestamp) -> Vec<Sample> {
     fleet.pools().filter_map(each).collect()
 }
 
-fn stranger_counts(fleet: &Fleet) -> Vec<Sample> {
+fn unmanaged_counts(fleet: &Fleet) -> Vec<Sample> {
     let mut counts = [("foreign", 0_u32), ("orphan", 0), ("gone", 0)];
-    for stranger in fleet.strangers() {
-        let at = match stranger.kind {
-            StrangerKind::Foreign => 0,
-            StrangerKind::Orphan { .. } => 1,
-            StrangerKind::Gone { .. } => 2,
+    for unmanaged in fleet.unmanaged_nodes() {
+        let at = match unmanaged.kind {
+            UnmanagedKind::Foreign => 0,
+            UnmanagedKind::Orphan { .. } => 1,
+            UnmanagedKind::Gone { .. } => 2,
         };
         counts[at].1 += 1;
     }

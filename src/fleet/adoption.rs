@@ -8,7 +8,7 @@ use super::command::Names;
 use super::ids::PoolId;
 use super::listing::{ListedNode, NodeRole};
 use super::machine::{Machine, Phase, Vm};
-use super::record::{Change, StrangerKind};
+use super::record::{Change, UnmanagedKind};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
@@ -24,7 +24,8 @@ impl Fleet {
         for node in nodes.iter().filter(|node| node.role == NodeRole::Worker && node.id.is_some()) {
             let mut fits = takers.iter().filter(|(class, _)| node.size.is_some() && node.can_be(class));
             let (Some((class, Some(pool))), None) = (fits.next(), fits.next()) else { continue };
-            let foreign = self.strangers.get(&node.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign);
+            let foreign =
+                self.unmanaged.get(&node.hostname).is_some_and(|s| s.kind == UnmanagedKind::Foreign);
             if !foreign || self.room_to_adopt(pool, node) == 0 {
                 continue;
             }
@@ -38,7 +39,7 @@ impl Fleet {
                 requests: Vec::new(),
             };
             self.put(&mut changes, Change::SaveMachine(machine));
-            self.put(&mut changes, Change::DropStranger(node.hostname.clone()));
+            self.put(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
         }
         changes
     }
@@ -63,7 +64,7 @@ impl Fleet {
     fn room_to_adopt(&self, pool: &PoolId, node: &ListedNode) -> u32 {
         let Some(group) = self.groups.get(&pool.node_group) else { return 0 };
         let room = self.room(group);
-        let counted = self.strangers.get(&node.hostname).is_some_and(|s| s.awaited_by.is_some());
+        let counted = self.unmanaged.get(&node.hostname).is_some_and(|s| s.awaited_by.is_some());
         room.group.min(room.cluster).min(room.paid.saturating_add(u32::from(counted)))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::record::StrangerKind;
+use super::record::UnmanagedKind;
 use super::state::Fleet;
 
 impl Fleet {
@@ -33,7 +33,7 @@ impl Fleet {
             }
             // An interrupted write may leave the record of an orphan or of a gone VM beside the machine's until the
             // next listing. A foreign VM never belongs to a machine.
-            if self.strangers.get(&vm.hostname).is_some_and(|s| s.kind == StrangerKind::Foreign) {
+            if self.unmanaged.get(&vm.hostname).is_some_and(|s| s.kind == UnmanagedKind::Foreign) {
                 return Err(format!("VM {} is a machine's and foreign", vm.hostname));
             }
         }

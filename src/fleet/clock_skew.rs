@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::age::is_ahead;
 use super::machine::{Machine, Phase};
-use super::record::{Change, Stranger};
+use super::record::{Change, UnmanagedNode};
 use super::state::Fleet;
 
 /// Sets a time that is in the future to now.
@@ -39,11 +39,11 @@ impl Fleet {
                 self.put(changes, Change::SaveMachine(machine));
             }
         }
-        for old in self.strangers.values().cloned().collect::<Vec<_>>() {
-            let mut stranger: Stranger = old.clone();
-            correct(&mut stranger.first_seen, now);
-            if stranger != old {
-                self.put(changes, Change::SaveStranger(stranger));
+        for old in self.unmanaged.values().cloned().collect::<Vec<_>>() {
+            let mut unmanaged: UnmanagedNode = old.clone();
+            correct(&mut unmanaged.first_seen, now);
+            if unmanaged != old {
+                self.put(changes, Change::SaveUnmanaged(unmanaged));
             }
         }
         let mut ledger = self.ledger().clone();

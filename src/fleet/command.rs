@@ -10,7 +10,7 @@ use super::ids::{
 };
 use super::machine::{DeletionReason, DrainState, Machine, Phase};
 use super::query::Budget;
-use super::record::{Change, StrangerKind};
+use super::record::{Change, UnmanagedKind};
 use super::refusal::{CostLimitReached, Refusal};
 use super::state::Fleet;
 
@@ -196,9 +196,9 @@ impl Fleet {
             return Some(Victim::Gone);
         }
         let vm = node.provider_id.strip_prefix(PROVIDER_ID_PREFIX).map(VmId::from);
-        let same = vm.as_ref().and_then(|vm| self.stranger_by_vm(vm));
-        match same.or_else(|| self.strangers.get(&Hostname::new(&node.name))) {
-            Some(stranger) => matches!(stranger.kind, StrangerKind::Gone { .. }).then_some(Victim::Gone),
+        let same = vm.as_ref().and_then(|vm| self.unmanaged_by_vm_id(vm));
+        match same.or_else(|| self.unmanaged.get(&Hostname::new(&node.name))) {
+            Some(unmanaged) => matches!(unmanaged.kind, UnmanagedKind::Gone { .. }).then_some(Victim::Gone),
             None => vm.map(|_| Victim::Gone),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::ids::Hostname;
-use super::record::{Change, RecordKey, StrangerKind};
+use super::record::{Change, RecordKey, UnmanagedKind};
 
 /// The changes of a list that must wait while some of its records are refused. Writing one without the other would
 /// lose track of a VM.
@@ -45,7 +45,7 @@ impl HeldBack {
     /// Whether the change must wait.
     pub fn holds(&self, change: &Change) -> bool {
         self.records.contains(&change.record())
-            || matches!(change, Change::DropStranger(hostname) if self.kept.contains(hostname))
+            || matches!(change, Change::DropUnmanaged(hostname) if self.kept.contains(hostname))
     }
 
     /// Records whose changes all wait.
@@ -69,9 +69,9 @@ impl HeldBack {
 /// list.
 fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
     match (change, next) {
-        (Change::SaveStranger(stranger), next) => match (&stranger.kind, next) {
-            (StrangerKind::Gone { machine, .. }, _) => Some(RecordKey::Machine(machine.clone())),
-            (StrangerKind::Orphan { pool, .. }, Some(Change::SaveMachine(machine))) => {
+        (Change::SaveUnmanaged(unmanaged), next) => match (&unmanaged.kind, next) {
+            (UnmanagedKind::Gone { machine, .. }, _) => Some(RecordKey::Machine(machine.clone())),
+            (UnmanagedKind::Orphan { pool, .. }, Some(Change::SaveMachine(machine))) => {
                 (machine.pool == *pool).then(|| RecordKey::Machine(machine.id.clone()))
             }
             (StrangerKind::Foreign, Some(ledger @ Change::SaveLedger(_))) => Some(ledger.record()),

@@ -1,4 +1,4 @@
-//! What is remembered of requests and listings for longer than machines and strangers are.
+//! What is remembered of requests and listings for longer than machines and unmanaged nodes are.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{Hostname, PoolId};
 use crate::catalog::{MachineClass, SizeId};
 
-/// What is remembered of requests and listings for longer than machines and strangers are. One record.
+/// What is remembered of requests and listings for longer than machines and unmanaged nodes are. One record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::ids::{Hostname, VmId};
 use super::machine::{Machine, Phase};
-use super::record::{Stranger, StrangerKind};
+use super::record::{UnmanagedKind, UnmanagedNode};
 
 /// A machine that another version recorded. An error where it cannot be told what is to become of it.
 pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
@@ -40,7 +40,7 @@ pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
 }
 
 /// A listed node that another version recorded. One that is something unknown to this version is never touched.
-pub(crate) fn read_stranger(text: &str) -> Result<Stranger, serde_json::Error> {
+pub(crate) fn read_unmanaged(text: &str) -> Result<UnmanagedNode, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Known {
@@ -50,21 +50,21 @@ pub(crate) fn read_stranger(text: &str) -> Result<Stranger, serde_json::Error> {
     }
     serde_json::from_str(text).or_else(|_| {
         let Known { hostname, id, first_seen } = serde_json::from_str(text)?;
-        Ok(Stranger { hostname, id, first_seen, kind: StrangerKind::Foreign, awaited_by: None })
+        Ok(UnmanagedNode { hostname, id, first_seen, kind: UnmanagedKind::Foreign, awaited_by: None })
     })
 }
 
 /// The VM that an unreadable row names. It is never touched.
-pub(crate) fn vm_of_unreadable(text: &str) -> Option<Stranger> {
+pub(crate) fn vm_of_unreadable(text: &str) -> Option<UnmanagedNode> {
     let record: Value = serde_json::from_str(text).ok()?;
     let vm = record.pointer("/phase/vm").filter(|vm| !vm.is_null()).unwrap_or(&record["vm"]);
     let first_seen = record["createdAt"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
     let id = vm["id"].as_str().map(VmId::from);
-    Some(Stranger {
+    Some(UnmanagedNode {
         hostname: Hostname::new(vm["hostname"].as_str()?),
         id,
         first_seen,
-        kind: StrangerKind::Foreign,
+        kind: UnmanagedKind::Foreign,
         awaited_by: None,
     })
 }

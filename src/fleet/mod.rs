@@ -64,7 +64,7 @@ pub use machine::{
 pub use paid::surge;
 pub use policy::{Binding, Policy};
 pub use query::Limits;
-pub use record::{Change, RecordKey, Records, Stranger, StrangerKind};
+pub use record::{Change, RecordKey, Records, UnmanagedKind, UnmanagedNode};
 pub use refusal::{CostLimitReached, Refusal};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;

@@ -9,7 +9,7 @@ use super::ids::{Hostname, MachineId};
 use super::listing::{ListedNode, NodeRole, ShownParts, VmState};
 use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
-use super::record::{Change, Stranger, StrangerKind};
+use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
@@ -32,30 +32,30 @@ impl Fleet {
         for node in nodes {
             if let Some(id) = self.machine_listed(node).map(|m| m.id.clone()) {
                 self.sightings.missing.remove(&node.hostname);
-                self.see_machine(&mut changes, &id, node, now, policy);
-                self.forget_stranger(&mut changes, &node.hostname);
-            } else if let Some(stranger) = self.strangers.get(&node.hostname).cloned() {
+                self.update_machine(&mut changes, &id, node, now, policy);
+                self.drop_unmanaged(&mut changes, &node.hostname);
+            } else if let Some(unmanaged) = self.unmanaged.get(&node.hostname).cloned() {
                 self.sightings.missing.remove(&node.hostname);
-                if stranger.id.is_some() && node.id.is_some() && stranger.id != node.id {
+                if unmanaged.id.is_some() && node.id.is_some() && unmanaged.id != node.id {
                     // The same name with another UUID is another VM.
-                    self.put(&mut changes, Change::DropStranger(node.hostname.clone()));
+                    self.put(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
                     new_nodes.push(node);
                 } else if node.size.is_some()
-                    && matches!(stranger.kind, StrangerKind::Orphan { size: None, .. })
+                    && matches!(unmanaged.kind, UnmanagedKind::Orphan { size: None, .. })
                 {
                     // Now it can be told whose it is: no request was used up for it so far.
                     new_nodes.push(node);
-                } else if stranger.awaited_by.is_some() && node.role != NodeRole::Unknown {
+                } else if unmanaged.awaited_by.is_some() && node.role != NodeRole::Unknown {
                     new_nodes.push(node);
                 } else {
-                    self.see_stranger(&mut changes, stranger, node, now);
+                    self.update_unmanaged(&mut changes, unmanaged, node, now);
                 }
             } else {
                 new_nodes.push(node);
             }
         }
         self.bind_new_nodes(&mut changes, new_nodes, now, policy);
-        let unbound = nodes.iter().filter(|node| self.strangers.contains_key(&node.hostname));
+        let unbound = nodes.iter().filter(|node| self.unmanaged.contains_key(&node.hostname));
         let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
         if self.sightings.addresses != addresses {
             self.sightings.addresses = addresses;
@@ -82,13 +82,13 @@ impl Fleet {
     }
 
     /// A write that broke off may have left both records of a VM: the machine's is the newer one.
-    pub(super) fn forget_stranger(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
-        if self.strangers.contains_key(hostname) {
-            self.put(changes, Change::DropStranger(hostname.clone()));
+    pub(super) fn drop_unmanaged(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
+        if self.unmanaged.contains_key(hostname) {
+            self.put(changes, Change::DropUnmanaged(hostname.clone()));
         }
     }
 
-    fn see_machine(
+    fn update_machine(
         &mut self,
         changes: &mut Vec<Change>,
         id: &MachineId,
@@ -122,22 +122,22 @@ impl Fleet {
         }
     }
 
-    fn see_stranger(
+    fn update_unmanaged(
         &mut self,
         changes: &mut Vec<Change>,
-        mut stranger: Stranger,
+        mut unmanaged: UnmanagedNode,
         node: &ListedNode,
         now: Timestamp,
     ) {
-        match &stranger.kind {
-            StrangerKind::Gone { machine, pool, size, deleted } => {
+        match &unmanaged.kind {
+            UnmanagedKind::Gone { machine, pool, size, deleted } => {
                 let was = self.machines.get(machine);
                 if was.is_some_and(|m| m.vm().is_some()) {
-                    stranger.kind = StrangerKind::Orphan { pool: pool.clone(), size: Some(*size) };
-                    stranger.first_seen = now;
-                    return self.put(changes, Change::SaveStranger(stranger));
+                    unmanaged.kind = UnmanagedKind::Orphan { pool: pool.clone(), size: Some(*size) };
+                    unmanaged.first_seen = now;
+                    return self.put(changes, Change::SaveUnmanaged(unmanaged));
                 }
-                let vm = Vm { id: node.id.clone().or(stranger.id), ..Vm::listed(node) };
+                let vm = Vm { id: node.id.clone().or(unmanaged.id), ..Vm::listed(node) };
                 let phase = if *deleted {
                     Phase::Deleting {
                         vm: Some(vm),
@@ -158,31 +158,31 @@ impl Fleet {
                     requests: was.map(|m| m.requests.clone()).unwrap_or_default(),
                 };
                 self.put(changes, Change::SaveMachine(back));
-                self.put(changes, Change::DropStranger(node.hostname.clone()));
+                self.put(changes, Change::DropUnmanaged(node.hostname.clone()));
             }
-            _ if stranger.id.is_none() && node.id.is_some() => {
-                stranger.id.clone_from(&node.id);
-                self.put(changes, Change::SaveStranger(stranger));
+            _ if unmanaged.id.is_none() && node.id.is_some() => {
+                unmanaged.id.clone_from(&node.id);
+                self.put(changes, Change::SaveUnmanaged(unmanaged));
             }
             _ => {}
         }
     }
 
-    pub(super) fn note_stranger(
+    pub(super) fn save_unmanaged(
         &mut self,
         changes: &mut Vec<Change>,
         node: &ListedNode,
         now: Timestamp,
-        kind: StrangerKind,
+        kind: UnmanagedKind,
     ) {
-        let stranger = Stranger {
+        let unmanaged = UnmanagedNode {
             hostname: node.hostname.clone(),
             id: node.id.clone(),
             first_seen: now,
             kind,
             awaited_by: None,
         };
-        self.put(changes, Change::SaveStranger(stranger));
+        self.put(changes, Change::SaveUnmanaged(unmanaged));
     }
 
     /// Concludes from what the listing does not have. A listing of nothing at all proves no disappearance
@@ -220,9 +220,9 @@ impl Fleet {
         // A foreign node that comes back must not be taken for a new one, so it is remembered for long. An
         // orphan ends by its grace.
         let absent: Vec<Hostname> = self
-            .strangers
+            .unmanaged
             .values()
-            .filter(|s| s.kind == StrangerKind::Foreign && !names.contains(&s.hostname))
+            .filter(|s| s.kind == UnmanagedKind::Foreign && !names.contains(&s.hostname))
             .map(|s| s.hostname.clone())
             .collect();
         for hostname in absent {
@@ -230,7 +230,7 @@ impl Fleet {
             let missed = count >= MISSES_TO_VANISH && !nodes.is_empty();
             if missed && age(since, now) >= policy.gone_kept {
                 self.sightings.missing.remove(&hostname);
-                self.put(changes, Change::DropStranger(hostname));
+                self.put(changes, Change::DropUnmanaged(hostname));
             } else if missed && age(since, now) >= policy.vanish_after {
                 self.stop_awaiting(changes, &hostname);
             }
@@ -255,7 +255,7 @@ impl Fleet {
         now: Timestamp,
     ) {
         self.sightings.missing.remove(&vm.hostname);
-        let gone = StrangerKind::Gone {
+        let gone = UnmanagedKind::Gone {
             machine: machine.id.clone(),
             pool: machine.pool.clone(),
             size: machine.size,
@@ -276,25 +276,25 @@ impl Fleet {
             };
             Change::SaveMachine(machine)
         };
-        let stranger =
-            Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone, awaited_by: None };
-        self.put(changes, Change::SaveStranger(stranger));
+        let unmanaged =
+            UnmanagedNode { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone, awaited_by: None };
+        self.put(changes, Change::SaveUnmanaged(unmanaged));
         self.put(changes, change);
     }
 
     /// The VM of an orphan, with the addresses that were last listed: its Node may have another name.
-    pub(super) fn orphan_vm(&self, orphan: &Stranger) -> Vm {
+    pub(super) fn orphan_vm(&self, orphan: &UnmanagedNode) -> Vm {
         let addresses = self.sightings.addresses.get(&orphan.hostname).cloned().unwrap_or_default();
         Vm { hostname: orphan.hostname.clone(), id: orphan.id.clone(), addresses, provider_id: None }
     }
 
     /// Gives orphans that are listed to machines that wait for a VM of their class, the oldest to the oldest.
     fn adopt(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp) {
-        let mut orphans: Vec<(Stranger, MachineClass)> = self
-            .strangers
+        let mut orphans: Vec<(UnmanagedNode, MachineClass)> = self
+            .unmanaged
             .values()
             .filter_map(|s| match &s.kind {
-                StrangerKind::Orphan { pool, size: Some(size) } => Some((s.clone(), pool.class(*size))),
+                UnmanagedKind::Orphan { pool, size: Some(size) } => Some((s.clone(), pool.class(*size))),
                 _ => None,
             })
             .collect();
@@ -311,7 +311,7 @@ impl Fleet {
             let vm = self.orphan_vm(&orphan);
             machine.phase = Phase::Creating { vm: Some(vm), since: now };
             self.put(changes, Change::SaveMachine(machine));
-            self.put(changes, Change::DropStranger(orphan.hostname));
+            self.put(changes, Change::DropUnmanaged(orphan.hostname));
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::ids::PoolId;
 use super::machine::{Machine, Phase, RequestOutcome};
-use super::record::{Stranger, StrangerKind};
+use super::record::{UnmanagedKind, UnmanagedNode};
 
 /// VMs that may be paid for beyond a maximum, while others are being deleted: a tenth of it, and at least two.
 pub fn surge(max: u32) -> u32 {
@@ -26,13 +26,13 @@ impl Machine {
     }
 }
 
-impl Stranger {
+impl UnmanagedNode {
     /// The pool that it counts as paid for in.
     pub(super) fn paid_in(&self) -> Option<&PoolId> {
         match &self.kind {
-            StrangerKind::Orphan { pool, .. } => Some(pool),
-            StrangerKind::Foreign => self.awaited_by.as_ref(),
-            StrangerKind::Gone { .. } => None,
+            UnmanagedKind::Orphan { pool, .. } => Some(pool),
+            UnmanagedKind::Foreign => self.awaited_by.as_ref(),
+            UnmanagedKind::Gone { .. } => None,
         }
     }
 }

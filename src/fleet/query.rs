@@ -9,7 +9,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
 use super::machine::{Machine, Phase, Vm};
-use super::record::Stranger;
+use super::record::UnmanagedNode;
 use super::state::{Fleet, Pool};
 use super::template::Template;
 use crate::catalog::Catalog;
@@ -155,7 +155,7 @@ impl Fleet {
             return Some(machine);
         }
         // A Node with the name of another listed VM is that one's.
-        if self.strangers.contains_key(name) {
+        if self.unmanaged.contains_key(name) {
             return None;
         }
         let mut found = addresses.iter().filter_map(|address| self.machine_by_address(address));
@@ -165,13 +165,13 @@ impl Fleet {
     }
 
     /// Listed nodes that are no machine's.
-    pub fn strangers(&self) -> impl Iterator<Item = &Stranger> {
-        self.strangers.values()
+    pub fn unmanaged_nodes(&self) -> impl Iterator<Item = &UnmanagedNode> {
+        self.unmanaged.values()
     }
 
     /// The listed node of the hostname that is no machine's.
-    pub fn stranger(&self, hostname: &Hostname) -> Option<&Stranger> {
-        self.strangers.get(hostname)
+    pub fn unmanaged_node(&self, hostname: &Hostname) -> Option<&UnmanagedNode> {
+        self.unmanaged.get(hostname)
     }
 
     /// The last good catalog.

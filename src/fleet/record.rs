@@ -22,9 +22,9 @@ pub enum Change {
     /// Removes a machine's record.
     DropMachine(MachineId),
     /// Writes the record of a listed node that is no machine's.
-    SaveStranger(Stranger),
+    SaveUnmanaged(UnmanagedNode),
     /// Removes that record.
-    DropStranger(Hostname),
+    DropUnmanaged(Hostname),
     /// Writes what nodes of a size were seen to have.
     SaveLearned(SizeId, Learned),
     /// Writes what is remembered of requests and listings.
@@ -39,7 +39,7 @@ pub enum RecordKey {
     /// That of a machine.
     Machine(MachineId),
     /// That of a listed node that is no machine's.
-    Stranger(Hostname),
+    Unmanaged(Hostname),
     /// What nodes of a size were seen to have.
     Learned(SizeId),
     /// What is remembered of requests and listings.
@@ -52,7 +52,7 @@ impl fmt::Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Machine(id) => write!(f, "machine {id}"),
-            Self::Stranger(hostname) => write!(f, "node {hostname}"),
+            Self::Unmanaged(hostname) => write!(f, "node {hostname}"),
             Self::Learned(size) => write!(f, "size {size}"),
             Self::Ledger => f.write_str("ledger"),
             Self::Catalog => f.write_str("catalog"),
@@ -65,7 +65,7 @@ impl RecordKey {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Machine(_) => "machine",
-            Self::Stranger(_) => "node",
+            Self::Unmanaged(_) => "node",
             Self::Learned(_) => "size",
             Self::Ledger => "ledger",
             Self::Catalog => "catalog",
@@ -79,8 +79,8 @@ impl Change {
         match self {
             Self::SaveMachine(machine) => RecordKey::Machine(machine.id.clone()),
             Self::DropMachine(id) => RecordKey::Machine(id.clone()),
-            Self::SaveStranger(stranger) => RecordKey::Stranger(stranger.hostname.clone()),
-            Self::DropStranger(hostname) => RecordKey::Stranger(hostname.clone()),
+            Self::SaveUnmanaged(unmanaged) => RecordKey::Unmanaged(unmanaged.hostname.clone()),
+            Self::DropUnmanaged(hostname) => RecordKey::Unmanaged(hostname.clone()),
             Self::SaveLearned(size, _) => RecordKey::Learned(*size),
             Self::SaveLedger(_) => RecordKey::Ledger,
             Self::SaveCatalog(_) => RecordKey::Catalog,
@@ -94,7 +94,7 @@ pub struct Records {
     /// The machines.
     pub machines: Vec<Machine>,
     /// Listed nodes that are no machine's.
-    pub strangers: Vec<Stranger>,
+    pub unmanaged: Vec<UnmanagedNode>,
     /// What nodes of a size were seen to have.
     pub learned: Vec<(SizeId, Learned)>,
     /// What is remembered of requests and listings.
@@ -107,8 +107,8 @@ pub struct Records {
 
 impl Records {
     /// Whether a record has the node's VM.
-    pub(crate) fn knows_vm(&self, node: &Stranger) -> bool {
-        self.strangers.iter().any(|stranger| stranger.hostname == node.hostname)
+    pub(crate) fn knows_vm(&self, node: &UnmanagedNode) -> bool {
+        self.unmanaged.iter().any(|unmanaged| unmanaged.hostname == node.hostname)
             || self.machines.iter().any(|m| m.vm().is_some_and(|vm| vm.hostname == node.hostname))
     }
 }
@@ -116,7 +116,7 @@ impl Records {
 /// A node that VPSie listed and that is no machine's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stranger {
+pub struct UnmanagedNode {
     /// Its hostname.
     pub hostname: Hostname,
     /// Its UUID, where known.
@@ -124,7 +124,7 @@ pub struct Stranger {
     /// When it was first listed.
     pub first_seen: Timestamp,
     /// What it is to us.
-    pub kind: StrangerKind,
+    pub kind: UnmanagedKind,
     /// The pool that waited for a VM when this foreign node appeared, where none of the waiting requests fits the node.
     /// The node may be the result of one all the same, so it counts as paid for in that pool's NodeGroup. It is compared
     /// with those requests again once its role is known.
@@ -135,7 +135,7 @@ pub struct Stranger {
 /// What a node that is no machine's is to us.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum StrangerKind {
+pub enum UnmanagedKind {
     /// Not made by us: control plane, or a worker that was there or that somebody added. Never touched.
     Foreign,
     /// Made by a request of ours that no machine waits for any more: adopted, or deleted after a grace.

@@ -4,7 +4,7 @@ use super::group::NodeGroup;
 use super::guard::{Maxima, Verdict};
 use super::ids::{NodeGroupName, PoolId};
 use super::paid::{Leaving, count, surge};
-use super::record::Stranger;
+use super::record::UnmanagedNode;
 use super::refusal::Refusal;
 use super::state::{Fleet, Pool};
 use crate::cost::UsdPerHour;
@@ -35,7 +35,7 @@ impl Fleet {
         for pool in self.machines.values().filter(|m| m.is_leaving()).map(|m| &m.pool) {
             count(&mut leaving, pool, true);
         }
-        for pool in self.strangers.values().filter_map(Stranger::paid_in) {
+        for pool in self.unmanaged.values().filter_map(UnmanagedNode::paid_in) {
             count(&mut leaving, pool, true);
         }
         leaving

@@ -12,7 +12,7 @@ use super::ledger::Ledger;
 use super::machine::Machine;
 use super::paid::{Leaving, count};
 use super::policy::Policy;
-use super::record::{Change, Records, Stranger};
+use super::record::{Change, Records, UnmanagedNode};
 use super::shortages::Shortages;
 use super::sightings::{Shared, Sightings};
 use super::template::{Basis, Template, template};
@@ -25,7 +25,7 @@ pub struct Fleet {
     pub(super) groups: BTreeMap<NodeGroupName, NodeGroup>,
     pub(super) pools: BTreeMap<Arc<str>, Pool>,
     pub(super) machines: BTreeMap<MachineId, Machine>,
-    pub(super) strangers: BTreeMap<Hostname, Stranger>,
+    pub(super) unmanaged: BTreeMap<Hostname, UnmanagedNode>,
     pub(super) learned: BTreeMap<SizeId, Learned>,
     pub(super) catalog: Option<Arc<Catalog>>,
     pub(super) max_machines: Option<u32>,
@@ -49,7 +49,7 @@ pub struct Fleet {
     by_address: HashMap<IpAddr, BTreeSet<MachineId>>,
     /// By what another controller gave their Nodes.
     by_provider_id: HashMap<ProviderId, MachineId>,
-    strangers_by_vm: HashMap<VmId, Hostname>,
+    unmanaged_by_vm: HashMap<VmId, Hostname>,
     basis: Basis,
     pub(super) sightings: Shared<Sightings>,
     unreadable: u32,
@@ -127,8 +127,8 @@ impl Fleet {
         self.catalog = records.catalog;
         self.unreadable = records.unreadable;
         self.ledger = records.ledger;
-        for stranger in records.strangers {
-            self.apply(&Change::SaveStranger(stranger));
+        for unmanaged in records.unmanaged {
+            self.apply(&Change::SaveUnmanaged(unmanaged));
         }
         for machine in records.machines {
             self.apply(&Change::SaveMachine(machine));
@@ -140,7 +140,7 @@ impl Fleet {
     pub fn records(&self) -> Records {
         Records {
             machines: self.machines.values().cloned().collect(),
-            strangers: self.strangers.values().cloned().collect(),
+            unmanaged: self.unmanaged.values().cloned().collect(),
             learned: self.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
             ledger: self.ledger.clone(),
             catalog: self.catalog.clone(),
@@ -181,20 +181,20 @@ impl Fleet {
         match change {
             Change::SaveMachine(machine) => self.save_machine(machine.clone()),
             Change::DropMachine(id) => self.drop_machine(id),
-            Change::SaveStranger(stranger) => {
-                self.forget_stranger_vm(&stranger.hostname);
-                self.count_stranger(stranger, true);
-                if let Some(id) = &stranger.id {
-                    self.strangers_by_vm.insert(id.clone(), stranger.hostname.clone());
+            Change::SaveUnmanaged(unmanaged) => {
+                self.forget_unmanaged_vm(&unmanaged.hostname);
+                self.count_unmanaged(unmanaged, true);
+                if let Some(id) = &unmanaged.id {
+                    self.unmanaged_by_vm.insert(id.clone(), unmanaged.hostname.clone());
                 }
-                if let Some(old) = self.strangers.insert(stranger.hostname.clone(), stranger.clone()) {
-                    self.count_stranger(&old, false);
+                if let Some(old) = self.unmanaged.insert(unmanaged.hostname.clone(), unmanaged.clone()) {
+                    self.count_unmanaged(&old, false);
                 }
             }
-            Change::DropStranger(hostname) => {
-                self.forget_stranger_vm(hostname);
-                if let Some(old) = self.strangers.remove(hostname) {
-                    self.count_stranger(&old, false);
+            Change::DropUnmanaged(hostname) => {
+                self.forget_unmanaged_vm(hostname);
+                if let Some(old) = self.unmanaged.remove(hostname) {
+                    self.count_unmanaged(&old, false);
                 }
             }
             Change::SaveLearned(size, learned) => {
@@ -235,14 +235,16 @@ impl Fleet {
     }
 
     /// The listed node with that UUID that is no machine's.
-    pub fn stranger_by_vm(&self, id: &VmId) -> Option<&Stranger> {
-        self.strangers.get(self.strangers_by_vm.get(id)?)
+    pub fn unmanaged_by_vm_id(&self, id: &VmId) -> Option<&UnmanagedNode> {
+        self.unmanaged.get(self.unmanaged_by_vm.get(id)?)
     }
 
-    fn forget_stranger_vm(&mut self, hostname: &Hostname) {
-        let Some(id) = self.strangers.get(hostname).and_then(|stranger| stranger.id.as_ref()) else { return };
-        if self.strangers_by_vm.get(id) == Some(hostname) {
-            self.strangers_by_vm.remove(id);
+    fn forget_unmanaged_vm(&mut self, hostname: &Hostname) {
+        let Some(id) = self.unmanaged.get(hostname).and_then(|unmanaged| unmanaged.id.as_ref()) else {
+            return;
+        };
+        if self.unmanaged_by_vm.get(id) == Some(hostname) {
+            self.unmanaged_by_vm.remove(id);
         }
     }
 
@@ -371,8 +373,8 @@ impl Fleet {
         }
     }
 
-    fn count_stranger(&mut self, stranger: &Stranger, more: bool) {
-        if let Some(pool) = stranger.paid_in() {
+    fn count_unmanaged(&mut self, unmanaged: &UnmanagedNode, more: bool) {
+        if let Some(pool) = unmanaged.paid_in() {
             count(&mut self.leaving, pool, more);
         }
     }

@@ -12,7 +12,7 @@ use super::machine::{
     DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase, RequestOutcome,
 };
 use super::policy::Policy;
-use super::record::{Change, Stranger, StrangerKind};
+use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 use crate::catalog::SizeId;
 
@@ -34,21 +34,21 @@ impl Fleet {
             self.settle(&mut changes, &id, now, policy);
             self.conclude(&mut changes, &id, now, policy);
         }
-        for stranger in self.strangers.values().cloned().collect::<Vec<_>>() {
-            if self.machine_by_hostname(&stranger.hostname).is_some() {
-                self.forget_stranger(&mut changes, &stranger.hostname);
+        for unmanaged in self.unmanaged.values().cloned().collect::<Vec<_>>() {
+            if self.machine_by_hostname(&unmanaged.hostname).is_some() {
+                self.drop_unmanaged(&mut changes, &unmanaged.hostname);
                 continue;
             }
-            match &stranger.kind {
+            match &unmanaged.kind {
                 // Its addresses are listed first: they may be what its Node is found by.
-                StrangerKind::Orphan { .. }
+                UnmanagedKind::Orphan { .. }
                     if (self.sightings.listed || policy.running_when_listed)
-                        && age(stranger.first_seen, now) >= policy.orphan_grace =>
+                        && age(unmanaged.first_seen, now) >= policy.orphan_grace =>
                 {
-                    self.remove_orphan(&mut changes, stranger, now, names);
+                    self.remove_orphan(&mut changes, unmanaged, now, names);
                 }
-                StrangerKind::Gone { .. } if age(stranger.first_seen, now) >= policy.gone_kept => {
-                    self.put(&mut changes, Change::DropStranger(stranger.hostname));
+                UnmanagedKind::Gone { .. } if age(unmanaged.first_seen, now) >= policy.gone_kept => {
+                    self.put(&mut changes, Change::DropUnmanaged(unmanaged.hostname));
                 }
                 _ => {}
             }
@@ -165,12 +165,12 @@ impl Fleet {
     fn remove_orphan(
         &mut self,
         changes: &mut Vec<Change>,
-        orphan: Stranger,
+        orphan: UnmanagedNode,
         now: Timestamp,
         names: Names<'_>,
     ) {
         let vm = self.orphan_vm(&orphan);
-        let StrangerKind::Orphan { pool, size } = orphan.kind else { return };
+        let UnmanagedKind::Orphan { pool, size } = orphan.kind else { return };
         // A deletion goes by the VM alone: one of a size that nobody knows any more is deleted all the same.
         let size = size
             .or_else(|| self.pool(&pool.to_string()).map(|pool| pool.offer.size))
@@ -190,6 +190,6 @@ impl Fleet {
             requests: Vec::new(),
         };
         self.put(changes, Change::SaveMachine(machine));
-        self.put(changes, Change::DropStranger(orphan.hostname));
+        self.put(changes, Change::DropUnmanaged(orphan.hostname));
     }
 }

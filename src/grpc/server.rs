@@ -380,11 +380,11 @@ mod tests {
     async fn clients_need_a_certificate_of_the_authority() {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();
-        let stranger = Authority::new();
+        let unknown = Authority::new();
         let running = start(config(Some(write(dir.path(), &authority)))).await;
         refresh(secure(running.port, &authority, true).await).await.unwrap();
         refresh(secure(running.port, &authority, false).await).await.unwrap_err();
-        refresh(secure(running.port, &stranger, true).await).await.unwrap_err();
+        refresh(secure(running.port, &unknown, true).await).await.unwrap_err();
         let text = running.registry.encode().unwrap();
         for (side, until) in [("server", "2098-01-01T00:00:00Z"), ("client", "2099-01-01T00:00:00Z")] {
             let until = until.parse::<jiff::Timestamp>().unwrap().as_second();
@@ -412,8 +412,8 @@ mod tests {
         assert_eq!(best[0].node_group_id, "foreign");
         let refused = CloudProviderClient::new(channel).refresh(RefreshRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unimplemented);
-        let stranger = secure(running.port, &Authority::new(), false).await;
-        assert!(stranger.is_err(), "a certificate of another authority is accepted");
+        let untrusted = secure(running.port, &Authority::new(), false).await;
+        assert!(untrusted.is_err(), "a certificate of another authority is accepted");
         let plaintext = Endpoint::try_from(format!("http://127.0.0.1:{}", running.port)).unwrap();
         let channel = plaintext.connect().await;
         let asked = match channel {

@@ -26,7 +26,7 @@ const CACHE_BYTES: usize = 4 << 20;
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
-const STRANGERS: TableDefinition<'_, &str, &str> = TableDefinition::new("strangers");
+const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
 const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
 const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
@@ -172,7 +172,7 @@ impl RecordFile {
                 meta.insert("revision", REVISION.to_string().as_str())?;
                 meta.insert("cluster", self.cluster.as_str())?;
                 transaction.open_table(MACHINES)?;
-                transaction.open_table(STRANGERS)?;
+                transaction.open_table(UNMANAGED)?;
                 transaction.open_table(LEARNED)?;
                 transaction.open_table(CATALOG)?;
             }
@@ -318,13 +318,13 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
         }
         records.machines.extend(readable(&MACHINES, &key.value(), machine, &mut records.unreadable));
     }
-    for row in transaction.open_table(STRANGERS)?.iter()? {
+    for row in transaction.open_table(UNMANAGED)?.iter()? {
         let (key, value) = row?;
-        let stranger = lenient::read_stranger(value.value());
-        records.strangers.extend(readable(&STRANGERS, &key.value(), stranger, &mut records.unreadable));
+        let unmanaged = lenient::read_unmanaged(value.value());
+        records.unmanaged.extend(readable(&UNMANAGED, &key.value(), unmanaged, &mut records.unreadable));
     }
     untouchable.retain(|vm| !records.knows_vm(vm));
-    records.strangers.extend(untouchable);
+    records.unmanaged.extend(untouchable);
     for row in transaction.open_table(LEARNED)?.iter()? {
         let (key, value) = row?;
         let size = SizeId(key.value());
@@ -389,7 +389,7 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
             meta.insert("revision", REVISION.to_string().as_str())?;
         }
         let mut machines = transaction.open_table(MACHINES)?;
-        let mut strangers = transaction.open_table(STRANGERS)?;
+        let mut unmanaged_rows = transaction.open_table(UNMANAGED)?;
         let mut learned = transaction.open_table(LEARNED)?;
         for change in changes {
             match change {
@@ -399,11 +399,11 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
                 Change::DropMachine(id) => {
                     machines.remove(id.as_str())?;
                 }
-                Change::SaveStranger(stranger) => {
-                    strangers.insert(stranger.hostname.as_str(), encode(stranger)?.as_str())?;
+                Change::SaveUnmanaged(unmanaged) => {
+                    unmanaged_rows.insert(unmanaged.hostname.as_str(), encode(unmanaged)?.as_str())?;
                 }
-                Change::DropStranger(hostname) => {
-                    strangers.remove(hostname.as_str())?;
+                Change::DropUnmanaged(hostname) => {
+                    unmanaged_rows.remove(hostname.as_str())?;
                 }
                 Change::SaveLearned(size, seen) => {
                     learned.insert(size.0, encode(seen)?.as_str())?;

@@ -15,7 +15,8 @@ use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, LateRequests, Learned, Ledger,
-    Machine, NodeShape, Phase, Records, RequestOutcome, Sample, Stranger, StrangerKind, Vm, VmId, VmRequest,
+    Machine, NodeShape, Phase, Records, RequestOutcome, Sample, UnmanagedKind, UnmanagedNode, Vm, VmId,
+    VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -24,7 +25,7 @@ const PRESENT: &str = include_str!("formats/2.json");
 const FUTURE: &str = include_str!("formats/3.json");
 
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
-const STRANGERS: TableDefinition<'_, &str, &str> = TableDefinition::new("strangers");
+const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
 const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
 const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
@@ -64,7 +65,7 @@ struct RecordSet {
     objects: Vec<Value>,
     /// Rows of the file, by key.
     machines: BTreeMap<String, Value>,
-    strangers: BTreeMap<String, Value>,
+    unmanaged: BTreeMap<String, Value>,
     #[serde(default)]
     learned: BTreeMap<u64, Value>,
     #[serde(default)]
@@ -86,7 +87,7 @@ fn machine(name: &str, phase: Phase, requests: &[RequestOutcome]) -> Machine {
 }
 
 /// What the files of the last two formats have in common.
-fn machines_and_strangers() -> Records {
+fn machines_and_unmanaged_nodes() -> Records {
     let at = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     let vm = |n: u32| Vm {
         hostname: Hostname::new(&format!("ams-slave-{n}")),
@@ -103,8 +104,8 @@ fn machines_and_strangers() -> Records {
         accepted_at: None,
     };
     let orphan =
-        StrangerKind::Orphan { pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(), size: None };
-    let stranger = |name: &str, kind| Stranger {
+        UnmanagedKind::Orphan { pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(), size: None };
+    let unmanaged = |name: &str, kind| UnmanagedNode {
         hostname: Hostname::new(name),
         id: None,
         first_seen: at(0),
@@ -119,7 +120,7 @@ fn machines_and_strangers() -> Records {
             machine("workers-4", deleting, &[]),
             machine("workers-5", Phase::Failed { failure, at: at(5) }, &[]),
         ],
-        strangers: vec![stranger("ams-master-1", StrangerKind::Foreign), stranger("ams-slave-9", orphan)],
+        unmanaged: vec![unmanaged("ams-master-1", UnmanagedKind::Foreign), unmanaged("ams-slave-9", orphan)],
         ..Records::default()
     }
 }
@@ -129,19 +130,19 @@ fn records() -> Records {
     let at = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     let pool = || "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap();
     let resources = Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 };
-    let mut records = machines_and_strangers();
+    let mut records = machines_and_unmanaged_nodes();
     let gone =
-        StrangerKind::Gone { machine: "workers-6".into(), pool: pool(), size: SizeId(12), deleted: true };
-    let stranger = |name: &str, kind, awaited_by| Stranger {
+        UnmanagedKind::Gone { machine: "workers-6".into(), pool: pool(), size: SizeId(12), deleted: true };
+    let unmanaged = |name: &str, kind, awaited_by| UnmanagedNode {
         hostname: Hostname::new(name),
         id: Some(VmId::new(format!("u-{name}"))),
         first_seen: at(6),
         kind,
         awaited_by,
     };
-    records.strangers.push(stranger("ams-slave-6", gone, None));
-    records.strangers.push(stranger("ams-slave-7", StrangerKind::Foreign, Some(pool())));
-    records.strangers.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+    records.unmanaged.push(unmanaged("ams-slave-6", gone, None));
+    records.unmanaged.push(unmanaged("ams-slave-7", UnmanagedKind::Foreign, Some(pool())));
+    records.unmanaged.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     let shape = NodeShape {
         capacity: resources,
         allocatable: Resources { cpu_millis: 1900, memory_mib: 3500, ..resources },
@@ -178,11 +179,11 @@ fn records() -> Records {
 
 fn changes(records: Records) -> Vec<Change> {
     let machines = records.machines.into_iter().map(Change::SaveMachine);
-    let strangers = records.strangers.into_iter().map(Change::SaveStranger);
+    let unmanaged = records.unmanaged.into_iter().map(Change::SaveUnmanaged);
     let learned = records.learned.into_iter().map(|(size, learned)| Change::SaveLearned(size, learned));
     let ledger = (records.ledger != Ledger::default()).then_some(Change::SaveLedger(records.ledger));
     let catalog = records.catalog.map(Change::SaveCatalog);
-    machines.chain(strangers).chain(learned).chain(ledger).chain(catalog).collect()
+    machines.chain(unmanaged).chain(learned).chain(ledger).chain(catalog).collect()
 }
 
 fn server() -> FakeKube {
@@ -222,7 +223,7 @@ impl FileOf {
         transaction.open_table(META).unwrap().insert("revision", revision).unwrap();
         let tables = [
             (MACHINES, written.machines),
-            (STRANGERS, written.strangers),
+            (UNMANAGED, written.unmanaged),
             (LEDGER, written.ledger),
             (CATALOG, written.catalog),
         ];
@@ -282,7 +283,7 @@ fn written(kube: &FakeKube, path: &Path) -> RecordSet {
     RecordSet {
         objects,
         machines: rows(path, MACHINES),
-        strangers: rows(path, STRANGERS),
+        unmanaged: rows(path, UNMANAGED),
         learned: learned_rows(path),
         ledger: rows(path, LEDGER),
         catalog: rows(path, CATALOG),
@@ -306,7 +307,8 @@ fn rows(path: &Path, table: TableDefinition<'_, &str, &str>) -> BTreeMap<String,
 
 #[tokio::test(start_paused = true)]
 async fn records_of_the_last_two_formats_are_read() {
-    for (text, revision, records) in [(PREVIOUS, "1", machines_and_strangers()), (PRESENT, FORMAT, records())]
+    for (text, revision, records) in
+        [(PREVIOUS, "1", machines_and_unmanaged_nodes()), (PRESENT, FORMAT, records())]
     {
         assert_eq!(from_objects(text).await.1, records);
         assert_eq!(FileOf::new(text, revision).await.read().await, records);
@@ -384,17 +386,17 @@ async fn a_newer_format_loses_no_vm_and_blocks_nothing() {
             requests.iter().all(|request| request.outcome == RequestOutcome::Unclear) && !requests.is_empty()
         );
         let kind =
-            |name: &str| records.strangers.iter().find(|s| s.hostname.as_str() == name).map(|s| &s.kind);
-        assert_eq!(kind("ams-slave-9"), Some(&StrangerKind::Foreign));
+            |name: &str| records.unmanaged.iter().find(|s| s.hostname.as_str() == name).map(|s| &s.kind);
+        assert_eq!(kind("ams-slave-9"), Some(&UnmanagedKind::Foreign));
         assert_eq!(phase("workers-5"), None, "no pool of this version");
-        assert_eq!(kind("ams-slave-5"), Some(&StrangerKind::Foreign), "its VM is never touched");
+        assert_eq!(kind("ams-slave-5"), Some(&UnmanagedKind::Foreign), "its VM is never touched");
         assert_eq!(records.unreadable, 2);
         let known_before = records.ledger.known_before.unwrap();
         assert!(known_before.contains(&Hostname::new("ams-master-1")), "unknown fields are ignored");
         assert_eq!(records.catalog.unwrap().offers.len(), 1);
         assert_eq!(records.learned.len(), 1);
     }
-    file.open().await.commit(&changes(machines_and_strangers())).await.unwrap();
+    file.open().await.commit(&changes(machines_and_unmanaged_nodes())).await.unwrap();
     assert_eq!(file.revision(), "3", "other rows still have it");
     let before = kube.list("vpsienodes");
     let store = store(&kube);

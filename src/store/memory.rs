@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{Store, StoreError};
 use crate::catalog::{Catalog, SizeId};
-use crate::fleet::{Change, Hostname, Learned, Ledger, Machine, MachineId, Records, Stranger};
+use crate::fleet::{Change, Hostname, Learned, Ledger, Machine, MachineId, Records, UnmanagedNode};
 
 /// Keeps records in memory. Clones share them, so that records survive a simulated crash.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +16,7 @@ pub struct MemoryStore(Arc<Mutex<RecordMaps>>);
 #[derive(Debug, Default)]
 struct RecordMaps {
     machines: BTreeMap<MachineId, Machine>,
-    strangers: BTreeMap<Hostname, Stranger>,
+    unmanaged: BTreeMap<Hostname, UnmanagedNode>,
     learned: BTreeMap<SizeId, Learned>,
     ledger: Ledger,
     catalog: Option<Arc<Catalog>>,
@@ -33,7 +33,7 @@ impl MemoryStore {
         let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Records {
             machines: records.machines.values().cloned().collect(),
-            strangers: records.strangers.values().cloned().collect(),
+            unmanaged: records.unmanaged.values().cloned().collect(),
             learned: records.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
             ledger: records.ledger.clone(),
             catalog: records.catalog.clone(),
@@ -52,11 +52,11 @@ impl MemoryStore {
                 Change::DropMachine(id) => {
                     records.machines.remove(&id);
                 }
-                Change::SaveStranger(stranger) => {
-                    records.strangers.insert(stranger.hostname.clone(), stranger);
+                Change::SaveUnmanaged(unmanaged) => {
+                    records.unmanaged.insert(unmanaged.hostname.clone(), unmanaged);
                 }
-                Change::DropStranger(hostname) => {
-                    records.strangers.remove(&hostname);
+                Change::DropUnmanaged(hostname) => {
+                    records.unmanaged.remove(&hostname);
                 }
                 Change::SaveLearned(size, learned) => {
                     records.learned.insert(size, learned);

@@ -33,9 +33,9 @@ pub trait Store: Send + Sync + 'static {
     /// saves of machines in any order, then removals in any order. Neither loses anything, because a VM only
     /// ever moves
     /// - from a request to a machine, in one record,
-    /// - from a request to a stranger, and the request goes with the machine that is saved after it,
-    /// - from a machine to a stranger, saved before the machine is saved without it or dropped,
-    /// - from a stranger to a machine, saved before the stranger is dropped.
+    /// - from a request to an unmanaged node, and the request goes with the machine that is saved after it,
+    /// - from a machine to an unmanaged node, saved before the machine is saved without it or dropped,
+    /// - from an unmanaged node to a machine, saved before the unmanaged node is dropped.
     ///
     /// The next listing corrects two records of one VM: the machine's record counts.
     ///

@@ -8,7 +8,7 @@ use super::{FileStore, MemoryStore, Store, StoreError};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     Change, ClusterId, Hostname, LateRequests, Learned, Ledger, Machine, MachineId, NodeShape, Phase,
-    Records, Sample, Stranger, StrangerKind,
+    Records, Sample, UnmanagedKind, UnmanagedNode,
 };
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
@@ -30,12 +30,12 @@ pub(super) fn machine(name: &str) -> Machine {
     }
 }
 
-pub(super) fn stranger(hostname: &str) -> Stranger {
-    Stranger {
+pub(super) fn unmanaged(hostname: &str) -> UnmanagedNode {
+    UnmanagedNode {
         hostname: Hostname::new(hostname),
         id: None,
         first_seen: "2026-11-24T10:00:00Z".parse().unwrap(),
-        kind: StrangerKind::Foreign,
+        kind: UnmanagedKind::Foreign,
         awaited_by: None,
     }
 }
@@ -85,9 +85,9 @@ pub(super) fn changes() -> Vec<Change> {
         Change::SaveMachine(machine("workers-3")),
         Change::DropMachine(MachineId::new("workers-3")),
         Change::DropMachine(MachineId::new("never-there")),
-        Change::SaveStranger(stranger("control-plane")),
-        Change::SaveStranger(stranger("passer-by")),
-        Change::DropStranger(Hostname::new("passer-by")),
+        Change::SaveUnmanaged(unmanaged("control-plane")),
+        Change::SaveUnmanaged(unmanaged("passer-by")),
+        Change::DropUnmanaged(Hostname::new("passer-by")),
         Change::SaveLearned(SizeId(12), learned()),
         Change::SaveCatalog(catalog()),
         Change::SaveLedger(Ledger::default()),
@@ -98,7 +98,7 @@ pub(super) fn changes() -> Vec<Change> {
 pub(super) fn expected() -> Records {
     Records {
         machines: vec![machine("workers-1"), Machine { size: SizeId(13), ..machine("workers-2") }],
-        strangers: vec![stranger("control-plane")],
+        unmanaged: vec![unmanaged("control-plane")],
         learned: vec![(SizeId(12), learned())],
         ledger: ledger(),
         catalog: Some(catalog()),

@@ -1,4 +1,4 @@
-//! Records as a store holds them: JSON of machines, strangers, the catalog, what sizes have shown. Each part of an input is
+//! Records as a store holds them: JSON of machines, unmanaged nodes, the catalog, what sizes have shown. Each part of an input is
 //! one record, with its kind in the line before it.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use vpsie_autoscaler::catalog::{CapacityType, Catalog, SizeId};
 use vpsie_autoscaler::fleet::{
-    Basis, Fleet, Hostname, Learned, ListedNode, Machine, NodeRole, Records, Stranger, Vm, VmState,
+    Basis, Fleet, Hostname, Learned, ListedNode, Machine, NodeRole, Records, UnmanagedNode, Vm, VmState,
 };
 
 use crate::fleets::{catalog, group, live};
@@ -33,7 +33,7 @@ pub(crate) fn read(input: &[u8]) -> Records {
         let Some((kind, json)) = text.split_once('\n') else { continue };
         match kind {
             "machine" => records.machines.extend(serde_json::from_str::<Machine>(json).ok()),
-            "stranger" => records.strangers.extend(serde_json::from_str::<Stranger>(json).ok()),
+            "unmanaged" => records.unmanaged.extend(serde_json::from_str::<UnmanagedNode>(json).ok()),
             "catalog" => {
                 if let Ok(catalog) = serde_json::from_str::<Catalog>(json) {
                     records.catalog = Some(Arc::new(catalog));

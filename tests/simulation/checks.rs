@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpsie_autoscaler::control::FleetHandle;
-use vpsie_autoscaler::fleet::{Hostname, Phase, Records, RequestOutcome, StrangerKind};
+use vpsie_autoscaler::fleet::{Hostname, Phase, Records, RequestOutcome, UnmanagedKind};
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::proto::instance_status::InstanceState;
 use vpsie_autoscaler::grpc::proto::{
@@ -93,14 +93,14 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
     if bound.len() != records.machines.iter().filter(|m| m.vm().is_some()).count() {
         return Err("5: a VM is bound to two machines".to_owned());
     }
-    let strangers: BTreeMap<&Hostname, &StrangerKind> =
-        records.strangers.iter().map(|s| (&s.hostname, &s.kind)).collect();
+    let unmanaged: BTreeMap<&Hostname, &UnmanagedKind> =
+        records.unmanaged.iter().map(|s| (&s.hostname, &s.kind)).collect();
     // Over all sizes: where listings hide them, a late VM of one size may use up a request of another.
     let mut requests: usize = records.machines.iter().map(|machine| machine.requests.len()).sum();
     for VmView { vm, .. } in simulator.vms() {
         let hostname = Hostname::new(&vm.hostname);
-        match (vm.kind, strangers.get(&hostname)) {
-            (VmKind::Worker, Some(StrangerKind::Foreign)) if !unexplained => {
+        match (vm.kind, unmanaged.get(&hostname)) {
+            (VmKind::Worker, Some(UnmanagedKind::Foreign)) if !unexplained => {
                 return Err(format!("5: {hostname} was made for us and is taken for foreign: {vm:?}"));
             }
             // A plain VM is of no cluster; its hostname may be a worker's as well. A worker that VPSie made without a
@@ -114,7 +114,7 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
                 }
                 requests = requests.saturating_sub(1);
             }
-            (_, Some(StrangerKind::Orphan { .. })) => {
+            (_, Some(UnmanagedKind::Orphan { .. })) => {
                 return Err(format!("5: {hostname} is foreign and is taken for an orphan"));
             }
             _ if bound.contains(&hostname) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ca_model::{Cluster as _, Memory, Node, Resources};
 use jiff::Timestamp;
 use vpsie_autoscaler::control::FleetHandle;
-use vpsie_autoscaler::fleet::{DrainState, Hostname, Machine, Phase, StrangerKind, node_labels};
+use vpsie_autoscaler::fleet::{DrainState, Hostname, Machine, Phase, UnmanagedKind, node_labels};
 use vpsie_autoscaler::simulator::{Phase as VmPhase, Simulator, VmKind};
 
 /// Brings the Nodes up to date with the VMs, and with the provider if one runs. `selective`: pods run only on
@@ -61,7 +61,7 @@ pub(crate) async fn kubelets(
             drop(tokio::time::timeout(Duration::from_secs(1), registered).await);
         }
         let gone = handle.read(|fleet| {
-            matches!(fleet.stranger(&hostname).map(|s| &s.kind), Some(StrangerKind::Gone { .. }))
+            matches!(fleet.unmanaged_node(&hostname).map(|s| &s.kind), Some(UnmanagedKind::Gone { .. }))
         });
         // A VM that vanished before VPSie ever listed it leaves a Node that nobody here can know; somebody
         // else has to clear it away.

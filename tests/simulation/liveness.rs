@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vpsie_autoscaler::control::FleetHandle;
-use vpsie_autoscaler::fleet::{FailureReason, Fleet, Hostname, Machine, MachineId, Phase, StrangerKind};
+use vpsie_autoscaler::fleet::{FailureReason, Fleet, Hostname, Machine, MachineId, Phase, UnmanagedKind};
 use vpsie_autoscaler::simulator::Simulator;
 
 /// What waits longer than this in fair weather is stuck. Pauses that VPSie asked for before are over by then.
@@ -26,7 +26,7 @@ pub(crate) const RECOVERY: Duration = Duration::from_mins(5);
 pub(crate) struct Liveness {
     fair_since: Option<Instant>,
     machines: BTreeMap<MachineId, (Stage, Instant)>,
-    strangers: BTreeMap<Hostname, Instant>,
+    unmanaged: BTreeMap<Hostname, Instant>,
     listings: Option<(u64, Instant)>,
     halted_since: Option<Instant>,
 }
@@ -95,19 +95,19 @@ impl Liveness {
         handle.read(|fleet| {
             self.growth_goes_on(fleet, sky, now)?;
             self.machines.retain(|id, _| fleet.machine(id).is_some());
-            self.strangers.retain(|name, _| {
-                fleet.stranger(name).is_some_and(|s| matches!(s.kind, StrangerKind::Orphan { .. }))
+            self.unmanaged.retain(|name, _| {
+                fleet.unmanaged_node(name).is_some_and(|s| matches!(s.kind, UnmanagedKind::Orphan { .. }))
             });
             for machine in fleet.machines().filter(|machine| Some(&machine.id) != sky.refused.as_ref()) {
                 self.machine(machine, sky, now)?;
             }
-            for stranger in fleet.strangers() {
-                if matches!(stranger.kind, StrangerKind::Orphan { .. }) {
-                    let seen = *self.strangers.entry(stranger.hostname.clone()).or_insert(now);
+            for unmanaged in fleet.unmanaged_nodes() {
+                if matches!(unmanaged.kind, UnmanagedKind::Orphan { .. }) {
+                    let seen = *self.unmanaged.entry(unmanaged.hostname.clone()).or_insert(now);
                     if now > seen + ORPHAN {
                         return Err(format!(
                             "L: orphan {} is neither adopted nor deleted",
-                            stranger.hostname
+                            unmanaged.hostname
                         ));
                     }
                 }

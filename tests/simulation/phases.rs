@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
-use vpsie_autoscaler::fleet::{Hostname, Machine, Phase, StrangerKind};
+use vpsie_autoscaler::fleet::{Hostname, Machine, Phase, UnmanagedKind};
 use vpsie_autoscaler::simulator::{AnomaliesConfig, DEFAULT_CLUSTER, VmKind};
 
 use super::hazards::Hazard;
@@ -127,8 +127,9 @@ impl World {
         }
         let records = self.store.kept.records();
         for vm in self.simulator.vms() {
-            let foreign = records.strangers.iter().any(|stranger| {
-                stranger.kind == StrangerKind::Foreign && stranger.hostname == Hostname::new(&vm.vm.hostname)
+            let foreign = records.unmanaged.iter().any(|unmanaged| {
+                unmanaged.kind == UnmanagedKind::Foreign
+                    && unmanaged.hostname == Hostname::new(&vm.vm.hostname)
             });
             if foreign && vm.vm.kind == VmKind::Worker && vm.vm.end.is_none() {
                 self.tell(&("a person deletes", &vm.vm.hostname));

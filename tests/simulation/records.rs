@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tower::{BoxError, Service};
 use vpsie_autoscaler::clock::Clock as _;
-use vpsie_autoscaler::fleet::{Change, Machine, MachineId, Phase, Records, Stranger, StrangerKind};
+use vpsie_autoscaler::fleet::{Change, Machine, MachineId, Phase, Records, UnmanagedKind, UnmanagedNode};
 use vpsie_autoscaler::kubernetes::bounded;
 use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::{KubernetesStore, MemoryStore, Store, StoreError, records_of};
@@ -271,9 +271,10 @@ impl Opened {
             Some(Sabotage::AcknowledgedBeforeDurable) => {
                 !matches!(change, Change::SaveMachine(machine) if machine.phase == Phase::Pending)
             }
-            Some(Sabotage::OrphanForgotten) => {
-                !matches!(change, Change::SaveStranger(Stranger { kind: StrangerKind::Orphan { .. }, .. }))
-            }
+            Some(Sabotage::OrphanForgotten) => !matches!(
+                change,
+                Change::SaveUnmanaged(UnmanagedNode { kind: UnmanagedKind::Orphan { .. }, .. })
+            ),
             _ => true,
         }
     }

@@ -150,8 +150,8 @@ impl Told {
     }
 
     /// As after a listing that shows slave-1 as a node of this kind.
-    fn show(&mut self, kind: StrangerKind, awaited_by: Option<PoolId>) -> Vec<Act> {
-        let stranger = Stranger {
+    fn show(&mut self, kind: UnmanagedKind, awaited_by: Option<PoolId>) -> Vec<Act> {
+        let unmanaged = UnmanagedNode {
             hostname: Hostname::new("slave-1"),
             id: Some("uuid-1".into()),
             first_seen: self.now,
@@ -159,7 +159,7 @@ impl Told {
             kind,
         };
         self.play(Cause::VPSieListing, |fleet, _, _| {
-            let change = Change::SaveStranger(stranger);
+            let change = Change::SaveUnmanaged(unmanaged);
             fleet.apply(&change);
             vec![change]
         })
@@ -345,7 +345,7 @@ fn a_vm_that_nobody_deleted_vanished_and_may_return() {
 /// VM slave-1 is an orphan: two machines of two requests could have it, and the listing does not tell whose it is.
 fn orphaned() -> (Told, Vec<Act>) {
     let mut told = Told::new(false);
-    let orphan = StrangerKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) };
+    let orphan = UnmanagedKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) };
     let found = told.show(orphan, None);
     (told, found)
 }
@@ -436,7 +436,7 @@ fn lives() -> Vec<Act> {
     acts.extend(told.list(&[node(1)]));
     acts.extend(Told::new(false).list(&[node(1)]));
     acts.extend(Told::new(true).list(&[node(1)]));
-    acts.extend(Told::new(false).show(StrangerKind::Foreign, Some(POOL.parse().unwrap())));
+    acts.extend(Told::new(false).show(UnmanagedKind::Foreign, Some(POOL.parse().unwrap())));
     acts
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::declared::Wrong;
 use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 use crate::cost::UsdPerHour;
-use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, Stranger, names};
+use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, UnmanagedNode, names};
 
 /// Nodes that `status.nodes` lists: with thousands of them the object would outgrow what the API server keeps.
 /// The VPSieNodes have them all.
@@ -255,11 +255,11 @@ impl Conditions<'_> {
 
     fn unexpected_nodes(&self) -> Fact {
         let name = self.object.metadata.name.as_deref().unwrap_or_default();
-        let awaited = |stranger: &&Stranger| {
-            stranger.awaited_by.as_ref().is_some_and(|pool| pool.node_group.as_str() == name)
+        let awaited = |unmanaged: &&UnmanagedNode| {
+            unmanaged.awaited_by.as_ref().is_some_and(|pool| pool.node_group.as_str() == name)
         };
         let mut nodes: Vec<&str> =
-            self.fleet.strangers().filter(awaited).map(|s| s.hostname.as_str()).collect();
+            self.fleet.unmanaged_nodes().filter(awaited).map(|s| s.hostname.as_str()).collect();
         let count = nodes.len();
         nodes.truncate(5);
         if count == 0 {
@@ -298,7 +298,7 @@ mod tests {
     use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
     use crate::fleet::{
         Change, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, RequestOutcome,
-        Reserved, StrangerKind, Vm, VmRequest,
+        Reserved, UnmanagedKind, Vm, VmRequest,
     };
     use crate::validation::check_node_group;
 
@@ -412,17 +412,17 @@ mod tests {
     #[test]
     fn unexpected_nodes_are_a_condition_of_their_own() {
         let object = object(4);
-        let stranger = Stranger {
+        let unmanaged = UnmanagedNode {
             hostname: Hostname::new("slave-9"),
             id: None,
             first_seen: time(),
-            kind: StrangerKind::Foreign,
+            kind: UnmanagedKind::Foreign,
             awaited_by: Some("web/ams1/small/on-demand".parse().unwrap()),
         };
         let mut fleet = fleet(&object, Vec::new(), None);
         let before = status(&object, &fleet, None, &|_| true, time());
         assert_eq!(condition(&before, "UnexpectedNodes"), ("False", "None", ""));
-        fleet.apply(&Change::SaveStranger(stranger));
+        fleet.apply(&Change::SaveUnmanaged(unmanaged));
         let status = status(&object, &fleet, None, &|_| true, time());
         assert_eq!(condition(&status, "GrowthHalted"), ("False", "None", ""), "nothing is halted");
         let (holds, reason, message) = condition(&status, "UnexpectedNodes");

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
-use crate::fleet::{Fleet, Hostname, Machine, MachineId, StrangerKind};
+use crate::fleet::{Fleet, Hostname, Machine, MachineId, UnmanagedKind};
 
 /// Whether a Node was there before a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +49,9 @@ impl History {
     pub(super) fn note_records(&mut self, fleet: &Fleet) {
         self.machines.retain(|id, _| fleet.machine(id).is_some());
         let gone: HashSet<&Hostname> = fleet
-            .strangers()
-            .filter(|stranger| matches!(stranger.kind, StrangerKind::Gone { .. }))
-            .map(|stranger| &stranger.hostname)
+            .unmanaged_nodes()
+            .filter(|unmanaged| matches!(unmanaged.kind, UnmanagedKind::Gone { .. }))
+            .map(|unmanaged| &unmanaged.hostname)
             .collect();
         self.gone.retain(|hostname, _| gone.contains(hostname));
         let machines: Vec<&Machine> =

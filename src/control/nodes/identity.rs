@@ -9,8 +9,8 @@ use super::history::{History, Order};
 use super::patch::{self, is_cordoned, provider_id};
 use super::view::NodeFacts;
 use crate::fleet::{
-    Fleet, Hostname, Machine, MachineId, PROVIDER_ID_PREFIX, Phase, ProviderId, Stranger, StrangerKind, Vm,
-    VmId,
+    Fleet, Hostname, Machine, MachineId, PROVIDER_ID_PREFIX, Phase, ProviderId, UnmanagedKind, UnmanagedNode,
+    Vm, VmId,
 };
 
 /// What is to be done about a Node.
@@ -41,9 +41,9 @@ pub(super) enum Owner<'a> {
     /// A machine's by its name, with a providerID of no VM that is known: another controller was first.
     Adoptable { machine: &'a Machine, found: &'a str },
     /// That of a VM that is ours and no machine's.
-    Orphan(&'a Stranger),
+    Orphan(&'a UnmanagedNode),
     /// That of a VM that is gone.
-    Gone(&'a Stranger),
+    Gone(&'a UnmanagedNode),
     /// It has the name of a machine's VM, or its address, and the providerID of a VM that is not known. That VM
     /// is gone: its kubelet is silent.
     Leftover,
@@ -67,20 +67,20 @@ pub(super) fn owner<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> 
     }
     let vm = found.and_then(|found| found.strip_prefix(PROVIDER_ID_PREFIX)).map(VmId::from);
     let name = hostname(node);
-    let of_id = vm.as_ref().and_then(|vm| fleet.stranger_by_vm(vm));
+    let of_id = vm.as_ref().and_then(|vm| fleet.unmanaged_by_vm_id(vm));
     match of_id {
         // Another VM may have the name since, and its kubelet the Node.
-        Some(stranger) if is_gone(stranger) && fleet.machine_at(&name).is_none() => {
-            return Owner::Gone(stranger);
+        Some(unmanaged) if is_gone(unmanaged) && fleet.machine_at(&name).is_none() => {
+            return Owner::Gone(unmanaged);
         }
-        Some(stranger) if is_orphan(stranger) => return Owner::Orphan(stranger),
-        Some(stranger) if !is_gone(stranger) => return Owner::Nobody,
+        Some(unmanaged) if is_orphan(unmanaged) => return Owner::Orphan(unmanaged),
+        Some(unmanaged) if !is_gone(unmanaged) => return Owner::Nobody,
         _ => {}
     }
     let Some(machine) = fleet.machine_of_node(&name, &addresses(node)) else {
-        return match fleet.stranger(&name) {
-            Some(stranger) if is_gone(stranger) => Owner::Gone(stranger),
-            Some(stranger) if is_orphan(stranger) && vm.is_none() => Owner::Orphan(stranger),
+        return match fleet.unmanaged_node(&name) {
+            Some(unmanaged) if is_gone(unmanaged) => Owner::Gone(unmanaged),
+            Some(unmanaged) if is_orphan(unmanaged) && vm.is_none() => Owner::Orphan(unmanaged),
             _ => Owner::Nobody,
         };
     };
@@ -107,8 +107,8 @@ pub(super) fn owner<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> 
     }
 }
 
-fn is_orphan(stranger: &Stranger) -> bool {
-    matches!(stranger.kind, StrangerKind::Orphan { .. })
+fn is_orphan(unmanaged: &UnmanagedNode) -> bool {
+    matches!(unmanaged.kind, UnmanagedKind::Orphan { .. })
 }
 
 /// Whether an address of the Node is that of another machine's VM.
@@ -127,8 +127,8 @@ fn is_left(node: &Node, order: Order) -> bool {
     }
 }
 
-fn is_gone(stranger: &Stranger) -> bool {
-    matches!(stranger.kind, StrangerKind::Gone { .. })
+fn is_gone(unmanaged: &UnmanagedNode) -> bool {
+    matches!(unmanaged.kind, UnmanagedKind::Gone { .. })
 }
 
 /// A Node as others need to know it.
@@ -168,7 +168,7 @@ pub(super) fn verdict(fleet: &Fleet, history: &History, node: &Node, owner: Owne
         Owner::Machine { machine, .. } => of_machine(fleet, node, machine),
         Owner::Adoptable { machine, found } => Verdict::Adopt(machine.id.clone(), found.into()),
         Owner::Orphan(_) => patch::set_aside(node).map_or(Verdict::Leave, Verdict::Patch),
-        Owner::Gone(stranger) if is_over(history, node, stranger) => Verdict::Delete,
+        Owner::Gone(unmanaged) if is_over(history, node, unmanaged) => Verdict::Delete,
         Owner::Leftover => Verdict::Delete,
         Owner::Contradicted { machine, found } => match patch::cordon(node, machine, Value::Null) {
             Some(patch) => Verdict::Patch(patch),
@@ -187,7 +187,7 @@ pub(super) fn unmatched<'a>(
     has_node: impl Fn(&MachineId) -> bool,
 ) -> Vec<&'a Machine> {
     let name = hostname(node);
-    if fleet.stranger(&name).is_some() || fleet.machine_at(&name).is_some() {
+    if fleet.unmanaged_node(&name).is_some() || fleet.machine_at(&name).is_some() {
         return Vec::new();
     }
     let waits = |machine: &&Machine| {
@@ -213,21 +213,21 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
 /// Whether the Node of a VM that is gone is to go, too. A VM that nobody deleted counts as gone only if its kubelet
 /// is silent as well. So does one that only the name tells; and a Node that appeared after the end of that VM is
 /// another's, which took the name and was not listed yet.
-fn is_over(history: &History, node: &Node, stranger: &Stranger) -> bool {
-    let StrangerKind::Gone { deleted, machine, .. } = &stranger.kind else { return false };
-    match (provider_id(node), &stranger.id) {
+fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
+    let UnmanagedKind::Gone { deleted, machine, .. } = &unmanaged.kind else { return false };
+    match (provider_id(node), &unmanaged.id) {
         (Some(found), Some(id)) if found == id.provider_id() => *deleted || !is_ready(node),
         _ if history.was_of(node, machine) => !is_ready(node),
         (Some(_), Some(_)) => false,
         (Some(found), None) if !found.starts_with(PROVIDER_ID_PREFIX) => false,
-        _ => is_left(node, history.order_to_end(node, &stranger.hostname)),
+        _ => is_left(node, history.order_to_end(node, &unmanaged.hostname)),
     }
 }
 
 /// Whether it may be the Node of a VM that was asked for and is not listed yet.
 fn is_awaited(fleet: &Fleet, history: &History, node: &Node) -> bool {
     provider_id(node).is_none()
-        && fleet.stranger(&hostname(node)).is_none()
+        && fleet.unmanaged_node(&hostname(node)).is_none()
         && fleet.machine_at(&hostname(node)).is_none()
         && fleet.machines().any(|machine| {
             machine.vm().is_none()

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
 use super::handle::FleetHandle;
-use crate::fleet::{Hostname, Machine, MachineId, ProviderId, StrangerKind};
+use crate::fleet::{Hostname, Machine, MachineId, ProviderId, UnmanagedKind};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
 use identity::{Owner, Verdict, facts, owner, unmatched, verdict};
@@ -269,8 +269,9 @@ impl Nodes {
                 }
                 owner => owner,
             };
-            let stranger = fleet.stranger(&Hostname::new(name));
-            let listed = stranger.is_some_and(|stranger| !matches!(stranger.kind, StrangerKind::Gone { .. }));
+            let unmanaged = fleet.unmanaged_node(&Hostname::new(name));
+            let listed =
+                unmanaged.is_some_and(|unmanaged| !matches!(unmanaged.kind, UnmanagedKind::Gone { .. }));
             (facts(node, owner), verdict(fleet, history, node, owner), listed)
         });
         if listed {

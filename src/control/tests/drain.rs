@@ -390,11 +390,16 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
 
 /// A VPSie in front of the cluster, with an orphan that was found when the process began.
 async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
-    let kind = crate::fleet::StrangerKind::Orphan { pool: SMALL.parse().unwrap(), size: Some(SizeId(2)) };
+    let kind = crate::fleet::UnmanagedKind::Orphan { pool: SMALL.parse().unwrap(), size: Some(SizeId(2)) };
     let (hostname, id) = (super::node(2, SizeId(2)).hostname, super::node(2, SizeId(2)).id);
-    let stranger =
-        crate::fleet::Stranger { hostname, id, first_seen: Timestamp::UNIX_EPOCH, kind, awaited_by: None };
-    cluster.store.write(&[Change::SaveStranger(stranger)]);
+    let unmanaged = crate::fleet::UnmanagedNode {
+        hostname,
+        id,
+        first_seen: Timestamp::UNIX_EPOCH,
+        kind,
+        awaited_by: None,
+    };
+    cluster.store.write(&[Change::SaveUnmanaged(unmanaged)]);
     cluster.start().await;
     let vpsie = Arc::new(Scripted::default());
     vpsie.state().nodes = vec![super::node(2, SizeId(2)), super::node(999, SizeId(2))];

@@ -8,7 +8,7 @@ use crate::catalog::MachineClass;
 use crate::fleet::ids::{Hostname, MachineId, PoolId};
 use crate::fleet::listing::{ListedNode, NodeRole};
 use crate::fleet::machine::{Phase, RequestOutcome};
-use crate::fleet::record::{Change, Stranger, StrangerKind};
+use crate::fleet::record::{Change, UnmanagedKind, UnmanagedNode};
 use crate::fleet::state::Fleet;
 
 /// Requests by class, the neediest first.
@@ -84,7 +84,7 @@ impl Fleet {
         now: Timestamp,
         claims: &Claims,
     ) {
-        let known = self.strangers.get(&node.hostname).filter(|s| s.id.is_none() || s.id == node.id).cloned();
+        let known = self.unmanaged.get(&node.hostname).filter(|s| s.id.is_none() || s.id == node.id).cloned();
         let known = known.as_ref();
         let waiting = self.awaited_by(claims).filter(|_| known.is_none());
         let late = self.late_request(node).filter(|_| known.is_none() && waiting.is_none());
@@ -94,15 +94,15 @@ impl Fleet {
             None => waiting.or_else(|| late.as_ref().map(|late| late.pool.clone())),
         };
         let first_seen = known.map_or(now, |known| known.first_seen);
-        let stranger = Stranger {
+        let unmanaged = UnmanagedNode {
             hostname: node.hostname.clone(),
             id: node.id.clone().or_else(|| known?.id.clone()),
             first_seen,
-            kind: StrangerKind::Foreign,
+            kind: UnmanagedKind::Foreign,
             awaited_by,
         };
-        if known != Some(&stranger) {
-            self.put(changes, Change::SaveStranger(stranger));
+        if known != Some(&unmanaged) {
+            self.put(changes, Change::SaveUnmanaged(unmanaged));
         }
         if let Some(late) = late {
             self.remove_late(changes, &late);
@@ -112,8 +112,9 @@ impl Fleet {
     /// The pool of the neediest machine that waits for a VM and that no foreign node may be the result of.
     fn awaited_by(&self, claims: &Claims) -> Option<PoolId> {
         let oldest = claims.values().flatten().map(|claim| claim.begun).min()?;
-        let newer = |stranger: &&Stranger| stranger.awaited_by.is_some() && stranger.first_seen >= oldest;
-        let noted = self.strangers.values().filter(newer).count();
+        let newer =
+            |unmanaged: &&UnmanagedNode| unmanaged.awaited_by.is_some() && unmanaged.first_seen >= oldest;
+        let noted = self.unmanaged.values().filter(newer).count();
         let requests = claims.values().map(VecDeque::len).sum::<usize>();
         let waiting = claims.values().flatten().filter(|claim| claim.rank < 2);
         waiting.min_by_key(|claim| claim.need()).filter(|_| noted < requests).map(|claim| claim.pool.clone())
@@ -121,8 +122,8 @@ impl Fleet {
 
     /// A foreign node that is gone is not paid for any more.
     pub(in crate::fleet) fn stop_awaiting(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
-        let Some(stranger) = self.strangers.get(hostname).filter(|s| s.awaited_by.is_some()) else { return };
-        let stranger = Stranger { awaited_by: None, ..stranger.clone() };
-        self.put(changes, Change::SaveStranger(stranger));
+        let Some(unmanaged) = self.unmanaged.get(hostname).filter(|s| s.awaited_by.is_some()) else { return };
+        let unmanaged = UnmanagedNode { awaited_by: None, ..unmanaged.clone() };
+        self.put(changes, Change::SaveUnmanaged(unmanaged));
     }
 }

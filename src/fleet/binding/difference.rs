@@ -9,7 +9,7 @@ use crate::catalog::MachineClass;
 use crate::fleet::listing::{ListedNode, NodeRole};
 use crate::fleet::machine::RequestOutcome;
 use crate::fleet::policy::Policy;
-use crate::fleet::record::{Change, StrangerKind};
+use crate::fleet::record::{Change, UnmanagedKind};
 use crate::fleet::state::Fleet;
 
 impl Fleet {
@@ -28,21 +28,21 @@ impl Fleet {
             if self.machine_by_hostname(&node.hostname).is_some() {
                 continue;
             }
-            let known = self.stranger(&node.hostname);
+            let known = self.unmanaged_node(&node.hostname);
             let awaited = known.filter(|known| known.awaited_by.is_some()).map(|known| known.first_seen);
             let fits = |claim: &&Claim| {
                 node.role == NodeRole::Worker && node.can_be(&claim.class) && claim.is_older(awaited)
             };
             let neediest = claims.values().filter_map(VecDeque::front).filter(fits);
-            let orphan = match known.map(|stranger| &stranger.kind) {
-                Some(StrangerKind::Orphan { pool, .. }) => Some(pool.clone()),
+            let orphan = match known.map(|unmanaged| &unmanaged.kind) {
+                Some(UnmanagedKind::Orphan { pool, .. }) => Some(pool.clone()),
                 _ => None,
             };
             let Some(first) = neediest.clone().min_by_key(|claim| claim.need()) else {
                 match orphan {
                     Some(pool) => {
-                        let kind = StrangerKind::Orphan { pool, size: node.size };
-                        self.note_stranger(changes, node, now, kind);
+                        let kind = UnmanagedKind::Orphan { pool, size: node.size };
+                        self.save_unmanaged(changes, node, now, kind);
                     }
                     None => self.note_foreign(changes, node, now, &claims),
                 }
@@ -54,8 +54,8 @@ impl Fleet {
             let class =
                 if awaited.len() > 1 { self.class_on_turn(&awaited) } else { Some(first.class.clone()) };
             let Some(class) = class else {
-                let kind = StrangerKind::Orphan { pool: first.pool.clone(), size: node.size };
-                self.note_stranger(changes, node, now, kind);
+                let kind = UnmanagedKind::Orphan { pool: first.pool.clone(), size: node.size };
+                self.save_unmanaged(changes, node, now, kind);
                 continue;
             };
             let Some(claim) = claims.get_mut(&class).and_then(VecDeque::pop_front) else { continue };

@@ -44,7 +44,7 @@ impl Fleet {
         if machine.vm().is_some_and(|known| known.hostname == vm.hostname) {
             return self.put(changes, Change::SaveMachine(machine));
         }
-        self.forget_stranger(changes, &vm.hostname);
+        self.drop_unmanaged(changes, &vm.hostname);
         self.bind_vm(changes, machine, vm, false, now);
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::listing::{ListedNode, VmState};
 use super::machine::{DrainState, Machine, Phase, Vm};
 use super::policy::{Binding, Policy};
-use super::record::{Change, Stranger, StrangerKind};
+use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 
 impl Fleet {
@@ -40,7 +40,7 @@ impl Fleet {
         let is_up = policy.running_when_listed && node.state == VmState::Running;
         self.bind_vm(changes, machine, Vm::listed(node), is_up, now);
         if self.machine_by_hostname(&node.hostname).is_some() {
-            self.forget_stranger(changes, &node.hostname);
+            self.drop_unmanaged(changes, &node.hostname);
         }
     }
 
@@ -64,10 +64,15 @@ impl Fleet {
                 *drain = DrainState::Pending;
             }
             _ => {
-                let kind = StrangerKind::Orphan { pool: machine.pool.clone(), size: Some(machine.size) };
-                let orphan =
-                    Stranger { hostname: vm.hostname, id: vm.id, first_seen: now, kind, awaited_by: None };
-                self.put(changes, Change::SaveStranger(orphan));
+                let kind = UnmanagedKind::Orphan { pool: machine.pool.clone(), size: Some(machine.size) };
+                let orphan = UnmanagedNode {
+                    hostname: vm.hostname,
+                    id: vm.id,
+                    first_seen: now,
+                    kind,
+                    awaited_by: None,
+                };
+                self.put(changes, Change::SaveUnmanaged(orphan));
             }
         }
         self.put(changes, Change::SaveMachine(machine));

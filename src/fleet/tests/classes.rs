@@ -80,7 +80,7 @@ fn a_node_of_another_class_is_foreign() {
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.ask_all(&mut fleet, &Outcome::Accepted);
     hand.observe(&mut fleet, &[spot(1), elsewhere(2)]);
-    assert!(fleet.strangers().all(|stranger| stranger.kind == StrangerKind::Foreign));
+    assert!(fleet.unmanaged_nodes().all(|unmanaged| unmanaged.kind == UnmanagedKind::Foreign));
     assert!(only(&fleet).vm().is_none());
 }
 
@@ -88,15 +88,15 @@ fn a_node_of_another_class_is_foreign() {
 fn an_orphan_is_adopted_by_a_machine_of_its_class() {
     let mut hand = Hand::new();
     let pool: PoolId = SPOT.parse().unwrap();
-    let orphan = Stranger {
+    let orphan = UnmanagedNode {
         hostname: spot(1).hostname,
         id: spot(1).id,
         first_seen: hand.now,
-        kind: StrangerKind::Orphan { pool, size: Some(SizeId(2)) },
+        kind: UnmanagedKind::Orphan { pool, size: Some(SizeId(2)) },
         awaited_by: None,
     };
     let mut fleet = classes();
-    fleet.apply(&Change::SaveStranger(orphan));
+    fleet.apply(&Change::SaveUnmanaged(orphan));
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.observe(&mut fleet, &[spot(1)]);
     assert!(only(&fleet).vm().is_none());
@@ -200,7 +200,7 @@ mod by_identity {
         let bound: Vec<_> = fleet.machines().filter(|m| m.vm().is_some()).map(|m| m.id.clone()).collect();
         assert_eq!(bound, std::slice::from_ref(&second));
         assert!(fleet.machine(&second).unwrap().requests.is_empty());
-        assert_eq!(fleet.stranger(&node(7, 2).hostname).unwrap().kind, StrangerKind::Foreign);
+        assert_eq!(fleet.unmanaged_node(&node(7, 2).hostname).unwrap().kind, UnmanagedKind::Foreign);
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod by_identity {
             assert_eq!(only(&fleet).vm(), Some(&vm));
             assert!(only(&fleet).requests.is_empty());
             hand.observe(&mut fleet, &[named(&id)]);
-            assert_eq!(fleet.strangers().count(), 0);
+            assert_eq!(fleet.unmanaged_nodes().count(), 0);
             fleet.audit().unwrap();
         }
     }

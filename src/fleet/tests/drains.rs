@@ -42,9 +42,9 @@ fn is_gated(fleet: &mut Fleet) {
 fn drains_before_it_deletes_an_orphan() {
     let (mut hand, mut fleet) = begin();
     let pool = OTHER.parse().unwrap();
-    let kind = StrangerKind::Orphan { pool, size: Some(SizeId(2)) };
+    let kind = UnmanagedKind::Orphan { pool, size: Some(SizeId(2)) };
     let (hostname, id) = (node(1, 2).hostname, node(1, 2).id);
-    fleet.apply(&Change::SaveStranger(Stranger {
+    fleet.apply(&Change::SaveUnmanaged(UnmanagedNode {
         hostname,
         id,
         first_seen: hand.now,
@@ -60,14 +60,14 @@ fn drains_before_it_deletes_an_orphan() {
 #[test]
 fn drains_before_it_deletes_a_returned_vm() {
     let (hand, mut fleet) = begin();
-    let kind = StrangerKind::Gone {
+    let kind = UnmanagedKind::Gone {
         machine: MACHINE.into(),
         pool: OTHER.parse().unwrap(),
         size: SizeId(2),
         deleted: true,
     };
     let (hostname, id) = (node(1, 2).hostname, node(1, 2).id);
-    fleet.apply(&Change::SaveStranger(Stranger {
+    fleet.apply(&Change::SaveUnmanaged(UnmanagedNode {
         hostname,
         id,
         first_seen: hand.now,

@@ -74,9 +74,9 @@ fn an_orphan_counts_until_it_is_gone() {
     let mut records = fleet.records();
     for machine in records.machines.drain(..) {
         let vm = machine.vm().unwrap().clone();
-        let kind = StrangerKind::Orphan { pool: machine.pool, size: Some(machine.size) };
+        let kind = UnmanagedKind::Orphan { pool: machine.pool, size: Some(machine.size) };
         let first_seen = hand.now;
-        records.strangers.push(Stranger {
+        records.unmanaged.push(UnmanagedNode {
             hostname: vm.hostname,
             id: vm.id,
             first_seen,

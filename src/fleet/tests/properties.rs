@@ -140,7 +140,7 @@ fn by_kind(changes: Vec<Change>) -> Vec<Change> {
         let (noted, saved, gone) = (0, 1, 2);
         let kind = match &change {
             Change::SaveMachine(_) => saved,
-            Change::DropMachine(_) | Change::DropStranger(_) => gone,
+            Change::DropMachine(_) | Change::DropUnmanaged(_) => gone,
             _ => noted,
         };
         if kind != gone {
@@ -201,11 +201,11 @@ impl World {
             m.vm().is_some() || m.requests.iter().any(|request| request.outcome != RequestOutcome::Lost)
         };
         let machines = self.fleet.machines().filter(|m| !m.counts()).filter(exists).map(|m| m.pool.clone());
-        let strangers = self.fleet.strangers().filter_map(|stranger| match &stranger.kind {
-            StrangerKind::Orphan { pool, .. } => Some(pool.clone()),
-            _ => stranger.awaited_by.clone(),
+        let unmanaged = self.fleet.unmanaged_nodes().filter_map(|unmanaged| match &unmanaged.kind {
+            UnmanagedKind::Orphan { pool, .. } => Some(pool.clone()),
+            _ => unmanaged.awaited_by.clone(),
         });
-        machines.chain(strangers).filter(|pool| pool.node_group == *group).collect()
+        machines.chain(unmanaged).filter(|pool| pool.node_group == *group).collect()
     }
 
     /// USD per month of the machines of a NodeGroup that count and of what else is paid for, from the records.
@@ -510,7 +510,7 @@ proptest! {
         world.hand.now -= ahead;
         world.list(0);
         let records = world.fleet.records();
-        let stored = serde_json::json!([records.machines, records.strangers, records.ledger]);
+        let stored = serde_json::json!([records.machines, records.unmanaged, records.ledger]);
         let latest = times(&stored).into_iter().max();
         prop_assert!(latest.is_none_or(|latest| latest <= world.hand.now), "{latest:?}");
         world.calm();

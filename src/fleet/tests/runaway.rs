@@ -130,11 +130,11 @@ impl World {
                 }
                 Bug::NewVmsAreForeign if machine.vm().is_some() => {
                     let vm = machine.vm().unwrap().clone();
-                    let (first_seen, kind) = (self.hand.now, StrangerKind::Foreign);
+                    let (first_seen, kind) = (self.hand.now, UnmanagedKind::Foreign);
                     self.fleet.apply(&Change::DropMachine(machine.id));
                     let (hostname, id) = (vm.hostname, vm.id);
-                    let foreign = Stranger { hostname, id, first_seen, kind, awaited_by: None };
-                    self.fleet.apply(&Change::SaveStranger(foreign));
+                    let foreign = UnmanagedNode { hostname, id, first_seen, kind, awaited_by: None };
+                    self.fleet.apply(&Change::SaveUnmanaged(foreign));
                 }
                 Bug::RequestsAreForgotten => {
                     self.fleet.apply(&Change::SaveMachine(Machine { requests: Vec::new(), ..machine }));
@@ -148,7 +148,7 @@ impl World {
                         addresses: Vec::new(),
                         provider_id: None,
                     };
-                    self.fleet.apply(&Change::DropStranger(vm.hostname.clone()));
+                    self.fleet.apply(&Change::DropUnmanaged(vm.hostname.clone()));
                     let phase = Phase::Running { vm, since: self.hand.now };
                     self.fleet.apply(&Change::SaveMachine(Machine { phase, ..machine }));
                 }

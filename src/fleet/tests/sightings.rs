@@ -51,7 +51,7 @@ fn a_node_of_another_size_or_of_the_control_plane_is_foreign() {
     let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(2, 2) };
     hand.observe(&mut fleet, &[node(1, 4), control_plane]);
     assert_eq!(only(&fleet).vm(), None);
-    assert!(fleet.strangers().all(|s| s.kind == StrangerKind::Foreign));
+    assert!(fleet.unmanaged_nodes().all(|s| s.kind == UnmanagedKind::Foreign));
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn a_lost_request_is_made_again_only_after_it_settled() {
     assert_eq!(only(&fleet).requests.len(), 2);
     // Both VMs come: one is used, one is an orphan, deleted after the grace.
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
-    let orphan = fleet.strangers().next().unwrap();
-    assert!(matches!(&orphan.kind, StrangerKind::Orphan { .. }));
+    let orphan = fleet.unmanaged_nodes().next().unwrap();
+    assert!(matches!(&orphan.kind, UnmanagedKind::Orphan { .. }));
     assert_eq!(target(&fleet, OTHER), 1);
     hand.wait(Duration::from_mins(16));
     hand.pass(&mut fleet);
@@ -93,7 +93,7 @@ fn an_orphan_is_adopted_before_another_vm_is_asked_for() {
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.observe(&mut fleet, &both);
     assert!(fleet.wanted().is_empty());
-    assert_eq!(fleet.strangers().count(), 0);
+    assert_eq!(fleet.unmanaged_nodes().count(), 0);
     assert_eq!(target(&fleet, SMALL), 1);
     fleet.audit().unwrap();
 }
@@ -113,7 +113,7 @@ fn a_new_node_is_for_the_machine_whose_request_was_accepted() {
     // The other one's may come as well.
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
     assert!(fleet.machines().all(|m| m.vm().is_some()));
-    assert_eq!(fleet.strangers().count(), 0);
+    assert_eq!(fleet.unmanaged_nodes().count(), 0);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn an_accepted_request_without_a_vm_times_out_and_its_late_vm_is_an_orphan() {
     hand.pass(&mut fleet);
     assert!(matches!(only(&fleet).phase, Phase::Failed { .. }));
     hand.observe(&mut fleet, &[node(1, 2)]);
-    assert!(matches!(&fleet.strangers().next().unwrap().kind, StrangerKind::Orphan { .. }));
+    assert!(matches!(&fleet.unmanaged_nodes().next().unwrap().kind, UnmanagedKind::Orphan { .. }));
 }
 
 #[test]
@@ -250,8 +250,8 @@ fn the_same_name_with_another_uuid_is_another_vm() {
     }
     hand.observe(&mut fleet, std::slice::from_ref(&other));
     assert_eq!(target(&fleet, OTHER), 0);
-    let stranger = fleet.strangers().next().unwrap();
-    assert_eq!((&stranger.id, &stranger.kind), (&other.id, &StrangerKind::Foreign));
+    let unmanaged = fleet.unmanaged_nodes().next().unwrap();
+    assert_eq!((&unmanaged.id, &unmanaged.kind), (&other.id, &UnmanagedKind::Foreign));
 }
 
 #[test]
@@ -279,8 +279,8 @@ fn a_vm_that_could_be_of_two_sizes_is_not_guessed() {
     hand.ask_all(&mut fleet, &Outcome::Accepted);
     hand.observe(&mut fleet, &[node(7, 2), ListedNode { size: None, ..node(1, 2) }]);
     assert!(fleet.machines().all(|m| m.vm().is_none()));
-    let stranger = fleet.stranger(&node(1, 2).hostname).unwrap();
-    assert!(matches!(&stranger.kind, StrangerKind::Orphan { size: None, .. }));
+    let unmanaged = fleet.unmanaged_node(&node(1, 2).hostname).unwrap();
+    assert!(matches!(&unmanaged.kind, UnmanagedKind::Orphan { size: None, .. }));
 }
 
 #[test]
@@ -322,24 +322,24 @@ fn a_vm_whose_size_shows_later_goes_to_the_machine_that_asked_for_it() {
     hand.observe(&mut fleet, &shown);
     let bound = |n| fleet.machine_at(&node(n, 2).hostname).map(|m| m.size);
     assert_eq!((bound(1), bound(2), bound(3)), (Some(SizeId(4)), Some(SizeId(2)), None));
-    let left = fleet.stranger(&node(3, 2).hostname).unwrap();
+    let left = fleet.unmanaged_node(&node(3, 2).hostname).unwrap();
     assert!(
-        matches!(left.kind, StrangerKind::Orphan { size: Some(SizeId(2)), .. }),
+        matches!(left.kind, UnmanagedKind::Orphan { size: Some(SizeId(2)), .. }),
         "never foreign: {left:?}"
     );
-    assert_eq!(fleet.strangers().count(), 2, "it, and the foreign one");
+    assert_eq!(fleet.unmanaged_nodes().count(), 2, "it, and the foreign one");
     fleet.audit().unwrap();
 }
 
 #[test]
 fn an_orphan_of_a_size_that_nobody_knows_is_deleted_all_the_same() {
     let mut hand = Hand::new();
-    let kind = StrangerKind::Orphan { pool: "gone/ams1/odd/on-demand".parse().unwrap(), size: None };
+    let kind = UnmanagedKind::Orphan { pool: "gone/ams1/odd/on-demand".parse().unwrap(), size: None };
     let vm = node(1, 2);
-    let stranger =
-        Stranger { hostname: vm.hostname, id: vm.id, first_seen: hand.now, kind, awaited_by: None };
+    let unmanaged =
+        UnmanagedNode { hostname: vm.hostname, id: vm.id, first_seen: hand.now, kind, awaited_by: None };
     let mut fleet =
-        Fleet::restore(groups(), Records { strangers: vec![stranger], ..records() }, Reserved::default());
+        Fleet::restore(groups(), Records { unmanaged: vec![unmanaged], ..records() }, Reserved::default());
     hand.wait(Duration::from_mins(16));
     hand.pass(&mut fleet);
     assert_eq!(fleet.unwanted().len(), 1);

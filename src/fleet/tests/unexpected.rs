@@ -17,13 +17,13 @@ fn a_node_of_unknown_role_is_bound_once_its_role_is_told() {
     let unknown = ListedNode { role: NodeRole::Unknown, ..node(1, 2) };
     hand.observe(&mut fleet, std::slice::from_ref(&unknown));
     assert_eq!(only(&fleet).vm(), None);
-    let noted = fleet.strangers().next().unwrap();
-    assert_eq!((&noted.kind, noted.awaited_by.as_ref()), (&StrangerKind::Foreign, Some(&only(&fleet).pool)));
+    let noted = fleet.unmanaged_nodes().next().unwrap();
+    assert_eq!((&noted.kind, noted.awaited_by.as_ref()), (&UnmanagedKind::Foreign, Some(&only(&fleet).pool)));
     assert_eq!(hand.observe(&mut fleet, std::slice::from_ref(&unknown)), [], "nothing new");
     hand.wait(Duration::from_mins(5));
     hand.observe(&mut fleet, &[node(1, 2)]);
     assert_eq!(only(&fleet).vm().unwrap().hostname, unknown.hostname);
-    assert_eq!(fleet.strangers().count(), 0);
+    assert_eq!(fleet.unmanaged_nodes().count(), 0);
     fleet.audit().unwrap();
 }
 
@@ -40,7 +40,7 @@ fn a_node_that_was_noted_before_a_request_is_not_its_result() {
     hand.ask_all(&mut fleet, &Outcome::Accepted);
     hand.observe(&mut fleet, &known);
     assert_eq!(fleet.machine_at(&known[0].hostname), None);
-    assert!(fleet.strangers().all(|stranger| stranger.kind == StrangerKind::Foreign));
+    assert!(fleet.unmanaged_nodes().all(|unmanaged| unmanaged.kind == UnmanagedKind::Foreign));
 }
 
 #[test]
@@ -93,16 +93,17 @@ fn a_vm_hours_late_is_counted_and_never_touched() {
     let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
     let nodes = [node(1, 2), node(2, 2)];
     hand.observe(&mut fleet, &nodes);
-    let awaited: Vec<_> = fleet.strangers().filter(|stranger| stranger.awaited_by.is_some()).collect();
+    let awaited: Vec<_> =
+        fleet.unmanaged_nodes().filter(|unmanaged| unmanaged.awaited_by.is_some()).collect();
     assert_eq!(awaited.len(), 1, "there was one request");
-    assert_eq!((&awaited[0].kind, awaited[0].awaited_by.as_ref()), (&StrangerKind::Foreign, Some(&pool)));
+    assert_eq!((&awaited[0].kind, awaited[0].awaited_by.as_ref()), (&UnmanagedKind::Foreign, Some(&pool)));
     pass(&mut hand, &mut fleet, &nodes, 60);
     assert!(fleet.unwanted().is_empty(), "a person may have added it");
     hand.increase(&mut fleet, OTHER, 4).unwrap();
     assert_eq!(limits(&fleet, OTHER), (0, 4, 4));
 
     fleet.acknowledge(&nodes.iter().map(|node| node.hostname.clone()).collect());
-    assert!(fleet.strangers().all(|stranger| stranger.awaited_by.is_none()));
+    assert!(fleet.unmanaged_nodes().all(|unmanaged| unmanaged.awaited_by.is_none()));
     fleet.audit().unwrap();
 }
 

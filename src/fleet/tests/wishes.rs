@@ -82,8 +82,8 @@ fn one_that_is_drained_for_ever_ends_when_its_vm_vanishes() {
     }
     assert_eq!(fleet.machines().count(), 0);
     assert!(matches!(
-        fleet.stranger(&node(1, 2).hostname).unwrap().kind,
-        StrangerKind::Gone { deleted: true, .. }
+        fleet.unmanaged_node(&node(1, 2).hostname).unwrap().kind,
+        UnmanagedKind::Gone { deleted: true, .. }
     ));
 }
 
@@ -176,7 +176,7 @@ fn workers_are_taken_in_up_to_the_maximum_where_a_node_group_opts_in() {
     assert_eq!(target(&fleet, OTHER), 2);
     assert_eq!(take_in(&mut hand, &mut fleet, &nodes), 0);
     assert!(fleet.machine_at(&node(1, 2).hostname).is_some());
-    assert_eq!(fleet.stranger(&node(3, 2).hostname).unwrap().kind, StrangerKind::Foreign);
+    assert_eq!(fleet.unmanaged_node(&node(3, 2).hostname).unwrap().kind, UnmanagedKind::Foreign);
 }
 
 #[test]

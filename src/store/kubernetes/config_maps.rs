@@ -1,4 +1,4 @@
-//! Records other than machines: the catalog, learned sizes, the ledger and strangers. Each is one value of a
+//! Records other than machines: the catalog, learned sizes, the ledger and unmanaged nodes. Each is one value of a
 //! ConfigMap.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::fleet::{Hostname, Learned, Ledger, Records, lenient};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
 /// Followed by a hexadecimal digit: a single object could exceed the size limit.
-const STRANGERS_MAP: &str = "vpsie-autoscaler-strangers-";
+const UNMANAGED_MAP: &str = "vpsie-autoscaler-unmanaged-";
 /// Followed by the size. Each size has its own object, because the labels of its Nodes are long.
 const LEARNED_MAP: &str = "vpsie-autoscaler-learned-";
 const NODES: &str = "nodes";
@@ -55,9 +55,9 @@ impl ConfigMapKey {
         Self { map: format!("{LEARNED_MAP}{size}"), key: NODES.to_owned() }
     }
 
-    pub(super) fn stranger(hostname: &Hostname) -> Self {
+    pub(super) fn unmanaged(hostname: &Hostname) -> Self {
         let hash = fnv(hostname.as_str());
-        Self { map: format!("{STRANGERS_MAP}{:x}", hash % 16), key: key(hostname.as_str(), hash) }
+        Self { map: format!("{UNMANAGED_MAP}{:x}", hash % 16), key: key(hostname.as_str(), hash) }
     }
 }
 
@@ -145,7 +145,7 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
         records.learned.extend(learned.map(|learned| (SizeId(size), learned)));
         return;
     }
-    if ![CATALOG_MAP, LEDGER_MAP].contains(&name.as_str()) && !name.starts_with(STRANGERS_MAP) {
+    if ![CATALOG_MAP, LEDGER_MAP].contains(&name.as_str()) && !name.starts_with(UNMANAGED_MAP) {
         return;
     }
     for (key, text) in map.data.iter().flatten() {
@@ -175,7 +175,7 @@ fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result
             records.ledger = serde_json::from_str(text).map_err(problem)?;
         }
     } else if map != CATALOG_MAP {
-        records.strangers.push(lenient::read_stranger(text).map_err(problem)?);
+        records.unmanaged.push(lenient::read_unmanaged(text).map_err(problem)?);
     } else if key == CATALOG {
         records.catalog = Some(serde_json::from_str(text).map_err(problem)?);
     } else if let Some(size) = key.strip_prefix(LEARNED) {
@@ -203,7 +203,7 @@ mod tests {
         let hostnames =
             ["node-1.example", "", ".", "..", "a_b", "a b", "a_20b", "é", &long, &format!("{long}b")];
         let keys: Vec<ConfigMapKey> =
-            hostnames.iter().map(|name| ConfigMapKey::stranger(&Hostname::new(name))).collect();
+            hostnames.iter().map(|name| ConfigMapKey::unmanaged(&Hostname::new(name))).collect();
         for key in &keys {
             assert!(key.key.len() <= KEY_MAX && !key.key.is_empty() && !key.key.starts_with('.'));
             assert!(key.key.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)), "{key:?}");
@@ -211,6 +211,6 @@ mod tests {
         let different: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(different.len(), hostnames.len());
         assert_eq!(keys[0].key, "node-1.example");
-        assert_eq!(keys[0].map, "vpsie-autoscaler-strangers-f", "as in every release");
+        assert_eq!(keys[0].map, "vpsie-autoscaler-unmanaged-f", "as in every release");
     }
 }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::{RefusedRecord, Store, StoreError};
 use crate::api::{NotARecord, VPSieNode};
 use crate::fleet::{
-    Change, ClusterId, HeldBack, Machine, MachineId, RecordKey, Records, Stranger, StrangerKind,
+    Change, ClusterId, HeldBack, Machine, MachineId, RecordKey, Records, UnmanagedKind, UnmanagedNode,
 };
 use config_maps::{ConfigMapKey, MANAGED_BY, Values};
 use increases::Increase;
@@ -120,7 +120,7 @@ impl KubernetesStore {
     }
 
     /// VPSieNodes that can be read, foreign VMs of those that cannot, and the number of the latter.
-    fn parse_nodes(&self, objects: Vec<DynamicObject>) -> (Vec<VPSieNode>, Vec<Stranger>, u32) {
+    fn parse_nodes(&self, objects: Vec<DynamicObject>) -> (Vec<VPSieNode>, Vec<UnmanagedNode>, u32) {
         let mut nodes = Vec::new();
         let mut untouchable = Vec::new();
         let mut unreadable = 0;
@@ -141,11 +141,11 @@ impl KubernetesStore {
             unreadable += 1;
             if let Some((hostname, id)) = VPSieNode::vm_of_unreadable(&object) {
                 let first_seen = created.unwrap_or_default();
-                untouchable.push(Stranger {
+                untouchable.push(UnmanagedNode {
                     hostname,
                     id,
                     first_seen,
-                    kind: StrangerKind::Foreign,
+                    kind: UnmanagedKind::Foreign,
                     awaited_by: None,
                 });
             }
@@ -287,8 +287,9 @@ impl Store for KubernetesStore {
         warn_about_newer(nodes.iter().map(|node| &node.metadata).chain(maps.iter().map(|map| &map.metadata)));
         let mut records = records_of(&nodes, &maps);
         records.unreadable += unreadable;
-        let untouchable: Vec<Stranger> = untouchable.into_iter().filter(|vm| !records.knows_vm(vm)).collect();
-        records.strangers.extend(untouchable);
+        let untouchable: Vec<UnmanagedNode> =
+            untouchable.into_iter().filter(|vm| !records.knows_vm(vm)).collect();
+        records.unmanaged.extend(untouchable);
         self.note_incomplete(increases::incomplete(&nodes));
         self.nodes.replace_all(nodes.into_iter().filter(|node| node.machine().is_ok()));
         self.maps.replace_all(maps);
@@ -364,13 +365,13 @@ impl LastChanges {
                     last.saved.remove(id);
                     last.dropped.insert(id.clone());
                 }
-                Change::SaveStranger(stranger) => {
-                    last.save_value(ConfigMapKey::stranger(&stranger.hostname), record, stranger)?;
+                Change::SaveUnmanaged(unmanaged) => {
+                    last.save_value(ConfigMapKey::unmanaged(&unmanaged.hostname), record, unmanaged)?;
                 }
                 // An earlier save of the node is written too: its VM may have moved to a machine since, and
                 // the commit may be interrupted before that machine is written.
-                Change::DropStranger(hostname) => {
-                    last.dropped_values.insert(ConfigMapKey::stranger(hostname), (record, None));
+                Change::DropUnmanaged(hostname) => {
+                    last.dropped_values.insert(ConfigMapKey::unmanaged(hostname), (record, None));
                 }
                 Change::SaveLearned(size, learned) => {
                     // Earlier releases read the summary. It rarely changes.
@@ -413,8 +414,8 @@ impl LastChanges {
                 Change::DropMachine(id) => {
                     self.dropped.remove(id);
                 }
-                Change::DropStranger(hostname) => {
-                    self.dropped_values.remove(&ConfigMapKey::stranger(hostname));
+                Change::DropUnmanaged(hostname) => {
+                    self.dropped_values.remove(&ConfigMapKey::unmanaged(hostname));
                 }
                 _ => {}
             }
@@ -486,7 +487,7 @@ pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Records {
         config_maps::read(map, &mut records);
     }
     records.machines.sort_by(|a, b| a.id.cmp(&b.id));
-    records.strangers.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+    records.unmanaged.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     // Keeps the Nodes of a size rather than its summary.
     records.learned.sort_by_key(|(size, learned)| (*size, learned.nodes.is_empty()));
     records.learned.dedup_by_key(|(size, _)| *size);

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::super::tests::{changes, cluster, expected, machine, stranger};
+use super::super::tests::{changes, cluster, expected, machine, unmanaged};
 use super::*;
 use crate::fleet::{
-    DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Phase, RequestOutcome, Stranger,
+    DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Phase, RequestOutcome, UnmanagedNode,
     Vm, VmId, VmRequest,
 };
 
@@ -102,11 +102,11 @@ async fn every_kind_of_record_comes_back() {
     let drops = [
         Change::DropMachine("workers-1".into()),
         Change::DropMachine("workers-2".into()),
-        Change::DropStranger(Hostname::new("control-plane")),
+        Change::DropUnmanaged(Hostname::new("control-plane")),
     ];
     store.commit(&drops).await.unwrap();
     let left = store.load().await.unwrap();
-    assert_eq!((left.machines.len(), left.strangers.len(), left.learned.len()), (0, 0, 1));
+    assert_eq!((left.machines.len(), left.unmanaged.len(), left.learned.len()), (0, 0, 1));
     assert!(kube.list("vpsienodes").is_empty());
 }
 
@@ -173,12 +173,12 @@ async fn whatever_goes_wrong_once_is_put_right() {
             store.commit(&all).await.unwrap_or_else(|error| panic!("{fate:?} of write {nth}: {error}"));
             let dropped = [
                 Change::DropMachine("workers-2".into()),
-                Change::DropStranger(Hostname::new("control-plane")),
+                Change::DropUnmanaged(Hostname::new("control-plane")),
             ];
             store.commit(&dropped).await.unwrap_or_else(|error| panic!("{fate:?} of write {nth}: {error}"));
             let mut wanted = expected();
             wanted.machines = vec![one(running(), &[])];
-            wanted.strangers.clear();
+            wanted.unmanaged.clear();
             assert_eq!(records_of(&kube.all(), &kube.all()), wanted, "{fate:?} of write {nth}");
         }
     }
@@ -245,10 +245,13 @@ async fn the_later_of_two_writers_gets_a_conflict() {
     let late = second.commit(&save(&one(failed(), &[]))).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
     first
-        .commit(&[Change::SaveStranger(Stranger { id: Some(VmId::from("u")), ..stranger("control-plane") })])
+        .commit(&[Change::SaveUnmanaged(UnmanagedNode {
+            id: Some(VmId::from("u")),
+            ..unmanaged("control-plane")
+        })])
         .await
         .unwrap();
-    let late = second.commit(&[Change::DropStranger(Hostname::new("control-plane"))]).await;
+    let late = second.commit(&[Change::DropUnmanaged(Hostname::new("control-plane"))]).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
     assert_eq!(first.load().await.unwrap().machines[0], one(running(), &[]));
 }
@@ -269,13 +272,13 @@ async fn a_deleted_object_is_created_again() {
     kube.vanish("vpsienodes", NAMESPACE, "workers-1");
     store.commit(&save(&again)).await.unwrap();
     assert_eq!(store.load().await.unwrap().machines, [again]);
-    store.commit(&[Change::SaveStranger(stranger("a"))]).await.unwrap();
+    store.commit(&[Change::SaveUnmanaged(unmanaged("a"))]).await.unwrap();
     for map in kube.list("configmaps") {
         kube.vanish("configmaps", NAMESPACE, map["metadata"]["name"].as_str().unwrap());
     }
-    let with_id = Stranger { id: Some(VmId::from("u")), ..stranger("a") };
-    store.commit(&[Change::SaveStranger(with_id.clone())]).await.unwrap();
-    assert_eq!(store.load().await.unwrap().strangers, [with_id]);
+    let with_id = UnmanagedNode { id: Some(VmId::from("u")), ..unmanaged("a") };
+    store.commit(&[Change::SaveUnmanaged(with_id.clone())]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().unmanaged, [with_id]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,8 +325,8 @@ async fn objects_without_a_readable_record_stay_unchanged() {
     let before = kube.get("vpsienodes", NAMESPACE, "workers-1");
     let records = store.load().await.unwrap();
     assert_eq!((records.machines.len(), records.unreadable, records.learned.len()), (0, 3, 1));
-    let vm = records.strangers.iter().find(|s| s.hostname.as_str() == "ams-slave-1").unwrap();
-    assert_eq!((&vm.id, &vm.kind), (&Some(VmId::from("u-1")), &StrangerKind::Foreign), "never touched");
+    let vm = records.unmanaged.iter().find(|s| s.hostname.as_str() == "ams-slave-1").unwrap();
+    assert_eq!((&vm.id, &vm.kind), (&Some(VmId::from("u-1")), &UnmanagedKind::Foreign), "never touched");
     store.commit(&[Change::DropMachine("workers-2".into())]).await.unwrap();
     assert_eq!(kube.get("vpsienodes", NAMESPACE, "workers-1"), before);
 }

@@ -13,7 +13,7 @@ use crate::fleet::{
 const POOL: &str = "web/ams1/small/on-demand";
 const ID: &str = "vpsie://00000000-0000-4000-8000-000000000001";
 
-fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
+fn fleet(phase: Phase, unmanaged: Vec<UnmanagedNode>) -> Fleet {
     let pool: PoolId = POOL.parse().unwrap();
     let offer = Offer {
         size: SizeId(2),
@@ -50,7 +50,7 @@ fn fleet(phase: Phase, strangers: Vec<Stranger>) -> Fleet {
     };
     let records = Records {
         machines: vec![machine],
-        strangers,
+        unmanaged,
         learned: Vec::new(),
         ledger: crate::fleet::Ledger::default(),
         catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
@@ -207,12 +207,12 @@ fn adopts_no_provider_id_that_address_or_age_contradict() {
 
 #[test]
 fn the_node_of_a_vm_that_is_gone_is_deleted() {
-    let gone = |deleted| Stranger {
+    let gone = |deleted| UnmanagedNode {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
         first_seen: jiff::Timestamp::UNIX_EPOCH,
         awaited_by: None,
-        kind: StrangerKind::Gone {
+        kind: UnmanagedKind::Gone {
             machine: "web-00000001".into(),
             pool: POOL.parse().unwrap(),
             size: SizeId(2),
@@ -343,13 +343,13 @@ fn claims_the_node_of_an_adopted_orphan_at_once() {
     assert!(matches!(judge_after(&history, &fleet(creating(), Vec::new()), &there), Verdict::Patch(_)));
 }
 
-fn orphan() -> Stranger {
-    Stranger {
+fn orphan() -> UnmanagedNode {
+    UnmanagedNode {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
         first_seen: Timestamp::UNIX_EPOCH,
         awaited_by: None,
-        kind: StrangerKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) },
+        kind: UnmanagedKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) },
     }
 }
 
@@ -418,12 +418,12 @@ fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_au
 
 #[test]
 fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
-    let gone = Stranger {
+    let gone = UnmanagedNode {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
         first_seen: "2026-01-01T00:10:00Z".parse().unwrap(),
         awaited_by: None,
-        kind: StrangerKind::Gone {
+        kind: UnmanagedKind::Gone {
             machine: "web-00000001".into(),
             pool: POOL.parse().unwrap(),
             size: SizeId(2),
@@ -512,12 +512,12 @@ fn a_node_of_another_cloud_is_never_deleted() {
 
 #[test]
 fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
-    let gone = Stranger {
+    let gone = UnmanagedNode {
         hostname: Hostname::new("slave-0"),
         id: Some(VmId::from("00000000-0000-4000-8000-000000000000")),
         first_seen: Timestamp::from_second(10).unwrap(),
         awaited_by: None,
-        kind: StrangerKind::Gone {
+        kind: UnmanagedKind::Gone {
             machine: "web-00000000".into(),
             pool: POOL.parse().unwrap(),
             size: SizeId(2),

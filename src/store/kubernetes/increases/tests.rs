@@ -5,7 +5,9 @@ use fake_kube::{FakeKube, RequestFault, Verb};
 use super::super::super::tests::{cluster, machine};
 use super::super::super::{RefusedRecord, Store};
 use super::*;
-use crate::fleet::{Change, Hostname, RecordKey, RequestOutcome, Stranger, StrangerKind, Vm, VmRequest};
+use crate::fleet::{
+    Change, Hostname, RecordKey, RequestOutcome, UnmanagedKind, UnmanagedNode, Vm, VmRequest,
+};
 
 const NAMESPACE: &str = "vpsie-system";
 
@@ -82,14 +84,14 @@ async fn one_refused_record_does_not_hold_up_the_others() {
     let store = loaded(&kube).await;
     let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new(), provider_id: None };
     let at = machine("workers-1").created_at;
-    let orphan = Stranger {
+    let orphan = UnmanagedNode {
         hostname: vm.hostname.clone(),
         id: None,
         first_seen: at,
         awaited_by: None,
-        kind: StrangerKind::Orphan { pool: machine("workers-1").pool, size: None },
+        kind: UnmanagedKind::Orphan { pool: machine("workers-1").pool, size: None },
     };
-    for old in [Change::SaveStranger(orphan.clone()), five().remove(0), five().remove(2)] {
+    for old in [Change::SaveUnmanaged(orphan.clone()), five().remove(0), five().remove(2)] {
         store.commit(&[old]).await.unwrap();
     }
     kube.on_request(|asked| {
@@ -100,7 +102,7 @@ async fn one_refused_record_does_not_hold_up_the_others() {
     let changes = [
         Change::SaveMachine(bound),
         Change::SaveMachine(machine("workers-2")),
-        Change::DropStranger(orphan.hostname.clone()),
+        Change::DropUnmanaged(orphan.hostname.clone()),
         Change::DropMachine("workers-3".into()),
     ];
     let refused = match store.commit(&changes).await {
@@ -111,5 +113,5 @@ async fn one_refused_record_does_not_hold_up_the_others() {
     assert_eq!(records, [RecordKey::Machine("workers-1".into())]);
     let left = store.load().await.unwrap();
     let names: Vec<_> = left.machines.iter().map(|m| m.id.as_str()).collect();
-    assert_eq!((names, left.strangers), (vec!["workers-1", "workers-2"], vec![orphan]));
+    assert_eq!((names, left.unmanaged), (vec!["workers-1", "workers-2"], vec![orphan]));
 }

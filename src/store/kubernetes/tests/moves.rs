@@ -7,13 +7,13 @@ use crate::catalog::Catalog;
 use crate::fleet::Ledger;
 
 /// A node whose record is too long for a ConfigMap.
-fn too_long(hostname: &str) -> Stranger {
-    Stranger { id: Some(VmId::new("u".repeat(1 << 20))), ..stranger(hostname) }
+fn too_long(hostname: &str) -> UnmanagedNode {
+    UnmanagedNode { id: Some(VmId::new("u".repeat(1 << 20))), ..unmanaged(hostname) }
 }
 
-fn orphan(stranger: Stranger) -> Stranger {
-    let kind = StrangerKind::Orphan { pool: machine("workers-1").pool, size: None };
-    Stranger { kind, ..stranger }
+fn orphan(unmanaged: UnmanagedNode) -> UnmanagedNode {
+    let kind = UnmanagedKind::Orphan { pool: machine("workers-1").pool, size: None };
+    UnmanagedNode { kind, ..unmanaged }
 }
 
 /// A failed machine with this many requests that may still make a VM.
@@ -42,10 +42,10 @@ async fn refused(store: &KubernetesStore, changes: &[Change]) -> BTreeSet<Record
 /// The VM of a failed machine is listed, and a waiting machine adopts it at once.
 fn adoption(vm: &str) -> [Change; 4] {
     [
-        Change::SaveStranger(orphan(stranger(vm))),
+        Change::SaveUnmanaged(orphan(unmanaged(vm))),
         Change::SaveMachine(failed(0)),
         Change::SaveMachine(with_vm("workers-2", vm)),
-        Change::DropStranger(Hostname::new(vm)),
+        Change::DropUnmanaged(Hostname::new(vm)),
     ]
 }
 
@@ -69,7 +69,7 @@ async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
         let left = loaded(&kube).await.load().await.unwrap();
         assert_eq!(left.machines.iter().any(|m| m.vm().is_some()), whole);
         let requested = left.machines.iter().any(|m| !m.requests.is_empty());
-        assert_eq!(!left.strangers.is_empty() || requested, !whole, "the VM is forgotten: {left:?}");
+        assert_eq!(!left.unmanaged.is_empty() || requested, !whole, "the VM is forgotten: {left:?}");
     }
 }
 
@@ -77,18 +77,18 @@ async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
 async fn a_refused_value_does_not_hold_up_its_config_map() {
     let kube = server();
     let store = loaded(&kube).await;
-    let map = ConfigMapKey::stranger(&Hostname::new("bad")).map;
+    let map = ConfigMapKey::unmanaged(&Hostname::new("bad")).map;
     let names = (0..).map(|n| format!("good-{n}"));
-    let names = names.filter(|name| ConfigMapKey::stranger(&Hostname::new(name)).map == map).take(20);
-    let good: Vec<Stranger> = names.map(|name| stranger(&name)).collect();
-    let mut changes: Vec<Change> = good.iter().cloned().map(Change::SaveStranger).collect();
-    changes.insert(7, Change::SaveStranger(too_long("bad")));
+    let names = names.filter(|name| ConfigMapKey::unmanaged(&Hostname::new(name)).map == map).take(20);
+    let good: Vec<UnmanagedNode> = names.map(|name| unmanaged(&name)).collect();
+    let mut changes: Vec<Change> = good.iter().cloned().map(Change::SaveUnmanaged).collect();
+    changes.insert(7, Change::SaveUnmanaged(too_long("bad")));
     changes.push(Change::SaveMachine(machine("workers-1")));
-    let bad = RecordKey::Stranger(Hostname::new("bad"));
+    let bad = RecordKey::Unmanaged(Hostname::new("bad"));
     assert_eq!(refused(&store, &changes).await, [bad].into());
     let left = loaded(&kube).await.load().await.unwrap();
-    assert_eq!((left.machines.len(), left.strangers.len()), (1, good.len()));
-    assert!(left.strangers.iter().all(|stranger| good.contains(stranger)));
+    assert_eq!((left.machines.len(), left.unmanaged.len()), (1, good.len()));
+    assert!(left.unmanaged.iter().all(|unmanaged| good.contains(unmanaged)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,12 +105,12 @@ async fn each_refused_config_map_holds_up_no_other_record() {
         let next = [
             Change::SaveLedger(Ledger::default()),
             Change::SaveCatalog(Arc::clone(&catalog)),
-            Change::SaveStranger(stranger("worker")),
+            Change::SaveUnmanaged(unmanaged("worker")),
             Change::SaveMachine(machine("workers-9")),
         ];
         assert_eq!(refused(&store, &next).await, [record].into());
         let left = loaded(&kube).await.load().await.unwrap();
-        assert_eq!((left.machines.len(), left.strangers.len()), (3, 2), "{map}");
+        assert_eq!((left.machines.len(), left.unmanaged.len()), (3, 2), "{map}");
         assert_eq!(left.catalog == Some(catalog), map == "ledger");
         assert_eq!(left.ledger == Ledger::default(), map == "catalog");
     }
@@ -123,16 +123,16 @@ async fn a_machine_keeps_what_a_refused_record_would_take_over() {
     let kept = [Change::SaveMachine(failed(1)), Change::SaveMachine(with_vm("workers-2", "slave-2"))];
     store.commit(&kept).await.unwrap();
     let was = machine("workers-2");
-    let gone = StrangerKind::Gone { machine: was.id.clone(), pool: was.pool, size: was.size, deleted: true };
+    let gone = UnmanagedKind::Gone { machine: was.id.clone(), pool: was.pool, size: was.size, deleted: true };
     let changes = [
-        Change::SaveStranger(orphan(too_long("slave-1"))),
+        Change::SaveUnmanaged(orphan(too_long("slave-1"))),
         Change::SaveMachine(failed(0)),
-        Change::SaveStranger(Stranger { kind: gone, ..too_long("slave-2") }),
+        Change::SaveUnmanaged(UnmanagedNode { kind: gone, ..too_long("slave-2") }),
         Change::DropMachine(was.id),
         Change::SaveMachine(machine("workers-3")),
     ];
-    let strangers = ["slave-1", "slave-2"].map(|name| RecordKey::Stranger(Hostname::new(name)));
-    assert_eq!(refused(&store, &changes).await, strangers.into());
+    let unmanaged = ["slave-1", "slave-2"].map(|name| RecordKey::Unmanaged(Hostname::new(name)));
+    assert_eq!(refused(&store, &changes).await, unmanaged.into());
     let left = loaded(&kube).await.load().await.unwrap();
     assert_eq!(left.machines, [failed(1), with_vm("workers-2", "slave-2"), machine("workers-3")]);
 }
