@@ -1,7 +1,7 @@
 //! Cloud provider for Kubernetes Cluster Autoscaler on VPSie.
 //!
 //! ```text
-//!   Cluster Autoscaler ──gRPC──► grpc ──► control (keeper) ──► fleet   PURE: decides
+//!   Cluster Autoscaler ──gRPC──► grpc ──► control (writer) ──► fleet   PURE: decides
 //!                                  │          │    ▲             │
 //!                                  │          │    └── changes ──┘
 //!                                  │          ├──► store          durable records

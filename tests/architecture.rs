@@ -72,7 +72,7 @@ const ROOMS: [Room; 17] = [
     ),
     room(
         "control",
-        "The keeper (only writer), and the loops: provision, removal, catalog, nodes, drain, NodeGroups, records, \
+        "The writer (only writer), and the loops: provision, removal, catalog, nodes, drain, NodeGroups, records, \
          credentials",
         "api catalog clock cost fleet kubernetes retry_after store telemetry validation vpsie",
     ),
@@ -454,7 +454,7 @@ fn finds_planted_violations() {
         ("src/fleet/mod.rs", "mod a;\nmod b;\n#[cfg(test)]\nmod proof;\npub use a::{A, Other as Another};\n"),
         (
             "src/fleet/a.rs",
-            "use std::fmt;\n\nuse super::b::{self, B};\nuse crate::{\n    catalog::Offer,\n    control::{FleetHandle, Keeper},\n};\n",
+            "use std::fmt;\n\nuse super::b::{self, B};\nuse crate::{\n    catalog::Offer,\n    control::{FleetHandle, FleetWriter},\n};\n",
         ),
         (
             "src/fleet/b.rs",

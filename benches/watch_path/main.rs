@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::api::VPSieNode;
 use vpsie_autoscaler::clock::{Clock, SystemClock};
 use vpsie_autoscaler::control::{
-    Bell, Declared, FleetHandle, Journal, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch, Target,
+    FleetConfig, FleetHandle, FleetWriter, Journal, ListingTrigger, NodeGroups, Nodes, NodesView,
+    RecordsWatch, Target,
 };
 use vpsie_autoscaler::fleet::{Basis, Declaration};
 use vpsie_autoscaler::store::KubernetesStore;
@@ -153,10 +154,10 @@ impl Ours {
         let client = kube.client("ours", cluster::NAMESPACE);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = Arc::new(KubernetesStore::new(client.clone(), cluster::NAMESPACE));
-        let declared = Declared { declaration: Declaration::default(), basis: Basis::default() };
-        let (keeper, handle) =
-            Keeper::load(store, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
-        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(Bell::default()));
+        let declared = FleetConfig { declaration: Declaration::default(), basis: Basis::default() };
+        let (writer, handle) =
+            FleetWriter::load(store, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
+        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));
         let view = nodes.view();
         let (told, _) = watch::channel(Target::Unknown);
         let on_target = move |target: &Target| drop(told.send_replace(target.clone()));
@@ -172,7 +173,7 @@ impl Ours {
         let records = RecordsWatch::new(handle.clone(), client, cluster::NAMESPACE);
         let mut tasks = JoinSet::new();
         let never = CancellationToken::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(writer.run());
         tasks.spawn(nodes.run(never.clone()));
         tasks.spawn(groups.run(never.clone()));
         tasks.spawn(records.run(never));

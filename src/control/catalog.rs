@@ -10,8 +10,8 @@ use prometheus_client::registry::Unit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
 use super::handle::{CommandError, FleetHandle};
-use super::pace::Backoff;
 use crate::clock::{Clock as _, SystemClock};
 use crate::fleet::{Cause, Fleet, Pool};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};

@@ -15,9 +15,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::{NodeFacts, NodesView};
-use super::pace::Backoff;
 use crate::fleet::{DrainState, Fleet, Machine, MachineId, Phase};
 use crate::kubernetes::{
     DrainAction, EventType, Events, EvictionResult, Object, ObjectEvent, drain_action, evict, pods_on,

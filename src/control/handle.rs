@@ -1,4 +1,4 @@
-//! The door to the fleet: reads from memory, everything else through the keeper.
+//! The door to the fleet: reads from memory, everything else through the writer.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub struct FleetHandle {
 /// Decides on a change of the fleet. What it returns is made durable.
 type Decide = Box<dyn FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send>;
 
-/// What the keeper is sent.
+/// What the writer is sent.
 pub(super) enum Message {
     /// A decision to be made.
     Job(Job),
@@ -186,7 +186,7 @@ impl FleetHandle {
     /// Completes when something was made durable after the last call.
     pub(crate) async fn changed(&mut self) {
         if self.commits.changed().await.is_err() {
-            // The keeper is gone: nothing will change any more.
+            // The writer is gone: nothing will change any more.
             std::future::pending::<()>().await;
         }
     }

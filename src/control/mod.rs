@@ -1,7 +1,7 @@
-//! The loops that keep the fleet true: keeper, provision, removal, catalog, nodes, drain, NodeGroups, records, credentials.
+//! The loops that keep the fleet true: writer, provision, removal, catalog, nodes, drain, NodeGroups, records, credentials.
 
 mod acts;
-mod bell;
+mod backoff;
 mod catalog;
 mod cost_metrics;
 mod credentials;
@@ -11,19 +11,18 @@ mod guard;
 mod handle;
 mod happenings;
 mod journal;
-mod keeper;
+mod listing_trigger;
 mod metrics;
 mod node_groups;
 mod nodes;
 mod offers;
-mod pace;
 mod provision;
 mod records;
 mod removal;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-pub use bell::Bell;
 pub use catalog::{CatalogMetrics, CatalogRefresh};
 pub use cost_metrics::CostCollector;
 #[cfg(test)]
@@ -34,7 +33,7 @@ pub use fence::fence_transport;
 pub use guard::Guarded;
 pub use handle::{Command, CommandError, FleetHandle};
 pub use journal::{AUDIT, Journal};
-pub use keeper::{Declared, Keeper};
+pub use listing_trigger::ListingTrigger;
 pub use metrics::FleetCollector;
 pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};
 pub use nodes::{NodeFacts, Nodes, NodesView};
@@ -42,3 +41,4 @@ pub use offers::offer_routes;
 pub use provision::Provision;
 pub use records::RecordsWatch;
 pub use removal::Removal;
+pub use writer::{FleetConfig, FleetWriter};

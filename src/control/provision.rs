@@ -10,10 +10,10 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::bell::Bell;
+use super::backoff::Backoff;
 use super::handle::{CommandError, FleetHandle};
+use super::listing_trigger::ListingTrigger;
 use super::nodes::NodesView;
-use super::pace::Backoff;
 use crate::catalog::MachineClass;
 use crate::fleet::{
     Cause, Change, Failure, Fleet, ListedNode, Machine, MachineId, Names, Outcome, Phase, Policy,
@@ -47,7 +47,7 @@ pub struct Provision {
     /// Which workers that were there before have a Node to show. None: there is no cluster to look at.
     nodes: Option<NodesView>,
     /// Rung by others when a listing is worth it soon.
-    bell: Arc<Bell>,
+    listing_trigger: Arc<ListingTrigger>,
     calls: JoinSet<Result<Option<Vm>, BackendError>>,
     calling: HashMap<Id, (MachineId, MachineClass)>,
     /// Answers to requests that are not recorded yet. VPSie does not repeat an answer, so they are kept.
@@ -82,13 +82,13 @@ impl Unrecorded {
 type Answered = Result<(Id, Result<Option<Vm>, BackendError>), JoinError>;
 
 impl Provision {
-    /// A loop that has not listed yet, and lists every `idle` when nothing is under way. Whoever rings the bell makes a listing due soon.
+    /// A loop that has not listed yet, and lists every `idle` when nothing is under way. `listing_trigger` makes one due earlier.
     pub fn new(
         handle: FleetHandle,
         backend: Arc<dyn Backend>,
         policy: Policy,
         idle: Duration,
-        bell: Arc<Bell>,
+        listing_trigger: Arc<ListingTrigger>,
     ) -> Self {
         let now = Instant::now();
         let binding = backend.binding();
@@ -98,7 +98,7 @@ impl Provision {
             policy: Policy { binding, ..policy },
             idle,
             nodes: None,
-            bell,
+            listing_trigger,
             calls: JoinSet::new(),
             calling: HashMap::new(),
             unrecorded: Vec::new(),
@@ -123,14 +123,14 @@ impl Provision {
             if let Err(CommandError::Stopped) = self.turn(&shutdown).await {
                 return;
             }
-            let bell = Arc::clone(&self.bell);
+            let listing_trigger = Arc::clone(&self.listing_trigger);
             let wake = self.wake();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.answered(answered).await,
-                () = bell.soon.notified() => self.soon(),
-                () = bell.now.notified() => self.now(),
+                () = listing_trigger.soon.notified() => self.soon(),
+                () = listing_trigger.now.notified() => self.now(),
                 () = self.handle.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -360,7 +360,7 @@ impl Provision {
         }
     }
 
-    /// Changes the fleet. A store that fails is told in the log by the keeper, and is tried again later.
+    /// Changes the fleet. A store that fails is told in the log by the writer, and is tried again later.
     async fn settle(
         &mut self,
         cause: Cause,

@@ -8,9 +8,9 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::bell::Bell;
+use super::backoff::Backoff;
 use super::handle::{CommandError, FleetHandle};
-use super::pace::Backoff;
+use super::listing_trigger::ListingTrigger;
 use crate::fleet::{Cause, Machine, MachineId};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(10);
 pub struct Removal {
     handle: FleetHandle,
     backend: Arc<dyn Backend>,
-    bell: Arc<Bell>,
+    listing_trigger: Arc<ListingTrigger>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, MachineId>,
     troubled: BTreeMap<MachineId, Backoff>,
@@ -33,12 +33,12 @@ pub struct Removal {
 }
 
 impl Removal {
-    /// A loop that rings the bell after each deletion that VPSie accepted.
-    pub fn new(handle: FleetHandle, backend: Arc<dyn Backend>, bell: Arc<Bell>) -> Self {
+    /// A loop that triggers a listing after each deletion that VPSie accepted.
+    pub fn new(handle: FleetHandle, backend: Arc<dyn Backend>, listing_trigger: Arc<ListingTrigger>) -> Self {
         Self {
             handle,
             backend,
-            bell,
+            listing_trigger,
             calls: JoinSet::new(),
             calling: HashMap::new(),
             troubled: BTreeMap::new(),
@@ -102,7 +102,7 @@ impl Removal {
         let Some(id) = self.calling.remove(&call) else { return };
         match answer {
             Ok(()) => {
-                self.bell.soon();
+                self.listing_trigger.list_soon();
                 self.accepted.insert(id);
                 self.record_accepted().await;
             }

@@ -1,7 +1,7 @@
 //! PURE. Pools and machines: what Cluster Autoscaler may ask, what VPSie shows, and what follows.
 //!
 //! Nothing here waits, reads a clock, draws chance or does I/O. A command or an observation changes the
-//! fleet and returns the [`Change`]s it made. The keeper works on a fleet of its own, makes the changes
+//! fleet and returns the [`Change`]s it made. The writer works on a fleet of its own, makes the changes
 //! durable, and only then applies them to the fleet that everybody reads.
 
 mod adoption;

@@ -18,7 +18,7 @@ use crate::catalog::SizeId;
 
 /// Listings after a request before its silence means anything.
 const LISTINGS_TO_SETTLE: u32 = 2;
-/// Listings after a request before it is forgotten: a quarter of an hour of them at the usual pace, however far a
+/// Listings after a request before it is forgotten: a quarter of an hour of them at the usual interval, however far a
 /// clock jumps meanwhile.
 const LISTINGS_TO_FORGET: u32 = 30;
 

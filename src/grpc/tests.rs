@@ -10,7 +10,7 @@ use super::proto::instance_status::InstanceState;
 use super::proto::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::clock::SystemClock;
-use crate::control::{Declared, FleetHandle, Journal, Keeper};
+use crate::control::{FleetConfig, FleetHandle, FleetWriter, Journal};
 use crate::fleet::{
     AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine,
     NodeGroup as Group, Phase, Records, Reserved, Vm, names,
@@ -225,10 +225,10 @@ async fn executing_service_with_handle() -> (CloudProviderService, FleetHandle) 
     let mut changes: Vec<Change> = records.machines.into_iter().map(Change::SaveMachine).collect();
     changes.extend(records.catalog.map(Change::SaveCatalog));
     store.commit(&changes).await.unwrap();
-    let declared = Declared { declaration: vec![group()].into(), basis: RESERVED.into() };
-    let (keeper, handle) =
-        Keeper::load(store, Arc::new(SystemClock), declared, 1, Journal::default()).await.unwrap();
-    tokio::spawn(keeper.run());
+    let declared = FleetConfig { declaration: vec![group()].into(), basis: RESERVED.into() };
+    let (writer, handle) =
+        FleetWriter::load(store, Arc::new(SystemClock), declared, 1, Journal::default()).await.unwrap();
+    tokio::spawn(writer.run());
     (CloudProviderService::new(handle.clone()), handle)
 }
 

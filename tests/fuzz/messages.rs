@@ -10,7 +10,7 @@ use k8s_pb::apimachinery::pkg::api::resource::Quantity;
 use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use prost::Message;
 use tonic::Request;
-use vpsie_autoscaler::control::{Declared, FleetHandle, Journal, Keeper};
+use vpsie_autoscaler::control::{FleetConfig, FleetHandle, FleetWriter, Journal};
 use vpsie_autoscaler::fleet::{Basis, Change};
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProvider as _;
 use vpsie_autoscaler::grpc::proto::grpcplugin::expander_server::Expander as _;
@@ -120,20 +120,20 @@ async fn handle() -> (FleetHandle, tokio::task::JoinHandle<()>) {
     let changes: Vec<Change> = machines().into_iter().map(Change::SaveMachine).collect();
     store.write(&changes);
     store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
-    let declared = Declared { declaration: vec![group()].into(), basis: Basis::default() };
-    let (keeper, handle) =
-        Keeper::load(Arc::new(store), Arc::new(Fixed), declared, 1, Journal::default()).await.unwrap();
-    (handle, tokio::spawn(keeper.run()))
+    let declared = FleetConfig { declaration: vec![group()].into(), basis: Basis::default() };
+    let (writer, handle) =
+        FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, Journal::default()).await.unwrap();
+    (handle, tokio::spawn(writer.run()))
 }
 
 pub(crate) fn run(input: &[u8]) {
     let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return };
     let (method, bytes) = (&input[..end], &input[end + 1..]);
     block_on(async {
-        let (handle, keeper) = handle().await;
+        let (handle, writer) = handle().await;
         answer(method, bytes, &handle).await;
         handle.read(check);
-        keeper.abort();
+        writer.abort();
     });
 }
 

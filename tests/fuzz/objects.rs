@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 use vpsie_autoscaler::api::{NodeGroup, VPSieNode};
-use vpsie_autoscaler::control::{Bell, Declared, Journal, Keeper, NodeGroups, Nodes, NodesView};
+use vpsie_autoscaler::control::{
+    FleetConfig, FleetWriter, Journal, ListingTrigger, NodeGroups, Nodes, NodesView,
+};
 use vpsie_autoscaler::fleet::{Basis, Change, Fleet};
 use vpsie_autoscaler::store::{MemoryStore, records_of};
 use vpsie_autoscaler::validation::check_node_group;
@@ -148,14 +150,14 @@ async fn loops(objects: Vec<(String, Value)>) {
     let changes: Vec<Change> = machines().into_iter().map(Change::SaveMachine).collect();
     store.write(&changes);
     store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
-    let declared = Declared { declaration: vec![group()].into(), basis: Basis::default() };
-    let (keeper, handle) =
-        Keeper::load(Arc::new(store), Arc::new(Fixed), declared, 1, Journal::default()).await.unwrap();
+    let declared = FleetConfig { declaration: vec![group()].into(), basis: Basis::default() };
+    let (writer, handle) =
+        FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, Journal::default()).await.unwrap();
     let (client, shutdown) = (server(objects), CancellationToken::new());
-    let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(Bell::default()));
+    let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));
     let view = NodesView::default();
     let groups = NodeGroups::new(handle.clone(), Arc::new(Fixed), view, client, NAMESPACE, None, |_| ());
-    let keeper = tokio::spawn(keeper.run());
+    let writer = tokio::spawn(writer.run());
     let loops = [tokio::spawn(nodes.run(shutdown.clone())), tokio::spawn(groups.run(shutdown.clone()))];
     tokio::time::sleep(Duration::from_mins(2)).await;
     handle.read(check);
@@ -163,5 +165,5 @@ async fn loops(objects: Vec<(String, Value)>) {
     for ended in loops {
         ended.await.expect("a loop broke");
     }
-    keeper.abort();
+    writer.abort();
 }

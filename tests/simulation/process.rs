@@ -7,7 +7,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    Bell, CatalogRefresh, Declared, FleetHandle, Guarded, Journal, Keeper, Provision, Removal,
+    CatalogRefresh, FleetConfig, FleetHandle, FleetWriter, Guarded, Journal, ListingTrigger, Provision,
+    Removal,
 };
 use vpsie_autoscaler::fleet::Policy;
 use vpsie_autoscaler::kubernetes::Events;
@@ -26,7 +27,7 @@ pub(crate) struct Surroundings {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) transport: Transport,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) declared: Declared,
+    pub(crate) declared: FleetConfig,
     pub(crate) policy: Policy,
     pub(crate) base: &'static str,
 }
@@ -39,7 +40,7 @@ impl Process {
         let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
         let managed =
             ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
-        let (keeper, handle) = Keeper::load(store, clock, declared, seed, Journal::default())
+        let (writer, handle) = FleetWriter::load(store, clock, declared, seed, Journal::default())
             .await
             .map_err(|error| error.to_string())?;
         let backend = ManagedBackend::new(client, managed);
@@ -48,16 +49,17 @@ impl Process {
         }
         let guarded = Guarded::new(Arc::new(backend), handle.clone(), None, Events::default());
         let backend: Arc<dyn Backend> = Arc::new(guarded);
-        let bell = Arc::new(Bell::default());
+        let listing_trigger = Arc::new(ListingTrigger::default());
         let never = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(writer.run());
         let every = Duration::from_mins(15);
         tasks.spawn(CatalogRefresh::new(handle.clone(), Arc::clone(&backend), every).run(never.clone()));
         let idle = Duration::from_mins(1);
-        let provision = Provision::new(handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&bell));
+        let provision =
+            Provision::new(handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&listing_trigger));
         tasks.spawn(provision.run(never.clone()));
-        tasks.spawn(Removal::new(handle.clone(), backend, bell).run(never));
+        tasks.spawn(Removal::new(handle.clone(), backend, listing_trigger).run(never));
         Ok(Self { handle, tasks })
     }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tonic::{Code, Request};
 use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::clock::SystemClock;
-use vpsie_autoscaler::control::{Declared, Journal, Keeper};
+use vpsie_autoscaler::control::{FleetConfig, FleetWriter, Journal};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Change, Hostname, Machine, MachineId, NodeGroup, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, Phase, PoolId, Reserved, Vm, VmId,
@@ -183,13 +183,15 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
     };
-    let declared = Declared {
+    let declared = FleetConfig {
         declaration: vec![group].into(),
         basis: Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 }.into(),
     };
-    let (keeper, handle) =
-        Keeper::load(Arc::new(store), Arc::new(SystemClock), declared, 0, Journal::default()).await.unwrap();
-    tokio::spawn(keeper.run());
+    let (writer, handle) =
+        FleetWriter::load(Arc::new(store), Arc::new(SystemClock), declared, 0, Journal::default())
+            .await
+            .unwrap();
+    tokio::spawn(writer.run());
     CloudProviderService::new(handle)
 }
 

@@ -16,8 +16,8 @@ use super::components::{
 use crate::clock::Clock;
 use crate::config::{ElectionArgs, Settings};
 use crate::control::{
-    Bell, Declared, Drain, DrainMetrics, FleetHandle, Keeper, NodeGroups, Nodes, NodesView, RecordsWatch,
-    Target, fence_transport,
+    Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
+    RecordsWatch, Target, fence_transport,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};
@@ -125,13 +125,13 @@ pub(super) async fn run(
         shutdown: shutdown.clone(),
     };
     let journal = journal.with_events(components.events.clone());
-    let Some(LoadedRecords { store, keeper, handle, recorded }) = components.load(&settings, journal).await
+    let Some(LoadedRecords { store, writer, handle, recorded }) = components.load(&settings, journal).await
     else {
         return release_lease(lease_task, over, Ok(()), None).await;
     };
     drop(fleet.set(handle.clone()));
     drop(fleet);
-    let keeper_task = tokio::spawn(keeper.run());
+    let writer_task = tokio::spawn(writer.run());
     let transport = fence_transport(transport, components.leadership.clone());
     let vpsie_client = Client::new(vpsie_config, transport, Arc::clone(&components.clock), vpsie);
     let events = components.events.clone();
@@ -149,11 +149,12 @@ pub(super) async fn run(
         events: components.events.clone(),
         nodes: Some(components.nodes.clone()),
     };
-    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &dyn_backend, observers, ready, &shutdown);
+    let listing_trigger =
+        spawn_vpsie(&mut tasks, &settings, &handle, &dyn_backend, observers, ready, &shutdown);
     components.spawn_watches(
         &mut tasks,
         &handle,
-        bell,
+        listing_trigger,
         BindingReceivers { store, backend, recorded, in_force },
     );
     drop(dyn_backend);
@@ -179,7 +180,7 @@ pub(super) async fn run(
         };
         ("gRPC", served.await)
     });
-    let finished = finish(tasks, keeper_task, shutdown, grace).await;
+    let finished = finish(tasks, writer_task, shutdown, grace).await;
     release_lease(lease_task, over, finished, open_ports.get()).await
 }
 
@@ -197,7 +198,7 @@ struct LeaderComponents {
 
 struct LoadedRecords {
     store: Arc<KubernetesStore>,
-    keeper: Keeper,
+    writer: FleetWriter,
     handle: FleetHandle,
     /// The cluster of the records.
     recorded: Option<ManagedConfig>,
@@ -207,11 +208,11 @@ impl LeaderComponents {
     /// Reads the records, with retries. None if the process must end first.
     async fn load(&self, settings: &Settings, journal: crate::control::Journal) -> Option<LoadedRecords> {
         let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
-        let (keeper, handle) = loop {
-            let declared = Declared { declaration: Declaration::default(), basis: settings.basis.clone() };
+        let (writer, handle) = loop {
+            let declared = FleetConfig { declaration: Declaration::default(), basis: settings.basis.clone() };
             let seed = rand::random();
             let clock = Arc::clone(&self.clock);
-            let loading = Keeper::load(Arc::clone(&store) as _, clock, declared, seed, journal.clone());
+            let loading = FleetWriter::load(Arc::clone(&store) as _, clock, declared, seed, journal.clone());
             let error: StoreError = match self.run_while_leading(loading).await? {
                 Ok(loaded) => break loaded,
                 Err(error) => error,
@@ -222,7 +223,7 @@ impl LeaderComponents {
         let datacenter = handle.read(|fleet| fleet.machines().next().map(|m| m.pool.datacenter.clone()));
         let config = |cluster: ClusterId| Some(ManagedConfig { cluster, datacenters: vec![datacenter?] });
         let recorded = store.cluster().and_then(config);
-        Some(LoadedRecords { store, keeper, handle, recorded })
+        Some(LoadedRecords { store, writer, handle, recorded })
     }
 
     async fn run_while_leading<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
@@ -239,7 +240,7 @@ impl LeaderComponents {
         &self,
         tasks: &mut Tasks,
         handle: &FleetHandle,
-        bell: Arc<Bell>,
+        listing_trigger: Arc<ListingTrigger>,
         receivers: BindingReceivers,
     ) {
         let client = &self.client;
@@ -247,7 +248,7 @@ impl LeaderComponents {
         let shutdown = &self.shutdown;
         let BindingReceivers { store, backend, recorded, in_force } = receivers;
         let view = self.nodes.clone();
-        let nodes = Nodes::new(handle.clone(), client.clone(), bell)
+        let nodes = Nodes::new(handle.clone(), client.clone(), listing_trigger)
             .with_events(self.events.clone())
             .with_view(view.clone());
         let events = self.events.clone();

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
-    Bell, CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
-    FleetHandle, Guarded, Journal, NodesView, Provision, Removal, Rotation, credentials_in_file,
-    credentials_in_secret, offer_routes,
+    CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
+    FleetHandle, Guarded, Journal, ListingTrigger, NodesView, Provision, Removal, Rotation,
+    credentials_in_file, credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
@@ -144,7 +144,7 @@ pub(super) struct VpsieObservers {
     pub(super) nodes: Option<NodesView>,
 }
 
-/// Starts the loops that call VPSie once `ready` is true. The returned bell triggers a new listing.
+/// Starts the loops that call VPSie once `ready` is true. The returned trigger makes a new listing due.
 pub(super) fn spawn_vpsie(
     tasks: &mut Tasks,
     settings: &Settings,
@@ -153,10 +153,10 @@ pub(super) fn spawn_vpsie(
     observers: VpsieObservers,
     ready: impl Future<Output = bool> + Clone + Send + 'static,
     shutdown: &CancellationToken,
-) -> Arc<Bell> {
+) -> Arc<ListingTrigger> {
     let VpsieObservers { metrics, events, nodes } = observers;
     let timing = &settings.timing;
-    let bell = Arc::new(Bell::default());
+    let listing_trigger = Arc::new(ListingTrigger::default());
     let guarded = Guarded::new(Arc::clone(backend), handle.clone(), nodes.clone(), events.clone());
     let backend: Arc<dyn Backend> = Arc::new(guarded);
     let provision = Provision::new(
@@ -164,17 +164,17 @@ pub(super) fn spawn_vpsie(
         Arc::clone(&backend),
         settings.policy(),
         timing.observe_interval,
-        Arc::clone(&bell),
+        Arc::clone(&listing_trigger),
     )
     .with_nodes(nodes);
-    let removal = Removal::new(handle.clone(), Arc::clone(&backend), Arc::clone(&bell));
+    let removal = Removal::new(handle.clone(), Arc::clone(&backend), Arc::clone(&listing_trigger));
     let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), timing.catalog_interval)
         .with(metrics, events)
         .run(shutdown.clone());
     spawn(tasks, "provision", run_after(ready.clone(), provision.run(shutdown.clone())));
     spawn(tasks, "removal", run_after(ready.clone(), removal.run(shutdown.clone())));
     spawn(tasks, "catalog", run_after(ready, catalog));
-    bell
+    listing_trigger
 }
 
 /// Starts the rotation of credentials, if their source can change.
@@ -257,7 +257,7 @@ async fn run_after(ready: impl Future<Output = bool>, task: impl Future<Output =
 /// Waits for `shutdown` or for a task that ends unexpectedly, then lets the other tasks end within `grace`.
 pub(super) async fn finish(
     mut tasks: Tasks,
-    keeper_task: JoinHandle<()>,
+    writer_task: JoinHandle<()>,
     shutdown: CancellationToken,
     grace: Duration,
 ) -> anyhow::Result<()> {
@@ -274,8 +274,8 @@ pub(super) async fn finish(
                 tracing::warn!(name, error = format!("{error:#}"), "a task failed at shutdown");
             }
         }
-        // All handles are dropped now, so the keeper ends after its last write.
-        keeper_task.await
+        // All handles are dropped now, so the writer ends after its last write.
+        writer_task.await
     };
     if tokio::time::timeout(grace, remaining).await.is_err() {
         tracing::warn!(

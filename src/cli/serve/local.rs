@@ -11,7 +11,7 @@ use super::components::{
     spawn, spawn_credentials, spawn_http, spawn_vpsie, system_clock,
 };
 use crate::config::Settings;
-use crate::control::{Declared, Drain, FleetHandle, Keeper, Nodes, NodesView};
+use crate::control::{Drain, FleetConfig, FleetHandle, FleetWriter, Nodes, NodesView};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events, KubernetesAccess};
 use crate::store::{FileStore, Store};
@@ -48,8 +48,10 @@ pub(super) async fn run(
         fleet,
         ..
     } = ServeMetrics::new(settings.vpsie.credential_source());
-    let declared = Declared { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
-    let (keeper, handle) = Keeper::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
+    let declared =
+        FleetConfig { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
+    let (writer, handle) =
+        FleetWriter::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
     drop(fleet.set(handle.clone()));
     let (transport, config) = build_transport(&settings.vpsie).await?;
     let managed =
@@ -62,11 +64,11 @@ pub(super) async fn run(
     let backend: Arc<dyn Backend> = Arc::new(backend);
 
     let mut tasks = Tasks::new();
-    let keeper_task = tokio::spawn(keeper.run());
+    let writer_task = tokio::spawn(writer.run());
     let view = access.as_ref().map(|_| NodesView::default());
     let observers = VpsieObservers { metrics: catalog, events: Events::none(), nodes: view.clone() };
     let ready = std::future::ready(true);
-    let bell = spawn_vpsie(&mut tasks, &settings, &handle, &backend, observers, ready, &shutdown);
+    let listing_trigger = spawn_vpsie(&mut tasks, &settings, &handle, &backend, observers, ready, &shutdown);
     let client = match access {
         Some(access) => Some(kubernetes::connect(access).await?),
         None => None,
@@ -74,7 +76,7 @@ pub(super) async fn run(
     let kube = client.as_ref();
     spawn_credentials(&mut tasks, &settings.vpsie, &vpsie, kube, credentials, Events::none(), &shutdown)?;
     if let Some((client, view)) = client.zip(view) {
-        let nodes = Nodes::new(handle.clone(), client.clone(), bell).with_view(view.clone());
+        let nodes = Nodes::new(handle.clone(), client.clone(), listing_trigger).with_view(view.clone());
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
         let drain = Drain::new(handle.clone(), client, view, Events::none(), drain);
         spawn(&mut tasks, "drain", drain.run(shutdown.clone()));
@@ -96,7 +98,7 @@ pub(super) async fn run(
         ("gRPC", Box::pin(served).await)
     });
     drop((handle, backend, vpsie, fleet));
-    finish(tasks, keeper_task, shutdown, grace).await
+    finish(tasks, writer_task, shutdown, grace).await
 }
 
 fn readiness(handle: FleetHandle) -> Readiness {

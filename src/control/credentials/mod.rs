@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt as _, future};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Backoff;
+use super::backoff::Backoff;
 use crate::kubernetes::{EventType, Events, ObjectEvent};
 use crate::vpsie::{BaseUrl, Client, Credentials, Trial};
 
@@ -41,20 +41,20 @@ pub struct Rotation {
     in_use: Option<Candidate>,
     /// Whether VPSie accepted those in use.
     proven: bool,
-    waiting: Option<Waiting>,
+    waiting: Option<PendingTrial>,
     metrics: CredentialMetrics,
     events: Events,
 }
 
 /// A candidate that is to be tried.
-struct Waiting {
+struct PendingTrial {
     candidate: Candidate,
     next: Instant,
     refusals: Backoff,
     silences: Backoff,
 }
 
-impl Waiting {
+impl PendingTrial {
     fn new(candidate: Candidate) -> Self {
         let minute = Duration::from_mins(1);
         Self {
@@ -148,7 +148,7 @@ impl Rotation {
             tracing::info!(place = self.place, "the credentials are those in use");
             self.metrics.valid(true);
         } else {
-            self.waiting = Some(Waiting::new(candidate));
+            self.waiting = Some(PendingTrial::new(candidate));
         }
     }
 
@@ -162,7 +162,7 @@ impl Rotation {
     }
 
     /// What comes of a trial. The candidate again when it is to be tried once more.
-    fn judge(&mut self, mut waiting: Waiting, trial: Trial) -> Option<Waiting> {
+    fn judge(&mut self, mut waiting: PendingTrial, trial: Trial) -> Option<PendingTrial> {
         let place = &self.place;
         match trial {
             Trial::Accepted => {

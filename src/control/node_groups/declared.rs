@@ -14,7 +14,7 @@ use crate::vpsie::ManagedConfig;
 
 /// What is declared, and what is to be said of each NodeGroup.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Declared {
+pub(super) struct Declarations {
     /// The NodeGroups that hold, by name. One that became wrong holds as it was last right.
     pub(super) groups: BTreeMap<String, CheckedNodeGroup>,
     /// What is wrong with a NodeGroup as it is now, by name.
@@ -55,7 +55,7 @@ struct Limits {
     unknown: Option<String>,
 }
 
-impl Declared {
+impl Declarations {
     /// What is declared now, after `self`. `bound` is the cluster that there are machines of: it cannot be left.
     pub(super) fn next(
         &self,
@@ -227,22 +227,22 @@ mod tests {
     }
 
     fn next(
-        declared: &Declared,
+        declared: &Declarations,
         objects: &[&NodeGroup],
         config: Option<&AutoscalerConfig>,
         bound: Option<&ManagedConfig>,
-    ) -> Declared {
+    ) -> Declarations {
         let config = config.map_or(SeenConfig::None, SeenConfig::Holds);
         declared.next(&seen(objects.iter().copied()), config, bound)
     }
 
-    fn max_of(declared: &Declared, name: &str) -> u32 {
+    fn max_of(declared: &Declarations, name: &str) -> u32 {
         declared.groups[name].group.max
     }
 
     #[test]
     fn what_became_wrong_holds_as_it_was() {
-        let first = next(&Declared::default(), &[&object("a", &json!({}))], None, None);
+        let first = next(&Declarations::default(), &[&object("a", &json!({}))], None, None);
         assert_eq!((max_of(&first, "a"), first.wrong.len()), (3, 0));
         let wrong = [object("a", &json!({"minNodes": 9})), object("b", &json!({"minNodes": 9}))];
         let second = next(&first, &wrong.iter().collect::<Vec<_>>(), None, None);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(second.wrong["a"].message, "spec.minNodes: is 9, must be at most maxNodes, which is 3");
         let third = next(&second, &[&object("a", &json!({"maxNodes": 5}))], None, None);
         assert_eq!((max_of(&third, "a"), third.wrong.len()), (5, 0));
-        assert_eq!(next(&third, &[], None, None), Declared::default());
+        assert_eq!(next(&third, &[], None, None), Declarations::default());
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         let mut first = object("b", &json!({}));
         first.metadata.creation_timestamp =
             Some("2025-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
-        let declared = next(&Declared::default(), &[&other, &first, &elsewhere], None, None);
+        let declared = next(&Declarations::default(), &[&other, &first, &elsewhere], None, None);
         assert_eq!(declared.groups.keys().collect::<Vec<_>>(), ["b"], "the oldest says which");
         assert!(declared.wrong["a"].message.contains("must be \"c-1\""), "{:?}", declared.wrong);
         assert!(declared.wrong["c"].message.contains("must be \"ams1\""), "{:?}", declared.wrong);
@@ -274,14 +274,14 @@ mod tests {
     fn one_that_is_not_to_be_managed_is_left_out() {
         let mut left = object("a", &json!({}));
         left.metadata.labels = Some([(names::MANAGED.to_owned(), "false".to_owned())].into());
-        assert_eq!(next(&Declared::default(), &[&left], None, None), Declared::default());
+        assert_eq!(next(&Declarations::default(), &[&left], None, None), Declarations::default());
     }
 
     #[test]
     fn one_that_is_deleted_says_what_becomes_of_its_machines() {
         let mut deleted = object("a", &json!({"deletionPolicy": "Drain"}));
         deleted.metadata.deletion_timestamp = deleted.metadata.creation_timestamp.clone();
-        let declared = next(&Declared::default(), &[&deleted], None, None);
+        let declared = next(&Declarations::default(), &[&deleted], None, None);
         assert_eq!(declared.declaration().groups[0].deletion, Some(crate::fleet::DeletionPolicy::Drain));
     }
 
@@ -292,7 +292,7 @@ mod tests {
             "spec": {"globalSettings": {"maxClusterWorkers": 7, "nodeReadyTimeoutSeconds": 90}},
         }))
         .unwrap();
-        let declared = next(&Declared::default(), &[], Some(&config), None).declaration();
+        let declared = next(&Declarations::default(), &[], Some(&config), None).declaration();
         assert_eq!(
             (declared.max_machines, declared.create_timeout),
             (Some(7), Some(Duration::from_secs(90)))
@@ -301,13 +301,13 @@ mod tests {
 
     #[test]
     fn limits_that_are_not_known_allow_nothing() {
-        let declared = Declared::default().next(&seen([]), SeenConfig::Unknown("no answer"), None);
+        let declared = Declarations::default().next(&seen([]), SeenConfig::Unknown("no answer"), None);
         assert_eq!(declared.declaration().limits_unknown.as_deref(), Some("no answer"));
         let negative: AutoscalerConfig = serde_json::from_value(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": {"name": "default"},
             "spec": {"globalSettings": {"maxClusterWorkers": -1}},
         }))
         .unwrap();
-        assert!(next(&Declared::default(), &[], Some(&negative), None).limits_unknown().is_some());
+        assert!(next(&Declarations::default(), &[], Some(&negative), None).limits_unknown().is_some());
     }
 }

@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::fleet::{Cause, Machine, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
-use declared::{Declared, SeenConfig};
+use declared::{Declarations, SeenConfig};
 use status::{status, unreadable};
 use watched::{Unreadable, Watched, intent, watched};
 
@@ -51,7 +51,7 @@ pub struct NodeGroups {
     namespace: String,
     seen: Watched<NodeGroup>,
     config: Watched<AutoscalerConfig>,
-    declared: Declared,
+    declared: Declarations,
     /// What was last written to the status of objects that cannot be read.
     told: BTreeMap<String, (Option<i64>, String)>,
     /// What there were machines of at the start.
@@ -94,7 +94,7 @@ impl NodeGroups {
             namespace: namespace.to_owned(),
             seen: Watched::default(),
             config: Watched::optional(),
-            declared: Declared::default(),
+            declared: Declarations::default(),
             told: BTreeMap::new(),
             recorded,
             target: Target::Unknown,

@@ -23,8 +23,8 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::bell::Bell;
 use super::handle::FleetHandle;
+use super::listing_trigger::ListingTrigger;
 use crate::fleet::{Hostname, Machine, MachineId, ProviderId, UnmanagedKind};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
@@ -48,7 +48,7 @@ const UNMATCHED_KEY: &str = "unmatched ";
 pub struct Nodes {
     handle: FleetHandle,
     api: Api<Node>,
-    bell: Arc<Bell>,
+    listing_trigger: Arc<ListingTrigger>,
     view: NodesView,
     seen: BTreeMap<String, Node>,
     listing: BTreeMap<String, Node>,
@@ -62,13 +62,13 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// A loop over the Nodes of the cluster that the client talks to. It rings the bell when a Node appears that
+    /// A loop over the Nodes of the cluster that the client talks to. It triggers a listing when a Node appears that
     /// may be of a VM which was not listed yet.
-    pub fn new(handle: FleetHandle, client: Client, bell: Arc<Bell>) -> Self {
+    pub fn new(handle: FleetHandle, client: Client, listing_trigger: Arc<ListingTrigger>) -> Self {
         Self {
             handle,
             api: Api::all(client),
-            bell,
+            listing_trigger,
             view: NodesView::default(),
             seen: BTreeMap::new(),
             listing: BTreeMap::new(),
@@ -234,7 +234,7 @@ impl Nodes {
             Verdict::Contradiction(machine, found) => self.report_conflict(name, uid, &machine, &found),
             Verdict::Unknown => {
                 if self.told.insert(uid.unwrap_or_default()) {
-                    self.bell.now();
+                    self.listing_trigger.list_now();
                 }
             }
         }

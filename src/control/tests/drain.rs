@@ -42,15 +42,17 @@ impl Cluster {
     async fn start(&mut self) {
         self.tasks.shutdown().await;
         let store = Arc::new(self.store.clone());
-        let (keeper, handle) =
-            Keeper::load(store, Arc::clone(&self.clock), declared(), 0, Journal::default()).await.unwrap();
+        let (writer, handle) =
+            FleetWriter::load(store, Arc::clone(&self.clock), declared(), 0, Journal::default())
+                .await
+                .unwrap();
         let client = self.kube.client("provider", "vpsie-system");
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::default());
         let (view, metrics) = (nodes.view(), DrainMetrics::default());
         let (events, publisher) = Events::new(client.clone(), "vpsie-system", EventMetrics::default());
         let drain = Drain::new(handle.clone(), client, view, events, metrics);
         self.handle = handle;
-        self.tasks.spawn(keeper.run());
+        self.tasks.spawn(writer.run());
         self.tasks.spawn(publisher.run(CancellationToken::new()));
         self.tasks.spawn(nodes.run(CancellationToken::new()));
         self.tasks.spawn(drain.run(CancellationToken::new()));
@@ -409,12 +411,18 @@ async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
 
 /// Starts the loops that ask VPSie.
 fn serve(cluster: &mut Cluster, vpsie: &Arc<Scripted>) {
-    let (backend, bell): (Arc<dyn Backend>, _) = (vpsie.clone(), Arc::new(Bell::default()));
+    let (backend, listing_trigger): (Arc<dyn Backend>, _) =
+        (vpsie.clone(), Arc::new(ListingTrigger::default()));
     let policy = Policy { running_when_listed: false, ..Policy::default() };
     let idle = Duration::from_secs(30);
-    let provision =
-        Provision::new(cluster.handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&bell));
-    let removal = Removal::new(cluster.handle.clone(), backend, bell);
+    let provision = Provision::new(
+        cluster.handle.clone(),
+        Arc::clone(&backend),
+        policy,
+        idle,
+        Arc::clone(&listing_trigger),
+    );
+    let removal = Removal::new(cluster.handle.clone(), backend, listing_trigger);
     cluster.tasks.spawn(provision.run(CancellationToken::new()));
     cluster.tasks.spawn(removal.run(CancellationToken::new()));
 }

@@ -20,7 +20,7 @@ fn kube() -> FakeKube {
     kube
 }
 
-/// A keeper that tells events to the API server. All is told once it is stopped.
+/// A writer that tells events to the API server. All is told once it is stopped.
 async fn telling(kube: &FakeKube) -> Process {
     telling_with(kube, Journal::default()).await
 }
@@ -31,9 +31,10 @@ async fn telling_with(kube: &FakeKube, journal: Journal) -> Process {
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
     let clock = Arc::new(TokioClock(Instant::now()));
     let journal = journal.with_events(events);
-    let (keeper, handle) = Keeper::load(Arc::new(disk.clone()), clock, declared(), 1, journal).await.unwrap();
+    let (writer, handle) =
+        FleetWriter::load(Arc::new(disk.clone()), clock, declared(), 1, journal).await.unwrap();
     let mut tasks = JoinSet::new();
-    tasks.spawn(keeper.run());
+    tasks.spawn(writer.run());
     tasks.spawn(publisher.run(CancellationToken::new()));
     Process { vpsie: Arc::default(), disk, handle, shutdown: CancellationToken::new(), tasks }
 }

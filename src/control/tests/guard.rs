@@ -40,7 +40,7 @@ async fn begin(misread: bool) -> Process {
     let disk = Disk::default();
     disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
-    let mut process = Process::of(disk, Declared { declaration, basis: Basis::default() }).await;
+    let mut process = Process::of(disk, FleetConfig { declaration, basis: Basis::default() }).await;
     process.vpsie.state().nodes.push(node(999, SizeId(2)));
     let vpsie: Arc<dyn Backend> =
         if misread { Arc::new(Misread(process.vpsie.clone())) } else { process.vpsie.clone() };
@@ -159,7 +159,7 @@ async fn takes_no_known_node_for_its_own_after_a_restart() {
     let (disk, vpsie) = (process.disk.clone(), Arc::clone(&process.vpsie));
     process.stop().await;
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
-    let mut process = Process::of(disk, Declared { declaration, basis: Basis::default() }).await;
+    let mut process = Process::of(disk, FleetConfig { declaration, basis: Basis::default() }).await;
     let guarded = Guarded::new(vpsie, process.handle.clone(), None, Events::default());
     process.start_with(&(Arc::new(guarded) as Arc<dyn Backend>));
     hours(1).await;

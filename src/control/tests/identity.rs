@@ -31,14 +31,14 @@ impl Cluster {
         };
         store.write(&[Change::SaveCatalog(Arc::new(catalog())), Change::SaveMachine(machine)]);
         let clock = Arc::new(TokioClock(Instant::now()));
-        let (keeper, handle) =
-            Keeper::load(Arc::new(store), clock, declared(), 1, Journal::default()).await.unwrap();
+        let (writer, handle) =
+            FleetWriter::load(Arc::new(store), clock, declared(), 1, Journal::default()).await.unwrap();
         let kube = FakeKube::new(|| Timestamp::UNIX_EPOCH);
         let client = kube.client("provider", NAMESPACE);
         let (events, publisher) = Events::new(client.clone(), NAMESPACE, EventMetrics::default());
         let nodes = Nodes::new(handle.clone(), client, Arc::default()).with_events(events);
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(writer.run());
         tasks.spawn(publisher.run(CancellationToken::new()));
         tasks.spawn(nodes.run(CancellationToken::new()));
         seconds(5).await;

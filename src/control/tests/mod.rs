@@ -192,8 +192,8 @@ fn catalog() -> Catalog {
     Catalog { offers: SIZES.into_iter().map(offer).collect() }
 }
 
-fn declared() -> Declared {
-    Declared { declaration: vec![group()].into(), basis: Basis::default() }
+fn declared() -> FleetConfig {
+    FleetConfig { declaration: vec![group()].into(), basis: Basis::default() }
 }
 
 fn group() -> NodeGroup {
@@ -223,7 +223,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// A process with a keeper; the loops are started when a test asks for them.
+/// A process with a writer; the loops are started when a test asks for them.
 struct Process {
     vpsie: Arc<Scripted>,
     disk: Disk,
@@ -247,12 +247,13 @@ impl Process {
         Self::of(disk, declared()).await
     }
 
-    async fn of(disk: Disk, declared: Declared) -> Self {
+    async fn of(disk: Disk, declared: FleetConfig) -> Self {
         let clock = Arc::new(TokioClock(Instant::now()));
         let store = Arc::new(disk.clone());
-        let (keeper, handle) = Keeper::load(store, clock, declared, 1, Journal::default()).await.unwrap();
+        let (writer, handle) =
+            FleetWriter::load(store, clock, declared, 1, Journal::default()).await.unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(writer.run());
         Self { vpsie: Arc::default(), disk, handle, shutdown: CancellationToken::new(), tasks }
     }
 
@@ -262,11 +263,16 @@ impl Process {
     }
 
     fn start_with(&mut self, backend: &Arc<dyn Backend>) {
-        let bell = Arc::new(Bell::default());
+        let listing_trigger = Arc::new(ListingTrigger::default());
         let (handle, idle) = (self.handle.clone(), Duration::from_secs(30));
-        let provision =
-            Provision::new(handle, Arc::clone(backend), Policy::default(), idle, Arc::clone(&bell));
-        let removal = Removal::new(self.handle.clone(), Arc::clone(backend), bell);
+        let provision = Provision::new(
+            handle,
+            Arc::clone(backend),
+            Policy::default(),
+            idle,
+            Arc::clone(&listing_trigger),
+        );
+        let removal = Removal::new(self.handle.clone(), Arc::clone(backend), listing_trigger);
         self.tasks.spawn(provision.run(self.shutdown.clone()));
         self.tasks.spawn(removal.run(self.shutdown.clone()));
     }

@@ -28,11 +28,11 @@ impl Cluster {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
         store.write(&machines.into_iter().map(Change::SaveMachine).collect::<Vec<_>>());
-        let declared = Declared { declaration: Vec::new().into(), basis: Basis::default() };
+        let declared = FleetConfig { declaration: Vec::new().into(), basis: Basis::default() };
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
         let kept = Arc::new(Slow { kept: store.clone(), delay });
-        let (keeper, handle) =
-            Keeper::load(kept, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
+        let (writer, handle) =
+            FleetWriter::load(kept, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
         let now = Arc::clone(&clock);
         let kube = FakeKube::new(move || now.now());
         for machine in store.records().machines {
@@ -55,7 +55,7 @@ impl Cluster {
                 .with_in_force(sender);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(writer.run());
         tasks.spawn(groups.run(CancellationToken::new()));
         tasks.spawn(records.run(CancellationToken::new()));
         Self { kube, handle, targets, target, store, tasks }

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    Bell, CatalogRefresh, Declared, Drain, DrainMetrics, FleetHandle, Journal, Keeper, NodeGroups, Nodes,
-    NodesView, Provision, RecordsWatch, Removal, Target,
+    CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, Journal, ListingTrigger,
+    NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal, Target,
 };
 use vpsie_autoscaler::fleet::{Basis, Declaration, Policy, Pool};
 use vpsie_autoscaler::kubernetes::{Events, bounded};
@@ -43,11 +43,12 @@ impl Process {
         let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
         let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
         let vpsie = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
-        let declared = Declared { declaration: Declaration::default(), basis: Basis::default() };
+        let declared = FleetConfig { declaration: Declaration::default(), basis: Basis::default() };
         let kept: Arc<dyn Store> = Arc::clone(&store) as _;
-        let (keeper, handle) = Keeper::load(kept, Arc::clone(&clock), declared, seed, Journal::default())
-            .await
-            .map_err(|error| error.to_string())?;
+        let (writer, handle) =
+            FleetWriter::load(kept, Arc::clone(&clock), declared, seed, Journal::default())
+                .await
+                .map_err(|error| error.to_string())?;
         let managed =
             ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
         let recorded = store.cluster().map(|_| managed);
@@ -56,7 +57,8 @@ impl Process {
             managed.remember(&catalog);
         }
         let backend: Arc<dyn Backend> = Arc::clone(&managed) as _;
-        let (bell, view, never) = (Arc::new(Bell::default()), NodesView::default(), CancellationToken::new());
+        let (listing_trigger, view, never) =
+            (Arc::new(ListingTrigger::default()), NodesView::default(), CancellationToken::new());
         let (in_force, target) = watch::channel(Target::Unknown);
         let on_target = move |target: &Target| {
             if let Target::Cluster(config) = target {
@@ -64,7 +66,8 @@ impl Process {
                 managed.set_target(config.clone());
             }
         };
-        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::clone(&bell)).with_view(view.clone());
+        let nodes =
+            Nodes::new(handle.clone(), client.clone(), Arc::clone(&listing_trigger)).with_view(view.clone());
         let drain =
             Drain::new(handle.clone(), client.clone(), view.clone(), Events::none(), DrainMetrics::default());
         let groups = NodeGroups::new(
@@ -81,11 +84,12 @@ impl Process {
         let policy = Policy { running_when_listed: false, ..Policy::default() };
         let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), Duration::from_mins(15));
         let idle = Duration::from_mins(1);
-        let provision = Provision::new(handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&bell))
-            .with_nodes(Some(view));
-        let removal = Removal::new(handle.clone(), backend, bell);
+        let provision =
+            Provision::new(handle.clone(), Arc::clone(&backend), policy, idle, Arc::clone(&listing_trigger))
+                .with_nodes(Some(view));
+        let removal = Removal::new(handle.clone(), backend, listing_trigger);
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(writer.run());
         tasks.spawn(nodes.run(never.clone()));
         tasks.spawn(drain.run(never.clone()));
         tasks.spawn(groups.run(never.clone()));

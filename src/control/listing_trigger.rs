@@ -4,19 +4,19 @@ use tokio::sync::Notify;
 
 /// Rings in [`Provision`](super::Provision), which alone lists VPSie and paces it.
 #[derive(Debug, Default)]
-pub struct Bell {
+pub struct ListingTrigger {
     pub(super) soon: Notify,
     pub(super) now: Notify,
 }
 
-impl Bell {
+impl ListingTrigger {
     /// Something was asked of VPSie, and will show in a while.
-    pub fn soon(&self) {
+    pub fn list_soon(&self) {
         self.soon.notify_one();
     }
 
     /// Something shows already, and is not known.
-    pub fn now(&self) {
+    pub fn list_now(&self) {
         self.now.notify_one();
     }
 }

@@ -26,7 +26,7 @@ const BATCH: usize = 256;
 
 /// What a fleet is made of, apart from its records.
 #[derive(Clone, Debug)]
-pub struct Declared {
+pub struct FleetConfig {
     /// What users declare.
     pub declaration: Declaration,
     /// What is assumed of nodes and prices.
@@ -34,7 +34,7 @@ pub struct Declared {
 }
 
 /// The only writer of the fleet.
-pub struct Keeper {
+pub struct FleetWriter {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     random: StdRng,
@@ -48,19 +48,19 @@ pub struct Keeper {
     commits: watch::Sender<u64>,
 }
 
-struct Waiting {
+struct PendingJob {
     cause: Cause,
     changes: Vec<Change>,
     reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
     terms: Terms,
 }
 
-impl Keeper {
+impl FleetWriter {
     /// Loads the fleet. Names of machines are drawn from `seed`.
     pub async fn load(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-        declared: Declared,
+        declared: FleetConfig,
         seed: u64,
         journal: Journal,
     ) -> Result<(Self, FleetHandle), StoreError> {
@@ -70,7 +70,7 @@ impl Keeper {
         let (commits, seen) = watch::channel(0);
         let handle = FleetHandle { fleet: Arc::clone(&shared), messages: sender, commits: seen };
         let random = StdRng::seed_from_u64(seed);
-        let keeper = Self {
+        let writer = Self {
             store,
             clock,
             random,
@@ -82,7 +82,7 @@ impl Keeper {
             messages,
             commits,
         };
-        Ok((keeper, handle))
+        Ok((writer, handle))
     }
 
     /// Decides until every handle is gone.
@@ -138,7 +138,7 @@ impl Keeper {
         // Skips jobs whose caller has gone: it has already seen an error.
         for Job { cause, decide, reply, terms } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
             match decide(&mut working, now, &mut draw) {
-                Ok(changes) => waiting.push(Waiting { cause, changes, reply, terms }),
+                Ok(changes) => waiting.push(PendingJob { cause, changes, reply, terms }),
                 Err(refusal) => {
                     self.journal.refused(&refusal);
                     drop(reply.send(Err(refusal.into())));
@@ -156,7 +156,7 @@ impl Keeper {
                 let before = before.read().unwrap_or_else(PoisonError::into_inner);
                 self.undone.remember(commands.flat_map(|waiting| &waiting.changes), &before);
                 drop(before);
-                for Waiting { reply, .. } in waiting {
+                for PendingJob { reply, .. } in waiting {
                     drop(reply.send(Err(CommandError::Store(Arc::clone(&error)))));
                 }
                 return;
@@ -169,7 +169,7 @@ impl Keeper {
             working = self.shared().clone();
         }
         self.working = Some(working);
-        for Waiting { mut changes, reply, terms, .. } in waiting {
+        for PendingJob { mut changes, reply, terms, .. } in waiting {
             let all = changes.len();
             changes.retain(|change| !left_out.holds(change));
             let failed = changes.len() < all && terms != Terms::Parts;
@@ -187,7 +187,7 @@ impl Keeper {
     async fn write(
         &mut self,
         changes: &[Change],
-        waiting: &[Waiting],
+        waiting: &[PendingJob],
         working: &Fleet,
     ) -> Result<LeftOut, StoreError> {
         let mut left_out = LeftOut::default();
@@ -203,7 +203,7 @@ impl Keeper {
             left_out
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }
-        let failed = |waiting: &&Waiting| {
+        let failed = |waiting: &&PendingJob| {
             let in_part = waiting.changes.iter().any(|change| left_out.holds(change));
             waiting.terms == Terms::Command && (in_part || waiting.reply.is_closed())
         };
@@ -221,11 +221,11 @@ impl Keeper {
     }
 
     /// Applies the written changes to the fleet that readers see, then writes them to the audit log.
-    fn publish(&self, waiting: &[Waiting], left_out: &LeftOut) {
+    fn publish(&self, waiting: &[PendingJob], left_out: &LeftOut) {
         let mut entries = Vec::new();
         {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-            for Waiting { cause, changes, .. } in waiting {
+            for PendingJob { cause, changes, .. } in waiting {
                 for change in changes.iter().filter(|change| !left_out.holds(change)) {
                     entries.push((change, Journal::entry(&shared, change, *cause)));
                     shared.apply(change);

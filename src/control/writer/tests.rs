@@ -151,21 +151,22 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
     let store = Fragile::default();
     store.kept.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
-    let declared = Declared { declaration: declaration(6), basis: Basis::default() };
-    let loaded = Keeper::load(Arc::new(store.clone()), clock.clone(), declared, 1, Journal::default()).await;
-    let (mut keeper, handle) = loaded.map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let declared = FleetConfig { declaration: declaration(6), basis: Basis::default() };
+    let loaded =
+        FleetWriter::load(Arc::new(store.clone()), clock.clone(), declared, 1, Journal::default()).await;
+    let (mut writer, handle) = loaded.map_err(|error| TestCaseError::fail(error.to_string()))?;
     for act in acts {
         match act {
             Act::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
-            Act::Declare(max) => keeper.declare(declaration(max)),
+            Act::Declare(max) => writer.declare(declaration(max)),
             Act::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
             Act::Refuse(nth) => *store.refuses.lock().unwrap() = nth,
             act => {
                 let (reply, _answer) = oneshot::channel();
-                keeper.decide(vec![job(act, reply)]).await;
+                writer.decide(vec![job(act, reply)]).await;
             }
         }
-        if let Some(working) = &keeper.working {
+        if let Some(working) = &writer.working {
             prop_assert!(handle.read(|shared| shared == working), "readers do not see what the writer knows");
             prop_assert_eq!(working.records(), store.kept.records(), "what is known is what is recorded");
         }
@@ -187,13 +188,13 @@ async fn sightings_outlive_a_reload() {
     let store = Fragile::default();
     store.kept.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
-    let declared = Declared { declaration: declaration(6), basis: Basis::default() };
-    let (mut keeper, handle) =
-        Keeper::load(Arc::new(store.clone()), clock, declared, 1, Journal::default()).await.unwrap();
+    let declared = FleetConfig { declaration: declaration(6), basis: Basis::default() };
+    let (mut writer, handle) =
+        FleetWriter::load(Arc::new(store.clone()), clock, declared, 1, Journal::default()).await.unwrap();
     let mut decide = async |act: Act, broken: bool| {
         store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
         let (reply, _answer) = oneshot::channel();
-        keeper.decide(vec![job(act, reply)]).await;
+        writer.decide(vec![job(act, reply)]).await;
     };
     decide(Act::List { workers: 2, sizes: true }, false).await;
     decide(Act::Increase(0), false).await;

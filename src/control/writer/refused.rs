@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::pace::Backoff;
+use super::super::backoff::Backoff;
 use crate::fleet::{Change, HeldBack, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
