@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::api::VPSieNode;
 use vpsie_autoscaler::clock::{Clock, SystemClock};
 use vpsie_autoscaler::control::{
-    FleetConfig, FleetHandle, FleetWriter, Journal, ListingTrigger, NodeGroups, Nodes, NodesView,
+    AuditLog, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
     RecordsWatch, Target,
 };
 use vpsie_autoscaler::fleet::{Basis, Declaration};
@@ -156,7 +156,7 @@ impl Ours {
         let store = Arc::new(KubernetesStore::new(client.clone(), cluster::NAMESPACE));
         let declared = FleetConfig { declaration: Declaration::default(), basis: Basis::default() };
         let (writer, handle) =
-            FleetWriter::load(store, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
+            FleetWriter::load(store, Arc::clone(&clock), declared, 0, AuditLog::default()).await.unwrap();
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));
         let view = nodes.view();
         let (told, _) = watch::channel(Target::Unknown);

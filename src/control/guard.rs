@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::acts::{Act, ActKind};
+use super::audit::write_line;
+use super::audit::{AuditAction, AuditEntry};
 use super::handle::FleetHandle;
-use super::journal::print;
 use super::nodes::NodesView;
 use crate::catalog::Catalog;
 use crate::fleet::{
@@ -170,18 +170,18 @@ impl Guarded {
 
     fn announce(&self, verdict: &Verdict) {
         let (kind, event, reason, message) = if let Some(halt) = &verdict.halt {
-            (ActKind::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string())
+            (AuditAction::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string())
         } else {
             let message = format!(
                 "growth goes on: {} VMs may be paid for, of at most {}",
                 verdict.counted, verdict.bound
             );
-            (ActKind::GrowthResumed, EventType::Normal, "GrowthResumed", message)
+            (AuditAction::GrowthResumed, EventType::Normal, "GrowthResumed", message)
         };
-        print(&Act {
+        write_line(&AuditEntry {
             failure: Some(Failure { reason: FailureReason::Refused, message: message.clone() }),
             halt: verdict.halt.as_ref().map(crate::fleet::Halt::reason),
-            ..Act::of_cluster(kind, Cause::RunawayGuard)
+            ..AuditEntry::for_cluster(kind, Cause::RunawayGuard)
         });
         let groups = self.handle.read(Fleet::group_names);
         for group in groups {

@@ -1,6 +1,6 @@
 //! The loops that keep the fleet true: writer, provision, removal, catalog, nodes, drain, NodeGroups, records, credentials.
 
-mod acts;
+mod audit;
 mod backoff;
 mod catalog;
 mod cost_metrics;
@@ -9,8 +9,6 @@ mod drain;
 mod fence;
 mod guard;
 mod handle;
-mod happenings;
-mod journal;
 mod listing_trigger;
 mod metrics;
 mod node_groups;
@@ -23,6 +21,7 @@ mod removal;
 mod tests;
 mod writer;
 
+pub use audit::{AUDIT, AuditLog};
 pub use catalog::{CatalogMetrics, CatalogRefresh};
 pub use cost_metrics::CostCollector;
 #[cfg(test)]
@@ -32,7 +31,6 @@ pub use drain::{Drain, DrainMetrics};
 pub use fence::fence_transport;
 pub use guard::Guarded;
 pub use handle::{Command, CommandError, FleetHandle};
-pub use journal::{AUDIT, Journal};
 pub use listing_trigger::ListingTrigger;
 pub use metrics::FleetCollector;
 pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};

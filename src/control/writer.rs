@@ -13,8 +13,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::audit::AuditLog;
 use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
-use super::journal::Journal;
 use crate::clock::Clock;
 use crate::fleet::{Basis, Cause, Change, Declaration, Fleet, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
@@ -38,7 +38,7 @@ pub struct FleetWriter {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     random: StdRng,
-    journal: Journal,
+    audit_log: AuditLog,
     /// Ahead of `shared` by what is being written. None after a write failed: what was written is not known.
     working: Option<Fleet>,
     undone: Undone,
@@ -62,7 +62,7 @@ impl FleetWriter {
         clock: Arc<dyn Clock>,
         declared: FleetConfig,
         seed: u64,
-        journal: Journal,
+        audit_log: AuditLog,
     ) -> Result<(Self, FleetHandle), StoreError> {
         let fleet = Fleet::restore(declared.declaration, store.load().await?, declared.basis);
         let shared = Arc::new(RwLock::new(fleet.clone()));
@@ -74,7 +74,7 @@ impl FleetWriter {
             store,
             clock,
             random,
-            journal,
+            audit_log,
             working: Some(fleet),
             undone: Undone::default(),
             refusals: Refusals::default(),
@@ -140,7 +140,7 @@ impl FleetWriter {
             match decide(&mut working, now, &mut draw) {
                 Ok(changes) => waiting.push(PendingJob { cause, changes, reply, terms }),
                 Err(refusal) => {
-                    self.journal.refused(&refusal);
+                    self.audit_log.refused(&refusal);
                     drop(reply.send(Err(refusal.into())));
                 }
             }
@@ -197,7 +197,7 @@ impl FleetWriter {
             let refused = split_refused(self.store.commit(&due).await)?;
             self.refusals.note(&due, &refused);
             for refused in &refused {
-                self.journal.record_refused(refused, &due);
+                self.audit_log.record_refused(refused, &due);
             }
             // Only the changes that were due: the store leaves out the same ones.
             left_out
@@ -222,22 +222,22 @@ impl FleetWriter {
 
     /// Applies the written changes to the fleet that readers see, then writes them to the audit log.
     fn publish(&self, waiting: &[PendingJob], left_out: &LeftOut) {
-        let mut entries = Vec::new();
+        let mut reports = Vec::new();
         {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
             for PendingJob { cause, changes, .. } in waiting {
                 for change in changes.iter().filter(|change| !left_out.holds(change)) {
-                    entries.push((change, Journal::entry(&shared, change, *cause)));
+                    reports.push((change, AuditLog::report(&shared, change, *cause)));
                     shared.apply(change);
                 }
             }
         }
-        if entries.is_empty() {
+        if reports.is_empty() {
             return;
         }
         self.commits.send_modify(|commits| *commits += 1);
-        for (change, entry) in entries {
-            self.journal.write(change, entry);
+        for (change, report) in reports {
+            self.audit_log.write(change, report);
         }
     }
 

@@ -10,7 +10,7 @@ use super::proto::instance_status::InstanceState;
 use super::proto::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::clock::SystemClock;
-use crate::control::{FleetConfig, FleetHandle, FleetWriter, Journal};
+use crate::control::{AuditLog, FleetConfig, FleetHandle, FleetWriter};
 use crate::fleet::{
     AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine,
     NodeGroup as Group, Phase, Records, Reserved, Vm, names,
@@ -227,7 +227,7 @@ async fn executing_service_with_handle() -> (CloudProviderService, FleetHandle) 
     store.commit(&changes).await.unwrap();
     let declared = FleetConfig { declaration: vec![group()].into(), basis: RESERVED.into() };
     let (writer, handle) =
-        FleetWriter::load(store, Arc::new(SystemClock), declared, 1, Journal::default()).await.unwrap();
+        FleetWriter::load(store, Arc::new(SystemClock), declared, 1, AuditLog::default()).await.unwrap();
     tokio::spawn(writer.run());
     (CloudProviderService::new(handle.clone()), handle)
 }

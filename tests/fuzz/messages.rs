@@ -10,7 +10,7 @@ use k8s_pb::apimachinery::pkg::api::resource::Quantity;
 use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use prost::Message;
 use tonic::Request;
-use vpsie_autoscaler::control::{FleetConfig, FleetHandle, FleetWriter, Journal};
+use vpsie_autoscaler::control::{AuditLog, FleetConfig, FleetHandle, FleetWriter};
 use vpsie_autoscaler::fleet::{Basis, Change};
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProvider as _;
 use vpsie_autoscaler::grpc::proto::grpcplugin::expander_server::Expander as _;
@@ -122,7 +122,7 @@ async fn handle() -> (FleetHandle, tokio::task::JoinHandle<()>) {
     store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let declared = FleetConfig { declaration: vec![group()].into(), basis: Basis::default() };
     let (writer, handle) =
-        FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, Journal::default()).await.unwrap();
+        FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, AuditLog::default()).await.unwrap();
     (handle, tokio::spawn(writer.run()))
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 use vpsie_autoscaler::api::{NodeGroup, VPSieNode};
 use vpsie_autoscaler::control::{
-    FleetConfig, FleetWriter, Journal, ListingTrigger, NodeGroups, Nodes, NodesView,
+    AuditLog, FleetConfig, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
 };
 use vpsie_autoscaler::fleet::{Basis, Change, Fleet};
 use vpsie_autoscaler::store::{MemoryStore, records_of};
@@ -152,7 +152,7 @@ async fn loops(objects: Vec<(String, Value)>) {
     store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let declared = FleetConfig { declaration: vec![group()].into(), basis: Basis::default() };
     let (writer, handle) =
-        FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, Journal::default()).await.unwrap();
+        FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, AuditLog::default()).await.unwrap();
     let (client, shutdown) = (server(objects), CancellationToken::new());
     let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));
     let view = NodesView::default();

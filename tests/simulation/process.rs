@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    CatalogRefresh, FleetConfig, FleetHandle, FleetWriter, Guarded, Journal, ListingTrigger, Provision,
+    AuditLog, CatalogRefresh, FleetConfig, FleetHandle, FleetWriter, Guarded, ListingTrigger, Provision,
     Removal,
 };
 use vpsie_autoscaler::fleet::Policy;
@@ -40,7 +40,7 @@ impl Process {
         let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
         let managed =
             ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
-        let (writer, handle) = FleetWriter::load(store, clock, declared, seed, Journal::default())
+        let (writer, handle) = FleetWriter::load(store, clock, declared, seed, AuditLog::default())
             .await
             .map_err(|error| error.to_string())?;
         let backend = ManagedBackend::new(client, managed);

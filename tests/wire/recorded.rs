@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tonic::{Code, Request};
 use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use vpsie_autoscaler::clock::SystemClock;
-use vpsie_autoscaler::control::{FleetConfig, FleetWriter, Journal};
+use vpsie_autoscaler::control::{AuditLog, FleetConfig, FleetWriter};
 use vpsie_autoscaler::fleet::{
     AutoscalingOptions, Change, Hostname, Machine, MachineId, NodeGroup, PLACEHOLDER_PREFIX,
     PROVIDER_ID_PREFIX, Phase, PoolId, Reserved, Vm, VmId,
@@ -188,7 +188,7 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         basis: Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 }.into(),
     };
     let (writer, handle) =
-        FleetWriter::load(Arc::new(store), Arc::new(SystemClock), declared, 0, Journal::default())
+        FleetWriter::load(Arc::new(store), Arc::new(SystemClock), declared, 0, AuditLog::default())
             .await
             .unwrap();
     tokio::spawn(writer.run());

@@ -64,7 +64,7 @@ pub(super) async fn run(
         catalog,
         grpc: grpc_metrics,
         vpsie,
-        journal,
+        audit_log,
         events,
         drain,
         credentials,
@@ -124,8 +124,8 @@ pub(super) async fn run(
         drain,
         shutdown: shutdown.clone(),
     };
-    let journal = journal.with_events(components.events.clone());
-    let Some(LoadedRecords { store, writer, handle, recorded }) = components.load(&settings, journal).await
+    let audit_log = audit_log.with_events(components.events.clone());
+    let Some(LoadedRecords { store, writer, handle, recorded }) = components.load(&settings, audit_log).await
     else {
         return release_lease(lease_task, over, Ok(()), None).await;
     };
@@ -206,13 +206,14 @@ struct LoadedRecords {
 
 impl LeaderComponents {
     /// Reads the records, with retries. None if the process must end first.
-    async fn load(&self, settings: &Settings, journal: crate::control::Journal) -> Option<LoadedRecords> {
+    async fn load(&self, settings: &Settings, audit_log: crate::control::AuditLog) -> Option<LoadedRecords> {
         let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
         let (writer, handle) = loop {
             let declared = FleetConfig { declaration: Declaration::default(), basis: settings.basis.clone() };
             let seed = rand::random();
             let clock = Arc::clone(&self.clock);
-            let loading = FleetWriter::load(Arc::clone(&store) as _, clock, declared, seed, journal.clone());
+            let loading =
+                FleetWriter::load(Arc::clone(&store) as _, clock, declared, seed, audit_log.clone());
             let error: StoreError = match self.run_while_leading(loading).await? {
                 Ok(loaded) => break loaded,
                 Err(error) => error,

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
-    CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
-    FleetHandle, Guarded, Journal, ListingTrigger, NodesView, Provision, Removal, Rotation,
-    credentials_in_file, credentials_in_secret, offer_routes,
+    AuditLog, CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
+    FleetHandle, Guarded, ListingTrigger, NodesView, Provision, Removal, Rotation, credentials_in_file,
+    credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
@@ -36,7 +36,7 @@ pub(super) struct ServeMetrics {
     pub(super) catalog: CatalogMetrics,
     pub(super) grpc: GrpcMetrics,
     pub(super) vpsie: Metrics,
-    pub(super) journal: Journal,
+    pub(super) audit_log: AuditLog,
     pub(super) events: EventMetrics,
     pub(super) drain: DrainMetrics,
     pub(super) credentials: CredentialMetrics,
@@ -51,8 +51,8 @@ impl ServeMetrics {
         let grpc = GrpcMetrics::register(&mut registry);
         let vpsie = Metrics::default();
         vpsie.register(&mut registry);
-        let journal = Journal::default();
-        journal.register(&mut registry);
+        let audit_log = AuditLog::default();
+        audit_log.register(&mut registry);
         let events = EventMetrics::default();
         events.register(&mut registry);
         let drain = DrainMetrics::default();
@@ -69,7 +69,7 @@ impl ServeMetrics {
         registry.collect_unprefixed(CostCollector::new(Arc::clone(&fleet)));
         let catalog = CatalogMetrics::default();
         catalog.register(&mut registry);
-        Self { registry, catalog, grpc, vpsie, journal, events, drain, credentials, decisions, fleet }
+        Self { registry, catalog, grpc, vpsie, audit_log, events, drain, credentials, decisions, fleet }
     }
 }
 

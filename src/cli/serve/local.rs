@@ -41,7 +41,7 @@ pub(super) async fn run(
         catalog,
         grpc: grpc_metrics,
         vpsie,
-        journal,
+        audit_log,
         drain,
         credentials,
         decisions,
@@ -51,7 +51,7 @@ pub(super) async fn run(
     let declared =
         FleetConfig { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
     let (writer, handle) =
-        FleetWriter::load(store, Arc::clone(&clock), declared, rand::random(), journal).await?;
+        FleetWriter::load(store, Arc::clone(&clock), declared, rand::random(), audit_log).await?;
     drop(fleet.set(handle.clone()));
     let (transport, config) = build_transport(&settings.vpsie).await?;
     let managed =

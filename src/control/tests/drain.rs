@@ -43,7 +43,7 @@ impl Cluster {
         self.tasks.shutdown().await;
         let store = Arc::new(self.store.clone());
         let (writer, handle) =
-            FleetWriter::load(store, Arc::clone(&self.clock), declared(), 0, Journal::default())
+            FleetWriter::load(store, Arc::clone(&self.clock), declared(), 0, AuditLog::default())
                 .await
                 .unwrap();
         let client = self.kube.client("provider", "vpsie-system");

@@ -22,17 +22,17 @@ fn kube() -> FakeKube {
 
 /// A writer that tells events to the API server. All is told once it is stopped.
 async fn telling(kube: &FakeKube) -> Process {
-    telling_with(kube, Journal::default()).await
+    telling_with(kube, AuditLog::default()).await
 }
 
-async fn telling_with(kube: &FakeKube, journal: Journal) -> Process {
+async fn telling_with(kube: &FakeKube, audit_log: AuditLog) -> Process {
     let disk = Disk::default();
     disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
     let clock = Arc::new(TokioClock(Instant::now()));
-    let journal = journal.with_events(events);
+    let audit_log = audit_log.with_events(events);
     let (writer, handle) =
-        FleetWriter::load(Arc::new(disk.clone()), clock, declared(), 1, journal).await.unwrap();
+        FleetWriter::load(Arc::new(disk.clone()), clock, declared(), 1, audit_log).await.unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
     tasks.spawn(publisher.run(CancellationToken::new()));
@@ -97,9 +97,9 @@ async fn a_pool_without_a_price_is_told_of_once() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_record_is_counted_and_told() {
     let kube = kube();
-    let (mut registry, journal) = (Registry::default(), Journal::default());
-    journal.register(&mut registry);
-    let process = telling_with(&kube, journal).await;
+    let (mut registry, audit_log) = (Registry::default(), AuditLog::default());
+    audit_log.register(&mut registry);
+    let process = telling_with(&kube, audit_log).await;
     process.disk.refuse(|change| matches!(change, Change::SaveMachine(_)));
     let command = Command::IncreaseSize { pool: SMALL.to_owned(), delta: 1 };
     assert!(matches!(process.handle.execute(command).await, Err(CommandError::Store(_))));

@@ -32,7 +32,7 @@ impl Cluster {
         store.write(&[Change::SaveCatalog(Arc::new(catalog())), Change::SaveMachine(machine)]);
         let clock = Arc::new(TokioClock(Instant::now()));
         let (writer, handle) =
-            FleetWriter::load(Arc::new(store), clock, declared(), 1, Journal::default()).await.unwrap();
+            FleetWriter::load(Arc::new(store), clock, declared(), 1, AuditLog::default()).await.unwrap();
         let kube = FakeKube::new(|| Timestamp::UNIX_EPOCH);
         let client = kube.client("provider", NAMESPACE);
         let (events, publisher) = Events::new(client.clone(), NAMESPACE, EventMetrics::default());

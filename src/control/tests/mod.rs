@@ -251,7 +251,7 @@ impl Process {
         let clock = Arc::new(TokioClock(Instant::now()));
         let store = Arc::new(disk.clone());
         let (writer, handle) =
-            FleetWriter::load(store, clock, declared, 1, Journal::default()).await.unwrap();
+            FleetWriter::load(store, clock, declared, 1, AuditLog::default()).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         Self { vpsie: Arc::default(), disk, handle, shutdown: CancellationToken::new(), tasks }

@@ -32,7 +32,7 @@ impl Cluster {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
         let kept = Arc::new(Slow { kept: store.clone(), delay });
         let (writer, handle) =
-            FleetWriter::load(kept, Arc::clone(&clock), declared, 0, Journal::default()).await.unwrap();
+            FleetWriter::load(kept, Arc::clone(&clock), declared, 0, AuditLog::default()).await.unwrap();
         let now = Arc::clone(&clock);
         let kube = FakeKube::new(move || now.now());
         for machine in store.records().machines {

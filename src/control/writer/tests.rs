@@ -153,7 +153,7 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
     let declared = FleetConfig { declaration: declaration(6), basis: Basis::default() };
     let loaded =
-        FleetWriter::load(Arc::new(store.clone()), clock.clone(), declared, 1, Journal::default()).await;
+        FleetWriter::load(Arc::new(store.clone()), clock.clone(), declared, 1, AuditLog::default()).await;
     let (mut writer, handle) = loaded.map_err(|error| TestCaseError::fail(error.to_string()))?;
     for act in acts {
         match act {
@@ -190,7 +190,7 @@ async fn sightings_outlive_a_reload() {
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
     let declared = FleetConfig { declaration: declaration(6), basis: Basis::default() };
     let (mut writer, handle) =
-        FleetWriter::load(Arc::new(store.clone()), clock, declared, 1, Journal::default()).await.unwrap();
+        FleetWriter::load(Arc::new(store.clone()), clock, declared, 1, AuditLog::default()).await.unwrap();
     let mut decide = async |act: Act, broken: bool| {
         store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
         let (reply, _answer) = oneshot::channel();

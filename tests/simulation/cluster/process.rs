@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, Journal, ListingTrigger,
+    AuditLog, CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger,
     NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal, Target,
 };
 use vpsie_autoscaler::fleet::{Basis, Declaration, Policy, Pool};
@@ -46,7 +46,7 @@ impl Process {
         let declared = FleetConfig { declaration: Declaration::default(), basis: Basis::default() };
         let kept: Arc<dyn Store> = Arc::clone(&store) as _;
         let (writer, handle) =
-            FleetWriter::load(kept, Arc::clone(&clock), declared, seed, Journal::default())
+            FleetWriter::load(kept, Arc::clone(&clock), declared, seed, AuditLog::default())
                 .await
                 .map_err(|error| error.to_string())?;
         let managed =

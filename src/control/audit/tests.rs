@@ -9,13 +9,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::control::acts::ActKind;
-use crate::control::acts::tests::{POOL, Told};
+use crate::control::audit::AuditAction;
+use crate::control::audit::entry::tests::{AuditedFleet, POOL};
 use crate::fleet::{Halt, Hostname, Vm};
 
 /// The fields of each line, in their order, and what they say.
 const FIELDS: [(&str, &str); 13] = [
-    ("act", "what was done: one of the words below"),
+    ("action", "what was done: one of the words below"),
     ("machine", "the machine, which is the name of its VPSieNode"),
     ("nodegroup", "its NodeGroup"),
     ("pool", "its pool: what Cluster Autoscaler calls a node group"),
@@ -62,14 +62,14 @@ fn logged(work: impl FnOnce()) -> Vec<Value> {
 
 #[test]
 fn a_line_has_all_fields_and_empty_ones_where_there_is_nothing_to_say() {
-    let acts = Told::new(false).increase();
-    let mut lines = logged(|| print(&acts[0]));
+    let entries = AuditedFleet::new(false).increase();
+    let mut lines = logged(|| write_line(&entries[0]));
     let line = lines[0].as_object_mut().unwrap();
     assert_eq!(line.remove("timestamp").is_some(), lines.len() == 1);
     assert_eq!(
         lines[0],
         json!({
-            "level": "INFO", "target": AUDIT, "act": "requested", "machine": "web-1", "nodegroup": "web",
+            "level": "INFO", "target": AUDIT, "action": "recorded", "machine": "web-1", "nodegroup": "web",
             "pool": POOL, "offer": "small", "size": "2", "vm": "", "vm_id": "", "by": "ClusterAutoscaler",
             "halt": "", "reason": "", "message": "", "usd_per_hour": "0.0274",
         })
@@ -78,18 +78,18 @@ fn a_line_has_all_fields_and_empty_ones_where_there_is_nothing_to_say() {
 
 #[test]
 fn a_machine_that_comes_up_is_timed_once() {
-    let mut told = Told::new(false);
-    told.increase();
-    let mut machine = told.fleet().machine(&"web-1".into()).unwrap().clone();
+    let mut audited = AuditedFleet::new(false);
+    audited.increase();
+    let mut machine = audited.fleet().machine(&"web-1".into()).unwrap().clone();
     let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new(), provider_id: None };
     machine.phase = Phase::Running { vm, since: machine.created_at + Duration::from_secs(42) };
     let change = Change::SaveMachine(machine);
-    let (journal, mut registry) = (Journal::default(), Registry::default());
-    journal.register(&mut registry);
-    let mut after = told.fleet().clone();
+    let (audit_log, mut registry) = (AuditLog::default(), Registry::default());
+    audit_log.register(&mut registry);
+    let mut after = audited.fleet().clone();
     after.apply(&change);
-    for fleet in [told.fleet(), &after] {
-        journal.write(&change, Journal::entry(fleet, &change, Cause::Node));
+    for fleet in [audited.fleet(), &after] {
+        audit_log.write(&change, AuditLog::report(fleet, &change, Cause::Node));
     }
     let text = registry.encode().unwrap();
     for line in ["machine_startup_duration_seconds_sum 42.0", "machine_startup_duration_seconds_count 1"] {
@@ -99,17 +99,17 @@ fn a_machine_that_comes_up_is_timed_once() {
 
 #[test]
 fn fields_that_are_documented_are_those_of_each_line() {
-    let mut act = Told::new(false).increase().remove(0);
-    for kind in ActKind::ALL {
-        act.kind = *kind;
-        let line = logged(|| print(&act)).remove(0);
+    let mut entry = AuditedFleet::new(false).increase().remove(0);
+    for kind in AuditAction::ALL {
+        entry.kind = *kind;
+        let line = logged(|| write_line(&entry)).remove(0);
         let mut fields: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
         fields.retain(|field| !["timestamp", "level", "target"].contains(field));
         let mut documented = FIELDS.map(|(field, _)| field);
         fields.sort_unstable();
         documented.sort_unstable();
         assert_eq!(fields, documented);
-        assert_eq!(line["act"], kind.name());
+        assert_eq!(line["action"], kind.name());
         assert_eq!(line["by"], Cause::ClusterAutoscaler.name());
     }
 }
@@ -125,7 +125,7 @@ fn documents_every_reason_of_a_halt() {
 fn page() -> String {
     let mut page = format!(
         "# Audit log and events\n\n\
-         Written by a test from the program's own tables: `UPDATE=1 cargo test --lib journal` writes it again.\n\n\
+         Written by a test from the program's own tables: `UPDATE=1 cargo test --lib audit_log` writes it again.\n\n\
          ## Audit log\n\n\
          Each act that spends or frees money, or explains one, is one line of the log with target `{AUDIT}`. It is \
          written once the act is durable: what was asked of VPSie is in the log before VPSie is asked. Lines that \
@@ -137,8 +137,8 @@ fn page() -> String {
     for (field, meaning) in FIELDS {
         writeln!(page, "| `{field}` | {meaning} |").unwrap();
     }
-    page.push_str("\n| `act` | |\n| --- | --- |\n");
-    for kind in ActKind::ALL {
+    page.push_str("\n| `action` | |\n| --- | --- |\n");
+    for kind in AuditAction::ALL {
         writeln!(page, "| `{}` | {} |", kind.name(), kind.meaning()).unwrap();
     }
     page.push_str("\n| `by` | |\n| --- | --- |\n");
@@ -149,30 +149,30 @@ fn page() -> String {
         "\nOnly the audit log, as JSON, and of it the VMs that came:\n\n\
          ```sh\n\
          vpsie-autoscaler serve --log-format json --log-level 'off,vpsie_autoscaler::audit=info' ...\n\
-         kubectl logs ... | jq -c 'select(.target == \"vpsie_autoscaler::audit\" and .act == \"bound\")'\n\
+         kubectl logs ... | jq -c 'select(.target == \"vpsie_autoscaler::audit\" and .action == \"bound\")'\n\
          ```\n\n\
          ## Events\n\n\
          With `--store=kubernetes`, acts are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the \
          machine's VPSieNode, and where a person may have to act, on its NodeGroup:\n\n\
-         | Reason | Type | On | Act |\n| --- | --- | --- | --- |\n",
+         | Reason | Type | On | AuditEntry |\n| --- | --- | --- | --- |\n",
     );
-    for act in ActKind::ALL {
-        let Some((kind, reason, group)) = event(*act) else { continue };
-        let on = match (*act, group) {
+    for action in AuditAction::ALL {
+        let Some((kind, reason, group)) = event_type(*action) else { continue };
+        let on = match (*action, group) {
             (
-                ActKind::OrphanFound
-                | ActKind::UnexpectedFound
-                | ActKind::GrowthHalted
-                | ActKind::GrowthResumed,
+                AuditAction::OrphanFound
+                | AuditAction::UnexpectedFound
+                | AuditAction::GrowthHalted
+                | AuditAction::GrowthResumed,
                 _,
             ) => "NodeGroup",
             (_, true) => "NodeGroup, VPSieNode",
             (_, false) => "VPSieNode",
         };
-        writeln!(page, "| `{reason}` | {kind:?} | {on} | `{}` |", act.name()).unwrap();
+        writeln!(page, "| `{reason}` | {kind:?} | {on} | `{}` |", action.name()).unwrap();
     }
     page.push_str(
-        "| `OrphanDeleted` | Normal | NodeGroup, VPSieNode | `given_up` by `Orphan` |\n\
+        "| `OrphanDeleted` | Normal | NodeGroup, VPSieNode | `marked_for_deletion` by `Orphan` |\n\
          | `MaximumReached` | Warning | NodeGroup | a scale-up was refused: the NodeGroup's maximum, or the cluster's |\n\
          | `CostLimitReached`, `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: it would cost more than the cost limit leaves, or its price is not known and there is such a limit |\n\
          | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: VMs that are being deleted, orphans and unexpected nodes leave no room |\n\
@@ -202,5 +202,5 @@ fn docs_audit_md_is_as_the_code_is() {
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/operate/audit.md differs: UPDATE=1 cargo test --lib journal");
+    assert!(written == page, "docs/operate/audit.md differs: UPDATE=1 cargo test --lib audit_log");
 }

@@ -12,11 +12,11 @@ macro_rules! kinds {
     ($($kind:ident $name:literal $meaning:literal,)*) => {
         /// What was done.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum ActKind {
+        pub(in crate::control) enum AuditAction {
             $(#[doc = $meaning] $kind,)*
         }
 
-        impl ActKind {
+        impl AuditAction {
             /// All of them, in the order of a machine's life.
             #[cfg(test)]
             pub(super) const ALL: &[Self] = &[$(Self::$kind,)*];
@@ -39,17 +39,17 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Requested "requested" "Cluster Autoscaler asked for a machine; it is recorded",
-    Asked "asked" "VPSie is about to be asked for its VM",
+    Recorded "recorded" "Cluster Autoscaler asked for a machine; it is recorded",
+    Requested "requested" "VPSie is about to be asked for its VM",
     Accepted "accepted" "VPSie accepted the request",
     Unclear "unclear" "VPSie's reply was lost: there may be a VM",
-    NotMade "not_made" "VPSie made nothing of the request now; it is asked again if the machine still waits",
+    NotCreated "not_created" "VPSie made nothing of the request now; it is asked again if the machine still waits",
     Lost "lost" "no VM came of the request in time; one that comes later is known as ours",
     Bound "bound" "a VM is listed that the request is taken to have made",
     Running "running" "its VM is up: its Node registered, or without Kubernetes VPSie says so",
     Failed "failed" "the machine failed for good; `reason` and `message` say why",
     Cancelled "cancelled" "the machine is not wanted any more, and VPSie has nothing of it",
-    GivenUp "given_up" "the machine is not wanted any more: its VM, or one that still comes, is to be deleted",
+    MarkedForDeletion "marked_for_deletion" "the machine is not wanted any more: its VM, or one that still comes, is to be deleted",
     DeletionAccepted "deletion_accepted" "VPSie accepted the deletion of its VM, or says that there is none",
     DeletionIgnored "deletion_ignored" "VPSie accepted the deletion long ago and still lists the VM: asked again",
     Gone "gone" "VPSie lists the deleted VM no more, or no request of a machine given up can have a VM",
@@ -57,7 +57,7 @@ kinds! {
     Returned "returned" "a VM that was gone is listed again: taken back, or deleted again if it had been deleted",
     OrphanFound "orphan_found" "a VM of ours is listed that no machine waits for",
     OrphanAdopted "orphan_adopted" "a machine that waited for a VM got an orphan",
-    TakenIn "taken_in" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
+    WorkerAdopted "worker_adopted" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
     ForeignFound "foreign_found" "a node is listed that is not ours: never touched",
     UnexpectedFound "unexpected_found" "a node appeared while requests waited or were lost, and fits none: it counts as paid for, and is never touched",
     GrowthHalted "growth_halted" "the runaway guard stops creations; `halt` says which bound was reached, `message` what to do",
@@ -66,32 +66,32 @@ kinds! {
 
 /// One act that spends or frees money, or explains one.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Act {
+pub(in crate::control) struct AuditEntry {
     /// What was done.
-    pub(super) kind: ActKind,
+    pub(in crate::control) kind: AuditAction,
     /// The machine.
-    pub(super) machine: Option<MachineId>,
+    pub(in crate::control) machine: Option<MachineId>,
     /// Its pool, or that which an orphan was asked for.
-    pub(super) pool: Option<PoolId>,
+    pub(in crate::control) pool: Option<PoolId>,
     /// Its size.
-    pub(super) size: Option<SizeId>,
+    pub(in crate::control) size: Option<SizeId>,
     /// The VM's hostname.
-    pub(super) vm: Option<Hostname>,
+    pub(in crate::control) vm: Option<Hostname>,
     /// The VM's UUID.
-    pub(super) vm_id: Option<VmId>,
+    pub(in crate::control) vm_id: Option<VmId>,
     /// The cause: that of the change, or for a machine that is being deleted, its deletion reason.
-    pub(super) by: Cause,
+    pub(in crate::control) by: Cause,
     /// Why the runaway guard stops creations: the reason of a [`Halt`](crate::fleet::Halt).
-    pub(super) halt: Option<&'static str>,
+    pub(in crate::control) halt: Option<&'static str>,
     /// Why it failed.
-    pub(super) failure: Option<Failure>,
+    pub(in crate::control) failure: Option<Failure>,
     /// List price of the machine, where known.
-    pub(super) usd_per_hour: Option<Decimal>,
+    pub(in crate::control) usd_per_hour: Option<Decimal>,
 }
 
-impl Act {
+impl AuditEntry {
     /// An act that is about no machine.
-    pub(super) fn of_cluster(kind: ActKind, by: Cause) -> Self {
+    pub(in crate::control) fn for_cluster(kind: AuditAction, by: Cause) -> Self {
         Self {
             kind,
             machine: None,
@@ -108,11 +108,11 @@ impl Act {
 }
 
 /// The acts that a change tells of, to the fleet as it is before it.
-pub(super) fn acts(fleet: &Fleet, change: &Change, cause: Cause) -> Vec<Act> {
-    let mut acts = match change {
+pub(super) fn audit_entries(fleet: &Fleet, change: &Change, cause: Cause) -> Vec<AuditEntry> {
+    let mut entries = match change {
         Change::SaveMachine(machine) => match fleet.machine(&machine.id) {
             Some(old) => changed(fleet, old, machine, cause),
-            None => vec![of(machine, begun(fleet, machine), cause)],
+            None => vec![machine_entry(machine, begun(fleet, machine), cause)],
         },
         Change::DropMachine(id) => {
             fleet.machine(id).and_then(|machine| dropped(fleet, machine, cause)).into_iter().collect()
@@ -123,54 +123,54 @@ pub(super) fn acts(fleet: &Fleet, change: &Change, cause: Cause) -> Vec<Act> {
         | Change::SaveLedger(_)
         | Change::SaveCatalog(_) => Vec::new(),
     };
-    for act in &mut acts {
-        let pool = act.pool.as_ref().and_then(|pool| fleet.pool(&pool.to_string()));
-        act.usd_per_hour = pool.and_then(|pool| pool.price).map(|price| price.0.round_dp(5).normalize());
+    for entry in &mut entries {
+        let pool = entry.pool.as_ref().and_then(|pool| fleet.pool(&pool.to_string()));
+        entry.usd_per_hour = pool.and_then(|pool| pool.price).map(|price| price.0.round_dp(5).normalize());
     }
-    acts
+    entries
 }
 
 /// An act of a machine as it is.
-fn of(machine: &Machine, kind: ActKind, cause: Cause) -> Act {
+fn machine_entry(machine: &Machine, kind: AuditAction, cause: Cause) -> AuditEntry {
     let by = match &machine.phase {
         Phase::Deleting { reason, .. } => (*reason).into(),
         _ => cause,
     };
     let failure = match &machine.phase {
-        Phase::Failed { failure, .. } if kind == ActKind::Failed => Some(failure.clone()),
+        Phase::Failed { failure, .. } if kind == AuditAction::Failed => Some(failure.clone()),
         _ => None,
     };
     let vm = machine.vm();
-    Act {
+    AuditEntry {
         machine: Some(machine.id.clone()),
         pool: Some(machine.pool.clone()),
         size: machine.size.known(),
         vm: vm.map(|vm| vm.hostname.clone()),
         vm_id: vm.and_then(|vm| vm.id.clone()),
         failure,
-        ..Act::of_cluster(kind, by)
+        ..AuditEntry::for_cluster(kind, by)
     }
 }
 
-fn begun(fleet: &Fleet, machine: &Machine) -> ActKind {
+fn begun(fleet: &Fleet, machine: &Machine) -> AuditAction {
     match (&machine.phase, machine.vm()) {
-        (Phase::Deleting { reason: DeletionReason::Orphan, .. }, _) => ActKind::GivenUp,
+        (Phase::Deleting { reason: DeletionReason::Orphan, .. }, _) => AuditAction::MarkedForDeletion,
         (_, Some(vm)) => bound(fleet, machine, vm),
-        (_, None) => ActKind::Requested,
+        (_, None) => AuditAction::Recorded,
     }
 }
 
 /// How a machine came by a VM: what the VM was before tells.
-fn bound(fleet: &Fleet, machine: &Machine, vm: &Vm) -> ActKind {
+fn bound(fleet: &Fleet, machine: &Machine, vm: &Vm) -> AuditAction {
     match fleet.unmanaged_node(&vm.hostname).map(|unmanaged| &unmanaged.kind) {
-        Some(UnmanagedKind::Gone { machine: was, .. }) if *was == machine.id => ActKind::Returned,
-        Some(UnmanagedKind::Orphan { .. }) => ActKind::OrphanAdopted,
-        Some(UnmanagedKind::Foreign) => ActKind::TakenIn,
-        _ => ActKind::Bound,
+        Some(UnmanagedKind::Gone { machine: was, .. }) if *was == machine.id => AuditAction::Returned,
+        Some(UnmanagedKind::Orphan { .. }) => AuditAction::OrphanAdopted,
+        Some(UnmanagedKind::Foreign) => AuditAction::WorkerAdopted,
+        _ => AuditAction::Bound,
     }
 }
 
-fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Act> {
+fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<AuditEntry> {
     let mut kinds = asked(old, new);
     match (old.vm(), new.vm()) {
         (None, Some(vm)) => kinds.push(bound(fleet, new, vm)),
@@ -179,28 +179,30 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Act
     }
     let same = old.phase.name() == new.phase.name();
     match (&old.phase, &new.phase) {
-        (_, Phase::Running { .. }) if !same => kinds.push(ActKind::Running),
-        (_, Phase::Failed { .. }) if !same => kinds.push(ActKind::Failed),
+        (_, Phase::Running { .. }) if !same => kinds.push(AuditAction::Running),
+        (_, Phase::Failed { .. }) if !same => kinds.push(AuditAction::Failed),
         // The others are told when the VM goes, or comes back.
-        (_, Phase::Deleting { reason, .. }) if !same && !told_by_vm(*reason) => kinds.push(ActKind::GivenUp),
+        (_, Phase::Deleting { reason, .. }) if !same && !is_reported_with_vm(*reason) => {
+            kinds.push(AuditAction::MarkedForDeletion)
+        }
         (Phase::Deleting { accepted_at: None, .. }, Phase::Deleting { accepted_at: Some(_), .. }) => {
-            kinds.push(ActKind::DeletionAccepted);
+            kinds.push(AuditAction::DeletionAccepted);
         }
         (
             Phase::Deleting { accepted_at: Some(_), .. },
             Phase::Deleting { accepted_at: None, vm: Some(_), .. },
-        ) => kinds.push(ActKind::DeletionIgnored),
+        ) => kinds.push(AuditAction::DeletionIgnored),
         _ => {}
     }
-    kinds.into_iter().map(|kind| of(new, kind, cause)).collect()
+    kinds.into_iter().map(|kind| machine_entry(new, kind, cause)).collect()
 }
 
-fn told_by_vm(reason: DeletionReason) -> bool {
+fn is_reported_with_vm(reason: DeletionReason) -> bool {
     matches!(reason, DeletionReason::VMGone | DeletionReason::VMReturned)
 }
 
 /// What became of a machine's requests.
-fn asked(old: &Machine, new: &Machine) -> Vec<ActKind> {
+fn asked(old: &Machine, new: &Machine) -> Vec<AuditAction> {
     let in_flight = |machine: &Machine| {
         machine.requests.iter().filter(|request| request.outcome == RequestOutcome::InFlight).count()
     };
@@ -208,20 +210,20 @@ fn asked(old: &Machine, new: &Machine) -> Vec<ActKind> {
         // One that a VM was matched with, or that is forgotten, is told of elsewhere or not at all.
         let waits = new.vm().is_none() && !matches!(new.phase, Phase::Failed { .. } | Phase::Running { .. });
         let answered = waits && in_flight(new) < in_flight(old);
-        return if answered { vec![ActKind::NotMade] } else { Vec::new() };
+        return if answered { vec![AuditAction::NotCreated] } else { Vec::new() };
     }
-    let told = old.requests.iter().zip(&new.requests).filter(|(was, is)| was.outcome != is.outcome);
-    let told = told.filter_map(|(_, is)| match is.outcome {
+    let changed = old.requests.iter().zip(&new.requests).filter(|(was, is)| was.outcome != is.outcome);
+    let changed = changed.filter_map(|(_, is)| match is.outcome {
         RequestOutcome::InFlight => None,
-        RequestOutcome::Accepted => Some(ActKind::Accepted),
-        RequestOutcome::Unclear => Some(ActKind::Unclear),
-        RequestOutcome::Lost => Some(ActKind::Lost),
+        RequestOutcome::Accepted => Some(AuditAction::Accepted),
+        RequestOutcome::Unclear => Some(AuditAction::Unclear),
+        RequestOutcome::Lost => Some(AuditAction::Lost),
     });
     let more = new.requests.len() - old.requests.len();
-    told.chain(std::iter::repeat_n(ActKind::Asked, more)).collect()
+    changed.chain(std::iter::repeat_n(AuditAction::Requested, more)).collect()
 }
 
-fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<Act> {
+fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<AuditEntry> {
     // When time passes, all machines of a deleted NodeGroup that have no VM are removed before expired failures are.
     let group = fleet.pool(&machine.pool.to_string()).and_then(|pool| fleet.group(pool));
     let is_closing = group.is_some_and(|group| group.deletion.is_some());
@@ -231,42 +233,42 @@ fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<Act> {
         other => other,
     };
     match machine.phase {
-        // Told when its VM went.
+        // AuditedFleet when its VM went.
         _ if machine.vm().is_some() => None,
-        Phase::Deleting { .. } => Some(of(machine, ActKind::Gone, cause)),
-        _ => Some(of(machine, ActKind::Cancelled, cause)),
+        Phase::Deleting { .. } => Some(machine_entry(machine, AuditAction::Gone, cause)),
+        _ => Some(machine_entry(machine, AuditAction::Cancelled, cause)),
     }
 }
 
-fn listed(fleet: &Fleet, unmanaged: &UnmanagedNode, cause: Cause) -> Option<Act> {
+fn listed(fleet: &Fleet, unmanaged: &UnmanagedNode, cause: Cause) -> Option<AuditEntry> {
     let was = fleet.unmanaged_node(&unmanaged.hostname).map(|was| &was.kind);
-    let act = |kind, pool: Option<&PoolId>, size: Option<SizeId>| Act {
+    let entry = |kind, pool: Option<&PoolId>, size: Option<SizeId>| AuditEntry {
         pool: pool.cloned(),
         size: size.and_then(SizeId::known),
         vm: Some(unmanaged.hostname.clone()),
         vm_id: unmanaged.id.clone(),
-        ..Act::of_cluster(kind, cause)
+        ..AuditEntry::for_cluster(kind, cause)
     };
     match &unmanaged.kind {
         UnmanagedKind::Foreign if was.is_none() => match &unmanaged.awaited_by {
-            Some(pool) => Some(act(ActKind::UnexpectedFound, Some(pool), None)),
-            None => Some(act(ActKind::ForeignFound, None, None)),
+            Some(pool) => Some(entry(AuditAction::UnexpectedFound, Some(pool), None)),
+            None => Some(entry(AuditAction::ForeignFound, None, None)),
         },
         UnmanagedKind::Orphan { pool, size } if !matches!(was, Some(UnmanagedKind::Orphan { .. })) => {
-            Some(act(ActKind::OrphanFound, Some(pool), *size))
+            Some(entry(AuditAction::OrphanFound, Some(pool), *size))
         }
         UnmanagedKind::Gone { machine, pool, size, deleted }
             if !matches!(was, Some(UnmanagedKind::Gone { .. })) =>
         {
-            let (told, by) = match fleet.machine(machine).map(|machine| &machine.phase) {
+            let (is_deleted, by) = match fleet.machine(machine).map(|machine| &machine.phase) {
                 Some(Phase::Deleting { accepted_at, reason, .. }) => {
                     (accepted_at.is_some(), (*reason).into())
                 }
                 Some(_) => (false, cause),
                 None => (*deleted, cause),
             };
-            let kind = if told { ActKind::Gone } else { ActKind::Vanished };
-            Some(Act { machine: Some(machine.clone()), by, ..act(kind, Some(pool), Some(*size)) })
+            let kind = if is_deleted { AuditAction::Gone } else { AuditAction::Vanished };
+            Some(AuditEntry { machine: Some(machine.clone()), by, ..entry(kind, Some(pool), Some(*size)) })
         }
         _ => None,
     }

@@ -1,17 +1,23 @@
 //! One line of the audit log, its events and its counts, for each decision that spends or saves money.
 
+mod entry;
+mod events;
+#[cfg(test)]
+mod tests;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use super::acts::{Act, acts};
-use super::happenings::{event, happenings, refused};
 use crate::fleet::{Cause, Change, Fleet, Phase, RecordKey, Refusal};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::store::RefusedRecord;
 use crate::telemetry::Registry;
+use entry::audit_entries;
+pub(super) use entry::{AuditAction, AuditEntry};
+use events::{entry_events, event_type, refusal_event};
 
 /// Target of the audit log's lines.
 pub const AUDIT: &str = "vpsie_autoscaler::audit";
@@ -21,14 +27,14 @@ const STARTUP: [f64; 10] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 
 
 /// Writes down what becomes durable.
 #[derive(Clone, Debug)]
-pub struct Journal {
+pub struct AuditLog {
     transitions: Family<Transition, Counter>,
     startup: Histogram,
     refused_records: Family<RecordKind, Counter>,
     events: Events,
 }
 
-impl Default for Journal {
+impl Default for AuditLog {
     fn default() -> Self {
         Self {
             transitions: Family::default(),
@@ -53,14 +59,14 @@ struct RecordKind {
 }
 
 /// What a change is to be written down as.
-pub(super) struct Entry {
-    acts: Vec<Act>,
+pub(super) struct ChangeReport {
+    entries: Vec<AuditEntry>,
     transition: Option<Transition>,
     /// Seconds from when a machine was wanted until it runs, if that is the change.
     startup: Option<f64>,
 }
 
-impl Journal {
+impl AuditLog {
     /// The same, that also tells events.
     pub fn with_events(self, events: Events) -> Self {
         Self { events, ..self }
@@ -79,16 +85,16 @@ impl Journal {
     }
 
     /// The entry of a change with this cause, to the fleet as it is before the change.
-    pub(super) fn entry(fleet: &Fleet, change: &Change, cause: Cause) -> Entry {
-        Entry {
-            acts: acts(fleet, change, cause),
+    pub(super) fn report(fleet: &Fleet, change: &Change, cause: Cause) -> ChangeReport {
+        ChangeReport {
+            entries: audit_entries(fleet, change, cause),
             transition: transition(fleet, change),
             startup: startup(fleet, change),
         }
     }
 
     /// Writes down a change.
-    pub(super) fn write(&self, change: &Change, entry: Entry) {
+    pub(super) fn write(&self, change: &Change, report: ChangeReport) {
         match change {
             Change::SaveLearned(size, learned) => tracing::info!(
                 %size,
@@ -101,16 +107,16 @@ impl Journal {
             Change::SaveCatalog(catalog) => tracing::info!(offers = catalog.offers.len(), "catalog changed"),
             _ => {}
         }
-        if let Some(transition) = entry.transition {
+        if let Some(transition) = report.transition {
             self.transitions.get_or_create(&transition).inc();
         }
-        if let Some(seconds) = entry.startup {
+        if let Some(seconds) = report.startup {
             self.startup.observe(seconds);
         }
-        for act in entry.acts {
-            print(&act);
-            for happening in happenings(&act) {
-                self.events.publish(happening);
+        for entry in report.entries {
+            write_line(&entry);
+            for event in entry_events(&entry) {
+                self.events.publish(event);
             }
         }
     }
@@ -135,8 +141,8 @@ impl Journal {
 
     /// Tells of a command that was refused.
     pub(super) fn refused(&self, refusal: &Refusal) {
-        if let Some(happening) = refused(refusal) {
-            self.events.publish(happening);
+        if let Some(event) = refusal_event(refusal) {
+            self.events.publish(event);
         }
     }
 }
@@ -173,7 +179,7 @@ fn startup(fleet: &Fleet, change: &Change) -> Option<f64> {
 }
 
 /// One line. Its fields are the schema that docs/operate/audit.md promises.
-pub(super) fn print(act: &Act) {
+pub(super) fn write_line(entry: &AuditEntry) {
     fn text(value: Option<&impl ToString>) -> String {
         value.map(ToString::to_string).unwrap_or_default()
     }
@@ -182,28 +188,25 @@ pub(super) fn print(act: &Act) {
             tracing::event!(
                 target: AUDIT,
                 tracing::Level::$level,
-                act = act.kind.name(),
-                machine = text(act.machine.as_ref()),
-                nodegroup = text(act.pool.as_ref().map(|pool| &pool.node_group)),
-                pool = text(act.pool.as_ref()),
-                offer = text(act.pool.as_ref().map(|pool| &pool.offer)),
-                size = text(act.size.as_ref()),
-                vm = text(act.vm.as_ref()),
-                vm_id = text(act.vm_id.as_ref()),
-                by = act.by.name(),
-                halt = act.halt.unwrap_or_default(),
-                reason = act.failure.as_ref().map_or("", |failure| failure.reason.code()),
-                message = act.failure.as_ref().map_or("", |failure| failure.message.as_str()),
-                usd_per_hour = text(act.usd_per_hour.as_ref()),
+                action = entry.kind.name(),
+                machine = text(entry.machine.as_ref()),
+                nodegroup = text(entry.pool.as_ref().map(|pool| &pool.node_group)),
+                pool = text(entry.pool.as_ref()),
+                offer = text(entry.pool.as_ref().map(|pool| &pool.offer)),
+                size = text(entry.size.as_ref()),
+                vm = text(entry.vm.as_ref()),
+                vm_id = text(entry.vm_id.as_ref()),
+                by = entry.by.name(),
+                halt = entry.halt.unwrap_or_default(),
+                reason = entry.failure.as_ref().map_or("", |failure| failure.reason.code()),
+                message = entry.failure.as_ref().map_or("", |failure| failure.message.as_str()),
+                usd_per_hour = text(entry.usd_per_hour.as_ref()),
             )
         };
     }
-    if matches!(event(act.kind), Some((EventType::Warning, ..))) {
+    if matches!(event_type(entry.kind), Some((EventType::Warning, ..))) {
         line!(WARN);
     } else {
         line!(INFO);
     }
 }
-
-#[cfg(test)]
-mod tests;

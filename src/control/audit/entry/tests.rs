@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources};
-use crate::control::happenings::{happenings, refused};
+use crate::control::audit::events::{entry_events, refusal_event};
 use crate::fleet::{
     AutoscalingOptions, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Outcome,
     Policy, Records, Refusal, Reserved, VmState,
@@ -22,14 +22,14 @@ fn policy() -> Policy {
 }
 
 /// A fleet, its time, and the fleet as others see it: what is told is derived from that one.
-pub(in crate::control) struct Told {
+pub(in crate::control) struct AuditedFleet {
     now: Timestamp,
     working: Fleet,
     shared: Fleet,
     drawn: u32,
 }
 
-impl Told {
+impl AuditedFleet {
     pub(in crate::control) fn new(adopt: bool) -> Self {
         let group = NodeGroup {
             name: "web".into(),
@@ -60,10 +60,10 @@ impl Told {
         let records = Records { catalog, ..Records::default() };
         let working = Fleet::restore(vec![group], records, Reserved::default());
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut told = Self { now, shared: working.clone(), working, drawn: 0 };
+        let mut audited = Self { now, shared: working.clone(), working, drawn: 0 };
         // A foreign worker tells that listings tell sizes.
-        told.list(&[]);
-        told
+        audited.list(&[]);
+        audited
     }
 
     pub(in crate::control) fn fleet(&self) -> &Fleet {
@@ -78,35 +78,35 @@ impl Told {
             Timestamp,
             &mut dyn FnMut(&crate::fleet::NodeGroupName) -> MachineId,
         ) -> Vec<Change>,
-    ) -> Vec<Act> {
+    ) -> Vec<AuditEntry> {
         let drawn = &mut self.drawn;
         let changes = decide(&mut self.working, self.now, &mut |group| {
             *drawn += 1;
             MachineId::new(format!("{group}-{drawn}"))
         });
-        let mut told = Vec::new();
+        let mut entries = Vec::new();
         for change in &changes {
-            told.extend(acts(&self.shared, change, cause));
+            entries.extend(audit_entries(&self.shared, change, cause));
             self.shared.apply(change);
         }
-        told
+        entries
     }
 
-    pub(in crate::control) fn increase(&mut self) -> Vec<Act> {
+    pub(in crate::control) fn increase(&mut self) -> Vec<AuditEntry> {
         self.play(Cause::ClusterAutoscaler, |fleet, now, names| fleet.increase(POOL, 1, now, names).unwrap())
     }
 
-    fn ask(&mut self) -> Vec<Act> {
+    fn ask(&mut self) -> Vec<AuditEntry> {
         self.play(Cause::Provisioning, |fleet, now, _| fleet.record_requests(&["web-1".into()], now))
     }
 
-    fn answer(&mut self, outcome: Outcome) -> Vec<Act> {
+    fn answer(&mut self, outcome: Outcome) -> Vec<AuditEntry> {
         self.play(Cause::VPSieAnswer, |fleet, now, _| {
             fleet.record_outcome(&"web-1".into(), outcome, now, &policy())
         })
     }
 
-    fn list(&mut self, nodes: &[ListedNode]) -> Vec<Act> {
+    fn list(&mut self, nodes: &[ListedNode]) -> Vec<AuditEntry> {
         let nodes: Vec<_> = nodes.iter().cloned().chain([node(99)]).collect();
         self.play(Cause::VPSieListing, |fleet, now, names| {
             let mut changes = fleet.observe(&nodes, now, &policy());
@@ -115,42 +115,42 @@ impl Told {
         })
     }
 
-    fn pass(&mut self, minutes: u64) -> Vec<Act> {
+    fn pass(&mut self, minutes: u64) -> Vec<AuditEntry> {
         self.now += Duration::from_mins(minutes);
         self.play(Cause::Expiry, |fleet, now, names| fleet.pass_time(now, &policy(), names))
     }
 
-    fn retire(&mut self, reason: DeletionReason) -> Vec<Act> {
+    fn retire(&mut self, reason: DeletionReason) -> Vec<AuditEntry> {
         self.play(reason.into(), |fleet, now, _| fleet.retire(&"web-1".into(), reason, now))
     }
 
     /// With the machine web-1 that runs on VM slave-1.
     fn running() -> Self {
-        let mut told = Self::new(false);
-        told.increase();
-        told.ask();
-        told.answer(Outcome::Accepted);
-        told.list(&[node(1)]);
-        told.register();
-        told
+        let mut audited = Self::new(false);
+        audited.increase();
+        audited.ask();
+        audited.answer(Outcome::Accepted);
+        audited.list(&[node(1)]);
+        audited.register();
+        audited
     }
 
-    fn register(&mut self) -> Vec<Act> {
+    fn register(&mut self) -> Vec<AuditEntry> {
         self.play(Cause::Node, |fleet, now, _| fleet.registered(&Hostname::new("slave-1"), now))
     }
 
-    fn delete(&mut self) -> Vec<Act> {
+    fn delete(&mut self) -> Vec<AuditEntry> {
         let victim =
             NodeRef { provider_id: "vpsie://uuid-1".to_owned(), name: "slave-1".to_owned(), fake: false };
         self.play(Cause::ClusterAutoscaler, |fleet, now, _| fleet.delete_nodes(POOL, &[victim], now).unwrap())
     }
 
-    fn accept_deletion(&mut self) -> Vec<Act> {
+    fn accept_deletion(&mut self) -> Vec<AuditEntry> {
         self.play(Cause::VPSieAnswer, |fleet, now, _| fleet.deletion_accepted(&"web-1".into(), now))
     }
 
     /// As after a listing that shows slave-1 as a node of this kind.
-    fn show(&mut self, kind: UnmanagedKind, awaited_by: Option<PoolId>) -> Vec<Act> {
+    fn show(&mut self, kind: UnmanagedKind, awaited_by: Option<PoolId>) -> Vec<AuditEntry> {
         let unmanaged = UnmanagedNode {
             hostname: Hostname::new("slave-1"),
             id: Some("uuid-1".into()),
@@ -174,13 +174,13 @@ impl Told {
     }
 
     /// Listings without the VM, often and long enough.
-    fn miss(&mut self) -> Vec<Act> {
-        let mut told = Vec::new();
+    fn miss(&mut self) -> Vec<AuditEntry> {
+        let mut entries = Vec::new();
         for _ in 0..4 {
             self.now += policy().vanish_after;
-            told.extend(self.list(&[]));
+            entries.extend(self.list(&[]));
         }
-        told
+        entries
     }
 }
 
@@ -200,19 +200,19 @@ fn node(n: u32) -> ListedNode {
 }
 
 /// An act of machine web-1 before it has a VM.
-fn act(kind: ActKind, by: impl Into<Cause>) -> Act {
-    Act {
+fn entry(kind: AuditAction, by: impl Into<Cause>) -> AuditEntry {
+    AuditEntry {
         machine: Some("web-1".into()),
         pool: Some(POOL.parse().unwrap()),
         size: Some(SizeId(2)),
         usd_per_hour: Some(Decimal::new(274, 4)),
-        ..Act::of_cluster(kind, by.into())
+        ..AuditEntry::for_cluster(kind, by.into())
     }
 }
 
 /// An act of machine web-1 with VM slave-1.
-fn with_vm(kind: ActKind, by: impl Into<Cause>) -> Act {
-    Act { vm: Some(Hostname::new("slave-1")), vm_id: Some("uuid-1".into()), ..act(kind, by) }
+fn with_vm(kind: AuditAction, by: impl Into<Cause>) -> AuditEntry {
+    AuditEntry { vm: Some(Hostname::new("slave-1")), vm_id: Some("uuid-1".into()), ..entry(kind, by) }
 }
 
 fn stockout() -> Failure {
@@ -233,59 +233,65 @@ fn on_both(kind: EventType, reason: &'static str, message: &str) -> Vec<ObjectEv
     vec![group, on_machine(kind, reason, message)]
 }
 
-fn events(acts: &[Act]) -> Vec<ObjectEvent> {
-    acts.iter().flat_map(happenings).collect()
+fn events(entries: &[AuditEntry]) -> Vec<ObjectEvent> {
+    entries.iter().flat_map(entry_events).collect()
 }
 
 #[test]
 fn a_machine_that_is_made() {
-    let mut told = Told::new(false);
-    assert_eq!(told.increase(), [act(ActKind::Requested, Cause::ClusterAutoscaler)]);
-    let asked = told.ask();
-    assert_eq!(asked, [act(ActKind::Asked, Cause::Provisioning)]);
+    let mut audited = AuditedFleet::new(false);
+    assert_eq!(audited.increase(), [entry(AuditAction::Recorded, Cause::ClusterAutoscaler)]);
+    let asked = audited.ask();
+    assert_eq!(asked, [entry(AuditAction::Requested, Cause::Provisioning)]);
     assert_eq!(events(&asked), [on_machine(EventType::Normal, "Requested", "VPSie is asked for a VM")]);
-    assert_eq!(told.answer(Outcome::Accepted), [act(ActKind::Accepted, Cause::VPSieAnswer)]);
-    let bound = told.list(&[node(1)]);
-    assert_eq!(bound, [with_vm(ActKind::Bound, Cause::VPSieListing)]);
+    assert_eq!(audited.answer(Outcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieAnswer)]);
+    let bound = audited.list(&[node(1)]);
+    assert_eq!(bound, [with_vm(AuditAction::Bound, Cause::VPSieListing)]);
     assert_eq!(events(&bound), [on_machine(EventType::Normal, "Created", "VPSie lists VM slave-1 (uuid-1)")]);
-    let up = told.register();
-    assert_eq!(up, [with_vm(ActKind::Running, Cause::Node)]);
+    let up = audited.register();
+    assert_eq!(up, [with_vm(AuditAction::Running, Cause::Node)]);
     assert_eq!(events(&up), [on_machine(EventType::Normal, "Running", "VM slave-1 (uuid-1) runs")]);
-    assert_eq!(told.list(&[node(1)]), [], "the same again is no act");
+    assert_eq!(audited.list(&[node(1)]), [], "the same again is no act");
 }
 
 #[test]
 fn a_creation_that_vpsie_refuses_fails_in_its_own_words() {
-    let mut told = Told::new(false);
-    told.increase();
-    told.ask();
-    let failed = told.answer(Outcome::Refused(stockout()));
-    assert_eq!(failed, [Act { failure: Some(stockout()), ..act(ActKind::Failed, Cause::VPSieAnswer) }]);
+    let mut audited = AuditedFleet::new(false);
+    audited.increase();
+    audited.ask();
+    let failed = audited.answer(Outcome::Refused(stockout()));
+    assert_eq!(
+        failed,
+        [AuditEntry { failure: Some(stockout()), ..entry(AuditAction::Failed, Cause::VPSieAnswer) }]
+    );
     assert_eq!(events(&failed), on_both(EventType::Warning, "Failed", "STOCKOUT: No capacity in ams1"));
-    let cancelled = told.retire(DeletionReason::VPSieNodeDeleted);
-    assert_eq!(cancelled, [act(ActKind::Cancelled, Cause::VPSieNodeDeleted)]);
+    let cancelled = audited.retire(DeletionReason::VPSieNodeDeleted);
+    assert_eq!(cancelled, [entry(AuditAction::Cancelled, Cause::VPSieNodeDeleted)]);
 }
 
 #[test]
 fn requests_without_a_result() {
-    let mut told = Told::new(false);
-    told.increase();
-    told.ask();
-    assert_eq!(told.answer(Outcome::Unavailable(stockout())), [act(ActKind::NotMade, Cause::VPSieAnswer)]);
-    told.ask();
-    assert_eq!(told.answer(Outcome::Unclear), [act(ActKind::Unclear, Cause::VPSieAnswer)]);
-    told.list(&[]);
-    told.list(&[]);
-    assert_eq!(told.pass(2), [act(ActKind::Lost, Cause::Expiry)]);
-    assert_eq!(told.ask(), [act(ActKind::Asked, Cause::Provisioning)]);
+    let mut audited = AuditedFleet::new(false);
+    audited.increase();
+    audited.ask();
+    assert_eq!(
+        audited.answer(Outcome::Unavailable(stockout())),
+        [entry(AuditAction::NotCreated, Cause::VPSieAnswer)]
+    );
+    audited.ask();
+    assert_eq!(audited.answer(Outcome::Unclear), [entry(AuditAction::Unclear, Cause::VPSieAnswer)]);
+    audited.list(&[]);
+    audited.list(&[]);
+    assert_eq!(audited.pass(2), [entry(AuditAction::Lost, Cause::Expiry)]);
+    assert_eq!(audited.ask(), [entry(AuditAction::Requested, Cause::Provisioning)]);
 }
 
 #[test]
 fn deletions_say_by_whom() {
     for reason in [DeletionReason::VPSieNodeDeleted, DeletionReason::NodeGroupDeleted] {
-        let mut told = Told::running();
-        let given_up = told.retire(reason);
-        assert_eq!(given_up, [with_vm(ActKind::GivenUp, reason)]);
+        let mut audited = AuditedFleet::running();
+        let given_up = audited.retire(reason);
+        assert_eq!(given_up, [with_vm(AuditAction::MarkedForDeletion, reason)]);
         let message = format!("VM slave-1 (uuid-1) is to be deleted ({})", reason.name());
         assert_eq!(events(&given_up), on_both(EventType::Normal, "Deleting", &message));
     }
@@ -294,180 +300,186 @@ fn deletions_say_by_whom() {
 #[test]
 fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
     let by_ca = |kind| with_vm(kind, Cause::ClusterAutoscaler);
-    let mut told = Told::running();
-    let given_up = told.delete();
-    assert_eq!(given_up, [by_ca(ActKind::GivenUp)]);
+    let mut audited = AuditedFleet::running();
+    let given_up = audited.delete();
+    assert_eq!(given_up, [by_ca(AuditAction::MarkedForDeletion)]);
     let message = "VM slave-1 (uuid-1) is to be deleted (ClusterAutoscaler)";
     assert_eq!(events(&given_up), [on_machine(EventType::Normal, "Deleting", message)]);
-    assert_eq!(told.accept_deletion(), [by_ca(ActKind::DeletionAccepted)]);
-    told.now += policy().vanish_after;
-    let ignored = told.list(&[node(1)]);
-    assert_eq!(ignored, [by_ca(ActKind::DeletionIgnored)]);
+    assert_eq!(audited.accept_deletion(), [by_ca(AuditAction::DeletionAccepted)]);
+    audited.now += policy().vanish_after;
+    let ignored = audited.list(&[node(1)]);
+    assert_eq!(ignored, [by_ca(AuditAction::DeletionIgnored)]);
     assert_eq!(events(&ignored).len(), 2);
-    told.accept_deletion();
-    let gone = told.miss();
-    assert_eq!(gone, [by_ca(ActKind::Gone)]);
+    audited.accept_deletion();
+    let gone = audited.miss();
+    assert_eq!(gone, [by_ca(AuditAction::Gone)]);
     let message = "VM slave-1 (uuid-1) is deleted (ClusterAutoscaler)";
     assert_eq!(events(&gone), [on_machine(EventType::Normal, "Deleted", message)]);
-    let returned = told.list(&[node(1)]);
-    assert_eq!(returned, [with_vm(ActKind::Returned, Cause::VMReturned)]);
+    let returned = audited.list(&[node(1)]);
+    assert_eq!(returned, [with_vm(AuditAction::Returned, Cause::VMReturned)]);
 }
 
 #[test]
 fn a_failed_machine_whose_request_may_still_have_a_vm_is_given_up_in_time() {
-    let mut told = Told::new(false);
-    told.increase();
-    told.ask();
-    told.answer(Outcome::Accepted);
-    told.list(&[]);
-    told.list(&[]);
-    let late = told.pass(60);
-    assert_eq!(late.iter().map(|act| act.kind).collect::<Vec<_>>(), [ActKind::Lost, ActKind::Failed]);
-    let expired = told.pass(60 * 24);
-    assert_eq!(expired, [act(ActKind::GivenUp, Cause::FailedExpired)]);
-    let late_vm = told.list(&[node(1)]);
-    assert_eq!(late_vm, [with_vm(ActKind::Bound, Cause::FailedExpired)]);
+    let mut audited = AuditedFleet::new(false);
+    audited.increase();
+    audited.ask();
+    audited.answer(Outcome::Accepted);
+    audited.list(&[]);
+    audited.list(&[]);
+    let late = audited.pass(60);
+    assert_eq!(
+        late.iter().map(|entry| entry.kind).collect::<Vec<_>>(),
+        [AuditAction::Lost, AuditAction::Failed]
+    );
+    let expired = audited.pass(60 * 24);
+    assert_eq!(expired, [entry(AuditAction::MarkedForDeletion, Cause::FailedExpired)]);
+    let late_vm = audited.list(&[node(1)]);
+    assert_eq!(late_vm, [with_vm(AuditAction::Bound, Cause::FailedExpired)]);
 }
 
 #[test]
 fn a_vm_that_nobody_deleted_vanished_and_may_return() {
-    let mut told = Told::running();
-    let vanished = told.miss();
-    assert_eq!(vanished, [with_vm(ActKind::Vanished, Cause::VPSieListing)]);
+    let mut audited = AuditedFleet::running();
+    let vanished = audited.miss();
+    assert_eq!(vanished, [with_vm(AuditAction::Vanished, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) vanished from VPSie's listings; it was not deleted from here";
     assert_eq!(events(&vanished), on_both(EventType::Warning, "VMVanished", message));
-    let back = told.list(&[node(1)]);
-    assert_eq!(back, [with_vm(ActKind::Returned, Cause::VPSieListing)]);
+    let back = audited.list(&[node(1)]);
+    assert_eq!(back, [with_vm(AuditAction::Returned, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) was gone and is listed again";
     assert_eq!(events(&back), on_both(EventType::Warning, "VMReturned", message));
 }
 
 /// VM slave-1 is an orphan: two machines of two requests could have it, and the listing does not tell whose it is.
-fn orphaned() -> (Told, Vec<Act>) {
-    let mut told = Told::new(false);
+fn orphaned() -> (AuditedFleet, Vec<AuditEntry>) {
+    let mut audited = AuditedFleet::new(false);
     let orphan = UnmanagedKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) };
-    let found = told.show(orphan, None);
-    (told, found)
+    let found = audited.show(orphan, None);
+    (audited, found)
 }
 
 #[test]
 fn an_orphan_is_found_and_adopted() {
-    let (mut told, found) = orphaned();
-    assert_eq!(found, [Act { machine: None, ..with_vm(ActKind::OrphanFound, Cause::VPSieListing) }]);
+    let (mut audited, found) = orphaned();
+    assert_eq!(
+        found,
+        [AuditEntry { machine: None, ..with_vm(AuditAction::OrphanFound, Cause::VPSieListing) }]
+    );
     let message =
         "VM slave-1 (uuid-1) is ours and no machine waits for it: adopted, or deleted after the grace";
     let on_node = Object::Node { name: "slave-1".to_owned(), uid: String::new() };
     assert_eq!(events(&found), [on_group(EventType::Warning, "OrphanFound", message).with_related(on_node)]);
-    told.increase();
-    let adopted = told.list(&[node(1)]);
-    assert_eq!(adopted, [with_vm(ActKind::OrphanAdopted, Cause::VPSieListing)]);
+    audited.increase();
+    let adopted = audited.list(&[node(1)]);
+    assert_eq!(adopted, [with_vm(AuditAction::OrphanAdopted, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) was an orphan and is this machine's now";
     assert_eq!(events(&adopted), on_both(EventType::Normal, "OrphanAdopted", message));
 }
 
 #[test]
 fn an_orphan_that_nobody_wants_is_deleted() {
-    let (mut told, _) = orphaned();
-    let deleted = told.pass(60);
-    assert_eq!(deleted, [with_vm(ActKind::GivenUp, Cause::Orphan)]);
+    let (mut audited, _) = orphaned();
+    let deleted = audited.pass(60);
+    assert_eq!(deleted, [with_vm(AuditAction::MarkedForDeletion, Cause::Orphan)]);
     let message = "VM slave-1 (uuid-1) is to be deleted (Orphan)";
     assert_eq!(events(&deleted), on_both(EventType::Normal, "OrphanDeleted", message));
 }
 
 #[test]
 fn a_worker_that_was_there_is_foreign_or_taken_in() {
-    let mut told = Told::new(false);
-    let foreign = told.list(&[node(1)]);
-    let foreign_found = with_vm(ActKind::ForeignFound, Cause::VPSieListing);
-    let unknown = Act { machine: None, pool: None, size: None, usd_per_hour: None, ..foreign_found };
+    let mut audited = AuditedFleet::new(false);
+    let foreign = audited.list(&[node(1)]);
+    let foreign_found = with_vm(AuditAction::ForeignFound, Cause::VPSieListing);
+    let unknown = AuditEntry { machine: None, pool: None, size: None, usd_per_hour: None, ..foreign_found };
     assert_eq!((foreign.as_slice(), events(&foreign)), ([unknown].as_slice(), Vec::new()));
-    let mut told = Told::new(true);
-    let taken = told.list(&[node(1)]);
-    assert_eq!(taken[1..], [with_vm(ActKind::TakenIn, Cause::VPSieListing)]);
+    let mut audited = AuditedFleet::new(true);
+    let taken = audited.list(&[node(1)]);
+    assert_eq!(taken[1..], [with_vm(AuditAction::WorkerAdopted, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) was there before and is taken in";
-    assert_eq!(events(&taken), on_both(EventType::Normal, "TakenIn", message));
+    assert_eq!(events(&taken), on_both(EventType::Normal, "WorkerAdopted", message));
 }
 
 #[test]
 fn cancels_say_what_time_brought_about() {
-    let mut told = Told::new(false);
-    told.increase();
-    told.delete_group();
-    assert_eq!(told.pass(0), [act(ActKind::Cancelled, Cause::NodeGroupDeleted)]);
-    let mut told = Told::new(false);
-    told.increase();
-    told.ask();
-    told.answer(Outcome::Refused(stockout()));
-    assert_eq!(told.pass(60 * 24), [act(ActKind::Cancelled, Cause::FailedExpired)]);
+    let mut audited = AuditedFleet::new(false);
+    audited.increase();
+    audited.delete_group();
+    assert_eq!(audited.pass(0), [entry(AuditAction::Cancelled, Cause::NodeGroupDeleted)]);
+    let mut audited = AuditedFleet::new(false);
+    audited.increase();
+    audited.ask();
+    audited.answer(Outcome::Refused(stockout()));
+    assert_eq!(audited.pass(60 * 24), [entry(AuditAction::Cancelled, Cause::FailedExpired)]);
 }
 
 /// Lives in which each kind of act happens.
-fn lives() -> Vec<Act> {
-    let mut acts = Vec::new();
-    let mut told = Told::new(false);
-    acts.extend(told.increase());
-    acts.extend(told.ask());
-    acts.extend(told.answer(Outcome::Unavailable(stockout())));
-    acts.extend(told.ask());
-    acts.extend(told.answer(Outcome::Unclear));
-    told.list(&[]);
-    told.list(&[]);
-    acts.extend(told.pass(2));
-    acts.extend(told.ask());
-    acts.extend(told.answer(Outcome::Accepted));
-    acts.extend(told.list(&[node(1)]));
-    acts.extend(told.register());
-    acts.extend(told.delete());
-    acts.extend(told.accept_deletion());
-    told.now += policy().vanish_after;
-    acts.extend(told.list(&[node(1)]));
-    told.accept_deletion();
-    acts.extend(told.miss());
-    acts.extend(told.list(&[node(1)]));
-    acts.extend(Told::running().miss());
-    let mut failed = Told::new(false);
+fn lives() -> Vec<AuditEntry> {
+    let mut entries = Vec::new();
+    let mut audited = AuditedFleet::new(false);
+    entries.extend(audited.increase());
+    entries.extend(audited.ask());
+    entries.extend(audited.answer(Outcome::Unavailable(stockout())));
+    entries.extend(audited.ask());
+    entries.extend(audited.answer(Outcome::Unclear));
+    audited.list(&[]);
+    audited.list(&[]);
+    entries.extend(audited.pass(2));
+    entries.extend(audited.ask());
+    entries.extend(audited.answer(Outcome::Accepted));
+    entries.extend(audited.list(&[node(1)]));
+    entries.extend(audited.register());
+    entries.extend(audited.delete());
+    entries.extend(audited.accept_deletion());
+    audited.now += policy().vanish_after;
+    entries.extend(audited.list(&[node(1)]));
+    audited.accept_deletion();
+    entries.extend(audited.miss());
+    entries.extend(audited.list(&[node(1)]));
+    entries.extend(AuditedFleet::running().miss());
+    let mut failed = AuditedFleet::new(false);
     failed.increase();
     failed.ask();
-    acts.extend(failed.answer(Outcome::Refused(stockout())));
-    acts.extend(failed.retire(DeletionReason::VPSieNodeDeleted));
-    let (mut told, found) = orphaned();
-    acts.extend(found);
-    told.increase();
-    acts.extend(told.list(&[node(1)]));
-    acts.extend(Told::new(false).list(&[node(1)]));
-    acts.extend(Told::new(true).list(&[node(1)]));
-    acts.extend(Told::new(false).show(UnmanagedKind::Foreign, Some(POOL.parse().unwrap())));
-    acts
+    entries.extend(failed.answer(Outcome::Refused(stockout())));
+    entries.extend(failed.retire(DeletionReason::VPSieNodeDeleted));
+    let (mut audited, found) = orphaned();
+    entries.extend(found);
+    audited.increase();
+    entries.extend(audited.list(&[node(1)]));
+    entries.extend(AuditedFleet::new(false).list(&[node(1)]));
+    entries.extend(AuditedFleet::new(true).list(&[node(1)]));
+    entries.extend(AuditedFleet::new(false).show(UnmanagedKind::Foreign, Some(POOL.parse().unwrap())));
+    entries
 }
 
 #[test]
 fn each_kind_of_act_names_its_cause() {
     let mut causes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for Act { kind, by, .. } in lives() {
+    for AuditEntry { kind, by, .. } in lives() {
         causes.entry(kind.name()).or_default().insert(by.name());
     }
-    for kind in ActKind::ALL {
+    for kind in AuditAction::ALL {
         // The guard makes these without a change of the fleet.
-        if matches!(kind, ActKind::GrowthHalted | ActKind::GrowthResumed) {
+        if matches!(kind, AuditAction::GrowthHalted | AuditAction::GrowthResumed) {
             continue;
         }
         let named = causes.get(kind.name()).unwrap_or_else(|| panic!("no life has the act {}", kind.name()));
         assert!(named.iter().all(|name| !name.is_empty()), "{}", kind.name());
     }
-    let of = |kind: ActKind| causes[kind.name()].iter().copied().collect::<Vec<_>>();
-    assert_eq!(of(ActKind::Asked), ["Provisioning"]);
-    assert_eq!(of(ActKind::Lost), ["Expiry"]);
-    assert_eq!(of(ActKind::Vanished), ["VPSieListing"]);
+    let of = |kind: AuditAction| causes[kind.name()].iter().copied().collect::<Vec<_>>();
+    assert_eq!(of(AuditAction::Requested), ["Provisioning"]);
+    assert_eq!(of(AuditAction::Lost), ["Expiry"]);
+    assert_eq!(of(AuditAction::Vanished), ["VPSieListing"]);
 }
 
 #[test]
 fn limits_are_told_on_the_node_group_and_mistakes_are_not() {
     let pool = || POOL.parse().unwrap();
-    let told = |refusal: &Refusal| refused(refusal).map(|happening| (happening.on, happening.reason));
+    let event = |refusal: &Refusal| refusal_event(refusal).map(|event| (event.on, event.reason));
     let on = || Object::NodeGroup("web".to_owned());
     let above = Refusal::AboveMax { pool: pool(), delta: 2, group_target: 3, group_max: 3 };
     assert_eq!(
-        refused(&above),
+        refusal_event(&above),
         Some(ObjectEvent::new(
             on(),
             EventType::Warning,
@@ -476,15 +488,15 @@ fn limits_are_told_on_the_node_group_and_mistakes_are_not() {
         ))
     );
     let cluster = Refusal::AboveClusterMax { pool: pool(), delta: 1, machines: 9, max: 9 };
-    assert_eq!(told(&cluster), Some((on(), "MaximumReached")));
+    assert_eq!(event(&cluster), Some((on(), "MaximumReached")));
     let below = Refusal::BelowMin { pool: pool(), healthy: 1, group_target: 1, group_min: 1 };
-    assert_eq!(told(&below), Some((on(), "MinimumReached")));
+    assert_eq!(event(&below), Some((on(), "MinimumReached")));
     let halted = Refusal::Halted { pool: pool(), why: "growth is halted".to_owned() };
-    assert_eq!(told(&halted), Some((on(), "GrowthHalted")));
+    assert_eq!(event(&halted), Some((on(), "GrowthHalted")));
     let bound = Refusal::AboveVmBound { pool: pool(), delta: 1, counted: 3, waiting: 2, bound: 5 };
-    assert_eq!(told(&bound), Some((on(), "VMBoundReached")), "nothing is halted");
+    assert_eq!(event(&bound), Some((on(), "VMBoundReached")), "nothing is halted");
     let gone = Refusal::NotGrowable { pool: pool(), why: "its NodeGroup was deleted".to_owned() };
-    assert_eq!(told(&gone), Some((on(), "NotGrowable")));
-    assert_eq!(told(&Refusal::UnknownPool("x".to_owned())), None);
-    assert_eq!(told(&Refusal::Delta { delta: 0, allowed: "above 0" }), None);
+    assert_eq!(event(&gone), Some((on(), "NotGrowable")));
+    assert_eq!(event(&Refusal::UnknownPool("x".to_owned())), None);
+    assert_eq!(event(&Refusal::Delta { delta: 0, allowed: "above 0" }), None);
 }

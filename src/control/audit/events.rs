@@ -1,0 +1,116 @@
+//! Which acts are told as Kubernetes events, about what, and in which words. Pure.
+
+use super::entry::{AuditAction, AuditEntry};
+use crate::fleet::{Cause, Hostname, Refusal, names};
+use crate::kubernetes::{EventType, Object, ObjectEvent};
+
+/// Type and reason of an act's events, and whether its NodeGroup is told too. None for an act without events.
+///
+/// A NodeGroup has thousands of machines, so it is told only what somebody may have to do something about.
+pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, bool)> {
+    use EventType::{Normal, Warning};
+    match kind {
+        AuditAction::Requested => Some((Normal, "Requested", false)),
+        AuditAction::Bound => Some((Normal, "Created", false)),
+        AuditAction::Running => Some((Normal, "Running", false)),
+        AuditAction::Failed => Some((Warning, "Failed", true)),
+        AuditAction::MarkedForDeletion => Some((Normal, "Deleting", true)),
+        AuditAction::DeletionIgnored => Some((Warning, "DeletionIgnored", true)),
+        AuditAction::Gone => Some((Normal, "Deleted", false)),
+        AuditAction::Vanished => Some((Warning, "VMVanished", true)),
+        AuditAction::Returned => Some((Warning, "VMReturned", true)),
+        AuditAction::OrphanFound => Some((Warning, "OrphanFound", true)),
+        AuditAction::UnexpectedFound => Some((Warning, "UnexpectedNode", true)),
+        AuditAction::GrowthHalted => Some((Warning, "GrowthHalted", true)),
+        AuditAction::GrowthResumed => Some((Normal, "GrowthResumed", true)),
+        AuditAction::OrphanAdopted => Some((Normal, "OrphanAdopted", true)),
+        AuditAction::WorkerAdopted => Some((Normal, "WorkerAdopted", true)),
+        AuditAction::Recorded
+        | AuditAction::Accepted
+        | AuditAction::Unclear
+        | AuditAction::NotCreated
+        | AuditAction::Lost
+        | AuditAction::Cancelled
+        | AuditAction::DeletionAccepted
+        | AuditAction::ForeignFound => None,
+    }
+}
+
+/// The events of an act, on its machine's VPSieNode and on its NodeGroup.
+pub(super) fn entry_events(entry: &AuditEntry) -> Vec<ObjectEvent> {
+    let Some((kind, reason, group_too)) = event_type(entry.kind) else { return Vec::new() };
+    let orphan = entry.kind == AuditAction::MarkedForDeletion && entry.by == Cause::Orphan;
+    let reason = if orphan { "OrphanDeleted" } else { reason };
+    // Of what Cluster Autoscaler deletes it tells itself.
+    let routine = entry.kind == AuditAction::MarkedForDeletion && entry.by == Cause::ClusterAutoscaler;
+    let message = message(entry);
+    let machine = entry.machine.as_ref().map(|machine| Object::VPSieNode(machine.to_string()));
+    let group = entry.pool.as_ref().filter(|_| group_too && !routine);
+    let mut events = Vec::new();
+    if let Some(pool) = group {
+        let on = Object::NodeGroup(pool.node_group.to_string());
+        let node = |vm: &Hostname| Object::Node { name: vm.to_string(), uid: String::new() };
+        let event = ObjectEvent::new(on, kind, reason, format!("pool {pool}: {message}"));
+        let related = machine.clone().or_else(|| entry.vm.as_ref().map(node));
+        events.push(ObjectEvent { related, ..event });
+    }
+    if let Some(machine) = machine {
+        events.push(ObjectEvent::new(machine, kind, reason, message));
+    }
+    events
+}
+
+fn message(entry: &AuditEntry) -> String {
+    let vm = match (&entry.vm, &entry.vm_id) {
+        (Some(vm), Some(id)) => format!("VM {vm} ({id})"),
+        (Some(vm), None) => format!("VM {vm}"),
+        (None, _) => "its VM".to_owned(),
+    };
+    let by = entry.by.name();
+    match entry.kind {
+        AuditAction::Requested => "VPSie is asked for a VM".to_owned(),
+        AuditAction::Bound => format!("VPSie lists {vm}"),
+        AuditAction::Running => format!("{vm} runs"),
+        AuditAction::Failed => entry
+            .failure
+            .as_ref()
+            .map_or_else(String::new, |failure| format!("{}: {}", failure.reason, failure.message)),
+        AuditAction::MarkedForDeletion => format!("{vm} is to be deleted ({by})"),
+        AuditAction::DeletionIgnored => {
+            format!("{vm}: VPSie accepted its deletion and still lists it; asking again")
+        }
+        AuditAction::Gone if entry.vm.is_some() => format!("{vm} is deleted ({by})"),
+        AuditAction::Gone => format!("no VM of it is left ({by})"),
+        AuditAction::Vanished => format!("{vm} vanished from VPSie's listings; it was not deleted from here"),
+        AuditAction::Returned => format!("{vm} was gone and is listed again"),
+        AuditAction::OrphanFound => {
+            format!("{vm} is ours and no machine waits for it: adopted, or deleted after the grace")
+        }
+        AuditAction::UnexpectedFound => format!(
+            "{vm} appeared and fits no request that waits: it counts as paid for and is not touched; delete it at VPSie, \
+             or annotate its Node with {}=true if a person added it",
+            names::ADDED_BY_HAND
+        ),
+        AuditAction::OrphanAdopted => format!("{vm} was an orphan and is this machine's now"),
+        AuditAction::WorkerAdopted => format!("{vm} was there before and is taken in"),
+        kind => kind.meaning().to_owned(),
+    }
+}
+
+/// The events of a command that was refused: limits that somebody may want to raise.
+pub(super) fn refusal_event(refusal: &Refusal) -> Option<ObjectEvent> {
+    let (pool, reason) = match refusal {
+        Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),
+        Refusal::Halted { pool, .. } => (pool, "GrowthHalted"),
+        Refusal::AboveVmBound { pool, .. } => (pool, "VMBoundReached"),
+        Refusal::VmsStillPaid { pool, .. } => (pool, "VMsStillPaid"),
+        Refusal::AboveCostLimit(reached) => (&reached.pool, "CostLimitReached"),
+        Refusal::PriceUnknown { pool, .. } => (pool, "PriceUnknown"),
+        Refusal::BelowMin { pool, .. } => (pool, "MinimumReached"),
+        Refusal::NotGrowable { pool, .. } => (pool, "NotGrowable"),
+        Refusal::LimitsUnknown { pool, .. } => (pool, "LimitsUnknown"),
+        Refusal::UnknownPool(_) | Refusal::Delta { .. } | Refusal::ForeignNode { .. } => return None,
+    };
+    let on = Object::NodeGroup(pool.node_group.to_string());
+    Some(ObjectEvent::new(on, EventType::Warning, reason, refusal.to_string()))
+}
