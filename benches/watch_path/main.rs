@@ -28,7 +28,7 @@ use vpsie_autoscaler::control::{
     AuditLog, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
     RecordsWatch, Target,
 };
-use vpsie_autoscaler::fleet::{Basis, Declaration};
+use vpsie_autoscaler::fleet::{Declaration, FleetSettings};
 use vpsie_autoscaler::store::KubernetesStore;
 
 const MACHINES: usize = 5000;
@@ -154,7 +154,8 @@ impl Ours {
         let client = kube.client("ours", cluster::NAMESPACE);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = Arc::new(KubernetesStore::new(client.clone(), cluster::NAMESPACE));
-        let declared = FleetConfig { declaration: Declaration::default(), basis: Basis::default() };
+        let declared =
+            FleetConfig { declaration: Declaration::default(), settings: FleetSettings::default() };
         let (writer, handle) =
             FleetWriter::load(store, Arc::clone(&clock), declared, 0, AuditLog::default()).await.unwrap();
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));

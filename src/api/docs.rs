@@ -85,7 +85,7 @@ and the number of its Nodes that the template is based on. To discard what was l
 change the value of an annotation. Existing Nodes count again after 30 seconds to 2 minutes:
 
 ```sh
-kubectl annotate nodegroup workers --overwrite autoscaler.vpsie.com/learn-anew="$(date +%s)"
+kubectl annotate nodegroup workers --overwrite autoscaler.vpsie.com/relearn="$(date +%s)"
 ```
 
 ## Fields of `spec`

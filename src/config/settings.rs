@@ -18,7 +18,7 @@ use super::price_file;
 use super::simulated::simulated;
 use super::vpsie_settings::{VpsieSettings, real};
 use crate::cost::{CostLimit, Prices, Usd, UsdPerHour};
-use crate::fleet::{Basis, Policy, Reserved};
+use crate::fleet::{FleetSettings, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::kubernetes::KubernetesAccess;
 use crate::telemetry::LogArgs;
@@ -44,7 +44,7 @@ pub struct Settings {
     /// Intervals and timeouts.
     pub timing: TimingArgs,
     /// Assumptions about new nodes, prices, cost limits.
-    pub basis: Basis,
+    pub fleet: FleetSettings,
 }
 
 /// Place of NodeGroups and records.
@@ -160,7 +160,7 @@ impl Settings {
                 http_listen,
                 log,
                 timing,
-                basis: Basis {
+                fleet: FleetSettings {
                     reserved: Reserved {
                         cpu_millis: reserved_cpu_millis,
                         memory_mib: reserved_memory_mib,

@@ -62,7 +62,7 @@ impl CatalogRefresh {
             let next = match read {
                 Ok(catalog) => match self
                     .handle
-                    .update(Cause::VPSieCatalog, move |fleet, _, _| fleet.take_catalog(catalog))
+                    .update(Cause::VPSieCatalog, move |fleet, _, _| fleet.update_catalog(catalog))
                     .await
                 {
                     Ok(_) => {

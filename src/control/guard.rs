@@ -14,8 +14,8 @@ use super::handle::FleetHandle;
 use super::nodes::NodesView;
 use crate::catalog::Catalog;
 use crate::fleet::{
-    Before, Binding, Cause, Created, DeletableVm, Failure, FailureReason, Fleet, Guard, Hostname, ListedNode,
-    Maxima, RequestOutcome, UnmanagedKind, Verdict, Vm,
+    Binding, Cause, DeletableVm, Failure, FailureReason, Fleet, Guard, GuardOutcome, GuardStatus, Hostname,
+    ListedNode, Maxima, PriorRecords, RequestOutcome, UnmanagedKind, Vm,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
@@ -44,12 +44,12 @@ struct State {
     /// None until the first listing.
     guard: Option<Guard>,
     counted_at: Option<Duration>,
-    published: Option<Verdict>,
+    published: Option<GuardStatus>,
 }
 
 /// What the guard needs to know of the fleet.
 struct Facts {
-    before: Before,
+    before: PriorRecords,
     maxima: Maxima,
     held: BTreeMap<crate::fleet::NodeGroupName, u32>,
     by_hand: BTreeSet<Hostname>,
@@ -146,29 +146,29 @@ impl Guarded {
     /// Sets how far the fleet may grow, and announces when a halt begins or ends.
     async fn publish(&self) {
         let news = self.with(|state, now| {
-            let verdict = state.guard.as_ref()?.verdict(now);
+            let verdict = state.guard.as_ref()?.status(now);
             Some((state.published.replace(verdict.clone()), verdict))
         });
         let Some((old, verdict)) = news else { return };
-        let reason = |verdict: &Verdict| verdict.halt.as_ref().map(crate::fleet::Halt::reason);
+        let reason = |verdict: &GuardStatus| verdict.halt.as_ref().map(crate::fleet::Halt::reason);
         if old.as_ref().and_then(reason) != reason(&verdict) {
             self.announce(&verdict);
         }
         // Compared with what the fleet has: an earlier verdict is lost when the records cannot be written.
-        if self.handle.read(|fleet| fleet.verdict() == Some(&verdict)) {
+        if self.handle.read(|fleet| fleet.guard_status() == Some(&verdict)) {
             return;
         }
         // The next listing publishes it again if this fails.
         let _ = self
             .handle
             .update(Cause::RunawayGuard, move |fleet, _, _| {
-                fleet.set_verdict(verdict);
+                fleet.set_guard_status(verdict);
                 Vec::new()
             })
             .await;
     }
 
-    fn announce(&self, verdict: &Verdict) {
+    fn announce(&self, verdict: &GuardStatus) {
         let (kind, event, reason, message) = if let Some(halt) = &verdict.halt {
             (AuditAction::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string())
         } else {
@@ -224,9 +224,9 @@ impl Backend for Guarded {
         };
         let answer = self.inner.create(request).await;
         let outcome = match &answer {
-            Ok(_) => Created::Accepted,
-            Err(BackendError::Unclear { .. }) => Created::Unclear,
-            Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => Created::Nothing,
+            Ok(_) => GuardOutcome::Accepted,
+            Err(BackendError::Unclear { .. }) => GuardOutcome::Unclear,
+            Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => GuardOutcome::Nothing,
         };
         self.guard(|guard, _| guard.note_outcome(ticket, outcome));
         self.publish().await;
@@ -274,8 +274,8 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     };
     let unrecorded = !by_hand.iter().all(recorded);
     // An accepted request without a VM counts as lost after minutes.
-    let given_up = fleet.ledger().late.iter().fold(0u32, |sum, late| sum.saturating_add(late.count));
+    let given_up = fleet.ledger().abandoned.iter().fold(0u32, |sum, late| sum.saturating_add(late.count));
     let late = given_up.saturating_add(count(|outcome| outcome == RequestOutcome::Lost));
-    let before = Before { known, ours: vms.chain(unmanaged).collect(), accepted, unclear, late };
+    let before = PriorRecords { known, ours: vms.chain(unmanaged).collect(), accepted, unclear, late };
     Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

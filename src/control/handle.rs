@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fleet::{
-    Cause, Change, Declaration, DrainState, Fleet, Hostname, MachineId, Names, NodeRef, ProviderId, Refusal,
-    ShownNode,
+    Cause, Change, Declaration, DrainState, Fleet, Hostname, MachineId, Names, NodeRef, ObservedNode,
+    ProviderId, Refusal,
 };
 use crate::store::StoreError;
 
@@ -138,13 +138,13 @@ impl FleetHandle {
     }
 
     /// Notes that the Node of a VM registered.
-    pub async fn registered(&self, node: Hostname) -> Result<(), CommandError> {
-        self.update(Cause::Node, move |fleet, now, _| fleet.registered(&node, now)).await.map(drop)
+    pub async fn note_registered(&self, node: Hostname) -> Result<(), CommandError> {
+        self.update(Cause::Node, move |fleet, now, _| fleet.note_registered(&node, now)).await.map(drop)
     }
 
     /// Notes what the Node of a VM has.
-    pub async fn learn(&self, vm: Hostname, node: ShownNode) -> Result<(), CommandError> {
-        self.update(Cause::Node, move |fleet, _, _| fleet.learn(&vm, node)).await.map(drop)
+    pub async fn add_node_sample(&self, vm: Hostname, node: ObservedNode) -> Result<(), CommandError> {
+        self.update(Cause::Node, move |fleet, _, _| fleet.add_node_sample(&vm, node)).await.map(drop)
     }
 
     /// Adopts the providerID that another controller gave the machine's Node. Returns whether the machine has it now.

@@ -44,7 +44,7 @@ impl Collector for FleetCollector {
             MetricType::Gauge,
         )?)?;
         let Some(handle) = handle else { return Ok(()) };
-        let (templates, learned) = handle.read(|fleet| (template_amounts(fleet), template_nodes(fleet)));
+        let (templates, profile) = handle.read(|fleet| (template_amounts(fleet), template_nodes(fleet)));
         let (sizes, machines, oldest, blocked, unmanaged, prices, unpriced) = handle.read(|fleet| {
             let unpriced = fleet.pools().filter(|pool| pool.price.is_none()).count() as f64;
             let (machines, oldest) = (machine_counts(fleet), oldest_machines(fleet));
@@ -100,7 +100,7 @@ impl Collector for FleetCollector {
                 "template_nodes",
                 "Nodes of the NodeGroup that the pool's template is based on; 0: based on other Nodes of the size, or on its nominal size",
                 None,
-                learned,
+                profile,
             ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
@@ -114,7 +114,7 @@ impl Collector for FleetCollector {
 
 /// What the runaway guard says.
 fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<Sample>); 2] {
-    let verdict = fleet.verdict();
+    let verdict = fleet.guard_status();
     let halted = verdict.and_then(|verdict| verdict.halt.as_ref()).map(Halt::reason);
     let halts = Halt::REASONS
         .map(|reason| (vec![("reason", reason.to_owned())], if halted == Some(reason) { 1.0 } else { 0.0 }));
@@ -188,7 +188,7 @@ fn waits_since(machine: &Machine) -> Option<Timestamp> {
 
 fn blocked_pools(fleet: &Fleet, now: Timestamp) -> Vec<Sample> {
     let each = |pool: &Pool| {
-        let reason = fleet.hindrance(&pool.text, 1, now)?.reason;
+        let reason = fleet.growth_block(&pool.text, 1, now)?.reason;
         Some((vec![pool_label(pool), ("reason", reason.to_owned())], 1.0))
     };
     fleet.pools().filter_map(each).collect()
@@ -228,7 +228,7 @@ fn template_amounts(fleet: &Fleet) -> Vec<Sample> {
 
 fn template_nodes(fleet: &Fleet) -> Vec<Sample> {
     let each = |pool: &Pool| {
-        let nodes = fleet.learned_from(pool.offer.size, &pool.id.node_group);
+        let nodes = fleet.sample_count(pool.offer.size, &pool.id.node_group);
         (vec![pool_label(pool)], nodes as f64)
     };
     fleet.pools().map(each).collect()

@@ -16,7 +16,7 @@ use super::listing_trigger::ListingTrigger;
 use super::nodes::NodesView;
 use crate::catalog::MachineClass;
 use crate::fleet::{
-    Cause, Change, Failure, Fleet, ListedNode, Machine, MachineId, Names, Outcome, Phase, Policy,
+    Cause, Change, CreationOutcome, Failure, Fleet, ListedNode, Machine, MachineId, Names, Phase, Policy,
     RequestOutcome, Vm,
 };
 use crate::retry_after::RetryAfter;
@@ -67,13 +67,13 @@ pub struct Provision {
 #[derive(Clone)]
 struct Unrecorded {
     machine: MachineId,
-    outcome: Outcome,
+    outcome: CreationOutcome,
     /// Whether the store refused its record before.
     refused: bool,
 }
 
 impl Unrecorded {
-    fn new(machine: MachineId, outcome: Outcome) -> Self {
+    fn new(machine: MachineId, outcome: CreationOutcome) -> Self {
         Self { machine, outcome, refused: false }
     }
 }
@@ -180,7 +180,7 @@ impl Provision {
             let calling: Vec<MachineId> = calling.chain(unrecorded).collect();
             self.settle(Cause::Expiry, move |fleet, now, names| {
                 fleet.set_in_flight(calling);
-                fleet.pass_time(now, &policy, names)
+                fleet.apply_deadlines(now, &policy, names)
             })
             .await?;
         }
@@ -197,7 +197,7 @@ impl Provision {
     /// Machines to ask VPSie for now, as far as there is room for calls.
     fn wanted(&self) -> Vec<MachineId> {
         let ready = |class: &MachineClass| self.creating.get(class).is_none_or(Backoff::ready);
-        let mut wanted = self.handle.read(|fleet| fleet.wanted_of(ready));
+        let mut wanted = self.handle.read(|fleet| fleet.machines_to_request_where(ready));
         let mut calls: BTreeMap<MachineClass, usize> = BTreeMap::new();
         for (_, class) in self.calling.values() {
             *calls.entry(class.clone()).or_default() += 1;
@@ -241,7 +241,7 @@ impl Provision {
                 let shown: Vec<_> = nodes.iter().filter(shown).cloned().collect();
                 self.settle(Cause::VPSieListing, move |fleet, now, names| {
                     let mut changes = fleet.observe(&nodes, now, &policy);
-                    changes.extend(fleet.take_in(&shown, now, names));
+                    changes.extend(fleet.adopt_workers(&shown, now, names));
                     changes
                 })
                 .await?;
@@ -264,7 +264,7 @@ impl Provision {
         let ask = move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.record_requests(&wanted, now);
         let Some(asked) = self.try_settle(Cause::Provisioning, ask).await? else {
             // A part of them may be recorded as asked for.
-            self.unrecorded.extend(ids.into_iter().map(|id| Unrecorded::new(id, Outcome::NotSent)));
+            self.unrecorded.extend(ids.into_iter().map(|id| Unrecorded::new(id, CreationOutcome::NotSent)));
             return Ok(());
         };
         for change in asked {
@@ -295,19 +295,19 @@ impl Provision {
         let outcome = match answer {
             Ok(vm) => {
                 self.creating.remove(&class);
-                vm.map_or(Outcome::Accepted, Outcome::Created)
+                vm.map_or(CreationOutcome::Accepted, CreationOutcome::Created)
             }
             Err(BackendError::Unclear { message }) => {
                 tracing::warn!(machine = %id, message, "the reply to a creation was lost; counting before asking again");
-                Outcome::Unclear
+                CreationOutcome::Unclear
             }
             Err(BackendError::Refused { reason, message }) => {
-                Outcome::Refused(Failure { reason, message: short(&message) })
+                CreationOutcome::Refused(Failure { reason, message: short(&message) })
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
                 tracing::warn!(machine = %id, message, "VPSie cannot create now; trying again later");
                 self.creating.entry(class).or_insert_with(trouble).failure(retry_after);
-                Outcome::Unavailable(Failure { reason, message: short(&message) })
+                CreationOutcome::Unavailable(Failure { reason, message: short(&message) })
             }
         };
         self.soon();

@@ -138,7 +138,7 @@ impl RecordsWatch {
             .handle
             .update(Cause::VPSieNodeDeleted, move |fleet, now, _| {
                 let retired = fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now);
-                if retired.is_empty() { fleet.record_again(&id) } else { retired }
+                if retired.is_empty() { fleet.rewrite_record(&id) } else { retired }
             })
             .await;
         if matches!(&written, Ok(changes) if !changes.is_empty()) {

@@ -80,8 +80,8 @@ impl Removal {
         }
         let (calling, troubled, accepted) = (&self.calling, &mut self.troubled, &self.accepted);
         let next: Vec<_> = self.handle.read(|fleet| {
-            troubled.retain(|id, _| fleet.machine(id).is_some_and(Machine::is_unwanted));
-            let mut next = fleet.unwanted();
+            troubled.retain(|id, _| fleet.machine(id).is_some_and(Machine::needs_vm_deletion));
+            let mut next = fleet.machines_to_delete();
             next.retain(|m| troubled.get(&m.id).is_none_or(Backoff::ready));
             next.retain(|m| !calling.values().any(|id| *id == m.id) && !accepted.contains(&m.id));
             next.sort_by_key(|m| troubled.contains_key(&m.id));
@@ -132,7 +132,7 @@ impl Removal {
             Ok(_) => {
                 for id in due {
                     // Its record was refused; the others are written.
-                    if self.handle.read(|fleet| fleet.machine(&id).is_some_and(Machine::is_unwanted)) {
+                    if self.handle.read(|fleet| fleet.machine(&id).is_some_and(Machine::needs_vm_deletion)) {
                         self.trouble(id, None);
                     } else {
                         self.accepted.remove(&id);

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::audit::AuditLog;
 use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
 use crate::clock::Clock;
-use crate::fleet::{Basis, Cause, Change, Declaration, Fleet, MachineId, NodeGroupName};
+use crate::fleet::{Cause, Change, Declaration, Fleet, FleetSettings, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
 use refused::{LeftOut, Refusals, split_refused};
 use undo::{Undone, undo};
@@ -30,7 +30,7 @@ pub struct FleetConfig {
     /// What users declare.
     pub declaration: Declaration,
     /// What is assumed of nodes and prices.
-    pub basis: Basis,
+    pub settings: FleetSettings,
 }
 
 /// The only writer of the fleet.
@@ -60,11 +60,11 @@ impl FleetWriter {
     pub async fn load(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-        declared: FleetConfig,
+        config: FleetConfig,
         seed: u64,
         audit_log: AuditLog,
     ) -> Result<(Self, FleetHandle), StoreError> {
-        let fleet = Fleet::restore(declared.declaration, store.load().await?, declared.basis);
+        let fleet = Fleet::restore(config.declaration, store.load().await?, config.settings);
         let shared = Arc::new(RwLock::new(fleet.clone()));
         let (sender, messages) = mpsc::channel(BATCH);
         let (commits, seen) = watch::channel(0);
@@ -163,7 +163,7 @@ impl FleetWriter {
             }
         };
         self.publish(&waiting, &left_out);
-        self.shared.write().unwrap_or_else(PoisonError::into_inner).share_sightings(&working);
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).share_transient_state(&working);
         if !left_out.is_empty() {
             // What is not written must not be seen by the next decision either.
             working = self.shared().clone();

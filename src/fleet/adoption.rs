@@ -15,14 +15,15 @@ use crate::catalog::MachineClass;
 impl Fleet {
     /// Makes machines of foreign workers, for NodeGroups with `adopt`: each worker that is of the class of exactly one such
     /// NodeGroup, and only up to its maximum. From then on they are drained and deleted like any other.
-    pub fn take_in(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
+    pub fn adopt_workers(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
-        let takers = self.takers();
-        if takers.is_empty() {
+        let adopting_pools = self.adopting_pools();
+        if adopting_pools.is_empty() {
             return changes;
         }
         for node in nodes.iter().filter(|node| node.role == NodeRole::Worker && node.id.is_some()) {
-            let mut fits = takers.iter().filter(|(class, _)| node.size.is_some() && node.can_be(class));
+            let mut fits =
+                adopting_pools.iter().filter(|(class, _)| node.size.is_some() && node.can_be(class));
             let (Some((class, Some(pool))), None) = (fits.next(), fits.next()) else { continue };
             let foreign =
                 self.unmanaged.get(&node.hostname).is_some_and(|s| s.kind == UnmanagedKind::Foreign);
@@ -38,26 +39,27 @@ impl Fleet {
                 phase: Phase::Creating { vm: Some(Vm::listed(node)), since: now },
                 requests: Vec::new(),
             };
-            self.put(&mut changes, Change::SaveMachine(machine));
-            self.put(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
+            self.push_change(&mut changes, Change::SaveMachine(machine));
+            self.push_change(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
         }
         changes
     }
 
     /// The pool that adopts workers of a class. None where several NodeGroups adopt them: their VPSie group is one, so the
     /// NodeGroup of a worker is unknown.
-    fn takers(&self) -> BTreeMap<MachineClass, Option<PoolId>> {
-        let mut takers: BTreeMap<MachineClass, Option<PoolId>> = BTreeMap::new();
+    fn adopting_pools(&self) -> BTreeMap<MachineClass, Option<PoolId>> {
+        let mut adopting_pools: BTreeMap<MachineClass, Option<PoolId>> = BTreeMap::new();
         for group in self.groups.values().filter(|group| group.adopt) {
             for id in &group.pools {
                 let Some(pool) = self.pool(&id.to_string()).filter(|pool| pool.growable) else { continue };
-                let taker = takers.entry(id.class(pool.offer.size)).or_insert_with(|| Some(id.clone()));
+                let taker =
+                    adopting_pools.entry(id.class(pool.offer.size)).or_insert_with(|| Some(id.clone()));
                 if taker.as_ref().is_some_and(|first| first.node_group != id.node_group) {
                     *taker = None;
                 }
             }
         }
-        takers
+        adopting_pools
     }
 
     /// How many more machines may be taken in: a worker that counts as paid for already takes no more room.

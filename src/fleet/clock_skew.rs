@@ -30,36 +30,36 @@ impl Machine {
 
 impl Fleet {
     /// Sets times in the future to now: they were recorded while the clock was ahead, and what follows from them
-    /// would wait until it is there again. (A shortage with such a time does not count: [`Fleet::hindrance`].)
+    /// would wait until it is there again. (A shortage with such a time does not count: [`Fleet::growth_block`].)
     pub(super) fn correct_times(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
         for old in self.machines.values().cloned().collect::<Vec<_>>() {
             let mut machine = old.clone();
             machine.times().for_each(|time| correct(time, now));
             if machine != old {
-                self.put(changes, Change::SaveMachine(machine));
+                self.push_change(changes, Change::SaveMachine(machine));
             }
         }
         for old in self.unmanaged.values().cloned().collect::<Vec<_>>() {
             let mut unmanaged: UnmanagedNode = old.clone();
             correct(&mut unmanaged.first_seen, now);
             if unmanaged != old {
-                self.put(changes, Change::SaveUnmanaged(unmanaged));
+                self.push_change(changes, Change::SaveUnmanaged(unmanaged));
             }
         }
         let mut ledger = self.ledger().clone();
-        ledger.late.iter_mut().for_each(|late| correct(&mut late.at, now));
+        ledger.abandoned.iter_mut().for_each(|late| correct(&mut late.at, now));
         self.save_ledger(changes, ledger);
         let ahead = |time: &Timestamp| is_ahead(*time, now);
         if self
-            .sightings
+            .transient
             .missing
             .values()
             .map(|(_, since)| since)
-            .chain(self.sightings.held_up.values())
+            .chain(self.transient.held_up.values())
             .any(ahead)
         {
-            self.sightings.missing.values_mut().for_each(|(_, since)| correct(since, now));
-            self.sightings.held_up.values_mut().for_each(|since| correct(since, now));
+            self.transient.missing.values_mut().for_each(|(_, since)| correct(since, now));
+            self.transient.held_up.values_mut().for_each(|since| correct(since, now));
         }
     }
 }

@@ -60,7 +60,7 @@ impl Fleet {
                 phase: Phase::Pending,
                 requests: Vec::new(),
             };
-            self.put(&mut changes, Change::SaveMachine(machine));
+            self.push_change(&mut changes, Change::SaveMachine(machine));
         }
         Ok(changes)
     }
@@ -79,7 +79,7 @@ impl Fleet {
         if group.deletion.is_some() {
             return Err(not_growable("its NodeGroup is being deleted"));
         }
-        if known.place.is_none() {
+        if known.position.is_none() {
             return Err(not_growable("its NodeGroup does not name it any more"));
         }
         if !known.growable {
@@ -143,7 +143,7 @@ impl Fleet {
         pending.sort_unstable_by(|a, b| b.cmp(a));
         let mut changes = Vec::new();
         for (_, id) in pending.into_iter().take(delta.unsigned_abs() as usize) {
-            self.put(&mut changes, Change::DropMachine(id));
+            self.push_change(&mut changes, Change::DropMachine(id));
         }
         Ok(changes)
     }
@@ -182,7 +182,7 @@ impl Fleet {
         self.keeps_minimum(pool, victims.len() as u32, healthy)?;
         let mut changes = Vec::new();
         for (id, drain) in victims {
-            self.give_up(&mut changes, &id, DeletionReason::ClusterAutoscaler, drain, now);
+            self.mark_for_deletion(&mut changes, &id, DeletionReason::ClusterAutoscaler, drain, now);
         }
         Ok(changes)
     }
@@ -223,13 +223,13 @@ impl Fleet {
     pub fn retire(&mut self, id: &MachineId, reason: DeletionReason, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.machines.get(id).is_some_and(Machine::counts) {
-            self.give_up(&mut changes, id, reason, DrainState::Pending, now);
+            self.mark_for_deletion(&mut changes, id, reason, DrainState::Pending, now);
         }
         changes
     }
 
     /// Writes a machine's record as it is: somebody removed it.
-    pub fn record_again(&self, id: &MachineId) -> Vec<Change> {
+    pub fn rewrite_record(&self, id: &MachineId) -> Vec<Change> {
         self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
     }
 
@@ -240,7 +240,7 @@ impl Fleet {
         let Some(mut machine) = self.machines.get(id).filter(|_| !known).cloned() else { return changes };
         if let Phase::Creating { vm: Some(vm), .. } | Phase::Running { vm, .. } = &mut machine.phase {
             vm.provider_id = Some(provider_id.clone());
-            self.put(&mut changes, Change::SaveMachine(machine));
+            self.push_change(&mut changes, Change::SaveMachine(machine));
         }
         changes
     }
@@ -254,7 +254,7 @@ impl Fleet {
             && *drain != seen
         {
             *drain = seen;
-            self.put(&mut changes, Change::SaveMachine(machine));
+            self.push_change(&mut changes, Change::SaveMachine(machine));
         }
         changes
     }
@@ -270,7 +270,7 @@ impl Fleet {
 
     /// Gives a machine up: Deleting while a VM of it may exist, else gone at once. A VM that is not known yet may
     /// have a Node when it is.
-    pub(super) fn give_up(
+    pub(super) fn mark_for_deletion(
         &mut self,
         changes: &mut Vec<Change>,
         id: &MachineId,
@@ -287,7 +287,7 @@ impl Fleet {
             let phase = Phase::Deleting { vm, since: now, reason, drain, accepted_at: None };
             Change::SaveMachine(Machine { phase, ..machine.clone() })
         };
-        self.put(changes, change);
+        self.push_change(changes, change);
     }
 
     pub(super) fn unused_name(&self, group: &NodeGroupName, names: Names<'_>) -> MachineId {

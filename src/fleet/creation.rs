@@ -15,7 +15,7 @@ use crate::catalog::MachineClass;
 
 /// What became of a creation asked of VPSie.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CreationOutcome {
     /// Accepted: a VM is to appear.
     Accepted,
     /// Accepted, and the reply identifies the VM.
@@ -33,7 +33,7 @@ pub enum Outcome {
 impl Fleet {
     /// Says for which machines VPSie is being asked at this moment: their requests cannot be lost yet.
     pub fn set_in_flight(&mut self, machines: impl IntoIterator<Item = MachineId>) {
-        self.sightings.in_flight = machines.into_iter().collect();
+        self.transient.in_flight = machines.into_iter().collect();
     }
 
     /// Records that VPSie is about to be asked for these machines. Those that need nothing any more are left
@@ -41,7 +41,7 @@ impl Fleet {
     pub fn record_requests(&mut self, machines: &[MachineId], now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         // Before the first listing, a VM that was there already could not be told from a new one.
-        let machines = if self.sightings.listed { machines } else { &[] };
+        let machines = if self.transient.listed { machines } else { &[] };
         for id in machines {
             let Some(machine) = self.machines.get(id).filter(|m| m.needs_request()) else { continue };
             let mut machine = machine.clone();
@@ -49,9 +49,9 @@ impl Fleet {
             if machine.phase == Phase::Pending {
                 machine.phase = Phase::Creating { vm: None, since: now };
             }
-            self.sightings.in_flight.insert(id.clone());
-            self.sightings.listings_since_request.insert(id.clone(), 0);
-            self.put(&mut changes, Change::SaveMachine(machine));
+            self.transient.in_flight.insert(id.clone());
+            self.transient.listings_since_request.insert(id.clone(), 0);
+            self.push_change(&mut changes, Change::SaveMachine(machine));
         }
         changes
     }
@@ -61,7 +61,7 @@ impl Fleet {
     pub fn record_outcome(
         &mut self,
         id: &MachineId,
-        outcome: Outcome,
+        outcome: CreationOutcome,
         now: Timestamp,
         policy: &Policy,
     ) -> Vec<Change> {
@@ -72,7 +72,7 @@ impl Fleet {
     pub fn record_delayed_outcome(
         &mut self,
         id: &MachineId,
-        outcome: Outcome,
+        outcome: CreationOutcome,
         now: Timestamp,
         policy: &Policy,
     ) -> Vec<Change> {
@@ -82,13 +82,13 @@ impl Fleet {
     fn apply_outcome(
         &mut self,
         id: &MachineId,
-        outcome: Outcome,
+        outcome: CreationOutcome,
         now: Timestamp,
         policy: &Policy,
         is_news: bool,
     ) -> Vec<Change> {
-        self.sightings.in_flight.remove(id);
-        self.sightings.listings_since_request.insert(id.clone(), 0);
+        self.transient.in_flight.remove(id);
+        self.transient.listings_since_request.insert(id.clone(), 0);
         let mut changes = Vec::new();
         let Some(machine) = self.machines.get(id) else { return changes };
         let Some(at) =
@@ -98,18 +98,18 @@ impl Fleet {
         };
         let mut machine = machine.clone();
         match outcome {
-            Outcome::Accepted => {
+            CreationOutcome::Accepted => {
                 machine.requests[at] = VmRequest { at: now, outcome: RequestOutcome::Accepted }
             }
-            Outcome::Created(vm) => {
+            CreationOutcome::Created(vm) => {
                 machine.requests.remove(at);
                 self.bind_created(&mut changes, machine, vm, now);
                 return changes;
             }
-            Outcome::Unclear => {
+            CreationOutcome::Unclear => {
                 machine.requests[at] = VmRequest { at: now, outcome: RequestOutcome::Unclear }
             }
-            Outcome::Refused(failure) => {
+            CreationOutcome::Refused(failure) => {
                 machine.requests.remove(at);
                 let class = machine.class();
                 let reason = failure.reason;
@@ -119,7 +119,7 @@ impl Fleet {
                 }
                 return changes;
             }
-            Outcome::Unavailable(failure) => {
+            CreationOutcome::Unavailable(failure) => {
                 machine.requests.remove(at);
                 let tired = age(self.waits_since(&machine), now) >= self.create_timeout(policy);
                 let phase = match &machine.phase {
@@ -130,14 +130,14 @@ impl Fleet {
                 self.end_attempt(&mut changes, machine, phase);
                 return changes;
             }
-            Outcome::NotSent => {
+            CreationOutcome::NotSent => {
                 machine.requests.remove(at);
                 let phase = if machine.requests.is_empty() { Phase::Pending } else { machine.phase.clone() };
                 self.end_attempt(&mut changes, machine, phase);
                 return changes;
             }
         }
-        self.put(&mut changes, Change::SaveMachine(machine));
+        self.push_change(&mut changes, Change::SaveMachine(machine));
         changes
     }
 
@@ -146,11 +146,11 @@ impl Fleet {
         match machine.phase {
             Phase::Creating { vm: None, .. } => machine.phase = phase,
             Phase::Deleting { vm: None, .. } if machine.requests.is_empty() => {
-                return self.put(changes, Change::DropMachine(machine.id));
+                return self.push_change(changes, Change::DropMachine(machine.id));
             }
             _ => {}
         }
-        self.put(changes, Change::SaveMachine(machine));
+        self.push_change(changes, Change::SaveMachine(machine));
     }
 
     /// Fails the machines of a class that wait for a request. VPSie has no capacity for them either, and Cluster
@@ -165,7 +165,7 @@ impl Fleet {
         let same = |m: &&Machine| m.phase == Phase::Pending && m.class() == *class;
         for machine in self.machines.values().filter(same).cloned().collect::<Vec<_>>() {
             let phase = Phase::Failed { failure: failure.clone(), at: now };
-            self.put(changes, Change::SaveMachine(Machine { phase, ..machine }));
+            self.push_change(changes, Change::SaveMachine(Machine { phase, ..machine }));
         }
     }
 
@@ -174,16 +174,16 @@ impl Fleet {
         let mut changes = Vec::new();
         let Some(mut machine) = self.machines.get(id).cloned() else { return changes };
         if let Phase::Deleting { vm: Some(vm), accepted_at: accepted @ None, .. } = &mut machine.phase {
-            self.sightings.missing.remove(&vm.hostname);
+            self.transient.missing.remove(&vm.hostname);
             *accepted = Some(now);
-            self.put(&mut changes, Change::SaveMachine(machine));
+            self.push_change(&mut changes, Change::SaveMachine(machine));
         }
         changes
     }
 
     /// Machines whose VM is to be deleted at VPSie, the longest given up first.
-    pub fn unwanted(&self) -> Vec<&Machine> {
-        let mut unwanted: Vec<_> = self.machines.values().filter(|m| m.is_unwanted()).collect();
+    pub fn machines_to_delete(&self) -> Vec<&Machine> {
+        let mut unwanted: Vec<_> = self.machines.values().filter(|m| m.needs_vm_deletion()).collect();
         unwanted.sort_by_key(|m| match m.phase {
             Phase::Deleting { since, .. } => since,
             _ => m.created_at,

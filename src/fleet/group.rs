@@ -54,8 +54,8 @@ pub struct DeclaredNode {
     pub labels: BTreeMap<String, String>,
     /// Devices, and bytes of huge pages.
     pub resources: BTreeMap<String, u64>,
-    /// The annotation [`LEARN_ANEW`](super::names::LEARN_ANEW).
-    pub learn_anew: Option<String>,
+    /// The annotation [`RELEARN`](super::names::RELEARN).
+    pub relearn: Option<String>,
 }
 
 impl NodeGroup {

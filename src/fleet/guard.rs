@@ -40,7 +40,7 @@ pub struct Ticket(u64);
 
 /// What became of a creation, as far as the guard needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Created {
+pub enum GuardOutcome {
     /// VPSie accepted it.
     Accepted,
     /// The reply was lost.
@@ -127,7 +127,7 @@ fn list_names(nodes: &[Hostname]) -> String {
 
 /// How far growth is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct GuardStatus {
     /// Creations that are allowed now.
     pub room: u32,
     /// Why no creation is allowed.
@@ -142,7 +142,7 @@ pub struct Verdict {
 
 /// A listed node that may be the result of a creation.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct TrackedNode {
     /// VPSie's identity of the VM, once it is known.
     id: Option<VmId>,
     /// No creation explains it.
@@ -155,7 +155,7 @@ struct Seen {
     deleted: bool,
 }
 
-impl Seen {
+impl TrackedNode {
     /// Whether the listed node with its hostname is another VM.
     fn is_other(&self, node: &ListedNode) -> bool {
         self.id.is_some() && node.id.is_some() && self.id != node.id
@@ -164,7 +164,7 @@ impl Seen {
 
 /// A creation without a VM so far.
 #[derive(Clone, Debug)]
-struct Unseen {
+struct OpenCreation {
     ticket: Ticket,
     at: Duration,
     accepted: bool,
@@ -172,7 +172,7 @@ struct Unseen {
 
 /// What was recorded before this process began.
 #[derive(Clone, Debug, Default)]
-pub struct Before {
+pub struct PriorRecords {
     /// Nodes that no request can have made. None when nothing is recorded yet.
     pub known: Option<BTreeSet<Hostname>>,
     /// Nodes that are the result of requests, by the fleet's records.
@@ -207,10 +207,10 @@ impl Maxima {
 /// The runaway guard.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    before: Before,
+    before: PriorRecords,
     known: Option<BTreeSet<Hostname>>,
-    seen: BTreeMap<Hostname, Seen>,
-    unseen: Vec<Unseen>,
+    seen: BTreeMap<Hostname, TrackedNode>,
+    unseen: Vec<OpenCreation>,
     /// Whether there was a listing.
     listed: bool,
     tickets: u64,
@@ -229,7 +229,7 @@ pub struct Guard {
 
 impl Guard {
     /// A guard that knows what was recorded. Without a record, all that is listed first and is not ours was there before.
-    pub fn new(before: Before) -> Self {
+    pub fn new(before: PriorRecords) -> Self {
         let mut guard = Self { known: before.known.clone(), before, ..Self::default() };
         let (accepted, unclear) = (guard.before.accepted, guard.before.unclear);
         for nth in 0..accepted.saturating_add(unclear) {
@@ -255,13 +255,13 @@ impl Guard {
         }
         self.maxima = maxima.clone();
         if first {
-            self.recall_late();
+            self.release_abandoned();
         }
     }
 
     /// Treats late requests of an earlier process as released, up to the bound. The rest are lost replies, which that
     /// process did not count either: counting them here would halt growth for a day.
-    fn recall_late(&mut self) {
+    fn release_abandoned(&mut self) {
         let late = std::mem::take(&mut self.before.late).min(self.maxima.bound());
         self.released.extend((0..late).map(|_| Duration::ZERO));
     }
@@ -303,7 +303,7 @@ impl Guard {
                 seen.missing = None;
                 seen.id = node.id.clone().or(seen.id.take());
             } else if first.ours.contains(name) {
-                self.seen.insert(name.clone(), Seen { id: node.id.clone(), ..Seen::default() });
+                self.seen.insert(name.clone(), TrackedNode { id: node.id.clone(), ..TrackedNode::default() });
             } else if !known.contains(name) {
                 new.push(node);
             }
@@ -334,7 +334,7 @@ impl Guard {
         let suspect = self.last_creation.is_some_and(|at| now.saturating_sub(at) < SUSPICION);
         if awaited || begins || suspect {
             let unexplained = !awaited && !begins;
-            let seen = Seen { id: node.id.clone(), unexplained, ..Seen::default() };
+            let seen = TrackedNode { id: node.id.clone(), unexplained, ..TrackedNode::default() };
             self.seen.insert(node.hostname.clone(), seen);
         } else if let Some(known) = &mut self.known {
             known.insert(node.hostname.clone());
@@ -345,8 +345,8 @@ impl Guard {
     pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
         // A creation with a lost reply counts for seconds only, so the count is read at once.
-        let doubtful = |creation: &Unseen| !creation.accepted || old(creation.at, DISPROVED_SOON);
-        let missing = |seen: &Seen| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
+        let doubtful = |creation: &OpenCreation| !creation.accepted || old(creation.at, DISPROVED_SOON);
+        let missing = |seen: &TrackedNode| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
         self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
     }
 
@@ -384,10 +384,10 @@ impl Guard {
     /// Allows a creation, or returns why not. Call it immediately before the creation.
     pub fn permit(&mut self, now: Duration) -> Result<Ticket, Halt> {
         self.forget(now, false);
-        match self.verdict(now) {
-            Verdict { halt: Some(halt), .. } => Err(halt),
-            Verdict { halt: None, room: 0, counted, bound, .. } => Err(self.too_many(counted, bound)),
-            Verdict { halt: None, .. } => Ok(self.note_creation(now, false)),
+        match self.status(now) {
+            GuardStatus { halt: Some(halt), .. } => Err(halt),
+            GuardStatus { halt: None, room: 0, counted, bound, .. } => Err(self.too_many(counted, bound)),
+            GuardStatus { halt: None, .. } => Ok(self.note_creation(now, false)),
         }
     }
 
@@ -400,18 +400,18 @@ impl Guard {
     fn note_creation(&mut self, now: Duration, accepted: bool) -> Ticket {
         let ticket = Ticket(self.tickets);
         self.tickets += 1;
-        self.unseen.push(Unseen { ticket, at: now, accepted });
+        self.unseen.push(OpenCreation { ticket, at: now, accepted });
         self.last_creation = Some(now);
         ticket
     }
 
     /// Notes the outcome of a creation. Its VM may have been listed before.
-    pub fn note_outcome(&mut self, ticket: Ticket, outcome: Created) {
+    pub fn note_outcome(&mut self, ticket: Ticket, outcome: GuardOutcome) {
         match outcome {
-            Created::Nothing => self.unseen.retain(|creation| creation.ticket != ticket),
-            Created::Accepted | Created::Unclear => {
+            GuardOutcome::Nothing => self.unseen.retain(|creation| creation.ticket != ticket),
+            GuardOutcome::Accepted | GuardOutcome::Unclear => {
                 for creation in self.unseen.iter_mut().filter(|creation| creation.ticket == ticket) {
-                    creation.accepted = outcome == Created::Accepted;
+                    creation.accepted = outcome == GuardOutcome::Accepted;
                 }
             }
         }
@@ -432,14 +432,14 @@ impl Guard {
     }
 
     /// How far growth is allowed now.
-    pub fn verdict(&self, now: Duration) -> Verdict {
+    pub fn status(&self, now: Duration) -> GuardStatus {
         let listed = self.seen.values().filter(|seen| seen.missing.is_none()).count() as u32;
         let counted = ((self.seen.len() + self.unseen.len()) as u32).max(listed + self.hidden);
         let allowed = self.maxima.bound();
         let held = self.peaks.values().fold(0u32, |sum, peak| sum.saturating_add(*peak));
         let held = self.maxima.cluster.map_or(held, |cluster| cluster.min(held));
         let bound = allowed.max(held);
-        let names = |which: &dyn Fn(&Seen) -> bool| -> Vec<Hostname> {
+        let names = |which: &dyn Fn(&TrackedNode) -> bool| -> Vec<Hostname> {
             self.seen.iter().filter(|(_, seen)| which(seen)).map(|(name, _)| name.clone()).collect()
         };
         let unexplained = names(&|seen| seen.unexplained && seen.missing.is_none());
@@ -460,6 +460,6 @@ impl Guard {
             None
         };
         let room = if halt.is_some() { 0 } else { bound.saturating_sub(counted) };
-        Verdict { room, halt, counted, bound, unexplained: unexplained_count }
+        GuardStatus { room, halt, counted, bound, unexplained: unexplained_count }
     }
 }

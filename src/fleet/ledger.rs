@@ -18,13 +18,13 @@ pub struct Ledger {
     pub known_before: Option<BTreeSet<Hostname>>,
     /// Late requests, from when their machines forgot them.
     #[serde(default)]
-    pub late: Vec<LateRequests>,
+    pub abandoned: Vec<AbandonedRequests>,
 }
 
 /// Late requests of one pool: they have no VM, and their machines no longer wait for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LateRequests {
+pub struct AbandonedRequests {
     /// The pool.
     pub pool: PoolId,
     /// The size that was asked for.
@@ -35,7 +35,7 @@ pub struct LateRequests {
     pub count: u32,
 }
 
-impl LateRequests {
+impl AbandonedRequests {
     /// The class of the VMs that they may make.
     pub fn class(&self) -> MachineClass {
         self.pool.class(self.size)

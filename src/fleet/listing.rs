@@ -44,16 +44,16 @@ impl ListedNode {
 
 /// The parts of a class that a listing shows for all of its workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ShownParts {
+pub(super) struct ShownAttributes {
     pub(super) size: bool,
     datacenter: bool,
     capacity_type: bool,
 }
 
 /// A class as far as a listing shows it. Classes with the same view cannot be told apart.
-pub(super) type View = (Option<SizeId>, Option<DatacenterId>, Option<CapacityType>);
+pub(super) type ShownClass = (Option<SizeId>, Option<DatacenterId>, Option<CapacityType>);
 
-impl ShownParts {
+impl ShownAttributes {
     /// None for a listing without workers.
     pub(super) fn of_listing(nodes: &[ListedNode]) -> Option<Self> {
         let workers = || nodes.iter().filter(|node| node.role == NodeRole::Worker);
@@ -65,7 +65,7 @@ impl ShownParts {
         })
     }
 
-    pub(super) fn view(self, class: &MachineClass) -> View {
+    pub(super) fn shown_class(self, class: &MachineClass) -> ShownClass {
         (
             self.size.then_some(class.size),
             self.datacenter.then(|| class.datacenter.clone()),

@@ -293,7 +293,7 @@ impl Vm {
     }
 
     /// Learns what a listing tells of it.
-    pub(super) fn see(&mut self, node: &ListedNode) {
+    pub(super) fn update_from_listing(&mut self, node: &ListedNode) {
         self.id = self.id.take().or_else(|| node.id.clone());
         if !node.addresses.is_empty() {
             self.addresses.clone_from(&node.addresses);
@@ -373,7 +373,7 @@ impl Machine {
     }
 
     /// Whether VPSie is to be asked to delete its VM.
-    pub fn is_unwanted(&self) -> bool {
+    pub fn needs_vm_deletion(&self) -> bool {
         self.deletable().is_some()
     }
 }

@@ -4,26 +4,26 @@
 //! fleet and returns the [`Change`]s it made. The writer works on a fleet of its own, makes the changes
 //! durable, and only then applies them to the fleet that everybody reads.
 
+mod abandoned_requests;
 mod adoption;
 mod age;
-mod audit;
 mod binding;
 mod cause;
 mod clock_skew;
 mod command;
+mod consistency;
 mod creation;
+mod deadlines;
+mod deferred;
 mod group;
+mod growth_block;
 mod guard;
-mod held_back;
-mod hindrance;
 mod ids;
-mod late_requests;
-mod learned;
-mod learning;
 mod ledger;
 pub(crate) mod lenient;
 mod listing;
 mod machine;
+mod node_samples;
 mod observe;
 mod paid;
 mod policy;
@@ -32,10 +32,10 @@ mod record;
 mod refusal;
 mod room;
 mod shortages;
-mod sightings;
+mod size_profile;
 mod state;
 mod template;
-mod time;
+mod transient;
 mod turns;
 
 #[cfg(test)]
@@ -43,19 +43,18 @@ pub(crate) mod tests;
 
 pub use cause::Cause;
 pub use command::{Names, NodeRef};
-pub use creation::Outcome;
+pub use creation::CreationOutcome;
+pub use deferred::DeferredChanges;
 pub use group::{
     AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
 };
-pub use guard::{Before, Created, Guard, Halt, Maxima, Ticket, Verdict};
-pub use held_back::HeldBack;
-pub use hindrance::Hindrance;
+pub use growth_block::GrowthBlock;
+pub use guard::{Guard, GuardOutcome, GuardStatus, Halt, Maxima, PriorRecords, Ticket};
 pub use ids::{
     ClusterId, Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId,
     PoolIdError, ProviderId, VmId,
 };
-pub use learned::{Amounts, Learned, NodeShape, Sample, ShownNode};
-pub use ledger::{LateRequests, Ledger};
+pub use ledger::{AbandonedRequests, Ledger};
 pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{
     DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
@@ -66,6 +65,7 @@ pub use policy::{Binding, Policy};
 pub use query::Limits;
 pub use record::{Change, RecordKey, Records, UnmanagedKind, UnmanagedNode};
 pub use refusal::{CostLimitReached, Refusal};
+pub use size_profile::{Amounts, NodeShape, ObservedNode, Sample, SizeProfile};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;
-pub use template::{Basis, Reserved, Template, names, node_labels, template};
+pub use template::{FleetSettings, Reserved, Template, names, node_labels, template};

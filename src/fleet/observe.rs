@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::{Hostname, MachineId};
-use super::listing::{ListedNode, NodeRole, ShownParts, VmState};
+use super::listing::{ListedNode, NodeRole, ShownAttributes, VmState};
 use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, UnmanagedKind, UnmanagedNode};
@@ -24,21 +24,21 @@ impl Fleet {
     pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
         let mut changes = Vec::new();
         self.correct_times(&mut changes, now);
-        self.sightings.listed = true;
-        if let Some(shown) = ShownParts::of_listing(nodes) {
-            self.sightings.shown = shown;
+        self.transient.listed = true;
+        if let Some(shown) = ShownAttributes::of_listing(nodes) {
+            self.transient.shown = shown;
         }
         let mut new_nodes = Vec::new();
         for node in nodes {
             if let Some(id) = self.machine_listed(node).map(|m| m.id.clone()) {
-                self.sightings.missing.remove(&node.hostname);
+                self.transient.missing.remove(&node.hostname);
                 self.update_machine(&mut changes, &id, node, now, policy);
                 self.drop_unmanaged(&mut changes, &node.hostname);
             } else if let Some(unmanaged) = self.unmanaged.get(&node.hostname).cloned() {
-                self.sightings.missing.remove(&node.hostname);
+                self.transient.missing.remove(&node.hostname);
                 if unmanaged.id.is_some() && node.id.is_some() && unmanaged.id != node.id {
                     // The same name with another UUID is another VM.
-                    self.put(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
+                    self.push_change(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
                     new_nodes.push(node);
                 } else if node.size.is_some()
                     && matches!(unmanaged.kind, UnmanagedKind::Orphan { size: None, .. })
@@ -57,15 +57,15 @@ impl Fleet {
         self.bind_new_nodes(&mut changes, new_nodes, now, policy);
         let unbound = nodes.iter().filter(|node| self.unmanaged.contains_key(&node.hostname));
         let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
-        if self.sightings.addresses != addresses {
-            self.sightings.addresses = addresses;
+        if self.transient.addresses != addresses {
+            self.transient.addresses = addresses;
         }
-        self.miss(&mut changes, nodes, now, policy);
+        self.process_missing(&mut changes, nodes, now, policy);
         self.adopt(&mut changes, nodes, now);
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
-        for count in self.sightings.listings_since_request.values_mut() {
+        for count in self.transient.listings_since_request.values_mut() {
             *count = count.saturating_add(1);
         }
         changes
@@ -84,7 +84,7 @@ impl Fleet {
     /// A write that broke off may have left both records of a VM: the machine's is the newer one.
     pub(super) fn drop_unmanaged(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
         if self.unmanaged.contains_key(hostname) {
-            self.put(changes, Change::DropUnmanaged(hostname.clone()));
+            self.push_change(changes, Change::DropUnmanaged(hostname.clone()));
         }
     }
 
@@ -101,14 +101,14 @@ impl Fleet {
         let up = policy.running_when_listed && node.state == VmState::Running;
         match &mut machine.phase {
             Phase::Creating { vm: Some(vm), .. } => {
-                vm.see(node);
+                vm.update_from_listing(node);
                 if up {
                     machine.phase = Phase::Running { vm: vm.clone(), since: now };
                 }
             }
-            Phase::Running { vm, .. } => vm.see(node),
+            Phase::Running { vm, .. } => vm.update_from_listing(node),
             Phase::Deleting { vm: Some(vm), accepted_at, .. } => {
-                vm.see(node);
+                vm.update_from_listing(node);
                 // Accepted, and yet it stands: ask again.
                 let stands = accepted_at.is_some_and(|at| age(at, now) >= policy.vanish_after);
                 if stands && node.state != VmState::Terminating {
@@ -118,7 +118,7 @@ impl Fleet {
             _ => {}
         }
         if machine != *old {
-            self.put(changes, Change::SaveMachine(machine));
+            self.push_change(changes, Change::SaveMachine(machine));
         }
     }
 
@@ -135,7 +135,7 @@ impl Fleet {
                 if was.is_some_and(|m| m.vm().is_some()) {
                     unmanaged.kind = UnmanagedKind::Orphan { pool: pool.clone(), size: Some(*size) };
                     unmanaged.first_seen = now;
-                    return self.put(changes, Change::SaveUnmanaged(unmanaged));
+                    return self.push_change(changes, Change::SaveUnmanaged(unmanaged));
                 }
                 let vm = Vm { id: node.id.clone().or(unmanaged.id), ..Vm::listed(node) };
                 let phase = if *deleted {
@@ -157,12 +157,12 @@ impl Fleet {
                     phase,
                     requests: was.map(|m| m.requests.clone()).unwrap_or_default(),
                 };
-                self.put(changes, Change::SaveMachine(back));
-                self.put(changes, Change::DropUnmanaged(node.hostname.clone()));
+                self.push_change(changes, Change::SaveMachine(back));
+                self.push_change(changes, Change::DropUnmanaged(node.hostname.clone()));
             }
             _ if unmanaged.id.is_none() && node.id.is_some() => {
                 unmanaged.id.clone_from(&node.id);
-                self.put(changes, Change::SaveUnmanaged(unmanaged));
+                self.push_change(changes, Change::SaveUnmanaged(unmanaged));
             }
             _ => {}
         }
@@ -182,12 +182,18 @@ impl Fleet {
             kind,
             awaited_by: None,
         };
-        self.put(changes, Change::SaveUnmanaged(unmanaged));
+        self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
 
     /// Concludes from what the listing does not have. A listing of nothing at all proves no disappearance
     /// but of what was to disappear.
-    fn miss(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp, policy: &Policy) {
+    fn process_missing(
+        &mut self,
+        changes: &mut Vec<Change>,
+        nodes: &[ListedNode],
+        now: Timestamp,
+        policy: &Policy,
+    ) {
         let seen: HashSet<&MachineId> =
             nodes.iter().filter_map(|node| self.machine_listed(node)).map(|m| &m.id).collect();
         let bound = self.machines.values().filter(|m| m.vm().is_some());
@@ -195,7 +201,7 @@ impl Fleet {
         let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
         for machine in missing {
             let Some(vm) = machine.vm().cloned() else { continue };
-            let (count, since) = self.count_miss(&vm.hostname, now);
+            let (count, since) = self.count_missing(&vm.hostname, now);
             let vanished =
                 !nodes.is_empty() && count >= MISSES_TO_VANISH && age(since, now) >= policy.vanish_after;
             match machine.phase {
@@ -226,19 +232,19 @@ impl Fleet {
             .map(|s| s.hostname.clone())
             .collect();
         for hostname in absent {
-            let (count, since) = self.count_miss(&hostname, now);
+            let (count, since) = self.count_missing(&hostname, now);
             let missed = count >= MISSES_TO_VANISH && !nodes.is_empty();
             if missed && age(since, now) >= policy.gone_kept {
-                self.sightings.missing.remove(&hostname);
-                self.put(changes, Change::DropUnmanaged(hostname));
+                self.transient.missing.remove(&hostname);
+                self.push_change(changes, Change::DropUnmanaged(hostname));
             } else if missed && age(since, now) >= policy.vanish_after {
                 self.stop_awaiting(changes, &hostname);
             }
         }
     }
 
-    fn count_miss(&mut self, hostname: &Hostname, now: Timestamp) -> (u32, Timestamp) {
-        let entry = self.sightings.missing.entry(hostname.clone()).or_insert((0, now));
+    fn count_missing(&mut self, hostname: &Hostname, now: Timestamp) -> (u32, Timestamp) {
+        let entry = self.transient.missing.entry(hostname.clone()).or_insert((0, now));
         entry.0 += 1;
         *entry
     }
@@ -254,7 +260,7 @@ impl Fleet {
         failure: Option<Failure>,
         now: Timestamp,
     ) {
-        self.sightings.missing.remove(&vm.hostname);
+        self.transient.missing.remove(&vm.hostname);
         let gone = UnmanagedKind::Gone {
             machine: machine.id.clone(),
             pool: machine.pool.clone(),
@@ -278,13 +284,13 @@ impl Fleet {
         };
         let unmanaged =
             UnmanagedNode { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone, awaited_by: None };
-        self.put(changes, Change::SaveUnmanaged(unmanaged));
-        self.put(changes, change);
+        self.push_change(changes, Change::SaveUnmanaged(unmanaged));
+        self.push_change(changes, change);
     }
 
     /// The VM of an orphan, with the addresses that were last listed: its Node may have another name.
     pub(super) fn orphan_vm(&self, orphan: &UnmanagedNode) -> Vm {
-        let addresses = self.sightings.addresses.get(&orphan.hostname).cloned().unwrap_or_default();
+        let addresses = self.transient.addresses.get(&orphan.hostname).cloned().unwrap_or_default();
         Vm { hostname: orphan.hostname.clone(), id: orphan.id.clone(), addresses, provider_id: None }
     }
 
@@ -304,24 +310,24 @@ impl Fleet {
         let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
         orphans.retain(|(orphan, _)| names.contains(&orphan.hostname));
         orphans.sort_by(|(a, _), (b, _)| (a.first_seen, &a.hostname).cmp(&(b.first_seen, &b.hostname)));
-        for (id, class) in self.wanted() {
+        for (id, class) in self.machines_to_request() {
             let Some(at) = orphans.iter().position(|(_, of)| *of == class) else { continue };
             let Some(mut machine) = self.machines.get(&id).cloned() else { continue };
             let (orphan, _) = orphans.remove(at);
             let vm = self.orphan_vm(&orphan);
             machine.phase = Phase::Creating { vm: Some(vm), since: now };
-            self.put(changes, Change::SaveMachine(machine));
-            self.put(changes, Change::DropUnmanaged(orphan.hostname));
+            self.push_change(changes, Change::SaveMachine(machine));
+            self.push_change(changes, Change::DropUnmanaged(orphan.hostname));
         }
     }
 
     /// Takes a Node of a machine: it registered, so the machine is Running.
-    pub fn registered(&mut self, hostname: &Hostname, now: Timestamp) -> Vec<Change> {
+    pub fn note_registered(&mut self, hostname: &Hostname, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname).cloned() else { return changes };
         if let Phase::Creating { vm: Some(vm), .. } = &machine.phase {
             let phase = Phase::Running { vm: vm.clone(), since: now };
-            self.put(&mut changes, Change::SaveMachine(Machine { phase, ..machine }));
+            self.push_change(&mut changes, Change::SaveMachine(Machine { phase, ..machine }));
         }
         changes
     }

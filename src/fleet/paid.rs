@@ -16,11 +16,11 @@ pub fn surge(max: u32) -> u32 {
 }
 
 /// VMs that are paid for and are in no target size, by pool.
-pub(super) type Leaving = HashMap<PoolId, u32>;
+pub(super) type ExtraVms = HashMap<PoolId, u32>;
 
 impl Machine {
     /// Whether a VM of it exists or may come, though it is in no target size any more.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(super) fn is_extra_vm(&self) -> bool {
         let may_come = || self.requests.iter().any(|request| request.outcome != RequestOutcome::Lost);
         matches!(self.phase, Phase::Deleting { .. }) && (self.vm().is_some() || may_come())
     }
@@ -38,13 +38,13 @@ impl UnmanagedNode {
 }
 
 /// Counts one VM of the pool more, or one less.
-pub(super) fn count(leaving: &mut Leaving, pool: &PoolId, more: bool) {
+pub(super) fn count(extra_vms: &mut ExtraVms, pool: &PoolId, more: bool) {
     if more {
-        *leaving.entry(pool.clone()).or_default() += 1;
-    } else if let Some(count) = leaving.get_mut(pool) {
+        *extra_vms.entry(pool.clone()).or_default() += 1;
+    } else if let Some(count) = extra_vms.get_mut(pool) {
         *count = count.saturating_sub(1);
         if *count == 0 {
-            leaving.remove(pool);
+            extra_vms.remove(pool);
         }
     }
 }

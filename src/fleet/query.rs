@@ -86,12 +86,12 @@ impl Fleet {
         let hours = self.prices().hours_per_month;
         let own = group.cost_limit.rate(hours).map(|limit| Budget {
             whose: format!("NodeGroup {}", group.name),
-            cost: self.group_cost(&group.name) + self.leaving_cost(Some(&group.name)),
+            cost: self.group_cost(&group.name) + self.extra_vms_cost(Some(&group.name)),
             limit,
         });
         let all = self.cost_limit().rate(hours).map(|limit| Budget {
             whose: "the cluster".to_owned(),
-            cost: self.total_cost() + self.leaving_cost(None),
+            cost: self.total_cost() + self.extra_vms_cost(None),
             limit,
         });
         own.into_iter().chain(all)

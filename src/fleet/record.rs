@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, VmId};
-use super::learned::Learned;
 use super::ledger::Ledger;
 use super::machine::Machine;
+use super::size_profile::SizeProfile;
 use crate::catalog::{Catalog, SizeId};
 
 /// One durable write. Lists of them are ordered so that any part of one, from the front, loses nothing: a VM is
-/// recorded in its new place before it is dropped from the old one. [`HeldBack`](super::HeldBack) says which writes
+/// recorded in its new place before it is dropped from the old one. [`DeferredChanges`](super::DeferredChanges) says which writes
 /// wait while a record is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
@@ -26,7 +26,7 @@ pub enum Change {
     /// Removes that record.
     DropUnmanaged(Hostname),
     /// Writes what nodes of a size were seen to have.
-    SaveLearned(SizeId, Learned),
+    SaveProfile(SizeId, SizeProfile),
     /// Writes what is remembered of requests and listings.
     SaveLedger(Ledger),
     /// Keeps the last good catalog, so that a start while VPSie is down has one.
@@ -41,7 +41,7 @@ pub enum RecordKey {
     /// That of a listed node that is no machine's.
     Unmanaged(Hostname),
     /// What nodes of a size were seen to have.
-    Learned(SizeId),
+    Profile(SizeId),
     /// What is remembered of requests and listings.
     Ledger,
     /// The catalog.
@@ -53,7 +53,7 @@ impl fmt::Display for RecordKey {
         match self {
             Self::Machine(id) => write!(f, "machine {id}"),
             Self::Unmanaged(hostname) => write!(f, "node {hostname}"),
-            Self::Learned(size) => write!(f, "size {size}"),
+            Self::Profile(size) => write!(f, "size {size}"),
             Self::Ledger => f.write_str("ledger"),
             Self::Catalog => f.write_str("catalog"),
         }
@@ -66,7 +66,7 @@ impl RecordKey {
         match self {
             Self::Machine(_) => "machine",
             Self::Unmanaged(_) => "node",
-            Self::Learned(_) => "size",
+            Self::Profile(_) => "size",
             Self::Ledger => "ledger",
             Self::Catalog => "catalog",
         }
@@ -81,7 +81,7 @@ impl Change {
             Self::DropMachine(id) => RecordKey::Machine(id.clone()),
             Self::SaveUnmanaged(unmanaged) => RecordKey::Unmanaged(unmanaged.hostname.clone()),
             Self::DropUnmanaged(hostname) => RecordKey::Unmanaged(hostname.clone()),
-            Self::SaveLearned(size, _) => RecordKey::Learned(*size),
+            Self::SaveProfile(size, _) => RecordKey::Profile(*size),
             Self::SaveLedger(_) => RecordKey::Ledger,
             Self::SaveCatalog(_) => RecordKey::Catalog,
         }
@@ -96,7 +96,7 @@ pub struct Records {
     /// Listed nodes that are no machine's.
     pub unmanaged: Vec<UnmanagedNode>,
     /// What nodes of a size were seen to have.
-    pub learned: Vec<(SizeId, Learned)>,
+    pub profiles: Vec<(SizeId, SizeProfile)>,
     /// What is remembered of requests and listings.
     pub ledger: Ledger,
     /// The last good catalog.

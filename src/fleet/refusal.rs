@@ -88,7 +88,7 @@ pub enum Refusal {
     },
     /// More VMs would be paid for than the maximum and its surge allow.
     #[error(
-        "pool {pool} cannot grow by {delta}: {whose} has {target} of at most {max} machines, and {leaving} further VMs \
+        "pool {pool} cannot grow by {delta}: {whose} has {target} of at most {max} machines, and {extra_vms} further VMs \
          are paid for (being deleted, orphans, or unexpected nodes); at most {paid_max} together"
     )]
     VmsStillPaid {
@@ -103,7 +103,7 @@ pub enum Refusal {
         /// Most machines.
         max: u32,
         /// VMs that are paid for and do not count.
-        leaving: u32,
+        extra_vms: u32,
         /// Most VMs that may be paid for.
         paid_max: u32,
     },

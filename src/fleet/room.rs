@@ -1,9 +1,9 @@
 //! Room for growth of NodeGroups: their maxima, and the bounds on VMs that are paid for beyond them.
 
 use super::group::NodeGroup;
-use super::guard::{Maxima, Verdict};
+use super::guard::{GuardStatus, Maxima};
 use super::ids::{NodeGroupName, PoolId};
-use super::paid::{Leaving, count, surge};
+use super::paid::{ExtraVms, count, surge};
 use super::record::UnmanagedNode;
 use super::refusal::Refusal;
 use super::state::{Fleet, Pool};
@@ -30,20 +30,20 @@ impl Room {
 
 impl Fleet {
     /// Counts all of them from scratch.
-    pub(super) fn count_leaving(&self) -> Leaving {
-        let mut leaving = Leaving::new();
-        for pool in self.machines.values().filter(|m| m.is_leaving()).map(|m| &m.pool) {
-            count(&mut leaving, pool, true);
+    pub(super) fn count_extra_vms(&self) -> ExtraVms {
+        let mut extra_vms = ExtraVms::new();
+        for pool in self.machines.values().filter(|m| m.is_extra_vm()).map(|m| &m.pool) {
+            count(&mut extra_vms, pool, true);
         }
         for pool in self.unmanaged.values().filter_map(UnmanagedNode::paid_in) {
-            count(&mut leaving, pool, true);
+            count(&mut extra_vms, pool, true);
         }
-        leaving
+        extra_vms
     }
 
     /// Sets the runaway guard's verdict.
-    pub fn set_verdict(&mut self, verdict: Verdict) {
-        self.sightings.verdict = Some(verdict);
+    pub fn set_guard_status(&mut self, verdict: GuardStatus) {
+        self.transient.guard_status = Some(verdict);
     }
 
     /// The maxima of NodeGroups and of the cluster.
@@ -58,30 +58,33 @@ impl Fleet {
     }
 
     /// The runaway guard's last verdict. None until the first listing.
-    pub fn verdict(&self) -> Option<&Verdict> {
-        self.sightings.verdict.as_ref()
+    pub fn guard_status(&self) -> Option<&GuardStatus> {
+        self.transient.guard_status.as_ref()
     }
 
     /// Machines that the runaway guard allows in addition to those that wait.
     fn guard_room(&self) -> u32 {
-        self.sightings.verdict.as_ref().map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
+        self.transient
+            .guard_status
+            .as_ref()
+            .map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
     }
 
     /// VMs of the NodeGroup that are paid for and are in no target size.
-    pub(super) fn group_leaving(&self, group: &NodeGroupName) -> u32 {
-        self.leaving.iter().filter(|(pool, _)| pool.node_group == *group).map(|(_, count)| count).sum()
+    pub(super) fn group_extra_vms(&self, group: &NodeGroupName) -> u32 {
+        self.extra_vms.iter().filter(|(pool, _)| pool.node_group == *group).map(|(_, count)| count).sum()
     }
 
     /// The same, of all NodeGroups.
-    pub(super) fn total_leaving(&self) -> u32 {
-        self.leaving.values().sum()
+    pub(super) fn total_extra_vms(&self) -> u32 {
+        self.extra_vms.values().sum()
     }
 
     /// The cost of the NodeGroup's VMs that are in no target size, as far as prices are known. Without a NodeGroup: of
     /// all NodeGroups.
-    pub(super) fn leaving_cost(&self, group: Option<&NodeGroupName>) -> UsdPerHour {
+    pub(super) fn extra_vms_cost(&self, group: Option<&NodeGroupName>) -> UsdPerHour {
         let of_group =
-            self.leaving.iter().filter(|(pool, _)| group.is_none_or(|group| pool.node_group == *group));
+            self.extra_vms.iter().filter(|(pool, _)| group.is_none_or(|group| pool.node_group == *group));
         let price = |pool: &PoolId| self.pool(&pool.to_string()).and_then(|pool| pool.price);
         of_group.filter_map(|(pool, count)| Some(price(pool)? * *count)).sum()
     }
@@ -91,8 +94,8 @@ impl Fleet {
         let target = self.group_targets.get(&group.name).copied().unwrap_or(0);
         let (total, max) = (self.total_target(), self.max_machines);
         let unpaid = |max: u32, paid: u32| max.saturating_add(surge(max)).saturating_sub(paid);
-        let in_group = unpaid(group.max, target + self.group_leaving(&group.name));
-        let in_cluster = max.map_or(u32::MAX, |max| unpaid(max, total + self.total_leaving()));
+        let in_group = unpaid(group.max, target + self.group_extra_vms(&group.name));
+        let in_cluster = max.map_or(u32::MAX, |max| unpaid(max, total + self.total_extra_vms()));
         Room {
             group: group.max.saturating_sub(target),
             cluster: max.map_or(u32::MAX, |max| max.saturating_sub(total)),
@@ -104,8 +107,8 @@ impl Fleet {
     /// The refusal if the runaway guard leaves too little room.
     pub(super) fn guard_refusal(&self, pool: &Pool, delta: u32) -> Refusal {
         let pool = pool.id.clone();
-        match &self.sightings.verdict {
-            Some(Verdict { halt: Some(halt), .. }) => Refusal::Halted { pool, why: halt.to_string() },
+        match &self.transient.guard_status {
+            Some(GuardStatus { halt: Some(halt), .. }) => Refusal::Halted { pool, why: halt.to_string() },
             verdict => Refusal::AboveVmBound {
                 pool,
                 delta,
@@ -118,22 +121,22 @@ impl Fleet {
 
     /// The refusal if VMs that still exist leave too little room.
     pub(super) fn paid_refusal(&self, pool: &Pool, group: &NodeGroup, delta: u32) -> Refusal {
-        let refusal = |whose: String, target: u32, max: u32, leaving: u32| Refusal::VmsStillPaid {
+        let refusal = |whose: String, target: u32, max: u32, extra_vms: u32| Refusal::VmsStillPaid {
             pool: pool.id.clone(),
             delta,
             whose,
             target,
             max,
-            leaving,
+            extra_vms,
             paid_max: max.saturating_add(surge(max)),
         };
-        let (target, leaving) = (self.group_target(pool), self.group_leaving(&group.name));
-        let of_group = group.max.saturating_add(surge(group.max)).saturating_sub(target + leaving) < delta;
+        let (target, extra_vms) = (self.group_target(pool), self.group_extra_vms(&group.name));
+        let of_group = group.max.saturating_add(surge(group.max)).saturating_sub(target + extra_vms) < delta;
         match self.max_machines {
             Some(max) if !of_group => {
-                refusal("the cluster".to_owned(), self.total_target(), max, self.total_leaving())
+                refusal("the cluster".to_owned(), self.total_target(), max, self.total_extra_vms())
             }
-            _ => refusal(format!("NodeGroup {}", group.name), target, group.max, leaving),
+            _ => refusal(format!("NodeGroup {}", group.name), target, group.max, extra_vms),
         }
     }
 }

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use super::group::{Declaration, NodeGroup};
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
-use super::learned::{Learned, NodeShape, Sample};
 use super::ledger::Ledger;
 use super::machine::Machine;
-use super::paid::{Leaving, count};
+use super::paid::{ExtraVms, count};
 use super::policy::Policy;
 use super::record::{Change, Records, UnmanagedNode};
 use super::shortages::Shortages;
-use super::sightings::{Shared, Sightings};
-use super::template::{Basis, Template, template};
+use super::size_profile::{NodeShape, Sample, SizeProfile};
+use super::template::{FleetSettings, Template, template};
+use super::transient::{Shared, TransientState};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
 use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
 
@@ -26,7 +26,7 @@ pub struct Fleet {
     pub(super) pools: BTreeMap<Arc<str>, Pool>,
     pub(super) machines: BTreeMap<MachineId, Machine>,
     pub(super) unmanaged: BTreeMap<Hostname, UnmanagedNode>,
-    pub(super) learned: BTreeMap<SizeId, Learned>,
+    pub(super) profiles: BTreeMap<SizeId, SizeProfile>,
     pub(super) catalog: Option<Arc<Catalog>>,
     pub(super) max_machines: Option<u32>,
     create_timeout: Option<Duration>,
@@ -36,7 +36,7 @@ pub struct Fleet {
     held: BTreeSet<NodeGroupName>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
-    pub(super) leaving: Leaving,
+    pub(super) extra_vms: ExtraVms,
     pub(super) ledger: Ledger,
     /// Machines that VPSie is to be asked for.
     pub(super) waiting: u32,
@@ -50,8 +50,8 @@ pub struct Fleet {
     /// By what another controller gave their Nodes.
     by_provider_id: HashMap<ProviderId, MachineId>,
     unmanaged_by_vm: HashMap<VmId, Hostname>,
-    basis: Basis,
-    pub(super) sightings: Shared<Sightings>,
+    settings: FleetSettings,
+    pub(super) transient: Shared<TransientState>,
     unreadable: u32,
 }
 
@@ -65,7 +65,7 @@ pub struct Pool {
     /// The offer it rents; kept while machines need it, also when the catalog has it no more.
     pub offer: Offer,
     /// Its place in the order of its NodeGroup's pools, from 0. None when the NodeGroup does not name it (any more).
-    pub place: Option<u32>,
+    pub position: Option<u32>,
     /// Whether the NodeGroup still names it and the catalog still has its offer.
     pub growable: bool,
     /// Price of a machine of this pool. None if it is unknown.
@@ -77,7 +77,11 @@ pub struct Pool {
 
 impl Fleet {
     /// The fleet of what was durable and what is declared.
-    pub fn restore(declared: impl Into<Declaration>, records: Records, basis: impl Into<Basis>) -> Self {
+    pub fn restore(
+        declared: impl Into<Declaration>,
+        records: Records,
+        settings: impl Into<FleetSettings>,
+    ) -> Self {
         let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, held } =
             declared.into();
         let mut fleet = Self {
@@ -87,7 +91,7 @@ impl Fleet {
             create_timeout,
             limits_unknown,
             held,
-            basis: basis.into(),
+            settings: settings.into(),
             ..Self::default()
         };
         fleet.fill(records);
@@ -103,9 +107,9 @@ impl Fleet {
             create_timeout: self.create_timeout,
             limits_unknown: self.limits_unknown.clone(),
             held: self.held.clone(),
-            basis: self.basis.clone(),
+            settings: self.settings.clone(),
             shortages: self.shortages.clone(),
-            sightings: self.sightings.clone(),
+            transient: self.transient.clone(),
             pools: self.pools.clone(),
             ..Self::default()
         };
@@ -118,12 +122,12 @@ impl Fleet {
     }
 
     /// Takes over what the writer's fleet has seen, which no [`Change`] tells.
-    pub fn share_sightings(&mut self, writer: &Self) {
-        self.sightings = writer.sightings.clone();
+    pub fn share_transient_state(&mut self, writer: &Self) {
+        self.transient = writer.transient.clone();
     }
 
     fn fill(&mut self, records: Records) {
-        self.learned = records.learned.into_iter().collect();
+        self.profiles = records.profiles.into_iter().collect();
         self.catalog = records.catalog;
         self.unreadable = records.unreadable;
         self.ledger = records.ledger;
@@ -141,7 +145,7 @@ impl Fleet {
         Records {
             machines: self.machines.values().cloned().collect(),
             unmanaged: self.unmanaged.values().cloned().collect(),
-            learned: self.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
+            profiles: self.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
             ledger: self.ledger.clone(),
             catalog: self.catalog.clone(),
             unreadable: self.unreadable,
@@ -167,12 +171,12 @@ impl Fleet {
     }
 
     /// Takes a catalog. An empty one is ignored: it was never right so far, and would take every pool away.
-    pub fn take_catalog(&mut self, catalog: Catalog) -> Vec<Change> {
+    pub fn update_catalog(&mut self, catalog: Catalog) -> Vec<Change> {
         if catalog.offers.is_empty() || self.catalog.as_deref() == Some(&catalog) {
             return Vec::new();
         }
         let mut changes = Vec::new();
-        self.put(&mut changes, Change::SaveCatalog(Arc::new(catalog)));
+        self.push_change(&mut changes, Change::SaveCatalog(Arc::new(catalog)));
         changes
     }
 
@@ -197,8 +201,8 @@ impl Fleet {
                     self.count_unmanaged(&old, false);
                 }
             }
-            Change::SaveLearned(size, learned) => {
-                self.learned.insert(*size, learned.clone());
+            Change::SaveProfile(size, profile) => {
+                self.profiles.insert(*size, profile.clone());
                 self.derive_pools();
             }
             Change::SaveLedger(ledger) => self.ledger = ledger.clone(),
@@ -210,7 +214,7 @@ impl Fleet {
     }
 
     /// Applies a change and notes it for the store.
-    pub(super) fn put(&mut self, changes: &mut Vec<Change>, change: Change) {
+    pub(super) fn push_change(&mut self, changes: &mut Vec<Change>, change: Change) {
         self.apply(&change);
         changes.push(change);
     }
@@ -260,7 +264,7 @@ impl Fleet {
 
     /// What offers cost.
     pub fn prices(&self) -> &Prices {
-        &self.basis.prices
+        &self.settings.prices
     }
 
     /// What cores and memory cost at the margin, by the offers of all pools.
@@ -270,7 +274,7 @@ impl Fleet {
 
     /// The most that all machines may cost together.
     pub(super) fn cost_limit(&self) -> CostLimit {
-        self.cost_limit.strictest(self.basis.cost_limit)
+        self.cost_limit.strictest(self.settings.cost_limit)
     }
 
     /// Machines of all NodeGroups that count.
@@ -365,8 +369,8 @@ impl Fleet {
     }
 
     fn count_machine(&mut self, machine: &Machine, more: bool) {
-        if machine.is_leaving() {
-            count(&mut self.leaving, &machine.pool, more);
+        if machine.is_extra_vm() {
+            count(&mut self.extra_vms, &machine.pool, more);
         }
         if machine.needs_request() {
             self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
@@ -375,7 +379,7 @@ impl Fleet {
 
     fn count_unmanaged(&mut self, unmanaged: &UnmanagedNode, more: bool) {
         if let Some(pool) = unmanaged.paid_in() {
-            count(&mut self.leaving, pool, more);
+            count(&mut self.extra_vms, pool, more);
         }
     }
 
@@ -436,14 +440,14 @@ impl Fleet {
             None => catalog.resolve(&id.datacenter, &id.offer, id.capacity_type),
         });
         let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
-        let learned = self.shape(offer.size, &id.node_group);
+        let profile = self.shape(offer.size, &id.node_group);
         let nodes = self.shapes(offer.size, &id.node_group);
-        let place = group.and_then(|group| group.pools.iter().position(|pool| pool == id));
+        let position = group.and_then(|group| group.pools.iter().position(|pool| pool == id));
         Pool {
-            place: place.map(|place| place as u32),
-            growable: offered.is_some() && place.is_some() && group.is_some_and(|g| g.deletion.is_none()),
-            template: Arc::new(template(group, id, &offer, learned, &nodes, self.basis.reserved)),
-            price: self.basis.prices.of(&offer),
+            position: position.map(|position| position as u32),
+            growable: offered.is_some() && position.is_some() && group.is_some_and(|g| g.deletion.is_none()),
+            template: Arc::new(template(group, id, &offer, profile, &nodes, self.settings.reserved)),
+            price: self.settings.prices.of(&offer),
             id: id.clone(),
             text,
             offer,
@@ -454,30 +458,30 @@ impl Fleet {
 
     /// The expected shape of a Node of the NodeGroup with that size, if it is known.
     fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
-        let learned = self.learned.get(&size)?;
-        let counts = |sample: &Sample| self.learn_anew(&sample.node_group) == sample.learn_anew.as_ref();
-        let earlier = || learned.earlier().filter(|_| self.learn_anew(group).is_none());
-        learned.shape(group, counts).or_else(earlier)
+        let profile = self.profiles.get(&size)?;
+        let counts = |sample: &Sample| self.relearn(&sample.node_group) == sample.relearn.as_ref();
+        let earlier = || profile.earlier().filter(|_| self.relearn(group).is_none());
+        profile.shape(group, counts).or_else(earlier)
     }
 
     /// Samples of the last Nodes of the NodeGroup with that size.
     pub(super) fn shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
-        let anew = self.learn_anew(group);
-        let nodes = self.learned.get(&size).map(|learned| &learned.nodes);
+        let anew = self.relearn(group);
+        let nodes = self.profiles.get(&size).map(|profile| &profile.nodes);
         let own = nodes
             .into_iter()
             .flatten()
-            .filter(|sample| sample.node_group == *group && sample.learn_anew.as_ref() == anew);
+            .filter(|sample| sample.node_group == *group && sample.relearn.as_ref() == anew);
         own.map(|sample| &sample.shape).collect()
     }
 
-    pub(super) fn learn_anew(&self, group: &NodeGroupName) -> Option<&String> {
-        self.groups.get(group).and_then(|group| group.node.learn_anew.as_ref())
+    pub(super) fn relearn(&self, group: &NodeGroupName) -> Option<&String> {
+        self.groups.get(group).and_then(|group| group.node.relearn.as_ref())
     }
 
     /// What is known of an offer that the catalog does not have: enough for a template that is not empty.
     fn remembered_offer(&self, id: &PoolId, size: Option<SizeId>) -> Offer {
-        let learned = size.and_then(|size| self.learned.get(&size));
+        let profile = size.and_then(|size| self.profiles.get(&size));
         let smallest = Resources { cpu_millis: 1000, memory_mib: 1024, disk_gib: 10, pods: DEFAULT_MAX_PODS };
         Offer {
             size: size.unwrap_or(SizeId::UNKNOWN),
@@ -485,7 +489,7 @@ impl Fleet {
             identifier: None,
             datacenter: id.datacenter.clone(),
             capacity_type: id.capacity_type,
-            resources: learned.map_or(smallest, |learned| learned.capacity),
+            resources: profile.map_or(smallest, |profile| profile.capacity),
             monthly: None,
             hourly: None,
         }

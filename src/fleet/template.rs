@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::group::{NodeGroup, Taint};
 use super::ids::PoolId;
-use super::learned::{Amounts, NODES, NodeShape};
+use super::size_profile::{Amounts, NODES, NodeShape};
 use crate::catalog::{Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
@@ -28,7 +28,7 @@ pub mod names {
     /// similar node groups).
     pub const POOL: &str = "autoscaler.vpsie.com/pool";
     /// Annotation of a NodeGroup: when its value changes, what its Nodes showed before counts no more.
-    pub const LEARN_ANEW: &str = "autoscaler.vpsie.com/learn-anew";
+    pub const RELEARN: &str = "autoscaler.vpsie.com/relearn";
     /// Taint: the Node's VM was made by us and no machine waits for it. Its value says whether we cordoned the Node.
     pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
     /// Annotation that a person sets to `true` on the Node of a worker that a person added: it is not counted as the
@@ -83,7 +83,7 @@ pub struct Reserved {
 
 /// What is assumed of machines, by settings.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Basis {
+pub struct FleetSettings {
     /// What nodes keep from pods until real ones have shown it.
     pub reserved: Reserved,
     /// What offers cost.
@@ -92,7 +92,7 @@ pub struct Basis {
     pub cost_limit: CostLimit,
 }
 
-impl From<Reserved> for Basis {
+impl From<Reserved> for FleetSettings {
     fn from(reserved: Reserved) -> Self {
         Self { reserved, ..Self::default() }
     }
@@ -133,7 +133,7 @@ pub fn template(
     group: Option<&NodeGroup>,
     pool: &PoolId,
     offer: &Offer,
-    learned: Option<NodeShape>,
+    shape: Option<NodeShape>,
     nodes: &[&NodeShape],
     reserved: Reserved,
 ) -> Template {
@@ -150,7 +150,7 @@ pub fn template(
         architecture,
         operating_system,
         mut labels,
-    } = learned.unwrap_or_else(|| nominal.clone());
+    } = shape.unwrap_or_else(|| nominal.clone());
     if capacity.disk_gib == 0 {
         capacity.disk_gib = nominal.capacity.disk_gib;
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::MachineId;
-use super::listing::View;
+use super::listing::ShownClass;
 use super::machine::{Machine, Phase, RequestOutcome};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
@@ -22,26 +22,29 @@ type MachineOfClass<'a> = (&'a Machine, MachineClass);
 
 impl Fleet {
     /// Machines to ask VPSie for, in this order.
-    pub fn wanted(&self) -> Vec<(MachineId, MachineClass)> {
-        self.wanted_of(|_| true)
+    pub fn machines_to_request(&self) -> Vec<(MachineId, MachineClass)> {
+        self.machines_to_request_where(|_| true)
     }
 
     /// The same, without classes that cannot be requested now.
-    pub fn wanted_of(&self, ready: impl Fn(&MachineClass) -> bool) -> Vec<(MachineId, MachineClass)> {
-        let shown = self.sightings.shown;
-        let mut by_view: BTreeMap<View, Vec<MachineOfClass<'_>>> = BTreeMap::new();
+    pub fn machines_to_request_where(
+        &self,
+        ready: impl Fn(&MachineClass) -> bool,
+    ) -> Vec<(MachineId, MachineClass)> {
+        let shown = self.transient.shown;
+        let mut by_shown_class: BTreeMap<ShownClass, Vec<MachineOfClass<'_>>> = BTreeMap::new();
         for machine in self.machines.values().filter(|m| m.needs_request()) {
             let class = machine.class();
             if ready(&class) {
-                by_view.entry(shown.view(&class)).or_default().push((machine, class));
+                by_shown_class.entry(shown.shown_class(&class)).or_default().push((machine, class));
             }
         }
-        let mut turns: BTreeMap<View, MachineClass> = BTreeMap::new();
+        let mut turns: BTreeMap<ShownClass, MachineClass> = BTreeMap::new();
         for class in self.open_requests().into_keys().filter(|class| !self.is_overdue(class)) {
-            turns.entry(shown.view(&class)).or_insert(class);
+            turns.entry(shown.shown_class(&class)).or_insert(class);
         }
-        let of_view = |(view, candidates)| self.on_turn(candidates, turns.get(&view));
-        let wanted = alternate(by_view.into_iter().flat_map(of_view).collect());
+        let of_shown_class = |(view, candidates)| self.on_turn(candidates, turns.get(&view));
+        let wanted = alternate(by_shown_class.into_iter().flat_map(of_shown_class).collect());
         wanted.into_iter().map(|(machine, class)| (machine.id.clone(), class)).collect()
     }
 
@@ -67,7 +70,7 @@ impl Fleet {
 
     /// Whether the newest open request for the class is older than [`HOLD_UP`], so that it holds up no other class.
     pub(super) fn is_overdue(&self, class: &MachineClass) -> bool {
-        self.sightings.overdue.contains(class)
+        self.transient.overdue.contains(class)
     }
 
     /// When VPSie was last asked for each class with a request that may still have a result and a machine that waits
@@ -95,25 +98,26 @@ impl Fleet {
         let overdue: BTreeSet<MachineClass> =
             open.iter().filter(|(_, at)| age(**at, now) >= HOLD_UP).map(|(class, _)| class.clone()).collect();
         let turn = open.keys().any(|class| !overdue.contains(class));
-        if self.sightings.overdue != overdue {
-            self.sightings.overdue = overdue;
+        if self.transient.overdue != overdue {
+            self.transient.overdue = overdue;
         }
-        if !turn && self.sightings.held_up.is_empty() {
+        if !turn && self.transient.held_up.is_empty() {
             return;
         }
         let machines = &self.machines;
-        self.sightings.held_up.retain(|id, _| machines.contains_key(id));
+        self.transient.held_up.retain(|id, _| machines.contains_key(id));
         if turn {
-            let wanted: BTreeSet<MachineId> = self.wanted().into_iter().map(|(id, _)| id).collect();
+            let wanted: BTreeSet<MachineId> =
+                self.machines_to_request().into_iter().map(|(id, _)| id).collect();
             let pending = self.machines.values().filter(|m| m.phase == Phase::Pending);
             let held = pending.filter(|m| !wanted.contains(&m.id)).map(|m| (m.id.clone(), now));
-            self.sightings.held_up.extend(held);
+            self.transient.held_up.extend(held);
         }
     }
 
     /// Since when nothing but VPSie keeps a machine from being asked for.
     pub(super) fn waits_since(&self, machine: &Machine) -> Timestamp {
-        self.sightings.held_up.get(&machine.id).map_or(machine.created_at, |at| machine.created_at.max(*at))
+        self.transient.held_up.get(&machine.id).map_or(machine.created_at, |at| machine.created_at.max(*at))
     }
 }
 

@@ -83,7 +83,7 @@ mod tests {
                 whose,
                 target: 7,
                 max: 10,
-                leaving: 4,
+                extra_vms: 4,
                 paid_max: 12,
             },
             Refusal::Halted { pool: pool.clone(), why: "growth is halted: …".to_owned() },

@@ -225,7 +225,7 @@ async fn executing_service_with_handle() -> (CloudProviderService, FleetHandle) 
     let mut changes: Vec<Change> = records.machines.into_iter().map(Change::SaveMachine).collect();
     changes.extend(records.catalog.map(Change::SaveCatalog));
     store.commit(&changes).await.unwrap();
-    let declared = FleetConfig { declaration: vec![group()].into(), basis: RESERVED.into() };
+    let declared = FleetConfig { declaration: vec![group()].into(), settings: RESERVED.into() };
     let (writer, handle) =
         FleetWriter::load(store, Arc::new(SystemClock), declared, 1, AuditLog::default()).await.unwrap();
     tokio::spawn(writer.run());

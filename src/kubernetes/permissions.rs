@@ -77,7 +77,7 @@ pub const PERMISSIONS: &[Permission] = &[
         "",
         "configmaps",
         &["get", "list", "create", "patch"],
-        "keep the catalog, learned sizes and other nodes",
+        "keep the catalog, size profiles and unmanaged nodes",
     ),
     namespace("coordination.k8s.io", "leases", &["get", "watch", "create", "update"], "elect the leader"),
     namespace("", "pods", &["patch"], "label the leader's pod, which a Service selects (--pod-name)"),

@@ -27,7 +27,7 @@ const CACHE_BYTES: usize = 4 << 20;
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
-const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
+const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
 const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
 /// The key of [`CATALOG`] and [`LEDGER`].
@@ -173,7 +173,7 @@ impl RecordFile {
                 meta.insert("cluster", self.cluster.as_str())?;
                 transaction.open_table(MACHINES)?;
                 transaction.open_table(UNMANAGED)?;
-                transaction.open_table(LEARNED)?;
+                transaction.open_table(PROFILES)?;
                 transaction.open_table(CATALOG)?;
             }
             transaction.commit()?;
@@ -325,12 +325,12 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
     }
     untouchable.retain(|vm| !records.knows_vm(vm));
     records.unmanaged.extend(untouchable);
-    for row in transaction.open_table(LEARNED)?.iter()? {
+    for row in transaction.open_table(PROFILES)?.iter()? {
         let (key, value) = row?;
         let size = SizeId(key.value());
-        let learned = serde_json::from_str(value.value());
-        let learned = readable(&LEARNED, &size, learned, &mut records.unreadable);
-        records.learned.extend(learned.map(|learned| (size, learned)));
+        let profile = serde_json::from_str(value.value());
+        let profile = readable(&PROFILES, &size, profile, &mut records.unreadable);
+        records.profiles.extend(profile.map(|profile| (size, profile)));
     }
     if let Some(value) = transaction.open_table(CATALOG)?.get(LAST)? {
         let catalog = serde_json::from_str(value.value());
@@ -390,7 +390,7 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
         }
         let mut machines = transaction.open_table(MACHINES)?;
         let mut unmanaged_rows = transaction.open_table(UNMANAGED)?;
-        let mut learned = transaction.open_table(LEARNED)?;
+        let mut profile = transaction.open_table(PROFILES)?;
         for change in changes {
             match change {
                 Change::SaveMachine(machine) => {
@@ -405,8 +405,8 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
                 Change::DropUnmanaged(hostname) => {
                     unmanaged_rows.remove(hostname.as_str())?;
                 }
-                Change::SaveLearned(size, seen) => {
-                    learned.insert(size.0, encode(seen)?.as_str())?;
+                Change::SaveProfile(size, seen) => {
+                    profile.insert(size.0, encode(seen)?.as_str())?;
                 }
                 Change::SaveLedger(ledger) => {
                     let mut table = transaction.open_table(LEDGER)?;

@@ -14,8 +14,8 @@ use super::tests::cluster;
 use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, LateRequests, Learned, Ledger,
-    Machine, NodeShape, Phase, Records, RequestOutcome, Sample, UnmanagedKind, UnmanagedNode, Vm, VmId,
+    AbandonedRequests, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Machine,
+    NodeShape, Phase, Records, RequestOutcome, Sample, SizeProfile, UnmanagedKind, UnmanagedNode, Vm, VmId,
     VmRequest,
 };
 
@@ -26,7 +26,7 @@ const FUTURE: &str = include_str!("formats/3.json");
 
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
-const LEARNED: TableDefinition<'_, u64, &str> = TableDefinition::new("learned");
+const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
 const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
@@ -67,7 +67,7 @@ struct RecordSet {
     machines: BTreeMap<String, Value>,
     unmanaged: BTreeMap<String, Value>,
     #[serde(default)]
-    learned: BTreeMap<u64, Value>,
+    profiles: BTreeMap<u64, Value>,
     #[serde(default)]
     ledger: BTreeMap<String, Value>,
     #[serde(default)]
@@ -156,13 +156,13 @@ fn records() -> Records {
         node: "node-uid-3".to_owned(),
         registered: at(3),
         node_group: "workers".into(),
-        learn_anew: Some("1".to_owned()),
+        relearn: Some("1".to_owned()),
         shape,
     };
-    records.learned.extend(Learned::from_nodes(vec![sample]).map(|learned| (SizeId(12), learned)));
-    let late = LateRequests { pool: pool(), size: SizeId(12), at: at(2), count: 1 };
+    records.profiles.extend(SizeProfile::from_nodes(vec![sample]).map(|profile| (SizeId(12), profile)));
+    let abandoned = AbandonedRequests { pool: pool(), size: SizeId(12), at: at(2), count: 1 };
     let known_before = Some([Hostname::new("ams-master-1")].into());
-    records.ledger = Ledger { known_before, late: vec![late] };
+    records.ledger = Ledger { known_before, abandoned: vec![abandoned] };
     let offer = Offer {
         size: SizeId(12),
         name: "s-2vcpu-4gb".to_owned(),
@@ -180,10 +180,10 @@ fn records() -> Records {
 fn changes(records: Records) -> Vec<Change> {
     let machines = records.machines.into_iter().map(Change::SaveMachine);
     let unmanaged = records.unmanaged.into_iter().map(Change::SaveUnmanaged);
-    let learned = records.learned.into_iter().map(|(size, learned)| Change::SaveLearned(size, learned));
+    let profile = records.profiles.into_iter().map(|(size, profile)| Change::SaveProfile(size, profile));
     let ledger = (records.ledger != Ledger::default()).then_some(Change::SaveLedger(records.ledger));
     let catalog = records.catalog.map(Change::SaveCatalog);
-    machines.chain(unmanaged).chain(learned).chain(ledger).chain(catalog).collect()
+    machines.chain(unmanaged).chain(profile).chain(ledger).chain(catalog).collect()
 }
 
 fn server() -> FakeKube {
@@ -233,8 +233,8 @@ impl FileOf {
                 table.insert(key.as_str(), value.to_string().as_str()).unwrap();
             }
         }
-        for (size, value) in written.learned {
-            let mut table = transaction.open_table(LEARNED).unwrap();
+        for (size, value) in written.profiles {
+            let mut table = transaction.open_table(PROFILES).unwrap();
             table.insert(size, value.to_string().as_str()).unwrap();
         }
         transaction.commit().unwrap();
@@ -284,15 +284,15 @@ fn written(kube: &FakeKube, path: &Path) -> RecordSet {
         objects,
         machines: rows(path, MACHINES),
         unmanaged: rows(path, UNMANAGED),
-        learned: learned_rows(path),
+        profiles: profile_rows(path),
         ledger: rows(path, LEDGER),
         catalog: rows(path, CATALOG),
     }
 }
 
-fn learned_rows(path: &Path) -> BTreeMap<u64, Value> {
+fn profile_rows(path: &Path) -> BTreeMap<u64, Value> {
     let database = redb::Database::open(path).unwrap();
-    let table = database.begin_read().unwrap().open_table(LEARNED).unwrap();
+    let table = database.begin_read().unwrap().open_table(PROFILES).unwrap();
     let rows = table.iter().unwrap().map(Result::unwrap);
     rows.map(|(key, value)| (key.value(), serde_json::from_str(value.value()).unwrap())).collect()
 }
@@ -394,7 +394,7 @@ async fn a_newer_format_loses_no_vm_and_blocks_nothing() {
         let known_before = records.ledger.known_before.unwrap();
         assert!(known_before.contains(&Hostname::new("ams-master-1")), "unknown fields are ignored");
         assert_eq!(records.catalog.unwrap().offers.len(), 1);
-        assert_eq!(records.learned.len(), 1);
+        assert_eq!(records.profiles.len(), 1);
     }
     file.open().await.commit(&changes(machines_and_unmanaged_nodes())).await.unwrap();
     assert_eq!(file.revision(), "3", "other rows still have it");

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{Store, StoreError};
 use crate::catalog::{Catalog, SizeId};
-use crate::fleet::{Change, Hostname, Learned, Ledger, Machine, MachineId, Records, UnmanagedNode};
+use crate::fleet::{Change, Hostname, Ledger, Machine, MachineId, Records, SizeProfile, UnmanagedNode};
 
 /// Keeps records in memory. Clones share them, so that records survive a simulated crash.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ pub struct MemoryStore(Arc<Mutex<RecordMaps>>);
 struct RecordMaps {
     machines: BTreeMap<MachineId, Machine>,
     unmanaged: BTreeMap<Hostname, UnmanagedNode>,
-    learned: BTreeMap<SizeId, Learned>,
+    profiles: BTreeMap<SizeId, SizeProfile>,
     ledger: Ledger,
     catalog: Option<Arc<Catalog>>,
 }
@@ -34,7 +34,7 @@ impl MemoryStore {
         Records {
             machines: records.machines.values().cloned().collect(),
             unmanaged: records.unmanaged.values().cloned().collect(),
-            learned: records.learned.iter().map(|(size, learned)| (*size, learned.clone())).collect(),
+            profiles: records.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
             ledger: records.ledger.clone(),
             catalog: records.catalog.clone(),
             unreadable: 0,
@@ -58,8 +58,8 @@ impl MemoryStore {
                 Change::DropUnmanaged(hostname) => {
                     records.unmanaged.remove(&hostname);
                 }
-                Change::SaveLearned(size, learned) => {
-                    records.learned.insert(size, learned);
+                Change::SaveProfile(size, profile) => {
+                    records.profiles.insert(size, profile);
                 }
                 Change::SaveLedger(ledger) => records.ledger = ledger,
                 Change::SaveCatalog(catalog) => records.catalog = Some(catalog),

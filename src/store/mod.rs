@@ -40,7 +40,7 @@ pub trait Store: Send + Sync + 'static {
     /// The next listing corrects two records of one VM: the machine's record counts.
     ///
     /// A record that can never be written must not block the others: [`StoreError::Refused`] names it. All
-    /// other changes are durable then, except those that [`HeldBack`](crate::fleet::HeldBack) holds.
+    /// other changes are durable then, except those that [`DeferredChanges`](crate::fleet::DeferredChanges) holds.
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 }
 

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use super::{FileStore, MemoryStore, Store, StoreError};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    Change, ClusterId, Hostname, LateRequests, Learned, Ledger, Machine, MachineId, NodeShape, Phase,
-    Records, Sample, UnmanagedKind, UnmanagedNode,
+    AbandonedRequests, Change, ClusterId, Hostname, Ledger, Machine, MachineId, NodeShape, Phase, Records,
+    Sample, SizeProfile, UnmanagedKind, UnmanagedNode,
 };
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
@@ -44,7 +44,7 @@ fn resources() -> Resources {
     Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 }
 }
 
-fn learned() -> Learned {
+fn profile() -> SizeProfile {
     let shape = NodeShape {
         extended_capacity: [("nvidia.com/gpu".to_owned(), 1)].into(),
         architecture: Some("arm64".to_owned()),
@@ -55,10 +55,10 @@ fn learned() -> Learned {
         node: "uid-1".to_owned(),
         registered: "2026-11-24T10:00:00Z".parse().unwrap(),
         node_group: "workers".into(),
-        learn_anew: Some("1".to_owned()),
+        relearn: Some("1".to_owned()),
         shape,
     };
-    Learned::from_nodes(vec![sample]).unwrap()
+    SizeProfile::from_nodes(vec![sample]).unwrap()
 }
 
 fn catalog() -> Arc<Catalog> {
@@ -88,7 +88,7 @@ pub(super) fn changes() -> Vec<Change> {
         Change::SaveUnmanaged(unmanaged("control-plane")),
         Change::SaveUnmanaged(unmanaged("passer-by")),
         Change::DropUnmanaged(Hostname::new("passer-by")),
-        Change::SaveLearned(SizeId(12), learned()),
+        Change::SaveProfile(SizeId(12), profile()),
         Change::SaveCatalog(catalog()),
         Change::SaveLedger(Ledger::default()),
         Change::SaveLedger(ledger()),
@@ -99,7 +99,7 @@ pub(super) fn expected() -> Records {
     Records {
         machines: vec![machine("workers-1"), Machine { size: SizeId(13), ..machine("workers-2") }],
         unmanaged: vec![unmanaged("control-plane")],
-        learned: vec![(SizeId(12), learned())],
+        profiles: vec![(SizeId(12), profile())],
         ledger: ledger(),
         catalog: Some(catalog()),
         unreadable: 0,
@@ -107,13 +107,13 @@ pub(super) fn expected() -> Records {
 }
 
 fn ledger() -> Ledger {
-    let late = LateRequests {
+    let abandoned = AbandonedRequests {
         pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(),
         size: SizeId(12),
         at: "2026-11-24T09:00:00Z".parse().unwrap(),
         count: 2,
     };
-    Ledger { known_before: Some([Hostname::new("control-plane")].into()), late: vec![late] }
+    Ledger { known_before: Some([Hostname::new("control-plane")].into()), abandoned: vec![abandoned] }
 }
 
 struct Folder(TempDir);
@@ -274,7 +274,7 @@ async fn an_unreadable_record_stays_unchanged_and_is_counted() {
 #[tokio::test]
 async fn keeps_an_unreadable_ledger_beside_the_new_one() {
     let folder = Folder::new();
-    let path = edited(&folder, LEDGER, "last", "{\"late\": 7}").await;
+    let path = edited(&folder, LEDGER, "last", "{\"abandoned\": 7}").await;
     let store = FileStore::open(&path, &cluster()).await.unwrap();
     let records = store.load().await.unwrap();
     assert_eq!((records.ledger, records.unreadable), (Ledger::default(), 1));
@@ -284,7 +284,7 @@ async fn keeps_an_unreadable_ledger_beside_the_new_one() {
     drop(store);
     let database = redb::Database::open(&path).unwrap();
     let table = database.begin_read().unwrap().open_table(LEDGER).unwrap();
-    assert_eq!(table.get("unreadable").unwrap().unwrap().value(), "{\"late\": 7}");
+    assert_eq!(table.get("unreadable").unwrap().unwrap().value(), "{\"abandoned\": 7}");
 }
 
 #[tokio::test]

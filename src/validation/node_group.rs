@@ -178,9 +178,9 @@ fn reserved_label(key: &str, reserved: &api::Reserved) -> String {
 
 fn check_node_template(manifest: &api::NodeGroup, findings: &mut Findings) -> DeclaredNode {
     let annotations = manifest.metadata.annotations.as_ref();
-    let learn_anew = annotations.and_then(|all| all.get(names::LEARN_ANEW)).cloned();
+    let relearn = annotations.and_then(|all| all.get(names::RELEARN)).cloned();
     let Some(template) = &manifest.spec.node_template else {
-        return DeclaredNode { learn_anew, ..DeclaredNode::default() };
+        return DeclaredNode { relearn, ..DeclaredNode::default() };
     };
     check_labels("spec.nodeTemplate.labels", &template.labels, findings);
     let mut resources = BTreeMap::new();
@@ -197,7 +197,7 @@ fn check_node_template(manifest: &api::NodeGroup, findings: &mut Findings) -> De
         operating_system: template.operating_system.clone(),
         labels: template.labels.clone(),
         resources,
-        learn_anew,
+        relearn,
     }
 }
 

@@ -197,13 +197,12 @@ fn what_nodes_have_is_declared() {
         "{GOOD}  nodeTemplate: {{architecture: arm64, labels: {{region: ams1}}, resources: {{nvidia.com/gpu: '2', \
          hugepages-2Mi: 512Mi}}}}\n"
     );
-    let text =
-        text.replace("metadata:", "metadata:\n  annotations: {autoscaler.vpsie.com/learn-anew: again}");
+    let text = text.replace("metadata:", "metadata:\n  annotations: {autoscaler.vpsie.com/relearn: again}");
     let node = &parse(&text).unwrap().groups[0].node;
     assert_eq!((node.architecture.as_deref(), &node.operating_system), (Some("arm64"), &None));
     assert_eq!(node.labels["region"], "ams1");
     assert_eq!((node.resources["nvidia.com/gpu"], node.resources["hugepages-2Mi"]), (2, 512 << 20));
-    assert_eq!(node.learn_anew.as_deref(), Some("again"));
+    assert_eq!(node.relearn.as_deref(), Some("again"));
     let problem = parse(&format!("{GOOD}  nodeTemplate: {{labels: {{kubernetes.io/arch: arm64}}}}\n"));
     let problem = problem.unwrap_err().to_string();
     assert!(problem.ends_with("write spec.nodeTemplate.architecture instead"), "{problem}");

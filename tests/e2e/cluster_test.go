@@ -172,8 +172,8 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	// A Node counts once it has been the same for 30 seconds.
 	await(t, "what the new Nodes have is kept beside the tool's annotation", 90*time.Second, func() error {
 		_, err := w.cluster.get(catalog, &kept)
-		learned := slices.ContainsFunc(slices.Collect(maps.Keys(kept.Data)), func(key string) bool { return strings.HasPrefix(key, "learned.") })
-		if err == nil && !(learned && kept.Metadata.Annotations["somebodys"] == "tool") {
+		profiled := slices.ContainsFunc(slices.Collect(maps.Keys(kept.Data)), func(key string) bool { return strings.HasPrefix(key, "profile.") })
+		if err == nil && !(profiled && kept.Metadata.Annotations["somebodys"] == "tool") {
 			err = fmt.Errorf("%v", kept)
 		}
 		return err

@@ -30,7 +30,7 @@ type record struct {
 	}
 	Spec struct {
 		Group string `json:"nodeGroupName"`
-		Asks  []struct{ Outcome string }
+		Requests []struct{ Outcome string }
 	}
 	Status struct {
 		Phase    string
@@ -170,7 +170,7 @@ func (c *controlPlane) records() ([]record, error) {
 // waits is whether a machine without a VM stays only because a request of it may still have a result: its answer was lost
 // when the provider was killed.
 func (r record) waits() bool {
-	return r.Status.Phase == "Deleting" && r.Status.VM == "" && len(r.Spec.Asks) > 0 && r.Spec.Asks[0].Outcome == "Lost"
+	return r.Status.Phase == "Deleting" && r.Status.VM == "" && len(r.Spec.Requests) > 0 && r.Spec.Requests[0].Outcome == "Lost"
 }
 
 func (c *controlPlane) nodeGroups() ([]declared, error) {

@@ -3,7 +3,7 @@
 use clap::Parser;
 use vpsie_autoscaler::config::{ServeArgs, Settings, sample_manifests};
 use vpsie_autoscaler::cost::HoursPerMonth;
-use vpsie_autoscaler::fleet::{Basis, Fleet};
+use vpsie_autoscaler::fleet::{Fleet, FleetSettings};
 use vpsie_autoscaler::validation::{Source, parse_duration, parse_manifests};
 
 use crate::fleets::{live, records};
@@ -31,7 +31,7 @@ pub(crate) fn run(input: &[u8]) {
         "groups" => {
             let source = Source { name: "fuzz".to_owned(), text: text.to_owned() };
             if let Ok(manifests) = parse_manifests("fuzz", &[source]) {
-                live(Fleet::restore(manifests.groups, records(), Basis::default()), &[]);
+                live(Fleet::restore(manifests.groups, records(), FleetSettings::default()), &[]);
             }
         }
         "prices" => prices(text),
@@ -50,7 +50,7 @@ fn prices(text: &str) {
     let path = file.path().display().to_string();
     let line = Line::try_parse_from(["fuzz", "--simulate", "--price-file", path.as_str()]).unwrap();
     if let Ok(settings) = Settings::new(line.serve) {
-        let fleet = Fleet::restore(vec![crate::fleets::group()], records(), settings.basis);
+        let fleet = Fleet::restore(vec![crate::fleets::group()], records(), settings.fleet);
         live(fleet, &[]);
     }
 }

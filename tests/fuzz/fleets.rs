@@ -86,25 +86,25 @@ pub(crate) fn live(mut fleet: Fleet, listings: &[Vec<ListedNode>]) {
     let policy = vpsie_autoscaler::fleet::Policy::default();
     let mut names = namer();
     // Records that contradict each other make a fleet that does, too; a sound one stays sound.
-    let check: fn(&Fleet) = if fleet.audit().is_ok() { check } else { check_reads };
+    let check: fn(&Fleet) = if fleet.check_consistency().is_ok() { check } else { check_reads };
     check(&fleet);
     for minute in 0..12 {
         let now = NOW + Duration::from_mins(10 * minute);
         let empty = Vec::new();
         let nodes = listings.get(minute as usize % listings.len().max(1)).unwrap_or(&empty);
         fleet.observe(nodes, now, &policy);
-        fleet.take_in(nodes, now, &mut names);
+        fleet.adopt_workers(nodes, now, &mut names);
         let _ = fleet.increase(SMALL, 1, now, &mut names);
         let wanted: Vec<_> = fleet.machines().map(|machine| machine.id.clone()).take(3).collect();
         fleet.record_requests(&wanted, now);
-        fleet.pass_time(now, &policy, &mut names);
+        fleet.apply_deadlines(now, &policy, &mut names);
         check(&fleet);
     }
 }
 
 /// What must hold of every fleet.
 pub(crate) fn check(fleet: &Fleet) {
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
     check_reads(fleet);
 }
 

@@ -11,7 +11,7 @@ use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use prost::Message;
 use tonic::Request;
 use vpsie_autoscaler::control::{AuditLog, FleetConfig, FleetHandle, FleetWriter};
-use vpsie_autoscaler::fleet::{Basis, Change};
+use vpsie_autoscaler::fleet::{Change, FleetSettings};
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProvider as _;
 use vpsie_autoscaler::grpc::proto::grpcplugin::expander_server::Expander as _;
 use vpsie_autoscaler::grpc::proto::grpcplugin::{BestOptionsRequest, Option as WireOption};
@@ -120,7 +120,7 @@ async fn handle() -> (FleetHandle, tokio::task::JoinHandle<()>) {
     let changes: Vec<Change> = machines().into_iter().map(Change::SaveMachine).collect();
     store.write(&changes);
     store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
-    let declared = FleetConfig { declaration: vec![group()].into(), basis: Basis::default() };
+    let declared = FleetConfig { declaration: vec![group()].into(), settings: FleetSettings::default() };
     let (writer, handle) =
         FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, AuditLog::default()).await.unwrap();
     (handle, tokio::spawn(writer.run()))

@@ -16,7 +16,7 @@ use vpsie_autoscaler::api::{NodeGroup, VPSieNode};
 use vpsie_autoscaler::control::{
     AuditLog, FleetConfig, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
 };
-use vpsie_autoscaler::fleet::{Basis, Change, Fleet};
+use vpsie_autoscaler::fleet::{Change, Fleet, FleetSettings};
 use vpsie_autoscaler::store::{MemoryStore, records_of};
 use vpsie_autoscaler::validation::check_node_group;
 
@@ -40,7 +40,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "vpsie-autoscaler-catalog"},
         "data": {"catalog": serde_json::to_string(&catalog()).unwrap(),
-            "learned.2": "{\"capacity\":{\"cpuMillis\":2000,\"memoryMib\":4000,\"diskGib\":80,\"pods\":110},\"allocatable\":{\"cpuMillis\":1900,\"memoryMib\":3500,\"diskGib\":70,\"pods\":110}}"},
+            "profile.2": "{\"capacity\":{\"cpuMillis\":2000,\"memoryMib\":4000,\"diskGib\":80,\"pods\":110},\"allocatable\":{\"cpuMillis\":1900,\"memoryMib\":3500,\"diskGib\":70,\"pods\":110}}"},
     });
     let group = json!({
         "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
@@ -121,7 +121,7 @@ pub(crate) fn run(input: &[u8]) {
             && let Ok(checked) = check_node_group(&object)
         {
             let records = crate::fleets::records();
-            live(Fleet::restore(vec![checked.group], records, Basis::default()), &[]);
+            live(Fleet::restore(vec![checked.group], records, FleetSettings::default()), &[]);
         }
     }
     if objects.iter().any(|(kind, _)| matches!(kind.as_str(), "Node" | "NodeGroup" | "AutoscalerConfig")) {
@@ -141,7 +141,7 @@ fn records_from(objects: &[(String, Value)]) {
     }
     let records = records_of(&nodes, &maps);
     let listing = listing(&records);
-    live(Fleet::restore(vec![group()], records, Basis::default()), &[listing]);
+    live(Fleet::restore(vec![group()], records, FleetSettings::default()), &[listing]);
 }
 
 /// The loops that watch Nodes, NodeGroups and the AutoscalerConfig, for two minutes.
@@ -150,7 +150,7 @@ async fn loops(objects: Vec<(String, Value)>) {
     let changes: Vec<Change> = machines().into_iter().map(Change::SaveMachine).collect();
     store.write(&changes);
     store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
-    let declared = FleetConfig { declaration: vec![group()].into(), basis: Basis::default() };
+    let declared = FleetConfig { declaration: vec![group()].into(), settings: FleetSettings::default() };
     let (writer, handle) =
         FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, AuditLog::default()).await.unwrap();
     let (client, shutdown) = (server(objects), CancellationToken::new());

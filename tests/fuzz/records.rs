@@ -6,7 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use vpsie_autoscaler::catalog::{CapacityType, Catalog, SizeId};
 use vpsie_autoscaler::fleet::{
-    Basis, Fleet, Hostname, Learned, ListedNode, Machine, NodeRole, Records, UnmanagedNode, Vm, VmState,
+    Fleet, FleetSettings, Hostname, ListedNode, Machine, NodeRole, Records, SizeProfile, UnmanagedNode, Vm,
+    VmState,
 };
 
 use crate::fleets::{catalog, group, live};
@@ -40,8 +41,8 @@ pub(crate) fn read(input: &[u8]) -> Records {
                 }
             }
             _ => records
-                .learned
-                .extend(serde_json::from_str::<Learned>(json).ok().map(|learned| (SizeId(2), learned))),
+                .profiles
+                .extend(serde_json::from_str::<SizeProfile>(json).ok().map(|profile| (SizeId(2), profile))),
         }
     }
     records
@@ -71,5 +72,5 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
 pub(crate) fn run(input: &[u8]) {
     let records = read(input);
     let listing = listing(&records);
-    live(Fleet::restore(vec![group()], records, Basis::default()), &[listing, Vec::new()]);
+    live(Fleet::restore(vec![group()], records, FleetSettings::default()), &[listing, Vec::new()]);
 }

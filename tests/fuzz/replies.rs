@@ -138,9 +138,12 @@ pub(crate) fn run(input: &[u8]) {
                         let price = Prices::default().of(offer);
                         assert!(price.is_none_or(UsdPerHour::is_positive), "{offer:?}");
                     }
-                    let mut fleet =
-                        Fleet::restore(vec![group()], records(), vpsie_autoscaler::fleet::Basis::default());
-                    fleet.take_catalog(catalog);
+                    let mut fleet = Fleet::restore(
+                        vec![group()],
+                        records(),
+                        vpsie_autoscaler::fleet::FleetSettings::default(),
+                    );
+                    fleet.update_catalog(catalog);
                     live(fleet, &[]);
                 }
             }
@@ -178,7 +181,11 @@ pub(crate) fn run(input: &[u8]) {
                     assert!(!node.hostname.as_str().is_empty());
                 }
                 live(
-                    Fleet::restore(vec![group()], records(), vpsie_autoscaler::fleet::Basis::default()),
+                    Fleet::restore(
+                        vec![group()],
+                        records(),
+                        vpsie_autoscaler::fleet::FleetSettings::default(),
+                    ),
                     &listings,
                 );
             }

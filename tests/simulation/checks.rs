@@ -134,7 +134,7 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
 /// The fleet in memory, when nothing is being written: it is what is on disk, and is consistent.
 pub(crate) fn memory(handle: &FleetHandle, records: &Records) -> Result<(), String> {
     handle.read(|fleet| {
-        fleet.audit().map_err(|why| format!("1: {why}"))?;
+        fleet.check_consistency().map_err(|why| format!("1: {why}"))?;
         if fleet.records() == *records {
             return Ok(());
         }

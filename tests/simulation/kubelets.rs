@@ -57,7 +57,7 @@ pub(crate) async fn kubelets(
                 node.labels.extend(labels);
             });
             // Without a store it waits; the next step tries again.
-            let registered = handle.registered(hostname.clone());
+            let registered = handle.note_registered(hostname.clone());
             drop(tokio::time::timeout(Duration::from_secs(1), registered).await);
         }
         let gone = handle.read(|fleet| {

@@ -44,7 +44,7 @@ impl Stage {
         match machine.phase {
             Phase::Pending => Self::Pending,
             Phase::Creating { vm: None, .. } => Self::Creating,
-            _ if machine.is_unwanted() => Self::Deleting,
+            _ if machine.needs_vm_deletion() => Self::Deleting,
             _ => Self::Other,
         }
     }
@@ -131,7 +131,7 @@ impl Liveness {
 
     /// The runaway guard halts growth only where VPSie gives it a reason.
     fn growth_goes_on(&mut self, fleet: &Fleet, sky: &Sky<'_>, now: Instant) -> Result<(), String> {
-        let halt = fleet.verdict().and_then(|verdict| verdict.halt.as_ref());
+        let halt = fleet.guard_status().and_then(|verdict| verdict.halt.as_ref());
         // VPSie may fulfil an unfulfilled request late, so such requests halt growth.
         let Some(halt) = halt.filter(|_| !sky.may_halt && sky.short.is_empty()) else {
             self.halted_since = None;

@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::control::FleetConfig;
-use vpsie_autoscaler::fleet::{Basis, Policy};
+use vpsie_autoscaler::fleet::{FleetSettings, Policy};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::{Nodes, Shapes, Simulator, SimulatorConfig, Span, VmKind};
@@ -256,7 +256,7 @@ impl World {
             store: self.store.open(),
             transport: self.network.transport(),
             clock: Arc::new(self.clock.clone()),
-            declared: FleetConfig { declaration: groups.into(), basis: Basis::default() },
+            declared: FleetConfig { declaration: groups.into(), settings: FleetSettings::default() },
             policy: Policy { running_when_listed: self.seed.is_multiple_of(2), ..Policy::default() },
             base: base(self.shapes),
         };

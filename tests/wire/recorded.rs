@@ -185,7 +185,7 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
     };
     let declared = FleetConfig {
         declaration: vec![group].into(),
-        basis: Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 }.into(),
+        settings: Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 }.into(),
     };
     let (writer, handle) =
         FleetWriter::load(Arc::new(store), Arc::new(SystemClock), declared, 0, AuditLog::default())

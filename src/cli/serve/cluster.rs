@@ -209,7 +209,8 @@ impl LeaderComponents {
     async fn load(&self, settings: &Settings, audit_log: crate::control::AuditLog) -> Option<LoadedRecords> {
         let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
         let (writer, handle) = loop {
-            let declared = FleetConfig { declaration: Declaration::default(), basis: settings.basis.clone() };
+            let declared =
+                FleetConfig { declaration: Declaration::default(), settings: settings.fleet.clone() };
             let seed = rand::random();
             let clock = Arc::clone(&self.clock);
             let loading =

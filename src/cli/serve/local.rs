@@ -49,7 +49,7 @@ pub(super) async fn run(
         ..
     } = ServeMetrics::new(settings.vpsie.credential_source());
     let declared =
-        FleetConfig { declaration: manifests.groups.clone().into(), basis: settings.basis.clone() };
+        FleetConfig { declaration: manifests.groups.clone().into(), settings: settings.fleet.clone() };
     let (writer, handle) =
         FleetWriter::load(store, Arc::clone(&clock), declared, rand::random(), audit_log).await?;
     drop(fleet.set(handle.clone()));

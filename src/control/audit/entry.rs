@@ -119,7 +119,7 @@ pub(super) fn audit_entries(fleet: &Fleet, change: &Change, cause: Cause) -> Vec
         }
         Change::SaveUnmanaged(unmanaged) => listed(fleet, unmanaged, cause).into_iter().collect(),
         Change::DropUnmanaged(_)
-        | Change::SaveLearned(..)
+        | Change::SaveProfile(..)
         | Change::SaveLedger(_)
         | Change::SaveCatalog(_) => Vec::new(),
     };

@@ -96,12 +96,12 @@ impl AuditLog {
     /// Writes down a change.
     pub(super) fn write(&self, change: &Change, report: ChangeReport) {
         match change {
-            Change::SaveLearned(size, learned) => tracing::info!(
+            Change::SaveProfile(size, profile) => tracing::info!(
                 %size,
-                cpu_millis = learned.allocatable.cpu_millis,
-                memory_mib = learned.allocatable.memory_mib,
-                disk_gib = learned.allocatable.disk_gib,
-                nodes = learned.nodes.len(),
+                cpu_millis = profile.allocatable.cpu_millis,
+                memory_mib = profile.allocatable.memory_mib,
+                disk_gib = profile.allocatable.disk_gib,
+                nodes = profile.nodes.len(),
                 "the templates of a size changed to the allocatable resources of its last Nodes"
             ),
             Change::SaveCatalog(catalog) => tracing::info!(offers = catalog.offers.len(), "catalog changed"),

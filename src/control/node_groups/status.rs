@@ -247,7 +247,7 @@ impl Conditions<'_> {
     }
 
     fn growth_halted(&self) -> Fact {
-        if let Some(halt) = self.fleet.verdict().and_then(|verdict| verdict.halt.as_ref()) {
+        if let Some(halt) = self.fleet.guard_status().and_then(|verdict| verdict.halt.as_ref()) {
             return Fact::new("GrowthHalted", true, halt.reason(), halt.to_string());
         }
         Fact::new("GrowthHalted", false, "None", "")

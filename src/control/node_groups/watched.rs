@@ -132,8 +132,8 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
 /// The part of an object that people change. Most changes are of statuses, by this loop itself.
 pub(super) fn intent(meta: &ObjectMeta) -> impl PartialEq + use<> {
     let ObjectMeta { uid, generation, deletion_timestamp, labels, annotations, .. } = meta.clone();
-    let learn_anew = annotations.and_then(|mut all| all.remove(names::LEARN_ANEW));
-    (uid, generation, deletion_timestamp, labels, learn_anew)
+    let relearn = annotations.and_then(|mut all| all.remove(names::RELEARN));
+    (uid, generation, deletion_timestamp, labels, relearn)
 }
 
 /// What a watch says.

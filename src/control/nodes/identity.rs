@@ -15,7 +15,7 @@ use crate::fleet::{
 
 /// What is to be done about a Node.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum NodeAction {
     /// Nothing.
     Leave,
     /// Merge this into it: its providerID, labels, annotation, on the first time its taints, and the cordon of
@@ -160,22 +160,22 @@ fn is_added_by_hand(node: &Node) -> bool {
 }
 
 /// What is to be done about a Node with that owner.
-pub(super) fn verdict(fleet: &Fleet, history: &History, node: &Node, owner: Owner<'_>) -> Verdict {
+pub(super) fn verdict(fleet: &Fleet, history: &History, node: &Node, owner: Owner<'_>) -> NodeAction {
     if node.metadata.deletion_timestamp.is_some() {
-        return Verdict::Leave;
+        return NodeAction::Leave;
     }
     match owner {
         Owner::Machine { machine, .. } => of_machine(fleet, node, machine),
-        Owner::Adoptable { machine, found } => Verdict::Adopt(machine.id.clone(), found.into()),
-        Owner::Orphan(_) => patch::set_aside(node).map_or(Verdict::Leave, Verdict::Patch),
-        Owner::Gone(unmanaged) if is_over(history, node, unmanaged) => Verdict::Delete,
-        Owner::Leftover => Verdict::Delete,
+        Owner::Adoptable { machine, found } => NodeAction::Adopt(machine.id.clone(), found.into()),
+        Owner::Orphan(_) => patch::set_aside(node).map_or(NodeAction::Leave, NodeAction::Patch),
+        Owner::Gone(unmanaged) if is_over(history, node, unmanaged) => NodeAction::Delete,
+        Owner::Leftover => NodeAction::Delete,
         Owner::Contradicted { machine, found } => match patch::cordon(node, machine, Value::Null) {
-            Some(patch) => Verdict::Patch(patch),
-            None => Verdict::Contradiction(machine.id.clone(), found.to_owned()),
+            Some(patch) => NodeAction::Patch(patch),
+            None => NodeAction::Contradiction(machine.id.clone(), found.to_owned()),
         },
-        Owner::Nobody if is_awaited(fleet, history, node) => Verdict::Unknown,
-        Owner::Nobody | Owner::Gone(_) => Verdict::Leave,
+        Owner::Nobody if is_awaited(fleet, history, node) => NodeAction::Unknown,
+        Owner::Nobody | Owner::Gone(_) => NodeAction::Leave,
     }
 }
 
@@ -198,16 +198,16 @@ pub(super) fn unmatched<'a>(
     fleet.machines().filter(waits).collect()
 }
 
-fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> Verdict {
+fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     if let Some(patch) = patch::patch(fleet, node, machine) {
-        return Verdict::Patch(patch);
+        return NodeAction::Patch(patch);
     }
     // Until its UUID is known the Node lacks its providerID, and Cluster Autoscaler takes it for none.
-    let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return Verdict::Leave };
+    let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return NodeAction::Leave };
     if matches!(machine.phase, Phase::Creating { .. }) {
-        return Verdict::Register(vm.hostname.clone());
+        return NodeAction::Register(vm.hostname.clone());
     }
-    Verdict::Leave
+    NodeAction::Leave
 }
 
 /// Whether the Node of a VM that is gone is to go, too. A VM that nobody deleted counts as gone only if its kubelet

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::view::NodeFacts;
 use crate::api;
 use crate::catalog::{Resources, quantity};
-use crate::fleet::{Amounts, Fleet, Hostname, NodeShape, PROVIDER_ID_PREFIX, Phase, ShownNode};
+use crate::fleet::{Amounts, Fleet, Hostname, NodeShape, ObservedNode, PROVIDER_ID_PREFIX, Phase};
 
 /// How long a Node must have been the same before it is believed: the first status of a kubelet lacks the disk, and
 /// devices and labels come later.
@@ -57,7 +57,7 @@ impl Settling {
         node: &Node,
         facts: &NodeFacts,
         now: Instant,
-    ) -> Option<(Hostname, ShownNode)> {
+    ) -> Option<(Hostname, ObservedNode)> {
         let uid = node.metadata.uid.as_ref()?;
         let machine = facts.machine.as_ref().and_then(|id| fleet.machine(id));
         let machine = machine.filter(|machine| !matches!(machine.phase, Phase::Deleting { .. }));
@@ -67,14 +67,14 @@ impl Settling {
             return None;
         };
         let vm = machine.vm()?.hostname.clone();
-        let known = fleet.learned(machine.size).is_some_and(|learned| learned.has_node(uid));
+        let known = fleet.size_profile(machine.size).is_some_and(|profile| profile.has_node(uid));
         if !self.is_settled(uid, &shape, known, now) {
             return None;
         }
         let registered =
             node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |made| made.0);
-        let shown = ShownNode { uid: uid.clone(), registered, shape };
-        fleet.is_news(machine, &shown).then_some((vm, shown))
+        let shown = ObservedNode { uid: uid.clone(), registered, shape };
+        fleet.is_new_sample(machine, &shown).then_some((vm, shown))
     }
 
     fn is_settled(&mut self, uid: &str, shape: &NodeShape, known: bool, now: Instant) -> bool {

@@ -28,7 +28,7 @@ use super::listing_trigger::ListingTrigger;
 use crate::fleet::{Hostname, Machine, MachineId, ProviderId, UnmanagedKind};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
-use identity::{Owner, Verdict, facts, owner, unmatched, verdict};
+use identity::{NodeAction, Owner, facts, owner, unmatched, verdict};
 use learning::Settling;
 
 pub use view::{NodeFacts, NodesView};
@@ -209,13 +209,13 @@ impl Nodes {
 
     async fn look(&mut self, name: &str) {
         let Some(mut verdict) = self.judge(name) else { return };
-        if let Verdict::Adopt(machine, provider_id) = verdict {
+        if let NodeAction::Adopt(machine, provider_id) = verdict {
             match self.adopt(name, machine, provider_id).await.then(|| self.judge(name)) {
                 Some(Some(next)) => verdict = next,
                 _ => return,
             }
         }
-        if let Verdict::Patch(patch) = verdict {
+        if let NodeAction::Patch(patch) = verdict {
             // The watch tells nothing newer than the answer, so that is looked at here.
             match self.patch(name, patch).await.then(|| self.judge(name)) {
                 Some(Some(next)) => verdict = next,
@@ -224,39 +224,39 @@ impl Nodes {
         }
         let uid = self.seen.get(name).and_then(Node::uid);
         match verdict {
-            Verdict::Leave | Verdict::Patch(_) | Verdict::Adopt(..) => {}
-            Verdict::Register(hostname) => {
-                if let Err(error) = self.handle.registered(hostname).await {
+            NodeAction::Leave | NodeAction::Patch(_) | NodeAction::Adopt(..) => {}
+            NodeAction::Register(hostname) => {
+                if let Err(error) = self.handle.note_registered(hostname).await {
                     tracing::warn!(node = name, %error, "a Node is not noted yet; trying again");
                 }
             }
-            Verdict::Delete => self.delete(name, uid).await,
-            Verdict::Contradiction(machine, found) => self.report_conflict(name, uid, &machine, &found),
-            Verdict::Unknown => {
+            NodeAction::Delete => self.delete(name, uid).await,
+            NodeAction::Contradiction(machine, found) => self.report_conflict(name, uid, &machine, &found),
+            NodeAction::Unknown => {
                 if self.told.insert(uid.unwrap_or_default()) {
                     self.listing_trigger.list_now();
                 }
             }
         }
         self.report_unmatched(name);
-        self.learn(name).await;
+        self.record_sample(name).await;
     }
 
     /// Learns what the Node of a machine has, for the templates.
-    async fn learn(&mut self, name: &str) {
+    async fn record_sample(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
         let Some(facts) = self.view.named(&Hostname::new(name)) else { return };
         let settling = &mut self.settling;
         let news = self.handle.read(|fleet| settling.news(fleet, node, &facts, Instant::now()));
         if let Some((vm, shown)) = news
-            && let Err(error) = self.handle.learn(vm, shown).await
+            && let Err(error) = self.handle.add_node_sample(vm, shown).await
         {
             tracing::warn!(node = name, %error, "cannot record what the Node offers; trying again");
         }
     }
 
     /// Whose a Node is goes to the view; what is to be done about it is returned.
-    fn judge(&mut self, name: &str) -> Option<Verdict> {
+    fn judge(&mut self, name: &str) -> Option<NodeAction> {
         let node = self.seen.get(name)?;
         let (view, history) = (&self.view, &self.history);
         let (facts, verdict, listed) = self.handle.read(|fleet| {

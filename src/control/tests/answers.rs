@@ -45,7 +45,7 @@ async fn an_accepted_deletion_is_recorded_and_not_asked_again() {
     process.disk.fill(false);
     seconds(60).await;
     assert_eq!(process.vpsie.count("delete"), 1);
-    assert!(process.handle.read(|fleet| fleet.unwanted().is_empty()));
+    assert!(process.handle.read(|fleet| fleet.machines_to_delete().is_empty()));
 }
 
 #[tokio::test(start_paused = true)]

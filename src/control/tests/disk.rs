@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
-use crate::fleet::{HeldBack, RecordKey};
+use crate::fleet::{DeferredChanges, RecordKey};
 use crate::store::RefusedRecord;
 
 type Refuses = Box<dyn Fn(&Change) -> bool + Send>;
@@ -54,7 +54,7 @@ impl Store for Disk {
         let refuses =
             |change: &&Change| self.refuses.lock().unwrap().as_ref().is_some_and(|refuses| refuses(change));
         let refused: BTreeSet<RecordKey> = changes.iter().filter(refuses).map(Change::record).collect();
-        let held = HeldBack::new(changes, refused.clone());
+        let held = DeferredChanges::new(changes, refused.clone());
         let kept: Vec<Change> = changes.iter().filter(|change| !held.holds(change)).cloned().collect();
         self.kept.commit(&kept).await?;
         if self.deaf.load(Ordering::Relaxed) {

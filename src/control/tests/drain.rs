@@ -86,7 +86,7 @@ impl Cluster {
     }
 
     fn drained(&self, n: u32) -> bool {
-        self.handle.read(|fleet| fleet.machine(&id(n)).is_some_and(Machine::is_unwanted))
+        self.handle.read(|fleet| fleet.machine(&id(n)).is_some_and(Machine::needs_vm_deletion))
     }
 
     fn evictions(&self) -> usize {

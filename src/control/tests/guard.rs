@@ -40,7 +40,8 @@ async fn begin(misread: bool) -> Process {
     let disk = Disk::default();
     disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
-    let mut process = Process::of(disk, FleetConfig { declaration, basis: Basis::default() }).await;
+    let mut process =
+        Process::of(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
     process.vpsie.state().nodes.push(node(999, SizeId(2)));
     let vpsie: Arc<dyn Backend> =
         if misread { Arc::new(Misread(process.vpsie.clone())) } else { process.vpsie.clone() };
@@ -77,17 +78,17 @@ async fn halts_when_new_nodes_are_taken_for_others() {
         hours(1).await;
     }
     assert!(process.vpsie.count("create") <= 5, "{} creations", process.vpsie.count("create"));
-    let (halt, hindrance) = process.handle.read(|fleet| {
-        let halt = fleet.verdict().unwrap().halt.clone().unwrap();
-        (halt, fleet.hindrance(SMALL, 1, Timestamp::UNIX_EPOCH).unwrap())
+    let (halt, block) = process.handle.read(|fleet| {
+        let halt = fleet.guard_status().unwrap().halt.clone().unwrap();
+        (halt, fleet.growth_block(SMALL, 1, Timestamp::UNIX_EPOCH).unwrap())
     });
-    assert_eq!((halt.reason(), hindrance.reason, room(&process)), ("TooManyVMs", "GROWTH_HALTED", 0));
+    assert_eq!((halt.reason(), block.reason, room(&process)), ("TooManyVMs", "GROWTH_HALTED", 0));
     assert_eq!(process.vpsie.count("delete"), 0, "none is touched");
 
     process.vpsie.state().nodes.truncate(1);
     hours(25).await;
     assert_eq!(
-        process.handle.read(|fleet| fleet.verdict().unwrap().halt.clone()),
+        process.handle.read(|fleet| fleet.guard_status().unwrap().halt.clone()),
         None,
         "it lifts by itself"
     );
@@ -108,7 +109,7 @@ async fn halts_while_vpsie_refuses_deletions() {
     }
     let vms = process.vpsie.state().nodes.len() - 1;
     assert!(vms <= 5, "{vms} VMs");
-    let halt = process.handle.read(|fleet| fleet.verdict().unwrap().halt.clone().unwrap());
+    let halt = process.handle.read(|fleet| fleet.guard_status().unwrap().halt.clone().unwrap());
     assert_eq!(halt.reason(), "DeletionsOverdue");
 }
 
@@ -120,7 +121,7 @@ async fn records_what_was_listed_before_the_first_creation() {
     hours(1).await;
     let known = process.disk.kept.records().ledger.known_before.unwrap();
     assert_eq!(known.iter().map(crate::fleet::Hostname::as_str).collect::<Vec<_>>(), ["slave-999"]);
-    assert_eq!(process.handle.read(|fleet| fleet.verdict().unwrap().counted), 1);
+    assert_eq!(process.handle.read(|fleet| fleet.guard_status().unwrap().counted), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,18 +130,18 @@ async fn publishes_verdicts_again_that_a_failed_write_lost() {
     hours(1).await;
     // Between two listings.
     seconds(7).await;
-    let verdict = || process.handle.read(|fleet| fleet.verdict().cloned().unwrap());
-    let told = verdict();
+    let status = || process.handle.read(|fleet| fleet.guard_status().cloned().unwrap());
+    let told = status();
     // What a write that broke off leaves: the fleet goes back to the verdict before.
-    let before = crate::fleet::Verdict { room: 0, ..told.clone() };
+    let before = crate::fleet::GuardStatus { room: 0, ..told.clone() };
     let lost = process.handle.update(crate::fleet::Cause::RunawayGuard, move |fleet, _, _| {
-        fleet.set_verdict(before);
+        fleet.set_guard_status(before);
         Vec::new()
     });
     lost.await.unwrap();
     assert_eq!(room(&process), 0);
     hours(1).await;
-    assert_eq!((verdict(), room(&process)), (told, 2));
+    assert_eq!((status(), room(&process)), (told, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,15 +155,16 @@ async fn takes_no_known_node_for_its_own_after_a_restart() {
     // A person adds these, long after the last creation.
     process.vpsie.state().nodes.extend((501..507).map(|n| node(n, SizeId(2))));
     hours(1).await;
-    assert_eq!(process.handle.read(|fleet| fleet.verdict().unwrap().counted), 0);
+    assert_eq!(process.handle.read(|fleet| fleet.guard_status().unwrap().counted), 0);
 
     let (disk, vpsie) = (process.disk.clone(), Arc::clone(&process.vpsie));
     process.stop().await;
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
-    let mut process = Process::of(disk, FleetConfig { declaration, basis: Basis::default() }).await;
+    let mut process =
+        Process::of(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
     let guarded = Guarded::new(vpsie, process.handle.clone(), None, Events::default());
     process.start_with(&(Arc::new(guarded) as Arc<dyn Backend>));
     hours(1).await;
-    let verdict = process.handle.read(|fleet| fleet.verdict().cloned().unwrap());
+    let verdict = process.handle.read(|fleet| fleet.guard_status().cloned().unwrap());
     assert_eq!((verdict.counted, verdict.halt), (0, None));
 }

@@ -27,8 +27,8 @@ use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::clock::Clock;
 use crate::fleet::{
-    AutoscalingOptions, Basis, Binding, Change, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole,
-    Phase, Policy, Records, Refusal, Vm, VmState,
+    AutoscalingOptions, Binding, Change, FailureReason, FleetSettings, ListedNode, NodeGroup, NodeRef,
+    NodeRole, Phase, Policy, Records, Refusal, Vm, VmState,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use crate::vpsie::{Backend, BackendError, CreateRequest};
@@ -193,7 +193,7 @@ fn catalog() -> Catalog {
 }
 
 fn declared() -> FleetConfig {
-    FleetConfig { declaration: vec![group()].into(), basis: Basis::default() }
+    FleetConfig { declaration: vec![group()].into(), settings: FleetSettings::default() }
 }
 
 fn group() -> NodeGroup {

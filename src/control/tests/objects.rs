@@ -28,7 +28,7 @@ impl Cluster {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
         store.write(&machines.into_iter().map(Change::SaveMachine).collect::<Vec<_>>());
-        let declared = FleetConfig { declaration: Vec::new().into(), basis: Basis::default() };
+        let declared = FleetConfig { declaration: Vec::new().into(), settings: FleetSettings::default() };
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
         let kept = Arc::new(Slow { kept: store.clone(), delay });
         let (writer, handle) =
@@ -337,11 +337,11 @@ async fn an_annotation_of_a_node_group_is_in_force_at_once() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.put("web", &json!({}));
     cluster.until("it is known", |c| c.max(SMALL) == Some(4)).await;
-    let annotation = json!({"metadata": {"annotations": {crate::fleet::names::LEARN_ANEW: "1"}}});
+    let annotation = json!({"metadata": {"annotations": {crate::fleet::names::RELEARN: "1"}}});
     cluster.kube.patch("nodegroups", NAMESPACE, "web", annotation).unwrap();
     let anew = |fleet: &crate::fleet::Fleet| {
         let group = fleet.pool(SMALL).and_then(|pool| fleet.group(pool));
-        group.and_then(|group| group.node.learn_anew.clone())
+        group.and_then(|group| group.node.relearn.clone())
     };
     cluster.until("it is known", |c| c.handle.read(anew).as_deref() == Some("1")).await;
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::backoff::Backoff;
-use crate::fleet::{Change, HeldBack, RecordKey};
+use crate::fleet::{Change, DeferredChanges, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
 /// Changes of a batch that were not written.
 #[derive(Default)]
 pub(super) struct LeftOut {
-    held: HeldBack,
+    held: DeferredChanges,
     /// Why each record was refused.
     problems: BTreeMap<RecordKey, String>,
 }
@@ -19,7 +19,7 @@ pub(super) struct LeftOut {
 impl LeftOut {
     /// Leaves out the refused records, and the changes that must wait for them.
     pub(super) fn add(&mut self, changes: &[Change], refused: BTreeMap<RecordKey, String>) {
-        self.held.extend(HeldBack::new(changes, refused.keys().cloned().collect()));
+        self.held.extend(DeferredChanges::new(changes, refused.keys().cloned().collect()));
         self.problems.extend(refused);
     }
 

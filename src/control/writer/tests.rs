@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::catalog::{CapacityType, Catalog, SizeId};
 use crate::fleet::{
-    Failure, FailureReason, HeldBack, Hostname, ListedNode, NodeRole, Outcome, Policy, RecordKey, Records,
-    Refusal, VmId, VmState,
+    CreationOutcome, DeferredChanges, Failure, FailureReason, Hostname, ListedNode, NodeRole, Policy,
+    RecordKey, Records, Refusal, VmId, VmState,
 };
 use crate::store::{MemoryStore, RefusedRecord};
 
@@ -35,7 +35,7 @@ impl Store for Fragile {
         let nth = *self.refuses.lock().unwrap();
         let refused: BTreeSet<RecordKey> =
             records.into_iter().skip(nth.unwrap_or(usize::MAX)).take(1).collect();
-        let held = HeldBack::new(changes, refused.clone());
+        let held = DeferredChanges::new(changes, refused.clone());
         let kept: Vec<Change> = changes.iter().filter(|change| !held.holds(change)).cloned().collect();
         self.kept.write(&kept);
         if refused.is_empty() {
@@ -61,7 +61,7 @@ enum Act {
     List { workers: u32, sizes: bool },
     PassTime,
     Request,
-    Answer(Outcome),
+    Answer(CreationOutcome),
     Asking,
     Wait(u64),
     Declare(u32),
@@ -72,10 +72,10 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     let failure = |reason| Failure { reason, message: String::new() };
     let outcome = prop_oneof![
-        Just(Outcome::Accepted),
-        Just(Outcome::Unclear),
-        Just(Outcome::Refused(failure(FailureReason::Stockout))),
-        Just(Outcome::Unavailable(failure(FailureReason::ApiUnavailable))),
+        Just(CreationOutcome::Accepted),
+        Just(CreationOutcome::Unclear),
+        Just(CreationOutcome::Refused(failure(FailureReason::Stockout))),
+        Just(CreationOutcome::Unavailable(failure(FailureReason::ApiUnavailable))),
     ];
     prop_oneof![
         (0..2usize).prop_map(Act::Increase),
@@ -121,9 +121,9 @@ fn decision(
             let nodes: Vec<_> = (0..workers).map(|n| listed(n, sizes)).collect();
             Ok(fleet.observe(&nodes, now, &policy))
         }
-        Act::PassTime => Ok(fleet.pass_time(now, &policy, names)),
+        Act::PassTime => Ok(fleet.apply_deadlines(now, &policy, names)),
         Act::Request => {
-            let wanted: Vec<_> = fleet.wanted().into_iter().map(|(id, _)| id).collect();
+            let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
             Ok(fleet.record_requests(&wanted, now))
         }
         Act::Answer(outcome) => {
@@ -151,7 +151,7 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
     let store = Fragile::default();
     store.kept.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
-    let declared = FleetConfig { declaration: declaration(6), basis: Basis::default() };
+    let declared = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
     let loaded =
         FleetWriter::load(Arc::new(store.clone()), clock.clone(), declared, 1, AuditLog::default()).await;
     let (mut writer, handle) = loaded.map_err(|error| TestCaseError::fail(error.to_string()))?;
@@ -188,7 +188,7 @@ async fn sightings_outlive_a_reload() {
     let store = Fragile::default();
     store.kept.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
-    let declared = FleetConfig { declaration: declaration(6), basis: Basis::default() };
+    let declared = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
     let (mut writer, handle) =
         FleetWriter::load(Arc::new(store.clone()), clock, declared, 1, AuditLog::default()).await.unwrap();
     let mut decide = async |act: Act, broken: bool| {
@@ -199,7 +199,7 @@ async fn sightings_outlive_a_reload() {
     decide(Act::List { workers: 2, sizes: true }, false).await;
     decide(Act::Increase(0), false).await;
     decide(Act::Increase(1), false).await;
-    let wanted = || handle.read(Fleet::wanted).len();
+    let wanted = || handle.read(Fleet::machines_to_request).len();
     assert_eq!(wanted(), 4, "both sizes, because listings tell sizes");
     decide(Act::List { workers: 3, sizes: true }, true).await;
     decide(Act::Asking, false).await;

@@ -87,7 +87,7 @@ impl Fleet {
         let known = self.unmanaged.get(&node.hostname).filter(|s| s.id.is_none() || s.id == node.id).cloned();
         let known = known.as_ref();
         let waiting = self.awaited_by(claims).filter(|_| known.is_none());
-        let late = self.late_request(node).filter(|_| known.is_none() && waiting.is_none());
+        let late = self.abandoned_request(node).filter(|_| known.is_none() && waiting.is_none());
         let awaited_by = match known {
             _ if node.role == NodeRole::ControlPlane => None,
             Some(known) => known.awaited_by.clone(),
@@ -102,10 +102,10 @@ impl Fleet {
             awaited_by,
         };
         if known != Some(&unmanaged) {
-            self.put(changes, Change::SaveUnmanaged(unmanaged));
+            self.push_change(changes, Change::SaveUnmanaged(unmanaged));
         }
         if let Some(late) = late {
-            self.remove_late(changes, &late);
+            self.remove_abandoned(changes, &late);
         }
     }
 
@@ -124,6 +124,6 @@ impl Fleet {
     pub(in crate::fleet) fn stop_awaiting(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
         let Some(unmanaged) = self.unmanaged.get(hostname).filter(|s| s.awaited_by.is_some()) else { return };
         let unmanaged = UnmanagedNode { awaited_by: None, ..unmanaged.clone() };
-        self.put(changes, Change::SaveUnmanaged(unmanaged));
+        self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
 }

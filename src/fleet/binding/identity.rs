@@ -42,7 +42,7 @@ impl Fleet {
         now: Timestamp,
     ) {
         if machine.vm().is_some_and(|known| known.hostname == vm.hostname) {
-            return self.put(changes, Change::SaveMachine(machine));
+            return self.push_change(changes, Change::SaveMachine(machine));
         }
         self.drop_unmanaged(changes, &vm.hostname);
         self.bind_vm(changes, machine, vm, false, now);

@@ -72,9 +72,9 @@ impl Fleet {
                     kind,
                     awaited_by: None,
                 };
-                self.put(changes, Change::SaveUnmanaged(orphan));
+                self.push_change(changes, Change::SaveUnmanaged(orphan));
             }
         }
-        self.put(changes, Change::SaveMachine(machine));
+        self.push_change(changes, Change::SaveMachine(machine));
     }
 }

@@ -17,8 +17,8 @@ fn classes() -> Fleet {
     fleet
 }
 
-fn shortage() -> Outcome {
-    Outcome::Refused(Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() })
+fn shortage() -> CreationOutcome {
+    CreationOutcome::Refused(Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() })
 }
 
 fn spot(n: u32) -> ListedNode {
@@ -49,7 +49,7 @@ fn a_shortage_fails_machines_of_its_class_only() {
         fleet.record_requests(std::slice::from_ref(&first), hand.now);
         fleet.record_outcome(&first, shortage(), hand.now, &hand.policy);
         assert_eq!(pools_in(&fleet, "Failed"), [short, short]);
-        let blocked = |pool: &str| fleet.hindrance(pool, 1, hand.now).is_some();
+        let blocked = |pool: &str| fleet.growth_block(pool, 1, hand.now).is_some();
         let blocked: Vec<_> = [SMALL, SPOT, ELSEWHERE].into_iter().filter(|pool| blocked(pool)).collect();
         assert_eq!(blocked, [short]);
     }
@@ -64,7 +64,7 @@ fn a_new_node_is_bound_to_a_request_of_its_class() {
     }
     // Listings have shown the class of each node so far, so all classes are requested at once.
     hand.observe(&mut fleet, &[ListedNode { size: Some(SizeId(9)), ..node(99, 9) }]);
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     let foreign = ListedNode { size: Some(SizeId(9)), ..node(99, 9) };
     hand.observe(&mut fleet, &[foreign, elsewhere(1), spot(2), node(3, 2)]);
     for (pool, vm) in [(ELSEWHERE, "k8s-slave-1"), (SPOT, "k8s-slave-2"), (SMALL, "k8s-slave-3")] {
@@ -78,7 +78,7 @@ fn a_node_of_another_class_is_foreign() {
     let mut hand = Hand::new();
     let mut fleet = classes();
     hand.increase(&mut fleet, SMALL, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[spot(1), elsewhere(2)]);
     assert!(fleet.unmanaged_nodes().all(|unmanaged| unmanaged.kind == UnmanagedKind::Foreign));
     assert!(only(&fleet).vm().is_none());
@@ -114,7 +114,7 @@ fn existing_workers_are_adopted_into_the_pool_of_their_class() {
     let nodes = [spot(1), ListedNode { capacity_type: None, ..node(2, 2) }];
     hand.observe(&mut fleet, &nodes);
     let mut names = |group: &NodeGroupName| MachineId::new(format!("{group}-00000001"));
-    fleet.take_in(&nodes, hand.now, &mut names);
+    fleet.adopt_workers(&nodes, hand.now, &mut names);
     assert_eq!(only(&fleet).pool.to_string(), SPOT, "a node of unknown capacity type stays foreign");
 }
 
@@ -142,11 +142,11 @@ fn classes_that_listings_do_not_tell_apart_take_turns() {
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.wait(Duration::from_secs(1));
     hand.increase(&mut fleet, ELSEWHERE, 1).unwrap();
-    assert_eq!(fleet.wanted().len(), 1);
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    assert_eq!(fleet.machines_to_request().len(), 1);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[placeless(99), placeless(1)]);
     assert_eq!(pools_in(&fleet, "Pending"), [ELSEWHERE]);
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[placeless(99), placeless(1), placeless(2)]);
     assert!(fleet.machines().all(|machine| machine.vm().is_some()));
 }
@@ -158,7 +158,7 @@ fn sizes_that_listings_show_take_no_turns() {
     hand.observe(&mut fleet, &[placeless(99)]);
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     hand.increase(&mut fleet, LARGE, 2).unwrap();
-    assert_eq!(fleet.wanted().len(), 4);
+    assert_eq!(fleet.machines_to_request().len(), 4);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_worker_is_adopted_where_only_one_pool_can_have_it() {
         let hand = Hand::new();
         hand.observe(&mut fleet, &[placeless(1)]);
         let mut names = |group: &NodeGroupName| MachineId::new(format!("{group}-00000001"));
-        fleet.take_in(&[placeless(1)], hand.now, &mut names);
+        fleet.adopt_workers(&[placeless(1)], hand.now, &mut names);
         fleet.machines().map(|machine| machine.pool.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(adopting(&[SMALL]), [SMALL]);
@@ -194,7 +194,7 @@ mod by_identity {
         let mut hand = hand();
         let mut fleet = classes();
         hand.increase(&mut fleet, SMALL, 2).unwrap();
-        hand.ask_all(&mut fleet, &Outcome::Unclear);
+        hand.ask_all(&mut fleet, &CreationOutcome::Unclear);
         let second = fleet.machines().nth(1).unwrap().id.clone();
         hand.observe(&mut fleet, &[node(7, 2), named(&second)]);
         let bound: Vec<_> = fleet.machines().filter(|m| m.vm().is_some()).map(|m| m.id.clone()).collect();
@@ -215,12 +215,12 @@ mod by_identity {
                 hand.observe(&mut fleet, &[named(&id)]);
             }
             let vm = Vm::listed(&named(&id));
-            fleet.record_outcome(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
+            fleet.record_outcome(&id, CreationOutcome::Created(vm.clone()), hand.now, &hand.policy);
             assert_eq!(only(&fleet).vm(), Some(&vm));
             assert!(only(&fleet).requests.is_empty());
             hand.observe(&mut fleet, &[named(&id)]);
             assert_eq!(fleet.unmanaged_nodes().count(), 0);
-            fleet.audit().unwrap();
+            fleet.check_consistency().unwrap();
         }
     }
 
@@ -233,7 +233,7 @@ mod by_identity {
         fleet.record_requests(std::slice::from_ref(&id), hand.now);
         fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
         let vm = Vm::listed(&named(&id));
-        fleet.record_outcome(&id, Outcome::Created(vm.clone()), hand.now, &hand.policy);
+        fleet.record_outcome(&id, CreationOutcome::Created(vm.clone()), hand.now, &hand.policy);
         assert!(matches!(&only(&fleet).phase, Phase::Deleting { vm: Some(bound), .. } if *bound == vm));
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 fn running(hand: &mut Hand, fleet: &mut Fleet, pool: &str, nodes: &[ListedNode]) {
     hand.observe(fleet, &[]);
     hand.increase(fleet, pool, nodes.len() as i32).unwrap();
-    hand.ask_all(fleet, &Outcome::Accepted);
+    hand.ask_all(fleet, &CreationOutcome::Accepted);
     hand.observe(fleet, nodes);
 }
 
@@ -20,7 +20,7 @@ fn an_increase_is_whole_or_not_at_all() {
     );
     assert_eq!((target(&fleet, SMALL), target(&fleet, LARGE)), (4, 0));
     hand.increase(&mut fleet, LARGE, 2).unwrap();
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_decrease_cancels_only_what_was_not_asked_for() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.wait(Duration::from_secs(1));
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     fleet.decrease(SMALL, -1).unwrap();
@@ -80,7 +80,7 @@ fn deleting_twice_counts_once() {
     assert_eq!(fleet.delete_nodes(SMALL, &[victim.clone(), victim.clone()], hand.now).unwrap().len(), 1);
     assert_eq!(fleet.delete_nodes(SMALL, &[victim], hand.now).unwrap(), []);
     assert_eq!(target(&fleet, SMALL), 2);
-    let unwanted: Vec<_> = fleet.unwanted().into_iter().filter_map(Machine::vm).collect();
+    let unwanted: Vec<_> = fleet.machines_to_delete().into_iter().filter_map(Machine::vm).collect();
     assert_eq!(unwanted.len(), 1);
     assert_eq!(unwanted[0].hostname, nodes[1].hostname);
 }
@@ -92,7 +92,7 @@ fn a_batch_with_a_foreign_node_does_nothing() {
     hand.observe(&mut fleet, std::slice::from_ref(&foreign));
     let nodes = [node(1, 2), node(2, 2)];
     hand.increase(&mut fleet, SMALL, 2).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[nodes[0].clone(), nodes[1].clone(), foreign.clone()]);
     let request = [by_node(&nodes[0]), by_node(&foreign)];
     let refused = fleet.delete_nodes(SMALL, &request, hand.now).unwrap_err();
@@ -149,7 +149,7 @@ fn a_pending_machine_is_gone_at_once_and_an_asked_one_waits_for_its_vm() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Unclear);
+    hand.ask_all(&mut fleet, &CreationOutcome::Unclear);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let all: Vec<_> = fleet
         .machines()
@@ -160,7 +160,7 @@ fn a_pending_machine_is_gone_at_once_and_an_asked_one_waits_for_its_vm() {
     assert!(matches!(only(&fleet).phase, Phase::Deleting { vm: None, .. }));
     assert_eq!(fleet.machines_of(fleet.pool(OTHER).unwrap()).count(), 0, "nothing to show");
     hand.observe(&mut fleet, &[node(1, 2)]);
-    assert_eq!(fleet.unwanted().len(), 1, "the late VM goes at once");
+    assert_eq!(fleet.machines_to_delete().len(), 1, "the late VM goes at once");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_deleted_node_group_keeps_its_pools_until_they_are_empty() {
     assert_eq!(limits(&fleet, OTHER), (0, 1, 1));
     assert!(fleet.pool(LARGE).is_none());
     assert!(matches!(hand.increase(&mut fleet, OTHER, 1), Err(Refusal::NotGrowable { .. })));
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
     fleet.delete_nodes(OTHER, &[by_node(&nodes[0])], hand.now).unwrap();
     let id = only(&fleet).id.clone();
     fleet.deletion_accepted(&id, hand.now);
@@ -185,11 +185,11 @@ fn a_deleted_node_group_keeps_its_pools_until_they_are_empty() {
 #[test]
 fn an_offer_that_leaves_the_catalog_stops_growth_only() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
-    fleet.take_catalog(Catalog { offers: vec![offer(4, "large")] });
+    fleet.update_catalog(Catalog { offers: vec![offer(4, "large")] });
     assert_eq!(limits(&fleet, SMALL).2, 0);
     assert_eq!(limits(&fleet, LARGE), (1, 0, 6), "the shortfall moves to a pool that can grow");
     let refused = hand.increase(&mut fleet, SMALL, 1).unwrap_err();
     assert!(refused.to_string().contains("catalog"), "{refused}");
-    assert!(fleet.take_catalog(Catalog::default()).is_empty(), "an empty catalog is no catalog");
-    fleet.audit().unwrap();
+    assert!(fleet.update_catalog(Catalog::default()).is_empty(), "an empty catalog is no catalog");
+    fleet.check_consistency().unwrap();
 }

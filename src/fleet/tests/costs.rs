@@ -14,8 +14,8 @@ fn limited(own: CostLimit, all: CostLimit) -> Fleet {
     Fleet::restore(declared, records(), Reserved::default())
 }
 
-fn shortage(reason: FailureReason) -> Outcome {
-    Outcome::Refused(Failure { reason, message: "none left".to_owned() })
+fn shortage(reason: FailureReason) -> CreationOutcome {
+    CreationOutcome::Refused(Failure { reason, message: "none left".to_owned() })
 }
 
 #[test]
@@ -33,12 +33,12 @@ fn a_node_group_grows_as_far_as_it_may_cost() {
         ),
         "{refused}"
     );
-    assert_eq!(fleet.hindrance(LARGE, 1, hand.now).unwrap().reason, "COST_LIMIT_REACHED");
+    assert_eq!(fleet.growth_block(LARGE, 1, hand.now).unwrap().reason, "COST_LIMIT_REACHED");
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     assert_eq!(limits(&fleet, SMALL).2, 1);
     assert_eq!(limits(&fleet, OTHER).2, 4, "another NodeGroup has no limit");
     assert_eq!(fleet.group_cost(&"web".into()).monthly(HoursPerMonth::default()).0.round_dp(6), 60.into());
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -86,24 +86,32 @@ fn a_shortage_stands_in_the_way_for_a_while_or_until_there_is_a_vm() {
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.ask_all(&mut fleet, &shortage(FailureReason::Stockout));
-    let hindrance = fleet.hindrance(SMALL, 1, hand.now).unwrap();
-    assert_eq!(hindrance.reason, "STOCKOUT");
-    assert!(hindrance.message.contains("none left (2026-01-01T00:00:00Z)"), "{}", hindrance.message);
-    assert_eq!(fleet.hindrance(OTHER, 1, hand.now).unwrap().reason, "STOCKOUT", "the same size, there, too");
-    assert_eq!(fleet.hindrance(LARGE, 1, hand.now), None);
+    let block = fleet.growth_block(SMALL, 1, hand.now).unwrap();
+    assert_eq!(block.reason, "STOCKOUT");
+    assert!(block.message.contains("none left (2026-01-01T00:00:00Z)"), "{}", block.message);
+    assert_eq!(
+        fleet.growth_block(OTHER, 1, hand.now).unwrap().reason,
+        "STOCKOUT",
+        "the same size, there, too"
+    );
+    assert_eq!(fleet.growth_block(LARGE, 1, hand.now), None);
     let restarted = Fleet::restore(groups(), fleet.records(), Reserved::default());
-    assert!(restarted.hindrance(SMALL, 1, hand.now).is_some(), "a machine that failed says it again");
+    assert!(restarted.growth_block(SMALL, 1, hand.now).is_some(), "a machine that failed says it again");
     hand.wait(Duration::from_mins(5));
-    assert_eq!(fleet.hindrance(SMALL, 1, hand.now), None);
+    assert_eq!(fleet.growth_block(SMALL, 1, hand.now), None);
 
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.ask_all(&mut fleet, &shortage(FailureReason::QuotaExceeded));
-    assert_eq!(fleet.hindrance(LARGE, 1, hand.now).unwrap().reason, "QUOTA_EXCEEDED", "it is the account's");
+    assert_eq!(
+        fleet.growth_block(LARGE, 1, hand.now).unwrap().reason,
+        "QUOTA_EXCEEDED",
+        "it is the account's"
+    );
     hand.wait(Duration::from_secs(30));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(1, 4)]);
-    assert_eq!(fleet.hindrance(LARGE, 1, hand.now), None, "whoever gets a VM is below the quota");
+    assert_eq!(fleet.growth_block(LARGE, 1, hand.now), None, "whoever gets a VM is below the quota");
 }
 
 #[test]
@@ -119,7 +127,7 @@ fn the_newest_shortage_counts_whichever_record_is_read_last() {
     let mut records = fleet.records();
     for _ in 0..2 {
         let restarted = Fleet::restore(groups(), records.clone(), Reserved::default());
-        assert!(restarted.hindrance(SMALL, 1, hand.now).is_some());
+        assert!(restarted.growth_block(SMALL, 1, hand.now).is_some());
         records.machines.reverse();
     }
 }
@@ -129,10 +137,10 @@ fn an_earlier_shortage_fails_no_machine_that_waits_now() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
-    let asked = fleet.wanted().remove(0).0;
+    let asked = fleet.machines_to_request().remove(0).0;
     fleet.record_requests(std::slice::from_ref(&asked), hand.now);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     fleet.record_delayed_outcome(&asked, shortage(FailureReason::Stockout), hand.now, &hand.policy);
     assert!(matches!(fleet.machine(&asked).unwrap().phase, Phase::Failed { .. }));
-    assert_eq!(fleet.wanted().len(), 1);
+    assert_eq!(fleet.machines_to_request().len(), 1);
 }

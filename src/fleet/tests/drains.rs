@@ -16,7 +16,7 @@ fn begin() -> (Hand, Fleet) {
 /// A machine that VPSie was asked for.
 fn asked(hand: &mut Hand, fleet: &mut Fleet) {
     hand.increase(fleet, OTHER, 1).unwrap();
-    hand.ask_all(fleet, &Outcome::Accepted);
+    hand.ask_all(fleet, &CreationOutcome::Accepted);
 }
 
 fn fake(id: String) -> NodeRef {
@@ -27,15 +27,15 @@ fn fake(id: String) -> NodeRef {
 fn is_gated(fleet: &mut Fleet) {
     let machine = only(fleet).clone();
     assert!(matches!(machine.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. }));
-    assert!(fleet.unwanted().is_empty(), "not before its Node is drained");
+    assert!(fleet.machines_to_delete().is_empty(), "not before its Node is drained");
     fleet.note_drain(&machine.id, DrainState::NoNode);
-    assert_eq!(fleet.unwanted().len(), 1, "there is no Node");
+    assert_eq!(fleet.machines_to_delete().len(), 1, "there is no Node");
     fleet.note_drain(&machine.id, DrainState::Pending);
-    assert!(fleet.unwanted().is_empty(), "a Node registered");
+    assert!(fleet.machines_to_delete().is_empty(), "a Node registered");
     fleet.note_drain(&machine.id, DrainState::Done);
-    assert_eq!(fleet.unwanted().len(), 1, "it is drained");
+    assert_eq!(fleet.machines_to_delete().len(), 1, "it is drained");
     assert_eq!(fleet.note_drain(&machine.id, DrainState::Pending), [], "for good");
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn drains_before_it_deletes_the_second_vm_of_a_gone_machine() {
     let (mut hand, mut fleet) = begin();
     asked(&mut hand, &mut fleet);
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
-    fleet.registered(&node(1, 2).hostname, hand.now);
+    fleet.note_registered(&node(1, 2).hostname, hand.now);
     // The first reply was lost, and the machine was asked for once more.
     let mut machine = only(&fleet).clone();
     machine.requests = vec![VmRequest { at: hand.now, outcome: RequestOutcome::Accepted }];
@@ -159,9 +159,9 @@ fn drains_nothing_that_cluster_autoscaler_has_drained() {
     let (mut hand, mut fleet) = begin();
     asked(&mut hand, &mut fleet);
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
-    fleet.registered(&node(1, 2).hostname, hand.now);
+    fleet.note_registered(&node(1, 2).hostname, hand.now);
     fleet.delete_nodes(OTHER, &[by_node(&node(1, 2))], hand.now).unwrap();
-    assert_eq!(fleet.unwanted().len(), 1);
+    assert_eq!(fleet.machines_to_delete().len(), 1);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn drains_nothing_without_an_api_server() {
     fleet.delete_nodes(OTHER, &[fake(only(&fleet).instance_id())], hand.now).unwrap();
     hand.policy.running_when_listed = true;
     hand.pass(&mut fleet);
-    assert_eq!(fleet.unwanted().len(), 1);
+    assert_eq!(fleet.machines_to_delete().len(), 1);
 }
 
 #[test]

@@ -4,11 +4,11 @@ mod classes;
 mod commands;
 mod costs;
 mod drains;
-mod learned;
+mod listings;
 mod paid;
 mod properties;
 mod runaway;
-mod sightings;
+mod size_profiles;
 mod unexpected;
 mod wishes;
 
@@ -106,7 +106,7 @@ impl Hand {
 
     pub(super) fn pass(&mut self, fleet: &mut Fleet) -> Vec<Change> {
         let drawn = &mut self.drawn;
-        fleet.pass_time(self.now, &self.policy, &mut |group| {
+        fleet.apply_deadlines(self.now, &self.policy, &mut |group| {
             *drawn += 1;
             MachineId::new(format!("{group}-{drawn:08x}"))
         })
@@ -117,8 +117,8 @@ impl Hand {
     }
 
     /// Asks for everything that is wanted, with one answer for all.
-    pub(super) fn ask_all(&self, fleet: &mut Fleet, outcome: &Outcome) {
-        let wanted: Vec<_> = fleet.wanted().into_iter().map(|(id, _)| id).collect();
+    pub(super) fn ask_all(&self, fleet: &mut Fleet, outcome: &CreationOutcome) {
+        let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
         fleet.record_requests(&wanted, self.now);
         for id in wanted {
             fleet.record_outcome(&id, outcome.clone(), self.now, &self.policy);

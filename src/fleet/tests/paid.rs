@@ -7,7 +7,7 @@ use crate::cost::{CostLimit, Usd};
 fn full(hand: &mut Hand, fleet: &mut Fleet) -> Vec<ListedNode> {
     hand.observe(fleet, &[]);
     hand.increase(fleet, OTHER, 4).unwrap();
-    hand.ask_all(fleet, &Outcome::Accepted);
+    hand.ask_all(fleet, &CreationOutcome::Accepted);
     let nodes: Vec<_> = (1..=4).map(|n| node(n, 2)).collect();
     hand.observe(fleet, &nodes);
     nodes
@@ -32,12 +32,12 @@ fn vms_that_still_exist_leave_only_the_surge_for_growth() {
         "pool batch/ams1/small/on-demand cannot grow by 3: NodeGroup batch has 0 of at most 4 machines, and 4 \
          further VMs are paid for (being deleted, orphans, or unexpected nodes); at most 6 together"
     );
-    assert_eq!(fleet.hindrance(OTHER, 3, hand.now).unwrap().reason, "VMS_STILL_PAID");
+    assert_eq!(fleet.growth_block(OTHER, 3, hand.now).unwrap().reason, "VMS_STILL_PAID");
     hand.increase(&mut fleet, OTHER, 2).unwrap();
     assert_eq!(limits(&fleet, OTHER), (0, 2, 2));
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 
-    for id in fleet.unwanted().iter().map(|m| m.id.clone()).collect::<Vec<_>>() {
+    for id in fleet.machines_to_delete().iter().map(|m| m.id.clone()).collect::<Vec<_>>() {
         fleet.deletion_accepted(&id, hand.now);
     }
     for _ in 0..2 {
@@ -89,21 +89,25 @@ fn an_orphan_counts_until_it_is_gone() {
     hand.observe(&mut fleet, &nodes);
     hand.wait(Duration::from_mins(16));
     hand.pass(&mut fleet);
-    assert_eq!((fleet.unwanted().len(), limits(&fleet, OTHER).2), (4, 2), "to be deleted, and paid for");
-    fleet.audit().unwrap();
+    assert_eq!(
+        (fleet.machines_to_delete().len(), limits(&fleet, OTHER).2),
+        (4, 2),
+        "to be deleted, and paid for"
+    );
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
 fn a_bound_that_waiting_machines_reach_is_no_halt() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     hand.observe(&mut fleet, &[]);
-    let verdict = Verdict { room: 2, halt: None, counted: 5, bound: 7, unexplained: 0 };
-    fleet.set_verdict(verdict.clone());
+    let verdict = GuardStatus { room: 2, halt: None, counted: 5, bound: 7, unexplained: 0 };
+    fleet.set_guard_status(verdict.clone());
     hand.increase(&mut fleet, OTHER, 2).unwrap();
     let refused = hand.increase(&mut fleet, OTHER, 1).unwrap_err();
     assert!(matches!(refused, Refusal::AboveVmBound { counted: 5, waiting: 2, bound: 7, .. }), "{refused}");
-    assert_eq!(fleet.hindrance(OTHER, 1, hand.now).unwrap().reason, "VM_BOUND_REACHED");
+    assert_eq!(fleet.growth_block(OTHER, 1, hand.now).unwrap().reason, "VM_BOUND_REACHED");
     let halt = Halt::UnexplainedNodes(vec![Hostname::new("slave-9")]);
-    fleet.set_verdict(Verdict { room: 0, halt: Some(halt), ..verdict });
-    assert_eq!(fleet.hindrance(OTHER, 1, hand.now).unwrap().reason, "GROWTH_HALTED");
+    fleet.set_guard_status(GuardStatus { room: 0, halt: Some(halt), ..verdict });
+    assert_eq!(fleet.growth_block(OTHER, 1, hand.now).unwrap().reason, "GROWTH_HALTED");
 }

@@ -185,7 +185,7 @@ impl World {
         for change in changes {
             self.follower.apply(change);
         }
-        self.follower.share_sightings(&self.fleet);
+        self.follower.share_transient_state(&self.fleet);
     }
 
     fn groups(&self) -> Vec<NodeGroup> {
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// The pools of VMs of a NodeGroup that may exist and are in no target size, from the records.
-    fn leaving(&self, group: &NodeGroupName) -> Vec<PoolId> {
+    fn extra_vms(&self, group: &NodeGroupName) -> Vec<PoolId> {
         let exists = |m: &&Machine| {
             m.vm().is_some() || m.requests.iter().any(|request| request.outcome != RequestOutcome::Lost)
         };
@@ -211,9 +211,11 @@ impl World {
     /// USD per month of the machines of a NodeGroup that count and of what else is paid for, from the records.
     fn cost(&self, group: &NodeGroupName) -> u64 {
         let counting = self.fleet.machines().filter(|m| m.counts() && m.pool.node_group == *group);
-        let leaving =
-            self.leaving(group).into_iter().map(|pool| if pool.offer.as_str() == "large" { 40 } else { 20 });
-        counting.map(|machine| 10 * machine.size.0).chain(leaving).sum()
+        let extra_vms = self
+            .extra_vms(group)
+            .into_iter()
+            .map(|pool| if pool.offer.as_str() == "large" { 40 } else { 20 });
+        counting.map(|machine| 10 * machine.size.0).chain(extra_vms).sum()
     }
 
     fn close(&mut self, policy: Option<DeletionPolicy>) {
@@ -244,7 +246,7 @@ impl World {
     fn ask(&mut self, replies: &[Reply]) {
         // Always on a fresh listing, as provision does.
         self.list(0);
-        let wanted = self.fleet.wanted();
+        let wanted = self.fleet.machines_to_request();
         for ((id, class), reply) in wanted.into_iter().zip(replies) {
             let changes = self.fleet.record_requests(std::slice::from_ref(&id), self.hand.now);
             if changes.is_empty() {
@@ -253,11 +255,11 @@ impl World {
             self.take(&changes);
             let failure = |reason| Failure { reason, message: String::new() };
             let outcome = match reply {
-                Reply::Accepted => Outcome::Accepted,
-                Reply::LostAfterwards | Reply::LostBefore => Outcome::Unclear,
-                Reply::Refused => Outcome::Refused(failure(FailureReason::Refused)),
-                Reply::Stockout => Outcome::Refused(failure(FailureReason::Stockout)),
-                Reply::Unavailable => Outcome::Unavailable(failure(FailureReason::ApiUnavailable)),
+                Reply::Accepted => CreationOutcome::Accepted,
+                Reply::LostAfterwards | Reply::LostBefore => CreationOutcome::Unclear,
+                Reply::Refused => CreationOutcome::Refused(failure(FailureReason::Refused)),
+                Reply::Stockout => CreationOutcome::Refused(failure(FailureReason::Stockout)),
+                Reply::Unavailable => CreationOutcome::Unavailable(failure(FailureReason::ApiUnavailable)),
                 Reply::Crash { made } => {
                     if *made {
                         self.make(class.size.0, true);
@@ -274,7 +276,7 @@ impl World {
     }
 
     fn delete(&mut self, accepted: bool, done: bool) {
-        for machine in self.fleet.unwanted().into_iter().cloned().collect::<Vec<_>>() {
+        for machine in self.fleet.machines_to_delete().into_iter().cloned().collect::<Vec<_>>() {
             let vm = machine.vm().unwrap().clone();
             if done {
                 let at = self.vms.iter().position(|(node, _)| node.id == vm.id);
@@ -302,7 +304,7 @@ impl World {
                 };
                 let (before, max) = (self.fleet.group_target(known), self.fleet.group(known).unwrap().max);
                 let cost = self.cost(&known.id.node_group) + 10 * known.offer.size.0 * *delta as u64;
-                let paid = before + self.leaving(&known.id.node_group).len() as u32;
+                let paid = before + self.extra_vms(&known.id.node_group).len() as u32;
                 let fits = before + *delta as u32 <= max
                     && paid + *delta as u32 <= max + surge(max)
                     && (*pool < 2 || self.closed.is_none())
@@ -356,7 +358,9 @@ impl World {
             Step::Retire { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
                 let changes = self.fleet.retire(&machine.id, DeletionReason::VPSieNodeDeleted, now);
-                assert!(!self.fleet.unwanted().iter().any(|m| m.id == machine.id && machine.counts()));
+                assert!(
+                    !self.fleet.machines_to_delete().iter().any(|m| m.id == machine.id && machine.counts())
+                );
                 self.take(&changes);
             }
             Step::Drained { nth } => {
@@ -382,7 +386,7 @@ impl World {
                 changes.extend(self.hand.pass(&mut self.fleet));
                 let records: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
                 let refused: BTreeSet<RecordKey> = records.into_iter().skip(*nth).take(1).collect();
-                let held = HeldBack::new(&changes, refused);
+                let held = DeferredChanges::new(&changes, refused);
                 changes.retain(|change| !held.holds(change));
                 self.take(&changes);
                 self.fleet = self.follower.clone();
@@ -403,7 +407,7 @@ impl World {
     }
 
     fn check(&self) {
-        self.fleet.audit().unwrap();
+        self.fleet.check_consistency().unwrap();
         assert_eq!(self.fleet.records(), self.follower.records(), "the changes say all");
         for (vm, ours) in &self.vms {
             if !ours {
@@ -414,7 +418,7 @@ impl World {
 
     fn check_reader(&self) {
         let mut reader = self.follower.clone();
-        reader.share_sightings(&self.fleet);
+        reader.share_transient_state(&self.fleet);
         assert_eq!(reader, self.fleet, "the changes and the sightings say all");
     }
 
@@ -519,7 +523,7 @@ proptest! {
         world.make(2, false);
         world.list(0);
         world.check();
-        prop_assert!(world.fleet.unwanted().is_empty());
+        prop_assert!(world.fleet.machines_to_delete().is_empty());
     }
 }
 

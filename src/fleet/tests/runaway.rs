@@ -72,7 +72,7 @@ impl World {
             hand: Hand::new(),
             minute: 0,
             fleet,
-            guard: Guard::new(Before::default()),
+            guard: Guard::new(PriorRecords::default()),
             made: 100,
             vms: Vec::new(),
             worst: 0,
@@ -156,7 +156,7 @@ impl World {
             }
         }
         if self.bug == Bug::DeletingLeavesLimits {
-            self.fleet.leaving.clear();
+            self.fleet.extra_vms.clear();
         }
     }
 
@@ -169,7 +169,7 @@ impl World {
             records.machines.iter().filter_map(|machine| Some(machine.vm()?.hostname.clone())).collect();
         let accepted = records.machines.iter().map(|machine| machine.requests.len() as u32).sum();
         let before =
-            Before { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0, late: 0 };
+            PriorRecords { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0, late: 0 };
         self.fleet = Fleet::restore(declared(), records, Reserved::default());
         // Time goes on: the guard's own begins anew.
         self.guard = Guard::new(before);
@@ -185,26 +185,26 @@ impl World {
             self.guard.note_count(1 + self.vms.len() as u32, &listed, self.time());
         }
         if self.guarded {
-            self.fleet.set_verdict(self.guard.verdict(self.time()));
+            self.fleet.set_guard_status(self.guard.status(self.time()));
         }
         self.hand.observe(&mut self.fleet, &listed);
         self.hand.pass(&mut self.fleet);
         self.spoil();
         self.fleet.note_known_before(self.guard.known_before().cloned().unwrap_or_default());
-        for (id, _) in self.fleet.wanted() {
+        for (id, _) in self.fleet.machines_to_request() {
             self.fleet.record_requests(std::slice::from_ref(&id), self.hand.now);
-            let mut outcome = Outcome::Accepted;
+            let mut outcome = CreationOutcome::Accepted;
             for _ in 0..if self.bug == Bug::CreatesTwice { 2 } else { 1 } {
                 match self.guard.permit(self.time()) {
                     Err(_) if self.guarded => {
                         let failure =
                             Failure { reason: FailureReason::QuotaExceeded, message: String::new() };
-                        outcome = Outcome::Unavailable(failure);
+                        outcome = CreationOutcome::Unavailable(failure);
                     }
                     ticket => {
                         self.make();
                         if let Ok(ticket) = ticket {
-                            self.guard.note_outcome(ticket, Created::Accepted);
+                            self.guard.note_outcome(ticket, GuardOutcome::Accepted);
                         }
                     }
                 }
@@ -213,12 +213,12 @@ impl World {
             self.spoil();
         }
         if self.guarded {
-            self.fleet.set_verdict(self.guard.verdict(self.time()));
+            self.fleet.set_guard_status(self.guard.status(self.time()));
         }
     }
 
     fn delete_at_vpsie(&mut self) {
-        for machine in self.fleet.unwanted().into_iter().cloned().collect::<Vec<_>>() {
+        for machine in self.fleet.machines_to_delete().into_iter().cloned().collect::<Vec<_>>() {
             let vm = machine.vm().unwrap().clone();
             self.guard.note_deletion_request(&vm.hostname, self.time());
             if !matches!(self.bug, Bug::DeletionsAreRefused | Bug::DeletingLeavesLimits) {
@@ -281,7 +281,7 @@ fn bounds_vms_whatever_the_accounting() {
 }
 
 fn guard(max: u32) -> Guard {
-    let mut guard = Guard::new(Before::default());
+    let mut guard = Guard::new(PriorRecords::default());
     guard.declare(&Maxima { groups: [("batch".into(), max)].into(), cluster: None }, &BTreeMap::new());
     guard.observe(&[node(1, 2)], Duration::ZERO);
     guard
@@ -299,13 +299,13 @@ fn mins(minutes: u64) -> Duration {
 fn counts_no_node_that_was_listed_before_the_first_request() {
     let mut guard = guard(4);
     guard.observe(&nodes(1..=20), mins(1));
-    assert_eq!(guard.verdict(mins(1)).counted, 0, "a person added them before anything was asked for");
+    assert_eq!(guard.status(mins(1)).counted, 0, "a person added them before anything was asked for");
     for _ in 0..4 {
         let ticket = guard.permit(mins(2)).unwrap();
-        guard.note_outcome(ticket, Created::Accepted);
+        guard.note_outcome(ticket, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=24), mins(3));
-    let verdict = guard.verdict(mins(3));
+    let verdict = guard.status(mins(3));
     assert_eq!((verdict.counted, verdict.room, verdict.halt), (4, 3, None));
 }
 
@@ -313,12 +313,12 @@ fn counts_no_node_that_was_listed_before_the_first_request() {
 fn counts_a_node_added_by_hand_and_goes_on() {
     let mut guard = guard(4);
     let ticket = guard.permit(mins(1)).unwrap();
-    guard.note_outcome(ticket, Created::Accepted);
+    guard.note_outcome(ticket, GuardOutcome::Accepted);
     guard.observe(&nodes(1..=3), mins(2));
-    let verdict = guard.verdict(mins(2));
+    let verdict = guard.status(mins(2));
     assert_eq!((verdict.counted, verdict.unexplained, verdict.halt), (2, 1, None));
     guard.observe(&nodes(1..=5), mins(3));
-    let halt = guard.verdict(mins(3)).halt.unwrap();
+    let halt = guard.status(mins(3)).halt.unwrap();
     assert_eq!(halt.reason(), "UnexplainedNodes");
     let halt = halt.to_string();
     assert!(
@@ -326,11 +326,11 @@ fn counts_a_node_added_by_hand_and_goes_on() {
         "{halt}"
     );
     guard.acknowledge(&BTreeSet::from([node(4, 2).hostname, node(5, 2).hostname]));
-    assert_eq!(guard.verdict(mins(3)).halt, None);
+    assert_eq!(guard.status(mins(3)).halt, None);
     guard.observe(&nodes(1..=5), mins(4));
-    assert_eq!(guard.verdict(mins(4)).counted, 2, "for good");
+    assert_eq!(guard.status(mins(4)).counted, 2, "for good");
     guard.observe(&nodes(1..=9), mins(90));
-    assert_eq!(guard.verdict(mins(90)).counted, 2, "long after the last request they are not its result");
+    assert_eq!(guard.status(mins(90)).counted, 2, "long after the last request they are not its result");
 }
 
 #[test]
@@ -338,21 +338,21 @@ fn halts_while_deletions_are_overdue() {
     let mut guard = guard(10);
     for _ in 0..5 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, Created::Accepted);
+        guard.note_outcome(ticket, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=6), mins(2));
     for n in 2..=4 {
         guard.note_deletion_request(&node(n, 2).hostname, mins(3));
     }
-    assert_eq!(guard.verdict(mins(20)).halt, None);
-    let halt = guard.verdict(mins(33)).halt.unwrap();
+    assert_eq!(guard.status(mins(20)).halt, None);
+    let halt = guard.status(mins(33)).halt.unwrap();
     assert_eq!(halt.reason(), "DeletionsOverdue");
     for n in 2..=4 {
         guard.note_deletion(&node(n, 2).hostname);
     }
     guard.observe(&nodes(5..=6), mins(34));
     guard.observe(&nodes(5..=6), mins(35));
-    let verdict = guard.verdict(mins(35));
+    let verdict = guard.status(mins(35));
     assert_eq!((verdict.halt, verdict.counted), (None, 2), "it lifts by itself");
 }
 
@@ -362,17 +362,17 @@ fn forgets_what_vpsie_never_made_when_its_counts_say_so() {
     for (counted, until) in [(None, 24 * 60), (Some(1), 60)] {
         let mut guard = guard(4);
         while let Ok(ticket) = guard.permit(mins(1)) {
-            guard.note_outcome(ticket, Created::Accepted);
+            guard.note_outcome(ticket, GuardOutcome::Accepted);
         }
-        assert_eq!(guard.verdict(mins(1)).halt.unwrap().reason(), "TooManyVMs");
+        assert_eq!(guard.status(mins(1)).halt.unwrap().reason(), "TooManyVMs");
         for minute in 2..=until + 1 {
-            assert!(guard.verdict(mins(minute)).halt.is_some(), "{counted:?}: {minute}");
+            assert!(guard.status(mins(minute)).halt.is_some(), "{counted:?}: {minute}");
             guard.observe(&listed, mins(minute));
             if let Some(counted) = counted.filter(|_| guard.needs_count(mins(minute))) {
                 guard.note_count(counted, &listed, mins(minute));
             }
         }
-        assert_eq!(guard.verdict(mins(until + 1)).halt, None, "{counted:?}");
+        assert_eq!(guard.status(mins(until + 1)).halt, None, "{counted:?}");
     }
 }
 
@@ -381,15 +381,15 @@ fn a_creation_that_made_nothing_does_not_count() {
     let mut guard = guard(4);
     for _ in 0..50 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, Created::Nothing);
+        guard.note_outcome(ticket, GuardOutcome::Nothing);
     }
-    assert_eq!(guard.verdict(mins(1)).counted, 0);
+    assert_eq!(guard.status(mins(1)).counted, 0);
 }
 
 #[test]
 fn a_lowered_maximum_of_one_group_does_not_stop_another() {
     let (web, batch): (NodeGroupName, NodeGroupName) = ("web".into(), "batch".into());
-    let mut guard = Guard::new(Before::default());
+    let mut guard = Guard::new(PriorRecords::default());
     let maxima =
         |web_max| Maxima { groups: [(web.clone(), web_max), (batch.clone(), 4)].into(), cluster: None };
     let held = |count| BTreeMap::from([(web.clone(), count)]);
@@ -397,13 +397,13 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
     guard.observe(&[], mins(0));
     for _ in 0..40 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, Created::Accepted);
+        guard.note_outcome(ticket, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=40), mins(2));
     guard.declare(&maxima(2), &held(40));
-    let verdict = guard.verdict(mins(2));
+    let verdict = guard.status(mins(2));
     assert_eq!((verdict.bound, verdict.room, &verdict.halt), (44, 4, &None));
-    let mut restarted = Guard::new(Before {
+    let mut restarted = Guard::new(PriorRecords {
         known: Some(BTreeSet::new()),
         ours: nodes(1..=40).into_iter().map(|node| node.hostname).collect(),
         accepted: 0,
@@ -412,26 +412,26 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
     });
     restarted.declare(&maxima(2), &held(40));
     restarted.observe(&nodes(1..=40), mins(0));
-    assert_eq!(restarted.verdict(mins(0)), verdict);
+    assert_eq!(restarted.status(mins(0)), verdict);
     restarted.declare(&maxima(2), &held(1));
-    assert_eq!(restarted.verdict(mins(0)).bound, 11, "what is gone does not come back");
+    assert_eq!(restarted.status(mins(0)).bound, 11, "what is gone does not come back");
 }
 
 #[test]
 fn a_restart_in_a_scale_up_does_not_halt_growth() {
-    let mut guard = Guard::new(Before { unclear: 4, ..Before::default() });
+    let mut guard = Guard::new(PriorRecords { unclear: 4, ..PriorRecords::default() });
     let maxima = Maxima { groups: [("batch".into(), 4)].into(), cluster: None };
     guard.declare(&maxima, &BTreeMap::new());
     guard.observe(&[], Duration::ZERO);
-    assert_eq!(guard.verdict(Duration::ZERO).room, 3, "each may have made a VM");
+    assert_eq!(guard.status(Duration::ZERO).room, 3, "each may have made a VM");
     let minute = Duration::from_mins(1);
     guard.observe(&[], minute);
-    assert_eq!(guard.verdict(minute).room, 7, "no VM of theirs is listed");
+    assert_eq!(guard.status(minute).room, 7, "no VM of theirs is listed");
 }
 
 fn restarted(late: u32) -> Guard {
     let known = Some(BTreeSet::from([node(1, 2).hostname]));
-    let mut guard = Guard::new(Before { known, late, ..Before::default() });
+    let mut guard = Guard::new(PriorRecords { known, late, ..PriorRecords::default() });
     guard.declare(&Maxima { groups: [("batch".into(), 4)].into(), cluster: None }, &BTreeMap::new());
     guard.observe(&nodes(1..=1), Duration::ZERO);
     guard
@@ -442,31 +442,31 @@ fn a_late_vm_counts_long_after_the_last_request() {
     let mut guard = guard(4);
     for _ in 0..4 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, Created::Accepted);
+        guard.note_outcome(ticket, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=1), mins(90));
     guard.note_count(1, &nodes(1..=1), mins(90));
-    assert_eq!(guard.verdict(mins(90)).counted, 0, "VPSie's count disproves them");
+    assert_eq!(guard.status(mins(90)).counted, 0, "VPSie's count disproves them");
     guard.observe(&nodes(1..=5), mins(240));
-    let verdict = guard.verdict(mins(240));
+    let verdict = guard.status(mins(240));
     assert_eq!((verdict.counted, verdict.unexplained), (4, 0), "they were asked for");
 }
 
 #[test]
 fn late_vms_count_after_a_restart_too() {
     let mut guard = restarted(4);
-    assert_eq!(guard.verdict(mins(0)).counted, 0, "they were given up");
+    assert_eq!(guard.status(mins(0)).counted, 0, "they were given up");
     guard.observe(&nodes(1..=5), mins(120));
-    assert_eq!(guard.verdict(mins(120)).counted, 4);
+    assert_eq!(guard.status(mins(120)).counted, 4);
 }
 
 #[test]
 fn lost_replies_of_before_a_restart_do_not_halt_growth() {
     for late in [BOUND, 3 * BOUND, u32::MAX] {
         let mut guard = restarted(late);
-        assert_eq!(guard.verdict(mins(0)).room, BOUND, "{late}");
+        assert_eq!(guard.status(mins(0)).room, BOUND, "{late}");
         guard.observe(&nodes(1..=1 + 2 * BOUND), mins(120));
-        assert_eq!(guard.verdict(mins(120)).counted, BOUND, "as many may be late as may be paid for");
+        assert_eq!(guard.status(mins(120)).counted, BOUND, "as many may be late as may be paid for");
     }
 }
 
@@ -475,50 +475,51 @@ fn workers_that_vpsie_counts_count_until_they_are_listed() {
     let mut guard = guard(4);
     for _ in 0..3 {
         let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, Created::Unclear);
+        guard.note_outcome(ticket, GuardOutcome::Unclear);
     }
     assert!(guard.needs_count(mins(1)), "their VMs may be counted before they are listed");
     guard.note_count(4, &nodes(1..=1), mins(1));
     guard.observe(&nodes(1..=1), mins(3));
-    let verdict = guard.verdict(mins(3));
+    let verdict = guard.status(mins(3));
     assert_eq!((verdict.counted, verdict.halt), (3, None), "the replies are forgotten, their VMs are not");
     guard.observe(&nodes(1..=4), mins(4));
-    assert_eq!(guard.verdict(mins(4)).counted, 3, "not once more");
+    assert_eq!(guard.status(mins(4)).counted, 3, "not once more");
 }
 
 #[test]
 fn a_hostname_that_is_used_again_is_another_vm() {
     let mut guard = guard(4);
     let ticket = guard.permit(mins(1)).unwrap();
-    guard.note_outcome(ticket, Created::Accepted);
+    guard.note_outcome(ticket, GuardOutcome::Accepted);
     guard.observe(&nodes(1..=2), mins(2));
     guard.note_deletion_request(&node(2, 2).hostname, mins(3));
     guard.note_deletion(&node(2, 2).hostname);
     let ticket = guard.permit(mins(4)).unwrap();
-    guard.note_outcome(ticket, Created::Accepted);
+    guard.note_outcome(ticket, GuardOutcome::Accepted);
     let again = ListedNode { id: Some(VmId::new("another")), ..node(2, 2) };
     guard.observe(&[node(1, 2), again], mins(5));
-    let verdict = guard.verdict(mins(5));
+    let verdict = guard.status(mins(5));
     assert_eq!(verdict.counted, 1, "the creation has its VM, and the deleted one is gone");
-    assert_eq!(guard.verdict(mins(60)).halt, None, "the deletion of the first is not overdue");
+    assert_eq!(guard.status(mins(60)).halt, None, "the deletion of the first is not overdue");
 }
 
 #[test]
 fn a_hostname_of_an_adopted_worker_that_is_used_again_counts() {
     let adopted = node(2, 2).hostname;
     let known = Some(BTreeSet::from([node(1, 2).hostname, adopted.clone()]));
-    let mut guard = Guard::new(Before { known, ours: [adopted.clone()].into(), ..Before::default() });
+    let mut guard =
+        Guard::new(PriorRecords { known, ours: [adopted.clone()].into(), ..PriorRecords::default() });
     guard.declare(&Maxima { groups: [("batch".into(), 4)].into(), cluster: None }, &BTreeMap::new());
     guard.observe(&nodes(1..=2), mins(0));
     guard.note_deletion_request(&adopted, mins(1));
     guard.note_deletion(&adopted);
     let ticket = guard.permit(mins(2)).unwrap();
-    guard.note_outcome(ticket, Created::Accepted);
+    guard.note_outcome(ticket, GuardOutcome::Accepted);
     let again = ListedNode { id: Some(VmId::new("another")), ..node(2, 2) };
     guard.observe(&[node(1, 2), again], mins(3));
-    let verdict = guard.verdict(mins(3));
+    let verdict = guard.status(mins(3));
     let unseen = nodes(1..=1);
     guard.observe(&unseen, mins(4));
-    assert_eq!((verdict.counted, guard.verdict(mins(4)).counted), (1, 1), "it is missed as a VM of ours");
+    assert_eq!((verdict.counted, guard.status(mins(4)).counted), (1, 1), "it is missed as a VM of ours");
     assert_eq!(guard.known_before().unwrap().len(), 1);
 }

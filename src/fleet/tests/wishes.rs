@@ -5,7 +5,7 @@ use super::*;
 fn running(hand: &mut Hand, fleet: &mut Fleet, pool: &str, nodes: &[ListedNode]) {
     hand.observe(fleet, &[]);
     hand.increase(fleet, pool, nodes.len() as i32).unwrap();
-    hand.ask_all(fleet, &Outcome::Accepted);
+    hand.ask_all(fleet, &CreationOutcome::Accepted);
     hand.observe(fleet, nodes);
 }
 
@@ -34,14 +34,14 @@ fn taking_in(max: u32) -> Vec<NodeGroup> {
     groups
 }
 
-fn take_in(hand: &mut Hand, fleet: &mut Fleet, nodes: &[ListedNode]) -> usize {
+fn adopt_workers(hand: &mut Hand, fleet: &mut Fleet, nodes: &[ListedNode]) -> usize {
     hand.observe(fleet, nodes);
     let drawn = &mut hand.drawn;
-    let changes = fleet.take_in(nodes, hand.now, &mut |group| {
+    let changes = fleet.adopt_workers(nodes, hand.now, &mut |group| {
         *drawn += 1;
         MachineId::new(format!("{group}-{drawn:08x}"))
     });
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
     changes.len() / 2
 }
 
@@ -52,12 +52,12 @@ fn one_that_is_retired_is_drained_before_its_vm_is_deleted() {
     let id = only(&fleet).id.clone();
     assert_eq!(fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now).len(), 1);
     assert_eq!(fleet.retire(&id, DeletionReason::NodeGroupDeleted, hand.now), [], "once");
-    assert_eq!((target(&fleet, OTHER), fleet.unwanted().len()), (0, 0));
+    assert_eq!((target(&fleet, OTHER), fleet.machines_to_delete().len()), (0, 0));
     assert_eq!(deleting(&fleet), [(DeletionReason::VPSieNodeDeleted, DrainState::Pending)]);
     assert_eq!(fleet.note_drain(&id, DrainState::Done).len(), 1);
     assert_eq!(fleet.note_drain(&id, DrainState::Done), []);
-    assert_eq!(fleet.unwanted().len(), 1);
-    fleet.audit().unwrap();
+    assert_eq!(fleet.machines_to_delete().len(), 1);
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn limits_that_are_not_known_stop_growth_and_outlast_a_reload() {
         assert_eq!(limits(fleet, SMALL), (0, 0, 0));
         let refused = hand.increase(fleet, SMALL, 1).unwrap_err();
         assert!(matches!(refused, Refusal::LimitsUnknown { .. }), "{refused}");
-        assert_eq!(fleet.hindrance(SMALL, 1, hand.now).map(|h| h.reason), Some("LIMITS_UNKNOWN"));
+        assert_eq!(fleet.growth_block(SMALL, 1, hand.now).map(|h| h.reason), Some("LIMITS_UNKNOWN"));
     }
     fleet.declare(Declaration { groups: groups(), ..Declaration::default() });
     hand.increase(&mut fleet, SMALL, 1).unwrap();
@@ -172,9 +172,9 @@ fn workers_are_taken_in_up_to_the_maximum_where_a_node_group_opts_in() {
     let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(4, 2) };
     let hidden = ListedNode { size: None, ..node(5, 2) };
     let nodes = [node(1, 2), node(2, 2), node(3, 2), control_plane, hidden, node(6, 4)];
-    assert_eq!(take_in(&mut hand, &mut fleet, &nodes), 2);
+    assert_eq!(adopt_workers(&mut hand, &mut fleet, &nodes), 2);
     assert_eq!(target(&fleet, OTHER), 2);
-    assert_eq!(take_in(&mut hand, &mut fleet, &nodes), 0);
+    assert_eq!(adopt_workers(&mut hand, &mut fleet, &nodes), 0);
     assert!(fleet.machine_at(&node(1, 2).hostname).is_some());
     assert_eq!(fleet.unmanaged_node(&node(3, 2).hostname).unwrap().kind, UnmanagedKind::Foreign);
 }
@@ -185,14 +185,18 @@ fn nobody_takes_in_what_two_node_groups_would() {
     let mut groups = taking_in(4);
     groups[0].adopt = true;
     let mut fleet = Fleet::restore(groups, records(), Reserved::default());
-    assert_eq!(take_in(&mut hand, &mut fleet, &[node(1, 2), node(2, 4)]), 1, "only one has the other size");
+    assert_eq!(
+        adopt_workers(&mut hand, &mut fleet, &[node(1, 2), node(2, 4)]),
+        1,
+        "only one has the other size"
+    );
     assert_eq!(target(&fleet, LARGE), 1);
 }
 
 #[test]
 fn without_opting_in_nothing_is_taken_in() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
-    assert_eq!(take_in(&mut hand, &mut fleet, &[node(1, 2)]), 0);
+    assert_eq!(adopt_workers(&mut hand, &mut fleet, &[node(1, 2)]), 0);
 }
 
 #[test]
@@ -222,7 +226,7 @@ fn a_node_of_another_name_is_found_by_an_address_that_is_only_ones() {
     assert_eq!(found(&fleet, renamed, &[3]), None, "two VMs are listed with it");
     hand.observe(&mut fleet, &[with(1, &[3]), with(2, &[2]), with(8, &[1])]);
     assert_eq!(found(&fleet, renamed, &[3]).as_deref(), Some("k8s-slave-1"));
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]

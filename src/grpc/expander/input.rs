@@ -37,7 +37,7 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
                 option.price = pool.price;
                 option.blocked = find_block(fleet, pool, now);
                 option.preferred = is_preferred(fleet, pool);
-                option.position = pool.place.unwrap_or(u32::MAX);
+                option.position = pool.position.unwrap_or(u32::MAX);
                 option.node_group = Some(pool.id.node_group.clone());
             }
         }
@@ -53,8 +53,8 @@ const NOTHING: Resources = Resources { cpu_millis: 0, memory_mib: 0, disk_gib: 0
 
 fn find_block(fleet: &Fleet, pool: &Pool, now: Timestamp) -> Option<Blocked> {
     // One more node is enough: near a maximum, Cluster Autoscaler adds fewer nodes than the option has.
-    let hindrance = fleet.hindrance(&pool.text, 1, now)?;
-    Some(Blocked { reason: hindrance.reason.into(), message: hindrance.message })
+    let block = fleet.growth_block(&pool.text, 1, now)?;
+    Some(Blocked { reason: block.reason.into(), message: block.message })
 }
 
 fn is_preferred(fleet: &Fleet, pool: &Pool) -> bool {

@@ -11,13 +11,13 @@ use serde_json::{Map, Value, json};
 use super::format;
 use super::object_cache::RecordObject;
 use crate::catalog::SizeId;
-use crate::fleet::{Hostname, Learned, Ledger, Records, lenient};
+use crate::fleet::{Hostname, Ledger, Records, SizeProfile, lenient};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
 /// Followed by a hexadecimal digit: a single object could exceed the size limit.
 const UNMANAGED_MAP: &str = "vpsie-autoscaler-unmanaged-";
 /// Followed by the size. Each size has its own object, because the labels of its Nodes are long.
-const LEARNED_MAP: &str = "vpsie-autoscaler-learned-";
+const PROFILE_MAP: &str = "vpsie-autoscaler-profile-";
 const NODES: &str = "nodes";
 /// Its own object: earlier releases refuse unknown keys in the others.
 const LEDGER_MAP: &str = "vpsie-autoscaler-ledger";
@@ -25,7 +25,7 @@ const CATALOG: &str = "catalog";
 const LEDGER: &str = "ledger";
 /// A ledger that could not be read, before it was replaced.
 const UNREADABLE_LEDGER: &str = "ledger.unreadable";
-const LEARNED: &str = "learned.";
+const PROFILES: &str = "profile.";
 /// Longest key of a ConfigMap.
 const KEY_MAX: usize = 253;
 
@@ -47,12 +47,12 @@ impl ConfigMapKey {
         Self { map: LEDGER_MAP.to_owned(), key: LEDGER.to_owned() }
     }
 
-    pub(super) fn learned(size: SizeId) -> Self {
-        Self { map: CATALOG_MAP.to_owned(), key: format!("{LEARNED}{size}") }
+    pub(super) fn profile(size: SizeId) -> Self {
+        Self { map: CATALOG_MAP.to_owned(), key: format!("{PROFILES}{size}") }
     }
 
-    pub(super) fn learned_nodes(size: SizeId) -> Self {
-        Self { map: format!("{LEARNED_MAP}{size}"), key: NODES.to_owned() }
+    pub(super) fn profile_nodes(size: SizeId) -> Self {
+        Self { map: format!("{PROFILE_MAP}{size}"), key: NODES.to_owned() }
     }
 
     pub(super) fn unmanaged(hostname: &Hostname) -> Self {
@@ -138,11 +138,11 @@ pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
 /// Adds the values of a ConfigMap, if it is one of ours. Values that cannot be read stay unchanged.
 pub(super) fn read(map: &ConfigMap, records: &mut Records) {
     let name = map.name_any();
-    if let Some(size) = name.strip_prefix(LEARNED_MAP).and_then(|size| size.parse().ok()) {
+    if let Some(size) = name.strip_prefix(PROFILE_MAP).and_then(|size| size.parse().ok()) {
         let nodes = map.data.as_ref().and_then(|data| data.get(NODES));
         let nodes = nodes.map(|text| serde_json::from_str(text).inspect_err(|error| unreadable(map, error)));
-        let learned = nodes.and_then(Result::ok).and_then(Learned::from_nodes);
-        records.learned.extend(learned.map(|learned| (SizeId(size), learned)));
+        let profile = nodes.and_then(Result::ok).and_then(SizeProfile::from_nodes);
+        records.profiles.extend(profile.map(|profile| (SizeId(size), profile)));
         return;
     }
     if ![CATALOG_MAP, LEDGER_MAP].contains(&name.as_str()) && !name.starts_with(UNMANAGED_MAP) {
@@ -178,9 +178,9 @@ fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result
         records.unmanaged.push(lenient::read_unmanaged(text).map_err(problem)?);
     } else if key == CATALOG {
         records.catalog = Some(serde_json::from_str(text).map_err(problem)?);
-    } else if let Some(size) = key.strip_prefix(LEARNED) {
+    } else if let Some(size) = key.strip_prefix(PROFILES) {
         let size = size.parse().map_err(|_| "the key has no valid size".to_owned())?;
-        records.learned.push((SizeId(size), serde_json::from_str(text).map_err(problem)?));
+        records.profiles.push((SizeId(size), serde_json::from_str(text).map_err(problem)?));
     } else {
         return Err("unknown key".to_owned());
     }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::{RefusedRecord, Store, StoreError};
 use crate::api::{NotARecord, VPSieNode};
 use crate::fleet::{
-    Change, ClusterId, HeldBack, Machine, MachineId, RecordKey, Records, UnmanagedKind, UnmanagedNode,
+    Change, ClusterId, DeferredChanges, Machine, MachineId, RecordKey, Records, UnmanagedKind, UnmanagedNode,
 };
 use config_maps::{ConfigMapKey, MANAGED_BY, Values};
 use increases::Increase;
@@ -373,10 +373,10 @@ impl LastChanges {
                 Change::DropUnmanaged(hostname) => {
                     last.dropped_values.insert(ConfigMapKey::unmanaged(hostname), (record, None));
                 }
-                Change::SaveLearned(size, learned) => {
+                Change::SaveProfile(size, profile) => {
                     // Earlier releases read the summary. It rarely changes.
-                    last.save_value(ConfigMapKey::learned(*size), record.clone(), &learned.summary())?;
-                    last.save_value(ConfigMapKey::learned_nodes(*size), record, &learned.nodes)?;
+                    last.save_value(ConfigMapKey::profile(*size), record.clone(), &profile.summary())?;
+                    last.save_value(ConfigMapKey::profile_nodes(*size), record, &profile.nodes)?;
                 }
                 Change::SaveLedger(ledger) => last.save_value(ConfigMapKey::ledger(), record, ledger)?,
                 Change::SaveCatalog(catalog) => last.save_value(ConfigMapKey::catalog(), record, catalog)?,
@@ -405,7 +405,8 @@ impl LastChanges {
         if refused.is_empty() {
             return;
         }
-        let held = HeldBack::new(changes, refused.iter().map(|refused| refused.record.clone()).collect());
+        let held =
+            DeferredChanges::new(changes, refused.iter().map(|refused| refused.record.clone()).collect());
         for change in changes.iter().filter(|change| held.holds(change)) {
             match change {
                 Change::SaveMachine(machine) => {
@@ -489,7 +490,7 @@ pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Records {
     records.machines.sort_by(|a, b| a.id.cmp(&b.id));
     records.unmanaged.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     // Keeps the Nodes of a size rather than its summary.
-    records.learned.sort_by_key(|(size, learned)| (*size, learned.nodes.is_empty()));
-    records.learned.dedup_by_key(|(size, _)| *size);
+    records.profiles.sort_by_key(|(size, profile)| (*size, profile.nodes.is_empty()));
+    records.profiles.dedup_by_key(|(size, _)| *size);
     records
 }

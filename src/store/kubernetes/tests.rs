@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::super::tests::{changes, cluster, expected, machine, unmanaged};
 use super::*;
 use crate::fleet::{
-    DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Phase, RequestOutcome, UnmanagedNode,
-    Vm, VmId, VmRequest,
+    DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Phase, RequestOutcome,
+    UnmanagedNode, Vm, VmId, VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -106,7 +106,7 @@ async fn every_kind_of_record_comes_back() {
     ];
     store.commit(&drops).await.unwrap();
     let left = store.load().await.unwrap();
-    assert_eq!((left.machines.len(), left.unmanaged.len(), left.learned.len()), (0, 0, 1));
+    assert_eq!((left.machines.len(), left.unmanaged.len(), left.profiles.len()), (0, 0, 1));
     assert!(kube.list("vpsienodes").is_empty());
 }
 
@@ -320,11 +320,11 @@ async fn objects_without_a_readable_record_stay_unchanged() {
     let vm = json!({"hostname": "AMS-slave-1", "vpsieNodeIdentifier": "u-1"});
     let bad = json!({"spec": {"requests": [{"at": "yesterday", "outcome": "Lost"}]}, "status": vm});
     kube.patch("vpsienodes", NAMESPACE, "workers-1", bad).unwrap();
-    let bad = json!({"data": {"learned.12": "{", "price.12": "1"}});
+    let bad = json!({"data": {"profile.12": "{", "price.12": "1"}});
     kube.patch("configmaps", NAMESPACE, "vpsie-autoscaler-catalog", bad).unwrap();
     let before = kube.get("vpsienodes", NAMESPACE, "workers-1");
     let records = store.load().await.unwrap();
-    assert_eq!((records.machines.len(), records.unreadable, records.learned.len()), (0, 3, 1));
+    assert_eq!((records.machines.len(), records.unreadable, records.profiles.len()), (0, 3, 1));
     let vm = records.unmanaged.iter().find(|s| s.hostname.as_str() == "ams-slave-1").unwrap();
     assert_eq!((&vm.id, &vm.kind), (&Some(VmId::from("u-1")), &UnmanagedKind::Foreign), "never touched");
     store.commit(&[Change::DropMachine("workers-2".into())]).await.unwrap();

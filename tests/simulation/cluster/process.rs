@@ -13,7 +13,7 @@ use vpsie_autoscaler::control::{
     AuditLog, CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger,
     NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal, Target,
 };
-use vpsie_autoscaler::fleet::{Basis, Declaration, Policy, Pool};
+use vpsie_autoscaler::fleet::{Declaration, FleetSettings, Policy, Pool};
 use vpsie_autoscaler::kubernetes::{Events, bounded};
 use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
 use vpsie_autoscaler::store::{KubernetesStore, Store};
@@ -43,7 +43,8 @@ impl Process {
         let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
         let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
         let vpsie = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
-        let declared = FleetConfig { declaration: Declaration::default(), basis: Basis::default() };
+        let declared =
+            FleetConfig { declaration: Declaration::default(), settings: FleetSettings::default() };
         let kept: Arc<dyn Store> = Arc::clone(&store) as _;
         let (writer, handle) =
             FleetWriter::load(kept, Arc::clone(&clock), declared, seed, AuditLog::default())

@@ -314,7 +314,7 @@ impl World {
             return Err("4: a VM is made, and maxClusterWorkers is 0".to_owned());
         }
         self.identified()?;
-        self.learned()?;
+        self.check_profiles()?;
         if self.troubles.contains(&Neighbours) {
             for id in NEIGHBOURS {
                 let node = self.kube.get("nodes", "", &format!("other-{id}")).unwrap_or_default();
@@ -367,10 +367,10 @@ impl World {
     }
 
     /// Templates promise the resources that Nodes of their size have once they settle, not those of their first status.
-    fn learned(&self) -> Result<(), String> {
+    fn check_profiles(&self) -> Result<(), String> {
         let Some(process) = &self.process else { return Ok(()) };
         process.handle.read(|fleet| {
-            for pool in fleet.pools().filter(|pool| fleet.learned(pool.offer.size).is_some()) {
+            for pool in fleet.pools().filter(|pool| fleet.size_profile(pool.offer.size).is_some()) {
                 let promised = fleet.template(pool).allocatable;
                 let has = (memory_mib(pool.offer.size.0), DISK_GIB);
                 if (promised.memory_mib, promised.disk_gib) != has {

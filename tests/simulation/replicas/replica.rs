@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::control::{FleetConfig, FleetHandle, fence_transport};
-use vpsie_autoscaler::fleet::{Basis, Policy};
+use vpsie_autoscaler::fleet::{FleetSettings, Policy};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::kubernetes::{Elector, Leadership, bounded, fence_client};
@@ -122,7 +122,7 @@ impl Replica {
                 store: Arc::new(store),
                 transport: frozen_transport(transport.clone(), self.freezer.clone()),
                 clock: Arc::new(self.clock.clone()),
-                declared: FleetConfig { declaration: groups().into(), basis: Basis::default() },
+                declared: FleetConfig { declaration: groups().into(), settings: FleetSettings::default() },
                 policy: self.policy,
                 base: self.base,
             };

@@ -10,8 +10,8 @@ use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources};
 use crate::control::audit::events::{entry_events, refusal_event};
 use crate::fleet::{
-    AutoscalingOptions, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeRef, NodeRole, Outcome,
-    Policy, Records, Refusal, Reserved, VmState,
+    AutoscalingOptions, CreationOutcome, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeRef,
+    NodeRole, Policy, Records, Refusal, Reserved, VmState,
 };
 use crate::kubernetes::{EventType, Object, ObjectEvent};
 
@@ -100,7 +100,7 @@ impl AuditedFleet {
         self.play(Cause::Provisioning, |fleet, now, _| fleet.record_requests(&["web-1".into()], now))
     }
 
-    fn answer(&mut self, outcome: Outcome) -> Vec<AuditEntry> {
+    fn answer(&mut self, outcome: CreationOutcome) -> Vec<AuditEntry> {
         self.play(Cause::VPSieAnswer, |fleet, now, _| {
             fleet.record_outcome(&"web-1".into(), outcome, now, &policy())
         })
@@ -110,14 +110,14 @@ impl AuditedFleet {
         let nodes: Vec<_> = nodes.iter().cloned().chain([node(99)]).collect();
         self.play(Cause::VPSieListing, |fleet, now, names| {
             let mut changes = fleet.observe(&nodes, now, &policy());
-            changes.extend(fleet.take_in(&nodes, now, names));
+            changes.extend(fleet.adopt_workers(&nodes, now, names));
             changes
         })
     }
 
     fn pass(&mut self, minutes: u64) -> Vec<AuditEntry> {
         self.now += Duration::from_mins(minutes);
-        self.play(Cause::Expiry, |fleet, now, names| fleet.pass_time(now, &policy(), names))
+        self.play(Cause::Expiry, |fleet, now, names| fleet.apply_deadlines(now, &policy(), names))
     }
 
     fn retire(&mut self, reason: DeletionReason) -> Vec<AuditEntry> {
@@ -129,14 +129,14 @@ impl AuditedFleet {
         let mut audited = Self::new(false);
         audited.increase();
         audited.ask();
-        audited.answer(Outcome::Accepted);
+        audited.answer(CreationOutcome::Accepted);
         audited.list(&[node(1)]);
         audited.register();
         audited
     }
 
     fn register(&mut self) -> Vec<AuditEntry> {
-        self.play(Cause::Node, |fleet, now, _| fleet.registered(&Hostname::new("slave-1"), now))
+        self.play(Cause::Node, |fleet, now, _| fleet.note_registered(&Hostname::new("slave-1"), now))
     }
 
     fn delete(&mut self) -> Vec<AuditEntry> {
@@ -244,7 +244,7 @@ fn a_machine_that_is_made() {
     let asked = audited.ask();
     assert_eq!(asked, [entry(AuditAction::Requested, Cause::Provisioning)]);
     assert_eq!(events(&asked), [on_machine(EventType::Normal, "Requested", "VPSie is asked for a VM")]);
-    assert_eq!(audited.answer(Outcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieAnswer)]);
+    assert_eq!(audited.answer(CreationOutcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieAnswer)]);
     let bound = audited.list(&[node(1)]);
     assert_eq!(bound, [with_vm(AuditAction::Bound, Cause::VPSieListing)]);
     assert_eq!(events(&bound), [on_machine(EventType::Normal, "Created", "VPSie lists VM slave-1 (uuid-1)")]);
@@ -259,7 +259,7 @@ fn a_creation_that_vpsie_refuses_fails_in_its_own_words() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     audited.ask();
-    let failed = audited.answer(Outcome::Refused(stockout()));
+    let failed = audited.answer(CreationOutcome::Refused(stockout()));
     assert_eq!(
         failed,
         [AuditEntry { failure: Some(stockout()), ..entry(AuditAction::Failed, Cause::VPSieAnswer) }]
@@ -275,11 +275,11 @@ fn requests_without_a_result() {
     audited.increase();
     audited.ask();
     assert_eq!(
-        audited.answer(Outcome::Unavailable(stockout())),
+        audited.answer(CreationOutcome::Unavailable(stockout())),
         [entry(AuditAction::NotCreated, Cause::VPSieAnswer)]
     );
     audited.ask();
-    assert_eq!(audited.answer(Outcome::Unclear), [entry(AuditAction::Unclear, Cause::VPSieAnswer)]);
+    assert_eq!(audited.answer(CreationOutcome::Unclear), [entry(AuditAction::Unclear, Cause::VPSieAnswer)]);
     audited.list(&[]);
     audited.list(&[]);
     assert_eq!(audited.pass(2), [entry(AuditAction::Lost, Cause::Expiry)]);
@@ -324,7 +324,7 @@ fn a_failed_machine_whose_request_may_still_have_a_vm_is_given_up_in_time() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     audited.ask();
-    audited.answer(Outcome::Accepted);
+    audited.answer(CreationOutcome::Accepted);
     audited.list(&[]);
     audited.list(&[]);
     let late = audited.pass(60);
@@ -409,7 +409,7 @@ fn cancels_say_what_time_brought_about() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     audited.ask();
-    audited.answer(Outcome::Refused(stockout()));
+    audited.answer(CreationOutcome::Refused(stockout()));
     assert_eq!(audited.pass(60 * 24), [entry(AuditAction::Cancelled, Cause::FailedExpired)]);
 }
 
@@ -419,14 +419,14 @@ fn lives() -> Vec<AuditEntry> {
     let mut audited = AuditedFleet::new(false);
     entries.extend(audited.increase());
     entries.extend(audited.ask());
-    entries.extend(audited.answer(Outcome::Unavailable(stockout())));
+    entries.extend(audited.answer(CreationOutcome::Unavailable(stockout())));
     entries.extend(audited.ask());
-    entries.extend(audited.answer(Outcome::Unclear));
+    entries.extend(audited.answer(CreationOutcome::Unclear));
     audited.list(&[]);
     audited.list(&[]);
     entries.extend(audited.pass(2));
     entries.extend(audited.ask());
-    entries.extend(audited.answer(Outcome::Accepted));
+    entries.extend(audited.answer(CreationOutcome::Accepted));
     entries.extend(audited.list(&[node(1)]));
     entries.extend(audited.register());
     entries.extend(audited.delete());
@@ -440,7 +440,7 @@ fn lives() -> Vec<AuditEntry> {
     let mut failed = AuditedFleet::new(false);
     failed.increase();
     failed.ask();
-    entries.extend(failed.answer(Outcome::Refused(stockout())));
+    entries.extend(failed.answer(CreationOutcome::Refused(stockout())));
     entries.extend(failed.retire(DeletionReason::VPSieNodeDeleted));
     let (mut audited, found) = orphaned();
     entries.extend(found);

@@ -51,7 +51,7 @@ fn fleet(phase: Phase, unmanaged: Vec<UnmanagedNode>) -> Fleet {
     let records = Records {
         machines: vec![machine],
         unmanaged,
-        learned: Vec::new(),
+        profiles: Vec::new(),
         ledger: crate::fleet::Ledger::default(),
         catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
         unreadable: 0,
@@ -89,11 +89,11 @@ fn node(provider_id: &str, ready: bool) -> Node {
 }
 
 /// Where nothing is known of the order in which Node and machine appeared.
-fn judge(fleet: &Fleet, node: &Node) -> Verdict {
+fn judge(fleet: &Fleet, node: &Node) -> NodeAction {
     judge_after(&History::default(), fleet, node)
 }
 
-fn judge_after(history: &History, fleet: &Fleet, node: &Node) -> Verdict {
+fn judge_after(history: &History, fleet: &Fleet, node: &Node) -> NodeAction {
     verdict(fleet, history, node, owner(fleet, history, node))
 }
 
@@ -136,25 +136,25 @@ fn merge(into: &mut Value, patch: Value) {
 fn a_new_node_gets_its_identity_and_then_registers() {
     let fleet = fleet(creating(), Vec::new());
     let bare = node("", true);
-    let Verdict::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
+    let NodeAction::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
     assert_eq!(patch["spec"]["providerID"], ID);
     assert_eq!(patch["metadata"]["labels"]["team"], "web");
     assert_eq!(patch["metadata"]["annotations"][names::POOL], POOL);
     assert_eq!(patch["metadata"]["resourceVersion"], "7");
     let named = merged(&bare, patch);
     assert_eq!(named.spec.as_ref().unwrap().taints.as_ref().unwrap().len(), 2, "its own taint stays");
-    assert_eq!(judge(&fleet, &named), Verdict::Register(vm().hostname));
+    assert_eq!(judge(&fleet, &named), NodeAction::Register(vm().hostname));
 }
 
 #[test]
 fn a_label_that_was_lost_is_given_again_and_a_taint_is_not() {
     let fleet = fleet(creating(), Vec::new());
     let bare = node("", true);
-    let Verdict::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
+    let NodeAction::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
     let mut named = merged(&bare, patch);
     named.metadata.labels.as_mut().unwrap().remove("team");
     named.spec.as_mut().unwrap().taints = None;
-    let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
+    let NodeAction::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
     assert_eq!(patch["metadata"]["labels"], json!({ "team": "web" }));
     assert_eq!(patch.get("spec"), None);
 }
@@ -163,11 +163,11 @@ fn a_label_that_was_lost_is_given_again_and_a_taint_is_not() {
 fn adopts_an_unknown_provider_id_of_a_ready_node() {
     let fleet = fleet(creating(), Vec::new());
     let other = node("vpsie://other", true);
-    assert_eq!(judge(&fleet, &other), Verdict::Adopt("web-00000001".into(), "vpsie://other".into()));
-    assert_eq!(judge(&fleet, &node("vpsie://other", false)), Verdict::Delete, "left from another VM");
+    assert_eq!(judge(&fleet, &other), NodeAction::Adopt("web-00000001".into(), "vpsie://other".into()));
+    assert_eq!(judge(&fleet, &node("vpsie://other", false)), NodeAction::Delete, "left from another VM");
     let booting = merged(&node("vpsie://other", false), not_ready());
-    assert_eq!(judge_after(&younger(&booting), &fleet, &booting), Verdict::Leave, "it is new");
-    assert_eq!(judge(&fleet, &booting), Verdict::Leave, "it may be new");
+    assert_eq!(judge_after(&younger(&booting), &fleet, &booting), NodeAction::Leave, "it is new");
+    assert_eq!(judge(&fleet, &booting), NodeAction::Leave, "it may be new");
 }
 
 fn not_ready() -> Value {
@@ -178,13 +178,13 @@ fn not_ready() -> Value {
 fn adopts_the_provider_id_of_another_controller() {
     let mut fleet = fleet(creating(), Vec::new());
     let talos = node("talos://vpsie/10.0.0.9", true);
-    let Verdict::Adopt(machine, id) = judge(&fleet, &talos) else { panic!("not adopted") };
+    let NodeAction::Adopt(machine, id) = judge(&fleet, &talos) else { panic!("not adopted") };
     assert_eq!(fleet.adopt_provider_id(&machine, &id).len(), 1);
     assert_eq!(fleet.machine(&machine).unwrap().instance_id(), "talos://vpsie/10.0.0.9");
-    let Verdict::Patch(patch) = judge(&fleet, &talos) else { panic!("no patch") };
+    let NodeAction::Patch(patch) = judge(&fleet, &talos) else { panic!("no patch") };
     assert_eq!(patch["metadata"]["labels"]["team"], "web");
     assert_eq!(patch["spec"].get("providerID"), None, "it cannot be changed");
-    let Verdict::Register(..) = judge(&fleet, &merged(&talos, patch)) else { panic!("not registered") };
+    let NodeAction::Register(..) = judge(&fleet, &merged(&talos, patch)) else { panic!("not registered") };
     assert_eq!(fleet.adopt_provider_id(&machine, &id), [], "once");
 }
 
@@ -192,7 +192,7 @@ fn adopts_the_provider_id_of_another_controller() {
 fn adopts_no_provider_id_that_address_or_age_contradict() {
     let talos = node("talos://vpsie/10.0.0.9", true);
     let plain = fleet(creating(), Vec::new());
-    assert_eq!(judge_after(&older(&talos), &plain, &talos), Verdict::Leave, "left from an earlier VM");
+    assert_eq!(judge_after(&older(&talos), &plain, &talos), NodeAction::Leave, "left from an earlier VM");
     let mut two = fleet(creating(), Vec::new());
     let mut other = two.records().machines.remove(0);
     let there =
@@ -202,7 +202,7 @@ fn adopts_no_provider_id_that_address_or_age_contradict() {
     two.apply(&crate::fleet::Change::SaveMachine(other));
     let elsewhere =
         merged(&talos, json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}));
-    assert!(matches!(judge(&two, &elsewhere), Verdict::Contradiction(..)), "it has another VM's address");
+    assert!(matches!(judge(&two, &elsewhere), NodeAction::Contradiction(..)), "it has another VM's address");
 }
 
 #[test]
@@ -220,11 +220,11 @@ fn the_node_of_a_vm_that_is_gone_is_deleted() {
         },
     };
     let after = |deleted| fleet(Phase::Pending, vec![gone(deleted)]);
-    assert_eq!(judge(&after(true), &node(ID, true)), Verdict::Delete);
-    assert_eq!(judge(&after(false), &node(ID, false)), Verdict::Delete);
-    assert_eq!(judge(&after(false), &node(ID, true)), Verdict::Leave, "its kubelet still speaks");
-    assert_eq!(judge(&after(true), &node("vpsie://other", false)), Verdict::Leave);
-    assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), Verdict::Leave, "foreign");
+    assert_eq!(judge(&after(true), &node(ID, true)), NodeAction::Delete);
+    assert_eq!(judge(&after(false), &node(ID, false)), NodeAction::Delete);
+    assert_eq!(judge(&after(false), &node(ID, true)), NodeAction::Leave, "its kubelet still speaks");
+    assert_eq!(judge(&after(true), &node("vpsie://other", false)), NodeAction::Leave);
+    assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), NodeAction::Leave, "foreign");
 }
 
 fn made_at(mut node: Node, time: &str) -> Node {
@@ -236,12 +236,14 @@ fn made_at(mut node: Node, time: &str) -> Node {
 fn labels_and_taints_come_before_the_uuid_and_the_provider_id_with_it() {
     let unnamed = Vm { id: None, ..vm() };
     let early = fleet(Phase::Creating { vm: Some(unnamed), since: Timestamp::UNIX_EPOCH }, Vec::new());
-    let Verdict::Patch(patch) = judge(&early, &node("", false)) else { panic!("no patch") };
+    let NodeAction::Patch(patch) = judge(&early, &node("", false)) else { panic!("no patch") };
     assert_eq!(patch["spec"].get("providerID"), None);
     assert_eq!(patch["spec"]["taints"].as_array().unwrap().len(), 2);
     let tainted = merged(&node("", false), patch);
-    assert_eq!(judge(&early, &tainted), Verdict::Leave);
-    let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &tainted) else { panic!("no patch") };
+    assert_eq!(judge(&early, &tainted), NodeAction::Leave);
+    let NodeAction::Patch(patch) = judge(&fleet(creating(), Vec::new()), &tainted) else {
+        panic!("no patch")
+    };
     assert_eq!(patch["spec"], json!({ "providerID": ID }));
 }
 
@@ -251,13 +253,13 @@ fn a_node_of_another_name_is_matched_by_its_address() {
     let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
     let mut renamed = node("", true);
     renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
-    assert_eq!(judge(&fleet, &renamed), Verdict::Leave, "no address yet");
+    assert_eq!(judge(&fleet, &renamed), NodeAction::Leave, "no address yet");
     let addresses =
         json!([{"type": "Hostname", "address": "10.0.0.9"}, {"type": "InternalIP", "address": "10.0.0.7"}]);
     renamed.status.as_mut().unwrap().addresses = serde_json::from_value(addresses).unwrap();
-    let Verdict::Patch(patch) = judge(&fleet, &renamed) else { panic!("no patch") };
+    let NodeAction::Patch(patch) = judge(&fleet, &renamed) else { panic!("no patch") };
     assert_eq!(patch["spec"]["providerID"], ID);
-    let Verdict::Register(hostname) = judge(&fleet, &merged(&renamed, patch)) else { panic!("no") };
+    let NodeAction::Register(hostname) = judge(&fleet, &merged(&renamed, patch)) else { panic!("no") };
     assert_eq!(hostname, vm().hostname, "the VM's, not the Node's");
 }
 
@@ -272,13 +274,13 @@ fn takes_no_node_for_its_own_by_the_address_alone() {
         node
     };
     for edge in [named("edge-1"), named("ip-10-0-0-70")] {
-        assert_eq!(judge_after(&younger(&edge), &fleet, &edge), Verdict::Leave);
+        assert_eq!(judge_after(&younger(&edge), &fleet, &edge), NodeAction::Leave);
     }
     for fits in [named("slave-1.example.com"), named("ip-10-0-0-7.internal")] {
-        assert!(matches!(judge_after(&younger(&fits), &fleet, &fits), Verdict::Patch(_)));
+        assert!(matches!(judge_after(&younger(&fits), &fleet, &fits), NodeAction::Patch(_)));
         assert_eq!(
             judge_after(&older(&fits), &fleet, &fits),
-            Verdict::Leave,
+            NodeAction::Leave,
             "it was there before the machine"
         );
     }
@@ -298,17 +300,24 @@ fn claims_an_earlier_node_once_its_kubelet_reports() {
     let fleet = fleet(creating(), Vec::new());
     let old = beat(&node("", true), "2026-01-01T00:00:00Z");
     let mut history = older(&old);
-    assert_eq!(judge_after(&history, &fleet, &old), Verdict::Leave);
+    assert_eq!(judge_after(&history, &fleet, &old), NodeAction::Leave);
     history.note_node(&node("", false), false);
     history.note_node(&old, false);
-    assert_eq!(judge_after(&history, &fleet, &old), Verdict::Leave, "the API server's verdict is no report");
+    assert_eq!(
+        judge_after(&history, &fleet, &old),
+        NodeAction::Leave,
+        "the API server's verdict is no report"
+    );
     let speaks = beat(&old, "2025-01-01T00:00:00Z");
     history.note_node(&speaks, false);
-    assert!(matches!(judge_after(&history, &fleet, &speaks), Verdict::Patch(_)), "whatever its clock says");
+    assert!(
+        matches!(judge_after(&history, &fleet, &speaks), NodeAction::Patch(_)),
+        "whatever its clock says"
+    );
     let mut anew = node("", false);
     anew.metadata.uid = Some("another".to_owned());
     history.note_node(&anew, false);
-    assert!(matches!(judge_after(&history, &fleet, &anew), Verdict::Patch(_)), "it registered since");
+    assert!(matches!(judge_after(&history, &fleet, &anew), NodeAction::Patch(_)), "it registered since");
 }
 
 #[test]
@@ -319,8 +328,8 @@ fn claims_a_new_node_whatever_the_clocks_say() {
         let mut fleet = fleet(creating(), Vec::new());
         fleet.apply(&crate::fleet::Change::SaveMachine(machine));
         let new = made_at(beat(&node("", true), node_time), node_time);
-        assert!(matches!(judge(&fleet, &new), Verdict::Patch(_)), "after a restart");
-        assert!(matches!(judge_after(&younger(&new), &fleet, &new), Verdict::Patch(_)));
+        assert!(matches!(judge(&fleet, &new), NodeAction::Patch(_)), "after a restart");
+        assert!(matches!(judge_after(&younger(&new), &fleet, &new), NodeAction::Patch(_)));
     }
 }
 
@@ -332,7 +341,7 @@ fn claims_the_node_of_a_worker_that_is_taken_in_at_once() {
     history.note_node(&there, true);
     let fleet = fleet(creating(), Vec::new());
     history.note_records(&fleet);
-    assert!(matches!(judge_after(&history, &fleet, &there), Verdict::Patch(_)));
+    assert!(matches!(judge_after(&history, &fleet, &there), NodeAction::Patch(_)));
 }
 
 #[test]
@@ -340,7 +349,7 @@ fn claims_the_node_of_an_adopted_orphan_at_once() {
     let there = node("", true);
     let mut history = older(&there);
     history.note_listed(&there);
-    assert!(matches!(judge_after(&history, &fleet(creating(), Vec::new()), &there), Verdict::Patch(_)));
+    assert!(matches!(judge_after(&history, &fleet(creating(), Vec::new()), &there), NodeAction::Patch(_)));
 }
 
 fn orphan() -> UnmanagedNode {
@@ -358,7 +367,7 @@ fn cordons_the_node_of_an_orphan_until_it_is_adopted() {
     let aside = fleet(Phase::Pending, vec![orphan()]);
     for cordoned in [false, true] {
         let bare = merged(&node("", true), json!({ "spec": { "unschedulable": cordoned } }));
-        let Verdict::Patch(patch) = judge(&aside, &bare) else { panic!("no patch") };
+        let NodeAction::Patch(patch) = judge(&aside, &bare) else { panic!("no patch") };
         assert_eq!(
             (&patch["spec"]["unschedulable"], &patch["metadata"]["resourceVersion"]),
             (&json!(true), &json!("7"))
@@ -366,8 +375,10 @@ fn cordons_the_node_of_an_orphan_until_it_is_adopted() {
         let apart = merged(&bare, patch);
         let of = |node: &Node| node.spec.as_ref().unwrap().taints.clone().unwrap();
         assert_eq!(of(&apart).last().map(|taint| taint.key.as_str()), Some(names::ORPHAN));
-        assert_eq!(judge(&aside, &apart), Verdict::Leave, "once");
-        let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &apart) else { panic!("no patch") };
+        assert_eq!(judge(&aside, &apart), NodeAction::Leave, "once");
+        let NodeAction::Patch(patch) = judge(&fleet(creating(), Vec::new()), &apart) else {
+            panic!("no patch")
+        };
         let adopted = merged(&apart, patch);
         assert!(of(&adopted).iter().all(|taint| taint.key != names::ORPHAN));
         assert_eq!(adopted.spec.as_ref().unwrap().unschedulable, Some(cordoned), "as it was before");
@@ -399,20 +410,20 @@ fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_au
         accepted_at: None,
     };
     let named = {
-        let Verdict::Patch(patch) = judge(&fleet(creating(), Vec::new()), &node("", true)) else {
+        let NodeAction::Patch(patch) = judge(&fleet(creating(), Vec::new()), &node("", true)) else {
             panic!("no")
         };
         merged(&node("", true), patch)
     };
     for drain in [DrainState::Done, DrainState::Pending] {
         let fleet = fleet(deleting(drain), Vec::new());
-        let Verdict::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
+        let NodeAction::Patch(patch) = judge(&fleet, &named) else { panic!("no patch") };
         let taint = json!({"key": TO_BE_DELETED, "value": "0", "effect": "NoSchedule"});
         assert_eq!(patch["spec"]["unschedulable"], true);
         let taints = patch["spec"]["taints"].as_array().unwrap();
         let kept = named.spec.as_ref().unwrap().taints.as_ref().unwrap().len();
         assert_eq!((taints.len(), taints.last()), (kept + 1, Some(&taint)));
-        assert!(!matches!(judge(&fleet, &merged(&named, patch)), Verdict::Patch(_)), "once");
+        assert!(!matches!(judge(&fleet, &merged(&named, patch)), NodeAction::Patch(_)), "once");
     }
 }
 
@@ -437,16 +448,16 @@ fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
     was_there.note_records(&before);
     was_there.note_node(&silent, true);
     was_there.note_records(&fleet);
-    assert_eq!(judge_after(&was_there, &fleet, &silent), Verdict::Delete);
+    assert_eq!(judge_after(&was_there, &fleet, &silent), NodeAction::Delete);
     let mut came_later = History::default();
     came_later.note_records(&before);
     came_later.note_records(&fleet);
     came_later.note_node(&silent, false);
-    assert_eq!(judge_after(&came_later, &fleet, &silent), Verdict::Leave);
-    assert_eq!(judge(&fleet, &merged(&silent, not_ready())), Verdict::Leave, "it may be new");
+    assert_eq!(judge_after(&came_later, &fleet, &silent), NodeAction::Leave);
+    assert_eq!(judge(&fleet, &merged(&silent, not_ready())), NodeAction::Leave, "it may be new");
     let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
     renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
-    assert_eq!(judge(&fleet, &renamed), Verdict::Delete, "its providerID says whose it was");
+    assert_eq!(judge(&fleet, &renamed), NodeAction::Delete, "its providerID says whose it was");
 }
 
 fn made(at: &str, ready: &str, heartbeat: &str) -> Node {
@@ -491,10 +502,10 @@ fn with_a_machine_that_goes_its_node_goes_whoever_left_it() {
         let (stays, goes, history) = (late(creating()), late(deleting()), older(&node));
         assert_eq!(facts(&node, owner(&stays, &history, &node)).machine.is_none(), waits);
         assert!(facts(&node, owner(&goes, &history, &node)).machine.is_some(), "drained");
-        let Verdict::Patch(patch) = judge_after(&history, &goes, &node) else { panic!("no patch") };
+        let NodeAction::Patch(patch) = judge_after(&history, &goes, &node) else { panic!("no patch") };
         assert_eq!(patch["spec"]["unschedulable"], true);
         assert_eq!(patch["metadata"]["uid"], "u");
-        assert!(!matches!(judge_after(&history, &goes, &merged(&node, patch)), Verdict::Patch(_)), "once");
+        assert!(!matches!(judge_after(&history, &goes, &merged(&node, patch)), NodeAction::Patch(_)), "once");
     }
 }
 
@@ -503,11 +514,11 @@ fn a_node_of_another_cloud_is_never_deleted() {
     let with = |id: &str| Node { spec: node(id, false).spec, ..made(TWENTY, "Unknown", FIVE) };
     let fleet = late(creating());
     let k3s = with("k3s://slave-1");
-    assert_eq!(judge_after(&older(&k3s), &fleet, &k3s), Verdict::Leave);
-    assert!(matches!(judge(&fleet, &k3s), Verdict::Adopt(..)));
-    assert_eq!(judge(&fleet, &with("vpsie://other")), Verdict::Delete);
+    assert_eq!(judge_after(&older(&k3s), &fleet, &k3s), NodeAction::Leave);
+    assert!(matches!(judge(&fleet, &k3s), NodeAction::Adopt(..)));
+    assert_eq!(judge(&fleet, &with("vpsie://other")), NodeAction::Delete);
     let unnamed = Phase::Creating { vm: Some(Vm { id: None, ..vm() }), since: Timestamp::UNIX_EPOCH };
-    assert_eq!(judge(&late(unnamed), &with("vpsie://other")), Verdict::Leave, "it may be its own");
+    assert_eq!(judge(&late(unnamed), &with("vpsie://other")), NodeAction::Leave, "it may be its own");
 }
 
 #[test]
@@ -526,19 +537,19 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
     };
     let fleet = fleet(creating(), vec![gone]);
     let old = |ready| node("vpsie://00000000-0000-4000-8000-000000000000", ready);
-    assert!(matches!(judge(&fleet, &old(true)), Verdict::Contradiction(..)), "pods run on it");
-    assert_eq!(judge(&fleet, &old(false)), Verdict::Delete);
+    assert!(matches!(judge(&fleet, &old(true)), NodeAction::Contradiction(..)), "pods run on it");
+    assert_eq!(judge(&fleet, &old(false)), NodeAction::Delete);
 }
 
 #[test]
 fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
     use crate::fleet::{Change, RequestOutcome, VmRequest};
     let mut waiting = late(Phase::Creating { vm: None, since: Timestamp::UNIX_EPOCH });
-    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Leave, "nothing was asked for");
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::Leave, "nothing was asked for");
     let mut machine = waiting.records().machines.remove(0);
     machine.requests = vec![VmRequest { at: machine.created_at, outcome: RequestOutcome::Accepted }];
     waiting.apply(&Change::SaveMachine(machine));
-    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), Verdict::Unknown);
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::Unknown);
     let there = made(FIVE, "True", FIVE);
-    assert_eq!(judge_after(&older(&there), &waiting, &there), Verdict::Leave, "it was there before");
+    assert_eq!(judge_after(&older(&there), &waiting, &there), NodeAction::Leave, "it was there before");
 }

@@ -66,7 +66,7 @@ fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64>
     for second in (0..600).step_by(15) {
         let (node, facts) = node(second);
         if let Some((vm, shown)) = settling.news(fleet, &node, &facts, start + Duration::from_secs(second)) {
-            let changes: Vec<Change> = fleet.learn(&vm, shown);
+            let changes: Vec<Change> = fleet.add_node_sample(&vm, shown);
             assert!(!changes.is_empty());
             news.push(second);
         }
@@ -82,9 +82,9 @@ fn a_node_is_believed_once_it_has_been_the_same_for_a_while() {
         (node(&json!({}), &[("ephemeral-storage", disk)]), facts(true, true))
     });
     assert_eq!(news, [45]);
-    let learned = fleet.learned(SizeId(2)).unwrap();
-    assert_eq!((learned.allocatable.cpu_millis, learned.allocatable.memory_mib), (1930, 3200));
-    assert_eq!((learned.capacity.memory_mib, learned.allocatable.disk_gib), (3935, 39));
+    let profile = fleet.size_profile(SizeId(2)).unwrap();
+    assert_eq!((profile.allocatable.cpu_millis, profile.allocatable.memory_mib), (1930, 3200));
+    assert_eq!((profile.capacity.memory_mib, profile.allocatable.disk_gib), (3935, 39));
 }
 
 #[test]

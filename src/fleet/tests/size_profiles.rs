@@ -3,7 +3,7 @@
 use super::*;
 
 /// Three machines of `web` and three of `batch`, all of the size of "small".
-fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<Learned>) -> Fleet {
+fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<SizeProfile>) -> Fleet {
     let machine = |pool: &str, n: u32| Machine {
         id: format!("{}-{n:08x}", &pool[..3]).as_str().into(),
         pool: pool.parse().unwrap(),
@@ -21,9 +21,9 @@ fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<Learned>) -> Fleet {
         requests: Vec::new(),
     };
     let machines = (1..=9).map(|n| machine(if n <= 6 { SMALL } else { OTHER }, n)).collect();
-    let learned = earlier.map(|earlier| (SizeId(2), earlier)).into_iter().collect();
+    let profile = earlier.map(|earlier| (SizeId(2), earlier)).into_iter().collect();
     let reserved = Reserved { cpu_millis: 100, memory_mib: 500, disk_gib: 4 };
-    Fleet::restore(groups, Records { machines, learned, ..records() }, reserved)
+    Fleet::restore(groups, Records { machines, profiles: profile, ..records() }, reserved)
 }
 
 fn has(memory_mib: u64, disk_gib: u64) -> NodeShape {
@@ -31,14 +31,14 @@ fn has(memory_mib: u64, disk_gib: u64) -> NodeShape {
     NodeShape::new(capacity, Resources { memory_mib: memory_mib - 300, ..capacity })
 }
 
-fn shown(n: u32, shape: NodeShape) -> (Hostname, ShownNode) {
+fn shown(n: u32, shape: NodeShape) -> (Hostname, ObservedNode) {
     let registered = Timestamp::from_second(n.into()).unwrap();
-    (node(n, 2).hostname, ShownNode { uid: format!("uid-{n}"), registered, shape })
+    (node(n, 2).hostname, ObservedNode { uid: format!("uid-{n}"), registered, shape })
 }
 
 fn learn(fleet: &mut Fleet, n: u32, shape: NodeShape) -> Vec<Change> {
     let (hostname, node) = shown(n, shape);
-    fleet.learn(&hostname, node)
+    fleet.add_node_sample(&hostname, node)
 }
 
 fn promised(fleet: &Fleet, pool: &str) -> (u64, u64) {
@@ -137,21 +137,21 @@ fn looks_at_many_nodes_write_nothing_twice() {
         let writes = (1..=9).map(|n| {
             let (hostname, node) = shown(n, has(4096 + u64::from(n), 40));
             let machine = fleet.machine_at(&hostname).unwrap();
-            if fleet.is_news(machine, &node) { fleet.learn(&hostname, node).len() } else { 0 }
+            if fleet.is_new_sample(machine, &node) { fleet.add_node_sample(&hostname, node).len() } else { 0 }
         });
         writes.sum::<usize>()
     };
     assert!((1..=9).contains(&round()));
     assert_eq!(round(), 0);
-    let learned = fleet.learned(SizeId(2)).unwrap();
-    let nodes: Vec<_> = learned.nodes.iter().map(|sample| sample.node.as_str()).collect();
+    let profile = fleet.size_profile(SizeId(2)).unwrap();
+    let nodes: Vec<_> = profile.nodes.iter().map(|sample| sample.node.as_str()).collect();
     assert_eq!(nodes, ["uid-9", "uid-8", "uid-7", "uid-6", "uid-5", "uid-4"], "three of each NodeGroup");
 }
 
 #[test]
 fn a_record_of_an_earlier_release_counts_until_a_node_shows() {
     let NodeShape { capacity, allocatable, .. } = has(1100, 10);
-    let earlier = Learned { capacity, allocatable, nodes: Vec::new() };
+    let earlier = SizeProfile { capacity, allocatable, nodes: Vec::new() };
     let mut fleet = fleet_of_nodes(groups(), Some(earlier));
     assert_eq!(promised(&fleet, SMALL), (800, 10));
     learn(&mut fleet, 1, has(4096, 40));
@@ -163,7 +163,7 @@ fn an_annotation_resets_what_was_learned() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 1, has(1100, 10));
     let mut declared = groups();
-    declared[0].node.learn_anew = Some("2026-11-26".to_owned());
+    declared[0].node.relearn = Some("2026-11-26".to_owned());
     fleet.declare(declared.clone());
     assert_eq!(promised(&fleet, SMALL), (3596, 36), "nominal less reserved");
     learn(&mut fleet, 1, has(4000, 40));
@@ -269,14 +269,14 @@ proptest::proptest! {
             let (hostname, mut node) = shown(n, shape);
             node.uid = format!("uid-{n}-{life}");
             node.registered += Duration::from_secs(u64::from(life) * 7);
-            fleet.learn(&hostname, node.clone());
+            fleet.add_node_sample(&hostname, node.clone());
             last.insert(n, (hostname, node));
         }
         for round in 0..2 {
             for (hostname, node) in last.values() {
                 let machine = fleet.machine_at(hostname).unwrap().clone();
-                let news = fleet.is_news(&machine, node);
-                let changes = fleet.learn(hostname, node.clone());
+                let news = fleet.is_new_sample(&machine, node);
+                let changes = fleet.add_node_sample(hostname, node.clone());
                 proptest::prop_assert!(news || changes.is_empty(), "a change that was no news");
                 proptest::prop_assert!(round == 0 || changes.is_empty(), "{:?}", changes);
             }
@@ -300,6 +300,6 @@ fn nodes_of_deleted_node_groups_are_forgotten() {
     learn(&mut fleet, 7, has(1100, 10));
     fleet.declare(groups()[..1].to_vec());
     learn(&mut fleet, 1, has(4096, 40));
-    let learned = fleet.learned(SizeId(2)).unwrap();
-    assert_eq!(learned.nodes.len(), 1);
+    let profile = fleet.size_profile(SizeId(2)).unwrap();
+    assert_eq!(profile.nodes.len(), 1);
 }

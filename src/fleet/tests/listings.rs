@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn asked(hand: &mut Hand, outcome: &Outcome) -> Fleet {
+fn asked(hand: &mut Hand, outcome: &CreationOutcome) -> Fleet {
     let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
@@ -15,7 +15,7 @@ fn failure(reason: FailureReason) -> Failure {
 }
 
 fn live(hand: &mut Hand) -> (Fleet, ListedNode) {
-    let mut fleet = asked(hand, &Outcome::Accepted);
+    let mut fleet = asked(hand, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(1, 2)]);
     assert!(matches!(only(&fleet).phase, Phase::Running { .. }));
     (fleet, node(1, 2))
@@ -36,7 +36,7 @@ fn a_new_node_is_bound_and_an_old_one_is_not() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(7, 2)]);
     assert!(matches!(only(&fleet).phase, Phase::Creating { vm: None, .. }));
     hand.observe(&mut fleet, &[node(7, 2), node(8, 2)]);
@@ -47,7 +47,7 @@ fn a_new_node_is_bound_and_an_old_one_is_not() {
 #[test]
 fn a_node_of_another_size_or_of_the_control_plane_is_foreign() {
     let mut hand = Hand::new();
-    let mut fleet = asked(&mut hand, &Outcome::Accepted);
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
     let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(2, 2) };
     hand.observe(&mut fleet, &[node(1, 4), control_plane]);
     assert_eq!(only(&fleet).vm(), None);
@@ -57,15 +57,15 @@ fn a_node_of_another_size_or_of_the_control_plane_is_foreign() {
 #[test]
 fn a_lost_request_is_made_again_only_after_it_settled() {
     let mut hand = Hand::new();
-    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     hand.wait(Duration::from_secs(90));
     hand.pass(&mut fleet);
-    assert!(fleet.wanted().is_empty(), "no listing yet");
+    assert!(fleet.machines_to_request().is_empty(), "no listing yet");
     hand.observe(&mut fleet, &[]);
     hand.observe(&mut fleet, &[]);
     hand.pass(&mut fleet);
-    assert_eq!(fleet.wanted().len(), 1);
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    assert_eq!(fleet.machines_to_request().len(), 1);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     assert_eq!(only(&fleet).requests.len(), 2);
     // Both VMs come: one is used, one is an orphan, deleted after the grace.
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
@@ -74,39 +74,39 @@ fn a_lost_request_is_made_again_only_after_it_settled() {
     assert_eq!(target(&fleet, OTHER), 1);
     hand.wait(Duration::from_mins(16));
     hand.pass(&mut fleet);
-    assert_eq!(fleet.unwanted().len(), 1);
+    assert_eq!(fleet.machines_to_delete().len(), 1);
     assert_eq!(target(&fleet, OTHER), 1);
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
 fn an_orphan_is_adopted_before_another_vm_is_asked_for() {
     let mut hand = Hand::new();
-    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     hand.wait(Duration::from_secs(90));
     hand.observe(&mut fleet, &[]);
     hand.observe(&mut fleet, &[]);
     hand.pass(&mut fleet);
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     let both = [node(1, 2), node(2, 2)];
     hand.observe(&mut fleet, &both);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.observe(&mut fleet, &both);
-    assert!(fleet.wanted().is_empty());
+    assert!(fleet.machines_to_request().is_empty());
     assert_eq!(fleet.unmanaged_nodes().count(), 0);
     assert_eq!(target(&fleet, SMALL), 1);
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 /// The process may have died before its request was sent: who got an answer must not wait ten minutes in its place.
 #[test]
 fn a_new_node_is_for_the_machine_whose_request_was_accepted() {
     let mut hand = Hand::new();
-    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     let unclear = only(&fleet).id.clone();
     hand.wait(Duration::from_secs(15));
     hand.increase(&mut fleet, OTHER, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(1, 2)]);
     let waits: Vec<_> = fleet.machines().filter(|m| m.vm().is_none()).map(|m| m.id.clone()).collect();
     assert_eq!(waits, [unclear]);
@@ -119,13 +119,13 @@ fn a_new_node_is_for_the_machine_whose_request_was_accepted() {
 #[test]
 fn three_lost_requests_fail_the_machine() {
     let mut hand = Hand::new();
-    let mut fleet = asked(&mut hand, &Outcome::Unclear);
+    let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     for _ in 0..3 {
         hand.wait(Duration::from_secs(61));
         hand.observe(&mut fleet, &[]);
         hand.observe(&mut fleet, &[]);
         hand.pass(&mut fleet);
-        hand.ask_all(&mut fleet, &Outcome::Unclear);
+        hand.ask_all(&mut fleet, &CreationOutcome::Unclear);
     }
     assert!(matches!(&only(&fleet).phase, Phase::Failed { failure, .. }
         if failure.reason == FailureReason::CreateTimeout));
@@ -138,19 +138,19 @@ fn a_shortage_fails_what_waits_for_the_same_size_at_once() {
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 3).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
-    let first = fleet.wanted()[0].0.clone();
+    let first = fleet.machines_to_request()[0].0.clone();
     fleet.record_requests(std::slice::from_ref(&first), hand.now);
-    let refused = Outcome::Refused(failure(FailureReason::Stockout));
+    let refused = CreationOutcome::Refused(failure(FailureReason::Stockout));
     fleet.record_outcome(&first, refused, hand.now, &hand.policy);
     let failed = fleet.machines().filter(|m| matches!(m.phase, Phase::Failed { .. })).count();
     assert_eq!(failed, 3);
-    assert_eq!(fleet.wanted().len(), 1, "the other size is tried");
+    assert_eq!(fleet.machines_to_request().len(), 1, "the other size is tried");
 }
 
 #[test]
 fn an_unavailable_api_is_tried_again_until_time_runs_out() {
     let mut hand = Hand::new();
-    let down = Outcome::Unavailable(failure(FailureReason::ApiUnavailable));
+    let down = CreationOutcome::Unavailable(failure(FailureReason::ApiUnavailable));
     let mut fleet = asked(&mut hand, &down);
     assert_eq!(only(&fleet).phase, Phase::Pending);
     hand.wait(Duration::from_mins(10));
@@ -161,7 +161,7 @@ fn an_unavailable_api_is_tried_again_until_time_runs_out() {
 #[test]
 fn a_failed_machine_that_nobody_deletes_goes_after_its_time() {
     let mut hand = Hand::new();
-    let mut fleet = asked(&mut hand, &Outcome::Refused(failure(FailureReason::Refused)));
+    let mut fleet = asked(&mut hand, &CreationOutcome::Refused(failure(FailureReason::Refused)));
     assert_eq!(target(&fleet, OTHER), 1);
     hand.wait(Duration::from_mins(31));
     hand.pass(&mut fleet);
@@ -171,7 +171,7 @@ fn a_failed_machine_that_nobody_deletes_goes_after_its_time() {
 #[test]
 fn an_accepted_request_without_a_vm_times_out_and_its_late_vm_is_an_orphan() {
     let mut hand = Hand::new();
-    let mut fleet = asked(&mut hand, &Outcome::Accepted);
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
     hand.wait(Duration::from_mins(11));
     hand.observe(&mut fleet, &[]);
     hand.observe(&mut fleet, &[]);
@@ -189,16 +189,16 @@ fn a_deletion_is_confirmed_by_two_listings() {
     let id = only(&fleet).id.clone();
     hand.observe(&mut fleet, &[]);
     hand.observe(&mut fleet, &[]);
-    assert_eq!(fleet.unwanted().len(), 1, "not accepted yet: absence proves nothing");
+    assert_eq!(fleet.machines_to_delete().len(), 1, "not accepted yet: absence proves nothing");
     fleet.deletion_accepted(&id, hand.now);
-    assert!(fleet.unwanted().is_empty());
+    assert!(fleet.machines_to_delete().is_empty());
     hand.observe(&mut fleet, &[]);
     assert_eq!(fleet.machines().count(), 1);
     hand.observe(&mut fleet, &[]);
     assert_eq!(fleet.machines().count(), 0);
     // It comes back: it is still to be deleted, and counts nowhere.
     hand.observe(&mut fleet, std::slice::from_ref(&vm));
-    assert_eq!(fleet.unwanted().len(), 1);
+    assert_eq!(fleet.machines_to_delete().len(), 1);
     assert_eq!(target(&fleet, OTHER), 0);
 }
 
@@ -211,10 +211,10 @@ fn a_deletion_that_was_accepted_and_not_done_is_asked_for_again() {
     fleet.deletion_accepted(&id, hand.now);
     hand.wait(Duration::from_mins(1));
     hand.observe(&mut fleet, std::slice::from_ref(&vm));
-    assert!(fleet.unwanted().is_empty());
+    assert!(fleet.machines_to_delete().is_empty());
     hand.wait(Duration::from_mins(3));
     hand.observe(&mut fleet, std::slice::from_ref(&vm));
-    assert_eq!(fleet.unwanted().len(), 1);
+    assert_eq!(fleet.machines_to_delete().len(), 1);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_vm_that_vanishes_is_given_up_slowly_and_known_when_it_returns() {
     assert_eq!(target(&fleet, OTHER), 0);
     hand.observe(&mut fleet, &[control_plane, vm]);
     assert_eq!(target(&fleet, OTHER), 1, "back in its pool");
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -261,13 +261,13 @@ fn while_sizes_are_hidden_one_size_is_asked_for_at_a_time() {
     hand.observe(&mut fleet, std::slice::from_ref(&hidden));
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     hand.increase(&mut fleet, LARGE, 2).unwrap();
-    assert!(fleet.wanted().iter().all(|(_, class)| class.size == SizeId(2)));
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
-    assert!(fleet.wanted().is_empty(), "the other size waits for the first to be bound");
+    assert!(fleet.machines_to_request().iter().all(|(_, class)| class.size == SizeId(2)));
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    assert!(fleet.machines_to_request().is_empty(), "the other size waits for the first to be bound");
     let more = [hidden, ListedNode { size: None, ..node(2, 2) }, ListedNode { size: None, ..node(3, 2) }];
     hand.observe(&mut fleet, &more);
-    assert_eq!(fleet.wanted().len(), 2);
-    assert!(fleet.wanted().iter().all(|(_, class)| class.size == SizeId(4)));
+    assert_eq!(fleet.machines_to_request().len(), 2);
+    assert!(fleet.machines_to_request().iter().all(|(_, class)| class.size == SizeId(4)));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_vm_that_could_be_of_two_sizes_is_not_guessed() {
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(7, 2), ListedNode { size: None, ..node(1, 2) }]);
     assert!(fleet.machines().all(|m| m.vm().is_none()));
     let unmanaged = fleet.unmanaged_node(&node(1, 2).hostname).unwrap();
@@ -289,10 +289,10 @@ fn before_any_worker_was_listed_one_size_is_asked_for_at_a_time() {
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     hand.increase(&mut fleet, LARGE, 2).unwrap();
-    assert_eq!(fleet.wanted().len(), 2);
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    assert_eq!(fleet.machines_to_request().len(), 2);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
-    assert_eq!(fleet.wanted().len(), 2, "the other two");
+    assert_eq!(fleet.machines_to_request().len(), 2, "the other two");
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_crash_in_a_request_is_an_unclear_request() {
     let id = only(&fleet).id.clone();
     fleet.record_requests(&[id], hand.now);
     let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
-    assert!(fleet.wanted().is_empty());
+    assert!(fleet.machines_to_request().is_empty());
     hand.observe(&mut fleet, &[node(1, 2)]);
     assert!(only(&fleet).vm().is_some(), "the VM was made before the crash, and is ours");
 }
@@ -315,7 +315,7 @@ fn a_vm_whose_size_shows_later_goes_to_the_machine_that_asked_for_it() {
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     let hidden = |n| ListedNode { size: None, ..node(n, 2) };
     hand.observe(&mut fleet, &[node(7, 2), hidden(1), hidden(2), hidden(3)]);
     let shown = [node(7, 2), node(1, 4), node(2, 2), node(3, 2)];
@@ -328,7 +328,7 @@ fn a_vm_whose_size_shows_later_goes_to_the_machine_that_asked_for_it() {
         "never foreign: {left:?}"
     );
     assert_eq!(fleet.unmanaged_nodes().count(), 2, "it, and the foreign one");
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -342,8 +342,8 @@ fn an_orphan_of_a_size_that_nobody_knows_is_deleted_all_the_same() {
         Fleet::restore(groups(), Records { unmanaged: vec![unmanaged], ..records() }, Reserved::default());
     hand.wait(Duration::from_mins(16));
     hand.pass(&mut fleet);
-    assert_eq!(fleet.unwanted().len(), 1);
-    fleet.audit().unwrap();
+    assert_eq!(fleet.machines_to_delete().len(), 1);
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -361,13 +361,13 @@ fn a_request_that_is_being_made_is_not_lost_however_long_it_takes() {
         hand.observe(&mut fleet, &[]);
         hand.pass(&mut fleet);
     }
-    assert!(fleet.wanted().is_empty());
+    assert!(fleet.machines_to_request().is_empty());
     fleet.set_in_flight([]);
     for _ in 0..3 {
         hand.pass(&mut fleet);
         hand.observe(&mut fleet, &[]);
     }
-    assert_eq!(fleet.wanted(), [(id, SMALL.parse::<PoolId>().unwrap().class(SizeId(2)))]);
+    assert_eq!(fleet.machines_to_request(), [(id, SMALL.parse::<PoolId>().unwrap().class(SizeId(2)))]);
 }
 
 #[test]
@@ -378,10 +378,10 @@ fn a_size_that_cannot_be_asked_for_does_not_hold_up_another() {
     hand.wait(Duration::from_secs(1));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     assert!(
-        fleet.wanted().iter().all(|(_, class)| class.size == SizeId(2)),
+        fleet.machines_to_request().iter().all(|(_, class)| class.size == SizeId(2)),
         "one size at a time, the oldest first"
     );
-    let others = fleet.wanted_of(|class| class.size != SizeId(2));
+    let others = fleet.machines_to_request_where(|class| class.size != SizeId(2));
     assert_eq!(others.iter().map(|(_, class)| class.size).collect::<Vec<_>>(), [SizeId(4)]);
 }
 
@@ -391,12 +391,12 @@ fn a_pool_that_only_one_machine_holds_keeps_its_offer() {
     let (mut fleet, vm) = live(&mut hand);
     fleet.declare(Vec::new());
     let catalog = Catalog { offers: vec![offer(4, "large")] };
-    fleet.take_catalog(catalog);
+    fleet.update_catalog(catalog);
     let before = fleet.pool(OTHER).unwrap().offer.clone();
     assert_eq!(before, offer(2, "small"));
     fleet.delete_nodes(OTHER, &[by_node(&vm)], hand.now).unwrap();
     assert_eq!(fleet.pool(OTHER).unwrap().offer, before);
-    fleet.audit().unwrap();
+    fleet.check_consistency().unwrap();
 }
 
 #[test]
@@ -415,11 +415,11 @@ fn binds_no_node_to_a_size_that_its_resources_exclude() {
     let (mut hand, mut fleet) = (Hand::new(), fleet());
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     // The request is overdue: a node of unknown size would go to the newer request.
     hand.wait(Duration::from_mins(5));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
-    hand.ask_all(&mut fleet, &Outcome::Accepted);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     let alike = ListedNode { size: None, excluded: [SizeId(4)].into(), ..node(1, 2) };
     hand.observe(&mut fleet, &[node(7, 2), alike.clone()]);
     hand.observe(&mut fleet, &[node(7, 2), alike, node(2, 4)]);

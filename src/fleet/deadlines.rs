@@ -25,14 +25,14 @@ const LISTINGS_TO_FORGET: u32 = 30;
 impl Fleet {
     /// Draws the conclusions that are due: lost requests, failed machines that Cluster Autoscaler did not delete,
     /// orphans that no machine adopted, and expired records.
-    pub fn pass_time(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
+    pub fn apply_deadlines(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         self.correct_times(&mut changes, now);
         changes.extend(self.close_groups(now));
         self.note_turns(now);
         for id in self.machines.keys().cloned().collect::<Vec<_>>() {
-            self.settle(&mut changes, &id, now, policy);
-            self.conclude(&mut changes, &id, now, policy);
+            self.expire_requests(&mut changes, &id, now, policy);
+            self.expire_machine(&mut changes, &id, now, policy);
         }
         for unmanaged in self.unmanaged.values().cloned().collect::<Vec<_>>() {
             if self.machine_by_hostname(&unmanaged.hostname).is_some() {
@@ -42,13 +42,13 @@ impl Fleet {
             match &unmanaged.kind {
                 // Its addresses are listed first: they may be what its Node is found by.
                 UnmanagedKind::Orphan { .. }
-                    if (self.sightings.listed || policy.running_when_listed)
+                    if (self.transient.listed || policy.running_when_listed)
                         && age(unmanaged.first_seen, now) >= policy.orphan_grace =>
                 {
                     self.remove_orphan(&mut changes, unmanaged, now, names);
                 }
                 UnmanagedKind::Gone { .. } if age(unmanaged.first_seen, now) >= policy.gone_kept => {
-                    self.put(&mut changes, Change::DropUnmanaged(unmanaged.hostname));
+                    self.push_change(&mut changes, Change::DropUnmanaged(unmanaged.hostname));
                 }
                 _ => {}
             }
@@ -57,9 +57,9 @@ impl Fleet {
             self.skip_drains(&mut changes);
         }
         // The ledger comes last: if its record is refused, the records of machines before it wait.
-        self.forget_late(&mut changes, now, policy);
+        self.expire_abandoned(&mut changes, now, policy);
         let machines = &self.machines;
-        self.sightings
+        self.transient
             .listings_since_request
             .retain(|id, _| machines.get(id).is_some_and(|m| !m.requests.is_empty()));
         changes
@@ -84,12 +84,18 @@ impl Fleet {
     }
 
     /// Counts requests as lost, and forgets those that can have no result any more.
-    fn settle(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
+    fn expire_requests(
+        &mut self,
+        changes: &mut Vec<Change>,
+        id: &MachineId,
+        now: Timestamp,
+        policy: &Policy,
+    ) {
         let Some(old) = self.machines.get(id).filter(|m| !m.requests.is_empty()) else { return };
-        if self.sightings.in_flight.contains(id) {
+        if self.transient.in_flight.contains(id) {
             return;
         }
-        let listings = *self.sightings.listings_since_request.entry(id.clone()).or_insert(0);
+        let listings = *self.transient.listings_since_request.entry(id.clone()).or_insert(0);
         let mut machine = old.clone();
         for request in &mut machine.requests {
             let patience = match request.outcome {
@@ -109,17 +115,17 @@ impl Fleet {
             !old
         });
         if machine.requests.is_empty() {
-            self.sightings.listings_since_request.remove(id);
+            self.transient.listings_since_request.remove(id);
         }
         if machine != *old {
             // The longer memory first: a write that breaks off must lose nothing.
-            self.remember_late(changes, &machine, &forgotten);
-            self.put(changes, Change::SaveMachine(machine));
+            self.remember_abandoned(changes, &machine, &forgotten);
+            self.push_change(changes, Change::SaveMachine(machine));
         }
     }
 
     /// Moves a machine on whose time is up.
-    fn conclude(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
+    fn expire_machine(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
         let Some(machine) = self.machines.get(id) else { return };
         let minutes = self.create_timeout(policy).as_secs() / 60;
         let lost = !machine.requests.is_empty()
@@ -143,7 +149,7 @@ impl Fleet {
                 }
             }
             Phase::Failed { at, .. } if age(*at, now) >= policy.failed_ttl => {
-                return self.give_up(
+                return self.mark_for_deletion(
                     changes,
                     &id.clone(),
                     DeletionReason::FailedExpired,
@@ -152,13 +158,13 @@ impl Fleet {
                 );
             }
             Phase::Deleting { vm: None, .. } if machine.requests.is_empty() => {
-                return self.put(changes, Change::DropMachine(id.clone()));
+                return self.push_change(changes, Change::DropMachine(id.clone()));
             }
             _ => return,
         };
         let phase = Phase::Failed { failure, at: now };
         let machine = Machine { phase, ..machine.clone() };
-        self.put(changes, Change::SaveMachine(machine));
+        self.push_change(changes, Change::SaveMachine(machine));
     }
 
     /// An orphan that nobody adopted becomes a Deleting machine, and goes the way of those.
@@ -189,7 +195,7 @@ impl Fleet {
             },
             requests: Vec::new(),
         };
-        self.put(changes, Change::SaveMachine(machine));
-        self.put(changes, Change::DropUnmanaged(orphan.hostname));
+        self.push_change(changes, Change::SaveMachine(machine));
+        self.push_change(changes, Change::DropUnmanaged(orphan.hostname));
     }
 }

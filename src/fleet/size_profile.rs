@@ -55,9 +55,9 @@ pub struct Sample {
     pub registered: Timestamp,
     /// Its NodeGroup.
     pub node_group: NodeGroupName,
-    /// The NodeGroup's `learn-anew` annotation when it was taken.
+    /// The NodeGroup's `relearn` annotation when it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub learn_anew: Option<String>,
+    pub relearn: Option<String>,
     /// What it has.
     #[serde(flatten)]
     pub shape: NodeShape,
@@ -72,7 +72,7 @@ impl Sample {
 /// What Nodes of a size were seen to have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Learned {
+pub struct SizeProfile {
     /// `status.capacity`: the median of the Nodes, or what an earlier release recorded.
     pub capacity: Resources,
     /// `status.allocatable`, likewise.
@@ -82,13 +82,13 @@ pub struct Learned {
     pub nodes: Vec<Sample>,
 }
 
-impl Learned {
+impl SizeProfile {
     /// What these Nodes show. None without any.
     pub fn from_nodes(nodes: Vec<Sample>) -> Option<Self> {
         let NodeShape { capacity, allocatable, .. } = nodes.first()?.shape.clone();
-        let mut learned = Self { capacity, allocatable, nodes };
-        learned.summarize();
-        Some(learned)
+        let mut profile = Self { capacity, allocatable, nodes };
+        profile.summarize();
+        Some(profile)
     }
 
     /// The same without the Nodes.
@@ -102,21 +102,20 @@ impl Learned {
     }
 
     /// Whether [`add_sample`](Self::add_sample) may change anything.
-    pub fn is_news(&self, sample: &Sample) -> bool {
+    pub fn is_new_sample(&self, sample: &Sample) -> bool {
         if let Some(known) = self.nodes.iter().find(|known| known.node == sample.node) {
             return known != sample;
         }
         let mut of_group = self.nodes.iter().filter(|known| known.node_group == sample.node_group);
         let oldest = of_group.clone().map(Sample::age_order).min();
         of_group.clone().count() < NODES
-            || of_group.any(|known| known.learn_anew != sample.learn_anew)
+            || of_group.any(|known| known.relearn != sample.relearn)
             || oldest.is_some_and(|oldest| oldest < sample.age_order())
     }
 
     /// Adds what a Node shows, in place of what it showed before. Nodes that registered earlier make room.
     pub fn add_sample(&mut self, sample: Sample) {
-        let anew =
-            |known: &Sample| known.node_group == sample.node_group && known.learn_anew != sample.learn_anew;
+        let anew = |known: &Sample| known.node_group == sample.node_group && known.relearn != sample.relearn;
         self.nodes.retain(|known| known.node != sample.node && !anew(known));
         self.nodes.push(sample);
         self.nodes.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
@@ -184,7 +183,7 @@ impl NodeShape {
 
 /// A Node as it shows itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShownNode {
+pub struct ObservedNode {
     /// Its UID.
     pub uid: String,
     /// `metadata.creationTimestamp`.

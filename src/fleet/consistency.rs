@@ -8,7 +8,7 @@ use super::state::Fleet;
 impl Fleet {
     /// Checks that derived state agrees with the records; the error names the first difference. For tests.
     #[doc(hidden)]
-    pub fn audit(&self) -> Result<(), String> {
+    pub fn check_consistency(&self) -> Result<(), String> {
         for pool in self.pools.values() {
             let members: BTreeSet<_> =
                 self.machines.values().filter(|m| m.pool == pool.id).map(|m| m.id.clone()).collect();
@@ -42,11 +42,11 @@ impl Fleet {
                 return Err(format!("NodeGroup {group}: costs {cost}, noted {}", self.group_cost(&group)));
             }
         }
-        if self.leaving != self.count_leaving() {
+        if self.extra_vms != self.count_extra_vms() {
             return Err(format!(
                 "paid for beside target sizes: {:?}, noted {:?}",
-                self.count_leaving(),
-                self.leaving
+                self.count_extra_vms(),
+                self.extra_vms
             ));
         }
         for (group, target) in &self.group_targets {

@@ -1,4 +1,4 @@
-//! Sightings: what this process has seen and no record has. Counting again after a restart only delays a conclusion.
+//! TransientState: what this process has seen and no record has. Counting again after a restart only delays a conclusion.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::guard::Verdict;
+use super::guard::GuardStatus;
 use super::ids::{Hostname, MachineId};
-use super::listing::ShownParts;
+use super::listing::ShownAttributes;
 use crate::catalog::MachineClass;
 
 /// What this process has seen.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Sightings {
+pub(super) struct TransientState {
     /// Listings that a VM was missing from in a row, and since when.
     pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
     /// Complete listings since a machine's last request.
@@ -24,11 +24,11 @@ pub(super) struct Sightings {
     /// Requests that this process is making right now.
     pub(super) in_flight: HashSet<MachineId>,
     /// What the last listing with workers showed of their classes.
-    pub(super) shown: ShownParts,
+    pub(super) shown: ShownAttributes,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
     /// The runaway guard's last verdict. None until the first listing.
-    pub(super) verdict: Option<Verdict>,
+    pub(super) guard_status: Option<GuardStatus>,
     /// Classes with open requests, the newest of which is older than [`HOLD_UP`](super::turns::HOLD_UP).
     pub(super) overdue: BTreeSet<MachineClass>,
     /// Machines that requests for another class held up, and until when.

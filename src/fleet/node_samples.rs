@@ -1,62 +1,62 @@
 //! Learning resources and labels of a size from its Nodes.
 
 use super::ids::{Hostname, NodeGroupName};
-use super::learned::{Learned, NodeShape, Sample, ShownNode};
 use super::machine::Machine;
 use super::record::Change;
+use super::size_profile::{NodeShape, ObservedNode, Sample, SizeProfile};
 use super::state::Fleet;
 use crate::catalog::{Offer, SizeId};
 
 impl Fleet {
     /// The resources and labels observed on Nodes of a size.
-    pub fn learned(&self, size: SizeId) -> Option<&Learned> {
-        self.learned.get(&size)
+    pub fn size_profile(&self, size: SizeId) -> Option<&SizeProfile> {
+        self.profiles.get(&size)
     }
 
     /// Nodes that the template of the NodeGroup's pool rests on.
-    pub fn learned_from(&self, size: SizeId, group: &NodeGroupName) -> usize {
+    pub fn sample_count(&self, size: SizeId, group: &NodeGroupName) -> usize {
         self.shapes(size, group).len()
     }
 
-    fn sample(&self, machine: &Machine, node: ShownNode) -> Sample {
+    fn sample(&self, machine: &Machine, node: ObservedNode) -> Sample {
         let group = &machine.pool.node_group;
         Sample {
             node: node.uid,
             registered: node.registered,
             node_group: group.clone(),
-            learn_anew: self.learn_anew(group).cloned(),
+            relearn: self.relearn(group).cloned(),
             shape: node.shape,
         }
     }
 
     /// Whether [`learn`](Self::learn) may change anything.
-    pub fn is_news(&self, machine: &Machine, node: &ShownNode) -> bool {
+    pub fn is_new_sample(&self, machine: &Machine, node: &ObservedNode) -> bool {
         if self.is_of_other_size(machine, &node.shape) {
             return false;
         }
         let sample = self.sample(machine, node.clone());
-        self.learned.get(&machine.size).is_none_or(|learned| learned.is_news(&sample))
+        self.profiles.get(&machine.size).is_none_or(|profile| profile.is_new_sample(&sample))
     }
 
     /// Learns from the Node of a VM. Its status must have been stable before: the first status of a kubelet is not
     /// complete.
-    pub fn learn(&mut self, hostname: &Hostname, node: ShownNode) -> Vec<Change> {
+    pub fn add_node_sample(&mut self, hostname: &Hostname, node: ObservedNode) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname) else { return changes };
         if self.is_of_other_size(machine, &node.shape) {
             return changes;
         }
         let (size, sample) = (machine.size, self.sample(machine, node));
-        let known = self.learned.get(&size);
+        let known = self.profiles.get(&size);
         let NodeShape { capacity, allocatable, .. } = sample.shape;
-        let mut learned = known.cloned().unwrap_or(Learned { capacity, allocatable, nodes: Vec::new() });
+        let mut profile = known.cloned().unwrap_or(SizeProfile { capacity, allocatable, nodes: Vec::new() });
         // If the machine's own NodeGroup is declared, all of them are; the others were deleted.
         if self.groups.contains_key(&sample.node_group) {
-            learned.retain_groups(|group| self.groups.contains_key(group));
+            profile.retain_groups(|group| self.groups.contains_key(group));
         }
-        learned.add_sample(sample);
-        if known != Some(&learned) {
-            self.put(&mut changes, Change::SaveLearned(size, learned));
+        profile.add_sample(sample);
+        if known != Some(&profile) {
+            self.push_change(&mut changes, Change::SaveProfile(size, profile));
         }
         changes
     }
@@ -68,7 +68,7 @@ impl Fleet {
         let has_cores = |offer: &Offer| offer.resources.cpu_millis == cores;
         let offers = self.catalog.iter().flat_map(|catalog| &catalog.offers);
         let mut own = offers.filter(|offer| offer.size == machine.size).peekable();
-        !self.sightings.shown.size
+        !self.transient.shown.size
             && own.peek().is_some()
             && !own.any(has_cores)
             && self.pools.values().any(|pool| pool.offer.size != machine.size && has_cores(&pool.offer))

@@ -8,13 +8,13 @@ use super::record::{Change, RecordKey, UnmanagedKind};
 /// The changes of a list that must wait while some of its records are refused. Writing one without the other would
 /// lose track of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeldBack {
+pub struct DeferredChanges {
     records: BTreeSet<RecordKey>,
     /// Listed nodes whose records stay, because the record that takes over their VM is held back.
     kept: BTreeSet<Hostname>,
 }
 
-impl HeldBack {
+impl DeferredChanges {
     /// Finds the changes that wait while `refused` cannot be written.
     ///
     /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
@@ -74,7 +74,7 @@ fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
             (UnmanagedKind::Orphan { pool, .. }, Some(Change::SaveMachine(machine))) => {
                 (machine.pool == *pool).then(|| RecordKey::Machine(machine.id.clone()))
             }
-            (StrangerKind::Foreign, Some(ledger @ Change::SaveLedger(_))) => Some(ledger.record()),
+            (UnmanagedKind::Foreign, Some(ledger @ Change::SaveLedger(_))) => Some(ledger.record()),
             _ => None,
         },
         (Change::SaveLedger(_), Some(next @ Change::SaveMachine(_))) => Some(next.record()),
@@ -85,16 +85,16 @@ fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::record::Stranger;
+    use crate::fleet::record::UnmanagedNode;
     use crate::fleet::tests::{Hand, OTHER, fleet};
-    use crate::fleet::{Ledger, Machine, Outcome};
+    use crate::fleet::{CreationOutcome, Ledger, Machine};
 
     fn foreign(hostname: &str) -> Change {
-        Change::SaveStranger(Stranger {
+        Change::SaveUnmanaged(UnmanagedNode {
             hostname: Hostname::new(hostname),
             id: None,
             first_seen: jiff::Timestamp::UNIX_EPOCH,
-            kind: StrangerKind::Foreign,
+            kind: UnmanagedKind::Foreign,
             awaited_by: None,
         })
     }
@@ -107,16 +107,16 @@ mod tests {
         let (mut hand, mut fleet) = (Hand::new(), fleet());
         hand.observe(&mut fleet, &[]);
         hand.increase(&mut fleet, OTHER, 1).unwrap();
-        hand.ask_all(&mut fleet, &Outcome::Accepted);
+        hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
         fleet.machines().next().unwrap().clone()
     }
 
     #[test]
     fn keeps_a_late_request_whose_node_is_not_recorded() {
         let node = foreign("ams-slave-1");
-        let held = HeldBack::new(&[node.clone(), ledger()], BTreeSet::from([node.record()]));
+        let held = DeferredChanges::new(&[node.clone(), ledger()], BTreeSet::from([node.record()]));
         assert!(held.holds(&ledger()));
-        let held = HeldBack::new(&[foreign("ams-slave-2"), ledger()], BTreeSet::from([node.record()]));
+        let held = DeferredChanges::new(&[foreign("ams-slave-2"), ledger()], BTreeSet::from([node.record()]));
         assert!(!held.holds(&ledger()));
     }
 
@@ -125,7 +125,7 @@ mod tests {
         let node = foreign("ams-slave-1");
         let machine = Change::SaveMachine(machine().into());
         let changes = [ledger(), machine.clone(), node.clone(), ledger()];
-        let held = HeldBack::new(&changes, BTreeSet::from([node.record()]));
+        let held = DeferredChanges::new(&changes, BTreeSet::from([node.record()]));
         assert!(held.holds(&machine), "it drops a request that the ledger does not have");
     }
 }

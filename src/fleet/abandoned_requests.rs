@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::Hostname;
-use super::ledger::{LateRequests, Ledger};
+use super::ledger::{AbandonedRequests, Ledger};
 use super::listing::{ListedNode, NodeRole};
 use super::machine::Machine;
 use super::policy::Policy;
@@ -47,7 +47,7 @@ impl Fleet {
     }
 
     /// Remembers requests that a machine forgets.
-    pub(super) fn remember_late(
+    pub(super) fn remember_abandoned(
         &mut self,
         changes: &mut Vec<Change>,
         machine: &Machine,
@@ -58,15 +58,15 @@ impl Fleet {
         }
         let mut ledger = self.ledger.clone();
         for at in forgotten {
-            let together = |late: &&mut LateRequests| {
+            let together = |late: &&mut AbandonedRequests| {
                 late.pool == machine.pool && late.size == machine.size && hour(late.at) == hour(*at)
             };
-            match ledger.late.iter_mut().find(together) {
+            match ledger.abandoned.iter_mut().find(together) {
                 Some(late) => {
                     late.at = late.at.max(*at);
                     late.count = late.count.saturating_add(1);
                 }
-                None => ledger.late.push(LateRequests {
+                None => ledger.abandoned.push(AbandonedRequests {
                     pool: machine.pool.clone(),
                     size: machine.size,
                     at: *at,
@@ -78,34 +78,34 @@ impl Fleet {
     }
 
     /// Forgets late requests whose VM is not expected any more.
-    pub(super) fn forget_late(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
+    pub(super) fn expire_abandoned(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
         let mut ledger = self.ledger.clone();
-        ledger.late.retain(|late| age(late.at, now) < policy.abandoned_request_ttl);
+        ledger.abandoned.retain(|late| age(late.at, now) < policy.abandoned_request_ttl);
         self.save_ledger(changes, ledger);
     }
 
     /// The oldest late request that can have made the node.
-    pub(super) fn late_request(&self, node: &ListedNode) -> Option<LateRequests> {
+    pub(super) fn abandoned_request(&self, node: &ListedNode) -> Option<AbandonedRequests> {
         if node.role == NodeRole::ControlPlane {
             return None;
         }
-        let fits = self.ledger.late.iter().filter(|late| node.can_be(&late.class()));
+        let fits = self.ledger.abandoned.iter().filter(|late| node.can_be(&late.class()));
         fits.min_by_key(|late| late.at).cloned()
     }
 
     /// Forgets one late request, because a node counts as its result.
-    pub(super) fn remove_late(&mut self, changes: &mut Vec<Change>, request: &LateRequests) {
+    pub(super) fn remove_abandoned(&mut self, changes: &mut Vec<Change>, request: &AbandonedRequests) {
         let mut ledger = self.ledger.clone();
-        if let Some(late) = ledger.late.iter_mut().find(|late| *late == request) {
+        if let Some(late) = ledger.abandoned.iter_mut().find(|late| *late == request) {
             late.count = late.count.saturating_sub(1);
         }
-        ledger.late.retain(|late| late.count > 0);
+        ledger.abandoned.retain(|late| late.count > 0);
         self.save_ledger(changes, ledger);
     }
 
     pub(super) fn save_ledger(&mut self, changes: &mut Vec<Change>, ledger: Ledger) {
         if ledger != self.ledger {
-            self.put(changes, Change::SaveLedger(ledger));
+            self.push_change(changes, Change::SaveLedger(ledger));
         }
     }
 }
