@@ -27,7 +27,7 @@ import (
 )
 
 func init() {
-	// Helm warns of values that tests make wrong on purpose.
+	// Helm logs warnings about values that tests set wrong on purpose.
 	log.SetOutput(io.Discard)
 	for _, add := range []func() error{
 		func() error { return prometheus.AddToScheme(scheme.Scheme) },
@@ -75,7 +75,7 @@ prometheus: {serviceMonitor: {enabled: true, labels: {a: b}}, rule: {enabled: tr
 grafana: {dashboards: {enabled: true, annotations: {a: b}}}
 `
 
-// matrix has a case for everything that a value switches.
+// matrix has a case for each object or field that depends on a value.
 var matrix = map[string]string{
 	"defaults":               "",
 	"NodeGroups":             nodeGroups,
@@ -103,7 +103,7 @@ func eachCase(t *testing.T, check func(*testing.T, rendered)) {
 	}
 }
 
-// eachInstall are the cases of the chart, and what kustomize builds.
+// eachInstall runs a check for the cases of the chart and for the kustomizations.
 func eachInstall(t *testing.T, check func(*testing.T, rendered)) {
 	eachCase(t, check)
 	for _, path := range builds {
@@ -111,10 +111,10 @@ func eachInstall(t *testing.T, check func(*testing.T, rendered)) {
 	}
 }
 
-func TestHelmLintHasNothingToSay(t *testing.T) {
+func TestHelmLintPasses(t *testing.T) {
 	for name, given := range matrix {
 		for _, message := range lint.All(chartPath, fromYAML(t, given), namespace, true).Messages {
-			// The only thing below a warning is that there is no icon.
+			// The only message below a warning is the missing icon.
 			if message.Severity > support.InfoSev {
 				t.Errorf("%s: %v", name, message)
 			}
@@ -122,8 +122,8 @@ func TestHelmLintHasNothingToSay(t *testing.T) {
 	}
 }
 
-// The values schema has what NodeGroups may say, from the CRD.
-func TestObjectsAreWhatTheirKindsAllow(t *testing.T) {
+// The schema of the values checks NodeGroups by the CRD.
+func TestObjectsAreValid(t *testing.T) {
 	eachInstall(t, func(t *testing.T, made rendered) {
 		seen := map[string]bool{}
 		for _, object := range made.objects {
@@ -142,7 +142,7 @@ func TestObjectsAreWhatTheirKindsAllow(t *testing.T) {
 	})
 }
 
-// pods are all pods of the chart, by the name of what makes them.
+// pods are all pods of the chart, by the name of their Deployment or Pod.
 func (r rendered) pods(t testing.TB) map[string]core.PodTemplateSpec {
 	pods := map[string]core.PodTemplateSpec{}
 	for _, object := range r.objects {
@@ -178,7 +178,7 @@ func TestPodsAreAllowedWherePodSecurityIsRestricted(t *testing.T) {
 	})
 }
 
-// What the program itself puts on the pod that leads.
+// The label that the program sets on the pod of the leader.
 var leads = labels.Set{"autoscaler.vpsie.com/role": "leader"}
 
 func TestServicesAndSelectorsFindTheirPods(t *testing.T) {
@@ -191,7 +191,7 @@ func TestServicesAndSelectorsFindTheirPods(t *testing.T) {
 				}
 			}
 			if len(found) != 1 {
-				t.Errorf("%s selects the pods of %d things, not of one", what, len(found))
+				t.Errorf("%s selects the pods of %d owners, not of one", what, len(found))
 			}
 			return found
 		}
@@ -217,7 +217,7 @@ func TestServicesAndSelectorsFindTheirPods(t *testing.T) {
 					for _, rule := range spec.Ingress {
 						for _, port := range rule.Ports {
 							if !hasPort(pod.Spec, port.Port.StrVal, 0) {
-								t.Errorf("%s lets in on port %s, which the pod has not", what, port.Port)
+								t.Errorf("%s admits port %s, which the pod does not have", what, port.Port)
 							}
 						}
 					}
@@ -247,8 +247,8 @@ func hasPort(pod core.PodSpec, name string, number int32) bool {
 	})
 }
 
-// Both replicas are ready, so only this label keeps Cluster Autoscaler from the one that stands by.
-func TestTheServiceForClusterAutoscalerLeadsToTheLeaderOnly(t *testing.T) {
+// Both replicas are ready, so only this label keeps Cluster Autoscaler from the standby.
+func TestServiceForClusterAutoscalerSelectsTheLeaderOnly(t *testing.T) {
 	made := render(t, nil)
 	pod := made.pods(t)[provider]
 	selects := func(name string, with labels.Set) bool {
@@ -256,7 +256,7 @@ func TestTheServiceForClusterAutoscalerLeadsToTheLeaderOnly(t *testing.T) {
 		return labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Merge(pod.Labels, with))
 	}
 	if selects(provider, nil) || !selects(provider, leads) {
-		t.Errorf("Service %s must select the pod that leads, and no other", provider)
+		t.Errorf("Service %s must select only the pod of the leader", provider)
 	}
 	if !selects(provider+"-metrics", nil) || !selects(provider+"-metrics", leads) {
 		t.Errorf("Service %s-metrics must select all pods", provider)
@@ -295,11 +295,11 @@ func TestMonitorsFindProviderAndClusterAutoscaler(t *testing.T) {
 		t.Errorf("the PodMonitor finds %v, not %v", found, want)
 	}
 	if _, err := renderWith(t, fromYAML(t, "prometheus: {podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}"), nil); err == nil {
-		t.Error("both monitors at once scrape everything twice, and are not refused")
+		t.Error("both monitors together are not refused, although they scrape each metric twice")
 	}
 }
 
-func TestEverythingThatIsMountedOrNamedIsThere(t *testing.T) {
+func TestMountedAndNamedObjectsExist(t *testing.T) {
 	eachCase(t, func(t *testing.T, made rendered) {
 		has := func(kind, name string) bool { return made.find(kind, name) != nil }
 		certificates := map[string]bool{"s": true, "c": true}
@@ -313,10 +313,10 @@ func TestEverythingThatIsMountedOrNamedIsThere(t *testing.T) {
 			for _, volume := range pod.Spec.Volumes {
 				volumes[volume.Name] = true
 				if s := volume.Secret; s != nil && !has("Secret", s.SecretName) && !certificates[s.SecretName] {
-					t.Errorf("%s: nobody makes Secret %s", name, s.SecretName)
+					t.Errorf("%s: there is no Secret %s", name, s.SecretName)
 				}
 				if c := volume.ConfigMap; c != nil && !has("ConfigMap", c.Name) {
-					t.Errorf("%s: nobody makes ConfigMap %s", name, c.Name)
+					t.Errorf("%s: there is no ConfigMap %s", name, c.Name)
 				}
 			}
 			for _, container := range pod.Spec.Containers {
@@ -327,7 +327,7 @@ func TestEverythingThatIsMountedOrNamedIsThere(t *testing.T) {
 					}
 					for _, other := range mounted {
 						if strings.HasPrefix(mount.MountPath+"/", other+"/") {
-							t.Errorf("%s: %s is inside of the read-only %s", name, mount.MountPath, other)
+							t.Errorf("%s: %s is inside the read-only %s", name, mount.MountPath, other)
 						}
 					}
 					mounted = append(mounted, mount.MountPath)
@@ -343,16 +343,16 @@ func TestEverythingThatIsMountedOrNamedIsThere(t *testing.T) {
 			}
 			if account := pod.Spec.ServiceAccountName; account != "" && !has("ServiceAccount", account) &&
 				account != "s" && account != "c" {
-				t.Errorf("%s: nobody makes ServiceAccount %s", name, account)
+				t.Errorf("%s: there is no ServiceAccount %s", name, account)
 			}
 			if class := pod.Spec.PriorityClassName; class != "" && !has("PriorityClass", class) {
-				t.Errorf("%s: nobody makes PriorityClass %s", name, class)
+				t.Errorf("%s: there is no PriorityClass %s", name, class)
 			}
 		}
 	})
 }
 
-func TestNodeGroupsAreMadeAsTheirManifestsSayAndKept(t *testing.T) {
+func TestNodeGroupsAreRenderedAndKept(t *testing.T) {
 	var given []any
 	want := map[string]any{}
 	files, err := os.ReadDir(root + "/deployments/samples")
@@ -389,7 +389,7 @@ func equal(a, b any) bool {
 	return string(left) == string(right)
 }
 
-func TestNotesTellYourOwnClusterAutoscalerWhatTheChartWouldTellItsOwn(t *testing.T) {
+func TestNotesHaveTheFlagsForAnotherClusterAutoscaler(t *testing.T) {
 	made := render(t, fromYAML(t, everything))
 	over := fromYAML(t, "clusterAutoscaler: {enabled: false}")
 	notes := render(t, merged(fromYAML(t, everything), over)).notes

@@ -13,8 +13,8 @@ import (
 	core "k8s.io/api/core/v1"
 )
 
-// settings are the flags of `serve` and their environment variables, as docs/reference/settings.md has them: it is written from
-// the program's own definitions.
+// settings are the flags of `serve` and their environment variables, from docs/reference/settings.md, which is generated
+// from the program's definitions.
 func settings(t testing.TB) (flags, variables map[string]bool) {
 	t.Helper()
 	text := read(t, root+"/docs/reference/settings.md")
@@ -31,14 +31,14 @@ func settings(t testing.TB) (flags, variables map[string]bool) {
 	return flags, variables
 }
 
-// arguments are the flags of a container with their values, in which none is there twice.
+// arguments are the flags of a container with their values. Duplicates are errors.
 func arguments(t testing.TB, given []string) map[string]string {
 	t.Helper()
 	flags := map[string]string{}
 	for _, argument := range given {
 		name, value, has := strings.Cut(argument, "=")
 		if _, twice := flags[name]; twice || !has || !strings.HasPrefix(name, "--") {
-			t.Errorf("%s: not --flag=value, or there twice", argument)
+			t.Errorf("%s: not --flag=value, or a duplicate", argument)
 		}
 		flags[name] = value
 	}
@@ -70,19 +70,19 @@ func TestEveryFlagAndVariableOfTheProviderExists(t *testing.T) {
 	})
 }
 
-// Grace periods must be longer than what they wait for.
-func TestThePodLivesAsLongAsAStopMayTake(t *testing.T) {
+// The grace period of the pod must be longer than that of the program.
+func TestPodOutlivesTheShutdownGrace(t *testing.T) {
 	for _, seconds := range []int64{25, 60} {
 		pod := render(t, fromYAML(t, fmt.Sprintf("provider: {shutdownGrace: %ds}", seconds))).pods(t)[provider]
 		grace := arguments(t, pod.Spec.Containers[0].Args[1:])["--shutdown-grace"]
 		if grace != fmt.Sprintf("%ds", seconds) || *pod.Spec.TerminationGracePeriodSeconds <= seconds {
-			t.Errorf("a stop takes %s, the pod is killed after %d s", grace, *pod.Spec.TerminationGracePeriodSeconds)
+			t.Errorf("the program stops within %s, the pod is killed after %d s", grace, *pod.Spec.TerminationGracePeriodSeconds)
 		}
 	}
 }
 
-// The program itself checks what the chart gives to it, if VPSIE_AUTOSCALER is its path.
-func TestTheProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
+// The program in VPSIE_AUTOSCALER validates the flags of the chart.
+func TestProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 	program := os.Getenv("VPSIE_AUTOSCALER")
 	if program == "" {
 		t.Skip("VPSIE_AUTOSCALER names no program")
@@ -90,7 +90,7 @@ func TestTheProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 	own := `provider: {extraArgs: {grpc-listen: "0.0.0.0:8086", http-listen: "[::1]:9090", log-level: [debug, warn]}}`
 	for _, given := range []string{"", everything, own, "provider: {listenAddress: 0.0.0.0}", "provider: {listenAddress: fd00::7}"} {
 		made := render(t, fromYAML(t, given))
-		// The paths of the pod, here.
+		// Writes the files of the pod to a local folder.
 		pod := made.pods(t)[provider]
 		files := t.TempDir()
 		for _, volume := range pod.Spec.Volumes {
@@ -136,8 +136,8 @@ func TestTheProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 	}
 }
 
-// In clusters of IPv6 only, of IPv4 only, and of both.
-func TestTheProviderIsReachedInEachIPFamily(t *testing.T) {
+// In clusters with IPv6 only, with IPv4 only, and with both.
+func TestProviderListensInEachIPFamily(t *testing.T) {
 	for given, at := range map[string]string{
 		"":                                   "[::]",
 		"provider: {listenAddress: 0.0.0.0}": "0.0.0.0",
@@ -172,7 +172,7 @@ func TestTheProviderIsReachedInEachIPFamily(t *testing.T) {
 	}
 }
 
-// The releases that know each flag of Cluster Autoscaler which the chart or its defaults use. 99: no end is known.
+// First and last minor release with each flag of Cluster Autoscaler that the chart uses. 99: no last one is known.
 var releases = map[string][2]int{
 	"--cloud-provider": {26, 99}, "--cloud-config": {26, 99}, "--namespace": {26, 99},
 	"--expander": {26, 99}, "--grpc-expander-url": {26, 99}, "--grpc-expander-cert": {26, 99},
@@ -181,7 +181,7 @@ var releases = map[string][2]int{
 	"--v": {26, 99}, "--ignore-taint": {26, 28}, "--startup-taint": {29, 99}, "--status-taint": {29, 99},
 }
 
-func TestEveryFlagOfClusterAutoscalerIsOneOfItsRelease(t *testing.T) {
+func TestClusterAutoscalerKnowsItsFlags(t *testing.T) {
 	for minor := 26; minor <= 37; minor++ {
 		given := fmt.Sprintf("clusterAutoscaler: {version: 1.%d.0, startupTaints: [a, b]", minor)
 		if minor >= 29 {
@@ -213,8 +213,8 @@ func TestEveryFlagOfClusterAutoscalerIsOneOfItsRelease(t *testing.T) {
 	}
 }
 
-// Where one listens and the other asks.
-func TestClusterAutoscalerAsksWhereTheProviderListens(t *testing.T) {
+// The ports that the provider listens on are those that Cluster Autoscaler calls.
+func TestClusterAutoscalerCallsThePortsOfTheProvider(t *testing.T) {
 	made := render(t, nil)
 	config := fromYAML(t, made.find("ConfigMap", autoscale).Object["data"].(map[string]any)["cloud-config.yaml"].(string))
 	flags := map[string]string{}
@@ -229,7 +229,7 @@ func TestClusterAutoscalerAsksWhereTheProviderListens(t *testing.T) {
 	} {
 		name, port, _ := strings.Cut(asked, ":")
 		if name != host || !strings.HasSuffix(listens, ":"+port) {
-			t.Errorf("asked is %s, the provider listens on %s", asked, listens)
+			t.Errorf("Cluster Autoscaler calls %s, the provider listens on %s", asked, listens)
 		}
 	}
 	if flags["--grpc-expander-cert"] != config["cacert"] {

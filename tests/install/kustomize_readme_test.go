@@ -31,7 +31,7 @@ func customised(t *testing.T, overlay string) rendered {
 	return buildFrom(t, files, folder)
 }
 
-func TestTheKustomizationOfTheReadmeDoesWhatItSays(t *testing.T) {
+func TestKustomizationOfTheReadmeWorks(t *testing.T) {
 	made := customised(t, "production")
 	for _, object := range made.objects {
 		if err := strict(object); err != nil {
@@ -57,7 +57,7 @@ func TestTheKustomizationOfTheReadmeDoesWhatItSays(t *testing.T) {
 	}
 }
 
-func TestTheCertManagerComponentMakesTheCertificatesThatPodsAndClusterAutoscalerNeed(t *testing.T) {
+func TestCertManagerComponentMakesAllCertificates(t *testing.T) {
 	for overlay, namespace := range map[string]string{"production": "vpsie-system", "dev": "vpsie-system-dev"} {
 		made := customised(t, overlay)
 		issuers, secrets := map[string]string{}, map[string]certmanager.CertificateSpec{}
@@ -99,7 +99,7 @@ func TestTheCertManagerComponentMakesTheCertificatesThatPodsAndClusterAutoscaler
 	}
 }
 
-func TestTheEnvironmentsOfTheReadmeAreThoseOfTheOverlays(t *testing.T) {
+func TestReadmeHasTheFiguresOfTheOverlays(t *testing.T) {
 	rows := map[string][]string{}
 	for line := range strings.Lines(read(t, kustomizeReadme)) {
 		if cells := strings.Split(strings.Trim(line, "| \n"), " | "); len(cells) == 4 {

@@ -16,10 +16,10 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
-// builds are the folders that people apply.
+// builds are the folders that users apply.
 var builds = []string{"deployments/base", "deployments/overlays/dev", "deployments/overlays/staging", "deployments/overlays/production"}
 
-// plain is the name of everything that kustomize makes.
+// plain is the name of the objects of the kustomizations.
 const plain = "vpsie-autoscaler"
 
 func build(t testing.TB, path string) rendered {
@@ -40,7 +40,7 @@ func buildFrom(t testing.TB, files filesys.FileSystem, path string) rendered {
 	return rendered{objects: parse(t, path, string(text))}
 }
 
-// variables is the environment of the container: its own, and that of the ConfigMap.
+// variables are the environment variables of the container, including those of the ConfigMap.
 func variables(t testing.TB, made rendered, container core.Container) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -132,7 +132,7 @@ func TestVariablesOfTheConfigMapExist(t *testing.T) {
 	}
 }
 
-// What both ways of installing say of the program is the same.
+// Chart and kustomization configure the program in the same way.
 func TestBaseAndChartAgree(t *testing.T) {
 	base, chart := build(t, "deployments/base"), render(t, nil)
 	ours, theirs := base.pods(t)[plain].Spec, chart.pods(t)[provider].Spec
@@ -155,7 +155,7 @@ func TestBaseAndChartAgree(t *testing.T) {
 			t.Errorf("%s: base %+v, chart %+v", what, pair[0], pair[1])
 		}
 	}
-	// The base says by variables what the chart says by flags, and has its certificates elsewhere.
+	// The base has variables where the chart has flags, and its certificates are elsewhere.
 	flags := func(made rendered, container core.Container) map[string]string {
 		found := arguments(t, container.Args[1:])
 		for name, value := range variables(t, made, container) {
@@ -169,7 +169,7 @@ func TestBaseAndChartAgree(t *testing.T) {
 		return found
 	}
 	base1, chart1 := flags(base, one), flags(chart, other)
-	// By the downward API; and those that have the value of the program's default in one of both.
+	// Set by the downward API, or to the program's default in one of both.
 	for _, name := range []string{"--namespace", "--observe-interval", "--create-timeout", "--shutdown-grace"} {
 		delete(base1, name)
 		delete(chart1, name)
@@ -180,7 +180,7 @@ func TestBaseAndChartAgree(t *testing.T) {
 }
 
 // The replicas, and one more while they are replaced.
-func TestTheQuotaOfProductionAdmitsARollout(t *testing.T) {
+func TestQuotaOfProductionAdmitsARollout(t *testing.T) {
 	made := build(t, "deployments/overlays/production")
 	quota := get[core.ResourceQuota](t, made.objects, "ResourceQuota", plain).Spec.Hard
 	deployment := get[apps.Deployment](t, made.objects, "Deployment", plain)
@@ -197,7 +197,7 @@ func TestTheQuotaOfProductionAdmitsARollout(t *testing.T) {
 	}
 }
 
-func TestTheServiceMonitorComponentFindsTheMetrics(t *testing.T) {
+func TestServiceMonitorComponentFindsTheMetrics(t *testing.T) {
 	files := filesys.MakeFsOnDisk()
 	folder := t.TempDir()
 	kustomization := "resources: [" + root + "/deployments/overlays/dev]\ncomponents: [" + root + "/deployments/components/servicemonitor]\n"
@@ -220,8 +220,8 @@ func TestTheServiceMonitorComponentFindsTheMetrics(t *testing.T) {
 	}
 }
 
-// Without an authority's key nobody can make one; the Secret has no credentials either.
-func TestThePlaceOfTheCredentialsIsEmpty(t *testing.T) {
+// The Secret of the manifests has no keys.
+func TestSecretForCredentialsIsEmpty(t *testing.T) {
 	for _, path := range builds {
 		secret := get[core.Secret](t, build(t, path).objects, "Secret", "vpsie-secret")
 		if len(secret.Data)+len(secret.StringData) > 0 {

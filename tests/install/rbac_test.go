@@ -11,7 +11,7 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 )
 
-// rights are rules, one verb of one resource each.
+// rights splits rules into single permissions: one verb of one resource.
 func rights(rules []rbac.PolicyRule) map[string]bool {
 	found := map[string]bool{}
 	for _, rule := range rules {
@@ -32,7 +32,7 @@ func rights(rules []rbac.PolicyRule) map[string]bool {
 	return found
 }
 
-// granted are the rights of the roles among these objects: in the cluster, and in the namespace.
+// granted are the permissions of the roles among these objects, in the cluster and in the namespace.
 func granted(t testing.TB, objects []object, cluster, namespaced string) map[string]bool {
 	found := map[string]bool{}
 	for right := range rights(get[rbac.ClusterRole](t, objects, "ClusterRole", cluster).Rules) {
@@ -44,8 +44,8 @@ func granted(t testing.TB, objects []object, cluster, namespaced string) map[str
 	return found
 }
 
-// The rights of the program come from its own table, of which these manifests are written.
-func TestTheProviderMayDoWhatItNeedsAndNoMore(t *testing.T) {
+// The manifests of the base are generated from the program's own table of permissions.
+func TestProviderHasExactlyItsPermissions(t *testing.T) {
 	var written []object
 	for _, pattern := range []string{"deployments/base/*role*.yaml"} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
@@ -74,8 +74,8 @@ func TestTheProviderMayDoWhatItNeedsAndNoMore(t *testing.T) {
 	}
 }
 
-// What Cluster Autoscaler may change, and that it reads what its scheduler does.
-func TestClusterAutoscalerMayChangeLittle(t *testing.T) {
+// Cluster Autoscaler has few write permissions, and the read permissions of its simulated scheduler.
+func TestClusterAutoscalerHasFewWritePermissions(t *testing.T) {
 	got := granted(t, render(t, nil).objects, namespace+"-"+autoscale, autoscale)
 	var changes []string
 	for right := range got {
@@ -109,7 +109,7 @@ func TestClusterAutoscalerMayChangeLittle(t *testing.T) {
 	}
 }
 
-func TestItsRightsFollowTheNamesThatItsFlagsGive(t *testing.T) {
+func TestPermissionsFollowTheNamesInFlags(t *testing.T) {
 	made := render(t, fromYAML(t, `
 clusterAutoscaler:
   extraArgs: {leader-elect-resource-name: lease, status-config-map-name: status, expander: "grpc,priority"}

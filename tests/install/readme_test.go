@@ -11,7 +11,7 @@ import (
 )
 
 // The README of the chart lists its values with their comments `# -- ...`, as helm-docs reads them.
-func TestTheReadmeOfTheChartIsMadeFromItsValues(t *testing.T) {
+func TestReadmeOfTheChartMatchesItsValues(t *testing.T) {
 	path := chartPath + "/README.md"
 	page := chartReadme(t)
 	if update {

@@ -1,4 +1,4 @@
-// Package install renders what users install, and checks it without a cluster.
+// Package install renders the manifests that users install, and checks them without a cluster.
 package install
 
 import (
@@ -31,7 +31,7 @@ const (
 
 type object = *unstructured.Unstructured
 
-// rendered is what an install would make, and what it would say.
+// rendered has the objects and the notes of an installation.
 type rendered struct {
 	objects []object
 	notes   string
@@ -39,14 +39,14 @@ type rendered struct {
 
 type values = map[string]any
 
-// loadChart reads the chart anew: a render may not see what another one left behind.
+// loadChart reads the chart again, so that renderings do not affect each other.
 func loadChart(t testing.TB) *chart.Chart {
 	t.Helper()
 	loaded, err := loader.Load(chartPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Written by the monitoring of the same tree; a stand-in while that is not there.
+	// Placeholders for generated files that do not exist.
 	for name, content := range map[string]string{
 		"files/alerts.yaml":              "groups: [{name: a, rules: [{alert: A, expr: up, annotations: {b: '{{ $value }}'}}]}]",
 		"files/dashboards/overview.json": `{"legend": "{{instance}}"}`,
@@ -58,7 +58,7 @@ func loadChart(t testing.TB) *chart.Chart {
 	return loaded
 }
 
-// renderWith renders the chart in a cluster, or without one when there is none.
+// renderWith renders the chart with objects of a cluster, or without a cluster if it is nil.
 func renderWith(t testing.TB, given values, cluster engine.ClientProvider) (rendered, error) {
 	t.Helper()
 	return renderChart(t, loadChart(t), given, cluster)
@@ -101,7 +101,7 @@ func render(t testing.TB, given values) rendered {
 	return made
 }
 
-// parse reads the objects of a manifest. A key that is there twice is an error.
+// parse reads the objects of a manifest. Duplicate keys are errors.
 func parse(t testing.TB, name, text string) []object {
 	t.Helper()
 	var objects []object
@@ -126,7 +126,7 @@ func (r rendered) find(kind, name string) object {
 	return nil
 }
 
-// get is the object of this kind and name as its Go type.
+// get returns the object of this kind and name as its Go type.
 func get[T any](t testing.TB, objects []object, kind, name string) *T {
 	t.Helper()
 	for _, object := range objects {
@@ -138,7 +138,7 @@ func get[T any](t testing.TB, objects []object, kind, name string) *T {
 	return nil
 }
 
-// as reads an object as its Go type, and is strict about it.
+// as converts an object to its Go type. Unknown fields are errors.
 func as[T any](t testing.TB, object object) *T {
 	t.Helper()
 	typed := new(T)
@@ -148,12 +148,12 @@ func as[T any](t testing.TB, object object) *T {
 	return typed
 }
 
-// strict says what is wrong with an object, if its kind is one of Kubernetes or of the operators that we know.
+// strict checks an object by the Go type of its kind.
 func strict(object object) error {
 	kind := object.GroupVersionKind()
 	typed, err := scheme.Scheme.New(kind)
 	if err != nil {
-		return fmt.Errorf("%s is of no kind that is known here: %w", object.GetName(), err)
+		return fmt.Errorf("%s has an unknown kind: %w", object.GetName(), err)
 	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, typed, true); err != nil {
 		return fmt.Errorf("%s %s: %w", kind.Kind, object.GetName(), err)
@@ -161,7 +161,7 @@ func strict(object object) error {
 	return nil
 }
 
-// merged is one set of values over another, as several -f have it.
+// merged overrides values by others, as several -f do.
 func merged(under, over values) values {
 	return chartutil.MergeTables(copied(over), copied(under))
 }
@@ -196,7 +196,7 @@ func read(t testing.TB, path string) string {
 	return string(content)
 }
 
-// relative is the path of the project's root as kustomize wants it.
+// relative is the path of the repository's root relative to a folder, for kustomize.
 func relative(t testing.TB, from string) string {
 	t.Helper()
 	absolute, err := filepath.Abs(root)

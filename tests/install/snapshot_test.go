@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// What an install with one NodeGroup makes and starts, to read a change in a diff.
-func TestAnInstallIsAsWritten(t *testing.T) {
+// Objects and flags of an installation, so that a diff shows changes.
+func TestInstallMatchesTheSnapshot(t *testing.T) {
 	made := render(t, fromYAML(t, nodeGroups))
 	var text strings.Builder
 	for _, object := range made.objects {
@@ -27,6 +27,6 @@ func TestAnInstallIsAsWritten(t *testing.T) {
 		}
 	}
 	if text.String() != read(t, path) {
-		t.Errorf("%s is not as rendered: UPDATE=1 tests/install/run, and read the difference\n%s", path, text.String())
+		t.Errorf("%s differs: UPDATE=1 tests/install/run, and review the difference\n%s", path, text.String())
 	}
 }

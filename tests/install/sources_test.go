@@ -15,8 +15,8 @@ import (
 
 var update = os.Getenv("UPDATE") != ""
 
-// A chart cannot reach out of its folder, and a link is not packaged: these are copies.
-func TestFilesOfTheChartAreAsTheirSources(t *testing.T) {
+// A chart cannot use files outside its folder, and links are not packaged, so it has copies.
+func TestFilesOfTheChartMatchTheirSources(t *testing.T) {
 	for folder, source := range map[string]string{
 		"crds":             "deployments/crds/*.yaml",
 		"files":            "deployments/monitoring/alerts.yaml",
@@ -40,7 +40,7 @@ func TestFilesOfTheChartAreAsTheirSources(t *testing.T) {
 				}
 			}
 			if there, err := os.ReadFile(copy); err != nil || !bytes.Equal(there, content) {
-				t.Errorf("%s is not as %s: UPDATE=1 tests/install/run", copy, path)
+				t.Errorf("%s differs from %s: UPDATE=1 tests/install/run", copy, path)
 			}
 		}
 		copies, err := filepath.Glob(filepath.Join(chartPath, folder, "*.*"))
@@ -49,14 +49,14 @@ func TestFilesOfTheChartAreAsTheirSources(t *testing.T) {
 		}
 		for _, copy := range copies {
 			if !wanted[copy] {
-				t.Errorf("%s is no copy of anything", copy)
+				t.Errorf("%s has no source", copy)
 			}
 		}
 	}
 }
 
-// Both have templates of their own, which are not Helm's.
-func TestAlertsAndDashboardsAreInstalledAsWritten(t *testing.T) {
+// Alerts and dashboards contain templates of Prometheus and Grafana, which Helm must not expand.
+func TestAlertsAndDashboardsAreInstalledUnchanged(t *testing.T) {
 	loaded := loadChart(t)
 	made, err := renderChart(t, loaded, fromYAML(t, everything), nil)
 	if err != nil {
@@ -77,16 +77,16 @@ func TestAlertsAndDashboardsAreInstalledAsWritten(t *testing.T) {
 	}
 }
 
-func TestTheChartIsOfTheVersionOfTheProgram(t *testing.T) {
+func TestChartHasTheVersionOfTheProgram(t *testing.T) {
 	version := regexp.MustCompile(`(?m)^version = "(.*)"$`).FindStringSubmatch(read(t, root+"/Cargo.toml"))[1]
 	if metadata := loadChart(t).Metadata; metadata.AppVersion != version {
 		t.Errorf("appVersion is %s, the program's version is %s", metadata.AppVersion, version)
 	}
 }
 
-// The API server drops what it does not know of a NodeGroup, so that a typing error would go unseen: the schema of the
-// values has the fields of the CRD.
-func TestTheSchemaOfNodeGroupsIsThatOfTheCRD(t *testing.T) {
+// The API server drops unknown fields of a NodeGroup, so a misspelt one would go unnoticed. The schema of the values has
+// the fields of the CRD.
+func TestSchemaOfNodeGroupsMatchesTheCRD(t *testing.T) {
 	crd := fromYAML(t, read(t, root+"/deployments/crds/nodegroups.yaml"))
 	version := crd["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)
 	schema := version["schema"].(map[string]any)["openAPIV3Schema"].(map[string]any)
@@ -121,8 +121,8 @@ func TestTheSchemaOfNodeGroupsIsThatOfTheCRD(t *testing.T) {
 	}
 }
 
-// closed is what JSON Schema knows of a schema of a CRD, without texts, and closed to what is not declared. What is
-// required is left to the API server: it has defaults.
+// closed converts the schema of a CRD to JSON Schema without descriptions, which refuses undeclared fields. The API server
+// checks required fields, because it sets defaults.
 func closed(schema map[string]any) map[string]any {
 	made := map[string]any{}
 	for name, value := range schema {

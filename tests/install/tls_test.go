@@ -19,7 +19,7 @@ import (
 
 const host = provider + "." + namespace + ".svc"
 
-// cluster answers a template's `lookup` from what was installed before.
+// cluster answers `lookup` of a template from an earlier installation.
 type cluster struct{ dynamic.Interface }
 
 func installed(made rendered) cluster {
@@ -48,13 +48,13 @@ func upgrade(t testing.TB, before rendered, given values) rendered {
 	return made
 }
 
-// secret is the Secret of one side, as files.
+// secret has the files of the Secret of one side.
 func secret(t testing.TB, made rendered, side string) map[string][]byte {
 	t.Helper()
 	return get[core.Secret](t, made.objects, "Secret", provider+"-"+side+"-tls").Data
 }
 
-// shake lets a client with one Secret speak to a server with another, as Cluster Autoscaler and the provider do.
+// shake performs a TLS handshake between a client and a server with these Secrets.
 func shake(t testing.TB, server, client map[string][]byte, name string, now time.Time) error {
 	t.Helper()
 	pair := func(side map[string][]byte) ([]tls.Certificate, *x509.CertPool) {
@@ -130,14 +130,14 @@ func TestUpgradesKeepCertificates(t *testing.T) {
 	}
 }
 
-// until sets when a Secret's certificate is said to end.
+// until sets the annotation with the expiry date of a Secret.
 func until(made rendered, name string, at time.Time) {
 	annotations := made.find("Secret", name).GetAnnotations()
 	annotations["autoscaler.vpsie.com/not-after"] = at.UTC().Format(time.RFC3339)
 	made.find("Secret", name).SetAnnotations(annotations)
 }
 
-func TestAnUpgradeRenewsWhatHasLessThanAThirdOfItsLifeLeft(t *testing.T) {
+func TestUpgradeRenewsCertificatesInTheLastThirdOfTheirLife(t *testing.T) {
 	third := time.Now().Add(365 * 24 * time.Hour / 3)
 	now := time.Now().Add(time.Minute)
 	for _, side := range []string{"server", "client"} {
@@ -151,7 +151,7 @@ func TestAnUpgradeRenewsWhatHasLessThanAThirdOfItsLifeLeft(t *testing.T) {
 		if string(secret(t, after, side)["tls.crt"]) == string(secret(t, before, side)["tls.crt"]) {
 			t.Errorf("%s: not renewed", side)
 		}
-		// While the one has the new files and the other not yet: kubelets take a minute.
+		// Kubelets take up to a minute, so one side may still have old files.
 		for _, pair := range [][2]rendered{{before, after}, {after, before}, {after, after}} {
 			if err := shake(t, secret(t, pair[0], "server"), secret(t, pair[1], "client"), host, now); err != nil {
 				t.Errorf("%s renewed: %v", side, err)
@@ -167,7 +167,7 @@ func TestAnUpgradeRenewsWhatHasLessThanAThirdOfItsLifeLeft(t *testing.T) {
 	}
 }
 
-func TestALeafOfAnotherAuthorityIsMadeAnew(t *testing.T) {
+func TestUpgradeReplacesCertificatesOfAnotherAuthority(t *testing.T) {
 	before := render(t, nil)
 	other := render(t, nil).find("Secret", provider+"-client-tls")
 	*before.find("Secret", provider+"-client-tls") = *other
@@ -177,8 +177,8 @@ func TestALeafOfAnotherAuthorityIsMadeAnew(t *testing.T) {
 	}
 }
 
-// Helm keeps the chart's values with the release, and `--reuse-values` brings them back.
-func TestARenderLeavesNothingInTheValues(t *testing.T) {
+// Helm stores the values with the release, and `--reuse-values` restores them.
+func TestRenderingDoesNotChangeTheValues(t *testing.T) {
 	loaded := loadChart(t)
 	before := copied(loaded.Values)
 	if _, err := renderChart(t, loaded, nil, nil); err != nil {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// Values that only do something with others.
+// Values that have an effect only with other values.
 var needs = map[string]string{
 	"networkPolicy.":                  "networkPolicy: {enabled: true}",
 	"prometheus.serviceMonitor.":      "prometheus: {serviceMonitor: {enabled: true}}",
@@ -27,7 +27,7 @@ var needs = map[string]string{
 	"tls.existing.":                   "tls: {mode: existing, existing: {serverSecret: s, clientSecret: c}}",
 }
 
-// What a value may be changed to: the first that the schema takes.
+// Candidates for another value: the first that the schema accepts.
 var others = []any{
 	true, false, 7, "7m", "7s", "x", "1.50", "generated", "certManager", "text", "Never", "https://x.example", "1.36.1",
 	"sha256:" + digest, "SingleStack", []any{"x"}, []any{"IPv6"}, []any{7}, []any{map[string]any{"name": "x"}},
@@ -35,7 +35,7 @@ var others = []any{
 	[]any{map[string]any{"name": "x", "minNodes": 0, "maxNodes": 1, "resourceIdentifier": "x", "datacenterID": "x", "offeringIDs": []any{"x"}}},
 }
 
-// leaves are the paths to all values: what is no map, or an empty one.
+// leaves are the paths to all values that are not maps, or are empty maps.
 func leaves(path []string, of any) map[string]any {
 	found := map[string]any{}
 	table, isTable := of.(map[string]any)
@@ -55,7 +55,7 @@ func with(path []string, value any) values {
 	return value.(map[string]any)
 }
 
-// What differs from render to render.
+// Parts that differ between renderings.
 var chance = regexp.MustCompile(`(?m)^ *(tls\.crt|tls\.key|ca\.crt|checksum/tls): .*$|T\d\d:\d\d:\d\dZ`)
 
 func text(t testing.TB, made rendered) string {
@@ -92,7 +92,7 @@ func TestEveryValueChangesTheManifests(t *testing.T) {
 		if _, done := before[context]; !done {
 			before[context] = text(t, render(t, given))
 			if before[context] != text(t, render(t, given)) {
-				t.Fatal("a render differs from the next one, and would from any")
+				t.Fatal("two renderings of the same values differ")
 			}
 		}
 		tried := 0
@@ -114,12 +114,12 @@ func TestEveryValueChangesTheManifests(t *testing.T) {
 			}
 		}
 		if !alive {
-			t.Errorf("%s: nothing changes with it (%d other values are allowed)", name, tried)
+			t.Errorf("%s: the manifests do not change with it (%d other values are allowed)", name, tried)
 		}
 	}
 }
 
-// Maps whose keys are the user's.
+// Maps with keys of the user.
 var free = regexp.MustCompile(`(^|\.)(commonLabels|labels|podLabels|annotations|podAnnotations|nodeSelector|affinity|` +
 	`requests|limits|extraArgs|podSecurityContext|securityContext)(\.|$)`)
 
@@ -160,7 +160,7 @@ var otherwise = map[string][]string{
 	"provider.priceFile.overrides": {"--price-file"},
 }
 
-func TestValuesOfTheProviderHaveTheNamesOfTheirFlags(t *testing.T) {
+func TestProviderValuesHaveTheNamesOfTheirFlags(t *testing.T) {
 	flags := func(given values) map[string]string {
 		pod, _, err := unstructured.NestedMap(render(t, given).find("Deployment", provider).Object, "spec", "template", "spec")
 		if err != nil {
@@ -264,7 +264,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 	}
 }
 
-func TestArgumentsOfTheProviderCanBeChangedAddedAndTakenAway(t *testing.T) {
+func TestExtraArgsOverrideFlagsOfTheProvider(t *testing.T) {
 	got := render(t, fromYAML(t, `
 provider:
   logLevel: debug
@@ -286,7 +286,7 @@ provider:
 	}
 }
 
-func TestArgumentsOfClusterAutoscalerCanBeChangedAddedAndTakenAway(t *testing.T) {
+func TestExtraArgsOverrideFlagsOfClusterAutoscaler(t *testing.T) {
 	arguments := render(t, fromYAML(t, `
 clusterAutoscaler:
   extraArgs: {scan-interval: 20s, max-nodes-total: 1000000, v: null, balancing-ignore-label: [a, b], namespace: other}
