@@ -30,7 +30,7 @@ pub(crate) fn fill(kube: &FakeKube, machines: usize) {
     }
     for at in 0..machines {
         let machine = machine(at);
-        let mut record = serde_json::to_value(VPSieNode::of(&machine, &CLUSTER.into())).unwrap();
+        let mut record = serde_json::to_value(VPSieNode::from_machine(&machine, &CLUSTER.into())).unwrap();
         record["metadata"]["namespace"] = json!(NAMESPACE);
         record["metadata"]["finalizers"] = json!(["vpsienode.autoscaler.vpsie.com/finalizer"]);
         kube.put_object(record).unwrap();

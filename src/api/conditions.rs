@@ -10,7 +10,8 @@ use crate::fleet::{Machine, Phase};
 pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
     let made = machine.created_at;
     let not_failed = || condition("Error", false, made, "NoError", "");
-    let (phase, since) = (machine.phase.name(), since(machine));
+    let phase = machine.phase.name();
+    let since = since(machine);
     match &machine.phase {
         Phase::Running { .. } => vec![
             condition("VPSReady", true, since, phase, "the VM is up"),

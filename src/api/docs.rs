@@ -124,7 +124,8 @@ fn page() -> String {
         let crd = serde_json::to_value(crd).unwrap();
         crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone()
     };
-    let (group, machine) = (schema(NodeGroup::crd()), schema(VPSieNode::crd()));
+    let group = schema(NodeGroup::crd());
+    let machine = schema(VPSieNode::crd());
     let config = schema(AutoscalerConfig::crd());
     let mut page = HEAD.to_owned() + FIELDS;
     fields(&mut page, &group["properties"]["spec"], "");
@@ -145,17 +146,17 @@ fn page() -> String {
     page
 }
 
-fn rules(page: &mut String, schema: &Value, place: &str) {
+fn rules(page: &mut String, schema: &Value, path: &str) {
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-        let field = if place.is_empty() { String::new() } else { format!("`{place}`") };
+        let field = if path.is_empty() { String::new() } else { format!("`{path}`") };
         let message = rule["message"].as_str().unwrap();
         writeln!(page, "| {field} | {message} |").unwrap();
     }
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-        rules(page, field, format!("{place}.{name}").trim_start_matches('.'));
+        rules(page, field, format!("{path}.{name}").trim_start_matches('.'));
     }
     for entries in [&schema["items"], &schema["additionalProperties"]].into_iter().filter(|e| e.is_object()) {
-        rules(page, entries, &format!("{place}[]"));
+        rules(page, entries, &format!("{path}[]"));
     }
 }
 

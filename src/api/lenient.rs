@@ -21,7 +21,7 @@ impl VPSieNode {
         for outcome in requests.into_iter().flatten().filter_map(|request| request.get_mut("outcome")) {
             replace_unknown(outcome, &json!("Unclear"), is_known::<RequestOutcome>);
         }
-        let asked = object["spec"]["requests"].as_array().is_some_and(|requests| !requests.is_empty());
+        let requested = object["spec"]["requests"].as_array().is_some_and(|requests| !requests.is_empty());
         let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) else {
             return serde_json::from_value(object);
         };
@@ -33,7 +33,7 @@ impl VPSieNode {
         if status.get("phase").is_some_and(|phase| !is_known::<MachinePhase>(phase)) {
             let phase = match status.get("hostname") {
                 Some(Value::String(_)) => MachinePhase::Running,
-                _ if asked => MachinePhase::Creating,
+                _ if requested => MachinePhase::Creating,
                 // Neither a VM nor a request is recorded: no known phase fits, and the record stays unreadable.
                 _ => return strict,
             };
@@ -44,7 +44,8 @@ impl VPSieNode {
 
     /// The VM in an unreadable object.
     pub fn vm_of_unreadable(object: &Value) -> Option<(Hostname, Option<VmId>)> {
-        let (spec, status) = (&object["spec"], &object["status"]);
+        let spec = &object["spec"];
+        let status = &object["status"];
         let hostname = status["hostname"].as_str().or(spec["nodeName"].as_str())?;
         let id = status["vpsieNodeIdentifier"].as_str().or(spec["vpsieNodeIdentifier"].as_str());
         Some((Hostname::new(hostname), id.map(VmId::from)))

@@ -132,8 +132,8 @@ pub struct CostOptimization {
     /// Whether machines are compared with cheaper ones.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Which recommendations are applied: `auto` the safe ones, `manual` none, `aggressive` also those that reduce
-    /// capacity, `conservative` only those without risk.
+    /// Which recommendations are applied without approval: `auto` safe ones, `manual` none, `aggressive` those with high
+    /// savings, `conservative` those without risk for running pods.
     #[serde(default)]
     pub strategy: CostStrategy,
     /// Interval between comparisons.
@@ -153,7 +153,7 @@ pub struct CostOptimization {
     pub require_approval: bool,
 }
 
-/// Which recommendations of the cost optimization are applied.
+/// Which recommendations of the cost optimization are applied without approval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CostStrategy {
@@ -162,7 +162,7 @@ pub enum CostStrategy {
     Auto,
     /// None; they are only reported.
     Manual,
-    /// Recommendations with high savings, also if they reduce capacity.
+    /// Recommendations with high savings.
     Aggressive,
     /// Recommendations without risk for running pods.
     Conservative,

@@ -22,7 +22,7 @@ pub struct NotARecord {
 
 impl VPSieNode {
     /// The record of a machine. The store adds namespace and finalizer.
-    pub fn of(machine: &Machine, cluster: &ClusterId) -> Self {
+    pub fn from_machine(machine: &Machine, cluster: &ClusterId) -> Self {
         let pool = &machine.pool;
         let spec = VPSieNodeSpec {
             node_group_name: pool.node_group.to_string(),
@@ -49,7 +49,7 @@ impl VPSieNode {
             ssh_key_ids: Vec::new(),
         };
         let mut node = Self::new(&machine.id.to_string(), spec);
-        node.status = Some(seen(machine));
+        node.status = Some(status(machine));
         node
     }
 
@@ -57,12 +57,13 @@ impl VPSieNode {
     ///
     /// The spec and the deletion timestamp take precedence over an older status: a machine with a request is Creating,
     /// one with a deletion timestamp is Deleting.
-    pub fn machine(&self) -> Result<Machine, NotARecord> {
-        let (spec, meta) = (&self.spec, &self.metadata);
+    pub fn to_machine(&self) -> Result<Machine, NotARecord> {
+        let spec = &self.spec;
+        let meta = &self.metadata;
         let name = meta.name.clone().unwrap_or_default();
-        let lacks = |field| NotARecord { name: name.clone(), field };
+        let missing = |field| NotARecord { name: name.clone(), field };
         let made = meta.creation_timestamp.as_ref().map(|time| time.0);
-        let created_at = spec.recorded_at.or(made).ok_or_else(|| lacks("spec.recordedAt"))?;
+        let created_at = spec.recorded_at.or(made).ok_or_else(|| missing("spec.recordedAt"))?;
         let size = match spec.kube_size_id {
             Some(size) => u64::try_from(size).map(SizeId).ok(),
             // An orphan of unknown size. VPSieNodes of the original have no `recordedAt`.
@@ -76,21 +77,22 @@ impl VPSieNode {
                 offer: spec.instance_type.as_str().into(),
                 capacity_type: spec.capacity_type,
             },
-            size: size.ok_or_else(|| lacks("spec.kubeSizeID"))?,
+            size: size.ok_or_else(|| missing("spec.kubeSizeID"))?,
             created_at,
-            phase: self.life(created_at).ok_or_else(|| lacks("status.hostname"))?,
+            phase: self.phase(created_at).ok_or_else(|| missing("status.hostname"))?,
             requests: spec.requests.iter().map(fleet::VmRequest::from).collect(),
         })
     }
 
     /// None if the phase needs a VM and the record has none.
-    fn life(&self, created_at: Timestamp) -> Option<Phase> {
-        let (spec, fallback) = (&self.spec, VPSieNodeStatus::default());
+    fn phase(&self, created_at: Timestamp) -> Option<Phase> {
+        let spec = &self.spec;
+        let fallback = VPSieNodeStatus::default();
         let status = self.status.as_ref().unwrap_or(&fallback);
         let vm = self.vm(status);
         let since = |time: Option<Timestamp>| time.unwrap_or(created_at);
         let deleting = self.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-        let asked = spec.requested_at.or(spec.requests.first().map(|request| request.at));
+        let requested = spec.requested_at.or(spec.requests.first().map(|request| request.at));
         Some(match status.phase {
             MachinePhase::Deleting => Phase::Deleting {
                 vm,
@@ -107,8 +109,8 @@ impl VPSieNode {
                 reason: DeletionReason::VPSieNodeDeleted,
                 accepted_at: None,
             },
-            MachinePhase::Pending if asked.is_none() && vm.is_none() => Phase::Pending,
-            MachinePhase::Pending | MachinePhase::Creating => Phase::Creating { vm, since: since(asked) },
+            MachinePhase::Pending if requested.is_none() && vm.is_none() => Phase::Pending,
+            MachinePhase::Pending | MachinePhase::Creating => Phase::Creating { vm, since: since(requested) },
             MachinePhase::Running => Phase::Running { vm: vm?, since: since(status.provisioned_at) },
             MachinePhase::Failed => Phase::Failed {
                 failure: Failure {
@@ -138,7 +140,7 @@ impl VPSieNode {
     }
 }
 
-fn seen(machine: &Machine) -> VPSieNodeStatus {
+fn status(machine: &Machine) -> VPSieNodeStatus {
     let vm = machine.vm();
     let mut status = VPSieNodeStatus {
         hostname: vm.map(|vm| vm.hostname.to_string()),
@@ -256,7 +258,7 @@ mod tests {
                 pool: "workers/ams1/s-2vcpu-4gb/spot".parse().unwrap(),
                 size: SizeId(size),
                 created_at,
-                // Nothing is asked of VPSie for one that is Pending.
+                // Nothing is requested of VPSie for one that is Pending.
                 requests: if phase == Phase::Pending { Vec::new() } else { requests },
                 phase,
             },
@@ -266,11 +268,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_machine_is_the_same_after_it_was_a_vpsie_node(machine in machine()) {
-            let record = VPSieNode::of(&machine, &"c-1".into());
+            let record = VPSieNode::from_machine(&machine, &"c-1".into());
             prop_assert!(record.spec.kube_size_id.is_none_or(|size| size >= 1), "as the CRD has it");
             let text = serde_json::to_string(&record).unwrap();
             let node: VPSieNode = serde_json::from_str(&text).unwrap();
-            prop_assert_eq!(node.machine(), Ok(machine));
+            prop_assert_eq!(node.to_machine(), Ok(machine));
         }
     }
 
@@ -288,38 +290,39 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_creating_before_any_status_says_so() {
-        assert_eq!(node(&json!({})).machine().unwrap().phase, Phase::Pending);
-        let asked = node(&json!({"requests": [{"at": "2026-01-01T00:00:01Z", "outcome": "InFlight"}]}));
+    fn a_request_without_status_means_creating() {
+        assert_eq!(node(&json!({})).to_machine().unwrap().phase, Phase::Pending);
+        let requested = node(&json!({"requests": [{"at": "2026-01-01T00:00:01Z", "outcome": "InFlight"}]}));
         let since = "2026-01-01T00:00:01Z".parse().unwrap();
-        assert_eq!(asked.machine().unwrap().phase, Phase::Creating { vm: None, since });
+        assert_eq!(requested.to_machine().unwrap().phase, Phase::Creating { vm: None, since });
     }
 
     #[test]
-    fn one_that_was_recorded_for_a_vm_has_it_before_any_status_says_so() {
-        let taken_in = node(&json!({"nodeName": "AMS-1", "vpsieNodeIdentifier": "u-1"})).machine().unwrap();
+    fn takes_the_vm_of_the_spec_before_there_is_a_status() {
+        let taken_in =
+            node(&json!({"nodeName": "AMS-1", "vpsieNodeIdentifier": "u-1"})).to_machine().unwrap();
         assert_eq!(taken_in.instance_id(), "vpsie://u-1");
         assert_eq!(taken_in.vm().unwrap().hostname.as_str(), "ams-1");
     }
 
     #[test]
-    fn one_that_somebody_deletes_is_deleting() {
+    fn a_deletion_timestamp_means_deleting() {
         let mut deleted = node(&json!({"nodeName": "ams-1"}));
         let at: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         deleted.metadata.deletion_timestamp = Some(at.into());
-        let machine = deleted.machine().unwrap();
+        let machine = deleted.to_machine().unwrap();
         assert!(
             matches!(machine.phase, Phase::Deleting { vm: Some(_), since, drain: DrainState::Pending, .. } if since == at)
         );
     }
 
     #[test]
-    fn a_vpsie_node_of_the_original_is_no_record() {
+    fn refuses_vpsie_nodes_of_the_original() {
         let mut original = node(&json!({}));
         (original.spec.kube_size_id, original.spec.recorded_at) = (None, None);
         original.metadata.creation_timestamp = Some(Timestamp::UNIX_EPOCH.into());
         assert_eq!(
-            original.machine().unwrap_err().to_string(),
+            original.to_machine().unwrap_err().to_string(),
             "VPSieNode workers-1 has no spec.kubeSizeID: it is not a record of vpsie-autoscaler"
         );
     }

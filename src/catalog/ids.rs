@@ -1,10 +1,10 @@
-//! Identifiers of sizes, offers and datacenters. Each is a type of its own, so the compiler refuses a mix-up.
+//! Identifiers of sizes, offers and datacenters. Each has its own type, so that the compiler refuses confusions.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Declares a text identifier with a type of its own.
+/// Declares the type of a text identifier.
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -85,14 +85,14 @@ impl fmt::Display for SizeId {
     }
 }
 
-/// Whether VPSie may take the VM back.
+/// Capacity type. VPSie may take back a spot VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CapacityType {
-    /// Kept until it is deleted.
+    /// The VM exists until it is deleted.
     #[default]
     OnDemand,
-    /// Cheaper, and may be interrupted.
+    /// The VM is cheaper, and VPSie may interrupt it.
     Spot,
 }
 
@@ -118,9 +118,9 @@ impl std::str::FromStr for CapacityType {
     }
 }
 
-/// A text is not a capacity type.
+/// A text that is not a capacity type.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no capacity type, must be on-demand or spot")]
+#[error("{0:?} is not a capacity type: must be on-demand or spot")]
 pub struct UnknownCapacityType(pub String);
 
 impl fmt::Display for CapacityType {
@@ -129,14 +129,14 @@ impl fmt::Display for CapacityType {
     }
 }
 
-/// A class of machines. VPSie has the same capacity for all machines of one class, so what follows from its capacity
-/// (matching, shortages, backoff) goes by class (docs/designs/machine-class.md).
+/// A class of machines. All machines of a class draw on the same capacity of VPSie, so matching, shortages and backoff go
+/// by class (docs/designs/machine-class.md).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineClass {
-    /// Where its VMs run.
+    /// Datacenter of its VMs.
     pub datacenter: DatacenterId,
-    /// Their size.
+    /// Size of its VMs.
     pub size: SizeId,
-    /// On demand or spot.
+    /// Capacity type of its VMs.
     pub capacity_type: CapacityType,
 }

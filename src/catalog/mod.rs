@@ -15,24 +15,24 @@ pub use ids::{CapacityType, DatacenterId, MachineClass, OfferRef, SizeId, Unknow
 pub struct Offer {
     /// `KubeSizeID`.
     pub size: SizeId,
-    /// What VPSie calls it, such as `s-2vcpu-4gb`.
+    /// VPSie's name, such as `s-2vcpu-4gb`.
     pub name: String,
-    /// Its UUID, where the API gives one.
+    /// UUID, if the API shows one.
     pub identifier: Option<String>,
-    /// Where it can be rented.
+    /// Datacenter.
     pub datacenter: DatacenterId,
-    /// On demand or spot. Catalogs of releases that knew on-demand offers only lack it.
+    /// Capacity type. Absent in catalogs of releases with on-demand offers only.
     #[serde(default)]
     pub capacity_type: CapacityType,
     /// Nominal size.
     pub resources: Resources,
-    /// List price, USD per month. None when the API gives none or one that is not above 0.
+    /// List price, USD per month. None if the API shows none above 0.
     pub monthly: Option<Decimal>,
-    /// Price, USD per hour, as the API gives it. None when it gives none or one that is not above 0.
+    /// List price, USD per hour. None if the API shows none above 0.
     pub hourly: Option<Decimal>,
 }
 
-/// Nominal size of an offer, or what a node can give to pods.
+/// Nominal resources of an offer, or allocatable resources of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
@@ -42,15 +42,15 @@ pub struct Resources {
     pub memory_mib: u64,
     /// Disk (ephemeral storage), GiB.
     pub disk_gib: u64,
-    /// Pods.
+    /// Number of pods.
     pub pods: u32,
 }
 
-/// Pods that a kubelet takes unless told otherwise.
+/// Default maximum pods of a kubelet.
 pub const DEFAULT_MAX_PODS: u32 = 110;
 
 impl Offer {
-    /// The class of its machines.
+    /// Class of its machines.
     pub fn class(&self) -> MachineClass {
         MachineClass {
             datacenter: self.datacenter.clone(),
@@ -59,8 +59,8 @@ impl Offer {
         }
     }
 
-    /// Whether that is its name, identifier or `KubeSizeID`, case-blind.
-    pub fn answers_to(&self, wanted: &str) -> bool {
+    /// Whether this is its name, UUID or `KubeSizeID`, ignoring case.
+    pub fn is_named(&self, wanted: &str) -> bool {
         self.name.eq_ignore_ascii_case(wanted)
             || self.identifier.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(wanted))
             || wanted.parse() == Ok(self.size.0)
@@ -76,7 +76,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// The offer that a NodeGroup means: by name, identifier or `KubeSizeID`, case-blind.
+    /// Finds the offer of a NodeGroup by name, UUID or `KubeSizeID`, ignoring case.
     pub fn resolve(
         &self,
         datacenter: &DatacenterId,
@@ -84,6 +84,6 @@ impl Catalog {
         capacity_type: CapacityType,
     ) -> Option<&Offer> {
         let here = |o: &&Offer| o.datacenter == *datacenter && o.capacity_type == capacity_type;
-        self.offers.iter().filter(here).find(|o| o.answers_to(offer.as_str()))
+        self.offers.iter().filter(here).find(|o| o.is_named(offer.as_str()))
     }
 }

@@ -1,6 +1,6 @@
-//! Kubernetes quantities, read.
+//! Parses Kubernetes quantities.
 
-/// A Kubernetes quantity in base units (cores, bytes). None for a text that is none, or is below 0.
+/// Parses a Kubernetes quantity into base units (cores, bytes). None if the text is not a quantity, or negative.
 pub(crate) fn parse(text: &str) -> Option<f64> {
     const SUFFIXES: [(&str, f64); 15] = [
         ("Ki", 1024.0),

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use rust_decimal::Decimal;
 use secrecy::SecretString;
 
-use super::original::RefusedArgs;
+use super::legacy_flags::RefusedArgs;
 use crate::cost::HoursPerMonth;
 use crate::telemetry::LogArgs;
 use crate::validation::{money, parse_duration};

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_break_at_the_end_is_no_part_of_a_client_id() {
+    fn trims_line_breaks_of_a_client_id() {
         let mut problems = Vec::new();
         let mut read = |text| secret_text("--vpsie-client-id", Some(text), &mut problems);
         assert_eq!(read("me\n").unwrap().expose_secret(), "me");

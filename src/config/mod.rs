@@ -3,10 +3,10 @@
 mod args;
 mod credentials;
 mod election;
+mod legacy_flags;
 mod manifest_files;
 #[cfg(not(any(feature = "simulator", test)))]
 mod no_simulator;
-mod original;
 mod price_file;
 mod settings;
 #[cfg(any(feature = "simulator", test))]
@@ -20,7 +20,7 @@ pub use args::{
     TimingArgs, VpsieArgs,
 };
 pub use credentials::CredentialSource;
+pub use legacy_flags::{CONTROLLER, LegacyFlag, MANIFESTS, RefusedArgs, Support, WEBHOOK};
 pub use manifest_files::load_manifests;
-pub use original::{CONTROLLER, MANIFESTS, OriginalFlag, RefusedArgs, Support, WEBHOOK};
 pub use settings::{Settings, StoreSettings, sample_manifests};
 pub use vpsie_settings::VpsieSettings;

@@ -52,14 +52,14 @@ fn parse(text: &str, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<O
     let mut seen = BTreeSet::new();
     let mut overrides = Vec::new();
     for (n, entry) in file.overrides.into_iter().enumerate() {
-        let place = format!("overrides[{n}]");
+        let path = format!("overrides[{n}]");
         match entry.rule(hours) {
             Ok(rule) => {
-                let kind = matches!(rule, PriceRule::Is(_));
+                let kind = matches!(rule, PriceRule::Price(_));
                 let offer = entry.offer.as_deref().map(str::to_ascii_lowercase);
                 if !seen.insert((kind, offer, entry.datacenter.clone())) {
                     let message = "has the same offer and datacenter as an earlier entry: keep one of them";
-                    problems.push(Problem::new(FLAG, &place, message));
+                    problems.push(Problem::new(FLAG, &path, message));
                 }
                 overrides.push(Override {
                     offer: entry.offer.as_deref().map(Into::into),
@@ -68,7 +68,7 @@ fn parse(text: &str, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<O
                 });
             }
             Err((field, message)) => {
-                let field = if field.is_empty() { place } else { format!("{place}.{field}") };
+                let field = if field.is_empty() { path } else { format!("{path}.{field}") };
                 problems.push(Problem::new(FLAG, field, message));
             }
         }
@@ -85,19 +85,21 @@ impl Entry {
             Err((field, format!("is {amount}, must be above 0: no machine is free")))
         };
         match (self.hourly, self.monthly, self.discount_percent, self.discount_hourly) {
-            (Some(price), None, None, None) => positive("hourly", price).map(UsdPerHour).map(PriceRule::Is),
+            (Some(price), None, None, None) => {
+                positive("hourly", price).map(UsdPerHour).map(PriceRule::Price)
+            }
             (None, Some(price), None, None) => {
                 let price = Usd(positive("monthly", price)?);
-                Ok(PriceRule::Is(UsdPerHour::of_month(price, hours)))
+                Ok(PriceRule::Price(UsdPerHour::of_month(price, hours)))
             }
             (None, None, Some(percent), None) if percent < Decimal::ONE_HUNDRED => {
-                positive("discountPercent", percent).map(PriceRule::PercentOff)
+                positive("discountPercent", percent).map(PriceRule::PercentDiscount)
             }
             (None, None, Some(percent), None) => {
                 Err(("discountPercent", format!("is {percent}, must be below 100: no machine is free")))
             }
             (None, None, None, Some(amount)) => {
-                positive("discountHourly", amount).map(UsdPerHour).map(PriceRule::Off)
+                positive("discountHourly", amount).map(UsdPerHour).map(PriceRule::Discount)
             }
             _ => {
                 let message = "must have one of hourly, monthly, discountPercent and discountHourly";
@@ -128,21 +130,21 @@ mod tests {
         ";
         let (overrides, problems) = read(text);
         assert_eq!(problems, Vec::<String>::new());
-        let rules: Vec<_> = overrides.iter().map(|said| said.rule).collect();
+        let rules: Vec<_> = overrides.iter().map(|entry| entry.rule).collect();
         let amount = |text: &str| text.parse::<Decimal>().unwrap();
         assert_eq!(
             rules,
             [
-                PriceRule::Is(UsdPerHour(amount("0.05"))),
-                PriceRule::Is(UsdPerHour(amount("0.05"))),
-                PriceRule::PercentOff(amount("12.5")),
-                PriceRule::Off(UsdPerHour(amount("0.001"))),
+                PriceRule::Price(UsdPerHour(amount("0.05"))),
+                PriceRule::Price(UsdPerHour(amount("0.05"))),
+                PriceRule::PercentDiscount(amount("12.5")),
+                PriceRule::Discount(UsdPerHour(amount("0.001"))),
             ]
         );
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn names_each_problem() {
         for (text, want) in [
             ("overrides: [{hourly: 0}]", "overrides[0].hourly: is 0, must be above 0"),
             ("overrides: [{monthly: -1}]", "overrides[0].monthly: is -1, must be above 0"),

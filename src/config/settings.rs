@@ -281,7 +281,8 @@ fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, Grpc
 }
 
 fn expander_config(args: &GrpcArgs, problems: &mut Vec<Problem>) -> Option<(SocketAddr, GrpcConfig)> {
-    let (cert, key) = (args.expander_tls_cert.clone()?, args.expander_tls_key.clone()?);
+    let cert = args.expander_tls_cert.clone()?;
+    let key = args.expander_tls_key.clone()?;
     readable("--expander-tls-cert", &cert, problems);
     readable("--expander-tls-key", &key, problems);
     let tls = Some(TlsFiles { cert, key, client_ca: None });

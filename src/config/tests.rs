@@ -147,7 +147,8 @@ fn credentials_have_a_source() {
     let from_file = CredentialSource::ClientSecretFile { id, file };
     assert_eq!(source("--vpsie-client-id i --vpsie-client-secret-file @token"), from_file);
     let secret = |namespace: &str| {
-        let (namespace, name) = (namespace.to_owned(), "vpsie.a".to_owned());
+        let namespace = namespace.to_owned();
+        let name = "vpsie.a".to_owned();
         CredentialSource::Secret { namespace, name }
     };
     let line = "--kubeconfig in-cluster --vpsie-secret-name vpsie.a";

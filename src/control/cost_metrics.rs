@@ -81,7 +81,7 @@ fn costs(fleet: &Fleet) -> Costs {
         let labels = || -> Labels {
             vec![("nodegroup", pool.id.node_group.to_string()), ("offering", pool.id.offer.to_string())]
         };
-        let cost = Cost::of(price, pool.offer.resources, hours);
+        let cost = Cost::new(price, pool.offer.resources, hours);
         costs.core.extend(cost.per_core.map(|core| (labels(), core.to_f64())));
         costs.memory.extend(cost.per_gib.map(|gib| (labels(), gib.to_f64())));
         for machine in fleet.machines_of(pool) {
@@ -108,7 +108,7 @@ fn node(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price:
         ("arch", fleet.template(pool).architecture().to_owned()),
     ];
     let (rates, (cores, gib)) = (fleet.rates(), size(pool));
-    let scale = price / rates.of(cores, gib);
+    let scale = price / rates.price(cores, gib);
     costs.node_core.push((labels.clone(), rates.core * scale));
     costs.node_memory.push((labels.clone(), rates.gib * scale));
     costs.node.push((labels, price));

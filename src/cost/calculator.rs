@@ -1,4 +1,4 @@
-//! What offers cost by time and by what they have, and how they compare.
+//! Costs of offers by time and by resource, and their comparison.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use super::money::{HoursPerMonth, Usd, UsdPerHour};
 use super::prices::Prices;
 use crate::catalog::{Catalog, DatacenterId, Offer, Resources};
 
-/// Offers with the prices that hold for them.
+/// Offers with their effective prices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PriceList {
@@ -17,17 +17,17 @@ pub struct PriceList {
     pub offers: Vec<PricedOffer>,
 }
 
-/// An offer with the price that holds for it.
+/// An offer with its effective price.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PricedOffer {
     /// The offer, with VPSie's list prices.
     pub offer: Offer,
-    /// What a machine of it costs. None when nobody knows.
+    /// Price of a machine. None if unknown.
     pub price: Option<UsdPerHour>,
 }
 
-/// What a machine comes to.
+/// Cost of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cost {
@@ -37,7 +37,7 @@ pub struct Cost {
     pub daily: Usd,
     /// USD per month.
     pub monthly: Usd,
-    /// USD per month and core. None where it has none, as in the next two.
+    /// USD per month and core. None if the machine has none; likewise below.
     pub per_core: Option<Usd>,
     /// USD per month and GiB of memory.
     pub per_gib: Option<Usd>,
@@ -45,7 +45,7 @@ pub struct Cost {
     pub per_disk_gib: Option<Usd>,
 }
 
-/// What a machine is to have, nominally.
+/// Minimum nominal resources of a machine, and its datacenter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirement {
     /// CPU, millicores.
@@ -54,37 +54,37 @@ pub struct Requirement {
     pub memory_mib: u64,
     /// Disk, GiB.
     pub disk_gib: u64,
-    /// Where it is to be. None: anywhere.
+    /// Datacenter. None: any.
     pub datacenter: Option<DatacenterId>,
 }
 
-/// Which price is the lower one.
+/// The price by which offers are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum By {
-    /// That of one machine.
+pub enum PriceBasis {
+    /// Price of a machine.
     #[default]
     Machine,
-    /// That of a machine divided by how many times it has what is required.
+    /// Price of a machine divided by its number of units.
     Unit,
 }
 
-/// An offer beside others.
+/// An offer in a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ranked<'a> {
+pub struct RankedOffer<'a> {
     /// The offer.
     pub offer: &'a Offer,
-    /// What a machine of it costs. None when nobody knows.
+    /// Cost of a machine. None if its price is unknown.
     pub cost: Option<Cost>,
-    /// How many times it has what is required, at least once.
+    /// Number of units: the number of times that it satisfies the requirement.
     pub units: u64,
-    /// Its price for each of them.
+    /// Price per unit.
     pub unit_price: Option<UsdPerHour>,
-    /// What it costs more than the first, by the price that they are ordered by.
+    /// Difference to the price of the first offer.
     pub above: Option<Difference>,
 }
 
-/// What one price is above another. Below 0 where it is lower: a saving.
+/// Difference of a price to another one. Negative values are savings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
@@ -97,9 +97,9 @@ pub struct Difference {
 }
 
 impl Prices {
-    /// The offers with the prices that hold for them.
+    /// The offers of the catalog with their effective prices.
     pub fn list(&self, catalog: &Catalog) -> PriceList {
-        let priced = |offer: &Offer| PricedOffer { offer: offer.clone(), price: self.of(offer) };
+        let priced = |offer: &Offer| PricedOffer { offer: offer.clone(), price: self.price(offer) };
         PriceList {
             hours_per_month: self.hours_per_month,
             offers: catalog.offers.iter().map(priced).collect(),
@@ -108,8 +108,8 @@ impl Prices {
 }
 
 impl Cost {
-    /// Of a machine of that size at that price.
-    pub fn of(price: UsdPerHour, size: Resources, hours: HoursPerMonth) -> Self {
+    /// Cost of a machine of this size at this price.
+    pub fn new(price: UsdPerHour, size: Resources, hours: HoursPerMonth) -> Self {
         let monthly = price.monthly(hours);
         let per = |amount: Decimal| monthly.0.checked_div(amount).map(Usd);
         Self {
@@ -124,7 +124,8 @@ impl Cost {
 }
 
 impl Requirement {
-    /// How many times a machine of the offer has it. 0 if it does not, or is elsewhere; 1 where no amount is required.
+    /// Number of times that a machine of the offer satisfies the requirement. 0 if it does not, or is in another
+    /// datacenter; 1 if no amount is required.
     pub fn units(&self, offer: &Offer) -> u64 {
         if self.datacenter.as_ref().is_some_and(|wanted| *wanted != offer.datacenter) {
             return 0;
@@ -145,8 +146,8 @@ impl Requirement {
 }
 
 impl Difference {
-    /// What a price is above another. None unless both are prices, which are above 0.
-    pub fn of(price: UsdPerHour, other: UsdPerHour, hours: HoursPerMonth) -> Option<Self> {
+    /// Difference of a price to another one. None unless both are above 0.
+    pub fn between(price: UsdPerHour, other: UsdPerHour, hours: HoursPerMonth) -> Option<Self> {
         if !price.is_positive() || !other.is_positive() {
             return None;
         }
@@ -156,30 +157,30 @@ impl Difference {
     }
 }
 
-impl Ranked<'_> {
-    /// The price that it is ordered by. None when nobody knows.
-    pub fn price(&self, by: By) -> Option<UsdPerHour> {
+impl RankedOffer<'_> {
+    /// The price on this basis. None if unknown.
+    pub fn price(&self, by: PriceBasis) -> Option<UsdPerHour> {
         match by {
-            By::Machine => self.cost.map(|cost| cost.hourly),
-            By::Unit => self.unit_price,
+            PriceBasis::Machine => self.cost.map(|cost| cost.hourly),
+            PriceBasis::Unit => self.unit_price,
         }
     }
 }
 
 impl PriceList {
-    /// The offers that have what is required, the cheapest first, those without a price last. What is as cheap is in the
-    /// order of datacenters and names.
-    pub fn rank<'a>(&'a self, requirement: &Requirement, by: By) -> Vec<Ranked<'a>> {
+    /// Offers that satisfy the requirement, cheapest first, offers without a price last. Equally cheap ones are ordered by
+    /// datacenter and name.
+    pub fn rank<'a>(&'a self, requirement: &Requirement, by: PriceBasis) -> Vec<RankedOffer<'a>> {
         let ranked = |priced: &'a PricedOffer| {
             let PricedOffer { offer, price } = priced;
             let units = requirement.units(offer);
             let unit_price = price.and_then(|price| price.0.checked_div(units.into())).map(UsdPerHour);
-            let cost = price.map(|price| Cost::of(price, offer.resources, self.hours_per_month));
-            (units > 0).then_some(Ranked { offer, cost, units, unit_price, above: None })
+            let cost = price.map(|price| Cost::new(price, offer.resources, self.hours_per_month));
+            (units > 0).then_some(RankedOffer { offer, cost, units, unit_price, above: None })
         };
         let mut ranked: Vec<_> = self.offers.iter().filter_map(ranked).collect();
         ranked.sort_by(|a, b| {
-            let key = |ranked: &Ranked<'a>| {
+            let key = |ranked: &RankedOffer<'a>| {
                 let price = ranked.price(by);
                 (price.is_none(), price, &ranked.offer.datacenter, &ranked.offer.name)
             };
@@ -190,7 +191,7 @@ impl PriceList {
             each.above = each
                 .price(by)
                 .zip(lowest)
-                .and_then(|(price, lowest)| Difference::of(price, lowest, self.hours_per_month));
+                .and_then(|(price, lowest)| Difference::between(price, lowest, self.hours_per_month));
         }
         ranked
     }

@@ -1,6 +1,6 @@
 use super::money::{HoursPerMonth, Usd, UsdPerHour};
 
-/// The most that machines may cost together. Both hold where both are set.
+/// Maximum cost of machines together. If both limits are set, both apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CostLimit {
     /// USD per hour.
@@ -10,13 +10,13 @@ pub struct CostLimit {
 }
 
 impl CostLimit {
-    /// The rate that may not be passed. None: there is no limit.
+    /// The lower of both limits, as a rate. None if there is no limit.
     pub fn rate(self, hours: HoursPerMonth) -> Option<UsdPerHour> {
         let monthly = self.monthly.map(|monthly| UsdPerHour::of_month(monthly, hours));
         self.hourly.into_iter().chain(monthly).min()
     }
 
-    /// The stricter of both in each.
+    /// The lower value of each limit.
     pub fn strictest(self, other: Self) -> Self {
         Self {
             hourly: self.hourly.into_iter().chain(other.hourly).min(),

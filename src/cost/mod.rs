@@ -1,4 +1,4 @@
-//! **Pure.** What things cost: money, prices, sums of them, and how offers compare.
+//! **Pure.** Money, prices, costs, and the comparison of offers.
 
 mod calculator;
 mod limit;
@@ -6,7 +6,7 @@ mod money;
 mod prices;
 mod rates;
 
-pub use calculator::{By, Cost, Difference, PriceList, PricedOffer, Ranked, Requirement};
+pub use calculator::{Cost, Difference, PriceBasis, PriceList, PricedOffer, RankedOffer, Requirement};
 pub use limit::CostLimit;
 pub use money::{HoursPerMonth, Usd, UsdPerHour};
 pub use prices::{Override, PriceRule, Prices};

@@ -1,4 +1,4 @@
-//! Money, exact. VPSie's prices are in USD, so the currency is in the type.
+//! Exact amounts of money. VPSie's prices are in USD, so the types name the currency.
 
 use std::fmt;
 use std::iter::Sum;
@@ -19,18 +19,18 @@ pub struct Usd(pub Decimal);
 #[serde(transparent)]
 pub struct UsdPerHour(pub Decimal);
 
-/// Hours that a month is billed as, 1 to 744. The same everywhere.
+/// Hours per month for conversion of prices, 1 to 744.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HoursPerMonth(u32);
 
 impl HoursPerMonth {
-    /// None unless it is 1 to 744: no month has more hours.
+    /// None unless the value is 1 to 744, the hours of the longest month.
     pub fn new(hours: u32) -> Option<Self> {
         (1..=744).contains(&hours).then_some(Self(hours))
     }
 
-    /// How many.
+    /// The number of hours.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -52,53 +52,53 @@ impl Default for HoursPerMonth {
 }
 
 impl UsdPerHour {
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self(Decimal::ZERO);
 
-    /// The rate of a price per month.
+    /// Converts a monthly price.
     pub fn of_month(monthly: Usd, hours: HoursPerMonth) -> Self {
         Self(monthly.0 / Decimal::from(hours.0))
     }
 
-    /// A day of it: 24 hours.
+    /// The amount for 24 hours.
     pub fn daily(self) -> Usd {
         Usd(self.0.saturating_mul(Decimal::from(24)))
     }
 
-    /// A month of it.
+    /// The amount for a month.
     pub fn monthly(self, hours: HoursPerMonth) -> Usd {
         Usd(self.0.saturating_mul(Decimal::from(hours.0)))
     }
 
-    /// Less a share of it, percent, 0 to 100.
+    /// Subtracts a percentage, 0 to 100.
     pub fn less_percent(self, percent: Decimal) -> Self {
         let rest = Decimal::ONE_HUNDRED.saturating_sub(percent);
         let whole = self.0.checked_mul(rest).map(|amount| amount / Decimal::ONE_HUNDRED);
         Self(whole.unwrap_or_else(|| (self.0 / Decimal::ONE_HUNDRED).saturating_mul(rest)))
     }
 
-    /// Cuts it to twelve decimals, so that sums are exact: a part of a month has no end. Never upwards: as many machines
-    /// as a limit allows by the month must be within it by the hour.
-    pub fn cut(self) -> Self {
+    /// Truncates the rate to twelve decimals, so that sums are exact. It must not round up: machines within a monthly limit
+    /// must also be within it as an hourly one.
+    pub fn truncate(self) -> Self {
         Self(self.0.round_dp_with_strategy(12, RoundingStrategy::ToZero))
     }
 
-    /// Whether it is above 0: no other price is one.
+    /// Whether the rate is above 0, as every price must be.
     pub fn is_positive(self) -> bool {
         self.0 > Decimal::ZERO
     }
 
-    /// As a number to compute scores with, never to add money up.
+    /// Converts to a float for scores. Not for sums of money.
     pub fn to_f64(self) -> f64 {
         self.0.to_f64().unwrap_or(0.0)
     }
 }
 
 impl Usd {
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self(Decimal::ZERO);
 
-    /// As a number to show, never to add money up.
+    /// Converts to a float for output. Not for sums of money.
     pub fn to_f64(self) -> f64 {
         self.0.to_f64().unwrap_or(0.0)
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_stays_the_largest() {
+    fn saturates_at_the_largest_amount() {
         let huge = UsdPerHour(Decimal::MAX);
         assert_eq!(huge + huge, huge);
         assert_eq!(huge * 7, huge);

@@ -1,108 +1,112 @@
-//! The price of an offer: VPSie's own, unless the operator says otherwise.
+//! Effective prices of offers: those of VPSie, unless the operator overrides them.
 
 use rust_decimal::Decimal;
 
 use super::money::{HoursPerMonth, Usd, UsdPerHour};
 use crate::catalog::{DatacenterId, Offer, OfferRef};
 
-/// What an operator says of prices, and how long a month is.
+/// Overrides of the operator, and the hours per month.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prices {
-    /// Hours in a month.
+    /// Hours per month.
     pub hours_per_month: HoursPerMonth,
-    /// Prices and discounts of the operator's own.
+    /// Prices and discounts of the operator.
     pub overrides: Vec<Override>,
 }
 
-/// A price or a discount that holds for some offers.
+/// A price or discount for some offers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Override {
-    /// The offer. None: each.
+    /// Offer. None: all.
     pub offer: Option<OfferRef>,
-    /// The datacenter. None: each.
+    /// Datacenter. None: all.
     pub datacenter: Option<DatacenterId>,
-    /// What holds there.
+    /// The price or discount.
     pub rule: PriceRule,
 }
 
-/// What holds for the price of an offer.
+/// A price or discount of the operator.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PriceRule {
-    /// It is that, whatever VPSie says.
-    Is(UsdPerHour),
-    /// It is less by a share, percent, 0 to 100.
-    PercentOff(Decimal),
-    /// It is less by an amount.
-    Off(UsdPerHour),
+    /// Replaces VPSie's price.
+    Price(UsdPerHour),
+    /// Discount in percent, 0 to 100.
+    PercentDiscount(Decimal),
+    /// Discount as an amount.
+    Discount(UsdPerHour),
 }
 
-/// No machine costs more for an hour: such a price is a mistake, and sums of it would not be exact.
-const DEAREST: UsdPerHour = UsdPerHour(Decimal::from_parts(1_000_000_000, 0, 0, false, 0));
+/// Maximum price. A higher one is an error, and sums of it would not be exact.
+const MAX_PRICE: UsdPerHour = UsdPerHour(Decimal::from_parts(1_000_000_000, 0, 0, false, 0));
 
-/// How many times one of the API's two prices may be the other, for an hour. A monthly price in the hourly field
-/// is 730 times too high, and cents instead of dollars 100 times; discounts for a whole month are far below this.
-const MOST_TIMES: u32 = 5;
+/// Maximum ratio of the hourly and the monthly price of the API. A monthly price in the hourly field would be 730 times too
+/// high, and cents in place of dollars 100 times. Monthly discounts are far below this.
+const MAX_RATIO: u32 = 5;
 
 impl Override {
     fn covers(&self, offer: &Offer) -> bool {
-        self.offer.as_ref().is_none_or(|wanted| offer.answers_to(wanted.as_str()))
+        self.offer.as_ref().is_none_or(|wanted| offer.is_named(wanted.as_str()))
             && self.datacenter.as_ref().is_none_or(|datacenter| *datacenter == offer.datacenter)
     }
 
-    /// An offer says more than a datacenter, both say more than one.
-    fn precision(&self) -> u8 {
+    /// Specificity of the override: offer and datacenter before offer before datacenter.
+    fn specificity(&self) -> u8 {
         2 * u8::from(self.offer.is_some()) + u8::from(self.datacenter.is_some())
     }
 }
 
 impl Prices {
-    /// USD per hour of a machine of the offer: the most precise price of the operator, else the API's own
-    /// hourly price, else the monthly one divided (docs/reference/vpsie-api.md#prices); less the most precise
-    /// discount. Where the two prices of the API contradict each other the monthly one is used. None when it
-    /// is not known, or nothing would be left: no machine is free.
-    pub fn of(&self, offer: &Offer) -> Option<UsdPerHour> {
-        let price = self.own(offer).or_else(|| self.listed(offer))?;
-        let discounted = self.said(offer, |rule| match rule {
-            PriceRule::Is(_) => None,
-            PriceRule::PercentOff(percent) => Some(price.less_percent(percent)),
-            PriceRule::Off(amount) => Some(price - amount),
+    /// Price of a machine of the offer: the most specific price of the operator, or else the hourly price of the API, or
+    /// else its monthly price (docs/reference/vpsie-api.md#prices); less the most specific discount. If the prices of the
+    /// API contradict each other, the monthly one applies. None if the price is unknown, or not above 0.
+    pub fn price(&self, offer: &Offer) -> Option<UsdPerHour> {
+        let price = self.override_price(offer).or_else(|| self.api_price(offer))?;
+        let discounted = self.most_specific(offer, |rule| match rule {
+            PriceRule::Price(_) => None,
+            PriceRule::PercentDiscount(percent) => Some(price.less_percent(percent)),
+            PriceRule::Discount(amount) => Some(price - amount),
         });
-        Some(discounted.unwrap_or(price).cut()).filter(|price| price.is_positive() && *price <= DEAREST)
+        Some(discounted.unwrap_or(price).truncate())
+            .filter(|price| price.is_positive() && *price <= MAX_PRICE)
     }
 
-    /// The API's hourly price and its monthly one per hour, where both are given, contradict each other, and the
-    /// operator does not say what the offer costs.
+    /// The hourly price of the API, and its monthly price per hour, if they contradict each other and the operator does
+    /// not override them.
     pub fn contradiction(&self, offer: &Offer) -> Option<(UsdPerHour, UsdPerHour)> {
-        let (hourly, monthly) = Self::hourly(offer).zip(self.of_month(offer))?;
-        let contradict = hourly > monthly * MOST_TIMES || monthly > hourly * MOST_TIMES;
-        (contradict && self.own(offer).is_none()).then_some((hourly, monthly))
+        let (hourly, monthly) = Self::hourly_price(offer).zip(self.monthly_price(offer))?;
+        let contradict = hourly > monthly * MAX_RATIO || monthly > hourly * MAX_RATIO;
+        (contradict && self.override_price(offer).is_none()).then_some((hourly, monthly))
     }
 
-    fn own(&self, offer: &Offer) -> Option<UsdPerHour> {
-        self.said(offer, |rule| match rule {
-            PriceRule::Is(price) => Some(price),
-            PriceRule::PercentOff(_) | PriceRule::Off(_) => None,
+    fn override_price(&self, offer: &Offer) -> Option<UsdPerHour> {
+        self.most_specific(offer, |rule| match rule {
+            PriceRule::Price(price) => Some(price),
+            PriceRule::PercentDiscount(_) | PriceRule::Discount(_) => None,
         })
     }
 
-    fn listed(&self, offer: &Offer) -> Option<UsdPerHour> {
-        let trusted = Self::hourly(offer).filter(|_| self.contradiction(offer).is_none());
-        trusted.or_else(|| self.of_month(offer))
+    fn api_price(&self, offer: &Offer) -> Option<UsdPerHour> {
+        let trusted = Self::hourly_price(offer).filter(|_| self.contradiction(offer).is_none());
+        trusted.or_else(|| self.monthly_price(offer))
     }
 
-    fn hourly(offer: &Offer) -> Option<UsdPerHour> {
+    fn hourly_price(offer: &Offer) -> Option<UsdPerHour> {
         offer.hourly.map(UsdPerHour).filter(|price| price.is_positive())
     }
 
-    fn of_month(&self, offer: &Offer) -> Option<UsdPerHour> {
+    fn monthly_price(&self, offer: &Offer) -> Option<UsdPerHour> {
         let monthly = offer.monthly.filter(|price| *price > Decimal::ZERO)?;
         Some(UsdPerHour::of_month(Usd(monthly), self.hours_per_month))
     }
 
-    fn said(&self, offer: &Offer, of: impl Fn(PriceRule) -> Option<UsdPerHour>) -> Option<UsdPerHour> {
-        let covering = self.overrides.iter().filter(|said| said.covers(offer));
-        let said = covering.filter_map(|said| Some((said.precision(), of(said.rule)?)));
-        said.max_by_key(|(precision, _)| *precision).map(|(_, price)| price)
+    fn most_specific(
+        &self,
+        offer: &Offer,
+        apply: impl Fn(PriceRule) -> Option<UsdPerHour>,
+    ) -> Option<UsdPerHour> {
+        let covering = self.overrides.iter().filter(|entry| entry.covers(offer));
+        let prices = covering.filter_map(|entry| Some((entry.specificity(), apply(entry.rule)?)));
+        prices.max_by_key(|(specificity, _)| *specificity).map(|(_, price)| price)
     }
 }
 
@@ -125,7 +129,7 @@ mod tests {
         }
     }
 
-    fn said(offer: Option<&str>, datacenter: Option<&str>, rule: PriceRule) -> Override {
+    fn entry(offer: Option<&str>, datacenter: Option<&str>, rule: PriceRule) -> Override {
         Override { offer: offer.map(Into::into), datacenter: datacenter.map(Into::into), rule }
     }
 
@@ -134,20 +138,20 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_price_is_hourly_or_a_part_of_the_month_and_never_nothing() {
+    fn prefers_hourly_prices_and_refuses_prices_of_zero() {
         let prices = Prices::default();
-        assert_eq!(prices.of(&offer("a", "ams1", Some(73), Some("0.2"))), Some(rate("0.2")));
-        assert_eq!(prices.of(&offer("a", "ams1", Some(73), None)), Some(rate("0.1")));
-        assert_eq!(prices.of(&offer("a", "ams1", Some(73), Some("0"))), Some(rate("0.1")));
-        assert_eq!(prices.of(&offer("a", "ams1", Some(0), None)), None);
-        assert_eq!(prices.of(&offer("a", "ams1", None, Some("-1"))), None);
-        assert_eq!(prices.of(&offer("a", "ams1", None, None)), None);
+        assert_eq!(prices.price(&offer("a", "ams1", Some(73), Some("0.2"))), Some(rate("0.2")));
+        assert_eq!(prices.price(&offer("a", "ams1", Some(73), None)), Some(rate("0.1")));
+        assert_eq!(prices.price(&offer("a", "ams1", Some(73), Some("0"))), Some(rate("0.1")));
+        assert_eq!(prices.price(&offer("a", "ams1", Some(0), None)), None);
+        assert_eq!(prices.price(&offer("a", "ams1", None, Some("-1"))), None);
+        assert_eq!(prices.price(&offer("a", "ams1", None, None)), None);
     }
 
     #[test]
-    fn the_monthly_price_holds_where_the_hourly_one_contradicts_it() {
+    fn prefers_the_monthly_price_if_the_hourly_one_contradicts_it() {
         let prices = Prices::default();
-        for (hourly, want, told) in [
+        for (hourly, want, contradicts) in [
             ("0.5", "0.5", false),
             ("0.02", "0.02", false),
             ("73", "0.1", true),
@@ -157,20 +161,20 @@ mod tests {
             ("79228162514264337593543950335", "0.1", true),
         ] {
             let offer = offer("a", "ams1", Some(73), Some(hourly));
-            assert_eq!(prices.of(&offer), Some(rate(want)), "{hourly}");
-            assert_eq!(prices.contradiction(&offer).is_some(), told, "{hourly}");
+            assert_eq!(prices.price(&offer), Some(rate(want)), "{hourly}");
+            assert_eq!(prices.contradiction(&offer).is_some(), contradicts, "{hourly}");
         }
-        let own = vec![said(Some("a"), None, PriceRule::Is(rate("2")))];
+        let own = vec![entry(Some("a"), None, PriceRule::Price(rate("2")))];
         let prices = Prices { overrides: own, ..Prices::default() };
         assert_eq!(prices.contradiction(&offer("a", "ams1", Some(73), Some("73"))), None);
     }
 
     #[test]
-    fn a_price_that_no_machine_has_is_none() {
-        let overrides = vec![said(None, None, PriceRule::PercentOff(Decimal::from(50)))];
+    fn ignores_prices_above_the_maximum() {
+        let overrides = vec![entry(None, None, PriceRule::PercentDiscount(Decimal::from(50)))];
         for prices in [Prices::default(), Prices { overrides, ..Prices::default() }] {
             for hourly in ["79228162514264337593543950335", "3000000000", "0.0000000000001"] {
-                assert_eq!(prices.of(&offer("a", "ams1", None, Some(hourly))), None, "{hourly}");
+                assert_eq!(prices.price(&offer("a", "ams1", None, Some(hourly))), None, "{hourly}");
             }
         }
     }
@@ -179,7 +183,7 @@ mod tests {
     #[test]
     fn sums_of_prices_are_exact() {
         for (monthly, hourly) in [(Some(24), None), (None, Some("0.0333333333333333333333333333"))] {
-            let price = Prices::default().of(&offer("a", "ams1", monthly, hourly)).unwrap();
+            let price = Prices::default().price(&offer("a", "ams1", monthly, hourly)).unwrap();
             let many = (0..1000).fold(UsdPerHour::ZERO, |sum, _| sum + price);
             let one = (0..999).fold(many, |sum, _| sum - price);
             assert_eq!((many, one), (price * 1000, price));
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn machines_priced_by_the_month_fit_a_monthly_limit() {
         for monthly in [7, 11, 20, 24, 33] {
-            let price = Prices::default().of(&offer("a", "ams1", Some(monthly), None)).unwrap();
+            let price = Prices::default().price(&offer("a", "ams1", Some(monthly), None)).unwrap();
             for count in [1, 4, 99] {
                 let monthly = Some(Usd((monthly * i64::from(count)).into()));
                 let limit = crate::cost::CostLimit { hourly: None, monthly }
@@ -201,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn the_most_precise_word_of_the_operator_holds() {
+    fn the_most_specific_override_applies() {
         let overrides = vec![
-            said(None, None, PriceRule::PercentOff(Decimal::from(10))),
-            said(None, Some("nyc1"), PriceRule::Off(rate("0.01"))),
-            said(Some("a"), None, PriceRule::Is(rate("0.5"))),
-            said(Some("A"), Some("nyc1"), PriceRule::Is(rate("0.4"))),
-            said(Some("7"), Some("fra1"), PriceRule::PercentOff(Decimal::from(50))),
-            said(Some("free"), None, PriceRule::Off(rate("1"))),
+            entry(None, None, PriceRule::PercentDiscount(Decimal::from(10))),
+            entry(None, Some("nyc1"), PriceRule::Discount(rate("0.01"))),
+            entry(Some("a"), None, PriceRule::Price(rate("0.5"))),
+            entry(Some("A"), Some("nyc1"), PriceRule::Price(rate("0.4"))),
+            entry(Some("7"), Some("fra1"), PriceRule::PercentDiscount(Decimal::from(50))),
+            entry(Some("free"), None, PriceRule::Discount(rate("1"))),
         ];
         let prices = Prices { overrides, ..Prices::default() };
         for (name, datacenter, want) in [
@@ -219,11 +223,11 @@ mod tests {
             ("a", "fra1", Some("0.25")),
             ("free", "ams1", None),
         ] {
-            let price = prices.of(&offer(name, datacenter, None, Some("0.1")));
+            let price = prices.price(&offer(name, datacenter, None, Some("0.1")));
             assert_eq!(price, want.map(rate), "{name} in {datacenter}");
         }
         assert_eq!(
-            prices.of(&offer("a", "ams1", None, None)),
+            prices.price(&offer("a", "ams1", None, None)),
             Some(rate("0.45")),
             "a price where VPSie has none"
         );

@@ -1,9 +1,9 @@
-//! What a core and a GiB cost at the margin.
+//! Marginal prices of a core and a GiB.
 
 use super::money::UsdPerHour;
 use crate::catalog::Resources;
 
-/// USD per hour of one core and of one GiB of memory. Scores are made of them, never bills.
+/// USD per hour of a core and of a GiB of memory. For scores, not for bills.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
     /// One core.
@@ -13,19 +13,19 @@ pub struct Rates {
 }
 
 impl Default for Rates {
-    /// Where no price is known. The order by size is all that is left.
+    /// Rates without any known price. They order machines by size.
     fn default() -> Self {
         Self { core: 0.01, gib: 0.005 }
     }
 }
 
 impl Rates {
-    /// The marginal prices of the offers: the highest rates at which no offer is worth more than it costs, for a
-    /// demand in the shape of all offers together. By duality this equals the cost of the cheapest mix of offers, so it
-    /// is the price of pods on machines that fit them perfectly (docs/reference/cluster-autoscaler.md#price-expander).
+    /// Marginal prices of the offers: the highest rates at which no offer is worth more than its price, for a demand with
+    /// the proportions of all offers together. By duality this equals the cost of the cheapest mix of offers, so it is
+    /// the price of pods on machines that fit them perfectly (docs/reference/cluster-autoscaler.md#price-expander).
     ///
-    /// With `m(c) = min (price - c * cores) / gib` that is the maximum of a concave function of one variable. Where
-    /// several rates are as high (with one offer: all that add up to its price) it is the middle of them.
+    /// With `m(c) = min (price - c * cores) / gib` this is the maximum of a concave function of one variable. Among
+    /// several maxima (with one offer: all rates that add up to its price) it is their middle.
     pub fn marginal(offers: impl IntoIterator<Item = (Resources, UsdPerHour)>) -> Option<Self> {
         let offers: Vec<(f64, f64, f64)> = offers
             .into_iter()
@@ -39,9 +39,11 @@ impl Rates {
             each.min_by(f64::total_cmp).unwrap_or(0.0).max(0.0)
         };
         let worth = |core: f64| core * cores + gib_at(core) * gibs;
-        let (mut low, mut high) = (0.0, top);
+        let mut low = 0.0;
+        let mut high = top;
         for _ in 0..STEPS {
-            let (a, b) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
+            let a = low + (high - low) / 3.0;
+            let b = high - (high - low) / 3.0;
             if worth(a) < worth(b) { low = a } else { high = b }
         }
         let best = f64::midpoint(low, high);
@@ -60,18 +62,18 @@ impl Rates {
         Some(Self { core, gib: gib_at(core) })
     }
 
-    /// USD per hour of so much.
-    pub fn of(self, cores: f64, gib: f64) -> f64 {
+    /// USD per hour of these resources.
+    pub fn price(self, cores: f64, gib: f64) -> f64 {
         cores * self.core + gib * self.gib
     }
 
-    /// USD per hour of a machine of which only the size is known: of one core at least.
-    pub fn machine(self, size: Resources) -> f64 {
-        self.of(cores(size).max(1.0), gib(size))
+    /// USD per hour of a machine without a known price, counted with at least one core.
+    pub fn machine_price(self, size: Resources) -> f64 {
+        self.price(cores(size).max(1.0), gib(size))
     }
 }
 
-/// Halvings and thirdings after which nothing is left of an interval of floating-point numbers.
+/// Number of steps after which an interval of floating-point numbers cannot shrink further.
 const STEPS: usize = 120;
 
 fn cores(size: Resources) -> f64 {
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn two_offers_that_differ_in_one_thing_tell_its_price() {
+    fn two_offers_that_differ_in_memory_determine_its_rate() {
         // 4 GiB more cost 40, so a GiB costs 10, and a core (60 - 4 * 10) / 2 = 10.
         let rates = Rates::marginal([offer(2, 4, 60), offer(2, 8, 100)]).unwrap();
         assert!((rates.core - 0.01).abs() < 1e-9 && (rates.gib - 0.01).abs() < 1e-9, "{rates:?}");
@@ -118,7 +120,7 @@ mod tests {
             prop_assert!(rates.core >= 0.0 && rates.gib >= 0.0 && rates.core + rates.gib > 0.0);
             let mut tight = f64::INFINITY;
             for (size, price) in offers {
-                let left = price.to_f64() - rates.of(cores(size), gib(size));
+                let left = price.to_f64() - rates.price(cores(size), gib(size));
                 prop_assert!(left > -1e-9, "{rates:?} {size:?} {price}");
                 tight = tight.min(left);
             }

@@ -447,7 +447,7 @@ impl Fleet {
             position: position.map(|position| position as u32),
             growable: offered.is_some() && position.is_some() && group.is_some_and(|g| g.deletion.is_none()),
             template: Arc::new(template(group, id, &offer, profile, &nodes, self.settings.reserved)),
-            price: self.settings.prices.of(&offer),
+            price: self.settings.prices.price(&offer),
             id: id.clone(),
             text,
             offer,

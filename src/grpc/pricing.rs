@@ -23,13 +23,13 @@ const MIN_PRICE: f64 = 1e-9;
 pub(super) fn node_price(fleet: &Fleet, node: &ExternalGrpcNode) -> f64 {
     let rates = fleet.rates();
     let size_or_price =
-        |price: Option<UsdPerHour>, size| price.map_or_else(|| rates.machine(size), UsdPerHour::to_f64);
+        |price: Option<UsdPerHour>, size| price.map_or_else(|| rates.machine_price(size), UsdPerHour::to_f64);
     if let Some(pool) = pool_of(fleet, node) {
         return size_or_price(pool.price, pool.offer.resources);
     }
     match labelled_offer(fleet, &node.labels) {
-        Some(offer) => size_or_price(fleet.prices().of(offer), offer.resources),
-        None => rates.of(1.0, 1.0),
+        Some(offer) => size_or_price(fleet.prices().price(offer), offer.resources),
+        None => rates.price(1.0, 1.0),
     }
     .max(MIN_PRICE)
 }
@@ -38,7 +38,7 @@ pub(super) fn node_price(fleet: &Fleet, node: &ExternalGrpcNode) -> f64 {
 pub(super) fn pod_price(rates: Rates, requests: PodRequest) -> f64 {
     let cores = requests.cpu_millis as f64 / 1000.0;
     let gib = requests.memory_bytes as f64 / f64::from(1 << 30);
-    rates.of(cores, gib).max(MIN_PRICE)
+    rates.price(cores, gib).max(MIN_PRICE)
 }
 
 /// The pool of a node. The price expander mostly asks for template nodes.

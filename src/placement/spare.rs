@@ -40,7 +40,7 @@ impl SparePricer {
         let gib = (nodes * node.memory_mib as f64 / 1024.0 - memory / GIB).max(0.0);
         let ratio = self.gib / self.cores;
         let cores = cores.min(gib / ratio);
-        let value = COUNTED_FRACTION * self.rates.of(cores, cores * ratio);
+        let value = COUNTED_FRACTION * self.rates.price(cores, cores * ratio);
         UsdPerHour(Decimal::try_from(value).unwrap_or_default().round_dp(12))
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::base_url::BaseUrl;
 use super::call::{Body, Call};
 use super::connection::Connection;
-use super::error::{ApiError, Kind};
+use super::error::{ApiError, ErrorKind};
 use super::limiter::Purpose;
 use super::wire::Row;
 
@@ -159,7 +159,7 @@ impl Auth {
             return known;
         }
         let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.logins.acquire()).await else {
-            return Err(ApiError::new(Kind::HeldBack, "the login to VPSie takes too long"));
+            return Err(ApiError::new(ErrorKind::HeldBack, "the login to VPSie takes too long"));
         };
         let (credentials, base, generation, format) = {
             let state = self.lock();
@@ -169,13 +169,13 @@ impl Auth {
             (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.format)
         };
         let Secret::Client { id, secret } = &credentials.0 else {
-            return Err(ApiError::new(Kind::HeldBack, "the credentials have just been replaced"));
+            return Err(ApiError::new(ErrorKind::HeldBack, "the credentials have just been replaced"));
         };
         let result = log_in(connection, id, secret, &base, format, purpose, deadline).await;
         let mut state = self.lock();
         if state.generation != generation {
             drop(state);
-            return Err(ApiError::new(Kind::NotSent, "the credentials have just been replaced"));
+            return Err(ApiError::new(ErrorKind::NotSent, "the credentials have just been replaced"));
         }
         match result {
             Ok((fresh, format)) => {
@@ -187,7 +187,7 @@ impl Auth {
                 Ok(token)
             }
             Err(error) => {
-                if error.kind == Kind::Unauthenticated {
+                if error.kind == ErrorKind::Unauthenticated {
                     state.refused = Some((Instant::now() + REFUSED_FOR, error.clone()));
                 }
                 match &mut state.token {
@@ -212,14 +212,15 @@ impl State {
     fn known(&self, stale: Option<u64>) -> Option<Result<Token, ApiError>> {
         let is_stale = stale == Some(self.generation);
         let token = |secret: &SecretString| {
-            let (base, generation) = (Arc::clone(&self.base), self.generation);
+            let base = Arc::clone(&self.base);
+            let generation = self.generation;
             Some(Ok(Token { secret: secret.clone(), base, generation }))
         };
         match &self.credentials.0 {
-            Secret::Missing(reason) => Some(Err(ApiError::new(Kind::Unauthenticated, reason))),
+            Secret::Missing(reason) => Some(Err(ApiError::new(ErrorKind::Unauthenticated, reason))),
             Secret::Token(_) if is_stale => {
                 let message = "VPSie refused the API token; it may have expired";
-                Some(Err(ApiError::new(Kind::Unauthenticated, message)))
+                Some(Err(ApiError::new(ErrorKind::Unauthenticated, message)))
             }
             Secret::Token(secret) => token(secret),
             Secret::Client { .. } => {
@@ -252,14 +253,20 @@ async fn log_in(
                 Some(fresh) => return Ok((fresh, format)),
                 None => {
                     refusal.get_or_insert_with(|| {
-                        ApiError::new(Kind::Unauthenticated, "VPSie replied to the login without a token")
+                        ApiError::new(
+                            ErrorKind::Unauthenticated,
+                            "VPSie replied to the login without a token",
+                        )
                     });
                 }
             },
             Err(error) => match error.kind {
                 // VPSie may have received the login, but the call itself was not sent.
-                Kind::Unclear => return Err(ApiError { kind: Kind::NotSent, ..error }),
-                Kind::RateLimited | Kind::NotSent | Kind::HeldBack | Kind::WrongServer => {
+                ErrorKind::Unclear => return Err(ApiError { kind: ErrorKind::NotSent, ..error }),
+                ErrorKind::RateLimited
+                | ErrorKind::NotSent
+                | ErrorKind::HeldBack
+                | ErrorKind::WrongServer => {
                     return Err(error);
                 }
                 _ => {
@@ -269,7 +276,7 @@ async fn log_in(
         }
     }
     let words = refusal.map(|error| error.message).unwrap_or_default();
-    Err(ApiError::new(Kind::Unauthenticated, format!("VPSie refused the login: {words}")))
+    Err(ApiError::new(ErrorKind::Unauthenticated, format!("VPSie refused the login: {words}")))
 }
 
 fn login(id: &str, secret: &str, format: LoginFormat, purpose: Purpose) -> Call {

@@ -13,7 +13,7 @@ use super::auth::{Auth, Credentials};
 use super::base_url::BaseUrl;
 use super::call::Call;
 use super::connection::Connection;
-use super::error::{ApiError, Kind};
+use super::error::{ApiError, ErrorKind};
 use super::limiter::Limiter;
 use super::lists::Lists;
 use super::metrics::Metrics;
@@ -154,7 +154,7 @@ impl Client {
                 Err(error) => (error, None),
             };
             // VPSie did nothing, so even a call that must not be repeated may be sent again.
-            if error.kind == Kind::Unauthenticated && stale.is_none() && generation.is_some() {
+            if error.kind == ErrorKind::Unauthenticated && stale.is_none() && generation.is_some() {
                 stale = generation;
                 continue;
             }
@@ -174,7 +174,7 @@ impl Client {
 
     /// Pause before the next attempt. None if there must not be one, or if it is useless.
     fn pause(&self, call: &Call, error: &ApiError, attempt: u32, deadline: Instant) -> Option<Duration> {
-        let may_help = matches!(error.kind, Kind::RateLimited | Kind::NotSent | Kind::Unclear);
+        let may_help = matches!(error.kind, ErrorKind::RateLimited | ErrorKind::NotSent | ErrorKind::Unclear);
         if !call.repeatable || !may_help || attempt >= ATTEMPTS {
             return None;
         }

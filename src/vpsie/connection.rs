@@ -12,7 +12,7 @@ use tower::ServiceExt;
 use super::base_url::BaseUrl;
 use super::breaker::Breaker;
 use super::call::Call;
-use super::error::{ApiError, Kind, clean_message};
+use super::error::{ApiError, ErrorKind, clean_message};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::reply::Reply;
@@ -55,19 +55,19 @@ impl Connection {
         let request = self.request(call, base, secret)?;
         let held_back = |message: &str, wait| ApiError {
             retry_after: Some(RetryAfter::new(wait)),
-            ..ApiError::new(Kind::HeldBack, message)
+            ..ApiError::new(ErrorKind::HeldBack, message)
         };
         let permit = self
             .breaker
             .admit()
             .map_err(|wait| held_back("the circuit breaker is open, because VPSie did not answer", wait))?;
-        let asked = Instant::now();
+        let waiting_since = Instant::now();
         self.limiter
             .acquire(call.purpose, deadline)
             .await
             .map_err(|wait| held_back("the rate limit allows no request before the call times out", wait))?;
         let sent = Instant::now();
-        self.metrics.waited(sent - asked);
+        self.metrics.waited(sent - waiting_since);
 
         let reply =
             tokio::time::timeout(self.timeouts.request, self.transport.clone().oneshot(request)).await;
@@ -75,21 +75,21 @@ impl Connection {
             Ok(Ok(reply)) => Reply::read(&reply, self.now(), secrets),
             Ok(Err(error)) => {
                 let kind = match error {
-                    TransportError::NotSent(_) => Kind::NotSent,
-                    TransportError::Lost(_) => Kind::Unclear,
+                    TransportError::NotSent(_) => ErrorKind::NotSent,
+                    TransportError::Lost(_) => ErrorKind::Unclear,
                 };
                 Err(ApiError::new(kind, clean_message(&error.to_string(), secrets)))
             }
             Err(_) => {
                 let message = format!("no reply within {:?}", self.timeouts.request);
-                Err(ApiError::new(Kind::Unclear, message))
+                Err(ApiError::new(ErrorKind::Unclear, message))
             }
         };
         let outcome = result.as_ref().err().map_or("ok", |error| error.kind.name());
         tracing::debug!(endpoint = call.endpoint, outcome, took = ?sent.elapsed(), "sent request to VPSie");
         self.metrics.request(call.endpoint, outcome, sent.elapsed());
         match &result {
-            Err(error) if matches!(error.kind, Kind::NotSent | Kind::Unclear) => {
+            Err(error) if matches!(error.kind, ErrorKind::NotSent | ErrorKind::Unclear) => {
                 if permit.failed() {
                     tracing::warn!(error = error.message, "VPSie does not answer: circuit breaker open");
                 }
@@ -97,7 +97,7 @@ impl Connection {
             _ => permit.answered(),
         }
         self.metrics.breaker(self.breaker.is_open());
-        if let Err(ApiError { kind: Kind::RateLimited, retry_after: Some(wait), .. }) = &result {
+        if let Err(ApiError { kind: ErrorKind::RateLimited, retry_after: Some(wait), .. }) = &result {
             self.limiter.pause(*wait);
         }
         result
@@ -124,16 +124,16 @@ impl Connection {
                 .header(HeaderName::from_static("vpsie-auth"), sensitive(secret)?)
                 .header(header::AUTHORIZATION, sensitive(&format!("Bearer {secret}"))?);
         }
-        request
-            .body(call.body.bytes())
-            .map_err(|_| ApiError::new(Kind::BadConfiguration, format!("{base} does not form a valid URL")))
+        request.body(call.body.bytes()).map_err(|_| {
+            ApiError::new(ErrorKind::BadConfiguration, format!("{base} does not form a valid URL"))
+        })
     }
 }
 
 fn sensitive(secret: &str) -> Result<HeaderValue, ApiError> {
     let mut value = HeaderValue::from_str(secret).map_err(|_| {
         let message = "the VPSie token has characters that are not allowed in an HTTP header";
-        ApiError::new(Kind::Forbidden, message)
+        ApiError::new(ErrorKind::Forbidden, message)
     })?;
     value.set_sensitive(true);
     Ok(value)

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::call::{Body, Call, path};
 use super::client::Client;
-use super::error::{ApiError, Kind};
+use super::error::{ApiError, ErrorKind};
 use super::limiter::Purpose;
 use super::paging::Rows;
 use super::reply::Payload;
@@ -60,13 +60,13 @@ impl Client {
     pub(super) async fn nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
         let call = Call::get("list_nodes", path(CLUSTER, &[cluster.as_str()])).with_purpose(purpose);
         let not_understood =
-            || ApiError::new(Kind::Unclear, "VPSie replied without a readable list of nodes");
+            || ApiError::new(ErrorKind::Unclear, "VPSie replied without a readable list of nodes");
         match self.send(&call).await?.payload() {
             Payload::Object(object) => {
                 wire::nodes(&object, || self.metrics().skipped_row(call.endpoint)).ok_or_else(not_understood)
             }
             Payload::False | Payload::Nothing => {
-                Err(ApiError::new(Kind::NotFound, "VPSie does not find the cluster"))
+                Err(ApiError::new(ErrorKind::NotFound, "VPSie does not find the cluster"))
             }
             Payload::Accepted | Payload::List { .. } => Err(not_understood()),
         }
@@ -94,7 +94,7 @@ impl Client {
         let path = path(ADD_WORKER, &[cluster.as_str(), &group.to_string()]);
         match self.send(&Call::post("add_worker", path, Body::Empty).once()).await?.payload() {
             Payload::False => {
-                Err(ApiError::new(Kind::Unclear, "VPSie neither accepted nor refused the request"))
+                Err(ApiError::new(ErrorKind::Unclear, "VPSie neither accepted nor refused the request"))
             }
             _ => Ok(()),
         }
@@ -112,7 +112,7 @@ impl Client {
                 Payload::False => Deletion::NotFound("not found".to_owned()),
                 _ => Deletion::Accepted,
             }),
-            Err(error) if matches!(error.kind, Kind::NotFound | Kind::WrongServer) => {
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::WrongServer) => {
                 Ok(Deletion::NotFound(error.message))
             }
             Err(error) => Err(error),

@@ -10,7 +10,7 @@ use crate::retry_after::RetryAfter;
 /// Error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
-    pub(super) kind: Kind,
+    pub(super) kind: ErrorKind,
     /// Message of the API, or else a description of the failure.
     pub(super) message: String,
     /// Time that the API asks to wait.
@@ -18,7 +18,7 @@ pub(super) struct ApiError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ErrorKind {
     /// VPSie did not accept the login or token. A new login may succeed.
     Unauthenticated,
     /// The credentials are valid, but do not permit the call.
@@ -45,7 +45,7 @@ pub(super) enum Kind {
     Unclear,
 }
 
-impl Kind {
+impl ErrorKind {
     /// Value of the label `outcome` in metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -189,14 +189,14 @@ const SHORTAGE: &[&str] = &[
 ];
 
 impl ApiError {
-    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
     }
 
     /// Converts the error of a call that changes nothing. An unknown outcome is harmless.
     pub(super) fn into_read_error(self) -> BackendError {
         match self.kind {
-            Kind::Unclear => self.unavailable(FailureReason::ApiUnavailable),
+            ErrorKind::Unclear => self.unavailable(FailureReason::ApiUnavailable),
             _ => self.into_write_error(),
         }
     }
@@ -204,16 +204,20 @@ impl ApiError {
     /// Converts the error of a call that changes something.
     pub(super) fn into_write_error(self) -> BackendError {
         match self.kind {
-            Kind::Unauthenticated | Kind::Forbidden => self.unavailable(FailureReason::Authentication),
-            Kind::WrongServer => self.unavailable(FailureReason::InvalidConfiguration),
-            Kind::RateLimited | Kind::NotSent | Kind::HeldBack => {
+            ErrorKind::Unauthenticated | ErrorKind::Forbidden => {
+                self.unavailable(FailureReason::Authentication)
+            }
+            ErrorKind::WrongServer => self.unavailable(FailureReason::InvalidConfiguration),
+            ErrorKind::RateLimited | ErrorKind::NotSent | ErrorKind::HeldBack => {
                 self.unavailable(FailureReason::ApiUnavailable)
             }
-            Kind::Quota => self.refused(FailureReason::QuotaExceeded),
-            Kind::Shortage => self.refused(FailureReason::Stockout),
-            Kind::NotFound | Kind::BadConfiguration => self.refused(FailureReason::InvalidConfiguration),
-            Kind::Refused => self.refused(FailureReason::Refused),
-            Kind::Unclear => BackendError::Unclear { message: self.message },
+            ErrorKind::Quota => self.refused(FailureReason::QuotaExceeded),
+            ErrorKind::Shortage => self.refused(FailureReason::Stockout),
+            ErrorKind::NotFound | ErrorKind::BadConfiguration => {
+                self.refused(FailureReason::InvalidConfiguration)
+            }
+            ErrorKind::Refused => self.refused(FailureReason::Refused),
+            ErrorKind::Unclear => BackendError::Unclear { message: self.message },
         }
     }
 
@@ -272,32 +276,32 @@ mod tests {
     #[test]
     fn known_words_tell_the_kind() {
         for (status, message, kind) in [
-            (200, "Worker nodes count exceeds the allowed limit", Kind::Quota),
-            (500, "Quota Exceeded", Kind::Quota),
-            (403, "Your plan does not allow this", Kind::Quota),
-            (400, "maximum number of nodes", Kind::Quota),
-            (402, "Payment required", Kind::Quota),
-            (503, "No capacity available for this size", Kind::Shortage),
-            (409, "Selected plan is out of stock", Kind::Shortage),
-            (0, "Please authenticate", Kind::Unauthenticated),
-            (401, "whatever", Kind::Unauthenticated),
-            (403, "Forbidden", Kind::Forbidden),
-            (0, "kubernetes group not found", Kind::NotFound),
-            (404, "Not found", Kind::NotFound),
-            (0, "Please select the right package for this OS", Kind::BadConfiguration),
-            (422, "no such thing", Kind::BadConfiguration),
-            (0, "Group a has same selected Size, please select another size", Kind::BadConfiguration),
-            (429, "quota of requests", Kind::RateLimited),
-            (0, "Too many requests: limit reached", Kind::RateLimited),
-            (503, "Too many requests", Kind::Unclear),
-            (500, "not found", Kind::Unclear),
-            (500, "Please authenticate", Kind::Unclear),
-            (502, "", Kind::Unclear),
-            (408, "", Kind::Unclear),
-            (0, "The moon is full", Kind::Refused),
-            (409, "Cluster is locked", Kind::Refused),
+            (200, "Worker nodes count exceeds the allowed limit", ErrorKind::Quota),
+            (500, "Quota Exceeded", ErrorKind::Quota),
+            (403, "Your plan does not allow this", ErrorKind::Quota),
+            (400, "maximum number of nodes", ErrorKind::Quota),
+            (402, "Payment required", ErrorKind::Quota),
+            (503, "No capacity available for this size", ErrorKind::Shortage),
+            (409, "Selected plan is out of stock", ErrorKind::Shortage),
+            (0, "Please authenticate", ErrorKind::Unauthenticated),
+            (401, "whatever", ErrorKind::Unauthenticated),
+            (403, "Forbidden", ErrorKind::Forbidden),
+            (0, "kubernetes group not found", ErrorKind::NotFound),
+            (404, "Not found", ErrorKind::NotFound),
+            (0, "Please select the right package for this OS", ErrorKind::BadConfiguration),
+            (422, "no such thing", ErrorKind::BadConfiguration),
+            (0, "Group a has same selected Size, please select another size", ErrorKind::BadConfiguration),
+            (429, "quota of requests", ErrorKind::RateLimited),
+            (0, "Too many requests: limit reached", ErrorKind::RateLimited),
+            (503, "Too many requests", ErrorKind::Unclear),
+            (500, "not found", ErrorKind::Unclear),
+            (500, "Please authenticate", ErrorKind::Unclear),
+            (502, "", ErrorKind::Unclear),
+            (408, "", ErrorKind::Unclear),
+            (0, "The moon is full", ErrorKind::Refused),
+            (409, "Cluster is locked", ErrorKind::Refused),
         ] {
-            assert_eq!(Kind::classify(status, message), kind, "{status} {message}");
+            assert_eq!(ErrorKind::classify(status, message), kind, "{status} {message}");
         }
     }
 
@@ -309,28 +313,36 @@ mod tests {
             "Your account has reached the maximum (10) of servers",
             "Quota exceeded: 5/5",
         ] {
-            assert_eq!(Kind::classify(500, message), Kind::Quota, "{message}");
+            assert_eq!(ErrorKind::classify(500, message), ErrorKind::Quota, "{message}");
         }
     }
 
     #[test]
     fn a_server_error_is_a_refusal_only_on_clear_evidence() {
         for (message, deliberate, kind) in [
-            ("Group a has same selected Size, please select another size", false, Kind::BadConfiguration),
-            ("kubernetes group not found", false, Kind::Unclear),
-            ("kubernetes group not found", true, Kind::NotFound),
-            ("Please authenticate", false, Kind::Unauthenticated),
-            ("Cluster is locked", false, Kind::Unclear),
-            ("Cluster is locked", true, Kind::Refused),
-            ("The moon is full", false, Kind::Unclear),
-            ("The moon is full", true, Kind::Refused),
-            ("Worker nodes count exceeds the allowed limit of 5", false, Kind::Quota),
-            ("Internal Server Error", true, Kind::Unclear),
-            ("Cannot read properties of undefined (reading 'id'): not found", true, Kind::Unclear),
-            ("Too many requests", true, Kind::Unclear),
-            ("", false, Kind::Unclear),
+            (
+                "Group a has same selected Size, please select another size",
+                false,
+                ErrorKind::BadConfiguration,
+            ),
+            ("kubernetes group not found", false, ErrorKind::Unclear),
+            ("kubernetes group not found", true, ErrorKind::NotFound),
+            ("Please authenticate", false, ErrorKind::Unauthenticated),
+            ("Cluster is locked", false, ErrorKind::Unclear),
+            ("Cluster is locked", true, ErrorKind::Refused),
+            ("The moon is full", false, ErrorKind::Unclear),
+            ("The moon is full", true, ErrorKind::Refused),
+            ("Worker nodes count exceeds the allowed limit of 5", false, ErrorKind::Quota),
+            ("Internal Server Error", true, ErrorKind::Unclear),
+            ("Cannot read properties of undefined (reading 'id'): not found", true, ErrorKind::Unclear),
+            ("Too many requests", true, ErrorKind::Unclear),
+            ("", false, ErrorKind::Unclear),
         ] {
-            assert_eq!(Kind::classify_server_error(500, message, deliberate), kind, "{message} {deliberate}");
+            assert_eq!(
+                ErrorKind::classify_server_error(500, message, deliberate),
+                kind,
+                "{message} {deliberate}"
+            );
         }
     }
 
@@ -350,7 +362,7 @@ mod tests {
 
     #[test]
     fn an_unclear_read_did_nothing() {
-        let error = ApiError::new(Kind::Unclear, "x");
+        let error = ApiError::new(ErrorKind::Unclear, "x");
         assert!(matches!(error.clone().into_read_error(), BackendError::Unavailable { .. }));
         assert!(matches!(error.into_write_error(), BackendError::Unclear { .. }));
     }

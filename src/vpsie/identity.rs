@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_another_kind_is_none_once_kinds_are_told() {
+    fn rows_of_another_kind_never_match_if_kinds_are_shown() {
         let node = json!({"private_ip": "10.0.0.1"});
         let backup = json!({"type": "vm", "private_ip": "10.0.0.1"});
         let other = json!({"type": "k8s", "hostname": "hel-slave-2"});
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn two_confirmed_vms_identify_none() {
+    fn two_confirmed_vms_identify_neither() {
         let node = json!({"private_ip": "10.0.0.1"});
         let vm = json!({"private_ip": "10.0.0.1"});
         assert_eq!(identify(&node, &[vm.clone(), vm]), None);

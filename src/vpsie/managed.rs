@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::backend::{Backend, BackendError, CreateRequest};
 use super::client::Client;
 use super::endpoints::Deletion;
-use super::error::{ApiError, Kind, SAME_SIZE};
+use super::error::{ApiError, ErrorKind, SAME_SIZE};
 use super::identity::Account;
 use super::limiter::Purpose;
 use super::sizes::{Sizes, group_name};
@@ -337,10 +337,10 @@ impl Backend for ManagedBackend {
         let label = request.group_label.as_str();
         let group = self.group(cluster, size, label).await?;
         let Err(error) = self.client.add_worker(cluster, group).await else { return Ok(None) };
-        if matches!(error.kind, Kind::NotFound | Kind::Unclear) {
+        if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unclear) {
             self.memory().sizes.forget_groups();
         }
-        if error.kind != Kind::NotFound {
+        if error.kind != ErrorKind::NotFound {
             return Err(error.into_write_error());
         }
         // The group was deleted, so VPSie did nothing.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::call::Call;
 use super::client::Client;
-use super::error::{ApiError, Kind};
+use super::error::{ApiError, ErrorKind};
 use super::reply::Payload;
 use super::wire::Row;
 
@@ -59,11 +59,11 @@ impl Reading<'_> {
         self.total.is_some_and(|total| self.rows.len() < total)
     }
 
-    /// Asks for all rows at once, which is the same whether `offset` counts rows or pages; then for pages until one
-    /// brings nothing new. Returns whether VPSie answered all of that.
-    async fn go_on(&mut self, asked_for_all: bool) -> Result<bool, ApiError> {
+    /// Requests all rows at once, which works whether `offset` counts rows or pages; then pages, until one has no new
+    /// rows. Returns whether VPSie answered all requests.
+    async fn read_rest(&mut self, has_requested_all: bool) -> Result<bool, ApiError> {
         let first = self.rows.len().max(1);
-        if !asked_for_all {
+        if !has_requested_all {
             let all = self.call.page(0, self.total.unwrap_or(MOST_ROWS).min(MOST_ROWS));
             if !self.read_page_if_any(&all).await?.1 {
                 return Ok(false);
@@ -93,8 +93,8 @@ impl Reading<'_> {
         Ok(true)
     }
 
-    /// Reads a page of a list that may have none: where no total tells of missing rows, an error costs only the
-    /// knowledge that the list is whole.
+    /// Reads a page that may not exist. If no total shows that rows are missing, an error only means that the listing may
+    /// be incomplete.
     async fn read_page_if_any(&mut self, call: &Call) -> Result<(usize, bool), ApiError> {
         match self.read_page(call).await {
             Ok(new) => Ok((new, true)),
@@ -137,7 +137,7 @@ impl Client {
         };
         let mut whole = true;
         if !is_proven {
-            whole = reading.go_on(is_cut).await? && !reading.is_missing_rows();
+            whole = reading.read_rest(is_cut).await? && !reading.is_missing_rows();
             if whole {
                 self.lists().set(&list, reading.rows.len(), is_cut || reading.rows.len() > before);
             }
@@ -167,7 +167,7 @@ impl Client {
             Payload::Nothing | Payload::False => Ok((Vec::new(), None)),
             Payload::Accepted | Payload::Object(_) => {
                 let message = format!("VPSie replied to {} without a list", call.endpoint);
-                Err(ApiError::new(Kind::Unclear, message))
+                Err(ApiError::new(ErrorKind::Unclear, message))
             }
         }
     }

@@ -5,7 +5,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::error::{ApiError, Kind, clean_message, status_line};
+use super::error::{ApiError, ErrorKind, clean_message, status_line};
 use crate::retry_after::RetryAfter;
 
 /// A reply to a successful call.
@@ -30,7 +30,8 @@ pub(super) enum Payload {
 impl Reply {
     /// Reads a reply, and recognizes failures in all their forms. Error messages do not show `secrets`.
     pub(super) fn read(reply: &Response<Bytes>, now: Timestamp, secrets: &[&str]) -> Result<Self, ApiError> {
-        let (status, body) = (reply.status(), reply.body());
+        let status = reply.status();
+        let body = reply.body();
         let parsed = match serde_json::from_slice::<Value>(body) {
             Ok(value @ (Value::Object(_) | Value::Array(_))) => Some(with_trimmed_keys(value)),
             _ if status.is_success() && body.trim_ascii().is_empty() => Some(Value::Null),
@@ -42,8 +43,10 @@ impl Reply {
                 None => return Ok(Self(value)),
                 Some((code, message)) => {
                     let kind = match code {
-                        500.. => Kind::classify_server_error(code, &message, is_deliberate(&value, &message)),
-                        _ => Kind::classify(code, &message),
+                        500.. => {
+                            ErrorKind::classify_server_error(code, &message, is_deliberate(&value, &message))
+                        }
+                        _ => ErrorKind::classify(code, &message),
                     };
                     let message = match clean_message(&message, secrets) {
                         nothing if nothing.is_empty() => status_line(status),
@@ -105,7 +108,7 @@ fn total(object: &Map<String, Value>) -> Option<u64> {
 
 /// Code and message of a failure, which may have HTTP status 200 (docs/reference/vpsie-api.md#refusals).
 fn find_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
-    let said = |key| root.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
+    let text = |key| root.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
     let (failed, in_error) = match root.get("error") {
         None | Some(Value::Null) => (false, None),
         Some(Value::Bool(flag)) => (*flag, None),
@@ -121,13 +124,13 @@ fn find_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
     if status.is_success() && !failed {
         return None;
     }
-    let told = root.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+    let envelope_code = root.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
     let code = if status.is_success() {
-        told.filter(|code| (400..600).contains(code)).unwrap_or(0)
+        envelope_code.filter(|code| (400..600).contains(code)).unwrap_or(0)
     } else {
         status.as_u16()
     };
-    Some((code, said("message").or(in_error).unwrap_or_default().to_owned()))
+    Some((code, text("message").or(in_error).unwrap_or_default().to_owned()))
 }
 
 /// Whether VPSie's own checks wrote the error envelope: its quota refusals have `type: false` and no stack trace.
@@ -143,11 +146,11 @@ fn error_without_json(status: StatusCode, body: &Bytes, secrets: &[&str]) -> Api
     let excerpt = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]);
     let kind = match status.as_u16() {
         // Another server replied with success. The API behind it may have executed the request.
-        200..300 => Kind::Unclear,
-        300..400 | 404 | 405 | 410 => Kind::WrongServer,
-        code => Kind::classify(code, &excerpt),
+        200..300 => ErrorKind::Unclear,
+        300..400 | 404 | 405 | 410 => ErrorKind::WrongServer,
+        code => ErrorKind::classify(code, &excerpt),
     };
-    let advice = if matches!(kind, Kind::WrongServer) || status.is_success() {
+    let advice = if matches!(kind, ErrorKind::WrongServer) || status.is_success() {
         ", so this may not be the VPSie API: check host and prefix of --vpsie-api-url"
     } else {
         ""
@@ -207,7 +210,7 @@ mod tests {
             (r#"{"error":["quota exceeded"]}"#, "quota exceeded"),
         ] {
             let error = read(200, body).unwrap_err();
-            assert_eq!((error.kind, error.message.as_str()), (Kind::Quota, message), "{body}");
+            assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Quota, message), "{body}");
         }
         for fine in
             [r#"{"error":"false"}"#, r#"{"error":""}"#, r#"{"error":0}"#, r#"{"error":null,"code":500}"#]
@@ -217,37 +220,37 @@ mod tests {
     }
 
     #[test]
-    fn the_code_in_the_envelope_counts_when_http_says_200() {
-        assert_eq!(read(200, r#"{"error":true,"code":401}"#).unwrap_err().kind, Kind::Unauthenticated);
-        assert_eq!(read(200, r#"{"error":true,"code":500}"#).unwrap_err().kind, Kind::Unclear);
-        assert_eq!(read(200, r#"{"error":true,"code":7}"#).unwrap_err().kind, Kind::Refused);
+    fn uses_the_code_of_the_envelope_with_http_200() {
+        assert_eq!(read(200, r#"{"error":true,"code":401}"#).unwrap_err().kind, ErrorKind::Unauthenticated);
+        assert_eq!(read(200, r#"{"error":true,"code":500}"#).unwrap_err().kind, ErrorKind::Unclear);
+        assert_eq!(read(200, r#"{"error":true,"code":7}"#).unwrap_err().kind, ErrorKind::Refused);
     }
 
     #[test]
-    fn a_refusal_with_http_500_is_told_from_an_accident() {
+    fn distinguishes_refusals_with_http_500_from_failures() {
         for (body, kind) in [
             (
                 r#"{"error":true,"type":false,"message":"Worker nodes count exceeds the allowed limit of 5"}"#,
-                Kind::Quota,
+                ErrorKind::Quota,
             ),
-            (r#"{"error":true,"type":false,"message":"Cluster is being upgraded"}"#, Kind::Refused),
-            (r#"{"error":true,"message":"Cluster is being upgraded"}"#, Kind::Unclear),
+            (r#"{"error":true,"type":false,"message":"Cluster is being upgraded"}"#, ErrorKind::Refused),
+            (r#"{"error":true,"message":"Cluster is being upgraded"}"#, ErrorKind::Unclear),
             (
                 r#"{"error":true,"type":false,"message":"Cluster is being upgraded","stack":"at x.js:1"}"#,
-                Kind::Unclear,
+                ErrorKind::Unclear,
             ),
-            (r#"{"error":true,"type":false}"#, Kind::Unclear),
-            (r#"{"error":true,"message":"Internal Server Error"}"#, Kind::Unclear),
+            (r#"{"error":true,"type":false}"#, ErrorKind::Unclear),
+            (r#"{"error":true,"message":"Internal Server Error"}"#, ErrorKind::Unclear),
         ] {
             assert_eq!(read(500, body).unwrap_err().kind, kind, "{body}");
         }
-        assert_eq!(read(502, "<html>group not found</html>").unwrap_err().kind, Kind::Unclear);
+        assert_eq!(read(502, "<html>group not found</html>").unwrap_err().kind, ErrorKind::Unclear);
     }
 
     #[test]
     fn html_from_a_gateway_is_unclear() {
         let error = read(502, "<html><h1>502 Bad Gateway</h1></html>").unwrap_err();
-        assert_eq!(error.kind, Kind::Unclear);
+        assert_eq!(error.kind, ErrorKind::Unclear);
         assert_eq!(error.message, "HTTP 502 Bad Gateway without JSON: 502 Bad Gateway");
         assert_eq!(read(503, "").unwrap_err().message, "HTTP 503 Service Unavailable without JSON");
     }
@@ -256,7 +259,7 @@ mod tests {
     fn a_404_without_json_is_a_wrong_server() {
         for status in [301, 404, 405] {
             let error = read(status, "<html>nginx</html>").unwrap_err();
-            assert_eq!(error.kind, Kind::WrongServer);
+            assert_eq!(error.kind, ErrorKind::WrongServer);
             assert!(error.message.contains("check host and prefix"), "{}", error.message);
         }
         assert!(read(200, "<html>Welcome</html>").unwrap_err().message.contains("check host and prefix"));

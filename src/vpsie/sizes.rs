@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_making_a_group_taught_counts_most_and_goes_with_the_group() {
+    fn prefers_learned_sizes_until_the_group_is_gone() {
         let mut sizes = sizes(vec![], vec![json!({"id": 5, "group_name": "a", "boxsize_id": 99})]);
         assert_eq!(sizes.learn_created(SizeId(1), "a", &BTreeSet::from([5])), None);
         assert_eq!(sizes.learn_created(SizeId(1), "a", &BTreeSet::new()), Some(5));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_size_that_is_no_offer_of_these_resources_tells_no_size() {
+    fn a_box_size_without_a_fitting_offer_determines_no_size() {
         let group = |box_size, cpu| json!({"id": 5, "boxsize_id": box_size, "cpu": cpu, "ram": 4096});
         for row in [group(9, 2), group(1, 4), json!({"id": 5, "boxsize_id": 1})] {
             let known = sizes(vec![offer(1, 2, 4096, 80)], vec![row]);

@@ -70,7 +70,8 @@ async fn fetch(client: &reqwest::Client, request: Request<Bytes>) -> Result<Resp
         let text = error_chain(&error.without_url());
         if sent { TransportError::Lost(text) } else { TransportError::NotSent(text) }
     })?;
-    let (status, headers) = (reply.status(), std::mem::take(reply.headers_mut()));
+    let status = reply.status();
+    let headers = std::mem::take(reply.headers_mut());
     let mut body = BytesMut::new();
     while let Some(chunk) =
         reply.chunk().await.map_err(|error| TransportError::Lost(error_chain(&error.without_url())))?

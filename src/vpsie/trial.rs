@@ -3,7 +3,7 @@
 use super::auth::Credentials;
 use super::base_url::BaseUrl;
 use super::client::Client;
-use super::error::{ApiError, Kind};
+use super::error::{ApiError, ErrorKind};
 use super::limiter::Purpose;
 
 /// Result of a trial of credentials.
@@ -23,7 +23,9 @@ impl Client {
         match self.sibling(credentials.clone(), base).prove_access().await {
             Ok(()) => Trial::Accepted,
             Err(error) => match error.kind {
-                Kind::Unauthenticated | Kind::Forbidden | Kind::NotFound => Trial::Refused(error.message),
+                ErrorKind::Unauthenticated | ErrorKind::Forbidden | ErrorKind::NotFound => {
+                    Trial::Refused(error.message)
+                }
                 _ => Trial::Unknown(error.message),
             },
         }
@@ -40,7 +42,7 @@ impl Client {
                 clusters.iter().map(|known| format!("{} ({})", known.id, known.name)).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             let message = format!("their account has no cluster {cluster}; its clusters are: {known}");
-            return Err(ApiError::new(Kind::Forbidden, message));
+            return Err(ApiError::new(ErrorKind::Forbidden, message));
         }
         self.nodes(&cluster, Purpose::Ordinary).await?;
         self.groups(&cluster).await.map(drop)

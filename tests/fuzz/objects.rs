@@ -33,7 +33,7 @@ fn object(kind: &str, value: &Value) -> String {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let machine = |machine: &vpsie_autoscaler::fleet::Machine| {
-        let object = VPSieNode::of(machine, &"c-1".into());
+        let object = VPSieNode::from_machine(machine, &"c-1".into());
         self::object("VPSieNode", &serde_json::to_value(object).unwrap())
     };
     let join = |parts: Vec<String>| parts.join(std::str::from_utf8(PART).unwrap()).into_bytes();

@@ -135,7 +135,7 @@ pub(crate) fn run(input: &[u8]) {
                             "{offer:?}"
                         );
                         assert!(offer.hourly.is_none_or(|price| price > 0.into()), "{offer:?}");
-                        let price = Prices::default().of(offer);
+                        let price = Prices::default().price(offer);
                         assert!(price.is_none_or(UsdPerHour::is_positive), "{offer:?}");
                     }
                     let mut fleet = Fleet::restore(

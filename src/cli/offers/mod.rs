@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::http_query::{HttpQueryArgs, Output};
 use crate::catalog::quantity;
-use crate::cost::{By, HoursPerMonth, PriceList, PricedOffer, Ranked, Requirement};
+use crate::cost::{HoursPerMonth, PriceBasis, PriceList, PricedOffer, RankedOffer, Requirement};
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("amounts").multiple(true))]
@@ -63,7 +63,7 @@ fn amount(text: &str, unit: f64, minimum: &str) -> Result<u64, String> {
 #[serde(rename_all = "camelCase")]
 struct OffersOutput<'a> {
     hours_per_month: HoursPerMonth,
-    offers: Vec<Ranked<'a>>,
+    offers: Vec<RankedOffer<'a>>,
 }
 
 pub(super) async fn run(args: OffersArgs) -> anyhow::Result<()> {
@@ -92,7 +92,7 @@ impl OffersArgs {
             let find = |name: &String| self.find_offer(&list.offers, name, &requirement);
             list.offers = vec![find(first)?, find(second)?];
         }
-        let by = if self.per_unit { By::Unit } else { By::Machine };
+        let by = if self.per_unit { PriceBasis::Unit } else { PriceBasis::Machine };
         let offers = list.rank(&requirement, by);
         let hours_per_month = list.hours_per_month;
         Ok(match self.query.output {
@@ -122,7 +122,7 @@ impl OffersArgs {
         };
         let here = |priced: &&PricedOffer| datacenter.is_none_or(|id| priced.offer.datacenter.as_str() == id);
         let matching: Vec<_> =
-            offers.iter().filter(here).filter(|priced| priced.offer.answers_to(offer)).cloned().collect();
+            offers.iter().filter(here).filter(|priced| priced.offer.is_named(offer)).cloned().collect();
         match matching.as_slice() {
             [] => bail!("--compare: unknown offer {name}"),
             [only] if requirement.units(&only.offer) == 0 => {

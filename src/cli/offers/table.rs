@@ -3,14 +3,14 @@
 use rust_decimal::Decimal;
 
 use crate::cli::table::write_table;
-use crate::cost::{By, Cost, Difference, HoursPerMonth, Ranked, Usd, UsdPerHour};
+use crate::cost::{Cost, Difference, HoursPerMonth, PriceBasis, RankedOffer, Usd, UsdPerHour};
 
 /// Decimals of amounts per month and day. Rates and prices per GiB of disk need more.
 const CENT_DECIMALS: u32 = 2;
 const RATE_DECIMALS: u32 = 4;
 
 /// The offers in their order. With `units`, also the number of units and the price per unit.
-pub(super) fn offers(ranked: &[Ranked<'_>], units: bool) -> String {
+pub(super) fn offers(ranked: &[RankedOffer<'_>], units: bool) -> String {
     if ranked.is_empty() {
         return "no offer meets the requirements\n".to_owned();
     }
@@ -37,7 +37,7 @@ pub(super) fn offers(ranked: &[Ranked<'_>], units: bool) -> String {
     text
 }
 
-fn row(ranked: &Ranked<'_>, units: bool) -> Vec<String> {
+fn row(ranked: &RankedOffer<'_>, units: bool) -> Vec<String> {
     let offer = ranked.offer;
     let cost = ranked.cost;
     let unknown = || "?".to_owned();
@@ -74,15 +74,20 @@ fn row(ranked: &Ranked<'_>, units: bool) -> Vec<String> {
 }
 
 /// The saving of the first offer, which is cheaper, over the second.
-pub(super) fn saving(first: &Ranked<'_>, second: &Ranked<'_>, by: By, hours: HoursPerMonth) -> String {
-    let name = |ranked: &Ranked<'_>| format!("{}/{}", ranked.offer.datacenter, ranked.offer.name);
+pub(super) fn saving(
+    first: &RankedOffer<'_>,
+    second: &RankedOffer<'_>,
+    by: PriceBasis,
+    hours: HoursPerMonth,
+) -> String {
+    let name = |ranked: &RankedOffer<'_>| format!("{}/{}", ranked.offer.datacenter, ranked.offer.name);
     let cheaper = name(first);
     let dearer = name(second);
     let prices = first.price(by).zip(second.price(by));
-    let Some(above) = prices.and_then(|(price, other)| Difference::of(price, other, hours)) else {
+    let Some(above) = prices.and_then(|(price, other)| Difference::between(price, other, hours)) else {
         return format!("cannot compare {cheaper} and {dearer}: a price is unknown\n");
     };
-    let of = if by == By::Unit { " per unit" } else { "" };
+    let of = if by == PriceBasis::Unit { " per unit" } else { "" };
     if above.hourly == UsdPerHour::ZERO {
         return format!("{cheaper} and {dearer} cost the same{of}\n");
     }

@@ -260,7 +260,8 @@ async fn machines_hold_the_cluster_that_they_are_of() {
 }
 
 fn vpsie_node(machine: &Machine) -> Value {
-    let mut object = serde_json::to_value(crate::api::VPSieNode::of(machine, &"c-1".into())).unwrap();
+    let mut object =
+        serde_json::to_value(crate::api::VPSieNode::from_machine(machine, &"c-1".into())).unwrap();
     object["metadata"]["namespace"] = json!(NAMESPACE);
     object["metadata"]["finalizers"] = json!(["vpsienode.autoscaler.vpsie.com/finalizer"]);
     object

@@ -34,14 +34,14 @@ fn list(offers: Vec<PricedOffer>) -> PriceList {
     PriceList { hours_per_month: HoursPerMonth::default(), offers }
 }
 
-fn names<'a>(ranked: &[Ranked<'a>]) -> Vec<&'a str> {
+fn names<'a>(ranked: &[RankedOffer<'a>]) -> Vec<&'a str> {
     ranked.iter().map(|ranked| ranked.offer.name.as_str()).collect()
 }
 
 #[test]
-fn a_price_comes_to_so_much_a_day_a_month_and_for_each_of_what_is_had() {
+fn converts_a_price_to_days_months_and_resources() {
     let size = priced("a", "ams1", (2, 4, 80), None).offer.resources;
-    let cost = Cost::of(rate("0.1"), size, HoursPerMonth::default());
+    let cost = Cost::new(rate("0.1"), size, HoursPerMonth::default());
     let want = Cost {
         hourly: rate("0.1"),
         daily: usd("2.4"),
@@ -52,11 +52,11 @@ fn a_price_comes_to_so_much_a_day_a_month_and_for_each_of_what_is_had() {
     };
     assert_eq!(cost, want);
     let diskless = Resources { disk_gib: 0, ..size };
-    assert_eq!(Cost::of(rate("0.1"), diskless, HoursPerMonth::default()).per_disk_gib, None);
+    assert_eq!(Cost::new(rate("0.1"), diskless, HoursPerMonth::default()).per_disk_gib, None);
 }
 
 #[test]
-fn the_cheapest_offer_that_has_what_is_required_is_first_and_the_unpriced_are_last() {
+fn ranks_fitting_offers_by_price_and_unpriced_ones_last() {
     let list = list(vec![
         priced("free", "ams1", (8, 16, 80), None),
         priced("small", "ams1", (2, 4, 80), Some("0.02")),
@@ -65,48 +65,48 @@ fn the_cheapest_offer_that_has_what_is_required_is_first_and_the_unpriced_are_la
         priced("middle", "nyc1", (4, 8, 40), Some("0.04")),
     ]);
     let required = Requirement { cpu_millis: 3000, memory_mib: 8192, ..Requirement::default() };
-    let ranked = list.rank(&required, By::Machine);
+    let ranked = list.rank(&required, PriceBasis::Machine);
     assert_eq!(names(&ranked), ["middle", "middle", "large", "free"]);
     assert_eq!(ranked[0].offer.datacenter.as_str(), "nyc1");
     let above: Vec<_> = ranked.iter().map(|ranked| ranked.above.map(|above| above.percent)).collect();
     assert_eq!(above, [Some(0.into()), Some(25.into()), Some(100.into()), None]);
 
     let here = Requirement { datacenter: Some("ams1".into()), disk_gib: 80, ..required };
-    let ranked = list.rank(&here, By::Machine);
+    let ranked = list.rank(&here, PriceBasis::Machine);
     assert_eq!(names(&ranked), ["middle", "large", "free"]);
     let more = ranked[1].above.unwrap();
     assert_eq!((more.hourly, more.monthly, more.percent), (rate("0.03"), usd("21.9"), 60.into()));
-    assert_eq!(list.rank(&Requirement { cpu_millis: 8001, ..here }, By::Machine), []);
+    assert_eq!(list.rank(&Requirement { cpu_millis: 8001, ..here }, PriceBasis::Machine), []);
 }
 
 #[test]
-fn by_unit_a_large_machine_is_cheap_that_has_what_is_required_often() {
+fn ranks_large_machines_by_their_price_per_unit() {
     let list = list(vec![
         priced("small", "ams1", (2, 4, 80), Some("0.03")),
         priced("large", "ams1", (8, 16, 80), Some("0.08")),
         priced("uneven", "ams1", (8, 4, 80), Some("0.06")),
     ]);
     let required = Requirement { cpu_millis: 2000, memory_mib: 4096, ..Requirement::default() };
-    let ranked = list.rank(&required, By::Unit);
+    let ranked = list.rank(&required, PriceBasis::Unit);
     assert_eq!(names(&ranked), ["large", "small", "uneven"]);
     assert_eq!(ranked.iter().map(|ranked| ranked.units).collect::<Vec<_>>(), [4, 1, 1]);
     assert_eq!(ranked[0].unit_price, Some(rate("0.02")));
     assert_eq!(ranked[1].above.unwrap().percent, 50.into());
-    assert_eq!(names(&list.rank(&required, By::Machine)), ["small", "uneven", "large"]);
+    assert_eq!(names(&list.rank(&required, PriceBasis::Machine)), ["small", "uneven", "large"]);
 }
 
 #[test]
-fn nothing_is_no_price_to_compare_with() {
-    assert_eq!(Difference::of(rate("0.1"), UsdPerHour::ZERO, HoursPerMonth::default()), None);
-    assert_eq!(Difference::of(UsdPerHour::ZERO, rate("0.1"), HoursPerMonth::default()), None);
+fn compares_no_price_with_zero() {
+    assert_eq!(Difference::between(rate("0.1"), UsdPerHour::ZERO, HoursPerMonth::default()), None);
+    assert_eq!(Difference::between(UsdPerHour::ZERO, rate("0.1"), HoursPerMonth::default()), None);
 }
 
 proptest! {
     #[test]
     fn a_saving_is_below_0_and_a_dearer_offer_never_saves(a in 1..10_000_000_i64, b in 1..10_000_000_i64) {
         let (hours, price) = (HoursPerMonth::default(), |micros| UsdPerHour(Decimal::new(micros, 6)));
-        let above = Difference::of(price(a), price(b), hours).unwrap();
-        let back = Difference::of(price(b), price(a), hours).unwrap();
+        let above = Difference::between(price(a), price(b), hours).unwrap();
+        let back = Difference::between(price(b), price(a), hours).unwrap();
         for amount in [above.hourly.0, above.monthly.0, above.percent] {
             prop_assert_eq!(amount.cmp(&Decimal::ZERO), a.cmp(&b));
         }

@@ -39,7 +39,7 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
         catalog.resolve(&DEFAULT_DATACENTER.into(), &"s-4vcpu-8gb".into(), CapacityType::OnDemand).unwrap();
     assert_eq!((offer.size, offer.resources.cpu_millis, offer.resources.memory_mib), (SizeId(3), 4000, 8192));
     let prices = Prices { hours_per_month: HoursPerMonth::new(720).unwrap(), ..Prices::default() };
-    assert_eq!(prices.of(offer).unwrap().0.round_dp(4).to_string(), "0.0667");
+    assert_eq!(prices.price(offer).unwrap().0.round_dp(4).to_string(), "0.0667");
 
     assert!(workers_of(&backend.list().await?).is_empty());
     for _ in 0..2 {

@@ -45,7 +45,7 @@ fn is_unasked(machine: &Machine) -> bool {
 pub(super) fn incomplete(nodes: &[VPSieNode]) -> BTreeSet<MachineId> {
     let mut increases: BTreeMap<&str, (usize, Vec<MachineId>, bool)> = BTreeMap::new();
     for node in nodes {
-        let (Some((increase, count)), Ok(machine)) = (read_mark(node), node.machine()) else { continue };
+        let (Some((increase, count)), Ok(machine)) = (read_mark(node), node.to_machine()) else { continue };
         let (_, machines, unasked) = increases.entry(increase).or_insert((count, Vec::new(), true));
         *unasked &= is_unasked(&machine);
         machines.push(machine.id);
@@ -107,7 +107,7 @@ impl KubernetesStore {
             let remaining = self.nodes.filter_map(|node| {
                 let is_member = read_mark(node).is_some_and(|(increase, _)| increase == increase_id);
                 let remains = |machine: Machine| is_unasked(&machine) && !dropped.contains(&machine.id);
-                (is_member && node.machine().is_ok_and(remains)).then(|| node.name_any())
+                (is_member && node.to_machine().is_ok_and(remains)).then(|| node.name_any())
             });
             for name in remaining {
                 match self.nodes.patch(&name, Endpoint::Main, deadline, release).await {

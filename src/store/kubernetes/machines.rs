@@ -20,7 +20,7 @@ impl RecordObject for VPSieNode {
         let machine = |node: &Self| {
             let mut node = node.clone();
             node.metadata.deletion_timestamp = None;
-            node.machine()
+            node.to_machine()
         };
         machine(self) == machine(other)
     }
@@ -29,7 +29,7 @@ impl RecordObject for VPSieNode {
 /// The first record of a machine. The status is a second write, so the spec names the VM, if any: if that
 /// write is lost, the machine would otherwise be requested again.
 pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
-    let mut node = VPSieNode::of(machine, cluster);
+    let mut node = VPSieNode::from_machine(machine, cluster);
     let vm = machine.vm();
     node.status = None;
     node.spec.node_name = vm.map(|vm| vm.hostname.to_string());
@@ -64,7 +64,7 @@ pub(super) fn patch(stored: &VPSieNode, machine: &Machine, endpoint: Endpoint) -
 }
 
 fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
-    let wanted = VPSieNode::of(machine, &stored.spec.resource_identifier.as_str().into()).spec;
+    let wanted = VPSieNode::from_machine(machine, &stored.spec.resource_identifier.as_str().into()).spec;
     let mut spec = stored.spec.clone();
     spec.recorded_at = wanted.recorded_at;
     spec.requests = wanted.requests;
@@ -88,7 +88,7 @@ fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
 }
 
 fn status(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
-    let wanted = VPSieNode::of(machine, &stored.spec.resource_identifier.as_str().into()).status?;
+    let wanted = VPSieNode::from_machine(machine, &stored.spec.resource_identifier.as_str().into()).status?;
     let Some(old) = &stored.status else {
         // A missing status means Pending.
         return (machine.phase != Phase::Pending).then(|| json!(wanted));

@@ -129,7 +129,7 @@ impl KubernetesStore {
             let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
             let object = json!(object);
             let problem = match VPSieNode::read(&object) {
-                Ok(node) => match node.machine() {
+                Ok(node) => match node.to_machine() {
                     Err(NotARecord { field, .. }) if node.spec.recorded_at.is_some() => format!("no {field}"),
                     _ => {
                         nodes.push(node);
@@ -267,7 +267,7 @@ impl KubernetesStore {
 
     fn warn_about_non_records(&self, nodes: &[VPSieNode]) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        for problem in nodes.iter().filter_map(|node| node.machine().err()) {
+        for problem in nodes.iter().filter_map(|node| node.to_machine().err()) {
             if warned.insert(problem.name.clone()) {
                 tracing::warn!(%problem, "a VPSieNode is ignored");
             }
@@ -291,7 +291,7 @@ impl Store for KubernetesStore {
             untouchable.into_iter().filter(|vm| !records.knows_vm(vm)).collect();
         records.unmanaged.extend(untouchable);
         self.note_incomplete(increases::incomplete(&nodes));
-        self.nodes.replace_all(nodes.into_iter().filter(|node| node.machine().is_ok()));
+        self.nodes.replace_all(nodes.into_iter().filter(|node| node.to_machine().is_ok()));
         self.maps.replace_all(maps);
         Ok(records)
     }
@@ -482,7 +482,7 @@ fn warn_about_newer<'a>(records: impl Iterator<Item = &'a ObjectMeta>) {
 pub fn records_of(nodes: &[VPSieNode], maps: &[ConfigMap]) -> Records {
     let mut records = Records::default();
     let incomplete = increases::incomplete(nodes);
-    let machines = nodes.iter().filter_map(|node| node.machine().ok());
+    let machines = nodes.iter().filter_map(|node| node.to_machine().ok());
     records.machines.extend(machines.filter(|machine| !incomplete.contains(&machine.id)));
     for map in maps {
         config_maps::read(map, &mut records);

@@ -3,10 +3,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::script::{Fate, Script, ok, refuse, reply, slow_down};
+use super::script::{Script, ScriptedReply, ok, refuse, reply, slow_down};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::client::Client;
-use crate::vpsie::error::{ApiError, Kind};
+use crate::vpsie::error::{ApiError, ErrorKind};
 use crate::vpsie::limiter::Purpose;
 use crate::vpsie::{Credentials, Metrics};
 
@@ -22,7 +22,7 @@ async fn add(client: &Client) -> Result<(), ApiError> {
     client.add_worker(&"c".into(), 5).await
 }
 
-fn clusters() -> Fate {
+fn clusters() -> ScriptedReply {
     ok(&json!([{"identifier": "c", "cluster_name": "HEL"}]))
 }
 
@@ -40,16 +40,16 @@ async fn every_request_carries_both_headers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_is_repeated_until_it_is_answered() {
-    for fate in [
-        Fate::NotSent,
-        Fate::Lost,
+    for reply in [
+        ScriptedReply::NotSent,
+        ScriptedReply::Lost,
         reply(500, r#"{"error":true,"message":"oops"}"#),
         reply(502, "<html>"),
         reply(408, ""),
         reply(200, "<html>"),
         slow_down(3),
     ] {
-        let script = Script::new([(LIST, fate.clone()), (LIST, fate), (LIST, clusters())]);
+        let script = Script::new([(LIST, reply.clone()), (LIST, reply), (LIST, clusters())]);
         assert_eq!(list(&script.client()).await, Ok(1));
         let seen = script.seen();
         let pauses = [seen[1].at - seen[0].at, seen[2].at - seen[1].at];
@@ -59,22 +59,22 @@ async fn a_read_is_repeated_until_it_is_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_is_repeated_so_often_and_no_more() {
-    let script = Script::new(std::iter::repeat_n((LIST, Fate::Lost), 4));
-    assert_eq!(list(&script.client()).await.unwrap_err().kind, Kind::Unclear);
+    let script = Script::new(std::iter::repeat_n((LIST, ScriptedReply::Lost), 4));
+    assert_eq!(list(&script.client()).await.unwrap_err().kind, ErrorKind::Unclear);
     script.seen();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_not_repeated() {
-    for (fate, kind) in [
-        (refuse("quota exceeded"), Kind::Quota),
-        (refuse("The moon is full"), Kind::Refused),
-        (reply(500, r#"{"error":true,"message":"Quota exceeded"}"#), Kind::Quota),
-        (reply(403, "{}"), Kind::Forbidden),
-        (reply(404, r#"{"error":true,"message":"Not found"}"#), Kind::NotFound),
-        (reply(404, "<html>nginx</html>"), Kind::WrongServer),
+    for (reply, kind) in [
+        (refuse("quota exceeded"), ErrorKind::Quota),
+        (refuse("The moon is full"), ErrorKind::Refused),
+        (reply(500, r#"{"error":true,"message":"Quota exceeded"}"#), ErrorKind::Quota),
+        (reply(403, "{}"), ErrorKind::Forbidden),
+        (reply(404, r#"{"error":true,"message":"Not found"}"#), ErrorKind::NotFound),
+        (reply(404, "<html>nginx</html>"), ErrorKind::WrongServer),
     ] {
-        let script = Script::new([(LIST, fate)]);
+        let script = Script::new([(LIST, reply)]);
         assert_eq!(list(&script.client()).await.unwrap_err().kind, kind);
         script.seen();
     }
@@ -93,7 +93,7 @@ async fn retry_after_is_kept_to_where_there_is_time() {
     let start = Instant::now();
     let error = list(&client).await.unwrap_err();
     let wait = RetryAfter::new(Duration::from_secs(40));
-    assert_eq!((error.kind, error.retry_after), (Kind::RateLimited, Some(wait)));
+    assert_eq!((error.kind, error.retry_after), (ErrorKind::RateLimited, Some(wait)));
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
@@ -101,9 +101,10 @@ async fn retry_after_is_kept_to_where_there_is_time() {
 async fn a_long_retry_after_stops_no_call_for_longer_than_the_cap() {
     for text in ["86400", "1e19", "Fri, 01 Jan 2027 00:00:00 GMT"] {
         for status in [429, 503] {
-            let busy = Fate::Reply(status, "{}".into(), vec![("retry-after", text.into())]);
+            let busy = ScriptedReply::Reply(status, "{}".into(), vec![("retry-after", text.into())]);
             let script = Script::new([(ADD, busy), (DELETE, ok(&json!(true))), (LIST, clusters())]);
-            let (client, start) = (script.client(), Instant::now());
+            let client = script.client();
+            let start = Instant::now();
             add(&client).await.unwrap_err();
             client.delete_worker(&"c".into(), &"u-1".into()).await.unwrap();
             list(&client).await.unwrap();
@@ -116,7 +117,7 @@ async fn a_long_retry_after_stops_no_call_for_longer_than_the_cap() {
 async fn retry_after_holds_other_calls_back_too() {
     let script = Script::new([(ADD, slow_down(20)), (LIST, clusters())]);
     let client = script.client();
-    assert_eq!(add(&client).await.unwrap_err().kind, Kind::RateLimited);
+    assert_eq!(add(&client).await.unwrap_err().kind, ErrorKind::RateLimited);
     list(&client).await.unwrap();
     let seen = script.seen();
     assert_eq!(seen[1].at - seen[0].at, Duration::from_secs(20));
@@ -124,19 +125,19 @@ async fn retry_after_holds_other_calls_back_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_is_asked_for_once_whatever_happens() {
-    for (fate, kind) in [
-        (Fate::NotSent, Kind::NotSent),
-        (Fate::Lost, Kind::Unclear),
-        (Fate::Silence, Kind::Unclear),
-        (reply(500, "{}"), Kind::Unclear),
-        (reply(504, "<html>"), Kind::Unclear),
-        (reply(200, "<html>"), Kind::Unclear),
-        (reply(200, r#"{"error":false,"data":false}"#), Kind::Unclear),
-        (slow_down(1), Kind::RateLimited),
-        (reply(503, r#"{"error":true,"message":"No capacity available"}"#), Kind::Shortage),
-        (refuse("Worker nodes count exceeds the allowed limit"), Kind::Quota),
+    for (reply, kind) in [
+        (ScriptedReply::NotSent, ErrorKind::NotSent),
+        (ScriptedReply::Lost, ErrorKind::Unclear),
+        (ScriptedReply::Silence, ErrorKind::Unclear),
+        (reply(500, "{}"), ErrorKind::Unclear),
+        (reply(504, "<html>"), ErrorKind::Unclear),
+        (reply(200, "<html>"), ErrorKind::Unclear),
+        (reply(200, r#"{"error":false,"data":false}"#), ErrorKind::Unclear),
+        (slow_down(1), ErrorKind::RateLimited),
+        (reply(503, r#"{"error":true,"message":"No capacity available"}"#), ErrorKind::Shortage),
+        (refuse("Worker nodes count exceeds the allowed limit"), ErrorKind::Quota),
     ] {
-        let script = Script::new([(ADD, fate)]);
+        let script = Script::new([(ADD, reply)]);
         assert_eq!(add(&script.client()).await.unwrap_err().kind, kind);
         script.seen();
     }
@@ -158,7 +159,7 @@ async fn a_worker_is_accepted_in_every_form() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deletion_is_repeated_and_names_its_vm() {
-    let script = Script::new([(DELETE, Fate::Lost), (DELETE, ok(&json!(true)))]);
+    let script = Script::new([(DELETE, ScriptedReply::Lost), (DELETE, ok(&json!(true)))]);
     script.client().delete_worker(&"c".into(), &"u-1".into()).await.unwrap();
     for seen in script.seen() {
         assert_eq!(seen.json()["identifier"], "u-1");
@@ -168,15 +169,17 @@ async fn a_deletion_is_repeated_and_names_its_vm() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_ends_in_time() {
-    let script = Script::new([(ADD, Fate::Silence)]);
-    let (client, start) = (script.client(), Instant::now());
+    let script = Script::new([(ADD, ScriptedReply::Silence)]);
+    let client = script.client();
+    let start = Instant::now();
     let error = add(&client).await.unwrap_err();
-    assert_eq!((error.kind, error.message.as_str()), (Kind::Unclear, "no reply within 30s"));
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Unclear, "no reply within 30s"));
     assert_eq!(start.elapsed(), Duration::from_secs(30));
 
-    let script = Script::new(std::iter::repeat_n((LIST, Fate::Silence), 3));
-    let (client, start) = (script.client(), Instant::now());
-    assert_eq!(list(&client).await.unwrap_err().kind, Kind::Unclear);
+    let script = Script::new(std::iter::repeat_n((LIST, ScriptedReply::Silence), 3));
+    let client = script.client();
+    let start = Instant::now();
+    assert_eq!(list(&client).await.unwrap_err().kind, ErrorKind::Unclear);
     assert!(start.elapsed() <= Duration::from_mins(2), "{:?}", start.elapsed());
 }
 
@@ -185,14 +188,14 @@ async fn nothing_is_sent_while_the_breaker_is_open() {
     let script = Script::new(std::iter::repeat_n((ADD, reply(500, "{}")), 5));
     let client = script.client();
     for _ in 0..5 {
-        assert_eq!(add(&client).await.unwrap_err().kind, Kind::Unclear);
+        assert_eq!(add(&client).await.unwrap_err().kind, ErrorKind::Unclear);
     }
     let error = add(&client).await.unwrap_err();
     assert_eq!(
         (error.kind, error.retry_after),
-        (Kind::HeldBack, Some(RetryAfter::new(Duration::from_secs(30))))
+        (ErrorKind::HeldBack, Some(RetryAfter::new(Duration::from_secs(30))))
     );
-    assert_eq!(list(&client).await.unwrap_err().kind, Kind::HeldBack);
+    assert_eq!(list(&client).await.unwrap_err().kind, ErrorKind::HeldBack);
 
     tokio::time::sleep(Duration::from_secs(30)).await;
     script.then([(LIST, clusters()), (LIST, clusters())]);
@@ -207,7 +210,7 @@ async fn refusals_do_not_open_the_breaker() {
     let script = Script::new(std::iter::repeat_n((ADD, full), 12));
     let client = script.client();
     for _ in 0..12 {
-        assert_eq!(add(&client).await.unwrap_err().kind, Kind::Shortage);
+        assert_eq!(add(&client).await.unwrap_err().kind, ErrorKind::Shortage);
     }
     script.seen();
 }
@@ -237,7 +240,10 @@ async fn a_call_that_would_wait_too_long_for_the_rate_fails_at_once() {
     });
     list(&client).await.unwrap();
     let error = list(&client).await.unwrap_err();
-    assert_eq!((error.kind, error.retry_after), (Kind::HeldBack, Some(RetryAfter::new(RetryAfter::MAX))));
+    assert_eq!(
+        (error.kind, error.retry_after),
+        (ErrorKind::HeldBack, Some(RetryAfter::new(RetryAfter::MAX)))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,7 +267,7 @@ async fn further_pages_are_read_where_there_are_any() {
 }
 
 /// A page of clusters, without a total.
-fn untold(from: u32, to: u32) -> Fate {
+fn untold(from: u32, to: u32) -> ScriptedReply {
     ok(&json!((from..to).map(|n| json!({"identifier": n.to_string()})).collect::<Vec<_>>()))
 }
 
@@ -368,7 +374,8 @@ async fn lists_come_in_every_form() {
 #[tokio::test(start_paused = true)]
 async fn requests_are_counted_by_outcome() {
     let metrics = Metrics::default();
-    let script = Script::new([(LIST, Fate::Lost), (LIST, clusters()), (ADD, refuse("quota exceeded"))]);
+    let script =
+        Script::new([(LIST, ScriptedReply::Lost), (LIST, clusters()), (ADD, refuse("quota exceeded"))]);
     let client = script.client_metered(Credentials::token("t"), metrics.clone(), |_| ());
     list(&client).await.unwrap();
     add(&client).await.unwrap_err();
@@ -388,7 +395,8 @@ async fn requests_are_counted_by_outcome() {
 #[tokio::test(start_paused = true)]
 async fn clients_with_one_seed_pause_alike() {
     let pauses = async |seed| {
-        let script = Script::new([(LIST, Fate::Lost), (LIST, Fate::Lost), (LIST, clusters())]);
+        let script =
+            Script::new([(LIST, ScriptedReply::Lost), (LIST, ScriptedReply::Lost), (LIST, clusters())]);
         list(&script.client_with(Credentials::token("t"), |config| config.seed = seed)).await.unwrap();
         let seen = script.seen();
         [seen[1].at - seen[0].at, seen[2].at - seen[1].at]
@@ -398,10 +406,10 @@ async fn clients_with_one_seed_pause_alike() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_is_not_there_is_no_empty_list() {
+async fn a_missing_cluster_is_an_error_not_an_empty_list() {
     for body in [r#"{"error":false,"data":false}"#, r#"{"error":false}"#] {
         let script = Script::new([("GET k8s/cluster/byId/c", reply(200, body))]);
         let nodes = script.client().nodes(&"c".into(), Purpose::Ordinary).await;
-        assert_eq!(nodes.unwrap_err().kind, Kind::NotFound);
+        assert_eq!(nodes.unwrap_err().kind, ErrorKind::NotFound);
     }
 }

@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::script::{Fate, Script, ok, reply};
+use super::script::{Script, ScriptedReply, ok, reply};
 use crate::vpsie::Credentials;
 use crate::vpsie::client::Client;
-use crate::vpsie::error::{ApiError, Kind};
+use crate::vpsie::error::{ApiError, ErrorKind};
 
 const LOGIN: &str = "POST auth/from/api";
 const LIST: &str = "GET k8s/cluster/all";
@@ -20,16 +20,16 @@ fn client(script: &Script) -> Client {
 }
 
 /// A login that gives this token, for an hour from 2026-01-01T00:00Z.
-fn token(token: &str) -> Fate {
+fn token(token: &str) -> ScriptedReply {
     let expires = "2026-01-01T01:00:00Z";
     reply(200, &json!({"error": false, "accessToken": {"token": token, "expires": expires}}))
 }
 
-fn clusters() -> Fate {
+fn clusters() -> ScriptedReply {
     ok(&json!([]))
 }
 
-fn refused() -> Fate {
+fn refused() -> ScriptedReply {
     reply(401, r#"{"error":true,"message":"Please authenticate"}"#)
 }
 
@@ -46,7 +46,7 @@ async fn the_first_call_logs_in_and_the_next_ones_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_refused_as_json_is_tried_as_a_form_and_that_is_remembered() {
+async fn retries_a_refused_json_login_as_form_and_keeps_the_format() {
     for refusal in [
         refused(),
         reply(415, r#"{"error":true,"message":"Unsupported Media Type"}"#),
@@ -90,7 +90,7 @@ async fn a_token_that_cannot_be_renewed_early_is_used_on() {
     let client = client(&script);
     list(&client).await.unwrap();
     tokio::time::sleep(Duration::from_mins(55)).await;
-    script.then([(LOGIN, Fate::Lost), (LIST, clusters()), (LIST, clusters())]);
+    script.then([(LOGIN, ScriptedReply::Lost), (LIST, clusters()), (LIST, clusters())]);
     list(&client).await.unwrap();
     list(&client).await.unwrap();
     assert_eq!(script.seen().last().unwrap().header("vpsie-auth"), "one");
@@ -109,12 +109,12 @@ async fn a_401_brings_one_new_login_and_one_more_try() {
     ]);
     let client = client(&script);
     list(&client).await.unwrap();
-    assert_eq!(list(&client).await.unwrap_err().kind, Kind::Unauthenticated);
+    assert_eq!(list(&client).await.unwrap_err().kind, ErrorKind::Unauthenticated);
     script.seen();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_401_also_renews_the_token_of_a_call_that_must_not_be_repeated() {
+async fn renews_the_token_of_unrepeatable_calls_after_a_401() {
     for unauthenticated in
         [refused(), reply(200, r#"{"error":true,"code":401,"message":"Please authenticate"}"#)]
     {
@@ -145,7 +145,7 @@ async fn a_refused_login_is_not_tried_again_at_once() {
     let client = client(&script);
     for _ in 0..3 {
         let error = list(&client).await.unwrap_err();
-        assert_eq!(error.kind, Kind::Unauthenticated);
+        assert_eq!(error.kind, ErrorKind::Unauthenticated);
         assert_eq!(error.message, "VPSie refused the login: Please authenticate");
     }
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -155,32 +155,32 @@ async fn a_refused_login_is_not_tried_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_login_is_repeated_for_a_read_and_leaves_a_worker_unasked_for() {
-    let script = Script::new([(LOGIN, Fate::Lost), (LOGIN, token("one")), (LIST, clusters())]);
+async fn repeats_a_lost_login_for_reads_only() {
+    let script = Script::new([(LOGIN, ScriptedReply::Lost), (LOGIN, token("one")), (LIST, clusters())]);
     list(&client(&script)).await.unwrap();
     script.seen();
 
-    for fate in [Fate::Lost, Fate::Silence, Fate::NotSent, reply(502, "<html>")] {
-        let script = Script::new([(LOGIN, fate)]);
+    for reply in [ScriptedReply::Lost, ScriptedReply::Silence, ScriptedReply::NotSent, reply(502, "<html>")] {
+        let script = Script::new([(LOGIN, reply)]);
         let error = client(&script).add_worker(&"c".into(), 5).await.unwrap_err();
-        assert_eq!(error.kind, Kind::NotSent);
+        assert_eq!(error.kind, ErrorKind::NotSent);
         script.seen();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_at_a_wrong_server_says_so() {
+async fn a_login_at_a_wrong_server_reports_it() {
     let script = Script::new([(LOGIN, reply(404, "<html>nginx</html>"))]);
     let error = list(&client(&script)).await.unwrap_err();
-    assert_eq!(error.kind, Kind::WrongServer);
+    assert_eq!(error.kind, ErrorKind::WrongServer);
     assert!(error.message.contains("check host and prefix"), "{}", error.message);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_static_token_that_is_refused_says_so() {
+async fn reports_a_refused_static_token() {
     let script = Script::new([(LIST, refused())]);
     let error = list(&script.client()).await.unwrap_err();
-    assert_eq!(error.kind, Kind::Unauthenticated);
+    assert_eq!(error.kind, ErrorKind::Unauthenticated);
     assert_eq!(error.message, "VPSie refused the API token; it may have expired");
     script.seen();
 }
@@ -217,6 +217,6 @@ async fn secrets_are_in_no_error() {
 async fn a_token_that_no_header_can_carry_is_refused_unseen() {
     let script = Script::default();
     let error = list(&script.client_with(Credentials::token("to\nken"), |_| ())).await.unwrap_err();
-    assert_eq!(error.kind, Kind::Forbidden);
+    assert_eq!(error.kind, ErrorKind::Forbidden);
     assert!(!error.message.contains("ken\""), "{}", error.message);
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::request;
-use super::script::{Fate, Script, ok, refuse, reply, slow_down};
+use super::script::{Script, ScriptedReply, ok, refuse, reply, slow_down};
 use crate::catalog::{MachineClass, SizeId};
 use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId, VmState};
 use crate::retry_after::RetryAfter;
@@ -31,15 +31,15 @@ fn group(id: u64, name: &str, size: u64) -> Value {
     json!({"id": id, "group_name": name, "boxsize_id": size, "identifier": format!("g-{id}"), "is_deleted": 0})
 }
 
-fn groups(groups: &[Value]) -> Fate {
+fn groups(groups: &[Value]) -> ScriptedReply {
     ok(&json!(groups))
 }
 
-fn nodes(nodes: &Value) -> Fate {
+fn nodes(nodes: &Value) -> ScriptedReply {
     ok(&json!({"cluster_name": "HEL", "identifier": "c-1", "nodes": nodes}))
 }
 
-fn accepted() -> Fate {
+fn accepted() -> ScriptedReply {
     ok(&json!(true))
 }
 
@@ -117,7 +117,7 @@ async fn the_catalog_is_one_call_a_datacenter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_datacenter_without_offers_is_no_empty_catalog() {
+async fn a_datacenter_without_offers_is_an_error() {
     for nothing in [ok(&json!([])), ok(&json!(false)), ok(&json!(null))] {
         let script = Script::new([(OFFERS, nothing)]);
         assert_unavailable(backend(&script).catalog().await, FailureReason::InvalidConfiguration);
@@ -175,7 +175,7 @@ async fn a_missing_uuid_is_looked_up_once_and_by_hostname() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hostname_of_two_vms_tells_no_uuid() {
+async fn a_hostname_of_two_vms_identifies_neither() {
     let listing = || nodes(&json!([{"id": 11, "hostname": "hel-slave-1", "private_ip": "10.0.0.1"}]));
     let vms = || {
         ok(&json!([
@@ -245,17 +245,18 @@ async fn a_group_that_a_worker_names_is_looked_up_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_fails_is_never_an_empty_one() {
-    for (fate, reason) in [
+    for (reply, reason) in [
         (ok(&json!(false)), FailureReason::InvalidConfiguration),
         (
             reply(404, r#"{"error":true,"message":"kubernetes not found"}"#),
             FailureReason::InvalidConfiguration,
         ),
     ] {
-        assert_refused(backend(&Script::new([(NODES, fate)])).list().await, reason);
+        assert_refused(backend(&Script::new([(NODES, reply)])).list().await, reason);
     }
-    for fate in [ok(&json!({"cluster_name": "HEL"})), ok(&json!([])), Fate::Lost, reply(500, "{}")] {
-        let script = Script::new(std::iter::repeat_n((NODES, fate), 4));
+    for reply in [ok(&json!({"cluster_name": "HEL"})), ok(&json!([])), ScriptedReply::Lost, reply(500, "{}")]
+    {
+        let script = Script::new(std::iter::repeat_n((NODES, reply), 4));
         let result = backend(&script).list().await;
         assert_unavailable(result, FailureReason::ApiUnavailable);
     }
@@ -332,8 +333,8 @@ async fn the_group_that_already_has_the_size_is_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn no_worker_can_come_of_a_group_that_was_not_made() {
-    for fate in [Fate::Lost, Fate::Silence, Fate::NotSent, reply(500, "{}")] {
-        let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, fate)]);
+    for reply in [ScriptedReply::Lost, ScriptedReply::Silence, ScriptedReply::NotSent, reply(500, "{}")] {
+        let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, reply)]);
         assert_unavailable(
             backend(&script).create(&request(SMALL, "a")).await,
             FailureReason::ApiUnavailable,
@@ -349,7 +350,7 @@ async fn no_worker_can_come_of_a_group_that_was_not_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_that_somebody_deleted_is_made_again() {
+async fn creates_a_deleted_group_again() {
     let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)])), (ADD_5, accepted())]);
     let backend = backend(&script);
     backend.create(&request(SMALL, "a")).await.unwrap();
@@ -365,18 +366,24 @@ async fn a_group_that_somebody_deleted_is_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_creation_says_exactly_what_is_known_of_it() {
-    let create = async |fate| {
-        let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)])), (ADD_5, fate)]);
+async fn creations_report_their_exact_outcome() {
+    let create = async |reply| {
+        let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)])), (ADD_5, reply)]);
         let result = backend(&script).create(&request(SMALL, "a")).await;
         script.seen();
         result
     };
-    for fate in [Fate::Lost, Fate::Silence, reply(500, "{}"), reply(502, "<html>"), reply(200, "<html>")] {
-        let result = create(fate).await;
+    for reply in [
+        ScriptedReply::Lost,
+        ScriptedReply::Silence,
+        reply(500, "{}"),
+        reply(502, "<html>"),
+        reply(200, "<html>"),
+    ] {
+        let result = create(reply).await;
         assert!(matches!(result, Err(BackendError::Unclear { .. })), "{result:?}");
     }
-    assert_unavailable(create(Fate::NotSent).await, FailureReason::ApiUnavailable);
+    assert_unavailable(create(ScriptedReply::NotSent).await, FailureReason::ApiUnavailable);
     assert_unavailable(create(reply(403, "{}")).await, FailureReason::Authentication);
     match create(slow_down(17)).await {
         Err(BackendError::Unavailable { retry_after, .. }) => {
@@ -407,20 +414,20 @@ async fn a_deletion_by_uuid_is_one_call() {
 #[tokio::test(start_paused = true)]
 async fn a_vm_that_is_not_there_is_deleted_once_the_listing_agrees() {
     let other = || nodes(&json!([{"identifier": "u-2", "hostname": "hel-slave-2"}]));
-    for fate in [
+    for reply in [
         reply(404, r#"{"error":true,"message":"Not found"}"#),
         reply(404, "<html>nginx</html>"),
         refuse("Node not found"),
         ok(&json!(false)),
     ] {
-        let script = Script::new([(DELETE, fate), (NODES, other())]);
+        let script = Script::new([(DELETE, reply), (NODES, other())]);
         backend(&script).delete(&vm("hel-slave-1", Some("u-1"))).await.unwrap();
         script.seen();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn not_found_is_not_believed_against_the_listing_or_without_it() {
+async fn confirms_not_found_by_a_listing() {
     let not_found = || reply(404, r#"{"error":true,"message":"Not found"}"#);
     for listed in [json!({"identifier": "u-1", "hostname": "x"}), json!({"hostname": "HEL-slave-1"})] {
         let script = Script::new([(DELETE, not_found()), (NODES, nodes(&json!([listed])))]);
@@ -534,7 +541,7 @@ async fn an_offer_on_a_page_that_is_missing_stays_known() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_deletion_is_unclear() {
-    let script = Script::new(std::iter::repeat_n((DELETE, Fate::Lost), 4));
+    let script = Script::new(std::iter::repeat_n((DELETE, ScriptedReply::Lost), 4));
     let result = backend(&script).delete(&vm("hel-slave-1", Some("u-1"))).await;
     assert!(matches!(result, Err(BackendError::Unclear { .. })), "{result:?}");
     script.seen();

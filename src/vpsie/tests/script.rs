@@ -1,4 +1,4 @@
-//! A transport that plays a script, for tests: which request must come next, and what becomes of it.
+//! A scripted transport for tests: the expected requests, and their replies.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -13,40 +13,40 @@ use tower::util::BoxCloneSyncService;
 use crate::clock::Clock;
 use crate::vpsie::{BaseUrl, Client, ClientConfig, Credentials, Metrics, Transport, TransportError};
 
-/// What becomes of a request.
+/// Reply to a request, or failure.
 #[derive(Clone)]
-pub(in crate::vpsie) enum Fate {
+pub(in crate::vpsie) enum ScriptedReply {
     Reply(u16, String, Vec<(&'static str, String)>),
     NotSent,
     Lost,
     Silence,
 }
 
-pub(in crate::vpsie) fn reply(status: u16, body: &(impl ToString + ?Sized)) -> Fate {
-    Fate::Reply(status, body.to_string(), Vec::new())
+pub(in crate::vpsie) fn reply(status: u16, body: &(impl ToString + ?Sized)) -> ScriptedReply {
+    ScriptedReply::Reply(status, body.to_string(), Vec::new())
 }
 
-pub(in crate::vpsie) fn ok(data: &Value) -> Fate {
+pub(in crate::vpsie) fn ok(data: &Value) -> ScriptedReply {
     reply(200, &serde_json::json!({"error": false, "data": data}))
 }
 
-pub(in crate::vpsie) fn refuse(message: &str) -> Fate {
+pub(in crate::vpsie) fn refuse(message: &str) -> ScriptedReply {
     reply(200, &serde_json::json!({"error": true, "message": message}))
 }
 
-pub(in crate::vpsie) fn slow_down(seconds: u64) -> Fate {
-    Fate::Reply(429, r#"{"error":true}"#.into(), vec![("retry-after", seconds.to_string())])
+pub(in crate::vpsie) fn slow_down(seconds: u64) -> ScriptedReply {
+    ScriptedReply::Reply(429, r#"{"error":true}"#.into(), vec![("retry-after", seconds.to_string())])
 }
 
-/// A request that came.
+/// A request of the client.
 #[derive(Clone, Debug)]
-pub(in crate::vpsie) struct Seen {
+pub(in crate::vpsie) struct SentRequest {
     pub(in crate::vpsie) headers: http::HeaderMap,
     pub(in crate::vpsie) body: String,
     pub(in crate::vpsie) at: Instant,
 }
 
-impl Seen {
+impl SentRequest {
     pub(in crate::vpsie) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }
@@ -61,12 +61,12 @@ pub(in crate::vpsie) struct Script(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    steps: VecDeque<(String, Fate)>,
-    seen: Vec<Seen>,
+    steps: VecDeque<(String, ScriptedReply)>,
+    seen: Vec<SentRequest>,
 }
 
 impl Script {
-    pub(in crate::vpsie) fn new(steps: impl IntoIterator<Item = (&'static str, Fate)>) -> Self {
+    pub(in crate::vpsie) fn new(steps: impl IntoIterator<Item = (&'static str, ScriptedReply)>) -> Self {
         let script = Self::default();
         script.then(steps);
         script
@@ -74,53 +74,54 @@ impl Script {
 
     /// Adds steps. A line is method and path without `/apps/v2/`, such as `GET datacenter`; with another host the
     /// whole URL.
-    pub(in crate::vpsie) fn then(&self, steps: impl IntoIterator<Item = (&'static str, Fate)>) {
-        let steps = steps.into_iter().map(|(line, fate)| (line.to_owned(), fate));
+    pub(in crate::vpsie) fn then(&self, steps: impl IntoIterator<Item = (&'static str, ScriptedReply)>) {
+        let steps = steps.into_iter().map(|(line, reply)| (line.to_owned(), reply));
         self.0.lock().unwrap().steps.extend(steps);
     }
 
-    /// All requests that came. Fails when the script was not played to its end.
-    pub(in crate::vpsie) fn seen(&self) -> Vec<Seen> {
+    /// All requests of the client. Fails unless all expected ones were sent.
+    pub(in crate::vpsie) fn seen(&self) -> Vec<SentRequest> {
         let state = self.0.lock().unwrap();
         let left: Vec<&String> = state.steps.iter().map(|(line, _)| line).collect();
-        assert!(left.is_empty(), "these requests never came: {left:?}");
+        assert!(left.is_empty(), "these requests were not sent: {left:?}");
         state.seen.clone()
     }
 
     pub(in crate::vpsie) fn transport(&self) -> Transport {
         let script = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request| {
-            let fate = script.next(&request);
+            let reply = script.next(&request);
             async move {
-                // Others get a turn while a request is under way.
+                // Lets other tasks run while a request is in progress.
                 tokio::task::yield_now().await;
-                match fate {
-                    Fate::Reply(status, body, headers) => {
+                match reply {
+                    ScriptedReply::Reply(status, body, headers) => {
                         let mut reply = Response::builder().status(status);
                         for (name, value) in headers {
                             reply = reply.header(name, value);
                         }
                         Ok(reply.body(Bytes::from(body)).unwrap())
                     }
-                    Fate::NotSent => Err(TransportError::NotSent("connection refused".into())),
-                    Fate::Lost => Err(TransportError::Lost("connection reset".into())),
-                    Fate::Silence => std::future::pending().await,
+                    ScriptedReply::NotSent => Err(TransportError::NotSent("connection refused".into())),
+                    ScriptedReply::Lost => Err(TransportError::Lost("connection reset".into())),
+                    ScriptedReply::Silence => std::future::pending().await,
                 }
             }
         }))
     }
 
-    fn next(&self, request: &Request<Bytes>) -> Fate {
+    fn next(&self, request: &Request<Bytes>) -> ScriptedReply {
         let uri = request.uri().to_string();
         let path = uri.strip_prefix("https://vpsie.test/apps/v2/").unwrap_or(&uri);
         let line = format!("{} {path}", request.method());
         let mut state = self.0.lock().unwrap();
         let body = String::from_utf8(request.body().to_vec()).unwrap();
-        let (headers, at) = (request.headers().clone(), Instant::now());
-        state.seen.push(Seen { headers, body, at });
+        let headers = request.headers().clone();
+        let at = Instant::now();
+        state.seen.push(SentRequest { headers, body, at });
         match state.steps.pop_front() {
-            Some((expected, fate)) if expected == line => fate,
-            other => panic!("{line} came, not {:?}", other.map(|(line, _)| line)),
+            Some((expected, reply)) if expected == line => reply,
+            other => panic!("unexpected request {line}, expected {:?}", other.map(|(line, _)| line)),
         }
     }
 
@@ -149,7 +150,7 @@ impl Script {
     }
 }
 
-/// Wall time that goes with tokio's, from 2026-01-01.
+/// Wall clock that follows the clock of tokio, from 2026-01-01.
 pub(in crate::vpsie) struct TestClock(Instant);
 
 impl Default for TestClock {

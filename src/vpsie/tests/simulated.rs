@@ -133,7 +133,7 @@ async fn long_lists_are_read_to_their_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_listing_after_a_start_tells_sizes_by_the_offers_of_before() {
+async fn determines_sizes_at_the_first_listing_by_restored_offers() {
     let told = |listed: Result<Vec<ListedNode>, BackendError>| {
         workers(listed.unwrap()).iter().filter(|node| node.size == Some(ALONE)).count()
     };

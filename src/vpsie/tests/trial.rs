@@ -1,22 +1,22 @@
 use serde_json::json;
 
-use super::script::{Fate, Script, ok, reply, slow_down};
-use crate::vpsie::error::Kind;
+use super::script::{Script, ScriptedReply, ok, reply, slow_down};
+use crate::vpsie::error::ErrorKind;
 use crate::vpsie::{BaseUrl, Credentials, ManagedBackend, ManagedConfig, Trial};
 
 const LOGIN: &str = "POST auth/from/api";
 const LIST: &str = "GET k8s/cluster/all";
 const ELSEWHERE: &str = "GET https://other.test/v2/k8s/cluster/all";
 
-fn refused() -> Fate {
+fn refused() -> ScriptedReply {
     reply(401, r#"{"error":true,"message":"Please authenticate"}"#)
 }
 
-fn clusters() -> Fate {
+fn clusters() -> ScriptedReply {
     ok(&json!([]))
 }
 
-fn login() -> Fate {
+fn login() -> ScriptedReply {
     reply(200, &json!({"error": false, "accessToken": {"token": "fresh", "expires": "2026-01-01T01:00:00Z"}}))
 }
 
@@ -29,7 +29,7 @@ async fn missing_credentials_send_nothing_and_say_why() {
     let script = Script::default();
     let client = script.client_with(Credentials::missing("Secret a/b is not there yet"), |_| ());
     let error = client.clusters().await.unwrap_err();
-    assert_eq!((error.kind, &*error.message), (Kind::Unauthenticated, "Secret a/b is not there yet"));
+    assert_eq!((error.kind, &*error.message), (ErrorKind::Unauthenticated, "Secret a/b is not there yet"));
     script.then([(LIST, clusters())]);
     client.replace(Credentials::token("new"), None);
     client.clusters().await.unwrap();
@@ -37,19 +37,19 @@ async fn missing_credentials_send_nothing_and_say_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trial_says_what_vpsie_says_and_changes_nothing() {
+async fn a_trial_reports_the_reply_and_changes_nothing() {
     let script = Script::new([(LIST, clusters())]);
     let client = script.client();
     let new = Credentials::token("new");
     assert_eq!(client.try_out(&new, None).await, Trial::Accepted);
     assert_eq!(script.seen()[0].header("vpsie-auth"), "new");
 
-    for fate in [refused(), reply(403, r#"{"error":true,"message":"Forbidden"}"#)] {
-        script.then([(LIST, fate)]);
+    for reply in [refused(), reply(403, r#"{"error":true,"message":"Forbidden"}"#)] {
+        script.then([(LIST, reply)]);
         assert!(matches!(client.try_out(&new, None).await, Trial::Refused(_)));
     }
-    for fate in [reply(502, "<html>"), slow_down(1), Fate::NotSent, Fate::Lost] {
-        script.then([(LIST, fate.clone()), (LIST, fate.clone()), (LIST, fate.clone()), (LIST, fate)]);
+    for reply in [reply(502, "<html>"), slow_down(1), ScriptedReply::NotSent, ScriptedReply::Lost] {
+        script.then([(LIST, reply.clone()), (LIST, reply.clone()), (LIST, reply.clone()), (LIST, reply)]);
         assert!(matches!(client.try_out(&new, None).await, Trial::Unknown(_)));
         script.then([(LIST, clusters())]);
         client.clusters().await.unwrap();
@@ -64,7 +64,7 @@ async fn a_token_without_our_cluster_is_refused() {
     let new = Credentials::token("new");
     let has = |id: &str| ok(&json!([{"identifier": id, "cluster_name": "HEL"}]));
     let nodes = || ok(&json!({"identifier": "c-1", "nodes": []}));
-    let trial = async |steps: Vec<(&'static str, Fate)>| {
+    let trial = async |steps: Vec<(&'static str, ScriptedReply)>| {
         let script = Script::new(steps);
         let client = script.client();
         let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
@@ -118,7 +118,7 @@ async fn credentials_go_where_they_are_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_other_server_is_not_held_against_ours() {
-    let script = Script::new((0..8).map(|_| (ELSEWHERE, Fate::NotSent)));
+    let script = Script::new((0..8).map(|_| (ELSEWHERE, ScriptedReply::NotSent)));
     let client = script.client();
     for _ in 0..2 {
         let trial = client.try_out(&Credentials::token("new"), Some(&elsewhere())).await;

@@ -62,7 +62,8 @@ pub(in crate::vpsie) fn nodes(cluster: &Map<String, Value>, skipped: impl Fn()) 
     let kinds = |role| -> BTreeSet<u64> {
         drafts.values().filter(|d| d.role() == Some(role)).filter_map(|d| d.node_type).collect()
     };
-    let (masters, workers) = (kinds(NodeRole::ControlPlane), kinds(NodeRole::Worker));
+    let masters = kinds(NodeRole::ControlPlane);
+    let workers = kinds(NodeRole::Worker);
     let nodes = drafts.into_iter().filter(|(_, draft)| draft.state != Some(State::Deleted));
     Some(nodes.map(|(hostname, draft)| draft.finish(hostname, &masters, &workers)).collect())
 }
@@ -182,7 +183,8 @@ fn role_of_word(word: &str) -> Option<NodeRole> {
 /// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers). The name of the cluster precedes
 /// that and may contain either word.
 fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
-    let (master, slave) = (hostname.as_str().rfind("-master"), hostname.as_str().rfind("-slave"));
+    let master = hostname.as_str().rfind("-master");
+    let slave = hostname.as_str().rfind("-slave");
     match (master, slave) {
         (None, None) => None,
         (master, slave) if master > slave => Some(NodeRole::ControlPlane),
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_that_nothing_tells_is_unknown() {
+    fn a_role_without_evidence_is_unknown() {
         assert_eq!(one(&json!({"hostname": "x"})).role, NodeRole::Unknown);
         assert_eq!(one(&json!({"hostname": "x", "role": "etcd", "node_type": 2})).role, NodeRole::Unknown);
     }
@@ -346,7 +348,8 @@ mod tests {
             let node = json!({"hostname": "x", "dropped_on": never});
             assert_eq!(one(&node).state, VmState::Running, "{never}");
         }
-        let (old, new) = (json!({"hostname": "x", "is_deleted": 1}), json!({"hostname": "x", "id": 2}));
+        let old = json!({"hostname": "x", "is_deleted": 1});
+        let new = json!({"hostname": "x", "id": 2});
         for rows in [[&old, &new], [&new, &old]] {
             assert_eq!(read(&json!({"nodes": rows}))[0].row_id.as_deref(), Some("2"));
         }

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_databases_write_for_never_is_no_time() {
+    fn reads_times_that_mean_never_as_none() {
         for value in [
             json!(0),
             json!("0"),

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_that_is_not_above_zero_is_none() {
+    fn ignores_prices_that_are_not_above_zero() {
         let offer =
             json!({"id": 7, "name": "s", "cpu": 2, "ram": 4096, "price": "0.00", "hourly_price": null});
         let offer = offer_of(&offer).unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_without_its_size_is_none_whatever_other_ids_it_has() {
+    fn skips_offers_without_a_size() {
         assert_eq!(offer_of(&json!({"boxsize_id": 7, "name": "s", "cpu": 2, "ram": 4096})), None);
         assert_eq!(offer_of(&json!({"id": 7, "name": "s", "cpu": 0, "ram": 4096})), None);
     }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datacenter_is_usable_unless_it_says_otherwise() {
+    fn a_datacenter_is_active_unless_its_row_denies_it() {
         let active = |value| read(&value, Datacenter::read).unwrap().active;
         assert!(active(json!({"dc_name": "AMS", "identifier": "ams1"})));
         assert!(!active(json!({"identifier": "ams1", "is_active": 0})));

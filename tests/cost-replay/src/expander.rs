@@ -106,7 +106,8 @@ impl ExpanderInput<'_> {
     /// expander/price.
     fn score(&self, rates: Rates, option: &ScaleUpOption) -> f64 {
         let pool = &self.pools[option.pool];
-        let price = |size: ReplayResources| rates.of(size.cpu as f64 / 1000.0, size.memory as f64 / 1024.0);
+        let price =
+            |size: ReplayResources| rates.price(size.cpu as f64 / 1000.0, size.memory as f64 / 1024.0);
         let stabilization = price(ReplayResources { cpu: 500, memory: 500, pods: 1 });
         let nodes = pool.price.to_f64() * option.nodes as f64;
         let pods: f64 = option.pods.iter().map(|pod| price(self.pods[*pod].size)).sum();

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory, Parser};
 
-use super::{CONTROLLER, MANIFESTS, OriginalFlag, Support, WEBHOOK, all};
+use super::{CONTROLLER, LegacyFlag, MANIFESTS, Support, WEBHOOK, all};
 use crate::config::{ServeArgs, Settings};
 
 const HEAD: &str = "\
 # Flags of the original
 
-Generated from the program's own table by `UPDATE=1 cargo test --lib original`.
+Generated from the program's own table by `UPDATE=1 cargo test --lib legacy_flags`.
 
 This page lists the flags of the original VPSie autoscaler, release 0.7. Flags that work have the same meaning, with the
 defaults in [Settings](settings.md). The program reports all refused flags at once, each with its replacement.
@@ -65,7 +65,7 @@ fn page() -> String {
         ),
     ] {
         write!(page, "\n## {heading}\n\n| Flag | Default | Here |\n| --- | --- | --- |\n").unwrap();
-        for OriginalFlag { name, default, support } in flags {
+        for LegacyFlag { name, default, support } in flags {
             writeln!(page, "| `--{name}` |{} | {} |", code(default), here(support)).unwrap();
         }
     }
@@ -122,12 +122,12 @@ fn docs_flags_md_is_as_the_table_is() {
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/reference/flags.md differs: UPDATE=1 cargo test --lib original");
+    assert!(written == page, "docs/reference/flags.md differs: UPDATE=1 cargo test --lib legacy_flags");
 }
 
 #[test]
-fn each_flag_of_the_original_does_with_its_default_what_the_table_says() {
-    for OriginalFlag { name, default, support, .. } in all() {
+fn each_flag_of_the_original_behaves_as_in_the_table() {
+    for LegacyFlag { name, default, support, .. } in all() {
         let outcome = outcome(name, default);
         match support {
             Support::Refused(sentence) => assert_eq!(outcome.unwrap_err(), format!("--{name}: {sentence}")),
@@ -167,7 +167,7 @@ fn variables_are_named_after_their_flags() {
 }
 
 #[test]
-fn each_variable_of_the_original_does_what_the_page_says() {
+fn each_variable_of_the_original_behaves_as_documented() {
     let command = Line::command();
     for (variable, value, flag, refusal) in VARIABLES {
         assert_eq!(argument(&command, flag).get_env(), Some(variable.as_ref()));

@@ -1,6 +1,6 @@
 //! The table: flags and defaults as of release 0.7 of the original VPSie autoscaler.
 
-use super::OriginalFlag;
+use super::LegacyFlag;
 use super::Support::{self, Refused, Same};
 
 const ONE_LEADS: &str = "has been removed: with --store=kubernetes there is always a leader election, also for one replica; leave it out";
@@ -17,7 +17,7 @@ const NO_REBALANCING: &str = "does not exist yet: running machines are not repla
 const NO_SPOT: &str = "does not exist yet: all machines are on demand";
 
 /// Flags of the controller.
-pub const CONTROLLER: &[OriginalFlag] = &[
+pub const CONTROLLER: &[LegacyFlag] = &[
     flag(
         "kubeconfig",
         "",
@@ -85,7 +85,7 @@ pub const CONTROLLER: &[OriginalFlag] = &[
 ];
 
 /// Flags of the webhook's binary, in addition to `log-level` and `log-format`.
-pub const WEBHOOK: &[OriginalFlag] = &[
+pub const WEBHOOK: &[LegacyFlag] = &[
     flag("port", "9443", Refused(NO_WEBHOOK)),
     flag("cert-dir", "/var/run/webhook-certs", Refused(NO_WEBHOOK)),
     flag("tls-cert-file", "tls.crt", Refused(NO_WEBHOOK)),
@@ -93,7 +93,7 @@ pub const WEBHOOK: &[OriginalFlag] = &[
 ];
 
 /// Flags of the original's manifests that its controller did not know.
-pub const MANIFESTS: &[OriginalFlag] = &[
+pub const MANIFESTS: &[LegacyFlag] = &[
     flag("leader-elect", "true", Refused(ONE_LEADS)),
     flag(
         "max-concurrent-reconciles",
@@ -128,6 +128,6 @@ pub const MANIFESTS: &[OriginalFlag] = &[
     flag("spot-grace-period", "120s", Refused(NO_SPOT)),
 ];
 
-const fn flag(name: &'static str, default: &'static str, support: Support) -> OriginalFlag {
-    OriginalFlag { name, default, support }
+const fn flag(name: &'static str, default: &'static str, support: Support) -> LegacyFlag {
+    LegacyFlag { name, default, support }
 }

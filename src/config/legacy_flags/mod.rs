@@ -13,7 +13,7 @@ pub use table::{CONTROLLER, MANIFESTS, WEBHOOK};
 
 /// A flag of the original VPSie autoscaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OriginalFlag {
+pub struct LegacyFlag {
     /// Its name, without dashes.
     pub name: &'static str,
     /// Its default in the original, or its value in the manifests of the original.
@@ -32,7 +32,7 @@ pub enum Support {
 }
 
 /// All flags of the original.
-fn all() -> impl Iterator<Item = &'static OriginalFlag> {
+fn all() -> impl Iterator<Item = &'static LegacyFlag> {
     [CONTROLLER, WEBHOOK, MANIFESTS].into_iter().flatten()
 }
 
@@ -65,7 +65,7 @@ impl Args for RefusedArgs {
 
 impl FromArgMatches for RefusedArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        let problem = |flag: &OriginalFlag| {
+        let problem = |flag: &LegacyFlag| {
             let Support::Refused(sentence) = flag.support else { return None };
             matches.value_source(flag.name)?;
             Some(Problem::new(&format!("--{}", flag.name), "", sentence))
