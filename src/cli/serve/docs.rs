@@ -13,22 +13,23 @@ const HEAD: &str = "\
 
 Generated from the program's own definitions by `UPDATE=1 cargo test --lib docs`.
 
-`/metrics` on the HTTP port (`--http-listen`) is in the text format of OpenMetrics. A histogram is scraped as `<name>_bucket{le}`,
-`<name>_sum` and `<name>_count`. A metric with labels has no series before there is something to count.
+`/metrics` on the HTTP port (`--http-listen`) has the text format of OpenMetrics. A histogram has the series
+`<name>_bucket{le}`, `<name>_sum` and `<name>_count`. A metric with labels has no series before its first value.
 
-Only the leader knows the fleet and does what is counted. *Standby* is the value on other replicas; metrics without one
-are the leader's only.
+Only the leader knows the fleet and performs the counted operations. *Standby* is the value on other replicas; metrics
+without one exist only on the leader.
 ";
 
 const SERIES: &str = "
-## How many series
+## Number of series
 
-- By pool: at most 16, which are those of `pool_size` (3), `machines` (5), `oldest_machine_timestamp` (4), `pool_blocked` (1),
-  `pool_price` (1) and the prices of its offer per core and per GiB (2); a test holds them below 30. Beside them there is one of `machine_transitions` for each change that has happened in
-  the pool since the process started, told apart by the phases before and after, and by the reason of a failure (7).
-- By NodeGroup and datacenter: 2. By Node: 3, while VPSie lists its VM.
-- All others have labels with a fixed set of values. Nothing that comes from outside makes a value: methods that do not exist
-  are counted as `other`.
+- Per pool: at most 16, which are `pool_size` (3), `machines` (5), `oldest_machine_timestamp` (4), `pool_blocked` (1),
+  `pool_price` (1) and the prices of its offer per core and per GiB (2); a test keeps them below 30. In addition,
+  `machine_transitions` has one for each kind of change in the pool since the start of the process, by the phases before
+  and after and by the reason of a failure (7).
+- Per NodeGroup and datacenter: 2. Per Node: 3, while VPSie lists its VM.
+- All others have labels with a fixed set of values. Input from outside creates no values: calls of unknown methods count as
+  `other`.
 ";
 
 /// A metric in a scrape.

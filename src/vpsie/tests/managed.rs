@@ -281,7 +281,7 @@ async fn a_creation_finds_the_group_of_its_size_and_remembers_it() {
 async fn a_missing_group_is_made_and_looked_up_by_name() {
     let mut deleted = group(4, "pool-a-1", 1);
     deleted["is_deleted"] = 1.into();
-    // Its boxsize_id is of another kind here: the name must do (docs/reference/vpsie-api.md#making-a-group).
+    // Its boxsize_id is of another kind here: the name must do (docs/reference/vpsie-api.md#creating-a-group).
     let script = Script::new([
         (GROUPS, groups(&[deleted])),
         (ADD_GROUP, ok(&json!({"groupId": "x"}))),
