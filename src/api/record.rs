@@ -258,7 +258,7 @@ mod tests {
                 pool: "workers/ams1/s-2vcpu-4gb/spot".parse().unwrap(),
                 size: SizeId(size),
                 created_at,
-                // Nothing is requested of VPSie for one that is Pending.
+                // A Pending machine has no requests.
                 requests: if phase == Phase::Pending { Vec::new() } else { requests },
                 phase,
             },

@@ -115,23 +115,23 @@ fn on_demand() -> CapacityType {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmRequest {
-    /// When it was written. That is before the call.
+    /// Time at which the request was recorded, before the call.
     #[schemars(with = "MicroTime")]
     pub at: Timestamp,
-    /// What is known of it.
+    /// Outcome of the request.
     pub outcome: RequestOutcome,
 }
 
-/// What is known of a request to VPSie for a VM.
+/// Outcome of a request to VPSie for a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RequestOutcome {
-    /// The call is under way, or the process died in it.
+    /// The call is in progress, or the process ended during it.
     InFlight,
-    /// VPSie accepted it; a VM is to appear.
+    /// VPSie accepted the request; a VM will appear.
     Accepted,
     /// The reply was lost: a VM may appear.
     Unclear,
-    /// Given up waiting. Only kept to know a late VM as ours.
+    /// No VM appeared in time. The request is kept to recognize a late VM.
     Lost,
 }
 

@@ -275,7 +275,7 @@ const ALL: &str = "GET k8s/cluster/all?offset=0&limit=10000";
 
 #[tokio::test(start_paused = true)]
 async fn a_list_without_a_total_is_read_to_its_end() {
-    // All at once; then it is known that the list is cut without a limit.
+    // Requests all rows at once. Later the client knows that VPSie truncates the list without a limit.
     let script = Script::new([
         (LIST, untold(0, 20)),
         (ALL, untold(0, 45)),
@@ -318,7 +318,7 @@ async fn a_whole_list_without_a_total_is_asked_for_once() {
         assert_eq!(list(&client).await, Ok(rows));
     }
     script.seen();
-    // A short list is no full page.
+    // A short list is not a full page.
     let script = Script::new([(LIST, untold(0, 9))]);
     assert_eq!(list(&script.client()).await, Ok(9));
     script.seen();

@@ -19,7 +19,7 @@ fn client(script: &Script) -> Client {
     script.client_with(Credentials::client("me", "s3cret"), |_| ())
 }
 
-/// A login that gives this token, for an hour from 2026-01-01T00:00Z.
+/// Reply to a login with this token, valid for an hour from 2026-01-01T00:00Z.
 fn token(token: &str) -> ScriptedReply {
     let expires = "2026-01-01T01:00:00Z";
     reply(200, &json!({"error": false, "accessToken": {"token": token, "expires": expires}}))

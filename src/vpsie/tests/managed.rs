@@ -124,7 +124,7 @@ async fn a_datacenter_without_offers_is_an_error() {
     }
 }
 
-/// A NodeGroup may have written the datacenter in another way, or another one, when the VM was requested.
+/// When the VM was requested, the NodeGroup may have had another spelling of the datacenter, or another one.
 #[tokio::test(start_paused = true)]
 async fn a_listing_shows_no_datacenter_from_settings() {
     let nodes = json!({"nodes": [{"hostname": "hel-slave-1", "identifier": "u-1", "node_type": "slave"}]});
@@ -281,7 +281,7 @@ async fn a_creation_finds_the_group_of_its_size_and_remembers_it() {
 async fn a_missing_group_is_made_and_looked_up_by_name() {
     let mut deleted = group(4, "pool-a-1", 1);
     deleted["is_deleted"] = 1.into();
-    // Its boxsize_id is of another kind here: the name must do (docs/reference/vpsie-api.md#creating-a-group).
+    // Its boxsize_id differs here, so the name decides (docs/reference/vpsie-api.md#creating-a-group).
     let script = Script::new([
         (GROUPS, groups(&[deleted])),
         (ADD_GROUP, ok(&json!({"groupId": "x"}))),
@@ -473,7 +473,7 @@ async fn a_vm_without_uuid_is_found_first_and_never_guessed() {
     assert_refused(result, FailureReason::InvalidConfiguration);
 }
 
-/// The account's VM list has a restored backup with the worker's hostname, and not yet the worker.
+/// The list of VMs has a restored backup with the hostname of the worker, but not the worker yet.
 #[tokio::test(start_paused = true)]
 async fn a_restored_backup_is_never_deleted_for_a_worker() {
     let listing = || {

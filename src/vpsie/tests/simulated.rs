@@ -17,7 +17,7 @@ use crate::vpsie::{
     Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig, Metrics,
 };
 
-/// An offer whose resources no other one has, and one that has a twin.
+/// An offer with unique resources, and an offer with the resources of another one.
 const ALONE: SizeId = SizeId(9);
 const TWIN: SizeId = SizeId(2);
 
@@ -41,7 +41,7 @@ fn workers(listed: Vec<ListedNode>) -> Vec<ListedNode> {
     listed.into_iter().filter(|node| node.role == NodeRole::Worker).collect()
 }
 
-/// A life: start, three workers of two sizes, a restart, one more worker, one worker less.
+/// Start, three workers of two sizes, a restart, an additional worker, a deletion.
 async fn live(shapes: Shapes) -> Result<(), BackendError> {
     let config = SimulatorConfig { shapes, ..SimulatorConfig::default() };
     let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();

@@ -94,7 +94,7 @@ async fn a_client_id_is_tried_by_a_login() {
     script.then([(LOGIN, refused()), (LOGIN, refused())]);
     let words = "VPSie refused the login: Please authenticate".to_owned();
     assert_eq!(client.try_out(&new, None).await, Trial::Refused(words));
-    // It was not ours that was refused.
+    // VPSie did not refuse our own credentials.
     script.then([(LIST, clusters())]);
     client.clusters().await.unwrap();
     script.seen();

@@ -146,28 +146,28 @@ pub(in crate::vpsie) fn offer(row: Row<'_>, datacenter: &DatacenterId) -> Option
     })
 }
 
-/// A VM of the account, as far as it tells which node it is (docs/reference/vpsie-api.md#node-uuids).
+/// A VM of the account, with the fields that identify nodes (docs/reference/vpsie-api.md#node-uuids).
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::vpsie) struct VmName {
     pub(in crate::vpsie) hostname: Hostname,
     pub(in crate::vpsie) id: VmId,
     pub(in crate::vpsie) kind: VmKind,
     pub(in crate::vpsie) addresses: BTreeSet<IpAddr>,
-    /// The number of its datacenter.
+    /// Numeric id of its datacenter.
     pub(in crate::vpsie) datacenter: Option<String>,
-    /// The UUID of its datacenter.
+    /// UUID of its datacenter.
     pub(in crate::vpsie) datacenter_uuid: Option<String>,
 }
 
-/// What a VM of the account is for, by its row.
+/// Purpose of a VM of the account, by its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::vpsie) enum VmKind {
     /// A node of a managed cluster.
     Kubernetes,
-    /// Something else.
+    /// Another purpose.
     Other,
-    /// The row does not tell.
-    Untold,
+    /// The row does not show it.
+    Unknown,
 }
 
 impl VmName {
@@ -175,7 +175,7 @@ impl VmName {
         Some(Self {
             hostname: row.hostname(&["hostname"])?,
             id: VmId::new(row.text(&["identifier"])?),
-            kind: row.text(&["type", "entity_type"]).map_or(VmKind::Untold, |kind| {
+            kind: row.text(&["type", "entity_type"]).map_or(VmKind::Unknown, |kind| {
                 let kind = kind.to_lowercase();
                 let kubernetes = kind.starts_with("k8s") || kind.starts_with("kubernetes");
                 if kubernetes { VmKind::Kubernetes } else { VmKind::Other }
