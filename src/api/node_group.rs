@@ -138,8 +138,8 @@ pub struct NodeGroupSpec {
     /// Replacement of machines by cheaper ones. Without effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_optimization: Option<CostOptimization>,
-    /// Maximum cost of its machines together. The NodeGroup does not grow above it; no machine is deleted for it. With a
-    /// limit, offers without a known price cannot be rented.
+    /// Maximum cost of its machines together. The NodeGroup does not grow above it; no machine is deleted for it.
+    /// With a limit, offers without a known price cannot be rented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_limit: Option<CostLimit>,
     /// Options of Cluster Autoscaler for this NodeGroup. Its flags apply to omitted ones.

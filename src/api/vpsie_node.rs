@@ -29,7 +29,8 @@ use crate::fleet::{DeletionReason, FailureReason};
     namespaced,
     status = "VPSieNodeStatus",
     derive = "PartialEq",
-    doc = "A machine of a NodeGroup. It exists from before its VM is requested until its Node is gone. Deleting it drains the Node and deletes the VM.",
+    doc = "A machine of a NodeGroup. It exists from before its VM is requested until its Node is gone. \
+           Deleting it drains the Node and deletes the VM.",
     validation = rules::MACHINE_NAME_FITS,
     printcolumn(name = "VPS ID", type_ = "string", json_path = ".status.vpsieNodeIdentifier", priority = 1),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
@@ -177,7 +178,8 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpAddr>,
-    /// `spec.providerID` of the Node, if another controller set it first. Cluster Autoscaler identifies the machine by it.
+    /// `spec.providerID` of the Node, if another controller set it first. Cluster Autoscaler identifies the machine by
+    /// it.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
     /// Reason of the deletion.

@@ -129,8 +129,8 @@ impl fmt::Display for CapacityType {
     }
 }
 
-/// A class of machines. All machines of a class draw on the same capacity of VPSie, so matching, shortages and backoff go
-/// by class (docs/designs/machine-class.md).
+/// A class of machines. All machines of a class draw on the same capacity of VPSie, so matching, shortages and
+/// backoff go by class (docs/designs/machine-class.md).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineClass {
     /// Datacenter of its VMs.

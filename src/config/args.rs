@@ -195,8 +195,8 @@ pub struct GrpcArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
 pub struct KubernetesArgs {
-    /// Kubeconfig file, or `in-cluster` for the service account of the pod. With it, the program sets providerID, labels
-    /// and taints of Nodes, and deletes Nodes without a VM
+    /// Kubeconfig file, or `in-cluster` for the service account of the pod. With it, the program sets providerID,
+    /// labels and taints of Nodes, and deletes Nodes without a VM
     #[arg(long, value_name = "FILE|in-cluster", env = "VPSIE_AUTOSCALER_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of NodeGroups, records, Lease and Secret. For --store=kubernetes or --vpsie-secret-name
@@ -223,8 +223,8 @@ pub struct ElectionArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_LEASE_DURATION",
         default_value = "15s", value_parser = parse_duration)]
     pub leader_election_lease_duration: Duration,
-    /// Time after its last renewal of the Lease after which a leader stops. It must be less than the lease duration: the
-    /// difference is the margin for requests in flight
+    /// Time after its last renewal of the Lease after which a leader stops. It must be less than the lease duration:
+    /// the difference is the margin for requests in flight
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RENEW_DEADLINE",
         default_value = "10s", value_parser = parse_duration)]
     pub leader_election_renew_deadline: Duration,
@@ -232,8 +232,8 @@ pub struct ElectionArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RETRY_PERIOD",
         default_value = "2s", value_parser = parse_duration)]
     pub leader_election_retry_period: Duration,
-    /// Name of the pod of this process. While it leads, the pod has the label `autoscaler.vpsie.com/role: leader`, which
-    /// a Service can select
+    /// Name of the pod of this process. While it leads, the pod has the label `autoscaler.vpsie.com/role: leader`,
+    /// which a Service can select
     #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_POD_NAME")]
     pub pod_name: Option<String>,
     /// Address of the pod of this process. A stopping leader proxies connections to the pod of the next leader
@@ -253,7 +253,8 @@ pub struct TimingArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "15m",
         value_parser = parse_duration)]
     pub catalog_interval: Duration,
-    /// Time that VPSie has to accept the request for a machine, and again as long to list its VM. Then the machine fails
+    /// Time that VPSie has to accept the request for a machine, and again as long to list its VM. Then the machine
+    /// fails
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CREATE_TIMEOUT", default_value = "10m",
         value_parser = parse_duration)]
     pub create_timeout: Duration,
@@ -284,10 +285,10 @@ pub struct TemplateArgs {
     /// Reserved disk of a node, GiB. Applies until a Node of its size has registered
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_DISK_GIB", default_value_t = 10)]
     pub reserved_disk_gib: u64,
-    /// YAML file with prices and discounts that override those of VPSie: `overrides`, a list of entries with `offer` and
-    /// `datacenter` (both optional; without one, the entry applies to all) and one of `hourly`, `monthly` (USD),
-    /// `discountPercent`, `discountHourly`. The most specific price replaces that of VPSie, and the most specific discount
-    /// is subtracted
+    /// YAML file with prices and discounts that override those of VPSie: `overrides`, a list of entries with `offer`
+    /// and `datacenter` (both optional; without one, the entry applies to all) and one of `hourly`, `monthly` (USD),
+    /// `discountPercent`, `discountHourly`. The most specific price replaces that of VPSie, and the most specific
+    /// discount is subtracted
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_PRICE_FILE")]
     pub price_file: Option<PathBuf>,
     /// Maximum cost of all machines together, USD per hour. No NodeGroup grows above it; no machine is deleted for it

@@ -112,7 +112,8 @@ pub(super) fn credentials(
             ("--vpsie-client-id", "is missing: --vpsie-client-secret belongs to a client id")
         }
         (None, None, None) => {
-            let message = "is missing: give a token, --vpsie-client-id with its secret, --vpsie-secret-name, or --simulate";
+            let message = "is missing: give a token, --vpsie-client-id with its secret, --vpsie-secret-name, or \
+                           --simulate";
             ("--vpsie-api-token", message)
         }
     };

@@ -13,7 +13,8 @@ pub(super) fn simulated(
     _: PathBuf,
     problems: &mut Vec<Problem>,
 ) -> Option<VpsieSettings> {
-    let message = "needs the simulator, which images and releases do not have: build from source with `cargo build --release`";
+    let message = "needs the simulator, which images and releases do not have: build from source with \
+                   `cargo build --release`";
     problems.push(Problem::new("--simulate", "", message));
     None
 }

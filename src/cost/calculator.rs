@@ -168,8 +168,8 @@ impl RankedOffer<'_> {
 }
 
 impl PriceList {
-    /// Offers that satisfy the requirement, cheapest first, offers without a price last. Equally cheap ones are ordered by
-    /// datacenter and name.
+    /// Offers that satisfy the requirement, cheapest first, offers without a price last. Equally cheap ones are
+    /// ordered by datacenter and name.
     pub fn rank<'a>(&'a self, requirement: &Requirement, by: PriceBasis) -> Vec<RankedOffer<'a>> {
         let ranked = |priced: &'a PricedOffer| {
             let PricedOffer { offer, price } = priced;

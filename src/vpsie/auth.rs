@@ -57,8 +57,8 @@ impl Credentials {
         Self(Secret::Missing(reason.into()))
     }
 
-    /// Reads a token or client secret from the text of a file or Secret, without line breaks at its end. The error does
-    /// not show the text.
+    /// Reads a token or client secret from the text of a file or Secret, without line breaks at its end. The error
+    /// does not show the text.
     pub fn clean(text: &str) -> Result<SecretString, &'static str> {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
@@ -103,8 +103,8 @@ struct IssuedToken {
     renew_at: Instant,
 }
 
-/// Format of a login's body. VPSie's clients disagree (docs/reference/vpsie-api.md#login), so the format that worked is
-/// tried first.
+/// Format of a login's body. VPSie's clients disagree (docs/reference/vpsie-api.md#login), so the format that worked
+/// is tried first.
 #[derive(Clone, Copy, PartialEq)]
 enum LoginFormat {
     Json,

@@ -113,7 +113,8 @@ impl Client {
         *self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
     }
 
-    /// A client with other credentials and the same rate limit. For another server it has a circuit breaker of its own.
+    /// A client with other credentials and the same rate limit. For another server it has a circuit breaker of its
+    /// own.
     pub(super) fn sibling(&self, credentials: Credentials, base: Option<&BaseUrl>) -> Self {
         let inner = &*self.0;
         let base = base.unwrap_or(&inner.base).clone();

@@ -37,8 +37,8 @@ impl<'a> Account<'a> {
         confirmed.first().copied().filter(|_| confirmed.len() == 1)
     }
 
-    /// Whether other evidence than the hostname shows that the VM is the node: an address, or kind and datacenter. Absent
-    /// fields are no evidence.
+    /// Whether other evidence than the hostname shows that the VM is the node: an address, or kind and datacenter.
+    /// Absent fields are no evidence.
     fn is_confirmed(&self, node: &Node, vm: &VmName) -> bool {
         let address = same_address(&node.addresses, &vm.addresses);
         let datacenter = self.same_datacenter(node, vm);
@@ -63,8 +63,8 @@ impl<'a> Account<'a> {
     }
 }
 
-/// Whether both have an address in common. None if they show no addresses of the same kind: one listing may have only the
-/// private address of a VM, and another only the public one.
+/// Whether both have an address in common. None if they show no addresses of the same kind: one listing may have only
+/// the private address of a VM, and another only the public one.
 fn same_address(node: &BTreeSet<IpAddr>, vm: &BTreeSet<IpAddr>) -> Option<bool> {
     let kinds =
         |addresses: &BTreeSet<IpAddr>| addresses.iter().map(AddressKind::new).collect::<BTreeSet<_>>();

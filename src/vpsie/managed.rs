@@ -150,7 +150,8 @@ impl ManagedBackend {
         Ok(())
     }
 
-    /// Returns the group of the size, and creates it if necessary. No worker is requested, so no error leaves one behind.
+    /// Returns the group of the size, and creates it if necessary. No worker is requested, so no error leaves one
+    /// behind.
     async fn group(&self, cluster: &ClusterId, size: SizeId, label: &str) -> Result<u64, BackendError> {
         let known = || self.memory().known_group(size);
         if let Some(known) = known() {
@@ -246,15 +247,15 @@ impl ManagedBackend {
         }
         node.id.map(Some).ok_or_else(|| BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
-            message: "its UUID is not confirmed yet: VPSie lists no VM, or several, with its hostname and with its address, or \
-                      its datacenter as a Kubernetes node"
+            message: "its UUID is not confirmed yet: VPSie lists no VM, or several, with its hostname and with its \
+                      address, or its datacenter as a Kubernetes node"
                 .to_owned(),
             retry_after: None,
         })
     }
 
-    /// Checks by a listing that a VM is gone after VPSie replied "not found": with a wrong URL prefix, VPSie sends that
-    /// reply for everything (docs/reference/vpsie-api.md#base-url).
+    /// Checks by a listing that a VM is gone after VPSie replied "not found": with a wrong URL prefix, VPSie sends
+    /// that reply for everything (docs/reference/vpsie-api.md#base-url).
     async fn confirm_gone(
         &self,
         cluster: &ClusterId,

@@ -93,8 +93,8 @@ impl Reading<'_> {
         Ok(true)
     }
 
-    /// Reads a page that may not exist. If no total shows that rows are missing, an error only means that the listing may
-    /// be incomplete.
+    /// Reads a page that may not exist. If no total shows that rows are missing, an error only means that the listing
+    /// may be incomplete.
     async fn read_page_if_any(&mut self, call: &Call) -> Result<(usize, bool), ApiError> {
         match self.read_page(call).await {
             Ok(new) => Ok((new, true)),
@@ -112,8 +112,8 @@ impl Reading<'_> {
 }
 
 impl Client {
-    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Rows that
-    /// VPSie announces, but does not return, are counted and logged.
+    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Rows
+    /// that VPSie announces, but does not return, are counted and logged.
     pub(super) async fn rows<T>(
         &self,
         call: Call,

@@ -31,8 +31,8 @@ impl Client {
         }
     }
 
-    /// Sends the read-only calls that the autoscaler depends on. They do not show whether the credentials may create or
-    /// delete workers.
+    /// Sends the read-only calls that the autoscaler depends on. They do not show whether the credentials may create
+    /// or delete workers.
     async fn prove_access(&self) -> Result<(), ApiError> {
         let clusters = self.clusters().await?;
         let cluster = self.cluster();

@@ -3,7 +3,8 @@
 use super::LegacyFlag;
 use super::Support::{self, Refused, Same};
 
-const ONE_LEADS: &str = "has been removed: with --store=kubernetes there is always a leader election, also for one replica; leave it out";
+const ONE_LEADS: &str = "has been removed: with --store=kubernetes there is always a leader election, also for one \
+                         replica; leave it out";
 const IN_NODE_GROUPS: &str = "has been removed: NodeGroups are not created on demand; write NodeGroups with \
                               resourceIdentifier, datacenterID and offeringIDs (names, UUIDs or KubeSizeIDs)";
 const NO_WEBHOOK: &str = "has been removed: there is no webhook; the API server checks objects by the rules of the \
@@ -49,7 +50,8 @@ pub const CONTROLLER: &[LegacyFlag] = &[
         "sync-period",
         "10m",
         Refused(
-            "has been removed: Kubernetes is watched; --observe-interval is the interval between listings of the VPSie nodes",
+            "has been removed: Kubernetes is watched; --observe-interval is the interval between listings of the \
+             VPSie nodes",
         ),
     ),
     flag("vpsie-secret-name", "vpsie-secret", Same("Has no default. The keys of the Secret are the same")),
@@ -106,16 +108,16 @@ pub const MANIFESTS: &[LegacyFlag] = &[
         "node-provision-timeout",
         "10m",
         Refused(
-            "has been replaced by --create-timeout for the VM, and by Cluster Autoscaler's --max-node-provision-time, or \
-             maxNodeProvisionTime in autoscalingOptions of a NodeGroup, for the Node",
+            "has been replaced by --create-timeout for the VM, and by Cluster Autoscaler's --max-node-provision-time, \
+             or maxNodeProvisionTime in autoscalingOptions of a NodeGroup, for the Node",
         ),
     ),
     flag(
         "node-termination-timeout",
         "5m",
         Refused(
-            "has been removed: --max-graceful-termination-sec limits Cluster Autoscaler's drains, disruption budgets limit \
-             other drains, and the deletion of a VM is repeated until VPSie accepts it",
+            "has been removed: --max-graceful-termination-sec limits Cluster Autoscaler's drains, disruption budgets \
+             limit other drains, and the deletion of a VM is repeated until VPSie accepts it",
         ),
     ),
     flag("cost-optimization", "true", Refused(NO_OPTIMIZATION)),

@@ -180,8 +180,8 @@ fn role_of_word(word: &str) -> Option<NodeRole> {
     }
 }
 
-/// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers). The name of the cluster precedes
-/// that and may contain either word.
+/// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers). The name of the cluster
+/// precedes that and may contain either word.
 fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
     let master = hostname.as_str().rfind("-master");
     let slave = hostname.as_str().rfind("-slave");
