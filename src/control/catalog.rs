@@ -72,13 +72,13 @@ impl CatalogRefresh {
                     }
                     Err(CommandError::Stopped) => return,
                     Err(error) => {
-                        tracing::warn!(%error, "VPSie's offers could not be recorded; trying again");
+                        tracing::warn!(%error, "cannot record VPSie's offers; it is retried");
                         backoff.failure(None);
                         backoff.until()
                     }
                 },
                 Err(error) => {
-                    tracing::warn!(%error, "VPSie's offers could not be read; the last ones stand");
+                    tracing::warn!(%error, "cannot read VPSie's offers; the last known ones stay in use");
                     backoff.failure(None);
                     backoff.until()
                 }
@@ -124,16 +124,16 @@ fn doubts(fleet: &Fleet) -> BTreeSet<Doubt> {
         let (reason, message) = match (pool.price, fleet.prices().contradiction(&pool.offer)) {
             (None, _) => {
                 let message = format!(
-                    "pool {id}: the price of {offer} is not known, so it is taken after all others, and never where \
-                     there is a cost limit; set one in --price-file"
+                    "pool {id}: the price of {offer} is unknown, so the pool is chosen after all others, and \
+                     never under a cost limit; set the price in --price-file"
                 );
                 ("PriceUnknown", message)
             }
             (Some(_), Some((hourly, monthly))) => {
                 let message = format!(
                     "pool {id}: VPSie's hourly price of {offer} ({hourly}) contradicts its monthly price \
-                     ({monthly} when divided by the hours of a month); the monthly price is used; set the right one \
-                     in --price-file"
+                     ({monthly} when divided by the hours of a month); the monthly price is used; set the correct \
+                     price in --price-file"
                 );
                 ("PriceContradicted", message)
             }

@@ -211,8 +211,9 @@ impl Drain {
             match pods_on(&self.client, &node.name).await {
                 Ok(found) => pods.extend(found),
                 Err(error) => {
-                    tracing::warn!(node = node.name, %error, "cannot list the pods of a Node that is being drained; trying again");
-                    self.note_failure(id, Some(node), &format!("its pods cannot be listed: {error}"));
+                    tracing::warn!(node = node.name, %error, "cannot list the pods of a Node that is being \
+                        drained; it is retried");
+                    self.note_failure(id, Some(node), &format!("cannot list its pods: {error}"));
                     return Ok(());
                 }
             }
@@ -314,15 +315,16 @@ impl Drain {
                 found.items.is_empty()
             }
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "whether a Node is there cannot be read; trying again");
-                self.note_failure(id, None, &format!("whether it is there cannot be read: {error}"));
+                tracing::warn!(machine = %id, %error, "cannot read whether the Node exists; it is retried");
+                self.note_failure(id, None, &format!("cannot read whether it exists: {error}"));
                 false
             }
         }
     }
 
     fn say_held_up(&self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
-        tracing::warn!(machine = %id, node = node.map(|node| node.name.as_str()), why, "a drain is held up");
+        tracing::warn!(machine = %id, node = node.map(|node| node.name.as_str()), why, "the drain of a Node is \
+            blocked");
         let message = format!("the Node cannot be drained yet: {why}");
         let on = Object::VPSieNode(id.to_string());
         self.events.publish(ObjectEvent::new(on.clone(), EventType::Warning, "DrainBlocked", &*message));
@@ -342,19 +344,20 @@ impl Drain {
             Ok(()) => {}
             Err(CommandError::Stopped) => return Err(CommandError::Stopped),
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "cannot record the state of a drain; trying again");
+                tracing::warn!(machine = %id, %error, "cannot record the state of a drain; it is retried");
                 return Ok(());
             }
         }
         if drain == DrainState::Pending {
-            tracing::info!(machine = %id, "a Node registered for a machine that is being deleted; draining it");
+            tracing::info!(machine = %id, "a Node registered for a machine that is being deleted; it is drained \
+                first");
             return Ok(());
         }
         self.under_way.remove(id);
         self.metrics.drained(if node.is_some() { "drained" } else { "gone" });
-        tracing::info!(machine = %id, node = node.map(|node| node.name.as_str()), "nothing is left to drain");
+        tracing::info!(machine = %id, node = node.map(|node| node.name.as_str()), "the drain is complete");
         if let Some(node) = node {
-            let message = format!("drained: its machine {id} is being deleted");
+            let message = format!("drained the Node, because its machine {id} is being deleted");
             let about = ObjectEvent::node(&node.name, &node.uid, EventType::Normal, "Drained", message);
             self.events.publish(about.with_related(Object::VPSieNode(id.to_string())));
         }

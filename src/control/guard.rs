@@ -85,7 +85,7 @@ impl Guarded {
             if let Err(error) =
                 self.handle.update(Cause::NodeAnnotated, move |fleet, _, _| fleet.acknowledge(&by_hand)).await
             {
-                tracing::warn!(%error, "cannot record which nodes were added by hand; trying again");
+                tracing::warn!(%error, "cannot record which nodes were added by hand; it is retried");
             }
         }
         self.with(|state, now| {
@@ -99,7 +99,8 @@ impl Guarded {
         });
         // At once: after a restart, a node that is not recorded as known counts as the result of a request.
         if let Err(error) = self.record().await {
-            tracing::warn!(%error, "cannot record which nodes are known; trying again with the next listing");
+            tracing::warn!(%error, "cannot record the nodes that existed before the first request; it is retried \
+                with the next listing");
         }
         self.publish().await;
     }
@@ -118,12 +119,12 @@ impl Guarded {
         match tokio::time::timeout(COUNT_TIMEOUT, self.inner.count()).await {
             Ok(Ok(count)) => count,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "VPSie's count of workers cannot be read; trying again later");
+                tracing::warn!(%error, "cannot read VPSie's count of workers; it is retried later");
                 None
             }
             Err(_) => {
                 tracing::warn!(
-                    "VPSie's count of workers was not read within {COUNT_TIMEOUT:?}; trying again later"
+                    "VPSie did not answer with its count of workers within {COUNT_TIMEOUT:?}; it is retried later"
                 );
                 None
             }
@@ -133,7 +134,7 @@ impl Guarded {
     /// Records which nodes no request can have made: with each listing that finds new ones, and before each request.
     async fn record(&self) -> Result<(), BackendError> {
         let Some(Some(known)) = self.guard(|guard, _| guard.known_before().cloned()) else {
-            return Err(unavailable("VPSie's nodes have not been listed yet".to_owned()));
+            return Err(unavailable("VPSie's nodes were not listed yet".to_owned()));
         };
         if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
             return Ok(());
@@ -173,7 +174,7 @@ impl Guarded {
             (AuditAction::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string())
         } else {
             let message = format!(
-                "growth goes on: {} VMs may be paid for, of at most {}",
+                "growth is allowed again: {} VMs may be paid for, of at most {}",
                 verdict.counted, verdict.bound
             );
             (AuditAction::GrowthResumed, EventType::Normal, "GrowthResumed", message)
@@ -220,7 +221,7 @@ impl Backend for Guarded {
         let ticket = match permit {
             Some(Ok(ticket)) => ticket,
             Some(Err(halt)) => return Err(unavailable(halt.to_string())),
-            None => return Err(unavailable("VPSie's nodes have not been listed yet".to_owned())),
+            None => return Err(unavailable("VPSie's nodes were not listed yet".to_owned())),
         };
         let answer = self.inner.create(request).await;
         let outcome = match &answer {

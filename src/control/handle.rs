@@ -86,10 +86,10 @@ pub enum CommandError {
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
     /// The caller's deadline passed first.
-    #[error("the deadline of the call passed; ask again")]
+    #[error("the deadline of the call passed; the command is undone, retry it")]
     Deadline,
     /// The process is stopping.
-    #[error("shutting down; ask again")]
+    #[error("this replica is shutting down; retry with the next leader")]
     Stopped,
 }
 

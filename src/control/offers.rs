@@ -20,11 +20,11 @@ pub fn offer_routes(fleet: Arc<OnceLock<FleetHandle>>) -> Router {
 async fn show(State(fleet): State<Arc<OnceLock<FleetHandle>>>) -> Response {
     let unavailable = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     let Some(handle) = fleet.get() else {
-        return unavailable("this replica does not lead; ask the one that does\n");
+        return unavailable("this replica does not lead; send the request to the leader\n");
     };
     match handle.read(price_list) {
         Some(list) => Json(list).into_response(),
-        None => unavailable("VPSie's offers were not read yet; the log says why\n"),
+        None => unavailable("VPSie's offers were not read yet; see the log for the reason\n"),
     }
 }
 

@@ -150,7 +150,8 @@ impl Provision {
         if !self.unrecorded.is_empty() {
             tracing::error!(
                 requests = self.unrecorded.len(),
-                "the answers to creations are not recorded; after the restart these requests count as lost replies"
+                "cannot record VPSie's answers to requests before the process ends; after the restart they count \
+                 as lost replies"
             );
         }
     }
@@ -252,7 +253,7 @@ impl Provision {
             }
             Err(error) => {
                 self.listing.failure(retry_after(&error));
-                tracing::warn!(%error, "VPSie could not be listed; answering from what is known");
+                tracing::warn!(%error, "cannot list VPSie's nodes; Cluster Autoscaler gets the last known state");
             }
         }
         Ok(())
@@ -288,7 +289,7 @@ impl Provision {
 
     async fn answered(&mut self, answered: Answered) {
         let (call, answer) = answered.unwrap_or_else(|broken| {
-            let message = format!("the call broke: {broken}");
+            let message = format!("the task of the call failed: {broken}");
             (broken.id(), Err(BackendError::Unclear { message }))
         });
         let Some((id, class)) = self.calling.remove(&call) else { return };
@@ -298,14 +299,15 @@ impl Provision {
                 vm.map_or(CreationOutcome::Accepted, CreationOutcome::Created)
             }
             Err(BackendError::Unclear { message }) => {
-                tracing::warn!(machine = %id, message, "the reply to a creation was lost; counting before asking again");
+                tracing::warn!(machine = %id, message, "VPSie's reply to a request was lost; the nodes are listed \
+                    before the next request");
                 CreationOutcome::Unclear
             }
             Err(BackendError::Refused { reason, message }) => {
                 CreationOutcome::Refused(Failure { reason, message: short(&message) })
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
-                tracing::warn!(machine = %id, message, "VPSie cannot create now; trying again later");
+                tracing::warn!(machine = %id, message, "VPSie cannot create a VM now; the request is retried");
                 self.creating.entry(class).or_insert_with(trouble).failure(retry_after);
                 CreationOutcome::Unavailable(Failure { reason, message: short(&message) })
             }
@@ -315,7 +317,7 @@ impl Provision {
         if self.recording.ready()
             && let Err(error) = self.record_outcomes().await
         {
-            tracing::warn!(%error, "the answer to a creation cannot be recorded; trying again");
+            tracing::warn!(%error, "cannot record VPSie's answer to a request; it is retried");
         }
     }
 

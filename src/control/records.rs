@@ -46,7 +46,7 @@ impl RecordsWatch {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let events = watcher(self.api.clone(), watch_config()).default_backoff().inspect(|event| {
             if let Err(error) = event {
-                tracing::warn!(%error, "VPSieNodes cannot be watched; trying again");
+                tracing::warn!(%error, "cannot watch VPSieNodes; the watch is restarted");
             }
         });
         let mut events = std::pin::pin!(events);
@@ -120,7 +120,7 @@ impl RecordsWatch {
                 Ok(Some(_)) => true,
                 Ok(None) => self.write_again(id).await?,
                 Err(error) => {
-                    tracing::warn!(machine = name, %error, "a VPSieNode cannot be read; trying again");
+                    tracing::warn!(machine = name, %error, "cannot read a VPSieNode; it is retried");
                     false
                 }
             };
@@ -144,7 +144,7 @@ impl RecordsWatch {
         if matches!(&written, Ok(changes) if !changes.is_empty()) {
             tracing::warn!(
                 machine = name,
-                "its VPSieNode was gone before its VM was; recorded again, to be deleted"
+                "the VPSieNode was removed before its VM was deleted; wrote it again, and the VM is deleted"
             );
         }
         done(written, &name)
@@ -156,7 +156,7 @@ fn done<T>(result: Result<T, CommandError>, name: &str) -> Result<bool, CommandE
         Ok(_) => Ok(true),
         Err(CommandError::Stopped) => Err(CommandError::Stopped),
         Err(error) => {
-            tracing::warn!(machine = name, %error, "what somebody did to its VPSieNode is not noted yet; trying again");
+            tracing::warn!(machine = name, %error, "cannot record the deletion of a VPSieNode; it is retried");
             Ok(false)
         }
     }

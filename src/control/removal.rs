@@ -96,7 +96,7 @@ impl Removal {
 
     async fn answered(&mut self, answered: Result<(Id, Result<(), BackendError>), JoinError>) {
         let (call, answer) = answered.unwrap_or_else(|broken| {
-            let message = format!("the call broke: {broken}");
+            let message = format!("the task of the call failed: {broken}");
             (broken.id(), Err(BackendError::Unclear { message }))
         });
         let Some(id) = self.calling.remove(&call) else { return };
@@ -107,7 +107,7 @@ impl Removal {
                 self.record_accepted().await;
             }
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "a VM could not be deleted; trying again");
+                tracing::warn!(machine = %id, %error, "cannot delete the VM of a machine; it is retried");
                 let wait = match error {
                     BackendError::Unavailable { retry_after, .. } => retry_after,
                     _ => None,

@@ -149,7 +149,7 @@ impl FleetWriter {
         let left_out = match self.write(&changes, &waiting, &working).await {
             Ok(left_out) => left_out,
             Err(error) => {
-                tracing::error!(%error, "the records could not be written; what was asked is not acknowledged");
+                tracing::error!(%error, "cannot write the records; the callers get this error");
                 let error = Arc::new(error);
                 let commands = waiting.iter().filter(|waiting| waiting.terms == Terms::Command);
                 let before = Arc::clone(&self.shared);
@@ -212,9 +212,10 @@ impl FleetWriter {
         let undo = undo(failed, &self.shared(), working);
         if !undo.is_empty() {
             for refused in split_refused(self.store.commit(&undo).await)? {
-                tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
+                tracing::error!(%refused.record, problem = refused.problem, "cannot undo a failed command in this \
+                    record, because the API server refuses the new record");
             }
-            let problem = "the command failed in part, or its caller gave up".to_owned();
+            let problem = "the command was written in part only, or its caller has gone".to_owned();
             left_out.add(&[], undo.iter().map(|change| (change.record(), problem.clone())).collect());
         }
         Ok(left_out)
@@ -248,9 +249,10 @@ impl FleetWriter {
         let undo = self.undone.due(&fleet);
         if !undo.is_empty() {
             for refused in split_refused(self.store.commit(&undo).await)? {
-                tracing::error!(%refused.record, problem = refused.problem, "a failed command cannot be undone in this record, because the new record is refused");
+                tracing::error!(%refused.record, problem = refused.problem, "cannot undo a failed command in this \
+                    record, because the API server refuses the new record");
             }
-            tracing::warn!(records = undo.len(), "undid the records of failed commands");
+            tracing::warn!(records = undo.len(), "undid failed commands in the records");
             for change in &undo {
                 fleet.apply(change);
             }

@@ -71,7 +71,7 @@ impl Fleet {
         let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
         let Some(group) = self.group(known) else {
             return Err(not_growable(if self.is_held(&known.id.node_group) {
-                "its NodeGroup is wrong or cannot be read: see its condition Ready"
+                "its NodeGroup is invalid or unreadable; see its condition Ready"
             } else {
                 "its NodeGroup was deleted"
             }));
@@ -80,10 +80,10 @@ impl Fleet {
             return Err(not_growable("its NodeGroup is being deleted"));
         }
         if known.position.is_none() {
-            return Err(not_growable("its NodeGroup does not name it any more"));
+            return Err(not_growable("its NodeGroup no longer lists it"));
         }
         if !known.growable {
-            return Err(not_growable("VPSie's catalog does not have its offer any more"));
+            return Err(not_growable("VPSie's catalog no longer has its offer"));
         }
         if let Some(why) = &self.limits_unknown {
             return Err(Refusal::LimitsUnknown { pool: known.id.clone(), why: Arc::clone(why) });

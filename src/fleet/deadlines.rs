@@ -134,8 +134,8 @@ impl Fleet {
             Phase::Pending if age(self.waits_since(machine), now) >= self.create_timeout(policy) => Failure {
                 reason: FailureReason::ApiUnavailable,
                 message: format!(
-                    "VPSie accepted no request within {minutes} minutes: its API, or the store of the records, was \
-                     not available"
+                    "VPSie accepted no request within {minutes} minutes: its API or the store of the records was \
+                     unavailable"
                 ),
             },
             Phase::Creating { vm: None, since } if lost || machine.requests.is_empty() => {
@@ -145,7 +145,7 @@ impl Fleet {
                 }
                 Failure {
                     reason: FailureReason::CreateTimeout,
-                    message: "VPSie was asked, but no VM appeared in time".to_owned(),
+                    message: "VPSie accepted the request, but no VM appeared in time".to_owned(),
                 }
             }
             Phase::Failed { at, .. } if age(*at, now) >= policy.failed_ttl => {

@@ -90,22 +90,22 @@ impl fmt::Display for Halt {
         match self {
             Self::TooManyVms { counted, bound, unseen, missing, hidden } => write!(
                 f,
-                "growth is halted: {counted} VMs may be paid for, of at most {bound} (maxNodes and a margin); {unseen} \
-                 of them were asked for and are not listed, {missing} are not listed any more; VPSie counts {hidden} \
-                 workers beyond those listed; compare VPSie's list of VMs with the VPSieNodes"
+                "growth is halted: {counted} VMs may be paid for, of at most {bound} (maxNodes and a margin); \
+                 {unseen} of them were requested and are not listed yet, {missing} are no longer listed; VPSie \
+                 counts {hidden} more workers than it lists; compare VPSie's list of VMs with the VPSieNodes"
             ),
             Self::UnexplainedNodes(nodes) => write!(
                 f,
-                "growth is halted: {} unexplained nodes ({}) appeared beyond the VMs that were asked for; delete them at \
-                 VPSie, or annotate the Nodes that a person added with {}=true",
+                "growth is halted: {} unexplained nodes ({}) appeared in addition to the requested VMs; delete \
+                 them at VPSie, or annotate the Nodes that a person added with {}=true",
                 nodes.len(),
                 list_names(nodes),
                 names::ADDED_BY_HAND
             ),
             Self::DeletionsOverdue(nodes) => write!(
                 f,
-                "growth is halted: {} VMs are still listed half an hour after their deletion was asked for ({}); check \
-                 whether the token may delete workers, or delete them at VPSie",
+                "growth is halted: {} VMs are still listed half an hour after the first request to delete them \
+                 ({}); check that the token may delete workers, or delete them at VPSie",
                 nodes.len(),
                 list_names(nodes)
             ),

@@ -98,7 +98,7 @@ pub struct PoolId {
 
 /// Why a text is no [`PoolId`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no pool id: want <nodegroup>/<datacenter>/<offer>/<on-demand|spot>")]
+#[error("{0:?} is not a pool id; expected <nodegroup>/<datacenter>/<offer>/<on-demand|spot>")]
 pub struct PoolIdError(pub String);
 
 impl fmt::Display for PoolId {

@@ -216,7 +216,8 @@ impl Fleet {
                 Phase::Creating { .. } if vanished => {
                     let failure = Failure {
                         reason: FailureReason::CreateTimeout,
-                        message: "the VM vanished before its Node registered".to_owned(),
+                        message: "the VM disappeared from VPSie's listings before its Node registered"
+                            .to_owned(),
                     };
                     self.end_vm(changes, machine, vm, true, Some(failure), now);
                 }

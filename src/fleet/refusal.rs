@@ -9,7 +9,7 @@ use crate::cost::UsdPerHour;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such pool.
-    #[error("pool {0:?} is not known; NodeGroups lists the pools")]
+    #[error("pool {0:?} is unknown; the RPC NodeGroups lists the pools")]
     UnknownPool(String),
     /// A delta of the wrong sign.
     #[error("delta is {delta}, must be {allowed}")]
@@ -51,8 +51,8 @@ pub enum Refusal {
     },
     /// The limits of all NodeGroups together are not known.
     #[error(
-        "pool {pool} cannot grow: the limits of the AutoscalerConfig are not known: {why}; \
-         `kubectl get autoscalerconfigs` shows whether there is one"
+        "pool {pool} cannot grow: the limits of the AutoscalerConfig are unknown: {why}; check it with `kubectl \
+         get autoscalerconfigs`"
     )]
     LimitsUnknown {
         /// The pool.
@@ -112,7 +112,8 @@ pub enum Refusal {
     AboveCostLimit(Box<CostLimitReached>),
     /// A cost limit is set, and the price of the machine is unknown.
     #[error(
-        "pool {pool} cannot grow: there is a cost limit, and VPSie tells no price of {offer}; set one in --price-file"
+        "pool {pool} cannot grow: a cost limit is set, and the price of {offer} is unknown; set its price in \
+         --price-file"
     )]
     PriceUnknown {
         /// The pool.
@@ -157,8 +158,8 @@ pub enum Refusal {
 /// Machines would cost more than they may.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "pool {pool} cannot grow by {delta}: {whose} costs {cost} and may cost {limit}, and one more of these costs \
-     {price}; raise costLimit, or choose cheaper offers"
+    "pool {pool} cannot grow by {delta}: {whose} costs {cost} of at most {limit}, and one machine of the pool \
+     costs {price}; raise costLimit, or choose cheaper offers"
 )]
 pub struct CostLimitReached {
     /// The pool.

@@ -68,31 +68,37 @@ fn message(entry: &AuditEntry) -> String {
     };
     let by = entry.by.name();
     match entry.kind {
-        AuditAction::Requested => "VPSie is asked for a VM".to_owned(),
-        AuditAction::Bound => format!("VPSie lists {vm}"),
-        AuditAction::Running => format!("{vm} runs"),
+        AuditAction::Requested => "requesting a VM from VPSie".to_owned(),
+        AuditAction::Bound => format!("VPSie created {vm}"),
+        AuditAction::Running => format!("{vm} is running"),
         AuditAction::Failed => entry
             .failure
             .as_ref()
             .map_or_else(String::new, |failure| format!("{}: {}", failure.reason, failure.message)),
-        AuditAction::MarkedForDeletion => format!("{vm} is to be deleted ({by})"),
+        AuditAction::MarkedForDeletion => format!("{vm} will be deleted ({by})"),
         AuditAction::DeletionIgnored => {
-            format!("{vm}: VPSie accepted its deletion and still lists it; asking again")
+            format!("VPSie accepted the deletion of {vm} and still lists it; the deletion is requested again")
         }
-        AuditAction::Gone if entry.vm.is_some() => format!("{vm} is deleted ({by})"),
-        AuditAction::Gone => format!("no VM of it is left ({by})"),
-        AuditAction::Vanished => format!("{vm} vanished from VPSie's listings; it was not deleted from here"),
-        AuditAction::Returned => format!("{vm} was gone and is listed again"),
+        AuditAction::Gone if entry.vm.is_some() => format!("deleted {vm} ({by})"),
+        AuditAction::Gone => format!("the machine has no VM, and no open request can make one ({by})"),
+        AuditAction::Vanished => format!(
+            "{vm} disappeared from VPSie's listings; vpsie-autoscaler did not delete \
+            it"
+        ),
+        AuditAction::Returned => format!("{vm} disappeared and is listed again"),
         AuditAction::OrphanFound => {
-            format!("{vm} is ours and no machine waits for it: adopted, or deleted after the grace")
+            format!(
+                "{vm} was requested by vpsie-autoscaler and no machine waits for it; it is adopted, or \
+                deleted after the grace period"
+            )
         }
         AuditAction::UnexpectedFound => format!(
-            "{vm} appeared and fits no request that waits: it counts as paid for and is not touched; delete it at VPSie, \
-             or annotate its Node with {}=true if a person added it",
+            "{vm} appeared and matches no open request; it counts as paid for and is not touched; delete it at \
+             VPSie, or annotate its Node with {}=true if a person added it",
             names::ADDED_BY_HAND
         ),
-        AuditAction::OrphanAdopted => format!("{vm} was an orphan and is this machine's now"),
-        AuditAction::WorkerAdopted => format!("{vm} was there before and is taken in"),
+        AuditAction::OrphanAdopted => format!("adopted the orphan {vm} as the VM of this machine"),
+        AuditAction::WorkerAdopted => format!("adopted {vm}, which existed before"),
         kind => kind.meaning().to_owned(),
     }
 }

@@ -102,9 +102,13 @@ impl AuditLog {
                 memory_mib = profile.allocatable.memory_mib,
                 disk_gib = profile.allocatable.disk_gib,
                 nodes = profile.nodes.len(),
-                "the templates of a size changed to the allocatable resources of its last Nodes"
+                "updated the templates of a size from the allocatable resources of its last Nodes"
             ),
-            Change::SaveCatalog(catalog) => tracing::info!(offers = catalog.offers.len(), "catalog changed"),
+            Change::SaveCatalog(catalog) => tracing::info!(
+                offers = catalog.offers.len(),
+                "updated the catalog of \
+                offers and prices"
+            ),
             _ => {}
         }
         if let Some(transition) = report.transition {
@@ -124,11 +128,13 @@ impl AuditLog {
     /// Reports a record that the store refused. `changes` are the changes of that commit.
     pub(super) fn record_refused(&self, refused: &RefusedRecord, changes: &[Change]) {
         let RefusedRecord { record, problem } = refused;
-        tracing::error!(%record, problem, "a record is refused and will be written again later; the other records are saved");
+        tracing::error!(%record, problem, "the API server refuses a record; it is written again later, and the \
+            other records are written");
         self.refused_records.get_or_create(&RecordKind { record: record.kind() }).inc();
         let RecordKey::Machine(id) = record else { return };
-        let message =
-            format!("the record of machine {id} is refused and will be written again later: {problem}");
+        let message = format!(
+            "the API server refuses the record of machine {id}; it is written again later: {problem}"
+        );
         let machine = Object::VPSieNode(id.to_string());
         let group = changes.iter().find_map(|change| match change {
             Change::SaveMachine(saved) if saved.id == *id => Some(saved.pool.node_group.to_string()),

@@ -145,7 +145,7 @@ impl Rotation {
 
     fn take(&mut self, candidate: Candidate) {
         if self.proven && self.in_use.as_ref() == Some(&candidate) {
-            tracing::info!(place = self.place, "the credentials are those in use");
+            tracing::info!(place = self.place, "the credentials did not change; they stay in use");
             self.metrics.valid(true);
         } else {
             self.waiting = Some(PendingTrial::new(candidate));
@@ -157,7 +157,7 @@ impl Rotation {
         self.metrics.valid(false);
         self.without(problem);
         let kept = self.kept();
-        tracing::warn!("VPSie's credentials cannot be read: {problem}; {kept}");
+        tracing::warn!("cannot read VPSie's credentials: {problem}; {kept}");
         self.tell(EventType::Warning, "CredentialsInvalid", format!("{problem}; {kept}"));
     }
 
@@ -172,11 +172,11 @@ impl Rotation {
                 }
                 self.metrics.count("accepted");
                 self.metrics.valid(true);
-                tracing::info!(place, "VPSie accepts the credentials; they are in use");
+                tracing::info!(place, "VPSie accepts the credentials; they are in use now");
                 self.tell(
                     EventType::Normal,
                     "CredentialsAccepted",
-                    "VPSie accepts them; they are in use".into(),
+                    "VPSie accepts the credentials; they are in use now".into(),
                 );
                 self.in_use = Some(candidate);
                 self.proven = true;
@@ -185,10 +185,10 @@ impl Rotation {
             Trial::Refused(words) => {
                 self.metrics.count("refused");
                 self.metrics.valid(false);
-                self.without(&format!("VPSie does not accept the credentials of {place}: {words}"));
+                self.without(&format!("VPSie refuses the credentials of {place}: {words}"));
                 let kept = self.kept();
-                tracing::warn!(place, error = words, "VPSie does not accept the credentials; {kept}");
-                let message = format!("VPSie does not accept them: {words}; {kept}");
+                tracing::warn!(place, error = words, "VPSie refuses the credentials; {kept}");
+                let message = format!("VPSie refuses the credentials: {words}; {kept}");
                 self.tell(EventType::Warning, "CredentialsRefused", message);
                 waiting.refusals.failure(None);
                 waiting.silences.success();
@@ -199,8 +199,12 @@ impl Rotation {
             }
             Trial::Unknown(words) => {
                 self.metrics.count("unknown");
-                self.without(&format!("the credentials of {place} could not be tried: {words}"));
-                tracing::warn!(place, error = words, "the credentials could not be tried; trying again");
+                self.without(&format!("cannot check the credentials of {place}: {words}"));
+                tracing::warn!(
+                    place,
+                    error = words,
+                    "cannot check the credentials with VPSie; it is retried"
+                );
                 waiting.silences.failure(None);
                 waiting.next = waiting.silences.until();
             }
@@ -217,8 +221,8 @@ impl Rotation {
 
     fn kept(&self) -> &'static str {
         match self.in_use {
-            Some(_) => "those in use stay",
-            None => "there are no others",
+            Some(_) => "the earlier credentials stay in use",
+            None => "there are no earlier credentials, so VPSie cannot be called",
         }
     }
 

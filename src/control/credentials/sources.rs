@@ -30,9 +30,9 @@ pub fn credentials_in_secret(
     let read = watched.filter_map(move |seen| {
         future::ready(match seen {
             Ok(Some(secret)) => Some(candidate(&secret, &place)),
-            Ok(None) => Some(Err(format!("{place} is not there"))),
+            Ok(None) => Some(Err(format!("{place} does not exist"))),
             Err(error) => {
-                tracing::warn!(%error, "{place} cannot be read; trying again");
+                tracing::warn!(%error, "cannot read {place}; it is retried");
                 None
             }
         })
@@ -65,7 +65,7 @@ fn candidate(secret: &Secret, place: &str) -> Result<Candidate, String> {
     let text = |key: &str| {
         let value = secret.data.as_ref().and_then(|data| data.get(key));
         let text = value.map(|value| std::str::from_utf8(&value.0)).transpose();
-        text.map_err(|_| format!("{place}: {key} is no text"))
+        text.map_err(|_| format!("{place}: {key} is not UTF-8 text"))
     };
     let clean = |key: &str| {
         let clean = text(key)?.map(Credentials::clean).transpose();
@@ -74,10 +74,10 @@ fn candidate(secret: &Secret, place: &str) -> Result<Candidate, String> {
     let credentials = match (clean("token")?, clean("clientId")?, clean("clientSecret")?) {
         (Some(token), None, None) => Ok(Credentials::token(token)),
         (None, Some(id), Some(secret)) => Ok(Credentials::client(id.expose_secret(), secret)),
-        (Some(_), _, _) => Err("token contradicts clientId and clientSecret: leave one of both out"),
-        (None, Some(_), None) => Err("clientSecret is missing: clientId needs it"),
-        (None, None, Some(_)) => Err("clientId is missing: clientSecret is the secret of one"),
-        (None, None, None) => Err("token is missing: it needs that, or clientId and clientSecret"),
+        (Some(_), _, _) => Err("token contradicts clientId and clientSecret; set only one of them"),
+        (None, Some(_), None) => Err("clientSecret is missing; clientId needs it"),
+        (None, None, Some(_)) => Err("clientId is missing; clientSecret needs it"),
+        (None, None, None) => Err("the credentials are missing; set token, or clientId and clientSecret"),
     };
     let credentials = credentials.map_err(|problem| format!("{place}: {problem}"))?;
     let url = text("url")?.map(BaseUrl::parse).transpose();
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_is_wrong_names_the_key_and_no_value() {
         for (keys, want) in [
-            (&[][..], "Secret a/b: token is missing: it needs that, or clientId and clientSecret"),
+            (&[][..], "Secret a/b: the credentials are missing; set token, or clientId and clientSecret"),
             (&[("token", "\n")], "Secret a/b: token is empty"),
             (
                 &[("token", "hunter 2")],
@@ -121,13 +121,10 @@ mod tests {
             ),
             (
                 &[("token", "hunter"), ("clientId", "hunter")],
-                "Secret a/b: token contradicts clientId and clientSecret: leave one of both out",
+                "Secret a/b: token contradicts clientId and clientSecret; set only one of them",
             ),
-            (&[("clientId", "hunter")], "Secret a/b: clientSecret is missing: clientId needs it"),
-            (
-                &[("clientSecret", "hunter")],
-                "Secret a/b: clientId is missing: clientSecret is the secret of one",
-            ),
+            (&[("clientId", "hunter")], "Secret a/b: clientSecret is missing; clientId needs it"),
+            (&[("clientSecret", "hunter")], "Secret a/b: clientId is missing; clientSecret needs it"),
             (
                 &[("token", "t"), ("url", "http://hunter.test")],
                 "Secret a/b: url must start with https:// (http:// is allowed for this machine only)",

@@ -153,7 +153,7 @@ impl NodeGroups {
             if self.declared.wrong.get(name) != Some(wrong) {
                 tracing::warn!(
                     nodegroup = name,
-                    "NodeGroup is wrong: {}; {}",
+                    "the NodeGroup is invalid: {}; {}",
                     wrong.message,
                     wrong.what_holds()
                 );
@@ -162,11 +162,11 @@ impl NodeGroups {
         match (self.declared.limits_unknown(), next.limits_unknown()) {
             (before, Some(why)) if before != Some(why) => {
                 tracing::error!(
-                    "no NodeGroup may grow: the limits of the AutoscalerConfig are not known: {why}"
+                    "no NodeGroup can grow: the limits of the AutoscalerConfig are unknown: {why}"
                 );
             }
             (Some(_), None) => {
-                tracing::info!("the limits of the AutoscalerConfig are known; NodeGroups may grow");
+                tracing::info!("the limits of the AutoscalerConfig are known again; NodeGroups can grow");
             }
             _ => {}
         }
@@ -190,7 +190,8 @@ impl NodeGroups {
             && let Err(error @ CommandError::Store(_)) =
                 self.handle.update(Cause::NodeGroupDeleted, |fleet, now, _| fleet.close_groups(now)).await
         {
-            tracing::warn!(%error, "machines of a deleted NodeGroup are not given up yet; trying again");
+            tracing::warn!(%error, "cannot record the deletion of the machines of a deleted NodeGroup; it is \
+                retried");
         }
         Ok(())
     }
@@ -202,7 +203,7 @@ impl NodeGroups {
             (None, Some(unreadable), _) => SeenConfig::Unknown(&unreadable.error),
             (None, None, _) if *read => SeenConfig::None,
             (None, None, Some(error)) => SeenConfig::Unknown(error),
-            (None, None, None) => SeenConfig::Unknown("it has not been read yet"),
+            (None, None, None) => SeenConfig::Unknown("it was not read yet"),
         }
     }
 
@@ -346,15 +347,14 @@ impl NodeGroups {
         let old = config.status.clone().unwrap_or_default();
         let declaration = self.declared.declaration();
         let max = declaration.max_machines.map_or("none".to_owned(), |max| max.to_string());
-        let timeout = declaration.create_timeout.map_or_else(
-            || "as --create-timeout says".to_owned(),
-            |timeout| format!("{} s", timeout.as_secs()),
-        );
+        let timeout = declaration
+            .create_timeout
+            .map_or_else(|| "--create-timeout".to_owned(), |timeout| format!("{} s", timeout.as_secs()));
         let mut status = AutoscalerConfigStatus {
             observed_generation: config.metadata.generation,
             last_updated: old.last_updated.clone(),
             active: true,
-            message: format!("maximum of all NodeGroups: {max}; time to make a machine: {timeout}"),
+            message: format!("maximum of machines in all NodeGroups: {max}; create timeout: {timeout}"),
         };
         if status == old {
             return None;
@@ -375,7 +375,7 @@ fn log<K>(written: kube::Result<K>, name: &str, what: &str) -> Option<K> {
         Ok(object) => Some(object),
         Err(kube::Error::Api(gone)) if gone.code == 404 => None,
         Err(error) => {
-            tracing::warn!(name, %error, "{what} cannot be written; trying again");
+            tracing::warn!(name, %error, "cannot write {what}; it is retried");
             None
         }
     }

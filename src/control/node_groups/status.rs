@@ -61,9 +61,9 @@ impl Wrong {
     /// What is in force instead.
     pub(super) fn what_holds(&self) -> &'static str {
         if self.earlier_holds {
-            "the last valid version stays in force"
+            "its last valid version stays in force"
         } else {
-            "it neither grows nor shrinks until that is corrected"
+            "it neither grows nor shrinks until it is corrected"
         }
     }
 
@@ -173,7 +173,7 @@ impl Conditions<'_> {
             self.pools.iter().map(|pool| pool.id.offer.as_str()).collect(),
         );
         if self.object.metadata.deletion_timestamp.is_some() {
-            return fact(false, "Deleting", "it is being deleted and grows no more".to_owned());
+            return fact(false, "Deleting", "it is being deleted and does not grow".to_owned());
         }
         if growable.is_empty() {
             let what = if known.is_empty() { missing } else { known };
@@ -183,7 +183,7 @@ impl Conditions<'_> {
         let message = match missing.len().saturating_sub(growable.len()) {
             0 => String::new(),
             _ if !self.object.spec.allow_mixed_instances => String::new(),
-            some => format!("{some} of its offers cannot be rented: VPSie's catalog does not have them"),
+            some => format!("VPSie's catalog does not have {some} of its offers"),
         };
         fact(true, "Serving", message)
     }
@@ -266,8 +266,8 @@ impl Conditions<'_> {
             return Fact::new("UnexpectedNodes", false, "None", "");
         }
         let message = format!(
-            "{count} unexpected nodes ({}) appeared while requests waited or were lost, and fit none: they count as paid \
-             for; delete them at VPSie, or annotate the Nodes that a person added with {}=true",
+            "{count} unexpected nodes ({}) appeared while requests were open or lost, and match none of them; \
+             they count as paid for; delete them at VPSie, or annotate the Nodes that a person added with {}=true",
             nodes.join(", "),
             names::ADDED_BY_HAND
         );
@@ -279,8 +279,8 @@ impl Conditions<'_> {
         let left = self.machines.len();
         let how = match self.object.spec.deletion_policy {
             crate::api::DeletionPolicy::WhenEmpty => {
-                "waiting until Cluster Autoscaler finds them unneeded; set deletionPolicy to Drain to be rid of them \
-                 now"
+                "they stay until Cluster Autoscaler finds them unneeded; set deletionPolicy to Drain to remove \
+                 them now"
             }
             crate::api::DeletionPolicy::Drain => "their Nodes are drained and their VMs deleted",
         };
@@ -443,7 +443,7 @@ mod tests {
         let wrong = status(&object, &fleet, Some(&bad), &|_| false, later);
         let ready = &wrong.conditions[0];
         assert_eq!((ready.status.as_str(), ready.last_transition_time.clone()), ("False", Some(Time(later))));
-        assert_eq!(ready.message, "spec.x: is bad; the last valid version stays in force");
+        assert_eq!(ready.message, "spec.x: is bad; its last valid version stays in force");
     }
 
     #[test]

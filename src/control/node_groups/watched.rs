@@ -118,7 +118,12 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
         match object {
             Ok(object) => drop(self.objects.insert(name, object)),
             Err(unreadable) => {
-                tracing::warn!(name, error = unreadable.error, "{} cannot be read", K::kind(&()));
+                tracing::warn!(
+                    name,
+                    error = unreadable.error,
+                    "this version cannot read the {}; see `error`",
+                    K::kind(&())
+                );
                 if let Some(mut last) = last.filter(|last| last.meta().uid == unreadable.meta.uid) {
                     *last.meta_mut() = unreadable.meta.clone();
                     self.objects.insert(name.clone(), last);
@@ -170,7 +175,7 @@ where
     let events = watcher(api, watch_config()).default_backoff();
     let said = events.map(move |event| {
         event.map_err(|error| {
-            tracing::warn!(%error, "{what} cannot be watched; trying again");
+            tracing::warn!(%error, "cannot watch {what}; the watch is restarted");
             Trouble::from(error)
         })
     });

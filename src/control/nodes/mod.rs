@@ -99,7 +99,7 @@ impl Nodes {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let events = watcher(self.api.clone(), watch_config())
             .default_backoff()
-            .inspect_err(|error| tracing::warn!(%error, "Nodes cannot be watched; trying again"));
+            .inspect_err(|error| tracing::warn!(%error, "cannot watch Nodes; the watch is restarted"));
         let mut events = std::pin::pin!(events);
         let mut commits = self.handle.clone();
         self.handle.read(|fleet| self.history.note_records(fleet));
@@ -227,7 +227,7 @@ impl Nodes {
             NodeAction::Leave | NodeAction::Patch(_) | NodeAction::Adopt(..) => {}
             NodeAction::Register(hostname) => {
                 if let Err(error) = self.handle.note_registered(hostname).await {
-                    tracing::warn!(node = name, %error, "a Node is not noted yet; trying again");
+                    tracing::warn!(node = name, %error, "cannot record that a Node registered; it is retried");
                 }
             }
             NodeAction::Delete => self.delete(name, uid).await,
@@ -251,7 +251,7 @@ impl Nodes {
         if let Some((vm, shown)) = news
             && let Err(error) = self.handle.add_node_sample(vm, shown).await
         {
-            tracing::warn!(node = name, %error, "cannot record what the Node offers; trying again");
+            tracing::warn!(node = name, %error, "cannot record the resources and labels of a Node; it is retried");
         }
     }
 
@@ -300,11 +300,12 @@ impl Nodes {
         tracing::warn!(
             node = name,
             found,
-            "Node has the providerID of another VM and cannot be matched; delete the Node object so that it registers anew"
+            "the Node has the providerID of another VM and cannot be matched; delete the Node object, and restart \
+             its kubelet"
         );
         let message = format!(
-            "Node {name} has the providerID {found} of another VM: it is not taken for the Node of machine {machine}; \
-             delete the Node object and restart its kubelet"
+            "Node {name} has the providerID {found} of another VM and is not matched to machine {machine}; delete \
+             the Node object, and restart its kubelet"
         );
         self.publish(name, machine, EventType::Warning, "IdentityConflict", &message);
     }
@@ -329,10 +330,11 @@ impl Nodes {
             return;
         }
         for (machine, vm) in &waiting {
-            tracing::warn!(node = name, %machine, %vm, "a Node registered and matches none of the VMs that wait for their Node; give it the hostname of its VM");
+            tracing::warn!(node = name, %machine, %vm, "a Node registered and matches none of the VMs that have \
+                no Node; give it the hostname of its VM");
             let message = format!(
-                "Node {name} registered and matches none of the VMs that wait for their Node; that of VM {vm} must have \
-                 the name {vm}"
+                "Node {name} registered and matches none of the VMs that have no Node; the Node of VM {vm} must \
+                 have the name {vm}"
             );
             self.publish(name, machine, EventType::Warning, "NodeUnmatched", &message);
         }
@@ -342,16 +344,18 @@ impl Nodes {
     async fn adopt(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
         match self.handle.adopt_provider_id(machine.clone(), provider_id.clone()).await {
             Ok(true) => {
-                tracing::info!(node = name, %machine, %provider_id, "providerID of another controller adopted");
+                tracing::info!(node = name, %machine, %provider_id, "adopted the providerID that another \
+                    controller set");
                 let message = format!(
-                    "Node {name} has the providerID {provider_id} of another controller: it is the id of machine {machine}"
+                    "adopted the providerID {provider_id}, which another controller set on Node {name}, as the id \
+                     of machine {machine}"
                 );
                 self.publish(name, &machine, EventType::Normal, "IdentityAdopted", &message);
                 true
             }
             Ok(false) => false,
             Err(error) => {
-                tracing::warn!(node = name, %error, "cannot record the providerID of a Node; trying again");
+                tracing::warn!(node = name, %error, "cannot record the providerID of a Node; it is retried");
                 false
             }
         }
@@ -366,16 +370,16 @@ impl Nodes {
                     node = name,
                     provider_id = spec.and_then(|spec| spec.provider_id.as_deref()),
                     unschedulable = spec.and_then(|spec| spec.unschedulable),
-                    "Node has what it lacked"
+                    "set providerID, labels, taints or cordon of a Node"
                 );
                 let before = self.seen.insert(name.to_owned(), slim(node));
                 self.tell_identity(name, before.as_ref());
                 return true;
             }
             Err(error) if is_conflict(&error) => {
-                tracing::debug!(node = name, "Node changed meanwhile; the watch brings it");
+                tracing::debug!(node = name, "the Node changed during the patch; waiting for the watch");
             }
-            Err(error) => tracing::warn!(node = name, %error, "Node cannot be patched; trying again"),
+            Err(error) => tracing::warn!(node = name, %error, "cannot patch the Node; it is retried"),
         }
         false
     }
@@ -387,7 +391,7 @@ impl Nodes {
         let machine = self.view.named(&Hostname::new(name)).and_then(|facts| facts.machine);
         let of = machine.map(|machine| format!(" of machine {machine}")).unwrap_or_default();
         let uid = node.uid().unwrap_or_default();
-        let message = format!("is the Node{of}: providerID {id}");
+        let message = format!("identified as the Node{of}: set providerID {id}");
         self.events.publish(ObjectEvent::node(name, uid, EventType::Normal, "IdentityGiven", message));
     }
 
@@ -396,15 +400,15 @@ impl Nodes {
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
         match self.api.delete(name, &params).await {
             Ok(_) => {
-                tracing::info!(node = name, "Node object deleted; its VM is gone");
+                tracing::info!(node = name, "deleted the Node object, because its VM is gone");
                 let uid = self.seen.get(name).and_then(Node::uid).unwrap_or_default();
                 let message = "Node object deleted: its VM is gone";
                 self.events.publish(ObjectEvent::node(name, uid, EventType::Normal, "NodeDeleted", message));
             }
             Err(error) if is_conflict(&error) => {
-                tracing::debug!(node = name, "Node is gone or another one; the watch tells");
+                tracing::debug!(node = name, "the Node was deleted or replaced; waiting for the watch");
             }
-            Err(error) => tracing::warn!(node = name, %error, "Node object cannot be deleted; trying again"),
+            Err(error) => tracing::warn!(node = name, %error, "cannot delete the Node object; it is retried"),
         }
     }
 }

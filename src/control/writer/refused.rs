@@ -36,7 +36,7 @@ impl LeftOut {
     pub(super) fn error(&self) -> Arc<StoreError> {
         let refused = self.held.records().iter().map(|record| {
             let problem = self.problems.get(record).cloned();
-            let problem = problem.unwrap_or_else(|| "waits for a record that is refused".to_owned());
+            let problem = problem.unwrap_or_else(|| "it waits for another record that is refused".to_owned());
             RefusedRecord { record: record.clone(), problem }
         });
         Arc::new(StoreError::Refused(refused.collect()))

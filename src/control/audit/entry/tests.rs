@@ -243,7 +243,7 @@ fn a_machine_that_is_made() {
     assert_eq!(audited.increase(), [entry(AuditAction::Recorded, Cause::ClusterAutoscaler)]);
     let asked = audited.ask();
     assert_eq!(asked, [entry(AuditAction::Requested, Cause::Provisioning)]);
-    assert_eq!(events(&asked), [on_machine(EventType::Normal, "Requested", "VPSie is asked for a VM")]);
+    assert_eq!(events(&asked), [on_machine(EventType::Normal, "Requested", "requesting a VM from VPSie")]);
     assert_eq!(audited.answer(CreationOutcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieAnswer)]);
     let bound = audited.list(&[node(1)]);
     assert_eq!(bound, [with_vm(AuditAction::Bound, Cause::VPSieListing)]);
