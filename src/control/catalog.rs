@@ -27,8 +27,8 @@ pub struct CatalogMetrics {
 impl CatalogMetrics {
     /// Registers `catalog_read_timestamp_seconds`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "When this process last read offers and prices from VPSie, Unix time; 0 when it never did and goes by \
-                    what was stored";
+        let help = "Time of the last read of offers and prices from VPSie, Unix time; 0 if this process has only \
+            used stored ones";
         registry.register("catalog_read_timestamp", help, Some(Unit::Seconds), &self.read_at);
     }
 }

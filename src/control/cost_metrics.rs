@@ -45,8 +45,8 @@ impl Collector for CostCollector {
         let Some(handle) = self.handle.get() else { return Ok(()) };
         let costs = handle.read(costs);
         for (name, help, samples) in [
-            ("vpsie_nodegroup_cost_hourly", "Paid for the VMs of a NodeGroup, USD per hour", costs.hourly),
-            ("vpsie_nodegroup_cost_monthly", "Paid for the VMs of a NodeGroup, USD per month", costs.monthly),
+            ("vpsie_nodegroup_cost_hourly", "Cost of the VMs of a NodeGroup, USD per hour", costs.hourly),
+            ("vpsie_nodegroup_cost_monthly", "Cost of the VMs of a NodeGroup, USD per month", costs.monthly),
             ("vpsie_cost_per_cpu_core", "Price of an offer per core, USD per month", costs.core),
             ("vpsie_cost_per_gb_memory", "Price of an offer per GiB of memory, USD per month", costs.memory),
             ("node_total_hourly_cost", "Price of the node, USD per hour, as OpenCost names it", costs.node),

@@ -58,12 +58,12 @@ impl DrainMetrics {
     /// Registers `node_drains_total{result="drained|gone"}`,
     /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Machines being deleted whose drain is over: their Node was drained, or there was none";
-        registry.register("node_drains", help, None, &self.drains);
         let help =
-            "Evictions asked for, by what the API server answered: accepted, blocked, throttled, failed";
+            "Completed drains of machines that are being deleted: drained, or gone if there was no Node";
+        registry.register("node_drains", help, None, &self.drains);
+        let help = "Requested evictions, by answer of the API server: accepted, blocked, throttled, failed";
         registry.register("node_drain_evictions", help, None, &self.evictions);
-        let help = "Nodes whose drain has been held up for longer than a minute";
+        let help = "Nodes whose drain is blocked for more than a minute";
         registry.register("node_drains_blocked", help, None, &self.blocked);
     }
 

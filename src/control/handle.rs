@@ -86,7 +86,7 @@ pub enum CommandError {
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
     /// The caller's deadline passed first.
-    #[error("the deadline of the call passed; the command is undone, retry it")]
+    #[error("the deadline of the call passed and the command is undone; retry")]
     Deadline,
     /// The process is stopping.
     #[error("this replica is shutting down; retry with the next leader")]
@@ -160,7 +160,7 @@ impl FleetHandle {
         Ok(!adopted.is_empty())
     }
 
-    /// Notes how far the Node of a machine that is being deleted is drained.
+    /// Records the drain state of a machine that is being deleted.
     pub async fn note_drain(&self, machine: MachineId, drain: DrainState) -> Result<(), CommandError> {
         self.update(Cause::Drain, move |fleet, _, _| fleet.note_drain(&machine, drain)).await.map(drop)
     }

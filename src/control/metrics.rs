@@ -36,7 +36,7 @@ impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let handle = self.handle.get();
         let leads = if handle.is_some() { 1.0 } else { 0.0 };
-        let help = "1 on the replica that leads and has read the records, 0 on one that stands by";
+        let help = "1 on the leader once it has read the records, 0 on standby replicas";
         ConstGauge::new(leads).encode(encoder.encode_descriptor(
             "leader",
             help,
@@ -64,7 +64,7 @@ impl Collector for FleetCollector {
             None,
             MetricType::Gauge,
         )?)?;
-        let help = "Records that this version cannot read and leaves as they are";
+        let help = "Records that this version cannot read; they stay unchanged";
         let unreadable = handle.read(Fleet::unreadable_records);
         ConstGauge::new(f64::from(unreadable)).encode(encoder.encode_descriptor(
             "unreadable_records",
@@ -74,21 +74,21 @@ impl Collector for FleetCollector {
         )?)?;
         let usd_per_hour = Unit::Other("usd_per_hour".to_owned());
         for (name, help, unit, samples) in [
-            ("pool_size", "Sizes of a pool as Cluster Autoscaler is told: min, max, target", None, sizes),
+            ("pool_size", "Sizes of a pool that Cluster Autoscaler gets: min, max, target", None, sizes),
             ("machines", "Machines by pool and phase", None, machines),
             (
                 "oldest_machine_timestamp",
-                "Since when the machine that is longest in the phase is in it, Unix time; none for Running",
+                "Time at which the oldest machine of the phase entered it, Unix time; not for Running",
                 Some(&Unit::Seconds),
                 oldest,
             ),
+            ("pool_blocked", "1 while the pool cannot grow by one machine, by reason", None, blocked),
             (
-                "pool_blocked",
-                "1 while the pool is certain not to grow by one machine, by reason",
+                "unmanaged_nodes",
+                "Listed nodes that belong to no machine, by kind: foreign, orphan, gone",
                 None,
-                blocked,
+                unmanaged,
             ),
-            ("unmanaged_nodes", "Listed nodes that are no machine's: foreign, orphan, gone", None, unmanaged),
             ("pool_price", "Price of one machine of the pool", Some(&usd_per_hour), prices),
             (
                 "template_allocatable",
@@ -98,7 +98,8 @@ impl Collector for FleetCollector {
             ),
             (
                 "template_nodes",
-                "Nodes of the NodeGroup that the pool's template is based on; 0: based on other Nodes of the size, or on its nominal size",
+                "Nodes of the NodeGroup that the pool's template is based on; 0 if it is based on other Nodes of \
+                 the size or on the nominal size",
                 None,
                 profile,
             ),
@@ -125,8 +126,8 @@ fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<Sample>); 2
         ("growth_halted", "1 while the runaway guard stops creations, by reason", halts.into()),
         (
             "guard_vms",
-            "VMs as the runaway guard counts them: counted (may be paid for), bound (at most), unexplained (no request \
-             made them)",
+            "VMs that the runaway guard counts: counted (may be paid for), bound (maximum), unexplained (no \
+             request made them)",
             vms,
         ),
     ]

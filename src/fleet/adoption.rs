@@ -1,4 +1,4 @@
-//! Taking in workers that were there before, where a NodeGroup opts in.
+//! Adoption of existing workers, for NodeGroups that opt in.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use super::state::Fleet;
 use crate::catalog::MachineClass;
 
 impl Fleet {
-    /// Makes machines of foreign workers, for NodeGroups with `adopt`: each worker that is of the class of exactly one such
-    /// NodeGroup, and only up to its maximum. From then on they are drained and deleted like any other.
+    /// Makes machines of foreign workers, for NodeGroups with `adopt`. A worker is adopted if its class belongs to
+    /// exactly one such NodeGroup with room below its maximum. Adopted machines are drained and deleted like others.
     pub fn adopt_workers(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         let adopting_pools = self.adopting_pools();
@@ -35,7 +35,7 @@ impl Fleet {
                 pool: pool.clone(),
                 size: class.size,
                 created_at: now,
-                // Its Node shows that it runs.
+                // Running once its Node registered.
                 phase: Phase::Creating { vm: Some(Vm::listed(node)), since: now },
                 requests: Vec::new(),
             };
@@ -45,7 +45,7 @@ impl Fleet {
         changes
     }
 
-    /// The pool that adopts workers of a class. None where several NodeGroups adopt them: their VPSie group is one, so the
+    /// The pool that adopts workers of a class. None if several NodeGroups would: they share a VPSie group, so the
     /// NodeGroup of a worker is unknown.
     fn adopting_pools(&self) -> BTreeMap<MachineClass, Option<PoolId>> {
         let mut adopting_pools: BTreeMap<MachineClass, Option<PoolId>> = BTreeMap::new();
@@ -62,7 +62,7 @@ impl Fleet {
         adopting_pools
     }
 
-    /// How many more machines may be taken in: a worker that counts as paid for already takes no more room.
+    /// Number of workers that may be adopted. A worker that counts as paid for already takes no additional room.
     fn room_to_adopt(&self, pool: &PoolId, node: &ListedNode) -> u32 {
         let Some(group) = self.groups.get(&pool.node_group) else { return 0 };
         let room = self.room(group);

@@ -34,22 +34,22 @@ macro_rules! causes {
 }
 
 causes! {
-    ClusterAutoscaler "Cluster Autoscaler called: it asked for machines, or gave machines up",
+    ClusterAutoscaler "Cluster Autoscaler called: it added or deleted machines",
     VPSieNodeDeleted "a person deleted the VPSieNode of the machine, or removed its finalizer",
     NodeGroupDeleted "a person deleted the NodeGroup of the machine",
     NodeAnnotated "a person annotated a Node as added by hand",
-    Provisioning "the program asked VPSie for the VM of a recorded machine",
+    Provisioning "vpsie-autoscaler requested the VM of a recorded machine",
     VPSieAnswer "VPSie answered a request, its reply was lost, or the request was not sent",
     VPSieListing "VPSie listed its nodes",
     VPSieCatalog "VPSie listed its offers and prices",
     Node "the API server showed the Node of the machine",
-    Drain "the drain of the machine's Node went on",
+    Drain "the drain of the machine's Node progressed",
     Expiry "a time limit passed",
     FailedExpired "the machine failed, and Cluster Autoscaler did not delete it in time",
-    Orphan "no machine adopted the orphaned VM in time",
-    VMGone "the VM of the machine is gone, and only requests that may still make a VM are left",
-    VMReturned "the VM was deleted, and VPSie lists it again",
-    RunawayGuard "the runaway guard counted the VMs that may be paid for",
+    Orphan "no machine adopted the orphan in time",
+    VMGone "the VM of the machine disappeared; only requests that may still make a VM are left",
+    VMReturned "VPSie lists a deleted VM again",
+    RunawayGuard "the runaway guard counted VMs that may be paid for",
 }
 
 impl From<DeletionReason> for Cause {

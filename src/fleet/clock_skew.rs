@@ -1,4 +1,4 @@
-//! Times that were recorded while the clock was ahead.
+//! Correction of times that were recorded while the clock was ahead.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use super::machine::{Machine, Phase};
 use super::record::{Change, UnmanagedNode};
 use super::state::Fleet;
 
-/// Sets a time that is in the future to now.
+/// Sets a time in the future to now.
 fn correct(time: &mut Timestamp, now: Timestamp) {
     if is_ahead(*time, now) {
         *time = now;
@@ -15,7 +15,7 @@ fn correct(time: &mut Timestamp, now: Timestamp) {
 }
 
 impl Machine {
-    /// Every time that it records.
+    /// All its recorded times.
     fn times(&mut self) -> impl Iterator<Item = &mut Timestamp> {
         let (since, accepted) = match &mut self.phase {
             Phase::Pending => (None, None),
@@ -29,8 +29,8 @@ impl Machine {
 }
 
 impl Fleet {
-    /// Sets times in the future to now: they were recorded while the clock was ahead, and what follows from them
-    /// would wait until it is there again. (A shortage with such a time does not count: [`Fleet::growth_block`].)
+    /// Sets times in the future to now. They were recorded while the clock was ahead; without the correction, their
+    /// deadlines would be late by that. (A shortage with such a time is ignored: [`Fleet::growth_block`].)
     pub(super) fn correct_times(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
         for old in self.machines.values().cloned().collect::<Vec<_>>() {
             let mut machine = old.clone();

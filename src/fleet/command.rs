@@ -1,4 +1,4 @@
-//! What Cluster Autoscaler can ask of the fleet, and why it may be refused.
+//! Commands of Cluster Autoscaler, and their refusals.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,23 +21,23 @@ pub struct NodeRef {
     pub provider_id: String,
     /// Name of the Node, or the Instance id for a node that never registered.
     pub name: String,
-    /// Cluster Autoscaler made the node up for an instance that never registered or failed
+    /// Cluster Autoscaler invented the node for an instance that never registered or failed
     /// (docs/reference/cluster-autoscaler.md#made-up-nodes).
     pub fake: bool,
 }
 
-/// Draws the name of a new machine, unused so far.
+/// Generates the name of a new machine.
 pub type Names<'a> = &'a mut dyn FnMut(&NodeGroupName) -> MachineId;
 
-/// What a node of a request is.
+/// The object that a node of a deletion names.
 enum Victim<'a> {
     Machine(&'a Machine),
-    /// Was ours and is no more, or never came to be.
+    /// A machine or VM that no longer exists.
     Gone,
 }
 
 impl Fleet {
-    /// `NodeGroupIncreaseSize`: `delta` Pending machines, or none.
+    /// `NodeGroupIncreaseSize`: adds `delta` Pending machines, or refuses all.
     pub fn increase(
         &mut self,
         pool: &str,
@@ -65,7 +65,7 @@ impl Fleet {
         Ok(changes)
     }
 
-    /// Whether the pool may grow by that many now.
+    /// Checks whether the pool may grow by that many machines now.
     pub(crate) fn may_grow(&self, pool: &str, wanted: u32) -> Result<(), Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
@@ -126,9 +126,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// `NodeGroupDecreaseTargetSize`: cancels up to `-delta` machines that were never requested from VPSie, the newest
-    /// first. It deletes no VM (docs/reference/cluster-autoscaler.md#nodegroupdecreasetargetsize). With no machine to
-    /// cancel it succeeds: an error would abort Cluster Autoscaler's whole loop, often only because its view is older
+    /// `NodeGroupDecreaseTargetSize`: removes up to `-delta` machines that were never requested from VPSie, the newest
+    /// first. It deletes no VM (docs/reference/cluster-autoscaler.md#nodegroupdecreasetargetsize). Without such a
+    /// machine it succeeds: an error would abort Cluster Autoscaler's whole loop, often only because its view is older
     /// (docs/reference/cluster-autoscaler.md#target-size).
     pub fn decrease(&mut self, pool: &str, delta: i32) -> Result<Vec<Change>, Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
@@ -148,8 +148,8 @@ impl Fleet {
         Ok(changes)
     }
 
-    /// `NodeGroupDeleteNodes`: all of them, or none. A node that is gone or going already is a success
-    /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
+    /// `NodeGroupDeleteNodes`: deletes all of the nodes, or none. A node that is deleted or being deleted already is a
+    /// success (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     pub fn delete_nodes(
         &mut self,
         pool: &str,
@@ -163,15 +163,15 @@ impl Fleet {
                 Some(Victim::Gone) => {}
                 Some(Victim::Machine(machine)) if machine.pool.to_string() == pool => {
                     let running = matches!(machine.phase, Phase::Running { .. });
-                    // The placeholder of a machine that runs is stale: its Node registered meanwhile. Without a
-                    // UUID the placeholder is still its id.
+                    // The placeholder of a Running machine is stale, because its Node registered since. Without a UUID
+                    // the placeholder is still its id.
                     let stale = running
                         && node.provider_id.starts_with(PLACEHOLDER_PREFIX)
                         && machine.instance_id() != node.provider_id;
                     if machine.counts() && !stale && !victims.contains_key(&machine.id) {
                         healthy += u32::from(running && !node.fake);
-                        // Cluster Autoscaler drains Nodes, not the instances that it has no Node of: such a Node
-                        // may have registered since.
+                        // Cluster Autoscaler does not drain instances without a Node, and the Node may have registered
+                        // since.
                         let drain = if node.fake { DrainState::Pending } else { DrainState::Done };
                         victims.insert(machine.id.clone(), drain);
                     }
@@ -187,7 +187,7 @@ impl Fleet {
         Ok(changes)
     }
 
-    /// What a node of a request is to us. None when it is not ours.
+    /// The object that the node names. None if it is neither a machine nor a VM of this installation.
     fn victim(&self, node: &NodeRef) -> Option<Victim<'_>> {
         if let Some(machine) = self.machine_of(&node.provider_id, &node.name) {
             return Some(Victim::Machine(machine));
@@ -203,7 +203,7 @@ impl Fleet {
         }
     }
 
-    /// Deletions of healthy nodes stop at the NodeGroup's minimum; clean-ups may pass it
+    /// Deletions of healthy nodes stop at the NodeGroup's minimum. Deletions of other nodes may go below it
     /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     fn keeps_minimum(&self, pool: &str, victims: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
@@ -219,7 +219,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Marks a machine for deletion; its Node is drained first. One that is Deleting stays as it is.
+    /// Marks a machine for deletion; its Node is drained first. A Deleting machine stays unchanged.
     pub fn retire(&mut self, id: &MachineId, reason: DeletionReason, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.machines.get(id).is_some_and(Machine::counts) {
@@ -228,7 +228,7 @@ impl Fleet {
         changes
     }
 
-    /// Writes a machine's record as it is: somebody removed it.
+    /// Writes the record of a machine again, because a person removed it.
     pub fn rewrite_record(&self, id: &MachineId) -> Vec<Change> {
         self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
     }
@@ -245,7 +245,7 @@ impl Fleet {
         changes
     }
 
-    /// Notes how far the Node of a machine that is being deleted is drained.
+    /// Records the drain state of a machine that is being deleted.
     pub fn note_drain(&mut self, id: &MachineId, seen: DrainState) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(mut machine) = self.machines.get(id).cloned() else { return changes };
@@ -259,7 +259,7 @@ impl Fleet {
         changes
     }
 
-    /// Without an API server nothing can be drained: every VM may be deleted as it is.
+    /// Completes all drains: without an API server, VMs are deleted without a drain.
     pub(super) fn skip_drains(&mut self, changes: &mut Vec<Change>) {
         let due =
             |m: &&Machine| matches!(m.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. });
@@ -268,8 +268,8 @@ impl Fleet {
         }
     }
 
-    /// Gives a machine up: Deleting while a VM of it may exist, else gone at once. A VM that is not known yet may
-    /// have a Node when it is.
+    /// Marks a machine Deleting while it may have a VM; otherwise removes it. The drain of a VM that is not known yet
+    /// is pending, because the VM may have a Node when it appears.
     pub(super) fn mark_for_deletion(
         &mut self,
         changes: &mut Vec<Change>,

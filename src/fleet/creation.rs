@@ -1,7 +1,7 @@
-//! Asking VPSie for VMs: which machines need one, and what its answers mean.
+//! Requests to VPSie for VMs, and the effect of VPSie's answers.
 //!
-//! A creation returns no id and is not idempotent (invariant 6). So each one is an [`VmRequest`], durable before the
-//! call; a new node in a listing uses up one; what is not used up is remembered.
+//! A creation returns no id and is not idempotent (invariant 6). So each request is a durable [`VmRequest`] before the
+//! call. A new node in a listing matches one request. Requests without a match are remembered.
 
 use jiff::Timestamp;
 
@@ -13,34 +13,34 @@ use super::record::Change;
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
-/// What became of a creation asked of VPSie.
+/// The result of a request to VPSie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreationOutcome {
-    /// Accepted: a VM is to appear.
+    /// Accepted. A VM will appear.
     Accepted,
     /// Accepted, and the reply identifies the VM.
     Created(Vm),
-    /// The reply was lost: a VM may appear.
+    /// The reply was lost. A VM may appear.
     Unclear,
     /// Refused for a lasting reason.
     Refused(Failure),
-    /// Nothing was done; later may help.
+    /// VPSie created nothing. A later request may succeed.
     Unavailable(Failure),
-    /// VPSie was never asked, though the request may be recorded.
+    /// The request was not sent, though it may be recorded.
     NotSent,
 }
 
 impl Fleet {
-    /// Says for which machines VPSie is being asked at this moment: their requests cannot be lost yet.
+    /// Sets the machines whose requests are being sent. These requests cannot count as lost.
     pub fn set_in_flight(&mut self, machines: impl IntoIterator<Item = MachineId>) {
         self.transient.in_flight = machines.into_iter().collect();
     }
 
-    /// Records that VPSie is about to be asked for these machines. Those that need nothing any more are left
-    /// out; the changes name the others.
+    /// Records a request for each of these machines before it is sent. Machines that need no request any more are
+    /// skipped; the changes name the others.
     pub fn record_requests(&mut self, machines: &[MachineId], now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
-        // Before the first listing, a VM that was there already could not be told from a new one.
+        // Before the first listing, a new VM cannot be distinguished from an existing one.
         let machines = if self.transient.listed { machines } else { &[] };
         for id in machines {
             let Some(machine) = self.machines.get(id).filter(|m| m.needs_request()) else { continue };
@@ -56,7 +56,7 @@ impl Fleet {
         changes
     }
 
-    /// Applies VPSie's answer to a creation. The VM may have been listed, or the machine given up, before the answer. A
+    /// Applies VPSie's answer to a request. The VM may have been listed, or the machine deleted, before the answer. A
     /// shortage also fails the waiting machines of that class.
     pub fn record_outcome(
         &mut self,
@@ -141,7 +141,7 @@ impl Fleet {
         changes
     }
 
-    /// After an attempt that made nothing: the machine goes on in `phase` if it still waits for a VM.
+    /// Ends a request that created nothing. A machine that still waits for a VM continues in `phase`.
     fn end_attempt(&mut self, changes: &mut Vec<Change>, mut machine: Machine, phase: Phase) {
         match machine.phase {
             Phase::Creating { vm: None, .. } => machine.phase = phase,
@@ -153,8 +153,8 @@ impl Fleet {
         self.push_change(changes, Change::SaveMachine(machine));
     }
 
-    /// Fails the machines of a class that wait for a request. VPSie has no capacity for them either, and Cluster
-    /// Autoscaler can use another pool at once.
+    /// Fails the Pending machines of a class. VPSie has no capacity for them either, and Cluster Autoscaler can use
+    /// another pool at once.
     fn fail_pending(
         &mut self,
         changes: &mut Vec<Change>,
@@ -169,7 +169,7 @@ impl Fleet {
         }
     }
 
-    /// Notes that VPSie accepted the deletion of the machine's VM, or said that it is not there.
+    /// Records that VPSie accepted the deletion of the machine's VM, or answered that it does not exist.
     pub fn deletion_accepted(&mut self, id: &MachineId, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(mut machine) = self.machines.get(id).cloned() else { return changes };
@@ -181,7 +181,7 @@ impl Fleet {
         changes
     }
 
-    /// Machines whose VM is to be deleted at VPSie, the longest given up first.
+    /// Machines whose VM must be deleted at VPSie, the longest Deleting first.
     pub fn machines_to_delete(&self) -> Vec<&Machine> {
         let mut unwanted: Vec<_> = self.machines.values().filter(|m| m.needs_vm_deletion()).collect();
         unwanted.sort_by_key(|m| match m.phase {

@@ -1,21 +1,21 @@
-//! Why a pool would not grow if it were asked to now.
+//! Reasons why a pool cannot grow now.
 
 use jiff::Timestamp;
 
 use super::state::Fleet;
 
-/// Why a pool is certain not to grow now.
+/// The reason why a pool cannot grow now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrowthBlock {
-    /// In one word, such as `STOCKOUT`.
+    /// A code such as `STOCKOUT`.
     pub reason: &'static str,
-    /// For a person: what would have to change.
+    /// The cause and the remedy, for people.
     pub message: String,
 }
 
 impl Fleet {
-    /// Why the pool would not grow by that many: it would be refused, or VPSie had too little of it lately. A quota is
-    /// the account's, so it stands in the way of every pool.
+    /// The reason why the pool cannot grow by that many machines: a refusal, or a recent shortage at VPSie. None if it
+    /// can. A quota belongs to the account, so it blocks every pool.
     pub fn growth_block(&self, pool: &str, by: u32, now: Timestamp) -> Option<GrowthBlock> {
         if let Err(refusal) = self.may_grow(pool, by) {
             return Some(GrowthBlock { reason: refusal.word(), message: refusal.to_string() });

@@ -1,4 +1,4 @@
-//! What is remembered of requests and listings for longer than machines and unmanaged nodes are.
+//! Memory of requests and listings that lasts longer than machines and unmanaged nodes.
 
 use std::collections::BTreeSet;
 
@@ -8,35 +8,35 @@ use serde::{Deserialize, Serialize};
 use super::ids::{Hostname, PoolId};
 use crate::catalog::{MachineClass, SizeId};
 
-/// What is remembered of requests and listings for longer than machines and unmanaged nodes are. One record.
+/// Memory of requests and listings that lasts longer than machines and unmanaged nodes. One record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
-    /// Nodes that no request can have made: they were listed before the first one, or long after the last one, or a
-    /// person says so. None before the first listing.
+    /// Nodes that no request can have made: they were listed before the first request or long after the last one, or a
+    /// person annotated them. None before the first listing.
     #[serde(default)]
     pub known_before: Option<BTreeSet<Hostname>>,
-    /// Late requests, from when their machines forgot them.
+    /// Requests whose machines stopped waiting for them.
     #[serde(default)]
     pub abandoned: Vec<AbandonedRequests>,
 }
 
-/// Late requests of one pool: they have no VM, and their machines no longer wait for one.
+/// Abandoned requests of one pool: they have no VM, and their machines no longer wait for them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AbandonedRequests {
     /// The pool.
     pub pool: PoolId,
-    /// The size that was asked for.
+    /// The requested size.
     pub size: SizeId,
-    /// When the newest of them was made.
+    /// Time of the newest of them.
     pub at: Timestamp,
     /// How many.
     pub count: u32,
 }
 
 impl AbandonedRequests {
-    /// The class of the VMs that they may make.
+    /// The class of the VMs that they may still make.
     pub fn class(&self) -> MachineClass {
         self.pool.class(self.size)
     }

@@ -1,5 +1,5 @@
-//! Records that another version wrote: unknown fields are ignored, unknown values are read as the one with the least
-//! effect. No VM is requested or deleted by a guess.
+//! Records of another version: unknown fields are ignored, unknown values are read as the value with the least effect.
+//! A guess must not request or delete a VM.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -10,7 +10,8 @@ use super::ids::{Hostname, VmId};
 use super::machine::{Machine, Phase};
 use super::record::{UnmanagedKind, UnmanagedNode};
 
-/// A machine that another version recorded. An error where it cannot be told what is to become of it.
+/// Reads a machine that another version recorded. An error if its phase is unknown and neither a VM nor a request shows
+/// a safe one.
 pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
     let strict = serde_json::from_str(text);
     if strict.is_ok() {
@@ -39,7 +40,7 @@ pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
     serde_json::from_value(record)
 }
 
-/// A listed node that another version recorded. One that is something unknown to this version is never touched.
+/// Reads an unmanaged node that another version recorded. An unknown kind is read as foreign, so it is never touched.
 pub(crate) fn read_unmanaged(text: &str) -> Result<UnmanagedNode, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -54,7 +55,7 @@ pub(crate) fn read_unmanaged(text: &str) -> Result<UnmanagedNode, serde_json::Er
     })
 }
 
-/// The VM that an unreadable row names. It is never touched.
+/// The VM that an unreadable row names, as a foreign node: it is never touched.
 pub(crate) fn vm_of_unreadable(text: &str) -> Option<UnmanagedNode> {
     let record: Value = serde_json::from_str(text).ok()?;
     let vm = record.pointer("/phase/vm").filter(|vm| !vm.is_null()).unwrap_or(&record["vm"]);
@@ -69,19 +70,19 @@ pub(crate) fn vm_of_unreadable(text: &str) -> Option<UnmanagedNode> {
     })
 }
 
-/// Whether this version knows the word.
+/// Whether this version knows the value.
 pub(crate) fn is_known<T: DeserializeOwned>(word: &Value) -> bool {
     serde_json::from_value::<T>(word.clone()).is_ok()
 }
 
-/// Replaces a word that this version does not know by `instead`.
+/// Replaces an unknown value by `instead`.
 pub(crate) fn replace_unknown(word: &mut Value, instead: &Value, is_known: impl Fn(&Value) -> bool) {
     if !is_known(word) {
         word.clone_from(instead);
     }
 }
 
-/// Removes a word that this version does not know.
+/// Removes an unknown value.
 pub(crate) fn remove_unknown(object: &mut Map<String, Value>, key: &str, is_known: impl Fn(&Value) -> bool) {
     if object.get(key).is_some_and(|word| !is_known(word)) {
         object.remove(key);

@@ -1,4 +1,4 @@
-//! A machine: one unit of a pool's target size, from before its VM exists until after its Node is gone.
+//! A machine: one unit of a pool's target size, from before its VM exists until after its Node is deleted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,99 +11,98 @@ use super::ids::{Hostname, MachineId, PoolId, ProviderId, VmId};
 use super::listing::ListedNode;
 use crate::catalog::{MachineClass, SizeId};
 
-/// Requests that may be lost before a machine is given up.
+/// Maximum of requests for one machine. If all are lost, the machine fails.
 pub const MAX_REQUESTS: usize = 3;
 
-/// One unit of a pool's target size. Durable as it stands.
+/// One unit of a pool's target size. A durable record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
     /// Its name.
     pub id: MachineId,
-    /// The pool whose target size it counts in.
+    /// Its pool.
     pub pool: PoolId,
-    /// The size, and so the VPSie group, that its VM is asked for in.
+    /// The requested size, and so the VPSie group of its VM.
     pub size: SizeId,
     /// When it was recorded.
     pub created_at: Timestamp,
-    /// Where it is in its life.
+    /// Its phase.
     pub phase: Phase,
-    /// Creations asked of VPSie that no VM has been matched with. One that was lost stays here, so that a VM
-    /// which arrives late is known as ours.
+    /// Requests to VPSie that no VM is matched with yet. A lost request stays here, so that a late VM is recognized.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<VmRequest>,
 }
 
-/// Where a machine is in its life.
+/// The phase of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Phase {
-    /// Recorded; nothing is asked of VPSie.
+    /// Recorded; no request was sent.
     Pending,
-    /// Asked for; the VM is known or not yet.
+    /// Requested; the VM may be unknown yet.
     Creating {
-        /// The VM, once a listing has shown it.
+        /// The VM, once a listing shows it.
         vm: Option<Vm>,
-        /// When it was first asked for.
+        /// When it was first requested.
         since: Timestamp,
     },
-    /// The VM is up.
+    /// The Node registered. Without an API server: VPSie lists the VM as running.
     Running {
         /// The VM.
         vm: Vm,
-        /// Since when.
+        /// When it became Running.
         since: Timestamp,
     },
-    /// The creation failed for good.
+    /// The creation failed and is not retried.
     Failed {
         /// Why.
         failure: Failure,
         /// When.
         at: Timestamp,
     },
-    /// To be removed at VPSie, or being removed.
+    /// Its VM is to be deleted, or is being deleted.
     Deleting {
-        /// The VM, if one is known. Without one the machine waits for its outstanding asks to settle.
+        /// The VM, if one is known. Without a VM the machine waits until its open requests are matched or lost.
         vm: Option<Vm>,
-        /// When it was given up.
+        /// When its deletion began.
         since: Timestamp,
-        /// Why, and so by whom.
+        /// Why it is deleted.
         #[serde(default)]
         reason: DeletionReason,
-        /// How far its Node is drained. The VM is deleted only after that.
+        /// The drain of its Node. The VM is deleted only after that.
         #[serde(default, with = "stored_drain")]
         drain: DrainState,
-        /// When VPSie accepted the deletion (or said that the VM is not there).
+        /// When VPSie accepted the deletion, or answered that the VM does not exist.
         accepted_at: Option<Timestamp>,
     },
 }
 
-/// How far the Node of a machine that is being deleted is drained: the drain gate of every VM deletion.
+/// The drain of the Node of a machine that is being deleted: the drain gate of every VM deletion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DrainState {
     /// The Node, if there is one, must be drained first.
     #[default]
     Pending,
-    /// There is no Node, by the API server's own answer. Not durable: after a restart the API server is asked again.
-    /// A Node that registers later is drained after all.
+    /// The API server has no such Node. Not durable: after a restart the API server is read again. A Node that
+    /// registers later is drained after all.
     NoNode,
-    /// The Node was drained, by us or by Cluster Autoscaler; or there is no API server.
+    /// The Node is drained, by vpsie-autoscaler or by Cluster Autoscaler; or there is no API server.
     Done,
 }
 
 impl DrainState {
-    /// What is stored of it: whether a drain is due.
+    /// Whether a drain is due: the stored part of the state.
     pub(crate) fn is_due(self) -> bool {
         self != Self::Done
     }
 
-    /// What was stored of it.
+    /// The state from its stored part.
     pub(crate) fn stored(due: bool) -> Self {
         if due { Self::Pending } else { Self::Done }
     }
 }
 
-/// The format of releases that knew two states only: whether the Node must be drained.
+/// The format of releases with two states: whether the Node must be drained.
 mod stored_drain {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
@@ -122,25 +121,25 @@ mod stored_drain {
 /// Why a machine is deleted: the cause that its record keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeletionReason {
-    /// Cluster Autoscaler named it in `NodeGroupDeleteNodes`.
+    /// Cluster Autoscaler deleted it by `NodeGroupDeleteNodes`.
     #[default]
     ClusterAutoscaler,
-    /// Somebody deleted its VPSieNode.
+    /// A person deleted its VPSieNode.
     VPSieNodeDeleted,
-    /// Somebody deleted its NodeGroup.
+    /// A person deleted its NodeGroup.
     NodeGroupDeleted,
-    /// It failed, and Cluster Autoscaler did not clean it up in time.
+    /// It failed, and Cluster Autoscaler did not delete it in time.
     FailedExpired,
-    /// Its VM was an orphan that nobody adopted.
+    /// Its VM was an orphan that no machine adopted.
     Orphan,
-    /// Its VM is gone; only requests that may still have a result are left.
+    /// Its VM disappeared; only requests that may still make a VM are left.
     VMGone,
-    /// Its VM was deleted, and is listed again.
+    /// Its VM was deleted, and VPSie lists it again.
     VMReturned,
 }
 
 impl DeletionReason {
-    /// The word for it, as in status, events and the audit log.
+    /// The name in status, events and the audit log.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClusterAutoscaler => "ClusterAutoscaler",
@@ -154,7 +153,7 @@ impl DeletionReason {
     }
 }
 
-/// A VM as it is bound to a machine.
+/// A VM that is bound to a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Vm {
@@ -162,15 +161,15 @@ pub struct Vm {
     pub hostname: Hostname,
     /// Its UUID; some listings lack it for a while (docs/reference/vpsie-api.md#nodes).
     pub id: Option<VmId>,
-    /// Its addresses, where a listing tells any: they find its Node should that have another name.
+    /// Its addresses, as far as listings show them. They identify its Node if the Node has another name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// The `spec.providerID` that another controller gave its Node: it cannot be changed, so it is the Instance id.
+    /// The `spec.providerID` that another controller set on its Node. It cannot be changed, so it is the Instance id.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<ProviderId>,
 }
 
-/// A VM that may be deleted: its Node is drained, or there is none. Only [`Machine::deletable`] makes one.
+/// A VM that may be deleted: its Node is drained, or there is none. Only [`Machine::deletable`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeletableVm(Vm);
 
@@ -184,13 +183,13 @@ impl Deref for DeletableVm {
 
 #[cfg(test)]
 impl DeletableVm {
-    /// For tests of what follows.
+    /// For tests.
     pub(crate) fn assumed(vm: Vm) -> Self {
         Self(vm)
     }
 }
 
-/// One creation asked of VPSie.
+/// One request to VPSie for a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmRequest {
@@ -200,28 +199,27 @@ pub struct VmRequest {
     pub outcome: RequestOutcome,
 }
 
-/// What is known of a creation asked of VPSie.
+/// The known outcome of a request to VPSie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RequestOutcome {
-    /// The call is under way, or the process died in it.
+    /// The call is in flight, or the process ended during it.
     InFlight,
     /// VPSie accepted it; a VM is to appear.
     Accepted,
-    /// The reply was lost: a VM may appear.
+    /// The reply was lost. A VM may appear.
     Unclear,
-    /// Given up waiting. Only kept to know a late VM as ours.
+    /// Counted as lost. It is kept to recognize a late VM.
     Lost,
 }
 
-/// Why a creation failed for good.
+/// Why a creation failed and is not retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// The kind: class and code that Cluster Autoscaler sees.
+    /// The kind: class and code that Cluster Autoscaler gets.
     pub reason: FailureReason,
-    /// The API's own words, without ids, at most 200 characters
-    /// (docs/reference/cluster-autoscaler.md#creation-errors).
+    /// VPSie's message, without ids, at most 200 characters (docs/reference/cluster-autoscaler.md#creation-errors).
     pub message: String,
 }
 
@@ -230,19 +228,19 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FailureReason {
-    /// The account or the cluster may have no more workers.
+    /// A quota of the account or the cluster is reached.
     QuotaExceeded,
-    /// VPSie has no capacity of this size here now.
+    /// VPSie has no capacity of this size in the datacenter now.
     Stockout,
-    /// Accepted, but no VM appeared in time, or it never came up.
+    /// VPSie accepted the request, but no VM appeared in time, or the VM was never up.
     CreateTimeout,
-    /// The API refused our credentials until time ran out.
+    /// VPSie refused the credentials until the create timeout.
     Authentication,
-    /// The API does not know what the NodeGroup names.
+    /// VPSie does not know an object that the NodeGroup names.
     InvalidConfiguration,
-    /// The API could not be reached, or asked us to slow down, until time ran out.
+    /// VPSie was unreachable or limited the rate until the create timeout.
     ApiUnavailable,
-    /// Refused in words we do not know.
+    /// VPSie refused with an unknown message.
     Refused,
 }
 
@@ -276,7 +274,7 @@ impl fmt::Display for FailureReason {
 }
 
 impl Vm {
-    /// As a listing shows it.
+    /// The VM of a listed node.
     pub(super) fn listed(node: &ListedNode) -> Self {
         Self {
             hostname: node.hostname.clone(),
@@ -286,13 +284,13 @@ impl Vm {
         }
     }
 
-    /// The providerID that its Node has, or is to be given. None while it is unknown.
+    /// The providerID that its Node has or will get. None while it is unknown.
     pub fn node_id(&self) -> Option<String> {
         let adopted = self.provider_id.as_ref().map(ToString::to_string);
         adopted.or_else(|| self.id.as_ref().map(VmId::provider_id))
     }
 
-    /// Learns what a listing tells of it.
+    /// Updates id and addresses from a listing.
     pub(super) fn update_from_listing(&mut self, node: &ListedNode) {
         self.id = self.id.take().or_else(|| node.id.clone());
         if !node.addresses.is_empty() {
@@ -302,7 +300,7 @@ impl Vm {
 }
 
 impl Phase {
-    /// The word for it, as in status, logs and metrics.
+    /// The name in status, logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Pending => "Pending",
@@ -347,15 +345,14 @@ impl Machine {
         }
     }
 
-    /// The `Instance` id: what its Node has as providerID, or will have once the VM's UUID is known; a stable
-    /// placeholder before.
+    /// The `Instance` id: the providerID of its Node, or a stable placeholder until the VM's UUID is known.
     pub fn instance_id(&self) -> String {
         self.vm().and_then(Vm::node_id).unwrap_or_else(|| self.id.placeholder())
     }
 
-    /// Whether VPSie is to be asked for its VM: nothing was asked yet, or all that was asked is lost.
+    /// Whether a request must be sent for it: there was none yet, or all are lost.
     pub fn needs_request(&self) -> bool {
-        // Never by guess.
+        // An unknown size cannot be requested.
         if self.size.known().is_none() {
             return false;
         }
@@ -367,12 +364,12 @@ impl Machine {
         }
     }
 
-    /// Whether it has a request whose answer is not recorded.
+    /// Whether it has a request without a recorded answer.
     pub fn has_request_in_flight(&self) -> bool {
         self.requests.iter().any(|request| request.outcome == RequestOutcome::InFlight)
     }
 
-    /// Whether VPSie is to be asked to delete its VM.
+    /// Whether its VM must be deleted at VPSie.
     pub fn needs_vm_deletion(&self) -> bool {
         self.deletable().is_some()
     }

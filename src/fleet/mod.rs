@@ -1,8 +1,8 @@
-//! PURE. Pools and machines: what Cluster Autoscaler may ask, what VPSie shows, and what follows.
+//! PURE. Pools and machines: commands of Cluster Autoscaler, listings of VPSie, and their effects.
 //!
-//! Nothing here waits, reads a clock, draws chance or does I/O. A command or an observation changes the
-//! fleet and returns the [`Change`]s it made. The writer works on a fleet of its own, makes the changes
-//! durable, and only then applies them to the fleet that everybody reads.
+//! The code is synchronous and reads no clock, no randomness and no I/O. A command or a listing changes the fleet and
+//! returns the [`Change`]s. The writer works on its own copy, makes the changes durable, and then applies them to the
+//! fleet that readers see.
 
 mod abandoned_requests;
 mod adoption;

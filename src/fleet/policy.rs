@@ -6,7 +6,7 @@ use std::time::Duration;
 /// asked for too, so that a clock that jumps does not decide alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How long a machine may wait for VPSie to accept it, and an accepted one for its VM to be listed.
+    /// Maximum time until VPSie accepts a machine's request, and from then until its VM is listed.
     pub create_timeout: Duration,
     /// How long a Failed machine is shown, should Cluster Autoscaler not delete it
     /// (docs/reference/cluster-autoscaler.md#creation-errors).

@@ -164,7 +164,7 @@ impl Fleet {
         (fits && found.all(|other| other.id == first.id)).then_some(first)
     }
 
-    /// Listed nodes that are no machine's.
+    /// Listed nodes that belong to no machine.
     pub fn unmanaged_nodes(&self) -> impl Iterator<Item = &UnmanagedNode> {
         self.unmanaged.values()
     }

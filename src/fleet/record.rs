@@ -1,4 +1,4 @@
-//! What is durable, and the writes that change it.
+//! Durable records, and the writes that change them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,37 +12,37 @@ use super::machine::Machine;
 use super::size_profile::SizeProfile;
 use crate::catalog::{Catalog, SizeId};
 
-/// One durable write. Lists of them are ordered so that any part of one, from the front, loses nothing: a VM is
-/// recorded in its new place before it is dropped from the old one. [`DeferredChanges`](super::DeferredChanges) says which writes
-/// wait while a record is refused.
+/// One durable write. Lists of changes are ordered so that any prefix of a list loses nothing: a VM is written to its
+/// new record before it is removed from the old one. [`DeferredChanges`](super::DeferredChanges) selects the writes
+/// that wait while a record is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Writes a machine's record, new or not.
     SaveMachine(Machine),
     /// Removes a machine's record.
     DropMachine(MachineId),
-    /// Writes the record of a listed node that is no machine's.
+    /// Writes the record of an unmanaged node.
     SaveUnmanaged(UnmanagedNode),
     /// Removes that record.
     DropUnmanaged(Hostname),
-    /// Writes what nodes of a size were seen to have.
+    /// Writes the profile of a size.
     SaveProfile(SizeId, SizeProfile),
-    /// Writes what is remembered of requests and listings.
+    /// Writes the ledger.
     SaveLedger(Ledger),
-    /// Keeps the last good catalog, so that a start while VPSie is down has one.
+    /// Writes the last good catalog, for a start while VPSie is down.
     SaveCatalog(Arc<Catalog>),
 }
 
 /// The record that a change writes or removes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordKey {
-    /// That of a machine.
+    /// A machine.
     Machine(MachineId),
-    /// That of a listed node that is no machine's.
+    /// An unmanaged node.
     Unmanaged(Hostname),
-    /// What nodes of a size were seen to have.
+    /// The profile of a size.
     Profile(SizeId),
-    /// What is remembered of requests and listings.
+    /// The ledger.
     Ledger,
     /// The catalog.
     Catalog,
@@ -61,7 +61,7 @@ impl fmt::Display for RecordKey {
 }
 
 impl RecordKey {
-    /// The kind of record in one word, as in metrics.
+    /// The kind of record, as in metrics.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Machine(_) => "machine",
@@ -74,7 +74,7 @@ impl RecordKey {
 }
 
 impl Change {
-    /// The record that it is about.
+    /// The record that it writes or removes.
     pub fn record(&self) -> RecordKey {
         match self {
             Self::SaveMachine(machine) => RecordKey::Machine(machine.id.clone()),
@@ -88,20 +88,20 @@ impl Change {
     }
 }
 
-/// All that is durable.
+/// All durable records.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
     /// The machines.
     pub machines: Vec<Machine>,
-    /// Listed nodes that are no machine's.
+    /// Listed nodes that belong to no machine.
     pub unmanaged: Vec<UnmanagedNode>,
-    /// What nodes of a size were seen to have.
+    /// The profile of a size.
     pub profiles: Vec<(SizeId, SizeProfile)>,
-    /// What is remembered of requests and listings.
+    /// The ledger.
     pub ledger: Ledger,
     /// The last good catalog.
     pub catalog: Option<Arc<Catalog>>,
-    /// How many records this version cannot read. They are left as they are.
+    /// Number of records that this version cannot read. They stay unchanged.
     pub unreadable: u32,
 }
 
@@ -113,7 +113,7 @@ impl Records {
     }
 }
 
-/// A node that VPSie listed and that is no machine's.
+/// A node that VPSie listed and that belongs to no machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnmanagedNode {
@@ -123,37 +123,38 @@ pub struct UnmanagedNode {
     pub id: Option<VmId>,
     /// When it was first listed.
     pub first_seen: Timestamp,
-    /// What it is to us.
+    /// Its kind.
     pub kind: UnmanagedKind,
-    /// The pool that waited for a VM when this foreign node appeared, where none of the waiting requests fits the node.
-    /// The node may be the result of one all the same, so it counts as paid for in that pool's NodeGroup. It is compared
-    /// with those requests again once its role is known.
+    /// The pool that waited for a VM when this foreign node appeared and matched none of the open requests. The node
+    /// may still be the result of one, so it counts as paid for in the NodeGroup of the pool. Once its role is known,
+    /// it is compared with the requests again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaited_by: Option<PoolId>,
 }
 
-/// What a node that is no machine's is to us.
+/// The kind of an unmanaged node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum UnmanagedKind {
-    /// Not made by us: control plane, or a worker that was there or that somebody added. Never touched.
+    /// Not requested by vpsie-autoscaler: control plane, or a worker that existed before or that a person added. Never
+    /// touched.
     Foreign,
-    /// Made by a request of ours that no machine waits for any more: adopted, or deleted after a grace.
+    /// Made by a request that no machine waits for any more. It is adopted, or deleted after a grace period.
     Orphan {
-        /// The pool that it was asked for.
+        /// The pool that it was requested for.
         pool: PoolId,
-        /// Its size, where it can be told.
+        /// Its size, if it is known.
         size: Option<SizeId>,
     },
-    /// Was a machine's VM and is not listed any more. Known again should it come back.
+    /// Was the VM of a machine and is no longer listed. It is recognized if it returns.
     Gone {
-        /// The machine it was.
+        /// Its machine.
         machine: MachineId,
         /// Its pool.
         pool: PoolId,
         /// Its size.
         size: SizeId,
-        /// Whether we had asked for its deletion.
+        /// Whether vpsie-autoscaler had requested its deletion.
         deleted: bool,
     },
 }

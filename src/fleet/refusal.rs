@@ -14,7 +14,7 @@ pub enum Refusal {
     /// A delta of the wrong sign.
     #[error("delta is {delta}, must be {allowed}")]
     Delta {
-        /// What was asked.
+        /// The requested number.
         delta: i32,
         /// `above 0` or `below 0`.
         allowed: &'static str,
@@ -27,9 +27,9 @@ pub enum Refusal {
     AboveMax {
         /// The pool.
         pool: PoolId,
-        /// What was asked.
+        /// The requested number.
         delta: u32,
-        /// Machines of the NodeGroup that count.
+        /// Machines of the NodeGroup that are not Deleting.
         group_target: u32,
         /// `spec.maxNodes`.
         group_max: u32,
@@ -42,14 +42,14 @@ pub enum Refusal {
     AboveClusterMax {
         /// The pool.
         pool: PoolId,
-        /// What was asked.
+        /// The requested number.
         delta: u32,
-        /// Machines of all NodeGroups that count.
+        /// Number of machines of all NodeGroups that are not Deleting.
         machines: u32,
         /// `spec.globalSettings.maxClusterWorkers`.
         max: u32,
     },
-    /// The limits of all NodeGroups together are not known.
+    /// The limits of the AutoscalerConfig are unknown.
     #[error(
         "pool {pool} cannot grow: the limits of the AutoscalerConfig are unknown: {why}; check it with `kubectl \
          get autoscalerconfigs`"
@@ -57,7 +57,7 @@ pub enum Refusal {
     LimitsUnknown {
         /// The pool.
         pool: PoolId,
-        /// Why they are not known.
+        /// Why they are unknown.
         why: Arc<str>,
     },
     /// The runaway guard stops creations.
@@ -77,7 +77,7 @@ pub enum Refusal {
     AboveVmBound {
         /// The pool.
         pool: PoolId,
-        /// What was asked.
+        /// The requested number.
         delta: u32,
         /// VMs that may be paid for.
         counted: u32,
@@ -94,15 +94,15 @@ pub enum Refusal {
     VmsStillPaid {
         /// The pool.
         pool: PoolId,
-        /// What was asked.
+        /// The requested number.
         delta: u32,
         /// `NodeGroup <name>` or `the cluster`.
         whose: String,
-        /// Machines that count.
+        /// Machines that are not Deleting.
         target: u32,
         /// Most machines.
         max: u32,
-        /// VMs that are paid for and do not count.
+        /// Additional VMs that are paid for.
         extra_vms: u32,
         /// Most VMs that may be paid for.
         paid_max: u32,
@@ -130,14 +130,14 @@ pub enum Refusal {
     BelowMin {
         /// The pool.
         pool: PoolId,
-        /// How many healthy ones were named.
+        /// Number of healthy nodes in the request.
         healthy: u32,
-        /// Machines of the NodeGroup that count.
+        /// Machines of the NodeGroup that are not Deleting.
         group_target: u32,
         /// `spec.minNodes`.
         group_min: u32,
     },
-    /// The offer is not in the catalog (any more), or the NodeGroup is gone.
+    /// The catalog does not have the offer, or the NodeGroup is deleted or invalid.
     #[error("pool {pool} cannot grow: {why}")]
     NotGrowable {
         /// The pool.
@@ -145,17 +145,17 @@ pub enum Refusal {
         /// What is missing.
         why: String,
     },
-    /// A node that is not the pool's to delete. None of the request was done.
+    /// A node does not belong to the pool. No node of the request is deleted.
     #[error("node {node:?} does not belong to pool {pool}; nothing was deleted")]
     ForeignNode {
-        /// The pool, as it came.
+        /// The pool of the request.
         pool: String,
         /// The node's name or provider id.
         node: String,
     },
 }
 
-/// Machines would cost more than they may.
+/// Machines would cost more than the limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "pool {pool} cannot grow by {delta}: {whose} costs {cost} of at most {limit}, and one machine of the pool \
@@ -164,7 +164,7 @@ pub enum Refusal {
 pub struct CostLimitReached {
     /// The pool.
     pub pool: PoolId,
-    /// What was asked.
+    /// The requested number.
     pub delta: u32,
     /// `NodeGroup <name>` or `the cluster`.
     pub whose: String,

@@ -1,4 +1,4 @@
-//! Recent shortages at VPSie. They are not durable: the records of failed machines restore them.
+//! Recent shortages at VPSie. They have no record: the records of failed machines restore them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use super::age::{age, is_ahead};
 use super::machine::{Failure, FailureReason, Machine, Phase};
 use crate::catalog::MachineClass;
 
-/// How long a shortage counts. Cluster Autoscaler backs off a pool for as long after its first failure
+/// Duration of a shortage. Cluster Autoscaler backs off a pool for the same time after its first failure
 /// (`--initial-node-group-backoff-duration`).
 const SHORTAGE_LASTS: Duration = Duration::from_mins(5);
 
-/// If two failures of one class are further apart, the clock has jumped between them.
+/// If two failures of one class are further apart, the clock has jumped.
 const AHEAD: Duration = Duration::from_hours(2);
 
 /// A shortage, and when it was last observed.
@@ -38,7 +38,7 @@ impl Shortage {
 pub(super) struct Shortages(HashMap<MachineClass, Shortage>);
 
 impl Shortages {
-    /// The shortage that would fail a creation now. A quota is the account's, so it holds for every class.
+    /// The shortage that would fail a request now. A quota belongs to the account, so it applies to every class.
     pub(super) fn active(&self, class: &MachineClass, now: Timestamp) -> Option<&Shortage> {
         let own = self.0.get(class).filter(|shortage| shortage.is_active(now));
         let quotas = self.0.values().filter(|shortage| shortage.is_quota() && shortage.is_active(now));
@@ -52,16 +52,16 @@ impl Shortages {
             Phase::Failed { failure, at }
                 if matches!(failure.reason, FailureReason::Stockout | FailureReason::QuotaExceeded) =>
             {
-                // A shortage that is hours newer was recorded while the clock was ahead.
+                // A shortage that is hours newer was recorded while the clock was ahead, and is replaced.
                 let is_older = |noted: Timestamp| noted <= *at || age(*at, noted) >= AHEAD;
                 if self.0.get(&key).is_none_or(|shortage| is_older(shortage.at)) {
                     self.0.insert(key, Shortage { failure: failure.clone(), at: *at });
                 }
             }
             Phase::Creating { vm: Some(_), .. } | Phase::Running { .. } => {
-                // A machine that was requested before the shortage does not show that it is over.
+                // A machine that was recorded before the shortage does not prove its end.
                 let is_over = |shortage: &Shortage| shortage.at <= machine.created_at;
-                // An account that gets a VM of any class is below its quota.
+                // A VM of any class proves that the account is below its quota.
                 self.0.retain(|of, shortage| !(is_over(shortage) && (*of == key || shortage.is_quota())));
             }
             _ => {}

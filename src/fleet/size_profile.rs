@@ -1,8 +1,9 @@
-//! What real Nodes show of their size, for the templates of Nodes that do not exist yet.
+//! Resources and labels of a size, observed on its Nodes. They are the basis of templates of Nodes that do not exist
+//! yet.
 //!
-//! The Nodes that registered last decide, a few of each NodeGroup, and of a resource their median. One unusual Node has
-//! no lasting effect on a template, and a size that has become smaller is known after two Nodes: because of a template
-//! that promises too much, machines are rented for pods that do not fit on them.
+//! A profile has the last few Nodes of each NodeGroup, and a resource is their median. One unusual Node has no lasting
+//! effect on a template, and a size that became smaller is known after two Nodes. A template with too many resources
+//! would make Cluster Autoscaler add machines for pods that do not fit on them.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +13,21 @@ use serde::{Deserialize, Serialize};
 use super::ids::NodeGroupName;
 use crate::catalog::Resources;
 
-/// Nodes of one NodeGroup that are remembered.
+/// Maximum of Nodes of one NodeGroup in a profile.
 pub(super) const NODES: usize = 3;
-/// Nodes of one size that are remembered: a record has room for no more.
+/// Maximum of Nodes in a profile. The size of a record is limited.
 const NODES_OF_SIZE: usize = 24;
 
 /// Amounts of resources by name: bytes of huge pages, numbers of devices.
 pub type Amounts = BTreeMap<String, u64>;
 
-/// What a Node has, or a template promises.
+/// Resources and labels of a Node or of a template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeShape {
-    /// `status.capacity`. A disk of 0 is not known.
+    /// `status.capacity`. A disk of 0 is unknown.
     pub capacity: Resources,
-    /// `status.allocatable`. A disk of 0 is not known.
+    /// `status.allocatable`. A disk of 0 is unknown.
     pub allocatable: Resources,
     /// All other resources of `status.capacity`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -40,22 +41,22 @@ pub struct NodeShape {
     /// `kubernetes.io/os`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operating_system: Option<String>,
-    /// Labels that others gave it and that do not identify it.
+    /// Labels from other programs that do not identify the Node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// What one Node showed.
+/// Resources and labels of one Node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sample {
     /// UID of the Node.
     pub node: String,
-    /// `metadata.creationTimestamp` of the Node. It is compared with that of other Nodes only.
+    /// `metadata.creationTimestamp` of the Node. It is compared only with that of other Nodes.
     pub registered: Timestamp,
     /// Its NodeGroup.
     pub node_group: NodeGroupName,
-    /// The NodeGroup's `relearn` annotation when it was taken.
+    /// The NodeGroup's `relearn` annotation when the sample was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relearn: Option<String>,
     /// What it has.
@@ -69,21 +70,21 @@ impl Sample {
     }
 }
 
-/// What Nodes of a size were seen to have.
+/// Resources and labels that Nodes of a size have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SizeProfile {
-    /// `status.capacity`: the median of the Nodes, or what an earlier release recorded.
+    /// `status.capacity`: the median of the Nodes, or the value that an earlier release recorded.
     pub capacity: Resources,
     /// `status.allocatable`, likewise.
     pub allocatable: Resources,
-    /// The Nodes that registered last, the last one first. Empty in records of earlier releases.
+    /// The last Nodes that registered, the newest first. Empty in records of earlier releases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<Sample>,
 }
 
 impl SizeProfile {
-    /// What these Nodes show. None without any.
+    /// The profile of these Nodes. None without Nodes.
     pub fn from_nodes(nodes: Vec<Sample>) -> Option<Self> {
         let NodeShape { capacity, allocatable, .. } = nodes.first()?.shape.clone();
         let mut profile = Self { capacity, allocatable, nodes };
@@ -91,12 +92,12 @@ impl SizeProfile {
         Some(profile)
     }
 
-    /// The same without the Nodes.
+    /// The profile without its Nodes.
     pub fn summary(&self) -> Self {
         Self { nodes: Vec::new(), ..*self }
     }
 
-    /// Whether the Node with that UID is among them.
+    /// Whether it has a sample of the Node with that UID.
     pub fn has_node(&self, uid: &str) -> bool {
         self.nodes.iter().any(|known| known.node == uid)
     }
@@ -113,7 +114,7 @@ impl SizeProfile {
             || oldest.is_some_and(|oldest| oldest < sample.age_order())
     }
 
-    /// Adds what a Node shows, in place of what it showed before. Nodes that registered earlier make room.
+    /// Adds the sample of a Node and removes the earlier sample of that Node, and the oldest ones above the maximum.
     pub fn add_sample(&mut self, sample: Sample) {
         let anew = |known: &Sample| known.node_group == sample.node_group && known.relearn != sample.relearn;
         self.nodes.retain(|known| known.node != sample.node && !anew(known));
@@ -129,7 +130,7 @@ impl SizeProfile {
         self.summarize();
     }
 
-    /// Forgets the Nodes of other NodeGroups than these.
+    /// Removes the samples of other NodeGroups.
     pub fn retain_groups(&mut self, keep: impl Fn(&NodeGroupName) -> bool) {
         self.nodes.retain(|known| keep(&known.node_group));
         self.summarize();
@@ -141,10 +142,11 @@ impl SizeProfile {
         }
     }
 
-    /// What a Node of the NodeGroup will have, as far as it is known. `counts` tells the Nodes that still count.
+    /// The expected shape of a new Node of the NodeGroup, as far as it is known. `counts` selects the samples that
+    /// still count.
     ///
-    /// Labels, devices and huge pages come from Nodes of the NodeGroup itself: what is on those of another one may be
-    /// there because of its labels.
+    /// Labels, devices and huge pages come only from Nodes of the NodeGroup itself: on Nodes of another NodeGroup they
+    /// may be an effect of its labels.
     pub fn shape(&self, group: &NodeGroupName, counts: impl Fn(&Sample) -> bool) -> Option<NodeShape> {
         let valid: Vec<&Sample> = self.nodes.iter().filter(|known| counts(known)).collect();
         let own: Vec<&Sample> = valid.iter().copied().filter(|known| known.node_group == *group).collect();
@@ -160,14 +162,14 @@ impl SizeProfile {
         })
     }
 
-    /// What an earlier release recorded.
+    /// The shape that an earlier release recorded.
     pub fn earlier(&self) -> Option<NodeShape> {
         self.nodes.is_empty().then(|| NodeShape::new(self.capacity, self.allocatable))
     }
 }
 
 impl NodeShape {
-    /// A shape of which only that is known.
+    /// A shape with only these resources.
     pub fn new(capacity: Resources, allocatable: Resources) -> Self {
         Self {
             capacity,
@@ -181,7 +183,7 @@ impl NodeShape {
     }
 }
 
-/// A Node as it shows itself.
+/// A Node as the API server shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedNode {
     /// Its UID.
@@ -192,7 +194,7 @@ pub struct ObservedNode {
     pub shape: NodeShape,
 }
 
-/// What most of the Nodes have: of two the smaller. Labels: what all have.
+/// The median of the Nodes' resources; of two Nodes the smaller value. Labels that all of them have.
 fn median(nodes: &[&Sample]) -> Option<NodeShape> {
     let last = &nodes.first()?.shape;
     let labels = last
@@ -231,7 +233,7 @@ fn amounts(nodes: &[&Sample], of: impl Fn(&NodeShape) -> &Amounts) -> Amounts {
     names.into_iter().filter_map(each).collect()
 }
 
-/// The median; of an even number the smaller of the two.
+/// The median; for an even number of values the smaller middle one.
 fn middle<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     let mut values: Vec<T> = values.collect();
     values.sort_unstable();

@@ -1,4 +1,4 @@
-//! The fleet in memory: its records, and what is derived from them.
+//! The fleet in memory: its records, and state derived from them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use super::transient::{Shared, TransientState};
 use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
 use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
 
-/// The fleet, as it is in memory.
+/// The fleet in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fleet {
     pub(super) groups: BTreeMap<NodeGroupName, NodeGroup>,
@@ -30,7 +30,7 @@ pub struct Fleet {
     pub(super) catalog: Option<Arc<Catalog>>,
     pub(super) max_machines: Option<u32>,
     create_timeout: Option<Duration>,
-    /// Why nothing may grow: see [`Declaration::limits_unknown`].
+    /// See [`Declaration::limits_unknown`].
     pub(super) limits_unknown: Option<Arc<str>>,
     /// See [`Declaration::held`].
     held: BTreeSet<NodeGroupName>,
@@ -38,7 +38,7 @@ pub struct Fleet {
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
     pub(super) extra_vms: ExtraVms,
     pub(super) ledger: Ledger,
-    /// Machines that VPSie is to be asked for.
+    /// Number of machines that wait for a request.
     pub(super) waiting: u32,
     pub(super) shortages: Shortages,
     rates: Rates,
@@ -47,7 +47,7 @@ pub struct Fleet {
     by_hostname: HashMap<Hostname, MachineId>,
     /// Two VMs can be listed with one address.
     by_address: HashMap<IpAddr, BTreeSet<MachineId>>,
-    /// By what another controller gave their Nodes.
+    /// By the providerID that another controller set on their Nodes.
     by_provider_id: HashMap<ProviderId, MachineId>,
     unmanaged_by_vm: HashMap<VmId, Hostname>,
     settings: FleetSettings,
@@ -55,18 +55,18 @@ pub struct Fleet {
     unreadable: u32,
 }
 
-/// A pool: what Cluster Autoscaler calls a node group.
+/// A pool: a node group of Cluster Autoscaler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// Its id.
     pub id: PoolId,
-    /// Its id as text, as on the wire.
+    /// Its id as text.
     pub text: Arc<str>,
-    /// The offer it rents; kept while machines need it, also when the catalog has it no more.
+    /// Its offer. The pool keeps it while machines need it, even if the catalog no longer has it.
     pub offer: Offer,
-    /// Its place in the order of its NodeGroup's pools, from 0. None when the NodeGroup does not name it (any more).
+    /// Its position among the pools of its NodeGroup, from 0. None if the NodeGroup does not list it.
     pub position: Option<u32>,
-    /// Whether the NodeGroup still names it and the catalog still has its offer.
+    /// Whether the NodeGroup lists it and the catalog has its offer.
     pub growable: bool,
     /// Price of a machine of this pool. None if it is unknown.
     pub price: Option<UsdPerHour>,
@@ -76,7 +76,7 @@ pub struct Pool {
 }
 
 impl Fleet {
-    /// The fleet of what was durable and what is declared.
+    /// Restores the fleet from its records and declarations.
     pub fn restore(
         declared: impl Into<Declaration>,
         records: Records,
@@ -98,7 +98,7 @@ impl Fleet {
         fleet
     }
 
-    /// This fleet after its records were read again. What this process has seen, and no record has, stays.
+    /// This fleet with records that were read again. Transient state stays.
     pub fn reloaded(&self, records: Records) -> Self {
         let mut fleet = Self {
             groups: self.groups.clone(),
@@ -121,7 +121,7 @@ impl Fleet {
         fleet
     }
 
-    /// Takes over what the writer's fleet has seen, which no [`Change`] tells.
+    /// Copies the transient state of the writer's fleet. No [`Change`] has it.
     pub fn share_transient_state(&mut self, writer: &Self) {
         self.transient = writer.transient.clone();
     }
@@ -140,7 +140,7 @@ impl Fleet {
         self.derive_pools();
     }
 
-    /// All that is durable of it.
+    /// All its records.
     pub fn records(&self) -> Records {
         Records {
             machines: self.machines.values().cloned().collect(),
@@ -152,12 +152,12 @@ impl Fleet {
         }
     }
 
-    /// How many records were left as they are because this version cannot read them.
+    /// Number of records that this version cannot read. They stay unchanged.
     pub fn unreadable_records(&self) -> u32 {
         self.unreadable
     }
 
-    /// Replaces what is declared. Machines of a NodeGroup that is gone stay, in pools that cannot grow.
+    /// Replaces the declarations. Machines of a removed NodeGroup stay, in pools that cannot grow.
     pub fn declare(&mut self, declared: impl Into<Declaration>) {
         let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, held } =
             declared.into();
@@ -170,7 +170,7 @@ impl Fleet {
         self.derive_pools();
     }
 
-    /// Takes a catalog. An empty one is ignored: it was never right so far, and would take every pool away.
+    /// Replaces the catalog. An empty one is ignored: it is a fault of VPSie, and would remove every pool.
     pub fn update_catalog(&mut self, catalog: Catalog) -> Vec<Change> {
         if catalog.offers.is_empty() || self.catalog.as_deref() == Some(&catalog) {
             return Vec::new();
@@ -213,7 +213,7 @@ impl Fleet {
         }
     }
 
-    /// Applies a change and notes it for the store.
+    /// Applies a change and appends it to `changes`, for the store.
     pub(super) fn push_change(&mut self, changes: &mut Vec<Change>, change: Change) {
         self.apply(&change);
         changes.push(change);
@@ -238,7 +238,7 @@ impl Fleet {
         self.machines.get(self.by_provider_id.get(provider_id)?)
     }
 
-    /// The listed node with that UUID that is no machine's.
+    /// The unmanaged node with that UUID.
     pub fn unmanaged_by_vm_id(&self, id: &VmId) -> Option<&UnmanagedNode> {
         self.unmanaged.get(self.unmanaged_by_vm.get(id)?)
     }
@@ -252,32 +252,32 @@ impl Fleet {
         }
     }
 
-    /// Whether the limits of the NodeGroup are not known, so that it neither grows nor shrinks.
+    /// Whether the limits of the NodeGroup are unknown, so that it neither grows nor shrinks.
     pub(super) fn is_held(&self, group: &NodeGroupName) -> bool {
         self.held.contains(group)
     }
 
-    /// How long a machine may wait for VPSie to accept it, and an accepted one for its VM to be listed.
+    /// Maximum time until VPSie accepts a machine's request, and from then until its VM is listed.
     pub(super) fn create_timeout(&self, policy: &Policy) -> Duration {
         self.create_timeout.unwrap_or(policy.create_timeout)
     }
 
-    /// What offers cost.
+    /// Prices of offers.
     pub fn prices(&self) -> &Prices {
         &self.settings.prices
     }
 
-    /// What cores and memory cost at the margin, by the offers of all pools.
+    /// Marginal prices of cores and memory over the offers of all pools.
     pub fn rates(&self) -> Rates {
         self.rates
     }
 
-    /// The most that all machines may cost together.
+    /// Cost limit of all machines together.
     pub(super) fn cost_limit(&self) -> CostLimit {
         self.cost_limit.strictest(self.settings.cost_limit)
     }
 
-    /// Machines of all NodeGroups that count.
+    /// Number of machines of all NodeGroups that are not Deleting.
     pub fn total_target(&self) -> u32 {
         self.group_targets.values().sum()
     }
@@ -285,7 +285,7 @@ impl Fleet {
     fn save_machine(&mut self, machine: Machine) {
         self.shortages.record(&machine);
         let text = machine.pool.to_string();
-        // Its pool first: one that only this machine holds must not go and come back poorer.
+        // The pool comes first: if only this machine keeps it, its removal would lose its offer and price.
         if !self.pools.contains_key(text.as_str()) {
             let text: Arc<str> = text.as_str().into();
             let pool = self.derive_pool(&machine.pool, text.clone(), Some(machine.size));
@@ -325,7 +325,7 @@ impl Fleet {
         }
     }
 
-    /// Takes a record out of what is derived; out of its pool's members, too, when it `leaves` that.
+    /// Removes a machine from derived state, and from its pool's members if it `leaves` the pool.
     fn forget(&mut self, machine: &Machine, leaves: bool) {
         self.count_machine(machine, false);
         if let Some(vm) = machine.vm() {
@@ -361,7 +361,7 @@ impl Fleet {
             if leaves {
                 pool.members.remove(&machine.id);
             }
-            // A pool that is not declared lasts as long as its machines (invariant 8).
+            // An undeclared pool lasts as long as its machines (invariant 8).
             if pool.members.is_empty() && !self.declares(&machine.pool) {
                 self.pools.remove(text.as_str());
             }
@@ -387,7 +387,7 @@ impl Fleet {
         self.groups.get(&pool.node_group).is_some_and(|group| group.pools.contains(pool))
     }
 
-    /// Makes the pools anew from what is declared, the catalog, and the machines there are.
+    /// Derives the pools from the declarations, the catalog and the machines.
     fn derive_pools(&mut self) {
         let mut ids: BTreeMap<PoolId, Option<SizeId>> = BTreeMap::new();
         for machine in self.machines.values() {
@@ -414,7 +414,7 @@ impl Fleet {
                     pool.template = Arc::clone(&was.template);
                 }
             }
-            // A declared pool is shown from the first time that its offer is known.
+            // A declared pool exists from when its offer is first known.
             if known {
                 self.pools.insert(text, pool);
             }
@@ -456,7 +456,7 @@ impl Fleet {
         }
     }
 
-    /// The expected shape of a Node of the NodeGroup with that size, if it is known.
+    /// The expected shape of a Node of the NodeGroup with that size. None if it is unknown.
     fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
         let profile = self.profiles.get(&size)?;
         let counts = |sample: &Sample| self.relearn(&sample.node_group) == sample.relearn.as_ref();
@@ -479,7 +479,7 @@ impl Fleet {
         self.groups.get(group).and_then(|group| group.node.relearn.as_ref())
     }
 
-    /// What is known of an offer that the catalog does not have: enough for a template that is not empty.
+    /// An offer that the catalog does not have, with known or assumed resources: a template must not be empty.
     fn remembered_offer(&self, id: &PoolId, size: Option<SizeId>) -> Offer {
         let profile = size.and_then(|size| self.profiles.get(&size));
         let smallest = Resources { cpu_millis: 1000, memory_mib: 1024, disk_gib: 10, pods: DEFAULT_MAX_PODS };

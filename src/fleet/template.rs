@@ -86,9 +86,9 @@ pub struct Reserved {
 pub struct FleetSettings {
     /// What nodes keep from pods until real ones have shown it.
     pub reserved: Reserved,
-    /// What offers cost.
+    /// Prices of offers.
     pub prices: Arc<Prices>,
-    /// The most that all machines may cost together.
+    /// Cost limit of all machines together.
     pub cost_limit: CostLimit,
 }
 

@@ -12,30 +12,30 @@ use super::ids::{Hostname, MachineId};
 use super::listing::ShownAttributes;
 use crate::catalog::MachineClass;
 
-/// What this process has seen.
+/// Observations of this process that have no record.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct TransientState {
-    /// Listings that a VM was missing from in a row, and since when.
+    /// Consecutive listings without a VM, and the time of the first of them.
     pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
     /// Complete listings since a machine's last request.
     pub(super) listings_since_request: HashMap<MachineId, u32>,
-    /// Addresses of listed VMs that are no machine's, as last listed.
+    /// Addresses of unmanaged nodes in the last listing.
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
-    /// Requests that this process is making right now.
+    /// Machines whose requests are being sent.
     pub(super) in_flight: HashSet<MachineId>,
-    /// What the last listing with workers showed of their classes.
+    /// Parts of a class that the last listing with workers showed.
     pub(super) shown: ShownAttributes,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
     /// The runaway guard's last verdict. None until the first listing.
     pub(super) guard_status: Option<GuardStatus>,
-    /// Classes with open requests, the newest of which is older than [`HOLD_UP`](super::turns::HOLD_UP).
+    /// Classes whose newest open request is older than [`HOLD_UP`](super::turns::HOLD_UP).
     pub(super) overdue: BTreeSet<MachineClass>,
-    /// Machines that requests for another class held up, and until when.
+    /// Machines that waited for requests of another class, and the time of the last wait.
     pub(super) held_up: HashMap<MachineId, Timestamp>,
 }
 
-/// A value that two fleets share until one of them changes it.
+/// A copy-on-write value that two fleets share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Shared<T>(Arc<T>);
 

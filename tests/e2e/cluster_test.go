@@ -125,7 +125,7 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 	})
 	w.settles(4, 0, 2, 3*time.Minute)
 	w.hasMade(3)
-	w.cluster.said(t, "NodeGroup", "general", "vanished")
+	w.cluster.said(t, "NodeGroup", "general", "disappeared")
 	w.done(d, "j. VM deleted")
 }
 

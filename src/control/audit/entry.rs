@@ -39,28 +39,37 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Recorded "recorded" "Cluster Autoscaler asked for a machine; it is recorded",
-    Requested "requested" "VPSie is about to be asked for its VM",
+    Recorded "recorded" "Cluster Autoscaler added a machine to the target size of its pool; the machine is \
+        recorded",
+    Requested "requested" "a request for its VM is recorded and about to be sent to VPSie",
     Accepted "accepted" "VPSie accepted the request",
-    Unclear "unclear" "VPSie's reply was lost: there may be a VM",
-    NotCreated "not_created" "VPSie made nothing of the request now; it is asked again if the machine still waits",
-    Lost "lost" "no VM came of the request in time; one that comes later is known as ours",
-    Bound "bound" "a VM is listed that the request is taken to have made",
-    Running "running" "its VM is up: its Node registered, or without Kubernetes VPSie says so",
-    Failed "failed" "the machine failed for good; `reason` and `message` say why",
-    Cancelled "cancelled" "the machine is not wanted any more, and VPSie has nothing of it",
-    MarkedForDeletion "marked_for_deletion" "the machine is not wanted any more: its VM, or one that still comes, is to be deleted",
-    DeletionAccepted "deletion_accepted" "VPSie accepted the deletion of its VM, or says that there is none",
-    DeletionIgnored "deletion_ignored" "VPSie accepted the deletion long ago and still lists the VM: asked again",
-    Gone "gone" "VPSie lists the deleted VM no more, or no request of a machine given up can have a VM",
-    Vanished "vanished" "VPSie lists the VM no more, and nobody here had deleted it",
-    Returned "returned" "a VM that was gone is listed again: taken back, or deleted again if it had been deleted",
-    OrphanFound "orphan_found" "a VM of ours is listed that no machine waits for",
-    OrphanAdopted "orphan_adopted" "a machine that waited for a VM got an orphan",
-    WorkerAdopted "worker_adopted" "a worker that was there before is a machine now, as its NodeGroup says (`adoptExistingWorkers`)",
-    ForeignFound "foreign_found" "a node is listed that is not ours: never touched",
-    UnexpectedFound "unexpected_found" "a node appeared while requests waited or were lost, and fits none: it counts as paid for, and is never touched",
-    GrowthHalted "growth_halted" "the runaway guard stops creations; `halt` says which bound was reached, `message` what to do",
+    Unclear "unclear" "VPSie's reply was lost; there may be a VM",
+    NotCreated "not_created" "VPSie created no VM; the request is repeated if the machine still waits",
+    Lost "lost" "no VM appeared in time for the request; a VM that appears later is recognized",
+    Bound "bound" "VPSie lists a VM that was matched to the request",
+    Running "running" "its Node registered; without Kubernetes: VPSie lists its VM as running",
+    Failed "failed" "the machine failed and is not retried; see `reason` and `message`",
+    Cancelled "cancelled" "the machine was removed before a VM was requested",
+    MarkedForDeletion "marked_for_deletion" "the machine will be deleted, with its VM or with a VM that still \
+        appears",
+    DeletionAccepted "deletion_accepted" "VPSie accepted the deletion of its VM, or answered that it does not \
+        exist",
+    DeletionIgnored "deletion_ignored" "VPSie accepted the deletion minutes ago and still lists the VM; the \
+        deletion is requested again",
+    Gone "gone" "VPSie no longer lists the deleted VM, or no request of a deleted machine can still make a VM",
+    Vanished "vanished" "VPSie no longer lists the VM, and vpsie-autoscaler did not delete it",
+    Returned "returned" "VPSie lists a VM again that had disappeared; it is bound again, or deleted again if it \
+        had been deleted",
+    OrphanFound "orphan_found" "VPSie lists a VM that was requested by vpsie-autoscaler and that no machine waits \
+        for",
+    OrphanAdopted "orphan_adopted" "an orphan became the VM of a machine that waited for one",
+    WorkerAdopted "worker_adopted" "an existing worker became a machine of a NodeGroup with `adoptExistingWorkers`",
+    ForeignFound "foreign_found" "VPSie lists a node that was not requested by vpsie-autoscaler; it is never \
+        touched",
+    UnexpectedFound "unexpected_found" "a node appeared while requests were open or lost, and matches none of \
+        them; it counts as paid for, and is never touched",
+    GrowthHalted "growth_halted" "the runaway guard stops creations; `halt` names the bound that was reached, \
+        `message` the remedy",
     GrowthResumed "growth_resumed" "the runaway guard allows creations again",
 }
 

@@ -75,12 +75,12 @@ impl AuditLog {
     /// Registers `machine_transitions_total{pool,from,to,reason}`, `machine_startup_duration_seconds` and
     /// `refused_records_total{record}`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Changes of phase of machines; reason is that of a failure";
+        let help = "Phase changes of machines; reason is the reason of a failure";
         registry.register("machine_transitions", help, None, &self.transitions);
-        let help = "Time from when a machine was asked for until it runs";
+        let help = "Time from the creation of a machine's record until the machine is Running";
         registry.register("machine_startup_duration", help, Some(Unit::Seconds), &self.startup);
-        let help = "Writes of records that the API server refused as they are, by record: machine, node, size, ledger, \
-                    catalog; each is repeated";
+        let help = "Writes of records that the API server refused, by kind of record: machine, node, size, \
+            ledger, catalog; each write is retried";
         registry.register("refused_records", help, None, &self.refused_records);
     }
 

@@ -15,21 +15,21 @@ use crate::fleet::{Halt, Hostname, Vm};
 
 /// The fields of each line, in their order, and what they say.
 const FIELDS: [(&str, &str); 13] = [
-    ("action", "what was done: one of the words below"),
-    ("machine", "the machine, which is the name of its VPSieNode"),
+    ("action", "the action: one of the values below"),
+    ("machine", "name of the machine and of its VPSieNode"),
     ("nodegroup", "its NodeGroup"),
-    ("pool", "its pool: what Cluster Autoscaler calls a node group"),
-    ("offer", "the offer it rents, as the NodeGroup names it"),
+    ("pool", "its pool; a pool is a node group of Cluster Autoscaler"),
+    ("offer", "the offer of its VM, as in the NodeGroup"),
     ("size", "VPSie's `KubeSizeID`"),
-    ("vm", "the VM's hostname, which is the name of its Node"),
+    ("vm", "hostname of the VM and name of its Node"),
     ("vm_id", "the VM's UUID at VPSie"),
     (
         "by",
-        "what caused it, never empty: one of the words below. For a machine that is deleted, its deletion reason",
+        "the cause, never empty: one of the values below. For a machine that is being deleted, its deletion reason",
     ),
     ("halt", "why the runaway guard stops creations: `TooManyVMs`, `UnexplainedNodes` or `DeletionsOverdue`"),
-    ("reason", "why it failed: the `errorCode` that Cluster Autoscaler is told"),
-    ("message", "why it failed, in VPSie's own words"),
+    ("reason", "reason of the failure: the `errorCode` that Cluster Autoscaler gets"),
+    ("message", "message of the failure, in VPSie's words; for a halt, the remedy"),
     ("usd_per_hour", "list price of the machine"),
 ];
 
@@ -125,13 +125,10 @@ fn documents_every_reason_of_a_halt() {
 fn page() -> String {
     let mut page = format!(
         "# Audit log and events\n\n\
-         Written by a test from the program's own tables: `UPDATE=1 cargo test --lib audit_log` writes it again.\n\n\
+         Generated from the code by `UPDATE=1 cargo test --lib audit`.\n\n\
          ## Audit log\n\n\
-         Each act that spends or frees money, or explains one, is one line of the log with target `{AUDIT}`. It is \
-         written once the act is durable: what was asked of VPSie is in the log before VPSie is asked. Lines that \
-         somebody should look at have level WARN, the others INFO.\n\n\
-         Every line has all of these fields, as texts; one that has nothing to say is empty. Fields and words \
-         stay; new ones may come.\n\n\
+         Each action that spends or frees money, or explains one, is one line of the log with target `{AUDIT}`. It is written once the action is durable: a request is in the log before it is sent to VPSie. Lines that a person should look at have level WARN, the others INFO.\n\n\
+         Every line has all of these fields, as texts; a field without a value is empty. Fields and values keep their names; new ones may be added.\n\n\
          | Field | |\n| --- | --- |\n"
     );
     for (field, meaning) in FIELDS {
@@ -146,14 +143,13 @@ fn page() -> String {
         writeln!(page, "| `{}` | {} |", cause.name(), cause.meaning()).unwrap();
     }
     page.push_str(
-        "\nOnly the audit log, as JSON, and of it the VMs that came:\n\n\
+        "\nTo log only the audit log, as JSON, and to select the VMs that appeared:\n\n\
          ```sh\n\
          vpsie-autoscaler serve --log-format json --log-level 'off,vpsie_autoscaler::audit=info' ...\n\
          kubectl logs ... | jq -c 'select(.target == \"vpsie_autoscaler::audit\" and .action == \"bound\")'\n\
          ```\n\n\
          ## Events\n\n\
-         With `--store=kubernetes`, acts are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the \
-         machine's VPSieNode, and where a person may have to act, on its NodeGroup:\n\n\
+         With `--store=kubernetes`, actions are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the VPSieNode of the machine. If a person may have to act, the event is also on its NodeGroup:\n\n\
          | Reason | Type | On | AuditEntry |\n| --- | --- | --- | --- |\n",
     );
     for action in AuditAction::ALL {
@@ -181,15 +177,13 @@ fn page() -> String {
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\
-         | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refuses the record of the machine as it is; it is written again later |\n\n\
-         `Deleting` is not told on the NodeGroup when Cluster Autoscaler deletes: it tells that itself.\n\n\
+         | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refuses the record of the machine; it is written again later |\n\n\
+         `Deleting` is not published on the NodeGroup if Cluster Autoscaler deletes the machine, because Cluster Autoscaler publishes its own event.\n\n\
          ```sh\n\
          kubectl describe nodegroup workers\n\
          kubectl get events -n kube-system --field-selector reason=Failed\n\
          ```\n\n\
-         The same words about the same object are published once a minute. Nothing waits for an event: one that \
-         cannot be published is only counted, in `vpsie_autoscaler_kubernetes_events_total` \
-         (`result=\"published\"`, `failed`, or `dropped` when too many wait). The audit log has them all.\n",
+         The same message about the same object is published once a minute. No work waits for an event: an event that cannot be published is only counted, in `vpsie_autoscaler_kubernetes_events_total` (`result=\"published\"`, `failed`, or `dropped` when too many wait). The audit log has all of them.\n",
     );
     page
 }
@@ -202,5 +196,5 @@ fn docs_audit_md_is_as_the_code_is() {
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/operate/audit.md differs: UPDATE=1 cargo test --lib audit_log");
+    assert!(written == page, "docs/operate/audit.md differs: UPDATE=1 cargo test --lib audit");
 }

@@ -22,10 +22,10 @@ struct Labels {
 impl CredentialMetrics {
     /// Registers `credential_rotations_total{result="accepted|refused|unknown|invalid"}` and `credentials_valid`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Credentials that were tried, by what VPSie said: accepted, refused, unknown; invalid are too wrong to be \
-                    tried";
+        let help = "Checks of new credentials, by result: accepted, refused, unknown (no answer), invalid \
+            (malformed, not sent to VPSie)";
         registry.register("credential_rotations", help, None, &self.rotations);
-        let help = "1 once VPSie accepted the credentials, until newer ones are refused or wrong";
+        let help = "1 if VPSie accepted the newest credentials, 0 if they are refused or malformed";
         registry.register("credentials_valid", help, None, &self.valid);
     }
 

@@ -143,7 +143,7 @@ async fn new_credentials_are_used_once_vpsie_accepts_them() {
     world.kube.cut_watches();
     pass(600).await;
     assert_eq!(world.counted(), ([2, 0, 0, 0], true));
-    let accepted = "Normal CredentialsAccepted: VPSie accepts them; they are in use";
+    let accepted = "Normal CredentialsAccepted: VPSie accepts the credentials; they are in use now";
     assert_eq!(world.events(), [accepted]);
 }
 
@@ -155,8 +155,8 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
     world.put(&[("token", "second")]);
     pass(5).await;
     assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 1, 0, 0], false)));
-    let refused = "Warning CredentialsRefused: VPSie does not accept them: VPSie refused the API token; \
-                   it may have expired; those in use stay";
+    let refused = "Warning CredentialsRefused: VPSie refuses the credentials: VPSie refused the API token; \
+                   it may have expired; the earlier credentials stay in use";
     assert_eq!(world.events()[1], refused);
     // After 1, 2, 4 and 8 minutes, then every 10.
     pass(40 * 60).await;
@@ -212,13 +212,13 @@ async fn without_any_credentials_calls_say_why() {
     assert!(world.says().await.contains("the Secret was not read yet"));
     pass(5).await;
     let says = world.says().await;
-    assert!(says.contains("Secret vpsie-system/vpsie-secret is not there"), "{says}");
+    assert!(says.contains("Secret vpsie-system/vpsie-secret does not exist"), "{says}");
     assert_eq!(world.hosts.lock().unwrap().len(), 0);
 
     world.put(&[("token", "second")]);
     pass(5).await;
     let says = world.says().await;
-    let want = "VPSie does not accept the credentials of Secret vpsie-system/vpsie-secret";
+    let want = "VPSie refuses the credentials of Secret vpsie-system/vpsie-secret";
     assert!(says.contains(want), "{says}");
     pass(30 * 60).await;
     assert_eq!(world.counted(), ([0, 31, 0, 1], false));
@@ -245,7 +245,7 @@ async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
     assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 2], false)));
     let events = world.events();
     let invalid = "Warning CredentialsInvalid: Secret vpsie-system/vpsie-secret";
-    assert_eq!(events[1], format!("{invalid} is not there; those in use stay"));
+    assert_eq!(events[1], format!("{invalid} does not exist; the earlier credentials stay in use"));
     assert!(events[2].starts_with(&format!("{invalid}: token contradicts clientId")), "{events:?}");
     assert!(!format!("{events:?}").contains("hunter2"));
 }
@@ -361,7 +361,7 @@ async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for line in
-        ["VPSie accepts the credentials", "does not accept the credentials", "clientSecret contains spaces"]
+        ["VPSie accepts the credentials", "VPSie refuses the credentials", "clientSecret contains spaces"]
     {
         assert!(log.contains(line), "{line} is not in\n{log}");
     }

@@ -400,7 +400,7 @@ mod tests {
         assert_eq!(status.nodes[0].ip_address.as_deref(), Some("10.0.0.1"));
         assert_eq!(
             condition(&status, "Ready"),
-            ("True", "Serving", "1 of its offers cannot be rented: VPSie's catalog does not have them")
+            ("True", "Serving", "VPSie's catalog does not have 1 of its offers")
         );
         assert_eq!(condition(&status, "Scaling"), ("True", "UpAndDown", "1 being made, 1 being deleted"));
         assert_eq!(condition(&status, "Error"), ("True", "STOCKOUT", "no room in ams1"));
@@ -453,6 +453,6 @@ mod tests {
         let fleet = fleet(&object, vec![machine(1, Phase::Running { vm: vm(1), since: time() })], None);
         let status = status(&object, &fleet, None, &|_| true, time());
         assert_eq!(condition(&status, "Ready").1, "Deleting");
-        assert!(condition(&status, "Deleting").2.starts_with("1 machines left: waiting until"));
+        assert!(condition(&status, "Deleting").2.starts_with("1 machines left: they stay until"));
     }
 }

@@ -121,7 +121,7 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
                 tracing::warn!(
                     name,
                     error = unreadable.error,
-                    "this version cannot read the {}; see `error`",
+                    "this version cannot read the {}; see its status",
                     K::kind(&())
                 );
                 if let Some(mut last) = last.filter(|last| last.meta().uid == unreadable.meta.uid) {

@@ -299,7 +299,7 @@ async fn nodes_whose_pods_cannot_be_listed_hold_up_no_other_drain() {
         let event = events.iter().find(about).unwrap();
         let note = event.note.as_deref().unwrap();
         assert_eq!(event.reason.as_deref(), Some("DrainBlocked"));
-        assert!(note.starts_with("the Node cannot be drained yet: its pods cannot be listed: "), "{note}");
+        assert!(note.starts_with("the Node cannot be drained yet: cannot list its pods: "), "{note}");
     }
     cluster.kube.forget_requests();
     tokio::time::sleep(Duration::from_mins(5)).await;

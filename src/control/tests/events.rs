@@ -111,10 +111,7 @@ async fn a_refused_record_is_counted_and_told() {
     assert_eq!(told, ["NodeGroup", "VPSieNode"]);
     assert!(events.iter().all(|event| event.reason.as_deref() == Some("RecordRefused")), "{events:?}");
     let note = events[0].note.as_deref().unwrap();
-    assert!(
-        note.ends_with("is refused and will be written again later: kubeSizeID: must be at least 1"),
-        "{note}"
-    );
+    assert!(note.ends_with("it is written again later: kubeSizeID: must be at least 1"), "{note}");
     let counted = "vpsie_autoscaler_refused_records_total{record=\"machine\"} 1";
     let text = registry.encode().unwrap();
     assert!(text.contains(counted), "{text}");

@@ -1,4 +1,4 @@
-//! Which requests a new node may be the result of, and what becomes of a node that fits none.
+//! Open requests that a new node can match, and the record of a node that matches none.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,17 +11,17 @@ use crate::fleet::machine::{Phase, RequestOutcome};
 use crate::fleet::record::{Change, UnmanagedKind, UnmanagedNode};
 use crate::fleet::state::Fleet;
 
-/// Requests by class, the neediest first.
+/// Open requests by class, in the order in which new nodes are matched.
 pub(super) type Claims = BTreeMap<MachineClass, VecDeque<Claim>>;
 
-/// A request that a new node may be the result of.
+/// An open request: a new node may be its result.
 pub(super) struct Claim {
-    /// 0: a machine waits for it. 1: its machine is Deleting, so the VM is deleted at once. 2: left over.
+    /// 0: a machine waits for it. 1: its machine is Deleting, so the VM will be deleted. 2: no machine waits for it.
     pub(super) rank: u8,
-    /// No request of the machine was accepted: none may have reached VPSie, and it is asked again soon if none has.
+    /// No request of the machine was accepted. If none has reached VPSie, the machine is requested again soon.
     pub(super) doubtful: bool,
     pub(super) asked: Timestamp,
-    /// When the first request of its machine was made, as far as it is known.
+    /// Time of the first request of its machine, as far as it is known.
     pub(super) begun: Timestamp,
     pub(super) machine: MachineId,
     pub(super) class: MachineClass,
@@ -29,20 +29,20 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Whether it was made before a node that was noted at that time, as far as the node is noted.
+    /// Whether the machine was requested before the node was first listed. True if that time is unknown.
     pub(super) fn is_older(&self, noted: Option<Timestamp>) -> bool {
         noted.is_none_or(|noted| self.begun <= noted)
     }
 
-    /// The less, the needier.
+    /// Order of matching: the smallest first.
     pub(super) fn need(&self) -> (u8, bool, Timestamp, &MachineId) {
         (self.rank, self.doubtful, self.asked, &self.machine)
     }
 }
 
 impl Fleet {
-    /// All requests that no node was matched with, by class, the neediest first. What VPSie says of a VM's age is not
-    /// asked: its clock is not ours, and a VM of ours that is taken for foreign is billed for ever.
+    /// All open requests by class, in the order of matching. The creation time of VMs at VPSie is ignored: VPSie's
+    /// clock may differ, and a VM of ours that counts as foreign is billed until a person finds it.
     pub(super) fn claims(&self) -> Claims {
         let mut claims = Claims::new();
         for machine in self.machines.values() {
@@ -74,9 +74,10 @@ impl Fleet {
         claims
     }
 
-    /// Notes a node that fits no request. While a machine waits for a VM the node may be the result of that request all
-    /// the same, and so may one that fits a request of the last day. No more nodes than there are requests, and none of
-    /// the control plane. Neither is bound: a person may have added it.
+    /// Saves a node that matches no request as foreign. If a machine waits for a VM, or an abandoned request of the
+    /// last day matches, the node may still be the result of that request and counts as paid for: at most as many nodes
+    /// as there are requests, and no node of the control plane. The node is not bound, because a person may have added
+    /// it.
     pub(super) fn note_foreign(
         &mut self,
         changes: &mut Vec<Change>,
@@ -109,7 +110,7 @@ impl Fleet {
         }
     }
 
-    /// The pool of the neediest machine that waits for a VM and that no foreign node may be the result of.
+    /// The pool of the first waiting machine without a foreign node that counts as its possible VM.
     fn awaited_by(&self, claims: &Claims) -> Option<PoolId> {
         let oldest = claims.values().flatten().map(|claim| claim.begun).min()?;
         let newer =
@@ -120,7 +121,7 @@ impl Fleet {
         waiting.min_by_key(|claim| claim.need()).filter(|_| noted < requests).map(|claim| claim.pool.clone())
     }
 
-    /// A foreign node that is gone is not paid for any more.
+    /// Stops counting a foreign node as paid for, because it is no longer listed.
     pub(in crate::fleet) fn stop_awaiting(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
         let Some(unmanaged) = self.unmanaged.get(hostname).filter(|s| s.awaited_by.is_some()) else { return };
         let unmanaged = UnmanagedNode { awaited_by: None, ..unmanaged.clone() };

@@ -1,4 +1,4 @@
-//! Binding by difference: a new node uses up an open request of its class, or it is foreign. Never by guess (invariant 6).
+//! Binding by difference: a new node matches an open request of its class, or it is foreign (invariant 6).
 
 use std::collections::VecDeque;
 
@@ -13,8 +13,8 @@ use crate::fleet::record::{Change, UnmanagedKind};
 use crate::fleet::state::Fleet;
 
 impl Fleet {
-    /// Binds each new node to the neediest request of its class. A node that fits requests of several classes is an
-    /// orphan; one that fits none is foreign.
+    /// Binds each new node to the first open request of its class. A node that matches requests of several classes is
+    /// an orphan; a node that matches none is foreign.
     pub(super) fn bind_by_difference(
         &mut self,
         changes: &mut Vec<Change>,
@@ -24,7 +24,7 @@ impl Fleet {
     ) {
         let mut claims = if new_nodes.is_empty() { Claims::new() } else { self.claims() };
         for node in new_nodes {
-            // A VM that took the name of another: the earlier record waits for its own end.
+            // Another VM has the hostname now. The earlier machine ends first.
             if self.machine_by_hostname(&node.hostname).is_some() {
                 continue;
             }
@@ -48,8 +48,8 @@ impl Fleet {
                 }
                 continue;
             };
-            // Only requests that machines wait for make a node ambiguous: one that is left over may never be fulfilled,
-            // and would make every later VM ambiguous.
+            // Only requests that machines wait for make a node ambiguous. A request without a waiting machine may never
+            // be fulfilled, and would make every later VM ambiguous.
             let awaited: Vec<&Claim> = neediest.filter(|claim| claim.rank == 0).collect();
             let class =
                 if awaited.len() > 1 { self.class_on_turn(&awaited) } else { Some(first.class.clone()) };
@@ -68,8 +68,8 @@ impl Fleet {
         }
     }
 
-    /// The class that a VM of unknown class is taken for: the only one whose requests are not overdue, or else the one
-    /// that was requested last. None if several are possible.
+    /// The class that is assumed for a VM of unknown class: the only class with requests that are not overdue, else the
+    /// class that was requested last. None if several are possible.
     fn class_on_turn(&self, awaited: &[&Claim]) -> Option<MachineClass> {
         let mut fresh = awaited.iter().map(|claim| &claim.class).filter(|class| !self.is_overdue(class));
         match (fresh.next(), fresh.next()) {

@@ -11,7 +11,7 @@ use crate::fleet::record::Change;
 use crate::fleet::state::Fleet;
 
 impl Fleet {
-    /// Binds each new node to the machine whose name it has. Others are foreign.
+    /// Binds each new node to the machine of its name. Other nodes are foreign.
     pub(super) fn bind_by_name(
         &mut self,
         changes: &mut Vec<Change>,
@@ -24,7 +24,7 @@ impl Fleet {
             let named = self.machine(&id).filter(|machine| machine.vm().is_none()).cloned();
             match named.filter(|machine| node.role == NodeRole::Worker && node.can_be(&machine.class())) {
                 Some(mut machine) => {
-                    // No other VM can be the result of its requests.
+                    // Its requests cannot make another VM.
                     machine.requests.clear();
                     self.bind_node(changes, machine, node, now, policy);
                 }
@@ -33,7 +33,7 @@ impl Fleet {
         }
     }
 
-    /// Binds the VM that the reply to a creation identifies. A listing may have shown it before the reply.
+    /// Binds the VM that VPSie's reply to a request identifies. A listing may have shown it before the reply.
     pub(in crate::fleet) fn bind_created(
         &mut self,
         changes: &mut Vec<Change>,

@@ -1,4 +1,4 @@
-//! Binds nodes that no record has to the machines that they were requested for (docs/designs/machine-class.md).
+//! Binds new nodes to the machines that they were requested for (docs/designs/machine-class.md).
 
 mod claims;
 mod difference;
@@ -13,7 +13,7 @@ use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 
 impl Fleet {
-    /// Binds nodes that the last listing shows first, the oldest first.
+    /// Binds the new nodes of a listing, the oldest first.
     pub(super) fn bind_new_nodes(
         &mut self,
         changes: &mut Vec<Change>,
@@ -28,7 +28,7 @@ impl Fleet {
         }
     }
 
-    /// Binds a listed node to a machine, one request of which it used up.
+    /// Binds a listed node to a machine whose request it matches.
     fn bind_node(
         &mut self,
         changes: &mut Vec<Change>,

@@ -28,8 +28,8 @@ fn a_node_group_grows_as_far_as_it_may_cost() {
     let refused = hand.increase(&mut fleet, SMALL, 2).unwrap_err().to_string();
     assert!(
         refused.starts_with(
-            "pool web/ams1/small/on-demand cannot grow by 2: NodeGroup web costs 0.054795 USD/h and may cost \
-             0.09589 USD/h, and one more of these costs 0.027397 USD/h"
+            "pool web/ams1/small/on-demand cannot grow by 2: NodeGroup web costs 0.054795 USD/h of at most \
+             0.09589 USD/h, and one machine of the pool costs 0.027397 USD/h"
         ),
         "{refused}"
     );
@@ -76,7 +76,7 @@ fn what_has_no_price_cannot_grow_where_there_is_a_limit() {
     groups[0].cost_limit = monthly(1000);
     let mut fleet = Fleet::restore(groups, records(), Reserved::default());
     let refused = hand.increase(&mut fleet, SMALL, 1).unwrap_err().to_string();
-    assert!(refused.contains("VPSie tells no price of small; set one in --price-file"), "{refused}");
+    assert!(refused.contains("the price of small is unknown; set its price in --price-file"), "{refused}");
     assert_eq!(limits(&fleet, SMALL).2, 0);
 }
 

@@ -247,7 +247,10 @@ fn a_machine_that_is_made() {
     assert_eq!(audited.answer(CreationOutcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieAnswer)]);
     let bound = audited.list(&[node(1)]);
     assert_eq!(bound, [with_vm(AuditAction::Bound, Cause::VPSieListing)]);
-    assert_eq!(events(&bound), [on_machine(EventType::Normal, "Created", "VPSie lists VM slave-1 (uuid-1)")]);
+    assert_eq!(
+        events(&bound),
+        [on_machine(EventType::Normal, "Created", "VPSie created VM slave-1 (uuid-1)")]
+    );
     let up = audited.register();
     assert_eq!(up, [with_vm(AuditAction::Running, Cause::Node)]);
     assert_eq!(events(&up), [on_machine(EventType::Normal, "Running", "VM slave-1 (uuid-1) runs")]);
@@ -292,7 +295,7 @@ fn deletions_say_by_whom() {
         let mut audited = AuditedFleet::running();
         let given_up = audited.retire(reason);
         assert_eq!(given_up, [with_vm(AuditAction::MarkedForDeletion, reason)]);
-        let message = format!("VM slave-1 (uuid-1) is to be deleted ({})", reason.name());
+        let message = format!("VM slave-1 (uuid-1) will be deleted ({})", reason.name());
         assert_eq!(events(&given_up), on_both(EventType::Normal, "Deleting", &message));
     }
 }
@@ -303,7 +306,7 @@ fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
     let mut audited = AuditedFleet::running();
     let given_up = audited.delete();
     assert_eq!(given_up, [by_ca(AuditAction::MarkedForDeletion)]);
-    let message = "VM slave-1 (uuid-1) is to be deleted (ClusterAutoscaler)";
+    let message = "VM slave-1 (uuid-1) will be deleted (ClusterAutoscaler)";
     assert_eq!(events(&given_up), [on_machine(EventType::Normal, "Deleting", message)]);
     assert_eq!(audited.accept_deletion(), [by_ca(AuditAction::DeletionAccepted)]);
     audited.now += policy().vanish_after;
@@ -343,7 +346,7 @@ fn a_vm_that_nobody_deleted_vanished_and_may_return() {
     let mut audited = AuditedFleet::running();
     let vanished = audited.miss();
     assert_eq!(vanished, [with_vm(AuditAction::Vanished, Cause::VPSieListing)]);
-    let message = "VM slave-1 (uuid-1) vanished from VPSie's listings; it was not deleted from here";
+    let message = "VM slave-1 (uuid-1) disappeared from VPSie's listings; vpsie-autoscaler did not delete it";
     assert_eq!(events(&vanished), on_both(EventType::Warning, "VMVanished", message));
     let back = audited.list(&[node(1)]);
     assert_eq!(back, [with_vm(AuditAction::Returned, Cause::VPSieListing)]);
@@ -366,14 +369,13 @@ fn an_orphan_is_found_and_adopted() {
         found,
         [AuditEntry { machine: None, ..with_vm(AuditAction::OrphanFound, Cause::VPSieListing) }]
     );
-    let message =
-        "VM slave-1 (uuid-1) is ours and no machine waits for it: adopted, or deleted after the grace";
+    let message = "VM slave-1 (uuid-1) was requested by vpsie-autoscaler and no machine waits for it; it is adopted, or deleted after the grace period";
     let on_node = Object::Node { name: "slave-1".to_owned(), uid: String::new() };
     assert_eq!(events(&found), [on_group(EventType::Warning, "OrphanFound", message).with_related(on_node)]);
     audited.increase();
     let adopted = audited.list(&[node(1)]);
     assert_eq!(adopted, [with_vm(AuditAction::OrphanAdopted, Cause::VPSieListing)]);
-    let message = "VM slave-1 (uuid-1) was an orphan and is this machine's now";
+    let message = "adopted the orphan VM slave-1 (uuid-1) as the VM of this machine";
     assert_eq!(events(&adopted), on_both(EventType::Normal, "OrphanAdopted", message));
 }
 
@@ -382,7 +384,7 @@ fn an_orphan_that_nobody_wants_is_deleted() {
     let (mut audited, _) = orphaned();
     let deleted = audited.pass(60);
     assert_eq!(deleted, [with_vm(AuditAction::MarkedForDeletion, Cause::Orphan)]);
-    let message = "VM slave-1 (uuid-1) is to be deleted (Orphan)";
+    let message = "VM slave-1 (uuid-1) will be deleted (Orphan)";
     assert_eq!(events(&deleted), on_both(EventType::Normal, "OrphanDeleted", message));
 }
 
@@ -396,7 +398,7 @@ fn a_worker_that_was_there_is_foreign_or_taken_in() {
     let mut audited = AuditedFleet::new(true);
     let taken = audited.list(&[node(1)]);
     assert_eq!(taken[1..], [with_vm(AuditAction::WorkerAdopted, Cause::VPSieListing)]);
-    let message = "VM slave-1 (uuid-1) was there before and is taken in";
+    let message = "adopted VM slave-1 (uuid-1), which existed before";
     assert_eq!(events(&taken), on_both(EventType::Normal, "WorkerAdopted", message));
 }
 
