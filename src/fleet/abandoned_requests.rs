@@ -1,4 +1,4 @@
-//! Requests that may still be fulfilled after their machines gave them up.
+//! Abandoned requests: VPSie may still fulfil them, but their machines no longer wait.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
 
-/// Requests of one pool in the same hour share one entry, so a day has at most 25 entries a pool.
+/// Requests of one pool in the same hour share one entry, so a day has at most 25 entries per pool.
 fn hour(at: Timestamp) -> i64 {
     at.as_second().div_euclid(3600)
 }
@@ -24,7 +24,7 @@ impl Fleet {
         &self.ledger
     }
 
-    /// Replaces the nodes that no request can have made.
+    /// Replaces the set of nodes that no request can have made.
     pub fn note_known_before(&mut self, nodes: BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
         let ledger = Ledger { known_before: Some(nodes), ..self.ledger.clone() };
@@ -32,7 +32,7 @@ impl Fleet {
         changes
     }
 
-    /// Records that a person added these nodes by hand, so they do not count as paid for.
+    /// Records that a person added these nodes by hand. They do not count as paid for.
     pub fn acknowledge(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
         for hostname in nodes {
@@ -46,7 +46,7 @@ impl Fleet {
         changes
     }
 
-    /// Remembers requests that a machine forgets.
+    /// Moves requests that a machine drops to the ledger.
     pub(super) fn remember_abandoned(
         &mut self,
         changes: &mut Vec<Change>,
@@ -77,14 +77,14 @@ impl Fleet {
         self.save_ledger(changes, ledger);
     }
 
-    /// Forgets late requests whose VM is not expected any more.
+    /// Removes abandoned requests whose VM is no longer expected.
     pub(super) fn expire_abandoned(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
         let mut ledger = self.ledger.clone();
         ledger.abandoned.retain(|late| age(late.at, now) < policy.abandoned_request_ttl);
         self.save_ledger(changes, ledger);
     }
 
-    /// The oldest late request that can have made the node.
+    /// The oldest abandoned request that can have made the node.
     pub(super) fn abandoned_request(&self, node: &ListedNode) -> Option<AbandonedRequests> {
         if node.role == NodeRole::ControlPlane {
             return None;
@@ -93,7 +93,7 @@ impl Fleet {
         fits.min_by_key(|late| late.at).cloned()
     }
 
-    /// Forgets one late request, because a node counts as its result.
+    /// Removes one abandoned request, because a node counts as its result.
     pub(super) fn remove_abandoned(&mut self, changes: &mut Vec<Change>, request: &AbandonedRequests) {
         let mut ledger = self.ledger.clone();
         if let Some(late) = ledger.abandoned.iter_mut().find(|late| *late == request) {

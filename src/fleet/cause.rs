@@ -4,9 +4,9 @@ use super::machine::DeletionReason;
 
 macro_rules! causes {
     ($($cause:ident $meaning:literal,)*) => {
-        /// What caused a change of the fleet. The set is closed: these names are all that `by` of the audit log can say.
+        /// The cause of a change of the fleet. The set is closed: `by` of the audit log has only these names.
         ///
-        /// A [`DeletionReason`] is the part of it that a machine's record keeps.
+        /// A [`DeletionReason`] is the cause that a machine's record keeps.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Cause {
             $(#[doc = $meaning] $cause,)*

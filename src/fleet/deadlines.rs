@@ -1,4 +1,4 @@
-//! What follows from time that passed.
+//! Effects of time limits.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 use crate::catalog::SizeId;
 
-/// Listings after a request before its silence means anything.
+/// Number of listings after a request before it can count as lost.
 const LISTINGS_TO_SETTLE: u32 = 2;
-/// Listings after a request before it is forgotten: a quarter of an hour of them at the usual interval, however far a
-/// clock jumps meanwhile.
+/// Number of listings after a request before it is abandoned: a quarter of an hour at the usual interval, even if the
+/// clock jumps.
 const LISTINGS_TO_FORGET: u32 = 30;
 
 impl Fleet {
-    /// Draws the conclusions that are due: lost requests, failed machines that Cluster Autoscaler did not delete,
-    /// orphans that no machine adopted, and expired records.
+    /// Applies all time limits: lost requests, failed machines that Cluster Autoscaler did not delete, orphans that no
+    /// machine adopted, and expired records.
     pub fn apply_deadlines(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         self.correct_times(&mut changes, now);
@@ -40,7 +40,7 @@ impl Fleet {
                 continue;
             }
             match &unmanaged.kind {
-                // Its addresses are listed first: they may be what its Node is found by.
+                // A listing comes first: its addresses may identify the Node.
                 UnmanagedKind::Orphan { .. }
                     if (self.transient.listed || policy.running_when_listed)
                         && age(unmanaged.first_seen, now) >= policy.orphan_grace =>
@@ -56,7 +56,7 @@ impl Fleet {
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
-        // The ledger comes last: if its record is refused, the records of machines before it wait.
+        // The ledger is last: if its record is refused, the records of machines before it wait.
         self.expire_abandoned(&mut changes, now, policy);
         let machines = &self.machines;
         self.transient
@@ -65,7 +65,7 @@ impl Fleet {
         changes
     }
 
-    /// Gives up the machines of NodeGroups that are being deleted: those that have no VM yet, and by policy all.
+    /// Deletes the machines of NodeGroups that are being deleted: those without a VM, or all by policy.
     pub fn close_groups(&mut self, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let closed: BTreeMap<_, _> =
@@ -83,7 +83,7 @@ impl Fleet {
         changes
     }
 
-    /// Counts requests as lost, and forgets those that can have no result any more.
+    /// Marks requests as lost, and abandons those that are too old for a result.
     fn expire_requests(
         &mut self,
         changes: &mut Vec<Change>,
@@ -118,13 +118,13 @@ impl Fleet {
             self.transient.listings_since_request.remove(id);
         }
         if machine != *old {
-            // The longer memory first: a write that breaks off must lose nothing.
+            // The ledger is written before the machine, so that an interrupted write loses nothing.
             self.remember_abandoned(changes, &machine, &forgotten);
             self.push_change(changes, Change::SaveMachine(machine));
         }
     }
 
-    /// Moves a machine on whose time is up.
+    /// Applies the time limits of a machine's phase.
     fn expire_machine(&mut self, changes: &mut Vec<Change>, id: &MachineId, now: Timestamp, policy: &Policy) {
         let Some(machine) = self.machines.get(id) else { return };
         let minutes = self.create_timeout(policy).as_secs() / 60;
@@ -167,7 +167,7 @@ impl Fleet {
         self.push_change(changes, Change::SaveMachine(machine));
     }
 
-    /// An orphan that nobody adopted becomes a Deleting machine, and goes the way of those.
+    /// Makes an orphan that no machine adopted a Deleting machine, so that it is drained and deleted.
     fn remove_orphan(
         &mut self,
         changes: &mut Vec<Change>,
@@ -177,7 +177,7 @@ impl Fleet {
     ) {
         let vm = self.orphan_vm(&orphan);
         let UnmanagedKind::Orphan { pool, size } = orphan.kind else { return };
-        // A deletion goes by the VM alone: one of a size that nobody knows any more is deleted all the same.
+        // A deletion needs only the VM, so an unknown size does not matter.
         let size = size
             .or_else(|| self.pool(&pool.to_string()).map(|pool| pool.offer.size))
             .unwrap_or(SizeId::UNKNOWN);

@@ -1,21 +1,21 @@
-//! Changes that must wait while records are refused.
+//! Changes that wait while records are refused.
 
 use std::collections::BTreeSet;
 
 use super::ids::Hostname;
 use super::record::{Change, RecordKey, UnmanagedKind};
 
-/// The changes of a list that must wait while some of its records are refused. Writing one without the other would
-/// lose track of a VM.
+/// The changes of a list that wait while some of its records are refused. Without the refused record, they would lose
+/// track of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeferredChanges {
     records: BTreeSet<RecordKey>,
-    /// Listed nodes whose records stay, because the record that takes over their VM is held back.
+    /// Unmanaged nodes whose records stay, because the new record of their VM is deferred.
     kept: BTreeSet<Hostname>,
 }
 
 impl DeferredChanges {
-    /// Finds the changes that wait while `refused` cannot be written.
+    /// Selects the changes that wait while `refused` cannot be written.
     ///
     /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
     /// would drop until the ledger is recorded. The ledger keeps a late request until the node that it explains is
@@ -42,23 +42,23 @@ impl DeferredChanges {
         held
     }
 
-    /// Whether the change must wait.
+    /// Whether the change is deferred.
     pub fn holds(&self, change: &Change) -> bool {
         self.records.contains(&change.record())
             || matches!(change, Change::DropUnmanaged(hostname) if self.kept.contains(hostname))
     }
 
-    /// Records whose changes all wait.
+    /// Records whose changes are all deferred.
     pub fn records(&self) -> &BTreeSet<RecordKey> {
         &self.records
     }
 
-    /// Whether nothing waits.
+    /// Whether no change is deferred.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// Adds the waiting changes of another list.
+    /// Adds the deferred changes of another list.
     pub fn extend(&mut self, other: Self) {
         self.records.extend(other.records);
         self.kept.extend(other.kept);

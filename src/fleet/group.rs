@@ -1,4 +1,4 @@
-//! What a user declares, once it is validated: a NodeGroup and its pools.
+//! Declarations of users, after validation: NodeGroups and their pools.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,7 +11,7 @@ use super::ids::{NodeGroupName, PoolId};
 use crate::catalog::{OfferRef, SizeId};
 use crate::cost::CostLimit;
 
-/// A NodeGroup: limits, and pools to fill them from, the preferred one first.
+/// A NodeGroup: its limits and its pools, the preferred pool first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeGroup {
     /// Its name.
@@ -22,35 +22,35 @@ pub struct NodeGroup {
     pub max: u32,
     /// Its pools, in the user's order.
     pub pools: Vec<PoolId>,
-    /// `spec.kubeSizeID`: the size of its only offer, whatever the catalog calls that one.
+    /// `spec.kubeSizeID`: the size of its only offer, independent of the offer's name in the catalog.
     pub size: Option<SizeId>,
-    /// Labels that its Nodes get.
+    /// Labels of its Nodes.
     pub labels: BTreeMap<String, String>,
-    /// Taints that its Nodes get.
+    /// Taints of its Nodes.
     pub taints: Vec<Taint>,
     /// The offer that wins a tie.
     pub preferred: Option<OfferRef>,
-    /// Options for Cluster Autoscaler; none leaves its flags in force.
+    /// Options for Cluster Autoscaler. An option that is not set leaves Cluster Autoscaler's flag in force.
     pub options: AutoscalingOptions,
-    /// Whether workers that are in its VPSie groups already are taken in as its machines.
+    /// Whether existing workers of its VPSie groups are adopted as its machines.
     pub adopt: bool,
-    /// The most that its machines may cost together.
+    /// Cost limit of all its machines together.
     pub cost_limit: CostLimit,
-    /// Set once somebody deleted it: what becomes of its machines.
+    /// Set once a person deleted it: the policy for its machines.
     pub deletion: Option<DeletionPolicy>,
-    /// What its Nodes have beside what they get from us.
+    /// Properties of its Nodes that vpsie-autoscaler does not set.
     pub node: DeclaredNode,
 }
 
-/// What the Nodes of a NodeGroup have that neither its offers say nor we give them. It is promised to Cluster
-/// Autoscaler until the last Nodes contradict it.
+/// Declared properties of the Nodes of a NodeGroup that follow neither from its offers nor from vpsie-autoscaler.
+/// Templates have them until the last Nodes contradict them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeclaredNode {
     /// `kubernetes.io/arch`.
     pub architecture: Option<String>,
     /// `kubernetes.io/os`.
     pub operating_system: Option<String>,
-    /// Labels that others give them.
+    /// Labels from other programs.
     pub labels: BTreeMap<String, String>,
     /// Devices, and bytes of huge pages.
     pub resources: BTreeMap<String, u64>,
@@ -59,13 +59,13 @@ pub struct DeclaredNode {
 }
 
 impl NodeGroup {
-    /// Fewest machines that Cluster Autoscaler must leave: none once the NodeGroup is being deleted.
+    /// The minimum in force: 0 once the NodeGroup is being deleted.
     pub fn least(&self) -> u32 {
         if self.deletion.is_some() { 0 } else { self.min }
     }
 }
 
-/// What becomes of the machines of a NodeGroup that somebody deletes. No new ones are made either way.
+/// The policy for machines of a NodeGroup that a person deletes. No machines are added under either policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeletionPolicy {
     /// They stay until Cluster Autoscaler finds them unneeded.
@@ -75,21 +75,22 @@ pub enum DeletionPolicy {
     Drain,
 }
 
-/// All that users declare.
+/// All declarations of users.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Declaration {
     /// The NodeGroups.
     pub groups: Vec<NodeGroup>,
     /// Most machines over all NodeGroups (`AutoscalerConfig`, `maxClusterWorkers`).
     pub max_machines: Option<u32>,
-    /// The most that all machines may cost together (`AutoscalerConfig`, `costLimit`), beside what settings say.
+    /// Cost limit of all machines together (`AutoscalerConfig`, `costLimit`). The stricter one of this and the settings
+    /// applies.
     pub cost_limit: CostLimit,
-    /// Takes the place of [`Policy::create_timeout`](super::Policy::create_timeout) (`AutoscalerConfig`,
+    /// Replaces [`Policy::create_timeout`](super::Policy::create_timeout) (`AutoscalerConfig`,
     /// `nodeReadyTimeoutSeconds`).
     pub create_timeout: Option<Duration>,
-    /// Why the limits of the AutoscalerConfig are not known. Nothing grows then.
+    /// Why the limits of the AutoscalerConfig are unknown. No NodeGroup grows then.
     pub limits_unknown: Option<Arc<str>>,
-    /// NodeGroups whose limits are not known. Their machines stay, and none is added.
+    /// NodeGroups whose limits are unknown. Their machines stay, and none is added.
     pub held: BTreeSet<NodeGroupName>,
 }
 
@@ -104,13 +105,13 @@ impl From<Vec<NodeGroup>> for Declaration {
 pub struct Taint {
     /// Key.
     pub key: String,
-    /// Value, may be empty.
+    /// Value; may be empty.
     pub value: String,
-    /// What it does to pods that do not tolerate it.
+    /// Its effect on pods that do not tolerate it.
     pub effect: TaintEffect,
 }
 
-/// What a taint does to pods that do not tolerate it.
+/// The effect of a taint on pods that do not tolerate it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaintEffect {
     /// They are not scheduled.
@@ -131,8 +132,8 @@ impl fmt::Display for TaintEffect {
     }
 }
 
-/// A NodeGroup's own autoscaling options. What is None is left to Cluster Autoscaler's flags, which it sends
-/// as defaults with each question (docs/reference/cluster-autoscaler.md#options).
+/// Autoscaling options of a NodeGroup. None leaves Cluster Autoscaler's flag in force, which it sends as default with
+/// each request (docs/reference/cluster-autoscaler.md#options).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AutoscalingOptions {
     /// Requested share of a node below which it is a candidate for removal, 0 to 1.

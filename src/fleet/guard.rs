@@ -1,8 +1,8 @@
-//! PURE. The runaway guard: stops creations when more VMs may be paid for than NodeGroups allow, whatever the fleet's
-//! own accounting says.
+//! PURE. The runaway guard: stops creations when more VMs may be paid for than NodeGroups allow, independent of the
+//! fleet's own accounting.
 //!
-//! It knows raw listings, the calls that were made, and the declared maxima. It ignores which size a node has
-//! and which machine the fleet binds it to. Time is the running time of the process, so clock jumps have no effect.
+//! It uses raw listings, the calls of this process, and the declared maxima. It ignores sizes and the machines that the
+//! fleet binds nodes to. Time is the running time of the process, so clock jumps have no effect.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -13,39 +13,39 @@ use super::listing::{ListedNode, NodeRole};
 use super::paid::surge;
 use super::template::names;
 
-/// How long an accepted creation without a VM counts, and a VM that is not listed any more without having been deleted.
+/// How long an accepted creation without a VM counts, and a VM that is no longer listed although it was not deleted.
 const MEMORY: Duration = Duration::from_hours(24);
 /// The same, once VPSie's own counts show no node beyond those listed.
 const MEMORY_DISPROVED: Duration = Duration::from_hours(1);
-/// How long a creation whose reply was lost counts without a VM. Less than the minute after which the fleet makes such a
-/// creation again: otherwise one restart in a scale-up would halt growth. A VM that it made after all counts as an
-/// unexplained node once it is listed.
+/// How long a creation with a lost reply counts without a VM. It is less than the minute after which the fleet repeats
+/// the request: otherwise one restart during a scale-up would halt growth. A VM that appears after all counts as an
+/// unexplained node.
 const MEMORY_UNCLEAR: Duration = Duration::from_secs(45);
-/// How soon VPSie's counts disprove a VM that is not listed any more.
+/// Time after which VPSie's counts disprove a VM that is no longer listed.
 const DISPROVED_SOON: Duration = Duration::from_mins(10);
-/// How long after the last creation a node beyond the number of creations is suspected to be the result of one.
+/// How long after the last creation a node beyond the number of creations counts as a possible result.
 const SUSPICION: Duration = Duration::from_hours(1);
-/// How long a VM may still be listed after its deletion was first asked for.
+/// How long a VM may still be listed after the first request to delete it.
 const OVERDUE: Duration = Duration::from_mins(30);
-/// Listings without a VM whose deletion was accepted until it is gone.
+/// Number of listings without a VM that confirm its accepted deletion.
 const MISSES_TO_CONFIRM: u32 = 2;
-/// Nodes that are remembered beyond those listed.
+/// Maximum of remembered nodes that are not listed.
 const KNOWN_MAX: usize = 1000;
-/// Names that a message gives.
+/// Maximum of names in a message.
 const NAMED: usize = 5;
 
 /// A creation that the guard allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
-/// What became of a creation, as far as the guard needs to know.
+/// The result of a creation, as far as the guard needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardOutcome {
     /// VPSie accepted it.
     Accepted,
     /// The reply was lost.
     Unclear,
-    /// Nothing was made.
+    /// VPSie created nothing.
     Nothing,
 }
 
@@ -60,19 +60,19 @@ pub enum Halt {
         bound: u32,
         /// Accepted creations among them whose VM is not listed.
         unseen: u32,
-        /// VMs among them that are not listed any more, and were not deleted from here.
+        /// VMs among them that are no longer listed, and that vpsie-autoscaler did not delete.
         missing: u32,
-        /// Workers that VPSie counts beyond those listed.
+        /// Workers that VPSie counts but does not list.
         hidden: u32,
     },
-    /// Nodes appeared beyond the creations that were called.
+    /// More nodes appeared than were requested.
     UnexplainedNodes(Vec<Hostname>),
-    /// VMs are still listed long after their deletion was asked for.
+    /// VMs are still listed long after their deletion was requested.
     DeletionsOverdue(Vec<Hostname>),
 }
 
 impl Halt {
-    /// The cause in one word, as in conditions, metrics and hindrances.
+    /// The cause as a code, as in conditions and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooManyVms { .. } => "TooManyVMs",
@@ -125,10 +125,10 @@ fn list_names(nodes: &[Hostname]) -> String {
     names.join(", ")
 }
 
-/// How far growth is allowed.
+/// Whether growth is allowed, and by how many VMs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardStatus {
-    /// Creations that are allowed now.
+    /// Number of creations that are allowed now.
     pub room: u32,
     /// Why no creation is allowed.
     pub halt: Option<Halt>,
@@ -136,7 +136,7 @@ pub struct GuardStatus {
     pub counted: u32,
     /// Most VMs that may be paid for.
     pub bound: u32,
-    /// Nodes among them that no creation explains.
+    /// Number of unexplained nodes among them.
     pub unexplained: u32,
 }
 
@@ -147,9 +147,9 @@ struct TrackedNode {
     id: Option<VmId>,
     /// No creation explains it.
     unexplained: bool,
-    /// Since when, and by how many listings in a row, it is missing.
+    /// Time of the first of the consecutive listings without it, and their number.
     missing: Option<(Duration, u32)>,
-    /// When its deletion was first asked for.
+    /// When its deletion was first requested.
     deletion: Option<Duration>,
     /// VPSie accepted its deletion.
     deleted: bool,
@@ -170,10 +170,10 @@ struct OpenCreation {
     accepted: bool,
 }
 
-/// What was recorded before this process began.
+/// Records of earlier processes.
 #[derive(Clone, Debug, Default)]
 pub struct PriorRecords {
-    /// Nodes that no request can have made. None when nothing is recorded yet.
+    /// Nodes that no request can have made. None if there is no record yet.
     pub known: Option<BTreeSet<Hostname>>,
     /// Nodes that are the result of requests, by the fleet's records.
     pub ours: BTreeSet<Hostname>,
@@ -181,7 +181,7 @@ pub struct PriorRecords {
     pub accepted: u32,
     /// Requests whose reply was lost with the process that made them, or shortly before.
     pub unclear: u32,
-    /// Requests of the last day that count as lost or are late, by the fleet's records: VPSie may have accepted them.
+    /// Lost and abandoned requests of the last day, by the fleet's records: VPSie may have accepted them.
     pub late: u32,
 }
 
@@ -195,8 +195,8 @@ pub struct Maxima {
 }
 
 impl Maxima {
-    /// Most VMs that may be paid for: each NodeGroup's maximum and its surge, and one, so that a full cluster which
-    /// replaces nodes does not count as a fault.
+    /// Maximum of VMs that may be paid for: the sum of the NodeGroups' maxima with their surges, and one more, so that
+    /// a full cluster may replace nodes.
     pub fn bound(&self) -> u32 {
         let with_surge = |max: u32| max.saturating_add(surge(max));
         let groups = self.groups.values().fold(0u32, |sum, max| sum.saturating_add(with_surge(*max)));
@@ -215,20 +215,21 @@ pub struct Guard {
     listed: bool,
     tickets: u64,
     last_creation: Option<Duration>,
-    /// Workers that VPSie counted last.
+    /// VPSie's last count of workers.
     counted: u32,
     /// Those among them that are not listed.
     hidden: u32,
-    /// Creations that were released: VPSie's counts disproved them, or an earlier process gave them up. Their VMs may
-    /// appear late.
+    /// Released creations: VPSie's counts disproved them, or an earlier process abandoned them. Their VMs may still
+    /// appear.
     released: VecDeque<Duration>,
     maxima: Maxima,
-    /// What NodeGroups hold from before their maximum was lowered.
+    /// Number of VMs that NodeGroups keep from before their maximum was lowered.
     peaks: BTreeMap<NodeGroupName, u32>,
 }
 
 impl Guard {
-    /// A guard that knows what was recorded. Without a record, all that is listed first and is not ours was there before.
+    /// A guard with the records of earlier processes. Without records, nodes of the first listing that are not results
+    /// of requests count as existing before.
     pub fn new(before: PriorRecords) -> Self {
         let mut guard = Self { known: before.known.clone(), before, ..Self::default() };
         let (accepted, unclear) = (guard.before.accepted, guard.before.unclear);
@@ -238,7 +239,8 @@ impl Guard {
         guard
     }
 
-    /// Sets the declared maxima, and how many VMs each NodeGroup holds: one whose maximum was lowered keeps its VMs.
+    /// Sets the declared maxima and the number of VMs of each NodeGroup. A NodeGroup whose maximum was lowered keeps
+    /// its VMs.
     pub fn declare(&mut self, maxima: &Maxima, held: &BTreeMap<NodeGroupName, u32>) {
         let names: BTreeSet<_> = maxima.groups.keys().chain(self.peaks.keys()).cloned().collect();
         let first = self.maxima == Maxima::default() && self.peaks.is_empty();
@@ -259,8 +261,8 @@ impl Guard {
         }
     }
 
-    /// Treats late requests of an earlier process as released, up to the bound. The rest are lost replies, which that
-    /// process did not count either: counting them here would halt growth for a day.
+    /// Treats lost and abandoned requests of an earlier process as released, up to the bound. The rest are lost
+    /// replies, which that process did not count either; counting them would halt growth for a day.
     fn release_abandoned(&mut self) {
         let late = std::mem::take(&mut self.before.late).min(self.maxima.bound());
         self.released.extend((0..late).map(|_| Duration::ZERO));
@@ -271,7 +273,7 @@ impl Guard {
         self.known.as_ref()
     }
 
-    /// Notes that a person added these nodes by hand.
+    /// Records that a person added these nodes by hand.
     pub fn acknowledge<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Hostname>) {
         for node in nodes {
             self.seen.remove(node);
@@ -325,8 +327,8 @@ impl Guard {
         self.forget(now, false);
     }
 
-    /// Attributes a node that was not listed before to the oldest creation, or to none. Nodes of the first listing count
-    /// as results of creations that are not known any more.
+    /// Attributes a new node to the oldest creation, or to none. Nodes of the first listing count as results of unknown
+    /// creations.
     fn explain(&mut self, node: &ListedNode, now: Duration, begins: bool) {
         let oldest = self.unseen.iter().enumerate().min_by_key(|(_, creation)| creation.at).map(|(at, _)| at);
         let awaited =
@@ -344,7 +346,7 @@ impl Guard {
     /// Returns true iff VPSie's count of workers should be read: a VM that is not listed may be paid for.
     pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
-        // A creation with a lost reply counts for seconds only, so the count is read at once.
+        // A creation with a lost reply counts only for seconds, so the count is read at once.
         let doubtful = |creation: &OpenCreation| !creation.accepted || old(creation.at, DISPROVED_SOON);
         let missing = |seen: &TrackedNode| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
         self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
@@ -362,7 +364,8 @@ impl Guard {
     fn forget(&mut self, now: Duration, disproved: bool) {
         let older = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
         self.released.retain(|at| !older(*at, MEMORY));
-        // A queue that VPSie's counts do not show may still drain: no more is released in a day than may exist at once.
+        // VPSie may still fulfil queued creations that its counts do not show. So no more are released in a day than
+        // VMs may exist.
         let mut free = (self.maxima.bound() as usize).saturating_sub(self.released.len());
         let released = &mut self.released;
         self.unseen.retain(|creation| {
@@ -405,7 +408,7 @@ impl Guard {
         ticket
     }
 
-    /// Notes the outcome of a creation. Its VM may have been listed before.
+    /// Records the outcome of a creation. Its VM may have been listed before.
     pub fn note_outcome(&mut self, ticket: Ticket, outcome: GuardOutcome) {
         match outcome {
             GuardOutcome::Nothing => self.unseen.retain(|creation| creation.ticket != ticket),
@@ -417,21 +420,21 @@ impl Guard {
         }
     }
 
-    /// Notes that the deletion of a VM is requested.
+    /// Records that the deletion of a VM is requested.
     pub fn note_deletion_request(&mut self, vm: &Hostname, now: Duration) {
         if let Some(seen) = self.seen.get_mut(vm) {
             seen.deletion.get_or_insert(now);
         }
     }
 
-    /// Notes that VPSie accepted a VM's deletion, or says that there is none.
+    /// Records that VPSie accepted the deletion of a VM, or answered that it does not exist.
     pub fn note_deletion(&mut self, vm: &Hostname) {
         if let Some(seen) = self.seen.get_mut(vm) {
             seen.deleted = true;
         }
     }
 
-    /// How far growth is allowed now.
+    /// Whether growth is allowed now, and by how many VMs.
     pub fn status(&self, now: Duration) -> GuardStatus {
         let listed = self.seen.values().filter(|seen| seen.missing.is_none()).count() as u32;
         let counted = ((self.seen.len() + self.unseen.len()) as u32).max(listed + self.hidden);
@@ -447,7 +450,7 @@ impl Guard {
             seen.missing.is_none() && seen.deletion.is_some_and(|at| now.saturating_sub(at) >= OVERDUE)
         });
         let few = surge(allowed) as usize;
-        // Below a maximum that was lowered there is no room, and nothing is wrong.
+        // With a lowered maximum there is no room, but no halt either.
         let too_many = if held > allowed { counted > held } else { counted >= allowed };
         let unexplained_count = unexplained.len() as u32;
         let halt = if overdue.len() > few {

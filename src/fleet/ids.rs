@@ -1,4 +1,4 @@
-//! Identifiers. Each is a type of its own, so that one cannot stand where another belongs.
+//! Identifiers. Each is a type of its own, so that they cannot be confused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,12 +17,11 @@ text_id! {
     ClusterId
 }
 text_id! {
-    /// Name of a machine: `<nodegroup>-<8 hex digits>`. Ours, unique for all time, also the name of its
-    /// VPSieNode.
+    /// Name of a machine and of its VPSieNode: `<nodegroup>-<8 hex digits>`. It is never reused.
     MachineId
 }
 text_id! {
-    /// The UUID of a VM at VPSie (`identifier`), what a deletion names.
+    /// The UUID of a VM at VPSie (`identifier`). A deletion names it.
     VmId
 }
 
@@ -32,8 +31,7 @@ text_id! {
 }
 
 impl MachineId {
-    /// The `Instance` id of a machine whose VM is not known yet
-    /// (docs/reference/cluster-autoscaler.md#target-size).
+    /// The `Instance` id of a machine whose VM is unknown yet (docs/reference/cluster-autoscaler.md#target-size).
     pub fn placeholder(&self) -> String {
         format!("{PLACEHOLDER_PREFIX}{self}")
     }
@@ -47,25 +45,24 @@ impl VmId {
     }
 }
 
-/// What every `spec.providerID` of ours starts with.
+/// Prefix of the `spec.providerID` of managed Nodes.
 pub const PROVIDER_ID_PREFIX: &str = "vpsie://";
 
-/// What every placeholder id of ours starts with. No VM has a UUID that starts so.
+/// Prefix of placeholder ids. No UUID of a VM begins with it.
 pub const PLACEHOLDER_PREFIX: &str = "vpsie://machine/";
 
-/// A hostname, folded to lower case: the API and Kubernetes differ in case
-/// (docs/reference/vpsie-api.md#identifiers).
+/// A hostname in lower case: VPSie's API and Kubernetes differ in case (docs/reference/vpsie-api.md#identifiers).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Hostname(Arc<str>);
 
 impl Hostname {
-    /// Folds the name to lower case.
+    /// Converts the name to lower case.
     pub fn new(name: &str) -> Self {
         Self(name.trim().to_lowercase().into())
     }
 
-    /// The folded name.
+    /// The name in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -83,12 +80,12 @@ impl fmt::Display for Hostname {
     }
 }
 
-/// What Cluster Autoscaler calls a node group id: `<nodegroup>/<datacenter>/<offer>/<on-demand|spot>`.
+/// A node group id of Cluster Autoscaler: `<nodegroup>/<datacenter>/<offer>/<on-demand|spot>`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId {
     /// The NodeGroup that the pool belongs to.
     pub node_group: NodeGroupName,
-    /// Where its VMs run.
+    /// The datacenter of its VMs.
     pub datacenter: DatacenterId,
     /// Their size.
     pub offer: OfferRef,
@@ -96,7 +93,7 @@ pub struct PoolId {
     pub capacity_type: CapacityType,
 }
 
-/// Why a text is no [`PoolId`].
+/// A text is not a [`PoolId`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a pool id; expected <nodegroup>/<datacenter>/<offer>/<on-demand|spot>")]
 pub struct PoolIdError(pub String);

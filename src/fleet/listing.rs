@@ -1,4 +1,4 @@
-//! What a listing of the cluster's nodes shows.
+//! A listing of the cluster's nodes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,23 +13,23 @@ use crate::catalog::{CapacityType, DatacenterId, MachineClass, SizeId};
 pub struct ListedNode {
     /// Its hostname.
     pub hostname: Hostname,
-    /// Its UUID, where the listing gives one.
+    /// Its UUID, if the listing shows it.
     pub id: Option<VmId>,
-    /// Its size, where the listing lets it be told without doubt.
+    /// Its size, if the listing shows it without doubt.
     pub size: Option<SizeId>,
     /// Sizes that its resources exclude, if `size` is unknown.
     pub excluded: BTreeSet<SizeId>,
-    /// Its datacenter, where the listing shows it.
+    /// Its datacenter, if the listing shows it.
     pub datacenter: Option<DatacenterId>,
-    /// Its capacity type, where the listing shows it.
+    /// Its capacity type, if the listing shows it.
     pub capacity_type: Option<CapacityType>,
-    /// Control plane, worker, or not to be told.
+    /// Its role.
     pub role: NodeRole,
     /// Whether it is up.
     pub state: VmState,
-    /// Its addresses, as far as the listing gives any.
+    /// Its addresses, as far as the listing shows them.
     pub addresses: Vec<IpAddr>,
-    /// When VPSie says that it was created, where it says so readably.
+    /// When VPSie created it, if the listing shows a readable time.
     pub created_at: Option<Timestamp>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct ShownAttributes {
     capacity_type: bool,
 }
 
-/// A class as far as a listing shows it. Classes with the same view cannot be told apart.
+/// The parts of a class that a listing shows. Classes with equal shown parts cannot be distinguished.
 pub(super) type ShownClass = (Option<SizeId>, Option<DatacenterId>, Option<CapacityType>);
 
 impl ShownAttributes {
@@ -74,26 +74,26 @@ impl ShownAttributes {
     }
 }
 
-/// What a node of the cluster is for.
+/// The role of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeRole {
     /// Never touched.
     ControlPlane,
-    /// A worker, ours or not.
+    /// A worker, requested by vpsie-autoscaler or not.
     Worker,
     /// Unknown: nothing in VPSie's reply shows it. Such a node is never touched.
     Unknown,
 }
 
-/// State of a VM, as far as VPSie tells.
+/// State of a VM, as far as VPSie shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VmState {
-    /// Being made or started.
+    /// Being created or started.
     Provisioning,
-    /// Up, or no state is given (a listing without states lists what exists).
+    /// Running, or without a state: a listing without states lists existing nodes.
     Running,
-    /// Stopped, suspended, locked or in error: exists, and is billed.
+    /// Stopped, suspended, locked or failed. It exists and is billed.
     Down,
-    /// Being removed.
+    /// Being deleted.
     Terminating,
 }

@@ -1,4 +1,4 @@
-//! Learning resources and labels of a size from its Nodes.
+//! Samples of resources and labels of a size, from its Nodes.
 
 use super::ids::{Hostname, NodeGroupName};
 use super::machine::Machine;
@@ -13,7 +13,7 @@ impl Fleet {
         self.profiles.get(&size)
     }
 
-    /// Nodes that the template of the NodeGroup's pool rests on.
+    /// Number of Nodes that the template of the NodeGroup's pool is based on.
     pub fn sample_count(&self, size: SizeId, group: &NodeGroupName) -> usize {
         self.shapes(size, group).len()
     }
@@ -38,7 +38,7 @@ impl Fleet {
         self.profiles.get(&machine.size).is_none_or(|profile| profile.is_new_sample(&sample))
     }
 
-    /// Learns from the Node of a VM. Its status must have been stable before: the first status of a kubelet is not
+    /// Adds the Node of a VM as a sample. Its status must have been stable before: the first status of a kubelet is not
     /// complete.
     pub fn add_node_sample(&mut self, hostname: &Hostname, node: ObservedNode) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -50,7 +50,7 @@ impl Fleet {
         let known = self.profiles.get(&size);
         let NodeShape { capacity, allocatable, .. } = sample.shape;
         let mut profile = known.cloned().unwrap_or(SizeProfile { capacity, allocatable, nodes: Vec::new() });
-        // If the machine's own NodeGroup is declared, all of them are; the others were deleted.
+        // If the NodeGroup of the machine is declared, all NodeGroups are. Undeclared ones were deleted.
         if self.groups.contains_key(&sample.node_group) {
             profile.retain_groups(|group| self.groups.contains_key(group));
         }
@@ -61,8 +61,8 @@ impl Fleet {
         changes
     }
 
-    /// Whether the Node has the cores of another pool's size and not those of its machine's. Where listings do not show
-    /// sizes, a VM that is listed late may be bound to a machine of another size: templates must not change by it.
+    /// Whether the Node has the cores of another pool's size and not those of its machine's size. If listings do not
+    /// show sizes, a late VM may be bound to a machine of another size, and must not change templates.
     fn is_of_other_size(&self, machine: &Machine, shape: &NodeShape) -> bool {
         let cores = shape.capacity.cpu_millis;
         let has_cores = |offer: &Offer| offer.resources.cpu_millis == cores;

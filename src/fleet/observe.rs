@@ -1,4 +1,4 @@
-//! What a complete listing of the cluster's nodes says about the fleet.
+//! Effects of a complete listing of the cluster's nodes.
 
 use std::collections::HashSet;
 
@@ -13,14 +13,14 @@ use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
-/// Listings that must miss a VM after its deletion was accepted.
+/// Number of listings without a VM that confirm its accepted deletion.
 const MISSES_TO_CONFIRM: u32 = 2;
-/// Listings that must miss a VM that nobody deleted.
+/// Number of listings without a VM after which an undeleted VM counts as gone.
 const MISSES_TO_VANISH: u32 = 3;
 
 impl Fleet {
-    /// Takes a complete listing: binds new VMs to machines that asked for one, notes what is ours no more, and
-    /// concludes from what is missing. Never binds by guess (invariant 6).
+    /// Applies a complete listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested
+    /// them, and processes missing VMs. Never binds by guess (invariant 6).
     pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
         let mut changes = Vec::new();
         self.correct_times(&mut changes, now);
@@ -43,7 +43,7 @@ impl Fleet {
                 } else if node.size.is_some()
                     && matches!(unmanaged.kind, UnmanagedKind::Orphan { size: None, .. })
                 {
-                    // Now it can be told whose it is: no request was used up for it so far.
+                    // Its size is known now, and it has matched no request so far.
                     new_nodes.push(node);
                 } else if unmanaged.awaited_by.is_some() && node.role != NodeRole::Unknown {
                     new_nodes.push(node);
@@ -81,7 +81,7 @@ impl Fleet {
         (!other).then_some(machine)
     }
 
-    /// A write that broke off may have left both records of a VM: the machine's is the newer one.
+    /// Removes the unmanaged record of a VM that belongs to a machine. An interrupted write may have left both.
     pub(super) fn drop_unmanaged(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
         if self.unmanaged.contains_key(hostname) {
             self.push_change(changes, Change::DropUnmanaged(hostname.clone()));
@@ -109,7 +109,7 @@ impl Fleet {
             Phase::Running { vm, .. } => vm.update_from_listing(node),
             Phase::Deleting { vm: Some(vm), accepted_at, .. } => {
                 vm.update_from_listing(node);
-                // Accepted, and yet it stands: ask again.
+                // VPSie accepted the deletion and still lists the VM: the deletion is requested again.
                 let stands = accepted_at.is_some_and(|at| age(at, now) >= policy.vanish_after);
                 if stands && node.state != VmState::Terminating {
                     *accepted_at = None;
@@ -185,8 +185,8 @@ impl Fleet {
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
 
-    /// Concludes from what the listing does not have. A listing of nothing at all proves no disappearance
-    /// but of what was to disappear.
+    /// Processes VMs that the listing does not have. An empty listing proves only the disappearance of VMs whose
+    /// deletion was accepted.
     fn process_missing(
         &mut self,
         changes: &mut Vec<Change>,
@@ -208,7 +208,7 @@ impl Fleet {
                 Phase::Deleting { accepted_at: Some(_), .. } if count >= MISSES_TO_CONFIRM => {
                     self.end_vm(changes, machine, vm, true, None, now);
                 }
-                // One that is drained is not asked to be deleted before: that it is gone must be seen.
+                // Without a drain, the deletion was never requested, so the VM must be missing for longer.
                 Phase::Deleting { drain: DrainState::Pending, .. } if vanished => {
                     self.end_vm(changes, machine, vm, true, None, now);
                 }
@@ -224,8 +224,8 @@ impl Fleet {
                 _ => {}
             }
         }
-        // A foreign node that comes back must not be taken for a new one, so it is remembered for long. An
-        // orphan ends by its grace.
+        // A foreign node that returns must not count as new, so its record is kept for long. An orphan ends after its
+        // grace period.
         let absent: Vec<Hostname> = self
             .unmanaged
             .values()
@@ -250,8 +250,8 @@ impl Fleet {
         *entry
     }
 
-    /// Ends a machine whose VM is gone; the VM stays known, should it come back. What the machine asked for
-    /// besides stays with it, Deleting.
+    /// Ends a machine whose VM is gone, and keeps a record of the VM in case it returns. A machine with further
+    /// requests stays, Deleting.
     fn end_vm(
         &mut self,
         changes: &mut Vec<Change>,
@@ -289,13 +289,13 @@ impl Fleet {
         self.push_change(changes, change);
     }
 
-    /// The VM of an orphan, with the addresses that were last listed: its Node may have another name.
+    /// The VM of an orphan, with the addresses of the last listing: its Node may have another name.
     pub(super) fn orphan_vm(&self, orphan: &UnmanagedNode) -> Vm {
         let addresses = self.transient.addresses.get(&orphan.hostname).cloned().unwrap_or_default();
         Vm { hostname: orphan.hostname.clone(), id: orphan.id.clone(), addresses, provider_id: None }
     }
 
-    /// Gives orphans that are listed to machines that wait for a VM of their class, the oldest to the oldest.
+    /// Binds listed orphans to machines that wait for a VM of their class, the oldest orphan to the oldest machine.
     fn adopt(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp) {
         let mut orphans: Vec<(UnmanagedNode, MachineClass)> = self
             .unmanaged
@@ -322,7 +322,7 @@ impl Fleet {
         }
     }
 
-    /// Takes a Node of a machine: it registered, so the machine is Running.
+    /// Records that the Node of a machine registered: the machine is Running.
     pub fn note_registered(&mut self, hostname: &Hostname, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname).cloned() else { return changes };

@@ -1,40 +1,40 @@
-//! Times after which the fleet draws a conclusion.
+//! Time limits of the fleet.
 
 use std::time::Duration;
 
-/// Times after which the fleet draws a conclusion. Where an absence decides, a number of complete listings is
-/// asked for too, so that a clock that jumps does not decide alone.
+/// Time limits of the fleet. An absence also needs a number of complete listings, so that a clock jump alone has no
+/// effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Maximum time until VPSie accepts a machine's request, and from then until its VM is listed.
     pub create_timeout: Duration,
-    /// How long a Failed machine is shown, should Cluster Autoscaler not delete it
+    /// How long a Failed machine is kept if Cluster Autoscaler does not delete it
     /// (docs/reference/cluster-autoscaler.md#creation-errors).
     pub failed_ttl: Duration,
-    /// How long an orphan may wait for a machine that adopts it.
+    /// How long an orphan waits for a machine that adopts it, before it is deleted.
     pub orphan_grace: Duration,
-    /// How long after a request without a clear outcome it is counted as lost.
+    /// How long a request without a clear outcome stays open before it counts as lost.
     pub unclear_timeout: Duration,
-    /// How long after a request a VM of its size may still be its result.
+    /// How long after a request a new VM of its class is bound as its result.
     pub binding_window: Duration,
-    /// How long after a request a VM that appears counts as its possible result. It is not bound any more after
-    /// [`binding_window`](Self::binding_window): by then a person may have added it instead.
+    /// How long after a request a new VM counts as its possible result. It is no longer bound after
+    /// [`binding_window`](Self::binding_window): a person may have added it.
     pub abandoned_request_ttl: Duration,
-    /// How long a VM must be missing from listings before its machine is given up.
+    /// How long a VM must be missing from listings before it counts as gone.
     pub vanish_after: Duration,
-    /// How long the record of a VM that is gone, or of a foreign one that is not listed, is kept.
+    /// How long the record of a gone VM, or of an unlisted foreign node, is kept.
     pub gone_kept: Duration,
-    /// Whether there is no API server: a machine is Running once VPSie says that its VM is up, and no Node is drained
-    /// before its VM is deleted. Otherwise the Node decides.
+    /// Whether there is no API server: a machine is Running once VPSie lists its VM as running, and VMs are deleted
+    /// without a drain. Otherwise the Node decides.
     pub running_when_listed: bool,
-    /// How VMs are bound to machines: the backend's way.
+    /// How VMs are bound to machines: a property of the backend.
     pub binding: Binding,
 }
 
-/// How VMs are bound to machines. A product has one way.
+/// How VMs are bound to machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Binding {
-    /// A creation returns no identity. A new node uses up the neediest request of its class.
+    /// A creation returns no identity. A new node matches the first open request of its class.
     #[default]
     ByDifference,
     /// VMs have the names of their machines.

@@ -1,4 +1,4 @@
-//! What can be asked of the fleet without changing it. All from memory.
+//! Queries. They read memory and change nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::template::Template;
 use crate::catalog::Catalog;
 use crate::cost::UsdPerHour;
 
-/// Sizes that Cluster Autoscaler is told for a pool.
+/// Sizes of a pool that Cluster Autoscaler gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `minSize`.
@@ -26,7 +26,7 @@ pub struct Limits {
     pub target: u32,
 }
 
-/// A limit to what machines may cost, and what they do.
+/// A cost limit, and the cost that counts against it.
 pub(super) struct Budget {
     /// `NodeGroup <name>` or `the cluster`.
     pub(super) whose: String,
@@ -35,7 +35,7 @@ pub(super) struct Budget {
 }
 
 impl Fleet {
-    /// The pools that Cluster Autoscaler may know, in a stable order.
+    /// All pools, in a stable order.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
         self.pools.values()
     }
@@ -45,16 +45,16 @@ impl Fleet {
         self.pools.get(id)
     }
 
-    /// The NodeGroup of a pool. None when it was deleted and only machines remain.
+    /// The NodeGroup of a pool. None if it was deleted and only machines are left.
     pub fn group(&self, pool: &Pool) -> Option<&NodeGroup> {
         self.groups.get(&pool.id.node_group)
     }
 
-    /// Sizes of a pool. Limits hold for the NodeGroup over all its pools, so each pool is told what is left:
-    /// it may grow by what the NodeGroup may, and shrink by what the NodeGroup may.
+    /// Sizes of a pool. Limits hold for the NodeGroup over all its pools, so each pool may grow or shrink by the rest
+    /// that the NodeGroup allows.
     ///
-    /// Below the NodeGroup's minimum no pool may shrink, and its first pool that can grow carries the shortfall
-    /// (for `--enforce-node-group-min-size`).
+    /// Below the NodeGroup's minimum no pool may shrink, and the first growable pool carries the shortfall (for
+    /// `--enforce-node-group-min-size`).
     pub fn limits(&self, pool: &Pool) -> Limits {
         let target = pool.target;
         let Some(group) = self.group(pool) else {
@@ -72,7 +72,7 @@ impl Fleet {
         Limits { min, max, target }
     }
 
-    /// How many more machines of the pool are within what machines may cost.
+    /// Number of machines of the pool that the cost limits still allow.
     fn affordable(&self, group: &NodeGroup, pool: &Pool) -> u32 {
         let within = |budget: Budget| {
             let price = pool.price?.0;
@@ -81,7 +81,7 @@ impl Fleet {
         self.budgets(group).map(|budget| within(budget).unwrap_or(0)).min().unwrap_or(u32::MAX)
     }
 
-    /// What machines may cost: those of the NodeGroup, and all of them. Empty where nobody set a limit.
+    /// The cost limits of the NodeGroup and of all machines. Empty if none is set.
     pub(super) fn budgets(&self, group: &NodeGroup) -> impl Iterator<Item = Budget> {
         let hours = self.prices().hours_per_month;
         let own = group.cost_limit.rate(hours).map(|limit| Budget {
@@ -97,19 +97,19 @@ impl Fleet {
         own.into_iter().chain(all)
     }
 
-    /// What is paid for the pool's VMs, as far as its price is known. A machine costs from when its VM is listed until
-    /// that is gone.
+    /// Cost of the pool's VMs, as far as its price is known. A machine costs from the first listing of its VM until the
+    /// VM is gone.
     pub fn pool_cost(&self, pool: &Pool) -> UsdPerHour {
         let paid = self.machines_of(pool).filter(|machine| machine.vm().is_some()).count();
         pool.price.unwrap_or_default() * paid as u32
     }
 
-    /// What the machines of a NodeGroup that count cost, as far as their prices are known.
+    /// Cost of the machines of a NodeGroup that are not Deleting, as far as their prices are known.
     pub fn group_cost(&self, group: &NodeGroupName) -> UsdPerHour {
         self.group_costs.get(group).copied().unwrap_or_default()
     }
 
-    /// What all machines that count cost, as far as their prices are known.
+    /// Cost of all machines that are not Deleting, as far as their prices are known.
     pub fn total_cost(&self) -> UsdPerHour {
         self.group_costs.values().copied().sum()
     }
@@ -121,13 +121,12 @@ impl Fleet {
         preferred.or_else(|| growable.next()) == Some(&pool.id)
     }
 
-    /// Machines of the pool's NodeGroup that count, over all its pools.
+    /// Number of machines of the pool's NodeGroup that are not Deleting, over all its pools.
     pub fn group_target(&self, pool: &Pool) -> u32 {
         self.group_targets.get(&pool.id.node_group).copied().unwrap_or(0)
     }
 
-    /// The pool's machines that Cluster Autoscaler is to see, in a stable order. A Deleting machine without a
-    /// VM has nothing left to see.
+    /// The pool's machines that Cluster Autoscaler gets, in a stable order: all but Deleting machines without a VM.
     pub fn machines_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Machine> {
         let members = pool.members.iter().filter_map(|id| self.machines.get(id));
         members.filter(|m| !matches!(m.phase, Phase::Deleting { vm: None, .. }))
@@ -148,13 +147,13 @@ impl Fleet {
         self.machine_by_hostname(hostname)
     }
 
-    /// The machine that a Node is of: by its VM's hostname, or else by an address that only that VM has and a name
-    /// that fits it. An address alone is no identity: another site can have the same private ones.
+    /// The machine of a Node: by its VM's hostname, else by an address that only that VM has together with a matching
+    /// name. An address alone is no identity: another site can have the same private addresses.
     pub fn machine_of_node(&self, name: &Hostname, addresses: &[IpAddr]) -> Option<&Machine> {
         if let Some(machine) = self.machine_by_hostname(name) {
             return Some(machine);
         }
-        // A Node with the name of another listed VM is that one's.
+        // The Node has the name of another listed VM, and belongs to it.
         if self.unmanaged.contains_key(name) {
             return None;
         }
@@ -169,7 +168,7 @@ impl Fleet {
         self.unmanaged.values()
     }
 
-    /// The listed node of the hostname that is no machine's.
+    /// The unmanaged node with the hostname.
     pub fn unmanaged_node(&self, hostname: &Hostname) -> Option<&UnmanagedNode> {
         self.unmanaged.get(hostname)
     }
@@ -179,8 +178,8 @@ impl Fleet {
         self.catalog.as_ref()
     }
 
-    /// The machine of a node: by provider id (or Instance id, of fake nodes). By the Node's name only while the Node
-    /// has no providerID, or the machine has none yet that the Node's could contradict.
+    /// The machine of a node: by provider id, or by Instance id for fake nodes. The Node's name decides only while the
+    /// Node has no providerID, or while the machine has none that could contradict it.
     pub fn machine_of(&self, provider_id: &str, name: &str) -> Option<&Machine> {
         if let Some(id) = provider_id.strip_prefix(PLACEHOLDER_PREFIX) {
             return self.machines.get(id);
@@ -197,13 +196,13 @@ impl Fleet {
         (provider_id.is_empty() || has_none).then_some(machine)
     }
 
-    /// The Node that the pool would add. Never empty. The same `Arc` until it changes.
+    /// The template of the pool: the Node that it would add. Never empty. The same `Arc` until it changes.
     pub fn template(&self, pool: &Pool) -> Arc<Template> {
         Arc::clone(&pool.template)
     }
 }
 
-/// Whether a Node is called as the VM is but for the domain, or after one of its IPv4 addresses (`ip-10-0-0-7`).
+/// Whether a Node has the name of the VM without its domain, or the name of one of its IPv4 addresses (`ip-10-0-0-7`).
 fn is_named_after(name: &Hostname, vm: &Vm) -> bool {
     let label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     if label(name.as_str()) == label(vm.hostname.as_str()) {

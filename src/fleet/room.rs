@@ -29,7 +29,7 @@ impl Room {
 }
 
 impl Fleet {
-    /// Counts all of them from scratch.
+    /// Counts all extra VMs from the records.
     pub(super) fn count_extra_vms(&self) -> ExtraVms {
         let mut extra_vms = ExtraVms::new();
         for pool in self.machines.values().filter(|m| m.is_extra_vm()).map(|m| &m.pool) {
@@ -41,7 +41,7 @@ impl Fleet {
         extra_vms
     }
 
-    /// Sets the runaway guard's verdict.
+    /// Sets the status of the runaway guard.
     pub fn set_guard_status(&mut self, verdict: GuardStatus) {
         self.transient.guard_status = Some(verdict);
     }
@@ -57,7 +57,7 @@ impl Fleet {
         self.groups.keys().cloned().collect()
     }
 
-    /// The runaway guard's last verdict. None until the first listing.
+    /// The last status of the runaway guard. None until the first listing.
     pub fn guard_status(&self) -> Option<&GuardStatus> {
         self.transient.guard_status.as_ref()
     }
@@ -70,18 +70,17 @@ impl Fleet {
             .map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
     }
 
-    /// VMs of the NodeGroup that are paid for and are in no target size.
+    /// Number of extra VMs of the NodeGroup.
     pub(super) fn group_extra_vms(&self, group: &NodeGroupName) -> u32 {
         self.extra_vms.iter().filter(|(pool, _)| pool.node_group == *group).map(|(_, count)| count).sum()
     }
 
-    /// The same, of all NodeGroups.
+    /// Number of extra VMs of all NodeGroups.
     pub(super) fn total_extra_vms(&self) -> u32 {
         self.extra_vms.values().sum()
     }
 
-    /// The cost of the NodeGroup's VMs that are in no target size, as far as prices are known. Without a NodeGroup: of
-    /// all NodeGroups.
+    /// The cost of the NodeGroup's extra VMs, as far as prices are known. Without a NodeGroup: of all extra VMs.
     pub(super) fn extra_vms_cost(&self, group: Option<&NodeGroupName>) -> UsdPerHour {
         let of_group =
             self.extra_vms.iter().filter(|(pool, _)| group.is_none_or(|group| pool.node_group == *group));
@@ -89,7 +88,7 @@ impl Fleet {
         of_group.filter_map(|(pool, count)| Some(price(pool)? * *count)).sum()
     }
 
-    /// The room of the NodeGroup, cost limits aside.
+    /// The room of the NodeGroup, without cost limits.
     pub(super) fn room(&self, group: &NodeGroup) -> Room {
         let target = self.group_targets.get(&group.name).copied().unwrap_or(0);
         let (total, max) = (self.total_target(), self.max_machines);

@@ -12,9 +12,9 @@ use super::size_profile::{Amounts, NODES, NodeShape};
 use crate::catalog::{Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
-/// Label and annotation names that we own.
+/// Names of labels, annotations and taints of vpsie-autoscaler.
 pub mod names {
-    /// Set to `true` on Nodes that we manage.
+    /// Label: `true` on managed Nodes.
     pub const MANAGED: &str = "autoscaler.vpsie.com/managed";
     /// The NodeGroup of a Node.
     pub const NODE_GROUP: &str = "autoscaler.vpsie.com/nodegroup";
@@ -24,33 +24,32 @@ pub mod names {
     pub const DATACENTER: &str = "autoscaler.vpsie.com/datacenter";
     /// On demand or spot.
     pub const CAPACITY_TYPE: &str = "autoscaler.vpsie.com/capacity-type";
-    /// Annotation: the pool id (identity belongs in annotations, where it cannot upset the comparison of
-    /// similar node groups).
+    /// Annotation: the pool id. It is not a label, because labels are compared to find similar node groups.
     pub const POOL: &str = "autoscaler.vpsie.com/pool";
-    /// Annotation of a NodeGroup: when its value changes, what its Nodes showed before counts no more.
+    /// Annotation of a NodeGroup: when its value changes, earlier samples of its Nodes no longer count.
     pub const RELEARN: &str = "autoscaler.vpsie.com/relearn";
-    /// Taint: the Node's VM was made by us and no machine waits for it. Its value says whether we cordoned the Node.
+    /// Taint: the Node's VM is an orphan. Its value shows whether vpsie-autoscaler cordoned the Node.
     pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
-    /// Annotation that a person sets to `true` on the Node of a worker that a person added: it is not counted as the
+    /// Annotation that a person sets to `true` on the Node of a worker that was added by hand: it does not count as the
     /// result of a request.
     pub const ADDED_BY_HAND: &str = "autoscaler.vpsie.com/added-by-hand";
 }
 
 const ARCH: &str = "kubernetes.io/arch";
-/// Of Nodes that were not seen and not declared.
+/// Assumed for Nodes without samples and declarations.
 const USUAL_ARCHITECTURE: &str = "amd64";
 const USUAL_OS: &str = "linux";
-/// Their bytes are taken from what pods get as memory.
+/// Their bytes reduce the allocatable memory.
 const HUGE_PAGES: [&str; 2] = ["hugepages-2Mi", "hugepages-1Gi"];
 
-/// A Node that does not exist yet.
+/// A template: a Node that does not exist yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template {
-    /// Labels, as the real Node will have.
+    /// Labels of the real Node.
     pub labels: BTreeMap<String, String>,
-    /// Annotations, as the real Node will have.
+    /// Annotations of the real Node.
     pub annotations: BTreeMap<String, String>,
-    /// Taints, as the real Node will have.
+    /// Taints of the real Node.
     pub taints: Vec<Taint>,
     /// `status.capacity`.
     pub capacity: Resources,
@@ -69,22 +68,22 @@ impl Template {
     }
 }
 
-/// What nodes keep from pods: capacity minus allocatable.
+/// Reserved resources of a Node: capacity minus allocatable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reserved {
     /// CPU, millicores.
     pub cpu_millis: u64,
-    /// Memory, MiB: kube-reserved, system-reserved, eviction threshold, and what the kernel keeps.
+    /// Memory, MiB: kube-reserved, system-reserved, eviction threshold, and memory of the kernel.
     pub memory_mib: u64,
     /// Disk, GiB.
     pub disk_gib: u64,
 }
 
-/// What is assumed of machines, by settings.
+/// Settings of the fleet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FleetSettings {
-    /// What nodes keep from pods until real ones have shown it.
+    /// Reserved resources of Nodes, until real Nodes show them.
     pub reserved: Reserved,
     /// Prices of offers.
     pub prices: Arc<Prices>,
@@ -98,7 +97,7 @@ impl From<Reserved> for FleetSettings {
     }
 }
 
-/// Labels that every Node of the pool gets from us: the template and the real Node alike.
+/// Labels that vpsie-autoscaler sets on every Node of the pool, in the template and on the real Node.
 pub fn node_labels(group: Option<&NodeGroup>, pool: &PoolId, offer: &Offer) -> BTreeMap<String, String> {
     let mut labels = group.map(|group| group.labels.clone()).unwrap_or_default();
     let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
@@ -107,8 +106,8 @@ pub fn node_labels(group: Option<&NodeGroup>, pool: &PoolId, offer: &Offer) -> B
     set(names::OFFERING, pool.offer.as_str());
     set(names::DATACENTER, pool.datacenter.as_str());
     set(names::CAPACITY_TYPE, pool.capacity_type.as_str());
-    // One label that Kubernetes refuses would keep the Node from all of its identity, and VPSie calls its sizes
-    // what it likes. The offer as written is validated.
+    // VPSie's names of sizes can be invalid label values, and one invalid label would make Kubernetes refuse the whole
+    // patch. The offer in the NodeGroup is validated.
     let instance_type = if is_label_value(&offer.name) { &offer.name } else { pool.offer.as_str() };
     set("node.kubernetes.io/instance-type", instance_type);
     set("topology.kubernetes.io/region", pool.datacenter.as_str());
@@ -116,7 +115,7 @@ pub fn node_labels(group: Option<&NodeGroup>, pool: &PoolId, offer: &Offer) -> B
     labels
 }
 
-/// What Kubernetes takes as the value of a label.
+/// Whether Kubernetes accepts the text as the value of a label.
 pub(crate) fn is_label_value(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -127,8 +126,8 @@ pub(crate) fn is_label_value(text: &str) -> bool {
             && ends(text.chars().last())
 }
 
-/// The template of a pool: what real Nodes have shown, or the nominal size less what is reserved, and what the
-/// NodeGroup declares of its Nodes, unless its last `nodes` contradict that.
+/// The template of a pool: the shape of real Nodes, or the nominal size less reserved resources, with the declarations
+/// of the NodeGroup, unless its last `nodes` contradict them.
 pub fn template(
     group: Option<&NodeGroup>,
     pool: &PoolId,
@@ -160,7 +159,7 @@ pub fn template(
     allocatable.disk_gib = allocatable.disk_gib.min(capacity.disk_gib);
     if let Some(declared) = declared {
         for (name, amount) in &declared.resources {
-            // Devices of which all of the last Nodes had fewer are bought for nothing.
+            // If all of the last Nodes have fewer devices, pods would not fit on a new Node.
             if !contradicted(nodes, |shape| {
                 shape.extended_allocatable.get(name).copied().unwrap_or(0) < *amount
             }) {
@@ -198,7 +197,7 @@ pub fn template(
     }
 }
 
-/// Whether there are as many Nodes as are remembered, and all differ.
+/// Whether there is the maximum of samples, and all differ.
 fn contradicted(nodes: &[&NodeShape], differs: impl Fn(&NodeShape) -> bool) -> bool {
     nodes.len() >= NODES && nodes.iter().all(|shape| differs(shape))
 }

@@ -1,4 +1,5 @@
-//! TransientState: what this process has seen and no record has. Counting again after a restart only delays a conclusion.
+//! Transient state: observations of this process that have no record. After a restart they are counted again, which
+//! only delays a conclusion.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -27,7 +28,7 @@ pub(super) struct TransientState {
     pub(super) shown: ShownAttributes,
     /// Whether there was a complete listing.
     pub(super) listed: bool,
-    /// The runaway guard's last verdict. None until the first listing.
+    /// The last status of the runaway guard. None until the first listing.
     pub(super) guard_status: Option<GuardStatus>,
     /// Classes whose newest open request is older than [`HOLD_UP`](super::turns::HOLD_UP).
     pub(super) overdue: BTreeSet<MachineClass>,

@@ -1,4 +1,4 @@
-//! Which machines are requested from VPSie now. Classes that listings do not tell apart take turns, so that a new node can
+//! The machines to request from VPSie now. Classes that listings do not distinguish take turns, so that a new node can
 //! be assigned.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,20 +13,21 @@ use super::machine::{Machine, Phase, RequestOutcome};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
-/// How long a request keeps machines waiting whose class listings do not tell apart from its own. A VM that is listed
-/// later may be bound to a machine of another class; a longer wait would make Cluster Autoscaler back off healthy pools.
+/// How long a request delays machines of classes that listings do not distinguish from its own. A VM that is listed
+/// later may be bound to a machine of another class; a longer wait would make Cluster Autoscaler back off healthy
+/// pools.
 pub(super) const HOLD_UP: Duration = Duration::from_mins(2);
 
 /// A machine that waits for a request, and its class.
 type MachineOfClass<'a> = (&'a Machine, MachineClass);
 
 impl Fleet {
-    /// Machines to ask VPSie for, in this order.
+    /// Machines to request from VPSie, in this order.
     pub fn machines_to_request(&self) -> Vec<(MachineId, MachineClass)> {
         self.machines_to_request_where(|_| true)
     }
 
-    /// The same, without classes that cannot be requested now.
+    /// The same, for classes that can be requested now.
     pub fn machines_to_request_where(
         &self,
         ready: impl Fn(&MachineClass) -> bool,
@@ -48,16 +49,16 @@ impl Fleet {
         wanted.into_iter().map(|(machine, class)| (machine.id.clone(), class)).collect()
     }
 
-    /// Of candidates whose classes listings do not tell apart, those of the class on turn. A turn ends when no request of
-    /// the class is open, or when the newest is older than [`HOLD_UP`]; machines that are newer than one of another class
-    /// wait for the next turn.
+    /// Of candidates whose classes listings do not distinguish, those of the class on turn. A turn ends when the class
+    /// has no open request, or its newest one is older than [`HOLD_UP`]. Machines that are newer than a machine of
+    /// another class wait for the next turn.
     fn on_turn<'a>(
         &self,
         mut candidates: Vec<MachineOfClass<'a>>,
         turn: Option<&MachineClass>,
     ) -> Vec<MachineOfClass<'a>> {
         let age = |machine: &Machine| (machine.requests.len(), machine.created_at);
-        // A machine whose requests were lost must not hold up one that was never requested.
+        // A machine with lost requests must not delay a machine that was never requested.
         candidates.sort_by_key(|(machine, class)| (self.is_overdue(class), age(machine), &machine.id));
         let Some(class) = turn.or_else(|| candidates.first().map(|(_, class)| class)).cloned() else {
             return candidates;
@@ -68,13 +69,12 @@ impl Fleet {
         candidates
     }
 
-    /// Whether the newest open request for the class is older than [`HOLD_UP`], so that it holds up no other class.
+    /// Whether the newest open request for the class is older than [`HOLD_UP`], so that it delays no other class.
     pub(super) fn is_overdue(&self, class: &MachineClass) -> bool {
         self.transient.overdue.contains(class)
     }
 
-    /// When VPSie was last asked for each class with a request that may still have a result and a machine that waits
-    /// for it.
+    /// The time of the newest open request of each class: a machine waits for it, and it is not lost.
     pub(super) fn open_requests(&self) -> BTreeMap<MachineClass, Timestamp> {
         let mut open: BTreeMap<MachineClass, Timestamp> = BTreeMap::new();
         for machine in self.machines.values().filter(|m| matches!(m.phase, Phase::Creating { vm: None, .. }))
@@ -92,7 +92,7 @@ impl Fleet {
         open
     }
 
-    /// Notes which classes hold up others no more, and which machines other classes hold up.
+    /// Updates the classes that no longer delay others, and the machines that other classes delay.
     pub(super) fn note_turns(&mut self, now: Timestamp) {
         let open = self.open_requests();
         let overdue: BTreeSet<MachineClass> =
@@ -115,14 +115,14 @@ impl Fleet {
         }
     }
 
-    /// Since when nothing but VPSie keeps a machine from being asked for.
+    /// The time since when a machine waits only for VPSie, and not for its turn.
     pub(super) fn waits_since(&self, machine: &Machine) -> Timestamp {
         self.transient.held_up.get(&machine.id).map_or(machine.created_at, |at| machine.created_at.max(*at))
     }
 }
 
-/// One machine of each class after the other, so that no class waits for all of another. Before that, by number of requests
-/// and age.
+/// Sorts by number of requests and age, then takes one machine of each class in turn, so that no class waits for all of
+/// another.
 fn alternate(mut candidates: Vec<MachineOfClass<'_>>) -> Vec<MachineOfClass<'_>> {
     candidates.sort_by_key(|(machine, _)| (machine.requests.len(), machine.created_at, &machine.id));
     let mut seen: BTreeMap<MachineClass, usize> = BTreeMap::new();
