@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::api::VPSieNode;
 use vpsie_autoscaler::clock::{Clock, SystemClock};
 use vpsie_autoscaler::control::{
-    AuditLog, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
-    RecordsWatch, Target,
+    AuditLog, ClusterTarget, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes,
+    NodesView, RecordsWatch,
 };
 use vpsie_autoscaler::fleet::{Declaration, FleetSettings};
 use vpsie_autoscaler::store::KubernetesStore;
@@ -160,8 +160,8 @@ impl Ours {
             FleetWriter::load(store, Arc::clone(&clock), declared, 0, AuditLog::default()).await.unwrap();
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));
         let view = nodes.view();
-        let (told, _) = watch::channel(Target::Unknown);
-        let on_target = move |target: &Target| drop(told.send_replace(target.clone()));
+        let (told, _) = watch::channel(ClusterTarget::Unknown);
+        let on_target = move |target: &ClusterTarget| drop(told.send_replace(target.clone()));
         let groups = NodeGroups::new(
             handle.clone(),
             clock,
@@ -183,7 +183,7 @@ impl Ours {
 
     /// Machines whose Node is ready.
     fn ready(&self) -> usize {
-        self.handle.read(|fleet| fleet.machines().filter(|machine| self.nodes.ready(&machine.id)).count())
+        self.handle.read(|fleet| fleet.machines().filter(|machine| self.nodes.is_ready(&machine.id)).count())
     }
 
     async fn until(&self, ready: usize) {

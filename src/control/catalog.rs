@@ -49,14 +49,14 @@ impl CatalogRefresh {
     }
 
     /// The same, that also shows how old they are, and tells of offers without a price.
-    pub fn with(self, metrics: CatalogMetrics, events: Events) -> Self {
+    pub fn with_reporting(self, metrics: CatalogMetrics, events: Events) -> Self {
         Self { metrics, events, ..self }
     }
 
     /// Reads them every interval, and sooner after a failure, until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
-        let mut doubts = BTreeSet::new();
+        let mut price_warnings = BTreeSet::new();
         loop {
             let Some(read) = shutdown.run_until_cancelled(self.backend.catalog()).await else { return };
             let next = match read {
@@ -83,7 +83,7 @@ impl CatalogRefresh {
                     backoff.until()
                 }
             };
-            doubts = self.report_doubts(&doubts);
+            price_warnings = self.report_price_warnings(&price_warnings);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
@@ -93,16 +93,16 @@ impl CatalogRefresh {
     }
 
     /// Reports each pool whose price is in doubt, once.
-    fn report_doubts(&self, told: &BTreeSet<Doubt>) -> BTreeSet<Doubt> {
-        let now = self.handle.read(doubts);
-        for doubt in now.difference(told) {
-            tracing::warn!(pool = %doubt.pool, "{}", doubt.message);
-            let on = Object::NodeGroup(doubt.node_group.clone());
+    fn report_price_warnings(&self, reported: &BTreeSet<PriceWarning>) -> BTreeSet<PriceWarning> {
+        let now = self.handle.read(price_warnings);
+        for warning in now.difference(reported) {
+            tracing::warn!(pool = %warning.pool, "{}", warning.message);
+            let on = Object::NodeGroup(warning.node_group.clone());
             self.events.publish(ObjectEvent::new(
                 on,
                 EventType::Warning,
-                doubt.reason,
-                doubt.message.clone(),
+                warning.reason,
+                warning.message.clone(),
             ));
         }
         now
@@ -111,15 +111,15 @@ impl CatalogRefresh {
 
 /// A pool whose price is not known, or whose two prices contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Doubt {
+struct PriceWarning {
     pool: Arc<str>,
     node_group: String,
     reason: &'static str,
     message: String,
 }
 
-fn doubts(fleet: &Fleet) -> BTreeSet<Doubt> {
-    let doubt = |pool: &Pool| {
+fn price_warnings(fleet: &Fleet) -> BTreeSet<PriceWarning> {
+    let warning = |pool: &Pool| {
         let (id, offer) = (&pool.text, &pool.offer.name);
         let (reason, message) = match (pool.price, fleet.prices().contradiction(&pool.offer)) {
             (None, _) => {
@@ -140,7 +140,7 @@ fn doubts(fleet: &Fleet) -> BTreeSet<Doubt> {
             (Some(_), None) => return None,
         };
         let node_group = pool.id.node_group.to_string();
-        Some(Doubt { pool: Arc::clone(id), node_group, reason, message })
+        Some(PriceWarning { pool: Arc::clone(id), node_group, reason, message })
     };
-    fleet.pools().filter(|pool| pool.growable).filter_map(doubt).collect()
+    fleet.pools().filter(|pool| pool.growable).filter_map(warning).collect()
 }

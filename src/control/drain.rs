@@ -26,31 +26,31 @@ use crate::kubernetes::{
 use crate::telemetry::Registry;
 
 /// Nodes that are drained at a time, besides those that are held up.
-const TOGETHER: usize = 3;
+const MAX_DRAINS: usize = 3;
 /// Evictions at a time, a Node.
-const EVICTIONS: usize = 5;
+const MAX_EVICTIONS: usize = 5;
 /// How often a Node that is drained is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the eviction of a pod that a budget holds back is asked for again.
-const BLOCKED: Duration = Duration::from_secs(5);
+const EVICTION_RETRY: Duration = Duration::from_secs(5);
 /// How long an API server that does not answer is left alone.
-const UNANSWERED: Duration = Duration::from_secs(5);
+const API_SERVER_RETRY: Duration = Duration::from_secs(5);
 /// The longest wait before a request that fails for one Node alone is repeated.
-const FAILING: Duration = Duration::from_mins(1);
-/// A drain that is held up for so long is said to be, and again after [`SAY_AGAIN`].
-const SAY: Duration = Duration::from_mins(1);
-const SAY_AGAIN: Duration = Duration::from_mins(10);
+const MAX_RETRY: Duration = Duration::from_mins(1);
+/// A drain that is held up for so long is said to be, and again after [`REPORT_INTERVAL`].
+const REPORT_AFTER: Duration = Duration::from_mins(1);
+const REPORT_INTERVAL: Duration = Duration::from_mins(10);
 
 /// What drains did. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct DrainMetrics {
-    drains: Family<Labels, Counter>,
-    evictions: Family<Labels, Counter>,
+    drains: Family<DrainLabels, Counter>,
+    evictions: Family<DrainLabels, Counter>,
     blocked: Gauge,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct DrainLabels {
     result: &'static str,
 }
 
@@ -68,11 +68,11 @@ impl DrainMetrics {
     }
 
     fn drained(&self, result: &'static str) {
-        self.drains.get_or_create(&Labels { result }).inc();
+        self.drains.get_or_create(&DrainLabels { result }).inc();
     }
 
     fn evicted(&self, result: &'static str) {
-        self.evictions.get_or_create(&Labels { result }).inc();
+        self.evictions.get_or_create(&DrainLabels { result }).inc();
     }
 }
 
@@ -83,7 +83,7 @@ pub struct Drain {
     nodes: NodesView,
     events: Events,
     metrics: DrainMetrics,
-    under_way: BTreeMap<MachineId, Progress>,
+    under_way: BTreeMap<MachineId, DrainProgress>,
     /// No requests are sent before this time.
     quiet_until: Instant,
     /// Whether the API server answered a request of this pass.
@@ -91,9 +91,9 @@ pub struct Drain {
 }
 
 /// How far a drain is.
-struct Progress {
+struct DrainProgress {
     began: Instant,
-    said: Option<Instant>,
+    reported_at: Option<Instant>,
     /// By pod, when its eviction may be asked for again. Those that left are dropped.
     blocked: BTreeMap<String, Instant>,
     /// By pod, when it was first seen on its way out. The time of its deletion is by the API server's clock.
@@ -110,15 +110,15 @@ struct Failing {
     backoff: Backoff,
 }
 
-impl Progress {
+impl DrainProgress {
     fn new() -> Self {
         let (blocked, leaving) = (BTreeMap::new(), BTreeMap::new());
-        Self { began: Instant::now(), said: None, blocked, leaving, failing: None }
+        Self { began: Instant::now(), reported_at: None, blocked, leaving, failing: None }
     }
 
     /// Whether it makes no progress, and that was reported.
-    fn is_held_up(&self) -> bool {
-        self.said.is_some() && (self.failing.is_some() || !self.blocked.is_empty())
+    fn is_blocked(&self) -> bool {
+        self.reported_at.is_some() && (self.failing.is_some() || !self.blocked.is_empty())
     }
 
     /// Whether its next request is due.
@@ -128,7 +128,8 @@ impl Progress {
 
     /// Whether the drain takes so long that it is reported now.
     fn is_late(&self, now: Instant) -> bool {
-        now >= self.began + SAY && self.said.is_none_or(|said| now >= said + SAY_AGAIN)
+        now >= self.began + REPORT_AFTER
+            && self.reported_at.is_none_or(|reported_at| now >= reported_at + REPORT_INTERVAL)
     }
 }
 
@@ -149,53 +150,55 @@ impl Drain {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut commits = self.handle.clone();
         loop {
-            let busy = shutdown.run_until_cancelled(self.look()).await;
+            let busy = shutdown.run_until_cancelled(self.advance_drains()).await;
             let Some(Ok(busy)) = busy else { return };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK), if busy => {}
+                () = tokio::time::sleep(POLL_INTERVAL), if busy => {}
                 () = commits.changed(), if !busy => {}
             }
         }
     }
 
     /// Advances each drain as far as possible now. Returns true iff a Node is left to drain.
-    async fn look(&mut self) -> Result<bool, CommandError> {
-        let mut machines = self.handle.read(due);
+    async fn advance_drains(&mut self) -> Result<bool, CommandError> {
+        let mut machines = self.handle.read(due_drains);
         self.under_way.retain(|id, _| machines.iter().any(|due| due.machine == *id));
         // Machines whose requests fail come last and in turn, so that they hold up no other.
         machines.sort_by_key(|due| Some(self.under_way.get(&due.machine)?.failing.as_ref()?.at));
         self.answered = false;
         // Before the first list of Nodes, a missing Node proves nothing.
-        if self.nodes.listed() {
-            let mut free = TOGETHER;
+        if self.nodes.has_listed() {
+            let mut free = MAX_DRAINS;
             for due in &machines {
                 if Instant::now() < self.quiet_until {
                     break;
                 }
-                if !self.under_way.get(&due.machine).is_none_or(Progress::is_due) {
+                if !self.under_way.get(&due.machine).is_none_or(DrainProgress::is_due) {
                     continue;
                 }
-                let nodes = self.nodes.all_of(&due.machine);
-                let held_up = self.under_way.get(&due.machine).is_some_and(Progress::is_held_up);
+                let nodes = self.nodes.nodes_of(&due.machine);
+                let is_blocked = self.under_way.get(&due.machine).is_some_and(DrainProgress::is_blocked);
                 match (nodes.is_empty(), due.drain) {
                     (true, DrainState::Pending)
-                        if self.nodes.looked_for(&due.machine) && self.is_gone(&due.machine).await =>
+                        if self.nodes.was_compared(&due.machine) && self.is_gone(&due.machine).await =>
                     {
-                        self.note(&due.machine, DrainState::NoNode, None).await?;
+                        self.record_drain(&due.machine, DrainState::NoNode, None).await?;
                     }
                     // It registered after the look that found none.
-                    (false, DrainState::NoNode) => self.note(&due.machine, DrainState::Pending, None).await?,
-                    (false, DrainState::Pending | DrainState::Done) if held_up || free > 0 => {
-                        free -= usize::from(!held_up);
+                    (false, DrainState::NoNode) => {
+                        self.record_drain(&due.machine, DrainState::Pending, None).await?
+                    }
+                    (false, DrainState::Pending | DrainState::Done) if is_blocked || free > 0 => {
+                        free -= usize::from(!is_blocked);
                         self.drain(&due.machine, &nodes).await?;
                     }
                     _ => {}
                 }
             }
         }
-        let blocked = self.under_way.values().filter(|progress| progress.is_held_up()).count();
+        let blocked = self.under_way.values().filter(|progress| progress.is_blocked()).count();
         self.metrics.blocked.set(blocked as i64);
         Ok(!machines.is_empty())
     }
@@ -219,7 +222,7 @@ impl Drain {
             }
         }
         self.answered = true;
-        let progress = self.under_way.entry(id.clone()).or_insert_with(Progress::new);
+        let progress = self.under_way.entry(id.clone()).or_insert_with(DrainProgress::new);
         progress.failing = None;
         let mut left: Vec<(DrainAction, &Pod)> = pods
             .iter()
@@ -237,7 +240,7 @@ impl Drain {
             progress.leaving.get(&key(pod)).is_none_or(|since| now < *since + termination_timeout(pod))
         });
         if left.is_empty() {
-            return self.note(id, DrainState::Done, Some(node)).await;
+            return self.record_drain(id, DrainState::Done, Some(node)).await;
         }
         let to_evict: BTreeMap<String, &Pod> = left
             .iter()
@@ -249,10 +252,10 @@ impl Drain {
             .into_iter()
             .filter(|(pod, _)| progress.blocked.get(pod).is_none_or(|until| now >= *until));
         let due: Vec<(String, Pod)> = due.map(|(key, pod)| (key, pod.clone())).collect();
-        let mut held = None;
-        for some in due.chunks(EVICTIONS) {
-            let asked = some.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
-            for (pod, answer) in futures::future::join_all(asked).await {
+        let mut blocked_by = None;
+        for batch in due.chunks(MAX_EVICTIONS) {
+            let evictions = batch.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
+            for (pod, answer) in futures::future::join_all(evictions).await {
                 self.metrics.evicted(answer.name());
                 match answer {
                     EvictionResult::Accepted => drop(progress.blocked.remove(pod)),
@@ -260,8 +263,8 @@ impl Drain {
                         self.quiet_until = self.quiet_until.max(now + wait.get());
                     }
                     EvictionResult::Blocked(why) | EvictionResult::Failed(why) => {
-                        progress.blocked.insert(pod.clone(), now + BLOCKED);
-                        held = Some(format!("pod {pod}: {why}"));
+                        progress.blocked.insert(pod.clone(), now + EVICTION_RETRY);
+                        blocked_by = Some(format!("pod {pod}: {why}"));
                     }
                 }
             }
@@ -269,9 +272,9 @@ impl Drain {
                 break;
             }
         }
-        if let Some(why) = held.filter(|_| progress.is_late(now)) {
-            progress.said = Some(now);
-            self.say_held_up(id, Some(node), &why);
+        if let Some(why) = blocked_by.filter(|_| progress.is_late(now)) {
+            progress.reported_at = Some(now);
+            self.report_blocked(id, Some(node), &why);
         }
         Ok(())
     }
@@ -280,18 +283,18 @@ impl Drain {
     /// pass; otherwise all Nodes wait.
     fn note_failure(&mut self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
         let now = Instant::now();
-        let progress = self.under_way.entry(id.clone()).or_insert_with(Progress::new);
-        let backoff = Backoff::new(UNANSWERED, FAILING);
+        let progress = self.under_way.entry(id.clone()).or_insert_with(DrainProgress::new);
+        let backoff = Backoff::new(API_SERVER_RETRY, MAX_RETRY);
         let failing = progress.failing.get_or_insert(Failing { at: now, backoff });
         failing.at = now;
         if self.answered {
             failing.backoff.failure(None);
         } else {
-            self.quiet_until = now + UNANSWERED;
+            self.quiet_until = now + API_SERVER_RETRY;
         }
         if progress.is_late(now) {
-            progress.said = Some(now);
-            self.say_held_up(id, node, why);
+            progress.reported_at = Some(now);
+            self.report_blocked(id, node, why);
         }
     }
 
@@ -300,7 +303,7 @@ impl Drain {
         let vm = self.handle.read(|fleet| fleet.machine(id).and_then(|machine| machine.vm().cloned()));
         let Some(name) = vm.map(|vm| vm.hostname) else { return true };
         // One that is known and not the machine's is another's.
-        if self.nodes.named(&name).is_some() {
+        if self.nodes.node_named(&name).is_some() {
             return true;
         }
         let nodes: Api<Node> = Api::all(self.client.clone());
@@ -322,7 +325,7 @@ impl Drain {
         }
     }
 
-    fn say_held_up(&self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
+    fn report_blocked(&self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
         tracing::warn!(machine = %id, node = node.map(|node| node.name.as_str()), why, "the drain of a Node is \
             blocked");
         let message = format!("the Node cannot be drained yet: {why}");
@@ -334,7 +337,7 @@ impl Drain {
     }
 
     /// Records how far a drain is.
-    async fn note(
+    async fn record_drain(
         &mut self,
         id: &MachineId,
         drain: DrainState,
@@ -366,13 +369,13 @@ impl Drain {
 }
 
 /// A machine whose VM is not to be deleted yet, or only while no Node of it is known.
-struct Due {
+struct DueDrain {
     machine: MachineId,
     drain: DrainState,
 }
 
 /// Machines to look at, the longest given up first.
-fn due(fleet: &Fleet) -> Vec<Due> {
+fn due_drains(fleet: &Fleet) -> Vec<DueDrain> {
     let of = |machine: &Machine| match machine.phase {
         Phase::Deleting {
             drain: drain @ (DrainState::Pending | DrainState::NoNode),
@@ -380,7 +383,7 @@ fn due(fleet: &Fleet) -> Vec<Due> {
             accepted_at: None,
             since,
             ..
-        } => Some((since, Due { machine: machine.id.clone(), drain })),
+        } => Some((since, DueDrain { machine: machine.id.clone(), drain })),
         _ => None,
     };
     let mut all: Vec<_> = fleet.machines().filter_map(of).collect();

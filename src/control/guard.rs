@@ -30,17 +30,17 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// VPSie behind the runaway guard.
-pub struct Guarded {
+pub struct GuardedBackend {
     inner: Arc<dyn Backend>,
     handle: FleetHandle,
     nodes: Option<NodesView>,
     events: Events,
     started: Instant,
-    state: Mutex<State>,
+    state: Mutex<GuardState>,
 }
 
 #[derive(Default)]
-struct State {
+struct GuardState {
     /// None until the first listing.
     guard: Option<Guard>,
     counted_at: Option<Duration>,
@@ -48,7 +48,7 @@ struct State {
 }
 
 /// What the guard needs to know of the fleet.
-struct Facts {
+struct GuardInputs {
     before: PriorRecords,
     maxima: Maxima,
     held: BTreeMap<crate::fleet::NodeGroupName, u32>,
@@ -57,7 +57,7 @@ struct Facts {
     unrecorded: bool,
 }
 
-impl Guarded {
+impl GuardedBackend {
     /// Guards the calls of `inner`. `nodes` shows which Nodes a person added.
     pub fn new(
         inner: Arc<dyn Backend>,
@@ -68,46 +68,46 @@ impl Guarded {
         Self { inner, handle, nodes, events, started: Instant::now(), state: Mutex::default() }
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut State, Duration) -> R) -> R {
+    fn with_state<R>(&self, f: impl FnOnce(&mut GuardState, Duration) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         f(&mut state, self.started.elapsed())
     }
 
-    fn guard<R>(&self, f: impl FnOnce(&mut Guard, Duration) -> R) -> Option<R> {
-        self.with(|state, now| state.guard.as_mut().map(|guard| f(guard, now)))
+    fn with_guard<R>(&self, f: impl FnOnce(&mut Guard, Duration) -> R) -> Option<R> {
+        self.with_state(|state, now| state.guard.as_mut().map(|guard| f(guard, now)))
     }
 
     async fn observe(&self, listed: &[ListedNode], count: Option<u32>) {
         let by_hand = self.nodes.as_ref().map(NodesView::added_by_hand).unwrap_or_default();
-        let facts = self.handle.read(|fleet| read_facts(fleet, by_hand));
-        if facts.unrecorded {
-            let by_hand = facts.by_hand.clone();
+        let inputs = self.handle.read(|fleet| read_inputs(fleet, by_hand));
+        if inputs.unrecorded {
+            let by_hand = inputs.by_hand.clone();
             if let Err(error) =
                 self.handle.update(Cause::NodeAnnotated, move |fleet, _, _| fleet.acknowledge(&by_hand)).await
             {
                 tracing::warn!(%error, "cannot record which nodes were added by hand; it is retried");
             }
         }
-        self.with(|state, now| {
-            let guard = state.guard.get_or_insert_with(|| Guard::new(facts.before));
-            guard.declare(&facts.maxima, &facts.held);
-            guard.acknowledge(&facts.by_hand);
+        self.with_state(|state, now| {
+            let guard = state.guard.get_or_insert_with(|| Guard::new(inputs.before));
+            guard.declare(&inputs.maxima, &inputs.held);
+            guard.acknowledge(&inputs.by_hand);
             guard.observe(listed, now);
             if let Some(count) = count {
                 guard.note_count(count, listed, now);
             }
         });
         // At once: after a restart, a node that is not recorded as known counts as the result of a request.
-        if let Err(error) = self.record().await {
+        if let Err(error) = self.record_known_before().await {
             tracing::warn!(%error, "cannot record the nodes that existed before the first request; it is retried \
                 with the next listing");
         }
-        self.publish().await;
+        self.publish_status().await;
     }
 
     /// Reads VPSie's count of workers, while VMs that are not listed may be paid for.
-    async fn count(&self) -> Option<u32> {
-        let due = self.with(|state, now| {
+    async fn read_count(&self) -> Option<u32> {
+        let due = self.with_state(|state, now| {
             let due = state.counted_at.is_none_or(|at| now.saturating_sub(at) >= BETWEEN_COUNTS)
                 && state.guard.as_ref().is_some_and(|guard| guard.needs_count(now));
             state.counted_at = if due { Some(now) } else { state.counted_at };
@@ -132,8 +132,8 @@ impl Guarded {
     }
 
     /// Records which nodes no request can have made: with each listing that finds new ones, and before each request.
-    async fn record(&self) -> Result<(), BackendError> {
-        let Some(Some(known)) = self.guard(|guard, _| guard.known_before().cloned()) else {
+    async fn record_known_before(&self) -> Result<(), BackendError> {
+        let Some(Some(known)) = self.with_guard(|guard, _| guard.known_before().cloned()) else {
             return Err(unavailable("VPSie's nodes were not listed yet".to_owned()));
         };
         if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
@@ -145,43 +145,43 @@ impl Guarded {
     }
 
     /// Sets how far the fleet may grow, and announces when a halt begins or ends.
-    async fn publish(&self) {
-        let news = self.with(|state, now| {
-            let verdict = state.guard.as_ref()?.status(now);
-            Some((state.published.replace(verdict.clone()), verdict))
+    async fn publish_status(&self) {
+        let news = self.with_state(|state, now| {
+            let status = state.guard.as_ref()?.status(now);
+            Some((state.published.replace(status.clone()), status))
         });
-        let Some((old, verdict)) = news else { return };
-        let reason = |verdict: &GuardStatus| verdict.halt.as_ref().map(crate::fleet::Halt::reason);
-        if old.as_ref().and_then(reason) != reason(&verdict) {
-            self.announce(&verdict);
+        let Some((old, status)) = news else { return };
+        let reason = |status: &GuardStatus| status.halt.as_ref().map(crate::fleet::Halt::reason);
+        if old.as_ref().and_then(reason) != reason(&status) {
+            self.announce(&status);
         }
         // Compared with what the fleet has: an earlier verdict is lost when the records cannot be written.
-        if self.handle.read(|fleet| fleet.guard_status() == Some(&verdict)) {
+        if self.handle.read(|fleet| fleet.guard_status() == Some(&status)) {
             return;
         }
         // The next listing publishes it again if this fails.
         let _ = self
             .handle
             .update(Cause::RunawayGuard, move |fleet, _, _| {
-                fleet.set_guard_status(verdict);
+                fleet.set_guard_status(status);
                 Vec::new()
             })
             .await;
     }
 
-    fn announce(&self, verdict: &GuardStatus) {
-        let (kind, event, reason, message) = if let Some(halt) = &verdict.halt {
+    fn announce(&self, status: &GuardStatus) {
+        let (kind, event, reason, message) = if let Some(halt) = &status.halt {
             (AuditAction::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string())
         } else {
             let message = format!(
                 "growth is allowed again: {} VMs may be paid for, of at most {}",
-                verdict.counted, verdict.bound
+                status.counted, status.bound
             );
             (AuditAction::GrowthResumed, EventType::Normal, "GrowthResumed", message)
         };
         write_line(&AuditEntry {
             failure: Some(Failure { reason: FailureReason::Refused, message: message.clone() }),
-            halt: verdict.halt.as_ref().map(crate::fleet::Halt::reason),
+            halt: status.halt.as_ref().map(crate::fleet::Halt::reason),
             ..AuditEntry::for_cluster(kind, Cause::RunawayGuard)
         });
         let groups = self.handle.read(Fleet::group_names);
@@ -193,14 +193,14 @@ impl Guarded {
 }
 
 #[async_trait]
-impl Backend for Guarded {
+impl Backend for GuardedBackend {
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         self.inner.catalog().await
     }
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
         // The count comes first: a listing must be fresh when it is returned.
-        let count = self.count().await;
+        let count = self.read_count().await;
         let listed = self.inner.list().await?;
         self.observe(&listed, count).await;
         Ok(listed)
@@ -215,9 +215,9 @@ impl Backend for Guarded {
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
-        self.record().await?;
-        let permit = self.guard(Guard::permit);
-        self.publish().await;
+        self.record_known_before().await?;
+        let permit = self.with_guard(Guard::permit);
+        self.publish_status().await;
         let ticket = match permit {
             Some(Ok(ticket)) => ticket,
             Some(Err(halt)) => return Err(unavailable(halt.to_string())),
@@ -229,16 +229,16 @@ impl Backend for Guarded {
             Err(BackendError::Unclear { .. }) => GuardOutcome::Unclear,
             Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => GuardOutcome::Nothing,
         };
-        self.guard(|guard, _| guard.note_outcome(ticket, outcome));
-        self.publish().await;
+        self.with_guard(|guard, _| guard.note_outcome(ticket, outcome));
+        self.publish_status().await;
         answer
     }
 
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {
-        self.guard(|guard, now| guard.note_deletion_request(&vm.hostname, now));
+        self.with_guard(|guard, now| guard.note_deletion_request(&vm.hostname, now));
         let answer = self.inner.delete(vm).await;
         if answer.is_ok() {
-            self.guard(|guard, _| guard.note_deletion(&vm.hostname));
+            self.with_guard(|guard, _| guard.note_deletion(&vm.hostname));
         }
         answer
     }
@@ -249,7 +249,7 @@ fn unavailable(message: String) -> BackendError {
     BackendError::Unavailable { reason: FailureReason::QuotaExceeded, message, retry_after }
 }
 
-fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
+fn read_inputs(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> GuardInputs {
     let mut held = BTreeMap::new();
     for machine in fleet.machines().filter(|machine| machine.vm().is_some()) {
         *held.entry(machine.pool.node_group.clone()).or_default() += 1;
@@ -278,5 +278,5 @@ fn read_facts(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> Facts {
     let given_up = fleet.ledger().abandoned.iter().fold(0u32, |sum, late| sum.saturating_add(late.count));
     let late = given_up.saturating_add(count(|outcome| outcome == RequestOutcome::Lost));
     let before = PriorRecords { known, ours: vms.chain(unmanaged).collect(), accepted, unclear, late };
-    Facts { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
+    GuardInputs { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

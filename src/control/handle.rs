@@ -16,7 +16,7 @@ use crate::store::StoreError;
 #[derive(Clone, Debug)]
 pub struct FleetHandle {
     pub(super) fleet: Arc<RwLock<Fleet>>,
-    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) messages: mpsc::Sender<WriterMessage>,
     pub(super) commits: watch::Receiver<u64>,
 }
 
@@ -24,30 +24,30 @@ pub struct FleetHandle {
 type Decide = Box<dyn FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send>;
 
 /// What the writer is sent.
-pub(super) enum Message {
+pub(super) enum WriterMessage {
     /// A decision to be made.
-    Job(Job),
+    Job(WriteJob),
     /// What users declare from now on.
     Declare(Declaration, oneshot::Sender<()>),
 }
 
 /// A decision to be made, its cause, and the caller that waits for it.
-pub(super) struct Job {
+pub(super) struct WriteJob {
     pub(super) cause: Cause,
     pub(super) decide: Decide,
     pub(super) reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
-    pub(super) terms: Terms,
+    pub(super) on_partial_write: OnPartialWrite,
 }
 
 /// What becomes of a decision that is kept in part, or too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Terms {
+pub(super) enum OnPartialWrite {
     /// A command of Cluster Autoscaler: what fails in part, or after the caller has gone, is undone.
-    Command,
+    Undo,
     /// It fails, and what could be written stays.
-    Whole,
+    Fail,
     /// What could be written is returned.
-    Parts,
+    Keep,
 }
 
 /// What can be asked of the fleet from outside.
@@ -115,7 +115,7 @@ impl FleetHandle {
             Command::DecreaseTargetSize { pool, delta } => fleet.decrease(&pool, delta),
             Command::DeleteNodes { pool, nodes } => fleet.delete_nodes(&pool, &nodes, now),
         };
-        self.decide(Cause::ClusterAutoscaler, Terms::Command, decide).await.map(drop)
+        self.decide(Cause::ClusterAutoscaler, OnPartialWrite::Undo, decide).await.map(drop)
     }
 
     /// The same, for a caller that waits no longer than `patience`: a command that it sees fail is undone.
@@ -132,7 +132,7 @@ impl FleetHandle {
     /// Replaces what users declare, and returns once it is in force.
     pub async fn declare(&self, declaration: Declaration) -> Result<(), CommandError> {
         let (reply, done) = oneshot::channel();
-        let message = Message::Declare(declaration, reply);
+        let message = WriterMessage::Declare(declaration, reply);
         self.messages.send(message).await.map_err(|_| CommandError::Stopped)?;
         done.await.map_err(|_| CommandError::Stopped)
     }
@@ -171,16 +171,16 @@ impl FleetHandle {
         cause: Cause,
         change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        self.decide(cause, Terms::Whole, move |fleet, now, names| Ok(change(fleet, now, names))).await
+        self.decide(cause, OnPartialWrite::Fail, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
     /// The same, for changes that do not depend on each other: those whose record is refused are left out.
-    pub(crate) async fn update_parts(
+    pub(crate) async fn update_independent(
         &self,
         cause: Cause,
         change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        self.decide(cause, Terms::Parts, move |fleet, now, names| Ok(change(fleet, now, names))).await
+        self.decide(cause, OnPartialWrite::Keep, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
     /// Completes when something was made durable after the last call.
@@ -194,12 +194,12 @@ impl FleetHandle {
     async fn decide(
         &self,
         cause: Cause,
-        terms: Terms,
+        on_partial_write: OnPartialWrite,
         decide: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { cause, decide: Box::new(decide), reply, terms };
-        self.messages.send(Message::Job(job)).await.map_err(|_| CommandError::Stopped)?;
+        let job = WriteJob { cause, decide: Box::new(decide), reply, on_partial_write };
+        self.messages.send(WriterMessage::Job(job)).await.map_err(|_| CommandError::Stopped)?;
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 }

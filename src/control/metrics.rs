@@ -30,7 +30,7 @@ impl FleetCollector {
     }
 }
 
-type Sample = (Vec<(&'static str, String)>, f64);
+type MetricSample = (Vec<(&'static str, String)>, f64);
 
 impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -114,12 +114,12 @@ impl Collector for FleetCollector {
 }
 
 /// What the runaway guard says.
-fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<Sample>); 2] {
-    let verdict = fleet.guard_status();
-    let halted = verdict.and_then(|verdict| verdict.halt.as_ref()).map(Halt::reason);
+fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSample>); 2] {
+    let status = fleet.guard_status();
+    let halted = status.and_then(|status| status.halt.as_ref()).map(Halt::reason);
     let halts = Halt::REASONS
         .map(|reason| (vec![("reason", reason.to_owned())], if halted == Some(reason) { 1.0 } else { 0.0 }));
-    let counts = verdict.map_or([0; 3], |verdict| [verdict.counted, verdict.bound, verdict.unexplained]);
+    let counts = status.map_or([0; 3], |status| [status.counted, status.bound, status.unexplained]);
     let kinds = ["counted", "bound", "unexplained"].into_iter().zip(counts);
     let vms = kinds.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).collect();
     [
@@ -137,7 +137,7 @@ fn pool_label(pool: &Pool) -> (&'static str, String) {
     ("pool", pool.text.to_string())
 }
 
-fn pool_sizes(fleet: &Fleet) -> Vec<Sample> {
+fn pool_sizes(fleet: &Fleet) -> Vec<MetricSample> {
     let each = |pool: &Pool| {
         let limits = fleet.limits(pool);
         [("min", limits.min), ("max", limits.max), ("target", limits.target)]
@@ -146,7 +146,7 @@ fn pool_sizes(fleet: &Fleet) -> Vec<Sample> {
     fleet.pools().flat_map(each).collect()
 }
 
-fn machine_counts(fleet: &Fleet) -> Vec<Sample> {
+fn machine_counts(fleet: &Fleet) -> Vec<MetricSample> {
     let mut samples = Vec::new();
     for pool in fleet.pools() {
         let mut counts = [0_u32; PHASES.len()];
@@ -162,7 +162,7 @@ fn machine_counts(fleet: &Fleet) -> Vec<Sample> {
     samples
 }
 
-fn oldest_machines(fleet: &Fleet) -> Vec<Sample> {
+fn oldest_machines(fleet: &Fleet) -> Vec<MetricSample> {
     let mut samples = Vec::new();
     for pool in fleet.pools() {
         let mut oldest: BTreeMap<&str, Timestamp> = BTreeMap::new();
@@ -187,7 +187,7 @@ fn waits_since(machine: &Machine) -> Option<Timestamp> {
     }
 }
 
-fn blocked_pools(fleet: &Fleet, now: Timestamp) -> Vec<Sample> {
+fn blocked_pools(fleet: &Fleet, now: Timestamp) -> Vec<MetricSample> {
     let each = |pool: &Pool| {
         let reason = fleet.growth_block(&pool.text, 1, now)?.reason;
         Some((vec![pool_label(pool), ("reason", reason.to_owned())], 1.0))
@@ -195,7 +195,7 @@ fn blocked_pools(fleet: &Fleet, now: Timestamp) -> Vec<Sample> {
     fleet.pools().filter_map(each).collect()
 }
 
-fn unmanaged_counts(fleet: &Fleet) -> Vec<Sample> {
+fn unmanaged_counts(fleet: &Fleet) -> Vec<MetricSample> {
     let mut counts = [("foreign", 0_u32), ("orphan", 0), ("gone", 0)];
     for unmanaged in fleet.unmanaged_nodes() {
         let at = match unmanaged.kind {
@@ -208,7 +208,7 @@ fn unmanaged_counts(fleet: &Fleet) -> Vec<Sample> {
     counts.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).into()
 }
 
-fn template_amounts(fleet: &Fleet) -> Vec<Sample> {
+fn template_amounts(fleet: &Fleet) -> Vec<MetricSample> {
     let each = |pool: &Pool| {
         let template = fleet.template(pool);
         let usual = template.allocatable;
@@ -227,7 +227,7 @@ fn template_amounts(fleet: &Fleet) -> Vec<Sample> {
     fleet.pools().flat_map(each).collect()
 }
 
-fn template_nodes(fleet: &Fleet) -> Vec<Sample> {
+fn template_nodes(fleet: &Fleet) -> Vec<MetricSample> {
     let each = |pool: &Pool| {
         let nodes = fleet.sample_count(pool.offer.size, &pool.id.node_group);
         (vec![pool_label(pool)], nodes as f64)
@@ -235,7 +235,7 @@ fn template_nodes(fleet: &Fleet) -> Vec<Sample> {
     fleet.pools().map(each).collect()
 }
 
-fn hourly_prices(fleet: &Fleet) -> Vec<Sample> {
+fn hourly_prices(fleet: &Fleet) -> Vec<MetricSample> {
     let each = |pool: &Pool| Some((vec![pool_label(pool)], pool.price?.to_f64()));
     fleet.pools().filter_map(each).collect()
 }

@@ -26,14 +26,16 @@ pub use catalog::{CatalogMetrics, CatalogRefresh};
 pub use cost_metrics::CostCollector;
 #[cfg(test)]
 pub(crate) use cost_metrics::tests::fleet as priced_fleet;
-pub use credentials::{Candidate, CredentialMetrics, Rotation, credentials_in_file, credentials_in_secret};
+pub use credentials::{
+    CandidateCredentials, CredentialMetrics, Rotation, credentials_in_file, credentials_in_secret,
+};
 pub use drain::{Drain, DrainMetrics};
 pub use fence::fence_transport;
-pub use guard::Guarded;
+pub use guard::GuardedBackend;
 pub use handle::{Command, CommandError, FleetHandle};
 pub use listing_trigger::ListingTrigger;
 pub use metrics::FleetCollector;
-pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, Target};
+pub use node_groups::{ClusterTarget, NODE_GROUP_FINALIZER, NodeGroups};
 pub use nodes::{NodeFacts, Nodes, NodesView};
 pub use offers::offer_routes;
 pub use provision::Provision;

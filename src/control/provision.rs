@@ -23,19 +23,19 @@ use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, CreateRequest};
 
 /// Requests for one class to VPSie at the same time.
-const OF_A_CLASS: usize = 8;
+const MAX_CALLS_PER_CLASS: usize = 8;
 /// Requests to VPSie at the same time. More than for one class: calls that hang must leave room for the others.
-const CONCURRENCY: usize = 16;
+const MAX_CALLS: usize = 16;
 /// How old a listing may be when VPSie is asked for VMs on the strength of it.
-const FRESH: Duration = Duration::from_secs(5);
+const LISTING_FRESH_FOR: Duration = Duration::from_secs(5);
 /// How often conclusions are drawn from time alone.
-const TICK: Duration = Duration::from_secs(10);
+const DEADLINE_INTERVAL: Duration = Duration::from_secs(10);
 /// The first listing after something was asked for; each further one takes twice as long, up to idle.
-const SOON: Duration = Duration::from_secs(4);
+const FIRST_LISTING_AFTER: Duration = Duration::from_secs(4);
 /// The least time between two listings, whatever rings.
-const GAP: Duration = Duration::from_secs(2);
+const MIN_LISTING_INTERVAL: Duration = Duration::from_secs(2);
 /// Attempts to record the last answers before the process ends.
-const LAST_WRITES: usize = 4;
+const SHUTDOWN_WRITE_ATTEMPTS: usize = 4;
 
 /// The loop that creates and observes.
 pub struct Provision {
@@ -55,7 +55,7 @@ pub struct Provision {
     listed_at: Option<Instant>,
     next_listing: Instant,
     interval: Duration,
-    next_tick: Instant,
+    next_deadline_check: Instant,
     listing: Backoff,
     /// Backoff of each class: a class that VPSie cannot create delays no other.
     creating: BTreeMap<MachineClass, Backoff>,
@@ -79,7 +79,7 @@ impl Unrecorded {
 }
 
 /// What answers when a call is over.
-type Answered = Result<(Id, Result<Option<Vm>, BackendError>), JoinError>;
+type CallResult = Result<(Id, Result<Option<Vm>, BackendError>), JoinError>;
 
 impl Provision {
     /// A loop that has not listed yet, and lists every `idle` when nothing is under way. `listing_trigger` makes one due earlier.
@@ -104,9 +104,9 @@ impl Provision {
             unrecorded: Vec::new(),
             listed_at: None,
             next_listing: now,
-            interval: SOON,
-            next_tick: now,
-            listing: trouble(),
+            interval: FIRST_LISTING_AFTER,
+            next_deadline_check: now,
+            listing: call_backoff(),
             creating: BTreeMap::new(),
             recording: Backoff::new(Duration::from_secs(1), Duration::from_secs(20)),
         }
@@ -120,25 +120,25 @@ impl Provision {
     /// Runs until `shutdown`, then waits for the answers to what is asked.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            if let Err(CommandError::Stopped) = self.turn(&shutdown).await {
+            if let Err(CommandError::Stopped) = self.step(&shutdown).await {
                 return;
             }
             let listing_trigger = Arc::clone(&self.listing_trigger);
-            let wake = self.wake();
+            let wakeup = self.next_wakeup();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.answered(answered).await,
-                () = listing_trigger.soon.notified() => self.soon(),
-                () = listing_trigger.now.notified() => self.now(),
+                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.handle_answer(answered).await,
+                () = listing_trigger.soon.notified() => self.list_soon(),
+                () = listing_trigger.now.notified() => self.list_now(),
                 () = self.handle.changed() => {}
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(wakeup) => {}
             }
         }
         while let Some(answered) = self.calls.join_next_with_id().await {
-            self.answered(answered).await;
+            self.handle_answer(answered).await;
         }
-        for _ in 0..LAST_WRITES {
+        for _ in 0..SHUTDOWN_WRITE_ATTEMPTS {
             if self.unrecorded.is_empty() {
                 return;
             }
@@ -156,14 +156,14 @@ impl Provision {
         }
     }
 
-    fn wake(&self) -> Instant {
+    fn next_wakeup(&self) -> Instant {
         let retries = self.creating.values().filter(|backoff| !backoff.ready()).map(Backoff::until);
         let listing = self.next_listing.max(self.listing.until());
-        let wake = retries.chain([listing]).fold(self.next_tick, Instant::min);
-        wake.max(self.recording.until())
+        let wakeup = retries.chain([listing]).fold(self.next_deadline_check, Instant::min);
+        wakeup.max(self.recording.until())
     }
 
-    async fn turn(&mut self, shutdown: &CancellationToken) -> Result<(), CommandError> {
+    async fn step(&mut self, shutdown: &CancellationToken) -> Result<(), CommandError> {
         let now = Instant::now();
         if !self.recording.ready() {
             return Ok(());
@@ -173,30 +173,30 @@ impl Provision {
         if !self.recording.ready() {
             return Ok(());
         }
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
+        if now >= self.next_deadline_check {
+            self.next_deadline_check = now + DEADLINE_INTERVAL;
             let policy = self.policy;
             let calling = self.calling.values().map(|(id, _)| id.clone());
             let unrecorded = self.unrecorded.iter().map(|answer| answer.machine.clone());
             let calling: Vec<MachineId> = calling.chain(unrecorded).collect();
-            self.settle(Cause::Expiry, move |fleet, now, names| {
+            self.commit(Cause::Expiry, move |fleet, now, names| {
                 fleet.set_in_flight(calling);
                 fleet.apply_deadlines(now, &policy, names)
             })
             .await?;
         }
-        let ask = !self.wanted().is_empty();
-        if (ask && !self.fresh() || now >= self.next_listing) && self.listing.ready() {
+        let needs_requests = !self.machines_to_request().is_empty();
+        if (needs_requests && !self.has_fresh_listing() || now >= self.next_listing) && self.listing.ready() {
             self.list(shutdown).await?;
         }
-        if ask && self.fresh() && self.recording.ready() && !shutdown.is_cancelled() {
-            self.ask().await?;
+        if needs_requests && self.has_fresh_listing() && self.recording.ready() && !shutdown.is_cancelled() {
+            self.send_requests().await?;
         }
         Ok(())
     }
 
     /// Machines to ask VPSie for now, as far as there is room for calls.
-    fn wanted(&self) -> Vec<MachineId> {
+    fn machines_to_request(&self) -> Vec<MachineId> {
         let ready = |class: &MachineClass| self.creating.get(class).is_none_or(Backoff::ready);
         let mut wanted = self.handle.read(|fleet| fleet.machines_to_request_where(ready));
         let mut calls: BTreeMap<MachineClass, usize> = BTreeMap::new();
@@ -207,26 +207,26 @@ impl Provision {
         wanted.retain(|(_, class)| {
             let calls = calls.entry(class.clone()).or_default();
             *calls += 1;
-            *calls <= OF_A_CLASS
+            *calls <= MAX_CALLS_PER_CLASS
         });
-        wanted.truncate(CONCURRENCY.saturating_sub(self.calls.len()));
+        wanted.truncate(MAX_CALLS.saturating_sub(self.calls.len()));
         wanted.into_iter().map(|(id, _)| id).collect()
     }
 
-    fn fresh(&self) -> bool {
-        self.listed_at.is_some_and(|at| at.elapsed() <= FRESH)
+    fn has_fresh_listing(&self) -> bool {
+        self.listed_at.is_some_and(|at| at.elapsed() <= LISTING_FRESH_FOR)
     }
 
     /// A listing is worth it soon: something was asked for.
-    fn soon(&mut self) {
-        self.interval = SOON;
-        self.next_listing = self.next_listing.min(Instant::now() + SOON);
+    fn list_soon(&mut self) {
+        self.interval = FIRST_LISTING_AFTER;
+        self.next_listing = self.next_listing.min(Instant::now() + FIRST_LISTING_AFTER);
     }
 
     /// A listing is worth it now: something shows that the last one did not tell.
-    fn now(&mut self) {
-        self.soon();
-        let earliest = self.listed_at.map_or_else(Instant::now, |at| at + GAP);
+    fn list_now(&mut self) {
+        self.list_soon();
+        let earliest = self.listed_at.map_or_else(Instant::now, |at| at + MIN_LISTING_INTERVAL);
         self.next_listing = self.next_listing.min(earliest);
     }
 
@@ -240,13 +240,13 @@ impl Provision {
                 let policy = self.policy;
                 let shown = |node: &&ListedNode| self.nodes.as_ref().is_none_or(|view| view.shows(node));
                 let shown: Vec<_> = nodes.iter().filter(shown).cloned().collect();
-                self.settle(Cause::VPSieListing, move |fleet, now, names| {
+                self.commit(Cause::VPSieListing, move |fleet, now, names| {
                     let mut changes = fleet.observe(&nodes, now, &policy);
                     changes.extend(fleet.adopt_workers(&shown, now, names));
                     changes
                 })
                 .await?;
-                if self.handle.read(|fleet| fleet.machines().any(restless)) {
+                if self.handle.read(|fleet| fleet.machines().any(expects_change)) {
                     self.next_listing = self.next_listing.min(Instant::now() + self.interval);
                 }
                 self.interval = (self.interval * 2).min(self.idle);
@@ -259,18 +259,19 @@ impl Provision {
         Ok(())
     }
 
-    async fn ask(&mut self) -> Result<(), CommandError> {
-        let ids = self.wanted();
+    async fn send_requests(&mut self) -> Result<(), CommandError> {
+        let ids = self.machines_to_request();
         let wanted = ids.clone();
-        let ask = move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.record_requests(&wanted, now);
-        let Some(asked) = self.try_settle(Cause::Provisioning, ask).await? else {
+        let record =
+            move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.record_requests(&wanted, now);
+        let Some(recorded) = self.try_commit(Cause::Provisioning, record).await? else {
             // A part of them may be recorded as asked for.
             self.unrecorded.extend(ids.into_iter().map(|id| Unrecorded::new(id, CreationOutcome::NotSent)));
             return Ok(());
         };
-        for change in asked {
+        for change in recorded {
             if let Change::SaveMachine(machine) = change {
-                self.call(CreateRequest {
+                self.spawn_call(CreateRequest {
                     class: machine.class(),
                     group_label: machine.pool.node_group.to_string(),
                     machine: machine.id,
@@ -280,14 +281,14 @@ impl Provision {
         Ok(())
     }
 
-    fn call(&mut self, request: CreateRequest) {
+    fn spawn_call(&mut self, request: CreateRequest) {
         let backend = Arc::clone(&self.backend);
         let called = (request.machine.clone(), request.class.clone());
         let call = self.calls.spawn(async move { backend.create(&request).await });
         self.calling.insert(call.id(), called);
     }
 
-    async fn answered(&mut self, answered: Answered) {
+    async fn handle_answer(&mut self, answered: CallResult) {
         let (call, answer) = answered.unwrap_or_else(|broken| {
             let message = format!("the task of the call failed: {broken}");
             (broken.id(), Err(BackendError::Unclear { message }))
@@ -304,15 +305,15 @@ impl Provision {
                 CreationOutcome::Unclear
             }
             Err(BackendError::Refused { reason, message }) => {
-                CreationOutcome::Refused(Failure { reason, message: short(&message) })
+                CreationOutcome::Refused(Failure { reason, message: truncate_message(&message) })
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
                 tracing::warn!(machine = %id, message, "VPSie cannot create a VM now; the request is retried");
-                self.creating.entry(class).or_insert_with(trouble).failure(retry_after);
-                CreationOutcome::Unavailable(Failure { reason, message: short(&message) })
+                self.creating.entry(class).or_insert_with(call_backoff).failure(retry_after);
+                CreationOutcome::Unavailable(Failure { reason, message: truncate_message(&message) })
             }
         };
-        self.soon();
+        self.list_soon();
         self.unrecorded.push(Unrecorded::new(id, outcome));
         if self.recording.ready()
             && let Err(error) = self.record_outcomes().await
@@ -327,7 +328,7 @@ impl Provision {
             return Ok(());
         }
         let (answers, policy) = (self.unrecorded.clone(), self.policy);
-        let recorded = self.handle.update_parts(Cause::VPSieAnswer, move |fleet, now, _| {
+        let recorded = self.handle.update_independent(Cause::VPSieAnswer, move |fleet, now, _| {
             let record = |Unrecorded { machine, outcome, refused }| {
                 if refused {
                     fleet.record_delayed_outcome(&machine, outcome, now, &policy)
@@ -363,21 +364,21 @@ impl Provision {
     }
 
     /// Changes the fleet. A store that fails is told in the log by the writer, and is tried again later.
-    async fn settle(
+    async fn commit(
         &mut self,
         cause: Cause,
         change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        Ok(self.try_settle(cause, change).await?.unwrap_or_default())
+        Ok(self.try_commit(cause, change).await?.unwrap_or_default())
     }
 
     /// The same. None when the records could not be written.
-    async fn try_settle(
+    async fn try_commit(
         &mut self,
         cause: Cause,
         change: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Vec<Change> + Send + 'static,
     ) -> Result<Option<Vec<Change>>, CommandError> {
-        match self.handle.update_parts(cause, change).await {
+        match self.handle.update_independent(cause, change).await {
             Err(CommandError::Store(_)) => {
                 self.recording.failure(None);
                 // What the listing showed is not recorded.
@@ -396,12 +397,12 @@ impl Provision {
     }
 }
 
-fn trouble() -> Backoff {
+fn call_backoff() -> Backoff {
     Backoff::new(Duration::from_secs(2), Duration::from_mins(1))
 }
 
 /// Whether the next listings are likely to tell something about the machine.
-fn restless(machine: &Machine) -> bool {
+fn expects_change(machine: &Machine) -> bool {
     match &machine.phase {
         Phase::Creating { .. } => true,
         Phase::Deleting { accepted_at, vm, .. } => accepted_at.is_some() || vm.is_none(),
@@ -418,6 +419,6 @@ fn retry_after(error: &BackendError) -> Option<RetryAfter> {
 
 /// Messages reach Cluster Autoscaler's events: at most 200 characters
 /// (docs/reference/cluster-autoscaler.md#creation-errors).
-fn short(message: &str) -> String {
+fn truncate_message(message: &str) -> String {
     message.chars().take(200).collect()
 }

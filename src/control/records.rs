@@ -16,7 +16,7 @@ use crate::fleet::{Cause, DeletionReason, MachineId};
 use crate::kubernetes::watch_config;
 
 /// What could not be done is tried again.
-const REPEAT: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The loop over VPSieNodes. It keeps none of them: the fleet has what they say.
 pub struct RecordsWatch {
@@ -50,34 +50,34 @@ impl RecordsWatch {
             }
         });
         let mut events = std::pin::pin!(events);
-        let mut next = Instant::now() + REPEAT;
+        let mut next = Instant::now() + RETRY_INTERVAL;
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 event = events.next() => match event {
-                    Some(Ok(event)) => self.take(event),
+                    Some(Ok(event)) => self.apply_event(event),
                     Some(Err(_)) => continue,
                     None => return,
                 },
-                () = tokio::time::sleep_until(next) => next = Instant::now() + REPEAT,
+                () = tokio::time::sleep_until(next) => next = Instant::now() + RETRY_INTERVAL,
             }
-            if self.settle().await.is_err() {
+            if self.process_pending().await.is_err() {
                 return;
             }
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn apply_event(&mut self, event: Event) {
         match event {
-            watcher::Event::Apply(node) => self.seen(&node),
+            watcher::Event::Apply(node) => self.note_existing(&node),
             watcher::Event::Delete(node) => {
                 self.deleted.remove(&node.name_any());
                 self.missing.insert(node.name_any());
             }
             watcher::Event::Init => self.listing.clear(),
             watcher::Event::InitApply(node) => {
-                self.seen(&node);
+                self.note_existing(&node);
                 self.listing.insert(node.name_any());
             }
             watcher::Event::InitDone => {
@@ -89,7 +89,7 @@ impl RecordsWatch {
         }
     }
 
-    fn seen(&mut self, node: &PartialObjectMeta<VPSieNode>) {
+    fn note_existing(&mut self, node: &PartialObjectMeta<VPSieNode>) {
         self.missing.remove(&node.name_any());
         if node.metadata.deletion_timestamp.is_some() {
             self.deleted.insert(node.name_any());
@@ -97,7 +97,7 @@ impl RecordsWatch {
     }
 
     /// Does what is due; what fails stays for the next time.
-    async fn settle(&mut self) -> Result<(), CommandError> {
+    async fn process_pending(&mut self) -> Result<(), CommandError> {
         for name in std::mem::take(&mut self.deleted) {
             let id = MachineId::from(name.as_str());
             let retired = self
@@ -106,7 +106,7 @@ impl RecordsWatch {
                     fleet.retire(&id, DeletionReason::VPSieNodeDeleted, now)
                 })
                 .await;
-            if !done(retired, &name)? {
+            if !succeeded(retired, &name)? {
                 self.deleted.insert(name);
             }
         }
@@ -116,15 +116,15 @@ impl RecordsWatch {
             if self.handle.read(|fleet| fleet.machine(&id).is_none()) {
                 continue;
             }
-            let settled = match self.api.get_opt(&name).await {
+            let processed = match self.api.get_opt(&name).await {
                 Ok(Some(_)) => true,
-                Ok(None) => self.write_again(id).await?,
+                Ok(None) => self.rewrite_record(id).await?,
                 Err(error) => {
                     tracing::warn!(machine = name, %error, "cannot read a VPSieNode; it is retried");
                     false
                 }
             };
-            if !settled {
+            if !processed {
                 self.missing.insert(name);
             }
         }
@@ -132,7 +132,7 @@ impl RecordsWatch {
     }
 
     /// Somebody took away the finalizer: a VM without a record would be billed for ever.
-    async fn write_again(&self, id: MachineId) -> Result<bool, CommandError> {
+    async fn rewrite_record(&self, id: MachineId) -> Result<bool, CommandError> {
         let name = id.to_string();
         let written = self
             .handle
@@ -147,11 +147,11 @@ impl RecordsWatch {
                 "the VPSieNode was removed before its VM was deleted; wrote it again, and the VM is deleted"
             );
         }
-        done(written, &name)
+        succeeded(written, &name)
     }
 }
 
-fn done<T>(result: Result<T, CommandError>, name: &str) -> Result<bool, CommandError> {
+fn succeeded<T>(result: Result<T, CommandError>, name: &str) -> Result<bool, CommandError> {
     match result {
         Ok(_) => Ok(true),
         Err(CommandError::Stopped) => Err(CommandError::Stopped),

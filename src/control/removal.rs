@@ -16,9 +16,9 @@ use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError};
 
 /// Deletions at the same time.
-const CONCURRENCY: usize = 4;
+const MAX_CALLS: usize = 4;
 /// How often what is left is looked at, should nothing ring.
-const LOOK: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The loop that deletes.
 pub struct Removal {
@@ -27,7 +27,7 @@ pub struct Removal {
     listing_trigger: Arc<ListingTrigger>,
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, MachineId>,
-    troubled: BTreeMap<MachineId, Backoff>,
+    backoffs: BTreeMap<MachineId, Backoff>,
     /// Machines whose deletion VPSie accepted, where that is not recorded yet. It is not requested again.
     accepted: BTreeSet<MachineId>,
 }
@@ -41,7 +41,7 @@ impl Removal {
             listing_trigger,
             calls: JoinSet::new(),
             calling: HashMap::new(),
-            troubled: BTreeMap::new(),
+            backoffs: BTreeMap::new(),
             accepted: BTreeSet::new(),
         }
     }
@@ -50,41 +50,41 @@ impl Removal {
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             self.record_accepted().await;
-            self.start();
-            let wake = self.wake();
+            self.start_deletions();
+            let wakeup = self.next_wakeup();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.answered(answered).await,
+                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.handle_answer(answered).await,
                 () = self.handle.changed() => {}
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(wakeup) => {}
             }
         }
         while let Some(answered) = self.calls.join_next_with_id().await {
-            self.answered(answered).await;
+            self.handle_answer(answered).await;
         }
-        self.troubled.clear();
+        self.backoffs.clear();
         self.record_accepted().await;
     }
 
-    fn wake(&self) -> Instant {
-        let troubled = self.troubled.values().map(Backoff::until).filter(|until| *until > Instant::now());
-        troubled.chain([Instant::now() + LOOK]).min().unwrap_or_else(Instant::now)
+    fn next_wakeup(&self) -> Instant {
+        let backoffs = self.backoffs.values().map(Backoff::until).filter(|until| *until > Instant::now());
+        backoffs.chain([Instant::now() + POLL_INTERVAL]).min().unwrap_or_else(Instant::now)
     }
 
     /// Makes the calls that there is room for. Those that failed before come last, so that they hold up nobody.
-    fn start(&mut self) {
-        let free = CONCURRENCY.saturating_sub(self.calls.len());
+    fn start_deletions(&mut self) {
+        let free = MAX_CALLS.saturating_sub(self.calls.len());
         if free == 0 {
             return;
         }
-        let (calling, troubled, accepted) = (&self.calling, &mut self.troubled, &self.accepted);
+        let (calling, backoffs, accepted) = (&self.calling, &mut self.backoffs, &self.accepted);
         let next: Vec<_> = self.handle.read(|fleet| {
-            troubled.retain(|id, _| fleet.machine(id).is_some_and(Machine::needs_vm_deletion));
+            backoffs.retain(|id, _| fleet.machine(id).is_some_and(Machine::needs_vm_deletion));
             let mut next = fleet.machines_to_delete();
-            next.retain(|m| troubled.get(&m.id).is_none_or(Backoff::ready));
+            next.retain(|m| backoffs.get(&m.id).is_none_or(Backoff::ready));
             next.retain(|m| !calling.values().any(|id| *id == m.id) && !accepted.contains(&m.id));
-            next.sort_by_key(|m| troubled.contains_key(&m.id));
+            next.sort_by_key(|m| backoffs.contains_key(&m.id));
             next.into_iter().filter_map(|m| Some((m.id.clone(), m.deletable()?))).take(free).collect()
         });
         for (id, vm) in next {
@@ -94,7 +94,7 @@ impl Removal {
         }
     }
 
-    async fn answered(&mut self, answered: Result<(Id, Result<(), BackendError>), JoinError>) {
+    async fn handle_answer(&mut self, answered: Result<(Id, Result<(), BackendError>), JoinError>) {
         let (call, answer) = answered.unwrap_or_else(|broken| {
             let message = format!("the task of the call failed: {broken}");
             (broken.id(), Err(BackendError::Unclear { message }))
@@ -112,20 +112,20 @@ impl Removal {
                     BackendError::Unavailable { retry_after, .. } => retry_after,
                     _ => None,
                 };
-                self.trouble(id, wait);
+                self.back_off(id, wait);
             }
         }
     }
 
     /// Records accepted deletions. What cannot be written now stays for the next time.
     async fn record_accepted(&mut self) {
-        let ready = |id: &&MachineId| self.troubled.get(*id).is_none_or(Backoff::ready);
+        let ready = |id: &&MachineId| self.backoffs.get(*id).is_none_or(Backoff::ready);
         let due: Vec<MachineId> = self.accepted.iter().filter(ready).cloned().collect();
         if due.is_empty() {
             return;
         }
         let ids = due.clone();
-        let recorded = self.handle.update_parts(Cause::VPSieAnswer, move |fleet, now, _| {
+        let recorded = self.handle.update_independent(Cause::VPSieAnswer, move |fleet, now, _| {
             ids.iter().flat_map(|id| fleet.deletion_accepted(id, now)).collect()
         });
         match recorded.await {
@@ -133,20 +133,20 @@ impl Removal {
                 for id in due {
                     // Its record was refused; the others are written.
                     if self.handle.read(|fleet| fleet.machine(&id).is_some_and(Machine::needs_vm_deletion)) {
-                        self.trouble(id, None);
+                        self.back_off(id, None);
                     } else {
                         self.accepted.remove(&id);
-                        self.troubled.remove(&id);
+                        self.backoffs.remove(&id);
                     }
                 }
             }
-            Err(CommandError::Store(_)) => due.into_iter().for_each(|id| self.trouble(id, None)),
+            Err(CommandError::Store(_)) => due.into_iter().for_each(|id| self.back_off(id, None)),
             Err(_) => {}
         }
     }
 
-    fn trouble(&mut self, id: MachineId, wait: Option<RetryAfter>) {
+    fn back_off(&mut self, id: MachineId, wait: Option<RetryAfter>) {
         let backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
-        self.troubled.entry(id).or_insert(backoff).failure(wait);
+        self.backoffs.entry(id).or_insert(backoff).failure(wait);
     }
 }

@@ -14,12 +14,12 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::audit::AuditLog;
-use super::handle::{CommandError, FleetHandle, Job, Message, Terms};
+use super::handle::{CommandError, FleetHandle, OnPartialWrite, WriteJob, WriterMessage};
 use crate::clock::Clock;
 use crate::fleet::{Cause, Change, Declaration, Fleet, FleetSettings, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
-use refused::{LeftOut, Refusals, split_refused};
-use undo::{Undone, undo};
+use refused::{Deferred, RefusedRecords, split_refused};
+use undo::{FailedCommands, undo};
 
 /// Decisions that share one write, at most.
 const BATCH: usize = 256;
@@ -41,10 +41,10 @@ pub struct FleetWriter {
     audit_log: AuditLog,
     /// Ahead of `shared` by what is being written. None after a write failed: what was written is not known.
     working: Option<Fleet>,
-    undone: Undone,
-    refusals: Refusals,
+    failed_commands: FailedCommands,
+    refusals: RefusedRecords,
     shared: Arc<RwLock<Fleet>>,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<WriterMessage>,
     commits: watch::Sender<u64>,
 }
 
@@ -52,7 +52,7 @@ struct PendingJob {
     cause: Cause,
     changes: Vec<Change>,
     reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
-    terms: Terms,
+    on_partial_write: OnPartialWrite,
 }
 
 impl FleetWriter {
@@ -76,8 +76,8 @@ impl FleetWriter {
             random,
             audit_log,
             working: Some(fleet),
-            undone: Undone::default(),
-            refusals: Refusals::default(),
+            failed_commands: FailedCommands::default(),
+            refusals: RefusedRecords::default(),
             shared,
             messages,
             commits,
@@ -91,8 +91,8 @@ impl FleetWriter {
             let (mut batch, mut next) = (Vec::new(), Some(first));
             while let Some(message) = next.take() {
                 match message {
-                    Message::Job(job) => batch.push(job),
-                    Message::Declare(declaration, reply) => {
+                    WriterMessage::Job(job) => batch.push(job),
+                    WriterMessage::Declare(declaration, reply) => {
                         // In their order: what came before is decided before.
                         self.decide(std::mem::take(&mut batch)).await;
                         self.declare(declaration);
@@ -116,11 +116,11 @@ impl FleetWriter {
         self.commits.send_modify(|commits| *commits += 1);
     }
 
-    async fn decide(&mut self, batch: Vec<Job>) {
+    async fn decide(&mut self, batch: Vec<WriteJob>) {
         if batch.is_empty() {
             return;
         }
-        if self.undone.is_recheck_due() {
+        if self.failed_commands.is_recheck_due() {
             self.working = None;
         }
         let mut working = match self.working.take() {
@@ -136,9 +136,11 @@ impl FleetWriter {
             |group: &NodeGroupName| MachineId::new(format!("{group}-{:08x}", random.random::<u32>()));
         let mut waiting = Vec::with_capacity(batch.len());
         // Skips jobs whose caller has gone: it has already seen an error.
-        for Job { cause, decide, reply, terms } in batch.into_iter().filter(|job| !job.reply.is_closed()) {
+        for WriteJob { cause, decide, reply, on_partial_write } in
+            batch.into_iter().filter(|job| !job.reply.is_closed())
+        {
             match decide(&mut working, now, &mut draw) {
-                Ok(changes) => waiting.push(PendingJob { cause, changes, reply, terms }),
+                Ok(changes) => waiting.push(PendingJob { cause, changes, reply, on_partial_write }),
                 Err(refusal) => {
                     self.audit_log.refused(&refusal);
                     drop(reply.send(Err(refusal.into())));
@@ -146,15 +148,16 @@ impl FleetWriter {
             }
         }
         let changes: Vec<Change> = waiting.iter().flat_map(|w| w.changes.iter().cloned()).collect();
-        let left_out = match self.write(&changes, &waiting, &working).await {
-            Ok(left_out) => left_out,
+        let deferred = match self.write(&changes, &waiting, &working).await {
+            Ok(deferred) => deferred,
             Err(error) => {
                 tracing::error!(%error, "cannot write the records; the callers get this error");
                 let error = Arc::new(error);
-                let commands = waiting.iter().filter(|waiting| waiting.terms == Terms::Command);
+                let commands =
+                    waiting.iter().filter(|waiting| waiting.on_partial_write == OnPartialWrite::Undo);
                 let before = Arc::clone(&self.shared);
                 let before = before.read().unwrap_or_else(PoisonError::into_inner);
-                self.undone.remember(commands.flat_map(|waiting| &waiting.changes), &before);
+                self.failed_commands.remember(commands.flat_map(|waiting| &waiting.changes), &before);
                 drop(before);
                 for PendingJob { reply, .. } in waiting {
                     drop(reply.send(Err(CommandError::Store(Arc::clone(&error)))));
@@ -162,18 +165,18 @@ impl FleetWriter {
                 return;
             }
         };
-        self.publish(&waiting, &left_out);
+        self.publish(&waiting, &deferred);
         self.shared.write().unwrap_or_else(PoisonError::into_inner).share_transient_state(&working);
-        if !left_out.is_empty() {
+        if !deferred.is_empty() {
             // What is not written must not be seen by the next decision either.
             working = self.shared().clone();
         }
         self.working = Some(working);
-        for PendingJob { mut changes, reply, terms, .. } in waiting {
+        for PendingJob { mut changes, reply, on_partial_write, .. } in waiting {
             let all = changes.len();
-            changes.retain(|change| !left_out.holds(change));
-            let failed = changes.len() < all && terms != Terms::Parts;
-            let answer = if failed { Err(CommandError::Store(left_out.error())) } else { Ok(changes) };
+            changes.retain(|change| !deferred.contains(change));
+            let failed = changes.len() < all && on_partial_write != OnPartialWrite::Keep;
+            let answer = if failed { Err(CommandError::Store(deferred.error())) } else { Ok(changes) };
             drop(reply.send(answer));
         }
     }
@@ -183,16 +186,16 @@ impl FleetWriter {
     }
 
     /// Writes the changes and returns those that were left out, because their record is refused or waits for a refused
-    /// one. Commands that are written in part, or whose caller has gone, are undone at once.
+    /// one. Commands that are written in part, or whose caller has gone, are failed_commands at once.
     async fn write(
         &mut self,
         changes: &[Change],
         waiting: &[PendingJob],
         working: &Fleet,
-    ) -> Result<LeftOut, StoreError> {
-        let mut left_out = LeftOut::default();
-        left_out.add(changes, self.refusals.standing(changes));
-        let due: Vec<Change> = changes.iter().filter(|change| !left_out.holds(change)).cloned().collect();
+    ) -> Result<Deferred, StoreError> {
+        let mut deferred = Deferred::default();
+        deferred.add(changes, self.refusals.standing(changes));
+        let due: Vec<Change> = changes.iter().filter(|change| !deferred.contains(change)).cloned().collect();
         if !due.is_empty() {
             let refused = split_refused(self.store.commit(&due).await)?;
             self.refusals.note(&due, &refused);
@@ -200,15 +203,15 @@ impl FleetWriter {
                 self.audit_log.record_refused(refused, &due);
             }
             // Only the changes that were due: the store leaves out the same ones.
-            left_out
+            deferred
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }
         let failed = |waiting: &&PendingJob| {
-            let in_part = waiting.changes.iter().any(|change| left_out.holds(change));
-            waiting.terms == Terms::Command && (in_part || waiting.reply.is_closed())
+            let in_part = waiting.changes.iter().any(|change| deferred.contains(change));
+            waiting.on_partial_write == OnPartialWrite::Undo && (in_part || waiting.reply.is_closed())
         };
         let failed = waiting.iter().filter(failed).flat_map(|waiting| &waiting.changes);
-        let failed: Vec<&Change> = failed.filter(|change| !left_out.holds(change)).collect();
+        let failed: Vec<&Change> = failed.filter(|change| !deferred.contains(change)).collect();
         let undo = undo(failed, &self.shared(), working);
         if !undo.is_empty() {
             for refused in split_refused(self.store.commit(&undo).await)? {
@@ -216,18 +219,18 @@ impl FleetWriter {
                     record, because the API server refuses the new record");
             }
             let problem = "the command was written in part only, or its caller has gone".to_owned();
-            left_out.add(&[], undo.iter().map(|change| (change.record(), problem.clone())).collect());
+            deferred.add(&[], undo.iter().map(|change| (change.record(), problem.clone())).collect());
         }
-        Ok(left_out)
+        Ok(deferred)
     }
 
     /// Applies the written changes to the fleet that readers see, then writes them to the audit log.
-    fn publish(&self, waiting: &[PendingJob], left_out: &LeftOut) {
+    fn publish(&self, waiting: &[PendingJob], deferred: &Deferred) {
         let mut reports = Vec::new();
         {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
             for PendingJob { cause, changes, .. } in waiting {
-                for change in changes.iter().filter(|change| !left_out.holds(change)) {
+                for change in changes.iter().filter(|change| !deferred.contains(change)) {
                     reports.push((change, AuditLog::report(&shared, change, *cause)));
                     shared.apply(change);
                 }
@@ -246,7 +249,7 @@ impl FleetWriter {
     async fn reload(&mut self) -> Result<Fleet, StoreError> {
         let records = self.store.load().await?;
         let mut fleet = self.shared().reloaded(records);
-        let undo = self.undone.due(&fleet);
+        let undo = self.failed_commands.due(&fleet);
         if !undo.is_empty() {
             for refused in split_refused(self.store.commit(&undo).await)? {
                 tracing::error!(%refused.record, problem = refused.problem, "cannot undo a failed command in this \
@@ -257,15 +260,15 @@ impl FleetWriter {
                 fleet.apply(change);
             }
         }
-        self.undone.reloaded();
+        self.failed_commands.reloaded();
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
         self.commits.send_modify(|commits| *commits += 1);
         Ok(fleet)
     }
 }
 
-fn refuse(batch: Vec<Job>, error: &Arc<StoreError>) {
-    for Job { reply, .. } in batch {
+fn refuse(batch: Vec<WriteJob>, error: &Arc<StoreError>) {
+    for WriteJob { reply, .. } in batch {
         drop(reply.send(Err(CommandError::Store(Arc::clone(error)))));
     }
 }

@@ -35,7 +35,9 @@ impl DeferredChanges {
         }
         let mut held = Self { records, kept: BTreeSet::new() };
         let vm = |change: &Change| match change {
-            Change::SaveMachine(machine) if held.holds(change) => machine.vm().map(|vm| vm.hostname.clone()),
+            Change::SaveMachine(machine) if held.contains(change) => {
+                machine.vm().map(|vm| vm.hostname.clone())
+            }
             _ => None,
         };
         held.kept = changes.iter().filter_map(vm).collect();
@@ -43,7 +45,7 @@ impl DeferredChanges {
     }
 
     /// Whether the change is deferred.
-    pub fn holds(&self, change: &Change) -> bool {
+    pub fn contains(&self, change: &Change) -> bool {
         self.records.contains(&change.record())
             || matches!(change, Change::DropUnmanaged(hostname) if self.kept.contains(hostname))
     }
@@ -115,9 +117,9 @@ mod tests {
     fn keeps_a_late_request_whose_node_is_not_recorded() {
         let node = foreign("ams-slave-1");
         let held = DeferredChanges::new(&[node.clone(), ledger()], BTreeSet::from([node.record()]));
-        assert!(held.holds(&ledger()));
+        assert!(held.contains(&ledger()));
         let held = DeferredChanges::new(&[foreign("ams-slave-2"), ledger()], BTreeSet::from([node.record()]));
-        assert!(!held.holds(&ledger()));
+        assert!(!held.contains(&ledger()));
     }
 
     #[test]
@@ -126,6 +128,6 @@ mod tests {
         let machine = Change::SaveMachine(machine().into());
         let changes = [ledger(), machine.clone(), node.clone(), ledger()];
         let held = DeferredChanges::new(&changes, BTreeSet::from([node.record()]));
-        assert!(held.holds(&machine), "it drops a request that the ledger does not have");
+        assert!(held.contains(&machine), "it drops a request that the ledger does not have");
     }
 }

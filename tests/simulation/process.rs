@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    AuditLog, CatalogRefresh, FleetConfig, FleetHandle, FleetWriter, Guarded, ListingTrigger, Provision,
-    Removal,
+    AuditLog, CatalogRefresh, FleetConfig, FleetHandle, FleetWriter, GuardedBackend, ListingTrigger,
+    Provision, Removal,
 };
 use vpsie_autoscaler::fleet::Policy;
 use vpsie_autoscaler::kubernetes::Events;
@@ -47,7 +47,7 @@ impl Process {
         if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
             backend.remember(&catalog);
         }
-        let guarded = Guarded::new(Arc::new(backend), handle.clone(), None, Events::default());
+        let guarded = GuardedBackend::new(Arc::new(backend), handle.clone(), None, Events::default());
         let backend: Arc<dyn Backend> = Arc::new(guarded);
         let listing_trigger = Arc::new(ListingTrigger::default());
         let never = CancellationToken::new();

@@ -16,8 +16,8 @@ use super::components::{
 use crate::clock::Clock;
 use crate::config::{ElectionArgs, Settings};
 use crate::control::{
-    Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
-    RecordsWatch, Target, fence_transport,
+    ClusterTarget, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups,
+    Nodes, NodesView, RecordsWatch, fence_transport,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};
@@ -141,7 +141,7 @@ pub(super) async fn run(
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.remember(&catalog);
     }
-    let (in_force, target) = watch::channel(Target::Unknown);
+    let (in_force, target) = watch::channel(ClusterTarget::Unknown);
     let ready = wait_for_cluster(target.clone(), shutdown.clone()).boxed().shared();
     let dyn_backend: Arc<dyn Backend> = Arc::clone(&backend) as _;
     let observers = VpsieObservers {
@@ -256,8 +256,8 @@ impl LeaderComponents {
         let events = self.events.clone();
         let metrics = self.drain.clone();
         let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, metrics);
-        let on_target = move |target: &Target| {
-            if let Target::Cluster(config) = target {
+        let on_target = move |target: &ClusterTarget| {
+            if let ClusterTarget::Cluster(config) = target {
                 tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
                 store.set_cluster(config.cluster.clone());
                 backend.set_target(config.clone());
@@ -282,7 +282,7 @@ struct BindingReceivers {
     /// The cluster of the records.
     recorded: Option<ManagedConfig>,
     /// Set once the NodeGroups are applied. Requests to VPSie begin and gRPC opens only then.
-    in_force: watch::Sender<Target>,
+    in_force: watch::Sender<ClusterTarget>,
 }
 
 type LeaseTask = JoinHandle<(Elector, Result<(), LossReason>)>;
@@ -369,8 +369,8 @@ fn readiness(stage: watch::Receiver<Stage>, is_follower: watch::Receiver<bool>) 
 }
 
 /// Waits for the cluster of the NodeGroups. Returns false at shutdown.
-async fn wait_for_cluster(mut target: watch::Receiver<Target>, shutdown: CancellationToken) -> bool {
-    let cluster = target.wait_for(|target| matches!(target, Target::Cluster(_)));
+async fn wait_for_cluster(mut target: watch::Receiver<ClusterTarget>, shutdown: CancellationToken) -> bool {
+    let cluster = target.wait_for(|target| matches!(target, ClusterTarget::Cluster(_)));
     tokio::select! {
         biased;
         () = shutdown.cancelled() => false,
@@ -381,13 +381,13 @@ async fn wait_for_cluster(mut target: watch::Receiver<Target>, shutdown: Cancell
 /// Waits until the pools are known, or known to be none. Returns false at shutdown.
 async fn wait_until_loaded(
     mut handle: FleetHandle,
-    mut target: watch::Receiver<Target>,
+    mut target: watch::Receiver<ClusterTarget>,
     shutdown: &CancellationToken,
 ) -> bool {
     loop {
         let target_now = target.borrow_and_update().clone();
         let catalog = handle.read(|fleet| fleet.catalog().is_some());
-        if target_now == Target::None || target_now != Target::Unknown && catalog {
+        if target_now == ClusterTarget::None || target_now != ClusterTarget::Unknown && catalog {
             return true;
         }
         tokio::select! {

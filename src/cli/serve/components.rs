@@ -16,8 +16,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
     AuditLog, CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
-    FleetHandle, Guarded, ListingTrigger, NodesView, Provision, Removal, Rotation, credentials_in_file,
-    credentials_in_secret, offer_routes,
+    FleetHandle, GuardedBackend, ListingTrigger, NodesView, Provision, Removal, Rotation,
+    credentials_in_file, credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
@@ -157,7 +157,7 @@ pub(super) fn spawn_vpsie(
     let VpsieObservers { metrics, events, nodes } = observers;
     let timing = &settings.timing;
     let listing_trigger = Arc::new(ListingTrigger::default());
-    let guarded = Guarded::new(Arc::clone(backend), handle.clone(), nodes.clone(), events.clone());
+    let guarded = GuardedBackend::new(Arc::clone(backend), handle.clone(), nodes.clone(), events.clone());
     let backend: Arc<dyn Backend> = Arc::new(guarded);
     let provision = Provision::new(
         handle.clone(),
@@ -169,7 +169,7 @@ pub(super) fn spawn_vpsie(
     .with_nodes(nodes);
     let removal = Removal::new(handle.clone(), Arc::clone(&backend), Arc::clone(&listing_trigger));
     let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), timing.catalog_interval)
-        .with(metrics, events)
+        .with_reporting(metrics, events)
         .run(shutdown.clone());
     spawn(tasks, "provision", run_after(ready.clone(), provision.run(shutdown.clone())));
     spawn(tasks, "removal", run_after(ready.clone(), removal.run(shutdown.clone())));
@@ -191,17 +191,17 @@ pub(super) fn spawn_credentials(
     let (rotation, candidates) = match settings.credential_source().clone() {
         CredentialSource::Fixed => return Ok(()),
         CredentialSource::TokenFile(file) => (
-            Rotation::of_file(vpsie.clone(), &file, credentials.clone(), metrics),
+            Rotation::from_file(vpsie.clone(), &file, credentials.clone(), metrics),
             credentials_in_file(file, Credentials::token),
         ),
         CredentialSource::ClientSecretFile { id, file } => (
-            Rotation::of_file(vpsie.clone(), &file, credentials.clone(), metrics),
+            Rotation::from_file(vpsie.clone(), &file, credentials.clone(), metrics),
             credentials_in_file(file, move |secret| Credentials::client(&id, secret)),
         ),
         CredentialSource::Secret { namespace, name } => {
             let client = kubernetes.context("--vpsie-secret-name needs --kubeconfig")?.clone();
             let candidates = credentials_in_secret(client, &namespace, &name);
-            (Rotation::of_secret(vpsie.clone(), &namespace, &name, metrics, events), candidates)
+            (Rotation::from_secret(vpsie.clone(), &namespace, &name, metrics, events), candidates)
         }
     };
     spawn(tasks, "credentials", rotation.run(candidates, shutdown.clone()));

@@ -10,12 +10,12 @@ use crate::telemetry::Registry;
 /// Metrics of the credentials that are read again. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct CredentialMetrics {
-    rotations: Family<Labels, Counter>,
+    rotations: Family<RotationLabels, Counter>,
     valid: Gauge,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct RotationLabels {
     result: &'static str,
 }
 
@@ -29,17 +29,17 @@ impl CredentialMetrics {
         registry.register("credentials_valid", help, None, &self.valid);
     }
 
-    pub(super) fn count(&self, result: &'static str) {
-        self.rotations.get_or_create(&Labels { result }).inc();
+    pub(super) fn count_result(&self, result: &'static str) {
+        self.rotations.get_or_create(&RotationLabels { result }).inc();
     }
 
-    pub(super) fn valid(&self, valid: bool) {
+    pub(super) fn set_valid(&self, valid: bool) {
         self.valid.set(valid.into());
     }
 
     #[cfg(test)]
     pub(super) fn counted(&self, result: &'static str) -> u64 {
-        self.rotations.get_or_create(&Labels { result }).get()
+        self.rotations.get_or_create(&RotationLabels { result }).get()
     }
 
     #[cfg(test)]

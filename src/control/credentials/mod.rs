@@ -20,11 +20,11 @@ pub use metrics::CredentialMetrics;
 pub use sources::{credentials_in_file, credentials_in_secret};
 
 /// While there are none that work, refused ones are tried this often.
-const WITHOUT_ANY: Duration = Duration::from_mins(1);
+const RETRY_WITHOUT_CREDENTIALS: Duration = Duration::from_mins(1);
 
 /// Credentials that may be put in use.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Candidate {
+pub struct CandidateCredentials {
     /// What VPSie knows us by.
     pub credentials: Credentials,
     /// Where the API is; None: where the settings say.
@@ -38,7 +38,7 @@ pub struct Rotation {
     place: String,
     /// The Secret that events are about.
     secret: Option<String>,
-    in_use: Option<Candidate>,
+    in_use: Option<CandidateCredentials>,
     /// Whether VPSie accepted those in use.
     proven: bool,
     waiting: Option<PendingTrial>,
@@ -48,14 +48,14 @@ pub struct Rotation {
 
 /// A candidate that is to be tried.
 struct PendingTrial {
-    candidate: Candidate,
+    candidate: CandidateCredentials,
     next: Instant,
     refusals: Backoff,
     silences: Backoff,
 }
 
 impl PendingTrial {
-    fn new(candidate: Candidate) -> Self {
+    fn new(candidate: CandidateCredentials) -> Self {
         let minute = Duration::from_mins(1);
         Self {
             candidate,
@@ -66,14 +66,14 @@ impl PendingTrial {
     }
 }
 
-enum Step {
-    News(Result<Candidate, String>),
+enum RotationStep {
+    News(Result<CandidateCredentials, String>),
     Trial(Trial),
 }
 
 impl Rotation {
     /// For a client that has no credentials yet; they come from a Secret.
-    pub fn of_secret(
+    pub fn from_secret(
         client: Client,
         namespace: &str,
         name: &str,
@@ -93,12 +93,12 @@ impl Rotation {
     }
 
     /// For a client that has credentials from a file, which nobody tried yet.
-    pub fn of_file(client: Client, file: &Path, in_use: Credentials, metrics: CredentialMetrics) -> Self {
+    pub fn from_file(client: Client, file: &Path, in_use: Credentials, metrics: CredentialMetrics) -> Self {
         Self {
             client,
             place: file.display().to_string(),
             secret: None,
-            in_use: Some(Candidate { credentials: in_use, url: None }),
+            in_use: Some(CandidateCredentials { credentials: in_use, url: None }),
             proven: false,
             waiting: None,
             metrics,
@@ -109,14 +109,14 @@ impl Rotation {
     /// Takes candidates, or what is wrong where they come from, until `shutdown`. The same may come again.
     pub async fn run(
         mut self,
-        candidates: impl Stream<Item = Result<Candidate, String>>,
+        candidates: impl Stream<Item = Result<CandidateCredentials, String>>,
         shutdown: CancellationToken,
     ) {
-        let mut told = None;
+        let mut last = None;
         let changed = candidates.filter(move |next| {
-            let is_new = told.as_ref() != Some(next);
+            let is_new = last.as_ref() != Some(next);
             if is_new {
-                told = Some(next.clone());
+                last = Some(next.clone());
             }
             future::ready(is_new)
         });
@@ -125,44 +125,46 @@ impl Rotation {
             let trial = async {
                 let Some(waiting) = &self.waiting else { return future::pending().await };
                 tokio::time::sleep_until(waiting.next).await;
-                let Candidate { credentials, url } = &waiting.candidate;
+                let CandidateCredentials { credentials, url } = &waiting.candidate;
                 self.client.try_out(credentials, url.as_ref()).await
             };
             let step = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                Some(next) = changed.next() => Step::News(next),
-                trial = trial => Step::Trial(trial),
+                Some(next) = changed.next() => RotationStep::News(next),
+                trial = trial => RotationStep::Trial(trial),
             };
             match (step, self.waiting.take()) {
-                (Step::News(Ok(candidate)), _) => self.take(candidate),
-                (Step::News(Err(problem)), _) => self.invalid(&problem),
-                (Step::Trial(trial), Some(waiting)) => self.waiting = self.judge(waiting, trial),
-                (Step::Trial(_), None) => {}
+                (RotationStep::News(Ok(candidate)), _) => self.consider(candidate),
+                (RotationStep::News(Err(problem)), _) => self.report_invalid(&problem),
+                (RotationStep::Trial(trial), Some(waiting)) => {
+                    self.waiting = self.apply_trial(waiting, trial)
+                }
+                (RotationStep::Trial(_), None) => {}
             }
         }
     }
 
-    fn take(&mut self, candidate: Candidate) {
+    fn consider(&mut self, candidate: CandidateCredentials) {
         if self.proven && self.in_use.as_ref() == Some(&candidate) {
             tracing::info!(place = self.place, "the credentials did not change; they stay in use");
-            self.metrics.valid(true);
+            self.metrics.set_valid(true);
         } else {
             self.waiting = Some(PendingTrial::new(candidate));
         }
     }
 
-    fn invalid(&self, problem: &str) {
-        self.metrics.count("invalid");
-        self.metrics.valid(false);
-        self.without(problem);
-        let kept = self.kept();
-        tracing::warn!("cannot read VPSie's credentials: {problem}; {kept}");
-        self.tell(EventType::Warning, "CredentialsInvalid", format!("{problem}; {kept}"));
+    fn report_invalid(&self, problem: &str) {
+        self.metrics.count_result("invalid");
+        self.metrics.set_valid(false);
+        self.set_unavailable(problem);
+        let remaining = self.remaining();
+        tracing::warn!("cannot read VPSie's credentials: {problem}; {remaining}");
+        self.publish(EventType::Warning, "CredentialsInvalid", format!("{problem}; {remaining}"));
     }
 
     /// What comes of a trial. The candidate again when it is to be tried once more.
-    fn judge(&mut self, mut waiting: PendingTrial, trial: Trial) -> Option<PendingTrial> {
+    fn apply_trial(&mut self, mut waiting: PendingTrial, trial: Trial) -> Option<PendingTrial> {
         let place = &self.place;
         match trial {
             Trial::Accepted => {
@@ -170,10 +172,10 @@ impl Rotation {
                 if self.in_use.as_ref() != Some(&candidate) {
                     self.client.replace(candidate.credentials.clone(), candidate.url.clone());
                 }
-                self.metrics.count("accepted");
-                self.metrics.valid(true);
+                self.metrics.count_result("accepted");
+                self.metrics.set_valid(true);
                 tracing::info!(place, "VPSie accepts the credentials; they are in use now");
-                self.tell(
+                self.publish(
                     EventType::Normal,
                     "CredentialsAccepted",
                     "VPSie accepts the credentials; they are in use now".into(),
@@ -183,23 +185,23 @@ impl Rotation {
                 return None;
             }
             Trial::Refused(words) => {
-                self.metrics.count("refused");
-                self.metrics.valid(false);
-                self.without(&format!("VPSie refuses the credentials of {place}: {words}"));
-                let kept = self.kept();
-                tracing::warn!(place, error = words, "VPSie refuses the credentials; {kept}");
-                let message = format!("VPSie refuses the credentials: {words}; {kept}");
-                self.tell(EventType::Warning, "CredentialsRefused", message);
+                self.metrics.count_result("refused");
+                self.metrics.set_valid(false);
+                self.set_unavailable(&format!("VPSie refuses the credentials of {place}: {words}"));
+                let remaining = self.remaining();
+                tracing::warn!(place, error = words, "VPSie refuses the credentials; {remaining}");
+                let message = format!("VPSie refuses the credentials: {words}; {remaining}");
+                self.publish(EventType::Warning, "CredentialsRefused", message);
                 waiting.refusals.failure(None);
                 waiting.silences.success();
                 waiting.next = match self.in_use {
                     Some(_) => waiting.refusals.until(),
-                    None => Instant::now() + WITHOUT_ANY,
+                    None => Instant::now() + RETRY_WITHOUT_CREDENTIALS,
                 };
             }
             Trial::Unknown(words) => {
-                self.metrics.count("unknown");
-                self.without(&format!("cannot check the credentials of {place}: {words}"));
+                self.metrics.count_result("unknown");
+                self.set_unavailable(&format!("cannot check the credentials of {place}: {words}"));
                 tracing::warn!(
                     place,
                     error = words,
@@ -213,20 +215,20 @@ impl Rotation {
     }
 
     /// While no credentials are in use, calls say why.
-    fn without(&self, reason: &str) {
+    fn set_unavailable(&self, reason: &str) {
         if self.in_use.is_none() {
             self.client.replace(Credentials::missing(reason), None);
         }
     }
 
-    fn kept(&self) -> &'static str {
+    fn remaining(&self) -> &'static str {
         match self.in_use {
             Some(_) => "the earlier credentials stay in use",
             None => "there are no earlier credentials, so VPSie cannot be called",
         }
     }
 
-    fn tell(&self, kind: EventType, reason: &'static str, message: String) {
+    fn publish(&self, kind: EventType, reason: &'static str, message: String) {
         if let Some(name) = &self.secret {
             self.events.publish(ObjectEvent::secret(name, kind, reason, message));
         }

@@ -11,12 +11,12 @@ use kube::{Api, Client};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::MissedTickBehavior;
 
-use super::Candidate;
+use super::CandidateCredentials;
 use crate::kubernetes::watch_object;
 use crate::vpsie::{BaseUrl, Credentials};
 
 /// Between two looks at a file.
-const READ_AGAIN: Duration = Duration::from_secs(30);
+const FILE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a Secret holds, each time that it may have changed. Keys: `token`, or `clientId` and `clientSecret`;
 /// `url` where the API is elsewhere.
@@ -24,12 +24,12 @@ pub fn credentials_in_secret(
     client: Client,
     namespace: &str,
     name: &str,
-) -> BoxStream<'static, Result<Candidate, String>> {
+) -> BoxStream<'static, Result<CandidateCredentials, String>> {
     let place = format!("Secret {namespace}/{name}");
     let watched = watch_object(Api::<Secret>::namespaced(client, namespace), name).default_backoff();
     let read = watched.filter_map(move |seen| {
         future::ready(match seen {
-            Ok(Some(secret)) => Some(candidate(&secret, &place)),
+            Ok(Some(secret)) => Some(parse_secret(&secret, &place)),
             Ok(None) => Some(Err(format!("{place} does not exist"))),
             Err(error) => {
                 tracing::warn!(%error, "cannot read {place}; it is retried");
@@ -44,14 +44,14 @@ pub fn credentials_in_secret(
 pub fn credentials_in_file(
     file: PathBuf,
     of: impl Fn(SecretString) -> Credentials + Send + 'static,
-) -> BoxStream<'static, Result<Candidate, String>> {
-    let mut every = tokio::time::interval(READ_AGAIN);
+) -> BoxStream<'static, Result<CandidateCredentials, String>> {
+    let mut every = tokio::time::interval(FILE_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let read = stream::unfold((file, of, every), |(file, of, mut every)| async move {
         every.tick().await;
         let read = match tokio::fs::read_to_string(&file).await {
             Ok(text) => match Credentials::clean(&text) {
-                Ok(secret) => Ok(Candidate { credentials: of(secret), url: None }),
+                Ok(secret) => Ok(CandidateCredentials { credentials: of(secret), url: None }),
                 Err(problem) => Err(format!("{} {problem}", file.display())),
             },
             Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
@@ -61,7 +61,7 @@ pub fn credentials_in_file(
     read.boxed()
 }
 
-fn candidate(secret: &Secret, place: &str) -> Result<Candidate, String> {
+fn parse_secret(secret: &Secret, place: &str) -> Result<CandidateCredentials, String> {
     let text = |key: &str| {
         let value = secret.data.as_ref().and_then(|data| data.get(key));
         let text = value.map(|value| std::str::from_utf8(&value.0)).transpose();
@@ -82,7 +82,7 @@ fn candidate(secret: &Secret, place: &str) -> Result<Candidate, String> {
     let credentials = credentials.map_err(|problem| format!("{place}: {problem}"))?;
     let url = text("url")?.map(BaseUrl::parse).transpose();
     let url = url.map_err(|error| format!("{place}: url {}", error.problem))?;
-    Ok(Candidate { credentials, url })
+    Ok(CandidateCredentials { credentials, url })
 }
 
 #[cfg(test)]
@@ -91,22 +91,22 @@ mod tests {
 
     use super::*;
 
-    fn read(keys: &[(&str, &str)]) -> Result<Candidate, String> {
+    fn read(keys: &[(&str, &str)]) -> Result<CandidateCredentials, String> {
         let value = |text: &str| ByteString(text.as_bytes().to_vec());
         let data = keys.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
-        candidate(&Secret { data: Some(data), ..Secret::default() }, "Secret a/b")
+        parse_secret(&Secret { data: Some(data), ..Secret::default() }, "Secret a/b")
     }
 
     #[test]
     fn a_secret_has_a_token_or_a_client_and_may_have_a_url() {
-        let token = Candidate { credentials: Credentials::token("t0ken"), url: None };
+        let token = CandidateCredentials { credentials: Credentials::token("t0ken"), url: None };
         assert_eq!(read(&[("token", "t0ken\n"), ("other", "x")]), Ok(token.clone()));
-        let client = Candidate { credentials: Credentials::client("me", "s3cret"), url: None };
+        let client = CandidateCredentials { credentials: Credentials::client("me", "s3cret"), url: None };
         assert_eq!(read(&[("clientId", "me\n"), ("clientSecret", "s3cret\r\n")]), Ok(client));
         let url = BaseUrl::parse("https://vpsie.test").ok();
         assert_eq!(
             read(&[("token", "t0ken"), ("url", "https://vpsie.test/\n")]),
-            Ok(Candidate { url, ..token })
+            Ok(CandidateCredentials { url, ..token })
         );
     }
 

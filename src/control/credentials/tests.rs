@@ -61,13 +61,13 @@ impl World {
     }
 
     /// With a Secret to watch.
-    fn of_secret() -> Self {
+    fn from_secret() -> Self {
         let this = Self::new(Credentials::missing("the Secret was not read yet"));
         let client = this.kube.client("provider", NAMESPACE);
         let (events, publisher) = Events::new(client.clone(), NAMESPACE, EventMetrics::default());
         tokio::spawn(publisher.run(this.shutdown.clone()));
         let rotation =
-            Rotation::of_secret(this.client.clone(), NAMESPACE, NAME, this.metrics.clone(), events);
+            Rotation::from_secret(this.client.clone(), NAMESPACE, NAME, this.metrics.clone(), events);
         tokio::spawn(rotation.run(credentials_in_secret(client, NAMESPACE, NAME), this.shutdown.clone()));
         this
     }
@@ -129,7 +129,7 @@ async fn pass(seconds: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn new_credentials_are_used_once_vpsie_accepts_them() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "first")]);
     pass(5).await;
     assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 0], true)));
@@ -149,7 +149,7 @@ async fn new_credentials_are_used_once_vpsie_accepts_them() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "first")]);
     pass(5).await;
     world.put(&[("token", "second")]);
@@ -177,7 +177,7 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "first")]);
     pass(5).await;
     world.simulator.set_outage(true);
@@ -194,7 +194,7 @@ async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
 
 #[tokio::test(start_paused = true)]
 async fn newer_credentials_take_the_place_of_those_that_wait() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "wrong")]);
     world.simulator.set_outage(true);
     pass(30).await;
@@ -208,7 +208,7 @@ async fn newer_credentials_take_the_place_of_those_that_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn without_any_credentials_calls_say_why() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     assert!(world.says().await.contains("the Secret was not read yet"));
     pass(5).await;
     let says = world.says().await;
@@ -229,7 +229,7 @@ async fn without_any_credentials_calls_say_why() {
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "first")]);
     pass(5).await;
     world.kube.delete("secrets", NAMESPACE, NAME).unwrap();
@@ -252,7 +252,7 @@ async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_of_the_secret_that_died_silently_is_replaced_soon() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "wrong")]);
     pass(5).await;
     world.kube.silence_watches();
@@ -263,7 +263,7 @@ async fn a_watch_of_the_secret_that_died_silently_is_replaced_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn a_url_beside_the_credentials_is_where_they_go() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "first")]);
     pass(5).await;
     world.put(&[("token", "first"), ("url", "https://other.test")]);
@@ -281,7 +281,7 @@ async fn a_url_beside_the_credentials_is_where_they_go() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_fails_is_tried_again() {
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.put(&[("token", "first")]);
     world.kube.set_down(true);
     pass(60).await;
@@ -303,7 +303,7 @@ async fn a_file_is_read_again() {
     let path = write("first\n");
     let world = World::new(Credentials::token("first"));
     let metrics = world.metrics.clone();
-    let rotation = Rotation::of_file(world.client.clone(), &path, Credentials::token("first"), metrics);
+    let rotation = Rotation::from_file(world.client.clone(), &path, Credentials::token("first"), metrics);
     let candidates = credentials_in_file(path, Credentials::token);
     tokio::spawn(rotation.run(candidates, world.shutdown.clone()));
     pass(5).await;
@@ -346,7 +346,7 @@ async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
         .with_writer(move || writer.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let world = World::of_secret();
+    let world = World::from_secret();
     world.simulator.set_token("hunter1".into());
     world.put(&[("token", "hunter1")]);
     pass(5).await;
@@ -375,8 +375,8 @@ fn names_of_the_metrics() {
     let mut registry = crate::telemetry::Registry::default();
     let metrics = CredentialMetrics::default();
     metrics.register(&mut registry);
-    metrics.count("accepted");
-    metrics.valid(true);
+    metrics.count_result("accepted");
+    metrics.set_valid(true);
     let text = registry.encode().unwrap();
     for line in [
         r#"vpsie_autoscaler_credential_rotations_total{result="accepted"} 1"#,

@@ -18,15 +18,15 @@ pub(super) struct Declarations {
     /// The NodeGroups that hold, by name. One that became wrong holds as it was last right.
     pub(super) groups: BTreeMap<String, CheckedNodeGroup>,
     /// What is wrong with a NodeGroup as it is now, by name.
-    pub(super) wrong: BTreeMap<String, Wrong>,
+    pub(super) wrong: BTreeMap<String, InvalidGroup>,
     /// The cluster and datacenter of all of them.
     pub(super) target: Option<ManagedConfig>,
-    limits: Limits,
+    limits: ConfigLimits,
 }
 
 /// Why a NodeGroup as it is now is not in force.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Wrong {
+pub(super) struct InvalidGroup {
     /// Whether this version cannot even read it.
     pub(super) unreadable: bool,
     /// What is wrong with it.
@@ -37,7 +37,7 @@ pub(super) struct Wrong {
 
 /// What is known of the AutoscalerConfig.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum SeenConfig<'a> {
+pub(super) enum ObservedConfig<'a> {
     /// There is none.
     None,
     /// This one holds.
@@ -47,7 +47,7 @@ pub(super) enum SeenConfig<'a> {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Limits {
+struct ConfigLimits {
     max_machines: Option<u32>,
     cost: CostLimit,
     create_timeout: Option<Duration>,
@@ -60,7 +60,7 @@ impl Declarations {
     pub(super) fn next(
         &self,
         seen: &Watched<NodeGroup>,
-        config: SeenConfig<'_>,
+        config: ObservedConfig<'_>,
         bound: Option<&ManagedConfig>,
     ) -> Self {
         let mut objects: Vec<&NodeGroup> = seen.objects.values().filter(|object| is_ours(object)).collect();
@@ -111,7 +111,7 @@ impl Declarations {
     }
 
     fn refuse(&mut self, name: String, unreadable: bool, message: String) {
-        self.wrong.insert(name, Wrong { unreadable, message, earlier_holds: false });
+        self.wrong.insert(name, InvalidGroup { unreadable, message, earlier_holds: false });
     }
 
     /// Why the limits of the AutoscalerConfig are not known, and nothing may grow.
@@ -119,7 +119,7 @@ impl Declarations {
         self.limits.unknown.as_deref()
     }
 
-    /// What the fleet is told.
+    /// What the fleet is reported.
     pub(super) fn declaration(&self) -> Declaration {
         Declaration {
             groups: self.groups.values().map(|checked| checked.group.clone()).collect(),
@@ -178,21 +178,21 @@ fn sentences(problems: &[Problem]) -> String {
     problems.iter().map(sentence).collect::<Vec<_>>().join("; ")
 }
 
-fn limits(config: SeenConfig<'_>) -> Limits {
-    let unknown = |why: &str| Limits { unknown: Some(why.to_owned()), ..Limits::default() };
+fn limits(config: ObservedConfig<'_>) -> ConfigLimits {
+    let unknown = |why: &str| ConfigLimits { unknown: Some(why.to_owned()), ..ConfigLimits::default() };
     let config = match config {
-        SeenConfig::None => return Limits::default(),
-        SeenConfig::Holds(config) => config,
-        SeenConfig::Unknown(why) => return unknown(why),
+        ObservedConfig::None => return ConfigLimits::default(),
+        ObservedConfig::Holds(config) => config,
+        ObservedConfig::Unknown(why) => return unknown(why),
     };
-    let Some(settings) = &config.spec.global_settings else { return Limits::default() };
+    let Some(settings) = &config.spec.global_settings else { return ConfigLimits::default() };
     let number = |value: Option<i32>| value.map(u32::try_from).transpose();
     let (Ok(max_machines), Ok(timeout)) =
         (number(settings.max_cluster_workers), number(settings.node_ready_timeout_seconds))
     else {
         return unknown("a number of its globalSettings is below 0");
     };
-    Limits {
+    ConfigLimits {
         max_machines,
         cost: settings.cost_limit.as_ref().map(Into::into).unwrap_or_default(),
         create_timeout: timeout.map(|seconds| Duration::from_secs(seconds.into())),
@@ -232,7 +232,7 @@ mod tests {
         config: Option<&AutoscalerConfig>,
         bound: Option<&ManagedConfig>,
     ) -> Declarations {
-        let config = config.map_or(SeenConfig::None, SeenConfig::Holds);
+        let config = config.map_or(ObservedConfig::None, ObservedConfig::Holds);
         declared.next(&seen(objects.iter().copied()), config, bound)
     }
 
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn limits_that_are_not_known_allow_nothing() {
-        let declared = Declarations::default().next(&seen([]), SeenConfig::Unknown("no answer"), None);
+        let declared = Declarations::default().next(&seen([]), ObservedConfig::Unknown("no answer"), None);
         assert_eq!(declared.declaration().limits_unknown.as_deref(), Some("no answer"));
         let negative: AutoscalerConfig = serde_json::from_value(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": {"name": "default"},

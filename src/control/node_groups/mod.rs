@@ -27,9 +27,9 @@ use crate::clock::Clock;
 use crate::fleet::{Cause, Machine, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
-use declared::{Declarations, SeenConfig};
+use declared::{Declarations, ObservedConfig};
 use status::{status, unreadable};
-use watched::{Unreadable, Watched, intent, watched};
+use watched::{Unreadable, Watched, intent, watch_objects};
 
 /// The name of the only AutoscalerConfig that has a meaning.
 const CONFIG: &str = "default";
@@ -38,9 +38,9 @@ const CONFIG: &str = "default";
 pub const NODE_GROUP_FINALIZER: &str = "nodegroup.autoscaler.vpsie.com/finalizer";
 
 /// Statuses are written after something changed: not more often than this.
-const PASS: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// What failed is tried again.
-const REPEAT: Duration = Duration::from_secs(15);
+const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The loop over NodeGroups.
 pub struct NodeGroups {
@@ -53,18 +53,18 @@ pub struct NodeGroups {
     config: Watched<AutoscalerConfig>,
     declared: Declarations,
     /// What was last written to the status of objects that cannot be read.
-    told: BTreeMap<String, (Option<i64>, String)>,
+    reported: BTreeMap<String, (Option<i64>, String)>,
     /// What there were machines of at the start.
     recorded: Option<ManagedConfig>,
-    /// What was told last.
-    target: Target,
-    on_target: Box<dyn Fn(&Target) + Send + Sync>,
-    in_force: watch::Sender<Target>,
+    /// What was reported last.
+    target: ClusterTarget,
+    on_target: Box<dyn Fn(&ClusterTarget) + Send + Sync>,
+    in_force: watch::Sender<ClusterTarget>,
 }
 
 /// Which cluster the NodeGroups are of.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Target {
+pub enum ClusterTarget {
     /// The NodeGroups were not read yet.
     #[default]
     Unknown,
@@ -76,7 +76,7 @@ pub enum Target {
 
 impl NodeGroups {
     /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of. The one that
-    /// the NodeGroups are of is told to `on_target` before they are in force.
+    /// the NodeGroups are of is reported to `on_target` before they are in force.
     pub fn new(
         handle: FleetHandle,
         clock: Arc<dyn Clock>,
@@ -84,7 +84,7 @@ impl NodeGroups {
         client: Client,
         namespace: &str,
         recorded: Option<ManagedConfig>,
-        on_target: impl Fn(&Target) + Send + Sync + 'static,
+        on_target: impl Fn(&ClusterTarget) + Send + Sync + 'static,
     ) -> Self {
         Self {
             handle,
@@ -95,27 +95,27 @@ impl NodeGroups {
             seen: Watched::default(),
             config: Watched::optional(),
             declared: Declarations::default(),
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             recorded,
-            target: Target::Unknown,
+            target: ClusterTarget::Unknown,
             on_target: Box::new(on_target),
-            in_force: watch::Sender::new(Target::Unknown),
+            in_force: watch::Sender::new(ClusterTarget::Unknown),
         }
     }
 
     /// Tells `in_force` the cluster that the NodeGroups are of, once they are in force.
     #[must_use]
-    pub fn with_in_force(mut self, in_force: watch::Sender<Target>) -> Self {
+    pub fn with_in_force(mut self, in_force: watch::Sender<ClusterTarget>) -> Self {
         self.in_force = in_force;
         self
     }
 
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut groups = watched(Api::namespaced(self.client.clone(), &self.namespace), "NodeGroups");
-        let mut configs = watched(Api::all(self.client.clone()), "AutoscalerConfigs");
+        let mut groups = watch_objects(Api::namespaced(self.client.clone(), &self.namespace), "NodeGroups");
+        let mut configs = watch_objects(Api::all(self.client.clone()), "AutoscalerConfigs");
         let (mut commits, mut nodes) = (self.handle.clone(), self.nodes.changes());
-        let mut next = Instant::now() + REPEAT;
+        let mut next = Instant::now() + RETRY_INTERVAL;
         loop {
             let changed = tokio::select! {
                 biased;
@@ -123,15 +123,15 @@ impl NodeGroups {
                 Some(event) = groups.next() => self.seen.apply_event(event),
                 Some(event) = configs.next() => self.config.apply_event(event),
                 () = tokio::time::sleep_until(next) => {
-                    next = Instant::now() + REPEAT;
+                    next = Instant::now() + RETRY_INTERVAL;
                     self.seen.read && self.report().await
                 }
                 () = commits.changed() => {
-                    next = next.min(Instant::now() + PASS);
+                    next = next.min(Instant::now() + MIN_INTERVAL);
                     continue;
                 }
                 Ok(()) = nodes.changed() => {
-                    next = next.min(Instant::now() + PASS);
+                    next = next.min(Instant::now() + MIN_INTERVAL);
                     continue;
                 }
             };
@@ -139,7 +139,7 @@ impl NodeGroups {
                 if self.declare().await.is_err() {
                     return;
                 }
-                next = next.min(Instant::now() + PASS);
+                next = next.min(Instant::now() + MIN_INTERVAL);
             }
         }
     }
@@ -148,14 +148,14 @@ impl NodeGroups {
     async fn declare(&mut self) -> Result<(), CommandError> {
         let machines = self.handle.read(|fleet| fleet.machines().next().is_some());
         let bound = self.declared.target.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
-        let next = self.declared.next(&self.seen, self.seen_config(), bound);
+        let next = self.declared.next(&self.seen, self.observed_config(), bound);
         for (name, wrong) in &next.wrong {
             if self.declared.wrong.get(name) != Some(wrong) {
                 tracing::warn!(
                     nodegroup = name,
                     "the NodeGroup is invalid: {}; {}",
                     wrong.message,
-                    wrong.what_holds()
+                    wrong.consequence()
                 );
             }
         }
@@ -175,7 +175,7 @@ impl NodeGroups {
                 group.notes.iter().for_each(|note| tracing::warn!("NodeGroup {note}"));
             }
         }
-        let target = next.target.clone().map_or(Target::None, Target::Cluster);
+        let target = next.target.clone().map_or(ClusterTarget::None, ClusterTarget::Cluster);
         if target != self.target {
             (self.on_target)(&target);
             self.target = target;
@@ -183,7 +183,8 @@ impl NodeGroups {
         if next.declaration() != self.declared.declaration() {
             self.handle.declare(next.declaration()).await?;
         }
-        self.in_force.send_if_modified(|told| std::mem::replace(told, self.target.clone()) != self.target);
+        self.in_force
+            .send_if_modified(|reported| std::mem::replace(reported, self.target.clone()) != self.target);
         let closing = next.groups.values().any(|group| group.group.deletion.is_some());
         self.declared = next;
         if closing
@@ -196,14 +197,14 @@ impl NodeGroups {
         Ok(())
     }
 
-    fn seen_config(&self) -> SeenConfig<'_> {
+    fn observed_config(&self) -> ObservedConfig<'_> {
         let Watched { objects, unreadable, read, failed, .. } = &self.config;
         match (objects.get(CONFIG), unreadable.get(CONFIG), failed) {
-            (Some(config), _, _) => SeenConfig::Holds(config),
-            (None, Some(unreadable), _) => SeenConfig::Unknown(&unreadable.error),
-            (None, None, _) if *read => SeenConfig::None,
-            (None, None, Some(error)) => SeenConfig::Unknown(error),
-            (None, None, None) => SeenConfig::Unknown("it was not read yet"),
+            (Some(config), _, _) => ObservedConfig::Holds(config),
+            (None, Some(unreadable), _) => ObservedConfig::Unknown(&unreadable.error),
+            (None, None, _) if *read => ObservedConfig::None,
+            (None, None, Some(error)) => ObservedConfig::Unknown(error),
+            (None, None, None) => ObservedConfig::Unknown("it was not read yet"),
         }
     }
 
@@ -220,7 +221,7 @@ impl NodeGroups {
     async fn report(&mut self) -> bool {
         let mut changed = false;
         let unreadable = self.seen.unreadable.clone();
-        self.told.retain(|name, _| unreadable.contains_key(name) || name == CONFIG);
+        self.reported.retain(|name, _| unreadable.contains_key(name) || name == CONFIG);
         for (name, object) in unreadable {
             self.write_unreadable(&name, &object).await;
         }
@@ -264,18 +265,18 @@ impl NodeGroups {
             return self.finalizers(object, json!(all)).await;
         }
         let wrong = self.declared.wrong.get(&name);
-        let (now, ready) = (self.clock.now(), |machine: &_| self.nodes.ready(machine));
+        let (now, ready) = (self.clock.now(), |machine: &_| self.nodes.is_ready(machine));
         let status = self.handle.read(|fleet| status(object, fleet, wrong, &ready, now));
         let patch = merge_patch(&json!({ "status": object.status }), &json!({ "status": status }))?;
         let written = self.groups().patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        log(written, &name, "its status")
+        log_failure(written, &name, "its status")
     }
 
     async fn finalizers(&self, object: &NodeGroup, finalizers: serde_json::Value) -> Option<NodeGroup> {
         let name = object.name_any();
         let version = &object.metadata.resource_version;
         let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } });
-        log(
+        log_failure(
             self.groups().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await,
             &name,
             "its finalizer",
@@ -304,31 +305,31 @@ impl NodeGroups {
             let api: Api<PartialObjectMeta<NodeGroup>> =
                 Api::namespaced(self.client.clone(), &self.namespace);
             let written = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            log(written, name, "its finalizer");
+            log_failure(written, name, "its finalizer");
             return;
         }
         let Some(wrong) = self.declared.wrong.get(name) else { return };
-        let told = (meta.generation, wrong.message.clone());
-        if self.told.get(name) == Some(&told) {
+        let reported = (meta.generation, wrong.message.clone());
+        if self.reported.get(name) == Some(&reported) {
             return;
         }
         let conditions = unreadable(wrong, self.clock.now());
         let patch = json!({ "status": { "conditions": conditions } });
         let api: Api<PartialObjectMeta<NodeGroup>> = Api::namespaced(self.client.clone(), &self.namespace);
         let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        if log(written, name, "its status").is_some() {
-            self.told.insert(name.to_owned(), told);
+        if log_failure(written, name, "its status").is_some() {
+            self.reported.insert(name.to_owned(), reported);
         }
     }
 
     async fn write_unreadable_config(&mut self, config: &Unreadable) {
-        let told = (config.meta.generation, config.error.clone());
-        if self.told.get(CONFIG) == Some(&told) {
+        let reported = (config.meta.generation, config.error.clone());
+        if self.reported.get(CONFIG) == Some(&reported) {
             return;
         }
-        let holds = match self.seen_config() {
-            SeenConfig::Holds(_) => "the last readable version stays in force",
-            SeenConfig::None | SeenConfig::Unknown(_) => "no NodeGroup grows until it can be read",
+        let holds = match self.observed_config() {
+            ObservedConfig::Holds(_) => "the last readable version stays in force",
+            ObservedConfig::None | ObservedConfig::Unknown(_) => "no NodeGroup grows until it can be read",
         };
         let status = json!({
             "active": false,
@@ -338,8 +339,8 @@ impl NodeGroups {
         let api: Api<PartialObjectMeta<AutoscalerConfig>> = Api::all(self.client.clone());
         let patch = Patch::Merge(json!({ "status": status }));
         let written = api.patch_status(CONFIG, &PatchParams::default(), &patch).await;
-        if log(written, CONFIG, "its status").is_some() {
-            self.told.insert(CONFIG.to_owned(), told);
+        if log_failure(written, CONFIG, "its status").is_some() {
+            self.reported.insert(CONFIG.to_owned(), reported);
         }
     }
 
@@ -361,7 +362,11 @@ impl NodeGroups {
         }
         status.last_updated = Some(Time(whole_seconds(self.clock.now())));
         let patch = Patch::Merge(json!({ "status": status }));
-        log(self.configs().patch_status(CONFIG, &PatchParams::default(), &patch).await, CONFIG, "its status")
+        log_failure(
+            self.configs().patch_status(CONFIG, &PatchParams::default(), &patch).await,
+            CONFIG,
+            "its status",
+        )
     }
 }
 
@@ -370,7 +375,7 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-fn log<K>(written: kube::Result<K>, name: &str, what: &str) -> Option<K> {
+fn log_failure<K>(written: kube::Result<K>, name: &str, what: &str) -> Option<K> {
     match written {
         Ok(object) => Some(object),
         Err(kube::Error::Api(gone)) if gone.code == 404 => None,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::declared::Wrong;
+use super::declared::InvalidGroup;
 use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 use crate::cost::UsdPerHour;
 use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, UnmanagedNode, names};
@@ -16,7 +16,7 @@ const LISTED: usize = 100;
 pub(super) fn status(
     object: &NodeGroup,
     fleet: &Fleet,
-    wrong: Option<&Wrong>,
+    wrong: Option<&InvalidGroup>,
     ready: &dyn Fn(&MachineId) -> bool,
     now: Timestamp,
 ) -> NodeGroupStatus {
@@ -53,13 +53,13 @@ pub(super) fn status(
 }
 
 /// What to say of a NodeGroup that cannot be read: nothing else of its status is known to fit.
-pub(super) fn unreadable(wrong: &Wrong, now: Timestamp) -> Vec<Condition> {
+pub(super) fn unreadable(wrong: &InvalidGroup, now: Timestamp) -> Vec<Condition> {
     vec![wrong.fact().condition(&[], now)]
 }
 
-impl Wrong {
+impl InvalidGroup {
     /// What is in force instead.
-    pub(super) fn what_holds(&self) -> &'static str {
+    pub(super) fn consequence(&self) -> &'static str {
         if self.earlier_holds {
             "its last valid version stays in force"
         } else {
@@ -67,9 +67,9 @@ impl Wrong {
         }
     }
 
-    fn fact(&self) -> Fact {
+    fn fact(&self) -> ConditionFact {
         let reason = if self.unreadable { "Unreadable" } else { "Invalid" };
-        Fact::new("Ready", false, reason, format!("{}; {}", self.message, self.what_holds()))
+        ConditionFact::new("Ready", false, reason, format!("{}; {}", self.message, self.consequence()))
     }
 }
 
@@ -118,14 +118,14 @@ fn node(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> Option<NodeGro
 }
 
 /// A condition before it is known since when it holds.
-struct Fact {
+struct ConditionFact {
     kind: &'static str,
     holds: bool,
     reason: &'static str,
     message: String,
 }
 
-impl Fact {
+impl ConditionFact {
     fn new(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
         Self { kind, holds, reason, message: message.into() }
     }
@@ -151,19 +151,19 @@ struct Conditions<'a> {
     pools: &'a [&'a Pool],
     machines: &'a [&'a Machine],
     desired_nodes: i32,
-    wrong: Option<&'a Wrong>,
+    wrong: Option<&'a InvalidGroup>,
 }
 
 impl Conditions<'_> {
-    fn all(&self) -> Vec<Fact> {
+    fn all(&self) -> Vec<ConditionFact> {
         let mut facts = vec![self.ready(), self.scaling(), self.error(), self.at_min(), self.at_max()];
         facts.extend([self.growth_halted(), self.unexpected_nodes()]);
         facts.extend(self.deleting());
         facts
     }
 
-    fn ready(&self) -> Fact {
-        let fact = |holds, reason, message: String| Fact::new("Ready", holds, reason, message);
+    fn ready(&self) -> ConditionFact {
+        let fact = |holds, reason, message: String| ConditionFact::new("Ready", holds, reason, message);
         if let Some(wrong) = self.wrong {
             return wrong.fact();
         }
@@ -188,40 +188,45 @@ impl Conditions<'_> {
         fact(true, "Serving", message)
     }
 
-    fn scaling(&self) -> Fact {
+    fn scaling(&self) -> ConditionFact {
         let count = |which: fn(&Phase) -> bool| self.machines.iter().filter(|m| which(&m.phase)).count();
         let up = count(|phase| matches!(phase, Phase::Pending | Phase::Creating { .. }));
         let down = count(|phase| matches!(phase, Phase::Deleting { .. }));
         match (up, down) {
-            (0, 0) => Fact::new("Scaling", false, "Settled", ""),
-            (up, 0) => Fact::new("Scaling", true, "Up", format!("{up} being made")),
-            (0, down) => Fact::new("Scaling", true, "Down", format!("{down} being deleted")),
-            (up, down) => {
-                Fact::new("Scaling", true, "UpAndDown", format!("{up} being made, {down} being deleted"))
-            }
+            (0, 0) => ConditionFact::new("Scaling", false, "Settled", ""),
+            (up, 0) => ConditionFact::new("Scaling", true, "Up", format!("{up} being made")),
+            (0, down) => ConditionFact::new("Scaling", true, "Down", format!("{down} being deleted")),
+            (up, down) => ConditionFact::new(
+                "Scaling",
+                true,
+                "UpAndDown",
+                format!("{up} being made, {down} being deleted"),
+            ),
         }
     }
 
-    fn error(&self) -> Fact {
+    fn error(&self) -> ConditionFact {
         let failed = self.machines.iter().filter_map(|machine| match &machine.phase {
             Phase::Failed { failure, at } => Some((at, failure)),
             _ => None,
         });
         match failed.max_by_key(|(at, _)| **at) {
-            Some((_, failure)) => Fact::new("Error", true, failure.reason.code(), failure.message.clone()),
-            None => Fact::new("Error", false, "None", ""),
+            Some((_, failure)) => {
+                ConditionFact::new("Error", true, failure.reason.code(), failure.message.clone())
+            }
+            None => ConditionFact::new("Error", false, "None", ""),
         }
     }
 
-    fn at_min(&self) -> Fact {
+    fn at_min(&self) -> ConditionFact {
         let min = self.object.spec.min_nodes;
         let holds = self.desired_nodes <= min;
-        Fact::new("AtMinCapacity", holds, if holds { "AtMinimum" } else { "AboveMinimum" }, "")
+        ConditionFact::new("AtMinCapacity", holds, if holds { "AtMinimum" } else { "AboveMinimum" }, "")
     }
 
-    fn at_max(&self) -> Fact {
+    fn at_max(&self) -> ConditionFact {
         if self.desired_nodes >= self.object.spec.max_nodes {
-            return Fact::new("AtMaxCapacity", true, "AtMaximum", "raise maxNodes for more");
+            return ConditionFact::new("AtMaxCapacity", true, "AtMaximum", "raise maxNodes for more");
         }
         let left = self.pools.iter().filter(|pool| pool.growable).any(|pool| {
             let limits = self.fleet.limits(pool);
@@ -238,22 +243,22 @@ impl Conditions<'_> {
                     Refusal::AboveVmBound { .. } => "VMBoundReached",
                     _ => "AtCostLimit",
                 };
-                return Fact::new("AtMaxCapacity", true, reason, refusal.to_string());
+                return ConditionFact::new("AtMaxCapacity", true, reason, refusal.to_string());
             }
             let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
-            return Fact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
+            return ConditionFact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
         }
-        Fact::new("AtMaxCapacity", false, "BelowMaximum", "")
+        ConditionFact::new("AtMaxCapacity", false, "BelowMaximum", "")
     }
 
-    fn growth_halted(&self) -> Fact {
+    fn growth_halted(&self) -> ConditionFact {
         if let Some(halt) = self.fleet.guard_status().and_then(|verdict| verdict.halt.as_ref()) {
-            return Fact::new("GrowthHalted", true, halt.reason(), halt.to_string());
+            return ConditionFact::new("GrowthHalted", true, halt.reason(), halt.to_string());
         }
-        Fact::new("GrowthHalted", false, "None", "")
+        ConditionFact::new("GrowthHalted", false, "None", "")
     }
 
-    fn unexpected_nodes(&self) -> Fact {
+    fn unexpected_nodes(&self) -> ConditionFact {
         let name = self.object.metadata.name.as_deref().unwrap_or_default();
         let awaited = |unmanaged: &&UnmanagedNode| {
             unmanaged.awaited_by.as_ref().is_some_and(|pool| pool.node_group.as_str() == name)
@@ -263,7 +268,7 @@ impl Conditions<'_> {
         let count = nodes.len();
         nodes.truncate(5);
         if count == 0 {
-            return Fact::new("UnexpectedNodes", false, "None", "");
+            return ConditionFact::new("UnexpectedNodes", false, "None", "");
         }
         let message = format!(
             "{count} unexpected nodes ({}) appeared while requests were open or lost, and match none of them; \
@@ -271,10 +276,10 @@ impl Conditions<'_> {
             nodes.join(", "),
             names::ADDED_BY_HAND
         );
-        Fact::new("UnexpectedNodes", true, "CountedAsPaid", message)
+        ConditionFact::new("UnexpectedNodes", true, "CountedAsPaid", message)
     }
 
-    fn deleting(&self) -> Option<Fact> {
+    fn deleting(&self) -> Option<ConditionFact> {
         self.object.metadata.deletion_timestamp.as_ref()?;
         let left = self.machines.len();
         let how = match self.object.spec.deletion_policy {
@@ -284,7 +289,7 @@ impl Conditions<'_> {
             }
             crate::api::DeletionPolicy::Drain => "their Nodes are drained and their VMs deleted",
         };
-        Some(Fact::new("Deleting", true, "MachinesLeft", format!("{left} machines left: {how}")))
+        Some(ConditionFact::new("Deleting", true, "MachinesLeft", format!("{left} machines left: {how}")))
     }
 }
 
@@ -439,7 +444,8 @@ mod tests {
         object.status = Some(first.clone());
         let later = time() + std::time::Duration::from_mins(1);
         assert_eq!(status(&object, &fleet, None, &|_| false, later), first, "nothing to write");
-        let bad = Wrong { unreadable: false, message: "spec.x: is bad".to_owned(), earlier_holds: true };
+        let bad =
+            InvalidGroup { unreadable: false, message: "spec.x: is bad".to_owned(), earlier_holds: true };
         let wrong = status(&object, &fleet, Some(&bad), &|_| false, later);
         let ready = &wrong.conditions[0];
         assert_eq!((ready.status.as_str(), ready.last_transition_time.clone()), ("False", Some(Time(later))));

@@ -60,12 +60,12 @@ impl<K> Watched<K> {
 
 impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
     /// Applies an event of the watch. Returns whether it made a difference.
-    pub(super) fn apply_event(&mut self, event: Seen<K>) -> bool {
+    pub(super) fn apply_event(&mut self, event: WatchEvent<K>) -> bool {
         match event {
-            Err(trouble) => {
+            Err(error) => {
                 let before = (self.read, self.failed.is_some());
-                self.read |= trouble.not_found && self.optional;
-                self.failed = Some(trouble.message);
+                self.read |= error.not_found && self.optional;
+                self.failed = Some(error.message);
                 return before != (self.read, true);
             }
             Ok(watcher::Event::Apply(object)) => return self.apply(object),
@@ -142,17 +142,17 @@ pub(super) fn intent(meta: &ObjectMeta) -> impl PartialEq + use<> {
 }
 
 /// What a watch says.
-pub(super) type Seen<K> = Result<watcher::Event<DeserializeGuard<K>>, Trouble>;
+pub(super) type WatchEvent<K> = Result<watcher::Event<DeserializeGuard<K>>, WatchError>;
 
 /// A watch that broke, or a list that failed.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct WatchError {
     /// The API server has no such kind.
     not_found: bool,
     message: String,
 }
 
-impl From<watcher::Error> for Trouble {
+impl From<watcher::Error> for WatchError {
     fn from(error: watcher::Error) -> Self {
         let not_found = matches!(
             &error,
@@ -168,7 +168,10 @@ fn usable<K: Resource>(object: DeserializeGuard<K>) -> Result<K, Box<Unreadable>
 }
 
 /// Watches the objects of a kind until the stream is dropped.
-pub(super) fn watched<K>(api: Api<DeserializeGuard<K>>, what: &'static str) -> BoxStream<'static, Seen<K>>
+pub(super) fn watch_objects<K>(
+    api: Api<DeserializeGuard<K>>,
+    what: &'static str,
+) -> BoxStream<'static, WatchEvent<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -176,7 +179,7 @@ where
     let said = events.map(move |event| {
         event.map_err(|error| {
             tracing::warn!(%error, "cannot watch {what}; the watch is restarted");
-            Trouble::from(error)
+            WatchError::from(error)
         })
     });
     said.chain(stream::pending()).boxed()

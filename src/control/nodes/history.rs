@@ -23,21 +23,21 @@ pub(super) enum Order {
 #[derive(Debug, Default)]
 pub(super) struct History {
     step: u64,
-    looked: bool,
+    initialized: bool,
     /// None: its VM was there already when it was first seen.
     machines: HashMap<MachineId, Option<u64>>,
     /// VMs that are gone.
     gone: HashMap<Hostname, u64>,
-    nodes: HashMap<String, Seen>,
+    nodes: HashMap<String, SeenNode>,
 }
 
 /// A Node object.
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenNode {
     first: u64,
     /// The last step in which its kubelet was seen to report.
-    spoke: Option<u64>,
-    beat: Option<Time>,
+    last_report: Option<u64>,
+    heartbeat_at: Option<Time>,
     /// VPSie listed a VM of its name while it was there.
     listed: bool,
     /// The machine that it was last known to be the Node of.
@@ -58,7 +58,7 @@ impl History {
             fleet.machines().filter(|machine| !self.machines.contains_key(&machine.id)).collect();
         let ended: Vec<&Hostname> =
             gone.into_iter().filter(|hostname| !self.gone.contains_key(*hostname)).collect();
-        let first = !std::mem::replace(&mut self.looked, true);
+        let first = !std::mem::replace(&mut self.initialized, true);
         let is_news = !machines.is_empty() || !ended.is_empty();
         if !first && is_news {
             self.step += 1;
@@ -74,16 +74,16 @@ impl History {
 
     /// Notes a Node as the API server shows it. `initial`: it was there when the Nodes were first listed.
     pub(super) fn note_node(&mut self, node: &Node, initial: bool) {
-        let beat = heartbeat(node).cloned();
+        let heartbeat_at = heartbeat(node).cloned();
         // Before any record was new, a Node of the first list may be older or younger than each.
         let first = if initial && self.step <= 1 { 0 } else { self.step };
-        let seen = self.nodes.entry(key(node)).or_insert_with(|| Seen {
+        let seen = self.nodes.entry(key(node)).or_insert_with(|| SeenNode {
             first,
-            beat: beat.clone(),
-            ..Seen::default()
+            heartbeat_at: heartbeat_at.clone(),
+            ..SeenNode::default()
         });
-        if beat.is_some() && seen.beat != beat {
-            (seen.beat, seen.spoke) = (beat, Some(self.step));
+        if heartbeat_at.is_some() && seen.heartbeat_at != heartbeat_at {
+            (seen.heartbeat_at, seen.last_report) = (heartbeat_at, Some(self.step));
         }
     }
 
@@ -131,10 +131,9 @@ impl History {
     pub(super) fn is_silent(&self, node: &Node, machine: &MachineId) -> bool {
         let Some(record) = self.machines.get(machine).copied().flatten() else { return false };
         self.order(node, machine) == Order::Older
-            && self
-                .nodes
-                .get(&key(node))
-                .is_none_or(|seen| !seen.listed && seen.spoke.is_none_or(|spoke| spoke < record))
+            && self.nodes.get(&key(node)).is_none_or(|seen| {
+                !seen.listed && seen.last_report.is_none_or(|last_report| last_report < record)
+            })
     }
 
     /// Whether the Node was known to be of the machine.

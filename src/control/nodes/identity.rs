@@ -17,7 +17,7 @@ use crate::fleet::{
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum NodeAction {
     /// Nothing.
-    Leave,
+    None,
     /// Merge this into it: its providerID, labels, annotation, on the first time its taints, and the cordon of
     /// what is being deleted.
     Patch(Value),
@@ -30,7 +30,7 @@ pub(super) enum NodeAction {
     /// Its providerID, which cannot be changed, is another VM's.
     Contradiction(MachineId, String),
     /// Nobody knows it, and machines wait for VMs: it may be one's that was not listed yet.
-    Unknown,
+    ListVms,
 }
 
 /// Whose a Node is.
@@ -50,7 +50,7 @@ pub(super) enum Owner<'a> {
     /// The same, and its kubelet reports. What runs on it runs on the machine's VM, most likely.
     Contradicted { machine: &'a Machine, found: &'a str },
     /// Nobody's, or nobody's yet.
-    Nobody,
+    Unowned,
 }
 
 /// Whose a Node is: what its providerID says, for that never changes. A Node without one is that of the machine
@@ -60,7 +60,7 @@ pub(super) enum Owner<'a> {
 /// that was there before the machine is claimed only once a kubelet has reported since. It is not deleted: a kubelet
 /// makes its Node only when it starts, and may have done so already. With a machine that is being deleted the Node
 /// goes in any case, cordoned and drained: what runs on it may run on that VM.
-pub(super) fn owner<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> Owner<'a> {
+pub(super) fn owner_of<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> Owner<'a> {
     let found = provider_id(node);
     if let Some(machine) = found.and_then(|found| fleet.machine_of(found, "")) {
         return Owner::Machine { machine, identified: true };
@@ -74,24 +74,24 @@ pub(super) fn owner<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> 
             return Owner::Gone(unmanaged);
         }
         Some(unmanaged) if is_orphan(unmanaged) => return Owner::Orphan(unmanaged),
-        Some(unmanaged) if !is_gone(unmanaged) => return Owner::Nobody,
+        Some(unmanaged) if !is_gone(unmanaged) => return Owner::Unowned,
         _ => {}
     }
     let Some(machine) = fleet.machine_of_node(&name, &addresses(node)) else {
         return match fleet.unmanaged_node(&name) {
             Some(unmanaged) if is_gone(unmanaged) => Owner::Gone(unmanaged),
             Some(unmanaged) if is_orphan(unmanaged) && vm.is_none() => Owner::Orphan(unmanaged),
-            _ => Owner::Nobody,
+            _ => Owner::Unowned,
         };
     };
     let by_name = machine.vm().is_some_and(|vm| vm.hostname == name);
     let (goes, order) = (!machine.counts(), history.order(node, &machine.id));
     if !by_name && order == Order::Older {
-        return Owner::Nobody;
+        return Owner::Unowned;
     }
     match found {
         _ if !goes && history.is_silent(node, &machine.id) && (found.is_none() || vm.is_none()) => {
-            Owner::Nobody
+            Owner::Unowned
         }
         None => Owner::Machine { machine, identified: false },
         Some(found) if vm.is_none() => {
@@ -99,9 +99,9 @@ pub(super) fn owner<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> 
             if sure { Owner::Adoptable { machine, found } } else { Owner::Contradicted { machine, found } }
         }
         // A listing will tell whether it is its VM's.
-        Some(_) if !goes && machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Nobody,
+        Some(_) if !goes && machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Unowned,
         Some(_) if is_left(node, order) => Owner::Leftover,
-        Some(_) if !goes && !is_ready(node) => Owner::Nobody,
+        Some(_) if !goes && !is_ready(node) => Owner::Unowned,
         Some(found) if goes || !by_name || of_id.is_some() => Owner::Contradicted { machine, found },
         Some(found) => Owner::Adoptable { machine, found },
     }
@@ -160,22 +160,22 @@ fn is_added_by_hand(node: &Node) -> bool {
 }
 
 /// What is to be done about a Node with that owner.
-pub(super) fn verdict(fleet: &Fleet, history: &History, node: &Node, owner: Owner<'_>) -> NodeAction {
+pub(super) fn node_action(fleet: &Fleet, history: &History, node: &Node, owner: Owner<'_>) -> NodeAction {
     if node.metadata.deletion_timestamp.is_some() {
-        return NodeAction::Leave;
+        return NodeAction::None;
     }
     match owner {
         Owner::Machine { machine, .. } => of_machine(fleet, node, machine),
         Owner::Adoptable { machine, found } => NodeAction::Adopt(machine.id.clone(), found.into()),
-        Owner::Orphan(_) => patch::set_aside(node).map_or(NodeAction::Leave, NodeAction::Patch),
+        Owner::Orphan(_) => patch::cordon_orphan(node).map_or(NodeAction::None, NodeAction::Patch),
         Owner::Gone(unmanaged) if is_over(history, node, unmanaged) => NodeAction::Delete,
         Owner::Leftover => NodeAction::Delete,
         Owner::Contradicted { machine, found } => match patch::cordon(node, machine, Value::Null) {
             Some(patch) => NodeAction::Patch(patch),
             None => NodeAction::Contradiction(machine.id.clone(), found.to_owned()),
         },
-        Owner::Nobody if is_awaited(fleet, history, node) => NodeAction::Unknown,
-        Owner::Nobody | Owner::Gone(_) => NodeAction::Leave,
+        Owner::Unowned if is_awaited(fleet, history, node) => NodeAction::ListVms,
+        Owner::Unowned | Owner::Gone(_) => NodeAction::None,
     }
 }
 
@@ -203,11 +203,11 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
         return NodeAction::Patch(patch);
     }
     // Until its UUID is known the Node lacks its providerID, and Cluster Autoscaler takes it for none.
-    let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return NodeAction::Leave };
+    let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return NodeAction::None };
     if matches!(machine.phase, Phase::Creating { .. }) {
         return NodeAction::Register(vm.hostname.clone());
     }
-    NodeAction::Leave
+    NodeAction::None
 }
 
 /// Whether the Node of a VM that is gone is to go, too. A VM that nobody deleted counts as gone only if its kubelet

@@ -6,8 +6,8 @@
 
 mod history;
 mod identity;
-mod learning;
 mod patch;
+mod samples;
 mod view;
 
 use std::cmp::Ordering;
@@ -28,21 +28,21 @@ use super::listing_trigger::ListingTrigger;
 use crate::fleet::{Hostname, Machine, MachineId, ProviderId, UnmanagedKind};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
-use identity::{NodeAction, Owner, facts, owner, unmatched, verdict};
-use learning::Settling;
+use identity::{NodeAction, Owner, facts, node_action, owner_of, unmatched};
+use samples::StableNodes;
 
 pub use view::{NodeFacts, NodesView};
 
 /// Nodes looked at after the fleet changed: not more often than this.
-const PASS: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Nodes looked at all the same, for what failed before.
-const REPEAT: Duration = Duration::from_secs(15);
+const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a new Node may fit no machine before that is reported: its VM may not be listed yet.
-const UNMATCHED: Duration = Duration::from_mins(1);
+const UNMATCHED_AFTER: Duration = Duration::from_mins(1);
 /// Most machines that such a Node is reported on.
-const UNMATCHED_MACHINES: usize = 5;
-/// Prefix of such a Node's UID in `told`.
-const UNMATCHED_KEY: &str = "unmatched ";
+const MAX_UNMATCHED_REPORTS: usize = 5;
+/// Prefix of such a Node's UID in `reported`.
+const UNMATCHED_PREFIX: &str = "unmatched ";
 
 /// The loop that gives Nodes their identity.
 pub struct Nodes {
@@ -57,8 +57,8 @@ pub struct Nodes {
     unmatched: BTreeMap<String, Instant>,
     events: Events,
     /// UIDs of Nodes that something was said of already, and is not to be said again.
-    told: BTreeSet<String>,
-    settling: Settling,
+    reported: BTreeSet<String>,
+    stable_nodes: StableNodes,
 }
 
 impl Nodes {
@@ -75,8 +75,8 @@ impl Nodes {
             history: History::default(),
             unmatched: BTreeMap::new(),
             events: Events::none(),
-            told: BTreeSet::new(),
-            settling: Settling::default(),
+            reported: BTreeSet::new(),
+            stable_nodes: StableNodes::default(),
         }
     }
 
@@ -103,69 +103,69 @@ impl Nodes {
         let mut events = std::pin::pin!(events);
         let mut commits = self.handle.clone();
         self.handle.read(|fleet| self.history.note_records(fleet));
-        let mut next = Instant::now() + REPEAT;
+        let mut next = Instant::now() + RETRY_INTERVAL;
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 event = events.next() => match event {
-                    Some(Ok(event)) => match self.take(event) {
-                        Taken::Node(name) => self.look(&name).await,
-                        Taken::All => {
+                    Some(Ok(event)) => match self.apply_event(event) {
+                        WatchEffect::Node(name) => self.reconcile(&name).await,
+                        WatchEffect::All => {
                             // Which Nodes are identified, before one is claimed by name or address.
                             for name in self.seen.keys().cloned().collect::<Vec<_>>() {
-                                drop(self.judge(&name));
+                                drop(self.assess(&name));
                             }
-                            self.look_at_all().await;
-                            next = Instant::now() + REPEAT;
+                            self.reconcile_all().await;
+                            next = Instant::now() + RETRY_INTERVAL;
                         }
-                        Taken::Nothing => {}
+                        WatchEffect::Nothing => {}
                     },
                     Some(Err(_)) => {}
                     None => return,
                 },
                 () = tokio::time::sleep_until(next) => {
-                    self.look_at_all().await;
-                    next = Instant::now() + REPEAT;
+                    self.reconcile_all().await;
+                    next = Instant::now() + RETRY_INTERVAL;
                 }
                 () = commits.changed() => {
                     // At once: a Node that registers from now on is younger.
                     self.handle.read(|fleet| self.history.note_records(fleet));
-                    next = next.min(Instant::now() + PASS);
+                    next = next.min(Instant::now() + MIN_INTERVAL);
                 }
             }
         }
     }
 
     /// Takes what the watch says. What it says may be older than what a patch answered.
-    fn take(&mut self, event: watcher::Event<Node>) -> Taken {
+    fn apply_event(&mut self, event: watcher::Event<Node>) -> WatchEffect {
         match event {
             watcher::Event::Apply(node) => {
-                let (name, node) = (node.name_any(), slim(node));
+                let (name, node) = (node.name_any(), strip_unused(node));
                 if self.seen.get(&name).is_some_and(|known| is_stale(&node, known)) {
-                    return Taken::Nothing;
+                    return WatchEffect::Nothing;
                 }
-                self.note(&node, false);
+                self.note_node(&node, false);
                 self.seen.insert(name.clone(), node);
-                return Taken::Node(name);
+                return WatchEffect::Node(name);
             }
             watcher::Event::Delete(node) => {
                 let name = node.name_any();
                 // One of the same name may be there since.
                 if self.seen.get(&name).is_some_and(|known| known.uid() == node.uid()) {
                     self.seen.remove(&name);
-                    self.view.forget(&name);
+                    self.view.forget_node(&name);
                 }
                 self.history.forget(&node);
                 let uid = node.uid().unwrap_or_default();
-                self.told.remove(&format!("{UNMATCHED_KEY}{uid}"));
+                self.reported.remove(&format!("{UNMATCHED_PREFIX}{uid}"));
                 self.unmatched.remove(&uid);
-                self.told.remove(&uid);
-                self.settling.forget(&uid);
+                self.reported.remove(&uid);
+                self.stable_nodes.forget(&uid);
             }
             watcher::Event::Init => self.listing.clear(),
             watcher::Event::InitApply(node) => {
-                self.listing.insert(node.name_any(), slim(node));
+                self.listing.insert(node.name_any(), strip_unused(node));
             }
             watcher::Event::InitDone => {
                 let mut before = std::mem::replace(&mut self.seen, std::mem::take(&mut self.listing));
@@ -175,65 +175,65 @@ impl Nodes {
                     }
                 }
                 let uids: BTreeSet<_> = self.seen.values().filter_map(Node::uid).collect();
-                self.settling.retain(|uid| uids.contains(uid));
-                self.told.retain(|uid| uids.contains(uid.trim_start_matches(UNMATCHED_KEY)));
+                self.stable_nodes.retain(|uid| uids.contains(uid));
+                self.reported.retain(|uid| uids.contains(uid.trim_start_matches(UNMATCHED_PREFIX)));
                 self.unmatched.retain(|uid, _| uids.contains(uid));
-                let first = !self.view.listed();
+                let first = !self.view.has_listed();
                 for node in self.seen.values().cloned().collect::<Vec<_>>() {
-                    self.note(&node, first);
+                    self.note_node(&node, first);
                 }
                 self.history.keep(self.seen.values());
-                self.view.keep(|name| self.seen.contains_key(name));
-                return Taken::All;
+                self.view.retain_nodes(|name| self.seen.contains_key(name));
+                return WatchEffect::All;
             }
         }
-        Taken::Nothing
+        WatchEffect::Nothing
     }
 
     /// Notes a Node after the records that were there before it.
-    fn note(&mut self, node: &Node, initial: bool) {
+    fn note_node(&mut self, node: &Node, initial: bool) {
         self.handle.read(|fleet| self.history.note_records(fleet));
         self.history.note_node(node, initial);
     }
 
-    async fn look_at_all(&mut self) {
-        let goes = |machine: &&Machine| !machine.counts() && machine.vm().is_some();
-        let going = self
+    async fn reconcile_all(&mut self) {
+        let is_deleting = |machine: &&Machine| !machine.counts() && machine.vm().is_some();
+        let deleting = self
             .handle
-            .read(|fleet| fleet.machines().filter(goes).map(|machine| machine.id.clone()).collect());
+            .read(|fleet| fleet.machines().filter(is_deleting).map(|machine| machine.id.clone()).collect());
         for name in self.seen.keys().cloned().collect::<Vec<_>>() {
-            self.look(&name).await;
+            self.reconcile(&name).await;
         }
-        self.view.note_looked_for(going);
+        self.view.set_compared(deleting);
     }
 
-    async fn look(&mut self, name: &str) {
-        let Some(mut verdict) = self.judge(name) else { return };
-        if let NodeAction::Adopt(machine, provider_id) = verdict {
-            match self.adopt(name, machine, provider_id).await.then(|| self.judge(name)) {
-                Some(Some(next)) => verdict = next,
+    async fn reconcile(&mut self, name: &str) {
+        let Some(mut action) = self.assess(name) else { return };
+        if let NodeAction::Adopt(machine, provider_id) = action {
+            match self.adopt_provider_id(name, machine, provider_id).await.then(|| self.assess(name)) {
+                Some(Some(next)) => action = next,
                 _ => return,
             }
         }
-        if let NodeAction::Patch(patch) = verdict {
+        if let NodeAction::Patch(patch) = action {
             // The watch tells nothing newer than the answer, so that is looked at here.
-            match self.patch(name, patch).await.then(|| self.judge(name)) {
-                Some(Some(next)) => verdict = next,
+            match self.patch_node(name, patch).await.then(|| self.assess(name)) {
+                Some(Some(next)) => action = next,
                 _ => return,
             }
         }
         let uid = self.seen.get(name).and_then(Node::uid);
-        match verdict {
-            NodeAction::Leave | NodeAction::Patch(_) | NodeAction::Adopt(..) => {}
+        match action {
+            NodeAction::None | NodeAction::Patch(_) | NodeAction::Adopt(..) => {}
             NodeAction::Register(hostname) => {
                 if let Err(error) = self.handle.note_registered(hostname).await {
                     tracing::warn!(node = name, %error, "cannot record that a Node registered; it is retried");
                 }
             }
-            NodeAction::Delete => self.delete(name, uid).await,
+            NodeAction::Delete => self.delete_node(name, uid).await,
             NodeAction::Contradiction(machine, found) => self.report_conflict(name, uid, &machine, &found),
-            NodeAction::Unknown => {
-                if self.told.insert(uid.unwrap_or_default()) {
+            NodeAction::ListVms => {
+                if self.reported.insert(uid.unwrap_or_default()) {
                     self.listing_trigger.list_now();
                 }
             }
@@ -245,10 +245,10 @@ impl Nodes {
     /// Learns what the Node of a machine has, for the templates.
     async fn record_sample(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
-        let Some(facts) = self.view.named(&Hostname::new(name)) else { return };
-        let settling = &mut self.settling;
-        let news = self.handle.read(|fleet| settling.news(fleet, node, &facts, Instant::now()));
-        if let Some((vm, shown)) = news
+        let Some(facts) = self.view.node_named(&Hostname::new(name)) else { return };
+        let stable_nodes = &mut self.stable_nodes;
+        let sample = self.handle.read(|fleet| stable_nodes.new_sample(fleet, node, &facts, Instant::now()));
+        if let Some((vm, shown)) = sample
             && let Err(error) = self.handle.add_node_sample(vm, shown).await
         {
             tracing::warn!(node = name, %error, "cannot record the resources and labels of a Node; it is retried");
@@ -256,23 +256,23 @@ impl Nodes {
     }
 
     /// Whose a Node is goes to the view; what is to be done about it is returned.
-    fn judge(&mut self, name: &str) -> Option<NodeAction> {
+    fn assess(&mut self, name: &str) -> Option<NodeAction> {
         let node = self.seen.get(name)?;
         let (view, history) = (&self.view, &self.history);
-        let (facts, verdict, listed) = self.handle.read(|fleet| {
-            let owner = match owner(fleet, history, node) {
+        let (facts, action, listed) = self.handle.read(|fleet| {
+            let owner = match owner_of(fleet, history, node) {
                 // Each Node of a machine that is being deleted is drained.
                 Owner::Machine { machine, identified: false } | Owner::Adoptable { machine, .. }
-                    if machine.counts() && view.taken(&machine.id, name) =>
+                    if machine.counts() && view.has_other_node(&machine.id, name) =>
                 {
-                    Owner::Nobody
+                    Owner::Unowned
                 }
                 owner => owner,
             };
             let unmanaged = fleet.unmanaged_node(&Hostname::new(name));
             let listed =
                 unmanaged.is_some_and(|unmanaged| !matches!(unmanaged.kind, UnmanagedKind::Gone { .. }));
-            (facts(node, owner), verdict(fleet, history, node, owner), listed)
+            (facts(node, owner), node_action(fleet, history, node, owner), listed)
         });
         if listed {
             self.history.note_listed(node);
@@ -280,8 +280,8 @@ impl Nodes {
         if let Some(machine) = &facts.machine {
             self.history.note_machine(node, machine);
         }
-        self.view.note(facts);
-        Some(verdict)
+        self.view.set_node(facts);
+        Some(action)
     }
 
     /// Publishes an event on the Node and on the VPSieNode.
@@ -294,7 +294,7 @@ impl Nodes {
 
     /// Reports once that a Node cannot be a machine's though it has the name or the address of its VM.
     fn report_conflict(&mut self, name: &str, uid: Option<String>, machine: &MachineId, found: &str) {
-        if !self.told.insert(uid.unwrap_or_default()) {
+        if !self.reported.insert(uid.unwrap_or_default()) {
             return;
         }
         tracing::warn!(
@@ -314,19 +314,19 @@ impl Nodes {
     fn report_unmatched(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
         let uid = node.uid().unwrap_or_default();
-        let owned = self.view.named(&Hostname::new(name)).is_some_and(|facts| facts.machine.is_some());
-        let has_node = |machine: &MachineId| self.view.of(machine).is_some();
+        let owned = self.view.node_named(&Hostname::new(name)).is_some_and(|facts| facts.machine.is_some());
+        let has_node = |machine: &MachineId| self.view.node_of(machine).is_some();
         let of = |machine: &Machine| Some((machine.id.clone(), machine.vm()?.hostname.clone()));
         let waiting: Vec<_> = self.handle.read(|fleet| {
             let machines = unmatched(fleet, &self.history, node, has_node).into_iter();
-            machines.filter(|_| !owned).filter_map(of).take(UNMATCHED_MACHINES).collect()
+            machines.filter(|_| !owned).filter_map(of).take(MAX_UNMATCHED_REPORTS).collect()
         });
         if waiting.is_empty() {
             self.unmatched.remove(&uid);
             return;
         }
         let since = *self.unmatched.entry(uid.clone()).or_insert_with(Instant::now);
-        if since.elapsed() < UNMATCHED || !self.told.insert(format!("{UNMATCHED_KEY}{uid}")) {
+        if since.elapsed() < UNMATCHED_AFTER || !self.reported.insert(format!("{UNMATCHED_PREFIX}{uid}")) {
             return;
         }
         for (machine, vm) in &waiting {
@@ -341,7 +341,7 @@ impl Nodes {
     }
 
     /// Adopts the providerID that another controller set first. Returns whether that is recorded.
-    async fn adopt(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
+    async fn adopt_provider_id(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
         match self.handle.adopt_provider_id(machine.clone(), provider_id.clone()).await {
             Ok(true) => {
                 tracing::info!(node = name, %machine, %provider_id, "adopted the providerID that another \
@@ -362,7 +362,7 @@ impl Nodes {
     }
 
     /// Whether it was done. The answer is then the newest that is known of the Node.
-    async fn patch(&mut self, name: &str, patch: serde_json::Value) -> bool {
+    async fn patch_node(&mut self, name: &str, patch: serde_json::Value) -> bool {
         match self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(node) => {
                 let spec = node.spec.as_ref();
@@ -372,8 +372,8 @@ impl Nodes {
                     unschedulable = spec.and_then(|spec| spec.unschedulable),
                     "set providerID, labels, taints or cordon of a Node"
                 );
-                let before = self.seen.insert(name.to_owned(), slim(node));
-                self.tell_identity(name, before.as_ref());
+                let before = self.seen.insert(name.to_owned(), strip_unused(node));
+                self.report_identity(name, before.as_ref());
                 return true;
             }
             Err(error) if is_conflict(&error) => {
@@ -384,18 +384,18 @@ impl Nodes {
         false
     }
 
-    fn tell_identity(&self, name: &str, before: Option<&Node>) {
+    fn report_identity(&self, name: &str, before: Option<&Node>) {
         let provider_id = |node: &Node| node.spec.as_ref().and_then(|spec| spec.provider_id.clone());
         let Some(node) = self.seen.get(name) else { return };
         let Some(id) = provider_id(node).filter(|_| before.and_then(provider_id).is_none()) else { return };
-        let machine = self.view.named(&Hostname::new(name)).and_then(|facts| facts.machine);
+        let machine = self.view.node_named(&Hostname::new(name)).and_then(|facts| facts.machine);
         let of = machine.map(|machine| format!(" of machine {machine}")).unwrap_or_default();
         let uid = node.uid().unwrap_or_default();
         let message = format!("identified as the Node{of}: set providerID {id}");
         self.events.publish(ObjectEvent::node(name, uid, EventType::Normal, "IdentityGiven", message));
     }
 
-    async fn delete(&self, name: &str, uid: Option<String>) {
+    async fn delete_node(&self, name: &str, uid: Option<String>) {
         let preconditions = Some(Preconditions { uid, resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
         match self.api.delete(name, &params).await {
@@ -414,21 +414,21 @@ impl Nodes {
 }
 
 /// What an event of the watch was about.
-enum Taken {
+enum WatchEffect {
     Node(String),
     All,
     Nothing,
 }
 
 /// Whether what the watch says of a Node is older than what is known of it, or the same.
-fn is_stale(told: &Node, known: &Node) -> bool {
-    if told.uid() != known.uid() {
+fn is_stale(reported: &Node, known: &Node) -> bool {
+    if reported.uid() != known.uid() {
         return false;
     }
     let version = |node: &Node| node.resource_version()?.parse::<u64>().ok();
-    match (version(told), version(known)) {
-        (Some(told), Some(known)) => told.cmp(&known) != Ordering::Greater,
-        _ => told.resource_version() == known.resource_version(),
+    match (version(reported), version(known)) {
+        (Some(reported), Some(known)) => reported.cmp(&known) != Ordering::Greater,
+        _ => reported.resource_version() == known.resource_version(),
     }
 }
 
@@ -437,7 +437,7 @@ fn is_conflict(error: &kube::Error) -> bool {
 }
 
 /// Most of a Node is its list of images and who set which field: nothing that is looked at here, times thousands.
-fn slim(mut node: Node) -> Node {
+fn strip_unused(mut node: Node) -> Node {
     node.metadata.managed_fields = None;
     if let Some(status) = &mut node.status {
         status.images = None;

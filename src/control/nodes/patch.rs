@@ -15,13 +15,13 @@ const CORDONED: &str = "cordoned";
 /// What is to be merged into a machine's Node. None when it lacks nothing.
 pub(super) fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     let patch = identity(fleet, node, machine).unwrap_or(Value::Null);
-    let patch = if machine.counts() { readmit(node, patch) } else { patch };
+    let patch = if machine.counts() { uncordon_adopted(node, patch) } else { patch };
     cordon(node, machine, patch)
 }
 
 /// The cordon and the taint of an orphan's Node, so that no pods come that would have to be evicted when it is
 /// deleted. None when it has them.
-pub(super) fn set_aside(node: &Node) -> Option<Value> {
+pub(super) fn cordon_orphan(node: &Node) -> Option<Value> {
     if taints(node).any(|taint| taint.key == names::ORPHAN) {
         return None;
     }
@@ -36,7 +36,7 @@ pub(super) fn set_aside(node: &Node) -> Option<Value> {
 }
 
 /// The patch that also takes back what an orphan's Node was given, for the machine that adopted it.
-fn readmit(node: &Node, mut patch: Value) -> Value {
+fn uncordon_adopted(node: &Node, mut patch: Value) -> Value {
     let Some(taint) = taints(node).find(|taint| taint.key == names::ORPHAN) else { return patch };
     let mut all = match patch["spec"]["taints"].take() {
         Value::Array(all) => all,

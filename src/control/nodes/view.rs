@@ -32,16 +32,16 @@ pub struct NodeFacts {
 /// The Nodes as the last look found them. Kept by [`Nodes`](super::Nodes); cheap to clone and to read.
 #[derive(Clone, Debug)]
 pub struct NodesView {
-    index: Arc<RwLock<Index>>,
+    index: Arc<RwLock<NodeIndex>>,
     changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Index {
+struct NodeIndex {
     listed: bool,
     by_name: BTreeMap<String, NodeFacts>,
     by_machine: BTreeMap<MachineId, String>,
-    looked_for: BTreeSet<MachineId>,
+    compared: BTreeSet<MachineId>,
 }
 
 impl Default for NodesView {
@@ -52,43 +52,43 @@ impl Default for NodesView {
 
 impl NodesView {
     /// Whether the Nodes were listed since the process started. Before, that a Node is not here says nothing.
-    pub fn listed(&self) -> bool {
+    pub fn has_listed(&self) -> bool {
         self.read(|index| index.listed)
     }
 
     /// The Node of a machine. Found also when its name is not its VM's hostname.
-    pub fn of(&self, machine: &MachineId) -> Option<NodeFacts> {
+    pub fn node_of(&self, machine: &MachineId) -> Option<NodeFacts> {
         self.read(|index| index.by_name.get(index.by_machine.get(machine)?).cloned())
     }
 
     /// Every Node that is taken for the machine's: one by its providerID, others by name or address.
-    pub fn all_of(&self, machine: &MachineId) -> Vec<NodeFacts> {
+    pub fn nodes_of(&self, machine: &MachineId) -> Vec<NodeFacts> {
         let of = |node: &&NodeFacts| node.machine.as_ref() == Some(machine);
         self.read(|index| index.by_name.values().filter(of).cloned().collect())
     }
 
     /// Whether every Node was compared with the machine since it is being deleted. Before, that no Node is known to be
     /// the machine's says nothing.
-    pub fn looked_for(&self, machine: &MachineId) -> bool {
-        self.read(|index| index.looked_for.contains(machine))
+    pub fn was_compared(&self, machine: &MachineId) -> bool {
+        self.read(|index| index.compared.contains(machine))
     }
 
     /// Notes the machines that every Node was compared with.
-    pub(super) fn note_looked_for(&self, machines: BTreeSet<MachineId>) {
+    pub(super) fn set_compared(&self, machines: BTreeSet<MachineId>) {
         self.write(|index| {
-            index.looked_for = machines;
+            index.compared = machines;
             false
         });
     }
 
     /// Whether the machine's Node is there and ready.
-    pub fn ready(&self, machine: &MachineId) -> bool {
-        self.of(machine).is_some_and(|node| node.ready)
+    pub fn is_ready(&self, machine: &MachineId) -> bool {
+        self.node_of(machine).is_some_and(|node| node.ready)
     }
 
     /// The Nodes of workers that a person added, as their annotations say.
     pub fn added_by_hand(&self) -> BTreeSet<Hostname> {
-        let by_hand = |index: &Index| {
+        let by_hand = |index: &NodeIndex| {
             let nodes = index.by_name.values().filter(|node| node.added_by_hand);
             nodes.map(|node| Hostname::new(&node.name)).collect()
         };
@@ -96,7 +96,7 @@ impl NodesView {
     }
 
     /// A Node by its name.
-    pub fn named(&self, name: &Hostname) -> Option<NodeFacts> {
+    pub fn node_named(&self, name: &Hostname) -> Option<NodeFacts> {
         self.read(|index| index.by_name.get(name.as_str()).cloned())
     }
 
@@ -106,7 +106,7 @@ impl NodesView {
     /// that runs on it.
     pub fn shows(&self, listed: &ListedNode) -> bool {
         let Some(id) = &listed.id else { return false };
-        self.named(&listed.hostname).is_some_and(|node| {
+        self.node_named(&listed.hostname).is_some_and(|node| {
             node.ready && node.provider_id.is_none_or(|provider_id| provider_id == id.provider_id())
         })
     }
@@ -118,7 +118,7 @@ impl NodesView {
 
     /// Notes a Node. Of two Nodes for one machine, the one whose providerID says so is the machine's, or else the
     /// one that was there first.
-    pub(super) fn note(&self, facts: NodeFacts) {
+    pub(super) fn set_node(&self, facts: NodeFacts) {
         self.write(|index| {
             match index.by_name.get(&facts.name) {
                 Some(old) if *old == facts => return false,
@@ -137,12 +137,12 @@ impl NodesView {
     }
 
     /// Whether another Node than this one has the machine's providerID.
-    pub(super) fn taken(&self, machine: &MachineId, name: &str) -> bool {
-        self.of(machine).is_some_and(|node| node.identified && node.name != name)
+    pub(super) fn has_other_node(&self, machine: &MachineId, name: &str) -> bool {
+        self.node_of(machine).is_some_and(|node| node.identified && node.name != name)
     }
 
     /// Forgets all Nodes but these: they were listed.
-    pub(super) fn keep(&self, names: impl Fn(&str) -> bool) {
+    pub(super) fn retain_nodes(&self, names: impl Fn(&str) -> bool) {
         self.write(|index| {
             let gone: Vec<_> = index.by_name.keys().filter(|name| !names(name)).cloned().collect();
             for name in &gone {
@@ -154,15 +154,15 @@ impl NodesView {
     }
 
     /// Forgets a Node.
-    pub(super) fn forget(&self, name: &str) {
+    pub(super) fn forget_node(&self, name: &str) {
         self.write(|index| index.forget(name));
     }
 
-    fn read<R>(&self, f: impl FnOnce(&Index) -> R) -> R {
+    fn read<R>(&self, f: impl FnOnce(&NodeIndex) -> R) -> R {
         f(&self.index.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, f: impl FnOnce(&mut Index) -> bool) {
+    fn write(&self, f: impl FnOnce(&mut NodeIndex) -> bool) {
         let changed = f(&mut self.index.write().unwrap_or_else(PoisonError::into_inner));
         if changed {
             self.changes.send_modify(|count| *count += 1);
@@ -170,7 +170,7 @@ impl NodesView {
     }
 }
 
-impl Index {
+impl NodeIndex {
     fn forget(&mut self, name: &str) -> bool {
         let Some(old) = self.by_name.remove(name) else { return false };
         if let Some(machine) = old.machine.filter(|id| self.by_machine.get(id).is_some_and(|of| of == name)) {
@@ -208,22 +208,22 @@ mod tests {
         let view = NodesView::default();
         let changes = view.changes();
         let (a, b) = (MachineId::from("a"), MachineId::from("b"));
-        assert!(!view.listed());
-        view.note(facts("one", Some("a"), false));
-        view.note(facts("two", None, true));
-        view.keep(|_| true);
-        assert!(view.listed() && !view.ready(&a) && view.of(&b).is_none());
+        assert!(!view.has_listed());
+        view.set_node(facts("one", Some("a"), false));
+        view.set_node(facts("two", None, true));
+        view.retain_nodes(|_| true);
+        assert!(view.has_listed() && !view.is_ready(&a) && view.node_of(&b).is_none());
         let count = *changes.borrow();
-        view.note(facts("one", Some("a"), false));
+        view.set_node(facts("one", Some("a"), false));
         assert_eq!(*changes.borrow(), count, "nothing new");
-        view.note(facts("one", Some("a"), true));
-        view.note(facts("two", Some("b"), true));
+        view.set_node(facts("one", Some("a"), true));
+        view.set_node(facts("two", Some("b"), true));
         assert_eq!(*changes.borrow(), count + 2);
-        assert!(view.ready(&a) && view.ready(&b));
-        view.note(facts("two", None, true));
-        view.keep(|name| name != "one");
-        assert_eq!((view.of(&a), view.of(&b)), (None, None));
-        assert_eq!(view.named(&Hostname::new("two")), Some(facts("two", None, true)));
+        assert!(view.is_ready(&a) && view.is_ready(&b));
+        view.set_node(facts("two", None, true));
+        view.retain_nodes(|name| name != "one");
+        assert_eq!((view.node_of(&a), view.node_of(&b)), (None, None));
+        assert_eq!(view.node_named(&Hostname::new("two")), Some(facts("two", None, true)));
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
             (true, Some("other://vm-1"), false),
         ] {
             let provider_id = provider_id.map(str::to_owned);
-            view.note(NodeFacts { provider_id: provider_id.clone(), ..facts("one", None, ready) });
+            view.set_node(NodeFacts { provider_id: provider_id.clone(), ..facts("one", None, ready) });
             assert_eq!(view.shows(&listed), want, "{ready} {provider_id:?}");
         }
         assert!(!view.shows(&ListedNode { id: None, ..listed }), "nothing tells which VM it is");
@@ -260,13 +260,13 @@ mod tests {
     fn of_two_nodes_of_a_machine_the_first_is_its_until_it_is_gone() {
         let view = NodesView::default();
         let a = MachineId::from("a");
-        view.note(facts("one", Some("a"), true));
-        view.note(facts("two", Some("a"), false));
-        view.note(NodeFacts { unschedulable: true, ..facts("one", Some("a"), true) });
-        assert!(view.ready(&a) && !view.taken(&a, "two"));
-        view.note(NodeFacts { identified: true, ..facts("two", Some("a"), false) });
-        assert!(!view.ready(&a) && view.taken(&a, "one") && !view.taken(&a, "two"));
-        view.forget("two");
-        assert_eq!(view.of(&a).map(|node| node.name), Some("one".to_owned()));
+        view.set_node(facts("one", Some("a"), true));
+        view.set_node(facts("two", Some("a"), false));
+        view.set_node(NodeFacts { unschedulable: true, ..facts("one", Some("a"), true) });
+        assert!(view.is_ready(&a) && !view.has_other_node(&a, "two"));
+        view.set_node(NodeFacts { identified: true, ..facts("two", Some("a"), false) });
+        assert!(!view.is_ready(&a) && view.has_other_node(&a, "one") && !view.has_other_node(&a, "two"));
+        view.forget_node("two");
+        assert_eq!(view.node_of(&a).map(|node| node.name), Some("one".to_owned()));
     }
 }

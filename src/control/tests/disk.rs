@@ -55,7 +55,7 @@ impl Store for Disk {
             |change: &&Change| self.refuses.lock().unwrap().as_ref().is_some_and(|refuses| refuses(change));
         let refused: BTreeSet<RecordKey> = changes.iter().filter(refuses).map(Change::record).collect();
         let held = DeferredChanges::new(changes, refused.clone());
-        let kept: Vec<Change> = changes.iter().filter(|change| !held.holds(change)).cloned().collect();
+        let kept: Vec<Change> = changes.iter().filter(|change| !held.contains(change)).cloned().collect();
         self.kept.commit(&kept).await?;
         if self.deaf.load(Ordering::Relaxed) {
             return Err(StoreError::Io { action: "write", problem: "no reply".to_owned() });

@@ -82,7 +82,7 @@ async fn a_pool_without_a_price_is_told_of_once() {
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
     let mut process = Process::on(Disk::default()).await;
     let catalog = CatalogRefresh::new(process.handle.clone(), process.vpsie.clone(), Duration::from_mins(1))
-        .with(CatalogMetrics::default(), events);
+        .with_reporting(CatalogMetrics::default(), events);
     process.tasks.spawn(publisher.run(CancellationToken::new()));
     process.tasks.spawn(catalog.run(process.shutdown.clone()));
     tokio::time::sleep(Duration::from_mins(5)).await;

@@ -1,7 +1,7 @@
 //! The runaway guard between the loops and VPSie.
 
 use super::*;
-use crate::control::Guarded;
+use crate::control::GuardedBackend;
 use crate::kubernetes::Events;
 use crate::vpsie::CreateRequest;
 
@@ -45,7 +45,7 @@ async fn begin(misread: bool) -> Process {
     process.vpsie.state().nodes.push(node(999, SizeId(2)));
     let vpsie: Arc<dyn Backend> =
         if misread { Arc::new(Misread(process.vpsie.clone())) } else { process.vpsie.clone() };
-    let guarded = Guarded::new(vpsie, process.handle.clone(), None, Events::default());
+    let guarded = GuardedBackend::new(vpsie, process.handle.clone(), None, Events::default());
     process.start_with(&(Arc::new(guarded) as Arc<dyn Backend>));
     process
 }
@@ -162,7 +162,7 @@ async fn takes_no_known_node_for_its_own_after_a_restart() {
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
     let mut process =
         Process::of(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
-    let guarded = Guarded::new(vpsie, process.handle.clone(), None, Events::default());
+    let guarded = GuardedBackend::new(vpsie, process.handle.clone(), None, Events::default());
     process.start_with(&(Arc::new(guarded) as Arc<dyn Backend>));
     hours(1).await;
     let verdict = process.handle.read(|fleet| fleet.guard_status().cloned().unwrap());

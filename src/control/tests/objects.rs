@@ -13,7 +13,7 @@ pub(super) struct Cluster {
     pub(super) kube: FakeKube,
     pub(super) handle: FleetHandle,
     targets: Arc<Mutex<Vec<ClusterId>>>,
-    pub(super) target: tokio::sync::watch::Receiver<Target>,
+    pub(super) target: tokio::sync::watch::Receiver<ClusterTarget>,
     store: MemoryStore,
     tasks: JoinSet<()>,
 }
@@ -44,9 +44,10 @@ impl Cluster {
         let recorded = handle
             .read(|fleet| fleet.machines().next().is_some())
             .then(|| ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] });
-        let (view, (sender, target)) = (NodesView::default(), tokio::sync::watch::channel(Target::Unknown));
-        let on_target = move |target: &Target| {
-            if let Target::Cluster(config) = target {
+        let (view, (sender, target)) =
+            (NodesView::default(), tokio::sync::watch::channel(ClusterTarget::Unknown));
+        let on_target = move |target: &ClusterTarget| {
+            if let ClusterTarget::Cluster(config) = target {
                 told.lock().unwrap().push(config.cluster.clone());
             }
         };
@@ -145,7 +146,7 @@ pub(super) fn running(n: u32) -> Machine {
 #[tokio::test(start_paused = true)]
 async fn what_node_groups_say_is_in_force_while_it_changes() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.until("they were read", |c| *c.target.borrow() == Target::None).await;
+    cluster.until("they were read", |c| *c.target.borrow() == ClusterTarget::None).await;
     cluster.put("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL) == Some(4)).await;
     assert_eq!(*cluster.targets.lock().unwrap(), ["c-1".into()]);
@@ -182,7 +183,7 @@ async fn the_cluster_is_told_once_its_node_groups_are_in_force() {
     // The records are being written when the NodeGroups are read.
     let written = tokio::spawn(async move { handle.update(Cause::NodeGroupDeleted, retire).await });
     tokio::task::yield_now().await;
-    let told = |target: &Target| matches!(target, Target::Cluster(_));
+    let told = |target: &ClusterTarget| matches!(target, ClusterTarget::Cluster(_));
     tokio::time::timeout(Duration::from_mins(2), cluster.target.wait_for(told)).await.unwrap().unwrap();
     assert_eq!((cluster.max(SMALL), cluster.max(LARGE)), (Some(7), Some(6)));
     written.await.unwrap().unwrap();

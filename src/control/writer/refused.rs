@@ -10,13 +10,13 @@ use crate::store::{RefusedRecord, StoreError};
 
 /// Changes of a batch that were not written.
 #[derive(Default)]
-pub(super) struct LeftOut {
+pub(super) struct Deferred {
     held: DeferredChanges,
     /// Why each record was refused.
     problems: BTreeMap<RecordKey, String>,
 }
 
-impl LeftOut {
+impl Deferred {
     /// Leaves out the refused records, and the changes that must wait for them.
     pub(super) fn add(&mut self, changes: &[Change], refused: BTreeMap<RecordKey, String>) {
         self.held.extend(DeferredChanges::new(changes, refused.keys().cloned().collect()));
@@ -28,8 +28,8 @@ impl LeftOut {
     }
 
     /// Returns true iff the change is left out.
-    pub(super) fn holds(&self, change: &Change) -> bool {
-        self.held.holds(change)
+    pub(super) fn contains(&self, change: &Change) -> bool {
+        self.held.contains(change)
     }
 
     /// The error for callers whose change was left out.
@@ -54,9 +54,9 @@ pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<Ref
 
 /// Records that were refused last time.
 #[derive(Default)]
-pub(super) struct Refusals(BTreeMap<RecordKey, (Backoff, String)>);
+pub(super) struct RefusedRecords(BTreeMap<RecordKey, (Backoff, String)>);
 
-impl Refusals {
+impl RefusedRecords {
     /// Records among the changes whose backoff is not over, with the reason of their refusal.
     pub(super) fn standing(&self, changes: &[Change]) -> BTreeMap<RecordKey, String> {
         if self.0.is_empty() {
@@ -80,9 +80,9 @@ impl Refusals {
         }
         for RefusedRecord { record, problem } in refused {
             let wait = Backoff::new(Duration::from_secs(30), Duration::from_mins(10));
-            let (backoff, told) = self.0.entry(record.clone()).or_insert((wait, String::new()));
+            let (backoff, reported) = self.0.entry(record.clone()).or_insert((wait, String::new()));
             backoff.failure(None);
-            told.clone_from(problem);
+            reported.clone_from(problem);
         }
     }
 }

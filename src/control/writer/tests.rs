@@ -36,7 +36,7 @@ impl Store for Fragile {
         let refused: BTreeSet<RecordKey> =
             records.into_iter().skip(nth.unwrap_or(usize::MAX)).take(1).collect();
         let held = DeferredChanges::new(changes, refused.clone());
-        let kept: Vec<Change> = changes.iter().filter(|change| !held.holds(change)).cloned().collect();
+        let kept: Vec<Change> = changes.iter().filter(|change| !held.contains(change)).cloned().collect();
         self.kept.write(&kept);
         if refused.is_empty() {
             return Ok(());
@@ -138,8 +138,13 @@ fn decision(
     }
 }
 
-fn job(act: Act, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> Job {
-    Job { cause: Cause::VPSieListing, decide: Box::new(decision(act)), reply, terms: Terms::Whole }
+fn job(act: Act, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> WriteJob {
+    WriteJob {
+        cause: Cause::VPSieListing,
+        decide: Box::new(decision(act)),
+        reply,
+        on_partial_write: OnPartialWrite::Fail,
+    }
 }
 
 fn catalog() -> Change {

@@ -12,27 +12,27 @@ const LATE: Duration = Duration::from_mins(2);
 
 /// What failed commands changed, until it is certain that nothing of it is recorded any more.
 #[derive(Debug, Default)]
-pub(super) struct Undone {
-    commands: Vec<Before>,
+pub(super) struct FailedCommands {
+    commands: Vec<FailedCommand>,
     recheck_at: Option<Instant>,
 }
 
 /// A machine before a command that failed, and what the command made of it.
 #[derive(Debug)]
-struct Before {
+struct FailedCommand {
     machine: Option<Machine>,
     after: Machine,
     failed_at: Instant,
 }
 
-impl Undone {
+impl FailedCommands {
     /// Notes what commands may have recorded, to the fleet as it was before them.
     pub(super) fn remember<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, before: &Fleet) {
         let failed_at = Instant::now();
         for change in changes {
             let Change::SaveMachine(after) = change else { continue };
             let machine = before.machine(&after.id).cloned();
-            self.commands.push(Before { machine, after: after.clone(), failed_at });
+            self.commands.push(FailedCommand { machine, after: after.clone(), failed_at });
         }
         if !self.commands.is_empty() {
             self.recheck_at = Some(failed_at + LATE);
@@ -58,19 +58,19 @@ impl Undone {
     }
 }
 
-impl Before {
+impl FailedCommand {
     /// Nothing where the machine went on since, above all where VPSie was asked for it.
     fn undo(&self, recorded: &Machine) -> Option<Change> {
         let same = recorded.phase == self.after.phase && recorded.requests == self.after.requests;
         match &self.machine {
             _ if !same => None,
-            None => is_unasked(recorded).then(|| Change::DropMachine(recorded.id.clone())),
+            None => is_unrequested(recorded).then(|| Change::DropMachine(recorded.id.clone())),
             Some(before) => (before.phase != recorded.phase).then(|| Change::SaveMachine(before.clone())),
         }
     }
 }
 
-fn is_unasked(machine: &Machine) -> bool {
+fn is_unrequested(machine: &Machine) -> bool {
     machine.phase == Phase::Pending && machine.requests.is_empty()
 }
 
@@ -81,7 +81,8 @@ pub(super) fn undo(changes: Vec<&Change>, before: &Fleet, working: &Fleet) -> Ve
     for change in changes {
         let Change::SaveMachine(after) = change else { continue };
         let before = |id: &MachineId| before.machine(id).cloned();
-        let command = Before { machine: before(&after.id), after: after.clone(), failed_at: Instant::now() };
+        let command =
+            FailedCommand { machine: before(&after.id), after: after.clone(), failed_at: Instant::now() };
         undo.extend(working.machine(&after.id).and_then(|machine| command.undo(machine)));
     }
     undo

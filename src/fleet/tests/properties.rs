@@ -387,7 +387,7 @@ impl World {
                 let records: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
                 let refused: BTreeSet<RecordKey> = records.into_iter().skip(*nth).take(1).collect();
                 let held = DeferredChanges::new(&changes, refused);
-                changes.retain(|change| !held.holds(change));
+                changes.retain(|change| !held.contains(change));
                 self.take(&changes);
                 self.fleet = self.follower.clone();
             }

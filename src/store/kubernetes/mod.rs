@@ -407,7 +407,7 @@ impl LastChanges {
         }
         let held =
             DeferredChanges::new(changes, refused.iter().map(|refused| refused.record.clone()).collect());
-        for change in changes.iter().filter(|change| held.holds(change)) {
+        for change in changes.iter().filter(|change| held.contains(change)) {
             match change {
                 Change::SaveMachine(machine) => {
                     self.saved.remove(&machine.id);

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    AuditLog, CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger,
-    NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal, Target,
+    AuditLog, CatalogRefresh, ClusterTarget, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter,
+    ListingTrigger, NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal,
 };
 use vpsie_autoscaler::fleet::{Declaration, FleetSettings, Policy, Pool};
 use vpsie_autoscaler::kubernetes::{Events, bounded};
@@ -60,9 +60,9 @@ impl Process {
         let backend: Arc<dyn Backend> = Arc::clone(&managed) as _;
         let (listing_trigger, view, never) =
             (Arc::new(ListingTrigger::default()), NodesView::default(), CancellationToken::new());
-        let (in_force, target) = watch::channel(Target::Unknown);
-        let on_target = move |target: &Target| {
-            if let Target::Cluster(config) = target {
+        let (in_force, target) = watch::channel(ClusterTarget::Unknown);
+        let on_target = move |target: &ClusterTarget| {
+            if let ClusterTarget::Cluster(config) = target {
                 store.set_cluster(config.cluster.clone());
                 managed.set_target(config.clone());
             }
@@ -99,7 +99,7 @@ impl Process {
         let (mut known, opening) = (target.clone(), open(handle.clone(), target, Arc::clone(&opened)));
         tasks.spawn(opening);
         tasks.spawn(async move {
-            if known.wait_for(|target| matches!(target, Target::Cluster(_))).await.is_ok() {
+            if known.wait_for(|target| matches!(target, ClusterTarget::Cluster(_))).await.is_ok() {
                 tokio::join!(catalog.run(never.clone()), provision.run(never.clone()), removal.run(never));
             }
         });
@@ -122,10 +122,10 @@ impl Process {
 /// Opens gRPC under the condition of `serve`: the NodeGroups are in force, and there is a catalog.
 async fn open(
     handle: FleetHandle,
-    mut target: watch::Receiver<Target>,
+    mut target: watch::Receiver<ClusterTarget>,
     opened: Arc<OnceLock<BTreeMap<String, u32>>>,
 ) {
-    let known = target.wait_for(|target| matches!(target, Target::Cluster(_))).await.is_ok();
+    let known = target.wait_for(|target| matches!(target, ClusterTarget::Cluster(_))).await.is_ok();
     while known && handle.read(|fleet| fleet.catalog().is_none()) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -94,7 +94,7 @@ fn judge(fleet: &Fleet, node: &Node) -> NodeAction {
 }
 
 fn judge_after(history: &History, fleet: &Fleet, node: &Node) -> NodeAction {
-    verdict(fleet, history, node, owner(fleet, history, node))
+    node_action(fleet, history, node, owner_of(fleet, history, node))
 }
 
 /// A Node that was there before the machine was recorded.
@@ -166,8 +166,8 @@ fn adopts_an_unknown_provider_id_of_a_ready_node() {
     assert_eq!(judge(&fleet, &other), NodeAction::Adopt("web-00000001".into(), "vpsie://other".into()));
     assert_eq!(judge(&fleet, &node("vpsie://other", false)), NodeAction::Delete, "left from another VM");
     let booting = merged(&node("vpsie://other", false), not_ready());
-    assert_eq!(judge_after(&younger(&booting), &fleet, &booting), NodeAction::Leave, "it is new");
-    assert_eq!(judge(&fleet, &booting), NodeAction::Leave, "it may be new");
+    assert_eq!(judge_after(&younger(&booting), &fleet, &booting), NodeAction::None, "it is new");
+    assert_eq!(judge(&fleet, &booting), NodeAction::None, "it may be new");
 }
 
 fn not_ready() -> Value {
@@ -192,7 +192,7 @@ fn adopts_the_provider_id_of_another_controller() {
 fn adopts_no_provider_id_that_address_or_age_contradict() {
     let talos = node("talos://vpsie/10.0.0.9", true);
     let plain = fleet(creating(), Vec::new());
-    assert_eq!(judge_after(&older(&talos), &plain, &talos), NodeAction::Leave, "left from an earlier VM");
+    assert_eq!(judge_after(&older(&talos), &plain, &talos), NodeAction::None, "left from an earlier VM");
     let mut two = fleet(creating(), Vec::new());
     let mut other = two.records().machines.remove(0);
     let there =
@@ -222,9 +222,9 @@ fn the_node_of_a_vm_that_is_gone_is_deleted() {
     let after = |deleted| fleet(Phase::Pending, vec![gone(deleted)]);
     assert_eq!(judge(&after(true), &node(ID, true)), NodeAction::Delete);
     assert_eq!(judge(&after(false), &node(ID, false)), NodeAction::Delete);
-    assert_eq!(judge(&after(false), &node(ID, true)), NodeAction::Leave, "its kubelet still speaks");
-    assert_eq!(judge(&after(true), &node("vpsie://other", false)), NodeAction::Leave);
-    assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), NodeAction::Leave, "foreign");
+    assert_eq!(judge(&after(false), &node(ID, true)), NodeAction::None, "its kubelet still speaks");
+    assert_eq!(judge(&after(true), &node("vpsie://other", false)), NodeAction::None);
+    assert_eq!(judge(&fleet(Phase::Pending, Vec::new()), &node("", false)), NodeAction::None, "foreign");
 }
 
 fn made_at(mut node: Node, time: &str) -> Node {
@@ -240,7 +240,7 @@ fn labels_and_taints_come_before_the_uuid_and_the_provider_id_with_it() {
     assert_eq!(patch["spec"].get("providerID"), None);
     assert_eq!(patch["spec"]["taints"].as_array().unwrap().len(), 2);
     let tainted = merged(&node("", false), patch);
-    assert_eq!(judge(&early, &tainted), NodeAction::Leave);
+    assert_eq!(judge(&early, &tainted), NodeAction::None);
     let NodeAction::Patch(patch) = judge(&fleet(creating(), Vec::new()), &tainted) else {
         panic!("no patch")
     };
@@ -253,7 +253,7 @@ fn a_node_of_another_name_is_matched_by_its_address() {
     let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
     let mut renamed = node("", true);
     renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
-    assert_eq!(judge(&fleet, &renamed), NodeAction::Leave, "no address yet");
+    assert_eq!(judge(&fleet, &renamed), NodeAction::None, "no address yet");
     let addresses =
         json!([{"type": "Hostname", "address": "10.0.0.9"}, {"type": "InternalIP", "address": "10.0.0.7"}]);
     renamed.status.as_mut().unwrap().addresses = serde_json::from_value(addresses).unwrap();
@@ -274,13 +274,13 @@ fn takes_no_node_for_its_own_by_the_address_alone() {
         node
     };
     for edge in [named("edge-1"), named("ip-10-0-0-70")] {
-        assert_eq!(judge_after(&younger(&edge), &fleet, &edge), NodeAction::Leave);
+        assert_eq!(judge_after(&younger(&edge), &fleet, &edge), NodeAction::None);
     }
     for fits in [named("slave-1.example.com"), named("ip-10-0-0-7.internal")] {
         assert!(matches!(judge_after(&younger(&fits), &fleet, &fits), NodeAction::Patch(_)));
         assert_eq!(
             judge_after(&older(&fits), &fleet, &fits),
-            NodeAction::Leave,
+            NodeAction::None,
             "it was there before the machine"
         );
     }
@@ -300,14 +300,10 @@ fn claims_an_earlier_node_once_its_kubelet_reports() {
     let fleet = fleet(creating(), Vec::new());
     let old = beat(&node("", true), "2026-01-01T00:00:00Z");
     let mut history = older(&old);
-    assert_eq!(judge_after(&history, &fleet, &old), NodeAction::Leave);
+    assert_eq!(judge_after(&history, &fleet, &old), NodeAction::None);
     history.note_node(&node("", false), false);
     history.note_node(&old, false);
-    assert_eq!(
-        judge_after(&history, &fleet, &old),
-        NodeAction::Leave,
-        "the API server's verdict is no report"
-    );
+    assert_eq!(judge_after(&history, &fleet, &old), NodeAction::None, "the API server's action is no report");
     let speaks = beat(&old, "2025-01-01T00:00:00Z");
     history.note_node(&speaks, false);
     assert!(
@@ -375,7 +371,7 @@ fn cordons_the_node_of_an_orphan_until_it_is_adopted() {
         let apart = merged(&bare, patch);
         let of = |node: &Node| node.spec.as_ref().unwrap().taints.clone().unwrap();
         assert_eq!(of(&apart).last().map(|taint| taint.key.as_str()), Some(names::ORPHAN));
-        assert_eq!(judge(&aside, &apart), NodeAction::Leave, "once");
+        assert_eq!(judge(&aside, &apart), NodeAction::None, "once");
         let NodeAction::Patch(patch) = judge(&fleet(creating(), Vec::new()), &apart) else {
             panic!("no patch")
         };
@@ -453,8 +449,8 @@ fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
     came_later.note_records(&before);
     came_later.note_records(&fleet);
     came_later.note_node(&silent, false);
-    assert_eq!(judge_after(&came_later, &fleet, &silent), NodeAction::Leave);
-    assert_eq!(judge(&fleet, &merged(&silent, not_ready())), NodeAction::Leave, "it may be new");
+    assert_eq!(judge_after(&came_later, &fleet, &silent), NodeAction::None);
+    assert_eq!(judge(&fleet, &merged(&silent, not_ready())), NodeAction::None, "it may be new");
     let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
     renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
     assert_eq!(judge(&fleet, &renamed), NodeAction::Delete, "its providerID says whose it was");
@@ -500,8 +496,8 @@ fn with_a_machine_that_goes_its_node_goes_whoever_left_it() {
         (Node { spec: node("k3s://slave-1", true).spec, ..made(FIVE, "True", FIVE) }, true),
     ] {
         let (stays, goes, history) = (late(creating()), late(deleting()), older(&node));
-        assert_eq!(facts(&node, owner(&stays, &history, &node)).machine.is_none(), waits);
-        assert!(facts(&node, owner(&goes, &history, &node)).machine.is_some(), "drained");
+        assert_eq!(facts(&node, owner_of(&stays, &history, &node)).machine.is_none(), waits);
+        assert!(facts(&node, owner_of(&goes, &history, &node)).machine.is_some(), "drained");
         let NodeAction::Patch(patch) = judge_after(&history, &goes, &node) else { panic!("no patch") };
         assert_eq!(patch["spec"]["unschedulable"], true);
         assert_eq!(patch["metadata"]["uid"], "u");
@@ -514,11 +510,11 @@ fn a_node_of_another_cloud_is_never_deleted() {
     let with = |id: &str| Node { spec: node(id, false).spec, ..made(TWENTY, "Unknown", FIVE) };
     let fleet = late(creating());
     let k3s = with("k3s://slave-1");
-    assert_eq!(judge_after(&older(&k3s), &fleet, &k3s), NodeAction::Leave);
+    assert_eq!(judge_after(&older(&k3s), &fleet, &k3s), NodeAction::None);
     assert!(matches!(judge(&fleet, &k3s), NodeAction::Adopt(..)));
     assert_eq!(judge(&fleet, &with("vpsie://other")), NodeAction::Delete);
     let unnamed = Phase::Creating { vm: Some(Vm { id: None, ..vm() }), since: Timestamp::UNIX_EPOCH };
-    assert_eq!(judge(&late(unnamed), &with("vpsie://other")), NodeAction::Leave, "it may be its own");
+    assert_eq!(judge(&late(unnamed), &with("vpsie://other")), NodeAction::None, "it may be its own");
 }
 
 #[test]
@@ -545,11 +541,11 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
 fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
     use crate::fleet::{Change, RequestOutcome, VmRequest};
     let mut waiting = late(Phase::Creating { vm: None, since: Timestamp::UNIX_EPOCH });
-    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::Leave, "nothing was asked for");
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::None, "nothing was asked for");
     let mut machine = waiting.records().machines.remove(0);
     machine.requests = vec![VmRequest { at: machine.created_at, outcome: RequestOutcome::Accepted }];
     waiting.apply(&Change::SaveMachine(machine));
-    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::Unknown);
+    assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::ListVms);
     let there = made(FIVE, "True", FIVE);
-    assert_eq!(judge_after(&older(&there), &waiting, &there), NodeAction::Leave, "it was there before");
+    assert_eq!(judge_after(&older(&there), &waiting, &there), NodeAction::None, "it was there before");
 }

@@ -15,43 +15,43 @@ use crate::fleet::{Amounts, Fleet, Hostname, NodeShape, ObservedNode, PROVIDER_I
 
 /// How long a Node must have been the same before it is believed: the first status of a kubelet lacks the disk, and
 /// devices and labels come later.
-const SETTLED: Duration = Duration::from_secs(30);
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// The same for a Node that showed something else before. Each change is a write.
-const CHANGED: Duration = Duration::from_mins(2);
+const CHANGE_STABLE_AFTER: Duration = Duration::from_mins(2);
 /// A Node that is never the same for long is believed after that.
-const RESTLESS: Duration = Duration::from_mins(3);
+const MAX_WAIT: Duration = Duration::from_mins(3);
 /// Labels and resources of a Node that are remembered, so that a record has room for them.
-const LABELS_BYTES: usize = 4 << 10;
-const EXTENDED: usize = 32;
+const MAX_LABEL_BYTES: usize = 4 << 10;
+const MAX_EXTENDED: usize = 32;
 
 const ARCH: &str = "kubernetes.io/arch";
 const OS: &str = "kubernetes.io/os";
 
 /// Labels that people and tools set for one Node at a time.
-const SINGLE: [&str; 3] = [
+const PER_NODE_LABELS: [&str; 3] = [
     "node.kubernetes.io/exclude-from-external-load-balancers",
     "node.kubernetes.io/exclude-disruption",
     "alpha.service-controller.kubernetes.io/exclude-balancer",
 ];
 
 /// Prefix of labels that are ours.
-const OURS: &str = "autoscaler.vpsie.com/";
+const OWN_PREFIX: &str = "autoscaler.vpsie.com/";
 
 /// What Nodes have, and since when they have it.
 #[derive(Debug, Default)]
-pub(super) struct Settling(BTreeMap<String, Shown>);
+pub(super) struct StableNodes(BTreeMap<String, NodeStability>);
 
 #[derive(Debug)]
-struct Shown {
+struct NodeStability {
     shape: NodeShape,
     since: Instant,
     first: Instant,
 }
 
-impl Settling {
+impl StableNodes {
     /// What the Node has that is not known of its size yet, and the hostname of its VM. Only the Node of a machine that
     /// is identified, ready and has been the same for a while tells.
-    pub(super) fn news(
+    pub(super) fn new_sample(
         &mut self,
         fleet: &Fleet,
         node: &Node,
@@ -68,7 +68,7 @@ impl Settling {
         };
         let vm = machine.vm()?.hostname.clone();
         let known = fleet.size_profile(machine.size).is_some_and(|profile| profile.has_node(uid));
-        if !self.is_settled(uid, &shape, known, now) {
+        if !self.is_stable(uid, &shape, known, now) {
             return None;
         }
         let registered =
@@ -77,9 +77,9 @@ impl Settling {
         fleet.is_new_sample(machine, &shown).then_some((vm, shown))
     }
 
-    fn is_settled(&mut self, uid: &str, shape: &NodeShape, known: bool, now: Instant) -> bool {
+    fn is_stable(&mut self, uid: &str, shape: &NodeShape, known: bool, now: Instant) -> bool {
         let Some(shown) = self.0.get_mut(uid) else {
-            self.0.insert(uid.to_owned(), Shown { shape: shape.clone(), since: now, first: now });
+            self.0.insert(uid.to_owned(), NodeStability { shape: shape.clone(), since: now, first: now });
             return false;
         };
         if shown.shape != *shape {
@@ -88,9 +88,9 @@ impl Settling {
         }
         let same_for = now.duration_since(shown.since);
         if known {
-            same_for >= CHANGED
+            same_for >= CHANGE_STABLE_AFTER
         } else {
-            same_for >= SETTLED || now.duration_since(shown.first) >= RESTLESS
+            same_for >= STABLE_AFTER || now.duration_since(shown.first) >= MAX_WAIT
         }
     }
 
@@ -135,18 +135,18 @@ fn extended(of: &BTreeMap<String, Quantity>) -> Amounts {
     let usual = ["cpu", "memory", "ephemeral-storage", "pods"];
     let others = of.iter().filter(|(name, _)| !usual.contains(&name.as_str()));
     let read = others.filter_map(|(name, amount)| Some((name.clone(), quantity::parse(&amount.0)? as u64)));
-    read.take(EXTENDED).collect()
+    read.take(MAX_EXTENDED).collect()
 }
 
 /// Labels that others gave the Node and that do not identify it.
 fn labels(node: &Node) -> BTreeMap<String, String> {
     let identities = identities(node);
-    let mut room = LABELS_BYTES;
+    let mut room = MAX_LABEL_BYTES;
     let all = node.metadata.labels.iter().flatten();
     let others = all.filter(|(key, value)| {
         api::reserved(&api::LABELS, key).is_none()
-            && !SINGLE.contains(&key.as_str())
-            && !key.starts_with(OURS)
+            && !PER_NODE_LABELS.contains(&key.as_str())
+            && !key.starts_with(OWN_PREFIX)
             && !identities
                 .iter()
                 .any(|identity| value.contains(identity.as_str()) || key.contains(identity.as_str()))

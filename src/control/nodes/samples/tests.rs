@@ -61,11 +61,13 @@ fn node(labels: &Value, more: &[(&str, &str)]) -> Node {
 
 /// Looks every 15 s. Returns the seconds of the looks that had news, which the fleet takes.
 fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64> {
-    let (mut settling, start) = (Settling::default(), Instant::now());
+    let (mut stable_nodes, start) = (StableNodes::default(), Instant::now());
     let mut news = Vec::new();
     for second in (0..600).step_by(15) {
         let (node, facts) = node(second);
-        if let Some((vm, shown)) = settling.news(fleet, &node, &facts, start + Duration::from_secs(second)) {
+        if let Some((vm, shown)) =
+            stable_nodes.new_sample(fleet, &node, &facts, start + Duration::from_secs(second))
+        {
             let changes: Vec<Change> = fleet.add_node_sample(&vm, shown);
             assert!(!changes.is_empty());
             news.push(second);
@@ -77,11 +79,11 @@ fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64>
 #[test]
 fn a_node_is_believed_once_it_has_been_the_same_for_a_while() {
     let mut fleet = fleet();
-    let news = looks(&mut fleet, |second| {
+    let sample = looks(&mut fleet, |second| {
         let disk = if second == 0 { "0" } else { "41152812Ki" };
         (node(&json!({}), &[("ephemeral-storage", disk)]), facts(true, true))
     });
-    assert_eq!(news, [45]);
+    assert_eq!(sample, [45]);
     let profile = fleet.size_profile(SizeId(2)).unwrap();
     assert_eq!((profile.allocatable.cpu_millis, profile.allocatable.memory_mib), (1930, 3200));
     assert_eq!((profile.capacity.memory_mib, profile.allocatable.disk_gib), (3935, 39));
@@ -89,19 +91,19 @@ fn a_node_is_believed_once_it_has_been_the_same_for_a_while() {
 
 #[test]
 fn a_change_is_believed_later_than_the_first_status() {
-    let news = looks(&mut fleet(), |second| {
+    let sample = looks(&mut fleet(), |second| {
         let memory = if (90..150).contains(&second) || second >= 300 { "800Mi" } else { "3200Mi" };
         (node(&json!({}), &[("memory", memory)]), facts(true, true))
     });
-    assert_eq!(news, [30, 420], "a minute of less memory is no news");
+    assert_eq!(sample, [30, 420], "a minute of less memory is no new sample");
 }
 
 #[test]
 fn a_node_that_never_settles_is_believed_in_the_end() {
-    let news = looks(&mut fleet(), |second| {
+    let sample = looks(&mut fleet(), |second| {
         (node(&json!({}), &[("example.com/fuse", &second.to_string())]), facts(true, true))
     });
-    assert_eq!(news, [180]);
+    assert_eq!(sample, [180]);
 }
 
 #[test]
@@ -162,5 +164,5 @@ fn labels_have_limited_room() {
         (0..1000).map(|n| (format!("example.com/{n:04}"), json!("x".repeat(50)))).collect();
     let labels = labels(&node(&Value::Object(many), &[]));
     let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
-    assert!((LABELS_BYTES - 100..=LABELS_BYTES).contains(&bytes), "{bytes}");
+    assert!((MAX_LABEL_BYTES - 100..=MAX_LABEL_BYTES).contains(&bytes), "{bytes}");
 }
