@@ -1,4 +1,4 @@
-//! When to try again.
+//! Exponential backoff.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::retry_after::RetryAfter;
 
-/// A delay that doubles with each trouble, from `least` to `most`, and is gone after a success.
+/// A delay that doubles with each failure, from `least` to `most`, and is reset by a success.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     least: Duration,
@@ -25,8 +25,8 @@ impl Backoff {
         self.until = Instant::now();
     }
 
-    /// Notes a failure; `at_least` is what the other side asks for. What was begun together fails together:
-    /// while the delay lasts, a further failure is the same trouble.
+    /// Records a failure. `at_least` is the wait that the server asks for. Calls that run at the same time fail
+    /// together, so a failure during the delay does not double it.
     pub(super) fn failure(&mut self, at_least: Option<RetryAfter>) {
         if self.ready() {
             self.delay = (self.delay * 2).clamp(self.least, self.most);

@@ -1,4 +1,4 @@
-//! Keeps the catalog fresh.
+//! The loop that reads the catalog.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::telemetry::Registry;
 use crate::vpsie::Backend;
 
-/// How old the catalog is.
+/// Metrics of the catalog.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogMetrics {
     read_at: Gauge<f64, AtomicU64>,
@@ -33,7 +33,7 @@ impl CatalogMetrics {
     }
 }
 
-/// Reads offers and prices.
+/// The loop that reads offers and prices.
 pub struct CatalogRefresh {
     handle: FleetHandle,
     backend: Arc<dyn Backend>,
@@ -43,12 +43,12 @@ pub struct CatalogRefresh {
 }
 
 impl CatalogRefresh {
-    /// Reads them for the fleet, without events.
+    /// Creates the loop, without metrics and events.
     pub fn new(handle: FleetHandle, backend: Arc<dyn Backend>, interval: Duration) -> Self {
         Self { handle, backend, interval, metrics: CatalogMetrics::default(), events: Events::none() }
     }
 
-    /// The same, that also shows how old they are, and tells of offers without a price.
+    /// The same with metrics, and with events about offers without a price.
     pub fn with_reporting(self, metrics: CatalogMetrics, events: Events) -> Self {
         Self { metrics, events, ..self }
     }
@@ -92,7 +92,7 @@ impl CatalogRefresh {
         }
     }
 
-    /// Reports each pool whose price is in doubt, once.
+    /// Reports each pool with an unknown or contradictory price, once.
     fn report_price_warnings(&self, reported: &BTreeSet<PriceWarning>) -> BTreeSet<PriceWarning> {
         let now = self.handle.read(price_warnings);
         for warning in now.difference(reported) {
@@ -109,7 +109,7 @@ impl CatalogRefresh {
     }
 }
 
-/// A pool whose price is not known, or whose two prices contradict each other.
+/// A warning about a pool whose price is unknown, or whose two prices contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct PriceWarning {
     pool: Arc<str>,

@@ -1,5 +1,5 @@
-//! What the fleet costs, for Prometheus: read from memory at each scrape. These names are the predecessor's and
-//! OpenCost's, so they have no prefix.
+//! Metrics of costs, read from memory at each scrape. The names are those of the predecessor and of OpenCost, so they
+//! have no prefix.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -13,14 +13,14 @@ use super::handle::FleetHandle;
 use crate::cost::{Cost, UsdPerHour};
 use crate::fleet::{Fleet, Machine, Pool};
 
-/// Shows costs of NodeGroups, of what can be rented, and of Nodes.
+/// Costs of NodeGroups, offers and Nodes.
 #[derive(Debug)]
 pub struct CostCollector {
     handle: Arc<OnceLock<FleetHandle>>,
 }
 
 impl CostCollector {
-    /// Shows what the handle reads, once there is one.
+    /// Collects from the handle, once there is one.
     pub fn new(handle: Arc<OnceLock<FleetHandle>>) -> Self {
         Self { handle }
     }
@@ -96,7 +96,7 @@ fn costs(fleet: &Fleet) -> Costs {
     costs
 }
 
-/// A node's price is shared between its cores and its memory in the relation of the marginal prices.
+/// Adds the costs of a node. Its price is divided between cores and memory in proportion to the marginal prices.
 fn node(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price: f64) {
     let Some(vm) = machine.vm().filter(|vm| vm.id.is_some()) else { return };
     let labels: Labels = vec![

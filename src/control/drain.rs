@@ -1,6 +1,7 @@
-//! Drains the Nodes of machines that are being deleted, before their VMs are. Control/nodes has cordoned them.
+//! Drains the Nodes of machines that are being deleted, before their VMs are deleted. `control/nodes` has cordoned
+//! them.
 //!
-//! A disruption budget is kept to for as long as it takes: nothing is forced, and what holds a drain up is said.
+//! Disruption budgets are respected without a time limit. A blocked drain is reported.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,23 +26,23 @@ use crate::kubernetes::{
 };
 use crate::telemetry::Registry;
 
-/// Nodes that are drained at a time, besides those that are held up.
+/// Maximum of concurrent drains, without blocked ones.
 const MAX_DRAINS: usize = 3;
-/// Evictions at a time, a Node.
+/// Maximum of concurrent evictions per Node.
 const MAX_EVICTIONS: usize = 5;
-/// How often a Node that is drained is looked at.
+/// Interval of checks of a drain.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the eviction of a pod that a budget holds back is asked for again.
+/// Wait before a blocked eviction is requested again.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
-/// How long an API server that does not answer is left alone.
+/// Wait after the API server did not answer.
 const API_SERVER_RETRY: Duration = Duration::from_secs(5);
-/// The longest wait before a request that fails for one Node alone is repeated.
+/// Maximum wait before a request about one Node is retried, if only that Node's requests fail.
 const MAX_RETRY: Duration = Duration::from_mins(1);
-/// A drain that is held up for so long is said to be, and again after [`REPORT_INTERVAL`].
+/// A drain is reported as blocked after this time, and again after [`REPORT_INTERVAL`].
 const REPORT_AFTER: Duration = Duration::from_mins(1);
 const REPORT_INTERVAL: Duration = Duration::from_mins(10);
 
-/// What drains did. Clones count together.
+/// Metrics of drains. Clones share their counts.
 #[derive(Clone, Debug, Default)]
 pub struct DrainMetrics {
     drains: Family<DrainLabels, Counter>,
@@ -76,7 +77,7 @@ impl DrainMetrics {
     }
 }
 
-/// The loop that drains.
+/// The loop that drains Nodes.
 pub struct Drain {
     handle: FleetHandle,
     client: Client,
@@ -84,29 +85,29 @@ pub struct Drain {
     events: Events,
     metrics: DrainMetrics,
     under_way: BTreeMap<MachineId, DrainProgress>,
-    /// No requests are sent before this time.
+    /// No request is sent before this time.
     quiet_until: Instant,
-    /// Whether the API server answered a request of this pass.
+    /// Whether the API server answered a request in this pass.
     answered: bool,
 }
 
-/// How far a drain is.
+/// Progress of a drain.
 struct DrainProgress {
     began: Instant,
     reported_at: Option<Instant>,
-    /// By pod, when its eviction may be asked for again. Those that left are dropped.
+    /// By pod, when its eviction may be requested again.
     blocked: BTreeMap<String, Instant>,
-    /// By pod, when it was first seen on its way out. The time of its deletion is by the API server's clock.
+    /// By pod, when it was first observed as terminating. Its deletion timestamp is by the API server's clock.
     leaving: BTreeMap<String, Instant>,
     /// Set while requests about its Node fail.
     failing: Option<Failing>,
 }
 
-/// Requests about one Node that fail.
+/// Failing requests about one Node.
 struct Failing {
     /// When the last one failed.
     at: Instant,
-    /// The wait before the next one, if the API server answers other requests.
+    /// The wait before the next request, if the API server answers other requests.
     backoff: Backoff,
 }
 
@@ -116,7 +117,7 @@ impl DrainProgress {
         Self { began: Instant::now(), reported_at: None, blocked, leaving, failing: None }
     }
 
-    /// Whether it makes no progress, and that was reported.
+    /// Whether it makes no progress, and was reported.
     fn is_blocked(&self) -> bool {
         self.reported_at.is_some() && (self.failing.is_some() || !self.blocked.is_empty())
     }
@@ -126,7 +127,7 @@ impl DrainProgress {
         self.failing.as_ref().is_none_or(|failing| failing.backoff.ready())
     }
 
-    /// Whether the drain takes so long that it is reported now.
+    /// Whether the drain must be reported now.
     fn is_late(&self, now: Instant) -> bool {
         now >= self.began + REPORT_AFTER
             && self.reported_at.is_none_or(|reported_at| now >= reported_at + REPORT_INTERVAL)
@@ -134,7 +135,7 @@ impl DrainProgress {
 }
 
 impl Drain {
-    /// A loop over the machines that the handle tells to be drained.
+    /// Creates the loop over machines that must be drained.
     pub fn new(
         handle: FleetHandle,
         client: Client,
@@ -165,7 +166,7 @@ impl Drain {
     async fn advance_drains(&mut self) -> Result<bool, CommandError> {
         let mut machines = self.handle.read(due_drains);
         self.under_way.retain(|id, _| machines.iter().any(|due| due.machine == *id));
-        // Machines whose requests fail come last and in turn, so that they hold up no other.
+        // Machines whose requests fail come last and in turn, so that they delay no others.
         machines.sort_by_key(|due| Some(self.under_way.get(&due.machine)?.failing.as_ref()?.at));
         self.answered = false;
         // Before the first list of Nodes, a missing Node proves nothing.
@@ -186,7 +187,7 @@ impl Drain {
                     {
                         self.record_drain(&due.machine, DrainState::NoNode, None).await?;
                     }
-                    // It registered after the look that found none.
+                    // The Node registered after the check.
                     (false, DrainState::NoNode) => {
                         self.record_drain(&due.machine, DrainState::Pending, None).await?
                     }
@@ -298,16 +299,16 @@ impl Drain {
         }
     }
 
-    /// Whether no Node is known, and the API server says so too: the watch may be behind.
+    /// Whether the API server has no such Node. The watch may be behind.
     async fn is_gone(&mut self, id: &MachineId) -> bool {
         let vm = self.handle.read(|fleet| fleet.machine(id).and_then(|machine| machine.vm().cloned()));
         let Some(name) = vm.map(|vm| vm.hostname) else { return true };
-        // One that is known and not the machine's is another's.
+        // A known Node that is not the machine's belongs to another VM.
         if self.nodes.node_named(&name).is_some() {
             return true;
         }
         let nodes: Api<Node> = Api::all(self.client.clone());
-        // A list, for that needs no further permission.
+        // A list needs no additional permission.
         let only = ListParams::default().fields(&format!("metadata.name={}", name.as_str()));
         match nodes.list(&only).await {
             Ok(found) => {
@@ -336,7 +337,7 @@ impl Drain {
         self.events.publish(about.with_related(on));
     }
 
-    /// Records how far a drain is.
+    /// Records the state of a drain.
     async fn record_drain(
         &mut self,
         id: &MachineId,
@@ -368,13 +369,13 @@ impl Drain {
     }
 }
 
-/// A machine whose VM is not to be deleted yet, or only while no Node of it is known.
+/// A machine whose drain is pending, or whose VM may be deleted only while no Node of it is known.
 struct DueDrain {
     machine: MachineId,
     drain: DrainState,
 }
 
-/// Machines to look at, the longest given up first.
+/// Machines with a due drain, the longest Deleting first.
 fn due_drains(fleet: &Fleet) -> Vec<DueDrain> {
     let of = |machine: &Machine| match machine.phase {
         Phase::Deleting {
@@ -391,7 +392,7 @@ fn due_drains(fleet: &Fleet) -> Vec<DueDrain> {
     all.into_iter().map(|(_, due)| due).collect()
 }
 
-/// A pod and no other that has its name later.
+/// Identifies a pod, also if a later pod has the same name.
 fn key(pod: &Pod) -> String {
     format!("{}/{} ({})", pod.namespace().unwrap_or_default(), pod.name_any(), pod.uid().unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! The fence on the way to VPSie: a request that may change something passes only while this replica holds the Lease.
+//! The fence before VPSie: a request that may change something is sent only while this replica holds the Lease.
 
 use bytes::Bytes;
 use http::Request;
@@ -8,7 +8,7 @@ use tower::util::BoxCloneSyncService;
 use crate::kubernetes::{Leadership, is_write};
 use crate::vpsie::{Transport, TransportError};
 
-/// The same transport for a replica that leads: after its Lease is lost, requests that may change something fail.
+/// Wraps a transport for the leader: after it loses its Lease, requests that may change something fail.
 pub fn fence_transport(transport: Transport, leadership: Leadership) -> Transport {
     BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
         let (transport, leadership) = (transport.clone(), leadership.clone());

@@ -1,4 +1,4 @@
-//! Puts the [runaway guard](crate::fleet::Guard) between the loops and VPSie: it observes each listing and each call, and
+//! The [runaway guard](crate::fleet::Guard) between the loops and VPSie: it observes each listing and each call, and
 //! must allow each creation.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,10 +26,10 @@ use crate::vpsie::{Backend, BackendError, CreateRequest};
 const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 /// How long a read of the count may delay a listing.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
-/// When a creation that was stopped is tried again.
+/// Wait before a stopped creation is retried.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// VPSie behind the runaway guard.
+/// A backend with the runaway guard.
 pub struct GuardedBackend {
     inner: Arc<dyn Backend>,
     handle: FleetHandle,
@@ -47,18 +47,18 @@ struct GuardState {
     published: Option<GuardStatus>,
 }
 
-/// What the guard needs to know of the fleet.
+/// Inputs of the guard from the fleet.
 struct GuardInputs {
     before: PriorRecords,
     maxima: Maxima,
     held: BTreeMap<crate::fleet::NodeGroupName, u32>,
     by_hand: BTreeSet<Hostname>,
-    /// Whether an annotation of a person is not recorded yet.
+    /// Whether a node that was added by hand is not recorded yet.
     unrecorded: bool,
 }
 
 impl GuardedBackend {
-    /// Guards the calls of `inner`. `nodes` shows which Nodes a person added.
+    /// Guards the calls of `inner`. `nodes` has the annotations of Nodes that a person added.
     pub fn new(
         inner: Arc<dyn Backend>,
         handle: FleetHandle,
@@ -97,7 +97,7 @@ impl GuardedBackend {
                 guard.note_count(count, listed, now);
             }
         });
-        // At once: after a restart, a node that is not recorded as known counts as the result of a request.
+        // At once: after a restart, a node without this record counts as the result of a request.
         if let Err(error) = self.record_known_before().await {
             tracing::warn!(%error, "cannot record the nodes that existed before the first request; it is retried \
                 with the next listing");
@@ -105,7 +105,7 @@ impl GuardedBackend {
         self.publish_status().await;
     }
 
-    /// Reads VPSie's count of workers, while VMs that are not listed may be paid for.
+    /// Reads VPSie's count of workers, if unlisted VMs may be paid for.
     async fn read_count(&self) -> Option<u32> {
         let due = self.with_state(|state, now| {
             let due = state.counted_at.is_none_or(|at| now.saturating_sub(at) >= BETWEEN_COUNTS)
@@ -131,7 +131,7 @@ impl GuardedBackend {
         }
     }
 
-    /// Records which nodes no request can have made: with each listing that finds new ones, and before each request.
+    /// Records the nodes that no request can have made: with each listing that shows new ones, and before each request.
     async fn record_known_before(&self) -> Result<(), BackendError> {
         let Some(Some(known)) = self.with_guard(|guard, _| guard.known_before().cloned()) else {
             return Err(unavailable("VPSie's nodes were not listed yet".to_owned()));
@@ -144,7 +144,7 @@ impl GuardedBackend {
         recorded.map(drop).map_err(|error| unavailable(format!("the records cannot be written: {error}")))
     }
 
-    /// Sets how far the fleet may grow, and announces when a halt begins or ends.
+    /// Sets the guard's status in the fleet, and announces the start and the end of a halt.
     async fn publish_status(&self) {
         let news = self.with_state(|state, now| {
             let status = state.guard.as_ref()?.status(now);
@@ -155,7 +155,7 @@ impl GuardedBackend {
         if old.as_ref().and_then(reason) != reason(&status) {
             self.announce(&status);
         }
-        // Compared with what the fleet has: an earlier verdict is lost when the records cannot be written.
+        // Compared with the fleet's status: an earlier one is lost if the records cannot be written.
         if self.handle.read(|fleet| fleet.guard_status() == Some(&status)) {
             return;
         }

@@ -1,4 +1,4 @@
-//! The door to the fleet: reads from memory, everything else through the writer.
+//! A handle of the fleet: it reads memory, and sends changes to the writer.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -20,18 +20,18 @@ pub struct FleetHandle {
     pub(super) commits: watch::Receiver<u64>,
 }
 
-/// Decides on a change of the fleet. What it returns is made durable.
+/// Changes the fleet. The returned changes are made durable.
 type Decide = Box<dyn FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send>;
 
-/// What the writer is sent.
+/// A message to the writer.
 pub(super) enum WriterMessage {
-    /// A decision to be made.
+    /// A change of the fleet.
     Job(WriteJob),
-    /// What users declare from now on.
+    /// New declarations of users.
     Declare(Declaration, oneshot::Sender<()>),
 }
 
-/// A decision to be made, its cause, and the caller that waits for it.
+/// A change of the fleet, its cause, and its caller.
 pub(super) struct WriteJob {
     pub(super) cause: Cause,
     pub(super) decide: Decide,
@@ -39,50 +39,50 @@ pub(super) struct WriteJob {
     pub(super) on_partial_write: OnPartialWrite,
 }
 
-/// What becomes of a decision that is kept in part, or too late.
+/// What happens if a job is written in part, or after its caller has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnPartialWrite {
-    /// A command of Cluster Autoscaler: what fails in part, or after the caller has gone, is undone.
+    /// The job fails and is undone: commands of Cluster Autoscaler.
     Undo,
-    /// It fails, and what could be written stays.
+    /// The job fails, and its written changes stay.
     Fail,
-    /// What could be written is returned.
+    /// The job returns its written changes.
     Keep,
 }
 
-/// What can be asked of the fleet from outside.
+/// Commands of Cluster Autoscaler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// `NodeGroupIncreaseSize`.
     IncreaseSize {
-        /// Pool id, as it came.
+        /// Pool id of the request.
         pool: String,
-        /// How many more.
+        /// Number of machines to add.
         delta: i32,
     },
     /// `NodeGroupDecreaseTargetSize`.
     DecreaseTargetSize {
-        /// Pool id, as it came.
+        /// Pool id of the request.
         pool: String,
-        /// How many fewer, below 0.
+        /// Number of machines to remove, below 0.
         delta: i32,
     },
     /// `NodeGroupDeleteNodes`.
     DeleteNodes {
-        /// Pool id, as it came.
+        /// Pool id of the request.
         pool: String,
         /// The victims.
         nodes: Vec<NodeRef>,
     },
 }
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// Against the rules; nothing was changed.
+    /// The command is refused. Nothing was changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The records could not be written; nothing is acknowledged.
+    /// The records could not be written. The command is not acknowledged.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
     /// The caller's deadline passed first.
@@ -94,7 +94,7 @@ pub enum CommandError {
 }
 
 impl FleetHandle {
-    /// A handle on a fleet that nobody changes: every command is answered with [`CommandError::Stopped`].
+    /// A handle of a constant fleet: every command fails with [`CommandError::Stopped`].
     pub fn fixed(fleet: Fleet) -> Self {
         Self {
             fleet: Arc::new(RwLock::new(fleet)),
@@ -103,12 +103,12 @@ impl FleetHandle {
         }
     }
 
-    /// Reads from memory. Keep `f` short: it holds the read lock.
+    /// Reads the fleet. `f` must be short: it holds the read lock.
     pub fn read<R>(&self, f: impl FnOnce(&Fleet) -> R) -> R {
         f(&self.fleet.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sends a command and waits until it is durable, or refused.
+    /// Sends a command and waits until it is durable or refused.
     pub async fn execute(&self, command: Command) -> Result<(), CommandError> {
         let decide = move |fleet: &mut Fleet, now: Timestamp, names: Names<'_>| match command {
             Command::IncreaseSize { pool, delta } => fleet.increase(&pool, delta, now, names),
@@ -118,7 +118,7 @@ impl FleetHandle {
         self.decide(Cause::ClusterAutoscaler, OnPartialWrite::Undo, decide).await.map(drop)
     }
 
-    /// The same, for a caller that waits no longer than `patience`: a command that it sees fail is undone.
+    /// The same with a timeout of `patience`. A command that times out is undone.
     pub async fn execute_within(
         &self,
         command: Command,
@@ -129,7 +129,7 @@ impl FleetHandle {
         done.unwrap_or(Err(CommandError::Deadline))
     }
 
-    /// Replaces what users declare, and returns once it is in force.
+    /// Replaces the declarations of users, and returns once they are in force.
     pub async fn declare(&self, declaration: Declaration) -> Result<(), CommandError> {
         let (reply, done) = oneshot::channel();
         let message = WriterMessage::Declare(declaration, reply);
@@ -137,17 +137,17 @@ impl FleetHandle {
         done.await.map_err(|_| CommandError::Stopped)
     }
 
-    /// Notes that the Node of a VM registered.
+    /// Records that the Node of a VM registered.
     pub async fn note_registered(&self, node: Hostname) -> Result<(), CommandError> {
         self.update(Cause::Node, move |fleet, now, _| fleet.note_registered(&node, now)).await.map(drop)
     }
 
-    /// Notes what the Node of a VM has.
+    /// Adds the Node of a VM as a sample of its size.
     pub async fn add_node_sample(&self, vm: Hostname, node: ObservedNode) -> Result<(), CommandError> {
         self.update(Cause::Node, move |fleet, _, _| fleet.add_node_sample(&vm, node)).await.map(drop)
     }
 
-    /// Adopts the providerID that another controller gave the machine's Node. Returns whether the machine has it now.
+    /// Adopts the providerID that another controller set on the machine's Node. Returns whether the machine has it now.
     pub(crate) async fn adopt_provider_id(
         &self,
         machine: MachineId,
@@ -174,7 +174,7 @@ impl FleetHandle {
         self.decide(cause, OnPartialWrite::Fail, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
-    /// The same, for changes that do not depend on each other: those whose record is refused are left out.
+    /// The same for independent changes: changes whose record is refused are not returned.
     pub(crate) async fn update_independent(
         &self,
         cause: Cause,
@@ -183,10 +183,10 @@ impl FleetHandle {
         self.decide(cause, OnPartialWrite::Keep, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
-    /// Completes when something was made durable after the last call.
+    /// Completes after the next durable change since the last call.
     pub(crate) async fn changed(&mut self) {
         if self.commits.changed().await.is_err() {
-            // The writer is gone: nothing will change any more.
+            // The writer has ended: there are no more changes.
             std::future::pending::<()>().await;
         }
     }

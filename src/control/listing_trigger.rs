@@ -1,8 +1,8 @@
-//! How other loops say that VPSie is worth listing before its time.
+//! A notification of other loops that VPSie should be listed earlier.
 
 use tokio::sync::Notify;
 
-/// Rings in [`Provision`](super::Provision), which alone lists VPSie and paces it.
+/// Wakes [`Provision`](super::Provision), the only loop that lists VPSie.
 #[derive(Debug, Default)]
 pub struct ListingTrigger {
     pub(super) soon: Notify,
@@ -10,12 +10,12 @@ pub struct ListingTrigger {
 }
 
 impl ListingTrigger {
-    /// Something was asked of VPSie, and will show in a while.
+    /// Makes a listing due soon: a request to VPSie will show an effect.
     pub fn list_soon(&self) {
         self.soon.notify_one();
     }
 
-    /// Something shows already, and is not known.
+    /// Makes a listing due now: an effect is visible that the last listing did not show.
     pub fn list_now(&self) {
         self.now.notify_one();
     }

@@ -1,4 +1,4 @@
-//! What the fleet is, for Prometheus: read from memory at each scrape.
+//! Metrics of the fleet, read from memory at each scrape.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -15,7 +15,7 @@ use super::handle::FleetHandle;
 use crate::clock::{Clock as _, SystemClock};
 use crate::fleet::{Fleet, Halt, Machine, Phase, Pool, UnmanagedKind};
 
-/// Shows who leads, and of the one that does pools, machines and unmanaged nodes.
+/// Metrics of leadership; on the leader, of pools, machines and unmanaged nodes.
 #[derive(Debug)]
 pub struct FleetCollector {
     handle: Arc<OnceLock<FleetHandle>>,
@@ -24,7 +24,7 @@ pub struct FleetCollector {
 const PHASES: [&str; 5] = ["Pending", "Creating", "Running", "Failed", "Deleting"];
 
 impl FleetCollector {
-    /// Shows what the handle reads, once there is one.
+    /// Collects from the handle, once there is one.
     pub fn new(handle: Arc<OnceLock<FleetHandle>>) -> Self {
         Self { handle }
     }
@@ -113,7 +113,7 @@ impl Collector for FleetCollector {
     }
 }
 
-/// What the runaway guard says.
+/// Metrics of the runaway guard.
 fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSample>); 2] {
     let status = fleet.guard_status();
     let halted = status.and_then(|status| status.halt.as_ref()).map(Halt::reason);
@@ -177,7 +177,7 @@ fn oldest_machines(fleet: &Fleet) -> Vec<MetricSample> {
     samples
 }
 
-/// Since when it is in a phase that is to end.
+/// The time since when it is in its phase. None for Running.
 fn waits_since(machine: &Machine) -> Option<Timestamp> {
     match &machine.phase {
         Phase::Pending => Some(machine.created_at),

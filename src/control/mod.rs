@@ -1,4 +1,5 @@
-//! The loops that keep the fleet true: writer, provision, removal, catalog, nodes, drain, NodeGroups, records, credentials.
+//! The writer of the fleet, and the control loops: provision, removal, catalog, nodes, drain, NodeGroups, records,
+//! credentials.
 
 mod audit;
 mod backoff;

@@ -1,4 +1,4 @@
-//! Offers and prices, for people who compare them.
+//! The endpoint for offers and prices.
 
 use std::sync::{Arc, OnceLock};
 

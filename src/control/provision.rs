@@ -1,5 +1,5 @@
-//! Makes VMs for machines, and keeps what is known of them true: one loop, because a request is only made on a
-//! fresh listing, and a request is what makes the next listing worth its call.
+//! Requests VMs for machines, and lists VPSie's nodes. Both are one loop: a request needs a fresh listing, and makes
+//! the next listing due.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,44 +22,44 @@ use crate::fleet::{
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, CreateRequest};
 
-/// Requests for one class to VPSie at the same time.
+/// Maximum of concurrent requests for one class.
 const MAX_CALLS_PER_CLASS: usize = 8;
-/// Requests to VPSie at the same time. More than for one class: calls that hang must leave room for the others.
+/// Maximum of concurrent requests. It is larger than for one class: calls that hang must not block other classes.
 const MAX_CALLS: usize = 16;
-/// How old a listing may be when VPSie is asked for VMs on the strength of it.
+/// Maximum age of a listing when requests are sent.
 const LISTING_FRESH_FOR: Duration = Duration::from_secs(5);
-/// How often conclusions are drawn from time alone.
+/// Interval of the check of time limits.
 const DEADLINE_INTERVAL: Duration = Duration::from_secs(10);
-/// The first listing after something was asked for; each further one takes twice as long, up to idle.
+/// Interval until the first listing after a request. It doubles with each listing, up to the idle interval.
 const FIRST_LISTING_AFTER: Duration = Duration::from_secs(4);
-/// The least time between two listings, whatever rings.
+/// Minimum interval of listings.
 const MIN_LISTING_INTERVAL: Duration = Duration::from_secs(2);
-/// Attempts to record the last answers before the process ends.
+/// Maximum of attempts to record the last answers before the process ends.
 const SHUTDOWN_WRITE_ATTEMPTS: usize = 4;
 
-/// The loop that creates and observes.
+/// The loop that requests VMs and lists nodes.
 pub struct Provision {
     handle: FleetHandle,
     backend: Arc<dyn Backend>,
     policy: Policy,
-    /// Interval of listings while nothing is under way, and the longest one.
+    /// Maximum interval of listings: that of an idle fleet.
     idle: Duration,
-    /// Which workers that were there before have a Node to show. None: there is no cluster to look at.
+    /// Nodes of the cluster. Existing workers need one to be adopted. None without an API server.
     nodes: Option<NodesView>,
-    /// Rung by others when a listing is worth it soon.
+    /// Other loops make listings due by it.
     listing_trigger: Arc<ListingTrigger>,
     calls: JoinSet<Result<Option<Vm>, BackendError>>,
     calling: HashMap<Id, (MachineId, MachineClass)>,
-    /// Answers to requests that are not recorded yet. VPSie does not repeat an answer, so they are kept.
+    /// Answers that are not recorded yet. They are kept, because VPSie does not repeat an answer.
     unrecorded: Vec<Unrecorded>,
     listed_at: Option<Instant>,
     next_listing: Instant,
     interval: Duration,
     next_deadline_check: Instant,
     listing: Backoff,
-    /// Backoff of each class: a class that VPSie cannot create delays no other.
+    /// Backoff of each class, so that a class that VPSie cannot create delays no other.
     creating: BTreeMap<MachineClass, Backoff>,
-    /// While the records cannot be written, nothing is worth a call.
+    /// While the records cannot be written, no requests are sent.
     recording: Backoff,
 }
 
@@ -68,7 +68,7 @@ pub struct Provision {
 struct Unrecorded {
     machine: MachineId,
     outcome: CreationOutcome,
-    /// Whether the store refused its record before.
+    /// Whether its record was refused before.
     refused: bool,
 }
 
@@ -78,11 +78,12 @@ impl Unrecorded {
     }
 }
 
-/// What answers when a call is over.
+/// The result of a call's task.
 type CallResult = Result<(Id, Result<Option<Vm>, BackendError>), JoinError>;
 
 impl Provision {
-    /// A loop that has not listed yet, and lists every `idle` when nothing is under way. `listing_trigger` makes one due earlier.
+    /// Creates the loop. It lists at the `idle` interval when nothing is in progress; `listing_trigger` makes a listing
+    /// due earlier.
     pub fn new(
         handle: FleetHandle,
         backend: Arc<dyn Backend>,
@@ -112,12 +113,12 @@ impl Provision {
         }
     }
 
-    /// The same, taking in only workers whose Node [shows](NodesView::shows) them.
+    /// The same, adopting only workers that their Node [identifies](NodesView::shows).
     pub fn with_nodes(self, nodes: Option<NodesView>) -> Self {
         Self { nodes, ..self }
     }
 
-    /// Runs until `shutdown`, then waits for the answers to what is asked.
+    /// Runs until `shutdown`, then waits for the answers to open calls.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             if let Err(CommandError::Stopped) = self.step(&shutdown).await {
@@ -168,7 +169,7 @@ impl Provision {
         if !self.recording.ready() {
             return Ok(());
         }
-        // Before anything else: a machine that is asked for again must not get the answer to its last request.
+        // Answers come first: a machine that is requested again must not get the answer to its last request.
         self.record_outcomes().await?;
         if !self.recording.ready() {
             return Ok(());
@@ -195,7 +196,7 @@ impl Provision {
         Ok(())
     }
 
-    /// Machines to ask VPSie for now, as far as there is room for calls.
+    /// Machines to request now, within the maximum of concurrent calls.
     fn machines_to_request(&self) -> Vec<MachineId> {
         let ready = |class: &MachineClass| self.creating.get(class).is_none_or(Backoff::ready);
         let mut wanted = self.handle.read(|fleet| fleet.machines_to_request_where(ready));
@@ -217,13 +218,13 @@ impl Provision {
         self.listed_at.is_some_and(|at| at.elapsed() <= LISTING_FRESH_FOR)
     }
 
-    /// A listing is worth it soon: something was asked for.
+    /// Makes a listing due soon, because a request was sent.
     fn list_soon(&mut self) {
         self.interval = FIRST_LISTING_AFTER;
         self.next_listing = self.next_listing.min(Instant::now() + FIRST_LISTING_AFTER);
     }
 
-    /// A listing is worth it now: something shows that the last one did not tell.
+    /// Makes a listing due now, because an effect is visible that the last one did not show.
     fn list_now(&mut self) {
         self.list_soon();
         let earliest = self.listed_at.map_or_else(Instant::now, |at| at + MIN_LISTING_INTERVAL);
@@ -265,7 +266,7 @@ impl Provision {
         let record =
             move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.record_requests(&wanted, now);
         let Some(recorded) = self.try_commit(Cause::Provisioning, record).await? else {
-            // A part of them may be recorded as asked for.
+            // The requests of some of them may be recorded.
             self.unrecorded.extend(ids.into_iter().map(|id| Unrecorded::new(id, CreationOutcome::NotSent)));
             return Ok(());
         };
@@ -363,7 +364,7 @@ impl Provision {
         }
     }
 
-    /// Changes the fleet. A store that fails is told in the log by the writer, and is tried again later.
+    /// Changes the fleet. If the store fails, the writer logs it, and the change is retried later.
     async fn commit(
         &mut self,
         cause: Cause,
@@ -381,7 +382,7 @@ impl Provision {
         match self.handle.update_independent(cause, change).await {
             Err(CommandError::Store(_)) => {
                 self.recording.failure(None);
-                // What the listing showed is not recorded.
+                // The effects of the listing are not recorded.
                 self.listed_at = None;
                 self.next_listing = Instant::now();
                 Ok(None)
@@ -401,7 +402,7 @@ fn call_backoff() -> Backoff {
     Backoff::new(Duration::from_secs(2), Duration::from_mins(1))
 }
 
-/// Whether the next listings are likely to tell something about the machine.
+/// Whether the next listings are likely to change the machine.
 fn expects_change(machine: &Machine) -> bool {
     match &machine.phase {
         Phase::Creating { .. } => true,
@@ -417,7 +418,7 @@ fn retry_after(error: &BackendError) -> Option<RetryAfter> {
     }
 }
 
-/// Messages reach Cluster Autoscaler's events: at most 200 characters
+/// Truncates a message for Cluster Autoscaler's events to 200 characters
 /// (docs/reference/cluster-autoscaler.md#creation-errors).
 fn truncate_message(message: &str) -> String {
     message.chars().take(200).collect()

@@ -1,4 +1,4 @@
-//! What people do to VPSieNodes: to delete one is to be rid of its VM, and one that is lost is written again.
+//! Changes of VPSieNodes by people: a deleted VPSieNode deletes its VM, and a lost VPSieNode is written again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::api::VPSieNode;
 use crate::fleet::{Cause, DeletionReason, MachineId};
 use crate::kubernetes::watch_config;
 
-/// What could not be done is tried again.
+/// Interval of retries.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The loop over VPSieNodes. It keeps none of them: the fleet has what they say.
+/// The loop that watches VPSieNodes. It keeps no copies: the fleet has their content.
 pub struct RecordsWatch {
     handle: FleetHandle,
     api: Api<PartialObjectMeta<VPSieNode>>,
-    /// Names of those that were listed since the watch began anew.
+    /// Names that were listed since the watch restarted.
     listing: BTreeSet<String>,
     deleted: BTreeSet<String>,
     missing: BTreeSet<String>,
@@ -96,7 +96,7 @@ impl RecordsWatch {
         }
     }
 
-    /// Does what is due; what fails stays for the next time.
+    /// Processes deleted and missing VPSieNodes. Those that fail are retried.
     async fn process_pending(&mut self) -> Result<(), CommandError> {
         for name in std::mem::take(&mut self.deleted) {
             let id = MachineId::from(name.as_str());
@@ -112,7 +112,7 @@ impl RecordsWatch {
         }
         for name in std::mem::take(&mut self.missing) {
             let id = MachineId::from(name.as_str());
-            // Most are ours that came to their end, and the fleet knows.
+            // Most of them ended normally: the fleet has no such machine.
             if self.handle.read(|fleet| fleet.machine(&id).is_none()) {
                 continue;
             }
@@ -131,7 +131,8 @@ impl RecordsWatch {
         Ok(())
     }
 
-    /// Somebody took away the finalizer: a VM without a record would be billed for ever.
+    /// Writes the record again, because a person removed the finalizer: a VM without a record would be billed until a
+    /// person finds it.
     async fn rewrite_record(&self, id: MachineId) -> Result<bool, CommandError> {
         let name = id.to_string();
         let written = self

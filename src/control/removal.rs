@@ -17,10 +17,10 @@ use crate::vpsie::{Backend, BackendError};
 
 /// Deletions at the same time.
 const MAX_CALLS: usize = 4;
-/// How often what is left is looked at, should nothing ring.
+/// Interval of retries without other changes.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The loop that deletes.
+/// The loop that deletes VMs.
 pub struct Removal {
     handle: FleetHandle,
     backend: Arc<dyn Backend>,
@@ -28,12 +28,12 @@ pub struct Removal {
     calls: JoinSet<Result<(), BackendError>>,
     calling: HashMap<Id, MachineId>,
     backoffs: BTreeMap<MachineId, Backoff>,
-    /// Machines whose deletion VPSie accepted, where that is not recorded yet. It is not requested again.
+    /// Machines whose deletion VPSie accepted, if that is not recorded yet. It is not requested again.
     accepted: BTreeSet<MachineId>,
 }
 
 impl Removal {
-    /// A loop that triggers a listing after each deletion that VPSie accepted.
+    /// Creates the loop. It triggers a listing after each accepted deletion.
     pub fn new(handle: FleetHandle, backend: Arc<dyn Backend>, listing_trigger: Arc<ListingTrigger>) -> Self {
         Self {
             handle,
@@ -46,7 +46,7 @@ impl Removal {
         }
     }
 
-    /// Runs until `shutdown`, then waits for the answers to what is asked.
+    /// Runs until `shutdown`, then waits for the answers to open calls.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             self.record_accepted().await;
@@ -72,7 +72,8 @@ impl Removal {
         backoffs.chain([Instant::now() + POLL_INTERVAL]).min().unwrap_or_else(Instant::now)
     }
 
-    /// Makes the calls that there is room for. Those that failed before come last, so that they hold up nobody.
+    /// Starts deletions, within the maximum of concurrent calls. Deletions that failed before come last, so that they
+    /// delay no others.
     fn start_deletions(&mut self) {
         let free = MAX_CALLS.saturating_sub(self.calls.len());
         if free == 0 {
@@ -117,7 +118,7 @@ impl Removal {
         }
     }
 
-    /// Records accepted deletions. What cannot be written now stays for the next time.
+    /// Records accepted deletions. Those that cannot be written are retried.
     async fn record_accepted(&mut self) {
         let ready = |id: &&MachineId| self.backoffs.get(*id).is_none_or(Backoff::ready);
         let due: Vec<MachineId> = self.accepted.iter().filter(ready).cloned().collect();

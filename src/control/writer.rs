@@ -1,8 +1,8 @@
-//! The only writer of the fleet.
+//! The single writer of the fleet.
 //!
-//! It works on a fleet of its own: a decision changes that one at once, so that decisions that arrive together
-//! see each other and share one write. Only what is durable is applied to the fleet that everybody reads, and
-//! only then acknowledged (invariant 2).
+//! It works on its own copy of the fleet. A decision changes the copy at once, so that decisions of one batch see each
+//! other and share one write. Changes are applied to the fleet that readers see once they are durable, and are
+//! acknowledged only then (invariant 2).
 
 mod refused;
 mod undo;
@@ -21,25 +21,26 @@ use crate::store::{Store, StoreError};
 use refused::{Deferred, RefusedRecords, split_refused};
 use undo::{FailedCommands, undo};
 
-/// Decisions that share one write, at most.
+/// Maximum of decisions that share one write.
 const BATCH: usize = 256;
 
-/// What a fleet is made of, apart from its records.
+/// The declarations and settings of a fleet.
 #[derive(Clone, Debug)]
 pub struct FleetConfig {
-    /// What users declare.
+    /// Declarations of users.
     pub declaration: Declaration,
-    /// What is assumed of nodes and prices.
+    /// Assumptions about nodes, prices, cost limit.
     pub settings: FleetSettings,
 }
 
-/// The only writer of the fleet.
+/// The single writer of the fleet.
 pub struct FleetWriter {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     random: StdRng,
     audit_log: AuditLog,
-    /// Ahead of `shared` by what is being written. None after a write failed: what was written is not known.
+    /// Ahead of `shared` by the changes that are being written. None after a failed write, because it is unknown which
+    /// changes were written.
     working: Option<Fleet>,
     failed_commands: FailedCommands,
     refusals: RefusedRecords,
@@ -56,7 +57,7 @@ struct PendingJob {
 }
 
 impl FleetWriter {
-    /// Loads the fleet. Names of machines are drawn from `seed`.
+    /// Loads the fleet. `seed` determines the names of new machines.
     pub async fn load(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
@@ -85,7 +86,7 @@ impl FleetWriter {
         Ok((writer, handle))
     }
 
-    /// Decides until every handle is gone.
+    /// Runs until every handle is dropped.
     pub async fn run(mut self) {
         while let Some(first) = self.messages.recv().await {
             let (mut batch, mut next) = (Vec::new(), Some(first));
@@ -93,10 +94,10 @@ impl FleetWriter {
                 match message {
                     WriterMessage::Job(job) => batch.push(job),
                     WriterMessage::Declare(declaration, reply) => {
-                        // In their order: what came before is decided before.
+                        // In order of arrival: earlier jobs come first.
                         self.decide(std::mem::take(&mut batch)).await;
                         self.declare(declaration);
-                        // Whoever waited may be gone.
+                        // The caller may have gone.
                         let _ = reply.send(());
                     }
                 }
@@ -168,7 +169,7 @@ impl FleetWriter {
         self.publish(&waiting, &deferred);
         self.shared.write().unwrap_or_else(PoisonError::into_inner).share_transient_state(&working);
         if !deferred.is_empty() {
-            // What is not written must not be seen by the next decision either.
+            // The next decision must not see changes that were not written.
             working = self.shared().clone();
         }
         self.working = Some(working);
@@ -202,7 +203,7 @@ impl FleetWriter {
             for refused in &refused {
                 self.audit_log.record_refused(refused, &due);
             }
-            // Only the changes that were due: the store leaves out the same ones.
+            // Only the changes that were due: the store defers the same ones.
             deferred
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }
@@ -245,7 +246,7 @@ impl FleetWriter {
         }
     }
 
-    /// Reads the records after a write that failed, and undoes what failed commands recorded before readers see it.
+    /// Reads the records after a failed write, and undoes failed commands before readers see them.
     async fn reload(&mut self) -> Result<Fleet, StoreError> {
         let records = self.store.load().await?;
         let mut fleet = self.shared().reloaded(records);

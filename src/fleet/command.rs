@@ -233,7 +233,7 @@ impl Fleet {
         self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
     }
 
-    /// Adopts the providerID that another controller gave the machine's Node as the machine's Instance id.
+    /// Adopts the providerID that another controller set on the machine's Node as the machine's Instance id.
     pub fn adopt_provider_id(&mut self, id: &MachineId, provider_id: &ProviderId) -> Vec<Change> {
         let mut changes = Vec::new();
         let known = self.machine_of(provider_id.as_str(), "").is_some();

@@ -1,4 +1,4 @@
-//! What a change means for money: the acts of the audit log. Pure.
+//! Audit entries of a change. Pure.
 
 use rust_decimal::Decimal;
 
@@ -10,25 +10,25 @@ use crate::fleet::{
 
 macro_rules! kinds {
     ($($kind:ident $name:literal $meaning:literal,)*) => {
-        /// What was done.
+        /// The action.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(in crate::control) enum AuditAction {
             $(#[doc = $meaning] $kind,)*
         }
 
         impl AuditAction {
-            /// All of them, in the order of a machine's life.
+            /// All actions, in the order of a machine's life.
             #[cfg(test)]
             pub(super) const ALL: &[Self] = &[$(Self::$kind,)*];
 
-            /// The word for it in the audit log.
+            /// The name in the audit log.
             pub(super) fn name(self) -> &'static str {
                 match self {
                     $(Self::$kind => $name,)*
                 }
             }
 
-            /// What it says.
+            /// The meaning, as in the documentation.
             pub(super) fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$kind => $meaning,)*
@@ -73,14 +73,14 @@ kinds! {
     GrowthResumed "growth_resumed" "the runaway guard allows creations again",
 }
 
-/// One act that spends or frees money, or explains one.
+/// An entry of the audit log: one action that spends or frees money, or explains one.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::control) struct AuditEntry {
-    /// What was done.
+    /// The action.
     pub(in crate::control) kind: AuditAction,
     /// The machine.
     pub(in crate::control) machine: Option<MachineId>,
-    /// Its pool, or that which an orphan was asked for.
+    /// Its pool; for an orphan, the pool that it was requested for.
     pub(in crate::control) pool: Option<PoolId>,
     /// Its size.
     pub(in crate::control) size: Option<SizeId>,
@@ -88,7 +88,7 @@ pub(in crate::control) struct AuditEntry {
     pub(in crate::control) vm: Option<Hostname>,
     /// The VM's UUID.
     pub(in crate::control) vm_id: Option<VmId>,
-    /// The cause: that of the change, or for a machine that is being deleted, its deletion reason.
+    /// The cause of the change. For a machine that is being deleted, its deletion reason.
     pub(in crate::control) by: Cause,
     /// Why the runaway guard stops creations: the reason of a [`Halt`](crate::fleet::Halt).
     pub(in crate::control) halt: Option<&'static str>,
@@ -99,7 +99,7 @@ pub(in crate::control) struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// An act that is about no machine.
+    /// An entry about no machine.
     pub(in crate::control) fn for_cluster(kind: AuditAction, by: Cause) -> Self {
         Self {
             kind,
@@ -116,7 +116,7 @@ impl AuditEntry {
     }
 }
 
-/// The acts that a change tells of, to the fleet as it is before it.
+/// The entries of a change. `fleet` is the fleet before the change.
 pub(super) fn audit_entries(fleet: &Fleet, change: &Change, cause: Cause) -> Vec<AuditEntry> {
     let mut entries = match change {
         Change::SaveMachine(machine) => match fleet.machine(&machine.id) {
@@ -139,7 +139,7 @@ pub(super) fn audit_entries(fleet: &Fleet, change: &Change, cause: Cause) -> Vec
     entries
 }
 
-/// An act of a machine as it is.
+/// An entry about a machine.
 fn machine_entry(machine: &Machine, kind: AuditAction, cause: Cause) -> AuditEntry {
     let by = match &machine.phase {
         Phase::Deleting { reason, .. } => (*reason).into(),
@@ -169,7 +169,7 @@ fn begun(fleet: &Fleet, machine: &Machine) -> AuditAction {
     }
 }
 
-/// How a machine came by a VM: what the VM was before tells.
+/// The action by which a machine got its VM. It follows from the earlier record of the VM.
 fn bound(fleet: &Fleet, machine: &Machine, vm: &Vm) -> AuditAction {
     match fleet.unmanaged_node(&vm.hostname).map(|unmanaged| &unmanaged.kind) {
         Some(UnmanagedKind::Gone { machine: was, .. }) if *was == machine.id => AuditAction::Returned,
@@ -190,7 +190,7 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Aud
     match (&old.phase, &new.phase) {
         (_, Phase::Running { .. }) if !same => kinds.push(AuditAction::Running),
         (_, Phase::Failed { .. }) if !same => kinds.push(AuditAction::Failed),
-        // The others are told when the VM goes, or comes back.
+        // The other deletions are reported with their VM's disappearance or return.
         (_, Phase::Deleting { reason, .. }) if !same && !is_reported_with_vm(*reason) => {
             kinds.push(AuditAction::MarkedForDeletion)
         }
@@ -210,13 +210,13 @@ fn is_reported_with_vm(reason: DeletionReason) -> bool {
     matches!(reason, DeletionReason::VMGone | DeletionReason::VMReturned)
 }
 
-/// What became of a machine's requests.
+/// Actions about a machine's requests.
 fn asked(old: &Machine, new: &Machine) -> Vec<AuditAction> {
     let in_flight = |machine: &Machine| {
         machine.requests.iter().filter(|request| request.outcome == RequestOutcome::InFlight).count()
     };
     if new.requests.len() < old.requests.len() {
-        // One that a VM was matched with, or that is forgotten, is told of elsewhere or not at all.
+        // A request that was matched is reported with its VM. An abandoned request is not reported.
         let waits = new.vm().is_none() && !matches!(new.phase, Phase::Failed { .. } | Phase::Running { .. });
         let answered = waits && in_flight(new) < in_flight(old);
         return if answered { vec![AuditAction::NotCreated] } else { Vec::new() };
@@ -233,7 +233,7 @@ fn asked(old: &Machine, new: &Machine) -> Vec<AuditAction> {
 }
 
 fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<AuditEntry> {
-    // When time passes, all machines of a deleted NodeGroup that have no VM are removed before expired failures are.
+    // Machines without a VM of a deleted NodeGroup are removed before expired failures.
     let group = fleet.pool(&machine.pool.to_string()).and_then(|pool| fleet.group(pool));
     let is_closing = group.is_some_and(|group| group.deletion.is_some());
     let cause = match cause {

@@ -1,12 +1,13 @@
-//! Which acts are told as Kubernetes events, about what, and in which words. Pure.
+//! Kubernetes events of audit entries: type, reason, object and message. Pure.
 
 use super::entry::{AuditAction, AuditEntry};
 use crate::fleet::{Cause, Hostname, Refusal, names};
 use crate::kubernetes::{EventType, Object, ObjectEvent};
 
-/// Type and reason of an act's events, and whether its NodeGroup is told too. None for an act without events.
+/// Type and reason of an action's events, and whether they are published on the NodeGroup as well. None for an action
+/// without events.
 ///
-/// A NodeGroup has thousands of machines, so it is told only what somebody may have to do something about.
+/// A NodeGroup has thousands of machines, so it gets only events that a person may have to react to.
 pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, bool)> {
     use EventType::{Normal, Warning};
     match kind {
@@ -36,12 +37,12 @@ pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, 
     }
 }
 
-/// The events of an act, on its machine's VPSieNode and on its NodeGroup.
+/// The events of an entry, on its machine's VPSieNode and on its NodeGroup.
 pub(super) fn entry_events(entry: &AuditEntry) -> Vec<ObjectEvent> {
     let Some((kind, reason, group_too)) = event_type(entry.kind) else { return Vec::new() };
     let orphan = entry.kind == AuditAction::MarkedForDeletion && entry.by == Cause::Orphan;
     let reason = if orphan { "OrphanDeleted" } else { reason };
-    // Of what Cluster Autoscaler deletes it tells itself.
+    // Cluster Autoscaler publishes its own events about its deletions.
     let routine = entry.kind == AuditAction::MarkedForDeletion && entry.by == Cause::ClusterAutoscaler;
     let message = message(entry);
     let machine = entry.machine.as_ref().map(|machine| Object::VPSieNode(machine.to_string()));
@@ -103,7 +104,7 @@ fn message(entry: &AuditEntry) -> String {
     }
 }
 
-/// The events of a command that was refused: limits that somebody may want to raise.
+/// The event of a refused command, if a person may want to raise a limit.
 pub(super) fn refusal_event(refusal: &Refusal) -> Option<ObjectEvent> {
     let (pool, reason) = match refusal {
         Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),

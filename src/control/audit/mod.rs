@@ -1,4 +1,4 @@
-//! One line of the audit log, its events and its counts, for each decision that spends or saves money.
+//! The audit log: one line, its events and its metrics for each action that spends or frees money.
 
 mod entry;
 mod events;
@@ -25,7 +25,7 @@ pub const AUDIT: &str = "vpsie_autoscaler::audit";
 /// Upper bounds of the buckets, seconds. Cluster Autoscaler gives a machine up after 15 minutes.
 const STARTUP: [f64; 10] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 900.0, 1800.0];
 
-/// Writes down what becomes durable.
+/// Writes durable changes to the audit log.
 #[derive(Clone, Debug)]
 pub struct AuditLog {
     transitions: Family<Transition, Counter>,
@@ -58,16 +58,16 @@ struct RecordKind {
     record: &'static str,
 }
 
-/// What a change is to be written down as.
+/// The entries and metrics of a change.
 pub(super) struct ChangeReport {
     entries: Vec<AuditEntry>,
     transition: Option<Transition>,
-    /// Seconds from when a machine was wanted until it runs, if that is the change.
+    /// Seconds from the record of a machine until it is Running, if that is the change.
     startup: Option<f64>,
 }
 
 impl AuditLog {
-    /// The same, that also tells events.
+    /// The same with events.
     pub fn with_events(self, events: Events) -> Self {
         Self { events, ..self }
     }
@@ -84,7 +84,7 @@ impl AuditLog {
         registry.register("refused_records", help, None, &self.refused_records);
     }
 
-    /// The entry of a change with this cause, to the fleet as it is before the change.
+    /// The report of a change with this cause. `fleet` is the fleet before the change.
     pub(super) fn report(fleet: &Fleet, change: &Change, cause: Cause) -> ChangeReport {
         ChangeReport {
             entries: audit_entries(fleet, change, cause),
@@ -93,7 +93,7 @@ impl AuditLog {
         }
     }
 
-    /// Writes down a change.
+    /// Writes the report of a change.
     pub(super) fn write(&self, change: &Change, report: ChangeReport) {
         match change {
             Change::SaveProfile(size, profile) => tracing::info!(
@@ -145,7 +145,7 @@ impl AuditLog {
         }
     }
 
-    /// Tells of a command that was refused.
+    /// Publishes the event of a refused command.
     pub(super) fn refused(&self, refusal: &Refusal) {
         if let Some(event) = refusal_event(refusal) {
             self.events.publish(event);
@@ -184,7 +184,7 @@ fn startup(fleet: &Fleet, change: &Change) -> Option<f64> {
     Some(since.duration_since(machine.created_at).as_secs_f64().max(0.0))
 }
 
-/// One line. Its fields are the schema that docs/operate/audit.md promises.
+/// Writes one line. Its fields are the schema in docs/operate/audit.md.
 pub(super) fn write_line(entry: &AuditEntry) {
     fn text(value: Option<&impl ToString>) -> String {
         value.map(ToString::to_string).unwrap_or_default()

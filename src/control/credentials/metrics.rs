@@ -1,4 +1,4 @@
-//! What is counted of credentials.
+//! Metrics of credentials.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use crate::telemetry::Registry;
 
-/// Metrics of the credentials that are read again. Clones count together.
+/// Metrics of the rotation of credentials. Clones share their counts.
 #[derive(Clone, Debug, Default)]
 pub struct CredentialMetrics {
     rotations: Family<RotationLabels, Counter>,

@@ -1,4 +1,4 @@
-//! Rotation: credentials that changed are tried before those in use are dropped.
+//! Rotation of credentials: new ones are checked with VPSie before they replace those in use.
 
 mod metrics;
 mod sources;
@@ -19,34 +19,34 @@ use crate::vpsie::{BaseUrl, Client, Credentials, Trial};
 pub use metrics::CredentialMetrics;
 pub use sources::{credentials_in_file, credentials_in_secret};
 
-/// While there are none that work, refused ones are tried this often.
+/// Interval of checks of refused credentials while none are in use.
 const RETRY_WITHOUT_CREDENTIALS: Duration = Duration::from_mins(1);
 
-/// Credentials that may be put in use.
+/// New credentials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CandidateCredentials {
-    /// What VPSie knows us by.
+    /// The credentials.
     pub credentials: Credentials,
-    /// Where the API is; None: where the settings say.
+    /// Address of the API. None: the address in the settings.
     pub url: Option<BaseUrl>,
 }
 
-/// The loop that puts new credentials in use.
+/// The loop that checks and replaces credentials.
 pub struct Rotation {
     client: Client,
-    /// Where they come from, in words.
+    /// Their source, for messages.
     place: String,
-    /// The Secret that events are about.
+    /// The Secret for events.
     secret: Option<String>,
     in_use: Option<CandidateCredentials>,
-    /// Whether VPSie accepted those in use.
+    /// Whether VPSie accepted the credentials in use.
     proven: bool,
     waiting: Option<PendingTrial>,
     metrics: CredentialMetrics,
     events: Events,
 }
 
-/// A candidate that is to be tried.
+/// New credentials that wait for a check.
 struct PendingTrial {
     candidate: CandidateCredentials,
     next: Instant,
@@ -72,7 +72,7 @@ enum RotationStep {
 }
 
 impl Rotation {
-    /// For a client that has no credentials yet; they come from a Secret.
+    /// Creates the loop for a client without credentials; they come from a Secret.
     pub fn from_secret(
         client: Client,
         namespace: &str,
@@ -92,7 +92,7 @@ impl Rotation {
         }
     }
 
-    /// For a client that has credentials from a file, which nobody tried yet.
+    /// Creates the loop for a client with unchecked credentials from a file.
     pub fn from_file(client: Client, file: &Path, in_use: Credentials, metrics: CredentialMetrics) -> Self {
         Self {
             client,
@@ -106,7 +106,7 @@ impl Rotation {
         }
     }
 
-    /// Takes candidates, or what is wrong where they come from, until `shutdown`. The same may come again.
+    /// Processes new credentials, or problems of their source, until `shutdown`. Repeated items are ignored.
     pub async fn run(
         mut self,
         candidates: impl Stream<Item = Result<CandidateCredentials, String>>,
@@ -163,7 +163,7 @@ impl Rotation {
         self.publish(EventType::Warning, "CredentialsInvalid", format!("{problem}; {remaining}"));
     }
 
-    /// What comes of a trial. The candidate again when it is to be tried once more.
+    /// Applies the result of a check. Returns the credentials if they must be checked again.
     fn apply_trial(&mut self, mut waiting: PendingTrial, trial: Trial) -> Option<PendingTrial> {
         let place = &self.place;
         match trial {
@@ -214,7 +214,7 @@ impl Rotation {
         Some(waiting)
     }
 
-    /// While no credentials are in use, calls say why.
+    /// Sets the reason that calls return while no credentials are in use.
     fn set_unavailable(&self, reason: &str) {
         if self.in_use.is_none() {
             self.client.replace(Credentials::missing(reason), None);

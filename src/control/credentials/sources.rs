@@ -1,4 +1,4 @@
-//! Where credentials come from while the process runs. What is wrong is told without any value.
+//! Sources of credentials. Messages about problems never have values.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use super::CandidateCredentials;
 use crate::kubernetes::watch_object;
 use crate::vpsie::{BaseUrl, Credentials};
 
-/// Between two looks at a file.
+/// Interval of reads of a file.
 const FILE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What a Secret holds, each time that it may have changed. Keys: `token`, or `clientId` and `clientSecret`;
-/// `url` where the API is elsewhere.
+/// The credentials of a Secret, each time that it may have changed. Keys: `token`, or `clientId` and `clientSecret`;
+/// `url` for another address of the API.
 pub fn credentials_in_secret(
     client: Client,
     namespace: &str,
@@ -40,7 +40,7 @@ pub fn credentials_in_secret(
     read.boxed()
 }
 
-/// What a file holds, read every 30 s; `of` says what it is.
+/// The credentials of a file, read every 30 s. `of` makes credentials of its text.
 pub fn credentials_in_file(
     file: PathBuf,
     of: impl Fn(SecretString) -> Credentials + Send + 'static,

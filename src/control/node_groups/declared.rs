@@ -1,4 +1,4 @@
-//! What the NodeGroups and the AutoscalerConfig of the cluster declare together. Pure.
+//! The declarations of all NodeGroups and the AutoscalerConfig. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,37 +12,37 @@ use crate::fleet::{Declaration, DeletionPolicy, names};
 use crate::validation::{CheckedNodeGroup, Problem, check_node_group};
 use crate::vpsie::ManagedConfig;
 
-/// What is declared, and what is to be said of each NodeGroup.
+/// Declarations in force, and problems of NodeGroups.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Declarations {
-    /// The NodeGroups that hold, by name. One that became wrong holds as it was last right.
+    /// The NodeGroups in force, by name. An invalid NodeGroup stays in force in its last valid version.
     pub(super) groups: BTreeMap<String, CheckedNodeGroup>,
-    /// What is wrong with a NodeGroup as it is now, by name.
+    /// Problems of the present versions of NodeGroups, by name.
     pub(super) wrong: BTreeMap<String, InvalidGroup>,
-    /// The cluster and datacenter of all of them.
+    /// The cluster and datacenter of all NodeGroups.
     pub(super) target: Option<ManagedConfig>,
     limits: ConfigLimits,
 }
 
-/// Why a NodeGroup as it is now is not in force.
+/// Why the present version of a NodeGroup is not in force.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct InvalidGroup {
-    /// Whether this version cannot even read it.
+    /// Whether this version cannot read it.
     pub(super) unreadable: bool,
-    /// What is wrong with it.
+    /// The problem.
     pub(super) message: String,
-    /// Whether an earlier version of it is in force.
+    /// Whether an earlier version is in force.
     pub(super) earlier_holds: bool,
 }
 
-/// What is known of the AutoscalerConfig.
+/// The known state of the AutoscalerConfig.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ObservedConfig<'a> {
     /// There is none.
     None,
-    /// This one holds.
+    /// It is in force.
     Holds(&'a AutoscalerConfig),
-    /// It was never read: why.
+    /// It was never read, for this reason.
     Unknown(&'a str),
 }
 
@@ -51,12 +51,12 @@ struct ConfigLimits {
     max_machines: Option<u32>,
     cost: CostLimit,
     create_timeout: Option<Duration>,
-    /// Why the others are not known.
+    /// Why the other limits are unknown.
     unknown: Option<String>,
 }
 
 impl Declarations {
-    /// What is declared now, after `self`. `bound` is the cluster that there are machines of: it cannot be left.
+    /// Returns the next declarations. `bound` is the cluster of existing machines, which cannot change.
     pub(super) fn next(
         &self,
         seen: &Watched<NodeGroup>,
@@ -98,7 +98,7 @@ impl Declarations {
             }
         }
         for (name, object) in seen.unreadable.iter().filter(|(_, object)| is_managed(&object.meta)) {
-            // The policy may be what cannot be read: nothing is drained by an earlier one.
+            // The deletion policy may be unreadable, so an earlier one must not drain machines.
             if let Some(deletion) = next.groups.get_mut(name).and_then(|last| last.group.deletion.as_mut()) {
                 *deletion = DeletionPolicy::WhenEmpty;
             }
@@ -114,12 +114,12 @@ impl Declarations {
         self.wrong.insert(name, InvalidGroup { unreadable, message, earlier_holds: false });
     }
 
-    /// Why the limits of the AutoscalerConfig are not known, and nothing may grow.
+    /// Why the limits of the AutoscalerConfig are unknown, so that no NodeGroup may grow.
     pub(super) fn limits_unknown(&self) -> Option<&str> {
         self.limits.unknown.as_deref()
     }
 
-    /// What the fleet is reported.
+    /// The declaration for the fleet.
     pub(super) fn declaration(&self) -> Declaration {
         Declaration {
             groups: self.groups.values().map(|checked| checked.group.clone()).collect(),
@@ -131,7 +131,7 @@ impl Declarations {
         }
     }
 
-    /// NodeGroups whose limits were never known.
+    /// NodeGroups without a valid version.
     fn held(&self) -> impl Iterator<Item = &String> {
         self.wrong.iter().filter(|(_, wrong)| !wrong.earlier_holds).map(|(name, _)| name)
     }
@@ -141,7 +141,7 @@ fn is_ours(object: &NodeGroup) -> bool {
     is_managed(&object.metadata)
 }
 
-/// As in files: all but what says otherwise.
+/// As in files: all objects without the label `managed=false`.
 fn is_managed(meta: &ObjectMeta) -> bool {
     let labels = meta.labels.as_ref();
     labels.and_then(|labels| labels.get(names::MANAGED)).is_none_or(|managed| managed != "false")

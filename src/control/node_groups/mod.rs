@@ -1,5 +1,4 @@
-//! NodeGroups and the AutoscalerConfig of the cluster: what they declare is in force while it changes, and their
-//! status says how they are.
+//! The loop over NodeGroups and the AutoscalerConfig: it puts changes in force and writes statuses.
 
 mod declared;
 mod status;
@@ -31,15 +30,15 @@ use declared::{Declarations, ObservedConfig};
 use status::{status, unreadable};
 use watched::{Unreadable, Watched, intent, watch_objects};
 
-/// The name of the only AutoscalerConfig that has a meaning.
+/// The name of the only AutoscalerConfig that is used.
 const CONFIG: &str = "default";
 
 /// Keeps a NodeGroup until its machines are gone.
 pub const NODE_GROUP_FINALIZER: &str = "nodegroup.autoscaler.vpsie.com/finalizer";
 
-/// Statuses are written after something changed: not more often than this.
+/// Minimum interval of status updates after changes.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// What failed is tried again.
+/// Interval of retries.
 const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The loop over NodeGroups.
@@ -52,17 +51,17 @@ pub struct NodeGroups {
     seen: Watched<NodeGroup>,
     config: Watched<AutoscalerConfig>,
     declared: Declarations,
-    /// What was last written to the status of objects that cannot be read.
+    /// The status that was last written to unreadable objects.
     reported: BTreeMap<String, (Option<i64>, String)>,
-    /// What there were machines of at the start.
+    /// The cluster of the machines at the start.
     recorded: Option<ManagedConfig>,
-    /// What was reported last.
+    /// The last target that was passed to `on_target`.
     target: ClusterTarget,
     on_target: Box<dyn Fn(&ClusterTarget) + Send + Sync>,
     in_force: watch::Sender<ClusterTarget>,
 }
 
-/// Which cluster the NodeGroups are of.
+/// The cluster of the NodeGroups.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ClusterTarget {
     /// The NodeGroups were not read yet.
@@ -75,8 +74,8 @@ pub enum ClusterTarget {
 }
 
 impl NodeGroups {
-    /// A loop over the NodeGroups of a namespace. `recorded` is the cluster that the records are of. The one that
-    /// the NodeGroups are of is reported to `on_target` before they are in force.
+    /// Creates the loop over the NodeGroups of a namespace. `recorded` is the cluster of the records. `on_target` gets
+    /// the cluster of the NodeGroups before they are in force.
     pub fn new(
         handle: FleetHandle,
         clock: Arc<dyn Clock>,
@@ -103,7 +102,7 @@ impl NodeGroups {
         }
     }
 
-    /// Tells `in_force` the cluster that the NodeGroups are of, once they are in force.
+    /// `in_force` gets the cluster of the NodeGroups once they are in force.
     #[must_use]
     pub fn with_in_force(mut self, in_force: watch::Sender<ClusterTarget>) -> Self {
         self.in_force = in_force;
@@ -144,7 +143,7 @@ impl NodeGroups {
         }
     }
 
-    /// Puts in force what is declared now.
+    /// Puts the present declarations in force.
     async fn declare(&mut self) -> Result<(), CommandError> {
         let machines = self.handle.read(|fleet| fleet.machines().next().is_some());
         let bound = self.declared.target.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
@@ -216,8 +215,8 @@ impl NodeGroups {
         Api::all(self.client.clone())
     }
 
-    /// Writes what changed of finalizers and statuses. Returns whether an answer shows a change by a person: the watch
-    /// may tell of it later, and it is no news then.
+    /// Writes changed finalizers and statuses. Returns whether an answer shows a change by a person: a later event of
+    /// the watch does not show it as a change.
     async fn report(&mut self) -> bool {
         let mut changed = false;
         let unreadable = self.seen.unreadable.clone();
@@ -245,7 +244,7 @@ impl NodeGroups {
         changed
     }
 
-    /// Brings one NodeGroup up to date. What came of it.
+    /// Updates the finalizer or status of one NodeGroup. Returns the written object.
     async fn write(&self, object: &NodeGroup) -> Option<NodeGroup> {
         let name = object.name_any();
         let known = self.declared.groups.contains_key(&name) || self.declared.wrong.contains_key(&name);
@@ -283,8 +282,8 @@ impl NodeGroups {
         )
     }
 
-    /// Whether no machine of it can have a VM any more. One that only remembers lost requests is no reason to wait:
-    /// its record lasts without the NodeGroup.
+    /// Whether no machine of it can have a VM any more. A machine with only lost requests does not count: its record
+    /// lasts without the NodeGroup.
     fn is_empty(&self, name: &str) -> bool {
         let over = |machine: &Machine| {
             matches!(machine.phase, Phase::Deleting { vm: None, .. })
@@ -293,7 +292,7 @@ impl NodeGroups {
         self.handle.read(|fleet| fleet.machines().filter(|m| m.pool.node_group.as_str() == name).all(over))
     }
 
-    /// Says of a NodeGroup that it cannot be read, and lets it go once it is deleted and empty.
+    /// Writes the status of an unreadable NodeGroup, and removes its finalizer once it is deleted and empty.
     async fn write_unreadable(&mut self, name: &str, object: &Unreadable) {
         let Unreadable { meta, .. } = object;
         let ours = meta.finalizers.iter().flatten().any(|finalizer| finalizer == NODE_GROUP_FINALIZER);
@@ -370,7 +369,7 @@ impl NodeGroups {
     }
 }
 
-/// `metav1.Time` has no fractions: with them, what is read back would differ from what was written.
+/// `metav1.Time` has no fractions: with them, the object would differ from its written form.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

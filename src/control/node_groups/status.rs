@@ -8,11 +8,10 @@ use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPo
 use crate::cost::UsdPerHour;
 use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, UnmanagedNode, names};
 
-/// Nodes that `status.nodes` lists: with thousands of them the object would outgrow what the API server keeps.
-/// The VPSieNodes have them all.
+/// Maximum of nodes in `status.nodes`, because the size of an object is limited. VPSieNodes have all of them.
 const LISTED: usize = 100;
 
-/// How a NodeGroup is. `wrong` is what its spec has wrong, if anything.
+/// The status of a NodeGroup. `wrong` is the problem of its spec, if there is one.
 pub(super) fn status(
     object: &NodeGroup,
     fleet: &Fleet,
@@ -52,13 +51,13 @@ pub(super) fn status(
     }
 }
 
-/// What to say of a NodeGroup that cannot be read: nothing else of its status is known to fit.
+/// The conditions of an unreadable NodeGroup. The rest of its status stays unchanged.
 pub(super) fn unreadable(wrong: &InvalidGroup, now: Timestamp) -> Vec<Condition> {
     vec![wrong.fact().condition(&[], now)]
 }
 
 impl InvalidGroup {
-    /// What is in force instead.
+    /// What is in force instead of the present version.
     pub(super) fn consequence(&self) -> &'static str {
         if self.earlier_holds {
             "its last valid version stays in force"
@@ -73,7 +72,7 @@ impl InvalidGroup {
     }
 }
 
-/// What is paid for its VMs.
+/// The cost of its VMs.
 fn cost(fleet: &Fleet, pools: &[&Pool]) -> NodeGroupCost {
     let hourly: UsdPerHour = pools.iter().map(|pool| fleet.pool_cost(pool)).sum();
     let monthly = hourly.monthly(fleet.prices().hours_per_month);
@@ -117,7 +116,7 @@ fn node(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> Option<NodeGro
     })
 }
 
-/// A condition before it is known since when it holds.
+/// A condition without its transition time.
 struct ConditionFact {
     kind: &'static str,
     holds: bool,

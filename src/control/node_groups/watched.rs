@@ -1,4 +1,4 @@
-//! The objects of a kind, as a watch has them: also those that this version cannot read.
+//! The watched objects of a kind, including those that this version cannot read.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -17,16 +17,16 @@ use crate::kubernetes::watch_config;
 /// The objects of a kind.
 #[derive(Debug)]
 pub(super) struct Watched<K> {
-    /// Each as it was last readable, with its metadata of now.
+    /// The last readable version of each, with the present metadata.
     pub(super) objects: BTreeMap<String, K>,
-    /// Those that cannot be read now.
+    /// Objects that cannot be read now.
     pub(super) unreadable: BTreeMap<String, Unreadable>,
     listing: BTreeMap<String, Result<K, Box<Unreadable>>>,
-    /// Whether the kind may be missing from the API server: then there are none.
+    /// Whether the API server may lack the kind. Then there are no objects.
     optional: bool,
-    /// Whether they were listed once.
+    /// Whether the objects were listed.
     pub(super) read: bool,
-    /// Why they were not listed, the last time that it was tried.
+    /// The error of the last failed list.
     pub(super) failed: Option<String>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Watched<K> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Unreadable {
     pub(super) meta: ObjectMeta,
-    /// What is wrong with it.
+    /// The problem.
     pub(super) error: String,
 }
 
@@ -52,14 +52,14 @@ impl<K> Default for Watched<K> {
 }
 
 impl<K> Watched<K> {
-    /// Objects of a kind that the API server may not have.
+    /// Objects of a kind that the API server may lack.
     pub(super) fn optional() -> Self {
         Self { optional: true, ..Self::default() }
     }
 }
 
 impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
-    /// Applies an event of the watch. Returns whether it made a difference.
+    /// Applies an event of the watch. Returns whether it changed anything.
     pub(super) fn apply_event(&mut self, event: WatchEvent<K>) -> bool {
         match event {
             Err(error) => {
@@ -113,7 +113,7 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
         was_unreadable.is_some() == readable || before.is_none_or(|before| before != intent)
     }
 
-    /// Keeps an object; one that cannot be read as it was `last`, unless another one had the name then.
+    /// Stores an object. Of an unreadable object, the `last` version stays, if it is the same object.
     fn keep(&mut self, name: String, object: Result<K, Box<Unreadable>>, last: Option<K>) {
         match object {
             Ok(object) => drop(self.objects.insert(name, object)),
@@ -134,20 +134,20 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
     }
 }
 
-/// The part of an object that people change. Most changes are of statuses, by this loop itself.
+/// The part of an object that people change. Most changes are status updates by this loop.
 pub(super) fn intent(meta: &ObjectMeta) -> impl PartialEq + use<> {
     let ObjectMeta { uid, generation, deletion_timestamp, labels, annotations, .. } = meta.clone();
     let relearn = annotations.and_then(|mut all| all.remove(names::RELEARN));
     (uid, generation, deletion_timestamp, labels, relearn)
 }
 
-/// What a watch says.
+/// An event of a watch.
 pub(super) type WatchEvent<K> = Result<watcher::Event<DeserializeGuard<K>>, WatchError>;
 
-/// A watch that broke, or a list that failed.
+/// A failed watch or list.
 #[derive(Debug)]
 pub(super) struct WatchError {
-    /// The API server has no such kind.
+    /// The API server lacks the kind.
     not_found: bool,
     message: String,
 }
@@ -162,7 +162,7 @@ impl From<watcher::Error> for WatchError {
     }
 }
 
-/// An object that cannot be read must not end the watch of the others.
+/// An unreadable object must not end the watch of the others.
 fn usable<K: Resource>(object: DeserializeGuard<K>) -> Result<K, Box<Unreadable>> {
     object.0.map_err(|invalid| Box::new(Unreadable { meta: invalid.metadata, error: invalid.error }))
 }

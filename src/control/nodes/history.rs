@@ -1,4 +1,4 @@
-//! In which order Nodes and records appeared, as this process saw it. Clocks of different hosts are never compared.
+//! The order in which this process observed Nodes and records. Clocks of different hosts are never compared.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,23 +8,23 @@ use kube::ResourceExt as _;
 
 use crate::fleet::{Fleet, Hostname, Machine, MachineId, UnmanagedKind};
 
-/// Whether a Node was there before a record.
+/// Whether a Node existed before a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// The Node was seen before the record.
+    /// The Node was observed before the record.
     Older,
-    /// The Node was seen after the record.
+    /// The Node was observed after the record.
     Younger,
-    /// Both were there when the process first looked, or the VM was there before its record.
+    /// Both existed when the process started, or the VM existed before its record.
     Unknown,
 }
 
-/// What was seen, by steps: each look that finds a new record begins one.
+/// Observations, in steps: each observation of a new record begins a step.
 #[derive(Debug, Default)]
 pub(super) struct History {
     step: u64,
     initialized: bool,
-    /// None: its VM was there already when it was first seen.
+    /// None: it already had a VM when it was first observed.
     machines: HashMap<MachineId, Option<u64>>,
     /// VMs that are gone.
     gone: HashMap<Hostname, u64>,
@@ -35,17 +35,17 @@ pub(super) struct History {
 #[derive(Debug, Default)]
 struct SeenNode {
     first: u64,
-    /// The last step in which its kubelet was seen to report.
+    /// The last step in which its kubelet reported.
     last_report: Option<u64>,
     heartbeat_at: Option<Time>,
-    /// VPSie listed a VM of its name while it was there.
+    /// VPSie listed a VM of its name while the Node existed.
     listed: bool,
-    /// The machine that it was last known to be the Node of.
+    /// Its last known machine.
     machine: Option<MachineId>,
 }
 
 impl History {
-    /// Notes the records that there are. Must be called before a new Node is noted.
+    /// Observes the records. It must be called before a new Node is observed.
     pub(super) fn note_records(&mut self, fleet: &Fleet) {
         self.machines.retain(|id, _| fleet.machine(id).is_some());
         let gone: HashSet<&Hostname> = fleet
@@ -72,10 +72,10 @@ impl History {
         }
     }
 
-    /// Notes a Node as the API server shows it. `initial`: it was there when the Nodes were first listed.
+    /// Observes a Node. `initial`: it was in the first list of Nodes.
     pub(super) fn note_node(&mut self, node: &Node, initial: bool) {
         let heartbeat_at = heartbeat(node).cloned();
-        // Before any record was new, a Node of the first list may be older or younger than each.
+        // Before the first new record, a Node of the first list may be older or younger than each record.
         let first = if initial && self.step <= 1 { 0 } else { self.step };
         let seen = self.nodes.entry(key(node)).or_insert_with(|| SeenNode {
             first,
@@ -87,33 +87,33 @@ impl History {
         }
     }
 
-    /// Notes that VPSie lists a VM of the Node's name, which is no machine's.
+    /// Records that VPSie lists an unmanaged VM of the Node's name.
     pub(super) fn note_listed(&mut self, node: &Node) {
         self.nodes.entry(key(node)).or_default().listed = true;
     }
 
-    /// Notes that it is the Node of the machine.
+    /// Records that it is the Node of the machine.
     pub(super) fn note_machine(&mut self, node: &Node, machine: &MachineId) {
         self.nodes.entry(key(node)).or_default().machine = Some(machine.clone());
     }
 
-    /// Forgets all Nodes but these.
+    /// Removes all other Nodes.
     pub(super) fn keep<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
         let kept: HashSet<String> = nodes.map(key).collect();
         self.nodes.retain(|node, _| kept.contains(node));
     }
 
-    /// Forgets a Node.
+    /// Removes a Node.
     pub(super) fn forget(&mut self, node: &Node) {
         self.nodes.remove(&key(node));
     }
 
-    /// Whether the Node was there before the machine was recorded.
+    /// Whether the Node existed before the machine was recorded.
     pub(super) fn order(&self, node: &Node, machine: &MachineId) -> Order {
         self.compare(node, self.machines.get(machine).copied().flatten())
     }
 
-    /// Whether the Node was there before the VM of that name was gone.
+    /// Whether the Node existed before the VM of that name was gone.
     pub(super) fn order_to_end(&self, node: &Node, hostname: &Hostname) -> Order {
         self.compare(node, self.gone.get(hostname).copied())
     }
@@ -126,8 +126,8 @@ impl History {
         }
     }
 
-    /// Whether the Node was left by an earlier VM, as far as is known: it was there before the machine, and no
-    /// kubelet has reported since.
+    /// Whether the Node was probably left by an earlier VM: it existed before the machine, and no kubelet has reported
+    /// since.
     pub(super) fn is_silent(&self, node: &Node, machine: &MachineId) -> bool {
         let Some(record) = self.machines.get(machine).copied().flatten() else { return false };
         self.order(node, machine) == Order::Older
@@ -136,7 +136,7 @@ impl History {
             })
     }
 
-    /// Whether the Node was known to be of the machine.
+    /// Whether the Node was the machine's before.
     pub(super) fn was_of(&self, node: &Node, machine: &MachineId) -> bool {
         self.nodes.get(&key(node)).is_some_and(|seen| seen.machine.as_ref() == Some(machine))
     }
@@ -146,7 +146,7 @@ fn key(node: &Node) -> String {
     node.uid().unwrap_or_else(|| node.name_any())
 }
 
-/// When the kubelet last said that it is ready, by its own clock: only whether it changes means anything.
+/// The last heartbeat of a ready kubelet, by the kubelet's own clock: only its changes are used.
 fn heartbeat(node: &Node) -> Option<&Time> {
     let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let ready = conditions.find(|condition| condition.type_ == "Ready" && condition.status == "True")?;

@@ -1,4 +1,4 @@
-//! Whose a Node is, and what is to be done about it. Pure.
+//! The owner of a Node, and the action that follows. Pure.
 
 use std::net::IpAddr;
 
@@ -13,53 +13,53 @@ use crate::fleet::{
     Vm, VmId,
 };
 
-/// What is to be done about a Node.
+/// The action for a Node.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum NodeAction {
     /// Nothing.
     None,
-    /// Merge this into it: its providerID, labels, annotation, on the first time its taints, and the cordon of
-    /// what is being deleted.
+    /// Merge this patch: providerID, labels, annotation, taints the first time, and the cordon of a machine that is
+    /// being deleted.
     Patch(Value),
-    /// Note that the Node of the VM registered.
+    /// Record that the Node of the VM registered.
     Register(Hostname),
-    /// Delete the object: its VM is gone.
+    /// Delete the Node object: its VM is gone.
     Delete,
-    /// Its providerID was set by another controller: take it for the machine's Instance id.
+    /// Another controller set its providerID: adopt it as the machine's Instance id.
     Adopt(MachineId, ProviderId),
-    /// Its providerID, which cannot be changed, is another VM's.
+    /// Report that its providerID, which cannot be changed, belongs to another VM.
     Contradiction(MachineId, String),
-    /// Nobody knows it, and machines wait for VMs: it may be one's that was not listed yet.
+    /// List VPSie's nodes: no VM of the Node is known, machines wait for VMs, and the VM may not be listed yet.
     ListVms,
 }
 
-/// Whose a Node is.
+/// The owner of a Node.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Owner<'a> {
-    /// A machine's. By providerID, which is `identified`, or else by its name or an address.
+    /// A machine: by providerID (`identified`), or by its name or an address.
     Machine { machine: &'a Machine, identified: bool },
-    /// A machine's by its name, with a providerID of no VM that is known: another controller was first.
+    /// A machine by its name, with a providerID of no known VM: another controller was first.
     Adoptable { machine: &'a Machine, found: &'a str },
-    /// That of a VM that is ours and no machine's.
+    /// An orphan.
     Orphan(&'a UnmanagedNode),
-    /// That of a VM that is gone.
+    /// A VM that is gone.
     Gone(&'a UnmanagedNode),
-    /// It has the name of a machine's VM, or its address, and the providerID of a VM that is not known. That VM
-    /// is gone: its kubelet is silent.
+    /// It has the name or address of a machine's VM, and the providerID of an unknown VM. That VM is gone: its kubelet
+    /// is silent.
     Leftover,
-    /// The same, and its kubelet reports. What runs on it runs on the machine's VM, most likely.
+    /// The same, and its kubelet reports. Its pods most likely run on the machine's VM.
     Contradicted { machine: &'a Machine, found: &'a str },
-    /// Nobody's, or nobody's yet.
+    /// No owner, or none yet.
     Unowned,
 }
 
-/// Whose a Node is: what its providerID says, for that never changes. A Node without one is that of the machine
-/// whose VM has its name or, as names may differ a little, one of its addresses.
+/// Returns the owner of a Node, by its providerID, which never changes. A Node without providerID belongs to the
+/// machine whose VM has its name or, since names may differ a little, one of its addresses.
 ///
-/// Such a Node may be left from an earlier VM of the same name, and the new VM's kubelet will take it over. So one
-/// that was there before the machine is claimed only once a kubelet has reported since. It is not deleted: a kubelet
-/// makes its Node only when it starts, and may have done so already. With a machine that is being deleted the Node
-/// goes in any case, cordoned and drained: what runs on it may run on that VM.
+/// Such a Node may be left from an earlier VM of the same name, and the new VM's kubelet will take it over. So a Node
+/// that existed before the machine is matched only once a kubelet has reported since. It is not deleted: a kubelet
+/// creates its Node only when it starts, and may have done so already. If the machine is being deleted, the Node is
+/// cordoned and drained in any case: its pods may run on that VM.
 pub(super) fn owner_of<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> Owner<'a> {
     let found = provider_id(node);
     if let Some(machine) = found.and_then(|found| fleet.machine_of(found, "")) {
@@ -69,7 +69,7 @@ pub(super) fn owner_of<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) 
     let name = hostname(node);
     let of_id = vm.as_ref().and_then(|vm| fleet.unmanaged_by_vm_id(vm));
     match of_id {
-        // Another VM may have the name since, and its kubelet the Node.
+        // Another VM may have the name now, and its kubelet the Node.
         Some(unmanaged) if is_gone(unmanaged) && fleet.machine_at(&name).is_none() => {
             return Owner::Gone(unmanaged);
         }
@@ -98,7 +98,7 @@ pub(super) fn owner_of<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) 
             let sure = by_name && !goes && !is_elsewhere(fleet, node, machine);
             if sure { Owner::Adoptable { machine, found } } else { Owner::Contradicted { machine, found } }
         }
-        // A listing will tell whether it is its VM's.
+        // A listing will show whether it belongs to the machine's VM.
         Some(_) if !goes && machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Unowned,
         Some(_) if is_left(node, order) => Owner::Leftover,
         Some(_) if !goes && !is_ready(node) => Owner::Unowned,
@@ -111,14 +111,14 @@ fn is_orphan(unmanaged: &UnmanagedNode) -> bool {
     matches!(unmanaged.kind, UnmanagedKind::Orphan { .. })
 }
 
-/// Whether an address of the Node is that of another machine's VM.
+/// Whether another machine's VM has an address of the Node.
 fn is_elsewhere(fleet: &Fleet, node: &Node, machine: &Machine) -> bool {
     let other = |vm: &Vm| addresses(node).iter().any(|address| vm.addresses.contains(address));
     fleet.machines().any(|one| one.id != machine.id && one.vm().is_some_and(other))
 }
 
-/// Whether no kubelet reports for the Node any more. A Node that was not there before a record may be new, and not
-/// ready yet; where the order is not known, only the API server's own verdict counts.
+/// Whether no kubelet reports for the Node any more. A Node that is younger than the record may be new and not ready
+/// yet. If the order is unknown, only the API server's condition counts.
 fn is_left(node: &Node, order: Order) -> bool {
     match order {
         Order::Older => !is_ready(node),
@@ -131,7 +131,7 @@ fn is_gone(unmanaged: &UnmanagedNode) -> bool {
     matches!(unmanaged.kind, UnmanagedKind::Gone { .. })
 }
 
-/// A Node as others need to know it.
+/// The part of a Node that other loops need.
 pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
     let (machine, identified) = match owner {
         Owner::Machine { machine, identified } => (Some(machine.id.clone()), identified),
@@ -159,7 +159,7 @@ fn is_added_by_hand(node: &Node) -> bool {
         .is_some_and(|value| value == "true")
 }
 
-/// What is to be done about a Node with that owner.
+/// The action for a Node with that owner.
 pub(super) fn node_action(fleet: &Fleet, history: &History, node: &Node, owner: Owner<'_>) -> NodeAction {
     if node.metadata.deletion_timestamp.is_some() {
         return NodeAction::None;
@@ -179,7 +179,7 @@ pub(super) fn node_action(fleet: &Fleet, history: &History, node: &Node, owner: 
     }
 }
 
-/// Machines whose VM is listed and has no Node, while a Node registered that fits none of them.
+/// Machines whose VM is listed and has no Node, if this Node registered and matches none of them.
 pub(super) fn unmatched<'a>(
     fleet: &'a Fleet,
     history: &History,
@@ -202,7 +202,7 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     if let Some(patch) = patch::patch(fleet, node, machine) {
         return NodeAction::Patch(patch);
     }
-    // Until its UUID is known the Node lacks its providerID, and Cluster Autoscaler takes it for none.
+    // Until the VM's UUID is known, the Node has no providerID, and Cluster Autoscaler does not count it.
     let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return NodeAction::None };
     if matches!(machine.phase, Phase::Creating { .. }) {
         return NodeAction::Register(vm.hostname.clone());
@@ -210,9 +210,9 @@ fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     NodeAction::None
 }
 
-/// Whether the Node of a VM that is gone is to go, too. A VM that nobody deleted counts as gone only if its kubelet
-/// is silent as well. So does one that only the name tells; and a Node that appeared after the end of that VM is
-/// another's, which took the name and was not listed yet.
+/// Whether the Node of a gone VM must be deleted. If the VM was not deleted, or only the name identifies it, its
+/// kubelet must be silent as well. A Node that appeared after the end of that VM belongs to a new VM of the same name
+/// that is not listed yet.
 fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
     let UnmanagedKind::Gone { deleted, machine, .. } = &unmanaged.kind else { return false };
     match (provider_id(node), &unmanaged.id) {
@@ -224,7 +224,7 @@ fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
     }
 }
 
-/// Whether it may be the Node of a VM that was asked for and is not listed yet.
+/// Whether it may be the Node of a VM that was requested and is not listed yet.
 fn is_awaited(fleet: &Fleet, history: &History, node: &Node) -> bool {
     provider_id(node).is_none()
         && fleet.unmanaged_node(&hostname(node)).is_none()

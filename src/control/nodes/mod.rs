@@ -1,8 +1,8 @@
-//! Gives Nodes their identity, takes them for the sign that machines run, and removes those of VMs that are gone.
+//! Sets the identity of Nodes, records that machines run, and deletes Node objects of VMs that are gone.
 //!
-//! Cluster Autoscaler deletes no Node object (docs/reference/cluster-autoscaler.md#node-objects), and takes a
-//! Node without `spec.providerID` for a VM that never registered
-//! (docs/reference/cluster-autoscaler.md#provider-id). Nothing else does either for VPSie.
+//! Cluster Autoscaler deletes no Node object (docs/reference/cluster-autoscaler.md#node-objects), and counts a Node
+//! without `spec.providerID` as a VM that never registered (docs/reference/cluster-autoscaler.md#provider-id). VPSie
+//! has no controller for either.
 
 mod history;
 mod identity;
@@ -33,18 +33,18 @@ use samples::StableNodes;
 
 pub use view::{NodeFacts, NodesView};
 
-/// Nodes looked at after the fleet changed: not more often than this.
+/// Minimum interval of checks after changes of the fleet.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// Nodes looked at all the same, for what failed before.
+/// Interval of checks without changes, which retry failed actions.
 const RETRY_INTERVAL: Duration = Duration::from_secs(15);
-/// How long a new Node may fit no machine before that is reported: its VM may not be listed yet.
+/// How long a new Node may match no machine before that is reported: its VM may not be listed yet.
 const UNMATCHED_AFTER: Duration = Duration::from_mins(1);
-/// Most machines that such a Node is reported on.
+/// Maximum of machines on which such a Node is reported.
 const MAX_UNMATCHED_REPORTS: usize = 5;
-/// Prefix of such a Node's UID in `reported`.
+/// Prefix of the UID of an unmatched Node in `reported`.
 const UNMATCHED_PREFIX: &str = "unmatched ";
 
-/// The loop that gives Nodes their identity.
+/// The loop over Nodes.
 pub struct Nodes {
     handle: FleetHandle,
     api: Api<Node>,
@@ -53,17 +53,16 @@ pub struct Nodes {
     seen: BTreeMap<String, Node>,
     listing: BTreeMap<String, Node>,
     history: History,
-    /// UIDs of Nodes that fit no machine though some wait for theirs, and since when.
+    /// UIDs of Nodes that match no machine although machines wait for their Nodes, with the time since when.
     unmatched: BTreeMap<String, Instant>,
     events: Events,
-    /// UIDs of Nodes that something was said of already, and is not to be said again.
+    /// UIDs of Nodes that were reported already.
     reported: BTreeSet<String>,
     stable_nodes: StableNodes,
 }
 
 impl Nodes {
-    /// A loop over the Nodes of the cluster that the client talks to. It triggers a listing when a Node appears that
-    /// may be of a VM which was not listed yet.
+    /// Creates the loop. It triggers a listing when a Node appears whose VM may not be listed yet.
     pub fn new(handle: FleetHandle, client: Client, listing_trigger: Arc<ListingTrigger>) -> Self {
         Self {
             handle,
@@ -80,17 +79,17 @@ impl Nodes {
         }
     }
 
-    /// The same, telling events.
+    /// The same with events.
     pub fn with_events(self, events: Events) -> Self {
         Self { events, ..self }
     }
 
-    /// The same, with a view that others have already.
+    /// The same with an existing view.
     pub fn with_view(self, view: NodesView) -> Self {
         Self { view, ..self }
     }
 
-    /// What it knows of the Nodes, for others.
+    /// The view of the Nodes, for other loops.
     pub fn view(&self) -> NodesView {
         self.view.clone()
     }
@@ -112,7 +111,7 @@ impl Nodes {
                     Some(Ok(event)) => match self.apply_event(event) {
                         WatchEffect::Node(name) => self.reconcile(&name).await,
                         WatchEffect::All => {
-                            // Which Nodes are identified, before one is claimed by name or address.
+                            // Identified Nodes come first, before a Node is matched by name or address.
                             for name in self.seen.keys().cloned().collect::<Vec<_>>() {
                                 drop(self.assess(&name));
                             }
@@ -129,7 +128,7 @@ impl Nodes {
                     next = Instant::now() + RETRY_INTERVAL;
                 }
                 () = commits.changed() => {
-                    // At once: a Node that registers from now on is younger.
+                    // At once: a Node that registers later is younger.
                     self.handle.read(|fleet| self.history.note_records(fleet));
                     next = next.min(Instant::now() + MIN_INTERVAL);
                 }
@@ -137,7 +136,7 @@ impl Nodes {
         }
     }
 
-    /// Takes what the watch says. What it says may be older than what a patch answered.
+    /// Applies an event of the watch. It may be older than the answer of a patch.
     fn apply_event(&mut self, event: watcher::Event<Node>) -> WatchEffect {
         match event {
             watcher::Event::Apply(node) => {
@@ -151,7 +150,7 @@ impl Nodes {
             }
             watcher::Event::Delete(node) => {
                 let name = node.name_any();
-                // One of the same name may be there since.
+                // A new Node of the same name may exist already.
                 if self.seen.get(&name).is_some_and(|known| known.uid() == node.uid()) {
                     self.seen.remove(&name);
                     self.view.forget_node(&name);
@@ -190,7 +189,7 @@ impl Nodes {
         WatchEffect::Nothing
     }
 
-    /// Notes a Node after the records that were there before it.
+    /// Observes a Node, after the records that existed before it.
     fn note_node(&mut self, node: &Node, initial: bool) {
         self.handle.read(|fleet| self.history.note_records(fleet));
         self.history.note_node(node, initial);
@@ -216,7 +215,7 @@ impl Nodes {
             }
         }
         if let NodeAction::Patch(patch) = action {
-            // The watch tells nothing newer than the answer, so that is looked at here.
+            // The answer is newer than the watch, so the Node is assessed again.
             match self.patch_node(name, patch).await.then(|| self.assess(name)) {
                 Some(Some(next)) => action = next,
                 _ => return,
@@ -242,7 +241,7 @@ impl Nodes {
         self.record_sample(name).await;
     }
 
-    /// Learns what the Node of a machine has, for the templates.
+    /// Records a sample of the Node for the templates.
     async fn record_sample(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
         let Some(facts) = self.view.node_named(&Hostname::new(name)) else { return };
@@ -255,13 +254,13 @@ impl Nodes {
         }
     }
 
-    /// Whose a Node is goes to the view; what is to be done about it is returned.
+    /// Updates the view with the owner of a Node, and returns the action for it.
     fn assess(&mut self, name: &str) -> Option<NodeAction> {
         let node = self.seen.get(name)?;
         let (view, history) = (&self.view, &self.history);
         let (facts, action, listed) = self.handle.read(|fleet| {
             let owner = match owner_of(fleet, history, node) {
-                // Each Node of a machine that is being deleted is drained.
+                // All Nodes of a machine that is being deleted are drained.
                 Owner::Machine { machine, identified: false } | Owner::Adoptable { machine, .. }
                     if machine.counts() && view.has_other_node(&machine.id, name) =>
                 {
@@ -292,7 +291,7 @@ impl Nodes {
         self.events.publish(ObjectEvent::node(node, uid, kind, reason, message).with_related(on));
     }
 
-    /// Reports once that a Node cannot be a machine's though it has the name or the address of its VM.
+    /// Reports once that a Node with the name or address of a machine's VM has a contradictory providerID.
     fn report_conflict(&mut self, name: &str, uid: Option<String>, machine: &MachineId, found: &str) {
         if !self.reported.insert(uid.unwrap_or_default()) {
             return;
@@ -310,7 +309,7 @@ impl Nodes {
         self.publish(name, machine, EventType::Warning, "IdentityConflict", &message);
     }
 
-    /// Reports once that a Node registered and fits no machine, while machines wait for their Nodes.
+    /// Reports once that a Node registered and matches no machine, while machines wait for their Nodes.
     fn report_unmatched(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
         let uid = node.uid().unwrap_or_default();
@@ -340,7 +339,7 @@ impl Nodes {
         }
     }
 
-    /// Adopts the providerID that another controller set first. Returns whether that is recorded.
+    /// Adopts the providerID that another controller set first. Returns whether it is recorded.
     async fn adopt_provider_id(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
         match self.handle.adopt_provider_id(machine.clone(), provider_id.clone()).await {
             Ok(true) => {
@@ -361,7 +360,7 @@ impl Nodes {
         }
     }
 
-    /// Whether it was done. The answer is then the newest that is known of the Node.
+    /// Patches a Node. Returns whether it was patched; then `seen` has the answer.
     async fn patch_node(&mut self, name: &str, patch: serde_json::Value) -> bool {
         match self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(node) => {
@@ -413,14 +412,14 @@ impl Nodes {
     }
 }
 
-/// What an event of the watch was about.
+/// The effect of an event of the watch.
 enum WatchEffect {
     Node(String),
     All,
     Nothing,
 }
 
-/// Whether what the watch says of a Node is older than what is known of it, or the same.
+/// Whether the watch shows a version of the Node that is not newer than the known one.
 fn is_stale(reported: &Node, known: &Node) -> bool {
     if reported.uid() != known.uid() {
         return false;
@@ -436,7 +435,7 @@ fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
 }
 
-/// Most of a Node is its list of images and who set which field: nothing that is looked at here, times thousands.
+/// Removes unused parts of a Node, such as images and managed fields, which would use most of the memory.
 fn strip_unused(mut node: Node) -> Node {
     node.metadata.managed_fields = None;
     if let Some(status) = &mut node.status {

@@ -1,4 +1,4 @@
-//! What is merged into a Node: its identity, and what keeps pods away from it. Pure.
+//! Patches of Nodes: identity, cordon and taints. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,21 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, Machine, Phase, Vm, names, node_labels};
 
-/// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is since when, in seconds since 1970.
+/// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is the time of the deletion, in seconds since
+/// 1970.
 pub(super) const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// Value of the taint of an orphan's Node that was not cordoned before.
 const CORDONED: &str = "cordoned";
 
-/// What is to be merged into a machine's Node. None when it lacks nothing.
+/// The patch of a machine's Node. None if nothing is missing.
 pub(super) fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     let patch = identity(fleet, node, machine).unwrap_or(Value::Null);
     let patch = if machine.counts() { uncordon_adopted(node, patch) } else { patch };
     cordon(node, machine, patch)
 }
 
-/// The cordon and the taint of an orphan's Node, so that no pods come that would have to be evicted when it is
-/// deleted. None when it has them.
+/// The cordon and the taint of an orphan's Node, so that no new pods must be evicted when it is deleted. None if the
+/// Node has them.
 pub(super) fn cordon_orphan(node: &Node) -> Option<Value> {
     if taints(node).any(|taint| taint.key == names::ORPHAN) {
         return None;
@@ -35,7 +36,7 @@ pub(super) fn cordon_orphan(node: &Node) -> Option<Value> {
     }))
 }
 
-/// The patch that also takes back what an orphan's Node was given, for the machine that adopted it.
+/// Extends the patch to remove the cordon and the taint of an orphan's Node, for the machine that adopted it.
 fn uncordon_adopted(node: &Node, mut patch: Value) -> Value {
     let Some(taint) = taints(node).find(|taint| taint.key == names::ORPHAN) else { return patch };
     let mut all = match patch["spec"]["taints"].take() {
@@ -51,17 +52,16 @@ fn uncordon_adopted(node: &Node, mut patch: Value) -> Value {
     patch
 }
 
-/// The patch, with the cordon and the taint that the Node lacks if its machine is being deleted. None when there is
-/// neither.
+/// Extends the patch by the cordon and the taint of a machine that is being deleted. None if the patch is empty.
 pub(super) fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
     if let Phase::Deleting { since, .. } = &machine.phase {
-        // Cluster Autoscaler's taint goes when it restarts
-        // (docs/reference/cluster-autoscaler.md#node-objects), and pods would land on a VM that goes.
+        // Cluster Autoscaler's taint goes when it restarts (docs/reference/cluster-autoscaler.md#node-objects), and
+        // pods would be scheduled on a VM that is being deleted.
         if !is_cordoned(node) {
             patch["spec"]["unschedulable"] = json!(true);
         }
-        // The machine does not count in the target any more. Without the taint, Cluster Autoscaler takes its Node
-        // for the one that is to come, and asks for another.
+        // The machine is no longer in the target size. Without the taint, Cluster Autoscaler counts its Node as the
+        // upcoming one, and adds another.
         if !taints(node).any(|taint| taint.key == TO_BE_DELETED) {
             let all = patch["spec"]["taints"].take();
             let mut all = if all.is_null() { json!(taints(node).collect::<Vec<_>>()) } else { all };
@@ -70,19 +70,19 @@ pub(super) fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option
                 all.push(json!({"key": TO_BE_DELETED, "value": value, "effect": "NoSchedule"}));
             }
             patch["spec"]["taints"] = all;
-            // The list is written whole: changes by others must not be lost.
+            // The patch replaces the whole list: concurrent changes by others must not be lost.
             patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
         }
     }
     if patch.is_null() {
         return None;
     }
-    // A Node that was made anew meanwhile is another one.
+    // The patch must not apply to a new Node of the same name.
     patch["metadata"]["uid"] = json!(node.metadata.uid);
     Some(patch)
 }
 
-/// What the Node lacks of its identity. None when it lacks nothing, but for a providerID that is not known.
+/// The missing parts of the Node's identity. None if nothing is missing but a providerID that is unknown yet.
 fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     let text = machine.pool.to_string();
     let pool = fleet.pool(&text)?;
@@ -101,7 +101,7 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     if let Some(id) = id {
         patch["spec"]["providerID"] = json!(id);
     }
-    // Once only, so that a taint that a person removes stays away.
+    // Only once, so that a taint that a person removes stays removed.
     if let Some(group) = group.filter(|group| first && !group.taints.is_empty()) {
         let mut all: Vec<Value> = taints(node)
             .filter(|old| {
@@ -116,7 +116,7 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
                 .map(|t| json!({ "key": t.key, "value": t.value, "effect": t.effect.to_string() })),
         );
         patch["spec"]["taints"] = json!(all);
-        // The list is written whole: changes by others must not be lost.
+        // The patch replaces the whole list: concurrent changes by others must not be lost.
         patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
     }
     Some(patch)

@@ -1,4 +1,4 @@
-//! What a Node has, for the templates of Nodes that do not exist yet. Pure.
+//! Samples of Nodes, for templates of Nodes that do not exist yet. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,31 +13,31 @@ use crate::api;
 use crate::catalog::{Resources, quantity};
 use crate::fleet::{Amounts, Fleet, Hostname, NodeShape, ObservedNode, PROVIDER_ID_PREFIX, Phase};
 
-/// How long a Node must have been the same before it is believed: the first status of a kubelet lacks the disk, and
+/// How long a new Node must be unchanged before it is a sample: the first status of a kubelet lacks the disk, and
 /// devices and labels come later.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
-/// The same for a Node that showed something else before. Each change is a write.
+/// The same for a Node with an earlier sample. Each change is a write.
 const CHANGE_STABLE_AFTER: Duration = Duration::from_mins(2);
-/// A Node that is never the same for long is believed after that.
+/// A Node that keeps changing is a sample after this time.
 const MAX_WAIT: Duration = Duration::from_mins(3);
-/// Labels and resources of a Node that are remembered, so that a record has room for them.
+/// Maximum of labels (bytes) and resources of a sample: the size of a record is limited.
 const MAX_LABEL_BYTES: usize = 4 << 10;
 const MAX_EXTENDED: usize = 32;
 
 const ARCH: &str = "kubernetes.io/arch";
 const OS: &str = "kubernetes.io/os";
 
-/// Labels that people and tools set for one Node at a time.
+/// Labels that people and tools set on single Nodes.
 const PER_NODE_LABELS: [&str; 3] = [
     "node.kubernetes.io/exclude-from-external-load-balancers",
     "node.kubernetes.io/exclude-disruption",
     "alpha.service-controller.kubernetes.io/exclude-balancer",
 ];
 
-/// Prefix of labels that are ours.
+/// Prefix of labels of vpsie-autoscaler.
 const OWN_PREFIX: &str = "autoscaler.vpsie.com/";
 
-/// What Nodes have, and since when they have it.
+/// The shapes of Nodes, and how long they are unchanged.
 #[derive(Debug, Default)]
 pub(super) struct StableNodes(BTreeMap<String, NodeStability>);
 
@@ -49,8 +49,8 @@ struct NodeStability {
 }
 
 impl StableNodes {
-    /// What the Node has that is not known of its size yet, and the hostname of its VM. Only the Node of a machine that
-    /// is identified, ready and has been the same for a while tells.
+    /// A new sample of the Node, and the hostname of its VM. Only Nodes of machines that are identified, ready and
+    /// stable give samples.
     pub(super) fn new_sample(
         &mut self,
         fleet: &Fleet,
@@ -94,18 +94,18 @@ impl StableNodes {
         }
     }
 
-    /// Forgets a Node.
+    /// Removes a Node.
     pub(super) fn forget(&mut self, uid: &str) {
         self.0.remove(uid);
     }
 
-    /// Forgets all Nodes but these.
+    /// Removes all other Nodes.
     pub(super) fn retain(&mut self, keep: impl Fn(&String) -> bool) {
         self.0.retain(|uid, _| keep(uid));
     }
 }
 
-/// What a Node has. None when it lacks cores, memory or pods: its kubelet has not said yet.
+/// The shape of a Node. None if it lacks cores, memory or pods: its kubelet has not reported yet.
 fn shape(node: &Node) -> Option<NodeShape> {
     let status = node.status.as_ref()?;
     let (capacity, allocatable) = (status.capacity.as_ref()?, status.allocatable.as_ref()?);
@@ -138,7 +138,7 @@ fn extended(of: &BTreeMap<String, Quantity>) -> Amounts {
     read.take(MAX_EXTENDED).collect()
 }
 
-/// Labels that others gave the Node and that do not identify it.
+/// Labels from other programs that do not identify the Node.
 fn labels(node: &Node) -> BTreeMap<String, String> {
     let identities = identities(node);
     let mut room = MAX_LABEL_BYTES;
@@ -159,7 +159,7 @@ fn labels(node: &Node) -> BTreeMap<String, String> {
     fit.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// What only this Node is called.
+/// Values that identify this Node.
 fn identities(node: &Node) -> Vec<String> {
     let status = node.status.as_ref();
     let info = status.and_then(|status| status.node_info.as_ref());
@@ -175,7 +175,7 @@ fn identities(node: &Node) -> Vec<String> {
         info.map(|info| info.boot_id.as_str()),
     ];
     let all = ids.into_iter().flatten().chain(addresses.map(|address| address.address.as_str()));
-    // An address of IPv6 is no label value as it is.
+    // An IPv6 address is not a valid label value.
     let all = all.flat_map(|id| [id.to_owned(), id.replace(':', "-")]);
     all.filter(|id| id.len() >= 3).collect()
 }

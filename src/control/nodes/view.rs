@@ -1,4 +1,4 @@
-//! What is known of the cluster's Nodes, for whoever needs to know whether a machine's Node is there and ready.
+//! A shared view of the cluster's Nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::fleet::{Hostname, ListedNode, MachineId};
 
-/// A Node, as far as others need to know it.
+/// The part of a Node that other loops need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 pub struct NodeFacts {
@@ -21,15 +21,15 @@ pub struct NodeFacts {
     pub ready: bool,
     /// `spec.unschedulable`: it is cordoned.
     pub unschedulable: bool,
-    /// The machine it is the Node of, once it is known to be one's.
+    /// Its machine, once it is known.
     pub machine: Option<MachineId>,
-    /// Whether its providerID says so, and not only its name or an address.
+    /// Whether its providerID identifies the machine, and not only its name or an address.
     pub identified: bool,
-    /// Whether its annotation says that a person added the worker.
+    /// Whether it is annotated as added by hand.
     pub added_by_hand: bool,
 }
 
-/// The Nodes as the last look found them. Kept by [`Nodes`](super::Nodes); cheap to clone and to read.
+/// The last known Nodes. [`Nodes`](super::Nodes) updates it. Cheap to clone and to read.
 #[derive(Clone, Debug)]
 pub struct NodesView {
     index: Arc<RwLock<NodeIndex>>,
@@ -51,29 +51,29 @@ impl Default for NodesView {
 }
 
 impl NodesView {
-    /// Whether the Nodes were listed since the process started. Before, that a Node is not here says nothing.
+    /// Whether the Nodes were listed since the process started. Before that, a missing Node proves nothing.
     pub fn has_listed(&self) -> bool {
         self.read(|index| index.listed)
     }
 
-    /// The Node of a machine. Found also when its name is not its VM's hostname.
+    /// The Node of a machine, also if its name differs from its VM's hostname.
     pub fn node_of(&self, machine: &MachineId) -> Option<NodeFacts> {
         self.read(|index| index.by_name.get(index.by_machine.get(machine)?).cloned())
     }
 
-    /// Every Node that is taken for the machine's: one by its providerID, others by name or address.
+    /// All Nodes that are matched to the machine: by providerID, name or address.
     pub fn nodes_of(&self, machine: &MachineId) -> Vec<NodeFacts> {
         let of = |node: &&NodeFacts| node.machine.as_ref() == Some(machine);
         self.read(|index| index.by_name.values().filter(of).cloned().collect())
     }
 
-    /// Whether every Node was compared with the machine since it is being deleted. Before, that no Node is known to be
-    /// the machine's says nothing.
+    /// Whether every Node was compared with the machine since its deletion began. Before that, a missing Node proves
+    /// nothing.
     pub fn was_compared(&self, machine: &MachineId) -> bool {
         self.read(|index| index.compared.contains(machine))
     }
 
-    /// Notes the machines that every Node was compared with.
+    /// Sets the machines that every Node was compared with.
     pub(super) fn set_compared(&self, machines: BTreeSet<MachineId>) {
         self.write(|index| {
             index.compared = machines;
@@ -81,12 +81,12 @@ impl NodesView {
         });
     }
 
-    /// Whether the machine's Node is there and ready.
+    /// Whether the machine has a ready Node.
     pub fn is_ready(&self, machine: &MachineId) -> bool {
         self.node_of(machine).is_some_and(|node| node.ready)
     }
 
-    /// The Nodes of workers that a person added, as their annotations say.
+    /// The Nodes that are annotated as added by hand.
     pub fn added_by_hand(&self) -> BTreeSet<Hostname> {
         let by_hand = |index: &NodeIndex| {
             let nodes = index.by_name.values().filter(|node| node.added_by_hand);
@@ -100,10 +100,9 @@ impl NodesView {
         self.read(|index| index.by_name.get(name.as_str()).cloned())
     }
 
-    /// Whether a worker that was there before can become a machine: its Node is ready, and has the VM's
-    /// providerID or none. Of a machine without a Node like that, Cluster Autoscaler would have the VM
-    /// deleted as one that never came up (docs/reference/cluster-autoscaler.md#long-unregistered), with all
-    /// that runs on it.
+    /// Whether an existing worker can become a machine: its Node is ready, and has the VM's providerID or none. Without
+    /// such a Node, Cluster Autoscaler would delete the VM as one that never registered
+    /// (docs/reference/cluster-autoscaler.md#long-unregistered), with all its pods.
     pub fn shows(&self, listed: &ListedNode) -> bool {
         let Some(id) = &listed.id else { return false };
         self.node_named(&listed.hostname).is_some_and(|node| {
@@ -111,13 +110,12 @@ impl NodesView {
         })
     }
 
-    /// Counts up whenever something that can be read here changes.
+    /// A counter of changes of this view.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Notes a Node. Of two Nodes for one machine, the one whose providerID says so is the machine's, or else the
-    /// one that was there first.
+    /// Sets a Node. Of two Nodes of one machine, the Node with its providerID is the machine's, else the older one.
     pub(super) fn set_node(&self, facts: NodeFacts) {
         self.write(|index| {
             match index.by_name.get(&facts.name) {
@@ -136,12 +134,12 @@ impl NodesView {
         });
     }
 
-    /// Whether another Node than this one has the machine's providerID.
+    /// Whether another Node has the machine's providerID.
     pub(super) fn has_other_node(&self, machine: &MachineId, name: &str) -> bool {
         self.node_of(machine).is_some_and(|node| node.identified && node.name != name)
     }
 
-    /// Forgets all Nodes but these: they were listed.
+    /// Removes all other Nodes, after a list.
     pub(super) fn retain_nodes(&self, names: impl Fn(&str) -> bool) {
         self.write(|index| {
             let gone: Vec<_> = index.by_name.keys().filter(|name| !names(name)).cloned().collect();
@@ -153,7 +151,7 @@ impl NodesView {
         });
     }
 
-    /// Forgets a Node.
+    /// Removes a Node.
     pub(super) fn forget_node(&self, name: &str) {
         self.write(|index| index.forget(name));
     }
@@ -174,7 +172,7 @@ impl NodeIndex {
     fn forget(&mut self, name: &str) -> bool {
         let Some(old) = self.by_name.remove(name) else { return false };
         if let Some(machine) = old.machine.filter(|id| self.by_machine.get(id).is_some_and(|of| of == name)) {
-            // Another Node of the same machine, if there is one, takes its place.
+            // Another Node of the same machine replaces it, if there is one.
             match self.by_name.values().find(|other| other.machine.as_ref() == Some(&machine)) {
                 Some(other) => self.by_machine.insert(machine, other.name.clone()),
                 None => self.by_machine.remove(&machine),

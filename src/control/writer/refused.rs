@@ -8,16 +8,16 @@ use super::super::backoff::Backoff;
 use crate::fleet::{Change, DeferredChanges, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
-/// Changes of a batch that were not written.
+/// Changes of a batch that are deferred.
 #[derive(Default)]
 pub(super) struct Deferred {
     held: DeferredChanges,
-    /// Why each record was refused.
+    /// The problem of each refused record.
     problems: BTreeMap<RecordKey, String>,
 }
 
 impl Deferred {
-    /// Leaves out the refused records, and the changes that must wait for them.
+    /// Defers the refused records, and the changes that wait for them.
     pub(super) fn add(&mut self, changes: &[Change], refused: BTreeMap<RecordKey, String>) {
         self.held.extend(DeferredChanges::new(changes, refused.keys().cloned().collect()));
         self.problems.extend(refused);
@@ -27,12 +27,12 @@ impl Deferred {
         self.held.is_empty()
     }
 
-    /// Returns true iff the change is left out.
+    /// Returns true iff the change is deferred.
     pub(super) fn contains(&self, change: &Change) -> bool {
         self.held.contains(change)
     }
 
-    /// The error for callers whose change was left out.
+    /// The error for callers whose change is deferred.
     pub(super) fn error(&self) -> Arc<StoreError> {
         let refused = self.held.records().iter().map(|record| {
             let problem = self.problems.get(record).cloned();
@@ -52,7 +52,7 @@ pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<Ref
     }
 }
 
-/// Records that were refused last time.
+/// Records that were refused at their last write.
 #[derive(Default)]
 pub(super) struct RefusedRecords(BTreeMap<RecordKey, (Backoff, String)>);
 

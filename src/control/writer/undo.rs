@@ -1,5 +1,5 @@
-//! Undoes commands that Cluster Autoscaler saw fail. Otherwise a machine that it does not know of would be paid for, and
-//! a Node that it takes back into use would lose its VM.
+//! Undoes commands that failed for Cluster Autoscaler. Otherwise an unknown machine would be paid for, or a Node that
+//! it uses again would lose its VM.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use tokio::time::Instant;
 
 use crate::fleet::{Change, Fleet, Machine, MachineId, Phase};
 
-/// How long after a write that failed the API server may still do it.
+/// How long after a failed write the API server may still execute it.
 const LATE: Duration = Duration::from_mins(2);
 
-/// What failed commands changed, until it is certain that nothing of it is recorded any more.
+/// Changes of failed commands, kept until they certainly have no record.
 #[derive(Debug, Default)]
 pub(super) struct FailedCommands {
     commands: Vec<FailedCommand>,
     recheck_at: Option<Instant>,
 }
 
-/// A machine before a command that failed, and what the command made of it.
+/// A machine before and after a failed command.
 #[derive(Debug)]
 struct FailedCommand {
     machine: Option<Machine>,
@@ -26,7 +26,7 @@ struct FailedCommand {
 }
 
 impl FailedCommands {
-    /// Notes what commands may have recorded, to the fleet as it was before them.
+    /// Remembers changes that failed commands may have recorded. `before` is the fleet before them.
     pub(super) fn remember<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, before: &Fleet) {
         let failed_at = Instant::now();
         for change in changes {
@@ -39,17 +39,17 @@ impl FailedCommands {
         }
     }
 
-    /// Whether the records are to be read again, because a late write may have been done.
+    /// Whether the records must be read again, because a late write may have been executed.
     pub(super) fn is_recheck_due(&self) -> bool {
         self.recheck_at.is_some_and(|at| Instant::now() >= at)
     }
 
-    /// What undoes those that are recorded.
+    /// The changes that undo recorded commands.
     pub(super) fn due(&self, fleet: &Fleet) -> Vec<Change> {
         self.commands.iter().filter_map(|command| command.undo(fleet.machine(&command.after.id)?)).collect()
     }
 
-    /// Forgets what can be recorded no more.
+    /// Drops commands that can no longer be recorded.
     pub(super) fn reloaded(&mut self) {
         self.commands.retain(|command| command.failed_at.elapsed() < LATE);
         if self.commands.is_empty() {
@@ -59,7 +59,8 @@ impl FailedCommands {
 }
 
 impl FailedCommand {
-    /// Nothing where the machine went on since, above all where VPSie was asked for it.
+    /// The change that undoes the command. None if the machine has changed since, especially if it was requested from
+    /// VPSie.
     fn undo(&self, recorded: &Machine) -> Option<Change> {
         let same = recorded.phase == self.after.phase && recorded.requests == self.after.requests;
         match &self.machine {
@@ -74,8 +75,8 @@ fn is_unrequested(machine: &Machine) -> bool {
     machine.phase == Phase::Pending && machine.requests.is_empty()
 }
 
-/// What undoes changes that are recorded, of machines that nothing else in the batch changed. A machine that a command
-/// removed stays away: nothing was asked of VPSie for it.
+/// The changes that undo recorded changes, for machines that no other job of the batch changed. A machine that a
+/// command removed is not restored, because it was never requested.
 pub(super) fn undo(changes: Vec<&Change>, before: &Fleet, working: &Fleet) -> Vec<Change> {
     let mut undo: Vec<Change> = Vec::new();
     for change in changes {

@@ -253,7 +253,7 @@ fn a_machine_that_is_made() {
     );
     let up = audited.register();
     assert_eq!(up, [with_vm(AuditAction::Running, Cause::Node)]);
-    assert_eq!(events(&up), [on_machine(EventType::Normal, "Running", "VM slave-1 (uuid-1) runs")]);
+    assert_eq!(events(&up), [on_machine(EventType::Normal, "Running", "VM slave-1 (uuid-1) is running")]);
     assert_eq!(audited.list(&[node(1)]), [], "the same again is no act");
 }
 
@@ -316,7 +316,7 @@ fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
     audited.accept_deletion();
     let gone = audited.miss();
     assert_eq!(gone, [by_ca(AuditAction::Gone)]);
-    let message = "VM slave-1 (uuid-1) is deleted (ClusterAutoscaler)";
+    let message = "deleted VM slave-1 (uuid-1) (ClusterAutoscaler)";
     assert_eq!(events(&gone), [on_machine(EventType::Normal, "Deleted", message)]);
     let returned = audited.list(&[node(1)]);
     assert_eq!(returned, [with_vm(AuditAction::Returned, Cause::VMReturned)]);
@@ -350,7 +350,7 @@ fn a_vm_that_nobody_deleted_vanished_and_may_return() {
     assert_eq!(events(&vanished), on_both(EventType::Warning, "VMVanished", message));
     let back = audited.list(&[node(1)]);
     assert_eq!(back, [with_vm(AuditAction::Returned, Cause::VPSieListing)]);
-    let message = "VM slave-1 (uuid-1) was gone and is listed again";
+    let message = "VM slave-1 (uuid-1) disappeared and is listed again";
     assert_eq!(events(&back), on_both(EventType::Warning, "VMReturned", message));
 }
 
