@@ -186,8 +186,8 @@ impl FleetWriter {
         self.shared.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the changes and returns those that were left out, because their record is refused or waits for a refused
-    /// one. Commands that are written in part, or whose caller has gone, are failed_commands at once.
+    /// Writes the changes and returns the deferred ones, whose record is refused or waits for a refused one.
+    /// Commands that are written in part, or whose caller has gone, are failed_commands at once.
     async fn write(
         &mut self,
         changes: &[Change],

@@ -242,7 +242,7 @@ fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<AuditEntry>
         other => other,
     };
     match machine.phase {
-        // AuditedFleet when its VM went.
+        // Reported when its VM disappeared.
         _ if machine.vm().is_some() => None,
         Phase::Deleting { .. } => Some(machine_entry(machine, AuditAction::Gone, cause)),
         _ => Some(machine_entry(machine, AuditAction::Cancelled, cause)),
