@@ -62,7 +62,7 @@ pub(super) fn secret_source(
 }
 
 /// The credentials to start with, and the source of later ones.
-pub(super) fn credentials(
+pub(super) fn read_credentials(
     args: &VpsieArgs,
     secret_source: Option<CredentialSource>,
     problems: &mut Vec<Problem>,
@@ -77,19 +77,19 @@ pub(super) fn credentials(
         return Some((Credentials::missing(missing), source));
     }
     let before = problems.len();
-    let token = secret(
+    let token = read_secret(
         "--vpsie-api-token",
         args.vpsie_api_token.as_ref(),
         args.vpsie_api_token_file.as_deref(),
         problems,
     );
-    let secret = secret(
+    let secret = read_secret(
         "--vpsie-client-secret",
         args.vpsie_client_secret.as_ref(),
         args.vpsie_client_secret_file.as_deref(),
         problems,
     );
-    let id = secret_text("--vpsie-client-id", args.vpsie_client_id.as_deref(), problems);
+    let id = parse_secret_flag("--vpsie-client-id", args.vpsie_client_id.as_deref(), problems);
     if problems.len() > before {
         return None;
     }
@@ -122,13 +122,13 @@ pub(super) fn credentials(
 }
 
 /// A credential that a flag holds itself.
-fn secret_text(flag: &str, given: Option<&str>, problems: &mut Vec<Problem>) -> Option<SecretString> {
+fn parse_secret_flag(flag: &str, given: Option<&str>, problems: &mut Vec<Problem>) -> Option<SecretString> {
     let wrong = |problem: &str| problems.push(Problem::new(flag, "", problem));
-    Credentials::clean(given?).map_err(wrong).ok()
+    Credentials::parse_secret(given?).map_err(wrong).ok()
 }
 
 /// A secret of a flag, or of the file that another flag names.
-fn secret(
+fn read_secret(
     flag: &str,
     given: Option<&SecretString>,
     file: Option<&Path>,
@@ -144,9 +144,9 @@ fn secret(
         (Some(_), Some(_)) => {
             return wrong(flag, format!("cannot be combined with {file_flag}: give only one of them"));
         }
-        (Some(given), None) => (flag, Credentials::clean(given.expose_secret())),
+        (Some(given), None) => (flag, Credentials::parse_secret(given.expose_secret())),
         (None, Some(file)) => match std::fs::read_to_string(file) {
-            Ok(text) => (file_flag.as_str(), Credentials::clean(&text)),
+            Ok(text) => (file_flag.as_str(), Credentials::parse_secret(&text)),
             Err(error) => return wrong(&file_flag, format!("{} cannot be read: {error}", file.display())),
         },
     };
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn trims_line_breaks_of_a_client_id() {
         let mut problems = Vec::new();
-        let mut read = |text| secret_text("--vpsie-client-id", Some(text), &mut problems);
+        let mut read = |text| parse_secret_flag("--vpsie-client-id", Some(text), &mut problems);
         assert_eq!(read("me\n").unwrap().expose_secret(), "me");
         assert!(read("\n").is_none() && read("m e").is_none());
         assert_eq!(problems[0], Problem::new("--vpsie-client-id", "", "is empty"));

@@ -7,7 +7,7 @@ use super::vpsie_settings::VpsieSettings;
 use crate::validation::Problem;
 
 /// Refuses the flag. If it were ignored, a process with credentials would create VMs that cost money.
-pub(super) fn simulated(
+pub(super) fn simulated_vpsie(
     _: &VpsieArgs,
     _: Option<&Path>,
     _: PathBuf,

@@ -12,11 +12,11 @@ use super::credentials::secret_source;
 use super::election;
 use super::manifest_files::load_manifests;
 #[cfg(not(any(feature = "simulator", test)))]
-use super::no_simulator::simulated;
+use super::no_simulator::simulated_vpsie;
 use super::price_file;
 #[cfg(any(feature = "simulator", test))]
-use super::simulated::simulated;
-use super::vpsie_settings::{VpsieSettings, real};
+use super::simulated::simulated_vpsie;
+use super::vpsie_settings::{VpsieSettings, real_vpsie};
 use crate::cost::{CostLimit, Prices, Usd, UsdPerHour};
 use crate::fleet::{FleetSettings, Policy, Reserved};
 use crate::grpc::{GrpcConfig, TlsFiles};
@@ -121,14 +121,14 @@ impl Settings {
 
         let secret = secret_source(&api, &kubernetes, &mut problems);
         let store = match fleet.store {
-            StoreKind::File => in_file(&fleet, kubernetes, secret.is_some(), &mut problems),
-            StoreKind::Kubernetes => in_kubernetes(&fleet, kubernetes, &mut problems),
+            StoreKind::File => file_store(&fleet, kubernetes, secret.is_some(), &mut problems),
+            StoreKind::Kubernetes => kubernetes_store(&fleet, kubernetes, &mut problems),
         };
         let FleetArgs { simulate, simulator_config, simulator_state, .. } = fleet;
         let vpsie = if simulate {
-            simulated(&api, simulator_config.as_deref(), simulator_state, &mut problems)
+            simulated_vpsie(&api, simulator_config.as_deref(), simulator_state, &mut problems)
         } else {
-            real(&api, secret, &mut problems)
+            real_vpsie(&api, secret, &mut problems)
         };
         let expander = expander_config(&grpc, &mut problems);
         let (grpc_listen, grpc) = grpc_config(grpc, &mut problems);
@@ -175,7 +175,7 @@ impl Settings {
     }
 }
 
-fn in_file(
+fn file_store(
     fleet: &FleetArgs,
     KubernetesArgs { kubeconfig, namespace, .. }: KubernetesArgs,
     reads_secret: bool,
@@ -190,8 +190,9 @@ fn in_file(
     }
     let FleetArgs { node_groups, data_file, simulate, .. } = fleet;
     let default = if *simulate { "vpsie-autoscaler-simulated.redb" } else { "vpsie-autoscaler.redb" };
-    let manifests =
-        manifests(node_groups.as_deref(), *simulate).map_err(|Problems(more)| problems.extend(more)).ok()?;
+    let manifests = read_manifests(node_groups.as_deref(), *simulate)
+        .map_err(|Problems(more)| problems.extend(more))
+        .ok()?;
     Some(StoreSettings::File {
         manifests,
         data_file: data_file.clone().unwrap_or_else(|| default.into()),
@@ -199,7 +200,7 @@ fn in_file(
     })
 }
 
-fn in_kubernetes(
+fn kubernetes_store(
     fleet: &FleetArgs,
     kubernetes: KubernetesArgs,
     problems: &mut Vec<Problem>,
@@ -228,7 +229,7 @@ fn in_kubernetes(
     Some(StoreSettings::Kubernetes { access: kubeconfig.into(), namespace, election })
 }
 
-fn manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Problems> {
+fn read_manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Problems> {
     match node_groups {
         Some(path) => load_manifests(path),
         None if simulate => sample_manifests(),
@@ -260,7 +261,7 @@ fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, Grpc
                 let message = format!("is missing: TLS needs it beside {}", given.join(" and "));
                 problems.push(Problem::new(flag, "", message));
             }
-            Some(file) => readable(flag, file, problems),
+            Some(file) => check_readable(flag, file, problems),
             None => {}
         }
     }
@@ -283,13 +284,13 @@ fn grpc_config(args: GrpcArgs, problems: &mut Vec<Problem>) -> (SocketAddr, Grpc
 fn expander_config(args: &GrpcArgs, problems: &mut Vec<Problem>) -> Option<(SocketAddr, GrpcConfig)> {
     let cert = args.expander_tls_cert.clone()?;
     let key = args.expander_tls_key.clone()?;
-    readable("--expander-tls-cert", &cert, problems);
-    readable("--expander-tls-key", &key, problems);
+    check_readable("--expander-tls-cert", &cert, problems);
+    check_readable("--expander-tls-key", &key, problems);
     let tls = Some(TlsFiles { cert, key, client_ca: None });
     Some((args.expander_listen, GrpcConfig { tls, allow_plaintext: false }))
 }
 
-fn readable(flag: &'static str, file: &Path, problems: &mut Vec<Problem>) {
+fn check_readable(flag: &'static str, file: &Path, problems: &mut Vec<Problem>) {
     if let Err(error) = std::fs::File::open(file) {
         problems.push(Problem::new(flag, "", format!("{} cannot be read: {error}", file.display())));
     }

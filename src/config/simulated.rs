@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::args::VpsieArgs;
-use super::vpsie_settings::{VpsieSettings, client};
+use super::vpsie_settings::{VpsieSettings, client_config};
 use crate::simulator::SimulatorConfig;
 use crate::validation::Problem;
 use crate::vpsie::{BaseUrl, Credentials};
 
-pub(super) fn simulated(
+pub(super) fn simulated_vpsie(
     args: &VpsieArgs,
     config: Option<&Path>,
     state: PathBuf,
@@ -24,7 +24,7 @@ pub(super) fn simulated(
     let credentials = simulator.as_ref().map(|simulator| Credentials::token(simulator.account.token.clone()));
     // Requests stay in the process, so the host does not matter.
     let base = BaseUrl::parse("http://localhost").ok();
-    let client = client(args, base, credentials, problems)?;
+    let client = client_config(args, base, credentials, problems)?;
     Some(VpsieSettings::Simulated { simulator: Box::new(simulator?), state, client })
 }
 

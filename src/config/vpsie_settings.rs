@@ -1,7 +1,7 @@
 //! Access to VPSie: the real API or a simulated one.
 
 use super::args::VpsieArgs;
-use super::credentials::{CredentialSource, credentials};
+use super::credentials::{CredentialSource, read_credentials};
 #[cfg(any(feature = "simulator", test))]
 use crate::simulator::SimulatorConfig;
 use crate::validation::Problem;
@@ -54,7 +54,7 @@ impl VpsieSettings {
     }
 }
 
-pub(super) fn real(
+pub(super) fn real_vpsie(
     args: &VpsieArgs,
     secret: Option<CredentialSource>,
     problems: &mut Vec<Problem>,
@@ -62,12 +62,12 @@ pub(super) fn real(
     let base = BaseUrl::parse(&args.vpsie_api_url)
         .map_err(|error| problems.push(Problem::new("--vpsie-api-url", "", error.to_string())))
         .ok();
-    let (credentials, source) = credentials(args, secret, problems).unzip();
-    let client = client(args, base, credentials, problems)?;
+    let (credentials, source) = read_credentials(args, secret, problems).unzip();
+    let client = client_config(args, base, credentials, problems)?;
     Some(VpsieSettings::Real { client, source: source? })
 }
 
-pub(super) fn client(
+pub(super) fn client_config(
     args: &VpsieArgs,
     base: Option<BaseUrl>,
     credentials: Option<Credentials>,

@@ -59,7 +59,7 @@ impl Credentials {
 
     /// Reads a token or client secret from the text of a file or Secret, without line breaks at its end. The error
     /// does not show the text.
-    pub fn clean(text: &str) -> Result<SecretString, &'static str> {
+    pub fn parse_secret(text: &str) -> Result<SecretString, &'static str> {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
             return Err("is empty");
@@ -374,9 +374,9 @@ mod tests {
 
     #[test]
     fn line_breaks_at_the_end_are_no_part_of_a_secret() {
-        assert_eq!(Credentials::clean("t0ken\r\n\n").unwrap().expose_secret(), "t0ken");
+        assert_eq!(Credentials::parse_secret("t0ken\r\n\n").unwrap().expose_secret(), "t0ken");
         for text in ["", "\n", " t0ken", "t0\nken", "tökén"] {
-            assert!(Credentials::clean(text).is_err(), "{text:?}");
+            assert!(Credentials::parse_secret(text).is_err(), "{text:?}");
         }
     }
 }

@@ -67,12 +67,12 @@ impl Call {
     }
 
     /// The same call for one page, with the same body.
-    pub(super) fn page(&self, offset: usize, limit: usize) -> Self {
+    pub(super) fn for_page(&self, offset: usize, limit: usize) -> Self {
         Self { path: format!("{}?offset={offset}&limit={limit}", self.path), ..self.clone() }
     }
 
     /// Marks the call as not repeatable.
-    pub(super) fn once(self) -> Self {
+    pub(super) fn without_repeats(self) -> Self {
         Self { repeatable: false, ..self }
     }
 

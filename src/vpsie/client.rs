@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// Replaces the credentials, from the next request on. They are sent to `base`, by default to the configured URL.
-    pub fn replace(&self, credentials: Credentials, base: Option<BaseUrl>) {
+    pub fn replace_credentials(&self, credentials: Credentials, base: Option<BaseUrl>) {
         self.0.auth.replace(credentials, base.unwrap_or_else(|| self.0.base.clone()));
     }
 
@@ -159,7 +159,7 @@ impl Client {
                 stale = generation;
                 continue;
             }
-            let Some(pause) = self.pause(call, &error, attempt, deadline) else { return Err(error) };
+            let Some(pause) = self.retry_pause(call, &error, attempt, deadline) else { return Err(error) };
             tracing::debug!(
                 endpoint = call.endpoint,
                 attempt,
@@ -167,14 +167,20 @@ impl Client {
                 error = error.message,
                 "repeating request to VPSie"
             );
-            connection.metrics.retry(call.endpoint);
+            connection.metrics.count_retry(call.endpoint);
             tokio::time::sleep(pause).await;
             attempt += 1;
         }
     }
 
     /// Pause before the next attempt. None if there must not be one, or if it is useless.
-    fn pause(&self, call: &Call, error: &ApiError, attempt: u32, deadline: Instant) -> Option<Duration> {
+    fn retry_pause(
+        &self,
+        call: &Call,
+        error: &ApiError,
+        attempt: u32,
+        deadline: Instant,
+    ) -> Option<Duration> {
         let may_help = matches!(error.kind, ErrorKind::RateLimited | ErrorKind::NotSent | ErrorKind::Unclear);
         if !call.repeatable || !may_help || attempt >= ATTEMPTS {
             return None;

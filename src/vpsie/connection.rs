@@ -52,7 +52,7 @@ impl Connection {
         secrets: &[&str],
         deadline: Instant,
     ) -> Result<Reply, ApiError> {
-        let request = self.request(call, base, secret)?;
+        let request = self.build_request(call, base, secret)?;
         let held_back = |message: &str, wait| ApiError {
             retry_after: Some(RetryAfter::new(wait)),
             ..ApiError::new(ErrorKind::HeldBack, message)
@@ -67,7 +67,7 @@ impl Connection {
             .await
             .map_err(|wait| held_back("the rate limit allows no request before the call times out", wait))?;
         let sent = Instant::now();
-        self.metrics.waited(sent - waiting_since);
+        self.metrics.add_wait(sent - waiting_since);
 
         let reply =
             tokio::time::timeout(self.timeouts.request, self.transport.clone().oneshot(request)).await;
@@ -87,7 +87,7 @@ impl Connection {
         };
         let outcome = result.as_ref().err().map_or("ok", |error| error.kind.name());
         tracing::debug!(endpoint = call.endpoint, outcome, took = ?sent.elapsed(), "sent request to VPSie");
-        self.metrics.request(call.endpoint, outcome, sent.elapsed());
+        self.metrics.count_request(call.endpoint, outcome, sent.elapsed());
         match &result {
             Err(error) if matches!(error.kind, ErrorKind::NotSent | ErrorKind::Unclear) => {
                 if permit.failed() {
@@ -96,14 +96,14 @@ impl Connection {
             }
             _ => permit.answered(),
         }
-        self.metrics.breaker(self.breaker.is_open());
+        self.metrics.set_breaker_open(self.breaker.is_open());
         if let Err(ApiError { kind: ErrorKind::RateLimited, retry_after: Some(wait), .. }) = &result {
             self.limiter.pause(*wait);
         }
         result
     }
 
-    fn request(
+    fn build_request(
         &self,
         call: &Call,
         base: &BaseUrl,

@@ -33,37 +33,42 @@ pub(super) enum Deletion {
 
 impl Client {
     /// Lists the clusters of the account. This is the cheapest call that tests credentials.
-    pub(super) async fn clusters(&self) -> Result<Vec<Cluster>, ApiError> {
-        Ok(self.rows(Call::get("list_clusters", CLUSTERS), Cluster::read).await?.rows)
+    pub(super) async fn list_clusters(&self) -> Result<Vec<Cluster>, ApiError> {
+        Ok(self.read_rows(Call::get("list_clusters", CLUSTERS), Cluster::read).await?.rows)
     }
 
-    pub(super) async fn datacenters(&self) -> Result<Vec<Datacenter>, ApiError> {
-        Ok(self.rows(Call::get("list_datacenters", DATACENTERS), Datacenter::read).await?.rows)
+    pub(super) async fn list_datacenters(&self) -> Result<Vec<Datacenter>, ApiError> {
+        Ok(self.read_rows(Call::get("list_datacenters", DATACENTERS), Datacenter::read).await?.rows)
     }
 
     /// Lists the offers of a datacenter.
-    pub(super) async fn offers(&self, datacenter: &DatacenterId) -> Result<Rows<Offer>, ApiError> {
+    pub(super) async fn list_offers(&self, datacenter: &DatacenterId) -> Result<Rows<Offer>, ApiError> {
         let body = Body::Json(json!({"dcIdentifier": datacenter}));
         let call = Call::post("list_offers", OFFERS, body);
-        self.rows(call, |row| wire::offer(row, datacenter)).await
+        self.read_rows(call, |row| wire::read_offer(row, datacenter)).await
     }
 
     /// Lists the VPSie groups of the cluster, without deleted ones.
-    pub(super) async fn groups(&self, cluster: &ClusterId) -> Result<Rows<Group>, ApiError> {
+    pub(super) async fn list_groups(&self, cluster: &ClusterId) -> Result<Rows<Group>, ApiError> {
         let call = Call::get("list_groups", path(GROUPS, &[cluster.as_str()]));
-        let mut groups = self.rows(call, Group::read).await?;
+        let mut groups = self.read_rows(call, Group::read).await?;
         groups.rows.retain(|group| !group.deleted);
         Ok(groups)
     }
 
     /// Lists the nodes of the cluster. If the cluster does not exist, this is an error, not an empty list.
-    pub(super) async fn nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
+    pub(super) async fn list_nodes(
+        &self,
+        cluster: &ClusterId,
+        purpose: Purpose,
+    ) -> Result<Vec<Node>, ApiError> {
         let call = Call::get("list_nodes", path(CLUSTER, &[cluster.as_str()])).with_purpose(purpose);
         let not_understood =
             || ApiError::new(ErrorKind::Unclear, "VPSie replied without a readable list of nodes");
         match self.send(&call).await?.payload() {
             Payload::Object(object) => {
-                wire::nodes(&object, || self.metrics().skipped_row(call.endpoint)).ok_or_else(not_understood)
+                wire::read_nodes(&object, || self.metrics().count_skipped_row(call.endpoint))
+                    .ok_or_else(not_understood)
             }
             Payload::False | Payload::Nothing => {
                 Err(ApiError::new(ErrorKind::NotFound, "VPSie does not find the cluster"))
@@ -73,9 +78,9 @@ impl Client {
     }
 
     /// Lists hostnames and UUIDs of all VMs of the account, including workers of managed clusters.
-    pub(super) async fn vm_names(&self, purpose: Purpose) -> Result<Vec<VmName>, ApiError> {
+    pub(super) async fn list_vm_names(&self, purpose: Purpose) -> Result<Vec<VmName>, ApiError> {
         let call = Call::get("list_vms", VMS).with_purpose(purpose);
-        Ok(self.rows(call, VmName::read).await?.rows)
+        Ok(self.read_rows(call, VmName::read).await?.rows)
     }
 
     /// Creates a VPSie group. Replies differ in form, so list the groups afterwards.
@@ -86,13 +91,13 @@ impl Client {
         size: SizeId,
     ) -> Result<(), ApiError> {
         let body = json!({"clusterIdentifier": cluster, "groupName": name, "KubeSizeID": size});
-        self.send(&Call::post("add_group", ADD_GROUP, Body::Json(body)).once()).await.map(drop)
+        self.send(&Call::post("add_group", ADD_GROUP, Body::Json(body)).without_repeats()).await.map(drop)
     }
 
     /// Adds one worker to a group. Not idempotent. The reply does not reliably identify the VM.
     pub(super) async fn add_worker(&self, cluster: &ClusterId, group: u64) -> Result<(), ApiError> {
         let path = path(ADD_WORKER, &[cluster.as_str(), &group.to_string()]);
-        match self.send(&Call::post("add_worker", path, Body::Empty).once()).await?.payload() {
+        match self.send(&Call::post("add_worker", path, Body::Empty).without_repeats()).await?.payload() {
             Payload::False => {
                 Err(ApiError::new(ErrorKind::Unclear, "VPSie neither accepted nor refused the request"))
             }

@@ -98,7 +98,7 @@ impl ManagedBackend {
     }
 
     /// Restores offers of an earlier run, so that the first listing can determine sizes.
-    pub fn remember(&self, catalog: &Catalog) {
+    pub fn restore_offers(&self, catalog: &Catalog) {
         self.memory().sizes.set_offers(catalog.offers.clone());
     }
 
@@ -113,13 +113,13 @@ impl ManagedBackend {
         let named = |name: &str, id: &str| format!("{id} ({name})");
 
         let target = self.target()?;
-        let clusters = self.client.clusters().await.map_err(ApiError::into_read_error)?;
+        let clusters = self.client.list_clusters().await.map_err(ApiError::into_read_error)?;
         let cluster = target.cluster.as_str();
         if !clusters.iter().any(|known| known.id.eq_ignore_ascii_case(cluster)) {
             let known = clusters.iter().map(|known| named(&known.name, &known.id)).collect();
             return Err(missing("cluster", cluster, known));
         }
-        let datacenters = self.client.datacenters().await.map_err(ApiError::into_read_error)?;
+        let datacenters = self.client.list_datacenters().await.map_err(ApiError::into_read_error)?;
         for wanted in &target.datacenters {
             match datacenters.iter().find(|known| known.id.eq_ignore_ascii_case(wanted.as_str())) {
                 Some(known) if known.active => {}
@@ -140,7 +140,7 @@ impl ManagedBackend {
     }
 
     async fn read_groups(&self, cluster: &ClusterId) -> Result<(), ApiError> {
-        let groups = self.client.groups(cluster).await?;
+        let groups = self.client.list_groups(cluster).await?;
         let sizes = &mut self.memory().sizes;
         if groups.whole {
             sizes.set_groups(groups.rows);
@@ -152,7 +152,12 @@ impl ManagedBackend {
 
     /// Returns the group of the size, and creates it if necessary. No worker is requested, so no error leaves one
     /// behind.
-    async fn group(&self, cluster: &ClusterId, size: SizeId, label: &str) -> Result<u64, BackendError> {
+    async fn ensure_group(
+        &self,
+        cluster: &ClusterId,
+        size: SizeId,
+        label: &str,
+    ) -> Result<u64, BackendError> {
         let known = || self.memory().known_group(size);
         if let Some(known) = known() {
             return known;
@@ -208,8 +213,8 @@ impl ManagedBackend {
     }
 
     /// Lists the nodes of the cluster, with UUIDs and groups from at most one further call.
-    async fn nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
-        let mut nodes = self.client.nodes(cluster, purpose).await?;
+    async fn list_nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
+        let mut nodes = self.client.list_nodes(cluster, purpose).await?;
         let (new_groups, needs_ids) = {
             let memory = &mut *self.memory();
             memory.recall_ids(&mut nodes);
@@ -222,7 +227,7 @@ impl ManagedBackend {
                 Err(error) => tracing::warn!(error = error.message, "cannot list the VPSie groups"),
             }
         } else if needs_ids {
-            match self.client.vm_names(purpose).await {
+            match self.client.list_vm_names(purpose).await {
                 Ok(vms) => {
                     let datacenters = self.target().map(|target| target.datacenters).unwrap_or_default();
                     self.memory().learn_ids(&mut nodes, &Account::new(&vms, &datacenters));
@@ -231,13 +236,13 @@ impl ManagedBackend {
             }
         }
         let unidentified = self.memory().note_unidentified(&nodes);
-        self.client.metrics().unidentified(unidentified);
+        self.client.metrics().set_unidentified(unidentified);
         Ok(nodes)
     }
 
     /// Finds the UUID of a VM by its hostname. None if there is no such VM.
     async fn find_id(&self, cluster: &ClusterId, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
-        let nodes = self.nodes(cluster, Purpose::Deletion).await.map_err(ApiError::into_read_error)?;
+        let nodes = self.list_nodes(cluster, Purpose::Deletion).await.map_err(ApiError::into_read_error)?;
         let Some(node) = nodes.into_iter().find(|node| node.hostname == *hostname) else { return Ok(None) };
         if node.role != NodeRole::Worker {
             return Err(BackendError::Refused {
@@ -263,7 +268,7 @@ impl ManagedBackend {
         id: &VmId,
         refusal: String,
     ) -> Result<(), BackendError> {
-        let nodes = self.client.nodes(cluster, Purpose::Deletion).await;
+        let nodes = self.client.list_nodes(cluster, Purpose::Deletion).await;
         let nodes = nodes.map_err(ApiError::into_read_error)?;
         let is_it = |node: &Node| match &node.id {
             Some(listed) => listed == id,
@@ -289,7 +294,7 @@ impl Backend for ManagedBackend {
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         let mut offers = Vec::new();
         for datacenter in &self.target()?.datacenters {
-            let found = self.client.offers(datacenter).await.map_err(ApiError::into_read_error)?;
+            let found = self.client.list_offers(datacenter).await.map_err(ApiError::into_read_error)?;
             if found.rows.is_empty() {
                 return Err(BackendError::Unavailable {
                     reason: FailureReason::InvalidConfiguration,
@@ -308,7 +313,7 @@ impl Backend for ManagedBackend {
 
     async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
         let cluster = self.target()?.cluster;
-        let nodes = self.nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::into_read_error)?;
+        let nodes = self.list_nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::into_read_error)?;
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
@@ -327,7 +332,8 @@ impl Backend for ManagedBackend {
     }
 
     async fn count(&self) -> Result<Option<u32>, BackendError> {
-        let groups = self.client.groups(&self.target()?.cluster).await.map_err(ApiError::into_read_error)?;
+        let groups =
+            self.client.list_groups(&self.target()?.cluster).await.map_err(ApiError::into_read_error)?;
         // If a group or its count is missing, the sum is unknown.
         Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| groups.whole))
     }
@@ -336,7 +342,7 @@ impl Backend for ManagedBackend {
         let cluster = &self.target()?.cluster;
         let size = request.class.size;
         let label = request.group_label.as_str();
-        let group = self.group(cluster, size, label).await?;
+        let group = self.ensure_group(cluster, size, label).await?;
         let Err(error) = self.client.add_worker(cluster, group).await else { return Ok(None) };
         if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unclear) {
             self.memory().sizes.forget_groups();
@@ -345,7 +351,7 @@ impl Backend for ManagedBackend {
             return Err(error.into_write_error());
         }
         // The group was deleted, so VPSie did nothing.
-        let group = self.group(cluster, size, label).await?;
+        let group = self.ensure_group(cluster, size, label).await?;
         self.client.add_worker(cluster, group).await.map_err(ApiError::into_write_error)?;
         Ok(None)
     }

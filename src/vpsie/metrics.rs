@@ -74,34 +74,34 @@ impl Metrics {
         registry.register("vpsie_api_breaker_open", help, None, &self.breaker_open);
     }
 
-    pub(super) fn request(&self, endpoint: &'static str, outcome: &'static str, took: Duration) {
+    pub(super) fn count_request(&self, endpoint: &'static str, outcome: &'static str, took: Duration) {
         self.requests.get_or_create(&Request { endpoint, outcome }).inc();
         self.seconds.get_or_create(&Endpoint { endpoint }).observe(took.as_secs_f64());
     }
 
-    pub(super) fn retry(&self, endpoint: &'static str) {
+    pub(super) fn count_retry(&self, endpoint: &'static str) {
         self.retries.get_or_create(&Endpoint { endpoint }).inc();
     }
 
-    pub(super) fn skipped_row(&self, endpoint: &'static str) {
+    pub(super) fn count_skipped_row(&self, endpoint: &'static str) {
         self.skipped_rows.get_or_create(&Endpoint { endpoint }).inc();
     }
 
     /// Sets the number of missing rows. Returns whether it changed.
-    pub(super) fn missing_rows(&self, endpoint: &'static str, missing: usize) -> bool {
+    pub(super) fn set_missing_rows(&self, endpoint: &'static str, missing: usize) -> bool {
         let missing = i64::try_from(missing).unwrap_or(i64::MAX);
         self.missing_rows.get_or_create(&Endpoint { endpoint }).set(missing) != missing
     }
 
-    pub(super) fn unidentified(&self, workers: usize) {
+    pub(super) fn set_unidentified(&self, workers: usize) {
         self.unidentified.set(i64::try_from(workers).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn waited(&self, waited: Duration) {
+    pub(super) fn add_wait(&self, waited: Duration) {
         self.rate_limit_wait.inc_by(waited.as_secs_f64());
     }
 
-    pub(super) fn breaker(&self, open: bool) {
+    pub(super) fn set_breaker_open(&self, open: bool) {
         self.breaker_open.set(open.into());
     }
 }
@@ -115,13 +115,13 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::default();
         metrics.register(&mut registry);
-        metrics.request("list_nodes", "ok", Duration::from_millis(70));
-        metrics.retry("list_nodes");
-        metrics.skipped_row("list_nodes");
-        assert!(metrics.missing_rows("list_vms", 3) && !metrics.missing_rows("list_vms", 3));
-        metrics.unidentified(2);
-        metrics.waited(Duration::from_secs(2));
-        metrics.breaker(true);
+        metrics.count_request("list_nodes", "ok", Duration::from_millis(70));
+        metrics.count_retry("list_nodes");
+        metrics.count_skipped_row("list_nodes");
+        assert!(metrics.set_missing_rows("list_vms", 3) && !metrics.set_missing_rows("list_vms", 3));
+        metrics.set_unidentified(2);
+        metrics.add_wait(Duration::from_secs(2));
+        metrics.set_breaker_open(true);
         let text = registry.encode().unwrap();
         for line in [
             r#"vpsie_autoscaler_vpsie_api_requests_total{endpoint="list_nodes",outcome="ok"} 1"#,

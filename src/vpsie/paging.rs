@@ -42,7 +42,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Reads a page. Returns the number of new rows. All rows of the first page are new.
     async fn read_page(&mut self, call: &Call) -> Result<usize, ApiError> {
-        let (page, total) = self.client.page(call).await?;
+        let (page, total) = self.client.fetch_page(call).await?;
         let total = total.and_then(|total| usize::try_from(total).ok()).filter(|total| *total > 0);
         self.total = self.total.or(total);
         let before = self.rows.len();
@@ -64,7 +64,7 @@ impl Reading<'_> {
     async fn read_rest(&mut self, has_requested_all: bool) -> Result<bool, ApiError> {
         let first = self.rows.len().max(1);
         if !has_requested_all {
-            let all = self.call.page(0, self.total.unwrap_or(MOST_ROWS).min(MOST_ROWS));
+            let all = self.call.for_page(0, self.total.unwrap_or(MOST_ROWS).min(MOST_ROWS));
             if !self.read_page_if_any(&all).await?.1 {
                 return Ok(false);
             }
@@ -73,8 +73,8 @@ impl Reading<'_> {
             if self.total.is_some() && !self.is_missing_rows() {
                 break;
             }
-            let by_rows = self.call.page(self.rows.len(), PAGE);
-            let by_pages = self.call.page((self.rows.len() / first).max(1), first);
+            let by_rows = self.call.for_page(self.rows.len(), PAGE);
+            let by_pages = self.call.for_page((self.rows.len() / first).max(1), first);
             let mut more = 0;
             for page in [by_rows, by_pages] {
                 let (new, answered) = self.read_page_if_any(&page).await?;
@@ -114,7 +114,7 @@ impl Reading<'_> {
 impl Client {
     /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Rows
     /// that VPSie announces, but does not return, are counted and logged.
-    pub(super) async fn rows<T>(
+    pub(super) async fn read_rows<T>(
         &self,
         call: Call,
         read: impl Fn(Row<'_>) -> Option<T>,
@@ -124,7 +124,7 @@ impl Client {
         let is_cut = known.is_some_and(|known| known.cut);
         let mut reading =
             Reading { client: self, call: &call, rows: Vec::new(), seen: HashSet::new(), total: None };
-        let first = if is_cut { call.page(0, MOST_ROWS) } else { call.clone() };
+        let first = if is_cut { call.for_page(0, MOST_ROWS) } else { call.clone() };
         let before = reading.read_page(&first).await?;
         let is_proven = match reading.total {
             Some(_) => !reading.is_missing_rows(),
@@ -143,7 +143,7 @@ impl Client {
             }
         }
         let missing = reading.total.unwrap_or(0).saturating_sub(reading.rows.len());
-        if self.metrics().missing_rows(call.endpoint, missing) && missing > 0 {
+        if self.metrics().set_missing_rows(call.endpoint, missing) && missing > 0 {
             tracing::warn!(
                 endpoint = call.endpoint,
                 rows = reading.rows.len(),
@@ -154,14 +154,14 @@ impl Client {
         let read = |row: &Value| {
             let read = row.as_object().and_then(|row| read(Row(row)));
             if read.is_none() {
-                self.metrics().skipped_row(call.endpoint);
+                self.metrics().count_skipped_row(call.endpoint);
             }
             read
         };
         Ok(Rows { rows: reading.rows.iter().filter_map(read).collect(), whole })
     }
 
-    async fn page(&self, call: &Call) -> Result<(Vec<Value>, Option<u64>), ApiError> {
+    async fn fetch_page(&self, call: &Call) -> Result<(Vec<Value>, Option<u64>), ApiError> {
         match self.send(call).await?.payload() {
             Payload::List { rows, total } => Ok((rows, total)),
             Payload::Nothing | Payload::False => Ok((Vec::new(), None)),

@@ -183,7 +183,7 @@ mod tests {
 
     fn offer(id: u64, cpu: u64, ram: u64, disk: u64) -> Offer {
         let row = map(json!({"id": id, "name": format!("o{id}"), "cpu": cpu, "ram": ram, "disk": disk}));
-        wire::offer(Row(&row), &"dc".into()).unwrap()
+        wire::read_offer(Row(&row), &"dc".into()).unwrap()
     }
 
     fn group(row: Value) -> Group {
@@ -192,7 +192,7 @@ mod tests {
 
     fn node(mut row: Value) -> Node {
         row["hostname"] = "x".into();
-        wire::nodes(&map(json!({"slaves": [row]})), || panic!("skipped")).unwrap().remove(0)
+        wire::read_nodes(&map(json!({"slaves": [row]})), || panic!("skipped")).unwrap().remove(0)
     }
 
     fn sizes(offers: Vec<Offer>, groups: Vec<Value>) -> Sizes {

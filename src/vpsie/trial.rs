@@ -19,7 +19,7 @@ pub enum Trial {
 
 impl Client {
     /// Tries these credentials. The credentials in use stay, whatever the result.
-    pub async fn try_out(&self, credentials: &Credentials, base: Option<&BaseUrl>) -> Trial {
+    pub async fn test_credentials(&self, credentials: &Credentials, base: Option<&BaseUrl>) -> Trial {
         match self.sibling(credentials.clone(), base).prove_access().await {
             Ok(()) => Trial::Accepted,
             Err(error) => match error.kind {
@@ -34,7 +34,7 @@ impl Client {
     /// Sends the read-only calls that the autoscaler depends on. They do not show whether the credentials may create
     /// or delete workers.
     async fn prove_access(&self) -> Result<(), ApiError> {
-        let clusters = self.clusters().await?;
+        let clusters = self.list_clusters().await?;
         let cluster = self.cluster();
         let Some(cluster) = cluster else { return Ok(()) };
         if !clusters.iter().any(|known| known.id.eq_ignore_ascii_case(cluster.as_str())) {
@@ -44,7 +44,7 @@ impl Client {
             let message = format!("their account has no cluster {cluster}; its clusters are: {known}");
             return Err(ApiError::new(ErrorKind::Forbidden, message));
         }
-        self.nodes(&cluster, Purpose::Ordinary).await?;
-        self.groups(&cluster).await.map(drop)
+        self.list_nodes(&cluster, Purpose::Ordinary).await?;
+        self.list_groups(&cluster).await.map(drop)
     }
 }

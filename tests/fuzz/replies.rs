@@ -124,7 +124,7 @@ pub(crate) fn run(input: &[u8]) {
     let client = Client::new(config, transport(&parts[1..], &deletions), Arc::new(Fixed), Metrics::default());
     let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] };
     let backend = ManagedBackend::new(client.clone(), target);
-    backend.remember(&catalog());
+    backend.restore_offers(&catalog());
     block_on(async {
         match ask.as_str() {
             "catalog" => {
@@ -169,7 +169,7 @@ pub(crate) fn run(input: &[u8]) {
                 }
             }
             "try" => {
-                let _ = client.try_out(&Credentials::client("me", "s3cret"), None).await;
+                let _ = client.test_credentials(&Credentials::client("me", "s3cret"), None).await;
             }
             "check" => bounded(&backend.check().await),
             _ => {

@@ -45,7 +45,7 @@ impl Process {
             .map_err(|error| error.to_string())?;
         let backend = ManagedBackend::new(client, managed);
         if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
-            backend.remember(&catalog);
+            backend.restore_offers(&catalog);
         }
         let guarded = GuardedBackend::new(Arc::new(backend), handle.clone(), None, Events::default());
         let backend: Arc<dyn Backend> = Arc::new(guarded);

@@ -139,7 +139,7 @@ pub(super) async fn run(
     spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, kube, credentials, events, &shutdown)?;
     let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
-        backend.remember(&catalog);
+        backend.restore_offers(&catalog);
     }
     let (in_force, target) = watch::channel(ClusterTarget::Unknown);
     let ready = wait_for_cluster(target.clone(), shutdown.clone()).boxed().shared();

@@ -59,7 +59,7 @@ pub(super) async fn run(
     let vpsie = Client::new(config, transport, Arc::clone(&clock), vpsie);
     let backend = ManagedBackend::new(vpsie.clone(), managed);
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
-        backend.remember(&catalog);
+        backend.restore_offers(&catalog);
     }
     let backend: Arc<dyn Backend> = Arc::new(backend);
 

@@ -126,7 +126,7 @@ impl Rotation {
                 let Some(waiting) = &self.waiting else { return future::pending().await };
                 tokio::time::sleep_until(waiting.next).await;
                 let CandidateCredentials { credentials, url } = &waiting.candidate;
-                self.client.try_out(credentials, url.as_ref()).await
+                self.client.test_credentials(credentials, url.as_ref()).await
             };
             let step = tokio::select! {
                 biased;
@@ -170,7 +170,7 @@ impl Rotation {
             Trial::Accepted => {
                 let candidate = waiting.candidate;
                 if self.in_use.as_ref() != Some(&candidate) {
-                    self.client.replace(candidate.credentials.clone(), candidate.url.clone());
+                    self.client.replace_credentials(candidate.credentials.clone(), candidate.url.clone());
                 }
                 self.metrics.count_result("accepted");
                 self.metrics.set_valid(true);
@@ -217,7 +217,7 @@ impl Rotation {
     /// Sets the reason that calls return while no credentials are in use.
     fn set_unavailable(&self, reason: &str) {
         if self.in_use.is_none() {
-            self.client.replace(Credentials::missing(reason), None);
+            self.client.replace_credentials(Credentials::missing(reason), None);
         }
     }
 

@@ -50,7 +50,7 @@ pub fn credentials_in_file(
     let read = stream::unfold((file, of, every), |(file, of, mut every)| async move {
         every.tick().await;
         let read = match tokio::fs::read_to_string(&file).await {
-            Ok(text) => match Credentials::clean(&text) {
+            Ok(text) => match Credentials::parse_secret(&text) {
                 Ok(secret) => Ok(CandidateCredentials { credentials: of(secret), url: None }),
                 Err(problem) => Err(format!("{} {problem}", file.display())),
             },
@@ -68,7 +68,7 @@ fn parse_secret(secret: &Secret, place: &str) -> Result<CandidateCredentials, St
         text.map_err(|_| format!("{place}: {key} is not UTF-8 text"))
     };
     let clean = |key: &str| {
-        let clean = text(key)?.map(Credentials::clean).transpose();
+        let clean = text(key)?.map(Credentials::parse_secret).transpose();
         clean.map_err(|problem| format!("{place}: {key} {problem}"))
     };
     let credentials = match (clean("token")?, clean("clientId")?, clean("clientSecret")?) {

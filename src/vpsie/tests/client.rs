@@ -15,7 +15,7 @@ const ADD: &str = "POST k8s/cluster/byId/c/add/slave/group/5";
 const DELETE: &str = "DELETE k8s/cluster/byId/c/delete/slave";
 
 async fn list(client: &Client) -> Result<usize, ApiError> {
-    client.clusters().await.map(|clusters| clusters.len())
+    client.list_clusters().await.map(|clusters| clusters.len())
 }
 
 async fn add(client: &Client) -> Result<(), ApiError> {
@@ -409,7 +409,7 @@ async fn clients_with_one_seed_pause_alike() {
 async fn a_missing_cluster_is_an_error_not_an_empty_list() {
     for body in [r#"{"error":false,"data":false}"#, r#"{"error":false}"#] {
         let script = Script::new([("GET k8s/cluster/byId/c", reply(200, body))]);
-        let nodes = script.client().nodes(&"c".into(), Purpose::Ordinary).await;
+        let nodes = script.client().list_nodes(&"c".into(), Purpose::Ordinary).await;
         assert_eq!(nodes.unwrap_err().kind, ErrorKind::NotFound);
     }
 }

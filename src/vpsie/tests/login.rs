@@ -12,7 +12,7 @@ const LIST: &str = "GET k8s/cluster/all";
 const ADD: &str = "POST k8s/cluster/byId/c/add/slave/group/5";
 
 async fn list(client: &Client) -> Result<(), ApiError> {
-    client.clusters().await.map(drop)
+    client.list_clusters().await.map(drop)
 }
 
 fn client(script: &Script) -> Client {
@@ -190,7 +190,7 @@ async fn replaced_credentials_are_used_from_the_next_request_on() {
     let script = Script::new([(LIST, refused())]);
     let client = script.client();
     list(&client).await.unwrap_err();
-    client.replace(Credentials::token("new"), None);
+    client.replace_credentials(Credentials::token("new"), None);
     script.then([(LIST, clusters())]);
     list(&client).await.unwrap();
     assert_eq!(script.seen()[1].header("vpsie-auth"), "new");
@@ -198,7 +198,7 @@ async fn replaced_credentials_are_used_from_the_next_request_on() {
     let script = Script::new([(LOGIN, refused()), (LOGIN, refused())]);
     let client = self::client(&script);
     list(&client).await.unwrap_err();
-    client.replace(Credentials::client("me", "better"), None);
+    client.replace_credentials(Credentials::client("me", "better"), None);
     script.then([(LOGIN, token("one")), (LIST, clusters())]);
     list(&client).await.unwrap();
     assert_eq!(script.seen()[2].json()["clientSecret"], "better");

@@ -146,7 +146,7 @@ async fn determines_sizes_at_the_first_listing_by_restored_offers() {
         first.create(&request(ALONE, "pool")).await.unwrap();
         tokio::time::sleep(Duration::from_secs(90)).await;
         let second = backend(&simulator, &shapes);
-        second.remember(&catalog);
+        second.restore_offers(&catalog);
         let at_once = told(second.list().await);
         assert_eq!(at_once, told(first.list().await), "{name}");
         gained += at_once - told(backend(&simulator, &shapes).list().await);

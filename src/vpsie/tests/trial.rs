@@ -28,11 +28,11 @@ fn elsewhere() -> BaseUrl {
 async fn missing_credentials_send_nothing_and_say_why() {
     let script = Script::default();
     let client = script.client_with(Credentials::missing("Secret a/b is not there yet"), |_| ());
-    let error = client.clusters().await.unwrap_err();
+    let error = client.list_clusters().await.unwrap_err();
     assert_eq!((error.kind, &*error.message), (ErrorKind::Unauthenticated, "Secret a/b is not there yet"));
     script.then([(LIST, clusters())]);
-    client.replace(Credentials::token("new"), None);
-    client.clusters().await.unwrap();
+    client.replace_credentials(Credentials::token("new"), None);
+    client.list_clusters().await.unwrap();
     assert_eq!(script.seen()[0].header("vpsie-auth"), "new");
 }
 
@@ -41,18 +41,18 @@ async fn a_trial_reports_the_reply_and_changes_nothing() {
     let script = Script::new([(LIST, clusters())]);
     let client = script.client();
     let new = Credentials::token("new");
-    assert_eq!(client.try_out(&new, None).await, Trial::Accepted);
+    assert_eq!(client.test_credentials(&new, None).await, Trial::Accepted);
     assert_eq!(script.seen()[0].header("vpsie-auth"), "new");
 
     for reply in [refused(), reply(403, r#"{"error":true,"message":"Forbidden"}"#)] {
         script.then([(LIST, reply)]);
-        assert!(matches!(client.try_out(&new, None).await, Trial::Refused(_)));
+        assert!(matches!(client.test_credentials(&new, None).await, Trial::Refused(_)));
     }
     for reply in [reply(502, "<html>"), slow_down(1), ScriptedReply::NotSent, ScriptedReply::Lost] {
         script.then([(LIST, reply.clone()), (LIST, reply.clone()), (LIST, reply.clone()), (LIST, reply)]);
-        assert!(matches!(client.try_out(&new, None).await, Trial::Unknown(_)));
+        assert!(matches!(client.test_credentials(&new, None).await, Trial::Unknown(_)));
         script.then([(LIST, clusters())]);
-        client.clusters().await.unwrap();
+        client.list_clusters().await.unwrap();
         assert_eq!(script.seen().last().unwrap().header("vpsie-auth"), "t0ken");
     }
 }
@@ -69,7 +69,7 @@ async fn a_token_without_our_cluster_is_refused() {
         let client = script.client();
         let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
         let _backend = ManagedBackend::new(client.clone(), target);
-        let trial = client.try_out(&new, None).await;
+        let trial = client.test_credentials(&new, None).await;
         script.seen();
         trial
     };
@@ -90,13 +90,13 @@ async fn a_client_id_is_tried_by_a_login() {
     let script = Script::new([(LOGIN, login()), (LIST, clusters())]);
     let client = script.client();
     let new = Credentials::client("me", "s3cret");
-    assert_eq!(client.try_out(&new, None).await, Trial::Accepted);
+    assert_eq!(client.test_credentials(&new, None).await, Trial::Accepted);
     script.then([(LOGIN, refused()), (LOGIN, refused())]);
     let words = "VPSie refused the login: Please authenticate".to_owned();
-    assert_eq!(client.try_out(&new, None).await, Trial::Refused(words));
+    assert_eq!(client.test_credentials(&new, None).await, Trial::Refused(words));
     // VPSie did not refuse our own credentials.
     script.then([(LIST, clusters())]);
-    client.clusters().await.unwrap();
+    client.list_clusters().await.unwrap();
     script.seen();
 }
 
@@ -105,13 +105,13 @@ async fn credentials_go_where_they_are_for() {
     let script = Script::new([(ELSEWHERE, clusters())]);
     let client = script.client();
     let new = Credentials::token("new");
-    assert_eq!(client.try_out(&new, Some(&elsewhere())).await, Trial::Accepted);
+    assert_eq!(client.test_credentials(&new, Some(&elsewhere())).await, Trial::Accepted);
     script.then([(LIST, clusters()), (ELSEWHERE, clusters()), (LIST, clusters())]);
-    client.clusters().await.unwrap();
-    client.replace(new.clone(), Some(elsewhere()));
-    client.clusters().await.unwrap();
-    client.replace(new, None);
-    client.clusters().await.unwrap();
+    client.list_clusters().await.unwrap();
+    client.replace_credentials(new.clone(), Some(elsewhere()));
+    client.list_clusters().await.unwrap();
+    client.replace_credentials(new, None);
+    client.list_clusters().await.unwrap();
     let sent: Vec<_> = script.seen().iter().map(|seen| seen.header("vpsie-auth").to_owned()).collect();
     assert_eq!(sent, ["new", "t0ken", "new", "new"]);
 }
@@ -121,10 +121,10 @@ async fn a_silent_other_server_is_not_held_against_ours() {
     let script = Script::new((0..8).map(|_| (ELSEWHERE, ScriptedReply::NotSent)));
     let client = script.client();
     for _ in 0..2 {
-        let trial = client.try_out(&Credentials::token("new"), Some(&elsewhere())).await;
+        let trial = client.test_credentials(&Credentials::token("new"), Some(&elsewhere())).await;
         assert!(matches!(trial, Trial::Unknown(_)));
     }
     script.then([(LIST, clusters())]);
-    client.clusters().await.unwrap();
+    client.list_clusters().await.unwrap();
     script.seen();
 }

@@ -36,7 +36,7 @@ const ARRAYS: [(&str, Option<NodeRole>); 3] =
 
 /// Reads the nodes of a cluster. None if there is none of the arrays, because such a reply does not describe an empty
 /// cluster. `skipped` is called for each unreadable row.
-pub(in crate::vpsie) fn nodes(cluster: &Map<String, Value>, skipped: impl Fn()) -> Option<Vec<Node>> {
+pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>, skipped: impl Fn()) -> Option<Vec<Node>> {
     if !ARRAYS.iter().any(|(name, _)| cluster.contains_key(*name)) {
         return None;
     }
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     fn read(cluster: &Value) -> Vec<Node> {
-        nodes(cluster.as_object().unwrap(), || panic!("a row was skipped")).unwrap()
+        read_nodes(cluster.as_object().unwrap(), || panic!("a row was skipped")).unwrap()
     }
 
     fn one(node: &Value) -> Node {
@@ -357,8 +357,8 @@ mod tests {
 
     #[test]
     fn a_reply_without_any_array_is_not_an_empty_cluster() {
-        assert_eq!(nodes(json!({"cluster_name": "c"}).as_object().unwrap(), || ()), None);
-        assert_eq!(nodes(json!({"nodes": "many"}).as_object().unwrap(), || ()), None);
+        assert_eq!(read_nodes(json!({"cluster_name": "c"}).as_object().unwrap(), || ()), None);
+        assert_eq!(read_nodes(json!({"nodes": "many"}).as_object().unwrap(), || ()), None);
         assert_eq!(read(&json!({"nodes": null, "masters": []})), []);
     }
 
@@ -366,7 +366,7 @@ mod tests {
     fn a_bad_row_is_skipped_and_counted() {
         let skipped = std::cell::Cell::new(0);
         let cluster = json!({"nodes": [7, {"id": 1}, {"hostname": 7}, {"hostname": " "}, {"hostname": "x"}]});
-        let nodes = nodes(cluster.as_object().unwrap(), || skipped.set(skipped.get() + 1)).unwrap();
+        let nodes = read_nodes(cluster.as_object().unwrap(), || skipped.set(skipped.get() + 1)).unwrap();
         assert_eq!((nodes.len(), skipped.get()), (1, 4));
     }
 }

@@ -125,7 +125,7 @@ fn millis(cores: Decimal) -> Option<u64> {
 }
 
 /// An offer (docs/reference/vpsie-api.md#offers). A row without size, name, CPU or memory is none.
-pub(in crate::vpsie) fn offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
+pub(in crate::vpsie) fn read_offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
     let price = |names| row.decimal(names).filter(|price| *price > Decimal::ZERO);
     let shape = Shape::read(row);
     let size = row.number(&["id", "KubeSizeID", "kubeSizeId", "kube_size_id"])?;
@@ -198,7 +198,7 @@ mod tests {
     }
 
     fn offer_of(value: &Value) -> Option<Offer> {
-        read(value, |row| offer(row, &"dc".into()))
+        read(value, |row| read_offer(row, &"dc".into()))
     }
 
     #[test]

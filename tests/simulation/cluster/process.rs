@@ -55,7 +55,7 @@ impl Process {
         let recorded = store.cluster().map(|_| managed);
         let managed = Arc::new(ManagedBackend::new(vpsie, recorded.clone()));
         if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
-            managed.remember(&catalog);
+            managed.restore_offers(&catalog);
         }
         let backend: Arc<dyn Backend> = Arc::clone(&managed) as _;
         let (listing_trigger, view, never) =
