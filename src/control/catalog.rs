@@ -120,7 +120,8 @@ struct PriceWarning {
 
 fn price_warnings(fleet: &Fleet) -> BTreeSet<PriceWarning> {
     let warning = |pool: &Pool| {
-        let (id, offer) = (&pool.text, &pool.offer.name);
+        let id = &pool.text;
+        let offer = &pool.offer.name;
         let (reason, message) = match (pool.price, fleet.prices().contradiction(&pool.offer)) {
             (None, _) => {
                 let message = format!(

@@ -107,7 +107,8 @@ fn node(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price:
         ("provider_id", machine.instance_id()),
         ("arch", fleet.template(pool).architecture().to_owned()),
     ];
-    let (rates, (cores, gib)) = (fleet.rates(), size(pool));
+    let rates = fleet.rates();
+    let (cores, gib) = size(pool);
     let scale = price / rates.price(cores, gib);
     costs.node_core.push((labels.clone(), rates.core * scale));
     costs.node_memory.push((labels.clone(), rates.gib * scale));
@@ -220,7 +221,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_one_that_leads_shows_its_oldest_machines_and_what_is_in_the_way_of_a_pool() {
+    fn the_leader_shows_its_oldest_machines_and_blocked_pools() {
         let mut standby = Registry::default();
         standby.collect(FleetCollector::new(Arc::default()));
         let standby = standby.encode().unwrap();

@@ -113,7 +113,8 @@ struct Failing {
 
 impl DrainProgress {
     fn new() -> Self {
-        let (blocked, leaving) = (BTreeMap::new(), BTreeMap::new());
+        let blocked = BTreeMap::new();
+        let leaving = BTreeMap::new();
         Self { began: Instant::now(), reported_at: None, blocked, leaving, failing: None }
     }
 
@@ -143,7 +144,8 @@ impl Drain {
         events: Events,
         metrics: DrainMetrics,
     ) -> Self {
-        let (under_way, quiet_until) = (BTreeMap::new(), Instant::now());
+        let under_way = BTreeMap::new();
+        let quiet_until = Instant::now();
         Self { handle, client, nodes, events, metrics, under_way, quiet_until, answered: false }
     }
 
@@ -189,7 +191,7 @@ impl Drain {
                     }
                     // The Node registered after the check.
                     (false, DrainState::NoNode) => {
-                        self.record_drain(&due.machine, DrainState::Pending, None).await?
+                        self.record_drain(&due.machine, DrainState::Pending, None).await?;
                     }
                     (false, DrainState::Pending | DrainState::Done) if is_blocked || free > 0 => {
                         free -= usize::from(!is_blocked);

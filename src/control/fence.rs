@@ -11,7 +11,8 @@ use crate::vpsie::{Transport, TransportError};
 /// Wraps a transport for the leader: after it loses its Lease, requests that may change something fail.
 pub fn fence_transport(transport: Transport, leadership: Leadership) -> Transport {
     BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
-        let (transport, leadership) = (transport.clone(), leadership.clone());
+        let transport = transport.clone();
+        let leadership = leadership.clone();
         async move {
             let fenced = is_write(request.method());
             let sending = transport.oneshot(request);
@@ -55,14 +56,14 @@ mod tests {
             slow_transport(&arrived),
             Leadership::until(Instant::now() + Duration::from_secs(7)),
         );
-        let ask = async |method: Method| {
+        let send = async |method: Method| {
             let request = Request::builder().method(method).uri("/x").body(Bytes::new()).unwrap();
             transport.clone().oneshot(request).await
         };
-        assert!(ask(Method::POST).await.is_ok());
-        assert!(matches!(ask(Method::DELETE).await, Err(TransportError::Lost(_))));
-        assert!(matches!(ask(Method::DELETE).await, Err(TransportError::NotSent(_))));
+        assert!(send(Method::POST).await.is_ok());
+        assert!(matches!(send(Method::DELETE).await, Err(TransportError::Lost(_))));
+        assert!(matches!(send(Method::DELETE).await, Err(TransportError::NotSent(_))));
         assert_eq!(arrived.load(Ordering::Relaxed), 2);
-        assert!(ask(Method::GET).await.is_ok());
+        assert!(send(Method::GET).await.is_ok());
     }
 }

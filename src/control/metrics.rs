@@ -47,8 +47,10 @@ impl Collector for FleetCollector {
         let (templates, profile) = handle.read(|fleet| (template_amounts(fleet), template_nodes(fleet)));
         let (sizes, machines, oldest, blocked, unmanaged, prices, unpriced) = handle.read(|fleet| {
             let unpriced = fleet.pools().filter(|pool| pool.price.is_none()).count() as f64;
-            let (machines, oldest) = (machine_counts(fleet), oldest_machines(fleet));
-            let (blocked, unmanaged) = (blocked_pools(fleet, SystemClock.now()), unmanaged_counts(fleet));
+            let machines = machine_counts(fleet);
+            let oldest = oldest_machines(fleet);
+            let blocked = blocked_pools(fleet, SystemClock.now());
+            let unmanaged = unmanaged_counts(fleet);
             (pool_sizes(fleet), machines, oldest, blocked, unmanaged, hourly_prices(fleet), unpriced)
         });
         for (name, help, samples) in handle.read(guard_samples) {

@@ -50,7 +50,8 @@ mod tests {
         }
         let request = Request::get("/debug/offers").body(Body::empty()).unwrap();
         let reply = offer_routes(Arc::new(known)).oneshot(request).await.unwrap();
-        let (status, body) = (reply.status(), reply.into_body().collect().await.unwrap().to_bytes());
+        let status = reply.status();
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_knows_no_offers_says_why() {
+    async fn an_endpoint_without_offers_returns_the_reason() {
         for (fleet, why) in [(None, "does not lead"), (Some(Fleet::default()), "not read yet")] {
             let (status, text) = asked(fleet).await;
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);

@@ -328,7 +328,8 @@ impl Provision {
         if self.unrecorded.is_empty() {
             return Ok(());
         }
-        let (answers, policy) = (self.unrecorded.clone(), self.policy);
+        let answers = self.unrecorded.clone();
+        let policy = self.policy;
         let recorded = self.handle.update_independent(Cause::VPSieAnswer, move |fleet, now, _| {
             let record = |Unrecorded { machine, outcome, refused }| {
                 if refused {

@@ -79,7 +79,9 @@ impl Removal {
         if free == 0 {
             return;
         }
-        let (calling, backoffs, accepted) = (&self.calling, &mut self.backoffs, &self.accepted);
+        let calling = &self.calling;
+        let backoffs = &mut self.backoffs;
+        let accepted = &self.accepted;
         let next: Vec<_> = self.handle.read(|fleet| {
             backoffs.retain(|id, _| fleet.machine(id).is_some_and(Machine::needs_vm_deletion));
             let mut next = fleet.machines_to_delete();

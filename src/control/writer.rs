@@ -89,7 +89,8 @@ impl FleetWriter {
     /// Runs until every handle is dropped.
     pub async fn run(mut self) {
         while let Some(first) = self.messages.recv().await {
-            let (mut batch, mut next) = (Vec::new(), Some(first));
+            let mut batch = Vec::new();
+            let mut next = Some(first);
             while let Some(message) = next.take() {
                 match message {
                     WriterMessage::Job(job) => batch.push(job),

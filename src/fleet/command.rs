@@ -48,7 +48,9 @@ impl Fleet {
         let wanted = u32::try_from(delta).ok().filter(|delta| *delta > 0);
         let wanted = wanted.ok_or(Refusal::Delta { delta, allowed: "above 0" });
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
-        let (id, size, wanted) = (known.id.clone(), known.offer.size, wanted?);
+        let id = known.id.clone();
+        let size = known.offer.size;
+        let wanted = wanted?;
         self.may_grow(pool, wanted)?;
         let mut changes = Vec::new();
         for _ in 0..wanted {

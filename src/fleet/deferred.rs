@@ -106,7 +106,8 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        let (mut hand, mut fleet) = (Hand::new(), fleet());
+        let mut hand = Hand::new();
+        let mut fleet = fleet();
         hand.observe(&mut fleet, &[]);
         hand.increase(&mut fleet, OTHER, 1).unwrap();
         hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn holds_what_depends_on_a_change_further_on() {
+    fn defers_changes_that_depend_on_a_later_one() {
         let node = foreign("ams-slave-1");
         let machine = Change::SaveMachine(machine().into());
         let changes = [ledger(), machine.clone(), node.clone(), ledger()];

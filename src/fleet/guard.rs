@@ -232,7 +232,8 @@ impl Guard {
     /// of requests count as existing before.
     pub fn new(before: PriorRecords) -> Self {
         let mut guard = Self { known: before.known.clone(), before, ..Self::default() };
-        let (accepted, unclear) = (guard.before.accepted, guard.before.unclear);
+        let accepted = guard.before.accepted;
+        let unclear = guard.before.unclear;
         for nth in 0..accepted.saturating_add(unclear) {
             guard.note_creation(Duration::ZERO, nth < accepted);
         }
@@ -396,7 +397,8 @@ impl Guard {
 
     fn too_many(&self, counted: u32, bound: u32) -> Halt {
         let missing = self.seen.values().filter(|seen| seen.missing.is_some()).count() as u32;
-        let (unseen, hidden) = (self.unseen.len() as u32, self.hidden);
+        let unseen = self.unseen.len() as u32;
+        let hidden = self.hidden;
         Halt::TooManyVms { counted, bound, unseen, missing, hidden }
     }
 

@@ -46,7 +46,8 @@ impl Fleet {
         if self.is_of_other_size(machine, &node.shape) {
             return changes;
         }
-        let (size, sample) = (machine.size, self.sample(machine, node));
+        let size = machine.size;
+        let sample = self.sample(machine, node);
         let known = self.profiles.get(&size);
         let NodeShape { capacity, allocatable, .. } = sample.shape;
         let mut profile = known.cloned().unwrap_or(SizeProfile { capacity, allocatable, nodes: Vec::new() });

@@ -91,7 +91,8 @@ impl Fleet {
     /// The room of the NodeGroup, without cost limits.
     pub(super) fn room(&self, group: &NodeGroup) -> Room {
         let target = self.group_targets.get(&group.name).copied().unwrap_or(0);
-        let (total, max) = (self.total_target(), self.max_machines);
+        let total = self.total_target();
+        let max = self.max_machines;
         let unpaid = |max: u32, paid: u32| max.saturating_add(surge(max)).saturating_sub(paid);
         let in_group = unpaid(group.max, target + self.group_extra_vms(&group.name));
         let in_cluster = max.map_or(u32::MAX, |max| unpaid(max, total + self.total_extra_vms()));
@@ -129,7 +130,8 @@ impl Fleet {
             extra_vms,
             paid_max: max.saturating_add(surge(max)),
         };
-        let (target, extra_vms) = (self.group_target(pool), self.group_extra_vms(&group.name));
+        let target = self.group_target(pool);
+        let extra_vms = self.group_extra_vms(&group.name);
         let of_group = group.max.saturating_add(surge(group.max)).saturating_sub(target + extra_vms) < delta;
         match self.max_machines {
             Some(max) if !of_group => {

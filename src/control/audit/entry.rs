@@ -192,7 +192,7 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Aud
         (_, Phase::Failed { .. }) if !same => kinds.push(AuditAction::Failed),
         // The other deletions are reported with their VM's disappearance or return.
         (_, Phase::Deleting { reason, .. }) if !same && !is_reported_with_vm(*reason) => {
-            kinds.push(AuditAction::MarkedForDeletion)
+            kinds.push(AuditAction::MarkedForDeletion);
         }
         (Phase::Deleting { accepted_at: None, .. }, Phase::Deleting { accepted_at: Some(_), .. }) => {
             kinds.push(AuditAction::DeletionAccepted);

@@ -158,7 +158,8 @@ fn transition(fleet: &Fleet, change: &Change) -> Option<Transition> {
         Change::SaveMachine(machine) => {
             let old = fleet.machine(&machine.id);
             let asked = old.is_some_and(|old| old.requests.len() < machine.requests.len());
-            let (from, to) = (old.map_or("none", |old| old.phase.name()), machine.phase.name());
+            let from = old.map_or("none", |old| old.phase.name());
+            let to = machine.phase.name();
             (from != to || asked).then_some((machine, from, to))?
         }
         Change::DropMachine(id) => {

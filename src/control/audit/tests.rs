@@ -13,7 +13,7 @@ use crate::control::audit::AuditAction;
 use crate::control::audit::entry::tests::{AuditedFleet, POOL};
 use crate::fleet::{Halt, Hostname, Vm};
 
-/// The fields of each line, in their order, and what they say.
+/// The fields of each line, in their order, and their meanings.
 const FIELDS: [(&str, &str); 13] = [
     ("action", "the action: one of the values below"),
     ("machine", "name of the machine and of its VPSieNode"),
@@ -61,7 +61,7 @@ fn logged(work: impl FnOnce()) -> Vec<Value> {
 }
 
 #[test]
-fn a_line_has_all_fields_and_empty_ones_where_there_is_nothing_to_say() {
+fn a_line_has_all_fields_also_without_values() {
     let entries = AuditedFleet::new(false).increase();
     let mut lines = logged(|| write_line(&entries[0]));
     let line = lines[0].as_object_mut().unwrap();
@@ -84,7 +84,8 @@ fn a_machine_that_comes_up_is_timed_once() {
     let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new(), provider_id: None };
     machine.phase = Phase::Running { vm, since: machine.created_at + Duration::from_secs(42) };
     let change = Change::SaveMachine(machine);
-    let (audit_log, mut registry) = (AuditLog::default(), Registry::default());
+    let audit_log = AuditLog::default();
+    let mut registry = Registry::default();
     audit_log.register(&mut registry);
     let mut after = audited.fleet().clone();
     after.apply(&change);

@@ -138,7 +138,7 @@ impl Rotation {
                 (RotationStep::News(Ok(candidate)), _) => self.consider(candidate),
                 (RotationStep::News(Err(problem)), _) => self.report_invalid(&problem),
                 (RotationStep::Trial(trial), Some(waiting)) => {
-                    self.waiting = self.apply_trial(waiting, trial)
+                    self.waiting = self.apply_trial(waiting, trial);
                 }
                 (RotationStep::Trial(_), None) => {}
             }

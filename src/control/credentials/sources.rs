@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_the_key_and_no_value() {
+    fn problems_name_the_key_and_no_value() {
         for (keys, want) in [
             (&[][..], "Secret a/b: the credentials are missing; set token, or clientId and clientSecret"),
             (&[("token", "\n")], "Secret a/b: token is empty"),

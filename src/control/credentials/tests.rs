@@ -47,7 +47,8 @@ impl World {
         let simulator = Simulator::new(SimulatorConfig::default(), Arc::clone(&clock)).unwrap();
         simulator.set_token("first".into());
         let hosts = Arc::new(Mutex::new(Vec::new()));
-        let (inside, asked) = (simulator.transport(), Arc::clone(&hosts));
+        let inside = simulator.transport();
+        let asked = Arc::clone(&hosts);
         let transport = BoxCloneSyncService::new(tower::service_fn(move |request: http::Request<_>| {
             asked.lock().unwrap().push(request.uri().host().unwrap_or_default().to_owned());
             tower::ServiceExt::oneshot(inside.clone(), request)
@@ -82,8 +83,8 @@ impl World {
         self.kube.put_object(secret).unwrap();
     }
 
-    /// What VPSie says to a call, with the credentials in use.
-    async fn says(&self) -> String {
+    /// VPSie's reply to a call with the credentials in use.
+    async fn reply(&self) -> String {
         let target = ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: Vec::new() };
         match ManagedBackend::new(self.client.clone(), target).list().await {
             Ok(_) => "welcome".to_owned(),
@@ -132,12 +133,12 @@ async fn new_credentials_are_used_once_vpsie_accepts_them() {
     let world = World::from_secret();
     world.put(&[("token", "first")]);
     pass(5).await;
-    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 0], true)));
+    assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 0], true)));
 
     world.simulator.set_token("second".into());
     world.put(&[("token", "second\n")]);
     pass(5).await;
-    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([2, 0, 0, 0], true)));
+    assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([2, 0, 0, 0], true)));
     // What is the same is not tried again.
     world.put(&[("token", "second")]);
     world.kube.cut_watches();
@@ -154,7 +155,7 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
     pass(5).await;
     world.put(&[("token", "second")]);
     pass(5).await;
-    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 1, 0, 0], false)));
+    assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 1, 0, 0], false)));
     let refused = "Warning CredentialsRefused: VPSie refuses the credentials: VPSie refused the API token; \
                    it may have expired; the earlier credentials stay in use";
     assert_eq!(world.events()[1], refused);
@@ -164,7 +165,7 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
 
     world.simulator.set_token("second".into());
     pass(10 * 60).await;
-    assert_eq!((world.says().await.as_str(), world.counted().1), ("welcome", true));
+    assert_eq!((world.reply().await.as_str(), world.counted().1), ("welcome", true));
 
     // Taken back, nothing has to be tried.
     world.put(&[("token", "third")]);
@@ -189,7 +190,7 @@ async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
     assert!(unknown > 3, "{unknown}");
     world.simulator.set_outage(false);
     pass(120).await;
-    assert_eq!((world.says().await.as_str(), world.counted().0[0]), ("welcome", 2));
+    assert_eq!((world.reply().await.as_str(), world.counted().0[0]), ("welcome", 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,29 +203,29 @@ async fn newer_credentials_take_the_place_of_those_that_wait() {
     pass(1).await;
     world.simulator.set_outage(false);
     pass(120).await;
-    assert_eq!(world.says().await, "welcome");
+    assert_eq!(world.reply().await, "welcome");
     assert_eq!(world.counted().0[1], 0, "the older ones are not tried any more");
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_any_credentials_calls_say_why() {
     let world = World::from_secret();
-    assert!(world.says().await.contains("the Secret was not read yet"));
+    assert!(world.reply().await.contains("the Secret was not read yet"));
     pass(5).await;
-    let says = world.says().await;
-    assert!(says.contains("Secret vpsie-system/vpsie-secret does not exist"), "{says}");
+    let reply = world.reply().await;
+    assert!(reply.contains("Secret vpsie-system/vpsie-secret does not exist"), "{reply}");
     assert_eq!(world.hosts.lock().unwrap().len(), 0);
 
     world.put(&[("token", "second")]);
     pass(5).await;
-    let says = world.says().await;
+    let reply = world.reply().await;
     let want = "VPSie refuses the credentials of Secret vpsie-system/vpsie-secret";
-    assert!(says.contains(want), "{says}");
+    assert!(reply.contains(want), "{reply}");
     pass(30 * 60).await;
     assert_eq!(world.counted(), ([0, 31, 0, 1], false));
     world.simulator.set_token("second".into());
     pass(60).await;
-    assert_eq!(world.says().await, "welcome");
+    assert_eq!(world.reply().await, "welcome");
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +235,7 @@ async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
     pass(5).await;
     world.kube.delete("secrets", NAMESPACE, NAME).unwrap();
     pass(5).await;
-    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 1], false)));
+    assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 1], false)));
     world.put(&[("token", "first")]);
     pass(5).await;
     assert_eq!(world.counted(), ([1, 0, 0, 1], true));
@@ -242,7 +243,7 @@ async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
     pass(600).await;
     world.put(&[("token", "first"), ("clientId", "hunter2")]);
     pass(5).await;
-    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 2], false)));
+    assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 2], false)));
     let events = world.events();
     let invalid = "Warning CredentialsInvalid: Secret vpsie-system/vpsie-secret";
     assert_eq!(events[1], format!("{invalid} does not exist; the earlier credentials stay in use"));
@@ -258,7 +259,7 @@ async fn a_watch_of_the_secret_that_died_silently_is_replaced_soon() {
     world.kube.silence_watches();
     world.put(&[("token", "first")]);
     pass(55).await;
-    assert_eq!(world.says().await, "welcome");
+    assert_eq!(world.reply().await, "welcome");
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,10 +270,10 @@ async fn a_url_beside_the_credentials_is_where_they_go() {
     world.put(&[("token", "first"), ("url", "https://other.test")]);
     pass(5).await;
     world.hosts.lock().unwrap().clear();
-    assert_eq!(world.says().await, "welcome");
+    assert_eq!(world.reply().await, "welcome");
     world.put(&[("token", "first")]);
     pass(5).await;
-    assert_eq!(world.says().await, "welcome");
+    assert_eq!(world.reply().await, "welcome");
     let mut hosts = world.hosts.lock().unwrap().clone();
     hosts.dedup();
     assert_eq!(hosts, ["other.test", "vpsie.test"]);
@@ -285,10 +286,10 @@ async fn a_watch_that_fails_is_tried_again() {
     world.put(&[("token", "first")]);
     world.kube.set_down(true);
     pass(60).await;
-    assert!(world.says().await.contains("the Secret was not read yet"));
+    assert!(world.reply().await.contains("the Secret was not read yet"));
     world.kube.set_down(false);
     pass(60).await;
-    assert_eq!(world.says().await, "welcome");
+    assert_eq!(world.reply().await, "welcome");
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,12 +314,12 @@ async fn a_file_is_read_again() {
     {
         write(text);
         pass(31).await;
-        assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", counted));
+        assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", counted));
     }
     world.simulator.set_token("second".into());
     write("second");
     pass(31).await;
-    assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", ([2, 1, 0, 1], true)));
+    assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([2, 1, 0, 1], true)));
 }
 
 /// What is logged.
@@ -336,7 +337,7 @@ impl std::io::Write for Log {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
+async fn a_client_id_replaces_a_token_and_no_secret_is_logged() {
     // Other tests' threads are without a subscriber, and would switch off the log lines that they reach first.
     drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
     let log = Log::default();
@@ -357,7 +358,7 @@ async fn a_client_id_takes_the_place_of_a_token_and_no_secret_is_logged() {
     ] {
         world.put(&[("clientId", id), ("clientSecret", secret)]);
         pass(5).await;
-        assert_eq!((world.says().await.as_str(), world.counted()), ("welcome", counted));
+        assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", counted));
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for line in

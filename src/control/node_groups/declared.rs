@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_wrong_holds_as_it_was() {
+    fn an_invalid_node_group_stays_in_force_in_its_last_version() {
         let first = next(&Declarations::default(), &[&object("a", &json!({}))], None, None);
         assert_eq!((max_of(&first, "a"), first.wrong.len()), (3, 0));
         let wrong = [object("a", &json!({"minNodes": 9})), object("b", &json!({"minNodes": 9}))];
@@ -261,7 +261,7 @@ mod tests {
         first.metadata.creation_timestamp =
             Some("2025-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
         let declared = next(&Declarations::default(), &[&other, &first, &elsewhere], None, None);
-        assert_eq!(declared.groups.keys().collect::<Vec<_>>(), ["b"], "the oldest says which");
+        assert_eq!(declared.groups.keys().collect::<Vec<_>>(), ["b"], "the oldest decides");
         assert!(declared.wrong["a"].message.contains("must be \"c-1\""), "{:?}", declared.wrong);
         assert!(declared.wrong["c"].message.contains("must be \"ams1\""), "{:?}", declared.wrong);
         let gone = next(&declared, &[&other], None, None);
@@ -271,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_not_to_be_managed_is_left_out() {
+    fn an_unmanaged_node_group_is_ignored() {
         let mut left = object("a", &json!({}));
         left.metadata.labels = Some([(names::MANAGED.to_owned(), "false".to_owned())].into());
         assert_eq!(next(&Declarations::default(), &[&left], None, None), Declarations::default());
     }
 
     #[test]
-    fn one_that_is_deleted_says_what_becomes_of_its_machines() {
+    fn a_deleted_node_group_declares_its_deletion_policy() {
         let mut deleted = object("a", &json!({"deletionPolicy": "Drain"}));
         deleted.metadata.deletion_timestamp = deleted.metadata.creation_timestamp.clone();
         let declared = next(&Declarations::default(), &[&deleted], None, None);

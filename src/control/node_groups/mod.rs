@@ -113,7 +113,8 @@ impl NodeGroups {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut groups = watch_objects(Api::namespaced(self.client.clone(), &self.namespace), "NodeGroups");
         let mut configs = watch_objects(Api::all(self.client.clone()), "AutoscalerConfigs");
-        let (mut commits, mut nodes) = (self.handle.clone(), self.nodes.changes());
+        let mut commits = self.handle.clone();
+        let mut nodes = self.nodes.changes();
         let mut next = Instant::now() + RETRY_INTERVAL;
         loop {
             let changed = tokio::select! {
@@ -264,7 +265,8 @@ impl NodeGroups {
             return self.finalizers(object, json!(all)).await;
         }
         let wrong = self.declared.wrong.get(&name);
-        let (now, ready) = (self.clock.now(), |machine: &_| self.nodes.is_ready(machine));
+        let now = self.clock.now();
+        let ready = |machine: &_| self.nodes.is_ready(machine);
         let status = self.handle.read(|fleet| status(object, fleet, wrong, &ready, now));
         let patch = merge_patch(&json!({ "status": object.status }), &json!({ "status": status }))?;
         let written = self.groups().patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn it_counts_machines_and_says_what_they_do() {
+    fn status_counts_machines_and_describes_scaling() {
         let failure = Failure { reason: FailureReason::Stockout, message: "no room in ams1".to_owned() };
         let object = object(4);
         let deleting = Phase::Deleting {
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_keeps_its_time_until_it_turns() {
+    fn a_condition_keeps_its_time_until_its_status_changes() {
         let mut object = object(4);
         let fleet = fleet(&object, Vec::new(), Some(0));
         let first = status(&object, &fleet, None, &|_| false, time());
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_deleted_says_what_it_waits_for() {
+    fn the_status_of_a_deleted_node_group_names_its_machines() {
         let mut object = object(4);
         object.metadata.deletion_timestamp = Some(Time(time()));
         let fleet = fleet(&object, vec![machine(1, Phase::Running { vm: vm(1), since: time() })], None);

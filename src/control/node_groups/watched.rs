@@ -176,11 +176,11 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let events = watcher(api, watch_config()).default_backoff();
-    let said = events.map(move |event| {
+    let events = events.map(move |event| {
         event.map_err(|error| {
             tracing::warn!(%error, "cannot watch {what}; the watch is restarted");
             WatchError::from(error)
         })
     });
-    said.chain(stream::pending()).boxed()
+    events.chain(stream::pending()).boxed()
 }

@@ -85,7 +85,8 @@ pub(super) fn owner_of<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) 
         };
     };
     let by_name = machine.vm().is_some_and(|vm| vm.hostname == name);
-    let (goes, order) = (!machine.counts(), history.order(node, &machine.id));
+    let goes = !machine.counts();
+    let order = history.order(node, &machine.id);
     if !by_name && order == Order::Older {
         return Owner::Unowned;
     }

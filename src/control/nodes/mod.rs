@@ -58,7 +58,7 @@ pub struct Nodes {
     events: Events,
     /// UIDs of Nodes that were reported already.
     reported: BTreeSet<String>,
-    stable_nodes: StableNodes,
+    stability: StableNodes,
 }
 
 impl Nodes {
@@ -75,7 +75,7 @@ impl Nodes {
             unmatched: BTreeMap::new(),
             events: Events::none(),
             reported: BTreeSet::new(),
-            stable_nodes: StableNodes::default(),
+            stability: StableNodes::default(),
         }
     }
 
@@ -140,7 +140,8 @@ impl Nodes {
     fn apply_event(&mut self, event: watcher::Event<Node>) -> WatchEffect {
         match event {
             watcher::Event::Apply(node) => {
-                let (name, node) = (node.name_any(), strip_unused(node));
+                let name = node.name_any();
+                let node = strip_unused(node);
                 if self.seen.get(&name).is_some_and(|known| is_stale(&node, known)) {
                     return WatchEffect::Nothing;
                 }
@@ -160,7 +161,7 @@ impl Nodes {
                 self.reported.remove(&format!("{UNMATCHED_PREFIX}{uid}"));
                 self.unmatched.remove(&uid);
                 self.reported.remove(&uid);
-                self.stable_nodes.forget(&uid);
+                self.stability.forget(&uid);
             }
             watcher::Event::Init => self.listing.clear(),
             watcher::Event::InitApply(node) => {
@@ -174,7 +175,7 @@ impl Nodes {
                     }
                 }
                 let uids: BTreeSet<_> = self.seen.values().filter_map(Node::uid).collect();
-                self.stable_nodes.retain(|uid| uids.contains(uid));
+                self.stability.retain(|uid| uids.contains(uid));
                 self.reported.retain(|uid| uids.contains(uid.trim_start_matches(UNMATCHED_PREFIX)));
                 self.unmatched.retain(|uid, _| uids.contains(uid));
                 let first = !self.view.has_listed();
@@ -245,8 +246,8 @@ impl Nodes {
     async fn record_sample(&mut self, name: &str) {
         let Some(node) = self.seen.get(name) else { return };
         let Some(facts) = self.view.node_named(&Hostname::new(name)) else { return };
-        let stable_nodes = &mut self.stable_nodes;
-        let sample = self.handle.read(|fleet| stable_nodes.new_sample(fleet, node, &facts, Instant::now()));
+        let stability = &mut self.stability;
+        let sample = self.handle.read(|fleet| stability.new_sample(fleet, node, &facts, Instant::now()));
         if let Some((vm, shown)) = sample
             && let Err(error) = self.handle.add_node_sample(vm, shown).await
         {
@@ -257,7 +258,8 @@ impl Nodes {
     /// Updates the view with the owner of a Node, and returns the action for it.
     fn assess(&mut self, name: &str) -> Option<NodeAction> {
         let node = self.seen.get(name)?;
-        let (view, history) = (&self.view, &self.history);
+        let view = &self.view;
+        let history = &self.history;
         let (facts, action, listed) = self.handle.read(|fleet| {
             let owner = match owner_of(fleet, history, node) {
                 // All Nodes of a machine that is being deleted are drained.

@@ -108,7 +108,8 @@ impl StableNodes {
 /// The shape of a Node. None if it lacks cores, memory or pods: its kubelet has not reported yet.
 fn shape(node: &Node) -> Option<NodeShape> {
     let status = node.status.as_ref()?;
-    let (capacity, allocatable) = (status.capacity.as_ref()?, status.allocatable.as_ref()?);
+    let capacity = status.capacity.as_ref()?;
+    let allocatable = status.allocatable.as_ref()?;
     let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
     Some(NodeShape {
         capacity: resources(capacity)?,

@@ -205,7 +205,8 @@ mod tests {
     fn nodes_are_found_by_machine_until_they_are_gone() {
         let view = NodesView::default();
         let changes = view.changes();
-        let (a, b) = (MachineId::from("a"), MachineId::from("b"));
+        let a = MachineId::from("a");
+        let b = MachineId::from("b");
         assert!(!view.has_listed());
         view.set_node(facts("one", Some("a"), false));
         view.set_node(facts("two", None, true));
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_nodes_of_a_machine_the_first_is_its_until_it_is_gone() {
+    fn the_first_of_two_nodes_belongs_to_the_machine() {
         let view = NodesView::default();
         let a = MachineId::from("a");
         view.set_node(facts("one", Some("a"), true));

@@ -27,7 +27,9 @@ async fn a_worker_becomes_a_machine_only_once_its_node_is_ready() {
     let nodes = Nodes::new(process.handle.clone(), kube.client("provider", "vpsie-system"), Arc::default());
     let view = nodes.view();
     let backend: Arc<dyn Backend> = process.vpsie.clone();
-    let (handle, idle, policy) = (process.handle.clone(), Duration::from_secs(30), Policy::default());
+    let handle = process.handle.clone();
+    let idle = Duration::from_secs(30);
+    let policy = Policy::default();
     let provision = Provision::new(handle, backend, policy, idle, Arc::default()).with_nodes(Some(view));
     process.tasks.spawn(nodes.run(process.shutdown.clone()));
     process.tasks.spawn(provision.run(process.shutdown.clone()));

@@ -34,7 +34,7 @@ async fn a_refusal_is_recorded_once_the_store_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_accepted_deletion_is_recorded_and_not_asked_again() {
+async fn an_accepted_deletion_is_recorded_and_not_repeated() {
     let process = Process::new().await;
     process.increase(SMALL, 1).await;
     seconds(30).await;
@@ -78,7 +78,7 @@ async fn calls_that_fail_together_are_one_trouble() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_creation_that_breaks_settles_like_a_lost_one() {
+async fn a_failed_call_counts_as_a_lost_reply() {
     let process = Process::new().await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::Panic);
     process.increase(SMALL, 1).await;

@@ -44,7 +44,7 @@ async fn a_failed_deletion_leaves_the_machine_in_use() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_increase_whose_caller_gave_up_is_undone() {
+async fn an_increase_without_a_caller_is_undone() {
     let process = Process::new().await;
     seconds(5).await;
     process.disk.slow_down(Duration::from_secs(3));
@@ -58,7 +58,7 @@ async fn an_increase_whose_caller_gave_up_is_undone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_increase_with_a_refused_record_fails_whole() {
+async fn an_increase_with_a_refused_record_fails() {
     let process = Process::new().await;
     seconds(5).await;
     let first: Arc<Mutex<Option<MachineId>>> = Arc::default();

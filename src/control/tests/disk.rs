@@ -1,4 +1,4 @@
-//! A store that fails when it is told to.
+//! A store that fails on demand.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ impl Disk {
         self.full.store(full, Ordering::Relaxed);
     }
 
-    /// It writes, and says that it did not.
+    /// It writes, and returns an error.
     pub(super) fn lose_replies(&self, lose: bool) {
         self.deaf.store(lose, Ordering::Relaxed);
     }

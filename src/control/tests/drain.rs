@@ -48,7 +48,8 @@ impl Cluster {
                 .unwrap();
         let client = self.kube.client("provider", "vpsie-system");
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::default());
-        let (view, metrics) = (nodes.view(), DrainMetrics::default());
+        let view = nodes.view();
+        let metrics = DrainMetrics::default();
         let (events, publisher) = Events::new(client.clone(), "vpsie-system", EventMetrics::default());
         let drain = Drain::new(handle.clone(), client, view, events, metrics);
         self.handle = handle;
@@ -146,7 +147,7 @@ async fn a_node_is_cordoned_and_emptied_before_its_vm_is_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_is_kept_to_for_as_long_as_it_takes() {
+async fn respects_a_disruption_budget_without_a_time_limit() {
     let mut cluster = Cluster::new(1).await;
     cluster.pod("web", 1, &json!({}));
     cluster.kube.fail(u32::MAX, is_eviction, refused(429, "DisruptionBudget"));
@@ -190,7 +191,8 @@ async fn a_pod_that_its_kubelet_never_ends_is_not_waited_for() {
 async fn another_pod_of_the_same_name_is_not_evicted_for_the_first() {
     let mut cluster = Cluster::new(2).await;
     cluster.pod("web-0", 1, &json!({}));
-    let (kube, once) = (cluster.kube.clone(), std::sync::Once::new());
+    let kube = cluster.kube.clone();
+    let once = std::sync::Once::new();
     // Between the list and the eviction it is made anew on another Node.
     cluster.kube.on_request(move |asked| {
         if is_eviction(asked) {
@@ -211,7 +213,7 @@ async fn another_pod_of_the_same_name_is_not_evicted_for_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_whose_node_is_gone_has_nothing_to_drain() {
+async fn a_machine_without_a_node_needs_no_drain() {
     let mut cluster = Cluster::new(1).await;
     cluster.pod("web", 1, &json!({}));
     cluster.kube.fail(u32::MAX, is_eviction, refused(429, "DisruptionBudget"));
@@ -223,7 +225,7 @@ async fn a_machine_whose_node_is_gone_has_nothing_to_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn three_are_drained_at_a_time_besides_those_that_are_held_up() {
+async fn drains_three_nodes_at_a_time_without_blocked_ones() {
     let mut cluster = Cluster::new(6).await;
     for n in 1..=6 {
         cluster.pod(&format!("web-{n}"), n, &json!({}));
@@ -241,7 +243,7 @@ async fn three_are_drained_at_a_time_besides_those_that_are_held_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_goes_on_after_a_restart_and_an_api_server_that_was_down() {
+async fn a_drain_continues_after_a_restart_and_an_outage() {
     let mut cluster = Cluster::new(1).await;
     cluster.pod("web", 1, &json!({}));
     cluster.pod("held", 1, &json!({}));
@@ -262,7 +264,7 @@ async fn a_drain_goes_on_after_a_restart_and_an_api_server_that_was_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_costs_few_requests_and_nothing_is_concluded_from_it() {
+async fn an_outage_costs_few_requests_and_changes_nothing() {
     let mut cluster = Cluster::new(3).await;
     (1..=3).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({"finalizers": ["example.com/held"]})));
     for n in 1..=3 {
@@ -278,7 +280,7 @@ async fn an_outage_costs_few_requests_and_nothing_is_concluded_from_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nodes_whose_pods_cannot_be_listed_hold_up_no_other_drain() {
+async fn nodes_with_unlistable_pods_delay_no_other_drain() {
     let mut cluster = Cluster::new(6).await;
     (1..=6).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({})));
     let fails = |asked: &ApiRequest| (1..=4).any(|n| lists_pods_on(asked, n));
@@ -329,7 +331,7 @@ async fn a_node_that_cannot_be_looked_up_holds_up_no_other_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_the_watch_has_not_told_of_is_drained() {
+async fn a_node_that_the_watch_has_not_shown_is_drained() {
     let mut cluster = Cluster::new(1).await;
     cluster.kube.delete("nodes", "", "slave-1").unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -379,7 +381,7 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
     cluster.kube.hold_watches(true);
     cluster.kube.vanish("nodes", "", "slave-2");
     cluster.node(2);
-    // What its kubelet says meanwhile reaches the watch after the patch is answered.
+    // A status of its kubelet reaches the watch after the patch is answered.
     for status in ["False", "True"] {
         let conditions = json!([{"type": "Ready", "status": status}]);
         cluster.kube.patch("nodes", "", "slave-2", json!({"status": {"conditions": conditions}})).unwrap();
@@ -393,7 +395,8 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
 /// A VPSie in front of the cluster, with an orphan that was found when the process began.
 async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
     let kind = crate::fleet::UnmanagedKind::Orphan { pool: SMALL.parse().unwrap(), size: Some(SizeId(2)) };
-    let (hostname, id) = (super::node(2, SizeId(2)).hostname, super::node(2, SizeId(2)).id);
+    let hostname = super::node(2, SizeId(2)).hostname;
+    let id = super::node(2, SizeId(2)).id;
     let unmanaged = crate::fleet::UnmanagedNode {
         hostname,
         id,
@@ -409,7 +412,7 @@ async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
     vpsie
 }
 
-/// Starts the loops that ask VPSie.
+/// Starts the loops that call VPSie.
 fn serve(cluster: &mut Cluster, vpsie: &Arc<Scripted>) {
     let (backend, listing_trigger): (Arc<dyn Backend>, _) =
         (vpsie.clone(), Arc::new(ListingTrigger::default()));

@@ -1,4 +1,4 @@
-//! What is told to the API server, and that nothing waits for it.
+//! Events that are published, without delaying other work.
 
 use fake_kube::FakeKube;
 use k8s_openapi::api::events::v1::Event;
@@ -20,7 +20,7 @@ fn kube() -> FakeKube {
     kube
 }
 
-/// A writer that tells events to the API server. All is told once it is stopped.
+/// A writer that publishes events. All are published once it is stopped.
 async fn telling(kube: &FakeKube) -> Process {
     telling_with(kube, AuditLog::default()).await
 }
@@ -44,7 +44,7 @@ fn too_many() -> Command {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_maximum_that_is_reached_is_told_once_on_the_node_group() {
+async fn a_reached_maximum_is_published_once_on_the_node_group() {
     let kube = kube();
     let process = telling(&kube).await;
     for _ in 0..3 {
@@ -77,7 +77,7 @@ async fn commands_do_not_wait_for_an_api_server_that_is_slow_or_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_without_a_price_is_told_of_once() {
+async fn a_pool_without_a_price_is_reported_once() {
     let kube = kube();
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
     let mut process = Process::on(Disk::default()).await;
@@ -90,14 +90,16 @@ async fn a_pool_without_a_price_is_told_of_once() {
     process.stop().await;
     let events: Vec<Event> = kube.all();
     assert!(events.iter().all(|event| event.reason.as_deref() == Some("PriceUnknown")), "{events:?}");
-    let told: i32 = events.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum();
-    assert_eq!(told, 2, "the pools are {SMALL} and {LARGE}: {events:?}");
+    let published: i32 =
+        events.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum();
+    assert_eq!(published, 2, "the pools are {SMALL} and {LARGE}: {events:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_record_is_counted_and_told() {
+async fn a_refused_record_is_counted_and_published() {
     let kube = kube();
-    let (mut registry, audit_log) = (Registry::default(), AuditLog::default());
+    let mut registry = Registry::default();
+    let audit_log = AuditLog::default();
     audit_log.register(&mut registry);
     let process = telling_with(&kube, audit_log).await;
     process.disk.refuse(|change| matches!(change, Change::SaveMachine(_)));
@@ -106,9 +108,9 @@ async fn a_refused_record_is_counted_and_told() {
     process.stop().await;
     let events: Vec<Event> = kube.all();
     let about = |event: &Event| event.regarding.as_ref().and_then(|on| on.kind.clone());
-    let mut told: Vec<_> = events.iter().filter_map(about).collect();
-    told.sort();
-    assert_eq!(told, ["NodeGroup", "VPSieNode"]);
+    let mut published: Vec<_> = events.iter().filter_map(about).collect();
+    published.sort();
+    assert_eq!(published, ["NodeGroup", "VPSieNode"]);
     assert!(events.iter().all(|event| event.reason.as_deref() == Some("RecordRefused")), "{events:?}");
     let note = events[0].note.as_deref().unwrap();
     assert!(note.ends_with("it is written again later: kubeSizeID: must be at least 1"), "{note}");

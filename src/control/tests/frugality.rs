@@ -26,7 +26,8 @@ impl Simulated {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
         let simulator = Simulator::new(config, Arc::clone(&clock)).unwrap();
         let calls: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
-        let (counted, inner) = (calls.clone(), simulator.clone());
+        let counted = calls.clone();
+        let inner = simulator.clone();
         let transport: Transport =
             BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
                 let kind = ["add/slave", "delete/slave", "byId", "offers"];
@@ -56,12 +57,12 @@ impl Simulated {
         (calls.values().sum(), calls)
     }
 
-    /// Waits until all machines are Running, and says how many seconds that took.
-    async fn settle(&self) -> u64 {
+    /// Waits until all machines are Running, and returns the seconds that took.
+    async fn wait_until_running(&self) -> u64 {
         let start = Instant::now();
         while self.process.handle.read(|fleet| fleet.machines().any(|m| m.phase.name() != "Running")) {
             seconds(1).await;
-            assert!(start.elapsed() < Duration::from_mins(10), "does not settle");
+            assert!(start.elapsed() < Duration::from_mins(10), "not all machines are Running");
         }
         start.elapsed().as_secs()
     }
@@ -73,11 +74,11 @@ async fn a_node_costs_few_calls() {
         let world = Simulated::new().await;
         world.take();
         world.process.increase(POOL, nodes).await;
-        let up = world.settle().await;
+        let up = world.wait_until_running().await;
         let (made, kinds) = world.take();
         println!("{nodes} up in {up} s: {made} calls, {kinds:?}");
         world.process.delete_all(POOL).await;
-        let down = world.settle().await;
+        let down = world.wait_until_running().await;
         let (removed, kinds) = world.take();
         println!("{nodes} down in {down} s: {removed} calls, {kinds:?}");
         assert_eq!(world.simulator.worker_count(), 0);
@@ -89,7 +90,7 @@ async fn a_node_costs_few_calls() {
 async fn an_idle_hour_costs_its_listings() {
     let world = Simulated::new().await;
     world.process.increase(POOL, 5).await;
-    world.settle().await;
+    world.wait_until_running().await;
     seconds(120).await;
     world.take();
     seconds(3600).await;
@@ -102,7 +103,7 @@ async fn an_idle_hour_costs_its_listings() {
 async fn an_outage_of_two_minutes_gets_few_calls() {
     let world = Simulated::new().await;
     world.process.increase(POOL, 40).await;
-    world.settle().await;
+    world.wait_until_running().await;
     world.take();
     world.simulator.set_outage(true);
     world.process.delete_all(POOL).await;
@@ -112,7 +113,7 @@ async fn an_outage_of_two_minutes_gets_few_calls() {
     println!("outage: {all} calls, {kinds:?}");
     assert!(all <= 30, "{kinds:?}");
     world.simulator.set_outage(false);
-    let after = world.settle().await;
+    let after = world.wait_until_running().await;
     println!("settled {after} s after it, {:?}", world.take());
     assert_eq!(world.simulator.worker_count(), 40);
     assert!(after < 240, "{after}");

@@ -114,7 +114,7 @@ async fn halts_while_vpsie_refuses_deletions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_what_was_listed_before_the_first_creation() {
+async fn records_nodes_that_were_listed_before_the_first_request() {
     let process = begin(false).await;
     hours(1).await;
     process.increase(SMALL, 1).await;
@@ -125,15 +125,15 @@ async fn records_what_was_listed_before_the_first_creation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn publishes_verdicts_again_that_a_failed_write_lost() {
+async fn publishes_a_status_again_that_a_failed_write_lost() {
     let process = begin(false).await;
     hours(1).await;
     // Between two listings.
     seconds(7).await;
     let status = || process.handle.read(|fleet| fleet.guard_status().cloned().unwrap());
-    let told = status();
+    let expected = status();
     // What a write that broke off leaves: the fleet goes back to the verdict before.
-    let before = crate::fleet::GuardStatus { room: 0, ..told.clone() };
+    let before = crate::fleet::GuardStatus { room: 0, ..expected.clone() };
     let lost = process.handle.update(crate::fleet::Cause::RunawayGuard, move |fleet, _, _| {
         fleet.set_guard_status(before);
         Vec::new()
@@ -141,7 +141,7 @@ async fn publishes_verdicts_again_that_a_failed_write_lost() {
     lost.await.unwrap();
     assert_eq!(room(&process), 0);
     hours(1).await;
-    assert_eq!((status(), room(&process)), (told, 2));
+    assert_eq!((status(), room(&process)), (expected, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +157,8 @@ async fn takes_no_known_node_for_its_own_after_a_restart() {
     hours(1).await;
     assert_eq!(process.handle.read(|fleet| fleet.guard_status().unwrap().counted), 0);
 
-    let (disk, vpsie) = (process.disk.clone(), Arc::clone(&process.vpsie));
+    let disk = process.disk.clone();
+    let vpsie = Arc::clone(&process.vpsie);
     process.stop().await;
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
     let mut process =

@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// Events of that reason, by what they are on.
-    fn told(&self, reason: &str) -> Vec<String> {
+    fn objects_with_event(&self, reason: &str) -> Vec<String> {
         let events: Vec<Event> = self.kube.all();
         let mut on: Vec<String> = events
             .iter()
@@ -138,7 +138,7 @@ async fn adopts_the_provider_id_that_another_controller_set_first() {
     assert!(
         cluster.handle.read(|fleet| matches!(fleet.machines().next().unwrap().phase, Phase::Running { .. }))
     );
-    assert_eq!(cluster.told("IdentityAdopted"), ["Node", "VPSieNode"]);
+    assert_eq!(cluster.objects_with_event("IdentityAdopted"), ["Node", "VPSieNode"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,9 +147,9 @@ async fn reports_once_a_node_that_matches_no_waiting_machine() {
     cluster.list().await;
     cluster.register("worker-x", &json!({}), "10.0.0.9");
     seconds(30).await;
-    assert!(cluster.told("NodeUnmatched").is_empty(), "its VM may be listed late");
+    assert!(cluster.objects_with_event("NodeUnmatched").is_empty(), "its VM may be listed late");
     seconds(600).await;
-    assert_eq!(cluster.told("NodeUnmatched"), ["Node", "VPSieNode"]);
+    assert_eq!(cluster.objects_with_event("NodeUnmatched"), ["Node", "VPSieNode"]);
     assert_eq!(cluster.node("worker-x")["spec"], json!({}));
     assert!(cluster.tasks.try_join_next().is_none(), "a loop ended");
 }

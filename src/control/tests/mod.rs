@@ -59,7 +59,7 @@ enum Reply {
     Panic,
 }
 
-/// A VPSie that does as it is told, and remembers what it was asked.
+/// A scripted VPSie that records its calls.
 #[derive(Default)]
 struct Scripted {
     state: Mutex<State>,
@@ -91,7 +91,7 @@ impl Scripted {
     }
 
     async fn play<R>(&self, reply: Reply, work: impl FnOnce(&mut State) -> R) -> Result<R, BackendError> {
-        let message = "as the script says".to_owned();
+        let message = "by the script".to_owned();
         match reply {
             Reply::Done => Ok(work(&mut self.state())),
             Reply::Lost => {
@@ -120,7 +120,7 @@ impl Scripted {
                 Err(BackendError::Refused { reason: FailureReason::InvalidConfiguration, message })
             }
             Reply::Never => std::future::pending().await,
-            Reply::Panic => panic!("as the script says"),
+            Reply::Panic => panic!("by the script"),
         }
     }
 }
@@ -223,7 +223,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// A process with a writer; the loops are started when a test asks for them.
+/// A process with a writer; the loops are started on demand of a test.
 struct Process {
     vpsie: Arc<Scripted>,
     disk: Disk,
@@ -233,7 +233,7 @@ struct Process {
 }
 
 impl Process {
-    /// With a catalog that is known, and one foreign worker that shows that listings tell sizes.
+    /// With a known catalog, and one foreign worker that shows that listings have sizes.
     async fn new() -> Self {
         let disk = Disk::default();
         disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
@@ -264,7 +264,8 @@ impl Process {
 
     fn start_with(&mut self, backend: &Arc<dyn Backend>) {
         let listing_trigger = Arc::new(ListingTrigger::default());
-        let (handle, idle) = (self.handle.clone(), Duration::from_secs(30));
+        let handle = self.handle.clone();
+        let idle = Duration::from_secs(30);
         let provision = Provision::new(
             handle,
             Arc::clone(backend),
@@ -310,7 +311,7 @@ impl Process {
         self.handle.execute(command).await.unwrap();
     }
 
-    /// Stops it, and says how long that took.
+    /// Stops it, and returns the duration.
     async fn stop(mut self) -> Duration {
         let asked = Instant::now();
         self.shutdown.cancel();
@@ -342,7 +343,7 @@ async fn commands_that_come_together_see_each_other_and_share_a_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_that_could_not_be_written_changes_nothing_that_is_read() {
+async fn readers_do_not_see_a_command_that_was_not_written() {
     let process = Process::new().await;
     seconds(1).await;
     process.disk.fill(true);
@@ -375,7 +376,7 @@ async fn a_full_disk_for_minutes_costs_few_calls_and_no_vm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_creation_that_takes_long_is_not_made_again_though_the_records_are_read_again() {
+async fn a_slow_creation_is_not_repeated_after_a_reload() {
     let process = Process::new().await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::After(Duration::from_mins(4)));
     process.increase(SMALL, 1).await;
@@ -420,7 +421,7 @@ async fn deletions_go_on_while_creations_hang() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_does_not_wait_for_what_is_only_read() {
+async fn shutdown_does_not_wait_for_reads() {
     let mut process = Process::new().await;
     process.vpsie.state().listings = Some(Reply::Never);
     process.watch_prices(Duration::from_mins(30));
@@ -430,7 +431,7 @@ async fn stopping_does_not_wait_for_what_is_only_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_waits_for_the_answers_to_what_costs_money() {
+async fn shutdown_waits_for_answers_to_requests() {
     let process = Process::new().await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::After(Duration::from_secs(9)));
     process.increase(SMALL, 1).await;
@@ -457,7 +458,8 @@ async fn an_idle_hour_costs_a_listing_each_interval_and_no_write() {
     let process = Process::new().await;
     process.increase(SMALL, 3).await;
     seconds(600).await;
-    let (calls, commits) = (process.vpsie.state().calls.len(), process.disk.commits.lock().unwrap().len());
+    let calls = process.vpsie.state().calls.len();
+    let commits = process.disk.commits.lock().unwrap().len();
     seconds(3600).await;
     assert_eq!(process.vpsie.state().calls.len() - calls, 120);
     assert_eq!(process.disk.commits.lock().unwrap().len(), commits);

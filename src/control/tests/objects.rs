@@ -40,7 +40,7 @@ impl Cluster {
         }
         let client = kube.client("provider", NAMESPACE);
         let targets = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&targets);
+        let seen_targets = Arc::clone(&targets);
         let recorded = handle
             .read(|fleet| fleet.machines().next().is_some())
             .then(|| ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] });
@@ -48,7 +48,7 @@ impl Cluster {
             (NodesView::default(), tokio::sync::watch::channel(ClusterTarget::Unknown));
         let on_target = move |target: &ClusterTarget| {
             if let ClusterTarget::Cluster(config) = target {
-                told.lock().unwrap().push(config.cluster.clone());
+                seen_targets.lock().unwrap().push(config.cluster.clone());
             }
         };
         let groups =
@@ -144,7 +144,7 @@ pub(super) fn running(n: u32) -> Machine {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_node_groups_say_is_in_force_while_it_changes() {
+async fn changes_of_node_groups_are_in_force() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.until("they were read", |c| *c.target.borrow() == ClusterTarget::None).await;
     cluster.put("web", &json!({}));
@@ -156,10 +156,12 @@ async fn what_node_groups_say_is_in_force_while_it_changes() {
     cluster.edit("web", &json!({"maxNodes": 2}));
     cluster.until("the new maximum holds", |c| c.max(SMALL) == Some(2)).await;
     cluster.edit("web", &json!({"minNodes": 3}));
-    cluster.until("what is wrong is said", |c| c.condition("web", "Ready")["reason"] == "Invalid").await;
+    cluster
+        .until("the problem is in the status", |c| c.condition("web", "Ready")["reason"] == "Invalid")
+        .await;
     assert_eq!(cluster.max(SMALL), Some(2), "what was right holds");
-    let said = cluster.condition("web", "Ready")["message"].as_str().unwrap().to_owned();
-    assert!(said.starts_with("spec.minNodes: is 3, must be at most maxNodes"), "{said}");
+    let message = cluster.condition("web", "Ready")["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("spec.minNodes: is 3, must be at most maxNodes"), "{message}");
 
     cluster.put("batch", &json!({"resourceIdentifier": "c-2"}));
     cluster
@@ -173,7 +175,7 @@ async fn what_node_groups_say_is_in_force_while_it_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_cluster_is_told_once_its_node_groups_are_in_force() {
+async fn the_cluster_is_published_once_its_node_groups_are_in_force() {
     let mut cluster = Cluster::on(vec![running(1)], Duration::from_secs(30)).await;
     let handle = cluster.handle.clone();
     let retire = move |_: &mut crate::fleet::Fleet, _, _: crate::fleet::Names<'_>| {
@@ -183,8 +185,8 @@ async fn the_cluster_is_told_once_its_node_groups_are_in_force() {
     // The records are being written when the NodeGroups are read.
     let written = tokio::spawn(async move { handle.update(Cause::NodeGroupDeleted, retire).await });
     tokio::task::yield_now().await;
-    let told = |target: &ClusterTarget| matches!(target, ClusterTarget::Cluster(_));
-    tokio::time::timeout(Duration::from_mins(2), cluster.target.wait_for(told)).await.unwrap().unwrap();
+    let is_known = |target: &ClusterTarget| matches!(target, ClusterTarget::Cluster(_));
+    tokio::time::timeout(Duration::from_mins(2), cluster.target.wait_for(is_known)).await.unwrap().unwrap();
     assert_eq!((cluster.max(SMALL), cluster.max(LARGE)), (Some(7), Some(6)));
     written.await.unwrap().unwrap();
 }
@@ -206,13 +208,13 @@ async fn a_status_is_written_when_it_changes_and_not_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_deleted_waits_for_its_machines() {
+async fn a_deleted_node_group_waits_for_its_machines() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
     cluster.put("web", &json!({"minNodes": 1}));
     cluster.until("it is held", |c| c.object("web")["metadata"]["finalizers"].is_array()).await;
     cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
     cluster.until("it grows no more", |c| c.max(SMALL) == Some(1)).await;
-    cluster.until("it says so", |c| c.condition("web", "Deleting")["status"] == "True").await;
+    cluster.until("the condition is written", |c| c.condition("web", "Deleting")["status"] == "True").await;
     assert!(cluster.handle.read(|fleet| fleet.machines().all(Machine::counts)));
     cluster.edit("web", &json!({"deletionPolicy": "Drain"}));
     cluster.until("it is emptied", |c| c.handle.read(|fleet| !fleet.machines().any(Machine::counts))).await;
@@ -247,7 +249,7 @@ async fn the_config_limits_all_of_them() {
     cluster.until("it is in force", |c| c.max(SMALL) == Some(1)).await;
     let active =
         |c: &Cluster| c.kube.get("autoscalerconfigs", "", "default").unwrap()["status"]["active"] == true;
-    cluster.until("it says so", active).await;
+    cluster.until("the condition is written", active).await;
     cluster.kube.delete("autoscalerconfigs", "", "default").unwrap();
     cluster.until("it is gone", |c| c.max(SMALL) == Some(4)).await;
 }
@@ -290,7 +292,7 @@ async fn to_delete_a_vpsie_node_is_to_be_rid_of_its_machine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_vanished_while_nobody_watched_is_noticed() {
+async fn a_vpsienode_deleted_without_a_watch_is_noticed() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     cluster.kube.set_down(true);

@@ -5,7 +5,7 @@ use super::*;
 const WAITS: [Reply; 3] = [Reply::Silent, Reply::Broken, Reply::Never];
 
 impl Process {
-    /// With a listing that shows no worker, or one without its size: whether listings tell sizes is not known.
+    /// With a listing that shows no worker, or one without its size: it is unknown whether listings have sizes.
     async fn listing(nodes: &[ListedNode]) -> Self {
         let process = Self::new().await;
         process.vpsie.state().nodes = nodes.to_vec();
@@ -59,7 +59,7 @@ async fn sizes_do_not_take_a_listing_each() {
     assert!(process.vpsie.count("list") <= before + 1);
 }
 
-/// Nobody knows whether listings tell sizes before the first worker is there.
+/// Before the first worker, it is unknown whether listings have sizes.
 #[tokio::test(start_paused = true)]
 async fn a_silent_size_holds_up_another_for_two_minutes_at_most() {
     for first in [vec![], vec![ListedNode { size: None, ..node(998, SizeId(2)) }]] {
@@ -70,7 +70,7 @@ async fn a_silent_size_holds_up_another_for_two_minutes_at_most() {
         process.increase(LARGE, 1).await;
         for _ in 0..13 {
             seconds(10).await;
-            // Cluster Autoscaler asks for more of the first size all the time.
+            // Cluster Autoscaler keeps adding machines of the first size.
             process.increase(SMALL, 1).await;
         }
         assert_eq!(process.running(LARGE), 1, "{first:?}");
@@ -78,7 +78,7 @@ async fn a_silent_size_holds_up_another_for_two_minutes_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_held_up_by_another_size_does_not_fail() {
+async fn a_machine_that_waits_for_its_turn_does_not_fail() {
     let process = Process::listing(&[ListedNode { size: None, ..node(998, SizeId(2)) }]).await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::Silent);
     process.increase(SMALL, 1).await;

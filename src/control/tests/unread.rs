@@ -1,4 +1,4 @@
-//! Declared limits that cannot be read: nothing grows past what they may say.
+//! Declared limits that cannot be read: nothing grows beyond possible limits.
 
 use fake_kube::RequestFault;
 use serde_json::{Value, json};
@@ -17,18 +17,18 @@ fn status_of_config(cluster: &Cluster) -> Value {
     cluster.kube.get("autoscalerconfigs", "", "default").unwrap_or_default()["status"].take()
 }
 
-/// The sizes that Cluster Autoscaler is told while `time` passes, each once.
-async fn told(cluster: &Cluster, time: Duration) -> Vec<Option<u32>> {
-    let mut told = Vec::new();
+/// The sizes that Cluster Autoscaler gets while `time` passes, each once.
+async fn sizes_shown(cluster: &Cluster, time: Duration) -> Vec<Option<u32>> {
+    let mut sizes_shown = Vec::new();
     let end = Instant::now() + time;
     while Instant::now() < end {
         let max = cluster.max(SMALL);
-        if told.last() != Some(&max) {
-            told.push(max);
+        if sizes_shown.last() != Some(&max) {
+            sizes_shown.push(max);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    told
+    sizes_shown
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,12 +46,12 @@ async fn nothing_grows_before_the_config_is_read() {
         let refused = Command::IncreaseSize { pool: SMALL.to_owned(), delta: 1 };
         let refused = cluster.handle.execute(refused).await.unwrap_err().to_string();
         assert!(refused.contains("AutoscalerConfig"), "{refused}");
-        assert_eq!(told(&cluster, Duration::from_mins(2)).await, [Some(0)], "{code}");
+        assert_eq!(sizes_shown(&cluster, Duration::from_mins(2)).await, [Some(0)], "{code}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_status_says_that_the_config_was_not_read() {
+async fn the_status_shows_that_the_config_was_not_read() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.put("web", &json!({}));
     cluster.kube.fail(
@@ -59,7 +59,11 @@ async fn the_status_says_that_the_config_was_not_read() {
         |asked| asked.path.contains("autoscalerconfigs") && !asked.verb.writes(),
         RequestFault::refused(403),
     );
-    cluster.until("it is said", |c| c.condition("web", "AtMaxCapacity")["reason"] == "LimitsUnknown").await;
+    cluster
+        .until("the condition is written", |c| {
+            c.condition("web", "AtMaxCapacity")["reason"] == "LimitsUnknown"
+        })
+        .await;
     let message = cluster.condition("web", "AtMaxCapacity")["message"].as_str().unwrap().to_owned();
     assert!(message.contains("AutoscalerConfig") && message.contains("refused by a test"), "{message}");
 }
@@ -78,17 +82,17 @@ async fn nothing_grows_while_the_config_is_unreadable() {
     cluster.kube.put_object(config(&json!({"maxClusterWorkers": "a few"}))).unwrap();
     cluster.put("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL).is_some()).await;
-    assert_eq!(told(&cluster, Duration::from_mins(1)).await, [Some(0)]);
+    assert_eq!(sizes_shown(&cluster, Duration::from_mins(1)).await, [Some(0)]);
     let status = status_of_config(&cluster);
     assert_eq!(status["active"], false);
     assert!(status["message"].as_str().unwrap().contains("this version cannot read it"), "{status}");
     cluster.kube.put_object(config(&json!({"maxClusterWorkers": 3}))).unwrap();
     cluster.until("it holds once it is readable", |c| c.max(SMALL) == Some(3)).await;
-    cluster.until("it says so", |c| status_of_config(c)["active"] == true).await;
+    cluster.until("the status is written", |c| status_of_config(c)["active"] == true).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_config_that_becomes_unreadable_holds_as_it_was() {
+async fn an_unreadable_config_stays_in_force_in_its_last_version() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.kube.put_object(config(&json!({"maxClusterWorkers": 2}))).unwrap();
     cluster.put("web", &json!({}));
@@ -96,24 +100,26 @@ async fn a_config_that_becomes_unreadable_holds_as_it_was() {
     let limits = |limits: Value| json!({"spec": {"globalSettings": limits}});
     let unreadable = limits(json!({"maxClusterWorkers": "a few"}));
     cluster.kube.patch("autoscalerconfigs", "", "default", unreadable).unwrap();
-    assert_eq!(told(&cluster, Duration::from_mins(1)).await, [Some(2)]);
+    assert_eq!(sizes_shown(&cluster, Duration::from_mins(1)).await, [Some(2)]);
     assert_eq!(status_of_config(&cluster)["active"], false);
     cluster.kube.compact();
-    assert_eq!(told(&cluster, Duration::from_mins(10)).await, [Some(2)], "listed again");
+    assert_eq!(sizes_shown(&cluster, Duration::from_mins(10)).await, [Some(2)], "listed again");
     let readable = limits(json!({"maxClusterWorkers": 3}));
     cluster.kube.patch("autoscalerconfigs", "", "default", readable).unwrap();
     cluster.until("it is readable again", |c| c.max(SMALL) == Some(3)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_group_that_becomes_unreadable_holds_as_it_was() {
+async fn an_unreadable_node_group_stays_in_force_in_its_last_version() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
     cluster.put("web", &json!({"minNodes": 1}));
     cluster.until("it holds", |c| c.max(SMALL) == Some(4)).await;
     cluster.edit("web", &json!({"deletionPolicy": "Snapshot", "maxNodes": 9}));
-    cluster.until("it is said", |c| c.condition("web", "Ready")["reason"] == "Unreadable").await;
+    cluster
+        .until("the condition is written", |c| c.condition("web", "Ready")["reason"] == "Unreadable")
+        .await;
     cluster.kube.compact();
-    assert_eq!(told(&cluster, Duration::from_mins(10)).await, [Some(4)]);
+    assert_eq!(sizes_shown(&cluster, Duration::from_mins(10)).await, [Some(4)]);
     let min = cluster.handle.read(|fleet| fleet.limits(fleet.pool(SMALL).unwrap()).min);
     assert_eq!(min, 1);
     cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
@@ -131,7 +137,7 @@ async fn machines_stay_while_their_node_group_is_not_understood() {
     ] {
         let mut cluster = Cluster::new(vec![running(1), running(2)]).await;
         cluster.put("web", &more);
-        cluster.until("it is said", |c| c.condition("web", "Ready")["reason"] == reason).await;
+        cluster.until("the condition is written", |c| c.condition("web", "Ready")["reason"] == reason).await;
         let limits = cluster.handle.read(|fleet| fleet.limits(fleet.pool(SMALL).unwrap()));
         assert_eq!((limits.min, limits.max, limits.target), (2, 2, 2), "{reason}");
         let victim = NodeRef {
@@ -145,12 +151,14 @@ async fn machines_stay_while_their_node_group_is_not_understood() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_node_group_that_is_deleted_goes_once_empty() {
+async fn a_deleted_unreadable_node_group_ends_once_it_is_empty() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.put("web", &json!({}));
     cluster.until("it is held", |c| c.object("web")["metadata"]["finalizers"].is_array()).await;
     cluster.edit("web", &json!({"deletionPolicy": "Snapshot"}));
-    cluster.until("it is said", |c| c.condition("web", "Ready")["reason"] == "Unreadable").await;
+    cluster
+        .until("the condition is written", |c| c.condition("web", "Ready")["reason"] == "Unreadable")
+        .await;
     cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
     cluster.until("it goes", |c| c.object("web").is_null()).await;
 }

@@ -29,7 +29,7 @@ impl Store for Fragile {
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         if self.broken.load(std::sync::atomic::Ordering::Relaxed) {
             self.kept.write(&changes[..1]);
-            return Err(StoreError::Io { action: "write", problem: "as the test says".to_owned() });
+            return Err(StoreError::Io { action: "write", problem: "by the test".to_owned() });
         }
         let records: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
         let nth = *self.refuses.lock().unwrap();
@@ -41,7 +41,7 @@ impl Store for Fragile {
         if refused.is_empty() {
             return Ok(());
         }
-        let problem = || "as the test says".to_owned();
+        let problem = || "by the test".to_owned();
         let refused = refused.into_iter().map(|record| RefusedRecord { record, problem: problem() });
         Err(StoreError::Refused(refused.collect()))
     }
@@ -56,7 +56,7 @@ impl Clock for Hands {
 }
 
 #[derive(Clone, Debug)]
-enum Act {
+enum Step {
     Increase(usize),
     List { workers: u32, sizes: bool },
     PassTime,
@@ -69,7 +69,7 @@ enum Act {
     Refuse(Option<usize>),
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn step() -> impl Strategy<Value = Step> {
     let failure = |reason| Failure { reason, message: String::new() };
     let outcome = prop_oneof![
         Just(CreationOutcome::Accepted),
@@ -78,16 +78,16 @@ fn act() -> impl Strategy<Value = Act> {
         Just(CreationOutcome::Unavailable(failure(FailureReason::ApiUnavailable))),
     ];
     prop_oneof![
-        (0..2usize).prop_map(Act::Increase),
-        (0..4u32, any::<bool>()).prop_map(|(workers, sizes)| Act::List { workers, sizes }),
-        Just(Act::PassTime),
-        Just(Act::Request),
-        outcome.prop_map(Act::Answer),
-        Just(Act::Asking),
-        (1..200u64).prop_map(Act::Wait),
-        (0..9u32).prop_map(Act::Declare),
-        any::<bool>().prop_map(Act::Break),
-        proptest::option::of(0..3usize).prop_map(Act::Refuse),
+        (0..2usize).prop_map(Step::Increase),
+        (0..4u32, any::<bool>()).prop_map(|(workers, sizes)| Step::List { workers, sizes }),
+        Just(Step::PassTime),
+        Just(Step::Request),
+        outcome.prop_map(Step::Answer),
+        Just(Step::Asking),
+        (1..200u64).prop_map(Step::Wait),
+        (0..9u32).prop_map(Step::Declare),
+        any::<bool>().prop_map(Step::Break),
+        proptest::option::of(0..3usize).prop_map(Step::Refuse),
     ]
 }
 
@@ -112,21 +112,21 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
 }
 
 fn decision(
-    act: Act,
+    step: Step,
 ) -> impl FnOnce(&mut Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Result<Vec<Change>, Refusal> {
     let policy = Policy::default();
-    move |fleet, now, names| match act {
-        Act::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
-        Act::List { workers, sizes } => {
+    move |fleet, now, names| match step {
+        Step::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
+        Step::List { workers, sizes } => {
             let nodes: Vec<_> = (0..workers).map(|n| listed(n, sizes)).collect();
             Ok(fleet.observe(&nodes, now, &policy))
         }
-        Act::PassTime => Ok(fleet.apply_deadlines(now, &policy, names)),
-        Act::Request => {
+        Step::PassTime => Ok(fleet.apply_deadlines(now, &policy, names)),
+        Step::Request => {
             let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
             Ok(fleet.record_requests(&wanted, now))
         }
-        Act::Answer(outcome) => {
+        Step::Answer(outcome) => {
             let asked = fleet.machines().find(|m| !m.requests.is_empty()).map(|m| m.id.clone());
             Ok(asked.map(|id| fleet.record_outcome(&id, outcome, now, &policy)).unwrap_or_default())
         }
@@ -138,10 +138,10 @@ fn decision(
     }
 }
 
-fn job(act: Act, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> WriteJob {
+fn job(step: Step, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> WriteJob {
     WriteJob {
         cause: Cause::VPSieListing,
-        decide: Box::new(decision(act)),
+        decide: Box::new(decision(step)),
         reply,
         on_partial_write: OnPartialWrite::Fail,
     }
@@ -152,7 +152,7 @@ fn catalog() -> Change {
     Change::SaveCatalog(Arc::new(Catalog { offers: offers.to_vec() }))
 }
 
-async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
+async fn readers_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let store = Fragile::default();
     store.kept.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
@@ -160,15 +160,15 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
     let loaded =
         FleetWriter::load(Arc::new(store.clone()), clock.clone(), declared, 1, AuditLog::default()).await;
     let (mut writer, handle) = loaded.map_err(|error| TestCaseError::fail(error.to_string()))?;
-    for act in acts {
-        match act {
-            Act::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
-            Act::Declare(max) => writer.declare(declaration(max)),
-            Act::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
-            Act::Refuse(nth) => *store.refuses.lock().unwrap() = nth,
-            act => {
+    for step in steps {
+        match step {
+            Step::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
+            Step::Declare(max) => writer.declare(declaration(max)),
+            Step::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
+            Step::Refuse(nth) => *store.refuses.lock().unwrap() = nth,
+            step => {
                 let (reply, _answer) = oneshot::channel();
-                writer.decide(vec![job(act, reply)]).await;
+                writer.decide(vec![job(step, reply)]).await;
             }
         }
         if let Some(working) = &writer.working {
@@ -182,9 +182,9 @@ async fn readers_agree(acts: Vec<Act>) -> Result<(), TestCaseError> {
 proptest! {
     /// After any batch and any reload.
     #[test]
-    fn readers_see_all_that_the_writer_knows(acts in proptest::collection::vec(act(), 1..40)) {
+    fn readers_see_all_that_the_writer_knows(steps in proptest::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(readers_agree(acts))?;
+        runtime.block_on(readers_agree(steps))?;
     }
 }
 
@@ -196,17 +196,17 @@ async fn sightings_outlive_a_reload() {
     let declared = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
     let (mut writer, handle) =
         FleetWriter::load(Arc::new(store.clone()), clock, declared, 1, AuditLog::default()).await.unwrap();
-    let mut decide = async |act: Act, broken: bool| {
+    let mut decide = async |step: Step, broken: bool| {
         store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
         let (reply, _answer) = oneshot::channel();
-        writer.decide(vec![job(act, reply)]).await;
+        writer.decide(vec![job(step, reply)]).await;
     };
-    decide(Act::List { workers: 2, sizes: true }, false).await;
-    decide(Act::Increase(0), false).await;
-    decide(Act::Increase(1), false).await;
+    decide(Step::List { workers: 2, sizes: true }, false).await;
+    decide(Step::Increase(0), false).await;
+    decide(Step::Increase(1), false).await;
     let wanted = || handle.read(Fleet::machines_to_request).len();
-    assert_eq!(wanted(), 4, "both sizes, because listings tell sizes");
-    decide(Act::List { workers: 3, sizes: true }, true).await;
-    decide(Act::Asking, false).await;
+    assert_eq!(wanted(), 4, "both sizes, because listings have sizes");
+    decide(Step::List { workers: 3, sizes: true }, true).await;
+    decide(Step::Asking, false).await;
     assert_eq!(wanted(), 4);
 }

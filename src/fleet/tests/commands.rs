@@ -1,4 +1,4 @@
-//! What Cluster Autoscaler asks for.
+//! Commands of Cluster Autoscaler.
 
 use super::*;
 
@@ -10,8 +10,9 @@ fn running(hand: &mut Hand, fleet: &mut Fleet, pool: &str, nodes: &[ListedNode])
 }
 
 #[test]
-fn an_increase_is_whole_or_not_at_all() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn an_increase_is_complete_or_refused() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     assert_eq!(hand.increase(&mut fleet, SMALL, 4).unwrap().len(), 4);
     let refused = hand.increase(&mut fleet, LARGE, 3).unwrap_err();
     assert_eq!(
@@ -24,8 +25,9 @@ fn an_increase_is_whole_or_not_at_all() {
 }
 
 #[test]
-fn an_increase_wants_a_known_pool_and_a_positive_delta() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn an_increase_needs_a_known_pool_and_a_positive_delta() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     for delta in [0, -1, i32::MIN] {
         assert!(matches!(hand.increase(&mut fleet, SMALL, delta), Err(Refusal::Delta { .. })));
     }
@@ -36,7 +38,8 @@ fn an_increase_wants_a_known_pool_and_a_positive_delta() {
 
 #[test]
 fn limits_are_the_node_groups_over_its_pools() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     assert_eq!(limits(&fleet, SMALL), (1, 0, 6), "the first pool carries the shortfall");
     assert_eq!(limits(&fleet, LARGE), (0, 0, 6));
     hand.increase(&mut fleet, SMALL, 2).unwrap();
@@ -56,8 +59,9 @@ fn the_preferred_offer_carries_the_shortfall() {
 }
 
 #[test]
-fn a_decrease_cancels_only_what_was_not_asked_for() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_decrease_removes_only_unrequested_machines() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
@@ -73,7 +77,8 @@ fn a_decrease_cancels_only_what_was_not_asked_for() {
 
 #[test]
 fn deleting_twice_counts_once() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let nodes = [node(1, 2), node(2, 2), node(3, 2)];
     running(&mut hand, &mut fleet, SMALL, &nodes);
     let victim = by_node(&nodes[1]);
@@ -87,7 +92,8 @@ fn deleting_twice_counts_once() {
 
 #[test]
 fn a_batch_with_a_foreign_node_does_nothing() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let foreign = node(9, 2);
     hand.observe(&mut fleet, std::slice::from_ref(&foreign));
     let nodes = [node(1, 2), node(2, 2)];
@@ -113,8 +119,9 @@ fn a_batch_with_a_foreign_node_does_nothing() {
 }
 
 #[test]
-fn what_is_gone_is_deleted_already() {
-    let (hand, mut fleet) = (Hand::new(), fleet());
+fn deleting_a_gone_node_succeeds() {
+    let hand = Hand::new();
+    let mut fleet = fleet();
     for id in ["vpsie://machine/web-00000001", "vpsie://00000000-0000-4000-8000-000000000777"] {
         let gone = NodeRef { provider_id: id.into(), name: id.into(), fake: true };
         assert_eq!(fleet.delete_nodes(SMALL, &[gone], hand.now), Ok(vec![]));
@@ -122,8 +129,9 @@ fn what_is_gone_is_deleted_already() {
 }
 
 #[test]
-fn healthy_nodes_stop_at_the_minimum_and_failed_ones_do_not() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn deletions_of_healthy_nodes_stop_at_the_minimum() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let nodes = [node(1, 2)];
     running(&mut hand, &mut fleet, SMALL, &nodes);
     let refused = fleet.delete_nodes(SMALL, &[by_node(&nodes[0])], hand.now).unwrap_err();
@@ -135,7 +143,8 @@ fn healthy_nodes_stop_at_the_minimum_and_failed_ones_do_not() {
 
 #[test]
 fn the_stale_placeholder_of_a_running_machine_deletes_nothing() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
     let placeholder = only(&fleet).id.placeholder();
     let fake = NodeRef { provider_id: placeholder.clone(), name: placeholder.clone(), fake: true };
@@ -145,8 +154,9 @@ fn the_stale_placeholder_of_a_running_machine_deletes_nothing() {
 }
 
 #[test]
-fn a_pending_machine_is_gone_at_once_and_an_asked_one_waits_for_its_vm() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_requested_machine_waits_for_its_vm_before_its_deletion() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Unclear);
@@ -165,7 +175,8 @@ fn a_pending_machine_is_gone_at_once_and_an_asked_one_waits_for_its_vm() {
 
 #[test]
 fn a_deleted_node_group_keeps_its_pools_until_they_are_empty() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let nodes = [node(1, 2)];
     running(&mut hand, &mut fleet, OTHER, &nodes);
     fleet.declare(vec![group("web", 0, 6, &[SMALL])]);
@@ -184,7 +195,8 @@ fn a_deleted_node_group_keeps_its_pools_until_they_are_empty() {
 
 #[test]
 fn an_offer_that_leaves_the_catalog_stops_growth_only() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     fleet.update_catalog(Catalog { offers: vec![offer(4, "large")] });
     assert_eq!(limits(&fleet, SMALL).2, 0);
     assert_eq!(limits(&fleet, LARGE), (1, 0, 6), "the shortfall moves to a pool that can grow");

@@ -19,9 +19,10 @@ fn shortage(reason: FailureReason) -> CreationOutcome {
 }
 
 #[test]
-fn a_node_group_grows_as_far_as_it_may_cost() {
+fn a_node_group_grows_up_to_its_cost_limit() {
     // Small ones cost 20 a month, large ones 40.
-    let (mut hand, mut fleet) = (Hand::new(), limited(monthly(70), CostLimit::default()));
+    let mut hand = Hand::new();
+    let mut fleet = limited(monthly(70), CostLimit::default());
     assert_eq!((limits(&fleet, SMALL).2, limits(&fleet, LARGE).2), (3, 1));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     assert_eq!((limits(&fleet, SMALL).2, limits(&fleet, LARGE).2), (1, 1));
@@ -44,7 +45,8 @@ fn a_node_group_grows_as_far_as_it_may_cost() {
 #[test]
 fn all_together_grow_as_far_as_the_cluster_may_cost() {
     let limit = CostLimit { hourly: Some(UsdPerHour(Decimal::new(6, 2))), monthly: Some(Usd(1000.into())) };
-    let (mut hand, mut fleet) = (Hand::new(), limited(CostLimit::default(), limit));
+    let mut hand = Hand::new();
+    let mut fleet = limited(CostLimit::default(), limit);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let refused = hand.increase(&mut fleet, SMALL, 1).unwrap_err().to_string();
@@ -53,8 +55,9 @@ fn all_together_grow_as_far_as_the_cluster_may_cost() {
 }
 
 #[test]
-fn a_limit_that_is_passed_already_deletes_nothing_and_lets_nothing_grow() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn an_exceeded_limit_deletes_nothing_and_stops_growth() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.increase(&mut fleet, LARGE, 3).unwrap();
     let mut tight = groups();
     tight[0].cost_limit = monthly(10);
@@ -65,7 +68,7 @@ fn a_limit_that_is_passed_already_deletes_nothing_and_lets_nothing_grow() {
 }
 
 #[test]
-fn what_has_no_price_cannot_grow_where_there_is_a_limit() {
+fn an_offer_without_a_price_cannot_grow_under_a_limit() {
     let free = Offer { monthly: None, ..offer(2, "small") };
     let catalog = Some(Arc::new(Catalog { offers: vec![free, offer(4, "large")] }));
     let records = || Records { catalog: catalog.clone(), ..Records::default() };
@@ -81,8 +84,9 @@ fn what_has_no_price_cannot_grow_where_there_is_a_limit() {
 }
 
 #[test]
-fn a_shortage_stands_in_the_way_for_a_while_or_until_there_is_a_vm() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_shortage_blocks_growth_until_a_vm_appears_or_it_expires() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.ask_all(&mut fleet, &shortage(FailureReason::Stockout));
@@ -96,7 +100,7 @@ fn a_shortage_stands_in_the_way_for_a_while_or_until_there_is_a_vm() {
     );
     assert_eq!(fleet.growth_block(LARGE, 1, hand.now), None);
     let restarted = Fleet::restore(groups(), fleet.records(), Reserved::default());
-    assert!(restarted.growth_block(SMALL, 1, hand.now).is_some(), "a machine that failed says it again");
+    assert!(restarted.growth_block(SMALL, 1, hand.now).is_some(), "a failed machine restores it");
     hand.wait(Duration::from_mins(5));
     assert_eq!(fleet.growth_block(SMALL, 1, hand.now), None);
 
@@ -116,7 +120,8 @@ fn a_shortage_stands_in_the_way_for_a_while_or_until_there_is_a_vm() {
 
 #[test]
 fn the_newest_shortage_counts_whichever_record_is_read_last() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     for _ in 0..2 {
         hand.increase(&mut fleet, SMALL, 1).unwrap();
@@ -134,7 +139,8 @@ fn the_newest_shortage_counts_whichever_record_is_read_last() {
 
 #[test]
 fn an_earlier_shortage_fails_no_machine_that_waits_now() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     let asked = fleet.machines_to_request().remove(0).0;

@@ -43,7 +43,8 @@ fn drains_before_it_deletes_an_orphan() {
     let (mut hand, mut fleet) = begin();
     let pool = OTHER.parse().unwrap();
     let kind = UnmanagedKind::Orphan { pool, size: Some(SizeId(2)) };
-    let (hostname, id) = (node(1, 2).hostname, node(1, 2).id);
+    let hostname = node(1, 2).hostname;
+    let id = node(1, 2).id;
     fleet.apply(&Change::SaveUnmanaged(UnmanagedNode {
         hostname,
         id,
@@ -66,7 +67,8 @@ fn drains_before_it_deletes_a_returned_vm() {
         size: SizeId(2),
         deleted: true,
     };
-    let (hostname, id) = (node(1, 2).hostname, node(1, 2).id);
+    let hostname = node(1, 2).hostname;
+    let id = node(1, 2).id;
     fleet.apply(&Change::SaveUnmanaged(UnmanagedNode {
         hostname,
         id,
@@ -124,7 +126,7 @@ fn drains_before_it_deletes_the_second_vm_of_a_gone_machine() {
 }
 
 #[test]
-fn drains_before_it_deletes_what_never_registered() {
+fn drains_before_it_deletes_an_unregistered_vm() {
     let (mut hand, mut fleet) = begin();
     asked(&mut hand, &mut fleet);
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
@@ -144,7 +146,7 @@ fn drains_before_it_deletes_a_placeholder_whose_node_registered() {
 }
 
 #[test]
-fn drains_before_it_deletes_what_people_delete() {
+fn drains_before_it_deletes_a_vm_that_a_person_deletes() {
     for reason in [DeletionReason::VPSieNodeDeleted, DeletionReason::NodeGroupDeleted] {
         let (mut hand, mut fleet) = begin();
         asked(&mut hand, &mut fleet);

@@ -22,8 +22,9 @@ fn live(hand: &mut Hand) -> (Fleet, ListedNode) {
 }
 
 #[test]
-fn nothing_is_asked_before_the_first_listing() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn no_request_is_sent_before_the_first_listing() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let id = only(&fleet).id.clone();
     assert_eq!(fleet.record_requests(std::slice::from_ref(&id), hand.now), []);
@@ -33,7 +34,8 @@ fn nothing_is_asked_before_the_first_listing() {
 
 #[test]
 fn a_new_node_is_bound_and_an_old_one_is_not() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
@@ -55,7 +57,7 @@ fn a_node_of_another_size_or_of_the_control_plane_is_foreign() {
 }
 
 #[test]
-fn a_lost_request_is_made_again_only_after_it_settled() {
+fn a_request_is_repeated_only_once_it_counts_as_lost() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     hand.wait(Duration::from_secs(90));
@@ -80,7 +82,7 @@ fn a_lost_request_is_made_again_only_after_it_settled() {
 }
 
 #[test]
-fn an_orphan_is_adopted_before_another_vm_is_asked_for() {
+fn an_orphan_is_adopted_before_another_request() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     hand.wait(Duration::from_secs(90));
@@ -100,7 +102,7 @@ fn an_orphan_is_adopted_before_another_vm_is_asked_for() {
 
 /// The process may have died before its request was sent: who got an answer must not wait ten minutes in its place.
 #[test]
-fn a_new_node_is_for_the_machine_whose_request_was_accepted() {
+fn a_new_node_matches_the_accepted_request() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     let unclear = only(&fleet).id.clone();
@@ -133,8 +135,9 @@ fn three_lost_requests_fail_the_machine() {
 }
 
 #[test]
-fn a_shortage_fails_what_waits_for_the_same_size_at_once() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_shortage_fails_waiting_machines_of_its_size() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 3).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
@@ -159,7 +162,7 @@ fn an_unavailable_api_is_tried_again_until_time_runs_out() {
 }
 
 #[test]
-fn a_failed_machine_that_nobody_deletes_goes_after_its_time() {
+fn a_failed_machine_is_deleted_after_its_time() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Refused(failure(FailureReason::Refused)));
     assert_eq!(target(&fleet, OTHER), 1);
@@ -169,7 +172,7 @@ fn a_failed_machine_that_nobody_deletes_goes_after_its_time() {
 }
 
 #[test]
-fn an_accepted_request_without_a_vm_times_out_and_its_late_vm_is_an_orphan() {
+fn the_late_vm_of_an_expired_request_is_an_orphan() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
     hand.wait(Duration::from_mins(11));
@@ -203,7 +206,7 @@ fn a_deletion_is_confirmed_by_two_listings() {
 }
 
 #[test]
-fn a_deletion_that_was_accepted_and_not_done_is_asked_for_again() {
+fn an_ignored_deletion_is_requested_again() {
     let mut hand = Hand::new();
     let (mut fleet, vm) = live(&mut hand);
     fleet.delete_nodes(OTHER, &[by_node(&vm)], hand.now).unwrap();
@@ -218,7 +221,7 @@ fn a_deletion_that_was_accepted_and_not_done_is_asked_for_again() {
 }
 
 #[test]
-fn a_vm_that_vanishes_is_given_up_slowly_and_known_when_it_returns() {
+fn a_missing_vm_ends_after_a_time_and_is_recognized_later() {
     let mut hand = Hand::new();
     let (mut fleet, vm) = live(&mut hand);
     let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(100, 2) };
@@ -255,8 +258,9 @@ fn the_same_name_with_another_uuid_is_another_vm() {
 }
 
 #[test]
-fn while_sizes_are_hidden_one_size_is_asked_for_at_a_time() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn one_size_is_requested_at_a_time_while_sizes_are_hidden() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let hidden = ListedNode { size: None, ..node(1, 2) };
     hand.observe(&mut fleet, std::slice::from_ref(&hidden));
     hand.increase(&mut fleet, SMALL, 2).unwrap();
@@ -272,7 +276,8 @@ fn while_sizes_are_hidden_one_size_is_asked_for_at_a_time() {
 
 #[test]
 fn a_vm_that_could_be_of_two_sizes_is_not_guessed() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
@@ -284,8 +289,9 @@ fn a_vm_that_could_be_of_two_sizes_is_not_guessed() {
 }
 
 #[test]
-fn before_any_worker_was_listed_one_size_is_asked_for_at_a_time() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn one_size_is_requested_at_a_time_before_the_first_worker() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     hand.increase(&mut fleet, LARGE, 2).unwrap();
@@ -310,8 +316,9 @@ fn a_crash_in_a_request_is_an_unclear_request() {
 }
 
 #[test]
-fn a_vm_whose_size_shows_later_goes_to_the_machine_that_asked_for_it() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_vm_is_bound_once_its_size_is_known() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.increase(&mut fleet, LARGE, 1).unwrap();
@@ -332,7 +339,7 @@ fn a_vm_whose_size_shows_later_goes_to_the_machine_that_asked_for_it() {
 }
 
 #[test]
-fn an_orphan_of_a_size_that_nobody_knows_is_deleted_all_the_same() {
+fn an_orphan_of_unknown_size_is_deleted() {
     let mut hand = Hand::new();
     let kind = UnmanagedKind::Orphan { pool: "gone/ams1/odd/on-demand".parse().unwrap(), size: None };
     let vm = node(1, 2);
@@ -347,8 +354,9 @@ fn an_orphan_of_a_size_that_nobody_knows_is_deleted_all_the_same() {
 }
 
 #[test]
-fn a_request_that_is_being_made_is_not_lost_however_long_it_takes() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_request_in_flight_never_counts_as_lost() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let id = only(&fleet).id.clone();
@@ -371,8 +379,9 @@ fn a_request_that_is_being_made_is_not_lost_however_long_it_takes() {
 }
 
 #[test]
-fn a_size_that_cannot_be_asked_for_does_not_hold_up_another() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn an_unavailable_size_does_not_delay_another() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     hand.increase(&mut fleet, SMALL, 2).unwrap();
     hand.wait(Duration::from_secs(1));
@@ -412,7 +421,8 @@ fn a_name_that_is_no_label_does_not_become_one() {
 
 #[test]
 fn binds_no_node_to_a_size_that_its_resources_exclude() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[node(7, 2)]);
     hand.increase(&mut fleet, SMALL, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);

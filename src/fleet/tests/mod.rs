@@ -3,6 +3,7 @@
 mod classes;
 mod commands;
 mod costs;
+mod declarations;
 mod drains;
 mod listings;
 mod paid;
@@ -10,7 +11,6 @@ mod properties;
 mod runaway;
 mod size_profiles;
 mod unexpected;
-mod wishes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -20,7 +20,8 @@ fn delete(hand: &Hand, fleet: &mut Fleet, nodes: &[ListedNode]) {
 
 #[test]
 fn vms_that_still_exist_leave_only_the_surge_for_growth() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let nodes = full(&mut hand, &mut fleet);
     delete(&hand, &mut fleet, &nodes[..1]);
     assert_eq!(limits(&fleet, OTHER), (0, 3, 4), "one is replaced at once");
@@ -50,7 +51,8 @@ fn vms_that_still_exist_leave_only_the_surge_for_growth() {
 fn vms_that_still_exist_count_in_the_cost_limit() {
     let mut groups = groups();
     groups[1].cost_limit = CostLimit { monthly: Some(Usd(80.into())), hourly: None };
-    let (mut hand, mut fleet) = (Hand::new(), Fleet::restore(groups, records(), Reserved::default()));
+    let mut hand = Hand::new();
+    let mut fleet = Fleet::restore(groups, records(), Reserved::default());
     let nodes = full(&mut hand, &mut fleet);
     delete(&hand, &mut fleet, &nodes[..2]);
     assert_eq!(limits(&fleet, OTHER), (0, 2, 2));
@@ -60,7 +62,8 @@ fn vms_that_still_exist_count_in_the_cost_limit() {
 #[test]
 fn vms_that_still_exist_count_in_the_clusters_maximum() {
     let declared = Declaration { groups: groups(), max_machines: Some(4), ..Declaration::default() };
-    let (mut hand, mut fleet) = (Hand::new(), Fleet::restore(declared, records(), Reserved::default()));
+    let mut hand = Hand::new();
+    let mut fleet = Fleet::restore(declared, records(), Reserved::default());
     let nodes = full(&mut hand, &mut fleet);
     delete(&hand, &mut fleet, &nodes);
     assert_eq!((limits(&fleet, SMALL).2, limits(&fleet, OTHER).2), (2, 2));
@@ -69,7 +72,8 @@ fn vms_that_still_exist_count_in_the_clusters_maximum() {
 
 #[test]
 fn an_orphan_counts_until_it_is_gone() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let nodes = full(&mut hand, &mut fleet);
     let mut records = fleet.records();
     for machine in records.machines.drain(..) {
@@ -99,7 +103,8 @@ fn an_orphan_counts_until_it_is_gone() {
 
 #[test]
 fn a_bound_that_waiting_machines_reach_is_no_halt() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     let verdict = GuardStatus { room: 2, halt: None, counted: 5, bound: 7, unexplained: 0 };
     fleet.set_guard_status(verdict.clone());

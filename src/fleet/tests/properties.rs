@@ -137,7 +137,9 @@ fn by_kind(changes: Vec<Change>) -> Vec<Change> {
     let mut last: BTreeMap<(u8, RecordKey), Change> = BTreeMap::new();
     for change in changes {
         let record = change.record();
-        let (noted, saved, gone) = (0, 1, 2);
+        let noted = 0;
+        let saved = 1;
+        let gone = 2;
         let kind = match &change {
             Change::SaveMachine(_) => saved,
             Change::DropMachine(_) | Change::DropUnmanaged(_) => gone,
@@ -243,7 +245,7 @@ impl World {
         self.take(&changes);
     }
 
-    fn ask(&mut self, replies: &[Reply]) {
+    fn request(&mut self, replies: &[Reply]) {
         // Always on a fresh listing, as provision does.
         self.list(0);
         let wanted = self.fleet.machines_to_request();
@@ -302,7 +304,8 @@ impl World {
                         "after a restart one that cannot grow is not shown"
                     );
                 };
-                let (before, max) = (self.fleet.group_target(known), self.fleet.group(known).unwrap().max);
+                let before = self.fleet.group_target(known);
+                let max = self.fleet.group(known).unwrap().max;
                 let cost = self.cost(&known.id.node_group) + 10 * known.offer.size.0 * *delta as u64;
                 let paid = before + self.extra_vms(&known.id.node_group).len() as u32;
                 let fits = before + *delta as u32 <= max
@@ -311,7 +314,7 @@ impl World {
                     && (*pool == 2 || cost <= COST_LIMIT);
                 let limits = self.fleet.limits(known);
                 if limits.target + *delta as u32 <= limits.max {
-                    assert!(fits, "Cluster Autoscaler is told of room that there is not");
+                    assert!(fits, "Cluster Autoscaler gets too much room");
                 }
                 let answer = self.hand.increase(&mut self.fleet, POOLS[*pool], *delta);
                 assert_eq!(answer.is_ok(), fits, "the maximum holds over the pools");
@@ -348,7 +351,7 @@ impl World {
                 assert!(answer.is_err() || answer == Ok(vec![]));
                 assert_eq!(before, self.fleet.records());
             }
-            Step::Request { replies } => self.ask(replies),
+            Step::Request { replies } => self.request(replies),
             Step::Delete { accepted, done } => self.delete(*accepted, *done),
             Step::List { late } => self.list(*late),
             Step::EmptyList => {
@@ -408,7 +411,7 @@ impl World {
 
     fn check(&self) {
         self.fleet.check_consistency().unwrap();
-        assert_eq!(self.fleet.records(), self.follower.records(), "the changes say all");
+        assert_eq!(self.fleet.records(), self.follower.records(), "the changes are complete");
         for (vm, ours) in &self.vms {
             if !ours {
                 assert!(self.fleet.machine_at(&vm.hostname).is_none(), "a foreign VM was bound: {vm:?}");
@@ -419,7 +422,7 @@ impl World {
     fn check_reader(&self) {
         let mut reader = self.follower.clone();
         reader.share_transient_state(&self.fleet);
-        assert_eq!(reader, self.fleet, "the changes and the sightings say all");
+        assert_eq!(reader, self.fleet, "the changes and the transient state are complete");
     }
 
     /// Fair weather for long enough.
@@ -428,7 +431,7 @@ impl World {
         for _ in 0..400 {
             self.hand.wait(Duration::from_secs(30));
             self.list(0);
-            self.ask(&[Reply::Accepted; 8]);
+            self.request(&[Reply::Accepted; 8]);
             for id in self.fleet.machines().map(|m| m.id.clone()).collect::<Vec<_>>() {
                 let changes = self.fleet.note_drain(&id, DrainState::Done);
                 self.take(&changes);

@@ -130,9 +130,11 @@ impl World {
                 }
                 Bug::NewVmsAreForeign if machine.vm().is_some() => {
                     let vm = machine.vm().unwrap().clone();
-                    let (first_seen, kind) = (self.hand.now, UnmanagedKind::Foreign);
+                    let first_seen = self.hand.now;
+                    let kind = UnmanagedKind::Foreign;
                     self.fleet.apply(&Change::DropMachine(machine.id));
-                    let (hostname, id) = (vm.hostname, vm.id);
+                    let hostname = vm.hostname;
+                    let id = vm.id;
                     let foreign = UnmanagedNode { hostname, id, first_seen, kind, awaited_by: None };
                     self.fleet.apply(&Change::SaveUnmanaged(foreign));
                 }
@@ -270,7 +272,8 @@ impl World {
 fn bounds_vms_whatever_the_accounting() {
     println!("{:24} {:>15} {:>15}   maxNodes {MAX}, at most {BOUND}", "", "a day without", "3 days with");
     for bug in BUGS {
-        let (without, with) = (World::new(bug, false).run(1), World::new(bug, true).run(3));
+        let without = World::new(bug, false).run(1);
+        let with = World::new(bug, true).run(3);
         println!("{:24} {without:>15} {with:>15}", format!("{bug:?}"));
         assert!(with <= BOUND, "{bug:?}: {with} VMs");
         assert!(
@@ -310,7 +313,7 @@ fn counts_no_node_that_was_listed_before_the_first_request() {
 }
 
 #[test]
-fn counts_a_node_added_by_hand_and_goes_on() {
+fn counts_a_node_added_by_hand_without_a_halt() {
     let mut guard = guard(4);
     let ticket = guard.permit(mins(1)).unwrap();
     guard.note_outcome(ticket, GuardOutcome::Accepted);
@@ -357,7 +360,7 @@ fn halts_while_deletions_are_overdue() {
 }
 
 #[test]
-fn forgets_what_vpsie_never_made_when_its_counts_say_so() {
+fn releases_creations_that_vpsies_counts_disprove() {
     let listed = [node(1, 2)];
     for (counted, until) in [(None, 24 * 60), (Some(1), 60)] {
         let mut guard = guard(4);

@@ -76,7 +76,7 @@ fn templates_of_a_size_follow_its_nodes() {
 }
 
 #[test]
-fn a_node_replaces_what_it_showed_before() {
+fn a_sample_replaces_the_earlier_one_of_its_node() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 1, has(4096, 40));
     learn(&mut fleet, 1, has(1100, 40));
@@ -131,7 +131,7 @@ fn a_disk_that_a_node_does_not_show_is_not_empty() {
 }
 
 #[test]
-fn looks_at_many_nodes_write_nothing_twice() {
+fn repeated_checks_of_many_nodes_write_nothing_twice() {
     let mut fleet = fleet_of_nodes(groups(), None);
     let mut round = || {
         let writes = (1..=9).map(|n| {
@@ -159,7 +159,7 @@ fn a_record_of_an_earlier_release_counts_until_a_node_shows() {
 }
 
 #[test]
-fn an_annotation_resets_what_was_learned() {
+fn an_annotation_resets_the_samples() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 1, has(1100, 10));
     let mut declared = groups();
@@ -173,7 +173,7 @@ fn an_annotation_resets_what_was_learned() {
 }
 
 #[test]
-fn labels_that_all_nodes_of_a_node_group_have_are_learned() {
+fn labels_of_all_nodes_of_a_node_group_are_in_its_template() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 1, labelled(&[("region", "ams1"), ("rack", "a"), ("team", "x")]));
     learn(&mut fleet, 2, labelled(&[("region", "ams1"), ("rack", "b")]));
@@ -183,7 +183,7 @@ fn labels_that_all_nodes_of_a_node_group_have_are_learned() {
 }
 
 #[test]
-fn learned_labels_never_override_ours() {
+fn sampled_labels_never_override_own_labels() {
     let mut declared = groups();
     declared[0].labels.insert("tier".to_owned(), "web".to_owned());
     declared[0].node.labels.insert("region".to_owned(), "ams2".to_owned());
@@ -195,7 +195,7 @@ fn learned_labels_never_override_ours() {
 }
 
 #[test]
-fn devices_are_learned_from_nodes_of_the_node_group() {
+fn devices_come_from_nodes_of_the_node_group() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 1, with_gpus(2));
     assert_eq!(devices(&fleet, SMALL), Amounts::from([("nvidia.com/gpu".to_owned(), 2)]));
@@ -218,7 +218,7 @@ fn declared_resources_are_promised_before_there_are_nodes() {
 }
 
 #[test]
-fn architecture_and_system_are_learned_and_declared() {
+fn architecture_and_system_come_from_nodes_and_declarations() {
     let of = |fleet: &Fleet, pool| {
         let template = fleet.template(fleet.pool(pool).unwrap());
         let all =
@@ -237,7 +237,7 @@ fn architecture_and_system_are_learned_and_declared() {
 }
 
 #[test]
-fn what_is_declared_holds_until_three_nodes_contradict_it() {
+fn declarations_apply_until_three_nodes_contradict_them() {
     let mut declared = groups();
     declared[0].node.resources = [("nvidia.com/gpu".to_owned(), 2)].into();
     declared[0].node.architecture = Some("arm64".to_owned());
@@ -259,7 +259,7 @@ fn what_is_declared_holds_until_three_nodes_contradict_it() {
 proptest::proptest! {
     /// Whatever Nodes show: nothing is written twice, a restart changes no template, and none promises more than it has.
     #[test]
-    fn learning_comes_to_rest(
+    fn samples_of_stable_nodes_cause_no_writes(
         steps in proptest::collection::vec((1..=9_u32, 0..4_u32, 1_000..5_000_u64, 0..50_u64, 0..3_u64), 1..40)
     ) {
         let mut fleet = fleet_of_nodes(groups(), None);
@@ -286,7 +286,8 @@ proptest::proptest! {
         for pool in fleet.pools() {
             let template = fleet.template(pool);
             proptest::prop_assert_eq!(&template, &restored.template(restored.pool(&pool.text).unwrap()));
-            let (capacity, allocatable) = (template.capacity, template.allocatable);
+            let capacity = template.capacity;
+            let allocatable = template.allocatable;
             proptest::prop_assert!(allocatable.memory_mib > 0 && allocatable.disk_gib > 0);
             proptest::prop_assert!(allocatable.memory_mib <= capacity.memory_mib);
             proptest::prop_assert!(allocatable.disk_gib <= capacity.disk_gib);

@@ -11,7 +11,7 @@ fn asked(hand: &mut Hand, outcome: &CreationOutcome) -> Fleet {
 }
 
 #[test]
-fn a_node_of_unknown_role_is_bound_once_its_role_is_told() {
+fn a_node_of_unknown_role_is_bound_once_its_role_is_known() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
     let unknown = ListedNode { role: NodeRole::Unknown, ..node(1, 2) };
@@ -45,7 +45,8 @@ fn a_node_that_was_noted_before_a_request_is_not_its_result() {
 
 #[test]
 fn unknown_nodes_do_not_add_up_beyond_the_maximum() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
     let mut nodes: Vec<ListedNode> = Vec::new();
     for _ in 0..96 {
@@ -109,7 +110,8 @@ fn a_vm_hours_late_is_counted_and_never_touched() {
 
 #[test]
 fn late_requests_are_remembered_for_a_day_in_few_entries() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     for _ in 0..60 * 40 {
         hand.observe(&mut fleet, &[]);
         if fleet.pool(OTHER).is_some_and(|pool| fleet.limits(pool).max > pool.target) {

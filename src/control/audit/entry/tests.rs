@@ -1,4 +1,4 @@
-//! Every transition, as the audit log and the events tell it.
+//! Every transition, as the audit log and the events report it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn policy() -> Policy {
     Policy { running_when_listed: false, ..Policy::default() }
 }
 
-/// A fleet, its time, and the fleet as others see it: what is told is derived from that one.
+/// A fleet, its time, and the fleet as others see it: entries are derived from the latter.
 pub(in crate::control) struct AuditedFleet {
     now: Timestamp,
     working: Fleet,
@@ -61,7 +61,7 @@ impl AuditedFleet {
         let working = Fleet::restore(vec![group], records, Reserved::default());
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut audited = Self { now, shared: working.clone(), working, drawn: 0 };
-        // A foreign worker tells that listings tell sizes.
+        // A foreign worker shows that listings have sizes.
         audited.list(&[]);
         audited
     }
@@ -96,7 +96,7 @@ impl AuditedFleet {
         self.play(Cause::ClusterAutoscaler, |fleet, now, names| fleet.increase(POOL, 1, now, names).unwrap())
     }
 
-    fn ask(&mut self) -> Vec<AuditEntry> {
+    fn request(&mut self) -> Vec<AuditEntry> {
         self.play(Cause::Provisioning, |fleet, now, _| fleet.record_requests(&["web-1".into()], now))
     }
 
@@ -128,7 +128,7 @@ impl AuditedFleet {
     fn running() -> Self {
         let mut audited = Self::new(false);
         audited.increase();
-        audited.ask();
+        audited.request();
         audited.answer(CreationOutcome::Accepted);
         audited.list(&[node(1)]);
         audited.register();
@@ -174,7 +174,7 @@ impl AuditedFleet {
     }
 
     /// Listings without the VM, often and long enough.
-    fn miss(&mut self) -> Vec<AuditEntry> {
+    fn lose_vm(&mut self) -> Vec<AuditEntry> {
         let mut entries = Vec::new();
         for _ in 0..4 {
             self.now += policy().vanish_after;
@@ -241,9 +241,12 @@ fn events(entries: &[AuditEntry]) -> Vec<ObjectEvent> {
 fn a_machine_that_is_made() {
     let mut audited = AuditedFleet::new(false);
     assert_eq!(audited.increase(), [entry(AuditAction::Recorded, Cause::ClusterAutoscaler)]);
-    let asked = audited.ask();
-    assert_eq!(asked, [entry(AuditAction::Requested, Cause::Provisioning)]);
-    assert_eq!(events(&asked), [on_machine(EventType::Normal, "Requested", "requesting a VM from VPSie")]);
+    let requested = audited.request();
+    assert_eq!(requested, [entry(AuditAction::Requested, Cause::Provisioning)]);
+    assert_eq!(
+        events(&requested),
+        [on_machine(EventType::Normal, "Requested", "requesting a VM from VPSie")]
+    );
     assert_eq!(audited.answer(CreationOutcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieAnswer)]);
     let bound = audited.list(&[node(1)]);
     assert_eq!(bound, [with_vm(AuditAction::Bound, Cause::VPSieListing)]);
@@ -261,7 +264,7 @@ fn a_machine_that_is_made() {
 fn a_creation_that_vpsie_refuses_fails_in_its_own_words() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
-    audited.ask();
+    audited.request();
     let failed = audited.answer(CreationOutcome::Refused(stockout()));
     assert_eq!(
         failed,
@@ -276,21 +279,21 @@ fn a_creation_that_vpsie_refuses_fails_in_its_own_words() {
 fn requests_without_a_result() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
-    audited.ask();
+    audited.request();
     assert_eq!(
         audited.answer(CreationOutcome::Unavailable(stockout())),
         [entry(AuditAction::NotCreated, Cause::VPSieAnswer)]
     );
-    audited.ask();
+    audited.request();
     assert_eq!(audited.answer(CreationOutcome::Unclear), [entry(AuditAction::Unclear, Cause::VPSieAnswer)]);
     audited.list(&[]);
     audited.list(&[]);
     assert_eq!(audited.pass(2), [entry(AuditAction::Lost, Cause::Expiry)]);
-    assert_eq!(audited.ask(), [entry(AuditAction::Requested, Cause::Provisioning)]);
+    assert_eq!(audited.request(), [entry(AuditAction::Requested, Cause::Provisioning)]);
 }
 
 #[test]
-fn deletions_say_by_whom() {
+fn deletions_have_their_cause() {
     for reason in [DeletionReason::VPSieNodeDeleted, DeletionReason::NodeGroupDeleted] {
         let mut audited = AuditedFleet::running();
         let given_up = audited.retire(reason);
@@ -314,7 +317,7 @@ fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
     assert_eq!(ignored, [by_ca(AuditAction::DeletionIgnored)]);
     assert_eq!(events(&ignored).len(), 2);
     audited.accept_deletion();
-    let gone = audited.miss();
+    let gone = audited.lose_vm();
     assert_eq!(gone, [by_ca(AuditAction::Gone)]);
     let message = "deleted VM slave-1 (uuid-1) (ClusterAutoscaler)";
     assert_eq!(events(&gone), [on_machine(EventType::Normal, "Deleted", message)]);
@@ -323,10 +326,10 @@ fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
 }
 
 #[test]
-fn a_failed_machine_whose_request_may_still_have_a_vm_is_given_up_in_time() {
+fn a_failed_machine_with_an_open_request_expires() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
-    audited.ask();
+    audited.request();
     audited.answer(CreationOutcome::Accepted);
     audited.list(&[]);
     audited.list(&[]);
@@ -342,9 +345,9 @@ fn a_failed_machine_whose_request_may_still_have_a_vm_is_given_up_in_time() {
 }
 
 #[test]
-fn a_vm_that_nobody_deleted_vanished_and_may_return() {
+fn an_undeleted_vm_disappears_and_returns() {
     let mut audited = AuditedFleet::running();
-    let vanished = audited.miss();
+    let vanished = audited.lose_vm();
     assert_eq!(vanished, [with_vm(AuditAction::Vanished, Cause::VPSieListing)]);
     let message = "VM slave-1 (uuid-1) disappeared from VPSie's listings; vpsie-autoscaler did not delete it";
     assert_eq!(events(&vanished), on_both(EventType::Warning, "VMVanished", message));
@@ -354,7 +357,7 @@ fn a_vm_that_nobody_deleted_vanished_and_may_return() {
     assert_eq!(events(&back), on_both(EventType::Warning, "VMReturned", message));
 }
 
-/// VM slave-1 is an orphan: two machines of two requests could have it, and the listing does not tell whose it is.
+/// VM slave-1 is an orphan: two machines of two requests could have it, and the listing does not show the request that it belongs to.
 fn orphaned() -> (AuditedFleet, Vec<AuditEntry>) {
     let mut audited = AuditedFleet::new(false);
     let orphan = UnmanagedKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) };
@@ -380,7 +383,7 @@ fn an_orphan_is_found_and_adopted() {
 }
 
 #[test]
-fn an_orphan_that_nobody_wants_is_deleted() {
+fn an_orphan_without_a_machine_is_deleted() {
     let (mut audited, _) = orphaned();
     let deleted = audited.pass(60);
     assert_eq!(deleted, [with_vm(AuditAction::MarkedForDeletion, Cause::Orphan)]);
@@ -389,7 +392,7 @@ fn an_orphan_that_nobody_wants_is_deleted() {
 }
 
 #[test]
-fn a_worker_that_was_there_is_foreign_or_taken_in() {
+fn an_existing_worker_is_foreign_or_adopted() {
     let mut audited = AuditedFleet::new(false);
     let foreign = audited.list(&[node(1)]);
     let foreign_found = with_vm(AuditAction::ForeignFound, Cause::VPSieListing);
@@ -403,14 +406,14 @@ fn a_worker_that_was_there_is_foreign_or_taken_in() {
 }
 
 #[test]
-fn cancels_say_what_time_brought_about() {
+fn cancelled_machines_have_the_cause_of_their_expiry() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     audited.delete_group();
     assert_eq!(audited.pass(0), [entry(AuditAction::Cancelled, Cause::NodeGroupDeleted)]);
     let mut audited = AuditedFleet::new(false);
     audited.increase();
-    audited.ask();
+    audited.request();
     audited.answer(CreationOutcome::Refused(stockout()));
     assert_eq!(audited.pass(60 * 24), [entry(AuditAction::Cancelled, Cause::FailedExpired)]);
 }
@@ -420,14 +423,14 @@ fn lives() -> Vec<AuditEntry> {
     let mut entries = Vec::new();
     let mut audited = AuditedFleet::new(false);
     entries.extend(audited.increase());
-    entries.extend(audited.ask());
+    entries.extend(audited.request());
     entries.extend(audited.answer(CreationOutcome::Unavailable(stockout())));
-    entries.extend(audited.ask());
+    entries.extend(audited.request());
     entries.extend(audited.answer(CreationOutcome::Unclear));
     audited.list(&[]);
     audited.list(&[]);
     entries.extend(audited.pass(2));
-    entries.extend(audited.ask());
+    entries.extend(audited.request());
     entries.extend(audited.answer(CreationOutcome::Accepted));
     entries.extend(audited.list(&[node(1)]));
     entries.extend(audited.register());
@@ -436,12 +439,12 @@ fn lives() -> Vec<AuditEntry> {
     audited.now += policy().vanish_after;
     entries.extend(audited.list(&[node(1)]));
     audited.accept_deletion();
-    entries.extend(audited.miss());
+    entries.extend(audited.lose_vm());
     entries.extend(audited.list(&[node(1)]));
-    entries.extend(AuditedFleet::running().miss());
+    entries.extend(AuditedFleet::running().lose_vm());
     let mut failed = AuditedFleet::new(false);
     failed.increase();
-    failed.ask();
+    failed.request();
     entries.extend(failed.answer(CreationOutcome::Refused(stockout())));
     entries.extend(failed.retire(DeletionReason::VPSieNodeDeleted));
     let (mut audited, found) = orphaned();
@@ -455,7 +458,7 @@ fn lives() -> Vec<AuditEntry> {
 }
 
 #[test]
-fn each_kind_of_act_names_its_cause() {
+fn each_action_has_its_cause() {
     let mut causes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for AuditEntry { kind, by, .. } in lives() {
         causes.entry(kind.name()).or_default().insert(by.name());
@@ -475,7 +478,7 @@ fn each_kind_of_act_names_its_cause() {
 }
 
 #[test]
-fn limits_are_told_on_the_node_group_and_mistakes_are_not() {
+fn limits_are_published_on_the_node_group_and_mistakes_are_not() {
     let pool = || POOL.parse().unwrap();
     let event = |refusal: &Refusal| refusal_event(refusal).map(|event| (event.on, event.reason));
     let on = || Object::NodeGroup("web".to_owned());

@@ -233,7 +233,7 @@ fn made_at(mut node: Node, time: &str) -> Node {
 }
 
 #[test]
-fn labels_and_taints_come_before_the_uuid_and_the_provider_id_with_it() {
+fn labels_and_taints_do_not_wait_for_the_uuid() {
     let unnamed = Vm { id: None, ..vm() };
     let early = fleet(Phase::Creating { vm: Some(unnamed), since: Timestamp::UNIX_EPOCH }, Vec::new());
     let NodeAction::Patch(patch) = judge(&early, &node("", false)) else { panic!("no patch") };
@@ -308,7 +308,7 @@ fn claims_an_earlier_node_once_its_kubelet_reports() {
     history.note_node(&speaks, false);
     assert!(
         matches!(judge_after(&history, &fleet, &speaks), NodeAction::Patch(_)),
-        "whatever its clock says"
+        "independent of its clock"
     );
     let mut anew = node("", false);
     anew.metadata.uid = Some("another".to_owned());
@@ -330,7 +330,7 @@ fn claims_a_new_node_whatever_the_clocks_say() {
 }
 
 #[test]
-fn claims_the_node_of_a_worker_that_is_taken_in_at_once() {
+fn matches_the_node_of_an_adopted_worker_at_once() {
     let mut history = History::default();
     let there = node("", true);
     history.note_records(&Fleet::default());
@@ -387,9 +387,9 @@ fn names_the_machines_that_a_new_node_does_not_match() {
     let waits = fleet(creating(), Vec::new());
     let mut other = node("", true);
     other.metadata.name = Some("worker-x".to_owned());
-    let told = |history: &History, has: bool| unmatched(&waits, history, &other, |_| has).len();
-    assert_eq!((told(&younger(&other), false), told(&younger(&other), true)), (1, 0));
-    assert_eq!(told(&older(&other), false), 0, "it was there before");
+    let count = |history: &History, has: bool| unmatched(&waits, history, &other, |_| has).len();
+    assert_eq!((count(&younger(&other), false), count(&younger(&other), true)), (1, 0));
+    assert_eq!(count(&older(&other), false), 0, "it was there before");
     assert!(
         unmatched(&waits, &younger(&node("", true)), &node("", true), |_| false).is_empty(),
         "it is its own"
@@ -397,7 +397,7 @@ fn names_the_machines_that_a_new_node_does_not_match() {
 }
 
 #[test]
-fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_autoscaler() {
+fn the_node_of_a_deleting_machine_is_cordoned_and_tainted() {
     let deleting = |drain: DrainState| Phase::Deleting {
         vm: Some(vm()),
         since: Timestamp::UNIX_EPOCH,
@@ -424,7 +424,7 @@ fn the_node_of_a_machine_that_goes_is_cordoned_and_does_not_count_for_cluster_au
 }
 
 #[test]
-fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
+fn a_node_younger_than_the_end_of_a_vm_belongs_to_another() {
     let gone = UnmanagedNode {
         hostname: Hostname::new("slave-1"),
         id: vm().id,
@@ -453,7 +453,7 @@ fn a_node_that_is_younger_than_the_end_of_a_vm_of_its_name_is_another_ones() {
     assert_eq!(judge(&fleet, &merged(&silent, not_ready())), NodeAction::None, "it may be new");
     let mut renamed = made_at(node(ID, false), "2026-01-01T00:09:00Z");
     renamed.metadata.name = Some("ip-10-0-0-7".to_owned());
-    assert_eq!(judge(&fleet, &renamed), NodeAction::Delete, "its providerID says whose it was");
+    assert_eq!(judge(&fleet, &renamed), NodeAction::Delete, "its providerID identifies the VM");
 }
 
 fn made(at: &str, ready: &str, heartbeat: &str) -> Node {
@@ -488,14 +488,16 @@ const FIVE: &str = "1970-01-01T00:00:05Z";
 const TWENTY: &str = "1970-01-01T00:00:20Z";
 
 #[test]
-fn with_a_machine_that_goes_its_node_goes_whoever_left_it() {
+fn a_deleting_machine_drains_its_node_of_any_origin() {
     // Left from an earlier VM; or its kubelet took another VM's Node over; or another controller was first.
     for (node, waits) in [
         (made(FIVE, "True", FIVE), true),
         (Node { spec: node("vpsie://other", true).spec, ..made(FIVE, "True", FIVE) }, false),
         (Node { spec: node("k3s://slave-1", true).spec, ..made(FIVE, "True", FIVE) }, true),
     ] {
-        let (stays, goes, history) = (late(creating()), late(deleting()), older(&node));
+        let stays = late(creating());
+        let goes = late(deleting());
+        let history = older(&node);
         assert_eq!(facts(&node, owner_of(&stays, &history, &node)).machine.is_none(), waits);
         assert!(facts(&node, owner_of(&goes, &history, &node)).machine.is_some(), "drained");
         let NodeAction::Patch(patch) = judge_after(&history, &goes, &node) else { panic!("no patch") };
@@ -538,7 +540,7 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
 }
 
 #[test]
-fn a_new_node_is_worth_a_listing_while_a_machine_waits_for_its_vm() {
+fn a_new_node_triggers_a_listing_while_a_machine_waits() {
     use crate::fleet::{Change, RequestOutcome, VmRequest};
     let mut waiting = late(Phase::Creating { vm: None, since: Timestamp::UNIX_EPOCH });
     assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::None, "nothing was asked for");

@@ -61,7 +61,8 @@ fn node(labels: &Value, more: &[(&str, &str)]) -> Node {
 
 /// Looks every 15 s. Returns the seconds of the looks that had news, which the fleet takes.
 fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64> {
-    let (mut stable_nodes, start) = (StableNodes::default(), Instant::now());
+    let mut stable_nodes = StableNodes::default();
+    let start = Instant::now();
     let mut news = Vec::new();
     for second in (0..600).step_by(15) {
         let (node, facts) = node(second);
@@ -77,7 +78,7 @@ fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64>
 }
 
 #[test]
-fn a_node_is_believed_once_it_has_been_the_same_for_a_while() {
+fn a_node_is_sampled_once_it_is_stable() {
     let mut fleet = fleet();
     let sample = looks(&mut fleet, |second| {
         let disk = if second == 0 { "0" } else { "41152812Ki" };
@@ -99,7 +100,7 @@ fn a_change_is_believed_later_than_the_first_status() {
 }
 
 #[test]
-fn a_node_that_never_settles_is_believed_in_the_end() {
+fn a_node_that_keeps_changing_is_sampled_after_the_maximum() {
     let sample = looks(&mut fleet(), |second| {
         (node(&json!({}), &[("example.com/fuse", &second.to_string())]), facts(true, true))
     });
@@ -107,7 +108,7 @@ fn a_node_that_never_settles_is_believed_in_the_end() {
 }
 
 #[test]
-fn only_a_ready_node_that_is_identified_tells() {
+fn only_identified_ready_nodes_are_sampled() {
     for (ready, identified) in [(false, true), (true, false)] {
         assert!(looks(&mut fleet(), |_| (node(&json!({}), &[]), facts(ready, identified))).is_empty());
     }
@@ -128,7 +129,7 @@ fn devices_and_huge_pages_are_read_and_the_architecture() {
 }
 
 #[test]
-fn labels_that_identify_a_node_are_not_learned() {
+fn labels_that_identify_a_node_are_not_sampled() {
     let shape = shape(&node(
         &json!({
             "region": "ams1",

@@ -1,4 +1,4 @@
-//! What people wish: NodeGroups deleted, machines deleted by hand, workers taken in, limits of the cluster.
+//! Declarations and deletions by people: NodeGroups, machines, adopted workers, limits of the cluster.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn closed(policy: DeletionPolicy) -> Vec<NodeGroup> {
     groups
 }
 
-fn taking_in(max: u32) -> Vec<NodeGroup> {
+fn adopting(max: u32) -> Vec<NodeGroup> {
     let mut groups = groups();
     (groups[1].adopt, groups[1].max) = (true, max);
     groups
@@ -46,8 +46,9 @@ fn adopt_workers(hand: &mut Hand, fleet: &mut Fleet, nodes: &[ListedNode]) -> us
 }
 
 #[test]
-fn one_that_is_retired_is_drained_before_its_vm_is_deleted() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_retired_machine_is_drained_before_its_vm_deletion() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
     let id = only(&fleet).id.clone();
     assert_eq!(fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now).len(), 1);
@@ -61,8 +62,9 @@ fn one_that_is_retired_is_drained_before_its_vm_is_deleted() {
 }
 
 #[test]
-fn one_that_is_retired_before_it_was_asked_for_is_gone_at_once() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn an_unrequested_machine_is_removed_at_once() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let id = only(&fleet).id.clone();
     fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
@@ -70,8 +72,9 @@ fn one_that_is_retired_before_it_was_asked_for_is_gone_at_once() {
 }
 
 #[test]
-fn one_that_is_drained_for_ever_ends_when_its_vm_vanishes() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_blocked_drain_ends_with_the_disappearance_of_its_vm() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
     with_api_server(&mut hand);
     let id = only(&fleet).id.clone();
@@ -88,8 +91,9 @@ fn one_that_is_drained_for_ever_ends_when_its_vm_vanishes() {
 }
 
 #[test]
-fn a_node_group_that_is_deleted_keeps_what_runs_and_grows_no_more() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_deleted_node_group_keeps_running_machines_and_stops_growth() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     fleet.declare(closed(DeletionPolicy::WhenEmpty));
@@ -103,8 +107,9 @@ fn a_node_group_that_is_deleted_keeps_what_runs_and_grows_no_more() {
 }
 
 #[test]
-fn the_minimum_of_a_node_group_that_is_deleted_holds_nobody() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_deleted_node_group_has_no_minimum() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, SMALL, &[node(1, 2)]);
     let mut groups = groups();
     groups[0].deletion = Some(DeletionPolicy::WhenEmpty);
@@ -115,7 +120,8 @@ fn the_minimum_of_a_node_group_that_is_deleted_holds_nobody() {
 
 #[test]
 fn a_node_group_that_is_deleted_with_drain_is_emptied() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2), node(2, 2)]);
     with_api_server(&mut hand);
     fleet.declare(closed(DeletionPolicy::Drain));
@@ -156,7 +162,8 @@ fn limits_that_are_not_known_stop_growth_and_outlast_a_reload() {
 
 #[test]
 fn the_clusters_create_timeout_wins() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let create_timeout = Some(Duration::from_mins(2));
     fleet.declare(Declaration { groups: groups(), create_timeout, ..Declaration::default() });
     hand.increase(&mut fleet, SMALL, 1).unwrap();
@@ -166,9 +173,9 @@ fn the_clusters_create_timeout_wins() {
 }
 
 #[test]
-fn workers_are_taken_in_up_to_the_maximum_where_a_node_group_opts_in() {
+fn workers_are_adopted_up_to_the_maximum_of_the_node_group() {
     let mut hand = Hand::new();
-    let mut fleet = Fleet::restore(taking_in(2), records(), Reserved::default());
+    let mut fleet = Fleet::restore(adopting(2), records(), Reserved::default());
     let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(4, 2) };
     let hidden = ListedNode { size: None, ..node(5, 2) };
     let nodes = [node(1, 2), node(2, 2), node(3, 2), control_plane, hidden, node(6, 4)];
@@ -180,9 +187,9 @@ fn workers_are_taken_in_up_to_the_maximum_where_a_node_group_opts_in() {
 }
 
 #[test]
-fn nobody_takes_in_what_two_node_groups_would() {
+fn a_worker_of_two_node_groups_is_not_adopted() {
     let mut hand = Hand::new();
-    let mut groups = taking_in(4);
+    let mut groups = adopting(4);
     groups[0].adopt = true;
     let mut fleet = Fleet::restore(groups, records(), Reserved::default());
     assert_eq!(
@@ -194,14 +201,16 @@ fn nobody_takes_in_what_two_node_groups_would() {
 }
 
 #[test]
-fn without_opting_in_nothing_is_taken_in() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn no_worker_is_adopted_without_opting_in() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     assert_eq!(adopt_workers(&mut hand, &mut fleet, &[node(1, 2)]), 0);
 }
 
 #[test]
-fn a_node_of_another_name_is_found_by_an_address_that_is_only_ones() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+fn a_node_of_another_name_is_found_by_a_unique_address() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     let at = |n: u8| [10, 0, 0, n].into();
     let with = |n, addresses: &[u8]| ListedNode {
         addresses: addresses.iter().map(|n| at(*n)).collect(),
@@ -231,7 +240,8 @@ fn a_node_of_another_name_is_found_by_an_address_that_is_only_ones() {
 
 #[test]
 fn a_provider_id_that_is_not_the_machines_contradicts_its_name() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
     let machine = only(&fleet).id.clone();
     let found = |fleet: &Fleet, id: &str, name: &str| fleet.machine_of(id, name).is_some();
@@ -255,7 +265,8 @@ fn a_provider_id_that_is_not_the_machines_contradicts_its_name() {
 
 #[test]
 fn adopts_no_provider_id_of_another_machine() {
-    let (mut hand, mut fleet) = (Hand::new(), fleet());
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2), node(2, 2)]);
     let machines: Vec<_> = fleet.machines().map(|machine| machine.id.clone()).collect();
     assert_eq!(fleet.adopt_provider_id(&machines[0], &"k3s://a".into()).len(), 1);
