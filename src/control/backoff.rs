@@ -20,22 +20,22 @@ impl Backoff {
         Self { least, most, delay: Duration::ZERO, until: Instant::now() }
     }
 
-    pub(super) fn success(&mut self) {
+    pub(super) fn record_success(&mut self) {
         self.delay = Duration::ZERO;
         self.until = Instant::now();
     }
 
     /// Records a failure. `at_least` is the wait that the server asks for. Calls that run at the same time fail
     /// together, so a failure during the delay does not double it.
-    pub(super) fn failure(&mut self, at_least: Option<RetryAfter>) {
-        if self.ready() {
+    pub(super) fn record_failure(&mut self, at_least: Option<RetryAfter>) {
+        if self.is_ready() {
             self.delay = (self.delay * 2).clamp(self.least, self.most);
         }
         self.until =
             self.until.max(Instant::now() + self.delay.max(at_least.map_or(Duration::ZERO, RetryAfter::get)));
     }
 
-    pub(super) fn ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         Instant::now() >= self.until
     }
 

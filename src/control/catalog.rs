@@ -67,19 +67,19 @@ impl CatalogRefresh {
                 {
                     Ok(_) => {
                         self.metrics.read_at.set(SystemClock.now().as_second() as f64);
-                        backoff.success();
+                        backoff.record_success();
                         Instant::now() + self.interval
                     }
                     Err(CommandError::Stopped) => return,
                     Err(error) => {
-                        tracing::warn!(%error, "cannot record VPSie's offers; it is retried");
-                        backoff.failure(None);
+                        tracing::warn!(%error, "cannot record VPSie's offers; retrying");
+                        backoff.record_failure(None);
                         backoff.until()
                     }
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot read VPSie's offers; the last known ones stay in use");
-                    backoff.failure(None);
+                    backoff.record_failure(None);
                     backoff.until()
                 }
             };

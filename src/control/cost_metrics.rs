@@ -85,7 +85,7 @@ fn costs(fleet: &Fleet) -> Costs {
         costs.core.extend(cost.per_core.map(|core| (labels(), core.to_f64())));
         costs.memory.extend(cost.per_gib.map(|gib| (labels(), gib.to_f64())));
         for machine in fleet.machines_of(pool) {
-            node(&mut costs, fleet, pool, machine, price.to_f64());
+            add_node_costs(&mut costs, fleet, pool, machine, price.to_f64());
         }
     }
     for ((group, datacenter), cost) in groups {
@@ -97,7 +97,7 @@ fn costs(fleet: &Fleet) -> Costs {
 }
 
 /// Adds the costs of a node. Its price is divided between cores and memory in proportion to the marginal prices.
-fn node(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price: f64) {
+fn add_node_costs(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price: f64) {
     let Some(vm) = machine.vm().filter(|vm| vm.id.is_some()) else { return };
     let labels: Labels = vec![
         ("instance", vm.hostname.to_string()),
@@ -108,14 +108,14 @@ fn node(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price:
         ("arch", fleet.template(pool).architecture().to_owned()),
     ];
     let rates = fleet.rates();
-    let (cores, gib) = size(pool);
+    let (cores, gib) = cores_and_gib(pool);
     let scale = price / rates.price(cores, gib);
     costs.node_core.push((labels.clone(), rates.core * scale));
     costs.node_memory.push((labels.clone(), rates.gib * scale));
     costs.node.push((labels, price));
 }
 
-fn size(pool: &Pool) -> (f64, f64) {
+fn cores_and_gib(pool: &Pool) -> (f64, f64) {
     let size = pool.offer.resources;
     ((size.cpu_millis.max(1) as f64) / 1000.0, (size.memory_mib.max(1) as f64) / 1024.0)
 }

@@ -68,11 +68,11 @@ impl DrainMetrics {
         registry.register("node_drains_blocked", help, None, &self.blocked);
     }
 
-    fn drained(&self, result: &'static str) {
+    fn count_drain(&self, result: &'static str) {
         self.drains.get_or_create(&DrainLabels { result }).inc();
     }
 
-    fn evicted(&self, result: &'static str) {
+    fn count_eviction(&self, result: &'static str) {
         self.evictions.get_or_create(&DrainLabels { result }).inc();
     }
 }
@@ -125,7 +125,7 @@ impl DrainProgress {
 
     /// Whether its next request is due.
     fn is_due(&self) -> bool {
-        self.failing.as_ref().is_none_or(|failing| failing.backoff.ready())
+        self.failing.as_ref().is_none_or(|failing| failing.backoff.is_ready())
     }
 
     /// Whether the drain must be reported now.
@@ -218,7 +218,7 @@ impl Drain {
                 Ok(found) => pods.extend(found),
                 Err(error) => {
                     tracing::warn!(node = node.name, %error, "cannot list the pods of a Node that is being \
-                        drained; it is retried");
+                        drained; retrying");
                     self.note_failure(id, Some(node), &format!("cannot list its pods: {error}"));
                     return Ok(());
                 }
@@ -259,7 +259,7 @@ impl Drain {
         for batch in due.chunks(MAX_EVICTIONS) {
             let evictions = batch.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
             for (pod, answer) in futures::future::join_all(evictions).await {
-                self.metrics.evicted(answer.name());
+                self.metrics.count_eviction(answer.name());
                 match answer {
                     EvictionResult::Accepted => drop(progress.blocked.remove(pod)),
                     EvictionResult::Throttled(wait) => {
@@ -291,7 +291,7 @@ impl Drain {
         let failing = progress.failing.get_or_insert(Failing { at: now, backoff });
         failing.at = now;
         if self.answered {
-            failing.backoff.failure(None);
+            failing.backoff.record_failure(None);
         } else {
             self.quiet_until = now + API_SERVER_RETRY;
         }
@@ -321,7 +321,7 @@ impl Drain {
                 found.items.is_empty()
             }
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "cannot read whether the Node exists; it is retried");
+                tracing::warn!(machine = %id, %error, "cannot read whether the Node exists; retrying");
                 self.note_failure(id, None, &format!("cannot read whether it exists: {error}"));
                 false
             }
@@ -350,7 +350,7 @@ impl Drain {
             Ok(()) => {}
             Err(CommandError::Stopped) => return Err(CommandError::Stopped),
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "cannot record the state of a drain; it is retried");
+                tracing::warn!(machine = %id, %error, "cannot record the state of a drain; retrying");
                 return Ok(());
             }
         }
@@ -360,7 +360,7 @@ impl Drain {
             return Ok(());
         }
         self.under_way.remove(id);
-        self.metrics.drained(if node.is_some() { "drained" } else { "gone" });
+        self.metrics.count_drain(if node.is_some() { "drained" } else { "gone" });
         tracing::info!(machine = %id, node = node.map(|node| node.name.as_str()), "the drain is complete");
         if let Some(node) = node {
             let message = format!("drained the Node, because its machine {id} is being deleted");

@@ -23,11 +23,11 @@ use crate::vpsie::{Backend, BackendError, CreateRequest};
 
 /// Minimum interval between two reads of VPSie's count of workers. It is shorter than the time for which a creation with
 /// a lost reply counts, so the count is read within that time.
-const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
+const COUNT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a read of the count may delay a listing.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait before a stopped creation is retried.
-const RETRY: Duration = Duration::from_secs(30);
+const CREATION_RETRY: Duration = Duration::from_secs(30);
 
 /// A backend with the runaway guard.
 pub struct GuardedBackend {
@@ -85,7 +85,7 @@ impl GuardedBackend {
             if let Err(error) =
                 self.handle.update(Cause::NodeAnnotated, move |fleet, _, _| fleet.acknowledge(&by_hand)).await
             {
-                tracing::warn!(%error, "cannot record which nodes were added by hand; it is retried");
+                tracing::warn!(%error, "cannot record which nodes were added by hand; retrying");
             }
         }
         self.with_state(|state, now| {
@@ -99,7 +99,7 @@ impl GuardedBackend {
         });
         // At once: after a restart, a node without this record counts as the result of a request.
         if let Err(error) = self.record_known_before().await {
-            tracing::warn!(%error, "cannot record the nodes that existed before the first request; it is retried \
+            tracing::warn!(%error, "cannot record the nodes that existed before the first request; retrying \
                 with the next listing");
         }
         self.publish_status().await;
@@ -108,7 +108,7 @@ impl GuardedBackend {
     /// Reads VPSie's count of workers, if unlisted VMs may be paid for.
     async fn read_count(&self) -> Option<u32> {
         let due = self.with_state(|state, now| {
-            let due = state.counted_at.is_none_or(|at| now.saturating_sub(at) >= BETWEEN_COUNTS)
+            let due = state.counted_at.is_none_or(|at| now.saturating_sub(at) >= COUNT_INTERVAL)
                 && state.guard.as_ref().is_some_and(|guard| guard.needs_count(now));
             state.counted_at = if due { Some(now) } else { state.counted_at };
             due
@@ -119,12 +119,12 @@ impl GuardedBackend {
         match tokio::time::timeout(COUNT_TIMEOUT, self.inner.count()).await {
             Ok(Ok(count)) => count,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot read VPSie's count of workers; it is retried later");
+                tracing::warn!(%error, "cannot read VPSie's count of workers; retrying later");
                 None
             }
             Err(_) => {
                 tracing::warn!(
-                    "VPSie did not answer with its count of workers within {COUNT_TIMEOUT:?}; it is retried later"
+                    "VPSie did not answer with its count of workers within {COUNT_TIMEOUT:?}; retrying later"
                 );
                 None
             }
@@ -245,7 +245,7 @@ impl Backend for GuardedBackend {
 }
 
 fn unavailable(message: String) -> BackendError {
-    let retry_after = Some(RetryAfter::new(RETRY));
+    let retry_after = Some(RetryAfter::new(CREATION_RETRY));
     BackendError::Unavailable { reason: FailureReason::QuotaExceeded, message, retry_after }
 }
 

@@ -14,10 +14,10 @@ use crate::fleet::Fleet;
 
 /// `/debug/offers`: a [`PriceList`] as JSON, as last read from VPSie and with the operator's own prices.
 pub fn offer_routes(fleet: Arc<OnceLock<FleetHandle>>) -> Router {
-    Router::new().route("/debug/offers", get(show)).with_state(fleet)
+    Router::new().route("/debug/offers", get(show_offers)).with_state(fleet)
 }
 
-async fn show(State(fleet): State<Arc<OnceLock<FleetHandle>>>) -> Response {
+async fn show_offers(State(fleet): State<Arc<OnceLock<FleetHandle>>>) -> Response {
     let unavailable = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     let Some(handle) = fleet.get() else {
         return unavailable("this replica does not lead; send the request to the leader\n");

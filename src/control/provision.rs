@@ -158,7 +158,7 @@ impl Provision {
     }
 
     fn next_wakeup(&self) -> Instant {
-        let retries = self.creating.values().filter(|backoff| !backoff.ready()).map(Backoff::until);
+        let retries = self.creating.values().filter(|backoff| !backoff.is_ready()).map(Backoff::until);
         let listing = self.next_listing.max(self.listing.until());
         let wakeup = retries.chain([listing]).fold(self.next_deadline_check, Instant::min);
         wakeup.max(self.recording.until())
@@ -166,12 +166,12 @@ impl Provision {
 
     async fn step(&mut self, shutdown: &CancellationToken) -> Result<(), CommandError> {
         let now = Instant::now();
-        if !self.recording.ready() {
+        if !self.recording.is_ready() {
             return Ok(());
         }
         // Answers come first: a machine that is requested again must not get the answer to its last request.
         self.record_outcomes().await?;
-        if !self.recording.ready() {
+        if !self.recording.is_ready() {
             return Ok(());
         }
         if now >= self.next_deadline_check {
@@ -187,10 +187,13 @@ impl Provision {
             .await?;
         }
         let needs_requests = !self.machines_to_request().is_empty();
-        if (needs_requests && !self.has_fresh_listing() || now >= self.next_listing) && self.listing.ready() {
+        if (needs_requests && !self.has_fresh_listing() || now >= self.next_listing)
+            && self.listing.is_ready()
+        {
             self.list(shutdown).await?;
         }
-        if needs_requests && self.has_fresh_listing() && self.recording.ready() && !shutdown.is_cancelled() {
+        if needs_requests && self.has_fresh_listing() && self.recording.is_ready() && !shutdown.is_cancelled()
+        {
             self.send_requests().await?;
         }
         Ok(())
@@ -198,7 +201,7 @@ impl Provision {
 
     /// Machines to request now, within the maximum of concurrent calls.
     fn machines_to_request(&self) -> Vec<MachineId> {
-        let ready = |class: &MachineClass| self.creating.get(class).is_none_or(Backoff::ready);
+        let ready = |class: &MachineClass| self.creating.get(class).is_none_or(Backoff::is_ready);
         let mut wanted = self.handle.read(|fleet| fleet.machines_to_request_where(ready));
         let mut calls: BTreeMap<MachineClass, usize> = BTreeMap::new();
         for (_, class) in self.calling.values() {
@@ -235,7 +238,7 @@ impl Provision {
         let Some(listed) = shutdown.run_until_cancelled(self.backend.list()).await else { return Ok(()) };
         match listed {
             Ok(nodes) => {
-                self.listing.success();
+                self.listing.record_success();
                 self.listed_at = Some(Instant::now());
                 self.next_listing = Instant::now() + self.idle;
                 let policy = self.policy;
@@ -253,7 +256,7 @@ impl Provision {
                 self.interval = (self.interval * 2).min(self.idle);
             }
             Err(error) => {
-                self.listing.failure(retry_after(&error));
+                self.listing.record_failure(retry_after(&error));
                 tracing::warn!(%error, "cannot list VPSie's nodes; Cluster Autoscaler gets the last known state");
             }
         }
@@ -310,16 +313,16 @@ impl Provision {
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
                 tracing::warn!(machine = %id, message, "VPSie cannot create a VM now; the request is retried");
-                self.creating.entry(class).or_insert_with(call_backoff).failure(retry_after);
+                self.creating.entry(class).or_insert_with(call_backoff).record_failure(retry_after);
                 CreationOutcome::Unavailable(Failure { reason, message: truncate_message(&message) })
             }
         };
         self.list_soon();
         self.unrecorded.push(Unrecorded::new(id, outcome));
-        if self.recording.ready()
+        if self.recording.is_ready()
             && let Err(error) = self.record_outcomes().await
         {
-            tracing::warn!(%error, "cannot record VPSie's answer to a request; it is retried");
+            tracing::warn!(%error, "cannot record VPSie's answer to a request; retrying");
         }
     }
 
@@ -344,7 +347,7 @@ impl Provision {
             Ok(changes) => {
                 // Without a change nothing was written.
                 if !changes.is_empty() {
-                    self.recording.success();
+                    self.recording.record_success();
                 }
                 let unrecorded = &mut self.unrecorded;
                 self.handle.read(|fleet| {
@@ -358,7 +361,7 @@ impl Provision {
                 Ok(())
             }
             Err(CommandError::Store(_)) => {
-                self.recording.failure(None);
+                self.recording.record_failure(None);
                 Ok(())
             }
             Err(stopped) => Err(stopped),
@@ -382,7 +385,7 @@ impl Provision {
     ) -> Result<Option<Vec<Change>>, CommandError> {
         match self.handle.update_independent(cause, change).await {
             Err(CommandError::Store(_)) => {
-                self.recording.failure(None);
+                self.recording.record_failure(None);
                 // The effects of the listing are not recorded.
                 self.listed_at = None;
                 self.next_listing = Instant::now();
@@ -390,7 +393,7 @@ impl Provision {
             }
             Ok(changes) => {
                 if !changes.is_empty() {
-                    self.recording.success();
+                    self.recording.record_success();
                 }
                 Ok(Some(changes))
             }

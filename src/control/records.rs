@@ -120,7 +120,7 @@ impl RecordsWatch {
                 Ok(Some(_)) => true,
                 Ok(None) => self.rewrite_record(id).await?,
                 Err(error) => {
-                    tracing::warn!(machine = name, %error, "cannot read a VPSieNode; it is retried");
+                    tracing::warn!(machine = name, %error, "cannot read a VPSieNode; retrying");
                     false
                 }
             };
@@ -157,7 +157,7 @@ fn succeeded<T>(result: Result<T, CommandError>, name: &str) -> Result<bool, Com
         Ok(_) => Ok(true),
         Err(CommandError::Stopped) => Err(CommandError::Stopped),
         Err(error) => {
-            tracing::warn!(machine = name, %error, "cannot record the deletion of a VPSieNode; it is retried");
+            tracing::warn!(machine = name, %error, "cannot record the deletion of a VPSieNode; retrying");
             Ok(false)
         }
     }

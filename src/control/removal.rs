@@ -85,7 +85,7 @@ impl Removal {
         let next: Vec<_> = self.handle.read(|fleet| {
             backoffs.retain(|id, _| fleet.machine(id).is_some_and(Machine::needs_vm_deletion));
             let mut next = fleet.machines_to_delete();
-            next.retain(|m| backoffs.get(&m.id).is_none_or(Backoff::ready));
+            next.retain(|m| backoffs.get(&m.id).is_none_or(Backoff::is_ready));
             next.retain(|m| !calling.values().any(|id| *id == m.id) && !accepted.contains(&m.id));
             next.sort_by_key(|m| backoffs.contains_key(&m.id));
             next.into_iter().filter_map(|m| Some((m.id.clone(), m.deletable()?))).take(free).collect()
@@ -110,7 +110,7 @@ impl Removal {
                 self.record_accepted().await;
             }
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "cannot delete the VM of a machine; it is retried");
+                tracing::warn!(machine = %id, %error, "cannot delete the VM of a machine; retrying");
                 let wait = match error {
                     BackendError::Unavailable { retry_after, .. } => retry_after,
                     _ => None,
@@ -122,7 +122,7 @@ impl Removal {
 
     /// Records accepted deletions. Those that cannot be written are retried.
     async fn record_accepted(&mut self) {
-        let ready = |id: &&MachineId| self.backoffs.get(*id).is_none_or(Backoff::ready);
+        let ready = |id: &&MachineId| self.backoffs.get(*id).is_none_or(Backoff::is_ready);
         let due: Vec<MachineId> = self.accepted.iter().filter(ready).cloned().collect();
         if due.is_empty() {
             return;
@@ -150,6 +150,6 @@ impl Removal {
 
     fn back_off(&mut self, id: MachineId, wait: Option<RetryAfter>) {
         let backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(1));
-        self.backoffs.entry(id).or_insert(backoff).failure(wait);
+        self.backoffs.entry(id).or_insert(backoff).record_failure(wait);
     }
 }

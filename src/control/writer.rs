@@ -22,7 +22,7 @@ use refused::{Deferred, RefusedRecords, split_refused};
 use undo::{FailedCommands, undo};
 
 /// Maximum of decisions that share one write.
-const BATCH: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// The declarations and settings of a fleet.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ impl FleetWriter {
     ) -> Result<(Self, FleetHandle), StoreError> {
         let fleet = Fleet::restore(config.declaration, store.load().await?, config.settings);
         let shared = Arc::new(RwLock::new(fleet.clone()));
-        let (sender, messages) = mpsc::channel(BATCH);
+        let (sender, messages) = mpsc::channel(MAX_BATCH);
         let (commits, seen) = watch::channel(0);
         let handle = FleetHandle { fleet: Arc::clone(&shared), messages: sender, commits: seen };
         let random = StdRng::seed_from_u64(seed);
@@ -102,7 +102,7 @@ impl FleetWriter {
                         let _ = reply.send(());
                     }
                 }
-                if batch.len() < BATCH {
+                if batch.len() < MAX_BATCH {
                     next = self.messages.try_recv().ok();
                 }
             }
@@ -188,7 +188,7 @@ impl FleetWriter {
     }
 
     /// Writes the changes and returns the deferred ones, whose record is refused or waits for a refused one.
-    /// Commands that are written in part, or whose caller has gone, are failed_commands at once.
+    /// Commands that are written in part, or whose caller has gone, are undone at once.
     async fn write(
         &mut self,
         changes: &[Change],
@@ -200,7 +200,7 @@ impl FleetWriter {
         let due: Vec<Change> = changes.iter().filter(|change| !deferred.contains(change)).cloned().collect();
         if !due.is_empty() {
             let refused = split_refused(self.store.commit(&due).await)?;
-            self.refusals.note(&due, &refused);
+            self.refusals.update_backoffs(&due, &refused);
             for refused in &refused {
                 self.audit_log.record_refused(refused, &due);
             }

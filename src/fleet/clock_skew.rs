@@ -55,11 +55,11 @@ impl Fleet {
             .missing
             .values()
             .map(|(_, since)| since)
-            .chain(self.transient.held_up.values())
+            .chain(self.transient.delayed.values())
             .any(ahead)
         {
             self.transient.missing.values_mut().for_each(|(_, since)| correct(since, now));
-            self.transient.held_up.values_mut().for_each(|since| correct(since, now));
+            self.transient.delayed.values_mut().for_each(|since| correct(since, now));
         }
     }
 }

@@ -17,10 +17,10 @@ use super::state::Fleet;
 use crate::catalog::SizeId;
 
 /// Number of listings after a request before it can count as lost.
-const LISTINGS_TO_SETTLE: u32 = 2;
+const LISTINGS_TO_EXPIRE: u32 = 2;
 /// Number of listings after a request before it is abandoned: a quarter of an hour at the usual interval, even if the
 /// clock jumps.
-const LISTINGS_TO_FORGET: u32 = 30;
+const LISTINGS_TO_ABANDON: u32 = 30;
 
 impl Fleet {
     /// Applies all time limits: lost requests, failed machines that Cluster Autoscaler did not delete, orphans that no
@@ -103,11 +103,11 @@ impl Fleet {
                 RequestOutcome::Accepted => self.create_timeout(policy),
                 RequestOutcome::Lost => continue,
             };
-            if listings >= LISTINGS_TO_SETTLE && age(request.at, now) >= patience {
+            if listings >= LISTINGS_TO_EXPIRE && age(request.at, now) >= patience {
                 request.outcome = RequestOutcome::Lost;
             }
         }
-        let forget = listings >= LISTINGS_TO_FORGET;
+        let forget = listings >= LISTINGS_TO_ABANDON;
         let mut forgotten = Vec::new();
         machine.requests.retain(|request| {
             let old = forget && age(request.at, now) >= policy.binding_window;

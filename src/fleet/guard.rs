@@ -14,25 +14,25 @@ use super::paid::surge;
 use super::template::names;
 
 /// How long an accepted creation without a VM counts, and a VM that is no longer listed although it was not deleted.
-const MEMORY: Duration = Duration::from_hours(24);
+const CREATION_MEMORY: Duration = Duration::from_hours(24);
 /// The same, once VPSie's own counts show no node beyond those listed.
-const MEMORY_DISPROVED: Duration = Duration::from_hours(1);
+const DISPROVED_MEMORY: Duration = Duration::from_hours(1);
 /// How long a creation with a lost reply counts without a VM. It is less than the minute after which the fleet repeats
 /// the request: otherwise one restart during a scale-up would halt growth. A VM that appears after all counts as an
 /// unexplained node.
-const MEMORY_UNCLEAR: Duration = Duration::from_secs(45);
+const UNCLEAR_MEMORY: Duration = Duration::from_secs(45);
 /// Time after which VPSie's counts disprove a VM that is no longer listed.
-const DISPROVED_SOON: Duration = Duration::from_mins(10);
+const DISPROVED_AFTER: Duration = Duration::from_mins(10);
 /// How long after the last creation a node beyond the number of creations counts as a possible result.
 const SUSPICION: Duration = Duration::from_hours(1);
 /// How long a VM may still be listed after the first request to delete it.
 const OVERDUE: Duration = Duration::from_mins(30);
 /// Number of listings without a VM that confirm its accepted deletion.
-const MISSES_TO_CONFIRM: u32 = 2;
+const LISTINGS_TO_CONFIRM: u32 = 2;
 /// Maximum of remembered nodes that are not listed.
-const KNOWN_MAX: usize = 1000;
+const MAX_KNOWN: usize = 1000;
 /// Maximum of names in a message.
-const NAMED: usize = 5;
+const MAX_NAMES: usize = 5;
 
 /// A creation that the guard allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,8 +118,8 @@ fn count_workers(listed: &[ListedNode]) -> u32 {
 }
 
 fn list_names(nodes: &[Hostname]) -> String {
-    let mut names: Vec<&str> = nodes.iter().take(NAMED).map(Hostname::as_str).collect();
-    if nodes.len() > NAMED {
+    let mut names: Vec<&str> = nodes.iter().take(MAX_NAMES).map(Hostname::as_str).collect();
+    if nodes.len() > MAX_NAMES {
         names.push("…");
     }
     names.join(", ")
@@ -311,7 +311,7 @@ impl Guard {
                 new.push(node);
             }
         }
-        if known.len() > names.len() + KNOWN_MAX {
+        if known.len() > names.len() + MAX_KNOWN {
             known.retain(|name| names.contains(name));
         }
         for node in new {
@@ -323,9 +323,9 @@ impl Guard {
             }
             let missing = seen.missing.get_or_insert((now, 0));
             missing.1 += 1;
-            !(seen.deleted && missing.1 >= MISSES_TO_CONFIRM)
+            !(seen.deleted && missing.1 >= LISTINGS_TO_CONFIRM)
         });
-        self.forget(now, false);
+        self.expire(now, false);
     }
 
     /// Attributes a new node to the oldest creation, or to none. Nodes of the first listing count as results of unknown
@@ -348,8 +348,8 @@ impl Guard {
     pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
         // A creation with a lost reply counts only for seconds, so the count is read at once.
-        let doubtful = |creation: &OpenCreation| !creation.accepted || old(creation.at, DISPROVED_SOON);
-        let missing = |seen: &TrackedNode| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_SOON));
+        let doubtful = |creation: &OpenCreation| !creation.accepted || old(creation.at, DISPROVED_AFTER);
+        let missing = |seen: &TrackedNode| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_AFTER));
         self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
     }
 
@@ -358,36 +358,36 @@ impl Guard {
         self.counted = counted;
         self.hidden = counted.saturating_sub(count_workers(listed));
         if self.hidden == 0 {
-            self.forget(now, true);
+            self.expire(now, true);
         }
     }
 
-    fn forget(&mut self, now: Duration, disproved: bool) {
+    fn expire(&mut self, now: Duration, disproved: bool) {
         let older = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
-        self.released.retain(|at| !older(*at, MEMORY));
+        self.released.retain(|at| !older(*at, CREATION_MEMORY));
         // VPSie may still fulfil queued creations that its counts do not show. So no more are released in a day than
         // VMs may exist.
         let mut free = (self.maxima.bound() as usize).saturating_sub(self.released.len());
         let released = &mut self.released;
         self.unseen.retain(|creation| {
-            let over = if creation.accepted { MEMORY } else { MEMORY_UNCLEAR };
+            let over = if creation.accepted { CREATION_MEMORY } else { UNCLEAR_MEMORY };
             if older(creation.at, over) {
                 return false;
             }
-            let release = disproved && free > 0 && creation.accepted && older(creation.at, MEMORY_DISPROVED);
+            let release = disproved && free > 0 && creation.accepted && older(creation.at, DISPROVED_MEMORY);
             if release {
                 free -= 1;
                 released.push_back(now);
             }
             !release
         });
-        let missing = if disproved { DISPROVED_SOON } else { MEMORY };
+        let missing = if disproved { DISPROVED_AFTER } else { CREATION_MEMORY };
         self.seen.retain(|_, seen| !seen.missing.is_some_and(|(since, _)| older(since, missing)));
     }
 
     /// Allows a creation, or returns why not. Call it immediately before the creation.
     pub fn permit(&mut self, now: Duration) -> Result<Ticket, Halt> {
-        self.forget(now, false);
+        self.expire(now, false);
         match self.status(now) {
             GuardStatus { halt: Some(halt), .. } => Err(halt),
             GuardStatus { halt: None, room: 0, counted, bound, .. } => Err(self.too_many(counted, bound)),

@@ -195,7 +195,7 @@ impl DeletableVm {
 pub struct VmRequest {
     /// When it was recorded, before the call.
     pub at: Timestamp,
-    /// What is known of it.
+    /// Its known outcome.
     pub outcome: RequestOutcome,
 }
 

@@ -14,9 +14,9 @@ use super::state::Fleet;
 use crate::catalog::MachineClass;
 
 /// Number of listings without a VM that confirm its accepted deletion.
-const MISSES_TO_CONFIRM: u32 = 2;
+const LISTINGS_TO_CONFIRM: u32 = 2;
 /// Number of listings without a VM after which an undeleted VM counts as gone.
-const MISSES_TO_VANISH: u32 = 3;
+const LISTINGS_TO_VANISH: u32 = 3;
 
 impl Fleet {
     /// Applies a complete listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested
@@ -203,9 +203,9 @@ impl Fleet {
             let Some(vm) = machine.vm().cloned() else { continue };
             let (count, since) = self.count_missing(&vm.hostname, now);
             let vanished =
-                !nodes.is_empty() && count >= MISSES_TO_VANISH && age(since, now) >= policy.vanish_after;
+                !nodes.is_empty() && count >= LISTINGS_TO_VANISH && age(since, now) >= policy.vanish_after;
             match machine.phase {
-                Phase::Deleting { accepted_at: Some(_), .. } if count >= MISSES_TO_CONFIRM => {
+                Phase::Deleting { accepted_at: Some(_), .. } if count >= LISTINGS_TO_CONFIRM => {
                     self.end_vm(changes, machine, vm, true, None, now);
                 }
                 // Without a drain, the deletion was never requested, so the VM must be missing for longer.
@@ -234,7 +234,7 @@ impl Fleet {
             .collect();
         for hostname in absent {
             let (count, since) = self.count_missing(&hostname, now);
-            let missed = count >= MISSES_TO_VANISH && !nodes.is_empty();
+            let missed = count >= LISTINGS_TO_VANISH && !nodes.is_empty();
             if missed && age(since, now) >= policy.gone_kept {
                 self.transient.missing.remove(&hostname);
                 self.push_change(changes, Change::DropUnmanaged(hostname));

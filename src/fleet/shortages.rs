@@ -11,10 +11,10 @@ use crate::catalog::MachineClass;
 
 /// Duration of a shortage. Cluster Autoscaler backs off a pool for the same time after its first failure
 /// (`--initial-node-group-backoff-duration`).
-const SHORTAGE_LASTS: Duration = Duration::from_mins(5);
+const SHORTAGE_DURATION: Duration = Duration::from_mins(5);
 
 /// If two failures of one class are further apart, the clock has jumped.
-const AHEAD: Duration = Duration::from_hours(2);
+const CLOCK_JUMP: Duration = Duration::from_hours(2);
 
 /// A shortage, and when it was last observed.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub(super) struct Shortage {
 
 impl Shortage {
     fn is_active(&self, now: Timestamp) -> bool {
-        !is_ahead(self.at, now) && age(self.at, now) < SHORTAGE_LASTS
+        !is_ahead(self.at, now) && age(self.at, now) < SHORTAGE_DURATION
     }
 
     fn is_quota(&self) -> bool {
@@ -53,7 +53,7 @@ impl Shortages {
                 if matches!(failure.reason, FailureReason::Stockout | FailureReason::QuotaExceeded) =>
             {
                 // A shortage that is hours newer was recorded while the clock was ahead, and is replaced.
-                let is_older = |noted: Timestamp| noted <= *at || age(*at, noted) >= AHEAD;
+                let is_older = |noted: Timestamp| noted <= *at || age(*at, noted) >= CLOCK_JUMP;
                 if self.0.get(&key).is_none_or(|shortage| is_older(shortage.at)) {
                     self.0.insert(key, Shortage { failure: failure.clone(), at: *at });
                 }

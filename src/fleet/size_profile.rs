@@ -14,9 +14,9 @@ use super::ids::NodeGroupName;
 use crate::catalog::Resources;
 
 /// Maximum of Nodes of one NodeGroup in a profile.
-pub(super) const NODES: usize = 3;
+pub(super) const MAX_SAMPLES_OF_GROUP: usize = 3;
 /// Maximum of Nodes in a profile. The size of a record is limited.
-const NODES_OF_SIZE: usize = 24;
+const MAX_SAMPLES_OF_SIZE: usize = 24;
 
 /// Amounts of resources by name: bytes of huge pages, numbers of devices.
 pub type Amounts = BTreeMap<String, u64>;
@@ -59,7 +59,7 @@ pub struct Sample {
     /// The NodeGroup's `relearn` annotation when the sample was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relearn: Option<String>,
-    /// What it has.
+    /// Its resources and labels.
     #[serde(flatten)]
     pub shape: NodeShape,
 }
@@ -109,7 +109,7 @@ impl SizeProfile {
         }
         let mut of_group = self.nodes.iter().filter(|known| known.node_group == sample.node_group);
         let oldest = of_group.clone().map(Sample::age_order).min();
-        of_group.clone().count() < NODES
+        of_group.clone().count() < MAX_SAMPLES_OF_GROUP
             || of_group.any(|known| known.relearn != sample.relearn)
             || oldest.is_some_and(|oldest| oldest < sample.age_order())
     }
@@ -124,9 +124,9 @@ impl SizeProfile {
         self.nodes.retain(|known| {
             let count = counts.entry(known.node_group.clone()).or_default();
             *count += 1;
-            *count <= NODES
+            *count <= MAX_SAMPLES_OF_GROUP
         });
-        self.nodes.truncate(NODES_OF_SIZE);
+        self.nodes.truncate(MAX_SAMPLES_OF_SIZE);
         self.summarize();
     }
 
@@ -137,7 +137,7 @@ impl SizeProfile {
     }
 
     fn summarize(&mut self) {
-        if let Some(shape) = median(&self.nodes.iter().take(NODES).collect::<Vec<_>>()) {
+        if let Some(shape) = median(&self.nodes.iter().take(MAX_SAMPLES_OF_GROUP).collect::<Vec<_>>()) {
             (self.capacity, self.allocatable) = (shape.capacity, shape.allocatable);
         }
     }
@@ -153,7 +153,7 @@ impl SizeProfile {
         if !own.is_empty() {
             return median(&own);
         }
-        let others = median(&valid[..valid.len().min(NODES)])?;
+        let others = median(&valid[..valid.len().min(MAX_SAMPLES_OF_GROUP)])?;
         Some(NodeShape {
             extended_capacity: Amounts::new(),
             extended_allocatable: Amounts::new(),
@@ -190,7 +190,7 @@ pub struct ObservedNode {
     pub uid: String,
     /// `metadata.creationTimestamp`.
     pub registered: Timestamp,
-    /// What it has.
+    /// Its resources and labels.
     pub shape: NodeShape,
 }
 

@@ -30,9 +30,7 @@ pub struct Fleet {
     pub(super) catalog: Option<Arc<Catalog>>,
     pub(super) max_machines: Option<u32>,
     create_timeout: Option<Duration>,
-    /// See [`Declaration::limits_unknown`].
     pub(super) limits_unknown: Option<Arc<str>>,
-    /// See [`Declaration::held`].
     held: BTreeSet<NodeGroupName>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
@@ -302,7 +300,7 @@ impl Fleet {
         }
         self.count_machine(&machine, true);
         if let Some(old) = self.machines.remove(&machine.id) {
-            self.forget(&old, old.pool != machine.pool);
+            self.remove_derived(&old, old.pool != machine.pool);
         }
         if let Some(vm) = machine.vm() {
             self.by_hostname.insert(vm.hostname.clone(), machine.id.clone());
@@ -321,12 +319,12 @@ impl Fleet {
 
     fn drop_machine(&mut self, id: &MachineId) {
         if let Some(machine) = self.machines.remove(id) {
-            self.forget(&machine, true);
+            self.remove_derived(&machine, true);
         }
     }
 
     /// Removes a machine from derived state, and from its pool's members if it `leaves` the pool.
-    fn forget(&mut self, machine: &Machine, leaves: bool) {
+    fn remove_derived(&mut self, machine: &Machine, leaves: bool) {
         self.count_machine(machine, false);
         if let Some(vm) = machine.vm() {
             self.by_hostname.remove(&vm.hostname);

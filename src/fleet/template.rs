@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::group::{NodeGroup, Taint};
 use super::ids::PoolId;
-use super::size_profile::{Amounts, NODES, NodeShape};
+use super::size_profile::{Amounts, MAX_SAMPLES_OF_GROUP, NodeShape};
 use crate::catalog::{Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
@@ -199,7 +199,7 @@ pub fn template(
 
 /// Whether there is the maximum of samples, and all differ.
 fn contradicted(nodes: &[&NodeShape], differs: impl Fn(&NodeShape) -> bool) -> bool {
-    nodes.len() >= NODES && nodes.iter().all(|shape| differs(shape))
+    nodes.len() >= MAX_SAMPLES_OF_GROUP && nodes.iter().all(|shape| differs(shape))
 }
 
 fn less_reserved(nominal: Resources, reserved: Reserved) -> Resources {

@@ -30,10 +30,10 @@ pub(super) struct TransientState {
     pub(super) listed: bool,
     /// The last status of the runaway guard. None until the first listing.
     pub(super) guard_status: Option<GuardStatus>,
-    /// Classes whose newest open request is older than [`HOLD_UP`](super::turns::HOLD_UP).
+    /// Classes whose newest open request is older than [`MAX_TURN`](super::turns::MAX_TURN).
     pub(super) overdue: BTreeSet<MachineClass>,
     /// Machines that waited for requests of another class, and the time of the last wait.
-    pub(super) held_up: HashMap<MachineId, Timestamp>,
+    pub(super) delayed: HashMap<MachineId, Timestamp>,
 }
 
 /// A copy-on-write value that two fleets share.

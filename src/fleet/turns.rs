@@ -16,7 +16,7 @@ use crate::catalog::MachineClass;
 /// How long a request delays machines of classes that listings do not distinguish from its own. A VM that is listed
 /// later may be bound to a machine of another class; a longer wait would make Cluster Autoscaler back off healthy
 /// pools.
-pub(super) const HOLD_UP: Duration = Duration::from_mins(2);
+pub(super) const MAX_TURN: Duration = Duration::from_mins(2);
 
 /// A machine that waits for a request, and its class.
 type MachineOfClass<'a> = (&'a Machine, MachineClass);
@@ -50,7 +50,7 @@ impl Fleet {
     }
 
     /// Of candidates whose classes listings do not distinguish, those of the class on turn. A turn ends when the class
-    /// has no open request, or its newest one is older than [`HOLD_UP`]. Machines that are newer than a machine of
+    /// has no open request, or its newest one is older than [`MAX_TURN`]. Machines that are newer than a machine of
     /// another class wait for the next turn.
     fn on_turn<'a>(
         &self,
@@ -69,7 +69,7 @@ impl Fleet {
         candidates
     }
 
-    /// Whether the newest open request for the class is older than [`HOLD_UP`], so that it delays no other class.
+    /// Whether the newest open request for the class is older than [`MAX_TURN`], so that it delays no other class.
     pub(super) fn is_overdue(&self, class: &MachineClass) -> bool {
         self.transient.overdue.contains(class)
     }
@@ -95,29 +95,32 @@ impl Fleet {
     /// Updates the classes that no longer delay others, and the machines that other classes delay.
     pub(super) fn note_turns(&mut self, now: Timestamp) {
         let open = self.open_requests();
-        let overdue: BTreeSet<MachineClass> =
-            open.iter().filter(|(_, at)| age(**at, now) >= HOLD_UP).map(|(class, _)| class.clone()).collect();
+        let overdue: BTreeSet<MachineClass> = open
+            .iter()
+            .filter(|(_, at)| age(**at, now) >= MAX_TURN)
+            .map(|(class, _)| class.clone())
+            .collect();
         let turn = open.keys().any(|class| !overdue.contains(class));
         if self.transient.overdue != overdue {
             self.transient.overdue = overdue;
         }
-        if !turn && self.transient.held_up.is_empty() {
+        if !turn && self.transient.delayed.is_empty() {
             return;
         }
         let machines = &self.machines;
-        self.transient.held_up.retain(|id, _| machines.contains_key(id));
+        self.transient.delayed.retain(|id, _| machines.contains_key(id));
         if turn {
             let wanted: BTreeSet<MachineId> =
                 self.machines_to_request().into_iter().map(|(id, _)| id).collect();
             let pending = self.machines.values().filter(|m| m.phase == Phase::Pending);
             let held = pending.filter(|m| !wanted.contains(&m.id)).map(|m| (m.id.clone(), now));
-            self.transient.held_up.extend(held);
+            self.transient.delayed.extend(held);
         }
     }
 
     /// The time since when a machine waits only for VPSie, and not for its turn.
     pub(super) fn waits_since(&self, machine: &Machine) -> Timestamp {
-        self.transient.held_up.get(&machine.id).map_or(machine.created_at, |at| machine.created_at.max(*at))
+        self.transient.delayed.get(&machine.id).map_or(machine.created_at, |at| machine.created_at.max(*at))
     }
 }
 

@@ -23,7 +23,7 @@ use events::{entry_events, event_type, refusal_event};
 pub const AUDIT: &str = "vpsie_autoscaler::audit";
 
 /// Upper bounds of the buckets, seconds. Cluster Autoscaler gives a machine up after 15 minutes.
-const STARTUP: [f64; 10] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 900.0, 1800.0];
+const STARTUP_BUCKETS: [f64; 10] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 900.0, 1800.0];
 
 /// Writes durable changes to the audit log.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl Default for AuditLog {
     fn default() -> Self {
         Self {
             transitions: Family::default(),
-            startup: Histogram::new(STARTUP),
+            startup: Histogram::new(STARTUP_BUCKETS),
             refused_records: Family::default(),
             events: Events::default(),
         }

@@ -192,8 +192,8 @@ impl Rotation {
                 tracing::warn!(place, error = words, "VPSie refuses the credentials; {remaining}");
                 let message = format!("VPSie refuses the credentials: {words}; {remaining}");
                 self.publish(EventType::Warning, "CredentialsRefused", message);
-                waiting.refusals.failure(None);
-                waiting.silences.success();
+                waiting.refusals.record_failure(None);
+                waiting.silences.record_success();
                 waiting.next = match self.in_use {
                     Some(_) => waiting.refusals.until(),
                     None => Instant::now() + RETRY_WITHOUT_CREDENTIALS,
@@ -202,12 +202,8 @@ impl Rotation {
             Trial::Unknown(words) => {
                 self.metrics.count_result("unknown");
                 self.set_unavailable(&format!("cannot check the credentials of {place}: {words}"));
-                tracing::warn!(
-                    place,
-                    error = words,
-                    "cannot check the credentials with VPSie; it is retried"
-                );
-                waiting.silences.failure(None);
+                tracing::warn!(place, error = words, "cannot check the credentials with VPSie; retrying");
+                waiting.silences.record_failure(None);
                 waiting.next = waiting.silences.until();
             }
         }

@@ -32,7 +32,7 @@ pub fn credentials_in_secret(
             Ok(Some(secret)) => Some(parse_secret(&secret, &place)),
             Ok(None) => Some(Err(format!("{place} does not exist"))),
             Err(error) => {
-                tracing::warn!(%error, "cannot read {place}; it is retried");
+                tracing::warn!(%error, "cannot read {place}; retrying");
                 None
             }
         })

@@ -381,7 +381,7 @@ fn log_failure<K>(written: kube::Result<K>, name: &str, what: &str) -> Option<K>
         Ok(object) => Some(object),
         Err(kube::Error::Api(gone)) if gone.code == 404 => None,
         Err(error) => {
-            tracing::warn!(name, %error, "cannot write {what}; it is retried");
+            tracing::warn!(name, %error, "cannot write {what}; retrying");
             None
         }
     }

@@ -9,7 +9,7 @@ use crate::cost::UsdPerHour;
 use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, UnmanagedNode, names};
 
 /// Maximum of nodes in `status.nodes`, because the size of an object is limited. VPSieNodes have all of them.
-const LISTED: usize = 100;
+const MAX_NODES: usize = 100;
 
 /// The status of a NodeGroup. `wrong` is the problem of its spec, if there is one.
 pub(super) fn status(
@@ -23,7 +23,7 @@ pub(super) fn status(
     let old = object.status.clone().unwrap_or_default();
     let pools: Vec<&Pool> = fleet.pools().filter(|pool| pool.id.node_group.as_str() == name).collect();
     let machines: Vec<&Machine> = pools.iter().flat_map(|pool| fleet.machines_of(pool)).collect();
-    let rows: Vec<NodeGroupPool> = pools.iter().map(|pool| row(fleet, pool, ready)).collect();
+    let rows: Vec<NodeGroupPool> = pools.iter().map(|pool| pool_row(fleet, pool, ready)).collect();
     let sum = |of: fn(&NodeGroupPool) -> i32| rows.iter().map(of).sum();
     let grown = machines.iter().map(|machine| machine.created_at).max();
     let shrunk = machines.iter().filter_map(|machine| match machine.phase {
@@ -41,7 +41,7 @@ pub(super) fn status(
         ready_nodes: sum(|row| row.ready_nodes),
         vpsie_group_id: old.vpsie_group_id,
         pools: rows,
-        nodes: machines.iter().filter_map(|machine| node(machine, ready)).take(LISTED).collect(),
+        nodes: machines.iter().filter_map(|machine| node_row(machine, ready)).take(MAX_NODES).collect(),
         conditions: conditions.all().into_iter().map(|fact| fact.condition(&old.conditions, now)).collect(),
         last_scale_time: last_scale_up_time.clone().max(last_scale_down_time.clone()),
         last_scale_up_time,
@@ -82,7 +82,7 @@ fn cost(fleet: &Fleet, pools: &[&Pool]) -> NodeGroupCost {
     }
 }
 
-fn row(fleet: &Fleet, pool: &Pool, ready: &dyn Fn(&MachineId) -> bool) -> NodeGroupPool {
+fn pool_row(fleet: &Fleet, pool: &Pool, ready: &dyn Fn(&MachineId) -> bool) -> NodeGroupPool {
     let machines: Vec<&Machine> = fleet.machines_of(pool).collect();
     let count =
         |which: &dyn Fn(&Machine) -> bool| machines.iter().filter(|machine| which(machine)).count() as i32;
@@ -99,7 +99,7 @@ fn is_ready(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> bool {
     machine.vm().is_some() && ready(&machine.id)
 }
 
-fn node(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> Option<NodeGroupNode> {
+fn node_row(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> Option<NodeGroupNode> {
     let vm = machine.vm()?;
     let since = match machine.phase {
         Phase::Running { since, .. } if is_ready(machine, ready) => Some(Time(since)),

@@ -86,7 +86,7 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
                 self.unreadable.clear();
                 for (name, object) in std::mem::take(&mut self.listing) {
                     let last = before.remove(&name);
-                    self.keep(name, object, last);
+                    self.store_object(name, object, last);
                 }
                 self.read = true;
                 self.failed = None;
@@ -109,12 +109,12 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
             (Some(unreadable), _) => Some(self::intent(&unreadable.meta)),
             (None, last) => last.as_ref().map(|last| self::intent(last.meta())),
         };
-        self.keep(name, object, last);
+        self.store_object(name, object, last);
         was_unreadable.is_some() == readable || before.is_none_or(|before| before != intent)
     }
 
     /// Stores an object. Of an unreadable object, the `last` version stays, if it is the same object.
-    fn keep(&mut self, name: String, object: Result<K, Box<Unreadable>>, last: Option<K>) {
+    fn store_object(&mut self, name: String, object: Result<K, Box<Unreadable>>, last: Option<K>) {
         match object {
             Ok(object) => drop(self.objects.insert(name, object)),
             Err(unreadable) => {

@@ -98,13 +98,13 @@ impl History {
     }
 
     /// Removes all other Nodes.
-    pub(super) fn keep<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
+    pub(super) fn retain_nodes<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
         let kept: HashSet<String> = nodes.map(key).collect();
         self.nodes.retain(|node, _| kept.contains(node));
     }
 
     /// Removes a Node.
-    pub(super) fn forget(&mut self, node: &Node) {
+    pub(super) fn forget_node(&mut self, node: &Node) {
         self.nodes.remove(&key(node));
     }
 

@@ -166,7 +166,7 @@ pub(super) fn node_action(fleet: &Fleet, history: &History, node: &Node, owner: 
         return NodeAction::None;
     }
     match owner {
-        Owner::Machine { machine, .. } => of_machine(fleet, node, machine),
+        Owner::Machine { machine, .. } => machine_action(fleet, node, machine),
         Owner::Adoptable { machine, found } => NodeAction::Adopt(machine.id.clone(), found.into()),
         Owner::Orphan(_) => patch::cordon_orphan(node).map_or(NodeAction::None, NodeAction::Patch),
         Owner::Gone(unmanaged) if is_over(history, node, unmanaged) => NodeAction::Delete,
@@ -199,7 +199,7 @@ pub(super) fn unmatched<'a>(
     fleet.machines().filter(waits).collect()
 }
 
-fn of_machine(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
+fn machine_action(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     if let Some(patch) = patch::patch(fleet, node, machine) {
         return NodeAction::Patch(patch);
     }

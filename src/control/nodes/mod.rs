@@ -156,12 +156,12 @@ impl Nodes {
                     self.seen.remove(&name);
                     self.view.forget_node(&name);
                 }
-                self.history.forget(&node);
+                self.history.forget_node(&node);
                 let uid = node.uid().unwrap_or_default();
                 self.reported.remove(&format!("{UNMATCHED_PREFIX}{uid}"));
                 self.unmatched.remove(&uid);
                 self.reported.remove(&uid);
-                self.stability.forget(&uid);
+                self.stability.forget_node(&uid);
             }
             watcher::Event::Init => self.listing.clear(),
             watcher::Event::InitApply(node) => {
@@ -182,7 +182,7 @@ impl Nodes {
                 for node in self.seen.values().cloned().collect::<Vec<_>>() {
                     self.note_node(&node, first);
                 }
-                self.history.keep(self.seen.values());
+                self.history.retain_nodes(self.seen.values());
                 self.view.retain_nodes(|name| self.seen.contains_key(name));
                 return WatchEffect::All;
             }
@@ -227,7 +227,7 @@ impl Nodes {
             NodeAction::None | NodeAction::Patch(_) | NodeAction::Adopt(..) => {}
             NodeAction::Register(hostname) => {
                 if let Err(error) = self.handle.note_registered(hostname).await {
-                    tracing::warn!(node = name, %error, "cannot record that a Node registered; it is retried");
+                    tracing::warn!(node = name, %error, "cannot record that a Node registered; retrying");
                 }
             }
             NodeAction::Delete => self.delete_node(name, uid).await,
@@ -251,7 +251,7 @@ impl Nodes {
         if let Some((vm, shown)) = sample
             && let Err(error) = self.handle.add_node_sample(vm, shown).await
         {
-            tracing::warn!(node = name, %error, "cannot record the resources and labels of a Node; it is retried");
+            tracing::warn!(node = name, %error, "cannot record the resources and labels of a Node; retrying");
         }
     }
 
@@ -356,7 +356,7 @@ impl Nodes {
             }
             Ok(false) => false,
             Err(error) => {
-                tracing::warn!(node = name, %error, "cannot record the providerID of a Node; it is retried");
+                tracing::warn!(node = name, %error, "cannot record the providerID of a Node; retrying");
                 false
             }
         }
@@ -380,7 +380,7 @@ impl Nodes {
             Err(error) if is_conflict(&error) => {
                 tracing::debug!(node = name, "the Node changed during the patch; waiting for the watch");
             }
-            Err(error) => tracing::warn!(node = name, %error, "cannot patch the Node; it is retried"),
+            Err(error) => tracing::warn!(node = name, %error, "cannot patch the Node; retrying"),
         }
         false
     }
@@ -409,7 +409,7 @@ impl Nodes {
             Err(error) if is_conflict(&error) => {
                 tracing::debug!(node = name, "the Node was deleted or replaced; waiting for the watch");
             }
-            Err(error) => tracing::warn!(node = name, %error, "cannot delete the Node object; it is retried"),
+            Err(error) => tracing::warn!(node = name, %error, "cannot delete the Node object; retrying"),
         }
     }
 }

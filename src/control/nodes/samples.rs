@@ -63,7 +63,7 @@ impl StableNodes {
         let machine = machine.filter(|machine| !matches!(machine.phase, Phase::Deleting { .. }));
         let shape = if facts.identified && facts.ready { shape(node) } else { None };
         let (Some(machine), Some(shape)) = (machine, shape) else {
-            self.forget(uid);
+            self.forget_node(uid);
             return None;
         };
         let vm = machine.vm()?.hostname.clone();
@@ -95,7 +95,7 @@ impl StableNodes {
     }
 
     /// Removes a Node.
-    pub(super) fn forget(&mut self, uid: &str) {
+    pub(super) fn forget_node(&mut self, uid: &str) {
         self.0.remove(uid);
     }
 

@@ -120,7 +120,7 @@ impl NodesView {
         self.write(|index| {
             match index.by_name.get(&facts.name) {
                 Some(old) if *old == facts => return false,
-                Some(old) if old.machine != facts.machine => drop(index.forget(&facts.name)),
+                Some(old) if old.machine != facts.machine => drop(index.remove_node(&facts.name)),
                 _ => {}
             }
             if let Some(machine) = &facts.machine {
@@ -144,7 +144,7 @@ impl NodesView {
         self.write(|index| {
             let gone: Vec<_> = index.by_name.keys().filter(|name| !names(name)).cloned().collect();
             for name in &gone {
-                index.forget(name);
+                index.remove_node(name);
             }
             let first = !std::mem::replace(&mut index.listed, true);
             first || !gone.is_empty()
@@ -153,7 +153,7 @@ impl NodesView {
 
     /// Removes a Node.
     pub(super) fn forget_node(&self, name: &str) {
-        self.write(|index| index.forget(name));
+        self.write(|index| index.remove_node(name));
     }
 
     fn read<R>(&self, f: impl FnOnce(&NodeIndex) -> R) -> R {
@@ -169,7 +169,7 @@ impl NodesView {
 }
 
 impl NodeIndex {
-    fn forget(&mut self, name: &str) -> bool {
+    fn remove_node(&mut self, name: &str) -> bool {
         let Some(old) = self.by_name.remove(name) else { return false };
         if let Some(machine) = old.machine.filter(|id| self.by_machine.get(id).is_some_and(|of| of == name)) {
             // Another Node of the same machine replaces it, if there is one.

@@ -65,13 +65,13 @@ impl RefusedRecords {
         let keys: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
         let waits = |record: RecordKey| {
             let (backoff, problem) = self.0.get(&record)?;
-            (!backoff.ready()).then(|| (record, problem.clone()))
+            (!backoff.is_ready()).then(|| (record, problem.clone()))
         };
         keys.into_iter().filter_map(waits).collect()
     }
 
     /// Updates the backoffs with the result of a write.
-    pub(super) fn note(&mut self, written: &[Change], refused: &[RefusedRecord]) {
+    pub(super) fn update_backoffs(&mut self, written: &[Change], refused: &[RefusedRecord]) {
         for change in written {
             let record = change.record();
             if self.0.contains_key(&record) && refused.iter().all(|refused| refused.record != record) {
@@ -81,7 +81,7 @@ impl RefusedRecords {
         for RefusedRecord { record, problem } in refused {
             let wait = Backoff::new(Duration::from_secs(30), Duration::from_mins(10));
             let (backoff, reported) = self.0.entry(record.clone()).or_insert((wait, String::new()));
-            backoff.failure(None);
+            backoff.record_failure(None);
             reported.clone_from(problem);
         }
     }

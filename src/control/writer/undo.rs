@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::fleet::{Change, Fleet, Machine, MachineId, Phase};
 
 /// How long after a failed write the API server may still execute it.
-const LATE: Duration = Duration::from_mins(2);
+const LATE_WRITE_LIMIT: Duration = Duration::from_mins(2);
 
 /// Changes of failed commands, kept until they certainly have no record.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl FailedCommands {
             self.commands.push(FailedCommand { machine, after: after.clone(), failed_at });
         }
         if !self.commands.is_empty() {
-            self.recheck_at = Some(failed_at + LATE);
+            self.recheck_at = Some(failed_at + LATE_WRITE_LIMIT);
         }
     }
 
@@ -51,7 +51,7 @@ impl FailedCommands {
 
     /// Drops commands that can no longer be recorded.
     pub(super) fn reloaded(&mut self) {
-        self.commands.retain(|command| command.failed_at.elapsed() < LATE);
+        self.commands.retain(|command| command.failed_at.elapsed() < LATE_WRITE_LIMIT);
         if self.commands.is_empty() {
             self.recheck_at = None;
         }
