@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn defers_changes_that_depend_on_a_later_one() {
         let node = foreign("ams-slave-1");
-        let machine = Change::SaveMachine(machine().into());
+        let machine = Change::SaveMachine(machine());
         let changes = [ledger(), machine.clone(), node.clone(), ledger()];
         let held = DeferredChanges::new(&changes, BTreeSet::from([node.record()]));
         assert!(held.contains(&machine), "it drops a request that the ledger does not have");
