@@ -31,7 +31,7 @@ pub use policies::{
     CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
 };
 pub use record::NotARecord;
-pub(crate) use reserved::{GPU_LABEL, LABELS, Reserved, TAINTS, reserved};
+pub(crate) use reserved::{GPU_LABEL, LABELS, ReservedKeys, TAINTS, reserved};
 pub(crate) use rules::NAME_MAX;
 pub use status::{Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 pub use vpsie_node::{

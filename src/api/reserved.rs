@@ -8,7 +8,7 @@ use crate::fleet::names;
 
 /// Keys with one reason for their reservation.
 #[derive(Debug)]
-pub(crate) struct Reserved {
+pub(crate) struct ReservedKeys {
     /// Exact keys.
     keys: &'static [&'static str],
     /// Prefixes of keys.
@@ -21,8 +21,8 @@ pub(crate) struct Reserved {
 pub(crate) const GPU_LABEL: &str = "autoscaler.vpsie.com/gpu";
 
 /// Reserved labels.
-pub(crate) const LABELS: [Reserved; 4] = [
-    Reserved {
+pub(crate) const LABELS: [ReservedKeys; 4] = [
+    ReservedKeys {
         keys: &[
             names::MANAGED,
             names::NODE_GROUP,
@@ -46,18 +46,18 @@ pub(crate) const LABELS: [Reserved; 4] = [
         prefixes: &[],
         why: "Kubernetes or vpsie-autoscaler sets it on every Node, as a fact about the Node",
     },
-    Reserved {
+    ReservedKeys {
         keys: &[GPU_LABEL],
         prefixes: &[],
         why: "Cluster Autoscaler treats every Node with it as unready until the Node has GPUs, and stops all scaling \
               when too many Nodes are unready",
     },
-    Reserved {
+    ReservedKeys {
         keys: &[],
         prefixes: &["cluster-autoscaler.kubernetes.io/", "cluster-autoscaler.k8s.io/"],
         why: "Cluster Autoscaler marks Nodes with it for its own use",
     },
-    Reserved {
+    ReservedKeys {
         keys: &["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"],
         prefixes: &[],
         why: "Kubernetes treats a Node with it as part of the control plane",
@@ -65,13 +65,13 @@ pub(crate) const LABELS: [Reserved; 4] = [
 ];
 
 /// Reserved taints.
-pub(crate) const TAINTS: [Reserved; 4] = [
-    Reserved {
+pub(crate) const TAINTS: [ReservedKeys; 4] = [
+    ReservedKeys {
         keys: &["ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler"],
         prefixes: &[],
         why: "Cluster Autoscaler sets it on Nodes that it removes, and does not count a Node with it",
     },
-    Reserved {
+    ReservedKeys {
         keys: &[],
         prefixes: &[
             "startup-taint.cluster-autoscaler.kubernetes.io/",
@@ -82,23 +82,23 @@ pub(crate) const TAINTS: [Reserved; 4] = [
               when too many Nodes are unready; give the taint another key, and name that in Cluster Autoscaler's \
               --startup-taint if something removes it once the Node is ready",
     },
-    Reserved {
+    ReservedKeys {
         keys: &["cloud.google.com/impending-node-termination", "NodeWithImpairedVolumes"],
         prefixes: &["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"],
         why: "Kubernetes sets and removes it by the conditions of a Node, and Cluster Autoscaler ignores it when it \
               plans",
     },
-    Reserved { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it itself" },
+    ReservedKeys { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it itself" },
 ];
 
 /// The reservation of a key, if there is one.
-pub(crate) fn reserved(table: &'static [Reserved], key: &str) -> Option<&'static Reserved> {
+pub(crate) fn reserved(table: &'static [ReservedKeys], key: &str) -> Option<&'static ReservedKeys> {
     table.iter().find(|reserved| {
         reserved.keys.contains(&key) || reserved.prefixes.iter().any(|prefix| key.starts_with(prefix))
     })
 }
 
-impl Reserved {
+impl ReservedKeys {
     /// A CEL expression that is true if the expression `key` is one of these keys.
     pub(super) fn cel(&self, key: &str) -> String {
         let keys = (!self.keys.is_empty()).then(|| format!("{key} in ['{}']", self.keys.join("', '")));

@@ -167,7 +167,7 @@ fn check_labels(place: &str, labels: &BTreeMap<String, String>, findings: &mut F
     }
 }
 
-fn reserved_label(key: &str, reserved: &api::Reserved) -> String {
+fn reserved_label(key: &str, reserved: &api::ReservedKeys) -> String {
     let field = match key {
         "kubernetes.io/arch" => "architecture",
         "kubernetes.io/os" => "operatingSystem",

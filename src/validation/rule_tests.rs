@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Source, parse_manifests};
-use crate::api::{AutoscalerConfig, LABELS, MachinePhase, NodeGroup, Reserved, TAINTS, VPSieNode};
+use crate::api::{AutoscalerConfig, LABELS, MachinePhase, NodeGroup, ReservedKeys, TAINTS, VPSieNode};
 
 const NODE_GROUPS: &str = include_str!("../api/cases/nodegroups.yaml");
 const CONFIGS: &str = include_str!("../api/cases/autoscalerconfigs.yaml");
@@ -273,9 +273,9 @@ fn every_reserved_key_is_refused() {
         let labels = json!({ "labels": {key: "x"} });
         [json!({"nodeTemplate": labels}), labels]
     };
-    let labels = LABELS.iter().flat_map(Reserved::examples).flat_map(label);
+    let labels = LABELS.iter().flat_map(ReservedKeys::examples).flat_map(label);
     let taint = |key| json!({"taints": [{"key": key, "effect": "NoSchedule"}]});
-    for spec in labels.chain(TAINTS.iter().flat_map(Reserved::examples).map(taint)) {
+    for spec in labels.chain(TAINTS.iter().flat_map(ReservedKeys::examples).map(taint)) {
         let mut object = table.good.clone();
         merge(&mut object["spec"], &spec);
         assert!(matches!(server.validate(&object, None), ServerResult::RulesRefuse(_)), "{spec}");

@@ -19,16 +19,16 @@ use super::wire::Row;
 
 /// Credentials for VPSie. Debug output does not show them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Credentials(Secret);
+pub struct Credentials(CredentialForm);
 
 #[derive(Clone, Debug)]
-enum Secret {
+enum CredentialForm {
     Token(SecretString),
     Client { id: String, secret: SecretString },
     Missing(String),
 }
 
-impl PartialEq for Secret {
+impl PartialEq for CredentialForm {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Token(one), Self::Token(other)) => one.expose_secret() == other.expose_secret(),
@@ -44,17 +44,17 @@ impl PartialEq for Secret {
 impl Credentials {
     /// A token made in VPSie's control panel.
     pub fn token(token: impl Into<SecretString>) -> Self {
-        Self(Secret::Token(token.into()))
+        Self(CredentialForm::Token(token.into()))
     }
 
     /// Client id and secret, which a login exchanges for tokens of limited lifetime.
     pub fn client(id: impl Into<String>, secret: impl Into<SecretString>) -> Self {
-        Self(Secret::Client { id: id.into(), secret: secret.into() })
+        Self(CredentialForm::Client { id: id.into(), secret: secret.into() })
     }
 
     /// No credentials yet. Until they are replaced, every call fails with this reason and sends no request.
     pub fn missing(reason: impl Into<String>) -> Self {
-        Self(Secret::Missing(reason.into()))
+        Self(CredentialForm::Missing(reason.into()))
     }
 
     /// Reads a token or client secret from the text of a file or Secret, without line breaks at its end. The error
@@ -168,7 +168,7 @@ impl Auth {
             }
             (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.format)
         };
-        let Secret::Client { id, secret } = &credentials.0 else {
+        let CredentialForm::Client { id, secret } = &credentials.0 else {
             return Err(ApiError::new(ErrorKind::HeldBack, "the credentials have just been replaced"));
         };
         let result = log_in(connection, id, secret, &base, format, purpose, deadline).await;
@@ -217,13 +217,13 @@ impl State {
             Some(Ok(Token { secret: secret.clone(), base, generation }))
         };
         match &self.credentials.0 {
-            Secret::Missing(reason) => Some(Err(ApiError::new(ErrorKind::Unauthenticated, reason))),
-            Secret::Token(_) if is_stale => {
+            CredentialForm::Missing(reason) => Some(Err(ApiError::new(ErrorKind::Unauthenticated, reason))),
+            CredentialForm::Token(_) if is_stale => {
                 let message = "VPSie refused the API token; it may have expired";
                 Some(Err(ApiError::new(ErrorKind::Unauthenticated, message)))
             }
-            Secret::Token(secret) => token(secret),
-            Secret::Client { .. } => {
+            CredentialForm::Token(secret) => token(secret),
+            CredentialForm::Client { .. } => {
                 let now = Instant::now();
                 match (&self.token, &self.refused) {
                     (Some(known), _) if !is_stale && now < known.renew_at => token(&known.secret),

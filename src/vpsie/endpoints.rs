@@ -24,7 +24,7 @@ const VMS: &str = "storages/vms";
 
 /// Reply to a deletion.
 #[derive(Debug, PartialEq)]
-pub(super) enum Deletion {
+pub(super) enum DeletionReply {
     /// VPSie accepted it.
     Accepted,
     /// VPSie does not find the VM, or does not know the call (docs/reference/vpsie-api.md#base-url). With its message.
@@ -106,7 +106,11 @@ impl Client {
     }
 
     /// Deletes exactly this worker.
-    pub(super) async fn delete_worker(&self, cluster: &ClusterId, vm: &VmId) -> Result<Deletion, ApiError> {
+    pub(super) async fn delete_worker(
+        &self,
+        cluster: &ClusterId,
+        vm: &VmId,
+    ) -> Result<DeletionReply, ApiError> {
         let body = json!({
             "identifier": vm,
             "deleteStatistic": {"reason": "other", "note": "no longer needed by the autoscaler"},
@@ -114,11 +118,11 @@ impl Client {
         let call = Call::delete("delete_worker", path(DELETE_WORKER, &[cluster.as_str()]), body);
         match self.send(&call).await {
             Ok(reply) => Ok(match reply.payload() {
-                Payload::False => Deletion::NotFound("not found".to_owned()),
-                _ => Deletion::Accepted,
+                Payload::False => DeletionReply::NotFound("not found".to_owned()),
+                _ => DeletionReply::Accepted,
             }),
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::WrongServer) => {
-                Ok(Deletion::NotFound(error.message))
+                Ok(DeletionReply::NotFound(error.message))
             }
             Err(error) => Err(error),
         }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::backend::{Backend, BackendError, CreateRequest};
 use super::client::Client;
-use super::endpoints::Deletion;
+use super::endpoints::DeletionReply;
 use super::error::{ApiError, ErrorKind, SAME_SIZE};
 use super::identity::Account;
 use super::limiter::Purpose;
@@ -366,8 +366,8 @@ impl Backend for ManagedBackend {
             },
         };
         match self.client.delete_worker(cluster, &id).await.map_err(ApiError::into_write_error)? {
-            Deletion::Accepted => Ok(()),
-            Deletion::NotFound(message) => self.confirm_gone(cluster, vm, &id, message).await,
+            DeletionReply::Accepted => Ok(()),
+            DeletionReply::NotFound(message) => self.confirm_gone(cluster, vm, &id, message).await,
         }
     }
 }

@@ -15,24 +15,24 @@ use crate::telemetry::Registry;
 /// Metrics of the requests to VPSie. Clones share their counters.
 #[derive(Clone)]
 pub struct Metrics {
-    requests: Family<Request, Counter>,
-    seconds: Family<Endpoint, Histogram, fn() -> Histogram>,
-    retries: Family<Endpoint, Counter>,
-    skipped_rows: Family<Endpoint, Counter>,
-    missing_rows: Family<Endpoint, Gauge>,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<EndpointLabels, Histogram, fn() -> Histogram>,
+    retries: Family<EndpointLabels, Counter>,
+    skipped_rows: Family<EndpointLabels, Counter>,
+    missing_rows: Family<EndpointLabels, Gauge>,
     unidentified: Gauge,
     rate_limit_wait: Counter<f64, AtomicU64>,
     breaker_open: Gauge,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Request {
+struct RequestLabels {
     endpoint: &'static str,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Endpoint {
+struct EndpointLabels {
     endpoint: &'static str,
 }
 
@@ -75,22 +75,22 @@ impl Metrics {
     }
 
     pub(super) fn count_request(&self, endpoint: &'static str, outcome: &'static str, took: Duration) {
-        self.requests.get_or_create(&Request { endpoint, outcome }).inc();
-        self.seconds.get_or_create(&Endpoint { endpoint }).observe(took.as_secs_f64());
+        self.requests.get_or_create(&RequestLabels { endpoint, outcome }).inc();
+        self.seconds.get_or_create(&EndpointLabels { endpoint }).observe(took.as_secs_f64());
     }
 
     pub(super) fn count_retry(&self, endpoint: &'static str) {
-        self.retries.get_or_create(&Endpoint { endpoint }).inc();
+        self.retries.get_or_create(&EndpointLabels { endpoint }).inc();
     }
 
     pub(super) fn count_skipped_row(&self, endpoint: &'static str) {
-        self.skipped_rows.get_or_create(&Endpoint { endpoint }).inc();
+        self.skipped_rows.get_or_create(&EndpointLabels { endpoint }).inc();
     }
 
     /// Sets the number of missing rows. Returns whether it changed.
     pub(super) fn set_missing_rows(&self, endpoint: &'static str, missing: usize) -> bool {
         let missing = i64::try_from(missing).unwrap_or(i64::MAX);
-        self.missing_rows.get_or_create(&Endpoint { endpoint }).set(missing) != missing
+        self.missing_rows.get_or_create(&EndpointLabels { endpoint }).set(missing) != missing
     }
 
     pub(super) fn set_unidentified(&self, workers: usize) {
