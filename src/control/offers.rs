@@ -43,7 +43,7 @@ mod tests {
     use crate::control::priced_fleet;
     use crate::cost::UsdPerHour;
 
-    async fn asked(fleet: Option<Fleet>) -> (StatusCode, String) {
+    async fn get_offers(fleet: Option<Fleet>) -> (StatusCode, String) {
         let known = OnceLock::new();
         if let Some(fleet) = fleet {
             assert!(known.set(FleetHandle::fixed(fleet)).is_ok());
@@ -57,7 +57,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_offers_are_shown_with_the_prices_that_hold() {
-        let (status, text) = asked(Some(priced_fleet())).await;
+        let (status, text) = get_offers(Some(priced_fleet())).await;
         assert_eq!(status, StatusCode::OK, "{text}");
         let list: PriceList = serde_json::from_str(&text).unwrap();
         let prices: Vec<_> =
@@ -68,7 +68,7 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_without_offers_returns_the_reason() {
         for (fleet, why) in [(None, "does not lead"), (Some(Fleet::default()), "not read yet")] {
-            let (status, text) = asked(fleet).await;
+            let (status, text) = get_offers(fleet).await;
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
             assert!(text.contains(why), "{text}");
         }

@@ -22,7 +22,7 @@ pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
     for outcome in requests.into_iter().flatten().filter_map(|request| request.get_mut("outcome")) {
         replace_unknown(outcome, &json!("unclear"), is_known::<super::RequestOutcome>);
     }
-    let asked = record["requests"].as_array().is_some_and(|requests| !requests.is_empty());
+    let requested = record["requests"].as_array().is_some_and(|requests| !requests.is_empty());
     let since = record["phase"]["since"].as_str().or(record["createdAt"].as_str()).map(ToOwned::to_owned);
     let Some(phase) = record.get_mut("phase").and_then(Value::as_object_mut) else { return strict };
     if let Some(reason) = phase.get_mut("failure").and_then(|failure| failure.get_mut("reason")) {
@@ -33,7 +33,7 @@ pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
         let vm = phase.get("vm").filter(|vm| !vm.is_null()).cloned();
         record["phase"] = match vm {
             Some(vm) => json!({"phase": "running", "vm": vm, "since": since}),
-            None if asked => json!({"phase": "creating", "vm": null, "since": since}),
+            None if requested => json!({"phase": "creating", "vm": null, "since": since}),
             None => return strict,
         };
     }

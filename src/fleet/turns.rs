@@ -79,12 +79,12 @@ impl Fleet {
         let mut open: BTreeMap<MachineClass, Timestamp> = BTreeMap::new();
         for machine in self.machines.values().filter(|m| matches!(m.phase, Phase::Creating { vm: None, .. }))
         {
-            let asked = machine
+            let requested = machine
                 .requests
                 .iter()
                 .filter(|request| request.outcome != RequestOutcome::Lost)
                 .map(|request| request.at);
-            if let Some(newest) = asked.max() {
+            if let Some(newest) = requested.max() {
                 let at = open.entry(machine.class()).or_insert(newest);
                 *at = newest.max(*at);
             }

@@ -29,7 +29,7 @@ type record struct {
 		Deletion   string `json:"deletionTimestamp"`
 	}
 	Spec struct {
-		Group string `json:"nodeGroupName"`
+		Group    string `json:"nodeGroupName"`
 		Requests []struct{ Outcome string }
 	}
 	Status struct {

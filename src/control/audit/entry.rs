@@ -180,7 +180,7 @@ fn bound(fleet: &Fleet, machine: &Machine, vm: &Vm) -> AuditAction {
 }
 
 fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<AuditEntry> {
-    let mut kinds = asked(old, new);
+    let mut kinds = request_actions(old, new);
     match (old.vm(), new.vm()) {
         (None, Some(vm)) => kinds.push(bound(fleet, new, vm)),
         (Some(was), Some(vm)) if was.hostname != vm.hostname => kinds.push(bound(fleet, new, vm)),
@@ -211,7 +211,7 @@ fn is_reported_with_vm(reason: DeletionReason) -> bool {
 }
 
 /// Actions about a machine's requests.
-fn asked(old: &Machine, new: &Machine) -> Vec<AuditAction> {
+fn request_actions(old: &Machine, new: &Machine) -> Vec<AuditAction> {
     let in_flight = |machine: &Machine| {
         machine.requests.iter().filter(|request| request.outcome == RequestOutcome::InFlight).count()
     };

@@ -157,10 +157,10 @@ fn transition(fleet: &Fleet, change: &Change) -> Option<Transition> {
     let (machine, from, to) = match change {
         Change::SaveMachine(machine) => {
             let old = fleet.machine(&machine.id);
-            let asked = old.is_some_and(|old| old.requests.len() < machine.requests.len());
+            let is_requested = old.is_some_and(|old| old.requests.len() < machine.requests.len());
             let from = old.map_or("none", |old| old.phase.name());
             let to = machine.phase.name();
-            (from != to || asked).then_some((machine, from, to))?
+            (from != to || is_requested).then_some((machine, from, to))?
         }
         Change::DropMachine(id) => {
             let machine = fleet.machine(id)?;

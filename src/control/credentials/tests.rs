@@ -36,7 +36,7 @@ struct World {
     simulator: Simulator,
     client: Client,
     metrics: CredentialMetrics,
-    /// Hosts that were asked.
+    /// Hosts of the requests.
     hosts: Arc<Mutex<Vec<String>>>,
     shutdown: CancellationToken,
 }
@@ -48,9 +48,9 @@ impl World {
         simulator.set_token("first".into());
         let hosts = Arc::new(Mutex::new(Vec::new()));
         let inside = simulator.transport();
-        let asked = Arc::clone(&hosts);
+        let sent_to = Arc::clone(&hosts);
         let transport = BoxCloneSyncService::new(tower::service_fn(move |request: http::Request<_>| {
-            asked.lock().unwrap().push(request.uri().host().unwrap_or_default().to_owned());
+            sent_to.lock().unwrap().push(request.uri().host().unwrap_or_default().to_owned());
             tower::ServiceExt::oneshot(inside.clone(), request)
         }));
         let base = BaseUrl::parse("https://vpsie.test").unwrap();

@@ -59,7 +59,7 @@ async fn a_request_that_was_recorded_and_not_sent_is_made_at_once() {
     process.vpsie.state().creations.clear();
     process.disk.lose_replies(true);
     seconds(8).await;
-    assert_eq!(process.vpsie.count("create"), 2, "nothing is asked for without a record");
+    assert_eq!(process.vpsie.count("create"), 2, "no request is sent without a record");
     process.disk.lose_replies(false);
     seconds(40).await;
     assert_eq!((process.in_phase("Running"), process.vpsie.count("create")), (2, 4));

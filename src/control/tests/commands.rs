@@ -48,10 +48,10 @@ async fn an_increase_without_a_caller_is_undone() {
     let process = Process::new().await;
     seconds(5).await;
     process.disk.slow_down(Duration::from_secs(3));
-    let asked = Instant::now();
+    let start = Instant::now();
     let answer = process.handle.execute_within(increase(2), Some(Duration::from_secs(2))).await;
     assert!(matches!(answer, Err(CommandError::Deadline)));
-    assert_eq!(asked.elapsed(), Duration::from_secs(2), "the caller still hears the answer");
+    assert_eq!(start.elapsed(), Duration::from_secs(2), "the caller still gets the answer");
     process.disk.slow_down(Duration::ZERO);
     seconds(60).await;
     assert_eq!((process.disk.kept.records().machines.len(), process.vpsie.count("create")), (0, 0));
@@ -87,7 +87,7 @@ async fn a_refused_record_does_not_hold_up_the_others() {
     seconds(600).await;
     let running = |m: &Machine| matches!(m.phase, Phase::Running { .. });
     assert!(process.handle.read(|fleet| fleet.machines().all(|m| running(m) != (m.id == poisoned))));
-    assert_eq!(process.vpsie.count("create") - before, 2, "nothing is asked for without a record");
+    assert_eq!(process.vpsie.count("create") - before, 2, "no request is sent without a record");
     let writes = process.disk.commits.lock().unwrap().len() - writes;
     assert!(writes < 30, "{writes} writes in ten minutes");
     process.disk.refuse(|_| false);

@@ -108,14 +108,14 @@ fn id(n: u32) -> MachineId {
     format!("web-{n:08x}").as_str().into()
 }
 
-fn is_eviction(asked: &ApiRequest) -> bool {
-    asked.subresource == "eviction"
+fn is_eviction(request: &ApiRequest) -> bool {
+    request.subresource == "eviction"
 }
 
 /// Whether the request lists the pods of the Node.
-fn lists_pods_on(asked: &ApiRequest, n: u32) -> bool {
-    let selector = asked.query.get("fieldSelector");
-    asked.is_verb_on(Verb::List, "pods")
+fn lists_pods_on(request: &ApiRequest, n: u32) -> bool {
+    let selector = request.query.get("fieldSelector");
+    request.is_verb_on(Verb::List, "pods")
         && selector.is_some_and(|on| *on == format!("spec.nodeName=slave-{n}"))
 }
 
@@ -142,7 +142,7 @@ async fn a_node_is_cordoned_and_emptied_before_its_vm_is_deleted() {
     let left: Vec<_> = cluster.kube.list("pods").iter().map(|pod| pod["metadata"]["name"].clone()).collect();
     assert_eq!(left, ["daemon", "other"]);
     let requests = cluster.kube.requests();
-    let cordoned = requests.iter().rposition(|asked| asked.is_verb_on(Verb::Patch, "nodes")).unwrap();
+    let cordoned = requests.iter().rposition(|request| request.is_verb_on(Verb::Patch, "nodes")).unwrap();
     assert!(cordoned < requests.iter().position(is_eviction).unwrap(), "cordoned first");
 }
 
@@ -154,8 +154,8 @@ async fn respects_a_disruption_budget_without_a_time_limit() {
     cluster.retire(1).await;
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert!(!cluster.drained(1));
-    let asked = cluster.evictions();
-    assert!((400..=720).contains(&asked), "about every five seconds: {asked}");
+    let count = cluster.evictions();
+    assert!((400..=720).contains(&count), "about every five seconds: {count}");
     cluster.kube.clear_faults();
     cluster.until("it is drained", |c| c.drained(1)).await;
 }
@@ -170,7 +170,7 @@ async fn an_api_server_that_has_enough_is_left_alone() {
         fake_kube::StatusError { retry_after: Some(20), ..fake_kube::StatusError::new(429, "slow down") };
     cluster.kube.fail(4, is_eviction, FaultEffect::Refused(busy));
     cluster.retire(1).await;
-    cluster.until("they were asked for", |c| c.evictions() == 4).await;
+    cluster.until("evictions are requested", |c| c.evictions() == 4).await;
     tokio::time::sleep(Duration::from_secs(18)).await;
     assert_eq!(cluster.evictions(), 4);
     cluster.until("it is drained", |c| c.drained(1)).await;
@@ -194,8 +194,8 @@ async fn another_pod_of_the_same_name_is_not_evicted_for_the_first() {
     let kube = cluster.kube.clone();
     let once = std::sync::Once::new();
     // Between the list and the eviction it is made anew on another Node.
-    cluster.kube.on_request(move |asked| {
-        if is_eviction(asked) {
+    cluster.kube.on_request(move |request| {
+        if is_eviction(request) {
             once.call_once(|| {
                 kube.vanish("pods", "default", "web-0");
                 kube.put_object(json!({
@@ -230,14 +230,15 @@ async fn drains_three_nodes_at_a_time_without_blocked_ones() {
     for n in 1..=6 {
         cluster.pod(&format!("web-{n}"), n, &json!({}));
     }
-    let held =
-        |asked: &ApiRequest| is_eviction(asked) && ["web-1", "web-2", "web-3"].contains(&asked.name.as_str());
+    let held = |request: &ApiRequest| {
+        is_eviction(request) && ["web-1", "web-2", "web-3"].contains(&request.name.as_str())
+    };
     cluster.kube.fail(u32::MAX, held, refused(500, ""));
     for n in 1..=6 {
         cluster.retire(n).await;
     }
     tokio::time::sleep(Duration::from_secs(50)).await;
-    assert_eq!(cluster.kube.count(|asked| is_eviction(asked) && !held(asked)), 0);
+    assert_eq!(cluster.kube.count(|request| is_eviction(request) && !held(request)), 0);
     cluster.until("all but those that are held up are drained", |c| (4..=6).all(|n| c.drained(n))).await;
     assert!((1..=3).all(|n| !cluster.drained(n)));
 }
@@ -247,7 +248,7 @@ async fn a_drain_continues_after_a_restart_and_an_outage() {
     let mut cluster = Cluster::new(1).await;
     cluster.pod("web", 1, &json!({}));
     cluster.pod("held", 1, &json!({}));
-    let held = |asked: &ApiRequest| is_eviction(asked) && asked.name == "held";
+    let held = |request: &ApiRequest| is_eviction(request) && request.name == "held";
     cluster.kube.fail(u32::MAX, held, refused(429, "DisruptionBudget"));
     cluster.retire(1).await;
     cluster.until("one pod is evicted", |c| c.kube.get("pods", "default", "web").is_none()).await;
@@ -270,12 +271,12 @@ async fn an_outage_costs_few_requests_and_changes_nothing() {
     for n in 1..=3 {
         cluster.retire(n).await;
     }
-    cluster.until("all are asked for", |c| c.evictions() == 3).await;
+    cluster.until("all evictions are requested", |c| c.evictions() == 3).await;
     cluster.kube.set_down(true);
     cluster.kube.forget_requests();
     tokio::time::sleep(Duration::from_mins(5)).await;
-    let asked = cluster.kube.count(|asked| asked.plural == "pods");
-    assert!((40..=60).contains(&asked), "about every six seconds: {asked}");
+    let count = cluster.kube.count(|request| request.plural == "pods");
+    assert!((40..=60).contains(&count), "about every six seconds: {count}");
     assert!((1..=3).all(|n| !cluster.drained(n)));
 }
 
@@ -283,7 +284,7 @@ async fn an_outage_costs_few_requests_and_changes_nothing() {
 async fn nodes_with_unlistable_pods_delay_no_other_drain() {
     let mut cluster = Cluster::new(6).await;
     (1..=6).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({})));
-    let fails = |asked: &ApiRequest| (1..=4).any(|n| lists_pods_on(asked, n));
+    let fails = |request: &ApiRequest| (1..=4).any(|n| lists_pods_on(request, n));
     cluster.kube.fail(u32::MAX, fails, refused(500, ""));
     for n in 1..=6 {
         cluster.retire(n).await;
@@ -305,8 +306,8 @@ async fn nodes_with_unlistable_pods_delay_no_other_drain() {
     }
     cluster.kube.forget_requests();
     tokio::time::sleep(Duration::from_mins(5)).await;
-    let asked = cluster.kube.count(fails);
-    assert!(asked <= 60, "no more than in an outage: {asked}");
+    let count = cluster.kube.count(fails);
+    assert!(count <= 60, "no more than in an outage: {count}");
     cluster.kube.clear_faults();
     cluster.until("all are drained", |c| (1..=4).all(|n| c.drained(n))).await;
 }
@@ -316,9 +317,9 @@ async fn a_node_that_cannot_be_looked_up_holds_up_no_other_drain() {
     let mut cluster = Cluster::new(2).await;
     cluster.pod("web-2", 2, &json!({}));
     cluster.kube.delete("nodes", "", "slave-1").unwrap();
-    let looks_up = |asked: &ApiRequest| {
-        let selector = asked.query.get("fieldSelector");
-        asked.is_verb_on(Verb::List, "nodes") && selector.is_some_and(|of| of == "metadata.name=slave-1")
+    let looks_up = |request: &ApiRequest| {
+        let selector = request.query.get("fieldSelector");
+        request.is_verb_on(Verb::List, "nodes") && selector.is_some_and(|of| of == "metadata.name=slave-1")
     };
     cluster.kube.fail(u32::MAX, looks_up, refused(500, ""));
     cluster.retire(1).await;
@@ -389,7 +390,7 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
     cluster.kube.hold_watches(false);
     tokio::time::sleep(Duration::from_mins(2)).await;
     assert!(cluster.kube.get("nodes", "", "slave-2").unwrap()["spec"]["providerID"].is_string());
-    assert_eq!(cluster.kube.count(|asked| asked.is_verb_on(Verb::Patch, "nodes")), 1);
+    assert_eq!(cluster.kube.count(|request| request.is_verb_on(Verb::Patch, "nodes")), 1);
 }
 
 /// A VPSie in front of the cluster, with an orphan that was found when the process began.

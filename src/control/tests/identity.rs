@@ -18,7 +18,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// One machine that VPSie was asked for; the loop over Nodes, whose clock is far from the API server's.
+    /// One requested machine; the loop over Nodes, whose clock is far from the API server's.
     async fn new() -> Self {
         let store = MemoryStore::new();
         let machine = Machine {

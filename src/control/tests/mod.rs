@@ -313,12 +313,12 @@ impl Process {
 
     /// Stops it, and returns the duration.
     async fn stop(mut self) -> Duration {
-        let asked = Instant::now();
+        let start = Instant::now();
         self.shutdown.cancel();
         drop(self.handle);
         let all = async { while self.tasks.join_next().await.is_some() {} };
         drop(tokio::time::timeout(Duration::from_hours(1), all).await);
-        asked.elapsed()
+        start.elapsed()
     }
 }
 

@@ -104,7 +104,7 @@ impl Cluster {
     }
 
     fn writes(&self) -> usize {
-        self.kube.count(|asked| asked.verb.writes())
+        self.kube.count(|request| request.verb.writes())
     }
 }
 

@@ -90,7 +90,7 @@ async fn a_machine_that_waits_for_its_turn_does_not_fail() {
     for _ in 0..90 {
         seconds(10).await;
         let failures = process.failures(LARGE);
-        assert!(failures.is_empty(), "VPSie was never asked for it: {failures:?}");
+        assert!(failures.is_empty(), "it was never requested from VPSie: {failures:?}");
     }
     assert_eq!(process.running(LARGE), 1);
 }

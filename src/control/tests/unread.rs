@@ -39,7 +39,7 @@ async fn nothing_grows_before_the_config_is_read() {
         cluster.put("web", &json!({}));
         cluster.kube.fail(
             3,
-            |asked| asked.path.contains("autoscalerconfigs") && !asked.verb.writes(),
+            |request| request.path.contains("autoscalerconfigs") && !request.verb.writes(),
             RequestFault::refused(code),
         );
         cluster.until("the pool is there", |c| c.max(SMALL).is_some()).await;
@@ -56,7 +56,7 @@ async fn the_status_shows_that_the_config_was_not_read() {
     cluster.put("web", &json!({}));
     cluster.kube.fail(
         u32::MAX,
-        |asked| asked.path.contains("autoscalerconfigs") && !asked.verb.writes(),
+        |request| request.path.contains("autoscalerconfigs") && !request.verb.writes(),
         RequestFault::refused(403),
     );
     cluster
@@ -72,7 +72,11 @@ async fn the_status_shows_that_the_config_was_not_read() {
 async fn a_config_kind_that_does_not_exist_limits_nothing() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.put("web", &json!({}));
-    cluster.kube.fail(u32::MAX, |asked| asked.path.contains("autoscalerconfigs"), RequestFault::refused(404));
+    cluster.kube.fail(
+        u32::MAX,
+        |request| request.path.contains("autoscalerconfigs"),
+        RequestFault::refused(404),
+    );
     cluster.until("the pool may grow", |c| c.max(SMALL) == Some(4)).await;
 }
 

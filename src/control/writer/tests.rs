@@ -127,8 +127,8 @@ fn decision(
             Ok(fleet.record_requests(&wanted, now))
         }
         Step::Answer(outcome) => {
-            let asked = fleet.machines().find(|m| !m.requests.is_empty()).map(|m| m.id.clone());
-            Ok(asked.map(|id| fleet.record_outcome(&id, outcome, now, &policy)).unwrap_or_default())
+            let machine = fleet.machines().find(|m| !m.requests.is_empty()).map(|m| m.id.clone());
+            Ok(machine.map(|id| fleet.record_outcome(&id, outcome, now, &policy)).unwrap_or_default())
         }
         _ => {
             let first = fleet.machines().next().map(|m| m.id.clone());

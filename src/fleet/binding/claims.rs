@@ -20,7 +20,7 @@ pub(super) struct Claim {
     pub(super) rank: u8,
     /// No request of the machine was accepted. If none has reached VPSie, the machine is requested again soon.
     pub(super) doubtful: bool,
-    pub(super) asked: Timestamp,
+    pub(super) requested_at: Timestamp,
     /// Time of the first request of its machine, as far as it is known.
     pub(super) begun: Timestamp,
     pub(super) machine: MachineId,
@@ -36,7 +36,7 @@ impl Claim {
 
     /// Order of matching: the smallest first.
     pub(super) fn need(&self) -> (u8, bool, Timestamp, &MachineId) {
-        (self.rank, self.doubtful, self.asked, &self.machine)
+        (self.rank, self.doubtful, self.requested_at, &self.machine)
     }
 }
 
@@ -60,7 +60,7 @@ impl Fleet {
                 claims.entry(machine.class()).or_default().push_back(Claim {
                     rank,
                     doubtful,
-                    asked: request.at,
+                    requested_at: request.at,
                     begun,
                     machine: machine.id.clone(),
                     class: machine.class(),

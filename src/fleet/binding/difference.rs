@@ -76,11 +76,11 @@ impl Fleet {
             (Some(only), None) => Some(only.clone()),
             (Some(_), Some(_)) => None,
             (None, _) => {
-                let asked = self.open_requests();
+                let requested = self.open_requests();
                 awaited
                     .iter()
                     .map(|claim| &claim.class)
-                    .max_by_key(|class| asked.get(class).copied())
+                    .max_by_key(|class| requested.get(class).copied())
                     .cloned()
             }
         }
