@@ -33,7 +33,7 @@ const FIELDS: [(&str, &str); 13] = [
     ("usd_per_hour", "list price of the machine"),
 ];
 
-/// What is logged, line by line.
+/// The log, line by line.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -49,7 +49,7 @@ impl io::Write for Written {
 }
 
 fn logged(work: impl FnOnce()) -> Vec<Value> {
-    // Other tests' threads are without a subscriber, and would switch off the log lines that they reach first.
+    // Without this, threads of other tests that have no subscriber would disable log lines that they reach first.
     drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
     let written = Written::default();
     let writer = written.clone();

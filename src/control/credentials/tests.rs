@@ -61,7 +61,7 @@ impl World {
         Self { kube, simulator, client, metrics, hosts, shutdown: CancellationToken::new() }
     }
 
-    /// With a Secret to watch.
+    /// With a watched Secret.
     fn from_secret() -> Self {
         let this = Self::new(Credentials::missing("the Secret was not read yet"));
         let client = this.kube.client("provider", NAMESPACE);
@@ -92,14 +92,14 @@ impl World {
         }
     }
 
-    /// Accepted, refused, unknown, invalid; and whether the credentials are good.
+    /// Counts of accepted, refused, unknown and invalid; and whether the credentials are valid.
     fn counted(&self) -> ([u64; 4], bool) {
         let counted =
             ["accepted", "refused", "unknown", "invalid"].map(|result| self.metrics.counted(result));
         (counted, self.metrics.is_valid())
     }
 
-    /// Reasons and words of events, those of a series once.
+    /// Reasons and messages of events; a series counts once.
     fn events(&self) -> Vec<String> {
         let events = self.kube.list("events");
         let mut events: Vec<_> = events
@@ -139,7 +139,7 @@ async fn new_credentials_are_used_once_vpsie_accepts_them() {
     world.put(&[("token", "second\n")]);
     pass(5).await;
     assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([2, 0, 0, 0], true)));
-    // What is the same is not tried again.
+    // Unchanged credentials are not checked again.
     world.put(&[("token", "second")]);
     world.kube.cut_watches();
     pass(600).await;
@@ -167,7 +167,7 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
     pass(10 * 60).await;
     assert_eq!((world.reply().await.as_str(), world.counted().1), ("welcome", true));
 
-    // Taken back, nothing has to be tried.
+    // After the change is reverted, no check is needed.
     world.put(&[("token", "third")]);
     pass(5).await;
     assert!(!world.metrics.is_valid());
@@ -239,7 +239,7 @@ async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
     world.put(&[("token", "first")]);
     pass(5).await;
     assert_eq!(world.counted(), ([1, 0, 0, 1], true));
-    // Sooner, it would be a repetition of the same event.
+    // Earlier, it would be part of the same event series.
     pass(600).await;
     world.put(&[("token", "first"), ("clientId", "hunter2")]);
     pass(5).await;
@@ -322,7 +322,7 @@ async fn a_file_is_read_again() {
     assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([2, 1, 0, 1], true)));
 }
 
-/// What is logged.
+/// The log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -338,7 +338,7 @@ impl std::io::Write for Log {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_id_replaces_a_token_and_no_secret_is_logged() {
-    // Other tests' threads are without a subscriber, and would switch off the log lines that they reach first.
+    // Without this, threads of other tests that have no subscriber would disable log lines that they reach first.
     drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
     let log = Log::default();
     let writer = log.clone();

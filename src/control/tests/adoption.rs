@@ -1,4 +1,4 @@
-//! Workers that were there before, against an API server in the process.
+//! Adoption of existing workers, against an API server in the process.
 
 use fake_kube::FakeKube;
 use serde_json::json;

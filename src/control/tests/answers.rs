@@ -1,4 +1,4 @@
-//! What VPSie answers, also while the records cannot be written.
+//! VPSie's answers, also while the records cannot be written.
 
 use super::*;
 use crate::fleet::{Machine, MachineId, RequestOutcome};
@@ -52,7 +52,7 @@ async fn an_accepted_deletion_is_recorded_and_not_repeated() {
 async fn a_request_that_was_recorded_and_not_sent_is_made_at_once() {
     let process = Process::new().await;
     seconds(1).await;
-    // A machine that waits, so that the next write is that of its request.
+    // A waiting machine, so that the next write is its request.
     process.vpsie.state().creations.insert(SizeId(2), Reply::Unavailable);
     process.increase(SMALL, 2).await;
     seconds(1).await;

@@ -9,7 +9,7 @@ use crate::store::RefusedRecord;
 
 type Refuses = Box<dyn Fn(&Change) -> bool + Send>;
 
-/// A disk that can be full, slow, deaf, or refuse some records.
+/// A disk that can be full, slow, lose its replies, or refuse some records.
 #[derive(Clone, Default)]
 pub(super) struct Disk {
     pub(super) kept: MemoryStore,

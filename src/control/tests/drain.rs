@@ -18,7 +18,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// So many machines with their Nodes.
+    /// A cluster with this number of machines and their Nodes.
     async fn new(count: u32) -> Self {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
@@ -38,7 +38,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts the loops, and ends those that run.
+    /// Restarts the loops.
     async fn start(&mut self) {
         self.tasks.shutdown().await;
         let store = Arc::new(self.store.clone());
@@ -193,7 +193,7 @@ async fn another_pod_of_the_same_name_is_not_evicted_for_the_first() {
     cluster.pod("web-0", 1, &json!({}));
     let kube = cluster.kube.clone();
     let once = std::sync::Once::new();
-    // Between the list and the eviction it is made anew on another Node.
+    // The pod is recreated on another Node between the list and the eviction.
     cluster.kube.on_request(move |request| {
         if is_eviction(request) {
             once.call_once(|| {

@@ -1,4 +1,4 @@
-//! How many calls VPSie gets, counted at the wire: what a node costs, an idle hour, an outage.
+//! Number of calls to VPSie, counted at the wire: for a node, an idle hour, an outage.
 
 use bytes::Bytes;
 use http::Request;

@@ -5,7 +5,7 @@ use crate::control::GuardedBackend;
 use crate::kubernetes::Events;
 use crate::vpsie::CreateRequest;
 
-/// Lists workers that were made as parts of the control plane.
+/// Lists requested workers as parts of the control plane.
 struct Misread(Arc<Scripted>);
 
 #[async_trait]
@@ -132,7 +132,7 @@ async fn publishes_a_status_again_that_a_failed_write_lost() {
     seconds(7).await;
     let status = || process.handle.read(|fleet| fleet.guard_status().cloned().unwrap());
     let expected = status();
-    // What a write that broke off leaves: the fleet goes back to the verdict before.
+    // The effect of an interrupted write: the fleet has the earlier status.
     let before = crate::fleet::GuardStatus { room: 0, ..expected.clone() };
     let lost = process.handle.update(crate::fleet::Cause::RunawayGuard, move |fleet, _, _| {
         fleet.set_guard_status(before);

@@ -1,4 +1,4 @@
-//! Which Node is whose, against an API server in the process.
+//! Identity of Nodes, against an API server in the process.
 
 use fake_kube::FakeKube;
 use k8s_openapi::api::events::v1::Event;
@@ -82,7 +82,7 @@ impl Cluster {
         self.handle.read(|fleet| fleet.machines().next().unwrap().instance_id())
     }
 
-    /// Events of that reason, by what they are on.
+    /// Objects that have events of that reason.
     fn objects_with_event(&self, reason: &str) -> Vec<String> {
         let events: Vec<Event> = self.kube.all();
         let mut on: Vec<String> = events

@@ -1,4 +1,4 @@
-//! The loops against a scripted VPSie and a store that fails, on tokio's paused clock.
+//! The loops against a scripted VPSie and a failing store, on tokio's paused clock.
 
 mod adoption;
 mod answers;
@@ -38,21 +38,21 @@ const SMALL: &str = "web/ams1/small/on-demand";
 const LARGE: &str = "web/ams1/large/on-demand";
 const SIZES: [(u64, &str); 2] = [(2, "small"), (4, "large")];
 
-/// What VPSie does with a call.
+/// VPSie's reaction to a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reply {
     Done,
-    /// Accepted, and never done.
+    /// Accepted, but never executed.
     Silent,
-    /// Done, and the reply is lost.
+    /// Executed, but the reply is lost.
     Lost,
-    /// The reply is lost, and nothing was done.
+    /// Not executed, and the reply is lost.
     Broken,
     Unavailable,
     Refused,
-    /// Nothing comes back for so long, and then it is done.
+    /// Executed after this time.
     After(Duration),
-    /// The same, and then it is accepted and never done, or refused.
+    /// Accepted but never executed, or refused, after this time.
     SilentAfter(Duration),
     RefusedAfter(Duration),
     Never,
@@ -69,7 +69,7 @@ struct Scripted {
 struct State {
     nodes: Vec<ListedNode>,
     made: u32,
-    /// By size; `Done` where none is given.
+    /// By size; default `Done`.
     creations: BTreeMap<SizeId, Reply>,
     /// By hostname.
     deletions: BTreeMap<String, Reply>,
@@ -214,7 +214,7 @@ fn group() -> NodeGroup {
     }
 }
 
-/// Wall time that goes with tokio's.
+/// Wall time that follows tokio's clock.
 struct TokioClock(Instant);
 
 impl Clock for TokioClock {

@@ -23,7 +23,7 @@ impl Cluster {
         Self::on(machines, Duration::ZERO).await
     }
 
-    /// One whose records take `delay` to write.
+    /// A cluster whose store takes `delay` to write.
     async fn on(machines: Vec<Machine>, delay: Duration) -> Self {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
@@ -89,7 +89,7 @@ impl Cluster {
         all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
     }
 
-    /// Largest size of a pool; None where it is not known.
+    /// Maximum size of a pool. None if it is unknown.
     pub(super) fn max(&self, pool: &str) -> Option<u32> {
         self.handle.read(|fleet| fleet.pool(pool).map(|pool| fleet.limits(pool).max))
     }
@@ -108,7 +108,7 @@ impl Cluster {
     }
 }
 
-/// A store that takes its time.
+/// A slow store.
 struct Slow {
     kept: MemoryStore,
     delay: Duration,
@@ -327,7 +327,7 @@ async fn a_change_that_the_answer_to_a_status_write_shows_is_in_force() {
     cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
     cluster.kube.hold_watches(true);
     cluster.edit("web", &json!({"maxNodes": 7}));
-    // Its status is written because a machine goes.
+    // Its status is written because a machine is deleted.
     let retired = cluster.handle.update(Cause::VPSieNodeDeleted, |fleet, now, _| {
         fleet.retire(&running(1).id, DeletionReason::VPSieNodeDeleted, now)
     });

@@ -1,4 +1,4 @@
-//! A size that VPSie does not make against the others.
+//! A size that VPSie does not create, beside other sizes.
 
 use super::*;
 
@@ -83,7 +83,7 @@ async fn a_machine_that_waits_for_its_turn_does_not_fail() {
     process.vpsie.state().creations.insert(SizeId(2), Reply::Silent);
     process.increase(SMALL, 1).await;
     seconds(1).await;
-    // Each of the others is older than the machine that waits, and each is lost three times.
+    // Each of the other machines is older than the waiting one, and loses three requests.
     process.vpsie.state().creations.insert(SizeId(2), Reply::Broken);
     process.increase(SMALL, 30).await;
     process.increase(LARGE, 1).await;

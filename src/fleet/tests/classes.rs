@@ -129,7 +129,7 @@ fn a_pool_has_the_offer_and_labels_of_its_capacity_type() {
     assert!(spot_only.pool(SPOT).is_none(), "VPSie offers it on demand only");
 }
 
-/// A node as a product lists it that does not show where its VMs run.
+/// A node in the listing of a product that does not show datacenters.
 fn placeless(n: u32) -> ListedNode {
     ListedNode { datacenter: None, capacity_type: None, ..node(n, 2) }
 }

@@ -1,4 +1,4 @@
-//! What machines may cost, and what VPSie had too little of.
+//! Cost limits and shortages.
 
 use super::*;
 use crate::cost::{CostLimit, HoursPerMonth, Usd, UsdPerHour};
@@ -20,7 +20,7 @@ fn shortage(reason: FailureReason) -> CreationOutcome {
 
 #[test]
 fn a_node_group_grows_up_to_its_cost_limit() {
-    // Small ones cost 20 a month, large ones 40.
+    // Small machines cost 20 USD a month, large ones 40.
     let mut hand = Hand::new();
     let mut fleet = limited(monthly(70), CostLimit::default());
     assert_eq!((limits(&fleet, SMALL).2, limits(&fleet, LARGE).2), (3, 1));

@@ -13,7 +13,7 @@ fn begin() -> (Hand, Fleet) {
     (hand, fleet)
 }
 
-/// A machine that VPSie was asked for.
+/// A requested machine.
 fn asked(hand: &mut Hand, fleet: &mut Fleet) {
     hand.increase(fleet, OTHER, 1).unwrap();
     hand.ask_all(fleet, &CreationOutcome::Accepted);
@@ -112,7 +112,7 @@ fn drains_before_it_deletes_the_second_vm_of_a_gone_machine() {
     asked(&mut hand, &mut fleet);
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
     fleet.note_registered(&node(1, 2).hostname, hand.now);
-    // The first reply was lost, and the machine was asked for once more.
+    // The first reply was lost, and the machine was requested again.
     let mut machine = only(&fleet).clone();
     machine.requests = vec![VmRequest { at: hand.now, outcome: RequestOutcome::Accepted }];
     fleet.apply(&Change::SaveMachine(machine));
@@ -130,7 +130,7 @@ fn drains_before_it_deletes_an_unregistered_vm() {
     let (mut hand, mut fleet) = begin();
     asked(&mut hand, &mut fleet);
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
-    // Cluster Autoscaler gives the instance up at the moment that its Node registers.
+    // Cluster Autoscaler deletes the instance when its Node registers.
     fleet.delete_nodes(OTHER, &[fake(only(&fleet).instance_id())], hand.now).unwrap();
     is_gated(&mut fleet);
 }

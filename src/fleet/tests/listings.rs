@@ -1,4 +1,4 @@
-//! What listings, answers and time do.
+//! Effects of listings, answers and time limits.
 
 use super::*;
 
@@ -69,7 +69,7 @@ fn a_request_is_repeated_only_once_it_counts_as_lost() {
     assert_eq!(fleet.machines_to_request().len(), 1);
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     assert_eq!(only(&fleet).requests.len(), 2);
-    // Both VMs come: one is used, one is an orphan, deleted after the grace.
+    // Both VMs appear: one is bound, the other is an orphan and is deleted after the grace period.
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
     let orphan = fleet.unmanaged_nodes().next().unwrap();
     assert!(matches!(&orphan.kind, UnmanagedKind::Orphan { .. }));
@@ -100,7 +100,8 @@ fn an_orphan_is_adopted_before_another_request() {
     fleet.check_consistency().unwrap();
 }
 
-/// The process may have died before its request was sent: who got an answer must not wait ten minutes in its place.
+/// The process may have ended before its request was sent. A machine with an answer must not wait ten minutes in its
+/// place.
 #[test]
 fn a_new_node_matches_the_accepted_request() {
     let mut hand = Hand::new();
@@ -112,7 +113,7 @@ fn a_new_node_matches_the_accepted_request() {
     hand.observe(&mut fleet, &[node(1, 2)]);
     let waits: Vec<_> = fleet.machines().filter(|m| m.vm().is_none()).map(|m| m.id.clone()).collect();
     assert_eq!(waits, [unclear]);
-    // The other one's may come as well.
+    // The VM of the other machine may appear as well.
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
     assert!(fleet.machines().all(|m| m.vm().is_some()));
     assert_eq!(fleet.unmanaged_nodes().count(), 0);
@@ -199,7 +200,7 @@ fn a_deletion_is_confirmed_by_two_listings() {
     assert_eq!(fleet.machines().count(), 1);
     hand.observe(&mut fleet, &[]);
     assert_eq!(fleet.machines().count(), 0);
-    // It comes back: it is still to be deleted, and counts nowhere.
+    // It returns: it must still be deleted, and counts in no target size.
     hand.observe(&mut fleet, std::slice::from_ref(&vm));
     assert_eq!(fleet.machines_to_delete().len(), 1);
     assert_eq!(target(&fleet, OTHER), 0);
@@ -361,7 +362,7 @@ fn a_request_in_flight_never_counts_as_lost() {
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     let id = only(&fleet).id.clone();
     fleet.record_requests(std::slice::from_ref(&id), hand.now);
-    // The records were read again after a write that failed.
+    // The records were read again after a failed write.
     let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
     fleet.set_in_flight([id.clone()]);
     for _ in 0..5 {

@@ -116,7 +116,7 @@ impl Hand {
         fleet.observe(nodes, self.now, &self.policy)
     }
 
-    /// Asks for everything that is wanted, with one answer for all.
+    /// Sends all due requests, with the same answer for all.
     pub(super) fn ask_all(&self, fleet: &mut Fleet, outcome: &CreationOutcome) {
         let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
         fleet.record_requests(&wanted, self.now);

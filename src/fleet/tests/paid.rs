@@ -1,4 +1,4 @@
-//! What is paid for bounds what may be asked for.
+//! Paid VMs limit growth.
 
 use super::*;
 use crate::cost::{CostLimit, Usd};

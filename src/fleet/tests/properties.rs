@@ -1,5 +1,5 @@
-//! The invariants of the fleet, against a toy VPSie that loses replies, refuses, hides and forgets, with
-//! crashes in between. After the weather clears, everything that is billed must be accounted for.
+//! The invariants of the fleet, against a toy VPSie that loses replies, refuses, hides and forgets, with crashes in
+//! between. Without further faults, every billed VM must be accounted for in the end.
 
 use std::collections::BTreeSet;
 
@@ -47,12 +47,12 @@ enum Step {
         late: usize,
     },
     EmptyList,
-    /// A listing and what time does, of which only so many changes are written before a crash.
+    /// A listing and the time limits; only this number of changes is written before a crash.
     BrokenWrite {
         kept: usize,
-        /// In the order that a store of objects has: [`by_kind`].
+        /// In the order of a store of objects: [`by_kind`].
         by_kind: bool,
-        /// The process stays, and reads the records again.
+        /// The process continues, and reads the records again.
         survives: bool,
     },
     /// A listing and the passage of time; one record of the resulting changes is refused.
@@ -124,7 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     hand: Hand,
     fleet: Fleet,
-    /// What a follower that only ever applies the changes has.
+    /// A fleet that only applies the changes.
     follower: Fleet,
     vms: Vec<(ListedNode, bool)>,
     made: u32,
@@ -156,7 +156,7 @@ fn by_kind(changes: Vec<Change>) -> Vec<Change> {
     last.into_values().collect()
 }
 
-/// USD per month that the machines of the first NodeGroup may cost.
+/// Cost limit of the first NodeGroup, USD per month.
 const COST_LIMIT: u64 = 150;
 
 const POOLS: [&str; 3] = [SMALL, LARGE, OTHER];
@@ -210,7 +210,7 @@ impl World {
         machines.chain(unmanaged).filter(|pool| pool.node_group == *group).collect()
     }
 
-    /// USD per month of the machines of a NodeGroup that count and of what else is paid for, from the records.
+    /// Cost of all VMs of a NodeGroup that may be paid for, USD per month, from the records.
     fn cost(&self, group: &NodeGroupName) -> u64 {
         let counting = self.fleet.machines().filter(|m| m.counts() && m.pool.node_group == *group);
         let extra_vms = self
@@ -346,7 +346,7 @@ impl World {
             Step::DeleteForeign => {
                 let foreign = by_node(&self.vms[1].0);
                 let before = self.fleet.records();
-                // Before the first listing it is not known, which is as good as gone.
+                // Before the first listing it is unknown, which has the effect of gone.
                 let answer = self.fleet.delete_nodes(SMALL, &[foreign], now);
                 assert!(answer.is_err() || answer == Ok(vec![]));
                 assert_eq!(before, self.fleet.records());
@@ -400,7 +400,7 @@ impl World {
             }
             Step::Crash => self.crash(),
             Step::AddForeign => {
-                // Somebody adds a worker; a listing shows it before anything else happens.
+                // A person adds a worker; a listing shows it before the next step.
                 if self.fleet.machines().all(|m| m.requests.is_empty()) {
                     self.make(2, false);
                     self.list(0);
@@ -425,7 +425,7 @@ impl World {
         assert_eq!(reader, self.fleet, "the changes and the transient state are complete");
     }
 
-    /// Fair weather for long enough.
+    /// Enough steps without faults.
     fn calm(&mut self) {
         self.close(None);
         for _ in 0..400 {
@@ -453,7 +453,7 @@ impl World {
     }
 }
 
-/// The invariants after each step, and after fair weather.
+/// The invariants after each step, and after steps without faults.
 fn check_steps(steps: &[Step]) {
     let mut world = World::new();
     for step in steps {
@@ -481,7 +481,7 @@ fn a_clock_jump_and_a_broken_write_lose_no_vm() {
     }
 }
 
-/// A VM arrives for a machine that was given up, with and without a waiting machine that adopts it.
+/// A VM appears for a deleted machine, with and without a waiting machine that adopts it.
 #[test]
 fn a_refused_record_loses_no_late_vm() {
     for (waiting, nth) in (0..2).flat_map(|waiting| (0..4).map(move |nth| (waiting, nth))) {

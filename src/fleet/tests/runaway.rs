@@ -1,4 +1,4 @@
-//! The runaway guard against accounting that is wrong.
+//! The runaway guard against faults of the accounting.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ const MAX: u32 = 4;
 /// `MAX`, its surge of 2, and 1.
 const BOUND: u32 = 7;
 
-/// What is wrong with the accounting, or with VPSie.
+/// A fault of the accounting or of VPSie.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {
     None,
@@ -58,7 +58,7 @@ struct World {
     fleet: Fleet,
     guard: Guard,
     made: u32,
-    /// VMs that are paid for, by when each is listed.
+    /// Paid VMs, and when each is listed.
     vms: Vec<(u32, ListedNode)>,
     worst: u32,
 }
@@ -85,7 +85,7 @@ impl World {
         Duration::from_mins(self.minute.into())
     }
 
-    /// A fleet that ignores its limits is declared others than the guard.
+    /// A fleet that ignores its limits gets other declarations than the guard.
     fn declare(&mut self) {
         let maxima = Maxima { groups: [("batch".into(), MAX)].into(), cluster: None };
         let held = self.fleet.machines().filter(|m| m.vm().is_some()).count() as u32;
@@ -121,7 +121,7 @@ impl World {
         self.worst = self.worst.max(self.vms.len() as u32);
     }
 
-    /// The bug does its work on what the fleet knows.
+    /// Applies the fault to the fleet.
     fn spoil(&mut self) {
         for machine in self.fleet.machines().cloned().collect::<Vec<_>>() {
             match self.bug {
@@ -173,7 +173,7 @@ impl World {
         let before =
             PriorRecords { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0, late: 0 };
         self.fleet = Fleet::restore(declared(), records, Reserved::default());
-        // Time goes on: the guard's own begins anew.
+        // Time continues; the guard's own time restarts.
         self.guard = Guard::new(before);
         self.declare();
     }
@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    /// What Cluster Autoscaler does: replaces what failed, deletes every node each six hours, and always wants more.
+    /// Cluster Autoscaler: replaces failed machines, deletes every node each six hours, and always scales up.
     fn cluster_autoscaler(&mut self) {
         let unneeded = self.minute.is_multiple_of(360);
         let goes = |m: &&Machine| match m.phase {

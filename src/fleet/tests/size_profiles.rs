@@ -1,4 +1,4 @@
-//! What templates learn from real Nodes.
+//! Templates from real Nodes.
 
 use super::*;
 
@@ -257,7 +257,8 @@ fn declarations_apply_until_three_nodes_contradict_them() {
 }
 
 proptest::proptest! {
-    /// Whatever Nodes show: nothing is written twice, a restart changes no template, and none promises more than it has.
+    /// For any Nodes: nothing is written twice, a restart changes no template, and no template has more resources than
+    /// the Nodes.
     #[test]
     fn samples_of_stable_nodes_cause_no_writes(
         steps in proptest::collection::vec((1..=9_u32, 0..4_u32, 1_000..5_000_u64, 0..50_u64, 0..3_u64), 1..40)

@@ -1,4 +1,4 @@
-//! Nodes that fit no request that waits.
+//! Nodes that match no open request.
 
 use super::*;
 

@@ -21,7 +21,7 @@ fn policy() -> Policy {
     Policy { running_when_listed: false, ..Policy::default() }
 }
 
-/// A fleet, its time, and the fleet as others see it: entries are derived from the latter.
+/// A fleet, its time, and the fleet that readers see. Entries are derived from the latter.
 pub(in crate::control) struct AuditedFleet {
     now: Timestamp,
     working: Fleet,
@@ -124,7 +124,7 @@ impl AuditedFleet {
         self.play(reason.into(), |fleet, now, _| fleet.retire(&"web-1".into(), reason, now))
     }
 
-    /// With the machine web-1 that runs on VM slave-1.
+    /// With machine web-1, Running on VM slave-1.
     fn running() -> Self {
         let mut audited = Self::new(false);
         audited.increase();
@@ -149,7 +149,7 @@ impl AuditedFleet {
         self.play(Cause::VPSieAnswer, |fleet, now, _| fleet.deletion_accepted(&"web-1".into(), now))
     }
 
-    /// As after a listing that shows slave-1 as a node of this kind.
+    /// Saves slave-1 as an unmanaged node of this kind.
     fn show(&mut self, kind: UnmanagedKind, awaited_by: Option<PoolId>) -> Vec<AuditEntry> {
         let unmanaged = UnmanagedNode {
             hostname: Hostname::new("slave-1"),
@@ -173,7 +173,7 @@ impl AuditedFleet {
         self.shared.declare(groups);
     }
 
-    /// Listings without the VM, often and long enough.
+    /// Enough listings without the VM.
     fn lose_vm(&mut self) -> Vec<AuditEntry> {
         let mut entries = Vec::new();
         for _ in 0..4 {
@@ -199,7 +199,7 @@ fn node(n: u32) -> ListedNode {
     }
 }
 
-/// An act of machine web-1 before it has a VM.
+/// An entry about machine web-1 before it has a VM.
 fn entry(kind: AuditAction, by: impl Into<Cause>) -> AuditEntry {
     AuditEntry {
         machine: Some("web-1".into()),
@@ -210,7 +210,7 @@ fn entry(kind: AuditAction, by: impl Into<Cause>) -> AuditEntry {
     }
 }
 
-/// An act of machine web-1 with VM slave-1.
+/// An entry about machine web-1 with VM slave-1.
 fn with_vm(kind: AuditAction, by: impl Into<Cause>) -> AuditEntry {
     AuditEntry { vm: Some(Hostname::new("slave-1")), vm_id: Some("uuid-1".into()), ..entry(kind, by) }
 }
@@ -227,7 +227,7 @@ fn on_group(kind: EventType, reason: &'static str, message: &str) -> ObjectEvent
     ObjectEvent::new(Object::NodeGroup("web".to_owned()), kind, reason, format!("pool {POOL}: {message}"))
 }
 
-/// The events of both, as they are published.
+/// The events on both objects.
 fn on_both(kind: EventType, reason: &'static str, message: &str) -> Vec<ObjectEvent> {
     let group = on_group(kind, reason, message).with_related(Object::VPSieNode("web-1".to_owned()));
     vec![group, on_machine(kind, reason, message)]
@@ -357,7 +357,7 @@ fn an_undeleted_vm_disappears_and_returns() {
     assert_eq!(events(&back), on_both(EventType::Warning, "VMReturned", message));
 }
 
-/// VM slave-1 is an orphan: two machines of two requests could have it, and the listing does not show the request that it belongs to.
+/// VM slave-1 is an orphan: it matches the requests of two machines.
 fn orphaned() -> (AuditedFleet, Vec<AuditEntry>) {
     let mut audited = AuditedFleet::new(false);
     let orphan = UnmanagedKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) };
@@ -418,7 +418,7 @@ fn cancelled_machines_have_the_cause_of_their_expiry() {
     assert_eq!(audited.pass(60 * 24), [entry(AuditAction::Cancelled, Cause::FailedExpired)]);
 }
 
-/// Lives in which each kind of act happens.
+/// Sequences with all actions.
 fn lives() -> Vec<AuditEntry> {
     let mut entries = Vec::new();
     let mut audited = AuditedFleet::new(false);

@@ -88,7 +88,7 @@ fn node(provider_id: &str, ready: bool) -> Node {
     .unwrap()
 }
 
-/// Where nothing is known of the order in which Node and machine appeared.
+/// A history without the order of Node and machine.
 fn judge(fleet: &Fleet, node: &Node) -> NodeAction {
     judge_after(&History::default(), fleet, node)
 }
@@ -97,7 +97,7 @@ fn judge_after(history: &History, fleet: &Fleet, node: &Node) -> NodeAction {
     node_action(fleet, history, node, owner_of(fleet, history, node))
 }
 
-/// A Node that was there before the machine was recorded.
+/// A Node that existed before the machine was recorded.
 fn older(node: &Node) -> History {
     let mut history = History::default();
     history.note_records(&Fleet::default());
@@ -489,7 +489,7 @@ const TWENTY: &str = "1970-01-01T00:00:20Z";
 
 #[test]
 fn a_deleting_machine_drains_its_node_of_any_origin() {
-    // Left from an earlier VM; or its kubelet took another VM's Node over; or another controller was first.
+    // Left from an earlier VM; or taken over by the kubelet of another VM; or set first by another controller.
     for (node, waits) in [
         (made(FIVE, "True", FIVE), true),
         (Node { spec: node("vpsie://other", true).spec, ..made(FIVE, "True", FIVE) }, false),

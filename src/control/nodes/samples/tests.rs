@@ -59,7 +59,7 @@ fn node(labels: &Value, more: &[(&str, &str)]) -> Node {
     .unwrap()
 }
 
-/// Looks every 15 s. Returns the seconds of the looks that had news, which the fleet takes.
+/// Checks every 15 s. Returns the seconds of the checks with a new sample, which is added to the fleet.
 fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64> {
     let mut stable_nodes = StableNodes::default();
     let start = Instant::now();
