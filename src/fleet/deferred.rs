@@ -11,7 +11,7 @@ use super::record::{Change, RecordKey, UnmanagedKind};
 pub struct DeferredChanges {
     records: BTreeSet<RecordKey>,
     /// Unmanaged nodes whose records stay, because the new record of their VM is deferred.
-    kept: BTreeSet<Hostname>,
+    retained: BTreeSet<Hostname>,
 }
 
 impl DeferredChanges {
@@ -33,21 +33,21 @@ impl DeferredChanges {
                 break;
             }
         }
-        let mut held = Self { records, kept: BTreeSet::new() };
+        let mut held = Self { records, retained: BTreeSet::new() };
         let vm = |change: &Change| match change {
             Change::SaveMachine(machine) if held.contains(change) => {
                 machine.vm().map(|vm| vm.hostname.clone())
             }
             _ => None,
         };
-        held.kept = changes.iter().filter_map(vm).collect();
+        held.retained = changes.iter().filter_map(vm).collect();
         held
     }
 
     /// Whether the change is deferred.
     pub fn contains(&self, change: &Change) -> bool {
         self.records.contains(&change.record())
-            || matches!(change, Change::DropUnmanaged(hostname) if self.kept.contains(hostname))
+            || matches!(change, Change::DropUnmanaged(hostname) if self.retained.contains(hostname))
     }
 
     /// Records whose changes are all deferred.
@@ -63,7 +63,7 @@ impl DeferredChanges {
     /// Adds the deferred changes of another list.
     pub fn extend(&mut self, other: Self) {
         self.records.extend(other.records);
-        self.kept.extend(other.kept);
+        self.retained.extend(other.retained);
     }
 }
 

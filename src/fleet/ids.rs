@@ -121,8 +121,8 @@ impl FromStr for PoolId {
     type Err = PoolIdError;
 
     fn from_str(text: &str) -> Result<Self, PoolIdError> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let [node_group, datacenter, offer, capacity_type] = parts[..] else {
+        let fields: Vec<&str> = text.split('/').collect();
+        let [node_group, datacenter, offer, capacity_type] = fields[..] else {
             return Err(PoolIdError(text.to_owned()));
         };
         let capacity_type = capacity_type.parse().map_err(|_| PoolIdError(text.to_owned()))?;

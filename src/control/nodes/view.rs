@@ -252,7 +252,7 @@ mod tests {
             view.set_node(NodeFacts { provider_id: provider_id.clone(), ..facts("one", None, ready) });
             assert_eq!(view.shows(&listed), want, "{ready} {provider_id:?}");
         }
-        assert!(!view.shows(&ListedNode { id: None, ..listed }), "nothing tells which VM it is");
+        assert!(!view.shows(&ListedNode { id: None, ..listed }), "its VM is unknown");
     }
 
     #[test]

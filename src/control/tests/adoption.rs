@@ -17,7 +17,7 @@ fn register(kube: &FakeKube, ready: &str) {
 #[tokio::test(start_paused = true)]
 async fn a_worker_becomes_a_machine_only_once_its_node_is_ready() {
     let disk = Disk::default();
-    disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let adopting = NodeGroup { adopt: true, ..group() };
     let declared = FleetConfig { declaration: vec![adopting].into(), settings: FleetSettings::default() };
     let mut process = Process::of(disk, declared).await;

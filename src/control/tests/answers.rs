@@ -74,7 +74,7 @@ async fn calls_that_fail_together_are_one_trouble() {
     assert_eq!(process.vpsie.count("create"), 8);
     process.vpsie.state().creations.clear();
     seconds(9).await;
-    assert_eq!(process.vpsie.count("create"), 16, "a moment's trouble costs a moment");
+    assert_eq!(process.vpsie.count("create"), 16, "a short failure causes a short delay");
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +110,7 @@ async fn an_accepted_answer_is_kept_while_its_record_is_refused() {
     process.vpsie.state().creations.insert(SizeId(2), Reply::SilentAfter(Duration::from_secs(2)));
     process.increase(SMALL, 2).await;
     seconds(1).await;
-    let refused = process.disk.kept.records().machines[0].id.clone();
+    let refused = process.disk.memory.records().machines[0].id.clone();
     let poisoned = refused.clone();
     process.disk.refuse(move |change| records_acceptance(change, &poisoned));
     seconds(100).await;

@@ -20,7 +20,7 @@ async fn a_failed_increase_leaves_no_machine_behind() {
         (process.handle.read(|fleet| fleet.machines().count()), process.vpsie.count("create")),
         (0, 0)
     );
-    assert_eq!(process.disk.kept.records().machines, []);
+    assert_eq!(process.disk.memory.records().machines, []);
     process.handle.execute(increase(1)).await.unwrap();
     seconds(60).await;
     assert_eq!(process.in_phase("Running"), 1);
@@ -31,7 +31,7 @@ async fn a_failed_deletion_leaves_the_machine_in_use() {
     let process = Process::new().await;
     process.increase(SMALL, 1).await;
     seconds(30).await;
-    let before = process.disk.kept.records().machines;
+    let before = process.disk.memory.records().machines;
     process.disk.lose_replies(true);
     let nodes =
         vec![NodeRef { provider_id: before[0].instance_id(), name: "slave-1".to_owned(), fake: false }];
@@ -39,7 +39,7 @@ async fn a_failed_deletion_leaves_the_machine_in_use() {
     assert!(process.handle.execute(command).await.is_err());
     process.disk.lose_replies(false);
     seconds(120).await;
-    assert_eq!(process.disk.kept.records().machines, before);
+    assert_eq!(process.disk.memory.records().machines, before);
     assert_eq!((process.in_phase("Running"), process.vpsie.count("delete")), (1, 0));
 }
 
@@ -54,7 +54,7 @@ async fn an_increase_without_a_caller_is_undone() {
     assert_eq!(start.elapsed(), Duration::from_secs(2), "the caller still gets the answer");
     process.disk.slow_down(Duration::ZERO);
     seconds(60).await;
-    assert_eq!((process.disk.kept.records().machines.len(), process.vpsie.count("create")), (0, 0));
+    assert_eq!((process.disk.memory.records().machines.len(), process.vpsie.count("create")), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,7 +69,7 @@ async fn an_increase_with_a_refused_record_fails() {
     let error = process.handle.execute(increase(3)).await.unwrap_err().to_string();
     assert!(error.contains("kubeSizeID: must be at least 1"), "{error}");
     seconds(60).await;
-    assert_eq!((process.disk.kept.records().machines.len(), process.vpsie.count("create")), (0, 0));
+    assert_eq!((process.disk.memory.records().machines.len(), process.vpsie.count("create")), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,7 +80,7 @@ async fn a_refused_record_does_not_hold_up_the_others() {
     seconds(2).await;
     process.vpsie.state().creations.clear();
     let before = process.vpsie.count("create");
-    let poisoned = process.disk.kept.records().machines[1].id.clone();
+    let poisoned = process.disk.memory.records().machines[1].id.clone();
     let poison = poisoned.clone();
     process.disk.refuse(move |change| matches!(change, Change::SaveMachine(m) if m.id == poison));
     let writes = process.disk.commits.lock().unwrap().len();

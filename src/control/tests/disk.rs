@@ -12,7 +12,7 @@ type Refuses = Box<dyn Fn(&Change) -> bool + Send>;
 /// A disk that can be full, slow, lose its replies, or refuse some records.
 #[derive(Clone, Default)]
 pub(super) struct Disk {
-    pub(super) kept: MemoryStore,
+    pub(super) memory: MemoryStore,
     full: Arc<AtomicBool>,
     deaf: Arc<AtomicBool>,
     slow_ms: Arc<AtomicU64>,
@@ -42,7 +42,7 @@ impl Disk {
 #[async_trait]
 impl Store for Disk {
     async fn load(&self) -> Result<Records, StoreError> {
-        self.kept.load().await
+        self.memory.load().await
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
@@ -55,8 +55,8 @@ impl Store for Disk {
             |change: &&Change| self.refuses.lock().unwrap().as_ref().is_some_and(|refuses| refuses(change));
         let refused: BTreeSet<RecordKey> = changes.iter().filter(refuses).map(Change::record).collect();
         let held = DeferredChanges::new(changes, refused.clone());
-        let kept: Vec<Change> = changes.iter().filter(|change| !held.contains(change)).cloned().collect();
-        self.kept.commit(&kept).await?;
+        let written: Vec<Change> = changes.iter().filter(|change| !held.contains(change)).cloned().collect();
+        self.memory.commit(&written).await?;
         if self.deaf.load(Ordering::Relaxed) {
             return Err(StoreError::Io { action: "write", problem: "no reply".to_owned() });
         }

@@ -27,7 +27,7 @@ async fn telling(kube: &FakeKube) -> Process {
 
 async fn telling_with(kube: &FakeKube, audit_log: AuditLog) -> Process {
     let disk = Disk::default();
-    disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
     let clock = Arc::new(TokioClock(Instant::now()));
     let audit_log = audit_log.with_events(events);

@@ -38,7 +38,7 @@ impl Backend for Misread {
 /// A NodeGroup of at most 2 machines, and so of at most 5 VMs.
 async fn begin(misread: bool) -> Process {
     let disk = Disk::default();
-    disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
     let mut process =
         Process::of(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
@@ -119,7 +119,7 @@ async fn records_nodes_that_were_listed_before_the_first_request() {
     hours(1).await;
     process.increase(SMALL, 1).await;
     hours(1).await;
-    let known = process.disk.kept.records().ledger.known_before.unwrap();
+    let known = process.disk.memory.records().ledger.known_before.unwrap();
     assert_eq!(known.iter().map(crate::fleet::Hostname::as_str).collect::<Vec<_>>(), ["slave-999"]);
     assert_eq!(process.handle.read(|fleet| fleet.guard_status().unwrap().counted), 1);
 }

@@ -236,7 +236,7 @@ impl Process {
     /// With a known catalog, and one foreign worker that shows that listings have sizes.
     async fn new() -> Self {
         let disk = Disk::default();
-        disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+        disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
         let mut process = Self::on(disk).await;
         process.vpsie.state().nodes.push(node(999, SizeId(2)));
         process.start();
@@ -329,7 +329,7 @@ async fn seconds(count: u64) {
 #[tokio::test(start_paused = true)]
 async fn commands_that_come_together_see_each_other_and_share_a_write() {
     let disk = Disk::default();
-    disk.kept.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let process = Process::on(disk).await;
     let increase = |delta| {
         let handle = process.handle.clone();
@@ -339,7 +339,7 @@ async fn commands_that_come_together_see_each_other_and_share_a_write() {
     assert!(first.is_ok() && third.is_ok());
     assert!(matches!(second, Err(CommandError::Refused(Refusal::AboveMax { group_target: 60, .. }))));
     assert_eq!(*process.disk.commits.lock().unwrap(), [100]);
-    assert_eq!(process.disk.kept.records().machines.len(), 100);
+    assert_eq!(process.disk.memory.records().machines.len(), 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -438,7 +438,7 @@ async fn shutdown_waits_for_answers_to_requests() {
     seconds(5).await;
     let disk = process.disk.clone();
     assert!(process.stop().await < Duration::from_secs(9));
-    let machines = disk.kept.records().machines;
+    let machines = disk.memory.records().machines;
     assert_eq!(machines[0].requests[0].outcome, crate::fleet::RequestOutcome::Accepted);
 }
 

@@ -12,7 +12,7 @@ pub(super) const NAMESPACE: &str = "vpsie-system";
 pub(super) struct Cluster {
     pub(super) kube: FakeKube,
     pub(super) handle: FleetHandle,
-    targets: Arc<Mutex<Vec<ClusterId>>>,
+    clusters: Arc<Mutex<Vec<ClusterId>>>,
     pub(super) target: tokio::sync::watch::Receiver<ClusterTarget>,
     store: MemoryStore,
     tasks: JoinSet<()>,
@@ -30,17 +30,17 @@ impl Cluster {
         store.write(&machines.into_iter().map(Change::SaveMachine).collect::<Vec<_>>());
         let declared = FleetConfig { declaration: Vec::new().into(), settings: FleetSettings::default() };
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
-        let kept = Arc::new(Slow { kept: store.clone(), delay });
+        let slow = Arc::new(Slow { memory: store.clone(), delay });
         let (writer, handle) =
-            FleetWriter::load(kept, Arc::clone(&clock), declared, 0, AuditLog::default()).await.unwrap();
+            FleetWriter::load(slow, Arc::clone(&clock), declared, 0, AuditLog::default()).await.unwrap();
         let now = Arc::clone(&clock);
         let kube = FakeKube::new(move || now.now());
         for machine in store.records().machines {
             kube.put_object(vpsie_node(&machine)).unwrap();
         }
         let client = kube.client("provider", NAMESPACE);
-        let targets = Arc::new(Mutex::new(Vec::new()));
-        let seen_targets = Arc::clone(&targets);
+        let clusters = Arc::new(Mutex::new(Vec::new()));
+        let seen_clusters = Arc::clone(&clusters);
         let recorded = handle
             .read(|fleet| fleet.machines().next().is_some())
             .then(|| ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] });
@@ -48,7 +48,7 @@ impl Cluster {
             (NodesView::default(), tokio::sync::watch::channel(ClusterTarget::Unknown));
         let on_target = move |target: &ClusterTarget| {
             if let ClusterTarget::Cluster(config) = target {
-                seen_targets.lock().unwrap().push(config.cluster.clone());
+                seen_clusters.lock().unwrap().push(config.cluster.clone());
             }
         };
         let groups =
@@ -59,7 +59,7 @@ impl Cluster {
         tasks.spawn(writer.run());
         tasks.spawn(groups.run(CancellationToken::new()));
         tasks.spawn(records.run(CancellationToken::new()));
-        Self { kube, handle, targets, target, store, tasks }
+        Self { kube, handle, clusters, target, store, tasks }
     }
 
     pub(super) fn put(&self, name: &str, more: &Value) {
@@ -110,19 +110,19 @@ impl Cluster {
 
 /// A slow store.
 struct Slow {
-    kept: MemoryStore,
+    memory: MemoryStore,
     delay: Duration,
 }
 
 #[async_trait]
 impl Store for Slow {
     async fn load(&self) -> Result<Records, StoreError> {
-        self.kept.load().await
+        self.memory.load().await
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         tokio::time::sleep(self.delay).await;
-        self.kept.commit(changes).await
+        self.memory.commit(changes).await
     }
 }
 
@@ -149,7 +149,7 @@ async fn changes_of_node_groups_are_in_force() {
     cluster.until("they were read", |c| *c.target.borrow() == ClusterTarget::None).await;
     cluster.put("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL) == Some(4)).await;
-    assert_eq!(*cluster.targets.lock().unwrap(), ["c-1".into()]);
+    assert_eq!(*cluster.clusters.lock().unwrap(), ["c-1".into()]);
     cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
     assert_eq!(cluster.object("web")["metadata"]["finalizers"], json!([NODE_GROUP_FINALIZER]));
 
@@ -171,7 +171,7 @@ async fn changes_of_node_groups_are_in_force() {
         .await;
     cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
     cluster.until("an empty one goes at once", |c| c.object("web").is_null()).await;
-    cluster.until("the other cluster is ours then", |c| c.targets.lock().unwrap().len() == 2).await;
+    cluster.until("the other cluster is ours then", |c| c.clusters.lock().unwrap().len() == 2).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,7 +259,7 @@ async fn machines_hold_the_cluster_that_they_are_of() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
     cluster.put("web", &json!({"resourceIdentifier": "c-2"}));
     cluster.until("another is refused", |c| c.condition("web", "Ready")["reason"] == "Invalid").await;
-    assert_eq!(*cluster.targets.lock().unwrap(), ["c-1".into()]);
+    assert_eq!(*cluster.clusters.lock().unwrap(), ["c-1".into()]);
 }
 
 fn vpsie_node(machine: &Machine) -> Value {

@@ -15,7 +15,7 @@ const POOLS: [&str; 2] = ["web/ams1/small/on-demand", "web/ams1/large/on-demand"
 /// A store that fails on demand after the first of the changes, or refuses the nth record of a commit.
 #[derive(Clone, Default)]
 struct Fragile {
-    kept: MemoryStore,
+    memory: MemoryStore,
     broken: Arc<std::sync::atomic::AtomicBool>,
     refuses: Arc<std::sync::Mutex<Option<usize>>>,
 }
@@ -23,12 +23,12 @@ struct Fragile {
 #[async_trait::async_trait]
 impl Store for Fragile {
     async fn load(&self) -> Result<Records, StoreError> {
-        self.kept.load().await
+        self.memory.load().await
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         if self.broken.load(std::sync::atomic::Ordering::Relaxed) {
-            self.kept.write(&changes[..1]);
+            self.memory.write(&changes[..1]);
             return Err(StoreError::Io { action: "write", problem: "by the test".to_owned() });
         }
         let records: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
@@ -36,8 +36,8 @@ impl Store for Fragile {
         let refused: BTreeSet<RecordKey> =
             records.into_iter().skip(nth.unwrap_or(usize::MAX)).take(1).collect();
         let held = DeferredChanges::new(changes, refused.clone());
-        let kept: Vec<Change> = changes.iter().filter(|change| !held.contains(change)).cloned().collect();
-        self.kept.write(&kept);
+        let written: Vec<Change> = changes.iter().filter(|change| !held.contains(change)).cloned().collect();
+        self.memory.write(&written);
         if refused.is_empty() {
             return Ok(());
         }
@@ -154,12 +154,12 @@ fn catalog() -> Change {
 
 async fn readers_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let store = Fragile::default();
-    store.kept.write(&[catalog()]);
+    store.memory.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
     let declared = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
-    let loaded =
+    let result =
         FleetWriter::load(Arc::new(store.clone()), clock.clone(), declared, 1, AuditLog::default()).await;
-    let (mut writer, handle) = loaded.map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let (mut writer, handle) = result.map_err(|error| TestCaseError::fail(error.to_string()))?;
     for step in steps {
         match step {
             Step::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
@@ -173,7 +173,11 @@ async fn readers_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
         if let Some(working) = &writer.working {
             prop_assert!(handle.read(|shared| shared == working), "readers do not see what the writer knows");
-            prop_assert_eq!(working.records(), store.kept.records(), "what is known is what is recorded");
+            prop_assert_eq!(
+                working.records(),
+                store.memory.records(),
+                "the working fleet has the recorded changes"
+            );
         }
     }
     Ok(())
@@ -191,7 +195,7 @@ proptest! {
 #[tokio::test]
 async fn sightings_outlive_a_reload() {
     let store = Fragile::default();
-    store.kept.write(&[catalog()]);
+    store.memory.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
     let declared = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
     let (mut writer, handle) =

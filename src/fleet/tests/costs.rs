@@ -115,7 +115,11 @@ fn a_shortage_blocks_growth_until_a_vm_appears_or_it_expires() {
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(1, 4)]);
-    assert_eq!(fleet.growth_block(LARGE, 1, hand.now), None, "whoever gets a VM is below the quota");
+    assert_eq!(
+        fleet.growth_block(LARGE, 1, hand.now),
+        None,
+        "a new VM proves that the account is below its quota"
+    );
 }
 
 #[test]

@@ -49,7 +49,7 @@ enum Step {
     EmptyList,
     /// A listing and the time limits; only this number of changes is written before a crash.
     BrokenWrite {
-        kept: usize,
+        written: usize,
         /// In the order of a store of objects: [`by_kind`].
         by_kind: bool,
         /// The process continues, and reads the records again.
@@ -103,8 +103,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<bool>(), any::<bool>()).prop_map(|(accepted, done)| Step::Delete { accepted, done }),
         6 => (0..3usize).prop_map(|late| Step::List { late }),
         1 => Just(Step::EmptyList),
-        2 => (0..4usize, any::<bool>(), any::<bool>()).prop_map(|(kept, by_kind, survives)| {
-            Step::BrokenWrite { kept, by_kind, survives }
+        2 => (0..4usize, any::<bool>(), any::<bool>()).prop_map(|(written, by_kind, survives)| {
+            Step::BrokenWrite { written, by_kind, survives }
         }),
         2 => (0..4usize).prop_map(|nth| Step::RefusedWrite { nth }),
         1 => (0..8usize).prop_map(|nth| Step::Retire { nth }),
@@ -372,14 +372,14 @@ impl World {
                 self.take(&changes);
             }
             Step::Close { policy } => self.close(*policy),
-            Step::BrokenWrite { kept, by_kind: grouped, survives } => {
+            Step::BrokenWrite { written, by_kind: grouped, survives } => {
                 let nodes: Vec<_> = self.vms.iter().map(|(vm, _)| vm.clone()).collect();
                 let mut changes = self.hand.observe(&mut self.fleet, &nodes);
                 changes.extend(self.hand.pass(&mut self.fleet));
                 if *grouped {
                     changes = by_kind(changes);
                 }
-                changes.truncate(*kept);
+                changes.truncate(*written);
                 self.take(&changes);
                 if *survives { self.reload() } else { self.crash() }
             }
@@ -476,7 +476,7 @@ fn a_clock_jump_and_a_broken_write_lose_no_vm() {
             Step::EmptyList,
             Step::Increase { pool: 0, delta: 1 },
             Step::List { late: 1 },
-            Step::BrokenWrite { kept: 1, by_kind: true, survives },
+            Step::BrokenWrite { written: 1, by_kind: true, survives },
         ]);
     }
 }

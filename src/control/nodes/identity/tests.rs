@@ -417,8 +417,8 @@ fn the_node_of_a_deleting_machine_is_cordoned_and_tainted() {
         let taint = json!({"key": TO_BE_DELETED, "value": "0", "effect": "NoSchedule"});
         assert_eq!(patch["spec"]["unschedulable"], true);
         let taints = patch["spec"]["taints"].as_array().unwrap();
-        let kept = named.spec.as_ref().unwrap().taints.as_ref().unwrap().len();
-        assert_eq!((taints.len(), taints.last()), (kept + 1, Some(&taint)));
+        let count = named.spec.as_ref().unwrap().taints.as_ref().unwrap().len();
+        assert_eq!((taints.len(), taints.last()), (count + 1, Some(&taint)));
         assert!(!matches!(judge(&fleet, &merged(&named, patch)), NodeAction::Patch(_)), "once");
     }
 }
