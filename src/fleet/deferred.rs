@@ -18,7 +18,7 @@ impl DeferredChanges {
     /// Selects the changes that wait while `refused` cannot be written.
     ///
     /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
-    /// would drop until the ledger is recorded. The ledger keeps a late request until the node that it explains is
+    /// would drop until the ledger is recorded. The ledger keeps an abandoned request until the node that it explains is
     /// recorded. A listed node's record stays until the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_a_late_request_whose_node_is_not_recorded() {
+    fn keeps_an_abandoned_request_until_its_node_is_recorded() {
         let node = foreign("ams-slave-1");
         let held = DeferredChanges::new(&[node.clone(), ledger()], BTreeSet::from([node.record()]));
         assert!(held.contains(&ledger()));

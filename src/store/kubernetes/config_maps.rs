@@ -1,4 +1,4 @@
-//! Records other than machines: the catalog, learned sizes, the ledger and unmanaged nodes. Each is one value of a
+//! Records other than machines: the catalog, size profiles, the ledger and unmanaged nodes. Each is one value of a
 //! ConfigMap.
 
 use std::collections::BTreeMap;
