@@ -217,8 +217,11 @@ impl Drain {
             match pods_on(&self.client, &node.name).await {
                 Ok(found) => pods.extend(found),
                 Err(error) => {
-                    tracing::warn!(node = node.name, %error, "cannot list the pods of a Node that is being \
-                        drained; retrying");
+                    tracing::warn!(
+                        node = node.name,
+                        %error,
+                        "cannot list the pods of a Node that is being drained; retrying"
+                    );
                     self.note_failure(id, Some(node), &format!("cannot list its pods: {error}"));
                     return Ok(());
                 }
@@ -329,8 +332,12 @@ impl Drain {
     }
 
     fn report_blocked(&self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
-        tracing::warn!(machine = %id, node = node.map(|node| node.name.as_str()), why, "the drain of a Node is \
-            blocked");
+        tracing::warn!(
+            machine = %id,
+            node = node.map(|node| node.name.as_str()),
+            why,
+            "the drain of a Node is blocked"
+        );
         let message = format!("the Node cannot be drained yet: {why}");
         let on = Object::VPSieNode(id.to_string());
         self.events.publish(ObjectEvent::new(on.clone(), EventType::Warning, "DrainBlocked", &*message));
@@ -355,8 +362,10 @@ impl Drain {
             }
         }
         if drain == DrainState::Pending {
-            tracing::info!(machine = %id, "a Node registered for a machine that is being deleted; it is drained \
-                first");
+            tracing::info!(
+                machine = %id,
+                "a Node registered for a machine that is being deleted; it is drained first"
+            );
             return Ok(());
         }
         self.under_way.remove(id);

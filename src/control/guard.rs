@@ -99,8 +99,11 @@ impl GuardedBackend {
         });
         // At once: after a restart, a node without this record counts as the result of a request.
         if let Err(error) = self.record_known_before().await {
-            tracing::warn!(%error, "cannot record the nodes that existed before the first request; retrying \
-                with the next listing");
+            tracing::warn!(
+                %error,
+                "cannot record the nodes that existed before the first request; retrying with the next \
+                 listing"
+            );
         }
         self.publish_status().await;
     }

@@ -304,8 +304,11 @@ impl Provision {
                 vm.map_or(CreationOutcome::Accepted, CreationOutcome::Created)
             }
             Err(BackendError::Unclear { message }) => {
-                tracing::warn!(machine = %id, message, "VPSie's reply to a request was lost; the nodes are listed \
-                    before the next request");
+                tracing::warn!(
+                    machine = %id,
+                    message,
+                    "VPSie's reply to a request was lost; the nodes are listed before the next request"
+                );
                 CreationOutcome::Unclear
             }
             Err(BackendError::Refused { reason, message }) => {

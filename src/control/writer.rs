@@ -217,8 +217,12 @@ impl FleetWriter {
         let undo = undo(failed, &self.shared(), working);
         if !undo.is_empty() {
             for refused in split_refused(self.store.commit(&undo).await)? {
-                tracing::error!(%refused.record, problem = refused.problem, "cannot undo a failed command in this \
-                    record, because the API server refuses the new record");
+                tracing::error!(
+                    %refused.record,
+                    problem = refused.problem,
+                    "cannot undo a failed command in this record, because the API server refuses the new \
+                     record"
+                );
             }
             let problem = "the command was written in part only, or its caller has gone".to_owned();
             deferred.add(&[], undo.iter().map(|change| (change.record(), problem.clone())).collect());
@@ -254,8 +258,12 @@ impl FleetWriter {
         let undo = self.failed_commands.due(&fleet);
         if !undo.is_empty() {
             for refused in split_refused(self.store.commit(&undo).await)? {
-                tracing::error!(%refused.record, problem = refused.problem, "cannot undo a failed command in this \
-                    record, because the API server refuses the new record");
+                tracing::error!(
+                    %refused.record,
+                    problem = refused.problem,
+                    "cannot undo a failed command in this record, because the API server refuses the new \
+                     record"
+                );
             }
             tracing::warn!(records = undo.len(), "undid failed commands in the records");
             for change in &undo {

@@ -49,7 +49,7 @@ kinds! {
     Bound "bound" "VPSie lists a VM that was matched to the request",
     Running "running" "its Node registered; without Kubernetes: VPSie lists its VM as running",
     Failed "failed" "the machine failed and is not retried; see `reason` and `message`",
-    Cancelled "cancelled" "the machine was removed before a VM was requested",
+    Cancelled "cancelled" "the machine was removed; it has no VM and no open request",
     MarkedForDeletion "marked_for_deletion" "the machine will be deleted, with its VM or with a VM that still \
         appears",
     DeletionAccepted "deletion_accepted" "VPSie accepted the deletion of its VM, or answered that it does not \

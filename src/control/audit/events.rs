@@ -82,15 +82,14 @@ fn message(entry: &AuditEntry) -> String {
         }
         AuditAction::Gone if entry.vm.is_some() => format!("deleted {vm} ({by})"),
         AuditAction::Gone => format!("the machine has no VM, and no open request can make one ({by})"),
-        AuditAction::Vanished => format!(
-            "{vm} disappeared from VPSie's listings; vpsie-autoscaler did not delete \
-            it"
-        ),
+        AuditAction::Vanished => {
+            format!("{vm} disappeared from VPSie's listings; vpsie-autoscaler did not delete it")
+        }
         AuditAction::Returned => format!("{vm} disappeared and is listed again"),
         AuditAction::OrphanFound => {
             format!(
-                "{vm} was requested by vpsie-autoscaler and no machine waits for it; it is adopted, or \
-                deleted after the grace period"
+                "{vm} was requested by vpsie-autoscaler and no machine waits for it; it is adopted, or deleted after \
+                 the grace period"
             )
         }
         AuditAction::UnexpectedFound => format!(

@@ -128,8 +128,11 @@ impl AuditLog {
     /// Reports a record that the store refused. `changes` are the changes of that commit.
     pub(super) fn record_refused(&self, refused: &RefusedRecord, changes: &[Change]) {
         let RefusedRecord { record, problem } = refused;
-        tracing::error!(%record, problem, "the API server refuses a record; it is written again later, and the \
-            other records are written");
+        tracing::error!(
+            %record,
+            problem,
+            "the API server refuses a record; it is written again later, and the other records are written"
+        );
         self.refused_records.get_or_create(&RecordKind { record: record.kind() }).inc();
         let RecordKey::Machine(id) = record else { return };
         let message = format!(

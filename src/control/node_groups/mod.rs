@@ -191,8 +191,10 @@ impl NodeGroups {
             && let Err(error @ CommandError::Store(_)) =
                 self.handle.update(Cause::NodeGroupDeleted, |fleet, now, _| fleet.close_groups(now)).await
         {
-            tracing::warn!(%error, "cannot record the deletion of the machines of a deleted NodeGroup; it is \
-                retried");
+            tracing::warn!(
+                %error,
+                "cannot record the deletion of the machines of a deleted NodeGroup; retrying"
+            );
         }
         Ok(())
     }

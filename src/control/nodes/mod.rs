@@ -331,8 +331,13 @@ impl Nodes {
             return;
         }
         for (machine, vm) in &waiting {
-            tracing::warn!(node = name, %machine, %vm, "a Node registered and matches none of the VMs that have \
-                no Node; give it the hostname of its VM");
+            tracing::warn!(
+                node = name,
+                %machine,
+                %vm,
+                "a Node registered and matches none of the VMs that have no Node; give it the hostname of \
+                 its VM"
+            );
             let message = format!(
                 "Node {name} registered and matches none of the VMs that have no Node; the Node of VM {vm} must \
                  have the name {vm}"
@@ -345,8 +350,12 @@ impl Nodes {
     async fn adopt_provider_id(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
         match self.handle.adopt_provider_id(machine.clone(), provider_id.clone()).await {
             Ok(true) => {
-                tracing::info!(node = name, %machine, %provider_id, "adopted the providerID that another \
-                    controller set");
+                tracing::info!(
+                    node = name,
+                    %machine,
+                    %provider_id,
+                    "adopted the providerID that another controller set"
+                );
                 let message = format!(
                     "adopted the providerID {provider_id}, which another controller set on Node {name}, as the id \
                      of machine {machine}"
