@@ -14,7 +14,7 @@ use vpsie_autoscaler::grpc::proto::{
 use vpsie_autoscaler::simulator::{Simulator, VmKind, VmView};
 
 use super::hazards::Hazards;
-use super::wires::Door;
+use super::network::CaChannel;
 
 /// Pools by NodeGroup. Their offers never leave the catalog here.
 pub(crate) const POOLS: [(&str, &[&str]); 2] =
@@ -22,13 +22,13 @@ pub(crate) const POOLS: [(&str, &[&str]); 2] =
 pub(crate) const MAXIMA: [(&str, u32); 2] = [("web", 6), ("batch", 4)];
 
 /// What Cluster Autoscaler is told: invariants 1, 4 and 8.
-pub(crate) async fn answers(door: &Door) -> Result<(), String> {
-    let mut client = CloudProviderClient::new(door.clone());
+pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
+    let mut client = CloudProviderClient::new(channel.clone());
     let told = |error: tonic::Status| format!("8: a read failed: {error}");
     let groups = client.node_groups(NodeGroupsRequest {}).await.map_err(told)?.into_inner().node_groups;
     let ids: BTreeSet<String> = groups.iter().map(|group| group.id.clone()).collect();
     {
-        let mut known = door.known.lock().unwrap();
+        let mut known = channel.known.lock().unwrap();
         if known.answered && ids.is_empty() {
             return Err("8: NodeGroups is empty".to_owned());
         }

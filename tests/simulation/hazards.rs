@@ -9,7 +9,7 @@ use vpsie_autoscaler::simulator::{
     AnomaliesConfig, ListShape, Nodes, Paging, Shapes, Shortage, Simulator, Span, Total,
 };
 
-use super::records::Keeping;
+use super::records::StoreKind;
 
 /// Something that lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,13 +86,13 @@ pub(crate) struct Hazards(BTreeSet<Hazard>);
 impl Hazards {
     /// Some, by chance, or the one under which a planted bug shows. `HAZARDS=LateVms,Namesakes` takes these instead, and
     /// all of them; `WITHOUT=LateVms` leaves it out.
-    pub(crate) fn draw(rng: &mut StdRng, seed: u64, keeping: Keeping, planted: Option<Hazard>) -> Self {
+    pub(crate) fn draw(rng: &mut StdRng, seed: u64, store_kind: StoreKind, planted: Option<Hazard>) -> Self {
         // A generator of its own: draws for these hazards must not change other worlds.
         let mut apart = StdRng::seed_from_u64(seed ^ 0x0b1e);
         let mut drawn = |hazard: &Hazard| {
             let rng = if hazard.needs_objects() { &mut apart } else { &mut *rng };
             let drawn = rng.random_bool(hazard.chance());
-            drawn && (keeping == Keeping::Kubernetes || !hazard.needs_objects())
+            drawn && (store_kind == StoreKind::Kubernetes || !hazard.needs_objects())
         };
         let by_chance = Hazard::ALL.into_iter().filter(|hazard| drawn(hazard)).collect();
         if let Some(planted) = planted {

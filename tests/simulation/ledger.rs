@@ -1,4 +1,4 @@
-//! What VPSie and Cluster Autoscaler were told and promised, kept apart from the provider's own accounts.
+//! What VPSie and Cluster Autoscaler were told and promised, backing apart from the provider's own accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -120,9 +120,9 @@ pub(crate) struct Requests {
 struct State {
     accepted: Vec<Accepted>,
     /// VPSie's groups with a request without a clear answer, and its time: VMs cannot be attributed for a while.
-    murky: BTreeMap<u64, Instant>,
+    unclear_groups: BTreeMap<u64, Instant>,
     /// When requests were given up early: their VMs count as those of later requests.
-    confused: Option<Instant>,
+    clock_jumped: Option<Instant>,
 }
 
 struct Accepted {
@@ -142,7 +142,7 @@ pub(crate) struct Creation {
 impl Drop for Creation {
     fn drop(&mut self) {
         if let Some(state) = &self.state {
-            state.lock().unwrap().murky.insert(self.group, Instant::now());
+            state.lock().unwrap().unclear_groups.insert(self.group, Instant::now());
         }
     }
 }
@@ -156,8 +156,8 @@ impl Requests {
     }
 
     /// The provider's clock jumps: it gives up requests early.
-    pub(crate) fn confuse(&self) {
-        self.state.lock().unwrap().confused = Some(Instant::now());
+    pub(crate) fn note_clock_jump(&self) {
+        self.state.lock().unwrap().clock_jumped = Some(Instant::now());
     }
 
     /// The process is another one, or its clock is. It may have died before it recorded an answer: that request
@@ -165,7 +165,7 @@ impl Requests {
     pub(crate) fn forget(&self) {
         let mut state = self.state.lock().unwrap();
         for accepted in std::mem::take(&mut state.accepted) {
-            state.murky.insert(accepted.group, Instant::now());
+            state.unclear_groups.insert(accepted.group, Instant::now());
         }
     }
 
@@ -183,8 +183,8 @@ impl Requests {
         let begun = simulator.overview().now;
         let mut state = self.state.lock().unwrap();
         state.accepted.retain(|accepted| accepted.at.elapsed() < WAITED_FOR);
-        state.murky.retain(|_, since| since.elapsed() < WAITED_FOR);
-        let confused = state.confused.is_some_and(|since| since.elapsed() < WAITED_FOR);
+        state.unclear_groups.retain(|_, since| since.elapsed() < WAITED_FOR);
+        let clock_jumped = state.clock_jumped.is_some_and(|since| since.elapsed() < WAITED_FOR);
         let vms = simulator.vms();
         let unlisted =
             |id: u64| vms.iter().any(|vm| vm.vm.id == id && vm.vm.listed_at > begun && vm.vm.end.is_none());
@@ -196,8 +196,8 @@ impl Requests {
             .flat_map(|m| &m.requests)
             .filter(|request| request.outcome != RequestOutcome::Lost)
             .count();
-        let murky = confused || state.murky.keys().any(|group| together(*group));
-        if !murky && live < waited_for + 1 {
+        let unclear_groups = clock_jumped || state.unclear_groups.keys().any(|group| together(*group));
+        if !unclear_groups && live < waited_for + 1 {
             return Err(format!(
                 "6: {path} is asked again: {waited_for} accepted VMs are still to come, and {live} requests are recorded"
             ));
@@ -213,7 +213,7 @@ impl Requests {
         let mut state = self.state.lock().unwrap();
         let known: BTreeSet<u64> = state.accepted.iter().map(|accepted| accepted.vm).collect();
         match accepted {
-            None => drop(state.murky.insert(group, Instant::now())),
+            None => drop(state.unclear_groups.insert(group, Instant::now())),
             Some(false) => {}
             Some(true) => {
                 let made = simulator.vms().into_iter().find(|vm| {
@@ -230,10 +230,10 @@ impl Requests {
 
 /// Increases that Cluster Autoscaler asked for: one that it was told has failed leaves no machine.
 #[derive(Clone, Default)]
-pub(crate) struct Increases(Arc<Mutex<Granted>>);
+pub(crate) struct Increases(Arc<Mutex<GrantedMachines>>);
 
 #[derive(Default)]
-struct Granted {
+struct GrantedMachines {
     machines: BTreeSet<MachineId>,
     /// What a call without an answer made is not known: the next look takes it for granted.
     unknown: bool,
@@ -275,7 +275,7 @@ impl Increases {
     }
 
     /// Machines that count are those that an increase granted. Only when records can be read and written for long.
-    pub(crate) fn look(&self, records: &Records, calm_for: Duration) -> Result<(), String> {
+    pub(crate) fn check(&self, records: &Records, calm_for: Duration) -> Result<(), String> {
         let mut granted = self.0.lock().unwrap();
         granted.unknown |= std::mem::take(&mut granted.open);
         let counted = records.machines.iter().filter(|machine| machine.counts());

@@ -13,7 +13,7 @@ const PENDING: Duration = Duration::from_mins(4);
 /// A request without a result is given up after ten minutes, and a machine after three such requests.
 const CREATING: Duration = Duration::from_mins(40);
 const DELETING: Duration = Duration::from_mins(10);
-/// An orphan is kept for fifteen minutes.
+/// An orphan is backing for fifteen minutes.
 const ORPHAN: Duration = Duration::from_mins(25);
 const LISTING: Duration = Duration::from_mins(5);
 /// How long requests of an earlier process can halt growth.
@@ -24,7 +24,7 @@ pub(crate) const RECOVERY: Duration = Duration::from_mins(5);
 /// Since when things are as they are, in fair weather.
 #[derive(Default)]
 pub(crate) struct Liveness {
-    fair_since: Option<Instant>,
+    fault_free_since: Option<Instant>,
     machines: BTreeMap<MachineId, (Stage, Instant)>,
     unmanaged: BTreeMap<Hostname, Instant>,
     listings: Option<(u64, Instant)>,
@@ -60,7 +60,7 @@ impl Stage {
 }
 
 /// What a world in fair weather says of itself.
-pub(crate) struct Sky<'a> {
+pub(crate) struct Conditions<'a> {
     /// Listings tell the size of each worker: sizes do not wait for each other.
     pub(crate) sizes_told: bool,
     /// Whether growth may be halted, because VMs fit no request.
@@ -80,26 +80,31 @@ impl Liveness {
         *self = Self::default();
     }
 
-    /// Looks at everything that must go on. Without a sky the weather is foul, and nothing must.
-    pub(crate) fn look(&mut self, handle: &FleetHandle, sky: Option<&Sky<'_>>) -> Result<(), String> {
+    /// Looks at everything that must go on. Without a conditions the weather is foul, and nothing must.
+    pub(crate) fn check(
+        &mut self,
+        handle: &FleetHandle,
+        conditions: Option<&Conditions<'_>>,
+    ) -> Result<(), String> {
         let now = Instant::now();
-        let Some(sky) = sky else {
+        let Some(conditions) = conditions else {
             self.reset();
             return Ok(());
         };
-        let since = *self.fair_since.get_or_insert(now);
+        let since = *self.fault_free_since.get_or_insert(now);
         if now < since + RECOVERY {
             return Ok(());
         }
-        self.listings_go_on(sky.simulator, now)?;
+        self.listings_go_on(conditions.simulator, now)?;
         handle.read(|fleet| {
-            self.growth_goes_on(fleet, sky, now)?;
+            self.growth_goes_on(fleet, conditions, now)?;
             self.machines.retain(|id, _| fleet.machine(id).is_some());
             self.unmanaged.retain(|name, _| {
                 fleet.unmanaged_node(name).is_some_and(|s| matches!(s.kind, UnmanagedKind::Orphan { .. }))
             });
-            for machine in fleet.machines().filter(|machine| Some(&machine.id) != sky.refused.as_ref()) {
-                self.machine(machine, sky, now)?;
+            for machine in fleet.machines().filter(|machine| Some(&machine.id) != conditions.refused.as_ref())
+            {
+                self.machine(machine, conditions, now)?;
             }
             for unmanaged in fleet.unmanaged_nodes() {
                 if matches!(unmanaged.kind, UnmanagedKind::Orphan { .. }) {
@@ -130,10 +135,15 @@ impl Liveness {
     }
 
     /// The runaway guard halts growth only where VPSie gives it a reason.
-    fn growth_goes_on(&mut self, fleet: &Fleet, sky: &Sky<'_>, now: Instant) -> Result<(), String> {
+    fn growth_goes_on(
+        &mut self,
+        fleet: &Fleet,
+        conditions: &Conditions<'_>,
+        now: Instant,
+    ) -> Result<(), String> {
         let halt = fleet.guard_status().and_then(|verdict| verdict.halt.as_ref());
         // VPSie may fulfil an unfulfilled request late, so such requests halt growth.
-        let Some(halt) = halt.filter(|_| !sky.may_halt && sky.short.is_empty()) else {
+        let Some(halt) = halt.filter(|_| !conditions.may_halt && conditions.short.is_empty()) else {
             self.halted_since = None;
             return Ok(());
         };
@@ -141,14 +151,19 @@ impl Liveness {
         if now > since + HALT { Err(format!("L: in fair weather {halt}")) } else { Ok(()) }
     }
 
-    fn machine(&mut self, machine: &Machine, sky: &Sky<'_>, now: Instant) -> Result<(), String> {
+    fn machine(
+        &mut self,
+        machine: &Machine,
+        conditions: &Conditions<'_>,
+        now: Instant,
+    ) -> Result<(), String> {
         let stage = Stage::of(machine);
         let entry = self.machines.entry(machine.id.clone()).or_insert((stage, now));
         if entry.0 != stage {
             if let Phase::Failed { failure, .. } = &machine.phase
                 && entry.0 == Stage::Pending
                 && failure.reason == FailureReason::ApiUnavailable
-                && !sky.may_halt
+                && !conditions.may_halt
             {
                 return Err(format!("L: {} failed and was never asked for: {}", machine.id, failure.message));
             }
@@ -156,8 +171,10 @@ impl Liveness {
         }
         let waits_for_others = match stage {
             // Where sizes are not told, one size is asked for at a time.
-            Stage::Pending => !sky.sizes_told || sky.may_halt || sky.short.contains(&machine.size.0),
-            Stage::Deleting => !sky.deletes,
+            Stage::Pending => {
+                !conditions.sizes_told || conditions.may_halt || conditions.short.contains(&machine.size.0)
+            }
+            Stage::Deleting => !conditions.deletes,
             _ => false,
         };
         match stage.bound().filter(|bound| !waits_for_others && now > entry.1 + *bound) {

@@ -11,26 +11,26 @@
 mod checks;
 mod clock;
 mod cluster;
+mod faults;
 mod freezer;
 mod hazards;
 mod kubelets;
 mod ledger;
 mod liveness;
+mod network;
 mod phases;
-mod planted;
+mod planted_bugs;
+mod planted_state;
 mod process;
 mod records;
 mod replicas;
-mod sabotage;
 mod setting;
-mod weather;
-mod wires;
 mod world;
 
 use std::collections::BTreeMap;
 
-use records::Keeping;
-use sabotage::Sabotage;
+use planted_bugs::PlantedBug;
+use records::StoreKind;
 use world::{Stats, World};
 
 fn number(name: &str) -> Option<u64> {
@@ -48,8 +48,8 @@ fn virtually<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// One run. What broke, if something did.
-fn run(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, String> {
-    virtually(async { World::new(keeping, seed, sabotage).await?.run().await })
+fn run(store_kind: StoreKind, seed: u64, bug: Option<PlantedBug>) -> Result<Stats, String> {
+    virtually(async { World::new(store_kind, seed, bug).await?.run().await })
 }
 
 /// Runs `SEED`, or `SEEDS` or so many seeds, and panics if one breaks. What each came to.
@@ -90,8 +90,8 @@ fn each_seed<T: Send>(default: u64, test: &str, run: impl Fn(u64) -> Result<T, S
     clean
 }
 
-fn the_invariants_hold(keeping: Keeping, default: u64, test: &str) {
-    let outcomes = each_seed(default, test, |seed| run(keeping, seed, None));
+fn the_invariants_hold(store_kind: StoreKind, default: u64, test: &str) {
+    let outcomes = each_seed(default, test, |seed| run(store_kind, seed, None));
     let mut total = Stats::default();
     for stats in &outcomes {
         total.add(stats);
@@ -105,44 +105,46 @@ fn the_invariants_hold(keeping: Keeping, default: u64, test: &str) {
 
 #[test]
 fn the_invariants_hold_through_faults_and_crashes() {
-    the_invariants_hold(Keeping::Memory, 100, "through_faults");
+    the_invariants_hold(StoreKind::Memory, 100, "through_faults");
 }
 
 #[test]
 fn the_invariants_hold_with_kubernetes_as_the_store() {
-    the_invariants_hold(Keeping::Kubernetes, 40, "with_kubernetes");
+    the_invariants_hold(StoreKind::Kubernetes, 40, "with_kubernetes");
 }
 
-fn finds(keeping: Keeping, bugs: &[Sabotage]) {
-    for sabotage in bugs {
-        let found =
-            (0..200).find_map(|seed| run(keeping, seed, Some(*sabotage)).err().map(|why| (seed, why)));
-        let Some((seed, why)) = found else { panic!("{sabotage:?} was not found in 200 seeds") };
-        println!("{sabotage:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());
+fn finds(store_kind: StoreKind, bugs: &[PlantedBug]) {
+    for bug in bugs {
+        let found = (0..200).find_map(|seed| run(store_kind, seed, Some(*bug)).err().map(|why| (seed, why)));
+        let Some((seed, why)) = found else { panic!("{bug:?} was not found in 200 seeds") };
+        println!("{bug:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());
     }
 }
 
 /// For each invariant a bug that breaks it: were it in the product, a simulation of few seeds would find it.
 #[test]
 fn a_planted_bug_is_found() {
-    finds(Keeping::Memory, &Sabotage::ALL);
+    finds(StoreKind::Memory, &PlantedBug::ALL);
 }
 
 #[test]
 fn a_planted_bug_is_found_under_its_hazard() {
-    finds(Keeping::Memory, &Sabotage::UNDER_HAZARDS);
+    finds(StoreKind::Memory, &PlantedBug::UNDER_HAZARDS);
 }
 
 #[test]
 fn a_bug_planted_in_the_store_of_a_cluster_is_found() {
-    finds(Keeping::Kubernetes, &Sabotage::KUBERNETES);
+    finds(StoreKind::Kubernetes, &PlantedBug::KUBERNETES);
 }
 
 #[test]
 fn the_same_seed_does_the_same() {
-    for (keeping, seed) in
-        [(Keeping::Memory, 3), (Keeping::Memory, 11), (Keeping::Kubernetes, 3), (Keeping::Kubernetes, 11)]
-    {
-        assert_eq!(run(keeping, seed, None), run(keeping, seed, None));
+    for (store_kind, seed) in [
+        (StoreKind::Memory, 3),
+        (StoreKind::Memory, 11),
+        (StoreKind::Kubernetes, 3),
+        (StoreKind::Kubernetes, 11),
+    ] {
+        assert_eq!(run(store_kind, seed, None), run(store_kind, seed, None));
     }
 }

@@ -11,16 +11,16 @@ use super::hazards::Hazard;
 use super::world::{SMALL, World};
 
 /// Half an hour of fair weather, with the hazards as they are: what can be made is made.
-const LULL_STEPS: u32 = 90;
+const FAULT_FREE_STEPS: u32 = 90;
 /// First step of the lull in which a record may be refused: pauses from bad weather have ended.
 const REFUSED: u32 = 18;
 /// Half a day, for what shows only after hours.
-const SIEGE_STEPS: u32 = 720;
-const SIEGE_STEP: Duration = Duration::from_mins(1);
+const HALF_DAY_STEPS: u32 = 720;
+const HALF_DAY_STEP: Duration = Duration::from_mins(1);
 
 impl World {
     /// The weather clears, and the hazards stay: what can be made is made, what can be deleted is deleted.
-    pub(crate) async fn lull(&mut self) -> Result<(), String> {
+    pub(crate) async fn run_without_faults(&mut self) -> Result<(), String> {
         self.clear()?;
         if self.hazards.has(Hazard::SilentShortage) {
             self.simulator.set_capacity(None, SMALL, Some(0)).map_err(|e| e.to_string())?;
@@ -29,12 +29,12 @@ impl World {
         let (web, batch) = (self.rng.random_range(1..6), self.rng.random_range(0..4));
         self.cluster.deploy("web", web, self.pod(1500));
         self.cluster.deploy("batch", batch, self.pod(500));
-        for step in 0..LULL_STEPS {
+        for step in 0..FAULT_FREE_STEPS {
             if self.process.is_none() {
                 self.start().await?;
             }
             self.refuse_record(step);
-            self.step().await.map_err(|why| format!("seed {}, lull step {step}: {why}", self.seed))?;
+            self.step().await.map_err(|why| format!("seed {}, fault-free step {step}: {why}", self.seed))?;
         }
         self.store.refuse(None);
         let pods = self.cluster.list_pods();
@@ -72,36 +72,36 @@ impl World {
         if step >= REFUSED && self.store.refused().is_none() {
             let waits = |machine: &Machine| matches!(machine.phase, Phase::Pending | Phase::Creating { .. });
             let machine =
-                self.store.kept.records().machines.into_iter().find(waits).map(|machine| machine.id);
-            self.tell(&("refused", &machine));
+                self.store.backing.records().machines.into_iter().find(waits).map(|machine| machine.id);
+            self.trace(&("refused", &machine));
             self.store.refuse(machine);
         }
     }
 
     /// Half a day of load that comes and goes.
-    pub(crate) async fn siege(&mut self) -> Result<(), String> {
+    pub(crate) async fn run_half_a_day(&mut self) -> Result<(), String> {
         self.clear()?;
         if self.hazards.has(Hazard::DeletionsForbidden) {
             let anomalies = self.simulator.anomalies();
             self.simulator.set_anomalies(AnomaliesConfig { deletions_forbidden: true, ..anomalies });
         }
-        for step in 0..SIEGE_STEPS {
+        for step in 0..HALF_DAY_STEPS {
             if step % 30 == 0 {
                 let (web, batch) = if step % 60 == 0 {
                     (self.rng.random_range(3..9), self.rng.random_range(0..6))
                 } else {
                     (0, 0)
                 };
-                self.tell(&("load", web, batch));
+                self.trace(&("load", web, batch));
                 self.cluster.deploy("web", web, self.pod(1500));
                 self.cluster.deploy("batch", batch, self.pod(500));
             }
             if self.process.is_none() {
                 self.start().await?;
             }
-            self.step_of(SIEGE_STEP)
+            self.step_of(HALF_DAY_STEP)
                 .await
-                .map_err(|why| format!("seed {}, siege step {step}: {why}", self.seed))?;
+                .map_err(|why| format!("seed {}, half-day step {step}: {why}", self.seed))?;
         }
         Ok(())
     }
@@ -115,7 +115,7 @@ impl World {
             self.simulator.add_foreign_worker(DEFAULT_CLUSTER, group).map_err(|e| e.to_string())?;
         }
         for _ in 0..30 {
-            self.step_of(SIEGE_STEP).await.map_err(|why| named(why, self.seed))?;
+            self.step_of(HALF_DAY_STEP).await.map_err(|why| named(why, self.seed))?;
         }
         Ok(())
     }
@@ -125,14 +125,14 @@ impl World {
         if !self.hazards.unexplained_vms() {
             return Ok(());
         }
-        let records = self.store.kept.records();
+        let records = self.store.backing.records();
         for vm in self.simulator.vms() {
             let foreign = records.unmanaged.iter().any(|unmanaged| {
                 unmanaged.kind == UnmanagedKind::Foreign
                     && unmanaged.hostname == Hostname::new(&vm.vm.hostname)
             });
             if foreign && vm.vm.kind == VmKind::Worker && vm.vm.end.is_none() {
-                self.tell(&("a person deletes", &vm.vm.hostname));
+                self.trace(&("a person deletes", &vm.vm.hostname));
                 self.simulator.delete_vm(&vm.vm.uuid).map_err(|e| e.to_string())?;
             }
         }

@@ -23,7 +23,7 @@ pub(crate) struct Process {
     tasks: JoinSet<()>,
 }
 
-pub(crate) struct Surroundings {
+pub(crate) struct ProcessConfig {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) transport: Transport,
     pub(crate) clock: Arc<dyn Clock>,
@@ -33,8 +33,8 @@ pub(crate) struct Surroundings {
 }
 
 impl Process {
-    pub(crate) async fn start(around: Surroundings, seed: u64) -> Result<Self, String> {
-        let Surroundings { store, transport, clock, declared, policy, base } = around;
+    pub(crate) async fn start(around: ProcessConfig, seed: u64) -> Result<Self, String> {
+        let ProcessConfig { store, transport, clock, declared, policy, base } = around;
         let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
         let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
         let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());

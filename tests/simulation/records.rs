@@ -22,27 +22,27 @@ use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::{KubernetesStore, MemoryStore, Store, StoreError, records_of};
 
 use super::clock::VirtualClock;
-use super::sabotage::Sabotage;
-use super::wires::Fuse;
+use super::network::CrashCountdown;
+use super::planted_bugs::PlantedBug;
 
 const NAMESPACE: &str = "vpsie-system";
 
 /// What keeps records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keeping {
+pub(crate) enum StoreKind {
     Memory,
     Kubernetes,
 }
 
 /// The records themselves.
 #[derive(Clone)]
-pub(crate) enum Kept {
+pub(crate) enum Backing {
     Memory(MemoryStore),
     /// With the records that were read last, and at which version.
     Kubernetes(FakeKube, Arc<Mutex<Option<(u64, Records)>>>),
 }
 
-impl Kept {
+impl Backing {
     pub(crate) fn records(&self) -> Records {
         match self {
             Self::Memory(store) => store.records(),
@@ -59,10 +59,10 @@ impl Kept {
 
 /// Records, and what goes wrong with them.
 #[derive(Clone)]
-pub(crate) struct Disk {
-    pub(crate) kept: Kept,
-    pub(crate) fuse: Fuse,
-    sabotage: Option<Sabotage>,
+pub(crate) struct FaultyStore {
+    pub(crate) backing: Backing,
+    pub(crate) countdown: CrashCountdown,
+    bug: Option<PlantedBug>,
     state: Arc<State>,
 }
 
@@ -75,7 +75,7 @@ struct State {
     /// When it last failed.
     failed_at: Mutex<Option<Instant>>,
     /// Requests to the API server meet faults.
-    stormy: AtomicBool,
+    flaky: AtomicBool,
     /// The machine whose object the API server refuses.
     refused: Mutex<Option<MachineId>>,
     /// The last write failed, and nobody has read since.
@@ -83,38 +83,38 @@ struct State {
     writing: AtomicBool,
 }
 
-impl Disk {
+impl FaultyStore {
     pub(crate) fn new(
-        keeping: Keeping,
+        store_kind: StoreKind,
         seed: u64,
         clock: &VirtualClock,
-        fuse: Fuse,
-        sabotage: Option<Sabotage>,
+        countdown: CrashCountdown,
+        bug: Option<PlantedBug>,
     ) -> Self {
         let state = Arc::<State>::default();
-        let kept = match keeping {
-            Keeping::Memory => Kept::Memory(MemoryStore::new()),
-            Keeping::Kubernetes => {
+        let backing = match store_kind {
+            StoreKind::Memory => Backing::Memory(MemoryStore::new()),
+            StoreKind::Kubernetes => {
                 let clock = clock.right();
                 let kube = FakeKube::new(move || clock.now());
                 weather(&kube, seed, &state);
-                Kept::Kubernetes(kube, Arc::default())
+                Backing::Kubernetes(kube, Arc::default())
             }
         };
-        Self { kept, fuse, sabotage, state }
+        Self { backing, countdown, bug, state }
     }
 
     /// The store of a process that starts.
     pub(crate) fn open(&self) -> Arc<dyn Store> {
         self.state.failed.store(false, Ordering::Relaxed);
         self.state.writing.store(false, Ordering::Relaxed);
-        let inner: Arc<dyn Store> = match &self.kept {
-            Kept::Memory(store) => Arc::new(Memory { store: store.clone(), disk: self.clone() }),
-            Kept::Kubernetes(kube, _) => {
-                let wire = Wire {
+        let inner: Arc<dyn Store> = match &self.backing {
+            Backing::Memory(store) => Arc::new(Memory { store: store.clone(), disk: self.clone() }),
+            Backing::Kubernetes(kube, _) => {
+                let wire = ApiServerConnection {
                     inner: kube.connection("provider"),
-                    fuse: self.fuse.clone(),
-                    sabotage: self.sabotage,
+                    countdown: self.countdown.clone(),
+                    bug: self.bug,
                     disk: self.clone(),
                 };
                 let client = bounded(&kube::Client::new(wire, NAMESPACE));
@@ -123,12 +123,12 @@ impl Disk {
                 Arc::new(store)
             }
         };
-        Arc::new(Opened { inner, disk: self.clone() })
+        Arc::new(ProcessStore { inner, disk: self.clone() })
     }
 
     pub(crate) fn set_failing(&self, failing: bool) {
         self.state.failing.store(failing, Ordering::Relaxed);
-        if let Kept::Kubernetes(kube, _) = &self.kept {
+        if let Backing::Kubernetes(kube, _) = &self.backing {
             kube.set_down(failing);
         }
     }
@@ -148,14 +148,14 @@ impl Disk {
         let gap = *self.state.gap.lock().unwrap();
         let in_gap = gap.is_some_and(|(from, until)| (from..until).contains(&Instant::now()));
         let fails = in_gap || self.state.failing.load(Ordering::Relaxed);
-        if fails || self.state.stormy.load(Ordering::Relaxed) {
+        if fails || self.state.flaky.load(Ordering::Relaxed) {
             *self.state.failed_at.lock().unwrap() = Some(Instant::now());
         }
         fails
     }
 
-    pub(crate) fn set_stormy(&self, stormy: bool) {
-        self.state.stormy.store(stormy, Ordering::Relaxed);
+    pub(crate) fn set_flaky(&self, flaky: bool) {
+        self.state.flaky.store(flaky, Ordering::Relaxed);
     }
 
     /// Sets the machine whose object the API server refuses.
@@ -169,20 +169,20 @@ impl Disk {
     }
 
     /// Whether what is in memory may not be what is on disk, and answers may be errors.
-    pub(crate) fn troubled(&self) -> bool {
-        let State { stormy, failed, writing, .. } = &*self.state;
-        self.fails() || [stormy, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
+    pub(crate) fn is_unavailable(&self) -> bool {
+        let State { flaky, failed, writing, .. } = &*self.state;
+        self.fails() || [flaky, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Whether memory and disk must be the same.
-    pub(crate) fn settled(&self) -> bool {
+    pub(crate) fn is_consistent(&self) -> bool {
         let State { failed, writing, .. } = &*self.state;
         !self.fails() && ![failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Somebody annotates all objects.
     pub(crate) fn touch(&self) {
-        let Kept::Kubernetes(kube, _) = &self.kept else { return };
+        let Backing::Kubernetes(kube, _) = &self.backing else { return };
         for plural in ["vpsienodes", "configmaps"] {
             for object in kube.list(plural) {
                 touch(kube, plural, object["metadata"]["name"].as_str().unwrap());
@@ -197,7 +197,7 @@ fn touch(kube: &FakeKube, plural: &str, name: &str) {
     drop(kube.patch(plural, NAMESPACE, name, patch));
 }
 
-/// What requests to the API server meet while it is stormy.
+/// What requests to the API server meet while it is flaky.
 fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
     let (server, state) = (kube.clone(), Arc::clone(state));
     let rng = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5707));
@@ -206,7 +206,7 @@ fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
         if asked.verb.writes() && refused.is_some_and(|machine| asked.name == machine.as_str()) {
             return RequestFault::refused(422);
         }
-        if !state.stormy.load(Ordering::Relaxed) {
+        if !state.flaky.load(Ordering::Relaxed) {
             return RequestFault::default();
         }
         let mut rng = rng.lock().unwrap();
@@ -233,13 +233,13 @@ fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
 }
 
 /// The store of one process.
-struct Opened {
+struct ProcessStore {
     inner: Arc<dyn Store>,
-    disk: Disk,
+    disk: FaultyStore,
 }
 
 #[async_trait]
-impl Store for Opened {
+impl Store for ProcessStore {
     async fn load(&self) -> Result<Records, StoreError> {
         let loaded = self.inner.load().await;
         self.disk.state.failed.store(loaded.is_err(), Ordering::Relaxed);
@@ -249,9 +249,9 @@ impl Store for Opened {
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         let State { failed, writing, .. } = &*self.disk.state;
         writing.store(true, Ordering::Relaxed);
-        let kept: Vec<Change> = changes.iter().filter(|change| self.keeps(change)).cloned().collect();
+        let backing: Vec<Change> = changes.iter().filter(|change| self.keeps(change)).cloned().collect();
         let mut done = Ok(());
-        for part in self.parts(kept) {
+        for part in self.parts(backing) {
             if done.is_ok() {
                 done = self.inner.commit(&part).await;
             }
@@ -265,13 +265,13 @@ impl Store for Opened {
     }
 }
 
-impl Opened {
+impl ProcessStore {
     fn keeps(&self, change: &Change) -> bool {
-        match self.disk.sabotage {
-            Some(Sabotage::AcknowledgedBeforeDurable) => {
+        match self.disk.bug {
+            Some(PlantedBug::AcknowledgedBeforeDurable) => {
                 !matches!(change, Change::SaveMachine(machine) if machine.phase == Phase::Pending)
             }
-            Some(Sabotage::OrphanForgotten) => !matches!(
+            Some(PlantedBug::OrphanForgotten) => !matches!(
                 change,
                 Change::SaveUnmanaged(UnmanagedNode { kind: UnmanagedKind::Orphan { .. }, .. })
             ),
@@ -281,10 +281,10 @@ impl Opened {
 
     /// Where a planted bug changes the order of writes.
     fn parts(&self, changes: Vec<Change>) -> Vec<Vec<Change>> {
-        if self.disk.sabotage != Some(Sabotage::HalvesSwapped) {
+        if self.disk.bug != Some(PlantedBug::HalvesSwapped) {
             return vec![changes];
         }
-        let before = self.disk.kept.records().machines;
+        let before = self.disk.backing.records().machines;
         let half = |change: &Change| {
             let Change::SaveMachine(new) = change else { return None };
             let old = before.iter().find(|m| m.id == new.id && m.requests.len() > new.requests.len())?;
@@ -297,7 +297,7 @@ impl Opened {
 /// Records in memory: one step a commit.
 struct Memory {
     store: MemoryStore,
-    disk: Disk,
+    disk: FaultyStore,
 }
 
 #[async_trait]
@@ -307,28 +307,28 @@ impl Store for Memory {
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.disk.fuse.burn().await;
+        self.disk.countdown.count_down().await;
         if self.disk.fails() {
             // A part of it may be written.
             self.store.write(&changes[..changes.len() / 2]);
             return Err(StoreError::Io { action: "write", problem: "disk full".to_owned() });
         }
         self.store.write(changes);
-        self.disk.fuse.burn().await;
+        self.disk.countdown.count_down().await;
         Ok(())
     }
 }
 
 /// The process's connection to the API server: it may die before and after each request.
 #[derive(Clone)]
-struct Wire {
+struct ApiServerConnection {
     inner: Connection,
-    fuse: Fuse,
-    sabotage: Option<Sabotage>,
-    disk: Disk,
+    countdown: CrashCountdown,
+    bug: Option<PlantedBug>,
+    disk: FaultyStore,
 }
 
-impl Service<Request<Body>> for Wire {
+impl Service<Request<Body>> for ApiServerConnection {
     type Response = Response<Answer>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Response<Answer>, BoxError>>;
@@ -340,15 +340,15 @@ impl Service<Request<Body>> for Wire {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut wire = self.clone();
         Box::pin(async move {
-            wire.fuse.burn().await;
+            wire.countdown.count_down().await;
             if wire.disk.fails() {
                 return Err("the API server is away".into());
             }
             let patched = (request.method() == Method::PATCH).then(|| request.uri().path().to_owned());
             let reply = wire.inner.call(request).await?;
-            wire.fuse.burn().await;
+            wire.countdown.count_down().await;
             if let Some(path) = patched
-                && wire.sabotage == Some(Sabotage::ConflictTakenForDone)
+                && wire.bug == Some(PlantedBug::ConflictTakenForDone)
                 && reply.status() == StatusCode::CONFLICT
             {
                 let path = path.trim_end_matches("/status");

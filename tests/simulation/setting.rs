@@ -7,7 +7,7 @@ use vpsie_autoscaler::fleet::{AutoscalingOptions, NodeGroup};
 use vpsie_autoscaler::simulator::{Prefix, Shapes};
 
 use super::checks;
-use super::wires::Door;
+use super::network::CaChannel;
 
 /// Where the API is, in its shapes.
 pub(crate) fn base(shapes: Shapes) -> &'static str {
@@ -18,7 +18,7 @@ pub(crate) fn base(shapes: Shapes) -> &'static str {
     }
 }
 
-pub(crate) fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
+pub(crate) fn autoscaler(minor: Minor, channel: &CaChannel, seed: u64) -> Autoscaler {
     let config = Config {
         max_node_provision_time: Duration::from_mins(6),
         scale_down_unneeded_time: Duration::from_mins(1),
@@ -30,7 +30,7 @@ pub(crate) fn autoscaler(minor: Minor, door: &Door, seed: u64) -> Autoscaler {
         seed,
         ..Config::default()
     };
-    Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), door.clone())))
+    Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), channel.clone())))
 }
 
 pub(crate) fn groups() -> Vec<NodeGroup> {

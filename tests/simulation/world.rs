@@ -20,17 +20,17 @@ use super::clock::VirtualClock;
 use super::hazards::{Hazard, Hazards};
 use super::kubelets::kubelets;
 use super::ledger::{self, Increases, Requests, Unanswered};
-use super::liveness::{Liveness, Sky};
-use super::planted::Planted;
-use super::process::{Process, Surroundings};
-use super::records::{Disk, Keeping};
-use super::sabotage::Sabotage;
+use super::liveness::{Conditions, Liveness};
+use super::network::{CaChannel, CrashCountdown, KnownPools, Network, Violations};
+use super::planted_bugs::PlantedBug;
+use super::planted_state::PlantedState;
+use super::process::{Process, ProcessConfig};
+use super::records::{FaultyStore, StoreKind};
 use super::setting::{autoscaler, base, groups};
-use super::wires::{Complaints, Door, Fuse, Known, Network};
 
 const STEPS: u32 = 80;
 /// Two virtual hours and a half of fair weather in which everything must come to rest.
-const CALM_STEPS: u32 = 450;
+const REST_STEPS: u32 = 450;
 const STEP: Duration = Duration::from_secs(20);
 pub(crate) const SMALL: &str = "s-2vcpu-4gb";
 
@@ -61,10 +61,10 @@ pub(crate) struct World {
     pub(crate) rng: StdRng,
     pub(crate) clock: VirtualClock,
     pub(crate) simulator: Simulator,
-    pub(crate) store: Disk,
-    pub(crate) keeping: Keeping,
+    pub(crate) store: FaultyStore,
+    pub(crate) store_kind: StoreKind,
     pub(crate) network: Network,
-    pub(crate) door: Door,
+    pub(crate) channel: CaChannel,
     pub(crate) cluster: Memory,
     pub(crate) autoscaler: Autoscaler,
     pub(crate) minor: Minor,
@@ -72,19 +72,23 @@ pub(crate) struct World {
     pub(crate) hazards: Hazards,
     liveness: Liveness,
     /// Whether VPSie answers, records can be written and nothing is killed.
-    fair: bool,
+    fault_free: bool,
     pub(crate) sizes_told: bool,
-    sabotage: Option<Sabotage>,
+    bug: Option<PlantedBug>,
     shapes: Shapes,
     pub(crate) stats: Stats,
-    trace: bool,
+    traced: bool,
 }
 
 impl World {
-    pub(crate) async fn new(keeping: Keeping, seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
+    pub(crate) async fn new(
+        store_kind: StoreKind,
+        seed: u64,
+        bug: Option<PlantedBug>,
+    ) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
-        let hazards = Hazards::draw(&mut rng, seed, keeping, sabotage.and_then(Sabotage::hazard));
+        let hazards = Hazards::draw(&mut rng, seed, store_kind, bug.and_then(PlantedBug::hazard));
         let mut shapes = Shapes::random(&mut rng);
         hazards.shape(&mut shapes, &mut rng);
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
@@ -109,83 +113,83 @@ impl World {
         let sizes_told = each_size_differs && matches!(shapes.nodes, Nodes::Rich | Nodes::MastersSlaves);
         let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
         hazards.apply(&simulator, &mut rng);
-        let (fuse, complaints) = (Fuse::default(), Complaints::default());
-        let store = Disk::new(keeping, seed, &clock, fuse.clone(), sabotage);
+        let (countdown, violations) = (CrashCountdown::default(), Violations::default());
+        let store = FaultyStore::new(store_kind, seed, &clock, countdown.clone(), bug);
         let network = Network {
             simulator: simulator.clone(),
-            kept: store.kept.clone(),
-            fuse,
-            complaints: complaints.clone(),
-            sabotage,
+            backing: store.backing.clone(),
+            countdown,
+            violations: violations.clone(),
+            bug,
             requests: (!hazards.unexplained_vms()).then(|| Requests::new(sizes_told)),
             unanswered: Unanswered::default(),
             latency: hazards.has(Hazard::StoreGaps),
-            planted: Planted::default(),
+            planted: PlantedState::default(),
         };
-        let known = Arc::new(Mutex::new(Known::default()));
-        let door = Door {
+        let known = Arc::new(Mutex::new(KnownPools::default()));
+        let channel = CaChannel {
             server: Arc::default(),
-            complaints,
-            sabotage,
+            violations,
+            bug,
             known,
             freezer: Arc::default(),
-            increases: Some((Increases::default(), store.kept.clone())),
+            increases: Some((Increases::default(), store.backing.clone())),
         };
         let minors = [Minor::V1_28, Minor::V1_30, Minor::V1_33, Minor::V1_34, Minor::V1_35, Minor::V1_36];
         let minor = *minors.choose(&mut rng).unwrap();
-        let autoscaler = autoscaler(minor, &door, seed);
+        let autoscaler = autoscaler(minor, &channel, seed);
         let mut world = Self {
             seed,
             rng,
             clock,
             simulator,
             store,
-            keeping,
+            store_kind,
             network,
-            door,
+            channel,
             cluster: Memory::default(),
             autoscaler,
             minor,
             process: None,
             hazards,
             liveness: Liveness::default(),
-            fair: false,
+            fault_free: false,
             sizes_told,
-            sabotage,
+            bug,
             shapes,
             stats: Stats::default(),
-            trace: std::env::var_os("TRACE").is_some(),
+            traced: std::env::var_os("TRACE").is_some(),
         };
-        if world.trace {
+        if world.traced {
             let logs = tracing_subscriber::fmt().without_time().with_ansi(false).with_test_writer();
             drop(logs.with_max_level(tracing::Level::INFO).try_init());
         }
-        world.tell(&(world.minor, world.shapes, &world.hazards));
+        world.trace(&(world.minor, world.shapes, &world.hazards));
         world.start().await?;
         Ok(world)
     }
 
     pub(crate) async fn run(mut self) -> Result<Stats, String> {
         for step in 0..STEPS {
-            self.disturb().await?;
+            self.inject_faults().await?;
             self.step().await.map_err(|why| format!("seed {}, step {step}: {why}", self.seed))?;
         }
-        self.lull().await?;
+        self.run_without_faults().await?;
         if self.hazards.is_long() {
-            self.siege().await?;
+            self.run_half_a_day().await?;
         }
-        self.calm().await?;
+        self.end_hazards().await?;
         for (load, name) in [(3, "three pods"), (0, "no pods")] {
             self.cluster.deploy("web", load, self.pod(1500));
             self.cluster.deploy("batch", 0, self.pod(500));
             let mut last = String::new();
             // VMs appear until six hours after their request, and a person clears them away one by one.
-            let steps = if self.hazards.has(Hazard::LateVms) { 4 * CALM_STEPS } else { CALM_STEPS };
+            let steps = if self.hazards.has(Hazard::LateVms) { 4 * REST_STEPS } else { REST_STEPS };
             for step in 0..steps {
                 if self.process.is_none() {
                     self.start().await?;
                 }
-                self.step().await.map_err(|why| format!("seed {}, calm step {step}: {why}", self.seed))?;
+                self.step().await.map_err(|why| format!("seed {}, rest step {step}: {why}", self.seed))?;
                 self.clear_away()?;
                 match self.rested(load) {
                     Ok(()) => {
@@ -221,7 +225,7 @@ impl World {
     }
 
     fn rested(&self, load: usize) -> Result<(), String> {
-        checks::at_rest(&self.simulator, &self.store.kept.records())?;
+        checks::at_rest(&self.simulator, &self.store.backing.records())?;
         if self.cluster.pending() > 0 {
             return Err(format!("{} pods are pending", self.cluster.pending()));
         }
@@ -232,8 +236,8 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn tell(&self, what: &dyn std::fmt::Debug) {
-        if self.trace {
+    pub(crate) fn trace(&self, what: &dyn std::fmt::Debug) {
+        if self.traced {
             println!("{:>7.1}s {what:?}", self.clock.elapsed().as_secs_f64());
         }
     }
@@ -243,16 +247,16 @@ impl World {
     }
 
     pub(crate) async fn start(&mut self) -> Result<(), String> {
-        self.store.fuse.put_out();
+        self.store.countdown.stop();
         self.network.forget_requests();
         self.liveness.reset();
         let mut groups = groups();
-        if self.sabotage == Some(Sabotage::MaximumIgnored) {
+        if self.bug == Some(PlantedBug::MaximumIgnored) {
             for group in &mut groups {
                 group.max += 3;
             }
         }
-        let around = Surroundings {
+        let around = ProcessConfig {
             store: self.store.open(),
             transport: self.network.transport(),
             clock: Arc::new(self.clock.clone()),
@@ -263,27 +267,27 @@ impl World {
         let process = match Process::start(around, self.rng.random()).await {
             Ok(process) => process,
             // It will be started again.
-            Err(why) if self.store.troubled() => {
-                self.tell(&("cannot start", why));
+            Err(why) if self.store.is_unavailable() => {
+                self.trace(&("cannot start", why));
                 return Ok(());
             }
             Err(why) => return Err(why),
         };
         let service = CloudProviderService::new(process.handle.clone());
-        *self.door.server.lock().unwrap() = Some(CloudProviderServer::new(service));
+        *self.channel.server.lock().unwrap() = Some(CloudProviderServer::new(service));
         self.process = Some(process);
         Ok(())
     }
 
     pub(crate) async fn kill(&mut self) {
-        *self.door.server.lock().unwrap() = None;
+        *self.channel.server.lock().unwrap() = None;
         if let Some(process) = self.process.take() {
-            self.tell(&"the provider is killed");
+            self.trace(&"the provider is killed");
             process.kill().await;
             self.stats.crashes += 1;
-            self.door.process_died();
+            self.channel.process_died();
         }
-        self.store.fuse.put_out();
+        self.store.countdown.stop();
     }
 
     pub(crate) async fn step(&mut self) -> Result<(), String> {
@@ -301,19 +305,19 @@ impl World {
         self.check().await
     }
 
-    /// Lets time pass, in which the process may burn its fuse.
+    /// Lets time pass, in which the process may burn its countdown.
     pub(crate) async fn pass(&mut self, time: Duration) {
-        if !self.fair && self.hazards.has(Hazard::StoreGaps) && self.rng.random_bool(0.4) {
+        if !self.fault_free && self.hazards.has(Hazard::StoreGaps) && self.rng.random_bool(0.4) {
             let from = Duration::from_millis(self.rng.random_range(0..20_000));
             let lasts = Duration::from_secs(self.rng.random_range(3..40));
-            self.tell(&("records cannot be written", from, lasts));
+            self.trace(&("records cannot be written", from, lasts));
             self.store.set_gap(from, lasts);
         }
         let until = tokio::time::Instant::now() + time;
-        let fuse = self.store.fuse.clone();
+        let countdown = self.store.countdown.clone();
         tokio::select! {
             biased;
-            () = fuse.blown() => {
+            () = countdown.crashed() => {
                 self.kill().await;
                 tokio::time::sleep_until(until).await;
             }
@@ -322,11 +326,11 @@ impl World {
     }
 
     async fn autoscaling(&mut self) -> Result<(), String> {
-        let alive = self.process.is_some() && !self.store.troubled();
+        let alive = self.process.is_some() && !self.store.is_unavailable();
         let now = self.clock.right().now();
-        let fuse = self.store.fuse.clone();
+        let countdown = self.store.countdown.clone();
         let report = {
-            let mut blown = std::pin::pin!(fuse.blown());
+            let mut blown = std::pin::pin!(countdown.crashed());
             let mut looping = std::pin::pin!(self.autoscaler.loop_once(&self.cluster, now));
             let mut burnt = false;
             loop {
@@ -335,13 +339,13 @@ impl World {
                     report = &mut looping => break (report, burnt),
                     () = &mut blown, if !burnt => {
                         burnt = true;
-                        *self.door.server.lock().unwrap() = None;
+                        *self.channel.server.lock().unwrap() = None;
                         if let Some(process) = self.process.take() {
                             process.kill().await;
                             self.stats.crashes += 1;
-                            self.door.process_died();
+                            self.channel.process_died();
                         }
-                        self.store.fuse.put_out();
+                        self.store.countdown.stop();
                     }
                 }
             }
@@ -349,14 +353,14 @@ impl World {
         let (report, burnt) = report;
         self.stats.loops += 1;
         if !report.events.is_empty() || burnt {
-            self.tell(&(&report.outcome, &report.events, burnt));
+            self.trace(&(&report.outcome, &report.events, burnt));
         }
         match &report.outcome {
             LoopResult::Crashed(why) => return Err(format!("8: Cluster Autoscaler panics: {why}")),
             // Without a disk nothing can be promised, and some answers are errors. While a record is refused, deletions of
             // its machine are errors as well.
             LoopResult::Aborted(why)
-                if alive && !burnt && !self.store.troubled() && self.store.refused().is_none() =>
+                if alive && !burnt && !self.store.is_unavailable() && self.store.refused().is_none() =>
             {
                 return Err(format!("3: the loop of Cluster Autoscaler is aborted: {why}"));
             }
@@ -367,7 +371,7 @@ impl World {
 
     /// What was acknowledged is on disk: invariant 2.
     fn promised(&self, events: &[Event]) -> Result<(), String> {
-        let machines = self.store.kept.records().machines;
+        let machines = self.store.backing.records().machines;
         for event in events {
             let Event::ScaledUp { group, delta } = event else { continue };
             let on_disk = machines.iter().filter(|m| m.pool.to_string() == *group).count();
@@ -381,24 +385,24 @@ impl World {
     }
 
     async fn check(&mut self) -> Result<(), String> {
-        if let Some(complaint) = self.network.complaints.first() {
-            return Err(complaint);
+        if let Some(violation) = self.network.violations.first() {
+            return Err(violation);
         }
-        let records = self.store.kept.records();
+        let records = self.store.backing.records();
         checks::money(&self.simulator, &records, &self.hazards)?;
         ledger::bounded(&self.simulator, &self.hazards, &self.network.unanswered)?;
         let Some(process) = &mut self.process else { return Ok(()) };
         process.goes_on()?;
-        checks::answers(&self.door).await?;
-        if self.store.settled() {
-            checks::memory(&process.handle, &self.store.kept.records())?;
-            if let Some((increases, _)) = &self.door.increases
+        checks::answers(&self.channel).await?;
+        if self.store.is_consistent() {
+            checks::memory(&process.handle, &self.store.backing.records())?;
+            if let Some((increases, _)) = &self.channel.increases
                 && self.hazards.has(Hazard::HalfWrittenIncreases)
             {
-                increases.look(&self.store.kept.records(), self.store.fine_for())?;
+                increases.check(&self.store.backing.records(), self.store.fine_for())?;
             }
         }
-        let sky = Sky {
+        let conditions = Conditions {
             sizes_told: self.sizes_told,
             may_halt: self.hazards.unexplained_vms() || self.hazards.has(Hazard::DeletionsForbidden),
             deletes: !self.simulator.anomalies().deletions_forbidden,
@@ -406,7 +410,7 @@ impl World {
             simulator: &self.simulator,
             refused: self.store.refused(),
         };
-        self.liveness.look(&process.handle, self.fair.then_some(&sky))
+        self.liveness.check(&process.handle, self.fault_free.then_some(&conditions))
     }
 
     /// Ends the weather, not the hazards.
@@ -417,8 +421,8 @@ impl World {
         self.simulator.set_worker_quota(None);
         self.simulator.set_capacity(None, SMALL, None).map_err(|e| e.to_string())?;
         self.store.set_failing(false);
-        self.store.set_stormy(false);
-        self.fair = true;
+        self.store.set_flaky(false);
+        self.fault_free = true;
         Ok(())
     }
 

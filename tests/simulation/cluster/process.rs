@@ -45,9 +45,9 @@ impl Process {
         let vpsie = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
         let declared =
             FleetConfig { declaration: Declaration::default(), settings: FleetSettings::default() };
-        let kept: Arc<dyn Store> = Arc::clone(&store) as _;
+        let backing: Arc<dyn Store> = Arc::clone(&store) as _;
         let (writer, handle) =
-            FleetWriter::load(kept, Arc::clone(&clock), declared, seed, AuditLog::default())
+            FleetWriter::load(backing, Arc::clone(&clock), declared, seed, AuditLog::default())
                 .await
                 .map_err(|error| error.to_string())?;
         let managed =

@@ -29,8 +29,8 @@ use super::process::Process;
 use super::workload::{Workload, name, pods_on};
 use super::{MAX, NAMESPACE};
 use crate::clock::VirtualClock;
+use crate::network::{CaChannel, KnownPools, Violations};
 use crate::setting::{autoscaler, base};
-use crate::wires::{Complaints, Door, Known};
 
 /// Offers of the NodeGroup. The catalog always has them.
 const OFFERS: [&str; 2] = ["s-2vcpu-4gb", "s-4vcpu-8gb"];
@@ -90,11 +90,11 @@ struct World {
     kubelets: Kubelets,
     workload: Workload,
     autoscaler: Autoscaler,
-    door: Door,
+    channel: CaChannel,
     process: Option<Process>,
     /// Nodes that are ready and have no identity, since when.
     nameless: BTreeMap<String, Instant>,
-    trace: bool,
+    traced: bool,
 }
 
 impl World {
@@ -120,39 +120,39 @@ impl World {
         }
         let right = clock.right();
         let kube = FakeKube::new(move || right.now());
-        let complaints = Complaints::default();
-        let door = Door {
+        let violations = Violations::default();
+        let channel = CaChannel {
             server: Arc::default(),
-            complaints: complaints.clone(),
-            sabotage: None,
-            known: Arc::new(Mutex::new(Known::default())),
+            violations: violations.clone(),
+            bug: None,
+            known: Arc::new(Mutex::new(KnownPools::default())),
             freezer: Arc::default(),
             increases: None,
         };
         let minor = if rng.random_bool(0.5) { Minor::V1_33 } else { Minor::V1_36 };
         let mut world = Self {
             seed,
-            transport: watched(&simulator, &kube, &complaints),
+            transport: watched(&simulator, &kube, &violations),
             base: base(shapes),
             kubelets: Kubelets::new(seed, troubles.contains(&Flapping)),
-            autoscaler: autoscaler(minor, &door, seed),
+            autoscaler: autoscaler(minor, &channel, seed),
             clock,
             simulator,
             kube,
             troubles,
             workload: Workload::default(),
-            door,
+            channel,
             process: None,
             nameless: BTreeMap::new(),
-            trace: std::env::var_os("TRACE").is_some(),
+            traced: std::env::var_os("TRACE").is_some(),
             rng,
         };
         world.furnish()?;
         Ok(world)
     }
 
-    fn tell(&self, what: &dyn std::fmt::Debug) {
-        if self.trace {
+    fn trace(&self, what: &dyn std::fmt::Debug) {
+        if self.traced {
             println!("{:>7.1}s {what:?}", self.clock.elapsed().as_secs_f64());
         }
     }
@@ -183,23 +183,23 @@ impl World {
     }
 
     async fn run(mut self) -> Result<u64, String> {
-        if self.trace {
+        if self.traced {
             let logs = tracing_subscriber::fmt().without_time().with_ansi(false).with_test_writer();
             drop(logs.with_max_level(tracing::Level::INFO).try_init());
         }
-        self.tell(&self.troubles);
+        self.trace(&self.troubles);
         self.start().await?;
         for step in 0..STORM {
-            self.disturb().await?;
+            self.inject_faults().await?;
             self.step().await.map_err(|why| format!("seed {}, step {step}: {why}", self.seed))?;
         }
         self.simulator.clear_faults();
-        self.tell(&"calm");
+        self.trace(&"calm");
         for (wanted, text) in [(3, "three pods"), (0, "no pods")] {
             self.workload.wanted = wanted;
             let mut last = Err(String::new());
             for step in 0..CALM {
-                self.step().await.map_err(|why| format!("seed {}, calm step {step}: {why}", self.seed))?;
+                self.step().await.map_err(|why| format!("seed {}, rest step {step}: {why}", self.seed))?;
                 last = self.rested(wanted);
                 if last.is_ok() {
                     break;
@@ -239,27 +239,27 @@ impl World {
                 ));
             }
         }
-        let mut server = self.door.server.lock().unwrap();
+        let mut server = self.channel.server.lock().unwrap();
         if server.is_none() {
             *server = Some(CloudProviderServer::new(CloudProviderService::new(process.handle.clone())));
         }
         Ok(())
     }
 
-    async fn disturb(&mut self) -> Result<(), String> {
+    async fn inject_faults(&mut self) -> Result<(), String> {
         match self.rng.random_range(0..40) {
             0..6 => {
                 self.workload.wanted = self.rng.random_range(0..7);
-                self.tell(&("pods", self.workload.wanted));
+                self.trace(&("pods", self.workload.wanted));
             }
             6..10 if self.troubles.contains(&Orphans) => {
                 let text = format!("POST /**/add/slave/** lost count={}", self.rng.random_range(1..3));
-                self.tell(&text);
+                self.trace(&text);
                 self.simulator.add_fault(text.parse().map_err(|e| format!("{text}: {e:?}"))?);
             }
             10 => {
-                self.tell(&"the provider is killed");
-                *self.door.server.lock().unwrap() = None;
+                self.trace(&"the provider is killed");
+                *self.channel.server.lock().unwrap() = None;
                 if let Some(process) = self.process.take() {
                     process.kill().await;
                 }
@@ -268,7 +268,7 @@ impl World {
             }
             11 if self.troubles.contains(&Skew) => {
                 let seconds = self.rng.random_range(-300..300);
-                self.tell(&("clock", seconds));
+                self.trace(&("clock", seconds));
                 self.clock.jump(seconds);
             }
             _ => {}
@@ -291,7 +291,7 @@ impl World {
         let cluster = Kubernetes::new(self.kube.client("autoscaler", "default"));
         let report = self.autoscaler.loop_once(&cluster, now).await;
         if !report.events.is_empty() || report.outcome != LoopResult::Done {
-            self.tell(&(&report.outcome, &report.events));
+            self.trace(&(&report.outcome, &report.events));
         }
         if let LoopResult::Crashed(why) = &report.outcome {
             return Err(format!("8: Cluster Autoscaler panics: {why}"));
@@ -304,8 +304,8 @@ impl World {
     }
 
     fn check(&mut self) -> Result<(), String> {
-        if let Some(complaint) = self.door.complaints.first() {
-            return Err(complaint);
+        if let Some(violation) = self.channel.violations.first() {
+            return Err(violation);
         }
         if let Some(process) = &mut self.process {
             process.goes_on()?;
@@ -428,8 +428,8 @@ fn neighbour(id: u64) -> Value {
 }
 
 /// The network to VPSie: a VM on whose ready Node pods run is not deleted.
-fn watched(simulator: &Simulator, kube: &FakeKube, complaints: &Complaints) -> Transport {
-    let (simulator, kube, complaints) = (simulator.clone(), kube.clone(), complaints.clone());
+fn watched(simulator: &Simulator, kube: &FakeKube, violations: &Violations) -> Transport {
+    let (simulator, kube, violations) = (simulator.clone(), kube.clone(), violations.clone());
     BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
         if request.method() == http::Method::DELETE && request.uri().path().contains("delete/slave") {
             let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
@@ -439,7 +439,7 @@ fn watched(simulator: &Simulator, kube: &FakeKube, complaints: &Complaints) -> T
                 let pods = pods_on(&kube, &node);
                 let ready = kube.get("nodes", "", &node).is_some_and(|node| is_ready(&node));
                 if ready && !pods.is_empty() {
-                    complaints
+                    violations
                         .add(format!("D: the VM {node} is deleted, and {pods:?} run on its ready Node"));
                 }
             }

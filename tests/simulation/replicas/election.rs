@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::kubernetes::{Elector, Leadership};
 
-use super::wires::{client, fault_effect};
-use super::{LEASE, NAMESPACE, Planted, config};
+use super::network::{client, fault_effect};
+use super::{LEASE, NAMESPACE, PlantedState, config};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
 
@@ -32,7 +32,7 @@ struct Replica {
 
 impl Replica {
     /// Stands for election, leads, steps down or loses, and is started again.
-    async fn live(self, kube: FakeKube, terms: Terms, seed: u64, planted: Option<Planted>) {
+    async fn live(self, kube: FakeKube, terms: Terms, seed: u64, planted: Option<PlantedState>) {
         let Self { name, clock, freezer, mut lives } = self;
         let mut rng = StdRng::seed_from_u64(seed);
         let never = CancellationToken::new();
@@ -46,8 +46,8 @@ impl Replica {
                 if let Some(leadership) = elector.acquire(&never).await {
                     terms.lock().unwrap().push((identity, leadership));
                     let term = Duration::from_secs(rng.random_range(1..300));
-                    let kept = tokio::time::timeout(term, elector.renew_until(&never)).await;
-                    if kept.is_err() && rng.random_bool(0.7) {
+                    let backing = tokio::time::timeout(term, elector.renew_until(&never)).await;
+                    if backing.is_err() && rng.random_bool(0.7) {
                         elector.release().await;
                     }
                 }
@@ -59,7 +59,7 @@ impl Replica {
 }
 
 /// How many terms there were.
-async fn elections(seed: u64, planted: Option<Planted>) -> Result<usize, String> {
+async fn elections(seed: u64, planted: Option<PlantedState>) -> Result<usize, String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let clock = VirtualClock::new();
     let now = clock.clone();
@@ -137,7 +137,7 @@ fn hostile(kube: &FakeKube, seed: u64) {
     });
 }
 
-fn run(seed: u64, planted: Option<Planted>) -> Result<usize, String> {
+fn run(seed: u64, planted: Option<PlantedState>) -> Result<usize, String> {
     crate::virtually(elections(seed, planted))
 }
 
@@ -151,7 +151,7 @@ fn never_do_two_lead() {
 
 #[test]
 fn a_bug_in_the_election_is_found() {
-    for planted in [Planted::WallClockTrusted, Planted::MarginIgnored] {
+    for planted in [PlantedState::WallClockTrusted, PlantedState::MarginIgnored] {
         let found = (0..100).find_map(|seed| run(seed, Some(planted)).err());
         println!("{planted:?}: {}", found.unwrap_or_else(|| panic!("{planted:?} was not found")));
     }

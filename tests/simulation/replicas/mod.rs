@@ -2,9 +2,9 @@
 //! what is between.
 
 mod election;
+mod network;
 mod replica;
 mod scenarios;
-mod wires;
 mod world;
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use vpsie_autoscaler::kubernetes::ElectionConfig;
 
 /// A bug in what keeps replicas apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Planted {
+enum PlantedState {
     /// A lease is taken for expired by the time that its holder wrote into it.
     WallClockTrusted,
     /// The one that leads goes on for longer than the others wait.
@@ -25,8 +25,8 @@ enum Planted {
 const NAMESPACE: &str = "kube-system";
 const LEASE: &str = "vpsie-autoscaler-leader";
 
-fn config(identity: &str, planted: Option<Planted>) -> ElectionConfig {
-    let too_long = planted == Some(Planted::MarginIgnored);
+fn config(identity: &str, planted: Option<PlantedState>) -> ElectionConfig {
+    let too_long = planted == Some(PlantedState::MarginIgnored);
     ElectionConfig {
         namespace: NAMESPACE.to_owned(),
         name: LEASE.to_owned(),

@@ -16,13 +16,13 @@ use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::KubernetesStore;
 use vpsie_autoscaler::vpsie::Transport;
 
-use super::wires::{Led, Witness, client, frozen_client, frozen_transport};
-use super::{NAMESPACE, Planted, config};
+use super::network::{Led, Witness, client, frozen_client, frozen_transport};
+use super::{NAMESPACE, PlantedState, config};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
-use crate::process::{Process, Surroundings};
+use crate::network::{CaChannel, Violations};
+use crate::process::{Process, ProcessConfig};
 use crate::setting::groups;
-use crate::wires::{Complaints, Door};
 
 /// A host, on which processes of a replica follow each other.
 #[derive(Clone)]
@@ -34,14 +34,14 @@ pub(super) struct Replica {
     pub(super) transport: Transport,
     pub(super) base: &'static str,
     pub(super) policy: Policy,
-    pub(super) door: Door,
+    pub(super) channel: CaChannel,
     pub(super) serving: Serving,
     pub(super) led: Led,
-    pub(super) complaints: Complaints,
-    pub(super) planted: Option<Planted>,
+    pub(super) violations: Violations,
+    pub(super) planted: Option<PlantedState>,
 }
 
-/// Who is behind the door: what a Service shows of readiness.
+/// Who is behind the channel: what a Service shows of readiness.
 #[derive(Clone, Default)]
 pub(super) struct Serving(Arc<Mutex<Option<Serves>>>);
 
@@ -81,7 +81,7 @@ impl Replica {
         let mut elector = Elector::new(own, config(&identity, self.planted), clock, rng.random());
         let Some(mut leadership) = elector.acquire(&never).await else { return };
         self.led.lock().unwrap().insert(identity.clone());
-        if self.planted == Some(Planted::NoFence) {
+        if self.planted == Some(PlantedState::NoFence) {
             leadership = Leadership::always();
         }
         let term = longest.mul_f64(rng.random::<f64>());
@@ -111,14 +111,14 @@ impl Replica {
             kube: self.kube.clone(),
             identity: identity.to_owned(),
             led: Arc::clone(&self.led),
-            complaints: self.complaints.clone(),
+            violations: self.violations.clone(),
         };
         let fenced = fence_client(&bounded(&witness.client(raw)), leadership.clone());
         let transport = fence_transport(witness.transport(self.transport.clone()), leadership.clone());
         loop {
             let store = KubernetesStore::new(frozen_client(&fenced, &self.freezer), NAMESPACE);
             store.set_cluster(DEFAULT_CLUSTER.into());
-            let around = Surroundings {
+            let around = ProcessConfig {
                 store: Arc::new(store),
                 transport: frozen_transport(transport.clone(), self.freezer.clone()),
                 clock: Arc::new(self.clock.clone()),
@@ -139,8 +139,8 @@ impl Replica {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let service = CloudProviderService::new(handle.clone());
-        *self.door.server.lock().unwrap() = Some(CloudProviderServer::new(service));
-        *self.door.freezer.lock().unwrap() = self.freezer.clone();
+        *self.channel.server.lock().unwrap() = Some(CloudProviderServer::new(service));
+        *self.channel.freezer.lock().unwrap() = self.freezer.clone();
         let (identity, freezer) = (identity.to_owned(), self.freezer.clone());
         *self.serving.0.lock().unwrap() = Some(Serves { identity, handle, freezer });
     }
@@ -149,8 +149,8 @@ impl Replica {
         let mut serving = self.serving.0.lock().unwrap();
         if serving.as_ref().is_some_and(|serves| serves.identity == identity) {
             *serving = None;
-            *self.door.server.lock().unwrap() = None;
-            *self.door.freezer.lock().unwrap() = Freezer::default();
+            *self.channel.server.lock().unwrap() = None;
+            *self.channel.freezer.lock().unwrap() = Freezer::default();
         }
     }
 

@@ -71,7 +71,7 @@ async fn a_follower_takes_over_when_the_leader_is_cut_off() {
     let (mut a, led) = scene.leader("a").await;
     let mut b = scene.elector("b");
     let never = scene.never.clone();
-    let keeping = tokio::spawn(async move { a.renew_until(&never).await });
+    let store_kind = tokio::spawn(async move { a.renew_until(&never).await });
     let following = tokio::spawn(async move { b.acquire(&CancellationToken::new()).await.unwrap() });
     tokio::time::sleep(seconds(60)).await;
     assert!(led.holds());
@@ -80,7 +80,7 @@ async fn a_follower_takes_over_when_the_leader_is_cut_off() {
     let cut = Instant::now();
     led.ended().await;
     assert!(cut.elapsed() >= seconds(8) && cut.elapsed() <= seconds(10), "{:?}", cut.elapsed());
-    let lost = keeping.await.unwrap().unwrap_err();
+    let lost = store_kind.await.unwrap().unwrap_err();
     assert!(matches!(lost, LossReason::NotRenewed { .. }), "{lost}");
     assert!(!following.is_finished());
     let leads = following.await.unwrap();
@@ -148,7 +148,7 @@ async fn a_lease_that_names_another_is_lost() {
 async fn renewals_go_on_through_what_passes() {
     let scene = Scene::new();
     let (mut a, led) = scene.leader("a").await;
-    let keeping = tokio::spawn(async move { a.renew_until(&CancellationToken::new()).await });
+    let store_kind = tokio::spawn(async move { a.renew_until(&CancellationToken::new()).await });
     let update = |asked: &fake_kube::ApiRequest| asked.is_verb_on(Verb::Update, "leases");
     for (times, then) in [
         (1, FaultEffect::ReplyLost),
@@ -165,7 +165,7 @@ async fn renewals_go_on_through_what_passes() {
     tokio::time::sleep(seconds(30)).await;
     scene.kube.delete("leases", NAMESPACE, LEASE).unwrap();
     tokio::time::sleep(seconds(30)).await;
-    assert!(led.holds() && !keeping.is_finished());
+    assert!(led.holds() && !store_kind.is_finished());
     let lease = scene.kube.get("leases", NAMESPACE, LEASE).unwrap();
     assert_eq!((scene.holder().as_str(), &lease["spec"]["leaseTransitions"]), ("a", &json!(0)));
 }
@@ -175,14 +175,14 @@ async fn a_renewal_counts_from_when_it_was_sent() {
     let scene = Scene::new();
     let (mut a, led) = scene.leader("a").await;
     scene.kube.set_latency(seconds(4));
-    let keeping = async { a.renew_until(&CancellationToken::new()).await };
+    let store_kind = async { a.renew_until(&CancellationToken::new()).await };
     let watching = async {
         // Sent after 2 s, answered after 6 s: good until 12 s, not 16 s.
         tokio::time::sleep(Duration::from_millis(6500)).await;
         led.remaining()
     };
     tokio::select! {
-        lost = keeping => panic!("{lost:?}"),
+        lost = store_kind => panic!("{lost:?}"),
         left = watching => assert_eq!(left, Some(Duration::from_millis(5500))),
     }
 }
@@ -196,8 +196,8 @@ async fn a_stop_ends_the_wait_and_the_keeping() {
         tokio::time::sleep(seconds(30)).await;
         stop.cancel();
     };
-    let (kept, ()) = tokio::join!(a.renew_until(&stop), stopping);
-    assert_eq!(kept, Ok(()));
+    let (backing, ()) = tokio::join!(a.renew_until(&stop), stopping);
+    assert_eq!(backing, Ok(()));
     assert!(led.holds(), "until it is released");
     assert!(scene.elector("b").acquire(&stop).await.is_none());
     a.release().await;

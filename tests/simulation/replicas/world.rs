@@ -16,23 +16,23 @@ use vpsie_autoscaler::fleet::{Hostname, Policy, Records};
 use vpsie_autoscaler::simulator::{Shapes, Simulator, SimulatorConfig, VmKind};
 use vpsie_autoscaler::store::records_of;
 
-use super::Planted;
+use super::PlantedState;
+use super::network::{Led, fault_effect};
 use super::replica::{Replica, Serving};
-use super::wires::{Led, fault_effect};
 use super::{LEASE, NAMESPACE};
 use crate::checks;
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
 use crate::hazards::Hazards;
 use crate::kubelets::kubelets;
+use crate::network::{CaChannel, KnownPools, Violations};
 use crate::setting::{autoscaler, base};
-use crate::wires::{Complaints, Door, Known};
 
 const NAMES: [&str; 2] = ["a", "b"];
 const STEPS: u32 = 100;
 const STEP: Duration = Duration::from_secs(20);
 /// Two virtual hours and a half of fair weather in which everything must come to rest.
-const CALM_STEPS: u32 = 450;
+const REST_STEPS: u32 = 450;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,17 +54,17 @@ struct World {
     /// A host each, and the process on it, if one runs.
     replicas: Vec<(Replica, Option<JoinHandle<()>>)>,
     serving: Serving,
-    door: Door,
+    channel: CaChannel,
     cluster: Memory,
     autoscaler: Autoscaler,
     minor: Minor,
     calm: bool,
     stats: Stats,
-    trace: bool,
+    traced: bool,
 }
 
 impl World {
-    fn new(seed: u64, planted: Option<Planted>) -> Result<Self, String> {
+    fn new(seed: u64, planted: Option<PlantedState>) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
         let shapes = Shapes::random(&mut rng);
@@ -72,12 +72,12 @@ impl World {
         let simulator = Simulator::new(config, Arc::new(clock.clone())).map_err(|e| e.to_string())?;
         let now = clock.clone();
         let kube = FakeKube::new(move || now.now());
-        let (complaints, serving, led) = (Complaints::default(), Serving::default(), Led::default());
-        let door = Door {
+        let (violations, serving, led) = (Violations::default(), Serving::default(), Led::default());
+        let channel = CaChannel {
             server: Arc::default(),
-            complaints: complaints.clone(),
-            sabotage: None,
-            known: Arc::new(Mutex::new(Known::default())),
+            violations: violations.clone(),
+            bug: None,
+            known: Arc::new(Mutex::new(KnownPools::default())),
             freezer: Arc::default(),
             increases: None,
         };
@@ -92,10 +92,10 @@ impl World {
                 transport: simulator.transport(),
                 base: base(shapes),
                 policy: Policy { running_when_listed: seed.is_multiple_of(2), ..Policy::default() },
-                door: door.clone(),
+                channel: channel.clone(),
                 serving: serving.clone(),
                 led: led.clone(),
-                complaints: complaints.clone(),
+                violations: violations.clone(),
                 planted,
             }
         };
@@ -108,19 +108,19 @@ impl World {
             kube,
             replicas,
             serving,
-            autoscaler: autoscaler(minor, &door, seed),
-            door,
+            autoscaler: autoscaler(minor, &channel, seed),
+            channel,
             cluster: Memory::default(),
             minor,
             calm: false,
             stats: Stats::default(),
-            trace: std::env::var_os("TRACE").is_some(),
+            traced: std::env::var_os("TRACE").is_some(),
             rng,
         })
     }
 
     async fn run(mut self) -> Result<Stats, String> {
-        if self.trace {
+        if self.traced {
             let logs = tracing_subscriber::fmt().without_time().with_ansi(false).with_test_writer();
             drop(logs.with_max_level(tracing::Level::INFO).try_init());
         }
@@ -129,16 +129,16 @@ impl World {
             self.hostile();
         }
         for step in 0..STEPS {
-            self.disturb()?;
+            self.inject_faults()?;
             self.step().await.map_err(|why| format!("seed {}, step {step}: {why}", self.seed))?;
         }
-        self.fair();
+        self.end_faults();
         for (load, name) in [(3, "three pods"), (0, "no pods")] {
             self.cluster.deploy("web", load, self.pod(1500));
             self.cluster.deploy("batch", 0, self.pod(500));
             let mut last = Err(String::new());
-            for step in 0..CALM_STEPS {
-                self.step().await.map_err(|why| format!("seed {}, calm step {step}: {why}", self.seed))?;
+            for step in 0..REST_STEPS {
+                self.step().await.map_err(|why| format!("seed {}, rest step {step}: {why}", self.seed))?;
                 last = self.rested(load);
                 if last.is_ok() {
                     break;
@@ -154,8 +154,8 @@ impl World {
         Ok(self.stats)
     }
 
-    fn tell(&self, what: &dyn std::fmt::Debug) {
-        if self.trace {
+    fn trace(&self, what: &dyn std::fmt::Debug) {
+        if self.traced {
             println!("{:>7.1}s {what:?}", self.clock.elapsed().as_secs_f64());
         }
     }
@@ -182,7 +182,7 @@ impl World {
         }
     }
 
-    fn disturb(&mut self) -> Result<(), String> {
+    fn inject_faults(&mut self) -> Result<(), String> {
         let which = self.rng.random_range(0..NAMES.len());
         let name = NAMES[which];
         if self.rng.random_bool(0.5) {
@@ -191,7 +191,7 @@ impl World {
         match self.rng.random_range(0..24) {
             0..5 => {
                 let (web, batch) = (self.rng.random_range(0..9), self.rng.random_range(0..6));
-                self.tell(&("load", web, batch));
+                self.trace(&("load", web, batch));
                 self.cluster.deploy("web", web, self.pod(1500));
                 self.cluster.deploy("batch", batch, self.pod(500));
             }
@@ -200,37 +200,37 @@ impl World {
                 // Rather the one that acts.
                 let serves = self.serving.now().filter(|_| self.rng.random_bool(0.7));
                 let freezer = serves.map_or_else(|| self.replicas[which].0.freezer.clone(), |s| s.freezer);
-                self.tell(&("freeze", time));
+                self.trace(&("freeze", time));
                 freezer.freeze(time);
                 self.stats.freezes += 1;
             }
             9..11 => {
-                self.tell(&("crash", name));
+                self.trace(&("crash", name));
                 self.crash(which);
             }
             11 | 12 => {
-                self.tell(&("cut off", name));
+                self.trace(&("cut off", name));
                 self.kube.partition(name, true);
             }
             13..15 => NAMES.iter().for_each(|name| self.kube.partition(name, false)),
             15 => self.kube.set_down(true),
             16 | 17 => self.kube.set_down(false),
             18 if self.rng.random_bool(0.3) => {
-                self.tell(&"the Lease is deleted");
+                self.trace(&"the Lease is deleted");
                 let lease = self.kube.get("leases", NAMESPACE, LEASE).unwrap_or_default();
                 self.stats.transitions += lease["spec"]["leaseTransitions"].as_u64().unwrap_or_default();
                 drop(self.kube.delete("leases", NAMESPACE, LEASE));
             }
             19 => {
-                self.tell(&"Cluster Autoscaler restarts");
-                self.autoscaler = autoscaler(self.minor, &self.door, self.rng.random());
+                self.trace(&"Cluster Autoscaler restarts");
+                self.autoscaler = autoscaler(self.minor, &self.channel, self.rng.random());
             }
             20 | 21 => {
                 let effect = ["lost", "not-sent", "status=500", "status=503 done", "delay=20s", "delay=45s"]
                     .choose(&mut self.rng)
                     .unwrap();
                 let text = format!("* /** {effect} count={} p=0.7", self.rng.random_range(1..5));
-                self.tell(&("fault", &text));
+                self.trace(&("fault", &text));
                 self.simulator.add_fault(text.parse().map_err(|e| format!("{text}: {e:?}"))?);
             }
             22 => self.simulator.clear_faults(),
@@ -255,8 +255,8 @@ impl World {
         });
     }
 
-    fn fair(&mut self) {
-        self.tell(&"calm");
+    fn end_faults(&mut self) {
+        self.trace(&"calm");
         self.calm = true;
         self.simulator.clear_faults();
         self.kube.clear_faults();
@@ -276,7 +276,7 @@ impl World {
         self.cluster.step(now);
         let report = self.autoscaler.loop_once(&self.cluster, now).await;
         if !report.events.is_empty() {
-            self.tell(&(&report.outcome, &report.events));
+            self.trace(&(&report.outcome, &report.events));
         }
         if let LoopResult::Crashed(why) = &report.outcome {
             return Err(format!("8: Cluster Autoscaler panics: {why}"));
@@ -309,14 +309,14 @@ impl World {
     }
 
     async fn check(&mut self) -> Result<(), String> {
-        if let Some(complaint) = self.door.complaints.first() {
-            return Err(complaint);
+        if let Some(violation) = self.channel.violations.first() {
+            return Err(violation);
         }
         checks::money(&self.simulator, &self.recorded(), &Hazards::default())?;
         let Some(serves) = self.serving.now().filter(|serves| !serves.freezer.frozen()) else {
             return Ok(());
         };
-        checks::answers(&self.door).await?;
+        checks::answers(&self.channel).await?;
         if self.calm {
             checks::memory(&serves.handle, &self.recorded())?;
         }
@@ -342,7 +342,7 @@ impl World {
     }
 }
 
-fn run(seed: u64, planted: Option<Planted>) -> Result<Stats, String> {
+fn run(seed: u64, planted: Option<PlantedState>) -> Result<Stats, String> {
     crate::virtually(async { World::new(seed, planted)?.run().await })
 }
 
@@ -363,7 +363,7 @@ fn one_replica_acts_and_nothing_is_lost() {
 
 #[test]
 fn a_second_actor_is_found() {
-    for planted in [Planted::NoFence, Planted::WallClockTrusted, Planted::MarginIgnored] {
+    for planted in [PlantedState::NoFence, PlantedState::WallClockTrusted, PlantedState::MarginIgnored] {
         let found = (0..200).find_map(|seed| run(seed, Some(planted)).err().map(|why| (seed, why)));
         let (seed, why) = found.unwrap_or_else(|| panic!("{planted:?} was not found in 200 seeds"));
         println!("{planted:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());

@@ -9,26 +9,26 @@ use tokio::time::Instant;
 use vpsie_autoscaler::simulator::Simulator;
 use vpsie_autoscaler::vpsie::TransportError;
 
-use super::sabotage::Sabotage;
+use super::planted_bugs::PlantedBug;
 
 /// What such a bug remembers.
 #[derive(Clone, Default)]
-pub(crate) struct Planted {
+pub(crate) struct PlantedState {
     quiet_until: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Planted {
+impl PlantedState {
     /// What it does before a request is sent.
-    pub(crate) async fn before(&self, sabotage: Option<Sabotage>) {
+    pub(crate) async fn before(&self, bug: Option<PlantedBug>) {
         let until = *self.quiet_until.lock().unwrap();
-        if let Some(until) = until.filter(|_| sabotage == Some(Sabotage::WaitsAsTold)) {
+        if let Some(until) = until.filter(|_| bug == Some(PlantedBug::WaitsAsTold)) {
             tokio::time::sleep_until(until).await;
         }
     }
 
     /// What it remembers of the answer.
-    pub(crate) fn after(&self, sabotage: Option<Sabotage>, answer: &Result<Response<Bytes>, TransportError>) {
-        let (Some(Sabotage::WaitsAsTold), Ok(reply)) = (sabotage, answer) else { return };
+    pub(crate) fn after(&self, bug: Option<PlantedBug>, answer: &Result<Response<Bytes>, TransportError>) {
+        let (Some(PlantedBug::WaitsAsTold), Ok(reply)) = (bug, answer) else { return };
         let told = reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(seconds) = told.filter(|seconds: &u64| *seconds < 1_000_000) {
             let until = Instant::now() + Duration::from_secs(seconds);

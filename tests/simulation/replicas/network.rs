@@ -17,17 +17,17 @@ use tower::{BoxError, ServiceExt as _};
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
-use super::{LEASE, NAMESPACE, Planted};
+use super::{LEASE, NAMESPACE, PlantedState};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
-use crate::wires::Complaints;
+use crate::network::Violations;
 
 /// A replica's own way to the API server. What was sent arrives, also when nobody waits for the answer any more.
 pub(super) fn client(
     kube: &FakeKube,
     name: &str,
     clock: &VirtualClock,
-    planted: Option<Planted>,
+    planted: Option<PlantedState>,
 ) -> kube::Client {
     let (connection, clock) = (kube.connection(name), clock.clone());
     let service =
@@ -38,7 +38,7 @@ pub(super) fn client(
 async fn carry(
     connection: Connection,
     clock: VirtualClock,
-    planted: Option<Planted>,
+    planted: Option<PlantedState>,
     request: Request<Body>,
 ) -> Result<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError> {
     let reads_lease = request.method() == Method::GET && request.uri().path().ends_with(LEASE);
@@ -50,7 +50,7 @@ async fn carry(
     }
     let bytes = body.collect().await?.to_bytes();
     let mut body = bytes.to_vec();
-    if reads_lease && planted == Some(Planted::WallClockTrusted) {
+    if reads_lease && planted == Some(PlantedState::WallClockTrusted) {
         body = without_expired(&body, &clock);
     }
     Ok(Response::from_parts(parts, Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()))
@@ -93,7 +93,7 @@ pub(super) struct Witness {
     pub(super) kube: FakeKube,
     pub(super) identity: String,
     pub(super) led: Led,
-    pub(super) complaints: Complaints,
+    pub(super) violations: Violations,
 }
 
 impl Witness {
@@ -108,7 +108,7 @@ impl Witness {
         let taken = lease["spec"]["leaseTransitions"] != 0;
         if holder != self.identity && (taken || self.led.lock().unwrap().contains(holder)) {
             let Self { identity, .. } = self;
-            self.complaints.add(format!("9: {identity} begins {method} {path} while {holder:?} leads"));
+            self.violations.add(format!("9: {identity} begins {method} {path} while {holder:?} leads"));
         }
     }
 

@@ -5,15 +5,15 @@ use rand::seq::IndexedRandom as _;
 use vpsie_autoscaler::simulator::{AnomaliesConfig, Shortage, VmKind};
 
 use super::hazards::Hazard;
-use super::records::Keeping;
+use super::records::StoreKind;
 use super::setting::autoscaler;
 use super::world::{SMALL, World};
 
 impl World {
     /// Something happens, or not.
-    pub(crate) async fn disturb(&mut self) -> Result<(), String> {
+    pub(crate) async fn inject_faults(&mut self) -> Result<(), String> {
         if self.process.is_none() && self.rng.random_bool(0.5) {
-            self.tell(&"the provider starts");
+            self.trace(&"the provider starts");
             self.start().await?;
         }
         self.year_ahead()?;
@@ -21,7 +21,7 @@ impl World {
         match what {
             0..4 => {
                 let (web, batch) = (self.rng.random_range(0..9), self.rng.random_range(0..6));
-                self.tell(&("load", web, batch));
+                self.trace(&("load", web, batch));
                 self.cluster.deploy("web", web, self.pod(1500));
                 self.cluster.deploy("batch", batch, self.pod(500));
             }
@@ -29,27 +29,27 @@ impl World {
             8 => self.simulator.clear_faults(),
             9 => {
                 let on = self.rng.random_bool(0.4);
-                self.tell(&("outage", on));
+                self.trace(&("outage", on));
                 self.simulator.set_outage(on);
             }
             10..12 => {
                 let steps = self.rng.random_range(0..20);
-                self.tell(&("fuse", steps));
-                self.store.fuse.light(steps);
+                self.trace(&("countdown", steps));
+                self.store.countdown.start(steps);
             }
             12 => self.kill().await,
             13 => {
-                self.tell(&"Cluster Autoscaler restarts");
-                self.autoscaler = autoscaler(self.minor, &self.door, self.rng.random());
+                self.trace(&"Cluster Autoscaler restarts");
+                self.autoscaler = autoscaler(self.minor, &self.channel, self.rng.random());
             }
             14 => {
                 let room = self.rng.random_bool(0.7).then(|| self.rng.random_range(0..5));
-                self.tell(&("capacity", room));
+                self.trace(&("capacity", room));
                 self.simulator.set_capacity(None, SMALL, room).map_err(|e| e.to_string())?;
             }
             15 => {
                 let seconds = self.rng.random_range(-1800..1800);
-                self.tell(&("clock", seconds));
+                self.trace(&("clock", seconds));
                 self.clock.jump(seconds);
                 self.network.clock_jumped();
             }
@@ -57,29 +57,29 @@ impl World {
                 let workers: Vec<_> =
                     self.simulator.vms().into_iter().filter(|vm| vm.vm.kind == VmKind::Worker).collect();
                 if let Some(vm) = workers.choose(&mut self.rng) {
-                    self.tell(&("deleted behind our back", &vm.vm.hostname));
+                    self.trace(&("deleted behind our back", &vm.vm.hostname));
                     self.simulator.delete_vm(&vm.vm.uuid).map_err(|e| e.to_string())?;
                 }
             }
             17 => {
                 let failing = self.rng.random_bool(0.5);
-                self.tell(&("disk full", failing));
+                self.trace(&("disk full", failing));
                 self.store.set_failing(failing);
             }
             18 => {
                 let limit = self.rng.random_bool(0.5).then_some(30);
-                self.tell(&("rate limit", limit));
+                self.trace(&("rate limit", limit));
                 self.simulator.set_rate_limit(limit);
             }
             19 => {
                 let quota = self.rng.random_bool(0.4).then(|| self.rng.random_range(0..8));
-                self.tell(&("quota", quota));
+                self.trace(&("quota", quota));
                 self.simulator.set_worker_quota(quota);
             }
-            20..23 if self.keeping == Keeping::Kubernetes => {
-                let stormy = self.rng.random_bool(0.6);
-                self.tell(&("storm", stormy));
-                self.store.set_stormy(stormy);
+            20..23 if self.store_kind == StoreKind::Kubernetes => {
+                let flaky = self.rng.random_bool(0.6);
+                self.trace(&("storm", flaky));
+                self.store.set_flaky(flaky);
             }
             23 => self.store.touch(),
             _ => {}
@@ -95,7 +95,7 @@ impl World {
         }
         let ahead = self.clock.is_ahead(YEAR / 2);
         if self.rng.random_bool(if ahead { 0.3 } else { 0.05 }) {
-            self.tell(&("a year ahead", !ahead));
+            self.trace(&("a year ahead", !ahead));
             self.clock.jump(if ahead { -YEAR } else { YEAR });
             self.network.clock_jumped();
             if !ahead {
@@ -140,15 +140,15 @@ impl World {
         // A creation that VPSie does twice for one request cannot be told from a worker that somebody added.
         let count = self.rng.random_range(1..5);
         let text = format!("* {path} {effect} count={count} p=0.7");
-        self.tell(&("fault", &text));
+        self.trace(&("fault", &text));
         self.stats.lost += u64::from(effect.contains("lost") || effect.contains("done"));
         self.simulator.add_fault(text.parse().map_err(|e| format!("{text}: {e:?}"))?);
         Ok(())
     }
 
     /// The weather clears, and the hazards end.
-    pub(crate) async fn calm(&mut self) -> Result<(), String> {
-        self.tell(&"calm");
+    pub(crate) async fn end_hazards(&mut self) -> Result<(), String> {
+        self.trace(&"calm");
         self.clear()?;
         self.simulator.set_anomalies(AnomaliesConfig::default());
         self.simulator.set_shortage(Shortage::default());

@@ -24,36 +24,36 @@ use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
 use super::freezer::Freezer;
 use super::ledger::{Increases, Requests, Unanswered};
-use super::planted::Planted;
-use super::records::Kept;
-use super::sabotage::Sabotage;
+use super::planted_bugs::PlantedBug;
+use super::planted_state::PlantedState;
+use super::records::Backing;
 
 /// Burns by one with each call to store or VPSie; when it is burnt, the process stands still and is killed.
 #[derive(Clone, Default)]
-pub(crate) struct Fuse(Arc<FuseState>);
+pub(crate) struct CrashCountdown(Arc<CountdownState>);
 
 #[derive(Default)]
-struct FuseState {
+struct CountdownState {
     left: Mutex<Option<u32>>,
     blown: Notify,
 }
 
-impl Fuse {
-    pub(crate) fn light(&self, steps: u32) {
+impl CrashCountdown {
+    pub(crate) fn start(&self, steps: u32) {
         *self.0.left.lock().unwrap() = Some(steps);
     }
 
-    pub(crate) fn put_out(&self) {
+    pub(crate) fn stop(&self) {
         *self.0.left.lock().unwrap() = None;
         // Two calls may have blown it; the process is dead once.
         let _ = self.0.blown.notified().now_or_never();
     }
 
-    pub(crate) async fn blown(&self) {
+    pub(crate) async fn crashed(&self) {
         self.0.blown.notified().await;
     }
 
-    pub(crate) async fn burn(&self) {
+    pub(crate) async fn count_down(&self) {
         let blows = {
             let mut left = self.0.left.lock().unwrap();
             match left.as_mut() {
@@ -74,11 +74,11 @@ impl Fuse {
 
 /// What the wires saw go wrong.
 #[derive(Clone, Default)]
-pub(crate) struct Complaints(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Violations(Arc<Mutex<Vec<String>>>);
 
-impl Complaints {
-    pub(crate) fn add(&self, complaint: String) {
-        self.0.lock().unwrap().push(complaint);
+impl Violations {
+    pub(crate) fn add(&self, violation: String) {
+        self.0.lock().unwrap().push(violation);
     }
 
     pub(crate) fn first(&self) -> Option<String> {
@@ -90,16 +90,16 @@ impl Complaints {
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) simulator: Simulator,
-    pub(crate) kept: Kept,
-    pub(crate) fuse: Fuse,
-    pub(crate) complaints: Complaints,
-    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) backing: Backing,
+    pub(crate) countdown: CrashCountdown,
+    pub(crate) violations: Violations,
+    pub(crate) bug: Option<PlantedBug>,
     /// Not where VMs may fit no request.
     pub(crate) requests: Option<Requests>,
     pub(crate) unanswered: Unanswered,
     /// Whether VPSie takes its time for creations.
     pub(crate) latency: bool,
-    pub(crate) planted: Planted,
+    pub(crate) planted: PlantedState,
 }
 
 impl Network {
@@ -114,7 +114,7 @@ impl Network {
     pub(crate) fn clock_jumped(&self) {
         self.forget_requests();
         if let Some(requests) = &self.requests {
-            requests.confuse();
+            requests.note_clock_jump();
         }
     }
 
@@ -127,27 +127,27 @@ impl Network {
     }
 
     async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, TransportError> {
-        self.fuse.burn().await;
+        self.countdown.count_down().await;
         self.watch(&request);
-        if self.sabotage == Some(Sabotage::AnotherVictim) {
+        if self.bug == Some(PlantedBug::AnotherVictim) {
             self.swap_victim(&mut request);
         }
-        if self.sabotage == Some(Sabotage::NamesakeDeleted)
+        if self.bug == Some(PlantedBug::NamesakeDeleted)
             && let Some(victim) = Self::victim(&request)
-            && let Some(other) = Planted::namesake(&self.simulator, &victim)
+            && let Some(other) = PlantedState::namesake(&self.simulator, &victim)
         {
             let body = String::from_utf8_lossy(request.body()).replace(&victim, &other);
             *request.body_mut() = Bytes::from(body);
             self.watch(&request);
         }
         let creates = is_creation(&request);
-        self.planted.before(self.sabotage).await;
+        self.planted.before(self.bug).await;
         let begun = match self.requests.as_ref().filter(|_| creates) {
-            Some(requests) => requests.begin(request.uri().path(), &self.simulator, &self.kept.records()),
+            Some(requests) => requests.begin(request.uri().path(), &self.simulator, &self.backing.records()),
             None => Ok(None),
         };
-        let creation = begun.unwrap_or_else(|complaint| {
-            self.complaints.add(complaint);
+        let creation = begun.unwrap_or_else(|violation| {
+            self.violations.add(violation);
             None
         });
         let unanswered =
@@ -156,17 +156,17 @@ impl Network {
         if creates && self.latency {
             tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         }
-        self.fuse.burn().await;
+        self.countdown.count_down().await;
         if let Some(creation) = unanswered.filter(|_| accepted(&answer).is_some()) {
             self.unanswered.answered(creation);
         }
         if let (Some(requests), Some(creation)) = (&self.requests, creation) {
             requests.end(creation, accepted(&answer), &self.simulator);
         }
-        self.planted.after(self.sabotage, &answer);
+        self.planted.after(self.bug, &answer);
         match answer {
             Err(TransportError::Lost(why))
-                if creates && self.sabotage == Some(Sabotage::LostTakenForNotDone) =>
+                if creates && self.bug == Some(PlantedBug::LostTakenForNotDone) =>
             {
                 Err(TransportError::NotSent(why))
             }
@@ -178,18 +178,18 @@ impl Network {
     fn watch(&self, request: &Request<Bytes>) {
         let path = request.uri().path();
         if path.contains("reduce") {
-            self.complaints.add(format!("7: {path} lets VPSie choose the victim"));
+            self.violations.add(format!("7: {path} lets VPSie choose the victim"));
         }
-        let records = self.kept.records();
+        let records = self.backing.records();
         if is_creation(request) && !records.machines.iter().any(|m| !m.requests.is_empty()) {
-            self.complaints.add(format!("2: {path} without a recorded request"));
+            self.violations.add(format!("2: {path} without a recorded request"));
         }
         if let Some(victim) = Self::victim(request) {
             // A deletion that is repeated may come when the VM is gone.
             let victims: Vec<_> = self.simulator.vms().into_iter().chain(self.simulator.gone()).collect();
             let vm = victims.iter().find(|vm| vm.vm.uuid == victim);
             if vm.is_some_and(|vm| vm.vm.kind != VmKind::Worker) {
-                self.complaints.add(format!("7: deletion of {victim}, which is none of our VMs"));
+                self.violations.add(format!("7: deletion of {victim}, which is none of our VMs"));
             }
             let name = vm.map(|vm| Hostname::new(&vm.vm.hostname));
             let is_victim = |machine: &Machine| {
@@ -201,7 +201,7 @@ impl Network {
             let given_up =
                 records.machines.iter().any(|m| matches!(m.phase, Phase::Deleting { .. }) && is_victim(m));
             if !given_up {
-                self.complaints.add(format!("7: deletion of {victim}, which nobody gave up"));
+                self.violations.add(format!("7: deletion of {victim}, which nobody gave up"));
             }
         }
     }
@@ -245,20 +245,20 @@ fn is_creation(request: &Request<Bytes>) -> bool {
 
 /// Cluster Autoscaler's connection to the provider, if one runs.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct CaChannel {
     pub(crate) server: Arc<Mutex<Option<CloudProviderServer<CloudProviderService>>>>,
-    pub(crate) complaints: Complaints,
-    pub(crate) sabotage: Option<Sabotage>,
-    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) violations: Violations,
+    pub(crate) bug: Option<PlantedBug>,
+    pub(crate) known: Arc<Mutex<KnownPools>>,
     /// Of the process behind it.
     pub(crate) freezer: Arc<Mutex<Freezer>>,
     /// What increases came to, and where machines are recorded.
-    pub(crate) increases: Option<(Increases, Kept)>,
+    pub(crate) increases: Option<(Increases, Backing)>,
 }
 
 /// What was answered before.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownPools {
     pub(crate) pools: BTreeSet<String>,
     pub(crate) answered: bool,
 }
@@ -268,7 +268,7 @@ fn is_ok(reply: &Response<Body>) -> bool {
     reply.headers().get("grpc-status").is_none_or(|status| status == "0")
 }
 
-impl Service<Request<Body>> for Door {
+impl Service<Request<Body>> for CaChannel {
     type Response = Response<Body>;
     type Error = tonic::Status;
     type Future = BoxFuture<'static, Result<Response<Body>, tonic::Status>>;
@@ -278,12 +278,12 @@ impl Service<Request<Body>> for Door {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let door = self.clone();
-        Box::pin(async move { door.pass(request).await })
+        let channel = self.clone();
+        Box::pin(async move { channel.pass(request).await })
     }
 }
 
-impl Door {
+impl CaChannel {
     pub(crate) fn process_died(&self) {
         if let Some((increases, _)) = &self.increases {
             increases.process_died();
@@ -300,36 +300,36 @@ impl Door {
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let started = Instant::now();
         let watched = self.increases.as_ref().filter(|_| rpc == "NodeGroupIncreaseSize");
-        let before = watched.map(|(_, kept)| Increases::before(&kept.records()));
+        let before = watched.map(|(_, backing)| Increases::before(&backing.records()));
         if let Some((increases, _)) = watched {
             increases.begin();
         }
         let Ok::<_, Infallible>(reply) = server.call(request).await;
-        if let Some(((increases, kept), before)) = watched.zip(before) {
-            increases.answered(is_ok(&reply), &before, &kept.records());
+        if let Some(((increases, backing), before)) = watched.zip(before) {
+            increases.answered(is_ok(&reply), &before, &backing.records());
         }
-        if self.sabotage == Some(Sabotage::ReadsWait) && rpc == "NodeGroupNodes" {
+        if self.bug == Some(PlantedBug::ReadsWait) && rpc == "NodeGroupNodes" {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         let reads = !["NodeGroupIncreaseSize", "NodeGroupDecreaseTargetSize", "NodeGroupDeleteNodes"]
             .contains(&rpc.as_str());
         if reads && started.elapsed() > std::time::Duration::ZERO {
-            self.complaints.add(format!("3: {rpc} waited for {:?}", started.elapsed()));
+            self.violations.add(format!("3: {rpc} waited for {:?}", started.elapsed()));
         }
-        self.doctor(&rpc, reply).await
+        self.alter_reply(&rpc, reply).await
     }
 
     /// Where a planted bug changes what is answered.
-    async fn doctor(&self, rpc: &str, reply: Response<Body>) -> Result<Response<Body>, tonic::Status> {
-        let ((Some(sabotage @ Sabotage::TargetOffByOne), "NodeGroupTargetSize")
-        | (Some(sabotage @ Sabotage::PoolHidden), "NodeGroups")) = (self.sabotage, rpc)
+    async fn alter_reply(&self, rpc: &str, reply: Response<Body>) -> Result<Response<Body>, tonic::Status> {
+        let ((Some(bug @ PlantedBug::TargetOffByOne), "NodeGroupTargetSize")
+        | (Some(bug @ PlantedBug::PoolHidden), "NodeGroups")) = (self.bug, rpc)
         else {
             return Ok(reply);
         };
         let (parts, body) = reply.into_parts();
         let collected = body.collect().await?;
         let bytes = collected.to_bytes();
-        let changed = sabotage.change(&bytes);
+        let changed = bug.change(&bytes);
         let trailers = http::HeaderMap::from_iter([(
             http::HeaderName::from_static("grpc-status"),
             http::HeaderValue::from_static("0"),

@@ -8,7 +8,7 @@ use super::hazards::Hazard;
 
 /// A bug, by the invariant that it breaks (docs/develop/architecture.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sabotage {
+pub(crate) enum PlantedBug {
     /// 1: the target size counts one machine too many.
     TargetOffByOne,
     /// 2: an increase is acknowledged and not written.
@@ -35,7 +35,7 @@ pub(crate) enum Sabotage {
     WaitsAsTold,
 }
 
-impl Sabotage {
+impl PlantedBug {
     pub(crate) const ALL: [Self; 8] = [
         Self::TargetOffByOne,
         Self::AcknowledgedBeforeDurable,
