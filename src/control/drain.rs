@@ -398,7 +398,8 @@ fn due_drains(fleet: &Fleet) -> Vec<DueDrain> {
         } => Some((since, DueDrain { machine: machine.id.clone(), drain })),
         _ => None,
     };
-    let mut all: Vec<_> = fleet.machines().filter_map(of).collect();
+    let workers = fleet.machines().filter(|machine| !fleet.is_control_plane(machine));
+    let mut all: Vec<_> = workers.filter_map(of).collect();
     all.sort_by(|(a, one), (b, other)| (a, &one.machine).cmp(&(b, &other.machine)));
     all.into_iter().map(|(_, due)| due).collect()
 }

@@ -181,9 +181,16 @@ impl Fleet {
         changes
     }
 
-    /// Machines whose VM must be deleted at VPSie, the longest Deleting first.
+    /// Whether the last listing showed the VM of the machine as control plane. It was bound while no listing told.
+    pub fn is_control_plane(&self, machine: &Machine) -> bool {
+        machine.vm().is_some_and(|vm| self.transient.control_plane.contains(&vm.hostname))
+    }
+
+    /// Machines whose VM must be deleted at VPSie, the longest Deleting first. Never one that VPSie lists as control
+    /// plane.
     pub fn machines_to_delete(&self) -> Vec<&Machine> {
-        let mut unwanted: Vec<_> = self.machines.values().filter(|m| m.needs_vm_deletion()).collect();
+        let deletable = |m: &&Machine| m.needs_vm_deletion() && !self.is_control_plane(m);
+        let mut unwanted: Vec<_> = self.machines.values().filter(deletable).collect();
         unwanted.sort_by_key(|m| match m.phase {
             Phase::Deleting { since, .. } => since,
             _ => m.created_at,

@@ -18,6 +18,17 @@ const LISTINGS_TO_CONFIRM: u32 = 2;
 /// Number of listings without a VM after which an undeleted VM counts as gone.
 const LISTINGS_TO_VANISH: u32 = 3;
 
+/// How a VM left the listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum VmEnd {
+    /// VPSie had accepted its deletion.
+    Deleted,
+    /// It vanished; its machine did not want it any more.
+    Unwanted,
+    /// It vanished from under its machine.
+    Vanished,
+}
+
 impl Fleet {
     /// Applies a complete listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested
     /// them, and processes missing VMs. Never binds by guess (invariant 6).
@@ -54,6 +65,8 @@ impl Fleet {
                 new_nodes.push(node);
             }
         }
+        let control_plane = nodes.iter().filter(|node| node.role == NodeRole::ControlPlane);
+        self.transient.control_plane = control_plane.map(|node| node.hostname.clone()).collect();
         self.bind_new_nodes(&mut changes, new_nodes, now, policy);
         let unbound = nodes.iter().filter(|node| self.unmanaged.contains_key(&node.hostname));
         let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
@@ -130,7 +143,7 @@ impl Fleet {
         now: Timestamp,
     ) {
         match &unmanaged.kind {
-            UnmanagedKind::Gone { machine, pool, size, deleted } => {
+            UnmanagedKind::Gone { machine, pool, size, deleted, .. } => {
                 let was = self.machines.get(machine);
                 if was.is_some_and(|m| m.vm().is_some()) {
                     unmanaged.kind = UnmanagedKind::Orphan { pool: pool.clone(), size: Some(*size) };
@@ -206,20 +219,22 @@ impl Fleet {
                 !nodes.is_empty() && count >= LISTINGS_TO_VANISH && age(since, now) >= policy.vanish_after;
             match machine.phase {
                 Phase::Deleting { accepted_at: Some(_), .. } if count >= LISTINGS_TO_CONFIRM => {
-                    self.end_vm(changes, machine, vm, true, None, now);
+                    self.end_vm(changes, machine, vm, VmEnd::Deleted, None, now);
                 }
                 // Without a drain, the deletion was never requested, so the VM must be missing for longer.
                 Phase::Deleting { drain: DrainState::Pending, .. } if vanished => {
-                    self.end_vm(changes, machine, vm, true, None, now);
+                    self.end_vm(changes, machine, vm, VmEnd::Unwanted, None, now);
                 }
-                Phase::Running { .. } if vanished => self.end_vm(changes, machine, vm, false, None, now),
+                Phase::Running { .. } if vanished => {
+                    self.end_vm(changes, machine, vm, VmEnd::Vanished, None, now);
+                }
                 Phase::Creating { .. } if vanished => {
                     let failure = Failure {
                         reason: FailureReason::CreateTimeout,
                         message: "the VM disappeared from VPSie's listings before its Node registered"
                             .to_owned(),
                     };
-                    self.end_vm(changes, machine, vm, true, Some(failure), now);
+                    self.end_vm(changes, machine, vm, VmEnd::Unwanted, Some(failure), now);
                 }
                 _ => {}
             }
@@ -257,7 +272,7 @@ impl Fleet {
         changes: &mut Vec<Change>,
         mut machine: Machine,
         vm: Vm,
-        deleted: bool,
+        end: VmEnd,
         failure: Option<Failure>,
         now: Timestamp,
     ) {
@@ -266,7 +281,8 @@ impl Fleet {
             machine: machine.id.clone(),
             pool: machine.pool.clone(),
             size: machine.size,
-            deleted,
+            deleted: end != VmEnd::Vanished,
+            deletion_accepted: end == VmEnd::Deleted,
         };
         let change = if let Some(failure) = failure {
             machine.phase = Phase::Failed { failure, at: now };

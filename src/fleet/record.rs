@@ -154,7 +154,10 @@ pub enum UnmanagedKind {
         pool: PoolId,
         /// Its size.
         size: SizeId,
-        /// Whether vpsie-autoscaler had requested its deletion.
+        /// Whether its machine no longer wanted it: if it returns, it is drained and deleted.
         deleted: bool,
+        /// Whether VPSie had accepted its deletion. Otherwise the VM may still run although no listing shows it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        deletion_accepted: bool,
     },
 }

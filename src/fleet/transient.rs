@@ -22,6 +22,8 @@ pub(super) struct TransientState {
     pub(super) listings_since_request: HashMap<MachineId, u32>,
     /// Addresses of unmanaged nodes in the last listing.
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
+    /// Nodes that the last listing showed as control plane. The VM of a machine among them is not deleted.
+    pub(super) control_plane: HashSet<Hostname>,
     /// Machines whose requests are being sent.
     pub(super) in_flight: HashSet<MachineId>,
     /// Parts of a class that the last listing with workers showed.

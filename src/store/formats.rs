@@ -131,8 +131,13 @@ fn records() -> Records {
     let pool = || "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap();
     let resources = Resources { cpu_millis: 2000, memory_mib: 4096, disk_gib: 80, pods: 110 };
     let mut records = machines_and_unmanaged_nodes();
-    let gone =
-        UnmanagedKind::Gone { machine: "workers-6".into(), pool: pool(), size: SizeId(12), deleted: true };
+    let gone = UnmanagedKind::Gone {
+        machine: "workers-6".into(),
+        pool: pool(),
+        size: SizeId(12),
+        deleted: true,
+        deletion_accepted: false,
+    };
     let unmanaged = |name: &str, kind, awaited_by| UnmanagedNode {
         hostname: Hostname::new(name),
         id: Some(VmId::new(format!("u-{name}"))),

@@ -266,7 +266,7 @@ fn listed(fleet: &Fleet, unmanaged: &UnmanagedNode, cause: Cause) -> Option<Audi
         UnmanagedKind::Orphan { pool, size } if !matches!(was, Some(UnmanagedKind::Orphan { .. })) => {
             Some(entry(AuditAction::OrphanFound, Some(pool), *size))
         }
-        UnmanagedKind::Gone { machine, pool, size, deleted }
+        UnmanagedKind::Gone { machine, pool, size, deleted, .. }
             if !matches!(was, Some(UnmanagedKind::Gone { .. })) =>
         {
             let (is_deleted, by) = match fleet.machine(machine).map(|machine| &machine.phase) {

@@ -211,13 +211,13 @@ fn machine_action(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     NodeAction::None
 }
 
-/// Whether the Node of a gone VM must be deleted. If the VM was not deleted, or only the name identifies it, its
-/// kubelet must be silent as well. A Node that appeared after the end of that VM belongs to a new VM of the same name
+/// Whether the Node of a gone VM must be deleted. If VPSie did not accept the deletion of the VM, or only the name
+/// identifies it, its kubelet must be silent as well: listings may lack a VM that runs. A Node that appeared after the end of that VM belongs to a new VM of the same name
 /// that is not listed yet.
 fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
-    let UnmanagedKind::Gone { deleted, machine, .. } = &unmanaged.kind else { return false };
+    let UnmanagedKind::Gone { deletion_accepted, machine, .. } = &unmanaged.kind else { return false };
     match (provider_id(node), &unmanaged.id) {
-        (Some(found), Some(id)) if found == id.provider_id() => *deleted || !is_ready(node),
+        (Some(found), Some(id)) if found == id.provider_id() => *deletion_accepted || !is_ready(node),
         _ if history.was_of(node, machine) => !is_ready(node),
         (Some(_), Some(_)) => false,
         (Some(found), None) if !found.starts_with(PROVIDER_ID_PREFIX) => false,

@@ -66,6 +66,7 @@ fn drains_before_it_deletes_a_returned_vm() {
         pool: OTHER.parse().unwrap(),
         size: SizeId(2),
         deleted: true,
+        deletion_accepted: true,
     };
     let hostname = node(1, 2).hostname;
     let id = node(1, 2).id;

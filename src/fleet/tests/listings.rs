@@ -437,3 +437,34 @@ fn binds_no_node_to_a_size_that_its_resources_exclude() {
     let bound = |n| fleet.machine_at(&node(n, 2).hostname).map(|m| m.size);
     assert_eq!((bound(1), bound(2)), (Some(SizeId(2)), Some(SizeId(4))));
 }
+
+#[test]
+fn takes_no_blocked_drain_for_a_deletion() {
+    let mut hand = Hand::new();
+    let (mut fleet, worker) = live(&mut hand);
+    hand.policy.running_when_listed = false;
+    let id = only(&fleet).id.clone();
+    fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
+    let master = ListedNode { role: NodeRole::ControlPlane, ..node(99, 2) };
+    hand.observe(&mut fleet, &[master.clone(), worker.clone()]);
+    for _ in 0..5 {
+        hand.wait(Duration::from_mins(1));
+        hand.observe(&mut fleet, std::slice::from_ref(&master));
+    }
+    let kind = fleet.unmanaged_node(&worker.hostname).map(|s| s.kind.clone());
+    assert!(
+        !matches!(kind, Some(UnmanagedKind::Gone { deletion_accepted: true, .. })),
+        "VPSie was never asked: {kind:?}"
+    );
+}
+
+#[test]
+fn never_deletes_a_vm_that_is_listed_as_control_plane() {
+    let mut hand = Hand::new();
+    let (mut fleet, worker) = live(&mut hand);
+    hand.observe(&mut fleet, &[ListedNode { role: NodeRole::ControlPlane, ..worker }]);
+    let id = only(&fleet).id.clone();
+    fleet.retire(&id, DeletionReason::FailedExpired, hand.now);
+    hand.pass(&mut fleet);
+    assert_eq!(fleet.machines_to_delete().len(), 0);
+}

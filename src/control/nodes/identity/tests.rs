@@ -217,6 +217,7 @@ fn the_node_of_a_vm_that_is_gone_is_deleted() {
             pool: POOL.parse().unwrap(),
             size: SizeId(2),
             deleted,
+            deletion_accepted: deleted,
         },
     };
     let after = |deleted| fleet(Phase::Pending, vec![gone(deleted)]);
@@ -435,6 +436,7 @@ fn a_node_younger_than_the_end_of_a_vm_belongs_to_another() {
             pool: POOL.parse().unwrap(),
             size: SizeId(2),
             deleted: true,
+            deletion_accepted: true,
         },
     };
     let before = fleet(Phase::Pending, Vec::new());
@@ -531,6 +533,7 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
             pool: POOL.parse().unwrap(),
             size: SizeId(2),
             deleted: true,
+            deletion_accepted: true,
         },
     };
     let fleet = fleet(creating(), vec![gone]);
@@ -550,4 +553,38 @@ fn a_new_node_triggers_a_listing_while_a_machine_waits() {
     assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::ListVms);
     let there = made(FIVE, "True", FIVE);
     assert_eq!(judge_after(&older(&there), &waiting, &there), NodeAction::None, "it was there before");
+}
+
+#[test]
+fn keeps_the_ready_node_of_a_vm_that_was_not_deleted() {
+    let mut fleet = fleet(
+        Phase::Deleting {
+            vm: Some(vm()),
+            since: jiff::Timestamp::UNIX_EPOCH,
+            reason: crate::fleet::DeletionReason::ClusterAutoscaler,
+            drain: DrainState::Pending,
+            accepted_at: None,
+        },
+        Vec::new(),
+    );
+    let mut now = jiff::Timestamp::UNIX_EPOCH;
+    let policy = crate::fleet::Policy { running_when_listed: false, ..crate::fleet::Policy::default() };
+    let master = crate::fleet::ListedNode {
+        hostname: Hostname::new("master-1"),
+        id: Some(VmId::from("m")),
+        size: None,
+        excluded: std::collections::BTreeSet::new(),
+        datacenter: None,
+        capacity_type: None,
+        role: crate::fleet::NodeRole::ControlPlane,
+        state: crate::fleet::VmState::Running,
+        addresses: Vec::new(),
+        created_at: None,
+    };
+    for _ in 0..5 {
+        fleet.observe(std::slice::from_ref(&master), now, &policy);
+        now += std::time::Duration::from_mins(1);
+    }
+    // Its drain is held up by a disruption budget; the kubelet reports Ready.
+    assert_ne!(judge(&fleet, &node(ID, true)), NodeAction::Delete);
 }

@@ -123,7 +123,13 @@ async fn a_machine_keeps_what_a_refused_record_would_take_over() {
     let kept = [Change::SaveMachine(failed(1)), Change::SaveMachine(with_vm("workers-2", "slave-2"))];
     store.commit(&kept).await.unwrap();
     let was = machine("workers-2");
-    let gone = UnmanagedKind::Gone { machine: was.id.clone(), pool: was.pool, size: was.size, deleted: true };
+    let gone = UnmanagedKind::Gone {
+        machine: was.id.clone(),
+        pool: was.pool,
+        size: was.size,
+        deleted: true,
+        deletion_accepted: true,
+    };
     let changes = [
         Change::SaveUnmanaged(orphan(too_long("slave-1"))),
         Change::SaveMachine(failed(0)),
@@ -135,4 +141,21 @@ async fn a_machine_keeps_what_a_refused_record_would_take_over() {
     assert_eq!(refused(&store, &changes).await, unmanaged.into());
     let left = loaded(&kube).await.load().await.unwrap();
     assert_eq!(left.machines, [failed(1), with_vm("workers-2", "slave-2"), machine("workers-3")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ledger_waits_for_a_refused_node() {
+    let kube = server();
+    let store = loaded(&kube).await;
+    let full = crate::fleet::AbandonedRequests {
+        pool: machine("workers-1").pool,
+        size: machine("workers-1").size,
+        at: machine("workers-1").created_at,
+        count: 1,
+    };
+    let with_late = Ledger { abandoned: vec![full], ..Ledger::default() };
+    store.commit(&[Change::SaveLedger(with_late.clone())]).await.unwrap();
+    let changes = [Change::SaveUnmanaged(too_long("slave-1")), Change::SaveLedger(Ledger::default())];
+    refused(&store, &changes).await;
+    assert_eq!(loaded(&kube).await.load().await.unwrap().ledger, with_late, "the ledger was to wait");
 }
