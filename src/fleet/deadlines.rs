@@ -92,7 +92,8 @@ impl Fleet {
         policy: &Policy,
     ) {
         let Some(old) = self.machines.get(id).filter(|m| !m.requests.is_empty()) else { return };
-        if self.transient.in_flight.contains(id) {
+        // A refused record keeps its requests. Their move to the ledger would hold up those of other machines.
+        if self.transient.in_flight.contains(id) || self.transient.refused.contains(id) {
             return;
         }
         let listings = *self.transient.listings_since_request.entry(id.clone()).or_insert(0);

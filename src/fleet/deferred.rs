@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::ids::Hostname;
-use super::record::{Change, RecordKey, UnmanagedKind};
+use super::record::{Change, RecordKey, UnmanagedKind, UnmanagedNode};
 
 /// The changes of a list that wait while some of its records are refused. Without the refused record, they would lose
 /// track of a VM.
@@ -18,15 +18,21 @@ impl DeferredChanges {
     /// Selects the changes that wait while `refused` cannot be written.
     ///
     /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
-    /// would drop until the ledger is recorded. The ledger keeps an abandoned request until the node that it explains is
+    /// would drop until the ledger is recorded. An orphan, or the ledger, takes no request that the machine keeps. The
+    /// ledger keeps an abandoned request until the node that it explains is
     /// recorded. A listed node's record stays until the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
         loop {
             let before = records.len();
             for (at, change) in changes.iter().enumerate() {
+                let next = changes.get(at + 1);
                 if records.contains(&change.record()) {
-                    records.extend(dependent(change, changes.get(at + 1)));
+                    records.extend(dependent(change, next));
+                }
+                // A request is used up or abandoned once.
+                if next.is_some_and(|next| moves_request(change, next) && records.contains(&next.record())) {
+                    records.insert(change.record());
                 }
             }
             if records.len() == before {
@@ -67,19 +73,29 @@ impl DeferredChanges {
     }
 }
 
+/// Whether the first change records a request that the machine drops in the second.
+fn moves_request(change: &Change, next: &Change) -> bool {
+    match (change, next) {
+        (
+            Change::SaveUnmanaged(UnmanagedNode { kind: UnmanagedKind::Orphan { pool, .. }, .. }),
+            Change::SaveMachine(m),
+        ) => m.pool == *pool,
+        (Change::SaveLedger(_), Change::SaveMachine(_)) => true,
+        _ => false,
+    }
+}
+
 /// The record that must wait with this change. If the change does not name it, it is that of the next change in the
 /// list.
 fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
     match (change, next) {
         (Change::SaveUnmanaged(unmanaged), next) => match (&unmanaged.kind, next) {
             (UnmanagedKind::Gone { machine, .. }, _) => Some(RecordKey::Machine(machine.clone())),
-            (UnmanagedKind::Orphan { pool, .. }, Some(Change::SaveMachine(machine))) => {
-                (machine.pool == *pool).then(|| RecordKey::Machine(machine.id.clone()))
-            }
+            (UnmanagedKind::Orphan { .. }, Some(next)) => moves_request(change, next).then(|| next.record()),
             (UnmanagedKind::Foreign, Some(ledger @ Change::SaveLedger(_))) => Some(ledger.record()),
             _ => None,
         },
-        (Change::SaveLedger(_), Some(next @ Change::SaveMachine(_))) => Some(next.record()),
+        (Change::SaveLedger(_), Some(next)) => moves_request(change, next).then(|| next.record()),
         _ => None,
     }
 }
@@ -87,7 +103,6 @@ fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::record::UnmanagedNode;
     use crate::fleet::tests::{Hand, OTHER, fleet};
     use crate::fleet::{CreationOutcome, Ledger, Machine};
 

@@ -459,6 +459,62 @@ fn takes_no_blocked_drain_for_a_deletion() {
 }
 
 #[test]
+fn abandons_no_request_twice_while_a_machine_is_refused() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
+    let id = only(&fleet).id.clone();
+    for _ in 0..40 {
+        hand.wait(Duration::from_mins(1));
+        hand.observe(&mut fleet, &[node(99, 4)]);
+        hand.pass(&mut fleet);
+    }
+    // Failed by now; its requests are kept for an hour.
+    hand.wait(Duration::from_mins(61));
+    for _ in 0..10 {
+        let mut working = fleet.clone();
+        hand.wait(Duration::from_secs(10));
+        let changes = hand.pass(&mut working);
+        let held = DeferredChanges::new(&changes, [RecordKey::Machine(id.clone())].into());
+        for change in changes.iter().filter(|change| !held.contains(change)) {
+            fleet.apply(change);
+        }
+    }
+    let late: u32 = fleet.ledger().abandoned.iter().map(|late| late.count).sum();
+    assert!(late <= 1, "{late} late requests of one, machine {:?}", fleet.machine(&id));
+}
+
+#[test]
+fn a_refused_machine_takes_no_worker_of_a_person() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
+    let id = only(&fleet).id.clone();
+    for _ in 0..12 {
+        hand.wait(Duration::from_mins(1));
+        hand.observe(&mut fleet, &[node(99, 4)]);
+        hand.pass(&mut fleet);
+        if matches!(only(&fleet).phase, Phase::Failed { .. }) {
+            break;
+        }
+        hand.ask_all(&mut fleet, &CreationOutcome::Refused(failure(FailureReason::Refused)));
+    }
+    assert!(matches!(only(&fleet).phase, Phase::Failed { .. }), "{:?}", only(&fleet));
+    assert_eq!(only(&fleet).requests.len(), 1);
+    let list = |fleet: &mut Fleet, nodes: &[ListedNode]| {
+        let mut working = fleet.clone();
+        let changes = hand.observe(&mut working, nodes);
+        let held = DeferredChanges::new(&changes, [RecordKey::Machine(id.clone())].into());
+        for change in changes.iter().filter(|change| !held.contains(change)) {
+            fleet.apply(change);
+        }
+    };
+    // The one late VM of the one request; then a worker that a person adds.
+    list(&mut fleet, &[node(99, 4), node(1, 2)]);
+    list(&mut fleet, &[node(99, 4), node(1, 2), node(7, 2)]);
+    let kind = fleet.unmanaged_node(&node(7, 2).hostname).map(|s| s.kind.clone());
+    assert_eq!(kind, Some(UnmanagedKind::Foreign));
+}
+
+#[test]
 fn never_deletes_a_vm_that_is_listed_as_control_plane() {
     let mut hand = Hand::new();
     let (mut fleet, worker) = live(&mut hand);

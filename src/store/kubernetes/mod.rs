@@ -3,12 +3,13 @@
 mod config_maps;
 mod format;
 mod increases;
+mod last_changes;
 mod machines;
 mod object_cache;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,17 +20,15 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::{Api, Client, ResourceExt as _};
-use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{RefusedRecord, Store, StoreError};
 use crate::api::{NotARecord, VPSieNode};
-use crate::fleet::{
-    Change, ClusterId, DeferredChanges, Machine, MachineId, RecordKey, Records, UnmanagedKind, UnmanagedNode,
-};
+use crate::fleet::{Change, ClusterId, Machine, MachineId, RecordKey, Records, UnmanagedKind, UnmanagedNode};
 use config_maps::{ConfigMapKey, MANAGED_BY, Values};
 use increases::Increase;
+use last_changes::{ConfigMapValue, LastChanges, SavedValues, group_by_map, restore_deferred};
 use object_cache::{Endpoint, ObjectCache, RecordObject, WriteResult};
 
 /// Timeout of all writes of a commit.
@@ -265,6 +264,12 @@ impl KubernetesStore {
         self.maps.create(&config_maps::new_map(map, &values), deadline).await
     }
 
+    /// The stored values of these keys.
+    fn values_before(&self, saved: &SavedValues) -> SavedValues {
+        let stored = |key: &ConfigMapKey| self.maps.get(&key.map)?.data?.remove(&key.key);
+        saved.iter().map(|(key, (record, _))| (key.clone(), (record.clone(), stored(key)))).collect()
+    }
+
     fn warn_about_non_records(&self, nodes: &[VPSieNode]) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for problem in nodes.iter().filter_map(|node| node.to_machine().err()) {
@@ -304,6 +309,7 @@ impl Store for KubernetesStore {
             async move { self.write_values(&map, values, deadline).await }.boxed()
         };
         let saved_values = std::mem::take(&mut last.saved_values);
+        let before = self.values_before(&saved_values);
         let saved: BTreeSet<RecordKey> = saved_values.values().map(|(record, _)| record.clone()).collect();
         let saves = group_by_map(saved_values).into_iter().map(write_map);
         let mut refused = complete_all(saves.collect()).await?;
@@ -318,6 +324,12 @@ impl Store for KubernetesStore {
         refused.extend(complete_all(saves.collect()).await?);
         refused.extend(self.release_increases(&mut last.dropped, deadline).await?);
         last.hold_back(changes, &refused);
+        let restored = group_by_map(restore_deferred(changes, &refused, before)).into_iter().map(write_map);
+        let not_restored = complete_all(restored.collect()).await?;
+        if let Some(refused) = not_restored.first() {
+            let problem = format!("{} cannot be restored: {}", refused.record, refused.problem);
+            return Err(StoreError::Io { action: "write", problem });
+        }
         let drop_machine =
             |id: MachineId| async move { as_refused(&id, self.drop_machine(&id, deadline).await) }.boxed();
         let drops = last.dropped.into_iter().map(drop_machine);
@@ -333,105 +345,6 @@ impl Store for KubernetesStore {
         refused.dedup_by(|a, b| a.record == b.record);
         if refused.is_empty() { Ok(()) } else { Err(StoreError::Refused(refused)) }
     }
-}
-
-/// A value of a ConfigMap to be written, or removed if it is None, and its record.
-struct ConfigMapValue {
-    key: String,
-    value: Option<String>,
-    record: RecordKey,
-}
-
-/// The last change of each object.
-#[derive(Default)]
-struct LastChanges {
-    saved_values: BTreeMap<ConfigMapKey, (RecordKey, Option<String>)>,
-    saved: BTreeMap<MachineId, Machine>,
-    dropped: BTreeSet<MachineId>,
-    dropped_values: BTreeMap<ConfigMapKey, (RecordKey, Option<String>)>,
-}
-
-impl LastChanges {
-    fn collect(changes: &[Change]) -> Result<Self, StoreError> {
-        let mut last = Self::default();
-        for change in changes {
-            let record = change.record();
-            match change {
-                Change::SaveMachine(machine) => {
-                    last.dropped.remove(&machine.id);
-                    last.saved.insert(machine.id.clone(), machine.clone());
-                }
-                Change::DropMachine(id) => {
-                    last.saved.remove(id);
-                    last.dropped.insert(id.clone());
-                }
-                Change::SaveUnmanaged(unmanaged) => {
-                    last.save_value(ConfigMapKey::unmanaged(&unmanaged.hostname), record, unmanaged)?;
-                }
-                // An earlier save of the node is written too: its VM may have moved to a machine since, and
-                // the commit may be interrupted before that machine is written.
-                Change::DropUnmanaged(hostname) => {
-                    last.dropped_values.insert(ConfigMapKey::unmanaged(hostname), (record, None));
-                }
-                Change::SaveProfile(size, profile) => {
-                    // Earlier releases read the summary. It rarely changes.
-                    last.save_value(ConfigMapKey::profile(*size), record.clone(), &profile.summary())?;
-                    last.save_value(ConfigMapKey::profile_nodes(*size), record, &profile.nodes)?;
-                }
-                Change::SaveLedger(ledger) => last.save_value(ConfigMapKey::ledger(), record, ledger)?,
-                Change::SaveCatalog(catalog) => last.save_value(ConfigMapKey::catalog(), record, catalog)?,
-            }
-        }
-        Ok(last)
-    }
-
-    fn save_value(
-        &mut self,
-        key: ConfigMapKey,
-        record: RecordKey,
-        value: &impl Serialize,
-    ) -> Result<(), StoreError> {
-        let text = serde_json::to_string(value).map_err(|error| StoreError::Io {
-            action: "write",
-            problem: format!("{}[{:?}] cannot be encoded: {error}", key.map, key.key),
-        })?;
-        self.dropped_values.remove(&key);
-        self.saved_values.insert(key, (record, Some(text)));
-        Ok(())
-    }
-
-    /// Leaves out the changes that must wait for refused records.
-    fn hold_back(&mut self, changes: &[Change], refused: &[RefusedRecord]) {
-        if refused.is_empty() {
-            return;
-        }
-        let held =
-            DeferredChanges::new(changes, refused.iter().map(|refused| refused.record.clone()).collect());
-        for change in changes.iter().filter(|change| held.contains(change)) {
-            match change {
-                Change::SaveMachine(machine) => {
-                    self.saved.remove(&machine.id);
-                }
-                Change::DropMachine(id) => {
-                    self.dropped.remove(id);
-                }
-                Change::DropUnmanaged(hostname) => {
-                    self.dropped_values.remove(&ConfigMapKey::unmanaged(hostname));
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-fn group_by_map(
-    values: BTreeMap<ConfigMapKey, (RecordKey, Option<String>)>,
-) -> BTreeMap<String, Vec<ConfigMapValue>> {
-    let mut maps: BTreeMap<String, Vec<ConfigMapValue>> = BTreeMap::new();
-    for (ConfigMapKey { map, key }, (record, value)) in values {
-        maps.entry(map).or_default().push(ConfigMapValue { key, value, record });
-    }
-    maps
 }
 
 /// The records that the API server refused, or another failure.
