@@ -7,6 +7,7 @@
 mod refused;
 mod undo;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rand::rngs::StdRng;
@@ -16,10 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::audit::AuditLog;
 use super::handle::{CommandError, FleetHandle, OnPartialWrite, WriteJob, WriterMessage};
 use crate::clock::Clock;
-use crate::fleet::{Cause, Change, Declaration, Fleet, FleetSettings, MachineId, NodeGroupName};
+use crate::fleet::{Cause, Change, Declaration, Fleet, FleetSettings, Machine, MachineId, NodeGroupName};
 use crate::store::{Store, StoreError};
 use refused::{Deferred, RefusedRecords, split_refused};
-use undo::{FailedCommands, undo};
+use undo::{FailedCommand, FailedCommands, MachinesBefore, undo_all};
 
 /// Maximum of decisions that share one write.
 const MAX_BATCH: usize = 256;
@@ -52,8 +53,20 @@ pub struct FleetWriter {
 struct PendingJob {
     cause: Cause,
     changes: Vec<Change>,
+    /// Machines before the job changed them. None for new ones.
+    before: MachinesBefore,
     reply: oneshot::Sender<Result<Vec<Change>, CommandError>>,
     on_partial_write: OnPartialWrite,
+}
+
+/// The result of a write.
+#[derive(Default)]
+struct Written {
+    deferred: Deferred,
+    /// Indexes of the jobs that were undone.
+    undone: BTreeSet<usize>,
+    /// The changes that undid them, in the order of their writes.
+    undo: Vec<Change>,
 }
 
 impl FleetWriter {
@@ -132,17 +145,26 @@ impl FleetWriter {
                 Err(error) => return refuse(batch, &Arc::new(error)),
             },
         };
+        working.set_refused(self.refusals.machines());
         let now = self.clock.now();
         let random = &mut self.random;
         let mut draw =
             |group: &NodeGroupName| MachineId::new(format!("{group}-{:08x}", random.random::<u32>()));
         let mut waiting = Vec::with_capacity(batch.len());
+        let shared = Arc::clone(&self.shared);
+        // Machines as earlier jobs of the batch left them.
+        let mut latest = MachinesBefore::new();
         // Skips jobs whose caller has gone: it has already seen an error.
         for WriteJob { cause, decide, reply, on_partial_write } in
             batch.into_iter().filter(|job| !job.reply.is_closed())
         {
             match decide(&mut working, now, &mut draw) {
-                Ok(changes) => waiting.push(PendingJob { cause, changes, reply, on_partial_write }),
+                Ok(changes) => {
+                    let shared = shared.read().unwrap_or_else(PoisonError::into_inner);
+                    let before = machines_before(&changes, &latest, &shared);
+                    latest.extend(before.keys().map(|id| (id.clone(), working.machine(id).cloned())));
+                    waiting.push(PendingJob { cause, changes, before, reply, on_partial_write });
+                }
                 Err(refusal) => {
                     self.audit_log.refused(&refusal);
                     drop(reply.send(Err(refusal.into())));
@@ -150,36 +172,30 @@ impl FleetWriter {
             }
         }
         let changes: Vec<Change> = waiting.iter().flat_map(|w| w.changes.iter().cloned()).collect();
-        let deferred = match self.write(&changes, &waiting, &working).await {
-            Ok(deferred) => deferred,
+        let written = match self.write(&changes, &waiting, &working).await {
+            Ok(written) => written,
             Err(error) => {
                 tracing::error!(%error, "cannot write the records; the callers get this error");
                 let error = Arc::new(error);
-                let commands =
-                    waiting.iter().filter(|waiting| waiting.on_partial_write == OnPartialWrite::Undo);
-                let before = Arc::clone(&self.shared);
-                let before = before.read().unwrap_or_else(PoisonError::into_inner);
-                self.failed_commands.remember(commands.flat_map(|waiting| &waiting.changes), &before);
-                drop(before);
+                let commands = waiting.iter().filter(|job| job.on_partial_write == OnPartialWrite::Undo);
+                self.failed_commands.remember(commands.flat_map(PendingJob::commands));
                 for PendingJob { reply, .. } in waiting {
                     drop(reply.send(Err(CommandError::Store(Arc::clone(&error)))));
                 }
                 return;
             }
         };
-        self.publish(&waiting, &deferred);
-        self.shared.write().unwrap_or_else(PoisonError::into_inner).share_transient_state(&working);
-        if !deferred.is_empty() {
+        let undo = self.publish(waiting, &written, &working);
+        if !written.deferred.is_empty() || !written.undone.is_empty() || !undo.is_empty() {
             // The next decision must not see changes that were not written.
             working = self.shared().clone();
         }
         self.working = Some(working);
-        for PendingJob { mut changes, reply, on_partial_write, .. } in waiting {
-            let all = changes.len();
-            changes.retain(|change| !deferred.contains(change));
-            let failed = changes.len() < all && on_partial_write != OnPartialWrite::Keep;
-            let answer = if failed { Err(CommandError::Store(deferred.error())) } else { Ok(changes) };
-            drop(reply.send(answer));
+        if !undo.is_empty()
+            && let Err(error) = self.commit_undo(&undo).await
+        {
+            tracing::error!(%error, "cannot undo the records of a command whose caller has gone; reading them again");
+            self.working = None;
         }
     }
 
@@ -187,15 +203,16 @@ impl FleetWriter {
         self.shared.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the changes and returns the deferred ones, whose record is refused or waits for a refused one.
-    /// Commands that are written in part, or whose caller has gone, are undone at once.
+    /// Writes the changes. Some are deferred: their record is refused, or waits for a refused one. Commands that are
+    /// written in part, or whose caller has gone, are undone at once.
     async fn write(
         &mut self,
         changes: &[Change],
         waiting: &[PendingJob],
         working: &Fleet,
-    ) -> Result<Deferred, StoreError> {
-        let mut deferred = Deferred::default();
+    ) -> Result<Written, StoreError> {
+        let mut written = Written::default();
+        let deferred = &mut written.deferred;
         deferred.add(changes, self.refusals.standing(changes));
         let due: Vec<Change> = changes.iter().filter(|change| !deferred.contains(change)).cloned().collect();
         if !due.is_empty() {
@@ -208,47 +225,88 @@ impl FleetWriter {
             deferred
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }
-        let failed = |waiting: &&PendingJob| {
-            let in_part = waiting.changes.iter().any(|change| deferred.contains(change));
-            waiting.on_partial_write == OnPartialWrite::Undo && (in_part || waiting.reply.is_closed())
-        };
-        let failed = waiting.iter().filter(failed).flat_map(|waiting| &waiting.changes);
-        let failed: Vec<&Change> = failed.filter(|change| !deferred.contains(change)).collect();
-        let undo = undo(failed, &self.shared(), working);
-        if !undo.is_empty() {
-            for refused in split_refused(self.store.commit(&undo).await)? {
-                tracing::error!(
-                    %refused.record,
-                    problem = refused.problem,
-                    "cannot undo a failed command in this record, because the API server refuses the new \
-                     record"
-                );
+        // Until no caller leaves during a write: one that does has seen an error.
+        loop {
+            let failed: Vec<usize> = (0..waiting.len())
+                .filter(|index| {
+                    !written.undone.contains(index) && waiting[*index].has_failed(&written.deferred)
+                })
+                .collect();
+            if failed.is_empty() {
+                return Ok(written);
             }
-            let problem = "the command was written in part only, or its caller has gone".to_owned();
-            deferred.add(&[], undo.iter().map(|change| (change.record(), problem.clone())).collect());
+            written.undone.extend(failed);
+            let commands: Vec<FailedCommand> = written
+                .undone
+                .iter()
+                .flat_map(|index| waiting[*index].commands())
+                .filter(|command| !written.deferred.contains(&Change::SaveMachine(command.after.clone())))
+                .collect();
+            written.undo = undo_all(commands.iter(), working);
+            if !written.undo.is_empty() {
+                self.commit_undo(&written.undo).await?;
+            }
         }
-        Ok(deferred)
     }
 
-    /// Applies the written changes to the fleet that readers see, then writes them to the audit log.
-    fn publish(&self, waiting: &[PendingJob], deferred: &Deferred) {
+    async fn commit_undo(&self, undo: &[Change]) -> Result<(), StoreError> {
+        for refused in split_refused(self.store.commit(undo).await)? {
+            tracing::error!(%refused.record, problem = refused.problem, "cannot undo a failed command in this record, \
+                because the API server refuses the new record");
+        }
+        Ok(())
+    }
+
+    /// Applies the written changes to the fleet that readers see, answers the callers, and writes the audit log.
+    ///
+    /// A caller that has just gone has seen an error: its command is undone before readers see it. Returns these
+    /// changes, which are still to be written.
+    fn publish(&mut self, waiting: Vec<PendingJob>, written: &Written, working: &Fleet) -> Vec<Change> {
+        let Written { deferred, undone, undo } = written;
         let mut reports = Vec::new();
-        {
+        let mut unheard = Vec::new();
+        let unheard_undo = {
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-            for PendingJob { cause, changes, .. } in waiting {
+            for (index, PendingJob { cause, changes, .. }) in waiting.iter().enumerate() {
                 for change in changes.iter().filter(|change| !deferred.contains(change)) {
-                    reports.push((change, AuditLog::report(&shared, change, *cause)));
+                    if !undone.contains(&index) {
+                        reports.push((index, change.clone(), AuditLog::report(&shared, change, *cause)));
+                    }
                     shared.apply(change);
                 }
             }
+            for change in undo {
+                shared.apply(change);
+            }
+            shared.share_transient_state(working);
+            for (index, mut job) in waiting.into_iter().enumerate() {
+                let commands = job.commands();
+                let all = job.changes.len();
+                job.changes.retain(|change| !deferred.contains(change));
+                let in_part = job.changes.len() < all && job.on_partial_write != OnPartialWrite::Keep;
+                let failed = in_part || undone.contains(&index);
+                let answer =
+                    if failed { Err(CommandError::Store(deferred.error())) } else { Ok(job.changes) };
+                let is_heard = job.reply.send(answer).is_ok();
+                if !is_heard && !failed && job.on_partial_write == OnPartialWrite::Undo {
+                    reports.retain(|(of, ..)| *of != index);
+                    unheard.extend(commands);
+                }
+            }
+            let undo = undo_all(unheard.iter(), &shared);
+            for change in &undo {
+                shared.apply(change);
+            }
+            undo
+        };
+        self.failed_commands.remember(unheard);
+        if !reports.is_empty() {
+            self.commits.send_modify(|commits| *commits += 1);
+            for (_, change, report) in reports {
+                self.audit_log.write(&change, report);
+            }
         }
-        if reports.is_empty() {
-            return;
-        }
-        self.commits.send_modify(|commits| *commits += 1);
-        for (change, report) in reports {
-            self.audit_log.write(change, report);
-        }
+        unheard_undo
     }
 
     /// Reads the records after a failed write, and undoes failed commands before readers see them.
@@ -274,6 +332,37 @@ impl FleetWriter {
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
         self.commits.send_modify(|commits| *commits += 1);
         Ok(fleet)
+    }
+}
+
+/// The machines that the changes save, as they were before. `latest` has those that the batch changed before.
+fn machines_before(changes: &[Change], latest: &MachinesBefore, shared: &Fleet) -> MachinesBefore {
+    let before = |id: &MachineId| latest.get(id).cloned().unwrap_or_else(|| shared.machine(id).cloned());
+    let saved = changes.iter().filter_map(|change| match change {
+        Change::SaveMachine(machine) => Some(&machine.id),
+        _ => None,
+    });
+    saved.map(|id| (id.clone(), before(id))).collect()
+}
+
+impl PendingJob {
+    /// Whether Cluster Autoscaler sees its command fail: it is written in part, or its caller has gone.
+    fn has_failed(&self, deferred: &Deferred) -> bool {
+        let in_part = || self.changes.iter().any(|change| deferred.contains(change));
+        self.on_partial_write == OnPartialWrite::Undo && (self.reply.is_closed() || in_part())
+    }
+
+    /// What undoes it, if it fails.
+    fn commands(&self) -> Vec<FailedCommand> {
+        let saved = self.changes.iter().filter_map(|change| match change {
+            Change::SaveMachine(after) => Some(after),
+            _ => None,
+        });
+        let command = |after: &Machine| {
+            let before = self.before.get(&after.id).cloned().flatten();
+            FailedCommand::new(before, after.clone())
+        };
+        saved.map(command).collect()
     }
 }
 

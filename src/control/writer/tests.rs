@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::catalog::{CapacityType, Catalog, SizeId};
 use crate::fleet::{
-    CreationOutcome, DeferredChanges, Failure, FailureReason, Hostname, ListedNode, NodeRole, Policy,
-    RecordKey, Records, Refusal, VmId, VmState,
+    CreationOutcome, DeferredChanges, Failure, FailureReason, Hostname, ListedNode, Names, NodeRef, NodeRole,
+    Phase, Policy, RecordKey, Records, Refusal, UnmanagedKind, UnmanagedNode, Vm, VmId, VmState,
 };
 use crate::store::{MemoryStore, RefusedRecord};
 
@@ -113,7 +113,7 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
 
 fn decision(
     step: Step,
-) -> impl FnOnce(&mut Fleet, jiff::Timestamp, crate::fleet::Names<'_>) -> Result<Vec<Change>, Refusal> {
+) -> impl FnOnce(&mut Fleet, jiff::Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> {
     let policy = Policy::default();
     move |fleet, now, names| match step {
         Step::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
@@ -213,4 +213,122 @@ async fn sightings_outlive_a_reload() {
     decide(Step::List { workers: 3, sizes: true }, true).await;
     decide(Step::Asking, false).await;
     assert_eq!(wanted(), 4);
+}
+
+fn command(nodes: Vec<NodeRef>, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> WriteJob {
+    let decide = move |fleet: &mut Fleet, now, _: Names<'_>| fleet.delete_nodes(POOLS[0], &nodes, now);
+    WriteJob {
+        cause: Cause::ClusterAutoscaler,
+        decide: Box::new(decide),
+        reply,
+        on_partial_write: OnPartialWrite::Undo,
+    }
+}
+
+fn saved_machine(n: u32, phase: Phase) -> Change {
+    Change::SaveMachine(Machine {
+        id: MachineId::new(format!("web-0000000{n}")),
+        pool: POOLS[0].parse().unwrap(),
+        size: SizeId(2),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        phase,
+        requests: Vec::new(),
+    })
+}
+
+/// Job 1 adopts an orphan to a waiting machine; job 2, in the same batch, deletes that machine, and its caller is gone.
+#[tokio::test]
+async fn undo_keeps_an_orphan_that_the_batch_adopted() {
+    let store = Fragile::default();
+    let orphan = UnmanagedNode {
+        hostname: Hostname::new("slave-0"),
+        id: Some(VmId::new("u-0".to_owned())),
+        first_seen: jiff::Timestamp::UNIX_EPOCH,
+        kind: UnmanagedKind::Orphan { pool: POOLS[0].parse().unwrap(), size: Some(SizeId(2)) },
+        awaited_by: None,
+    };
+    store.memory.write(&[catalog(), saved_machine(1, Phase::Pending), Change::SaveUnmanaged(orphan)]);
+    let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
+    let config = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
+    let (mut writer, handle) =
+        FleetWriter::load(Arc::new(store.clone()), clock, config, 1, AuditLog::default()).await.unwrap();
+    let placeholder = handle.read(|f| f.machines().next().unwrap().instance_id());
+    let node = NodeRef { provider_id: placeholder.clone(), name: placeholder, fake: true };
+    let (listing, _answer) = oneshot::channel();
+    let (reply, answer) = oneshot::channel();
+    let decide = decision(Step::List { workers: 1, sizes: true });
+    // The caller leaves while the batch is written: here, within the decision before.
+    let first = WriteJob {
+        cause: Cause::VPSieListing,
+        decide: Box::new(decide),
+        reply: listing,
+        on_partial_write: OnPartialWrite::Keep,
+    };
+    let second = WriteJob {
+        cause: Cause::ClusterAutoscaler,
+        decide: Box::new(move |fleet: &mut Fleet, now, _: Names<'_>| {
+            drop(answer);
+            fleet.delete_nodes(POOLS[0], &[node], now)
+        }),
+        reply,
+        on_partial_write: OnPartialWrite::Undo,
+    };
+    writer.decide(vec![first, second]).await;
+    let known = |records: &Records| {
+        records.unmanaged.iter().any(|s| s.hostname.as_str() == "slave-0")
+            || records.machines.iter().any(|m| m.vm().is_some())
+    };
+    let records = store.memory.records();
+    assert!(
+        known(&records),
+        "VM slave-0 is in no record any more: {:?} {:?}",
+        records.machines,
+        records.unmanaged
+    );
+}
+
+/// The caller of a command leaves while the undo of another command of the batch is written.
+#[tokio::test]
+async fn undoes_a_command_whose_caller_leaves_during_an_undo() {
+    type Answers = Vec<oneshot::Receiver<Result<Vec<Change>, CommandError>>>;
+    /// Counts commits, and drops an answer at each.
+    #[derive(Clone, Default)]
+    struct Slow(MemoryStore, Arc<std::sync::Mutex<(usize, Answers)>>);
+    #[async_trait::async_trait]
+    impl Store for Slow {
+        async fn load(&self) -> Result<Records, StoreError> {
+            self.0.load().await
+        }
+        async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+            let mut state = self.1.lock().unwrap();
+            state.0 += 1;
+            state.1.pop();
+            self.0.write(changes);
+            Ok(())
+        }
+    }
+    let running = |n: u32| Phase::Running {
+        vm: Vm {
+            hostname: Hostname::new(&format!("slave-{n}")),
+            id: Some(VmId::new(format!("u-{n}"))),
+            addresses: Vec::new(),
+            provider_id: None,
+        },
+        since: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let store = Slow::default();
+    store.0.write(&[catalog(), saved_machine(1, running(1)), saved_machine(2, running(2))]);
+    let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
+    let config = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
+    let (mut writer, handle) =
+        FleetWriter::load(Arc::new(store.clone()), clock, config, 1, AuditLog::default()).await.unwrap();
+    let node =
+        |n: u32| NodeRef { provider_id: format!("vpsie://u-{n}"), name: format!("slave-{n}"), fake: false };
+    let ((one, first), (two, second)) = (oneshot::channel(), oneshot::channel());
+    *store.1.lock().unwrap() = (0, vec![second, first]);
+    writer.decide(vec![command(vec![node(1)], one), command(vec![node(2)], two)]).await;
+    assert_eq!(store.1.lock().unwrap().0, 3, "each command is undone");
+    let unwanted =
+        handle.read(|f| f.machines_to_delete().iter().map(|m| m.id.to_string()).collect::<Vec<_>>());
+    assert_eq!(unwanted, Vec::<String>::new(), "both callers saw an error, and this VM is deleted undrained");
 }

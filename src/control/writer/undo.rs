@@ -1,6 +1,7 @@
 //! Undoes commands that failed for Cluster Autoscaler. Otherwise an unknown machine would be paid for, or a Node that
 //! it uses again would lose its VM.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,25 +18,24 @@ pub(super) struct FailedCommands {
     recheck_at: Option<Instant>,
 }
 
+/// Machines before a job. None for those that it made.
+pub(super) type MachinesBefore = BTreeMap<MachineId, Option<Machine>>;
+
 /// A machine before and after a failed command.
-#[derive(Debug)]
-struct FailedCommand {
-    machine: Option<Machine>,
-    after: Machine,
+#[derive(Clone, Debug)]
+pub(super) struct FailedCommand {
+    before: Option<Machine>,
+    pub(super) after: Machine,
     failed_at: Instant,
 }
 
 impl FailedCommands {
-    /// Remembers changes that failed commands may have recorded. `before` is the fleet before them.
-    pub(super) fn remember<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, before: &Fleet) {
-        let failed_at = Instant::now();
-        for change in changes {
-            let Change::SaveMachine(after) = change else { continue };
-            let machine = before.machine(&after.id).cloned();
-            self.commands.push(FailedCommand { machine, after: after.clone(), failed_at });
-        }
-        if !self.commands.is_empty() {
-            self.recheck_at = Some(failed_at + LATE_WRITE_LIMIT);
+    /// Remembers commands that may be recorded. They are undone at the next reload.
+    pub(super) fn remember(&mut self, commands: impl IntoIterator<Item = FailedCommand>) {
+        let known = self.commands.len();
+        self.commands.extend(commands);
+        if self.commands.len() > known {
+            self.recheck_at = Some(Instant::now() + LATE_WRITE_LIMIT);
         }
     }
 
@@ -46,7 +46,7 @@ impl FailedCommands {
 
     /// The changes that undo recorded commands.
     pub(super) fn due(&self, fleet: &Fleet) -> Vec<Change> {
-        self.commands.iter().filter_map(|command| command.undo(fleet.machine(&command.after.id)?)).collect()
+        undo_all(self.commands.iter(), fleet)
     }
 
     /// Drops commands that can no longer be recorded.
@@ -59,32 +59,41 @@ impl FailedCommands {
 }
 
 impl FailedCommand {
-    /// The change that undoes the command. None if the machine has changed since, especially if it was requested from
-    /// VPSie.
-    fn undo(&self, recorded: &Machine) -> Option<Change> {
+    pub(super) fn new(before: Option<Machine>, after: Machine) -> Self {
+        Self { before, after, failed_at: Instant::now() }
+    }
+
+    /// Whether it can be undone. Not if the machine has changed since, especially if it was requested from VPSie.
+    fn can_undo(&self, recorded: &Machine) -> bool {
         let same = recorded.phase == self.after.phase && recorded.requests == self.after.requests;
-        match &self.machine {
-            _ if !same => None,
-            None => is_unrequested(recorded).then(|| Change::DropMachine(recorded.id.clone())),
-            Some(before) => (before.phase != recorded.phase).then(|| Change::SaveMachine(before.clone())),
+        same && self
+            .before
+            .as_ref()
+            .map_or_else(|| is_unrequested(recorded), |before| before.phase != recorded.phase)
+    }
+}
+
+/// The changes that undo commands, which are in the order of their execution. A machine that a command removed is not
+/// restored, because it was never requested.
+pub(super) fn undo_all<'a>(
+    commands: impl DoubleEndedIterator<Item = &'a FailedCommand>,
+    fleet: &Fleet,
+) -> Vec<Change> {
+    let mut restored: BTreeMap<&MachineId, Option<&Machine>> = BTreeMap::new();
+    for command in commands.rev() {
+        let id = &command.after.id;
+        let present = restored.get(id).copied().unwrap_or_else(|| fleet.machine(id));
+        if present.is_some_and(|machine| command.can_undo(machine)) {
+            restored.insert(id, command.before.as_ref());
         }
     }
+    let change = |(id, machine): (&MachineId, Option<&Machine>)| match machine {
+        None => Change::DropMachine(id.clone()),
+        Some(machine) => Change::SaveMachine(machine.clone()),
+    };
+    restored.into_iter().map(change).collect()
 }
 
 fn is_unrequested(machine: &Machine) -> bool {
     machine.phase == Phase::Pending && machine.requests.is_empty()
-}
-
-/// The changes that undo recorded changes, for machines that no other job of the batch changed. A machine that a
-/// command removed is not restored, because it was never requested.
-pub(super) fn undo(changes: Vec<&Change>, before: &Fleet, working: &Fleet) -> Vec<Change> {
-    let mut undo: Vec<Change> = Vec::new();
-    for change in changes {
-        let Change::SaveMachine(after) = change else { continue };
-        let before = |id: &MachineId| before.machine(id).cloned();
-        let command =
-            FailedCommand { machine: before(&after.id), after: after.clone(), failed_at: Instant::now() };
-        undo.extend(working.machine(&after.id).and_then(|machine| command.undo(machine)));
-    }
-    undo
 }
