@@ -96,7 +96,7 @@ impl RecordsWatch {
         }
     }
 
-    /// Processes deleted and missing VPSieNodes. Those that fail are retried.
+    /// Processes deleted and missing VPSieNodes. Retries failures.
     async fn process_pending(&mut self) -> Result<(), CommandError> {
         for name in std::mem::take(&mut self.deleted) {
             let id = MachineId::from(name.as_str());

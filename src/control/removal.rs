@@ -120,7 +120,7 @@ impl Removal {
         }
     }
 
-    /// Records accepted deletions. Those that cannot be written are retried.
+    /// Records accepted deletions. Retries failed writes.
     async fn record_accepted(&mut self) {
         let ready = |id: &&MachineId| self.backoffs.get(*id).is_none_or(Backoff::is_ready);
         let due: Vec<MachineId> = self.accepted.iter().filter(ready).cloned().collect();

@@ -177,7 +177,7 @@ impl FleetWriter {
             Err(error) => {
                 tracing::error!(%error, "cannot write the records; the callers get this error");
                 let error = Arc::new(error);
-                let commands = waiting.iter().filter(|job| job.on_partial_write == OnPartialWrite::Undo);
+                let commands = waiting.iter().filter(|job| job.is_command());
                 self.failed_commands.remember(commands.flat_map(PendingJob::commands));
                 for PendingJob { reply, .. } in waiting {
                     drop(reply.send(Err(CommandError::Store(Arc::clone(&error)))));
@@ -225,7 +225,7 @@ impl FleetWriter {
             deferred
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }
-        // Until no caller leaves during a write: one that does has seen an error.
+        // A caller that leaves during a write has seen an error. Repeats until no caller does.
         loop {
             let failed: Vec<usize> = (0..waiting.len())
                 .filter(|index| {
@@ -280,15 +280,14 @@ impl FleetWriter {
             }
             shared.share_transient_state(working);
             for (index, mut job) in waiting.into_iter().enumerate() {
-                let commands = job.commands();
-                let all = job.changes.len();
+                let in_part = job.on_partial_write != OnPartialWrite::Keep && job.is_in_part(deferred);
+                if in_part || undone.contains(&index) {
+                    drop(job.reply.send(Err(CommandError::Store(deferred.error()))));
+                    continue;
+                }
+                let commands = if job.is_command() { job.commands() } else { Vec::new() };
                 job.changes.retain(|change| !deferred.contains(change));
-                let in_part = job.changes.len() < all && job.on_partial_write != OnPartialWrite::Keep;
-                let failed = in_part || undone.contains(&index);
-                let answer =
-                    if failed { Err(CommandError::Store(deferred.error())) } else { Ok(job.changes) };
-                let is_heard = job.reply.send(answer).is_ok();
-                if !is_heard && !failed && job.on_partial_write == OnPartialWrite::Undo {
+                if job.reply.send(Ok(job.changes)).is_err() && !commands.is_empty() {
                     reports.retain(|(of, ..)| *of != index);
                     unheard.extend(commands);
                 }
@@ -315,14 +314,7 @@ impl FleetWriter {
         let mut fleet = self.shared().reloaded(records);
         let undo = self.failed_commands.due(&fleet);
         if !undo.is_empty() {
-            for refused in split_refused(self.store.commit(&undo).await)? {
-                tracing::error!(
-                    %refused.record,
-                    problem = refused.problem,
-                    "cannot undo a failed command in this record, because the API server refuses the new \
-                     record"
-                );
-            }
+            self.commit_undo(&undo).await?;
             tracing::warn!(records = undo.len(), "undid failed commands in the records");
             for change in &undo {
                 fleet.apply(change);
@@ -335,7 +327,7 @@ impl FleetWriter {
     }
 }
 
-/// The machines that the changes save, as they were before. `latest` has those that the batch changed before.
+/// The machines that the changes save, as they were before. `latest` has the machines that the batch changed earlier.
 fn machines_before(changes: &[Change], latest: &MachinesBefore, shared: &Fleet) -> MachinesBefore {
     let before = |id: &MachineId| latest.get(id).cloned().unwrap_or_else(|| shared.machine(id).cloned());
     let saved = changes.iter().filter_map(|change| match change {
@@ -346,13 +338,22 @@ fn machines_before(changes: &[Change], latest: &MachinesBefore, shared: &Fleet) 
 }
 
 impl PendingJob {
-    /// Whether Cluster Autoscaler sees its command fail: it is written in part, or its caller has gone.
-    fn has_failed(&self, deferred: &Deferred) -> bool {
-        let in_part = || self.changes.iter().any(|change| deferred.contains(change));
-        self.on_partial_write == OnPartialWrite::Undo && (self.reply.is_closed() || in_part())
+    /// Whether it is a command of Cluster Autoscaler, which is undone if it fails.
+    fn is_command(&self) -> bool {
+        self.on_partial_write == OnPartialWrite::Undo
     }
 
-    /// What undoes it, if it fails.
+    /// Whether some of its changes are deferred.
+    fn is_in_part(&self, deferred: &Deferred) -> bool {
+        self.changes.iter().any(|change| deferred.contains(change))
+    }
+
+    /// Whether Cluster Autoscaler sees its command fail: it is written in part, or its caller has gone.
+    fn has_failed(&self, deferred: &Deferred) -> bool {
+        self.is_command() && (self.reply.is_closed() || self.is_in_part(deferred))
+    }
+
+    /// The machines that its undo restores.
     fn commands(&self) -> Vec<FailedCommand> {
         let saved = self.changes.iter().filter_map(|change| match change {
             Change::SaveMachine(after) => Some(after),

@@ -181,12 +181,12 @@ impl Fleet {
         changes
     }
 
-    /// Whether the last listing showed the VM of the machine as control plane. It was bound while no listing told.
+    /// Whether the last listing showed the VM of the machine as control plane. It was bound before a listing showed that.
     pub fn is_control_plane(&self, machine: &Machine) -> bool {
         machine.vm().is_some_and(|vm| self.transient.control_plane.contains(&vm.hostname))
     }
 
-    /// Machines whose VM must be deleted at VPSie, the longest Deleting first. Never one that VPSie lists as control
+    /// Machines whose VM must be deleted at VPSie, the longest Deleting first. Leaves out VMs that VPSie lists as control
     /// plane.
     pub fn machines_to_delete(&self) -> Vec<&Machine> {
         let deletable = |m: &&Machine| m.needs_vm_deletion() && !self.is_control_plane(m);

@@ -1,4 +1,4 @@
-//! The watched objects of a kind, including those that this version cannot read.
+//! The watched objects of a kind, including objects that this version cannot read.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

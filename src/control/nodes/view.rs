@@ -101,7 +101,7 @@ impl NodesView {
     }
 
     /// Whether an existing worker can become a machine: its Node is ready, and has the VM's providerID or none. Without
-    /// such a Node, Cluster Autoscaler would delete the VM as one that never registered
+    /// such a Node, Cluster Autoscaler would delete the VM as unregistered
     /// (docs/reference/cluster-autoscaler.md#long-unregistered), with all its pods.
     pub fn shows(&self, listed: &ListedNode) -> bool {
         let Some(id) = &listed.id else { return false };

@@ -18,7 +18,7 @@ pub(super) struct FailedCommands {
     recheck_at: Option<Instant>,
 }
 
-/// Machines before a job. None for those that it made.
+/// Machines before a job. None for new machines.
 pub(super) type MachinesBefore = BTreeMap<MachineId, Option<Machine>>;
 
 /// A machine before and after a failed command.

@@ -458,6 +458,14 @@ fn takes_no_blocked_drain_for_a_deletion() {
     );
 }
 
+/// Applies the changes as while the record of this machine is refused.
+fn apply_without(fleet: &mut Fleet, changes: &[Change], refused: &MachineId) {
+    let deferred = DeferredChanges::new(changes, [RecordKey::Machine(refused.clone())].into());
+    for change in changes.iter().filter(|change| !deferred.contains(change)) {
+        fleet.apply(change);
+    }
+}
+
 #[test]
 fn abandons_no_request_twice_while_a_machine_is_refused() {
     let mut hand = Hand::new();
@@ -474,10 +482,7 @@ fn abandons_no_request_twice_while_a_machine_is_refused() {
         let mut working = fleet.clone();
         hand.wait(Duration::from_secs(10));
         let changes = hand.pass(&mut working);
-        let held = DeferredChanges::new(&changes, [RecordKey::Machine(id.clone())].into());
-        for change in changes.iter().filter(|change| !held.contains(change)) {
-            fleet.apply(change);
-        }
+        apply_without(&mut fleet, &changes, &id);
     }
     let late: u32 = fleet.ledger().abandoned.iter().map(|late| late.count).sum();
     assert!(late <= 1, "{late} late requests of one, machine {:?}", fleet.machine(&id));
@@ -502,10 +507,7 @@ fn a_refused_machine_takes_no_worker_of_a_person() {
     let list = |fleet: &mut Fleet, nodes: &[ListedNode]| {
         let mut working = fleet.clone();
         let changes = hand.observe(&mut working, nodes);
-        let held = DeferredChanges::new(&changes, [RecordKey::Machine(id.clone())].into());
-        for change in changes.iter().filter(|change| !held.contains(change)) {
-            fleet.apply(change);
-        }
+        apply_without(fleet, &changes, &id);
     };
     // The one late VM of the one request; then a worker that a person adds.
     list(&mut fleet, &[node(99, 4), node(1, 2)]);

@@ -266,7 +266,8 @@ impl KubernetesStore {
 
     /// The stored values of these keys.
     fn values_before(&self, saved: &SavedValues) -> SavedValues {
-        let stored = |key: &ConfigMapKey| self.maps.get(&key.map)?.data?.remove(&key.key);
+        let stored =
+            |key: &ConfigMapKey| self.maps.read(&key.map, |map| map.data.as_ref()?.get(&key.key).cloned());
         saved.iter().map(|(key, (record, _))| (key.clone(), (record.clone(), stored(key)))).collect()
     }
 
