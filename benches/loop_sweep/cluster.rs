@@ -84,6 +84,7 @@ fn machine(at: usize, pool: &PoolId) -> Machine {
         id: Some(format!("0b54b0a0-0000-4000-8000-{at:012x}").as_str().into()),
         addresses: Vec::new(),
         provider_id: None,
+        request: None,
     };
     Machine {
         id: format!("{}-{at:08x}", pool.node_group).as_str().into(),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::conditions::conditions;
-use super::{MachinePhase, RequestOutcome, VPSieNode, VPSieNodeSpec, VPSieNodeStatus, VmRequest};
+use super::{MachinePhase, RequestOutcome, RequestRef, VPSieNode, VPSieNodeSpec, VPSieNodeStatus, VmRequest};
 use crate::catalog::SizeId;
 use crate::fleet::{
     self, ClusterId, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, MachineId, Phase,
@@ -136,6 +136,7 @@ impl VPSieNode {
             id: id.as_deref().map(VmId::from),
             addresses,
             provider_id,
+            request: status.request.as_ref().map(fleet::RequestRef::from),
         })
     }
 }
@@ -147,6 +148,7 @@ fn status(machine: &Machine) -> VPSieNodeStatus {
         vpsie_node_identifier: vm.and_then(|vm| vm.id.as_ref()).map(ToString::to_string),
         addresses: vm.map(|vm| vm.addresses.clone()).unwrap_or_default(),
         provider_id: vm.and_then(|vm| vm.provider_id.as_ref()).map(ToString::to_string),
+        request: vm.and_then(|vm| vm.request.as_ref()).map(RequestRef::from),
         conditions: conditions(machine),
         ..VPSieNodeStatus::default()
     };
@@ -174,6 +176,18 @@ fn status(machine: &Machine) -> VPSieNodeStatus {
         }
     }
     status
+}
+
+impl From<&fleet::RequestRef> for RequestRef {
+    fn from(request: &fleet::RequestRef) -> Self {
+        Self { machine: request.machine.to_string(), at: request.at }
+    }
+}
+
+impl From<&RequestRef> for fleet::RequestRef {
+    fn from(request: &RequestRef) -> Self {
+        Self { machine: MachineId::from(request.machine.as_str()), at: request.at }
+    }
 }
 
 impl From<&fleet::VmRequest> for VmRequest {
@@ -214,7 +228,12 @@ mod tests {
 
     fn vm() -> impl Strategy<Value = Vm> {
         let id = || proptest::option::of("[0-9a-f]{8}");
-        ("[a-z]{1,8}", id(), id()).prop_map(|(hostname, id, provider_id)| Vm {
+        let request = proptest::option::of(("[a-z]{1,8}", time()));
+        let request = request.prop_map(|request| {
+            request.map(|(machine, at)| fleet::RequestRef { machine: machine.as_str().into(), at })
+        });
+        ("[a-z]{1,8}", id(), id(), request).prop_map(|(hostname, id, provider_id, request)| Vm {
+            request,
             provider_id: provider_id.as_deref().map(ProviderId::from),
             hostname: Hostname::new(&hostname),
             id: id.as_deref().map(VmId::from),

@@ -123,6 +123,17 @@ pub struct VmRequest {
     pub outcome: RequestOutcome,
 }
 
+/// A request to VPSie, by its machine and its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestRef {
+    /// Machine of the request.
+    pub machine: String,
+    /// Time of the request in `spec.requests` of that machine.
+    #[schemars(with = "MicroTime")]
+    pub at: Timestamp,
+}
+
 /// Outcome of a request to VPSie for a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RequestOutcome {
@@ -182,6 +193,9 @@ pub struct VPSieNodeStatus {
     /// it.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
+    /// Request to VPSie that created the VM. It is used, even if `spec.requests` of its machine still has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestRef>,
     /// Reason of the deletion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = [

@@ -278,8 +278,8 @@ fn read_inputs(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> GuardInputs {
     };
     let unrecorded = !by_hand.iter().all(recorded);
     // An accepted request without a VM counts as lost after minutes.
-    let given_up = fleet.ledger().abandoned.iter().fold(0u32, |sum, late| sum.saturating_add(late.count));
-    let late = given_up.saturating_add(count(|outcome| outcome == RequestOutcome::Lost));
+    let late =
+        fleet.open_abandoned_requests().saturating_add(count(|outcome| outcome == RequestOutcome::Lost));
     let before = PriorRecords { known, ours: vms.chain(unmanaged).collect(), accepted, unclear, late };
     GuardInputs { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
 }

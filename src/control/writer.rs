@@ -145,7 +145,6 @@ impl FleetWriter {
                 Err(error) => return refuse(batch, &Arc::new(error)),
             },
         };
-        working.set_refused(self.refusals.machines());
         let now = self.clock.now();
         let random = &mut self.random;
         let mut draw =

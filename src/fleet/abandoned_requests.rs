@@ -1,17 +1,21 @@
 //! Abandoned requests: VPSie may still fulfil them, but their machines no longer wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::Hostname;
-use super::ledger::{AbandonedRequests, Ledger};
+use super::ledger::{AbandonedRef, AbandonedRequests, Ledger, MovedRequest};
 use super::listing::{ListedNode, NodeRole};
-use super::machine::Machine;
+use super::machine::{Machine, RequestRef};
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
+
+/// How long a moved request is named. A write ends within seconds.
+const MOVED_KEPT: Duration = Duration::from_hours(1);
 
 /// Requests of one pool in the same hour share one entry, so a day has at most 25 entries per pool.
 fn hour(at: Timestamp) -> i64 {
@@ -52,12 +56,15 @@ impl Fleet {
         changes: &mut Vec<Change>,
         machine: &Machine,
         forgotten: &[Timestamp],
+        now: Timestamp,
     ) {
         if forgotten.is_empty() {
             return;
         }
         let mut ledger = self.ledger.clone();
         for at in forgotten {
+            let request = RequestRef { machine: machine.id.clone(), at: *at };
+            ledger.moved.push(MovedRequest { request, moved_at: now });
             let together = |late: &&mut AbandonedRequests| {
                 late.pool == machine.pool && late.size == machine.size && hour(late.at) == hour(*at)
             };
@@ -77,30 +84,45 @@ impl Fleet {
         self.save_ledger(changes, ledger);
     }
 
-    /// Removes abandoned requests whose VM is no longer expected.
-    pub(super) fn expire_abandoned(&mut self, changes: &mut Vec<Change>, now: Timestamp, policy: &Policy) {
+    /// Removes abandoned requests whose VM is no longer expected, and the names of moved requests whose machines are
+    /// written without them. `unwritten` are requests that the records of machines still have.
+    pub(super) fn expire_abandoned(
+        &mut self,
+        changes: &mut Vec<Change>,
+        unwritten: &HashSet<RequestRef>,
+        now: Timestamp,
+        policy: &Policy,
+    ) {
         let mut ledger = self.ledger.clone();
+        ledger
+            .moved
+            .retain(|moved| age(moved.moved_at, now) < MOVED_KEPT || unwritten.contains(&moved.request));
         ledger.abandoned.retain(|late| age(late.at, now) < policy.abandoned_request_ttl);
         self.save_ledger(changes, ledger);
     }
 
-    /// The oldest abandoned request that can have made the node.
-    pub(super) fn abandoned_request(&self, node: &ListedNode) -> Option<AbandonedRequests> {
+    /// The oldest abandoned request that can have made the node and has no node yet.
+    pub(super) fn abandoned_request(&self, node: &ListedNode) -> Option<AbandonedRef> {
         if node.role == NodeRole::ControlPlane {
             return None;
         }
         let fits = self.ledger.abandoned.iter().filter(|late| node.can_be(&late.class()));
-        fits.min_by_key(|late| late.at).cloned()
+        let oldest = fits.filter(|late| self.open_of(late) > 0).min_by_key(|late| late.at)?;
+        Some(AbandonedRef { pool: oldest.pool.clone(), size: oldest.size, at: oldest.at })
     }
 
-    /// Removes one abandoned request, because a node counts as its result.
-    pub(super) fn remove_abandoned(&mut self, changes: &mut Vec<Change>, request: &AbandonedRequests) {
-        let mut ledger = self.ledger.clone();
-        if let Some(late) = ledger.abandoned.iter_mut().find(|late| *late == request) {
-            late.count = late.count.saturating_sub(1);
-        }
-        ledger.abandoned.retain(|late| late.count > 0);
-        self.save_ledger(changes, ledger);
+    /// Number of abandoned requests without a node that counts as their result.
+    pub fn open_abandoned_requests(&self) -> u32 {
+        self.ledger.abandoned.iter().fold(0, |sum, late| sum.saturating_add(self.open_of(late)))
+    }
+
+    /// The same of one entry. Derived, so that the record of the node is the only write that uses a request up.
+    fn open_of(&self, late: &AbandonedRequests) -> u32 {
+        let named = self.unmanaged.values().filter_map(|unmanaged| unmanaged.abandoned_request.as_ref());
+        let used = named.filter(|name| {
+            name.pool == late.pool && name.size == late.size && hour(name.at) == hour(late.at)
+        });
+        late.count.saturating_sub(used.count() as u32)
     }
 
     pub(super) fn save_ledger(&mut self, changes: &mut Vec<Change>, ledger: Ledger) {

@@ -1,11 +1,14 @@
 //! Correction of times that were recorded while the clock was ahead.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 
 use super::age::is_ahead;
 use super::machine::{Machine, Phase};
 use super::record::{Change, UnmanagedNode};
 use super::state::Fleet;
+use super::used_requests::unused_time;
 
 /// Sets a time in the future to now.
 fn correct(time: &mut Timestamp, now: Timestamp) {
@@ -15,7 +18,7 @@ fn correct(time: &mut Timestamp, now: Timestamp) {
 }
 
 impl Machine {
-    /// All its recorded times.
+    /// Its recorded times, without those of its requests.
     fn times(&mut self) -> impl Iterator<Item = &mut Timestamp> {
         let (since, accepted) = match &mut self.phase {
             Phase::Pending => (None, None),
@@ -23,18 +26,27 @@ impl Machine {
             Phase::Failed { at, .. } => (Some(at), None),
             Phase::Deleting { since, accepted_at, .. } => (Some(since), accepted_at.as_mut()),
         };
-        let requests = self.requests.iter_mut().map(|request| &mut request.at);
-        [&mut self.created_at].into_iter().chain(since).chain(accepted).chain(requests)
+        [&mut self.created_at].into_iter().chain(since).chain(accepted)
+    }
+
+    /// Corrects the times of its requests. They stay different, because they name the requests.
+    fn correct_requests(&mut self, now: Timestamp) {
+        let mut taken: HashSet<Timestamp> = self.requests.iter().map(|request| request.at).collect();
+        for request in self.requests.iter_mut().rev().filter(|request| is_ahead(request.at, now)) {
+            request.at = unused_time(&taken, now);
+            taken.insert(request.at);
+        }
     }
 }
 
 impl Fleet {
     /// Sets times in the future to now. They were recorded while the clock was ahead; without the correction, their
-    /// deadlines would be late by that. (A shortage with such a time is ignored: [`Fleet::growth_block`].)
+    /// deadlines would be late by that. Names of requests are no deadlines and stay. (A shortage with such a time is ignored: [`Fleet::growth_block`].)
     pub(super) fn correct_times(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
         for old in self.machines.values().cloned().collect::<Vec<_>>() {
             let mut machine = old.clone();
             machine.times().for_each(|time| correct(time, now));
+            machine.correct_requests(now);
             if machine != old {
                 self.push_change(changes, Change::SaveMachine(machine));
             }
@@ -42,12 +54,16 @@ impl Fleet {
         for old in self.unmanaged.values().cloned().collect::<Vec<_>>() {
             let mut unmanaged: UnmanagedNode = old.clone();
             correct(&mut unmanaged.first_seen, now);
+            if let Some(late) = &mut unmanaged.abandoned_request {
+                correct(&mut late.at, now);
+            }
             if unmanaged != old {
                 self.push_change(changes, Change::SaveUnmanaged(unmanaged));
             }
         }
         let mut ledger = self.ledger().clone();
         ledger.abandoned.iter_mut().for_each(|late| correct(&mut late.at, now));
+        ledger.moved.iter_mut().for_each(|moved| correct(&mut moved.moved_at, now));
         self.save_ledger(changes, ledger);
         let ahead = |time: &Timestamp| is_ahead(*time, now);
         if self

@@ -45,7 +45,8 @@ impl Fleet {
         for id in machines {
             let Some(machine) = self.machines.get(id).filter(|m| m.needs_request()) else { continue };
             let mut machine = machine.clone();
-            machine.requests.push(VmRequest { at: now, outcome: RequestOutcome::InFlight });
+            let at = self.request_time(&machine, None, now);
+            machine.requests.push(VmRequest { at, outcome: RequestOutcome::InFlight });
             if machine.phase == Phase::Pending {
                 machine.phase = Phase::Creating { vm: None, since: now };
             }
@@ -90,6 +91,7 @@ impl Fleet {
         self.transient.in_flight.remove(id);
         self.transient.listings_since_request.insert(id.clone(), 0);
         let mut changes = Vec::new();
+        self.remove_used_requests(&mut changes);
         let Some(machine) = self.machines.get(id) else { return changes };
         let Some(at) =
             machine.requests.iter().position(|request| request.outcome == RequestOutcome::InFlight)
@@ -97,17 +99,19 @@ impl Fleet {
             return changes;
         };
         let mut machine = machine.clone();
+        let answered_at = self.request_time(&machine, Some(at), now);
         match outcome {
             CreationOutcome::Accepted => {
-                machine.requests[at] = VmRequest { at: now, outcome: RequestOutcome::Accepted }
+                machine.requests[at] = VmRequest { at: answered_at, outcome: RequestOutcome::Accepted }
             }
             CreationOutcome::Created(vm) => {
-                machine.requests.remove(at);
-                self.bind_created(&mut changes, machine, vm, now);
+                let request = machine.requests.remove(at);
+                let request = Some(machine.request_ref(&request));
+                self.bind_created(&mut changes, machine, Vm { request, ..vm }, now);
                 return changes;
             }
             CreationOutcome::Unclear => {
-                machine.requests[at] = VmRequest { at: now, outcome: RequestOutcome::Unclear }
+                machine.requests[at] = VmRequest { at: answered_at, outcome: RequestOutcome::Unclear }
             }
             CreationOutcome::Refused(failure) => {
                 machine.requests.remove(at);

@@ -27,6 +27,7 @@ impl Fleet {
     /// machine adopted, and expired records.
     pub fn apply_deadlines(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
+        let unwritten = self.remove_used_requests(&mut changes);
         self.correct_times(&mut changes, now);
         changes.extend(self.close_groups(now));
         self.note_turns(now);
@@ -47,7 +48,11 @@ impl Fleet {
                 {
                     self.remove_orphan(&mut changes, unmanaged, now, names);
                 }
-                UnmanagedKind::Gone { .. } if age(unmanaged.first_seen, now) >= policy.gone_kept => {
+                // Its record names the request that it used while the record of the machine still has that.
+                UnmanagedKind::Gone { .. }
+                    if age(unmanaged.first_seen, now) >= policy.gone_kept
+                        && unmanaged.request.is_none_or(|request| !unwritten.contains(&request)) =>
+                {
                     self.push_change(&mut changes, Change::DropUnmanaged(unmanaged.hostname));
                 }
                 _ => {}
@@ -57,7 +62,7 @@ impl Fleet {
             self.skip_drains(&mut changes);
         }
         // The ledger is last: if its record is refused, the records of machines before it wait.
-        self.expire_abandoned(&mut changes, now, policy);
+        self.expire_abandoned(&mut changes, &unwritten, now, policy);
         let machines = &self.machines;
         self.transient
             .listings_since_request
@@ -92,8 +97,7 @@ impl Fleet {
         policy: &Policy,
     ) {
         let Some(old) = self.machines.get(id).filter(|m| !m.requests.is_empty()) else { return };
-        // A refused record keeps its requests. Their move to the ledger would hold up those of other machines.
-        if self.transient.in_flight.contains(id) || self.transient.refused.contains(id) {
+        if self.transient.in_flight.contains(id) {
             return;
         }
         let listings = *self.transient.listings_since_request.entry(id.clone()).or_insert(0);
@@ -120,7 +124,7 @@ impl Fleet {
         }
         if machine != *old {
             // The ledger is written before the machine, so that an interrupted write loses nothing.
-            self.remember_abandoned(changes, &machine, &forgotten);
+            self.remember_abandoned(changes, &machine, &forgotten, now);
             self.push_change(changes, Change::SaveMachine(machine));
         }
     }

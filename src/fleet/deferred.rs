@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::ids::Hostname;
-use super::record::{Change, RecordKey, UnmanagedKind, UnmanagedNode};
+use super::record::{Change, RecordKey, UnmanagedKind};
 
 /// The changes of a list that wait while some of its records are refused. Without the refused record, they would lose
 /// track of a VM.
@@ -18,9 +18,7 @@ impl DeferredChanges {
     /// Selects the changes that wait while `refused` cannot be written.
     ///
     /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
-    /// would drop until the ledger is recorded. An orphan, or the ledger, takes no request that the machine keeps. The
-    /// ledger keeps an abandoned request until the node that it explains is
-    /// recorded. A listed node's record stays until the machine with its VM is recorded.
+    /// would drop until the ledger is recorded. A listed node's record stays until the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
         loop {
@@ -29,10 +27,6 @@ impl DeferredChanges {
                 let next = changes.get(at + 1);
                 if records.contains(&change.record()) {
                     records.extend(dependent(change, next));
-                }
-                // A request is used up or abandoned once.
-                if next.is_some_and(|next| moves_request(change, next) && records.contains(&next.record())) {
-                    records.insert(change.record());
                 }
             }
             if records.len() == before {
@@ -73,29 +67,19 @@ impl DeferredChanges {
     }
 }
 
-/// Whether the first change records a request that the machine drops in the second.
-fn moves_request(change: &Change, next: &Change) -> bool {
-    match (change, next) {
-        (
-            Change::SaveUnmanaged(UnmanagedNode { kind: UnmanagedKind::Orphan { pool, .. }, .. }),
-            Change::SaveMachine(m),
-        ) => m.pool == *pool,
-        (Change::SaveLedger(_), Change::SaveMachine(_)) => true,
-        _ => false,
-    }
-}
-
-/// The record that must wait with this change. If the change does not name it, it is that of the next change in the
-/// list.
+/// The record that must wait with this change. That of an abandoned request is the next in the list.
 fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
     match (change, next) {
-        (Change::SaveUnmanaged(unmanaged), next) => match (&unmanaged.kind, next) {
-            (UnmanagedKind::Gone { machine, .. }, _) => Some(RecordKey::Machine(machine.clone())),
-            (UnmanagedKind::Orphan { .. }, Some(next)) => moves_request(change, next).then(|| next.record()),
-            (UnmanagedKind::Foreign, Some(ledger @ Change::SaveLedger(_))) => Some(ledger.record()),
-            _ => None,
+        (Change::SaveUnmanaged(unmanaged), _) => match &unmanaged.kind {
+            UnmanagedKind::Gone { machine, .. } => Some(RecordKey::Machine(machine.clone())),
+            UnmanagedKind::Orphan { .. } => {
+                unmanaged.request.as_ref().map(|request| RecordKey::Machine(request.machine.clone()))
+            }
+            UnmanagedKind::Foreign => None,
         },
-        (Change::SaveLedger(_), Some(next)) => moves_request(change, next).then(|| next.record()),
+        (Change::SaveLedger(ledger), Some(next @ Change::SaveMachine(machine))) => {
+            ledger.moved.iter().any(|moved| moved.request.machine == machine.id).then(|| next.record())
+        }
         _ => None,
     }
 }
@@ -103,22 +87,9 @@ fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::record::UnmanagedNode;
     use crate::fleet::tests::{Hand, OTHER, fleet};
-    use crate::fleet::{CreationOutcome, Ledger, Machine};
-
-    fn foreign(hostname: &str) -> Change {
-        Change::SaveUnmanaged(UnmanagedNode {
-            hostname: Hostname::new(hostname),
-            id: None,
-            first_seen: jiff::Timestamp::UNIX_EPOCH,
-            kind: UnmanagedKind::Foreign,
-            awaited_by: None,
-        })
-    }
-
-    fn ledger() -> Change {
-        Change::SaveLedger(Ledger::default())
-    }
+    use crate::fleet::{CreationOutcome, Ledger, Machine, MovedRequest};
 
     fn machine() -> Machine {
         let mut hand = Hand::new();
@@ -130,20 +101,34 @@ mod tests {
     }
 
     #[test]
-    fn keeps_an_abandoned_request_until_its_node_is_recorded() {
-        let node = foreign("ams-slave-1");
-        let held = DeferredChanges::new(&[node.clone(), ledger()], BTreeSet::from([node.record()]));
-        assert!(held.contains(&ledger()));
-        let held = DeferredChanges::new(&[foreign("ams-slave-2"), ledger()], BTreeSet::from([node.record()]));
-        assert!(!held.contains(&ledger()));
+    fn a_machine_keeps_its_request_until_its_orphan_is_recorded() {
+        let machine = machine();
+        let orphan = Change::SaveUnmanaged(UnmanagedNode {
+            hostname: Hostname::new("ams-slave-1"),
+            id: None,
+            first_seen: jiff::Timestamp::UNIX_EPOCH,
+            kind: UnmanagedKind::Orphan { pool: machine.pool.clone(), size: None },
+            awaited_by: None,
+            request: Some(machine.request_ref(&machine.requests[0])),
+            abandoned_request: None,
+        });
+        let saved = Change::SaveMachine(machine);
+        let changes = [orphan.clone(), saved.clone()];
+        assert!(DeferredChanges::new(&changes, BTreeSet::from([orphan.record()])).contains(&saved));
+        let held = DeferredChanges::new(&changes, BTreeSet::from([saved.record()]));
+        assert!(!held.contains(&orphan), "it names its request, which is not used again");
     }
 
     #[test]
-    fn defers_changes_that_depend_on_a_later_one() {
-        let node = foreign("ams-slave-1");
-        let machine = Change::SaveMachine(machine());
-        let changes = [ledger(), machine.clone(), node.clone(), ledger()];
-        let held = DeferredChanges::new(&changes, BTreeSet::from([node.record()]));
-        assert!(held.contains(&machine), "it drops a request that the ledger does not have");
+    fn a_machine_keeps_its_request_until_the_ledger_is_recorded() {
+        let machine = machine();
+        let other = Change::SaveMachine(Machine { id: "batch-2".into(), ..machine.clone() });
+        let request = machine.request_ref(&machine.requests[0]);
+        let moved = vec![MovedRequest { request, moved_at: jiff::Timestamp::UNIX_EPOCH }];
+        let ledger = Change::SaveLedger(Ledger { moved, ..Ledger::default() });
+        let saved = Change::SaveMachine(machine);
+        let refused = || BTreeSet::from([ledger.record()]);
+        assert!(DeferredChanges::new(&[ledger.clone(), saved.clone()], refused()).contains(&saved));
+        assert!(!DeferredChanges::new(&[ledger.clone(), other.clone(), saved], refused()).contains(&other));
     }
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, PoolId};
+use super::machine::RequestRef;
 use crate::catalog::{MachineClass, SizeId};
 
 /// Memory of requests and listings that lasts longer than machines and unmanaged nodes. One record.
@@ -19,6 +20,31 @@ pub struct Ledger {
     /// Requests whose machines stopped waiting for them.
     #[serde(default)]
     pub abandoned: Vec<AbandonedRequests>,
+    /// The last requests that were moved here. An interrupted write leaves them in the records of their machines, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<MovedRequest>,
+}
+
+/// A request that was moved from its machine to the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MovedRequest {
+    /// The request.
+    pub request: RequestRef,
+    /// When it was moved.
+    pub moved_at: Timestamp,
+}
+
+/// Names an abandoned request in the record of the node that counts as its result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AbandonedRef {
+    /// Its pool.
+    pub pool: PoolId,
+    /// The requested size.
+    pub size: SizeId,
+    /// The time of its entry in the ledger. Only the hour counts.
+    pub at: Timestamp,
 }
 
 /// Abandoned requests of one pool: they have no VM, and their machines no longer wait for them.

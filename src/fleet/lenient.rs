@@ -51,7 +51,15 @@ pub(crate) fn read_unmanaged(text: &str) -> Result<UnmanagedNode, serde_json::Er
     }
     serde_json::from_str(text).or_else(|_| {
         let Known { hostname, id, first_seen } = serde_json::from_str(text)?;
-        Ok(UnmanagedNode { hostname, id, first_seen, kind: UnmanagedKind::Foreign, awaited_by: None })
+        Ok(UnmanagedNode {
+            hostname,
+            id,
+            first_seen,
+            kind: UnmanagedKind::Foreign,
+            awaited_by: None,
+            request: None,
+            abandoned_request: None,
+        })
     })
 }
 
@@ -67,6 +75,8 @@ pub(crate) fn vm_of_unreadable(text: &str) -> Option<UnmanagedNode> {
         first_seen,
         kind: UnmanagedKind::Foreign,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     })
 }
 

@@ -167,6 +167,22 @@ pub struct Vm {
     /// The `spec.providerID` that another controller set on its Node. It cannot be changed, so it is the Instance id.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<ProviderId>,
+    /// The request that created it, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestRef>,
+}
+
+/// Names a request to VPSie in the record of the VM that it created.
+///
+/// The VM is recorded before its request is removed from the machine's record. An interrupted write leaves both, and
+/// the name shows that the request is used ([`Fleet::remove_used_requests`](super::Fleet)).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestRef {
+    /// The machine that sent it.
+    pub machine: MachineId,
+    /// Its time in the record of that machine. It differs between the requests of a machine.
+    pub at: Timestamp,
 }
 
 /// A VM that may be deleted: its Node is drained, or there is none. Only [`Machine::deletable`] creates it.
@@ -281,6 +297,7 @@ impl Vm {
             id: node.id.clone(),
             addresses: node.addresses.clone(),
             provider_id: None,
+            request: None,
         }
     }
 
@@ -313,6 +330,11 @@ impl Phase {
 }
 
 impl Machine {
+    /// The name of one of its requests.
+    pub(super) fn request_ref(&self, request: &VmRequest) -> RequestRef {
+        RequestRef { machine: self.id.clone(), at: request.at }
+    }
+
     /// The class of its VM.
     pub fn class(&self) -> MachineClass {
         self.pool.class(self.size)

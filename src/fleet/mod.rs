@@ -37,6 +37,7 @@ mod state;
 mod template;
 mod transient;
 mod turns;
+mod used_requests;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -54,11 +55,11 @@ pub use ids::{
     ClusterId, Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId,
     PoolIdError, ProviderId, VmId,
 };
-pub use ledger::{AbandonedRequests, Ledger};
+pub use ledger::{AbandonedRef, AbandonedRequests, Ledger, MovedRequest};
 pub use listing::{ListedNode, NodeRole, VmState};
 pub use machine::{
     DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
-    RequestOutcome, Vm, VmRequest,
+    RequestOutcome, RequestRef, Vm, VmRequest,
 };
 pub use paid::surge;
 pub use policy::{Binding, Policy};

@@ -34,6 +34,7 @@ impl Fleet {
     /// them, and processes missing VMs. Never binds by guess (invariant 6).
     pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
         let mut changes = Vec::new();
+        self.remove_used_requests(&mut changes);
         self.correct_times(&mut changes, now);
         self.transient.listed = true;
         if let Some(shown) = ShownAttributes::of_listing(nodes) {
@@ -150,7 +151,11 @@ impl Fleet {
                     unmanaged.first_seen = now;
                     return self.push_change(changes, Change::SaveUnmanaged(unmanaged));
                 }
-                let vm = Vm { id: node.id.clone().or(unmanaged.id), ..Vm::listed(node) };
+                let vm = Vm {
+                    id: node.id.clone().or(unmanaged.id),
+                    request: unmanaged.request,
+                    ..Vm::listed(node)
+                };
                 let phase = if *deleted {
                     Phase::Deleting {
                         vm: Some(vm),
@@ -188,12 +193,16 @@ impl Fleet {
         now: Timestamp,
         kind: UnmanagedKind,
     ) {
+        let known = self.unmanaged.get(&node.hostname).filter(|known| known.id == node.id);
         let unmanaged = UnmanagedNode {
             hostname: node.hostname.clone(),
             id: node.id.clone(),
             first_seen: now,
             kind,
             awaited_by: None,
+            // An orphan that was recorded before keeps its request.
+            request: known.and_then(|known| known.request.clone()),
+            abandoned_request: None,
         };
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
@@ -299,8 +308,15 @@ impl Fleet {
             };
             Change::SaveMachine(machine)
         };
-        let unmanaged =
-            UnmanagedNode { hostname: vm.hostname, id: vm.id, first_seen: now, kind: gone, awaited_by: None };
+        let unmanaged = UnmanagedNode {
+            hostname: vm.hostname,
+            id: vm.id,
+            first_seen: now,
+            kind: gone,
+            awaited_by: None,
+            request: vm.request,
+            abandoned_request: None,
+        };
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
         self.push_change(changes, change);
     }
@@ -308,7 +324,13 @@ impl Fleet {
     /// The VM of an orphan, with the addresses of the last listing: its Node may have another name.
     pub(super) fn orphan_vm(&self, orphan: &UnmanagedNode) -> Vm {
         let addresses = self.transient.addresses.get(&orphan.hostname).cloned().unwrap_or_default();
-        Vm { hostname: orphan.hostname.clone(), id: orphan.id.clone(), addresses, provider_id: None }
+        Vm {
+            hostname: orphan.hostname.clone(),
+            id: orphan.id.clone(),
+            addresses,
+            provider_id: None,
+            request: orphan.request.clone(),
+        }
     }
 
     /// Binds listed orphans to machines that wait for a VM of their class, the oldest orphan to the oldest machine.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, VmId};
-use super::ledger::Ledger;
-use super::machine::Machine;
+use super::ledger::{AbandonedRef, Ledger};
+use super::machine::{Machine, RequestRef};
 use super::size_profile::SizeProfile;
 use crate::catalog::{Catalog, SizeId};
 
@@ -130,6 +130,12 @@ pub struct UnmanagedNode {
     /// it is compared with the requests again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaited_by: Option<PoolId>,
+    /// The request that created its VM, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestRef>,
+    /// The abandoned request that this foreign node counts as the result of. No other node counts as its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abandoned_request: Option<AbandonedRef>,
 }
 
 /// The kind of an unmanaged node.

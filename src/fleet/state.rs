@@ -124,14 +124,6 @@ impl Fleet {
         self.transient = writer.transient.clone();
     }
 
-    /// Sets the machines whose records were refused and are not written at present.
-    pub fn set_refused(&mut self, machines: impl IntoIterator<Item = MachineId>) {
-        let refused = machines.into_iter().collect();
-        if self.transient.refused != refused {
-            self.transient.refused = refused;
-        }
-    }
-
     fn fill(&mut self, records: Records) {
         self.profiles = records.profiles.into_iter().collect();
         self.catalog = records.catalog;

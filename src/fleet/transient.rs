@@ -24,8 +24,6 @@ pub(super) struct TransientState {
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
     /// Nodes that the last listing showed as control plane. The VM of a machine among them is not deleted.
     pub(super) control_plane: HashSet<Hostname>,
-    /// Machines whose records were refused and are not written at present.
-    pub(super) refused: HashSet<MachineId>,
     /// Machines whose requests are being sent.
     pub(super) in_flight: HashSet<MachineId>,
     /// Parts of a class that the last listing with workers showed.

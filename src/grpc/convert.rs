@@ -162,6 +162,7 @@ mod tests {
             id: id.map(Into::into),
             addresses: Vec::new(),
             provider_id: None,
+            request: None,
         }
     }
 

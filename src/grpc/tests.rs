@@ -54,6 +54,7 @@ pub(super) fn fleet() -> Fleet {
         id: Some(id.into()),
         addresses: Vec::new(),
         provider_id: None,
+        request: None,
     };
     let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };
     let machines = vec![

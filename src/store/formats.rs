@@ -14,9 +14,9 @@ use super::tests::cluster;
 use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    AbandonedRequests, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Machine,
-    NodeShape, Phase, Records, RequestOutcome, Sample, SizeProfile, UnmanagedKind, UnmanagedNode, Vm, VmId,
-    VmRequest,
+    AbandonedRef, AbandonedRequests, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname,
+    Ledger, Machine, MovedRequest, NodeShape, Phase, Records, RequestOutcome, RequestRef, Sample,
+    SizeProfile, UnmanagedKind, UnmanagedNode, Vm, VmId, VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -94,6 +94,7 @@ fn machines_and_unmanaged_nodes() -> Records {
         id: Some(VmId::new(format!("u-{n}"))),
         addresses: vec![std::net::IpAddr::from([10, 0, 0, n as u8])],
         provider_id: None,
+        request: None,
     };
     let failure = Failure { reason: FailureReason::Stockout, message: "none left".to_owned() };
     let deleting = Phase::Deleting {
@@ -111,6 +112,8 @@ fn machines_and_unmanaged_nodes() -> Records {
         first_seen: at(0),
         kind,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     };
     Records {
         machines: vec![
@@ -144,9 +147,17 @@ fn records() -> Records {
         first_seen: at(6),
         kind,
         awaited_by,
+        request: None,
+        abandoned_request: None,
     };
-    records.unmanaged.push(unmanaged("ams-slave-6", gone, None));
-    records.unmanaged.push(unmanaged("ams-slave-7", UnmanagedKind::Foreign, Some(pool())));
+    let request = |machine: &str| Some(RequestRef { machine: machine.into(), at: at(1) });
+    let gone = UnmanagedNode { request: request("workers-6"), ..unmanaged("ams-slave-6", gone, None) };
+    let abandoned_request = Some(AbandonedRef { pool: pool(), size: SizeId(12), at: at(2) });
+    let foreign = unmanaged("ams-slave-7", UnmanagedKind::Foreign, Some(pool()));
+    records.unmanaged.extend([gone, UnmanagedNode { abandoned_request, ..foreign }]);
+    if let Phase::Running { vm, .. } = &mut records.machines[2].phase {
+        vm.request = request("workers-3");
+    }
     records.unmanaged.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     let shape = NodeShape {
         capacity: resources,
@@ -167,7 +178,8 @@ fn records() -> Records {
     records.profiles.extend(SizeProfile::from_nodes(vec![sample]).map(|profile| (SizeId(12), profile)));
     let abandoned = AbandonedRequests { pool: pool(), size: SizeId(12), at: at(2), count: 1 };
     let known_before = Some([Hostname::new("ams-master-1")].into());
-    records.ledger = Ledger { known_before, abandoned: vec![abandoned] };
+    let moved = MovedRequest { request: request("workers-5").unwrap(), moved_at: at(7) };
+    records.ledger = Ledger { known_before, abandoned: vec![abandoned], moved: vec![moved] };
     let offer = Offer {
         size: SizeId(12),
         name: "s-2vcpu-4gb".to_owned(),

@@ -37,6 +37,8 @@ pub(super) fn unmanaged(hostname: &str) -> UnmanagedNode {
         first_seen: "2026-11-24T10:00:00Z".parse().unwrap(),
         kind: UnmanagedKind::Foreign,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     }
 }
 
@@ -113,7 +115,11 @@ fn ledger() -> Ledger {
         at: "2026-11-24T09:00:00Z".parse().unwrap(),
         count: 2,
     };
-    Ledger { known_before: Some([Hostname::new("control-plane")].into()), abandoned: vec![abandoned] }
+    Ledger {
+        known_before: Some([Hostname::new("control-plane")].into()),
+        abandoned: vec![abandoned],
+        moved: Vec::new(),
+    }
 }
 
 struct Folder(TempDir);

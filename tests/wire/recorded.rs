@@ -140,6 +140,7 @@ fn machine(pool: &str, node: &ExternalGrpcNode) -> Machine {
             id: Some(VmId::from(uuid)),
             addresses: Vec::new(),
             provider_id: None,
+            request: None,
         };
         (MachineId::new(format!("m-{uuid}")), Phase::Running { vm, since })
     };

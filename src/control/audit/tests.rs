@@ -81,7 +81,13 @@ fn a_machine_that_comes_up_is_timed_once() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     let mut machine = audited.fleet().machine(&"web-1".into()).unwrap().clone();
-    let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new(), provider_id: None };
+    let vm = Vm {
+        hostname: Hostname::new("slave-1"),
+        id: None,
+        addresses: Vec::new(),
+        provider_id: None,
+        request: None,
+    };
     machine.phase = Phase::Running { vm, since: machine.created_at + Duration::from_secs(42) };
     let change = Change::SaveMachine(machine);
     let audit_log = AuditLog::default();

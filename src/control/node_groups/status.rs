@@ -339,6 +339,7 @@ mod tests {
             id: None,
             addresses: vec![[10, 0, 0, n].into()],
             provider_id: None,
+            request: None,
         }
     }
 
@@ -422,6 +423,8 @@ mod tests {
             first_seen: time(),
             kind: UnmanagedKind::Foreign,
             awaited_by: Some("web/ams1/small/on-demand".parse().unwrap()),
+            request: None,
+            abandoned_request: None,
         };
         let mut fleet = fleet(&object, Vec::new(), None);
         let before = status(&object, &fleet, None, &|_| true, time());

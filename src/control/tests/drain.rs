@@ -404,6 +404,8 @@ async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
         first_seen: Timestamp::UNIX_EPOCH,
         kind,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     };
     cluster.store.write(&[Change::SaveUnmanaged(unmanaged)]);
     cluster.start().await;

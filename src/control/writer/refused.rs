@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::backoff::Backoff;
-use crate::fleet::{Change, DeferredChanges, MachineId, RecordKey};
+use crate::fleet::{Change, DeferredChanges, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
 /// Changes of a batch that are deferred.
@@ -68,14 +68,6 @@ impl RefusedRecords {
             (!backoff.is_ready()).then(|| (record, problem.clone()))
         };
         keys.into_iter().filter_map(waits).collect()
-    }
-
-    /// Machines whose backoff is not over.
-    pub(super) fn machines(&self) -> impl Iterator<Item = MachineId> {
-        self.0.iter().filter_map(|(record, (backoff, _))| match record {
-            RecordKey::Machine(machine) if !backoff.is_ready() => Some(machine.clone()),
-            _ => None,
-        })
     }
 
     /// Updates the backoffs with the result of a write.

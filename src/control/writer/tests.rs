@@ -246,6 +246,8 @@ async fn undo_keeps_an_orphan_that_the_batch_adopted() {
         first_seen: jiff::Timestamp::UNIX_EPOCH,
         kind: UnmanagedKind::Orphan { pool: POOLS[0].parse().unwrap(), size: Some(SizeId(2)) },
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     };
     store.memory.write(&[catalog(), saved_machine(1, Phase::Pending), Change::SaveUnmanaged(orphan)]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
@@ -313,6 +315,7 @@ async fn undoes_a_command_whose_caller_leaves_during_an_undo() {
             id: Some(VmId::new(format!("u-{n}"))),
             addresses: Vec::new(),
             provider_id: None,
+            request: None,
         },
         since: jiff::Timestamp::UNIX_EPOCH,
     };

@@ -101,12 +101,11 @@ impl Fleet {
             first_seen,
             kind: UnmanagedKind::Foreign,
             awaited_by,
+            request: None,
+            abandoned_request: late.or_else(|| known?.abandoned_request.clone()),
         };
         if known != Some(&unmanaged) {
             self.push_change(changes, Change::SaveUnmanaged(unmanaged));
-        }
-        if let Some(late) = late {
-            self.remove_abandoned(changes, &late);
         }
     }
 

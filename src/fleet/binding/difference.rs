@@ -63,8 +63,9 @@ impl Fleet {
             // An accepted request before one that may never have reached VPSie.
             let accepted =
                 machine.requests.iter().position(|request| request.outcome == RequestOutcome::Accepted);
-            machine.requests.remove(accepted.unwrap_or(0));
-            self.bind_node(changes, machine, node, now, policy);
+            let request = machine.requests.remove(accepted.unwrap_or(0));
+            let request = machine.request_ref(&request);
+            self.bind_node(changes, machine, node, Some(request), now, policy);
         }
     }
 

@@ -26,7 +26,7 @@ impl Fleet {
                 Some(mut machine) => {
                     // Its requests cannot make another VM.
                     machine.requests.clear();
-                    self.bind_node(changes, machine, node, now, policy);
+                    self.bind_node(changes, machine, node, None, now, policy);
                 }
                 None => self.note_foreign(changes, node, now, &Claims::new()),
             }

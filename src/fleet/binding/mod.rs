@@ -7,7 +7,7 @@ mod identity;
 use jiff::Timestamp;
 
 use super::listing::{ListedNode, VmState};
-use super::machine::{DrainState, Machine, Phase, Vm};
+use super::machine::{DrainState, Machine, Phase, RequestRef, Vm};
 use super::policy::{Binding, Policy};
 use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
@@ -28,17 +28,18 @@ impl Fleet {
         }
     }
 
-    /// Binds a listed node to a machine whose request it matches.
+    /// Binds a listed node to a machine whose request it matches. The machine no longer has the request.
     fn bind_node(
         &mut self,
         changes: &mut Vec<Change>,
         machine: Machine,
         node: &ListedNode,
+        request: Option<RequestRef>,
         now: Timestamp,
         policy: &Policy,
     ) {
         let is_up = policy.running_when_listed && node.state == VmState::Running;
-        self.bind_vm(changes, machine, Vm::listed(node), is_up, now);
+        self.bind_vm(changes, machine, Vm { request, ..Vm::listed(node) }, is_up, now);
         if self.machine_by_hostname(&node.hostname).is_some() {
             self.drop_unmanaged(changes, &node.hostname);
         }
@@ -71,6 +72,8 @@ impl Fleet {
                     first_seen: now,
                     kind,
                     awaited_by: None,
+                    request: vm.request,
+                    abandoned_request: None,
                 };
                 self.push_change(changes, Change::SaveUnmanaged(orphan));
             }

@@ -94,6 +94,8 @@ fn an_orphan_is_adopted_by_a_machine_of_its_class() {
         first_seen: hand.now,
         kind: UnmanagedKind::Orphan { pool, size: Some(SizeId(2)) },
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     };
     let mut fleet = classes();
     fleet.apply(&Change::SaveUnmanaged(orphan));
@@ -216,7 +218,7 @@ mod by_identity {
             }
             let vm = Vm::listed(&named(&id));
             fleet.record_outcome(&id, CreationOutcome::Created(vm.clone()), hand.now, &hand.policy);
-            assert_eq!(only(&fleet).vm(), Some(&vm));
+            assert_eq!(only(&fleet).vm().map(|bound| &bound.id), Some(&vm.id));
             assert!(only(&fleet).requests.is_empty());
             hand.observe(&mut fleet, &[named(&id)]);
             assert_eq!(fleet.unmanaged_nodes().count(), 0);
@@ -234,6 +236,6 @@ mod by_identity {
         fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now);
         let vm = Vm::listed(&named(&id));
         fleet.record_outcome(&id, CreationOutcome::Created(vm.clone()), hand.now, &hand.policy);
-        assert!(matches!(&only(&fleet).phase, Phase::Deleting { vm: Some(bound), .. } if *bound == vm));
+        assert!(matches!(&only(&fleet).phase, Phase::Deleting { vm: Some(bound), .. } if bound.id == vm.id));
     }
 }

@@ -51,6 +51,8 @@ fn drains_before_it_deletes_an_orphan() {
         first_seen: hand.now,
         kind,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     }));
     hand.wait(Duration::from_mins(16));
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
@@ -76,6 +78,8 @@ fn drains_before_it_deletes_a_returned_vm() {
         first_seen: hand.now,
         kind,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
     }));
     hand.observe(&mut fleet, &[node(1, 2), node(9, 4)]);
     is_gated(&mut fleet);
@@ -115,6 +119,7 @@ fn drains_before_it_deletes_the_second_vm_of_a_gone_machine() {
     fleet.note_registered(&node(1, 2).hostname, hand.now);
     // The first reply was lost, and the machine was requested again.
     let mut machine = only(&fleet).clone();
+    hand.wait(Duration::from_secs(1));
     machine.requests = vec![VmRequest { at: hand.now, outcome: RequestOutcome::Accepted }];
     fleet.apply(&Change::SaveMachine(machine));
     for _ in 0..4 {

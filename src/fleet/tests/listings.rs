@@ -344,8 +344,15 @@ fn an_orphan_of_unknown_size_is_deleted() {
     let mut hand = Hand::new();
     let kind = UnmanagedKind::Orphan { pool: "gone/ams1/odd/on-demand".parse().unwrap(), size: None };
     let vm = node(1, 2);
-    let unmanaged =
-        UnmanagedNode { hostname: vm.hostname, id: vm.id, first_seen: hand.now, kind, awaited_by: None };
+    let unmanaged = UnmanagedNode {
+        hostname: vm.hostname,
+        id: vm.id,
+        first_seen: hand.now,
+        kind,
+        awaited_by: None,
+        request: None,
+        abandoned_request: None,
+    };
     let mut fleet =
         Fleet::restore(groups(), Records { unmanaged: vec![unmanaged], ..records() }, Reserved::default());
     hand.wait(Duration::from_mins(16));

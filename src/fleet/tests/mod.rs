@@ -8,6 +8,7 @@ mod drains;
 mod listings;
 mod paid;
 mod properties;
+mod requests;
 mod runaway;
 mod size_profiles;
 mod unexpected;
@@ -24,7 +25,7 @@ use crate::catalog::{CapacityType, Catalog, DEFAULT_MAX_PODS, Offer, Resources, 
 
 pub(super) const SMALL: &str = "web/ams1/small/on-demand";
 pub(super) const LARGE: &str = "web/ams1/large/on-demand";
-pub(super) const OTHER: &str = "batch/ams1/small/on-demand";
+pub(crate) const OTHER: &str = "batch/ams1/small/on-demand";
 
 pub(crate) fn offer(size: u64, name: &str) -> Offer {
     Offer {
@@ -62,7 +63,7 @@ pub(crate) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup
     }
 }
 
-pub(super) fn groups() -> Vec<NodeGroup> {
+pub(crate) fn groups() -> Vec<NodeGroup> {
     vec![group("web", 1, 6, &[SMALL, LARGE]), group("batch", 0, 4, &[OTHER])]
 }
 
@@ -71,19 +72,19 @@ pub(super) fn records() -> Records {
     Records { catalog: Some(Arc::new(catalog)), ..Records::default() }
 }
 
-pub(super) fn fleet() -> Fleet {
+pub(crate) fn fleet() -> Fleet {
     Fleet::restore(groups(), records(), Reserved::default())
 }
 
 /// A clock and names that tests move by hand.
-pub(super) struct Hand {
+pub(crate) struct Hand {
     pub(super) now: Timestamp,
     pub(super) drawn: u32,
     pub(super) policy: Policy,
 }
 
 impl Hand {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { now: "2026-01-01T00:00:00Z".parse().unwrap(), drawn: 0, policy: Policy::default() }
     }
 
@@ -91,7 +92,7 @@ impl Hand {
         self.now += time;
     }
 
-    pub(super) fn increase(
+    pub(crate) fn increase(
         &mut self,
         fleet: &mut Fleet,
         pool: &str,
@@ -112,12 +113,12 @@ impl Hand {
         })
     }
 
-    pub(super) fn observe(&self, fleet: &mut Fleet, nodes: &[ListedNode]) -> Vec<Change> {
+    pub(crate) fn observe(&self, fleet: &mut Fleet, nodes: &[ListedNode]) -> Vec<Change> {
         fleet.observe(nodes, self.now, &self.policy)
     }
 
     /// Sends all due requests, with the same answer for all.
-    pub(super) fn ask_all(&self, fleet: &mut Fleet, outcome: &CreationOutcome) {
+    pub(crate) fn ask_all(&self, fleet: &mut Fleet, outcome: &CreationOutcome) {
         let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
         fleet.record_requests(&wanted, self.now);
         for id in wanted {
@@ -126,7 +127,7 @@ impl Hand {
     }
 }
 
-pub(super) fn node(n: u32, size: u64) -> ListedNode {
+pub(crate) fn node(n: u32, size: u64) -> ListedNode {
     ListedNode {
         addresses: Vec::new(),
         hostname: Hostname::new(&format!("k8s-slave-{n}")),

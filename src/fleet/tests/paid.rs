@@ -86,6 +86,8 @@ fn an_orphan_counts_until_it_is_gone() {
             first_seen,
             kind,
             awaited_by: None,
+            request: None,
+            abandoned_request: None,
         });
     }
     let mut fleet = Fleet::restore(groups(), records, Reserved::default());

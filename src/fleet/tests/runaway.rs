@@ -135,7 +135,15 @@ impl World {
                     self.fleet.apply(&Change::DropMachine(machine.id));
                     let hostname = vm.hostname;
                     let id = vm.id;
-                    let foreign = UnmanagedNode { hostname, id, first_seen, kind, awaited_by: None };
+                    let foreign = UnmanagedNode {
+                        hostname,
+                        id,
+                        first_seen,
+                        kind,
+                        awaited_by: None,
+                        request: None,
+                        abandoned_request: None,
+                    };
                     self.fleet.apply(&Change::SaveUnmanaged(foreign));
                 }
                 Bug::RequestsAreForgotten => {
@@ -149,6 +157,7 @@ impl World {
                         id: node(2, 2).id,
                         addresses: Vec::new(),
                         provider_id: None,
+                        request: None,
                     };
                     self.fleet.apply(&Change::DropUnmanaged(vm.hostname.clone()));
                     let phase = Phase::Running { vm, since: self.hand.now };

@@ -65,6 +65,7 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
         id: found[0].id.clone(),
         addresses: Vec::new(),
         provider_id: None,
+        request: None,
     });
     backend.delete(&victim).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;

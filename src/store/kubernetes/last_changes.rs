@@ -100,22 +100,6 @@ impl LastChanges {
     }
 }
 
-/// The earlier values of records that were written and must wait for a record that was refused later. A request would
-/// be used twice otherwise.
-pub(super) fn restore_deferred(
-    changes: &[Change],
-    refused: &[RefusedRecord],
-    mut before: SavedValues,
-) -> SavedValues {
-    let refused: BTreeSet<RecordKey> = refused.iter().map(|refused| refused.record.clone()).collect();
-    if refused.is_empty() {
-        return SavedValues::new();
-    }
-    let deferred = DeferredChanges::new(changes, refused.clone());
-    before.retain(|_, (record, _)| deferred.records().contains(record) && !refused.contains(record));
-    before
-}
-
 pub(super) fn group_by_map(values: SavedValues) -> BTreeMap<String, Vec<ConfigMapValue>> {
     let mut maps: BTreeMap<String, Vec<ConfigMapValue>> = BTreeMap::new();
     for (ConfigMapKey { map, key }, (record, value)) in values {

@@ -26,9 +26,9 @@ use tokio::time::Instant;
 use super::{RefusedRecord, Store, StoreError};
 use crate::api::{NotARecord, VPSieNode};
 use crate::fleet::{Change, ClusterId, Machine, MachineId, RecordKey, Records, UnmanagedKind, UnmanagedNode};
-use config_maps::{ConfigMapKey, MANAGED_BY, Values};
+use config_maps::{MANAGED_BY, Values};
 use increases::Increase;
-use last_changes::{ConfigMapValue, LastChanges, SavedValues, group_by_map, restore_deferred};
+use last_changes::{ConfigMapValue, LastChanges, group_by_map};
 use object_cache::{Endpoint, ObjectCache, RecordObject, WriteResult};
 
 /// Timeout of all writes of a commit.
@@ -146,6 +146,8 @@ impl KubernetesStore {
                     first_seen,
                     kind: UnmanagedKind::Foreign,
                     awaited_by: None,
+                    request: None,
+                    abandoned_request: None,
                 });
             }
             if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
@@ -264,13 +266,6 @@ impl KubernetesStore {
         self.maps.create(&config_maps::new_map(map, &values), deadline).await
     }
 
-    /// The stored values of these keys.
-    fn values_before(&self, saved: &SavedValues) -> SavedValues {
-        let stored =
-            |key: &ConfigMapKey| self.maps.read(&key.map, |map| map.data.as_ref()?.get(&key.key).cloned());
-        saved.iter().map(|(key, (record, _))| (key.clone(), (record.clone(), stored(key)))).collect()
-    }
-
     fn warn_about_non_records(&self, nodes: &[VPSieNode]) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for problem in nodes.iter().filter_map(|node| node.to_machine().err()) {
@@ -310,7 +305,6 @@ impl Store for KubernetesStore {
             async move { self.write_values(&map, values, deadline).await }.boxed()
         };
         let saved_values = std::mem::take(&mut last.saved_values);
-        let before = self.values_before(&saved_values);
         let saved: BTreeSet<RecordKey> = saved_values.values().map(|(record, _)| record.clone()).collect();
         let saves = group_by_map(saved_values).into_iter().map(write_map);
         let mut refused = complete_all(saves.collect()).await?;
@@ -325,12 +319,6 @@ impl Store for KubernetesStore {
         refused.extend(complete_all(saves.collect()).await?);
         refused.extend(self.release_increases(&mut last.dropped, deadline).await?);
         last.hold_back(changes, &refused);
-        let restored = group_by_map(restore_deferred(changes, &refused, before)).into_iter().map(write_map);
-        let not_restored = complete_all(restored.collect()).await?;
-        if let Some(refused) = not_restored.first() {
-            let problem = format!("{} cannot be restored: {}", refused.record, refused.problem);
-            return Err(StoreError::Io { action: "write", problem });
-        }
         let drop_machine =
             |id: MachineId| async move { as_refused(&id, self.drop_machine(&id, deadline).await) }.boxed();
         let drops = last.dropped.into_iter().map(drop_machine);

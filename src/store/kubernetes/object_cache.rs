@@ -69,11 +69,6 @@ impl<K: RecordObject> ObjectCache<K> {
         self.lock().get(name).cloned()
     }
 
-    /// Reads a part of an object, without a copy of the whole.
-    pub(super) fn read<T>(&self, name: &str, read: impl FnOnce(&K) -> Option<T>) -> Option<T> {
-        self.lock().get(name).and_then(read)
-    }
-
     pub(super) fn find_map<T>(&self, select: impl FnMut(&K) -> Option<T>) -> Option<T> {
         self.lock().values().find_map(select)
     }

@@ -156,6 +156,8 @@ impl AuditedFleet {
             id: Some("uuid-1".into()),
             first_seen: self.now,
             awaited_by,
+            request: None,
+            abandoned_request: None,
             kind,
         };
         self.play(Cause::VPSieListing, |fleet, _, _| {

@@ -65,6 +65,7 @@ fn vm() -> Vm {
         id: Some(VmId::from("00000000-0000-4000-8000-000000000001")),
         addresses: Vec::new(),
         provider_id: None,
+        request: None,
     }
 }
 
@@ -212,6 +213,8 @@ fn the_node_of_a_vm_that_is_gone_is_deleted() {
         id: vm().id,
         first_seen: jiff::Timestamp::UNIX_EPOCH,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
         kind: UnmanagedKind::Gone {
             machine: "web-00000001".into(),
             pool: POOL.parse().unwrap(),
@@ -355,6 +358,8 @@ fn orphan() -> UnmanagedNode {
         id: vm().id,
         first_seen: Timestamp::UNIX_EPOCH,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
         kind: UnmanagedKind::Orphan { pool: POOL.parse().unwrap(), size: Some(SizeId(2)) },
     }
 }
@@ -431,6 +436,8 @@ fn a_node_younger_than_the_end_of_a_vm_belongs_to_another() {
         id: vm().id,
         first_seen: "2026-01-01T00:10:00Z".parse().unwrap(),
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
         kind: UnmanagedKind::Gone {
             machine: "web-00000001".into(),
             pool: POOL.parse().unwrap(),
@@ -528,6 +535,8 @@ fn a_node_that_the_next_vm_of_its_name_took_over_is_not_deleted() {
         id: Some(VmId::from("00000000-0000-4000-8000-000000000000")),
         first_seen: Timestamp::from_second(10).unwrap(),
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
         kind: UnmanagedKind::Gone {
             machine: "web-00000000".into(),
             pool: POOL.parse().unwrap(),

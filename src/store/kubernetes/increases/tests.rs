@@ -82,13 +82,21 @@ async fn an_increase_that_was_asked_for_stays() {
 async fn one_refused_record_does_not_hold_up_the_others() {
     let kube = server();
     let store = loaded(&kube).await;
-    let vm = Vm { hostname: Hostname::new("slave-1"), id: None, addresses: Vec::new(), provider_id: None };
+    let vm = Vm {
+        hostname: Hostname::new("slave-1"),
+        id: None,
+        addresses: Vec::new(),
+        provider_id: None,
+        request: None,
+    };
     let at = machine("workers-1").created_at;
     let orphan = UnmanagedNode {
         hostname: vm.hostname.clone(),
         id: None,
         first_seen: at,
         awaited_by: None,
+        request: None,
+        abandoned_request: None,
         kind: UnmanagedKind::Orphan { pool: machine("workers-1").pool, size: None },
     };
     for old in [Change::SaveUnmanaged(orphan.clone()), five().remove(0), five().remove(2)] {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::super::config_maps::ConfigMapKey;
 use super::*;
 use crate::catalog::Catalog;
-use crate::fleet::Ledger;
+use crate::fleet::{Ledger, RequestRef};
 
 /// A node whose record is too long for a ConfigMap.
 fn too_long(hostname: &str) -> UnmanagedNode {
@@ -13,7 +14,9 @@ fn too_long(hostname: &str) -> UnmanagedNode {
 
 fn orphan(unmanaged: UnmanagedNode) -> UnmanagedNode {
     let kind = UnmanagedKind::Orphan { pool: machine("workers-1").pool, size: None };
-    UnmanagedNode { kind, ..unmanaged }
+    let at = machine("workers-1").created_at;
+    let request = Some(RequestRef { machine: "workers-1".into(), at });
+    UnmanagedNode { kind, request, ..unmanaged }
 }
 
 /// A failed machine with this many requests that may still make a VM.
@@ -25,7 +28,13 @@ fn failed(requests: usize) -> Machine {
 }
 
 fn with_vm(id: &str, hostname: &str) -> Machine {
-    let vm = Vm { hostname: Hostname::new(hostname), id: None, addresses: Vec::new(), provider_id: None };
+    let vm = Vm {
+        hostname: Hostname::new(hostname),
+        id: None,
+        addresses: Vec::new(),
+        provider_id: None,
+        request: None,
+    };
     let since = machine(id).created_at;
     Machine { phase: Phase::Creating { vm: Some(vm), since }, ..machine(id) }
 }
@@ -143,19 +152,33 @@ async fn a_machine_keeps_what_a_refused_record_would_take_over() {
     assert_eq!(left.machines, [failed(1), with_vm("workers-2", "slave-2"), machine("workers-3")]);
 }
 
+/// VPSie lists the VM of a waiting machine; then a person adds a worker.
 #[tokio::test(start_paused = true)]
-async fn the_ledger_waits_for_a_refused_node() {
+async fn a_bound_vm_uses_its_request_although_its_write_broke() {
+    use crate::fleet::tests::{Hand, OTHER, fleet, node};
+    use crate::fleet::{CreationOutcome, Fleet, Reserved};
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
+    hand.observe(&mut fleet, &[]);
+    let mut changes = hand.increase(&mut fleet, OTHER, 1).unwrap();
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    let requested = fleet.machines().next().unwrap().clone();
+    changes.push(Change::SaveMachine(requested.clone()));
     let kube = server();
     let store = loaded(&kube).await;
-    let full = crate::fleet::AbandonedRequests {
-        pool: machine("workers-1").pool,
-        size: machine("workers-1").size,
-        at: machine("workers-1").created_at,
-        count: 1,
-    };
-    let with_late = Ledger { abandoned: vec![full], ..Ledger::default() };
-    store.commit(&[Change::SaveLedger(with_late.clone())]).await.unwrap();
-    let changes = [Change::SaveUnmanaged(too_long("slave-1")), Change::SaveLedger(Ledger::default())];
-    refused(&store, &changes).await;
-    assert_eq!(loaded(&kube).await.load().await.unwrap().ledger, with_late, "the ledger was to wait");
+    store.commit(&changes).await.unwrap();
+    let bound = hand.observe(&mut fleet, &[node(1, 2)]);
+    kube.on_request(move |asked| {
+        // The status has its own endpoint.
+        let is_spec = asked.verb == Verb::Patch && asked.path.ends_with(requested.id.as_str());
+        if is_spec { RequestFault::refused(500) } else { RequestFault::default() }
+    });
+    store.commit(&bound).await.unwrap_err();
+    kube.clear_faults();
+    let left = loaded(&kube).await.load().await.unwrap();
+    assert!(left.machines[0].vm().is_some() && !left.machines[0].requests.is_empty(), "{left:?}");
+    let mut fleet = Fleet::restore(crate::fleet::tests::groups(), left, Reserved::default());
+    hand.observe(&mut fleet, &[node(1, 2), node(7, 2)]);
+    let kind = fleet.unmanaged_node(&node(7, 2).hostname).map(|unmanaged| unmanaged.kind.clone());
+    assert_eq!(kind, Some(UnmanagedKind::Foreign));
 }
