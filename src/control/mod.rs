@@ -4,6 +4,7 @@
 mod audit;
 mod backoff;
 mod catalog;
+mod control_plane;
 mod cost_metrics;
 mod credentials;
 mod drain;

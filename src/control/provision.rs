@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::control_plane::ControlPlaneReporter;
 use super::handle::{CommandError, FleetHandle};
 use super::listing_trigger::ListingTrigger;
 use super::nodes::NodesView;
@@ -19,6 +20,7 @@ use crate::fleet::{
     Cause, Change, CreationOutcome, Failure, Fleet, ListedNode, Machine, MachineId, Names, Phase, Policy,
     RequestOutcome, Vm,
 };
+use crate::kubernetes::Events;
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, CreateRequest};
 
@@ -46,6 +48,7 @@ pub struct Provision {
     idle: Duration,
     /// Nodes of the cluster. Existing workers need one to be adopted. None without an API server.
     nodes: Option<NodesView>,
+    control_plane: ControlPlaneReporter,
     /// Other loops make listings due by it.
     listing_trigger: Arc<ListingTrigger>,
     calls: JoinSet<Result<Option<Vm>, BackendError>>,
@@ -99,6 +102,7 @@ impl Provision {
             policy: Policy { binding, ..policy },
             idle,
             nodes: None,
+            control_plane: ControlPlaneReporter::default(),
             listing_trigger,
             calls: JoinSet::new(),
             calling: HashMap::new(),
@@ -116,6 +120,11 @@ impl Provision {
     /// The same, adopting only workers that their Node [identifies](NodesView::shows).
     pub fn with_nodes(self, nodes: Option<NodesView>) -> Self {
         Self { nodes, ..self }
+    }
+
+    /// The same, with events of machines whose VM VPSie lists as control plane.
+    pub fn with_events(self, events: Events) -> Self {
+        Self { control_plane: ControlPlaneReporter::new(events), ..self }
     }
 
     /// Runs until `shutdown`, then waits for the answers to open calls.
@@ -250,6 +259,8 @@ impl Provision {
                     changes
                 })
                 .await?;
+                let control_plane = &mut self.control_plane;
+                self.handle.read(|fleet| control_plane.report(fleet));
                 if self.handle.read(|fleet| fleet.machines().any(expects_change)) {
                     self.next_listing = self.next_listing.min(Instant::now() + self.interval);
                 }

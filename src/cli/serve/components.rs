@@ -166,7 +166,8 @@ pub(super) fn spawn_vpsie(
         timing.observe_interval,
         Arc::clone(&listing_trigger),
     )
-    .with_nodes(nodes);
+    .with_nodes(nodes)
+    .with_events(events.clone());
     let removal = Removal::new(handle.clone(), Arc::clone(&backend), Arc::clone(&listing_trigger));
     let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), timing.catalog_interval)
         .with_reporting(metrics, events)

@@ -184,7 +184,9 @@ fn page() -> String {
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\
-         | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refuses the record of the machine; it is written again later |\n\n\
+         | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refuses the record of the machine; it is written again later |\n\
+         | `ListedAsControlPlane` | Warning | NodeGroup, VPSieNode | VPSie lists the VM of the machine as control plane; it is neither drained nor deleted |\n\
+         | `NotControlPlane` | Normal | NodeGroup, VPSieNode | VPSie no longer lists the VM of the machine as control plane |\n\n\
          `Deleting` is not published on the NodeGroup if Cluster Autoscaler deletes the machine, because Cluster Autoscaler publishes its own event.\n\n\
          ```sh\n\
          kubectl describe nodegroup workers\n\

@@ -118,3 +118,50 @@ async fn a_refused_record_is_counted_and_published() {
     let text = registry.encode().unwrap();
     assert!(text.contains(counted), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_is_listed_as_control_plane_is_reported_once() {
+    let kube = kube();
+    let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
+    let disk = Disk::default();
+    disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    let mut process = Process::on(disk).await;
+    process.vpsie.state().nodes.push(node(999, SizeId(2)));
+    let backend: Arc<dyn Backend> = process.vpsie.clone();
+    let idle = Duration::from_secs(30);
+    let provision = Provision::new(process.handle.clone(), backend, Policy::default(), idle, Arc::default())
+        .with_events(events);
+    process.tasks.spawn(publisher.run(CancellationToken::new()));
+    process.tasks.spawn(provision.run(process.shutdown.clone()));
+    process.increase(SMALL, 1).await;
+    let machine = process.handle.read(|fleet| fleet.machines().next().unwrap().id.to_string());
+    let object = json!({
+        "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "VPSieNode",
+        "metadata": {"name": machine, "namespace": NAMESPACE}, "spec": {},
+    });
+    kube.put_object(object).unwrap();
+    for role in [NodeRole::Worker, NodeRole::ControlPlane, NodeRole::Worker] {
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        process
+            .vpsie
+            .state()
+            .nodes
+            .iter_mut()
+            .filter(|node| node.hostname.as_str() != "slave-999")
+            .for_each(|node| node.role = role);
+    }
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    process.stop().await;
+    let events: Vec<Event> = kube.all();
+    let about = |event: &Event| Some((event.reason.clone()?, event.regarding.as_ref()?.name.clone()?));
+    let published: BTreeMap<(String, String), usize> =
+        events.iter().filter_map(about).fold(BTreeMap::new(), |mut counts, event| {
+            *counts.entry(event).or_default() += 1;
+            counts
+        });
+    let expected = ["ListedAsControlPlane", "NotControlPlane"]
+        .into_iter()
+        .flat_map(|reason| [(reason.to_owned(), "web".to_owned()), (reason.to_owned(), machine.clone())]);
+    assert_eq!(published, expected.map(|event| (event, 1)).collect());
+    assert!(events.iter().all(|event| event.series.is_none()), "each once: {events:?}");
+}
