@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::audit::AuditLog;
 use super::handle::{CommandError, FleetHandle, OnPartialWrite, WriteJob, WriterMessage};
 use crate::clock::Clock;
-use crate::fleet::{Cause, Change, Declaration, Fleet, FleetSettings, Machine, MachineId, NodeGroupName};
+use crate::fleet::{
+    Cause, Change, Declaration, Fleet, FleetSettings, Machine, MachineId, NodeGroupName, RecordKey,
+};
 use crate::store::{Store, StoreError};
 use refused::{Deferred, RefusedRecords, split_refused};
 use undo::{FailedCommand, FailedCommands, MachinesBefore, undo_all};
@@ -190,11 +192,17 @@ impl FleetWriter {
             working = self.shared().clone();
         }
         self.working = Some(working);
-        if !undo.is_empty()
-            && let Err(error) = self.commit_undo(&undo).await
-        {
-            tracing::error!(%error, "cannot undo the records of a command whose caller has gone; reading them again");
-            self.working = None;
+        if !undo.is_empty() {
+            match self.commit_undo(&undo).await {
+                Ok(refused) => self.failed_commands.note_refused(&refused),
+                Err(error) => {
+                    tracing::error!(
+                        %error,
+                        "cannot undo the records of a command whose caller has gone; reading them again"
+                    );
+                    self.working = None;
+                }
+            }
         }
     }
 
@@ -243,17 +251,19 @@ impl FleetWriter {
                 .collect();
             written.undo = undo_all(commands.iter(), working);
             if !written.undo.is_empty() {
-                self.commit_undo(&written.undo).await?;
+                let refused = self.commit_undo(&written.undo).await?;
+                self.failed_commands.remember_refused(commands, &refused);
             }
         }
     }
 
-    async fn commit_undo(&self, undo: &[Change]) -> Result<(), StoreError> {
-        for refused in split_refused(self.store.commit(undo).await)? {
-            tracing::error!(%refused.record, problem = refused.problem, "cannot undo a failed command in this record, \
-                because the API server refuses the new record");
+    /// Writes an undo. Returns the records that the store refused.
+    async fn commit_undo(&self, undo: &[Change]) -> Result<BTreeSet<RecordKey>, StoreError> {
+        let refused = split_refused(self.store.commit(undo).await)?;
+        for refused in &refused {
+            self.audit_log.record_refused(refused, undo);
         }
-        Ok(())
+        Ok(refused.into_iter().map(|refused| refused.record).collect())
     }
 
     /// Applies the written changes to the fleet that readers see, answers the callers, and writes the audit log.
@@ -312,14 +322,18 @@ impl FleetWriter {
         let records = self.store.load().await?;
         let mut fleet = self.shared().reloaded(records);
         let undo = self.failed_commands.due(&fleet);
+        let mut refused = BTreeSet::new();
         if !undo.is_empty() {
-            self.commit_undo(&undo).await?;
-            tracing::warn!(records = undo.len(), "undid failed commands in the records");
+            refused = self.commit_undo(&undo).await?;
+            let records = undo.len() - refused.len();
+            if records > 0 {
+                tracing::warn!(records, "undid failed commands in the records");
+            }
             for change in &undo {
                 fleet.apply(change);
             }
         }
-        self.failed_commands.reloaded();
+        self.failed_commands.reloaded(&refused);
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
         self.commits.send_modify(|commits| *commits += 1);
         Ok(fleet)

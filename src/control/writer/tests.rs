@@ -335,3 +335,85 @@ async fn undoes_a_command_whose_caller_leaves_during_an_undo() {
         handle.read(|f| f.machines_to_delete().iter().map(|m| m.id.to_string()).collect::<Vec<_>>());
     assert_eq!(unwanted, Vec::<String>::new(), "both callers saw an error, and this VM is deleted undrained");
 }
+
+/// Accepts commands, and refuses their undo on demand.
+#[derive(Clone, Default)]
+struct RefusesUndo {
+    memory: MemoryStore,
+    refuses: Arc<std::sync::atomic::AtomicBool>,
+    attempts: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+#[async_trait::async_trait]
+impl Store for RefusesUndo {
+    async fn load(&self) -> Result<Records, StoreError> {
+        self.memory.load().await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let is_undo = |change: &&Change| match change {
+            Change::SaveMachine(machine) => matches!(machine.phase, Phase::Running { .. }),
+            change => matches!(change, Change::DropMachine(_)),
+        };
+        let Some(undo) = changes.iter().find(is_undo) else {
+            self.memory.write(changes);
+            return Ok(());
+        };
+        self.attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
+            let problem = "by the test".to_owned();
+            return Err(StoreError::Refused(vec![RefusedRecord { record: undo.record(), problem }]));
+        }
+        self.memory.write(changes);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_an_undo_that_the_store_refuses() {
+    let vm = Vm {
+        hostname: Hostname::new("slave-1"),
+        id: Some(VmId::new("u-1".to_owned())),
+        addresses: Vec::new(),
+        provider_id: None,
+        request: None,
+    };
+    let running = Phase::Running { vm, since: jiff::Timestamp::UNIX_EPOCH };
+    for increases in [false, true] {
+        let store = RefusesUndo::default();
+        store.memory.write(&[catalog(), saved_machine(1, running.clone())]);
+        let before = store.memory.records();
+        store.refuses.store(true, std::sync::atomic::Ordering::Relaxed);
+        let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
+        let config = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
+        let (mut writer, handle) =
+            FleetWriter::load(Arc::new(store.clone()), clock, config, 1, AuditLog::default()).await.unwrap();
+        let (reply, answer) = oneshot::channel();
+        let node = NodeRef { provider_id: "vpsie://u-1".to_owned(), name: "slave-1".to_owned(), fake: false };
+        // The caller leaves while its command is written.
+        let decide = move |fleet: &mut Fleet, now: jiff::Timestamp, names: Names<'_>| {
+            drop(answer);
+            if increases {
+                fleet.increase(POOLS[0], 1, now, names)
+            } else {
+                fleet.delete_nodes(POOLS[0], &[node], now)
+            }
+        };
+        writer.decide(vec![WriteJob { decide: Box::new(decide), ..command(Vec::new(), reply) }]).await;
+        assert_ne!(store.memory.records(), before, "the undo is refused");
+        let mut pass = async |minutes: u64| {
+            for _ in 0..minutes * 6 {
+                tokio::time::advance(std::time::Duration::from_secs(10)).await;
+                let (reply, _answer) = oneshot::channel();
+                writer.decide(vec![job(Step::PassTime, reply)]).await;
+                assert_eq!(handle.read(Fleet::records), before, "readers see no failed command");
+            }
+        };
+        pass(60).await;
+        let attempts = store.attempts.load(std::sync::atomic::Ordering::Relaxed);
+        assert!((4..20).contains(&attempts), "{attempts} attempts");
+        store.refuses.store(false, std::sync::atomic::Ordering::Relaxed);
+        pass(11).await;
+        assert_eq!(store.memory.records(), before, "the undo is written at last");
+    }
+}

@@ -1,21 +1,32 @@
 //! Undoes commands that failed for Cluster Autoscaler. Otherwise an unknown machine would be paid for, or a Node that
 //! it uses again would lose its VM.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fleet::{Change, Fleet, Machine, MachineId, Phase};
+use super::super::backoff::Backoff;
+use crate::fleet::{Change, Fleet, Machine, MachineId, Phase, RecordKey};
 
 /// How long after a failed write the API server may still execute it.
 const LATE_WRITE_LIMIT: Duration = Duration::from_mins(2);
 
-/// Changes of failed commands, kept until they certainly have no record.
-#[derive(Debug, Default)]
+/// First and longest wait before an undo that the store refused is retried.
+const UNDO_RETRY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(10));
+
+/// Failed commands, kept until they certainly have no record.
+#[derive(Debug)]
 pub(super) struct FailedCommands {
     commands: Vec<FailedCommand>,
-    recheck_at: Option<Instant>,
+    /// Backoff of undos that the store refused.
+    retry: Backoff,
+}
+
+impl Default for FailedCommands {
+    fn default() -> Self {
+        Self { commands: Vec::new(), retry: Backoff::new(UNDO_RETRY.0, UNDO_RETRY.1) }
+    }
 }
 
 /// Machines before a job. None for new machines.
@@ -27,21 +38,39 @@ pub(super) struct FailedCommand {
     before: Option<Machine>,
     pub(super) after: Machine,
     failed_at: Instant,
+    is_undo_refused: bool,
 }
 
 impl FailedCommands {
     /// Remembers commands that may be recorded. They are undone at the next reload.
     pub(super) fn remember(&mut self, commands: impl IntoIterator<Item = FailedCommand>) {
-        let known = self.commands.len();
         self.commands.extend(commands);
-        if self.commands.len() > known {
-            self.recheck_at = Some(Instant::now() + LATE_WRITE_LIMIT);
+    }
+
+    /// Remembers the commands whose undo the store refused, until it is written or the record changes otherwise.
+    pub(super) fn remember_refused(&mut self, commands: Vec<FailedCommand>, refused: &BTreeSet<RecordKey>) {
+        let is_refused = |command: &FailedCommand| refused.contains(&command.record());
+        self.remember(commands.into_iter().filter(is_refused));
+        self.note_refused(refused);
+    }
+
+    /// Notes the records whose undo the store refused. Their commands are remembered already.
+    pub(super) fn note_refused(&mut self, refused: &BTreeSet<RecordKey>) {
+        if refused.is_empty() {
+            return;
+        }
+        self.retry.record_failure(None);
+        for command in &mut self.commands {
+            command.is_undo_refused |= refused.contains(&command.record());
         }
     }
 
-    /// Whether the records must be read again, because a late write may have been executed.
+    /// Whether the records must be read again, because a late write may have been executed, or a refused undo is
+    /// retried.
     pub(super) fn is_recheck_due(&self) -> bool {
-        self.recheck_at.is_some_and(|at| Instant::now() >= at)
+        let retry = self.commands.iter().any(|command| command.is_undo_refused) && self.retry.is_ready();
+        let others = || self.commands.iter().filter(|command| !command.is_undo_refused);
+        retry || others().next().is_some() && others().all(FailedCommand::is_old)
     }
 
     /// The changes that undo recorded commands.
@@ -49,18 +78,32 @@ impl FailedCommands {
         undo_all(self.commands.iter(), fleet)
     }
 
-    /// Drops commands that can no longer be recorded.
-    pub(super) fn reloaded(&mut self) {
-        self.commands.retain(|command| command.failed_at.elapsed() < LATE_WRITE_LIMIT);
-        if self.commands.is_empty() {
-            self.recheck_at = None;
+    /// Drops commands that can no longer be recorded, after their undo was written. `refused` are the records whose
+    /// undo was refused.
+    pub(super) fn reloaded(&mut self, refused: &BTreeSet<RecordKey>) {
+        for command in &mut self.commands {
+            command.is_undo_refused = false;
         }
+        self.note_refused(refused);
+        if refused.is_empty() {
+            self.retry.record_success();
+        }
+        self.commands.retain(|command| command.is_undo_refused || !command.is_old());
     }
 }
 
 impl FailedCommand {
     pub(super) fn new(before: Option<Machine>, after: Machine) -> Self {
-        Self { before, after, failed_at: Instant::now() }
+        Self { before, after, failed_at: Instant::now(), is_undo_refused: false }
+    }
+
+    fn record(&self) -> RecordKey {
+        RecordKey::Machine(self.after.id.clone())
+    }
+
+    /// Whether a late write of it is certainly over.
+    fn is_old(&self) -> bool {
+        self.failed_at.elapsed() >= LATE_WRITE_LIMIT
     }
 
     /// Whether it can be undone. Not if the machine has changed since, especially if it was requested from VPSie.
