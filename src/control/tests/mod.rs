@@ -10,6 +10,7 @@ mod frugality;
 mod guard;
 mod identity;
 mod objects;
+mod refused;
 mod sizes;
 mod unread;
 

@@ -1,11 +1,13 @@
 //! Records that the store refuses: the other records of a batch are written, and refused ones are retried with backoff.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::super::backoff::Backoff;
-use crate::fleet::{Change, DeferredChanges, RecordKey};
+use crate::fleet::{Change, DeferredChanges, Hostname, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
 /// Changes of a batch that are deferred.
@@ -52,9 +54,37 @@ pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<Ref
     }
 }
 
+/// How long a refusal is kept after its backoff. The next attempt follows within minutes, or never.
+const REFUSAL_KEPT: Duration = Duration::from_hours(1);
+
 /// Records that were refused at their last write.
 #[derive(Default)]
-pub(super) struct RefusedRecords(BTreeMap<RecordKey, (Backoff, String)>);
+pub(super) struct RefusedRecords(BTreeMap<BackoffKey, Refusal>);
+
+/// What the backoff of a refused change is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum BackoffKey {
+    Record(RecordKey),
+    /// A machine with this VM. A machine that takes over an existing VM has another name at each attempt.
+    MachineOf(Hostname),
+}
+
+impl BackoffKey {
+    fn new(change: &Change) -> Self {
+        match change {
+            Change::SaveMachine(machine) => match machine.vm() {
+                Some(vm) => Self::MachineOf(vm.hostname.clone()),
+                None => Self::Record(change.record()),
+            },
+            _ => Self::Record(change.record()),
+        }
+    }
+}
+
+struct Refusal {
+    backoff: Backoff,
+    problem: String,
+}
 
 impl RefusedRecords {
     /// Records among the changes whose backoff is not over, with the reason of their refusal.
@@ -62,27 +92,35 @@ impl RefusedRecords {
         if self.0.is_empty() {
             return BTreeMap::new();
         }
-        let keys: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
-        let waits = |record: RecordKey| {
-            let (backoff, problem) = self.0.get(&record)?;
-            (!backoff.is_ready()).then(|| (record, problem.clone()))
+        let waits = |change: &Change| {
+            let refusal = self.0.get(&BackoffKey::new(change))?;
+            (!refusal.backoff.is_ready()).then(|| (change.record(), refusal.problem.clone()))
         };
-        keys.into_iter().filter_map(waits).collect()
+        changes.iter().filter_map(waits).collect()
     }
 
     /// Updates the backoffs with the result of a write.
     pub(super) fn update_backoffs(&mut self, written: &[Change], refused: &[RefusedRecord]) {
+        if self.0.is_empty() && refused.is_empty() {
+            return;
+        }
+        let problems: BTreeMap<&RecordKey, &String> =
+            refused.iter().map(|refused| (&refused.record, &refused.problem)).collect();
+        let mut failed = BTreeMap::new();
         for change in written {
-            let record = change.record();
-            if self.0.contains_key(&record) && refused.iter().all(|refused| refused.record != record) {
-                self.0.remove(&record);
+            let key = BackoffKey::new(change);
+            match problems.get(&change.record()) {
+                Some(problem) => drop(failed.insert(key, (*problem).clone())),
+                None => drop(self.0.remove(&key)),
             }
         }
-        for RefusedRecord { record, problem } in refused {
-            let wait = Backoff::new(Duration::from_secs(30), Duration::from_mins(10));
-            let (backoff, reported) = self.0.entry(record.clone()).or_insert((wait, String::new()));
-            backoff.record_failure(None);
-            reported.clone_from(problem);
+        for (key, problem) in failed {
+            let backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(10));
+            let refusal = self.0.entry(key).or_insert(Refusal { backoff, problem: String::new() });
+            refusal.backoff.record_failure(None);
+            refusal.problem = problem;
         }
+        let now = Instant::now();
+        self.0.retain(|_, refusal| now < refusal.backoff.until() + REFUSAL_KEPT);
     }
 }
