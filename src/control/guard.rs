@@ -15,7 +15,7 @@ use super::nodes::NodesView;
 use crate::catalog::Catalog;
 use crate::fleet::{
     Binding, Cause, DeletableVm, Failure, FailureReason, Fleet, Guard, GuardOutcome, GuardStatus, Hostname,
-    ListedNode, Maxima, PriorRecords, RequestOutcome, UnmanagedKind, Vm,
+    Maxima, NodeListing, PriorRecords, RequestOutcome, UnmanagedKind, Vm,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
@@ -77,7 +77,7 @@ impl GuardedBackend {
         self.with_state(|state, now| state.guard.as_mut().map(|guard| f(guard, now)))
     }
 
-    async fn observe(&self, listed: &[ListedNode], count: Option<u32>) {
+    async fn observe(&self, listing: &NodeListing, count: Option<u32>) {
         let by_hand = self.nodes.as_ref().map(NodesView::added_by_hand).unwrap_or_default();
         let inputs = self.handle.read(|fleet| read_inputs(fleet, by_hand));
         if inputs.unrecorded {
@@ -88,12 +88,17 @@ impl GuardedBackend {
                 tracing::warn!(%error, "cannot record which nodes were added by hand; retrying");
             }
         }
+        // Nodes that only later listings show would count as results of requests.
+        if !listing.complete && inputs.before.known.is_none() {
+            return;
+        }
+        let listed = &listing.nodes;
         self.with_state(|state, now| {
             let guard = state.guard.get_or_insert_with(|| Guard::new(inputs.before));
             guard.declare(&inputs.maxima, &inputs.held);
             guard.acknowledge(&inputs.by_hand);
             guard.observe(listed, now);
-            if let Some(count) = count {
+            if let Some(count) = count.filter(|_| listing.complete) {
                 guard.note_count(count, listed, now);
             }
         });
@@ -137,7 +142,7 @@ impl GuardedBackend {
     /// Records the nodes that no request can have made: with each listing that shows new ones, and before each request.
     async fn record_known_before(&self) -> Result<(), BackendError> {
         let Some(Some(known)) = self.with_guard(|guard, _| guard.known_before().cloned()) else {
-            return Err(unavailable("VPSie's nodes were not listed yet".to_owned()));
+            return Err(unavailable("VPSie's nodes have not been listed completely yet".to_owned()));
         };
         if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
             return Ok(());
@@ -201,12 +206,12 @@ impl Backend for GuardedBackend {
         self.inner.catalog().await
     }
 
-    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+    async fn list(&self) -> Result<NodeListing, BackendError> {
         // The count comes first: a listing must be fresh when it is returned.
         let count = self.read_count().await;
-        let listed = self.inner.list().await?;
-        self.observe(&listed, count).await;
-        Ok(listed)
+        let listing = self.inner.list().await?;
+        self.observe(&listing, count).await;
+        Ok(listing)
     }
 
     fn binding(&self) -> Binding {

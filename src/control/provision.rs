@@ -246,15 +246,15 @@ impl Provision {
     async fn list(&mut self, shutdown: &CancellationToken) -> Result<(), CommandError> {
         let Some(listed) = shutdown.run_until_cancelled(self.backend.list()).await else { return Ok(()) };
         match listed {
-            Ok(nodes) => {
+            Ok(listing) => {
                 self.listing.record_success();
                 self.listed_at = Some(Instant::now());
                 self.next_listing = Instant::now() + self.idle;
                 let policy = self.policy;
                 let shown = |node: &&ListedNode| self.nodes.as_ref().is_none_or(|view| view.shows(node));
-                let shown: Vec<_> = nodes.iter().filter(shown).cloned().collect();
+                let shown: Vec<_> = listing.nodes.iter().filter(shown).cloned().collect();
                 self.commit(Cause::VPSieListing, move |fleet, now, names| {
-                    let mut changes = fleet.observe(&nodes, now, &policy);
+                    let mut changes = fleet.observe(&listing, now, &policy);
                     changes.extend(fleet.adopt_workers(&shown, now, names));
                     changes
                 })

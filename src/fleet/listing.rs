@@ -8,6 +8,15 @@ use jiff::Timestamp;
 use super::ids::{Hostname, VmId};
 use crate::catalog::{CapacityType, DatacenterId, MachineClass, SizeId};
 
+/// A listing of all nodes of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeListing {
+    /// The readable nodes.
+    pub nodes: Vec<ListedNode>,
+    /// No node is missing. Otherwise the absence of a node does not prove that its VM is gone.
+    pub complete: bool,
+}
+
 /// A node of the cluster as VPSie lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedNode {

@@ -56,7 +56,7 @@ pub use ids::{
     PoolIdError, ProviderId, VmId,
 };
 pub use ledger::{AbandonedRef, AbandonedRequests, Ledger, MovedRequest};
-pub use listing::{ListedNode, NodeRole, VmState};
+pub use listing::{ListedNode, NodeListing, NodeRole, VmState};
 pub use machine::{
     DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
     RequestOutcome, RequestRef, Vm, VmRequest,

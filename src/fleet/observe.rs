@@ -1,4 +1,4 @@
-//! Effects of a complete listing of the cluster's nodes.
+//! Effects of a listing of the cluster's nodes.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::{Hostname, MachineId};
-use super::listing::{ListedNode, NodeRole, ShownAttributes, VmState};
+use super::listing::{ListedNode, NodeListing, NodeRole, ShownAttributes, VmState};
 use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, UnmanagedKind, UnmanagedNode};
@@ -30,13 +30,15 @@ enum VmEnd {
 }
 
 impl Fleet {
-    /// Applies a complete listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested
-    /// them, and processes missing VMs. Never binds by guess (invariant 6).
-    pub fn observe(&mut self, nodes: &[ListedNode], now: Timestamp, policy: &Policy) -> Vec<Change> {
+    /// Applies a listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested them, and
+    /// processes missing VMs. Never binds by guess (invariant 6).
+    pub fn observe(&mut self, listing: &NodeListing, now: Timestamp, policy: &Policy) -> Vec<Change> {
+        let nodes = &listing.nodes;
         let mut changes = Vec::new();
         self.remove_used_requests(&mut changes);
         self.correct_times(&mut changes, now);
-        self.transient.listed = true;
+        // Before the first request, a node that a listing lacks would count as new in the next one.
+        self.transient.listed |= listing.complete || self.ledger.known_before.is_some();
         if let Some(shown) = ShownAttributes::of_listing(nodes) {
             self.transient.shown = shown;
         }
@@ -66,15 +68,14 @@ impl Fleet {
                 new_nodes.push(node);
             }
         }
-        let control_plane = nodes.iter().filter(|node| node.role == NodeRole::ControlPlane);
-        self.transient.control_plane = control_plane.map(|node| node.hostname.clone()).collect();
+        self.note_control_plane(listing);
         self.bind_new_nodes(&mut changes, new_nodes, now, policy);
         let unbound = nodes.iter().filter(|node| self.unmanaged.contains_key(&node.hostname));
         let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
         if self.transient.addresses != addresses {
             self.transient.addresses = addresses;
         }
-        self.process_missing(&mut changes, nodes, now, policy);
+        self.process_missing(&mut changes, listing, now, policy);
         self.adopt(&mut changes, nodes, now);
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
@@ -83,6 +84,16 @@ impl Fleet {
             *count = count.saturating_add(1);
         }
         changes
+    }
+
+    /// A node that an incomplete listing lacks stays part of the control plane.
+    fn note_control_plane(&mut self, listing: &NodeListing) {
+        let known = &mut self.transient.control_plane;
+        if listing.complete {
+            known.clear();
+        }
+        let nodes = listing.nodes.iter().filter(|node| node.role == NodeRole::ControlPlane);
+        known.extend(nodes.map(|node| node.hostname.clone()));
     }
 
     fn machine_listed(&self, node: &ListedNode) -> Option<&Machine> {
@@ -207,15 +218,17 @@ impl Fleet {
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
 
-    /// Processes VMs that the listing does not have. An empty listing proves only the disappearance of VMs whose
-    /// deletion was accepted.
+    /// Processes VMs that the listing does not have. An empty or incomplete listing proves only the disappearance of
+    /// VMs whose deletion was accepted.
     fn process_missing(
         &mut self,
         changes: &mut Vec<Change>,
-        nodes: &[ListedNode],
+        listing: &NodeListing,
         now: Timestamp,
         policy: &Policy,
     ) {
+        let nodes = &listing.nodes;
+        let is_proof = listing.complete && !nodes.is_empty();
         let seen: HashSet<&MachineId> =
             nodes.iter().filter_map(|node| self.machine_listed(node)).map(|m| &m.id).collect();
         let bound = self.machines.values().filter(|m| m.vm().is_some());
@@ -223,9 +236,12 @@ impl Fleet {
         let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
         for machine in missing {
             let Some(vm) = machine.vm().cloned() else { continue };
+            let is_deleted = matches!(machine.phase, Phase::Deleting { accepted_at: Some(_), .. });
+            if !is_proof && !is_deleted {
+                continue;
+            }
             let (count, since) = self.count_missing(&vm.hostname, now);
-            let vanished =
-                !nodes.is_empty() && count >= LISTINGS_TO_VANISH && age(since, now) >= policy.vanish_after;
+            let vanished = is_proof && count >= LISTINGS_TO_VANISH && age(since, now) >= policy.vanish_after;
             match machine.phase {
                 Phase::Deleting { accepted_at: Some(_), .. } if count >= LISTINGS_TO_CONFIRM => {
                     self.end_vm(changes, machine, vm, VmEnd::Deleted, None, now);
@@ -248,6 +264,9 @@ impl Fleet {
                 _ => {}
             }
         }
+        if !is_proof {
+            return;
+        }
         // A foreign node that returns must not count as new, so its record is kept for long. An orphan ends after its
         // grace period.
         let absent: Vec<Hostname> = self
@@ -258,7 +277,7 @@ impl Fleet {
             .collect();
         for hostname in absent {
             let (count, since) = self.count_missing(&hostname, now);
-            let missed = count >= LISTINGS_TO_VANISH && !nodes.is_empty();
+            let missed = count >= LISTINGS_TO_VANISH;
             if missed && age(since, now) >= policy.gone_kept {
                 self.transient.missing.remove(&hostname);
                 self.push_change(changes, Change::DropUnmanaged(hostname));

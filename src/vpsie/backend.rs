@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::catalog::{Catalog, MachineClass};
-use crate::fleet::{Binding, DeletableVm, FailureReason, ListedNode, MachineId, Vm};
+use crate::fleet::{Binding, DeletableVm, FailureReason, MachineId, NodeListing, Vm};
 use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.
@@ -20,7 +20,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Lists all nodes of the cluster, including control plane and foreign workers. One request, and a second one
     /// while the first does not show the UUID of a node.
-    async fn list(&self) -> Result<Vec<ListedNode>, BackendError>;
+    async fn list(&self) -> Result<NodeListing, BackendError>;
 
     /// Number of workers in the cluster by VPSie's own count, independent of the listing. None if unknown. One
     /// request.

@@ -8,7 +8,7 @@ use super::error::{ApiError, ErrorKind};
 use super::limiter::Purpose;
 use super::paging::Rows;
 use super::reply::Payload;
-use super::wire::{self, Cluster, Datacenter, Group, Node, VmName};
+use super::wire::{self, Cluster, Datacenter, Group, NodeRows, VmName};
 use crate::catalog::{DatacenterId, Offer, SizeId};
 use crate::fleet::{ClusterId, VmId};
 
@@ -56,25 +56,36 @@ impl Client {
         Ok(groups)
     }
 
-    /// Lists the nodes of the cluster. If the cluster does not exist, this is an error, not an empty list.
+    /// Lists the nodes of the cluster. If the cluster does not exist, this is an error, not an empty list. A reply
+    /// without a list of workers is an error too, unless VPSie's groups have none.
     pub(super) async fn list_nodes(
         &self,
         cluster: &ClusterId,
         purpose: Purpose,
-    ) -> Result<Vec<Node>, ApiError> {
+    ) -> Result<NodeRows, ApiError> {
         let call = Call::get("list_nodes", path(CLUSTER, &[cluster.as_str()])).with_purpose(purpose);
-        let not_understood =
-            || ApiError::new(ErrorKind::Unclear, "VPSie replied without a readable list of nodes");
-        match self.send(&call).await?.payload() {
-            Payload::Object(object) => {
-                wire::read_nodes(&object, || self.metrics().count_skipped_row(call.endpoint))
-                    .ok_or_else(not_understood)
-            }
+        let unclear = |message: &str| ApiError::new(ErrorKind::Unclear, message);
+        let read = match self.send(&call).await?.payload() {
+            Payload::Object(object) => wire::read_nodes(&object),
             Payload::False | Payload::Nothing => {
-                Err(ApiError::new(ErrorKind::NotFound, "VPSie does not find the cluster"))
+                return Err(ApiError::new(ErrorKind::NotFound, "VPSie does not find the cluster"));
             }
-            Payload::Accepted | Payload::List { .. } => Err(not_understood()),
+            Payload::Accepted | Payload::List { .. } => None,
+        };
+        let rows = read.ok_or_else(|| unclear("VPSie replied without a readable list of nodes"))?;
+        for _ in 0..rows.skipped {
+            self.metrics().count_skipped_row(call.endpoint);
         }
+        if !rows.has_workers && self.count_workers(cluster).await? != Some(0) {
+            return Err(unclear("VPSie replied without a list of workers, and its groups may have some"));
+        }
+        Ok(rows)
+    }
+
+    /// Number of workers in the cluster's groups. None if a group or its count is missing.
+    pub(super) async fn count_workers(&self, cluster: &ClusterId) -> Result<Option<u32>, ApiError> {
+        let groups = self.list_groups(cluster).await?;
+        Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| groups.whole))
     }
 
     /// Lists hostnames and UUIDs of all VMs of the account, including workers of managed clusters.

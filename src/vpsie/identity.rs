@@ -110,7 +110,7 @@ mod tests {
             row
         };
         let cluster = json!({"slaves": [with_name(node)]});
-        let node = wire::read_nodes(cluster.as_object().unwrap(), || panic!("skipped")).unwrap().remove(0);
+        let node = wire::read_nodes(cluster.as_object().unwrap()).unwrap().nodes.remove(0);
         let read = |(number, row): (usize, &Value)| {
             let mut row = with_name(row);
             row["identifier"] = format!("u-{number}").into();

@@ -16,10 +16,10 @@ use super::error::{ApiError, ErrorKind, SAME_SIZE};
 use super::identity::Account;
 use super::limiter::Purpose;
 use super::sizes::{Sizes, group_name};
-use super::wire::Node;
+use super::wire::{Node, NodeRows};
 use crate::catalog::{Catalog, DatacenterId, SizeId};
 use crate::fleet::{
-    Binding, ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId,
+    Binding, ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeListing, NodeRole, Vm, VmId,
 };
 use crate::retry_after::RetryAfter;
 
@@ -51,6 +51,8 @@ struct Memory {
     ids: BTreeMap<Hostname, (Option<String>, VmId)>,
     /// Workers without a known UUID, with the number of consecutive listings without it.
     unidentified: BTreeMap<Hostname, u32>,
+    /// Number of nodes without a readable hostname in the last listing.
+    nameless: u32,
     /// Refusals to create a group, by size, with their times.
     refused: BTreeMap<SizeId, (Instant, BackendError)>,
 }
@@ -213,37 +215,41 @@ impl ManagedBackend {
     }
 
     /// Lists the nodes of the cluster, with UUIDs and groups from at most one further call.
-    async fn list_nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<Vec<Node>, ApiError> {
-        let mut nodes = self.client.list_nodes(cluster, purpose).await?;
+    async fn list_nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<NodeRows, ApiError> {
+        let mut rows = self.client.list_nodes(cluster, purpose).await?;
+        self.memory().note_nameless(rows.nameless);
+        let nodes = &mut rows.nodes;
         let (new_groups, needs_ids) = {
             let memory = &mut *self.memory();
-            memory.recall_ids(&mut nodes);
-            (memory.new_groups(&nodes), nodes.iter().any(needs_id))
+            memory.recall_ids(nodes);
+            (memory.new_groups(nodes), nodes.iter().any(needs_id))
         };
         // If this call fails, the listing is still useful.
         if new_groups {
             match self.read_groups(cluster).await {
-                Ok(()) => self.memory().note_unlisted(&nodes),
+                Ok(()) => self.memory().note_unlisted(nodes),
                 Err(error) => tracing::warn!(error = error.message, "cannot list the VPSie groups"),
             }
         } else if needs_ids {
             match self.client.list_vm_names(purpose).await {
                 Ok(vms) => {
                     let datacenters = self.target().map(|target| target.datacenters).unwrap_or_default();
-                    self.memory().learn_ids(&mut nodes, &Account::new(&vms, &datacenters));
+                    self.memory().learn_ids(nodes, &Account::new(&vms, &datacenters));
                 }
                 Err(error) => tracing::warn!(error = error.message, "cannot list VMs for the UUIDs of nodes"),
             }
         }
-        let unidentified = self.memory().note_unidentified(&nodes);
+        let unidentified = self.memory().note_unidentified(nodes);
         self.client.metrics().set_unidentified(unidentified);
-        Ok(nodes)
+        Ok(rows)
     }
 
     /// Finds the UUID of a VM by its hostname. None if there is no such VM.
     async fn find_id(&self, cluster: &ClusterId, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
-        let nodes = self.list_nodes(cluster, Purpose::Deletion).await.map_err(ApiError::into_read_error)?;
-        let Some(node) = nodes.into_iter().find(|node| node.hostname == *hostname) else { return Ok(None) };
+        let rows = self.list_nodes(cluster, Purpose::Deletion).await.map_err(ApiError::into_read_error)?;
+        let Some(node) = rows.nodes.into_iter().find(|node| node.hostname == *hostname) else {
+            return Ok(None);
+        };
         if node.role != NodeRole::Worker {
             return Err(BackendError::Refused {
                 reason: FailureReason::InvalidConfiguration,
@@ -268,13 +274,13 @@ impl ManagedBackend {
         id: &VmId,
         refusal: String,
     ) -> Result<(), BackendError> {
-        let nodes = self.client.list_nodes(cluster, Purpose::Deletion).await;
-        let nodes = nodes.map_err(ApiError::into_read_error)?;
+        let rows = self.client.list_nodes(cluster, Purpose::Deletion).await;
+        let rows = rows.map_err(ApiError::into_read_error)?;
         let is_it = |node: &Node| match &node.id {
             Some(listed) => listed == id,
             None => node.hostname == vm.hostname,
         };
-        if !nodes.iter().any(is_it) {
+        if !rows.nodes.iter().any(is_it) {
             return Ok(());
         }
         Err(BackendError::Unavailable {
@@ -311,9 +317,9 @@ impl Backend for ManagedBackend {
         Ok(Catalog { offers })
     }
 
-    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+    async fn list(&self) -> Result<NodeListing, BackendError> {
         let cluster = self.target()?.cluster;
-        let nodes = self.list_nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::into_read_error)?;
+        let rows = self.list_nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::into_read_error)?;
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
@@ -328,14 +334,12 @@ impl Backend for ManagedBackend {
             addresses: node.addresses.into_iter().collect(),
             created_at: node.created_at,
         };
-        Ok(nodes.into_iter().map(listed).collect())
+        let complete = rows.nameless == 0;
+        Ok(NodeListing { nodes: rows.nodes.into_iter().map(listed).collect(), complete })
     }
 
     async fn count(&self) -> Result<Option<u32>, BackendError> {
-        let groups =
-            self.client.list_groups(&self.target()?.cluster).await.map_err(ApiError::into_read_error)?;
-        // If a group or its count is missing, the sum is unknown.
-        Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| groups.whole))
+        self.client.count_workers(&self.target()?.cluster).await.map_err(ApiError::into_read_error)
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
@@ -381,6 +385,17 @@ fn groups_of(nodes: &[Node]) -> impl Iterator<Item = &String> {
 }
 
 impl Memory {
+    fn note_nameless(&mut self, nameless: u32) {
+        if nameless > self.nameless {
+            tracing::warn!(
+                nodes = nameless,
+                "VPSie lists nodes without a readable hostname; machines whose VMs are not listed stay until every \
+                 node has one"
+            );
+        }
+        self.nameless = nameless;
+    }
+
     /// Sets UUIDs that are known from earlier listings, and drops those of nodes that are gone.
     fn recall_ids(&mut self, nodes: &mut [Node]) {
         let mut known = std::mem::take(&mut self.ids);

@@ -8,7 +8,7 @@ use vpsie_autoscaler::catalog::{CapacityType, Catalog, Offer, Resources, SizeId}
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::cost::{CostLimit, UsdPerHour};
 use vpsie_autoscaler::fleet::{
-    AutoscalingOptions, Fleet, ListedNode, MachineId, NodeGroup, NodeGroupName, PoolId, Records,
+    AutoscalingOptions, Fleet, MachineId, NodeGroup, NodeGroupName, NodeListing, PoolId, Records,
 };
 
 pub(crate) const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -82,7 +82,7 @@ pub(crate) fn namer() -> impl FnMut(&NodeGroupName) -> MachineId {
 }
 
 /// Lets a fleet live for some hours with these listings, and checks it after each step.
-pub(crate) fn live(mut fleet: Fleet, listings: &[Vec<ListedNode>]) {
+pub(crate) fn live(mut fleet: Fleet, listings: &[NodeListing]) {
     let policy = vpsie_autoscaler::fleet::Policy::default();
     let mut names = namer();
     // Records that contradict each other make a fleet that does, too; a sound one stays sound.
@@ -90,10 +90,10 @@ pub(crate) fn live(mut fleet: Fleet, listings: &[Vec<ListedNode>]) {
     check(&fleet);
     for minute in 0..12 {
         let now = NOW + Duration::from_mins(10 * minute);
-        let empty = Vec::new();
-        let nodes = listings.get(minute as usize % listings.len().max(1)).unwrap_or(&empty);
-        fleet.observe(nodes, now, &policy);
-        fleet.adopt_workers(nodes, now, &mut names);
+        let empty = NodeListing { nodes: Vec::new(), complete: true };
+        let listing = listings.get(minute as usize % listings.len().max(1)).unwrap_or(&empty);
+        fleet.observe(listing, now, &policy);
+        fleet.adopt_workers(&listing.nodes, now, &mut names);
         let _ = fleet.increase(SMALL, 1, now, &mut names);
         let wanted: Vec<_> = fleet.machines().map(|machine| machine.id.clone()).take(3).collect();
         fleet.record_requests(&wanted, now);

@@ -16,7 +16,7 @@ use vpsie_autoscaler::api::{NodeGroup, VPSieNode};
 use vpsie_autoscaler::control::{
     AuditLog, FleetConfig, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
 };
-use vpsie_autoscaler::fleet::{Change, Fleet, FleetSettings};
+use vpsie_autoscaler::fleet::{Change, Fleet, FleetSettings, NodeListing};
 use vpsie_autoscaler::store::{MemoryStore, records_of};
 use vpsie_autoscaler::validation::check_node_group;
 
@@ -140,7 +140,7 @@ fn records_from(objects: &[(String, Value)]) {
         return;
     }
     let records = records_of(&nodes, &maps);
-    let listing = listing(&records);
+    let listing = NodeListing { nodes: listing(&records), complete: true };
     live(Fleet::restore(vec![group()], records, FleetSettings::default()), &[listing]);
 }
 

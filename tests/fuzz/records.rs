@@ -6,8 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use vpsie_autoscaler::catalog::{CapacityType, Catalog, SizeId};
 use vpsie_autoscaler::fleet::{
-    Fleet, FleetSettings, Hostname, ListedNode, Machine, NodeRole, Records, SizeProfile, UnmanagedNode, Vm,
-    VmState,
+    Fleet, FleetSettings, Hostname, ListedNode, Machine, NodeListing, NodeRole, Records, SizeProfile,
+    UnmanagedNode, Vm, VmState,
 };
 
 use crate::fleets::{catalog, group, live};
@@ -71,6 +71,8 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
 
 pub(crate) fn run(input: &[u8]) {
     let records = read(input);
-    let listing = listing(&records);
-    live(Fleet::restore(vec![group()], records, FleetSettings::default()), &[listing, Vec::new()]);
+    let whole = NodeListing { nodes: listing(&records), complete: true };
+    let without_last = whole.nodes.iter().rev().skip(1).cloned().collect();
+    let listings = [whole, NodeListing { nodes: without_last, complete: false }];
+    live(Fleet::restore(vec![group()], records, FleetSettings::default()), &listings);
 }

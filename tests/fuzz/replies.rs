@@ -177,7 +177,7 @@ pub(crate) fn run(input: &[u8]) {
                 for _ in 0..3 {
                     listings.extend(backend.list().await.ok());
                 }
-                for node in listings.iter().flatten() {
+                for node in listings.iter().flat_map(|listing| &listing.nodes) {
                     assert!(!node.hostname.as_str().is_empty());
                 }
                 live(

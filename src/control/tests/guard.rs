@@ -18,12 +18,12 @@ impl Backend for Misread {
         self.0.binding()
     }
 
-    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
-        let mut nodes = self.0.list().await?;
-        for node in nodes.iter_mut().filter(|node| node.hostname.as_str() != "slave-999") {
+    async fn list(&self) -> Result<NodeListing, BackendError> {
+        let mut listing = self.0.list().await?;
+        for node in listing.nodes.iter_mut().filter(|node| node.hostname.as_str() != "slave-999") {
             node.role = NodeRole::ControlPlane;
         }
-        Ok(nodes)
+        Ok(listing)
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
@@ -122,6 +122,25 @@ async fn records_nodes_that_were_listed_before_the_first_request() {
     let known = process.disk.memory.records().ledger.known_before.unwrap();
     assert_eq!(known.iter().map(crate::fleet::Hostname::as_str).collect::<Vec<_>>(), ["slave-999"]);
     assert_eq!(process.handle.read(|fleet| fleet.guard_status().unwrap().counted), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_no_vm_before_the_first_complete_listing() {
+    let process = begin(false).await;
+    process.vpsie.state().is_cut = true;
+    process.increase(SMALL, 1).await;
+    hours(1).await;
+    assert_eq!(process.vpsie.count("create"), 0);
+    assert_eq!(process.handle.read(|fleet| fleet.guard_status().cloned()), None);
+
+    process.vpsie.state().is_cut = false;
+    process.increase(SMALL, 1).await;
+    hours(1).await;
+    assert_eq!(process.vpsie.count("create"), 1);
+    process.vpsie.state().is_cut = true;
+    process.increase(SMALL, 1).await;
+    hours(1).await;
+    assert_eq!(process.vpsie.count("create"), 2, "nodes of before are recorded");
 }
 
 #[tokio::test(start_paused = true)]

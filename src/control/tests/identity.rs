@@ -49,14 +49,14 @@ impl Cluster {
     async fn list(&self) {
         let bind = |fleet: &mut crate::fleet::Fleet, now, _: crate::fleet::Names<'_>| {
             let policy = Policy { running_when_listed: false, ..Policy::default() };
-            let mut changes = fleet.observe(&[], now, &policy);
+            let mut changes = fleet.observe(&listing(&[]), now, &policy);
             let mut machine = fleet.machines().next().unwrap().clone();
             machine.requests = vec![VmRequest { at: now, outcome: RequestOutcome::Accepted }];
             machine.phase = Phase::Creating { vm: None, since: now };
             fleet.apply(&Change::SaveMachine(machine.clone()));
             changes.push(Change::SaveMachine(machine));
             let listed = ListedNode { addresses: vec![[10, 0, 0, 7].into()], ..node(1, SizeId(2)) };
-            changes.extend(fleet.observe(&[listed], now, &policy));
+            changes.extend(fleet.observe(&listing(&[listed]), now, &policy));
             changes
         };
         self.handle.update(Cause::VPSieListing, bind).await.unwrap();

@@ -28,8 +28,8 @@ use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::clock::Clock;
 use crate::fleet::{
-    AutoscalingOptions, Binding, Change, FailureReason, FleetSettings, ListedNode, NodeGroup, NodeRef,
-    NodeRole, Phase, Policy, Records, Refusal, Vm, VmState,
+    AutoscalingOptions, Binding, Change, FailureReason, FleetSettings, ListedNode, NodeGroup, NodeListing,
+    NodeRef, NodeRole, Phase, Policy, Records, Refusal, Vm, VmState,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use crate::vpsie::{Backend, BackendError, CreateRequest};
@@ -69,6 +69,8 @@ struct Scripted {
 #[derive(Default)]
 struct State {
     nodes: Vec<ListedNode>,
+    /// Whether rows are missing from listings.
+    is_cut: bool,
     made: u32,
     /// By size; default `Done`.
     creations: BTreeMap<SizeId, Reply>,
@@ -138,10 +140,10 @@ impl Backend for Scripted {
         Binding::ByDifference
     }
 
-    async fn list(&self) -> Result<Vec<ListedNode>, BackendError> {
+    async fn list(&self) -> Result<NodeListing, BackendError> {
         self.note("list".to_owned());
         let reply = self.state().listings.unwrap_or(Reply::Done);
-        self.play(reply, |state| state.nodes.clone()).await
+        self.play(reply, |state| NodeListing { nodes: state.nodes.clone(), complete: !state.is_cut }).await
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
@@ -162,6 +164,11 @@ impl Backend for Scripted {
         let reply = self.state().deletions.get(vm.hostname.as_str()).copied().unwrap_or(Reply::Done);
         self.play(reply, |state| state.nodes.retain(|node| node.hostname != vm.hostname)).await
     }
+}
+
+/// A complete listing.
+fn listing(nodes: &[ListedNode]) -> NodeListing {
+    NodeListing { nodes: nodes.to_vec(), complete: true }
 }
 
 fn node(n: u32, size: SizeId) -> ListedNode {

@@ -229,7 +229,7 @@ async fn a_deleted_node_group_waits_for_its_machines() {
         let mut changes = fleet.note_drain(&id, DrainState::Done);
         changes.extend(fleet.deletion_accepted(&id, now));
         for _ in 0..2 {
-            changes.extend(fleet.observe(&[], now, &Policy::default()));
+            changes.extend(fleet.observe(&listing(&[]), now, &Policy::default()));
         }
         changes
     };

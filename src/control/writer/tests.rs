@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::catalog::{CapacityType, Catalog, SizeId};
 use crate::fleet::{
-    CreationOutcome, DeferredChanges, Failure, FailureReason, Hostname, ListedNode, Names, NodeRef, NodeRole,
-    Phase, Policy, RecordKey, Records, Refusal, UnmanagedKind, UnmanagedNode, Vm, VmId, VmState,
+    CreationOutcome, DeferredChanges, Failure, FailureReason, Hostname, ListedNode, Names, NodeListing,
+    NodeRef, NodeRole, Phase, Policy, RecordKey, Records, Refusal, UnmanagedKind, UnmanagedNode, Vm, VmId,
+    VmState,
 };
 use crate::store::{MemoryStore, RefusedRecord};
 
@@ -118,8 +119,8 @@ fn decision(
     move |fleet, now, names| match step {
         Step::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
         Step::List { workers, sizes } => {
-            let nodes: Vec<_> = (0..workers).map(|n| listed(n, sizes)).collect();
-            Ok(fleet.observe(&nodes, now, &policy))
+            let nodes = (0..workers).map(|n| listed(n, sizes)).collect();
+            Ok(fleet.observe(&NodeListing { nodes, complete: true }, now, &policy))
         }
         Step::PassTime => Ok(fleet.apply_deadlines(now, &policy, names)),
         Step::Request => {

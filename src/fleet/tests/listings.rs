@@ -244,6 +244,60 @@ fn a_missing_vm_ends_after_a_time_and_is_recognized_later() {
 }
 
 #[test]
+fn ends_no_machine_by_incomplete_listings() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    let control_plane = ListedNode { role: NodeRole::ControlPlane, ..node(100, 2) };
+    for _ in 0..5 {
+        hand.observe_cut(&mut fleet, std::slice::from_ref(&control_plane));
+        hand.wait(Duration::from_mins(2));
+    }
+    hand.observe(&mut fleet, std::slice::from_ref(&control_plane));
+    assert_eq!(target(&fleet, OTHER), 1, "the incomplete listings do not count");
+    hand.observe(&mut fleet, &[control_plane, vm.clone()]);
+    fleet.delete_nodes(OTHER, &[by_node(&vm)], hand.now).unwrap();
+    let id = only(&fleet).id.clone();
+    fleet.deletion_accepted(&id, hand.now);
+    for _ in 0..2 {
+        hand.observe_cut(&mut fleet, &[]);
+    }
+    assert_eq!(fleet.machines().count(), 0, "an accepted deletion is confirmed");
+}
+
+#[test]
+fn requests_nothing_before_the_first_complete_listing() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
+    let requests = |fleet: &mut Fleet, hand: &Hand| {
+        let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
+        fleet.record_requests(&wanted, hand.now).len()
+    };
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.observe_cut(&mut fleet, &[]);
+    assert_eq!(requests(&mut fleet, &hand), 0);
+    hand.observe(&mut fleet, &[node(7, 2)]);
+    assert_eq!(requests(&mut fleet, &hand), 1);
+
+    let ledger = Ledger { known_before: Some([node(7, 2).hostname].into()), ..Ledger::default() };
+    let mut restarted = Fleet::restore(groups(), Records { ledger, ..records() }, FleetSettings::default());
+    hand.increase(&mut restarted, SMALL, 1).unwrap();
+    hand.observe_cut(&mut restarted, &[]);
+    assert_eq!(requests(&mut restarted, &hand), 1, "nodes of before are recorded");
+}
+
+#[test]
+fn keeps_a_node_that_is_not_listed_in_the_control_plane() {
+    let mut hand = Hand::new();
+    let (mut fleet, vm) = live(&mut hand);
+    let id = only(&fleet).id.clone();
+    hand.observe(&mut fleet, &[ListedNode { role: NodeRole::ControlPlane, ..vm }, node(8, 2)]);
+    hand.observe_cut(&mut fleet, &[node(8, 2)]);
+    assert!(fleet.is_control_plane(fleet.machine(&id).unwrap()));
+    hand.observe(&mut fleet, &[node(8, 2)]);
+    assert!(!fleet.is_control_plane(fleet.machine(&id).unwrap()));
+}
+
+#[test]
 fn the_same_name_with_another_uuid_is_another_vm() {
     let mut hand = Hand::new();
     let (mut fleet, vm) = live(&mut hand);

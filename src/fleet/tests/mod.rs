@@ -114,7 +114,13 @@ impl Hand {
     }
 
     pub(crate) fn observe(&self, fleet: &mut Fleet, nodes: &[ListedNode]) -> Vec<Change> {
-        fleet.observe(nodes, self.now, &self.policy)
+        fleet.observe(&complete(nodes), self.now, &self.policy)
+    }
+
+    /// Applies a listing that lacks nodes.
+    pub(super) fn observe_cut(&self, fleet: &mut Fleet, nodes: &[ListedNode]) -> Vec<Change> {
+        let listing = NodeListing { complete: false, ..complete(nodes) };
+        fleet.observe(&listing, self.now, &self.policy)
     }
 
     /// Sends all due requests, with the same answer for all.
@@ -125,6 +131,11 @@ impl Hand {
             fleet.record_outcome(&id, outcome.clone(), self.now, &self.policy);
         }
     }
+}
+
+/// A complete listing.
+pub(super) fn complete(nodes: &[ListedNode]) -> NodeListing {
+    NodeListing { nodes: nodes.to_vec(), complete: true }
 }
 
 pub(crate) fn node(n: u32, size: u64) -> ListedNode {

@@ -41,7 +41,7 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
     let prices = Prices { hours_per_month: HoursPerMonth::new(720).unwrap(), ..Prices::default() };
     assert_eq!(prices.price(offer).unwrap().0.round_dp(4).to_string(), "0.0667");
 
-    assert!(workers_of(&backend.list().await?).is_empty());
+    assert!(workers_of(&backend.list().await?.nodes).is_empty());
     for _ in 0..2 {
         let request = CreateRequest {
             machine: "workers-1".into(),
@@ -51,7 +51,7 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
         backend.create(&request).await?;
     }
     tokio::time::sleep(Duration::from_mins(1)).await;
-    let listed = backend.list().await?;
+    let listed = backend.list().await?.nodes;
     let found = workers_of(&listed);
     assert_eq!(found.len(), 2);
     for vm in workers(sim) {
@@ -70,7 +70,7 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
     backend.delete(&victim).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     backend.delete(&victim).await?;
-    assert_eq!(workers_of(&backend.list().await?).len(), 1);
+    assert_eq!(workers_of(&backend.list().await?.nodes).len(), 1);
     assert_eq!(workers(sim).len(), 1);
     Ok(())
 }

@@ -130,7 +130,7 @@ async fn a_datacenter_without_offers_is_an_error() {
 async fn a_listing_shows_no_datacenter_from_settings() {
     let nodes = json!({"nodes": [{"hostname": "hel-slave-1", "identifier": "u-1", "node_type": "slave"}]});
     let script = Script::new([(NODES, ok(&nodes))]);
-    let listed = backend(&script).list().await.unwrap();
+    let listed = backend(&script).list().await.unwrap().nodes;
     for datacenter in ["dc-1", "DC-1", "dc-2"] {
         let class = MachineClass { datacenter: datacenter.into(), ..request(SMALL, "a").class };
         assert!(listed[0].can_be(&class), "{datacenter}");
@@ -146,7 +146,7 @@ async fn a_listing_with_identifiers_is_one_call() {
             {"identifier": "u-1", "hostname": "HEL-Slave-1", "role": "slave", "status": "creating"},
         ])),
     )]);
-    let listed = backend(&script).list().await.unwrap();
+    let listed = backend(&script).list().await.unwrap().nodes;
     assert_eq!(ids(&listed), [("hel-master-main", Some("u-m")), ("hel-slave-1", Some("u-1"))]);
     assert_eq!((listed[0].role, listed[1].role), (NodeRole::ControlPlane, NodeRole::Worker));
     assert_eq!(listed[1].state, VmState::Provisioning);
@@ -169,7 +169,7 @@ async fn a_missing_uuid_is_looked_up_once_and_by_hostname() {
     let script = Script::new([(NODES, listing()), (VMS, vms), (NODES, listing())]);
     let backend = backend(&script);
     for _ in 0..2 {
-        let listed = backend.list().await.unwrap();
+        let listed = backend.list().await.unwrap().nodes;
         assert_eq!(ids(&listed), [("hel-master-main", None), ("hel-slave-1", Some("u-1"))]);
     }
     script.seen();
@@ -187,7 +187,7 @@ async fn a_hostname_of_two_vms_identifies_neither() {
     let script = Script::new([(NODES, listing()), (VMS, vms()), (NODES, listing()), (VMS, vms())]);
     let backend = backend(&script);
     for _ in 0..2 {
-        assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", None)]);
+        assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", None)]);
     }
     script.seen();
 }
@@ -207,10 +207,10 @@ async fn a_uuid_is_forgotten_with_its_node() {
         (VMS, vms("u-3")),
     ]);
     let backend = backend(&script);
-    assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", Some("u-1"))]);
-    assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", Some("u-2"))]);
-    assert_eq!(ids(&backend.list().await.unwrap()), []);
-    assert_eq!(ids(&backend.list().await.unwrap()), [("hel-slave-1", Some("u-3"))]);
+    assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", Some("u-1"))]);
+    assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", Some("u-2"))]);
+    assert_eq!(ids(&backend.list().await.unwrap().nodes), []);
+    assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", Some("u-3"))]);
     script.seen();
 }
 
@@ -218,7 +218,7 @@ async fn a_uuid_is_forgotten_with_its_node() {
 async fn a_failed_look_up_does_not_cost_the_listing() {
     let listing = nodes(&json!([{"id": 11, "hostname": "hel-slave-1"}]));
     let script = Script::new([(NODES, listing), (VMS, reply(403, "{}"))]);
-    assert_eq!(ids(&backend(&script).list().await.unwrap()), [("hel-slave-1", None)]);
+    assert_eq!(ids(&backend(&script).list().await.unwrap().nodes), [("hel-slave-1", None)]);
     script.seen();
 }
 
@@ -238,10 +238,41 @@ async fn a_group_that_a_worker_names_is_looked_up_once() {
     let backend = backend(&script);
     backend.catalog().await.unwrap();
     for _ in 0..2 {
-        let sizes: Vec<_> = backend.list().await.unwrap().iter().map(|node| node.size).collect();
+        let sizes: Vec<_> = backend.list().await.unwrap().nodes.iter().map(|node| node.size).collect();
         assert_eq!(sizes, [Some(SMALL), None]);
     }
     script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_list_of_workers_is_not_an_empty_one() {
+    let master = json!({"hostname": "hel-master-1", "role": "master"});
+    let listing = || ok(&json!({"masters": [master], "slaves": null}));
+    let listed = |counted: Value| {
+        let script = Script::new([(NODES, listing()), (GROUPS, groups(&[counted]))]);
+        async move { backend(&script).list().await }
+    };
+    let with_count = |count: Value| {
+        let mut group = group(5, "small", 1);
+        group["nodes_count"] = count;
+        group
+    };
+    for unproven in [json!(2), json!(null)] {
+        assert_unavailable(listed(with_count(unproven)).await, FailureReason::ApiUnavailable);
+    }
+    let empty = listed(with_count(json!(0))).await.unwrap();
+    assert_eq!((ids(&empty.nodes), empty.complete), (vec![("hel-master-1", None)], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_hostname_makes_a_listing_incomplete() {
+    for (row, complete) in [
+        (json!({"id": 11, "role": "slave", "hostname": null}), false),
+        (json!({"id": {}, "hostname": 7}), true),
+    ] {
+        let rows = nodes(&json!([row, {"hostname": "hel-slave-2", "identifier": "u-2"}]));
+        assert_eq!(backend(&Script::new([(NODES, rows)])).list().await.unwrap().complete, complete, "{row}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -496,7 +527,7 @@ async fn a_restored_backup_is_never_deleted_for_a_worker() {
         let vms = || ok(&json!([worker, backup]));
         let script = Script::new([(NODES, listing()), (VMS, vms()), (NODES, listing()), (VMS, vms())]);
         let backend = backend(&script);
-        let listed = backend.list().await.unwrap();
+        let listed = backend.list().await.unwrap().nodes;
         assert_eq!(ids(&listed), [("hel-slave-1", None), ("hel-slave-2", Some("u-2"))], "{backup}");
         let result = backend.delete(&vm("hel-slave-1", None)).await;
         assert_unavailable(result, FailureReason::ApiUnavailable);

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::request;
 use super::script::TestClock;
 use crate::catalog::SizeId;
-use crate::fleet::{DeletableVm, Hostname, ListedNode, NodeRole, Vm, VmState};
+use crate::fleet::{DeletableVm, Hostname, ListedNode, NodeListing, NodeRole, Vm, VmState};
 use crate::simulator::{
     DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, DEFAULT_DATACENTER, Prefix, Shapes, Simulator,
     SimulatorConfig,
@@ -48,7 +48,7 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
     let first = backend(&simulator, &shapes);
     first.check().await?;
     assert_eq!(first.catalog().await?.offers.len(), 10);
-    let before = workers(first.list().await?).len();
+    let before = workers(first.list().await?.nodes).len();
     for size in [ALONE, ALONE, TWIN] {
         first.create(&request(size, "pool")).await?;
     }
@@ -58,7 +58,7 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
     second.create(&request(ALONE, "another")).await?;
     tokio::time::sleep(Duration::from_secs(90)).await;
     second.list().await?;
-    let listed = second.list().await?;
+    let listed = second.list().await?.nodes;
     assert_eq!(listed.iter().filter(|node| node.role == NodeRole::ControlPlane).count(), 1);
     let up = workers(listed);
     assert_eq!(up.len(), before + 4);
@@ -75,7 +75,8 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
     };
     second.delete(&vm(up[1].id.clone())).await?;
     tokio::time::sleep(Duration::from_secs(30)).await;
-    let left: Vec<Hostname> = workers(second.list().await?).into_iter().map(|node| node.hostname).collect();
+    let left: Vec<Hostname> =
+        workers(second.list().await?.nodes).into_iter().map(|node| node.hostname).collect();
     let want: Vec<Hostname> =
         up.iter().map(|node| node.hostname.clone()).filter(|name| *name != victim).collect();
     assert_eq!(left, want);
@@ -124,7 +125,7 @@ async fn long_lists_are_read_to_their_end() {
             backend.create(&request(SizeId(125), "pool")).await.unwrap();
             tokio::time::sleep(Duration::from_secs(90)).await;
             backend.list().await.unwrap();
-            let workers = workers(backend.list().await.unwrap());
+            let workers = workers(backend.list().await.unwrap().nodes);
             assert_eq!(workers.len(), 46, "{paging} {total}");
             let unidentified = workers.iter().filter(|node| node.id.is_none()).count();
             assert_eq!(unidentified, 0, "{paging} {total}");
@@ -134,8 +135,8 @@ async fn long_lists_are_read_to_their_end() {
 
 #[tokio::test(start_paused = true)]
 async fn determines_sizes_at_the_first_listing_by_restored_offers() {
-    let told = |listed: Result<Vec<ListedNode>, BackendError>| {
-        workers(listed.unwrap()).iter().filter(|node| node.size == Some(ALONE)).count()
+    let told = |listed: Result<NodeListing, BackendError>| {
+        workers(listed.unwrap().nodes).iter().filter(|node| node.size == Some(ALONE)).count()
     };
     let mut gained = 0;
     for (name, shapes) in Shapes::each() {

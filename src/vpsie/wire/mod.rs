@@ -6,6 +6,6 @@ mod node;
 mod row;
 mod rows;
 
-pub(super) use node::{Node, read_nodes};
+pub(super) use node::{Node, NodeRows, read_nodes};
 pub(super) use row::Row;
 pub(super) use rows::{Cluster, Datacenter, Group, VmKind, VmName, read_offer};

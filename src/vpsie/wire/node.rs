@@ -34,12 +34,28 @@ pub(in crate::vpsie) struct Node {
 const ARRAYS: [(&str, Option<NodeRole>); 3] =
     [("nodes", None), ("masters", Some(NodeRole::ControlPlane)), ("slaves", Some(NodeRole::Worker))];
 
+/// The nodes of a cluster, as far as a reply shows them.
+#[derive(Debug, PartialEq)]
+pub(in crate::vpsie) struct NodeRows {
+    pub(in crate::vpsie) nodes: Vec<Node>,
+    /// Number of unreadable rows.
+    pub(in crate::vpsie) skipped: u32,
+    /// Those among them that have an id: nodes without a readable hostname.
+    pub(in crate::vpsie) nameless: u32,
+    /// The reply lists the workers, or states that there are none.
+    pub(in crate::vpsie) has_workers: bool,
+}
+
+const HOSTNAME: &[&str] = &["hostname", "name"];
+
 /// Reads the nodes of a cluster. None if there is none of the arrays, because such a reply does not describe an empty
-/// cluster. `skipped` is called for each unreadable row.
-pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>, skipped: impl Fn()) -> Option<Vec<Node>> {
+/// cluster.
+pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>) -> Option<NodeRows> {
     if !ARRAYS.iter().any(|(name, _)| cluster.contains_key(*name)) {
         return None;
     }
+    let mut skipped = 0;
+    let mut nameless = 0;
     let mut drafts: BTreeMap<Hostname, Draft> = BTreeMap::new();
     for (name, role) in ARRAYS {
         let rows = match cluster.get(name) {
@@ -48,14 +64,17 @@ pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>, skipped: impl F
             Some(_) => return None,
         };
         for row in rows {
-            match row.as_object().and_then(|row| Draft::read(Row(row), role)) {
-                Some((hostname, draft)) => match drafts.get_mut(&hostname) {
-                    Some(known) => known.merge(draft),
-                    None => {
-                        drafts.insert(hostname, draft);
-                    }
-                },
-                None => skipped(),
+            let row = row.as_object().map(Row);
+            let Some((hostname, draft)) = row.and_then(|row| Draft::read(row, role)) else {
+                skipped += 1;
+                nameless += u32::from(row.is_some_and(is_node));
+                continue;
+            };
+            match drafts.get_mut(&hostname) {
+                Some(known) => known.merge(draft),
+                None => {
+                    drafts.insert(hostname, draft);
+                }
             }
         }
     }
@@ -65,7 +84,26 @@ pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>, skipped: impl F
     let masters = kinds(NodeRole::ControlPlane);
     let workers = kinds(NodeRole::Worker);
     let nodes = drafts.into_iter().filter(|(_, draft)| draft.state != Some(State::Deleted));
-    Some(nodes.map(|(hostname, draft)| draft.finish(hostname, &masters, &workers)).collect())
+    let nodes = nodes.map(|(hostname, draft)| draft.finish(hostname, &masters, &workers)).collect();
+    Some(NodeRows { nodes, skipped, nameless, has_workers: has_workers(cluster) })
+}
+
+/// Returns true iff a row without a hostname describes a node: it has an id and is not deleted.
+fn is_node(row: Row<'_>) -> bool {
+    row.text(&["id", "identifier", "vmIdentifier", "uuid"]).is_some() && state(row) != Some(State::Deleted)
+}
+
+/// Returns true iff a reply lists the workers, or states that there are none. `nodes` has all nodes if it has the
+/// masters.
+fn has_workers(cluster: &Map<String, Value>) -> bool {
+    let names = |name| -> Option<BTreeSet<Hostname>> {
+        let rows = cluster.get(name)?.as_array()?.iter().filter_map(Value::as_object);
+        Some(rows.filter_map(|row| Row(row).hostname(HOSTNAME)).collect())
+    };
+    let masters = names("masters").unwrap_or_default();
+    names("slaves").is_some()
+        || names("nodes").is_some_and(|nodes| nodes.is_superset(&masters))
+        || Row(cluster).number(&["slaveCount"]) == Some(0)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -92,7 +130,7 @@ struct Draft {
 
 impl Draft {
     fn read(row: Row<'_>, array: Option<NodeRole>) -> Option<(Hostname, Self)> {
-        let hostname = row.hostname(&["hostname", "name"])?;
+        let hostname = row.hostname(HOSTNAME)?;
         let own = row.text(&["role", "nodeType", "type"]).as_deref().and_then(role_of_word);
         let draft = Self {
             row_id: row.text(&["id"]),
@@ -232,8 +270,14 @@ mod tests {
 
     use super::*;
 
+    fn read_rows(cluster: &Value) -> NodeRows {
+        read_nodes(cluster.as_object().unwrap()).unwrap()
+    }
+
     fn read(cluster: &Value) -> Vec<Node> {
-        read_nodes(cluster.as_object().unwrap(), || panic!("a row was skipped")).unwrap()
+        let rows = read_rows(cluster);
+        assert_eq!(rows.skipped, 0, "a row was skipped");
+        rows.nodes
     }
 
     fn one(node: &Value) -> Node {
@@ -357,16 +401,38 @@ mod tests {
 
     #[test]
     fn a_reply_without_any_array_is_not_an_empty_cluster() {
-        assert_eq!(read_nodes(json!({"cluster_name": "c"}).as_object().unwrap(), || ()), None);
-        assert_eq!(read_nodes(json!({"nodes": "many"}).as_object().unwrap(), || ()), None);
+        assert_eq!(read_nodes(json!({"cluster_name": "c"}).as_object().unwrap()), None);
+        assert_eq!(read_nodes(json!({"nodes": "many"}).as_object().unwrap()), None);
         assert_eq!(read(&json!({"nodes": null, "masters": []})), []);
     }
 
     #[test]
     fn a_bad_row_is_skipped_and_counted() {
-        let skipped = std::cell::Cell::new(0);
-        let cluster = json!({"nodes": [7, {"id": 1}, {"hostname": 7}, {"hostname": " "}, {"hostname": "x"}]});
-        let nodes = read_nodes(cluster.as_object().unwrap(), || skipped.set(skipped.get() + 1)).unwrap();
-        assert_eq!((nodes.len(), skipped.get()), (1, 4));
+        let cluster = json!({"nodes": [
+            7, {"id": 1}, {"hostname": 7}, {"hostname": " "}, {"id": 2, "is_deleted": 1}, {"hostname": "x"},
+        ]});
+        let rows = read_rows(&cluster);
+        assert_eq!((rows.nodes.len(), rows.skipped, rows.nameless), (1, 5, 1));
+    }
+
+    #[test]
+    fn a_missing_list_of_workers_is_not_an_empty_one() {
+        let master = || json!([{"hostname": "c-master-1"}]);
+        for (cluster, want) in [
+            (json!({"masters": master(), "slaves": null}), false),
+            (json!({"masters": master(), "slaves": false}), false),
+            (json!({"masters": master()}), false),
+            (json!({"nodes": [], "masters": master(), "slaves": null}), false),
+            (json!({"nodes": null, "masters": null, "slaves": null}), false),
+            (json!({"masters": master(), "slaves": null, "slaveCount": 2}), false),
+            (json!({"masters": master(), "slaves": null, "slaveCount": 0}), true),
+            (json!({"masters": master(), "slaves": []}), true),
+            (json!({"nodes": [{"hostname": "x"}], "masters": master(), "slaves": null}), false),
+            (json!({"nodes": master(), "masters": master(), "slaves": null}), true),
+            (json!({"nodes": master(), "slaves": null}), true),
+            (json!({"nodes": []}), true),
+        ] {
+            assert_eq!(read_rows(&cluster).has_workers, want, "{cluster}");
+        }
     }
 }

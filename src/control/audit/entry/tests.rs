@@ -10,8 +10,8 @@ use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources};
 use crate::control::audit::events::{entry_events, refusal_event};
 use crate::fleet::{
-    AutoscalingOptions, CreationOutcome, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeRef,
-    NodeRole, Policy, Records, Refusal, Reserved, VmState,
+    AutoscalingOptions, CreationOutcome, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeListing,
+    NodeRef, NodeRole, Policy, Records, Refusal, Reserved, VmState,
 };
 use crate::kubernetes::{EventType, Object, ObjectEvent};
 
@@ -108,8 +108,9 @@ impl AuditedFleet {
 
     fn list(&mut self, nodes: &[ListedNode]) -> Vec<AuditEntry> {
         let nodes: Vec<_> = nodes.iter().cloned().chain([node(99)]).collect();
+        let listing = NodeListing { nodes: nodes.clone(), complete: true };
         self.play(Cause::VPSieListing, |fleet, now, names| {
-            let mut changes = fleet.observe(&nodes, now, &policy());
+            let mut changes = fleet.observe(&listing, now, &policy());
             changes.extend(fleet.adopt_workers(&nodes, now, names));
             changes
         })

@@ -590,8 +590,9 @@ fn keeps_the_ready_node_of_a_vm_that_was_not_deleted() {
         addresses: Vec::new(),
         created_at: None,
     };
+    let listing = crate::fleet::NodeListing { nodes: vec![master], complete: true };
     for _ in 0..5 {
-        fleet.observe(std::slice::from_ref(&master), now, &policy);
+        fleet.observe(&listing, now, &policy);
         now += std::time::Duration::from_mins(1);
     }
     // Its drain is held up by a disruption budget; the kubelet reports Ready.
