@@ -1,6 +1,6 @@
 //! Faults of VPSie that last, unlike those of single requests.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use super::config_error::ConfigError;
@@ -30,6 +30,9 @@ pub struct AnomaliesConfig {
     pub namesakes: f64,
     /// How long after a worker is listed in its cluster `storages/vms` lists it too.
     pub uuid_told_after: Span,
+    /// Share of time in which the nodes of a cluster are listed incompletely, 0 to 1: rows without hostnames, or no list
+    /// of workers.
+    pub incomplete_listings: f64,
     /// Rows on a page of a list where the client asks for no number.
     pub page_rows: usize,
 }
@@ -46,6 +49,7 @@ impl Default for AnomaliesConfig {
             unknown_roles: 0.0,
             namesakes: 0.0,
             uuid_told_after: Span::ZERO,
+            incomplete_listings: 0.0,
             page_rows: 20,
         }
     }
@@ -62,6 +66,7 @@ impl AnomaliesConfig {
             ("returns", self.returns),
             ("unknownRoles", self.unknown_roles),
             ("namesakes", self.namesakes),
+            ("incompleteListings", self.incomplete_listings),
         ] {
             if !(0.0..=1.0).contains(&chance) {
                 return error(name, format!("{chance}: want 0 to 1"));
@@ -74,6 +79,42 @@ impl AnomaliesConfig {
     }
 }
 
+/// What a listing of nodes lacks for some minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gap {
+    /// The hostnames of these rows.
+    Hostnames(u64),
+    /// The list of workers.
+    Workers,
+}
+
+impl Gap {
+    /// Whether the row of the VM with this number has no hostname.
+    pub(super) fn hides_hostname(self, vm: u64) -> bool {
+        matches!(self, Self::Hostnames(seed) if mix(seed ^ vm).is_multiple_of(2))
+    }
+}
+
+/// Seconds that a gap lasts.
+const GAP: i64 = 5 * 60;
+
+impl AnomaliesConfig {
+    /// The gap of listings at this time. It depends on the time alone, so that listings draw no random numbers.
+    pub(super) fn gap(&self, now: Timestamp) -> Option<Gap> {
+        let drawn = mix(now.as_second().div_euclid(GAP).unsigned_abs());
+        let happens = ((drawn >> 32) as f64) < self.incomplete_listings * f64::from(u32::MAX);
+        happens.then(|| if drawn.is_multiple_of(2) { Gap::Workers } else { Gap::Hostnames(drawn) })
+    }
+}
+
+/// The finalizer of SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>).
+fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
 /// Whether it happens. Without a chance nothing is drawn, so that what else is drawn stays as it is.
 pub(super) fn happens(chance: f64, rng: &mut impl rand::RngExt) -> bool {
     chance > 0.0 && rng.random_bool(chance)
@@ -82,6 +123,20 @@ pub(super) fn happens(chance: f64, rng: &mut impl rand::RngExt) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gaps_take_their_share_of_time() {
+        let gaps = |share: f64| {
+            let anomalies = AnomaliesConfig { incomplete_listings: share, ..AnomaliesConfig::default() };
+            let at = |window: i64| anomalies.gap(Timestamp::from_second(window * GAP).unwrap());
+            (0..1000).filter_map(at).collect::<Vec<_>>()
+        };
+        assert_eq!((gaps(0.0).len(), gaps(1.0).len()), (0, 1000));
+        let some = gaps(0.3);
+        assert!((200..400).contains(&some.len()), "{}", some.len());
+        let workers = some.iter().filter(|gap| **gap == Gap::Workers).count();
+        assert!(workers > 50 && some.len() - workers > 50, "{workers}");
+    }
 
     #[test]
     fn a_chance_is_0_to_1_and_a_page_has_rows() {

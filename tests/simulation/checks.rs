@@ -103,6 +103,11 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
             (VmKind::Worker, Some(UnmanagedKind::Foreign)) if !unexplained => {
                 return Err(format!("5: {hostname} was made for us and is taken for foreign: {vm:?}"));
             }
+            (VmKind::Worker, Some(UnmanagedKind::Gone { deletion_accepted: false, .. }))
+                if vm.end.is_none() =>
+            {
+                return Err(format!("5: {hostname} exists, and its machine has ended: {vm:?}"));
+            }
             // A plain VM is of no cluster; its hostname may be a worker's as well. A worker that VPSie made without a
             // request that explains it is left alone, and counted.
             (VmKind::Plain, _) | (VmKind::Worker, Some(_)) => {}

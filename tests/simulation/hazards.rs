@@ -38,17 +38,19 @@ pub(crate) enum Hazard {
     YearAhead,
     /// Increases fail, and what was written of them until then must be taken back.
     HalfWrittenIncreases,
+    /// Listings lack hostnames, or the list of workers, for minutes.
+    IncompleteListings,
     /// The API server refuses the record of one machine while the weather is fair.
     RefusedRecord,
 }
 
 use Hazard::{
-    AbsurdRetryAfter, CutLists, DeletionsForbidden, Duplicates, HalfWrittenIncreases, LateVms, Namesakes,
-    RefusedRecord, ReturningVms, SilentShortage, StoreGaps, UnknownRoles, YearAhead,
+    AbsurdRetryAfter, CutLists, DeletionsForbidden, Duplicates, HalfWrittenIncreases, IncompleteListings,
+    LateVms, Namesakes, RefusedRecord, ReturningVms, SilentShortage, StoreGaps, UnknownRoles, YearAhead,
 };
 
 impl Hazard {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         SilentShortage,
         DeletionsForbidden,
         LateVms,
@@ -62,6 +64,7 @@ impl Hazard {
         YearAhead,
         HalfWrittenIncreases,
         RefusedRecord,
+        IncompleteListings,
     ];
 
     /// How often a world has it. Hazards that last half a day are rare, because such a world runs as long as five
@@ -90,7 +93,8 @@ impl Hazards {
         // A generator of its own: draws for these hazards must not change other worlds.
         let mut apart = StdRng::seed_from_u64(seed ^ 0x0b1e);
         let mut drawn = |hazard: &Hazard| {
-            let rng = if hazard.needs_objects() { &mut apart } else { &mut *rng };
+            let is_apart = hazard.needs_objects() || *hazard == IncompleteListings;
+            let rng = if is_apart { &mut apart } else { &mut *rng };
             let drawn = rng.random_bool(hazard.chance());
             drawn && (store_kind == StoreKind::Kubernetes || !hazard.needs_objects())
         };
@@ -158,6 +162,7 @@ impl Hazards {
             unknown_roles: chance(UnknownRoles, 0.9),
             namesakes: chance(Namesakes, 0.7),
             uuid_told_after: told_after,
+            incomplete_listings: chance(IncompleteListings, 0.3),
             ..AnomaliesConfig::default()
         });
         if self.has(SilentShortage) {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Call;
 use super::vm_fields::{PROJECT, USER, insert_flags, status};
+use crate::simulator::anomalies::Gap;
 use crate::simulator::config::{ClusterConfig, OfferConfig};
 use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{AddGroup, AddSlave, Boxsize, NodeType, Nodes, Version};
@@ -24,7 +25,11 @@ pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> R
     };
     if cx.config.shapes.nodes == Nodes::MastersSlaves {
         object.insert("masters".to_owned(), rows(|vm| vm.kind == VmKind::ControlPlane));
-        object.insert("slaves".to_owned(), rows(|vm| vm.kind != VmKind::ControlPlane && !vm.role_hidden));
+        let slaves = match cx.config.anomalies.gap(cx.now) {
+            Some(Gap::Workers) => Value::Null,
+            _ => rows(|vm| vm.kind != VmKind::ControlPlane && !vm.role_hidden),
+        };
+        object.insert("slaves".to_owned(), slaves);
         if state.nodes(cx.now, &cluster.identifier).any(|vm| vm.role_hidden) {
             object.insert("nodes".to_owned(), rows(|vm| vm.role_hidden));
         }
@@ -75,7 +80,9 @@ fn head(state: &State, cx: &Context<'_>, cluster: &ClusterConfig) -> Map<String,
 
 fn node(cx: &Context<'_>, vm: &Vm) -> Value {
     let shapes = &cx.config.shapes;
-    let hostname = shapes.hostname(&vm.hostname, false);
+    let gap = cx.config.anomalies.gap(cx.now);
+    let is_hidden = gap.is_some_and(|gap| gap.hides_hostname(vm.id));
+    let hostname = (!is_hidden).then(|| shapes.hostname(&vm.hostname, false));
     let master = vm.kind == VmKind::ControlPlane;
     if matches!(shapes.nodes, Nodes::Rich | Nodes::MastersSlaves) {
         let offer = cx.config.offer(vm.size);
