@@ -61,7 +61,7 @@ const REFUSAL_KEPT: Duration = Duration::from_hours(1);
 #[derive(Default)]
 pub(super) struct RefusedRecords(BTreeMap<BackoffKey, Refusal>);
 
-/// What the backoff of a refused change is about.
+/// Identifies a refused change across its attempts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum BackoffKey {
     Record(RecordKey),

@@ -400,8 +400,11 @@ impl World {
             }
             Step::Crash => self.crash(),
             Step::AddForeign => {
-                // A person adds a worker; a listing shows it before the next step.
-                if self.fleet.machines().all(|m| m.requests.is_empty()) {
+                // A person adds a worker; a listing shows it before the next step. An interrupted write may have left
+                // requests that are used.
+                let mut unused = self.fleet.clone();
+                unused.remove_used_requests(&mut Vec::new());
+                if unused.machines().all(|m| m.requests.is_empty()) {
                     self.make(2, false);
                     self.list(0);
                 }
