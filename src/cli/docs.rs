@@ -12,8 +12,8 @@ const HEAD: &str = "\
 
 Generated from the program's own definitions by `UPDATE=1 cargo test --lib docs`.
 
-Every flag can be given as an environment variable; a flag wins. As a variable, a flag without a value is `true`
-or `false`. Durations are written as `90s`, `10m` or `1h30m`. All problems are reported at once. `vpsie-autoscaler
+Every flag can also be set as an environment variable. A flag takes precedence. As a variable, a flag without a value is
+`true` or `false`. Durations are written as `90s`, `10m` or `1h30m`. All problems are reported at once. `vpsie-autoscaler
 validate` takes the flags of `serve` and only checks them. [NodeGroups](../use/nodegroups.md) describes NodeGroups,
 [Flags of the original](flags.md) the flags of the original VPSie autoscaler.
 ";

@@ -266,7 +266,7 @@ pub struct TimingArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_VPSIENODE_TTL", default_value = "30m",
         value_parser = parse_duration)]
     pub failed_vpsienode_ttl: Duration,
-    /// Time that the process waits for operations in progress when it is told to stop
+    /// Time that a stopping process waits for operations in progress
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_SHUTDOWN_GRACE", default_value = "25s",
         value_parser = parse_duration)]
     pub shutdown_grace: Duration,

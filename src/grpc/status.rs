@@ -115,11 +115,11 @@ mod tests {
                 Refusal::AboveMax { .. } => (Code::ResourceExhausted, "raise `maxNodes`"),
                 Refusal::AboveClusterMax { .. } => (Code::ResourceExhausted, "raise `maxClusterWorkers`"),
                 Refusal::VmsStillPaid { .. } => {
-                    (Code::ResourceExhausted, "wait for deletions; look for VMs that nothing uses")
+                    (Code::ResourceExhausted, "wait for deletions; look for unused VMs")
                 }
                 Refusal::Halted { .. } => (Code::ResourceExhausted, "do what the message says"),
                 Refusal::AboveVmBound { .. } => {
-                    (Code::ResourceExhausted, "wait for creations; look for VMs that nothing uses")
+                    (Code::ResourceExhausted, "wait for creations; look for unused VMs")
                 }
                 Refusal::AboveCostLimit(_) => {
                     (Code::ResourceExhausted, "raise `costLimit`, or choose cheaper offers")

@@ -111,7 +111,7 @@ macro_rules! shapes {
 }
 
 shapes! {
-    /// Which path prefixes are served (row 1).
+    /// Path prefixes (row 1).
     prefix = "prefix": Prefix {
         /// `/apps/v2` and `/api/v2` reach the same backend.
         AppsAndApi = "apps-and-api",
@@ -122,16 +122,16 @@ shapes! {
         /// Only `/v2`.
         Bare = "v2",
     }
-    /// What a login sends (row 2).
+    /// Body of a login request (row 2).
     login_request = "login-request": LoginRequest {
-        /// JSON and form are both understood.
+        /// JSON or form.
         Any = "any",
         /// Only `application/json`.
         Json = "json",
         /// Only `application/x-www-form-urlencoded`.
         Form = "form",
     }
-    /// Where the token stands in a login's answer (row 3).
+    /// Place of the token in the reply to a login (row 3).
     login_response = "login-response": LoginResponse {
         /// `token.access.token`.
         TokenAccess = "token-access",
@@ -142,7 +142,7 @@ shapes! {
         /// `data.accessToken.token`.
         Data = "data",
     }
-    /// How a login says when its token ends (docs/reference/vpsie-api.md#login).
+    /// Expiry of the token in the reply to a login (docs/reference/vpsie-api.md#login).
     login_expiry = "login-expiry": LoginExpiry {
         /// RFC 3339.
         Rfc3339 = "rfc3339",
@@ -152,10 +152,10 @@ shapes! {
         Seconds = "seconds",
         /// Milliseconds since 1970.
         Millis = "millis",
-        /// Not at all.
+        /// Absent.
         Absent = "absent",
     }
-    /// Which header carries the token (row 4).
+    /// Header of the token (row 4).
     auth_header = "auth-header": AuthHeader {
         /// Either one.
         Either = "either",
@@ -175,19 +175,19 @@ shapes! {
     error_status = "error-status": ErrorStatus {
         /// 4xx.
         Status = "status",
-        /// 200, with `error: true`. A missing token is 401 all the same.
+        /// 200, with `error: true`. A missing token is still 401.
         Ok = "ok",
-        /// 500, with `error: true` and `type: false`. A missing token is 401 all the same.
+        /// 500, with `error: true` and `type: false`. A missing token is still 401.
         Internal = "500",
     }
-    /// The body of an answer about a route that does not exist (row 6).
+    /// Body of the reply for an unknown route (row 6).
     unknown_route = "unknown-route": UnknownRoute {
         /// JSON, `Not found`.
         Json = "json",
         /// An HTML page.
         Html = "html",
     }
-    /// A list's `data` (row 7).
+    /// `data` of a list (row 7).
     list = "list": ListShape {
         /// An array.
         Array = "array",
@@ -195,10 +195,10 @@ shapes! {
         RowsCount = "rows-count",
         /// `{rows, total}`.
         RowsTotal = "rows-total",
-        /// The array alone, with no envelope.
+        /// The array alone, without an envelope.
         Bare = "bare",
     }
-    /// A list's `data` when there is nothing (row 7).
+    /// `data` of an empty list (row 7).
     empty_list = "empty-list": EmptyList {
         /// As any other list.
         Array = "array",
@@ -209,7 +209,7 @@ shapes! {
         /// No `data`.
         Absent = "absent",
     }
-    /// How an object that is not there is answered (row 7).
+    /// Reply for an object that does not exist (row 7).
     not_found = "not-found": NotFound {
         /// HTTP 404 with an error.
         Status = "status",
@@ -220,7 +220,7 @@ shapes! {
         /// HTTP 200 with an error.
         Error = "error",
     }
-    /// How the number of rows is called (row 8).
+    /// Name of the number of rows (row 8).
     total = "total": Total {
         /// `total`.
         Total = "total",
@@ -233,13 +233,13 @@ shapes! {
         /// Not given.
         Absent = "absent",
     }
-    /// How long lists are cut (docs/reference/vpsie-api.md#paging).
+    /// Paging of long lists (docs/reference/vpsie-api.md#paging).
     paging = "paging": Paging {
-        /// Never: paging is ignored.
+        /// None: parameters of paging are ignored.
         Whole = "whole",
-        /// `offset` counts rows; 20 rows unless `limit` says otherwise.
+        /// `offset` counts rows; `limit` is 20 by default.
         Rows = "rows",
-        /// `offset` counts pages; 20 rows unless `limit` says otherwise.
+        /// `offset` counts pages; `limit` is 20 by default.
         Pages = "pages",
     }
     /// Numeric ids (row 9).
@@ -251,12 +251,12 @@ shapes! {
     }
     /// A group's `boxsize_id` (row 10).
     boxsize = "boxsize": Boxsize {
-        /// The `KubeSizeID` that it was made with.
+        /// The `KubeSizeID` that the group was created with.
         KubeSize = "kube-size",
-        /// Of another number space.
+        /// A number of another kind.
         Other = "other",
     }
-    /// Answer to a VM asked for by its UUID (row 11).
+    /// Reply to a request for a VM by its UUID (row 11).
     vm_get = "vm-get": VmGet {
         /// `data.vmData`.
         VmData = "vm-data",
@@ -265,7 +265,7 @@ shapes! {
         /// No envelope.
         Bare = "bare",
     }
-    /// A VM's state (row 12).
+    /// State of a VM (row 12).
     vm_state = "vm-state": VmStateShape {
         /// `is_active`, `power`, `is_suspended` and so on.
         Flags = "flags",
@@ -285,14 +285,14 @@ shapes! {
         /// `nodes` with flags in the place of a state, and UUID.
         Flags = "flags",
     }
-    /// What `node_type` of a control-plane node is (row 13).
+    /// `node_type` of a control-plane node (row 13).
     node_type = "node-type": NodeType {
         /// 1; workers are 2.
         MasterOne = "master-1",
         /// 0; workers are 1.
         MasterZero = "master-0",
     }
-    /// Answer to a worker being added (row 14).
+    /// Reply to the addition of a worker (row 14).
     add_slave = "add-slave": AddSlave {
         /// `data: true`.
         True = "true",
@@ -301,7 +301,7 @@ shapes! {
         /// An object with a UUID too.
         Identified = "identified",
     }
-    /// Answer to a group being added (row 16).
+    /// Reply to the creation of a group (row 16).
     add_group = "add-group": AddGroup {
         /// `data: true`.
         True = "true",
@@ -310,18 +310,18 @@ shapes! {
         /// No `data`.
         Absent = "absent",
     }
-    /// What a deletion must carry (row 17).
+    /// Required body of a deletion (row 17).
     delete_body = "delete-body": DeleteBody {
-        /// Anything goes.
+        /// Any or none.
         Free = "free",
         /// `deleteStatistic.reason`, for groups and VMs.
         Statistic = "statistic",
     }
-    /// What becomes of a deleted group's workers. Not evidenced.
+    /// Workers of a deleted group. Not evidenced.
     delete_group = "delete-group": DeleteGroup {
         /// They are deleted too.
         Cascade = "cascade",
-        /// The group is not deleted while it has some.
+        /// A group with workers cannot be deleted.
         Refuse = "refuse",
     }
     /// Flags (row 18).
@@ -358,7 +358,7 @@ shapes! {
         /// Not given.
         Absent = "absent",
     }
-    /// What sizes are called (row 21).
+    /// Names of the fields of a size (row 21).
     sizes = "sizes": Sizes {
         /// As each endpoint does: `name`, `disk` for Kubernetes offers, `nickname`, `ssd` elsewhere.
         Own = "own",
@@ -405,7 +405,7 @@ shapes! {
     }
     /// `Retry-After` of a 429.
     retry_after = "retry-after": RetryAfter {
-        /// Not given: no evidence of one.
+        /// Not given, because there is no evidence for it.
         Absent = "absent",
         /// Seconds.
         Seconds = "seconds",

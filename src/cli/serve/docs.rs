@@ -93,7 +93,9 @@ fn page() -> String {
     let mut page = HEAD.to_owned();
     let ours = |name: &str| name.starts_with("vpsie_autoscaler_");
     let mut rotated = Vec::new();
-    for (heading, section) in [("Ours", true), ("Cost of machines, under names of OpenCost", false)] {
+    for (heading, section) in
+        [("Metrics of vpsie-autoscaler", true), ("Cost of machines, under names of OpenCost", false)]
+    {
         let head = "| Metric | Type | Labels | Unit | Standby | |\n| --- | --- | --- | --- | --- | --- |\n";
         write!(page, "\n## {heading}\n\n{head}").unwrap();
         for (name, shown) in all.iter().filter(|(name, _)| ours(name) == section) {

@@ -157,7 +157,7 @@ fn page() -> String {
          ```\n\n\
          ## Events\n\n\
          With `--store=kubernetes`, actions are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the VPSieNode of the machine. If a person may have to act, the event is also on its NodeGroup:\n\n\
-         | Reason | Type | On | AuditEntry |\n| --- | --- | --- | --- |\n",
+         | Reason | Type | On | Published for |\n| --- | --- | --- | --- |\n",
     );
     for action in AuditAction::ALL {
         let Some((kind, reason, group)) = event_type(*action) else { continue };

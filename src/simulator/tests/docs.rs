@@ -8,7 +8,7 @@ use super::*;
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/develop/simulator.md");
 
 fn shapes() -> String {
-    let mut table = "\n| Shape | What | Values, the default first |\n| --- | --- | --- |\n".to_owned();
+    let mut table = "\n| Shape | Subject | Values, the default first |\n| --- | --- | --- |\n".to_owned();
     for ShapeChoice { name, about, values } in Shapes::choices() {
         let values: Vec<String> = values
             .iter()
