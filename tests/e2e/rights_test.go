@@ -274,7 +274,7 @@ func minimal(all []used, excuses map[string]map[string]string) (lines, problems 
 			problems = append(problems, err.Error())
 			continue
 		}
-		lines = append(lines, "", fmt.Sprintf("| %s may | without that is refused | in | and in so many other tests |", who), "|---|---|---|---|")
+		lines = append(lines, "", fmt.Sprintf("| right of %s | request that needs it | test | number of further tests |", who), "|---|---|---|---|")
 		for _, r := range slices.SortedFunc(maps.Keys(found), compare) {
 			why, excused := excuses[by[who][0].account][r.String()]
 			switch {
