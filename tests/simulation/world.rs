@@ -13,7 +13,7 @@ use vpsie_autoscaler::control::FleetConfig;
 use vpsie_autoscaler::fleet::{FleetSettings, Policy};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
-use vpsie_autoscaler::simulator::{Nodes, Shapes, Simulator, SimulatorConfig, Span, VmKind};
+use vpsie_autoscaler::simulator::{AnomaliesConfig, Nodes, Shapes, Simulator, SimulatorConfig, Span, VmKind};
 
 use super::checks;
 use super::clock::VirtualClock;
@@ -417,6 +417,9 @@ impl World {
     pub(crate) fn clear(&mut self) -> Result<(), String> {
         self.simulator.clear_faults();
         self.simulator.set_outage(false);
+        // Without a list of workers nothing is requested, for as long as that lasts.
+        let anomalies = self.simulator.anomalies();
+        self.simulator.set_anomalies(AnomaliesConfig { incomplete_listings: 0.0, ..anomalies });
         self.simulator.set_rate_limit(None);
         self.simulator.set_worker_quota(None);
         self.simulator.set_capacity(None, SMALL, None).map_err(|e| e.to_string())?;
