@@ -209,14 +209,14 @@ fn unspoken(page: &str, code: &str, metrics: &str) -> Vec<String> {
     for line in prose(page) {
         let mut cells = line.trim_start_matches('|').split('|').map(str::trim);
         let (Some(place), Some(words)) = (cells.next(), cells.next()) else { continue };
-        let said = match place {
+        let text = match place {
             "log" | "audit log" | "event" | "condition" => code,
             "metric" => metrics,
             _ => continue,
         };
         let quoted = words.split('`').skip(1).step_by(2);
         missing.extend(
-            quoted.filter(|quoted| !said.contains(quoted)).map(|quoted| format!("{place}: {quoted}")),
+            quoted.filter(|quoted| !text.contains(quoted)).map(|quoted| format!("{place}: {quoted}")),
         );
     }
     missing

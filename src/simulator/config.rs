@@ -48,7 +48,7 @@ pub struct SimulatorConfig {
     pub boot_failure: f64,
     /// What happens when there is no room.
     pub shortage: Shortage,
-    /// What is said when there is no room. VPSie's own words are not known.
+    /// Message of a shortage. VPSie's own wording is unknown.
     pub shortage_message: String,
     /// What hourly prices follow from when an offer has none.
     pub hours_per_month: u32,

@@ -393,9 +393,9 @@ func TestNotesHaveTheFlagsForAnotherClusterAutoscaler(t *testing.T) {
 	made := render(t, fromYAML(t, everything))
 	over := fromYAML(t, "clusterAutoscaler: {enabled: false}")
 	notes := render(t, merged(fromYAML(t, everything), over)).notes
-	told := made.pods(t)[autoscale].Spec.Containers[0].Args
-	told = append(told, strings.Split(made.find("ConfigMap", autoscale).Object["data"].(map[string]any)["cloud-config.yaml"].(string), "\n")...)
-	for _, line := range told {
+	settings := made.pods(t)[autoscale].Spec.Containers[0].Args
+	settings = append(settings, strings.Split(made.find("ConfigMap", autoscale).Object["data"].(map[string]any)["cloud-config.yaml"].(string), "\n")...)
+	for _, line := range settings {
 		if !strings.Contains(notes, fmt.Sprintf("\n  %s\n", line)) && line != "" {
 			t.Errorf("NOTES leave out %q:\n%s", line, notes)
 		}

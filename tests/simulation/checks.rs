@@ -1,4 +1,4 @@
-//! The invariants of docs/develop/architecture.md, from the outside: what Cluster Autoscaler is told, what is
+//! The invariants of docs/develop/architecture.md, from the outside: the answers to Cluster Autoscaler, what is
 //! on disk, what is billed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +21,11 @@ pub(crate) const POOLS: [(&str, &[&str]); 2] =
     [("web", &["s-2vcpu-4gb", "s-4vcpu-8gb"]), ("batch", &["s-2vcpu-4gb"])];
 pub(crate) const MAXIMA: [(&str, u32); 2] = [("web", 6), ("batch", 4)];
 
-/// What Cluster Autoscaler is told: invariants 1, 4 and 8.
+/// The answers to Cluster Autoscaler: invariants 1, 4 and 8.
 pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
     let mut client = CloudProviderClient::new(channel.clone());
-    let told = |error: tonic::Status| format!("8: a read failed: {error}");
-    let groups = client.node_groups(NodeGroupsRequest {}).await.map_err(told)?.into_inner().node_groups;
+    let failed = |error: tonic::Status| format!("8: a read failed: {error}");
+    let groups = client.node_groups(NodeGroupsRequest {}).await.map_err(failed)?.into_inner().node_groups;
     let ids: BTreeSet<String> = groups.iter().map(|group| group.id.clone()).collect();
     {
         let mut known = channel.known.lock().unwrap();
@@ -48,14 +48,14 @@ pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
     for group in &groups {
         let id = group.id.clone();
         let request = NodeGroupTargetSizeRequest { id: id.clone() };
-        let target = client.node_group_target_size(request).await.map_err(told)?.into_inner().target_size;
-        let nodes = client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(told)?;
+        let target = client.node_group_target_size(request).await.map_err(failed)?.into_inner().target_size;
+        let nodes = client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(failed)?;
         let instances = nodes.into_inner().instances;
         let deleting = i32::from(InstanceState::InstanceDeleting);
         if let Some(instance) = instances.first() {
             let node = ExternalGrpcNode { provider_id: instance.id.clone(), ..Default::default() };
             let request = NodeGroupForNodeRequest { node: Some(node) };
-            let of = client.node_group_for_node(request).await.map_err(told)?.into_inner().node_group;
+            let of = client.node_group_for_node(request).await.map_err(failed)?.into_inner().node_group;
             if of.as_ref() != Some(group) {
                 return Err(format!("8: {} is of {of:?}, not of {group:?}", instance.id));
             }
@@ -69,7 +69,7 @@ pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
         }
         let template =
             client.node_group_template_node_info(NodeGroupTemplateNodeInfoRequest { id: id.clone() });
-        let template = template.await.map_err(told)?.into_inner();
+        let template = template.await.map_err(failed)?.into_inner();
         if template.node_info.is_empty() || template.node_info != template.node_bytes {
             return Err(format!("8: pool {id}: template"));
         }

@@ -137,7 +137,7 @@ impl World {
         ];
         let chosen = self.hazards.has(Hazard::AbsurdRetryAfter) && self.rng.random_bool(0.3);
         let effect = if chosen { absurd.choose(&mut self.rng).unwrap() } else { effect };
-        // A creation that VPSie does twice for one request cannot be told from a worker that somebody added.
+        // A creation that VPSie executes twice looks like a worker that a person added.
         let count = self.rng.random_range(1..5);
         let text = format!("* {path} {effect} count={count} p=0.7");
         self.trace(&("fault", &text));

@@ -1,4 +1,4 @@
-//! What VPSie and Cluster Autoscaler were told and promised, backing apart from the provider's own accounts.
+//! The answers of VPSie and to Cluster Autoscaler, backing apart from the provider's own accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -228,7 +228,7 @@ impl Requests {
     }
 }
 
-/// Increases that Cluster Autoscaler asked for: one that it was told has failed leaves no machine.
+/// Increases that Cluster Autoscaler asked for: an increase whose answer is an error leaves no machine.
 #[derive(Clone, Default)]
 pub(crate) struct Increases(Arc<Mutex<GrantedMachines>>);
 
@@ -289,7 +289,7 @@ impl Increases {
         let over = granted.failed.is_some_and(|at| at.elapsed() > TAKEN_BACK) && calm_for > TAKEN_BACK;
         if over && !stray.is_empty() {
             return Err(format!(
-                "A: {stray:?} count, and Cluster Autoscaler was told that their increase failed"
+                "A: {stray:?} count, and the answer to their increase was an error"
             ));
         }
         if over {

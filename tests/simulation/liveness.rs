@@ -170,7 +170,7 @@ impl Liveness {
             *entry = (stage, now);
         }
         let waits_for_others = match stage {
-            // Where sizes are not told, one size is asked for at a time.
+            // Where listings show no sizes, one size is requested at a time.
             Stage::Pending => {
                 !conditions.sizes_told || conditions.may_halt || conditions.short.contains(&machine.size.0)
             }

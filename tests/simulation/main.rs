@@ -4,7 +4,7 @@
 //! `SEEDS=10000 cargo test --release --test simulation through_faults` runs more seeds (`with_kubernetes`: with
 //! records in a cluster; `one_replica_acts`: with two replicas). `SEED=7` replays one, and `TRACE=1` tells what
 //! happened in it. `HAZARDS=SilentShortage,Namesakes` puts these [hazards] into every world and no others;
-//! `WITHOUT=StoreGaps` leaves one out; `TROUBLES=Skew` those of a cluster (`a_cluster_keeps`).
+//! `WITHOUT=StoreGaps` leaves one out; `DISTURBANCES=Skew` those of a cluster (`a_cluster_keeps`).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what breaks here is the test")]
 

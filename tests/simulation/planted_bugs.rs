@@ -32,7 +32,7 @@ pub(crate) enum PlantedBug {
     /// 7: a deletion takes another VM of the same hostname.
     NamesakeDeleted,
     /// All requests wait for as long as one reply asked for.
-    WaitsAsTold,
+    ObeysRetryAfter,
 }
 
 impl PlantedBug {
@@ -52,13 +52,13 @@ impl PlantedBug {
         [Self::AcknowledgedBeforeDurable, Self::HalvesSwapped, Self::ConflictTakenForDone];
 
     /// What shows only under a hazard.
-    pub(crate) const UNDER_HAZARDS: [Self; 2] = [Self::NamesakeDeleted, Self::WaitsAsTold];
+    pub(crate) const UNDER_HAZARDS: [Self; 2] = [Self::NamesakeDeleted, Self::ObeysRetryAfter];
 
     /// The hazard under which it shows.
     pub(crate) fn hazard(self) -> Option<Hazard> {
         Some(match self {
             Self::NamesakeDeleted => Hazard::Namesakes,
-            Self::WaitsAsTold => Hazard::AbsurdRetryAfter,
+            Self::ObeysRetryAfter => Hazard::AbsurdRetryAfter,
             _ => return None,
         })
     }

@@ -21,16 +21,16 @@ impl PlantedState {
     /// What it does before a request is sent.
     pub(crate) async fn before(&self, bug: Option<PlantedBug>) {
         let until = *self.quiet_until.lock().unwrap();
-        if let Some(until) = until.filter(|_| bug == Some(PlantedBug::WaitsAsTold)) {
+        if let Some(until) = until.filter(|_| bug == Some(PlantedBug::ObeysRetryAfter)) {
             tokio::time::sleep_until(until).await;
         }
     }
 
     /// What it remembers of the answer.
     pub(crate) fn after(&self, bug: Option<PlantedBug>, answer: &Result<Response<Bytes>, TransportError>) {
-        let (Some(PlantedBug::WaitsAsTold), Ok(reply)) = (bug, answer) else { return };
-        let told = reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-        if let Some(seconds) = told.filter(|seconds: &u64| *seconds < 1_000_000) {
+        let (Some(PlantedBug::ObeysRetryAfter), Ok(reply)) = (bug, answer) else { return };
+        let seconds_after = reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(seconds) = seconds_after.filter(|seconds: &u64| *seconds < 1_000_000) {
             let until = Instant::now() + Duration::from_secs(seconds);
             let mut quiet_until = self.quiet_until.lock().unwrap();
             *quiet_until = (*quiet_until).max(Some(until));

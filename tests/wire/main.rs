@@ -150,14 +150,14 @@ async fn a_template_is_understood_whole_by_every_generation() {
         for (bytes, read) in [(understood.node_info, old), (understood.node_bytes, new)] {
             assert_eq!(!bytes.is_empty(), read, "{generation}");
             if read {
-                assert_eq!(told(&Node::decode(bytes).unwrap()), told(&node), "{generation}");
+                assert_eq!(fields_of(&Node::decode(bytes).unwrap()), fields_of(&node), "{generation}");
             }
         }
     }
 }
 
 /// What the node says. Go writes empty texts where we write nothing: both read as empty.
-fn told(node: &Node) -> impl PartialEq + std::fmt::Debug {
+fn fields_of(node: &Node) -> impl PartialEq + std::fmt::Debug {
     let quantities = |map: &std::collections::BTreeMap<String, _>| format!("{map:?}");
     let metadata = node.metadata.clone().unwrap();
     let status = node.status.as_ref().unwrap();
@@ -195,19 +195,19 @@ async fn options(
 /// Whatever a generation reads of a reply in place of its flag must be what the NodeGroup or the flag says.
 #[tokio::test]
 async fn options_that_a_generation_cannot_carry_are_not_lost() {
-    let told = NodeGroupAutoscalingOptionsResponse::default();
+    let defaults = NodeGroupAutoscalingOptionsResponse::default();
     for (generation, client) in GENERATIONS.into_iter().zip(CLIENTS) {
         let mut request: NodeGroupAutoscalingOptionsRequest =
             decoded(generation, "NodeGroupAutoscalingOptionsRequest");
         let carries = matches!(generation, "1.33" | "1.34");
         for ignore in [None, Some(true)] {
             let reply = options(service_with(ignore), client, request.clone()).await;
-            assert_eq!(reply != told, carries, "{generation}: the flag is as the request says");
+            assert_eq!(reply != defaults, carries, "{generation}: the flag is as the request says");
         }
         // The flag of Cluster Autoscaler is off: it is sent in no generation.
         request.defaults.as_mut().unwrap().ignore_daemon_sets_utilization = false;
         let reply = options(service(), client, request).await;
-        assert_eq!(reply != told, carries, "{generation}: the flag is off");
+        assert_eq!(reply != defaults, carries, "{generation}: the flag is off");
     }
 }
 
@@ -225,7 +225,7 @@ async fn options_are_given_where_the_generation_can_take_them_and_nowhere_else()
         let understood: NodeGroupAutoscalingOptionsResponse =
             decoded(generation, "NodeGroupAutoscalingOptionsResponse.understood");
         let Some(options) = understood.node_group_autoscaling_options else {
-            assert!(matches!(generation, "1.26-1.28" | "1.35"), "{generation} was told nothing");
+            assert!(matches!(generation, "1.26-1.28" | "1.35"), "{generation} gets no flag");
             continue;
         };
         assert_eq!(options, expected(generation), "{generation}");

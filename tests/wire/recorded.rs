@@ -64,7 +64,7 @@ async fn requests_that_were_recorded_are_answered_as_they_were() {
         let exchanges: Vec<Exchange> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let listed = exchanges.iter().filter(|exchange| exchange.rpc == "NodeGroups");
         let pools: BTreeSet<String> = listed
-            .flat_map(|exchange| told::<NodeGroupsResponse>(exchange).node_groups)
+            .flat_map(|exchange| recorded_reply::<NodeGroupsResponse>(exchange).node_groups)
             .map(|g| g.id)
             .collect();
         for exchange in &exchanges {
@@ -91,22 +91,22 @@ async fn replay(release: &str, pools: &BTreeSet<String>, exchange: &Exchange) {
             let ids = |reply: NodeGroupsResponse| -> BTreeSet<String> {
                 reply.node_groups.into_iter().map(|group| group.id).collect()
             };
-            assert!(ids(decoded(&reply)).is_superset(&ids(told(exchange))), "{what}");
+            assert!(ids(decoded(&reply)).is_superset(&ids(recorded_reply(exchange))), "{what}");
         }
         "NodeGroupForNode" => {
             let id = |reply: NodeGroupForNodeResponse| reply.node_group.unwrap_or_default().id;
-            assert_eq!(id(decoded(&reply)), id(told(exchange)), "{what}");
+            assert_eq!(id(decoded(&reply)), id(recorded_reply(exchange)), "{what}");
         }
         "NodeGroupTemplateNodeInfo" => {
             let (ours, theirs): (NodeGroupTemplateNodeInfoResponse, NodeGroupTemplateNodeInfoResponse) =
-                (decoded(&reply), told(exchange));
+                (decoded(&reply), recorded_reply(exchange));
             assert_eq!(ours.node_info, ours.node_bytes, "{what}");
             let labels = |bytes: &[u8]| Node::decode(bytes).unwrap().metadata.unwrap().labels;
             assert_eq!(labels(&ours.node_bytes), labels(&theirs.node_bytes), "{what}");
         }
         "NodeGroupGetOptions" => {
             let options: NodeGroupAutoscalingOptionsResponse = decoded(&reply);
-            assert_eq!(options, told(exchange), "{what}");
+            assert_eq!(options, recorded_reply(exchange), "{what}");
         }
         _ => {}
     }
@@ -117,7 +117,7 @@ fn machines(exchange: &Exchange) -> Vec<Machine> {
     match exchange.rpc.as_str() {
         "NodeGroupForNode" => {
             let request: NodeGroupForNodeRequest = asked(exchange);
-            let reply: NodeGroupForNodeResponse = told(exchange);
+            let reply: NodeGroupForNodeResponse = recorded_reply(exchange);
             let pool = reply.node_group.unwrap_or_default().id;
             request.node.iter().filter(|_| !pool.is_empty()).map(|node| machine(&pool, node)).collect()
         }
@@ -242,7 +242,7 @@ fn asked<M: Message + Default>(exchange: &Exchange) -> M {
     message
 }
 
-fn told<M: Message + Default>(exchange: &Exchange) -> M {
+fn recorded_reply<M: Message + Default>(exchange: &Exchange) -> M {
     decoded(&bytes(&exchange.reply))
 }
 

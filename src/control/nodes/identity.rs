@@ -46,7 +46,7 @@ pub(super) enum Owner<'a> {
     Gone(&'a UnmanagedNode),
     /// It has the name or address of a machine's VM, and the providerID of an unknown VM. That VM is gone: its kubelet
     /// is silent.
-    Leftover,
+    Stale,
     /// The same, and its kubelet reports. Its pods most likely run on the machine's VM.
     Contradicted { machine: &'a Machine, found: &'a str },
     /// No owner, or none yet.
@@ -101,7 +101,7 @@ pub(super) fn owner_of<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) 
         }
         // A listing will show whether it belongs to the machine's VM.
         Some(_) if !goes && machine.vm().is_none_or(|vm| vm.id.is_none()) => Owner::Unowned,
-        Some(_) if is_left(node, order) => Owner::Leftover,
+        Some(_) if is_stale(node, order) => Owner::Stale,
         Some(_) if !goes && !is_ready(node) => Owner::Unowned,
         Some(found) if goes || !by_name || of_id.is_some() => Owner::Contradicted { machine, found },
         Some(found) => Owner::Adoptable { machine, found },
@@ -120,7 +120,7 @@ fn is_elsewhere(fleet: &Fleet, node: &Node, machine: &Machine) -> bool {
 
 /// Whether no kubelet reports for the Node any more. A Node that is younger than the record may be new and not ready
 /// yet. If the order is unknown, only the API server's condition counts.
-fn is_left(node: &Node, order: Order) -> bool {
+fn is_stale(node: &Node, order: Order) -> bool {
     match order {
         Order::Older => !is_ready(node),
         Order::Unknown => ready(node).is_none_or(|ready| ready.status == "Unknown"),
@@ -170,7 +170,7 @@ pub(super) fn node_action(fleet: &Fleet, history: &History, node: &Node, owner: 
         Owner::Adoptable { machine, found } => NodeAction::Adopt(machine.id.clone(), found.into()),
         Owner::Orphan(_) => patch::cordon_orphan(node).map_or(NodeAction::None, NodeAction::Patch),
         Owner::Gone(unmanaged) if is_over(history, node, unmanaged) => NodeAction::Delete,
-        Owner::Leftover => NodeAction::Delete,
+        Owner::Stale => NodeAction::Delete,
         Owner::Contradicted { machine, found } => match patch::cordon(node, machine, Value::Null) {
             Some(patch) => NodeAction::Patch(patch),
             None => NodeAction::Contradiction(machine.id.clone(), found.to_owned()),
@@ -221,7 +221,7 @@ fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
         _ if history.was_of(node, machine) => !is_ready(node),
         (Some(_), Some(_)) => false,
         (Some(found), None) if !found.starts_with(PROVIDER_ID_PREFIX) => false,
-        _ => is_left(node, history.order_to_end(node, &unmanaged.hostname)),
+        _ => is_stale(node, history.order_to_end(node, &unmanaged.hostname)),
     }
 }
 

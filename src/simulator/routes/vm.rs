@@ -13,8 +13,8 @@ use crate::simulator::wire::{Answer, TimeStyle};
 /// `GET /storages/vms`: every VM, Kubernetes nodes too.
 pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
     let shapes = &cx.config.shapes;
-    let told = |vm: &&Vm| vm.listed(cx.now) && vm.uuid_told_at.is_none_or(|at| at <= cx.now);
-    Ok(Answer::list(state.vms.values().filter(told).map(|vm| {
+    let is_listed = |vm: &&Vm| vm.listed(cx.now) && vm.uuid_told_at.is_none_or(|at| at <= cx.now);
+    Ok(Answer::list(state.vms.values().filter(is_listed).map(|vm| {
         let datacenter = cx.config.datacenter(&vm.datacenter);
         json!({
             "hostname": shapes.hostname(&vm.hostname, true),

@@ -146,7 +146,7 @@ async fn an_object_is_written_only_where_it_differs() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_goes_wrong_once_is_put_right() {
-    for fate in [
+    for fault in [
         RequestFault::from(FaultEffect::ReplyLost),
         FaultEffect::RequestLost.into(),
         FaultEffect::Hangs.into(),
@@ -161,7 +161,7 @@ async fn whatever_goes_wrong_once_is_put_right() {
             let store = loaded(&kube).await;
             store.commit(&save(&one(Phase::Pending, &[]))).await.unwrap();
             let count = std::sync::atomic::AtomicU32::new(0);
-            let once = fate.clone();
+            let once = fault.clone();
             kube.on_request(move |asked| {
                 let now = if asked.verb.writes() {
                     count.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
@@ -171,23 +171,23 @@ async fn whatever_goes_wrong_once_is_put_right() {
                 if now == nth { once.clone() } else { RequestFault::default() }
             });
             let all: Vec<_> = changes().into_iter().chain(save(&one(running(), &[]))).collect();
-            store.commit(&all).await.unwrap_or_else(|error| panic!("{fate:?} of write {nth}: {error}"));
+            store.commit(&all).await.unwrap_or_else(|error| panic!("{fault:?} of write {nth}: {error}"));
             let dropped = [
                 Change::DropMachine("workers-2".into()),
                 Change::DropUnmanaged(Hostname::new("control-plane")),
             ];
-            store.commit(&dropped).await.unwrap_or_else(|error| panic!("{fate:?} of write {nth}: {error}"));
+            store.commit(&dropped).await.unwrap_or_else(|error| panic!("{fault:?} of write {nth}: {error}"));
             let mut wanted = expected();
             wanted.machines = vec![one(running(), &[])];
             wanted.unmanaged.clear();
-            assert_eq!(records_of(&kube.all(), &kube.all()), wanted, "{fate:?} of write {nth}");
+            assert_eq!(records_of(&kube.all(), &kube.all()), wanted, "{fault:?} of write {nth}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn lasting_faults_fail_a_commit_within_its_timeout() {
-    for fate in [
+    for fault in [
         RequestFault::from(FaultEffect::Hangs),
         FaultEffect::RequestLost.into(),
         RequestFault::throttled(60),
@@ -196,7 +196,7 @@ async fn lasting_faults_fail_a_commit_within_its_timeout() {
     ] {
         let kube = server();
         let store = loaded(&kube).await;
-        kube.on_request(move |_| fate.clone());
+        kube.on_request(move |_| fault.clone());
         let start = Instant::now();
         let all: Vec<_> = (0..100).map(|n| Change::SaveMachine(machine(&format!("workers-{n}")))).collect();
         let error = store.commit(&all).await.unwrap_err();

@@ -135,7 +135,7 @@ async fn long_lists_are_read_to_their_end() {
 
 #[tokio::test(start_paused = true)]
 async fn determines_sizes_at_the_first_listing_by_restored_offers() {
-    let told = |listed: Result<NodeListing, BackendError>| {
+    let count_sized = |listed: Result<NodeListing, BackendError>| {
         workers(listed.unwrap().nodes).iter().filter(|node| node.size == Some(ALONE)).count()
     };
     let mut gained = 0;
@@ -148,9 +148,9 @@ async fn determines_sizes_at_the_first_listing_by_restored_offers() {
         tokio::time::sleep(Duration::from_secs(90)).await;
         let second = backend(&simulator, &shapes);
         second.restore_offers(&catalog);
-        let at_once = told(second.list().await);
-        assert_eq!(at_once, told(first.list().await), "{name}");
-        gained += at_once - told(backend(&simulator, &shapes).list().await);
+        let at_once = count_sized(second.list().await);
+        assert_eq!(at_once, count_sized(first.list().await), "{name}");
+        gained += at_once - count_sized(backend(&simulator, &shapes).list().await);
     }
     assert!(gained > 0);
 }

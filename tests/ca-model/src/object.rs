@@ -136,7 +136,7 @@ pub struct Pod {
     pub controlled: bool,
     /// Whether it belongs to its node: of a DaemonSet, or a mirror of a static pod.
     pub node_bound: bool,
-    /// Whether the scheduler has said that no node fits.
+    /// Whether the scheduler has reported that no node fits.
     pub unschedulable: bool,
     /// When it was created.
     pub created: Timestamp,

@@ -23,7 +23,7 @@ pub struct Call {
     pub subject: String,
     /// Its outcome.
     pub code: Code,
-    /// What the provider said when the outcome is not OK.
+    /// Message of the provider if the outcome is not OK.
     pub message: String,
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct ObjectChange {
     pub(crate) plural: &'static str,
     pub(crate) namespace: String,
     pub(crate) before: Option<Arc<Value>>,
-    /// None when it was removed; then `last` is what is told.
+    /// None when it was removed; watches then get `last`.
     pub(crate) after: Option<Arc<Value>>,
     pub(crate) last: Arc<Value>,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Objects {
     uids: u64,
     there: BTreeMap<&'static str, BTreeMap<Key, Arc<Value>>>,
     history: VecDeque<ObjectChange>,
-    /// Watches from before this version are told that it is too old.
+    /// Watches from before this version get 410 Gone.
     compacted: u64,
     lists: VecDeque<(u64, u64, VecDeque<Arc<Value>>)>,
 }

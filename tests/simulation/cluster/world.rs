@@ -42,7 +42,7 @@ const IDENTIFIED: Duration = Duration::from_mins(1);
 
 /// What is wrong with a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Trouble {
+enum Disturbance {
     /// The provider's clock is minutes from the API server's, and each kubelet's from both.
     Skew,
     /// Replies to creations are lost and VMs appear late: more VMs than machines.
@@ -57,20 +57,20 @@ enum Trouble {
     Neighbours,
 }
 
-use Trouble::{Brake, Flapping, Neighbours, Orphans, Returning, Skew};
+use Disturbance::{Brake, Flapping, Neighbours, Orphans, Returning, Skew};
 
-const ALL: [Trouble; 6] = [Skew, Orphans, Returning, Flapping, Brake, Neighbours];
+const ALL: [Disturbance; 6] = [Skew, Orphans, Returning, Flapping, Brake, Neighbours];
 
-/// Some, by chance. `TROUBLES=Skew,Brake` takes these instead, and all of them.
-fn troubles(rng: &mut StdRng) -> BTreeSet<Trouble> {
+/// Some, by chance. `DISTURBANCES=Skew,Brake` takes these instead, and all of them.
+fn disturbances(rng: &mut StdRng) -> BTreeSet<Disturbance> {
     // With the brake on, little else happens.
-    let chance = |trouble: &Trouble| if *trouble == Brake { 0.1 } else { 0.4 };
-    let chosen: BTreeSet<Trouble> =
-        ALL.into_iter().filter(|trouble| rng.random_bool(chance(trouble))).collect();
-    let Ok(names) = std::env::var("TROUBLES") else { return chosen };
+    let chance = |disturbance: &Disturbance| if *disturbance == Brake { 0.1 } else { 0.4 };
+    let chosen: BTreeSet<Disturbance> =
+        ALL.into_iter().filter(|disturbance| rng.random_bool(chance(disturbance))).collect();
+    let Ok(names) = std::env::var("DISTURBANCES") else { return chosen };
     let named = |name: &str| {
-        let found = ALL.into_iter().find(|trouble| format!("{trouble:?}") == name);
-        found.unwrap_or_else(|| panic!("TROUBLES: {name:?} is none of {ALL:?}"))
+        let found = ALL.into_iter().find(|disturbance| format!("{disturbance:?}") == name);
+        found.unwrap_or_else(|| panic!("DISTURBANCES: {name:?} is none of {ALL:?}"))
     };
     names.split(',').filter(|name| !name.is_empty()).map(named).collect()
 }
@@ -86,7 +86,7 @@ struct World {
     kube: FakeKube,
     transport: Transport,
     base: &'static str,
-    troubles: BTreeSet<Trouble>,
+    disturbances: BTreeSet<Disturbance>,
     kubelets: Kubelets,
     workload: Workload,
     autoscaler: Autoscaler,
@@ -100,22 +100,22 @@ struct World {
 impl World {
     fn new(seed: u64) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let troubles = troubles(&mut rng);
+        let disturbances = disturbances(&mut rng);
         let clock = VirtualClock::new();
         let shapes = Shapes::random(&mut rng);
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
         let minutes =
             |from, to| Span { from: SignedDuration::from_mins(from), to: SignedDuration::from_mins(to) };
-        if troubles.contains(&Orphans) {
+        if disturbances.contains(&Orphans) {
             (config.times.listed, config.times.boot) = (minutes(2, 4), minutes(3, 5));
         }
         config.anomalies = AnomaliesConfig {
-            returns: if troubles.contains(&Returning) { 0.5 } else { 0.0 },
+            returns: if disturbances.contains(&Returning) { 0.5 } else { 0.0 },
             returns_after: minutes(1, 10),
             ..AnomaliesConfig::default()
         };
         let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
-        if troubles.contains(&Skew) {
+        if disturbances.contains(&Skew) {
             clock.jump(rng.random_range(-1500..1500));
         }
         let right = clock.right();
@@ -134,12 +134,12 @@ impl World {
             seed,
             transport: watched(&simulator, &kube, &violations),
             base: base(shapes),
-            kubelets: Kubelets::new(seed, troubles.contains(&Flapping)),
+            kubelets: Kubelets::new(seed, disturbances.contains(&Flapping)),
             autoscaler: autoscaler(minor, &channel, seed),
             clock,
             simulator,
             kube,
-            troubles,
+            disturbances,
             workload: Workload::default(),
             channel,
             process: None,
@@ -147,7 +147,7 @@ impl World {
             traced: std::env::var_os("TRACE").is_some(),
             rng,
         };
-        world.furnish()?;
+        world.set_up()?;
         Ok(world)
     }
 
@@ -157,7 +157,7 @@ impl World {
         }
     }
 
-    fn furnish(&mut self) -> Result<(), String> {
+    fn set_up(&mut self) -> Result<(), String> {
         let put =
             |object: Value| self.kube.put_object(object).map(drop).map_err(|refusal| format!("{refusal:?}"));
         put(json!({
@@ -166,7 +166,7 @@ impl World {
             "spec": {"minNodes": 0, "maxNodes": MAX, "datacenterID": DEFAULT_DATACENTER,
                 "resourceIdentifier": DEFAULT_CLUSTER, "offeringIDs": OFFERS},
         }))?;
-        if self.troubles.contains(&Brake) {
+        if self.disturbances.contains(&Brake) {
             self.workload.wanted = 4;
             put(json!({
                 "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig",
@@ -174,7 +174,7 @@ impl World {
                 "spec": {"globalSettings": {"maxClusterWorkers": 0}},
             }))?;
         }
-        if self.troubles.contains(&Neighbours) {
+        if self.disturbances.contains(&Neighbours) {
             for id in NEIGHBOURS {
                 put(neighbour(id))?;
             }
@@ -187,7 +187,7 @@ impl World {
             let logs = tracing_subscriber::fmt().without_time().with_ansi(false).with_test_writer();
             drop(logs.with_max_level(tracing::Level::INFO).try_init());
         }
-        self.trace(&self.troubles);
+        self.trace(&self.disturbances);
         self.start().await?;
         for step in 0..STORM {
             self.inject_faults().await?;
@@ -211,7 +211,7 @@ impl World {
     }
 
     async fn start(&mut self) -> Result<(), String> {
-        if self.troubles.contains(&Brake) {
+        if self.disturbances.contains(&Brake) {
             // Long enough for Cluster Autoscaler to request machines meanwhile.
             let until = Instant::now() + Duration::from_secs(self.rng.random_range(20..180));
             let reads = move |asked: &fake_kube::ApiRequest| {
@@ -252,7 +252,7 @@ impl World {
                 self.workload.wanted = self.rng.random_range(0..7);
                 self.trace(&("pods", self.workload.wanted));
             }
-            6..10 if self.troubles.contains(&Orphans) => {
+            6..10 if self.disturbances.contains(&Orphans) => {
                 let text = format!("POST /**/add/slave/** lost count={}", self.rng.random_range(1..3));
                 self.trace(&text);
                 self.simulator.add_fault(text.parse().map_err(|e| format!("{text}: {e:?}"))?);
@@ -266,7 +266,7 @@ impl World {
                 self.nameless.clear();
                 self.start().await?;
             }
-            11 if self.troubles.contains(&Skew) => {
+            11 if self.disturbances.contains(&Skew) => {
                 let seconds = self.rng.random_range(-300..300);
                 self.trace(&("clock", seconds));
                 self.clock.jump(seconds);
@@ -279,7 +279,7 @@ impl World {
     async fn step(&mut self) -> Result<(), String> {
         let now = self.clock.right().now();
         self.kubelets.step(&self.kube, &self.simulator, now);
-        if self.troubles.contains(&Neighbours) {
+        if self.disturbances.contains(&Neighbours) {
             for id in NEIGHBOURS {
                 let beat = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": now.to_string()}]);
                 let name = format!("other-{id}");
@@ -310,12 +310,12 @@ impl World {
         if let Some(process) = &mut self.process {
             process.goes_on()?;
         }
-        if self.troubles.contains(&Brake) && self.simulator.worker_count() > 0 {
+        if self.disturbances.contains(&Brake) && self.simulator.worker_count() > 0 {
             return Err("4: a VM is made, and maxClusterWorkers is 0".to_owned());
         }
         self.identified()?;
         self.check_profiles()?;
-        if self.troubles.contains(&Neighbours) {
+        if self.disturbances.contains(&Neighbours) {
             for id in NEIGHBOURS {
                 let node = self.kube.get("nodes", "", &format!("other-{id}")).unwrap_or_default();
                 let touched = node["spec"] != neighbour(id)["spec"]
@@ -382,7 +382,7 @@ impl World {
     }
 
     fn rested(&self, wanted: usize) -> Result<(), String> {
-        if self.troubles.contains(&Brake) {
+        if self.disturbances.contains(&Brake) {
             return Ok(());
         }
         let Some(process) = &self.process else { return Err("no process".to_owned()) };

@@ -126,7 +126,7 @@ async fn a_stopped_leader_learns_its_successors_addresses() {
     a.release().await;
     b.acquire(&scene.never).await.unwrap();
     let asked = tokio::time::timeout(seconds(20), a.successor()).await;
-    assert!(asked.is_err(), "b does not say where it is, and what a said is gone: {asked:?}");
+    assert!(asked.is_err(), "b publishes no address, and that of a is gone: {asked:?}");
     b.release().await;
     c.acquire(&scene.never).await.unwrap();
     assert_eq!(a.successor().await, addresses(3, None));

@@ -60,7 +60,7 @@ fn adoption(vm: &str) -> [Change; 4] {
 
 #[tokio::test(start_paused = true)]
 async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
-    for (fate, whole) in [
+    for (fault, whole) in [
         (RequestFault::refused(500), false),
         (RequestFault::refused(422), false),
         (RequestFault::default(), true),
@@ -71,7 +71,7 @@ async fn an_orphan_that_is_adopted_at_once_survives_a_broken_write() {
         store.commit(&before).await.unwrap();
         kube.on_request(move |asked| {
             let broken = asked.verb == Verb::Patch && asked.path.contains("/vpsienodes/workers-2");
-            if broken { fate.clone() } else { RequestFault::default() }
+            if broken { fault.clone() } else { RequestFault::default() }
         });
         assert_eq!(store.commit(&adoption("slave-1")).await.is_ok(), whole);
         kube.clear_faults();
