@@ -40,7 +40,7 @@ impl Fleet {
     pub fn acknowledge(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
         for hostname in nodes {
-            self.stop_awaiting(&mut changes, hostname);
+            self.free_requests(&mut changes, hostname);
         }
         let mut ledger = self.ledger.clone();
         if let Some(known) = &mut ledger.known_before {

@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::age::is_ahead;
 use super::machine::{Machine, Phase};
 use super::record::{Change, UnmanagedNode};
 use super::state::Fleet;
 use super::used_requests::unused_time;
+
+/// How much older than requests a node becomes if the times of both were in the future.
+const SEEN_BEFORE_REQUESTS: SignedDuration = SignedDuration::from_mins(1);
 
 /// Sets a time in the future to now.
 fn correct(time: &mut Timestamp, now: Timestamp) {
@@ -53,7 +56,10 @@ impl Fleet {
         }
         for old in self.unmanaged.values().cloned().collect::<Vec<_>>() {
             let mut unmanaged: UnmanagedNode = old.clone();
-            correct(&mut unmanaged.first_seen, now);
+            // Requests that were made after it was first seen stay newer: it must not become their result.
+            if is_ahead(unmanaged.first_seen, now) {
+                unmanaged.first_seen = now - SEEN_BEFORE_REQUESTS;
+            }
             if let Some(late) = &mut unmanaged.abandoned_request {
                 correct(&mut late.at, now);
             }

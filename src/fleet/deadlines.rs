@@ -49,8 +49,10 @@ impl Fleet {
                     self.remove_orphan(&mut changes, unmanaged, now, names);
                 }
                 // Its record names the request that it used while the record of the machine still has that.
+                // The VM may be among the nodes that an incomplete listing lacks.
                 UnmanagedKind::Gone { .. }
-                    if age(unmanaged.first_seen, now) >= policy.gone_kept
+                    if self.transient.listed_completely
+                        && age(unmanaged.first_seen, now) >= policy.gone_kept
                         && unmanaged.request.is_none_or(|request| !unwritten.contains(&request)) =>
                 {
                     self.push_change(&mut changes, Change::DropUnmanaged(unmanaged.hostname));

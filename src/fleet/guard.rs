@@ -284,13 +284,13 @@ impl Guard {
         }
     }
 
-    /// Observes a complete listing.
+    /// Observes a listing.
     pub fn observe(&mut self, listed: &[ListedNode], now: Duration) {
         let names: BTreeSet<&Hostname> = listed.iter().map(|node| &node.hostname).collect();
-        let first = std::mem::take(&mut self.before);
+        let ours = &mut self.before.ours;
         let begins = !std::mem::replace(&mut self.listed, true);
         let known = self.known.get_or_insert_with(|| {
-            names.iter().filter(|name| !first.ours.contains(**name)).map(|name| (*name).clone()).collect()
+            names.iter().filter(|name| !ours.contains(**name)).map(|name| (*name).clone()).collect()
         });
         // Hidden workers that are listed now are hidden no more.
         self.hidden = self.hidden.min(self.counted.saturating_sub(count_workers(listed)));
@@ -302,10 +302,12 @@ impl Guard {
                 self.seen.remove(name);
                 known.remove(name);
             }
+            // The first listings may have lacked it, because they were incomplete.
+            let is_ours = ours.remove(name);
             if let Some(seen) = self.seen.get_mut(name) {
                 seen.missing = None;
                 seen.id = node.id.clone().or(seen.id.take());
-            } else if first.ours.contains(name) {
+            } else if is_ours {
                 self.seen.insert(name.clone(), TrackedNode { id: node.id.clone(), ..TrackedNode::default() });
             } else if !known.contains(name) {
                 new.push(node);

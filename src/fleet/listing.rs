@@ -43,6 +43,11 @@ pub struct ListedNode {
 }
 
 impl ListedNode {
+    /// Whether a record with this UUID can be of its VM. A missing UUID proves nothing.
+    pub(super) fn can_have_id(&self, id: Option<&VmId>) -> bool {
+        self.id.is_none() || id.is_none() || self.id.as_ref() == id
+    }
+
     /// Whether it can be of this class: no part of the class that the listing shows differs.
     pub fn can_be(&self, class: &MachineClass) -> bool {
         self.size.map_or(!self.excluded.contains(&class.size), |size| size == class.size)

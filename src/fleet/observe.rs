@@ -69,6 +69,7 @@ impl Fleet {
             }
         }
         self.note_control_plane(listing);
+        self.note_first_listed(&new_nodes, now);
         self.bind_new_nodes(&mut changes, new_nodes, now, policy);
         let unbound = nodes.iter().filter(|node| self.unmanaged.contains_key(&node.hostname));
         let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
@@ -80,10 +81,21 @@ impl Fleet {
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
-        for count in self.transient.listings_since_request.values_mut() {
-            *count = count.saturating_add(1);
+        if listing.complete {
+            for count in self.transient.listings_since_request.values_mut() {
+                *count = count.saturating_add(1);
+            }
         }
+        self.transient.listed_completely = listing.complete;
         changes
+    }
+
+    /// Remembers when nodes without a record were first listed: while a record is refused, they are new in each listing.
+    fn note_first_listed(&mut self, new_nodes: &[&ListedNode], now: Timestamp) {
+        let known = std::mem::take(&mut self.transient.first_listed);
+        let first_listed = |node: &&ListedNode| known.get(&node.hostname).copied().unwrap_or(now);
+        self.transient.first_listed =
+            new_nodes.iter().map(|node| (node.hostname.clone(), first_listed(node))).collect();
     }
 
     /// A node that an incomplete listing lacks stays part of the control plane.
@@ -92,8 +104,13 @@ impl Fleet {
         if listing.complete {
             known.clear();
         }
-        let nodes = listing.nodes.iter().filter(|node| node.role == NodeRole::ControlPlane);
-        known.extend(nodes.map(|node| node.hostname.clone()));
+        for node in &listing.nodes {
+            if node.role == NodeRole::ControlPlane {
+                known.insert(node.hostname.clone());
+            } else {
+                known.remove(&node.hostname);
+            }
+        }
     }
 
     fn machine_listed(&self, node: &ListedNode) -> Option<&Machine> {
@@ -204,10 +221,10 @@ impl Fleet {
         now: Timestamp,
         kind: UnmanagedKind,
     ) {
-        let known = self.unmanaged.get(&node.hostname).filter(|known| known.id == node.id);
+        let known = self.unmanaged.get(&node.hostname).filter(|known| node.can_have_id(known.id.as_ref()));
         let unmanaged = UnmanagedNode {
             hostname: node.hostname.clone(),
-            id: node.id.clone(),
+            id: node.id.clone().or_else(|| known?.id.clone()),
             first_seen: now,
             kind,
             awaited_by: None,

@@ -28,8 +28,12 @@ pub(super) struct TransientState {
     pub(super) in_flight: HashSet<MachineId>,
     /// Parts of a class that the last listing with workers showed.
     pub(super) shown: ShownAttributes,
-    /// Whether there was a complete listing.
+    /// Whether there was a listing before which no VM of a request can have been listed.
     pub(super) listed: bool,
+    /// Whether the last listing was complete.
+    pub(super) listed_completely: bool,
+    /// When the nodes that the last listing showed without a record were first listed.
+    pub(super) first_listed: HashMap<Hostname, Timestamp>,
     /// The last status of the runaway guard. None until the first listing.
     pub(super) guard_status: Option<GuardStatus>,
     /// Classes whose newest open request is older than [`MAX_TURN`](super::turns::MAX_TURN).

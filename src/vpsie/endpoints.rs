@@ -6,7 +6,7 @@ use super::call::{Body, Call, path};
 use super::client::Client;
 use super::error::{ApiError, ErrorKind};
 use super::limiter::Purpose;
-use super::paging::Rows;
+use super::paging::Listed;
 use super::reply::Payload;
 use super::wire::{self, Cluster, Datacenter, Group, NodeRows, VmName};
 use crate::catalog::{DatacenterId, Offer, SizeId};
@@ -42,29 +42,42 @@ impl Client {
     }
 
     /// Lists the offers of a datacenter.
-    pub(super) async fn list_offers(&self, datacenter: &DatacenterId) -> Result<Rows<Offer>, ApiError> {
+    pub(super) async fn list_offers(&self, datacenter: &DatacenterId) -> Result<Listed<Offer>, ApiError> {
         let body = Body::Json(json!({"dcIdentifier": datacenter}));
         let call = Call::post("list_offers", OFFERS, body);
         self.read_rows(call, |row| wire::read_offer(row, datacenter)).await
     }
 
     /// Lists the VPSie groups of the cluster, without deleted ones.
-    pub(super) async fn list_groups(&self, cluster: &ClusterId) -> Result<Rows<Group>, ApiError> {
+    pub(super) async fn list_groups(&self, cluster: &ClusterId) -> Result<Listed<Group>, ApiError> {
         let call = Call::get("list_groups", path(GROUPS, &[cluster.as_str()]));
         let mut groups = self.read_rows(call, Group::read).await?;
         groups.rows.retain(|group| !group.deleted);
         Ok(groups)
     }
 
-    /// Lists the nodes of the cluster. If the cluster does not exist, this is an error, not an empty list. A reply
-    /// without a list of workers is an error too, unless VPSie's groups have none.
+    /// Lists the nodes of the cluster. A reply without a list of workers is an error, unless VPSie's groups have none.
     pub(super) async fn list_nodes(
         &self,
         cluster: &ClusterId,
         purpose: Purpose,
     ) -> Result<NodeRows, ApiError> {
+        let rows = self.read_nodes(cluster, purpose).await?;
+        if !rows.has_workers && self.count_workers(cluster).await? != Some(0) {
+            let message = "VPSie replied without a list of workers, and its groups may have some";
+            return Err(ApiError::new(ErrorKind::Unclear, message));
+        }
+        Ok(rows)
+    }
+
+    /// Reads VPSie's reply about the nodes of the cluster. If the cluster does not exist, this is an error, not an empty
+    /// list.
+    pub(super) async fn read_nodes(
+        &self,
+        cluster: &ClusterId,
+        purpose: Purpose,
+    ) -> Result<NodeRows, ApiError> {
         let call = Call::get("list_nodes", path(CLUSTER, &[cluster.as_str()])).with_purpose(purpose);
-        let unclear = |message: &str| ApiError::new(ErrorKind::Unclear, message);
         let read = match self.send(&call).await?.payload() {
             Payload::Object(object) => wire::read_nodes(&object),
             Payload::False | Payload::Nothing => {
@@ -72,20 +85,20 @@ impl Client {
             }
             Payload::Accepted | Payload::List { .. } => None,
         };
-        let rows = read.ok_or_else(|| unclear("VPSie replied without a readable list of nodes"))?;
+        let rows = read.ok_or_else(|| {
+            ApiError::new(ErrorKind::Unclear, "VPSie replied without a readable list of nodes")
+        })?;
         for _ in 0..rows.skipped {
             self.metrics().count_skipped_row(call.endpoint);
-        }
-        if !rows.has_workers && self.count_workers(cluster).await? != Some(0) {
-            return Err(unclear("VPSie replied without a list of workers, and its groups may have some"));
         }
         Ok(rows)
     }
 
-    /// Number of workers in the cluster's groups. None if a group or its count is missing.
+    /// Number of workers in the cluster's groups. None if a group, its count or the list is missing.
     pub(super) async fn count_workers(&self, cluster: &ClusterId) -> Result<Option<u32>, ApiError> {
         let groups = self.list_groups(cluster).await?;
-        Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| groups.whole))
+        let is_known = groups.whole && groups.is_list;
+        Ok(groups.rows.iter().map(|group| group.nodes).sum::<Option<u32>>().filter(|_| is_known))
     }
 
     /// Lists hostnames and UUIDs of all VMs of the account, including workers of managed clusters.

@@ -51,8 +51,8 @@ struct Memory {
     ids: BTreeMap<Hostname, (Option<String>, VmId)>,
     /// Workers without a known UUID, with the number of consecutive listings without it.
     unidentified: BTreeMap<Hostname, u32>,
-    /// Number of nodes without a readable hostname in the last listing.
-    nameless: u32,
+    /// Nodes without a readable hostname in the last listing, and since when.
+    nameless: BTreeMap<String, Instant>,
     /// Refusals to create a group, by size, with their times.
     refused: BTreeMap<SizeId, (Instant, BackendError)>,
 }
@@ -62,6 +62,9 @@ const GROUP_LISTINGS: u32 = 3;
 const LISTING_PAUSE: Duration = Duration::from_secs(2);
 /// Consecutive listings without the UUID of a worker after which a warning is logged.
 const UNIDENTIFIED: u32 = 3;
+/// Time that a node without a readable hostname makes listings incomplete: one such row must not stop all conclusions
+/// for ever.
+const NAMELESS_FOR: Duration = Duration::from_hours(1);
 /// Time that a refusal to create a group applies to its size without a new request.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
@@ -217,7 +220,7 @@ impl ManagedBackend {
     /// Lists the nodes of the cluster, with UUIDs and groups from at most one further call.
     async fn list_nodes(&self, cluster: &ClusterId, purpose: Purpose) -> Result<NodeRows, ApiError> {
         let mut rows = self.client.list_nodes(cluster, purpose).await?;
-        self.memory().note_nameless(rows.nameless);
+        self.memory().note_nameless(&rows.nameless);
         let nodes = &mut rows.nodes;
         let (new_groups, needs_ids) = {
             let memory = &mut *self.memory();
@@ -248,7 +251,7 @@ impl ManagedBackend {
     async fn find_id(&self, cluster: &ClusterId, hostname: &Hostname) -> Result<Option<VmId>, BackendError> {
         let rows = self.list_nodes(cluster, Purpose::Deletion).await.map_err(ApiError::into_read_error)?;
         let Some(node) = rows.nodes.into_iter().find(|node| node.hostname == *hostname) else {
-            return Ok(None);
+            return if self.memory().is_complete(&rows.nameless) { Ok(None) } else { Err(may_be_nameless()) };
         };
         if node.role != NodeRole::Worker {
             return Err(BackendError::Refused {
@@ -280,8 +283,13 @@ impl ManagedBackend {
             Some(listed) => listed == id,
             None => node.hostname == vm.hostname,
         };
+        if rows.nameless.contains(id.as_str()) {
+            return Err(may_be_nameless());
+        }
         if !rows.nodes.iter().any(is_it) {
-            return Ok(());
+            self.memory().note_nameless(&rows.nameless);
+            let is_complete = self.memory().is_complete(&rows.nameless);
+            return if is_complete { Ok(()) } else { Err(may_be_nameless()) };
         }
         Err(BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
@@ -334,7 +342,7 @@ impl Backend for ManagedBackend {
             addresses: node.addresses.into_iter().collect(),
             created_at: node.created_at,
         };
-        let complete = rows.nameless == 0;
+        let complete = memory.is_complete(&rows.nameless);
         Ok(NodeListing { nodes: rows.nodes.into_iter().map(listed).collect(), complete })
     }
 
@@ -376,6 +384,14 @@ impl Backend for ManagedBackend {
     }
 }
 
+fn may_be_nameless() -> BackendError {
+    BackendError::Unavailable {
+        reason: FailureReason::ApiUnavailable,
+        message: "VPSie lists nodes without a readable hostname, and the VM may be one of them".to_owned(),
+        retry_after: None,
+    }
+}
+
 fn needs_id(node: &Node) -> bool {
     node.role == NodeRole::Worker && node.id.is_none()
 }
@@ -385,15 +401,20 @@ fn groups_of(nodes: &[Node]) -> impl Iterator<Item = &String> {
 }
 
 impl Memory {
-    fn note_nameless(&mut self, nameless: u32) {
-        if nameless > self.nameless {
+    fn note_nameless(&mut self, nameless: &BTreeSet<String>) {
+        if nameless.iter().any(|id| !self.nameless.contains_key(id)) {
             tracing::warn!(
-                nodes = nameless,
-                "VPSie lists nodes without a readable hostname; machines whose VMs are not listed stay until every \
-                 node has one"
+                nodes = nameless.len(),
+                "VPSie lists nodes without a readable hostname; for an hour, machines whose VMs are not listed stay"
             );
         }
-        self.nameless = nameless;
+        let since = |id: &String| self.nameless.get(id).copied().unwrap_or_else(Instant::now);
+        self.nameless = nameless.iter().map(|id| (id.clone(), since(id))).collect();
+    }
+
+    /// Whether a listing with these nodes counts as complete.
+    fn is_complete(&self, nameless: &BTreeSet<String>) -> bool {
+        nameless.iter().all(|id| self.nameless.get(id).is_some_and(|since| since.elapsed() >= NAMELESS_FOR))
     }
 
     /// Sets UUIDs that are known from earlier listings, and drops those of nodes that are gone.

@@ -15,13 +15,15 @@ use super::wire::Row;
 
 /// Readable rows of a listing.
 #[derive(Debug)]
-pub(super) struct Rows<T> {
+pub(super) struct Listed<T> {
     pub(super) rows: Vec<T>,
     /// Whether the listing is complete. Otherwise the absence of a row does not prove that its object is gone.
     pub(super) whole: bool,
+    /// Whether VPSie replied with a list that is empty or has readable rows: `null` does not prove that there are none.
+    pub(super) is_list: bool,
 }
 
-/// Rows requested at once; page size if VPSie returns fewer; maximum number of pages.
+/// Listed requested at once; page size if VPSie returns fewer; maximum number of pages.
 const MOST_ROWS: usize = 10_000;
 const PAGE: usize = 100;
 const MOST_PAGES: usize = 100;
@@ -30,6 +32,13 @@ const SMALLEST_PAGE: usize = 10;
 /// Time that a complete listing without a total counts as complete while its length does not change.
 const WHOLE_FOR: Duration = Duration::from_mins(2);
 
+/// A page of a listing.
+struct Page {
+    rows: Vec<Value>,
+    total: Option<u64>,
+    is_list: bool,
+}
+
 /// A listing while its pages are being read.
 struct Reading<'a> {
     client: &'a Client,
@@ -37,12 +46,14 @@ struct Reading<'a> {
     rows: Vec<Value>,
     seen: HashSet<String>,
     total: Option<usize>,
+    is_list: bool,
 }
 
 impl Reading<'_> {
     /// Reads a page. Returns the number of new rows. All rows of the first page are new.
     async fn read_page(&mut self, call: &Call) -> Result<usize, ApiError> {
-        let (page, total) = self.client.fetch_page(call).await?;
+        let Page { rows: page, total, is_list } = self.client.fetch_page(call).await?;
+        self.is_list |= is_list;
         let total = total.and_then(|total| usize::try_from(total).ok()).filter(|total| *total > 0);
         self.total = self.total.or(total);
         let before = self.rows.len();
@@ -112,18 +123,24 @@ impl Reading<'_> {
 }
 
 impl Client {
-    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Rows
+    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Listed
     /// that VPSie announces, but does not return, are counted and logged.
     pub(super) async fn read_rows<T>(
         &self,
         call: Call,
         read: impl Fn(Row<'_>) -> Option<T>,
-    ) -> Result<Rows<T>, ApiError> {
+    ) -> Result<Listed<T>, ApiError> {
         let list = format!("{} {:?}", call.path, call.body);
         let known = self.lists().get(&list);
         let is_cut = known.is_some_and(|known| known.cut);
-        let mut reading =
-            Reading { client: self, call: &call, rows: Vec::new(), seen: HashSet::new(), total: None };
+        let mut reading = Reading {
+            client: self,
+            call: &call,
+            rows: Vec::new(),
+            seen: HashSet::new(),
+            total: None,
+            is_list: false,
+        };
         let first = if is_cut { call.for_page(0, MOST_ROWS) } else { call.clone() };
         let before = reading.read_page(&first).await?;
         let is_proven = match reading.total {
@@ -158,13 +175,15 @@ impl Client {
             }
             read
         };
-        Ok(Rows { rows: reading.rows.iter().filter_map(read).collect(), whole })
+        let rows: Vec<T> = reading.rows.iter().filter_map(read).collect();
+        let is_list = reading.is_list && (!rows.is_empty() || reading.rows.is_empty());
+        Ok(Listed { rows, whole, is_list })
     }
 
-    async fn fetch_page(&self, call: &Call) -> Result<(Vec<Value>, Option<u64>), ApiError> {
+    async fn fetch_page(&self, call: &Call) -> Result<Page, ApiError> {
         match self.send(call).await?.payload() {
-            Payload::List { rows, total } => Ok((rows, total)),
-            Payload::Nothing | Payload::False => Ok((Vec::new(), None)),
+            Payload::List { rows, total } => Ok(Page { rows, total, is_list: true }),
+            Payload::Nothing | Payload::False => Ok(Page { rows: Vec::new(), total: None, is_list: false }),
             Payload::Accepted | Payload::Object(_) => {
                 let message = format!("VPSie replied to {} without a list", call.endpoint);
                 Err(ApiError::new(ErrorKind::Unclear, message))

@@ -44,7 +44,7 @@ impl Client {
             let message = format!("their account has no cluster {cluster}; its clusters are: {known}");
             return Err(ApiError::new(ErrorKind::Forbidden, message));
         }
-        self.list_nodes(&cluster, Purpose::Ordinary).await?;
+        self.read_nodes(&cluster, Purpose::Ordinary).await?;
         self.list_groups(&cluster).await.map(drop)
     }
 }

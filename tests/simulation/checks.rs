@@ -49,7 +49,8 @@ pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
         let id = group.id.clone();
         let request = NodeGroupTargetSizeRequest { id: id.clone() };
         let target = client.node_group_target_size(request).await.map_err(failed)?.into_inner().target_size;
-        let nodes = client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(failed)?;
+        let nodes =
+            client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(failed)?;
         let instances = nodes.into_inner().instances;
         let deleting = i32::from(InstanceState::InstanceDeleting);
         if let Some(instance) = instances.first() {

@@ -288,9 +288,7 @@ impl Increases {
         }
         let over = granted.failed.is_some_and(|at| at.elapsed() > TAKEN_BACK) && calm_for > TAKEN_BACK;
         if over && !stray.is_empty() {
-            return Err(format!(
-                "A: {stray:?} count, and the answer to their increase was an error"
-            ));
+            return Err(format!("A: {stray:?} count, and the answer to their increase was an error"));
         }
         if over {
             granted.failed = None;

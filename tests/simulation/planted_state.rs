@@ -29,7 +29,8 @@ impl PlantedState {
     /// What it remembers of the answer.
     pub(crate) fn after(&self, bug: Option<PlantedBug>, answer: &Result<Response<Bytes>, TransportError>) {
         let (Some(PlantedBug::ObeysRetryAfter), Ok(reply)) = (bug, answer) else { return };
-        let seconds_after = reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let seconds_after =
+            reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(seconds) = seconds_after.filter(|seconds: &u64| *seconds < 1_000_000) {
             let until = Instant::now() + Duration::from_secs(seconds);
             let mut quiet_until = self.quiet_until.lock().unwrap();

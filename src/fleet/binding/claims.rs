@@ -85,7 +85,7 @@ impl Fleet {
         now: Timestamp,
         claims: &Claims,
     ) {
-        let known = self.unmanaged.get(&node.hostname).filter(|s| s.id.is_none() || s.id == node.id).cloned();
+        let known = self.unmanaged.get(&node.hostname).filter(|s| node.can_have_id(s.id.as_ref())).cloned();
         let known = known.as_ref();
         let waiting = self.awaited_by(claims).filter(|_| known.is_none());
         let late = self.abandoned_request(node).filter(|_| known.is_none() && waiting.is_none());
@@ -125,5 +125,14 @@ impl Fleet {
         let Some(unmanaged) = self.unmanaged.get(hostname).filter(|s| s.awaited_by.is_some()) else { return };
         let unmanaged = UnmanagedNode { awaited_by: None, ..unmanaged.clone() };
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
+    }
+
+    /// Records that a node is the result of no request. Its abandoned request is open again.
+    pub(in crate::fleet) fn free_requests(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
+        let Some(known) = self.unmanaged.get(hostname) else { return };
+        let unmanaged = UnmanagedNode { awaited_by: None, abandoned_request: None, ..known.clone() };
+        if unmanaged != *known {
+            self.push_change(changes, Change::SaveUnmanaged(unmanaged));
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 
 impl Fleet {
-    /// Binds the new nodes of a listing, the oldest first.
+    /// Binds the new nodes of a listing, the first listed and oldest first.
     pub(super) fn bind_new_nodes(
         &mut self,
         changes: &mut Vec<Change>,
@@ -21,7 +21,8 @@ impl Fleet {
         now: Timestamp,
         policy: &Policy,
     ) {
-        new_nodes.sort_by(|a, b| (a.created_at, &a.hostname).cmp(&(b.created_at, &b.hostname)));
+        let first_listed = &self.transient.first_listed;
+        new_nodes.sort_by_key(|node| (first_listed.get(&node.hostname), node.created_at, &node.hostname));
         match policy.binding {
             Binding::ByDifference => self.bind_by_difference(changes, &new_nodes, now, policy),
             Binding::ByName => self.bind_by_name(changes, &new_nodes, now, policy),

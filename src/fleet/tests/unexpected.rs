@@ -140,3 +140,125 @@ fn late_requests_are_remembered_for_a_day_in_few_entries() {
 fn fake(machine: &MachineId) -> NodeRef {
     NodeRef { provider_id: machine.placeholder(), name: machine.placeholder(), fake: true }
 }
+
+#[test]
+fn binds_no_worker_of_a_person_after_a_listing_without_ids() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
+    // A person adds a worker of another size while a machine waits; then the VM of the machine appears.
+    let persons = node(7, 4);
+    hand.observe(&mut fleet, std::slice::from_ref(&persons));
+    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
+    let noted = fleet.unmanaged_node(&persons.hostname).unwrap();
+    assert_eq!((&noted.kind, noted.first_seen), (&UnmanagedKind::Foreign, hand.now));
+    // Weeks later, a machine of that size is requested, and one listing shows no UUIDs (restart; VMs not listed).
+    hand.wait(Duration::from_hours(24 * 20));
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    let first_seen = fleet.unmanaged_node(&persons.hostname).unwrap().first_seen;
+    hand.wait(Duration::from_secs(10));
+    let without = |node: &ListedNode| ListedNode { id: None, ..node.clone() };
+    hand.observe(&mut fleet, &[without(&persons), without(&node(1, 2))]);
+    let noted = fleet.unmanaged_node(&persons.hostname).unwrap().clone();
+    hand.wait(Duration::from_secs(10));
+    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
+    assert_eq!(fleet.machine_at(&persons.hostname), None, "a person's worker is bound");
+    assert_eq!(noted.first_seen, first_seen);
+}
+
+#[test]
+fn incomplete_listings_abandon_no_request() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
+    // The VM exists, but its row has no hostname for 70 minutes.
+    for _ in 0..140 {
+        hand.wait(Duration::from_secs(30));
+        hand.observe_cut(&mut fleet, &[node(99, 4)]);
+        hand.pass(&mut fleet);
+        hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    }
+    hand.observe(&mut fleet, &[node(99, 4), node(1, 2)]);
+    let kind = fleet.unmanaged_node(&node(1, 2).hostname).map(|s| s.kind.clone());
+    assert_ne!(kind, Some(UnmanagedKind::Foreign), "billed, and never deleted: {:?}", fleet.ledger());
+}
+
+#[test]
+fn incomplete_listings_repeat_no_unclear_request() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
+    for _ in 0..3 {
+        hand.wait(Duration::from_secs(30));
+        hand.observe_cut(&mut fleet, &[node(99, 4)]);
+        hand.pass(&mut fleet);
+    }
+    assert_eq!(fleet.machines_to_request().len(), 0);
+}
+
+#[test]
+fn binds_no_worker_of_a_person_after_the_clock_was_ahead() {
+    let mut hand = Hand::new();
+    let real = hand.now;
+    hand.wait(Duration::from_hours(24 * 365));
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
+    let persons = node(7, 4);
+    hand.observe(&mut fleet, std::slice::from_ref(&persons));
+    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
+    hand.wait(Duration::from_mins(30));
+    hand.increase(&mut fleet, LARGE, 1).unwrap();
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
+    assert_eq!(fleet.machine_at(&persons.hostname), None, "before");
+    hand.now = real;
+    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
+    assert_eq!(fleet.machine_at(&persons.hostname), None, "after");
+}
+
+#[test]
+fn a_worker_again_is_no_control_plane_in_an_incomplete_listing() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
+    hand.observe(&mut fleet, &[node(99, 4), node(1, 2)]);
+    let id = only(&fleet).id.clone();
+    hand.observe_cut(&mut fleet, &[node(99, 4), ListedNode { role: NodeRole::ControlPlane, ..node(1, 2) }]);
+    hand.observe_cut(&mut fleet, &[node(99, 4), node(1, 2)]);
+    fleet.retire(&id, DeletionReason::ClusterAutoscaler, hand.now);
+    hand.pass(&mut fleet);
+    assert_eq!(fleet.machines_to_delete().len(), 1, "{:?}", only(&fleet));
+}
+
+#[test]
+fn incomplete_listings_lose_no_vm_whose_deletion_was_accepted() {
+    let mut hand = Hand::new();
+    let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
+    hand.observe(&mut fleet, &[node(99, 4), node(1, 2)]);
+    let id = only(&fleet).id.clone();
+    fleet.retire(&id, DeletionReason::ClusterAutoscaler, hand.now);
+    fleet.deletion_accepted(&id, hand.now);
+    // Its row has no hostname for 25 hours: VPSie did not execute the deletion.
+    for _ in 0..25 * 4 {
+        hand.wait(Duration::from_mins(15));
+        hand.observe_cut(&mut fleet, &[node(99, 4)]);
+        hand.pass(&mut fleet);
+    }
+    hand.observe(&mut fleet, &[node(99, 4), node(1, 2)]);
+    let kind = fleet.unmanaged_node(&node(1, 2).hostname).map(|s| s.kind.clone());
+    assert_ne!(kind, Some(UnmanagedKind::Foreign), "billed, and never deleted");
+}
+
+#[test]
+fn a_refused_machine_keeps_its_vm_before_a_worker_of_a_person() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet();
+    hand.observe(&mut fleet, &[node(99, 4)]);
+    hand.increase(&mut fleet, OTHER, 1).unwrap();
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    let id = only(&fleet).id.clone();
+    let mut working = fleet.clone();
+    let changes = hand.observe(&mut working, &[node(99, 4), node(2, 2)]);
+    let deferred = DeferredChanges::new(&changes, [RecordKey::Machine(id.clone())].into());
+    changes.iter().filter(|change| !deferred.contains(change)).for_each(|change| fleet.apply(change));
+    fleet.share_transient_state(&working);
+    hand.wait(Duration::from_mins(10));
+    hand.observe(&mut fleet, &[node(1, 2), node(99, 4), node(2, 2)]);
+    assert_eq!(fleet.machine_at(&node(1, 2).hostname), None, "a person added it ten minutes later");
+}

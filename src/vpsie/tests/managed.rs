@@ -4,38 +4,38 @@ use serde_json::{Value, json};
 
 use super::request;
 use super::script::{Script, ScriptedReply, ok, refuse, reply, slow_down};
-use crate::catalog::{MachineClass, SizeId};
-use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, NodeRole, Vm, VmId, VmState};
+use crate::catalog::SizeId;
+use crate::fleet::{DeletableVm, FailureReason, Hostname, ListedNode, Vm, VmId};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, Credentials, ManagedBackend, ManagedConfig};
 
 const CHECK: &str = "GET k8s/cluster/all";
 const DATACENTERS: &str = "GET datacenter";
-const OFFERS: &str = "POST k8s/offers";
-const NODES: &str = "GET k8s/cluster/byId/c-1";
-const GROUPS: &str = "GET k8s/node/groups/byClusterId/c-1";
+pub(super) const OFFERS: &str = "POST k8s/offers";
+pub(super) const NODES: &str = "GET k8s/cluster/byId/c-1";
+pub(super) const GROUPS: &str = "GET k8s/node/groups/byClusterId/c-1";
 const ADD_GROUP: &str = "POST k8s/cluster/add/group";
 const ADD_5: &str = "POST k8s/cluster/byId/c-1/add/slave/group/5";
 const ADD_6: &str = "POST k8s/cluster/byId/c-1/add/slave/group/6";
 const DELETE: &str = "DELETE k8s/cluster/byId/c-1/delete/slave";
-const VMS: &str = "GET storages/vms";
+pub(super) const VMS: &str = "GET storages/vms";
 
-const SMALL: SizeId = SizeId(1);
+pub(super) const SMALL: SizeId = SizeId(1);
 
-fn backend(script: &Script) -> ManagedBackend {
+pub(super) fn backend(script: &Script) -> ManagedBackend {
     let config = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
     ManagedBackend::new(script.client(), config)
 }
 
-fn group(id: u64, name: &str, size: u64) -> Value {
+pub(super) fn group(id: u64, name: &str, size: u64) -> Value {
     json!({"id": id, "group_name": name, "boxsize_id": size, "identifier": format!("g-{id}"), "is_deleted": 0})
 }
 
-fn groups(groups: &[Value]) -> ScriptedReply {
+pub(super) fn groups(groups: &[Value]) -> ScriptedReply {
     ok(&json!(groups))
 }
 
-fn nodes(nodes: &Value) -> ScriptedReply {
+pub(super) fn nodes(nodes: &Value) -> ScriptedReply {
     ok(&json!({"cluster_name": "HEL", "identifier": "c-1", "nodes": nodes}))
 }
 
@@ -53,12 +53,12 @@ fn vm(hostname: &str, id: Option<&str>) -> DeletableVm {
     })
 }
 
-fn ids(nodes: &[ListedNode]) -> Vec<(&str, Option<&str>)> {
+pub(super) fn ids(nodes: &[ListedNode]) -> Vec<(&str, Option<&str>)> {
     nodes.iter().map(|node| (node.hostname.as_str(), node.id.as_ref().map(VmId::as_str))).collect()
 }
 
 #[track_caller]
-fn assert_refused<T: std::fmt::Debug>(result: Result<T, BackendError>, want: FailureReason) {
+pub(super) fn assert_refused<T: std::fmt::Debug>(result: Result<T, BackendError>, want: FailureReason) {
     match result {
         Err(BackendError::Refused { reason, .. }) if reason == want => {}
         other => panic!("want Refused with {want}, got {other:?}"),
@@ -66,7 +66,10 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T, BackendError>, want: Fai
 }
 
 #[track_caller]
-fn assert_unavailable<T: std::fmt::Debug>(result: Result<T, BackendError>, want: FailureReason) -> String {
+pub(super) fn assert_unavailable<T: std::fmt::Debug>(
+    result: Result<T, BackendError>,
+    want: FailureReason,
+) -> String {
     match result {
         Err(BackendError::Unavailable { reason, message, .. }) if reason == want => message,
         other => panic!("want Unavailable with {want}, got {other:?}"),
@@ -122,175 +125,6 @@ async fn a_datacenter_without_offers_is_an_error() {
     for nothing in [ok(&json!([])), ok(&json!(false)), ok(&json!(null))] {
         let script = Script::new([(OFFERS, nothing)]);
         assert_unavailable(backend(&script).catalog().await, FailureReason::InvalidConfiguration);
-    }
-}
-
-/// When the VM was requested, the NodeGroup may have had another spelling of the datacenter, or another one.
-#[tokio::test(start_paused = true)]
-async fn a_listing_shows_no_datacenter_from_settings() {
-    let nodes = json!({"nodes": [{"hostname": "hel-slave-1", "identifier": "u-1", "node_type": "slave"}]});
-    let script = Script::new([(NODES, ok(&nodes))]);
-    let listed = backend(&script).list().await.unwrap().nodes;
-    for datacenter in ["dc-1", "DC-1", "dc-2"] {
-        let class = MachineClass { datacenter: datacenter.into(), ..request(SMALL, "a").class };
-        assert!(listed[0].can_be(&class), "{datacenter}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_listing_with_identifiers_is_one_call() {
-    let script = Script::new([(
-        NODES,
-        nodes(&json!([
-            {"identifier": "u-m", "hostname": "HEL-master-main", "role": "master", "status": "running"},
-            {"identifier": "u-1", "hostname": "HEL-Slave-1", "role": "slave", "status": "creating"},
-        ])),
-    )]);
-    let listed = backend(&script).list().await.unwrap().nodes;
-    assert_eq!(ids(&listed), [("hel-master-main", Some("u-m")), ("hel-slave-1", Some("u-1"))]);
-    assert_eq!((listed[0].role, listed[1].role), (NodeRole::ControlPlane, NodeRole::Worker));
-    assert_eq!(listed[1].state, VmState::Provisioning);
-    script.seen();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_missing_uuid_is_looked_up_once_and_by_hostname() {
-    let listing = || {
-        nodes(&json!([
-            {"id": 10, "hostname": "HEL-master-main", "node_type": 1},
-            {"id": 11, "hostname": "HEL-Slave-1", "node_type": 2},
-        ]))
-    };
-    let vms = ok(&json!([
-        {"hostname": "hel-slave-1", "identifier": "u-1", "type": "k8s", "dcIdentifier": "dc-1"},
-        {"hostname": "hel-slave-1", "identifier": "u-other", "type": "vm", "dcIdentifier": "dc-1"},
-        {"hostname": "web", "identifier": "u-9"},
-    ]));
-    let script = Script::new([(NODES, listing()), (VMS, vms), (NODES, listing())]);
-    let backend = backend(&script);
-    for _ in 0..2 {
-        let listed = backend.list().await.unwrap().nodes;
-        assert_eq!(ids(&listed), [("hel-master-main", None), ("hel-slave-1", Some("u-1"))]);
-    }
-    script.seen();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hostname_of_two_vms_identifies_neither() {
-    let listing = || nodes(&json!([{"id": 11, "hostname": "hel-slave-1", "private_ip": "10.0.0.1"}]));
-    let vms = || {
-        ok(&json!([
-            {"hostname": "hel-slave-1", "identifier": "u-1", "private_ip": "10.0.0.1"},
-            {"hostname": "HEL-slave-1", "identifier": "u-2", "private_ip": "10.0.0.1"},
-        ]))
-    };
-    let script = Script::new([(NODES, listing()), (VMS, vms()), (NODES, listing()), (VMS, vms())]);
-    let backend = backend(&script);
-    for _ in 0..2 {
-        assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", None)]);
-    }
-    script.seen();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_uuid_is_forgotten_with_its_node() {
-    let ip = "10.0.0.1";
-    let listing = |id: u64| nodes(&json!([{"id": id, "hostname": "hel-slave-1", "private_ip": ip}]));
-    let vms = |id: &str| ok(&json!([{"hostname": "hel-slave-1", "identifier": id, "private_ip": ip}]));
-    let script = Script::new([
-        (NODES, listing(11)),
-        (VMS, vms("u-1")),
-        (NODES, listing(12)),
-        (VMS, vms("u-2")),
-        (NODES, nodes(&json!([]))),
-        (NODES, listing(12)),
-        (VMS, vms("u-3")),
-    ]);
-    let backend = backend(&script);
-    assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", Some("u-1"))]);
-    assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", Some("u-2"))]);
-    assert_eq!(ids(&backend.list().await.unwrap().nodes), []);
-    assert_eq!(ids(&backend.list().await.unwrap().nodes), [("hel-slave-1", Some("u-3"))]);
-    script.seen();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_failed_look_up_does_not_cost_the_listing() {
-    let listing = nodes(&json!([{"id": 11, "hostname": "hel-slave-1"}]));
-    let script = Script::new([(NODES, listing), (VMS, reply(403, "{}"))]);
-    assert_eq!(ids(&backend(&script).list().await.unwrap().nodes), [("hel-slave-1", None)]);
-    script.seen();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_that_a_worker_names_is_looked_up_once() {
-    let listing = || {
-        nodes(&json!([
-            {"identifier": "u-1", "hostname": "hel-slave-1", "group_id": 5},
-            {"identifier": "u-2", "hostname": "hel-slave-2", "group_id": "77"},
-        ]))
-    };
-    let mut small = group(5, "small", 1);
-    (small["cpu"], small["ram"]) = (2.into(), 4096.into());
-    let offers = ok(&json!([{"id": 1, "name": "small", "cpu": 2, "ram": 4096}]));
-    let script =
-        Script::new([(OFFERS, offers), (NODES, listing()), (GROUPS, groups(&[small])), (NODES, listing())]);
-    let backend = backend(&script);
-    backend.catalog().await.unwrap();
-    for _ in 0..2 {
-        let sizes: Vec<_> = backend.list().await.unwrap().nodes.iter().map(|node| node.size).collect();
-        assert_eq!(sizes, [Some(SMALL), None]);
-    }
-    script.seen();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_missing_list_of_workers_is_not_an_empty_one() {
-    let master = json!({"hostname": "hel-master-1", "role": "master"});
-    let listing = || ok(&json!({"masters": [master], "slaves": null}));
-    let listed = |counted: Value| {
-        let script = Script::new([(NODES, listing()), (GROUPS, groups(&[counted]))]);
-        async move { backend(&script).list().await }
-    };
-    let with_count = |count: Value| {
-        let mut group = group(5, "small", 1);
-        group["nodes_count"] = count;
-        group
-    };
-    for unproven in [json!(2), json!(null)] {
-        assert_unavailable(listed(with_count(unproven)).await, FailureReason::ApiUnavailable);
-    }
-    let empty = listed(with_count(json!(0))).await.unwrap();
-    assert_eq!((ids(&empty.nodes), empty.complete), (vec![("hel-master-1", None)], true));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_without_a_hostname_makes_a_listing_incomplete() {
-    for (row, complete) in [
-        (json!({"id": 11, "role": "slave", "hostname": null}), false),
-        (json!({"id": {}, "hostname": 7}), true),
-    ] {
-        let rows = nodes(&json!([row, {"hostname": "hel-slave-2", "identifier": "u-2"}]));
-        assert_eq!(backend(&Script::new([(NODES, rows)])).list().await.unwrap().complete, complete, "{row}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_listing_that_fails_is_never_an_empty_one() {
-    for (reply, reason) in [
-        (ok(&json!(false)), FailureReason::InvalidConfiguration),
-        (
-            reply(404, r#"{"error":true,"message":"kubernetes not found"}"#),
-            FailureReason::InvalidConfiguration,
-        ),
-    ] {
-        assert_refused(backend(&Script::new([(NODES, reply)])).list().await, reason);
-    }
-    for reply in [ok(&json!({"cluster_name": "HEL"})), ok(&json!([])), ScriptedReply::Lost, reply(500, "{}")]
-    {
-        let script = Script::new(std::iter::repeat_n((NODES, reply), 4));
-        let result = backend(&script).list().await;
-        assert_unavailable(result, FailureReason::ApiUnavailable);
     }
 }
 
@@ -490,7 +324,7 @@ async fn a_vm_without_uuid_is_found_first_and_never_guessed() {
     backend(&script).delete(&vm("hel-slave-1", None)).await.unwrap();
     assert_eq!(script.seen()[2].json()["identifier"], "u-1");
 
-    let script = Script::new([(NODES, nodes(&json!([])))]);
+    let script = Script::new([(NODES, nodes(&json!([]))), (GROUPS, groups(&[]))]);
     backend(&script).delete(&vm("hel-slave-1", None)).await.unwrap();
 
     let script = Script::new([(NODES, nodes(&json!([{"hostname": "hel-slave-1"}]))), (VMS, ok(&json!([])))]);
@@ -590,4 +424,30 @@ async fn a_created_node_costs_few_calls() {
         backend.create(&request(SMALL, "a")).await.unwrap();
     }
     assert_eq!(script.seen().len(), 51);
+}
+
+/// A row without a hostname may be the VM.
+#[tokio::test(start_paused = true)]
+async fn an_incomplete_listing_proves_no_deletion() {
+    let unnamed = || {
+        nodes(&json!([
+            {"id": 11, "identifier": "u-1", "hostname": null, "role": "slave"},
+            {"id": 12, "identifier": "u-2", "hostname": "hel-slave-2"},
+        ]))
+    };
+    let without_id = Script::new([(NODES, unnamed())]);
+    let result = backend(&without_id).delete(&vm("hel-slave-1", None)).await;
+    assert!(result.is_err(), "accepted without any DELETE: {result:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_incomplete_listing_confirms_no_not_found() {
+    let unnamed = nodes(&json!([
+        {"id": 11, "identifier": "u-1", "hostname": null, "role": "slave"},
+        {"id": 12, "identifier": "u-2", "hostname": "hel-slave-2"},
+    ]));
+    let not_found = reply(404, r#"{"error":true,"message":"Not found"}"#);
+    let refused = Script::new([(DELETE, not_found), (NODES, unnamed)]);
+    let result = backend(&refused).delete(&vm("hel-slave-1", Some("u-1"))).await;
+    assert!(result.is_err(), "the reply lists u-1: {result:?}");
 }

@@ -40,13 +40,15 @@ pub(in crate::vpsie) struct NodeRows {
     pub(in crate::vpsie) nodes: Vec<Node>,
     /// Number of unreadable rows.
     pub(in crate::vpsie) skipped: u32,
-    /// Those among them that have an id: nodes without a readable hostname.
-    pub(in crate::vpsie) nameless: u32,
+    /// Nodes without a readable hostname, by UUID, or else by numeric id or address.
+    pub(in crate::vpsie) nameless: BTreeSet<String>,
     /// The reply lists the workers, or states that there are none.
     pub(in crate::vpsie) has_workers: bool,
 }
 
 const HOSTNAME: &[&str] = &["hostname", "name"];
+const UUID: &[&str] = &["identifier", "vmIdentifier", "uuid"];
+const ADDRESS: &[&str] = &["ip", "default_ip", "private_ip"];
 
 /// Reads the nodes of a cluster. None if there is none of the arrays, because such a reply does not describe an empty
 /// cluster.
@@ -55,7 +57,7 @@ pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>) -> Option<NodeR
         return None;
     }
     let mut skipped = 0;
-    let mut nameless = 0;
+    let mut nameless = BTreeSet::new();
     let mut drafts: BTreeMap<Hostname, Draft> = BTreeMap::new();
     for (name, role) in ARRAYS {
         let rows = match cluster.get(name) {
@@ -67,7 +69,7 @@ pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>) -> Option<NodeR
             let row = row.as_object().map(Row);
             let Some((hostname, draft)) = row.and_then(|row| Draft::read(row, role)) else {
                 skipped += 1;
-                nameless += u32::from(row.is_some_and(is_node));
+                nameless.extend(row.and_then(nameless_id));
                 continue;
             };
             match drafts.get_mut(&hostname) {
@@ -88,21 +90,25 @@ pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>) -> Option<NodeR
     Some(NodeRows { nodes, skipped, nameless, has_workers: has_workers(cluster) })
 }
 
-/// Returns true iff a row without a hostname describes a node: it has an id and is not deleted.
-fn is_node(row: Row<'_>) -> bool {
-    row.text(&["id", "identifier", "vmIdentifier", "uuid"]).is_some() && state(row) != Some(State::Deleted)
+/// Identity of a row without a hostname, if it describes a node that is not deleted.
+fn nameless_id(row: Row<'_>) -> Option<String> {
+    let id = row.text(UUID).or_else(|| row.text(&["id"]));
+    let id = id.or_else(|| row.addresses(ADDRESS).first().map(ToString::to_string))?;
+    (state(row) != Some(State::Deleted)).then_some(id)
 }
 
 /// Returns true iff a reply lists the workers, or states that there are none. `nodes` has all nodes if it has the
-/// masters.
+/// masters. A list without any readable row proves nothing.
 fn has_workers(cluster: &Map<String, Value>) -> bool {
-    let names = |name| -> Option<BTreeSet<Hostname>> {
-        let rows = cluster.get(name)?.as_array()?.iter().filter_map(Value::as_object);
-        Some(rows.filter_map(|row| Row(row).hostname(HOSTNAME)).collect())
+    let rows = |name| cluster.get(name).and_then(Value::as_array);
+    let names = |name| -> BTreeSet<Hostname> {
+        let rows = rows(name).into_iter().flatten().filter_map(Value::as_object);
+        rows.filter_map(|row| Row(row).hostname(HOSTNAME)).collect()
     };
-    let masters = names("masters").unwrap_or_default();
-    names("slaves").is_some()
-        || names("nodes").is_some_and(|nodes| nodes.is_superset(&masters))
+    let nodes = names("nodes");
+    rows("slaves").is_some_and(Vec::is_empty)
+        || !names("slaves").is_empty()
+        || !nodes.is_empty() && nodes.is_superset(&names("masters"))
         || Row(cluster).number(&["slaveCount"]) == Some(0)
 }
 
@@ -134,11 +140,11 @@ impl Draft {
         let own = row.text(&["role", "nodeType", "type"]).as_deref().and_then(role_of_word);
         let draft = Self {
             row_id: row.text(&["id"]),
-            id: row.text(&["identifier", "vmIdentifier", "uuid"]).map(VmId::new),
+            id: row.text(UUID).map(VmId::new),
             evidence: [own, array, role_of_hostname(&hostname)].into_iter().flatten().collect(),
             node_type: row.number(&["node_type"]),
             state: state(row),
-            addresses: row.addresses(&["ip", "default_ip", "private_ip"]),
+            addresses: row.addresses(ADDRESS),
             datacenter: row.text(&["datacenter_id"]),
             group: row.text(&["group_id", "groupId", "node_group_id", "nodeGroupId", "groupIdentifier"]),
             box_size: row.number(&["boxsize_id", "kube_size_id", "KubeSizeID"]),
@@ -412,7 +418,8 @@ mod tests {
             7, {"id": 1}, {"hostname": 7}, {"hostname": " "}, {"id": 2, "is_deleted": 1}, {"hostname": "x"},
         ]});
         let rows = read_rows(&cluster);
-        assert_eq!((rows.nodes.len(), rows.skipped, rows.nameless), (1, 5, 1));
+        assert_eq!((rows.nodes.len(), rows.skipped), (1, 5));
+        assert_eq!(rows.nameless, ["1".to_owned()].into());
     }
 
     #[test]
@@ -430,7 +437,9 @@ mod tests {
             (json!({"nodes": [{"hostname": "x"}], "masters": master(), "slaves": null}), false),
             (json!({"nodes": master(), "masters": master(), "slaves": null}), true),
             (json!({"nodes": master(), "slaves": null}), true),
-            (json!({"nodes": []}), true),
+            (json!({"nodes": []}), false),
+            (json!({"masters": master(), "slaves": [null]}), false),
+            (json!({"masters": master(), "slaves": [{}, {"hostname": "x"}]}), true),
         ] {
             assert_eq!(read_rows(&cluster).has_workers, want, "{cluster}");
         }

@@ -37,8 +37,7 @@ impl Row<'_> {
 
     /// A hostname. Numbers are not hostnames.
     pub(in crate::vpsie) fn hostname(self, names: &[&str]) -> Option<Hostname> {
-        let name = self.find(names, |value| value.as_str().map(Hostname::new))?;
-        (!name.as_str().is_empty()).then_some(name)
+        self.find(names, |value| value.as_str().map(Hostname::new).filter(|name| !name.as_str().is_empty()))
     }
 
     /// A non-negative whole number.
