@@ -106,9 +106,10 @@ fn has_workers(cluster: &Map<String, Value>) -> bool {
         rows.filter_map(|row| Row(row).hostname(HOSTNAME)).collect()
     };
     let nodes = names("nodes");
-    rows("slaves").is_some_and(Vec::is_empty)
-        || !names("slaves").is_empty()
-        || !nodes.is_empty() && nodes.is_superset(&names("masters"))
+    let masters = names("masters");
+    let has_readable = !names("slaves").is_empty() || !nodes.is_subset(&masters);
+    rows("slaves").is_some_and(|slaves| slaves.is_empty() || has_readable)
+        || !nodes.is_empty() && nodes.is_superset(&masters)
         || Row(cluster).number(&["slaveCount"]) == Some(0)
 }
 
@@ -439,6 +440,7 @@ mod tests {
             (json!({"nodes": master(), "slaves": null}), true),
             (json!({"nodes": []}), false),
             (json!({"masters": master(), "slaves": [null]}), false),
+            (json!({"masters": master(), "slaves": [null], "nodes": [{"hostname": "x"}]}), true),
             (json!({"masters": master(), "slaves": [{}, {"hostname": "x"}]}), true),
         ] {
             assert_eq!(read_rows(&cluster).has_workers, want, "{cluster}");
