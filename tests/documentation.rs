@@ -323,7 +323,8 @@ fn pages_have_every_code_of_the_fleet() {
 fn justfile_and_ci_run_have_every_check() {
     let repository = Repository::read();
     let text = |path: &str| repository.files[Path::new(path)].as_str();
-    let (run, recipes) = (text(".ci/run"), text("justfile"));
+    let run = text(".ci/run");
+    let recipes = text("justfile");
     let defined = text(".ci/checks").lines().filter_map(|line| line.strip_prefix("check_"));
     let checks: Vec<&str> = defined.filter_map(|line| Some(line.split_once("()")?.0)).collect();
     assert!(checks.len() > 8, "{checks:?}");

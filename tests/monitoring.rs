@@ -66,7 +66,8 @@ fn measured() -> BTreeMap<String, BTreeSet<String>> {
     let page = read("docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let (name, kind) = (cells[1].trim_matches('`'), cells[2]);
+        let name = cells[1].trim_matches('`');
+        let kind = cells[2];
         let mut labels: BTreeSet<String> =
             cells[3].split(", ").map(|label| label.trim_matches('`').to_owned()).collect();
         if kind != "histogram" {

@@ -24,7 +24,7 @@ pub(crate) struct Constants {
 }
 
 impl Constants {
-    pub(crate) async fn of(
+    pub(crate) async fn read(
         client: &mut CloudProviderClient<Channel>,
         cluster: &Cluster,
         prices: &(Vec<PricingNodePriceRequest>, Vec<PricingPodPriceRequest>),

@@ -46,7 +46,7 @@ async fn measure(nodes: usize, rounds: usize) {
     let cluster = Cluster::new(POOLS, nodes);
     let prices = (prices::nodes(&cluster, &cluster.fleet()), prices::pods());
     let mut provider = client(provider(&cluster).await).await;
-    let constants = bare::Constants::of(&mut provider, &cluster, &prices).await;
+    let constants = bare::Constants::read(&mut provider, &cluster, &prices).await;
     let mut pair = Pair {
         provider,
         bare: client(bare::serve(constants).await).await,

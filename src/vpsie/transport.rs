@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    async fn ask(address: std::net::SocketAddr) -> Result<Response<Bytes>, TransportError> {
+    async fn send_request(address: std::net::SocketAddr) -> Result<Response<Bytes>, TransportError> {
         let request = Request::post(format!("http://{address}/apps/v2/x")).body(Bytes::from("{}")).unwrap();
         https(&Timeouts::default()).oneshot(request).await
     }
@@ -126,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn brings_status_headers_and_body() {
         let reply = b"HTTP/1.1 429 Slow\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\n{}".to_vec();
-        let reply = ask(server(reply).await).await.unwrap();
+        let reply = send_request(server(reply).await).await.unwrap();
         assert_eq!((reply.status().as_u16(), &reply.headers()["retry-after"]), (429, &"7".parse().unwrap()));
         assert_eq!(reply.body(), "{}");
     }
@@ -136,13 +136,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let error = ask(address).await.unwrap_err();
+        let error = send_request(address).await.unwrap_err();
         assert!(matches!(&error, TransportError::NotSent(text) if text.contains("refused")), "{error}");
     }
 
     #[tokio::test]
     async fn a_closed_connection_means_lost() {
-        let error = ask(server(Vec::new()).await).await.unwrap_err();
+        let error = send_request(server(Vec::new()).await).await.unwrap_err();
         assert!(matches!(error, TransportError::Lost(_)), "{error}");
     }
 
@@ -150,7 +150,7 @@ mod tests {
     async fn an_endless_reply_is_cut() {
         let mut reply = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
         reply.resize(MAX_REPLY + 1000, b' ');
-        let error = ask(server(reply).await).await.unwrap_err();
+        let error = send_request(server(reply).await).await.unwrap_err();
         assert!(matches!(&error, TransportError::Lost(text) if text.contains("longer")), "{error}");
     }
 
@@ -158,6 +158,6 @@ mod tests {
     async fn redirects_are_not_followed() {
         let reply =
             b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n".to_vec();
-        assert_eq!(ask(server(reply).await).await.unwrap().status(), 302);
+        assert_eq!(send_request(server(reply).await).await.unwrap().status(), 302);
     }
 }

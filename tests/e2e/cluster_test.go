@@ -63,7 +63,7 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 		return nil
 	})
 	w.settles(4, 0, 2, 2*time.Minute)
-	w.cluster.said(t, "VPSieNode", first.Metadata.Name, "VPSieNodeDeleted")
+	w.cluster.awaitEvent(t, "VPSieNode", first.Metadata.Name, "VPSieNodeDeleted")
 
 	second := w.machine()
 	w.cluster.delete(t, objects+"/vpsienodes/"+second.Metadata.Name)
@@ -125,7 +125,7 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 	})
 	w.settles(4, 0, 2, 3*time.Minute)
 	w.hasMade(3)
-	w.cluster.said(t, "NodeGroup", "general", "disappeared")
+	w.cluster.awaitEvent(t, "NodeGroup", "general", "disappeared")
 	w.done(d, "j. VM deleted")
 }
 
@@ -245,11 +245,11 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w.scale("web", 4)
 	w.settles(4, 0, 2, 2*time.Minute)
 	w.cluster.rotate(t, "wrong")
-	w.cluster.said(t, "Secret", secret, "the earlier credentials stay in use")
+	w.cluster.awaitEvent(t, "Secret", secret, "the earlier credentials stay in use")
 	at := time.Now()
 	w.scale("web", 6)
 	w.settles(6, 0, 3, 2*time.Minute)
-	// What is said again within a minute is not told; later, it makes a series of the event.
+	// An event that repeats within a minute is not sent again; later, it makes a series.
 	time.Sleep(time.Until(at.Add(61 * time.Second)))
 	w.cluster.rotate(t, "wrong, too")
 	w.cluster.saidTimes(t, "Secret", secret, "the earlier credentials stay in use", 2)
@@ -263,7 +263,7 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "m. Secret changed")
 }
 
-// rollingRestart is scenario n: replicas are told to stop, one after the other, while Cluster Autoscaler runs.
+// rollingRestart is scenario n: replicas get a signal to stop, one after the other, while Cluster Autoscaler runs.
 func rollingRestart(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")

@@ -57,8 +57,8 @@ func TestConform(t *testing.T) {
 	}
 	looked := map[string]bool{}
 	for name, objects := range given {
-		if said, err := conforms(t, schemas, objects); err != nil {
-			t.Errorf("%s: %s", name, said)
+		if output, err := conforms(t, schemas, objects); err != nil {
+			t.Errorf("%s: %s", name, output)
 		}
 		for _, one := range objects {
 			looked[one["kind"].(string)] = true
@@ -87,8 +87,8 @@ func TestConform(t *testing.T) {
 	}
 	const unknown = "could not find schema"
 	for _, wrong := range []struct {
-		what, said string
-		object     object
+		what, message string
+		object        object
 	}{
 		{"a field that there is not", "'selektor' not allowed", of("v1", "Service", object{"spec": object{"selektor": object{}}})},
 		{"a number for a text", "got number, want string", of("v1", "ServiceAccount", object{"metadata": object{"name": 1}})},
@@ -103,9 +103,9 @@ func TestConform(t *testing.T) {
 		{"a field of ours that may be null", "'hurly' not allowed", group(object{"costLimit": object{"hurly": "1"}})},
 		{"a type of ours that may be null", "got number, want string", group(object{"costLimit": object{"hourly": 1}})},
 	} {
-		said, err := conforms(t, schemas, []object{wrong.object})
-		if err == nil || !strings.Contains(said, wrong.said) {
-			t.Errorf("%s is not refused for that: %v %s", wrong.what, err, said)
+		output, err := conforms(t, schemas, []object{wrong.object})
+		if err == nil || !strings.Contains(output, wrong.message) {
+			t.Errorf("%s is not refused for that: %v %s", wrong.what, err, output)
 		}
 	}
 }
@@ -122,9 +122,9 @@ func conforms(t *testing.T, schemas string, objects []object) (string, error) {
 	}
 	file := filepath.Join(t.TempDir(), "objects.yaml")
 	write(t, file, content)
-	said, err := exec.Command(tool("kubeconform"), "-strict", "-skip="+strings.Join(operators, ","),
+	output, err := exec.Command(tool("kubeconform"), "-strict", "-skip="+strings.Join(operators, ","),
 		"-schema-location="+schemas+"/{{.Group}}-{{.ResourceAPIVersion}}-{{.ResourceKind}}.json", file).CombinedOutput()
-	return string(said), err
+	return string(output), err
 }
 
 // rendered are the chart's objects.

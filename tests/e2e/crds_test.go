@@ -130,7 +130,7 @@ func (c *controlPlane) must(t *testing.T, verb, where string, body object) objec
 	return answer
 }
 
-// judge compares what the API server said with the table: exactly these rules, or the schema without any.
+// judge compares the reply of the API server with the table: exactly these rules, or the schema without any.
 func judge(t *testing.T, err error, refused []string, schema bool) {
 	t.Helper()
 	if len(refused) == 0 && !schema {
@@ -157,7 +157,7 @@ func judge(t *testing.T, err error, refused []string, schema bool) {
 		})
 	})
 	if len(unsaid) > 0 || len(causes) != len(refused) {
-		t.Fatalf("said %+v, should say %q", causes, refused)
+		t.Fatalf("causes %+v, want %q", causes, refused)
 	}
 }
 

@@ -81,7 +81,7 @@ func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charte
 	values := []string{
 		"provider.observeInterval=1s", "vpsie.rateLimit=6000", "clusterAutoscaler.version=" + d.minor + ".0",
 		fmt.Sprintf("clusterAutoscaler.enabled=%v", d.real()),
-		// So that an event that repeats is told again at once, and not after five minutes.
+		// A repeated event is then sent at once, and not after five minutes.
 		"clusterAutoscaler.extraArgs.record-duplicated-events=true",
 	}
 	for _, flag := range append(hurry, "--address=0.0.0.0:"+metricsPort, "--node-delete-delay-after-taint=1s") {
@@ -200,7 +200,7 @@ func (w *world) repeats() {
 	w.scale("giant", 0)
 }
 
-// TestWrongCredentials installs the chart with a token that VPSie refuses: who waits for it is told, and the right token is
+// TestWrongCredentials installs the chart with a token that VPSie refuses: the installation fails with the reason, and the right token is
 // all that is missing then.
 func TestWrongCredentials(t *testing.T) {
 	t.Parallel()

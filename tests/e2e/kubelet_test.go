@@ -42,13 +42,13 @@ type program struct {
 
 // podProcess is a container of a pod. It listens on an address that is its own.
 type podProcess struct {
-	address string
-	ip      string
-	pod     *core.Pod
-	process *process
-	told    string    // what its status says of whether it is ready
-	ending  bool      // it is to be deleted
-	failing time.Time // since when its probe fails, if it does
+	address  string
+	ip       string
+	pod      *core.Pod
+	process  *process
+	reported string    // status of its condition Ready
+	ending   bool      // it is to be deleted
+	failing  time.Time // since when its probe fails, if it does
 }
 
 func startKubelet(t *testing.T, cluster *controlPlane, programs map[string]program) *kubelet {
@@ -190,7 +190,7 @@ func (k *kubelet) probe(running *podProcess) {
 			running.failing = time.Now()
 		}
 		patience := time.Duration(asked.FailureThreshold*asked.PeriodSeconds) * time.Second
-		if !running.failing.IsZero() && (running.told != "True" || time.Since(running.failing) > patience) {
+		if !running.failing.IsZero() && (running.reported != "True" || time.Since(running.failing) > patience) {
 			status = "False"
 		}
 	}
@@ -205,7 +205,7 @@ func (k *kubelet) probe(running *podProcess) {
 
 // tell changes the status of a pod that kwok has let run, unless it says so already.
 func (k *kubelet) tell(running *podProcess, what string, status object) {
-	if what == running.told {
+	if what == running.reported {
 		return
 	}
 	patch, err := json.Marshal(object{"status": status})
@@ -219,7 +219,7 @@ func (k *kubelet) tell(running *podProcess, what string, status object) {
 		return // kwok has not looked yet.
 	}
 	if _, err := pods.Patch(background, running.pod.Name, types.StrategicMergePatchType, patch, meta.PatchOptions{}, "status"); err == nil {
-		running.told = what
+		running.reported = what
 	}
 }
 
@@ -239,7 +239,7 @@ func (k *kubelet) running(pod string) *podProcess {
 // addresses counts those that were given to pods.
 var addresses atomic.Int32
 
-// address is one of this machine's that nobody else has, and the one that the cluster is told: it takes no loopback.
+// address is an unused address of this machine, published to the cluster: a loopback address is not accepted.
 func address() (string, string) {
 	n, pid := int(addresses.Add(1)), os.Getpid()
 	return fmt.Sprintf("127.%d.%d.%d", 1+pid/250%250, 1+pid%250, 1+n%250), fmt.Sprintf("10.1.%d.%d", n/250, 1+n%250)

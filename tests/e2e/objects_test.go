@@ -179,21 +179,21 @@ func (c *controlPlane) nodeGroups() ([]declared, error) {
 	return list.Items, err
 }
 
-// happening is an event.
-type happening struct {
+// kubeEvent is an event of the API server.
+type kubeEvent struct {
 	Type, Reason, Note string
 	Regarding          struct{ Kind, Name string }
 	Series             struct{ Count int }
 }
 
-func (c *controlPlane) happenings() ([]happening, error) {
-	var list struct{ Items []happening }
+func (c *controlPlane) events() ([]kubeEvent, error) {
+	var list struct{ Items []kubeEvent }
 	_, err := c.get("/apis/events.k8s.io/v1/namespaces/"+namespace+"/events", &list)
 	return list.Items, err
 }
 
-// said waits for an event about an object that has these words in its note.
-func (c *controlPlane) said(t *testing.T, kind, name, words string) {
+// awaitEvent waits for an event about an object with these words in its note.
+func (c *controlPlane) awaitEvent(t *testing.T, kind, name, words string) {
 	t.Helper()
 	c.saidTimes(t, kind, name, words, 0)
 }
@@ -202,18 +202,18 @@ func (c *controlPlane) said(t *testing.T, kind, name, words string) {
 func (c *controlPlane) saidTimes(t *testing.T, kind, name, words string, times int) {
 	t.Helper()
 	await(t, fmt.Sprintf("an event about %s %s says %q (%d)", kind, name, words, times), 20*time.Second, func() error {
-		events, err := c.happenings()
+		events, err := c.events()
 		if err != nil {
 			return err
 		}
-		said := []string{}
+		notes := []string{}
 		for _, event := range events {
 			if event.Regarding.Kind == kind && event.Regarding.Name == name && strings.Contains(event.Note, words) && event.Series.Count >= times {
 				return nil
 			}
-			said = append(said, fmt.Sprintf("%s %s: %s: %s (%d)", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note,
+			notes = append(notes, fmt.Sprintf("%s %s: %s: %s (%d)", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note,
 				event.Series.Count))
 		}
-		return fmt.Errorf("they say %q", said)
+		return fmt.Errorf("the events are %q", notes)
 	})
 }

@@ -205,23 +205,23 @@ func (w *world) offers() map[string]int {
 	return found
 }
 
-// unschedulable is whether the scheduler has said of so many pods that no node fits.
+// unschedulable checks that the scheduler has reported this number of pods as unschedulable.
 func (w *world) unschedulable(count int) func() error {
 	return func() error {
 		pods, err := w.cluster.client.CoreV1().Pods("default").List(background, meta.ListOptions{})
 		if err != nil {
 			return err
 		}
-		said := 0
+		reported := 0
 		for _, pod := range pods.Items {
 			if slices.ContainsFunc(pod.Status.Conditions, func(condition core.PodCondition) bool {
 				return condition.Type == core.PodScheduled && condition.Reason == core.PodReasonUnschedulable
 			}) {
-				said++
+				reported++
 			}
 		}
-		if said != count {
-			return fmt.Errorf("of %d pods", said)
+		if reported != count {
+			return fmt.Errorf("of %d pods", reported)
 		}
 		return nil
 	}
@@ -270,7 +270,7 @@ func (w *world) decisions() int {
 	return sum
 }
 
-// explains says that a person is told the same as was bought.
+// explains checks that `explain` shows the purchase.
 func (w *world) explains(set map[string]int) {
 	w.t.Helper()
 	leader := w.provider.waits(w.t)

@@ -118,7 +118,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	if offer := nodes[0].Labels["node.kubernetes.io/instance-type"]; offer != large {
 		t.Errorf("the pods run on %s, want %s", offer, large)
 	}
-	w.cluster.said(t, "NodeGroup", "general", "out of stock")
+	w.cluster.awaitEvent(t, "NodeGroup", "general", "out of stock")
 	increased, cleaned := map[string]int{}, map[string]int{}
 	for _, e := range w.proxy.seen() {
 		request := parse(e.request)
@@ -271,7 +271,7 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 			_, foreign := w.foreign[node.text(2)]
 			for _, group := range parse(e.reply).messages(1) {
 				if foreign && group.text(1) != "" {
-					t.Fatalf("%s is said to be of %s", node.text(2), group.text(1))
+					t.Fatalf("%s counts as a node of %s", node.text(2), group.text(1))
 				}
 			}
 		}

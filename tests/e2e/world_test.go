@@ -180,7 +180,7 @@ func (w *world) prioritize(name string, value int32) {
 	}
 }
 
-// deployWith fills in what the pods have not: they run on managed nodes if nothing else is said.
+// deployWith fills in what the pods have not: they run on managed nodes unless they have a selector.
 func (w *world) deployWith(spec core.PodSpec, name string, replicas int32, cpu, memory string) {
 	w.t.Helper()
 	if spec.NodeSelector == nil {
@@ -311,7 +311,7 @@ func (w *world) settled(running, waiting, size int) error {
 	if isRunning != running || isWaiting != waiting || target != size || len(ids) != size || !agree {
 		return errors.New(seen)
 	}
-	return w.told(size)
+	return w.statusesShow(size)
 }
 
 // records is whether a machine runs, by the id of its VM or by its name while it has none.
@@ -334,8 +334,8 @@ func (w *world) records() (map[string]bool, error) {
 	return found, nil
 }
 
-// told says that the statuses of all NodeGroups together tell of so many nodes, and all of them ready.
-func (w *world) told(size int) error {
+// statusesShow checks that the statuses of all NodeGroups add up to this number of nodes, all of them ready.
+func (w *world) statusesShow(size int) error {
 	if w.local {
 		return nil
 	}

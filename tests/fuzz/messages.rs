@@ -128,7 +128,8 @@ async fn handle() -> (FleetHandle, tokio::task::JoinHandle<()>) {
 
 pub(crate) fn run(input: &[u8]) {
     let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return };
-    let (method, bytes) = (&input[..end], &input[end + 1..]);
+    let method = &input[..end];
+    let bytes = &input[end + 1..];
     block_on(async {
         let (handle, writer) = handle().await;
         answer(method, bytes, &handle).await;

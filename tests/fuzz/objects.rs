@@ -75,8 +75,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
                 "systemUUID": ""},
         },
     });
-    let (map, group) = (object("ConfigMap", &map), object("NodeGroup", &group));
-    let (config, node) = (object("AutoscalerConfig", &config), object("Node", &node));
+    let map = object("ConfigMap", &map);
+    let group = object("NodeGroup", &group);
+    let config = object("AutoscalerConfig", &config);
+    let node = object("Node", &node);
     let mut records: Vec<String> = machines().iter().map(machine).collect();
     records.push(map);
     vec![join(records), join(vec![group.clone()]), join(vec![group, config]), join(vec![node.clone(), node])]
@@ -130,12 +132,12 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 fn records_from(objects: &[(String, Value)]) {
-    fn of<T: serde::de::DeserializeOwned>(objects: &[(String, Value)], wanted: &str) -> Vec<T> {
+    fn of_kind<T: serde::de::DeserializeOwned>(objects: &[(String, Value)], wanted: &str) -> Vec<T> {
         let values = objects.iter().filter(|(kind, _)| kind == wanted).map(|(_, object)| object.clone());
         values.filter_map(|object| serde_json::from_value(object).ok()).collect()
     }
     let (nodes, maps): (Vec<VPSieNode>, Vec<ConfigMap>) =
-        (of(objects, "VPSieNode"), of(objects, "ConfigMap"));
+        (of_kind(objects, "VPSieNode"), of_kind(objects, "ConfigMap"));
     if nodes.is_empty() && maps.is_empty() {
         return;
     }
@@ -153,7 +155,8 @@ async fn loops(objects: Vec<(String, Value)>) {
     let declared = FleetConfig { declaration: vec![group()].into(), settings: FleetSettings::default() };
     let (writer, handle) =
         FleetWriter::load(Arc::new(store), Arc::new(Fixed), declared, 1, AuditLog::default()).await.unwrap();
-    let (client, shutdown) = (server(objects), CancellationToken::new());
+    let client = server(objects);
+    let shutdown = CancellationToken::new();
     let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));
     let view = NodesView::default();
     let groups = NodeGroups::new(handle.clone(), Arc::new(Fixed), view, client, NAMESPACE, None, |_| ());

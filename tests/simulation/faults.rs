@@ -20,7 +20,8 @@ impl World {
         let what = self.rng.random_range(0..24);
         match what {
             0..4 => {
-                let (web, batch) = (self.rng.random_range(0..9), self.rng.random_range(0..6));
+                let web = self.rng.random_range(0..9);
+                let batch = self.rng.random_range(0..6);
                 self.trace(&("load", web, batch));
                 self.cluster.deploy("web", web, self.pod(1500));
                 self.cluster.deploy("batch", batch, self.pod(500));

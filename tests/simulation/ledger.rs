@@ -209,7 +209,8 @@ impl Requests {
     /// Its answer reached the provider, or did not.
     pub(crate) fn end(&self, mut creation: Creation, accepted: Option<bool>, simulator: &Simulator) {
         creation.state = None;
-        let (group, begun) = (creation.group, creation.begun);
+        let group = creation.group;
+        let begun = creation.begun;
         let mut state = self.state.lock().unwrap();
         let known: BTreeSet<u64> = state.accepted.iter().map(|accepted| accepted.vm).collect();
         match accepted {

@@ -40,7 +40,7 @@ enum Stage {
 }
 
 impl Stage {
-    fn of(machine: &Machine) -> Self {
+    fn of_machine(machine: &Machine) -> Self {
         match machine.phase {
             Phase::Pending => Self::Pending,
             Phase::Creating { vm: None, .. } => Self::Creating,
@@ -157,7 +157,7 @@ impl Liveness {
         conditions: &Conditions<'_>,
         now: Instant,
     ) -> Result<(), String> {
-        let stage = Stage::of(machine);
+        let stage = Stage::of_machine(machine);
         let entry = self.machines.entry(machine.id.clone()).or_insert((stage, now));
         if entry.0 != stage {
             if let Phase::Failed { failure, .. } = &machine.phase

@@ -26,7 +26,8 @@ impl World {
             self.simulator.set_capacity(None, SMALL, Some(0)).map_err(|e| e.to_string())?;
         }
         self.start_again().await?;
-        let (web, batch) = (self.rng.random_range(1..6), self.rng.random_range(0..4));
+        let web = self.rng.random_range(1..6);
+        let batch = self.rng.random_range(0..4);
         self.cluster.deploy("web", web, self.pod(1500));
         self.cluster.deploy("batch", batch, self.pod(500));
         for step in 0..FAULT_FREE_STEPS {

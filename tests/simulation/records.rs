@@ -199,7 +199,8 @@ fn touch(kube: &FakeKube, plural: &str, name: &str) {
 
 /// What requests to the API server meet while it is flaky.
 fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
-    let (server, state) = (kube.clone(), Arc::clone(state));
+    let server = kube.clone();
+    let state = Arc::clone(state);
     let rng = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5707));
     kube.on_request(move |asked: &ApiRequest| {
         let refused = state.refused.lock().unwrap().clone();

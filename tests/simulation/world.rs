@@ -113,7 +113,8 @@ impl World {
         let sizes_told = each_size_differs && matches!(shapes.nodes, Nodes::Rich | Nodes::MastersSlaves);
         let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
         hazards.apply(&simulator, &mut rng);
-        let (countdown, violations) = (CrashCountdown::default(), Violations::default());
+        let countdown = CrashCountdown::default();
+        let violations = Violations::default();
         let store = FaultyStore::new(store_kind, seed, &clock, countdown.clone(), bug);
         let network = Network {
             simulator: simulator.clone(),
@@ -216,7 +217,8 @@ impl World {
         if self.hazards.has(Hazard::YearAhead) {
             self.days_later().await?;
         }
-        let (vms, gone) = (self.simulator.vms(), self.simulator.gone());
+        let vms = self.simulator.vms();
+        let gone = self.simulator.gone();
         let ours = |kind: VmKind| kind == VmKind::Worker;
         self.stats.deleted = gone.iter().filter(|vm| ours(vm.vm.kind)).count() as u64;
         self.stats.created = self.stats.deleted + vms.iter().filter(|vm| ours(vm.vm.kind)).count() as u64;

@@ -73,7 +73,7 @@ impl World {
         this
     }
 
-    fn put(&self, keys: &[(&str, &str)]) {
+    fn write_secret(&self, keys: &[(&str, &str)]) {
         let value = |text: &str| ByteString(text.as_bytes().to_vec());
         let data: BTreeMap<_, _> = keys.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
         let mut secret = json!(Secret { data: Some(data), ..Secret::default() });
@@ -131,16 +131,16 @@ async fn pass(seconds: u64) {
 #[tokio::test(start_paused = true)]
 async fn new_credentials_are_used_once_vpsie_accepts_them() {
     let world = World::from_secret();
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(5).await;
     assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 0], true)));
 
     world.simulator.set_token("second".into());
-    world.put(&[("token", "second\n")]);
+    world.write_secret(&[("token", "second\n")]);
     pass(5).await;
     assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([2, 0, 0, 0], true)));
     // Unchanged credentials are not checked again.
-    world.put(&[("token", "second")]);
+    world.write_secret(&[("token", "second")]);
     world.kube.cut_watches();
     pass(600).await;
     assert_eq!(world.counted(), ([2, 0, 0, 0], true));
@@ -151,9 +151,9 @@ async fn new_credentials_are_used_once_vpsie_accepts_them() {
 #[tokio::test(start_paused = true)]
 async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
     let world = World::from_secret();
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(5).await;
-    world.put(&[("token", "second")]);
+    world.write_secret(&[("token", "second")]);
     pass(5).await;
     assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 1, 0, 0], false)));
     let refused = "Warning CredentialsRefused: VPSie refuses the credentials: VPSie refused the API token; \
@@ -168,10 +168,10 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
     assert_eq!((world.reply().await.as_str(), world.counted().1), ("welcome", true));
 
     // After the change is reverted, no check is needed.
-    world.put(&[("token", "third")]);
+    world.write_secret(&[("token", "third")]);
     pass(5).await;
     assert!(!world.metrics.is_valid());
-    world.put(&[("token", "second")]);
+    world.write_secret(&[("token", "second")]);
     pass(3600).await;
     assert_eq!(world.counted(), ([2, 8, 0, 0], true));
 }
@@ -179,11 +179,11 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
     let world = World::from_secret();
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(5).await;
     world.simulator.set_outage(true);
     world.simulator.set_token("second".into());
-    world.put(&[("token", "second")]);
+    world.write_secret(&[("token", "second")]);
     pass(600).await;
     let ([accepted, refused, unknown, _], valid) = world.counted();
     assert_eq!((accepted, refused, valid), (1, 0, true));
@@ -196,10 +196,10 @@ async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
 #[tokio::test(start_paused = true)]
 async fn newer_credentials_take_the_place_of_those_that_wait() {
     let world = World::from_secret();
-    world.put(&[("token", "wrong")]);
+    world.write_secret(&[("token", "wrong")]);
     world.simulator.set_outage(true);
     pass(30).await;
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(1).await;
     world.simulator.set_outage(false);
     pass(120).await;
@@ -216,7 +216,7 @@ async fn without_any_credentials_calls_say_why() {
     assert!(reply.contains("Secret vpsie-system/vpsie-secret does not exist"), "{reply}");
     assert_eq!(world.hosts.lock().unwrap().len(), 0);
 
-    world.put(&[("token", "second")]);
+    world.write_secret(&[("token", "second")]);
     pass(5).await;
     let reply = world.reply().await;
     let want = "VPSie refuses the credentials of Secret vpsie-system/vpsie-secret";
@@ -231,17 +231,17 @@ async fn without_any_credentials_calls_say_why() {
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
     let world = World::from_secret();
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(5).await;
     world.kube.delete("secrets", NAMESPACE, NAME).unwrap();
     pass(5).await;
     assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 1], false)));
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(5).await;
     assert_eq!(world.counted(), ([1, 0, 0, 1], true));
     // Earlier, it would be part of the same event series.
     pass(600).await;
-    world.put(&[("token", "first"), ("clientId", "hunter2")]);
+    world.write_secret(&[("token", "first"), ("clientId", "hunter2")]);
     pass(5).await;
     assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", ([1, 0, 0, 2], false)));
     let events = world.events();
@@ -254,10 +254,10 @@ async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_of_the_secret_that_died_silently_is_replaced_soon() {
     let world = World::from_secret();
-    world.put(&[("token", "wrong")]);
+    world.write_secret(&[("token", "wrong")]);
     pass(5).await;
     world.kube.silence_watches();
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(55).await;
     assert_eq!(world.reply().await, "welcome");
 }
@@ -265,13 +265,13 @@ async fn a_watch_of_the_secret_that_died_silently_is_replaced_soon() {
 #[tokio::test(start_paused = true)]
 async fn a_url_beside_the_credentials_is_where_they_go() {
     let world = World::from_secret();
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(5).await;
-    world.put(&[("token", "first"), ("url", "https://other.test")]);
+    world.write_secret(&[("token", "first"), ("url", "https://other.test")]);
     pass(5).await;
     world.hosts.lock().unwrap().clear();
     assert_eq!(world.reply().await, "welcome");
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     pass(5).await;
     assert_eq!(world.reply().await, "welcome");
     let mut hosts = world.hosts.lock().unwrap().clone();
@@ -283,7 +283,7 @@ async fn a_url_beside_the_credentials_is_where_they_go() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_fails_is_tried_again() {
     let world = World::from_secret();
-    world.put(&[("token", "first")]);
+    world.write_secret(&[("token", "first")]);
     world.kube.set_down(true);
     pass(60).await;
     assert!(world.reply().await.contains("the Secret was not read yet"));
@@ -349,14 +349,14 @@ async fn a_client_id_replaces_a_token_and_no_secret_is_logged() {
     let _guard = tracing::subscriber::set_default(subscriber);
     let world = World::from_secret();
     world.simulator.set_token("hunter1".into());
-    world.put(&[("token", "hunter1")]);
+    world.write_secret(&[("token", "hunter1")]);
     pass(5).await;
     for (id, secret, counted) in [
         (DEFAULT_CLIENT_ID, "hunter2", ([1, 1, 0, 0], false)),
         (DEFAULT_CLIENT_ID, "hunter 2", ([1, 1, 0, 1], false)),
         (DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, ([2, 1, 0, 1], true)),
     ] {
-        world.put(&[("clientId", id), ("clientSecret", secret)]);
+        world.write_secret(&[("clientId", id), ("clientSecret", secret)]);
         pass(5).await;
         assert_eq!((world.reply().await.as_str(), world.counted()), ("welcome", counted));
     }

@@ -20,7 +20,7 @@ async fn a_worker_becomes_a_machine_only_once_its_node_is_ready() {
     disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let adopting = NodeGroup { adopt: true, ..group() };
     let declared = FleetConfig { declaration: vec![adopting].into(), settings: FleetSettings::default() };
-    let mut process = Process::of(disk, declared).await;
+    let mut process = Process::with_disk(disk, declared).await;
     process.vpsie.state().nodes.push(node(999, SizeId(2)));
     let kube = FakeKube::new(|| SystemClock.now());
     register(&kube, "False");

@@ -45,14 +45,14 @@ impl Simulated {
         let backend: Arc<dyn Backend> = Arc::new(ManagedBackend::new(client, managed));
         let mut declared = declared();
         declared.declaration.groups[0].pools = vec![POOL.parse().unwrap()];
-        let mut process = Process::of(Disk::default(), declared).await;
+        let mut process = Process::with_disk(Disk::default(), declared).await;
         process.start_with(&backend);
         process.watch_prices_of(backend, Duration::from_mins(30));
         seconds(60).await;
         Self { process, simulator, calls }
     }
 
-    fn take(&self) -> (usize, BTreeMap<String, usize>) {
+    fn take_counts(&self) -> (usize, BTreeMap<String, usize>) {
         let calls = std::mem::take(&mut *self.calls.lock().unwrap());
         (calls.values().sum(), calls)
     }
@@ -72,14 +72,14 @@ impl Simulated {
 async fn a_node_costs_few_calls() {
     for (nodes, allowed) in [(1, 10), (10, 30), (50, 150)] {
         let world = Simulated::new().await;
-        world.take();
+        world.take_counts();
         world.process.increase(POOL, nodes).await;
         let up = world.wait_until_running().await;
-        let (made, kinds) = world.take();
+        let (made, kinds) = world.take_counts();
         println!("{nodes} up in {up} s: {made} calls, {kinds:?}");
         world.process.delete_all(POOL).await;
         let down = world.wait_until_running().await;
-        let (removed, kinds) = world.take();
+        let (removed, kinds) = world.take_counts();
         println!("{nodes} down in {down} s: {removed} calls, {kinds:?}");
         assert_eq!(world.simulator.worker_count(), 0);
         assert!(made <= allowed && removed <= allowed, "{nodes}: {made} and {removed} calls");
@@ -92,9 +92,9 @@ async fn an_idle_hour_costs_its_listings() {
     world.process.increase(POOL, 5).await;
     world.wait_until_running().await;
     seconds(120).await;
-    world.take();
+    world.take_counts();
     seconds(3600).await;
-    let (all, kinds) = world.take();
+    let (all, kinds) = world.take_counts();
     println!("idle hour: {all} calls, {kinds:?}");
     assert!(all <= 123, "{kinds:?}");
 }
@@ -104,17 +104,17 @@ async fn an_outage_of_two_minutes_gets_few_calls() {
     let world = Simulated::new().await;
     world.process.increase(POOL, 40).await;
     world.wait_until_running().await;
-    world.take();
+    world.take_counts();
     world.simulator.set_outage(true);
     world.process.delete_all(POOL).await;
     world.process.increase(POOL, 40).await;
     seconds(120).await;
-    let (all, kinds) = world.take();
+    let (all, kinds) = world.take_counts();
     println!("outage: {all} calls, {kinds:?}");
     assert!(all <= 30, "{kinds:?}");
     world.simulator.set_outage(false);
     let after = world.wait_until_running().await;
-    println!("settled {after} s after it, {:?}", world.take());
+    println!("settled {after} s after it, {:?}", world.take_counts());
     assert_eq!(world.simulator.worker_count(), 40);
     assert!(after < 240, "{after}");
 }

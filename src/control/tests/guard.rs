@@ -41,7 +41,7 @@ async fn begin(misread: bool) -> Process {
     disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
     let mut process =
-        Process::of(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
+        Process::with_disk(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
     process.vpsie.state().nodes.push(node(999, SizeId(2)));
     let vpsie: Arc<dyn Backend> =
         if misread { Arc::new(Misread(process.vpsie.clone())) } else { process.vpsie.clone() };
@@ -181,7 +181,7 @@ async fn takes_no_known_node_for_its_own_after_a_restart() {
     process.stop().await;
     let declaration = vec![NodeGroup { max: 2, ..group() }].into();
     let mut process =
-        Process::of(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
+        Process::with_disk(disk, FleetConfig { declaration, settings: FleetSettings::default() }).await;
     let guarded = GuardedBackend::new(vpsie, process.handle.clone(), None, Events::default());
     process.start_with(&(Arc::new(guarded) as Arc<dyn Backend>));
     hours(1).await;

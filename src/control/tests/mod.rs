@@ -252,10 +252,10 @@ impl Process {
     }
 
     async fn on(disk: Disk) -> Self {
-        Self::of(disk, declared()).await
+        Self::with_disk(disk, declared()).await
     }
 
-    async fn of(disk: Disk, declared: FleetConfig) -> Self {
+    async fn with_disk(disk: Disk, declared: FleetConfig) -> Self {
         let clock = Arc::new(TokioClock(Instant::now()));
         let store = Arc::new(disk.clone());
         let (writer, handle) =

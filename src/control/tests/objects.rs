@@ -62,7 +62,7 @@ impl Cluster {
         Self { kube, handle, clusters, target, store, tasks }
     }
 
-    pub(super) fn put(&self, name: &str, more: &Value) {
+    pub(super) fn save_node_group(&self, name: &str, more: &Value) {
         let mut spec = json!({
             "minNodes": 0, "maxNodes": 4, "datacenterID": "ams1", "resourceIdentifier": "c-1",
             "offeringIDs": ["small"],
@@ -148,7 +148,7 @@ pub(super) fn running(n: u32) -> Machine {
 async fn changes_of_node_groups_are_in_force() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.until("they were read", |c| *c.target.borrow() == ClusterTarget::None).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL) == Some(4)).await;
     assert_eq!(*cluster.clusters.lock().unwrap(), ["c-1".into()]);
     cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
@@ -164,7 +164,7 @@ async fn changes_of_node_groups_are_in_force() {
     let message = cluster.condition("web", "Ready")["message"].as_str().unwrap().to_owned();
     assert!(message.starts_with("spec.minNodes: is 3, must be at most maxNodes"), "{message}");
 
-    cluster.put("batch", &json!({"resourceIdentifier": "c-2"}));
+    cluster.save_node_group("batch", &json!({"resourceIdentifier": "c-2"}));
     cluster
         .until("another cluster is refused", |c| {
             c.condition("batch", "Ready")["message"].as_str().is_some_and(|m| m.contains("must be \"c-1\""))
@@ -182,7 +182,7 @@ async fn the_cluster_is_published_once_its_node_groups_are_in_force() {
     let retire = move |_: &mut crate::fleet::Fleet, _, _: crate::fleet::Names<'_>| {
         vec![Change::SaveCatalog(Arc::new(catalog()))]
     };
-    cluster.put("web", &json!({"offeringIDs": ["small", "large"], "maxNodes": 7}));
+    cluster.save_node_group("web", &json!({"offeringIDs": ["small", "large"], "maxNodes": 7}));
     // The records are being written when the NodeGroups are read.
     let written = tokio::spawn(async move { handle.update(Cause::NodeGroupDeleted, retire).await });
     tokio::task::yield_now().await;
@@ -195,7 +195,7 @@ async fn the_cluster_is_published_once_its_node_groups_are_in_force() {
 #[tokio::test(start_paused = true)]
 async fn a_status_is_written_when_it_changes_and_not_otherwise() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
     tokio::time::sleep(Duration::from_mins(1)).await;
     let before = cluster.writes();
@@ -211,7 +211,7 @@ async fn a_status_is_written_when_it_changes_and_not_otherwise() {
 #[tokio::test(start_paused = true)]
 async fn a_deleted_node_group_waits_for_its_machines() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
-    cluster.put("web", &json!({"minNodes": 1}));
+    cluster.save_node_group("web", &json!({"minNodes": 1}));
     cluster.until("it is held", |c| c.object("web")["metadata"]["finalizers"].is_array()).await;
     cluster.kube.delete("nodegroups", NAMESPACE, "web").unwrap();
     cluster.until("it grows no more", |c| c.max(SMALL) == Some(1)).await;
@@ -240,7 +240,7 @@ async fn a_deleted_node_group_waits_for_its_machines() {
 #[tokio::test(start_paused = true)]
 async fn the_config_limits_all_of_them() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL) == Some(4)).await;
     let config = json!({
         "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig",
@@ -258,7 +258,7 @@ async fn the_config_limits_all_of_them() {
 #[tokio::test(start_paused = true)]
 async fn machines_hold_the_cluster_that_they_are_of() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
-    cluster.put("web", &json!({"resourceIdentifier": "c-2"}));
+    cluster.save_node_group("web", &json!({"resourceIdentifier": "c-2"}));
     cluster.until("another is refused", |c| c.condition("web", "Ready")["reason"] == "Invalid").await;
     assert_eq!(*cluster.clusters.lock().unwrap(), ["c-1".into()]);
 }
@@ -307,7 +307,7 @@ async fn a_vpsienode_deleted_without_a_watch_is_noticed() {
 #[tokio::test(start_paused = true)]
 async fn watches_of_objects_that_died_silently_are_replaced_soon() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
-    cluster.put("web", &json!({"offeringIDs": ["small"]}));
+    cluster.save_node_group("web", &json!({"offeringIDs": ["small"]}));
     cluster.until("it is known", |c| c.max(SMALL) == Some(4)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.kube.silence_watches();
@@ -324,7 +324,7 @@ async fn watches_of_objects_that_died_silently_are_replaced_soon() {
 #[tokio::test(start_paused = true)]
 async fn a_change_that_the_answer_to_a_status_write_shows_is_in_force() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;
     cluster.kube.hold_watches(true);
     cluster.edit("web", &json!({"maxNodes": 7}));
@@ -340,7 +340,7 @@ async fn a_change_that_the_answer_to_a_status_write_shows_is_in_force() {
 #[tokio::test(start_paused = true)]
 async fn an_annotation_of_a_node_group_is_in_force_at_once() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("it is known", |c| c.max(SMALL) == Some(4)).await;
     let annotation = json!({"metadata": {"annotations": {crate::fleet::names::RELEARN: "1"}}});
     cluster.kube.patch("nodegroups", NAMESPACE, "web", annotation).unwrap();

@@ -26,7 +26,7 @@ async fn process(group: NodeGroup, unmanaged: Option<UnmanagedNode>) -> (Process
     disk.memory.write(&unmanaged.map(Change::SaveUnmanaged).into_iter().collect::<Vec<_>>());
     let attempts = refuse_machines(&disk);
     let declared = FleetConfig { declaration: vec![group].into(), settings: FleetSettings::default() };
-    let mut process = Process::of(disk, declared).await;
+    let mut process = Process::with_disk(disk, declared).await;
     process.vpsie.state().nodes.push(node(999, SizeId(2)));
     process.start();
     (process, attempts)

@@ -36,7 +36,7 @@ async fn nothing_grows_before_the_config_is_read() {
     for code in [403, 500, 503] {
         let mut cluster = Cluster::new(Vec::new()).await;
         cluster.kube.put_object(config(&json!({"maxClusterWorkers": 0}))).unwrap();
-        cluster.put("web", &json!({}));
+        cluster.save_node_group("web", &json!({}));
         cluster.kube.fail(
             3,
             |request| request.path.contains("autoscalerconfigs") && !request.verb.writes(),
@@ -53,7 +53,7 @@ async fn nothing_grows_before_the_config_is_read() {
 #[tokio::test(start_paused = true)]
 async fn the_status_shows_that_the_config_was_not_read() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.kube.fail(
         u32::MAX,
         |request| request.path.contains("autoscalerconfigs") && !request.verb.writes(),
@@ -71,7 +71,7 @@ async fn the_status_shows_that_the_config_was_not_read() {
 #[tokio::test(start_paused = true)]
 async fn a_config_kind_that_does_not_exist_limits_nothing() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.kube.fail(
         u32::MAX,
         |request| request.path.contains("autoscalerconfigs"),
@@ -84,7 +84,7 @@ async fn a_config_kind_that_does_not_exist_limits_nothing() {
 async fn nothing_grows_while_the_config_is_unreadable() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.kube.put_object(config(&json!({"maxClusterWorkers": "a few"}))).unwrap();
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL).is_some()).await;
     assert_eq!(sizes_shown(&cluster, Duration::from_mins(1)).await, [Some(0)]);
     let status = status_of_config(&cluster);
@@ -99,7 +99,7 @@ async fn nothing_grows_while_the_config_is_unreadable() {
 async fn an_unreadable_config_stays_in_force_in_its_last_version() {
     let mut cluster = Cluster::new(Vec::new()).await;
     cluster.kube.put_object(config(&json!({"maxClusterWorkers": 2}))).unwrap();
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("it holds", |c| c.max(SMALL) == Some(2)).await;
     let limits = |limits: Value| json!({"spec": {"globalSettings": limits}});
     let unreadable = limits(json!({"maxClusterWorkers": "a few"}));
@@ -116,7 +116,7 @@ async fn an_unreadable_config_stays_in_force_in_its_last_version() {
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_node_group_stays_in_force_in_its_last_version() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
-    cluster.put("web", &json!({"minNodes": 1}));
+    cluster.save_node_group("web", &json!({"minNodes": 1}));
     cluster.until("it holds", |c| c.max(SMALL) == Some(4)).await;
     cluster.edit("web", &json!({"deletionPolicy": "Snapshot", "maxNodes": 9}));
     cluster
@@ -140,7 +140,7 @@ async fn machines_stay_while_their_node_group_is_not_understood() {
         (json!({"minNodes": 9}), "Invalid"),
     ] {
         let mut cluster = Cluster::new(vec![running(1), running(2)]).await;
-        cluster.put("web", &more);
+        cluster.save_node_group("web", &more);
         cluster.until("the condition is written", |c| c.condition("web", "Ready")["reason"] == reason).await;
         let limits = cluster.handle.read(|fleet| fleet.limits(fleet.pool(SMALL).unwrap()));
         assert_eq!((limits.min, limits.max, limits.target), (2, 2, 2), "{reason}");
@@ -157,7 +157,7 @@ async fn machines_stay_while_their_node_group_is_not_understood() {
 #[tokio::test(start_paused = true)]
 async fn a_deleted_unreadable_node_group_ends_once_it_is_empty() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.put("web", &json!({}));
+    cluster.save_node_group("web", &json!({}));
     cluster.until("it is held", |c| c.object("web")["metadata"]["finalizers"].is_array()).await;
     cluster.edit("web", &json!({"deletionPolicy": "Snapshot"}));
     cluster

@@ -104,7 +104,8 @@ fn compares_no_price_with_zero() {
 proptest! {
     #[test]
     fn a_saving_is_below_0_and_a_dearer_offer_never_saves(a in 1..10_000_000_i64, b in 1..10_000_000_i64) {
-        let (hours, price) = (HoursPerMonth::default(), |micros| UsdPerHour(Decimal::new(micros, 6)));
+        let hours = HoursPerMonth::default();
+        let price = |micros| UsdPerHour(Decimal::new(micros, 6));
         let above = Difference::between(price(a), price(b), hours).unwrap();
         let back = Difference::between(price(b), price(a), hours).unwrap();
         for amount in [above.hourly.0, above.monthly.0, above.percent] {

@@ -183,7 +183,7 @@ impl World {
         self.vms.push((node(self.made, size), ours));
     }
 
-    fn take(&mut self, changes: &[Change]) {
+    fn follow(&mut self, changes: &[Change]) {
         for change in changes {
             self.follower.apply(change);
         }
@@ -240,9 +240,9 @@ impl World {
         let shown = self.vms.len() - late.min(self.vms.len().saturating_sub(2));
         let nodes: Vec<_> = self.vms[..shown].iter().map(|(vm, _)| vm.clone()).collect();
         let changes = self.hand.observe(&mut self.fleet, &nodes);
-        self.take(&changes);
+        self.follow(&changes);
         let changes = self.hand.pass(&mut self.fleet);
-        self.take(&changes);
+        self.follow(&changes);
     }
 
     fn request(&mut self, replies: &[Reply]) {
@@ -254,7 +254,7 @@ impl World {
             if changes.is_empty() {
                 continue;
             }
-            self.take(&changes);
+            self.follow(&changes);
             let failure = |reason| Failure { reason, message: String::new() };
             let outcome = match reply {
                 Reply::Accepted => CreationOutcome::Accepted,
@@ -273,7 +273,7 @@ impl World {
                 self.make(class.size.0, true);
             }
             let changes = self.fleet.record_outcome(&id, outcome, self.hand.now, &self.hand.policy);
-            self.take(&changes);
+            self.follow(&changes);
         }
     }
 
@@ -289,7 +289,7 @@ impl World {
             }
             if accepted {
                 let changes = self.fleet.deletion_accepted(&machine.id, self.hand.now);
-                self.take(&changes);
+                self.follow(&changes);
             }
         }
     }
@@ -318,13 +318,13 @@ impl World {
                 }
                 let answer = self.hand.increase(&mut self.fleet, POOLS[*pool], *delta);
                 assert_eq!(answer.is_ok(), fits, "the maximum holds over the pools");
-                self.take(&answer.unwrap_or_default());
+                self.follow(&answer.unwrap_or_default());
             }
             Step::Decrease { pool, delta } => {
                 let before = target(&self.fleet, POOLS[*pool]);
                 let changes = self.fleet.decrease(POOLS[*pool], *delta).unwrap_or_default();
                 assert_eq!(before as usize - changes.len(), target(&self.fleet, POOLS[*pool]) as usize);
-                self.take(&changes);
+                self.follow(&changes);
             }
             Step::DeleteNth { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -334,7 +334,7 @@ impl World {
                 let changes = self.fleet.delete_nodes(&machine.pool.to_string(), &[node], now).unwrap();
                 let after = target(&self.fleet, &machine.pool.to_string());
                 assert_eq!(before - after, u32::from(machine.counts()), "one slot, once");
-                self.take(&changes);
+                self.follow(&changes);
             }
             Step::DeleteInWrongPool { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -356,7 +356,7 @@ impl World {
             Step::List { late } => self.list(*late),
             Step::EmptyList => {
                 let changes = self.hand.observe(&mut self.fleet, &[]);
-                self.take(&changes);
+                self.follow(&changes);
             }
             Step::Retire { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -364,12 +364,12 @@ impl World {
                 assert!(
                     !self.fleet.machines_to_delete().iter().any(|m| m.id == machine.id && machine.counts())
                 );
-                self.take(&changes);
+                self.follow(&changes);
             }
             Step::Drained { nth } => {
                 let Some(id) = self.fleet.machines().nth(*nth).map(|m| m.id.clone()) else { return };
                 let changes = self.fleet.note_drain(&id, DrainState::Done);
-                self.take(&changes);
+                self.follow(&changes);
             }
             Step::Close { policy } => self.close(*policy),
             Step::BrokenWrite { written, by_kind: grouped, survives } => {
@@ -380,7 +380,7 @@ impl World {
                     changes = by_kind(changes);
                 }
                 changes.truncate(*written);
-                self.take(&changes);
+                self.follow(&changes);
                 if *survives { self.reload() } else { self.crash() }
             }
             Step::RefusedWrite { nth } => {
@@ -391,7 +391,7 @@ impl World {
                 let refused: BTreeSet<RecordKey> = records.into_iter().skip(*nth).take(1).collect();
                 let held = DeferredChanges::new(&changes, refused);
                 changes.retain(|change| !held.contains(change));
-                self.take(&changes);
+                self.follow(&changes);
                 self.fleet = self.follower.clone();
             }
             Step::Wait { seconds } => self.hand.wait(Duration::from_secs(*seconds)),
@@ -437,7 +437,7 @@ impl World {
             self.request(&[Reply::Accepted; 8]);
             for id in self.fleet.machines().map(|m| m.id.clone()).collect::<Vec<_>>() {
                 let changes = self.fleet.note_drain(&id, DrainState::Done);
-                self.take(&changes);
+                self.follow(&changes);
             }
             self.delete(true, true);
             self.check();

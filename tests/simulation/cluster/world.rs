@@ -429,7 +429,9 @@ fn neighbour(id: u64) -> Value {
 
 /// The network to VPSie: a VM on whose ready Node pods run is not deleted.
 fn watched(simulator: &Simulator, kube: &FakeKube, violations: &Violations) -> Transport {
-    let (simulator, kube, violations) = (simulator.clone(), kube.clone(), violations.clone());
+    let simulator = simulator.clone();
+    let kube = kube.clone();
+    let violations = violations.clone();
     BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
         if request.method() == http::Method::DELETE && request.uri().path().contains("delete/slave") {
             let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();

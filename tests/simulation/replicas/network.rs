@@ -29,7 +29,8 @@ pub(super) fn client(
     clock: &VirtualClock,
     planted: Option<PlantedState>,
 ) -> kube::Client {
-    let (connection, clock) = (kube.connection(name), clock.clone());
+    let connection = kube.connection(name);
+    let clock = clock.clone();
     let service =
         tower::service_fn(move |request| carry(connection.clone(), clock.clone(), planted, request));
     kube::Client::new(service, NAMESPACE)
@@ -68,9 +69,11 @@ fn without_expired(body: &[u8], clock: &VirtualClock) -> Vec<u8> {
 
 /// A frozen process sends nothing.
 pub(super) fn frozen_client(client: &kube::Client, freezer: &Freezer) -> kube::Client {
-    let (inner, freezer) = (client.clone(), freezer.clone());
+    let inner = client.clone();
+    let freezer = freezer.clone();
     let service = tower::service_fn(move |request| {
-        let (client, freezer) = (inner.clone(), freezer.clone());
+        let client = inner.clone();
+        let freezer = freezer.clone();
         async move { freezer.run(client.send(request)).await.map_err(BoxError::from) }
     });
     kube::Client::new(service, NAMESPACE)
@@ -79,7 +82,8 @@ pub(super) fn frozen_client(client: &kube::Client, freezer: &Freezer) -> kube::C
 /// The same for VPSie.
 pub(super) fn frozen_transport(transport: Transport, freezer: Freezer) -> Transport {
     BoxCloneSyncService::new(tower::service_fn(move |request| {
-        let (transport, freezer) = (transport.clone(), freezer.clone());
+        let transport = transport.clone();
+        let freezer = freezer.clone();
         async move { freezer.run(transport.oneshot(request)).await }
     }))
 }
@@ -97,7 +101,7 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    fn look(&self, method: &Method, path: &str) {
+    fn check_call(&self, method: &Method, path: &str) {
         if matches!(*method, Method::GET | Method::HEAD) {
             return;
         }
@@ -113,11 +117,13 @@ impl Witness {
     }
 
     pub(super) fn client(&self, client: &kube::Client) -> kube::Client {
-        let (inner, witness) = (client.clone(), self.clone());
+        let inner = client.clone();
+        let witness = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
-            let (client, witness) = (inner.clone(), witness.clone());
+            let client = inner.clone();
+            let witness = witness.clone();
             async move {
-                witness.look(request.method(), request.uri().path());
+                witness.check_call(request.method(), request.uri().path());
                 client.send(request).await.map_err(BoxError::from)
             }
         });
@@ -128,9 +134,10 @@ impl Witness {
     pub(super) fn transport(&self, transport: Transport) -> Transport {
         let witness = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
-            let (transport, witness) = (transport.clone(), witness.clone());
+            let transport = transport.clone();
+            let witness = witness.clone();
             async move {
-                witness.look(request.method(), request.uri().path());
+                witness.check_call(request.method(), request.uri().path());
                 let sent = tokio::spawn(transport.oneshot(request)).await;
                 sent.unwrap_or_else(|broken| Err(TransportError::Lost(broken.to_string())))
             }

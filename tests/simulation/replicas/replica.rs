@@ -141,7 +141,8 @@ impl Replica {
         let service = CloudProviderService::new(handle.clone());
         *self.channel.server.lock().unwrap() = Some(CloudProviderServer::new(service));
         *self.channel.freezer.lock().unwrap() = self.freezer.clone();
-        let (identity, freezer) = (identity.to_owned(), self.freezer.clone());
+        let identity = identity.to_owned();
+        let freezer = self.freezer.clone();
         *self.serving.0.lock().unwrap() = Some(Serves { identity, handle, freezer });
     }
 

@@ -72,7 +72,9 @@ impl World {
         let simulator = Simulator::new(config, Arc::new(clock.clone())).map_err(|e| e.to_string())?;
         let now = clock.clone();
         let kube = FakeKube::new(move || now.now());
-        let (violations, serving, led) = (Violations::default(), Serving::default(), Led::default());
+        let violations = Violations::default();
+        let serving = Serving::default();
+        let led = Led::default();
         let channel = CaChannel {
             server: Arc::default(),
             violations: violations.clone(),
@@ -190,7 +192,8 @@ impl World {
         }
         match self.rng.random_range(0..24) {
             0..5 => {
-                let (web, batch) = (self.rng.random_range(0..9), self.rng.random_range(0..6));
+                let web = self.rng.random_range(0..9);
+                let batch = self.rng.random_range(0..6);
                 self.trace(&("load", web, batch));
                 self.cluster.deploy("web", web, self.pod(1500));
                 self.cluster.deploy("batch", batch, self.pod(500));
@@ -304,7 +307,8 @@ impl World {
 
     /// What is recorded now, past all faults.
     fn recorded(&self) -> Records {
-        let (nodes, maps) = (self.kube.all::<VPSieNode>(), self.kube.all::<ConfigMap>());
+        let nodes = self.kube.all::<VPSieNode>();
+        let maps = self.kube.all::<ConfigMap>();
         records_of(&nodes, &maps)
     }
 
