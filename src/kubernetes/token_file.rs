@@ -44,7 +44,8 @@ impl TokenFile {
         Self { path, read: Mutex::default() }
     }
 
-    /// The value of `Authorization`. If the file can no longer be read, the last token stays in use.
+    /// The value of `Authorization`. If the file can no longer be read, the last token stays in use, and the file is read
+    /// again at the same interval.
     pub(super) async fn authorization(&self) -> Result<HeaderValue, TokenFileError> {
         let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, value)) = &known
@@ -52,18 +53,16 @@ impl TokenFile {
         {
             return Ok(value.clone());
         }
-        match (self.read_again().await, known) {
-            (Ok(value), _) => {
-                let read = Some((Instant::now(), value.clone()));
-                *self.read.lock().unwrap_or_else(PoisonError::into_inner) = read;
-                Ok(value)
-            }
+        let value = match (self.read_again().await, known) {
+            (Ok(value), _) => value,
             (Err(error), Some((_, value))) => {
                 tracing::warn!(%error, "cannot read the Kubernetes token; the last token stays in use");
-                Ok(value)
+                value
             }
-            (Err(error), None) => Err(error),
-        }
+            (Err(error), None) => return Err(error),
+        };
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), value.clone()));
+        Ok(value)
     }
 
     async fn read_again(&self) -> Result<HeaderValue, TokenFileError> {
@@ -102,5 +101,10 @@ mod tests {
         std::fs::remove_file(file.path()).unwrap();
         tokio::time::sleep(REREAD_INTERVAL).await;
         assert_eq!(token.authorization().await.unwrap(), "Bearer new");
+        // A failed read is repeated, and reported, at the same interval.
+        std::fs::write(file.path(), "late\n").unwrap();
+        assert_eq!(token.authorization().await.unwrap(), "Bearer new");
+        tokio::time::sleep(REREAD_INTERVAL).await;
+        assert_eq!(token.authorization().await.unwrap(), "Bearer late");
     }
 }

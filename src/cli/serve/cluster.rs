@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::components::{
@@ -31,6 +32,8 @@ use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
 
 /// Wait between attempts to read the records at start.
 const LOAD_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval of the warning about the same error of that read.
+const LOAD_WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Time for another replica to take over the released Lease.
 const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -208,6 +211,7 @@ impl LeaderComponents {
     /// Reads the records, with retries. None if the process must end first.
     async fn load(&self, settings: &Settings, audit_log: crate::control::AuditLog) -> Option<LoadedRecords> {
         let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
+        let mut logged: Option<(Instant, String)> = None;
         let (writer, handle) = loop {
             let declared =
                 FleetConfig { declaration: Declaration::default(), settings: settings.fleet.clone() };
@@ -219,7 +223,14 @@ impl LeaderComponents {
                 Ok(loaded) => break loaded,
                 Err(error) => error,
             };
-            tracing::warn!(%error, "cannot read the records; retrying");
+            let message = error.to_string();
+            let is_news = logged
+                .as_ref()
+                .is_none_or(|(at, known)| *known != message || at.elapsed() >= LOAD_WARNING_INTERVAL);
+            if is_news {
+                tracing::warn!(error = message, "cannot read the records; retrying");
+                logged = Some((Instant::now(), message));
+            }
             self.run_while_leading(tokio::time::sleep(LOAD_RETRY_INTERVAL)).await?;
         };
         let datacenter = handle.read(|fleet| fleet.machines().next().map(|m| m.pool.datacenter.clone()));
