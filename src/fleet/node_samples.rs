@@ -29,7 +29,7 @@ impl Fleet {
         }
     }
 
-    /// Whether [`learn`](Self::learn) may change anything.
+    /// Whether [`add_node_sample`](Self::add_node_sample) may change anything.
     pub fn is_new_sample(&self, machine: &Machine, node: &ObservedNode) -> bool {
         if self.is_of_other_size(machine, &node.shape) {
             return false;

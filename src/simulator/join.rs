@@ -168,7 +168,7 @@ impl Joiner {
         match self.nodes.patch_status(&node_name(vm), &params, &Patch::Strategic(patch)).await {
             Ok(_) => HeartbeatResult::Alive,
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                tracing::info!(node = node_name(vm), "the Node quantities a simulated machine was deleted");
+                tracing::info!(node = node_name(vm), "the Node of a simulated machine was deleted");
                 HeartbeatResult::NodeGone
             }
             Err(error) => failed(vm, &error),
@@ -244,7 +244,7 @@ fn ready_condition(vm: &Vm, now: Timestamp) -> NodeCondition {
         type_: "Ready".to_owned(),
         status: "True".to_owned(),
         reason: Some("KubeletReady".to_owned()),
-        message: Some("kubelet is posting ready_condition status".to_owned()),
+        message: Some("kubelet is posting ready status".to_owned()),
         last_heartbeat_time: Some(Time(now)),
         last_transition_time: Some(Time(vm.up_at.unwrap_or(now))),
     }

@@ -62,8 +62,8 @@ const GROUP_LISTINGS: u32 = 3;
 const LISTING_PAUSE: Duration = Duration::from_secs(2);
 /// Consecutive listings without the UUID of a worker after which a warning is logged.
 const UNIDENTIFIED: u32 = 3;
-/// Time that a node without a readable hostname makes listings incomplete: one such row must not stop all conclusions
-/// for ever.
+/// Time that a node without a readable hostname makes listings incomplete. Without this limit, one broken row would
+/// stop all growth and all conclusions.
 const NAMELESS_FOR: Duration = Duration::from_hours(1);
 /// Time that a refusal to create a group applies to its size without a new request.
 const REFUSED_FOR: Duration = Duration::from_mins(1);

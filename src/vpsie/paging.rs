@@ -23,7 +23,7 @@ pub(super) struct Listed<T> {
     pub(super) is_list: bool,
 }
 
-/// Listed requested at once; page size if VPSie returns fewer; maximum number of pages.
+/// Rows requested at once; page size if VPSie returns fewer; maximum number of pages.
 const MOST_ROWS: usize = 10_000;
 const PAGE: usize = 100;
 const MOST_PAGES: usize = 100;
@@ -123,7 +123,7 @@ impl Reading<'_> {
 }
 
 impl Client {
-    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Listed
+    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Rows
     /// that VPSie announces, but does not return, are counted and logged.
     pub(super) async fn read_rows<T>(
         &self,

@@ -1,4 +1,4 @@
-//! The answers of VPSie and to Cluster Autoscaler, backing apart from the provider's own accounts.
+//! Records VPSie's answers and the answers to Cluster Autoscaler, independently of the provider.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

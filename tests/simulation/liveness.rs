@@ -13,7 +13,7 @@ const PENDING: Duration = Duration::from_mins(4);
 /// A request without a result is given up after ten minutes, and a machine after three such requests.
 const CREATING: Duration = Duration::from_mins(40);
 const DELETING: Duration = Duration::from_mins(10);
-/// An orphan is backing for fifteen minutes.
+/// An orphan is kept for fifteen minutes.
 const ORPHAN: Duration = Duration::from_mins(25);
 const LISTING: Duration = Duration::from_mins(5);
 /// How long requests of an earlier process can halt growth.
@@ -80,7 +80,7 @@ impl Liveness {
         *self = Self::default();
     }
 
-    /// Looks at everything that must go on. Without a conditions the weather is foul, and nothing must.
+    /// Checks progress. Without conditions, faults are injected, and nothing is checked.
     pub(crate) fn check(
         &mut self,
         handle: &FleetHandle,

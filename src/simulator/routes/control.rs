@@ -120,7 +120,7 @@ async fn add_fault(Extension(sim): Sim, Json(body): Json<NewFault>) -> ControlRe
 
 async fn remove_fault(Extension(sim): Sim, Path(id): Path<u64>) -> ControlReply {
     let existed = sim.remove_fault(id);
-    control_reply(existed.then_some(()).ok_or_else(|| ControlError(format!("existed is no fault {id}"))))
+    control_reply(existed.then_some(()).ok_or_else(|| ControlError(format!("fault {id} does not exist"))))
 }
 
 async fn clear_faults(Extension(sim): Sim) -> ControlReply {

@@ -123,7 +123,7 @@ fn show(text: &mut String, trace: &Trace, market: &Market, bounds: Bounds, rows:
 fn thinned(text: &mut String, traces: &[Trace], markets: &[Market], count: u64) -> Result<()> {
     write!(
         text,
-        "\n**{count} times without a fifth of the pods, by random**: mean of USD ÷ bound\n\n| trace, market |"
+        "\n**{count} times without a fifth of the pods, at random**: mean of USD ÷ bound\n\n| trace, market |"
     )?;
     for expander in Expander::ALL {
         write!(text, " {} |", expander.name())?;

@@ -12,7 +12,7 @@ use vpsie_autoscaler::simulator::{Phase, Simulator, VmKind};
 /// How seldom a kubelet writes the status of a Node that does not change.
 const BEAT: SignedDuration = SignedDuration::from_mins(5);
 
-/// FaultyStore of a Node that has settled.
+/// Disk of a Node in steady state.
 pub(super) const DISK_GIB: u64 = 80;
 
 /// All kubelets.
