@@ -317,7 +317,7 @@ impl Provision {
             Err(BackendError::Unclear { message }) => {
                 tracing::warn!(
                     machine = %id,
-                    message,
+                    error = message,
                     "VPSie's reply to a request was lost; the nodes are listed before the next request"
                 );
                 CreationOutcome::Unclear
@@ -326,7 +326,7 @@ impl Provision {
                 CreationOutcome::Refused(Failure { reason, message: truncate_message(&message) })
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
-                tracing::warn!(machine = %id, message, "VPSie cannot create a VM now; the request is retried");
+                tracing::warn!(machine = %id, error = message, "VPSie cannot create a VM now; the request is retried");
                 self.creating.entry(class).or_insert_with(call_backoff).record_failure(retry_after);
                 CreationOutcome::Unavailable(Failure { reason, message: truncate_message(&message) })
             }

@@ -103,7 +103,7 @@ impl GrpcMetrics {
         self.seconds.get_or_create(&MethodLabels { method }).observe(elapsed.as_secs_f64());
         let micros = elapsed.as_micros() as u64;
         if let Some(status) = status {
-            tracing::warn!(method, code, micros, message = status.message(), "gRPC request failed");
+            tracing::warn!(method, code, micros, error = status.message(), "gRPC request failed");
         } else {
             tracing::debug!(method, code, micros, "gRPC request");
         }
