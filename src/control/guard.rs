@@ -142,7 +142,7 @@ impl GuardedBackend {
     /// Records the nodes that no request can have made: with each listing that shows new ones, and before each request.
     async fn record_known_before(&self) -> Result<(), BackendError> {
         let Some(Some(known)) = self.with_guard(|guard, _| guard.known_before().cloned()) else {
-            return Err(unavailable("VPSie's nodes have not been listed completely yet".to_owned()));
+            return Err(not_listed());
         };
         if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
             return Ok(());
@@ -229,7 +229,7 @@ impl Backend for GuardedBackend {
         let ticket = match permit {
             Some(Ok(ticket)) => ticket,
             Some(Err(halt)) => return Err(unavailable(halt.to_string())),
-            None => return Err(unavailable("VPSie's nodes were not listed yet".to_owned())),
+            None => return Err(not_listed()),
         };
         let answer = self.inner.create(request).await;
         let outcome = match &answer {
@@ -250,6 +250,10 @@ impl Backend for GuardedBackend {
         }
         answer
     }
+}
+
+fn not_listed() -> BackendError {
+    unavailable("VPSie's nodes have not been listed completely yet".to_owned())
 }
 
 fn unavailable(message: String) -> BackendError {

@@ -6,20 +6,25 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::age::age;
-use super::ids::Hostname;
+use super::ids::{Hostname, PoolId};
 use super::ledger::{AbandonedRef, AbandonedRequests, Ledger, MovedRequest};
 use super::listing::{ListedNode, NodeRole};
 use super::machine::{Machine, RequestRef};
 use super::policy::Policy;
 use super::record::Change;
 use super::state::Fleet;
+use crate::catalog::SizeId;
 
 /// How long a moved request is named. A write ends within seconds.
 const MOVED_KEPT: Duration = Duration::from_hours(1);
 
-/// Requests of one pool in the same hour share one entry, so a day has at most 25 entries per pool.
-fn hour(at: Timestamp) -> i64 {
-    at.as_second().div_euclid(3600)
+impl AbandonedRequests {
+    /// Whether a request belongs to this entry. Requests of one pool in the same hour share one, so a day has at most 25
+    /// entries per pool.
+    fn has(&self, pool: &PoolId, size: SizeId, at: Timestamp) -> bool {
+        let hour = |at: Timestamp| at.as_second().div_euclid(3600);
+        self.pool == *pool && self.size == size && hour(self.at) == hour(at)
+    }
 }
 
 impl Fleet {
@@ -65,10 +70,7 @@ impl Fleet {
         for at in forgotten {
             let request = RequestRef { machine: machine.id.clone(), at: *at };
             ledger.moved.push(MovedRequest { request, moved_at: now });
-            let together = |late: &&mut AbandonedRequests| {
-                late.pool == machine.pool && late.size == machine.size && hour(late.at) == hour(*at)
-            };
-            match ledger.abandoned.iter_mut().find(together) {
+            match ledger.abandoned.iter_mut().find(|late| late.has(&machine.pool, machine.size, *at)) {
                 Some(late) => {
                     late.at = late.at.max(*at);
                     late.count = late.count.saturating_add(1);
@@ -119,9 +121,7 @@ impl Fleet {
     /// The same of one entry. Derived, so that the record of the node is the only write that uses a request up.
     fn open_of(&self, late: &AbandonedRequests) -> u32 {
         let named = self.unmanaged.values().filter_map(|unmanaged| unmanaged.abandoned_request.as_ref());
-        let used = named.filter(|name| {
-            name.pool == late.pool && name.size == late.size && hour(name.at) == hour(late.at)
-        });
+        let used = named.filter(|name| late.has(&name.pool, name.size, name.at));
         late.count.saturating_sub(used.count() as u32)
     }
 

@@ -207,7 +207,10 @@ impl Maxima {
 /// The runaway guard.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    before: PriorRecords,
+    /// VMs of earlier processes that are not listed yet.
+    ours: BTreeSet<Hostname>,
+    /// Lost and abandoned requests of earlier processes, until the maxima are known.
+    late: u32,
     known: Option<BTreeSet<Hostname>>,
     seen: BTreeMap<Hostname, TrackedNode>,
     unseen: Vec<OpenCreation>,
@@ -231,9 +234,8 @@ impl Guard {
     /// A guard with the records of earlier processes. Without records, nodes of the first listing that are not results
     /// of requests count as existing before.
     pub fn new(before: PriorRecords) -> Self {
-        let mut guard = Self { known: before.known.clone(), before, ..Self::default() };
-        let accepted = guard.before.accepted;
-        let unclear = guard.before.unclear;
+        let PriorRecords { known, ours, accepted, unclear, late } = before;
+        let mut guard = Self { ours, late, known, ..Self::default() };
         for nth in 0..accepted.saturating_add(unclear) {
             guard.note_creation(Duration::ZERO, nth < accepted);
         }
@@ -265,7 +267,7 @@ impl Guard {
     /// Treats lost and abandoned requests of an earlier process as released, up to the bound. The rest are lost
     /// replies, which that process did not count either; counting them would halt growth for a day.
     fn release_abandoned(&mut self) {
-        let late = std::mem::take(&mut self.before.late).min(self.maxima.bound());
+        let late = std::mem::take(&mut self.late).min(self.maxima.bound());
         self.released.extend((0..late).map(|_| Duration::ZERO));
     }
 
@@ -287,7 +289,7 @@ impl Guard {
     /// Observes a listing.
     pub fn observe(&mut self, listed: &[ListedNode], now: Duration) {
         let names: BTreeSet<&Hostname> = listed.iter().map(|node| &node.hostname).collect();
-        let ours = &mut self.before.ours;
+        let ours = &mut self.ours;
         let begins = !std::mem::replace(&mut self.listed, true);
         let known = self.known.get_or_insert_with(|| {
             names.iter().filter(|name| !ours.contains(**name)).map(|name| (*name).clone()).collect()

@@ -51,15 +51,7 @@ pub(crate) fn read_unmanaged(text: &str) -> Result<UnmanagedNode, serde_json::Er
     }
     serde_json::from_str(text).or_else(|_| {
         let Known { hostname, id, first_seen } = serde_json::from_str(text)?;
-        Ok(UnmanagedNode {
-            hostname,
-            id,
-            first_seen,
-            kind: UnmanagedKind::Foreign,
-            awaited_by: None,
-            request: None,
-            abandoned_request: None,
-        })
+        Ok(UnmanagedNode::new(hostname, id, first_seen, UnmanagedKind::Foreign))
     })
 }
 
@@ -69,15 +61,8 @@ pub(crate) fn vm_of_unreadable(text: &str) -> Option<UnmanagedNode> {
     let vm = record.pointer("/phase/vm").filter(|vm| !vm.is_null()).unwrap_or(&record["vm"]);
     let first_seen = record["createdAt"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
     let id = vm["id"].as_str().map(VmId::from);
-    Some(UnmanagedNode {
-        hostname: Hostname::new(vm["hostname"].as_str()?),
-        id,
-        first_seen,
-        kind: UnmanagedKind::Foreign,
-        awaited_by: None,
-        request: None,
-        abandoned_request: None,
-    })
+    let hostname = Hostname::new(vm["hostname"].as_str()?);
+    Some(UnmanagedNode::new(hostname, id, first_seen, UnmanagedKind::Foreign))
 }
 
 /// Whether this version knows the value.

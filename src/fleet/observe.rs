@@ -50,7 +50,7 @@ impl Fleet {
                 self.drop_unmanaged(&mut changes, &node.hostname);
             } else if let Some(unmanaged) = self.unmanaged.get(&node.hostname).cloned() {
                 self.transient.missing.remove(&node.hostname);
-                if unmanaged.id.is_some() && node.id.is_some() && unmanaged.id != node.id {
+                if !node.can_have_id(unmanaged.id.as_ref()) {
                     // The same name with another UUID is another VM.
                     self.push_change(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
                     new_nodes.push(node);
@@ -119,8 +119,7 @@ impl Fleet {
         }
         let machine = self.machine_by_hostname(&node.hostname)?;
         // The same name with another UUID is another VM.
-        let other = node.id.is_some() && machine.vm().is_some_and(|vm| vm.id.is_some() && vm.id != node.id);
-        (!other).then_some(machine)
+        node.can_have_id(machine.vm().and_then(|vm| vm.id.as_ref())).then_some(machine)
     }
 
     /// Removes the unmanaged record of a VM that belongs to a machine. An interrupted write may have left both.
@@ -222,15 +221,11 @@ impl Fleet {
         kind: UnmanagedKind,
     ) {
         let known = self.unmanaged.get(&node.hostname).filter(|known| node.can_have_id(known.id.as_ref()));
+        let id = node.id.clone().or_else(|| known?.id.clone());
         let unmanaged = UnmanagedNode {
-            hostname: node.hostname.clone(),
-            id: node.id.clone().or_else(|| known?.id.clone()),
-            first_seen: now,
-            kind,
-            awaited_by: None,
             // An orphan that was recorded before keeps its request.
             request: known.and_then(|known| known.request.clone()),
-            abandoned_request: None,
+            ..UnmanagedNode::new(node.hostname.clone(), id, now, kind)
         };
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
@@ -344,15 +339,8 @@ impl Fleet {
             };
             Change::SaveMachine(machine)
         };
-        let unmanaged = UnmanagedNode {
-            hostname: vm.hostname,
-            id: vm.id,
-            first_seen: now,
-            kind: gone,
-            awaited_by: None,
-            request: vm.request,
-            abandoned_request: None,
-        };
+        let unmanaged =
+            UnmanagedNode { request: vm.request, ..UnmanagedNode::new(vm.hostname, vm.id, now, gone) };
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
         self.push_change(changes, change);
     }

@@ -138,6 +138,13 @@ pub struct UnmanagedNode {
     pub abandoned_request: Option<AbandonedRef>,
 }
 
+impl UnmanagedNode {
+    /// A node that is not the result of a known request.
+    pub fn new(hostname: Hostname, id: Option<VmId>, first_seen: Timestamp, kind: UnmanagedKind) -> Self {
+        Self { hostname, id, first_seen, kind, awaited_by: None, request: None, abandoned_request: None }
+    }
+}
+
 /// The kind of an unmanaged node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]

@@ -28,7 +28,7 @@ pub(super) struct TransientState {
     pub(super) in_flight: HashSet<MachineId>,
     /// Parts of a class that the last listing with workers showed.
     pub(super) shown: ShownAttributes,
-    /// Whether there was a listing before which no VM of a request can have been listed.
+    /// Whether requests are allowed: there was a complete listing, or nodes from before the first request are recorded.
     pub(super) listed: bool,
     /// Whether the last listing was complete.
     pub(super) listed_completely: bool,

@@ -68,13 +68,8 @@ impl Fleet {
             _ => {
                 let kind = UnmanagedKind::Orphan { pool: machine.pool.clone(), size: Some(machine.size) };
                 let orphan = UnmanagedNode {
-                    hostname: vm.hostname,
-                    id: vm.id,
-                    first_seen: now,
-                    kind,
-                    awaited_by: None,
                     request: vm.request,
-                    abandoned_request: None,
+                    ..UnmanagedNode::new(vm.hostname, vm.id, now, kind)
                 };
                 self.push_change(changes, Change::SaveUnmanaged(orphan));
             }

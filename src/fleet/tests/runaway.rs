@@ -536,8 +536,8 @@ fn a_hostname_of_an_adopted_worker_that_is_used_again_counts() {
     assert_eq!(guard.known_before().unwrap().len(), 1);
 }
 
-#[test]
-fn a_restart_during_incomplete_listings_halts_nothing() {
+/// A guard after a restart, the control plane and four VMs of ours. Its first listing lacked all workers.
+fn restarted_by_an_incomplete_listing() -> (Guard, Vec<ListedNode>) {
     let master = ListedNode { role: NodeRole::ControlPlane, ..node(1, 2) };
     let ours: Vec<ListedNode> = (11..15).map(|n| node(n, 2)).collect();
     let mut guard = Guard::new(PriorRecords {
@@ -547,11 +547,16 @@ fn a_restart_during_incomplete_listings_halts_nothing() {
     });
     let maxima = Maxima { groups: [("batch".into(), 20)].into(), cluster: None };
     guard.declare(&maxima, &[("batch".into(), 4)].into());
-    // The first listing after the restart lacks the hostnames of all workers.
     guard.observe(std::slice::from_ref(&master), Duration::ZERO);
+    (guard, [master].into_iter().chain(ours).collect())
+}
+
+#[test]
+fn a_restart_during_incomplete_listings_halts_nothing() {
+    let (mut guard, mut all) = restarted_by_an_incomplete_listing();
     let ticket = guard.permit(Duration::from_secs(5)).unwrap();
     guard.note_outcome(ticket, GuardOutcome::Accepted);
-    let all: Vec<ListedNode> = [master].into_iter().chain(ours).chain([node(20, 2)]).collect();
+    all.push(node(20, 2));
     guard.observe(&all, Duration::from_mins(5));
     let status = guard.status(Duration::from_mins(5));
     assert_eq!((status.halt, status.unexplained, status.counted), (None, 0, 5));
@@ -560,17 +565,7 @@ fn a_restart_during_incomplete_listings_halts_nothing() {
 
 #[test]
 fn a_restart_during_incomplete_listings_forgets_no_vm() {
-    let master = ListedNode { role: NodeRole::ControlPlane, ..node(1, 2) };
-    let ours: Vec<ListedNode> = (11..15).map(|n| node(n, 2)).collect();
-    let mut guard = Guard::new(PriorRecords {
-        known: Some([master.hostname.clone()].into()),
-        ours: ours.iter().map(|node| node.hostname.clone()).collect(),
-        ..PriorRecords::default()
-    });
-    let maxima = Maxima { groups: [("batch".into(), 20)].into(), cluster: None };
-    guard.declare(&maxima, &[("batch".into(), 4)].into());
-    guard.observe(std::slice::from_ref(&master), Duration::ZERO);
-    let all: Vec<ListedNode> = [master].into_iter().chain(ours).collect();
+    let (mut guard, all) = restarted_by_an_incomplete_listing();
     guard.observe(&all, Duration::from_mins(5));
     assert_eq!(guard.status(Duration::from_mins(5)).counted, 4, "{:?}", guard.known_before());
 }

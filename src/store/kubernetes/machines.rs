@@ -45,8 +45,8 @@ pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
 ///
 /// A request is removed when its VM was listed or when it failed; the status has that result and is written
 /// first. Otherwise the VM would be unknown, or the machine Creating without a request. A request that stays
-/// recorded too long is not used again, because the VM in the status names it. A new request is in the spec and makes the machine Creating
-/// whatever its status is.
+/// recorded too long is not used again, because the VM in the status names it. A new request is in the spec and makes
+/// the machine Creating whatever its status is.
 pub(super) fn order(stored: &VPSieNode, machine: &Machine) -> [Endpoint; 2] {
     if machine.requests.len() < stored.spec.requests.len() {
         [Endpoint::Status, Endpoint::Main]

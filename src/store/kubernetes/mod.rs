@@ -140,15 +140,7 @@ impl KubernetesStore {
             unreadable += 1;
             if let Some((hostname, id)) = VPSieNode::vm_of_unreadable(&object) {
                 let first_seen = created.unwrap_or_default();
-                untouchable.push(UnmanagedNode {
-                    hostname,
-                    id,
-                    first_seen,
-                    kind: UnmanagedKind::Foreign,
-                    awaited_by: None,
-                    request: None,
-                    abandoned_request: None,
-                });
+                untouchable.push(UnmanagedNode::new(hostname, id, first_seen, UnmanagedKind::Foreign));
             }
             if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
                 tracing::error!(
