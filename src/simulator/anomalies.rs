@@ -10,30 +10,30 @@ use super::span::Span;
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct AnomaliesConfig {
-    /// Whether every deletion of a worker is refused with 403, as for a token that may create and not delete.
+    /// Whether every deletion of a worker is refused with 403, as for a token that may only create.
     pub deletions_forbidden: bool,
-    /// How likely one request makes two workers, 0 to 1.
+    /// Probability that one request creates two workers, 0 to 1.
     pub duplicates: f64,
-    /// How likely a worker appears late, 0 to 1.
+    /// Probability that a worker is late, 0 to 1.
     pub late: f64,
-    /// How late such a worker is listed and up.
+    /// Delay until such a worker is listed and until it is up.
     pub late_by: Span,
-    /// How likely a deleted worker is listed and runs again, 0 to 1.
+    /// Probability that a deleted worker is listed and runs again, 0 to 1.
     pub returns: f64,
-    /// How long after it was gone such a worker returns.
+    /// Time from the end of such a worker until it is listed again.
     pub returns_after: Span,
-    /// How likely nothing shows the role of a worker, 0 to 1: no `role`, an unknown `node_type`, a hostname
-    /// without `-slave`.
+    /// Probability that no field shows the role of a worker, 0 to 1: no `role`, an unknown `node_type`, a
+    /// hostname without `-slave`.
     pub unknown_roles: f64,
-    /// How likely the account has another VM with the hostname of a worker, such as a restored backup, 0 to
-    /// 1.
+    /// Probability that the account has another VM with the hostname of a worker, such as a restored backup,
+    /// 0 to 1.
     pub namesakes: f64,
-    /// How long after a worker is listed in its cluster `storages/vms` lists it too.
-    pub uuid_told_after: Span,
-    /// Share of time in which the nodes of a cluster are listed incompletely, 0 to 1: rows without hostnames, or no list
-    /// of workers.
+    /// Time from the first listing of a worker in its cluster until `storages/vms` lists it with its UUID.
+    pub uuid_listed_after: Span,
+    /// Share of time in which the nodes of a cluster are listed incompletely, 0 to 1: rows without hostnames,
+    /// or no list of workers.
     pub incomplete_listings: f64,
-    /// Rows on a page of a list where the client asks for no number.
+    /// Rows on a page of a list if the request has no `limit`.
     pub page_rows: usize,
 }
 
@@ -48,7 +48,7 @@ impl Default for AnomaliesConfig {
             returns_after: Span::exactly(SignedDuration::from_mins(10)),
             unknown_roles: 0.0,
             namesakes: 0.0,
-            uuid_told_after: Span::ZERO,
+            uuid_listed_after: Span::ZERO,
             incomplete_listings: 0.0,
             page_rows: 20,
         }
@@ -56,11 +56,11 @@ impl Default for AnomaliesConfig {
 }
 
 impl AnomaliesConfig {
-    /// Checks what the types leave open.
+    /// Checks the ranges of the values.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let error =
             |field: &str, problem: String| Err(ConfigError { field: format!("anomalies.{field}"), problem });
-        for (name, chance) in [
+        for (name, probability) in [
             ("duplicates", self.duplicates),
             ("late", self.late),
             ("returns", self.returns),
@@ -68,18 +68,18 @@ impl AnomaliesConfig {
             ("namesakes", self.namesakes),
             ("incompleteListings", self.incomplete_listings),
         ] {
-            if !(0.0..=1.0).contains(&chance) {
-                return error(name, format!("{chance}: want 0 to 1"));
+            if !(0.0..=1.0).contains(&probability) {
+                return error(name, format!("must be 0 to 1, is {probability}"));
             }
         }
         if self.page_rows == 0 {
-            return error("pageRows", "0: want 1 or more".to_owned());
+            return error("pageRows", "must be 1 or more, is 0".to_owned());
         }
         Ok(())
     }
 }
 
-/// What a listing of nodes lacks for some minutes.
+/// The part that a listing of nodes lacks for some minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gap {
     /// The hostnames of these rows.
@@ -89,21 +89,21 @@ pub(super) enum Gap {
 }
 
 impl Gap {
-    /// Whether the row of the VM with this number has no hostname.
+    /// Returns true iff the row of the VM has no hostname.
     pub(super) fn hides_hostname(self, vm: u64) -> bool {
         matches!(self, Self::Hostnames(seed) if mix(seed ^ vm).is_multiple_of(2))
     }
 }
 
-/// Seconds that a gap lasts.
-const GAP: i64 = 5 * 60;
+/// Duration of a gap, seconds.
+const GAP_SECONDS: i64 = 5 * 60;
 
 impl AnomaliesConfig {
-    /// The gap of listings at this time. It depends on the time alone, so that listings draw no random numbers.
+    /// The gap of listings at this time. It depends on the time alone: listings draw no random numbers.
     pub(super) fn gap(&self, now: Timestamp) -> Option<Gap> {
-        let drawn = mix(now.as_second().div_euclid(GAP).unsigned_abs());
-        let happens = ((drawn >> 32) as f64) < self.incomplete_listings * f64::from(u32::MAX);
-        happens.then(|| if drawn.is_multiple_of(2) { Gap::Workers } else { Gap::Hostnames(drawn) })
+        let drawn = mix(now.as_second().div_euclid(GAP_SECONDS).unsigned_abs());
+        let is_gap = ((drawn >> 32) as f64) < self.incomplete_listings * f64::from(u32::MAX);
+        is_gap.then(|| if drawn.is_multiple_of(2) { Gap::Workers } else { Gap::Hostnames(drawn) })
     }
 }
 
@@ -115,9 +115,10 @@ fn mix(n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
-/// Whether it happens. Without a chance nothing is drawn, so that what else is drawn stays as it is.
-pub(super) fn happens(chance: f64, rng: &mut impl rand::RngExt) -> bool {
-    chance > 0.0 && rng.random_bool(chance)
+/// Returns true with the given probability. A probability of 0 draws no random number, so that other draws
+/// do not change.
+pub(super) fn draw_event(probability: f64, rng: &mut impl rand::RngExt) -> bool {
+    probability > 0.0 && rng.random_bool(probability)
 }
 
 #[cfg(test)]
@@ -128,7 +129,7 @@ mod tests {
     fn gaps_take_their_share_of_time() {
         let gaps = |share: f64| {
             let anomalies = AnomaliesConfig { incomplete_listings: share, ..AnomaliesConfig::default() };
-            let at = |window: i64| anomalies.gap(Timestamp::from_second(window * GAP).unwrap());
+            let at = |window: i64| anomalies.gap(Timestamp::from_second(window * GAP_SECONDS).unwrap());
             (0..1000).filter_map(at).collect::<Vec<_>>()
         };
         assert_eq!((gaps(0.0).len(), gaps(1.0).len()), (0, 1000));
@@ -139,11 +140,11 @@ mod tests {
     }
 
     #[test]
-    fn a_chance_is_0_to_1_and_a_page_has_rows() {
-        let chance = AnomaliesConfig { late: 1.5, ..AnomaliesConfig::default() };
-        assert_eq!(chance.validate().unwrap_err().to_string(), "anomalies.late: 1.5: want 0 to 1");
+    fn checks_probabilities_and_page_rows() {
+        let late = AnomaliesConfig { late: 1.5, ..AnomaliesConfig::default() };
+        assert_eq!(late.validate().unwrap_err().to_string(), "anomalies.late: must be 0 to 1, is 1.5");
         let page = AnomaliesConfig { page_rows: 0, ..AnomaliesConfig::default() };
-        assert_eq!(page.validate().unwrap_err().to_string(), "anomalies.pageRows: 0: want 1 or more");
+        assert_eq!(page.validate().unwrap_err().to_string(), "anomalies.pageRows: must be 1 or more, is 0");
         AnomaliesConfig::default().validate().unwrap();
     }
 }

@@ -31,13 +31,13 @@ pub struct SimulatorArgs {
     /// YAML file with objects and behaviour (docs/develop/simulator.md). Flags have precedence.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// File for the state, which survives restarts.
+    /// File that keeps the state across restarts.
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
     /// Overrides of the configuration.
     #[command(flatten)]
     pub world: WorldArgs,
-    /// Machines that join a cluster.
+    /// VMs that join a cluster.
     #[command(flatten)]
     pub join: JoinArgs,
 }
@@ -50,7 +50,7 @@ pub struct WorldArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Shape of the API where VPSie's clients contradict each other, such as nodes=rich. Repeatable.
-    #[arg(long = "shape", value_name = "NAME=VALUE", value_parser = shape)]
+    #[arg(long = "shape", value_name = "NAME=VALUE", value_parser = check_shape)]
     pub shapes: Vec<String>,
     /// Fault rule, such as 'POST **/add/slave/** lost p=0.1'. Repeatable.
     #[arg(long = "fault", value_name = "RULE")]
@@ -68,7 +68,7 @@ pub struct WorldArgs {
     #[arg(long, value_name = "P")]
     pub boot_failure: Option<f64>,
     /// Maximum number of VMs of an offer. Repeatable. Default: no limit
-    #[arg(long = "capacity", value_name = "[DATACENTER/]OFFER=N", value_parser = capacity)]
+    #[arg(long = "capacity", value_name = "[DATACENTER/]OFFER=N", value_parser = parse_capacity)]
     pub capacity: Vec<CapacityConfig>,
     /// Reply to a request without capacity. Default: refused
     #[arg(long, value_enum)]
@@ -96,9 +96,9 @@ pub struct WorldArgs {
     pub token: Option<SecretString>,
 }
 
-/// Machines that join a Kubernetes cluster.
+/// VMs that join a Kubernetes cluster.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Machines that join a cluster")]
+#[command(next_help_heading = "VMs that join a cluster")]
 pub struct JoinArgs {
     /// Kubeconfig of a cluster that running VMs join as Nodes.
     #[arg(long, value_name = "FILE")]
@@ -113,30 +113,35 @@ pub struct JoinArgs {
     #[arg(long, value_enum, default_value_t, requires = "kubeconfig")]
     pub join_heartbeat: Heartbeat,
     /// Annotation of every Node, such as kwok.x-k8s.io/node=fake. Repeatable.
-    #[arg(long = "join-annotation", value_name = "KEY=VALUE", value_parser = pair, requires = "kubeconfig")]
+    #[arg(
+        long = "join-annotation",
+        value_name = "KEY=VALUE",
+        value_parser = parse_key_value,
+        requires = "kubeconfig"
+    )]
     pub join_annotations: Vec<(String, String)>,
     /// Label of every Node. Repeatable.
-    #[arg(long = "join-label", value_name = "KEY=VALUE", value_parser = pair, requires = "kubeconfig")]
+    #[arg(long = "join-label", value_name = "KEY=VALUE", value_parser = parse_key_value, requires = "kubeconfig")]
     pub join_labels: Vec<(String, String)>,
 }
 
-fn shape(text: &str) -> Result<String, super::ShapeError> {
+fn check_shape(text: &str) -> Result<String, super::ShapeError> {
     Shapes::default().set(text).map(|()| text.to_owned())
 }
 
-fn capacity(text: &str) -> Result<CapacityConfig, String> {
-    let wrong = || format!("{text:?}: want [DATACENTER/]OFFER=N, such as s-4vcpu-8gb=3");
-    let (target, limit) = text.rsplit_once('=').ok_or_else(wrong)?;
+fn parse_capacity(text: &str) -> Result<CapacityConfig, String> {
+    let malformed = || "must be [DATACENTER/]OFFER=N, such as s-4vcpu-8gb=3".to_owned();
+    let (target, limit) = text.rsplit_once('=').ok_or_else(malformed)?;
     let (datacenter, offer) = match target.split_once('/') {
         Some((datacenter, offer)) => (Some(datacenter.to_owned()), offer),
         None => (None, target),
     };
-    let limit = limit.parse().map_err(|_| wrong())?;
+    let limit = limit.parse().map_err(|_| malformed())?;
     Ok(CapacityConfig { datacenter, offer: offer.to_owned(), limit })
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?}: want KEY=VALUE"))?;
+fn parse_key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| "must be KEY=VALUE".to_owned())?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -173,14 +178,14 @@ impl WorldArgs {
 }
 
 impl SimulatorArgs {
-    /// The configuration: the file's or the default one, with the flags applied.
+    /// The configuration of the file, or the default one, with the flags applied.
     pub fn simulator_config(&self) -> anyhow::Result<SimulatorConfig> {
         let mut config = match &self.config {
             None => SimulatorConfig::default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("cannot read {}", path.display()))?;
-                serde_saphyr::from_str(&text).with_context(|| format!("{}", path.display()))?
+                serde_saphyr::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))?
             }
         };
         self.world.apply(&mut config)?;
@@ -202,11 +207,10 @@ impl JoinArgs {
     }
 
     async fn client(&self, path: &PathBuf) -> anyhow::Result<kube::Client> {
-        let file = Kubeconfig::read_from(path).with_context(|| format!("{}", path.display()))?;
+        let unusable = || format!("cannot use the kubeconfig {}", path.display());
+        let file = Kubeconfig::read_from(path).with_context(unusable)?;
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = kube::Config::from_custom_kubeconfig(file, &options)
-            .await
-            .with_context(|| format!("{}", path.display()))?;
+        let config = kube::Config::from_custom_kubeconfig(file, &options).await.with_context(unusable)?;
         Ok(kube::Client::try_from(config)?)
     }
 }

@@ -1,4 +1,4 @@
-//! What the simulated VPSie has and how it behaves.
+//! Objects and behaviour of the simulated VPSie.
 
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
@@ -22,45 +22,45 @@ pub const DEFAULT_CLIENT_SECRET: &str = "simulated-secret";
 /// The static API token of the default configuration.
 pub const DEFAULT_TOKEN: &str = "simulated-token";
 
-/// The simulated VPSie.
+/// Objects and behaviour of the simulated VPSie.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct SimulatorConfig {
-    /// Where chance starts: names, UUIDs, boot times, faults.
+    /// Random seed for names, UUIDs, times and faults.
     pub seed: u64,
-    /// Who may log in.
+    /// Credentials and balance of the account.
     pub account: AccountConfig,
-    /// Where VMs can run.
+    /// Datacenters.
     pub datacenters: Vec<DatacenterConfig>,
-    /// What can be rented.
+    /// Offers of all datacenters.
     pub offers: Vec<OfferConfig>,
     /// The Kubernetes clusters of the account.
     pub clusters: Vec<ClusterConfig>,
-    /// How many VMs there is room for. No entry: no limit.
+    /// Maximum numbers of VMs. No entry: no limit.
     pub capacity: Vec<CapacityConfig>,
-    /// Workers that the account may have in all. None: no limit.
+    /// Maximum number of workers of the account. None: no limit.
     pub worker_quota: Option<u32>,
-    /// Requests a minute; more get 429. None: no limit (none is evidenced).
+    /// Maximum requests per minute; further requests get 429. None: no limit. VPSie's own limit is unknown.
     pub rate_limit: Option<u32>,
-    /// How long things take.
+    /// Durations of operations.
     pub times: TimesConfig,
-    /// How likely a VM never comes up, 0 to 1.
+    /// Probability that a VM never comes up, 0 to 1.
     pub boot_failure: f64,
-    /// What happens when there is no room.
+    /// Reply to a request without capacity.
     pub shortage: Shortage,
-    /// Message of a shortage. VPSie's own wording is unknown.
+    /// Message of that reply. VPSie's own wording is unknown.
     pub shortage_message: String,
-    /// What hourly prices follow from when an offer has none.
+    /// Divisor of monthly prices, for offers without an hourly price.
     pub hours_per_month: u32,
-    /// Which shapes are spoken.
+    /// Shapes of the API.
     pub shapes: Shapes,
-    /// What goes wrong for as long as it lasts.
+    /// Lasting faults.
     pub anomalies: AnomaliesConfig,
-    /// Faults that are in force from the start.
+    /// Fault rules that are active from the start.
     pub faults: Vec<FaultRule>,
 }
 
-/// Who may log in.
+/// Credentials and balance of the account.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccountConfig {
@@ -68,11 +68,11 @@ pub struct AccountConfig {
     pub client_id: String,
     /// `clientSecret` of a login.
     pub client_secret: SecretString,
-    /// A token that never ends.
+    /// Static API token, without expiry.
     pub token: SecretString,
-    /// How long a login's token lasts.
+    /// Lifetime of the token of a login.
     pub token_lifetime: SignedDuration,
-    /// Prepaid balance, USD. Shown, never enforced.
+    /// Prepaid balance, USD. The bill shows it; it limits nothing.
     pub balance: Decimal,
 }
 
@@ -90,21 +90,21 @@ pub struct DatacenterConfig {
     /// Country.
     #[serde(default)]
     pub country: String,
-    /// The offers that it has, by name. None: all.
+    /// Names of its offers. None: all.
     #[serde(default)]
     pub offers: Option<Vec<String>>,
-    /// What prices are multiplied with here.
+    /// Factor of all prices.
     #[serde(default = "one")]
     pub price_factor: Decimal,
 }
 
-/// Something that can be rented.
+/// An offer: a size of VMs, with its price.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OfferConfig {
     /// `KubeSizeID`.
     pub id: u64,
-    /// Such as `s-2vcpu-4gb`.
+    /// Name, such as `s-2vcpu-4gb`.
     pub name: String,
     /// Plan category, one letter.
     #[serde(default = "category")]
@@ -115,12 +115,12 @@ pub struct OfferConfig {
     pub ram: u64,
     /// Disk, GiB.
     pub disk: u64,
-    /// Traffic a month, GiB.
+    /// Traffic per month, GiB.
     #[serde(default)]
     pub traffic: u64,
-    /// USD a month.
+    /// USD per month.
     pub monthly: Decimal,
-    /// USD an hour. None: the monthly price, divided.
+    /// USD per hour. None: the monthly price divided by `hoursPerMonth`.
     #[serde(default)]
     pub hourly: Option<Decimal>,
 }
@@ -131,57 +131,57 @@ pub struct OfferConfig {
 pub struct ClusterConfig {
     /// UUID.
     pub identifier: String,
-    /// What hostnames start with, such as `AMS-Kubernetes-49ab`.
+    /// Name, which is the prefix of its hostnames, such as `AMS-Kubernetes-49ab`.
     pub name: String,
-    /// Where it runs.
+    /// Identifier of its datacenter.
     pub datacenter: String,
-    /// Version, without `v`.
+    /// Kubernetes version, without `v`.
     #[serde(default = "kube_version")]
     pub kube_version: String,
-    /// Control-plane nodes that it starts with.
+    /// Number of control-plane nodes.
     #[serde(default = "one_u32")]
     pub control_plane: u32,
     /// Number of initial workers that no autoscaler created.
     #[serde(default)]
     pub foreign_workers: u32,
-    /// Their size, by name, and that of the control plane. None: the first offer.
+    /// Offer of these workers and of the control plane, by name. None: the first offer.
     #[serde(default)]
     pub offer: Option<String>,
 }
 
-/// Room for VMs.
+/// Maximum number of VMs of an offer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CapacityConfig {
-    /// The datacenter. None: each.
+    /// Identifier of the datacenter. None: each datacenter.
     #[serde(default)]
     pub datacenter: Option<String>,
-    /// The offer, by name.
+    /// Name of the offer.
     pub offer: String,
-    /// VMs that there is room for, those that run included.
+    /// Maximum number of VMs, including existing ones.
     pub limit: u32,
 }
 
-/// What happens when there is no room.
+/// Reply to a request without capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shortage {
     /// The request is refused.
     #[default]
     Refused,
-    /// The request is accepted, and no VM ever appears.
+    /// The request is accepted, but no VM is created.
     Silent,
 }
 
-/// How long things take.
+/// Durations of operations.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct TimesConfig {
-    /// From the request until the VM is listed.
+    /// Time from the request until the VM is listed.
     pub listed: Span,
-    /// From the request until the VM is up and joins its cluster.
+    /// Time from the request until the VM is up and joins its cluster.
     pub boot: Span,
-    /// From the deletion until the VM is listed no more.
+    /// Time from the deletion until the VM is no longer listed.
     pub deletion: Span,
 }
 
@@ -204,7 +204,7 @@ impl Default for AccountConfig {
 }
 
 impl AccountConfig {
-    /// Whether the token is the one that everyone knows.
+    /// Returns true iff the token is the public default.
     pub(super) fn token_is_default(&self) -> bool {
         self.token.expose_secret() == DEFAULT_TOKEN
     }
@@ -248,8 +248,8 @@ impl Default for SimulatorConfig {
     }
 }
 
-/// Names and prices that VPSie's developers use in tests, and more in their manner. VPSie publishes no price
-/// list: none of these is a real price.
+/// Names and prices of VPSie's own test code, and others of the same pattern. VPSie publishes no price list:
+/// none of these is a real price.
 fn default_offers() -> Vec<OfferConfig> {
     [
         (1, "s-1vcpu-2gb", "A", 1, 2, 50, 12),
@@ -315,16 +315,16 @@ impl SimulatorConfig {
         (1..).zip(&self.clusters).find(|(_, cluster)| cluster.identifier == identifier)
     }
 
-    /// Checks what the types leave open.
+    /// Checks references between objects and the ranges of values.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let error = |field: &str, problem: String| Err(ConfigError { field: field.to_owned(), problem });
         for (i, offer) in self.offers.iter().enumerate() {
             if self.offers[..i].iter().any(|o| o.id == offer.id || o.name == offer.name) {
-                return error("offers", format!("id {} or name {:?} is there twice", offer.id, offer.name));
+                return error("offers", format!("id {} or name {:?} occurs twice", offer.id, offer.name));
             }
         }
         if self.offers.is_empty() {
-            return error("offers", "empty; want at least one".to_owned());
+            return error("offers", "must not be empty".to_owned());
         }
         let known_offer = |field: &str, name: &str| match self.offer_named(name) {
             Some(_) => Ok(()),
@@ -348,20 +348,20 @@ impl SimulatorConfig {
                 known_offer("clusters.offer", name)?;
             }
         }
-        for room in &self.capacity {
-            known_offer("capacity.offer", &room.offer)?;
-            if let Some(identifier) = &room.datacenter {
+        for capacity in &self.capacity {
+            known_offer("capacity.offer", &capacity.offer)?;
+            if let Some(identifier) = &capacity.datacenter {
                 known_datacenter("capacity.datacenter", identifier)?;
             }
         }
         if !(0.0..=1.0).contains(&self.boot_failure) {
-            return error("bootFailure", format!("{}: want 0 to 1", self.boot_failure));
+            return error("bootFailure", format!("must be 0 to 1, is {}", self.boot_failure));
         }
         if self.hours_per_month == 0 {
-            return error("hoursPerMonth", "0: want 1 or more".to_owned());
+            return error("hoursPerMonth", "must be 1 or more, is 0".to_owned());
         }
         if self.rate_limit == Some(0) {
-            return error("rateLimit", "0: want 1 or more a minute".to_owned());
+            return error("rateLimit", "must be 1 or more per minute, is 0".to_owned());
         }
         self.anomalies.validate()
     }
@@ -374,12 +374,12 @@ impl SimulatorConfig {
         self.datacenters.iter().map(|d| d.identifier.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// USD a month, here.
+    /// Monthly price of an offer in a datacenter, USD.
     pub(super) fn monthly(datacenter: &DatacenterConfig, offer: &OfferConfig) -> Decimal {
         (offer.monthly * datacenter.price_factor).round_dp(2)
     }
 
-    /// USD an hour, here.
+    /// Hourly price of an offer in a datacenter, USD.
     pub(super) fn hourly(&self, datacenter: &DatacenterConfig, offer: &OfferConfig) -> Decimal {
         let hourly = offer.hourly.unwrap_or_else(|| offer.monthly / Decimal::from(self.hours_per_month));
         (hourly * datacenter.price_factor).round_dp(5)
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_refused_with_what_there_is() {
+    fn rejects_unknown_names_and_lists_known_ones() {
         let config = SimulatorConfig {
             capacity: vec![CapacityConfig { datacenter: None, offer: "huge".into(), limit: 1 }],
             ..SimulatorConfig::default()

@@ -1,11 +1,11 @@
 //! Errors of the simulator's configuration.
 
-/// Why a configuration is refused.
+/// An invalid value of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct ConfigError {
     /// The field.
     pub field: String,
-    /// The fault, and the allowed values.
+    /// The problem, with the allowed values.
     pub problem: String,
 }

@@ -1,4 +1,4 @@
-//! Control of the simulated VPSie by people and tests, outside the API.
+//! Control of the simulated VPSie by users and tests, outside the API.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::config::{Shortage, SimulatorConfig, TimesConfig};
 use super::fault::{ActiveRule, FaultRule};
 use super::handle::Simulator;
 use super::shapes::Shapes;
-use super::state::{EndedBy, Group, Phase, Room, Vm, VmKind, price};
+use super::state::{Capacity, EndedBy, Group, Phase, Vm, VmKind, price};
 
 /// A failed control operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,9 +30,9 @@ pub struct VmView {
     pub offer: String,
     /// Its phase.
     pub phase: Phase,
-    /// USD an hour.
+    /// Hourly price, USD.
     pub hourly: Decimal,
-    /// USD so far.
+    /// Cost so far, USD.
     pub cost: Decimal,
 }
 
@@ -40,11 +40,11 @@ pub struct VmView {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Overview {
-    /// Now, as the simulator sees it.
+    /// The simulator's current time.
     pub now: Timestamp,
     /// VMs that exist.
     pub vms: Vec<VmView>,
-    /// VMs that are gone, of the last month.
+    /// Number of VMs that were deleted in the last month.
     pub gone: usize,
     /// Node groups.
     pub groups: Vec<Group>,
@@ -60,9 +60,9 @@ pub struct Overview {
     pub faults: Vec<ActiveRule>,
     /// Active shapes.
     pub shapes: Shapes,
-    /// Requests so far, by endpoint.
+    /// Number of requests by endpoint.
     pub calls: BTreeMap<String, u64>,
-    /// USD that all VMs have cost, those that are gone included.
+    /// Cost of all VMs of the last month so far, USD, including deleted ones.
     pub spent: Decimal,
 }
 
@@ -72,7 +72,7 @@ impl Simulator {
         self.with_state(|state, cx, _| state.vms.values().map(|vm| view(cx.config, cx.now, vm)).collect())
     }
 
-    /// VMs that are gone, of the last month.
+    /// VMs that were deleted in the last month.
     pub fn gone(&self) -> Vec<VmView> {
         self.with_state(|state, cx, _| state.gone.iter().map(|vm| view(cx.config, cx.now, vm)).collect())
     }
@@ -87,23 +87,23 @@ impl Simulator {
         self.with_state(|state, _, _| state.groups.values().cloned().collect())
     }
 
-    /// Requests so far, by endpoint: `POST /k8s/cluster/byId/*/add/slave/group/*`. Requests with faults
-    /// count, too.
+    /// Number of requests by endpoint, such as `POST /k8s/cluster/byId/*/add/slave/group/*`. Requests with
+    /// faults are included.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.world(|world| world.calls.clone())
     }
 
-    /// Requests so far.
+    /// Number of requests.
     pub fn call_count(&self) -> u64 {
         self.world(|world| world.calls.values().sum())
     }
 
-    /// Counts requests from 0 again.
+    /// Resets the counts of requests.
     pub fn reset_calls(&self) {
         self.world(|world| world.calls.clear());
     }
 
-    /// USD that all VMs have cost, those that are gone included.
+    /// Cost of all VMs of the last month so far, USD, including deleted ones.
     pub fn spent(&self) -> Decimal {
         self.vms().iter().chain(&self.gone()).map(|vm| vm.cost).sum()
     }
@@ -124,7 +124,7 @@ impl Simulator {
                 .state
                 .capacity
                 .iter()
-                .map(|room| (room_name(&world.config, room), room.limit))
+                .map(|capacity| (capacity_name(&world.config, capacity), capacity.limit))
                 .collect(),
             worker_quota: world.state.worker_quota,
             rate_limit: world.config.rate_limit,
@@ -173,12 +173,12 @@ impl Simulator {
     /// Adds a worker outside the API, to the given group or to any group of the cluster.
     pub fn add_foreign_worker(&self, cluster: &str, group: Option<u64>) -> Result<String, ControlError> {
         self.with_state(|state, cx, _| {
-            let (_, cluster) = cx.config.cluster(cluster).ok_or_else(|| no("cluster", cluster))?;
+            let (_, cluster) = cx.config.cluster(cluster).ok_or_else(|| unknown("cluster", cluster))?;
             let mut groups = state.groups.values().filter(|g| g.cluster == cluster.identifier);
             let found = groups.find(|g| group.is_none_or(|id| g.id == id)).map(|g| g.id);
-            let found = found.ok_or_else(|| ControlError("the cluster has no such group".to_owned()))?;
+            let found = found.ok_or_else(|| no_group(&cluster.identifier, group))?;
             let vm = state.insert_foreign(cx, cluster, found).and_then(|id| state.vms.get(&id));
-            vm.map(|vm| vm.uuid.clone()).ok_or_else(|| no("group", &found.to_string()))
+            vm.map(|vm| vm.uuid.clone()).ok_or_else(|| unknown("group", &found.to_string()))
         })
     }
 
@@ -191,11 +191,11 @@ impl Simulator {
         limit: Option<u32>,
     ) -> Result<(), ControlError> {
         self.with_state(|state, cx, _| {
-            let size = cx.config.offer_named(offer).ok_or_else(|| no("offer", offer))?.id;
+            let size = cx.config.offer_named(offer).ok_or_else(|| unknown("offer", offer))?.id;
             if let Some(datacenter) = datacenter {
-                cx.config.datacenter(datacenter).ok_or_else(|| no("datacenter", datacenter))?;
+                cx.config.datacenter(datacenter).ok_or_else(|| unknown("datacenter", datacenter))?;
             }
-            state.set_room(datacenter.map(str::to_owned), size, limit);
+            state.set_capacity(datacenter.map(str::to_owned), size, limit);
             Ok(())
         })
     }
@@ -217,7 +217,7 @@ impl Simulator {
     ) -> Result<(), ControlError> {
         self.world(|world| {
             let found = world.config.offers.iter_mut().find(|o| o.name == offer);
-            let found = found.ok_or_else(|| no("offer", offer))?;
+            let found = found.ok_or_else(|| unknown("offer", offer))?;
             found.monthly = monthly;
             found.hourly = hourly;
             Ok(())
@@ -304,15 +304,22 @@ fn view(config: &SimulatorConfig, now: Timestamp, vm: &Vm) -> VmView {
     }
 }
 
-fn room_name(config: &SimulatorConfig, room: &Room) -> String {
-    let offer = config.offer(room.size).map(|offer| offer.name.as_str()).unwrap_or_default();
-    format!("{}/{offer}", room.datacenter.as_deref().unwrap_or("*"))
+fn capacity_name(config: &SimulatorConfig, capacity: &Capacity) -> String {
+    let offer = config.offer(capacity.size).map(|offer| offer.name.as_str()).unwrap_or_default();
+    format!("{}/{offer}", capacity.datacenter.as_deref().unwrap_or("*"))
 }
 
 fn unknown_vm(uuid: &str) -> ControlError {
-    no("VM", uuid)
+    unknown("VM", uuid)
 }
 
-fn no(what: &str, name: &str) -> ControlError {
-    ControlError(format!("unknown {what} {name:?}"))
+fn unknown(kind: &str, name: &str) -> ControlError {
+    ControlError(format!("{kind} {name:?} does not exist"))
+}
+
+fn no_group(cluster: &str, group: Option<u64>) -> ControlError {
+    ControlError(match group {
+        Some(id) => format!("cluster {cluster:?} has no node group {id}"),
+        None => format!("cluster {cluster:?} has no node group: create one first"),
+    })
 }

@@ -68,7 +68,7 @@ pub enum Execution {
 /// A malformed [`FaultRule`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "fault {text:?}: {problem}; want <METHOD|*> <path glob> <effect> [options], with an effect of \
+    "fault {text:?}: {problem}; a rule must be <METHOD|*> <path glob> <effect> [options], with an effect of \
      status=CODE, html=CODE, delay=TIME, slow=TIME, lost, not-sent, duplicate, and options of done, count=N, \
      skip=N, p=0..1, retry-after=TEXT, message=WORD"
 )]
@@ -110,7 +110,7 @@ fn parse(text: &str) -> Result<FaultRule, String> {
     let method = match method {
         "*" => None,
         "GET" | "POST" | "PUT" | "DELETE" => Some(method.to_owned()),
-        other => return Err(format!("method {other:?} is none of *, GET, POST, PUT, DELETE")),
+        other => return Err(format!("method {other:?} must be one of *, GET, POST, PUT, DELETE")),
     };
     let path = words.next().ok_or("the path glob is missing")?.to_owned();
     if !path.starts_with(['/', '*']) {
@@ -318,7 +318,7 @@ mod tests {
     fn a_malformed_rule_names_the_problem() {
         for (text, problem) in [
             ("", "the rule is empty"),
-            ("PATCH ** lost", "method \"PATCH\" is none of *, GET, POST, PUT, DELETE"),
+            ("PATCH ** lost", "method \"PATCH\" must be one of *, GET, POST, PUT, DELETE"),
             ("GET", "the path glob is missing"),
             ("GET k8s lost", "path glob \"k8s\" must start with / or *"),
             ("GET **", "the effect is missing"),
@@ -367,7 +367,7 @@ mod tests {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let mut faults = Faults::default();
         faults.add("* ** lost p=0.25".parse().unwrap());
-        let struck = (0..1000).filter(|_| faults.select_effect("GET", "/x", &mut rng).is_some()).count();
-        assert!((200..300).contains(&struck), "{struck}");
+        let applied = (0..1000).filter(|_| faults.select_effect("GET", "/x", &mut rng).is_some()).count();
+        assert!((200..300).contains(&applied), "{applied}");
     }
 }

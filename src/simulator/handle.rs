@@ -121,7 +121,7 @@ impl Simulator {
     ) -> R {
         let now = self.now();
         self.world(|world| {
-            world.state.settle(now);
+            world.state.advance_to(now);
             let World { config, state, rng, rate, .. } = world;
             let result = f(state, &mut Context { config, now, rng }, rate);
             self.inner.changes.send_if_modified(|seen| {

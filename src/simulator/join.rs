@@ -1,5 +1,5 @@
-//! Registers simulated machines as Nodes, as a kubelet does: without providerID and without our labels and
-//! taints.
+//! Registers simulated VMs as Nodes, as a kubelet does: without providerID, and without the labels and taints
+//! of vpsie-autoscaler.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,20 +21,20 @@ use super::config::{OfferConfig, SimulatorConfig};
 use super::handle::Simulator;
 use super::state::{Phase, Vm, VmKind};
 
-/// How machines join.
+/// Options of [`join`].
 #[derive(Clone, Debug)]
 pub struct JoinOptions {
-    /// UUID of the cluster whose machines join. None: the first of the configuration.
+    /// UUID of the cluster whose VMs join. None: the first cluster of the configuration.
     pub cluster: Option<String>,
     /// The source of Node heartbeats.
     pub heartbeat: Heartbeat,
     /// Annotations of every Node.
     pub annotations: BTreeMap<String, String>,
-    /// Labels of every Node, beside the kubelet's own.
+    /// Labels of every Node, in addition to the kubelet's own.
     pub labels: BTreeMap<String, String>,
-    /// CPU that pods do not get, millicores.
+    /// CPU that is not allocatable to pods, millicores.
     pub reserved_cpu_millis: u64,
-    /// Memory that pods do not get, MiB.
+    /// Memory that is not allocatable to pods, MiB.
     pub reserved_memory_mib: u64,
 }
 
@@ -62,14 +62,14 @@ impl Default for JoinOptions {
     }
 }
 
-/// Time between checks of the machines.
+/// Time between checks of the VMs.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between heartbeats. A Node is not ready after 40 seconds without one.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of concurrent requests to the API server.
 const CONCURRENT_REQUESTS: usize = 16;
 
-/// Registers running machines as Nodes and sends their heartbeats until `shutdown`.
+/// Registers running VMs as Nodes and sends their heartbeats until `shutdown`.
 ///
 /// A VM's Node is registered once. If the Node is deleted while the VM runs, it is not registered again, as
 /// with a kubelet that is not restarted.
@@ -103,9 +103,9 @@ enum HeartbeatResult {
 
 impl Joiner {
     async fn update_nodes(&mut self) {
-        let (up, config) = self.machines();
-        let names: BTreeSet<&str> = up.iter().map(|vm| vm.uuid.as_str()).collect();
-        self.joined.retain(|uuid, _| names.contains(uuid.as_str()));
+        let (up, config) = self.running_vms();
+        let uuids: BTreeSet<&str> = up.iter().map(|vm| vm.uuid.as_str()).collect();
+        self.joined.retain(|uuid, _| uuids.contains(uuid.as_str()));
         let due: Vec<Vm> = up.iter().filter(|vm| self.is_due(&vm.uuid)).cloned().collect();
         let this = &*self;
         let config = &config;
@@ -136,7 +136,7 @@ impl Joiner {
     }
 
     /// The running VMs of the cluster.
-    fn machines(&self) -> (Vec<Vm>, SimulatorConfig) {
+    fn running_vms(&self) -> (Vec<Vm>, SimulatorConfig) {
         self.simulator.with_state(|state, cx, _| {
             let first = cx.config.clusters.first().map(|cluster| &cluster.identifier);
             let cluster = self.options.cluster.as_ref().or(first).cloned().unwrap_or_default();
@@ -151,7 +151,7 @@ impl Joiner {
         };
         match self.nodes.create(&PostParams::default(), &node).await {
             Ok(_) => {
-                tracing::info!(node = node_name(vm), "registered the Node of a simulated machine");
+                tracing::info!(node = node_name(vm), "registered the Node of a simulated VM");
                 HeartbeatResult::Alive
             }
             Err(kube::Error::Api(status)) if status.code == 409 => self.send_heartbeat(vm).await,
@@ -168,7 +168,7 @@ impl Joiner {
         match self.nodes.patch_status(&node_name(vm), &params, &Patch::Strategic(patch)).await {
             Ok(_) => HeartbeatResult::Alive,
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                tracing::info!(node = node_name(vm), "the Node of a simulated machine was deleted");
+                tracing::info!(node = node_name(vm), "the Node of a simulated VM was deleted");
                 HeartbeatResult::NodeGone
             }
             Err(error) => failed(vm, &error),
@@ -177,7 +177,7 @@ impl Joiner {
 }
 
 fn failed(vm: &Vm, error: &kube::Error) -> HeartbeatResult {
-    tracing::warn!(node = node_name(vm), %error, "cannot update the Node of a simulated machine");
+    tracing::warn!(node = node_name(vm), %error, "cannot update the Node of a simulated VM");
     HeartbeatResult::Failed
 }
 
@@ -252,8 +252,8 @@ fn ready_condition(vm: &Vm, now: Timestamp) -> NodeCondition {
 
 type Quantities = BTreeMap<String, Quantity>;
 
-/// Capacity of an offer without the kernel's share, and allocatable resources without reserves and the
-/// kubelet's eviction threshold for disks (10 %).
+/// Capacity and allocatable resources of an offer. The capacity lacks the kernel's share; the allocatable
+/// resources also lack the reserves and the kubelet's eviction threshold for disks (10 %).
 fn resources(offer: &OfferConfig, options: &JoinOptions) -> (Quantities, Quantities) {
     let memory_kib = offer.ram * 1024 - kernel_kib(offer.ram);
     let disk_kib = offer.disk * 1024 * 1024 / 100 * 97;

@@ -1,7 +1,8 @@
 //! A VPSie API in a process.
 //!
-//! It speaks the API as VPSie's public clients evidence it, not as ours would like it. Where they contradict
-//! each other, [`Shapes`] chooses. [`Simulator::call`] reaches it in process, [`listen`] over TCP.
+//! It implements the API that VPSie's public clients use, not the API that this project's client assumes.
+//! Where those clients contradict each other, [`Shapes`] selects the behaviour. [`Simulator::call`] executes
+//! requests in process, [`listen`] serves them over TCP.
 
 mod anomalies;
 mod args;

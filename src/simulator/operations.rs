@@ -3,7 +3,7 @@
 use rand::RngExt;
 use secrecy::ExposeSecret;
 
-use super::anomalies::happens;
+use super::anomalies::draw_event;
 use super::config::Shortage;
 use super::shapes::DeleteGroup;
 use super::state::{Context, EndedBy, State, Token, VmKind, later};
@@ -111,13 +111,13 @@ impl State {
         if self.worker_quota.is_some_and(|quota| workers.count() >= quota as usize) {
             return Err(ApiError::new(400, "Worker nodes count exceeds the allowed limit"));
         }
-        if self.room(&cluster.datacenter, group.size) == Some(0) {
+        if self.remaining_capacity(&cluster.datacenter, group.size) == Some(0) {
             return match cx.config.shortage {
                 Shortage::Refused => Err(ApiError::new(400, cx.config.shortage_message.clone())),
                 Shortage::Silent => Ok(None),
             };
         }
-        if happens(cx.config.anomalies.duplicates, cx.rng) {
+        if draw_event(cx.config.anomalies.duplicates, cx.rng) {
             self.insert_worker(cx, cluster, &group);
         }
         Ok(Some(self.insert_worker(cx, cluster, &group)))
@@ -132,7 +132,8 @@ impl State {
     ) -> Result<(), ApiError> {
         let deletion = cx.config.times.deletion.draw(cx.rng);
         let anomalies = cx.config.anomalies;
-        let returns_after = happens(anomalies.returns, cx.rng).then(|| anomalies.returns_after.draw(cx.rng));
+        let returns_after =
+            draw_event(anomalies.returns, cx.rng).then(|| anomalies.returns_after.draw(cx.rng));
         let vm = self.vm_mut(uuid).filter(|vm| vm.cluster.as_deref() == Some(cluster));
         let vm = vm.ok_or_else(ApiError::not_found)?;
         if vm.kind == VmKind::ControlPlane {
@@ -147,7 +148,7 @@ impl State {
         Ok(())
     }
 
-    /// Deletes a random worker of the cluster, or of the group if one is given.
+    /// Deletes a random worker of the cluster, or of the given group.
     pub(super) fn reduce(
         &mut self,
         cx: &mut Context<'_>,
@@ -179,7 +180,7 @@ impl State {
         size: u64,
         hostname: &str,
     ) -> Result<u64, ApiError> {
-        if self.room(datacenter, size) == Some(0) {
+        if self.remaining_capacity(datacenter, size) == Some(0) {
             return Err(ApiError::new(400, cx.config.shortage_message.clone()));
         }
         let vm = self.new_vm(cx, hostname.to_owned(), VmKind::Plain, datacenter, size);

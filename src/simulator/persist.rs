@@ -23,7 +23,7 @@ pub struct Snapshot {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot read or write {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -31,7 +31,10 @@ pub enum SnapshotError {
         source: std::io::Error,
     },
     /// The file is not a snapshot of this format. It stays unchanged.
-    #[error("{}: not a simulator state of format {FORMAT}: {problem}; move the file away to start without state", path.display())]
+    #[error(
+        "{}: not a simulator state of format {FORMAT}: {problem}; move the file away to start without state",
+        path.display()
+    )]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -63,9 +66,9 @@ impl Snapshot {
     fn save(&self, path: &Path) -> Result<(), SnapshotError> {
         let io = |source| SnapshotError::Io { path: path.to_owned(), source };
         let bytes = serde_json::to_vec(self).map_err(|error| io(error.into()))?;
-        let beside = path.with_extension("new");
-        std::fs::write(&beside, bytes).map_err(io)?;
-        std::fs::rename(&beside, path).map_err(io)
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, bytes).map_err(io)?;
+        std::fs::rename(&temporary, path).map_err(io)
     }
 }
 
@@ -80,8 +83,7 @@ impl Saver {
         Self { path, saved: Mutex::new(None) }
     }
 
-    /// Writes the snapshot that `changed` returns for the revision written last. None: there is nothing to
-    /// write.
+    /// Writes the snapshot that `changed` returns for the last written revision. None: nothing has changed.
     pub(super) async fn save(
         &self,
         changed: impl FnOnce(Option<u64>) -> Option<Snapshot>,

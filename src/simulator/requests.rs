@@ -15,7 +15,7 @@ use super::routes;
 use super::wire::{html, reply};
 use crate::vpsie::{Transport, TransportError};
 
-/// A connection failure, as the caller sees it.
+/// A connection failure that the caller observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// The request did not arrive.
@@ -27,7 +27,7 @@ pub enum CallError {
 }
 
 impl Simulator {
-    /// The HTTP API and the control endpoint, without faults: [`call`](Self::call) applies those.
+    /// The HTTP API and the control endpoint, without faults: only [`call`](Self::call) applies faults.
     pub fn router(&self) -> Router {
         routes::ROUTER.clone().layer(Extension(self.clone()))
     }

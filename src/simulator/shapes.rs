@@ -1,4 +1,4 @@
-//! The shapes of the API where its clients contradict each other
+//! Shapes of the API: the properties that VPSie's clients contradict each other on
 //! (docs/reference/vpsie-api.md#contradictions).
 
 use rust_decimal::Decimal;
@@ -8,24 +8,24 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     /// Not `name=value`.
-    #[error("shape {0:?}: want <name>=<value>, such as login-request=form")]
+    #[error("shape {0:?} must be <name>=<value>, such as login-request=form")]
     Syntax(String),
     /// Unknown shape.
-    #[error("shape {name:?} is unknown; known are {known}")]
+    #[error("shape {name:?} is unknown; shapes are {known}")]
     Name {
         /// The given text.
         name: String,
-        /// The valid ones.
+        /// The names of all shapes.
         known: String,
     },
     /// Unknown value of a shape.
-    #[error("shape {name}: {value:?} is not a value of it; allowed are {allowed}")]
+    #[error("shape {name} must be one of {allowed}; is {value:?}")]
     Value {
         /// The shape.
         name: &'static str,
         /// The given text.
         value: String,
-        /// The valid ones.
+        /// The valid values.
         allowed: String,
     },
 }
@@ -56,7 +56,7 @@ macro_rules! shapes {
             }
 
             impl $kind {
-                /// Every reading; the first is the default.
+                /// All values with their names; the first is the default.
                 pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
             }
 
@@ -67,8 +67,7 @@ macro_rules! shapes {
             }
         )+
 
-        /// One reading of each contradiction. The default is the best evidenced one, which is what VPSie's
-        /// own Go client understands.
+        /// A value for each shape. The defaults have the best evidence: VPSie's own Go client decodes them.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
         pub struct Shapes {
@@ -76,7 +75,7 @@ macro_rules! shapes {
         }
 
         impl Shapes {
-            /// Everything that can be chosen.
+            /// All shapes with their values.
             pub fn choices() -> Vec<ShapeChoice> {
                 vec![$(ShapeChoice {
                     name: $name,
@@ -102,7 +101,7 @@ macro_rules! shapes {
                 Ok(())
             }
 
-            /// One reading of each, by chance.
+            /// A random value for each shape.
             pub fn random(rng: &mut impl rand::RngExt) -> Self {
                 Self { $( $field: $kind::ALL[rng.random_range(0..$kind::ALL.len())].1 ),+ }
             }
@@ -200,7 +199,7 @@ shapes! {
     }
     /// `data` of an empty list (row 7).
     empty_list = "empty-list": EmptyList {
-        /// As any other list.
+        /// The same as for other lists.
         Array = "array",
         /// `false`.
         False = "false",
@@ -220,7 +219,7 @@ shapes! {
         /// HTTP 200 with an error.
         Error = "error",
     }
-    /// Name of the number of rows (row 8).
+    /// Field with the number of rows (row 8).
     total = "total": Total {
         /// `total`.
         Total = "total",
@@ -235,7 +234,7 @@ shapes! {
     }
     /// Paging of long lists (docs/reference/vpsie-api.md#paging).
     paging = "paging": Paging {
-        /// None: parameters of paging are ignored.
+        /// No paging: its parameters are ignored.
         Whole = "whole",
         /// `offset` counts rows; `limit` is 20 by default.
         Rows = "rows",
@@ -282,7 +281,7 @@ shapes! {
         Rich = "rich",
         /// `masters` and `slaves`, with UUID, role, state and size.
         MastersSlaves = "masters-slaves",
-        /// `nodes` with flags in the place of a state, and UUID.
+        /// `nodes`, with UUID, and with flags in place of a state.
         Flags = "flags",
     }
     /// `node_type` of a control-plane node (row 13).
@@ -298,7 +297,7 @@ shapes! {
         True = "true",
         /// An object with id, status and hostname.
         Object = "object",
-        /// An object with a UUID too.
+        /// An object with id, status, hostname and UUID.
         Identified = "identified",
     }
     /// Reply to the creation of a group (row 16).
@@ -360,7 +359,7 @@ shapes! {
     }
     /// Names of the fields of a size (row 21).
     sizes = "sizes": Sizes {
-        /// As each endpoint does: `name`, `disk` for Kubernetes offers, `nickname`, `ssd` elsewhere.
+        /// `name`, `disk` for Kubernetes offers, `nickname`, `ssd` elsewhere.
         Own = "own",
         /// `name`, `disk`, `bandwidth` everywhere.
         Disk = "disk",
@@ -389,7 +388,7 @@ shapes! {
     }
     /// Case of hostnames (row 24).
     hostnames = "hostnames": Hostnames {
-        /// The cluster's name keeps its capitals; Kubernetes folds them.
+        /// As the cluster's name is written; Kubernetes uses lower case.
         Mixed = "mixed",
         /// Lower case.
         Lower = "lower",

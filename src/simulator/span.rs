@@ -8,24 +8,24 @@ use serde::{Deserialize, Deserializer};
 /// A time that is uniformly distributed between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// At least.
+    /// Lower bound.
     pub from: SignedDuration,
-    /// At most.
+    /// Upper bound.
     pub to: SignedDuration,
 }
 
 /// Error of a text that is not a [`Span`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?}: want a time such as 40s, or two bounds such as 20s..60s, the first not after the second")]
+#[error("{0:?} must be a time such as 40s, or two bounds such as 20s..60s, the lower bound first")]
 pub struct SpanError(String);
 
 impl Span {
-    /// Always the same time.
+    /// A constant time.
     pub const fn exactly(time: SignedDuration) -> Self {
         Self { from: time, to: time }
     }
 
-    /// No time at all.
+    /// Zero.
     pub const ZERO: Self = Self::exactly(SignedDuration::ZERO);
 
     pub(super) const fn seconds(from: i64, to: i64) -> Self {

@@ -1,4 +1,4 @@
-//! What exists at the simulated VPSie. Pure: time and chance come in as arguments.
+//! Objects of the simulated VPSie. Pure: time and randomness are arguments.
 
 use std::collections::BTreeMap;
 
@@ -8,24 +8,24 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::anomalies::happens;
+use super::anomalies::draw_event;
 use super::config::{ClusterConfig, SimulatorConfig};
 use super::span::Span;
 
-/// Everything that a restart has to find again.
+/// The state that survives restarts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct State {
     pub next_id: u64,
     pub groups: BTreeMap<u64, Group>,
-    /// By numeric id. Those of [`Phase::Gone`] too, until [`State::settle`] takes them away.
+    /// VMs by numeric id, including those of [`Phase::Gone`] until [`State::advance_to`] removes them.
     pub vms: BTreeMap<u64, Vm>,
     /// Deleted VMs, for the bill.
     pub gone: Vec<Vm>,
-    pub capacity: Vec<Room>,
+    pub capacity: Vec<Capacity>,
     pub worker_quota: Option<u32>,
     pub tokens: Vec<Token>,
-    /// Grows with every change.
+    /// Number of changes.
     pub revision: u64,
 }
 
@@ -33,17 +33,17 @@ pub(super) struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Group {
-    /// What adding a worker names.
+    /// Numeric id, for requests for workers.
     pub id: u64,
-    /// What deleting the group names.
+    /// UUID, for the deletion of the group.
     pub identifier: String,
-    /// Not unique.
+    /// Name; not unique.
     pub name: String,
     /// UUID of its cluster.
     pub cluster: String,
     /// `KubeSizeID`.
     pub size: u64,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
 }
 
@@ -53,11 +53,11 @@ pub struct Group {
 pub struct Vm {
     /// Numeric id.
     pub id: u64,
-    /// `identifier`.
+    /// UUID, `identifier` in the API.
     pub uuid: String,
-    /// As VPSie spells it; Kubernetes folds it to lower case.
+    /// Hostname at VPSie. The name of its Node is the same in lower case.
     pub hostname: String,
-    /// What it is for.
+    /// Purpose.
     pub kind: VmKind,
     /// UUID of its cluster.
     pub cluster: Option<String>,
@@ -67,28 +67,28 @@ pub struct Vm {
     pub datacenter: String,
     /// `KubeSizeID`.
     pub size: u64,
-    /// When it was asked for. It is billed from here.
+    /// Time of its request, from which it is billed.
     pub created_at: Timestamp,
-    /// When listings begin to show it.
+    /// Time from which it is listed.
     pub listed_at: Timestamp,
-    /// When it is up. None: never.
+    /// Time from which it is up. None: never.
     pub up_at: Option<Timestamp>,
     /// Whether VPSie has suspended it.
     pub suspended: bool,
-    /// Whether nothing in listings tells its role.
+    /// Whether no field of its rows shows its role.
     #[serde(default)]
     pub role_hidden: bool,
-    /// When `storages/vms` begins to list it. None: as soon as other listings do.
+    /// Time from which `storages/vms` lists it. None: the same as other listings.
     #[serde(default)]
-    pub uuid_told_at: Option<Timestamp>,
-    /// When it is listed and runs again after its deletion, if it does.
+    pub uuid_listed_at: Option<Timestamp>,
+    /// Time at which it is listed and runs again after its deletion. None: never.
     #[serde(default)]
     pub returns_at: Option<Timestamp>,
-    /// How it ends, once that is known.
+    /// Its end, once decided.
     pub end: Option<End>,
 }
 
-/// What a VM is for.
+/// Purpose of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmKind {
@@ -96,23 +96,23 @@ pub enum VmKind {
     ControlPlane,
     /// A worker that existed at the start or was added outside the API.
     Foreign,
-    /// Worker that was asked for through the API.
+    /// A worker that was requested through the API.
     Worker,
-    /// A VM of no cluster.
+    /// A VM outside clusters.
     Plain,
 }
 
-/// How a VM ends.
+/// The end of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct End {
-    /// By whom.
+    /// Cause.
     pub by: EndedBy,
-    /// When it was decided: the deletion, or the notice of an interruption.
+    /// Time of the decision: the deletion, or the notice of an interruption.
     pub decided_at: Timestamp,
-    /// When it stops. It is billed until here.
+    /// Time at which it stops, until which it is billed.
     pub stops_at: Timestamp,
-    /// When listings show it no more.
+    /// Time from which it is no longer listed.
     pub gone_at: Timestamp,
 }
 
@@ -144,21 +144,21 @@ pub enum Phase {
     Suspended,
     /// Stopped for good, still listed.
     Deleting,
-    /// No more.
+    /// No longer listed.
     Gone,
 }
 
-/// Room for VMs of a size in a datacenter.
+/// Maximum number of VMs of a size in a datacenter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Room {
-    /// None: each.
+pub(super) struct Capacity {
+    /// None: each datacenter.
     pub datacenter: Option<String>,
     pub size: u64,
     pub limit: u32,
 }
 
-/// What a login gave.
+/// The token of a login.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Token {
@@ -172,29 +172,29 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// What every operation needs besides the state.
+/// Configuration, time and randomness of an operation.
 pub(super) struct Context<'a> {
     pub config: &'a SimulatorConfig,
     pub now: Timestamp,
     pub rng: &'a mut Xoshiro256PlusPlus,
 }
 
-/// How long deleted VMs stay on the bill.
-const BILLED: SignedDuration = SignedDuration::from_hours(31 * 24);
+/// Time that deleted VMs stay on the bill.
+const BILL_RETENTION: SignedDuration = SignedDuration::from_hours(31 * 24);
 
 impl State {
-    /// What the configuration says is there from the start, long up.
+    /// The objects of the configuration. Their VMs are up.
     pub(super) fn new(cx: &mut Context<'_>) -> Self {
-        let rooms = cx.config.capacity.iter().filter_map(|room| {
-            let size = cx.config.offer_named(&room.offer)?.id;
-            Some(Room { datacenter: room.datacenter.clone(), size, limit: room.limit })
+        let capacity = cx.config.capacity.iter().filter_map(|entry| {
+            let size = cx.config.offer_named(&entry.offer)?.id;
+            Some(Capacity { datacenter: entry.datacenter.clone(), size, limit: entry.limit })
         });
         let mut state = Self {
             next_id: 1,
             groups: BTreeMap::new(),
             vms: BTreeMap::new(),
             gone: Vec::new(),
-            capacity: rooms.collect(),
+            capacity: capacity.collect(),
             worker_quota: cx.config.worker_quota,
             tokens: Vec::new(),
             revision: 0,
@@ -215,7 +215,7 @@ impl State {
                 _ => self.fresh_hostname(cx, &format!("{}-master", cluster.name)),
             };
             let node = self.new_vm(cx, hostname, VmKind::ControlPlane, &cluster.datacenter, size);
-            self.settle_in(cx.now, &cluster.identifier, None, node);
+            self.insert_running(cx.now, &cluster.identifier, None, node);
         }
         if cluster.foreign_workers > 0 {
             let group = self.insert_group(cx, &cluster.identifier, "default", size);
@@ -235,10 +235,10 @@ impl State {
         let size = self.groups.get(&group)?.size;
         let hostname = self.fresh_hostname(cx, &format!("{}-slave", cluster.name));
         let vm = self.new_vm(cx, hostname, VmKind::Foreign, &cluster.datacenter, size);
-        Some(self.settle_in(cx.now, &cluster.identifier, Some(group), vm))
+        Some(self.insert_running(cx.now, &cluster.identifier, Some(group), vm))
     }
 
-    fn settle_in(&mut self, now: Timestamp, cluster: &str, group: Option<u64>, vm: Vm) -> u64 {
+    fn insert_running(&mut self, now: Timestamp, cluster: &str, group: Option<u64>, vm: Vm) -> u64 {
         let id = vm.id;
         let vm = Vm { cluster: Some(cluster.to_owned()), group, listed_at: now, up_at: Some(now), ..vm };
         self.vms.insert(id, vm);
@@ -261,8 +261,8 @@ impl State {
         id
     }
 
-    /// A VM that is asked for now. Its times and its identifiers are drawn here, so that they do not depend
-    /// on what is asked later.
+    /// A VM that is requested now. Its times and identifiers are drawn at once, so that they do not depend on
+    /// later requests.
     pub(super) fn new_vm(
         &mut self,
         cx: &mut Context<'_>,
@@ -289,13 +289,13 @@ impl State {
             up_at: comes_up.then_some(boot),
             suspended: false,
             role_hidden: false,
-            uuid_told_at: None,
+            uuid_listed_at: None,
             returns_at: None,
             end: None,
         }
     }
 
-    /// A worker that is asked for now, with what goes wrong about it.
+    /// Creates a requested worker and draws its anomalies.
     pub(super) fn insert_worker(
         &mut self,
         cx: &mut Context<'_>,
@@ -303,23 +303,23 @@ impl State {
         group: &Group,
     ) -> u64 {
         let anomalies = cx.config.anomalies;
-        let role_hidden = happens(anomalies.unknown_roles, cx.rng);
-        let word = if role_hidden { "node" } else { "slave" };
-        let hostname = self.fresh_hostname(cx, &format!("{}-{word}", cluster.name));
-        if happens(anomalies.namesakes, cx.rng) {
+        let role_hidden = draw_event(anomalies.unknown_roles, cx.rng);
+        let role = if role_hidden { "node" } else { "slave" };
+        let hostname = self.fresh_hostname(cx, &format!("{}-{role}", cluster.name));
+        if draw_event(anomalies.namesakes, cx.rng) {
             let mut namesake =
                 self.new_vm(cx, hostname.clone(), VmKind::Plain, &cluster.datacenter, group.size);
             (namesake.listed_at, namesake.up_at) = (cx.now, Some(cx.now));
             self.vms.insert(namesake.id, namesake);
         }
         let mut vm = self.new_vm(cx, hostname, VmKind::Worker, &cluster.datacenter, group.size);
-        if happens(anomalies.late, cx.rng) {
+        if draw_event(anomalies.late, cx.rng) {
             let late = anomalies.late_by.draw(cx.rng);
             vm.listed_at = later(vm.listed_at, late);
             vm.up_at = vm.up_at.map(|up| later(up, late));
         }
-        if anomalies.uuid_told_after != Span::ZERO {
-            vm.uuid_told_at = Some(later(vm.listed_at, anomalies.uuid_told_after.draw(cx.rng)));
+        if anomalies.uuid_listed_after != Span::ZERO {
+            vm.uuid_listed_at = Some(later(vm.listed_at, anomalies.uuid_listed_after.draw(cx.rng)));
         }
         let id = vm.id;
         let vm = Vm { cluster: Some(cluster.identifier.clone()), group: Some(group.id), role_hidden, ..vm };
@@ -333,7 +333,7 @@ impl State {
         self.next_id - 1
     }
 
-    /// `<prefix>-xxxx`, unlike any hostname there is.
+    /// A hostname `<prefix>-xxxx` that no VM has.
     pub(super) fn fresh_hostname(&self, cx: &mut Context<'_>, prefix: &str) -> String {
         loop {
             let hostname = format!("{prefix}-{:04x}", cx.rng.random::<u16>());
@@ -343,15 +343,15 @@ impl State {
         }
     }
 
-    /// Takes away what is over by now.
-    pub(super) fn settle(&mut self, now: Timestamp) {
+    /// Applies the changes that are due: removes ended VMs and expired tokens, and restores VMs that return.
+    pub(super) fn advance_to(&mut self, now: Timestamp) {
         self.gone.extend(self.vms.extract_if(.., |_, vm| vm.phase(now) == Phase::Gone).map(|(_, vm)| vm));
         let returned = self.gone.extract_if(.., |vm| vm.returns_at.is_some_and(|at| at <= now));
         for vm in returned.collect::<Vec<_>>() {
             self.vms.insert(vm.id, Vm { end: None, returns_at: None, ..vm });
             self.revision += 1;
         }
-        self.gone.retain(|vm| vm.end.is_some_and(|end| end.gone_at.duration_until(now) < BILLED));
+        self.gone.retain(|vm| vm.end.is_some_and(|end| end.gone_at.duration_until(now) < BILL_RETENTION));
         self.tokens.retain(|token| token.expires_at > now);
     }
 
@@ -363,35 +363,36 @@ impl State {
         self.vms.values_mut().find(|vm| vm.uuid.eq_ignore_ascii_case(uuid))
     }
 
-    /// What listings show of the cluster.
+    /// The listed VMs of the cluster.
     pub(super) fn nodes(&self, now: Timestamp, cluster: &str) -> impl Iterator<Item = &Vm> {
         self.vms.values().filter(move |vm| vm.cluster.as_deref() == Some(cluster) && vm.listed(now))
     }
 
-    /// Workers of a group that exist, listed or not.
+    /// Existing workers of a group, listed or not.
     pub(super) fn workers(&self, group: u64) -> impl Iterator<Item = &Vm> {
         self.vms.values().filter(move |vm| vm.group == Some(group))
     }
 
-    /// VMs that there is still room for. None: no limit.
-    pub(super) fn room(&self, datacenter: &str, size: u64) -> Option<u32> {
-        let here = self.capacity.iter().filter(|room| room.size == size);
-        let limit = here.filter(|room| room.datacenter.as_deref().is_none_or(|d| d == datacenter));
-        let limit = limit.map(|room| room.limit).min()?;
+    /// Number of VMs of a size that can still be created in a datacenter. None: no limit.
+    pub(super) fn remaining_capacity(&self, datacenter: &str, size: u64) -> Option<u32> {
+        let applicable = self.capacity.iter().filter(|capacity| {
+            capacity.size == size && capacity.datacenter.as_deref().is_none_or(|d| d == datacenter)
+        });
+        let limit = applicable.map(|capacity| capacity.limit).min()?;
         let used = self.vms.values().filter(|vm| vm.datacenter == datacenter && vm.size == size).count();
         Some(limit.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX)))
     }
 
-    /// Sets the room for a size. None: no limit.
-    pub(super) fn set_room(&mut self, datacenter: Option<String>, size: u64, limit: Option<u32>) {
-        self.capacity.retain(|room| room.size != size || room.datacenter != datacenter);
-        self.capacity.extend(limit.map(|limit| Room { datacenter, size, limit }));
+    /// Sets the maximum number of VMs of a size. None: no limit.
+    pub(super) fn set_capacity(&mut self, datacenter: Option<String>, size: u64, limit: Option<u32>) {
+        self.capacity.retain(|capacity| capacity.size != size || capacity.datacenter != datacenter);
+        self.capacity.extend(limit.map(|limit| Capacity { datacenter, size, limit }));
         self.revision += 1;
     }
 }
 
 impl Vm {
-    /// Its public address, of the range that is set aside for measurements.
+    /// Its public address, of the range for benchmarks (RFC 2544).
     pub(super) fn address(&self) -> String {
         format!("198.{}.{}.{}", 18 + (self.id >> 16 & 1), self.id >> 8 & 255, self.id & 255)
     }
@@ -401,7 +402,7 @@ impl Vm {
         format!("10.{}.{}.{}", self.id >> 16 & 255, self.id >> 8 & 255, self.id & 255)
     }
 
-    /// Where it is in its life.
+    /// Its phase.
     pub fn phase(&self, now: Timestamp) -> Phase {
         match self.end {
             Some(end) if end.gone_at <= now => Phase::Gone,
@@ -413,19 +414,19 @@ impl Vm {
         }
     }
 
-    /// Whether listings show it.
+    /// Returns true iff it is listed.
     pub fn listed(&self, now: Timestamp) -> bool {
         !matches!(self.phase(now), Phase::Pending | Phase::Gone)
     }
 
-    /// What it has cost, USD: every hour begun.
+    /// Number of billed hours: each started hour counts.
     pub(super) fn hours_billed(&self, now: Timestamp) -> u64 {
         let until = self.end.map_or(now, |end| end.stops_at.min(now));
         let seconds = self.created_at.duration_until(until).as_secs().max(0) as u64;
         seconds.div_ceil(3600).max(1)
     }
 
-    /// Ends it.
+    /// Ends it after the notice. An earlier end is kept.
     pub(super) fn finish(
         &mut self,
         by: EndedBy,
@@ -441,7 +442,7 @@ impl Vm {
     }
 }
 
-/// What a VM costs.
+/// List price of a VM.
 pub(super) fn price(config: &SimulatorConfig, vm: &Vm) -> Option<Price> {
     let offer = config.offer(vm.size)?;
     let (_, datacenter) = config.datacenter(&vm.datacenter)?;
@@ -462,7 +463,7 @@ pub(super) fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
     now.saturating_add(by).unwrap_or(now)
 }
 
-/// A UUID as MySQL makes them (docs/reference/vpsie-api.md#uuids).
+/// A UUID of version 1, as MySQL generates it (docs/reference/vpsie-api.md#uuids).
 pub(super) fn uuid(rng: &mut impl RngExt) -> String {
     let head: u64 = rng.random();
     let clock: u16 = rng.random();

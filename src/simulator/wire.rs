@@ -1,4 +1,4 @@
-//! Values and envelopes in the chosen shapes.
+//! Values and envelopes of replies, in the selected shapes.
 
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -13,10 +13,10 @@ use super::shapes::{
     RetryAfter, Rows, Shapes, Sizes, Times, Total, UnknownRoute, number,
 };
 
-/// What an endpoint answers, before it has a shape.
+/// Content of a successful reply, before the shapes are applied.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Answer {
-    /// Rows, and fields beside them.
+pub(super) enum Content {
+    /// Rows, and additional fields of the envelope.
     List { rows: Vec<Value>, beside: Map<String, Value> },
     /// One object.
     Object(Value),
@@ -28,7 +28,7 @@ pub(super) enum Answer {
     Whole(Value),
 }
 
-impl Answer {
+impl Content {
     pub(super) fn list(rows: impl IntoIterator<Item = Value>) -> Self {
         Self::List { rows: rows.into_iter().collect(), beside: Map::new() }
     }
@@ -41,7 +41,7 @@ pub(super) struct Page {
     pub limit: usize,
 }
 
-/// Which endpoints' times are RFC 3339 in the mixed reading.
+/// Format of the times of an endpoint if the shape `times` is `mixed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeStyle {
     Rfc3339,
@@ -99,12 +99,12 @@ impl Shapes {
         }
     }
 
-    /// The key of a disk size, where the endpoint's own is given.
+    /// Key of a disk size; `own` is the endpoint's own.
     pub(super) fn disk_key(&self, own: &'static str) -> &'static str {
         self.size_key(own, "disk", "ssd")
     }
 
-    /// The key of an offer's name, where the endpoint's own is given.
+    /// Key of an offer's name; `own` is the endpoint's own.
     pub(super) fn name_key(&self, own: &'static str) -> &'static str {
         self.size_key(own, "name", "nickname")
     }
@@ -128,8 +128,8 @@ impl Shapes {
         }
     }
 
-    /// The rows of a list, with unexpected fields and rows if the shape asks for them.
-    pub(super) fn dress(&self, mut rows: Vec<Value>) -> Vec<Value> {
+    /// Adds unknown fields and a malformed row if the shape `rows` is `odd`.
+    pub(super) fn add_odd_rows(&self, mut rows: Vec<Value>) -> Vec<Value> {
         if self.rows == Rows::Odd {
             for row in rows.iter_mut().filter_map(Value::as_object_mut) {
                 row.insert("zz_new_field".to_owned(), json!({ "of": ["another", "time"] }));
@@ -139,9 +139,9 @@ impl Shapes {
         rows
     }
 
-    pub(super) fn render(&self, result: Result<Answer, ApiError>, page: Page) -> Response<Body> {
+    pub(super) fn render(&self, result: Result<Content, ApiError>, page: Page) -> Response<Body> {
         match result {
-            Ok(answer) => reply(200, &self.success(answer, page)),
+            Ok(content) => reply(200, &self.success(content, page)),
             Err(refusal) if refusal.is_not_found() => self.not_found(&refusal),
             Err(refusal) => {
                 let (status, code) = match self.error_status {
@@ -159,22 +159,22 @@ impl Shapes {
         }
     }
 
-    fn success(&self, answer: Answer, page: Page) -> Value {
+    fn success(&self, content: Content, page: Page) -> Value {
         let mut body = Map::new();
         body.insert("error".to_owned(), self.error_field(None));
-        match answer {
-            Answer::Whole(whole) => return whole,
-            Answer::Done => {}
-            Answer::Accepted => {
+        match content {
+            Content::Whole(whole) => return whole,
+            Content::Done => {}
+            Content::Accepted => {
                 body.insert("data".to_owned(), Value::Bool(true));
             }
-            Answer::Object(object) => {
+            Content::Object(object) => {
                 body.insert("data".to_owned(), object);
             }
-            Answer::List { rows, beside } => {
-                let rows = self.dress(rows);
+            Content::List { rows, beside } => {
+                let rows = self.add_odd_rows(rows);
                 let total = rows.len();
-                let rows = self.cut(rows, page);
+                let rows = self.select_page(rows, page);
                 if self.list == ListShape::Bare {
                     return Value::Array(rows);
                 }
@@ -213,7 +213,7 @@ impl Shapes {
         body.insert(key.to_owned(), value);
     }
 
-    fn cut(&self, rows: Vec<Value>, page: Page) -> Vec<Value> {
+    fn select_page(&self, rows: Vec<Value>, page: Page) -> Vec<Value> {
         let limit = page.limit.max(1);
         let start = match self.paging {
             Paging::Whole => return rows,
@@ -237,7 +237,7 @@ impl Shapes {
         }
     }
 
-    /// The answer about a route that does not exist.
+    /// Reply for an unknown route.
     pub(super) fn unknown_route(&self) -> Response<Body> {
         match self.unknown_route {
             UnknownRoute::Json => reply(404, &self.error(404, "Not found")),
@@ -256,7 +256,7 @@ impl Shapes {
         }
     }
 
-    /// The answer to a request too many.
+    /// Reply to a request above the rate limit.
     pub(super) fn too_many(&self, seconds: u32, now: Timestamp) -> Response<Body> {
         let mut response = reply(429, &self.error(429, "Too many requests"));
         let value = match self.retry_after {
@@ -279,7 +279,7 @@ fn http_date(time: Timestamp) -> Option<String> {
     jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()
 }
 
-/// RFC 2822, as some of VPSie's clients parse times.
+/// A time in RFC 2822, which some of VPSie's clients parse.
 pub(super) fn rfc2822(time: Timestamp) -> String {
     jiff::fmt::rfc2822::to_string(&time.to_zoned(TimeZone::UTC)).unwrap_or_default()
 }
@@ -289,7 +289,7 @@ pub(super) fn reply(status: u16, body: &Value) -> Response<Body> {
     respond(status, "application/json; charset=utf-8", body.to_string())
 }
 
-/// What a gateway says when nothing behind it does.
+/// HTML error page of a gateway.
 pub(super) fn html(status: u16) -> Response<Body> {
     let reason = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
     let page = format!(

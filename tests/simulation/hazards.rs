@@ -161,7 +161,7 @@ impl Hazards {
             returns_after: minutes(1, 90),
             unknown_roles: chance(UnknownRoles, 0.9),
             namesakes: chance(Namesakes, 0.7),
-            uuid_told_after: told_after,
+            uuid_listed_after: told_after,
             incomplete_listings: chance(IncompleteListings, 0.3),
             ..AnomaliesConfig::default()
         });

@@ -7,9 +7,9 @@ use super::Call;
 use super::vm_fields::USER;
 use crate::simulator::operations::ApiError;
 use crate::simulator::state::{Context, State, VmKind, price};
-use crate::simulator::wire::{Answer, TimeStyle};
+use crate::simulator::wire::{Content, TimeStyle};
 
-pub(super) fn usages(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
+pub(super) fn usages(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
     let shapes = &cx.config.shapes;
     let mut spent = Decimal::ZERO;
     let mut a_month = Decimal::ZERO;
@@ -54,5 +54,5 @@ pub(super) fn usages(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Resul
         "is_post_paid": shapes.flag(false),
     });
     let beside: Map<String, Value> = [("balanceData".to_owned(), balance)].into_iter().collect();
-    Ok(Answer::List { rows, beside })
+    Ok(Content::List { rows, beside })
 }

@@ -7,11 +7,11 @@ use crate::simulator::config::{DatacenterConfig, OfferConfig, SimulatorConfig};
 use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::Hourly;
 use crate::simulator::state::{Context, State};
-use crate::simulator::wire::Answer;
+use crate::simulator::wire::Content;
 
-pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
+pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
     let shapes = &cx.config.shapes;
-    Ok(Answer::list(cx.config.datacenters.iter().enumerate().map(|(i, datacenter)| {
+    Ok(Content::list(cx.config.datacenters.iter().enumerate().map(|(i, datacenter)| {
         json!({
             "dc_name": datacenter.name,
             "dc_image": format!("{}.svg", datacenter.name.to_lowercase()),
@@ -28,23 +28,23 @@ pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Resu
     })))
 }
 
-pub(super) fn categories(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
+pub(super) fn categories(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
     let mut names: Vec<&str> = cx.config.offers.iter().map(|offer| offer.category.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     let rows = names.into_iter().map(|name| json!({ "identifier": category_identifier(name), "name": name }));
-    Ok(Answer::list(rows))
+    Ok(Content::list(rows))
 }
 
 pub(super) fn kubernetes_offers(
     _: &mut State,
     cx: &mut Context<'_>,
     call: &Call,
-) -> Result<Answer, ApiError> {
+) -> Result<Content, ApiError> {
     let (_, datacenter) =
         cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(ApiError::not_found)?;
     let shapes = &cx.config.shapes;
-    Ok(Answer::list(offers_at(cx.config, datacenter).map(|offer| {
+    Ok(Content::list(offers_at(cx.config, datacenter).map(|offer| {
         let mut row = size(cx, offer, "name", "disk");
         row.insert("id".to_owned(), shapes.id(offer.id));
         row.insert("price".to_owned(), shapes.usd(SimulatorConfig::monthly(datacenter, offer)));
@@ -62,14 +62,14 @@ pub(super) fn kubernetes_offers(
     })))
 }
 
-pub(super) fn resources(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn resources(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let (number, datacenter) =
         cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(ApiError::not_found)?;
     let wanted = call.text("planCatIdentifier")?;
     call.text("osIdentifier")?;
     let shapes = &cx.config.shapes;
     let offers = offers_at(cx.config, datacenter).filter(|o| category_identifier(&o.category) == wanted);
-    Ok(Answer::list(offers.map(|offer| {
+    Ok(Content::list(offers.map(|offer| {
         let mut row = size(cx, offer, "nickname", "ssd");
         row.insert("identifier".to_owned(), json!(mapping_identifier(number, offer)));
         row.insert(shapes.traffic_key().to_owned(), json!(offer.traffic));

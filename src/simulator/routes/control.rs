@@ -1,4 +1,4 @@
-//! The control endpoint: `/_simulator/...`. No faults, no tokens, no rate limit.
+//! The control endpoint, `/_simulator/...`. Faults, tokens and the rate limit do not apply to it.
 
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
@@ -135,34 +135,34 @@ async fn reset_calls(Extension(sim): Sim) -> ControlReply {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Capacity {
+struct NewCapacity {
     datacenter: Option<String>,
     offer: String,
     limit: Option<u32>,
 }
 
-async fn set_capacity(Extension(sim): Sim, Json(body): Json<Capacity>) -> ControlReply {
+async fn set_capacity(Extension(sim): Sim, Json(body): Json<NewCapacity>) -> ControlReply {
     control_reply(sim.set_capacity(body.datacenter.as_deref(), &body.offer, body.limit))
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Quota {
+struct NewQuota {
     workers: Option<u32>,
 }
 
-async fn set_quota(Extension(sim): Sim, Json(body): Json<Quota>) -> ControlReply {
+async fn set_quota(Extension(sim): Sim, Json(body): Json<NewQuota>) -> ControlReply {
     sim.set_worker_quota(body.workers);
     done()
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Rate {
+struct NewRateLimit {
     per_minute: Option<u32>,
 }
 
-async fn set_rate_limit(Extension(sim): Sim, Json(body): Json<Rate>) -> ControlReply {
+async fn set_rate_limit(Extension(sim): Sim, Json(body): Json<NewRateLimit>) -> ControlReply {
     sim.set_rate_limit(body.per_minute);
     done()
 }

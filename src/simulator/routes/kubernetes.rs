@@ -9,19 +9,19 @@ use crate::simulator::config::{ClusterConfig, OfferConfig};
 use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{AddGroup, AddSlave, Boxsize, NodeType, Nodes, Version};
 use crate::simulator::state::{Context, Group, State, Vm, VmKind};
-use crate::simulator::wire::{Answer, TimeStyle};
+use crate::simulator::wire::{Content, TimeStyle};
 
-pub(super) fn clusters(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
-    let rows = cx.config.clusters.iter().map(|cluster| Value::Object(head(state, cx, cluster)));
-    Ok(Answer::list(rows))
+pub(super) fn clusters(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
+    let rows = cx.config.clusters.iter().map(|cluster| Value::Object(cluster_fields(state, cx, cluster)));
+    Ok(Content::list(rows))
 }
 
-pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let (_, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(ApiError::not_found)?;
-    let mut object = head(state, cx, cluster);
+    let mut object = cluster_fields(state, cx, cluster);
     let rows = |wanted: fn(&Vm) -> bool| {
         let nodes = state.nodes(cx.now, &cluster.identifier).filter(|vm| wanted(vm));
-        Value::Array(cx.config.shapes.dress(nodes.map(|vm| node(cx, vm)).collect()))
+        Value::Array(cx.config.shapes.add_odd_rows(nodes.map(|vm| node(cx, vm)).collect()))
     };
     if cx.config.shapes.nodes == Nodes::MastersSlaves {
         object.insert("masters".to_owned(), rows(|vm| vm.kind == VmKind::ControlPlane));
@@ -37,11 +37,11 @@ pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> R
     } else {
         object.insert("nodes".to_owned(), rows(|_| true));
     }
-    Ok(Answer::Object(Value::Object(object)))
+    Ok(Content::Object(Value::Object(object)))
 }
 
-/// What `cluster/all` and `cluster/byId` have in common.
-fn head(state: &State, cx: &Context<'_>, cluster: &ClusterConfig) -> Map<String, Value> {
+/// Fields of a cluster that `cluster/all` and `cluster/byId` share.
+fn cluster_fields(state: &State, cx: &Context<'_>, cluster: &ClusterConfig) -> Map<String, Value> {
     let shapes = &cx.config.shapes;
     let masters =
         state.nodes(cx.now, &cluster.identifier).filter(|vm| vm.kind == VmKind::ControlPlane).count();
@@ -53,13 +53,13 @@ fn head(state: &State, cx: &Context<'_>, cluster: &ClusterConfig) -> Map<String,
         Version::Prefixed => format!("v{}", cluster.kube_version),
     };
     let size = |get: fn(&OfferConfig) -> Value| offer.map_or(Value::Null, get);
-    let made = state.nodes(cx.now, &cluster.identifier).map(|vm| vm.created_at).min().unwrap_or(cx.now);
+    let created_at = state.nodes(cx.now, &cluster.identifier).map(|vm| vm.created_at).min().unwrap_or(cx.now);
     let fields = [
         ("cluster_name", json!(cluster.name)),
         ("identifier", json!(cluster.identifier)),
         ("count", json!(masters)),
-        ("created_on", shapes.time(TimeStyle::Plain, made)),
-        ("updated_on", shapes.time(TimeStyle::Plain, made)),
+        ("created_on", shapes.time(TimeStyle::Plain, created_at)),
+        ("updated_on", shapes.time(TimeStyle::Plain, created_at)),
         ("created_by", json!("simulator")),
         (shapes.name_key("nickname"), size(|offer| json!(offer.name))),
         ("cpu", size(|offer| json!(offer.cpu))),
@@ -131,10 +131,10 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
 /// A `node_type` that no client knows.
 const UNKNOWN_NODE_TYPE: u8 = 9;
 
-pub(super) fn groups(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn groups(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let (number, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(ApiError::not_found)?;
     let groups = state.groups.values().filter(|group| group.cluster == cluster.identifier);
-    Ok(Answer::list(groups.map(|group| group_row(state, cx, number, group))))
+    Ok(Content::list(groups.map(|group| group_row(state, cx, number, group))))
 }
 
 fn group_row(state: &State, cx: &Context<'_>, cluster: u64, group: &Group) -> Value {
@@ -171,23 +171,27 @@ fn group_row(state: &State, cx: &Context<'_>, cluster: u64, group: &Group) -> Va
     })
 }
 
-pub(super) fn add_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn add_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let cluster = call.text("clusterIdentifier")?;
     let id = state.add_group(cx, &cluster, &call.text("groupName")?, call.number("KubeSizeID")?)?;
     Ok(match cx.config.shapes.add_group {
-        AddGroup::True => Answer::Accepted,
-        AddGroup::GroupId => Answer::Object(json!({ "groupId": id.to_string() })),
-        AddGroup::Absent => Answer::Done,
+        AddGroup::True => Content::Accepted,
+        AddGroup::GroupId => Content::Object(json!({ "groupId": id.to_string() })),
+        AddGroup::Absent => Content::Done,
     })
 }
 
-pub(super) fn delete_group(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn delete_group(
+    state: &mut State,
+    cx: &mut Context<'_>,
+    call: &Call,
+) -> Result<Content, ApiError> {
     call.check_reason(&cx.config.shapes)?;
     state.delete_group(cx, call.param("group"))?;
-    Ok(Answer::Accepted)
+    Ok(Content::Accepted)
 }
 
-pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let cluster = call.param("cluster");
     let group = match (call.param("group"), call.number("groupId")) {
         ("", Ok(group)) => group,
@@ -196,34 +200,38 @@ pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) ->
     };
     let added = state.add_worker(cx, cluster, group)?;
     let shapes = &cx.config.shapes;
-    let Some(vm) = added.and_then(|id| state.vms.get(&id)) else { return Ok(Answer::Accepted) };
+    let Some(vm) = added.and_then(|id| state.vms.get(&id)) else { return Ok(Content::Accepted) };
     let mut row = json!({
         "id": shapes.id(vm.id),
         "status": "pending",
         "hostname": shapes.hostname(&vm.hostname, false),
     });
     Ok(match (shapes.add_slave, row.as_object_mut()) {
-        (AddSlave::True, _) | (_, None) => Answer::Accepted,
-        (AddSlave::Object, _) => Answer::Object(row),
+        (AddSlave::True, _) | (_, None) => Content::Accepted,
+        (AddSlave::Object, _) => Content::Object(row),
         (AddSlave::Identified, Some(object)) => {
             object.insert("identifier".to_owned(), json!(vm.uuid));
-            Answer::Object(row)
+            Content::Object(row)
         }
     })
 }
 
-/// The group that the older call, which names none, adds to.
+/// The group for requests without one, as older clients send them.
 fn first_group(state: &State, cluster: &str) -> Result<u64, ApiError> {
     let group = state.groups.values().find(|group| group.cluster == cluster);
     group.map(|group| group.id).ok_or_else(ApiError::not_found)
 }
 
-pub(super) fn delete_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn delete_slave(
+    state: &mut State,
+    cx: &mut Context<'_>,
+    call: &Call,
+) -> Result<Content, ApiError> {
     state.delete_worker(cx, call.param("cluster"), &call.text("identifier")?)?;
-    Ok(Answer::Done)
+    Ok(Content::Done)
 }
 
-pub(super) fn reduce(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn reduce(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     state.reduce(cx, call.param("cluster"), call.number("groupId").ok())?;
-    Ok(Answer::Accepted)
+    Ok(Content::Accepted)
 }

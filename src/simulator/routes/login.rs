@@ -7,21 +7,21 @@ use super::Call;
 use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{LoginExpiry, LoginRequest, LoginResponse, Shapes};
 use crate::simulator::state::{Context, State};
-use crate::simulator::wire::{Answer, rfc2822};
+use crate::simulator::wire::{Content, rfc2822};
 
-pub(super) fn login(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn login(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let shapes = &cx.config.shapes;
-    let understood = match shapes.login_request {
+    let is_accepted = match shapes.login_request {
         LoginRequest::Any => true,
         LoginRequest::Json => !call.form,
         LoginRequest::Form => call.form,
     };
-    if !understood {
+    if !is_accepted {
         return Err(ApiError::new(400, "clientId is required"));
     }
     let token = state.login(cx, &call.text("clientId")?, &call.text("clientSecret")?)?;
-    let access = pair(shapes, &token.text, token.expires_at);
-    let refresh = pair(shapes, &format!("refresh-{}", token.text), token.expires_at);
+    let access = token_object(shapes, &token.text, token.expires_at);
+    let refresh = token_object(shapes, &format!("refresh-{}", token.text), token.expires_at);
     let mut body = Map::new();
     body.insert("error".to_owned(), shapes.error_field(None));
     match shapes.login_response {
@@ -39,10 +39,10 @@ pub(super) fn login(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Res
             body.insert("data".to_owned(), json!({ "accessToken": access, "refreshToken": refresh }));
         }
     }
-    Ok(Answer::Whole(Value::Object(body)))
+    Ok(Content::Whole(Value::Object(body)))
 }
 
-fn pair(shapes: &Shapes, token: &str, expires_at: Timestamp) -> Value {
+fn token_object(shapes: &Shapes, token: &str, expires_at: Timestamp) -> Value {
     let expires = match shapes.login_expiry {
         LoginExpiry::Rfc3339 => json!(expires_at.to_string()),
         LoginExpiry::Rfc2822 => json!(rfc2822(expires_at)),

@@ -26,7 +26,7 @@ use super::handle::Simulator;
 use super::operations::ApiError;
 use super::shapes::{AuthHeader, DeleteBody, Prefix, Shapes};
 use super::state::{Context, State};
-use super::wire::{Answer, Page};
+use super::wire::{Content, Page};
 
 #[cfg(test)]
 pub(super) use catalog::mapping_identifier;
@@ -38,9 +38,9 @@ pub(super) struct Call {
     form: bool,
 }
 
-type Endpoint = fn(&mut State, &mut Context<'_>, &Call) -> Result<Answer, ApiError>;
+type Endpoint = fn(&mut State, &mut Context<'_>, &Call) -> Result<Content, ApiError>;
 
-/// Every prefix that any client uses. The shape selects the ones that are served.
+/// The path prefixes of all clients. The shape `prefix` selects the served ones.
 const PREFIXES: [&str; 3] = ["/apps/v2", "/api/v2", "/v2"];
 
 /// All routes. A request carries its [`Simulator`] as an extension, so that all simulators share one router,
@@ -172,12 +172,12 @@ impl Call {
         Ok(Self { params, body, form })
     }
 
-    /// A part of the path.
+    /// A parameter of the path.
     fn param(&self, name: &str) -> &str {
         self.params.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    /// A field of the body, as text. Numbers too.
+    /// A field of the body, a text or a number, as text.
     fn text(&self, name: &str) -> Result<String, ApiError> {
         match self.body.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
@@ -191,7 +191,7 @@ impl Call {
         self.text(name)?.parse().map_err(|_| ApiError::new(400, format!("{name} must be a number")))
     }
 
-    /// Refuses a deletion without a reason if the shape requires one.
+    /// Checks that a deletion has a reason if the shape `delete-body` requires one.
     fn check_reason(&self, shapes: &Shapes) -> Result<(), ApiError> {
         let reason = self.body.pointer("/deleteStatistic/reason").and_then(Value::as_str);
         if shapes.delete_body == DeleteBody::Statistic && reason.is_none_or(str::is_empty) {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_chosen_prefix_is_served() {
+    fn only_the_selected_prefix_is_served() {
         let shapes = Shapes { prefix: Prefix::Apps, ..Shapes::default() };
         assert!(prefix_is_served(&shapes, "/apps/v2/vm"));
         assert!(!prefix_is_served(&shapes, "/api/v2/vm"));

@@ -1,4 +1,4 @@
-//! VMs, and the list that knows the UUIDs of Kubernetes nodes (docs/reference/vpsie-api.md#vms).
+//! VMs, and the list with the UUIDs of Kubernetes nodes (docs/reference/vpsie-api.md#vms).
 
 use serde_json::{Value, json};
 
@@ -8,13 +8,13 @@ use super::vm_fields::{PROJECT, USER, insert_flags, status};
 use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{VmGet, VmStateShape};
 use crate::simulator::state::{Context, Phase, State, Vm, VmKind};
-use crate::simulator::wire::{Answer, TimeStyle};
+use crate::simulator::wire::{Content, TimeStyle};
 
-/// `GET /storages/vms`: every VM, Kubernetes nodes too.
-pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
+/// `GET /storages/vms`: all VMs, including Kubernetes nodes.
+pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
     let shapes = &cx.config.shapes;
-    let is_listed = |vm: &&Vm| vm.listed(cx.now) && vm.uuid_told_at.is_none_or(|at| at <= cx.now);
-    Ok(Answer::list(state.vms.values().filter(is_listed).map(|vm| {
+    let is_listed = |vm: &&Vm| vm.listed(cx.now) && vm.uuid_listed_at.is_none_or(|at| at <= cx.now);
+    Ok(Content::list(state.vms.values().filter(is_listed).map(|vm| {
         let datacenter = cx.config.datacenter(&vm.datacenter);
         json!({
             "hostname": shapes.hostname(&vm.hostname, true),
@@ -35,30 +35,30 @@ pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) ->
     })))
 }
 
-/// `GET /vm`: Kubernetes nodes are not among them (docs/reference/vpsie-api.md#node-uuids).
-pub(super) fn list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
+/// `GET /vm`: all VMs except Kubernetes nodes (docs/reference/vpsie-api.md#node-uuids).
+pub(super) fn list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
     let vms = state.vms.values().filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
-    Ok(Answer::list(vms.map(|vm| row(cx, vm))))
+    Ok(Content::list(vms.map(|vm| row(cx, vm))))
 }
 
-pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let vm = state.vm(call.param("vm")).filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
     let row = row(cx, vm.ok_or_else(ApiError::not_found)?);
     Ok(match cx.config.shapes.vm_get {
-        VmGet::VmData => Answer::Object(json!({
+        VmGet::VmData => Content::Object(json!({
             "vmData": row,
             "imageCategories": [],
             "vmTags": [],
             "privateIpData": [],
             "floatingIpData": [],
         })),
-        VmGet::Data => Answer::Object(row),
-        VmGet::Bare => Answer::Whole(row),
+        VmGet::Data => Content::Object(row),
+        VmGet::Bare => Content::Whole(row),
     })
 }
 
-/// `POST /vm`: answers with no id (docs/reference/vpsie-api.md#creating-a-vm).
-pub(super) fn create(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+/// `POST /vm`: the reply has no id (docs/reference/vpsie-api.md#creating-a-vm).
+pub(super) fn create(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     let datacenter = call.text("dcIdentifier")?;
     let (number, datacenter) = cx.config.datacenter(&datacenter).ok_or_else(ApiError::not_found)?;
     let wanted = call.text("resourceIdentifier")?;
@@ -67,20 +67,20 @@ pub(super) fn create(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Re
     let offer = cx.config.offers.iter().find(|offer| mapping_identifier(number, offer) == wanted);
     let offer = offer.ok_or_else(|| ApiError::new(400, "Please select the right package for this OS"))?;
     state.create_vm(cx, &datacenter.identifier, offer.id, &hostname)?;
-    Ok(Answer::Accepted)
+    Ok(Content::Accepted)
 }
 
-pub(super) fn delete(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Answer, ApiError> {
+pub(super) fn delete(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
     call.check_reason(&cx.config.shapes)?;
     state.delete_vm(cx, &call.text("vmIdentifier")?)?;
-    Ok(Answer::Accepted)
+    Ok(Content::Accepted)
 }
 
-/// `GET /vm/pending`: VMs that are asked for and not listed yet. Kubernetes nodes are not among them: whether
-/// they are at VPSie is unknown (docs/reference/vpsie-api.md#pending-vms).
-pub(super) fn pending(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Answer, ApiError> {
+/// `GET /vm/pending`: VMs that are requested, but not listed yet. Kubernetes nodes are omitted: it is unknown
+/// whether VPSie lists them here (docs/reference/vpsie-api.md#pending-vms).
+pub(super) fn pending(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
     let is_pending = |vm: &&Vm| vm.kind == VmKind::Plain && vm.phase(cx.now) == Phase::Pending;
-    Ok(Answer::list(state.vms.values().filter(is_pending).map(|vm| {
+    Ok(Content::list(state.vms.values().filter(is_pending).map(|vm| {
         let offer = cx.config.offer(vm.size);
         let number = cx.config.datacenter(&vm.datacenter).map_or(0, |(number, _)| number);
         json!({

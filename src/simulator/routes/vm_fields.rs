@@ -1,16 +1,16 @@
-//! Fields of a VM that several endpoints show.
+//! Fields of a VM that several endpoints return.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::simulator::state::{Context, Phase, Vm};
 
-/// The project of everything.
+/// The project of all objects.
 pub(super) const PROJECT: u64 = 71128;
-/// The user that everything belongs to.
+/// The owner of all objects.
 pub(super) const USER: u64 = 4711;
 
-/// The word for a VM's state (docs/reference/vpsie-api.md#vm-states).
+/// A VM's state as text (docs/reference/vpsie-api.md#vm-states).
 pub(super) fn status(vm: &Vm, now: Timestamp) -> &'static str {
     match vm.phase(now) {
         Phase::Pending => "pending",

@@ -8,14 +8,14 @@ fn a_shape_is_set_by_name() {
 }
 
 #[test]
-fn a_wrong_shape_says_what_there_is() {
+fn an_unknown_shape_or_value_lists_the_valid_ones() {
     let set = |text| Shapes::default().set(text).unwrap_err().to_string();
-    assert_eq!(set("nodes"), "shape \"nodes\": want <name>=<value>, such as login-request=form");
+    assert_eq!(set("nodes"), "shape \"nodes\" must be <name>=<value>, such as login-request=form");
     assert_eq!(
         set("nodes=poor"),
-        "shape nodes: \"poor\" is not a value of it; allowed are plain, rich, masters-slaves, flags"
+        "shape nodes must be one of plain, rich, masters-slaves, flags; is \"poor\""
     );
-    assert!(set("knots=rich").starts_with("shape \"knots\" is unknown; known are prefix, "));
+    assert!(set("knots=rich").starts_with("shape \"knots\" is unknown; shapes are prefix, "));
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn each_variant_differs_from_the_default_in_one_name() {
 }
 
 #[test]
-fn serde_speaks_the_same_names() {
+fn serde_uses_the_same_names() {
     for (text, shapes) in Shapes::each() {
         let (name, value) = text.split_once('=').unwrap();
         let json = serde_json::json!({ name: value });

@@ -1,4 +1,4 @@
-//! What goes wrong for as long as it lasts.
+//! Lasting faults.
 
 use super::*;
 
@@ -29,7 +29,7 @@ async fn forbidden_deletions_leave_the_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_request_makes_two_workers() {
+async fn one_request_creates_two_workers() {
     let sim = simulator_with(AnomaliesConfig { duplicates: 1.0, ..AnomaliesConfig::default() }).await;
     assert_eq!(sim.worker_count(), 2);
 }
@@ -77,7 +77,7 @@ async fn rows_hide_the_role_in_every_shape() {
 #[tokio::test(start_paused = true)]
 async fn a_namesake_is_listed_before_the_worker() {
     let anomalies =
-        AnomaliesConfig { namesakes: 1.0, uuid_told_after: span("1m"), ..AnomaliesConfig::default() };
+        AnomaliesConfig { namesakes: 1.0, uuid_listed_after: span("1m"), ..AnomaliesConfig::default() };
     let sim = simulator_with(anomalies).await;
     let worker = workers(&sim).remove(0).vm;
     let listed = async |kind: &str| {

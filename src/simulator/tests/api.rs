@@ -20,7 +20,7 @@ async fn status_with(sim: &Simulator, header: &str, value: &str) -> StatusCode {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_gives_a_token_that_ends() {
+async fn a_login_returns_a_token_that_expires() {
     let sim = simulator(steady());
     let reply = login(&sim, DEFAULT_CLIENT_SECRET).await;
     let token = reply.body["token"]["access"]["token"].as_str().unwrap();
@@ -32,7 +32,7 @@ async fn a_login_gives_a_token_that_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_comes_in_without_credentials() {
+async fn requests_without_valid_credentials_are_refused() {
     let sim = simulator(steady());
     assert_eq!(login(&sim, "wrong").await.status, 401);
     assert_eq!(status_with(&sim, "Vpsie-Auth", "wrong").await, 401);
@@ -43,7 +43,7 @@ async fn nobody_comes_in_without_credentials() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_listed_later_and_up_later_still() {
+async fn a_worker_is_listed_and_then_up() {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 2).await;
     assert_eq!(add_worker(&sim, group).await.body, json!({ "error": false, "data": true }));
@@ -66,7 +66,7 @@ async fn a_worker_is_listed_later_and_up_later_still() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_ends_the_worker_that_it_names() {
+async fn a_deletion_ends_the_given_worker() {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 2).await;
     for _ in 0..3 {
@@ -87,7 +87,7 @@ async fn a_deletion_ends_the_worker_that_it_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_control_plane_and_other_clusters_are_out_of_reach() {
+async fn workers_of_other_clusters_cannot_be_deleted() {
     let sim = simulator(steady());
     let master = sim.vms()[0].vm.uuid.clone();
     let body = Some(json!({ "identifier": master }));
@@ -98,7 +98,7 @@ async fn the_control_plane_and_other_clusters_are_out_of_reach() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_has_one_group_a_size() {
+async fn a_cluster_has_one_group_per_size() {
     let sim = simulator(steady());
     add_group(&sim, "one", 2).await;
     let body = json!({ "clusterIdentifier": DEFAULT_CLUSTER, "groupName": "two", "KubeSizeID": 2 });
@@ -108,7 +108,7 @@ async fn a_cluster_has_one_group_a_size() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reduce_takes_any_worker_of_the_group() {
+async fn reduce_deletes_a_worker_of_the_group() {
     let sim = simulator(steady());
     let small = add_group(&sim, "small", 1).await;
     let large = add_group(&sim, "large", 3).await;
@@ -121,7 +121,7 @@ async fn reduce_takes_any_worker_of_the_group() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_group_takes_its_workers_along() {
+async fn the_deletion_of_a_group_deletes_its_workers() {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 2).await;
     add_worker(&sim, group).await;
@@ -168,7 +168,7 @@ async fn a_vm_may_never_come_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_storage_list_knows_the_uuids_and_the_vm_list_does_not() {
+async fn only_the_storage_list_has_uuids_of_nodes() {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 2).await;
     add_worker(&sim, group).await;
@@ -194,7 +194,7 @@ async fn offers_have_monthly_and_hourly_prices() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn plans_come_by_category_and_ask_for_a_form() {
+async fn plans_are_listed_by_category_for_a_form() {
     let sim = simulator(steady());
     let categories = get(&sim, "/plans/category").await;
     assert_eq!(names(&categories, "/data", "name"), ["A", "C", "M"]);
@@ -233,7 +233,7 @@ async fn a_plain_vm_is_pending_then_listed_then_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_bill_counts_hours_begun() {
+async fn the_bill_counts_started_hours() {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 3).await;
     add_worker(&sim, group).await;
@@ -257,7 +257,7 @@ async fn requests_too_many_get_429() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_makes_no_sense_is_refused() {
+async fn invalid_requests_are_refused() {
     let sim = simulator(steady());
     for (method, path, status, message) in [
         ("GET", "/nowhere", 404, "Not found"),
@@ -274,7 +274,7 @@ async fn what_makes_no_sense_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_seed_makes_the_same_vms() {
+async fn the_same_seed_creates_the_same_vms() {
     let make = async |seed| {
         let sim = simulator(SimulatorConfig { seed, ..SimulatorConfig::default() });
         let group = add_group(&sim, "workers", 2).await;

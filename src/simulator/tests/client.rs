@@ -1,4 +1,4 @@
-//! The project's own client against every shape.
+//! This project's client with every shape.
 
 use super::*;
 use crate::catalog::{CapacityType, SizeId};
@@ -30,8 +30,8 @@ fn workers_of(listed: &[ListedNode]) -> Vec<&ListedNode> {
     listed.iter().filter(|node| node.role == NodeRole::Worker).collect()
 }
 
-/// A worker from the catalog to its end.
-async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
+/// Creates and deletes a worker of an offer of the catalog.
+async fn create_and_delete_worker(sim: &Simulator) -> Result<(), BackendError> {
     let backend = backend(sim);
     let catalog = backend.catalog().await?;
     assert_eq!(catalog.offers.len(), 10);
@@ -76,12 +76,12 @@ async fn a_life(sim: &Simulator) -> Result<(), BackendError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_client_sees_a_worker_through_in_every_shape() {
+async fn the_client_creates_and_deletes_in_every_shape() {
     let all = [("default".to_owned(), Shapes::default()), ("original".to_owned(), Shapes::original_client())];
     let mut failed = Vec::new();
     for (name, shapes) in all.into_iter().chain(Shapes::each()) {
         let sim = simulator(SimulatorConfig { shapes, ..steady() });
-        match tokio::spawn(async move { a_life(&sim).await }).await {
+        match tokio::spawn(async move { create_and_delete_worker(&sim).await }).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => failed.push(format!("{name}: {error}")),
             Err(panic) => failed.push(format!("{name}: {panic}")),

@@ -31,7 +31,7 @@ async fn a_vm_is_deleted_outside_the_api() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interruption_comes_after_its_notice() {
+async fn an_interruption_follows_its_notice() {
     let (sim, worker) = with_worker().await;
     let path = format!("/vms/{}/interrupt", worker.vm.uuid);
     control(&sim, "POST", &path, json!({ "notice": "2m" })).await;
@@ -44,7 +44,7 @@ async fn an_interruption_comes_after_its_notice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_during_the_notice_is_not_put_off() {
+async fn a_deletion_during_the_notice_is_not_delayed() {
     let (sim, worker) = with_worker().await;
     sim.interrupt(&worker.vm.uuid, jiff::SignedDuration::from_mins(2)).unwrap();
     let body = json!({ "identifier": worker.vm.uuid });
@@ -54,7 +54,7 @@ async fn a_deletion_during_the_notice_is_not_put_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vm_is_suspended_and_goes_on() {
+async fn a_vm_is_suspended_and_resumed() {
     let (sim, worker) = with_worker().await;
     control(&sim, "POST", &format!("/vms/{}/suspend", worker.vm.uuid), Value::Null).await;
     assert_eq!(workers(&sim)[0].phase, Phase::Suspended);
@@ -67,7 +67,7 @@ async fn capacity_quota_prices_and_limits_change() {
     let (sim, worker) = with_worker().await;
     let group = worker.vm.group.unwrap();
     control(&sim, "PUT", "/capacity", json!({ "offer": "s-2vcpu-4gb", "limit": 2 })).await;
-    // The control plane is of that size too.
+    // The control-plane node has the same size.
     assert_eq!(add_worker(&sim, group).await.status, 400);
     control(&sim, "PUT", "/capacity", json!({ "offer": "s-2vcpu-4gb", "limit": null })).await;
     assert_eq!(add_worker(&sim, group).await.status, 200);
@@ -81,7 +81,7 @@ async fn capacity_quota_prices_and_limits_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_come_and_go() {
+async fn faults_are_added_and_removed() {
     let sim = simulator(steady());
     let added = control(&sim, "POST", "/faults", json!({ "rule": "GET **/vm status=503" })).await;
     assert_eq!(added.body, json!({ "id": 1 }));
@@ -122,7 +122,7 @@ async fn requests_are_counted_by_endpoint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_overview_shows_everything_and_no_secret() {
+async fn the_overview_has_no_secrets() {
     let (sim, _) = with_worker().await;
     let state = control(&sim, "GET", "/state", Value::Null).await.body;
     assert_eq!(state["vms"][1]["phase"], "running");
@@ -131,7 +131,7 @@ async fn the_overview_shows_everything_and_no_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_wake_those_who_wait() {
+async fn changes_notify_receivers() {
     let sim = simulator(steady());
     let mut changes = sim.changes();
     get(&sim, "/k8s/cluster/all").await;
@@ -141,7 +141,7 @@ async fn changes_wake_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restored_simulator_goes_on_as_the_first_would_have() {
+async fn a_restored_simulator_draws_the_same_numbers() {
     let (first, worker) = with_worker().await;
     let text = serde_json::to_string(&first.snapshot()).unwrap();
     let clock = Arc::new(TestClock(tokio::time::Instant::now() - Duration::from_mins(1)));
@@ -166,7 +166,7 @@ async fn the_state_is_in_the_file_before_the_reply() {
 }
 
 #[tokio::test]
-async fn a_file_of_another_kind_is_refused() {
+async fn a_file_of_another_format_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.json");
     let newer = serde_json::to_string(&simulator(steady()).snapshot()).unwrap();
@@ -182,7 +182,7 @@ async fn a_file_of_another_kind_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_changes() {
+async fn the_token_is_replaced() {
     let sim = simulator(steady());
     assert_eq!(send(&sim, "GET", "/vm", None).await.status, 200);
     control(&sim, "PUT", "/token", json!({ "token": "new" })).await;

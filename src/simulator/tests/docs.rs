@@ -14,7 +14,7 @@ fn shapes() -> String {
             .iter()
             .map(|(value, meaning)| format!("`{value}`: {}", meaning.trim_end_matches('.')))
             .collect();
-        // Without the place in the reference that the code names.
+        // Without the reference of the code.
         let about = about.trim_end_matches('.').split(" (").next().unwrap();
         writeln!(table, "| `{name}` | {about} | {} |", values.join("<br>")).unwrap();
     }
@@ -31,7 +31,7 @@ fn offers() -> String {
     table
 }
 
-/// Replaces the text between the marks of a name.
+/// Replaces the text between the two markers of a section.
 fn replace_section(page: &str, name: &str, text: &str) -> String {
     let start = format!("<!-- {name}: generated -->");
     let end = format!("<!-- /{name} -->");

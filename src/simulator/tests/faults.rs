@@ -2,7 +2,7 @@ use super::*;
 
 const ADD: &str = "POST **/add/slave/group/*";
 
-async fn struck(rule: &str) -> (Simulator, Result<Reply, CallError>) {
+async fn add_with_fault(rule: &str) -> (Simulator, Result<Reply, CallError>) {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 2).await;
     sim.add_fault(format!("{ADD} {rule}").parse().unwrap());
@@ -12,58 +12,58 @@ async fn struck(rule: &str) -> (Simulator, Result<Reply, CallError>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_reply_leaves_the_work_done() {
-    let (sim, reply) = struck("lost").await;
+async fn a_request_with_a_lost_reply_is_executed() {
+    let (sim, reply) = add_with_fault("lost").await;
     assert_eq!((reply.err(), sim.worker_count()), (Some(CallError::Lost), 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_not_sent_does_nothing() {
-    let (sim, reply) = struck("not-sent").await;
+async fn a_request_not_sent_is_not_executed() {
+    let (sim, reply) = add_with_fault("not-sent").await;
     assert_eq!((reply.err(), sim.worker_count()), (Some(CallError::NotSent), 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_duplicate_is_done_twice() {
-    let (sim, reply) = struck("duplicate").await;
+async fn a_duplicate_is_executed_twice() {
+    let (sim, reply) = add_with_fault("duplicate").await;
     assert_eq!((reply.unwrap().status.as_u16(), sim.worker_count()), (200, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_comes_before_or_after_the_work() {
-    let (sim, reply) = struck("status=429 retry-after=7 message=slow_down").await;
+async fn a_status_replaces_the_reply_or_the_request() {
+    let (sim, reply) = add_with_fault("status=429 retry-after=7 message=slow_down").await;
     let reply = reply.unwrap();
     assert_eq!((reply.status.as_u16(), sim.worker_count()), (429, 0));
     assert_eq!(
         (&reply.headers["retry-after"], &reply.body["message"]),
         (&"7".parse().unwrap(), &json!("slow down"))
     );
-    let (sim, reply) = struck("status=500 done").await;
+    let (sim, reply) = add_with_fault("status=500 done").await;
     assert_eq!((reply.unwrap().status.as_u16(), sim.worker_count()), (500, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_page_is_html() {
-    let (sim, reply) = struck("html=502").await;
+    let (sim, reply) = add_with_fault("html=502").await;
     let reply = reply.unwrap();
     assert_eq!((reply.status.as_u16(), sim.worker_count()), (502, 0));
     assert_eq!(reply.headers["content-type"], "text/html");
     assert!(reply.body.as_str().unwrap().contains("<h1>502 Bad Gateway</h1>"), "{}", reply.body);
-    let (sim, _) = struck("html=502 done").await;
+    let (sim, _) = add_with_fault("html=502 done").await;
     assert_eq!(sim.worker_count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delay_puts_the_work_off() {
-    let (sim, reply) = struck("delay=10s").await;
+async fn a_delay_postpones_the_execution() {
+    let (sim, reply) = add_with_fault("delay=10s").await;
     assert_eq!(reply.unwrap().status, 200);
     assert_eq!(workers(&sim)[0].vm.created_at.to_string(), "2026-03-01T12:00:10Z");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_body_comes_after_the_work() {
+async fn a_slow_body_follows_the_execution() {
     let before = tokio::time::Instant::now();
-    let (sim, reply) = struck("slow=10s").await;
+    let (sim, reply) = add_with_fault("slow=10s").await;
     assert_eq!(reply.unwrap().body["data"], true);
     assert_eq!(workers(&sim)[0].vm.created_at.to_string(), "2026-03-01T12:00:00Z");
     let elapsed = before.elapsed();
@@ -71,7 +71,7 @@ async fn a_slow_body_comes_after_the_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_gives_up_before_a_delay_is_over_has_asked_for_nothing() {
+async fn a_call_dropped_during_a_delay_is_not_executed() {
     let sim = simulator(steady());
     let group = add_group(&sim, "workers", 2).await;
     sim.add_fault(format!("{ADD} delay=1m").parse().unwrap());
@@ -83,7 +83,7 @@ async fn a_caller_that_gives_up_before_a_delay_is_over_has_asked_for_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_an_outage_nothing_arrives_but_control() {
+async fn an_outage_spares_only_control_requests() {
     let sim = simulator(steady());
     sim.set_outage(true);
     let reply = try_send(&sim, request("GET", "/vm", None)).await;
@@ -95,7 +95,7 @@ async fn in_an_outage_nothing_arrives_but_control() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_do_not_disturb_names() {
+async fn faults_do_not_change_names() {
     let names = async |faults: &[&str]| {
         let faults = faults.iter().map(|rule| rule.parse().unwrap()).collect();
         let sim = simulator(SimulatorConfig { faults, ..steady() });

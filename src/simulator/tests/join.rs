@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-/// Nodes, as an API server keeps them, with the heartbeats that each has got.
+/// An API server with Nodes and the number of heartbeats of each.
 #[derive(Clone, Default)]
 struct ApiServer(Arc<Mutex<BTreeMap<String, (Value, u32)>>>);
 
@@ -19,7 +19,7 @@ impl ApiServer {
             async move {
                 let (parts, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
-                let (status, body) = server.answer(&parts, &serde_json::from_slice(&body).unwrap());
+                let (status, body) = server.handle(&parts, &serde_json::from_slice(&body).unwrap());
                 let reply =
                     http::Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
                 Ok::<_, std::convert::Infallible>(reply.unwrap())
@@ -28,7 +28,7 @@ impl ApiServer {
         kube::Client::new(service, "default")
     }
 
-    fn answer(&self, parts: &http::request::Parts, body: &Value) -> (u16, Value) {
+    fn handle(&self, parts: &http::request::Parts, body: &Value) -> (u16, Value) {
         let mut nodes = self.0.lock().unwrap();
         let path: Vec<&str> = parts.uri.path().split('/').skip(1).collect();
         let failure = |code: u16| {
@@ -71,17 +71,17 @@ impl ApiServer {
     }
 }
 
-async fn seconds(seconds: u64) {
+async fn sleep_seconds(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-async fn joined(options: JoinOptions) -> (Simulator, ApiServer, String) {
+async fn join_cluster(options: JoinOptions) -> (Simulator, ApiServer, String) {
     let sim = simulator(steady());
     let server = ApiServer::default();
     tokio::spawn(join(sim.clone(), server.client(), options, CancellationToken::new()));
     let group = add_group(&sim, "workers", 2).await;
     add_worker(&sim, group).await;
-    seconds(32).await;
+    sleep_seconds(32).await;
     let name = workers(&sim)[0].vm.hostname.to_lowercase();
     (sim, server, name)
 }
@@ -93,15 +93,15 @@ async fn a_vm_joins_once_it_is_up() {
     tokio::spawn(join(sim.clone(), server.client(), JoinOptions::default(), CancellationToken::new()));
     let group = add_group(&sim, "workers", 2).await;
     add_worker(&sim, group).await;
-    seconds(29).await;
+    sleep_seconds(29).await;
     assert_eq!(server.names(), ["ams-kubernetes-49ab-master-main"]);
-    seconds(3).await;
+    sleep_seconds(3).await;
     assert_eq!(server.names().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_is_what_a_kubelet_registers() {
-    let (_, server, name) = joined(JoinOptions::default()).await;
+async fn a_node_equals_that_of_a_kubelet() {
+    let (_, server, name) = join_cluster(JoinOptions::default()).await;
     let node = server.node(&name);
     assert_eq!(node["spec"], json!({}));
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], name);
@@ -118,46 +118,46 @@ async fn a_node_is_what_a_kubelet_registers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_falls_silent_with_its_vm() {
-    let (sim, server, name) = joined(JoinOptions::default()).await;
-    seconds(30).await;
+async fn heartbeats_end_with_the_vm() {
+    let (sim, server, name) = join_cluster(JoinOptions::default()).await;
+    sleep_seconds(30).await;
     let alive = server.beats(&name);
     assert_eq!(alive, 3);
     sim.delete_vm(&workers(&sim)[0].vm.uuid).unwrap();
-    seconds(60).await;
+    sleep_seconds(60).await;
     assert_eq!(server.beats(&name), alive);
     assert!(server.names().contains(&name));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_was_deleted_does_not_come_back() {
-    let (_, server, name) = joined(JoinOptions::default()).await;
+async fn a_deleted_node_is_not_registered_again() {
+    let (_, server, name) = join_cluster(JoinOptions::default()).await;
     server.0.lock().unwrap().remove(&name);
-    seconds(60).await;
+    sleep_seconds(60).await;
     assert!(!server.names().contains(&name));
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_may_keep_nodes_alive() {
+async fn another_program_may_send_heartbeats() {
     let annotation = ("kwok.x-k8s.io/node".to_owned(), "fake".to_owned());
     let options = JoinOptions {
         heartbeat: Heartbeat::Other,
         annotations: [annotation].into_iter().collect(),
         ..JoinOptions::default()
     };
-    let (_, server, name) = joined(options).await;
-    seconds(60).await;
+    let (_, server, name) = join_cluster(options).await;
+    sleep_seconds(60).await;
     assert_eq!(server.beats(&name), 0);
     assert_eq!(server.node(&name)["status"]["conditions"], Value::Null);
     assert_eq!(server.node(&name)["metadata"]["annotations"], json!({ "kwok.x-k8s.io/node": "fake" }));
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_restart_nodes_are_found_again() {
-    let (sim, server, name) = joined(JoinOptions::default()).await;
+async fn heartbeats_continue_after_a_restart() {
+    let (sim, server, name) = join_cluster(JoinOptions::default()).await;
     let before = server.beats(&name);
     tokio::spawn(join(sim, server.client(), JoinOptions::default(), CancellationToken::new()));
-    seconds(1).await;
+    sleep_seconds(1).await;
     assert_eq!(server.names().len(), 2);
     assert!(server.beats(&name) > before);
 }

@@ -1,4 +1,4 @@
-//! The simulator, called in process on paused time.
+//! Tests of the simulator, called in process on paused time.
 
 mod anomalies;
 mod api;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clock::Clock;
 
-/// Wall time that moves with tokio's.
+/// Wall time that advances with tokio's time.
 struct TestClock(tokio::time::Instant);
 
 impl Clock for TestClock {
@@ -35,7 +35,7 @@ pub(super) fn simulator(config: SimulatorConfig) -> Simulator {
     Simulator::new(config, Arc::new(TestClock(tokio::time::Instant::now()))).unwrap()
 }
 
-/// The default, with every time drawn from one number.
+/// The default configuration with constant times.
 pub(super) fn steady() -> SimulatorConfig {
     let times = TimesConfig {
         listed: "2s".parse().unwrap(),

@@ -46,7 +46,7 @@ async fn over_tcp_a_slow_body_arrives_whole() {
 }
 
 #[tokio::test]
-async fn it_stops_when_told_to() {
+async fn it_stops_at_shutdown() {
     let (_, address, shutdown) = served(steady()).await;
     fetch(address, "GET", "/vm").await.unwrap();
     shutdown.cancel();
@@ -56,7 +56,7 @@ async fn it_stops_when_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_stands_in_for_the_network() {
+async fn the_transport_replaces_the_network() {
     let sim = simulator(SimulatorConfig { faults: vec!["GET ** lost".parse().unwrap()], ..steady() });
     let lost = sim.transport().oneshot(request("GET", "/vm", None)).await.unwrap_err();
     assert!(matches!(lost, TransportError::Lost(_)));
@@ -95,17 +95,17 @@ fn flags_change_the_configuration() {
     assert_eq!(config.faults[0].to_string(), "POST **/add/slave/** lost p=0.1");
     assert_eq!(config.times.boot, "5s".parse().unwrap());
     assert_eq!((config.shortage, config.clusters[0].foreign_workers), (Shortage::Silent, 2));
-    let room = CapacityConfig { datacenter: Some("ams1".into()), offer: "s-4vcpu-8gb".into(), limit: 3 };
-    assert_eq!(config.capacity, [room]);
+    let capacity = CapacityConfig { datacenter: Some("ams1".into()), offer: "s-4vcpu-8gb".into(), limit: 3 };
+    assert_eq!(config.capacity, [capacity]);
 }
 
 #[test]
-fn wrong_flags_say_what_is_allowed() {
+fn invalid_flags_list_allowed_values() {
     for (flag, words) in [
-        ("--shape=nodes=poor", "allowed are plain, rich, masters-slaves, flags"),
-        ("--fault=GET **", "the effect is missing; want <METHOD|*> <path glob> <effect>"),
-        ("--boot-time=soon", "want a time such as 40s, or two bounds such as 20s..60s"),
-        ("--capacity=s-4vcpu-8gb", "want [DATACENTER/]OFFER=N, such as s-4vcpu-8gb=3"),
+        ("--shape=nodes=poor", "shape nodes must be one of plain, rich, masters-slaves, flags"),
+        ("--fault=GET **", "the effect is missing; a rule must be <METHOD|*> <path glob> <effect>"),
+        ("--boot-time=soon", "must be a time such as 40s, or two bounds such as 20s..60s"),
+        ("--capacity=s-4vcpu-8gb", "must be [DATACENTER/]OFFER=N, such as s-4vcpu-8gb=3"),
         ("--join-label=a=b", "--kubeconfig <FILE>"),
     ] {
         let error = parse(&[flag]).unwrap_err();
@@ -116,7 +116,7 @@ fn wrong_flags_say_what_is_allowed() {
 }
 
 #[test]
-fn a_file_is_the_configuration_and_flags_win_over_it() {
+fn flags_override_the_configuration_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("simulator.yaml");
     let text = "

@@ -224,7 +224,7 @@ shape_tests! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vm_is_wrapped_and_described_as_chosen() {
+async fn a_vm_has_the_selected_envelope_and_state() {
     for (shape, pointer, expected) in [
         ("vm-get=vm-data", "/data/vmData/hostname", json!("web")),
         ("vm-get=data", "/data/hostname", json!("web")),
@@ -246,7 +246,7 @@ async fn a_vm_is_wrapped_and_described_as_chosen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_given_as_chosen() {
+async fn retry_after_has_the_selected_form() {
     for (shape, expected) in [
         ("retry-after=absent", None),
         ("retry-after=seconds", Some("60")),
@@ -267,7 +267,7 @@ async fn the_storage_list_may_differ_in_case() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_shape_answers_every_endpoint() {
+async fn every_endpoint_replies_in_every_shape() {
     for (shape, shapes) in Shapes::each() {
         let sim = simulator(steady());
         add_group(&sim, "workers", 2).await;
