@@ -1,4 +1,4 @@
-//! The Kubernetes side: what the loop reads and does there, and a cluster in memory.
+//! The cluster of the loop: its interface, and an implementation in memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,28 +8,28 @@ use jiff::Timestamp;
 
 use crate::object::{Node, Pod, SchedulableNode, Taint, schedulable_nodes, schedule_pod};
 
-/// The Kubernetes API could not be read or written.
+/// An error of the Kubernetes API.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ClusterError(pub String);
 
-/// What the loop needs of Kubernetes.
+/// The operations of the loop on a Kubernetes cluster.
 #[async_trait]
 pub trait Cluster: Send + Sync {
     /// All Nodes, in a stable order.
     async fn nodes(&self) -> Result<Vec<Node>, ClusterError>;
-    /// All pods that have not ended, in a stable order.
+    /// All pods except succeeded and failed ones, in a stable order.
     async fn pods(&self) -> Result<Vec<Pod>, ClusterError>;
-    /// Adds a taint and cordons, if `cordon`.
+    /// Adds a taint to the node, and cordons the node if `cordon`.
     async fn taint(&self, node: &str, taint: Taint, cordon: bool) -> Result<(), ClusterError>;
-    /// Removes the taint of that key and uncordons. A node that is gone is no error.
+    /// Removes the taint and uncordons the node. A node that does not exist is no error.
     async fn untaint(&self, node: &str, key: &str) -> Result<(), ClusterError>;
-    /// Evicts a pod. A pod that is gone is no error.
+    /// Evicts a pod. A pod that does not exist is no error.
     async fn evict(&self, namespace: &str, name: &str) -> Result<(), ClusterError>;
 }
 
-/// A cluster in memory: objects, a scheduler, and controllers that keep the wanted number of pods. Cheap to clone;
-/// clones are the same cluster.
+/// A cluster in memory: objects, a scheduler, and controllers that keep the desired number of pods. Cheap to
+/// clone: clones share one cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Arc<Mutex<State>>);
 
@@ -51,42 +51,43 @@ impl Memory {
         self.state().nodes.insert(node.name.clone(), node);
     }
 
-    /// Deletes a Node. Its pods go with the next [`Memory::step`]. Whether there was one.
+    /// Deletes a Node; the next [`Memory::step`] deletes its pods. Returns true iff the Node existed.
     pub fn leave(&self, name: &str) -> bool {
         self.state().nodes.remove(name).is_some()
     }
 
-    /// Changes a Node. Whether there was one.
+    /// Changes a Node. Returns true iff it existed.
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Node)) -> bool {
         self.state().nodes.get_mut(name).map(change).is_some()
     }
 
-    /// Wants `replicas` pods like this one, named `<name>-<number>`; takes effect with the next [`Memory::step`].
+    /// Sets a workload of `replicas` pods like this one, named `<name>-<number>`. The next [`Memory::step`]
+    /// applies it.
     pub fn deploy(&self, name: &str, replicas: usize, pod: Pod) {
         self.state().workloads.insert(name.to_owned(), (replicas, pod));
     }
 
-    /// Controllers and scheduler, once: pods of nodes that are gone go, workloads get the number that they want,
-    /// pending pods are bound to ready nodes that take them.
+    /// Runs controllers and scheduler once: deletes pods of missing nodes, creates and deletes pods of
+    /// workloads, and binds pending pods to ready nodes that fit.
     pub fn step(&self, now: Timestamp) {
         let state = &mut *self.state();
         let State { nodes, pods, workloads, serial } = state;
         pods.retain(|_, pod| pod.node.as_ref().is_none_or(|node| nodes.contains_key(node)));
         for (name, (replicas, template)) in workloads {
-            let mine: Vec<_> = pods
+            let existing: Vec<_> = pods
                 .keys()
-                .filter(|(_, pod)| pod.rsplit_once('-').is_some_and(|(of, _)| of == name))
+                .filter(|(_, pod)| pod.rsplit_once('-').is_some_and(|(workload, _)| workload == name))
                 .cloned()
                 .collect();
-            // The newest go first, pending ones before running ones.
-            let mut surplus = mine.clone();
+            // Deletes pending pods before bound ones, and the newest first.
+            let mut surplus = existing.clone();
             surplus.sort_by_key(|key| {
                 (pods.get(key).is_some_and(|pod| pod.node.is_some()), std::cmp::Reverse(key.clone()))
             });
-            for key in surplus.iter().take(mine.len().saturating_sub(*replicas)) {
+            for key in surplus.iter().take(existing.len().saturating_sub(*replicas)) {
                 pods.remove(key);
             }
-            for _ in mine.len()..*replicas {
+            for _ in existing.len()..*replicas {
                 *serial += 1;
                 let pod =
                     Pod { name: format!("{name}-{serial:06}"), created: now, node: None, ..template.clone() };
@@ -94,15 +95,15 @@ impl Memory {
             }
         }
         let bound: Vec<_> = pods.values().filter(|pod| pod.node.is_some()).cloned().collect();
-        let mut free: Vec<SchedulableNode> = schedulable_nodes(nodes.values(), &bound);
+        let mut free_nodes: Vec<SchedulableNode> = schedulable_nodes(nodes.values(), &bound);
         for pod in pods.values_mut().filter(|pod| pod.node.is_none()) {
-            let place = free.iter().find(|place| place.fits(pod)).map(|place| place.name.clone());
-            pod.unschedulable = !schedule_pod(&mut free, pod);
-            pod.node = place;
+            let node = free_nodes.iter().find(|node| node.fits(pod)).map(|node| node.name.clone());
+            pod.unschedulable = !schedule_pod(&mut free_nodes, pod);
+            pod.node = node;
         }
     }
 
-    /// Pods that wait for a node.
+    /// Number of pods without a node.
     pub fn pending(&self) -> usize {
         self.state().pods.values().filter(|pod| pod.node.is_none()).count()
     }

@@ -1,4 +1,4 @@
-//! `--expander`: the chain of filters that chooses among the options of a scale-up
+//! `--expander`: the chain of filters that selects among the options of a scale-up
 //! (docs/reference/cluster-autoscaler.md#expanders).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +20,13 @@ use crate::wire;
 /// A filter of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expander {
-    /// The option that leaves least unused.
+    /// The option with the least unused resources.
     LeastWaste,
-    /// By chance. Is what ends every chain.
+    /// A random option. Every chain ends with it.
     Random,
-    /// By prices that the provider tells.
+    /// By the prices of the provider.
     Price,
-    /// By what a service of its own says.
+    /// By the reply of a separate gRPC service.
     Grpc,
 }
 
@@ -43,30 +43,34 @@ impl Expander {
     }
 }
 
-/// What a filter knows beside the options.
-pub(crate) struct Round<'a> {
+/// Inputs of a filter besides the options.
+pub(crate) struct FilterContext<'a> {
     pub provider: &'a Provider,
     pub service: Option<&'a Link>,
     pub templates: &'a BTreeMap<String, Node>,
-    /// Nodes of the cluster.
+    /// Number of nodes of the cluster.
     pub nodes: usize,
     pub now: Timestamp,
 }
 
-/// What the filter leaves of the options.
-pub(crate) async fn filter(expander: Expander, choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
+/// The options that the filter keeps.
+pub(crate) async fn filter(
+    expander: Expander,
+    choices: Vec<Choice>,
+    context: &FilterContext<'_>,
+) -> Vec<Choice> {
     match expander {
         Expander::Random => choices,
         Expander::LeastWaste => keep_least(choices.into_iter().map(|choice| (choice.waste, choice))),
-        Expander::Price => price(choices, round).await,
-        Expander::Grpc => grpc(choices, round).await,
+        Expander::Price => price(choices, context).await,
+        Expander::Grpc => grpc(choices, context).await,
     }
 }
 
 fn keep_least(scored: impl Iterator<Item = (f64, Choice)>) -> Vec<Choice> {
     let (mut kept, mut least): (Vec<Choice>, f64) = (Vec::new(), 0.0);
     for (score, choice) in scored {
-        // As upstream compares: a score that is no number, once first, is never beaten.
+        // Compares as upstream: if the first score is NaN, no other score replaces it.
         if kept.is_empty() || least > score {
             kept = vec![choice];
             least = score;
@@ -77,12 +81,13 @@ fn keep_least(scored: impl Iterator<Item = (f64, Choice)>) -> Vec<Choice> {
     kept
 }
 
-/// Upstream's price expander: dearer options can win over cheaper ones by their size
+/// Upstream's price expander. It also weighs the size of nodes, so it can select a more expensive option
 /// (docs/reference/cluster-autoscaler.md#price-expander).
-async fn price(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
-    let stabilization = Pod { namespace: "default".to_owned(), ..Pod::new("stabilize", 500, 500, round.now) };
-    let stable = pod_price(round, &stabilization).await.unwrap_or(0.0);
-    let preferred = f64::from(match round.nodes {
+async fn price(choices: Vec<Choice>, context: &FilterContext<'_>) -> Vec<Choice> {
+    let stabilization_pod =
+        Pod { namespace: "default".to_owned(), ..Pod::new("stabilize", 500, 500, context.now) };
+    let stable = pod_price(context, &stabilization_pod).await.unwrap_or(0.0);
+    let preferred = f64::from(match context.nodes {
         0..=2 => 1_u8,
         3..=6 => 2,
         7..=20 => 4,
@@ -91,14 +96,14 @@ async fn price(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
         _ => 32,
     });
     let mut scored = Vec::new();
-    'next: for choice in choices {
-        let Some(template) = round.templates.get(&choice.group) else { continue };
-        let Ok(node) = round.provider.node_price(template, round.now).await else { continue };
+    'options: for choice in choices {
+        let Some(template) = context.templates.get(&choice.group) else { continue };
+        let Ok(node) = context.provider.node_price(template, context.now).await else { continue };
         let mut pods = 0.0;
         for pod in &choice.pods {
-            match pod_price(round, pod).await {
+            match pod_price(context, pod).await {
                 Ok(price) => pods += price,
-                Err(_) => continue 'next,
+                Err(_) => continue 'options,
             }
         }
         let ratio = (node * choice.nodes as f64 + stable) / (pods + stable);
@@ -110,14 +115,14 @@ async fn price(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
     keep_least(scored.into_iter())
 }
 
-async fn pod_price(round: &Round<'_>, pod: &Pod) -> Result<f64, Status> {
-    round.provider.pod_price(pod_bytes(pod), &pod.name, round.now).await
+async fn pod_price(context: &FilterContext<'_>, pod: &Pod) -> Result<f64, Status> {
+    context.provider.pod_price(pod_bytes(pod), &pod.name, context.now).await
 }
 
-/// Asks a service of its own. Its errors, and answers that name nothing known, leave all options.
-async fn grpc(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
-    let Some(service) = round.service else { return choices };
-    let minor = round.provider.minor();
+/// Calls the service of the expander. Its errors, and replies without a known group, keep all options.
+async fn grpc(choices: Vec<Choice>, context: &FilterContext<'_>) -> Vec<Choice> {
+    let Some(service) = context.service else { return choices };
+    let minor = context.provider.minor();
     let messages = minor <= Minor::V1_34;
     let bytes = minor >= Minor::V1_34;
     let options = choices.iter().map(|choice| {
@@ -131,7 +136,7 @@ async fn grpc(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
         }
     });
     let nodes: BTreeMap<String, Vec<u8>> =
-        round.templates.iter().map(|(id, node)| (id.clone(), node_bytes(node))).collect();
+        context.templates.iter().map(|(id, node)| (id.clone(), node_bytes(node))).collect();
     let request = wire::BestOptions {
         options: options.collect(),
         nodes: if messages { nodes.clone() } else { BTreeMap::new() },
@@ -142,7 +147,7 @@ async fn grpc(choices: Vec<Choice>, round: &Round<'_>) -> Vec<Choice> {
         Ok(_) => (tonic::Code::Ok, String::new()),
         Err(status) => (status.code(), status.message().to_owned()),
     };
-    round.provider.record_call("BestOptions", "", code, message);
+    context.provider.record_call("BestOptions", "", code, message);
     let Ok(reply) = reply else { return choices };
     if reply.options.is_empty() {
         return if minor < Minor::V1_32 { choices } else { Vec::new() };

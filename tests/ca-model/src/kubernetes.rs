@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use crate::cluster::{Cluster, ClusterError};
 use crate::object::{Node, Pod, Resources, Taint, Toleration, resources};
 
-/// The cluster of a client.
+/// The cluster of a Kubernetes client.
 #[derive(Clone)]
 pub struct Kubernetes {
     client: Client,
@@ -22,7 +22,7 @@ impl Kubernetes {
         Self { client }
     }
 
-    async fn change(&self, name: &str, change: impl Fn(&mut k8s::NodeSpec)) -> Result<(), ClusterError> {
+    async fn update_spec(&self, name: &str, change: impl Fn(&mut k8s::NodeSpec)) -> Result<(), ClusterError> {
         let nodes: Api<k8s::Node> = Api::all(self.client.clone());
         loop {
             let mut node = nodes.get(name).await?;
@@ -41,7 +41,7 @@ impl From<kube::Error> for ClusterError {
     }
 }
 
-fn unless_gone(result: Result<(), ClusterError>) -> Result<(), ClusterError> {
+fn ignore_not_found(result: Result<(), ClusterError>) -> Result<(), ClusterError> {
     result.or_else(|error| if error.0.contains("not found") { Ok(()) } else { Err(error) })
 }
 
@@ -59,7 +59,7 @@ impl Cluster for Kubernetes {
     }
 
     async fn taint(&self, node: &str, taint: Taint, cordon: bool) -> Result<(), ClusterError> {
-        self.change(node, |spec| {
+        self.update_spec(node, |spec| {
             let taints = spec.taints.get_or_insert_default();
             taints.retain(|old| old.key != taint.key);
             taints.push(k8s::Taint {
@@ -76,18 +76,18 @@ impl Cluster for Kubernetes {
     }
 
     async fn untaint(&self, node: &str, key: &str) -> Result<(), ClusterError> {
-        let changed = self.change(node, |spec| {
+        let changed = self.update_spec(node, |spec| {
             spec.taints.get_or_insert_default().retain(|taint| taint.key != key);
             spec.unschedulable = None;
         });
-        unless_gone(changed.await)
+        ignore_not_found(changed.await)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "gives no options, so none are lost")]
+    #[expect(clippy::disallowed_methods, reason = "passes no options, so none can be lost")]
     async fn evict(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
         let pods: Api<k8s::Pod> = Api::namespaced(self.client.clone(), namespace);
         let evicted = pods.evict(name, &EvictParams::default()).await;
-        unless_gone(evicted.map(drop).map_err(Into::into))
+        ignore_not_found(evicted.map(drop).map_err(Into::into))
     }
 }
 

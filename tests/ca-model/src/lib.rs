@@ -1,10 +1,10 @@
 //! A model of the loop of Kubernetes Cluster Autoscaler, for tests and cost replays.
 //!
-//! An [`Autoscaler`] is one process of it. [`Autoscaler::loop_once`] is one run of its loop: it reads a [`Cluster`],
-//! asks a [`Provider`] over gRPC, acts on both and reports every RPC, every decision, and how the run ended. It
-//! follows upstream's code where a provider can tell the difference: the order of RPCs, what is cached and for how
-//! long, which error stops what, and how that changed from [`Minor`] to [`Minor`]. It has no clock and no threads:
-//! the same calls with the same times and seed do the same.
+//! An [`Autoscaler`] is one process of it. [`Autoscaler::loop_once`] is one run of its loop: it reads a
+//! [`Cluster`], calls a [`Provider`] over gRPC, changes both, and reports every RPC, every decision and the
+//! result. It follows upstream's code where a provider can observe the difference: the order of RPCs, the
+//! caches and their expiry, the effects of errors, and the changes from [`Minor`] to [`Minor`]. It has no
+//! clock and no threads: the same calls with the same times and seed have the same results.
 //!
 //! ```no_run
 //! # async fn example(service: tonic::transport::Channel, allocatable: ca_model::Resources) {
@@ -27,13 +27,14 @@
 //! # }
 //! ```
 //!
-//! [`LoopResult::Aborted`] is what users see as "no autoscaling for any group in this loop"; [`LoopResult::Crashed`] is an
-//! answer that makes the real process panic. A crash of Cluster Autoscaler is a new [`Autoscaler`] on the same
-//! cluster. Pods that are not [`Pod::controlled`] keep their node; [`Memory`] recreates evicted pods of workloads.
+//! [`LoopResult::Aborted`]: no group is scaled in this loop. [`LoopResult::Crashed`]: a reply of the provider
+//! makes the real process panic. To simulate a restart of Cluster Autoscaler, create a new [`Autoscaler`] on
+//! the same cluster. Pods that are not [`Pod::controlled`] keep their node; [`Memory`] recreates evicted pods
+//! of workloads.
 //!
-//! Left out, because no provider can tell: priorities, affinity, volumes, DaemonSets of nodes that are yet to come,
-//! PodDisruptionBudgets (but the real API server refuses an eviction all the same), status ConfigMap, events. Also
-//! left out: balancing of similar groups, GPUs, node group auto-provisioning.
+//! Not modelled, because a provider cannot observe them: priorities, affinity, volumes, DaemonSets of
+//! upcoming nodes, PodDisruptionBudgets (but a real API server applies them to evictions), status ConfigMap,
+//! events. Also not modelled: balancing of similar groups, GPUs, node group auto-provisioning.
 
 mod cluster;
 mod expander;

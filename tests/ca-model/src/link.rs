@@ -1,4 +1,4 @@
-//! A gRPC service, over a channel or in process.
+//! Client of a gRPC service, over a channel or in process.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use tower::util::BoxCloneSyncService;
 
 type Transport = BoxCloneSyncService<Request<Body>, Response<Body>, StdError>;
 
-/// A service, and how long it may take to answer.
+/// A service and the timeout of its calls.
 pub struct Link {
     grpc: Grpc<Transport>,
     timeout: Duration,
 }
 
 impl Link {
-    /// A `tonic::transport::Channel`, or a generated server of tonic, in process. Calls that take longer than `timeout`
-    /// (tokio's time) fail.
+    /// Uses a `tonic::transport::Channel`, or a generated server of tonic in process. Calls that take longer
+    /// than `timeout` (tokio's time) fail.
     pub fn new<S, B>(timeout: Duration, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,

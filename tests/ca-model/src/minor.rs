@@ -1,9 +1,9 @@
-//! The releases of Cluster Autoscaler that differ in what they ask of a provider.
+//! Releases of Cluster Autoscaler whose requests to a provider differ.
 
 /// A minor release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Minor {
-    /// 1.28: no `MaxNodeProvisionTime` in options, `Unimplemented` is an error like any other.
+    /// 1.28: no `MaxNodeProvisionTime` in options, `Unimplemented` counts as an error.
     V1_28,
     /// 1.30.
     V1_30,
@@ -13,18 +13,18 @@ pub enum Minor {
     V1_33,
     /// 1.34: old and new fields side by side.
     V1_34,
-    /// 1.35: new fields only, asks for options per node and loop.
+    /// 1.35: new fields only, requests options per node and loop.
     V1_35,
-    /// 1.36: reverts timed-out scale-ups, counts as upcoming only what it asked for itself.
+    /// 1.36: reverts scale-ups that timed out; only its own requests count as upcoming.
     V1_36,
 }
 
 impl Minor {
-    /// All of them, oldest first.
+    /// All releases, oldest first.
     pub const ALL: [Self; 7] =
         [Self::V1_28, Self::V1_30, Self::V1_32, Self::V1_33, Self::V1_34, Self::V1_35, Self::V1_36];
 
-    /// Its name, as in `1.33`.
+    /// Its name, such as `1.33`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V1_28 => "1.28",

@@ -39,7 +39,7 @@ pub struct Config {
     pub max_drain_parallelism: usize,
     /// `--node-delete-delay-after-taint`.
     pub delete_delay_after_taint: Duration,
-    /// How long a drain may take until it is given up.
+    /// Timeout of a drain.
     pub max_drain_time: Duration,
     /// `--cordon-node-before-terminating`.
     pub cordon: bool,
@@ -57,11 +57,11 @@ pub struct Config {
     pub max_nodes_per_scale_up: usize,
     /// `--force-delete-unregistered-nodes`.
     pub force_delete_unregistered: bool,
-    /// How often the background refresher lists instances; a constant upstream.
+    /// Interval of the background refresher, which lists instances; a constant upstream.
     pub instances_refresh: Duration,
-    /// `--expander`: what chooses among the options of a scale-up, one after the other; then chance.
+    /// `--expander`: filters of the options of a scale-up, in this order. A random choice follows them.
     pub expander: Vec<Expander>,
-    /// Decides where several options are equally good.
+    /// Random seed for the choice among equally good options.
     pub seed: u64,
 }
 
@@ -109,19 +109,19 @@ impl Config {
     }
 }
 
-/// An action or a finding of the loop.
+/// An action or an observation of the loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields say what they are")]
+#[allow(missing_docs, reason = "the names of the fields suffice")]
 pub enum Event {
     /// A group was scaled up.
     ScaledUp { group: String, delta: i64 },
     /// The provider refused to scale up a group.
     ScaleUpFailed { group: String, delta: i64 },
-    /// A group is not scaled up until then.
+    /// A group is not scaled up before `until`.
     BackedOff { group: String, code: String, until: Timestamp },
-    /// Nodes of a group did not come in time.
+    /// Nodes of a group did not register in time.
     TimedOut { group: String },
-    /// A target was lowered.
+    /// A target size was decreased.
     Decreased { group: String, delta: i64, done: bool },
     /// Instances that did not register in time were deleted.
     RemovedUnregistered { group: String, ids: Vec<String>, done: bool },
@@ -129,9 +129,9 @@ pub enum Event {
     RemovedFailed { group: String, ids: Vec<String>, done: bool },
     /// A node is tainted and will be drained.
     Draining { node: String },
-    /// A node was given to the provider for deletion.
+    /// The provider accepted the deletion of a node.
     Deleted { group: String, node: String },
-    /// A node could not be deleted and is in use again.
+    /// A node could not be deleted and is schedulable again.
     DeletionFailed { node: String, why: String },
 }
 
@@ -146,18 +146,18 @@ pub enum LoopResult {
     Crashed(String),
 }
 
-/// What one run of the loop did.
+/// Report of one run of the loop.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How it ended.
+    /// Its result.
     pub outcome: LoopResult,
-    /// What it did, in order.
+    /// Its events, in order.
     pub events: Vec<Event>,
-    /// The RPCs that it made, in order.
+    /// Its RPCs, in order.
     pub calls: Vec<Call>,
 }
 
-/// Why a run ended early.
+/// Reason for the early end of a run.
 #[derive(Debug)]
 pub(crate) enum Stop {
     Abort(String),
@@ -185,26 +185,26 @@ impl From<ClusterError> for Stop {
     }
 }
 
-/// A process of Cluster Autoscaler. A new one knows nothing of the last one.
+/// A process of Cluster Autoscaler. It has no state of earlier processes.
 pub struct Autoscaler {
     pub(crate) config: Config,
     pub(crate) provider: Provider,
     pub(crate) registry: Registry,
     pub(crate) last_scale_up: Option<Timestamp>,
-    pub(crate) chance: u64,
+    pub(crate) random_state: u64,
     pub(crate) expander: Option<Link>,
     scale_down: ScaleDown,
-    /// Templates from nodes that were seen working, kept when the node is gone
+    /// Templates of healthy nodes, kept after the end of the nodes
     /// (docs/reference/cluster-autoscaler.md#nodegrouptemplatenodeinfo).
     seen_templates: BTreeMap<String, Node>,
     started: bool,
 }
 
 impl Autoscaler {
-    /// Starts a process that talks to this provider.
+    /// Starts a process that uses this provider.
     pub fn new(config: Config, provider: Provider) -> Self {
         Self {
-            chance: config.seed,
+            random_state: config.seed,
             config,
             provider,
             registry: Registry::default(),
@@ -216,17 +216,17 @@ impl Autoscaler {
         }
     }
 
-    /// The same, with the service that [`Expander::Grpc`] asks.
+    /// Sets the service of [`Expander::Grpc`].
     pub fn with_expander(self, service: Link) -> Self {
         Self { expander: Some(service), ..self }
     }
 
-    /// The flags it runs with. Changes take effect with the next run of the loop.
+    /// Its flags. The next run of the loop applies changes.
     pub fn config_mut(&mut self) -> &mut Config {
         &mut self.config
     }
 
-    /// One run of the loop.
+    /// Runs the loop once.
     pub async fn loop_once(&mut self, cluster: &dyn Cluster, now: Timestamp) -> Report {
         let mut events = Vec::new();
         let outcome = match self.run_once(cluster, now, &mut events).await {
@@ -237,7 +237,7 @@ impl Autoscaler {
         Report { outcome, events, calls: self.provider.take_calls() }
     }
 
-    /// The process ends.
+    /// Stops the process.
     pub async fn stop(self) -> Vec<Call> {
         drop(self.provider.cleanup().await);
         self.provider.take_calls()
@@ -254,12 +254,12 @@ impl Autoscaler {
             self.started = true;
         }
         self.registry.refresh_instances(&self.provider, &self.config, now).await;
-        self.scale_down.go_on(&self.provider, &self.config, cluster, now, events).await?;
+        self.scale_down.continue_deletions(&self.provider, &self.config, cluster, now, events).await?;
         let nodes = cluster.nodes().await?;
         let pods = cluster.pods().await?;
         self.provider.gpu_label().await;
         if self.provider.minor() >= Minor::V1_35 {
-            // The check for device drivers asks before Refresh; only answers for managed nodes are cached.
+            // The check for device drivers precedes Refresh; only replies for managed nodes are cached.
             for node in nodes.iter().filter(|node| node.is_ready()) {
                 drop(self.provider.group_of(node).await);
             }
@@ -274,8 +274,8 @@ impl Autoscaler {
             Err(Stop::Abort(_)) | Ok(()) => {}
             Err(crash) => return Err(crash),
         }
-        if !self.registry.healthy(&self.config) {
-            self.scale_down.forget();
+        if !self.registry.is_cluster_healthy(&self.config) {
+            self.scale_down.reset_unneeded();
             return Ok(());
         }
         if self.registry.remove_failed(&mut run).await {
@@ -288,59 +288,61 @@ impl Autoscaler {
             return Ok(());
         }
         let (upcoming, starting) = self.registry.upcoming(&run).await;
-        let settled: Vec<_> = nodes.iter().filter(|node| !starting.contains(&node.name)).cloned().collect();
-        let mut free_nodes = schedulable_nodes(&settled, &pods);
+        let started_nodes: Vec<_> =
+            nodes.iter().filter(|node| !starting.contains(&node.name)).cloned().collect();
+        let mut free_nodes = schedulable_nodes(&started_nodes, &pods);
         add_upcoming(&mut free_nodes, &upcoming, &templates)?;
-        let waiting = pods_to_help(&mut free_nodes, &pods);
-        let young =
+        let waiting = unschedulable_pods(&mut free_nodes, &pods);
+        let all_pods_new =
             !waiting.is_empty() && waiting.iter().all(|pod| pod.created + Duration::from_secs(2) > now);
-        if !waiting.is_empty() && !young {
+        if !waiting.is_empty() && !all_pods_new {
             let scaled = self.scale_up(&waiting, &nodes, &templates, now, events).await?;
             if scaled && self.provider.minor() < Minor::V1_36 {
                 return Ok(());
             }
         }
-        let cooldown = young || self.cooling(now);
+        let cooldown = all_pods_new || self.is_in_cooldown(now);
         self.scale_down
-            .plan(&self.provider, &self.config, &settled, &pods, now, cooldown, cluster, events)
+            .plan(&self.provider, &self.config, &started_nodes, &pods, now, cooldown, cluster, events)
             .await?;
-        self.scale_down.go_on(&self.provider, &self.config, cluster, now, events).await?;
+        self.scale_down.continue_deletions(&self.provider, &self.config, cluster, now, events).await?;
         if self.scale_down.take_started() {
             self.registry.recalculate(&self.provider).await;
         }
-        // Marks nodes that may go soon, which takes knowing whose they are.
+        // Upstream taints nodes that it may delete soon, and looks up their groups for that.
         for node in &nodes {
             drop(self.provider.group_of(node).await);
         }
         Ok(())
     }
 
-    fn cooling(&self, now: Timestamp) -> bool {
+    fn is_in_cooldown(&self, now: Timestamp) -> bool {
         self.last_scale_up.is_some_and(|at| at + self.config.scale_down_delay_after_add > now)
-            || self.scale_down.cooling(&self.config, now)
+            || self.scale_down.is_in_cooldown(&self.config, now)
     }
 
-    /// A new process takes back what the last one may have left: every node becomes schedulable again.
+    /// Removes deletion taints that an earlier process left behind.
     async fn clean_up_taints(&self, cluster: &dyn Cluster) {
         for node in cluster.nodes().await.unwrap_or_default() {
-            let ours = matches!(self.provider.group_of(&node).await, Ok(Some(_)));
-            if ours && node.to_be_deleted_since().is_some() {
+            let is_managed = matches!(self.provider.group_of(&node).await, Ok(Some(_)));
+            if is_managed && node.to_be_deleted_since().is_some() {
                 drop(cluster.untaint(&node.name, TO_BE_DELETED).await);
             }
         }
     }
 
-    /// Templates: of nodes that work, else of nodes that worked once, else the provider's, else of any node.
+    /// Templates by group: of a healthy node, else of an earlier healthy node, else of the provider, else of
+    /// any node.
     async fn templates(&mut self, nodes: &[Node], now: Timestamp) -> Result<BTreeMap<String, Node>, Stop> {
-        let works = |node: &&Node| {
+        let is_healthy = |node: &&Node| {
             let stable = node.is_ready() && node.ready_since + Duration::from_mins(1) < now;
             stable && !node.unschedulable && node.to_be_deleted_since().is_none()
         };
-        let (good, bad): (Vec<_>, Vec<_>) = nodes.iter().partition(works);
+        let (good, bad): (Vec<_>, Vec<_>) = nodes.iter().partition(is_healthy);
         let mut templates = BTreeMap::new();
         for node in good {
             if let Some(group) = self.group_for_template(node).await? {
-                templates.entry(group).or_insert_with(|| sanitized(node));
+                templates.entry(group).or_insert_with(|| template_of_node(node));
             }
         }
         self.seen_templates.extend(templates.clone());
@@ -366,11 +368,11 @@ impl Autoscaler {
         for node in bad {
             let group = self.group_for_template(node).await?;
             if self.provider.minor() < Minor::V1_34 {
-                // Asked twice, and nodes that are not the provider's are not cached.
+                // Requested twice: results for unmanaged nodes are not cached.
                 self.group_for_template(node).await?;
             }
             if let Some(group) = group {
-                templates.entry(group).or_insert_with(|| sanitized(node));
+                templates.entry(group).or_insert_with(|| template_of_node(node));
             }
         }
         Ok(templates)
@@ -384,8 +386,8 @@ impl Autoscaler {
     }
 }
 
-/// A node as the next of its kind would be.
-fn sanitized(node: &Node) -> Node {
+/// Template of further nodes like this one.
+fn template_of_node(node: &Node) -> Node {
     let mut template = node.clone();
     let transient = |key: &str| key == TO_BE_DELETED || key.starts_with("node.kubernetes.io/");
     template.taints.retain(|taint| !transient(&taint.key));
@@ -408,8 +410,8 @@ fn add_upcoming(
     Ok(())
 }
 
-/// Pods that wait and that fit neither what is there nor what is coming.
-fn pods_to_help(free_nodes: &mut [SchedulableNode], pods: &[Pod]) -> Vec<Pod> {
+/// Pending pods that fit no existing and no upcoming node.
+fn unschedulable_pods(free_nodes: &mut [SchedulableNode], pods: &[Pod]) -> Vec<Pod> {
     let waiting = pods.iter().filter(|pod| pod.node.is_none() && pod.unschedulable && !pod.node_bound);
     let mut names = BTreeSet::new();
     waiting

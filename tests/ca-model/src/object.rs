@@ -1,13 +1,13 @@
-//! Nodes and pods, as far as a scheduling simulation needs them.
+//! Nodes and pods, with the fields that a simulation of scheduling needs.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-/// The taint that marks a node that Cluster Autoscaler is removing. Its value is the time, in Unix seconds.
+/// Taint of nodes that Cluster Autoscaler is deleting. Its value is the time of the taint, in Unix seconds.
 pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// Taints that Kubernetes gives to nodes that are not ready, and takes away a moment after they are.
+/// Taints that Kubernetes sets on nodes that are not ready, and removes shortly after they become ready.
 const NOT_READY: [&str; 3] = [
     "node.kubernetes.io/not-ready",
     "node.kubernetes.io/disk-pressure",
@@ -21,7 +21,7 @@ pub struct Resources {
     pub cpu_millis: i64,
     /// Memory, MiB.
     pub memory_mib: i64,
-    /// Pods.
+    /// Number of pods.
     pub pods: i64,
 }
 
@@ -51,7 +51,7 @@ pub struct Taint {
     pub effect: String,
 }
 
-/// A toleration. An empty key tolerates everything; no value tolerates each value; no effect each effect.
+/// A toleration. An empty key tolerates every key, no value every value, no effect every effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Toleration {
     /// The taint's key.
@@ -79,16 +79,16 @@ pub struct Node {
     pub unschedulable: bool,
     /// Whether its Ready condition is true.
     pub ready: bool,
-    /// Since when the Ready condition is as it is.
+    /// Last transition of the Ready condition.
     pub ready_since: Timestamp,
-    /// When the object was created.
+    /// Creation time of the object.
     pub created: Timestamp,
     /// `status.allocatable`.
     pub allocatable: Resources,
 }
 
 impl Node {
-    /// A ready node of this name and provider id.
+    /// A ready node.
     pub fn new(name: &str, provider_id: &str, allocatable: Resources, now: Timestamp) -> Self {
         Self {
             name: name.to_owned(),
@@ -104,13 +104,14 @@ impl Node {
         }
     }
 
-    /// Whether it counts as ready: its condition says so, and no taint of a node that is not (`GetNodeReadiness`).
+    /// Returns true iff its Ready condition is true and it has no taint of an unready node
+    /// (`GetNodeReadiness`).
     pub(crate) fn is_ready(&self) -> bool {
-        let contradicts = |taint: &Taint| NOT_READY.contains(&taint.key.as_str());
-        self.ready && !self.taints.iter().any(contradicts)
+        let is_unready_taint = |taint: &Taint| NOT_READY.contains(&taint.key.as_str());
+        self.ready && !self.taints.iter().any(is_unready_taint)
     }
 
-    /// When Cluster Autoscaler began to remove it.
+    /// Time at which Cluster Autoscaler began to delete it.
     pub fn to_be_deleted_since(&self) -> Option<Timestamp> {
         let taint = self.taints.iter().find(|taint| taint.key == TO_BE_DELETED)?;
         Timestamp::from_second(taint.value.parse().ok()?).ok()
@@ -124,7 +125,7 @@ pub struct Pod {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The node it is bound to.
+    /// The node that it is bound to.
     pub node: Option<String>,
     /// The sum of its requests; `pods` is 1.
     pub requests: Resources,
@@ -132,13 +133,13 @@ pub struct Pod {
     pub node_selector: BTreeMap<String, String>,
     /// `spec.tolerations`.
     pub tolerations: Vec<Toleration>,
-    /// Whether a controller recreates it elsewhere. Other pods keep their node.
+    /// Whether a controller recreates it after an eviction. Other pods keep their node.
     pub controlled: bool,
-    /// Whether it belongs to its node: of a DaemonSet, or a mirror of a static pod.
+    /// Whether it cannot leave its node: a pod of a DaemonSet, or a mirror of a static pod.
     pub node_bound: bool,
     /// Whether the scheduler has reported that no node fits.
     pub unschedulable: bool,
-    /// When it was created.
+    /// Creation time.
     pub created: Timestamp,
 }
 
@@ -174,7 +175,7 @@ pub(crate) struct SchedulableNode {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
-    pub open: bool,
+    pub is_schedulable: bool,
     pub free: Resources,
 }
 
@@ -185,14 +186,14 @@ impl SchedulableNode {
             name: node.name.clone(),
             labels: node.labels.clone(),
             taints: node.taints.clone(),
-            open: node.is_ready() && !node.unschedulable,
+            is_schedulable: node.is_ready() && !node.unschedulable,
             free: node.allocatable,
         }
     }
 
-    /// Returns true iff the scheduler would bind the pod to it.
+    /// Returns true iff the scheduler can bind the pod to it.
     pub(crate) fn fits(&self, pod: &Pod) -> bool {
-        self.open
+        self.is_schedulable
             && self.free.covers(&pod.requests)
             && pod.node_selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
             && self.taints.iter().all(|taint| taint.effect == "PreferNoSchedule" || pod.tolerates(taint))
@@ -213,7 +214,7 @@ pub(crate) fn schedulable_nodes<'a>(
     free_nodes
 }
 
-/// Places the pod on the first node that it fits. Returns false if there is none.
+/// Places the pod on the first node that fits. Returns false if none fits.
 pub(crate) fn schedule_pod(free_nodes: &mut [SchedulableNode], pod: &Pod) -> bool {
     match free_nodes.iter_mut().find(|node| node.fits(pod)) {
         Some(node) => {
@@ -224,7 +225,7 @@ pub(crate) fn schedule_pod(free_nodes: &mut [SchedulableNode], pod: &Pod) -> boo
     }
 }
 
-/// Reads a Kubernetes quantity, in its base unit. None when it is not one.
+/// Parses a Kubernetes quantity, in its base unit. None if it is malformed.
 pub fn quantity(text: &str) -> Option<f64> {
     let split =
         text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+'))).unwrap_or(text.len());
@@ -247,7 +248,7 @@ pub fn quantity(text: &str) -> Option<f64> {
     number.parse::<f64>().ok().map(|number| number * factor)
 }
 
-/// Resources from quantities, as in `status.allocatable`. What is missing is 0.
+/// Resources of quantities, as in `status.allocatable`. Missing quantities are 0.
 pub fn resources<'a>(quantity_of: impl Fn(&str) -> Option<&'a str>) -> Resources {
     let read = |name: &str| quantity_of(name).and_then(quantity).unwrap_or(0.0);
     Resources {

@@ -1,5 +1,5 @@
-//! The client side of the external gRPC protocol, with the caches and the reading of replies that each
-//! release of Cluster Autoscaler has (docs/reference/cluster-autoscaler.md#transport).
+//! Client of the external gRPC protocol, with the caches and the interpretation of replies of each release of
+//! Cluster Autoscaler (docs/reference/cluster-autoscaler.md#transport).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,12 +14,12 @@ use crate::minor::Minor;
 use crate::object::{Node, Taint, resources};
 use crate::wire;
 
-/// One RPC that was made.
+/// A completed RPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Its name, as in `NodeGroupTargetSize`.
+    /// Its name, such as `NodeGroupTargetSize`.
     pub rpc: &'static str,
-    /// What it was about: a pool id, a node name, or nothing.
+    /// Pool id or node name of the request; empty if it has none.
     pub subject: String,
     /// Its outcome.
     pub code: Code,
@@ -27,25 +27,25 @@ pub struct Call {
     pub message: String,
 }
 
-/// A node group, as the provider reported it.
+/// A node group of the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Its id.
     pub id: String,
-    /// Its minimum.
+    /// Its minimum size.
     pub min: i64,
-    /// Its maximum.
+    /// Its maximum size.
     pub max: i64,
 }
 
-/// An instance, as the provider reported it.
+/// An instance of the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     /// Its id: a provider id, or a placeholder.
     pub id: String,
-    /// Its state. None when the provider did not say, and then neither its error is known.
+    /// Its state. None if the reply has none; then its error is ignored, too.
     pub state: Option<InstanceState>,
-    /// Why it could not be created.
+    /// Error of its creation.
     pub error: Option<InstanceError>,
 }
 
@@ -60,40 +60,40 @@ pub enum InstanceState {
     Deleting,
 }
 
-/// Why an instance could not be created.
+/// Error of the creation of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InstanceError {
-    /// 1 is out of resources, 99 anything else.
+    /// 1: out of resources. 99: any other error.
     pub class: i32,
     /// A short code.
     pub code: String,
-    /// For people.
+    /// Message for users.
     pub message: String,
 }
 
 /// Options of a node group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Nodes used at most so much may go.
+    /// Maximum utilization of a node that may be deleted.
     pub utilization: f64,
-    /// How long a node must be unneeded.
+    /// Time that a node must be unneeded before its deletion.
     pub unneeded: Duration,
-    /// How long an unready node must be unneeded.
+    /// Time that an unready node must be unneeded before its deletion.
     pub unready: Duration,
-    /// How long a node may take to register.
+    /// Maximum time until a node registers.
     pub provision: Duration,
-    /// How long a registered node may take to become ready.
+    /// Maximum time until a registered node becomes ready.
     pub startup: Duration,
-    /// Whether DaemonSet pods count as use.
+    /// Whether DaemonSet pods are ignored in the utilization.
     pub ignore_daemon_sets: bool,
 }
 
-/// What an RPC led to when not to an answer.
+/// Failure of an RPC.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// An error, from the provider or in the transport.
+    /// An error of the provider or of the transport.
     Error(Status),
-    /// An answer that makes the real process panic.
+    /// A reply that makes the real process panic.
     Crash(String),
 }
 
@@ -113,7 +113,7 @@ struct Caches {
     calls: Vec<Call>,
 }
 
-/// The provider, seen from Cluster Autoscaler.
+/// The provider, as a client of Cluster Autoscaler calls it.
 pub struct Provider {
     minor: Minor,
     link: Link,
@@ -121,12 +121,12 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Speaks as `minor` does to a cloud provider, whose timeout is `grpc_timeout`.
+    /// Sends requests as release `minor` does. The timeout of `link` stands for `grpc_timeout`.
     pub fn new(minor: Minor, link: Link) -> Self {
         Self { minor, link, caches: Mutex::default() }
     }
 
-    /// The release that it speaks as.
+    /// The modelled release.
     pub fn minor(&self) -> Minor {
         self.minor
     }
@@ -135,7 +135,7 @@ impl Provider {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The RPCs made since the last time.
+    /// The RPCs since the last call.
     pub(crate) fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.caches().calls)
     }
@@ -155,7 +155,7 @@ impl Provider {
         result
     }
 
-    /// Notes an RPC that was made to a service of its own.
+    /// Records an RPC to another service than the provider.
     pub(crate) fn record_call(&self, rpc: &'static str, subject: &str, code: Code, message: String) {
         self.caches().calls.push(Call { rpc, subject: subject.to_owned(), code, message });
     }
@@ -170,7 +170,7 @@ impl Provider {
         self.call::<_, wire::Empty>("Refresh", "", wire::Empty {}).await.map(drop)
     }
 
-    /// The node groups; none of them when the RPC fails (docs/reference/cluster-autoscaler.md#nodegroups).
+    /// The node groups; empty if the RPC fails (docs/reference/cluster-autoscaler.md#nodegroups).
     pub(crate) async fn groups(&self) -> Vec<Group> {
         if let Some(groups) = self.caches().groups.clone() {
             return groups;
@@ -183,13 +183,13 @@ impl Provider {
         groups
     }
 
-    /// The group of a node; None for nodes that are not the provider's, which is not cached.
+    /// The group of a node. None if the provider does not manage the node; this is not cached.
     pub(crate) async fn group_of(&self, node: &Node) -> Result<Option<Group>, Status> {
         let key = format!("{}{}", node.name, node.provider_id);
         if let Some(group) = self.caches().of_node.get(&key) {
             return Ok(Some(group.clone()));
         }
-        let request = wire::ForNode { node: Some(external(node)) };
+        let request = wire::ForNode { node: Some(external_node(node)) };
         let reply: wire::ForNodeReply = self.call("NodeGroupForNode", &node.name, request).await?;
         let found = reply.group.map(group).filter(|group| !group.id.is_empty());
         if let Some(group) = &found {
@@ -214,7 +214,8 @@ impl Provider {
     }
 
     pub(crate) async fn delete_nodes(&self, group: &str, nodes: &[Node]) -> Result<(), Status> {
-        let request = wire::DeleteNodes { nodes: nodes.iter().map(external).collect(), id: group.to_owned() };
+        let request =
+            wire::DeleteNodes { nodes: nodes.iter().map(external_node).collect(), id: group.to_owned() };
         self.call::<_, wire::Empty>("NodeGroupDeleteNodes", group, request).await.map(drop)
     }
 
@@ -223,7 +224,7 @@ impl Provider {
         Ok(reply.instances.into_iter().map(instance).collect())
     }
 
-    /// The node that the group would add; None when the provider has no template.
+    /// Template of the next node of the group. None if the provider has no template.
     pub(crate) async fn template(&self, group: &str) -> Result<Option<Node>, Failure> {
         if let Some(node) = self.caches().templates.get(group) {
             return Ok(Some(node.clone()));
@@ -231,7 +232,7 @@ impl Provider {
         let reply: wire::TemplateReply =
             match self.call("NodeGroupTemplateNodeInfo", group, by_id(group)).await {
                 Ok(reply) => reply,
-                Err(status) if self.unimplemented_is_an_answer(&status) => return Ok(None),
+                Err(status) if self.accepts_unimplemented(&status) => return Ok(None),
                 Err(status) => return Err(status.into()),
             };
         let bytes = match self.minor {
@@ -245,24 +246,24 @@ impl Provider {
         Ok(Some(node))
     }
 
-    /// Asks for a template that is cached already, as it is for a group that was found through a node.
-    pub(crate) async fn template_again(&self, group: &str) {
+    /// Requests a template that is already cached, as 1.36 does for a group that it found by a node.
+    pub(crate) async fn request_template_again(&self, group: &str) {
         drop(self.call::<_, wire::TemplateReply>("NodeGroupTemplateNodeInfo", group, by_id(group)).await);
     }
 
-    /// Options of a group; None for the defaults.
+    /// Options of a group. None: the defaults.
     pub(crate) async fn options(&self, group: &str, defaults: &Options) -> Result<Option<Options>, Failure> {
         let request =
             wire::OptionsRequest { id: group.to_owned(), defaults: Some(self.options_request(defaults)) };
         let reply: wire::OptionsReply = match self.call("NodeGroupGetOptions", group, request).await {
             Ok(reply) => reply,
-            Err(status) if self.unimplemented_is_an_answer(&status) => return Ok(None),
+            Err(status) if self.accepts_unimplemented(&status) => return Ok(None),
             Err(status) => return Err(status.into()),
         };
         reply.options.map(|options| self.read_options(group, &options)).transpose()
     }
 
-    fn unimplemented_is_an_answer(&self, status: &Status) -> bool {
+    fn accepts_unimplemented(&self, status: &Status) -> bool {
         self.minor >= Minor::V1_30 && status.code() == Code::Unimplemented
     }
 
@@ -315,7 +316,7 @@ impl Provider {
         })
     }
 
-    /// Asked until it was answered once (docs/reference/cluster-autoscaler.md#gpu).
+    /// Repeated in each loop until the first reply (docs/reference/cluster-autoscaler.md#gpu).
     pub(crate) async fn gpu_label(&self) {
         if !self.caches().gpu_label
             && self.call::<_, wire::Label>("GPULabel", "", wire::Empty {}).await.is_ok()
@@ -324,7 +325,7 @@ impl Provider {
         }
     }
 
-    /// Asked until it was answered once (docs/reference/cluster-autoscaler.md#gpu).
+    /// Repeated in each loop until the first reply (docs/reference/cluster-autoscaler.md#gpu).
     pub(crate) async fn gpu_types(&self) {
         if !self.caches().gpu_types
             && self.call::<_, wire::Empty>("GetAvailableGPUTypes", "", wire::Empty {}).await.is_ok()
@@ -333,13 +334,13 @@ impl Provider {
         }
     }
 
-    /// USD of a node for the hour that begins now.
+    /// Price of a node for the hour that begins now, USD.
     pub(crate) async fn node_price(&self, node: &Node, now: Timestamp) -> Result<f64, Status> {
         let old = self.minor <= Minor::V1_34;
         let new = self.minor >= Minor::V1_34;
         let (start, end) = hour(now);
         let request = wire::NodePrice {
-            node: Some(external(node)),
+            node: Some(external_node(node)),
             start_time: old.then_some(start),
             end_time: old.then_some(end),
             start_timestamp: new.then_some(start),
@@ -349,7 +350,7 @@ impl Provider {
         Ok(reply.price)
     }
 
-    /// USD of a pod for the hour that begins now.
+    /// Price of a pod for the hour that begins now, USD.
     pub(crate) async fn pod_price(&self, pod: Vec<u8>, name: &str, now: Timestamp) -> Result<f64, Status> {
         let old = self.minor <= Minor::V1_34;
         let new = self.minor >= Minor::V1_34;
@@ -380,7 +381,7 @@ fn by_id(id: &str) -> wire::ById {
     wire::ById { id: id.to_owned() }
 }
 
-fn external(node: &Node) -> wire::ExternalNode {
+fn external_node(node: &Node) -> wire::ExternalNode {
     wire::ExternalNode {
         provider_id: node.provider_id.clone(),
         name: node.name.clone(),

@@ -1,4 +1,4 @@
-//! What the loop knows of node groups between its runs: upstream's ClusterStateRegistry
+//! State of node groups between runs of the loop: upstream's ClusterStateRegistry
 //! (docs/reference/cluster-autoscaler.md#cluster-state).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use crate::model::{Config, Event, Stop};
 use crate::object::{Node, Resources};
 use crate::provider::{Instance, InstanceError, InstanceState, Options, Provider};
 
-/// Upstream's grace for unready nodes that are young.
+/// Upstream's maximum time until a new node becomes ready.
 const STARTUP: Duration = Duration::from_mins(15);
 const FAKE_NODE_REASON: &str = "k8s.io/cluster-autoscaler/fake-node-reason";
 
@@ -21,7 +21,7 @@ struct Request {
     expected: Timestamp,
 }
 
-/// Names of nodes by what they are.
+/// Names of nodes by readiness.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness {
     pub registered: Vec<String>,
@@ -73,7 +73,7 @@ pub(crate) struct Registry {
     backoffs: BTreeMap<String, Backoff>,
 }
 
-/// What one run of the loop passes along.
+/// Inputs of one run of the loop, and its events.
 pub(crate) struct Run<'a> {
     pub provider: &'a Provider,
     pub config: &'a Config,
@@ -96,7 +96,8 @@ pub(crate) async fn options(provider: &Provider, config: &Config, group: &str) -
 }
 
 impl Registry {
-    /// Upstream's background refresher: every two minutes it lists all groups, and stores "none" on errors.
+    /// Upstream's background refresher: lists the instances of all groups every two minutes. After an error
+    /// the list is empty.
     pub(crate) async fn refresh_instances(&mut self, provider: &Provider, config: &Config, now: Timestamp) {
         let due = self.refreshed.is_none_or(|at| now >= at + config.instances_refresh);
         if !due {
@@ -119,13 +120,13 @@ impl Registry {
         self.targets = targets;
         self.update_requests(run).await?;
         self.handle_creation_errors(run).await?;
-        self.update_incorrect(run).await;
+        self.update_incorrect_sizes(run).await;
         Ok(())
     }
 
     async fn list_instances(&mut self, provider: &Provider) -> Result<(), Stop> {
         for group in provider.groups().await {
-            if self.scaling_up(&group.id) || !self.cache.contains_key(&group.id) {
+            if self.is_scaling_up(&group.id) || !self.cache.contains_key(&group.id) {
                 let listed = provider.instances(&group.id).await?;
                 self.cache.insert(group.id, listed);
             }
@@ -153,7 +154,7 @@ impl Registry {
     async fn update_readiness(&mut self, run: &Run<'_>, nodes: &[Node]) -> Result<(), Stop> {
         let mut groups: BTreeMap<String, Readiness> = BTreeMap::new();
         let mut total = Readiness::default();
-        // From 1.35 the time of the last group that was asked about leaks to nodes after it
+        // From 1.35, nodes without a group get the startup time of the last group before them
         // (docs/reference/cluster-autoscaler.md#options).
         let mut startup = STARTUP;
         for node in nodes {
@@ -161,7 +162,7 @@ impl Registry {
             if run.provider.minor() >= Minor::V1_35 {
                 if let Some(group) = &group {
                     for _ in 0..2 {
-                        startup = tolerate(run.options(&group.id).await)?
+                        startup = ignore_abort(run.options(&group.id).await)?
                             .map_or(startup, |options| options.startup);
                     }
                 } else {
@@ -169,13 +170,13 @@ impl Registry {
                 }
             }
             if let Some(group) = group {
-                sort_in(groups.entry(group.id).or_default(), node, startup, run.now);
+                classify_node(groups.entry(group.id).or_default(), node, startup, run.now);
             }
-            sort_in(&mut total, node, startup, run.now);
+            classify_node(&mut total, node, startup, run.now);
         }
         for (id, unregistered) in &self.unregistered {
             let Ok(Some(group)) = run.provider.group_of(&unregistered.fake).await else { continue };
-            let Some(options) = tolerate(run.options(&group.id).await)? else { continue };
+            let Some(options) = ignore_abort(run.options(&group.id).await)? else { continue };
             let readiness = groups.entry(group.id).or_default();
             if unregistered.since + options.provision < run.now {
                 readiness.long_unregistered.push(id.clone());
@@ -195,7 +196,7 @@ impl Registry {
         self.readiness.get(group).map_or(target, |readiness| readiness.missing(target))
     }
 
-    fn scaling_up(&self, group: &str) -> bool {
+    fn is_scaling_up(&self, group: &str) -> bool {
         self.requests.contains_key(group) && self.missing(group) > 0
     }
 
@@ -222,10 +223,11 @@ impl Registry {
         Ok(())
     }
 
-    /// Backs a group off after a failure. Its template is part of what is remembered; up to 1.35 it is asked for.
+    /// Backs a group off after a failure. The backoff includes its template; up to 1.35 the template is
+    /// requested.
     pub(crate) async fn back_off(&mut self, run: &mut Run<'_>, group: &str, code: &str) -> Result<(), Stop> {
         if run.provider.minor() < Minor::V1_36 {
-            tolerate(run.provider.template(group).await.map_err(Stop::from))?;
+            ignore_abort(run.provider.template(group).await.map_err(Stop::from))?;
         } else if !run.templates.contains_key(group) {
             return Ok(());
         }
@@ -241,25 +243,27 @@ impl Registry {
         Ok(())
     }
 
-    fn backed_off(&self, group: &str, now: Timestamp) -> bool {
+    fn is_backed_off(&self, group: &str, now: Timestamp) -> bool {
         self.backoffs.get(group).is_some_and(|backoff| backoff.until > now)
     }
 
     async fn handle_creation_errors(&mut self, run: &mut Run<'_>) -> Result<(), Stop> {
         for (group, instances) in self.instances.clone() {
             let before = self.previous.get(&group).into_iter().flatten();
-            let seen: BTreeSet<_> = before.filter(|old| failed(old)).map(|old| old.id.clone()).collect();
+            let seen: BTreeSet<_> =
+                before.filter(|old| has_creation_error(old)).map(|old| old.id.clone()).collect();
             let mut fresh: BTreeMap<(i32, String), i64> = BTreeMap::new();
-            for instance in
-                instances.iter().filter(|instance| failed(instance) && !seen.contains(&instance.id))
+            for instance in instances
+                .iter()
+                .filter(|instance| has_creation_error(instance) && !seen.contains(&instance.id))
             {
                 if let Some(InstanceError { class, code, .. }) = &instance.error {
                     *fresh.entry((*class, code.clone())).or_default() += 1;
                 }
             }
             for ((_, code), count) in fresh {
-                if self.scaling_up(&group) {
-                    self.register(run, &group, -count).await?;
+                if self.is_scaling_up(&group) {
+                    self.register_scale_up(run, &group, -count).await?;
                     self.back_off(run, &group, &code).await?;
                 }
             }
@@ -267,9 +271,14 @@ impl Registry {
         Ok(())
     }
 
-    /// Notes that `delta` nodes were asked for, or are not to come.
-    pub(crate) async fn register(&mut self, run: &Run<'_>, group: &str, delta: i64) -> Result<(), Stop> {
-        let Some(options) = tolerate(run.options(group).await)? else { return Ok(()) };
+    /// Records the request for `delta` nodes; a negative `delta` cancels requested nodes.
+    pub(crate) async fn register_scale_up(
+        &mut self,
+        run: &Run<'_>,
+        group: &str,
+        delta: i64,
+    ) -> Result<(), Stop> {
+        let Some(options) = ignore_abort(run.options(group).await)? else { return Ok(()) };
         let expected = run.now + options.provision;
         match self.requests.get_mut(group) {
             None if delta > 0 => {
@@ -289,7 +298,7 @@ impl Registry {
         Ok(())
     }
 
-    async fn update_incorrect(&mut self, run: &Run<'_>) {
+    async fn update_incorrect_sizes(&mut self, run: &Run<'_>) {
         let mut result = BTreeMap::new();
         for group in run.provider.groups().await {
             let Some(readiness) = self.readiness.get(&group.id) else { continue };
@@ -306,7 +315,7 @@ impl Registry {
         self.incorrect = result;
     }
 
-    /// Deletes what has not registered in time. Errors are tried again by the next loop.
+    /// Deletes instances that have not registered in time. The next loop retries after an error.
     pub(crate) async fn remove_old_unregistered(&mut self, run: &mut Run<'_>) -> Result<(), Stop> {
         let mut old: BTreeMap<String, Vec<Node>> = BTreeMap::new();
         for unregistered in self.unregistered.values() {
@@ -320,7 +329,7 @@ impl Registry {
         for (id, mut fakes) in old {
             let Some(group) = groups.iter().find(|group| group.id == id) else {
                 return Err(Stop::Crash(format!(
-                    "{id} is the group of a node but is not among the node groups"
+                    "{id} is the group of a node, but not one of the node groups"
                 )));
             };
             if !run.config.force_delete_unregistered {
@@ -339,13 +348,13 @@ impl Registry {
         Ok(())
     }
 
-    /// Deletes what could not be created. Whether anything was.
+    /// Deletes instances with creation errors. Returns true iff one was deleted.
     pub(crate) async fn remove_failed(&mut self, run: &mut Run<'_>) -> bool {
         let mut any = false;
         for (group, instances) in self.instances.clone() {
             let fakes: Vec<_> = instances
                 .iter()
-                .filter(|instance| failed(instance))
+                .filter(|instance| has_creation_error(instance))
                 .map(|instance| fake_node(&instance.id, "create-error", run.now))
                 .collect();
             if fakes.is_empty() {
@@ -362,7 +371,7 @@ impl Registry {
         any
     }
 
-    /// Lowers targets that no nodes ever came for. Whether any was.
+    /// Decreases target sizes whose nodes never appeared. Returns true iff one was decreased.
     pub(crate) async fn fix_sizes(&mut self, run: &mut Run<'_>) -> Result<bool, Stop> {
         let mut fixed = false;
         for (group, incorrect) in self.incorrect.clone() {
@@ -378,19 +387,19 @@ impl Registry {
         Ok(fixed)
     }
 
-    /// Whether few enough nodes are unready for anything to be done at all.
-    pub(crate) fn healthy(&self, config: &Config) -> bool {
+    /// Returns true iff the number of unready nodes permits scaling.
+    pub(crate) fn is_cluster_healthy(&self, config: &Config) -> bool {
         let unready = self.total.unready.len();
         let all = self.total.registered.len();
         unready <= config.ok_unready || unready as f64 <= config.max_unready_percent / 100.0 * all as f64
     }
 
-    /// Whether a group may grow now.
-    pub(crate) fn safe_to_grow(&self, group: &str, config: &Config, now: Timestamp) -> bool {
-        self.group_healthy(group, config) && !self.backed_off(group, now)
+    /// Returns true iff the group may be scaled up now.
+    pub(crate) fn is_safe_to_scale_up(&self, group: &str, config: &Config, now: Timestamp) -> bool {
+        self.is_group_healthy(group, config) && !self.is_backed_off(group, now)
     }
 
-    fn group_healthy(&self, group: &str, config: &Config) -> bool {
+    fn is_group_healthy(&self, group: &str, config: &Config) -> bool {
         let Some(&target) = self.targets.get(group) else { return false };
         let increase = self.requests.get(group).map_or(0, |request| request.increase);
         let Some(readiness) = self.readiness.get(group) else {
@@ -403,15 +412,16 @@ impl Registry {
         short <= config.ok_unready as i64 || short as f64 <= config.max_unready_percent / 100.0 * all as f64
     }
 
-    /// How many nodes each group is still to bring, and the names of nodes that are there but not ready yet.
+    /// Number of upcoming nodes by group, and the names of registered nodes that are not ready yet.
     pub(crate) async fn upcoming(&self, run: &Run<'_>) -> (BTreeMap<String, i64>, BTreeSet<String>) {
         let mut counts = BTreeMap::new();
         let mut names = BTreeSet::new();
         for group in run.provider.groups().await {
             let missing = self.missing(&group.id);
             let own_only = run.provider.minor() >= Minor::V1_36;
-            let ours = self.requests.contains_key(&group.id) && !self.backed_off(&group.id, run.now);
-            if missing > 0 && (ours || !own_only) {
+            let is_requested =
+                self.requests.contains_key(&group.id) && !self.is_backed_off(&group.id, run.now);
+            if missing > 0 && (is_requested || !own_only) {
                 names.extend(
                     self.readiness.get(&group.id).into_iter().flat_map(|r| r.not_started.iter().cloned()),
                 );
@@ -421,7 +431,7 @@ impl Registry {
         (counts, names)
     }
 
-    /// Reads the targets again after something was asked for. All of them count as 0 on errors.
+    /// Reads the target sizes again after a change. After an error all of them count as 0.
     pub(crate) async fn recalculate(&mut self, provider: &Provider) {
         self.targets = target_sizes(provider).await.unwrap_or_default();
     }
@@ -436,7 +446,7 @@ async fn target_sizes(provider: &Provider) -> Result<BTreeMap<String, i64>, Stop
     Ok(targets)
 }
 
-fn sort_in(readiness: &mut Readiness, node: &Node, startup: Duration, now: Timestamp) {
+fn classify_node(readiness: &mut Readiness, node: &Node, startup: Duration, now: Timestamp) {
     readiness.registered.push(node.name.clone());
     if node.to_be_deleted_since().is_some() {
         return;
@@ -451,19 +461,19 @@ fn sort_in(readiness: &mut Readiness, node: &Node, startup: Duration, now: Times
     bucket.push(node.name.clone());
 }
 
-/// The Node that stands for an instance without one (docs/reference/cluster-autoscaler.md#made-up-nodes).
+/// The placeholder Node of an instance without a Node (docs/reference/cluster-autoscaler.md#made-up-nodes).
 fn fake_node(id: &str, reason: &str, now: Timestamp) -> Node {
     let mut node = Node::new(id, id, Resources::default(), now);
     node.annotations.insert(FAKE_NODE_REASON.to_owned(), reason.to_owned());
     node
 }
 
-fn failed(instance: &Instance) -> bool {
+fn has_creation_error(instance: &Instance) -> bool {
     instance.state == Some(InstanceState::Creating) && instance.error.is_some()
 }
 
-/// None for an error that this place of the loop lives with.
-pub(crate) fn tolerate<T>(result: Result<T, Stop>) -> Result<Option<T>, Stop> {
+/// Returns None for an error that does not abort the loop.
+pub(crate) fn ignore_abort<T>(result: Result<T, Stop>) -> Result<Option<T>, Stop> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Stop::Abort(_)) => Ok(None),

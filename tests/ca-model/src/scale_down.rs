@@ -1,5 +1,4 @@
-//! Which nodes go, and how: upstream's scale-down planner and actuator
-//! (docs/reference/cluster-autoscaler.md#scale-down).
+//! Scale-down: upstream's planner and actuator (docs/reference/cluster-autoscaler.md#scale-down).
 
 use std::collections::BTreeMap;
 
@@ -11,9 +10,9 @@ use crate::minor::Minor;
 use crate::model::{Config, Event, Stop};
 use crate::object::{Node, Pod, SchedulableNode, TO_BE_DELETED, Taint, schedulable_nodes};
 use crate::provider::{Group, Provider};
-use crate::registry::{options, tolerate};
+use crate::registry::{ignore_abort, options};
 
-/// After so long a node that is still there may be deleted again.
+/// Time after which the deletion of a node that still exists may be repeated.
 const DELETION_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(5);
 
 #[derive(Debug)]
@@ -35,23 +34,23 @@ pub(crate) struct ScaleDown {
 }
 
 impl ScaleDown {
-    /// Forgets since when nodes are unneeded.
-    pub(crate) fn forget(&mut self) {
+    /// Resets the times for which nodes are unneeded.
+    pub(crate) fn reset_unneeded(&mut self) {
         self.unneeded.clear();
     }
 
-    pub(crate) fn cooling(&self, config: &Config, now: Timestamp) -> bool {
+    pub(crate) fn is_in_cooldown(&self, config: &Config, now: Timestamp) -> bool {
         self.last_delete.is_some_and(|at| at + config.scale_down_delay_after_delete > now)
             || self.last_failure.is_some_and(|at| at + config.scale_down_delay_after_failure > now)
     }
 
-    /// Whether deletions began since the last time.
+    /// Returns true iff deletions have started since the last call.
     pub(crate) fn take_started(&mut self) -> bool {
         std::mem::take(&mut self.started)
     }
 
-    /// Finds unneeded nodes, and begins to delete those that were unneeded for long enough.
-    #[expect(clippy::too_many_arguments, reason = "the loop's state, spelled out")]
+    /// Finds unneeded nodes, and starts the deletion of nodes that were unneeded for long enough.
+    #[expect(clippy::too_many_arguments, reason = "the state of the loop")]
     pub(crate) async fn plan(
         &mut self,
         provider: &Provider,
@@ -79,37 +78,37 @@ impl ScaleDown {
             }
         }
         self.unremovable.retain(|_, until| *until > now);
-        let mut room: Vec<SchedulableNode> = schedulable_nodes(nodes, pods);
+        let mut free_nodes: Vec<SchedulableNode> = schedulable_nodes(nodes, pods);
         let mut unneeded = BTreeMap::new();
         let mut removable = Vec::new();
         for (node, group) in &candidates {
             if self.unremovable.contains_key(&node.name) {
                 continue;
             }
-            tolerate(options(provider, config, &group.id).await)?;
-            let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
-            if utilization(node, pods) > wanted.utilization {
+            ignore_abort(options(provider, config, &group.id).await)?;
+            let Some(limits) = ignore_abort(options(provider, config, &group.id).await)? else { continue };
+            if utilization(node, pods) > limits.utilization {
                 continue;
             }
-            let Some(left) = without(&room, node, pods) else {
+            let Some(left) = simulate_removal(&free_nodes, node, pods) else {
                 self.unremovable.insert(node.name.clone(), now + config.unremovable_recheck);
                 continue;
             };
-            room = left;
-            tolerate(options(provider, config, &group.id).await)?;
+            free_nodes = left;
+            ignore_abort(options(provider, config, &group.id).await)?;
             let since = self.unneeded.get(&node.name).copied().unwrap_or(now);
             unneeded.insert(node.name.clone(), since);
             removable.push((*node, group, since));
         }
         self.unneeded = unneeded;
         if provider.minor() >= Minor::V1_36 {
-            removable = unneeded_for_long(provider, config, removable, now).await?;
+            removable = keep_long_unneeded(provider, config, removable, now).await?;
         }
         if cooldown || (candidates.is_empty() && provider.minor() > Minor::V1_30) {
             return Ok(());
         }
         if provider.minor() >= Minor::V1_36 {
-            // Quotas have a lower end too, and counting what is used takes knowing whose nodes are.
+            // Upstream looks up the groups of all nodes to check minimum quotas.
             for node in nodes {
                 drop(provider.group_of(node).await);
             }
@@ -121,17 +120,18 @@ impl ScaleDown {
             }
         }
         if provider.minor() < Minor::V1_36 {
-            removable = unneeded_for_long(provider, config, removable, now).await?;
+            removable = keep_long_unneeded(provider, config, removable, now).await?;
         }
         for deletion in &self.deletions {
             sizes.entry(deletion.group.clone()).and_modify(|size| *size -= 1);
         }
-        let draining = self.deletions.iter().filter(|deletion| occupied(&deletion.node.name, pods)).count();
+        let draining =
+            self.deletions.iter().filter(|deletion| has_movable_pods(&deletion.node.name, pods)).count();
         let mut drains = config.max_drain_parallelism.saturating_sub(draining);
         // Empty nodes first.
-        removable.sort_by_key(|(node, ..)| occupied(&node.name, pods));
+        removable.sort_by_key(|(node, ..)| has_movable_pods(&node.name, pods));
         for (node, group, _) in removable {
-            let drain = occupied(&node.name, pods);
+            let drain = has_movable_pods(&node.name, pods);
             let size = sizes.entry(group.id.clone()).or_default();
             let full = self.deletions.len() >= config.max_scale_down_parallelism || (drain && drains == 0);
             if full || *size <= group.min {
@@ -140,7 +140,7 @@ impl ScaleDown {
             *size -= 1;
             drains -= usize::from(drain);
             for _ in 0..2 {
-                tolerate(options(provider, config, &group.id).await)?;
+                ignore_abort(options(provider, config, &group.id).await)?;
             }
             let value = now.as_second().to_string();
             let taint = Taint { key: TO_BE_DELETED.to_owned(), value, effect: "NoSchedule".to_owned() };
@@ -155,8 +155,9 @@ impl ScaleDown {
         Ok(())
     }
 
-    /// Goes on with deletions: drains, and gives emptied nodes to the provider, in parallel, one node per RPC.
-    pub(crate) async fn go_on(
+    /// Continues deletions: evicts pods, and deletes drained nodes at the provider, in parallel, one node per
+    /// RPC.
+    pub(crate) async fn continue_deletions(
         &mut self,
         provider: &Provider,
         config: &Config,
@@ -171,14 +172,14 @@ impl ScaleDown {
         for deletion in
             self.deletions.iter_mut().filter(|d| d.tainted + config.delete_delay_after_taint <= now)
         {
-            for pod in moving(&deletion.node.name, &pods) {
+            for pod in movable_pods(&deletion.node.name, &pods) {
                 drop(cluster.evict(&pod.namespace, &pod.name).await);
             }
             deletion.evicted = true;
         }
         pods = cluster.pods().await?;
         let (ready, rest): (Vec<_>, Vec<_>) =
-            self.deletions.drain(..).partition(|d| d.evicted && !occupied(&d.node.name, &pods));
+            self.deletions.drain(..).partition(|d| d.evicted && !has_movable_pods(&d.node.name, &pods));
         let (late, rest): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|d| d.tainted + config.max_drain_time < now);
         self.deletions = rest;
@@ -200,41 +201,41 @@ impl ScaleDown {
     }
 }
 
-/// Those that were unneeded for as long as their groups want.
-async fn unneeded_for_long<'a>(
+/// Keeps the nodes that were unneeded for the time that their groups require.
+async fn keep_long_unneeded<'a>(
     provider: &Provider,
     config: &Config,
     nodes: Vec<(&'a Node, &'a Group, Timestamp)>,
     now: Timestamp,
 ) -> Result<Vec<(&'a Node, &'a Group, Timestamp)>, Stop> {
-    let mut enough = Vec::new();
+    let mut kept = Vec::new();
     for (node, group, since) in nodes {
-        let Some(wanted) = tolerate(options(provider, config, &group.id).await)? else { continue };
-        let time = if node.is_ready() { wanted.unneeded } else { wanted.unready };
+        let Some(limits) = ignore_abort(options(provider, config, &group.id).await)? else { continue };
+        let time = if node.is_ready() { limits.unneeded } else { limits.unready };
         if time.is_zero() || since + time < now {
-            enough.push((node, group, since));
+            kept.push((node, group, since));
         }
     }
-    Ok(enough)
+    Ok(kept)
 }
 
 async fn delete(provider: &Provider, config: &Config, deletion: &Deletion) -> Result<(), Stop> {
     let group = provider.group_of(&deletion.node).await?;
-    let Some(group) = group else { return Err(Stop::Abort("the node has no group any more".to_owned())) };
+    let Some(group) = group else { return Err(Stop::Abort("the node no longer has a group".to_owned())) };
     options(provider, config, &group.id).await?;
     provider.delete_nodes(&group.id, std::slice::from_ref(&deletion.node)).await?;
     if provider.minor() >= Minor::V1_36 {
-        provider.template_again(&group.id).await;
+        provider.request_template_again(&group.id).await;
     }
     Ok(())
 }
 
-fn moving<'a>(node: &'a str, pods: &'a [Pod]) -> impl Iterator<Item = &'a Pod> {
+fn movable_pods<'a>(node: &'a str, pods: &'a [Pod]) -> impl Iterator<Item = &'a Pod> {
     pods.iter().filter(move |pod| pod.node.as_deref() == Some(node) && !pod.node_bound)
 }
 
-fn occupied(node: &str, pods: &[Pod]) -> bool {
-    moving(node, pods).next().is_some()
+fn has_movable_pods(node: &str, pods: &[Pod]) -> bool {
+    movable_pods(node, pods).next().is_some()
 }
 
 fn utilization(node: &Node, pods: &[Pod]) -> f64 {
@@ -244,14 +245,18 @@ fn utilization(node: &Node, pods: &[Pod]) -> f64 {
         cpu += pod.requests.cpu_millis;
         memory += pod.requests.memory_mib;
     }
-    let share = |used: i64, of: i64| used as f64 / of.max(1) as f64;
+    let share = |used: i64, total: i64| used as f64 / total.max(1) as f64;
     share(cpu, node.allocatable.cpu_millis).max(share(memory, node.allocatable.memory_mib))
 }
 
-/// The places without this node and with its pods elsewhere. None when they fit nowhere or may not move.
-fn without(room: &[SchedulableNode], node: &Node, pods: &[Pod]) -> Option<Vec<SchedulableNode>> {
-    let mut left: Vec<_> = room.iter().filter(|place| place.name != node.name).cloned().collect();
-    for pod in moving(&node.name, pods) {
+/// The free nodes after the removal of this node, with its pods on other nodes. None if a pod cannot move.
+fn simulate_removal(
+    free_nodes: &[SchedulableNode],
+    node: &Node,
+    pods: &[Pod],
+) -> Option<Vec<SchedulableNode>> {
+    let mut left: Vec<_> = free_nodes.iter().filter(|other| other.name != node.name).cloned().collect();
+    for pod in movable_pods(&node.name, pods) {
         if !pod.controlled || !crate::object::schedule_pod(&mut left, pod) {
             return None;
         }

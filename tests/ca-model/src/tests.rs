@@ -21,22 +21,22 @@ use crate::{
 
 const NODE: Resources = Resources { cpu_millis: 2_000, memory_mib: 4_096, pods: 110 };
 
-/// A provider with groups of at most three nodes, whose nodes come when the test says so.
+/// A provider with groups of at most three nodes. The test registers their Nodes.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<State>>);
+struct FakeProvider(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     instances: BTreeMap<String, BTreeMap<String, InstanceMessage>>,
     serial: usize,
     short: Option<String>,
-    answers: BTreeMap<String, Code>,
-    /// What the expander says is best.
+    codes: BTreeMap<String, Code>,
+    /// Groups in the reply of the expander.
     best: Vec<&'static str>,
     empty_template: bool,
 }
 
-impl Fake {
+impl FakeProvider {
     fn with_groups(groups: &[&str]) -> Self {
         let fake = Self::default();
         fake.0.lock().unwrap().instances =
@@ -44,8 +44,8 @@ impl Fake {
         fake
     }
 
-    fn answer(&self, rpc: &str, code: Code) {
-        self.0.lock().unwrap().answers.insert(rpc.to_owned(), code);
+    fn set_code(&self, rpc: &str, code: Code) {
+        self.0.lock().unwrap().codes.insert(rpc.to_owned(), code);
     }
 
     fn size(&self, group: &str) -> usize {
@@ -72,30 +72,30 @@ impl Fake {
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let fake = self.clone();
-        if let Some(code) = self.0.lock().unwrap().answers.get(&rpc).filter(|code| **code != Code::Ok) {
-            return Status::new(*code, "as the test asked").into_http();
+        if let Some(code) = self.0.lock().unwrap().codes.get(&rpc).filter(|code| **code != Code::Ok) {
+            return Status::new(*code, "set by the test").into_http();
         }
         match rpc.as_str() {
-            "NodeGroups" => answer(request, move |_: Empty| fake.groups()).await,
-            "NodeGroupForNode" => answer(request, move |q: ForNode| fake.for_node(q)).await,
+            "NodeGroups" => serve_unary(request, move |_: Empty| fake.groups()).await,
+            "NodeGroupForNode" => serve_unary(request, move |q: ForNode| fake.for_node(q)).await,
             "NodeGroupTargetSize" => {
-                answer(request, move |q: ById| TargetSize { size: fake.size(&q.id) as i32 }).await
+                serve_unary(request, move |q: ById| TargetSize { size: fake.size(&q.id) as i32 }).await
             }
-            "NodeGroupNodes" => answer(request, move |q: ById| fake.nodes(&q.id)).await,
-            "NodeGroupIncreaseSize" => answer(request, move |q: Delta| fake.increase(&q)).await,
-            "NodeGroupDeleteNodes" => answer(request, move |q: DeleteNodes| fake.delete(&q)).await,
-            "NodeGroupTemplateNodeInfo" => answer(request, move |q: ById| fake.template(&q.id)).await,
-            "NodeGroupGetOptions" => answer(request, |_: OptionsRequest| OptionsReply::default()).await,
+            "NodeGroupNodes" => serve_unary(request, move |q: ById| fake.nodes(&q.id)).await,
+            "NodeGroupIncreaseSize" => serve_unary(request, move |q: Delta| fake.increase(&q)).await,
+            "NodeGroupDeleteNodes" => serve_unary(request, move |q: DeleteNodes| fake.delete(&q)).await,
+            "NodeGroupTemplateNodeInfo" => serve_unary(request, move |q: ById| fake.template(&q.id)).await,
+            "NodeGroupGetOptions" => serve_unary(request, |_: OptionsRequest| OptionsReply::default()).await,
             "PricingNodePrice" => {
-                answer(request, |q: NodePrice| Price {
+                serve_unary(request, |q: NodePrice| Price {
                     price: if q.node.unwrap().name == "b" { 2.0 } else { 1.0 },
                 })
                 .await
             }
-            "PricingPodPrice" => answer(request, |_: PodPrice| Price { price: 0.1 }).await,
-            "BestOptions" => answer(request, move |q: BestOptions| fake.best(&q)).await,
-            "GPULabel" => answer(request, |_: Empty| Label::default()).await,
-            _ => answer(request, |_: Empty| Empty {}).await,
+            "PricingPodPrice" => serve_unary(request, |_: PodPrice| Price { price: 0.1 }).await,
+            "BestOptions" => serve_unary(request, move |q: BestOptions| fake.best(&q)).await,
+            "GPULabel" => serve_unary(request, |_: Empty| Label::default()).await,
+            _ => serve_unary(request, |_: Empty| Empty {}).await,
         }
     }
 
@@ -165,8 +165,11 @@ impl Fake {
     }
 }
 
-/// Answers one unary request through tonic's own framing.
-async fn answer<Q, R>(request: Request<Body>, reply: impl FnOnce(Q) -> R + Send + 'static) -> Response<Body>
+/// Serves one unary request with tonic's framing.
+async fn serve_unary<Q, R>(
+    request: Request<Body>,
+    reply: impl FnOnce(Q) -> R + Send + 'static,
+) -> Response<Body>
 where
     Q: Message + Default + Send + 'static,
     R: Message + Default + Send + 'static,
@@ -181,7 +184,7 @@ where
 }
 
 struct World {
-    fake: Fake,
+    fake: FakeProvider,
     cluster: Memory,
     autoscaler: Autoscaler,
     now: Timestamp,
@@ -189,17 +192,18 @@ struct World {
 
 impl World {
     fn new(minor: Minor, groups: &[&str]) -> Self {
-        let fake = Fake::with_groups(groups);
+        let fake = FakeProvider::with_groups(groups);
         let autoscaler = Autoscaler::new(Config::default(), fake.provider(minor));
         Self { fake, cluster: Memory::default(), autoscaler, now: Timestamp::UNIX_EPOCH }
     }
 
-    /// One loop every ten seconds. Nodes of instances join before it, nodes without instance leave.
-    async fn turn(&mut self) -> Report {
-        self.turn_after(Duration::from_secs(10)).await
+    /// Runs the loop ten seconds later. Before it, Nodes of new instances join and Nodes without instance
+    /// leave.
+    async fn run_loop(&mut self) -> Report {
+        self.run_loop_after(Duration::from_secs(10)).await
     }
 
-    async fn turn_after(&mut self, pause: Duration) -> Report {
+    async fn run_loop_after(&mut self, pause: Duration) -> Report {
         self.now += pause;
         let ids = self.fake.ids();
         let gone = |node: &&Node| !node.provider_id.is_empty() && !ids.contains(&node.provider_id);
@@ -221,24 +225,24 @@ impl World {
 }
 
 #[tokio::test]
-async fn pending_pods_get_nodes_and_an_idle_cluster_shrinks_to_nothing() {
+async fn scales_up_for_pods_and_down_to_zero() {
     for minor in Minor::ALL {
         let mut world = World::new(minor, &["a"]);
         world.cluster.deploy("web", 6, Pod::new("", 1_000, 512, world.now));
         for _ in 0..4 {
-            assert_eq!(world.turn().await.outcome, LoopResult::Done, "{minor:?}");
+            assert_eq!(world.run_loop().await.outcome, LoopResult::Done, "{minor:?}");
         }
         assert_eq!((world.fake.size("a"), world.cluster.pending()), (3, 0), "{minor:?}");
         world.cluster.deploy("web", 0, Pod::new("", 1_000, 512, world.now));
         for _ in 0..180 {
-            assert_eq!(world.turn().await.outcome, LoopResult::Done, "{minor:?}");
+            assert_eq!(world.run_loop().await.outcome, LoopResult::Done, "{minor:?}");
         }
         assert_eq!((world.fake.size("a"), world.cluster.list_nodes().len()), (0, 0), "{minor:?}");
     }
 }
 
 #[tokio::test]
-async fn a_shortage_backs_the_group_off_and_the_pods_go_elsewhere() {
+async fn a_shortage_backs_off_one_group_and_scales_another() {
     for minor in [Minor::V1_33, Minor::V1_36] {
         let mut world = World::new(minor, &["a", "b"]);
         let mut events = Vec::new();
@@ -266,7 +270,7 @@ async fn a_shortage_backs_the_group_off_and_the_pods_go_elsewhere() {
 }
 
 #[tokio::test]
-async fn instances_that_never_register_are_deleted_in_time() {
+async fn instances_that_never_register_are_deleted() {
     let mut world = World::new(Minor::V1_33, &["a"]);
     world.cluster.deploy("web", 1, Pod::new("", 1_000, 512, world.now));
     let mut events = Vec::new();
@@ -284,43 +288,43 @@ async fn instances_that_never_register_are_deleted_in_time() {
 #[tokio::test]
 async fn a_failing_target_size_aborts_the_loop_for_all_groups() {
     let mut world = World::new(Minor::V1_36, &["a"]);
-    world.fake.answer("NodeGroupTargetSize", Code::Unavailable);
-    assert!(matches!(world.turn().await.outcome, LoopResult::Aborted(_)));
+    world.fake.set_code("NodeGroupTargetSize", Code::Unavailable);
+    assert!(matches!(world.run_loop().await.outcome, LoopResult::Aborted(_)));
 }
 
 #[tokio::test]
-async fn an_empty_template_is_a_crash() {
+async fn an_empty_template_crashes_the_process() {
     for minor in Minor::ALL {
         let mut world = World::new(minor, &["a"]);
         world.fake.0.lock().unwrap().empty_template = true;
-        assert!(matches!(world.turn().await.outcome, LoopResult::Crashed(_)), "{minor:?}");
+        assert!(matches!(world.run_loop().await.outcome, LoopResult::Crashed(_)), "{minor:?}");
     }
 }
 
 #[tokio::test]
-async fn an_error_of_delete_nodes_gives_the_node_back() {
+async fn a_failed_deletion_untaints_the_node() {
     let mut world = World::new(Minor::V1_33, &["a"]);
     world.cluster.deploy("web", 1, Pod::new("", 1_000, 512, world.now));
-    world.turn().await;
-    world.turn().await;
+    world.run_loop().await;
+    world.run_loop().await;
     world.cluster.deploy("web", 0, Pod::new("", 1_000, 512, world.now));
-    world.fake.answer("NodeGroupDeleteNodes", Code::Unavailable);
+    world.fake.set_code("NodeGroupDeleteNodes", Code::Unavailable);
     let mut events = Vec::new();
     while !events.iter().any(|event| matches!(event, Event::DeletionFailed { .. })) {
-        events.extend(world.turn().await.events);
+        events.extend(world.run_loop().await.events);
     }
     assert!(world.cluster.list_nodes()[0].taints.is_empty());
 }
 
 #[tokio::test]
-async fn the_same_seed_does_the_same() {
+async fn the_same_seed_has_the_same_results() {
     let mut runs = Vec::new();
     for _ in 0..2 {
         let mut world = World::new(Minor::V1_34, &["a", "b", "c"]);
         world.cluster.deploy("web", 9, Pod::new("", 1_000, 512, world.now));
         let mut run = Vec::new();
         for _ in 0..20 {
-            let report = world.turn().await;
+            let report = world.run_loop().await;
             run.push((report.events, report.calls));
         }
         runs.push(run);
@@ -337,9 +341,9 @@ struct Recorded {
     rpcs: BTreeMap<String, usize>,
 }
 
-/// What releases were recorded to ask in one run of the loop, the model asks too, and as often.
+/// The model sends the same number of each RPC per loop as the recorded releases.
 #[tokio::test]
-async fn its_loops_are_those_that_were_recorded() {
+async fn loops_equal_the_recorded_ones() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../wire/recorded");
     let mut releases = 0;
     for minor in Minor::ALL {
@@ -348,14 +352,14 @@ async fn its_loops_are_those_that_were_recorded() {
         releases += 1;
         for line in text.lines() {
             let recorded: Recorded = serde_json::from_str(line).unwrap();
-            assert_eq!(loop_in(minor, &recorded).await, recorded.rpcs, "{minor:?}: {}", recorded.phase);
+            assert_eq!(count_rpcs(minor, &recorded).await, recorded.rpcs, "{minor:?}: {}", recorded.phase);
         }
     }
     assert!(releases >= 2, "recordings of {releases} releases in {}", folder.display());
 }
 
-/// The RPCs of one run of the loop in such a cluster, whose nodes are all younger than a minute.
-async fn loop_in(minor: Minor, recorded: &Recorded) -> BTreeMap<String, usize> {
+/// Number of RPCs of one loop in a cluster like the recorded one, with nodes younger than a minute.
+async fn count_rpcs(minor: Minor, recorded: &Recorded) -> BTreeMap<String, usize> {
     let names: Vec<_> = (0..recorded.groups).map(|number| format!("group-{number}")).collect();
     let mut world = World::new(minor, &names.iter().map(String::as_str).collect::<Vec<_>>());
     let config = world.autoscaler.config_mut();
@@ -371,13 +375,13 @@ async fn loop_in(minor: Minor, recorded: &Recorded) -> BTreeMap<String, usize> {
         "idle" => 0,
         "full" => 2 * recorded.managed + 2,
         "busy" => 2 * recorded.managed,
-        phase => panic!("{phase:?}: want idle, full or busy"),
+        phase => panic!("phase {phase:?} must be idle, full or busy"),
     };
     world.cluster.deploy("web", pods, Pod::new("", 800, 500, world.now));
     let mut counts = BTreeMap::new();
     for _ in 0..15 {
         counts.clear();
-        for call in world.turn_after(Duration::from_secs(1)).await.calls {
+        for call in world.run_loop_after(Duration::from_secs(1)).await.calls {
             *counts.entry(call.rpc.to_owned()).or_default() += 1;
         }
     }
@@ -385,16 +389,21 @@ async fn loop_in(minor: Minor, recorded: &Recorded) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Which group grows first for two small pods, with this chain and these answers.
-async fn chosen(minor: Minor, chain: &[Expander], best: &[&'static str], code: Code) -> Option<String> {
+/// The first group that is scaled up for two small pods, with this chain and these replies.
+async fn first_scaled_up(
+    minor: Minor,
+    chain: &[Expander],
+    best: &[&'static str],
+    code: Code,
+) -> Option<String> {
     let mut world = World::new(minor, &["a", "b"]);
     world.autoscaler = world.autoscaler.with_expander(world.fake.link());
     world.autoscaler.config_mut().expander = chain.to_vec();
     world.fake.0.lock().unwrap().best = best.to_vec();
-    world.fake.answer("BestOptions", code);
+    world.fake.set_code("BestOptions", code);
     world.cluster.deploy("web", 2, Pod::new("", 500, 512, world.now));
-    let mut events = world.turn().await.events;
-    events.extend(world.turn().await.events);
+    let mut events = world.run_loop().await.events;
+    events.extend(world.run_loop().await.events);
     events.into_iter().find_map(|event| match event {
         Event::ScaledUp { group, .. } => Some(group),
         _ => None,
@@ -402,40 +411,40 @@ async fn chosen(minor: Minor, chain: &[Expander], best: &[&'static str], code: C
 }
 
 #[tokio::test]
-async fn the_expander_of_a_service_decides_and_its_failures_leave_the_rest_of_the_chain() {
+async fn the_grpc_expander_selects_unless_it_fails() {
     let chain = [Expander::Grpc, Expander::LeastWaste];
     for minor in Minor::ALL {
         for best in ["a", "b"] {
-            let group = chosen(minor, &chain, &[best], Code::Ok).await;
+            let group = first_scaled_up(minor, &chain, &[best], Code::Ok).await;
             assert_eq!(group.as_deref(), Some(best), "{minor:?}");
         }
-        for (best, code) in [(&["a"], Code::Unavailable), (&["nobody's"], Code::Ok)] {
-            // By chance, and with seed 0 that is "b".
-            assert_eq!(chosen(minor, &chain, best, code).await.as_deref(), Some("b"), "{minor:?}");
+        for (best, code) in [(&["a"], Code::Unavailable), (&["unknown"], Code::Ok)] {
+            // The random choice with seed 0 is "b".
+            assert_eq!(first_scaled_up(minor, &chain, best, code).await.as_deref(), Some("b"), "{minor:?}");
         }
-        let empty = chosen(minor, &chain, &[], Code::Ok).await;
+        let empty = first_scaled_up(minor, &chain, &[], Code::Ok).await;
         assert_eq!(empty.as_deref(), (minor < Minor::V1_32).then_some("b"), "{minor:?}");
     }
 }
 
 #[tokio::test]
-async fn the_price_expander_takes_the_cheaper_of_two_alike_and_nothing_without_prices() {
+async fn the_price_expander_selects_the_cheaper_group() {
     let chain = [Expander::Price, Expander::LeastWaste];
     let mut world = World::new(Minor::V1_36, &["a", "b"]);
     world.autoscaler.config_mut().expander = chain.to_vec();
-    world.fake.answer("PricingPodPrice", Code::Unimplemented);
+    world.fake.set_code("PricingPodPrice", Code::Unimplemented);
     world.cluster.deploy("web", 2, Pod::new("", 500, 512, world.now));
     for _ in 0..3 {
-        assert!(world.turn().await.events.is_empty());
+        assert!(world.run_loop().await.events.is_empty());
     }
-    world.fake.answer("PricingPodPrice", Code::Ok);
-    let events = world.turn().await.events;
+    world.fake.set_code("PricingPodPrice", Code::Ok);
+    let events = world.run_loop().await.events;
     assert_eq!(events, [Event::ScaledUp { group: "a".to_owned(), delta: 1 }]);
 }
 
-/// The API server taints every new node, and takes that away a moment after its Ready condition is true.
+/// Kubernetes taints every new node, and removes the taint shortly after its Ready condition is true.
 #[tokio::test]
-async fn a_ready_node_with_the_taint_of_one_that_is_not_is_still_to_come() {
+async fn a_ready_node_with_a_not_ready_taint_is_upcoming() {
     for minor in Minor::ALL {
         let mut world = World::new(minor, &["a"]);
         world.cluster.deploy("web", 2, Pod::new("", 1_000, 512, world.now));

@@ -1,5 +1,5 @@
-//! The messages, written down a second time from the contract and not from the provider's own schema, so that a
-//! slip in one of them shows. Each request sets only the fields that its release knows.
+//! The messages of the protocol, defined independently of the provider's own schema, so that tests detect an
+//! error in either. Each request sets only the fields of its release.
 
 use std::collections::{BTreeMap, HashMap};
 
