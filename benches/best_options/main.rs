@@ -1,6 +1,7 @@
-//! What a question to the expander costs: 200 options and 1,000 pods, as protobuf over loopback, against a bare tonic
-//! server that receives the same message and answers with one id. Both are asked in turn, so that a busy machine slows
-//! both alike; only the ratio, and whether the time is well inside the 5 s that Cluster Autoscaler waits, count.
+//! What a question to the expander costs: 200 options and 1,000 pods, as protobuf over loopback, against a
+//! bare tonic server that receives the same message and answers with one id. Both are asked in turn, so that
+//! a busy machine slows both alike; only the ratio, and whether the time is well inside the 5 s that Cluster
+//! Autoscaler waits, count.
 //!
 //! `cargo bench --bench best_options` (`-- --rounds 100` for more rounds).
 

@@ -1,7 +1,8 @@
-//! What one loop of Cluster Autoscaler costs: the calls that it makes for a cluster, one after the other over one
-//! connection, to this provider and to a bare tonic server that answers each with a constant of the same size. Only
-//! the ratio of the two counts. Every call is made to both in turn and all runs in one thread, so that a busy machine
-//! slows both alike. And the same for what Cluster Autoscaler's `price` expander asks: the prices of nodes and of pods.
+//! What one loop of Cluster Autoscaler costs: the calls that it makes for a cluster, one after the other over
+//! one connection, to this provider and to a bare tonic server that answers each with a constant of the same
+//! size. Only the ratio of the two counts. Every call is made to both in turn and all runs in one thread, so
+//! that a busy machine slows both alike. And the same for what Cluster Autoscaler's `price` expander asks:
+//! the prices of nodes and of pods.
 //!
 //! `cargo bench --bench loop_sweep` (`-- --rounds 40` for more rounds).
 
@@ -96,7 +97,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// Makes the calls once unmeasured, then as many rounds as wanted, and prints the round with the median ratio.
+    /// Makes the calls once unmeasured, then as many rounds as wanted, and prints the round with the median
+    /// ratio.
     async fn measure(&mut self, what: &str, rounds: usize, calls: impl AsyncFn(&mut Self)) {
         self.calls = 0;
         calls(self).await;

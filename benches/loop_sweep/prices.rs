@@ -14,8 +14,8 @@ const PERIOD: [Option<prost_types::Timestamp>; 2] = [
     Some(prost_types::Timestamp { seconds: 1_767_229_200, nanos: 123_456_789 }),
 ];
 
-/// Each pool three times: made up from the pool's template, made up from a node whose annotations are not ours, so
-/// that only its name tells the pool, and a real node, which its provider id tells.
+/// Each pool three times: made up from the pool's template, made up from a node whose annotations are not
+/// ours, so that only its name tells the pool, and a real node, which its provider id tells.
 pub(crate) fn nodes(cluster: &Cluster, fleet: &Fleet) -> Vec<PricingNodePriceRequest> {
     let each = |(at, pool): (usize, &String)| {
         let template = fleet.template(fleet.pool(pool).unwrap());

@@ -1,6 +1,7 @@
-//! What it takes to follow a cluster: the records and Nodes of 5,000 machines are read, and then each Node's status
-//! changes once, as kubelets do every few minutes. The same is done by bare watches that keep nothing, over the same
-//! API server in the process, and only the ratio of the two counts. Memory is that of the loops, without the server.
+//! What it takes to follow a cluster: the records and Nodes of 5,000 machines are read, and then each Node's
+//! status changes once, as kubelets do every few minutes. The same is done by bare watches that keep nothing,
+//! over the same API server in the process, and only the ratio of the two counts. Memory is that of the
+//! loops, without the server.
 //!
 //! `cargo bench --bench watch_path`
 

@@ -1,4 +1,5 @@
-//! Files and flags of people: manifests of NodeGroups, price files, durations. The first line of an input says which.
+//! Files and flags of users: NodeGroup manifests, price files, durations. The first line of an input is its
+//! kind.
 
 use clap::Parser;
 use vpsie_autoscaler::config::{ServeArgs, Settings, sample_manifests};
@@ -6,7 +7,7 @@ use vpsie_autoscaler::cost::HoursPerMonth;
 use vpsie_autoscaler::fleet::{Fleet, FleetSettings};
 use vpsie_autoscaler::validation::{Source, parse_duration, parse_manifests};
 
-use crate::fleets::{live, records};
+use crate::fleets::{records, run_fleet};
 
 const GROUPS: &str = include_str!("../../deployments/samples/general.yaml");
 const PRICES: &str = "- {offer: small, hourly: '0.02'}\n- {datacenter: ams1, discountPercent: '15'}\n\
@@ -31,7 +32,7 @@ pub(crate) fn run(input: &[u8]) {
         "groups" => {
             let source = Source { name: "fuzz".to_owned(), text: text.to_owned() };
             if let Ok(manifests) = parse_manifests("fuzz", &[source]) {
-                live(Fleet::restore(manifests.groups, records(), FleetSettings::default()), &[]);
+                run_fleet(Fleet::restore(manifests.groups, records(), FleetSettings::default()), &[]);
             }
         }
         "prices" => prices(text),
@@ -51,6 +52,6 @@ fn prices(text: &str) {
     let line = Line::try_parse_from(["fuzz", "--simulate", "--price-file", path.as_str()]).unwrap();
     if let Ok(settings) = Settings::new(line.serve) {
         let fleet = Fleet::restore(vec![crate::fleets::group()], records(), settings.fleet);
-        live(fleet, &[]);
+        run_fleet(fleet, &[]);
     }
 }

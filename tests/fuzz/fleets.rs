@@ -1,4 +1,4 @@
-//! A fleet to try things on, and what must hold of every fleet.
+//! A fleet as test subject, and the invariants of every fleet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,13 @@ impl Clock for Fixed {
     }
 }
 
-/// Runs to the end on a clock that skips every wait.
+/// Runs a future to its end with paused time, which skips all waits.
 pub(crate) fn block_on<R>(work: impl Future<Output = R>) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.unwrap().block_on(async {
-        tokio::time::timeout(Duration::from_hours(24), work).await.expect("it does not end within a day")
+        tokio::time::timeout(Duration::from_hours(24), work)
+            .await
+            .expect("the work does not end within a day")
     })
 }
 
@@ -74,19 +76,19 @@ pub(crate) fn records() -> Records {
 }
 
 pub(crate) fn namer() -> impl FnMut(&NodeGroupName) -> MachineId {
-    let mut made = 0;
+    let mut count = 0;
     move |group| {
-        made += 1;
-        format!("{group}-{made:08x}").as_str().into()
+        count += 1;
+        format!("{group}-{count:08x}").as_str().into()
     }
 }
 
-/// Lets a fleet live for some hours with these listings, and checks it after each step.
-pub(crate) fn live(mut fleet: Fleet, listings: &[NodeListing]) {
+/// Runs a fleet for two hours with these listings, and checks it after each step.
+pub(crate) fn run_fleet(mut fleet: Fleet, listings: &[NodeListing]) {
     let policy = vpsie_autoscaler::fleet::Policy::default();
     let mut names = namer();
-    // Records that contradict each other make a fleet that does, too; a sound one stays sound.
-    let check: fn(&Fleet) = if fleet.check_consistency().is_ok() { check } else { check_reads };
+    // Contradictory records make an inconsistent fleet. A consistent fleet must stay consistent.
+    let check: fn(&Fleet) = if fleet.check_consistency().is_ok() { check } else { check_values };
     check(&fleet);
     for minute in 0..12 {
         let now = NOW + Duration::from_mins(10 * minute);
@@ -102,14 +104,14 @@ pub(crate) fn live(mut fleet: Fleet, listings: &[NodeListing]) {
     }
 }
 
-/// What must hold of every fleet.
+/// Checks the invariants of every fleet.
 pub(crate) fn check(fleet: &Fleet) {
     fleet.check_consistency().unwrap();
-    check_reads(fleet);
+    check_values(fleet);
 }
 
-/// What must hold of what is read from every fleet.
-fn check_reads(fleet: &Fleet) {
+/// Checks the invariants of the values that are read from a fleet.
+fn check_values(fleet: &Fleet) {
     for pool in fleet.pools() {
         let limits = fleet.limits(pool);
         assert!(limits.min <= limits.max && limits.target <= limits.max, "{limits:?}");

@@ -1,8 +1,8 @@
-//! Fuzzers: what comes from outside, mutated, goes through the code that reads it. A panic, an overflow, a hang or memory
-//! without bound fails, and so does a broken rule of the target. `README.md` has the targets and how to run them longer.
+//! Fuzzers: each target passes mutated input from outside to the code that reads it. A panic, an overflow, a
+//! hang, unbounded memory or a broken invariant of the target fails the test. `README.md` has the targets and
+//! longer runs.
 
-// A test that cannot run stops.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "all here is test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 mod files;
 mod fleets;
@@ -36,6 +36,6 @@ fn messages_of_cluster_autoscaler() {
 }
 
 #[test]
-fn files_of_people() {
+fn files_of_users() {
     fuzz(&Target { name: "files", seeds: files::seeds, run: files::run });
 }

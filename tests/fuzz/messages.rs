@@ -1,5 +1,5 @@
-//! Messages of Cluster Autoscaler: an input is the method in a line of its own and the bytes of its request. What can be
-//! decoded is answered, and the fleet is checked after it.
+//! Messages of Cluster Autoscaler. The first line of an input is the method; the bytes of its request follow.
+//! The services handle each request that can be decoded; then the fleet is checked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     };
     let pods = [pod("500m", "1Gi"), pod("2", "3000Mi")];
     let template = Bytes::from(Node::default().encode_to_vec());
-    let question = BestOptionsRequest {
+    let best_options = BestOptionsRequest {
         options: vec![option(SMALL, &pods), option(LARGE, &pods[..1])],
         node_map: [(id(), template.clone())].into(),
         node_bytes_map: [(id(), template)].into(),
@@ -111,11 +111,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
                 ..PricingPodPriceRequest::default()
             },
         ),
-        input("best", &question),
+        input("best", &best_options),
     ]
 }
 
-async fn handle() -> (FleetHandle, tokio::task::JoinHandle<()>) {
+async fn start_writer() -> (FleetHandle, tokio::task::JoinHandle<()>) {
     let store = MemoryStore::default();
     let changes: Vec<Change> = machines().into_iter().map(Change::SaveMachine).collect();
     store.write(&changes);
@@ -131,15 +131,15 @@ pub(crate) fn run(input: &[u8]) {
     let method = &input[..end];
     let bytes = &input[end + 1..];
     block_on(async {
-        let (handle, writer) = handle().await;
-        answer(method, bytes, &handle).await;
+        let (handle, writer) = start_writer().await;
+        handle_request(method, bytes, &handle).await;
         handle.read(check);
         writer.abort();
     });
 }
 
-/// The request, if the bytes are one.
-macro_rules! ask {
+/// Calls a method with the decoded request. None if the bytes are no request, or the call fails.
+macro_rules! call {
     ($service:expr, $call:ident, $bytes:expr) => {
         match Message::decode($bytes) {
             Ok(request) => $service.$call(Request::new(request)).await.ok().map(tonic::Response::into_inner),
@@ -148,25 +148,25 @@ macro_rules! ask {
     };
 }
 
-async fn answer(method: &[u8], bytes: &[u8], handle: &FleetHandle) {
+async fn handle_request(method: &[u8], bytes: &[u8], handle: &FleetHandle) {
     let service = CloudProviderService::new(handle.clone());
     match method {
-        b"groups" => drop(ask!(service, node_groups, bytes)),
-        b"for_node" => drop(ask!(service, node_group_for_node, bytes)),
-        b"increase" => drop(ask!(service, node_group_increase_size, bytes)),
-        b"decrease" => drop(ask!(service, node_group_decrease_target_size, bytes)),
-        b"delete" => drop(ask!(service, node_group_delete_nodes, bytes)),
-        b"target" => drop(ask!(service, node_group_target_size, bytes)),
-        b"nodes" => drop(ask!(service, node_group_nodes, bytes)),
-        b"template" => drop(ask!(service, node_group_template_node_info, bytes)),
-        b"options" => drop(ask!(service, node_group_get_options, bytes)),
+        b"groups" => drop(call!(service, node_groups, bytes)),
+        b"for_node" => drop(call!(service, node_group_for_node, bytes)),
+        b"increase" => drop(call!(service, node_group_increase_size, bytes)),
+        b"decrease" => drop(call!(service, node_group_decrease_target_size, bytes)),
+        b"delete" => drop(call!(service, node_group_delete_nodes, bytes)),
+        b"target" => drop(call!(service, node_group_target_size, bytes)),
+        b"nodes" => drop(call!(service, node_group_nodes, bytes)),
+        b"template" => drop(call!(service, node_group_template_node_info, bytes)),
+        b"options" => drop(call!(service, node_group_get_options, bytes)),
         b"node_price" => {
-            if let Some(reply) = ask!(service, pricing_node_price, bytes) {
+            if let Some(reply) = call!(service, pricing_node_price, bytes) {
                 assert!(reply.price.is_finite() && reply.price > 0.0, "{}", reply.price);
             }
         }
         b"pod_price" => {
-            if let Some(reply) = ask!(service, pricing_pod_price, bytes) {
+            if let Some(reply) = call!(service, pricing_pod_price, bytes) {
                 assert!(reply.price.is_finite() && reply.price > 0.0, "{}", reply.price);
             }
         }

@@ -1,10 +1,10 @@
-//! Mutations: of bytes, and of the JSON in them, so that most inputs get past the parser.
+//! Mutations of bytes and of JSON values. Most mutated inputs still parse.
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-/// What parts an input into pieces that are mutated one by one.
+/// Separator of the parts of an input. Each part is mutated on its own.
 pub(crate) const PART: &[u8] = b"\n---\n";
 
 pub(crate) struct Mutator {
@@ -68,8 +68,8 @@ impl Mutator {
         Self { random: StdRng::seed_from_u64(seed), corpus }
     }
 
-    fn below(&mut self, most: usize) -> usize {
-        if most == 0 { 0 } else { self.random.random_range(0..most) }
+    fn below(&mut self, bound: usize) -> usize {
+        if bound == 0 { 0 } else { self.random.random_range(0..bound) }
     }
 
     fn word(&mut self) -> String {
@@ -85,14 +85,15 @@ impl Mutator {
         let at = self.below(self.corpus.len());
         let mut input = self.corpus[at].clone();
         for _ in 0..=self.below(6) {
-            input = if self.below(4) > 0 { self.in_json(&input) } else { self.in_bytes(input) };
+            input = if self.below(4) > 0 { self.mutate_json(&input) } else { self.mutate_bytes(input) };
         }
         input.truncate(1 << 20);
         input
     }
 
-    /// Mutates a piece of the input as JSON, where it is some; a line before it stays.
-    fn in_json(&mut self, input: &[u8]) -> Vec<u8> {
+    /// Mutates one part of the input as JSON. A line before the JSON is kept; a part without JSON is mutated
+    /// as bytes.
+    fn mutate_json(&mut self, input: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(input).into_owned();
         let part = std::str::from_utf8(PART).unwrap();
         let mut parts: Vec<String> = text.split(part).map(str::to_owned).collect();
@@ -106,14 +107,14 @@ impl Mutator {
             _ => (String::new(), parts[at].clone()),
         };
         let Ok(mut value) = serde_json::from_str::<Value>(&body) else {
-            return self.in_bytes(input.to_vec());
+            return self.mutate_bytes(input.to_vec());
         };
-        self.in_value(&mut value, 0);
+        self.mutate_value(&mut value, 0);
         parts[at] = format!("{head}{value}");
         parts.join(part).into_bytes()
     }
 
-    fn in_value(&mut self, value: &mut Value, depth: usize) {
+    fn mutate_value(&mut self, value: &mut Value, depth: usize) {
         let deeper = depth < 12 && self.below(8) > 0;
         match value {
             Value::Object(map) if !map.is_empty() && deeper => {
@@ -131,7 +132,7 @@ impl Mutator {
                         let copy = map[&other].clone();
                         map.insert(key, copy);
                     }
-                    _ => self.in_value(map.get_mut(&key).unwrap(), depth + 1),
+                    _ => self.mutate_value(map.get_mut(&key).unwrap(), depth + 1),
                 }
             }
             Value::Array(list) if !list.is_empty() && deeper => {
@@ -144,7 +145,7 @@ impl Mutator {
                         list.extend(std::iter::repeat_n(copy, times));
                     }
                     2 => list.reverse(),
-                    _ => self.in_value(&mut list[at], depth + 1),
+                    _ => self.mutate_value(&mut list[at], depth + 1),
                 }
             }
             other => *other = self.value(),
@@ -169,7 +170,7 @@ impl Mutator {
         }
     }
 
-    fn in_bytes(&mut self, mut input: Vec<u8>) -> Vec<u8> {
+    fn mutate_bytes(&mut self, mut input: Vec<u8>) -> Vec<u8> {
         let at = self.below(input.len());
         let length = 1 + self.below(16);
         let end = (at + length).min(input.len());

@@ -1,5 +1,5 @@
-//! Objects of the API server, to the records that they are and to the loops that watch them. Each part of an input is one
-//! object, with its kind in the line before it.
+//! Objects of the API server. They are parsed as records, and the loops that watch Nodes and NodeGroups
+//! handle them. Each part of an input is one object, with its kind in the line before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use vpsie_autoscaler::fleet::{Change, Fleet, FleetSettings, NodeListing};
 use vpsie_autoscaler::store::{MemoryStore, records_of};
 use vpsie_autoscaler::validation::check_node_group;
 
-use crate::fleets::{Fixed, block_on, catalog, check, group, live};
+use crate::fleets::{Fixed, block_on, catalog, check, group, run_fleet};
 use crate::mutate::PART;
 use crate::records::{listing, machines};
 use crate::replies::parts;
@@ -84,7 +84,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     vec![join(records), join(vec![group.clone()]), join(vec![group, config]), join(vec![node.clone(), node])]
 }
 
-/// An API server that has these objects, says nothing more in watches, and takes every change.
+/// An API server with these objects. Its watches send no events, and it accepts every change.
 fn server(objects: Vec<(String, Value)>) -> Client {
     let objects = Arc::new(objects);
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -117,21 +117,21 @@ pub(crate) fn run(input: &[u8]) {
             Some((kind.to_owned(), serde_json::from_str(json).ok()?))
         })
         .collect();
-    records_from(&objects);
+    check_records(&objects);
     for (_, object) in objects.iter().filter(|(kind, _)| kind == "NodeGroup") {
         if let Ok(object) = serde_json::from_value::<NodeGroup>(object.clone())
             && let Ok(checked) = check_node_group(&object)
         {
             let records = crate::fleets::records();
-            live(Fleet::restore(vec![checked.group], records, FleetSettings::default()), &[]);
+            run_fleet(Fleet::restore(vec![checked.group], records, FleetSettings::default()), &[]);
         }
     }
     if objects.iter().any(|(kind, _)| matches!(kind.as_str(), "Node" | "NodeGroup" | "AutoscalerConfig")) {
-        block_on(loops(objects));
+        block_on(run_loops(objects));
     }
 }
 
-fn records_from(objects: &[(String, Value)]) {
+fn check_records(objects: &[(String, Value)]) {
     fn of_kind<T: serde::de::DeserializeOwned>(objects: &[(String, Value)], wanted: &str) -> Vec<T> {
         let values = objects.iter().filter(|(kind, _)| kind == wanted).map(|(_, object)| object.clone());
         values.filter_map(|object| serde_json::from_value(object).ok()).collect()
@@ -143,11 +143,11 @@ fn records_from(objects: &[(String, Value)]) {
     }
     let records = records_of(&nodes, &maps);
     let listing = NodeListing { nodes: listing(&records), complete: true };
-    live(Fleet::restore(vec![group()], records, FleetSettings::default()), &[listing]);
+    run_fleet(Fleet::restore(vec![group()], records, FleetSettings::default()), &[listing]);
 }
 
-/// The loops that watch Nodes, NodeGroups and the AutoscalerConfig, for two minutes.
-async fn loops(objects: Vec<(String, Value)>) {
+/// Runs the loops that watch Nodes, NodeGroups and the AutoscalerConfig for two minutes.
+async fn run_loops(objects: Vec<(String, Value)>) {
     let store = MemoryStore::default();
     let changes: Vec<Change> = machines().into_iter().map(Change::SaveMachine).collect();
     store.write(&changes);
@@ -166,7 +166,7 @@ async fn loops(objects: Vec<(String, Value)>) {
     handle.read(check);
     shutdown.cancel();
     for ended in loops {
-        ended.await.expect("a loop broke");
+        ended.await.expect("a loop panicked");
     }
     writer.abort();
 }

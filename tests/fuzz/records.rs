@@ -1,5 +1,5 @@
-//! Records as a store holds them: JSON of machines, unmanaged nodes, the catalog, what sizes have shown. Each part of an input is
-//! one record, with its kind in the line before it.
+//! Records of a store: JSON of machines, unmanaged nodes, the catalog and size profiles. Each part of an
+//! input is one record, with its kind in the line before it.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use vpsie_autoscaler::fleet::{
     UnmanagedNode, Vm, VmState,
 };
 
-use crate::fleets::{catalog, group, live};
+use crate::fleets::{catalog, group, run_fleet};
 use crate::replies::parts;
 
-/// Records in their formats of today, which later releases read, too.
-const SOUND: &str = include_str!("records.txt");
+/// Valid records in the current formats, which later releases must read.
+const VALID: &str = include_str!("records.txt");
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    vec![SOUND.trim_end().as_bytes().to_vec()]
+    vec![VALID.trim_end().as_bytes().to_vec()]
 }
 
 pub(crate) fn machines() -> Vec<Machine> {
-    let machines = read(SOUND.as_bytes()).machines;
+    let machines = read(VALID.as_bytes()).machines;
     assert_eq!(machines.len(), 5);
     machines
 }
 
-/// What of the input is readable.
+/// Parses the records of the input. Malformed records are skipped.
 pub(crate) fn read(input: &[u8]) -> Records {
     let mut records = Records { catalog: Some(Arc::new(catalog())), ..Records::default() };
     for part in parts(input) {
@@ -48,7 +48,7 @@ pub(crate) fn read(input: &[u8]) -> Records {
     records
 }
 
-/// A listing with the VMs that the records know, and one more.
+/// A listing with the VMs of the records and one unknown VM.
 pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
     let listed = |vm: &Vm| ListedNode {
         hostname: vm.hostname.clone(),
@@ -74,5 +74,5 @@ pub(crate) fn run(input: &[u8]) {
     let whole = NodeListing { nodes: listing(&records), complete: true };
     let without_last = whole.nodes.iter().rev().skip(1).cloned().collect();
     let listings = [whole, NodeListing { nodes: without_last, complete: false }];
-    live(Fleet::restore(vec![group()], records, FleetSettings::default()), &listings);
+    run_fleet(Fleet::restore(vec![group()], records, FleetSettings::default()), &listings);
 }

@@ -1,5 +1,5 @@
-//! Replies of VPSie, with their headers, to the calls of the backend. An input is what is asked, and the replies that come
-//! one after the other: a line with status and headers, then the body.
+//! Replies of VPSie to calls of the backend. The first part of an input is the call; each further part is a
+//! reply: a line with status and headers, then the body.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,11 +16,11 @@ use vpsie_autoscaler::vpsie::{
     ManagedConfig, Metrics, Transport, TransportError,
 };
 
-use crate::fleets::{Fixed, block_on, catalog, group, live, records};
+use crate::fleets::{Fixed, block_on, catalog, group, records, run_fleet};
 use crate::mutate::PART;
 
-/// Requests that no call needs, with all its pages and repeats.
-const MOST_REQUESTS: usize = 2000;
+/// Maximum number of requests of an input, including pages and retries.
+const MAX_REQUESTS: usize = 2000;
 
 const NODES: &str = r#"{"error":false,"data":{"identifier":"c-1","cluster_name":"HEL","nodes":[
 {"id":1,"hostname":"HEL-master-1","default_ip":"198.18.0.1","private_ip":"10.0.0.1","node_type":1,"created_on":"2026-01-01 00:00:00"},
@@ -45,8 +45,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let busy = "429 retry-after: 7; date: Thu, 01 Jan 2026 00:00:00 GMT\n{\"error\":true}".to_owned();
     let late = "503 retry-after: Thu, 01 Jan 2026 00:00:09 GMT\n<html>503</html>".to_owned();
     let refused = format!("500 x: y\n{REFUSED}");
-    let script = |ask: &str, replies: Vec<String>| {
-        let mut parts = vec![ask.to_owned()];
+    let script = |call: &str, replies: Vec<String>| {
+        let mut parts = vec![call.to_owned()];
         parts.extend(replies);
         parts.join(std::str::from_utf8(PART).unwrap()).into_bytes()
     };
@@ -64,7 +64,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The parts of a text that a separator parts.
+/// Splits an input at its separators.
 pub(crate) fn parts(input: &[u8]) -> Vec<&[u8]> {
     let mut parts = Vec::new();
     let mut rest = input;
@@ -96,28 +96,29 @@ fn reply(part: &[u8]) -> Result<Response<Bytes>, TransportError> {
     Ok(reply)
 }
 
-/// Gives the replies in turn, the last of them again and again. Bodies of deletions are kept.
+/// Returns the replies in order, then the last one repeatedly. Records the bodies of deletions.
 fn transport(replies: &[&[u8]], deletions: &Arc<Mutex<Vec<String>>>) -> Transport {
     let replies: Vec<Vec<u8>> = replies.iter().map(|part| part.to_vec()).collect();
-    let (replies, asked, deletions) =
-        (Arc::new(replies), Arc::new(AtomicUsize::new(0)), Arc::clone(deletions));
+    let replies = Arc::new(replies);
+    let requests = Arc::new(AtomicUsize::new(0));
+    let deletions = Arc::clone(deletions);
     BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
-        let number = asked.fetch_add(1, Ordering::Relaxed);
-        assert!(number < MOST_REQUESTS, "requests without end");
+        let number = requests.fetch_add(1, Ordering::Relaxed);
+        assert!(number < MAX_REQUESTS, "the call sends more than {MAX_REQUESTS} requests");
         if request.method() == http::Method::DELETE {
             deletions.lock().unwrap().push(String::from_utf8_lossy(request.body()).into_owned());
         }
-        let answer = match replies.get(number).or(replies.last()) {
+        let result = match replies.get(number).or(replies.last()) {
             Some(part) => reply(part),
             None => Err(TransportError::NotSent("refused".to_owned())),
         };
-        async move { answer }
+        async move { result }
     }))
 }
 
 pub(crate) fn run(input: &[u8]) {
     let parts = parts(input);
-    let ask = String::from_utf8_lossy(parts[0]).into_owned();
+    let call = String::from_utf8_lossy(parts[0]).into_owned();
     let deletions = Arc::default();
     let base = BaseUrl::parse("https://vpsie.test").unwrap();
     let config = ClientConfig::new(base, Credentials::token("t0ken"));
@@ -126,7 +127,7 @@ pub(crate) fn run(input: &[u8]) {
     let backend = ManagedBackend::new(client.clone(), target);
     backend.restore_offers(&catalog());
     block_on(async {
-        match ask.as_str() {
+        match call.as_str() {
             "catalog" => {
                 if let Ok(catalog) = backend.catalog().await {
                     for offer in &catalog.offers {
@@ -144,14 +145,14 @@ pub(crate) fn run(input: &[u8]) {
                         vpsie_autoscaler::fleet::FleetSettings::default(),
                     );
                     fleet.update_catalog(catalog);
-                    live(fleet, &[]);
+                    run_fleet(fleet, &[]);
                 }
             }
             "create" => {
                 let class = "web/ams1/s/on-demand".parse::<PoolId>().unwrap().class(SizeId(2));
                 let request = CreateRequest { machine: "web-1".into(), class, group_label: "web".to_owned() };
                 for _ in 0..3 {
-                    bounded(&backend.create(&request).await);
+                    check_retry_after(&backend.create(&request).await);
                 }
             }
             "delete" => {
@@ -165,13 +166,13 @@ pub(crate) fn run(input: &[u8]) {
                         },
                     });
                     let drained: Machine = serde_json::from_value(drained).unwrap();
-                    bounded(&backend.delete(&drained.deletable().unwrap()).await);
+                    check_retry_after(&backend.delete(&drained.deletable().unwrap()).await);
                 }
             }
             "try" => {
                 let _ = client.test_credentials(&Credentials::client("me", "s3cret"), None).await;
             }
-            "check" => bounded(&backend.check().await),
+            "check" => check_retry_after(&backend.check().await),
             _ => {
                 let mut listings = Vec::new();
                 for _ in 0..3 {
@@ -180,7 +181,7 @@ pub(crate) fn run(input: &[u8]) {
                 for node in listings.iter().flat_map(|listing| &listing.nodes) {
                     assert!(!node.hostname.as_str().is_empty());
                 }
-                live(
+                run_fleet(
                     Fleet::restore(
                         vec![group()],
                         records(),
@@ -191,7 +192,7 @@ pub(crate) fn run(input: &[u8]) {
             }
         }
     });
-    // What is deleted was named by us or by a reply.
+    // Deleted VMs were named by the input or by a reply.
     for body in deletions.lock().unwrap().iter() {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let id = body["identifier"].as_str().unwrap().to_owned();
@@ -208,8 +209,8 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-/// A wait that is asked for has its cap.
-fn bounded<T>(result: &Result<T, BackendError>) {
+/// Checks that a `Retry-After` is at most its maximum.
+fn check_retry_after<T>(result: &Result<T, BackendError>) {
     if let Err(BackendError::Unavailable { retry_after: Some(wait), .. }) = result {
         assert!(wait.get() <= RetryAfter::MAX);
     }

@@ -1,4 +1,4 @@
-//! Runs a target on mutated inputs, for a time or a number of runs, and keeps the input that fails.
+//! Runs a target on mutated inputs, for a time or a number of runs. Saves an input that fails.
 
 #![allow(clippy::disallowed_methods, reason = "targets run on threads without a runtime")]
 
@@ -12,34 +12,34 @@ use std::time::{Duration, Instant};
 
 use crate::mutate::Mutator;
 
-/// Something that reads what comes from outside.
+/// Code that reads input from outside.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
-    /// Sound inputs, which mutations start from.
+    /// Valid inputs, which are mutated.
     pub(crate) seeds: fn() -> Vec<Vec<u8>>,
     pub(crate) run: fn(&[u8]),
 }
 
-/// Time for a target, unless `FUZZ_SECONDS` or `FUZZ_RUNS` says otherwise.
+/// Default of `FUZZ_SECONDS`: time for a target.
 const SECONDS: u64 = 3;
-/// A run that takes longer hangs.
-const HANG: Duration = Duration::from_secs(20);
-/// Memory that no run needs.
-const MOST_MEMORY_KIB: u64 = 2 * 1024 * 1024;
+/// Maximum time of a run.
+const MAX_RUN_TIME: Duration = Duration::from_secs(20);
+/// Maximum memory of the process.
+const MAX_MEMORY_KIB: u64 = 2 * 1024 * 1024;
 
 thread_local! {
-    /// The panics of this thread, those that a task swallowed too.
+    /// The panics of this thread, including those of tasks.
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Keeps panics of runs for the report: a task that panics tells only its handle.
-fn keep_panics() {
+/// Records panics for the report: the panic of a task would only reach its handle.
+fn record_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
+        let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
-            usual(panic);
+            default_hook(panic);
         }));
     });
 }
@@ -47,16 +47,16 @@ fn keep_panics() {
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
-        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number, is {text:?}")))
 }
 
 pub(crate) fn fuzz(target: &Target) {
-    keep_panics();
+    record_panics();
     let seconds = number("FUZZ_SECONDS");
     let runs = number("FUZZ_RUNS").unwrap_or(u64::MAX);
     let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
-    let kept = kept(target.name);
-    let corpus: Vec<Vec<u8>> = (target.seeds)().into_iter().chain(kept).collect();
+    let failed = failed_inputs(target.name);
+    let corpus: Vec<Vec<u8>> = (target.seeds)().into_iter().chain(failed).collect();
     let watch = Watch::start(target.name);
     for input in &corpus {
         run(target, input, &watch);
@@ -87,8 +87,8 @@ fn run(target: &Target, input: &[u8], watch: &Watch) {
     );
 }
 
-/// Inputs that failed once.
-fn kept(name: &str) -> Vec<Vec<u8>> {
+/// Inputs that failed in the past.
+fn failed_inputs(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -104,10 +104,10 @@ fn save(name: &str, input: &[u8]) -> PathBuf {
     path
 }
 
-/// Ends the process when a run hangs or takes too much memory: neither can be caught from within.
+/// Ends the process if a run hangs or uses too much memory: the run itself cannot detect either.
 struct Watch(Running);
 
-/// The run that is under way: since when, and its input.
+/// Start time and input of the current run.
 type Running = Arc<Mutex<Option<(Instant, Vec<u8>)>>>;
 
 impl Watch {
@@ -119,10 +119,10 @@ impl Watch {
                 let now = running.lock().unwrap().clone();
                 if let Some((since, input)) = now {
                     let memory = memory_kib();
-                    if since.elapsed() > HANG || memory > MOST_MEMORY_KIB {
+                    if since.elapsed() > MAX_RUN_TIME || memory > MAX_MEMORY_KIB {
                         let path = save(name, &input);
                         eprintln!(
-                            "fuzz {name}: a run takes {:?} and {memory} KiB; its input is in {}",
+                            "fuzz {name}: a run exceeds a limit after {:?} with {memory} KiB; its input is in {}",
                             since.elapsed(),
                             path.display()
                         );
@@ -145,7 +145,7 @@ impl Watch {
     }
 }
 
-/// Memory in use; 0 where the system does not tell.
+/// Memory of the process; 0 if the system does not report it.
 fn memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

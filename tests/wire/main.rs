@@ -1,5 +1,5 @@
-//! What every generation of Cluster Autoscaler sends and reads, byte for byte. `README.md` says where the bytes
-//! come from.
+//! What every generation of Cluster Autoscaler sends and reads, byte for byte. `README.md` says where the
+//! bytes come from.
 
 // clippy allows these in `#[test]` functions only; here all is test.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -232,7 +232,8 @@ async fn options_are_given_where_the_generation_can_take_them_and_nowhere_else()
     }
 }
 
-/// The option that the NodeGroup sets, and the defaults of the requests, in the fields that the generation has.
+/// The option that the NodeGroup sets, and the defaults of the requests, in the fields that the generation
+/// has.
 fn expected(generation: &str) -> NodeGroupAutoscalingOptions {
     let old = |seconds: i64| Some(MetaDuration { duration: seconds * 1_000_000_000 });
     let new = |seconds: i64| Some(prost_types::Duration { seconds, nanos: 0 });

@@ -30,7 +30,8 @@ use vpsie_autoscaler::grpc::proto::{
 };
 use vpsie_autoscaler::store::MemoryStore;
 
-/// RPCs that growing and shrinking takes. No scenario lowers a target, and prices are asked for by one expander only.
+/// RPCs that growing and shrinking takes. No scenario lowers a target, and prices are asked for by one
+/// expander only.
 const RPCS: [&str; 12] = [
     "Cleanup",
     "GPULabel",

@@ -1,4 +1,4 @@
-//! Cluster Autoscaler's loop (core/static_autoscaler.go): a scale-up with one option for the pods that fit no node,
+//! Cluster Autoscaler's loop (core/static_autoscaler.go): a scale-up with one option for unschedulable pods,
 //! then scale-down.
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +12,7 @@ use crate::replay::{Replay, ReplayConditions};
 use crate::scale_down::ScaleDown;
 
 /// Age of pods, seconds, below which the loop waits one more interval for further pods.
-const YOUNG: u64 = 2;
+const MIN_POD_AGE: u64 = 2;
 
 pub(crate) struct Autoscaler {
     expander: Expander,
@@ -35,13 +35,13 @@ impl Autoscaler {
         let mut snapshot = ClusterSnapshot::from_replay(run);
         let unplaceable = self.packing.place_waiting(&mut snapshot, run);
         let oldest = unplaceable.iter().map(|pod| run.waiting_since(*pod)).min();
-        let all_young = oldest.is_some_and(|since| since + YOUNG > now);
-        if !unplaceable.is_empty() && !all_young {
+        let all_pods_new = oldest.is_some_and(|since| since + MIN_POD_AGE > now);
+        if !unplaceable.is_empty() && !all_pods_new {
             self.scale_up(run, &unplaceable, now);
         }
         let unneeded = self.scale_down.update(&mut snapshot, run, now);
-        let cooling = self.last_scale_up.is_some_and(|at| at + self.conditions.after_add > now);
-        if unneeded && !cooling && !all_young && self.scale_down.remove(run, now) {
+        let in_cooldown = self.last_scale_up.is_some_and(|at| at + self.conditions.after_add > now);
+        if unneeded && !in_cooldown && !all_pods_new && self.scale_down.remove(run, now) {
             run.schedule(now);
         }
     }
@@ -63,9 +63,9 @@ impl Autoscaler {
 /// Groups equal pods, in the order of their first pod.
 fn groups(pods: &[Pod], waiting: &[usize]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut of_class = HashMap::new();
+    let mut group_of_class = HashMap::new();
     for pod in waiting {
-        let group = *of_class.entry(pods[*pod].class).or_insert_with(|| {
+        let group = *group_of_class.entry(pods[*pod].class).or_insert_with(|| {
             groups.push(Vec::new());
             groups.len() - 1
         });
@@ -88,12 +88,13 @@ impl ClusterSnapshot {
         Self { nodes, positions }
     }
 
-    pub(crate) fn room(&mut self, node: usize) -> Option<&mut Option<ReplayResources>> {
+    pub(crate) fn free_resources(&mut self, node: usize) -> Option<&mut Option<ReplayResources>> {
         self.positions.get(&node).map(|position| &mut self.nodes[*position].1)
     }
 }
 
-/// Places pods in a snapshot: on the node of the last time, else on the next node, round-robin (HintingSimulator).
+/// Places pods in a snapshot: on the node of the last placement, else on the next node that fits, round-robin
+/// (HintingSimulator).
 #[derive(Default)]
 pub(crate) struct Hints {
     last: HashMap<usize, usize>,
@@ -101,7 +102,7 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    /// Places a pod on a node that `acceptable` allows. Returns the node.
+    /// Places a pod on a node that `acceptable` accepts. Returns the node.
     pub(crate) fn place_pod(
         &mut self,
         snapshot: &mut ClusterSnapshot,
@@ -111,21 +112,21 @@ impl Hints {
     ) -> Option<usize> {
         let hint = self.last.get(&pod).copied().filter(|node| acceptable(*node));
         if let Some(node) = hint
-            && let Some(Some(room)) = snapshot.room(node)
-            && room.holds(size)
+            && let Some(Some(free)) = snapshot.free_resources(node)
+            && free.holds(size)
         {
-            room.subtract(size);
+            free.subtract(size);
             return Some(node);
         }
         let count = snapshot.nodes.len();
         for i in 1..=count {
             let at = (i + self.last_match) % count;
-            let (node, room) = &mut snapshot.nodes[at];
-            if let Some(room) = room
-                && room.holds(size)
+            let (node, free) = &mut snapshot.nodes[at];
+            if let Some(free) = free
+                && free.holds(size)
                 && acceptable(*node)
             {
-                room.subtract(size);
+                free.subtract(size);
                 self.last_match = at;
                 self.last.insert(pod, *node);
                 return Some(*node);

@@ -1,16 +1,17 @@
-//! What no autoscaler can go below: at each instant, nodes for the pods that want to run (from their arrival, for
-//! their duration, as if none ever waited), in the cheapest way.
+//! A lower bound of the cost of any autoscaler: at each instant, the cheapest nodes for the pods that run.
+//! Pods run from their arrival for their duration, without pending.
 //!
-//! *Fractional*: nodes can be cut into pieces of any size; cost is that of the linear program
+//! *Fractional*: nodes can be divided; the cost is that of the linear program
 //! `min Σ price·x, Σ allocatable·x ≥ Σ requests` in CPU, memory and pods.
 //!
-//! *Packed*: pods are whole. Let each size of pod have a value such that no node of any pool can hold pods worth
-//! more than its price: then whatever nodes the pods are packed on cost at least the pods' value. The best such
-//! values are the dual of the linear program over all ways to fill a node (Gilmore and Gomory). They are found by
-//! adding, again and again, the filling that is worth most in relation to its node's price, until none is worth
-//! more than `1 + TOLERANCE` of it; values are then divided by what is left. Values that are found for one instant
-//! are valid at every other one, where the best of all is taken: a bound everywhere, the best one where it was
-//! computed. Pods' sizes are rounded down to the grid while nodes are filled, which keeps it a bound.
+//! *Packed*: pods are whole. Give each size of pod a value such that no node can hold pods whose total value
+//! exceeds the price of the node: then any nodes that hold the pods cost at least the total value of the
+//! pods. The best values are the dual of the linear program over all fillings of a node (Gilmore and Gomory).
+//! They are computed by column generation: the filling with the highest value relative to the price of its
+//! node is added until no filling exceeds `1 + TOLERANCE` times the price; then all values are divided by the
+//! remaining excess. Values of one instant are valid at every other instant, where the best of all is taken.
+//! So the result is a bound everywhere, and the best one at the instants of its computation. The sizes of
+//! pods are rounded down to the grid, which keeps it a bound.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,22 +20,22 @@ use good_lp::{Expression, ProblemVariables, Solution as _, SolverModel as _, con
 
 use crate::data::{ReplayPool, ReplayResources, Trace};
 
-/// How far fillings may be above the price of their node before values are divided by it.
+/// Relative excess of a filling over the price of its node at which the computation ends.
 const TOLERANCE: f64 = 2e-3;
-/// Instants at which the best values are computed: those where most is paid between them, evenly.
+/// Number of instants at which the best values are computed. The cost between two instants is equal.
 const INSTANTS: usize = 120;
-/// Steps of the grid: millicores (or what all pods are multiples of), MiB.
+/// Steps of the grid: millicores (or the common divisor of all pods, if larger), MiB.
 const CPU_STEP: u64 = 250;
 const MEMORY_STEP: u64 = 256;
 
-/// USD for the whole trace.
+/// Bounds for the whole trace, USD.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bounds {
     pub(crate) fractional: f64,
     pub(crate) packed: f64,
 }
 
-/// Pods of each class that want to run, and for how many seconds it is so.
+/// Number of running pods of each class, and the seconds for which it is constant.
 struct Span {
     counts: Vec<u32>,
     seconds: u64,
@@ -81,7 +82,7 @@ fn demand(trace: &Trace, counts: &[u32]) -> ReplayResources {
     sum
 }
 
-/// The trace between its events. Pods that no pool can take are left out, as in the replay.
+/// The spans between the events of the trace. Pods that fit no pool are skipped, as in the replay.
 fn spans(trace: &Trace, pools: &[ReplayPool]) -> Vec<Span> {
     let mut changes: BTreeMap<u64, Vec<(usize, bool)>> = BTreeMap::new();
     for pod in &trace.pods {
@@ -104,21 +105,21 @@ fn spans(trace: &Trace, pools: &[ReplayPool]) -> Vec<Span> {
     spans
 }
 
-/// Spans that lie evenly in what is paid.
+/// Indexes of spans at equal distances of cost.
 fn instants(spans: &[Span]) -> Vec<usize> {
     let paid = |span: &Span| span.fractional * span.seconds as f64;
     let step = spans.iter().map(paid).sum::<f64>() / INSTANTS as f64;
     let mut sum = 0.0;
     let mut next = step / 2.0;
-    let mut chosen = Vec::new();
+    let mut selected = Vec::new();
     for (index, span) in spans.iter().enumerate() {
         sum += paid(span);
         if sum >= next {
-            chosen.push(index);
+            selected.push(index);
             next = sum + step;
         }
     }
-    chosen
+    selected
 }
 
 fn fractional(demand: ReplayResources, pools: &[ReplayPool]) -> Result<f64> {
@@ -139,10 +140,10 @@ fn fractional(demand: ReplayResources, pools: &[ReplayPool]) -> Result<f64> {
     Ok(nodes.iter().zip(pools).map(|(node, pool)| solution.value(*node) * pool.price.to_f64()).sum())
 }
 
-/// Ways to fill a node: pods of each class, and the price of the node.
+/// Fillings of nodes: number of pods of each class, and the price of the node.
 struct NodeFillings<'a> {
     pools: Vec<(&'a ReplayPool, ReplayResources)>,
-    /// Sizes on the grid. None for one that is nothing on the grid: its value stays 0.
+    /// Sizes on the grid. None if the size is 0 on the grid: its value stays 0.
     sizes: Vec<Option<ReplayResources>>,
     rows: Vec<(Vec<(usize, u32)>, f64)>,
 }
@@ -160,20 +161,20 @@ impl<'a> NodeFillings<'a> {
             let on_grid = grid(*size);
             (on_grid.cpu + on_grid.memory > 0).then_some(on_grid)
         });
-        let useful = pools.iter().filter(|pool| !pools.iter().any(|other| better(other, pool)));
+        let useful = pools.iter().filter(|pool| !pools.iter().any(|other| dominates(other, pool)));
         let pools = useful.map(|pool| (pool, grid(pool.allocatable))).collect();
         let mut fillings = Self { pools, sizes: sizes.collect(), rows: Vec::new() };
         for class in 0..fillings.sizes.len() {
-            fillings.begin_with(class);
+            fillings.add_uniform_fillings(class);
         }
         fillings
     }
 
-    /// A node of each pool, full of one class.
-    fn begin_with(&mut self, class: usize) {
+    /// Adds a node of each pool that is full of one class.
+    fn add_uniform_fillings(&mut self, class: usize) {
         let Some(size) = self.sizes[class] else { return };
-        for (pool, room) in &self.pools {
-            let times = room.times(size);
+        for (pool, capacity) in &self.pools {
+            let times = capacity.times(size);
             if times > 0 {
                 self.rows.push((vec![(class, times as u32)], pool.price.to_f64()));
             }
@@ -185,9 +186,9 @@ impl<'a> NodeFillings<'a> {
         loop {
             let values = self.solve(counts)?;
             let mut worst = 1.0f64;
-            for (pool, room) in self.pools.clone() {
+            for (pool, capacity) in self.pools.clone() {
                 let price = pool.price.to_f64();
-                let (worth, filling) = fill(room, &self.sizes, &values);
+                let (worth, filling) = fill(capacity, &self.sizes, &values);
                 if worth > price * (1.0 + TOLERANCE) {
                     self.rows.push((filling, price));
                 }
@@ -223,8 +224,8 @@ impl<'a> NodeFillings<'a> {
     }
 }
 
-/// Whether a pool makes another one useless.
-fn better(one: &ReplayPool, other: &ReplayPool) -> bool {
+/// Returns true iff a pool is at least as large as another one for at most its price, and not equal.
+fn dominates(one: &ReplayPool, other: &ReplayPool) -> bool {
     one.allocatable.holds(other.allocatable)
         && one.price <= other.price
         && (one.price < other.price || one.allocatable != other.allocatable)
@@ -234,20 +235,22 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The filling of a node that is worth most, and its worth: a knapsack in two dimensions. (The number of pods is
-/// not looked at: that can only raise the worth, and lower the bound.)
+/// The filling of a node with the highest value, and its value: a knapsack in two dimensions. The number of
+/// pods is ignored, which can only raise the value and lower the bound.
 fn fill(
-    room: ReplayResources,
+    capacity: ReplayResources,
     sizes: &[Option<ReplayResources>],
     values: &[f64],
 ) -> (f64, Vec<(usize, u32)>) {
-    let width = room.cpu as usize + 1;
-    let height = room.memory as usize + 1;
+    let width = capacity.cpu as usize + 1;
+    let height = capacity.memory as usize + 1;
     let at = |cpu: usize, memory: usize| cpu * height + memory;
     let mut best = vec![0.0f64; width * height];
     let mut last = vec![usize::MAX; width * height];
     for (class, value) in values.iter().enumerate() {
-        let Some(size) = sizes[class].filter(|size| *value > 0.0 && room.cpu >= size.cpu) else { continue };
+        let Some(size) = sizes[class].filter(|size| *value > 0.0 && capacity.cpu >= size.cpu) else {
+            continue;
+        };
         let cpu = size.cpu as usize;
         let memory = size.memory as usize;
         for x in cpu..width {

@@ -2,11 +2,11 @@
 
 use crate::data::{ReplayPool, ReplayResources};
 
-/// A node, from its request on.
+/// A node from its request. Times are seconds of the trace.
 #[derive(Clone, Debug)]
 pub(crate) struct ReplayNode {
     pub(crate) pool: usize,
-    pub(crate) input: u64,
+    pub(crate) requested_at: u64,
     pub(crate) ready: u64,
     pub(crate) gone: Option<u64>,
     pub(crate) allocatable: ReplayResources,
@@ -16,12 +16,12 @@ pub(crate) struct ReplayNode {
 }
 
 impl ReplayNode {
-    pub(crate) fn new(pool: usize, of: &ReplayPool, input: u64, boot: u64) -> Self {
-        let allocatable = of.allocatable;
+    pub(crate) fn new(index: usize, pool: &ReplayPool, requested_at: u64, boot: u64) -> Self {
+        let allocatable = pool.allocatable;
         Self {
-            pool,
-            input,
-            ready: input + boot,
+            pool: index,
+            requested_at,
+            ready: requested_at + boot,
             gone: None,
             allocatable,
             free: allocatable,
@@ -56,8 +56,8 @@ fn used(allocatable: ReplayResources, free: ReplayResources) -> (f64, f64) {
     (share(allocatable.cpu, free.cpu), share(allocatable.memory, free.memory))
 }
 
-/// kube-scheduler's score of a node for a pod: NodeResourcesFit (LeastAllocated, its default, or MostAllocated) and
-/// NodeResourcesBalancedAllocation, of equal weight.
+/// kube-scheduler's score of a node for a pod: NodeResourcesFit (LeastAllocated, its default, or
+/// MostAllocated) and NodeResourcesBalancedAllocation, of equal weight.
 pub(crate) fn score(node: &ReplayNode, size: ReplayResources, most_allocated: bool) -> f64 {
     let mut free = node.free;
     free.subtract(size);

@@ -18,17 +18,17 @@ pub(crate) struct Options {
     /// With --cut: seconds of the trace per second of the replay.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     speedup: u64,
-    /// With --cut: writes pods.csv (pod, cpu_milli, mem_mib, start_s, end_s) and offers.csv (offer, cpu, mem_mib,
-    /// hourly) to this folder, for a real cluster.
+    /// With --cut: writes pods.csv (pod, cpu_milli, mem_mib, start_s, end_s) and offers.csv (offer, cpu,
+    /// mem_mib, hourly) to this folder, for a real cluster.
     #[arg(long)]
     emit: Option<PathBuf>,
     /// With --cut: seconds between loops of Cluster Autoscaler.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     scan_interval: u64,
-    /// With --cut: seconds until a node takes pods.
+    /// With --cut: seconds from the request of a node until it is ready.
     #[arg(long, default_value_t = 120)]
     boot: u64,
-    /// With --cut: seconds until a node that is not needed is removed.
+    /// With --cut: seconds until an unneeded node is removed.
     #[arg(long, default_value_t = 600)]
     unneeded_time: u64,
     /// With --cut: seconds without scale-down after a scale-up.
@@ -39,11 +39,11 @@ pub(crate) struct Options {
     recheck: u64,
 }
 
-/// Reads `START..END`.
+/// Parses `START..END`.
 pub(crate) fn span(text: &str) -> Result<(u64, u64), String> {
     let span = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     span.filter(|(from, to)| from < to)
-        .ok_or_else(|| format!("{text}: not START..END in seconds, START before END"))
+        .ok_or_else(|| format!("{text} must be START..END in seconds, with START before END"))
 }
 
 pub(crate) fn print(args: &Args, from: u64, to: u64) -> Result<()> {
@@ -59,7 +59,11 @@ pub(crate) fn print(args: &Args, from: u64, to: u64) -> Result<()> {
     let traces = traces(&args.data, &args.trace)?;
     let markets = markets(&args.data, &args.market)?;
     if options.emit.is_some() && (traces.len(), markets.len()) != (1, 1) {
-        bail!("--emit takes one trace and one market, here are {} and {}", traces.len(), markets.len());
+        bail!(
+            "--emit needs exactly one trace and one market, selected are {} and {}: use --trace and --market",
+            traces.len(),
+            markets.len()
+        );
     }
     for trace in traces {
         let cut = trace.cut(from, to, options.speedup);
@@ -79,7 +83,7 @@ pub(crate) fn print(args: &Args, from: u64, to: u64) -> Result<()> {
     Ok(())
 }
 
-/// Means over the seeds, and how far the bills lie apart.
+/// Means over the seeds, and the range of the costs.
 fn summary(runs: &[ReplayCost]) -> String {
     let mean = |of: &dyn Fn(&ReplayCost) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
     let bills = || runs.iter().map(|run| run.usd);

@@ -1,4 +1,4 @@
-//! Traces and price catalogues, as they lie on disk.
+//! Traces and price catalogues in files.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use vpsie_autoscaler::cost::UsdPerHour;
 
-/// CPU (millicores), memory (MiB) and number of pods: what a node has, or what pods take.
+/// CPU (millicores), memory (MiB) and number of pods, of a node or of pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ReplayResources {
     pub(crate) cpu: u64,
@@ -48,7 +48,7 @@ impl ReplayResources {
 pub(crate) struct Pod {
     pub(crate) name: String,
     pub(crate) size: ReplayResources,
-    /// Pods of one size are of one class: one index per size.
+    /// Class of its size: one index per size.
     pub(crate) class: usize,
     pub(crate) arrival: u64,
     pub(crate) duration: u64,
@@ -145,7 +145,7 @@ impl ReplayPool {
     }
 }
 
-/// A price catalogue, and the pools made of it.
+/// The pools of a price catalogue.
 #[derive(Clone, Debug)]
 pub(crate) struct Market {
     pub(crate) name: &'static str,
@@ -173,11 +173,11 @@ struct RegionPrice {
     hourly: Decimal,
 }
 
-/// Kept from pods on each node, as in the templates of the product's defaults: millicores, MiB.
+/// Not allocatable to pods on each node, as in the default templates of vpsie-autoscaler: millicores, MiB.
 const RESERVED: (u64, u64) = (100, 512);
 const PODS_PER_NODE: u64 = 110;
 
-/// Where pools lie in the cells with one datacenter.
+/// Datacenter of pools in markets with one datacenter.
 const ANYWHERE: &str = "";
 
 const LINODE: &[&str] = &[
@@ -244,14 +244,14 @@ const MARKETS: [Spec; 4] = [
     ("aws eu-central-1, on demand", "aws-eu-central-1-spot.json", AWS, &[ANYWHERE]),
 ];
 
-/// The markets that are compared: the one that is called `name`, else those whose name contains it.
+/// The market `name`, or else the markets whose names contain it.
 pub(crate) fn markets(data: &Path, name: &str) -> Result<Vec<Market>> {
     let exact = MARKETS.iter().any(|spec| spec.0 == name);
     let wanted = |spec: &&Spec| if exact { spec.0 == name } else { spec.0.contains(name) };
     MARKETS.iter().filter(wanted).map(|spec| market(data, spec)).collect()
 }
 
-/// The traces, by name, those whose name contains `name`.
+/// The traces whose names contain `name`, sorted by name.
 pub(crate) fn traces(data: &Path, name: &str) -> Result<Vec<Trace>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(data.join("traces"))? {

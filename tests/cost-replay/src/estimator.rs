@@ -6,7 +6,7 @@ use crate::expander::ScaleUpOption;
 /// `--max-nodes-per-scaleup`.
 const MAX_NODES: usize = 1000;
 
-/// Nodes of a pool for the pods that wait, which come grouped: equal ones together.
+/// Number of nodes of a pool for pending pods. `groups` has groups of equal pods.
 pub(crate) fn estimate(
     index: usize,
     pool: &ReplayPool,
@@ -22,27 +22,27 @@ pub(crate) fn estimate(
     };
     groups.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let mut packing = Packing { template, nodes: Vec::new(), last_match: 0 };
-    let mut taken = Vec::new();
+    let mut placed = Vec::new();
     for group in groups {
         let size = size(group);
-        let fitting = group.iter().take_while(|_| packing.on_any(size)).count();
-        let rest = group[fitting..].iter().take_while(|_| packing.on_last_or_new(size)).count();
-        taken.extend_from_slice(&group[..fitting + rest]);
+        let fitting = group.iter().take_while(|_| packing.place_on_any(size)).count();
+        let rest = group[fitting..].iter().take_while(|_| packing.place_on_last_or_new(size)).count();
+        placed.extend_from_slice(&group[..fitting + rest]);
     }
     let nodes = packing.nodes.len() as u64;
-    (nodes > 0).then_some(ScaleUpOption { pool: index, nodes, pods: taken })
+    (nodes > 0).then_some(ScaleUpOption { pool: index, nodes, pods: placed })
 }
 
 struct Packing {
     template: ReplayResources,
-    /// What is free on each new node.
+    /// Free resources of each new node.
     nodes: Vec<ReplayResources>,
     last_match: usize,
 }
 
 impl Packing {
-    /// On any of the new nodes: round, beginning after the one that took a pod last.
-    fn on_any(&mut self, size: ReplayResources) -> bool {
+    /// Places a pod on a new node, round-robin after the last match. Returns false if none fits.
+    fn place_on_any(&mut self, size: ReplayResources) -> bool {
         let count = self.nodes.len();
         let found = (1..=count).map(|i| (i + self.last_match) % count).find(|at| self.nodes[*at].holds(size));
         let Some(at) = found else { return false };
@@ -51,8 +51,8 @@ impl Packing {
         true
     }
 
-    /// On the newest node, else on one more.
-    fn on_last_or_new(&mut self, size: ReplayResources) -> bool {
+    /// Places a pod on the newest node, or else on a further one.
+    fn place_on_last_or_new(&mut self, size: ReplayResources) -> bool {
         if !self.nodes.last().is_some_and(|node| node.holds(size)) {
             if self.nodes.len() >= MAX_NODES {
                 return false;
@@ -72,8 +72,8 @@ mod tests {
     use vpsie_autoscaler::cost::UsdPerHour;
 
     fn estimate_of(cpus: &[u64]) -> (u64, usize) {
-        let room = ReplayResources { cpu: 4000, memory: 8192, pods: 110 };
-        let pool = ReplayPool { id: "p".into(), capacity: room, allocatable: room, price: UsdPerHour::ZERO };
+        let capacity = ReplayResources { cpu: 4000, memory: 8192, pods: 110 };
+        let pool = ReplayPool { id: "p".into(), capacity, allocatable: capacity, price: UsdPerHour::ZERO };
         let pods: Vec<Pod> = cpus
             .iter()
             .map(|cpu| Pod {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_pods_come_first_and_small_ones_fill_up() {
+    fn places_the_largest_pods_first() {
         assert_eq!(estimate_of(&[1000, 3000, 1000, 3000]), (2, 4));
     }
 

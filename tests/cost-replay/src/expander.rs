@@ -10,7 +10,7 @@ use vpsie_autoscaler::placement::{DecisionInput, ExpansionOption, PodRequest, ra
 
 use crate::data::{Pod, ReplayPool, ReplayResources};
 
-/// A number of nodes of a pool, for these pods.
+/// An option of a scale-up: a number of nodes of a pool, for these pods.
 #[derive(Clone, Debug)]
 pub(crate) struct ScaleUpOption {
     pub(crate) pool: usize,
@@ -26,7 +26,7 @@ pub(crate) enum Expander {
     LeastWaste,
     LeastNodes,
     Price,
-    /// `grpc,least-waste`, with [`rank_options`] behind it.
+    /// `grpc,least-waste`, where the gRPC expander is [`rank_options`].
     Ours,
 }
 
@@ -86,7 +86,7 @@ impl ExpanderInput<'_> {
         sum
     }
 
-    /// expander/waste: shares of CPU and memory, of capacity and not of what is allocatable.
+    /// expander/waste: unused shares of CPU and memory of the capacity, not of the allocatable resources.
     fn waste(&self, option: &ScaleUpOption) -> f64 {
         let capacity = self.pools[option.pool].capacity;
         let requested = self.requested(option);
@@ -97,7 +97,7 @@ impl ExpanderInput<'_> {
         wasted(capacity.cpu, requested.cpu) + wasted(capacity.memory, requested.memory)
     }
 
-    /// The product's prices of a core and of a GiB.
+    /// Marginal prices of a core and of a GiB.
     fn rates(&self) -> Rates {
         let priced = self.pools.iter().map(|pool| (resources(pool.capacity), pool.price));
         Rates::marginal(priced).unwrap_or_default()
@@ -125,7 +125,7 @@ impl ExpanderInput<'_> {
         suppressed * (nodes + stabilization) / (pods + stabilization)
     }
 
-    /// The reply of the product's expander.
+    /// The reply of vpsie-autoscaler's expander.
     fn ours(&self, options: &[ScaleUpOption]) -> Vec<usize> {
         let mut indexes = vec![0; self.pods.len()];
         for (index, pod) in self.waiting.iter().enumerate() {
@@ -154,8 +154,8 @@ impl ExpanderInput<'_> {
     }
 }
 
-fn resources(room: ReplayResources) -> Resources {
-    Resources { cpu_millis: room.cpu, memory_mib: room.memory, disk_gib: 0, pods: room.pods as u32 }
+fn resources(size: ReplayResources) -> Resources {
+    Resources { cpu_millis: size.cpu, memory_mib: size.memory, disk_gib: 0, pods: size.pods as u32 }
 }
 
 /// The options with the lowest score, including exact ties.

@@ -1,5 +1,5 @@
-//! Cost of workload traces on real price catalogues by expander: replays Cluster Autoscaler's loop in virtual time, and
-//! computes a lower bound for any autoscaler.
+//! Cost of workload traces on real price catalogues by expander: replays Cluster Autoscaler's loop in virtual
+//! time, and computes a lower bound for any autoscaler.
 
 mod autoscaler;
 mod bound;

@@ -12,12 +12,12 @@ use crate::cluster::{ReplayNode, score};
 use crate::data::{Pod, ReplayPool};
 use crate::expander::Expander;
 
-/// ReplayConditions, in seconds, and how pods are placed.
+/// Times of the replay, seconds, and the strategy of the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReplayConditions {
     /// `--scan-interval`.
     pub(crate) scan: u64,
-    /// From the request of a node until it takes pods.
+    /// Time from the request of a node until it is ready.
     pub(crate) boot: u64,
     /// `--scale-down-unneeded-time`.
     pub(crate) unneeded: u64,
@@ -25,44 +25,44 @@ pub(crate) struct ReplayConditions {
     pub(crate) after_add: u64,
     /// `--unremovable-node-recheck-timeout`.
     pub(crate) recheck: u64,
-    /// kube-scheduler packs pods (NodeResourcesFit with MostAllocated), and does not spread them.
+    /// Whether kube-scheduler packs pods (NodeResourcesFit with MostAllocated) instead of spreading them.
     pub(crate) packs: bool,
 }
 
 impl ReplayConditions {
-    /// Cluster Autoscaler's defaults, and two minutes for a node.
+    /// Cluster Autoscaler's defaults; a node is ready after two minutes.
     pub(crate) const DEFAULT: Self =
         Self { scan: 10, boot: 120, unneeded: 600, after_add: 600, recheck: 300, packs: false };
-    /// Scale-down as fast as it goes: what is left is due to the choice of nodes and to their boot.
+    /// Immediate scale-down: the remaining cost above the bound is due to the choice of nodes and their boot.
     pub(crate) const PROMPT: Self = Self { unneeded: 0, after_add: 0, recheck: 0, ..Self::DEFAULT };
-    /// With a scheduler that packs.
+    /// The defaults with a scheduler that packs.
     pub(crate) const PACKS: Self = Self { packs: true, ..Self::DEFAULT };
 }
 
 /// The result of a replay.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReplayCost {
-    /// Paid per second.
+    /// Cost per second of use, USD.
     pub(crate) usd: f64,
-    /// Paid per started hour of each node.
+    /// Cost per started hour of each node, USD.
     pub(crate) usd_started_hours: f64,
-    /// Of `usd`, while nodes started.
+    /// Part of `usd` for nodes before they were ready.
     pub(crate) booting: f64,
-    /// Of `usd`, while nodes were ready and had no pod.
+    /// Part of `usd` for ready nodes without pods.
     pub(crate) empty: f64,
-    /// Seconds that each pod did not run between its arrival and its end, sorted.
+    /// Delay of the end of each pod, seconds, sorted.
     pub(crate) waits: Vec<u64>,
     pub(crate) scale_ups: u64,
     pub(crate) evictions: u64,
     pub(crate) nodes: usize,
-    pub(crate) nodes_at_most: usize,
-    /// Pods that no pool could take.
+    pub(crate) max_nodes: usize,
+    /// Number of pods that fit no pool.
     pub(crate) never_ran: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ReplayEvent {
-    /// A pod ends, unless it was evicted since.
+    /// The end of a pod, ignored if the pod was evicted meanwhile.
     End(usize, u32),
     Ready(usize),
     Arrival(usize),
@@ -82,7 +82,7 @@ pub(crate) struct Replay<'a> {
     pub(crate) pods: &'a [Pod],
     pub(crate) pools: &'a [ReplayPool],
     pub(crate) nodes: Vec<ReplayNode>,
-    /// Indexes of nodes that are not gone.
+    /// Indexes of existing nodes.
     pub(crate) alive: Vec<usize>,
     /// Pending pods, the longest pending first.
     pub(crate) waiting: Vec<usize>,
@@ -229,7 +229,7 @@ impl Replay<'_> {
             self.nodes.push(node);
             self.empty_since.push(None);
         }
-        self.cost.nodes_at_most = self.cost.nodes_at_most.max(self.alive.len());
+        self.cost.max_nodes = self.cost.max_nodes.max(self.alive.len());
     }
 
     /// Removes a node. Its pods become pending and continue elsewhere.
@@ -245,10 +245,10 @@ impl Replay<'_> {
         }
         self.nodes[node].gone = Some(now);
         self.alive.retain(|other| *other != node);
-        self.settle_empty(node, now);
+        self.bill_empty_time(node, now);
     }
 
-    fn settle_empty(&mut self, node: usize, now: u64) {
+    fn bill_empty_time(&mut self, node: usize, now: u64) {
         if let Some(since) = self.empty_since[node].take() {
             self.cost.empty += (now - since) as f64 * self.pools[self.nodes[node].pool].per_second();
         }
@@ -260,13 +260,13 @@ impl Replay<'_> {
 
     fn bill(mut self, now: u64) -> ReplayCost {
         for index in 0..self.nodes.len() {
-            self.settle_empty(index, now);
+            self.bill_empty_time(index, now);
             let node = &self.nodes[index];
             let until = node.gone.unwrap_or(now);
             let rate = self.pools[node.pool].per_second();
-            self.cost.usd += (until - node.input) as f64 * rate;
-            self.cost.usd_started_hours += (until - node.input).div_ceil(3600) as f64 * 3600.0 * rate;
-            self.cost.booting += (until.min(node.ready) - node.input) as f64 * rate;
+            self.cost.usd += (until - node.requested_at) as f64 * rate;
+            self.cost.usd_started_hours += (until - node.requested_at).div_ceil(3600) as f64 * 3600.0 * rate;
+            self.cost.booting += (until.min(node.ready) - node.requested_at) as f64 * rate;
         }
         self.cost.nodes = self.nodes.len();
         self.cost.waits.sort_unstable();

@@ -1,4 +1,4 @@
-//! The tables.
+//! Tables of the results, as Markdown.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::replay::{ReplayConditions, ReplayCost, replay};
 const BEGIN: &str = "<!-- cost-replay: begin, written by `cargo run -p cost-replay` -->";
 const END: &str = "<!-- cost-replay: end -->";
 
-/// Of one expander, means over the seeds.
+/// Results of one expander, means over the seeds.
 #[derive(Clone, Copy, Default)]
 struct Row {
     usd: f64,
@@ -34,7 +34,9 @@ pub(crate) fn print(args: &Args) -> Result<()> {
     let traces = traces(&args.data, &args.trace)?;
     let mut text = String::new();
     for trace in &traces {
-        for (market, cell) in markets.iter().zip(each(&markets, |market| cell(trace, market, args.seeds))) {
+        for (market, cell) in
+            markets.iter().zip(run_parallel(&markets, |market| cell(trace, market, args.seeds)))
+        {
             let (bounds, rows) = cell?;
             show(&mut text, trace, market, bounds, &rows)?;
         }
@@ -46,13 +48,13 @@ pub(crate) fn print(args: &Args) -> Result<()> {
     args.write.as_deref().map_or(Ok(()), |path| write(path, &text))
 }
 
-/// Does it for each, at the same time.
-fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
+/// Runs `work` for each item, in parallel.
+fn run_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
     let work = &work;
     thread::scope(|scope| {
         let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, Result<R>>| {
-            thread.join().unwrap_or_else(|_| Err(anyhow!("a replay ended early")))
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a replay panicked")))
         };
         threads.into_iter().map(join).collect()
     })
@@ -119,7 +121,7 @@ fn show(text: &mut String, trace: &Trace, market: &Market, bounds: Bounds, rows:
     Ok(())
 }
 
-/// Means of cost ÷ bound over thinned traces, and how often ours is the lowest.
+/// Means of cost ÷ bound over thinned traces, and the number of traces where ours is the lowest.
 fn thinned(text: &mut String, traces: &[Trace], markets: &[Market], count: u64) -> Result<()> {
     write!(
         text,
@@ -132,7 +134,7 @@ fn thinned(text: &mut String, traces: &[Trace], markets: &[Market], count: u64) 
     let seeds: Vec<u64> = (0..count).collect();
     for trace in traces {
         for market in markets {
-            let cells: Vec<_> = each(&seeds, |seed| ratios(&trace.thinned(*seed), market, *seed))
+            let cells: Vec<_> = run_parallel(&seeds, |seed| ratios(&trace.thinned(*seed), market, *seed))
                 .into_iter()
                 .collect::<Result<_>>()?;
             write!(text, "| {}, {} |", trace.name, market.name)?;
@@ -156,11 +158,14 @@ fn ratios(trace: &Trace, market: &Market, seed: u64) -> Result<[f64; Expander::A
     }))
 }
 
-/// Puts the tables between the markers of a file.
+/// Writes the tables between the markers of a file.
 fn write(path: &Path, tables: &str) -> Result<()> {
     let name = || path.display().to_string();
     let text = fs::read_to_string(path).with_context(name)?;
-    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{}: no {BEGIN}", path.display()))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("{}: no {END}", path.display()))?;
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .with_context(|| format!("{}: the marker {BEGIN} is missing", path.display()))?;
+    let (_, after) =
+        rest.split_once(END).with_context(|| format!("{}: the marker {END} is missing", path.display()))?;
     fs::write(path, format!("{before}{BEGIN}\n{tables}\n{END}{after}")).with_context(name)
 }

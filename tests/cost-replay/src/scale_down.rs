@@ -10,7 +10,7 @@ const THRESHOLD: f64 = 0.5;
 /// `--max-scale-down-parallelism`.
 const PARALLELISM: usize = 10;
 /// `--max-drain-parallelism`.
-const DRAINS: usize = 1;
+const DRAIN_PARALLELISM: usize = 1;
 
 pub(crate) struct ScaleDown {
     conditions: ReplayConditions,
@@ -63,11 +63,12 @@ impl ScaleDown {
     }
 
     fn limit(&self) -> usize {
-        let turns = (self.conditions.unneeded / self.conditions.scan).max(1) as usize;
-        (self.unneeded.len() + 2 * PARALLELISM).min(PARALLELISM * turns + PARALLELISM)
+        let loops = (self.conditions.unneeded / self.conditions.scan).max(1) as usize;
+        (self.unneeded.len() + 2 * PARALLELISM).min(PARALLELISM * loops + PARALLELISM)
     }
 
-    /// Moves all pods of a node to others in the snapshot. Returns false, without changes, if that is impossible.
+    /// Moves all pods of a node to others in the snapshot. Returns false, without changes, if that is
+    /// impossible.
     fn empty_into(
         &mut self,
         snapshot: &mut ClusterSnapshot,
@@ -87,19 +88,19 @@ impl ScaleDown {
         }
         if moved.len() < pods.len() {
             for (to, size) in moved {
-                if let Some(Some(room)) = snapshot.room(to) {
-                    room.add(size);
+                if let Some(Some(free)) = snapshot.free_resources(to) {
+                    free.add(size);
                 }
             }
             return false;
         }
-        if let Some(room) = snapshot.room(node) {
-            *room = None;
+        if let Some(free) = snapshot.free_resources(node) {
+            *free = None;
         }
         true
     }
 
-    /// Removes those that were not needed for long enough: the empty ones first. Whether it removed one.
+    /// Removes nodes that were unneeded for long enough, empty ones first. Returns true iff one was removed.
     pub(crate) fn remove(&mut self, run: &mut Replay<'_>, now: u64) -> bool {
         let due = |since: u64| self.conditions.unneeded == 0 || since + self.conditions.unneeded < now;
         let mut due: Vec<usize> =
@@ -107,12 +108,12 @@ impl ScaleDown {
         due.sort_unstable();
         let (empty, drain): (Vec<usize>, Vec<usize>) =
             due.into_iter().partition(|node| run.nodes[*node].pods.is_empty());
-        let chosen: Vec<usize> =
-            empty.into_iter().chain(drain.into_iter().take(DRAINS)).take(PARALLELISM).collect();
-        for node in &chosen {
+        let selected: Vec<usize> =
+            empty.into_iter().chain(drain.into_iter().take(DRAIN_PARALLELISM)).take(PARALLELISM).collect();
+        for node in &selected {
             self.unneeded.remove(node);
             run.remove(*node, now);
         }
-        !chosen.is_empty()
+        !selected.is_empty()
     }
 }

@@ -9,11 +9,11 @@ use crate::replay::{ReplayConditions, replay};
 const HOUR: u64 = 3600;
 
 fn pool(id: &str, cpu: u64, cents: i64) -> ReplayPool {
-    let room = ReplayResources { cpu, memory: cpu * 2, pods: 110 };
-    ReplayPool { id: id.into(), capacity: room, allocatable: room, price: UsdPerHour(Decimal::new(cents, 2)) }
+    let capacity = ReplayResources { cpu, memory: cpu * 2, pods: 110 };
+    ReplayPool { id: id.into(), capacity, allocatable: capacity, price: UsdPerHour(Decimal::new(cents, 2)) }
 }
 
-/// Pods of (cpu, arrival, duration), each of a class of its own.
+/// A trace of pods of (cpu, arrival, duration), each with its own class.
 fn trace(pods: &[(u64, u64, u64)]) -> Trace {
     let size = |cpu: u64| ReplayResources { cpu, memory: cpu, pods: 1 };
     let pod = |(class, (cpu, arrival, duration)): (usize, &(u64, u64, u64))| Pod {
@@ -31,7 +31,7 @@ fn trace(pods: &[(u64, u64, u64)]) -> Trace {
 }
 
 #[test]
-fn a_pod_waits_for_a_loop_and_for_its_node_which_is_paid_from_its_request_on() {
+fn a_node_is_paid_from_its_request() {
     let trace = trace(&[(2000, 5, HOUR)]);
     let pools = [pool("a", 2000, 100)];
     let cost = replay(&trace.pods, &pools, Expander::LeastWaste, ReplayConditions::DEFAULT, 0);
@@ -43,7 +43,7 @@ fn a_pod_waits_for_a_loop_and_for_its_node_which_is_paid_from_its_request_on() {
 }
 
 #[test]
-fn an_empty_node_is_removed_when_it_was_not_needed_for_its_time() {
+fn an_empty_node_is_removed_after_the_unneeded_time() {
     // The first pod's node is empty for longer than all delays while the second one runs.
     let trace = trace(&[(2000, 0, 600), (2000, 0, 5 * HOUR)]);
     let cost =
@@ -53,7 +53,7 @@ fn an_empty_node_is_removed_when_it_was_not_needed_for_its_time() {
 }
 
 #[test]
-fn pods_of_a_node_that_is_little_used_go_on_elsewhere() {
+fn pods_of_an_underused_node_move_to_other_nodes() {
     // When the long pods are alone on two nodes, one of them is drained.
     let trace = trace(&[(1500, 0, 600), (500, 0, 5 * HOUR), (1500, 0, 600), (500, 0, 5 * HOUR)]);
     let cost =
@@ -63,7 +63,7 @@ fn pods_of_a_node_that_is_little_used_go_on_elsewhere() {
 }
 
 #[test]
-fn the_packed_bound_knows_that_pods_are_whole() {
+fn the_packed_bound_does_not_divide_pods() {
     // Three pods of 60 % of a node for an hour: 1.8 nodes in fractions, 3 whole ones.
     let trace = trace(&[(6000, 0, HOUR), (6000, 0, HOUR), (6000, 0, HOUR)]);
     let bounds = bounds(&trace, &[pool("a", 10_000, 100)]).unwrap();
@@ -72,7 +72,7 @@ fn the_packed_bound_knows_that_pods_are_whole() {
 }
 
 #[test]
-fn no_expander_goes_below_the_bound() {
+fn no_expander_costs_less_than_the_bound() {
     let pods: Vec<_> = (0..60).map(|i| (500 + i * 631 % 3500, i * 97, 400 + i * 389 % 5000)).collect();
     let trace = trace(&pods);
     let pools = [pool("a", 2000, 9), pool("b", 4000, 16), pool("c", 8000, 33)];
@@ -89,13 +89,13 @@ fn no_expander_goes_below_the_bound() {
 }
 
 #[test]
-fn a_seed_does_the_same_again() {
+fn the_same_seed_has_the_same_results() {
     let pods: Vec<_> = (0..40).map(|i| (500 + i * 631 % 3500, i * 97, 400 + i * 389 % 5000)).collect();
     let trace = trace(&pods);
     let pools = [pool("a", 4000, 9), pool("b", 4000, 9), pool("c", 8000, 33)];
     let run = || {
         let cost = replay(&trace.pods, &pools, Expander::Random, ReplayConditions::DEFAULT, 7);
-        (cost.usd.to_bits(), cost.waits, cost.scale_ups, cost.nodes_at_most)
+        (cost.usd.to_bits(), cost.waits, cost.scale_ups, cost.max_nodes)
     };
     assert_eq!(run(), run());
 }

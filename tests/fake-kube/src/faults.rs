@@ -19,18 +19,18 @@ pub struct RequestFault {
 /// The effect of a fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FaultEffect {
-    /// The request is executed and answered.
+    /// The request is executed, and the reply is sent.
     #[default]
     Done,
-    /// The request is not executed, and this is the reply.
+    /// The request is not executed; this error is the reply.
     Refused(StatusError),
     /// The request is executed, and the connection breaks before the reply.
     ReplyLost,
     /// The request is not executed; the connection breaks.
     RequestLost,
-    /// The request is not executed and never answered.
+    /// The request is not executed; no reply is sent.
     Hangs,
-    /// The request is executed and never answered.
+    /// The request is executed; no reply is sent.
     DoneAndHangs,
 }
 
@@ -43,7 +43,7 @@ impl From<FaultEffect> for RequestFault {
 impl RequestFault {
     /// Refused with this HTTP status.
     pub fn refused(code: u16) -> Self {
-        FaultEffect::Refused(StatusError::new(code, "refused by a test")).into()
+        FaultEffect::Refused(StatusError::new(code, "refused by a fault of the test")).into()
     }
 
     /// Refused with 429 and this `retryAfterSeconds`.
@@ -71,7 +71,8 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Selects the fault of a request: by the first matching rule, or else by the hook, which is called without the lock.
+    /// Selects the fault of a request: by the first matching rule, or else by the hook, which is called
+    /// without the lock.
     pub(crate) fn select_fault(&mut self, request: &ApiRequest) -> Result<RequestFault, Option<FaultHook>> {
         if self.down {
             return Ok(FaultEffect::RequestLost.into());

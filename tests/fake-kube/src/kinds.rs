@@ -1,6 +1,6 @@
-//! What the server serves.
+//! Kinds that the server serves.
 
-/// One resource.
+/// A resource.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
     pub(crate) group: &'static str,
@@ -8,7 +8,8 @@ pub(crate) struct Kind {
     pub(crate) plural: &'static str,
     pub(crate) word: &'static str,
     pub(crate) namespaced: bool,
-    /// Whether status is a subresource: writes of the object leave it alone, writes of `/status` the rest.
+    /// Whether status is a subresource: writes of the object do not change it, and writes of `/status` change
+    /// nothing else.
     pub(crate) status: bool,
     /// Whether a PUT needs no `metadata.resourceVersion`.
     pub(crate) unconditional: bool,

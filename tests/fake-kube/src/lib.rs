@@ -1,13 +1,15 @@
-//! An in-process Kubernetes API server for tests: real replies for [`kube::Client`], no network, and tokio's time.
+//! An in-process Kubernetes API server for tests: it replies to [`kube::Client`] without a network, on
+//! tokio's time.
 //!
-//! It keeps objects of the kinds that vpsie-autoscaler uses as JSON, with versions, finalizers, status
-//! subresources, preconditions, paged lists and watches as Kubernetes has them. It validates nothing else.
+//! It stores objects of the kinds that vpsie-autoscaler uses as JSON. Versions, finalizers, status
+//! subresources, preconditions, paged lists and watches behave as in Kubernetes. There is no other
+//! validation.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! use k8s_openapi::api::core::v1::ConfigMap;
 //! let kube = fake_kube::FakeKube::new(jiff::Timestamp::now);
-//! kube.fail(1, |asked| asked.verb.writes(), fake_kube::FaultEffect::ReplyLost);
+//! kube.fail(1, |request| request.verb.writes(), fake_kube::FaultEffect::ReplyLost);
 //! let maps: kube::Api<ConfigMap> = kube::Api::default_namespaced(kube.client("me", "kube-system"));
 //! let map = serde_json::from_str(r#"{"metadata": {"name": "a"}}"#).unwrap();
 //! assert!(maps.create(&Default::default(), &map).await.is_err());
@@ -42,13 +44,13 @@ use faults::Faults;
 use kinds::Kind;
 use objects::{Edit, Objects, Part};
 
-/// The server. Clones are the same one.
+/// The server. Cheap to clone: clones share one server.
 #[derive(Clone)]
 pub struct FakeKube(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// Wakes watches, and clients that are cut off.
+    /// Wakes watches and partitioned clients.
     changes: tokio::sync::watch::Sender<()>,
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -76,12 +78,12 @@ impl FakeKube {
         Self(Arc::new(Shared { state: Mutex::default(), changes, now: Box::new(now) }))
     }
 
-    /// A client that the log and faults know by this name. Must be made within a tokio runtime.
+    /// A client with this name in the log and in faults. Must be created within a tokio runtime.
     pub fn client(&self, name: &str, namespace: &str) -> kube::Client {
         kube::Client::new(self.connection(name), namespace)
     }
 
-    /// The service of such a client, for wrappers.
+    /// The HTTP service of such a client, for wrappers.
     pub fn connection(&self, client: &str) -> Connection {
         Connection { kube: self.clone(), client: client.to_owned() }
     }
@@ -89,7 +91,8 @@ impl FakeKube {
 
 /// Direct access to objects, without faults and log. The status is a part of the object.
 impl FakeKube {
-    /// Creates or replaces an object. It must have `apiVersion`, `kind` and a name; the default namespace is `default`.
+    /// Creates or replaces an object. It must have `apiVersion`, `kind` and a name; the default namespace is
+    /// `default`.
     pub fn put_object(&self, object: Value) -> Result<Value, StatusError> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = Kind::by_name(&text(&object["apiVersion"]), &text(&object["kind"]))
@@ -110,7 +113,7 @@ impl FakeKube {
         Ok(Value::clone(&stored))
     }
 
-    /// An object. The namespace is empty for kinds that have none.
+    /// An object. The namespace is empty for cluster-scoped kinds.
     pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
         let kind = Kind::by_plural(plural)?;
         self.state().objects.get(kind, namespace, name).map(|object| Value::clone(object))
@@ -122,7 +125,7 @@ impl FakeKube {
         self.state().objects.all(kind, None).map(|object| Value::clone(object)).collect()
     }
 
-    /// All objects of a type. Objects that cannot be parsed are left out.
+    /// All objects of a type. Objects that cannot be parsed are skipped.
     pub fn all<K: kube::Resource<DynamicType = ()> + DeserializeOwned>(&self) -> Vec<K> {
         let list = self.list(&K::plural(&()));
         list.into_iter().filter_map(|object| serde_json::from_value(object).ok()).collect()
@@ -142,7 +145,7 @@ impl FakeKube {
         Ok(Value::clone(&stored))
     }
 
-    /// Deletes an object, as `kubectl delete --wait=false`: finalizers hold it.
+    /// Deletes an object, as `kubectl delete --wait=false`: it exists until its finalizers are removed.
     pub fn delete(&self, plural: &str, namespace: &str, name: &str) -> Result<(), StatusError> {
         let kind = Kind::by_plural(plural).ok_or_else(|| StatusError::not_found(plural, name))?;
         let now = self.now();
@@ -161,8 +164,8 @@ impl FakeKube {
         self.state().objects.version()
     }
 
-    /// What `SelfSubjectAccessReview` answers no to: a verb on a resource, such as `patch` on `nodes` or `create`
-    /// on `pods/eviction`. Requests are served all the same.
+    /// Makes `SelfSubjectAccessReview` deny a verb on a resource, such as `patch` on `nodes` or `create` on
+    /// `pods/eviction`. Requests are not affected.
     pub fn forbid(&self, verb: &str, resource: &str) {
         self.state().forbidden.insert((verb.to_owned(), resource.to_owned()));
     }
@@ -175,7 +178,7 @@ impl FakeKube {
         self.state().faults.latency = latency;
     }
 
-    /// Applies a fault to the next `times` matching requests. The first matching rule counts.
+    /// Applies a fault to the next `times` matching requests. The first matching rule applies.
     pub fn fail(
         &self,
         times: u32,
@@ -203,7 +206,8 @@ impl FakeKube {
         self.wake();
     }
 
-    /// Partitions a client, or ends its partition. Its requests fail without effect when it is back; its watches stall.
+    /// Partitions a client, or ends its partition. Requests during the partition fail without effect at its
+    /// end; watches stall.
     pub fn partition(&self, client: &str, cut_off: bool) {
         {
             let mut state = self.state();
@@ -222,7 +226,7 @@ impl FakeKube {
         self.wake();
     }
 
-    /// Silences each watch: its client receives nothing, not even an end.
+    /// Silences each watch: its client receives neither events nor an end of the stream.
     pub fn silence_watches(&self) {
         self.state().faults.silences += 1;
         self.wake();
@@ -234,7 +238,7 @@ impl FakeKube {
         self.wake();
     }
 
-    /// Forgets past changes: a watch that has not received them fails with 410.
+    /// Drops past changes: a watch that has not received them fails with 410.
     pub fn compact(&self) {
         self.state().objects.compact();
         self.wake();
@@ -243,12 +247,12 @@ impl FakeKube {
 
 /// The log of requests.
 impl FakeKube {
-    /// All requests so far, also those that were lost.
+    /// All requests so far, including lost ones.
     pub fn requests(&self) -> Vec<ApiRequest> {
         self.state().log.clone()
     }
 
-    /// How many requests match.
+    /// Number of matching requests.
     pub fn count(&self, matches: impl Fn(&ApiRequest) -> bool) -> usize {
         self.state().log.iter().filter(|request| matches(request)).count()
     }

@@ -1,4 +1,4 @@
-//! The objects, and what writes of them mean. No time, no network.
+//! The stored objects, and the effects of writes. Without time and network.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use crate::status_error::StatusError;
 /// Namespace (empty for none) and name.
 pub(crate) type Key = (String, String);
 
-/// One write, as watches need it.
+/// One write, for watches.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectChange {
     pub(crate) version: u64,
     pub(crate) plural: &'static str,
     pub(crate) namespace: String,
     pub(crate) before: Option<Arc<Value>>,
-    /// None when it was removed; watches then get `last`.
+    /// None if the object was removed. Watches get `last` then.
     pub(crate) after: Option<Arc<Value>>,
     pub(crate) last: Arc<Value>,
 }
 
-/// Happenings that are remembered, so that long runs stay small.
-const REMEMBERED: usize = 20_000;
-/// Lists that were begun and can be read on.
-const OPEN_LISTS: usize = 32;
+/// Maximum number of stored changes, which bounds the memory of long runs.
+const MAX_HISTORY: usize = 20_000;
+/// Maximum number of lists with a valid continue token.
+const MAX_OPEN_LISTS: usize = 32;
 
-/// How an object is to change.
+/// A change of an object.
 pub(crate) enum Edit {
     /// `PUT`.
     Replace(Value),
@@ -37,12 +37,12 @@ pub(crate) enum Edit {
     Merge(Value),
 }
 
-/// What of an object a write may change.
+/// Part of an object that a write may change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     Object,
     Status,
-    /// By hand: both.
+    /// Both: direct access of the test.
     All,
 }
 
@@ -50,9 +50,9 @@ pub(crate) enum Part {
 pub(crate) struct Objects {
     version: u64,
     uids: u64,
-    there: BTreeMap<&'static str, BTreeMap<Key, Arc<Value>>>,
+    stored: BTreeMap<&'static str, BTreeMap<Key, Arc<Value>>>,
     history: VecDeque<ObjectChange>,
-    /// Watches from before this version get 410 Gone.
+    /// Watches from an earlier version get 410 Gone.
     compacted: u64,
     lists: VecDeque<(u64, u64, VecDeque<Arc<Value>>)>,
 }
@@ -63,20 +63,20 @@ impl Objects {
     }
 
     pub(crate) fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<&Arc<Value>> {
-        self.there.get(kind.plural)?.get(&(namespace.to_owned(), name.to_owned()))
+        self.stored.get(kind.plural)?.get(&(namespace.to_owned(), name.to_owned()))
     }
 
-    /// All of a kind, by namespace and name; in one namespace if one is named.
+    /// All objects of a kind, or those in the given namespace, by namespace and name.
     pub(crate) fn all<'a>(
         &'a self,
         kind: &Kind,
         namespace: Option<&'a str>,
     ) -> impl Iterator<Item = &'a Arc<Value>> + 'a {
-        let of_kind = self.there.get(kind.plural).into_iter().flatten();
+        let of_kind = self.stored.get(kind.plural).into_iter().flatten();
         of_kind.filter(move |((of, _), _)| namespace.is_none_or(|n| n == of)).map(|(_, object)| object)
     }
 
-    /// A page of a list, the version it is of, and the token for the rest of it.
+    /// Splits a list. Returns the first page, and the token for the remaining items.
     pub(crate) fn page(
         &mut self,
         mut items: VecDeque<Arc<Value>>,
@@ -89,13 +89,13 @@ impl Objects {
         let rest = items.split_off(limit);
         let token = self.lists.back().map_or(1, |(token, _, _)| token + 1);
         self.lists.push_back((token, version, rest));
-        if self.lists.len() > OPEN_LISTS {
+        if self.lists.len() > MAX_OPEN_LISTS {
             self.lists.pop_front();
         }
         (items.into(), Some(token))
     }
 
-    /// What a list that was begun has left, and the version it is of.
+    /// The remaining items of a list, and the version of the list.
     pub(crate) fn rest(&self, token: &str) -> Result<(VecDeque<Arc<Value>>, u64), StatusError> {
         let expired = || StatusError::new(410, "The provided continue parameter is too old");
         let token: u64 =
@@ -104,14 +104,14 @@ impl Objects {
         Ok((list.2.clone(), list.1))
     }
 
-    /// Forgets what was before: watches from there are refused, and lists cannot be read on.
+    /// Drops past changes and open lists: watches from earlier versions and continue tokens get 410.
     pub(crate) fn compact(&mut self) {
         self.compacted = self.version;
         self.history.clear();
         self.lists.clear();
     }
 
-    /// What happened after `version`.
+    /// The changes after `version`.
     pub(crate) fn since(
         &self,
         version: u64,
@@ -133,7 +133,7 @@ impl Objects {
         now: Timestamp,
     ) -> Result<Arc<Value>, StatusError> {
         check_type(kind, &object)?;
-        prune(&mut object);
+        remove_nulls(&mut object);
         let mut meta = take_meta(&mut object)?;
         let name = match (text(&meta, "name"), text(&meta, "generateName")) {
             (Some(name), _) => name.to_owned(),
@@ -190,7 +190,7 @@ impl Objects {
             }
         };
         check_type(kind, &new)?;
-        prune(&mut new);
+        remove_nulls(&mut new);
         let mut meta = take_meta(&mut new)?;
         let old_meta = meta_of(&old);
         let differs = |key| text(&meta, key).is_some_and(|now| text(old_meta, key) != Some(now));
@@ -257,7 +257,7 @@ impl Objects {
         Ok(self.store(kind, key, None, Some(new)))
     }
 
-    /// Deletes it, or marks it as being deleted while finalizers hold it: then what is left of it.
+    /// Deletes an object. With finalizers, sets its `deletionTimestamp` and returns it.
     pub(crate) fn delete(
         &mut self,
         kind: &'static Kind,
@@ -270,7 +270,7 @@ impl Objects {
         let old = self.get(kind, namespace, name).cloned().ok_or_else(missing)?;
         let meta = meta_of(&old);
         for key in ["uid", "resourceVersion"] {
-            if preconditions[key].as_str().is_some_and(|wanted| text(meta, key) != Some(wanted)) {
+            if preconditions[key].as_str().is_some_and(|expected| text(meta, key) != Some(expected)) {
                 let text = format!(
                     "Precondition failed: {key} in precondition: {}, {key} in object meta: {}",
                     preconditions[key], meta[key]
@@ -292,14 +292,14 @@ impl Objects {
         Ok(Some(self.store(kind, key, None, Some(new))))
     }
 
-    /// Removes it whatever holds it.
+    /// Removes an object despite its finalizers.
     pub(crate) fn vanish(&mut self, kind: &'static Kind, namespace: &str, name: &str) -> bool {
         let Some(old) = self.get(kind, namespace, name).cloned() else { return false };
         self.store(kind, (namespace.to_owned(), name.to_owned()), Some(Value::clone(&old)), None);
         true
     }
 
-    /// Gives it the next version. Either `gone`, as it was last, or `new`.
+    /// Stores `new` with the next version, or removes the object whose last state is `gone`.
     fn store(
         &mut self,
         kind: &'static Kind,
@@ -314,7 +314,7 @@ impl Objects {
             Arc::new(object)
         };
         let namespace = key.0.clone();
-        let of_kind = self.there.entry(kind.plural).or_default();
+        let of_kind = self.stored.entry(kind.plural).or_default();
         let before = of_kind.get(&key).cloned();
         let after = new.map(stamp);
         let last = if let Some(after) = &after {
@@ -327,7 +327,7 @@ impl Objects {
         let change =
             ObjectChange { version, plural: kind.plural, namespace, before, after, last: Arc::clone(&last) };
         self.history.push_back(change);
-        if self.history.len() > REMEMBERED
+        if self.history.len() > MAX_HISTORY
             && let Some(forgotten) = self.history.pop_front()
         {
             self.compacted = forgotten.version;
@@ -337,11 +337,15 @@ impl Objects {
 }
 
 fn check_type(kind: &Kind, object: &Value) -> Result<(), StatusError> {
-    let says = |key: &str, wanted: &str| object[key].as_str().is_none_or(|text| text == wanted);
-    if says("apiVersion", &kind.api_version()) && says("kind", kind.word) && object.is_object() {
+    let is_or_lacks = |key: &str, expected: &str| object[key].as_str().is_none_or(|text| text == expected);
+    if is_or_lacks("apiVersion", &kind.api_version()) && is_or_lacks("kind", kind.word) && object.is_object()
+    {
         return Ok(());
     }
-    Err(StatusError::new(400, format!("the object provided is no {} of {}", kind.word, kind.api_version())))
+    Err(StatusError::new(
+        400,
+        format!("the object provided is not a {} of {}", kind.word, kind.api_version()),
+    ))
 }
 
 fn take_meta(object: &mut Value) -> Result<Map<String, Value>, StatusError> {
@@ -352,7 +356,7 @@ fn take_meta(object: &mut Value) -> Result<Map<String, Value>, StatusError> {
 }
 
 fn put_meta(kind: &Kind, object: &mut Value, mut meta: Map<String, Value>) {
-    // As Go's omitempty.
+    // As with Go's omitempty.
     for key in ["labels", "annotations"] {
         if meta.get(key).and_then(Value::as_object).is_some_and(Map::is_empty) {
             meta.remove(key);
@@ -397,19 +401,19 @@ fn finalizers(meta: &Map<String, Value>) -> Vec<&str> {
     list.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// Nulls are as good as absent.
-fn prune(value: &mut Value) {
+/// Removes nulls, which count as absent.
+fn remove_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(prune);
+            map.values_mut().for_each(remove_nulls);
         }
-        Value::Array(list) => list.iter_mut().for_each(prune),
+        Value::Array(list) => list.iter_mut().for_each(remove_nulls),
         _ => {}
     }
 }
 
-/// RFC 7386.
+/// Applies a JSON merge patch (RFC 7386).
 fn merge(into: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *into = patch;
@@ -432,14 +436,14 @@ fn seconds(now: Timestamp) -> Value {
     Timestamp::from_second(now.as_second()).unwrap_or(now).to_string().into()
 }
 
-/// Refuses a ConfigMap whose values are longer than the API server allows.
+/// Rejects a ConfigMap whose values exceed the limit of the API server.
 fn check_size(kind: &Kind, name: &str, object: &Value) -> Result<(), StatusError> {
-    const LONGEST: usize = 1 << 20;
+    const MAX_BYTES: usize = 1 << 20;
     let values = object.get("data").and_then(Value::as_object).into_iter().flatten();
     let size: usize = values.filter_map(|(_, value)| value.as_str()).map(str::len).sum();
-    if kind.plural == "configmaps" && size > LONGEST {
+    if kind.plural == "configmaps" && size > MAX_BYTES {
         let text =
-            format!("ConfigMap {name:?} is invalid: []: Too long: may not be more than {LONGEST} bytes");
+            format!("ConfigMap {name:?} is invalid: []: Too long: may not be more than {MAX_BYTES} bytes");
         return Err(StatusError::new(422, text));
     }
     Ok(())

@@ -13,9 +13,9 @@ use crate::status_error::StatusError;
 pub enum Verb {
     /// Reads one object.
     Get,
-    /// Reads all.
+    /// Reads all objects.
     List,
-    /// Reads what changes.
+    /// Reads changes.
     Watch,
     /// `POST`.
     Create,
@@ -28,7 +28,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Returns true iff it may change something.
+    /// Returns true iff it can change objects.
     pub fn writes(self) -> bool {
         !matches!(self, Self::Get | Self::List | Self::Watch)
     }
@@ -45,7 +45,7 @@ pub struct ApiRequest {
     pub method: Method,
     /// The path, without the query.
     pub path: String,
-    /// The resource, such as `vpsienodes`. Empty where the path is none of a resource.
+    /// The resource, such as `vpsienodes`. Empty if the path is not that of a resource.
     pub plural: String,
     /// The namespace, or empty.
     pub namespace: String,
@@ -75,16 +75,16 @@ pub(crate) struct RequestTarget {
 
 impl RequestTarget {
     pub(crate) fn parse(uri: &Uri) -> Result<Self, StatusError> {
-        let nothing = || StatusError::new(404, "the server could not find the requested resource");
+        let not_found = || StatusError::new(404, "the server could not find the requested resource");
         let mut parts = uri.path().split('/').filter(|part| !part.is_empty()).map(str::to_owned);
         let mut next = || parts.next();
         let (group, version) = match next().as_deref() {
             Some("api") => (String::new(), next()),
-            Some("apis") => (next().ok_or_else(nothing)?, next()),
-            _ => return Err(nothing()),
+            Some("apis") => (next().ok_or_else(not_found)?, next()),
+            _ => return Err(not_found()),
         };
-        let version = version.ok_or_else(nothing)?;
-        let mut plural = next().ok_or_else(nothing)?;
+        let version = version.ok_or_else(not_found)?;
+        let mut plural = next().ok_or_else(not_found)?;
         let mut namespace = None;
         let mut name = next();
         let mut subresource = next();
@@ -94,11 +94,11 @@ impl RequestTarget {
             (namespace, plural) = (Some(of.clone()), of_plural.clone());
             (name, subresource) = (next(), next());
         }
-        let kind = Kind::served(&group, &version, &plural).ok_or_else(nothing)?;
+        let kind = Kind::served(&group, &version, &plural).ok_or_else(not_found)?;
         let misplaced =
             if kind.namespaced { name.is_some() && namespace.is_none() } else { namespace.is_some() };
         if misplaced || next().is_some() {
-            return Err(nothing());
+            return Err(not_found());
         }
         let query = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         Ok(Self { kind, namespace, name, subresource, query: query.into_owned().collect() })
@@ -161,7 +161,7 @@ impl Selector {
                 (Some(Value::String(text)), Some(value)) => text == value,
                 (Some(Value::Bool(flag)), Some(value)) => value.parse() == Ok(*flag),
                 (Some(_), Some(_)) => false,
-                // Fields that are not set select as empty.
+                // A missing field counts as empty.
                 (None, Some(value)) => value.is_empty(),
                 (found, None) => found.is_some(),
             };

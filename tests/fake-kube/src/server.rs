@@ -1,4 +1,4 @@
-//! The server's end of one request.
+//! Handling of one request.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -21,10 +21,10 @@ use crate::request::{ApiRequest, RequestTarget, Verb};
 use crate::status_error::StatusError;
 use crate::watch::Watch;
 
-/// What answers are made of.
+/// Body of a reply.
 pub type Answer = UnsyncBoxBody<Bytes, BoxError>;
 
-/// One client's connection to the server.
+/// Connection of a client to the server.
 #[derive(Clone)]
 pub struct Connection {
     pub(crate) kube: FakeKube,
@@ -65,7 +65,7 @@ impl Connection {
         self.wait_for_network().await?;
         match fault.effect {
             FaultEffect::Done => {}
-            FaultEffect::Refused(error) => return Ok(refused(&error)),
+            FaultEffect::Refused(error) => return Ok(error_response(&error)),
             FaultEffect::RequestLost => return Err(connection_reset()),
             FaultEffect::Hangs => return std::future::pending().await,
             FaultEffect::ReplyLost => {
@@ -115,20 +115,20 @@ impl Connection {
         let bytes = body.collect().await?.to_bytes();
         let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if parts.uri.path() == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" {
-            return Ok(self.review(&bytes).unwrap_or_else(|error| refused(&error)));
+            return Ok(self.review(&bytes).unwrap_or_else(|error| error_response(&error)));
         }
         let answer = target.and_then(|target| {
             if parts.method == Method::GET && target.watches() {
                 let lines = Watch::new(&self.kube, &self.client, &target)?.stream();
-                return Ok(answered(
+                return Ok(response(
                     StatusCode::OK,
                     StreamBody::new(lines.map_ok(Frame::data)).boxed_unsync(),
                 ));
             }
             let (code, value) = self.handle(&parts.method, &target, kind.unwrap_or_default(), &bytes)?;
-            Ok(whole(code, &value))
+            Ok(json_response(code, &value))
         });
-        Ok(answer.unwrap_or_else(|error| refused(&error)))
+        Ok(answer.unwrap_or_else(|error| error_response(&error)))
     }
 
     fn handle(
@@ -171,7 +171,7 @@ impl Connection {
                 object(&*self.kube.change(|objects| objects.update(kind, namespace, name, part, edit))?)
             }
             (&Method::PATCH, Some(name)) => {
-                // Lists with keys are replaced as well: nothing here needs them merged.
+                // Lists with merge keys are replaced, not merged: no client needs more.
                 if !["application/merge-patch+json", "application/strategic-merge-patch+json"]
                     .contains(&content)
                 {
@@ -217,7 +217,7 @@ impl Connection {
         Ok((StatusCode::OK, list))
     }
 
-    /// Whether the client may do something: all but what was forbidden.
+    /// Reply to a `SelfSubjectAccessReview`: allowed unless forbidden.
     fn review(&self, bytes: &[u8]) -> Result<Response<Answer>, StatusError> {
         let mut review = json(bytes)?;
         let asks = &review["spec"]["resourceAttributes"];
@@ -228,34 +228,34 @@ impl Connection {
         }
         let allowed = !self.kube.state().forbidden.contains(&(text("verb"), resource));
         review["status"] = json!({"allowed": allowed});
-        Ok(whole(StatusCode::CREATED, &review))
+        Ok(json_response(StatusCode::CREATED, &review))
     }
 }
 
 fn json(bytes: &[u8]) -> Result<Value, StatusError> {
     serde_json::from_slice(bytes)
-        .map_err(|error| StatusError::new(400, format!("the body is no JSON: {error}")))
+        .map_err(|error| StatusError::new(400, format!("the body must be JSON: {error}")))
 }
 
 fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 200})
 }
 
-fn answered(code: StatusCode, body: Answer) -> Response<Answer> {
+fn response(code: StatusCode, body: Answer) -> Response<Answer> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-fn whole(code: StatusCode, value: &Value) -> Response<Answer> {
+fn json_response(code: StatusCode, value: &Value) -> Response<Answer> {
     let body = Full::new(Bytes::from(value.to_string())).map_err(|never| match never {});
-    answered(code, body.boxed_unsync())
+    response(code, body.boxed_unsync())
 }
 
-fn refused(error: &StatusError) -> Response<Answer> {
+fn error_response(error: &StatusError) -> Response<Answer> {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = whole(code, &error.status());
+    let mut response = json_response(code, &error.status());
     if let Some(seconds) = error.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }

@@ -46,7 +46,7 @@ fn merge(value: Value) -> Patch<Value> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_are_conditional_on_the_version_when_they_say_so() {
+async fn writes_with_a_version_are_conditional() {
     let kube = server();
     let maps = maps(&kube);
     let first = maps.create(&PostParams::default(), &map("m", &json!({"a": "1"}))).await.unwrap();
@@ -76,7 +76,7 @@ fn first_without_version(map: &ConfigMap) -> ConfigMap {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_is_a_subresource_and_only_the_spec_makes_generations() {
+async fn only_changes_of_the_spec_raise_the_generation() {
     let kube = server();
     let machines = machines(&kube);
     let new = json!({
@@ -95,7 +95,7 @@ async fn status_is_a_subresource_and_only_the_spec_makes_generations() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn finalizers_hold_an_object_until_the_last_one_goes() {
+async fn finalizers_delay_the_deletion_of_an_object() {
     let kube = server();
     let maps = maps(&kube);
     let held = object(json!({"metadata": {"name": "m", "finalizers": ["x/y"]}}));
@@ -110,7 +110,7 @@ async fn finalizers_hold_an_object_until_the_last_one_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_config_map_holds_a_mebibyte() {
+async fn a_config_map_has_at_most_a_mebibyte() {
     let kube = server();
     let maps = maps(&kube);
     let full = "x".repeat(1 << 20);
@@ -123,7 +123,7 @@ async fn a_config_map_holds_a_mebibyte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_come_in_pages_of_one_moment_and_by_label() {
+async fn lists_have_consistent_pages_and_label_selectors() {
     let kube = server();
     let maps = maps(&kube);
     for n in 0..5 {
@@ -146,7 +146,7 @@ async fn lists_come_in_pages_of_one_moment_and_by_label() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_tells_what_happens_from_a_version_on() {
+async fn a_watch_sends_the_changes_after_a_version() {
     let kube = server();
     let maps = maps(&kube);
     let start = kube.version().to_string();
@@ -176,7 +176,7 @@ async fn a_watch_tells_what_happens_from_a_version_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_watcher_of_kube_follows_through_cuts_and_compaction() {
+async fn the_watcher_recovers_from_cuts_and_compaction() {
     let kube = server();
     let put = |n: usize| {
         let meta = json!({"name": format!("n{n}")});
@@ -200,11 +200,11 @@ async fn the_watcher_of_kube_follows_through_cuts_and_compaction() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_are_what_they_say() {
+async fn each_fault_has_its_effect() {
     let kube = server();
     let maps = maps(&kube);
     let create = async |name: &str| maps.create(&PostParams::default(), &map(name, &json!({}))).await;
-    let there = |name: &str| kube.get("configmaps", "ns", name).is_some();
+    let exists = |name: &str| kube.get("configmaps", "ns", name).is_some();
     kube.fail(1, |request| request.is_verb_on(Verb::Create, "configmaps"), FaultEffect::ReplyLost);
     kube.fail(1, |request| request.is_verb_on(Verb::Create, "configmaps"), FaultEffect::RequestLost);
     kube.fail(1, |request| request.is_verb_on(Verb::Create, "configmaps"), RequestFault::throttled(7));
@@ -212,7 +212,7 @@ async fn faults_are_what_they_say() {
     assert!(matches!(create("lost").await, Err(kube::Error::Service(_))));
     let Err(kube::Error::Api(status)) = create("throttled").await else { panic!() };
     assert_eq!((status.code, status.details.unwrap().retry_after_seconds), (429, 7));
-    assert_eq!((there("done"), there("lost"), there("throttled")), (true, false, false));
+    assert_eq!((exists("done"), exists("lost"), exists("throttled")), (true, false, false));
     kube.partition("a", true);
     assert!(tokio::time::timeout(Duration::from_hours(1), create("cut off")).await.is_err());
     kube.partition("a", false);
@@ -220,12 +220,12 @@ async fn faults_are_what_they_say() {
     let start = tokio::time::Instant::now();
     create("slow").await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(5));
-    assert!(there("slow") && !there("cut off"));
+    assert!(exists("slow") && !exists("cut off"));
     assert_eq!(kube.count(|request| request.client == "a" && request.verb == Verb::Create), 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn kinds_have_their_places() {
+async fn kinds_have_their_own_rules() {
     let kube = server();
     let lease: Lease = object(json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}}));
     let leases: Api<Lease> = Api::namespaced(kube.client("a", "ns"), "ns");

@@ -36,7 +36,7 @@ pub(crate) struct Watch {
     changed: watch::Receiver<()>,
     ends: Instant,
     bookmark: Option<Instant>,
-    /// No more lines follow after those that are ready.
+    /// No lines follow the ready ones.
     over: bool,
 }
 
@@ -49,9 +49,10 @@ impl Watch {
         let mut ready = VecDeque::new();
         let version = match target.param("resourceVersion") {
             None | Some("0") => {
-                let there = state.objects.all(target.kind, namespace.as_deref());
-                ready
-                    .extend(there.filter(|object| selector.fits(object)).map(|object| line("ADDED", object)));
+                let existing = state.objects.all(target.kind, namespace.as_deref());
+                ready.extend(
+                    existing.filter(|object| selector.fits(object)).map(|object| line("ADDED", object)),
+                );
                 state.objects.version()
             }
             Some(version) => version
@@ -101,7 +102,7 @@ impl Watch {
                     return Some(Err(eof.into()));
                 }
                 WatchState::Held => {
-                    // A silent connection does not end either.
+                    // A silenced connection does not end.
                     let _ = self.changed.changed().await;
                     continue;
                 }
@@ -156,7 +157,7 @@ impl Watch {
     /// The line for a change. An object that the selector no longer matches counts as deleted.
     fn render_change(&self, change: &ObjectChange) -> Option<Bytes> {
         if change.plural != self.kind.plural
-            || self.namespace.as_ref().is_some_and(|of| *of != change.namespace)
+            || self.namespace.as_ref().is_some_and(|namespace| *namespace != change.namespace)
         {
             return None;
         }
