@@ -1,7 +1,8 @@
-//! The layers of `src`: which room may import which, and no circles between modules and files. The section "Rooms" of
-//! docs/develop/architecture.md is written from the table here: `UPDATE=1 cargo test --test architecture`.
+//! The layers of `src`: the permitted imports between rooms, and no cycles between modules and files.
+//! `UPDATE=1 cargo test --test architecture` writes the section "Rooms" of docs/develop/architecture.md from
+//! the table here.
 
-// clippy allows these in `#[test]` functions only; here all is test.
+// All code of this file is test code. clippy exempts only `#[test]` functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,9 +14,9 @@ use std::path::Path;
 struct Room {
     name: &'static str,
     subject: &'static str,
-    /// Neither async, nor a clock, nor randomness, nor I/O.
+    /// Without async, clock, randomness and I/O.
     pure: bool,
-    /// The rooms that it imports, with spaces between; no others are allowed.
+    /// The rooms that it may import, separated by spaces.
     imports: &'static str,
 }
 
@@ -39,16 +40,12 @@ const ROOMS: [Room; 17] = [
         "Offers with their list prices, and the identifiers of sizes, offers and datacenters",
         "",
     ),
-    pure(
-        "cost",
-        "Money, the price that holds for an offer, how offers compare, limits, marginal prices",
-        "catalog",
-    ),
-    pure("fleet", "Machines and pools; what commands, listings and time do to them", "catalog cost"),
+    pure("cost", "Money, prices of offers, comparison of offers, limits, marginal prices", "catalog"),
+    pure("fleet", "Machines and pools, and their changes by commands, listings and time", "catalog cost"),
     pure("placement", "The order of Cluster Autoscaler's options", "catalog cost fleet"),
     room("clock", "The wall clock", ""),
-    room("retry_after", "The wait that a server asks for, with its maximum", ""),
-    room("telemetry", "Metrics, logs, and the HTTP port that shows them", ""),
+    room("retry_after", "The `Retry-After` of replies, with a maximum", ""),
+    room("telemetry", "Metrics, logs, and the HTTP port that serves them", ""),
     room("api", "The types of the CRDs and their rules", "catalog cost fleet"),
     room(
         "validation",
@@ -57,12 +54,12 @@ const ROOMS: [Room; 17] = [
     ),
     room(
         "kubernetes",
-        "The API server: client, leader election, the fence at each write, drain, events, permissions",
+        "Access to the API server: client, leader election, fence of writes, drain, events, permissions",
         "api clock retry_after telemetry",
     ),
     room(
         "vpsie",
-        "The API of VPSie: transport, login, limits, lenient reading; the managed-Kubernetes backend",
+        "The API of VPSie: transport, login, limits, lenient parsing; the backend for managed Kubernetes",
         "catalog clock fleet retry_after telemetry",
     ),
     room(
@@ -72,13 +69,13 @@ const ROOMS: [Room; 17] = [
     ),
     room(
         "control",
-        "The writer (only writer), and the loops: provision, removal, catalog, nodes, drain, NodeGroups, records, \
+        "The writer of the fleet, and the loops: provision, removal, catalog, nodes, drain, NodeGroups, records, \
          credentials",
         "api catalog clock cost fleet kubernetes retry_after store telemetry validation vpsie",
     ),
     room(
         "simulator",
-        "A VPSie in a process, with the API's contradictions and with faults",
+        "A VPSie API in a process, with shapes for the contradictions of clients, and with faults",
         "catalog clock vpsie",
     ),
     room(
@@ -93,7 +90,7 @@ const ROOMS: [Room; 17] = [
     ),
     room(
         "cli",
-        "The subcommands, and how `serve` puts the rooms together",
+        "The subcommands, and the assembly of `serve`",
         "api catalog clock config control cost fleet grpc kubernetes placement simulator store telemetry validation vpsie",
     ),
 ];
@@ -124,7 +121,7 @@ type Names = Vec<String>;
 struct Import {
     path: Names,
     name: String,
-    /// Imported for others: `pub use`.
+    /// Re-exported by `pub use`.
     is_public: bool,
 }
 
@@ -146,7 +143,7 @@ impl Crate {
         Self::new(files)
     }
 
-    /// Files with their text.
+    /// Parses files with their text.
     fn new(files: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut modules = BTreeMap::new();
         let mut tests = BTreeSet::new();
@@ -164,7 +161,7 @@ impl Crate {
         Self(modules)
     }
 
-    /// The module that has the named item, where it is of this crate. Re-exports are followed.
+    /// The module that defines the named item. Follows re-exports. None if it is not of this crate.
     fn resolve(&self, from: &[String], path: &[String], depth: usize) -> Option<Names> {
         let first = path.first()?;
         let absolute = match first.as_str() {
@@ -189,7 +186,7 @@ impl Crate {
         Some(exported.unwrap_or_else(|| module.to_vec()))
     }
 
-    /// The modules that a module imports from or names.
+    /// The modules that a module refers to.
     fn targets(&self, from: &[String]) -> BTreeSet<Names> {
         let module = &self.0[from];
         let imported =
@@ -198,7 +195,7 @@ impl Crate {
         named.filter_map(|path| self.resolve(from, &path, 0)).filter(|target| target != from).collect()
     }
 
-    /// Rooms that each room imports, with a file that does so.
+    /// The imported rooms of each room, with an example file.
     fn room_imports(&self) -> BTreeMap<(&str, String), &str> {
         let mut found = BTreeMap::new();
         for (module, Module { file, .. }) in &self.0 {
@@ -211,7 +208,7 @@ impl Crate {
         found
     }
 
-    /// Everything that the table and the rules do not allow, one line each.
+    /// Violations of the table and of the rules, one line each.
     fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         for ((room, target), file) in self.room_imports() {
@@ -232,38 +229,38 @@ impl Crate {
             let impure = IMPURE.iter().filter(|word| is_pure && has_word(&code, word));
             found.extend(impure.map(|word| format!("{file}: {word} in a pure room")));
         }
-        found.extend(self.circles().into_iter().map(|circle| format!("circle: {circle}")));
+        found.extend(self.cycles().into_iter().map(|cycle| format!("cycle: {cycle}")));
         found
     }
 
-    /// The shortest circle that each file is in. A module and its parent may need each other.
-    fn circles(&self) -> BTreeSet<String> {
+    /// The shortest cycle of each file. A module and its parent may refer to each other.
+    fn cycles(&self) -> BTreeSet<String> {
         let is_kin = |a: &[String], b: &[String]| a.starts_with(b) || b.starts_with(a);
         let edges: BTreeMap<&Names, BTreeSet<Names>> = self
             .0
             .keys()
             .map(|from| (from, self.targets(from).into_iter().filter(|to| !is_kin(from, to)).collect()))
             .collect();
-        edges.keys().filter_map(|start| circle(&edges, start)).collect()
+        edges.keys().filter_map(|start| find_cycle(&edges, start)).collect()
     }
 }
 
-/// The shortest way from a module back to it, from the first of its modules on.
-fn circle(edges: &BTreeMap<&Names, BTreeSet<Names>>, start: &Names) -> Option<String> {
+/// The shortest path from a module back to itself, starting with its first module by name.
+fn find_cycle(edges: &BTreeMap<&Names, BTreeSet<Names>>, start: &Names) -> Option<String> {
     let mut came_from: BTreeMap<&Names, &Names> = BTreeMap::new();
     let mut queue = VecDeque::from([start]);
     while let Some(module) = queue.pop_front() {
         for next in edges.get(module).into_iter().flatten() {
             if next == start {
-                let mut way = vec![module];
-                while let Some(before) = came_from.get(way[way.len() - 1]) {
-                    way.push(before);
+                let mut path = vec![module];
+                while let Some(before) = came_from.get(path[path.len() - 1]) {
+                    path.push(before);
                 }
-                way.reverse();
-                let first = way.iter().enumerate().min_by_key(|(_, module)| **module)?.0;
-                way.rotate_left(first);
-                way.push(way[0]);
-                return Some(way.iter().map(|module| module.join("::")).collect::<Vec<_>>().join(" -> "));
+                path.reverse();
+                let first = path.iter().enumerate().min_by_key(|(_, module)| **module)?.0;
+                path.rotate_left(first);
+                path.push(path[0]);
+                return Some(path.iter().map(|module| module.join("::")).collect::<Vec<_>>().join(" -> "));
             }
             if next != start && !came_from.contains_key(next) {
                 came_from.insert(next, module);
@@ -302,7 +299,7 @@ fn without_comments(text: &str) -> String {
         .collect()
 }
 
-/// Modules in files of their own that only tests have.
+/// Modules in separate files that exist only in tests.
 fn test_modules(code: &str) -> Vec<String> {
     let declared = code.split("#[cfg(test)]\n").skip(1).filter_map(|rest| rest.lines().next());
     let names = declared.filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';'));
@@ -364,7 +361,7 @@ fn has_word(code: &str, word: &str) -> bool {
     code.match_indices(word).any(|(at, _)| !code[..at].ends_with(is_name))
 }
 
-/// Paths in code that begin in this crate.
+/// Paths in code that start with `crate`, `super` or `self`.
 fn paths(code: &str) -> Vec<Names> {
     let mut found = Vec::new();
     for root in ["crate::", "super::", "self::"] {
@@ -379,13 +376,13 @@ fn paths(code: &str) -> Vec<Names> {
     found
 }
 
-/// How many rooms are below a room, one above the other.
+/// Length of the longest chain of imports below a room.
 fn layer(name: &str) -> usize {
     let room = ROOMS.iter().find(|room| room.name == name).unwrap();
     room.imports().map(|below| layer(below) + 1).max().unwrap_or(0)
 }
 
-fn picture() -> String {
+fn draw_layers() -> String {
     let top = ROOMS.iter().map(|room| layer(room.name)).max().unwrap();
     let mut picture = String::new();
     for number in (0..=top).rev() {
@@ -401,10 +398,10 @@ fn picture() -> String {
 fn section() -> String {
     let mut section = format!(
         "## Rooms\n\nWritten by `UPDATE=1 cargo test --test architecture` from the table in `tests/architecture.rs`, \
-         which refuses any\nother import and every circle between files ([design](../designs/layers.md)). A room imports \
+         which refuses any\nother import and every cycle between files ([design](../designs/layers.md)). A room imports \
          only rooms of lower\nlayers; pure rooms are in brackets.\n\n```text\n{}```\n\n| room | subject | imports \
          |\n|---|---|---|\n",
-        picture()
+        draw_layers()
     );
     for room in &ROOMS {
         let Room { name, subject, .. } = room;
@@ -413,39 +410,43 @@ fn section() -> String {
         let pure = if room.pure { "**Pure.** " } else { "" };
         writeln!(section, "| `{name}` | {pure}{subject} | {imports} |").unwrap();
     }
-    section += "\nPure rooms have no async, no clock, no randomness and no I/O: time and new names come in as arguments.\n";
+    section +=
+        "\nPure rooms have no async, no clock, no randomness and no I/O: time and new names are arguments.\n";
     section
 }
 
 #[test]
-fn imports_follow_the_table_without_circles() {
+fn imports_follow_the_table_without_cycles() {
     let violations = Crate::read().violations();
     assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 #[test]
-fn table_has_no_room_or_import_too_many() {
+fn every_room_and_import_of_the_table_exists() {
     let code = Crate::read();
     let imports = code.room_imports();
     for room in &ROOMS {
-        assert!(code.0.contains_key(&vec![room.name.to_owned()]), "there is no room {}", room.name);
+        assert!(code.0.contains_key(&vec![room.name.to_owned()]), "room {} does not exist", room.name);
         let unused = room.imports().find(|to| !imports.contains_key(&(room.name, (*to).to_owned())));
         assert_eq!(unused, None, "{} does not import it", room.name);
     }
 }
 
 #[test]
-fn docs_rooms_are_as_the_table_is() {
+fn docs_rooms_equal_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/develop/architecture.md");
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once("## Rooms\n").unwrap();
     let (_, after) = rest.split_once("\n## ").unwrap();
-    let wanted = format!("{before}{}\n## {after}", section());
+    let expected = format!("{before}{}\n## {after}", section());
     if std::env::var_os("UPDATE").is_some() {
-        fs::write(&path, &wanted).unwrap();
+        fs::write(&path, &expected).unwrap();
         return;
     }
-    assert!(page == wanted, "docs/develop/architecture.md differs: UPDATE=1 cargo test --test architecture");
+    assert!(
+        page == expected,
+        "docs/develop/architecture.md differs: UPDATE=1 cargo test --test architecture"
+    );
 }
 
 #[test]
@@ -472,8 +473,8 @@ fn finds_planted_violations() {
             "src/attic.rs: the table has no room attic",
             "src/fleet/a.rs: fleet must not import control",
             "src/fleet/b.rs: Timestamp::now in a pure room",
-            "circle: control -> fleet::a -> control",
-            "circle: fleet::a -> fleet::b -> fleet::a",
+            "cycle: control -> fleet::a -> control",
+            "cycle: fleet::a -> fleet::b -> fleet::a",
         ]
     );
 }

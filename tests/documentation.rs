@@ -1,7 +1,7 @@
-//! Links of the documentation, and citations of it in comments and settings, lead to a page and a heading;
-//! what pages quote of the code, and what the lists of checks name, exists.
+//! Checks the documentation: links and citations have a page and a heading as target, quoted names exist in
+//! the code, and the lists of checks are complete.
 
-// clippy allows these in `#[test]` functions only; here all is test.
+// All code of this file is test code. clippy exempts only `#[test]` functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ const PLACES: [&str; 16] = [
     "src",
     "tests",
 ];
-/// What a link to a file of this repository starts with where a path alone leads nowhere, such as in an alert.
+/// Prefix of links to files of this repository from outside of it, such as in alerts.
 const FORGE: &str = "https://github.com/vpsie/vpsie-autoscaler/blob/main/";
 
 /// The text files of the repository by their path in it.
@@ -62,7 +62,7 @@ impl Repository {
         }
     }
 
-    /// What is wrong with links and citations of `text` at `path`, one line each.
+    /// Broken links and citations of `text` at `path`, one line each.
     fn faults(&self, path: &Path, text: &str) -> Vec<String> {
         let mut targets = citations(text);
         if is_markdown(path) {
@@ -72,7 +72,7 @@ impl Repository {
         faults.map(|(fault, target)| format!("{}: {target}: {fault}", path.display())).collect()
     }
 
-    /// Why `target`, a path in the repository with or without `#heading`, leads nowhere. None if it leads somewhere.
+    /// The problem of `target`, a path in the repository with or without `#heading`. None if it exists.
     fn fault(&self, target: &str) -> Option<String> {
         let (path, anchor) = target.split_once('#').map_or((target, None), |(path, to)| (path, Some(to)));
         let path = Path::new(path.trim_end_matches('/'));
@@ -91,10 +91,10 @@ fn is_markdown(path: &Path) -> bool {
 }
 
 fn is_of_kind(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|of_path| of_path == extension)
+    path.extension().is_some_and(|actual| actual == extension)
 }
 
-/// The lines of Markdown outside blocks of code.
+/// The lines of Markdown outside code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut in_code = false;
     text.lines().filter(move |line| {
@@ -104,12 +104,12 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// `line` without what stands between backticks.
+/// `line` without inline code.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect()
 }
 
-/// The targets of links of Markdown to this repository.
+/// The targets of links to this repository in Markdown.
 fn links(text: &str) -> Vec<String> {
     let lines: Vec<String> = prose(text).map(without_code).collect();
     let inline = lines.iter().flat_map(|line| {
@@ -138,7 +138,7 @@ fn relative(path: &Path, link: &str) -> String {
     anchor.map_or_else(|| plain.to_owned(), |anchor| format!("{plain}#{anchor}"))
 }
 
-/// What `text` names of the documentation: `docs/…` as a path in the repository, and addresses at the forge.
+/// References of `text` to the documentation: paths `docs/…`, and URLs at the forge.
 fn citations(text: &str) -> Vec<String> {
     let is_path = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
     let mut found = Vec::new();
@@ -160,7 +160,7 @@ fn citations(text: &str) -> Vec<String> {
     found
 }
 
-/// The anchors of a page, as the forge makes them of its headings, and those that it sets itself.
+/// The anchors of a page: those of headings, as the forge creates them, and explicit ones.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for line in prose(text) {
@@ -183,7 +183,7 @@ fn slug(title: &str) -> String {
 }
 
 #[test]
-fn links_and_citations_lead_to_a_heading() {
+fn links_and_citations_have_targets() {
     let repository = Repository::read();
     let faults: Vec<_> =
         repository.files.iter().flat_map(|(path, text)| repository.faults(path, text)).collect();
@@ -202,9 +202,9 @@ fn index_names_every_page() {
     assert!(missing.is_empty(), "not in {}: {missing:?}", index.display());
 }
 
-/// What tables of the troubleshooting page tell to search for and the product does not say: in logs, audit log,
-/// events and conditions the code, of metrics the page about them.
-fn unspoken(page: &str, code: &str, metrics: &str) -> Vec<String> {
+/// Texts of the tables of the troubleshooting page that the product does not have: texts of logs, audit log,
+/// events and conditions must be in the code, metrics in the page about them.
+fn missing_quotes(page: &str, code: &str, metrics: &str) -> Vec<String> {
     let mut missing = Vec::new();
     for line in prose(page) {
         let mut cells = line.trim_start_matches('|').split('|').map(str::trim);
@@ -223,20 +223,20 @@ fn unspoken(page: &str, code: &str, metrics: &str) -> Vec<String> {
 }
 
 #[test]
-fn troubleshooting_quotes_what_the_product_says() {
+fn troubleshooting_quotes_existing_texts() {
     let repository = Repository::read();
     let text = |path: &str| repository.files[Path::new(path)].as_str();
     let sources = repository.files.iter().filter(|(path, _)| path.starts_with("src") && !is_markdown(path));
-    // A text that goes on in the next line of the source is one line where it is shown.
+    // Joins texts that continue in the next line of the source.
     let code: String = sources.flat_map(|(_, text)| text.split("\\\n").map(str::trim_start)).collect();
     let page = text("docs/operate/troubleshooting.md");
-    let missing = unspoken(page, &code, text("docs/reference/metrics.md"));
+    let missing = missing_quotes(page, &code, text("docs/reference/metrics.md"));
     assert!(missing.is_empty(), "{missing:#?}");
-    assert!(page.matches("| log |").count() > 20, "the tables have another form");
-    assert_eq!(unspoken("| log | `a` and `b` |", "has a", ""), ["log: b"]);
+    assert!(page.matches("| log |").count() > 20, "the form of the tables has changed");
+    assert_eq!(missing_quotes("| log | `a` and `b` |", "has a", ""), ["log: b"]);
 }
 
-/// Items that links of a page name and that the Rust file they lead to does not have: ``[`item`](path.rs)``.
+/// Items in links such as ``[`item`](path.rs)`` that the linked Rust file does not have.
 fn missing_items(repository: &Repository, path: &Path, page: &str) -> Vec<String> {
     let named = prose(page).flat_map(|line| line.split("[`").skip(1)).filter_map(|rest| {
         let (item, rest) = rest.split_once("`](")?;
@@ -268,19 +268,20 @@ fn named_items_are_in_the_linked_file() {
     assert_eq!(planted, ["docs/x.md: no mai in src/main.rs"]);
 }
 
-/// Variables that libraries read.
-const OF_LIBRARIES: [&str; 2] = ["SSL_CERT_DIR", "SSL_CERT_FILE"];
+/// Environment variables of libraries.
+const LIBRARY_VARIABLES: [&str; 2] = ["SSL_CERT_DIR", "SSL_CERT_FILE"];
 
-/// Metrics, and codes such as `STOCKOUT`, that a page names and that are not known.
+/// Unknown metrics of a page, and unknown codes such as `STOCKOUT`.
 fn unknown_names(page: &str, code: &str, metrics: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = page.split(|c| !is_name(c));
-    let measured = words.filter(|word| word.starts_with("vpsie_autoscaler_") && !metrics.contains(word));
+    let metric_names = words.filter(|word| word.starts_with("vpsie_autoscaler_") && !metrics.contains(word));
     let quoted = prose(page).flat_map(|line| line.split('`').skip(1).step_by(2));
     let is_code =
         |word: &&str| word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-    let codes = quoted.filter(is_code).filter(|word| !code.contains(word) && !OF_LIBRARIES.contains(word));
-    measured.chain(codes).map(ToOwned::to_owned).collect()
+    let codes =
+        quoted.filter(is_code).filter(|word| !code.contains(word) && !LIBRARY_VARIABLES.contains(word));
+    metric_names.chain(codes).map(ToOwned::to_owned).collect()
 }
 
 #[test]
@@ -311,12 +312,12 @@ fn pages_have_every_code_of_the_fleet() {
     let is_of_fleet = |path: &&PathBuf| path.parent() == Some(Path::new("src/fleet"));
     let sources = repository.files.keys().filter(is_of_fleet).map(|path| repository.files[path].as_str());
     let codes: BTreeSet<&str> = sources.flat_map(|text| text.split('"')).filter(is_code).collect();
-    // serde's name for their form.
+    // Excludes serde's name for their case.
     let codes: BTreeSet<&str> = codes.into_iter().filter(|code| *code != "SCREAMING_SNAKE_CASE").collect();
     assert!(codes.len() > 10, "{codes:?}");
     let quoted = |code: &&str| pages.iter().any(|page| page.contains(&format!("`{code}`")));
     let missing: Vec<_> = codes.into_iter().filter(|code| !quoted(code)).collect();
-    assert!(missing.is_empty(), "in no page: {missing:?}");
+    assert!(missing.is_empty(), "no page has {missing:?}");
 }
 
 #[test]

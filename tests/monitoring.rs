@@ -1,7 +1,7 @@
-//! Dashboards and alerts name only what is measured, and are whole. What alerts say, and when, is tested by
-//! `promtool test rules deployments/monitoring/alerts_test.yaml`.
+//! Checks that dashboards and alerts use only existing metrics, and are complete. `promtool test rules
+//! deployments/monitoring/alerts_test.yaml` tests the conditions and texts of alerts.
 
-// clippy allows these in `#[test]` functions only; here all is test.
+// All code of this file is test code. clippy exempts only `#[test]` functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,32 +15,32 @@ use promql_parser::parser::{self, Expr};
 use promql_parser::util::{ExprVisitor, walk_expr};
 use serde_json::Value;
 
-/// Cluster Autoscaler's own, and Prometheus', by their labels.
-const OTHERS: [(&str, &[&str]); 5] = [
+/// Metrics of Cluster Autoscaler and Prometheus, with their labels.
+const EXTERNAL_METRICS: [(&str, &[&str]); 5] = [
     ("cluster_autoscaler_unschedulable_pods_count", &["type"]),
     ("cluster_autoscaler_function_duration_seconds_sum", &["function"]),
     ("cluster_autoscaler_function_duration_seconds_count", &["function"]),
     ("up", &[]),
     ("ALERTS", &["alertname", "alertstate"]),
 ];
-/// What a scrape adds.
-const OF_TARGETS: [&str; 3] = ["job", "instance", "pod"];
+/// Labels that a scrape adds.
+const TARGET_LABELS: [&str; 3] = ["job", "instance", "pod"];
 const RUNBOOKS: &str = "https://github.com/vpsie/vpsie-autoscaler/blob/main/docs/operate/runbooks";
 
-fn path(of: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(of)
+fn path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
 }
 
-fn read(of: &str) -> String {
-    fs::read_to_string(path(of)).unwrap_or_else(|error| panic!("{of}: {error}"))
+fn read(file: &str) -> String {
+    fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-fn yaml(of: &str) -> Value {
-    serde_saphyr::from_str(&read(of)).unwrap_or_else(|error| panic!("{of}: {error}"))
+fn yaml(file: &str) -> Value {
+    serde_saphyr::from_str(&read(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
-    value[field].as_array().unwrap_or_else(|| panic!("no list {field} in {value}"))
+    value[field].as_array().unwrap_or_else(|| panic!("{value} has no list {field}"))
 }
 
 fn alerts() -> Vec<Value> {
@@ -60,8 +60,8 @@ fn dashboards() -> Vec<(String, Value)> {
     all
 }
 
-/// The names of series that are measured, and their labels, as docs/reference/metrics.md has them.
-fn measured() -> BTreeMap<String, BTreeSet<String>> {
+/// Names and labels of existing series, from docs/reference/metrics.md.
+fn known_series() -> BTreeMap<String, BTreeSet<String>> {
     let mut measured = BTreeMap::new();
     let page = read("docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
@@ -81,15 +81,15 @@ fn measured() -> BTreeMap<String, BTreeSet<String>> {
             measured.insert(format!("{name}_{part}"), labels.clone());
         }
     }
-    for (name, labels) in OTHERS {
+    for (name, labels) in EXTERNAL_METRICS {
         measured.insert(name.to_owned(), labels.iter().map(|&label| label.to_owned()).collect());
     }
     assert!(measured.len() > 40, "{measured:?}");
     measured
 }
 
-/// What Grafana would put in.
-fn filled(expr: &str) -> String {
+/// Replaces variables as Grafana does.
+fn replace_variables(expr: &str) -> String {
     expr.replace("$__rate_interval", "5m").replace("$nodegroup", "web")
 }
 
@@ -113,13 +113,13 @@ impl ExprVisitor for Selectors {
 }
 
 fn selectors(expr: &str) -> Vec<(String, Vec<String>)> {
-    let parsed = parser::parse(&filled(expr)).unwrap_or_else(|error| panic!("{expr}: {error}"));
+    let parsed = parser::parse(&replace_variables(expr)).unwrap_or_else(|error| panic!("{expr}: {error}"));
     let mut found = Selectors::default();
     walk_expr(&mut found, &parsed).unwrap();
     found.0
 }
 
-/// Every expression, and where it is.
+/// All expressions with their places.
 fn expressions() -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no expression: {value}")).to_owned();
     let mut all: Vec<_> =
@@ -147,18 +147,18 @@ fn panels(board: &Value) -> impl Iterator<Item = &Value> {
 }
 
 #[test]
-fn every_series_in_a_dashboard_or_alert_is_measured_and_has_the_labels_that_are_asked_for() {
-    let measured = measured();
+fn dashboards_and_alerts_use_existing_series_and_labels() {
+    let known_series = known_series();
     let mut unknown = Vec::new();
     for (place, expr) in expressions() {
         let selectors = selectors(&expr);
-        assert!(!selectors.is_empty(), "{place} asks for nothing: {expr}");
+        assert!(!selectors.is_empty(), "{place} has no selector: {expr}");
         for (name, labels) in selectors {
-            let Some(known) = measured.get(&name) else {
+            let Some(known) = known_series.get(&name) else {
                 unknown.push(format!("{place}: {name}"));
                 continue;
             };
-            let has = |label: &String| known.contains(label) || OF_TARGETS.contains(&label.as_str());
+            let has = |label: &String| known.contains(label) || TARGET_LABELS.contains(&label.as_str());
             unknown
                 .extend(labels.iter().filter(|label| !has(label)).map(|l| format!("{place}: {name}{{{l}}}")));
         }
@@ -167,8 +167,8 @@ fn every_series_in_a_dashboard_or_alert_is_measured_and_has_the_labels_that_are_
 }
 
 #[test]
-fn every_metric_of_the_process_is_in_the_reference_that_dashboards_and_alerts_are_held_against() {
-    let measured = measured();
+fn the_reference_has_every_metric_of_the_process() {
+    let known_series = known_series();
     let served = Served::start();
     let text = served.metrics();
     let mut types = 0;
@@ -181,7 +181,7 @@ fn every_metric_of_the_process_is_in_the_reference_that_dashboards_and_alerts_ar
             _ => "",
         };
         assert!(
-            measured.contains_key(&format!("{name}{suffix}")),
+            known_series.contains_key(&format!("{name}{suffix}")),
             "{name}{suffix} is not in docs/reference/metrics.md"
         );
         types += 1;
@@ -191,7 +191,7 @@ fn every_metric_of_the_process_is_in_the_reference_that_dashboards_and_alerts_ar
 }
 
 #[test]
-fn every_alert_has_a_severity_what_to_read_a_runbook_and_tests_of_both_outcomes() {
+fn every_alert_has_a_severity_texts_a_runbook_and_tests() {
     let tests = yaml("deployments/monitoring/alerts_test.yaml");
     let checks: Vec<&Value> = list(&tests, "tests")
         .iter()
@@ -215,34 +215,34 @@ fn every_alert_has_a_severity_what_to_read_a_runbook_and_tests_of_both_outcomes(
         let page = read(&format!("docs/operate/runbooks/{name}.md"));
         assert!(
             page.starts_with(&format!("# {name}\n\n```sh\n")),
-            "{name}: the runbook begins with a command"
+            "{name}: the runbook must begin with a command"
         );
-        let of = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\"}}");
+        let selector = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\"}}");
         for fires in [false, true] {
             let is = |check: &&&Value| {
-                check["expr"].as_str().unwrap().contains(&of)
+                check["expr"].as_str().unwrap().contains(&selector)
                     && list(check, "exp_samples").is_empty() != fires
             };
-            assert!(checks.iter().any(|check| is(&check)), "{name}: no test in which it fires: {fires}");
+            assert!(checks.iter().any(|check| is(&check)), "{name}: no test with firing = {fires}");
         }
     }
-    assert!(runbooks.is_empty(), "runbooks of no alert: {runbooks:?}");
+    assert!(runbooks.is_empty(), "runbooks without an alert: {runbooks:?}");
 }
 
 #[test]
-fn every_dashboard_can_be_imported_anywhere_and_says_what_to_do() {
+fn every_dashboard_can_be_imported_and_is_complete() {
     for (name, board) in dashboards() {
         assert!(board["schemaVersion"].as_u64() >= Some(39), "{name}");
-        assert!(board.get("id").is_none() && board["uid"].is_string(), "{name}: a uid, and no id");
+        assert!(board.get("id").is_none() && board["uid"].is_string(), "{name} must have a uid and no id");
         let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
         for panel in list(&board, "panels") {
             let title = format!("{name}: {}", panel["title"]);
-            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is another's");
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: the id is used twice");
             let at = |field: &str| panel["gridPos"][field].as_u64().unwrap();
             assert!(at("w") > 0 && at("h") > 0 && at("x") + at("w") <= 24, "{title}: {}", panel["gridPos"]);
             for x in at("x")..at("x") + at("w") {
                 for y in at("y")..at("y") + at("h") {
-                    assert!(taken.insert((x, y)), "{title} lies over another");
+                    assert!(taken.insert((x, y)), "{title} overlaps another panel");
                 }
             }
         }
@@ -250,10 +250,10 @@ fn every_dashboard_can_be_imported_anywhere_and_says_what_to_do() {
             let title = format!("{name}: {}", panel["title"]);
             assert!(
                 panel["description"].as_str().is_some_and(|text| text.len() > 20),
-                "{title}: description"
+                "{title} must have a description"
             );
-            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}: unit");
-            assert!(!list(panel, "targets").is_empty(), "{title}: nothing is shown");
+            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title} must have a unit");
+            assert!(!list(panel, "targets").is_empty(), "{title} must have a target");
             for has_source in list(panel, "targets").iter().chain([panel]) {
                 assert_eq!(has_source["datasource"]["uid"], "${datasource}", "{title}");
             }
@@ -261,17 +261,17 @@ fn every_dashboard_can_be_imported_anywhere_and_says_what_to_do() {
     }
 }
 
-/// The process, until it is dropped.
+/// A serving process, killed on drop.
 struct Served {
     process: Child,
     http: String,
-    /// Open, or what it says next would end it.
+    /// Kept open: without a reader, the next write of the process would end it.
     _lines: Lines<BufReader<ChildStdout>>,
     _folder: tempfile::TempDir,
 }
 
 impl Served {
-    /// Waits until it says where it serves.
+    /// Starts the process and waits until it prints its address.
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut process = Command::new(env!("CARGO_BIN_EXE_vpsie-autoscaler"))
@@ -286,7 +286,7 @@ impl Served {
         let http = lines.by_ref().map_while(Result::ok).find_map(served);
         let http = http.unwrap_or_else(|| {
             drop(process.kill());
-            panic!("it ends without saying where it serves")
+            panic!("the process ends without printing its address")
         });
         Self { process, http, _lines: lines, _folder: folder }
     }

@@ -1,4 +1,4 @@
-//! Pods as Cluster Autoscaler sends them.
+//! Encoded pods, as in requests of Cluster Autoscaler.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use k8s_pb::apimachinery::pkg::api::resource::Quantity;
 use k8s_pb::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use prost::Message as _;
 
-/// Pods of twenty Deployments, each with what a usual pod carries.
+/// Pods of twenty Deployments, with the usual fields of a pod.
 pub(crate) fn pods(count: usize) -> Vec<Bytes> {
     let quantity = |text: String| Quantity { string: Some(text) };
     let pod = |n: usize| {

@@ -1,4 +1,4 @@
-//! The floor: tonic alone, with an answer at hand for every method.
+//! The baseline: tonic alone, with a constant reply for every method.
 
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
@@ -10,7 +10,7 @@ use vpsie_autoscaler::grpc::proto::*;
 
 use super::cluster::{self, Cluster};
 
-/// One answer for each method of the sweep, as the provider gives it for the first node and the first pool.
+/// Replies of the provider for the first node and the first pool, one for each method.
 #[derive(Clone)]
 pub(crate) struct Constants {
     node_groups: NodeGroupsResponse,
@@ -49,7 +49,7 @@ impl Constants {
             node_price: client.pricing_node_price(prices.0[0].clone()).await.unwrap().into_inner(),
             pod_price: client.pricing_pod_price(prices.1[0].clone()).await.unwrap().into_inner(),
         };
-        // The sizes are only the same if the provider knows what it is asked about.
+        // The replies have the same size only if the provider knows the nodes and pools.
         assert_eq!(constants.node_groups.node_groups.len(), cluster.pools.len());
         assert_eq!(constants.node_group_for_node.node_group.as_ref().map(|group| &group.id), Some(pool));
         assert_eq!(constants.nodes.instances.len(), cluster.nodes.len().div_ceil(cluster.pools.len()));
@@ -72,98 +72,98 @@ pub(crate) async fn serve(constants: Constants) -> u16 {
 
 struct Bare(Constants);
 
-type Answer<T> = Result<Response<T>, Status>;
+type Reply<T> = Result<Response<T>, Status>;
 
 #[async_trait]
 impl CloudProvider for Bare {
-    async fn node_groups(&self, _: Request<NodeGroupsRequest>) -> Answer<NodeGroupsResponse> {
+    async fn node_groups(&self, _: Request<NodeGroupsRequest>) -> Reply<NodeGroupsResponse> {
         Ok(Response::new(self.0.node_groups.clone()))
     }
 
     async fn node_group_for_node(
         &self,
         _: Request<NodeGroupForNodeRequest>,
-    ) -> Answer<NodeGroupForNodeResponse> {
+    ) -> Reply<NodeGroupForNodeResponse> {
         Ok(Response::new(self.0.node_group_for_node.clone()))
     }
 
-    async fn refresh(&self, _: Request<RefreshRequest>) -> Answer<RefreshResponse> {
+    async fn refresh(&self, _: Request<RefreshRequest>) -> Reply<RefreshResponse> {
         Ok(Response::new(RefreshResponse {}))
     }
 
     async fn node_group_target_size(
         &self,
         _: Request<NodeGroupTargetSizeRequest>,
-    ) -> Answer<NodeGroupTargetSizeResponse> {
+    ) -> Reply<NodeGroupTargetSizeResponse> {
         Ok(Response::new(self.0.target_size))
     }
 
-    async fn node_group_nodes(&self, _: Request<NodeGroupNodesRequest>) -> Answer<NodeGroupNodesResponse> {
+    async fn node_group_nodes(&self, _: Request<NodeGroupNodesRequest>) -> Reply<NodeGroupNodesResponse> {
         Ok(Response::new(self.0.nodes.clone()))
     }
 
     async fn node_group_template_node_info(
         &self,
         _: Request<NodeGroupTemplateNodeInfoRequest>,
-    ) -> Answer<NodeGroupTemplateNodeInfoResponse> {
+    ) -> Reply<NodeGroupTemplateNodeInfoResponse> {
         Ok(Response::new(self.0.template.clone()))
     }
 
     async fn node_group_get_options(
         &self,
         _: Request<NodeGroupAutoscalingOptionsRequest>,
-    ) -> Answer<NodeGroupAutoscalingOptionsResponse> {
+    ) -> Reply<NodeGroupAutoscalingOptionsResponse> {
         Ok(Response::new(self.0.options))
     }
 
     async fn pricing_node_price(
         &self,
         _: Request<PricingNodePriceRequest>,
-    ) -> Answer<PricingNodePriceResponse> {
+    ) -> Reply<PricingNodePriceResponse> {
         Ok(Response::new(self.0.node_price))
     }
 
-    async fn pricing_pod_price(&self, _: Request<PricingPodPriceRequest>) -> Answer<PricingPodPriceResponse> {
+    async fn pricing_pod_price(&self, _: Request<PricingPodPriceRequest>) -> Reply<PricingPodPriceResponse> {
         Ok(Response::new(self.0.pod_price))
     }
 
-    async fn gpu_label(&self, _: Request<GpuLabelRequest>) -> Answer<GpuLabelResponse> {
+    async fn gpu_label(&self, _: Request<GpuLabelRequest>) -> Reply<GpuLabelResponse> {
         not_measured()
     }
 
     async fn get_available_gpu_types(
         &self,
         _: Request<GetAvailableGpuTypesRequest>,
-    ) -> Answer<GetAvailableGpuTypesResponse> {
+    ) -> Reply<GetAvailableGpuTypesResponse> {
         not_measured()
     }
 
-    async fn cleanup(&self, _: Request<CleanupRequest>) -> Answer<CleanupResponse> {
+    async fn cleanup(&self, _: Request<CleanupRequest>) -> Reply<CleanupResponse> {
         not_measured()
     }
 
     async fn node_group_increase_size(
         &self,
         _: Request<NodeGroupIncreaseSizeRequest>,
-    ) -> Answer<NodeGroupIncreaseSizeResponse> {
+    ) -> Reply<NodeGroupIncreaseSizeResponse> {
         not_measured()
     }
 
     async fn node_group_delete_nodes(
         &self,
         _: Request<NodeGroupDeleteNodesRequest>,
-    ) -> Answer<NodeGroupDeleteNodesResponse> {
+    ) -> Reply<NodeGroupDeleteNodesResponse> {
         not_measured()
     }
 
     async fn node_group_decrease_target_size(
         &self,
         _: Request<NodeGroupDecreaseTargetSizeRequest>,
-    ) -> Answer<NodeGroupDecreaseTargetSizeResponse> {
+    ) -> Reply<NodeGroupDecreaseTargetSizeResponse> {
         not_measured()
     }
 }
 
-fn not_measured<T>() -> Answer<T> {
-    Err(Status::unimplemented("not part of the sweep"))
+fn not_measured<T>() -> Reply<T> {
+    Err(Status::unimplemented("not part of the benchmark"))
 }

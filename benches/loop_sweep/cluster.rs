@@ -1,4 +1,4 @@
-//! A cluster: pools, machines that run, and the nodes that Cluster Autoscaler asks about.
+//! A cluster: pools, running machines, and the nodes in requests of Cluster Autoscaler.
 
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ fn machine(at: usize, pool: &PoolId) -> Machine {
     }
 }
 
-/// A node with as many labels and annotations as a real one has.
+/// A node with a realistic number of labels and annotations.
 fn node(machine: &Machine) -> NodeGroupForNodeRequest {
     let vm = machine.vm().unwrap();
     let pairs = |prefix: &str, count: usize| {
@@ -119,7 +119,7 @@ pub(crate) fn node_groups() -> NodeGroupsRequest {
     NodeGroupsRequest {}
 }
 
-/// As release 1.35 asks.
+/// A request of release 1.35.
 pub(crate) fn options(pool: &str) -> NodeGroupAutoscalingOptionsRequest {
     let minutes = |minutes: i64| Some(prost_types::Duration { seconds: minutes * 60, nanos: 0 });
     let defaults = NodeGroupAutoscalingOptions {

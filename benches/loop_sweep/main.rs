@@ -1,12 +1,12 @@
-//! What one loop of Cluster Autoscaler costs: the calls that it makes for a cluster, one after the other over
-//! one connection, to this provider and to a bare tonic server that answers each with a constant of the same
-//! size. Only the ratio of the two counts. Every call is made to both in turn and all runs in one thread, so
-//! that a busy machine slows both alike. And the same for what Cluster Autoscaler's `price` expander asks:
-//! the prices of nodes and of pods.
+//! Time of one loop of Cluster Autoscaler: its calls for a cluster, sequentially over one connection, to this
+//! provider and to a bare tonic server that replies with constants of the same size. Only the ratio of both
+//! is relevant. Each call goes to both servers in turn, and all run in one thread, so that load on the host
+//! affects both equally. The calls of Cluster Autoscaler's `price` expander, for nodes and pods, are measured
+//! in the same way.
 //!
 //! `cargo bench --bench loop_sweep` (`-- --rounds 40` for more rounds).
 
-// A benchmark that cannot run stops.
+// A benchmark that cannot run panics.
 #![allow(clippy::unwrap_used, clippy::wildcard_imports)]
 
 mod bare;
@@ -54,17 +54,17 @@ async fn measure(nodes: usize, rounds: usize) {
         calls: 0,
         spent: [Duration::ZERO; 2],
     };
-    let (of_nodes, of_pods) = &prices;
+    let (node_prices, pod_prices) = &prices;
     let size = format!("{nodes} nodes x {POOLS} pools");
     pair.measure(&format!("{size}, a loop"), rounds, async |pair| pair.sweep(&cluster).await).await;
     pair.measure(&format!("{size}, prices of nodes"), rounds, async |pair| {
-        for node in of_nodes {
+        for node in node_prices {
             pair.call(async |client| drop(client.pricing_node_price(node.clone()).await.unwrap())).await;
         }
     })
     .await;
     pair.measure(&format!("{size}, prices of pods"), rounds, async |pair| {
-        for pod in of_pods {
+        for pod in pod_prices {
             pair.call(async |client| drop(client.pricing_pod_price(pod.clone()).await.unwrap())).await;
         }
     })
@@ -88,7 +88,7 @@ async fn client(port: u16) -> CloudProviderClient<Channel> {
     CloudProviderClient::new(endpoint.connect().await.unwrap())
 }
 
-/// Both servers, and what their calls have taken.
+/// Clients of both servers, with the time of their calls.
 struct Pair {
     provider: CloudProviderClient<Channel>,
     bare: CloudProviderClient<Channel>,
@@ -97,9 +97,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// Makes the calls once unmeasured, then as many rounds as wanted, and prints the round with the median
-    /// ratio.
-    async fn measure(&mut self, what: &str, rounds: usize, calls: impl AsyncFn(&mut Self)) {
+    /// Makes the calls once without measurement, then `rounds` times. Prints the round with the median ratio.
+    async fn measure(&mut self, name: &str, rounds: usize, calls: impl AsyncFn(&mut Self)) {
         self.calls = 0;
         calls(self).await;
         let count = self.calls;
@@ -113,7 +112,7 @@ impl Pair {
         results.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (ratio, provider, bare) = results[rounds / 2];
         println!(
-            "{what}, {count} calls: provider {:.1} ms, bare server {:.1} ms, ratio {ratio:.3} (median of {rounds} rounds, \
+            "{name}, {count} calls: provider {:.1} ms, bare server {:.1} ms, ratio {ratio:.3} (median of {rounds} rounds, \
              {:.3} to {:.3})",
             provider * 1e3,
             bare * 1e3,
@@ -122,7 +121,7 @@ impl Pair {
         );
     }
 
-    /// The calls of one loop. Each is made to both, the one that goes first changing.
+    /// The calls of one loop. Each goes to both servers; the first of the two alternates.
     async fn sweep(&mut self, cluster: &Cluster) {
         self.call(async |client| drop(client.refresh(cluster::refresh()).await.unwrap())).await;
         self.call(async |client| drop(client.node_groups(cluster::node_groups()).await.unwrap())).await;

@@ -1,4 +1,4 @@
-//! What Cluster Autoscaler's `price` expander asks, as release 1.35 does: for the next hour.
+//! Requests of Cluster Autoscaler's `price` expander, release 1.35: prices for the next hour.
 
 use vpsie_autoscaler::fleet::Fleet;
 use vpsie_autoscaler::grpc::proto::{ExternalGrpcNode, PricingNodePriceRequest, PricingPodPriceRequest};
@@ -8,14 +8,14 @@ use super::pods;
 
 const PODS: usize = 1000;
 
-/// An hour from any time.
+/// An arbitrary hour.
 const PERIOD: [Option<prost_types::Timestamp>; 2] = [
     Some(prost_types::Timestamp { seconds: 1_767_225_600, nanos: 123_456_789 }),
     Some(prost_types::Timestamp { seconds: 1_767_229_200, nanos: 123_456_789 }),
 ];
 
-/// Each pool three times: made up from the pool's template, made up from a node whose annotations are not
-/// ours, so that only its name tells the pool, and a real node, which its provider id tells.
+/// Three nodes of each pool: an upcoming node of the pool's template, an upcoming node without annotations of
+/// the provider, whose pool follows from its name, and a real node, whose pool follows from its provider id.
 pub(crate) fn nodes(cluster: &Cluster, fleet: &Fleet) -> Vec<PricingNodePriceRequest> {
     let each = |(at, pool): (usize, &String)| {
         let template = fleet.template(fleet.pool(pool).unwrap());

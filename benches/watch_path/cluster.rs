@@ -1,4 +1,4 @@
-//! A cluster of many machines.
+//! A cluster with many machines.
 
 use fake_kube::FakeKube;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub(crate) fn target() -> ManagedConfig {
     ManagedConfig { cluster: CLUSTER.into(), datacenters: vec!["ams1".into()] }
 }
 
-/// Puts NodeGroups, VPSieNodes and Nodes there, all of them settled.
+/// Creates NodeGroups, VPSieNodes and Nodes in their final state.
 pub(crate) fn fill(kube: &FakeKube, machines: usize) {
     for group in 0..GROUPS {
         kube.put_object(json!({
@@ -38,8 +38,8 @@ pub(crate) fn fill(kube: &FakeKube, machines: usize) {
     }
 }
 
-/// Each Node says that it is ready, or that it is not any more.
-pub(crate) fn ready(kube: &FakeKube, machines: usize, ready: bool) {
+/// Sets the Ready condition of each Node.
+pub(crate) fn set_ready(kube: &FakeKube, machines: usize, ready: bool) {
     for at in 0..machines {
         let conditions = conditions(ready);
         kube.patch("nodes", "", &name(at), json!({"status": {"conditions": conditions}})).unwrap();
@@ -70,7 +70,7 @@ fn machine(at: usize) -> Machine {
     }
 }
 
-/// About as large as those of kubelets.
+/// A Node of about the size of those of kubelets.
 fn node(at: usize, machine: &Machine) -> Value {
     let pool = machine.pool.to_string();
     let group = machine.pool.node_group.as_str();
@@ -107,7 +107,7 @@ fn conditions(ready: bool) -> Value {
     let condition = |kind: &str, holds: bool| {
         json!({
             "type": kind, "status": if holds { "True" } else { "False" }, "lastHeartbeatTime": "2026-01-01T00:00:00Z",
-            "lastTransitionTime": "2026-01-01T00:00:00Z", "reason": "Kubelet", "message": "kubelet says so",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "reason": "Kubelet", "message": "kubelet status",
         })
     };
     json!([

@@ -1,11 +1,11 @@
-//! What it takes to follow a cluster: the records and Nodes of 5,000 machines are read, and then each Node's
-//! status changes once, as kubelets do every few minutes. The same is done by bare watches that keep nothing,
-//! over the same API server in the process, and only the ratio of the two counts. Memory is that of the
-//! loops, without the server.
+//! Time and memory to watch a cluster: the loops read the records and Nodes of 5,000 machines; then the
+//! status of each Node changes once, as by kubelets every few minutes. Bare watches without a cache do the
+//! same on the same in-process API server. Only the ratio of both is relevant. Memory is that of the loops,
+//! without the server.
 //!
 //! `cargo bench --bench watch_path`
 
-// A benchmark that cannot run stops.
+// A benchmark that cannot run panics.
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
@@ -45,13 +45,13 @@ async fn main() {
     for round in 0..ROUNDS {
         let seen = bare.seen();
         let began = Instant::now();
-        cluster::ready(&kube, MACHINES, round % 2 == 1);
+        cluster::set_ready(&kube, MACHINES, round % 2 == 1);
         bare.read(seen + MACHINES).await;
         bare_followed.push(began.elapsed());
     }
-    // Only one of both follows at a time.
+    // Only one of both watches at a time.
     drop(bare);
-    cluster::ready(&kube, MACHINES, true);
+    cluster::set_ready(&kube, MACHINES, true);
     let before = resident();
     let began = Instant::now();
     let ours = Ours::start(&kube).await;
@@ -67,7 +67,7 @@ async fn main() {
     let mut ours_followed = Vec::new();
     for round in 0..ROUNDS {
         let began = Instant::now();
-        cluster::ready(&kube, MACHINES, round % 2 == 1);
+        cluster::set_ready(&kube, MACHINES, round % 2 == 1);
         ours.until(if round % 2 == 1 { MACHINES } else { 0 }).await;
         ours_followed.push(began.elapsed());
     }
@@ -98,7 +98,7 @@ fn resident() -> usize {
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Watches that keep nothing.
+/// Watches without a cache.
 struct Bare {
     seen: watch::Receiver<usize>,
     _tasks: JoinSet<()>,
@@ -143,7 +143,7 @@ fn note<K: kube::Resource>(count: &watch::Sender<usize>, event: &watcher::Event<
     }
 }
 
-/// The loops that follow a cluster.
+/// The loops that watch a cluster.
 struct Ours {
     handle: FleetHandle,
     nodes: NodesView,
@@ -182,14 +182,14 @@ impl Ours {
         Self { handle, nodes: view, _tasks: tasks }
     }
 
-    /// Machines whose Node is ready.
+    /// Number of machines with a ready Node.
     fn ready(&self) -> usize {
         self.handle.read(|fleet| fleet.machines().filter(|machine| self.nodes.is_ready(&machine.id)).count())
     }
 
     async fn until(&self, ready: usize) {
         while self.ready() != ready {
-            // Not at each of thousands of changes: to look costs, too.
+            // Not at each of thousands of changes: the check itself takes time.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

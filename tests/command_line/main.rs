@@ -1,4 +1,4 @@
-//! The binary, given what manifests of the original VPSie autoscaler give theirs.
+//! The binary with flags of the original VPSie autoscaler.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ fn error(output: &Output) -> String {
 }
 
 #[test]
-fn the_command_line_of_the_original_is_answered_with_all_that_replaced_it() {
+fn flags_of_the_original_list_their_replacements() {
     let line = "--log-level=info --log-format=json --metrics-addr=:8080 --health-addr=:8081 --leader-elect=true \
                 --leader-election-id=vpsie-autoscaler-leader --sync-period=30s --max-concurrent-reconciles=5 \
                 --node-provision-timeout=10m --node-termination-timeout=5m --cost-optimization=true \
@@ -30,7 +30,7 @@ fn the_command_line_of_the_original_is_answered_with_all_that_replaced_it() {
 }
 
 #[test]
-fn what_is_unknown_is_told_beside_the_missing_subcommand() {
+fn unknown_flags_are_reported_with_the_missing_subcommand() {
     let output = run("--http-listen=127.0.0.1:0 --htp-listen=127.0.0.1:0");
     assert_eq!(output.status.code(), Some(2));
     let error = error(&output);
@@ -39,7 +39,7 @@ fn what_is_unknown_is_told_beside_the_missing_subcommand() {
 }
 
 #[test]
-fn flags_that_are_not_of_serve_are_answered_as_they_are() {
+fn other_unknown_flags_are_reported_as_by_clap() {
     let output = run("--verison");
     assert_eq!(output.status.code(), Some(2));
     let error = error(&output);

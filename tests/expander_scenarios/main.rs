@@ -1,9 +1,9 @@
-//! Readable scenarios of the expander: each `*.yaml` here is a request of Cluster Autoscaler, sent in the
-//! form of several releases. The `.txt` beside it has the reply and the output of `explain`.
+//! Scenarios of the expander: each `*.yaml` here is a request of Cluster Autoscaler, sent in the form of
+//! several releases. The `.txt` of the same name has the reply and the output of `explain`.
 //!
 //! `UPDATE=1 cargo test --test expander_scenarios` rewrites the `.txt` files.
 
-// A test that cannot run stops.
+// All code of this file is test code.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod scenario;
@@ -58,9 +58,9 @@ async fn decisions_match_the_files() {
         for release in [Release::V1_26, Release::V1_34, Release::V1_36] {
             let (reply, explained) = run_scenario(&scenario, release).await;
             assert_eq!(reply.is_empty(), scenario.options.is_empty(), "{name}: {reply:?}");
-            let answer = format!("reply: {}\n\n{explained}", reply.join(", "));
-            let first = first.get_or_insert_with(|| answer.clone());
-            assert_eq!(*first, answer, "{name}: the reply to {release:?} differs");
+            let result = format!("reply: {}\n\n{explained}", reply.join(", "));
+            let first = first.get_or_insert_with(|| result.clone());
+            assert_eq!(*first, result, "{name}: the reply to {release:?} differs");
         }
         let actual = first.unwrap();
         let expected_file = file.with_extension("txt");
@@ -70,7 +70,7 @@ async fn decisions_match_the_files() {
         let expected = std::fs::read_to_string(&expected_file).unwrap_or_default();
         assert!(
             actual == expected,
-            "{name}:\n{actual}\nwant\n{expected}\nUPDATE=1 cargo test --test expander_scenarios"
+            "{name}:\n{actual}\nexpected\n{expected}\nUPDATE=1 cargo test --test expander_scenarios"
         );
     }
 }

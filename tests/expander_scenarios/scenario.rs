@@ -32,7 +32,7 @@ pub(crate) enum Release {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Scenario {
     /// Its subject.
-    #[allow(dead_code, reason = "for people")]
+    #[allow(dead_code, reason = "for readers of the file")]
     about: String,
     /// NodeGroups.
     #[serde(default)]
@@ -46,7 +46,7 @@ pub(crate) struct Scenario {
     /// The options of Cluster Autoscaler.
     #[serde(default)]
     pub(crate) options: Vec<OptionSpec>,
-    /// Machines that failed, minutes ago, by pool.
+    /// Failed machines by pool.
     #[serde(default)]
     failed: BTreeMap<String, FailedSpec>,
 }
@@ -68,7 +68,7 @@ struct Group {
 struct OfferSpec {
     cpu: u64,
     gib: u64,
-    /// USD per month. None: VPSie shows no price.
+    /// Monthly price, USD. None: VPSie returns no price.
     #[serde(default)]
     monthly: Option<Decimal>,
 }
@@ -81,7 +81,7 @@ pub(crate) struct PodSpec {
     pub(crate) cpu: Option<String>,
     #[serde(default)]
     pub(crate) memory: Option<String>,
-    /// Sent as bytes that are no Pod.
+    /// Sent as bytes that cannot be decoded as a Pod.
     #[serde(default)]
     pub(crate) garbage: bool,
 }
@@ -91,7 +91,7 @@ pub(crate) struct PodSpec {
 pub(crate) struct OptionSpec {
     pub(crate) pool: String,
     pub(crate) nodes: i32,
-    /// Number of pods of each kind that its nodes would take.
+    /// Number of pods of each kind for its nodes.
     #[serde(default)]
     pub(crate) pods: BTreeMap<String, usize>,
 }
@@ -126,7 +126,7 @@ impl Scenario {
             let pool: PoolId = pool.parse().unwrap();
             let reason = if failed.quota { FailureReason::QuotaExceeded } else { FailureReason::Stockout };
             let at = NOW - jiff::SignedDuration::from_mins(failed.minutes_ago);
-            let failure = Failure { reason, message: "as VPSie says it".to_owned() };
+            let failure = Failure { reason, message: "message of VPSie".to_owned() };
             Machine {
                 id: format!("{}-failed", pool.node_group).as_str().into(),
                 size: catalog.resolve(&pool.datacenter, &pool.offer, pool.capacity_type).unwrap().size,

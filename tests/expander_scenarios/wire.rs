@@ -1,4 +1,4 @@
-//! The question, as releases of Cluster Autoscaler send it.
+//! The request, in the form of each release of Cluster Autoscaler.
 
 use std::collections::BTreeMap;
 
@@ -39,13 +39,13 @@ pub(crate) fn request(scenario: &Scenario, release: Release) -> BestOptionsReque
 
 fn pod(scenario: &Scenario, kind: &str, number: usize) -> Bytes {
     let spec = &scenario.pods[kind];
-    assert!(number < spec.count, "an option takes more pods of kind {kind} than there are");
+    assert!(number < spec.count, "an option has more pods of kind {kind} than the scenario");
     if spec.garbage {
         return Bytes::from(vec![0xff, number as u8]);
     }
     let quantity = |text: &String| Quantity { string: Some(text.clone()) };
-    let asked = [("cpu", &spec.cpu), ("memory", &spec.memory)];
-    let requests = asked
+    let amounts = [("cpu", &spec.cpu), ("memory", &spec.memory)];
+    let requests = amounts
         .into_iter()
         .filter_map(|(name, amount)| Some((name.to_owned(), quantity(amount.as_ref()?))))
         .collect();

@@ -1,7 +1,7 @@
-//! What every generation of Cluster Autoscaler sends and reads, byte for byte. `README.md` says where the
-//! bytes come from.
+//! Messages of every generation of Cluster Autoscaler, byte for byte. `README.md` has the origin of the
+//! bytes.
 
-// clippy allows these in `#[test]` functions only; here all is test.
+// All code of this file is test code. clippy exempts only `#[test]` functions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod recorded;
@@ -30,16 +30,16 @@ use vpsie_autoscaler::grpc::proto::{
 const GENERATIONS: [&str; 5] = ["1.26-1.28", "1.29-1.32", "1.33", "1.34", "1.35"];
 const POOL: &str = "workers/ams1/s-2vcpu-4gb/on-demand";
 
-/// What clients of the generations call themselves: the grpc-go in every release of each.
+/// User agents of the clients: the version of grpc-go in every release of the generation.
 const CLIENTS: [&str; 5] =
     ["grpc-go/1.59.0", "grpc-go/1.65.0", "grpc-go/1.68.1", "grpc-go/1.72.1", "grpc-go/1.75.0"];
 
-/// One pool of 2 cores and 4 GiB at 0.02 USD an hour, in a NodeGroup that sets one option.
+/// A service with one pool of 2 cores and 4 GiB at 0.02 USD per hour. Its NodeGroup sets one option.
 fn service() -> CloudProviderService {
     service_with(None)
 }
 
-/// The same, in a NodeGroup that may also say whether DaemonSet pods count.
+/// The same service. Its NodeGroup may also set `ignoreDaemonSetsUtilization`.
 fn service_with(ignore_daemon_sets_utilization: Option<bool>) -> CloudProviderService {
     let pool: PoolId = POOL.parse().unwrap();
     let offer = Offer {
@@ -99,7 +99,7 @@ fn decoded<M: Message + Default>(generation: &str, name: &str) -> M {
     M::decode(golden(generation, name).as_slice()).unwrap()
 }
 
-/// Holds the reply against the golden one; with `BLESS=1` makes it the golden one.
+/// Compares the reply with the golden one. `BLESS=1` replaces the golden one.
 fn assert_reply(generation: &str, name: &str, reply: &impl Message) {
     let bytes = reply.encode_to_vec();
     if std::env::var_os("BLESS").is_some() {
@@ -111,7 +111,7 @@ fn assert_reply(generation: &str, name: &str, reply: &impl Message) {
 }
 
 #[tokio::test]
-async fn a_node_is_priced_for_the_period_in_whichever_fields_it_comes() {
+async fn node_prices_are_read_from_the_fields_of_each_generation() {
     for generation in GENERATIONS {
         let request: PricingNodePriceRequest = decoded(generation, "PricingNodePriceRequest");
         let reply = service().pricing_node_price(Request::new(request)).await.unwrap().into_inner();
@@ -120,7 +120,7 @@ async fn a_node_is_priced_for_the_period_in_whichever_fields_it_comes() {
 }
 
 #[tokio::test]
-async fn a_pod_is_read_from_whichever_field_it_comes_in() {
+async fn pods_are_read_from_the_field_of_each_generation() {
     for generation in GENERATIONS {
         let request: PricingPodPriceRequest = decoded(generation, "PricingPodPriceRequest");
         let reply = service().pricing_pod_price(Request::new(request)).await.unwrap().into_inner();
@@ -130,7 +130,7 @@ async fn a_pod_is_read_from_whichever_field_it_comes_in() {
 }
 
 #[tokio::test]
-async fn a_template_is_understood_whole_by_every_generation() {
+async fn every_generation_decodes_the_complete_template() {
     let request = NodeGroupTemplateNodeInfoRequest { id: POOL.to_owned() };
     let reply = service().node_group_template_node_info(Request::new(request)).await.unwrap().into_inner();
     let node = Node::decode(reply.node_bytes.clone()).unwrap();
@@ -156,7 +156,7 @@ async fn a_template_is_understood_whole_by_every_generation() {
     }
 }
 
-/// What the node says. Go writes empty texts where we write nothing: both read as empty.
+/// The fields of the node. Go writes empty texts that Rust omits: both are read as empty.
 fn fields_of(node: &Node) -> impl PartialEq + std::fmt::Debug {
     let quantities = |map: &std::collections::BTreeMap<String, _>| format!("{map:?}");
     let metadata = node.metadata.clone().unwrap();
@@ -192,9 +192,10 @@ async fn options(
     service.node_group_get_options(request).await.unwrap().into_inner()
 }
 
-/// Whatever a generation reads of a reply in place of its flag must be what the NodeGroup or the flag says.
+/// A reply replaces flags of Cluster Autoscaler. So options are sent only if the generation reads the values
+/// of the NodeGroup and of the flags from it.
 #[tokio::test]
-async fn options_that_a_generation_cannot_carry_are_not_lost() {
+async fn options_are_sent_only_if_a_generation_has_their_fields() {
     let defaults = NodeGroupAutoscalingOptionsResponse::default();
     for (generation, client) in GENERATIONS.into_iter().zip(CLIENTS) {
         let mut request: NodeGroupAutoscalingOptionsRequest =
@@ -202,21 +203,21 @@ async fn options_that_a_generation_cannot_carry_are_not_lost() {
         let carries = matches!(generation, "1.33" | "1.34");
         for ignore in [None, Some(true)] {
             let reply = options(service_with(ignore), client, request.clone()).await;
-            assert_eq!(reply != defaults, carries, "{generation}: the flag is as the request says");
+            assert_eq!(reply != defaults, carries, "{generation}: the flag of the request");
         }
-        // The flag of Cluster Autoscaler is off: it is sent in no generation.
+        // The flag of Cluster Autoscaler is false, so no request contains it.
         request.defaults.as_mut().unwrap().ignore_daemon_sets_utilization = false;
         let reply = options(service(), client, request).await;
-        assert_eq!(reply != defaults, carries, "{generation}: the flag is off");
+        assert_eq!(reply != defaults, carries, "{generation}: the flag is false");
     }
 }
 
 #[tokio::test]
-async fn options_are_given_where_the_generation_can_take_them_and_nowhere_else() {
+async fn options_equal_the_golden_replies() {
     for (generation, client) in GENERATIONS.into_iter().zip(CLIENTS) {
         let request: NodeGroupAutoscalingOptionsRequest =
             decoded(generation, "NodeGroupAutoscalingOptionsRequest");
-        // Up to 1.32 options are taken only with what is read in place of the flag.
+        // Clients up to 1.32 read `ignoreDaemonSetsUtilization` as false, so the NodeGroup must set false.
         let ignore = (generation == "1.29-1.32").then_some(false);
         let reply = options(service_with(ignore), client, request).await;
         assert_reply(generation, "NodeGroupAutoscalingOptionsResponse", &reply);
@@ -225,15 +226,14 @@ async fn options_are_given_where_the_generation_can_take_them_and_nowhere_else()
         let understood: NodeGroupAutoscalingOptionsResponse =
             decoded(generation, "NodeGroupAutoscalingOptionsResponse.understood");
         let Some(options) = understood.node_group_autoscaling_options else {
-            assert!(matches!(generation, "1.26-1.28" | "1.35"), "{generation} gets no flag");
+            assert!(matches!(generation, "1.26-1.28" | "1.35"), "{generation} gets no options");
             continue;
         };
         assert_eq!(options, expected(generation), "{generation}");
     }
 }
 
-/// The option that the NodeGroup sets, and the defaults of the requests, in the fields that the generation
-/// has.
+/// The option of the NodeGroup and the defaults of the request, in the fields of the generation.
 fn expected(generation: &str) -> NodeGroupAutoscalingOptions {
     let old = |seconds: i64| Some(MetaDuration { duration: seconds * 1_000_000_000 });
     let new = |seconds: i64| Some(prost_types::Duration { seconds, nanos: 0 });
@@ -255,6 +255,6 @@ fn expected(generation: &str) -> NodeGroupAutoscalingOptions {
             max_node_provision_duration: new(900),
             ..from_133
         },
-        _ => panic!("{generation} takes no options"),
+        _ => panic!("{generation} gets no options"),
     }
 }

@@ -1,4 +1,4 @@
-//! What real releases of Cluster Autoscaler sent, sent again. `tests/e2e/run` recorded it
+//! Replays recorded requests of real releases of Cluster Autoscaler. `tests/e2e/run` records them
 //! (docs/develop/e2e.md).
 
 use std::collections::BTreeSet;
@@ -30,8 +30,8 @@ use vpsie_autoscaler::grpc::proto::{
 };
 use vpsie_autoscaler::store::MemoryStore;
 
-/// RPCs that growing and shrinking takes. No scenario lowers a target, and prices are asked for by one
-/// expander only.
+/// RPCs of scale-up and scale-down. No scenario decreases a target size, and only one expander requests
+/// prices.
 const RPCS: [&str; 12] = [
     "Cleanup",
     "GPULabel",
@@ -56,7 +56,7 @@ struct Exchange {
 }
 
 #[tokio::test]
-async fn requests_that_were_recorded_are_answered_as_they_were() {
+async fn replies_to_recorded_requests_equal_the_recorded_ones() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/recorded");
     let mut releases = Vec::new();
     for entry in std::fs::read_dir(&folder).unwrap() {
@@ -113,17 +113,17 @@ async fn replay(release: &str, pools: &BTreeSet<String>, exchange: &Exchange) {
     }
 }
 
-/// The machines that the exchange is about.
+/// The machines of the nodes in the exchange.
 fn machines(exchange: &Exchange) -> Vec<Machine> {
     match exchange.rpc.as_str() {
         "NodeGroupForNode" => {
-            let request: NodeGroupForNodeRequest = asked(exchange);
+            let request: NodeGroupForNodeRequest = recorded_request(exchange);
             let reply: NodeGroupForNodeResponse = recorded_reply(exchange);
             let pool = reply.node_group.unwrap_or_default().id;
             request.node.iter().filter(|_| !pool.is_empty()).map(|node| machine(&pool, node)).collect()
         }
         "NodeGroupDeleteNodes" => {
-            let request: NodeGroupDeleteNodesRequest = asked(exchange);
+            let request: NodeGroupDeleteNodesRequest = recorded_request(exchange);
             request.nodes.iter().map(|node| machine(&request.id, node)).collect()
         }
         _ => Vec::new(),
@@ -197,11 +197,11 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
     CloudProviderService::new(handle)
 }
 
-/// Calls the service. The reply as bytes.
+/// Calls the service and returns the encoded reply.
 async fn call(service: &CloudProviderService, exchange: &Exchange) -> Result<Vec<u8>, Code> {
     macro_rules! rpc {
         ($method:ident, $request:ty) => {{
-            let request: $request = asked(exchange);
+            let request: $request = recorded_request(exchange);
             let reply = service.$method(Request::new(request)).await;
             reply.map(|reply| reply.into_inner().encode_to_vec()).map_err(|status| status.code())
         }};
@@ -227,12 +227,12 @@ async fn call(service: &CloudProviderService, exchange: &Exchange) -> Result<Vec
 }
 
 /// The request, none of which our schema may overlook.
-fn asked<M: Message + Default>(exchange: &Exchange) -> M {
+fn recorded_request<M: Message + Default>(exchange: &Exchange) -> M {
     let bytes = bytes(&exchange.request);
     let message: M = decoded(&bytes);
     let empty_values = bytes.windows(2).filter(|pair| *pair == [0x12, 0]).count() * 2;
     let kept = message.encoded_len();
-    // Go writes an empty value of a map out, and we leave it away; nothing else may be missing.
+    // Go writes empty values of maps, which prost omits. Nothing else may be missing.
     assert!(
         (kept..=kept + empty_values).contains(&bytes.len()),
         "{}: {} of {} bytes",

@@ -43,7 +43,7 @@ impl From<FaultEffect> for RequestFault {
 impl RequestFault {
     /// Refused with this HTTP status.
     pub fn refused(code: u16) -> Self {
-        FaultEffect::Refused(StatusError::new(code, "refused by a fault of the test")).into()
+        FaultEffect::Refused(StatusError::new(code, "refused by a test")).into()
     }
 
     /// Refused with 429 and this `retryAfterSeconds`.
