@@ -15,7 +15,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// accounts are those whose requests the API server writes down.
+// accounts are the users in the audit log of the API server.
 var accounts = map[string]string{
 	account(release):                         "the provider",
 	account(release + "-cluster-autoscaler"): "Cluster Autoscaler",
@@ -23,8 +23,8 @@ var accounts = map[string]string{
 
 func account(name string) string { return "system:serviceaccount:" + namespace + ":" + name }
 
-// withinRights fails the test where, since the API server is ready, somebody asked for what they may not, or for what
-// makes no sense. What they might and did is kept.
+// withinRights fails the test if the API server, once ready, refused a request of an account or found it
+// invalid. It stores the rights and the allowed requests of each account.
 func (c *controlPlane) withinRights(t *testing.T, d driver) {
 	t.Helper()
 	content, err := os.ReadFile(c.file("audit.log"))
@@ -51,12 +51,12 @@ func (c *controlPlane) withinRights(t *testing.T, d driver) {
 			Annotations map[string]string
 		}
 		if err := json.Unmarshal([]byte(line), &event); err != nil {
-			continue // The API server was killed in the middle of it.
+			continue // A line that is incomplete because the API server was killed.
 		}
 		who := accounts[event.User.Username]
 		switch event.Status.Code {
 		case 400, 401, 403, 405, 422:
-			if !event.At.Before(c.served) { // An API server that starts knows no roles yet.
+			if !event.At.Before(c.served) { // A starting API server has not loaded the roles yet.
 				what := strings.Trim(fmt.Sprintf("%s %s/%s", event.Verb, event.Object.Resource, event.Object.Subresource), "/")
 				refused[fmt.Sprintf("%s: %s of %q: %d %s", who, what, event.Object.APIGroup, event.Status.Code, event.Status.Message)]++
 			}
@@ -82,7 +82,7 @@ func (c *controlPlane) withinRights(t *testing.T, d driver) {
 		}
 	}
 	for _, what := range slices.Sorted(maps.Keys(refused)) {
-		t.Errorf("the API server refused %d times %s", refused[what], what)
+		t.Errorf("the API server refused %d requests of %s", refused[what], what)
 	}
 	for _, u := range did {
 		if err := c.rights(u); err != nil {
@@ -95,7 +95,7 @@ func (c *controlPlane) withinRights(t *testing.T, d driver) {
 	}
 }
 
-// rights reads what an account may do.
+// rights reads the rights of an account.
 func (c *controlPlane) rights(u *used) error {
 	read := func(in string, subjects []rbac.Subject, ref rbac.RoleRef) error {
 		var own, common bool

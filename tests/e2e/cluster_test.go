@@ -15,20 +15,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// leaderKilled is scenario g: the replica that leads is killed right after it has promised nodes, and its successor while
-// they boot. Elections take what they take in production.
+// leaderKilled is scenario g: the leader is killed right after it accepted an increase, and its successor
+// while the nodes boot. Elections have the times of production.
 func leaderKilled(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
-	// So long that they boot still when Cluster Autoscaler has found the next leader.
+	// Nodes still boot when Cluster Autoscaler has found the next leader.
 	w.vpsie.must(t, "PUT", "/times", object{"listed": "1s", "boot": "30s", "deletion": "1s"})
 	w.deploy("web", 8, "800m", "500Mi")
 	w.passes("NodeGroupIncreaseSize", 0)
 	w.takenOver(w.provider.killLeader(t), time.Minute)
-	// A request that was recorded and perhaps not sent is waited for a minute before it is made again.
+	// The provider waits a minute before it repeats a recorded request that may not have been sent.
 	await(t, "a VM boots", 2*time.Minute, func() error {
 		machines, err := w.vpsie.workers()
 		if err == nil && !slices.ContainsFunc(machines, func(machine vm) bool { return machine.Phase != "running" }) {
-			err = fmt.Errorf("none of %d", len(machines))
+			err = fmt.Errorf("all %d VMs run", len(machines))
 		}
 		return err
 	})
@@ -39,7 +39,8 @@ func leaderKilled(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "g. leader killed")
 }
 
-// machineDeleted is scenario h: a VPSieNode is deleted by hand, and another one with its finalizer taken away by force.
+// machineDeleted is scenario h: a VPSieNode is deleted by hand; then a second one, with its finalizer
+// removed.
 func machineDeleted(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
 	w.deploy("web", 4, "800m", "500Mi")
@@ -81,7 +82,7 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 		case unrecorded.IsZero():
 			unrecorded = time.Now()
 		case time.Since(unrecorded) > 10*time.Second:
-			return fatal{errors.New("its VM runs and has no record")}
+			return fatal{errors.New("its VM runs without a record")}
 		}
 		return nil
 	})
@@ -90,14 +91,15 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "h. VPSieNode deleted")
 }
 
-// nodeDeleted is scenario i: a Node object is deleted by hand, and its VM runs on.
+// nodeDeleted is scenario i: a Node is deleted by hand while its VM runs.
 func nodeDeleted(t *testing.T, d driver, recorded *recording) {
 	w := setting{
 		nodeGroups: []object{nodeGroup("general", 4, small)}, autoscaler: []string{"--max-node-provision-time=30s"},
 	}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
 	w.settles(4, 0, 2, 2*time.Minute)
-	// A Node that goes before Cluster Autoscaler has seen it fails the scale-up, and it waits five minutes.
+	// If a Node disappears before Cluster Autoscaler has seen it, the scale-up fails and the group backs off for
+	// five minutes.
 	w.proxy.nextLoops(t, 2)
 	victim := w.machine()
 	w.cluster.delete(t, "/api/v1/nodes/"+victim.Status.Hostname)
@@ -107,8 +109,8 @@ func nodeDeleted(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "i. Node deleted")
 }
 
-// vmDeleted is scenario j: a VM is deleted behind everybody's back. Cluster Autoscaler leaves the Node alone that is not
-// ready, so that it is the provider who finds out.
+// vmDeleted is scenario j: a VM is deleted at VPSie, outside the provider. Cluster Autoscaler does not delete
+// the unready Node, so that the provider must detect the loss.
 func vmDeleted(t *testing.T, d driver, recorded *recording) {
 	w := setting{
 		nodeGroups: []object{nodeGroup("general", 4, small)}, autoscaler: []string{"--scale-down-unready-time=20m"},
@@ -117,9 +119,9 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 	w.settles(4, 0, 2, 2*time.Minute)
 	victim := w.machine()
 	w.vpsie.must(t, "DELETE", "/vms/"+victim.Status.VM, nil)
-	await(t, "the Node of the VM that is gone is deleted", 5*time.Minute, func() error {
+	await(t, "the Node of the deleted VM is deleted", 5*time.Minute, func() error {
 		if there, err := w.cluster.get("/api/v1/nodes/"+victim.Status.Hostname, &object{}); err != nil || there {
-			return fmt.Errorf("it is there: %v (%v)", there, err)
+			return fmt.Errorf("it exists: %v (%v)", there, err)
 		}
 		return nil
 	})
@@ -129,8 +131,7 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "j. VM deleted")
 }
 
-// apiServerKilled is scenario k: the API server is killed in the middle of a scale-up, and is there again after it has
-// started anew.
+// apiServerKilled is scenario k: the API server is killed during a scale-up, and restarted.
 func apiServerKilled(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
 	w.deploy("web", 8, "800m", "500Mi")
@@ -146,7 +147,7 @@ func apiServerKilled(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "k. API server killed")
 }
 
-// nodeGroupsEdited is scenario l: NodeGroups are changed, made and deleted while everything runs.
+// nodeGroupsEdited is scenario l: NodeGroups are changed, created and deleted at runtime.
 func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 2, small))
 	general := objects + "/nodegroups/general"
@@ -158,22 +159,23 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 		Metadata struct{ Annotations map[string]string }
 		Data     map[string]string
 	}
-	await(t, "the catalog is kept", 20*time.Second, func() error {
+	await(t, "the catalog is stored", 20*time.Second, func() error {
 		there, err := w.cluster.get(catalog, &kept)
 		if err == nil && !there {
-			err = errors.New("it is not")
+			err = errors.New("the ConfigMap does not exist")
 		}
 		return err
 	})
-	// As somebody's tool does: what the provider writes there next is refused, and it reads first.
-	w.cluster.patch(t, catalog, object{"metadata": object{"annotations": object{"somebodys": "tool"}}})
+	// Another tool changes the ConfigMap: the next write of the provider conflicts, and the provider reads it
+	// again.
+	w.cluster.patch(t, catalog, object{"metadata": object{"annotations": object{"other": "tool"}}})
 	w.deployTo(of("general"), "web", 6, "800m", "500Mi")
 	w.settles(4, 2, 2, 2*time.Minute)
-	// A Node counts once it has been the same for 30 seconds.
-	await(t, "what the new Nodes have is kept beside the tool's annotation", 90*time.Second, func() error {
+	// The provider uses a Node after it was unchanged for 30 seconds.
+	await(t, "the size profile is stored and the annotation of the tool remains", 90*time.Second, func() error {
 		_, err := w.cluster.get(catalog, &kept)
 		profiled := slices.ContainsFunc(slices.Collect(maps.Keys(kept.Data)), func(key string) bool { return strings.HasPrefix(key, "profile.") })
-		if err == nil && !(profiled && kept.Metadata.Annotations["somebodys"] == "tool") {
+		if err == nil && !(profiled && kept.Metadata.Annotations["other"] == "tool") {
 			err = fmt.Errorf("%v", kept)
 		}
 		return err
@@ -226,15 +228,15 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 		"spec": object{"globalSettings": object{"maxClusterWorkers": 3}},
 	})
 	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("general", 4, small))
-	// If a loop of Cluster Autoscaler began before the deletion, its scale-up was refused, and the pool backs off for five
-	// minutes.
+	// If a loop of Cluster Autoscaler began before the deletion, its scale-up was refused, and the pool backs
+	// off for five minutes.
 	w.settles(6, 1, 3, 7*time.Minute)
 	w.cluster.patch(t, config+"/default", object{"spec": object{"globalSettings": object{"maxClusterWorkers": 4}}})
 	w.settles(7, 0, 4, 2*time.Minute)
 	w.done(d, "l. NodeGroups edited")
 }
 
-// secretChanged is scenario m: VPSie's credentials are changed, to wrong ones too, while the provider runs.
+// secretChanged is scenario m: the credentials of VPSie are changed at runtime, also to wrong ones.
 func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
 	pid := w.provider.waits(t).pid()
@@ -249,7 +251,7 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 	at := time.Now()
 	w.scale("web", 6)
 	w.settles(6, 0, 3, 2*time.Minute)
-	// An event that repeats within a minute is not sent again; later, it makes a series.
+	// An event that repeats within a minute is not sent again; a later one becomes a series.
 	time.Sleep(time.Until(at.Add(61 * time.Second)))
 	w.cluster.rotate(t, "wrong, too")
 	w.cluster.saidTimes(t, "Secret", secret, "the earlier credentials stay in use", 2)
@@ -258,12 +260,12 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w.settles(8, 0, 4, 2*time.Minute)
 	w.hasMade(4)
 	if now := w.provider.waits(t).pid(); now != pid {
-		t.Errorf("process %d leads, and no more %d", now, pid)
+		t.Errorf("process %d leads instead of process %d", now, pid)
 	}
 	w.done(d, "m. Secret changed")
 }
 
-// rollingRestart is scenario n: replicas get a signal to stop, one after the other, while Cluster Autoscaler runs.
+// rollingRestart is scenario n: the replicas get SIGTERM, one after the other, while Cluster Autoscaler runs.
 func rollingRestart(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
@@ -279,27 +281,27 @@ func rollingRestart(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "n. rolling restart")
 }
 
-// takenOver waits for a run of Cluster Autoscaler's loop without an error, and notes when that was.
+// takenOver waits for a run of Cluster Autoscaler's loop without an error, and notes its time.
 func (w *world) takenOver(since time.Time, deadline time.Duration) {
 	w.t.Helper()
-	await(w.t, "Cluster Autoscaler goes on", deadline, func() error {
+	await(w.t, "a loop of Cluster Autoscaler succeeds", deadline, func() error {
 		at, err := w.proxy.recovered(since)
 		if err == nil {
-			w.note("next good loop %.1f s later", at.Sub(since).Seconds())
+			w.note("next successful loop %.1f s later", at.Sub(since).Seconds())
 		}
 		return err
 	})
 }
 
-// hasMade says how many VMs may ever have been made.
+// hasMade checks the number of VMs that were ever created.
 func (w *world) hasMade(want int) {
 	w.t.Helper()
 	if made := w.made(); made != want {
-		w.t.Errorf("%d VMs were made, want %d", made, want)
+		w.t.Errorf("%d VMs were created, want %d", made, want)
 	}
 }
 
-// machine is one that runs and that nobody has deleted.
+// machine returns a running machine whose VPSieNode is not deleted.
 func (w *world) machine() record {
 	w.t.Helper()
 	records, err := w.cluster.records()
@@ -326,12 +328,12 @@ func (w *world) bought(uuid string) error {
 func (w *world) cordoned(name string) error {
 	node, err := w.cluster.client.CoreV1().Nodes().Get(background, name, meta.GetOptions{})
 	if err == nil && !node.Spec.Unschedulable {
-		err = errors.New("it is not")
+		err = errors.New("the Node is schedulable")
 	}
 	return err
 }
 
-// gone waits until nothing is left of a machine, and looks at something all the while.
+// gone waits until VM, VPSieNode and Node of a machine are gone, and checks a condition meanwhile.
 func (w *world) gone(machine record, meanwhile func() error) {
 	w.t.Helper()
 	await(w.t, machine.Metadata.Name+" is gone", 4*time.Minute, func() error {
@@ -339,20 +341,20 @@ func (w *world) gone(machine record, meanwhile func() error) {
 			return err
 		}
 		if err := w.bought(machine.Status.VM); err == nil {
-			return errors.New("its VM is there")
+			return errors.New("its VM exists")
 		}
 		for what, where := range map[string]string{
 			"VPSieNode": objects + "/vpsienodes/" + machine.Metadata.Name, "Node": "/api/v1/nodes/" + machine.Status.Hostname,
 		} {
 			if there, err := w.cluster.get(where, &object{}); err != nil || there {
-				return fmt.Errorf("its %s is there: %v (%v)", what, there, err)
+				return fmt.Errorf("its %s exists: %v (%v)", what, there, err)
 			}
 		}
 		return nil
 	})
 }
 
-// budget says how many pods must run at least, and allow says it anew.
+// budget creates a PodDisruptionBudget with a minimum number of running pods; allow changes the minimum.
 func (w *world) budget(app string, least int) {
 	w.t.Helper()
 	minimum := intstr.FromInt(least)
@@ -366,7 +368,7 @@ func (w *world) budget(app string, least int) {
 	if _, err := budgets.Create(background, budget, meta.CreateOptions{}); err != nil {
 		w.t.Fatal(err)
 	}
-	await(w.t, "the budget is known", 20*time.Second, func() error {
+	await(w.t, "the status of the budget is up to date", 20*time.Second, func() error {
 		found, err := budgets.Get(background, app, meta.GetOptions{})
 		if err == nil && found.Status.CurrentHealthy < int32(least) {
 			err = fmt.Errorf("%+v", found.Status)
@@ -404,7 +406,7 @@ func (w *world) without(group string) {
 	await(w.t, "NodeGroup "+group+" is gone", 30*time.Second, func() error {
 		there, err := w.cluster.get(objects+"/nodegroups/"+group, &object{})
 		if err == nil && there {
-			err = errors.New("it is there")
+			err = errors.New("it exists")
 		}
 		return err
 	})

@@ -15,14 +15,15 @@ import (
 	"time"
 )
 
-// operators are the kinds of other people's CRDs, which this API server does not have. tests/install reads them strictly
-// into the types of those operators. Each has its group and version, so that no other one is left out with it.
+// operators are the kinds of CRDs of other projects, which this API server does not have. tests/install
+// parses them strictly into the types of those projects. Each has group and version, so that only this kind
+// is skipped.
 var operators = []string{
 	"cert-manager.io/v1/Certificate", "cert-manager.io/v1/Issuer", "monitoring.coreos.com/v1/PodMonitor",
 	"monitoring.coreos.com/v1/PrometheusRule", "monitoring.coreos.com/v1/ServiceMonitor",
 }
 
-// everything is a chart with all of its parts.
+// everything is the set of values that enables all parts of the chart.
 var everything = []string{
 	"--set=networkPolicy.enabled=true", "--set=tls.mode=certManager", "--set=prometheus.serviceMonitor.enabled=true",
 	"--set=prometheus.rule.enabled=true", "--set=grafana.dashboards.enabled=true", "--set=priorityClass.create=true",
@@ -30,10 +31,11 @@ var everything = []string{
 	`--set-json=nodeGroups=[{"name":"general","minNodes":0,"maxNodes":3,"datacenterID":"ams1","offeringIDs":["x"],"resourceIdentifier":"y","costLimit":{"monthly":"300"}}]`,
 }
 
-// kinds are those that a template names at the start of a line, as objects do.
+// kinds matches the kinds of objects in a template, at the start of a line.
 var kinds = regexp.MustCompile(`(?m)^kind: (\w+)`)
 
-// TestConform has kubeconform look strictly at all that is installed, by the schemas of the API server with the CRDs.
+// TestConform validates all installed objects strictly with kubeconform, against the schemas of the API
+// server and the CRDs.
 func TestConform(t *testing.T) {
 	t.Parallel()
 	cluster := startControlPlane(t, scratch(t), "")
@@ -71,7 +73,7 @@ func TestConform(t *testing.T) {
 		content, err := os.ReadFile(file)
 		for _, kind := range kinds.FindAllStringSubmatch(string(content), -1) {
 			if !looked[kind[1]] {
-				t.Errorf("%s: no values above make a %s", file, kind[1])
+				t.Errorf("%s: no case of this test renders a %s", file, kind[1])
 			}
 		}
 		return err
@@ -80,7 +82,7 @@ func TestConform(t *testing.T) {
 		t.Error(err)
 	}
 
-	// What is wrong here is wrong with a NodeGroup that is right otherwise: nothing else may be why it is refused.
+	// Each NodeGroup is valid except for one error, which must be the reason of the refusal.
 	group := func(spec object) object { return patched(given[samples[0]][0], object{"spec": spec}) }
 	of := func(version, kind string, more object) object {
 		return patched(object{"apiVersion": version, "kind": kind, "metadata": object{"name": "x"}}, more)
@@ -90,22 +92,22 @@ func TestConform(t *testing.T) {
 		what, message string
 		object        object
 	}{
-		{"a field that there is not", "'selektor' not allowed", of("v1", "Service", object{"spec": object{"selektor": object{}}})},
-		{"a number for a text", "got number, want string", of("v1", "ServiceAccount", object{"metadata": object{"name": 1}})},
-		{"neither a number nor a text", "/spec/minAvailable", of("policy/v1", "PodDisruptionBudget", object{"spec": object{"minAvailable": true}})},
-		{"a kind that there is not", unknown, of("apps/v1", "Deploiment", nil)},
-		{"a version that is gone", unknown, of("policy/v1beta1", "PodDisruptionBudget", nil)},
-		{"a group that there is not", unknown, of("apps.example.com/v1", "Deployment", nil)},
-		{"another version of an operator's kind", unknown, of("monitoring.coreos.com/v2", "ServiceMonitor", nil)},
-		{"a field of ours", "'maxNodez' not allowed", group(object{"maxNodez": 3})},
-		{"a type of ours", "got string, want integer", group(object{"minNodes": "none"})},
-		{"a value of ours", "minimum: got -1, want 0", group(object{"minNodes": -1})},
-		{"a field of ours that may be null", "'hurly' not allowed", group(object{"costLimit": object{"hurly": "1"}})},
-		{"a type of ours that may be null", "got number, want string", group(object{"costLimit": object{"hourly": 1}})},
+		{"an unknown field", "'selektor' not allowed", of("v1", "Service", object{"spec": object{"selektor": object{}}})},
+		{"a number in place of a string", "got number, want string", of("v1", "ServiceAccount", object{"metadata": object{"name": 1}})},
+		{"neither a number nor a string", "/spec/minAvailable", of("policy/v1", "PodDisruptionBudget", object{"spec": object{"minAvailable": true}})},
+		{"an unknown kind", unknown, of("apps/v1", "Deploiment", nil)},
+		{"a removed version", unknown, of("policy/v1beta1", "PodDisruptionBudget", nil)},
+		{"an unknown group", unknown, of("apps.example.com/v1", "Deployment", nil)},
+		{"another version of a skipped kind", unknown, of("monitoring.coreos.com/v2", "ServiceMonitor", nil)},
+		{"an unknown field of a CRD", "'maxNodez' not allowed", group(object{"maxNodez": 3})},
+		{"a wrong type in a CRD", "got string, want integer", group(object{"minNodes": "none"})},
+		{"a value out of range in a CRD", "minimum: got -1, want 0", group(object{"minNodes": -1})},
+		{"an unknown field in a nullable object", "'hurly' not allowed", group(object{"costLimit": object{"hurly": "1"}})},
+		{"a wrong type in a nullable object", "got number, want string", group(object{"costLimit": object{"hourly": 1}})},
 	} {
 		output, err := conforms(t, schemas, []object{wrong.object})
 		if err == nil || !strings.Contains(output, wrong.message) {
-			t.Errorf("%s is not refused for that: %v %s", wrong.what, err, output)
+			t.Errorf("%s is not refused with its message: %v %s", wrong.what, err, output)
 		}
 	}
 }
@@ -127,7 +129,7 @@ func conforms(t *testing.T, schemas string, objects []object) (string, error) {
 	return string(output), err
 }
 
-// rendered are the chart's objects.
+// rendered returns the objects of the chart.
 func rendered(t *testing.T, values []string) []object {
 	t.Helper()
 	arguments := append([]string{"template", release, chart, "--include-crds", "--kube-version=" + newest + ".0", "--namespace=" + namespace}, values...)
@@ -142,11 +144,12 @@ func rendered(t *testing.T, values []string) []object {
 	return documents(t, file)
 }
 
-// schemas writes the schema of each kind that the API server has, as kubeconform looks for them, and says where. They are
-// those of version 3 of OpenAPI: in version 2, what may be null has no type and no fields, so that anything would pass.
+// schemas writes the schema of each kind of the API server to files for kubeconform, and returns their
+// folder. They are of OpenAPI v3: in v2, nullable values have neither type nor fields, so that any value
+// would pass.
 func (c *controlPlane) schemas(t *testing.T) string {
 	t.Helper()
-	// They come after the CRDs are established.
+	// The API server publishes them after the CRDs are established.
 	await(t, "schemas of the CRDs", time.Minute, func() error {
 		content, err := c.call("GET", "/openapi/v3/apis/autoscaler.vpsie.com/v1alpha1", nil)
 		for _, kind := range []string{"NodeGroup", "VPSieNode", "AutoscalerConfig"} {
@@ -175,7 +178,7 @@ func (c *controlPlane) schemas(t *testing.T) string {
 			for _, one := range of {
 				kind := one.(object)
 				version := kind["version"].(string)
-				// kubeconform has the version for a group where there is none.
+				// kubeconform uses the version in place of an empty group.
 				file := cmp.Or(kind["group"].(string), version) + "-" + version + "-" + strings.ToLower(kind["kind"].(string))
 				save(file+".json", object{"$ref": all + "#/components/schemas/" + name})
 			}
@@ -184,7 +187,7 @@ func (c *controlPlane) schemas(t *testing.T) string {
 	return dir
 }
 
-// strict lets no field pass that a schema does not name.
+// strict forbids fields that a schema does not have.
 func strict(schema any) {
 	switch schema := schema.(type) {
 	case object:

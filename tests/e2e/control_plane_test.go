@@ -12,20 +12,22 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// token is the administrator's, who may do everything.
+// token is the token of the administrator.
 const token = "e2e-admin"
 
-// controlPlane is etcd, kube-apiserver, kube-scheduler and kube-controller-manager, with kwok to run the pods.
+// controlPlane is etcd, kube-apiserver, kube-scheduler and kube-controller-manager, with kwok to run the
+// pods.
 type controlPlane struct {
 	dir       string
 	url       string
 	client    kubernetes.Interface
-	arguments []string // of the API server
+	arguments []string // of kube-apiserver
 	apiserver *process
-	served    time.Time // since when it is ready
+	served    time.Time // time since which it is ready
 }
 
-// startControlPlane starts all of it. What kube-scheduler's configuration says beside its kubeconfig may be nothing.
+// startControlPlane starts all components. `scheduler` is added to the configuration of kube-scheduler; it
+// may be empty.
 func startControlPlane(t testing.TB, dir, scheduler string) *controlPlane {
 	t.Helper()
 	pki(t, dir)
@@ -70,7 +72,7 @@ func startControlPlane(t testing.TB, dir, scheduler string) *controlPlane {
 	write(t, in("scheduler.yaml"), fmt.Appendf(nil, scheduled, c.kubeconfigOf("admin"), scheduler))
 	start(t, dir, "kube-scheduler", tool("kube-scheduler"), "--config="+in("scheduler.yaml"),
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)), "--cert-dir="+in("scheduler"))
-	// A Node that falls silent is not ready after 25 seconds, rather than 50.
+	// A Node without heartbeats is not ready after 25 seconds, instead of 50.
 	start(t, dir, "kube-controller-manager", tool("kube-controller-manager"), admin,
 		"--leader-elect=false", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)),
 		"--cert-dir="+in("controller-manager"), "--node-monitor-grace-period=25s",
@@ -79,13 +81,13 @@ func startControlPlane(t testing.TB, dir, scheduler string) *controlPlane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Leases are the simulator's: two that renew one would take each other's nodes for somebody else's.
+	// The simulator renews the Leases. With two renewers, each would regard the nodes as those of the other.
 	start(t, dir, "kwok", tool("kwok"), admin, "--config="+stages, "--manage-all-nodes",
 		"--node-lease-duration-seconds=0", fmt.Sprintf("--server-address=127.0.0.1:%d", port(t)))
 	return c
 }
 
-// serve starts the API server; again, if it was killed.
+// serve starts the API server, also after it was killed.
 func (c *controlPlane) serve(t testing.TB) {
 	t.Helper()
 	var err error
@@ -101,7 +103,7 @@ func (c *controlPlane) serve(t testing.TB) {
 	c.served = time.Now()
 }
 
-// admit writes a user's kubeconfig.
+// admit writes the kubeconfig of a user.
 func (c *controlPlane) admit(t testing.TB, user, token string) {
 	t.Helper()
 	write(t, c.kubeconfigOf(user), fmt.Appendf(nil, kubeconfig, filepath.Join(c.dir, "ca.crt"), c.url, token))
@@ -111,12 +113,12 @@ func (c *controlPlane) kubeconfigOf(user string) string {
 	return filepath.Join(c.dir, user+".kubeconfig")
 }
 
-// file is one of those that pki wrote.
+// file returns the path of a file of pki.
 func (c *controlPlane) file(name string) string {
 	return filepath.Join(c.dir, name)
 }
 
-// tool is the path of one of the tools that `run` has built.
+// tool returns the path of a tool that `run` has built.
 func tool(name string) string {
 	return filepath.Join(os.Getenv("E2E_TOOLS"), name)
 }
@@ -135,7 +137,7 @@ clientConnection: {kubeconfig: %q, qps: 1000, burst: 1000}
 leaderElection: {leaderElect: false}
 %s`
 
-// Requests of what is installed are written down, so that one that was refused is found.
+// The requests of the installed programs are logged, so that the test can find refused ones.
 const audited = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]

@@ -16,7 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// verdicts is a table of what the API server says to objects: see src/api/cases/nodegroups.yaml.
+// verdicts is a table of objects with the expected replies of the API server: see
+// src/api/cases/nodegroups.yaml.
 type verdicts struct {
 	Good  object
 	Cases []struct {
@@ -30,7 +31,7 @@ type verdicts struct {
 
 type object = map[string]any
 
-// TestCRDs gives a real API server what src/api/verdicts.rs gives to its likeness.
+// TestCRDs applies the cases of src/api/verdicts.rs, which uses a fake API server, to a real one.
 func TestCRDs(t *testing.T) {
 	cluster := startControlPlane(t, scratch(t), "")
 	kinds := []string{"nodegroups", "vpsienodes", "autoscalerconfigs"}
@@ -87,7 +88,7 @@ func (c *controlPlane) install(t *testing.T, kind string) {
 	})
 }
 
-// update makes an object, with its status, and then replaces it.
+// update creates an object with its status, and then replaces it.
 func (c *controlPlane) update(t *testing.T, where string, before, given object) error {
 	t.Helper()
 	where += "/" + before["metadata"].(object)["name"].(string)
@@ -100,7 +101,7 @@ func (c *controlPlane) update(t *testing.T, where string, before, given object) 
 	return err
 }
 
-// call is strict: a field that is not known is an error, as it is to kubectl.
+// call sends a request with strict field validation, as kubectl does.
 func (c *controlPlane) call(verb, where string, body object) ([]byte, error) {
 	request := c.client.Discovery().RESTClient().Verb(verb).AbsPath(where)
 	if body != nil {
@@ -161,7 +162,7 @@ func judge(t *testing.T, err error, refused []string, schema bool) {
 	}
 }
 
-// patched is the object after a merge patch (RFC 7396); it stays as it is itself.
+// patched returns a copy of the object after a merge patch (RFC 7396).
 func patched(o, patch object) object {
 	merged := maps.Clone(o)
 	for name, value := range patch {

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// newest is the newest release that there is a model of.
+// newest is the newest release that the model supports.
 const newest = "1.36"
 
-// driver is a Cluster Autoscaler: a real one, or the project's model of one.
+// driver is a Cluster Autoscaler: a real one, or the model of one.
 type driver struct {
-	name   string // as in the summary
+	name   string // name in the summary
 	minor  string
-	binary string // of the real one
+	binary string // path of a real one; empty for the model
 }
 
 func (d driver) real() bool { return d.binary != "" }
 
-// drivers are the real ones that CLUSTER_AUTOSCALER names, else the model in both of its manners.
+// drivers returns the binaries in CLUSTER_AUTOSCALER, or else the model of two releases.
 func drivers(t testing.TB) []driver {
 	t.Helper()
 	var found []driver
@@ -50,7 +50,8 @@ func drivers(t testing.TB) []driver {
 
 var named = regexp.MustCompile(`^(.+)@([0-9]+\.[0-9]+)$`)
 
-// splitMinor returns the path and the release of path@1.37. A binary that is built from source reports the version dev.
+// splitMinor returns the path and the release of path@1.37. A binary that is built from source reports the
+// version dev.
 func splitMinor(entry string) (path, minor string) {
 	if match := named.FindStringSubmatch(entry); match != nil {
 		return match[1], match[2]
@@ -74,7 +75,7 @@ func TestTheReleaseOfABinaryCanBeNamed(t *testing.T) {
 
 var says = regexp.MustCompile(`Cluster Autoscaler ([0-9]+\.[0-9]+\.[0-9]+[^\s"]*)`)
 
-// versionOf lets a binary start without a cluster: it tells its version before it notices.
+// versionOf starts a binary without a cluster: it logs its version before it fails.
 func versionOf(t testing.TB, path string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -82,10 +83,10 @@ func versionOf(t testing.TB, path string) string {
 		"--cloud-provider=externalgrpc", fmt.Sprintf("--address=127.0.0.1:%d", port(t)), "--v=1")
 	defer p.stop()
 	var version string
-	await(t, path+" says its version", 20*time.Second, func() error {
+	await(t, path+" logs its version", 20*time.Second, func() error {
 		match := says.FindStringSubmatch(tail(p.log, 1<<20))
 		if match == nil {
-			return fmt.Errorf("it does not report its release; append it, as in %s@%s. It says: %s", path, newest,
+			return fmt.Errorf("it does not report its release; append the release to its path, as in %s@%s. Its log: %s", path, newest,
 				tail(p.log, 1000))
 		}
 		version = match[1]
@@ -94,8 +95,8 @@ func versionOf(t testing.TB, path string) string {
 	return version
 }
 
-// Both are in a hurry. `--unremovable-node-recheck-timeout` is among them because a node whose pods had nowhere to go
-// once is not looked at again for that long.
+// hurry has short times for real binaries and for the model. `--unremovable-node-recheck-timeout` is the time
+// until a node is checked again whose pods fitted nowhere else.
 var hurry = []string{
 	"--scan-interval=1s", "--max-node-provision-time=5m",
 	"--scale-down-unneeded-time=3s", "--scale-down-unready-time=30s",
@@ -103,7 +104,7 @@ var hurry = []string{
 	"--unremovable-node-recheck-timeout=1s",
 }
 
-// start runs it with flags that win over the usual ones.
+// start starts it. `flags` override the usual ones.
 func (d driver) start(t testing.TB, dir, kubeconfig, provider string, flags []string) *process {
 	t.Helper()
 	hurry := slices.DeleteFunc(slices.Clone(hurry), func(usual string) bool {

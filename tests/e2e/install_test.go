@@ -27,14 +27,14 @@ const (
 	release = "vpsie-autoscaler"
 )
 
-// TestInstall installs the chart with helm on a real API server, and runs what its pods say: the provider, and Cluster
-// Autoscaler with the chart's arguments, files and rights where there is a real one. The model of it is led to the
-// provider by a tunnel that has the chart's certificate.
+// TestInstall installs the chart with helm on a real API server, and runs the containers of its pods: the
+// provider, and a real Cluster Autoscaler with the chart's arguments, files and rights. The model of Cluster
+// Autoscaler reaches the provider through a tunnel with the chart's client certificate.
 func TestInstall(t *testing.T) {
 	installed(t, install)
 }
 
-// installed runs a test with each real Cluster Autoscaler, or with the newest model.
+// installed runs a test with each real Cluster Autoscaler, or else with the newest model.
 func installed(t *testing.T, run func(*testing.T, driver)) {
 	for _, d := range drivers(t) {
 		if !d.real() && d.minor != newest {
@@ -47,7 +47,7 @@ func installed(t *testing.T, run func(*testing.T, driver)) {
 	}
 }
 
-// charted is a cluster that is ready for the chart, and what runs the chart's pods there.
+// charted is a cluster that is ready for the chart, and the kubelet that runs the chart's pods.
 type charted struct {
 	*world
 	driver  driver
@@ -55,10 +55,10 @@ type charted struct {
 	helm    helm
 }
 
-// metricsPort is where a real Cluster Autoscaler shows its metrics.
+// metricsPort is the port of the metrics of a real Cluster Autoscaler.
 const metricsPort = "8085"
 
-// chartedWorld has one NodeGroup, of this size at most and of these offers.
+// chartedWorld has one NodeGroup with this maximum and these offers.
 func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charted {
 	t.Helper()
 	w := empty(t)
@@ -71,7 +71,7 @@ func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charte
 	var k *kubelet
 	services := listen(t, func(client net.Conn) { k.forward(client) })
 	flag := func(kubeconfig string) []string { return []string{"--kubeconfig=" + kubeconfig} }
-	// Names of Services are resolved by a proxy; what is on this machine is reached directly.
+	// A proxy resolves the names of Services; addresses of this host are reached directly.
 	proxied := func(string) []string { return []string{"HTTPS_PROXY=http://" + services} }
 	k = startKubelet(t, w.cluster, map[string]program{
 		"vpsie-autoscaler":   {os.Getenv("E2E_VPSIE_AUTOSCALER"), none, none},
@@ -81,7 +81,7 @@ func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charte
 	values := []string{
 		"provider.observeInterval=1s", "vpsie.rateLimit=6000", "clusterAutoscaler.version=" + d.minor + ".0",
 		fmt.Sprintf("clusterAutoscaler.enabled=%v", d.real()),
-		// A repeated event is then sent at once, and not after five minutes.
+		// Repeated events are sent at once instead of after five minutes.
 		"clusterAutoscaler.extraArgs.record-duplicated-events=true",
 	}
 	for _, flag := range append(hurry, "--address=0.0.0.0:"+metricsPort, "--node-delete-delay-after-taint=1s") {
@@ -98,14 +98,15 @@ func chartedWorld(t *testing.T, d driver, maximum int, offers ...string) *charte
 	return &charted{world: w, driver: d, kubelet: k, helm: h}
 }
 
-// install runs the command. What is returned says whether so many pods run on what there is to be then.
+// install runs `helm install`. The returned function creates a check for the number of running pods and their
+// nodes.
 func (w *charted) install() func(pods int) func() error {
 	w.t.Helper()
 	w.helm.run("install", release, chart, "--wait", "--timeout=2m")
 	w.note("helm install --wait %.0f s", time.Since(w.began).Seconds())
 	leaders, err := w.cluster.client.CoreV1().Pods(namespace).List(background, meta.ListOptions{LabelSelector: "autoscaler.vpsie.com/role=leader"})
 	if err != nil || len(leaders.Items) != 1 {
-		w.t.Fatalf("the command has waited, and %d replicas lead: %v", len(leaders.Items), err)
+		w.t.Fatalf("%d replicas lead after `helm install --wait`, want 1: %v", len(leaders.Items), err)
 	}
 	var led *process
 	if !w.driver.real() {
@@ -136,7 +137,7 @@ func install(t *testing.T, d driver) {
 	await(t, "the first pod runs on a new node", 2*time.Minute, func() error {
 		running, _, err := w.pods()
 		if err == nil && running == 0 {
-			err = errors.New("none runs")
+			err = errors.New("no container runs")
 		}
 		return err
 	})
@@ -157,14 +158,14 @@ func install(t *testing.T, d driver) {
 	await(t, "it grows in the rollback", 2*time.Minute, runs(8))
 	for _, machine := range before {
 		if !slices.Contains(w.uuids(), machine) {
-			t.Errorf("VM %s was there before the upgrade and is gone after the rollback", machine)
+			t.Errorf("VM %s existed before the upgrade and is gone after the rollback", machine)
 		}
 	}
 	if after := w.failures(); after != failures {
-		t.Errorf("loops and growths of Cluster Autoscaler that failed: %v before the upgrade, %v after the rollback", failures, after)
+		t.Errorf("failed loops and scale-ups of Cluster Autoscaler: %v before the upgrade, %v after the rollback", failures, after)
 	}
 
-	// Of Cluster Autoscaler, too: it takes its status away as it ends.
+	// Also of Cluster Autoscaler, which deletes its status ConfigMap when it ends.
 	h.values = append(h.values, "clusterAutoscaler.extraArgs.v=5")
 	h.run("upgrade", release, chart, "--wait", "--timeout=2m")
 	w.scale("web", 0)
@@ -173,7 +174,7 @@ func install(t *testing.T, d driver) {
 	h.run("uninstall", release, "--wait", "--timeout=1m")
 	groups, err := w.cluster.nodeGroups()
 	if err != nil || len(groups) != 1 {
-		t.Errorf("NodeGroups that an uninstall leaves: %v, %v", groups, err)
+		t.Errorf("NodeGroups after an uninstall: %v, %v", groups, err)
 	}
 	line := fmt.Sprintf("%-26s install; %s", d.name, strings.Join(w.notes, ", "))
 	summary.Lock()
@@ -181,11 +182,11 @@ func install(t *testing.T, d driver) {
 	summary.lines = append(summary.lines, line)
 }
 
-// repeats has Cluster Autoscaler say in each run of its loop that it can do nothing for a pod.
+// repeats makes Cluster Autoscaler send an event in each loop, for a pod that fits no node.
 func (w *world) repeats() {
 	w.t.Helper()
 	w.deploy("giant", 1, "64", "500Mi")
-	await(w.t, "an event of Cluster Autoscaler's repeats", time.Minute, func() error {
+	await(w.t, "an event of Cluster Autoscaler repeats", time.Minute, func() error {
 		events, err := w.cluster.client.CoreV1().Events("default").List(background, meta.ListOptions{})
 		if err != nil {
 			return err
@@ -195,19 +196,19 @@ func (w *world) repeats() {
 				return nil
 			}
 		}
-		return errors.New("none does")
+		return errors.New("no event of Cluster Autoscaler has a count above 1")
 	})
 	w.scale("giant", 0)
 }
 
-// TestWrongCredentials installs the chart with a token that VPSie refuses: the installation fails with the reason, and the right token is
-// all that is missing then.
+// TestWrongCredentials installs the chart with a token that VPSie refuses: the installation fails with the
+// reason, and succeeds with the right token.
 func TestWrongCredentials(t *testing.T) {
 	t.Parallel()
 	w := chartedWorld(t, driver{minor: newest}, 6, small)
 	w.cluster.rotate(t, "wrong")
 	if err := w.helm.try("install", release, chart, "--wait", "--timeout=40s"); err == nil {
-		t.Error("helm waited, and says that all is well")
+		t.Error("`helm install --wait` succeeded with a wrong token")
 	}
 	w.cluster.rotate(t, "simulated-token")
 	await(t, "a replica leads", time.Minute, func() error {
@@ -216,7 +217,7 @@ func TestWrongCredentials(t *testing.T) {
 	})
 }
 
-// empty is a cluster that VPSie manages, with nothing installed.
+// empty is a managed cluster without the chart.
 func empty(t *testing.T) *world {
 	t.Helper()
 	dir := scratch(t)
@@ -234,7 +235,7 @@ func empty(t *testing.T) *world {
 
 func none(string) []string { return nil }
 
-// helm runs the command.
+// helm runs `helm` commands.
 type helm struct {
 	t          *testing.T
 	kubeconfig string
@@ -266,7 +267,7 @@ func (h helm) try(command string, arguments ...string) error {
 	return nil
 }
 
-// stands says that so many pods run and none waits, and that VMs, Nodes and VPSieNodes are the same ones.
+// stands checks that this number of pods runs, none waits, and VMs, Nodes and VPSieNodes are equal in number.
 func (w *world) stands(pods int) error {
 	running, waiting, err := w.pods()
 	if err != nil {
@@ -303,7 +304,8 @@ func (w *world) uuids() []string {
 	return uuids
 }
 
-// failures are the loops, and the attempts to grow, that a real Cluster Autoscaler counts as failed. The model counts none.
+// failures returns the number of failed loops and scale-ups in the metrics of a real Cluster Autoscaler; 0
+// for the model.
 func (w *charted) failures() float64 {
 	w.t.Helper()
 	if !w.driver.real() {
@@ -338,7 +340,7 @@ func (w *charted) failures() float64 {
 	return failed
 }
 
-// listen serves connections, each beside the others, until the test ends.
+// listen serves connections concurrently until the test ends.
 func listen(t *testing.T, serve func(net.Conn)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -361,7 +363,7 @@ func listen(t *testing.T, serve func(net.Conn)) string {
 	return listener.Addr().String()
 }
 
-// forward serves HTTP CONNECT for the names of Services, as cluster DNS and kube-proxy do.
+// forward serves HTTP CONNECT for names of Services, in place of cluster DNS and kube-proxy.
 func (k *kubelet) forward(client net.Conn) {
 	reader := bufio.NewReader(client)
 	request, err := http.ReadRequest(reader)
@@ -380,7 +382,7 @@ func (k *kubelet) forward(client net.Conn) {
 	join(client, reader, server)
 }
 
-// dial connects to host:port, the host being the name of a Service in the cluster.
+// dial connects to host:port, where host is the name of a Service.
 func (k *kubelet) dial(target string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
@@ -388,7 +390,7 @@ func (k *kubelet) dial(target string) (net.Conn, error) {
 	}
 	service, ours := strings.CutSuffix(host, "."+namespace+".svc")
 	if !ours {
-		return nil, fmt.Errorf("%s is no Service here", host)
+		return nil, fmt.Errorf("%s must be the name of a Service", host)
 	}
 	address, err := k.resolve(service, port)
 	if err != nil {
@@ -397,7 +399,7 @@ func (k *kubelet) dial(target string) (net.Conn, error) {
 	return net.DialTimeout("tcp", address, time.Second)
 }
 
-// join passes bytes on both ways until one of both ends.
+// join copies bytes in both directions until one side ends.
 func join(client net.Conn, from io.Reader, server net.Conn) {
 	ended := make(chan struct{}, 2)
 	go func() { _, _ = io.Copy(server, from); ended <- struct{}{} }()
@@ -405,7 +407,7 @@ func join(client net.Conn, from io.Reader, server net.Conn) {
 	<-ended
 }
 
-// led starts Cluster Autoscaler, or the model of it, behind a tunnel with the certificate that a pod of it would have.
+// led starts a Cluster Autoscaler behind a tunnel with the client certificate of the chart.
 func (w *world) led(d driver, k *kubelet, dir string, files map[string][]byte) *process {
 	w.t.Helper()
 	pair, err := tls.X509KeyPair(files[core.TLSCertKey], files[core.TLSPrivateKeyKey])
@@ -414,7 +416,7 @@ func (w *world) led(d driver, k *kubelet, dir string, files map[string][]byte) *
 	}
 	authorities := x509.NewCertPool()
 	if !authorities.AppendCertsFromPEM(files["ca.crt"]) {
-		w.t.Fatal("the client's Secret has no authority")
+		w.t.Fatal("the Secret of the client has no certificate authority")
 	}
 	host := release + "." + namespace + ".svc"
 	config := &tls.Config{

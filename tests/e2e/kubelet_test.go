@@ -19,36 +19,36 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// kubelet runs what the pods of a namespace say, on this machine: command, arguments, environment, the files of their
-// volumes and their service accounts are theirs. kwok answers for the rest of them.
+// kubelet runs the containers of a namespace as processes on this host, with command, arguments, environment,
+// files of volumes and service account of their pods. kwok manages the remaining state of the pods.
 type kubelet struct {
 	t       *testing.T
 	cluster *controlPlane
-	// programs are what containers run, by name.
+	// programs by name of the container.
 	programs map[string]program
 	mutex    sync.Mutex
-	run      map[string]*podProcess // by the pod's name
+	run      map[string]*podProcess // by name of the pod
 	failed   []string
 	stop     chan struct{}
 	stopped  sync.WaitGroup
 }
 
-// program is what stands for an image.
+// program replaces an image.
 type program struct {
 	path string
-	// more arguments and environment variables, made of the path of a kubeconfig.
+	// additional arguments and environment variables for a kubeconfig.
 	arguments, environment func(kubeconfig string) []string
 }
 
-// podProcess is a container of a pod. It listens on an address that is its own.
+// podProcess is a container of a pod. It listens on its own address.
 type podProcess struct {
 	address  string
 	ip       string
 	pod      *core.Pod
 	process  *process
 	reported string    // status of its condition Ready
-	ending   bool      // it is to be deleted
-	failing  time.Time // since when its probe fails, if it does
+	ending   bool      // the pod is being deleted
+	failing  time.Time // time since which its probe fails; zero if it succeeds
 }
 
 func startKubelet(t *testing.T, cluster *controlPlane, programs map[string]program) *kubelet {
@@ -89,11 +89,11 @@ func (k *kubelet) fail(format string, values ...any) {
 	}
 }
 
-// turn starts what is to run, and stops what is not any more.
+// turn starts the processes of new pods, and stops those of deleted ones.
 func (k *kubelet) turn() error {
 	pods, err := k.cluster.client.CoreV1().Pods(namespace).List(background, meta.ListOptions{})
 	if err != nil {
-		return nil // The API server is away.
+		return nil // The API server is unreachable.
 	}
 	there := map[string]bool{}
 	for n := range pods.Items {
@@ -142,7 +142,7 @@ func (k *kubelet) turn() error {
 	return nil
 }
 
-// end lets the process of a pod that is to be deleted end in its time; the pod is gone when it has.
+// end stops the process of a pod within its grace period, and then removes the pod.
 func (k *kubelet) end(pod *core.Pod, running *podProcess) {
 	if running != nil && running.ending {
 		return
@@ -160,7 +160,7 @@ func (k *kubelet) end(pod *core.Pod, running *podProcess) {
 	}()
 }
 
-// finish tells how a pod ended that is not to be started again.
+// finish sets the final phase of a pod that is not restarted.
 func (k *kubelet) finish(running *podProcess) {
 	phase := core.PodSucceeded
 	if !running.process.command.ProcessState.Success() {
@@ -169,8 +169,8 @@ func (k *kubelet) finish(running *podProcess) {
 	k.tell(running, string(phase), object{"phase": phase})
 }
 
-// probe tells whether a pod is ready, as its probe has it: asked more often than the pod says, but what was ready must fail
-// for as long as it says.
+// probe sets the Ready condition of a pod by its readiness probe. It probes more often than the pod declares,
+// but a ready pod must fail for the declared time.
 func (k *kubelet) probe(running *podProcess) {
 	status, container := "True", running.pod.Spec.Containers[0]
 	if asked := container.ReadinessProbe; asked != nil {
@@ -203,7 +203,7 @@ func (k *kubelet) probe(running *podProcess) {
 	})
 }
 
-// tell changes the status of a pod that kwok has let run, unless it says so already.
+// tell changes the status of a pod that kwok has set to Running, if the status differs.
 func (k *kubelet) tell(running *podProcess, what string, status object) {
 	if what == running.reported {
 		return
@@ -216,14 +216,14 @@ func (k *kubelet) tell(running *podProcess, what string, status object) {
 	pods := k.cluster.client.CoreV1().Pods(namespace)
 	found, err := pods.Get(background, running.pod.Name, meta.GetOptions{})
 	if err != nil || found.Status.Phase != core.PodRunning {
-		return // kwok has not looked yet.
+		return // kwok has not set the phase yet.
 	}
 	if _, err := pods.Patch(background, running.pod.Name, types.StrategicMergePatchType, patch, meta.PatchOptions{}, "status"); err == nil {
 		running.reported = what
 	}
 }
 
-// all are the pods that run, by name.
+// all returns the running pods by name.
 func (k *kubelet) all() map[string]*podProcess {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
@@ -236,10 +236,11 @@ func (k *kubelet) running(pod string) *podProcess {
 	return k.run[pod]
 }
 
-// addresses counts those that were given to pods.
+// addresses is the number of addresses of pods.
 var addresses atomic.Int32
 
-// address is an unused address of this machine, published to the cluster: a loopback address is not accepted.
+// address returns an unused loopback address, and the IP that represents it in the cluster, which refuses
+// loopback addresses.
 func address() (string, string) {
 	n, pid := int(addresses.Add(1)), os.Getpid()
 	return fmt.Sprintf("127.%d.%d.%d", 1+pid/250%250, 1+pid%250, 1+n%250), fmt.Sprintf("10.1.%d.%d", n/250, 1+n%250)
@@ -249,7 +250,7 @@ func (k *kubelet) start(pod *core.Pod) error {
 	container := pod.Spec.Containers[0]
 	what, known := k.programs[container.Name]
 	if !known {
-		return fmt.Errorf("pod %s: nothing stands for container %s", pod.Name, container.Name)
+		return fmt.Errorf("pod %s: no program for container %s", pod.Name, container.Name)
 	}
 	dir := filepath.Join(k.cluster.dir, pod.Name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -276,13 +277,13 @@ func (k *kubelet) start(pod *core.Pod) error {
 	for _, argument := range container.Args {
 		argument, err := k.named(here(argument))
 		if err != nil {
-			return nil // There is nobody behind the Service yet.
+			return nil // The Service has no endpoint yet.
 		}
 		arguments = append(arguments, argument)
 	}
 	for _, from := range container.EnvFrom {
 		if from.ConfigMapRef == nil {
-			return fmt.Errorf("pod %s: its environment comes from something new", pod.Name)
+			return fmt.Errorf("pod %s: unsupported source of its environment", pod.Name)
 		}
 		settings, err := k.cluster.client.CoreV1().ConfigMaps(namespace).Get(background, from.ConfigMapRef.Name, meta.GetOptions{})
 		if err != nil {
@@ -297,7 +298,7 @@ func (k *kubelet) start(pod *core.Pod) error {
 		value := variable.Value
 		if from := variable.ValueFrom; from != nil {
 			if from.FieldRef == nil || fields[from.FieldRef.FieldPath] == "" {
-				return fmt.Errorf("pod %s: env %s comes from something new", pod.Name, variable.Name)
+				return fmt.Errorf("pod %s: unsupported source of variable %s", pod.Name, variable.Name)
 			}
 			value = fields[from.FieldRef.FieldPath]
 		}
@@ -305,7 +306,7 @@ func (k *kubelet) start(pod *core.Pod) error {
 	}
 	arguments = append(arguments, what.arguments(kubeconfig)...)
 	environment = append(environment, what.environment(kubeconfig)...)
-	// All of its environment is the pod's.
+	// The process has only the environment of the pod.
 	process, err := launch(k.cluster.dir, pod.Name, "/usr/bin/env", append(append([]string{"-i"}, environment...),
 		append([]string{what.path}, arguments...)...)...)
 	if err != nil {
@@ -317,8 +318,8 @@ func (k *kubelet) start(pod *core.Pod) error {
 	return nil
 }
 
-// named has the address of a Service in the place of its name, where it is spoken to without TLS. Elsewhere the name is
-// in a certificate.
+// named replaces the name of a Service by its address in URLs without TLS. With TLS, the certificate has the
+// name.
 func (k *kubelet) named(argument string) (string, error) {
 	before, rest, _ := strings.Cut(argument, "http://")
 	service, port, found := strings.Cut(rest, "."+namespace+".svc:")
@@ -329,7 +330,7 @@ func (k *kubelet) named(argument string) (string, error) {
 	return before + "http://" + at, err
 }
 
-// mount writes the files of a pod's volumes, and tells where those of each mount are. The paths in them are of the pod.
+// mount writes the files of the volumes of a pod, and returns the local folder of each mount path.
 func (k *kubelet) mount(pod *core.Pod, container core.Container, dir string) (map[string]string, error) {
 	paths := map[string]string{}
 	for _, mount := range container.VolumeMounts {
@@ -353,7 +354,7 @@ func (k *kubelet) mount(pod *core.Pod, container core.Container, dir string) (ma
 				contents[name] = []byte(text)
 			}
 		default:
-			return nil, fmt.Errorf("volume %s is of a new kind", volume.Name)
+			return nil, fmt.Errorf("volume %s has an unsupported kind", volume.Name)
 		}
 		folder := filepath.Join(dir, volume.Name)
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -372,7 +373,7 @@ func (k *kubelet) mount(pod *core.Pod, container core.Container, dir string) (ma
 	return paths, nil
 }
 
-// account is a kubeconfig with a token of the pod's service account, which the API server has issued.
+// account writes a kubeconfig with a token of the pod's service account, issued by the API server.
 func (k *kubelet) account(pod *core.Pod, dir string) (string, error) {
 	lifetime := int64(7200)
 	name := pod.Spec.ServiceAccountName
@@ -389,8 +390,8 @@ func (k *kubelet) account(pod *core.Pod, dir string) (string, error) {
 	return path, os.WriteFile(path, content, 0o600)
 }
 
-// resolve is where a port of a Service leads to, as kube-proxy has it: to a pod that its EndpointSlices say is ready, and
-// where none is to one that ends and still serves.
+// resolve returns the address of an endpoint of a Service, as kube-proxy selects it: a ready pod of its
+// EndpointSlices, or else a terminating pod that still serves.
 func (k *kubelet) resolve(service, port string) (string, error) {
 	found, err := k.cluster.client.CoreV1().Services(namespace).Get(background, service, meta.GetOptions{})
 	if err != nil {
@@ -437,5 +438,5 @@ func (k *kubelet) resolve(service, port string) (string, error) {
 		return ending, nil
 	}
 	content, _ := json.Marshal(slices.Items)
-	return "", fmt.Errorf("nobody is behind %s:%s: %s", service, port, content)
+	return "", fmt.Errorf("Service %s has no endpoint for port %s: %s", service, port, content)
 }

@@ -1,4 +1,4 @@
-// Package e2e runs the real loop: see docs/develop/e2e.md. `tests/e2e/run` starts it.
+// Package e2e tests the provider with real processes: see docs/develop/e2e.md. `tests/e2e/run` starts it.
 package e2e
 
 import (
@@ -13,11 +13,11 @@ import (
 var summary = struct {
 	sync.Mutex
 	lines []string
-	// used is what accounts may do and did.
+	// used has the rights and the requests of accounts.
 	used []used
 }{}
 
-// done notes what a scenario took.
+// done adds the costs of a scenario to the summary.
 func (w *world) done(d driver, scenario string) {
 	w.t.Helper()
 	if w.t.Failed() {
@@ -27,7 +27,7 @@ func (w *world) done(d driver, scenario string) {
 	for _, run := range runs {
 		rpcs += len(run)
 	}
-	// Looking costs the same with any number of nodes, so what is bought with each node is what changes something.
+	// Only calls that change something count: the number of reads does not depend on the number of nodes.
 	looks, changes := 0, 0
 	if seen, err := w.vpsie.overview(); err == nil {
 		for call, n := range seen.Calls {

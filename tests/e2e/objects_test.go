@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// Where the provider has its objects.
+// Namespace and path of the objects of the provider.
 const (
 	namespace = "vpsie-system"
 	secret    = "vpsie-secret"
@@ -55,7 +55,7 @@ type declared struct {
 	}
 }
 
-// prepare makes what an administrator makes before the provider is installed.
+// prepare creates the objects that an administrator creates before the installation.
 func (c *controlPlane) prepare(t *testing.T, vpsie *simulator, nodeGroups ...object) {
 	t.Helper()
 	c.must(t, "POST", "/api/v1/namespaces", object{"metadata": object{"name": namespace}})
@@ -75,7 +75,7 @@ func (c *controlPlane) prepare(t *testing.T, vpsie *simulator, nodeGroups ...obj
 	}
 }
 
-// permit lets the provider do what it documents, and no more.
+// permit gives the provider its documented rights only.
 func (c *controlPlane) permit(t *testing.T) {
 	t.Helper()
 	for _, file := range []string{"serviceaccount", "clusterrole", "clusterrolebinding", "role", "rolebinding"} {
@@ -104,7 +104,7 @@ func (c *controlPlane) permit(t *testing.T) {
 	c.admit(t, "provider", issued.Status.Token)
 }
 
-// documents are those of a YAML file that say anything.
+// documents returns the documents of a YAML file that are not empty.
 func documents(t *testing.T, file string) []object {
 	t.Helper()
 	content, err := os.ReadFile(file)
@@ -124,7 +124,7 @@ func documents(t *testing.T, file string) []object {
 	return found
 }
 
-// rotate changes the Secret.
+// rotate changes the token in the Secret.
 func (c *controlPlane) rotate(t *testing.T, token string) {
 	t.Helper()
 	c.patch(t, "/api/v1/namespaces/"+namespace+"/secrets/"+secret, object{"stringData": object{"token": token}})
@@ -149,7 +149,7 @@ func (c *controlPlane) delete(t *testing.T, where string) {
 	}
 }
 
-// get reads an object. Whether it is there.
+// get reads an object. It returns false if the object does not exist.
 func (c *controlPlane) get(where string, into any) (bool, error) {
 	content, err := c.call("GET", where, nil)
 	if errors.IsNotFound(err) {
@@ -167,8 +167,8 @@ func (c *controlPlane) records() ([]record, error) {
 	return list.Items, err
 }
 
-// waits is whether a machine without a VM stays only because a request of it may still have a result: its answer was lost
-// when the provider was killed.
+// waits returns true iff a machine without a VM exists only because a request of it may still have a result:
+// the reply was lost when the provider was killed.
 func (r record) waits() bool {
 	return r.Status.Phase == "Deleting" && r.Status.VM == "" && len(r.Spec.Requests) > 0 && r.Spec.Requests[0].Outcome == "Lost"
 }
@@ -192,16 +192,16 @@ func (c *controlPlane) events() ([]kubeEvent, error) {
 	return list.Items, err
 }
 
-// awaitEvent waits for an event about an object with these words in its note.
+// awaitEvent waits for an event of an object with this text in its note.
 func (c *controlPlane) awaitEvent(t *testing.T, kind, name, words string) {
 	t.Helper()
 	c.saidTimes(t, kind, name, words, 0)
 }
 
-// saidTimes waits for one that is a series of so many. A single one is a series of 0.
+// saidTimes waits for an event with this count in its series. A single event has the count 0.
 func (c *controlPlane) saidTimes(t *testing.T, kind, name, words string, times int) {
 	t.Helper()
-	await(t, fmt.Sprintf("an event about %s %s says %q (%d)", kind, name, words, times), 20*time.Second, func() error {
+	await(t, fmt.Sprintf("an event of %s %s has the text %q (count %d)", kind, name, words, times), 20*time.Second, func() error {
 		events, err := c.events()
 		if err != nil {
 			return err
@@ -214,6 +214,6 @@ func (c *controlPlane) saidTimes(t *testing.T, kind, name, words string, times i
 			notes = append(notes, fmt.Sprintf("%s %s: %s: %s (%d)", event.Regarding.Kind, event.Regarding.Name, event.Reason, event.Note,
 				event.Series.Count))
 		}
-		return fmt.Errorf("the events are %q", notes)
+		return fmt.Errorf("events: %q", notes)
 	})
 }

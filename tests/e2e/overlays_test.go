@@ -19,7 +19,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestOverlays has the API server look at everything that kustomize makes of the base and the overlays, as
+// TestOverlays sends the kustomize output of the base and the overlays to the API server, as
 // `kubectl apply --dry-run=server` does.
 func TestOverlays(t *testing.T) {
 	t.Parallel()
@@ -42,8 +42,7 @@ func TestOverlays(t *testing.T) {
 	}
 }
 
-// TestProduction applies the production overlay and runs what its pods say: pods come, go, and come while VPSie has not
-// what they would fit best.
+// TestProduction applies the production overlay and runs the containers of its pods, in scenarios a to c.
 func TestProduction(t *testing.T) {
 	installed(t, production)
 }
@@ -107,7 +106,7 @@ func production(t *testing.T, d driver) {
 		}
 	}
 	if up != 3 {
-		t.Errorf("%d replicas are ready, not 3", up)
+		t.Errorf("%d replicas are ready, want 3", up)
 	}
 	line := fmt.Sprintf("%-26s production overlay, a to c in %.0f s", d.name, time.Since(w.began).Seconds())
 	summary.Lock()
@@ -115,7 +114,7 @@ func production(t *testing.T, d driver) {
 	summary.lines = append(summary.lines, line)
 }
 
-// built are the objects that kustomize makes.
+// built returns the objects of a kustomization.
 func built(t *testing.T, path string) []object {
 	t.Helper()
 	made := exec.Command(tool("kustomize"), "build", "../../deployments/"+path)
@@ -132,7 +131,7 @@ func built(t *testing.T, path string) []object {
 	return documents(t, file)
 }
 
-// tries asks whether an object would be made.
+// tries creates an object as a dry run.
 func (c *controlPlane) tries(given object) error {
 	content, err := json.Marshal(given)
 	if err != nil {
@@ -143,7 +142,7 @@ func (c *controlPlane) tries(given object) error {
 	return request.Body(content).Do(background).Error()
 }
 
-// where is the path that an object is posted to.
+// where returns the path for the creation of an object.
 func where(given object) string {
 	version, kind := given["apiVersion"].(string), strings.ToLower(given["kind"].(string))
 	path := "/apis/" + version
@@ -156,7 +155,7 @@ func where(given object) string {
 	return path + "/" + kind + "s"
 }
 
-// pair are the files of the server's Secret and of the client's, by an authority of their own.
+// pair returns the files of the Secrets of server and client, signed by a new certificate authority.
 func pair(t *testing.T, dir string) (map[string][]byte, map[string][]byte) {
 	t.Helper()
 	name := release + "." + namespace + ".svc"

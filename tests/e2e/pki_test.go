@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// pki writes ca.crt, server.crt and server.key (of 127.0.0.1 and localhost) and service-account.key.
+// pki writes ca.crt, server.crt and server.key (for 127.0.0.1 and localhost) and service-account.key.
 func pki(t testing.TB, dir string) {
 	t.Helper()
 	authority := &x509.Certificate{

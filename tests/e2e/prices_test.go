@@ -20,7 +20,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// priced are three offers, so that what wastes least is not what costs least.
+// priced has three offers, such that the option with the least waste is not the cheapest.
 const priced = `
 seed: 1
 times: {listed: 500ms..1500ms, boot: 3s..5s, deletion: 500ms..1500ms}
@@ -40,7 +40,7 @@ clusters:
   offer: s-2vcpu-4gb
 `
 
-// discounted is what the operator says of one of the datacenters.
+// discounted is a price file with a discount for one datacenter.
 const discounted = `
 overrides:
 - {datacenter: nyc1, offer: s-8vcpu-16gb, discountPercent: "70"}
@@ -51,8 +51,9 @@ var prices = map[string]map[string]float64{
 	"nyc1": {"s-2vcpu-4gb": 20, "m-4vcpu-12gb": 36, "s-8vcpu-16gb": 30},
 }
 
-// cheapestSet is scenario o: of three offers those are bought that cost least for all pods together, at the prices of
-// each of two datacenters; and when the expander is gone Cluster Autoscaler goes on without it.
+// cheapestSet is scenario o: Cluster Autoscaler creates the cheapest set of nodes of three offers for all
+// pods, at the prices of each of two datacenters. Without the expander it continues with the rest of the
+// chain.
 func cheapestSet(t *testing.T, d driver, recorded *recording) {
 	for _, datacenter := range slices.Sorted(maps.Keys(prices)) {
 		t.Run(datacenter, func(t *testing.T) {
@@ -64,31 +65,31 @@ func cheapestSet(t *testing.T, d driver, recorded *recording) {
 				nodeGroups: []object{group}, expander: true, vpsie: fmt.Sprintf(priced, datacenter),
 				provider: []string{"--price-file=" + file},
 			}.world(t, d, recorded)
-			// It is to see all of them at once.
+			// Paused, so that its next loop has all pods.
 			w.autoscaler.signal(syscall.SIGSTOP)
 			w.deploy("web", 4, "800m", "1Gi")
-			// Whoever simulates the scheduler is to look at it first: it fits nowhere beside two of the others.
+			// The simulated scheduler must place it first: it fits on no node with two of the other pods.
 			w.prioritize("db", 1000)
 			w.deployWith(core.PodSpec{PriorityClassName: "db"}, "db", 1, "7", "10Gi")
-			await(t, "the scheduler has no place for them", time.Minute, w.unschedulable(5))
+			await(t, "the scheduler reports all pods as unschedulable", time.Minute, w.unschedulable(5))
 			w.autoscaler.signal(syscall.SIGCONT)
 			want, cost := optimum(prices[datacenter], []request{{800, 1024}, {800, 1024}, {800, 1024}, {800, 1024}, {7000, 10240}})
 			w.settles(5, 0, size(want), 2*time.Minute)
 			if got := w.offers(); !maps.Equal(got, want) {
-				t.Errorf("bought %v, want %v (%.0f USD a month)", got, want, cost)
+				t.Errorf("created %v, want %v (%.0f USD per month)", got, want, cost)
 			}
 			w.hasMade(size(want))
 			w.explains(want)
 			w.costs("general", cost)
-			w.note("in %s %v for %.0f USD a month", datacenter, want, cost)
+			w.note("in %s %v for %.0f USD per month", datacenter, want, cost)
 
 			asked := w.decisions()
 			if asked == 0 {
-				t.Error("the expander was not asked")
+				t.Error("the expander got no request")
 			}
 			w.expander.stop()
 			w.deploy("more", 9, "700m", "1Gi")
-			await(t, "pods run that came after the expander was gone", 2*time.Minute, func() error {
+			await(t, "pods run that were created without the expander", 2*time.Minute, func() error {
 				running, waiting, err := w.pods()
 				if err == nil && (running != 14 || waiting != 0) {
 					err = fmt.Errorf("%d run, %d wait", running, waiting)
@@ -96,14 +97,14 @@ func cheapestSet(t *testing.T, d driver, recorded *recording) {
 				return err
 			})
 			if now := w.decisions(); now != asked {
-				t.Errorf("the expander was asked %d times after it was gone", now-asked)
+				t.Errorf("the expander got %d requests after it was stopped", now-asked)
 			}
 			w.done(d, "o. cheapest set")
 		})
 	}
 }
 
-// priceExpander is scenario p: Cluster Autoscaler's own price expander, with our prices.
+// priceExpander is scenario p: Cluster Autoscaler's own price expander, with the prices of the provider.
 func priceExpander(t *testing.T, d driver, recorded *recording) {
 	w := setting{
 		nodeGroups: []object{nodeGroup("general", 8, small, large)}, autoscaler: []string{"--expander=price,least-waste"},
@@ -128,7 +129,7 @@ func priceExpander(t *testing.T, d driver, recorded *recording) {
 		}
 	}
 	if asked["PricingNodePrice"] == 0 || asked["PricingPodPrice"] == 0 {
-		t.Errorf("prices were not asked: %v", asked)
+		t.Errorf("requests for prices are missing: %v", asked)
 	}
 	w.scale("web", 0)
 	w.scale("db", 0)
@@ -136,11 +137,11 @@ func priceExpander(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "p. price expander")
 }
 
-// request is what a pod asks for: millicores and MiB.
+// request has the requests of a pod: millicores and MiB.
 type request struct{ cpu, memory int }
 
-// optimum tries every set of up to four nodes of each offer, and every way to put the pods on them. A node keeps 100
-// millicores and 512 MiB for itself.
+// optimum searches every set of up to four nodes of each offer, and every placement of the pods. 100
+// millicores and 512 MiB of a node are not allocatable.
 func optimum(prices map[string]float64, pods []request) (map[string]int, float64) {
 	shapes := map[string]request{"s-2vcpu-4gb": {1900, 3584}, "m-4vcpu-12gb": {3900, 11776}, "s-8vcpu-16gb": {7900, 15872}}
 	names := slices.Sorted(maps.Keys(prices))
@@ -191,7 +192,7 @@ func size(set map[string]int) int {
 	return sum
 }
 
-// offers are those of the workers that were bought.
+// offers returns the number of workers by offer.
 func (w *world) offers() map[string]int {
 	w.t.Helper()
 	machines, err := w.vpsie.workers()
@@ -221,14 +222,14 @@ func (w *world) unschedulable(count int) func() error {
 			}
 		}
 		if reported != count {
-			return fmt.Errorf("of %d pods", reported)
+			return fmt.Errorf("reported: %d pods", reported)
 		}
 		return nil
 	}
 }
 
-// costs waits for what the status of a NodeGroup says that it costs, USD a month. VPSie's prices per hour count, of which
-// it has 720 a month, and we 730.
+// costs waits for the monthly cost in the status of a NodeGroup, USD. It is based on VPSie's hourly prices:
+// VPSie's month has 720 hours, that of the status 730.
 func (w *world) costs(group string, want float64) {
 	w.t.Helper()
 	await(w.t, fmt.Sprintf("%s costs %.0f USD a month", group, want), 20*time.Second, func() error {
@@ -243,13 +244,13 @@ func (w *world) costs(group string, want float64) {
 		}
 		monthly, err := strconv.ParseFloat(cost.Monthly, 64)
 		if err == nil && (math.Abs(monthly/730*720-want) > 0.005*want || math.Abs(hourly*730-monthly) > 0.005*want) {
-			err = fmt.Errorf("its status says %s a month, %s an hour", cost.Monthly, cost.Hourly)
+			err = fmt.Errorf("the status has %s per month, %s per hour", cost.Monthly, cost.Hourly)
 		}
 		return err
 	})
 }
 
-// decisions is how often the expander was asked.
+// decisions returns the number of requests to the expander.
 func (w *world) decisions() int {
 	w.t.Helper()
 	text, err := w.provider.waits(w.t).read("/metrics")
@@ -270,7 +271,7 @@ func (w *world) decisions() int {
 	return sum
 }
 
-// explains checks that `explain` shows the purchase.
+// explains checks that `explain` shows the created offers.
 func (w *world) explains(set map[string]int) {
 	w.t.Helper()
 	leader := w.provider.waits(w.t)
@@ -280,7 +281,7 @@ func (w *world) explains(set map[string]int) {
 	}
 	for offer := range set {
 		if !strings.Contains(string(text), offer) {
-			w.t.Errorf("explain does not speak of %s:\n%s", offer, text)
+			w.t.Errorf("explain does not show %s:\n%s", offer, text)
 		}
 	}
 	raw, err := leader.read("/debug/decisions")

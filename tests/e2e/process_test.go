@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// process is a program that runs beside the test and ends with it. Its output goes to a file.
+// process is a program that runs until the test ends. Its output goes to a file.
 type process struct {
 	name    string
 	log     string
@@ -31,7 +31,7 @@ func start(t testing.TB, dir, name, program string, arguments ...string) *proces
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("--- %s says:\n%s", name, tail(p.log, 1500))
+			t.Logf("--- output of %s:\n%s", name, tail(p.log, 1500))
 		}
 		p.stop()
 	})
@@ -47,7 +47,7 @@ func launch(dir, name, program string, arguments ...string) (*process, error) {
 	defer file.Close()
 	command := exec.Command(program, arguments...)
 	command.Stdout, command.Stderr = file, file
-	// A test that is killed takes what it started along.
+	// If the test is killed, the process is killed, too.
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -64,16 +64,17 @@ func (p *process) signal(signal os.Signal) {
 	_ = p.command.Process.Signal(signal)
 }
 
-// kill gives the process no chance to do anything more.
+// kill sends SIGKILL.
 func (p *process) kill() {
 	p.signal(syscall.SIGKILL)
 	<-p.done
 }
 
-// stop asks the process to end and waits; it insists after ten seconds.
+// stop sends SIGTERM and waits; after ten seconds it sends SIGKILL.
 func (p *process) stop() { p.end(10 * time.Second) }
 
-// end asks the process to end and waits. Whether it did so within its time; it is killed otherwise.
+// end sends SIGTERM and waits. It returns false if the process did not end in time; then the process is
+// killed.
 func (p *process) end(grace time.Duration) bool {
 	p.signal(syscall.SIGTERM)
 	select {
@@ -85,7 +86,7 @@ func (p *process) end(grace time.Duration) bool {
 	}
 }
 
-// ended is an error once the process is gone.
+// ended returns an error iff the process has ended.
 func (p *process) ended() error {
 	select {
 	case <-p.done:
@@ -109,10 +110,10 @@ func tail(path string, size int64) string {
 	return string(content)
 }
 
-// ports were given away. They are below those that systems take for outgoing connections.
+// ports are the used ports, below those that systems use for outgoing connections.
 var ports atomic.Int32
 
-// port is one that nobody listens on, and that is given to nobody else.
+// port returns a free port that no other caller gets.
 func port(t testing.TB) int {
 	t.Helper()
 	const first, span = 12000, 20000
@@ -124,11 +125,11 @@ func port(t testing.TB) int {
 			return port
 		}
 	}
-	t.Fatal("no port is free")
+	t.Fatal("no free port")
 	return 0
 }
 
-// await looks until the condition holds. Its error says what is still missing; the test fails with the last one.
+// await repeats a check until it succeeds. After the deadline the test fails with its last error.
 func await(t testing.TB, what string, deadline time.Duration, condition func() error) {
 	t.Helper()
 	began := time.Now()
@@ -139,21 +140,21 @@ func await(t testing.TB, what string, deadline time.Duration, condition func() e
 		}
 		var final fatal
 		if errors.As(err, &final) || time.Since(began) > deadline {
-			t.Fatalf("%s: not after %s: %v", what, time.Since(began).Round(time.Second), err)
+			t.Fatalf("%s: not within %s: %v", what, time.Since(began).Round(time.Second), err)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
 }
 
-// hold fails the test when the condition stops holding within the time.
+// hold fails the test if the check fails within the time.
 func hold(t testing.TB, what string, span time.Duration, condition func() error) {
 	t.Helper()
 	for began := time.Now(); time.Since(began) < span; time.Sleep(200 * time.Millisecond) {
 		if err := condition(); err != nil {
-			t.Fatalf("%s: broken after %s: %v", what, time.Since(began).Round(time.Second), err)
+			t.Fatalf("%s: failed after %s: %v", what, time.Since(began).Round(time.Second), err)
 		}
 	}
 }
 
-// fatal is an error that no waiting mends.
+// fatal is an error that ends await.
 type fatal struct{ error }

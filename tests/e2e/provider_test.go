@@ -15,25 +15,25 @@ import (
 	"time"
 )
 
-// provider is what is under test: replicas in processes of their own, of which one leads.
+// provider is the tested program: replicas in separate processes, one of which leads.
 type provider struct {
 	replicas []*replica
-	// mayEnd is for what it cannot live through, such as an API server that is away for long.
+	// mayEnd permits the end of a process, such as after a long outage of the API server.
 	mayEnd bool
 }
 
-// replica is one process of it. One that ends is started again, as a kubelet does.
+// replica is a process of the provider. It is restarted after its end, as by a kubelet.
 type replica struct {
 	name       string
 	grpc, http string
-	// expander is where its expander listens, if it does.
+	// expander is the address of its expander; empty without one.
 	expander  string
 	arguments []string
 	dir       string
 	mutex     sync.Mutex
 	process   *process
 	stopping  bool
-	// restarts are those that nobody here caused.
+	// restarts without a cause in the test.
 	restarts int
 	wanted   bool
 }
@@ -58,7 +58,7 @@ func (p *provider) add(t testing.TB, dir string, arguments ...string) {
 		r.mutex.Unlock()
 		process.stop()
 		if t.Failed() {
-			t.Logf("--- %s says:\n%s", r.name, tail(process.log, 4000))
+			t.Logf("--- output of %s:\n%s", r.name, tail(process.log, 4000))
 		}
 	})
 	await(t, r.name+" is alive", 20*time.Second, func() error {
@@ -70,7 +70,7 @@ func (p *provider) add(t testing.TB, dir string, arguments ...string) {
 	p.replicas = append(p.replicas, r)
 }
 
-// launch starts it, and again whenever it has ended.
+// launch starts it, and restarts it after each end.
 func (r *replica) launch() error {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
@@ -101,7 +101,7 @@ func (r *replica) current() *process {
 	return r.process
 }
 
-// end ends the process; another one takes its place.
+// end ends the process; a new one replaces it.
 func (r *replica) end(signal syscall.Signal) {
 	r.mutex.Lock()
 	r.wanted = true
@@ -111,14 +111,14 @@ func (r *replica) end(signal syscall.Signal) {
 	<-process.done
 }
 
-// surprises is how often it has ended by itself.
+// surprises returns the number of ends without a cause in the test.
 func (r *replica) surprises() int {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	return r.restarts
 }
 
-// pid changes when it is started again.
+// pid returns the process id, which changes with a restart.
 func (r *replica) pid() int { return r.current().command.Process.Pid }
 
 var probe = http.Client{Timeout: 500 * time.Millisecond}
@@ -135,7 +135,7 @@ func (r *replica) get(path string) error {
 	return nil
 }
 
-// leader is the replica that is ready.
+// leader returns the replica that is ready.
 func (p *provider) leader() (*replica, error) {
 	var all error
 	for _, r := range p.replicas {
@@ -148,14 +148,14 @@ func (p *provider) leader() (*replica, error) {
 	return nil, all
 }
 
-// kill ends all replicas at once, without a chance to do anything more.
+// kill sends SIGKILL to all replicas at once.
 func (p *provider) kill() {
 	for _, r := range p.replicas {
 		r.end(syscall.SIGKILL)
 	}
 }
 
-// waits for a leader.
+// waits waits for a leader.
 func (p *provider) waits(t testing.TB) *replica {
 	t.Helper()
 	var leader *replica
@@ -166,7 +166,7 @@ func (p *provider) waits(t testing.TB) *replica {
 	return leader
 }
 
-// killLeader ends the one that leads like that, and says when.
+// killLeader sends SIGKILL to the leader and returns the time.
 func (p *provider) killLeader(t testing.TB) time.Time {
 	t.Helper()
 	leader := p.waits(t)
@@ -175,16 +175,16 @@ func (p *provider) killLeader(t testing.TB) time.Time {
 	return at
 }
 
-// good says what must not be in its logs.
+// good checks that no replica ended by itself, and that logs have no panics.
 func (p *provider) good(t testing.TB) {
 	t.Helper()
 	for _, r := range p.replicas {
 		if n := r.surprises(); n > 0 && !p.mayEnd {
-			t.Errorf("%s has ended by itself %d times", r.name, n)
+			t.Errorf("%s ended by itself %d times", r.name, n)
 		}
 		for _, line := range strings.Split(tail(r.current().log, 1<<24), "\n") {
 			if strings.Contains(line, "panicked at") || !p.mayEnd && forbidden.MatchString(line) {
-				t.Errorf("%s says: %s", r.name, line)
+				t.Errorf("log of %s: %s", r.name, line)
 			}
 		}
 	}
@@ -201,7 +201,7 @@ func (p *provider) pools(t testing.TB) (map[string]pool, error) {
 	return pools(t, leader.grpc)
 }
 
-// startProvider starts two replicas that keep their records in Kubernetes.
+// startProvider starts two replicas with records in Kubernetes.
 func startProvider(t testing.TB, cluster *controlPlane, election ...string) *provider {
 	t.Helper()
 	p := &provider{}
@@ -215,7 +215,7 @@ func startProvider(t testing.TB, cluster *controlPlane, election ...string) *pro
 	return p
 }
 
-// startLocalProvider starts one replica that has its records and NodeGroups in files.
+// startLocalProvider starts one replica with records and NodeGroups in files.
 func startLocalProvider(t testing.TB, cluster *controlPlane, vpsie *simulator, nodeGroups ...object) *provider {
 	t.Helper()
 	folder := filepath.Join(cluster.dir, "nodegroups")
@@ -236,15 +236,15 @@ func startLocalProvider(t testing.TB, cluster *controlPlane, vpsie *simulator, n
 	return p
 }
 
-// patient elections are those of production.
+// patient has the election times of production.
 var patient = []string{}
 
-// impatient elections are over soon. Those of production take up to 17 seconds.
+// impatient has short election times. Elections of production take up to 17 seconds.
 var impatient = []string{
 	"--leader-election-lease-duration=4s", "--leader-election-renew-deadline=3s", "--leader-election-retry-period=1s",
 }
 
-// nodeGroup is a NodeGroup; offers are in the order of preference.
+// nodeGroup returns a NodeGroup with offers in order of preference.
 func nodeGroup(name string, most int, offers ...string) object {
 	return nodeGroupIn("ams1", name, most, offers...)
 }

@@ -26,8 +26,8 @@ type exchange struct {
 	at, ended      time.Time
 }
 
-// proxy stands where a Service does, between Cluster Autoscaler and the replicas of the provider: each connection goes
-// to the one that is ready, for as long as it lives. It reads along and keeps what passes.
+// proxy replaces the Service between Cluster Autoscaler and the provider: each connection goes to the replica
+// that was ready at its start. It records the RPCs.
 type proxy struct {
 	address   string
 	ready     func() (string, error)
@@ -36,7 +36,7 @@ type proxy struct {
 	refused   int
 }
 
-// startProxy asks at each connection who is ready.
+// startProxy calls `ready` for each connection to select the replica.
 func startProxy(t testing.TB, ready func() (string, error)) *proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -57,7 +57,7 @@ func startProxy(t testing.TB, ready func() (string, error)) *proxy {
 	return p
 }
 
-// connect ends the connection where nobody is ready, and else when either side does.
+// connect closes the connection if no replica is ready, or when either side closes it.
 func (p *proxy) connect(client net.Conn) {
 	defer client.Close()
 	var backend net.Conn
@@ -86,7 +86,7 @@ func (p *proxy) connect(client net.Conn) {
 	<-ended
 }
 
-// conversation is what passes on one connection.
+// conversation has the RPCs of a connection.
 type conversation struct {
 	proxy   *proxy
 	mutex   sync.Mutex
@@ -131,7 +131,7 @@ func (c *conversation) replies(from io.Reader, to io.Writer) {
 	})
 }
 
-// relay hands frames on as the bytes that they are, each after it was looked at.
+// relay records each frame and forwards it unchanged.
 func relay(from io.Reader, to io.Writer, look func(http2.Frame)) {
 	var passing bytes.Buffer
 	framer := http2.NewFramer(io.Discard, io.TeeReader(from, &passing))
@@ -157,7 +157,7 @@ func (c *conversation) with(id uint32, change func(*exchange)) {
 	}
 }
 
-// end is that of one RPC.
+// end records the end of an RPC.
 func (c *conversation) end(id uint32, code codes.Code) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
@@ -166,7 +166,7 @@ func (c *conversation) end(id uint32, code codes.Code) {
 		return
 	}
 	delete(c.streams, id)
-	// A message is preceded by a byte that says whether it is compressed, and its length.
+	// A message follows a byte for compression and four bytes for its length.
 	const prefix = 5
 	e.request, e.reply = e.request[min(prefix, len(e.request)):], e.reply[min(prefix, len(e.reply)):]
 	e.code, e.ended = code.String(), time.Now()
@@ -175,7 +175,7 @@ func (c *conversation) end(id uint32, code codes.Code) {
 	c.proxy.exchanges = append(c.proxy.exchanges, *e)
 }
 
-// cut is the end of the connection: what is under way has failed.
+// cut records the end of the connection: pending RPCs have failed.
 func (c *conversation) cut() {
 	c.mutex.Lock()
 	var open []uint32
@@ -188,14 +188,15 @@ func (c *conversation) cut() {
 	}
 }
 
-// seen is what passed so far.
+// seen returns the RPCs so far.
 func (p *proxy) seen() []exchange {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	return append([]exchange(nil), p.exchanges...)
 }
 
-// loops cuts what passed into runs of the loop: each begins with Refresh. What came before the first is not one.
+// loops splits RPCs into runs of the loop, each of which begins with Refresh. RPCs before the first Refresh
+// are dropped.
 func loops(exchanges []exchange) [][]exchange {
 	var cut [][]exchange
 	for _, e := range exchanges {
@@ -209,7 +210,7 @@ func loops(exchanges []exchange) [][]exchange {
 	return cut
 }
 
-// count is how often each RPC is among them.
+// count returns the number of RPCs by name.
 func count(exchanges []exchange) map[string]int {
 	counts := map[string]int{}
 	for _, e := range exchanges {
@@ -218,7 +219,7 @@ func count(exchanges []exchange) map[string]int {
 	return counts
 }
 
-// nextLoops waits for whole runs of the loop from now on.
+// nextLoops waits for complete runs of the loop from now on.
 func (p *proxy) nextLoops(t testing.TB, wanted int) [][]exchange {
 	t.Helper()
 	before := len(loops(p.seen()))
@@ -231,7 +232,7 @@ func (p *proxy) nextLoops(t testing.TB, wanted int) [][]exchange {
 	return loops(p.seen())[before : before+wanted]
 }
 
-// recovered is when the first whole run of the loop ended that began after a moment and in which nothing failed.
+// recovered returns the end of the first complete run of the loop after `since` without a failed RPC.
 func (p *proxy) recovered(since time.Time) (time.Time, error) {
 	runs := loops(p.seen())
 	for n := 0; n+1 < len(runs); n++ {
@@ -239,14 +240,14 @@ func (p *proxy) recovered(since time.Time) (time.Time, error) {
 			return runs[n][len(runs[n])-1].ended, nil
 		}
 	}
-	return time.Time{}, errors.New("no run of the loop is without an error")
+	return time.Time{}, errors.New("no run of the loop without an error")
 }
 
-// noAborts says that nothing failed that makes Cluster Autoscaler give a loop up.
+// noAborts returns an error iff an RPC failed, which makes Cluster Autoscaler abort the loop.
 func noAborts(exchanges []exchange) error {
 	for _, e := range exchanges {
 		if e.code != "OK" {
-			return fmt.Errorf("%s answered %s", e.rpc, e.code)
+			return fmt.Errorf("%s returned %s", e.rpc, e.code)
 		}
 	}
 	return nil

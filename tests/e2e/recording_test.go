@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// recording collects what a release of Cluster Autoscaler sends and gets: one example of each shape.
+// recording has the messages of a release of Cluster Autoscaler: one example of each shape.
 type recording struct {
 	mutex  sync.Mutex
 	shapes map[string]line
@@ -33,7 +33,7 @@ type line struct {
 	Code    string `json:"code"`
 }
 
-// loopLine is one run of the loop and the cluster that it saw.
+// loopLine is a run of the loop with the size of the cluster.
 type loopLine struct {
 	Phase   string         `json:"phase"`
 	Groups  int            `json:"groups"`
@@ -51,7 +51,7 @@ func (r *recording) add(exchanges []exchange) {
 	defer r.mutex.Unlock()
 	for _, e := range exchanges {
 		if e.code == "Unavailable" {
-			continue // nobody was there to answer
+			continue // no replica replied
 		}
 		key := e.rpc + " " + shape(e.request) + " " + shape(e.reply) + " " + e.code
 		if _, known := r.shapes[key]; !known {
@@ -81,7 +81,8 @@ func (r *recording) save(t testing.TB, folder, minor string) {
 	}
 }
 
-// shape says which fields a message has, without its schema: messages that differ in values only look the same.
+// shape returns the fields of a message without its schema. Messages that differ only in values have the same
+// shape.
 func shape(message []byte) string {
 	fields := map[string]bool{}
 	for len(message) > 0 {
@@ -126,9 +127,9 @@ func TestShapeTellsFieldsAndNotValues(t *testing.T) {
 		return built
 	}
 	if shape(message("a", 1, 2)) != shape(message("another", 1, 2)) {
-		t.Error("values matter")
+		t.Error("messages that differ in values have different shapes")
 	}
 	if shape(message("a", 1, 2)) == shape(message("a", 1)) {
-		t.Error("fields do not matter")
+		t.Error("messages that differ in fields have the same shape")
 	}
 }

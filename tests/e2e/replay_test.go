@@ -18,19 +18,20 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Ten seconds of the trace are one here: the loop's ten become one, and the other times of Cluster Autoscaler's defaults
-// go with it. kube-scheduler's back-off cannot be less than a second.
+// The replay is ten times as fast as the trace. All default times of Cluster Autoscaler are divided by ten.
+// The back-off of kube-scheduler cannot be less than a second.
 var compressed = []string{
 	"--scan-interval=1s", "--scale-down-unneeded-time=60s", "--scale-down-delay-after-add=60s",
 	"--scale-down-delay-after-delete=1s", "--scale-down-delay-after-failure=18s",
 	"--unremovable-node-recheck-timeout=30s",
 }
 
-// TestReplay is given a part of a workload trace and a price list (docs/use/cost.md): what it costs with a real cluster.
+// TestReplay measures the cost of a part of a workload trace with a price list on a real cluster
+// (docs/use/cost.md).
 func TestReplay(t *testing.T) {
 	folder := os.Getenv("E2E_REPLAY")
 	if folder == "" {
-		t.Skip("E2E_REPLAY names no folder with pods.csv and offers.csv")
+		t.Skip("E2E_REPLAY must be a folder with pods.csv and offers.csv")
 	}
 	for _, d := range drivers(t) {
 		t.Run(strings.ReplaceAll(d.name, " ", "_"), func(t *testing.T) {
@@ -60,7 +61,7 @@ func replay(t *testing.T, d driver, folder, expander string) {
 	w.done(d, "replay, "+expander)
 }
 
-// run is a replay on its way.
+// run is the state of a replay.
 type run struct {
 	w           *world
 	prices      map[string]float64 // USD per hour
@@ -68,8 +69,8 @@ type run struct {
 	began, last time.Time
 	usd, waited float64
 	evictions   int
-	asked       map[string]time.Time // when a VM was first seen, by the name of its Node
-	boots       map[string]float64   // seconds until its Node was ready
+	asked       map[string]time.Time // first listing of a VM, by name of its Node
+	boots       map[string]float64   // seconds until its Node was ready, by name of the Node
 }
 
 // traced is a pod of a trace.
@@ -85,7 +86,8 @@ type traced struct {
 
 func (p *traced) object() string { return fmt.Sprintf("%s-%d", p.name, p.evictions) }
 
-// turn pays for the time since the last one, and has pods come, end, and come back where they were evicted.
+// turn adds the cost since the last turn. It creates arriving pods, ends finished ones and recreates evicted
+// ones.
 func (r *run) turn() error {
 	if err := r.w.autoscaler.ended(); err != nil {
 		return fatal{err}
@@ -133,7 +135,7 @@ func (r *run) turn() error {
 		}
 	}
 	if left > 0 {
-		return fmt.Errorf("%d of %d have not", left, len(r.pods))
+		return fmt.Errorf("%d of %d pods have not ended", left, len(r.pods))
 	}
 	return nil
 }
@@ -188,7 +190,7 @@ func (p *traced) manifest() *core.Pod {
 	}
 }
 
-// schedule are the pods of pods.csv.
+// schedule returns the pods of pods.csv.
 func schedule(t *testing.T, folder string) []*traced {
 	t.Helper()
 	var pods []*traced
@@ -201,7 +203,7 @@ func schedule(t *testing.T, folder string) []*traced {
 	return pods
 }
 
-// market are the offers of offers.csv and their prices, USD per hour.
+// market returns the offers of offers.csv with their prices, USD per hour.
 func market(t *testing.T, folder string) ([]string, map[string]float64) {
 	t.Helper()
 	var offers []string
@@ -217,7 +219,7 @@ func market(t *testing.T, folder string) ([]string, map[string]float64) {
 	return offers, prices
 }
 
-// catalogue is a VPSie that has these offers.
+// catalogue returns the configuration of a simulated VPSie with these offers.
 func catalogue(t *testing.T, folder string) string {
 	t.Helper()
 	text := &strings.Builder{}

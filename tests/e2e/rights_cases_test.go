@@ -9,7 +9,7 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 )
 
-// TestRights judges rights by calls that are made up.
+// TestRights checks the evaluation of rights with planted requests.
 func TestRights(t *testing.T) {
 	rule := func(verbs, group, resources string, names ...string) rbac.PolicyRule {
 		return rbac.PolicyRule{
@@ -24,11 +24,11 @@ func TestRights(t *testing.T) {
 	)
 	for _, c := range []struct {
 		name string
-		// rules of the cluster, and of the namespace "one".
+		// rules of the cluster, and of namespace "one".
 		cluster, namespaced []rbac.PolicyRule
-		calls               string // verb and path, twice and so on
+		calls               string // pairs of verb and path
 		idle                []string
-		refused             bool // even with all rights
+		refused             bool // refused even with all rights
 	}{
 		{
 			name:    "each is used",
@@ -147,7 +147,7 @@ func TestRights(t *testing.T) {
 			for words := range slices.Chunk(strings.Fields(c.calls), 2) {
 				calls, err := called(words[0], words[1])
 				if err != nil || calls[0].verb != words[0] {
-					t.Fatalf("%s %s is read as %v (%v)", words[0], words[1], calls, err)
+					t.Fatalf("%s %s is parsed as %v (%v)", words[0], words[1], calls, err)
 				}
 				for _, made := range calls {
 					u.calls[made] = true
@@ -170,7 +170,8 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// TestRightsOfSeveral has the same right in clusters of which one needs it, and an account with a right too many.
+// TestRightsOfSeveral has a right in several clusters, one of which needs it, and an account with an unneeded
+// right.
 func TestRightsOfSeveral(t *testing.T) {
 	reads := split("", []rbac.PolicyRule{{Verbs: []string{"list", "delete"}, APIGroups: []string{""}, Resources: []string{"pods"}}})
 	list := call{verb: "list", resource: "pods"}
@@ -202,12 +203,12 @@ func TestRightsOfSeveral(t *testing.T) {
 	}
 }
 
-// TestRightsExcused has every excuse say whose it is: one for somebody unknown would never be looked at.
+// TestRightsExcused checks that every excuse has a known account; others would have no effect.
 func TestRightsExcused(t *testing.T) {
 	known := slices.Collect(maps.Values(accounts))
 	for who := range rare {
 		if !slices.Contains(known, who) {
-			t.Errorf("%q has excuses and is nobody", who)
+			t.Errorf("excuses for the unknown account %q", who)
 		}
 	}
 }

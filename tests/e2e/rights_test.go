@@ -20,21 +20,21 @@ import (
 	rbacauthorizer "k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac"
 )
 
-// rare are rights that no scenario makes anybody use, by account: what needs them.
+// rare are rights without a request in any scenario, by account, with the requests that need them.
 var rare = map[string]map[string]string{
 	"Cluster Autoscaler": {
-		"get nodes": "a taint that somebody else's write came before is set again on the Node as it is by then: " +
-			"its utils/taints",
+		"get nodes": "after a conflict with another write, Cluster Autoscaler reads the Node again before it taints it: " +
+			"utils/taints",
 	},
 }
 
 // right is one verb on one resource.
 type right struct {
 	verb, group, resource string
-	name                  string // of the only object
-	url                   string // in place of a resource
-	namespace             string // empty where it holds in the whole cluster
-	again                 int    // given as often before
+	name                  string // of the only permitted object
+	url                   string // non-resource URL, in place of a resource
+	namespace             string // empty for a right in the whole cluster
+	again                 int    // number of equal rights before it
 }
 
 func (r right) rule() rbac.PolicyRule {
@@ -50,7 +50,7 @@ func (r right) rule() rbac.PolicyRule {
 	return rule
 }
 
-// scope says of what, of which name and where.
+// scope describes group, name and namespace.
 func scope(group, name, namespace string) string {
 	text := ""
 	if group != "" {
@@ -74,7 +74,7 @@ func (r right) String() string {
 	return text
 }
 
-// split has each right of these rules by itself.
+// split returns the single rights of rules.
 func split(namespace string, rules []rbac.PolicyRule) []right {
 	var found []right
 	for _, rule := range rules {
@@ -98,7 +98,7 @@ func split(namespace string, rules []rbac.PolicyRule) []right {
 	return found
 }
 
-// numbered tells rights from each other that are given more than once: all but one of them are superfluous.
+// numbered distinguishes equal rights: all but one of them are superfluous.
 func numbered(rights []right) []right {
 	seen := map[right]int{}
 	for n, r := range rights {
@@ -108,10 +108,10 @@ func numbered(rights []right) []right {
 	return rights
 }
 
-// call is a request as an authorizer sees it.
+// call is a request with the attributes for authorization.
 type call struct {
 	verb, group, resource, subresource, namespace, name, path string
-	// instead of a watch that begins with all there is: for API servers that have no such watches.
+	// fallback for a watch that starts with all existing objects, which some API servers do not support.
 	instead bool
 }
 
@@ -138,8 +138,8 @@ var methods = map[string]string{
 	"create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE", "deletecollection": "DELETE",
 }
 
-// called reads a request of the audit log as the API server reads it: what is made has no name, and a selector of one
-// name names it.
+// called parses a request of the audit log as the API server does: a creation has no name, and a field
+// selector for one name sets the name.
 func called(verb, uri string) ([]call, error) {
 	method, changes := methods[verb]
 	if !changes {
@@ -169,18 +169,18 @@ func called(verb, uri string) ([]call, error) {
 	return calls, nil
 }
 
-// used is what an account may do in one cluster, and what it did there.
+// used has the rights of an account in one cluster, and its requests there.
 type used struct {
 	account, version string
 	test             string
 	user             string
 	groups           []string
-	// own are its rights; common are those of its groups.
+	// own are the rights of the account; common are those of its groups.
 	own, common []right
 	calls       map[call]bool
 }
 
-// authorizer is Kubernetes' own, for one who has these rights and those of its groups.
+// authorizer is the RBAC authorizer of Kubernetes for an account with these rights and those of its groups.
 func (u used) authorizer(rights []right) authorizer.Authorizer {
 	rules := map[string][]rbac.PolicyRule{}
 	for _, r := range slices.Concat(rights, u.common) {
@@ -209,7 +209,7 @@ func (u used) authorizer(rights []right) authorizer.Authorizer {
 	return rbacauthorizer.New(all, all, all, all)
 }
 
-// refuses are the calls that are refused with only these rights.
+// refuses returns the calls that are refused with only these rights.
 func (u used) refuses(rights []right) ([]call, error) {
 	judge := u.authorizer(rights)
 	var refused []call
@@ -228,7 +228,7 @@ func (u used) refuses(rights []right) ([]call, error) {
 // need is a call that is refused without a right.
 type need struct{ test, call string }
 
-// needs removes each right by itself from wherever it is given, and has what is refused then.
+// needs removes each right alone, and returns the calls that are refused without it.
 func needs(all []used) (map[right][]need, error) {
 	found := map[right][]need{}
 	for _, u := range all {
@@ -237,7 +237,7 @@ func needs(all []used) (map[right][]need, error) {
 			return nil, err
 		}
 		if len(refused) > 0 {
-			return nil, fmt.Errorf("%s was allowed in %s what its rights as they were read do not give: %v", u.account, u.test, refused)
+			return nil, fmt.Errorf("%s made allowed requests in %s that its rights do not permit: %v", u.account, u.test, refused)
 		}
 		for n, r := range u.own {
 			refused, err := u.refuses(slices.Delete(slices.Clone(u.own), n, n+1))
@@ -254,8 +254,8 @@ func needs(all []used) (map[right][]need, error) {
 	return found, nil
 }
 
-// minimal is a table of the rights of all, each with a call that is refused without it, and what is wrong with them. Those
-// that are excused are needed, whatever was done.
+// minimal returns a table of all rights, each with a call that needs it, and the problems: unneeded rights,
+// and excuses for rights that do not exist. Excused rights count as needed.
 func minimal(all []used, excuses map[string]map[string]string) (lines, problems []string) {
 	by, given := map[string][]used{}, map[string]map[string]bool{}
 	for _, u := range all {
@@ -298,7 +298,7 @@ func minimal(all []used, excuses map[string]map[string]string) (lines, problems 
 	return lines, problems
 }
 
-// compare has rights in the order of where and of what.
+// compare orders rights by namespace, group and resource.
 func compare(a, b right) int {
 	return cmp.Or(
 		cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.group, b.group), cmp.Compare(a.resource, b.resource),
@@ -306,7 +306,7 @@ func compare(a, b right) int {
 	)
 }
 
-// first is the same one of these in each run, as far as names are the same, and how many other tests there are.
+// first returns the first need by name, and the number of further tests, so that the output is stable.
 func first(needs []need) string {
 	tests := map[string]bool{}
 	for _, n := range needs {
@@ -318,7 +318,8 @@ func first(needs []need) string {
 	return fmt.Sprintf("%s | %s | %d", least.call, least.test, len(tests)-1)
 }
 
-// complete is whether everything ran and passed. Else what is unused may only not have been tried.
+// complete returns true iff all tests ran and passed. Otherwise rights may be unused because their test did
+// not run.
 func complete(code int) bool {
 	return code == 0 && flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""
 }

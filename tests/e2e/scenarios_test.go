@@ -18,7 +18,7 @@ const (
 	large = "s-4vcpu-8gb"
 )
 
-// scenarios are all of them; those that any model of Cluster Autoscaler is to drive come first, as far as common.
+// scenarios has all scenarios. The first `common` ones also run with the model of an older release.
 var scenarios = []struct {
 	name string
 	run  func(*testing.T, driver, *recording)
@@ -43,7 +43,7 @@ var scenarios = []struct {
 
 const common = 3
 
-// TestRealLoop runs every scenario with every driver, but for the model of an older release.
+// TestRealLoop runs every scenario with every driver, except with the model of an older release.
 func TestRealLoop(t *testing.T) {
 	for _, d := range drivers(t) {
 		t.Run(d.name, func(t *testing.T) {
@@ -67,12 +67,12 @@ func TestRealLoop(t *testing.T) {
 	}
 }
 
-// growthAndShrinkage is scenarios a and b: from nothing to the maximum of a NodeGroup, and back to nothing.
+// growthAndShrinkage is scenarios a and b: from 0 to the maximum of a NodeGroup, and back to 0.
 func growthAndShrinkage(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 3, small))
 	w.phase(recorded, "idle", 0)
 	w.deploy("web", 8, "800m", "500Mi")
-	// Two fit on a node, and there may be three nodes.
+	// Two pods fit on a node; the maximum is three nodes.
 	w.settles(6, 2, 3, 2*time.Minute)
 	w.phase(recorded, "full", 3)
 	hold(t, "the maximum of the NodeGroup", 5*time.Second, func() error { return w.settled(6, 2, 3) })
@@ -92,7 +92,7 @@ func growthAndShrinkage(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "b. n to 0")
 }
 
-// recordsInFiles is the way without --store=kubernetes: one process, NodeGroups and records in files.
+// recordsInFiles runs without --store=kubernetes: one process, with NodeGroups and records in files.
 func recordsInFiles(t *testing.T, d driver, recorded *recording) {
 	w := setting{local: true, nodeGroups: []object{nodeGroup("general", 3, small)}}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
@@ -105,7 +105,7 @@ func recordsInFiles(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "records in files")
 }
 
-// shortage is scenario c: the pool that fits best has none, so the pods run on another.
+// shortage is scenario c: VPSie has no capacity for the best pool, so the pods run on another one.
 func shortage(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small, large))
 	w.vpsie.must(t, "PUT", "/capacity", map[string]any{"offer": small, "limit": 0})
@@ -140,7 +140,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 		}
 	}
 	if failed == 0 {
-		t.Errorf("the pool without capacity was not tried: %v", increased)
+		t.Errorf("no increase of the pool without capacity: %v", increased)
 	}
 	if len(cleaned) != failed || slices.ContainsFunc(slices.Collect(maps.Values(cleaned)), func(n int) bool { return n != 1 }) {
 		t.Errorf("%d machines failed; they were cleaned up as %v", failed, cleaned)
@@ -149,21 +149,21 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "c. shortage")
 }
 
-// providerKilled is scenario d: killed right after it has promised nodes, and again while they boot; killed right
-// after it has promised deletions, and again while they happen.
+// providerKilled is scenario d: the provider is killed right after it accepted an increase, while the nodes
+// boot, right after it accepted deletions, and during the deletions.
 func providerKilled(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
 	w.deploy("web", 4, "800m", "500Mi")
 	w.passes("NodeGroupIncreaseSize", 0)
 	w.provider.kill()
-	// A request that was recorded and perhaps not sent is waited for a minute before it is made again.
+	// The provider waits a minute before it repeats a recorded request that may not have been sent.
 	await(t, "a VM boots", 2*time.Minute, func() error {
 		machines, err := w.vpsie.workers()
 		if err != nil {
 			return err
 		}
 		if len(machines) == 0 {
-			return errors.New("none was asked for")
+			return errors.New("no VM was requested")
 		}
 		return nil
 	})
@@ -199,7 +199,7 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "d. provider killed")
 }
 
-// vpsieDown is scenario e: VPSie is gone for two minutes while nodes are wanted and others are not any more.
+// vpsieDown is scenario e: VPSie is down for two minutes while nodes are to be created and deleted.
 func vpsieDown(t *testing.T, d driver, recorded *recording) {
 	outage := 2 * time.Minute
 	if text := os.Getenv("E2E_OUTAGE"); text != "" {
@@ -240,7 +240,7 @@ func vpsieDown(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "e. VPSie down")
 }
 
-// foreignNodes is scenario f: a worker that somebody adds by hand is nobody's, whatever comes and goes around it.
+// foreignNodes is scenario f: a worker that a user adds remains unmanaged during scale-up and scale-down.
 func foreignNodes(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 3, small))
 	w.deploy("web", 2, "800m", "500Mi")
@@ -252,7 +252,7 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 			return err
 		}
 		if len(nodes) != 3 {
-			return fmt.Errorf("%d nodes are not ours", len(nodes))
+			return fmt.Errorf("%d foreign nodes", len(nodes))
 		}
 		w.foreign = looks(nodes)
 		return nil
@@ -271,7 +271,7 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 			_, foreign := w.foreign[node.text(2)]
 			for _, group := range parse(e.reply).messages(1) {
 				if foreign && group.text(1) != "" {
-					t.Fatalf("%s counts as a node of %s", node.text(2), group.text(1))
+					t.Fatalf("%s is reported as a node of %s", node.text(2), group.text(1))
 				}
 			}
 		}
@@ -279,7 +279,7 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "f. foreign nodes")
 }
 
-// passes waits until an RPC was answered OK after the first so many.
+// passes waits for a successful RPC after the first ones.
 func (w *world) passes(rpc string, after int) {
 	w.t.Helper()
 	await(w.t, rpc+" passes", time.Minute, func() error {
@@ -292,7 +292,7 @@ func (w *world) passes(rpc string, after int) {
 	})
 }
 
-// phase keeps a run of the loop that looks like the one before it.
+// phase records a run of the loop that equals the run before it.
 func (w *world) phase(recorded *recording, name string, nodes int) {
 	w.t.Helper()
 	var last map[string]int
@@ -310,5 +310,5 @@ func (w *world) phase(recorded *recording, name string, nodes int) {
 		}
 		last = next
 	}
-	w.t.Errorf("no two runs of the loop are alike in the phase %q: %v", name, last)
+	w.t.Errorf("no two consecutive runs of the loop are equal in phase %q: %v", name, last)
 }

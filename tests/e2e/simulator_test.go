@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// simulator is VPSie's API, in a process of its own.
+// simulator is a simulated VPSie in a separate process.
 type simulator struct {
 	url       string
 	arguments []string
@@ -63,7 +63,7 @@ func (s *simulator) overview() (overview, error) {
 	return seen, s.control(http.MethodGet, "/state", nil, &seen)
 }
 
-// workers are the VMs that were asked for through the API.
+// workers returns the VMs that were requested through the API.
 func (s *simulator) workers() ([]vm, error) {
 	seen, err := s.overview()
 	var workers []vm
@@ -113,7 +113,7 @@ func (s *simulator) control(method, path string, body, into any) error {
 	return json.Unmarshal(answer, into)
 }
 
-// Boots take long enough for a process to be killed meanwhile.
+// VMs boot slowly enough to kill processes meanwhile.
 const simulated = `
 seed: 1
 times: {listed: 500ms..1500ms, boot: 3s..5s, deletion: 500ms..1500ms}

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// TestSize lets the installed chart grow to as many nodes as E2E_NODES says, and tells how much memory the programs
-// take while Cluster Autoscaler goes on asking.
+// TestSize scales the installed chart to E2E_NODES nodes, and reports the memory of the programs while
+// Cluster Autoscaler runs its loop.
 func TestSize(t *testing.T) {
 	nodes, err := strconv.Atoi(os.Getenv("E2E_NODES"))
 	if err != nil {
-		t.Skip("E2E_NODES does not say how many")
+		t.Skip("E2E_NODES is not set")
 	}
 	installed(t, func(t *testing.T, d driver) { grown(t, d, nodes) })
 }
@@ -23,25 +23,25 @@ func TestSize(t *testing.T) {
 func grown(t *testing.T, d driver, nodes int) {
 	w := chartedWorld(t, d, nodes, small)
 	w.began = time.Now()
-	w.deploy("web", int32(nodes), "1200m", "500Mi") // One on a node.
+	w.deploy("web", int32(nodes), "1200m", "500Mi") // One pod per node.
 	runs := w.install()
 	await(t, "all pods run", 10*time.Minute, runs(nodes))
 	w.note("%d pods on %d nodes after %.0f s", nodes, len(w.uuids()), time.Since(w.began).Seconds())
 	failures := w.failures()
-	time.Sleep(time.Minute) // What is measured is the memory after a minute of loops over all of it.
+	time.Sleep(time.Minute) // Measures the memory after a minute of loops over all nodes.
 	for name, running := range w.kubelet.all() {
 		now, most := memory(t, running.process)
 		w.note("%s: %d MB resident, %d at most", name, now, most)
 	}
 	if after := w.failures(); after != failures {
-		t.Errorf("loops and growths of Cluster Autoscaler that failed: %v, and a minute later %v", failures, after)
+		t.Errorf("failed loops and scale-ups of Cluster Autoscaler: %v, and a minute later %v", failures, after)
 	}
 	summary.Lock()
 	defer summary.Unlock()
 	summary.lines = append(summary.lines, fmt.Sprintf("%-26s size; %s", d.name, strings.Join(w.notes, ", ")))
 }
 
-// memory is what a process has in memory, and the most that it had, in MB.
+// memory returns the resident memory of a process and its maximum, MB.
 func memory(t *testing.T, p *process) (now, most int) {
 	t.Helper()
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))

@@ -10,7 +10,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestStage shows, before anything of ours is on it, that pods run and go here.
+// TestStage checks that pods start and end on the control plane before the provider is installed.
 func TestStage(t *testing.T) {
 	began := time.Now()
 	w := &world{t: t, cluster: startControlPlane(t, scratch(t), "")}

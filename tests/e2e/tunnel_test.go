@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// tunnel passes connections on to where ready says, and reads nothing of them: they are encrypted.
+// tunnel forwards encrypted connections to the address that `ready` returns.
 type tunnel struct {
 	address string
 	mutex   sync.Mutex
@@ -71,7 +71,7 @@ func (r *tunnel) connect(client net.Conn, ready func() (string, error)) {
 	delete(r.open, server)
 }
 
-// stop breaks all connections and takes no more.
+// stop closes all connections and refuses new ones.
 func (r *tunnel) stop() {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()

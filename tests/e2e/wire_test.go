@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// pool is a node group as the provider tells it.
+// pool is a node group in replies of the provider.
 type pool struct {
 	id        string
 	min, max  int
@@ -19,7 +19,7 @@ type pool struct {
 	instances map[string]int // state by id: 1 running, 2 creating, 3 deleting
 }
 
-// raw hands messages through as the bytes that they are.
+// raw is a codec that passes messages as bytes.
 type raw struct{}
 
 func (raw) Marshal(message any) ([]byte, error) { return *message.(*[]byte), nil }
@@ -31,7 +31,7 @@ func (raw) Unmarshal(data []byte, message any) error {
 
 func (raw) Name() string { return "raw" }
 
-// pools asks the provider itself, not through the proxy.
+// pools calls the provider directly, not through the proxy.
 func pools(t testing.TB, address string) (map[string]pool, error) {
 	t.Helper()
 	connection, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -76,7 +76,7 @@ func pools(t testing.TB, address string) (map[string]pool, error) {
 	return found, nil
 }
 
-// fields are those of a protobuf message, by number.
+// fields are the fields of a protobuf message by number.
 type fields map[protowire.Number][]any
 
 func parse(message []byte) fields {

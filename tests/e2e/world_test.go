@@ -22,7 +22,7 @@ import (
 
 const managed = "autoscaler.vpsie.com/managed"
 
-// world is a cluster, VPSie, the provider, and a Cluster Autoscaler between them.
+// world has a cluster, a simulated VPSie, the provider and a Cluster Autoscaler.
 type world struct {
 	t          *testing.T
 	local      bool
@@ -39,22 +39,22 @@ type world struct {
 
 var background = context.Background()
 
-// setting is how a world begins.
+// setting is the configuration of a world.
 type setting struct {
 	nodeGroups []object
-	// local has the provider keep everything in files, as one process.
+	// local runs the provider as one process with records in files.
 	local bool
-	// election are its timings; impatient ones if left out.
+	// election has the election times of the provider; default: impatient.
 	election []string
-	// autoscaler are flags of Cluster Autoscaler other than usual.
+	// autoscaler has additional flags of Cluster Autoscaler.
 	autoscaler []string
-	// expander has Cluster Autoscaler ask the provider's expander first.
+	// expander puts the provider's expander first in the chain of Cluster Autoscaler.
 	expander bool
-	// provider are flags of the provider other than usual.
+	// provider has additional flags of the provider.
 	provider []string
-	// vpsie is the simulator's configuration; the usual one if left out.
+	// vpsie is the configuration of the simulator; empty for the usual one.
 	vpsie string
-	// scheduler is of kube-scheduler's configuration.
+	// scheduler is added to the configuration of kube-scheduler.
 	scheduler string
 }
 
@@ -143,7 +143,7 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 	return w
 }
 
-// scratch is kept when the test fails, and when E2E_KEEP asks for it.
+// scratch returns a folder that is kept if the test fails or E2E_KEEP is set.
 func scratch(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vpsie-autoscaler-e2e-")
@@ -160,7 +160,7 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
-// deploy wants so many pods. They run on managed nodes only: there is room on a foreign one.
+// deploy creates a Deployment. Its pods run only on managed nodes, because foreign nodes have free resources.
 func (w *world) deploy(name string, replicas int32, cpu, memory string) {
 	w.t.Helper()
 	w.deployTo(map[string]string{managed: "true"}, name, replicas, cpu, memory)
@@ -171,7 +171,7 @@ func (w *world) deployTo(nodes map[string]string, name string, replicas int32, c
 	w.deployWith(core.PodSpec{NodeSelector: nodes}, name, replicas, cpu, memory)
 }
 
-// prioritize makes a class of pods that come before others.
+// prioritize creates a PriorityClass.
 func (w *world) prioritize(name string, value int32) {
 	w.t.Helper()
 	class := &scheduling.PriorityClass{ObjectMeta: meta.ObjectMeta{Name: name}, Value: value}
@@ -180,7 +180,7 @@ func (w *world) prioritize(name string, value int32) {
 	}
 }
 
-// deployWith fills in what the pods have not: they run on managed nodes unless they have a selector.
+// deployWith creates a Deployment. Its pods run on managed nodes unless they have a node selector.
 func (w *world) deployWith(spec core.PodSpec, name string, replicas int32, cpu, memory string) {
 	w.t.Helper()
 	if spec.NodeSelector == nil {
@@ -214,7 +214,7 @@ func (w *world) scale(name string, replicas int32) {
 	}
 }
 
-// pods counts those that run on ready nodes and those that wait.
+// pods returns the number of pods that run on ready nodes, and of pods that wait.
 func (w *world) pods() (running, waiting int, err error) {
 	pods, err := w.cluster.client.CoreV1().Pods("default").List(background, meta.ListOptions{})
 	if err != nil {
@@ -238,7 +238,7 @@ func (w *world) nodes(which func(core.Node) bool) ([]core.Node, error) {
 	return slices.DeleteFunc(nodes.Items, func(node core.Node) bool { return !which(node) }), nil
 }
 
-// note is for the summary.
+// note adds a text to the summary.
 func (w *world) note(format string, values ...any) {
 	w.notes = append(w.notes, fmt.Sprintf(format, values...))
 }
@@ -251,11 +251,11 @@ func ready(node core.Node) bool {
 	})
 }
 
-// looks is what must not change about nodes that are not ours.
+// looks returns the properties of foreign nodes that must not change.
 func looks(nodes []core.Node) map[string]string {
 	seen := map[string]string{}
 	for _, node := range nodes {
-		// Kubernetes' own taints come and go with how well the node is.
+		// Taints of Kubernetes change with the health of the node.
 		taints := slices.DeleteFunc(node.Spec.Taints, func(taint core.Taint) bool {
 			return strings.HasPrefix(taint.Key, "node.kubernetes.io/")
 		})
@@ -264,8 +264,8 @@ func looks(nodes []core.Node) map[string]string {
 	return seen
 }
 
-// settled says that so many pods run and wait, that there are so many nodes, and that everybody agrees about them:
-// targets and instances of the provider, VMs at VPSie, Nodes.
+// settled checks the numbers of running and waiting pods and of nodes, and that all views of the nodes are
+// equal: targets and instances of the provider, VMs at VPSie, Nodes and VPSieNodes.
 func (w *world) settled(running, waiting, size int) error {
 	isRunning, isWaiting, err := w.pods()
 	if err != nil {
@@ -314,7 +314,7 @@ func (w *world) settled(running, waiting, size int) error {
 	return w.statusesShow(size)
 }
 
-// records is whether a machine runs, by the id of its VM or by its name while it has none.
+// records returns whether each machine runs, by the id of its VM, or by its name without a VM.
 func (w *world) records() (map[string]bool, error) {
 	records, err := w.cluster.records()
 	if err != nil {
@@ -334,7 +334,8 @@ func (w *world) records() (map[string]bool, error) {
 	return found, nil
 }
 
-// statusesShow checks that the statuses of all NodeGroups add up to this number of nodes, all of them ready.
+// statusesShow checks that the statuses of all NodeGroups have this number of nodes in total, all of them
+// ready.
 func (w *world) statusesShow(size int) error {
 	if w.local {
 		return nil
@@ -346,7 +347,7 @@ func (w *world) statusesShow(size int) error {
 	var current, desired, ready int
 	for _, group := range groups {
 		if group.Metadata.Generation != group.Status.ObservedGeneration {
-			return fmt.Errorf("the status of %s is of generation %d, not %d", group.Metadata.Name,
+			return fmt.Errorf("the status of %s has generation %d, want %d", group.Metadata.Name,
 				group.Status.ObservedGeneration, group.Metadata.Generation)
 		}
 		current += group.Status.CurrentNodes
@@ -354,7 +355,7 @@ func (w *world) statusesShow(size int) error {
 		ready += group.Status.ReadyNodes
 	}
 	if current != size || desired != size || ready != size {
-		return fmt.Errorf("NodeGroups tell of %d nodes, %d desired, %d ready, want %d", current, desired, ready, size)
+		return fmt.Errorf("the statuses of NodeGroups have %d nodes, %d desired, %d ready, want %d", current, desired, ready, size)
 	}
 	return nil
 }
@@ -370,7 +371,7 @@ func (w *world) settles(running, waiting, size int, deadline time.Duration) {
 	})
 }
 
-// made is how many VMs were ever asked of VPSie.
+// made returns the number of VMs that were ever created through the API.
 func (w *world) made() int {
 	w.t.Helper()
 	var gone []vm
@@ -390,7 +391,7 @@ func (w *world) made() int {
 	return count
 }
 
-// foreignUntouched looks at the nodes that were there first, and at what passed about them.
+// foreignUntouched checks that the initial nodes are unchanged, and that no request deletes them.
 func (w *world) foreignUntouched() {
 	w.t.Helper()
 	nodes, err := w.nodes(func(node core.Node) bool { _, there := w.foreign[node.Name]; return there })
@@ -398,12 +399,12 @@ func (w *world) foreignUntouched() {
 		w.t.Fatal(err)
 	}
 	if now := looks(nodes); !maps.Equal(now, w.foreign) {
-		w.t.Errorf("nodes that are not ours were touched:\nbefore %v\nnow    %v", w.foreign, now)
+		w.t.Errorf("foreign nodes were changed:\nbefore %v\nnow    %v", w.foreign, now)
 	}
 	for _, e := range w.proxy.seen() {
 		for name := range w.foreign {
 			if e.rpc == "NodeGroupDeleteNodes" && strings.Contains(string(e.request), name) {
-				w.t.Errorf("%s was to be deleted", name)
+				w.t.Errorf("Cluster Autoscaler requested the deletion of %s", name)
 			}
 		}
 	}

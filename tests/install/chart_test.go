@@ -27,7 +27,7 @@ import (
 )
 
 func init() {
-	// Helm logs warnings about values that tests set wrong on purpose.
+	// Helm logs warnings about values that tests set to invalid values.
 	log.SetOutput(io.Discard)
 	for _, add := range []func() error{
 		func() error { return prometheus.AddToScheme(scheme.Scheme) },
@@ -129,7 +129,7 @@ func TestObjectsAreValid(t *testing.T) {
 		for _, object := range made.objects {
 			id := object.GetKind() + "/" + object.GetName()
 			if seen[id] {
-				t.Errorf("%s is there twice", id)
+				t.Errorf("%s occurs twice", id)
 			}
 			seen[id] = true
 			if object.GetKind() == "NodeGroup" {
@@ -142,7 +142,7 @@ func TestObjectsAreValid(t *testing.T) {
 	})
 }
 
-// pods are all pods of the chart, by the name of their Deployment or Pod.
+// pods returns all pods of the chart, by name of their Deployment or Pod.
 func (r rendered) pods(t testing.TB) map[string]core.PodTemplateSpec {
 	pods := map[string]core.PodTemplateSpec{}
 	for _, object := range r.objects {
@@ -191,7 +191,7 @@ func TestServicesAndSelectorsFindTheirPods(t *testing.T) {
 				}
 			}
 			if len(found) != 1 {
-				t.Errorf("%s selects the pods of %d owners, not of one", what, len(found))
+				t.Errorf("%s selects the pods of %d owners, want 1", what, len(found))
 			}
 			return found
 		}
@@ -203,7 +203,7 @@ func TestServicesAndSelectorsFindTheirPods(t *testing.T) {
 				for _, pod := range find(what, labels.SelectorFromSet(service.Spec.Selector)) {
 					for _, port := range service.Spec.Ports {
 						if !hasPort(pod.Spec, port.TargetPort.StrVal, port.Port) {
-							t.Errorf("%s: no port %s of the pod is %d", what, port.TargetPort.StrVal, port.Port)
+							t.Errorf("%s: the pod has no port %s with number %d", what, port.TargetPort.StrVal, port.Port)
 						}
 					}
 				}
@@ -278,7 +278,7 @@ func TestMonitorsFindProviderAndClusterAutoscaler(t *testing.T) {
 		}
 	}
 	if want := []string{autoscale, provider + "-metrics"}; !slices.Equal(found, want) {
-		t.Errorf("the ServiceMonitor finds %v, not %v", found, want)
+		t.Errorf("the ServiceMonitor selects %v, want %v", found, want)
 	}
 
 	pods := render(t, fromYAML(t, matrix["pod monitor"]))
@@ -292,10 +292,10 @@ func TestMonitorsFindProviderAndClusterAutoscaler(t *testing.T) {
 	}
 	slices.Sort(found)
 	if want := []string{provider, autoscale}; !slices.Equal(found, want) {
-		t.Errorf("the PodMonitor finds %v, not %v", found, want)
+		t.Errorf("the PodMonitor selects %v, want %v", found, want)
 	}
 	if _, err := renderWith(t, fromYAML(t, "prometheus: {podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}"), nil); err == nil {
-		t.Error("both monitors together are not refused, although they scrape each metric twice")
+		t.Error("both monitors together are accepted, although they scrape each metric twice")
 	}
 }
 
@@ -379,7 +379,7 @@ func TestNodeGroupsAreRenderedAndKept(t *testing.T) {
 		delete(want, object.GetName())
 	}
 	if len(want) > 0 {
-		t.Errorf("these are not made: %v", want)
+		t.Errorf("not rendered: %v", want)
 	}
 }
 
@@ -397,7 +397,7 @@ func TestNotesHaveTheFlagsForAnotherClusterAutoscaler(t *testing.T) {
 	settings = append(settings, strings.Split(made.find("ConfigMap", autoscale).Object["data"].(map[string]any)["cloud-config.yaml"].(string), "\n")...)
 	for _, line := range settings {
 		if !strings.Contains(notes, fmt.Sprintf("\n  %s\n", line)) && line != "" {
-			t.Errorf("NOTES leave out %q:\n%s", line, notes)
+			t.Errorf("NOTES lack %q:\n%s", line, notes)
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 	core "k8s.io/api/core/v1"
 )
 
-// settings are the flags of `serve` and their environment variables, from docs/reference/settings.md, which is generated
-// from the program's definitions.
+// settings returns the flags of `serve` and their environment variables, from docs/reference/settings.md,
+// which is generated from the program's definitions.
 func settings(t testing.TB) (flags, variables map[string]bool) {
 	t.Helper()
 	text := read(t, root+"/docs/reference/settings.md")
@@ -31,14 +31,14 @@ func settings(t testing.TB) (flags, variables map[string]bool) {
 	return flags, variables
 }
 
-// arguments are the flags of a container with their values. Duplicates are errors.
+// arguments returns the flags of a container with their values. Duplicates are errors.
 func arguments(t testing.TB, given []string) map[string]string {
 	t.Helper()
 	flags := map[string]string{}
 	for _, argument := range given {
 		name, value, has := strings.Cut(argument, "=")
 		if _, twice := flags[name]; twice || !has || !strings.HasPrefix(name, "--") {
-			t.Errorf("%s: not --flag=value, or a duplicate", argument)
+			t.Errorf("%s must be --flag=value and unique", argument)
 		}
 		flags[name] = value
 	}
@@ -58,12 +58,12 @@ func TestEveryFlagAndVariableOfTheProviderExists(t *testing.T) {
 			}
 			for flag := range arguments(t, container.Args[1:]) {
 				if !flags[flag] {
-					t.Errorf("%s: there is no %s", name, flag)
+					t.Errorf("%s: unknown flag %s", name, flag)
 				}
 			}
 			for _, variable := range container.Env {
 				if strings.HasPrefix(variable.Name, "VPSIE_") && !variables[variable.Name] {
-					t.Errorf("%s: there is no %s", name, variable.Name)
+					t.Errorf("%s: unknown variable %s", name, variable.Name)
 				}
 			}
 		}
@@ -131,7 +131,7 @@ func TestProgramAcceptsTheFlagsOfTheChart(t *testing.T) {
 			t.Error(err)
 		}
 		if accepts(append(slices.Clone(pod.Spec.Containers[0].Args), "--no-such-flag=1")) == nil {
-			t.Error("the program accepts anything")
+			t.Error("the program accepts invalid flags")
 		}
 	}
 }
@@ -172,7 +172,8 @@ func TestProviderListensInEachIPFamily(t *testing.T) {
 	}
 }
 
-// First and last minor release with each flag of Cluster Autoscaler that the chart uses. 99: no last one is known.
+// First and last minor release with each flag of Cluster Autoscaler that the chart uses. 99: not removed so
+// far.
 var releases = map[string][2]int{
 	"--cloud-provider": {26, 99}, "--cloud-config": {26, 99}, "--namespace": {26, 99},
 	"--expander": {26, 99}, "--grpc-expander-url": {26, 99}, "--grpc-expander-cert": {26, 99},

@@ -40,7 +40,7 @@ func buildFrom(t testing.TB, files filesys.FileSystem, path string) rendered {
 	return rendered{objects: parse(t, path, string(text))}
 }
 
-// variables are the environment variables of the container, including those of the ConfigMap.
+// variables returns the environment variables of the container, including those of the ConfigMap.
 func variables(t testing.TB, made rendered, container core.Container) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -90,14 +90,14 @@ func TestOverlaysHaveTheirFigures(t *testing.T) {
 			"budget":   {allowed, want.budget},
 		} {
 			if pair[0] != pair[1] {
-				t.Errorf("%s: %s is %v, not %v", want.path, what, pair[0], pair[1])
+				t.Errorf("%s: %s is %v, want %v", want.path, what, pair[0], pair[1])
 			}
 		}
 		for _, object := range made.objects {
 			switch object.GetKind() {
 			case "Namespace":
 				if object.GetName() != want.namespace {
-					t.Errorf("%s: namespace %s, not %s", want.path, object.GetName(), want.namespace)
+					t.Errorf("%s: namespace %s, want %s", want.path, object.GetName(), want.namespace)
 				}
 			case "ClusterRole", "ClusterRoleBinding":
 			default:
@@ -192,7 +192,7 @@ func TestQuotaOfProductionAdmitsARollout(t *testing.T) {
 		"pods": 1000,
 	} {
 		if most, has := quota[name]; !has || most.MilliValue() < pods*each {
-			t.Errorf("%s: %v is too little for %d pods", name, most.String(), pods)
+			t.Errorf("%s: %v is not enough for %d pods", name, most.String(), pods)
 		}
 	}
 }
@@ -208,15 +208,15 @@ func TestServiceMonitorComponentFindsTheMetrics(t *testing.T) {
 	made := buildFrom(t, files, folder)
 	monitor := made.find("ServiceMonitor", plain)
 	if monitor.GetNamespace() != "vpsie-system-dev" {
-		t.Errorf("it is in %s", monitor.GetNamespace())
+		t.Errorf("the ServiceMonitor is in %s", monitor.GetNamespace())
 	}
 	spec := as[prometheus.ServiceMonitor](t, monitor).Spec
 	service := get[core.Service](t, made.objects, "Service", plain+"-metrics")
 	if !selectorOf(t, &spec.Selector).Matches(labels.Set(service.Labels)) || spec.Endpoints[0].Port != service.Spec.Ports[0].Name {
-		t.Errorf("%+v does not find %+v", spec, service)
+		t.Errorf("%+v does not select %+v", spec, service)
 	}
 	if other := get[core.Service](t, made.objects, "Service", plain); selectorOf(t, &spec.Selector).Matches(labels.Set(other.Labels)) {
-		t.Error("it scrapes the one that leads twice")
+		t.Error("the ServiceMonitor scrapes the leader twice")
 	}
 }
 

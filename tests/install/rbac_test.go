@@ -32,7 +32,7 @@ func rights(rules []rbac.PolicyRule) map[string]bool {
 	return found
 }
 
-// granted are the permissions of the roles among these objects, in the cluster and in the namespace.
+// granted returns the permissions of the roles of these objects, in the cluster and in the namespace.
 func granted(t testing.TB, objects []object, cluster, namespaced string) map[string]bool {
 	found := map[string]bool{}
 	for right := range rights(get[rbac.ClusterRole](t, objects, "ClusterRole", cluster).Rules) {
@@ -64,12 +64,12 @@ func TestProviderHasExactlyItsPermissions(t *testing.T) {
 	got := granted(t, render(t, nil).objects, namespace+"-"+provider, provider)
 	for right := range want {
 		if !got[right] {
-			t.Errorf("it needs %s, and the chart does not grant it", right)
+			t.Errorf("the chart does not grant %s, which the program needs", right)
 		}
 	}
 	for right := range got {
 		if !want[right] {
-			t.Errorf("the chart grants %s, which it does not need", right)
+			t.Errorf("the chart grants %s, which the program does not need", right)
 		}
 	}
 }
@@ -96,7 +96,7 @@ func TestClusterAutoscalerHasFewWritePermissions(t *testing.T) {
 		"namespace: coordination.k8s.io/leases update cluster-autoscaler",
 	}
 	if !slices.Equal(changes, want) {
-		t.Errorf("it may change\n%s\nand not\n%s", strings.Join(changes, "\n"), strings.Join(want, "\n"))
+		t.Errorf("Cluster Autoscaler may change\n%s\nwant\n%s", strings.Join(changes, "\n"), strings.Join(want, "\n"))
 	}
 	for version, want := range map[string][2]bool{"1.31.5": {}, "1.32.0": {true}, "1.34.5": {true}, "1.36.1": {true, true}} {
 		made := render(t, fromYAML(t, "clusterAutoscaler: {version: "+version+"}"))
@@ -120,7 +120,7 @@ clusterAutoscaler:
 		"namespace: configmaps watch *",
 	} {
 		if !got[right] {
-			t.Errorf("it needs %s", right)
+			t.Errorf("Cluster Autoscaler needs %s", right)
 		}
 	}
 }

@@ -66,7 +66,8 @@ func chartReadme(t testing.TB) string {
 	return page.String()
 }
 
-// rows writes a line for each value that has a description. Below a map without one, each value must have one.
+// rows writes a line for each value that has a description. Below a map without one, each value must have
+// one.
 func rows(t testing.TB, page *strings.Builder, above string, key, value *yaml.Node) {
 	t.Helper()
 	name := above + key.Value
@@ -93,7 +94,7 @@ func rows(t testing.TB, page *strings.Builder, above string, key, value *yaml.No
 	fmt.Fprintf(page, "| `%s` | %s | `%s` | %s |\n", name, kinds[value.Tag], cell.Replace(string(shown)), cell.Replace(text))
 }
 
-// description is the text of a comment from its `# -- ` on.
+// description returns the text of a comment after its `# -- `.
 func description(key *yaml.Node) string {
 	_, text, found := strings.Cut(key.HeadComment, "# -- ")
 	if !found {

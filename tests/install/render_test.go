@@ -161,7 +161,7 @@ func strict(object object) error {
 	return nil
 }
 
-// merged overrides values by others, as several -f do.
+// merged overrides values by others, as with several -f.
 func merged(under, over values) values {
 	return chartutil.MergeTables(copied(over), copied(under))
 }
@@ -196,7 +196,7 @@ func read(t testing.TB, path string) string {
 	return string(content)
 }
 
-// relative is the path of the repository's root relative to a folder, for kustomize.
+// relative returns the path of the repository relative to a folder, for kustomize.
 func relative(t testing.TB, from string) string {
 	t.Helper()
 	absolute, err := filepath.Abs(root)

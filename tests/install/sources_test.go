@@ -65,14 +65,14 @@ func TestAlertsAndDashboardsAreInstalledUnchanged(t *testing.T) {
 	for _, file := range loaded.Files {
 		name := filepath.Base(file.Name)
 		if file.Name == "files/alerts.yaml" && !equal(made.find("PrometheusRule", provider).Object["spec"], fromYAML(t, string(file.Data))) {
-			t.Errorf("the PrometheusRule is not as %s", file.Name)
+			t.Errorf("the PrometheusRule differs from %s", file.Name)
 		}
 		if !strings.HasPrefix(file.Name, "files/dashboards/") {
 			continue
 		}
 		dashboard := made.find("ConfigMap", provider+"-dashboard-"+strings.TrimSuffix(name, ".json"))
 		if dashboard == nil || dashboard.Object["data"].(map[string]any)[name] != string(file.Data) {
-			t.Errorf("there is no ConfigMap with %s as it is", file.Name)
+			t.Errorf("no ConfigMap has the unchanged content of %s", file.Name)
 		}
 	}
 }
@@ -84,8 +84,8 @@ func TestChartHasTheVersionOfTheProgram(t *testing.T) {
 	}
 }
 
-// The API server drops unknown fields of a NodeGroup, so a misspelt one would go unnoticed. The schema of the values has
-// the fields of the CRD.
+// The API server drops unknown fields of a NodeGroup, so a misspelt one would go unnoticed. The schema of the
+// values has the fields of the CRD.
 func TestSchemaOfNodeGroupsMatchesTheCRD(t *testing.T) {
 	crd := fromYAML(t, read(t, root+"/deployments/crds/nodegroups.yaml"))
 	version := crd["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)
@@ -114,15 +114,15 @@ func TestSchemaOfNodeGroupsMatchesTheCRD(t *testing.T) {
 		return
 	}
 	if !update {
-		t.Fatalf("%s is not as the CRD: UPDATE=1 tests/install/run", path)
+		t.Fatalf("%s differs from the CRD: UPDATE=1 tests/install/run", path)
 	}
 	if err := os.WriteFile(path, []byte(block.ReplaceAllLiteralString(there, want.String())), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// closed converts the schema of a CRD to JSON Schema without descriptions, which refuses undeclared fields. The API server
-// checks required fields, because it sets defaults.
+// closed converts the schema of a CRD to JSON Schema without descriptions, which forbids undeclared fields.
+// The API server checks required fields, because it sets defaults.
 func closed(schema map[string]any) map[string]any {
 	made := map[string]any{}
 	for name, value := range schema {

@@ -19,7 +19,7 @@ import (
 
 const host = provider + "." + namespace + ".svc"
 
-// cluster answers `lookup` of a template from an earlier installation.
+// cluster replies to `lookup` in templates with the objects of an earlier installation.
 type cluster struct{ dynamic.Interface }
 
 func installed(made rendered) cluster {
@@ -48,7 +48,7 @@ func upgrade(t testing.TB, before rendered, given values) rendered {
 	return made
 }
 
-// secret has the files of the Secret of one side.
+// secret returns the files of the Secret of one side.
 func secret(t testing.TB, made rendered, side string) map[string][]byte {
 	t.Helper()
 	return get[core.Secret](t, made.objects, "Secret", provider+"-"+side+"-tls").Data
@@ -98,20 +98,20 @@ func TestGeneratedCertificatesConnectClusterAutoscalerAndProvider(t *testing.T) 
 	server, client := secret(t, made, "server"), secret(t, made, "client")
 	soon := time.Now().Add(time.Minute)
 	if err := shake(t, server, client, host, soon); err != nil {
-		t.Errorf("by the name in cloud-config: %v", err)
+		t.Errorf("handshake with the name in cloud-config: %v", err)
 	}
 	if err := shake(t, server, client, "other."+namespace+".svc", soon); err == nil {
-		t.Error("the server's certificate holds for other names")
+		t.Error("the certificate of the server is valid for other names")
 	}
 	if err := shake(t, server, client, host, soon.AddDate(1, 0, 2)); err == nil {
-		t.Error("the certificates hold for longer than a year")
+		t.Error("the certificates are valid for longer than a year")
 	}
 	if err := shake(t, server, secret(t, render(t, nil), "client"), host, soon); err == nil {
-		t.Error("the client of another release is let in")
+		t.Error("the server accepts the client of another release")
 	}
 	short := render(t, fromYAML(t, "tls: {generated: {days: 30}}"))
 	if err := shake(t, secret(t, short, "server"), secret(t, short, "client"), host, soon.AddDate(0, 0, 31)); err == nil {
-		t.Error("tls.generated.days does not hold")
+		t.Error("tls.generated.days has no effect")
 	}
 }
 
@@ -126,7 +126,7 @@ func TestUpgradesKeepCertificates(t *testing.T) {
 		}
 	}
 	if before.pods(t)[autoscale].Annotations[rolls] != after.pods(t)[autoscale].Annotations[rolls] {
-		t.Error("Cluster Autoscaler is restarted for nothing")
+		t.Error("Cluster Autoscaler is restarted without a reason")
 	}
 }
 
@@ -144,7 +144,7 @@ func TestUpgradeRenewsCertificatesInTheLastThirdOfTheirLife(t *testing.T) {
 		before := render(t, nil)
 		until(before, provider+"-"+side+"-tls", third.Add(time.Hour))
 		if same := upgrade(t, before, nil); string(secret(t, same, side)["tls.crt"]) != string(secret(t, before, side)["tls.crt"]) {
-			t.Errorf("%s: renewed with more than a third of its life left", side)
+			t.Errorf("%s: renewed with more than a third of its lifetime left", side)
 		}
 		until(before, provider+"-"+side+"-tls", third.Add(-time.Hour))
 		after := upgrade(t, before, nil)
@@ -162,7 +162,7 @@ func TestUpgradeRenewsCertificatesInTheLastThirdOfTheirLife(t *testing.T) {
 			t.Errorf("%s renewed: Cluster Autoscaler is restarted: %v", side, restarted)
 		}
 		if !equal(before.find("Deployment", provider), after.find("Deployment", provider)) {
-			t.Errorf("%s renewed: the provider is restarted, though it reads its files again", side)
+			t.Errorf("%s renewed: the provider is restarted, although it reloads its files", side)
 		}
 	}
 }

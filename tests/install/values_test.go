@@ -35,7 +35,7 @@ var others = []any{
 	[]any{map[string]any{"name": "x", "minNodes": 0, "maxNodes": 1, "resourceIdentifier": "x", "datacenterID": "x", "offeringIDs": []any{"x"}}},
 }
 
-// leaves are the paths to all values that are not maps, or are empty maps.
+// leaves returns the paths to all values that are not maps, or are empty maps.
 func leaves(path []string, of any) map[string]any {
 	found := map[string]any{}
 	table, isTable := of.(map[string]any)
@@ -114,7 +114,7 @@ func TestEveryValueChangesTheManifests(t *testing.T) {
 			}
 		}
 		if !alive {
-			t.Errorf("%s: the manifests do not change with it (%d other values are allowed)", name, tried)
+			t.Errorf("%s has no effect on the manifests (%d other values are valid)", name, tried)
 		}
 	}
 }
@@ -127,9 +127,9 @@ func refused(t testing.TB, changed values, names string) {
 	t.Helper()
 	_, err := renderWith(t, changed, nil)
 	if err == nil {
-		t.Errorf("%v is not refused", changed)
+		t.Errorf("%v is accepted", changed)
 	} else if !strings.Contains(err.Error(), names) {
-		t.Errorf("%v is refused without a word of %s: %v", changed, names, err)
+		t.Errorf("%v is refused without naming %s: %v", changed, names, err)
 	}
 }
 
@@ -204,7 +204,7 @@ func TestProviderValuesHaveTheNamesOfTheirFlags(t *testing.T) {
 			}
 			named++
 			if !slices.EqualFunc(set, want, func(flag, want string) bool { return bare(flag) == bare(want) }) {
-				t.Errorf("%s sets %v, not %v", name, set, want)
+				t.Errorf("%s sets %v, want %v", name, set, want)
 			}
 		}
 	}
