@@ -23,9 +23,9 @@ var accounts = map[string]string{
 
 func account(name string) string { return "system:serviceaccount:" + namespace + ":" + name }
 
-// withinRights fails the test if the API server, once ready, refused a request of an account or found it
+// checkRights fails the test if the API server, once ready, refused a request of an account or found it
 // invalid. It stores the rights and the allowed requests of each account.
-func (c *controlPlane) withinRights(t *testing.T, d driver) {
+func (c *controlPlane) checkRights(t *testing.T, d driver) {
 	t.Helper()
 	content, err := os.ReadFile(c.file("audit.log"))
 	if err != nil {
@@ -73,7 +73,7 @@ func (c *controlPlane) withinRights(t *testing.T, d driver) {
 				did[who].version = d.minor
 			}
 		}
-		calls, err := called(event.Verb, event.URI)
+		calls, err := parseCall(event.Verb, event.URI)
 		if err != nil {
 			t.Errorf("%s %s: %v", event.Verb, event.URI, err)
 		}
@@ -108,9 +108,9 @@ func (c *controlPlane) rights(u *used) error {
 		}
 		rules, err := c.rules(in, ref)
 		if own {
-			u.own = append(u.own, split(in, rules)...)
+			u.own = append(u.own, splitRules(in, rules)...)
 		} else {
-			u.common = append(u.common, split(in, rules)...)
+			u.common = append(u.common, splitRules(in, rules)...)
 		}
 		return err
 	}
@@ -128,7 +128,7 @@ func (c *controlPlane) rights(u *used) error {
 	for _, bound := range somewhere.Items {
 		err = errors.Join(err, read(bound.Namespace, bound.Subjects, bound.RoleRef))
 	}
-	u.own = numbered(u.own)
+	u.own = numberRights(u.own)
 	return err
 }
 

@@ -22,8 +22,8 @@ func leaderKilled(t *testing.T, d driver, recorded *recording) {
 	// Nodes still boot when Cluster Autoscaler has found the next leader.
 	w.vpsie.must(t, "PUT", "/times", object{"listed": "1s", "boot": "30s", "deletion": "1s"})
 	w.deploy("web", 8, "800m", "500Mi")
-	w.passes("NodeGroupIncreaseSize", 0)
-	w.takenOver(w.provider.killLeader(t), time.Minute)
+	w.awaitRPC("NodeGroupIncreaseSize", 0)
+	w.awaitSuccessfulLoop(w.provider.killLeader(t), time.Minute)
 	// The provider waits a minute before it repeats a recorded request that may not have been sent.
 	await(t, "a VM boots", 2*time.Minute, func() error {
 		machines, err := w.vpsie.workers()
@@ -32,10 +32,10 @@ func leaderKilled(t *testing.T, d driver, recorded *recording) {
 		}
 		return err
 	})
-	w.takenOver(w.provider.killLeader(t), time.Minute)
-	w.settles(8, 0, 4, 2*time.Minute)
-	hold(t, "nothing more comes", 8*time.Second, func() error { return w.settled(8, 0, 4) })
-	w.hasMade(4)
+	w.awaitSuccessfulLoop(w.provider.killLeader(t), time.Minute)
+	w.awaitSettled(8, 0, 4, 2*time.Minute)
+	hold(t, "nothing more comes", 8*time.Second, func() error { return w.checkSettled(8, 0, 4) })
+	w.checkCreated(4)
 	w.done(d, "g. leader killed")
 }
 
@@ -44,33 +44,33 @@ func leaderKilled(t *testing.T, d driver, recorded *recording) {
 func machineDeleted(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
 	w.deploy("web", 4, "800m", "500Mi")
-	w.settles(4, 0, 2, 2*time.Minute)
-	w.budget("web", 4)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
+	w.createBudget("web", 4)
 	first := w.machine()
 	w.cluster.delete(t, objects+"/vpsienodes/"+first.Metadata.Name)
-	await(t, "its Node is cordoned", 20*time.Second, func() error { return w.cordoned(first.Status.Hostname) })
+	await(t, "its Node is cordoned", 20*time.Second, func() error { return w.checkCordoned(first.Status.Hostname) })
 	hold(t, "the budget allows no eviction", 8*time.Second, func() error {
 		running, waiting, err := w.pods()
 		if err == nil && (running != 4 || waiting != 0) {
 			err = fmt.Errorf("%d run, %d wait", running, waiting)
 		}
-		return errors.Join(err, w.bought(first.Status.VM))
+		return errors.Join(err, w.checkVM(first.Status.VM))
 	})
-	w.allow("web", 3)
-	w.gone(first, func() error {
+	w.setBudget("web", 3)
+	w.awaitGone(first, func() error {
 		if running, _, err := w.pods(); err == nil && running < 3 {
 			return fatal{fmt.Errorf("the budget is broken: %d pods run", running)}
 		}
 		return nil
 	})
-	w.settles(4, 0, 2, 2*time.Minute)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
 	w.cluster.awaitEvent(t, "VPSieNode", first.Metadata.Name, "VPSieNodeDeleted")
 
 	second := w.machine()
 	w.cluster.delete(t, objects+"/vpsienodes/"+second.Metadata.Name)
 	w.cluster.patch(t, objects+"/vpsienodes/"+second.Metadata.Name, object{"metadata": object{"finalizers": nil}})
 	unrecorded := time.Time{}
-	w.gone(second, func() error {
+	w.awaitGone(second, func() error {
 		records, err := w.records()
 		if err != nil {
 			return nil
@@ -86,8 +86,8 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 		}
 		return nil
 	})
-	w.settles(4, 0, 2, 2*time.Minute)
-	w.hasMade(4)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
+	w.checkCreated(4)
 	w.done(d, "h. VPSieNode deleted")
 }
 
@@ -97,15 +97,15 @@ func nodeDeleted(t *testing.T, d driver, recorded *recording) {
 		nodeGroups: []object{nodeGroup("general", 4, small)}, autoscaler: []string{"--max-node-provision-time=30s"},
 	}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
-	w.settles(4, 0, 2, 2*time.Minute)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
 	// If a Node disappears before Cluster Autoscaler has seen it, the scale-up fails and the group backs off for
 	// five minutes.
-	w.proxy.nextLoops(t, 2)
+	w.proxy.awaitLoops(t, 2)
 	victim := w.machine()
 	w.cluster.delete(t, "/api/v1/nodes/"+victim.Status.Hostname)
-	w.gone(victim, func() error { return nil })
-	w.settles(4, 0, 2, 3*time.Minute)
-	w.hasMade(3)
+	w.awaitGone(victim, func() error { return nil })
+	w.awaitSettled(4, 0, 2, 3*time.Minute)
+	w.checkCreated(3)
 	w.done(d, "i. Node deleted")
 }
 
@@ -116,7 +116,7 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 		nodeGroups: []object{nodeGroup("general", 4, small)}, autoscaler: []string{"--scale-down-unready-time=20m"},
 	}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
-	w.settles(4, 0, 2, 2*time.Minute)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
 	victim := w.machine()
 	w.vpsie.must(t, "DELETE", "/vms/"+victim.Status.VM, nil)
 	await(t, "the Node of the deleted VM is deleted", 5*time.Minute, func() error {
@@ -125,8 +125,8 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 		}
 		return nil
 	})
-	w.settles(4, 0, 2, 3*time.Minute)
-	w.hasMade(3)
+	w.awaitSettled(4, 0, 2, 3*time.Minute)
+	w.checkCreated(3)
 	w.cluster.awaitEvent(t, "NodeGroup", "general", "disappeared")
 	w.done(d, "j. VM deleted")
 }
@@ -135,15 +135,15 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 func apiServerKilled(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
 	w.deploy("web", 8, "800m", "500Mi")
-	w.passes("NodeGroupIncreaseSize", 0)
+	w.awaitRPC("NodeGroupIncreaseSize", 0)
 	w.provider.mayEnd = true
 	at := time.Now()
 	w.cluster.apiserver.kill()
 	w.cluster.serve(t)
 	w.note("API server back after %.0f s", time.Since(at).Seconds())
-	w.settles(8, 0, 4, 4*time.Minute)
-	hold(t, "nothing more comes", 8*time.Second, func() error { return w.settled(8, 0, 4) })
-	w.hasMade(4)
+	w.awaitSettled(8, 0, 4, 4*time.Minute)
+	hold(t, "nothing more comes", 8*time.Second, func() error { return w.checkSettled(8, 0, 4) })
+	w.checkCreated(4)
 	w.done(d, "k. API server killed")
 }
 
@@ -170,7 +170,7 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	// again.
 	w.cluster.patch(t, catalog, object{"metadata": object{"annotations": object{"other": "tool"}}})
 	w.deployTo(of("general"), "web", 6, "800m", "500Mi")
-	w.settles(4, 2, 2, 2*time.Minute)
+	w.awaitSettled(4, 2, 2, 2*time.Minute)
 	// The provider uses a Node after it was unchanged for 30 seconds.
 	await(t, "the size profile is stored and the annotation of the tool remains", 90*time.Second, func() error {
 		_, err := w.cluster.get(catalog, &kept)
@@ -180,14 +180,14 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 		}
 		return err
 	})
-	w.holds("general", "AtMaxCapacity", "True")
-	w.holds("general", "Ready", "True")
+	w.awaitCondition("general", "AtMaxCapacity", "True")
+	w.awaitCondition("general", "Ready", "True")
 	w.cluster.patch(t, general, object{"spec": object{"maxNodes": 3}})
-	w.settles(6, 0, 3, 2*time.Minute)
+	w.awaitSettled(6, 0, 3, 2*time.Minute)
 
 	w.cluster.patch(t, general, object{"spec": object{"maxNodes": 2, "labels": object{"team": "one"}}})
 	w.scale("web", 7)
-	w.settles(6, 1, 3, time.Minute)
+	w.awaitSettled(6, 1, 3, time.Minute)
 	await(t, "the Nodes have the new label", 20*time.Second, func() error {
 		nodes, err := w.nodes(isOurs)
 		for _, node := range nodes {
@@ -197,13 +197,13 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 		}
 		return err
 	})
-	hold(t, "more than the maximum stay, and no more come", 5*time.Second, func() error { return w.settled(6, 1, 3) })
+	hold(t, "more than the maximum stay, and no more come", 5*time.Second, func() error { return w.checkSettled(6, 1, 3) })
 
 	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("special", 3, large))
 	w.deployTo(of("special"), "batch", 2, "3500m", "1Gi")
-	w.settles(8, 1, 5, 2*time.Minute)
+	w.awaitSettled(8, 1, 5, 2*time.Minute)
 	w.cluster.delete(t, objects+"/nodegroups/special")
-	w.holds("special", "Deleting", "True")
+	w.awaitCondition("special", "Deleting", "True")
 	w.scale("batch", 3)
 	stays := func() error {
 		running, waiting, err := w.pods()
@@ -215,13 +215,13 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	await(t, "one more pod waits", 10*time.Second, stays)
 	hold(t, "a NodeGroup that is deleted stays while it has nodes, and does not grow", 8*time.Second, stays)
 	w.scale("batch", 0)
-	w.settles(6, 1, 3, 2*time.Minute)
-	w.without("special")
+	w.awaitSettled(6, 1, 3, 2*time.Minute)
+	w.awaitDeletion("special")
 
 	w.cluster.patch(t, general, object{"spec": object{"deletionPolicy": "Drain"}})
 	w.cluster.delete(t, general)
-	w.settles(0, 7, 0, 2*time.Minute)
-	w.without("general")
+	w.awaitSettled(0, 7, 0, 2*time.Minute)
+	w.awaitDeletion("general")
 	const config = "/apis/autoscaler.vpsie.com/v1alpha1/autoscalerconfigs"
 	w.cluster.must(t, "POST", config, object{
 		"apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": object{"name": "default"},
@@ -230,9 +230,9 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("general", 4, small))
 	// If a loop of Cluster Autoscaler began before the deletion, its scale-up was refused, and the pool backs
 	// off for five minutes.
-	w.settles(6, 1, 3, 7*time.Minute)
+	w.awaitSettled(6, 1, 3, 7*time.Minute)
 	w.cluster.patch(t, config+"/default", object{"spec": object{"globalSettings": object{"maxClusterWorkers": 4}}})
-	w.settles(7, 0, 4, 2*time.Minute)
+	w.awaitSettled(7, 0, 4, 2*time.Minute)
 	w.done(d, "l. NodeGroups edited")
 }
 
@@ -241,24 +241,24 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
 	pid := w.provider.waits(t).pid()
 	w.deploy("web", 2, "800m", "500Mi")
-	w.settles(2, 0, 1, 2*time.Minute)
+	w.awaitSettled(2, 0, 1, 2*time.Minute)
 	w.vpsie.must(t, "PUT", "/token", object{"token": "second"})
 	w.cluster.rotate(t, "second")
 	w.scale("web", 4)
-	w.settles(4, 0, 2, 2*time.Minute)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
 	w.cluster.rotate(t, "wrong")
 	w.cluster.awaitEvent(t, "Secret", secret, "the earlier credentials stay in use")
 	at := time.Now()
 	w.scale("web", 6)
-	w.settles(6, 0, 3, 2*time.Minute)
+	w.awaitSettled(6, 0, 3, 2*time.Minute)
 	// An event that repeats within a minute is not sent again; a later one becomes a series.
 	time.Sleep(time.Until(at.Add(61 * time.Second)))
 	w.cluster.rotate(t, "wrong, too")
-	w.cluster.saidTimes(t, "Secret", secret, "the earlier credentials stay in use", 2)
+	w.cluster.awaitSeries(t, "Secret", secret, "the earlier credentials stay in use", 2)
 	w.cluster.rotate(t, "second")
 	w.scale("web", 8)
-	w.settles(8, 0, 4, 2*time.Minute)
-	w.hasMade(4)
+	w.awaitSettled(8, 0, 4, 2*time.Minute)
+	w.checkCreated(4)
 	if now := w.provider.waits(t).pid(); now != pid {
 		t.Errorf("process %d leads instead of process %d", now, pid)
 	}
@@ -269,20 +269,20 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 func rollingRestart(t *testing.T, d driver, recorded *recording) {
 	w := setting{nodeGroups: []object{nodeGroup("general", 4, small)}, election: patient}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
-	w.passes("NodeGroupIncreaseSize", 0)
+	w.awaitRPC("NodeGroupIncreaseSize", 0)
 	for range 2 {
 		leader := w.provider.waits(t)
 		at := time.Now()
 		leader.end(syscall.SIGTERM)
-		w.takenOver(at, 20*time.Second)
+		w.awaitSuccessfulLoop(at, 20*time.Second)
 	}
-	w.settles(4, 0, 2, 2*time.Minute)
-	w.hasMade(2)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
+	w.checkCreated(2)
 	w.done(d, "n. rolling restart")
 }
 
-// takenOver waits for a run of Cluster Autoscaler's loop without an error, and notes its time.
-func (w *world) takenOver(since time.Time, deadline time.Duration) {
+// awaitSuccessfulLoop waits for a run of Cluster Autoscaler's loop without an error, and notes its time.
+func (w *world) awaitSuccessfulLoop(since time.Time, deadline time.Duration) {
 	w.t.Helper()
 	await(w.t, "a loop of Cluster Autoscaler succeeds", deadline, func() error {
 		at, err := w.proxy.recovered(since)
@@ -293,10 +293,10 @@ func (w *world) takenOver(since time.Time, deadline time.Duration) {
 	})
 }
 
-// hasMade checks the number of VMs that were ever created.
-func (w *world) hasMade(want int) {
+// checkCreated checks the number of VMs that were ever created.
+func (w *world) checkCreated(want int) {
 	w.t.Helper()
-	if made := w.made(); made != want {
+	if made := w.countCreated(); made != want {
 		w.t.Errorf("%d VMs were created, want %d", made, want)
 	}
 }
@@ -317,7 +317,7 @@ func (w *world) machine() record {
 	return record{}
 }
 
-func (w *world) bought(uuid string) error {
+func (w *world) checkVM(uuid string) error {
 	machines, err := w.vpsie.workers()
 	if err == nil && !slices.ContainsFunc(machines, func(machine vm) bool { return machine.UUID == uuid }) {
 		err = fmt.Errorf("VM %s is gone", uuid)
@@ -325,7 +325,7 @@ func (w *world) bought(uuid string) error {
 	return err
 }
 
-func (w *world) cordoned(name string) error {
+func (w *world) checkCordoned(name string) error {
 	node, err := w.cluster.client.CoreV1().Nodes().Get(background, name, meta.GetOptions{})
 	if err == nil && !node.Spec.Unschedulable {
 		err = errors.New("the Node is schedulable")
@@ -333,14 +333,14 @@ func (w *world) cordoned(name string) error {
 	return err
 }
 
-// gone waits until VM, VPSieNode and Node of a machine are gone, and checks a condition meanwhile.
-func (w *world) gone(machine record, meanwhile func() error) {
+// awaitGone waits until VM, VPSieNode and Node of a machine are gone, and checks a condition meanwhile.
+func (w *world) awaitGone(machine record, meanwhile func() error) {
 	w.t.Helper()
 	await(w.t, machine.Metadata.Name+" is gone", 4*time.Minute, func() error {
 		if err := meanwhile(); err != nil {
 			return err
 		}
-		if err := w.bought(machine.Status.VM); err == nil {
+		if err := w.checkVM(machine.Status.VM); err == nil {
 			return errors.New("its VM exists")
 		}
 		for what, where := range map[string]string{
@@ -354,8 +354,8 @@ func (w *world) gone(machine record, meanwhile func() error) {
 	})
 }
 
-// budget creates a PodDisruptionBudget with a minimum number of running pods; allow changes the minimum.
-func (w *world) budget(app string, least int) {
+// createBudget creates a PodDisruptionBudget with a minimum number of running pods; allow changes the minimum.
+func (w *world) createBudget(app string, least int) {
 	w.t.Helper()
 	minimum := intstr.FromInt(least)
 	budget := &policy.PodDisruptionBudget{
@@ -377,14 +377,14 @@ func (w *world) budget(app string, least int) {
 	})
 }
 
-func (w *world) allow(app string, least int) {
+func (w *world) setBudget(app string, least int) {
 	w.t.Helper()
 	w.cluster.patch(w.t, "/apis/policy/v1/namespaces/default/poddisruptionbudgets/"+app,
 		object{"spec": object{"minAvailable": least}})
 }
 
-// holds waits for a condition of a NodeGroup.
-func (w *world) holds(group, kind, status string) {
+// awaitCondition waits for a condition of a NodeGroup.
+func (w *world) awaitCondition(group, kind, status string) {
 	w.t.Helper()
 	await(w.t, fmt.Sprintf("%s of %s is %s", kind, group, status), 20*time.Second, func() error {
 		var found declared
@@ -400,8 +400,8 @@ func (w *world) holds(group, kind, status string) {
 	})
 }
 
-// without waits until a NodeGroup is gone.
-func (w *world) without(group string) {
+// awaitDeletion waits until a NodeGroup is gone.
+func (w *world) awaitDeletion(group string) {
 	w.t.Helper()
 	await(w.t, "NodeGroup "+group+" is gone", 30*time.Second, func() error {
 		there, err := w.cluster.get(objects+"/nodegroups/"+group, &object{})

@@ -44,11 +44,11 @@ func TestConform(t *testing.T) {
 	}
 	schemas := cluster.schemas(t)
 	given := map[string][]object{
-		"chart": rendered(t, nil), "chart with everything": rendered(t, everything),
-		"chart with a PodMonitor": rendered(t, []string{"--set=prometheus.podMonitor.enabled=true"}),
+		"chart": renderChart(t, nil), "chart with everything": renderChart(t, everything),
+		"chart with a PodMonitor": renderChart(t, []string{"--set=prometheus.podMonitor.enabled=true"}),
 	}
 	for _, path := range []string{"base", "overlays/dev", "overlays/staging", "overlays/production"} {
-		given[path] = built(t, path)
+		given[path] = buildKustomization(t, path)
 	}
 	samples, err := filepath.Glob("../../deployments/samples/*.yaml")
 	if err != nil || len(samples) == 0 {
@@ -59,7 +59,7 @@ func TestConform(t *testing.T) {
 	}
 	looked := map[string]bool{}
 	for name, objects := range given {
-		if output, err := conforms(t, schemas, objects); err != nil {
+		if output, err := runKubeconform(t, schemas, objects); err != nil {
 			t.Errorf("%s: %s", name, output)
 		}
 		for _, one := range objects {
@@ -105,14 +105,14 @@ func TestConform(t *testing.T) {
 		{"an unknown field in a nullable object", "'hurly' not allowed", group(object{"costLimit": object{"hurly": "1"}})},
 		{"a wrong type in a nullable object", "got number, want string", group(object{"costLimit": object{"hourly": 1}})},
 	} {
-		output, err := conforms(t, schemas, []object{wrong.object})
+		output, err := runKubeconform(t, schemas, []object{wrong.object})
 		if err == nil || !strings.Contains(output, wrong.message) {
 			t.Errorf("%s is not refused with its message: %v %s", wrong.what, err, output)
 		}
 	}
 }
 
-func conforms(t *testing.T, schemas string, objects []object) (string, error) {
+func runKubeconform(t *testing.T, schemas string, objects []object) (string, error) {
 	t.Helper()
 	var content []byte
 	for _, given := range objects {
@@ -129,8 +129,8 @@ func conforms(t *testing.T, schemas string, objects []object) (string, error) {
 	return string(output), err
 }
 
-// rendered returns the objects of the chart.
-func rendered(t *testing.T, values []string) []object {
+// renderChart returns the objects of the chart.
+func renderChart(t *testing.T, values []string) []object {
 	t.Helper()
 	arguments := append([]string{"template", release, chart, "--include-crds", "--kube-version=" + newest + ".0", "--namespace=" + namespace}, values...)
 	made := exec.Command(tool("helm"), arguments...)
@@ -170,7 +170,7 @@ func (c *controlPlane) schemas(t *testing.T) string {
 	for path := range c.must(t, "GET", "/openapi/v3", nil)["paths"].(object) {
 		components, _ := c.must(t, "GET", "/openapi/v3/"+path, nil)["components"].(object)
 		definitions, _ := components["schemas"].(object)
-		strict(definitions)
+		forbidUnknownFields(definitions)
 		all := strings.ReplaceAll(path, "/", "_") + ".json"
 		save(all, object{"components": object{"schemas": definitions}})
 		for name, definition := range definitions {
@@ -187,8 +187,8 @@ func (c *controlPlane) schemas(t *testing.T) string {
 	return dir
 }
 
-// strict forbids fields that a schema does not have.
-func strict(schema any) {
+// forbidUnknownFields forbids fields that a schema does not have.
+func forbidUnknownFields(schema any) {
 	switch schema := schema.(type) {
 	case object:
 		_, named := schema["properties"].(object)
@@ -196,11 +196,11 @@ func strict(schema any) {
 			schema["additionalProperties"] = false
 		}
 		for _, part := range slices.Collect(maps.Values(schema)) {
-			strict(part)
+			forbidUnknownFields(part)
 		}
 	case []any:
 		for _, part := range schema {
-			strict(part)
+			forbidUnknownFields(part)
 		}
 	}
 }

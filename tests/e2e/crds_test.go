@@ -31,7 +31,7 @@ type verdicts struct {
 
 type object = map[string]any
 
-// TestCRDs applies the cases of src/api/verdicts.rs, which uses a fake API server, to a real one.
+// TestCRDs applies the cases of src/validation/rule_tests.rs to a real API server.
 func TestCRDs(t *testing.T) {
 	cluster := startControlPlane(t, scratch(t), "")
 	kinds := []string{"nodegroups", "vpsienodes", "autoscalerconfigs"}
@@ -60,7 +60,7 @@ func TestCRDs(t *testing.T) {
 				} else {
 					err = cluster.update(t, where, patched(good, *c.Before), given)
 				}
-				judge(t, err, c.Refused, c.Schema)
+				checkReply(t, err, c.Refused, c.Schema)
 			})
 		}
 	}
@@ -131,8 +131,8 @@ func (c *controlPlane) must(t *testing.T, verb, where string, body object) objec
 	return answer
 }
 
-// judge compares the reply of the API server with the table: exactly these rules, or the schema without any.
-func judge(t *testing.T, err error, refused []string, schema bool) {
+// checkReply compares the reply of the API server with the table: exactly these rules, or the schema without any.
+func checkReply(t *testing.T, err error, refused []string, schema bool) {
 	t.Helper()
 	if len(refused) == 0 && !schema {
 		if err != nil {

@@ -114,7 +114,7 @@ func (w *charted) install() func(pods int) func() error {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		led = w.led(w.driver, w.kubelet, w.cluster.dir, made.Data)
+		led = w.startThroughTunnel(w.driver, w.kubelet, w.cluster.dir, made.Data)
 	}
 	return func(count int) func() error {
 		return func() error {
@@ -123,7 +123,7 @@ func (w *charted) install() func(pods int) func() error {
 					return fatal{err}
 				}
 			}
-			return w.stands(count)
+			return w.checkRunning(count)
 		}
 	}
 }
@@ -145,7 +145,7 @@ func install(t *testing.T, d driver) {
 	await(t, "all pods run", 2*time.Minute, runs(4))
 	h.run("test", release, "--timeout=1m")
 	if d.real() {
-		w.repeats()
+		w.awaitRepeatedEvent()
 	}
 
 	before, failures := w.uuids(), w.failures()
@@ -170,7 +170,7 @@ func install(t *testing.T, d driver) {
 	h.run("upgrade", release, chart, "--wait", "--timeout=2m")
 	w.scale("web", 0)
 	await(t, "it shrinks", 2*time.Minute, runs(0))
-	w.cluster.withinRights(t, d)
+	w.cluster.checkRights(t, d)
 	h.run("uninstall", release, "--wait", "--timeout=1m")
 	groups, err := w.cluster.nodeGroups()
 	if err != nil || len(groups) != 1 {
@@ -182,8 +182,8 @@ func install(t *testing.T, d driver) {
 	summary.lines = append(summary.lines, line)
 }
 
-// repeats makes Cluster Autoscaler send an event in each loop, for a pod that fits no node.
-func (w *world) repeats() {
+// awaitRepeatedEvent makes Cluster Autoscaler send an event in each loop, for a pod that fits no node.
+func (w *world) awaitRepeatedEvent() {
 	w.t.Helper()
 	w.deploy("giant", 1, "64", "500Mi")
 	await(w.t, "an event of Cluster Autoscaler repeats", time.Minute, func() error {
@@ -267,8 +267,8 @@ func (h helm) try(command string, arguments ...string) error {
 	return nil
 }
 
-// stands checks that this number of pods runs, none waits, and VMs, Nodes and VPSieNodes are equal in number.
-func (w *world) stands(pods int) error {
+// checkRunning checks that this number of pods runs, none waits, and VMs, Nodes and VPSieNodes are equal in number.
+func (w *world) checkRunning(pods int) error {
 	running, waiting, err := w.pods()
 	if err != nil {
 		return err
@@ -312,7 +312,7 @@ func (w *charted) failures() float64 {
 		return 0
 	}
 	address := ""
-	for _, running := range w.kubelet.all() {
+	for _, running := range w.kubelet.runningPods() {
 		if running.pod.Spec.Containers[0].Name == "cluster-autoscaler" {
 			address = running.address
 		}
@@ -407,8 +407,8 @@ func join(client net.Conn, from io.Reader, server net.Conn) {
 	<-ended
 }
 
-// led starts a Cluster Autoscaler behind a tunnel with the client certificate of the chart.
-func (w *world) led(d driver, k *kubelet, dir string, files map[string][]byte) *process {
+// startThroughTunnel starts a Cluster Autoscaler behind a tunnel with the client certificate of the chart.
+func (w *world) startThroughTunnel(d driver, k *kubelet, dir string, files map[string][]byte) *process {
 	w.t.Helper()
 	pair, err := tls.X509KeyPair(files[core.TLSCertKey], files[core.TLSPrivateKeyKey])
 	if err != nil {

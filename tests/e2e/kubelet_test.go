@@ -112,7 +112,7 @@ func (k *kubelet) turn() error {
 				continue
 			} else if policy := pod.Spec.RestartPolicy; policy == core.RestartPolicyNever ||
 				policy == core.RestartPolicyOnFailure && running.process.command.ProcessState.Success() {
-				k.finish(running)
+				k.setFinalPhase(running)
 				continue
 			} else {
 				k.fail("%v", err)
@@ -160,13 +160,13 @@ func (k *kubelet) end(pod *core.Pod, running *podProcess) {
 	}()
 }
 
-// finish sets the final phase of a pod that is not restarted.
-func (k *kubelet) finish(running *podProcess) {
+// setFinalPhase sets the final phase of a pod that is not restarted.
+func (k *kubelet) setFinalPhase(running *podProcess) {
 	phase := core.PodSucceeded
 	if !running.process.command.ProcessState.Success() {
 		phase = core.PodFailed
 	}
-	k.tell(running, string(phase), object{"phase": phase})
+	k.setStatus(running, string(phase), object{"phase": phase})
 }
 
 // probe sets the Ready condition of a pod by its readiness probe. It probes more often than the pod declares,
@@ -197,14 +197,14 @@ func (k *kubelet) probe(running *podProcess) {
 	condition := func(kind string) object {
 		return object{"type": kind, "status": status, "lastTransitionTime": meta.Now()}
 	}
-	k.tell(running, status, object{
+	k.setStatus(running, status, object{
 		"podIP": running.ip, "podIPs": []object{{"ip": running.ip}},
 		"conditions": []object{condition("Ready"), condition("ContainersReady")},
 	})
 }
 
-// tell changes the status of a pod that kwok has set to Running, if the status differs.
-func (k *kubelet) tell(running *podProcess, what string, status object) {
+// setStatus changes the status of a pod that kwok has set to Running, if the status differs.
+func (k *kubelet) setStatus(running *podProcess, what string, status object) {
 	if what == running.reported {
 		return
 	}
@@ -223,8 +223,8 @@ func (k *kubelet) tell(running *podProcess, what string, status object) {
 	}
 }
 
-// all returns the running pods by name.
-func (k *kubelet) all() map[string]*podProcess {
+// runningPods returns the running pods by name.
+func (k *kubelet) runningPods() map[string]*podProcess {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
 	return maps.Clone(k.run)
@@ -275,7 +275,7 @@ func (k *kubelet) start(pod *core.Pod) error {
 	}
 	var arguments, environment []string
 	for _, argument := range container.Args {
-		argument, err := k.named(here(argument))
+		argument, err := k.resolveName(here(argument))
 		if err != nil {
 			return nil // The Service has no endpoint yet.
 		}
@@ -318,9 +318,9 @@ func (k *kubelet) start(pod *core.Pod) error {
 	return nil
 }
 
-// named replaces the name of a Service by its address in URLs without TLS. With TLS, the certificate has the
+// resolveName replaces the name of a Service by its address in URLs without TLS. With TLS, the certificate has the
 // name.
-func (k *kubelet) named(argument string) (string, error) {
+func (k *kubelet) resolveName(argument string) (string, error) {
 	before, rest, _ := strings.Cut(argument, "http://")
 	service, port, found := strings.Cut(rest, "."+namespace+".svc:")
 	if !found {

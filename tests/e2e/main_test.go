@@ -23,7 +23,7 @@ func (w *world) done(d driver, scenario string) {
 	if w.t.Failed() {
 		return
 	}
-	runs, rpcs := loops(w.proxy.seen()), 0
+	runs, rpcs := loops(w.proxy.allExchanges()), 0
 	for _, run := range runs {
 		rpcs += len(run)
 	}
@@ -38,7 +38,7 @@ func (w *world) done(d driver, scenario string) {
 			}
 		}
 	}
-	made := w.made()
+	made := w.countCreated()
 	line := fmt.Sprintf("%-26s %-19s %4.0f s  %5.1f RPCs a loop (%3d loops)  %4.1f API calls a node (%2d for %d nodes, and %d GETs)",
 		d.name, scenario, time.Since(w.began).Seconds(), float64(rpcs)/float64(max(len(runs), 1)), len(runs),
 		float64(changes)/float64(max(made, 1)), changes, made, looks)
@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	for _, line := range summary.lines {
 		fmt.Println(line)
 	}
-	lines, problems := minimal(summary.used, rare)
+	lines, problems := checkMinimal(summary.used, rare)
 	for _, line := range lines {
 		fmt.Println(line)
 	}

@@ -195,11 +195,11 @@ func (c *controlPlane) events() ([]kubeEvent, error) {
 // awaitEvent waits for an event of an object with this text in its note.
 func (c *controlPlane) awaitEvent(t *testing.T, kind, name, words string) {
 	t.Helper()
-	c.saidTimes(t, kind, name, words, 0)
+	c.awaitSeries(t, kind, name, words, 0)
 }
 
-// saidTimes waits for an event with this count in its series. A single event has the count 0.
-func (c *controlPlane) saidTimes(t *testing.T, kind, name, words string, times int) {
+// awaitSeries waits for an event with this count in its series. A single event has the count 0.
+func (c *controlPlane) awaitSeries(t *testing.T, kind, name, words string, times int) {
 	t.Helper()
 	await(t, fmt.Sprintf("an event of %s %s has the text %q (count %d)", kind, name, words, times), 20*time.Second, func() error {
 		events, err := c.events()

@@ -26,12 +26,12 @@ func TestOverlays(t *testing.T) {
 	w := &world{t: t, cluster: startControlPlane(t, scratch(t), "")}
 	for _, path := range []string{"base", "overlays/dev", "overlays/staging", "overlays/production"} {
 		count := 0
-		for _, given := range built(t, path) {
+		for _, given := range buildKustomization(t, path) {
 			if given["kind"] == "Namespace" {
 				if _, err := w.cluster.call("POST", "/api/v1/namespaces", given); err != nil && !strings.Contains(err.Error(), "already exists") {
 					t.Errorf("%s: %v", path, err)
 				}
-			} else if err := w.cluster.tries(given); err != nil {
+			} else if err := w.cluster.createDryRun(given); err != nil {
 				t.Errorf("%s: %v %v: %v", path, given["kind"], given["metadata"], err)
 			}
 			count++
@@ -60,7 +60,7 @@ func production(t *testing.T, d driver) {
 	k := startKubelet(t, w.cluster, map[string]program{"vpsie-autoscaler": {os.Getenv("E2E_VPSIE_AUTOSCALER"), none, none}})
 	w.began = time.Now()
 	server, client := pair(t, dir)
-	for _, given := range built(t, "overlays/production") {
+	for _, given := range buildKustomization(t, "overlays/production") {
 		w.cluster.must(t, "POST", where(given), given)
 		if given["kind"] == "Namespace" {
 			w.cluster.must(t, "POST", "/api/v1/namespaces/"+namespace+"/secrets", object{
@@ -76,15 +76,15 @@ func production(t *testing.T, d driver) {
 		_, err := k.resolve(release, "8086")
 		return err
 	})
-	w.led(d, k, dir, client)
+	w.startThroughTunnel(d, k, dir, client)
 	w.deploy("web", 8, "800m", "500Mi")
-	await(t, "a. nodes come for the pods", 2*time.Minute, func() error { return w.stands(8) })
+	await(t, "a. nodes come for the pods", 2*time.Minute, func() error { return w.checkRunning(8) })
 	w.scale("web", 0)
-	await(t, "b. they go with the pods", 2*time.Minute, func() error { return w.stands(0) })
+	await(t, "b. they go with the pods", 2*time.Minute, func() error { return w.checkRunning(0) })
 	w.vpsie.must(t, "PUT", "/capacity", map[string]any{"offer": small, "limit": 0})
 	w.deploy("other", 2, "800m", "1500Mi")
 	await(t, "c. there is none of the size that fits best", 2*time.Minute, func() error {
-		if err := w.stands(2); err != nil {
+		if err := w.checkRunning(2); err != nil {
 			return err
 		}
 		if bought := w.offers(); len(bought) != 1 || bought[large] == 0 {
@@ -92,7 +92,7 @@ func production(t *testing.T, d driver) {
 		}
 		return nil
 	})
-	w.cluster.withinRights(t, d)
+	w.cluster.checkRights(t, d)
 	pods, err := w.cluster.client.CoreV1().Pods(namespace).List(background, meta.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -114,8 +114,8 @@ func production(t *testing.T, d driver) {
 	summary.lines = append(summary.lines, line)
 }
 
-// built returns the objects of a kustomization.
-func built(t *testing.T, path string) []object {
+// buildKustomization returns the objects of a kustomization.
+func buildKustomization(t *testing.T, path string) []object {
 	t.Helper()
 	made := exec.Command(tool("kustomize"), "build", "../../deployments/"+path)
 	text, err := made.Output()
@@ -131,8 +131,8 @@ func built(t *testing.T, path string) []object {
 	return documents(t, file)
 }
 
-// tries creates an object as a dry run.
-func (c *controlPlane) tries(given object) error {
+// createDryRun creates an object as a dry run.
+func (c *controlPlane) createDryRun(given object) error {
 	content, err := json.Marshal(given)
 	if err != nil {
 		return err

@@ -74,13 +74,13 @@ func cheapestSet(t *testing.T, d driver, recorded *recording) {
 			await(t, "the scheduler reports all pods as unschedulable", time.Minute, w.unschedulable(5))
 			w.autoscaler.signal(syscall.SIGCONT)
 			want, cost := optimum(prices[datacenter], []request{{800, 1024}, {800, 1024}, {800, 1024}, {800, 1024}, {7000, 10240}})
-			w.settles(5, 0, size(want), 2*time.Minute)
+			w.awaitSettled(5, 0, size(want), 2*time.Minute)
 			if got := w.offers(); !maps.Equal(got, want) {
 				t.Errorf("created %v, want %v (%.0f USD per month)", got, want, cost)
 			}
-			w.hasMade(size(want))
-			w.explains(want)
-			w.costs("general", cost)
+			w.checkCreated(size(want))
+			w.checkExplain(want)
+			w.awaitCost("general", cost)
 			w.note("in %s %v for %.0f USD per month", datacenter, want, cost)
 
 			asked := w.decisions()
@@ -119,7 +119,7 @@ func priceExpander(t *testing.T, d driver, recorded *recording) {
 		return err
 	})
 	asked := map[string]int{}
-	for _, e := range w.proxy.seen() {
+	for _, e := range w.proxy.allExchanges() {
 		if !strings.HasPrefix(e.rpc, "Pricing") {
 			continue
 		}
@@ -133,7 +133,7 @@ func priceExpander(t *testing.T, d driver, recorded *recording) {
 	}
 	w.scale("web", 0)
 	w.scale("db", 0)
-	w.settles(0, 0, 0, 2*time.Minute)
+	w.awaitSettled(0, 0, 0, 2*time.Minute)
 	w.done(d, "p. price expander")
 }
 
@@ -228,9 +228,9 @@ func (w *world) unschedulable(count int) func() error {
 	}
 }
 
-// costs waits for the monthly cost in the status of a NodeGroup, USD. It is based on VPSie's hourly prices:
+// awaitCost waits for the monthly cost in the status of a NodeGroup, USD. It is based on VPSie's hourly prices:
 // VPSie's month has 720 hours, that of the status 730.
-func (w *world) costs(group string, want float64) {
+func (w *world) awaitCost(group string, want float64) {
 	w.t.Helper()
 	await(w.t, fmt.Sprintf("%s costs %.0f USD a month", group, want), 20*time.Second, func() error {
 		var found declared
@@ -271,8 +271,8 @@ func (w *world) decisions() int {
 	return sum
 }
 
-// explains checks that `explain` shows the created offers.
-func (w *world) explains(set map[string]int) {
+// checkExplain checks that `explain` shows the created offers.
+func (w *world) checkExplain(set map[string]int) {
 	w.t.Helper()
 	leader := w.provider.waits(w.t)
 	text, err := exec.Command(os.Getenv("E2E_VPSIE_AUTOSCALER"), "explain", "--last=20", "--url=http://"+leader.http).CombinedOutput()

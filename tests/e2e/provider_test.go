@@ -111,8 +111,8 @@ func (r *replica) end(signal syscall.Signal) {
 	<-process.done
 }
 
-// surprises returns the number of ends without a cause in the test.
-func (r *replica) surprises() int {
+// countSurprises returns the number of ends without a cause in the test.
+func (r *replica) countSurprises() int {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	return r.restarts
@@ -175,11 +175,11 @@ func (p *provider) killLeader(t testing.TB) time.Time {
 	return at
 }
 
-// good checks that no replica ended by itself, and that logs have no panics.
-func (p *provider) good(t testing.TB) {
+// checkLogs checks that no replica ended by itself, and that logs have no panics.
+func (p *provider) checkLogs(t testing.TB) {
 	t.Helper()
 	for _, r := range p.replicas {
-		if n := r.surprises(); n > 0 && !p.mayEnd {
+		if n := r.countSurprises(); n > 0 && !p.mayEnd {
 			t.Errorf("%s ended by itself %d times", r.name, n)
 		}
 		for _, line := range strings.Split(tail(r.current().log, 1<<24), "\n") {

@@ -188,8 +188,8 @@ func (c *conversation) cut() {
 	}
 }
 
-// seen returns the RPCs so far.
-func (p *proxy) seen() []exchange {
+// allExchanges returns the RPCs so far.
+func (p *proxy) allExchanges() []exchange {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	return append([]exchange(nil), p.exchanges...)
@@ -219,32 +219,32 @@ func count(exchanges []exchange) map[string]int {
 	return counts
 }
 
-// nextLoops waits for complete runs of the loop from now on.
-func (p *proxy) nextLoops(t testing.TB, wanted int) [][]exchange {
+// awaitLoops waits for complete runs of the loop from now on.
+func (p *proxy) awaitLoops(t testing.TB, wanted int) [][]exchange {
 	t.Helper()
-	before := len(loops(p.seen()))
+	before := len(loops(p.allExchanges()))
 	await(t, fmt.Sprintf("%d runs of the loop", wanted), time.Minute, func() error {
-		if now := len(loops(p.seen())); now <= before+wanted {
+		if now := len(loops(p.allExchanges())); now <= before+wanted {
 			return fmt.Errorf("%d so far", now-before)
 		}
 		return nil
 	})
-	return loops(p.seen())[before : before+wanted]
+	return loops(p.allExchanges())[before : before+wanted]
 }
 
 // recovered returns the end of the first complete run of the loop after `since` without a failed RPC.
 func (p *proxy) recovered(since time.Time) (time.Time, error) {
-	runs := loops(p.seen())
+	runs := loops(p.allExchanges())
 	for n := 0; n+1 < len(runs); n++ {
-		if runs[n][0].at.After(since) && noAborts(runs[n]) == nil {
+		if runs[n][0].at.After(since) && checkLoop(runs[n]) == nil {
 			return runs[n][len(runs[n])-1].ended, nil
 		}
 	}
 	return time.Time{}, errors.New("no run of the loop without an error")
 }
 
-// noAborts returns an error iff an RPC failed, which makes Cluster Autoscaler abort the loop.
-func noAborts(exchanges []exchange) error {
+// checkLoop returns an error iff an RPC failed, which makes Cluster Autoscaler abort the loop.
+func checkLoop(exchanges []exchange) error {
 	for _, e := range exchanges {
 		if e.code != "OK" {
 			return fmt.Errorf("%s returned %s", e.rpc, e.code)

@@ -140,12 +140,12 @@ func TestRights(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			u := used{
 				account: "somebody", test: "made up", user: account("somebody"), groups: []string{"system:authenticated"},
-				own:    numbered(slices.Concat(split("", c.cluster), split("one", c.namespaced))),
+				own:    numberRights(slices.Concat(splitRules("", c.cluster), splitRules("one", c.namespaced))),
 				common: []right{{verb: "get", url: "/version"}},
 				calls:  map[call]bool{},
 			}
 			for words := range slices.Chunk(strings.Fields(c.calls), 2) {
-				calls, err := called(words[0], words[1])
+				calls, err := parseCall(words[0], words[1])
 				if err != nil || calls[0].verb != words[0] {
 					t.Fatalf("%s %s is parsed as %v (%v)", words[0], words[1], calls, err)
 				}
@@ -173,7 +173,7 @@ func TestRights(t *testing.T) {
 // TestRightsOfSeveral has a right in several clusters, one of which needs it, and an account with an unneeded
 // right.
 func TestRightsOfSeveral(t *testing.T) {
-	reads := split("", []rbac.PolicyRule{{Verbs: []string{"list", "delete"}, APIGroups: []string{""}, Resources: []string{"pods"}}})
+	reads := splitRules("", []rbac.PolicyRule{{Verbs: []string{"list", "delete"}, APIGroups: []string{""}, Resources: []string{"pods"}}})
 	list := call{verb: "list", resource: "pods"}
 	remove := call{verb: "delete", resource: "pods", namespace: "two", name: "web"}
 	all := []used{
@@ -181,7 +181,7 @@ func TestRightsOfSeveral(t *testing.T) {
 		{account: "one", test: "B", user: "one", own: reads, calls: map[call]bool{list: true, remove: true}},
 		{account: "two", version: "1.36", test: "A", user: "two", own: reads, calls: map[call]bool{list: true}},
 	}
-	lines, problems := minimal(all, nil)
+	lines, problems := checkMinimal(all, nil)
 	if want := []string{"nothing that ran needs that two 1.36 may delete pods"}; !slices.Equal(problems, want) {
 		t.Errorf("%q, want %q", problems, want)
 	}
@@ -194,7 +194,7 @@ func TestRightsOfSeveral(t *testing.T) {
 	}
 
 	excuses := map[string]map[string]string{"one": {"get pods": "never"}, "two": {"delete pods": "some day"}}
-	lines, problems = minimal(all, excuses)
+	lines, problems = checkMinimal(all, excuses)
 	if want := []string{"that one may get pods is excused and not given"}; !slices.Equal(problems, want) {
 		t.Errorf("%q, want %q", problems, want)
 	}

@@ -74,8 +74,8 @@ func (r right) String() string {
 	return text
 }
 
-// split returns the single rights of rules.
-func split(namespace string, rules []rbac.PolicyRule) []right {
+// splitRules returns the single rights of rules.
+func splitRules(namespace string, rules []rbac.PolicyRule) []right {
 	var found []right
 	for _, rule := range rules {
 		names := rule.ResourceNames
@@ -98,8 +98,8 @@ func split(namespace string, rules []rbac.PolicyRule) []right {
 	return found
 }
 
-// numbered distinguishes equal rights: all but one of them are superfluous.
-func numbered(rights []right) []right {
+// numberRights distinguishes equal rights: all but one of them are superfluous.
+func numberRights(rights []right) []right {
 	seen := map[right]int{}
 	for n, r := range rights {
 		rights[n].again = seen[r]
@@ -138,9 +138,9 @@ var methods = map[string]string{
 	"create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE", "deletecollection": "DELETE",
 }
 
-// called parses a request of the audit log as the API server does: a creation has no name, and a field
+// parseCall parses a request of the audit log as the API server does: a creation has no name, and a field
 // selector for one name sets the name.
-func called(verb, uri string) ([]call, error) {
+func parseCall(verb, uri string) ([]call, error) {
 	method, changes := methods[verb]
 	if !changes {
 		method = "GET"
@@ -209,8 +209,8 @@ func (u used) authorizer(rights []right) authorizer.Authorizer {
 	return rbacauthorizer.New(all, all, all, all)
 }
 
-// refuses returns the calls that are refused with only these rights.
-func (u used) refuses(rights []right) ([]call, error) {
+// refusedCalls returns the calls that are refused with only these rights.
+func (u used) refusedCalls(rights []right) ([]call, error) {
 	judge := u.authorizer(rights)
 	var refused []call
 	for made := range u.calls {
@@ -232,7 +232,7 @@ type need struct{ test, call string }
 func needs(all []used) (map[right][]need, error) {
 	found := map[right][]need{}
 	for _, u := range all {
-		refused, err := u.refuses(u.own)
+		refused, err := u.refusedCalls(u.own)
 		if err != nil {
 			return nil, err
 		}
@@ -240,7 +240,7 @@ func needs(all []used) (map[right][]need, error) {
 			return nil, fmt.Errorf("%s made allowed requests in %s that its rights do not permit: %v", u.account, u.test, refused)
 		}
 		for n, r := range u.own {
-			refused, err := u.refuses(slices.Delete(slices.Clone(u.own), n, n+1))
+			refused, err := u.refusedCalls(slices.Delete(slices.Clone(u.own), n, n+1))
 			if err != nil {
 				return nil, err
 			}
@@ -254,9 +254,9 @@ func needs(all []used) (map[right][]need, error) {
 	return found, nil
 }
 
-// minimal returns a table of all rights, each with a call that needs it, and the problems: unneeded rights,
+// checkMinimal returns a table of all rights, each with a call that needs it, and the problems: unneeded rights,
 // and excuses for rights that do not exist. Excused rights count as needed.
-func minimal(all []used, excuses map[string]map[string]string) (lines, problems []string) {
+func checkMinimal(all []used, excuses map[string]map[string]string) (lines, problems []string) {
 	by, given := map[string][]used{}, map[string]map[string]bool{}
 	for _, u := range all {
 		who := strings.TrimSpace(u.account + " " + u.version)
@@ -279,7 +279,7 @@ func minimal(all []used, excuses map[string]map[string]string) (lines, problems 
 			why, excused := excuses[by[who][0].account][r.String()]
 			switch {
 			case len(found[r]) > 0:
-				lines = append(lines, fmt.Sprintf("| %s | %s |", r, first(found[r])))
+				lines = append(lines, fmt.Sprintf("| %s | %s |", r, firstNeed(found[r])))
 			case excused:
 				lines = append(lines, fmt.Sprintf("| %s | rare: %s | | |", r, why))
 			default:
@@ -306,8 +306,8 @@ func compare(a, b right) int {
 	)
 }
 
-// first returns the first need by name, and the number of further tests, so that the output is stable.
-func first(needs []need) string {
+// firstNeed returns the first need by name, and the number of further tests, so that the output is stable.
+func firstNeed(needs []need) string {
 	tests := map[string]bool{}
 	for _, n := range needs {
 		tests[n.test] = true

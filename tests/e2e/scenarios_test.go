@@ -70,22 +70,22 @@ func TestRealLoop(t *testing.T) {
 // growthAndShrinkage is scenarios a and b: from 0 to the maximum of a NodeGroup, and back to 0.
 func growthAndShrinkage(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 3, small))
-	w.phase(recorded, "idle", 0)
+	w.recordLoop(recorded, "idle", 0)
 	w.deploy("web", 8, "800m", "500Mi")
 	// Two pods fit on a node; the maximum is three nodes.
-	w.settles(6, 2, 3, 2*time.Minute)
-	w.phase(recorded, "full", 3)
-	hold(t, "the maximum of the NodeGroup", 5*time.Second, func() error { return w.settled(6, 2, 3) })
+	w.awaitSettled(6, 2, 3, 2*time.Minute)
+	w.recordLoop(recorded, "full", 3)
+	hold(t, "the maximum of the NodeGroup", 5*time.Second, func() error { return w.checkSettled(6, 2, 3) })
 	w.scale("web", 6)
-	w.settles(6, 0, 3, time.Minute)
-	w.phase(recorded, "busy", 3)
+	w.awaitSettled(6, 0, 3, time.Minute)
+	w.recordLoop(recorded, "busy", 3)
 	w.done(d, "a. 0 to n")
 
 	w.began = time.Now()
-	before := len(w.proxy.seen())
+	before := len(w.proxy.allExchanges())
 	w.scale("web", 0)
-	w.settles(0, 0, 0, 2*time.Minute)
-	deleted := count(w.proxy.seen()[before:])["NodeGroupDeleteNodes"]
+	w.awaitSettled(0, 0, 0, 2*time.Minute)
+	deleted := count(w.proxy.allExchanges()[before:])["NodeGroupDeleteNodes"]
 	if deleted != 3 {
 		t.Errorf("%d nodes were deleted, want 3", deleted)
 	}
@@ -96,12 +96,12 @@ func growthAndShrinkage(t *testing.T, d driver, recorded *recording) {
 func recordsInFiles(t *testing.T, d driver, recorded *recording) {
 	w := setting{local: true, nodeGroups: []object{nodeGroup("general", 3, small)}}.world(t, d, recorded)
 	w.deploy("web", 4, "800m", "500Mi")
-	w.passes("NodeGroupIncreaseSize", 0)
+	w.awaitRPC("NodeGroupIncreaseSize", 0)
 	w.provider.kill()
-	w.settles(4, 0, 2, 2*time.Minute)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
 	w.scale("web", 0)
-	w.settles(0, 0, 0, 2*time.Minute)
-	w.hasMade(2)
+	w.awaitSettled(0, 0, 0, 2*time.Minute)
+	w.checkCreated(2)
 	w.done(d, "records in files")
 }
 
@@ -110,7 +110,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small, large))
 	w.vpsie.must(t, "PUT", "/capacity", map[string]any{"offer": small, "limit": 0})
 	w.deploy("web", 2, "800m", "1500Mi")
-	w.settles(2, 0, 1, 2*time.Minute)
+	w.awaitSettled(2, 0, 1, 2*time.Minute)
 	nodes, err := w.nodes(isOurs)
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	}
 	w.cluster.awaitEvent(t, "NodeGroup", "general", "out of stock")
 	increased, cleaned := map[string]int{}, map[string]int{}
-	for _, e := range w.proxy.seen() {
+	for _, e := range w.proxy.allExchanges() {
 		request := parse(e.request)
 		switch e.rpc {
 		case "NodeGroupIncreaseSize":
@@ -145,7 +145,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 	if len(cleaned) != failed || slices.ContainsFunc(slices.Collect(maps.Values(cleaned)), func(n int) bool { return n != 1 }) {
 		t.Errorf("%d machines failed; they were cleaned up as %v", failed, cleaned)
 	}
-	w.hasMade(1)
+	w.checkCreated(1)
 	w.done(d, "c. shortage")
 }
 
@@ -154,7 +154,7 @@ func shortage(t *testing.T, d driver, recorded *recording) {
 func providerKilled(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
 	w.deploy("web", 4, "800m", "500Mi")
-	w.passes("NodeGroupIncreaseSize", 0)
+	w.awaitRPC("NodeGroupIncreaseSize", 0)
 	w.provider.kill()
 	// The provider waits a minute before it repeats a recorded request that may not have been sent.
 	await(t, "a VM boots", 2*time.Minute, func() error {
@@ -168,13 +168,13 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 		return nil
 	})
 	w.provider.kill()
-	w.settles(4, 0, 2, 3*time.Minute)
-	hold(t, "nothing more comes", 8*time.Second, func() error { return w.settled(4, 0, 2) })
-	w.hasMade(2)
+	w.awaitSettled(4, 0, 2, 3*time.Minute)
+	hold(t, "nothing more comes", 8*time.Second, func() error { return w.checkSettled(4, 0, 2) })
+	w.checkCreated(2)
 
-	before := len(w.proxy.seen())
+	before := len(w.proxy.allExchanges())
 	w.scale("web", 0)
-	w.passes("NodeGroupDeleteNodes", before)
+	w.awaitRPC("NodeGroupDeleteNodes", before)
 	w.provider.kill()
 	await(t, "a VM is being deleted", 30*time.Second, func() error {
 		machines, err := w.vpsie.workers()
@@ -193,9 +193,9 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 		return errors.New("none")
 	})
 	w.provider.kill()
-	w.settles(0, 0, 0, 3*time.Minute)
-	hold(t, "nothing comes back", 8*time.Second, func() error { return w.settled(0, 0, 0) })
-	w.hasMade(2)
+	w.awaitSettled(0, 0, 0, 3*time.Minute)
+	hold(t, "nothing comes back", 8*time.Second, func() error { return w.checkSettled(0, 0, 0) })
+	w.checkCreated(2)
 	w.done(d, "d. provider killed")
 }
 
@@ -213,12 +213,12 @@ func vpsieDown(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
 	w.deploy("web", 2, "800m", "500Mi")
 	w.deploy("batch", 2, "800m", "500Mi")
-	w.settles(4, 0, 2, 2*time.Minute)
-	before := len(w.proxy.seen())
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
+	before := len(w.proxy.allExchanges())
 	w.vpsie.process.kill()
 	w.deploy("more", 4, "800m", "500Mi")
-	hold(t, "no RPC fails", outage, func() error { return noAborts(w.proxy.seen()[before:]) })
-	during := loops(w.proxy.seen()[before:])
+	hold(t, "no RPC fails", outage, func() error { return checkLoop(w.proxy.allExchanges()[before:]) })
+	during := loops(w.proxy.allExchanges()[before:])
 	if least := int(outage.Seconds() / 15); len(during) < least {
 		t.Errorf("%d runs of the loop in %s, want %d at least", len(during), outage, least)
 	}
@@ -233,8 +233,8 @@ func vpsieDown(t *testing.T, d driver, recorded *recording) {
 	w.scale("web", 0)
 	w.scale("batch", 0)
 	w.scale("more", 0)
-	w.settles(0, 0, 0, 3*time.Minute)
-	if err := noAborts(w.proxy.seen()[before:]); err != nil {
+	w.awaitSettled(0, 0, 0, 3*time.Minute)
+	if err := checkLoop(w.proxy.allExchanges()[before:]); err != nil {
 		t.Error(err)
 	}
 	w.done(d, "e. VPSie down")
@@ -244,7 +244,7 @@ func vpsieDown(t *testing.T, d driver, recorded *recording) {
 func foreignNodes(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 3, small))
 	w.deploy("web", 2, "800m", "500Mi")
-	w.settles(2, 0, 1, 2*time.Minute)
+	w.awaitSettled(2, 0, 1, 2*time.Minute)
 	w.vpsie.must(t, "POST", "/workers", map[string]any{"cluster": "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f"})
 	await(t, "the worker that was added by hand has joined", time.Minute, func() error {
 		nodes, err := w.nodes(func(node core.Node) bool { return !isOurs(node) && ready(node) })
@@ -254,16 +254,16 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 		if len(nodes) != 3 {
 			return fmt.Errorf("%d foreign nodes", len(nodes))
 		}
-		w.foreign = looks(nodes)
+		w.foreign = foreignState(nodes)
 		return nil
 	})
 	w.scale("web", 4)
-	w.settles(4, 0, 2, 2*time.Minute)
+	w.awaitSettled(4, 0, 2, 2*time.Minute)
 	w.scale("web", 0)
-	w.settles(0, 0, 0, 2*time.Minute)
-	hold(t, "the others stay", 6*time.Second, func() error { return w.settled(0, 0, 0) })
-	w.foreignUntouched()
-	for _, e := range w.proxy.seen() {
+	w.awaitSettled(0, 0, 0, 2*time.Minute)
+	hold(t, "the others stay", 6*time.Second, func() error { return w.checkSettled(0, 0, 0) })
+	w.checkForeignNodes()
+	for _, e := range w.proxy.allExchanges() {
 		if e.rpc != "NodeGroupForNode" {
 			continue
 		}
@@ -279,11 +279,11 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 	w.done(d, "f. foreign nodes")
 }
 
-// passes waits for a successful RPC after the first ones.
-func (w *world) passes(rpc string, after int) {
+// awaitRPC waits for a successful RPC after the first ones.
+func (w *world) awaitRPC(rpc string, after int) {
 	w.t.Helper()
 	await(w.t, rpc+" passes", time.Minute, func() error {
-		for _, e := range w.proxy.seen()[after:] {
+		for _, e := range w.proxy.allExchanges()[after:] {
 			if e.rpc == rpc && e.code == "OK" {
 				return nil
 			}
@@ -292,12 +292,12 @@ func (w *world) passes(rpc string, after int) {
 	})
 }
 
-// phase records a run of the loop that equals the run before it.
-func (w *world) phase(recorded *recording, name string, nodes int) {
+// recordLoop records a run of the loop that equals the run before it.
+func (w *world) recordLoop(recorded *recording, name string, nodes int) {
 	w.t.Helper()
 	var last map[string]int
 	for range 10 {
-		next := count(w.proxy.nextLoops(w.t, 1)[0])
+		next := count(w.proxy.awaitLoops(w.t, 1)[0])
 		if maps.Equal(last, next) {
 			groups, err := w.provider.pools(w.t)
 			if err != nil {

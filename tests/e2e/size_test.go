@@ -29,7 +29,7 @@ func grown(t *testing.T, d driver, nodes int) {
 	w.note("%d pods on %d nodes after %.0f s", nodes, len(w.uuids()), time.Since(w.began).Seconds())
 	failures := w.failures()
 	time.Sleep(time.Minute) // Measures the memory after a minute of loops over all nodes.
-	for name, running := range w.kubelet.all() {
+	for name, running := range w.kubelet.runningPods() {
 		now, most := memory(t, running.process)
 		w.note("%s: %d MB resident, %d at most", name, now, most)
 	}

@@ -105,7 +105,7 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 		if len(nodes) != 2 || !ready(nodes[0]) || !ready(nodes[1]) {
 			return fmt.Errorf("%d nodes", len(nodes))
 		}
-		w.foreign = looks(nodes)
+		w.foreign = foreignState(nodes)
 		return nil
 	})
 	if s.expander {
@@ -124,7 +124,7 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 		if err := w.autoscaler.ended(); err != nil {
 			return fatal{err}
 		}
-		if len(loops(w.proxy.seen())) < 3 {
+		if len(loops(w.proxy.allExchanges())) < 3 {
 			return errors.New("it does not")
 		}
 		return nil
@@ -134,11 +134,11 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 		if err := w.autoscaler.ended(); err != nil {
 			t.Error(err)
 		}
-		w.provider.good(t)
-		w.cluster.withinRights(t, d)
-		w.foreignUntouched()
+		w.provider.checkLogs(t)
+		w.cluster.checkRights(t, d)
+		w.checkForeignNodes()
 		w.autoscaler.stop()
-		recorded.add(w.proxy.seen())
+		recorded.add(w.proxy.allExchanges())
 	})
 	return w
 }
@@ -251,8 +251,8 @@ func ready(node core.Node) bool {
 	})
 }
 
-// looks returns the properties of foreign nodes that must not change.
-func looks(nodes []core.Node) map[string]string {
+// foreignState returns the properties of foreign nodes that must not change.
+func foreignState(nodes []core.Node) map[string]string {
 	seen := map[string]string{}
 	for _, node := range nodes {
 		// Taints of Kubernetes change with the health of the node.
@@ -264,9 +264,9 @@ func looks(nodes []core.Node) map[string]string {
 	return seen
 }
 
-// settled checks the numbers of running and waiting pods and of nodes, and that all views of the nodes are
+// checkSettled checks the numbers of running and waiting pods and of nodes, and that all views of the nodes are
 // equal: targets and instances of the provider, VMs at VPSie, Nodes and VPSieNodes.
-func (w *world) settled(running, waiting, size int) error {
+func (w *world) checkSettled(running, waiting, size int) error {
 	isRunning, isWaiting, err := w.pods()
 	if err != nil {
 		return err
@@ -311,7 +311,7 @@ func (w *world) settled(running, waiting, size int) error {
 	if isRunning != running || isWaiting != waiting || target != size || len(ids) != size || !agree {
 		return errors.New(seen)
 	}
-	return w.statusesShow(size)
+	return w.checkStatuses(size)
 }
 
 // records returns whether each machine runs, by the id of its VM, or by its name without a VM.
@@ -334,9 +334,9 @@ func (w *world) records() (map[string]bool, error) {
 	return found, nil
 }
 
-// statusesShow checks that the statuses of all NodeGroups have this number of nodes in total, all of them
+// checkStatuses checks that the statuses of all NodeGroups have this number of nodes in total, all of them
 // ready.
-func (w *world) statusesShow(size int) error {
+func (w *world) checkStatuses(size int) error {
 	if w.local {
 		return nil
 	}
@@ -360,19 +360,19 @@ func (w *world) statusesShow(size int) error {
 	return nil
 }
 
-func (w *world) settles(running, waiting, size int, deadline time.Duration) {
+func (w *world) awaitSettled(running, waiting, size int, deadline time.Duration) {
 	w.t.Helper()
 	what := fmt.Sprintf("%d pods run, %d wait, %d nodes", running, waiting, size)
 	await(w.t, what, deadline, func() error {
 		if err := w.autoscaler.ended(); err != nil {
 			return fatal{err}
 		}
-		return w.settled(running, waiting, size)
+		return w.checkSettled(running, waiting, size)
 	})
 }
 
-// made returns the number of VMs that were ever created through the API.
-func (w *world) made() int {
+// countCreated returns the number of VMs that were ever created through the API.
+func (w *world) countCreated() int {
 	w.t.Helper()
 	var gone []vm
 	if err := w.vpsie.control("GET", "/gone", nil, &gone); err != nil {
@@ -391,17 +391,17 @@ func (w *world) made() int {
 	return count
 }
 
-// foreignUntouched checks that the initial nodes are unchanged, and that no request deletes them.
-func (w *world) foreignUntouched() {
+// checkForeignNodes checks that the initial nodes are unchanged, and that no request deletes them.
+func (w *world) checkForeignNodes() {
 	w.t.Helper()
 	nodes, err := w.nodes(func(node core.Node) bool { _, there := w.foreign[node.Name]; return there })
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if now := looks(nodes); !maps.Equal(now, w.foreign) {
+	if now := foreignState(nodes); !maps.Equal(now, w.foreign) {
 		w.t.Errorf("foreign nodes were changed:\nbefore %v\nnow    %v", w.foreign, now)
 	}
-	for _, e := range w.proxy.seen() {
+	for _, e := range w.proxy.allExchanges() {
 		for name := range w.foreign {
 			if e.rpc == "NodeGroupDeleteNodes" && strings.Contains(string(e.request), name) {
 				w.t.Errorf("Cluster Autoscaler requested the deletion of %s", name)
