@@ -34,7 +34,7 @@ func leaderKilled(t *testing.T, d driver, recorded *recording) {
 	})
 	w.awaitSuccessfulLoop(w.provider.killLeader(t), time.Minute)
 	w.awaitSettled(8, 0, 4, 2*time.Minute)
-	hold(t, "nothing more comes", 8*time.Second, func() error { return w.checkSettled(8, 0, 4) })
+	hold(t, "no further VM is created", 8*time.Second, func() error { return w.checkSettled(8, 0, 4) })
 	w.checkCreated(4)
 	w.done(d, "g. leader killed")
 }
@@ -140,9 +140,9 @@ func apiServerKilled(t *testing.T, d driver, recorded *recording) {
 	at := time.Now()
 	w.cluster.apiserver.kill()
 	w.cluster.serve(t)
-	w.note("API server back after %.0f s", time.Since(at).Seconds())
+	w.note("API server ready after %.0f s", time.Since(at).Seconds())
 	w.awaitSettled(8, 0, 4, 4*time.Minute)
-	hold(t, "nothing more comes", 8*time.Second, func() error { return w.checkSettled(8, 0, 4) })
+	hold(t, "no further VM is created", 8*time.Second, func() error { return w.checkSettled(8, 0, 4) })
 	w.checkCreated(4)
 	w.done(d, "k. API server killed")
 }
@@ -197,7 +197,7 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 		}
 		return err
 	})
-	hold(t, "more than the maximum stay, and no more come", 5*time.Second, func() error { return w.checkSettled(6, 1, 3) })
+	hold(t, "nodes above the maximum remain, and no further node is created", 5*time.Second, func() error { return w.checkSettled(6, 1, 3) })
 
 	w.cluster.must(t, "POST", objects+"/nodegroups", nodeGroup("special", 3, large))
 	w.deployTo(of("special"), "batch", 2, "3500m", "1Gi")
@@ -213,7 +213,7 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 		return err
 	}
 	await(t, "one more pod waits", 10*time.Second, stays)
-	hold(t, "a NodeGroup that is deleted stays while it has nodes, and does not grow", 8*time.Second, stays)
+	hold(t, "a deleted NodeGroup with nodes remains and adds no nodes", 8*time.Second, stays)
 	w.scale("batch", 0)
 	w.awaitSettled(6, 1, 3, 2*time.Minute)
 	w.awaitDeletion("special")

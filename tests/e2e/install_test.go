@@ -152,10 +152,10 @@ func install(t *testing.T, d driver) {
 	h.values = append(h.values, "provider.logLevel=debug", "provider.replicaCount=3")
 	w.scale("web", 6)
 	h.run("upgrade", release, chart, "--wait", "--timeout=2m")
-	await(t, "it grows in the upgrade", 2*time.Minute, runs(6))
+	await(t, "a scale-up completes during the upgrade", 2*time.Minute, runs(6))
 	w.scale("web", 8)
 	h.run("rollback", release, "1", "--wait", "--timeout=2m")
-	await(t, "it grows in the rollback", 2*time.Minute, runs(8))
+	await(t, "a scale-up completes during the rollback", 2*time.Minute, runs(8))
 	for _, machine := range before {
 		if !slices.Contains(w.uuids(), machine) {
 			t.Errorf("VM %s existed before the upgrade and is gone after the rollback", machine)
@@ -169,7 +169,7 @@ func install(t *testing.T, d driver) {
 	h.values = append(h.values, "clusterAutoscaler.extraArgs.v=5")
 	h.run("upgrade", release, chart, "--wait", "--timeout=2m")
 	w.scale("web", 0)
-	await(t, "it shrinks", 2*time.Minute, runs(0))
+	await(t, "a scale-down completes", 2*time.Minute, runs(0))
 	w.cluster.checkRights(t, d)
 	h.run("uninstall", release, "--wait", "--timeout=1m")
 	groups, err := w.cluster.nodeGroups()
@@ -223,7 +223,7 @@ func empty(t *testing.T) *world {
 	dir := scratch(t)
 	w := &world{t: t, cluster: startControlPlane(t, dir, "")}
 	w.vpsie = startSimulator(t, dir, w.cluster.kubeconfigOf("admin"), simulated)
-	await(t, "the nodes that are not ours are ready", 30*time.Second, func() error {
+	await(t, "the foreign nodes are ready", 30*time.Second, func() error {
 		nodes, err := w.nodes(ready)
 		if err == nil && len(nodes) != 2 {
 			err = fmt.Errorf("%d are", len(nodes))

@@ -78,12 +78,12 @@ func production(t *testing.T, d driver) {
 	})
 	w.startThroughTunnel(d, k, dir, client)
 	w.deploy("web", 8, "800m", "500Mi")
-	await(t, "a. nodes come for the pods", 2*time.Minute, func() error { return w.checkRunning(8) })
+	await(t, "a. nodes are created for the pods", 2*time.Minute, func() error { return w.checkRunning(8) })
 	w.scale("web", 0)
-	await(t, "b. they go with the pods", 2*time.Minute, func() error { return w.checkRunning(0) })
+	await(t, "b. the nodes are deleted after the pods", 2*time.Minute, func() error { return w.checkRunning(0) })
 	w.vpsie.must(t, "PUT", "/capacity", map[string]any{"offer": small, "limit": 0})
 	w.deploy("other", 2, "800m", "1500Mi")
-	await(t, "c. there is none of the size that fits best", 2*time.Minute, func() error {
+	await(t, "c. VPSie has no capacity for the best size", 2*time.Minute, func() error {
 		if err := w.checkRunning(2); err != nil {
 			return err
 		}

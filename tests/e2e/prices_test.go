@@ -232,7 +232,7 @@ func (w *world) unschedulable(count int) func() error {
 // VPSie's month has 720 hours, that of the status 730.
 func (w *world) awaitCost(group string, want float64) {
 	w.t.Helper()
-	await(w.t, fmt.Sprintf("%s costs %.0f USD a month", group, want), 20*time.Second, func() error {
+	await(w.t, fmt.Sprintf("%s costs %.0f USD per month", group, want), 20*time.Second, func() error {
 		var found declared
 		if _, err := w.cluster.get(objects+"/nodegroups/"+group, &found); err != nil {
 			return err

@@ -169,7 +169,7 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 	})
 	w.provider.kill()
 	w.awaitSettled(4, 0, 2, 3*time.Minute)
-	hold(t, "nothing more comes", 8*time.Second, func() error { return w.checkSettled(4, 0, 2) })
+	hold(t, "no further VM is created", 8*time.Second, func() error { return w.checkSettled(4, 0, 2) })
 	w.checkCreated(2)
 
 	before := len(w.proxy.allExchanges())
@@ -194,7 +194,7 @@ func providerKilled(t *testing.T, d driver, recorded *recording) {
 	})
 	w.provider.kill()
 	w.awaitSettled(0, 0, 0, 3*time.Minute)
-	hold(t, "nothing comes back", 8*time.Second, func() error { return w.checkSettled(0, 0, 0) })
+	hold(t, "no deleted VM returns", 8*time.Second, func() error { return w.checkSettled(0, 0, 0) })
 	w.checkCreated(2)
 	w.done(d, "d. provider killed")
 }
@@ -246,7 +246,7 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 	w.deploy("web", 2, "800m", "500Mi")
 	w.awaitSettled(2, 0, 1, 2*time.Minute)
 	w.vpsie.must(t, "POST", "/workers", map[string]any{"cluster": "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f"})
-	await(t, "the worker that was added by hand has joined", time.Minute, func() error {
+	await(t, "the worker of the user has joined", time.Minute, func() error {
 		nodes, err := w.nodes(func(node core.Node) bool { return !isOurs(node) && ready(node) })
 		if err != nil {
 			return err
@@ -261,7 +261,7 @@ func foreignNodes(t *testing.T, d driver, recorded *recording) {
 	w.awaitSettled(4, 0, 2, 2*time.Minute)
 	w.scale("web", 0)
 	w.awaitSettled(0, 0, 0, 2*time.Minute)
-	hold(t, "the others stay", 6*time.Second, func() error { return w.checkSettled(0, 0, 0) })
+	hold(t, "the foreign nodes remain", 6*time.Second, func() error { return w.checkSettled(0, 0, 0) })
 	w.checkForeignNodes()
 	for _, e := range w.proxy.allExchanges() {
 		if e.rpc != "NodeGroupForNode" {

@@ -49,7 +49,7 @@ func startSimulator(t testing.TB, dir, kubeconfig, configuration string) *simula
 func (s *simulator) start(t testing.TB) {
 	t.Helper()
 	s.process = start(t, s.dir, "simulator", os.Getenv("E2E_VPSIE_AUTOSCALER"), s.arguments...)
-	await(t, "the simulator answers", 20*time.Second, func() error {
+	await(t, "the simulator replies", 20*time.Second, func() error {
 		if err := s.process.ended(); err != nil {
 			return fatal{err}
 		}

@@ -38,5 +38,5 @@ func TestStage(t *testing.T) {
 	}
 	await(t, "two pods run, one waits", 30*time.Second, counts(2, 1))
 	w.scale("web", 0)
-	await(t, "no pod is left", 30*time.Second, counts(0, 0))
+	await(t, "all pods are deleted", 30*time.Second, counts(0, 0))
 }

@@ -97,7 +97,7 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 		}
 		return leader.grpc, nil
 	})
-	await(t, "the nodes that are not ours are ready", 30*time.Second, func() error {
+	await(t, "the foreign nodes are ready", 30*time.Second, func() error {
 		nodes, err := w.nodes(func(node core.Node) bool { return !isOurs(node) })
 		if err != nil {
 			return err
