@@ -1,5 +1,4 @@
-// The real loop's tools, pinned: a control plane, a kubelet's stand-in, and what the test itself needs. Nothing of
-// them is kept in this tree.
+// Pinned versions of the control plane, kwok, and the dependencies of the tests. This repository has no copies.
 module github.com/vpsie/vpsie-autoscaler/tests/e2e
 
 go 1.26.0
@@ -209,7 +208,7 @@ tool (
 	sigs.k8s.io/kwok/cmd/kwok
 )
 
-// k8s.io/kubernetes asks for its own parts at v0.0.0; these are the same release.
+// k8s.io/kubernetes requires its own modules at v0.0.0; these are of the same release.
 replace (
 	k8s.io/api => k8s.io/api v0.36.3
 	k8s.io/apiextensions-apiserver => k8s.io/apiextensions-apiserver v0.36.3

@@ -31,12 +31,12 @@ func TestRights(t *testing.T) {
 		refused             bool // refused even with all rights
 	}{
 		{
-			name:    "each is used",
+			name:    "all rights are needed",
 			cluster: []rbac.PolicyRule{rule("list watch", "", "nodes pods")},
 			calls:   "list /api/v1/nodes watch /api/v1/nodes?watch=true list /api/v1/pods watch /api/v1/pods?watch=1",
 		},
 		{
-			name:    "one too many",
+			name:    "two unneeded rights",
 			cluster: []rbac.PolicyRule{rule("list watch delete", "", "nodes"), rule("create", "apps", "daemonsets")},
 			calls:   "list /api/v1/nodes watch /api/v1/nodes?watch=true",
 			idle:    []string{"create daemonsets of apps", "delete nodes"},
@@ -66,7 +66,7 @@ func TestRights(t *testing.T) {
 			idle:    []string{"create pods"},
 		},
 		{
-			name:    "a group is not another",
+			name:    "a right of another group",
 			cluster: []rbac.PolicyRule{rule("create", "", "events"), rule("create", "events.k8s.io", "events")},
 			calls:   "create /apis/events.k8s.io/v1/namespaces/two/events",
 			idle:    []string{"create events"},
@@ -78,60 +78,60 @@ func TestRights(t *testing.T) {
 			idle:       []string{"get secrets named other in one"},
 		},
 		{
-			name:       "a name beside all names",
+			name:       "a right for a name besides one for all",
 			namespaced: []rbac.PolicyRule{rule("get", "", "secrets", "token"), rule("get", "", "secrets")},
 			calls:      "get " + secrets + "/token get " + secrets + "/other",
 			idle:       []string{"get secrets named token in one"},
 		},
 		{
-			name:       "a selector of one name names it",
+			name:       "a selector for one name sets the name",
 			namespaced: []rbac.PolicyRule{rule("list watch", "", "secrets", "token")},
 			calls:      "list " + secrets + named + " watch " + secrets + named + "&watch=true",
 		},
 		{
-			name:       "without a selector nothing is named",
+			name:       "a list without a selector has no name",
 			namespaced: []rbac.PolicyRule{rule("list", "", "secrets", "token")},
 			calls:      "list " + secrets,
 			refused:    true,
 		},
 		{
-			name:       "what is made has no name",
+			name:       "a creation has no name",
 			namespaced: []rbac.PolicyRule{rule("create", "", "secrets", "token")},
 			calls:      "create " + secrets,
 			refused:    true,
 		},
 		{
-			name:       "a namespace is not the cluster",
+			name:       "a namespaced right is not a cluster right",
 			namespaced: []rbac.PolicyRule{rule("list", "", "pods")},
 			calls:      "list " + pods,
 			refused:    true,
 		},
 		{
-			name:       "in the cluster and needlessly in a namespace",
+			name:       "a right in the cluster and in a namespace",
 			cluster:    []rbac.PolicyRule{rule("list", "", "pods")},
 			namespaced: []rbac.PolicyRule{rule("list", "", "pods")},
 			calls:      "list " + pods + " list /api/v1/namespaces/one/pods",
 			idle:       []string{"list pods in one"},
 		},
 		{
-			name:    "given twice",
+			name:    "a right given twice",
 			cluster: []rbac.PolicyRule{rule("list", "", "pods"), rule("list", "", "pods")},
 			calls:   "list " + pods,
 			idle:    []string{"list pods", "list pods (again)"},
 		},
 		{
-			name:    "deleting all is not deleting one",
+			name:    "deletecollection is not delete",
 			cluster: []rbac.PolicyRule{rule("delete deletecollection", "", "nodes")},
 			calls:   "deletecollection /api/v1/nodes",
 			idle:    []string{"delete nodes"},
 		},
 		{
-			name:    "a watch that begins with all there is stands for a list",
+			name:    "a watch that starts with all objects counts as a list",
 			cluster: []rbac.PolicyRule{rule("list watch", "", "pods")},
 			calls:   "watch " + pods + "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan",
 		},
 		{
-			name:    "what everybody may",
+			name:    "a right of all authenticated users",
 			cluster: []rbac.PolicyRule{rule("list", "", "pods"), {Verbs: []string{"get"}, NonResourceURLs: []string{"/metrics"}}},
 			calls:   "list " + pods + " get /version",
 			idle:    []string{"get /metrics"},
@@ -139,7 +139,7 @@ func TestRights(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u := used{
-				account: "somebody", test: "made up", user: account("somebody"), groups: []string{"system:authenticated"},
+				account: "some account", test: "planted", user: account("some-account"), groups: []string{"system:authenticated"},
 				own:    numberRights(slices.Concat(splitRules("", c.cluster), splitRules("one", c.namespaced))),
 				common: []right{{verb: "get", url: "/version"}},
 				calls:  map[call]bool{},
@@ -182,7 +182,7 @@ func TestRightsOfSeveral(t *testing.T) {
 		{account: "two", version: "1.36", test: "A", user: "two", own: reads, calls: map[call]bool{list: true}},
 	}
 	lines, problems := checkMinimal(all, nil)
-	if want := []string{"nothing that ran needs that two 1.36 may delete pods"}; !slices.Equal(problems, want) {
+	if want := []string{"no request of a test needs the right of two 1.36 to delete pods"}; !slices.Equal(problems, want) {
 		t.Errorf("%q, want %q", problems, want)
 	}
 	for _, want := range []string{
@@ -195,7 +195,7 @@ func TestRightsOfSeveral(t *testing.T) {
 
 	excuses := map[string]map[string]string{"one": {"get pods": "never"}, "two": {"delete pods": "some day"}}
 	lines, problems = checkMinimal(all, excuses)
-	if want := []string{"that one may get pods is excused and not given"}; !slices.Equal(problems, want) {
+	if want := []string{"the excused right of one to get pods does not exist"}; !slices.Equal(problems, want) {
 		t.Errorf("%q, want %q", problems, want)
 	}
 	if want := "| delete pods | rare: some day | | |"; !slices.Contains(lines, want) {

@@ -284,14 +284,14 @@ func checkMinimal(all []used, excuses map[string]map[string]string) (lines, prob
 				lines = append(lines, fmt.Sprintf("| %s | rare: %s | | |", r, why))
 			default:
 				lines = append(lines, fmt.Sprintf("| %s | nothing | | |", r))
-				problems = append(problems, fmt.Sprintf("nothing that ran needs that %s may %s", who, r))
+				problems = append(problems, fmt.Sprintf("no request of a test needs the right of %s to %s", who, r))
 			}
 		}
 	}
 	for account, given := range given {
 		for _, r := range slices.Sorted(maps.Keys(excuses[account])) {
 			if !given[r] {
-				problems = append(problems, fmt.Sprintf("that %s may %s is excused and not given", account, r))
+				problems = append(problems, fmt.Sprintf("the excused right of %s to %s does not exist", account, r))
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-// What the install manifests are rendered and checked with, pinned. Nothing of it is kept in this tree.
+// Pinned versions of the tools that render and check the install manifests. This repository has no copies.
 module github.com/vpsie/vpsie-autoscaler/tests/install
 
 go 1.26.0
