@@ -212,7 +212,7 @@ impl State {
         for i in 0..cluster.control_plane {
             let hostname = match i {
                 0 => format!("{}-master-main", cluster.name),
-                _ => self.fresh_hostname(cx, &format!("{}-master", cluster.name)),
+                _ => self.draw_hostname(cx, &format!("{}-master", cluster.name)),
             };
             let node = self.new_vm(cx, hostname, VmKind::ControlPlane, &cluster.datacenter, size);
             self.insert_running(cx.now, &cluster.identifier, None, node);
@@ -233,7 +233,7 @@ impl State {
         group: u64,
     ) -> Option<u64> {
         let size = self.groups.get(&group)?.size;
-        let hostname = self.fresh_hostname(cx, &format!("{}-slave", cluster.name));
+        let hostname = self.draw_hostname(cx, &format!("{}-slave", cluster.name));
         let vm = self.new_vm(cx, hostname, VmKind::Foreign, &cluster.datacenter, size);
         Some(self.insert_running(cx.now, &cluster.identifier, Some(group), vm))
     }
@@ -247,7 +247,7 @@ impl State {
     }
 
     pub(super) fn insert_group(&mut self, cx: &mut Context<'_>, cluster: &str, name: &str, size: u64) -> u64 {
-        let id = self.fresh_id();
+        let id = self.allocate_id();
         let group = Group {
             id,
             identifier: uuid(cx.rng),
@@ -276,7 +276,7 @@ impl State {
         let boot = later(cx.now, times.boot.draw(cx.rng)).max(listed_at);
         let comes_up = !cx.rng.random_bool(cx.config.boot_failure);
         Vm {
-            id: self.fresh_id(),
+            id: self.allocate_id(),
             uuid: uuid(cx.rng),
             hostname,
             kind,
@@ -305,7 +305,7 @@ impl State {
         let anomalies = cx.config.anomalies;
         let role_hidden = draw_event(anomalies.unknown_roles, cx.rng);
         let role = if role_hidden { "node" } else { "slave" };
-        let hostname = self.fresh_hostname(cx, &format!("{}-{role}", cluster.name));
+        let hostname = self.draw_hostname(cx, &format!("{}-{role}", cluster.name));
         if draw_event(anomalies.namesakes, cx.rng) {
             let mut namesake =
                 self.new_vm(cx, hostname.clone(), VmKind::Plain, &cluster.datacenter, group.size);
@@ -328,13 +328,13 @@ impl State {
         id
     }
 
-    pub(super) fn fresh_id(&mut self) -> u64 {
+    pub(super) fn allocate_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
     }
 
-    /// A hostname `<prefix>-xxxx` that no VM has.
-    pub(super) fn fresh_hostname(&self, cx: &mut Context<'_>, prefix: &str) -> String {
+    /// Draws a hostname `<prefix>-xxxx` that no VM has.
+    pub(super) fn draw_hostname(&self, cx: &mut Context<'_>, prefix: &str) -> String {
         loop {
             let hostname = format!("{prefix}-{:04x}", cx.rng.random::<u16>());
             if self.vms.values().all(|vm| vm.hostname != hostname) {
@@ -365,7 +365,7 @@ impl State {
 
     /// The listed VMs of the cluster.
     pub(super) fn nodes(&self, now: Timestamp, cluster: &str) -> impl Iterator<Item = &Vm> {
-        self.vms.values().filter(move |vm| vm.cluster.as_deref() == Some(cluster) && vm.listed(now))
+        self.vms.values().filter(move |vm| vm.cluster.as_deref() == Some(cluster) && vm.is_listed(now))
     }
 
     /// Existing workers of a group, listed or not.
@@ -415,7 +415,7 @@ impl Vm {
     }
 
     /// Returns true iff it is listed.
-    pub fn listed(&self, now: Timestamp) -> bool {
+    pub fn is_listed(&self, now: Timestamp) -> bool {
         !matches!(self.phase(now), Phase::Pending | Phase::Gone)
     }
 

@@ -166,7 +166,7 @@ fn group_row(state: &State, cx: &Context<'_>, cluster: u64, group: &Group) -> Va
         "identifier": group.identifier,
         shapes.project_key(): shapes.id(PROJECT),
         "cluster_id": shapes.id(cluster),
-        "nodes_count": state.workers(group.id).filter(|vm| vm.listed(cx.now)).count(),
+        "nodes_count": state.workers(group.id).filter(|vm| vm.is_listed(cx.now)).count(),
         "dcIdentifier": datacenter,
     })
 }

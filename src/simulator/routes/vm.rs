@@ -13,7 +13,7 @@ use crate::simulator::wire::{Content, TimeStyle};
 /// `GET /storages/vms`: all VMs, including Kubernetes nodes.
 pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
     let shapes = &cx.config.shapes;
-    let is_listed = |vm: &&Vm| vm.listed(cx.now) && vm.uuid_listed_at.is_none_or(|at| at <= cx.now);
+    let is_listed = |vm: &&Vm| vm.is_listed(cx.now) && vm.uuid_listed_at.is_none_or(|at| at <= cx.now);
     Ok(Content::list(state.vms.values().filter(is_listed).map(|vm| {
         let datacenter = cx.config.datacenter(&vm.datacenter);
         json!({
@@ -37,12 +37,12 @@ pub(super) fn storage_list(state: &mut State, cx: &mut Context<'_>, _: &Call) ->
 
 /// `GET /vm`: all VMs except Kubernetes nodes (docs/reference/vpsie-api.md#node-uuids).
 pub(super) fn list(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
-    let vms = state.vms.values().filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
+    let vms = state.vms.values().filter(|vm| vm.kind == VmKind::Plain && vm.is_listed(cx.now));
     Ok(Content::list(vms.map(|vm| row(cx, vm))))
 }
 
 pub(super) fn get(state: &mut State, cx: &mut Context<'_>, call: &Call) -> Result<Content, ApiError> {
-    let vm = state.vm(call.param("vm")).filter(|vm| vm.kind == VmKind::Plain && vm.listed(cx.now));
+    let vm = state.vm(call.param("vm")).filter(|vm| vm.kind == VmKind::Plain && vm.is_listed(cx.now));
     let row = row(cx, vm.ok_or_else(ApiError::not_found)?);
     Ok(match cx.config.shapes.vm_get {
         VmGet::VmData => Content::Object(json!({
