@@ -42,12 +42,12 @@ pub struct GlobalSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub max_cluster_workers: Option<i32>,
-    /// Maximum cost of the machines of all NodeGroups together. No NodeGroup grows above it; no machine is deleted for
-    /// it. If `--cost-limit-hourly` or `--cost-limit-monthly` is set, too, the lower limit applies.
+    /// Maximum cost of the machines of all NodeGroups together. NodeGroups do not grow above it. Existing machines
+    /// stay. If `--cost-limit-hourly` or `--cost-limit-monthly` is set, too, the lower limit applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_limit: Option<CostLimit>,
-    /// Create timeout in seconds: the time that VPSie has to accept the request for a machine, and again as long to
-    /// list its VM. Then the machine fails. Overrides `--create-timeout`.
+    /// Timeout of each step of a creation, in seconds: until VPSie accepts the request, and from then until VPSie
+    /// lists the VM. A machine that exceeds it fails. Overrides `--create-timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60))]
     pub node_ready_timeout_seconds: Option<i32>,

@@ -14,25 +14,25 @@ pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
     let since = since(machine);
     match &machine.phase {
         Phase::Running { .. } => vec![
-            condition("VPSReady", true, since, phase, "the VM is up"),
+            condition("VPSReady", true, since, phase, "the Node of the VM is registered"),
             condition("NodeJoined", true, since, phase, ""),
             not_failed(),
         ],
         Phase::Failed { failure, .. } => vec![
-            condition("VPSReady", false, since, phase, "there is no VM"),
+            condition("VPSReady", false, since, phase, "the creation failed; see the condition Error"),
             condition("NodeJoined", false, made, phase, ""),
             condition("Error", true, since, failure.reason.code(), &failure.message),
         ],
         Phase::Pending => vec![
-            condition("VPSReady", false, since, phase, "the VM is not requested from VPSie yet"),
+            condition("VPSReady", false, since, phase, "the VM has not been requested from VPSie yet"),
             condition("NodeJoined", false, made, phase, ""),
             not_failed(),
         ],
         Phase::Creating { vm, .. } => {
             let message = if vm.is_some() {
-                "the VM is up, its Node is not registered yet"
+                "VPSie lists the VM; its Node is not registered yet"
             } else {
-                "the VM is requested from VPSie, and not listed yet"
+                "the VM was requested from VPSie, which does not list it yet"
             };
             vec![
                 condition("VPSReady", false, since, phase, message),
@@ -41,7 +41,13 @@ pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
             ]
         }
         Phase::Deleting { reason, .. } => vec![
-            condition("VPSReady", false, since, phase, reason.name()),
+            condition(
+                "VPSReady",
+                false,
+                since,
+                phase,
+                &format!("the machine is being deleted: {}", reason.meaning()),
+            ),
             condition("NodeJoined", false, since, phase, ""),
             not_failed(),
         ],

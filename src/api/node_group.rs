@@ -138,8 +138,7 @@ pub struct NodeGroupSpec {
     /// Replacement of machines by cheaper ones. Without effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_optimization: Option<CostOptimization>,
-    /// Maximum cost of its machines together. The NodeGroup does not grow above it; no machine is deleted for it.
-    /// With a limit, offers without a known price cannot be rented.
+    /// Maximum cost of its machines together. The NodeGroup does not grow above it. Existing machines stay. With a limit, offers without a known price cannot be rented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_limit: Option<CostLimit>,
     /// Options of Cluster Autoscaler for this NodeGroup. Its flags apply to omitted ones.
@@ -150,16 +149,16 @@ pub struct NodeGroupSpec {
     /// Workers of a size that several NodeGroups would adopt are not adopted.
     #[serde(default)]
     pub adopt_existing_workers: bool,
-    /// Treatment of its machines after the NodeGroup is deleted. The object remains, without growth, until all of them
-    /// are gone.
+    /// Removal of its machines after the NodeGroup is deleted. Until all machines are gone, the object stays and adds
+    /// no nodes.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
 
-/// Treatment of the machines of a deleted NodeGroup.
+/// Removal of the machines of a deleted NodeGroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// Machines remain until Cluster Autoscaler finds them unneeded.
+    /// Machines stay until Cluster Autoscaler finds them unneeded.
     #[default]
     WhenEmpty,
     /// Nodes are drained within disruption budgets, then VMs are deleted.

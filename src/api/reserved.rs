@@ -49,8 +49,8 @@ pub(crate) const LABELS: [ReservedKeys; 4] = [
     ReservedKeys {
         keys: &[GPU_LABEL],
         prefixes: &[],
-        why: "Cluster Autoscaler treats every Node with it as unready until the Node has GPUs, and stops all scaling \
-              when too many Nodes are unready",
+        why: "Cluster Autoscaler treats a Node with it as unready until the Node has GPUs, and stops all scaling if too \
+              many Nodes are unready",
     },
     ReservedKeys {
         keys: &[],
@@ -78,17 +78,17 @@ pub(crate) const TAINTS: [ReservedKeys; 4] = [
             "ignore-taint.cluster-autoscaler.kubernetes.io/",
             "status-taint.cluster-autoscaler.kubernetes.io/",
         ],
-        why: "Cluster Autoscaler ignores it when it plans, treats a Node with it as unready, and stops all scaling \
-              when too many Nodes are unready; give the taint another key, and name that in Cluster Autoscaler's \
-              --startup-taint if something removes it once the Node is ready",
+        why: "Cluster Autoscaler treats a Node with it as unready, and stops all scaling if too many Nodes are unready; \
+              use another key; if a controller removes the taint later, list the key in Cluster Autoscaler's \
+              --startup-taint",
     },
     ReservedKeys {
         keys: &["cloud.google.com/impending-node-termination", "NodeWithImpairedVolumes"],
         prefixes: &["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"],
-        why: "Kubernetes sets and removes it by the conditions of a Node, and Cluster Autoscaler ignores it when it \
-              plans",
+        why: "Kubernetes sets and removes it by the conditions of a Node, and Cluster Autoscaler ignores it in its \
+              simulations",
     },
-    ReservedKeys { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it itself" },
+    ReservedKeys { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it" },
 ];
 
 /// The reservation of a key, if there is one.

@@ -39,8 +39,8 @@ pub(super) const PREFERRED_IS_OFFERED: Text = (
 pub(super) const REGIONS_FIT: Text = (
     "!has(self.multiRegion) || !self.multiRegion.enabled || !has(self.multiRegion.datacenterIDs) || \
      self.multiRegion.minNodesPerRegion * self.multiRegion.datacenterIDs.size() <= self.maxNodes",
-    "multiRegion.minNodesPerRegion in each of its datacenterIDs exceeds maxNodes: lower minNodesPerRegion or raise \
-     maxNodes",
+    "multiRegion.minNodesPerRegion times the number of its datacenterIDs must be at most maxNodes: lower \
+     minNodesPerRegion or raise maxNodes",
 );
 
 pub(super) const DATACENTER_STAYS: Text =

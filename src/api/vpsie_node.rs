@@ -68,7 +68,7 @@ pub struct VPSieNodeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub recorded_at: Option<Timestamp>,
-    /// When its VM was first requested from VPSie. Written before the call.
+    /// Time of the first request for its VM. Written before the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub requested_at: Option<Timestamp>,
@@ -173,7 +173,7 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub created_at: Option<Timestamp>,
-    /// Time at which the VM was up.
+    /// Time at which the machine became Running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MicroTime>")]
     pub provisioned_at: Option<Timestamp>,
@@ -193,7 +193,8 @@ pub struct VPSieNodeStatus {
     /// it.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
-    /// Request to VPSie that created the VM. It is used, even if `spec.requests` of its machine still has it.
+    /// Request to VPSie that created the VM. It counts as fulfilled, even while `spec.requests` of its machine still
+    /// lists it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestRef>,
     /// Reason of the deletion.
@@ -246,7 +247,7 @@ pub enum MachinePhase {
     /// VM requested; its Node is not registered yet.
     #[serde(alias = "Provisioning", alias = "Provisioned", alias = "Joining")]
     Creating,
-    /// The VM is up.
+    /// The Node is registered.
     #[serde(alias = "Ready")]
     Running,
     /// The creation failed.

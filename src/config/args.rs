@@ -100,8 +100,8 @@ pub enum StoreKind {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "VPSie API")]
 pub struct VpsieArgs {
-    /// URL of the API, with its path prefix. It must start with https://, except for this machine. Without a path, the
-    /// prefix is /apps/v2
+    /// URL of the API, with its path prefix. It must start with https:// (http:// only for localhost). Without a path,
+    /// the prefix is /apps/v2
     #[arg(long, value_name = "URL", env = "VPSIE_API_URL", default_value = "https://api.vpsie.com/apps/v2")]
     pub vpsie_api_url: String,
     /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`. Its key `url` overrides
@@ -185,8 +185,8 @@ pub struct GrpcArgs {
         requires = "expander_tls_cert"
     )]
     pub expander_tls_key: Option<PathBuf>,
-    /// Serve gRPC without TLS on an address of the network. Every client in the network can then create and delete
-    /// machines
+    /// Allow gRPC without TLS on addresses other than loopback. Every client that can connect can then create and
+    /// delete machines
     #[arg(long, env = "VPSIE_AUTOSCALER_GRPC_INSECURE_PLAINTEXT")]
     pub grpc_insecure_plaintext: bool,
 }
@@ -219,11 +219,11 @@ pub struct ElectionArgs {
         default_value = "vpsie-autoscaler-leader"
     )]
     pub leader_election_id: String,
-    /// Time that a standby waits after the last renewal of the Lease before it takes over
+    /// Time that a standby replica waits after the last renewal of the Lease before it takes over
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_LEASE_DURATION",
         default_value = "15s", value_parser = parse_duration)]
     pub leader_election_lease_duration: Duration,
-    /// Time after its last renewal of the Lease after which a leader stops. It must be less than the lease duration:
+    /// Time without a renewal of the Lease after which the leader stops. It must be less than the lease duration:
     /// the difference is the margin for requests in flight
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RENEW_DEADLINE",
         default_value = "10s", value_parser = parse_duration)]
@@ -245,7 +245,7 @@ pub struct ElectionArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Timing")]
 pub struct TimingArgs {
-    /// Interval between listings of the VPSie nodes. Shorter while machines are being created or deleted
+    /// Interval between listings of VPSie's nodes. Listings are more frequent while machines are created or deleted
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_OBSERVE_INTERVAL", default_value = "30s",
         value_parser = parse_duration)]
     pub observe_interval: Duration,
@@ -253,16 +253,16 @@ pub struct TimingArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "15m",
         value_parser = parse_duration)]
     pub catalog_interval: Duration,
-    /// Time that VPSie has to accept the request for a machine, and again as long to list its VM. Then the machine
-    /// fails
+    /// Timeout of each step of a creation: until VPSie accepts the request, and from then until VPSie lists the VM. A
+    /// machine that exceeds it fails
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CREATE_TIMEOUT", default_value = "10m",
         value_parser = parse_duration)]
     pub create_timeout: Duration,
-    /// Time until a VM that was requested, but belongs to no machine, is deleted
+    /// Time before an orphan is deleted: a VM that was requested and that no machine waits for
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_ORPHAN_GRACE", default_value = "15m",
         value_parser = parse_duration)]
     pub orphan_grace: Duration,
-    /// Time until a failed machine is removed if Cluster Autoscaler does not remove it
+    /// Time before a failed machine is deleted, if Cluster Autoscaler does not delete it
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_FAILED_VPSIENODE_TTL", default_value = "30m",
         value_parser = parse_duration)]
     pub failed_vpsienode_ttl: Duration,
@@ -291,7 +291,7 @@ pub struct TemplateArgs {
     /// discount is subtracted
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_PRICE_FILE")]
     pub price_file: Option<PathBuf>,
-    /// Maximum cost of all machines together, USD per hour. No NodeGroup grows above it; no machine is deleted for it
+    /// Maximum cost of all machines together, USD per hour. NodeGroups do not grow above it. Existing machines stay
     #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_HOURLY", value_parser = money)]
     pub cost_limit_hourly: Option<Decimal>,
     /// Maximum cost of all machines together, USD per month

@@ -35,9 +35,9 @@ macro_rules! causes {
 
 causes! {
     ClusterAutoscaler "Cluster Autoscaler called: it added or deleted machines",
-    VPSieNodeDeleted "a person deleted the VPSieNode of the machine, or removed its finalizer",
-    NodeGroupDeleted "a person deleted the NodeGroup of the machine",
-    NodeAnnotated "a person annotated a Node as added by hand",
+    VPSieNodeDeleted "a user deleted the VPSieNode of the machine, or removed its finalizer",
+    NodeGroupDeleted "a user deleted the NodeGroup of the machine",
+    NodeAnnotated "a user annotated a Node as added by hand",
     Provisioning "vpsie-autoscaler requested the VM of a recorded machine",
     VPSieAnswer "VPSie answered a request, its reply was lost, or the request was not sent",
     VPSieListing "VPSie listed its nodes",
@@ -47,7 +47,7 @@ causes! {
     Expiry "a time limit passed",
     FailedExpired "the machine failed, and Cluster Autoscaler did not delete it in time",
     Orphan "no machine adopted the orphan in time",
-    VMGone "the VM of the machine disappeared; only requests that may still make a VM are left",
+    VMGone "the VM of the machine is gone; only requests that may still create a VM are left",
     VMReturned "VPSie lists a deleted VM again",
     RunawayGuard "the runaway guard counted VMs that may be paid for",
 }

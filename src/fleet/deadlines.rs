@@ -152,7 +152,7 @@ impl Fleet {
                 }
                 Failure {
                     reason: FailureReason::CreateTimeout,
-                    message: "VPSie accepted the request, but no VM appeared in time".to_owned(),
+                    message: "the VM was requested from VPSie, but was not listed in time".to_owned(),
                 }
             }
             Phase::Failed { at, .. } if age(*at, now) >= policy.failed_ttl => {

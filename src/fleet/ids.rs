@@ -87,7 +87,7 @@ pub struct PoolId {
     pub node_group: NodeGroupName,
     /// The datacenter of its VMs.
     pub datacenter: DatacenterId,
-    /// Their size.
+    /// The offer of its VMs.
     pub offer: OfferRef,
     /// On demand or spot.
     pub capacity_type: CapacityType,
@@ -95,7 +95,7 @@ pub struct PoolId {
 
 /// A text is not a [`PoolId`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a pool id; expected <nodegroup>/<datacenter>/<offer>/<on-demand|spot>")]
+#[error("pool id is {0:?}, must be <nodegroup>/<datacenter>/<offer>/<on-demand|spot>")]
 pub struct PoolIdError(pub String);
 
 impl fmt::Display for PoolId {

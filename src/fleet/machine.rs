@@ -124,15 +124,15 @@ pub enum DeletionReason {
     /// Cluster Autoscaler deleted it by `NodeGroupDeleteNodes`.
     #[default]
     ClusterAutoscaler,
-    /// A person deleted its VPSieNode.
+    /// A user deleted its VPSieNode.
     VPSieNodeDeleted,
-    /// A person deleted its NodeGroup.
+    /// A user deleted its NodeGroup.
     NodeGroupDeleted,
     /// It failed, and Cluster Autoscaler did not delete it in time.
     FailedExpired,
     /// Its VM was an orphan that no machine adopted.
     Orphan,
-    /// Its VM disappeared; only requests that may still make a VM are left.
+    /// Its VM is gone; only requests that may still create a VM are left.
     VMGone,
     /// Its VM was deleted, and VPSie lists it again.
     VMReturned,
@@ -149,6 +149,19 @@ impl DeletionReason {
             Self::Orphan => "Orphan",
             Self::VMGone => "VMGone",
             Self::VMReturned => "VMReturned",
+        }
+    }
+
+    /// The reason as a clause about the machine, for messages.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::ClusterAutoscaler => "Cluster Autoscaler deleted it",
+            Self::VPSieNodeDeleted => "a user deleted its VPSieNode",
+            Self::NodeGroupDeleted => "a user deleted its NodeGroup",
+            Self::FailedExpired => "its creation failed, and Cluster Autoscaler did not delete it in time",
+            Self::Orphan => "its VM was an orphan that no machine adopted in time",
+            Self::VMGone => "its VM is gone, and an open request may still create another VM",
+            Self::VMReturned => "its VM was deleted, and VPSie lists it again",
         }
     }
 }
@@ -248,7 +261,7 @@ pub enum FailureReason {
     QuotaExceeded,
     /// VPSie has no capacity of this size in the datacenter now.
     Stockout,
-    /// VPSie accepted the request, but no VM appeared in time, or the VM was never up.
+    /// No VM was listed in time, or the VM vanished before its Node registered.
     CreateTimeout,
     /// VPSie refused the credentials until the create timeout.
     Authentication,

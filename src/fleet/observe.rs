@@ -268,7 +268,7 @@ impl Fleet {
                 Phase::Creating { .. } if vanished => {
                     let failure = Failure {
                         reason: FailureReason::CreateTimeout,
-                        message: "the VM disappeared from VPSie's listings before its Node registered"
+                        message: "the VM vanished before its Node registered: VPSie no longer lists it"
                             .to_owned(),
                     };
                     self.end_vm(changes, machine, vm, VmEnd::Unwanted, Some(failure), now);

@@ -128,7 +128,7 @@ impl Reader {
         }
         if kind != "NodeGroup" {
             let what = if kind.is_empty() { "has no kind".to_owned() } else { format!("is a {kind}") };
-            return self.notes.push(Problem::new(place, "", format!("{what}, no NodeGroup: left out")));
+            return self.notes.push(Problem::new(place, "", format!("{what}, not a NodeGroup: ignored")));
         }
         let name = document["metadata"]["name"].as_str().unwrap_or("without a name");
         let place = format!("{place}: NodeGroup {name}");
@@ -138,7 +138,7 @@ impl Reader {
             return self.problems.push(Problem::new(&place, "apiVersion", message));
         }
         if document["metadata"]["labels"][crate::fleet::names::MANAGED] == "false" {
-            let message = format!("has the label {}=false: left out", crate::fleet::names::MANAGED);
+            let message = format!("has the label {}=false: ignored", crate::fleet::names::MANAGED);
             return self.notes.push(Problem::new(&place, "", message));
         }
         self.node_group(place, &document);

@@ -1,4 +1,4 @@
-//! One NodeGroup, from its manifest to what the fleet needs.
+//! Checks a NodeGroup and converts it to the type of the fleet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,14 +11,15 @@ use crate::catalog::{CapacityType, DatacenterId, SizeId};
 use crate::cost::CostLimit;
 use crate::fleet::{AutoscalingOptions, ClusterId, DeclaredNode, NodeGroup, PoolId, Taint, names};
 
-/// What comes of a manifest.
+/// The checked NodeGroup of a manifest.
 pub(super) struct Checked {
     pub group: NodeGroup,
     pub cluster: ClusterId,
     pub datacenter: DatacenterId,
 }
 
-/// Checks what the schema cannot say, and translates. The result is of use only if nothing was found wrong.
+/// Checks the rules that the schema does not have, and converts the manifest. The result is valid only if `findings` has
+/// no new problem.
 pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Checked {
     let spec = &manifest.spec;
     let name = manifest.metadata.name.as_deref().unwrap_or_default();
@@ -45,7 +46,7 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
         regions::check(regions, spec.max_nodes, findings);
     }
     check_durations(spec, findings);
-    note_what_has_no_effect(spec, findings);
+    note_unused_fields(spec, findings);
     let group = NodeGroup {
         name: name.into(),
         min: u32::try_from(spec.min_nodes).unwrap_or(0),
@@ -171,9 +172,9 @@ fn reserved_label(key: &str, reserved: &api::ReservedKeys) -> String {
     let field = match key {
         "kubernetes.io/arch" => "architecture",
         "kubernetes.io/os" => "operatingSystem",
-        _ => return format!("is reserved, leave it out: {}", reserved.why),
+        _ => return format!("is reserved, remove it: {}", reserved.why),
     };
-    format!("is reserved, leave it out: {}; write spec.nodeTemplate.{field} instead", reserved.why)
+    format!("is reserved, remove it: {}; write spec.nodeTemplate.{field} instead", reserved.why)
 }
 
 fn check_node_template(manifest: &api::NodeGroup, findings: &mut Findings) -> DeclaredNode {
@@ -209,7 +210,7 @@ fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint
         findings.require(format!("{field}.key"), syntax::qualified_name(&taint.key));
         findings.require(format!("{field}.value"), syntax::label_value(&taint.value));
         if let Some(reserved) = api::reserved(&api::TAINTS, &taint.key) {
-            let message = format!("is {:?}, which is reserved, leave it out: {}", taint.key, reserved.why);
+            let message = format!("is {:?}, which is reserved, remove it: {}", taint.key, reserved.why);
             findings.add_problem(format!("{field}.key"), message);
         }
         if !seen.insert((&taint.key, taint.effect.to_string())) {
@@ -221,7 +222,7 @@ fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint
     taints
 }
 
-/// Durations of what has no effect yet.
+/// Checks the durations of fields that have no effect yet.
 fn check_durations(spec: &api::NodeGroupSpec, findings: &mut Findings) {
     if let Some(spot) = &spec.spot_config {
         let field = "spec.spotConfig.interruptionGracePeriod";
@@ -250,8 +251,8 @@ fn check_options(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Autoscal
     }
 }
 
-fn note_what_has_no_effect(spec: &api::NodeGroupSpec, findings: &mut Findings) {
-    const CLUSTER: &str = "has no effect: workers of a managed cluster are made as the cluster is";
+fn note_unused_fields(spec: &api::NodeGroupSpec, findings: &mut Findings) {
+    const CLUSTER: &str = "has no effect: VPSie sets it for the workers of a managed cluster";
     for (field, set) in [
         ("spec.project", spec.project.is_some()),
         ("spec.osImageID", spec.os_image_id.is_some()),
@@ -264,7 +265,8 @@ fn note_what_has_no_effect(spec: &api::NodeGroupSpec, findings: &mut Findings) {
         }
     }
     if let Some(policy) = &spec.scale_up_policy {
-        let but = if policy.enabled { "" } else { "; to add no nodes, set maxNodes to what there is" };
+        let but =
+            if policy.enabled { "" } else { "; to stop growth, set maxNodes to the present number of nodes" };
         findings.add_note(
             "spec.scaleUpPolicy",
             format!("has no effect yet: Cluster Autoscaler's flags decide{but}"),

@@ -281,7 +281,7 @@ fn every_reserved_key_is_refused() {
         assert!(matches!(server.validate(&object, None), ServerResult::RulesRefuse(_)), "{spec}");
         let source = Source { name: String::new(), text: object.to_string() };
         let error = parse_manifests("", &[source]).unwrap_err().to_string();
-        assert!(error.contains("is reserved, leave it out"), "{error}");
+        assert!(error.contains("is reserved, remove it"), "{error}");
     }
     let count = |of: &str| server.rules().iter().filter(|(place, _)| place == of).count();
     // Beside those on what keys are, and that they differ.

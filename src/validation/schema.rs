@@ -1,11 +1,11 @@
-//! Checks a manifest against the schema of its CRD, as the API server does, and reports all that is wrong.
+//! Checks a manifest against the schema of its CRD, as the API server does, and reports all problems.
 //!
-//! Unlike the API server it refuses fields that it does not know: a misspelt limit costs money.
+//! Unlike the API server it refuses unknown fields: a misspelt limit costs money.
 
 use serde_json::{Value, json};
 
-/// Calls `report` with field and message of each thing that is wrong, and puts something harmless in its place,
-/// so that the rest can be read and checked as well.
+/// Calls `report` with field and message of each problem. Replaces each invalid value by a valid one, so that the rest
+/// can be deserialized and checked.
 pub(super) fn check(schema: &Value, value: &mut Value, path: &str, report: &mut impl FnMut(&str, String)) {
     let Some(kind) = schema["type"].as_str() else { return };
     if !is_of(kind, value) {

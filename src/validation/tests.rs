@@ -235,8 +235,8 @@ fn notes_other_kinds_and_unmanaged_node_groups() {
     let manifests = parse(&text).unwrap();
     assert_eq!(manifests.groups.len(), 1);
     let notes = notes(&manifests);
-    assert!(notes.contains("is a Secret, no NodeGroup: left out"), "{notes}");
-    assert!(notes.contains("has the label autoscaler.vpsie.com/managed=false: left out"), "{notes}");
+    assert!(notes.contains("is a Secret, not a NodeGroup: ignored"), "{notes}");
+    assert!(notes.contains("has the label autoscaler.vpsie.com/managed=false: ignored"), "{notes}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::LegacyFlag;
 use super::Support::{self, Refused, Same};
 
 const ONE_LEADS: &str = "has been removed: with --store=kubernetes there is always a leader election, also for one \
-                         replica; leave it out";
+                         replica; remove it";
 const IN_NODE_GROUPS: &str = "has been removed: NodeGroups are not created on demand; write NodeGroups with \
                               resourceIdentifier, datacenterID and offeringIDs (names, UUIDs or KubeSizeIDs)";
 const NO_WEBHOOK: &str = "has been removed: there is no webhook; the API server checks objects by the rules of the \
@@ -50,8 +50,8 @@ pub const CONTROLLER: &[LegacyFlag] = &[
         "sync-period",
         "10m",
         Refused(
-            "has been removed: Kubernetes is watched; --observe-interval is the interval between listings of the \
-             VPSie nodes",
+            "has been removed: Kubernetes is watched; --observe-interval is the interval between listings of \
+             VPSie's nodes",
         ),
     ),
     flag("vpsie-secret-name", "vpsie-secret", Same("Has no default. The keys of the Secret are the same")),
@@ -66,9 +66,7 @@ pub const CONTROLLER: &[LegacyFlag] = &[
     flag(
         "kubernetes-version",
         "",
-        Refused(
-            "has been removed: workers of a managed cluster have the version of the cluster; leave it out",
-        ),
+        Refused("has been removed: workers of a managed cluster have the version of the cluster; remove it"),
     ),
     flag("kube-size-id", "0", Refused(IN_NODE_GROUPS)),
     flag("log-level", "info", Same("")),
