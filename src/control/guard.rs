@@ -144,7 +144,7 @@ impl GuardedBackend {
         let Some(Some(known)) = self.with_guard(|guard, _| guard.known_before().cloned()) else {
             return Err(not_listed());
         };
-        if self.handle.read(|fleet| fleet.ledger().known_before.as_ref() == Some(&known)) {
+        if self.handle.read(|fleet| fleet.request_history().known_before.as_ref() == Some(&known)) {
             return Ok(());
         }
         let recorded =
@@ -266,7 +266,7 @@ fn read_inputs(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> GuardInputs {
     for machine in fleet.machines().filter(|machine| machine.vm().is_some()) {
         *held.entry(machine.pool.node_group.clone()).or_default() += 1;
     }
-    let known = fleet.ledger().known_before.clone();
+    let known = fleet.request_history().known_before.clone();
     let vms = fleet.machines().filter_map(|machine| machine.vm()).map(|vm| vm.hostname.clone());
     let ours =
         |kind: &UnmanagedKind| matches!(kind, UnmanagedKind::Orphan { .. } | UnmanagedKind::Gone { .. });

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::{Hostname, PoolId};
-use super::ledger::{AbandonedRef, AbandonedRequests, Ledger, MovedRequest};
 use super::listing::{ListedNode, NodeRole};
 use super::machine::{Machine, RequestRef};
 use super::policy::Policy;
+use super::request_history::{AbandonedRef, AbandonedRequests, MovedRequest, RequestHistory};
 use super::record::Change;
 use super::state::Fleet;
 use crate::catalog::SizeId;
@@ -28,16 +28,16 @@ impl AbandonedRequests {
 }
 
 impl Fleet {
-    /// The ledger of requests and listings.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+    /// The request history.
+    pub fn request_history(&self) -> &RequestHistory {
+        &self.request_history
     }
 
     /// Replaces the set of nodes that no request can have made.
     pub fn note_known_before(&mut self, nodes: BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
-        let ledger = Ledger { known_before: Some(nodes), ..self.ledger.clone() };
-        self.save_ledger(&mut changes, ledger);
+        let history = RequestHistory { known_before: Some(nodes), ..self.request_history.clone() };
+        self.save_request_history(&mut changes, history);
         changes
     }
 
@@ -47,15 +47,15 @@ impl Fleet {
         for hostname in nodes {
             self.free_requests(&mut changes, hostname);
         }
-        let mut ledger = self.ledger.clone();
-        if let Some(known) = &mut ledger.known_before {
+        let mut history = self.request_history.clone();
+        if let Some(known) = &mut history.known_before {
             known.extend(nodes.iter().filter(|name| self.machine_by_hostname(name).is_none()).cloned());
         }
-        self.save_ledger(&mut changes, ledger);
+        self.save_request_history(&mut changes, history);
         changes
     }
 
-    /// Moves requests that a machine drops to the ledger.
+    /// Moves requests that a machine drops to the request history.
     pub(super) fn remember_abandoned(
         &mut self,
         changes: &mut Vec<Change>,
@@ -66,16 +66,16 @@ impl Fleet {
         if forgotten.is_empty() {
             return;
         }
-        let mut ledger = self.ledger.clone();
+        let mut history = self.request_history.clone();
         for at in forgotten {
             let request = RequestRef { machine: machine.id.clone(), at: *at };
-            ledger.moved.push(MovedRequest { request, moved_at: now });
-            match ledger.abandoned.iter_mut().find(|late| late.has(&machine.pool, machine.size, *at)) {
+            history.moved.push(MovedRequest { request, moved_at: now });
+            match history.abandoned.iter_mut().find(|late| late.has(&machine.pool, machine.size, *at)) {
                 Some(late) => {
                     late.at = late.at.max(*at);
                     late.count = late.count.saturating_add(1);
                 }
-                None => ledger.abandoned.push(AbandonedRequests {
+                None => history.abandoned.push(AbandonedRequests {
                     pool: machine.pool.clone(),
                     size: machine.size,
                     at: *at,
@@ -83,7 +83,7 @@ impl Fleet {
                 }),
             }
         }
-        self.save_ledger(changes, ledger);
+        self.save_request_history(changes, history);
     }
 
     /// Removes abandoned requests whose VM is no longer expected, and the names of moved requests whose machines are
@@ -95,12 +95,12 @@ impl Fleet {
         now: Timestamp,
         policy: &Policy,
     ) {
-        let mut ledger = self.ledger.clone();
-        ledger
+        let mut history = self.request_history.clone();
+        history
             .moved
             .retain(|moved| age(moved.moved_at, now) < MOVED_KEPT || unwritten.contains(&moved.request));
-        ledger.abandoned.retain(|late| age(late.at, now) < policy.abandoned_request_ttl);
-        self.save_ledger(changes, ledger);
+        history.abandoned.retain(|late| age(late.at, now) < policy.abandoned_request_ttl);
+        self.save_request_history(changes, history);
     }
 
     /// The oldest abandoned request that can have made the node and has no node yet.
@@ -108,14 +108,14 @@ impl Fleet {
         if node.role == NodeRole::ControlPlane {
             return None;
         }
-        let fits = self.ledger.abandoned.iter().filter(|late| node.can_be(&late.class()));
+        let fits = self.request_history.abandoned.iter().filter(|late| node.can_be(&late.class()));
         let oldest = fits.filter(|late| self.open_of(late) > 0).min_by_key(|late| late.at)?;
         Some(AbandonedRef { pool: oldest.pool.clone(), size: oldest.size, at: oldest.at })
     }
 
     /// Number of abandoned requests without a node that counts as their result.
     pub fn open_abandoned_requests(&self) -> u32 {
-        self.ledger.abandoned.iter().fold(0, |sum, late| sum.saturating_add(self.open_of(late)))
+        self.request_history.abandoned.iter().fold(0, |sum, late| sum.saturating_add(self.open_of(late)))
     }
 
     /// The same of one entry. Derived, so that the record of the node is the only write that uses a request up.
@@ -125,9 +125,9 @@ impl Fleet {
         late.count.saturating_sub(used.count() as u32)
     }
 
-    pub(super) fn save_ledger(&mut self, changes: &mut Vec<Change>, ledger: Ledger) {
-        if ledger != self.ledger {
-            self.push_change(changes, Change::SaveLedger(ledger));
+    pub(super) fn save_request_history(&mut self, changes: &mut Vec<Change>, history: RequestHistory) {
+        if history != self.request_history {
+            self.push_change(changes, Change::SaveRequestHistory(history));
         }
     }
 }

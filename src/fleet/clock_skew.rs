@@ -68,10 +68,10 @@ impl Fleet {
                 self.push_change(changes, Change::SaveUnmanaged(unmanaged));
             }
         }
-        let mut ledger = self.ledger().clone();
-        ledger.abandoned.iter_mut().for_each(|late| correct(&mut late.at, now));
-        ledger.moved.iter_mut().for_each(|moved| correct(&mut moved.moved_at, now));
-        self.save_ledger(changes, ledger);
+        let mut history = self.request_history().clone();
+        history.abandoned.iter_mut().for_each(|late| correct(&mut late.at, now));
+        history.moved.iter_mut().for_each(|moved| correct(&mut moved.moved_at, now));
+        self.save_request_history(changes, history);
         let ahead = |time: &Timestamp| is_ahead(*time, now);
         if self
             .transient

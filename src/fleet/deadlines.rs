@@ -63,7 +63,7 @@ impl Fleet {
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
-        // The ledger is last: if its record is refused, the records of machines before it wait.
+        // The request history is last: if its record is refused, the records of machines before it wait.
         self.expire_abandoned(&mut changes, &unwritten, now, policy);
         let machines = &self.machines;
         self.transient
@@ -125,7 +125,7 @@ impl Fleet {
             self.transient.listings_since_request.remove(id);
         }
         if machine != *old {
-            // The ledger is written before the machine, so that an interrupted write loses nothing.
+            // The request history is written before the machine, so that an interrupted write loses nothing.
             self.remember_abandoned(changes, &machine, &forgotten, now);
             self.push_change(changes, Change::SaveMachine(machine));
         }

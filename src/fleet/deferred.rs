@@ -18,7 +18,7 @@ impl DeferredChanges {
     /// Selects the changes that wait while `refused` cannot be written.
     ///
     /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
-    /// would drop until the ledger is recorded. A listed node's record stays until the machine with its VM is recorded.
+    /// would drop until the request history is recorded. A listed node's record stays until the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
         loop {
@@ -77,8 +77,8 @@ fn dependent(change: &Change, next: Option<&Change>) -> Option<RecordKey> {
             }
             UnmanagedKind::Foreign => None,
         },
-        (Change::SaveLedger(ledger), Some(next @ Change::SaveMachine(machine))) => {
-            ledger.moved.iter().any(|moved| moved.request.machine == machine.id).then(|| next.record())
+        (Change::SaveRequestHistory(history), Some(next @ Change::SaveMachine(machine))) => {
+            history.moved.iter().any(|moved| moved.request.machine == machine.id).then(|| next.record())
         }
         _ => None,
     }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use crate::fleet::record::UnmanagedNode;
     use crate::fleet::tests::{Hand, OTHER, fleet};
-    use crate::fleet::{CreationOutcome, Ledger, Machine, MovedRequest};
+    use crate::fleet::{CreationOutcome, Machine, MovedRequest, RequestHistory};
 
     fn machine() -> Machine {
         let mut hand = Hand::new();
@@ -120,15 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_keeps_its_request_until_the_ledger_is_recorded() {
+    fn a_machine_keeps_its_request_until_the_history_is_recorded() {
         let machine = machine();
         let other = Change::SaveMachine(Machine { id: "batch-2".into(), ..machine.clone() });
         let request = machine.request_ref(&machine.requests[0]);
         let moved = vec![MovedRequest { request, moved_at: jiff::Timestamp::UNIX_EPOCH }];
-        let ledger = Change::SaveLedger(Ledger { moved, ..Ledger::default() });
+        let history = Change::SaveRequestHistory(RequestHistory { moved, ..RequestHistory::default() });
         let saved = Change::SaveMachine(machine);
-        let refused = || BTreeSet::from([ledger.record()]);
-        assert!(DeferredChanges::new(&[ledger.clone(), saved.clone()], refused()).contains(&saved));
-        assert!(!DeferredChanges::new(&[ledger.clone(), other.clone(), saved], refused()).contains(&other));
+        let refused = || BTreeSet::from([history.record()]);
+        assert!(DeferredChanges::new(&[history.clone(), saved.clone()], refused()).contains(&saved));
+        assert!(!DeferredChanges::new(&[history.clone(), other.clone(), saved], refused()).contains(&other));
     }
 }

@@ -19,7 +19,6 @@ mod group;
 mod growth_block;
 mod guard;
 mod ids;
-mod ledger;
 pub(crate) mod lenient;
 mod listing;
 mod machine;
@@ -30,6 +29,7 @@ mod policy;
 mod query;
 mod record;
 mod refusal;
+mod request_history;
 mod room;
 mod shortages;
 mod size_profile;
@@ -55,7 +55,6 @@ pub use ids::{
     ClusterId, Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId,
     PoolIdError, ProviderId, VmId,
 };
-pub use ledger::{AbandonedRef, AbandonedRequests, Ledger, MovedRequest};
 pub use listing::{ListedNode, NodeListing, NodeRole, VmState};
 pub use machine::{
     DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
@@ -66,6 +65,7 @@ pub use policy::{Binding, Policy};
 pub use query::Limits;
 pub use record::{Change, RecordKey, Records, UnmanagedKind, UnmanagedNode};
 pub use refusal::{CostLimitReached, Refusal};
+pub use request_history::{AbandonedRef, AbandonedRequests, MovedRequest, RequestHistory};
 pub use size_profile::{Amounts, NodeShape, ObservedNode, Sample, SizeProfile};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;

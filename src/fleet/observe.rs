@@ -38,7 +38,7 @@ impl Fleet {
         self.remove_used_requests(&mut changes);
         self.correct_times(&mut changes, now);
         // Before the first request, a node that a listing lacks would count as new in the next one.
-        self.transient.listed |= listing.complete || self.ledger.known_before.is_some();
+        self.transient.listed |= listing.complete || self.request_history.known_before.is_some();
         if let Some(shown) = ShownAttributes::of_listing(nodes) {
             self.transient.shown = shown;
         }

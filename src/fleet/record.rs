@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, VmId};
-use super::ledger::{AbandonedRef, Ledger};
 use super::machine::{Machine, RequestRef};
 use super::size_profile::SizeProfile;
 use crate::catalog::{Catalog, SizeId};
@@ -27,8 +26,8 @@ pub enum Change {
     DropUnmanaged(Hostname),
     /// Writes the profile of a size.
     SaveProfile(SizeId, SizeProfile),
-    /// Writes the ledger.
-    SaveLedger(Ledger),
+    /// Writes the request history.
+    SaveRequestHistory(RequestHistory),
     /// Writes the last good catalog, for a start while VPSie is down.
     SaveCatalog(Arc<Catalog>),
 }
@@ -42,8 +41,8 @@ pub enum RecordKey {
     Unmanaged(Hostname),
     /// The profile of a size.
     Profile(SizeId),
-    /// The ledger.
-    Ledger,
+    /// The request history.
+    RequestHistory,
     /// The catalog.
     Catalog,
 }
@@ -54,7 +53,7 @@ impl fmt::Display for RecordKey {
             Self::Machine(id) => write!(f, "machine {id}"),
             Self::Unmanaged(hostname) => write!(f, "node {hostname}"),
             Self::Profile(size) => write!(f, "size {size}"),
-            Self::Ledger => f.write_str("ledger"),
+            Self::RequestHistory => f.write_str("request history"),
             Self::Catalog => f.write_str("catalog"),
         }
     }
@@ -67,7 +66,7 @@ impl RecordKey {
             Self::Machine(_) => "machine",
             Self::Unmanaged(_) => "node",
             Self::Profile(_) => "size",
-            Self::Ledger => "ledger",
+            Self::RequestHistory => "request_history",
             Self::Catalog => "catalog",
         }
     }
@@ -82,7 +81,7 @@ impl Change {
             Self::SaveUnmanaged(unmanaged) => RecordKey::Unmanaged(unmanaged.hostname.clone()),
             Self::DropUnmanaged(hostname) => RecordKey::Unmanaged(hostname.clone()),
             Self::SaveProfile(size, _) => RecordKey::Profile(*size),
-            Self::SaveLedger(_) => RecordKey::Ledger,
+            Self::SaveRequestHistory(_) => RecordKey::RequestHistory,
             Self::SaveCatalog(_) => RecordKey::Catalog,
         }
     }
@@ -97,8 +96,8 @@ pub struct Records {
     pub unmanaged: Vec<UnmanagedNode>,
     /// The profile of a size.
     pub profiles: Vec<(SizeId, SizeProfile)>,
-    /// The ledger.
-    pub ledger: Ledger,
+    /// The request history.
+    pub request_history: RequestHistory,
     /// The last good catalog.
     pub catalog: Option<Arc<Catalog>>,
     /// Number of records that this version cannot read. They stay unchanged.

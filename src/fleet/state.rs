@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::group::{Declaration, NodeGroup};
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
-use super::ledger::Ledger;
 use super::machine::Machine;
 use super::paid::{ExtraVms, count};
 use super::policy::Policy;
+use super::request_history::RequestHistory;
 use super::record::{Change, Records, UnmanagedNode};
 use super::shortages::Shortages;
 use super::size_profile::{NodeShape, Sample, SizeProfile};
@@ -35,7 +35,7 @@ pub struct Fleet {
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
     pub(super) extra_vms: ExtraVms,
-    pub(super) ledger: Ledger,
+    pub(super) request_history: RequestHistory,
     /// Number of machines that wait for a request.
     pub(super) waiting: u32,
     pub(super) shortages: Shortages,
@@ -128,7 +128,7 @@ impl Fleet {
         self.profiles = records.profiles.into_iter().collect();
         self.catalog = records.catalog;
         self.unreadable = records.unreadable;
-        self.ledger = records.ledger;
+        self.request_history = records.request_history;
         for unmanaged in records.unmanaged {
             self.apply(&Change::SaveUnmanaged(unmanaged));
         }
@@ -144,7 +144,7 @@ impl Fleet {
             machines: self.machines.values().cloned().collect(),
             unmanaged: self.unmanaged.values().cloned().collect(),
             profiles: self.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
-            ledger: self.ledger.clone(),
+            request_history: self.request_history.clone(),
             catalog: self.catalog.clone(),
             unreadable: self.unreadable,
         }
@@ -203,7 +203,7 @@ impl Fleet {
                 self.profiles.insert(*size, profile.clone());
                 self.derive_pools();
             }
-            Change::SaveLedger(ledger) => self.ledger = ledger.clone(),
+            Change::SaveRequestHistory(history) => self.request_history = history.clone(),
             Change::SaveCatalog(catalog) => {
                 self.catalog = Some(Arc::clone(catalog));
                 self.derive_pools();

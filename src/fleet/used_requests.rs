@@ -10,7 +10,7 @@ use super::record::Change;
 use super::state::Fleet;
 
 impl Fleet {
-    /// Removes requests from machines if a VM's record, or the ledger, names them. A write that was interrupted or
+    /// Removes requests from machines if a VM's record, or the request history, names them. A write that was interrupted or
     /// refused leaves a request in both records. Returns these requests.
     pub(super) fn remove_used_requests(&mut self, changes: &mut Vec<Change>) -> HashSet<RequestRef> {
         let mut open: HashSet<RequestRef> = HashSet::new();
@@ -22,7 +22,7 @@ impl Fleet {
         }
         let bound = self.machines.values().filter_map(|machine| machine.vm()?.request.as_ref());
         let unmanaged = self.unmanaged.values().filter_map(|unmanaged| unmanaged.request.as_ref());
-        let moved = self.ledger.moved.iter().map(|moved| &moved.request);
+        let moved = self.request_history.moved.iter().map(|moved| &moved.request);
         let used: HashSet<RequestRef> =
             bound.chain(unmanaged).chain(moved).filter(|request| open.contains(request)).cloned().collect();
         let machines: BTreeSet<MachineId> = used.iter().map(|request| request.machine.clone()).collect();
@@ -40,7 +40,7 @@ impl Fleet {
     pub(super) fn request_time(&self, machine: &Machine, own: Option<usize>, now: Timestamp) -> Timestamp {
         let others = machine.requests.iter().enumerate().filter(|(at, _)| Some(*at) != own);
         let others = others.map(|(_, request)| request.at);
-        let moved = self.ledger.moved.iter().filter(|moved| moved.request.machine == machine.id);
+        let moved = self.request_history.moved.iter().filter(|moved| moved.request.machine == machine.id);
         let taken: HashSet<Timestamp> = others.chain(moved.map(|moved| moved.request.at)).collect();
         unused_time(&taken, now)
     }

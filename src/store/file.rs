@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Store, StoreError};
 use crate::catalog::SizeId;
-use crate::fleet::{Change, ClusterId, Ledger, Records, lenient};
+use crate::fleet::{Change, ClusterId, Records, RequestHistory, lenient};
 
 /// Increment it if older releases cannot read the new records.
 const FORMAT: u64 = 1;
@@ -28,11 +28,11 @@ const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autosc
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
 const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
-const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
+const HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("request_history");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
-/// The key of [`CATALOG`] and [`LEDGER`].
+/// The key of [`CATALOG`] and [`HISTORY`].
 const LAST: &str = "last";
-/// A ledger that could not be read, before it was replaced.
+/// A request history that could not be read, before it was replaced.
 const UNREADABLE: &str = "unreadable";
 
 /// Keeps records in one file. A commit is one transaction, which is on disk when the commit returns.
@@ -336,15 +336,15 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
         let catalog = serde_json::from_str(value.value());
         records.catalog = readable(&CATALOG, &LAST, catalog, &mut records.unreadable);
     }
-    match transaction.open_table(LEDGER) {
+    match transaction.open_table(HISTORY) {
         Ok(table) => {
             if let Some(value) = table.get(LAST)? {
                 match serde_json::from_str(value.value()) {
-                    Ok(ledger) => records.ledger = ledger,
+                    Ok(history) => records.request_history = history,
                     Err(error) => {
                         records.unreadable += 1;
                         tracing::error!(
-                            table = LEDGER.name(),
+                            table = HISTORY.name(),
                             %error,
                             "cannot read the requests of the last day: a VM that appears late counts as foreign, and \
                              must be deleted by hand. The row is kept as {UNREADABLE}"
@@ -408,14 +408,14 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
                 Change::SaveProfile(size, seen) => {
                     profile.insert(size.0, encode(seen)?.as_str())?;
                 }
-                Change::SaveLedger(ledger) => {
-                    let mut table = transaction.open_table(LEDGER)?;
+                Change::SaveRequestHistory(history) => {
+                    let mut table = transaction.open_table(HISTORY)?;
                     let stored = table.get(LAST)?.map(|text| text.value().to_owned());
-                    let is_unreadable = |text: &String| serde_json::from_str::<Ledger>(text).is_err();
+                    let is_unreadable = |text: &String| serde_json::from_str::<RequestHistory>(text).is_err();
                     if let Some(unreadable) = stored.filter(is_unreadable) {
                         table.insert(UNREADABLE, unreadable.as_str())?;
                     }
-                    table.insert(LAST, encode(ledger)?.as_str())?;
+                    table.insert(LAST, encode(history)?.as_str())?;
                 }
                 Change::SaveCatalog(catalog) => {
                     transaction.open_table(CATALOG)?.insert(LAST, encode(catalog)?.as_str())?;

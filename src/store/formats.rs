@@ -15,7 +15,7 @@ use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     AbandonedRef, AbandonedRequests, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname,
-    Ledger, Machine, MovedRequest, NodeShape, Phase, Records, RequestOutcome, RequestRef, Sample,
+    Machine, MovedRequest, NodeShape, Phase, Records, RequestHistory, RequestOutcome, RequestRef, Sample,
     SizeProfile, UnmanagedKind, UnmanagedNode, Vm, VmId, VmRequest,
 };
 
@@ -27,7 +27,7 @@ const FUTURE: &str = include_str!("formats/3.json");
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
 const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
 const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
-const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
+const HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("request_history");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 
@@ -69,7 +69,7 @@ struct RecordSet {
     #[serde(default)]
     profiles: BTreeMap<u64, Value>,
     #[serde(default)]
-    ledger: BTreeMap<String, Value>,
+    request_history: BTreeMap<String, Value>,
     #[serde(default)]
     catalog: BTreeMap<String, Value>,
 }
@@ -179,7 +179,7 @@ fn records() -> Records {
     let abandoned = AbandonedRequests { pool: pool(), size: SizeId(12), at: at(2), count: 1 };
     let known_before = Some([Hostname::new("ams-master-1")].into());
     let moved = MovedRequest { request: request("workers-5").unwrap(), moved_at: at(7) };
-    records.ledger = Ledger { known_before, abandoned: vec![abandoned], moved: vec![moved] };
+    records.request_history = RequestHistory { known_before, abandoned: vec![abandoned], moved: vec![moved] };
     let offer = Offer {
         size: SizeId(12),
         name: "s-2vcpu-4gb".to_owned(),
@@ -198,9 +198,10 @@ fn changes(records: Records) -> Vec<Change> {
     let machines = records.machines.into_iter().map(Change::SaveMachine);
     let unmanaged = records.unmanaged.into_iter().map(Change::SaveUnmanaged);
     let profile = records.profiles.into_iter().map(|(size, profile)| Change::SaveProfile(size, profile));
-    let ledger = (records.ledger != Ledger::default()).then_some(Change::SaveLedger(records.ledger));
+    let history = (records.request_history != RequestHistory::default())
+        .then_some(Change::SaveRequestHistory(records.request_history));
     let catalog = records.catalog.map(Change::SaveCatalog);
-    machines.chain(unmanaged).chain(profile).chain(ledger).chain(catalog).collect()
+    machines.chain(unmanaged).chain(profile).chain(history).chain(catalog).collect()
 }
 
 fn server() -> FakeKube {
@@ -241,7 +242,7 @@ impl FileOf {
         let tables = [
             (MACHINES, written.machines),
             (UNMANAGED, written.unmanaged),
-            (LEDGER, written.ledger),
+            (HISTORY, written.request_history),
             (CATALOG, written.catalog),
         ];
         for (table, rows) in tables {
@@ -302,7 +303,7 @@ fn written(kube: &FakeKube, path: &Path) -> RecordSet {
         machines: rows(path, MACHINES),
         unmanaged: rows(path, UNMANAGED),
         profiles: profile_rows(path),
-        ledger: rows(path, LEDGER),
+        request_history: rows(path, HISTORY),
         catalog: rows(path, CATALOG),
     }
 }
@@ -408,7 +409,7 @@ async fn a_newer_format_loses_no_vm_and_blocks_nothing() {
         assert_eq!(phase("workers-5"), None, "no pool of this version");
         assert_eq!(kind("ams-slave-5"), Some(&UnmanagedKind::Foreign), "its VM is never touched");
         assert_eq!(records.unreadable, 2);
-        let known_before = records.ledger.known_before.unwrap();
+        let known_before = records.request_history.known_before.unwrap();
         assert!(known_before.contains(&Hostname::new("ams-master-1")), "unknown fields are ignored");
         assert_eq!(records.catalog.unwrap().offers.len(), 1);
         assert_eq!(records.profiles.len(), 1);

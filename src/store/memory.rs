@@ -7,7 +7,9 @@ use async_trait::async_trait;
 
 use super::{Store, StoreError};
 use crate::catalog::{Catalog, SizeId};
-use crate::fleet::{Change, Hostname, Ledger, Machine, MachineId, Records, SizeProfile, UnmanagedNode};
+use crate::fleet::{
+    Change, Hostname, Machine, MachineId, Records, RequestHistory, SizeProfile, UnmanagedNode,
+};
 
 /// Keeps records in memory. Clones share them, so that records survive a simulated crash.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +20,7 @@ struct RecordMaps {
     machines: BTreeMap<MachineId, Machine>,
     unmanaged: BTreeMap<Hostname, UnmanagedNode>,
     profiles: BTreeMap<SizeId, SizeProfile>,
-    ledger: Ledger,
+    request_history: RequestHistory,
     catalog: Option<Arc<Catalog>>,
 }
 
@@ -35,7 +37,7 @@ impl MemoryStore {
             machines: records.machines.values().cloned().collect(),
             unmanaged: records.unmanaged.values().cloned().collect(),
             profiles: records.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
-            ledger: records.ledger.clone(),
+            request_history: records.request_history.clone(),
             catalog: records.catalog.clone(),
             unreadable: 0,
         }
@@ -61,7 +63,7 @@ impl MemoryStore {
                 Change::SaveProfile(size, profile) => {
                     records.profiles.insert(size, profile);
                 }
-                Change::SaveLedger(ledger) => records.ledger = ledger,
+                Change::SaveRequestHistory(history) => records.request_history = history,
                 Change::SaveCatalog(catalog) => records.catalog = Some(catalog),
             }
         }

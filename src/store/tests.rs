@@ -7,13 +7,13 @@ use tempfile::TempDir;
 use super::{FileStore, MemoryStore, Store, StoreError};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    AbandonedRequests, Change, ClusterId, Hostname, Ledger, Machine, MachineId, NodeShape, Phase, Records,
-    Sample, SizeProfile, UnmanagedKind, UnmanagedNode,
+    AbandonedRequests, Change, ClusterId, Hostname, Machine, MachineId, NodeShape, Phase, Records,
+    RequestHistory, Sample, SizeProfile, UnmanagedKind, UnmanagedNode,
 };
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines");
-const LEDGER: TableDefinition<'_, &str, &str> = TableDefinition::new("ledger");
+const HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("request_history");
 
 pub(super) fn cluster() -> ClusterId {
     "c1".into()
@@ -92,8 +92,8 @@ pub(super) fn changes() -> Vec<Change> {
         Change::DropUnmanaged(Hostname::new("passer-by")),
         Change::SaveProfile(SizeId(12), profile()),
         Change::SaveCatalog(catalog()),
-        Change::SaveLedger(Ledger::default()),
-        Change::SaveLedger(ledger()),
+        Change::SaveRequestHistory(RequestHistory::default()),
+        Change::SaveRequestHistory(request_history()),
     ]
 }
 
@@ -102,20 +102,20 @@ pub(super) fn expected() -> Records {
         machines: vec![machine("workers-1"), Machine { size: SizeId(13), ..machine("workers-2") }],
         unmanaged: vec![unmanaged("control-plane")],
         profiles: vec![(SizeId(12), profile())],
-        ledger: ledger(),
+        request_history: request_history(),
         catalog: Some(catalog()),
         unreadable: 0,
     }
 }
 
-fn ledger() -> Ledger {
+fn request_history() -> RequestHistory {
     let abandoned = AbandonedRequests {
         pool: "workers/ams1/s-2vcpu-4gb/on-demand".parse().unwrap(),
         size: SizeId(12),
         at: "2026-11-24T09:00:00Z".parse().unwrap(),
         count: 2,
     };
-    Ledger {
+    RequestHistory {
         known_before: Some([Hostname::new("control-plane")].into()),
         abandoned: vec![abandoned],
         moved: Vec::new(),
@@ -278,18 +278,18 @@ async fn an_unreadable_record_stays_unchanged_and_is_counted() {
 }
 
 #[tokio::test]
-async fn keeps_an_unreadable_ledger_beside_the_new_one() {
+async fn keeps_an_unreadable_history_beside_the_new_one() {
     let folder = Folder::new();
-    let path = edited(&folder, LEDGER, "last", "{\"abandoned\": 7}").await;
+    let path = edited(&folder, HISTORY, "last", "{\"abandoned\": 7}").await;
     let store = FileStore::open(&path, &cluster()).await.unwrap();
     let records = store.load().await.unwrap();
-    assert_eq!((records.ledger, records.unreadable), (Ledger::default(), 1));
-    store.commit(&[Change::SaveLedger(ledger())]).await.unwrap();
+    assert_eq!((records.request_history, records.unreadable), (RequestHistory::default(), 1));
+    store.commit(&[Change::SaveRequestHistory(request_history())]).await.unwrap();
     let records = store.load().await.unwrap();
-    assert_eq!((records.ledger, records.unreadable), (ledger(), 0));
+    assert_eq!((records.request_history, records.unreadable), (request_history(), 0));
     drop(store);
     let database = redb::Database::open(&path).unwrap();
-    let table = database.begin_read().unwrap().open_table(LEDGER).unwrap();
+    let table = database.begin_read().unwrap().open_table(HISTORY).unwrap();
     assert_eq!(table.get("unreadable").unwrap().unwrap().value(), "{\"abandoned\": 7}");
 }
 

@@ -129,7 +129,7 @@ pub(super) fn audit_entries(fleet: &Fleet, change: &Change, cause: Cause) -> Vec
         Change::SaveUnmanaged(unmanaged) => listed(fleet, unmanaged, cause).into_iter().collect(),
         Change::DropUnmanaged(_)
         | Change::SaveProfile(..)
-        | Change::SaveLedger(_)
+        | Change::SaveRequestHistory(_)
         | Change::SaveCatalog(_) => Vec::new(),
     };
     for entry in &mut entries {

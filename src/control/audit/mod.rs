@@ -80,7 +80,7 @@ impl AuditLog {
         let help = "Time from the creation of a machine's record until the machine is Running";
         registry.register("machine_startup_duration", help, Some(Unit::Seconds), &self.startup);
         let help = "Writes of records that the API server refused, by kind of record: machine, node, size, \
-            ledger, catalog; each write is retried";
+            request_history, catalog; each write is retried";
         registry.register("refused_records", help, None, &self.refused_records);
     }
 

@@ -119,7 +119,7 @@ async fn records_nodes_that_were_listed_before_the_first_request() {
     hours(1).await;
     process.increase(SMALL, 1).await;
     hours(1).await;
-    let known = process.disk.memory.records().ledger.known_before.unwrap();
+    let known = process.disk.memory.records().request_history.known_before.unwrap();
     assert_eq!(known.iter().map(crate::fleet::Hostname::as_str).collect::<Vec<_>>(), ["slave-999"]);
     assert_eq!(process.handle.read(|fleet| fleet.guard_status().unwrap().counted), 1);
 }

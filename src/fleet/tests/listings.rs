@@ -278,8 +278,10 @@ fn requests_nothing_before_the_first_complete_listing() {
     hand.observe(&mut fleet, &[node(7, 2)]);
     assert_eq!(requests(&mut fleet, &hand), 1);
 
-    let ledger = Ledger { known_before: Some([node(7, 2).hostname].into()), ..Ledger::default() };
-    let mut restarted = Fleet::restore(groups(), Records { ledger, ..records() }, FleetSettings::default());
+    let request_history =
+        RequestHistory { known_before: Some([node(7, 2).hostname].into()), ..RequestHistory::default() };
+    let mut restarted =
+        Fleet::restore(groups(), Records { request_history, ..records() }, FleetSettings::default());
     hand.increase(&mut restarted, SMALL, 1).unwrap();
     hand.observe_cut(&mut restarted, &[]);
     assert_eq!(requests(&mut restarted, &hand), 1, "nodes of before are recorded");
@@ -545,7 +547,7 @@ fn abandons_no_request_twice_while_a_machine_is_refused() {
         let changes = hand.pass(&mut working);
         apply_without(&mut fleet, &changes, &id);
     }
-    let late: u32 = fleet.ledger().abandoned.iter().map(|late| late.count).sum();
+    let late: u32 = fleet.request_history().abandoned.iter().map(|late| late.count).sum();
     assert!(late <= 1, "{late} late requests of one, machine {:?}", fleet.machine(&id));
 }
 

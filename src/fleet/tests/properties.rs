@@ -520,7 +520,7 @@ proptest! {
         world.hand.now -= ahead;
         world.list(0);
         let records = world.fleet.records();
-        let stored = serde_json::json!([records.machines, records.unmanaged, records.ledger]);
+        let stored = serde_json::json!([records.machines, records.unmanaged, records.request_history]);
         let latest = times(&stored).into_iter().max();
         prop_assert!(latest.is_none_or(|latest| latest <= world.hand.now), "{latest:?}");
         world.calm();

@@ -96,8 +96,8 @@ fn a_crash_while_a_request_is_abandoned_counts_it_once() {
             hand.observe(&mut fleet, &[node(99, 4)]);
             hand.pass(&mut fleet);
         }
-        let late: u32 = fleet.ledger().abandoned.iter().map(|late| late.count).sum();
-        assert_eq!(late, 1, "{:?}", fleet.ledger());
+        let late: u32 = fleet.request_history().abandoned.iter().map(|late| late.count).sum();
+        assert_eq!(late, 1, "{:?}", fleet.request_history());
     }
 }
 
@@ -110,7 +110,7 @@ fn a_crash_while_a_late_node_is_recorded_counts_one_node() {
         hand.observe(&mut before, &[node(99, 4)]);
         hand.pass(&mut before);
     }
-    assert_eq!(before.ledger().abandoned.len(), 1);
+    assert_eq!(before.request_history().abandoned.len(), 1);
     let changes = hand.observe(&mut before.clone(), &[node(99, 4), node(1, 2)]);
     for mut fleet in interrupted(&before, &changes) {
         hand.observe(&mut fleet, &[node(99, 4), node(1, 2), node(7, 2)]);

@@ -174,13 +174,18 @@ impl World {
     fn restart(&mut self) {
         let mut records = self.fleet.records();
         if self.bug == Bug::RecordsAreLostHourly {
-            records = Records { ledger: records.ledger, ..super::records() };
+            records = Records { request_history: records.request_history, ..super::records() };
         }
         let ours =
             records.machines.iter().filter_map(|machine| Some(machine.vm()?.hostname.clone())).collect();
         let accepted = records.machines.iter().map(|machine| machine.requests.len() as u32).sum();
-        let before =
-            PriorRecords { known: records.ledger.known_before.clone(), ours, accepted, unclear: 0, late: 0 };
+        let before = PriorRecords {
+            known: records.request_history.known_before.clone(),
+            ours,
+            accepted,
+            unclear: 0,
+            late: 0,
+        };
         self.fleet = Fleet::restore(declared(), records, Reserved::default());
         // Time continues; the guard's own time restarts.
         self.guard = Guard::new(before);

@@ -124,7 +124,7 @@ fn late_requests_are_remembered_for_a_day_in_few_entries() {
         let failed: Vec<_> = failed.map(|m| fake(&m.id)).collect();
         fleet.delete_nodes(OTHER, &failed, hand.now).unwrap();
     }
-    let late = &fleet.ledger().abandoned;
+    let late = &fleet.request_history().abandoned;
     assert!((10..=25).contains(&late.len()), "{late:?}");
     assert!(late.iter().map(|late| late.count).sum::<u32>() > 100);
     for _ in 0..30 {
@@ -134,7 +134,7 @@ fn late_requests_are_remembered_for_a_day_in_few_entries() {
         let ids: Vec<_> = fleet.machines().map(|m| fake(&m.id)).collect();
         fleet.delete_nodes(OTHER, &ids, hand.now).unwrap();
     }
-    assert!(fleet.ledger().abandoned.is_empty());
+    assert!(fleet.request_history().abandoned.is_empty());
 }
 
 fn fake(machine: &MachineId) -> NodeRef {
@@ -179,7 +179,12 @@ fn incomplete_listings_abandon_no_request() {
     }
     hand.observe(&mut fleet, &[node(99, 4), node(1, 2)]);
     let kind = fleet.unmanaged_node(&node(1, 2).hostname).map(|s| s.kind.clone());
-    assert_ne!(kind, Some(UnmanagedKind::Foreign), "billed, and never deleted: {:?}", fleet.ledger());
+    assert_ne!(
+        kind,
+        Some(UnmanagedKind::Foreign),
+        "billed, and never deleted: {:?}",
+        fleet.request_history()
+    );
 }
 
 #[test]

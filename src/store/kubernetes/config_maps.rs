@@ -1,4 +1,4 @@
-//! Records other than machines: the catalog, size profiles, the ledger and unmanaged nodes. Each is one value of a
+//! Records other than machines: the catalog, size profiles, the request history and unmanaged nodes. Each is one value of a
 //! ConfigMap.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::format;
 use super::object_cache::RecordObject;
 use crate::catalog::SizeId;
-use crate::fleet::{Hostname, Ledger, Records, SizeProfile, lenient};
+use crate::fleet::{Hostname, Records, RequestHistory, SizeProfile, lenient};
 
 const CATALOG_MAP: &str = "vpsie-autoscaler-catalog";
 /// Followed by a hexadecimal digit: a single object could exceed the size limit.
@@ -20,11 +20,11 @@ const UNMANAGED_MAP: &str = "vpsie-autoscaler-unmanaged-";
 const PROFILE_MAP: &str = "vpsie-autoscaler-profile-";
 const NODES: &str = "nodes";
 /// Its own object: earlier releases refuse unknown keys in the others.
-const LEDGER_MAP: &str = "vpsie-autoscaler-ledger";
+const HISTORY_MAP: &str = "vpsie-autoscaler-request-history";
 const CATALOG: &str = "catalog";
-const LEDGER: &str = "ledger";
-/// A ledger that could not be read, before it was replaced.
-const UNREADABLE_LEDGER: &str = "ledger.unreadable";
+const HISTORY: &str = "history";
+/// A request history that could not be read, before it was replaced.
+const UNREADABLE_HISTORY: &str = "history.unreadable";
 const PROFILES: &str = "profile.";
 /// Longest key of a ConfigMap.
 const KEY_MAX: usize = 253;
@@ -43,8 +43,8 @@ impl ConfigMapKey {
         Self { map: CATALOG_MAP.to_owned(), key: CATALOG.to_owned() }
     }
 
-    pub(super) fn ledger() -> Self {
-        Self { map: LEDGER_MAP.to_owned(), key: LEDGER.to_owned() }
+    pub(super) fn request_history() -> Self {
+        Self { map: HISTORY_MAP.to_owned(), key: HISTORY.to_owned() }
     }
 
     pub(super) fn profile(size: SizeId) -> Self {
@@ -114,16 +114,17 @@ pub(super) fn new_map(name: &str, values: &Values) -> ConfigMap {
     }
 }
 
-/// The patch that sets these values and no others, and the present format. A ledger that cannot be read stays as
-/// another value.
+/// The patch that sets these values and no others, and the present format. A request history that cannot be read stays
+/// as another value.
 pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
     let old = |key: &str| stored.data.as_ref().and_then(|data| data.get(key));
     let differ = values.iter().filter(|(key, value)| old(key) != value.as_ref());
     let mut data: Map<String, Value> = differ.map(|(key, value)| (key.clone(), json!(value))).collect();
-    if stored.metadata.name.as_deref() == Some(LEDGER_MAP)
-        && let Some(unreadable) = old(LEDGER).filter(|text| serde_json::from_str::<Ledger>(text).is_err())
+    if stored.metadata.name.as_deref() == Some(HISTORY_MAP)
+        && let Some(unreadable) =
+            old(HISTORY).filter(|text| serde_json::from_str::<RequestHistory>(text).is_err())
     {
-        data.insert(UNREADABLE_LEDGER.to_owned(), json!(unreadable));
+        data.insert(UNREADABLE_HISTORY.to_owned(), json!(unreadable));
     }
     let mut patch = json!({});
     if !data.is_empty() {
@@ -145,7 +146,7 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
         records.profiles.extend(profile.map(|profile| (SizeId(size), profile)));
         return;
     }
-    if ![CATALOG_MAP, LEDGER_MAP].contains(&name.as_str()) && !name.starts_with(UNMANAGED_MAP) {
+    if ![CATALOG_MAP, HISTORY_MAP].contains(&name.as_str()) && !name.starts_with(UNMANAGED_MAP) {
         return;
     }
     for (key, text) in map.data.iter().flatten() {
@@ -153,13 +154,13 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
             records.unreadable += 1;
             let namespace = map.namespace().unwrap_or_default();
             let object = format!("ConfigMap {namespace}/{name}");
-            if name == LEDGER_MAP {
+            if name == HISTORY_MAP {
                 tracing::error!(
                     object,
                     key,
                     problem,
                     "cannot read the requests of the last day: a VM that appears late counts as foreign, and must be \
-                     deleted by hand. The value is kept as {UNREADABLE_LEDGER}"
+                     deleted by hand. The value is kept as {UNREADABLE_HISTORY}"
                 );
             } else {
                 tracing::error!(object, key, problem, "cannot read a record; it stays unchanged");
@@ -170,9 +171,9 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
 
 fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result<(), String> {
     let problem = |error: serde_json::Error| error.to_string();
-    if map == LEDGER_MAP {
-        if key == LEDGER {
-            records.ledger = serde_json::from_str(text).map_err(problem)?;
+    if map == HISTORY_MAP {
+        if key == HISTORY {
+            records.request_history = serde_json::from_str(text).map_err(problem)?;
         }
     } else if map != CATALOG_MAP {
         records.unmanaged.push(lenient::read_unmanaged(text).map_err(problem)?);

@@ -54,7 +54,9 @@ impl LastChanges {
                     last.save_value(ConfigMapKey::profile(*size), record.clone(), &profile.summary())?;
                     last.save_value(ConfigMapKey::profile_nodes(*size), record, &profile.nodes)?;
                 }
-                Change::SaveLedger(ledger) => last.save_value(ConfigMapKey::ledger(), record, ledger)?,
+                Change::SaveRequestHistory(history) => {
+                    last.save_value(ConfigMapKey::request_history(), record, history)?;
+                }
                 Change::SaveCatalog(catalog) => last.save_value(ConfigMapKey::catalog(), record, catalog)?,
             }
         }

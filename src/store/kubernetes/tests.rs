@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::super::tests::{changes, cluster, expected, machine, unmanaged};
 use super::*;
 use crate::fleet::{
-    DeletionReason, DrainState, Failure, FailureReason, Hostname, Ledger, Phase, RequestOutcome,
+    DeletionReason, DrainState, Failure, FailureReason, Hostname, Phase, RequestHistory, RequestOutcome,
     UnmanagedNode, Vm, VmId, VmRequest,
 };
 
@@ -333,17 +333,17 @@ async fn objects_without_a_readable_record_stay_unchanged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keeps_an_unreadable_ledger_beside_the_new_one() {
-    const MAP: &str = "vpsie-autoscaler-ledger";
+async fn keeps_an_unreadable_history_beside_the_new_one() {
+    const MAP: &str = "vpsie-autoscaler-request-history";
     let kube = server();
-    let save = Change::SaveLedger(Ledger::default());
+    let save = Change::SaveRequestHistory(RequestHistory::default());
     loaded(&kube).await.commit(std::slice::from_ref(&save)).await.unwrap();
-    kube.patch("configmaps", NAMESPACE, MAP, json!({"data": {"ledger": "{"}})).unwrap();
+    kube.patch("configmaps", NAMESPACE, MAP, json!({"data": {"history": "{"}})).unwrap();
     let store = KubernetesStore::new(kube.client("store", NAMESPACE), NAMESPACE);
     assert_eq!(store.load().await.unwrap().unreadable, 1);
     store.commit(&[save]).await.unwrap();
     let data = kube.get("configmaps", NAMESPACE, MAP).unwrap()["data"].clone();
-    assert_eq!(data["ledger.unreadable"], json!("{"));
+    assert_eq!(data["history.unreadable"], json!("{"));
     assert_eq!(store.load().await.unwrap().unreadable, 0);
 }
 

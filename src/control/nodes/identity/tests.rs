@@ -52,7 +52,7 @@ fn fleet(phase: Phase, unmanaged: Vec<UnmanagedNode>) -> Fleet {
         machines: vec![machine],
         unmanaged,
         profiles: Vec::new(),
-        ledger: crate::fleet::Ledger::default(),
+        request_history: crate::fleet::RequestHistory::default(),
         catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
         unreadable: 0,
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::config_maps::ConfigMapKey;
 use super::*;
 use crate::catalog::Catalog;
-use crate::fleet::{Ledger, RequestRef};
+use crate::fleet::{RequestHistory, RequestRef};
 
 /// A node whose record is too long for a ConfigMap.
 fn too_long(hostname: &str) -> UnmanagedNode {
@@ -102,7 +102,7 @@ async fn a_refused_value_does_not_hold_up_its_config_map() {
 
 #[tokio::test(start_paused = true)]
 async fn each_refused_config_map_holds_up_no_other_record() {
-    for (map, record) in [("catalog", RecordKey::Catalog), ("ledger", RecordKey::Ledger)] {
+    for (map, record) in [("catalog", RecordKey::Catalog), ("request-history", RecordKey::RequestHistory)] {
         let kube = server();
         let store = loaded(&kube).await;
         store.commit(&changes()).await.unwrap();
@@ -112,7 +112,7 @@ async fn each_refused_config_map_holds_up_no_other_record() {
         });
         let catalog = Arc::new(Catalog { offers: Vec::new() });
         let next = [
-            Change::SaveLedger(Ledger::default()),
+            Change::SaveRequestHistory(RequestHistory::default()),
             Change::SaveCatalog(Arc::clone(&catalog)),
             Change::SaveUnmanaged(unmanaged("worker")),
             Change::SaveMachine(machine("workers-9")),
@@ -120,8 +120,8 @@ async fn each_refused_config_map_holds_up_no_other_record() {
         assert_eq!(refused(&store, &next).await, [record].into());
         let left = loaded(&kube).await.load().await.unwrap();
         assert_eq!((left.machines.len(), left.unmanaged.len()), (3, 2), "{map}");
-        assert_eq!(left.catalog == Some(catalog), map == "ledger");
-        assert_eq!(left.ledger == Ledger::default(), map == "catalog");
+        assert_eq!(left.catalog == Some(catalog), map == "request-history");
+        assert_eq!(left.request_history == RequestHistory::default(), map == "catalog");
     }
 }
 

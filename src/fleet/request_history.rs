@@ -1,4 +1,4 @@
-//! Memory of requests and listings that lasts longer than machines and unmanaged nodes.
+//! The request history: abandoned requests, and nodes that no request can have created.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,13 @@ use super::ids::{Hostname, PoolId};
 use super::machine::RequestRef;
 use crate::catalog::{MachineClass, SizeId};
 
-/// Memory of requests and listings that lasts longer than machines and unmanaged nodes. One record.
+/// Abandoned requests, and nodes that no request can have created. One record, which outlives machines and unmanaged
+/// nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ledger {
-    /// Nodes that no request can have made: they were listed before the first request or long after the last one, or a
-    /// person annotated them. None before the first listing.
+pub struct RequestHistory {
+    /// Nodes that no request can have created: they were listed before the first request or long after the last one, or
+    /// are annotated as added by hand. None before the first listing.
     #[serde(default)]
     pub known_before: Option<BTreeSet<Hostname>>,
     /// Requests whose machines stopped waiting for them.
@@ -25,13 +26,13 @@ pub struct Ledger {
     pub moved: Vec<MovedRequest>,
 }
 
-/// A request that was moved from its machine to the ledger.
+/// A request that was moved from its machine to the request history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MovedRequest {
     /// The request.
     pub request: RequestRef,
-    /// When it was moved.
+    /// Time of the move.
     pub moved_at: Timestamp,
 }
 
@@ -43,7 +44,7 @@ pub struct AbandonedRef {
     pub pool: PoolId,
     /// The requested size.
     pub size: SizeId,
-    /// The time of its entry in the ledger. Only the hour counts.
+    /// The time of its entry in the request history. Only the hour counts.
     pub at: Timestamp,
 }
 
@@ -57,12 +58,12 @@ pub struct AbandonedRequests {
     pub size: SizeId,
     /// Time of the newest of them.
     pub at: Timestamp,
-    /// How many.
+    /// Number of requests.
     pub count: u32,
 }
 
 impl AbandonedRequests {
-    /// The class of the VMs that they may still make.
+    /// The class of the VMs that they may still create.
     pub fn class(&self) -> MachineClass {
         self.pool.class(self.size)
     }
