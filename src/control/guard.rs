@@ -51,7 +51,7 @@ struct GuardState {
 struct GuardInputs {
     before: PriorRecords,
     maxima: Maxima,
-    held: BTreeMap<crate::fleet::NodeGroupName, u32>,
+    vm_counts: BTreeMap<crate::fleet::NodeGroupName, u32>,
     by_hand: BTreeSet<Hostname>,
     /// Whether a node that was added by hand is not recorded yet.
     unrecorded: bool,
@@ -82,8 +82,10 @@ impl GuardedBackend {
         let inputs = self.handle.read(|fleet| read_inputs(fleet, by_hand));
         if inputs.unrecorded {
             let by_hand = inputs.by_hand.clone();
-            if let Err(error) =
-                self.handle.update(Cause::NodeAnnotated, move |fleet, _, _| fleet.acknowledge(&by_hand)).await
+            if let Err(error) = self
+                .handle
+                .update(Cause::NodeAnnotated, move |fleet, _, _| fleet.note_added_by_hand(&by_hand))
+                .await
             {
                 tracing::warn!(%error, "cannot record which nodes were added by hand; retrying");
             }
@@ -95,8 +97,8 @@ impl GuardedBackend {
         let listed = &listing.nodes;
         self.with_state(|state, now| {
             let guard = state.guard.get_or_insert_with(|| Guard::new(inputs.before));
-            guard.declare(&inputs.maxima, &inputs.held);
-            guard.acknowledge(&inputs.by_hand);
+            guard.declare(&inputs.maxima, &inputs.vm_counts);
+            guard.note_added_by_hand(&inputs.by_hand);
             guard.observe(listed, now);
             if let Some(count) = count.filter(|_| listing.complete) {
                 guard.note_count(count, listed, now);
@@ -182,8 +184,8 @@ impl GuardedBackend {
             (AuditAction::GrowthHalted, EventType::Warning, "GrowthHalted", halt.to_string())
         } else {
             let message = format!(
-                "growth is allowed again: {} VMs may be paid for, of at most {}",
-                status.counted, status.bound
+                "growth is allowed again: {} VMs may be paid for, and at most {} are allowed",
+                status.counted, status.limit
             );
             (AuditAction::GrowthResumed, EventType::Normal, "GrowthResumed", message)
         };
@@ -224,10 +226,10 @@ impl Backend for GuardedBackend {
 
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
         self.record_known_before().await?;
-        let permit = self.with_guard(Guard::permit);
+        let admitted = self.with_guard(Guard::admit);
         self.publish_status().await;
-        let ticket = match permit {
-            Some(Ok(ticket)) => ticket,
+        let permit = match admitted {
+            Some(Ok(permit)) => permit,
             Some(Err(halt)) => return Err(unavailable(halt.to_string())),
             None => return Err(not_listed()),
         };
@@ -237,7 +239,7 @@ impl Backend for GuardedBackend {
             Err(BackendError::Unclear { .. }) => GuardOutcome::Unclear,
             Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => GuardOutcome::Nothing,
         };
-        self.with_guard(|guard, _| guard.note_outcome(ticket, outcome));
+        self.with_guard(|guard, _| guard.note_outcome(permit, outcome));
         self.publish_status().await;
         answer
     }
@@ -262,9 +264,9 @@ fn unavailable(message: String) -> BackendError {
 }
 
 fn read_inputs(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> GuardInputs {
-    let mut held = BTreeMap::new();
+    let mut vm_counts = BTreeMap::new();
     for machine in fleet.machines().filter(|machine| machine.vm().is_some()) {
-        *held.entry(machine.pool.node_group.clone()).or_default() += 1;
+        *vm_counts.entry(machine.pool.node_group.clone()).or_default() += 1;
     }
     let known = fleet.request_history().known_before.clone();
     let vms = fleet.machines().filter_map(|machine| machine.vm()).map(|vm| vm.hostname.clone());
@@ -290,5 +292,5 @@ fn read_inputs(fleet: &Fleet, by_hand: BTreeSet<Hostname>) -> GuardInputs {
     let late =
         fleet.open_abandoned_requests().saturating_add(count(|outcome| outcome == RequestOutcome::Lost));
     let before = PriorRecords { known, ours: vms.chain(unmanaged).collect(), accepted, unclear, late };
-    GuardInputs { before, maxima: fleet.maxima(), held, by_hand, unrecorded }
+    GuardInputs { before, maxima: fleet.maxima(), vm_counts, by_hand, unrecorded }
 }

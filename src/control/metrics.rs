@@ -121,15 +121,15 @@ fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSampl
     let halted = status.and_then(|status| status.halt.as_ref()).map(Halt::reason);
     let halts = Halt::REASONS
         .map(|reason| (vec![("reason", reason.to_owned())], if halted == Some(reason) { 1.0 } else { 0.0 }));
-    let counts = status.map_or([0; 3], |status| [status.counted, status.bound, status.unexplained]);
-    let kinds = ["counted", "bound", "unexplained"].into_iter().zip(counts);
+    let counts = status.map_or([0; 3], |status| [status.counted, status.limit, status.unexplained]);
+    let kinds = ["counted", "limit", "unexplained"].into_iter().zip(counts);
     let vms = kinds.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).collect();
     [
         ("growth_halted", "1 while the runaway guard stops creations, by reason", halts.into()),
         (
             "guard_vms",
-            "VMs that the runaway guard counts: counted (may be paid for), bound (maximum), unexplained (no \
-             request made them)",
+            "VMs of the runaway guard, by kind: counted (may be paid for), limit (maximum), unexplained (not \
+             requested)",
             vms,
         ),
     ]

@@ -10,8 +10,8 @@ use super::ids::{Hostname, PoolId};
 use super::listing::{ListedNode, NodeRole};
 use super::machine::{Machine, RequestRef};
 use super::policy::Policy;
-use super::request_history::{AbandonedRef, AbandonedRequests, MovedRequest, RequestHistory};
 use super::record::Change;
+use super::request_history::{AbandonedRef, AbandonedRequests, MovedRequest, RequestHistory};
 use super::state::Fleet;
 use crate::catalog::SizeId;
 
@@ -41,8 +41,8 @@ impl Fleet {
         changes
     }
 
-    /// Records that a person added these nodes by hand. They do not count as paid for.
-    pub fn acknowledge(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
+    /// Records that these nodes were added by hand. They do not count as paid for.
+    pub fn note_added_by_hand(&mut self, nodes: &BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
         for hostname in nodes {
             self.free_requests(&mut changes, hostname);

@@ -14,7 +14,7 @@ use crate::catalog::MachineClass;
 
 impl Fleet {
     /// Makes machines of foreign workers, for NodeGroups with `adopt`. A worker is adopted if its class belongs to
-    /// exactly one such NodeGroup with room below its maximum. Adopted machines are drained and deleted like others.
+    /// exactly one such NodeGroup with headroom below its maximum. Adopted machines are drained and deleted like others.
     pub fn adopt_workers(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         let adopting_pools = self.adopting_pools();
@@ -27,7 +27,7 @@ impl Fleet {
             let (Some((class, Some(pool))), None) = (fits.next(), fits.next()) else { continue };
             let foreign =
                 self.unmanaged.get(&node.hostname).is_some_and(|s| s.kind == UnmanagedKind::Foreign);
-            if !foreign || self.room_to_adopt(pool, node) == 0 {
+            if !foreign || self.adoption_headroom(pool, node) == 0 {
                 continue;
             }
             let machine = Machine {
@@ -62,11 +62,11 @@ impl Fleet {
         adopting_pools
     }
 
-    /// Number of workers that may be adopted. A worker that counts as paid for already takes no additional room.
-    fn room_to_adopt(&self, pool: &PoolId, node: &ListedNode) -> u32 {
+    /// Number of workers that may be adopted. A worker that counts as paid for already takes no additional headroom.
+    fn adoption_headroom(&self, pool: &PoolId, node: &ListedNode) -> u32 {
         let Some(group) = self.groups.get(&pool.node_group) else { return 0 };
-        let room = self.room(group);
+        let headroom = self.headroom(group);
         let counted = self.unmanaged.get(&node.hostname).is_some_and(|s| s.awaited_by.is_some());
-        room.group.min(room.cluster).min(room.paid.saturating_add(u32::from(counted)))
+        headroom.group.min(headroom.cluster).min(headroom.paid.saturating_add(u32::from(counted)))
     }
 }

@@ -90,8 +90,8 @@ impl Fleet {
         if let Some(why) = &self.limits_unknown {
             return Err(Refusal::LimitsUnknown { pool: known.id.clone(), why: Arc::clone(why) });
         }
-        let room = self.room(group);
-        if room.group < wanted {
+        let headroom = self.headroom(group);
+        if headroom.group < wanted {
             return Err(Refusal::AboveMax {
                 pool: known.id.clone(),
                 delta: wanted,
@@ -100,7 +100,7 @@ impl Fleet {
             });
         }
         if let Some(max) = self.max_machines
-            && room.cluster < wanted
+            && headroom.cluster < wanted
         {
             return Err(Refusal::AboveClusterMax {
                 pool: known.id.clone(),
@@ -109,10 +109,10 @@ impl Fleet {
                 max,
             });
         }
-        if room.guard < wanted {
+        if headroom.guard < wanted {
             return Err(self.guard_refusal(known, wanted));
         }
-        if room.paid < wanted {
+        if headroom.paid < wanted {
             return Err(self.paid_refusal(known, group, wanted));
         }
         for Budget { whose, cost, limit } in self.budgets(group) {
@@ -211,7 +211,7 @@ impl Fleet {
         let Some(known) = self.pool(pool) else { return Ok(()) };
         let group_target = self.group_target(known);
         let group_min = match self.group(known) {
-            Some(group) => group.least(),
+            Some(group) => group.minimum(),
             None if self.is_held(&known.id.node_group) => group_target,
             None => 0,
         };

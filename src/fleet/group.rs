@@ -60,7 +60,7 @@ pub struct DeclaredNode {
 
 impl NodeGroup {
     /// The minimum in force: 0 once the NodeGroup is being deleted.
-    pub fn least(&self) -> u32 {
+    pub fn minimum(&self) -> u32 {
         if self.deletion.is_some() { 0 } else { self.min }
     }
 }

@@ -9,7 +9,7 @@ use super::state::Fleet;
 pub struct GrowthBlock {
     /// A code such as `STOCKOUT`.
     pub reason: &'static str,
-    /// The cause and the remedy, for people.
+    /// The cause and the remedy, as a sentence.
     pub message: String,
 }
 
@@ -18,7 +18,7 @@ impl Fleet {
     /// can. A quota belongs to the account, so it blocks every pool.
     pub fn growth_block(&self, pool: &str, by: u32, now: Timestamp) -> Option<GrowthBlock> {
         if let Err(refusal) = self.may_grow(pool, by) {
-            return Some(GrowthBlock { reason: refusal.word(), message: refusal.to_string() });
+            return Some(GrowthBlock { reason: refusal.code(), message: refusal.to_string() });
         }
         let pool = self.pool(pool)?;
         let shortage = self.shortages.active(&pool.id.class(pool.offer.size), now)?;

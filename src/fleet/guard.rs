@@ -13,19 +13,19 @@ use super::listing::{ListedNode, NodeRole};
 use super::paid::surge;
 use super::template::names;
 
-/// How long an accepted creation without a VM counts, and a VM that is no longer listed although it was not deleted.
+/// Time that an accepted creation without a VM counts, and that a vanished VM counts.
 const CREATION_MEMORY: Duration = Duration::from_hours(24);
-/// The same, once VPSie's own counts show no node beyond those listed.
+/// Time that an accepted creation without a VM counts, if VPSie's own counts show no node beyond those listed.
 const DISPROVED_MEMORY: Duration = Duration::from_hours(1);
-/// How long a creation with a lost reply counts without a VM. It is less than the minute after which the fleet repeats
-/// the request: otherwise one restart during a scale-up would halt growth. A VM that appears after all counts as an
+/// Time that a creation with a lost reply counts without a VM. It is less than the minute after which the fleet repeats
+/// the request: otherwise one restart during a scale-up would halt growth. A VM that appears later counts as an
 /// unexplained node.
 const UNCLEAR_MEMORY: Duration = Duration::from_secs(45);
-/// Time after which VPSie's counts disprove a VM that is no longer listed.
+/// Time after which VPSie's counts disprove a vanished VM.
 const DISPROVED_AFTER: Duration = Duration::from_mins(10);
-/// How long after the last creation a node beyond the number of creations counts as a possible result.
+/// Time after the last creation in which a node beyond the number of creations counts as a possible result.
 const SUSPICION: Duration = Duration::from_hours(1);
-/// How long a VM may still be listed after the first request to delete it.
+/// Time after the first request to delete a VM in which VPSie may still list it.
 const OVERDUE: Duration = Duration::from_mins(30);
 /// Number of listings without a VM that confirm its accepted deletion.
 const LISTINGS_TO_CONFIRM: u32 = 2;
@@ -34,9 +34,9 @@ const MAX_KNOWN: usize = 1000;
 /// Maximum of names in a message.
 const MAX_NAMES: usize = 5;
 
-/// A creation that the guard allowed.
+/// The permission for one creation, and its identity in the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(u64);
+pub struct CreationPermit(u64);
 
 /// The result of a creation, as far as the guard needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +49,18 @@ pub enum GuardOutcome {
     Nothing,
 }
 
-/// Why creations are stopped.
+/// The cause of a halt of growth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halt {
-    /// As many VMs may be paid for as the maxima and the margin allow.
+    /// As many VMs may be paid for as the VM limit allows: the maxima and the margin.
     TooManyVms {
         /// VMs that may be paid for.
         counted: u32,
-        /// Most VMs.
-        bound: u32,
-        /// Accepted creations among them whose VM is not listed.
+        /// The VM limit.
+        limit: u32,
+        /// Creations among them whose VM has not been listed yet.
         unseen: u32,
-        /// VMs among them that are no longer listed, and that vpsie-autoscaler did not delete.
+        /// VMs among them that are no longer listed, and whose deletion is not confirmed.
         missing: u32,
         /// Workers that VPSie counts but does not list.
         hidden: u32,
@@ -88,16 +88,16 @@ impl Halt {
 impl fmt::Display for Halt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooManyVms { counted, bound, unseen, missing, hidden } => write!(
+            Self::TooManyVms { counted, limit, unseen, missing, hidden } => write!(
                 f,
-                "growth is halted: {counted} VMs may be paid for, of at most {bound} (maxNodes and a margin); \
-                 {unseen} of them were requested and are not listed yet, {missing} are no longer listed; VPSie \
-                 counts {hidden} more workers than it lists; compare VPSie's list of VMs with the VPSieNodes"
+                "growth is halted: {counted} VMs may be paid for, and at most {limit} are allowed (maxNodes and a \
+                 margin). Requested, not listed yet: {unseen}. No longer listed: {missing}. Counted by VPSie, not \
+                 listed: {hidden}. Compare VPSie's list of VMs with the VPSieNodes"
             ),
             Self::UnexplainedNodes(nodes) => write!(
                 f,
-                "growth is halted: {} unexplained nodes ({}) appeared in addition to the requested VMs; delete \
-                 them at VPSie, or annotate the Nodes that a person added with {}=true",
+                "growth is halted: {} unexplained nodes ({}) appeared in addition to the requested VMs. Delete \
+                 them at VPSie, or annotate the Nodes that were added by hand with {}=true",
                 nodes.len(),
                 list_names(nodes),
                 names::ADDED_BY_HAND
@@ -105,7 +105,7 @@ impl fmt::Display for Halt {
             Self::DeletionsOverdue(nodes) => write!(
                 f,
                 "growth is halted: {} VMs are still listed half an hour after the first request to delete them \
-                 ({}); check that the token may delete workers, or delete them at VPSie",
+                 ({}). Check that the token may delete workers, or delete them at VPSie",
                 nodes.len(),
                 list_names(nodes)
             ),
@@ -129,13 +129,13 @@ fn list_names(nodes: &[Hostname]) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardStatus {
     /// Number of creations that are allowed now.
-    pub room: u32,
-    /// Why no creation is allowed.
+    pub headroom: u32,
+    /// The cause of the halt, if no creation is allowed.
     pub halt: Option<Halt>,
     /// VMs that may be paid for.
     pub counted: u32,
-    /// Most VMs that may be paid for.
-    pub bound: u32,
+    /// The VM limit: the maximum of VMs that may be paid for.
+    pub limit: u32,
     /// Number of unexplained nodes among them.
     pub unexplained: u32,
 }
@@ -165,7 +165,7 @@ impl TrackedNode {
 /// A creation without a VM so far.
 #[derive(Clone, Debug)]
 struct OpenCreation {
-    ticket: Ticket,
+    permit: CreationPermit,
     at: Duration,
     accepted: bool,
 }
@@ -173,13 +173,13 @@ struct OpenCreation {
 /// Records of earlier processes.
 #[derive(Clone, Debug, Default)]
 pub struct PriorRecords {
-    /// Nodes that no request can have made. None if there is no record yet.
+    /// Nodes that no request can have created. None if there is no record yet.
     pub known: Option<BTreeSet<Hostname>>,
     /// Nodes that are the result of requests, by the fleet's records.
     pub ours: BTreeSet<Hostname>,
     /// Accepted requests without a VM, by the fleet's records.
     pub accepted: u32,
-    /// Requests whose reply was lost with the process that made them, or shortly before.
+    /// Requests whose reply was lost with the process that sent them, or shortly before.
     pub unclear: u32,
     /// Lost and abandoned requests of the last day, by the fleet's records: VPSie may have accepted them.
     pub late: u32,
@@ -195,9 +195,9 @@ pub struct Maxima {
 }
 
 impl Maxima {
-    /// Maximum of VMs that may be paid for: the sum of the NodeGroups' maxima with their surges, and one more, so that
-    /// a full cluster may replace nodes.
-    pub fn bound(&self) -> u32 {
+    /// The VM limit, the maximum of VMs that may be paid for: the sum of the NodeGroups' maxima with their surges, and
+    /// one more, so that a full cluster may replace nodes.
+    pub fn vm_limit(&self) -> u32 {
         let with_surge = |max: u32| max.saturating_add(surge(max));
         let groups = self.groups.values().fold(0u32, |sum, max| sum.saturating_add(with_surge(*max)));
         self.cluster.map_or(groups, |cluster| groups.min(with_surge(cluster))).saturating_add(1)
@@ -216,11 +216,12 @@ pub struct Guard {
     unseen: Vec<OpenCreation>,
     /// Whether there was a listing.
     listed: bool,
-    tickets: u64,
+    /// Number of permits so far.
+    permits: u64,
     last_creation: Option<Duration>,
     /// VPSie's last count of workers.
     counted: u32,
-    /// Those among them that are not listed.
+    /// Number of counted workers that are not listed.
     hidden: u32,
     /// Released creations: VPSie's counts disproved them, or an earlier process abandoned them. Their VMs may still
     /// appear.
@@ -244,14 +245,15 @@ impl Guard {
 
     /// Sets the declared maxima and the number of VMs of each NodeGroup. A NodeGroup whose maximum was lowered keeps
     /// its VMs.
-    pub fn declare(&mut self, maxima: &Maxima, held: &BTreeMap<NodeGroupName, u32>) {
+    pub fn declare(&mut self, maxima: &Maxima, vm_counts: &BTreeMap<NodeGroupName, u32>) {
         let names: BTreeSet<_> = maxima.groups.keys().chain(self.peaks.keys()).cloned().collect();
         let first = self.maxima == Maxima::default() && self.peaks.is_empty();
-        let names: BTreeSet<_> = names.into_iter().chain(held.keys().filter(|_| first).cloned()).collect();
+        let names: BTreeSet<_> =
+            names.into_iter().chain(vm_counts.keys().filter(|_| first).cloned()).collect();
         for name in names {
             let max = maxima.groups.get(&name).copied().unwrap_or(0);
-            let held = held.get(&name).copied().unwrap_or(0);
-            let peak = if first { held } else { self.peaks.get(&name).copied().unwrap_or(0).min(held) };
+            let vms = vm_counts.get(&name).copied().unwrap_or(0);
+            let peak = if first { vms } else { self.peaks.get(&name).copied().unwrap_or(0).min(vms) };
             if peak.max(max) > 0 {
                 self.peaks.insert(name, peak.max(max));
             } else {
@@ -264,20 +266,20 @@ impl Guard {
         }
     }
 
-    /// Treats lost and abandoned requests of an earlier process as released, up to the bound. The rest are lost
+    /// Treats lost and abandoned requests of an earlier process as released, up to the VM limit. The rest are lost
     /// replies, which that process did not count either; counting them would halt growth for a day.
     fn release_abandoned(&mut self) {
-        let late = std::mem::take(&mut self.late).min(self.maxima.bound());
+        let late = std::mem::take(&mut self.late).min(self.maxima.vm_limit());
         self.released.extend((0..late).map(|_| Duration::ZERO));
     }
 
-    /// Nodes that no request can have made, to be recorded before the first creation.
+    /// Nodes that no request can have created, to be recorded before the first creation.
     pub fn known_before(&self) -> Option<&BTreeSet<Hostname>> {
         self.known.as_ref()
     }
 
-    /// Records that a person added these nodes by hand.
-    pub fn acknowledge<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Hostname>) {
+    /// Records that these nodes were added by hand. They no longer count.
+    pub fn note_added_by_hand<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Hostname>) {
         for node in nodes {
             self.seen.remove(node);
             if let Some(known) = &mut self.known {
@@ -319,7 +321,7 @@ impl Guard {
             known.retain(|name| names.contains(name));
         }
         for node in new {
-            self.explain(node, now, begins);
+            self.attribute_node(node, now, begins);
         }
         self.seen.retain(|name, seen| {
             if names.contains(name) {
@@ -334,7 +336,7 @@ impl Guard {
 
     /// Attributes a new node to the oldest creation, or to none. Nodes of the first listing count as results of unknown
     /// creations.
-    fn explain(&mut self, node: &ListedNode, now: Duration, begins: bool) {
+    fn attribute_node(&mut self, node: &ListedNode, now: Duration, begins: bool) {
         let oldest = self.unseen.iter().enumerate().min_by_key(|(_, creation)| creation.at).map(|(at, _)| at);
         let awaited =
             oldest.map(|at| self.unseen.remove(at)).is_some() || self.released.pop_front().is_some();
@@ -371,7 +373,7 @@ impl Guard {
         self.released.retain(|at| !older(*at, CREATION_MEMORY));
         // VPSie may still fulfil queued creations that its counts do not show. So no more are released in a day than
         // VMs may exist.
-        let mut free = (self.maxima.bound() as usize).saturating_sub(self.released.len());
+        let mut free = (self.maxima.vm_limit() as usize).saturating_sub(self.released.len());
         let released = &mut self.released;
         self.unseen.retain(|creation| {
             let over = if creation.accepted { CREATION_MEMORY } else { UNCLEAR_MEMORY };
@@ -389,37 +391,39 @@ impl Guard {
         self.seen.retain(|_, seen| !seen.missing.is_some_and(|(since, _)| older(since, missing)));
     }
 
-    /// Allows a creation, or returns why not. Call it immediately before the creation.
-    pub fn permit(&mut self, now: Duration) -> Result<Ticket, Halt> {
+    /// Allows a creation, or returns the cause of the halt. Must be called immediately before the creation.
+    pub fn admit(&mut self, now: Duration) -> Result<CreationPermit, Halt> {
         self.expire(now, false);
         match self.status(now) {
             GuardStatus { halt: Some(halt), .. } => Err(halt),
-            GuardStatus { halt: None, room: 0, counted, bound, .. } => Err(self.too_many(counted, bound)),
+            GuardStatus { halt: None, headroom: 0, counted, limit, .. } => {
+                Err(self.too_many_vms(counted, limit))
+            }
             GuardStatus { halt: None, .. } => Ok(self.note_creation(now, false)),
         }
     }
 
-    fn too_many(&self, counted: u32, bound: u32) -> Halt {
+    fn too_many_vms(&self, counted: u32, limit: u32) -> Halt {
         let missing = self.seen.values().filter(|seen| seen.missing.is_some()).count() as u32;
         let unseen = self.unseen.len() as u32;
         let hidden = self.hidden;
-        Halt::TooManyVms { counted, bound, unseen, missing, hidden }
+        Halt::TooManyVms { counted, limit, unseen, missing, hidden }
     }
 
-    fn note_creation(&mut self, now: Duration, accepted: bool) -> Ticket {
-        let ticket = Ticket(self.tickets);
-        self.tickets += 1;
-        self.unseen.push(OpenCreation { ticket, at: now, accepted });
+    fn note_creation(&mut self, now: Duration, accepted: bool) -> CreationPermit {
+        let permit = CreationPermit(self.permits);
+        self.permits += 1;
+        self.unseen.push(OpenCreation { permit, at: now, accepted });
         self.last_creation = Some(now);
-        ticket
+        permit
     }
 
     /// Records the outcome of a creation. Its VM may have been listed before.
-    pub fn note_outcome(&mut self, ticket: Ticket, outcome: GuardOutcome) {
+    pub fn note_outcome(&mut self, permit: CreationPermit, outcome: GuardOutcome) {
         match outcome {
-            GuardOutcome::Nothing => self.unseen.retain(|creation| creation.ticket != ticket),
+            GuardOutcome::Nothing => self.unseen.retain(|creation| creation.permit != permit),
             GuardOutcome::Accepted | GuardOutcome::Unclear => {
-                for creation in self.unseen.iter_mut().filter(|creation| creation.ticket == ticket) {
+                for creation in self.unseen.iter_mut().filter(|creation| creation.permit == permit) {
                     creation.accepted = outcome == GuardOutcome::Accepted;
                 }
             }
@@ -444,10 +448,10 @@ impl Guard {
     pub fn status(&self, now: Duration) -> GuardStatus {
         let listed = self.seen.values().filter(|seen| seen.missing.is_none()).count() as u32;
         let counted = ((self.seen.len() + self.unseen.len()) as u32).max(listed + self.hidden);
-        let allowed = self.maxima.bound();
-        let held = self.peaks.values().fold(0u32, |sum, peak| sum.saturating_add(*peak));
-        let held = self.maxima.cluster.map_or(held, |cluster| cluster.min(held));
-        let bound = allowed.max(held);
+        let allowed = self.maxima.vm_limit();
+        let peaks = self.peaks.values().fold(0u32, |sum, peak| sum.saturating_add(*peak));
+        let peaks = self.maxima.cluster.map_or(peaks, |cluster| cluster.min(peaks));
+        let limit = allowed.max(peaks);
         let names = |which: &dyn Fn(&TrackedNode) -> bool| -> Vec<Hostname> {
             self.seen.iter().filter(|(_, seen)| which(seen)).map(|(name, _)| name.clone()).collect()
         };
@@ -456,19 +460,19 @@ impl Guard {
             seen.missing.is_none() && seen.deletion.is_some_and(|at| now.saturating_sub(at) >= OVERDUE)
         });
         let few = surge(allowed) as usize;
-        // With a lowered maximum there is no room, but no halt either.
-        let too_many = if held > allowed { counted > held } else { counted >= allowed };
+        // With a lowered maximum there is no headroom, but no halt either.
+        let too_many = if peaks > allowed { counted > peaks } else { counted >= allowed };
         let unexplained_count = unexplained.len() as u32;
         let halt = if overdue.len() > few {
             Some(Halt::DeletionsOverdue(overdue))
         } else if unexplained.len() > few {
             Some(Halt::UnexplainedNodes(unexplained))
         } else if too_many {
-            Some(self.too_many(counted, bound))
+            Some(self.too_many_vms(counted, limit))
         } else {
             None
         };
-        let room = if halt.is_some() { 0 } else { bound.saturating_sub(counted) };
-        GuardStatus { room, halt, counted, bound, unexplained: unexplained_count }
+        let headroom = if halt.is_some() { 0 } else { limit.saturating_sub(counted) };
+        GuardStatus { headroom, halt, counted, limit, unexplained: unexplained_count }
     }
 }

@@ -18,6 +18,7 @@ mod deferred;
 mod group;
 mod growth_block;
 mod guard;
+mod headroom;
 mod ids;
 pub(crate) mod lenient;
 mod listing;
@@ -30,7 +31,6 @@ mod query;
 mod record;
 mod refusal;
 mod request_history;
-mod room;
 mod shortages;
 mod size_profile;
 mod state;
@@ -50,7 +50,7 @@ pub use group::{
     AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
 };
 pub use growth_block::GrowthBlock;
-pub use guard::{Guard, GuardOutcome, GuardStatus, Halt, Maxima, PriorRecords, Ticket};
+pub use guard::{CreationPermit, Guard, GuardOutcome, GuardStatus, Halt, Maxima, PriorRecords};
 pub use ids::{
     ClusterId, Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId,
     PoolIdError, ProviderId, VmId,

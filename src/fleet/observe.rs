@@ -23,9 +23,9 @@ const LISTINGS_TO_VANISH: u32 = 3;
 enum VmEnd {
     /// VPSie had accepted its deletion.
     Deleted,
-    /// It vanished; its machine did not want it any more.
+    /// It vanished, and its machine was Deleting or failed with it.
     Unwanted,
-    /// It vanished from under its machine.
+    /// It vanished, and its machine was Running.
     Vanished,
 }
 

@@ -19,7 +19,7 @@ pub fn surge(max: u32) -> u32 {
 pub(super) type ExtraVms = HashMap<PoolId, u32>;
 
 impl Machine {
-    /// Whether a VM of it exists or may appear, although the machine is in no target size.
+    /// Whether it has a VM, or a VM of it may still appear, although the machine is in no target size.
     pub(super) fn is_extra_vm(&self) -> bool {
         let may_come = || self.requests.iter().any(|request| request.outcome != RequestOutcome::Lost);
         matches!(self.phase, Phase::Deleting { .. }) && (self.vm().is_some() || may_come())
@@ -28,7 +28,7 @@ impl Machine {
 
 impl UnmanagedNode {
     /// The pool in which it counts as an extra VM.
-    pub(super) fn paid_in(&self) -> Option<&PoolId> {
+    pub(super) fn extra_vm_pool(&self) -> Option<&PoolId> {
         match &self.kind {
             UnmanagedKind::Orphan { pool, .. } => Some(pool),
             UnmanagedKind::Foreign => self.awaited_by.as_ref(),
@@ -37,8 +37,8 @@ impl UnmanagedNode {
     }
 }
 
-/// Adds or removes one VM of the pool.
-pub(super) fn count(extra_vms: &mut ExtraVms, pool: &PoolId, more: bool) {
+/// Adds or removes one extra VM of the pool.
+pub(super) fn count_extra_vm(extra_vms: &mut ExtraVms, pool: &PoolId, more: bool) {
     if more {
         *extra_vms.entry(pool.clone()).or_default() += 1;
     } else if let Some(count) = extra_vms.get_mut(pool) {

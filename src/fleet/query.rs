@@ -62,11 +62,11 @@ impl Fleet {
             return Limits { min, max: target, target };
         };
         let group_target = self.group_target(pool);
-        let left = self.room(group).least().min(self.affordable(group, pool));
+        let left = self.headroom(group).minimum().min(self.affordable(group, pool));
         let max = if pool.growable && self.limits_unknown.is_none() { target + left } else { target };
-        let min = match group_target.checked_sub(group.least()) {
+        let min = match group_target.checked_sub(group.minimum()) {
             Some(spare) => target.saturating_sub(spare),
-            None if self.carries_shortfall(group, pool) => (target + group.least() - group_target).min(max),
+            None if self.carries_shortfall(group, pool) => (target + group.minimum() - group_target).min(max),
             None => target,
         };
         Limits { min, max, target }

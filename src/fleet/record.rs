@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, VmId};
 use super::machine::{Machine, RequestRef};
+use super::request_history::{AbandonedRef, RequestHistory};
 use super::size_profile::SizeProfile;
 use crate::catalog::{Catalog, SizeId};
 

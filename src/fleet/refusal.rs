@@ -1,11 +1,11 @@
-//! Why Cluster Autoscaler's commands are refused.
+//! Refusals of Cluster Autoscaler's commands.
 
 use std::sync::Arc;
 
 use super::ids::PoolId;
 use crate::cost::UsdPerHour;
 
-/// Why a command was refused. Nothing was changed.
+/// The reason why a command was refused. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such pool.
@@ -57,7 +57,7 @@ pub enum Refusal {
     LimitsUnknown {
         /// The pool.
         pool: PoolId,
-        /// Why they are unknown.
+        /// The cause.
         why: Arc<str>,
     },
     /// The runaway guard stops creations.
@@ -68,13 +68,13 @@ pub enum Refusal {
         /// The cause, and the remedy.
         why: String,
     },
-    /// VMs that may be paid for, and machines that wait for a VM, would exceed the bound of the runaway guard. Growth is
-    /// not halted.
+    /// VMs that may be paid for, and machines that wait for a VM, would exceed the VM limit of the runaway guard.
+    /// Growth is not halted.
     #[error(
-        "pool {pool} cannot grow by {delta}: {counted} VMs may be paid for and {waiting} more wait to be created, of at \
-         most {bound}"
+        "pool {pool} cannot grow by {delta}: the runaway guard allows at most {limit} VMs; {counted} may be paid for, and \
+         {waiting} machines wait for a VM; wait until VMs are deleted, or raise maxNodes"
     )]
-    AboveVmBound {
+    AboveVmLimit {
         /// The pool.
         pool: PoolId,
         /// The requested number.
@@ -83,13 +83,13 @@ pub enum Refusal {
         counted: u32,
         /// Machines that wait for the creation of their VM.
         waiting: u32,
-        /// Most VMs that may be paid for.
-        bound: u32,
+        /// Maximum of VMs that may be paid for.
+        limit: u32,
     },
     /// More VMs would be paid for than the maximum and its surge allow.
     #[error(
-        "pool {pool} cannot grow by {delta}: {whose} has {target} of at most {max} machines, and {extra_vms} further VMs \
-         are paid for (being deleted, orphans, or unexpected nodes); at most {paid_max} together"
+        "pool {pool} cannot grow by {delta}: {whose} may have at most {paid_max} VMs, and has {target} machines and \
+         {extra_vms} extra VMs (being deleted, orphans, or unexpected nodes); wait until these are deleted"
     )]
     VmsStillPaid {
         /// The pool.
@@ -100,11 +100,9 @@ pub enum Refusal {
         whose: String,
         /// Machines that are not Deleting.
         target: u32,
-        /// Most machines.
-        max: u32,
-        /// Additional VMs that are paid for.
+        /// Extra VMs: paid for, but of no machine in the target size.
         extra_vms: u32,
-        /// Most VMs that may be paid for.
+        /// Maximum of VMs that may be paid for: the maximum of machines and its surge.
         paid_max: u32,
     },
     /// The machines would cost more than the limit.
@@ -142,7 +140,7 @@ pub enum Refusal {
     NotGrowable {
         /// The pool.
         pool: PoolId,
-        /// What is missing.
+        /// The cause.
         why: String,
     },
     /// A node does not belong to the pool. No node of the request is deleted.
@@ -177,13 +175,49 @@ pub struct CostLimitReached {
 }
 
 impl Refusal {
-    /// The reason as a code, as in `explain`.
-    pub(super) fn word(&self) -> &'static str {
+    /// The pool that the command names. None if there is no such pool, or if the command is a mistake of the caller.
+    pub fn pool(&self) -> Option<&PoolId> {
+        match self {
+            Self::AboveMax { pool, .. }
+            | Self::AboveClusterMax { pool, .. }
+            | Self::LimitsUnknown { pool, .. }
+            | Self::Halted { pool, .. }
+            | Self::AboveVmLimit { pool, .. }
+            | Self::VmsStillPaid { pool, .. }
+            | Self::PriceUnknown { pool, .. }
+            | Self::BelowMin { pool, .. }
+            | Self::NotGrowable { pool, .. } => Some(pool),
+            Self::AboveCostLimit(reached) => Some(&reached.pool),
+            Self::UnknownPool(_) | Self::Delta { .. } | Self::ForeignNode { .. } => None,
+        }
+    }
+
+    /// The reason in events and conditions.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::AboveMax { .. } => "MaximumReached",
+            Self::AboveClusterMax { .. } => "ClusterMaximumReached",
+            Self::Halted { .. } => "GrowthHalted",
+            Self::AboveVmLimit { .. } => "VMLimitReached",
+            Self::VmsStillPaid { .. } => "VMsStillPaid",
+            Self::AboveCostLimit(_) => "CostLimitReached",
+            Self::PriceUnknown { .. } => "PriceUnknown",
+            Self::LimitsUnknown { .. } => "LimitsUnknown",
+            Self::BelowMin { .. } => "MinimumReached",
+            Self::NotGrowable { .. } => "NotGrowable",
+            Self::UnknownPool(_) => "UnknownPool",
+            Self::Delta { .. } => "InvalidDelta",
+            Self::ForeignNode { .. } => "ForeignNode",
+        }
+    }
+
+    /// The reason why a pool cannot grow as a code, as in `explain`: [`reason`](Self::reason) in upper case.
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::AboveMax { .. } => "MAXIMUM_REACHED",
             Self::AboveClusterMax { .. } => "CLUSTER_MAXIMUM_REACHED",
             Self::Halted { .. } => "GROWTH_HALTED",
-            Self::AboveVmBound { .. } => "VM_BOUND_REACHED",
+            Self::AboveVmLimit { .. } => "VM_LIMIT_REACHED",
             Self::VmsStillPaid { .. } => "VMS_STILL_PAID",
             Self::AboveCostLimit(_) => "COST_LIMIT_REACHED",
             Self::PriceUnknown { .. } => "PRICE_UNKNOWN",

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::group::{Declaration, NodeGroup};
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
 use super::machine::Machine;
-use super::paid::{ExtraVms, count};
+use super::paid::{ExtraVms, count_extra_vm};
 use super::policy::Policy;
-use super::request_history::RequestHistory;
 use super::record::{Change, Records, UnmanagedNode};
+use super::request_history::RequestHistory;
 use super::shortages::Shortages;
 use super::size_profile::{NodeShape, Sample, SizeProfile};
 use super::template::{FleetSettings, Template, template};
@@ -368,7 +368,7 @@ impl Fleet {
 
     fn count_machine(&mut self, machine: &Machine, more: bool) {
         if machine.is_extra_vm() {
-            count(&mut self.extra_vms, &machine.pool, more);
+            count_extra_vm(&mut self.extra_vms, &machine.pool, more);
         }
         if machine.needs_request() {
             self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
@@ -376,8 +376,8 @@ impl Fleet {
     }
 
     fn count_unmanaged(&mut self, unmanaged: &UnmanagedNode, more: bool) {
-        if let Some(pool) = unmanaged.paid_in() {
-            count(&mut self.extra_vms, pool, more);
+        if let Some(pool) = unmanaged.extra_vm_pool() {
+            count_extra_vm(&mut self.extra_vms, pool, more);
         }
     }
 

@@ -33,7 +33,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::AboveClusterMax { .. }
         | Refusal::VmsStillPaid { .. }
         | Refusal::Halted { .. }
-        | Refusal::AboveVmBound { .. }
+        | Refusal::AboveVmLimit { .. }
         | Refusal::AboveCostLimit(_) => Code::ResourceExhausted,
         Refusal::BelowMin { .. }
         | Refusal::NotGrowable { .. }
@@ -77,17 +77,9 @@ mod tests {
             Refusal::ForeignNode { pool: pool.to_string(), node: "cp-1".to_owned() },
             Refusal::AboveMax { pool: pool.clone(), delta, group_target: 8, group_max: 10 },
             Refusal::AboveClusterMax { pool: pool.clone(), delta, machines: 9, max: 11 },
-            Refusal::VmsStillPaid {
-                pool: pool.clone(),
-                delta,
-                whose,
-                target: 7,
-                max: 10,
-                extra_vms: 4,
-                paid_max: 12,
-            },
+            Refusal::VmsStillPaid { pool: pool.clone(), delta, whose, target: 7, extra_vms: 4, paid_max: 12 },
             Refusal::Halted { pool: pool.clone(), why: "growth is halted: …".to_owned() },
-            Refusal::AboveVmBound { pool: pool.clone(), delta: 2, counted: 11, waiting: 2, bound: 14 },
+            Refusal::AboveVmLimit { pool: pool.clone(), delta: 2, counted: 11, waiting: 2, limit: 14 },
             Refusal::AboveCostLimit(Box::new(reached)),
             Refusal::BelowMin { pool: pool.clone(), healthy: 2, group_target: 3, group_min: 2 },
             Refusal::NotGrowable { pool: pool.clone(), why: "its NodeGroup is being deleted".to_owned() },
@@ -118,7 +110,7 @@ mod tests {
                     (Code::ResourceExhausted, "wait for deletions; look for unused VMs")
                 }
                 Refusal::Halted { .. } => (Code::ResourceExhausted, "do what the message says"),
-                Refusal::AboveVmBound { .. } => {
+                Refusal::AboveVmLimit { .. } => {
                     (Code::ResourceExhausted, "wait for creations; look for unused VMs")
                 }
                 Refusal::AboveCostLimit(_) => {

@@ -68,7 +68,7 @@ kinds! {
         touched",
     UnexpectedFound "unexpected_found" "a node appeared while requests were open or lost, and matches none of \
         them; it counts as paid for, and is never touched",
-    GrowthHalted "growth_halted" "the runaway guard stops creations; `halt` names the bound that was reached, \
+    GrowthHalted "growth_halted" "the runaway guard stops creations; `halt` names the reason, \
         `message` the remedy",
     GrowthResumed "growth_resumed" "the runaway guard allows creations again",
 }

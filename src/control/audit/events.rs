@@ -105,18 +105,6 @@ fn message(entry: &AuditEntry) -> String {
 
 /// The event of a refused command, if a person may want to raise a limit.
 pub(super) fn refusal_event(refusal: &Refusal) -> Option<ObjectEvent> {
-    let (pool, reason) = match refusal {
-        Refusal::AboveMax { pool, .. } | Refusal::AboveClusterMax { pool, .. } => (pool, "MaximumReached"),
-        Refusal::Halted { pool, .. } => (pool, "GrowthHalted"),
-        Refusal::AboveVmBound { pool, .. } => (pool, "VMBoundReached"),
-        Refusal::VmsStillPaid { pool, .. } => (pool, "VMsStillPaid"),
-        Refusal::AboveCostLimit(reached) => (&reached.pool, "CostLimitReached"),
-        Refusal::PriceUnknown { pool, .. } => (pool, "PriceUnknown"),
-        Refusal::BelowMin { pool, .. } => (pool, "MinimumReached"),
-        Refusal::NotGrowable { pool, .. } => (pool, "NotGrowable"),
-        Refusal::LimitsUnknown { pool, .. } => (pool, "LimitsUnknown"),
-        Refusal::UnknownPool(_) | Refusal::Delta { .. } | Refusal::ForeignNode { .. } => return None,
-    };
-    let on = Object::NodeGroup(pool.node_group.to_string());
-    Some(ObjectEvent::new(on, EventType::Warning, reason, refusal.to_string()))
+    let on = Object::NodeGroup(refusal.pool()?.node_group.to_string());
+    Some(ObjectEvent::new(on, EventType::Warning, refusal.reason(), refusal.to_string()))
 }

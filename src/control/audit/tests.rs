@@ -176,11 +176,13 @@ fn page() -> String {
     }
     page.push_str(
         "| `OrphanDeleted` | Normal | NodeGroup, VPSieNode | `marked_for_deletion` by `Orphan` |\n\
-         | `MaximumReached` | Warning | NodeGroup | a scale-up was refused: the NodeGroup's maximum, or the cluster's |\n\
-         | `CostLimitReached`, `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: it would cost more than the cost limit leaves, or its price is not known and there is such a limit |\n\
+         | `MaximumReached` | Warning | NodeGroup | a scale-up was refused: the NodeGroup would exceed `maxNodes` |\n\
+         | `ClusterMaximumReached` | Warning | NodeGroup | a scale-up was refused: the cluster would exceed `maxClusterWorkers` |\n\
+         | `CostLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed a cost limit |\n\
+         | `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: there is a cost limit, and the price of the offer is unknown. Also published for each pool without a known price |\n\
          | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: VMs that are being deleted, orphans and unexpected nodes leave no room |\n\
          | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard stops creations |\n\
-         | `VMBoundReached` | Warning | NodeGroup | a scale-up was refused: with the machines that wait, as many VMs may be paid for as the runaway guard allows; nothing is halted |\n\
+         | `VMLimitReached` | Warning | NodeGroup | a scale-up was refused: with the machines that wait, as many VMs may be paid for as the runaway guard allows; nothing is halted |\n\
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\

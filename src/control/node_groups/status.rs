@@ -220,12 +220,12 @@ impl Conditions<'_> {
     fn at_min(&self) -> ConditionFact {
         let min = self.object.spec.min_nodes;
         let holds = self.desired_nodes <= min;
-        ConditionFact::new("AtMinCapacity", holds, if holds { "AtMinimum" } else { "AboveMinimum" }, "")
+        ConditionFact::new("AtMinCapacity", holds, if holds { "MinimumReached" } else { "AboveMinimum" }, "")
     }
 
     fn at_max(&self) -> ConditionFact {
         if self.desired_nodes >= self.object.spec.max_nodes {
-            return ConditionFact::new("AtMaxCapacity", true, "AtMaximum", "raise maxNodes for more");
+            return ConditionFact::new("AtMaxCapacity", true, "MaximumReached", "raise maxNodes for more");
         }
         let left = self.pools.iter().filter(|pool| pool.growable).any(|pool| {
             let limits = self.fleet.limits(pool);
@@ -235,23 +235,16 @@ impl Conditions<'_> {
             let growable = self.pools.iter().filter(|pool| pool.growable);
             let mut in_the_way = growable.filter_map(|pool| self.fleet.may_grow(&pool.text, 1).err());
             if let Some(refusal) = in_the_way.find(|why| !matches!(why, Refusal::AboveClusterMax { .. })) {
-                let reason = match refusal {
-                    Refusal::LimitsUnknown { .. } => "LimitsUnknown",
-                    Refusal::VmsStillPaid { .. } => "VMsStillPaid",
-                    Refusal::Halted { .. } => "GrowthHalted",
-                    Refusal::AboveVmBound { .. } => "VMBoundReached",
-                    _ => "AtCostLimit",
-                };
-                return ConditionFact::new("AtMaxCapacity", true, reason, refusal.to_string());
+                return ConditionFact::new("AtMaxCapacity", true, refusal.reason(), refusal.to_string());
             }
             let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
-            return ConditionFact::new("AtMaxCapacity", true, "AtClusterMaximum", message);
+            return ConditionFact::new("AtMaxCapacity", true, "ClusterMaximumReached", message);
         }
         ConditionFact::new("AtMaxCapacity", false, "BelowMaximum", "")
     }
 
     fn growth_halted(&self) -> ConditionFact {
-        if let Some(halt) = self.fleet.guard_status().and_then(|verdict| verdict.halt.as_ref()) {
+        if let Some(halt) = self.fleet.guard_status().and_then(|status| status.halt.as_ref()) {
             return ConditionFact::new("GrowthHalted", true, halt.reason(), halt.to_string());
         }
         ConditionFact::new("GrowthHalted", false, "None", "")
@@ -409,7 +402,7 @@ mod tests {
         );
         assert_eq!(condition(&status, "Scaling"), ("True", "UpAndDown", "1 being made, 1 being deleted"));
         assert_eq!(condition(&status, "Error"), ("True", "STOCKOUT", "no room in ams1"));
-        assert_eq!(condition(&status, "AtMaxCapacity").1, "AtMaximum");
+        assert_eq!(condition(&status, "AtMaxCapacity").1, "MaximumReached");
         assert_eq!(condition(&status, "AtMinCapacity").0, "False");
         assert_eq!(status.last_scale_time, Some(Time(time())));
     }
@@ -442,7 +435,7 @@ mod tests {
         let mut object = object(4);
         let fleet = fleet(&object, Vec::new(), Some(0));
         let first = status(&object, &fleet, None, &|_| false, time());
-        assert_eq!(condition(&first, "AtMaxCapacity").1, "AtClusterMaximum");
+        assert_eq!(condition(&first, "AtMaxCapacity").1, "ClusterMaximumReached");
         object.status = Some(first.clone());
         let later = time() + std::time::Duration::from_mins(1);
         assert_eq!(status(&object, &fleet, None, &|_| false, later), first, "nothing to write");

@@ -54,7 +54,7 @@ async fn hours(hours: u64) {
     tokio::time::sleep(Duration::from_hours(hours)).await;
 }
 
-fn room(process: &Process) -> i32 {
+fn headroom(process: &Process) -> i32 {
     process.handle.read(|fleet| {
         let limits = fleet.limits(fleet.pool(SMALL).unwrap());
         (limits.max - limits.target) as i32
@@ -62,9 +62,9 @@ fn room(process: &Process) -> i32 {
 }
 
 async fn grow(process: &Process) {
-    let room = room(process);
-    if room > 0 {
-        process.increase(SMALL, room).await;
+    let headroom = headroom(process);
+    if headroom > 0 {
+        process.increase(SMALL, headroom).await;
     }
 }
 
@@ -82,7 +82,7 @@ async fn halts_when_new_nodes_are_taken_for_others() {
         let halt = fleet.guard_status().unwrap().halt.clone().unwrap();
         (halt, fleet.growth_block(SMALL, 1, Timestamp::UNIX_EPOCH).unwrap())
     });
-    assert_eq!((halt.reason(), block.reason, room(&process)), ("TooManyVMs", "GROWTH_HALTED", 0));
+    assert_eq!((halt.reason(), block.reason, headroom(&process)), ("TooManyVMs", "GROWTH_HALTED", 0));
     assert_eq!(process.vpsie.count("delete"), 0, "none is touched");
 
     process.vpsie.state().nodes.truncate(1);
@@ -92,7 +92,7 @@ async fn halts_when_new_nodes_are_taken_for_others() {
         None,
         "it lifts by itself"
     );
-    assert_eq!(room(&process), 2);
+    assert_eq!(headroom(&process), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,15 +152,15 @@ async fn publishes_a_status_again_that_a_failed_write_lost() {
     let status = || process.handle.read(|fleet| fleet.guard_status().cloned().unwrap());
     let expected = status();
     // The effect of an interrupted write: the fleet has the earlier status.
-    let before = crate::fleet::GuardStatus { room: 0, ..expected.clone() };
+    let before = crate::fleet::GuardStatus { headroom: 0, ..expected.clone() };
     let lost = process.handle.update(crate::fleet::Cause::RunawayGuard, move |fleet, _, _| {
         fleet.set_guard_status(before);
         Vec::new()
     });
     lost.await.unwrap();
-    assert_eq!(room(&process), 0);
+    assert_eq!(headroom(&process), 0);
     hours(1).await;
-    assert_eq!((status(), room(&process)), (expected, 2));
+    assert_eq!((status(), headroom(&process)), (expected, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,8 +30,8 @@ fn vms_that_still_exist_leave_only_the_surge_for_growth() {
     let refused = hand.increase(&mut fleet, OTHER, 3).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "pool batch/ams1/small/on-demand cannot grow by 3: NodeGroup batch has 0 of at most 4 machines, and 4 \
-         further VMs are paid for (being deleted, orphans, or unexpected nodes); at most 6 together"
+        "pool batch/ams1/small/on-demand cannot grow by 3: NodeGroup batch may have at most 6 VMs, and has 0 \
+         machines and 4 extra VMs (being deleted, orphans, or unexpected nodes); wait until these are deleted"
     );
     assert_eq!(fleet.growth_block(OTHER, 3, hand.now).unwrap().reason, "VMS_STILL_PAID");
     hand.increase(&mut fleet, OTHER, 2).unwrap();
@@ -104,17 +104,17 @@ fn an_orphan_counts_until_it_is_gone() {
 }
 
 #[test]
-fn a_bound_that_waiting_machines_reach_is_no_halt() {
+fn a_vm_limit_that_waiting_machines_reach_is_no_halt() {
     let mut hand = Hand::new();
     let mut fleet = fleet();
     hand.observe(&mut fleet, &[]);
-    let verdict = GuardStatus { room: 2, halt: None, counted: 5, bound: 7, unexplained: 0 };
-    fleet.set_guard_status(verdict.clone());
+    let status = GuardStatus { headroom: 2, halt: None, counted: 5, limit: 7, unexplained: 0 };
+    fleet.set_guard_status(status.clone());
     hand.increase(&mut fleet, OTHER, 2).unwrap();
     let refused = hand.increase(&mut fleet, OTHER, 1).unwrap_err();
-    assert!(matches!(refused, Refusal::AboveVmBound { counted: 5, waiting: 2, bound: 7, .. }), "{refused}");
-    assert_eq!(fleet.growth_block(OTHER, 1, hand.now).unwrap().reason, "VM_BOUND_REACHED");
+    assert!(matches!(refused, Refusal::AboveVmLimit { counted: 5, waiting: 2, limit: 7, .. }), "{refused}");
+    assert_eq!(fleet.growth_block(OTHER, 1, hand.now).unwrap().reason, "VM_LIMIT_REACHED");
     let halt = Halt::UnexplainedNodes(vec![Hostname::new("slave-9")]);
-    fleet.set_guard_status(GuardStatus { room: 0, halt: Some(halt), ..verdict });
+    fleet.set_guard_status(GuardStatus { headroom: 0, halt: Some(halt), ..status });
     assert_eq!(fleet.growth_block(OTHER, 1, hand.now).unwrap().reason, "GROWTH_HALTED");
 }

@@ -6,7 +6,7 @@ use super::*;
 
 const MAX: u32 = 4;
 /// `MAX`, its surge of 2, and 1.
-const BOUND: u32 = 7;
+const VM_LIMIT: u32 = 7;
 
 /// A fault of the accounting or of VPSie.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,8 +88,8 @@ impl World {
     /// A fleet that ignores its limits gets other declarations than the guard.
     fn declare(&mut self) {
         let maxima = Maxima { groups: [("batch".into(), MAX)].into(), cluster: None };
-        let held = self.fleet.machines().filter(|m| m.vm().is_some()).count() as u32;
-        self.guard.declare(&maxima, &[("batch".into(), held)].into());
+        let vms = self.fleet.machines().filter(|m| m.vm().is_some()).count() as u32;
+        self.guard.declare(&maxima, &[("batch".into(), vms)].into());
         if self.bug == Bug::LimitsAreIgnored {
             self.fleet.declare(vec![group("batch", 0, 1000, &[OTHER])]);
         }
@@ -211,16 +211,16 @@ impl World {
             self.fleet.record_requests(std::slice::from_ref(&id), self.hand.now);
             let mut outcome = CreationOutcome::Accepted;
             for _ in 0..if self.bug == Bug::CreatesTwice { 2 } else { 1 } {
-                match self.guard.permit(self.time()) {
+                match self.guard.admit(self.time()) {
                     Err(_) if self.guarded => {
                         let failure =
                             Failure { reason: FailureReason::QuotaExceeded, message: String::new() };
                         outcome = CreationOutcome::Unavailable(failure);
                     }
-                    ticket => {
+                    permit => {
                         self.make();
-                        if let Ok(ticket) = ticket {
-                            self.guard.note_outcome(ticket, GuardOutcome::Accepted);
+                        if let Ok(permit) = permit {
+                            self.guard.note_outcome(permit, GuardOutcome::Accepted);
                         }
                     }
                 }
@@ -284,12 +284,12 @@ impl World {
 
 #[test]
 fn bounds_vms_whatever_the_accounting() {
-    println!("{:24} {:>15} {:>15}   maxNodes {MAX}, at most {BOUND}", "", "a day without", "3 days with");
+    println!("{:24} {:>15} {:>15}   maxNodes {MAX}, at most {VM_LIMIT}", "", "a day without", "3 days with");
     for bug in BUGS {
         let without = World::new(bug, false).run(1);
         let with = World::new(bug, true).run(3);
         println!("{:24} {without:>15} {with:>15}", format!("{bug:?}"));
-        assert!(with <= BOUND, "{bug:?}: {with} VMs");
+        assert!(with <= VM_LIMIT, "{bug:?}: {with} VMs");
         assert!(
             bug != Bug::None || with == MAX + surge(MAX) || with == MAX,
             "it grows to its maximum: {with}"
@@ -318,22 +318,22 @@ fn counts_no_node_that_was_listed_before_the_first_request() {
     guard.observe(&nodes(1..=20), mins(1));
     assert_eq!(guard.status(mins(1)).counted, 0, "a person added them before anything was asked for");
     for _ in 0..4 {
-        let ticket = guard.permit(mins(2)).unwrap();
-        guard.note_outcome(ticket, GuardOutcome::Accepted);
+        let permit = guard.admit(mins(2)).unwrap();
+        guard.note_outcome(permit, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=24), mins(3));
-    let verdict = guard.status(mins(3));
-    assert_eq!((verdict.counted, verdict.room, verdict.halt), (4, 3, None));
+    let status = guard.status(mins(3));
+    assert_eq!((status.counted, status.headroom, status.halt), (4, 3, None));
 }
 
 #[test]
 fn counts_a_node_added_by_hand_without_a_halt() {
     let mut guard = guard(4);
-    let ticket = guard.permit(mins(1)).unwrap();
-    guard.note_outcome(ticket, GuardOutcome::Accepted);
+    let permit = guard.admit(mins(1)).unwrap();
+    guard.note_outcome(permit, GuardOutcome::Accepted);
     guard.observe(&nodes(1..=3), mins(2));
-    let verdict = guard.status(mins(2));
-    assert_eq!((verdict.counted, verdict.unexplained, verdict.halt), (2, 1, None));
+    let status = guard.status(mins(2));
+    assert_eq!((status.counted, status.unexplained, status.halt), (2, 1, None));
     guard.observe(&nodes(1..=5), mins(3));
     let halt = guard.status(mins(3)).halt.unwrap();
     assert_eq!(halt.reason(), "UnexplainedNodes");
@@ -342,7 +342,7 @@ fn counts_a_node_added_by_hand_without_a_halt() {
         halt.contains("(k8s-slave-3, k8s-slave-4, k8s-slave-5)") && halt.contains("delete them"),
         "{halt}"
     );
-    guard.acknowledge(&BTreeSet::from([node(4, 2).hostname, node(5, 2).hostname]));
+    guard.note_added_by_hand(&BTreeSet::from([node(4, 2).hostname, node(5, 2).hostname]));
     assert_eq!(guard.status(mins(3)).halt, None);
     guard.observe(&nodes(1..=5), mins(4));
     assert_eq!(guard.status(mins(4)).counted, 2, "for good");
@@ -354,8 +354,8 @@ fn counts_a_node_added_by_hand_without_a_halt() {
 fn halts_while_deletions_are_overdue() {
     let mut guard = guard(10);
     for _ in 0..5 {
-        let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, GuardOutcome::Accepted);
+        let permit = guard.admit(mins(1)).unwrap();
+        guard.note_outcome(permit, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=6), mins(2));
     for n in 2..=4 {
@@ -369,8 +369,8 @@ fn halts_while_deletions_are_overdue() {
     }
     guard.observe(&nodes(5..=6), mins(34));
     guard.observe(&nodes(5..=6), mins(35));
-    let verdict = guard.status(mins(35));
-    assert_eq!((verdict.halt, verdict.counted), (None, 2), "it lifts by itself");
+    let status = guard.status(mins(35));
+    assert_eq!((status.halt, status.counted), (None, 2), "it lifts by itself");
 }
 
 #[test]
@@ -378,8 +378,8 @@ fn releases_creations_that_vpsies_counts_disprove() {
     let listed = [node(1, 2)];
     for (counted, until) in [(None, 24 * 60), (Some(1), 60)] {
         let mut guard = guard(4);
-        while let Ok(ticket) = guard.permit(mins(1)) {
-            guard.note_outcome(ticket, GuardOutcome::Accepted);
+        while let Ok(permit) = guard.admit(mins(1)) {
+            guard.note_outcome(permit, GuardOutcome::Accepted);
         }
         assert_eq!(guard.status(mins(1)).halt.unwrap().reason(), "TooManyVMs");
         for minute in 2..=until + 1 {
@@ -397,8 +397,8 @@ fn releases_creations_that_vpsies_counts_disprove() {
 fn a_creation_that_made_nothing_does_not_count() {
     let mut guard = guard(4);
     for _ in 0..50 {
-        let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, GuardOutcome::Nothing);
+        let permit = guard.admit(mins(1)).unwrap();
+        guard.note_outcome(permit, GuardOutcome::Nothing);
     }
     assert_eq!(guard.status(mins(1)).counted, 0);
 }
@@ -409,17 +409,17 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
     let mut guard = Guard::new(PriorRecords::default());
     let maxima =
         |web_max| Maxima { groups: [(web.clone(), web_max), (batch.clone(), 4)].into(), cluster: None };
-    let held = |count| BTreeMap::from([(web.clone(), count)]);
-    guard.declare(&maxima(50), &held(0));
+    let vms = |count| BTreeMap::from([(web.clone(), count)]);
+    guard.declare(&maxima(50), &vms(0));
     guard.observe(&[], mins(0));
     for _ in 0..40 {
-        let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, GuardOutcome::Accepted);
+        let permit = guard.admit(mins(1)).unwrap();
+        guard.note_outcome(permit, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=40), mins(2));
-    guard.declare(&maxima(2), &held(40));
-    let verdict = guard.status(mins(2));
-    assert_eq!((verdict.bound, verdict.room, &verdict.halt), (44, 4, &None));
+    guard.declare(&maxima(2), &vms(40));
+    let status = guard.status(mins(2));
+    assert_eq!((status.limit, status.headroom, &status.halt), (44, 4, &None));
     let mut restarted = Guard::new(PriorRecords {
         known: Some(BTreeSet::new()),
         ours: nodes(1..=40).into_iter().map(|node| node.hostname).collect(),
@@ -427,11 +427,11 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
         unclear: 0,
         late: 0,
     });
-    restarted.declare(&maxima(2), &held(40));
+    restarted.declare(&maxima(2), &vms(40));
     restarted.observe(&nodes(1..=40), mins(0));
-    assert_eq!(restarted.status(mins(0)), verdict);
-    restarted.declare(&maxima(2), &held(1));
-    assert_eq!(restarted.status(mins(0)).bound, 11, "what is gone does not come back");
+    assert_eq!(restarted.status(mins(0)), status);
+    restarted.declare(&maxima(2), &vms(1));
+    assert_eq!(restarted.status(mins(0)).limit, 11, "what is gone does not come back");
 }
 
 #[test]
@@ -440,10 +440,10 @@ fn a_restart_in_a_scale_up_does_not_halt_growth() {
     let maxima = Maxima { groups: [("batch".into(), 4)].into(), cluster: None };
     guard.declare(&maxima, &BTreeMap::new());
     guard.observe(&[], Duration::ZERO);
-    assert_eq!(guard.status(Duration::ZERO).room, 3, "each may have made a VM");
+    assert_eq!(guard.status(Duration::ZERO).headroom, 3, "each may have made a VM");
     let minute = Duration::from_mins(1);
     guard.observe(&[], minute);
-    assert_eq!(guard.status(minute).room, 7, "no VM of theirs is listed");
+    assert_eq!(guard.status(minute).headroom, 7, "no VM of theirs is listed");
 }
 
 fn restarted(late: u32) -> Guard {
@@ -458,15 +458,15 @@ fn restarted(late: u32) -> Guard {
 fn a_late_vm_counts_long_after_the_last_request() {
     let mut guard = guard(4);
     for _ in 0..4 {
-        let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, GuardOutcome::Accepted);
+        let permit = guard.admit(mins(1)).unwrap();
+        guard.note_outcome(permit, GuardOutcome::Accepted);
     }
     guard.observe(&nodes(1..=1), mins(90));
     guard.note_count(1, &nodes(1..=1), mins(90));
     assert_eq!(guard.status(mins(90)).counted, 0, "VPSie's count disproves them");
     guard.observe(&nodes(1..=5), mins(240));
-    let verdict = guard.status(mins(240));
-    assert_eq!((verdict.counted, verdict.unexplained), (4, 0), "they were asked for");
+    let status = guard.status(mins(240));
+    assert_eq!((status.counted, status.unexplained), (4, 0), "they were asked for");
 }
 
 #[test]
@@ -479,11 +479,11 @@ fn late_vms_count_after_a_restart_too() {
 
 #[test]
 fn lost_replies_of_before_a_restart_do_not_halt_growth() {
-    for late in [BOUND, 3 * BOUND, u32::MAX] {
+    for late in [VM_LIMIT, 3 * VM_LIMIT, u32::MAX] {
         let mut guard = restarted(late);
-        assert_eq!(guard.status(mins(0)).room, BOUND, "{late}");
-        guard.observe(&nodes(1..=1 + 2 * BOUND), mins(120));
-        assert_eq!(guard.status(mins(120)).counted, BOUND, "as many may be late as may be paid for");
+        assert_eq!(guard.status(mins(0)).headroom, VM_LIMIT, "{late}");
+        guard.observe(&nodes(1..=1 + 2 * VM_LIMIT), mins(120));
+        assert_eq!(guard.status(mins(120)).counted, VM_LIMIT, "as many may be late as may be paid for");
     }
 }
 
@@ -491,14 +491,14 @@ fn lost_replies_of_before_a_restart_do_not_halt_growth() {
 fn workers_that_vpsie_counts_count_until_they_are_listed() {
     let mut guard = guard(4);
     for _ in 0..3 {
-        let ticket = guard.permit(mins(1)).unwrap();
-        guard.note_outcome(ticket, GuardOutcome::Unclear);
+        let permit = guard.admit(mins(1)).unwrap();
+        guard.note_outcome(permit, GuardOutcome::Unclear);
     }
     assert!(guard.needs_count(mins(1)), "their VMs may be counted before they are listed");
     guard.note_count(4, &nodes(1..=1), mins(1));
     guard.observe(&nodes(1..=1), mins(3));
-    let verdict = guard.status(mins(3));
-    assert_eq!((verdict.counted, verdict.halt), (3, None), "the replies are forgotten, their VMs are not");
+    let status = guard.status(mins(3));
+    assert_eq!((status.counted, status.halt), (3, None), "the replies are forgotten, their VMs are not");
     guard.observe(&nodes(1..=4), mins(4));
     assert_eq!(guard.status(mins(4)).counted, 3, "not once more");
 }
@@ -506,17 +506,17 @@ fn workers_that_vpsie_counts_count_until_they_are_listed() {
 #[test]
 fn a_hostname_that_is_used_again_is_another_vm() {
     let mut guard = guard(4);
-    let ticket = guard.permit(mins(1)).unwrap();
-    guard.note_outcome(ticket, GuardOutcome::Accepted);
+    let permit = guard.admit(mins(1)).unwrap();
+    guard.note_outcome(permit, GuardOutcome::Accepted);
     guard.observe(&nodes(1..=2), mins(2));
     guard.note_deletion_request(&node(2, 2).hostname, mins(3));
     guard.note_deletion(&node(2, 2).hostname);
-    let ticket = guard.permit(mins(4)).unwrap();
-    guard.note_outcome(ticket, GuardOutcome::Accepted);
+    let permit = guard.admit(mins(4)).unwrap();
+    guard.note_outcome(permit, GuardOutcome::Accepted);
     let again = ListedNode { id: Some(VmId::new("another")), ..node(2, 2) };
     guard.observe(&[node(1, 2), again], mins(5));
-    let verdict = guard.status(mins(5));
-    assert_eq!(verdict.counted, 1, "the creation has its VM, and the deleted one is gone");
+    let status = guard.status(mins(5));
+    assert_eq!(status.counted, 1, "the creation has its VM, and the deleted one is gone");
     assert_eq!(guard.status(mins(60)).halt, None, "the deletion of the first is not overdue");
 }
 
@@ -530,14 +530,14 @@ fn a_hostname_of_an_adopted_worker_that_is_used_again_counts() {
     guard.observe(&nodes(1..=2), mins(0));
     guard.note_deletion_request(&adopted, mins(1));
     guard.note_deletion(&adopted);
-    let ticket = guard.permit(mins(2)).unwrap();
-    guard.note_outcome(ticket, GuardOutcome::Accepted);
+    let permit = guard.admit(mins(2)).unwrap();
+    guard.note_outcome(permit, GuardOutcome::Accepted);
     let again = ListedNode { id: Some(VmId::new("another")), ..node(2, 2) };
     guard.observe(&[node(1, 2), again], mins(3));
-    let verdict = guard.status(mins(3));
+    let status = guard.status(mins(3));
     let unseen = nodes(1..=1);
     guard.observe(&unseen, mins(4));
-    assert_eq!((verdict.counted, guard.status(mins(4)).counted), (1, 1), "it is missed as a VM of ours");
+    assert_eq!((status.counted, guard.status(mins(4)).counted), (1, 1), "it is missed as a VM of ours");
     assert_eq!(guard.known_before().unwrap().len(), 1);
 }
 
@@ -559,8 +559,8 @@ fn restarted_by_an_incomplete_listing() -> (Guard, Vec<ListedNode>) {
 #[test]
 fn a_restart_during_incomplete_listings_halts_nothing() {
     let (mut guard, mut all) = restarted_by_an_incomplete_listing();
-    let ticket = guard.permit(Duration::from_secs(5)).unwrap();
-    guard.note_outcome(ticket, GuardOutcome::Accepted);
+    let permit = guard.admit(Duration::from_secs(5)).unwrap();
+    guard.note_outcome(permit, GuardOutcome::Accepted);
     all.push(node(20, 2));
     guard.observe(&all, Duration::from_mins(5));
     let status = guard.status(Duration::from_mins(5));

@@ -103,7 +103,7 @@ fn a_vm_hours_late_is_counted_and_never_touched() {
     hand.increase(&mut fleet, OTHER, 4).unwrap();
     assert_eq!(limits(&fleet, OTHER), (0, 4, 4));
 
-    fleet.acknowledge(&nodes.iter().map(|node| node.hostname.clone()).collect());
+    fleet.note_added_by_hand(&nodes.iter().map(|node| node.hostname.clone()).collect());
     assert!(fleet.unmanaged_nodes().all(|unmanaged| unmanaged.awaited_by.is_none()));
     fleet.check_consistency().unwrap();
 }

@@ -496,13 +496,13 @@ fn limits_are_published_on_the_node_group_and_mistakes_are_not() {
         ))
     );
     let cluster = Refusal::AboveClusterMax { pool: pool(), delta: 1, machines: 9, max: 9 };
-    assert_eq!(event(&cluster), Some((on(), "MaximumReached")));
+    assert_eq!(event(&cluster), Some((on(), "ClusterMaximumReached")));
     let below = Refusal::BelowMin { pool: pool(), healthy: 1, group_target: 1, group_min: 1 };
     assert_eq!(event(&below), Some((on(), "MinimumReached")));
     let halted = Refusal::Halted { pool: pool(), why: "growth is halted".to_owned() };
     assert_eq!(event(&halted), Some((on(), "GrowthHalted")));
-    let bound = Refusal::AboveVmBound { pool: pool(), delta: 1, counted: 3, waiting: 2, bound: 5 };
-    assert_eq!(event(&bound), Some((on(), "VMBoundReached")), "nothing is halted");
+    let vm_limit = Refusal::AboveVmLimit { pool: pool(), delta: 1, counted: 3, waiting: 2, limit: 5 };
+    assert_eq!(event(&vm_limit), Some((on(), "VMLimitReached")), "nothing is halted");
     let gone = Refusal::NotGrowable { pool: pool(), why: "its NodeGroup was deleted".to_owned() };
     assert_eq!(event(&gone), Some((on(), "NotGrowable")));
     assert_eq!(event(&Refusal::UnknownPool("x".to_owned())), None);

@@ -1,17 +1,17 @@
-//! Room for growth of NodeGroups: their maxima, and the bounds on VMs that are paid for beyond them.
+//! Headroom of NodeGroups: the number of machines that each limit still allows.
 
 use super::group::NodeGroup;
 use super::guard::{GuardStatus, Maxima};
 use super::ids::{NodeGroupName, PoolId};
-use super::paid::{ExtraVms, count, surge};
+use super::paid::{ExtraVms, count_extra_vm, surge};
 use super::record::UnmanagedNode;
 use super::refusal::Refusal;
 use super::state::{Fleet, Pool};
 use crate::cost::UsdPerHour;
 
-/// Machines that a NodeGroup may still add, by limit.
+/// Number of machines that a NodeGroup may still add, by limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct Headroom {
     /// Machines up to the maximum of the NodeGroup.
     pub(super) group: u32,
     /// Machines up to the maximum of the cluster.
@@ -22,8 +22,8 @@ pub(super) struct Room {
     pub(super) guard: u32,
 }
 
-impl Room {
-    pub(super) fn least(self) -> u32 {
+impl Headroom {
+    pub(super) fn minimum(self) -> u32 {
         self.group.min(self.cluster).min(self.paid).min(self.guard)
     }
 }
@@ -33,17 +33,17 @@ impl Fleet {
     pub(super) fn count_extra_vms(&self) -> ExtraVms {
         let mut extra_vms = ExtraVms::new();
         for pool in self.machines.values().filter(|m| m.is_extra_vm()).map(|m| &m.pool) {
-            count(&mut extra_vms, pool, true);
+            count_extra_vm(&mut extra_vms, pool, true);
         }
-        for pool in self.unmanaged.values().filter_map(UnmanagedNode::paid_in) {
-            count(&mut extra_vms, pool, true);
+        for pool in self.unmanaged.values().filter_map(UnmanagedNode::extra_vm_pool) {
+            count_extra_vm(&mut extra_vms, pool, true);
         }
         extra_vms
     }
 
     /// Sets the status of the runaway guard.
-    pub fn set_guard_status(&mut self, verdict: GuardStatus) {
-        self.transient.guard_status = Some(verdict);
+    pub fn set_guard_status(&mut self, status: GuardStatus) {
+        self.transient.guard_status = Some(status);
     }
 
     /// The maxima of NodeGroups and of the cluster.
@@ -62,12 +62,12 @@ impl Fleet {
         self.transient.guard_status.as_ref()
     }
 
-    /// Machines that the runaway guard allows in addition to those that wait.
-    fn guard_room(&self) -> u32 {
+    /// Number of machines that the runaway guard allows in addition to those that wait for a VM.
+    fn guard_headroom(&self) -> u32 {
         self.transient
             .guard_status
             .as_ref()
-            .map_or(u32::MAX, |verdict| verdict.room.saturating_sub(self.waiting))
+            .map_or(u32::MAX, |status| status.headroom.saturating_sub(self.waiting))
     }
 
     /// Number of extra VMs of the NodeGroup.
@@ -88,45 +88,44 @@ impl Fleet {
         of_group.filter_map(|(pool, count)| Some(price(pool)? * *count)).sum()
     }
 
-    /// The room of the NodeGroup, without cost limits.
-    pub(super) fn room(&self, group: &NodeGroup) -> Room {
+    /// The headroom of the NodeGroup, without cost limits.
+    pub(super) fn headroom(&self, group: &NodeGroup) -> Headroom {
         let target = self.group_targets.get(&group.name).copied().unwrap_or(0);
         let total = self.total_target();
         let max = self.max_machines;
         let unpaid = |max: u32, paid: u32| max.saturating_add(surge(max)).saturating_sub(paid);
         let in_group = unpaid(group.max, target + self.group_extra_vms(&group.name));
         let in_cluster = max.map_or(u32::MAX, |max| unpaid(max, total + self.total_extra_vms()));
-        Room {
+        Headroom {
             group: group.max.saturating_sub(target),
             cluster: max.map_or(u32::MAX, |max| max.saturating_sub(total)),
             paid: in_group.min(in_cluster),
-            guard: self.guard_room(),
+            guard: self.guard_headroom(),
         }
     }
 
-    /// The refusal if the runaway guard leaves too little room.
+    /// The refusal if the runaway guard leaves too little headroom.
     pub(super) fn guard_refusal(&self, pool: &Pool, delta: u32) -> Refusal {
         let pool = pool.id.clone();
         match &self.transient.guard_status {
             Some(GuardStatus { halt: Some(halt), .. }) => Refusal::Halted { pool, why: halt.to_string() },
-            verdict => Refusal::AboveVmBound {
+            status => Refusal::AboveVmLimit {
                 pool,
                 delta,
-                counted: verdict.as_ref().map_or(0, |verdict| verdict.counted),
+                counted: status.as_ref().map_or(0, |status| status.counted),
                 waiting: self.waiting,
-                bound: verdict.as_ref().map_or(0, |verdict| verdict.bound),
+                limit: status.as_ref().map_or(0, |status| status.limit),
             },
         }
     }
 
-    /// The refusal if VMs that still exist leave too little room.
+    /// The refusal if extra VMs leave too little headroom.
     pub(super) fn paid_refusal(&self, pool: &Pool, group: &NodeGroup, delta: u32) -> Refusal {
         let refusal = |whose: String, target: u32, max: u32, extra_vms: u32| Refusal::VmsStillPaid {
             pool: pool.id.clone(),
             delta,
             whose,
             target,
-            max,
             extra_vms,
             paid_max: max.saturating_add(surge(max)),
         };
