@@ -21,7 +21,7 @@ pub struct NodeRef {
     pub provider_id: String,
     /// Name of the Node, or the Instance id for a node that never registered.
     pub name: String,
-    /// Cluster Autoscaler invented the node for an instance that never registered or failed
+    /// Cluster Autoscaler made up the node for an instance that never registered or failed
     /// (docs/reference/cluster-autoscaler.md#made-up-nodes).
     pub fake: bool,
 }
@@ -30,7 +30,7 @@ pub struct NodeRef {
 pub type Names<'a> = &'a mut dyn FnMut(&NodeGroupName) -> MachineId;
 
 /// The object that a node of a deletion names.
-enum Victim<'a> {
+enum DeletionTarget<'a> {
     Machine(&'a Machine),
     /// A machine or VM that no longer exists.
     Gone,
@@ -67,12 +67,12 @@ impl Fleet {
         Ok(changes)
     }
 
-    /// Checks whether the pool may grow by that many machines now.
+    /// Checks whether the pool may grow by `wanted` machines now.
     pub(crate) fn may_grow(&self, pool: &str, wanted: u32) -> Result<(), Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         let not_growable = |why: &str| Refusal::NotGrowable { pool: known.id.clone(), why: why.to_owned() };
         let Some(group) = self.group(known) else {
-            return Err(not_growable(if self.is_held(&known.id.node_group) {
+            return Err(not_growable(if self.lacks_spec(&known.id.node_group) {
                 "its NodeGroup is invalid or unreadable; see its condition Ready"
             } else {
                 "its NodeGroup was deleted"
@@ -158,64 +158,66 @@ impl Fleet {
         nodes: &[NodeRef],
         now: Timestamp,
     ) -> Result<Vec<Change>, Refusal> {
-        let mut victims = BTreeMap::new();
+        let mut targets = BTreeMap::new();
         let mut healthy = 0;
         for node in nodes {
-            match self.victim(node) {
-                Some(Victim::Gone) => {}
-                Some(Victim::Machine(machine)) if machine.pool.to_string() == pool => {
+            match self.find_deletion_target(node) {
+                Some(DeletionTarget::Gone) => {}
+                Some(DeletionTarget::Machine(machine)) if machine.pool.to_string() == pool => {
                     let running = matches!(machine.phase, Phase::Running { .. });
                     // The placeholder of a Running machine is stale, because its Node registered since. Without a UUID
                     // the placeholder is still its id.
                     let stale = running
                         && node.provider_id.starts_with(PLACEHOLDER_PREFIX)
                         && machine.instance_id() != node.provider_id;
-                    if machine.counts() && !stale && !victims.contains_key(&machine.id) {
+                    if machine.counts() && !stale && !targets.contains_key(&machine.id) {
                         healthy += u32::from(running && !node.fake);
                         // Cluster Autoscaler does not drain instances without a Node, and the Node may have registered
                         // since.
                         let drain = if node.fake { DrainState::Pending } else { DrainState::Done };
-                        victims.insert(machine.id.clone(), drain);
+                        targets.insert(machine.id.clone(), drain);
                     }
                 }
                 _ => return Err(Refusal::ForeignNode { pool: pool.to_owned(), node: node.name.clone() }),
             }
         }
-        self.keeps_minimum(pool, victims.len() as u32, healthy)?;
+        self.check_minimum(pool, targets.len() as u32, healthy)?;
         let mut changes = Vec::new();
-        for (id, drain) in victims {
+        for (id, drain) in targets {
             self.mark_for_deletion(&mut changes, &id, DeletionReason::ClusterAutoscaler, drain, now);
         }
         Ok(changes)
     }
 
     /// The object that the node names. None if it is neither a machine nor a VM of this installation.
-    fn victim(&self, node: &NodeRef) -> Option<Victim<'_>> {
+    fn find_deletion_target(&self, node: &NodeRef) -> Option<DeletionTarget<'_>> {
         if let Some(machine) = self.machine_of(&node.provider_id, &node.name) {
-            return Some(Victim::Machine(machine));
+            return Some(DeletionTarget::Machine(machine));
         }
         if node.provider_id.starts_with(PLACEHOLDER_PREFIX) {
-            return Some(Victim::Gone);
+            return Some(DeletionTarget::Gone);
         }
         let vm = node.provider_id.strip_prefix(PROVIDER_ID_PREFIX).map(VmId::from);
         let same = vm.as_ref().and_then(|vm| self.unmanaged_by_vm_id(vm));
         match same.or_else(|| self.unmanaged.get(&Hostname::new(&node.name))) {
-            Some(unmanaged) => matches!(unmanaged.kind, UnmanagedKind::Gone { .. }).then_some(Victim::Gone),
-            None => vm.map(|_| Victim::Gone),
+            Some(unmanaged) => {
+                matches!(unmanaged.kind, UnmanagedKind::Gone { .. }).then_some(DeletionTarget::Gone)
+            }
+            None => vm.map(|_| DeletionTarget::Gone),
         }
     }
 
-    /// Deletions of healthy nodes stop at the NodeGroup's minimum. Deletions of other nodes may go below it
+    /// Refuses deletions of healthy nodes below the NodeGroup's minimum. Deletions of other nodes may go below it
     /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
-    fn keeps_minimum(&self, pool: &str, victims: u32, healthy: u32) -> Result<(), Refusal> {
+    fn check_minimum(&self, pool: &str, deleted: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
         let group_target = self.group_target(known);
         let group_min = match self.group(known) {
             Some(group) => group.minimum(),
-            None if self.is_held(&known.id.node_group) => group_target,
+            None if self.lacks_spec(&known.id.node_group) => group_target,
             None => 0,
         };
-        if healthy > 0 && group_target.saturating_sub(victims) < group_min {
+        if healthy > 0 && group_target.saturating_sub(deleted) < group_min {
             return Err(Refusal::BelowMin { pool: known.id.clone(), healthy, group_target, group_min });
         }
         Ok(())
@@ -230,7 +232,7 @@ impl Fleet {
         changes
     }
 
-    /// Writes the record of a machine again, because a person removed it.
+    /// Writes the record of a machine again, because a user removed it.
     pub fn rewrite_record(&self, id: &MachineId) -> Vec<Change> {
         self.machines.get(id).cloned().map(Change::SaveMachine).into_iter().collect()
     }

@@ -1,4 +1,4 @@
-//! Changes that wait while records are refused.
+//! Changes that wait while the store refuses records.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub struct DeferredChanges {
 impl DeferredChanges {
     /// Selects the changes that wait while `refused` cannot be written.
     ///
-    /// A machine keeps its VM, or the request that made it, until the listed node is recorded. It keeps a request that it
+    /// A machine keeps its VM, or the request that created it, until the listed node is recorded. It keeps a request that it
     /// would drop until the request history is recorded. A listed node's record stays until the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
@@ -33,15 +33,15 @@ impl DeferredChanges {
                 break;
             }
         }
-        let mut held = Self { records, retained: BTreeSet::new() };
+        let mut deferred = Self { records, retained: BTreeSet::new() };
         let vm = |change: &Change| match change {
-            Change::SaveMachine(machine) if held.contains(change) => {
+            Change::SaveMachine(machine) if deferred.contains(change) => {
                 machine.vm().map(|vm| vm.hostname.clone())
             }
             _ => None,
         };
-        held.retained = changes.iter().filter_map(vm).collect();
-        held
+        deferred.retained = changes.iter().filter_map(vm).collect();
+        deferred
     }
 
     /// Whether the change is deferred.
@@ -115,8 +115,8 @@ mod tests {
         let saved = Change::SaveMachine(machine);
         let changes = [orphan.clone(), saved.clone()];
         assert!(DeferredChanges::new(&changes, BTreeSet::from([orphan.record()])).contains(&saved));
-        let held = DeferredChanges::new(&changes, BTreeSet::from([saved.record()]));
-        assert!(!held.contains(&orphan), "it names its request, which is not used again");
+        let deferred = DeferredChanges::new(&changes, BTreeSet::from([saved.record()]));
+        assert!(!deferred.contains(&orphan), "it names its request, which is not used again");
     }
 
     #[test]

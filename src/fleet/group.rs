@@ -16,9 +16,9 @@ use crate::cost::CostLimit;
 pub struct NodeGroup {
     /// Its name.
     pub name: NodeGroupName,
-    /// Fewest machines over all pools.
+    /// Minimum of machines over all pools.
     pub min: u32,
-    /// Most machines over all pools.
+    /// Maximum of machines over all pools.
     pub max: u32,
     /// Its pools, in the user's order.
     pub pools: Vec<PoolId>,
@@ -36,7 +36,7 @@ pub struct NodeGroup {
     pub adopt: bool,
     /// Cost limit of all its machines together.
     pub cost_limit: CostLimit,
-    /// Set once a person deleted it: the policy for its machines.
+    /// The policy for its machines, once a user deleted it.
     pub deletion: Option<DeletionPolicy>,
     /// Properties of its Nodes that vpsie-autoscaler does not set.
     pub node: DeclaredNode,
@@ -65,7 +65,7 @@ impl NodeGroup {
     }
 }
 
-/// The policy for machines of a NodeGroup that a person deletes. No machines are added under either policy.
+/// The policy for machines of a deleted NodeGroup. No machines are added under either policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeletionPolicy {
     /// They stay until Cluster Autoscaler finds them unneeded.
@@ -80,7 +80,7 @@ pub enum DeletionPolicy {
 pub struct Declaration {
     /// The NodeGroups.
     pub groups: Vec<NodeGroup>,
-    /// Most machines over all NodeGroups (`AutoscalerConfig`, `maxClusterWorkers`).
+    /// Maximum of machines over all NodeGroups (`AutoscalerConfig`, `maxClusterWorkers`).
     pub max_machines: Option<u32>,
     /// Cost limit of all machines together (`AutoscalerConfig`, `costLimit`). The stricter one of this and the settings
     /// applies.
@@ -88,10 +88,10 @@ pub struct Declaration {
     /// Replaces [`Policy::create_timeout`](super::Policy::create_timeout) (`AutoscalerConfig`,
     /// `nodeReadyTimeoutSeconds`).
     pub create_timeout: Option<Duration>,
-    /// Why the limits of the AutoscalerConfig are unknown. No NodeGroup grows then.
+    /// The reason why the limits of the AutoscalerConfig are unknown. No NodeGroup grows then.
     pub limits_unknown: Option<Arc<str>>,
-    /// NodeGroups whose limits are unknown. Their machines stay, and none is added.
-    pub held: BTreeSet<NodeGroupName>,
+    /// NodeGroups without a valid spec, so their limits are unknown. Their machines stay, and none is added.
+    pub without_spec: BTreeSet<NodeGroupName>,
 }
 
 impl From<Vec<NodeGroup>> for Declaration {
@@ -138,13 +138,13 @@ impl fmt::Display for TaintEffect {
 pub struct AutoscalingOptions {
     /// Requested share of a node below which it is a candidate for removal, 0 to 1.
     pub scale_down_utilization_threshold: Option<f64>,
-    /// The same for nodes with GPUs.
+    /// Requested share of the GPUs of a node below which it is a candidate for removal, 0 to 1.
     pub scale_down_gpu_utilization_threshold: Option<f64>,
-    /// How long a node is unneeded before it is removed.
+    /// Time that a node must be unneeded before it is removed.
     pub scale_down_unneeded_time: Option<Duration>,
-    /// How long an unready node is unneeded before it is removed.
+    /// Time that an unready node must be unneeded before it is removed.
     pub scale_down_unready_time: Option<Duration>,
-    /// How long a machine may take to become a Node.
+    /// Time from the request for a machine until its Node must be registered.
     pub max_node_provision_time: Option<Duration>,
     /// Whether DaemonSet pods are ignored when a node's utilization is measured.
     pub ignore_daemon_sets_utilization: Option<bool>,

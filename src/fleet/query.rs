@@ -15,7 +15,7 @@ use super::template::Template;
 use crate::catalog::Catalog;
 use crate::cost::UsdPerHour;
 
-/// Sizes of a pool that Cluster Autoscaler gets.
+/// Size limits and target size of a pool, as reported to Cluster Autoscaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `minSize`.
@@ -50,7 +50,7 @@ impl Fleet {
         self.groups.get(&pool.id.node_group)
     }
 
-    /// Sizes of a pool. Limits hold for the NodeGroup over all its pools, so each pool may grow or shrink by the rest
+    /// Size limits and target size of a pool. Limits hold for the NodeGroup over all its pools, so each pool may grow or shrink by the rest
     /// that the NodeGroup allows.
     ///
     /// Below the NodeGroup's minimum no pool may shrink, and the first growable pool carries the shortfall (for
@@ -58,7 +58,7 @@ impl Fleet {
     pub fn limits(&self, pool: &Pool) -> Limits {
         let target = pool.target;
         let Some(group) = self.group(pool) else {
-            let min = if self.is_held(&pool.id.node_group) { target } else { 0 };
+            let min = if self.lacks_spec(&pool.id.node_group) { target } else { 0 };
             return Limits { min, max: target, target };
         };
         let group_target = self.group_target(pool);

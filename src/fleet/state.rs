@@ -31,7 +31,7 @@ pub struct Fleet {
     pub(super) max_machines: Option<u32>,
     create_timeout: Option<Duration>,
     pub(super) limits_unknown: Option<Arc<str>>,
-    held: BTreeSet<NodeGroupName>,
+    without_spec: BTreeSet<NodeGroupName>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
     pub(super) extra_vms: ExtraVms,
@@ -80,7 +80,7 @@ impl Fleet {
         records: Records,
         settings: impl Into<FleetSettings>,
     ) -> Self {
-        let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, held } =
+        let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, without_spec } =
             declared.into();
         let mut fleet = Self {
             groups: by_name(groups),
@@ -88,11 +88,11 @@ impl Fleet {
             cost_limit,
             create_timeout,
             limits_unknown,
-            held,
+            without_spec,
             settings: settings.into(),
             ..Self::default()
         };
-        fleet.fill(records);
+        fleet.load_records(records);
         fleet
     }
 
@@ -104,7 +104,7 @@ impl Fleet {
             cost_limit: self.cost_limit,
             create_timeout: self.create_timeout,
             limits_unknown: self.limits_unknown.clone(),
-            held: self.held.clone(),
+            without_spec: self.without_spec.clone(),
             settings: self.settings.clone(),
             shortages: self.shortages.clone(),
             transient: self.transient.clone(),
@@ -115,7 +115,7 @@ impl Fleet {
             pool.members.clear();
             pool.target = 0;
         }
-        fleet.fill(records);
+        fleet.load_records(records);
         fleet
     }
 
@@ -124,7 +124,7 @@ impl Fleet {
         self.transient = writer.transient.clone();
     }
 
-    fn fill(&mut self, records: Records) {
+    fn load_records(&mut self, records: Records) {
         self.profiles = records.profiles.into_iter().collect();
         self.catalog = records.catalog;
         self.unreadable = records.unreadable;
@@ -157,10 +157,10 @@ impl Fleet {
 
     /// Replaces the declarations. Machines of a removed NodeGroup stay, in pools that cannot grow.
     pub fn declare(&mut self, declared: impl Into<Declaration>) {
-        let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, held } =
+        let Declaration { groups, max_machines, cost_limit, create_timeout, limits_unknown, without_spec } =
             declared.into();
         self.limits_unknown = limits_unknown;
-        self.held = held;
+        self.without_spec = without_spec;
         self.groups = by_name(groups);
         self.max_machines = max_machines;
         self.cost_limit = cost_limit;
@@ -250,9 +250,9 @@ impl Fleet {
         }
     }
 
-    /// Whether the limits of the NodeGroup are unknown, so that it neither grows nor shrinks.
-    pub(super) fn is_held(&self, group: &NodeGroupName) -> bool {
-        self.held.contains(group)
+    /// Whether the NodeGroup has no valid spec, so that it neither grows nor shrinks.
+    pub(super) fn lacks_spec(&self, group: &NodeGroupName) -> bool {
+        self.without_spec.contains(group)
     }
 
     /// Maximum time until VPSie accepts a machine's request, and from then until its VM is listed.
@@ -438,8 +438,8 @@ impl Fleet {
             None => catalog.resolve(&id.datacenter, &id.offer, id.capacity_type),
         });
         let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
-        let profile = self.shape(offer.size, &id.node_group);
-        let nodes = self.shapes(offer.size, &id.node_group);
+        let profile = self.expected_shape(offer.size, &id.node_group);
+        let nodes = self.sampled_shapes(offer.size, &id.node_group);
         let position = group.and_then(|group| group.pools.iter().position(|pool| pool == id));
         Pool {
             position: position.map(|position| position as u32),
@@ -455,7 +455,7 @@ impl Fleet {
     }
 
     /// The expected shape of a Node of the NodeGroup with that size. None if it is unknown.
-    fn shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
+    fn expected_shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
         let profile = self.profiles.get(&size)?;
         let counts = |sample: &Sample| self.relearn(&sample.node_group) == sample.relearn.as_ref();
         let earlier = || profile.earlier().filter(|_| self.relearn(group).is_none());
@@ -463,7 +463,7 @@ impl Fleet {
     }
 
     /// Samples of the last Nodes of the NodeGroup with that size.
-    pub(super) fn shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
+    pub(super) fn sampled_shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
         let anew = self.relearn(group);
         let nodes = self.profiles.get(&size).map(|profile| &profile.nodes);
         let own = nodes

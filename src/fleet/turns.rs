@@ -13,7 +13,7 @@ use super::machine::{Machine, Phase, RequestOutcome};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
-/// How long a request delays machines of classes that listings do not distinguish from its own. A VM that is listed
+/// Time that a request delays machines of classes that listings do not distinguish from its own. A VM that is listed
 /// later may be bound to a machine of another class; a longer wait would make Cluster Autoscaler back off healthy
 /// pools.
 pub(super) const MAX_TURN: Duration = Duration::from_mins(2);
@@ -27,7 +27,7 @@ impl Fleet {
         self.machines_to_request_where(|_| true)
     }
 
-    /// The same, for classes that can be requested now.
+    /// Machines to request from VPSie, in this order, of classes that can be requested now.
     pub fn machines_to_request_where(
         &self,
         ready: impl Fn(&MachineClass) -> bool,
@@ -41,18 +41,18 @@ impl Fleet {
             }
         }
         let mut turns: BTreeMap<ShownClass, MachineClass> = BTreeMap::new();
-        for class in self.open_requests().into_keys().filter(|class| !self.is_overdue(class)) {
+        for class in self.newest_open_requests().into_keys().filter(|class| !self.is_overdue(class)) {
             turns.entry(shown.shown_class(&class)).or_insert(class);
         }
-        let of_shown_class = |(view, candidates)| self.on_turn(candidates, turns.get(&view));
-        let wanted = alternate(by_shown_class.into_iter().flat_map(of_shown_class).collect());
+        let of_shown_class = |(view, candidates)| self.retain_class_on_turn(candidates, turns.get(&view));
+        let wanted = interleave_classes(by_shown_class.into_iter().flat_map(of_shown_class).collect());
         wanted.into_iter().map(|(machine, class)| (machine.id.clone(), class)).collect()
     }
 
-    /// Of candidates whose classes listings do not distinguish, those of the class on turn. A turn ends when the class
+    /// Retains the candidates of the class on turn, if listings do not distinguish their classes. A turn ends when the class
     /// has no open request, or its newest one is older than [`MAX_TURN`]. Machines that are newer than a machine of
     /// another class wait for the next turn.
-    fn on_turn<'a>(
+    fn retain_class_on_turn<'a>(
         &self,
         mut candidates: Vec<MachineOfClass<'a>>,
         turn: Option<&MachineClass>,
@@ -74,8 +74,8 @@ impl Fleet {
         self.transient.overdue.contains(class)
     }
 
-    /// The time of the newest open request of each class: a machine waits for it, and it is not lost.
-    pub(super) fn open_requests(&self) -> BTreeMap<MachineClass, Timestamp> {
+    /// The time of the newest open request of each class. Open: a machine waits for it, and it is not lost.
+    pub(super) fn newest_open_requests(&self) -> BTreeMap<MachineClass, Timestamp> {
         let mut open: BTreeMap<MachineClass, Timestamp> = BTreeMap::new();
         for machine in self.machines.values().filter(|m| matches!(m.phase, Phase::Creating { vm: None, .. }))
         {
@@ -94,7 +94,7 @@ impl Fleet {
 
     /// Updates the classes that no longer delay others, and the machines that other classes delay.
     pub(super) fn note_turns(&mut self, now: Timestamp) {
-        let open = self.open_requests();
+        let open = self.newest_open_requests();
         let overdue: BTreeSet<MachineClass> = open
             .iter()
             .filter(|(_, at)| age(**at, now) >= MAX_TURN)
@@ -113,12 +113,12 @@ impl Fleet {
             let wanted: BTreeSet<MachineId> =
                 self.machines_to_request().into_iter().map(|(id, _)| id).collect();
             let pending = self.machines.values().filter(|m| m.phase == Phase::Pending);
-            let held = pending.filter(|m| !wanted.contains(&m.id)).map(|m| (m.id.clone(), now));
-            self.transient.delayed.extend(held);
+            let delayed = pending.filter(|m| !wanted.contains(&m.id)).map(|m| (m.id.clone(), now));
+            self.transient.delayed.extend(delayed);
         }
     }
 
-    /// The time since when a machine waits only for VPSie, and not for its turn.
+    /// The time from which a machine waits only for VPSie, and not for its turn.
     pub(super) fn waits_since(&self, machine: &Machine) -> Timestamp {
         self.transient.delayed.get(&machine.id).map_or(machine.created_at, |at| machine.created_at.max(*at))
     }
@@ -126,7 +126,7 @@ impl Fleet {
 
 /// Sorts by number of requests and age, then takes one machine of each class in turn, so that no class waits for all of
 /// another.
-fn alternate(mut candidates: Vec<MachineOfClass<'_>>) -> Vec<MachineOfClass<'_>> {
+fn interleave_classes(mut candidates: Vec<MachineOfClass<'_>>) -> Vec<MachineOfClass<'_>> {
     candidates.sort_by_key(|(machine, _)| (machine.requests.len(), machine.created_at, &machine.id));
     let mut seen: BTreeMap<MachineClass, usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, MachineOfClass<'_>)> = Vec::with_capacity(candidates.len());

@@ -127,12 +127,12 @@ impl Declarations {
             cost_limit: self.limits.cost,
             create_timeout: self.limits.create_timeout,
             limits_unknown: self.limits.unknown.as_deref().map(Into::into),
-            held: self.held().map(|name| name.as_str().into()).collect(),
+            without_spec: self.names_without_spec().map(|name| name.as_str().into()).collect(),
         }
     }
 
-    /// NodeGroups without a valid version.
-    fn held(&self) -> impl Iterator<Item = &String> {
+    /// Names of the NodeGroups without a valid version.
+    fn names_without_spec(&self) -> impl Iterator<Item = &String> {
         self.wrong.iter().filter(|(_, wrong)| !wrong.earlier_holds).map(|(name, _)| name)
     }
 }

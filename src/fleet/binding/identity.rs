@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::claims::Claims;
+use super::open_requests::OpenRequests;
 use crate::fleet::ids::MachineId;
 use crate::fleet::listing::{ListedNode, NodeRole};
 use crate::fleet::machine::{Machine, Vm};
@@ -24,11 +24,11 @@ impl Fleet {
             let named = self.machine(&id).filter(|machine| machine.vm().is_none()).cloned();
             match named.filter(|machine| node.role == NodeRole::Worker && node.can_be(&machine.class())) {
                 Some(mut machine) => {
-                    // Its requests cannot make another VM.
+                    // Its requests cannot create another VM.
                     machine.requests.clear();
                     self.bind_node(changes, machine, node, None, now, policy);
                 }
-                None => self.note_foreign(changes, node, now, &Claims::new()),
+                None => self.note_foreign(changes, node, now, &OpenRequests::new()),
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Binds new nodes to the machines that they were requested for (docs/designs/machine-class.md).
 
-mod claims;
 mod difference;
 mod identity;
+mod open_requests;
 
 use jiff::Timestamp;
 
@@ -13,7 +13,7 @@ use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 
 impl Fleet {
-    /// Binds the new nodes of a listing, the first listed and oldest first.
+    /// Binds the new nodes of a listing: those that were listed first, then the oldest.
     pub(super) fn bind_new_nodes(
         &mut self,
         changes: &mut Vec<Change>,

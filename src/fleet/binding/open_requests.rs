@@ -12,83 +12,94 @@ use crate::fleet::record::{Change, UnmanagedKind, UnmanagedNode};
 use crate::fleet::state::Fleet;
 
 /// Open requests by class, in the order in which new nodes are matched.
-pub(super) type Claims = BTreeMap<MachineClass, VecDeque<Claim>>;
+pub(super) type OpenRequests = BTreeMap<MachineClass, VecDeque<OpenRequest>>;
+
+/// The use of the VM of an open request, in the order of matching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Demand {
+    /// A machine waits for the VM.
+    Waiting,
+    /// The machine is Deleting, so the VM will be deleted.
+    Deleting,
+    /// No machine waits for the VM: it will be an orphan.
+    Surplus,
+}
 
 /// An open request: a new node may be its result.
-pub(super) struct Claim {
-    /// 0: a machine waits for it. 1: its machine is Deleting, so the VM will be deleted. 2: no machine waits for it.
-    pub(super) rank: u8,
+pub(super) struct OpenRequest {
+    pub(super) demand: Demand,
     /// No request of the machine was accepted. If none has reached VPSie, the machine is requested again soon.
-    pub(super) doubtful: bool,
+    pub(super) never_accepted: bool,
     pub(super) requested_at: Timestamp,
     /// Time of the first request of its machine, as far as it is known.
-    pub(super) begun: Timestamp,
+    pub(super) first_requested_at: Timestamp,
     pub(super) machine: MachineId,
     pub(super) class: MachineClass,
     pub(super) pool: PoolId,
 }
 
-impl Claim {
+impl OpenRequest {
     /// Whether the machine was requested before the node was first listed. True if that time is unknown.
     pub(super) fn is_older(&self, noted: Option<Timestamp>) -> bool {
-        noted.is_none_or(|noted| self.begun <= noted)
+        noted.is_none_or(|noted| self.first_requested_at <= noted)
     }
 
     /// Order of matching: the smallest first.
-    pub(super) fn need(&self) -> (u8, bool, Timestamp, &MachineId) {
-        (self.rank, self.doubtful, self.requested_at, &self.machine)
+    pub(super) fn match_order(&self) -> (Demand, bool, Timestamp, &MachineId) {
+        (self.demand, self.never_accepted, self.requested_at, &self.machine)
     }
 }
 
 impl Fleet {
     /// All open requests by class, in the order of matching. The creation time of VMs at VPSie is ignored: VPSie's
-    /// clock may differ, and a VM of ours that counts as foreign is billed until a person finds it.
-    pub(super) fn claims(&self) -> Claims {
-        let mut claims = Claims::new();
+    /// clock may differ, and a requested VM that counts as foreign is billed until a user finds it.
+    pub(super) fn collect_open_requests(&self) -> OpenRequests {
+        let mut open_requests = OpenRequests::new();
         for machine in self.machines.values() {
-            let doubtful = machine.requests.iter().all(|request| request.outcome != RequestOutcome::Accepted);
+            let never_accepted =
+                machine.requests.iter().all(|request| request.outcome != RequestOutcome::Accepted);
             for (nth, request) in machine.requests.iter().enumerate() {
-                let rank = match &machine.phase {
-                    Phase::Creating { vm: None, .. } | Phase::Pending if nth == 0 => 0,
-                    Phase::Deleting { vm: None, .. } if nth == 0 => 1,
-                    _ => 2,
+                let demand = match &machine.phase {
+                    Phase::Creating { vm: None, .. } | Phase::Pending if nth == 0 => Demand::Waiting,
+                    Phase::Deleting { vm: None, .. } if nth == 0 => Demand::Deleting,
+                    _ => Demand::Surplus,
                 };
-                let begun = match &machine.phase {
+                let first_requested_at = match &machine.phase {
                     Phase::Creating { since, .. } => request.at.min(*since),
                     _ => request.at,
                 };
-                claims.entry(machine.class()).or_default().push_back(Claim {
-                    rank,
-                    doubtful,
+                open_requests.entry(machine.class()).or_default().push_back(OpenRequest {
+                    demand,
+                    never_accepted,
                     requested_at: request.at,
-                    begun,
+                    first_requested_at,
                     machine: machine.id.clone(),
                     class: machine.class(),
                     pool: machine.pool.clone(),
                 });
             }
         }
-        for of_class in claims.values_mut() {
-            of_class.make_contiguous().sort_by(|a, b| a.need().cmp(&b.need()));
+        for of_class in open_requests.values_mut() {
+            of_class.make_contiguous().sort_by(|a, b| a.match_order().cmp(&b.match_order()));
         }
-        claims
+        open_requests
     }
 
     /// Saves a node that matches no request as foreign. If a machine waits for a VM, or an abandoned request of the
     /// last day matches, the node may still be the result of that request and counts as paid for: at most as many nodes
-    /// as there are requests, and no node of the control plane. The node is not bound, because a person may have added
-    /// it.
+    /// as there are requests, and no node of the control plane. The node is not bound, because it may have been added by
+    /// hand.
     pub(super) fn note_foreign(
         &mut self,
         changes: &mut Vec<Change>,
         node: &ListedNode,
         now: Timestamp,
-        claims: &Claims,
+        open_requests: &OpenRequests,
     ) {
         let known = self.unmanaged.get(&node.hostname).filter(|s| node.can_have_id(s.id.as_ref())).cloned();
         let known = known.as_ref();
-        let waiting = self.awaited_by(claims).filter(|_| known.is_none());
-        let late = self.abandoned_request(node).filter(|_| known.is_none() && waiting.is_none());
+        let waiting = self.waiting_pool(open_requests).filter(|_| known.is_none());
+        let late = self.find_abandoned_request(node).filter(|_| known.is_none() && waiting.is_none());
         let awaited_by = match known {
             _ if node.role == NodeRole::ControlPlane => None,
             Some(known) => known.awaited_by.clone(),
@@ -110,14 +121,15 @@ impl Fleet {
     }
 
     /// The pool of the first waiting machine without a foreign node that counts as its possible VM.
-    fn awaited_by(&self, claims: &Claims) -> Option<PoolId> {
-        let oldest = claims.values().flatten().map(|claim| claim.begun).min()?;
+    fn waiting_pool(&self, open_requests: &OpenRequests) -> Option<PoolId> {
+        let all = || open_requests.values().flatten();
+        let oldest = all().map(|request| request.first_requested_at).min()?;
         let newer =
             |unmanaged: &&UnmanagedNode| unmanaged.awaited_by.is_some() && unmanaged.first_seen >= oldest;
         let noted = self.unmanaged.values().filter(newer).count();
-        let requests = claims.values().map(VecDeque::len).sum::<usize>();
-        let waiting = claims.values().flatten().filter(|claim| claim.rank < 2);
-        waiting.min_by_key(|claim| claim.need()).filter(|_| noted < requests).map(|claim| claim.pool.clone())
+        let waiting = all().filter(|request| request.demand != Demand::Surplus);
+        let first = waiting.min_by_key(|request| request.match_order());
+        first.filter(|_| noted < all().count()).map(|request| request.pool.clone())
     }
 
     /// Stops counting a foreign node as paid for, because it is no longer listed.
