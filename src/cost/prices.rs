@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    /// What machines cost together is kept up to date by adding and subtracting, and must stay the sum.
+    /// The total cost of machines is updated by addition and subtraction, and must stay equal to the sum.
     #[test]
     fn sums_of_prices_are_exact() {
         for (monthly, hourly) in [(Some(24), None), (None, Some("0.0333333333333333333333333333"))] {

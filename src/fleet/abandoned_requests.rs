@@ -1,4 +1,4 @@
-//! Abandoned requests: VPSie may still fulfil them, but their machines no longer wait.
+//! Abandoned requests: VPSie may still fulfil them, but their machines no longer wait for them.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::request_history::{AbandonedRef, AbandonedRequests, MovedRequest, Requ
 use super::state::Fleet;
 use crate::catalog::SizeId;
 
-/// How long a moved request is named. A write ends within seconds.
+/// Time that the request history names a moved request. A write ends within seconds.
 const MOVED_KEPT: Duration = Duration::from_hours(1);
 
 impl AbandonedRequests {
     /// Whether a request belongs to this entry. Requests of one pool in the same hour share one, so a day has at most 25
     /// entries per pool.
-    fn has(&self, pool: &PoolId, size: SizeId, at: Timestamp) -> bool {
+    fn covers(&self, pool: &PoolId, size: SizeId, at: Timestamp) -> bool {
         let hour = |at: Timestamp| at.as_second().div_euclid(3600);
         self.pool == *pool && self.size == size && hour(self.at) == hour(at)
     }
@@ -33,7 +33,7 @@ impl Fleet {
         &self.request_history
     }
 
-    /// Replaces the set of nodes that no request can have made.
+    /// Replaces the set of nodes that no request can have created.
     pub fn note_known_before(&mut self, nodes: BTreeSet<Hostname>) -> Vec<Change> {
         let mut changes = Vec::new();
         let history = RequestHistory { known_before: Some(nodes), ..self.request_history.clone() };
@@ -70,7 +70,7 @@ impl Fleet {
         for at in forgotten {
             let request = RequestRef { machine: machine.id.clone(), at: *at };
             history.moved.push(MovedRequest { request, moved_at: now });
-            match history.abandoned.iter_mut().find(|late| late.has(&machine.pool, machine.size, *at)) {
+            match history.abandoned.iter_mut().find(|late| late.covers(&machine.pool, machine.size, *at)) {
                 Some(late) => {
                     late.at = late.at.max(*at);
                     late.count = late.count.saturating_add(1);
@@ -86,8 +86,8 @@ impl Fleet {
         self.save_request_history(changes, history);
     }
 
-    /// Removes abandoned requests whose VM is no longer expected, and the names of moved requests whose machines are
-    /// written without them. `unwritten` are requests that the records of machines still have.
+    /// Removes abandoned requests whose VM is no longer expected, and the names of moved requests that the records of
+    /// their machines no longer have. `unwritten` are the requests that these records still have.
     pub(super) fn expire_abandoned(
         &mut self,
         changes: &mut Vec<Change>,
@@ -103,25 +103,26 @@ impl Fleet {
         self.save_request_history(changes, history);
     }
 
-    /// The oldest abandoned request that can have made the node and has no node yet.
-    pub(super) fn abandoned_request(&self, node: &ListedNode) -> Option<AbandonedRef> {
+    /// Finds the oldest abandoned request that can have created the node and has no node yet.
+    pub(super) fn find_abandoned_request(&self, node: &ListedNode) -> Option<AbandonedRef> {
         if node.role == NodeRole::ControlPlane {
             return None;
         }
         let fits = self.request_history.abandoned.iter().filter(|late| node.can_be(&late.class()));
-        let oldest = fits.filter(|late| self.open_of(late) > 0).min_by_key(|late| late.at)?;
+        let oldest = fits.filter(|late| self.count_open(late) > 0).min_by_key(|late| late.at)?;
         Some(AbandonedRef { pool: oldest.pool.clone(), size: oldest.size, at: oldest.at })
     }
 
     /// Number of abandoned requests without a node that counts as their result.
     pub fn open_abandoned_requests(&self) -> u32 {
-        self.request_history.abandoned.iter().fold(0, |sum, late| sum.saturating_add(self.open_of(late)))
+        self.request_history.abandoned.iter().fold(0, |sum, late| sum.saturating_add(self.count_open(late)))
     }
 
-    /// The same of one entry. Derived, so that the record of the node is the only write that uses a request up.
-    fn open_of(&self, late: &AbandonedRequests) -> u32 {
+    /// Number of open requests of one entry. Computed from the nodes, so that one write (the node's record) fulfils a
+    /// request.
+    fn count_open(&self, late: &AbandonedRequests) -> u32 {
         let named = self.unmanaged.values().filter_map(|unmanaged| unmanaged.abandoned_request.as_ref());
-        let used = named.filter(|name| late.has(&name.pool, name.size, name.at));
+        let used = named.filter(|name| late.covers(&name.pool, name.size, name.at));
         late.count.saturating_sub(used.count() as u32)
     }
 

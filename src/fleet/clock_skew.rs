@@ -10,10 +10,10 @@ use super::record::{Change, UnmanagedNode};
 use super::state::Fleet;
 use super::used_requests::unused_time;
 
-/// How much older than requests a node becomes if the times of both were in the future.
+/// Time by which a node is older than requests, after the times of both were corrected.
 const SEEN_BEFORE_REQUESTS: SignedDuration = SignedDuration::from_mins(1);
 
-/// Sets a time in the future to now.
+/// Sets a time in the future to `now`.
 fn correct(time: &mut Timestamp, now: Timestamp) {
     if is_ahead(*time, now) {
         *time = now;
@@ -57,7 +57,7 @@ impl Fleet {
         }
         for old in self.unmanaged.values().cloned().collect::<Vec<_>>() {
             let mut unmanaged: UnmanagedNode = old.clone();
-            // Requests that were made after it was first seen stay newer: it must not become their result.
+            // Requests that were sent after its first listing stay newer: it must not become their result.
             if is_ahead(unmanaged.first_seen, now) {
                 unmanaged.first_seen = now - SEEN_BEFORE_REQUESTS;
             }

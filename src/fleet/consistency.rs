@@ -25,7 +25,7 @@ impl Fleet {
         }
         for machine in self.machines.values() {
             if !self.pools.contains_key(machine.pool.to_string().as_str()) {
-                return Err(format!("machine {}: its pool {} is not shown", machine.id, machine.pool));
+                return Err(format!("machine {}: its pool {} does not exist", machine.id, machine.pool));
             }
             let Some(vm) = machine.vm() else { continue };
             if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
@@ -34,20 +34,16 @@ impl Fleet {
             // An interrupted write may leave the record of an orphan or of a gone VM beside the machine's record until
             // the next listing. A foreign VM never belongs to a machine.
             if self.unmanaged.get(&vm.hostname).is_some_and(|s| s.kind == UnmanagedKind::Foreign) {
-                return Err(format!("VM {} is a machine's and foreign", vm.hostname));
+                return Err(format!("VM {} belongs to a machine and is foreign", vm.hostname));
             }
         }
         for (group, cost) in self.costs() {
             if self.group_cost(&group) != cost {
-                return Err(format!("NodeGroup {group}: costs {cost}, noted {}", self.group_cost(&group)));
+                return Err(format!("NodeGroup {group}: costs {cost}, recorded {}", self.group_cost(&group)));
             }
         }
         if self.extra_vms != self.count_extra_vms() {
-            return Err(format!(
-                "paid for beside target sizes: {:?}, noted {:?}",
-                self.count_extra_vms(),
-                self.extra_vms
-            ));
+            return Err(format!("extra VMs {:?}, recorded {:?}", self.count_extra_vms(), self.extra_vms));
         }
         for (group, target) in &self.group_targets {
             let sum: u32 = self.pools.values().filter(|p| p.id.node_group == *group).map(|p| p.target).sum();

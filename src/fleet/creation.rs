@@ -1,4 +1,4 @@
-//! Requests to VPSie for VMs, and the effect of VPSie's answers.
+//! Requests to VPSie for VMs, and the effects of VPSie's replies.
 //!
 //! A creation returns no id and is not idempotent (invariant 6). So each request is a durable [`VmRequest`] before the
 //! call. A new node in a listing matches one request. Requests without a match are remembered.
@@ -57,7 +57,7 @@ impl Fleet {
         changes
     }
 
-    /// Applies VPSie's answer to a request. The VM may have been listed, or the machine deleted, before the answer. A
+    /// Applies VPSie's reply to a request. The VM may have been listed, or the machine deleted, before the reply. A
     /// shortage also fails the waiting machines of that class.
     pub fn record_outcome(
         &mut self,
@@ -69,7 +69,7 @@ impl Fleet {
         self.apply_outcome(id, outcome, now, policy, true)
     }
 
-    /// Applies an answer again after its record was refused. An old shortage does not fail machines that wait now.
+    /// Applies an outcome again after its record was refused. An old shortage does not fail machines that wait now.
     pub fn record_delayed_outcome(
         &mut self,
         id: &MachineId,
@@ -125,9 +125,9 @@ impl Fleet {
             }
             CreationOutcome::Unavailable(failure) => {
                 machine.requests.remove(at);
-                let tired = age(self.waits_since(&machine), now) >= self.create_timeout(policy);
+                let is_overdue = age(self.waits_since(&machine), now) >= self.create_timeout(policy);
                 let phase = match &machine.phase {
-                    _ if tired => Phase::Failed { failure, at: now },
+                    _ if is_overdue => Phase::Failed { failure, at: now },
                     phase if !machine.requests.is_empty() => phase.clone(),
                     _ => Phase::Pending,
                 };
@@ -173,7 +173,7 @@ impl Fleet {
         }
     }
 
-    /// Records that VPSie accepted the deletion of the machine's VM, or answered that it does not exist.
+    /// Records that VPSie accepted the deletion of the machine's VM, or replied that it does not exist.
     pub fn deletion_accepted(&mut self, id: &MachineId, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(mut machine) = self.machines.get(id).cloned() else { return changes };
@@ -185,12 +185,13 @@ impl Fleet {
         changes
     }
 
-    /// Whether the last listing showed the VM of the machine as control plane. It was bound before a listing showed that.
+    /// Whether the last listing showed the VM of the machine as control plane. It was bound before a listing showed its
+    /// role.
     pub fn is_control_plane(&self, machine: &Machine) -> bool {
         machine.vm().is_some_and(|vm| self.transient.control_plane.contains(&vm.hostname))
     }
 
-    /// Machines whose VM must be deleted at VPSie, the longest Deleting first. Leaves out VMs that VPSie lists as control
+    /// Machines whose VM must be deleted at VPSie, the longest Deleting first. Excludes VMs that VPSie lists as control
     /// plane.
     pub fn machines_to_delete(&self) -> Vec<&Machine> {
         let deletable = |m: &&Machine| m.needs_vm_deletion() && !self.is_control_plane(m);

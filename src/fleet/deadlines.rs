@@ -48,8 +48,8 @@ impl Fleet {
                 {
                     self.remove_orphan(&mut changes, unmanaged, now, names);
                 }
-                // Its record names the request that it used while the record of the machine still has that.
-                // The VM may be among the nodes that an incomplete listing lacks.
+                // Its record names its request, as long as the record of the machine still has that request. The VM
+                // may be among the nodes that an incomplete listing lacks.
                 UnmanagedKind::Gone { .. }
                     if self.transient.listed_completely
                         && age(unmanaged.first_seen, now) >= policy.gone_kept
@@ -72,7 +72,7 @@ impl Fleet {
         changes
     }
 
-    /// Deletes the machines of NodeGroups that are being deleted: those without a VM, or all by policy.
+    /// Deletes the machines of NodeGroups that are being deleted: all of them, or only those without a VM, by policy.
     pub fn close_groups(&mut self, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let closed: BTreeMap<_, _> =
@@ -82,8 +82,8 @@ impl Fleet {
         }
         for machine in self.machines.values().cloned().collect::<Vec<_>>() {
             let Some(policy) = closed.get(&machine.pool.node_group) else { continue };
-            let unborn = matches!(machine.phase, Phase::Pending | Phase::Failed { .. });
-            if unborn || *policy == DeletionPolicy::Drain {
+            let has_no_vm = matches!(machine.phase, Phase::Pending | Phase::Failed { .. });
+            if has_no_vm || *policy == DeletionPolicy::Drain {
                 changes.extend(self.retire(&machine.id, DeletionReason::NodeGroupDeleted, now));
             }
         }
@@ -105,12 +105,12 @@ impl Fleet {
         let listings = *self.transient.listings_since_request.entry(id.clone()).or_insert(0);
         let mut machine = old.clone();
         for request in &mut machine.requests {
-            let patience = match request.outcome {
+            let timeout = match request.outcome {
                 RequestOutcome::InFlight | RequestOutcome::Unclear => policy.unclear_timeout,
                 RequestOutcome::Accepted => self.create_timeout(policy),
                 RequestOutcome::Lost => continue,
             };
-            if listings >= LISTINGS_TO_EXPIRE && age(request.at, now) >= patience {
+            if listings >= LISTINGS_TO_EXPIRE && age(request.at, now) >= timeout {
                 request.outcome = RequestOutcome::Lost;
             }
         }

@@ -149,7 +149,7 @@ struct TrackedNode {
     unexplained: bool,
     /// Time of the first of the consecutive listings without it, and their number.
     missing: Option<(Duration, u32)>,
-    /// When its deletion was first requested.
+    /// Time of the first request for its deletion.
     deletion: Option<Duration>,
     /// VPSie accepted its deletion.
     deleted: bool,

@@ -38,7 +38,7 @@ pub struct ListedNode {
     pub state: VmState,
     /// Its addresses, as far as the listing shows them.
     pub addresses: Vec<IpAddr>,
-    /// When VPSie created it, if the listing shows a readable time.
+    /// Time of its creation at VPSie, if the listing shows a readable time.
     pub created_at: Option<Timestamp>,
 }
 

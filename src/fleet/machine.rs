@@ -24,7 +24,7 @@ pub struct Machine {
     pub pool: PoolId,
     /// The requested size, and so the VPSie group of its VM.
     pub size: SizeId,
-    /// When it was recorded.
+    /// Time of its first record.
     pub created_at: Timestamp,
     /// Its phase.
     pub phase: Phase,
@@ -43,48 +43,48 @@ pub enum Phase {
     Creating {
         /// The VM, once a listing shows it.
         vm: Option<Vm>,
-        /// When it was first requested.
+        /// Time of its first request.
         since: Timestamp,
     },
     /// The Node registered. Without an API server: VPSie lists the VM as running.
     Running {
         /// The VM.
         vm: Vm,
-        /// When it became Running.
+        /// Time at which it became Running.
         since: Timestamp,
     },
     /// The creation failed and is not retried.
     Failed {
-        /// Why.
+        /// The failure.
         failure: Failure,
-        /// When.
+        /// Time of the failure.
         at: Timestamp,
     },
-    /// Its VM is to be deleted, or is being deleted.
+    /// Its VM will be deleted, or is being deleted.
     Deleting {
         /// The VM, if one is known. Without a VM the machine waits until its open requests are matched or lost.
         vm: Option<Vm>,
-        /// When its deletion began.
+        /// Time at which its deletion began.
         since: Timestamp,
-        /// Why it is deleted.
+        /// The reason of the deletion.
         #[serde(default)]
         reason: DeletionReason,
         /// The drain of its Node. The VM is deleted only after that.
         #[serde(default, with = "stored_drain")]
         drain: DrainState,
-        /// When VPSie accepted the deletion, or answered that the VM does not exist.
+        /// Time at which VPSie accepted the deletion, or replied that the VM does not exist.
         accepted_at: Option<Timestamp>,
     },
 }
 
-/// The drain of the Node of a machine that is being deleted: the drain gate of every VM deletion.
+/// The drain of the Node of a Deleting machine: the drain gate of every VM deletion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DrainState {
     /// The Node, if there is one, must be drained first.
     #[default]
     Pending,
     /// The API server has no such Node. Not durable: after a restart the API server is read again. A Node that
-    /// registers later is drained after all.
+    /// registers later is drained.
     NoNode,
     /// The Node is drained, by vpsie-autoscaler or by Cluster Autoscaler; or there is no API server.
     Done,
@@ -118,7 +118,7 @@ mod stored_drain {
     }
 }
 
-/// Why a machine is deleted: the cause that its record keeps.
+/// The reason why a machine is deleted: the cause that its record keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeletionReason {
     /// Cluster Autoscaler deleted it by `NodeGroupDeleteNodes`.
@@ -222,7 +222,7 @@ impl DeletableVm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmRequest {
-    /// When it was recorded, before the call.
+    /// Time of its record, before the call.
     pub at: Timestamp,
     /// Its known outcome.
     pub outcome: RequestOutcome,
@@ -234,7 +234,7 @@ pub struct VmRequest {
 pub enum RequestOutcome {
     /// The call is in flight, or the process ended during it.
     InFlight,
-    /// VPSie accepted it; a VM is to appear.
+    /// VPSie accepted it; a VM will appear.
     Accepted,
     /// The reply was lost. A VM may appear.
     Unclear,
@@ -242,7 +242,7 @@ pub enum RequestOutcome {
     Lost,
 }
 
-/// Why a creation failed and is not retried.
+/// The failure of a creation that is not retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {

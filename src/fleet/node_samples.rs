@@ -15,10 +15,10 @@ impl Fleet {
 
     /// Number of Nodes that the template of the NodeGroup's pool is based on.
     pub fn sample_count(&self, size: SizeId, group: &NodeGroupName) -> usize {
-        self.shapes(size, group).len()
+        self.sampled_shapes(size, group).len()
     }
 
-    fn sample(&self, machine: &Machine, node: ObservedNode) -> Sample {
+    fn make_sample(&self, machine: &Machine, node: ObservedNode) -> Sample {
         let group = &machine.pool.node_group;
         Sample {
             node: node.uid,
@@ -34,7 +34,7 @@ impl Fleet {
         if self.is_of_other_size(machine, &node.shape) {
             return false;
         }
-        let sample = self.sample(machine, node.clone());
+        let sample = self.make_sample(machine, node.clone());
         self.profiles.get(&machine.size).is_none_or(|profile| profile.is_new_sample(&sample))
     }
 
@@ -47,7 +47,7 @@ impl Fleet {
             return changes;
         }
         let size = machine.size;
-        let sample = self.sample(machine, node);
+        let sample = self.make_sample(machine, node);
         let known = self.profiles.get(&size);
         let NodeShape { capacity, allocatable, .. } = sample.shape;
         let mut profile = known.cloned().unwrap_or(SizeProfile { capacity, allocatable, nodes: Vec::new() });

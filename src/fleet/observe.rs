@@ -15,10 +15,10 @@ use crate::catalog::MachineClass;
 
 /// Number of listings without a VM that confirm its accepted deletion.
 const LISTINGS_TO_CONFIRM: u32 = 2;
-/// Number of listings without a VM after which an undeleted VM counts as gone.
+/// Number of listings without a VM after which the VM counts as vanished, unless its deletion was accepted.
 const LISTINGS_TO_VANISH: u32 = 3;
 
-/// How a VM left the listings.
+/// The reason why a VM is no longer listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum VmEnd {
     /// VPSie had accepted its deletion.
@@ -31,7 +31,7 @@ enum VmEnd {
 
 impl Fleet {
     /// Applies a listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested them, and
-    /// processes missing VMs. Never binds by guess (invariant 6).
+    /// processes VMs that the listing lacks. Never binds by guess (invariant 6).
     pub fn observe(&mut self, listing: &NodeListing, now: Timestamp, policy: &Policy) -> Vec<Change> {
         let nodes = &listing.nodes;
         let mut changes = Vec::new();
@@ -44,7 +44,7 @@ impl Fleet {
         }
         let mut new_nodes = Vec::new();
         for node in nodes {
-            if let Some(id) = self.machine_listed(node).map(|m| m.id.clone()) {
+            if let Some(id) = self.machine_of_listed(node).map(|m| m.id.clone()) {
                 self.transient.missing.remove(&node.hostname);
                 self.update_machine(&mut changes, &id, node, now, policy);
                 self.drop_unmanaged(&mut changes, &node.hostname);
@@ -90,7 +90,8 @@ impl Fleet {
         changes
     }
 
-    /// Remembers when nodes without a record were first listed: while a record is refused, they are new in each listing.
+    /// Remembers the time of the first listing of nodes without a record: while a record is refused, they are new in each
+    /// listing.
     fn note_first_listed(&mut self, new_nodes: &[&ListedNode], now: Timestamp) {
         let known = std::mem::take(&mut self.transient.first_listed);
         let first_listed = |node: &&ListedNode| known.get(&node.hostname).copied().unwrap_or(now);
@@ -98,7 +99,7 @@ impl Fleet {
             new_nodes.iter().map(|node| (node.hostname.clone(), first_listed(node))).collect();
     }
 
-    /// A node that an incomplete listing lacks stays part of the control plane.
+    /// Remembers the nodes of the control plane. A node that an incomplete listing lacks stays one of them.
     fn note_control_plane(&mut self, listing: &NodeListing) {
         let known = &mut self.transient.control_plane;
         if listing.complete {
@@ -113,7 +114,8 @@ impl Fleet {
         }
     }
 
-    fn machine_listed(&self, node: &ListedNode) -> Option<&Machine> {
+    /// The machine of a listed node.
+    fn machine_of_listed(&self, node: &ListedNode) -> Option<&Machine> {
         if let Some(machine) = node.id.as_ref().and_then(|id| self.machine_by_vm(id)) {
             return Some(machine);
         }
@@ -194,7 +196,7 @@ impl Fleet {
                 } else {
                     Phase::Creating { vm: Some(vm), since: now }
                 };
-                let back = Machine {
+                let returned = Machine {
                     id: machine.clone(),
                     pool: pool.clone(),
                     size: *size,
@@ -202,7 +204,7 @@ impl Fleet {
                     phase,
                     requests: was.map(|m| m.requests.clone()).unwrap_or_default(),
                 };
-                self.push_change(changes, Change::SaveMachine(back));
+                self.push_change(changes, Change::SaveMachine(returned));
                 self.push_change(changes, Change::DropUnmanaged(node.hostname.clone()));
             }
             _ if unmanaged.id.is_none() && node.id.is_some() => {
@@ -230,8 +232,8 @@ impl Fleet {
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
 
-    /// Processes VMs that the listing does not have. An empty or incomplete listing proves only the disappearance of
-    /// VMs whose deletion was accepted.
+    /// Processes VMs that the listing lacks. An empty or incomplete listing proves only the end of VMs whose deletion
+    /// was accepted.
     fn process_missing(
         &mut self,
         changes: &mut Vec<Change>,
@@ -242,7 +244,7 @@ impl Fleet {
         let nodes = &listing.nodes;
         let is_proof = listing.complete && !nodes.is_empty();
         let seen: HashSet<&MachineId> =
-            nodes.iter().filter_map(|node| self.machine_listed(node)).map(|m| &m.id).collect();
+            nodes.iter().filter_map(|node| self.machine_of_listed(node)).map(|m| &m.id).collect();
         let bound = self.machines.values().filter(|m| m.vm().is_some());
         let missing: Vec<Machine> = bound.filter(|m| !seen.contains(&m.id)).cloned().collect();
         let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
@@ -258,7 +260,7 @@ impl Fleet {
                 Phase::Deleting { accepted_at: Some(_), .. } if count >= LISTINGS_TO_CONFIRM => {
                     self.end_vm(changes, machine, vm, VmEnd::Deleted, None, now);
                 }
-                // Without a drain, the deletion was never requested, so the VM must be missing for longer.
+                // Before the drain, the deletion was not requested, so the VM must be missing for longer.
                 Phase::Deleting { drain: DrainState::Pending, .. } if vanished => {
                     self.end_vm(changes, machine, vm, VmEnd::Unwanted, None, now);
                 }
@@ -279,7 +281,7 @@ impl Fleet {
         if !is_proof {
             return;
         }
-        // A foreign node that returns must not count as new, so its record is kept for long. An orphan ends after its
+        // A foreign node that returns must not count as new, so its record is kept for long. Orphans end after their
         // grace period.
         let absent: Vec<Hostname> = self
             .unmanaged

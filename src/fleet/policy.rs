@@ -8,30 +8,30 @@ use std::time::Duration;
 pub struct Policy {
     /// Maximum time until VPSie accepts a machine's request, and from then until its VM is listed.
     pub create_timeout: Duration,
-    /// How long a Failed machine is kept if Cluster Autoscaler does not delete it
+    /// Time that a Failed machine is kept if Cluster Autoscaler does not delete it
     /// (docs/reference/cluster-autoscaler.md#creation-errors).
     pub failed_ttl: Duration,
-    /// How long an orphan waits for a machine that adopts it, before it is deleted.
+    /// Time that an orphan waits for a machine that adopts it, before it is deleted.
     pub orphan_grace: Duration,
-    /// How long a request without a clear outcome stays open before it counts as lost.
+    /// Time that a request without a clear outcome stays open before it counts as lost.
     pub unclear_timeout: Duration,
-    /// How long after a request a new VM of its class is bound as its result.
+    /// Time after a request in which a new VM of its class is bound as its result.
     pub binding_window: Duration,
-    /// How long after a request a new VM counts as its possible result. It is no longer bound after
-    /// [`binding_window`](Self::binding_window): a person may have added it.
+    /// Time after a request in which a new VM counts as its possible result. It is no longer bound after
+    /// [`binding_window`](Self::binding_window): it may have been added by hand.
     pub abandoned_request_ttl: Duration,
-    /// How long a VM must be missing from listings before it counts as gone.
+    /// Time that a VM must be missing from listings before it counts as vanished.
     pub vanish_after: Duration,
-    /// How long the record of a gone VM, or of an unlisted foreign node, is kept.
+    /// Time that the record of a gone VM, or of an unlisted foreign node, is kept.
     pub gone_kept: Duration,
     /// Whether there is no API server: a machine is Running once VPSie lists its VM as running, and VMs are deleted
-    /// without a drain. Otherwise the Node decides.
+    /// without a drain. Otherwise a machine is Running once its Node registered.
     pub running_when_listed: bool,
-    /// How VMs are bound to machines: a property of the backend.
+    /// The method of binding VMs to machines: a property of the backend.
     pub binding: Binding,
 }
 
-/// How VMs are bound to machines.
+/// The method of binding VMs to machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Binding {
     /// A creation returns no identity. A new node matches the first open request of its class.

@@ -121,7 +121,7 @@ pub struct UnmanagedNode {
     pub hostname: Hostname,
     /// Its UUID, where known.
     pub id: Option<VmId>,
-    /// When it was first listed.
+    /// Time of its first listing.
     pub first_seen: Timestamp,
     /// Its kind.
     pub kind: UnmanagedKind,
@@ -149,10 +149,10 @@ impl UnmanagedNode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum UnmanagedKind {
-    /// Not requested by vpsie-autoscaler: control plane, or a worker that existed before or that a person added. Never
+    /// Not requested by vpsie-autoscaler: control plane, or a worker that existed before or was added by hand. Never
     /// touched.
     Foreign,
-    /// Made by a request that no machine waits for any more. It is adopted, or deleted after a grace period.
+    /// Created by a request that no machine waits for any more. It is adopted, or deleted after a grace period.
     Orphan {
         /// The pool that it was requested for.
         pool: PoolId,
@@ -167,7 +167,7 @@ pub enum UnmanagedKind {
         pool: PoolId,
         /// Its size.
         size: SizeId,
-        /// Whether its machine no longer wanted it: if it returns, it is drained and deleted.
+        /// Whether its machine was Deleting or failed: if the VM returns, it is drained and deleted.
         deleted: bool,
         /// Whether VPSie had accepted its deletion. Otherwise the VM may still run although no listing shows it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -137,7 +137,7 @@ impl SizeProfile {
     }
 
     fn summarize(&mut self) {
-        if let Some(shape) = median(&self.nodes.iter().take(MAX_SAMPLES_OF_GROUP).collect::<Vec<_>>()) {
+        if let Some(shape) = median_shape(&self.nodes.iter().take(MAX_SAMPLES_OF_GROUP).collect::<Vec<_>>()) {
             (self.capacity, self.allocatable) = (shape.capacity, shape.allocatable);
         }
     }
@@ -151,9 +151,9 @@ impl SizeProfile {
         let valid: Vec<&Sample> = self.nodes.iter().filter(|known| counts(known)).collect();
         let own: Vec<&Sample> = valid.iter().copied().filter(|known| known.node_group == *group).collect();
         if !own.is_empty() {
-            return median(&own);
+            return median_shape(&own);
         }
-        let others = median(&valid[..valid.len().min(MAX_SAMPLES_OF_GROUP)])?;
+        let others = median_shape(&valid[..valid.len().min(MAX_SAMPLES_OF_GROUP)])?;
         Some(NodeShape {
             extended_capacity: Amounts::new(),
             extended_allocatable: Amounts::new(),
@@ -195,46 +195,46 @@ pub struct ObservedNode {
 }
 
 /// The median of the Nodes' resources; of two Nodes the smaller value. Labels that all of them have.
-fn median(nodes: &[&Sample]) -> Option<NodeShape> {
+fn median_shape(nodes: &[&Sample]) -> Option<NodeShape> {
     let last = &nodes.first()?.shape;
     let labels = last
         .labels
         .iter()
         .filter(|(key, value)| nodes.iter().all(|node| node.shape.labels.get(*key) == Some(*value)));
     Some(NodeShape {
-        capacity: resources(nodes, |shape| shape.capacity),
-        allocatable: resources(nodes, |shape| shape.allocatable),
-        extended_capacity: amounts(nodes, |shape| &shape.extended_capacity),
-        extended_allocatable: amounts(nodes, |shape| &shape.extended_allocatable),
+        capacity: median_resources(nodes, |shape| shape.capacity),
+        allocatable: median_resources(nodes, |shape| shape.allocatable),
+        extended_capacity: median_amounts(nodes, |shape| &shape.extended_capacity),
+        extended_allocatable: median_amounts(nodes, |shape| &shape.extended_allocatable),
         architecture: nodes.iter().find_map(|node| node.shape.architecture.clone()),
         operating_system: nodes.iter().find_map(|node| node.shape.operating_system.clone()),
         labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
     })
 }
 
-fn resources(nodes: &[&Sample], of: impl Fn(&NodeShape) -> Resources) -> Resources {
-    let all = |read: fn(Resources) -> u64| middle(nodes.iter().map(|node| read(of(&node.shape))));
+fn median_resources(nodes: &[&Sample], of: impl Fn(&NodeShape) -> Resources) -> Resources {
+    let all = |read: fn(Resources) -> u64| median_of(nodes.iter().map(|node| read(of(&node.shape))));
     let disks = nodes.iter().map(|node| of(&node.shape).disk_gib).filter(|disk| *disk > 0);
     Resources {
         cpu_millis: all(|resources| resources.cpu_millis).unwrap_or_default(),
         memory_mib: all(|resources| resources.memory_mib).unwrap_or_default(),
-        disk_gib: middle(disks).unwrap_or_default(),
-        pods: middle(nodes.iter().map(|node| of(&node.shape).pods)).unwrap_or_default(),
+        disk_gib: median_of(disks).unwrap_or_default(),
+        pods: median_of(nodes.iter().map(|node| of(&node.shape).pods)).unwrap_or_default(),
     }
 }
 
-fn amounts(nodes: &[&Sample], of: impl Fn(&NodeShape) -> &Amounts) -> Amounts {
+fn median_amounts(nodes: &[&Sample], of: impl Fn(&NodeShape) -> &Amounts) -> Amounts {
     let names: std::collections::BTreeSet<&String> =
         nodes.iter().flat_map(|node| of(&node.shape).keys()).collect();
     let each = |name: &String| {
-        let amount = middle(nodes.iter().map(|node| of(&node.shape).get(name).copied()))??;
+        let amount = median_of(nodes.iter().map(|node| of(&node.shape).get(name).copied()))??;
         Some((name.clone(), amount))
     };
     names.into_iter().filter_map(each).collect()
 }
 
 /// The median; for an even number of values the smaller middle one.
-fn middle<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+fn median_of<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     let mut values: Vec<T> = values.collect();
     values.sort_unstable();
     values.get(values.len().checked_sub(1)? / 2).copied()

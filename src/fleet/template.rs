@@ -30,16 +30,17 @@ pub mod names {
     pub const RELEARN: &str = "autoscaler.vpsie.com/relearn";
     /// Taint: the Node's VM is an orphan. Its value shows whether vpsie-autoscaler cordoned the Node.
     pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
-    /// Annotation that a person sets to `true` on the Node of a worker that was added by hand: it does not count as the
+    /// Annotation that a user sets to `true` on the Node of a worker that was added by hand: it does not count as the
     /// result of a request.
     pub const ADDED_BY_HAND: &str = "autoscaler.vpsie.com/added-by-hand";
 }
 
 const ARCH: &str = "kubernetes.io/arch";
-/// Assumed for Nodes without samples and declarations.
+/// Architecture of Nodes without samples and declarations.
 const USUAL_ARCHITECTURE: &str = "amd64";
+/// Operating system of Nodes without samples and declarations.
 const USUAL_OS: &str = "linux";
-/// Their bytes reduce the allocatable memory.
+/// Resources whose bytes reduce the allocatable memory.
 const HUGE_PAGES: [&str; 2] = ["hugepages-2Mi", "hugepages-1Gi"];
 
 /// A template: a Node that does not exist yet.
@@ -140,7 +141,7 @@ pub fn template(
     let of_declared = |name: &str| declared.and_then(|node| node.resources.get(name)).copied().unwrap_or(0);
     let huge_mib = HUGE_PAGES.iter().map(|name| of_declared(name)).fold(0, u64::saturating_add) >> 20;
     let reserved = Reserved { memory_mib: reserved.memory_mib.saturating_add(huge_mib), ..reserved };
-    let nominal = NodeShape::new(offer.resources, less_reserved(offer.resources, reserved));
+    let nominal = NodeShape::new(offer.resources, subtract_reserved(offer.resources, reserved));
     let NodeShape {
         mut capacity,
         mut allocatable,
@@ -160,7 +161,7 @@ pub fn template(
     if let Some(declared) = declared {
         for (name, amount) in &declared.resources {
             // If all of the last Nodes have fewer devices, pods would not fit on a new Node.
-            if !contradicted(nodes, |shape| {
+            if !is_contradicted(nodes, |shape| {
                 shape.extended_allocatable.get(name).copied().unwrap_or(0) < *amount
             }) {
                 extended_capacity.insert(name.clone(), *amount);
@@ -172,7 +173,7 @@ pub fn template(
     labels.extend(node_labels(group, pool, offer));
     let holds = |declared: Option<&String>, of: fn(&NodeShape) -> &Option<String>| {
         let differs = |shape: &NodeShape| of(shape).is_some() && of(shape).as_ref() != declared;
-        declared.filter(|_| !contradicted(nodes, differs)).cloned()
+        declared.filter(|_| !is_contradicted(nodes, differs)).cloned()
     };
     let architecture =
         holds(declared.and_then(|node| node.architecture.as_ref()), |shape| &shape.architecture)
@@ -197,12 +198,12 @@ pub fn template(
     }
 }
 
-/// Whether there is the maximum of samples, and all differ.
-fn contradicted(nodes: &[&NodeShape], differs: impl Fn(&NodeShape) -> bool) -> bool {
+/// Whether there is the maximum of samples, and all of them differ from the declaration.
+fn is_contradicted(nodes: &[&NodeShape], differs: impl Fn(&NodeShape) -> bool) -> bool {
     nodes.len() >= MAX_SAMPLES_OF_GROUP && nodes.iter().all(|shape| differs(shape))
 }
 
-fn less_reserved(nominal: Resources, reserved: Reserved) -> Resources {
+fn subtract_reserved(nominal: Resources, reserved: Reserved) -> Resources {
     Resources {
         cpu_millis: nominal.cpu_millis.saturating_sub(reserved.cpu_millis).max(1),
         memory_mib: nominal.memory_mib.saturating_sub(reserved.memory_mib).max(1),

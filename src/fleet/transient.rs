@@ -1,5 +1,5 @@
-//! Transient state: observations of this process that have no record. After a restart they are counted again, which
-//! only delays a conclusion.
+//! Transient state: observations of this process that have no record. After a restart they begin again, which only
+//! delays decisions.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ pub(super) struct TransientState {
     pub(super) listed: bool,
     /// Whether the last listing was complete.
     pub(super) listed_completely: bool,
-    /// When the nodes that the last listing showed without a record were first listed.
+    /// Time of the first listing of each node that the last listing showed and that has no record.
     pub(super) first_listed: HashMap<Hostname, Timestamp>,
     /// The last status of the runaway guard. None until the first listing.
     pub(super) guard_status: Option<GuardStatus>,

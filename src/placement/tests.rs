@@ -42,7 +42,7 @@ fn remaining_pods_cost_the_price_of_other_options() {
     // One small and one large, or two large.
     let apart = DecisionInput { pods: pods.clone(), options: vec![large.clone(), small.clone()] };
     assert_eq!(order(&apart), ["*small", "large"]);
-    // One large takes them all: cheaper than a small one beside it.
+    // One large node takes all of them: it is cheaper than one with a small node beside it.
     let together = DecisionInput { pods, options: vec![ExpansionOption { nodes: 1, ..large }, small] };
     assert_eq!(order(&together), ["*large", "small"]);
 }
@@ -95,7 +95,7 @@ fn blocked_and_unpriced_options_come_last() {
     let other = ExpansionOption { pool: "other".into(), ..short() };
     assert_eq!(order(&with(vec![short(), other])), ["*other", "*short"], "all are left to the chain");
     assert_eq!(order(&with(vec![])), Vec::<String>::new());
-    // What only a blocked option would take costs the others nothing.
+    // Pods that only a blocked option takes cost the other options nothing.
     let input = DecisionInput {
         pods: vec![pod(500, 512), pod(7000, 512)],
         options: vec![dear(), ExpansionOption { pods: vec![0, 1], ..short() }],

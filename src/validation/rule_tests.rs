@@ -43,7 +43,7 @@ impl CaseTable {
         serde_saphyr::from_str(text).unwrap()
     }
 
-    /// The object of a case, and the one that it is an update of.
+    /// The object of a case, and its earlier version if the case is an update.
     fn objects(&self, case: &Case) -> (Value, Option<Value>) {
         let patched = |patch: &Value| {
             let mut object = self.good.clone();
@@ -52,7 +52,7 @@ impl CaseTable {
         };
         let mut object = patched(&case.set);
         let before = case.before.as_ref().map(patched);
-        // The API server takes the status from what was there.
+        // The API server keeps the earlier status.
         if let Some(status) = before.as_ref().and_then(|before| before.get("status")) {
             object["status"] = status.clone();
         }
@@ -122,7 +122,7 @@ impl Server {
         }
     }
 
-    /// Each rule as the place that it stands at, and its message.
+    /// The place and the message of each rule.
     fn rules(&self) -> BTreeSet<(String, String)> {
         let mut rules = BTreeSet::new();
         visit(&self.schema, "", &mut |place, schema| {
@@ -133,18 +133,18 @@ impl Server {
         rules
     }
 
-    /// The rules among what refused an object.
-    fn named(&self, refusal: &str) -> (String, String) {
+    /// Finds the rule of a refusal.
+    fn find_rule(&self, refusal: &str) -> (String, String) {
         let of = |(place, message): &(String, String)| match refusal.strip_suffix(message.as_str()) {
             Some("") => place.is_empty(),
             Some(field) => schema_path(field.strip_suffix(": ").unwrap_or_default()) == *place,
             None => false,
         };
-        self.rules().into_iter().find(of).unwrap_or_else(|| panic!("no rule says {refusal:?}"))
+        self.rules().into_iter().find(of).unwrap_or_else(|| panic!("no rule has the message {refusal:?}"))
     }
 }
 
-/// Where in the schema a field is: without the numbers and keys of entries.
+/// The path of a field in the schema: without the numbers and keys of entries.
 fn schema_path(field: &str) -> String {
     let mut inside = false;
     let stays = |c: &char| {
@@ -190,7 +190,7 @@ fn expected_result(case: &Case) -> ServerResult {
     }
 }
 
-/// Goes through a table: every verdict, and every rule at least once accepted and once refused.
+/// Checks the result of every case of a table. Every rule must accept at least one case, and refuse one.
 fn check_all_cases<K: CustomResourceExt + DeserializeOwned>(text: &str) {
     let server = Server::for_kind::<K>();
     let table = CaseTable::read(text);
@@ -206,7 +206,9 @@ fn check_all_cases<K: CustomResourceExt + DeserializeOwned>(text: &str) {
                 fields(&apply_defaults(&server.schema, &object), String::new(), &mut accepted);
             }
             ServerResult::SchemaRefuses => {}
-            ServerResult::RulesRefuse(by) => refused.extend(by.iter().map(|refusal| server.named(refusal))),
+            ServerResult::RulesRefuse(by) => {
+                refused.extend(by.iter().map(|refusal| server.find_rule(refusal)))
+            }
         }
     }
     let rules = server.rules();
@@ -216,7 +218,7 @@ fn check_all_cases<K: CustomResourceExt + DeserializeOwned>(text: &str) {
     assert!(unseen.is_empty(), "no case is accepted by {unseen:#?}");
 }
 
-/// The places that an object has values at.
+/// Adds the paths of all values of an object to `seen`.
 fn fields(value: &Value, place: String, seen: &mut BTreeSet<String>) {
     match value {
         Value::Object(inner) => {
@@ -284,7 +286,7 @@ fn every_reserved_key_is_refused() {
         assert!(error.contains("is reserved, remove it"), "{error}");
     }
     let count = |of: &str| server.rules().iter().filter(|(place, _)| place == of).count();
-    // Beside those on what keys are, and that they differ.
+    // One more rule for the syntax of the keys of labels, and one for duplicate taints.
     assert_eq!((count("spec.labels"), count("spec.taints")), (LABELS.len() + 1, TAINTS.len() + 1));
     assert_eq!(count("spec.nodeTemplate.labels"), LABELS.len() + 1);
 }
@@ -299,7 +301,7 @@ fn manifests_of_the_original_are_accepted() {
         let server =
             if node_group { Server::for_kind::<NodeGroup>() } else { Server::for_kind::<VPSieNode>() };
         let mut object = document.clone();
-        // The API server drops it from what users write.
+        // The API server drops the status from writes of users.
         object.as_object_mut().unwrap().remove("status");
         assert_eq!(server.validate(&object, None), ServerResult::Accepted, "{name}");
         assert_eq!(fields_unknown_to(&server.schema, &document), Vec::<String>::new(), "{name}");
@@ -308,7 +310,7 @@ fn manifests_of_the_original_are_accepted() {
             assert_eq!(parse_manifests("", &[source]).unwrap().groups.len(), 1, "{name}");
             assert!(serde_json::from_value::<NodeGroup>(document).is_ok(), "{name}");
         } else {
-            // An object that is already there is read as well.
+            // An existing object can be read as well.
             let node: VPSieNode = serde_json::from_value(document).unwrap();
             assert_eq!(node.status.unwrap().phase, MachinePhase::Running);
         }
@@ -328,8 +330,8 @@ fn fields_unknown_to(schema: &Value, document: &Value) -> Vec<String> {
     written.difference(&known).cloned().collect()
 }
 
-/// Texts that are nearly, or wholly, what a text may be.
-fn nearly(alphabet: &'static str) -> impl Strategy<Value = String> {
+/// Texts that are valid or nearly valid.
+fn near_valid(alphabet: &'static str) -> impl Strategy<Value = String> {
     let character = proptest::sample::select(alphabet.chars().collect::<Vec<_>>());
     proptest::collection::vec(character, 0..12).prop_map(|characters| characters.into_iter().collect())
 }
@@ -338,14 +340,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn texts_are_judged_as_the_api_server_judges(
-        key in nearly("aB1-_./ "),
+    fn texts_are_validated_as_by_the_api_server(
+        key in near_valid("aB1-_./ "),
         resource in "(requests[.])?[aB]{0,2}(kubernetes[.]io)?(/[aB]?|hugepages-[12]?[KM]?i?)",
-        amount in nearly("019KMi. "),
-        value in nearly("aB1-_. "),
-        duration in nearly("0019hms. "),
-        version in nearly("v10..-+x"),
-        cluster in nearly("aB1-_ "),
+        amount in near_valid("019KMi. "),
+        value in near_valid("aB1-_. "),
+        duration in near_valid("0019hms. "),
+        version in near_valid("v10..-+x"),
+        cluster in near_valid("aB1-_ "),
     ) {
         static SERVER: LazyLock<(Server, CaseTable)> =
             LazyLock::new(|| (Server::for_kind::<NodeGroup>(), CaseTable::read(NODE_GROUPS)));

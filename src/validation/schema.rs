@@ -8,33 +8,33 @@ use serde_json::{Value, json};
 /// can be deserialized and checked.
 pub(super) fn check(schema: &Value, value: &mut Value, path: &str, report: &mut impl FnMut(&str, String)) {
     let Some(kind) = schema["type"].as_str() else { return };
-    if !is_of(kind, value) {
-        report(path, format!("is {}, must be {}", shown(value), article(kind)));
-        *value = harmless(schema);
+    if !has_type(kind, value) {
+        report(path, format!("is {}, must be {}", describe(value), describe_type(kind)));
+        *value = valid_value(schema);
     }
     if let Some(allowed) = schema["enum"].as_array()
         && !allowed.contains(value)
     {
         let names: Vec<String> = allowed.iter().filter(|a| !a.is_null()).map(Value::to_string).collect();
-        report(path, format!("is {}, must be one of {}", shown(value), names.join(", ")));
-        *value = harmless(schema);
+        report(path, format!("is {}, must be one of {}", describe(value), names.join(", ")));
+        *value = valid_value(schema);
     }
     match value {
         Value::Object(fields) => check_object(schema, fields, path, report),
         Value::Array(items) => {
-            if items.len() < bound(&schema["minItems"]) {
+            if items.len() < read_minimum(&schema["minItems"]) {
                 report(path, "is empty, must have at least one entry".to_owned());
             }
-            check_most(schema, "maxItems", items.len(), "entries", path, report);
+            check_maximum(schema, "maxItems", items.len(), "entries", path, report);
             for (n, item) in items.iter_mut().enumerate() {
                 check(&schema["items"], item, &format!("{path}[{n}]"), report);
             }
         }
-        Value::String(text) if text.chars().count() < bound(&schema["minLength"]) => {
+        Value::String(text) if text.chars().count() < read_minimum(&schema["minLength"]) => {
             report(path, "is empty, must have a value".to_owned());
         }
         Value::String(text) => {
-            check_most(schema, "maxLength", text.chars().count(), "characters", path, report);
+            check_maximum(schema, "maxLength", text.chars().count(), "characters", path, report);
         }
         Value::Number(_) => check_number(schema, value, path, report),
         _ => {}
@@ -47,7 +47,7 @@ fn check_object(
     path: &str,
     report: &mut impl FnMut(&str, String),
 ) {
-    check_most(schema, "maxProperties", fields.len(), "entries", path, report);
+    check_maximum(schema, "maxProperties", fields.len(), "entries", path, report);
     let known = schema["properties"].as_object();
     fields.retain(|name, value| {
         let path = join(path, name);
@@ -65,12 +65,12 @@ fn check_object(
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !fields.contains_key(name) {
             report(&join(path, name), "is missing".to_owned());
-            fields.insert(name.to_owned(), harmless(&schema["properties"][name]));
+            fields.insert(name.to_owned(), valid_value(&schema["properties"][name]));
         }
     }
 }
 
-fn check_most(
+fn check_maximum(
     schema: &Value,
     limit: &str,
     count: usize,
@@ -83,7 +83,7 @@ fn check_most(
     }
 }
 
-fn harmless(schema: &Value) -> Value {
+fn valid_value(schema: &Value) -> Value {
     match (schema["type"].as_str(), &schema["enum"]) {
         (_, Value::Array(allowed)) => allowed.first().cloned().unwrap_or_default(),
         (Some("object"), _) => json!({}),
@@ -111,7 +111,7 @@ fn check_number(schema: &Value, value: &Value, path: &str, report: &mut impl FnM
     }
 }
 
-fn is_of(kind: &str, value: &Value) -> bool {
+fn has_type(kind: &str, value: &Value) -> bool {
     match kind {
         "object" => value.is_object(),
         "array" => value.is_array(),
@@ -123,7 +123,7 @@ fn is_of(kind: &str, value: &Value) -> bool {
     }
 }
 
-fn article(kind: &str) -> String {
+fn describe_type(kind: &str) -> String {
     match kind {
         "object" => "a mapping".to_owned(),
         "array" => "a list".to_owned(),
@@ -134,7 +134,7 @@ fn article(kind: &str) -> String {
     }
 }
 
-fn shown(value: &Value) -> String {
+fn describe(value: &Value) -> String {
     match value {
         Value::Object(_) => "a mapping".to_owned(),
         Value::Array(_) => "a list".to_owned(),
@@ -142,11 +142,11 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn bound(limit: &Value) -> usize {
+fn read_minimum(limit: &Value) -> usize {
     limit.as_u64().unwrap_or(0) as usize
 }
 
-/// The path of a field: `labels["a.b/c"]` where a dot would mislead.
+/// The path of a field. A name with a dot is quoted: `labels["a.b/c"]`.
 pub(super) fn join(path: &str, name: &str) -> String {
     match (path, name.contains('.')) {
         ("", _) => name.to_owned(),
@@ -157,15 +157,15 @@ pub(super) fn join(path: &str, name: &str) -> String {
 
 fn suggestion<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> String {
     let known: Vec<&str> = known.map(String::as_str).collect();
-    let near = known.iter().find(|k| k.eq_ignore_ascii_case(name) || distance(k, name) <= 2);
+    let near = known.iter().find(|k| k.eq_ignore_ascii_case(name) || edit_distance(k, name) <= 2);
     match near {
         Some(near) => format!("did you mean {near}?"),
         None => format!("its fields are {}", known.join(", ")),
     }
 }
 
-/// Edits that make one name the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
+/// The edit distance of two names (Levenshtein).
+fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

@@ -18,11 +18,11 @@ pub struct LegacyFlag {
     pub name: &'static str,
     /// Its default in the original, or its value in the manifests of the original.
     pub default: &'static str,
-    /// How this program treats it.
+    /// Its support by this program.
     pub support: Support,
 }
 
-/// How this program treats a flag of the original.
+/// The support of a flag of the original by this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
     /// Same values and meaning. With a note for the documentation, which may be empty.

@@ -1,4 +1,4 @@
-//! Declarations and deletions by people: NodeGroups, machines, adopted workers, limits of the cluster.
+//! Declarations and deletions by users: NodeGroups, machines, adopted workers, limits of the cluster.
 
 use super::*;
 

@@ -572,7 +572,7 @@ fn a_refused_machine_takes_no_worker_of_a_person() {
         let changes = hand.observe(&mut working, nodes);
         apply_without(fleet, &changes, &id);
     };
-    // The one late VM of the one request; then a worker that a person adds.
+    // The late VM of the only request, then a worker that is added by hand.
     list(&mut fleet, &[node(99, 4), node(1, 2)]);
     list(&mut fleet, &[node(99, 4), node(1, 2), node(7, 2)]);
     let kind = fleet.unmanaged_node(&node(7, 2).hostname).map(|s| s.kind.clone());

@@ -59,14 +59,14 @@ enum Step {
     RefusedWrite {
         nth: usize,
     },
-    /// A person deletes a machine.
+    /// A user deletes a machine.
     Retire {
         nth: usize,
     },
     Drained {
         nth: usize,
     },
-    /// A person deletes a NodeGroup, or creates it again.
+    /// A user deletes a NodeGroup, or creates it again.
     Close {
         policy: Option<DeletionPolicy>,
     },
@@ -389,8 +389,8 @@ impl World {
                 changes.extend(self.hand.pass(&mut self.fleet));
                 let records: BTreeSet<RecordKey> = changes.iter().map(Change::record).collect();
                 let refused: BTreeSet<RecordKey> = records.into_iter().skip(*nth).take(1).collect();
-                let held = DeferredChanges::new(&changes, refused);
-                changes.retain(|change| !held.contains(change));
+                let deferred = DeferredChanges::new(&changes, refused);
+                changes.retain(|change| !deferred.contains(change));
                 self.follow(&changes);
                 self.fleet = self.follower.clone();
             }
@@ -400,7 +400,7 @@ impl World {
             }
             Step::Crash => self.crash(),
             Step::AddForeign => {
-                // A person adds a worker; a listing shows it before the next step. An interrupted write may have left
+                // A worker is added by hand; a listing shows it before the next step. An interrupted write may have left
                 // requests that are used.
                 let mut unused = self.fleet.clone();
                 unused.remove_used_requests(&mut Vec::new());
@@ -525,7 +525,7 @@ proptest! {
         prop_assert!(latest.is_none_or(|latest| latest <= world.hand.now), "{latest:?}");
         world.calm();
         world.check_calm();
-        // A worker that a person adds.
+        // A worker that is added by hand.
         world.make(2, false);
         world.list(0);
         world.check();

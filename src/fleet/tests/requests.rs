@@ -16,7 +16,7 @@ fn interrupted(before: &Fleet, changes: &[Change]) -> Vec<Fleet> {
     fleets
 }
 
-/// A failed machine whose request may still make a VM.
+/// A failed machine whose request may still create a VM.
 fn failed(hand: &mut Hand) -> Fleet {
     let mut fleet = fleet();
     hand.observe(&mut fleet, &[node(99, 4)]);

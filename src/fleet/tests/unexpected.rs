@@ -145,7 +145,7 @@ fn fake(machine: &MachineId) -> NodeRef {
 fn binds_no_worker_of_a_person_after_a_listing_without_ids() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
-    // A person adds a worker of another size while a machine waits; then the VM of the machine appears.
+    // A worker of another size is added by hand while a machine waits. Then the VM of the machine appears.
     let persons = node(7, 4);
     hand.observe(&mut fleet, std::slice::from_ref(&persons));
     hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
