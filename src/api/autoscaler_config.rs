@@ -37,17 +37,18 @@ pub struct AutoscalerConfigSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GlobalSettings {
-    /// Maximum number of machines of all NodeGroups together. 0 stops all growth. Default: only `maxNodes` of each
-    /// NodeGroup applies.
+    /// Maximum number of machines of all NodeGroups together. 0 stops all growth. Default: only `maxNodes` of
+    /// each NodeGroup applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub max_cluster_workers: Option<i32>,
-    /// Maximum cost of the machines of all NodeGroups together. NodeGroups do not grow above it. Existing machines
-    /// stay. If `--cost-limit-hourly` or `--cost-limit-monthly` is set, too, the lower limit applies.
+    /// Maximum cost of the machines of all NodeGroups together. NodeGroups do not grow above it. Existing
+    /// machines stay. If `--cost-limit-hourly` or `--cost-limit-monthly` is set, too, the lower limit
+    /// applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_limit: Option<CostLimit>,
-    /// Timeout of each step of a creation, in seconds: until VPSie accepts the request, and from then until VPSie
-    /// lists the VM. A machine that exceeds it fails. Overrides `--create-timeout`.
+    /// Timeout of each step of a creation, in seconds: until VPSie accepts the request, and from then until
+    /// VPSie lists the VM. A machine that exceeds it fails. Overrides `--create-timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60))]
     pub node_ready_timeout_seconds: Option<i32>,

@@ -20,8 +20,8 @@ pub struct CostLimit {
 }
 
 impl From<&CostLimit> for cost::CostLimit {
-    /// Validation has refused invalid amounts. If one gets here, it is a limit of 0, because no limit could cost
-    /// money.
+    /// Validation has refused invalid amounts. If one gets here, it is a limit of 0, because no limit could
+    /// cost money.
     fn from(limit: &CostLimit) -> Self {
         let amount = |text: &String| text.parse::<Decimal>().unwrap_or_default();
         Self {

@@ -9,8 +9,8 @@ use crate::fleet::lenient::{is_known, remove_unknown, replace_unknown};
 use crate::fleet::{DeletionReason, FailureReason, Hostname, VmId};
 
 impl VPSieNode {
-    /// Reads an object. Unknown fields are ignored. Unknown values are read as the safest known ones: a phase as
-    /// Running if there is a VM, and an outcome as a lost reply.
+    /// Reads an object. Unknown fields are ignored. Unknown values are read as the safest known ones: a phase
+    /// as Running if there is a VM, and an outcome as a lost reply.
     pub fn read(object: &Value) -> Result<Self, serde_json::Error> {
         let strict = serde_json::from_value(object.clone());
         if strict.is_ok() {
@@ -34,7 +34,8 @@ impl VPSieNode {
             let phase = match status.get("hostname") {
                 Some(Value::String(_)) => MachinePhase::Running,
                 _ if requested => MachinePhase::Creating,
-                // Neither a VM nor a request is recorded: no known phase fits, and the record stays unreadable.
+                // Neither a VM nor a request is recorded: no known phase fits, and the record stays
+                // unreadable.
                 _ => return strict,
             };
             status.insert("phase".to_owned(), json!(phase));

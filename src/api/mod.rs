@@ -1,10 +1,10 @@
 //! The Kubernetes types of `autoscaler.vpsie.com/v1alpha1`.
 //!
-//! NodeGroup and VPSieNode have all fields of the original VPSie autoscaler, so that its manifests apply unchanged.
-//! `validation` notes the fields without effect.
+//! NodeGroup and VPSieNode have all fields of the original VPSie autoscaler, so that its manifests apply
+//! unchanged. `validation` notes the fields without effect.
 //!
-//! The API server validates objects by the schema: types and ranges of fields, syntax of strings (`text`), and rules
-//! over several fields (`rules`).
+//! The API server validates objects by the schema: types and ranges of fields, syntax of strings (`text`),
+//! and rules over several fields (`rules`).
 
 mod autoscaler_config;
 mod conditions;

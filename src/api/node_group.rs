@@ -64,7 +64,8 @@ pub struct NodeGroupSpec {
     /// VPSie project. Without effect: a managed cluster has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
-    /// Offers that may be rented, by name, UUID or KubeSizeID, in order of preference. Each is a separate pool.
+    /// Offers that may be rented, by name, UUID or KubeSizeID, in order of preference. Each is a separate
+    /// pool.
     #[serde(rename = "offeringIDs")]
     #[schemars(with = "Vec<text::Offer>", length(min = 1, max = 32))]
     #[x_kube(validation = rules::OFFERS_DIFFER)]
@@ -105,14 +106,15 @@ pub struct NodeGroupSpec {
         validation = rules::taints_leave_out(3)
     )]
     pub taints: Vec<Taint>,
-    /// Labels and resources of the Nodes that neither the offer nor vpsie-autoscaler provides. Cluster Autoscaler
-    /// relies on them while the NodeGroup has no Nodes. Omitted fields are learned from its Nodes.
+    /// Labels and resources of the Nodes that neither the offer nor vpsie-autoscaler provides. Cluster
+    /// Autoscaler relies on them while the NodeGroup has no Nodes. Omitted fields are learned from its Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_template: Option<NodeTemplate>,
     /// Conditions for adding nodes. Without effect yet: Cluster Autoscaler's flags decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_up_policy: Option<ScaleUpPolicy>,
-    /// Conditions for removing nodes. Without effect yet: Cluster Autoscaler's flags and `autoscalingOptions` decide.
+    /// Conditions for removing nodes. Without effect yet: Cluster Autoscaler's flags and `autoscalingOptions`
+    /// decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down_policy: Option<ScaleDownPolicy>,
     /// SSH keys of the VMs. Without effect: a managed cluster has its own.
@@ -124,8 +126,8 @@ pub struct NodeGroupSpec {
     /// Free text for users. Without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
-    /// VPSie size (KubeSizeID) of the offer, which overrides the catalog. Without effect if `offeringIDs` has several
-    /// entries.
+    /// VPSie size (KubeSizeID) of the offer, which overrides the catalog. Without effect if `offeringIDs` has
+    /// several entries.
     #[serde(default, rename = "kubeSizeID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub kube_size_id: Option<i64>,
@@ -138,19 +140,20 @@ pub struct NodeGroupSpec {
     /// Replacement of machines by cheaper ones. Without effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_optimization: Option<CostOptimization>,
-    /// Maximum cost of its machines together. The NodeGroup does not grow above it. Existing machines stay. With a limit, offers without a known price cannot be rented.
+    /// Maximum cost of its machines together. The NodeGroup does not grow above it. Existing machines stay.
+    /// With a limit, offers without a known price cannot be rented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_limit: Option<CostLimit>,
     /// Options of Cluster Autoscaler for this NodeGroup. Its flags apply to omitted ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling_options: Option<AutoscalingOptions>,
-    /// Whether existing workers of the cluster become machines of this NodeGroup: workers with the size of one of its
-    /// offers and with a Ready Node, up to `maxNodes`. From then on Cluster Autoscaler may drain and delete them.
-    /// Workers of a size that several NodeGroups would adopt are not adopted.
+    /// Whether existing workers of the cluster become machines of this NodeGroup: workers with the size of
+    /// one of its offers and with a Ready Node, up to `maxNodes`. From then on Cluster Autoscaler may drain
+    /// and delete them. Workers of a size that several NodeGroups would adopt are not adopted.
     #[serde(default)]
     pub adopt_existing_workers: bool,
-    /// Removal of its machines after the NodeGroup is deleted. Until all machines are gone, the object stays and adds
-    /// no nodes.
+    /// Removal of its machines after the NodeGroup is deleted. Until all machines are gone, the object stays
+    /// and adds no nodes.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{rules, text};
 
-/// Labels and resources of the Nodes that neither the offer nor vpsie-autoscaler provides. Cluster Autoscaler relies
-/// on them while the NodeGroup has no Nodes.
+/// Labels and resources of the Nodes that neither the offer nor vpsie-autoscaler provides. Cluster Autoscaler
+/// relies on them while the NodeGroup has no Nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeTemplate {
@@ -20,8 +20,8 @@ pub struct NodeTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = ["linux", "windows", null]))]
     pub operating_system: Option<String>,
-    /// Labels that other programs set on the Nodes, such as `region` by a CSI driver. vpsie-autoscaler does not set
-    /// them.
+    /// Labels that other programs set on the Nodes, such as `region` by a CSI driver. vpsie-autoscaler does
+    /// not set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, text::LabelValue>", extend("maxProperties" = 64))]
     #[x_kube(

@@ -132,8 +132,8 @@ pub struct CostOptimization {
     /// Whether machines are compared with cheaper ones.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Which recommendations are applied without approval: `auto` safe ones, `manual` none, `aggressive` those with
-    /// high savings, `conservative` those without risk for running pods.
+    /// Which recommendations are applied without approval: `auto` safe ones, `manual` none, `aggressive`
+    /// those with high savings, `conservative` those without risk for running pods.
     #[serde(default)]
     pub strategy: CostStrategy,
     /// Interval between comparisons.

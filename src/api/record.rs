@@ -55,8 +55,8 @@ impl VPSieNode {
 
     /// The machine of this record.
     ///
-    /// The spec and the deletion timestamp take precedence over an older status: a machine with a request is Creating,
-    /// one with a deletion timestamp is Deleting.
+    /// The spec and the deletion timestamp take precedence over an older status: a machine with a request is
+    /// Creating, one with a deletion timestamp is Deleting.
     pub fn to_machine(&self) -> Result<Machine, NotARecord> {
         let spec = &self.spec;
         let meta = &self.metadata;

@@ -1,8 +1,9 @@
-//! Keys of labels and taints that a NodeGroup must not set, because Cluster Autoscaler, Kubernetes or vpsie-autoscaler
-//! uses them.
+//! Keys of labels and taints that a NodeGroup must not set, because Cluster Autoscaler, Kubernetes or
+//! vpsie-autoscaler uses them.
 //!
-//! The rules of the CRD, the checks of files, the docs and the tests come from these tables. Keys that kubelets must
-//! not set (`node-restriction.kubernetes.io/`) are allowed: vpsie-autoscaler sets labels through the API server.
+//! The rules of the CRD, the checks of files, the docs and the tests come from these tables. Keys that
+//! kubelets must not set (`node-restriction.kubernetes.io/`) are allowed: vpsie-autoscaler sets labels
+//! through the API server.
 
 use crate::fleet::names;
 

@@ -189,12 +189,12 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpAddr>,
-    /// `spec.providerID` of the Node, if another controller set it first. Cluster Autoscaler identifies the machine by
-    /// it.
+    /// `spec.providerID` of the Node, if another controller set it first. Cluster Autoscaler identifies the
+    /// machine by it.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
-    /// Request to VPSie that created the VM. It counts as fulfilled, even while `spec.requests` of its machine still
-    /// lists it.
+    /// Request to VPSie that created the VM. It counts as fulfilled, even while `spec.requests` of its
+    /// machine still lists it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestRef>,
     /// Reason of the deletion.

@@ -1,4 +1,5 @@
-//! Identifiers of sizes, offers and datacenters. Each has its own type, so that the compiler refuses confusions.
+//! Identifiers of sizes, offers and datacenters. Each has its own type, so that the compiler refuses
+//! confusions.
 
 use std::fmt;
 
@@ -129,8 +130,8 @@ impl fmt::Display for CapacityType {
     }
 }
 
-/// A class of machines. All machines of a class draw on the same capacity of VPSie, so matching, shortages and
-/// backoff go by class (docs/designs/machine-class.md).
+/// A class of machines. All machines of a class draw on the same capacity of VPSie, so matching, shortages
+/// and backoff go by class (docs/designs/machine-class.md).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineClass {
     /// Datacenter of its VMs.

@@ -1,6 +1,7 @@
 //! Parses Kubernetes quantities.
 
-/// Parses a Kubernetes quantity into base units (cores, bytes). None if the text is not a quantity, or negative.
+/// Parses a Kubernetes quantity into base units (cores, bytes). None if the text is not a quantity, or
+/// negative.
 pub(crate) fn parse(text: &str) -> Option<f64> {
     const SUFFIXES: [(&str, f64); 15] = [
         ("Ki", 1024.0),

@@ -1,5 +1,5 @@
-//! Flags and environment variables of `serve`, grouped as in its help. Other processes can read command lines and
-//! environments, so secrets belong in files.
+//! Flags and environment variables of `serve`, grouped as in its help. Other processes can read command lines
+//! and environments, so secrets belong in files.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -57,16 +57,17 @@ pub struct FleetArgs {
     /// NodeGroup manifests: a YAML file, or a folder of YAML files. Default with --simulate: the samples
     #[arg(long, value_name = "PATH", env = "VPSIE_AUTOSCALER_NODE_GROUPS")]
     pub node_groups: Option<PathBuf>,
-    /// File with the records of machines and of requests to VPSie. Created if it does not exist. It belongs to one
-    /// cluster, and only one process may use it. Default: vpsie-autoscaler.redb, with --simulate
+    /// File with the records of machines and of requests to VPSie. Created if it does not exist. It belongs
+    /// to one cluster, and only one process may use it. Default: vpsie-autoscaler.redb, with --simulate
     /// vpsie-autoscaler-simulated.redb
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_DATA_FILE")]
     pub data_file: Option<PathBuf>,
-    /// Use a simulated VPSie inside the process: no credentials, no cost. Images and releases refuse it, because they
-    /// are built without the simulator
+    /// Use a simulated VPSie inside the process: no credentials, no cost. Images and releases refuse it,
+    /// because they are built without the simulator
     #[arg(long, env = "VPSIE_AUTOSCALER_SIMULATE", hide = NO_SIMULATOR)]
     pub simulate: bool,
-    /// Objects and behaviour of the simulated VPSie: a YAML file, as for `vpsie-autoscaler simulator --config`
+    /// Objects and behaviour of the simulated VPSie: a YAML file, as for `vpsie-autoscaler simulator
+    /// --config`
     #[arg(
         long,
         value_name = "FILE",
@@ -100,12 +101,12 @@ pub enum StoreKind {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "VPSie API")]
 pub struct VpsieArgs {
-    /// URL of the API, with its path prefix. It must start with https:// (http:// only for localhost). Without a path,
-    /// the prefix is /apps/v2
+    /// URL of the API, with its path prefix. It must start with https:// (http:// only for localhost).
+    /// Without a path, the prefix is /apps/v2
     #[arg(long, value_name = "URL", env = "VPSIE_API_URL", default_value = "https://api.vpsie.com/apps/v2")]
     pub vpsie_api_url: String,
-    /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`. Its key `url` overrides
-    /// --vpsie-api-url. Changes take effect without a restart. Needs --kubeconfig
+    /// Secret in --namespace with the credentials: `token`, or `clientId` and `clientSecret`. Its key `url`
+    /// overrides --vpsie-api-url. Changes take effect without a restart. Needs --kubeconfig
     #[arg(long, value_name = "NAME", env = "VPSIE_SECRET_NAME")]
     pub vpsie_secret_name: Option<String>,
     /// API token. Prefer a file: --vpsie-api-token-file
@@ -149,8 +150,9 @@ pub struct GrpcArgs {
         default_value = "127.0.0.1:8086"
     )]
     pub grpc_listen: SocketAddr,
-    /// Certificate of the gRPC port with its intermediates, PEM. It must name the host of `address` in Cluster
-    /// Autoscaler's cloud-config. Changes to it, its key and the client authorities take effect without a restart
+    /// Certificate of the gRPC port with its intermediates, PEM. It must name the host of `address` in
+    /// Cluster Autoscaler's cloud-config. Changes to it, its key and the client authorities take effect
+    /// without a restart
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_CERT")]
     pub grpc_tls_cert: Option<PathBuf>,
     /// Private key of the certificate, PEM
@@ -159,8 +161,8 @@ pub struct GrpcArgs {
     /// Certificate authorities for Cluster Autoscaler's certificate, PEM
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_GRPC_TLS_CLIENT_CA")]
     pub grpc_tls_client_ca: Option<PathBuf>,
-    /// Address of the expander port, which needs --expander-tls-cert. The gRPC port serves the expander, too, but
-    /// requires a client certificate, and Cluster Autoscaler sends none to an expander
+    /// Address of the expander port, which needs --expander-tls-cert. The gRPC port serves the expander, too,
+    /// but requires a client certificate, and Cluster Autoscaler sends none to an expander
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -168,8 +170,8 @@ pub struct GrpcArgs {
         default_value = "127.0.0.1:8087"
     )]
     pub expander_listen: SocketAddr,
-    /// Certificate of the expander port with its intermediates, PEM. It must name the host of Cluster Autoscaler's
-    /// `--grpc-expander-url`. Changes to it and its key take effect without a restart
+    /// Certificate of the expander port with its intermediates, PEM. It must name the host of Cluster
+    /// Autoscaler's `--grpc-expander-url`. Changes to it and its key take effect without a restart
     #[arg(
         long,
         value_name = "FILE",
@@ -185,8 +187,8 @@ pub struct GrpcArgs {
         requires = "expander_tls_cert"
     )]
     pub expander_tls_key: Option<PathBuf>,
-    /// Allow gRPC without TLS on addresses other than loopback. Every client that can connect can then create and
-    /// delete machines
+    /// Allow gRPC without TLS on addresses other than loopback. Every client that can connect can then create
+    /// and delete machines
     #[arg(long, env = "VPSIE_AUTOSCALER_GRPC_INSECURE_PLAINTEXT")]
     pub grpc_insecure_plaintext: bool,
 }
@@ -195,8 +197,8 @@ pub struct GrpcArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
 pub struct KubernetesArgs {
-    /// Kubeconfig file, or `in-cluster` for the service account of the pod. With it, the program sets providerID,
-    /// labels and taints of Nodes, and deletes Nodes without a VM
+    /// Kubeconfig file, or `in-cluster` for the service account of the pod. With it, the program sets
+    /// providerID, labels and taints of Nodes, and deletes Nodes without a VM
     #[arg(long, value_name = "FILE|in-cluster", env = "VPSIE_AUTOSCALER_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of NodeGroups, records, Lease and Secret. For --store=kubernetes or --vpsie-secret-name
@@ -223,8 +225,8 @@ pub struct ElectionArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_LEASE_DURATION",
         default_value = "15s", value_parser = parse_duration)]
     pub leader_election_lease_duration: Duration,
-    /// Time without a renewal of the Lease after which the leader stops. It must be less than the lease duration:
-    /// the difference is the margin for requests in flight
+    /// Time without a renewal of the Lease after which the leader stops. It must be less than the lease
+    /// duration: the difference is the margin for requests in flight
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RENEW_DEADLINE",
         default_value = "10s", value_parser = parse_duration)]
     pub leader_election_renew_deadline: Duration,
@@ -232,11 +234,12 @@ pub struct ElectionArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_LEADER_ELECTION_RETRY_PERIOD",
         default_value = "2s", value_parser = parse_duration)]
     pub leader_election_retry_period: Duration,
-    /// Name of the pod of this process. While it leads, the pod has the label `autoscaler.vpsie.com/role: leader`,
-    /// which a Service can select
+    /// Name of the pod of this process. While it leads, the pod has the label `autoscaler.vpsie.com/role:
+    /// leader`, which a Service can select
     #[arg(long, value_name = "NAME", env = "VPSIE_AUTOSCALER_POD_NAME")]
     pub pod_name: Option<String>,
-    /// Address of the pod of this process. A stopping leader proxies connections to the pod of the next leader
+    /// Address of the pod of this process. A stopping leader proxies connections to the pod of the next
+    /// leader
     #[arg(long, value_name = "ADDRESS", env = "VPSIE_AUTOSCALER_POD_IP")]
     pub pod_ip: Option<IpAddr>,
 }
@@ -245,7 +248,8 @@ pub struct ElectionArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Timing")]
 pub struct TimingArgs {
-    /// Interval between listings of VPSie's nodes. Listings are more frequent while machines are created or deleted
+    /// Interval between listings of VPSie's nodes. Listings are more frequent while machines are created or
+    /// deleted
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_OBSERVE_INTERVAL", default_value = "30s",
         value_parser = parse_duration)]
     pub observe_interval: Duration,
@@ -253,8 +257,8 @@ pub struct TimingArgs {
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CATALOG_INTERVAL", default_value = "15m",
         value_parser = parse_duration)]
     pub catalog_interval: Duration,
-    /// Timeout of each step of a creation: until VPSie accepts the request, and from then until VPSie lists the VM. A
-    /// machine that exceeds it fails
+    /// Timeout of each step of a creation: until VPSie accepts the request, and from then until VPSie lists
+    /// the VM. A machine that exceeds it fails
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_CREATE_TIMEOUT", default_value = "10m",
         value_parser = parse_duration)]
     pub create_timeout: Duration,
@@ -285,13 +289,14 @@ pub struct TemplateArgs {
     /// Reserved disk of a node, GiB. Applies until a Node of its size has registered
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_RESERVED_DISK_GIB", default_value_t = 10)]
     pub reserved_disk_gib: u64,
-    /// YAML file with prices and discounts that override those of VPSie: `overrides`, a list of entries with `offer`
-    /// and `datacenter` (both optional; without one, the entry applies to all) and one of `hourly`, `monthly` (USD),
-    /// `discountPercent`, `discountHourly`. The most specific price replaces that of VPSie, and the most specific
-    /// discount is subtracted
+    /// YAML file with prices and discounts that override those of VPSie: `overrides`, a list of entries with
+    /// `offer` and `datacenter` (both optional; without one, the entry applies to all) and one of `hourly`,
+    /// `monthly` (USD), `discountPercent`, `discountHourly`. The most specific price replaces that of VPSie,
+    /// and the most specific discount is subtracted
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_PRICE_FILE")]
     pub price_file: Option<PathBuf>,
-    /// Maximum cost of all machines together, USD per hour. NodeGroups do not grow above it. Existing machines stay
+    /// Maximum cost of all machines together, USD per hour. NodeGroups do not grow above it. Existing
+    /// machines stay
     #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_HOURLY", value_parser = money)]
     pub cost_limit_hourly: Option<Decimal>,
     /// Maximum cost of all machines together, USD per month

@@ -3,7 +3,8 @@
 use super::args::ElectionArgs;
 use crate::validation::{Problem, dns_subdomain};
 
-/// Reports all problems. If a leader held the Lease for longer than standbys wait, there could be two leaders.
+/// Reports all problems. If a leader held the Lease for longer than standbys wait, there could be two
+/// leaders.
 pub(super) fn check(args: &ElectionArgs, problems: &mut Vec<Problem>) {
     let ElectionArgs {
         leader_election_id: id,

@@ -83,7 +83,8 @@ pub fn sample_manifests() -> Result<Manifests, Problems> {
 }
 
 impl Settings {
-    /// Policy of the fleet. With Kubernetes, a machine runs once its Node exists; without, once its VM is listed.
+    /// Policy of the fleet. With Kubernetes, a machine runs once its Node exists; without, once its VM is
+    /// listed.
     pub fn policy(&self) -> Policy {
         let TimingArgs { create_timeout, orphan_grace, failed_vpsienode_ttl, .. } = self.timing;
         let running_when_listed = self.kubernetes().is_none();

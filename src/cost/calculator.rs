@@ -124,8 +124,8 @@ impl Cost {
 }
 
 impl Requirement {
-    /// Number of times that a machine of the offer satisfies the requirement. 0 if it does not, or is in another
-    /// datacenter; 1 if no amount is required.
+    /// Number of times that a machine of the offer satisfies the requirement. 0 if it does not, or is in
+    /// another datacenter; 1 if no amount is required.
     pub fn units(&self, offer: &Offer) -> u64 {
         if self.datacenter.as_ref().is_some_and(|wanted| *wanted != offer.datacenter) {
             return 0;
@@ -168,8 +168,8 @@ impl RankedOffer<'_> {
 }
 
 impl PriceList {
-    /// Offers that satisfy the requirement, cheapest first, offers without a price last. Equally cheap ones are
-    /// ordered by datacenter and name.
+    /// Offers that satisfy the requirement, cheapest first, offers without a price last. Equally cheap ones
+    /// are ordered by datacenter and name.
     pub fn rank<'a>(&'a self, requirement: &Requirement, by: PriceBasis) -> Vec<RankedOffer<'a>> {
         let ranked = |priced: &'a PricedOffer| {
             let PricedOffer { offer, price } = priced;

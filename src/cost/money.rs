@@ -77,8 +77,8 @@ impl UsdPerHour {
         Self(whole.unwrap_or_else(|| (self.0 / Decimal::ONE_HUNDRED).saturating_mul(rest)))
     }
 
-    /// Truncates the rate to twelve decimals, so that sums are exact. It must not round up: machines within a monthly
-    /// limit must also be within it as an hourly one.
+    /// Truncates the rate to twelve decimals, so that sums are exact. It must not round up: machines within a
+    /// monthly limit must also be within it as an hourly one.
     pub fn truncate(self) -> Self {
         Self(self.0.round_dp_with_strategy(12, RoundingStrategy::ToZero))
     }

@@ -39,8 +39,8 @@ pub enum PriceRule {
 /// Maximum price. A higher one is an error, and sums of it would not be exact.
 const MAX_PRICE: UsdPerHour = UsdPerHour(Decimal::from_parts(1_000_000_000, 0, 0, false, 0));
 
-/// Maximum ratio of the hourly and the monthly price of the API. A monthly price in the hourly field would be 730
-/// times too high, and cents in place of dollars 100 times. Monthly discounts are far below this.
+/// Maximum ratio of the hourly and the monthly price of the API. A monthly price in the hourly field would be
+/// 730 times too high, and cents in place of dollars 100 times. Monthly discounts are far below this.
 const MAX_RATIO: u32 = 5;
 
 impl Override {
@@ -56,9 +56,10 @@ impl Override {
 }
 
 impl Prices {
-    /// Price of a machine of the offer: the most specific price of the operator, or else the hourly price of the API,
-    /// or else its monthly price (docs/reference/vpsie-api.md#prices); less the most specific discount. If the prices
-    /// of the API contradict each other, the monthly one applies. None if the price is unknown, or not above 0.
+    /// Price of a machine of the offer: the most specific price of the operator, or else the hourly price of
+    /// the API, or else its monthly price (docs/reference/vpsie-api.md#prices); less the most specific
+    /// discount. If the prices of the API contradict each other, the monthly one applies. None if the price
+    /// is unknown, or not above 0.
     pub fn price(&self, offer: &Offer) -> Option<UsdPerHour> {
         let price = self.override_price(offer).or_else(|| self.api_price(offer))?;
         let discounted = self.most_specific(offer, |rule| match rule {
@@ -70,8 +71,8 @@ impl Prices {
             .filter(|price| price.is_positive() && *price <= MAX_PRICE)
     }
 
-    /// The hourly price of the API, and its monthly price per hour, if they contradict each other and the operator
-    /// does not override them.
+    /// The hourly price of the API, and its monthly price per hour, if they contradict each other and the
+    /// operator does not override them.
     pub fn contradiction(&self, offer: &Offer) -> Option<(UsdPerHour, UsdPerHour)> {
         let (hourly, monthly) = Self::hourly_price(offer).zip(self.monthly_price(offer))?;
         let contradict = hourly > monthly * MAX_RATIO || monthly > hourly * MAX_RATIO;

@@ -20,13 +20,13 @@ impl Default for Rates {
 }
 
 impl Rates {
-    /// Marginal prices of the offers: the highest rates at which no offer is worth more than its price, for a demand
-    /// with the proportions of all offers together. By duality this equals the cost of the cheapest mix of offers, so
-    /// it is the price of pods on machines that fit them perfectly
+    /// Marginal prices of the offers: the highest rates at which no offer is worth more than its price, for a
+    /// demand with the proportions of all offers together. By duality this equals the cost of the cheapest
+    /// mix of offers, so it is the price of pods on machines that fit them perfectly
     /// (docs/reference/cluster-autoscaler.md#price-expander).
     ///
-    /// With `m(c) = min (price - c * cores) / gib` this is the maximum of a concave function of one variable. Among
-    /// several maxima (with one offer: all rates that add up to its price) it is their middle.
+    /// With `m(c) = min (price - c * cores) / gib` this is the maximum of a concave function of one variable.
+    /// Among several maxima (with one offer: all rates that add up to its price) it is their middle.
     pub fn marginal(offers: impl IntoIterator<Item = (Resources, UsdPerHour)>) -> Option<Self> {
         let offers: Vec<(f64, f64, f64)> = offers
             .into_iter()

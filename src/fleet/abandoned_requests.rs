@@ -19,8 +19,8 @@ use crate::catalog::SizeId;
 const MOVED_KEPT: Duration = Duration::from_hours(1);
 
 impl AbandonedRequests {
-    /// Whether a request belongs to this entry. Requests of one pool in the same hour share one, so a day has at most 25
-    /// entries per pool.
+    /// Whether a request belongs to this entry. Requests of one pool in the same hour share one, so a day has
+    /// at most 25 entries per pool.
     fn covers(&self, pool: &PoolId, size: SizeId, at: Timestamp) -> bool {
         let hour = |at: Timestamp| at.as_second().div_euclid(3600);
         self.pool == *pool && self.size == size && hour(self.at) == hour(at)
@@ -86,8 +86,8 @@ impl Fleet {
         self.save_request_history(changes, history);
     }
 
-    /// Removes abandoned requests whose VM is no longer expected, and the names of moved requests that the records of
-    /// their machines no longer have. `unwritten` are the requests that these records still have.
+    /// Removes abandoned requests whose VM is no longer expected, and the names of moved requests that the
+    /// records of their machines no longer have. `unwritten` are the requests that these records still have.
     pub(super) fn expire_abandoned(
         &mut self,
         changes: &mut Vec<Change>,
@@ -118,8 +118,8 @@ impl Fleet {
         self.request_history.abandoned.iter().fold(0, |sum, late| sum.saturating_add(self.count_open(late)))
     }
 
-    /// Number of open requests of one entry. Computed from the nodes, so that one write (the node's record) fulfils a
-    /// request.
+    /// Number of open requests of one entry. Computed from the nodes, so that one write (the node's record)
+    /// fulfils a request.
     fn count_open(&self, late: &AbandonedRequests) -> u32 {
         let named = self.unmanaged.values().filter_map(|unmanaged| unmanaged.abandoned_request.as_ref());
         let used = named.filter(|name| late.covers(&name.pool, name.size, name.at));

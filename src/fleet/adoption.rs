@@ -13,8 +13,9 @@ use super::state::Fleet;
 use crate::catalog::MachineClass;
 
 impl Fleet {
-    /// Makes machines of foreign workers, for NodeGroups with `adopt`. A worker is adopted if its class belongs to
-    /// exactly one such NodeGroup with headroom below its maximum. Adopted machines are drained and deleted like others.
+    /// Makes machines of foreign workers, for NodeGroups with `adopt`. A worker is adopted if its class
+    /// belongs to exactly one such NodeGroup with headroom below its maximum. Adopted machines are drained
+    /// and deleted like others.
     pub fn adopt_workers(&mut self, nodes: &[ListedNode], now: Timestamp, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         let adopting_pools = self.adopting_pools();
@@ -45,8 +46,8 @@ impl Fleet {
         changes
     }
 
-    /// The pool that adopts workers of a class. None if several NodeGroups would: they share a VPSie group, so the
-    /// NodeGroup of a worker is unknown.
+    /// The pool that adopts workers of a class. None if several NodeGroups would: they share a VPSie group,
+    /// so the NodeGroup of a worker is unknown.
     fn adopting_pools(&self) -> BTreeMap<MachineClass, Option<PoolId>> {
         let mut adopting_pools: BTreeMap<MachineClass, Option<PoolId>> = BTreeMap::new();
         for group in self.groups.values().filter(|group| group.adopt) {
@@ -62,7 +63,8 @@ impl Fleet {
         adopting_pools
     }
 
-    /// Number of workers that may be adopted. A worker that counts as paid for already takes no additional headroom.
+    /// Number of workers that may be adopted. A worker that counts as paid for already takes no additional
+    /// headroom.
     fn adoption_headroom(&self, pool: &PoolId, node: &ListedNode) -> u32 {
         let Some(group) = self.groups.get(&pool.node_group) else { return 0 };
         let headroom = self.headroom(group);

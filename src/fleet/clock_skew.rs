@@ -43,9 +43,9 @@ impl Machine {
 }
 
 impl Fleet {
-    /// Sets times in the future to now. They were recorded while the clock was ahead; without the correction, their
-    /// deadlines would be late by that. Names of requests are no deadlines and stay. (A shortage with such a time is
-    /// ignored: [`Fleet::growth_block`].)
+    /// Sets times in the future to now. They were recorded while the clock was ahead; without the correction,
+    /// their deadlines would be late by that. Names of requests are no deadlines and stay. (A shortage with
+    /// such a time is ignored: [`Fleet::growth_block`].)
     pub(super) fn correct_times(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
         for old in self.machines.values().cloned().collect::<Vec<_>>() {
             let mut machine = old.clone();

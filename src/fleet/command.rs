@@ -128,10 +128,10 @@ impl Fleet {
         Ok(())
     }
 
-    /// `NodeGroupDecreaseTargetSize`: removes up to `-delta` machines that were never requested from VPSie, the newest
-    /// first. It deletes no VM (docs/reference/cluster-autoscaler.md#nodegroupdecreasetargetsize). Without such a
-    /// machine it succeeds: an error would abort Cluster Autoscaler's whole loop, often only because its view is older
-    /// (docs/reference/cluster-autoscaler.md#target-size).
+    /// `NodeGroupDecreaseTargetSize`: removes up to `-delta` machines that were never requested from VPSie,
+    /// the newest first. It deletes no VM (docs/reference/cluster-autoscaler.md#nodegroupdecreasetargetsize).
+    /// Without such a machine it succeeds: an error would abort Cluster Autoscaler's whole loop, often only
+    /// because its view is older (docs/reference/cluster-autoscaler.md#target-size).
     pub fn decrease(&mut self, pool: &str, delta: i32) -> Result<Vec<Change>, Refusal> {
         let known = self.pool(pool).ok_or_else(|| Refusal::UnknownPool(pool.to_owned()))?;
         if delta >= 0 {
@@ -150,8 +150,8 @@ impl Fleet {
         Ok(changes)
     }
 
-    /// `NodeGroupDeleteNodes`: deletes all of the nodes, or none. A node that is deleted or being deleted already is a
-    /// success (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
+    /// `NodeGroupDeleteNodes`: deletes all of the nodes, or none. A node that is deleted or being deleted
+    /// already is a success (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     pub fn delete_nodes(
         &mut self,
         pool: &str,
@@ -165,15 +165,15 @@ impl Fleet {
                 Some(DeletionTarget::Gone) => {}
                 Some(DeletionTarget::Machine(machine)) if machine.pool.to_string() == pool => {
                     let running = matches!(machine.phase, Phase::Running { .. });
-                    // The placeholder of a Running machine is stale, because its Node registered since. Without a UUID
-                    // the placeholder is still its id.
+                    // The placeholder of a Running machine is stale, because its Node registered since.
+                    // Without a UUID the placeholder is still its id.
                     let stale = running
                         && node.provider_id.starts_with(PLACEHOLDER_PREFIX)
                         && machine.instance_id() != node.provider_id;
                     if machine.counts() && !stale && !targets.contains_key(&machine.id) {
                         healthy += u32::from(running && !node.fake);
-                        // Cluster Autoscaler does not drain instances without a Node, and the Node may have registered
-                        // since.
+                        // Cluster Autoscaler does not drain instances without a Node, and the Node may have
+                        // registered since.
                         let drain = if node.fake { DrainState::Pending } else { DrainState::Done };
                         targets.insert(machine.id.clone(), drain);
                     }
@@ -207,8 +207,8 @@ impl Fleet {
         }
     }
 
-    /// Refuses deletions of healthy nodes below the NodeGroup's minimum. Deletions of other nodes may go below it
-    /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
+    /// Refuses deletions of healthy nodes below the NodeGroup's minimum. Deletions of other nodes may go
+    /// below it (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     fn check_minimum(&self, pool: &str, deleted: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
         let group_target = self.group_target(known);
@@ -272,8 +272,8 @@ impl Fleet {
         }
     }
 
-    /// Marks a machine Deleting while it may have a VM; otherwise removes it. The drain of a VM that is not known yet
-    /// is pending, because the VM may have a Node when it appears.
+    /// Marks a machine Deleting while it may have a VM; otherwise removes it. The drain of a VM that is not
+    /// known yet is pending, because the VM may have a Node when it appears.
     pub(super) fn mark_for_deletion(
         &mut self,
         changes: &mut Vec<Change>,

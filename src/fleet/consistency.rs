@@ -31,8 +31,8 @@ impl Fleet {
             if self.machine_by_hostname(&vm.hostname).map(|m| &m.id) != Some(&machine.id) {
                 return Err(format!("VM {} is bound twice", vm.hostname));
             }
-            // An interrupted write may leave the record of an orphan or of a gone VM beside the machine's record until
-            // the next listing. A foreign VM never belongs to a machine.
+            // An interrupted write may leave the record of an orphan or of a gone VM beside the machine's
+            // record until the next listing. A foreign VM never belongs to a machine.
             if self.unmanaged.get(&vm.hostname).is_some_and(|s| s.kind == UnmanagedKind::Foreign) {
                 return Err(format!("VM {} belongs to a machine and is foreign", vm.hostname));
             }

@@ -1,7 +1,7 @@
 //! Requests to VPSie for VMs, and the effects of VPSie's replies.
 //!
-//! A creation returns no id and is not idempotent (invariant 6). So each request is a durable [`VmRequest`] before the
-//! call. A new node in a listing matches one request. Requests without a match are remembered.
+//! A creation returns no id and is not idempotent (invariant 6). So each request is a durable [`VmRequest`]
+//! before the call. A new node in a listing matches one request. Requests without a match are remembered.
 
 use jiff::Timestamp;
 
@@ -36,8 +36,8 @@ impl Fleet {
         self.transient.in_flight = machines.into_iter().collect();
     }
 
-    /// Records a request for each of these machines before it is sent. Machines that need no request any more are
-    /// skipped; the changes name the others.
+    /// Records a request for each of these machines before it is sent. Machines that need no request any more
+    /// are skipped; the changes name the others.
     pub fn record_requests(&mut self, machines: &[MachineId], now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         // Before the first listing, a new VM cannot be distinguished from an existing one.
@@ -57,8 +57,8 @@ impl Fleet {
         changes
     }
 
-    /// Applies VPSie's reply to a request. The VM may have been listed, or the machine deleted, before the reply. A
-    /// shortage also fails the waiting machines of that class.
+    /// Applies VPSie's reply to a request. The VM may have been listed, or the machine deleted, before the
+    /// reply. A shortage also fails the waiting machines of that class.
     pub fn record_outcome(
         &mut self,
         id: &MachineId,
@@ -69,7 +69,8 @@ impl Fleet {
         self.apply_outcome(id, outcome, now, policy, true)
     }
 
-    /// Applies an outcome again after its record was refused. An old shortage does not fail machines that wait now.
+    /// Applies an outcome again after its record was refused. An old shortage does not fail machines that
+    /// wait now.
     pub fn record_delayed_outcome(
         &mut self,
         id: &MachineId,
@@ -157,8 +158,8 @@ impl Fleet {
         self.push_change(changes, Change::SaveMachine(machine));
     }
 
-    /// Fails the Pending machines of a class. VPSie has no capacity for them either, and Cluster Autoscaler can use
-    /// another pool at once.
+    /// Fails the Pending machines of a class. VPSie has no capacity for them either, and Cluster Autoscaler
+    /// can use another pool at once.
     fn fail_pending(
         &mut self,
         changes: &mut Vec<Change>,
@@ -185,14 +186,14 @@ impl Fleet {
         changes
     }
 
-    /// Whether the last listing showed the VM of the machine as control plane. It was bound before a listing showed its
-    /// role.
+    /// Whether the last listing showed the VM of the machine as control plane. It was bound before a listing
+    /// showed its role.
     pub fn is_control_plane(&self, machine: &Machine) -> bool {
         machine.vm().is_some_and(|vm| self.transient.control_plane.contains(&vm.hostname))
     }
 
-    /// Machines whose VM must be deleted at VPSie, the longest Deleting first. Excludes VMs that VPSie lists as control
-    /// plane.
+    /// Machines whose VM must be deleted at VPSie, the longest Deleting first. Excludes VMs that VPSie lists
+    /// as control plane.
     pub fn machines_to_delete(&self) -> Vec<&Machine> {
         let deletable = |m: &&Machine| m.needs_vm_deletion() && !self.is_control_plane(m);
         let mut unwanted: Vec<_> = self.machines.values().filter(deletable).collect();

@@ -18,13 +18,13 @@ use crate::catalog::SizeId;
 
 /// Number of listings after a request before it can count as lost.
 const LISTINGS_TO_EXPIRE: u32 = 2;
-/// Number of listings after a request before it is abandoned: a quarter of an hour at the usual interval, even if the
-/// clock jumps.
+/// Number of listings after a request before it is abandoned: a quarter of an hour at the usual interval,
+/// even if the clock jumps.
 const LISTINGS_TO_ABANDON: u32 = 30;
 
 impl Fleet {
-    /// Applies all time limits: lost requests, failed machines that Cluster Autoscaler did not delete, orphans that no
-    /// machine adopted, and expired records.
+    /// Applies all time limits: lost requests, failed machines that Cluster Autoscaler did not delete,
+    /// orphans that no machine adopted, and expired records.
     pub fn apply_deadlines(&mut self, now: Timestamp, policy: &Policy, names: Names<'_>) -> Vec<Change> {
         let mut changes = Vec::new();
         let unwritten = self.remove_used_requests(&mut changes);
@@ -48,8 +48,8 @@ impl Fleet {
                 {
                     self.remove_orphan(&mut changes, unmanaged, now, names);
                 }
-                // Its record names its request, as long as the record of the machine still has that request. The VM
-                // may be among the nodes that an incomplete listing lacks.
+                // Its record names its request, as long as the record of the machine still has that request.
+                // The VM may be among the nodes that an incomplete listing lacks.
                 UnmanagedKind::Gone { .. }
                     if self.transient.listed_completely
                         && age(unmanaged.first_seen, now) >= policy.gone_kept
@@ -72,7 +72,8 @@ impl Fleet {
         changes
     }
 
-    /// Deletes the machines of NodeGroups that are being deleted: all of them, or only those without a VM, by policy.
+    /// Deletes the machines of NodeGroups that are being deleted: all of them, or only those without a VM, by
+    /// policy.
     pub fn close_groups(&mut self, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let closed: BTreeMap<_, _> =

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::ids::Hostname;
 use super::record::{Change, RecordKey, UnmanagedKind};
 
-/// The changes of a list that wait while some of its records are refused. Without the refused record, they would lose
-/// track of a VM.
+/// The changes of a list that wait while some of its records are refused. Without the refused record, they
+/// would lose track of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeferredChanges {
     records: BTreeSet<RecordKey>,
@@ -17,8 +17,9 @@ pub struct DeferredChanges {
 impl DeferredChanges {
     /// Selects the changes that wait while `refused` cannot be written.
     ///
-    /// A machine keeps its VM, or the request that created it, until the listed node is recorded. It keeps a request that it
-    /// would drop until the request history is recorded. A listed node's record stays until the machine with its VM is recorded.
+    /// A machine keeps its VM, or the request that created it, until the listed node is recorded. It keeps a
+    /// request that it would drop until the request history is recorded. A listed node's record stays until
+    /// the machine with its VM is recorded.
     pub fn new(changes: &[Change], refused: BTreeSet<RecordKey>) -> Self {
         let mut records = refused;
         loop {

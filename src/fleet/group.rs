@@ -42,8 +42,8 @@ pub struct NodeGroup {
     pub node: DeclaredNode,
 }
 
-/// Declared properties of the Nodes of a NodeGroup that follow neither from its offers nor from vpsie-autoscaler.
-/// Templates have them until the last Nodes contradict them.
+/// Declared properties of the Nodes of a NodeGroup that follow neither from its offers nor from
+/// vpsie-autoscaler. Templates have them until the last Nodes contradict them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeclaredNode {
     /// `kubernetes.io/arch`.
@@ -82,8 +82,8 @@ pub struct Declaration {
     pub groups: Vec<NodeGroup>,
     /// Maximum of machines over all NodeGroups (`AutoscalerConfig`, `maxClusterWorkers`).
     pub max_machines: Option<u32>,
-    /// Cost limit of all machines together (`AutoscalerConfig`, `costLimit`). The stricter one of this and the settings
-    /// applies.
+    /// Cost limit of all machines together (`AutoscalerConfig`, `costLimit`). The stricter one of this and
+    /// the settings applies.
     pub cost_limit: CostLimit,
     /// Replaces [`Policy::create_timeout`](super::Policy::create_timeout) (`AutoscalerConfig`,
     /// `nodeReadyTimeoutSeconds`).
@@ -132,8 +132,8 @@ impl fmt::Display for TaintEffect {
     }
 }
 
-/// Autoscaling options of a NodeGroup. None leaves Cluster Autoscaler's flag in force, which it sends as default with
-/// each request (docs/reference/cluster-autoscaler.md#options).
+/// Autoscaling options of a NodeGroup. None leaves Cluster Autoscaler's flag in force, which it sends as
+/// default with each request (docs/reference/cluster-autoscaler.md#options).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AutoscalingOptions {
     /// Requested share of a node below which it is a candidate for removal, 0 to 1.

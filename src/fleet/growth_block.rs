@@ -14,8 +14,8 @@ pub struct GrowthBlock {
 }
 
 impl Fleet {
-    /// The reason why the pool cannot grow by that many machines: a refusal, or a recent shortage at VPSie. None if it
-    /// can. A quota belongs to the account, so it blocks every pool.
+    /// The reason why the pool cannot grow by that many machines: a refusal, or a recent shortage at VPSie.
+    /// None if it can. A quota belongs to the account, so it blocks every pool.
     pub fn growth_block(&self, pool: &str, by: u32, now: Timestamp) -> Option<GrowthBlock> {
         if let Err(refusal) = self.may_grow(pool, by) {
             return Some(GrowthBlock { reason: refusal.code(), message: refusal.to_string() });

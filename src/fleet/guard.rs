@@ -1,8 +1,9 @@
-//! PURE. The runaway guard: stops creations when more VMs may be paid for than NodeGroups allow, independent of the
-//! fleet's own accounting.
+//! PURE. The runaway guard: stops creations when more VMs may be paid for than NodeGroups allow, independent
+//! of the fleet's own accounting.
 //!
-//! It uses raw listings, the calls of this process, and the declared maxima. It ignores sizes and the machines that the
-//! fleet binds nodes to. Time is the running time of the process, so clock jumps have no effect.
+//! It uses raw listings, the calls of this process, and the declared maxima. It ignores sizes and the
+//! machines that the fleet binds nodes to. Time is the running time of the process, so clock jumps have no
+//! effect.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -15,11 +16,12 @@ use super::template::names;
 
 /// Time that an accepted creation without a VM counts, and that a vanished VM counts.
 const CREATION_MEMORY: Duration = Duration::from_hours(24);
-/// Time that an accepted creation without a VM counts, if VPSie's own counts show no node beyond those listed.
+/// Time that an accepted creation without a VM counts, if VPSie's own counts show no node beyond those
+/// listed.
 const DISPROVED_MEMORY: Duration = Duration::from_hours(1);
-/// Time that a creation with a lost reply counts without a VM. It is less than the minute after which the fleet repeats
-/// the request: otherwise one restart during a scale-up would halt growth. A VM that appears later counts as an
-/// unexplained node.
+/// Time that a creation with a lost reply counts without a VM. It is less than the minute after which the
+/// fleet repeats the request: otherwise one restart during a scale-up would halt growth. A VM that appears
+/// later counts as an unexplained node.
 const UNCLEAR_MEMORY: Duration = Duration::from_secs(45);
 /// Time after which VPSie's counts disprove a vanished VM.
 const DISPROVED_AFTER: Duration = Duration::from_mins(10);
@@ -195,8 +197,8 @@ pub struct Maxima {
 }
 
 impl Maxima {
-    /// The VM limit, the maximum of VMs that may be paid for: the sum of the NodeGroups' maxima with their surges, and
-    /// one more, so that a full cluster may replace nodes.
+    /// The VM limit, the maximum of VMs that may be paid for: the sum of the NodeGroups' maxima with their
+    /// surges, and one more, so that a full cluster may replace nodes.
     pub fn vm_limit(&self) -> u32 {
         let with_surge = |max: u32| max.saturating_add(surge(max));
         let groups = self.groups.values().fold(0u32, |sum, max| sum.saturating_add(with_surge(*max)));
@@ -223,8 +225,8 @@ pub struct Guard {
     counted: u32,
     /// Number of counted workers that are not listed.
     hidden: u32,
-    /// Released creations: VPSie's counts disproved them, or an earlier process abandoned them. Their VMs may still
-    /// appear.
+    /// Released creations: VPSie's counts disproved them, or an earlier process abandoned them. Their VMs may
+    /// still appear.
     released: VecDeque<Duration>,
     maxima: Maxima,
     /// Number of VMs that NodeGroups keep from before their maximum was lowered.
@@ -232,8 +234,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard with the records of earlier processes. Without records, nodes of the first listing that are not results
-    /// of requests count as existing before.
+    /// A guard with the records of earlier processes. Without records, nodes of the first listing that are
+    /// not results of requests count as existing before.
     pub fn new(before: PriorRecords) -> Self {
         let PriorRecords { known, ours, accepted, unclear, late } = before;
         let mut guard = Self { ours, late, known, ..Self::default() };
@@ -243,8 +245,8 @@ impl Guard {
         guard
     }
 
-    /// Sets the declared maxima and the number of VMs of each NodeGroup. A NodeGroup whose maximum was lowered keeps
-    /// its VMs.
+    /// Sets the declared maxima and the number of VMs of each NodeGroup. A NodeGroup whose maximum was
+    /// lowered keeps its VMs.
     pub fn declare(&mut self, maxima: &Maxima, vm_counts: &BTreeMap<NodeGroupName, u32>) {
         let names: BTreeSet<_> = maxima.groups.keys().chain(self.peaks.keys()).cloned().collect();
         let first = self.maxima == Maxima::default() && self.peaks.is_empty();
@@ -266,8 +268,8 @@ impl Guard {
         }
     }
 
-    /// Treats lost and abandoned requests of an earlier process as released, up to the VM limit. The rest are lost
-    /// replies, which that process did not count either; counting them would halt growth for a day.
+    /// Treats lost and abandoned requests of an earlier process as released, up to the VM limit. The rest are
+    /// lost replies, which that process did not count either; counting them would halt growth for a day.
     fn release_abandoned(&mut self) {
         let late = std::mem::take(&mut self.late).min(self.maxima.vm_limit());
         self.released.extend((0..late).map(|_| Duration::ZERO));
@@ -334,8 +336,8 @@ impl Guard {
         self.expire(now, false);
     }
 
-    /// Attributes a new node to the oldest creation, or to none. Nodes of the first listing count as results of unknown
-    /// creations.
+    /// Attributes a new node to the oldest creation, or to none. Nodes of the first listing count as results
+    /// of unknown creations.
     fn attribute_node(&mut self, node: &ListedNode, now: Duration, begins: bool) {
         let oldest = self.unseen.iter().enumerate().min_by_key(|(_, creation)| creation.at).map(|(at, _)| at);
         let awaited =
@@ -371,8 +373,8 @@ impl Guard {
     fn expire(&mut self, now: Duration, disproved: bool) {
         let older = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
         self.released.retain(|at| !older(*at, CREATION_MEMORY));
-        // VPSie may still fulfil queued creations that its counts do not show. So no more are released in a day than
-        // VMs may exist.
+        // VPSie may still fulfil queued creations that its counts do not show. So no more are released in a
+        // day than VMs may exist.
         let mut free = (self.maxima.vm_limit() as usize).saturating_sub(self.released.len());
         let released = &mut self.released;
         self.unseen.retain(|creation| {

@@ -80,7 +80,8 @@ impl Fleet {
         self.extra_vms.values().sum()
     }
 
-    /// The cost of the NodeGroup's extra VMs, as far as prices are known. Without a NodeGroup: of all extra VMs.
+    /// The cost of the NodeGroup's extra VMs, as far as prices are known. Without a NodeGroup: of all extra
+    /// VMs.
     pub(super) fn extra_vms_cost(&self, group: Option<&NodeGroupName>) -> UsdPerHour {
         let of_group =
             self.extra_vms.iter().filter(|(pool, _)| group.is_none_or(|group| pool.node_group == *group));

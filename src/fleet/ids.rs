@@ -31,7 +31,8 @@ text_id! {
 }
 
 impl MachineId {
-    /// The `Instance` id of a machine whose VM is unknown yet (docs/reference/cluster-autoscaler.md#target-size).
+    /// The `Instance` id of a machine whose VM is unknown yet
+    /// (docs/reference/cluster-autoscaler.md#target-size).
     pub fn placeholder(&self) -> String {
         format!("{PLACEHOLDER_PREFIX}{self}")
     }
@@ -51,7 +52,8 @@ pub const PROVIDER_ID_PREFIX: &str = "vpsie://";
 /// Prefix of placeholder ids. No UUID of a VM begins with it.
 pub const PLACEHOLDER_PREFIX: &str = "vpsie://machine/";
 
-/// A hostname in lower case: VPSie's API and Kubernetes differ in case (docs/reference/vpsie-api.md#identifiers).
+/// A hostname in lower case: VPSie's API and Kubernetes differ in case
+/// (docs/reference/vpsie-api.md#identifiers).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Hostname(Arc<str>);

@@ -1,5 +1,5 @@
-//! Records of another version: unknown fields are ignored, unknown values are read as the value with the least effect.
-//! A guess must not request or delete a VM.
+//! Records of another version: unknown fields are ignored, unknown values are read as the value with the
+//! least effect. A guess must not request or delete a VM.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -10,8 +10,8 @@ use super::ids::{Hostname, VmId};
 use super::machine::{Machine, Phase};
 use super::record::{UnmanagedKind, UnmanagedNode};
 
-/// Reads a machine that another version recorded. An error if its phase is unknown and neither a VM nor a request shows
-/// a safe one.
+/// Reads a machine that another version recorded. An error if its phase is unknown and neither a VM nor a
+/// request shows a safe one.
 pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
     let strict = serde_json::from_str(text);
     if strict.is_ok() {
@@ -40,7 +40,8 @@ pub(crate) fn read_machine(text: &str) -> Result<Machine, serde_json::Error> {
     serde_json::from_value(record)
 }
 
-/// Reads an unmanaged node that another version recorded. An unknown kind is read as foreign, so it is never touched.
+/// Reads an unmanaged node that another version recorded. An unknown kind is read as foreign, so it is never
+/// touched.
 pub(crate) fn read_unmanaged(text: &str) -> Result<UnmanagedNode, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -28,7 +28,8 @@ pub struct Machine {
     pub created_at: Timestamp,
     /// Its phase.
     pub phase: Phase,
-    /// Requests to VPSie that no VM is matched with yet. A lost request stays here, so that a late VM is recognized.
+    /// Requests to VPSie that no VM is matched with yet. A lost request stays here, so that a late VM is
+    /// recognized.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<VmRequest>,
 }
@@ -62,7 +63,8 @@ pub enum Phase {
     },
     /// Its VM will be deleted, or is being deleted.
     Deleting {
-        /// The VM, if one is known. Without a VM the machine waits until its open requests are matched or lost.
+        /// The VM, if one is known. Without a VM the machine waits until its open requests are matched or
+        /// lost.
         vm: Option<Vm>,
         /// Time at which its deletion began.
         since: Timestamp,
@@ -83,8 +85,8 @@ pub enum DrainState {
     /// The Node, if there is one, must be drained first.
     #[default]
     Pending,
-    /// The API server has no such Node. Not durable: after a restart the API server is read again. A Node that
-    /// registers later is drained.
+    /// The API server has no such Node. Not durable: after a restart the API server is read again. A Node
+    /// that registers later is drained.
     NoNode,
     /// The Node is drained, by vpsie-autoscaler or by Cluster Autoscaler; or there is no API server.
     Done,
@@ -177,7 +179,8 @@ pub struct Vm {
     /// Its addresses, as far as listings show them. They identify its Node if the Node has another name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// The `spec.providerID` that another controller set on its Node. It cannot be changed, so it is the Instance id.
+    /// The `spec.providerID` that another controller set on its Node. It cannot be changed, so it is the
+    /// Instance id.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<ProviderId>,
     /// The request that created it, if it is known.
@@ -187,8 +190,8 @@ pub struct Vm {
 
 /// Names a request to VPSie in the record of the VM that it created.
 ///
-/// The VM is recorded before its request is removed from the machine's record. An interrupted write leaves both, and
-/// the name shows that the request is used ([`Fleet::remove_used_requests`](super::Fleet)).
+/// The VM is recorded before its request is removed from the machine's record. An interrupted write leaves
+/// both, and the name shows that the request is used ([`Fleet::remove_used_requests`](super::Fleet)).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestRef {
@@ -248,7 +251,8 @@ pub enum RequestOutcome {
 pub struct Failure {
     /// The kind: class and code that Cluster Autoscaler gets.
     pub reason: FailureReason,
-    /// VPSie's message, without ids, at most 200 characters (docs/reference/cluster-autoscaler.md#creation-errors).
+    /// VPSie's message, without ids, at most 200 characters
+    /// (docs/reference/cluster-autoscaler.md#creation-errors).
     pub message: String,
 }
 

@@ -1,8 +1,8 @@
 //! PURE. Pools and machines: commands of Cluster Autoscaler, listings of VPSie, and their effects.
 //!
-//! The code is synchronous and reads no clock, no randomness and no I/O. A command or a listing changes the fleet and
-//! returns the [`Change`]s. The writer works on its own copy, makes the changes durable, and then applies them to the
-//! fleet that readers see.
+//! The code is synchronous and reads no clock, no randomness and no I/O. A command or a listing changes the
+//! fleet and returns the [`Change`]s. The writer works on its own copy, makes the changes durable, and then
+//! applies them to the fleet that readers see.
 
 mod abandoned_requests;
 mod adoption;

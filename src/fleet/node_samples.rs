@@ -38,8 +38,8 @@ impl Fleet {
         self.profiles.get(&machine.size).is_none_or(|profile| profile.is_new_sample(&sample))
     }
 
-    /// Adds the Node of a VM as a sample. Its status must have been stable before: the first status of a kubelet is not
-    /// complete.
+    /// Adds the Node of a VM as a sample. Its status must have been stable before: the first status of a
+    /// kubelet is not complete.
     pub fn add_node_sample(&mut self, hostname: &Hostname, node: ObservedNode) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname) else { return changes };
@@ -62,8 +62,8 @@ impl Fleet {
         changes
     }
 
-    /// Whether the Node has the cores of another pool's size and not those of its machine's size. If listings do not
-    /// show sizes, a late VM may be bound to a machine of another size, and must not change templates.
+    /// Whether the Node has the cores of another pool's size and not those of its machine's size. If listings
+    /// do not show sizes, a late VM may be bound to a machine of another size, and must not change templates.
     fn is_of_other_size(&self, machine: &Machine, shape: &NodeShape) -> bool {
         let cores = shape.capacity.cpu_millis;
         let has_cores = |offer: &Offer| offer.resources.cpu_millis == cores;

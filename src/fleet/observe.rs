@@ -30,8 +30,8 @@ enum VmEnd {
 }
 
 impl Fleet {
-    /// Applies a listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested them, and
-    /// processes VMs that the listing lacks. Never binds by guess (invariant 6).
+    /// Applies a listing: updates machines and unmanaged nodes, binds new VMs to the machines that requested
+    /// them, and processes VMs that the listing lacks. Never binds by guess (invariant 6).
     pub fn observe(&mut self, listing: &NodeListing, now: Timestamp, policy: &Policy) -> Vec<Change> {
         let nodes = &listing.nodes;
         let mut changes = Vec::new();
@@ -90,8 +90,8 @@ impl Fleet {
         changes
     }
 
-    /// Remembers the time of the first listing of nodes without a record: while a record is refused, they are new in each
-    /// listing.
+    /// Remembers the time of the first listing of nodes without a record: while a record is refused, they are
+    /// new in each listing.
     fn note_first_listed(&mut self, new_nodes: &[&ListedNode], now: Timestamp) {
         let known = std::mem::take(&mut self.transient.first_listed);
         let first_listed = |node: &&ListedNode| known.get(&node.hostname).copied().unwrap_or(now);
@@ -124,7 +124,8 @@ impl Fleet {
         node.can_have_id(machine.vm().and_then(|vm| vm.id.as_ref())).then_some(machine)
     }
 
-    /// Removes the unmanaged record of a VM that belongs to a machine. An interrupted write may have left both.
+    /// Removes the unmanaged record of a VM that belongs to a machine. An interrupted write may have left
+    /// both.
     pub(super) fn drop_unmanaged(&mut self, changes: &mut Vec<Change>, hostname: &Hostname) {
         if self.unmanaged.contains_key(hostname) {
             self.push_change(changes, Change::DropUnmanaged(hostname.clone()));
@@ -232,8 +233,8 @@ impl Fleet {
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
 
-    /// Processes VMs that the listing lacks. An empty or incomplete listing proves only the end of VMs whose deletion
-    /// was accepted.
+    /// Processes VMs that the listing lacks. An empty or incomplete listing proves only the end of VMs whose
+    /// deletion was accepted.
     fn process_missing(
         &mut self,
         changes: &mut Vec<Change>,
@@ -281,8 +282,8 @@ impl Fleet {
         if !is_proof {
             return;
         }
-        // A foreign node that returns must not count as new, so its record is kept for long. Orphans end after their
-        // grace period.
+        // A foreign node that returns must not count as new, so its record is kept for long. Orphans end
+        // after their grace period.
         let absent: Vec<Hostname> = self
             .unmanaged
             .values()
@@ -307,8 +308,8 @@ impl Fleet {
         *entry
     }
 
-    /// Ends a machine whose VM is gone, and keeps a record of the VM in case it returns. A machine with further
-    /// requests stays, Deleting.
+    /// Ends a machine whose VM is gone, and keeps a record of the VM in case it returns. A machine with
+    /// further requests stays, Deleting.
     fn end_vm(
         &mut self,
         changes: &mut Vec<Change>,
@@ -359,7 +360,8 @@ impl Fleet {
         }
     }
 
-    /// Binds listed orphans to machines that wait for a VM of their class, the oldest orphan to the oldest machine.
+    /// Binds listed orphans to machines that wait for a VM of their class, the oldest orphan to the oldest
+    /// machine.
     fn adopt(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp) {
         let mut orphans: Vec<(UnmanagedNode, MachineClass)> = self
             .unmanaged

@@ -1,8 +1,8 @@
 //! Extra VMs: paid for, but in no target size.
 //!
-//! A Deleting machine leaves its pool's target size at once, but its VM is billed until VPSie has deleted it. So
-//! existing VMs limit growth as well: all VMs of a NodeGroup together stay within its maximum and a surge. The surge
-//! allows the replacement of nodes at the maximum.
+//! A Deleting machine leaves its pool's target size at once, but its VM is billed until VPSie has deleted it.
+//! So existing VMs limit growth as well: all VMs of a NodeGroup together stay within its maximum and a surge.
+//! The surge allows the replacement of nodes at the maximum.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,8 @@ use super::ids::PoolId;
 use super::machine::{Machine, Phase, RequestOutcome};
 use super::record::{UnmanagedKind, UnmanagedNode};
 
-/// Number of VMs that may be paid for beyond a maximum while others are being deleted: a tenth of it, at least two.
+/// Number of VMs that may be paid for beyond a maximum while others are being deleted: a tenth of it, at
+/// least two.
 pub fn surge(max: u32) -> u32 {
     (max / 10).max(2)
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Time limits of the fleet. An absence also needs a number of complete listings, so that a clock jump alone has no
-/// effect.
+/// Time limits of the fleet. An absence also needs a number of complete listings, so that a clock jump alone
+/// has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Maximum time until VPSie accepts a machine's request, and from then until its VM is listed.
@@ -24,8 +24,8 @@ pub struct Policy {
     pub vanish_after: Duration,
     /// Time that the record of a gone VM, or of an unlisted foreign node, is kept.
     pub gone_kept: Duration,
-    /// Whether there is no API server: a machine is Running once VPSie lists its VM as running, and VMs are deleted
-    /// without a drain. Otherwise a machine is Running once its Node registered.
+    /// Whether there is no API server: a machine is Running once VPSie lists its VM as running, and VMs are
+    /// deleted without a drain. Otherwise a machine is Running once its Node registered.
     pub running_when_listed: bool,
     /// The method of binding VMs to machines: a property of the backend.
     pub binding: Binding,

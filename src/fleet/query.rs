@@ -50,11 +50,11 @@ impl Fleet {
         self.groups.get(&pool.id.node_group)
     }
 
-    /// Size limits and target size of a pool. Limits hold for the NodeGroup over all its pools, so each pool may grow or shrink by the rest
-    /// that the NodeGroup allows.
+    /// Size limits and target size of a pool. Limits hold for the NodeGroup over all its pools, so each pool
+    /// may grow or shrink by the rest that the NodeGroup allows.
     ///
-    /// Below the NodeGroup's minimum no pool may shrink, and the first growable pool carries the shortfall (for
-    /// `--enforce-node-group-min-size`).
+    /// Below the NodeGroup's minimum no pool may shrink, and the first growable pool carries the shortfall
+    /// (for `--enforce-node-group-min-size`).
     pub fn limits(&self, pool: &Pool) -> Limits {
         let target = pool.target;
         let Some(group) = self.group(pool) else {
@@ -97,8 +97,8 @@ impl Fleet {
         own.into_iter().chain(all)
     }
 
-    /// Cost of the pool's VMs, as far as its price is known. A machine costs from the first listing of its VM until the
-    /// VM is gone.
+    /// Cost of the pool's VMs, as far as its price is known. A machine costs from the first listing of its VM
+    /// until the VM is gone.
     pub fn pool_cost(&self, pool: &Pool) -> UsdPerHour {
         let paid = self.machines_of(pool).filter(|machine| machine.vm().is_some()).count();
         pool.price.unwrap_or_default() * paid as u32
@@ -126,7 +126,8 @@ impl Fleet {
         self.group_targets.get(&pool.id.node_group).copied().unwrap_or(0)
     }
 
-    /// The pool's machines that Cluster Autoscaler gets, in a stable order: all but Deleting machines without a VM.
+    /// The pool's machines that Cluster Autoscaler gets, in a stable order: all but Deleting machines without
+    /// a VM.
     pub fn machines_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Machine> {
         let members = pool.members.iter().filter_map(|id| self.machines.get(id));
         members.filter(|m| !matches!(m.phase, Phase::Deleting { vm: None, .. }))
@@ -147,8 +148,8 @@ impl Fleet {
         self.machine_by_hostname(hostname)
     }
 
-    /// The machine of a Node: by its VM's hostname, else by an address that only that VM has together with a matching
-    /// name. An address alone is no identity: another site can have the same private addresses.
+    /// The machine of a Node: by its VM's hostname, else by an address that only that VM has together with a
+    /// matching name. An address alone is no identity: another site can have the same private addresses.
     pub fn machine_of_node(&self, name: &Hostname, addresses: &[IpAddr]) -> Option<&Machine> {
         if let Some(machine) = self.machine_by_hostname(name) {
             return Some(machine);
@@ -178,8 +179,8 @@ impl Fleet {
         self.catalog.as_ref()
     }
 
-    /// The machine of a node: by provider id, or by Instance id for fake nodes. The Node's name decides only while the
-    /// Node has no providerID, or while the machine has none that could contradict it.
+    /// The machine of a node: by provider id, or by Instance id for fake nodes. The Node's name decides only
+    /// while the Node has no providerID, or while the machine has none that could contradict it.
     pub fn machine_of(&self, provider_id: &str, name: &str) -> Option<&Machine> {
         if let Some(id) = provider_id.strip_prefix(PLACEHOLDER_PREFIX) {
             return self.machines.get(id);
@@ -202,7 +203,8 @@ impl Fleet {
     }
 }
 
-/// Whether a Node has the name of the VM without its domain, or the name of one of its IPv4 addresses (`ip-10-0-0-7`).
+/// Whether a Node has the name of the VM without its domain, or the name of one of its IPv4 addresses
+/// (`ip-10-0-0-7`).
 fn is_named_after(name: &Hostname, vm: &Vm) -> bool {
     let label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     if label(name.as_str()) == label(vm.hostname.as_str()) {

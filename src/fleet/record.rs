@@ -12,9 +12,9 @@ use super::request_history::{AbandonedRef, RequestHistory};
 use super::size_profile::SizeProfile;
 use crate::catalog::{Catalog, SizeId};
 
-/// One durable write. Lists of changes are ordered so that any prefix of a list loses nothing: a VM is written to its
-/// new record before it is removed from the old one. [`DeferredChanges`](super::DeferredChanges) selects the writes
-/// that wait while a record is refused.
+/// One durable write. Lists of changes are ordered so that any prefix of a list loses nothing: a VM is
+/// written to its new record before it is removed from the old one.
+/// [`DeferredChanges`](super::DeferredChanges) selects the writes that wait while a record is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Writes a machine's record, new or not.
@@ -125,15 +125,16 @@ pub struct UnmanagedNode {
     pub first_seen: Timestamp,
     /// Its kind.
     pub kind: UnmanagedKind,
-    /// The pool that waited for a VM when this foreign node appeared and matched none of the open requests. The node
-    /// may still be the result of one, so it counts as paid for in the NodeGroup of the pool. Once its role is known,
-    /// it is compared with the requests again.
+    /// The pool that waited for a VM when this foreign node appeared and matched none of the open requests.
+    /// The node may still be the result of one, so it counts as paid for in the NodeGroup of the pool. Once
+    /// its role is known, it is compared with the requests again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaited_by: Option<PoolId>,
     /// The request that created its VM, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestRef>,
-    /// The abandoned request that this foreign node counts as the result of. No other node counts as its result.
+    /// The abandoned request that this foreign node counts as the result of. No other node counts as its
+    /// result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abandoned_request: Option<AbandonedRef>,
 }
@@ -149,10 +150,11 @@ impl UnmanagedNode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum UnmanagedKind {
-    /// Not requested by vpsie-autoscaler: control plane, or a worker that existed before or was added by hand. Never
-    /// touched.
+    /// Not requested by vpsie-autoscaler: control plane, or a worker that existed before or was added by
+    /// hand. Never touched.
     Foreign,
-    /// Created by a request that no machine waits for any more. It is adopted, or deleted after a grace period.
+    /// Created by a request that no machine waits for any more. It is adopted, or deleted after a grace
+    /// period.
     Orphan {
         /// The pool that it was requested for.
         pool: PoolId,
@@ -169,7 +171,8 @@ pub enum UnmanagedKind {
         size: SizeId,
         /// Whether its machine was Deleting or failed: if the VM returns, it is drained and deleted.
         deleted: bool,
-        /// Whether VPSie had accepted its deletion. Otherwise the VM may still run although no listing shows it.
+        /// Whether VPSie had accepted its deletion. Otherwise the VM may still run although no listing shows
+        /// it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         deletion_accepted: bool,
     },

@@ -68,8 +68,8 @@ pub enum Refusal {
         /// The cause, and the remedy.
         why: String,
     },
-    /// VMs that may be paid for, and machines that wait for a VM, would exceed the VM limit of the runaway guard.
-    /// Growth is not halted.
+    /// VMs that may be paid for, and machines that wait for a VM, would exceed the VM limit of the runaway
+    /// guard. Growth is not halted.
     #[error(
         "pool {pool} cannot grow by {delta}: the runaway guard allows at most {limit} VMs; {counted} may be paid for, and \
          {waiting} machines wait for a VM; wait until VMs are deleted, or raise maxNodes"
@@ -175,7 +175,8 @@ pub struct CostLimitReached {
 }
 
 impl Refusal {
-    /// The pool that the command names. None if there is no such pool, or if the command is a mistake of the caller.
+    /// The pool that the command names. None if there is no such pool, or if the command is a mistake of the
+    /// caller.
     pub fn pool(&self) -> Option<&PoolId> {
         match self {
             Self::AboveMax { pool, .. }

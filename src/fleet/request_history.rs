@@ -9,19 +9,20 @@ use super::ids::{Hostname, PoolId};
 use super::machine::RequestRef;
 use crate::catalog::{MachineClass, SizeId};
 
-/// Abandoned requests, and nodes that no request can have created. One record, which outlives machines and unmanaged
-/// nodes.
+/// Abandoned requests, and nodes that no request can have created. One record, which outlives machines and
+/// unmanaged nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestHistory {
-    /// Nodes that no request can have created: they were listed before the first request or long after the last one, or
-    /// are annotated as added by hand. None before the first listing.
+    /// Nodes that no request can have created: they were listed before the first request or long after the
+    /// last one, or are annotated as added by hand. None before the first listing.
     #[serde(default)]
     pub known_before: Option<BTreeSet<Hostname>>,
     /// Requests whose machines stopped waiting for them.
     #[serde(default)]
     pub abandoned: Vec<AbandonedRequests>,
-    /// The last requests that were moved here. An interrupted write leaves them in the records of their machines, too.
+    /// The last requests that were moved here. An interrupted write leaves them in the records of their
+    /// machines, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<MovedRequest>,
 }

@@ -38,7 +38,8 @@ impl Shortage {
 pub(super) struct Shortages(HashMap<MachineClass, Shortage>);
 
 impl Shortages {
-    /// The shortage that would fail a request now. A quota belongs to the account, so it applies to every class.
+    /// The shortage that would fail a request now. A quota belongs to the account, so it applies to every
+    /// class.
     pub(super) fn active(&self, class: &MachineClass, now: Timestamp) -> Option<&Shortage> {
         let own = self.0.get(class).filter(|shortage| shortage.is_active(now));
         let quotas = self.0.values().filter(|shortage| shortage.is_quota() && shortage.is_active(now));

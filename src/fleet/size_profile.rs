@@ -1,9 +1,9 @@
-//! Resources and labels of a size, observed on its Nodes. They are the basis of templates of Nodes that do not exist
-//! yet.
+//! Resources and labels of a size, observed on its Nodes. They are the basis of templates of Nodes that do
+//! not exist yet.
 //!
-//! A profile has the last few Nodes of each NodeGroup, and a resource is their median. One unusual Node has no lasting
-//! effect on a template, and a size that became smaller is known after two Nodes. A template with too many resources
-//! would make Cluster Autoscaler add machines for pods that do not fit on them.
+//! A profile has the last few Nodes of each NodeGroup, and a resource is their median. One unusual Node has
+//! no lasting effect on a template, and a size that became smaller is known after two Nodes. A template with
+//! too many resources would make Cluster Autoscaler add machines for pods that do not fit on them.
 
 use std::collections::BTreeMap;
 
@@ -114,7 +114,8 @@ impl SizeProfile {
             || oldest.is_some_and(|oldest| oldest < sample.age_order())
     }
 
-    /// Adds the sample of a Node and removes the earlier sample of that Node, and the oldest ones above the maximum.
+    /// Adds the sample of a Node and removes the earlier sample of that Node, and the oldest ones above the
+    /// maximum.
     pub fn add_sample(&mut self, sample: Sample) {
         let anew = |known: &Sample| known.node_group == sample.node_group && known.relearn != sample.relearn;
         self.nodes.retain(|known| known.node != sample.node && !anew(known));
@@ -142,11 +143,11 @@ impl SizeProfile {
         }
     }
 
-    /// The expected shape of a new Node of the NodeGroup, as far as it is known. `counts` selects the samples that
-    /// still count.
+    /// The expected shape of a new Node of the NodeGroup, as far as it is known. `counts` selects the samples
+    /// that still count.
     ///
-    /// Labels, devices and huge pages come only from Nodes of the NodeGroup itself: on Nodes of another NodeGroup they
-    /// may be an effect of its labels.
+    /// Labels, devices and huge pages come only from Nodes of the NodeGroup itself: on Nodes of another
+    /// NodeGroup they may be an effect of its labels.
     pub fn shape(&self, group: &NodeGroupName, counts: impl Fn(&Sample) -> bool) -> Option<NodeShape> {
         let valid: Vec<&Sample> = self.nodes.iter().filter(|known| counts(known)).collect();
         let own: Vec<&Sample> = valid.iter().copied().filter(|known| known.node_group == *group).collect();

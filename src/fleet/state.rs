@@ -477,7 +477,8 @@ impl Fleet {
         self.groups.get(group).and_then(|group| group.node.relearn.as_ref())
     }
 
-    /// An offer that the catalog does not have, with known or assumed resources: a template must not be empty.
+    /// An offer that the catalog does not have, with known or assumed resources: a template must not be
+    /// empty.
     fn remembered_offer(&self, id: &PoolId, size: Option<SizeId>) -> Offer {
         let profile = size.and_then(|size| self.profiles.get(&size));
         let smallest = Resources { cpu_millis: 1000, memory_mib: 1024, disk_gib: 10, pods: DEFAULT_MAX_PODS };

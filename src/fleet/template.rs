@@ -30,8 +30,8 @@ pub mod names {
     pub const RELEARN: &str = "autoscaler.vpsie.com/relearn";
     /// Taint: the Node's VM is an orphan. Its value shows whether vpsie-autoscaler cordoned the Node.
     pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
-    /// Annotation that a user sets to `true` on the Node of a worker that was added by hand: it does not count as the
-    /// result of a request.
+    /// Annotation that a user sets to `true` on the Node of a worker that was added by hand: it does not
+    /// count as the result of a request.
     pub const ADDED_BY_HAND: &str = "autoscaler.vpsie.com/added-by-hand";
 }
 
@@ -107,8 +107,8 @@ pub fn node_labels(group: Option<&NodeGroup>, pool: &PoolId, offer: &Offer) -> B
     set(names::OFFERING, pool.offer.as_str());
     set(names::DATACENTER, pool.datacenter.as_str());
     set(names::CAPACITY_TYPE, pool.capacity_type.as_str());
-    // VPSie's names of sizes can be invalid label values, and one invalid label would make Kubernetes refuse the whole
-    // patch. The offer in the NodeGroup is validated.
+    // VPSie's names of sizes can be invalid label values, and one invalid label would make Kubernetes refuse
+    // the whole patch. The offer in the NodeGroup is validated.
     let instance_type = if is_label_value(&offer.name) { &offer.name } else { pool.offer.as_str() };
     set("node.kubernetes.io/instance-type", instance_type);
     set("topology.kubernetes.io/region", pool.datacenter.as_str());
@@ -127,8 +127,8 @@ pub(crate) fn is_label_value(text: &str) -> bool {
             && ends(text.chars().last())
 }
 
-/// The template of a pool: the shape of real Nodes, or the nominal size less reserved resources, with the declarations
-/// of the NodeGroup, unless its last `nodes` contradict them.
+/// The template of a pool: the shape of real Nodes, or the nominal size less reserved resources, with the
+/// declarations of the NodeGroup, unless its last `nodes` contradict them.
 pub fn template(
     group: Option<&NodeGroup>,
     pool: &PoolId,

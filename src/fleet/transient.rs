@@ -1,5 +1,5 @@
-//! Transient state: observations of this process that have no record. After a restart they begin again, which only
-//! delays decisions.
+//! Transient state: observations of this process that have no record. After a restart they begin again, which
+//! only delays decisions.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -28,7 +28,8 @@ pub(super) struct TransientState {
     pub(super) in_flight: HashSet<MachineId>,
     /// Parts of a class that the last listing with workers showed.
     pub(super) shown: ShownAttributes,
-    /// Whether requests are allowed: there was a complete listing, or nodes from before the first request are recorded.
+    /// Whether requests are allowed: there was a complete listing, or nodes from before the first request are
+    /// recorded.
     pub(super) listed: bool,
     /// Whether the last listing was complete.
     pub(super) listed_completely: bool,

@@ -1,5 +1,5 @@
-//! The machines to request from VPSie now. Classes that listings do not distinguish take turns, so that a new node can
-//! be assigned.
+//! The machines to request from VPSie now. Classes that listings do not distinguish take turns, so that a new
+//! node can be assigned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use super::machine::{Machine, Phase, RequestOutcome};
 use super::state::Fleet;
 use crate::catalog::MachineClass;
 
-/// Time that a request delays machines of classes that listings do not distinguish from its own. A VM that is listed
-/// later may be bound to a machine of another class; a longer wait would make Cluster Autoscaler back off healthy
-/// pools.
+/// Time that a request delays machines of classes that listings do not distinguish from its own. A VM that is
+/// listed later may be bound to a machine of another class; a longer wait would make Cluster Autoscaler back
+/// off healthy pools.
 pub(super) const MAX_TURN: Duration = Duration::from_mins(2);
 
 /// A machine that waits for a request, and its class.
@@ -49,9 +49,9 @@ impl Fleet {
         wanted.into_iter().map(|(machine, class)| (machine.id.clone(), class)).collect()
     }
 
-    /// Retains the candidates of the class on turn, if listings do not distinguish their classes. A turn ends when the class
-    /// has no open request, or its newest one is older than [`MAX_TURN`]. Machines that are newer than a machine of
-    /// another class wait for the next turn.
+    /// Retains the candidates of the class on turn, if listings do not distinguish their classes. A turn ends
+    /// when the class has no open request, or its newest one is older than [`MAX_TURN`]. Machines that are
+    /// newer than a machine of another class wait for the next turn.
     fn retain_class_on_turn<'a>(
         &self,
         mut candidates: Vec<MachineOfClass<'a>>,
@@ -69,7 +69,8 @@ impl Fleet {
         candidates
     }
 
-    /// Whether the newest open request for the class is older than [`MAX_TURN`], so that it delays no other class.
+    /// Whether the newest open request for the class is older than [`MAX_TURN`], so that it delays no other
+    /// class.
     pub(super) fn is_overdue(&self, class: &MachineClass) -> bool {
         self.transient.overdue.contains(class)
     }
@@ -124,8 +125,8 @@ impl Fleet {
     }
 }
 
-/// Sorts by number of requests and age, then takes one machine of each class in turn, so that no class waits for all of
-/// another.
+/// Sorts by number of requests and age, then takes one machine of each class in turn, so that no class waits
+/// for all of another.
 fn interleave_classes(mut candidates: Vec<MachineOfClass<'_>>) -> Vec<MachineOfClass<'_>> {
     candidates.sort_by_key(|(machine, _)| (machine.requests.len(), machine.created_at, &machine.id));
     let mut seen: BTreeMap<MachineClass, usize> = BTreeMap::new();

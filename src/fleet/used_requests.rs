@@ -10,8 +10,8 @@ use super::record::Change;
 use super::state::Fleet;
 
 impl Fleet {
-    /// Removes requests from machines if a VM's record, or the request history, names them. A write that was interrupted or
-    /// refused leaves a request in both records. Returns these requests.
+    /// Removes requests from machines if a VM's record, or the request history, names them. A write that was
+    /// interrupted or refused leaves a request in both records. Returns these requests.
     pub(super) fn remove_used_requests(&mut self, changes: &mut Vec<Change>) -> HashSet<RequestRef> {
         let mut open: HashSet<RequestRef> = HashSet::new();
         for machine in self.machines.values() {

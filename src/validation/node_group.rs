@@ -18,8 +18,8 @@ pub(super) struct Checked {
     pub datacenter: DatacenterId,
 }
 
-/// Checks the rules that the schema does not have, and converts the manifest. The result is valid only if `findings` has
-/// no new problem.
+/// Checks the rules that the schema does not have, and converts the manifest. The result is valid only if
+/// `findings` has no new problem.
 pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Checked {
     let spec = &manifest.spec;
     let name = manifest.metadata.name.as_deref().unwrap_or_default();

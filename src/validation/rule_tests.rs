@@ -1,5 +1,5 @@
-//! Tests each rule of the CRDs with manifests that it accepts and refuses (`src/api/cases/*.yaml`), without a cluster,
-//! and compares this module's results for the same manifests.
+//! Tests each rule of the CRDs with manifests that it accepts and refuses (`src/api/cases/*.yaml`), without a
+//! cluster, and compares this module's results for the same manifests.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 
-/// Calls `report` with field and message of each problem. Replaces each invalid value by a valid one, so that the rest
-/// can be deserialized and checked.
+/// Calls `report` with field and message of each problem. Replaces each invalid value by a valid one, so that
+/// the rest can be deserialized and checked.
 pub(super) fn check(schema: &Value, value: &mut Value, path: &str, report: &mut impl FnMut(&str, String)) {
     let Some(kind) = schema["type"].as_str() else { return };
     if !has_type(kind, value) {

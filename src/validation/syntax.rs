@@ -7,7 +7,8 @@ use rust_decimal::Decimal;
 use super::duration::any_duration;
 use crate::fleet::is_label_value;
 
-/// Checks a label value: at most 63 of `A-Z a-z 0-9 - _ .`, with a letter or digit at both ends; may be empty.
+/// Checks a label value: at most 63 of `A-Z a-z 0-9 - _ .`, with a letter or digit at both ends; may be
+/// empty.
 pub(super) fn label_value(text: &str) -> Result<(), String> {
     if is_label_value(text) {
         return Ok(());

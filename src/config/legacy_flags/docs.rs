@@ -38,8 +38,8 @@ the last two. Neither program reads `VPSIE_SECRET_NAMESPACE`, which the original
 | --- | --- | --- |
 ";
 
-/// Variables that this program reads: value in the original's manifests, flag, and the reason if that value is
-/// refused.
+/// Variables that this program reads: value in the original's manifests, flag, and the reason if that value
+/// is refused.
 const VARIABLES: [(&str, &str, &str, Option<&str>); 6] = [
     ("VPSIE_API_URL", "https://api.vpsie.com/v2", "vpsie-api-url", None),
     ("VPSIE_CLIENT_ID", "id", "vpsie-client-id", None),

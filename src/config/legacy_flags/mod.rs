@@ -1,5 +1,5 @@
-//! Flags of the original VPSie autoscaler. The command line accepts the removed ones as hidden flags, so that all of
-//! them are refused at once, each with its replacement.
+//! Flags of the original VPSie autoscaler. The command line accepts the removed ones as hidden flags, so that
+//! all of them are refused at once, each with its replacement.
 
 #[cfg(test)]
 mod docs;

@@ -13,8 +13,8 @@ use crate::fleet::record::{Change, UnmanagedKind};
 use crate::fleet::state::Fleet;
 
 impl Fleet {
-    /// Binds each new node to the first open request of its class. A node that matches requests of several classes is
-    /// an orphan; a node that matches none is foreign.
+    /// Binds each new node to the first open request of its class. A node that matches requests of several
+    /// classes is an orphan; a node that matches none is foreign.
     pub(super) fn bind_by_difference(
         &mut self,
         changes: &mut Vec<Change>,
@@ -49,8 +49,8 @@ impl Fleet {
                 }
                 continue;
             };
-            // Only requests that machines wait for make a node ambiguous. A request without a waiting machine may never
-            // be fulfilled, and would make every later VM ambiguous.
+            // Only requests that machines wait for make a node ambiguous. A request without a waiting machine
+            // may never be fulfilled, and would make every later VM ambiguous.
             let awaited: Vec<&OpenRequest> =
                 candidates.filter(|request| request.demand == Demand::Waiting).collect();
             let class =
@@ -71,8 +71,8 @@ impl Fleet {
         }
     }
 
-    /// The class that is assumed for a VM of unknown class: the only class with requests that are not overdue, else the
-    /// class that was requested last. None if several are possible.
+    /// The class that is assumed for a VM of unknown class: the only class with requests that are not
+    /// overdue, else the class that was requested last. None if several are possible.
     fn assume_class(&self, awaited: &[&OpenRequest]) -> Option<MachineClass> {
         let mut fresh = awaited.iter().map(|request| &request.class).filter(|class| !self.is_overdue(class));
         match (fresh.next(), fresh.next()) {

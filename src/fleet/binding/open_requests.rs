@@ -28,7 +28,8 @@ pub(super) enum Demand {
 /// An open request: a new node may be its result.
 pub(super) struct OpenRequest {
     pub(super) demand: Demand,
-    /// No request of the machine was accepted. If none has reached VPSie, the machine is requested again soon.
+    /// No request of the machine was accepted. If none has reached VPSie, the machine is requested again
+    /// soon.
     pub(super) never_accepted: bool,
     pub(super) requested_at: Timestamp,
     /// Time of the first request of its machine, as far as it is known.
@@ -51,8 +52,8 @@ impl OpenRequest {
 }
 
 impl Fleet {
-    /// All open requests by class, in the order of matching. The creation time of VMs at VPSie is ignored: VPSie's
-    /// clock may differ, and a requested VM that counts as foreign is billed until a user finds it.
+    /// All open requests by class, in the order of matching. The creation time of VMs at VPSie is ignored:
+    /// VPSie's clock may differ, and a requested VM that counts as foreign is billed until a user finds it.
     pub(super) fn collect_open_requests(&self) -> OpenRequests {
         let mut open_requests = OpenRequests::new();
         for machine in self.machines.values() {
@@ -85,10 +86,10 @@ impl Fleet {
         open_requests
     }
 
-    /// Saves a node that matches no request as foreign. If a machine waits for a VM, or an abandoned request of the
-    /// last day matches, the node may still be the result of that request and counts as paid for: at most as many nodes
-    /// as there are requests, and no node of the control plane. The node is not bound, because it may have been added by
-    /// hand.
+    /// Saves a node that matches no request as foreign. If a machine waits for a VM, or an abandoned request
+    /// of the last day matches, the node may still be the result of that request and counts as paid for: at
+    /// most as many nodes as there are requests, and no node of the control plane. The node is not bound,
+    /// because it may have been added by hand.
     pub(super) fn note_foreign(
         &mut self,
         changes: &mut Vec<Change>,

@@ -100,8 +100,8 @@ fn an_orphan_is_adopted_before_another_request() {
     fleet.check_consistency().unwrap();
 }
 
-/// The process may have ended before its request was sent. A machine with an answer must not wait ten minutes in its
-/// place.
+/// The process may have ended before its request was sent. A machine with an answer must not wait ten minutes
+/// in its place.
 #[test]
 fn a_new_node_matches_the_accepted_request() {
     let mut hand = Hand::new();

@@ -1,5 +1,5 @@
-//! The invariants of the fleet, against a toy VPSie that loses replies, refuses, hides and forgets, with crashes in
-//! between. Without further faults, every billed VM must be accounted for in the end.
+//! The invariants of the fleet, against a toy VPSie that loses replies, refuses, hides and forgets, with
+//! crashes in between. Without further faults, every billed VM must be accounted for in the end.
 
 use std::collections::BTreeSet;
 
@@ -131,8 +131,8 @@ struct World {
     closed: Option<DeletionPolicy>,
 }
 
-/// The order of a store that writes each object separately: the last state of each listed node, then of each machine,
-/// then the removals. A node that is saved and removed appears twice.
+/// The order of a store that writes each object separately: the last state of each listed node, then of each
+/// machine, then the removals. A node that is saved and removed appears twice.
 pub(super) fn by_kind(changes: Vec<Change>) -> Vec<Change> {
     let mut last: BTreeMap<(u8, RecordKey), Change> = BTreeMap::new();
     for change in changes {
@@ -400,8 +400,8 @@ impl World {
             }
             Step::Crash => self.crash(),
             Step::AddForeign => {
-                // A worker is added by hand; a listing shows it before the next step. An interrupted write may have left
-                // requests that are used.
+                // A worker is added by hand; a listing shows it before the next step. An interrupted write
+                // may have left requests that are used.
                 let mut unused = self.fleet.clone();
                 unused.remove_used_requests(&mut Vec::new());
                 if unused.machines().all(|m| m.requests.is_empty()) {

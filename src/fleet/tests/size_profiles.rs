@@ -258,8 +258,8 @@ fn declarations_apply_until_three_nodes_contradict_them() {
 }
 
 proptest::proptest! {
-    /// For any Nodes: nothing is written twice, a restart changes no template, and no template has more resources than
-    /// the Nodes.
+    /// For any Nodes: nothing is written twice, a restart changes no template, and no template has more
+    /// resources than the Nodes.
     #[test]
     fn samples_of_stable_nodes_cause_no_writes(
         steps in proptest::collection::vec((1..=9_u32, 0..4_u32, 1_000..5_000_u64, 0..50_u64, 0..3_u64), 1..40)

@@ -151,7 +151,8 @@ fn binds_no_worker_of_a_person_after_a_listing_without_ids() {
     hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
     let noted = fleet.unmanaged_node(&persons.hostname).unwrap();
     assert_eq!((&noted.kind, noted.first_seen), (&UnmanagedKind::Foreign, hand.now));
-    // Weeks later, a machine of that size is requested, and one listing shows no UUIDs (restart; VMs not listed).
+    // Weeks later, a machine of that size is requested, and one listing shows no UUIDs (restart; VMs not
+    // listed).
     hand.wait(Duration::from_hours(24 * 20));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
