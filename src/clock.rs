@@ -2,18 +2,18 @@
 
 use jiff::Timestamp;
 
-/// Reads the time. Tests have implementations whose time they set.
+/// Reads the time. Tests implement it with a time that they set.
 pub trait Clock: Send + Sync + 'static {
     /// Wall-clock time.
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock.
+/// The clock of the host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the wall clock")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

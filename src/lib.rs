@@ -10,8 +10,8 @@
 //!                                  └─ reads answer from memory
 //! ```
 //!
-//! Pure rooms ([`fleet`], [`catalog`], [`cost`], [`placement`]) have no async, no clock, no randomness and no I/O. The others are
-//! adapters around them; arrows point from the shell to the pure rooms only.
+//! Pure rooms ([`fleet`], [`catalog`], [`cost`], [`placement`]) have no async, no clock, no randomness and no I/O.
+//! The others are adapters around them; arrows point from the shell to the pure rooms only.
 
 pub mod api;
 pub mod catalog;

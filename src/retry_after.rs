@@ -1,31 +1,31 @@
-//! How long a server asks to be left alone, bounded.
+//! The `Retry-After` of a reply, at most [`RetryAfter::MAX`].
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, header};
 use jiff::Timestamp;
 
-/// A wait that a server asks for, at most [`RetryAfter::MAX`] whatever it says.
+/// The wait that a server asks for, at most [`RetryAfter::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RetryAfter(Duration);
 
 impl RetryAfter {
-    /// The longest wait that is honoured. One reply must not stop listings, creations and deletions for hours, and
-    /// one request a minute is far below every rate limit that is known.
+    /// Maximum wait. One reply must not stop listings, creations and deletions for hours, and one request a
+    /// minute is far below every known rate limit.
     pub const MAX: Duration = Duration::from_mins(1);
 
-    /// The wait, cut to [`RetryAfter::MAX`].
+    /// The wait, limited to [`RetryAfter::MAX`].
     pub fn new(asked: Duration) -> Self {
         Self(asked.min(Self::MAX))
     }
 
-    /// A number of seconds as servers write it. None when it is negative or not a number.
+    /// The wait in seconds, as servers send it. None if it is negative or not a number.
     pub fn from_secs_f64(seconds: f64) -> Option<Self> {
         (seconds >= 0.0).then(|| Self(Duration::from_secs_f64(seconds.min(Self::MAX.as_secs_f64()))))
     }
 
-    /// Reads the header: seconds or a date. A date counts from the reply's own `Date`, since the server's clock may
-    /// differ from ours; without one it counts from `now`.
+    /// Reads the header: seconds or a date. A date counts from the `Date` of the reply, because the server's clock
+    /// may differ from the local one; without that header it counts from `now`.
     pub fn read(headers: &HeaderMap, now: Timestamp) -> Option<Self> {
         let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
         let date = |text| jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp());

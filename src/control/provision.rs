@@ -347,7 +347,7 @@ impl Provision {
         }
         let answers = self.unrecorded.clone();
         let policy = self.policy;
-        let recorded = self.handle.update_independent(Cause::VPSieAnswer, move |fleet, now, _| {
+        let recorded = self.handle.update_independent(Cause::VPSieReply, move |fleet, now, _| {
             let record = |Unrecorded { machine, outcome, refused }| {
                 if refused {
                     fleet.record_delayed_outcome(&machine, outcome, now, &policy)

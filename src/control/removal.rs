@@ -128,7 +128,7 @@ impl Removal {
             return;
         }
         let ids = due.clone();
-        let recorded = self.handle.update_independent(Cause::VPSieAnswer, move |fleet, now, _| {
+        let recorded = self.handle.update_independent(Cause::VPSieReply, move |fleet, now, _| {
             ids.iter().flat_map(|id| fleet.deletion_accepted(id, now)).collect()
         });
         match recorded.await {

@@ -39,7 +39,7 @@ causes! {
     NodeGroupDeleted "a user deleted the NodeGroup of the machine",
     NodeAnnotated "a user annotated a Node as added by hand",
     Provisioning "vpsie-autoscaler requested the VM of a recorded machine",
-    VPSieAnswer "VPSie answered a request, its reply was lost, or the request was not sent",
+    VPSieReply "VPSie replied to a request, its reply was lost, or the request was not sent",
     VPSieListing "VPSie listed its nodes",
     VPSieCatalog "VPSie listed its offers and prices",
     Node "the API server showed the Node of the machine",

@@ -96,7 +96,7 @@ impl Fleet {
         fleet
     }
 
-    /// This fleet with records that were read again. Transient state stays.
+    /// A fleet with records that were read again, and with the declarations and transient state of this one.
     pub fn reloaded(&self, records: Records) -> Self {
         let mut fleet = Self {
             groups: self.groups.clone(),

@@ -180,7 +180,7 @@ fn page() -> String {
          | `ClusterMaximumReached` | Warning | NodeGroup | a scale-up was refused: the cluster would exceed `maxClusterWorkers` |\n\
          | `CostLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed a cost limit |\n\
          | `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: there is a cost limit, and the price of the offer is unknown. Also published for each pool without a known price |\n\
-         | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: VMs that are being deleted, orphans and unexpected nodes leave no room |\n\
+         | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: extra VMs (being deleted, orphans, unexpected nodes) leave no headroom |\n\
          | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard stops creations |\n\
          | `VMLimitReached` | Warning | NodeGroup | a scale-up was refused: with the machines that wait, as many VMs may be paid for as the runaway guard allows; nothing is halted |\n\
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\

@@ -431,6 +431,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_price_is_the_reason_under_a_cost_limit() {
+        let mut object = object(4);
+        object.spec.cost_limit = serde_json::from_value(json!({"hourly": "1"})).unwrap();
+        let mut fleet = fleet(&object, Vec::new(), None);
+        let mut catalog = Catalog::clone(fleet.catalog().unwrap());
+        catalog.offers[0].monthly = None;
+        fleet.update_catalog(catalog);
+        let status = status(&object, &fleet, None, &|_| true, time());
+        assert_eq!(condition(&status, "AtMaxCapacity").1, "PriceUnknown");
+    }
+
+    #[test]
     fn a_condition_keeps_its_time_until_its_status_changes() {
         let mut object = object(4);
         let fleet = fleet(&object, Vec::new(), Some(0));

@@ -118,3 +118,14 @@ fn a_vm_limit_that_waiting_machines_reach_is_no_halt() {
     fleet.set_guard_status(GuardStatus { headroom: 0, halt: Some(halt), ..status });
     assert_eq!(fleet.growth_block(OTHER, 1, hand.now).unwrap().reason, "GROWTH_HALTED");
 }
+
+#[test]
+fn a_growth_block_has_the_code_of_the_refusals_reason() {
+    let declared = |max_machines| Declaration { groups: groups(), max_machines, ..Declaration::default() };
+    for (max_machines, delta) in [(None, 1000), (Some(1), 2)] {
+        let fleet = Fleet::restore(declared(max_machines), records(), Reserved::default());
+        let refusal = fleet.may_grow(OTHER, delta).unwrap_err();
+        let block = fleet.growth_block(OTHER, delta, Hand::new().now).unwrap();
+        assert_eq!(block.reason.replace('_', ""), refusal.reason().to_uppercase());
+    }
+}

@@ -101,7 +101,7 @@ impl AuditedFleet {
     }
 
     fn answer(&mut self, outcome: CreationOutcome) -> Vec<AuditEntry> {
-        self.play(Cause::VPSieAnswer, |fleet, now, _| {
+        self.play(Cause::VPSieReply, |fleet, now, _| {
             fleet.record_outcome(&"web-1".into(), outcome, now, &policy())
         })
     }
@@ -147,7 +147,7 @@ impl AuditedFleet {
     }
 
     fn accept_deletion(&mut self) -> Vec<AuditEntry> {
-        self.play(Cause::VPSieAnswer, |fleet, now, _| fleet.deletion_accepted(&"web-1".into(), now))
+        self.play(Cause::VPSieReply, |fleet, now, _| fleet.deletion_accepted(&"web-1".into(), now))
     }
 
     /// Saves slave-1 as an unmanaged node of this kind.
@@ -250,7 +250,7 @@ fn a_machine_that_is_made() {
         events(&requested),
         [on_machine(EventType::Normal, "Requested", "requesting a VM from VPSie")]
     );
-    assert_eq!(audited.answer(CreationOutcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieAnswer)]);
+    assert_eq!(audited.answer(CreationOutcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieReply)]);
     let bound = audited.list(&[node(1)]);
     assert_eq!(bound, [with_vm(AuditAction::Bound, Cause::VPSieListing)]);
     assert_eq!(
@@ -271,7 +271,7 @@ fn a_creation_that_vpsie_refuses_fails_in_its_own_words() {
     let failed = audited.answer(CreationOutcome::Refused(stockout()));
     assert_eq!(
         failed,
-        [AuditEntry { failure: Some(stockout()), ..entry(AuditAction::Failed, Cause::VPSieAnswer) }]
+        [AuditEntry { failure: Some(stockout()), ..entry(AuditAction::Failed, Cause::VPSieReply) }]
     );
     assert_eq!(events(&failed), on_both(EventType::Warning, "Failed", "STOCKOUT: No capacity in ams1"));
     let cancelled = audited.retire(DeletionReason::VPSieNodeDeleted);
@@ -285,10 +285,10 @@ fn requests_without_a_result() {
     audited.request();
     assert_eq!(
         audited.answer(CreationOutcome::Unavailable(stockout())),
-        [entry(AuditAction::NotCreated, Cause::VPSieAnswer)]
+        [entry(AuditAction::NotCreated, Cause::VPSieReply)]
     );
     audited.request();
-    assert_eq!(audited.answer(CreationOutcome::Unclear), [entry(AuditAction::Unclear, Cause::VPSieAnswer)]);
+    assert_eq!(audited.answer(CreationOutcome::Unclear), [entry(AuditAction::Unclear, Cause::VPSieReply)]);
     audited.list(&[]);
     audited.list(&[]);
     assert_eq!(audited.pass(2), [entry(AuditAction::Lost, Cause::Expiry)]);
