@@ -1,4 +1,4 @@
-//! Machines of one size in several classes, and both ways of binding.
+//! Machines of one size in several classes, and both methods of binding.
 
 use super::*;
 

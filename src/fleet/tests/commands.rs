@@ -70,8 +70,8 @@ fn a_decrease_removes_only_unrequested_machines() {
     fleet.decrease(SMALL, -1).unwrap();
     assert_eq!(target(&fleet, SMALL), 2);
     fleet.decrease(SMALL, -5).unwrap();
-    assert_eq!(target(&fleet, SMALL), 1, "clamped to what exists");
-    assert_eq!(fleet.decrease(SMALL, -1), Ok(vec![]), "nothing left to cancel");
+    assert_eq!(target(&fleet, SMALL), 1, "limited to the machines without a request");
+    assert_eq!(fleet.decrease(SMALL, -1), Ok(vec![]), "no machine is left to cancel");
     assert!(matches!(fleet.decrease(SMALL, 1), Err(Refusal::Delta { .. })));
 }
 
@@ -106,7 +106,10 @@ fn a_batch_with_a_foreign_node_does_nothing() {
     assert_eq!(target(&fleet, SMALL), 2);
     let by_name = NodeRef { provider_id: String::new(), name: "k8s-slave-9".into(), fake: false };
     assert!(fleet.delete_nodes(SMALL, &[by_name], hand.now).is_err());
-    assert!(fleet.delete_nodes(LARGE, &[by_node(&nodes[0])], hand.now).is_err(), "another pool's");
+    assert!(
+        fleet.delete_nodes(LARGE, &[by_node(&nodes[0])], hand.now).is_err(),
+        "the node belongs to another pool"
+    );
     assert!(
         fleet
             .delete_nodes(
@@ -168,9 +171,13 @@ fn a_requested_machine_waits_for_its_vm_before_its_deletion() {
     fleet.delete_nodes(OTHER, &all, hand.now).unwrap();
     assert_eq!(target(&fleet, OTHER), 0);
     assert!(matches!(only(&fleet).phase, Phase::Deleting { vm: None, .. }));
-    assert_eq!(fleet.machines_of(fleet.pool(OTHER).unwrap()).count(), 0, "nothing to show");
+    assert_eq!(
+        fleet.machines_of(fleet.pool(OTHER).unwrap()).count(),
+        0,
+        "a Deleting machine without a VM is no instance"
+    );
     hand.observe(&mut fleet, &[node(1, 2)]);
-    assert_eq!(fleet.machines_to_delete().len(), 1, "the late VM goes at once");
+    assert_eq!(fleet.machines_to_delete().len(), 1, "the late VM is deleted at once");
 }
 
 #[test]
@@ -202,6 +209,6 @@ fn an_offer_that_leaves_the_catalog_stops_growth_only() {
     assert_eq!(limits(&fleet, LARGE), (1, 0, 6), "the shortfall moves to a pool that can grow");
     let refused = hand.increase(&mut fleet, SMALL, 1).unwrap_err();
     assert!(refused.to_string().contains("catalog"), "{refused}");
-    assert!(fleet.update_catalog(Catalog::default()).is_empty(), "an empty catalog is no catalog");
+    assert!(fleet.update_catalog(Catalog::default()).is_empty(), "an empty catalog is ignored");
     fleet.check_consistency().unwrap();
 }

@@ -9,7 +9,7 @@ fn running(hand: &mut Hand, fleet: &mut Fleet, pool: &str, nodes: &[ListedNode])
     hand.observe(fleet, nodes);
 }
 
-/// From now on Nodes are drained.
+/// Switches to a cluster whose Nodes are drained.
 fn with_api_server(hand: &mut Hand) {
     hand.policy.running_when_listed = false;
 }
@@ -52,7 +52,11 @@ fn a_retired_machine_is_drained_before_its_vm_deletion() {
     running(&mut hand, &mut fleet, OTHER, &[node(1, 2)]);
     let id = only(&fleet).id.clone();
     assert_eq!(fleet.retire(&id, DeletionReason::VPSieNodeDeleted, hand.now).len(), 1);
-    assert_eq!(fleet.retire(&id, DeletionReason::NodeGroupDeleted, hand.now), [], "once");
+    assert_eq!(
+        fleet.retire(&id, DeletionReason::NodeGroupDeleted, hand.now),
+        [],
+        "a Deleting machine stays unchanged"
+    );
     assert_eq!((target(&fleet, OTHER), fleet.machines_to_delete().len()), (0, 0));
     assert_eq!(deleting(&fleet), [(DeletionReason::VPSieNodeDeleted, DrainState::Pending)]);
     assert_eq!(fleet.note_drain(&id, DrainState::Done).len(), 1);
@@ -98,7 +102,7 @@ fn a_deleted_node_group_keeps_running_machines_and_stops_growth() {
     hand.increase(&mut fleet, OTHER, 1).unwrap();
     fleet.declare(closed(DeletionPolicy::WhenEmpty));
     hand.pass(&mut fleet);
-    assert!(matches!(only(&fleet).phase, Phase::Running { .. }), "what was not asked for is gone");
+    assert!(matches!(only(&fleet).phase, Phase::Running { .. }), "a machine without a request is removed");
     assert_eq!(limits(&fleet, OTHER), (0, 1, 1));
     let refused = hand.increase(&mut fleet, OTHER, 1).unwrap_err();
     assert!(refused.to_string().ends_with("its NodeGroup is being deleted"), "{refused}");
@@ -140,7 +144,7 @@ fn the_cluster_has_a_maximum_too() {
     let refused = hand.increase(&mut fleet, OTHER, 2).unwrap_err();
     assert!(matches!(refused, Refusal::AboveClusterMax { machines: 2, max: 3, .. }), "{refused}");
     fleet.declare(Declaration { groups: groups(), max_machines: Some(1), ..Declaration::default() });
-    assert_eq!(limits(&fleet, SMALL), (1, 2, 2), "what there is stays");
+    assert_eq!(limits(&fleet, SMALL), (1, 2, 2), "existing machines stay");
 }
 
 #[test]
@@ -225,11 +229,11 @@ fn a_node_of_another_name_is_found_by_a_unique_address() {
     assert_eq!(found(&fleet, "K8S-Slave-1", &[]).as_deref(), Some("k8s-slave-1"));
     assert_eq!(found(&fleet, renamed, &[9, 7]).as_deref(), Some("k8s-slave-1"));
     assert_eq!(found(&fleet, "ip-10-0-0-7", &[9, 7]).as_deref(), Some("k8s-slave-1"));
-    assert_eq!(found(&fleet, "renamed", &[9, 7]), None, "its name has nothing of the VM");
-    assert_eq!(found(&fleet, renamed, &[1, 2]), None, "of two");
+    assert_eq!(found(&fleet, "renamed", &[9, 7]), None, "its name does not match the VM");
+    assert_eq!(found(&fleet, renamed, &[1, 2]), None, "the address belongs to two VMs");
     assert_eq!(found(&fleet, renamed, &[9]), None);
     hand.observe(&mut fleet, &[with(1, &[3]), with(2, &[2]), with(8, &[1])]);
-    assert_eq!(found(&fleet, renamed, &[1]), None, "it has another now");
+    assert_eq!(found(&fleet, renamed, &[1]), None, "the VM has another address now");
     assert_eq!(found(&fleet, "k8s-slave-8", &[2]), None, "it is the Node of another VM");
     hand.observe(&mut fleet, &[with(1, &[3]), with(2, &[3]), with(8, &[1])]);
     assert_eq!(found(&fleet, renamed, &[3]), None, "two VMs are listed with it");

@@ -1,4 +1,4 @@
-//! The gate of every VM deletion: the Node is drained, or there is none.
+//! The drain gate: a VM is deleted only if its Node is drained, or there is none.
 
 use super::*;
 
@@ -23,18 +23,23 @@ fn fake(id: String) -> NodeRef {
     NodeRef { provider_id: id.clone(), name: id, fake: true }
 }
 
-/// The only machine waits for a drain, is deleted once there is no Node, and not when one registers late.
+/// Checks that the only machine waits for a drain, that its VM may be deleted once there is no Node, and not after
+/// a Node registers late.
 fn is_gated(fleet: &mut Fleet) {
     let machine = only(fleet).clone();
     assert!(matches!(machine.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. }));
-    assert!(fleet.machines_to_delete().is_empty(), "not before its Node is drained");
+    assert!(fleet.machines_to_delete().is_empty(), "its Node is not drained yet");
     fleet.note_drain(&machine.id, DrainState::NoNode);
     assert_eq!(fleet.machines_to_delete().len(), 1, "there is no Node");
     fleet.note_drain(&machine.id, DrainState::Pending);
     assert!(fleet.machines_to_delete().is_empty(), "a Node registered");
     fleet.note_drain(&machine.id, DrainState::Done);
     assert_eq!(fleet.machines_to_delete().len(), 1, "it is drained");
-    assert_eq!(fleet.note_drain(&machine.id, DrainState::Pending), [], "for good");
+    assert_eq!(
+        fleet.note_drain(&machine.id, DrainState::Pending),
+        [],
+        "a completed drain does not become pending again"
+    );
     fleet.check_consistency().unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Effects of listings, answers and time limits.
+//! Effects of listings, replies and time limits.
 
 use super::*;
 
@@ -62,7 +62,7 @@ fn a_request_is_repeated_only_once_it_counts_as_lost() {
     let mut fleet = asked(&mut hand, &CreationOutcome::Unclear);
     hand.wait(Duration::from_secs(90));
     hand.pass(&mut fleet);
-    assert!(fleet.machines_to_request().is_empty(), "no listing yet");
+    assert!(fleet.machines_to_request().is_empty(), "there was no listing yet");
     hand.observe(&mut fleet, &[]);
     hand.observe(&mut fleet, &[]);
     hand.pass(&mut fleet);
@@ -100,8 +100,8 @@ fn an_orphan_is_adopted_before_another_request() {
     fleet.check_consistency().unwrap();
 }
 
-/// The process may have ended before its request was sent. A machine with an answer must not wait ten minutes
-/// in its place.
+/// A request without a recorded outcome may not have been sent, because the process ended. A machine with an
+/// accepted request must not wait ten minutes in its place.
 #[test]
 fn a_new_node_matches_the_accepted_request() {
     let mut hand = Hand::new();
@@ -239,7 +239,7 @@ fn a_missing_vm_ends_after_a_time_and_is_recognized_later() {
     }
     assert_eq!(target(&fleet, OTHER), 0);
     hand.observe(&mut fleet, &[control_plane, vm]);
-    assert_eq!(target(&fleet, OTHER), 1, "back in its pool");
+    assert_eq!(target(&fleet, OTHER), 1, "the machine is in its pool again");
     fleet.check_consistency().unwrap();
 }
 
@@ -284,7 +284,7 @@ fn requests_nothing_before_the_first_complete_listing() {
         Fleet::restore(groups(), Records { request_history, ..records() }, FleetSettings::default());
     hand.increase(&mut restarted, SMALL, 1).unwrap();
     hand.observe_cut(&mut restarted, &[]);
-    assert_eq!(requests(&mut restarted, &hand), 1, "nodes of before are recorded");
+    assert_eq!(requests(&mut restarted, &hand), 1, "the nodes from before the first request are recorded");
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn one_size_is_requested_at_a_time_before_the_first_worker() {
     assert_eq!(fleet.machines_to_request().len(), 2);
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
-    assert_eq!(fleet.machines_to_request().len(), 2, "the other two");
+    assert_eq!(fleet.machines_to_request().len(), 2, "the other two machines are requested");
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn a_crash_in_a_request_is_an_unclear_request() {
     let mut fleet = Fleet::restore(groups(), fleet.records(), Reserved::default());
     assert!(fleet.machines_to_request().is_empty());
     hand.observe(&mut fleet, &[node(1, 2)]);
-    assert!(only(&fleet).vm().is_some(), "the VM was made before the crash, and is ours");
+    assert!(only(&fleet).vm().is_some(), "the VM was created before the crash, for the machine");
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn a_vm_is_bound_once_its_size_is_known() {
         matches!(left.kind, UnmanagedKind::Orphan { size: Some(SizeId(2)), .. }),
         "never foreign: {left:?}"
     );
-    assert_eq!(fleet.unmanaged_nodes().count(), 2, "it, and the foreign one");
+    assert_eq!(fleet.unmanaged_nodes().count(), 2, "the orphan and the foreign node");
     fleet.check_consistency().unwrap();
 }
 
@@ -521,7 +521,7 @@ fn takes_no_blocked_drain_for_a_deletion() {
     );
 }
 
-/// Applies the changes as while the record of this machine is refused.
+/// Applies the changes, except those that wait while the record of this machine is refused.
 fn apply_without(fleet: &mut Fleet, changes: &[Change], refused: &MachineId) {
     let deferred = DeferredChanges::new(changes, [RecordKey::Machine(refused.clone())].into());
     for change in changes.iter().filter(|change| !deferred.contains(change)) {
@@ -539,7 +539,7 @@ fn abandons_no_request_twice_while_a_machine_is_refused() {
         hand.observe(&mut fleet, &[node(99, 4)]);
         hand.pass(&mut fleet);
     }
-    // Failed by now; its requests are kept for an hour.
+    // The machine has failed; its requests are kept for an hour.
     hand.wait(Duration::from_mins(61));
     for _ in 0..10 {
         let mut working = fleet.clone();

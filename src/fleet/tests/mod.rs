@@ -76,7 +76,7 @@ pub(crate) fn fleet() -> Fleet {
     Fleet::restore(groups(), records(), Reserved::default())
 }
 
-/// A clock and names that tests move by hand.
+/// A clock and a generator of names that tests control.
 pub(crate) struct Hand {
     pub(super) now: Timestamp,
     pub(super) drawn: u32,
@@ -123,7 +123,7 @@ impl Hand {
         fleet.observe(&listing, self.now, &self.policy)
     }
 
-    /// Sends all due requests, with the same answer for all.
+    /// Sends all due requests, with the same outcome for all.
     pub(crate) fn ask_all(&self, fleet: &mut Fleet, outcome: &CreationOutcome) {
         let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
         fleet.record_requests(&wanted, self.now);

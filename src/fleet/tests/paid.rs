@@ -1,4 +1,4 @@
-//! Paid VMs limit growth.
+//! Extra VMs limit growth.
 
 use super::*;
 use crate::cost::{CostLimit, Usd};

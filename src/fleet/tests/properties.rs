@@ -1,4 +1,4 @@
-//! The invariants of the fleet, against a toy VPSie that loses replies, refuses, hides and forgets, with
+//! The invariants of the fleet, against a toy VPSie that loses replies, refuses requests, and hides nodes, with
 //! crashes in between. Without further faults, every billed VM must be accounted for in the end.
 
 use std::collections::BTreeSet;
@@ -197,7 +197,7 @@ impl World {
         groups
     }
 
-    /// The pools of VMs of a NodeGroup that may exist and are in no target size, from the records.
+    /// The pools of the extra VMs of a NodeGroup, from the records.
     fn extra_vms(&self, group: &NodeGroupName) -> Vec<PoolId> {
         let exists = |m: &&Machine| {
             m.vm().is_some() || m.requests.iter().any(|request| request.outcome != RequestOutcome::Lost)
@@ -314,7 +314,7 @@ impl World {
                     && (*pool == 2 || cost <= COST_LIMIT);
                 let limits = self.fleet.limits(known);
                 if limits.target + *delta as u32 <= limits.max {
-                    assert!(fits, "Cluster Autoscaler gets too much room");
+                    assert!(fits, "the reported maximum exceeds the headroom");
                 }
                 let answer = self.hand.increase(&mut self.fleet, POOLS[*pool], *delta);
                 assert_eq!(answer.is_ok(), fits, "the maximum holds over the pools");
@@ -333,7 +333,11 @@ impl World {
                 let before = target(&self.fleet, &machine.pool.to_string());
                 let changes = self.fleet.delete_nodes(&machine.pool.to_string(), &[node], now).unwrap();
                 let after = target(&self.fleet, &machine.pool.to_string());
-                assert_eq!(before - after, u32::from(machine.counts()), "one slot, once");
+                assert_eq!(
+                    before - after,
+                    u32::from(machine.counts()),
+                    "a deletion frees one unit of the target size, once"
+                );
                 self.follow(&changes);
             }
             Step::DeleteInWrongPool { nth } => {
@@ -346,7 +350,7 @@ impl World {
             Step::DeleteForeign => {
                 let foreign = by_node(&self.vms[1].0);
                 let before = self.fleet.records();
-                // Before the first listing it is unknown, which has the effect of gone.
+                // Before the first listing the machine is unknown, which counts as gone.
                 let answer = self.fleet.delete_nodes(SMALL, &[foreign], now);
                 assert!(answer.is_err() || answer == Ok(vec![]));
                 assert_eq!(before, self.fleet.records());
@@ -449,7 +453,7 @@ impl World {
             self.vms.iter().filter(|(_, ours)| *ours).map(|(vm, _)| vm.hostname.clone()).collect();
         let bound: BTreeSet<_> =
             self.fleet.machines().filter_map(Machine::vm).map(|vm| vm.hostname.clone()).collect();
-        assert_eq!(ours, bound, "each VM of ours is a machine's, each machine's VM exists");
+        assert_eq!(ours, bound, "each requested VM belongs to a machine, and each machine's VM exists");
         for machine in self.fleet.machines() {
             assert!(matches!(machine.phase, Phase::Running { .. }), "{machine:?}");
         }
@@ -468,7 +472,7 @@ fn check_steps(steps: &[Step]) {
     world.check_calm();
 }
 
-/// The clock jumps while a VM is awaited, and a crash interrupts the write that binds it.
+/// The clock jumps while a machine waits for its VM, and a crash interrupts the write that binds the VM.
 #[test]
 fn a_clock_jump_and_a_broken_write_lose_no_vm() {
     for survives in [false, true] {

@@ -58,7 +58,7 @@ struct World {
     fleet: Fleet,
     guard: Guard,
     made: u32,
-    /// Paid VMs, and when each is listed.
+    /// VMs that are paid for, each with the minute of its first listing.
     vms: Vec<(u32, ListedNode)>,
     worst: u32,
 }
@@ -316,7 +316,7 @@ fn mins(minutes: u64) -> Duration {
 fn counts_no_node_that_was_listed_before_the_first_request() {
     let mut guard = guard(4);
     guard.observe(&nodes(1..=20), mins(1));
-    assert_eq!(guard.status(mins(1)).counted, 0, "a person added them before anything was asked for");
+    assert_eq!(guard.status(mins(1)).counted, 0, "they were added by hand before the first request");
     for _ in 0..4 {
         let permit = guard.admit(mins(2)).unwrap();
         guard.note_outcome(permit, GuardOutcome::Accepted);
@@ -345,9 +345,9 @@ fn counts_a_node_added_by_hand_without_a_halt() {
     guard.note_added_by_hand(&BTreeSet::from([node(4, 2).hostname, node(5, 2).hostname]));
     assert_eq!(guard.status(mins(3)).halt, None);
     guard.observe(&nodes(1..=5), mins(4));
-    assert_eq!(guard.status(mins(4)).counted, 2, "for good");
+    assert_eq!(guard.status(mins(4)).counted, 2, "the annotation has a lasting effect");
     guard.observe(&nodes(1..=9), mins(90));
-    assert_eq!(guard.status(mins(90)).counted, 2, "long after the last request they are not its result");
+    assert_eq!(guard.status(mins(90)).counted, 2, "nodes long after the last request are not its results");
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn halts_while_deletions_are_overdue() {
     guard.observe(&nodes(5..=6), mins(34));
     guard.observe(&nodes(5..=6), mins(35));
     let status = guard.status(mins(35));
-    assert_eq!((status.halt, status.counted), (None, 2), "it lifts by itself");
+    assert_eq!((status.halt, status.counted), (None, 2), "the halt ends without an action");
 }
 
 #[test]
@@ -431,7 +431,7 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
     restarted.observe(&nodes(1..=40), mins(0));
     assert_eq!(restarted.status(mins(0)), status);
     restarted.declare(&maxima(2), &vms(1));
-    assert_eq!(restarted.status(mins(0)).limit, 11, "what is gone does not come back");
+    assert_eq!(restarted.status(mins(0)).limit, 11, "a VM limit that fell does not rise again");
 }
 
 #[test]
@@ -440,10 +440,10 @@ fn a_restart_in_a_scale_up_does_not_halt_growth() {
     let maxima = Maxima { groups: [("batch".into(), 4)].into(), cluster: None };
     guard.declare(&maxima, &BTreeMap::new());
     guard.observe(&[], Duration::ZERO);
-    assert_eq!(guard.status(Duration::ZERO).headroom, 3, "each may have made a VM");
+    assert_eq!(guard.status(Duration::ZERO).headroom, 3, "each request may have created a VM");
     let minute = Duration::from_mins(1);
     guard.observe(&[], minute);
-    assert_eq!(guard.status(minute).headroom, 7, "no VM of theirs is listed");
+    assert_eq!(guard.status(minute).headroom, 7, "none of their VMs is listed");
 }
 
 fn restarted(late: u32) -> Guard {
@@ -463,16 +463,16 @@ fn a_late_vm_counts_long_after_the_last_request() {
     }
     guard.observe(&nodes(1..=1), mins(90));
     guard.note_count(1, &nodes(1..=1), mins(90));
-    assert_eq!(guard.status(mins(90)).counted, 0, "VPSie's count disproves them");
+    assert_eq!(guard.status(mins(90)).counted, 0, "VPSie's count disproves the creations");
     guard.observe(&nodes(1..=5), mins(240));
     let status = guard.status(mins(240));
-    assert_eq!((status.counted, status.unexplained), (4, 0), "they were asked for");
+    assert_eq!((status.counted, status.unexplained), (4, 0), "they were requested");
 }
 
 #[test]
 fn late_vms_count_after_a_restart_too() {
     let mut guard = restarted(4);
-    assert_eq!(guard.status(mins(0)).counted, 0, "they were given up");
+    assert_eq!(guard.status(mins(0)).counted, 0, "the requests were abandoned");
     guard.observe(&nodes(1..=5), mins(120));
     assert_eq!(guard.status(mins(120)).counted, 4);
 }
@@ -483,7 +483,11 @@ fn lost_replies_of_before_a_restart_do_not_halt_growth() {
         let mut guard = restarted(late);
         assert_eq!(guard.status(mins(0)).headroom, VM_LIMIT, "{late}");
         guard.observe(&nodes(1..=1 + 2 * VM_LIMIT), mins(120));
-        assert_eq!(guard.status(mins(120)).counted, VM_LIMIT, "as many may be late as may be paid for");
+        assert_eq!(
+            guard.status(mins(120)).counted,
+            VM_LIMIT,
+            "at most as many late VMs as the VM limit are expected"
+        );
     }
 }
 
@@ -498,9 +502,9 @@ fn workers_that_vpsie_counts_count_until_they_are_listed() {
     guard.note_count(4, &nodes(1..=1), mins(1));
     guard.observe(&nodes(1..=1), mins(3));
     let status = guard.status(mins(3));
-    assert_eq!((status.counted, status.halt), (3, None), "the replies are forgotten, their VMs are not");
+    assert_eq!((status.counted, status.halt), (3, None), "the lost replies no longer count, their VMs do");
     guard.observe(&nodes(1..=4), mins(4));
-    assert_eq!(guard.status(mins(4)).counted, 3, "not once more");
+    assert_eq!(guard.status(mins(4)).counted, 3, "each VM counts once");
 }
 
 #[test]
@@ -537,11 +541,11 @@ fn a_hostname_of_an_adopted_worker_that_is_used_again_counts() {
     let status = guard.status(mins(3));
     let unseen = nodes(1..=1);
     guard.observe(&unseen, mins(4));
-    assert_eq!((status.counted, guard.status(mins(4)).counted), (1, 1), "it is missed as a VM of ours");
+    assert_eq!((status.counted, guard.status(mins(4)).counted), (1, 1), "it counts as a vanished VM");
     assert_eq!(guard.known_before().unwrap().len(), 1);
 }
 
-/// A guard after a restart, the control plane and four VMs of ours. Its first listing lacked all workers.
+/// A guard after a restart, with the control plane and four requested VMs. Its first listing lacked all workers.
 fn restarted_by_an_incomplete_listing() -> (Guard, Vec<ListedNode>) {
     let master = ListedNode { role: NodeRole::ControlPlane, ..node(1, 2) };
     let ours: Vec<ListedNode> = (11..15).map(|n| node(n, 2)).collect();

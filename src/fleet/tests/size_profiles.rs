@@ -71,7 +71,7 @@ fn templates_of_a_size_follow_its_nodes() {
     assert_eq!(promised(&fleet, SMALL), (3596, 36), "nominal less reserved");
     assert_eq!(learn(&mut fleet, 1, has(3900, 35)).len(), 1);
     assert_eq!([promised(&fleet, SMALL), promised(&fleet, OTHER)], [(3600, 35); 2]);
-    assert_eq!(learn(&mut fleet, 1, has(3900, 35)), [], "nothing new");
+    assert_eq!(learn(&mut fleet, 1, has(3900, 35)), [], "the sample is known");
     let restored = Fleet::restore(groups(), fleet.records(), Reserved::default());
     assert_eq!(promised(&restored, SMALL), (3600, 35));
 }
@@ -91,7 +91,7 @@ fn one_odd_node_changes_no_template_for_good() {
     let mut fleet = fleet_of_nodes(groups(), None);
     learn(&mut fleet, 1, has(1100, 40));
     learn(&mut fleet, 2, has(4096, 40));
-    assert_eq!(promised(&fleet, SMALL), (800, 40), "of two the smaller");
+    assert_eq!(promised(&fleet, SMALL), (800, 40), "the smaller value of two Nodes");
     learn(&mut fleet, 3, has(4096, 40));
     assert_eq!(promised(&fleet, SMALL), (3796, 40));
 }
@@ -202,7 +202,7 @@ fn devices_come_from_nodes_of_the_node_group() {
     assert_eq!(devices(&fleet, SMALL), Amounts::from([("nvidia.com/gpu".to_owned(), 2)]));
     assert_eq!(devices(&fleet, OTHER), Amounts::new(), "its Nodes may have no device plugin");
     learn(&mut fleet, 2, has(4096, 40));
-    assert_eq!(devices(&fleet, SMALL), Amounts::new(), "of two Nodes the smaller");
+    assert_eq!(devices(&fleet, SMALL), Amounts::new(), "the smaller value of two Nodes");
     learn(&mut fleet, 3, with_gpus(2));
     assert_eq!(devices(&fleet, SMALL), Amounts::from([("nvidia.com/gpu".to_owned(), 2)]));
 }
@@ -252,13 +252,17 @@ fn declarations_apply_until_three_nodes_contradict_them() {
         assert_eq!(of(&fleet), (Some(2), Some("arm64".to_owned())), "their device plugin may be late");
     }
     learn(&mut fleet, 3, bare.clone());
-    assert_eq!(of(&fleet), (None, Some("amd64".to_owned())), "no more machines are bought for nothing");
+    assert_eq!(
+        of(&fleet),
+        (None, Some("amd64".to_owned())),
+        "no more machines are added for pods that do not fit"
+    );
     learn(&mut fleet, 3, NodeShape { architecture: Some("arm64".to_owned()), ..with_gpus(2) });
     assert_eq!(of(&fleet), (Some(2), Some("arm64".to_owned())));
 }
 
 proptest::proptest! {
-    /// For any Nodes: nothing is written twice, a restart changes no template, and no template has more
+    /// For any Nodes: no sample is written twice, a restart changes no template, and no template has more
     /// resources than the Nodes.
     #[test]
     fn samples_of_stable_nodes_cause_no_writes(
@@ -279,7 +283,7 @@ proptest::proptest! {
                 let machine = fleet.machine_at(hostname).unwrap().clone();
                 let news = fleet.is_new_sample(&machine, node);
                 let changes = fleet.add_node_sample(hostname, node.clone());
-                proptest::prop_assert!(news || changes.is_empty(), "a change that was no news");
+                proptest::prop_assert!(news || changes.is_empty(), "a change without a new sample");
                 proptest::prop_assert!(round == 0 || changes.is_empty(), "{:?}", changes);
             }
         }

@@ -70,7 +70,7 @@ fn unknown_nodes_do_not_add_up_beyond_the_maximum() {
         fleet.delete_nodes(OTHER, &failed, hand.now).unwrap();
     }
     assert!(nodes.len() <= 4 + surge(4) as usize, "{} VMs of at most 4 machines", nodes.len());
-    assert_eq!(fleet.machines_to_delete().len(), 0, "none is touched");
+    assert_eq!(fleet.machines_to_delete().len(), 0, "no VM is deleted");
     fleet.check_consistency().unwrap();
 }
 
@@ -99,7 +99,7 @@ fn a_vm_hours_late_is_counted_and_never_touched() {
     assert_eq!(awaited.len(), 1, "there was one request");
     assert_eq!((&awaited[0].kind, awaited[0].awaited_by.as_ref()), (&UnmanagedKind::Foreign, Some(&pool)));
     pass(&mut hand, &mut fleet, &nodes, 60);
-    assert!(fleet.machines_to_delete().is_empty(), "a person may have added it");
+    assert!(fleet.machines_to_delete().is_empty(), "it may have been added by hand");
     hand.increase(&mut fleet, OTHER, 4).unwrap();
     assert_eq!(limits(&fleet, OTHER), (0, 4, 4));
 
@@ -163,7 +163,7 @@ fn binds_no_worker_of_a_person_after_a_listing_without_ids() {
     let noted = fleet.unmanaged_node(&persons.hostname).unwrap().clone();
     hand.wait(Duration::from_secs(10));
     hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
-    assert_eq!(fleet.machine_at(&persons.hostname), None, "a person's worker is bound");
+    assert_eq!(fleet.machine_at(&persons.hostname), None, "a worker added by hand is not bound");
     assert_eq!(noted.first_seen, first_seen);
 }
 
@@ -213,10 +213,10 @@ fn binds_no_worker_of_a_person_after_the_clock_was_ahead() {
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
     hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
-    assert_eq!(fleet.machine_at(&persons.hostname), None, "before");
+    assert_eq!(fleet.machine_at(&persons.hostname), None, "while the clock is ahead");
     hand.now = real;
     hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
-    assert_eq!(fleet.machine_at(&persons.hostname), None, "after");
+    assert_eq!(fleet.machine_at(&persons.hostname), None, "after the clock was corrected");
 }
 
 #[test]
@@ -266,5 +266,5 @@ fn a_refused_machine_keeps_its_vm_before_a_worker_of_a_person() {
     fleet.share_transient_state(&working);
     hand.wait(Duration::from_mins(10));
     hand.observe(&mut fleet, &[node(1, 2), node(99, 4), node(2, 2)]);
-    assert_eq!(fleet.machine_at(&node(1, 2).hostname), None, "a person added it ten minutes later");
+    assert_eq!(fleet.machine_at(&node(1, 2).hostname), None, "it was added by hand ten minutes later");
 }
