@@ -125,7 +125,7 @@ fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSampl
     let kinds = ["counted", "limit", "unexplained"].into_iter().zip(counts);
     let vms = kinds.map(|(kind, count)| (vec![("kind", kind.to_owned())], f64::from(count))).collect();
     [
-        ("growth_halted", "1 while the runaway guard stops creations, by reason", halts.into()),
+        ("growth_halted", "1 while the runaway guard halts growth, by reason", halts.into()),
         (
             "guard_vms",
             "VMs of the runaway guard, by kind: counted (may be paid for), limit (maximum), unexplained (not \

@@ -1,4 +1,4 @@
-//! PURE. The runaway guard: stops creations when more VMs may be paid for than NodeGroups allow, independent
+//! PURE. The runaway guard: halts growth when more VMs may be paid for than NodeGroups allow, independent
 //! of the fleet's own accounting.
 //!
 //! It uses raw listings, the calls of this process, and the declared maxima. It ignores sizes and the

@@ -18,7 +18,7 @@ pub(super) struct Headroom {
     pub(super) cluster: u32,
     /// Machines up to the maximum of VMs that are paid for.
     pub(super) paid: u32,
-    /// Machines until the runaway guard stops creations.
+    /// Machines up to the VM limit of the runaway guard.
     pub(super) guard: u32,
 }
 

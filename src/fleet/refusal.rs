@@ -60,7 +60,7 @@ pub enum Refusal {
         /// The cause.
         why: Arc<str>,
     },
-    /// The runaway guard stops creations.
+    /// The runaway guard halts growth.
     #[error("pool {pool} cannot grow: {why}")]
     Halted {
         /// The pool.

@@ -68,9 +68,9 @@ kinds! {
         touched",
     UnexpectedFound "unexpected_found" "a node appeared while requests were open or lost, and matches none of \
         them; it counts as paid for, and is never touched",
-    GrowthHalted "growth_halted" "the runaway guard stops creations; `halt` names the reason, \
+    GrowthHalted "growth_halted" "the runaway guard halts growth; `halt` names the reason, \
         `message` the remedy",
-    GrowthResumed "growth_resumed" "the runaway guard allows creations again",
+    GrowthResumed "growth_resumed" "the runaway guard allows growth again",
 }
 
 /// An entry of the audit log: one action that spends or frees money, or explains one.
@@ -90,7 +90,7 @@ pub(in crate::control) struct AuditEntry {
     pub(in crate::control) vm_id: Option<VmId>,
     /// The cause of the change. For a machine that is being deleted, its deletion reason.
     pub(in crate::control) by: Cause,
-    /// Why the runaway guard stops creations: the reason of a [`Halt`](crate::fleet::Halt).
+    /// Why the runaway guard halts growth: the reason of a [`Halt`](crate::fleet::Halt).
     pub(in crate::control) halt: Option<&'static str>,
     /// Why it failed.
     pub(in crate::control) failure: Option<Failure>,

@@ -27,7 +27,7 @@ const FIELDS: [(&str, &str); 13] = [
         "by",
         "the cause, never empty: one of the values below. For a machine that is being deleted, its deletion reason",
     ),
-    ("halt", "why the runaway guard stops creations: `TooManyVMs`, `UnexplainedNodes` or `DeletionsOverdue`"),
+    ("halt", "why the runaway guard halts growth: `TooManyVMs`, `UnexplainedNodes` or `DeletionsOverdue`"),
     ("reason", "reason of the failure: the `errorCode` that Cluster Autoscaler gets"),
     ("message", "message of the failure, in VPSie's words; for a halt, the remedy"),
     ("usd_per_hour", "list price of the machine"),
@@ -181,7 +181,7 @@ fn page() -> String {
          | `CostLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed a cost limit |\n\
          | `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: there is a cost limit, and the price of the offer is unknown. Also published for each pool without a known price |\n\
          | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: extra VMs (being deleted, orphans, unexpected nodes) leave no headroom |\n\
-         | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard stops creations |\n\
+         | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard halts growth |\n\
          | `VMLimitReached` | Warning | NodeGroup | a scale-up was refused: with the machines that wait, as many VMs may be paid for as the runaway guard allows; nothing is halted |\n\
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
