@@ -71,8 +71,8 @@ pub enum Refusal {
     /// VMs that may be paid for, and machines that wait for a VM, would exceed the VM limit of the runaway
     /// guard. Growth is not halted.
     #[error(
-        "pool {pool} cannot grow by {delta}: the runaway guard allows at most {limit} VMs; {counted} may be paid for, and \
-         {waiting} machines wait for a VM; wait until VMs are deleted, or raise maxNodes"
+        "pool {pool} cannot grow by {delta}: the runaway guard allows at most {limit} VMs; {counted} may be paid \
+         for, and {waiting} machines wait for a VM; wait until VMs are deleted, or raise maxNodes"
     )]
     AboveVmLimit {
         /// The pool.

@@ -23,8 +23,8 @@ fn fake(id: String) -> NodeRef {
     NodeRef { provider_id: id.clone(), name: id, fake: true }
 }
 
-/// Checks that the only machine waits for a drain, that its VM may be deleted once there is no Node, and not after
-/// a Node registers late.
+/// Checks that the only machine waits for a drain, that its VM may be deleted once there is no Node, and not
+/// after a Node registers late.
 fn is_gated(fleet: &mut Fleet) {
     let machine = only(fleet).clone();
     assert!(matches!(machine.phase, Phase::Deleting { vm: Some(_), drain: DrainState::Pending, .. }));

@@ -1,5 +1,5 @@
-//! The invariants of the fleet, against a toy VPSie that loses replies, refuses requests, and hides nodes, with
-//! crashes in between. Without further faults, every billed VM must be accounted for in the end.
+//! The invariants of the fleet, against a toy VPSie that loses replies, refuses requests, and hides nodes,
+//! with crashes in between. Without further faults, every billed VM must be accounted for in the end.
 
 use std::collections::BTreeSet;
 

@@ -545,7 +545,8 @@ fn a_hostname_of_an_adopted_worker_that_is_used_again_counts() {
     assert_eq!(guard.known_before().unwrap().len(), 1);
 }
 
-/// A guard after a restart, with the control plane and four requested VMs. Its first listing lacked all workers.
+/// A guard after a restart, with the control plane and four requested VMs. Its first listing lacked all
+/// workers.
 fn restarted_by_an_incomplete_listing() -> (Guard, Vec<ListedNode>) {
     let master = ListedNode { role: NodeRole::ControlPlane, ..node(1, 2) };
     let ours: Vec<ListedNode> = (11..15).map(|n| node(n, 2)).collect();
