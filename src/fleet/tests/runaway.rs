@@ -339,7 +339,7 @@ fn counts_a_node_added_by_hand_without_a_halt() {
     assert_eq!(halt.reason(), "UnexplainedNodes");
     let halt = halt.to_string();
     assert!(
-        halt.contains("(k8s-slave-3, k8s-slave-4, k8s-slave-5)") && halt.contains("delete them"),
+        halt.contains("(k8s-slave-3, k8s-slave-4, k8s-slave-5)") && halt.contains("Delete them"),
         "{halt}"
     );
     guard.note_added_by_hand(&BTreeSet::from([node(4, 2).hostname, node(5, 2).hostname]));
