@@ -24,8 +24,8 @@ impl RetryAfter {
         (seconds >= 0.0).then(|| Self(Duration::from_secs_f64(seconds.min(Self::MAX.as_secs_f64()))))
     }
 
-    /// Reads the header: seconds or a date. A date counts from the `Date` of the reply, because the server's clock
-    /// may differ from the local one; without that header it counts from `now`.
+    /// Reads the header: seconds or a date. A date counts from the `Date` of the reply, because the server's
+    /// clock may differ from the local one; without that header it counts from `now`.
     pub fn read(headers: &HeaderMap, now: Timestamp) -> Option<Self> {
         let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
         let date = |text| jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp());

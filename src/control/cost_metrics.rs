@@ -1,5 +1,5 @@
-//! Metrics of costs, read from memory at each scrape. The names are those of the predecessor and of OpenCost, so they
-//! have no prefix.
+//! Metrics of costs, read from memory at each scrape. The names are those of the predecessor and of OpenCost,
+//! so they have no prefix.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -96,7 +96,8 @@ fn costs(fleet: &Fleet) -> Costs {
     costs
 }
 
-/// Adds the costs of a node. Its price is divided between cores and memory in proportion to the marginal prices.
+/// Adds the costs of a node. Its price is divided between cores and memory in proportion to the marginal
+/// prices.
 fn add_node_costs(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machine, price: f64) {
     let Some(vm) = machine.vm().filter(|vm| vm.id.is_some()) else { return };
     let labels: Labels = vec![
@@ -136,8 +137,8 @@ pub(crate) mod tests {
 
     const POOL: &str = "web/ams1/small/on-demand";
 
-    /// Two machines with VMs and two that wait for theirs, at the maximum, of an offer of 2 cores and 4 GiB for 73 USD a
-    /// month.
+    /// Two machines with VMs and two that wait for theirs, at the maximum, of an offer of 2 cores and 4 GiB
+    /// for 73 USD a month.
     pub(crate) fn fleet() -> Fleet {
         let offer = |size, name: &str, monthly: Option<i64>| Offer {
             size: SizeId(size),

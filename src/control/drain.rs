@@ -1,5 +1,5 @@
-//! Drains the Nodes of machines that are being deleted, before their VMs are deleted. `control/nodes` has cordoned
-//! them.
+//! Drains the Nodes of machines that are being deleted, before their VMs are deleted. `control/nodes` has
+//! cordoned them.
 //!
 //! Disruption budgets are respected without a time limit. A blocked drain is reported.
 

@@ -1,4 +1,5 @@
-//! The fence before VPSie: a request that may change something is sent only while this replica holds the Lease.
+//! The fence before VPSie: a request that may change something is sent only while this replica holds the
+//! Lease.
 
 use bytes::Bytes;
 use http::Request;

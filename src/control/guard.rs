@@ -1,5 +1,5 @@
-//! The [runaway guard](crate::fleet::Guard) between the loops and VPSie: it observes each listing and each call, and
-//! must allow each creation.
+//! The [runaway guard](crate::fleet::Guard) between the loops and VPSie: it observes each listing and each
+//! call, and must allow each creation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +21,8 @@ use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
 use crate::vpsie::{Backend, BackendError, CreateRequest};
 
-/// Minimum interval between two reads of VPSie's count of workers. It is shorter than the time for which a creation with
-/// a lost reply counts, so the count is read within that time.
+/// Minimum interval between two reads of VPSie's count of workers. It is shorter than the time for which a
+/// creation with a lost reply counts, so the count is read within that time.
 const COUNT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a read of the count may delay a listing.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,7 +141,8 @@ impl GuardedBackend {
         }
     }
 
-    /// Records the nodes that no request can have made: with each listing that shows new ones, and before each request.
+    /// Records the nodes that no request can have made: with each listing that shows new ones, and before
+    /// each request.
     async fn record_known_before(&self) -> Result<(), BackendError> {
         let Some(Some(known)) = self.with_guard(|guard, _| guard.known_before().cloned()) else {
             return Err(not_listed());

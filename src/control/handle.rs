@@ -147,7 +147,8 @@ impl FleetHandle {
         self.update(Cause::Node, move |fleet, _, _| fleet.add_node_sample(&vm, node)).await.map(drop)
     }
 
-    /// Adopts the providerID that another controller set on the machine's Node. Returns whether the machine has it now.
+    /// Adopts the providerID that another controller set on the machine's Node. Returns whether the machine
+    /// has it now.
     pub(crate) async fn adopt_provider_id(
         &self,
         machine: MachineId,

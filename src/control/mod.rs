@@ -1,5 +1,5 @@
-//! The writer of the fleet, and the control loops: provision, removal, catalog, nodes, drain, NodeGroups, records,
-//! credentials.
+//! The writer of the fleet, and the control loops: provision, removal, catalog, nodes, drain, NodeGroups,
+//! records, credentials.
 
 mod audit;
 mod backoff;

@@ -1,5 +1,5 @@
-//! Requests VMs for machines, and lists VPSie's nodes. Both are one loop: a request needs a fresh listing, and makes
-//! the next listing due.
+//! Requests VMs for machines, and lists VPSie's nodes. Both are one loop: a request needs a fresh listing,
+//! and makes the next listing due.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,7 +26,8 @@ use crate::vpsie::{Backend, BackendError, CreateRequest};
 
 /// Maximum of concurrent requests for one class.
 const MAX_CALLS_PER_CLASS: usize = 8;
-/// Maximum of concurrent requests. It is larger than for one class: calls that hang must not block other classes.
+/// Maximum of concurrent requests. It is larger than for one class: calls that hang must not block other
+/// classes.
 const MAX_CALLS: usize = 16;
 /// Maximum age of a listing when requests are sent.
 const LISTING_FRESH_FOR: Duration = Duration::from_secs(5);
@@ -85,8 +86,8 @@ impl Unrecorded {
 type CallResult = Result<(Id, Result<Option<Vm>, BackendError>), JoinError>;
 
 impl Provision {
-    /// Creates the loop. It lists at the `idle` interval when nothing is in progress; `listing_trigger` makes a listing
-    /// due earlier.
+    /// Creates the loop. It lists at the `idle` interval when nothing is in progress; `listing_trigger` makes
+    /// a listing due earlier.
     pub fn new(
         handle: FleetHandle,
         backend: Arc<dyn Backend>,

@@ -72,8 +72,8 @@ impl Removal {
         backoffs.chain([Instant::now() + POLL_INTERVAL]).min().unwrap_or_else(Instant::now)
     }
 
-    /// Starts deletions, within the maximum of concurrent calls. Deletions that failed before come last, so that they
-    /// delay no others.
+    /// Starts deletions, within the maximum of concurrent calls. Deletions that failed before come last, so
+    /// that they delay no others.
     fn start_deletions(&mut self) {
         let free = MAX_CALLS.saturating_sub(self.calls.len());
         if free == 0 {

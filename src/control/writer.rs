@@ -1,8 +1,8 @@
 //! The single writer of the fleet.
 //!
-//! It works on its own copy of the fleet. A decision changes the copy at once, so that decisions of one batch see each
-//! other and share one write. Changes are applied to the fleet that readers see once they are durable, and are
-//! acknowledged only then (invariant 2).
+//! It works on its own copy of the fleet. A decision changes the copy at once, so that decisions of one batch
+//! see each other and share one write. Changes are applied to the fleet that readers see once they are
+//! durable, and are acknowledged only then (invariant 2).
 
 mod refused;
 mod undo;
@@ -42,8 +42,8 @@ pub struct FleetWriter {
     clock: Arc<dyn Clock>,
     random: StdRng,
     audit_log: AuditLog,
-    /// Ahead of `shared` by the changes that are being written. None after a failed write, because it is unknown which
-    /// changes were written.
+    /// Ahead of `shared` by the changes that are being written. None after a failed write, because it is
+    /// unknown which changes were written.
     working: Option<Fleet>,
     failed_commands: FailedCommands,
     refusals: RefusedRecords,
@@ -340,7 +340,8 @@ impl FleetWriter {
     }
 }
 
-/// The machines that the changes save, as they were before. `latest` has the machines that the batch changed earlier.
+/// The machines that the changes save, as they were before. `latest` has the machines that the batch changed
+/// earlier.
 fn machines_before(changes: &[Change], latest: &MachinesBefore, shared: &Fleet) -> MachinesBefore {
     let before = |id: &MachineId| latest.get(id).cloned().unwrap_or_else(|| shared.machine(id).cloned());
     let saved = changes.iter().filter_map(|change| match change {

@@ -44,8 +44,8 @@ impl TokenFile {
         Self { path, read: Mutex::default() }
     }
 
-    /// The value of `Authorization`. If the file can no longer be read, the last token stays in use, and the file is read
-    /// again at the same interval.
+    /// The value of `Authorization`. If the file can no longer be read, the last token stays in use, and the
+    /// file is read again at the same interval.
     pub(super) async fn authorization(&self) -> Result<HeaderValue, TokenFileError> {
         let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, value)) = &known

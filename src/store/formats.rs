@@ -1,5 +1,5 @@
-//! Records of the last two formats and of a future one (docs/reference/record-formats.md#tests). `UPDATE=1` rewrites
-//! the records of the present format; a new format needs a new file instead.
+//! Records of the last two formats and of a future one (docs/reference/record-formats.md#tests). `UPDATE=1`
+//! rewrites the records of the present format; a new format needs a new file instead.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -37,8 +37,8 @@ pub trait Store: Send + Sync + 'static {
     /// - from a machine to an unmanaged node, saved before the machine is saved without it or dropped,
     /// - from an unmanaged node to a machine, saved before the unmanaged node is dropped.
     ///
-    /// The next listing corrects two records of one VM: the machine's record counts. It removes a request that the
-    /// record of its VM names ([`RequestRef`](crate::fleet::RequestRef)).
+    /// The next listing corrects two records of one VM: the machine's record counts. It removes a request
+    /// that the record of its VM names ([`RequestRef`](crate::fleet::RequestRef)).
     ///
     /// A record that can never be written must not block the others: [`StoreError::Refused`] names it. All
     /// other changes are durable then, except those that [`DeferredChanges`](crate::fleet::DeferredChanges) holds.

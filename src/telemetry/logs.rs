@@ -64,7 +64,8 @@ pub fn check_filter(text: &str) -> Result<(), String> {
     filter(text).map(drop)
 }
 
-// Not tracing's EnvFilter: spans and fields are not filtered here, and it compiles a regular expression engine.
+// Not tracing's EnvFilter: spans and fields are not filtered here, and it compiles a regular expression
+// engine.
 fn filter(text: &str) -> Result<Targets, String> {
     let mut targets = Targets::new();
     for part in text.split(',') {

@@ -57,8 +57,8 @@ impl Credentials {
         Self(CredentialForm::Missing(reason.into()))
     }
 
-    /// Reads a token or client secret from the text of a file or Secret, without line breaks at its end. The error
-    /// does not show the text.
+    /// Reads a token or client secret from the text of a file or Secret, without line breaks at its end. The
+    /// error does not show the text.
     pub fn parse_secret(text: &str) -> Result<SecretString, &'static str> {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
@@ -103,8 +103,8 @@ struct IssuedToken {
     renew_at: Instant,
 }
 
-/// Format of a login's body. VPSie's clients disagree (docs/reference/vpsie-api.md#login), so the format that worked
-/// is tried first.
+/// Format of a login's body. VPSie's clients disagree (docs/reference/vpsie-api.md#login), so the format that
+/// worked is tried first.
 #[derive(Clone, Copy, PartialEq)]
 enum LoginFormat {
     Json,
@@ -147,7 +147,8 @@ impl Auth {
         *self.lock().base == *base
     }
 
-    /// Returns a token, after a login if necessary. `stale` is the generation of a token that VPSie did not accept.
+    /// Returns a token, after a login if necessary. `stale` is the generation of a token that VPSie did not
+    /// accept.
     pub(super) async fn token(
         &self,
         connection: &Connection,
@@ -208,7 +209,8 @@ impl Auth {
 }
 
 impl State {
-    /// The token or the refusal that needs no request. `stale` is the generation of a token that VPSie did not accept.
+    /// The token or the refusal that needs no request. `stale` is the generation of a token that VPSie did
+    /// not accept.
     fn known(&self, stale: Option<u64>) -> Option<Result<Token, ApiError>> {
         let is_stale = stale == Some(self.generation);
         let token = |secret: &SecretString| {
@@ -291,7 +293,8 @@ fn login(id: &str, secret: &str, format: LoginFormat, purpose: Purpose) -> Call 
     Call::post("login", "auth/from/api", body).with_purpose(purpose)
 }
 
-/// The token in the reply to a login: at the root or under `data`, in each form of docs/reference/vpsie-api.md#login.
+/// The token in the reply to a login: at the root or under `data`, in each form of
+/// docs/reference/vpsie-api.md#login.
 fn find_token(root: &Value, now: Timestamp) -> Option<IssuedToken> {
     let root = root.as_object()?;
     read_token(root, now).or_else(|| read_token(root.get("data")?.as_object()?, now))

@@ -8,8 +8,8 @@ use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.
 ///
-/// Implementations limit the duration of every call, respect the rate limit, and repeat requests within a call only if
-/// that is safe.
+/// Implementations limit the duration of every call, respect the rate limit, and repeat requests within a
+/// call only if that is safe.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// How the product's VMs are bound to the machines that they were requested for.
@@ -18,18 +18,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Reads offers and prices of the datacenters in use. One request per datacenter.
     async fn catalog(&self) -> Result<Catalog, BackendError>;
 
-    /// Lists all nodes of the cluster, including control plane and foreign workers. One request, and a second one
-    /// while the first does not show the UUID of a node.
+    /// Lists all nodes of the cluster, including control plane and foreign workers. One request, and a second
+    /// one while the first does not show the UUID of a node.
     async fn list(&self) -> Result<NodeListing, BackendError>;
 
-    /// Number of workers in the cluster by VPSie's own count, independent of the listing. None if unknown. One
-    /// request.
+    /// Number of workers in the cluster by VPSie's own count, independent of the listing. None if unknown.
+    /// One request.
     async fn count(&self) -> Result<Option<u32>, BackendError> {
         Ok(None)
     }
 
-    /// Requests one worker. Not idempotent: after [`BackendError::Unclear`] a VM may appear or not. Returns the VM if
-    /// the reply identifies it; otherwise a later listing shows it (invariant 6).
+    /// Requests one worker. Not idempotent: after [`BackendError::Unclear`] a VM may appear or not. Returns
+    /// the VM if the reply identifies it; otherwise a later listing shows it (invariant 6).
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError>;
 
     /// Deletes exactly this VM (invariant 7). Idempotent: succeeds if the VM does not exist.

@@ -24,8 +24,8 @@ const DEFAULT_HOST: &str = "https://api.vpsie.com";
 const DEFAULT_PREFIX: &str = "/apps/v2";
 
 impl BaseUrl {
-    /// Parses a URL. Its path is the prefix of every call; the default is `/apps/v2`. `http://` is allowed for
-    /// loopback only, because requests carry credentials.
+    /// Parses a URL. Its path is the prefix of every call; the default is `/apps/v2`. `http://` is allowed
+    /// for loopback only, because requests carry credentials.
     pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
         let error = |problem| BaseUrlError { text: text.to_owned(), problem };
         let url = Url::parse(text.trim())

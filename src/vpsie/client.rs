@@ -103,7 +103,8 @@ impl Client {
         }))
     }
 
-    /// Replaces the credentials, from the next request on. They are sent to `base`, by default to the configured URL.
+    /// Replaces the credentials, from the next request on. They are sent to `base`, by default to the
+    /// configured URL.
     pub fn replace_credentials(&self, credentials: Credentials, base: Option<BaseUrl>) {
         self.0.auth.replace(credentials, base.unwrap_or_else(|| self.0.base.clone()));
     }
@@ -113,8 +114,8 @@ impl Client {
         *self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
     }
 
-    /// A client with other credentials and the same rate limit. For another server it has a circuit breaker of its
-    /// own.
+    /// A client with other credentials and the same rate limit. For another server it has a circuit breaker
+    /// of its own.
     pub(super) fn sibling(&self, credentials: Credentials, base: Option<&BaseUrl>) -> Self {
         let inner = &*self.0;
         let base = base.unwrap_or(&inner.base).clone();

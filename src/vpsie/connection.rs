@@ -42,8 +42,8 @@ impl Connection {
         self.clock.now()
     }
 
-    /// Sends one request, once circuit breaker and rate limit admit it, and reads its reply. Errors do not show
-    /// `secrets`.
+    /// Sends one request, once circuit breaker and rate limit admit it, and reads its reply. Errors do not
+    /// show `secrets`.
     pub(super) async fn exchange(
         &self,
         call: &Call,
@@ -119,7 +119,8 @@ impl Connection {
         }
         if let Some(secret) = secret {
             let secret = secret.expose_secret().trim();
-            // Clients send one of these headers or both (docs/reference/vpsie-api.md#token). VPSie accepts both.
+            // Clients send one of these headers or both (docs/reference/vpsie-api.md#token). VPSie accepts
+            // both.
             request = request
                 .header(HeaderName::from_static("vpsie-auth"), sensitive(secret)?)
                 .header(header::AUTHORIZATION, sensitive(&format!("Bearer {secret}"))?);

@@ -27,7 +27,8 @@ const VMS: &str = "storages/vms";
 pub(super) enum DeletionReply {
     /// VPSie accepted it.
     Accepted,
-    /// VPSie does not find the VM, or does not know the call (docs/reference/vpsie-api.md#base-url). With its message.
+    /// VPSie does not find the VM, or does not know the call (docs/reference/vpsie-api.md#base-url). With its
+    /// message.
     NotFound(String),
 }
 
@@ -56,7 +57,8 @@ impl Client {
         Ok(groups)
     }
 
-    /// Lists the nodes of the cluster. A reply without a list of workers is an error, unless VPSie's groups have none.
+    /// Lists the nodes of the cluster. A reply without a list of workers is an error, unless VPSie's groups
+    /// have none.
     pub(super) async fn list_nodes(
         &self,
         cluster: &ClusterId,
@@ -70,8 +72,8 @@ impl Client {
         Ok(rows)
     }
 
-    /// Reads VPSie's reply about the nodes of the cluster. If the cluster does not exist, this is an error, not an empty
-    /// list.
+    /// Reads VPSie's reply about the nodes of the cluster. If the cluster does not exist, this is an error,
+    /// not an empty list.
     pub(super) async fn read_nodes(
         &self,
         cluster: &ClusterId,

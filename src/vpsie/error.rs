@@ -64,10 +64,11 @@ impl ErrorKind {
         }
     }
 
-    /// Classifies a refusal by its status (0 if there is none) and its message (docs/reference/vpsie-api.md#refusals).
+    /// Classifies a refusal by its status (0 if there is none) and its message
+    /// (docs/reference/vpsie-api.md#refusals).
     ///
-    /// A known message takes precedence over the status, because VPSie reports quota and shortage in the message
-    /// only. A 5xx with any other message is unclear.
+    /// A known message takes precedence over the status, because VPSie reports quota and shortage in the
+    /// message only. A 5xx with any other message is unclear.
     pub(super) fn classify(status: u16, message: &str) -> Self {
         let message = message.to_lowercase();
         // "exceeds the allowed 5 limit" is "exceeds the allowed limit".
@@ -98,10 +99,11 @@ impl ErrorKind {
     }
 
     /// Classifies a 5xx with VPSie's own envelope. VPSie also sends refusals in this form
-    /// (docs/reference/vpsie-api.md#refusals). A refusal that counts as a lost reply leaves a machine waiting. The
-    /// opposite error is worse: if an executed request counts as refused, its VM belongs to no machine. So a refusal
-    /// needs evidence that a check failed before VPSie did anything: the message of a check, or the mark of a
-    /// deliberate refusal (`type: false`, no `stack`) without words of an internal failure.
+    /// (docs/reference/vpsie-api.md#refusals). A refusal that counts as a lost reply leaves a machine
+    /// waiting. The opposite error is worse: if an executed request counts as refused, its VM belongs to no
+    /// machine. So a refusal needs evidence that a check failed before VPSie did anything: the message of a
+    /// check, or the mark of a deliberate refusal (`type: false`, no `stack`) without words of an internal
+    /// failure.
     pub(super) fn classify_server_error(status: u16, message: &str, deliberate: bool) -> Self {
         let by_words = Self::classify(status, message);
         let lower = message.to_lowercase();

@@ -1,8 +1,8 @@
 //! Identifies the VM of a listed node if the listing of the cluster does not show its UUID
 //! (docs/reference/vpsie-api.md#node-uuids).
 //!
-//! Deletions need the UUID, and the hostname alone does not identify a VM: a restored backup has the hostname of its
-//! original. So other evidence must agree, and none may contradict.
+//! Deletions need the UUID, and the hostname alone does not identify a VM: a restored backup has the hostname
+//! of its original. So other evidence must agree, and none may contradict.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,7 +16,8 @@ pub(super) struct Account<'a> {
     vms: &'a [VmName],
     /// Datacenters of the cluster's workers.
     datacenters: &'a [DatacenterId],
-    /// Whether rows of nodes of managed clusters show that kind. Then rows of another kind are not such nodes.
+    /// Whether rows of nodes of managed clusters show that kind. Then rows of another kind are not such
+    /// nodes.
     tells_kinds: bool,
 }
 
@@ -37,8 +38,8 @@ impl<'a> Account<'a> {
         confirmed.first().copied().filter(|_| confirmed.len() == 1)
     }
 
-    /// Whether other evidence than the hostname shows that the VM is the node: an address, or kind and datacenter.
-    /// Absent fields are no evidence.
+    /// Whether other evidence than the hostname shows that the VM is the node: an address, or kind and
+    /// datacenter. Absent fields are no evidence.
     fn is_confirmed(&self, node: &Node, vm: &VmName) -> bool {
         let address = same_address(&node.addresses, &vm.addresses);
         let datacenter = self.same_datacenter(node, vm);
@@ -63,8 +64,8 @@ impl<'a> Account<'a> {
     }
 }
 
-/// Whether both have an address in common. None if they show no addresses of the same kind: one listing may have only
-/// the private address of a VM, and another only the public one.
+/// Whether both have an address in common. None if they show no addresses of the same kind: one listing may
+/// have only the private address of a VM, and another only the public one.
 fn same_address(node: &BTreeSet<IpAddr>, vm: &BTreeSet<IpAddr>) -> Option<bool> {
     let kinds =
         |addresses: &BTreeSet<IpAddr>| addresses.iter().map(AddressKind::new).collect::<BTreeSet<_>>();

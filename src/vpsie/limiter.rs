@@ -40,8 +40,8 @@ impl Limiter {
         Self { rate, ordinary: rate.saturating_sub(reserved).max(1), state: Mutex::default() }
     }
 
-    /// Waits until a request may be sent, and counts it as sent. If that is not before `deadline`, returns the
-    /// necessary waiting time at once.
+    /// Waits until a request may be sent, and counts it as sent. If that is not before `deadline`, returns
+    /// the necessary waiting time at once.
     pub(super) async fn acquire(&self, purpose: Purpose, deadline: Instant) -> Result<(), Duration> {
         loop {
             let now = Instant::now();

@@ -62,8 +62,8 @@ const GROUP_LISTINGS: u32 = 3;
 const LISTING_PAUSE: Duration = Duration::from_secs(2);
 /// Consecutive listings without the UUID of a worker after which a warning is logged.
 const UNIDENTIFIED: u32 = 3;
-/// Time that a node without a readable hostname makes listings incomplete. Without this limit, one broken row would
-/// stop all growth and all conclusions.
+/// Time that a node without a readable hostname makes listings incomplete. Without this limit, one broken row
+/// would stop all growth and all conclusions.
 const NAMELESS_FOR: Duration = Duration::from_hours(1);
 /// Time that a refusal to create a group applies to its size without a new request.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
@@ -107,8 +107,8 @@ impl ManagedBackend {
         self.memory().sizes.set_offers(catalog.offers.clone());
     }
 
-    /// Checks at the start that VPSie accepts the credentials, and that cluster and datacenters exist. The error lists
-    /// existing ones.
+    /// Checks at the start that VPSie accepts the credentials, and that cluster and datacenters exist. The
+    /// error lists existing ones.
     pub async fn check(&self) -> Result<(), BackendError> {
         let missing = |what: &str, id: &str, known: Vec<String>| {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -155,8 +155,8 @@ impl ManagedBackend {
         Ok(())
     }
 
-    /// Returns the group of the size, and creates it if necessary. No worker is requested, so no error leaves one
-    /// behind.
+    /// Returns the group of the size, and creates it if necessary. No worker is requested, so no error leaves
+    /// one behind.
     async fn ensure_group(
         &self,
         cluster: &ClusterId,
@@ -268,8 +268,8 @@ impl ManagedBackend {
         })
     }
 
-    /// Checks by a listing that a VM is gone after VPSie replied "not found": with a wrong URL prefix, VPSie sends
-    /// that reply for everything (docs/reference/vpsie-api.md#base-url).
+    /// Checks by a listing that a VM is gone after VPSie replied "not found": with a wrong URL prefix, VPSie
+    /// sends that reply for everything (docs/reference/vpsie-api.md#base-url).
     async fn confirm_gone(
         &self,
         cluster: &ClusterId,

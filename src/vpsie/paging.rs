@@ -17,9 +17,11 @@ use super::wire::Row;
 #[derive(Debug)]
 pub(super) struct Listed<T> {
     pub(super) rows: Vec<T>,
-    /// Whether the listing is complete. Otherwise the absence of a row does not prove that its object is gone.
+    /// Whether the listing is complete. Otherwise the absence of a row does not prove that its object is
+    /// gone.
     pub(super) whole: bool,
-    /// Whether VPSie replied with a list that is empty or has readable rows: `null` does not prove that there are none.
+    /// Whether VPSie replied with a list that is empty or has readable rows: `null` does not prove that there
+    /// are none.
     pub(super) is_list: bool,
 }
 
@@ -104,8 +106,8 @@ impl Reading<'_> {
         Ok(true)
     }
 
-    /// Reads a page that may not exist. If no total shows that rows are missing, an error only means that the listing
-    /// may be incomplete.
+    /// Reads a page that may not exist. If no total shows that rows are missing, an error only means that the
+    /// listing may be incomplete.
     async fn read_page_if_any(&mut self, call: &Call) -> Result<(usize, bool), ApiError> {
         match self.read_page(call).await {
             Ok(new) => Ok((new, true)),
@@ -123,8 +125,8 @@ impl Reading<'_> {
 }
 
 impl Client {
-    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted. Rows
-    /// that VPSie announces, but does not return, are counted and logged.
+    /// Reads all rows of a listing, over all its pages, with `read`. Unreadable rows are skipped and counted.
+    /// Rows that VPSie announces, but does not return, are counted and logged.
     pub(super) async fn read_rows<T>(
         &self,
         call: Call,

@@ -133,7 +133,8 @@ fn find_failure(status: StatusCode, root: &Value) -> Option<(u16, String)> {
     Some((code, text("message").or(in_error).unwrap_or_default().to_owned()))
 }
 
-/// Whether VPSie's own checks wrote the error envelope: its quota refusals have `type: false` and no stack trace.
+/// Whether VPSie's own checks wrote the error envelope: its quota refusals have `type: false` and no stack
+/// trace.
 fn is_deliberate(root: &Value, message: &str) -> bool {
     let has = |key| root.get(key).is_some_and(|value| !value.is_null());
     root.get("type") == Some(&Value::Bool(false)) && !has("stack") && !message.is_empty()

@@ -7,9 +7,9 @@ use crate::catalog::{DatacenterId, Offer, SizeId};
 
 /// Known sizes: offers, groups of the cluster, and sizes learned from the creation of groups.
 ///
-/// A group has a `boxsize_id`. It is probably the `KubeSizeID` of the group's creation, but that is not proven
-/// (docs/reference/vpsie-api.md#offers). So it does not count if the resources of group and offer differ, and it
-/// determines the size of a node only if they are equal.
+/// A group has a `boxsize_id`. It is probably the `KubeSizeID` of the group's creation, but that is not
+/// proven (docs/reference/vpsie-api.md#offers). So it does not count if the resources of group and offer
+/// differ, and it determines the size of a node only if they are equal.
 #[derive(Default)]
 pub(super) struct Sizes {
     offers: Vec<Offer>,
@@ -69,9 +69,10 @@ impl Sizes {
         Some(id)
     }
 
-    /// Learns the existing group of the size from VPSie's refusal of a second one: `Group <name> has same selected
-    /// Size` (docs/reference/vpsie-api.md#refusals). It is unknown whether that is the name of the existing group or
-    /// of the requested one (`requested`), so resources and our naming scheme take precedence.
+    /// Learns the existing group of the size from VPSie's refusal of a second one: `Group <name> has same
+    /// selected Size` (docs/reference/vpsie-api.md#refusals). It is unknown whether that is the name of the
+    /// existing group or of the requested one (`requested`), so resources and our naming scheme take
+    /// precedence.
     pub(super) fn learn_from_refusal(&mut self, size: SizeId, requested: &str, message: &str) -> Option<u64> {
         let message = message.to_lowercase();
         let suffix = group_name("", size);
@@ -107,8 +108,8 @@ impl Sizes {
         by_box_size().or_else(|| self.size_by_shape(node))
     }
 
-    /// Sizes that a node of uncertain size cannot have, by its resources. Empty if not all of its resources are
-    /// known, or if they fit no offer, because VPSie may report them in another form.
+    /// Sizes that a node of uncertain size cannot have, by its resources. Empty if not all of its resources
+    /// are known, or if they fit no offer, because VPSie may report them in another form.
     pub(super) fn excluded_by(&self, node: &Node) -> BTreeSet<SizeId> {
         let fits = |offer: &&Offer| node.shape.fits(offer);
         if !node.shape.is_whole()

@@ -45,8 +45,8 @@ impl Default for Timeouts {
 /// Maximum size of a reply, bytes. A node takes a few hundred bytes of a listing.
 const MAX_REPLY: usize = 16 * 1024 * 1024;
 
-/// HTTPS with the root certificates of the system. Does not follow redirects, which would send the credentials to
-/// another server.
+/// HTTPS with the root certificates of the system. Does not follow redirects, which would send the
+/// credentials to another server.
 pub fn https(timeouts: &Timeouts) -> Transport {
     // Fails if a provider is already installed, which is sufficient.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -27,8 +27,8 @@ pub(super) struct OffersArgs {
     /// Datacenter of the machine
     #[arg(long, value_name = "DATACENTER")]
     datacenter: Option<String>,
-    /// Order and compare by price per unit. A unit has the resources of --cpu, --memory and --disk; a machine is
-    /// divided into whole units
+    /// Order and compare by price per unit. A unit has the resources of --cpu, --memory and --disk; a machine
+    /// is divided into whole units
     #[arg(long, requires = "amounts")]
     per_unit: bool,
     /// Compare two offers, such as `s-2vcpu-4gb` or, if several datacenters have it, `ams1/s-2vcpu-4gb`

@@ -4,8 +4,8 @@ use super::entry::{AuditAction, AuditEntry};
 use crate::fleet::{Cause, Hostname, Refusal, names};
 use crate::kubernetes::{EventType, Object, ObjectEvent};
 
-/// Type and reason of an action's events, and whether they are published on the NodeGroup as well. None for an action
-/// without events.
+/// Type and reason of an action's events, and whether they are published on the NodeGroup as well. None for
+/// an action without events.
 ///
 /// A NodeGroup has thousands of machines, so it gets only events that a person may have to react to.
 pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, bool)> {

@@ -49,7 +49,8 @@ impl io::Write for Written {
 }
 
 fn logged(work: impl FnOnce()) -> Vec<Value> {
-    // Without this, threads of other tests that have no subscriber would disable log lines that they reach first.
+    // Without this, threads of other tests that have no subscriber would disable log lines that they reach
+    // first.
     drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
     let written = Written::default();
     let writer = written.clone();

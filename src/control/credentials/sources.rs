@@ -18,8 +18,8 @@ use crate::vpsie::{BaseUrl, Credentials};
 /// Interval of reads of a file.
 const FILE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The credentials of a Secret, each time that it may have changed. Keys: `token`, or `clientId` and `clientSecret`;
-/// `url` for another address of the API.
+/// The credentials of a Secret, each time that it may have changed. Keys: `token`, or `clientId` and
+/// `clientSecret`; `url` for another address of the API.
 pub fn credentials_in_secret(
     client: Client,
     namespace: &str,

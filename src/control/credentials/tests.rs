@@ -338,7 +338,8 @@ impl std::io::Write for Log {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_id_replaces_a_token_and_no_secret_is_logged() {
-    // Without this, threads of other tests that have no subscriber would disable log lines that they reach first.
+    // Without this, threads of other tests that have no subscriber would disable log lines that they reach
+    // first.
     drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
     let log = Log::default();
     let writer = log.clone();

@@ -286,8 +286,8 @@ impl NodeGroups {
         )
     }
 
-    /// Whether no machine of it can have a VM any more. A machine with only lost requests does not count: its record
-    /// lasts without the NodeGroup.
+    /// Whether no machine of it can have a VM any more. A machine with only lost requests does not count: its
+    /// record lasts without the NodeGroup.
     fn is_empty(&self, name: &str) -> bool {
         let over = |machine: &Machine| {
             matches!(machine.phase, Phase::Deleting { vm: None, .. })

@@ -126,8 +126,8 @@ impl History {
         }
     }
 
-    /// Whether the Node was probably left by an earlier VM: it existed before the machine, and no kubelet has reported
-    /// since.
+    /// Whether the Node was probably left by an earlier VM: it existed before the machine, and no kubelet has
+    /// reported since.
     pub(super) fn is_silent(&self, node: &Node, machine: &MachineId) -> bool {
         let Some(record) = self.machines.get(machine).copied().flatten() else { return false };
         self.order(node, machine) == Order::Older

@@ -18,8 +18,8 @@ use crate::fleet::{
 pub(super) enum NodeAction {
     /// Nothing.
     None,
-    /// Merge this patch: providerID, labels, annotation, taints the first time, and the cordon of a machine that is
-    /// being deleted.
+    /// Merge this patch: providerID, labels, annotation, taints the first time, and the cordon of a machine
+    /// that is being deleted.
     Patch(Value),
     /// Record that the Node of the VM registered.
     Register(Hostname),
@@ -29,7 +29,8 @@ pub(super) enum NodeAction {
     Adopt(MachineId, ProviderId),
     /// Report that its providerID, which cannot be changed, belongs to another VM.
     Contradiction(MachineId, String),
-    /// List VPSie's nodes: no VM of the Node is known, machines wait for VMs, and the VM may not be listed yet.
+    /// List VPSie's nodes: no VM of the Node is known, machines wait for VMs, and the VM may not be listed
+    /// yet.
     ListVms,
 }
 
@@ -44,8 +45,8 @@ pub(super) enum Owner<'a> {
     Orphan(&'a UnmanagedNode),
     /// A VM that is gone.
     Gone(&'a UnmanagedNode),
-    /// It has the name or address of a machine's VM, and the providerID of an unknown VM. That VM is gone: its kubelet
-    /// is silent.
+    /// It has the name or address of a machine's VM, and the providerID of an unknown VM. That VM is gone:
+    /// its kubelet is silent.
     Stale,
     /// The same, and its kubelet reports. Its pods most likely run on the machine's VM.
     Contradicted { machine: &'a Machine, found: &'a str },
@@ -53,13 +54,13 @@ pub(super) enum Owner<'a> {
     Unowned,
 }
 
-/// Returns the owner of a Node, by its providerID, which never changes. A Node without providerID belongs to the
-/// machine whose VM has its name or, since names may differ a little, one of its addresses.
+/// Returns the owner of a Node, by its providerID, which never changes. A Node without providerID belongs to
+/// the machine whose VM has its name or, since names may differ a little, one of its addresses.
 ///
-/// Such a Node may be left from an earlier VM of the same name, and the new VM's kubelet will take it over. So a Node
-/// that existed before the machine is matched only once a kubelet has reported since. It is not deleted: a kubelet
-/// creates its Node only when it starts, and may have done so already. If the machine is being deleted, the Node is
-/// cordoned and drained in any case: its pods may run on that VM.
+/// Such a Node may be left from an earlier VM of the same name, and the new VM's kubelet will take it over.
+/// So a Node that existed before the machine is matched only once a kubelet has reported since. It is not
+/// deleted: a kubelet creates its Node only when it starts, and may have done so already. If the machine is
+/// being deleted, the Node is cordoned and drained in any case: its pods may run on that VM.
 pub(super) fn owner_of<'a>(fleet: &'a Fleet, history: &History, node: &'a Node) -> Owner<'a> {
     let found = provider_id(node);
     if let Some(machine) = found.and_then(|found| fleet.machine_of(found, "")) {
@@ -118,8 +119,8 @@ fn is_elsewhere(fleet: &Fleet, node: &Node, machine: &Machine) -> bool {
     fleet.machines().any(|one| one.id != machine.id && one.vm().is_some_and(other))
 }
 
-/// Whether no kubelet reports for the Node any more. A Node that is younger than the record may be new and not ready
-/// yet. If the order is unknown, only the API server's condition counts.
+/// Whether no kubelet reports for the Node any more. A Node that is younger than the record may be new and
+/// not ready yet. If the order is unknown, only the API server's condition counts.
 fn is_stale(node: &Node, order: Order) -> bool {
     match order {
         Order::Older => !is_ready(node),
@@ -211,9 +212,9 @@ fn machine_action(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     NodeAction::None
 }
 
-/// Whether the Node of a gone VM must be deleted. If VPSie did not accept the deletion of the VM, or only the name
-/// identifies it, its kubelet must be silent as well: listings may lack a VM that runs. A Node that appeared after the end of that VM belongs to a new VM of the same name
-/// that is not listed yet.
+/// Whether the Node of a gone VM must be deleted. If VPSie did not accept the deletion of the VM, or only the
+/// name identifies it, its kubelet must be silent as well: listings may lack a VM that runs. A Node that
+/// appeared after the end of that VM belongs to a new VM of the same name that is not listed yet.
 fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
     let UnmanagedKind::Gone { deletion_accepted, machine, .. } = &unmanaged.kind else { return false };
     match (provider_id(node), &unmanaged.id) {

@@ -1,8 +1,8 @@
 //! Sets the identity of Nodes, records that machines run, and deletes Node objects of VMs that are gone.
 //!
-//! Cluster Autoscaler deletes no Node object (docs/reference/cluster-autoscaler.md#node-objects), and counts a Node
-//! without `spec.providerID` as a VM that never registered (docs/reference/cluster-autoscaler.md#provider-id). VPSie
-//! has no controller for either.
+//! Cluster Autoscaler deletes no Node object (docs/reference/cluster-autoscaler.md#node-objects), and counts
+//! a Node without `spec.providerID` as a VM that never registered
+//! (docs/reference/cluster-autoscaler.md#provider-id). VPSie has no controller for either.
 
 mod history;
 mod identity;

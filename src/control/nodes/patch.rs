@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, Machine, Phase, Vm, names, node_labels};
 
-/// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is the time of the deletion, in seconds since
-/// 1970.
+/// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is the time of the deletion, in
+/// seconds since 1970.
 pub(super) const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// Value of the taint of an orphan's Node that was not cordoned before.
 const CORDONED: &str = "cordoned";
@@ -20,8 +20,8 @@ pub(super) fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Val
     cordon(node, machine, patch)
 }
 
-/// The cordon and the taint of an orphan's Node, so that no new pods must be evicted when it is deleted. None if the
-/// Node has them.
+/// The cordon and the taint of an orphan's Node, so that no new pods must be evicted when it is deleted. None
+/// if the Node has them.
 pub(super) fn cordon_orphan(node: &Node) -> Option<Value> {
     if taints(node).any(|taint| taint.key == names::ORPHAN) {
         return None;
@@ -52,16 +52,18 @@ fn uncordon_adopted(node: &Node, mut patch: Value) -> Value {
     patch
 }
 
-/// Extends the patch by the cordon and the taint of a machine that is being deleted. None if the patch is empty.
+/// Extends the patch by the cordon and the taint of a machine that is being deleted. None if the patch is
+/// empty.
 pub(super) fn cordon(node: &Node, machine: &Machine, mut patch: Value) -> Option<Value> {
     if let Phase::Deleting { since, .. } = &machine.phase {
-        // Cluster Autoscaler's taint goes when it restarts (docs/reference/cluster-autoscaler.md#node-objects), and
-        // pods would be scheduled on a VM that is being deleted.
+        // Cluster Autoscaler's taint goes when it restarts
+        // (docs/reference/cluster-autoscaler.md#node-objects), and pods would be scheduled on a VM that is
+        // being deleted.
         if !is_cordoned(node) {
             patch["spec"]["unschedulable"] = json!(true);
         }
-        // The machine is no longer in the target size. Without the taint, Cluster Autoscaler counts its Node as the
-        // upcoming one, and adds another.
+        // The machine is no longer in the target size. Without the taint, Cluster Autoscaler counts its Node
+        // as the upcoming one, and adds another.
         if !taints(node).any(|taint| taint.key == TO_BE_DELETED) {
             let all = patch["spec"]["taints"].take();
             let mut all = if all.is_null() { json!(taints(node).collect::<Vec<_>>()) } else { all };

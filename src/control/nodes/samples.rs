@@ -49,8 +49,8 @@ struct NodeStability {
 }
 
 impl StableNodes {
-    /// A new sample of the Node, and the hostname of its VM. Only Nodes of machines that are identified, ready and
-    /// stable give samples.
+    /// A new sample of the Node, and the hostname of its VM. Only Nodes of machines that are identified,
+    /// ready and stable give samples.
     pub(super) fn new_sample(
         &mut self,
         fleet: &Fleet,

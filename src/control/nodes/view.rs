@@ -67,8 +67,8 @@ impl NodesView {
         self.read(|index| index.by_name.values().filter(of).cloned().collect())
     }
 
-    /// Whether every Node was compared with the machine since its deletion began. Before that, a missing Node proves
-    /// nothing.
+    /// Whether every Node was compared with the machine since its deletion began. Before that, a missing Node
+    /// proves nothing.
     pub fn was_compared(&self, machine: &MachineId) -> bool {
         self.read(|index| index.compared.contains(machine))
     }
@@ -100,8 +100,8 @@ impl NodesView {
         self.read(|index| index.by_name.get(name.as_str()).cloned())
     }
 
-    /// Whether an existing worker can become a machine: its Node is ready, and has the VM's providerID or none. Without
-    /// such a Node, Cluster Autoscaler would delete the VM as unregistered
+    /// Whether an existing worker can become a machine: its Node is ready, and has the VM's providerID or
+    /// none. Without such a Node, Cluster Autoscaler would delete the VM as unregistered
     /// (docs/reference/cluster-autoscaler.md#long-unregistered), with all its pods.
     pub fn shows(&self, listed: &ListedNode) -> bool {
         let Some(id) = &listed.id else { return false };
@@ -115,7 +115,8 @@ impl NodesView {
         self.changes.subscribe()
     }
 
-    /// Sets a Node. Of two Nodes of one machine, the Node with its providerID is the machine's, else the older one.
+    /// Sets a Node. Of two Nodes of one machine, the Node with its providerID is the machine's, else the
+    /// older one.
     pub(super) fn set_node(&self, facts: NodeFacts) {
         self.write(|index| {
             match index.by_name.get(&facts.name) {

@@ -5,7 +5,8 @@ use super::*;
 const WAITS: [Reply; 3] = [Reply::Silent, Reply::Broken, Reply::Never];
 
 impl Process {
-    /// With a listing that shows no worker, or one without its size: it is unknown whether listings have sizes.
+    /// With a listing that shows no worker, or one without its size: it is unknown whether listings have
+    /// sizes.
     async fn listing(nodes: &[ListedNode]) -> Self {
         let process = Self::new().await;
         process.vpsie.state().nodes = nodes.to_vec();

@@ -1,4 +1,5 @@
-//! Records that the store refuses: the other records of a batch are written, and refused ones are retried with backoff.
+//! Records that the store refuses: the other records of a batch are written, and refused ones are retried
+//! with backoff.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -237,7 +237,8 @@ fn saved_machine(n: u32, phase: Phase) -> Change {
     })
 }
 
-/// Job 1 adopts an orphan to a waiting machine; job 2, in the same batch, deletes that machine, and its caller is gone.
+/// Job 1 adopts an orphan to a waiting machine; job 2, in the same batch, deletes that machine, and its
+/// caller is gone.
 #[tokio::test]
 async fn undo_keeps_an_orphan_that_the_batch_adopted() {
     let store = Fragile::default();

@@ -1,5 +1,5 @@
-//! Undoes commands that failed for Cluster Autoscaler. Otherwise an unknown machine would be paid for, or a Node that
-//! it uses again would lose its VM.
+//! Undoes commands that failed for Cluster Autoscaler. Otherwise an unknown machine would be paid for, or a
+//! Node that it uses again would lose its VM.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -47,7 +47,8 @@ impl FailedCommands {
         self.commands.extend(commands);
     }
 
-    /// Remembers the commands whose undo the store refused, until it is written or the record changes otherwise.
+    /// Remembers the commands whose undo the store refused, until it is written or the record changes
+    /// otherwise.
     pub(super) fn remember_refused(&mut self, commands: Vec<FailedCommand>, refused: &BTreeSet<RecordKey>) {
         let is_refused = |command: &FailedCommand| refused.contains(&command.record());
         self.remember(commands.into_iter().filter(is_refused));
@@ -65,8 +66,8 @@ impl FailedCommands {
         }
     }
 
-    /// Whether the records must be read again, because a late write may have been executed, or a refused undo is
-    /// retried.
+    /// Whether the records must be read again, because a late write may have been executed, or a refused undo
+    /// is retried.
     pub(super) fn is_recheck_due(&self) -> bool {
         let retry = self.commands.iter().any(|command| command.is_undo_refused) && self.retry.is_ready();
         let others = || self.commands.iter().filter(|command| !command.is_undo_refused);
@@ -78,8 +79,8 @@ impl FailedCommands {
         undo_all(self.commands.iter(), fleet)
     }
 
-    /// Drops commands that can no longer be recorded, after their undo was written. `refused` are the records whose
-    /// undo was refused.
+    /// Drops commands that can no longer be recorded, after their undo was written. `refused` are the records
+    /// whose undo was refused.
     pub(super) fn reloaded(&mut self, refused: &BTreeSet<RecordKey>) {
         for command in &mut self.commands {
             command.is_undo_refused = false;
@@ -106,7 +107,8 @@ impl FailedCommand {
         self.failed_at.elapsed() >= LATE_WRITE_LIMIT
     }
 
-    /// Whether it can be undone. Not if the machine has changed since, especially if it was requested from VPSie.
+    /// Whether it can be undone. Not if the machine has changed since, especially if it was requested from
+    /// VPSie.
     fn can_undo(&self, recorded: &Machine) -> bool {
         let same = recorded.phase == self.after.phase && recorded.requests == self.after.requests;
         same && self
@@ -116,8 +118,8 @@ impl FailedCommand {
     }
 }
 
-/// The changes that undo commands, which are in the order of their execution. A machine that a command removed is not
-/// restored, because it was never requested.
+/// The changes that undo commands, which are in the order of their execution. A machine that a command
+/// removed is not restored, because it was never requested.
 pub(super) fn undo_all<'a>(
     commands: impl DoubleEndedIterator<Item = &'a FailedCommand>,
     fleet: &Fleet,

@@ -1,5 +1,5 @@
-//! Records other than machines: the catalog, size profiles, the request history and unmanaged nodes. Each is one value of a
-//! ConfigMap.
+//! Records other than machines: the catalog, size profiles, the request history and unmanaged nodes. Each is
+//! one value of a ConfigMap.
 
 use std::collections::BTreeMap;
 
@@ -114,8 +114,8 @@ pub(super) fn new_map(name: &str, values: &Values) -> ConfigMap {
     }
 }
 
-/// The patch that sets these values and no others, and the present format. A request history that cannot be read stays
-/// as another value.
+/// The patch that sets these values and no others, and the present format. A request history that cannot be
+/// read stays as another value.
 pub(super) fn patch(stored: &ConfigMap, values: &Values) -> Option<Value> {
     let old = |key: &str| stored.data.as_ref().and_then(|data| data.get(key));
     let differ = values.iter().filter(|(key, value)| old(key) != value.as_ref());

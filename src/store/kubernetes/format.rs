@@ -4,7 +4,8 @@ use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 
 const ANNOTATION: &str = "autoscaler.vpsie.com/record-format";
-/// The format that this version writes. It grows with every change of a record (docs/reference/record-formats.md#rules).
+/// The format that this version writes. It grows with every change of a record
+/// (docs/reference/record-formats.md#rules).
 const FORMAT: u32 = 2;
 /// The format of records without the annotation.
 const FIRST: u32 = 1;
@@ -19,8 +20,8 @@ pub(super) fn is_newer(meta: &ObjectMeta) -> bool {
     stored(meta).is_some_and(|format| format > FORMAT)
 }
 
-/// The annotations that an older record needs once it is written in this format. A newer record keeps its format: it may
-/// still have fields of it.
+/// The annotations that an older record needs once it is written in this format. A newer record keeps its
+/// format: it may still have fields of it.
 pub(super) fn raised(meta: &ObjectMeta) -> Option<Value> {
     stored(meta).is_some_and(|format| format < FORMAT).then(|| json!({ANNOTATION: FORMAT.to_string()}))
 }

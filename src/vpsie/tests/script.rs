@@ -72,8 +72,8 @@ impl Script {
         script
     }
 
-    /// Adds steps. A line is method and path without `/apps/v2/`, such as `GET datacenter`; with another host the
-    /// whole URL.
+    /// Adds steps. A line is method and path without `/apps/v2/`, such as `GET datacenter`; with another host
+    /// the whole URL.
     pub(in crate::vpsie) fn then(&self, steps: impl IntoIterator<Item = (&'static str, ScriptedReply)>) {
         let steps = steps.into_iter().map(|(line, reply)| (line.to_owned(), reply));
         self.0.lock().unwrap().steps.extend(steps);

@@ -1,6 +1,6 @@
 //! Rows of VPSie's replies. They are read leniently, because the sources contradict each other
-//! (docs/reference/vpsie-api.md#contradictions): unreadable fields count as absent, and rows without a key are
-//! skipped and counted.
+//! (docs/reference/vpsie-api.md#contradictions): unreadable fields count as absent, and rows without a key
+//! are skipped and counted.
 
 mod node;
 mod row;

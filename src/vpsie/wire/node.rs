@@ -50,8 +50,8 @@ const HOSTNAME: &[&str] = &["hostname", "name"];
 const UUID: &[&str] = &["identifier", "vmIdentifier", "uuid"];
 const ADDRESS: &[&str] = &["ip", "default_ip", "private_ip"];
 
-/// Reads the nodes of a cluster. None if there is none of the arrays, because such a reply does not describe an empty
-/// cluster.
+/// Reads the nodes of a cluster. None if there is none of the arrays, because such a reply does not describe
+/// an empty cluster.
 pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>) -> Option<NodeRows> {
     if !ARRAYS.iter().any(|(name, _)| cluster.contains_key(*name)) {
         return None;
@@ -97,8 +97,8 @@ fn nameless_id(row: Row<'_>) -> Option<String> {
     (state(row) != Some(State::Deleted)).then_some(id)
 }
 
-/// Returns true iff a reply lists the workers, or states that there are none. `nodes` has all nodes if it has the
-/// masters. A list without any readable row proves nothing.
+/// Returns true iff a reply lists the workers, or states that there are none. `nodes` has all nodes if it has
+/// the masters. A list without any readable row proves nothing.
 fn has_workers(cluster: &Map<String, Value>) -> bool {
     let rows = |name| cluster.get(name).and_then(Value::as_array);
     let names = |name| -> BTreeSet<Hostname> {
@@ -225,8 +225,8 @@ fn role_of_word(word: &str) -> Option<NodeRole> {
     }
 }
 
-/// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers). The name of the cluster
-/// precedes that and may contain either word.
+/// Hostnames end in `-master-…` or `-slave-…` (docs/reference/vpsie-api.md#identifiers). The name of the
+/// cluster precedes that and may contain either word.
 fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
     let master = hostname.as_str().rfind("-master");
     let slave = hostname.as_str().rfind("-slave");
@@ -237,7 +237,8 @@ fn role_of_hostname(hostname: &Hostname) -> Option<NodeRole> {
     }
 }
 
-/// The state by its status field, or else by flags (docs/reference/vpsie-api.md#vm-states). None if neither shows it.
+/// The state by its status field, or else by flags (docs/reference/vpsie-api.md#vm-states). None if neither
+/// shows it.
 fn state(row: Row<'_>) -> Option<State> {
     let known = |state| Some(State::Known(state));
     if let Some(word) = row.text(&["status", "node_status"]) {

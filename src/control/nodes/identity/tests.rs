@@ -498,7 +498,8 @@ const TWENTY: &str = "1970-01-01T00:00:20Z";
 
 #[test]
 fn a_deleting_machine_drains_its_node_of_any_origin() {
-    // Left from an earlier VM; or taken over by the kubelet of another VM; or set first by another controller.
+    // Left from an earlier VM; or taken over by the kubelet of another VM; or set first by another
+    // controller.
     for (node, waits) in [
         (made(FIVE, "True", FIVE), true),
         (Node { spec: node("vpsie://other", true).spec, ..made(FIVE, "True", FIVE) }, false),
