@@ -29,13 +29,13 @@ impl BaseUrl {
     pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
         let error = |problem| BaseUrlError { text: text.to_owned(), problem };
         let url = Url::parse(text.trim())
-            .map_err(|_| error("is not a URL; expected a value such as https://api.vpsie.com/apps/v2"))?;
+            .map_err(|_| error("is not a URL, must be a URL such as https://api.vpsie.com/apps/v2"))?;
         if !url.username().is_empty() || url.password().is_some() {
             let problem = "contains a user name or password; use the flags or Secret for credentials";
             return Err(BaseUrlError { text: "…".to_owned(), problem });
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(error("has a query or fragment; expected only host and prefix"));
+            return Err(error("has a query or fragment, must be only host and prefix"));
         }
         let loopback = match url.host() {
             Some(Host::Domain(name)) => name == "localhost",
@@ -44,7 +44,7 @@ impl BaseUrl {
             None => return Err(error("has no host")),
         };
         if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
-            return Err(error("must start with https:// (http:// is allowed for this machine only)"));
+            return Err(error("must start with https:// (http:// only for localhost)"));
         }
         let prefix = match url.path().trim_end_matches('/') {
             "" => DEFAULT_PREFIX,

@@ -33,7 +33,7 @@ pub(super) enum DeletionReply {
 }
 
 impl Client {
-    /// Lists the clusters of the account. This is the cheapest call that tests credentials.
+    /// Lists the clusters of the account. This is the cheapest call that checks credentials.
     pub(super) async fn list_clusters(&self) -> Result<Vec<Cluster>, ApiError> {
         Ok(self.read_rows(Call::get("list_clusters", CLUSTERS), Cluster::read).await?.rows)
     }

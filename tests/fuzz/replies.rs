@@ -170,7 +170,7 @@ pub(crate) fn run(input: &[u8]) {
                 }
             }
             "try" => {
-                let _ = client.test_credentials(&Credentials::client("me", "s3cret"), None).await;
+                let _ = client.check_credentials(&Credentials::client("me", "s3cret"), None).await;
             }
             "check" => check_retry_after(&backend.check().await),
             _ => {

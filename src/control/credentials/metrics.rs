@@ -10,27 +10,28 @@ use crate::telemetry::Registry;
 /// Metrics of the rotation of credentials. Clones share their counts.
 #[derive(Clone, Debug, Default)]
 pub struct CredentialMetrics {
-    rotations: Family<RotationLabels, Counter>,
+    checks: Family<CheckLabels, Counter>,
     valid: Gauge,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RotationLabels {
+struct CheckLabels {
     result: &'static str,
 }
 
 impl CredentialMetrics {
-    /// Registers `credential_rotations_total{result="accepted|refused|unknown|invalid"}` and `credentials_valid`.
+    /// Registers `credential_checks_total{result="accepted|refused|unknown|invalid"}` and
+    /// `credentials_valid`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Checks of new credentials, by result: accepted, refused, unknown (no answer), invalid \
-            (malformed, not sent to VPSie)";
-        registry.register("credential_rotations", help, None, &self.rotations);
+        let help = "Checks of new credentials, by result: accepted, refused, unknown (no reply, or another error), \
+            invalid (malformed, not sent to VPSie)";
+        registry.register("credential_checks", help, None, &self.checks);
         let help = "1 if VPSie accepted the newest credentials, 0 if they are refused or malformed";
         registry.register("credentials_valid", help, None, &self.valid);
     }
 
     pub(super) fn count_result(&self, result: &'static str) {
-        self.rotations.get_or_create(&RotationLabels { result }).inc();
+        self.checks.get_or_create(&CheckLabels { result }).inc();
     }
 
     pub(super) fn set_valid(&self, valid: bool) {
@@ -39,7 +40,7 @@ impl CredentialMetrics {
 
     #[cfg(test)]
     pub(super) fn counted(&self, result: &'static str) -> u64 {
-        self.rotations.get_or_create(&RotationLabels { result }).get()
+        self.checks.get_or_create(&CheckLabels { result }).get()
     }
 
     #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use crate::kubernetes::{EventType, Events, ObjectEvent};
-use crate::vpsie::{BaseUrl, Client, Credentials, Trial};
+use crate::vpsie::{BaseUrl, Client, CredentialCheck, Credentials};
 
 pub use metrics::CredentialMetrics;
 pub use sources::{credentials_in_file, credentials_in_secret};
@@ -34,41 +34,41 @@ pub struct CandidateCredentials {
 /// The loop that checks and replaces credentials.
 pub struct Rotation {
     client: Client,
-    /// Their source, for messages.
-    place: String,
+    /// Their file or Secret, for messages.
+    source: String,
     /// The Secret for events.
     secret: Option<String>,
     in_use: Option<CandidateCredentials>,
     /// Whether VPSie accepted the credentials in use.
-    proven: bool,
-    waiting: Option<PendingTrial>,
+    is_accepted: bool,
+    waiting: Option<PendingCheck>,
     metrics: CredentialMetrics,
     events: Events,
 }
 
 /// New credentials that wait for a check.
-struct PendingTrial {
+struct PendingCheck {
     candidate: CandidateCredentials,
     next: Instant,
-    refusals: Backoff,
-    silences: Backoff,
+    after_refusal: Backoff,
+    after_unknown: Backoff,
 }
 
-impl PendingTrial {
+impl PendingCheck {
     fn new(candidate: CandidateCredentials) -> Self {
         let minute = Duration::from_mins(1);
         Self {
             candidate,
             next: Instant::now(),
-            refusals: Backoff::new(minute, 10 * minute),
-            silences: Backoff::new(Duration::from_secs(5), minute),
+            after_refusal: Backoff::new(minute, 10 * minute),
+            after_unknown: Backoff::new(Duration::from_secs(5), minute),
         }
     }
 }
 
 enum RotationStep {
-    News(Result<CandidateCredentials, String>),
-    Trial(Trial),
+    NewCredentials(Result<CandidateCredentials, String>),
+    Check(CredentialCheck),
 }
 
 impl Rotation {
@@ -82,10 +82,10 @@ impl Rotation {
     ) -> Self {
         Self {
             client,
-            place: format!("Secret {namespace}/{name}"),
+            source: format!("Secret {namespace}/{name}"),
             secret: Some(name.to_owned()),
             in_use: None,
-            proven: false,
+            is_accepted: false,
             waiting: None,
             metrics,
             events,
@@ -96,10 +96,10 @@ impl Rotation {
     pub fn from_file(client: Client, file: &Path, in_use: Credentials, metrics: CredentialMetrics) -> Self {
         Self {
             client,
-            place: file.display().to_string(),
+            source: file.display().to_string(),
             secret: None,
             in_use: Some(CandidateCredentials { credentials: in_use, url: None }),
-            proven: false,
+            is_accepted: false,
             waiting: None,
             metrics,
             events: Events::none(),
@@ -122,35 +122,35 @@ impl Rotation {
         });
         let mut changed = std::pin::pin!(changed.fuse());
         loop {
-            let trial = async {
+            let check = async {
                 let Some(waiting) = &self.waiting else { return future::pending().await };
                 tokio::time::sleep_until(waiting.next).await;
                 let CandidateCredentials { credentials, url } = &waiting.candidate;
-                self.client.test_credentials(credentials, url.as_ref()).await
+                self.client.check_credentials(credentials, url.as_ref()).await
             };
             let step = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                Some(next) = changed.next() => RotationStep::News(next),
-                trial = trial => RotationStep::Trial(trial),
+                Some(next) = changed.next() => RotationStep::NewCredentials(next),
+                check = check => RotationStep::Check(check),
             };
             match (step, self.waiting.take()) {
-                (RotationStep::News(Ok(candidate)), _) => self.consider(candidate),
-                (RotationStep::News(Err(problem)), _) => self.report_invalid(&problem),
-                (RotationStep::Trial(trial), Some(waiting)) => {
-                    self.waiting = self.apply_trial(waiting, trial);
+                (RotationStep::NewCredentials(Ok(candidate)), _) => self.schedule_check(candidate),
+                (RotationStep::NewCredentials(Err(problem)), _) => self.report_invalid(&problem),
+                (RotationStep::Check(check), Some(waiting)) => {
+                    self.waiting = self.apply_check(waiting, check);
                 }
-                (RotationStep::Trial(_), None) => {}
+                (RotationStep::Check(_), None) => {}
             }
         }
     }
 
-    fn consider(&mut self, candidate: CandidateCredentials) {
-        if self.proven && self.in_use.as_ref() == Some(&candidate) {
-            tracing::info!(place = self.place, "the credentials did not change; they stay in use");
+    fn schedule_check(&mut self, candidate: CandidateCredentials) {
+        if self.is_accepted && self.in_use.as_ref() == Some(&candidate) {
+            tracing::info!(source = self.source, "the credentials did not change; they stay in use");
             self.metrics.set_valid(true);
         } else {
-            self.waiting = Some(PendingTrial::new(candidate));
+            self.waiting = Some(PendingCheck::new(candidate));
         }
     }
 
@@ -159,52 +159,52 @@ impl Rotation {
         self.metrics.set_valid(false);
         self.set_unavailable(problem);
         let remaining = self.remaining();
-        tracing::warn!("cannot read VPSie's credentials: {problem}; {remaining}");
+        tracing::warn!(error = problem, "cannot read VPSie's credentials; {remaining}");
         self.publish(EventType::Warning, "CredentialsInvalid", format!("{problem}; {remaining}"));
     }
 
     /// Applies the result of a check. Returns the credentials if they must be checked again.
-    fn apply_trial(&mut self, mut waiting: PendingTrial, trial: Trial) -> Option<PendingTrial> {
-        let place = &self.place;
-        match trial {
-            Trial::Accepted => {
+    fn apply_check(&mut self, mut waiting: PendingCheck, check: CredentialCheck) -> Option<PendingCheck> {
+        let source = &self.source;
+        match check {
+            CredentialCheck::Accepted => {
                 let candidate = waiting.candidate;
                 if self.in_use.as_ref() != Some(&candidate) {
                     self.client.replace_credentials(candidate.credentials.clone(), candidate.url.clone());
                 }
                 self.metrics.count_result("accepted");
                 self.metrics.set_valid(true);
-                tracing::info!(place, "VPSie accepts the credentials; they are in use now");
+                tracing::info!(source, "VPSie accepts the credentials; they are in use now");
                 self.publish(
                     EventType::Normal,
                     "CredentialsAccepted",
                     "VPSie accepts the credentials; they are in use now".into(),
                 );
                 self.in_use = Some(candidate);
-                self.proven = true;
+                self.is_accepted = true;
                 return None;
             }
-            Trial::Refused(words) => {
+            CredentialCheck::Refused(error) => {
                 self.metrics.count_result("refused");
                 self.metrics.set_valid(false);
-                self.set_unavailable(&format!("VPSie refuses the credentials of {place}: {words}"));
+                self.set_unavailable(&format!("VPSie refuses the credentials of {source}: {error}"));
                 let remaining = self.remaining();
-                tracing::warn!(place, error = words, "VPSie refuses the credentials; {remaining}");
-                let message = format!("VPSie refuses the credentials: {words}; {remaining}");
+                tracing::warn!(source, error, "VPSie refuses the credentials; {remaining}");
+                let message = format!("VPSie refuses the credentials: {error}; {remaining}");
                 self.publish(EventType::Warning, "CredentialsRefused", message);
-                waiting.refusals.record_failure(None);
-                waiting.silences.record_success();
+                waiting.after_refusal.record_failure(None);
+                waiting.after_unknown.record_success();
                 waiting.next = match self.in_use {
-                    Some(_) => waiting.refusals.until(),
+                    Some(_) => waiting.after_refusal.until(),
                     None => Instant::now() + RETRY_WITHOUT_CREDENTIALS,
                 };
             }
-            Trial::Unknown(words) => {
+            CredentialCheck::Unknown(error) => {
                 self.metrics.count_result("unknown");
-                self.set_unavailable(&format!("cannot check the credentials of {place}: {words}"));
-                tracing::warn!(place, error = words, "cannot check the credentials with VPSie; retrying");
-                waiting.silences.record_failure(None);
-                waiting.next = waiting.silences.until();
+                self.set_unavailable(&format!("cannot check the credentials of {source}: {error}"));
+                tracing::warn!(source, error, "cannot check the credentials with VPSie; retrying");
+                waiting.after_unknown.record_failure(None);
+                waiting.next = waiting.after_unknown.until();
             }
         }
         Some(waiting)

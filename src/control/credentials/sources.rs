@@ -32,7 +32,7 @@ pub fn credentials_in_secret(
             Ok(Some(secret)) => Some(parse_secret(&secret, &place)),
             Ok(None) => Some(Err(format!("{place} does not exist"))),
             Err(error) => {
-                tracing::warn!(%error, "cannot read {place}; retrying");
+                tracing::warn!(source = place, %error, "cannot read the Secret with VPSie's credentials; retrying");
                 None
             }
         })
@@ -127,7 +127,7 @@ mod tests {
             (&[("clientSecret", "hunter")], "Secret a/b: clientId is missing; clientSecret needs it"),
             (
                 &[("token", "t"), ("url", "http://hunter.test")],
-                "Secret a/b: url must start with https:// (http:// is allowed for this machine only)",
+                "Secret a/b: url must start with https:// (http:// only for localhost)",
             ),
         ] {
             assert_eq!(read(keys), Err(want.to_owned()));

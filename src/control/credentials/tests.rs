@@ -149,7 +149,7 @@ async fn new_credentials_are_used_once_vpsie_accepts_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
+async fn keeps_the_credentials_in_use_and_checks_refused_again() {
     let world = World::from_secret();
     world.write_secret(&[("token", "first")]);
     pass(5).await;
@@ -177,7 +177,7 @@ async fn refused_credentials_leave_those_in_use_and_are_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
+async fn keeps_the_credentials_in_use_while_vpsie_is_down() {
     let world = World::from_secret();
     world.write_secret(&[("token", "first")]);
     pass(5).await;
@@ -194,7 +194,7 @@ async fn while_vpsie_is_down_nothing_is_known_and_those_in_use_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn newer_credentials_take_the_place_of_those_that_wait() {
+async fn newer_credentials_replace_waiting_ones() {
     let world = World::from_secret();
     world.write_secret(&[("token", "wrong")]);
     world.simulator.set_outage(true);
@@ -208,7 +208,7 @@ async fn newer_credentials_take_the_place_of_those_that_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_credentials_calls_say_why() {
+async fn calls_fail_with_the_reason_without_credentials() {
     let world = World::from_secret();
     assert!(world.reply().await.contains("the Secret was not read yet"));
     pass(5).await;
@@ -229,7 +229,7 @@ async fn without_any_credentials_calls_say_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_is_deleted_or_wrong_leaves_those_in_use() {
+async fn keeps_the_credentials_in_use_if_the_secret_is_invalid() {
     let world = World::from_secret();
     world.write_secret(&[("token", "first")]);
     pass(5).await;
@@ -263,7 +263,7 @@ async fn a_watch_of_the_secret_that_died_silently_is_replaced_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_url_beside_the_credentials_is_where_they_go() {
+async fn sends_credentials_to_the_url_of_their_secret() {
     let world = World::from_secret();
     world.write_secret(&[("token", "first")]);
     pass(5).await;
@@ -281,7 +281,7 @@ async fn a_url_beside_the_credentials_is_where_they_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_fails_is_tried_again() {
+async fn restarts_a_watch_that_fails() {
     let world = World::from_secret();
     world.write_secret(&[("token", "first")]);
     world.kube.set_down(true);
@@ -381,7 +381,7 @@ fn names_of_the_metrics() {
     metrics.set_valid(true);
     let text = registry.encode().unwrap();
     for line in [
-        r#"vpsie_autoscaler_credential_rotations_total{result="accepted"} 1"#,
+        r#"vpsie_autoscaler_credential_checks_total{result="accepted"} 1"#,
         "vpsie_autoscaler_credentials_valid 1",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");

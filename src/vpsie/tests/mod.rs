@@ -6,7 +6,6 @@ mod login;
 mod managed;
 mod script;
 mod simulated;
-mod trial;
 
 use crate::catalog::{CapacityType, MachineClass, SizeId};
 use crate::vpsie::CreateRequest;

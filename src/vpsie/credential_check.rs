@@ -1,4 +1,4 @@
-//! Trial of credentials before they are used.
+//! Check of credentials before they are used.
 
 use super::auth::Credentials;
 use super::base_url::BaseUrl;
@@ -6,9 +6,9 @@ use super::client::Client;
 use super::error::{ApiError, ErrorKind};
 use super::limiter::Purpose;
 
-/// Result of a trial of credentials.
+/// Result of a check of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trial {
+pub enum CredentialCheck {
     /// VPSie accepts them.
     Accepted,
     /// VPSie refuses them, with this message.
@@ -18,22 +18,26 @@ pub enum Trial {
 }
 
 impl Client {
-    /// Tries these credentials. The credentials in use stay, whatever the result.
-    pub async fn test_credentials(&self, credentials: &Credentials, base: Option<&BaseUrl>) -> Trial {
-        match self.sibling(credentials.clone(), base).prove_access().await {
-            Ok(()) => Trial::Accepted,
+    /// Checks these credentials with VPSie. The credentials in use are not replaced.
+    pub async fn check_credentials(
+        &self,
+        credentials: &Credentials,
+        base: Option<&BaseUrl>,
+    ) -> CredentialCheck {
+        match self.sibling(credentials.clone(), base).check_access().await {
+            Ok(()) => CredentialCheck::Accepted,
             Err(error) => match error.kind {
                 ErrorKind::Unauthenticated | ErrorKind::Forbidden | ErrorKind::NotFound => {
-                    Trial::Refused(error.message)
+                    CredentialCheck::Refused(error.message)
                 }
-                _ => Trial::Unknown(error.message),
+                _ => CredentialCheck::Unknown(error.message),
             },
         }
     }
 
-    /// Sends the read-only calls that the autoscaler depends on. They do not show whether the credentials may create
-    /// or delete workers.
-    async fn prove_access(&self) -> Result<(), ApiError> {
+    /// Sends the read-only calls that the autoscaler depends on. They do not show whether the credentials may
+    /// create or delete workers.
+    async fn check_access(&self) -> Result<(), ApiError> {
         let clusters = self.list_clusters().await?;
         let cluster = self.cluster();
         let Some(cluster) = cluster else { return Ok(()) };
@@ -41,7 +45,7 @@ impl Client {
             let known: Vec<String> =
                 clusters.iter().map(|known| format!("{} ({})", known.id, known.name)).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let message = format!("their account has no cluster {cluster}; its clusters are: {known}");
+            let message = format!("the account of the credentials has no cluster {cluster}; it has: {known}");
             return Err(ApiError::new(ErrorKind::Forbidden, message));
         }
         self.read_nodes(&cluster, Purpose::Ordinary).await?;

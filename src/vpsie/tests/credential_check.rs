@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::script::{Script, ScriptedReply, ok, reply, slow_down};
 use crate::vpsie::error::ErrorKind;
-use crate::vpsie::{BaseUrl, Credentials, ManagedBackend, ManagedConfig, Trial};
+use crate::vpsie::{BaseUrl, CredentialCheck, Credentials, ManagedBackend, ManagedConfig};
 
 const LOGIN: &str = "POST auth/from/api";
 const LIST: &str = "GET k8s/cluster/all";
@@ -25,7 +25,7 @@ fn elsewhere() -> BaseUrl {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missing_credentials_send_nothing_and_say_why() {
+async fn calls_without_credentials_fail_with_the_reason() {
     let script = Script::default();
     let client = script.client_with(Credentials::missing("Secret a/b is not there yet"), |_| ());
     let error = client.list_clusters().await.unwrap_err();
@@ -37,20 +37,20 @@ async fn missing_credentials_send_nothing_and_say_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trial_reports_the_reply_and_changes_nothing() {
+async fn a_check_reports_the_reply_and_changes_nothing() {
     let script = Script::new([(LIST, clusters())]);
     let client = script.client();
     let new = Credentials::token("new");
-    assert_eq!(client.test_credentials(&new, None).await, Trial::Accepted);
+    assert_eq!(client.check_credentials(&new, None).await, CredentialCheck::Accepted);
     assert_eq!(script.seen()[0].header("vpsie-auth"), "new");
 
     for reply in [refused(), reply(403, r#"{"error":true,"message":"Forbidden"}"#)] {
         script.then([(LIST, reply)]);
-        assert!(matches!(client.test_credentials(&new, None).await, Trial::Refused(_)));
+        assert!(matches!(client.check_credentials(&new, None).await, CredentialCheck::Refused(_)));
     }
     for reply in [reply(502, "<html>"), slow_down(1), ScriptedReply::NotSent, ScriptedReply::Lost] {
         script.then([(LIST, reply.clone()), (LIST, reply.clone()), (LIST, reply.clone()), (LIST, reply)]);
-        assert!(matches!(client.test_credentials(&new, None).await, Trial::Unknown(_)));
+        assert!(matches!(client.check_credentials(&new, None).await, CredentialCheck::Unknown(_)));
         script.then([(LIST, clusters())]);
         client.list_clusters().await.unwrap();
         assert_eq!(script.seen().last().unwrap().header("vpsie-auth"), "t0ken");
@@ -64,25 +64,25 @@ async fn a_token_without_our_cluster_is_refused() {
     let new = Credentials::token("new");
     let has = |id: &str| ok(&json!([{"identifier": id, "cluster_name": "HEL"}]));
     let nodes = || ok(&json!({"identifier": "c-1", "nodes": []}));
-    let trial = async |steps: Vec<(&'static str, ScriptedReply)>| {
+    let check = async |steps: Vec<(&'static str, ScriptedReply)>| {
         let script = Script::new(steps);
         let client = script.client();
         let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
         let _backend = ManagedBackend::new(client.clone(), target);
-        let trial = client.test_credentials(&new, None).await;
+        let check = client.check_credentials(&new, None).await;
         script.seen();
-        trial
+        check
     };
-    let words = "their account has no cluster c-1; its clusters are: c-9 (HEL)".to_owned();
-    assert_eq!(trial(vec![(LIST, has("c-9"))]).await, Trial::Refused(words));
-    assert!(matches!(trial(vec![(LIST, clusters())]).await, Trial::Refused(_)));
+    let words = "the account of the credentials has no cluster c-1; it has: c-9 (HEL)".to_owned();
+    assert_eq!(check(vec![(LIST, has("c-9"))]).await, CredentialCheck::Refused(words));
+    assert!(matches!(check(vec![(LIST, clusters())]).await, CredentialCheck::Refused(_)));
     let forbidden = reply(403, r#"{"error":true,"message":"Forbidden"}"#);
-    let refused = trial(vec![(LIST, has("C-1")), (NODES, forbidden.clone())]).await;
-    assert!(matches!(refused, Trial::Refused(_)), "{refused:?}");
-    let refused = trial(vec![(LIST, has("C-1")), (NODES, nodes()), (GROUPS, forbidden)]).await;
-    assert!(matches!(refused, Trial::Refused(_)), "{refused:?}");
-    let accepted = trial(vec![(LIST, has("C-1")), (NODES, nodes()), (GROUPS, clusters())]).await;
-    assert_eq!(accepted, Trial::Accepted);
+    let refused = check(vec![(LIST, has("C-1")), (NODES, forbidden.clone())]).await;
+    assert!(matches!(refused, CredentialCheck::Refused(_)), "{refused:?}");
+    let refused = check(vec![(LIST, has("C-1")), (NODES, nodes()), (GROUPS, forbidden)]).await;
+    assert!(matches!(refused, CredentialCheck::Refused(_)), "{refused:?}");
+    let accepted = check(vec![(LIST, has("C-1")), (NODES, nodes()), (GROUPS, clusters())]).await;
+    assert_eq!(accepted, CredentialCheck::Accepted);
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,10 +90,10 @@ async fn a_client_id_is_tried_by_a_login() {
     let script = Script::new([(LOGIN, login()), (LIST, clusters())]);
     let client = script.client();
     let new = Credentials::client("me", "s3cret");
-    assert_eq!(client.test_credentials(&new, None).await, Trial::Accepted);
+    assert_eq!(client.check_credentials(&new, None).await, CredentialCheck::Accepted);
     script.then([(LOGIN, refused()), (LOGIN, refused())]);
     let words = "VPSie refused the login: Please authenticate".to_owned();
-    assert_eq!(client.test_credentials(&new, None).await, Trial::Refused(words));
+    assert_eq!(client.check_credentials(&new, None).await, CredentialCheck::Refused(words));
     // VPSie did not refuse our own credentials.
     script.then([(LIST, clusters())]);
     client.list_clusters().await.unwrap();
@@ -101,11 +101,11 @@ async fn a_client_id_is_tried_by_a_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn credentials_go_where_they_are_for() {
+async fn sends_credentials_only_to_their_url() {
     let script = Script::new([(ELSEWHERE, clusters())]);
     let client = script.client();
     let new = Credentials::token("new");
-    assert_eq!(client.test_credentials(&new, Some(&elsewhere())).await, Trial::Accepted);
+    assert_eq!(client.check_credentials(&new, Some(&elsewhere())).await, CredentialCheck::Accepted);
     script.then([(LIST, clusters()), (ELSEWHERE, clusters()), (LIST, clusters())]);
     client.list_clusters().await.unwrap();
     client.replace_credentials(new.clone(), Some(elsewhere()));
@@ -117,12 +117,12 @@ async fn credentials_go_where_they_are_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_other_server_is_not_held_against_ours() {
+async fn another_server_does_not_open_our_circuit_breaker() {
     let script = Script::new((0..8).map(|_| (ELSEWHERE, ScriptedReply::NotSent)));
     let client = script.client();
     for _ in 0..2 {
-        let trial = client.test_credentials(&Credentials::token("new"), Some(&elsewhere())).await;
-        assert!(matches!(trial, Trial::Unknown(_)));
+        let check = client.check_credentials(&Credentials::token("new"), Some(&elsewhere())).await;
+        assert!(matches!(check, CredentialCheck::Unknown(_)));
     }
     script.then([(LIST, clusters())]);
     client.list_clusters().await.unwrap();
