@@ -93,7 +93,8 @@ impl CloudProviderService {
         tracing::warn!(
             node_group = %name,
             cluster_autoscaler = release.as_str(),
-            "autoscalingOptions of the NodeGroup are not sent: {}. Set the flags of Cluster Autoscaler instead",
+            "autoscalingOptions of the NodeGroup are not sent to this release of Cluster Autoscaler: {}. Set its flags \
+             instead",
             release.why_withheld()
         );
         warned.insert(name);

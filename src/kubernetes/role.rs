@@ -46,7 +46,11 @@ impl Role {
                 return;
             }
             while let Err(error) = self.label_leader().await {
-                tracing::warn!(%error, pod = self.own, "cannot label the leader's pod, so a Service may select no pod; retrying");
+                tracing::warn!(
+                    %error,
+                    pod = self.own,
+                    "cannot label the leader's pod, so a Service may select no pod; retrying"
+                );
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
         };
@@ -122,7 +126,7 @@ mod tests {
         let role = Role::new(kube.client("a", "ns"), "ns", "a");
         let running = tokio::spawn(role.run(served, |serves| *serves, CancellationToken::new()));
         tokio::time::sleep(Duration::from_mins(1)).await;
-        assert_eq!(roles(&kube), [Value::Null, json!(LEADER)], "it stands by");
+        assert_eq!(roles(&kube), [Value::Null, json!(LEADER)], "it is on standby");
         serving.send_replace(true);
         until(&kube, [json!(LEADER), Value::Null]).await;
         running.abort();

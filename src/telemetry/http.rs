@@ -11,18 +11,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::Registry;
 
-/// Whether RPCs can be answered. The state of VPSie does not count: replies come from memory.
+/// Whether this replica can serve RPCs. The state of VPSie does not count: replies come from memory.
 pub type Readiness = Arc<dyn Fn() -> Result<(), Unready> + Send + Sync>;
 
-/// The reason why RPCs cannot be answered.
+/// The reason why this replica cannot serve RPCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unready {
-    /// This replica is healthy but does not lead.
-    #[error("another replica leads; this one stands by")]
-    StandsBy,
-    /// Data that was not read yet.
-    #[error("{0} not read yet; see the log for the cause")]
-    Waits(&'static str),
+    /// This replica is healthy, and another replica leads.
+    #[error("this replica is on standby: another replica leads")]
+    Standby,
+    /// This replica has not seen a leader since its start.
+    #[error("no leader is known yet; see the log for the cause")]
+    NoLeader,
+    /// This replica leads, but has not read all that its replies need.
+    #[error("the records, NodeGroups or VPSie's offers have not been read yet; see the log for the cause")]
+    Loading,
+    /// The offers have not been read, and no earlier ones are recorded.
+    #[error("VPSie's offers have not been read yet; see the log for the cause")]
+    NoOffers,
 }
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -63,7 +69,7 @@ struct Checks {
     exclude: Option<String>,
 }
 
-/// Readiness probes exclude `leadership`, because a follower is healthy: otherwise a Deployment of two
+/// Readiness probes exclude `leadership`, because a standby replica is healthy: otherwise a Deployment of two
 /// replicas would never be available.
 async fn ready(State(state): State<HttpState>, Query(checks): Query<Checks>) -> impl IntoResponse {
     let excludes_leadership = match checks.exclude.as_deref() {
@@ -76,10 +82,10 @@ async fn ready(State(state): State<HttpState>, Query(checks): Query<Checks>) -> 
     };
     match (state.readiness)() {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(Unready::StandsBy) if excludes_leadership => {
-            (StatusCode::OK, format!("ok: {}\n", Unready::StandsBy))
+        Err(Unready::Standby) if excludes_leadership => {
+            (StatusCode::OK, format!("ok: {}\n", Unready::Standby))
         }
-        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }
 
@@ -105,7 +111,7 @@ mod tests {
     async fn shows_metrics_health_and_readiness_and_stops() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (state, is) = watch::channel(Err(Unready::StandsBy));
+        let (state, is) = watch::channel(Err(Unready::Standby));
         let readiness: Readiness = Arc::new(move || *is.borrow());
         let shutdown = CancellationToken::new();
         let server =
@@ -119,16 +125,17 @@ mod tests {
         assert!(body.ends_with("# EOF\n"));
 
         assert_eq!(get(address, "/healthz").await.0, 200);
-        for (now, leads, stands_by) in [
-            (Err(Unready::StandsBy), 503, 200),
-            (Err(Unready::Waits("offers were")), 503, 503),
+        for (now, of_leader, of_replica) in [
+            (Err(Unready::Standby), 503, 200),
+            (Err(Unready::NoLeader), 503, 503),
+            (Err(Unready::Loading), 503, 503),
             (Ok(()), 200, 200),
         ] {
             state.send(now).unwrap();
             let (status, _, body) = get(address, "/readyz").await;
-            assert_eq!(status, leads, "{body}");
+            assert_eq!(status, of_leader, "{body}");
             let (status, _, body) = get(address, "/readyz?exclude=leadership").await;
-            assert_eq!(status, stands_by, "{body}");
+            assert_eq!(status, of_replica, "{body}");
         }
         assert_eq!(get(address, "/readyz?exclude=vpsie").await.0, 400);
         assert_eq!(get(address, "/").await.0, 404);

@@ -85,7 +85,7 @@ impl ErrorKind {
             408 | 500.. => Self::Unclear,
             _ if too_fast => Self::RateLimited,
             401 => Self::Unauthenticated,
-            _ if says(&["please authenticate", "unauthenticated", "token expired", "invalid token"]) => {
+            _ if has_any(&["please authenticate", "unauthenticated", "token expired", "invalid token"]) => {
                 Self::Unauthenticated
             }
             402 => Self::Quota,
@@ -93,7 +93,7 @@ impl ErrorKind {
             404 | 410 => Self::NotFound,
             _ if says(&["not found", "does not exist", "doesn't exist"]) => Self::NotFound,
             400 | 405 | 415 | 422 => Self::BadConfiguration,
-            _ if says(&["please select", "invalid "]) => Self::BadConfiguration,
+            _ if has_any(&["please select", "invalid "]) => Self::BadConfiguration,
             _ => Self::Refused,
         }
     }

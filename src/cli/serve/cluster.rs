@@ -57,7 +57,7 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let http = listen("--http-listen", settings.http_listen).await?;
-    // Fails early if a port is in use. A follower must not listen.
+    // Fails early if a port is in use. A standby replica must not listen.
     drop(Ports::open(&settings).await?);
     let client = kubernetes::connect(access).await?;
     let clock = system_clock();
@@ -78,7 +78,7 @@ pub(super) async fn run(
     let mut tasks = Tasks::new();
 
     let identity = kubernetes::identity();
-    tracing::info!(identity, namespace, lease = election.leader_election_id, "standing by");
+    tracing::info!(identity, namespace, lease = election.leader_election_id, "waiting for the Lease");
     let config = ElectionConfig {
         namespace: namespace.to_owned(),
         name: election.leader_election_id.clone(),
@@ -90,7 +90,7 @@ pub(super) async fn run(
     };
     let mut elector = Elector::new(client.clone(), config, Arc::clone(&clock), rand::random());
     let debug = debug_router(&decisions, &fleet);
-    let ready = readiness(staged, elector.is_follower());
+    let ready = readiness(staged, elector.is_on_standby());
     spawn_http(&mut tasks, http, registry, ready, debug, shutdown.clone());
     let pod = election.pod_name.as_deref();
     if let Some(pod) = pod {
@@ -298,7 +298,7 @@ struct BindingReceivers {
 
 type LeaseTask = JoinHandle<(Elector, Result<(), LossReason>)>;
 
-/// Starts the renewal of the lease. Losing the lease ends the process.
+/// Starts the renewal of the Lease. The loss of the Lease ends the process.
 fn spawn_lease_renewal(
     mut elector: Elector,
     over: &CancellationToken,
@@ -324,7 +324,7 @@ fn spawn_lease_renewal(
     })
 }
 
-/// Releases the lease after all tasks have ended, so that another replica takes over at once, and forwards
+/// Releases the Lease after all tasks have ended, so that another replica takes over at once, and forwards
 /// connections to these ports to it.
 async fn release_lease(
     lease_task: LeaseTask,
@@ -349,7 +349,7 @@ async fn release_lease(
 
 async fn forward_connections(elector: &Elector, ports: &Ports) {
     let Ok(next) = tokio::time::timeout(SUCCESSOR_TIMEOUT, elector.successor()).await else {
-        tracing::info!("no reachable replica took over");
+        tracing::info!("no next leader published its addresses in time; connections are not forwarded");
         return;
     };
     let grpc = hand_over(Arc::clone(&ports.grpc), next.grpc, FORWARD_DURATION);
@@ -360,7 +360,7 @@ async fn forward_connections(elector: &Elector, ports: &Ports) {
         }
     };
     let (grpc, expander) = tokio::join!(grpc, expander);
-    tracing::info!(next = %next.grpc, connections = grpc + expander, "handed over");
+    tracing::info!(next = %next.grpc, connections = grpc + expander, "forwarded connections to the next leader");
 }
 
 /// The addresses of this replica's ports for the others.
@@ -369,12 +369,12 @@ fn leader_addresses(settings: &Settings, ip: IpAddr) -> LeaderAddresses {
     LeaderAddresses { grpc: SocketAddr::new(ip, settings.grpc_listen.port()), expander }
 }
 
-/// A replica that has never seen a leader is not standing by: the state of the cluster is unknown.
-fn readiness(stage: watch::Receiver<Stage>, is_follower: watch::Receiver<bool>) -> Readiness {
+/// A replica that has never seen a leader is not on standby: the state of the cluster is unknown.
+fn readiness(stage: watch::Receiver<Stage>, is_on_standby: watch::Receiver<bool>) -> Readiness {
     Arc::new(move || match *stage.borrow() {
-        Stage::Standby if *is_follower.borrow() => Err(Unready::StandsBy),
-        Stage::Standby => Err(Unready::Waits("the leader was")),
-        Stage::Loading => Err(Unready::Waits("NodeGroups or VPSie's offers were")),
+        Stage::Standby if *is_on_standby.borrow() => Err(Unready::Standby),
+        Stage::Standby => Err(Unready::NoLeader),
+        Stage::Loading => Err(Unready::Loading),
         Stage::Serving => Ok(()),
     })
 }

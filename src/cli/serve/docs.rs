@@ -77,7 +77,7 @@ fn unit_in_help(help: &str) -> Option<String> {
     ["USD per hour", "USD per month"].into_iter().find(|unit| help.contains(unit)).map(str::to_owned)
 }
 
-/// All metrics of a process with this source of credentials: of a follower, and with a series of each.
+/// All metrics of a process with this source of credentials: of a standby replica, and with a series of each.
 fn scrape_metrics(source: &CredentialSource) -> [BTreeMap<String, ScrapedMetric>; 2] {
     let metrics = ServeMetrics::new(source);
     let standby = metrics.registry.encode().unwrap();

@@ -103,8 +103,8 @@ pub(super) async fn run(
 
 fn readiness(handle: FleetHandle) -> Readiness {
     Arc::new(move || {
-        let missing = Unready::Waits("VPSie's offers were");
-        handle.read(|fleet| fleet.catalog().map(drop)).ok_or(missing)
+        let has_offers = handle.read(|fleet| fleet.catalog().is_some());
+        if has_offers { Ok(()) } else { Err(Unready::NoOffers) }
     })
 }
 
@@ -122,7 +122,7 @@ async fn wait_until_loaded(mut handle: FleetHandle, shutdown: &CancellationToken
 /// Logs the addresses and, for the simulator, prints commands to try.
 fn announce(settings: &Settings, data_file: &Path, grpc: SocketAddr, http: SocketAddr, handle: &FleetHandle) {
     let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
-    tracing::info!(%grpc, tls, %http, "serving");
+    tracing::info!(%grpc, tls, %http, "serving Cluster Autoscaler");
     if !settings.vpsie.is_simulated() {
         return;
     }

@@ -82,13 +82,13 @@ impl Election {
         }
     }
 
-    /// Records that this Lease was written, by a request sent at `sent` and answered at `now`. Returns the
-    /// term.
+    /// Records that this Lease was written, by a request that was sent at `sent`; its reply arrived at `now`.
+    /// Returns the term.
     ///
     /// A new Lease does not prove that no other process leads: a deleted Lease may have had a holder that
     /// does not know of the deletion yet. After creating a Lease this process therefore waits as long as a
-    /// follower would have waited for that holder. The same holds for a Lease that is found to be ours,
-    /// unless this process took it over.
+    /// standby replica would have waited for that holder. It also waits if it finds itself as the holder,
+    /// unless this process took the Lease over.
     pub(super) fn record_claim(
         &mut self,
         action: LeaseAction,
@@ -116,7 +116,7 @@ impl Election {
         self.term.insert(term).clone()
     }
 
-    /// Ends the term of this process, whatever the Lease says.
+    /// Ends the term of this process, independently of the Lease.
     pub(super) fn resign(&mut self) {
         self.term = None;
         self.takeover_uid = None;

@@ -28,7 +28,7 @@ pub struct Elector {
     random: StdRng,
     election: Election,
     leadership: Leadership,
-    is_follower: watch::Sender<bool>,
+    is_on_standby: watch::Sender<bool>,
     /// The Lease as last written, unless it may have changed since.
     written: Option<Lease>,
 }
@@ -37,19 +37,27 @@ pub struct Elector {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LossReason {
     /// The Lease has another holder, or none.
-    #[error("the lease names {holder:?} as its holder")]
+    #[error("{}", name_holder(.holder))]
     Taken {
         /// The new holder; empty if there is none.
         holder: String,
     },
     /// No renewal succeeded in time.
-    #[error("the lease could not be renewed within {within:?}: {problem}")]
+    #[error("the Lease could not be renewed within {within:?}: {problem}")]
     NotRenewed {
         /// The renew deadline.
         within: Duration,
         /// The last failure.
         problem: String,
     },
+}
+
+fn name_holder(holder: &str) -> String {
+    if holder.is_empty() {
+        "the Lease has no holder".to_owned()
+    } else {
+        format!("{holder} holds the Lease now")
+    }
 }
 
 /// The result of an attempt to claim the Lease.
@@ -63,8 +71,8 @@ enum Attempt {
 }
 
 impl Elector {
-    /// An elector that has made no attempt yet. `seed` randomizes the waits of followers, so that they do not
-    /// all read at once.
+    /// An elector that has made no attempt yet. `seed` randomizes the waits of standby replicas, so that they
+    /// do not all read at once.
     pub fn new(client: Client, config: ElectionConfig, clock: Arc<dyn Clock>, seed: u64) -> Self {
         Self {
             api: Api::namespaced(client, &config.namespace),
@@ -73,14 +81,14 @@ impl Elector {
             clock,
             random: StdRng::seed_from_u64(seed),
             leadership: Leadership::until(Instant::now()),
-            is_follower: watch::Sender::default(),
+            is_on_standby: watch::Sender::default(),
             written: None,
         }
     }
 
-    /// Becomes true when another replica was seen to lead.
-    pub fn is_follower(&self) -> watch::Receiver<bool> {
-        self.is_follower.subscribe()
+    /// Becomes true when this replica sees another one lead.
+    pub fn is_on_standby(&self) -> watch::Receiver<bool> {
+        self.is_on_standby.subscribe()
     }
 
     /// Waits until this process leads. Returns None after `shutdown`; call [`release`](Self::release) then,
@@ -97,27 +105,31 @@ impl Elector {
             let (next, status) = match attempt {
                 Attempt::Claimed(term) if term.from <= now && now < term.until => {
                     self.leadership = Leadership::until(term.until);
-                    tracing::info!(lease = self.config.name, identity = self.config.identity, "leading");
+                    tracing::info!(
+                        lease = self.config.name,
+                        identity = self.config.identity,
+                        "this replica leads now"
+                    );
                     return Some(self.leadership.clone());
                 }
                 Attempt::Claimed(Term { from, .. }) => (
                     (now + self.config.retry_period).min(from.max(now)),
-                    "waiting, because a deleted Lease may have had another holder".to_owned(),
+                    "this replica waits, because a deleted Lease may have had another holder".to_owned(),
                 ),
                 Attempt::Waits { holder, until, version: seen } => {
                     version = seen;
-                    self.is_follower.send_replace(true);
-                    (next.min(until), format!("{holder} leads"))
+                    self.is_on_standby.send_replace(true);
+                    (next.min(until), format!("{holder} holds the Lease"))
                 }
                 Attempt::Failed(problem) => (next, problem),
             };
             if status != logged {
-                tracing::info!(lease = self.config.name, "not leading: {status}");
+                tracing::info!(lease = self.config.name, "this replica does not lead: {status}");
                 logged = status;
             }
             let waited = tokio::time::timeout_at(next, self.wait_for_release(version));
             if let Ok(()) = shutdown.run_until_cancelled(waited).await? {
-                tracing::debug!(lease = self.config.name, "the lease was released");
+                tracing::debug!(lease = self.config.name, "the Lease has no holder; trying to acquire it");
             }
         }
     }
@@ -140,8 +152,8 @@ impl Elector {
         }
     }
 
-    /// Renews until `shutdown` or until the lease is lost. Cancel `shutdown` only after all tasks of the
-    /// leader have ended. Every clone of the [`Leadership`] ends with the lease.
+    /// Renews until `shutdown` or until the Lease is lost. Cancel `shutdown` only after all tasks of the
+    /// leader have ended. Every clone of the [`Leadership`] ends when the Lease is lost.
     pub async fn renew_until(&mut self, shutdown: &CancellationToken) -> Result<(), LossReason> {
         let renewing = self.renew();
         match shutdown.run_until_cancelled(renewing).await {
@@ -171,7 +183,11 @@ impl Elector {
                 }
                 Ok(Attempt::Waits { holder, .. }) => return LossReason::Taken { holder },
                 Ok(Attempt::Failed(what)) => {
-                    tracing::warn!(lease = self.config.name, "the lease could not be renewed: {what}");
+                    tracing::warn!(
+                        lease = self.config.name,
+                        error = what,
+                        "cannot renew the Lease; retrying"
+                    );
                     problem = what;
                 }
                 Err(_) => "the API server did not answer".clone_into(&mut problem),
@@ -188,14 +204,15 @@ impl Elector {
         match self.clear_holder().await {
             Ok(released) => {
                 if released {
-                    tracing::info!(lease = self.config.name, "released the lease");
+                    tracing::info!(lease = self.config.name, "released the Lease");
                 }
                 released
             }
             Err(problem) => {
                 tracing::warn!(
                     lease = self.config.name,
-                    "cannot release the lease; other replicas must wait until it expires: {problem}"
+                    error = problem,
+                    "cannot release the Lease; other replicas wait until it expires"
                 );
                 false
             }
@@ -249,7 +266,7 @@ impl Elector {
                         version: seen.and_then(|lease| lease.metadata.resource_version),
                     };
                 }
-                // A person cleared the holder: another replica must take over.
+                // A user cleared the holder: another replica must take over.
                 LeaseAction::TakeOver if held => {
                     return Attempt::Waits { holder: String::new(), until: Instant::now(), version: None };
                 }

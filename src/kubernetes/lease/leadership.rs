@@ -25,9 +25,9 @@ impl Hold {
     }
 }
 
-/// This process does not lead any more.
+/// This process no longer leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease is lost: another replica may lead now{}", if *.begun { " (the request may have been done)" } else { "" })]
+#[error("this replica lost the Lease: another replica may lead now{}", if *.begun { "; the request may have been executed" } else { "" })]
 pub struct LeaseLost {
     /// Whether the operation had begun.
     pub begun: bool,

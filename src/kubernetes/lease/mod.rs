@@ -1,11 +1,11 @@
 //! Leader election over one `coordination.k8s.io/v1` Lease, by the rules of client-go.
 //!
 //! The leader renews the Lease and stops acting when `renew_deadline` has passed since it *sent* the last
-//! successful renewal. Followers take over when they have *seen* no change for the `lease_duration` in the
-//! Lease, which is longer. Clocks of different hosts are never compared.
+//! successful renewal. A standby replica takes over when it has *seen* no change for the `lease_duration` in
+//! the Lease, which is longer. Clocks of different hosts are never compared.
 //!
-//! A leader that stops releases the Lease. Followers watch it, so one of them takes it over at once and
-//! writes its addresses to it.
+//! A leader that stops releases the Lease. Standby replicas watch it, so one of them takes it over at once
+//! and writes its addresses to it.
 
 mod addresses;
 mod election;
@@ -29,11 +29,11 @@ pub struct ElectionConfig {
     pub name: String,
     /// The holder identity of this process. It must be unique: [`identity`].
     pub identity: String,
-    /// Time that followers wait after the last change they saw. Whole seconds.
+    /// Time that a standby replica waits after the last change that it saw. Whole seconds.
     pub lease_duration: Duration,
     /// Validity of a renewal, counted from its sending. Less than `lease_duration`.
     pub renew_deadline: Duration,
-    /// Time between renewals, and between reads of followers. Less than `renew_deadline`.
+    /// Time between renewals, and between reads of standby replicas. Less than `renew_deadline`.
     pub retry_period: Duration,
     /// Addresses of this process for other replicas, written to the Lease while it leads.
     pub addresses: Option<LeaderAddresses>,

@@ -76,22 +76,28 @@ fn actions_follow_from_observed_leases() {
     let other = |version| Some(lease("other", version, now, 15));
     check("never held", &[(0, None, Create), (1, None, Create)]);
     check("held by another", &[(0, other(1), Wait(15)), (9, other(1), Wait(15)), (15, other(1), TakeOver)]);
-    check("it gives signs", &[(0, other(1), Wait(15)), (14, other(2), Wait(29)), (28, other(2), Wait(29))]);
+    check(
+        "the holder renews",
+        &[(0, other(1), Wait(15)), (14, other(2), Wait(29)), (28, other(2), Wait(29))],
+    );
     check("released", &[(0, Some(lease("", 1, now, 15)), TakeOver)]);
-    check("ours from before", &[(0, Some(lease("me", 1, now, 15)), Renew)]);
+    check("held by this process", &[(0, Some(lease("me", 1, now, 15)), Renew)]);
     check("stolen", &[(0, Some(lease("me", 1, now, 15)), Renew), (3, other(2), Wait(18))]);
-    check("it wants more time", &[(0, Some(lease("other", 1, now, 60)), Wait(60))]);
-    check("it says no time", &[(0, Some(lease("other", 1, now, 0)), Wait(15))]);
+    check("the Lease has a longer duration", &[(0, Some(lease("other", 1, now, 60)), Wait(60))]);
+    check("the Lease has no duration", &[(0, Some(lease("other", 1, now, 0)), Wait(15))]);
     for wrong in [SignedDuration::from_hours(-1), SignedDuration::from_hours(1)] {
         let other =
             |version, at: i64| Some(lease("other", version, now + wrong + SignedDuration::from_secs(at), 15));
         check(
-            "its clock is wrong by an hour",
+            "the holder's clock is wrong by an hour",
             &[(0, other(1, 0), Wait(15)), (2, other(2, 2), Wait(17)), (16, other(2, 2), Wait(17))],
         );
     }
     check("deleted by hand", &[(0, other(1), Wait(15)), (8, None, Create)]);
-    check("made again by another", &[(0, None, Create), (8, other(1), Wait(23)), (20, other(2), Wait(35))]);
+    check(
+        "created again by another",
+        &[(0, None, Create), (8, other(1), Wait(23)), (20, other(2), Wait(35))],
+    );
 }
 
 /// A Lease as the API server returns it.
@@ -132,7 +138,7 @@ fn a_term_begins_when_no_other_holder_is_possible() {
     assert_eq!(
         term(&mut made, LeaseAction::Create, "a", 0, 1),
         (16, 10),
-        "another may have held a deleted one"
+        "another process may have held a deleted Lease"
     );
     assert_eq!(term(&mut made, LeaseAction::Renew, "a", 9, 9), (16, 19));
     assert_eq!(term(&mut made, LeaseAction::Create, "b", 11, 12), (27, 21), "deleted while waiting");
@@ -142,15 +148,19 @@ fn a_term_begins_when_no_other_holder_is_possible() {
 
     let mut patient = Election::new(config());
     patient.observe(Some(&lease("other", 1, noon(), 60)), after(0));
-    assert_eq!(term(&mut patient, LeaseAction::Create, "a", 1, 2), (62, 11), "it wanted a minute");
+    assert_eq!(
+        term(&mut patient, LeaseAction::Create, "a", 1, 2),
+        (62, 11),
+        "the earlier Lease had a duration of a minute"
+    );
 
-    // The reply to the takeover was lost: it is found to be ours.
+    // The reply to the takeover was lost: the process finds itself as the holder.
     let mut found = Election::new(config());
     let mut free = lease("", 1, noon(), 15);
     free.metadata.uid = Some("a".to_owned());
     assert_eq!(found.observe(Some(&free), after(0)), LeaseAction::TakeOver);
     assert_eq!(term(&mut found, LeaseAction::Renew, "a", 3, 4), (4, 13));
-    // The reply to the creation was.
+    // The reply to the creation was lost.
     let mut found = Election::new(config());
     assert_eq!(term(&mut found, LeaseAction::Renew, "a", 3, 4), (19, 13));
 }

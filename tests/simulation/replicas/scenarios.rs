@@ -55,9 +55,9 @@ async fn the_first_start_waits_once_and_then_leads() {
     let started = Instant::now();
     let (a, leadership) = scene.leader("a").await;
     assert_eq!(started.elapsed(), seconds(15));
-    assert!(!*a.is_follower().borrow(), "it never stood by for another");
+    assert!(!*a.is_on_standby().borrow(), "it never stood by for another");
     let mut b = scene.elector("b");
-    let mut follows = b.is_follower();
+    let mut follows = b.is_on_standby();
     let following = tokio::spawn(async move { b.acquire(&CancellationToken::new()).await });
     assert!(!*follows.borrow_and_update(), "it has not looked yet");
     assert!(*follows.wait_for(|follows| *follows).await.unwrap());
