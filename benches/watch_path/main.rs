@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::api::VPSieNode;
 use vpsie_autoscaler::clock::{Clock, SystemClock};
 use vpsie_autoscaler::control::{
-    AuditLog, ClusterTarget, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes,
-    NodesView, RecordsWatch,
+    AuditLog, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
+    RecordsWatch, ServedCluster,
 };
 use vpsie_autoscaler::fleet::{Declaration, FleetSettings};
 use vpsie_autoscaler::store::KubernetesStore;
@@ -161,8 +161,8 @@ impl Ours {
             FleetWriter::load(store, Arc::clone(&clock), declared, 0, AuditLog::default()).await.unwrap();
         let nodes = Nodes::new(handle.clone(), client.clone(), Arc::new(ListingTrigger::default()));
         let view = nodes.view();
-        let (told, _) = watch::channel(ClusterTarget::Unknown);
-        let on_target = move |target: &ClusterTarget| drop(told.send_replace(target.clone()));
+        let (told, _) = watch::channel(ServedCluster::Unknown);
+        let on_cluster = move |served: &ServedCluster| drop(told.send_replace(served.clone()));
         let groups = NodeGroups::new(
             handle.clone(),
             clock,
@@ -170,7 +170,7 @@ impl Ours {
             client.clone(),
             cluster::NAMESPACE,
             Some(cluster::target()),
-            on_target,
+            on_cluster,
         );
         let records = RecordsWatch::new(handle.clone(), client, cluster::NAMESPACE);
         let mut tasks = JoinSet::new();

@@ -37,7 +37,7 @@ pub use guard::GuardedBackend;
 pub use handle::{Command, CommandError, FleetHandle};
 pub use listing_trigger::ListingTrigger;
 pub use metrics::FleetCollector;
-pub use node_groups::{ClusterTarget, NODE_GROUP_FINALIZER, NodeGroups};
+pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, ServedCluster};
 pub use nodes::{NodeFacts, Nodes, NodesView};
 pub use offers::offer_routes;
 pub use provision::Provision;

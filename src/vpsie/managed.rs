@@ -35,7 +35,7 @@ pub struct ManagedConfig {
 /// Workers of one VPSie-managed cluster.
 pub struct ManagedBackend {
     client: Client,
-    target: Mutex<Option<ManagedConfig>>,
+    config: Mutex<Option<ManagedConfig>>,
     memory: Mutex<Memory>,
     /// Allows one creation of a group at a time, so that two machines of a new size do not create two groups.
     group_creations: Semaphore,
@@ -69,33 +69,33 @@ const NAMELESS_FOR: Duration = Duration::from_hours(1);
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 impl ManagedBackend {
-    /// Creates a backend. Sends no request. Without a target, all calls fail.
-    pub fn new(client: Client, target: impl Into<Option<ManagedConfig>>) -> Self {
-        let target = target.into();
-        if let Some(target) = &target {
-            client.set_cluster(target.cluster.clone());
+    /// Creates a backend. Sends no request. Without a configuration, all calls fail.
+    pub fn new(client: Client, config: impl Into<Option<ManagedConfig>>) -> Self {
+        let config = config.into();
+        if let Some(config) = &config {
+            client.set_cluster(config.cluster.clone());
         }
         Self {
             client,
-            target: Mutex::new(target),
+            config: Mutex::new(config),
             memory: Mutex::default(),
             group_creations: Semaphore::new(1),
         }
     }
 
-    /// Sets the target of later calls. Calls in progress keep the old one.
-    pub fn set_target(&self, target: ManagedConfig) {
-        let mut current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|known| known.cluster != target.cluster) {
+    /// Sets cluster and datacenters of later calls. Calls in progress keep the old ones.
+    pub fn set_config(&self, config: ManagedConfig) {
+        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|known| known.cluster != config.cluster) {
             *self.memory() = Memory::default();
         }
-        self.client.set_cluster(target.cluster.clone());
-        *current = Some(target);
+        self.client.set_cluster(config.cluster.clone());
+        *current = Some(config);
     }
 
-    fn target(&self) -> Result<ManagedConfig, BackendError> {
-        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        target.ok_or_else(|| BackendError::Unavailable {
+    fn config(&self) -> Result<ManagedConfig, BackendError> {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        config.ok_or_else(|| BackendError::Unavailable {
             reason: FailureReason::InvalidConfiguration,
             message: "the cluster is unknown: no NodeGroup has been read yet".to_owned(),
             retry_after: None,
@@ -117,15 +117,15 @@ impl ManagedBackend {
         };
         let named = |name: &str, id: &str| format!("{id} ({name})");
 
-        let target = self.target()?;
+        let config = self.config()?;
         let clusters = self.client.list_clusters().await.map_err(ApiError::into_read_error)?;
-        let cluster = target.cluster.as_str();
+        let cluster = config.cluster.as_str();
         if !clusters.iter().any(|known| known.id.eq_ignore_ascii_case(cluster)) {
             let known = clusters.iter().map(|known| named(&known.name, &known.id)).collect();
             return Err(missing("cluster", cluster, known));
         }
         let datacenters = self.client.list_datacenters().await.map_err(ApiError::into_read_error)?;
-        for wanted in &target.datacenters {
+        for wanted in &config.datacenters {
             match datacenters.iter().find(|known| known.id.eq_ignore_ascii_case(wanted.as_str())) {
                 Some(known) if known.active => {}
                 Some(known) => {
@@ -236,7 +236,7 @@ impl ManagedBackend {
         } else if needs_ids {
             match self.client.list_vm_names(purpose).await {
                 Ok(vms) => {
-                    let datacenters = self.target().map(|target| target.datacenters).unwrap_or_default();
+                    let datacenters = self.config().map(|config| config.datacenters).unwrap_or_default();
                     self.memory().learn_ids(nodes, &Account::new(&vms, &datacenters));
                 }
                 Err(error) => tracing::warn!(error = error.message, "cannot list VMs for the UUIDs of nodes"),
@@ -307,7 +307,7 @@ impl Backend for ManagedBackend {
 
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         let mut offers = Vec::new();
-        for datacenter in &self.target()?.datacenters {
+        for datacenter in &self.config()?.datacenters {
             let found = self.client.list_offers(datacenter).await.map_err(ApiError::into_read_error)?;
             if found.rows.is_empty() {
                 return Err(BackendError::Unavailable {
@@ -326,7 +326,7 @@ impl Backend for ManagedBackend {
     }
 
     async fn list(&self) -> Result<NodeListing, BackendError> {
-        let cluster = self.target()?.cluster;
+        let cluster = self.config()?.cluster;
         let rows = self.list_nodes(&cluster, Purpose::Ordinary).await.map_err(ApiError::into_read_error)?;
         let memory = self.memory();
         let listed = |node: Node| ListedNode {
@@ -347,11 +347,11 @@ impl Backend for ManagedBackend {
     }
 
     async fn count(&self) -> Result<Option<u32>, BackendError> {
-        self.client.count_workers(&self.target()?.cluster).await.map_err(ApiError::into_read_error)
+        self.client.count_workers(&self.config()?.cluster).await.map_err(ApiError::into_read_error)
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
-        let cluster = &self.target()?.cluster;
+        let cluster = &self.config()?.cluster;
         let size = request.class.size;
         let label = request.group_label.as_str();
         let group = self.ensure_group(cluster, size, label).await?;
@@ -369,7 +369,7 @@ impl Backend for ManagedBackend {
     }
 
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {
-        let cluster = &self.target()?.cluster;
+        let cluster = &self.config()?.cluster;
         let id = match &vm.id {
             Some(id) => id.clone(),
             None => match self.find_id(cluster, &vm.hostname).await? {

@@ -17,8 +17,8 @@ use super::components::{
 use crate::clock::Clock;
 use crate::config::{ElectionArgs, Settings};
 use crate::control::{
-    ClusterTarget, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups,
-    Nodes, NodesView, RecordsWatch, fence_transport,
+    Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
+    RecordsWatch, ServedCluster, fence_transport,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};
@@ -144,8 +144,8 @@ pub(super) async fn run(
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.restore_offers(&catalog);
     }
-    let (in_force, target) = watch::channel(ClusterTarget::Unknown);
-    let ready = wait_for_cluster(target.clone(), shutdown.clone()).boxed().shared();
+    let (in_force, served) = watch::channel(ServedCluster::Unknown);
+    let ready = wait_for_cluster(served.clone(), shutdown.clone()).boxed().shared();
     let dyn_backend: Arc<dyn Backend> = Arc::clone(&backend) as _;
     let observers = VpsieObservers {
         metrics: catalog,
@@ -168,7 +168,7 @@ pub(super) async fn run(
     let opened = Arc::clone(&open_ports);
     tasks.spawn(async move {
         let served = async {
-            if !wait_until_loaded(handle.clone(), target, &stop).await {
+            if !wait_until_loaded(handle.clone(), served, &stop).await {
                 return Ok(());
             }
             let ports = Ports::open(&settings).await?;
@@ -267,16 +267,20 @@ impl LeaderComponents {
         let events = self.events.clone();
         let metrics = self.drain.clone();
         let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, metrics);
-        let on_target = move |target: &ClusterTarget| {
-            if let ClusterTarget::Cluster(config) = target {
-                tracing::info!(cluster = %config.cluster, datacenters = ?config.datacenters, "serving this cluster");
+        let on_cluster = move |served: &ServedCluster| {
+            if let ServedCluster::Cluster(config) = served {
+                tracing::info!(
+                    cluster = %config.cluster,
+                    datacenters = ?config.datacenters,
+                    "serving the cluster of the NodeGroups"
+                );
                 store.set_cluster(config.cluster.clone());
-                backend.set_target(config.clone());
+                backend.set_config(config.clone());
             }
         };
         let clock = Arc::clone(&self.clock);
         let groups =
-            NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_target)
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_cluster)
                 .with_in_force(in_force);
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
@@ -293,7 +297,7 @@ struct BindingReceivers {
     /// The cluster of the records.
     recorded: Option<ManagedConfig>,
     /// Set once the NodeGroups are applied. Requests to VPSie begin and gRPC opens only then.
-    in_force: watch::Sender<ClusterTarget>,
+    in_force: watch::Sender<ServedCluster>,
 }
 
 type LeaseTask = JoinHandle<(Elector, Result<(), LossReason>)>;
@@ -380,8 +384,8 @@ fn readiness(stage: watch::Receiver<Stage>, is_on_standby: watch::Receiver<bool>
 }
 
 /// Waits for the cluster of the NodeGroups. Returns false at shutdown.
-async fn wait_for_cluster(mut target: watch::Receiver<ClusterTarget>, shutdown: CancellationToken) -> bool {
-    let cluster = target.wait_for(|target| matches!(target, ClusterTarget::Cluster(_)));
+async fn wait_for_cluster(mut served: watch::Receiver<ServedCluster>, shutdown: CancellationToken) -> bool {
+    let cluster = served.wait_for(|served| matches!(served, ServedCluster::Cluster(_)));
     tokio::select! {
         biased;
         () = shutdown.cancelled() => false,
@@ -392,19 +396,19 @@ async fn wait_for_cluster(mut target: watch::Receiver<ClusterTarget>, shutdown: 
 /// Waits until the pools are known, or known to be none. Returns false at shutdown.
 async fn wait_until_loaded(
     mut handle: FleetHandle,
-    mut target: watch::Receiver<ClusterTarget>,
+    mut served: watch::Receiver<ServedCluster>,
     shutdown: &CancellationToken,
 ) -> bool {
     loop {
-        let target_now = target.borrow_and_update().clone();
+        let present = served.borrow_and_update().clone();
         let catalog = handle.read(|fleet| fleet.catalog().is_some());
-        if target_now == ClusterTarget::None || target_now != ClusterTarget::Unknown && catalog {
+        if present == ServedCluster::None || present != ServedCluster::Unknown && catalog {
             return true;
         }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return false,
-            changed = target.changed() => if changed.is_err() { return false },
+            changed = served.changed() => if changed.is_err() { return false },
             () = handle.changed() => {}
         }
     }

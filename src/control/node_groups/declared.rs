@@ -20,7 +20,7 @@ pub(super) struct Declarations {
     /// Problems of the present versions of NodeGroups, by name.
     pub(super) wrong: BTreeMap<String, InvalidGroup>,
     /// The cluster and datacenter of all NodeGroups.
-    pub(super) target: Option<ManagedConfig>,
+    pub(super) served: Option<ManagedConfig>,
     limits: ConfigLimits,
 }
 
@@ -82,17 +82,18 @@ impl Declarations {
                 }
             }
         }
-        let holds = |target: &&ManagedConfig| {
+        let is_named = |served: &&ManagedConfig| {
             let known = checked.iter().map(|(_, group)| group).chain(next.groups.values());
-            known.into_iter().any(|group| names(group, target))
+            known.into_iter().any(|group| is_in(group, served))
         };
-        let kept = self.target.as_ref().filter(holds);
-        next.target = bound.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| target_of(group)));
+        let kept = self.served.as_ref().filter(is_named);
+        next.served =
+            recorded.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| config_of(group)));
         for (name, group) in checked {
-            match next.target.as_ref().filter(|target| !names(&group, target)) {
+            match next.served.as_ref().filter(|served| !is_in(&group, served)) {
                 None => drop(next.groups.insert(name, group)),
-                Some(target) => {
-                    let message = elsewhere(&group, target);
+                Some(served) => {
+                    let message = elsewhere(&group, served);
                     next.refuse(name, false, message);
                 }
             }
@@ -147,17 +148,17 @@ fn is_managed(meta: &ObjectMeta) -> bool {
     labels.and_then(|labels| labels.get(names::MANAGED)).is_none_or(|managed| managed != "false")
 }
 
-fn target_of(group: &CheckedNodeGroup) -> ManagedConfig {
+fn config_of(group: &CheckedNodeGroup) -> ManagedConfig {
     ManagedConfig { cluster: group.cluster.clone(), datacenters: vec![group.datacenter.clone()] }
 }
 
-fn names(group: &CheckedNodeGroup, target: &ManagedConfig) -> bool {
-    group.cluster == target.cluster && target.datacenters.contains(&group.datacenter)
+fn is_in(group: &CheckedNodeGroup, served: &ManagedConfig) -> bool {
+    group.cluster == served.cluster && served.datacenters.contains(&group.datacenter)
 }
 
-fn elsewhere(group: &CheckedNodeGroup, target: &ManagedConfig) -> String {
-    let datacenter = target.datacenters.first().map(ToString::to_string).unwrap_or_default();
-    if group.cluster == target.cluster {
+fn elsewhere(group: &CheckedNodeGroup, served: &ManagedConfig) -> String {
+    let datacenter = served.datacenters.first().map(ToString::to_string).unwrap_or_default();
+    if group.cluster == served.cluster {
         format!(
             "spec.datacenterID: is {:?}, must be {datacenter:?} as for the other NodeGroups: a managed cluster is \
              in one datacenter",
@@ -168,7 +169,7 @@ fn elsewhere(group: &CheckedNodeGroup, target: &ManagedConfig) -> String {
             "spec.resourceIdentifier: is {:?}, must be {:?} as for the other NodeGroups: one vpsie-autoscaler \
              serves one cluster",
             group.cluster.as_str(),
-            target.cluster.as_str()
+            served.cluster.as_str()
         )
     }
 }
@@ -265,9 +266,9 @@ mod tests {
         assert!(declared.wrong["a"].message.contains("must be \"c-1\""), "{:?}", declared.wrong);
         assert!(declared.wrong["c"].message.contains("must be \"ams1\""), "{:?}", declared.wrong);
         let gone = next(&declared, &[&other], None, None);
-        assert_eq!(gone.target.as_ref().unwrap().cluster.as_str(), "c-2", "nothing holds the first any more");
-        let bound = next(&declared, &[&other], None, declared.target.as_ref());
-        assert_eq!((bound.groups.len(), bound.target == declared.target), (0, true), "machines do");
+        assert_eq!(gone.served.as_ref().unwrap().cluster.as_str(), "c-2", "nothing holds the first any more");
+        let recorded = next(&declared, &[&other], None, declared.served.as_ref());
+        assert_eq!((recorded.groups.len(), recorded.served == declared.served), (0, true), "machines do");
     }
 
     #[test]

@@ -55,16 +55,16 @@ pub struct NodeGroups {
     reported: BTreeMap<String, (Option<i64>, String)>,
     /// The cluster of the machines at the start.
     recorded: Option<ManagedConfig>,
-    /// The last target that was passed to `on_target`.
-    target: ClusterTarget,
-    on_target: Box<dyn Fn(&ClusterTarget) + Send + Sync>,
-    in_force: watch::Sender<ClusterTarget>,
+    /// The last value that was passed to `on_cluster`.
+    served: ServedCluster,
+    on_cluster: Box<dyn Fn(&ServedCluster) + Send + Sync>,
+    in_force: watch::Sender<ServedCluster>,
 }
 
 /// The cluster of the NodeGroups.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum ClusterTarget {
-    /// The NodeGroups were not read yet.
+pub enum ServedCluster {
+    /// The NodeGroups have not been read yet.
     #[default]
     Unknown,
     /// There is no NodeGroup, and no machine.
@@ -74,8 +74,8 @@ pub enum ClusterTarget {
 }
 
 impl NodeGroups {
-    /// Creates the loop over the NodeGroups of a namespace. `recorded` is the cluster of the records. `on_target` gets
-    /// the cluster of the NodeGroups before they are in force.
+    /// Creates the loop over the NodeGroups of a namespace. `recorded` is the cluster of the records.
+    /// `on_cluster` gets the cluster of the NodeGroups before they are in force.
     pub fn new(
         handle: FleetHandle,
         clock: Arc<dyn Clock>,
@@ -83,7 +83,7 @@ impl NodeGroups {
         client: Client,
         namespace: &str,
         recorded: Option<ManagedConfig>,
-        on_target: impl Fn(&ClusterTarget) + Send + Sync + 'static,
+        on_cluster: impl Fn(&ServedCluster) + Send + Sync + 'static,
     ) -> Self {
         Self {
             handle,
@@ -96,15 +96,15 @@ impl NodeGroups {
             declared: Declarations::default(),
             reported: BTreeMap::new(),
             recorded,
-            target: ClusterTarget::Unknown,
-            on_target: Box::new(on_target),
-            in_force: watch::Sender::new(ClusterTarget::Unknown),
+            served: ServedCluster::Unknown,
+            on_cluster: Box::new(on_cluster),
+            in_force: watch::Sender::new(ServedCluster::Unknown),
         }
     }
 
     /// `in_force` gets the cluster of the NodeGroups once they are in force.
     #[must_use]
-    pub fn with_in_force(mut self, in_force: watch::Sender<ClusterTarget>) -> Self {
+    pub fn with_in_force(mut self, in_force: watch::Sender<ServedCluster>) -> Self {
         self.in_force = in_force;
         self
     }
@@ -147,10 +147,10 @@ impl NodeGroups {
     /// Puts the present declarations in force.
     async fn declare(&mut self) -> Result<(), CommandError> {
         let machines = self.handle.read(|fleet| fleet.machines().next().is_some());
-        let bound = self.declared.target.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
-        let next = self.declared.next(&self.seen, self.observed_config(), bound);
-        for (name, wrong) in &next.wrong {
-            if self.declared.wrong.get(name) != Some(wrong) {
+        let recorded = self.declared.served.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
+        let next = self.declared.next(&self.seen, self.observed_config(), recorded);
+        for (name, invalid) in &next.invalid {
+            if self.declared.invalid.get(name) != Some(invalid) {
                 tracing::warn!(
                     nodegroup = name,
                     "the NodeGroup is invalid: {}; {}",
@@ -175,16 +175,16 @@ impl NodeGroups {
                 group.notes.iter().for_each(|note| tracing::warn!("NodeGroup {note}"));
             }
         }
-        let target = next.target.clone().map_or(ClusterTarget::None, ClusterTarget::Cluster);
-        if target != self.target {
-            (self.on_target)(&target);
-            self.target = target;
+        let served = next.served.clone().map_or(ServedCluster::None, ServedCluster::Cluster);
+        if served != self.served {
+            (self.on_cluster)(&served);
+            self.served = served;
         }
         if next.declaration() != self.declared.declaration() {
             self.handle.declare(next.declaration()).await?;
         }
         self.in_force
-            .send_if_modified(|reported| std::mem::replace(reported, self.target.clone()) != self.target);
+            .send_if_modified(|reported| std::mem::replace(reported, self.served.clone()) != self.served);
         let closing = next.groups.values().any(|group| group.group.deletion.is_some());
         self.declared = next;
         if closing

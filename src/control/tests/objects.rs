@@ -13,7 +13,7 @@ pub(super) struct Cluster {
     pub(super) kube: FakeKube,
     pub(super) handle: FleetHandle,
     clusters: Arc<Mutex<Vec<ClusterId>>>,
-    pub(super) target: tokio::sync::watch::Receiver<ClusterTarget>,
+    pub(super) served: tokio::sync::watch::Receiver<ServedCluster>,
     store: MemoryStore,
     tasks: JoinSet<()>,
 }
@@ -44,22 +44,22 @@ impl Cluster {
         let recorded = handle
             .read(|fleet| fleet.machines().next().is_some())
             .then(|| ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] });
-        let (view, (sender, target)) =
-            (NodesView::default(), tokio::sync::watch::channel(ClusterTarget::Unknown));
-        let on_target = move |target: &ClusterTarget| {
-            if let ClusterTarget::Cluster(config) = target {
+        let view = NodesView::default();
+        let (sender, served) = tokio::sync::watch::channel(ServedCluster::Unknown);
+        let on_cluster = move |served: &ServedCluster| {
+            if let ServedCluster::Cluster(config) = served {
                 seen_clusters.lock().unwrap().push(config.cluster.clone());
             }
         };
         let groups =
-            NodeGroups::new(handle.clone(), clock, view, client.clone(), NAMESPACE, recorded, on_target)
+            NodeGroups::new(handle.clone(), clock, view, client.clone(), NAMESPACE, recorded, on_cluster)
                 .with_in_force(sender);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         tasks.spawn(groups.run(CancellationToken::new()));
         tasks.spawn(records.run(CancellationToken::new()));
-        Self { kube, handle, clusters, target, store, tasks }
+        Self { kube, handle, clusters, served, store, tasks }
     }
 
     pub(super) fn save_node_group(&self, name: &str, more: &Value) {
@@ -147,7 +147,7 @@ pub(super) fn running(n: u32) -> Machine {
 #[tokio::test(start_paused = true)]
 async fn changes_of_node_groups_are_in_force() {
     let mut cluster = Cluster::new(Vec::new()).await;
-    cluster.until("they were read", |c| *c.target.borrow() == ClusterTarget::None).await;
+    cluster.until("they were read", |c| *c.served.borrow() == ServedCluster::None).await;
     cluster.save_node_group("web", &json!({}));
     cluster.until("the pool is there", |c| c.max(SMALL) == Some(4)).await;
     assert_eq!(*cluster.clusters.lock().unwrap(), ["c-1".into()]);
@@ -186,8 +186,8 @@ async fn the_cluster_is_published_once_its_node_groups_are_in_force() {
     // The records are being written when the NodeGroups are read.
     let written = tokio::spawn(async move { handle.update(Cause::NodeGroupDeleted, retire).await });
     tokio::task::yield_now().await;
-    let is_known = |target: &ClusterTarget| matches!(target, ClusterTarget::Cluster(_));
-    tokio::time::timeout(Duration::from_mins(2), cluster.target.wait_for(is_known)).await.unwrap().unwrap();
+    let is_known = |served: &ServedCluster| matches!(served, ServedCluster::Cluster(_));
+    tokio::time::timeout(Duration::from_mins(2), cluster.served.wait_for(is_known)).await.unwrap().unwrap();
     assert_eq!((cluster.max(SMALL), cluster.max(LARGE)), (Some(7), Some(6)));
     written.await.unwrap().unwrap();
 }

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    AuditLog, CatalogRefresh, ClusterTarget, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter,
-    ListingTrigger, NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal,
+    AuditLog, CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger,
+    NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal, ServedCluster,
 };
 use vpsie_autoscaler::fleet::{Declaration, FleetSettings, Policy, Pool};
 use vpsie_autoscaler::kubernetes::{Events, bounded};
@@ -60,11 +60,11 @@ impl Process {
         let backend: Arc<dyn Backend> = Arc::clone(&managed) as _;
         let (listing_trigger, view, never) =
             (Arc::new(ListingTrigger::default()), NodesView::default(), CancellationToken::new());
-        let (in_force, target) = watch::channel(ClusterTarget::Unknown);
-        let on_target = move |target: &ClusterTarget| {
-            if let ClusterTarget::Cluster(config) = target {
+        let (in_force, served) = watch::channel(ServedCluster::Unknown);
+        let on_cluster = move |served: &ServedCluster| {
+            if let ServedCluster::Cluster(config) = served {
                 store.set_cluster(config.cluster.clone());
-                managed.set_target(config.clone());
+                managed.set_config(config.clone());
             }
         };
         let nodes =
@@ -78,7 +78,7 @@ impl Process {
             client.clone(),
             NAMESPACE,
             recorded,
-            on_target,
+            on_cluster,
         )
         .with_in_force(in_force);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
@@ -96,10 +96,10 @@ impl Process {
         tasks.spawn(groups.run(never.clone()));
         tasks.spawn(records.run(never.clone()));
         let opened = Arc::new(OnceLock::new());
-        let (mut known, opening) = (target.clone(), open(handle.clone(), target, Arc::clone(&opened)));
+        let (mut known, opening) = (served.clone(), open(handle.clone(), served, Arc::clone(&opened)));
         tasks.spawn(opening);
         tasks.spawn(async move {
-            if known.wait_for(|target| matches!(target, ClusterTarget::Cluster(_))).await.is_ok() {
+            if known.wait_for(|served| matches!(served, ServedCluster::Cluster(_))).await.is_ok() {
                 tokio::join!(catalog.run(never.clone()), provision.run(never.clone()), removal.run(never));
             }
         });
@@ -122,10 +122,10 @@ impl Process {
 /// Opens gRPC under the condition of `serve`: the NodeGroups are in force, and there is a catalog.
 async fn open(
     handle: FleetHandle,
-    mut target: watch::Receiver<ClusterTarget>,
+    mut served: watch::Receiver<ServedCluster>,
     opened: Arc<OnceLock<BTreeMap<String, u32>>>,
 ) {
-    let known = target.wait_for(|target| matches!(target, ClusterTarget::Cluster(_))).await.is_ok();
+    let known = served.wait_for(|served| matches!(served, ServedCluster::Cluster(_))).await.is_ok();
     while known && handle.read(|fleet| fleet.catalog().is_none()) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
