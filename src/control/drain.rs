@@ -34,7 +34,7 @@ const MAX_EVICTIONS: usize = 5;
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Wait before a blocked eviction is requested again.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
-/// Wait after the API server did not answer.
+/// Wait after a request about a Node failed.
 const API_SERVER_RETRY: Duration = Duration::from_secs(5);
 /// Maximum wait before a request about one Node is retried, if only that Node's requests fail.
 const MAX_RETRY: Duration = Duration::from_mins(1);
@@ -62,7 +62,7 @@ impl DrainMetrics {
         let help =
             "Completed drains of machines that are being deleted: drained, or gone if there was no Node";
         registry.register("node_drains", help, None, &self.drains);
-        let help = "Requested evictions, by answer of the API server: accepted, blocked, throttled, failed";
+        let help = "Requested evictions, by reply of the API server: accepted, blocked, throttled, failed";
         registry.register("node_drain_evictions", help, None, &self.evictions);
         let help = "Nodes whose drain is blocked for more than a minute";
         registry.register("node_drains_blocked", help, None, &self.blocked);
@@ -87,8 +87,8 @@ pub struct Drain {
     under_way: BTreeMap<MachineId, DrainProgress>,
     /// No request is sent before this time.
     quiet_until: Instant,
-    /// Whether the API server answered a request in this pass.
-    answered: bool,
+    /// Whether a request to the API server succeeded in this pass.
+    has_succeeded: bool,
 }
 
 /// Progress of a drain.
@@ -107,7 +107,7 @@ struct DrainProgress {
 struct Failing {
     /// When the last one failed.
     at: Instant,
-    /// The wait before the next request, if the API server answers other requests.
+    /// The wait before the next request, if other requests succeed.
     backoff: Backoff,
 }
 
@@ -146,7 +146,7 @@ impl Drain {
     ) -> Self {
         let under_way = BTreeMap::new();
         let quiet_until = Instant::now();
-        Self { handle, client, nodes, events, metrics, under_way, quiet_until, answered: false }
+        Self { handle, client, nodes, events, metrics, under_way, quiet_until, has_succeeded: false }
     }
 
     /// Runs until `shutdown`.
@@ -170,7 +170,7 @@ impl Drain {
         self.under_way.retain(|id, _| machines.iter().any(|due| due.machine == *id));
         // Machines whose requests fail come last and in turn, so that they delay no others.
         machines.sort_by_key(|due| Some(self.under_way.get(&due.machine)?.failing.as_ref()?.at));
-        self.answered = false;
+        self.has_succeeded = false;
         // Before the first list of Nodes, a missing Node proves nothing.
         if self.nodes.has_listed() {
             let mut free = MAX_DRAINS;
@@ -227,7 +227,7 @@ impl Drain {
                 }
             }
         }
-        self.answered = true;
+        self.has_succeeded = true;
         let progress = self.under_way.entry(id.clone()).or_insert_with(DrainProgress::new);
         progress.failing = None;
         let mut left: Vec<(DrainAction, &Pod)> = pods
@@ -261,9 +261,9 @@ impl Drain {
         let mut blocked_by = None;
         for batch in due.chunks(MAX_EVICTIONS) {
             let evictions = batch.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
-            for (pod, answer) in futures::future::join_all(evictions).await {
-                self.metrics.count_eviction(answer.name());
-                match answer {
+            for (pod, result) in futures::future::join_all(evictions).await {
+                self.metrics.count_eviction(result.name());
+                match result {
                     EvictionResult::Accepted => drop(progress.blocked.remove(pod)),
                     EvictionResult::Throttled(wait) => {
                         self.quiet_until = self.quiet_until.max(now + wait.get());
@@ -285,15 +285,15 @@ impl Drain {
         Ok(())
     }
 
-    /// Records a failed request about one Node. Only this Node waits if the API server answered another request of this
-    /// pass; otherwise all Nodes wait.
+    /// Records a failed request about one Node. Only this Node waits if another request of this pass
+    /// succeeded; otherwise all Nodes wait.
     fn note_failure(&mut self, id: &MachineId, node: Option<&NodeFacts>, why: &str) {
         let now = Instant::now();
         let progress = self.under_way.entry(id.clone()).or_insert_with(DrainProgress::new);
         let backoff = Backoff::new(API_SERVER_RETRY, MAX_RETRY);
         let failing = progress.failing.get_or_insert(Failing { at: now, backoff });
         failing.at = now;
-        if self.answered {
+        if self.has_succeeded {
             failing.backoff.record_failure(None);
         } else {
             self.quiet_until = now + API_SERVER_RETRY;
@@ -317,7 +317,7 @@ impl Drain {
         let only = ListParams::default().fields(&format!("metadata.name={}", name.as_str()));
         match nodes.list(&only).await {
             Ok(found) => {
-                self.answered = true;
+                self.has_succeeded = true;
                 if let Some(progress) = self.under_way.get_mut(id) {
                     progress.failing = None;
                 }

@@ -134,7 +134,7 @@ impl GuardedBackend {
             }
             Err(_) => {
                 tracing::warn!(
-                    "VPSie did not answer with its count of workers within {COUNT_TIMEOUT:?}; retrying later"
+                    "cannot read VPSie's count of workers within {COUNT_TIMEOUT:?}; retrying later"
                 );
                 None
             }
@@ -234,24 +234,24 @@ impl Backend for GuardedBackend {
             Some(Err(halt)) => return Err(unavailable(halt.to_string())),
             None => return Err(not_listed()),
         };
-        let answer = self.inner.create(request).await;
-        let outcome = match &answer {
+        let result = self.inner.create(request).await;
+        let outcome = match &result {
             Ok(_) => GuardOutcome::Accepted,
             Err(BackendError::Unclear { .. }) => GuardOutcome::Unclear,
             Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => GuardOutcome::Nothing,
         };
         self.with_guard(|guard, _| guard.note_outcome(permit, outcome));
         self.publish_status().await;
-        answer
+        result
     }
 
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {
         self.with_guard(|guard, now| guard.note_deletion_request(&vm.hostname, now));
-        let answer = self.inner.delete(vm).await;
-        if answer.is_ok() {
+        let result = self.inner.delete(vm).await;
+        if result.is_ok() {
             self.with_guard(|guard, _| guard.note_deletion(&vm.hostname));
         }
-        answer
+        result
     }
 }
 

@@ -198,9 +198,9 @@ impl FleetHandle {
         on_partial_write: OnPartialWrite,
         decide: impl FnOnce(&mut Fleet, Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> + Send + 'static,
     ) -> Result<Vec<Change>, CommandError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         let job = WriteJob { cause, decide: Box::new(decide), reply, on_partial_write };
         self.messages.send(WriterMessage::Job(job)).await.map_err(|_| CommandError::Stopped)?;
-        answer.await.map_err(|_| CommandError::Stopped)?
+        result.await.map_err(|_| CommandError::Stopped)?
     }
 }

@@ -37,7 +37,7 @@ const DEADLINE_INTERVAL: Duration = Duration::from_secs(10);
 const FIRST_LISTING_AFTER: Duration = Duration::from_secs(4);
 /// Minimum interval of listings.
 const MIN_LISTING_INTERVAL: Duration = Duration::from_secs(2);
-/// Maximum of attempts to record the last answers before the process ends.
+/// Maximum of attempts to record the last outcomes before the process ends.
 const SHUTDOWN_WRITE_ATTEMPTS: usize = 4;
 
 /// The loop that requests VMs and lists nodes.
@@ -54,7 +54,7 @@ pub struct Provision {
     listing_trigger: Arc<ListingTrigger>,
     calls: JoinSet<Result<Option<Vm>, BackendError>>,
     calling: HashMap<Id, (MachineId, MachineClass)>,
-    /// Answers that are not recorded yet. They are kept, because VPSie does not repeat an answer.
+    /// Outcomes that are not recorded yet. They are kept, because VPSie does not repeat a reply.
     unrecorded: Vec<Unrecorded>,
     listed_at: Option<Instant>,
     next_listing: Instant,
@@ -67,7 +67,7 @@ pub struct Provision {
     recording: Backoff,
 }
 
-/// An answer that is not recorded yet.
+/// The outcome of a request that is not recorded yet.
 #[derive(Clone)]
 struct Unrecorded {
     machine: MachineId,
@@ -128,7 +128,7 @@ impl Provision {
         Self { control_plane: ControlPlaneReporter::new(events), ..self }
     }
 
-    /// Runs until `shutdown`, then waits for the answers to open calls.
+    /// Runs until `shutdown`, then waits for the open calls.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             if let Err(CommandError::Stopped) = self.step(&shutdown).await {
@@ -139,15 +139,17 @@ impl Provision {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.handle_answer(answered).await,
+                Some(call) = self.calls.join_next_with_id(), if !self.calls.is_empty() => {
+                    self.handle_result(call).await;
+                }
                 () = listing_trigger.soon.notified() => self.list_soon(),
                 () = listing_trigger.now.notified() => self.list_now(),
                 () = self.handle.changed() => {}
                 () = tokio::time::sleep_until(wakeup) => {}
             }
         }
-        while let Some(answered) = self.calls.join_next_with_id().await {
-            self.handle_answer(answered).await;
+        while let Some(call) = self.calls.join_next_with_id().await {
+            self.handle_result(call).await;
         }
         for _ in 0..SHUTDOWN_WRITE_ATTEMPTS {
             if self.unrecorded.is_empty() {
@@ -161,8 +163,8 @@ impl Provision {
         if !self.unrecorded.is_empty() {
             tracing::error!(
                 requests = self.unrecorded.len(),
-                "cannot record VPSie's answers to requests before the process ends; after the restart they count \
-                 as lost replies"
+                "cannot record the outcomes of requests to VPSie before the process ends; after a restart their \
+                 replies count as lost"
             );
         }
     }
@@ -179,7 +181,8 @@ impl Provision {
         if !self.recording.is_ready() {
             return Ok(());
         }
-        // Answers come first: a machine that is requested again must not get the answer to its last request.
+        // Outcomes come first: a machine that is requested again must not get the outcome of its last
+        // request.
         self.record_outcomes().await?;
         if !self.recording.is_ready() {
             return Ok(());
@@ -188,7 +191,7 @@ impl Provision {
             self.next_deadline_check = now + DEADLINE_INTERVAL;
             let policy = self.policy;
             let calling = self.calling.values().map(|(id, _)| id.clone());
-            let unrecorded = self.unrecorded.iter().map(|answer| answer.machine.clone());
+            let unrecorded = self.unrecorded.iter().map(|outcome| outcome.machine.clone());
             let calling: Vec<MachineId> = calling.chain(unrecorded).collect();
             self.commit(Cause::Expiry, move |fleet, now, names| {
                 fleet.set_in_flight(calling);
@@ -217,7 +220,7 @@ impl Provision {
         for (_, class) in self.calling.values() {
             *calls.entry(class.clone()).or_default() += 1;
         }
-        wanted.retain(|(id, _)| self.unrecorded.iter().all(|answer| answer.machine != *id));
+        wanted.retain(|(id, _)| self.unrecorded.iter().all(|outcome| outcome.machine != *id));
         wanted.retain(|(_, class)| {
             let calls = calls.entry(class.clone()).or_default();
             *calls += 1;
@@ -304,13 +307,13 @@ impl Provision {
         self.calling.insert(call.id(), called);
     }
 
-    async fn handle_answer(&mut self, answered: CallResult) {
-        let (call, answer) = answered.unwrap_or_else(|broken| {
+    async fn handle_result(&mut self, call: CallResult) {
+        let (call, result) = call.unwrap_or_else(|broken| {
             let message = format!("the task of the call failed: {broken}");
             (broken.id(), Err(BackendError::Unclear { message }))
         });
         let Some((id, class)) = self.calling.remove(&call) else { return };
-        let outcome = match answer {
+        let outcome = match result {
             Ok(vm) => {
                 self.creating.remove(&class);
                 vm.map_or(CreationOutcome::Accepted, CreationOutcome::Created)
@@ -337,16 +340,16 @@ impl Provision {
         if self.recording.is_ready()
             && let Err(error) = self.record_outcomes().await
         {
-            tracing::warn!(%error, "cannot record VPSie's answer to a request; retrying");
+            tracing::warn!(%error, "cannot record the outcome of a request to VPSie; retrying");
         }
     }
 
-    /// Records the answers to requests. An answer that cannot be recorded is kept and retried.
+    /// Records the outcomes of requests. An outcome that cannot be recorded is kept and retried.
     async fn record_outcomes(&mut self) -> Result<(), CommandError> {
         if self.unrecorded.is_empty() {
             return Ok(());
         }
-        let answers = self.unrecorded.clone();
+        let outcomes = self.unrecorded.clone();
         let policy = self.policy;
         let recorded = self.handle.update_independent(Cause::VPSieReply, move |fleet, now, _| {
             let record = |Unrecorded { machine, outcome, refused }| {
@@ -356,7 +359,7 @@ impl Provision {
                     fleet.record_outcome(&machine, outcome, now, &policy)
                 }
             };
-            answers.into_iter().flat_map(record).collect()
+            outcomes.into_iter().flat_map(record).collect()
         });
         match recorded.await {
             Ok(changes) => {
@@ -366,12 +369,12 @@ impl Provision {
                 }
                 let unrecorded = &mut self.unrecorded;
                 self.handle.read(|fleet| {
-                    unrecorded.retain(|answer| {
-                        fleet.machine(&answer.machine).is_some_and(Machine::has_request_in_flight)
+                    unrecorded.retain(|outcome| {
+                        fleet.machine(&outcome.machine).is_some_and(Machine::has_request_in_flight)
                     });
                 });
-                for answer in unrecorded {
-                    answer.refused = true;
+                for outcome in unrecorded {
+                    outcome.refused = true;
                 }
                 Ok(())
             }

@@ -46,7 +46,7 @@ impl Removal {
         }
     }
 
-    /// Runs until `shutdown`, then waits for the answers to open calls.
+    /// Runs until `shutdown`, then waits for the open calls.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             self.record_accepted().await;
@@ -55,13 +55,15 @@ impl Removal {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(answered) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.handle_answer(answered).await,
+                Some(call) = self.calls.join_next_with_id(), if !self.calls.is_empty() => {
+                    self.handle_result(call).await;
+                }
                 () = self.handle.changed() => {}
                 () = tokio::time::sleep_until(wakeup) => {}
             }
         }
-        while let Some(answered) = self.calls.join_next_with_id().await {
-            self.handle_answer(answered).await;
+        while let Some(call) = self.calls.join_next_with_id().await {
+            self.handle_result(call).await;
         }
         self.backoffs.clear();
         self.record_accepted().await;
@@ -97,13 +99,13 @@ impl Removal {
         }
     }
 
-    async fn handle_answer(&mut self, answered: Result<(Id, Result<(), BackendError>), JoinError>) {
-        let (call, answer) = answered.unwrap_or_else(|broken| {
+    async fn handle_result(&mut self, call: Result<(Id, Result<(), BackendError>), JoinError>) {
+        let (call, result) = call.unwrap_or_else(|broken| {
             let message = format!("the task of the call failed: {broken}");
             (broken.id(), Err(BackendError::Unclear { message }))
         });
         let Some(id) = self.calling.remove(&call) else { return };
-        match answer {
+        match result {
             Ok(()) => {
                 self.listing_trigger.list_soon();
                 self.accepted.insert(id);

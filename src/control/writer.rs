@@ -266,7 +266,8 @@ impl FleetWriter {
         Ok(refused.into_iter().map(|refused| refused.record).collect())
     }
 
-    /// Applies the written changes to the fleet that readers see, answers the callers, and writes the audit log.
+    /// Applies the written changes to the fleet that readers see, replies to the callers, and writes the
+    /// audit log.
     ///
     /// A caller that has just gone has seen an error: its command is undone before readers see it. Returns these
     /// changes, which are still to be written.

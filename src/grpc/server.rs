@@ -318,8 +318,8 @@ mod tests {
             .server_reflection_info(futures::stream::iter([question]))
             .await
             .unwrap();
-        let answer = asked.into_inner().message().await.unwrap().unwrap().message_response.unwrap();
-        assert!(format!("{answer:?}").starts_with("FileDescriptorResponse"));
+        let reply = asked.into_inner().message().await.unwrap().unwrap().message_response.unwrap();
+        assert!(format!("{reply:?}").starts_with("FileDescriptorResponse"));
 
         let text = running.registry.encode().unwrap();
         for line in [

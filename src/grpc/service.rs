@@ -1,4 +1,4 @@
-//! The `CloudProvider` service. Reads are answered from memory.
+//! The `CloudProvider` service. It replies to reads from memory.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -48,7 +48,7 @@ mod tests {
     use super::super::LeaseLost;
     use super::*;
 
-    /// Takes five seconds for an answer, and counts what arrives.
+    /// Replies after five seconds, and counts the requests.
     fn slow_client(arrived: &Arc<AtomicU32>) -> Client {
         let arrived = Arc::clone(arrived);
         let service = tower::service_fn(move |_: Request<Body>| {

@@ -1,4 +1,5 @@
-//! Stops asking for a while when VPSie does not answer, so that calls fail fast and it can recover.
+//! Circuit breaker: after several failures, calls fail at once and no request is sent, so that VPSie can
+//! recover.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -23,8 +24,8 @@ struct State {
     probing: bool,
 }
 
-/// Permission to send one request. Report its result with [`Permit::answered`] or [`Permit::failed`]; a dropped permit
-/// reports nothing.
+/// Permission to send one request. Report its result with [`Permit::replied`] or [`Permit::failed`]; a
+/// dropped permit reports nothing.
 pub(super) struct Permit<'a> {
     breaker: &'a Breaker,
     probe: bool,
@@ -57,14 +58,14 @@ impl Breaker {
 }
 
 impl Permit<'_> {
-    /// Reports that VPSie answered. Closes the breaker.
-    pub(super) fn answered(self) {
+    /// Reports that VPSie replied. Closes the breaker.
+    pub(super) fn replied(self) {
         let mut state = self.breaker.lock();
         state.failures = 0;
         state.open_until = None;
     }
 
-    /// Reports that VPSie did not answer, or with a 5xx. Returns whether this opened the breaker.
+    /// Reports that there was no reply, or one with a 5xx. Returns whether this opened the breaker.
     pub(super) fn failed(self) -> bool {
         let mut state = self.breaker.lock();
         state.failures = state.failures.saturating_add(1);
@@ -102,7 +103,7 @@ mod tests {
         for _ in 1..THRESHOLD {
             breaker.admit().ok().unwrap().failed();
         }
-        breaker.admit().ok().unwrap().answered();
+        breaker.admit().ok().unwrap().replied();
         for _ in 1..THRESHOLD {
             breaker.admit().ok().unwrap().failed();
         }
@@ -118,7 +119,7 @@ mod tests {
         tokio::time::sleep(OPEN_FOR).await;
         let probe = breaker.admit().ok().unwrap();
         assert!(breaker.admit().is_err());
-        probe.answered();
+        probe.replied();
         assert!(!breaker.is_open());
         assert!(breaker.admit().is_ok());
     }

@@ -57,10 +57,9 @@ impl Connection {
             retry_after: Some(RetryAfter::new(wait)),
             ..ApiError::new(ErrorKind::HeldBack, message)
         };
-        let permit = self
-            .breaker
-            .admit()
-            .map_err(|wait| held_back("the circuit breaker is open, because VPSie did not answer", wait))?;
+        let permit = self.breaker.admit().map_err(|wait| {
+            not_admitted("the circuit breaker is open, because VPSie did not answer", wait)
+        })?;
         let waiting_since = Instant::now();
         self.limiter
             .acquire(call.purpose, deadline)
@@ -94,7 +93,7 @@ impl Connection {
                     tracing::warn!(error = error.message, "VPSie does not answer: circuit breaker open");
                 }
             }
-            _ => permit.answered(),
+            _ => permit.replied(),
         }
         self.metrics.set_breaker_open(self.breaker.is_open());
         if let Err(ApiError { kind: ErrorKind::RateLimited, retry_after: Some(wait), .. }) = &result {

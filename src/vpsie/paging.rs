@@ -72,8 +72,8 @@ impl Reading<'_> {
         self.total.is_some_and(|total| self.rows.len() < total)
     }
 
-    /// Requests all rows at once, which works whether `offset` counts rows or pages; then pages, until one has no new
-    /// rows. Returns whether VPSie answered all requests.
+    /// Requests all rows at once, which works whether `offset` counts rows or pages; then pages, until one
+    /// has no new rows. Returns whether all requests succeeded.
     async fn read_rest(&mut self, has_requested_all: bool) -> Result<bool, ApiError> {
         let first = self.rows.len().max(1);
         if !has_requested_all {
@@ -90,8 +90,8 @@ impl Reading<'_> {
             let by_pages = self.call.for_page((self.rows.len() / first).max(1), first);
             let mut more = 0;
             for page in [by_rows, by_pages] {
-                let (new, answered) = self.read_page_if_any(&page).await?;
-                if !answered {
+                let (new, succeeded) = self.read_page_if_any(&page).await?;
+                if !succeeded {
                     return Ok(false);
                 }
                 more = new;

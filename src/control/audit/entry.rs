@@ -52,7 +52,7 @@ kinds! {
     Cancelled "cancelled" "the machine was removed; it has no VM and no open request",
     MarkedForDeletion "marked_for_deletion" "the machine will be deleted, with its VM or with a VM that still \
         appears",
-    DeletionAccepted "deletion_accepted" "VPSie accepted the deletion of its VM, or answered that it does not \
+    DeletionAccepted "deletion_accepted" "VPSie accepted the deletion of its VM, or replied that it does not \
         exist",
     DeletionIgnored "deletion_ignored" "VPSie accepted the deletion minutes ago and still lists the VM; the \
         deletion is requested again",
@@ -218,8 +218,8 @@ fn request_actions(old: &Machine, new: &Machine) -> Vec<AuditAction> {
     if new.requests.len() < old.requests.len() {
         // A request that was matched is reported with its VM. An abandoned request is not reported.
         let waits = new.vm().is_none() && !matches!(new.phase, Phase::Failed { .. } | Phase::Running { .. });
-        let answered = waits && in_flight(new) < in_flight(old);
-        return if answered { vec![AuditAction::NotCreated] } else { Vec::new() };
+        let has_ended = waits && in_flight(new) < in_flight(old);
+        return if has_ended { vec![AuditAction::NotCreated] } else { Vec::new() };
     }
     let changed = old.requests.iter().zip(&new.requests).filter(|(was, is)| was.outcome != is.outcome);
     let changed = changed.filter_map(|(_, is)| match is.outcome {

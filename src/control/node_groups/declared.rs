@@ -302,8 +302,8 @@ mod tests {
 
     #[test]
     fn limits_that_are_not_known_allow_nothing() {
-        let declared = Declarations::default().next(&seen([]), ObservedConfig::Unknown("no answer"), None);
-        assert_eq!(declared.declaration().limits_unknown.as_deref(), Some("no answer"));
+        let declared = Declarations::default().next(&seen([]), ObservedConfig::Unknown("no reply"), None);
+        assert_eq!(declared.declaration().limits_unknown.as_deref(), Some("no reply"));
         let negative: AutoscalerConfig = serde_json::from_value(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": {"name": "default"},
             "spec": {"globalSettings": {"maxClusterWorkers": -1}},

@@ -218,8 +218,8 @@ impl NodeGroups {
         Api::all(self.client.clone())
     }
 
-    /// Writes changed finalizers and statuses. Returns whether an answer shows a change by a person: a later event of
-    /// the watch does not show it as a change.
+    /// Writes changed finalizers and statuses. Returns whether a reply shows a change by a user: a later
+    /// event of the watch does not show it as a change.
     async fn report(&mut self) -> bool {
         let mut changed = false;
         let unreadable = self.seen.unreadable.clone();

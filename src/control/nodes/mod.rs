@@ -136,7 +136,7 @@ impl Nodes {
         }
     }
 
-    /// Applies an event of the watch. It may be older than the answer of a patch.
+    /// Applies an event of the watch. It may be older than the reply to a patch.
     fn apply_event(&mut self, event: watcher::Event<Node>) -> WatchEffect {
         match event {
             watcher::Event::Apply(node) => {
@@ -216,7 +216,7 @@ impl Nodes {
             }
         }
         if let NodeAction::Patch(patch) = action {
-            // The answer is newer than the watch, so the Node is assessed again.
+            // The reply is newer than the watch, so the Node is assessed again.
             match self.patch_node(name, patch).await.then(|| self.assess(name)) {
                 Some(Some(next)) => action = next,
                 _ => return,
@@ -371,7 +371,7 @@ impl Nodes {
         }
     }
 
-    /// Patches a Node. Returns whether it was patched; then `seen` has the answer.
+    /// Patches a Node. Returns whether it was patched; then `seen` has the reply.
     async fn patch_node(&mut self, name: &str, patch: serde_json::Value) -> bool {
         match self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(node) => {

@@ -49,9 +49,9 @@ async fn an_increase_without_a_caller_is_undone() {
     seconds(5).await;
     process.disk.slow_down(Duration::from_secs(3));
     let start = Instant::now();
-    let answer = process.handle.execute_within(increase(2), Some(Duration::from_secs(2))).await;
-    assert!(matches!(answer, Err(CommandError::Deadline)));
-    assert_eq!(start.elapsed(), Duration::from_secs(2), "the caller still gets the answer");
+    let result = process.handle.execute_within(increase(2), Some(Duration::from_secs(2))).await;
+    assert!(matches!(result, Err(CommandError::Deadline)));
+    assert_eq!(start.elapsed(), Duration::from_secs(2), "the caller still gets the result");
     process.disk.slow_down(Duration::ZERO);
     seconds(60).await;
     assert_eq!((process.disk.memory.records().machines.len(), process.vpsie.count("create")), (0, 0));

@@ -382,7 +382,7 @@ async fn a_node_costs_one_patch_though_the_watch_is_behind() {
     cluster.kube.hold_watches(true);
     cluster.kube.vanish("nodes", "", "slave-2");
     cluster.node(2);
-    // A status of its kubelet reaches the watch after the patch is answered.
+    // A status of its kubelet reaches the watch after the reply to the patch.
     for status in ["False", "True"] {
         let conditions = json!([{"type": "Ready", "status": status}]);
         cluster.kube.patch("nodes", "", "slave-2", json!({"status": {"conditions": conditions}})).unwrap();

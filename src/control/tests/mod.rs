@@ -1,7 +1,6 @@
 //! The loops against a scripted VPSie and a failing store, on tokio's paused clock.
 
 mod adoption;
-mod answers;
 mod commands;
 mod disk;
 mod drain;

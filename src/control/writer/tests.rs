@@ -62,7 +62,7 @@ enum Step {
     List { workers: u32, sizes: bool },
     PassTime,
     Request,
-    Answer(CreationOutcome),
+    Outcome(CreationOutcome),
     Asking,
     Wait(u64),
     Declare(u32),
@@ -79,16 +79,16 @@ fn step() -> impl Strategy<Value = Step> {
         Just(CreationOutcome::Unavailable(failure(FailureReason::ApiUnavailable))),
     ];
     prop_oneof![
-        (0..2usize).prop_map(Step::Increase),
-        (0..4u32, any::<bool>()).prop_map(|(workers, sizes)| Step::List { workers, sizes }),
-        Just(Step::PassTime),
-        Just(Step::Request),
-        outcome.prop_map(Step::Answer),
-        Just(Step::Asking),
-        (1..200u64).prop_map(Step::Wait),
-        (0..9u32).prop_map(Step::Declare),
-        any::<bool>().prop_map(Step::Break),
-        proptest::option::of(0..3usize).prop_map(Step::Refuse),
+        (0..2usize).prop_map(WriterStep::Increase),
+        (0..4u32, any::<bool>()).prop_map(|(workers, sizes)| WriterStep::List { workers, sizes }),
+        Just(WriterStep::PassTime),
+        Just(WriterStep::Request),
+        outcome.prop_map(WriterStep::Outcome),
+        Just(WriterStep::Asking),
+        (1..200u64).prop_map(WriterStep::Wait),
+        (0..9u32).prop_map(WriterStep::Declare),
+        any::<bool>().prop_map(WriterStep::Break),
+        proptest::option::of(0..3usize).prop_map(WriterStep::Refuse),
     ]
 }
 
@@ -127,7 +127,7 @@ fn decision(
             let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
             Ok(fleet.record_requests(&wanted, now))
         }
-        Step::Answer(outcome) => {
+        WriterStep::Outcome(outcome) => {
             let machine = fleet.machines().find(|m| !m.requests.is_empty()).map(|m| m.id.clone());
             Ok(machine.map(|id| fleet.record_outcome(&id, outcome, now, &policy)).unwrap_or_default())
         }
@@ -258,9 +258,9 @@ async fn undo_keeps_an_orphan_that_the_batch_adopted() {
         FleetWriter::load(Arc::new(store.clone()), clock, config, 1, AuditLog::default()).await.unwrap();
     let placeholder = handle.read(|f| f.machines().next().unwrap().instance_id());
     let node = NodeRef { provider_id: placeholder.clone(), name: placeholder, fake: true };
-    let (listing, _answer) = oneshot::channel();
-    let (reply, answer) = oneshot::channel();
-    let decide = decision(Step::List { workers: 1, sizes: true });
+    let (listing, _receiver) = oneshot::channel();
+    let (reply, receiver) = oneshot::channel();
+    let decide = decision(WriterStep::List { workers: 1, sizes: true });
     // The caller leaves while the batch is written: here, within the decision before.
     let first = WriteJob {
         cause: Cause::VPSieListing,
@@ -271,7 +271,7 @@ async fn undo_keeps_an_orphan_that_the_batch_adopted() {
     let second = WriteJob {
         cause: Cause::ClusterAutoscaler,
         decide: Box::new(move |fleet: &mut Fleet, now, _: Names<'_>| {
-            drop(answer);
+            drop(receiver);
             fleet.delete_nodes(POOLS[0], &[node], now)
         }),
         reply,
@@ -293,11 +293,11 @@ async fn undo_keeps_an_orphan_that_the_batch_adopted() {
 
 /// The caller of a command leaves while the undo of another command of the batch is written.
 #[tokio::test]
-async fn undoes_a_command_whose_caller_leaves_during_an_undo() {
-    type Answers = Vec<oneshot::Receiver<Result<Vec<Change>, CommandError>>>;
-    /// Counts commits, and drops an answer at each.
+async fn undoes_a_command_that_times_out_during_an_undo() {
+    type Receivers = Vec<oneshot::Receiver<Result<Vec<Change>, CommandError>>>;
+    /// Counts commits, and drops the receiver of a reply at each.
     #[derive(Clone, Default)]
-    struct Slow(MemoryStore, Arc<std::sync::Mutex<(usize, Answers)>>);
+    struct Slow(MemoryStore, Arc<std::sync::Mutex<(usize, Receivers)>>);
     #[async_trait::async_trait]
     impl Store for Slow {
         async fn load(&self) -> Result<Records, StoreError> {
@@ -390,11 +390,11 @@ async fn retries_an_undo_that_the_store_refuses() {
         let config = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
         let (mut writer, handle) =
             FleetWriter::load(Arc::new(store.clone()), clock, config, 1, AuditLog::default()).await.unwrap();
-        let (reply, answer) = oneshot::channel();
+        let (reply, receiver) = oneshot::channel();
         let node = NodeRef { provider_id: "vpsie://u-1".to_owned(), name: "slave-1".to_owned(), fake: false };
         // The caller leaves while its command is written.
         let decide = move |fleet: &mut Fleet, now: jiff::Timestamp, names: Names<'_>| {
-            drop(answer);
+            drop(receiver);
             if increases {
                 fleet.increase(POOLS[0], 1, now, names)
             } else {

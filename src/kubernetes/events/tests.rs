@@ -18,11 +18,11 @@ struct Stub {
 impl Stub {
     fn client(&self) -> Client {
         let stub = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| stub.clone().answer(request));
+        let service = tower::service_fn(move |request: Request<Body>| stub.clone().reply(request));
         Client::new(service, "default")
     }
 
-    async fn answer(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    async fn reply(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (parts, body) = request.into_parts();
         let body: Value = serde_json::from_slice(&body.collect().await?.to_bytes()).unwrap_or_default();
         let path = parts.uri.path().to_owned();

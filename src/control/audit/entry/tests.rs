@@ -100,7 +100,7 @@ impl AuditedFleet {
         self.play(Cause::Provisioning, |fleet, now, _| fleet.record_requests(&["web-1".into()], now))
     }
 
-    fn answer(&mut self, outcome: CreationOutcome) -> Vec<AuditEntry> {
+    fn record_outcome(&mut self, outcome: CreationOutcome) -> Vec<AuditEntry> {
         self.play(Cause::VPSieReply, |fleet, now, _| {
             fleet.record_outcome(&"web-1".into(), outcome, now, &policy())
         })
@@ -130,7 +130,7 @@ impl AuditedFleet {
         let mut audited = Self::new(false);
         audited.increase();
         audited.request();
-        audited.answer(CreationOutcome::Accepted);
+        audited.record_outcome(CreationOutcome::Accepted);
         audited.list(&[node(1)]);
         audited.register();
         audited
@@ -250,7 +250,10 @@ fn a_machine_that_is_made() {
         events(&requested),
         [on_machine(EventType::Normal, "Requested", "requesting a VM from VPSie")]
     );
-    assert_eq!(audited.answer(CreationOutcome::Accepted), [entry(AuditAction::Accepted, Cause::VPSieReply)]);
+    assert_eq!(
+        audited.record_outcome(CreationOutcome::Accepted),
+        [entry(AuditAction::Accepted, Cause::VPSieReply)]
+    );
     let bound = audited.list(&[node(1)]);
     assert_eq!(bound, [with_vm(AuditAction::Bound, Cause::VPSieListing)]);
     assert_eq!(
@@ -268,7 +271,7 @@ fn a_creation_that_vpsie_refuses_fails_in_its_own_words() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     audited.request();
-    let failed = audited.answer(CreationOutcome::Refused(stockout()));
+    let failed = audited.record_outcome(CreationOutcome::Refused(stockout()));
     assert_eq!(
         failed,
         [AuditEntry { failure: Some(stockout()), ..entry(AuditAction::Failed, Cause::VPSieReply) }]
@@ -284,11 +287,14 @@ fn requests_without_a_result() {
     audited.increase();
     audited.request();
     assert_eq!(
-        audited.answer(CreationOutcome::Unavailable(stockout())),
+        audited.record_outcome(CreationOutcome::Unavailable(stockout())),
         [entry(AuditAction::NotCreated, Cause::VPSieReply)]
     );
     audited.request();
-    assert_eq!(audited.answer(CreationOutcome::Unclear), [entry(AuditAction::Unclear, Cause::VPSieReply)]);
+    assert_eq!(
+        audited.record_outcome(CreationOutcome::Unclear),
+        [entry(AuditAction::Unclear, Cause::VPSieReply)]
+    );
     audited.list(&[]);
     audited.list(&[]);
     assert_eq!(audited.pass(2), [entry(AuditAction::Lost, Cause::Expiry)]);
@@ -333,7 +339,7 @@ fn a_failed_machine_with_an_open_request_expires() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     audited.request();
-    audited.answer(CreationOutcome::Accepted);
+    audited.record_outcome(CreationOutcome::Accepted);
     audited.list(&[]);
     audited.list(&[]);
     let late = audited.pass(60);
@@ -417,7 +423,7 @@ fn cancelled_machines_have_the_cause_of_their_expiry() {
     let mut audited = AuditedFleet::new(false);
     audited.increase();
     audited.request();
-    audited.answer(CreationOutcome::Refused(stockout()));
+    audited.record_outcome(CreationOutcome::Refused(stockout()));
     assert_eq!(audited.pass(60 * 24), [entry(AuditAction::Cancelled, Cause::FailedExpired)]);
 }
 
@@ -427,14 +433,14 @@ fn lives() -> Vec<AuditEntry> {
     let mut audited = AuditedFleet::new(false);
     entries.extend(audited.increase());
     entries.extend(audited.request());
-    entries.extend(audited.answer(CreationOutcome::Unavailable(stockout())));
+    entries.extend(audited.record_outcome(CreationOutcome::Unavailable(stockout())));
     entries.extend(audited.request());
-    entries.extend(audited.answer(CreationOutcome::Unclear));
+    entries.extend(audited.record_outcome(CreationOutcome::Unclear));
     audited.list(&[]);
     audited.list(&[]);
     entries.extend(audited.pass(2));
     entries.extend(audited.request());
-    entries.extend(audited.answer(CreationOutcome::Accepted));
+    entries.extend(audited.record_outcome(CreationOutcome::Accepted));
     entries.extend(audited.list(&[node(1)]));
     entries.extend(audited.register());
     entries.extend(audited.delete());
@@ -448,7 +454,7 @@ fn lives() -> Vec<AuditEntry> {
     let mut failed = AuditedFleet::new(false);
     failed.increase();
     failed.request();
-    entries.extend(failed.answer(CreationOutcome::Refused(stockout())));
+    entries.extend(failed.record_outcome(CreationOutcome::Refused(stockout())));
     entries.extend(failed.retire(DeletionReason::VPSieNodeDeleted));
     let (mut audited, found) = orphaned();
     entries.extend(found);

@@ -1,10 +1,10 @@
-//! VPSie's answers, also while the records cannot be written.
+//! Outcomes of requests to VPSie, also while the records cannot be written.
 
 use super::*;
 use crate::fleet::{Machine, MachineId, RequestOutcome};
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_recorded_once_the_store_is_back() {
+async fn records_an_outcome_once_the_store_works_again() {
     let process = Process::new().await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::SilentAfter(Duration::from_secs(2)));
     seconds(1).await;
@@ -66,7 +66,7 @@ async fn a_request_that_was_recorded_and_not_sent_is_made_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_fail_together_are_one_trouble() {
+async fn concurrent_failures_double_the_backoff_once() {
     let process = Process::new().await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::Unavailable);
     process.increase(SMALL, 8).await;
@@ -104,7 +104,7 @@ fn records_acceptance(change: &Change, machine: &MachineId) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_accepted_answer_is_kept_while_its_record_is_refused() {
+async fn keeps_an_accepted_outcome_while_its_record_is_refused() {
     let process = Process::new().await;
     seconds(1).await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::SilentAfter(Duration::from_secs(2)));
@@ -152,7 +152,7 @@ async fn an_ignored_deletion_is_retried_beside_a_refused_record() {
         process.vpsie.state().deletions.insert(format!("slave-{n}"), reply);
     }
     process.delete_all(SMALL).await;
-    // Both answers wait for the store together.
+    // Both outcomes wait for the store together.
     process.disk.fill(true);
     seconds(5).await;
     let accepted = |phase: &Phase| matches!(phase, Phase::Deleting { accepted_at: Some(_), .. });
