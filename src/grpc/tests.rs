@@ -206,7 +206,7 @@ async fn a_pool_removed_during_a_loop_is_empty() {
 }
 
 #[tokio::test]
-async fn calls_without_fleet_are_always_answered() {
+async fn replies_to_calls_that_need_no_fleet() {
     let service = service();
     assert!(service.refresh(Request::new(RefreshRequest {})).await.is_ok());
     assert!(service.cleanup(Request::new(CleanupRequest {})).await.is_ok());

@@ -144,7 +144,7 @@ pub fn bounded(client: &Client) -> Client {
     bound_with(client, None)
 }
 
-fn bound_with(client: &Client, token: Option<Arc<TokenFile>>) -> Client {
+fn with_timeout_and_token(client: &Client, token: Option<Arc<TokenFile>>) -> Client {
     let inner = client.clone();
     let service = tower::service_fn(move |request| bound(inner.clone(), token.clone(), request));
     ClientBuilder::new(service, client.default_namespace()).with_valid_until(*client.valid_until()).build()
@@ -155,7 +155,7 @@ fn bound_with(client: &Client, token: Option<Arc<TokenFile>>) -> Client {
 #[error("the API server did not answer within {REQUEST_TIMEOUT:?}")]
 struct TimedOut;
 
-async fn bound(
+async fn send_in_time(
     client: Client,
     token: Option<Arc<TokenFile>>,
     mut request: Request<Body>,

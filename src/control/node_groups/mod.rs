@@ -378,7 +378,27 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-fn log_failure<K>(written: kube::Result<K>, name: &str, what: &str) -> Option<K> {
+/// The written NodeGroup. A failure is logged, unless the NodeGroup no longer exists.
+fn log_failure<K>(written: kube::Result<K>, nodegroup: &str, part: &str) -> Option<K> {
+    ignore_missing(written)
+        .inspect_err(|error| {
+            tracing::warn!(nodegroup, %error, "cannot write the {part} of a NodeGroup; retrying");
+        })
+        .ok()
+        .flatten()
+}
+
+/// The written AutoscalerConfig. A failure is logged, unless the object no longer exists.
+fn log_config_failure<K>(written: kube::Result<K>) -> Option<K> {
+    ignore_missing(written)
+        .inspect_err(|error| {
+            tracing::warn!(%error, "cannot write the status of the AutoscalerConfig; retrying");
+        })
+        .ok()
+        .flatten()
+}
+
+fn ignore_missing<K>(written: kube::Result<K>) -> kube::Result<Option<K>> {
     match written {
         Ok(object) => Some(object),
         Err(kube::Error::Api(gone)) if gone.code == 404 => None,

@@ -161,7 +161,7 @@ async fn respects_a_disruption_budget_without_a_time_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_has_enough_is_left_alone() {
+async fn sends_no_eviction_while_the_api_server_throttles() {
     let mut cluster = Cluster::new(1).await;
     for n in 0..4 {
         cluster.pod(&format!("web-{n}"), 1, &json!({}));

@@ -25,7 +25,7 @@ async fn telling(kube: &FakeKube) -> Process {
     telling_with(kube, AuditLog::default()).await
 }
 
-async fn telling_with(kube: &FakeKube, audit_log: AuditLog) -> Process {
+async fn start_writer_with(kube: &FakeKube, audit_log: AuditLog) -> Process {
     let disk = Disk::default();
     disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());

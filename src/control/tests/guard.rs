@@ -69,7 +69,7 @@ async fn grow(process: &Process) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn halts_when_new_nodes_are_taken_for_others() {
+async fn halts_when_new_nodes_are_matched_to_others() {
     let process = begin(true).await;
     hours(1).await;
     for _ in 0..16 {
@@ -164,7 +164,7 @@ async fn publishes_a_status_again_that_a_failed_write_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn takes_no_known_node_for_its_own_after_a_restart() {
+async fn counts_no_known_node_as_requested_after_a_restart() {
     let process = begin(false).await;
     hours(1).await;
     process.increase(SMALL, 1).await;

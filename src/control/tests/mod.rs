@@ -415,7 +415,7 @@ async fn vms_that_cannot_be_deleted_hold_up_no_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deletions_go_on_while_creations_hang() {
+async fn deletions_continue_while_creations_hang() {
     let process = Process::new().await;
     process.increase(LARGE, 3).await;
     seconds(60).await;
@@ -438,7 +438,7 @@ async fn shutdown_does_not_wait_for_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_waits_for_answers_to_requests() {
+async fn shutdown_waits_for_replies_to_requests() {
     let process = Process::new().await;
     process.vpsie.state().creations.insert(SizeId(2), Reply::After(Duration::from_secs(9)));
     process.increase(SMALL, 1).await;

@@ -256,7 +256,7 @@ async fn the_config_limits_all_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn machines_hold_the_cluster_that_they_are_of() {
+async fn refuses_another_cluster_while_machines_exist() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
     cluster.save_node_group("web", &json!({"resourceIdentifier": "c-2"}));
     cluster.until("another is refused", |c| c.condition("web", "Ready")["reason"] == "Invalid").await;
@@ -272,7 +272,7 @@ fn vpsie_node(machine: &Machine) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_delete_a_vpsie_node_is_to_be_rid_of_its_machine() {
+async fn deletes_the_machine_of_a_deleted_vpsienode() {
     let mut cluster = Cluster::new(vec![running(1), running(2)]).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(cluster.handle.read(|fleet| fleet.machines().all(Machine::counts)));
@@ -322,7 +322,7 @@ async fn watches_of_objects_that_died_silently_are_replaced_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_the_answer_to_a_status_write_shows_is_in_force() {
+async fn applies_a_change_that_a_reply_to_a_status_write_shows() {
     let mut cluster = Cluster::new(vec![running(1)]).await;
     cluster.save_node_group("web", &json!({}));
     cluster.until("it has a status", |c| c.condition("web", "Ready")["status"] == "True").await;

@@ -134,7 +134,7 @@ async fn an_unreadable_node_group_stays_in_force_in_its_last_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn machines_stay_while_their_node_group_is_not_understood() {
+async fn machines_stay_while_their_node_group_is_unreadable() {
     for (more, reason) in [
         (json!({"deletionPolicy": "Snapshot", "minNodes": 1}), "Unreadable"),
         (json!({"minNodes": 9}), "Invalid"),

@@ -70,7 +70,7 @@ enum Step {
     Refuse(Option<usize>),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = WriterStep> {
     let failure = |reason| Failure { reason, message: String::new() };
     let outcome = prop_oneof![
         Just(CreationOutcome::Accepted),
@@ -139,7 +139,7 @@ fn decision(
     }
 }
 
-fn job(step: Step, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> WriteJob {
+fn job(step: WriterStep, reply: oneshot::Sender<Result<Vec<Change>, CommandError>>) -> WriteJob {
     WriteJob {
         cause: Cause::VPSieListing,
         decide: Box::new(decision(step)),
@@ -153,7 +153,7 @@ fn catalog() -> Change {
     Change::SaveCatalog(Arc::new(Catalog { offers: offers.to_vec() }))
 }
 
-async fn readers_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
+async fn readers_agree(steps: Vec<WriterStep>) -> Result<(), TestCaseError> {
     let store = Fragile::default();
     store.memory.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));

@@ -335,7 +335,7 @@ type RefusedRecords = Result<Vec<RefusedRecord>, StoreError>;
 type Write<'a> = BoxFuture<'a, RefusedRecords>;
 
 /// Turns a refusal of a machine's object into a refused record.
-fn as_refused(machine: &MachineId, result: Result<(), StoreError>) -> RefusedRecords {
+fn as_refused(machine: &MachineId, result: Result<(), StoreError>) -> Result<Vec<RefusedRecord>, StoreError> {
     match result {
         Ok(()) => Ok(Vec::new()),
         Err(StoreError::Invalid { problem, .. }) => {
@@ -347,7 +347,7 @@ fn as_refused(machine: &MachineId, result: Result<(), StoreError>) -> RefusedRec
 
 /// Completes all writes, even if one fails, so that no result stays unknown. Returns the refused records, or
 /// the first failure.
-async fn complete_all(writes: Vec<Write<'_>>) -> RefusedRecords {
+async fn complete_all(writes: Vec<Write<'_>>) -> Result<Vec<RefusedRecord>, StoreError> {
     let mut results = futures::stream::iter(writes).buffer_unordered(CONCURRENT_WRITES);
     let mut first_error = Ok(());
     let mut refused = Vec::new();

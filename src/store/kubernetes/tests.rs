@@ -145,7 +145,7 @@ async fn an_object_is_written_only_where_it_differs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_goes_wrong_once_is_put_right() {
+async fn recovers_from_each_single_fault() {
     for fault in [
         RequestFault::from(FaultEffect::ReplyLost),
         FaultEffect::RequestLost.into(),

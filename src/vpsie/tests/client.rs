@@ -39,7 +39,7 @@ async fn every_request_carries_both_headers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_is_repeated_until_it_is_answered() {
+async fn repeats_a_read_until_there_is_a_reply() {
     for reply in [
         ScriptedReply::NotSent,
         ScriptedReply::Lost,
@@ -58,7 +58,7 @@ async fn a_read_is_repeated_until_it_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_is_repeated_so_often_and_no_more() {
+async fn repeats_a_read_up_to_the_maximum() {
     let script = Script::new(std::iter::repeat_n((LIST, ScriptedReply::Lost), 4));
     assert_eq!(list(&script.client()).await.unwrap_err().kind, ErrorKind::Unclear);
     script.seen();
@@ -81,7 +81,7 @@ async fn a_refusal_is_not_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_kept_to_where_there_is_time() {
+async fn respects_retry_after_within_the_timeout() {
     let script = Script::new([(LIST, slow_down(40)), (LIST, clusters())]);
     assert_eq!(list(&script.client()).await, Ok(1));
     let seen = script.seen();
@@ -124,7 +124,7 @@ async fn retry_after_holds_other_calls_back_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_asked_for_once_whatever_happens() {
+async fn requests_a_worker_once_for_each_reply() {
     for (reply, kind) in [
         (ScriptedReply::NotSent, ErrorKind::NotSent),
         (ScriptedReply::Lost, ErrorKind::Unclear),
@@ -302,7 +302,7 @@ async fn a_list_without_a_total_is_read_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_list_without_a_total_is_asked_for_once() {
+async fn requests_a_complete_list_without_a_total_once() {
     let script = Script::new([
         (LIST, untold(0, 12)),
         (ALL, untold(0, 12)),

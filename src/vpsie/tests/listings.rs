@@ -112,7 +112,7 @@ async fn a_failed_look_up_does_not_cost_the_listing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_that_a_worker_names_is_looked_up_once() {
+async fn looks_up_the_group_of_a_worker_once() {
     let listing = || {
         nodes(&json!([
             {"identifier": "u-1", "hostname": "hel-slave-1", "group_id": 5},

@@ -140,7 +140,7 @@ async fn many_calls_wait_for_one_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_login_is_not_tried_again_at_once() {
+async fn a_refused_login_is_not_repeated_at_once() {
     let script = Script::new([(LOGIN, refused()), (LOGIN, refused())]);
     let client = client(&script);
     for _ in 0..3 {
@@ -214,7 +214,7 @@ async fn secrets_are_in_no_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_no_header_can_carry_is_refused_unseen() {
+async fn refuses_a_token_with_a_line_break_without_showing_it() {
     let script = Script::default();
     let error = list(&script.client_with(Credentials::token("to\nken"), |_| ())).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Forbidden);

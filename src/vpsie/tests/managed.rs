@@ -198,7 +198,7 @@ async fn the_group_that_already_has_the_size_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_worker_can_come_of_a_group_that_was_not_made() {
+async fn requests_no_worker_if_its_group_was_not_created() {
     for reply in [ScriptedReply::Lost, ScriptedReply::Silence, ScriptedReply::NotSent, reply(500, "{}")] {
         let script = Script::new([(GROUPS, groups(&[])), (ADD_GROUP, reply)]);
         assert_unavailable(

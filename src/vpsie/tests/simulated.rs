@@ -85,7 +85,7 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lives_with_each_contradiction_of_the_clients() {
+async fn works_with_each_shape_of_the_replies() {
     let mut failed = Vec::new();
     for (name, shapes) in Shapes::each() {
         match tokio::spawn(live(shapes)).await {
@@ -97,7 +97,7 @@ async fn lives_with_each_contradiction_of_the_clients() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lives_with_contradictions_at_random() {
+async fn works_with_random_shapes_of_the_replies() {
     for seed in 0..20 {
         let shapes = Shapes::random(&mut StdRng::seed_from_u64(seed));
         let result = tokio::spawn(live(shapes)).await;

@@ -354,7 +354,7 @@ fn a_failed_machine_with_an_open_request_expires() {
 }
 
 #[test]
-fn an_undeleted_vm_disappears_and_returns() {
+fn an_undeleted_vm_vanishes_and_returns() {
     let mut audited = AuditedFleet::running();
     let vanished = audited.lose_vm();
     assert_eq!(vanished, [with_vm(AuditAction::Vanished, Cause::VPSieListing)]);
@@ -428,7 +428,7 @@ fn cancelled_machines_have_the_cause_of_their_expiry() {
 }
 
 /// Sequences with all actions.
-fn lives() -> Vec<AuditEntry> {
+fn record_all_actions() -> Vec<AuditEntry> {
     let mut entries = Vec::new();
     let mut audited = AuditedFleet::new(false);
     entries.extend(audited.increase());

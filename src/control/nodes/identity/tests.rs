@@ -268,7 +268,7 @@ fn a_node_of_another_name_is_matched_by_its_address() {
 }
 
 #[test]
-fn takes_no_node_for_its_own_by_the_address_alone() {
+fn matches_no_node_by_the_address_alone() {
     let there = Vm { addresses: vec![[10, 0, 0, 7].into()], ..vm() };
     let fleet = fleet(Phase::Creating { vm: Some(there), since: Timestamp::UNIX_EPOCH }, Vec::new());
     let addresses = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}});

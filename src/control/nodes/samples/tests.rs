@@ -92,7 +92,7 @@ fn a_node_is_sampled_once_it_is_stable() {
 }
 
 #[test]
-fn a_change_is_believed_later_than_the_first_status() {
+fn samples_a_change_later_than_the_first_status() {
     let sample = looks(&mut fleet(), |second| {
         let memory = if (90..150).contains(&second) || second >= 300 { "800Mi" } else { "3200Mi" };
         (node(&json!({}), &[("memory", memory)]), facts(true, true))

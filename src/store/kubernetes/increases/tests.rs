@@ -63,7 +63,7 @@ async fn machines_of_a_whole_increase_stay_when_others_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_increase_that_was_asked_for_stays() {
+async fn an_increase_with_a_requested_machine_stays() {
     let kube = server();
     let store = loaded(&kube).await;
     store.commit(&five()).await.unwrap();
