@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header};
 use jiff::Timestamp;
 
-/// The wait that a server asks for, at most [`RetryAfter::MAX`].
+/// The wait that a server requests, at most [`RetryAfter::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RetryAfter(Duration);
 

@@ -25,8 +25,8 @@ impl Backoff {
         self.until = Instant::now();
     }
 
-    /// Records a failure. `at_least` is the wait that the server asks for. Calls that run at the same time fail
-    /// together, so a failure during the delay does not double it.
+    /// Records a failure. `at_least` is the wait that the server requests. Calls that run at the same time
+    /// fail together, so a failure during the delay does not double it.
     pub(super) fn record_failure(&mut self, at_least: Option<RetryAfter>) {
         if self.is_ready() {
             self.delay = (self.delay * 2).clamp(self.least, self.most);

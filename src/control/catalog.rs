@@ -48,7 +48,7 @@ impl CatalogRefresh {
         Self { handle, backend, interval, metrics: CatalogMetrics::default(), events: Events::none() }
     }
 
-    /// The same with metrics, and with events about offers without a price.
+    /// Adds metrics, and events about offers whose price is unknown or contradictory.
     pub fn with_reporting(self, metrics: CatalogMetrics, events: Events) -> Self {
         Self { metrics, events, ..self }
     }
@@ -96,7 +96,7 @@ impl CatalogRefresh {
     fn report_price_warnings(&self, reported: &BTreeSet<PriceWarning>) -> BTreeSet<PriceWarning> {
         let now = self.handle.read(price_warnings);
         for warning in now.difference(reported) {
-            tracing::warn!(pool = %warning.pool, "{}", warning.message);
+            tracing::warn!(nodegroup = warning.node_group, pool = %warning.pool, "{}", warning.message);
             let on = Object::NodeGroup(warning.node_group.clone());
             self.events.publish(ObjectEvent::new(
                 on,

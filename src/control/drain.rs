@@ -56,15 +56,15 @@ struct DrainLabels {
 }
 
 impl DrainMetrics {
-    /// Registers `node_drains_total{result="drained|gone"}`,
+    /// Registers `node_drains_total{result="drained|no_node"}`,
     /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
     pub fn register(&self, registry: &mut Registry) {
         let help =
-            "Completed drains of machines that are being deleted: drained, or gone if there was no Node";
+            "Completed drains of machines that are being deleted: drained, or no_node if there was no Node";
         registry.register("node_drains", help, None, &self.drains);
         let help = "Requested evictions, by reply of the API server: accepted, blocked, throttled, failed";
         registry.register("node_drain_evictions", help, None, &self.evictions);
-        let help = "Nodes whose drain is blocked for more than a minute";
+        let help = "Drains that have been blocked for more than a minute";
         registry.register("node_drains_blocked", help, None, &self.blocked);
     }
 
@@ -95,9 +95,10 @@ pub struct Drain {
 struct DrainProgress {
     began: Instant,
     reported_at: Option<Instant>,
-    /// By pod, when its eviction may be requested again.
+    /// Time from which the eviction of a pod may be requested again.
     blocked: BTreeMap<String, Instant>,
-    /// By pod, when it was first observed as terminating. Its deletion timestamp is by the API server's clock.
+    /// Time at which a pod was first observed as terminating. Its deletion timestamp is by the API server's
+    /// clock.
     leaving: BTreeMap<String, Instant>,
     /// Set while requests about its Node fail.
     failing: Option<Failing>,
@@ -105,7 +106,7 @@ struct DrainProgress {
 
 /// Failing requests about one Node.
 struct Failing {
-    /// When the last one failed.
+    /// Time of the last failure.
     at: Instant,
     /// The wait before the next request, if other requests succeed.
     backoff: Backoff,
@@ -324,8 +325,8 @@ impl Drain {
                 found.items.is_empty()
             }
             Err(error) => {
-                tracing::warn!(machine = %id, %error, "cannot read whether the Node exists; retrying");
-                self.note_failure(id, None, &format!("cannot read whether it exists: {error}"));
+                tracing::warn!(machine = %id, %error, "cannot check whether the Node exists; retrying");
+                self.note_failure(id, None, &format!("cannot check whether the Node exists: {error}"));
                 false
             }
         }
@@ -335,7 +336,7 @@ impl Drain {
         tracing::warn!(
             machine = %id,
             node = node.map(|node| node.name.as_str()),
-            why,
+            error = why,
             "the drain of a Node is blocked"
         );
         let message = format!("the Node cannot be drained yet: {why}");
@@ -364,18 +365,20 @@ impl Drain {
         if drain == DrainState::Pending {
             tracing::info!(
                 machine = %id,
-                "a Node registered for a machine that is being deleted; it is drained first"
+                "a Node registered for a machine that is being deleted; the Node is drained first"
             );
             return Ok(());
         }
         self.under_way.remove(id);
-        self.metrics.count_drain(if node.is_some() { "drained" } else { "gone" });
-        tracing::info!(machine = %id, node = node.map(|node| node.name.as_str()), "the drain is complete");
-        if let Some(node) = node {
-            let message = format!("drained the Node, because its machine {id} is being deleted");
-            let about = ObjectEvent::node(&node.name, &node.uid, EventType::Normal, "Drained", message);
-            self.events.publish(about.with_related(Object::VPSieNode(id.to_string())));
-        }
+        self.metrics.count_drain(if node.is_some() { "drained" } else { "no_node" });
+        let Some(node) = node else {
+            tracing::info!(machine = %id, "the machine has no Node to drain; its VM can be deleted");
+            return Ok(());
+        };
+        tracing::info!(machine = %id, node = node.name, "drained the Node of a machine");
+        let message = format!("drained the Node, because its machine {id} is being deleted");
+        let about = ObjectEvent::node(&node.name, &node.uid, EventType::Normal, "Drained", message);
+        self.events.publish(about.with_related(Object::VPSieNode(id.to_string())));
         Ok(())
     }
 }

@@ -24,7 +24,7 @@ use crate::vpsie::{Backend, BackendError, CreateRequest};
 /// Minimum interval between two reads of VPSie's count of workers. It is shorter than the time for which a
 /// creation with a lost reply counts, so the count is read within that time.
 const COUNT_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a read of the count may delay a listing.
+/// Maximum time by which a read of the count delays a listing.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait before a stopped creation is retried.
 const CREATION_RETRY: Duration = Duration::from_secs(30);
@@ -51,6 +51,7 @@ struct GuardState {
 struct GuardInputs {
     before: PriorRecords,
     maxima: Maxima,
+    /// Numbers of VMs by NodeGroup.
     vm_counts: BTreeMap<crate::fleet::NodeGroupName, u32>,
     by_hand: BTreeSet<Hostname>,
     /// Whether a node that was added by hand is not recorded yet.
@@ -58,7 +59,7 @@ struct GuardInputs {
 }
 
 impl GuardedBackend {
-    /// Guards the calls of `inner`. `nodes` has the annotations of Nodes that a person added.
+    /// Guards the calls of `inner`. `nodes` has the annotations of Nodes that a user added.
     pub fn new(
         inner: Arc<dyn Backend>,
         handle: FleetHandle,

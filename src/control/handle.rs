@@ -39,7 +39,7 @@ pub(super) struct WriteJob {
     pub(super) on_partial_write: OnPartialWrite,
 }
 
-/// What happens if a job is written in part, or after its caller has gone.
+/// Treatment of a job that is written in part, or whose caller has stopped waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnPartialWrite {
     /// The job fails and is undone: commands of Cluster Autoscaler.
@@ -76,7 +76,7 @@ pub enum Command {
     },
 }
 
-/// Why a command failed.
+/// The failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The command is refused. Nothing was changed.
@@ -118,14 +118,14 @@ impl FleetHandle {
         self.decide(Cause::ClusterAutoscaler, OnPartialWrite::Undo, decide).await.map(drop)
     }
 
-    /// The same with a timeout of `patience`. A command that times out is undone.
+    /// Sends a command with a timeout. A command that times out is undone.
     pub async fn execute_within(
         &self,
         command: Command,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Result<(), CommandError> {
-        let Some(patience) = patience else { return self.execute(command).await };
-        let done = tokio::time::timeout(patience, self.execute(command)).await;
+        let Some(timeout) = timeout else { return self.execute(command).await };
+        let done = tokio::time::timeout(timeout, self.execute(command)).await;
         done.unwrap_or(Err(CommandError::Deadline))
     }
 
@@ -175,7 +175,8 @@ impl FleetHandle {
         self.decide(cause, OnPartialWrite::Fail, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
-    /// The same for independent changes: changes whose record is refused are not returned.
+    /// Changes the fleet by independent changes, and returns those that are durable. Changes whose record the
+    /// store refused are not returned.
     pub(crate) async fn update_independent(
         &self,
         cause: Cause,

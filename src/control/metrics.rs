@@ -76,7 +76,12 @@ impl Collector for FleetCollector {
         )?)?;
         let usd_per_hour = Unit::Other("usd_per_hour".to_owned());
         for (name, help, unit, samples) in [
-            ("pool_size", "Sizes of a pool that Cluster Autoscaler gets: min, max, target", None, sizes),
+            (
+                "pool_size",
+                "Size limits and target size of the pool as reported to Cluster Autoscaler, by kind: min, max, target",
+                None,
+                sizes,
+            ),
             ("machines", "Machines by pool and phase", None, machines),
             (
                 "oldest_machine_timestamp",
@@ -87,7 +92,7 @@ impl Collector for FleetCollector {
             ("pool_blocked", "1 while the pool cannot grow by one machine, by reason", None, blocked),
             (
                 "unmanaged_nodes",
-                "Listed nodes that belong to no machine, by kind: foreign, orphan, gone",
+                "Nodes without a machine, by kind: foreign, orphan, gone (no longer listed)",
                 None,
                 unmanaged,
             ),

@@ -24,7 +24,7 @@ async fn show_offers(State(fleet): State<Arc<OnceLock<FleetHandle>>>) -> Respons
     };
     match handle.read(price_list) {
         Some(list) => Json(list).into_response(),
-        None => unavailable("VPSie's offers were not read yet; see the log for the reason\n"),
+        None => unavailable("VPSie's offers have not been read yet; see the log for the cause\n"),
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_without_offers_returns_the_reason() {
-        for (fleet, why) in [(None, "does not lead"), (Some(Fleet::default()), "not read yet")] {
+        for (fleet, why) in [(None, "does not lead"), (Some(Fleet::default()), "not been read yet")] {
             let (status, text) = get_offers(fleet).await;
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
             assert!(text.contains(why), "{text}");

@@ -72,7 +72,7 @@ pub struct Provision {
 struct Unrecorded {
     machine: MachineId,
     outcome: CreationOutcome,
-    /// Whether its record was refused before.
+    /// Whether the API server refused its record before.
     refused: bool,
 }
 
@@ -118,12 +118,12 @@ impl Provision {
         }
     }
 
-    /// The same, adopting only workers that their Node [identifies](NodesView::shows).
+    /// Adopts only workers whose Node [identifies](NodesView::identifies) them.
     pub fn with_nodes(self, nodes: Option<NodesView>) -> Self {
         Self { nodes, ..self }
     }
 
-    /// The same, with events of machines whose VM VPSie lists as control plane.
+    /// Publishes events of machines whose VM VPSie lists as control plane.
     pub fn with_events(self, events: Events) -> Self {
         Self { control_plane: ControlPlaneReporter::new(events), ..self }
     }
@@ -255,7 +255,7 @@ impl Provision {
                 self.listed_at = Some(Instant::now());
                 self.next_listing = Instant::now() + self.idle;
                 let policy = self.policy;
-                let shown = |node: &&ListedNode| self.nodes.as_ref().is_none_or(|view| view.shows(node));
+                let shown = |node: &&ListedNode| self.nodes.as_ref().is_none_or(|view| view.identifies(node));
                 let shown: Vec<_> = listing.nodes.iter().filter(shown).cloned().collect();
                 self.commit(Cause::VPSieListing, move |fleet, now, names| {
                     let mut changes = fleet.observe(&listing, now, &policy);
@@ -330,7 +330,11 @@ impl Provision {
                 CreationOutcome::Refused(Failure { reason, message: truncate_message(&message) })
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {
-                tracing::warn!(machine = %id, error = message, "VPSie cannot create a VM now; the request is retried");
+                tracing::warn!(
+                    machine = %id,
+                    error = message,
+                    "VPSie cannot create a VM now; the request is retried"
+                );
                 self.creating.entry(class).or_insert_with(call_backoff).record_failure(retry_after);
                 CreationOutcome::Unavailable(Failure { reason, message: truncate_message(&message) })
             }
@@ -395,7 +399,7 @@ impl Provision {
         Ok(self.try_commit(cause, change).await?.unwrap_or_default())
     }
 
-    /// The same. None when the records could not be written.
+    /// Changes the fleet as [`commit`](Self::commit) does. None when the records could not be written.
     async fn try_commit(
         &mut self,
         cause: Cause,

@@ -1,4 +1,4 @@
-//! Changes of VPSieNodes by people: a deleted VPSieNode deletes its VM, and a lost VPSieNode is written again.
+//! Changes of VPSieNodes by users: a deleted VPSieNode deletes its VM, and a lost VPSieNode is written again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -131,8 +131,8 @@ impl RecordsWatch {
         Ok(())
     }
 
-    /// Writes the record again, because a person removed the finalizer: a VM without a record would be billed until a
-    /// person finds it.
+    /// Writes the record again, because a user removed the finalizer: a VM without a record would be billed
+    /// until an administrator finds it.
     async fn rewrite_record(&self, id: MachineId) -> Result<bool, CommandError> {
         let name = id.to_string();
         let written = self
@@ -145,7 +145,7 @@ impl RecordsWatch {
         if matches!(&written, Ok(changes) if !changes.is_empty()) {
             tracing::warn!(
                 machine = name,
-                "the VPSieNode was removed before its VM was deleted; wrote it again, and the VM is deleted"
+                "a VPSieNode was removed before its VM was deleted; vpsie-autoscaler wrote it again and deletes the VM"
             );
         }
         succeeded(written, &name)

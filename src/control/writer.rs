@@ -21,7 +21,7 @@ use crate::fleet::{
     Cause, Change, Declaration, Fleet, FleetSettings, Machine, MachineId, NodeGroupName, RecordKey,
 };
 use crate::store::{Store, StoreError};
-use refused::{Deferred, RefusedRecords, split_refused};
+use refused::{Deferred, RecordBackoffs, split_refused};
 use undo::{FailedCommand, FailedCommands, MachinesBefore, undo_all};
 
 /// Maximum of decisions that share one write.
@@ -46,7 +46,7 @@ pub struct FleetWriter {
     /// unknown which changes were written.
     working: Option<Fleet>,
     failed_commands: FailedCommands,
-    refusals: RefusedRecords,
+    record_backoffs: RecordBackoffs,
     shared: Arc<RwLock<Fleet>>,
     messages: mpsc::Receiver<WriterMessage>,
     commits: watch::Sender<u64>,
@@ -93,7 +93,7 @@ impl FleetWriter {
             audit_log,
             working: Some(fleet),
             failed_commands: FailedCommands::default(),
-            refusals: RefusedRecords::default(),
+            record_backoffs: RecordBackoffs::default(),
             shared,
             messages,
             commits,
@@ -113,7 +113,7 @@ impl FleetWriter {
                         // In order of arrival: earlier jobs come first.
                         self.decide(std::mem::take(&mut batch)).await;
                         self.declare(declaration);
-                        // The caller may have gone.
+                        // The caller may have stopped waiting.
                         let _ = reply.send(());
                     }
                 }
@@ -155,7 +155,7 @@ impl FleetWriter {
         let shared = Arc::clone(&self.shared);
         // Machines as earlier jobs of the batch left them.
         let mut latest = MachinesBefore::new();
-        // Skips jobs whose caller has gone: it has already seen an error.
+        // Skips jobs whose caller has stopped waiting: it has already seen an error.
         for WriteJob { cause, decide, reply, on_partial_write } in
             batch.into_iter().filter(|job| !job.reply.is_closed())
         {
@@ -176,7 +176,7 @@ impl FleetWriter {
         let written = match self.write(&changes, &waiting, &working).await {
             Ok(written) => written,
             Err(error) => {
-                tracing::error!(%error, "cannot write the records; the callers get this error");
+                tracing::error!(%error, "cannot write the records; the commands fail with this error");
                 let error = Arc::new(error);
                 let commands = waiting.iter().filter(|job| job.is_command());
                 self.failed_commands.remember(commands.flat_map(PendingJob::commands));
@@ -198,7 +198,7 @@ impl FleetWriter {
                 Err(error) => {
                     tracing::error!(
                         %error,
-                        "cannot undo the records of a command whose caller has gone; reading them again"
+                        "cannot undo a failed command; reading the records again"
                     );
                     self.working = None;
                 }
@@ -210,8 +210,8 @@ impl FleetWriter {
         self.shared.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the changes. Some are deferred: their record is refused, or waits for a refused one. Commands that are
-    /// written in part, or whose caller has gone, are undone at once.
+    /// Writes the changes. Some are deferred: their record is refused, or depends on a refused one. Commands
+    /// that are written in part, or whose caller has stopped waiting, are undone at once.
     async fn write(
         &mut self,
         changes: &[Change],
@@ -220,11 +220,11 @@ impl FleetWriter {
     ) -> Result<Written, StoreError> {
         let mut written = Written::default();
         let deferred = &mut written.deferred;
-        deferred.add(changes, self.refusals.standing(changes));
+        deferred.add(changes, self.record_backoffs.waiting(changes));
         let due: Vec<Change> = changes.iter().filter(|change| !deferred.contains(change)).cloned().collect();
         if !due.is_empty() {
             let refused = split_refused(self.store.commit(&due).await)?;
-            self.refusals.update_backoffs(&due, &refused);
+            self.record_backoffs.update(&due, &refused);
             for refused in &refused {
                 self.audit_log.record_refused(refused, &due);
             }
@@ -232,7 +232,7 @@ impl FleetWriter {
             deferred
                 .add(&due, refused.into_iter().map(|refused| (refused.record, refused.problem)).collect());
         }
-        // A caller that leaves during a write has seen an error. Repeats until no caller does.
+        // A caller that stops waiting has seen an error. Repeats while callers do so during the writes.
         loop {
             let failed: Vec<usize> = (0..waiting.len())
                 .filter(|index| {
@@ -269,8 +269,8 @@ impl FleetWriter {
     /// Applies the written changes to the fleet that readers see, replies to the callers, and writes the
     /// audit log.
     ///
-    /// A caller that has just gone has seen an error: its command is undone before readers see it. Returns these
-    /// changes, which are still to be written.
+    /// A caller that has just stopped waiting has seen an error: its command is undone before readers see it.
+    /// Returns these changes, which are still to be written.
     fn publish(&mut self, waiting: Vec<PendingJob>, written: &Written, working: &Fleet) -> Vec<Change> {
         let Written { deferred, undone, undo } = written;
         let mut reports = Vec::new();
@@ -363,7 +363,8 @@ impl PendingJob {
         self.changes.iter().any(|change| deferred.contains(change))
     }
 
-    /// Whether Cluster Autoscaler sees its command fail: it is written in part, or its caller has gone.
+    /// Whether Cluster Autoscaler sees its command fail: it is written in part, or its caller has stopped
+    /// waiting.
     fn has_failed(&self, deferred: &Deferred) -> bool {
         self.is_command() && (self.reply.is_closed() || self.is_in_part(deferred))
     }

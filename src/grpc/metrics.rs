@@ -81,7 +81,8 @@ impl GrpcMetrics {
         registry.register("grpc_requests", help, None, &metrics.requests);
         let help = "Duration of gRPC requests";
         registry.register("grpc_request_duration", help, Some(Unit::Seconds), &metrics.seconds);
-        let help = "Expiry of a port's certificate, and of the certificate of its last client";
+        let help =
+            "Expiry of certificates, Unix time, by port and side: server, or the client that connected last";
         registry.register(
             "tls_certificate_expiry_timestamp",
             help,
@@ -105,7 +106,7 @@ impl GrpcMetrics {
         if let Some(status) = status {
             tracing::warn!(method, code, micros, error = status.message(), "gRPC request failed");
         } else {
-            tracing::debug!(method, code, micros, "gRPC request");
+            tracing::debug!(method, code, micros, "served a gRPC request");
         }
     }
 }

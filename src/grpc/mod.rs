@@ -1,10 +1,10 @@
 //! The gRPC services that Cluster Autoscaler calls.
 
-mod bounded;
 mod convert;
 mod deadline;
 mod expander;
 mod hand_over;
+mod limited;
 mod metrics;
 mod options;
 mod pod;

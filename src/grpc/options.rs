@@ -11,7 +11,7 @@ const CLIENT_OF_133: &str = "grpc-go/1.68.";
 
 /// A range of releases of Cluster Autoscaler, detected by the fields of the defaults in its request
 /// (docs/reference/cluster-autoscaler.md#wire) and by its client. A reply replaces every field, including
-/// those that it cannot carry.
+/// fields that it cannot carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
     /// 1.26 to 1.28: a reply sets MaxNodeProvisionTime to 0 and healthy machines are deleted.

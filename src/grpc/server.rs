@@ -14,8 +14,8 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic_health::server::HealthReporter;
 
-use super::bounded::Bounded;
 use super::expander::ExpanderService;
+use super::limited::Limited;
 use super::metrics::GrpcMetrics;
 use super::proto::DESCRIPTORS;
 use super::proto::cloud_provider_server::CloudProviderServer;
@@ -163,7 +163,7 @@ where
         .add_service(health_service)
         .add_service(reflection)
         .add_optional_service(provider.map(CloudProviderServer::new))
-        .add_service(Bounded::new(expander_server, permits))
+        .add_service(Limited::new(expander_server, permits))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
     tokio::select! {
         ended = serving => Ok(ended?),
@@ -205,7 +205,7 @@ fn handshakes(
 async fn handshake(accepted: std::io::Result<TcpStream>, tls: Arc<Tls>) -> Option<TlsStream<TcpStream>> {
     let stream = set_up(accepted).await?;
     let peer = stream.peer_addr().ok();
-    let problem = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {
+    let error = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => {
             tls.record_client(stream.get_ref().1.peer_certificates());
             return Some(stream);
@@ -213,7 +213,7 @@ async fn handshake(accepted: std::io::Result<TcpStream>, tls: Arc<Tls>) -> Optio
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("timed out after {} s", HANDSHAKE_TIMEOUT.as_secs()),
     };
-    tracing::warn!(peer = ?peer, problem, "TLS handshake failed");
+    tracing::warn!(peer = ?peer, error, "TLS handshake failed");
     None
 }
 

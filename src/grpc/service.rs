@@ -91,7 +91,7 @@ impl CloudProviderService {
             return;
         }
         tracing::warn!(
-            node_group = %name,
+            nodegroup = %name,
             cluster_autoscaler = release.as_str(),
             "autoscalingOptions of the NodeGroup are not sent to this release of Cluster Autoscaler: {}. Set its flags \
              instead",

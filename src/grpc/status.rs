@@ -109,7 +109,7 @@ mod tests {
                 Refusal::VmsStillPaid { .. } => {
                     (Code::ResourceExhausted, "wait for deletions; look for unused VMs")
                 }
-                Refusal::Halted { .. } => (Code::ResourceExhausted, "do what the message says"),
+                Refusal::Halted { .. } => (Code::ResourceExhausted, "follow the message"),
                 Refusal::AboveVmLimit { .. } => {
                     (Code::ResourceExhausted, "wait for creations; look for unused VMs")
                 }
@@ -118,7 +118,7 @@ mod tests {
                 }
                 Refusal::BelowMin { .. } => (Code::FailedPrecondition, "lower `minNodes`"),
                 Refusal::NotGrowable { .. } => {
-                    (Code::FailedPrecondition, "correct the NodeGroup; its condition `Ready` says more")
+                    (Code::FailedPrecondition, "correct the NodeGroup: see its condition `Ready`")
                 }
                 Refusal::PriceUnknown { .. } => (Code::FailedPrecondition, "set a price in `--price-file`"),
                 Refusal::LimitsUnknown { .. } => {

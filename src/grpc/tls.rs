@@ -66,7 +66,7 @@ pub enum TlsError {
          none of them"
     )]
     Partial {
-        /// What is missing.
+        /// The missing files.
         missing: String,
     },
     /// A file cannot be read.

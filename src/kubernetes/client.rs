@@ -36,7 +36,7 @@ pub enum ConnectError {
     Kubeconfig {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: Box<KubeconfigError>,
     },
     /// The certificates or credentials of the kubeconfig cannot be used.
@@ -44,7 +44,7 @@ pub enum ConnectError {
     Client {
         /// The flag's value.
         given: String,
-        /// What is wrong.
+        /// The problem.
         problem: Box<kube::Error>,
     },
     /// The token file of the kubeconfig cannot be used.
@@ -52,7 +52,7 @@ pub enum ConnectError {
     Token {
         /// The flag's value.
         given: String,
-        /// What is wrong.
+        /// The problem.
         #[source]
         problem: TokenFileError,
     },
@@ -82,7 +82,7 @@ pub async fn connect(access: &KubernetesAccess) -> Result<Client, ConnectError> 
     // renewals of the Lease.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Watches may be silent for longer. `bound` limits each request instead.
+    // Watches may be silent for longer. `send_in_time` limits each request instead.
     config.read_timeout = None;
     let token = token_file(&mut config.auth_info);
     if let Some(token) = &token {
@@ -91,7 +91,7 @@ pub async fn connect(access: &KubernetesAccess) -> Result<Client, ConnectError> 
     }
     let client = Client::try_from(config)
         .map_err(|problem| ConnectError::Client { given: access.to_string(), problem: Box::new(problem) })?;
-    Ok(bound_with(&client, token))
+    Ok(with_timeout_and_token(&client, token))
 }
 
 async fn from_file(path: &Path) -> Result<kube::Config, ConnectError> {
@@ -140,13 +140,13 @@ fn token_file(auth: &mut kube::config::AuthInfo) -> Option<Arc<TokenFile>> {
 }
 
 /// Wraps a client with [`REQUEST_TIMEOUT`] for each request.
-pub fn bounded(client: &Client) -> Client {
-    bound_with(client, None)
+pub fn with_request_timeout(client: &Client) -> Client {
+    with_timeout_and_token(client, None)
 }
 
 fn with_timeout_and_token(client: &Client, token: Option<Arc<TokenFile>>) -> Client {
     let inner = client.clone();
-    let service = tower::service_fn(move |request| bound(inner.clone(), token.clone(), request));
+    let service = tower::service_fn(move |request| send_in_time(inner.clone(), token.clone(), request));
     ClientBuilder::new(service, client.default_namespace()).with_valid_until(*client.valid_until()).build()
 }
 
@@ -200,7 +200,7 @@ mod tests {
             let body = axum::body::Body::from_stream(start.chain(futures::stream::pending()));
             Ok::<_, BoxError>(Response::new(body))
         });
-        bounded(&Client::new(service, "default"))
+        with_request_timeout(&Client::new(service, "default"))
     }
 
     #[tokio::test(start_paused = true)]
@@ -227,7 +227,8 @@ mod tests {
             *reply.status_mut() = StatusCode::TOO_MANY_REQUESTS;
             Ok::<_, BoxError>(reply)
         });
-        let api: Api<ConfigMap> = Api::default_namespaced(bounded(&Client::new(service, "default")));
+        let api: Api<ConfigMap> =
+            Api::default_namespaced(with_request_timeout(&Client::new(service, "default")));
         let error = api.get("a").await.unwrap_err();
         assert!(matches!(&error, kube::Error::Api(status) if status.code == 429), "{error}");
     }
@@ -286,7 +287,7 @@ mod tests {
             token_file: Some(token.path().display().to_string()),
             ..Default::default()
         };
-        let client = bound_with(&Client::new(service, "default"), token_file(&mut auth));
+        let client = with_timeout_and_token(&Client::new(service, "default"), token_file(&mut auth));
         client.request_text(Request::get("/version").body(Vec::new()).unwrap()).await.unwrap();
         assert_eq!(seen.lock().unwrap()[..], ["Bearer abc.def"]);
         assert_eq!(auth.token_file, None);

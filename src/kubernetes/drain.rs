@@ -60,7 +60,7 @@ pub enum EvictionResult {
     Accepted,
     /// A disruption budget does not allow it now.
     Blocked(String),
-    /// The API server asks for a pause of this length.
+    /// The API server requests a pause of this length.
     Throttled(RetryAfter),
     /// The request failed or was refused.
     Failed(String),

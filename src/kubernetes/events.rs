@@ -209,11 +209,11 @@ impl Publisher {
         let result = match timeout(PUBLISH_TIMEOUT, self.record(&event)).await {
             Ok(Ok(())) => "published",
             Ok(Err(error)) => {
-                tracing::debug!(%error, reason = event.reason, "event not published");
+                tracing::debug!(%error, reason = event.reason, "cannot publish an event");
                 "failed"
             }
             Err(_) => {
-                tracing::debug!(reason = event.reason, "event not published in time");
+                tracing::debug!(reason = event.reason, "cannot publish an event in time");
                 "failed"
             }
         };

@@ -13,7 +13,7 @@ mod token_file;
 mod watch;
 
 pub use access::KubernetesAccess;
-pub use client::{ConnectError, REQUEST_TIMEOUT, bounded, connect};
+pub use client::{ConnectError, REQUEST_TIMEOUT, connect, with_request_timeout};
 pub use drain::{DrainAction, EvictionResult, drain_action, evict, pods_on, termination_timeout};
 pub use events::{EventMetrics, EventType, Events, Object, ObjectEvent, Publisher};
 pub use fence::{fence_client, is_write};

@@ -346,8 +346,8 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
                         tracing::error!(
                             table = HISTORY.name(),
                             %error,
-                            "cannot read the requests of the last day: a VM that appears late counts as foreign, and \
-                             must be deleted by hand. The row is kept as {UNREADABLE}"
+                            "cannot read the request history; it is kept as {UNREADABLE}. VMs of its requests that VPSie lists \
+                             later count as foreign: delete them at VPSie"
                         );
                     }
                 }

@@ -86,7 +86,7 @@ fn machine(name: &str, phase: Phase, requests: &[RequestOutcome]) -> Machine {
     }
 }
 
-/// What the files of the last two formats have in common.
+/// Records in the files of the last two formats.
 fn machines_and_unmanaged_nodes() -> Records {
     let at = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     let vm = |n: u32| Vm {

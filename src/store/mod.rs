@@ -41,7 +41,8 @@ pub trait Store: Send + Sync + 'static {
     /// that the record of its VM names ([`RequestRef`](crate::fleet::RequestRef)).
     ///
     /// A record that can never be written must not block the others: [`StoreError::Refused`] names it. All
-    /// other changes are durable then, except those that [`DeferredChanges`](crate::fleet::DeferredChanges) holds.
+    /// other changes are durable then, except the deferred ones
+    /// ([`DeferredChanges`](crate::fleet::DeferredChanges)).
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 }
 
@@ -71,7 +72,7 @@ pub enum StoreError {
         problem: String,
     },
     /// These records cannot be written in their present form. All other changes of the commit are written,
-    /// except those that must wait for them.
+    /// except changes that must wait for them.
     #[error("the API server refuses records: {}", format_refused(.0))]
     Refused(Vec<RefusedRecord>),
     /// Reading or writing failed.

@@ -193,7 +193,7 @@ async fn commits_are_on_disk_when_the_process_dies() {
     let mut images = Vec::new();
     for n in 0..5 {
         store.commit(&[Change::SaveMachine(machine(&format!("workers-{n}")))]).await.unwrap();
-        // What a killed process leaves: the bytes as they are, never closed.
+        // The file of a killed process: it was never closed.
         let image = folder.path(&format!("image-{n}"));
         std::fs::copy(&path, &image).unwrap();
         images.push(image);

@@ -207,7 +207,7 @@ fn check_all_cases<K: CustomResourceExt + DeserializeOwned>(text: &str) {
             }
             ServerResult::SchemaRefuses => {}
             ServerResult::RulesRefuse(by) => {
-                refused.extend(by.iter().map(|refusal| server.find_rule(refusal)))
+                refused.extend(by.iter().map(|refusal| server.find_rule(refusal)));
             }
         }
     }

@@ -160,7 +160,7 @@ impl Auth {
             return known;
         }
         let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.logins.acquire()).await else {
-            return Err(ApiError::new(ErrorKind::HeldBack, "the login to VPSie takes too long"));
+            return Err(ApiError::new(ErrorKind::NotAdmitted, "the login to VPSie takes too long"));
         };
         let (credentials, base, generation, format) = {
             let state = self.lock();
@@ -170,7 +170,7 @@ impl Auth {
             (Arc::clone(&state.credentials), Arc::clone(&state.base), state.generation, state.format)
         };
         let CredentialForm::Client { id, secret } = &credentials.0 else {
-            return Err(ApiError::new(ErrorKind::HeldBack, "the credentials have just been replaced"));
+            return Err(ApiError::new(ErrorKind::NotAdmitted, "the credentials have just been replaced"));
         };
         let result = log_in(connection, id, secret, &base, format, purpose, deadline).await;
         let mut state = self.lock();
@@ -267,7 +267,7 @@ async fn log_in(
                 ErrorKind::Unclear => return Err(ApiError { kind: ErrorKind::NotSent, ..error }),
                 ErrorKind::RateLimited
                 | ErrorKind::NotSent
-                | ErrorKind::HeldBack
+                | ErrorKind::NotAdmitted
                 | ErrorKind::WrongServer => {
                     return Err(error);
                 }

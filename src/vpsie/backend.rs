@@ -12,7 +12,7 @@ use crate::retry_after::RetryAfter;
 /// call only if that is safe.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// How the product's VMs are bound to the machines that they were requested for.
+    /// The way in which the product's VMs are bound to the machines that they were requested for.
     fn binding(&self) -> Binding;
 
     /// Reads offers and prices of the datacenters in use. One request per datacenter.
@@ -65,7 +65,7 @@ pub enum BackendError {
         reason: FailureReason,
         /// Details.
         message: String,
-        /// Time that the API asks to wait.
+        /// Wait that the API requests.
         retry_after: Option<RetryAfter>,
     },
     /// The reply was lost. VPSie may have executed the request.

@@ -66,7 +66,7 @@ impl Call {
         Self { method: Method::DELETE, body, purpose: Purpose::Deletion, ..Self::get(endpoint, path) }
     }
 
-    /// The same call for one page, with the same body.
+    /// This call for one page, with the same body.
     pub(super) fn for_page(&self, offset: usize, limit: usize) -> Self {
         Self { path: format!("{}?offset={offset}&limit={limit}", self.path), ..self.clone() }
     }

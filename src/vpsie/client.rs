@@ -166,7 +166,7 @@ impl Client {
                 attempt,
                 ?pause,
                 error = error.message,
-                "repeating request to VPSie"
+                "repeating a request to VPSie"
             );
             connection.metrics.count_retry(call.endpoint);
             tokio::time::sleep(pause).await;

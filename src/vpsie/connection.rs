@@ -33,7 +33,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// The same connection for another server, whose failures do not open this circuit breaker.
+    /// A connection to another server, whose failures do not open this circuit breaker. It shares the rate
+    /// limit.
     pub(super) fn to_other_server(&self) -> Self {
         Self { breaker: Arc::default(), ..self.clone() }
     }
@@ -53,18 +54,17 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Reply, ApiError> {
         let request = self.build_request(call, base, secret)?;
-        let held_back = |message: &str, wait| ApiError {
+        let not_admitted = |message: &str, wait| ApiError {
             retry_after: Some(RetryAfter::new(wait)),
-            ..ApiError::new(ErrorKind::HeldBack, message)
+            ..ApiError::new(ErrorKind::NotAdmitted, message)
         };
         let permit = self.breaker.admit().map_err(|wait| {
             not_admitted("the circuit breaker is open, because VPSie did not answer", wait)
         })?;
         let waiting_since = Instant::now();
-        self.limiter
-            .acquire(call.purpose, deadline)
-            .await
-            .map_err(|wait| held_back("the rate limit allows no request before the call times out", wait))?;
+        self.limiter.acquire(call.purpose, deadline).await.map_err(|wait| {
+            not_admitted("the rate limit allows no request before the call times out", wait)
+        })?;
         let sent = Instant::now();
         self.metrics.add_wait(sent - waiting_since);
 
@@ -85,7 +85,7 @@ impl Connection {
             }
         };
         let outcome = result.as_ref().err().map_or("ok", |error| error.kind.name());
-        tracing::debug!(endpoint = call.endpoint, outcome, took = ?sent.elapsed(), "sent request to VPSie");
+        tracing::debug!(endpoint = call.endpoint, outcome, took = ?sent.elapsed(), "sent a request to VPSie");
         self.metrics.count_request(call.endpoint, outcome, sent.elapsed());
         match &result {
             Err(error) if matches!(error.kind, ErrorKind::NotSent | ErrorKind::Unclear) => {

@@ -13,7 +13,7 @@ pub(super) struct ApiError {
     pub(super) kind: ErrorKind,
     /// Message of the API, or else a description of the failure.
     pub(super) message: String,
-    /// Time that the API asks to wait.
+    /// Wait that the API requests.
     pub(super) retry_after: Option<RetryAfter>,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum ErrorKind {
     /// The request was not sent.
     NotSent,
     /// Our own limits did not admit the request. It must not be repeated within the call.
-    HeldBack,
+    NotAdmitted,
     /// The request was sent, and its outcome is unknown.
     Unclear,
 }
@@ -59,7 +59,7 @@ impl ErrorKind {
             Self::WrongServer => "wrong_server",
             Self::RateLimited => "rate_limited",
             Self::NotSent => "not_sent",
-            Self::HeldBack => "held_back",
+            Self::NotAdmitted => "not_admitted",
             Self::Unclear => "unclear",
         }
     }
@@ -76,12 +76,13 @@ impl ErrorKind {
             |word: &&str| word.trim_matches(|c: char| !c.is_alphanumeric()).parse::<f64>().is_ok();
         let plain: Vec<&str> = message.split_whitespace().filter(|word| !is_number(word)).collect();
         let plain = plain.join(" ");
-        let says = |words: &[&str]| words.iter().any(|word| message.contains(word) || plain.contains(word));
-        let too_fast = says(&["too many requests", "rate limit", "rate-limit"]);
+        let has_any =
+            |words: &[&str]| words.iter().any(|word| message.contains(word) || plain.contains(word));
+        let too_fast = has_any(&["too many requests", "rate limit", "rate-limit"]);
         match status {
             429 => Self::RateLimited,
-            _ if !too_fast && says(QUOTA) => Self::Quota,
-            _ if !too_fast && says(SHORTAGE) => Self::Shortage,
+            _ if !too_fast && has_any(QUOTA) => Self::Quota,
+            _ if !too_fast && has_any(SHORTAGE) => Self::Shortage,
             408 | 500.. => Self::Unclear,
             _ if too_fast => Self::RateLimited,
             401 => Self::Unauthenticated,
@@ -91,7 +92,7 @@ impl ErrorKind {
             402 => Self::Quota,
             403 => Self::Forbidden,
             404 | 410 => Self::NotFound,
-            _ if says(&["not found", "does not exist", "doesn't exist"]) => Self::NotFound,
+            _ if has_any(&["not found", "does not exist", "doesn't exist"]) => Self::NotFound,
             400 | 405 | 415 | 422 => Self::BadConfiguration,
             _ if has_any(&["please select", "invalid "]) => Self::BadConfiguration,
             _ => Self::Refused,
@@ -107,8 +108,8 @@ impl ErrorKind {
     pub(super) fn classify_server_error(status: u16, message: &str, deliberate: bool) -> Self {
         let by_words = Self::classify(status, message);
         let lower = message.to_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        if by_words != Self::Unclear || says(ACCIDENT) || !(deliberate || says(CHECK)) {
+        let has_any = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        if by_words != Self::Unclear || has_any(ACCIDENT) || !(deliberate || has_any(CHECK)) {
             return by_words;
         }
         match Self::classify(0, message) {
@@ -210,7 +211,7 @@ impl ApiError {
                 self.unavailable(FailureReason::Authentication)
             }
             ErrorKind::WrongServer => self.unavailable(FailureReason::InvalidConfiguration),
-            ErrorKind::RateLimited | ErrorKind::NotSent | ErrorKind::HeldBack => {
+            ErrorKind::RateLimited | ErrorKind::NotSent | ErrorKind::NotAdmitted => {
                 self.unavailable(FailureReason::ApiUnavailable)
             }
             ErrorKind::Quota => self.refused(FailureReason::QuotaExceeded),

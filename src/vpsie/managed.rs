@@ -192,7 +192,7 @@ impl ManagedBackend {
         let before = self.memory().sizes.group_ids();
         let name = group_name(label, size);
         match self.client.add_group(cluster, &name, size).await {
-            Ok(()) => tracing::info!(%size, group = name, "created VPSie group"),
+            Ok(()) => tracing::info!(%size, group = name, "created a VPSie group"),
             Err(error) if error.message.to_lowercase().contains(SAME_SIZE) => {
                 self.read_groups(cluster).await.map_err(ApiError::into_read_error)?;
                 let learned = self.memory().sizes.learn_from_refusal(size, &name, &error.message);
@@ -256,14 +256,15 @@ impl ManagedBackend {
         if node.role != NodeRole::Worker {
             return Err(BackendError::Refused {
                 reason: FailureReason::InvalidConfiguration,
-                message: "VPSie lists it as control plane, or without a role".to_owned(),
+                message: format!("VPSie lists {hostname} as control plane, or without a role"),
             });
         }
         node.id.map(Some).ok_or_else(|| BackendError::Unavailable {
             reason: FailureReason::ApiUnavailable,
-            message: "its UUID is not confirmed yet: VPSie lists no VM, or several, with its hostname and with its \
-                      address, or its datacenter as a Kubernetes node"
-                .to_owned(),
+            message: format!(
+                "the UUID of worker {hostname} is not confirmed yet: VPSie must list exactly one VM with the same \
+                 hostname, and with the same address or, as a Kubernetes node, in the same datacenter"
+            ),
             retry_after: None,
         })
     }
@@ -405,7 +406,7 @@ impl Memory {
         if nameless.iter().any(|id| !self.nameless.contains_key(id)) {
             tracing::warn!(
                 nodes = nameless.len(),
-                "VPSie lists nodes without a readable hostname; for an hour, machines whose VMs are not listed stay"
+                "VPSie lists nodes without a readable hostname; for one hour no VM counts as gone"
             );
         }
         let since = |id: &String| self.nameless.get(id).copied().unwrap_or_else(Instant::now);
@@ -449,8 +450,9 @@ impl Memory {
             let listings = before.get(&node.hostname).copied().unwrap_or(0).saturating_add(1);
             if listings == UNIDENTIFIED {
                 tracing::warn!(
-                    hostname = %node.hostname,
-                    "worker without a confirmed UUID: it cannot be deleted until VPSie's listings confirm one"
+                    vm = %node.hostname,
+                    "the UUID of a worker is not confirmed; the worker cannot be deleted until VPSie's listings \
+                     confirm its UUID"
                 );
             }
             self.unidentified.insert(node.hostname.clone(), listings);

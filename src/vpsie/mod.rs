@@ -21,7 +21,6 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 mod transport;
-mod trial;
 mod wire;
 
 pub use auth::Credentials;
@@ -32,4 +31,3 @@ pub use credential_check::CredentialCheck;
 pub use managed::{ManagedBackend, ManagedConfig};
 pub use metrics::Metrics;
 pub use transport::{Timeouts, Transport, TransportError, https};
-pub use trial::Trial;

@@ -25,9 +25,11 @@ pub(super) struct Listed<T> {
     pub(super) is_list: bool,
 }
 
-/// Rows requested at once; page size if VPSie returns fewer; maximum number of pages.
+/// Rows requested at once.
 const MOST_ROWS: usize = 10_000;
+/// Rows of a page, if VPSie returns fewer rows than requested.
 const PAGE: usize = 100;
+/// Maximum number of pages.
 const MOST_PAGES: usize = 100;
 /// A listing with fewer rows is not a full page: all known clients use larger pages.
 const SMALLEST_PAGE: usize = 10;

@@ -127,7 +127,7 @@ func vmDeleted(t *testing.T, d driver, recorded *recording) {
 	})
 	w.awaitSettled(4, 0, 2, 3*time.Minute)
 	w.checkCreated(3)
-	w.cluster.awaitEvent(t, "NodeGroup", "general", "disappeared")
+	w.cluster.awaitEvent(t, "NodeGroup", "general", "vanished")
 	w.done(d, "j. VM deleted")
 }
 

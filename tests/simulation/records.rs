@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tower::{BoxError, Service};
 use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::fleet::{Change, Machine, MachineId, Phase, Records, UnmanagedKind, UnmanagedNode};
-use vpsie_autoscaler::kubernetes::bounded;
+use vpsie_autoscaler::kubernetes::with_request_timeout;
 use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::{KubernetesStore, MemoryStore, Store, StoreError, records_of};
 
@@ -117,7 +117,7 @@ impl FaultyStore {
                     bug: self.bug,
                     disk: self.clone(),
                 };
-                let client = bounded(&kube::Client::new(wire, NAMESPACE));
+                let client = with_request_timeout(&kube::Client::new(wire, NAMESPACE));
                 let store = KubernetesStore::new(client, NAMESPACE);
                 store.set_cluster(DEFAULT_CLUSTER.into());
                 Arc::new(store)

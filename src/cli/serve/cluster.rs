@@ -174,7 +174,7 @@ pub(super) async fn run(
             let ports = Ports::open(&settings).await?;
             let ports = opened.get_or_init(|| ports).clone();
             let tls = if settings.grpc.tls.is_some() { "mTLS" } else { "plaintext" };
-            tracing::info!(grpc = %ports.grpc.local_addr()?, tls, "serving");
+            tracing::info!(grpc = %ports.grpc.local_addr()?, tls, "serving Cluster Autoscaler");
             stage.send_replace(Stage::Serving);
             let served = serve_grpc(&settings, ports, handle, expander, grpc_metrics, stop);
             let served = Box::pin(served).await;

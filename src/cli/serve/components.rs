@@ -268,11 +268,11 @@ pub(super) async fn finish(
         ended = tasks.join_next() => Err(unexpected_end(ended)),
     };
     shutdown.cancel();
-    tracing::info!("stopping");
+    tracing::info!("shutting down");
     let remaining = async {
         while let Some(ended) = tasks.join_next().await {
             if let Ok((name, Err(error))) = ended {
-                tracing::warn!(name, error = format!("{error:#}"), "a task failed at shutdown");
+                tracing::warn!(task = name, error = format!("{error:#}"), "a task failed at shutdown");
             }
         }
         // All handles are dropped now, so the writer ends after its last write.

@@ -56,10 +56,10 @@ kinds! {
         exist",
     DeletionIgnored "deletion_ignored" "VPSie accepted the deletion minutes ago and still lists the VM; the \
         deletion is requested again",
-    Gone "gone" "VPSie no longer lists the deleted VM, or no request of a deleted machine can still make a VM",
+    Ended "ended" "VPSie no longer lists the deleted VM, or no request of a deleted machine can still make a VM",
     Vanished "vanished" "VPSie no longer lists the VM, and vpsie-autoscaler did not delete it",
-    Returned "returned" "VPSie lists a VM again that had disappeared; it is bound again, or deleted again if it \
-        had been deleted",
+    Returned "returned" "VPSie lists a VM again that had vanished or was deleted; it is bound again, or deleted \
+        again if its machine was Deleting",
     OrphanFound "orphan_found" "VPSie lists a VM that was requested by vpsie-autoscaler and that no machine waits \
         for",
     OrphanAdopted "orphan_adopted" "an orphan became the VM of a machine that waited for one",
@@ -68,8 +68,7 @@ kinds! {
         touched",
     UnexpectedFound "unexpected_found" "a node appeared while requests were open or lost, and matches none of \
         them; it counts as paid for, and is never touched",
-    GrowthHalted "growth_halted" "the runaway guard halts growth; `halt` names the reason, \
-        `message` the remedy",
+    GrowthHalted "growth_halted" "the runaway guard halts growth; `halt` has the reason, `message` the remedy",
     GrowthResumed "growth_resumed" "the runaway guard allows growth again",
 }
 
@@ -90,9 +89,9 @@ pub(in crate::control) struct AuditEntry {
     pub(in crate::control) vm_id: Option<VmId>,
     /// The cause of the change. For a machine that is being deleted, its deletion reason.
     pub(in crate::control) by: Cause,
-    /// Why the runaway guard halts growth: the reason of a [`Halt`](crate::fleet::Halt).
+    /// Reason why the runaway guard halts growth: the reason of a [`Halt`](crate::fleet::Halt).
     pub(in crate::control) halt: Option<&'static str>,
-    /// Why it failed.
+    /// The failure.
     pub(in crate::control) failure: Option<Failure>,
     /// List price of the machine, where known.
     pub(in crate::control) usd_per_hour: Option<Decimal>,
@@ -190,7 +189,7 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Aud
     match (&old.phase, &new.phase) {
         (_, Phase::Running { .. }) if !same => kinds.push(AuditAction::Running),
         (_, Phase::Failed { .. }) if !same => kinds.push(AuditAction::Failed),
-        // The other deletions are reported with their VM's disappearance or return.
+        // The other deletions are reported when their VM vanishes or returns.
         (_, Phase::Deleting { reason, .. }) if !same && !is_reported_with_vm(*reason) => {
             kinds.push(AuditAction::MarkedForDeletion);
         }
@@ -242,9 +241,9 @@ fn dropped(fleet: &Fleet, machine: &Machine, cause: Cause) -> Option<AuditEntry>
         other => other,
     };
     match machine.phase {
-        // Reported when its VM disappeared.
+        // Reported when its VM vanished.
         _ if machine.vm().is_some() => None,
-        Phase::Deleting { .. } => Some(machine_entry(machine, AuditAction::Gone, cause)),
+        Phase::Deleting { .. } => Some(machine_entry(machine, AuditAction::Ended, cause)),
         _ => Some(machine_entry(machine, AuditAction::Cancelled, cause)),
     }
 }
@@ -276,7 +275,7 @@ fn listed(fleet: &Fleet, unmanaged: &UnmanagedNode, cause: Cause) -> Option<Audi
                 Some(_) => (false, cause),
                 None => (*deleted, cause),
             };
-            let kind = if is_deleted { AuditAction::Gone } else { AuditAction::Vanished };
+            let kind = if is_deleted { AuditAction::Ended } else { AuditAction::Vanished };
             Some(AuditEntry { machine: Some(machine.clone()), by, ..entry(kind, Some(pool), Some(*size)) })
         }
         _ => None,

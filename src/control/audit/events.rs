@@ -7,7 +7,7 @@ use crate::kubernetes::{EventType, Object, ObjectEvent};
 /// Type and reason of an action's events, and whether they are published on the NodeGroup as well. None for
 /// an action without events.
 ///
-/// A NodeGroup has thousands of machines, so it gets only events that a person may have to react to.
+/// A NodeGroup has thousands of machines, so it gets only events to which an administrator may have to react.
 pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, bool)> {
     use EventType::{Normal, Warning};
     match kind {
@@ -17,7 +17,7 @@ pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, 
         AuditAction::Failed => Some((Warning, "Failed", true)),
         AuditAction::MarkedForDeletion => Some((Normal, "Deleting", true)),
         AuditAction::DeletionIgnored => Some((Warning, "DeletionIgnored", true)),
-        AuditAction::Gone => Some((Normal, "Deleted", false)),
+        AuditAction::Ended => Some((Normal, "Deleted", false)),
         AuditAction::Vanished => Some((Warning, "VMVanished", true)),
         AuditAction::Returned => Some((Warning, "VMReturned", true)),
         AuditAction::OrphanFound => Some((Warning, "OrphanFound", true)),
@@ -69,23 +69,25 @@ fn message(entry: &AuditEntry) -> String {
     };
     let by = entry.by.name();
     match entry.kind {
-        AuditAction::Requested => "requesting a VM from VPSie".to_owned(),
+        AuditAction::Requested => "vpsie-autoscaler requests a VM from VPSie".to_owned(),
         AuditAction::Bound => format!("VPSie created {vm}"),
         AuditAction::Running => format!("{vm} is running"),
         AuditAction::Failed => entry
             .failure
             .as_ref()
             .map_or_else(String::new, |failure| format!("{}: {}", failure.reason, failure.message)),
-        AuditAction::MarkedForDeletion => format!("{vm} will be deleted ({by})"),
+        AuditAction::MarkedForDeletion => format!("{vm} will be deleted; cause: {by}"),
         AuditAction::DeletionIgnored => {
             format!("VPSie accepted the deletion of {vm} and still lists it; the deletion is requested again")
         }
-        AuditAction::Gone if entry.vm.is_some() => format!("deleted {vm} ({by})"),
-        AuditAction::Gone => format!("the machine has no VM, and no open request can make one ({by})"),
-        AuditAction::Vanished => {
-            format!("{vm} disappeared from VPSie's listings; vpsie-autoscaler did not delete it")
+        AuditAction::Ended if entry.vm.is_some() => format!("{vm} is deleted; cause: {by}"),
+        AuditAction::Ended => {
+            format!("the machine has no VM, and no open request can create one; cause: {by}")
         }
-        AuditAction::Returned => format!("{vm} disappeared and is listed again"),
+        AuditAction::Vanished => {
+            format!("{vm} vanished: VPSie no longer lists it, and vpsie-autoscaler did not delete it")
+        }
+        AuditAction::Returned => format!("VPSie lists {vm} again after it vanished or was deleted"),
         AuditAction::OrphanFound => {
             format!(
                 "{vm} was requested by vpsie-autoscaler and no machine waits for it; it is adopted, or deleted after \
@@ -94,7 +96,7 @@ fn message(entry: &AuditEntry) -> String {
         }
         AuditAction::UnexpectedFound => format!(
             "{vm} appeared and matches no open request; it counts as paid for and is not touched; delete it at \
-             VPSie, or annotate its Node with {}=true if a person added it",
+             VPSie, or annotate its Node with {}=true if a user added it",
             names::ADDED_BY_HAND
         ),
         AuditAction::OrphanAdopted => format!("adopted the orphan {vm} as the VM of this machine"),
@@ -103,7 +105,7 @@ fn message(entry: &AuditEntry) -> String {
     }
 }
 
-/// The event of a refused command, if a person may want to raise a limit.
+/// The event of a refused command, if an administrator can react to it.
 pub(super) fn refusal_event(refusal: &Refusal) -> Option<ObjectEvent> {
     let on = Object::NodeGroup(refusal.pool()?.node_group.to_string());
     Some(ObjectEvent::new(on, EventType::Warning, refusal.reason(), refusal.to_string()))

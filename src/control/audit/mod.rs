@@ -67,7 +67,7 @@ pub(super) struct ChangeReport {
 }
 
 impl AuditLog {
-    /// The same with events.
+    /// Publishes events of the entries.
     pub fn with_events(self, events: Events) -> Self {
         Self { events, ..self }
     }
@@ -104,11 +104,9 @@ impl AuditLog {
                 nodes = profile.nodes.len(),
                 "updated the templates of a size from the allocatable resources of its last Nodes"
             ),
-            Change::SaveCatalog(catalog) => tracing::info!(
-                offers = catalog.offers.len(),
-                "updated the catalog of \
-                offers and prices"
-            ),
+            Change::SaveCatalog(catalog) => {
+                tracing::info!(offers = catalog.offers.len(), "updated the catalog of offers and prices");
+            }
             _ => {}
         }
         if let Some(transition) = report.transition {
@@ -130,13 +128,13 @@ impl AuditLog {
         let RefusedRecord { record, problem } = refused;
         tracing::error!(
             %record,
-            problem,
-            "the API server refuses a record; it is written again later, and the other records are written"
+            error = problem,
+            "the API server refused a record; vpsie-autoscaler retries it. Other records are not affected"
         );
         self.refused_records.get_or_create(&RecordKind { record: record.kind() }).inc();
         let RecordKey::Machine(id) = record else { return };
         let message = format!(
-            "the API server refuses the record of machine {id}; it is written again later: {problem}"
+            "the API server refused the record of machine {id}; vpsie-autoscaler retries it: {problem}"
         );
         let machine = Object::VPSieNode(id.to_string());
         let group = changes.iter().find_map(|change| match change {
@@ -167,7 +165,7 @@ fn transition(fleet: &Fleet, change: &Change) -> Option<Transition> {
         }
         Change::DropMachine(id) => {
             let machine = fleet.machine(id)?;
-            (machine, machine.phase.name(), "gone")
+            (machine, machine.phase.name(), "ended")
         }
         _ => return None,
     };

@@ -27,7 +27,10 @@ const FIELDS: [(&str, &str); 13] = [
         "by",
         "the cause, never empty: one of the values below. For a machine that is being deleted, its deletion reason",
     ),
-    ("halt", "why the runaway guard halts growth: `TooManyVMs`, `UnexplainedNodes` or `DeletionsOverdue`"),
+    (
+        "halt",
+        "reason for which the runaway guard halts growth: `TooManyVMs`, `UnexplainedNodes` or `DeletionsOverdue`",
+    ),
     ("reason", "reason of the failure: the `errorCode` that Cluster Autoscaler gets"),
     ("message", "message of the failure, in VPSie's words; for a halt, the remedy"),
     ("usd_per_hour", "list price of the machine"),
@@ -135,7 +138,7 @@ fn page() -> String {
         "# Audit log and events\n\n\
          Generated from the code by `UPDATE=1 cargo test --lib audit`.\n\n\
          ## Audit log\n\n\
-         Each action that spends or frees money, or explains one, is one line of the log with target `{AUDIT}`. It is written once the action is durable: a request is in the log before it is sent to VPSie. Lines that a person should look at have level WARN, the others INFO.\n\n\
+         Each action that spends or frees money, or explains one, is one line of the log with target `{AUDIT}`. It is written once the action is durable: a request is in the log before it is sent to VPSie. Lines that a user should look at have level WARN, the others INFO.\n\n\
          Every line has all of these fields, as texts; a field without a value is empty. Fields and values keep their names; new ones may be added.\n\n\
          | Field | |\n| --- | --- |\n"
     );
@@ -157,7 +160,7 @@ fn page() -> String {
          kubectl logs ... | jq -c 'select(.target == \"vpsie_autoscaler::audit\" and .action == \"bound\")'\n\
          ```\n\n\
          ## Events\n\n\
-         With `--store=kubernetes`, actions are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the VPSieNode of the machine. If a person may have to act, the event is also on its NodeGroup:\n\n\
+         With `--store=kubernetes`, actions are also events (`events.k8s.io/v1`, from `vpsie-autoscaler`) on the VPSieNode of the machine. If a user may have to act, the event is also on its NodeGroup:\n\n\
          | Reason | Type | On | Published for |\n| --- | --- | --- | --- |\n",
     );
     for action in AuditAction::ALL {
@@ -187,7 +190,7 @@ fn page() -> String {
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\
-         | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refuses the record of the machine; it is written again later |\n\
+         | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refused the record of the machine; vpsie-autoscaler retries it |\n\
          | `ListedAsControlPlane` | Warning | NodeGroup, VPSieNode | VPSie lists the VM of the machine as control plane; it is neither drained nor deleted |\n\
          | `NotControlPlane` | Normal | NodeGroup, VPSieNode | VPSie no longer lists the VM of the machine as control plane |\n\n\
          `Deleting` is not published on the NodeGroup if Cluster Autoscaler deletes the machine, because Cluster Autoscaler publishes its own event.\n\n\

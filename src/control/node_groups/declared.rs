@@ -18,13 +18,13 @@ pub(super) struct Declarations {
     /// The NodeGroups in force, by name. An invalid NodeGroup stays in force in its last valid version.
     pub(super) groups: BTreeMap<String, CheckedNodeGroup>,
     /// Problems of the present versions of NodeGroups, by name.
-    pub(super) wrong: BTreeMap<String, InvalidGroup>,
+    pub(super) invalid: BTreeMap<String, InvalidGroup>,
     /// The cluster and datacenter of all NodeGroups.
     pub(super) served: Option<ManagedConfig>,
     limits: ConfigLimits,
 }
 
-/// Why the present version of a NodeGroup is not in force.
+/// A NodeGroup whose present version is not in force.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct InvalidGroup {
     /// Whether this version cannot read it.
@@ -32,7 +32,7 @@ pub(super) struct InvalidGroup {
     /// The problem.
     pub(super) message: String,
     /// Whether an earlier version is in force.
-    pub(super) earlier_holds: bool,
+    pub(super) has_earlier: bool,
 }
 
 /// The known state of the AutoscalerConfig.
@@ -41,7 +41,7 @@ pub(super) enum ObservedConfig<'a> {
     /// There is none.
     None,
     /// It is in force.
-    Holds(&'a AutoscalerConfig),
+    InForce(&'a AutoscalerConfig),
     /// It was never read, for this reason.
     Unknown(&'a str),
 }
@@ -51,17 +51,17 @@ struct ConfigLimits {
     max_machines: Option<u32>,
     cost: CostLimit,
     create_timeout: Option<Duration>,
-    /// Why the other limits are unknown.
+    /// The reason, if the other limits are unknown.
     unknown: Option<String>,
 }
 
 impl Declarations {
-    /// Returns the next declarations. `bound` is the cluster of existing machines, which cannot change.
+    /// Returns the next declarations. `recorded` is the cluster of existing machines, which cannot change.
     pub(super) fn next(
         &self,
         seen: &Watched<NodeGroup>,
         config: ObservedConfig<'_>,
-        bound: Option<&ManagedConfig>,
+        recorded: Option<&ManagedConfig>,
     ) -> Self {
         let mut objects: Vec<&NodeGroup> = seen.objects.values().filter(|object| is_ours(object)).collect();
         objects.sort_by_key(|object| {
@@ -103,19 +103,23 @@ impl Declarations {
             if let Some(deletion) = next.groups.get_mut(name).and_then(|last| last.group.deletion.as_mut()) {
                 *deletion = DeletionPolicy::WhenEmpty;
             }
-            next.refuse(name.clone(), true, format!("this version cannot read it: {}", object.error));
+            next.refuse(
+                name.clone(),
+                true,
+                format!("this version cannot read the NodeGroup: {}", object.error),
+            );
         }
-        for (name, wrong) in &mut next.wrong {
-            wrong.earlier_holds = next.groups.contains_key(name);
+        for (name, invalid) in &mut next.invalid {
+            invalid.has_earlier = next.groups.contains_key(name);
         }
         next
     }
 
     fn refuse(&mut self, name: String, unreadable: bool, message: String) {
-        self.wrong.insert(name, InvalidGroup { unreadable, message, earlier_holds: false });
+        self.invalid.insert(name, InvalidGroup { unreadable, message, has_earlier: false });
     }
 
-    /// Why the limits of the AutoscalerConfig are unknown, so that no NodeGroup may grow.
+    /// The reason, if the limits of the AutoscalerConfig are unknown. NodeGroups cannot grow then.
     pub(super) fn limits_unknown(&self) -> Option<&str> {
         self.limits.unknown.as_deref()
     }
@@ -134,7 +138,7 @@ impl Declarations {
 
     /// Names of the NodeGroups without a valid version.
     fn names_without_spec(&self) -> impl Iterator<Item = &String> {
-        self.wrong.iter().filter(|(_, wrong)| !wrong.earlier_holds).map(|(name, _)| name)
+        self.invalid.iter().filter(|(_, invalid)| !invalid.has_earlier).map(|(name, _)| name)
     }
 }
 
@@ -183,7 +187,7 @@ fn limits(config: ObservedConfig<'_>) -> ConfigLimits {
     let unknown = |why: &str| ConfigLimits { unknown: Some(why.to_owned()), ..ConfigLimits::default() };
     let config = match config {
         ObservedConfig::None => return ConfigLimits::default(),
-        ObservedConfig::Holds(config) => config,
+        ObservedConfig::InForce(config) => config,
         ObservedConfig::Unknown(why) => return unknown(why),
     };
     let Some(settings) = &config.spec.global_settings else { return ConfigLimits::default() };
@@ -231,10 +235,10 @@ mod tests {
         declared: &Declarations,
         objects: &[&NodeGroup],
         config: Option<&AutoscalerConfig>,
-        bound: Option<&ManagedConfig>,
+        recorded: Option<&ManagedConfig>,
     ) -> Declarations {
-        let config = config.map_or(ObservedConfig::None, ObservedConfig::Holds);
-        declared.next(&seen(objects.iter().copied()), config, bound)
+        let config = config.map_or(ObservedConfig::None, ObservedConfig::InForce);
+        declared.next(&seen(objects.iter().copied()), config, recorded)
     }
 
     fn max_of(declared: &Declarations, name: &str) -> u32 {
@@ -244,13 +248,13 @@ mod tests {
     #[test]
     fn an_invalid_node_group_stays_in_force_in_its_last_version() {
         let first = next(&Declarations::default(), &[&object("a", &json!({}))], None, None);
-        assert_eq!((max_of(&first, "a"), first.wrong.len()), (3, 0));
-        let wrong = [object("a", &json!({"minNodes": 9})), object("b", &json!({"minNodes": 9}))];
-        let second = next(&first, &wrong.iter().collect::<Vec<_>>(), None, None);
-        assert_eq!((max_of(&second, "a"), second.groups.len(), second.wrong.len()), (3, 1, 2));
-        assert_eq!(second.wrong["a"].message, "spec.minNodes: is 9, must be at most maxNodes, which is 3");
+        assert_eq!((max_of(&first, "a"), first.invalid.len()), (3, 0));
+        let invalid = [object("a", &json!({"minNodes": 9})), object("b", &json!({"minNodes": 9}))];
+        let second = next(&first, &invalid.iter().collect::<Vec<_>>(), None, None);
+        assert_eq!((max_of(&second, "a"), second.groups.len(), second.invalid.len()), (3, 1, 2));
+        assert_eq!(second.invalid["a"].message, "spec.minNodes: is 9, must be at most maxNodes, which is 3");
         let third = next(&second, &[&object("a", &json!({"maxNodes": 5}))], None, None);
-        assert_eq!((max_of(&third, "a"), third.wrong.len()), (5, 0));
+        assert_eq!((max_of(&third, "a"), third.invalid.len()), (5, 0));
         assert_eq!(next(&third, &[], None, None), Declarations::default());
     }
 
@@ -263,8 +267,8 @@ mod tests {
             Some("2025-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
         let declared = next(&Declarations::default(), &[&other, &first, &elsewhere], None, None);
         assert_eq!(declared.groups.keys().collect::<Vec<_>>(), ["b"], "the oldest decides");
-        assert!(declared.wrong["a"].message.contains("must be \"c-1\""), "{:?}", declared.wrong);
-        assert!(declared.wrong["c"].message.contains("must be \"ams1\""), "{:?}", declared.wrong);
+        assert!(declared.invalid["a"].message.contains("must be \"c-1\""), "{:?}", declared.invalid);
+        assert!(declared.invalid["c"].message.contains("must be \"ams1\""), "{:?}", declared.invalid);
         let gone = next(&declared, &[&other], None, None);
         assert_eq!(gone.served.as_ref().unwrap().cluster.as_str(), "c-2", "nothing holds the first any more");
         let recorded = next(&declared, &[&other], None, declared.served.as_ref());

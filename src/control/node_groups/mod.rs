@@ -23,12 +23,13 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
 use crate::clock::Clock;
-use crate::fleet::{Cause, Machine, Phase, RequestOutcome};
+use crate::cost::CostLimit;
+use crate::fleet::{Cause, Declaration, Machine, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
 use declared::{Declarations, ObservedConfig};
 use status::{status, unreadable};
-use watched::{Unreadable, Watched, intent, watch_objects};
+use watched::{Unreadable, Watched, user_metadata, watch_objects};
 
 /// The name of the only AutoscalerConfig that is used.
 const CONFIG: &str = "default";
@@ -61,7 +62,7 @@ pub struct NodeGroups {
     in_force: watch::Sender<ServedCluster>,
 }
 
-/// The cluster of the NodeGroups.
+/// The cluster that the NodeGroups name. This process serves it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ServedCluster {
     /// The NodeGroups have not been read yet.
@@ -154,15 +155,16 @@ impl NodeGroups {
                 tracing::warn!(
                     nodegroup = name,
                     "the NodeGroup is invalid: {}; {}",
-                    wrong.message,
-                    wrong.consequence()
+                    invalid.message,
+                    invalid.consequence()
                 );
             }
         }
         match (self.declared.limits_unknown(), next.limits_unknown()) {
-            (before, Some(why)) if before != Some(why) => {
+            (before, Some(error)) if before != Some(error) => {
                 tracing::error!(
-                    "no NodeGroup can grow: the limits of the AutoscalerConfig are unknown: {why}"
+                    error,
+                    "NodeGroups cannot grow: the limits of the AutoscalerConfig are unknown"
                 );
             }
             (Some(_), None) => {
@@ -172,7 +174,7 @@ impl NodeGroups {
         }
         for (name, group) in &next.groups {
             if self.declared.groups.get(name).is_none_or(|old| old.notes != group.notes) {
-                group.notes.iter().for_each(|note| tracing::warn!("NodeGroup {note}"));
+                group.notes.iter().for_each(|note| tracing::warn!(nodegroup = name, "NodeGroup {note}"));
             }
         }
         let served = next.served.clone().map_or(ServedCluster::None, ServedCluster::Cluster);
@@ -202,11 +204,11 @@ impl NodeGroups {
     fn observed_config(&self) -> ObservedConfig<'_> {
         let Watched { objects, unreadable, read, failed, .. } = &self.config;
         match (objects.get(CONFIG), unreadable.get(CONFIG), failed) {
-            (Some(config), _, _) => ObservedConfig::Holds(config),
+            (Some(config), _, _) => ObservedConfig::InForce(config),
             (None, Some(unreadable), _) => ObservedConfig::Unknown(&unreadable.error),
             (None, None, _) if *read => ObservedConfig::None,
             (None, None, Some(error)) => ObservedConfig::Unknown(error),
-            (None, None, None) => ObservedConfig::Unknown("it was not read yet"),
+            (None, None, None) => ObservedConfig::Unknown("the AutoscalerConfig has not been read yet"),
         }
     }
 
@@ -232,7 +234,7 @@ impl NodeGroups {
             let Some(object) = self.seen.objects.get(&name) else { continue };
             let Some(patched) = self.write(object).await else { continue };
             if let Some(object) = self.seen.objects.get_mut(&name) {
-                changed |= intent(object.meta()) != intent(patched.meta());
+                changed |= user_metadata(object.meta()) != user_metadata(patched.meta());
                 *object = patched;
             }
         }
@@ -241,7 +243,7 @@ impl NodeGroups {
         } else if let Some(config) = self.config.objects.get(CONFIG)
             && let Some(patched) = self.write_config(config).await
         {
-            changed |= intent(config.meta()) != intent(patched.meta());
+            changed |= user_metadata(config.meta()) != user_metadata(patched.meta());
             self.config.objects.insert(CONFIG.to_owned(), patched);
         }
         changed
@@ -250,7 +252,7 @@ impl NodeGroups {
     /// Updates the finalizer or status of one NodeGroup. Returns the written object.
     async fn write(&self, object: &NodeGroup) -> Option<NodeGroup> {
         let name = object.name_any();
-        let known = self.declared.groups.contains_key(&name) || self.declared.wrong.contains_key(&name);
+        let known = self.declared.groups.contains_key(&name) || self.declared.invalid.contains_key(&name);
         let ours = object.finalizers().iter().any(|finalizer| finalizer == NODE_GROUP_FINALIZER);
         let deleted = object.metadata.deletion_timestamp.is_some();
         if deleted && ours && self.is_empty(&name) {
@@ -266,13 +268,13 @@ impl NodeGroups {
             all.push(NODE_GROUP_FINALIZER.to_owned());
             return self.finalizers(object, json!(all)).await;
         }
-        let wrong = self.declared.wrong.get(&name);
+        let invalid = self.declared.invalid.get(&name);
         let now = self.clock.now();
         let ready = |machine: &_| self.nodes.is_ready(machine);
-        let status = self.handle.read(|fleet| status(object, fleet, wrong, &ready, now));
+        let status = self.handle.read(|fleet| status(object, fleet, invalid, &ready, now));
         let patch = merge_patch(&json!({ "status": object.status }), &json!({ "status": status }))?;
         let written = self.groups().patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        log_failure(written, &name, "its status")
+        log_failure(written, &name, "status")
     }
 
     async fn finalizers(&self, object: &NodeGroup, finalizers: serde_json::Value) -> Option<NodeGroup> {
@@ -282,7 +284,7 @@ impl NodeGroups {
         log_failure(
             self.groups().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await,
             &name,
-            "its finalizer",
+            "finalizer",
         )
     }
 
@@ -308,19 +310,19 @@ impl NodeGroups {
             let api: Api<PartialObjectMeta<NodeGroup>> =
                 Api::namespaced(self.client.clone(), &self.namespace);
             let written = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            log_failure(written, name, "its finalizer");
+            log_failure(written, name, "finalizer");
             return;
         }
-        let Some(wrong) = self.declared.wrong.get(name) else { return };
-        let reported = (meta.generation, wrong.message.clone());
+        let Some(invalid) = self.declared.invalid.get(name) else { return };
+        let reported = (meta.generation, invalid.message.clone());
         if self.reported.get(name) == Some(&reported) {
             return;
         }
-        let conditions = unreadable(wrong, self.clock.now());
+        let conditions = unreadable(invalid, self.clock.now());
         let patch = json!({ "status": { "conditions": conditions } });
         let api: Api<PartialObjectMeta<NodeGroup>> = Api::namespaced(self.client.clone(), &self.namespace);
         let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        if log_failure(written, name, "its status").is_some() {
+        if log_failure(written, name, "status").is_some() {
             self.reported.insert(name.to_owned(), reported);
         }
     }
@@ -331,45 +333,38 @@ impl NodeGroups {
             return;
         }
         let holds = match self.observed_config() {
-            ObservedConfig::Holds(_) => "the last readable version stays in force",
-            ObservedConfig::None | ObservedConfig::Unknown(_) => "no NodeGroup grows until it can be read",
+            ObservedConfig::InForce(_) => "the last readable version stays in force",
+            ObservedConfig::None | ObservedConfig::Unknown(_) => {
+                "NodeGroups cannot grow until it can be read"
+            }
         };
         let status = json!({
             "active": false,
-            "message": format!("this version cannot read it: {}; {holds}", config.error),
+            "message": format!("this version cannot read the AutoscalerConfig: {}; {holds}", config.error),
             "lastUpdated": Time(whole_seconds(self.clock.now())),
         });
         let api: Api<PartialObjectMeta<AutoscalerConfig>> = Api::all(self.client.clone());
         let patch = Patch::Merge(json!({ "status": status }));
         let written = api.patch_status(CONFIG, &PatchParams::default(), &patch).await;
-        if log_failure(written, CONFIG, "its status").is_some() {
+        if log_config_failure(written).is_some() {
             self.reported.insert(CONFIG.to_owned(), reported);
         }
     }
 
     async fn write_config(&self, config: &AutoscalerConfig) -> Option<AutoscalerConfig> {
         let old = config.status.clone().unwrap_or_default();
-        let declaration = self.declared.declaration();
-        let max = declaration.max_machines.map_or("none".to_owned(), |max| max.to_string());
-        let timeout = declaration
-            .create_timeout
-            .map_or_else(|| "--create-timeout".to_owned(), |timeout| format!("{} s", timeout.as_secs()));
         let mut status = AutoscalerConfigStatus {
             observed_generation: config.metadata.generation,
             last_updated: old.last_updated.clone(),
             active: true,
-            message: format!("maximum of machines in all NodeGroups: {max}; create timeout: {timeout}"),
+            message: describe_limits(&self.declared.declaration()),
         };
         if status == old {
             return None;
         }
         status.last_updated = Some(Time(whole_seconds(self.clock.now())));
         let patch = Patch::Merge(json!({ "status": status }));
-        log_failure(
-            self.configs().patch_status(CONFIG, &PatchParams::default(), &patch).await,
-            CONFIG,
-            "its status",
-        )
+        log_config_failure(self.configs().patch_status(CONFIG, &PatchParams::default(), &patch).await)
     }
 }
 
@@ -400,11 +395,24 @@ fn log_config_failure<K>(written: kube::Result<K>) -> Option<K> {
 
 fn ignore_missing<K>(written: kube::Result<K>) -> kube::Result<Option<K>> {
     match written {
-        Ok(object) => Some(object),
-        Err(kube::Error::Api(gone)) if gone.code == 404 => None,
-        Err(error) => {
-            tracing::warn!(name, %error, "cannot write {what}; retrying");
-            None
-        }
+        Ok(object) => Ok(Some(object)),
+        Err(kube::Error::Api(missing)) if missing.code == 404 => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// The limits of a declaration as one sentence.
+fn describe_limits(declaration: &Declaration) -> String {
+    let machines = declaration
+        .max_machines
+        .map_or("no limit of machines".to_owned(), |max| format!("at most {max} machines in all NodeGroups"));
+    let CostLimit { hourly, monthly } = declaration.cost_limit;
+    let hourly = hourly.map(|usd| format!("at most {} USD per hour", usd.0.normalize()));
+    let monthly = monthly.map(|usd| format!("at most {} USD per month", usd.0.normalize()));
+    let costs: Vec<String> = hourly.into_iter().chain(monthly).collect();
+    let costs = if costs.is_empty() { "no cost limit".to_owned() } else { costs.join(", ") };
+    let timeout = declaration
+        .create_timeout
+        .map_or_else(|| "of --create-timeout".to_owned(), |timeout| format!("{} s", timeout.as_secs()));
+    format!("limits in force: {machines}, {costs}, create timeout {timeout}")
 }

@@ -11,11 +11,11 @@ use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, UnmanagedNod
 /// Maximum of nodes in `status.nodes`, because the size of an object is limited. VPSieNodes have all of them.
 const MAX_NODES: usize = 100;
 
-/// The status of a NodeGroup. `wrong` is the problem of its spec, if there is one.
+/// The status of a NodeGroup. `invalid` is the problem of its spec, if there is one.
 pub(super) fn status(
     object: &NodeGroup,
     fleet: &Fleet,
-    wrong: Option<&InvalidGroup>,
+    invalid: Option<&InvalidGroup>,
     ready: &dyn Fn(&MachineId) -> bool,
     now: Timestamp,
 ) -> NodeGroupStatus {
@@ -34,7 +34,7 @@ pub(super) fn status(
     let last_scale_up_time = latest(old.last_scale_up_time, grown);
     let last_scale_down_time = latest(old.last_scale_down_time, shrunk.max());
     let desired_nodes = sum(|row| row.desired_nodes);
-    let conditions = Conditions { object, fleet, pools: &pools, machines: &machines, desired_nodes, wrong };
+    let conditions = Conditions { object, fleet, pools: &pools, machines: &machines, desired_nodes, invalid };
     NodeGroupStatus {
         current_nodes: sum(|row| row.current_nodes),
         desired_nodes,
@@ -52,14 +52,14 @@ pub(super) fn status(
 }
 
 /// The conditions of an unreadable NodeGroup. The rest of its status stays unchanged.
-pub(super) fn unreadable(wrong: &InvalidGroup, now: Timestamp) -> Vec<Condition> {
-    vec![wrong.fact().condition(&[], now)]
+pub(super) fn unreadable(invalid: &InvalidGroup, now: Timestamp) -> Vec<Condition> {
+    vec![invalid.fact().condition(&[], now)]
 }
 
 impl InvalidGroup {
-    /// What is in force instead of the present version.
+    /// The consequence of the problem.
     pub(super) fn consequence(&self) -> &'static str {
-        if self.earlier_holds {
+        if self.has_earlier {
             "its last valid version stays in force"
         } else {
             "it neither grows nor shrinks until it is corrected"
@@ -150,7 +150,7 @@ struct Conditions<'a> {
     pools: &'a [&'a Pool],
     machines: &'a [&'a Machine],
     desired_nodes: i32,
-    wrong: Option<&'a InvalidGroup>,
+    invalid: Option<&'a InvalidGroup>,
 }
 
 impl Conditions<'_> {
@@ -163,26 +163,24 @@ impl Conditions<'_> {
 
     fn ready(&self) -> ConditionFact {
         let fact = |holds, reason, message: String| ConditionFact::new("Ready", holds, reason, message);
-        if let Some(wrong) = self.wrong {
-            return wrong.fact();
+        if let Some(invalid) = self.invalid {
+            return invalid.fact();
         }
         let missing: Vec<&str> = self.object.spec.offering_ids.iter().map(String::as_str).collect();
-        let (growable, known): (Vec<_>, Vec<_>) = (
-            self.pools.iter().filter(|pool| pool.growable).collect(),
-            self.pools.iter().map(|pool| pool.id.offer.as_str()).collect(),
-        );
+        let growable: Vec<_> = self.pools.iter().filter(|pool| pool.growable).collect();
+        let known: Vec<_> = self.pools.iter().map(|pool| pool.id.offer.as_str()).collect();
         if self.object.metadata.deletion_timestamp.is_some() {
-            return fact(false, "Deleting", "it is being deleted and does not grow".to_owned());
+            return fact(false, "Deleting", "the NodeGroup is being deleted and does not grow".to_owned());
         }
         if growable.is_empty() {
             let what = if known.is_empty() { missing } else { known };
-            let message = format!("VPSie's catalog has none of its offers: {}", what.join(", "));
+            let message = format!("VPSie's catalog has none of the NodeGroup's offers: {}", what.join(", "));
             return fact(false, "NoOffer", message);
         }
         let message = match missing.len().saturating_sub(growable.len()) {
             0 => String::new(),
             _ if !self.object.spec.allow_mixed_instances => String::new(),
-            some => format!("VPSie's catalog does not have {some} of its offers"),
+            some => format!("VPSie's catalog does not have {some} of the NodeGroup's offers"),
         };
         fact(true, "Serving", message)
     }
@@ -193,13 +191,15 @@ impl Conditions<'_> {
         let down = count(|phase| matches!(phase, Phase::Deleting { .. }));
         match (up, down) {
             (0, 0) => ConditionFact::new("Scaling", false, "Settled", ""),
-            (up, 0) => ConditionFact::new("Scaling", true, "Up", format!("{up} being made")),
-            (0, down) => ConditionFact::new("Scaling", true, "Down", format!("{down} being deleted")),
+            (up, 0) => ConditionFact::new("Scaling", true, "Up", format!("{up} machines are being created")),
+            (0, down) => {
+                ConditionFact::new("Scaling", true, "Down", format!("{down} machines are being deleted"))
+            }
             (up, down) => ConditionFact::new(
                 "Scaling",
                 true,
                 "UpAndDown",
-                format!("{up} being made, {down} being deleted"),
+                format!("{up} machines are being created, {down} are being deleted"),
             ),
         }
     }
@@ -225,7 +225,12 @@ impl Conditions<'_> {
 
     fn at_max(&self) -> ConditionFact {
         if self.desired_nodes >= self.object.spec.max_nodes {
-            return ConditionFact::new("AtMaxCapacity", true, "MaximumReached", "raise maxNodes for more");
+            return ConditionFact::new(
+                "AtMaxCapacity",
+                true,
+                "MaximumReached",
+                "the NodeGroup has maxNodes machines; raise maxNodes to add more",
+            );
         }
         let left = self.pools.iter().filter(|pool| pool.growable).any(|pool| {
             let limits = self.fleet.limits(pool);
@@ -237,7 +242,8 @@ impl Conditions<'_> {
             if let Some(refusal) = in_the_way.find(|why| !matches!(why, Refusal::AboveClusterMax { .. })) {
                 return ConditionFact::new("AtMaxCapacity", true, refusal.reason(), refusal.to_string());
             }
-            let message = "raise maxClusterWorkers of the AutoscalerConfig for more";
+            let message = "the NodeGroups have maxClusterWorkers machines; raise maxClusterWorkers of the \
+                           AutoscalerConfig to add more";
             return ConditionFact::new("AtMaxCapacity", true, "ClusterMaximumReached", message);
         }
         ConditionFact::new("AtMaxCapacity", false, "BelowMaximum", "")
@@ -264,7 +270,7 @@ impl Conditions<'_> {
         }
         let message = format!(
             "{count} unexpected nodes ({}) appeared while requests were open or lost, and match none of them; \
-             they count as paid for; delete them at VPSie, or annotate the Nodes that a person added with {}=true",
+             they count as paid for; delete them at VPSie, or annotate the Nodes that a user added with {}=true",
             nodes.join(", "),
             names::ADDED_BY_HAND
         );
@@ -398,9 +404,12 @@ mod tests {
         assert_eq!(status.nodes[0].ip_address.as_deref(), Some("10.0.0.1"));
         assert_eq!(
             condition(&status, "Ready"),
-            ("True", "Serving", "VPSie's catalog does not have 1 of its offers")
+            ("True", "Serving", "VPSie's catalog does not have 1 of the NodeGroup's offers")
         );
-        assert_eq!(condition(&status, "Scaling"), ("True", "UpAndDown", "1 being made, 1 being deleted"));
+        assert_eq!(
+            condition(&status, "Scaling"),
+            ("True", "UpAndDown", "1 machines are being created, 1 are being deleted")
+        );
         assert_eq!(condition(&status, "Error"), ("True", "STOCKOUT", "no room in ams1"));
         assert_eq!(condition(&status, "AtMaxCapacity").1, "MaximumReached");
         assert_eq!(condition(&status, "AtMinCapacity").0, "False");
@@ -451,10 +460,9 @@ mod tests {
         object.status = Some(first.clone());
         let later = time() + std::time::Duration::from_mins(1);
         assert_eq!(status(&object, &fleet, None, &|_| false, later), first, "nothing to write");
-        let bad =
-            InvalidGroup { unreadable: false, message: "spec.x: is bad".to_owned(), earlier_holds: true };
-        let wrong = status(&object, &fleet, Some(&bad), &|_| false, later);
-        let ready = &wrong.conditions[0];
+        let bad = InvalidGroup { unreadable: false, message: "spec.x: is bad".to_owned(), has_earlier: true };
+        let invalid = status(&object, &fleet, Some(&bad), &|_| false, later);
+        let ready = &invalid.conditions[0];
         assert_eq!((ready.status.as_str(), ready.last_transition_time.clone()), ("False", Some(Time(later))));
         assert_eq!(ready.message, "spec.x: is bad; its last valid version stays in force");
     }

@@ -14,6 +14,9 @@ use serde::de::DeserializeOwned;
 use crate::fleet::names;
 use crate::kubernetes::watch_config;
 
+/// The kind whose objects have the log key `nodegroup`.
+const NODE_GROUP: &str = "NodeGroup";
+
 /// The objects of a kind.
 #[derive(Debug)]
 pub(super) struct Watched<K> {
@@ -98,19 +101,19 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
     fn apply(&mut self, object: DeserializeGuard<K>) -> bool {
         let name = object.name_any();
         let object = usable(object);
-        let intent = match &object {
-            Ok(object) => intent(object.meta()),
-            Err(unreadable) => intent(&unreadable.meta),
+        let present = match &object {
+            Ok(object) => user_metadata(object.meta()),
+            Err(unreadable) => user_metadata(&unreadable.meta),
         };
         let readable = object.is_ok();
         let was_unreadable = self.unreadable.remove(&name);
         let last = self.objects.remove(&name);
         let before = match (&was_unreadable, &last) {
-            (Some(unreadable), _) => Some(self::intent(&unreadable.meta)),
-            (None, last) => last.as_ref().map(|last| self::intent(last.meta())),
+            (Some(unreadable), _) => Some(user_metadata(&unreadable.meta)),
+            (None, last) => last.as_ref().map(|last| user_metadata(last.meta())),
         };
         self.store_object(name, object, last);
-        was_unreadable.is_some() == readable || before.is_none_or(|before| before != intent)
+        was_unreadable.is_some() == readable || before.is_none_or(|before| before != present)
     }
 
     /// Stores an object. Of an unreadable object, the `last` version stays, if it is the same object.
@@ -118,11 +121,11 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
         match object {
             Ok(object) => drop(self.objects.insert(name, object)),
             Err(unreadable) => {
+                let kind = K::kind(&());
                 tracing::warn!(
-                    name,
+                    nodegroup = (kind == NODE_GROUP).then_some(name.as_str()),
                     error = unreadable.error,
-                    "this version cannot read the {}; see its status",
-                    K::kind(&())
+                    "this version cannot read {kind} {name}; see its status"
                 );
                 if let Some(mut last) = last.filter(|last| last.meta().uid == unreadable.meta.uid) {
                     *last.meta_mut() = unreadable.meta.clone();
@@ -134,8 +137,8 @@ impl<K: Resource<DynamicType = ()> + Debug> Watched<K> {
     }
 }
 
-/// The part of an object that people change. Most changes are status updates by this loop.
-pub(super) fn intent(meta: &ObjectMeta) -> impl PartialEq + use<> {
+/// The part of an object that users change. Most changes are status updates by this loop.
+pub(super) fn user_metadata(meta: &ObjectMeta) -> impl PartialEq + use<> {
     let ObjectMeta { uid, generation, deletion_timestamp, labels, annotations, .. } = meta.clone();
     let relearn = annotations.and_then(|mut all| all.remove(names::RELEARN));
     (uid, generation, deletion_timestamp, labels, relearn)

@@ -114,7 +114,7 @@ impl History {
     }
 
     /// Whether the Node existed before the VM of that name was gone.
-    pub(super) fn order_to_end(&self, node: &Node, hostname: &Hostname) -> Order {
+    pub(super) fn compare_to_end(&self, node: &Node, hostname: &Hostname) -> Order {
         self.compare(node, self.gone.get(hostname).copied())
     }
 
@@ -136,8 +136,8 @@ impl History {
             })
     }
 
-    /// Whether the Node was the machine's before.
-    pub(super) fn was_of(&self, node: &Node, machine: &MachineId) -> bool {
+    /// Whether the Node was matched to the machine before.
+    pub(super) fn was_matched(&self, node: &Node, machine: &MachineId) -> bool {
         self.nodes.get(&key(node)).is_some_and(|seen| seen.machine.as_ref() == Some(machine))
     }
 }

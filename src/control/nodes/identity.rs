@@ -48,7 +48,8 @@ pub(super) enum Owner<'a> {
     /// It has the name or address of a machine's VM, and the providerID of an unknown VM. That VM is gone:
     /// its kubelet is silent.
     Stale,
-    /// The same, and its kubelet reports. Its pods most likely run on the machine's VM.
+    /// It has the name or address of a machine's VM, and the providerID of an unknown VM, and its kubelet
+    /// reports. Its pods most likely run on the machine's VM.
     Contradicted { machine: &'a Machine, found: &'a str },
     /// No owner, or none yet.
     Unowned,
@@ -219,10 +220,10 @@ fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
     let UnmanagedKind::Gone { deletion_accepted, machine, .. } = &unmanaged.kind else { return false };
     match (provider_id(node), &unmanaged.id) {
         (Some(found), Some(id)) if found == id.provider_id() => *deletion_accepted || !is_ready(node),
-        _ if history.was_of(node, machine) => !is_ready(node),
+        _ if history.was_matched(node, machine) => !is_ready(node),
         (Some(_), Some(_)) => false,
         (Some(found), None) if !found.starts_with(PROVIDER_ID_PREFIX) => false,
-        _ => is_stale(node, history.order_to_end(node, &unmanaged.hostname)),
+        _ => is_stale(node, history.compare_to_end(node, &unmanaged.hostname)),
     }
 }
 

@@ -37,7 +37,7 @@ pub use view::{NodeFacts, NodesView};
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of checks without changes, which retry failed actions.
 const RETRY_INTERVAL: Duration = Duration::from_secs(15);
-/// How long a new Node may match no machine before that is reported: its VM may not be listed yet.
+/// Time after which a new Node that matches no machine is reported: until then, its VM may not be listed yet.
 const UNMATCHED_AFTER: Duration = Duration::from_mins(1);
 /// Maximum of machines on which such a Node is reported.
 const MAX_UNMATCHED_REPORTS: usize = 5;
@@ -79,12 +79,12 @@ impl Nodes {
         }
     }
 
-    /// The same with events.
+    /// Publishes events.
     pub fn with_events(self, events: Events) -> Self {
         Self { events, ..self }
     }
 
-    /// The same with an existing view.
+    /// Updates an existing view.
     pub fn with_view(self, view: NodesView) -> Self {
         Self { view, ..self }
     }
@@ -300,7 +300,8 @@ impl Nodes {
         }
         tracing::warn!(
             node = name,
-            found,
+            %machine,
+            provider_id = found,
             "the Node has the providerID of another VM and cannot be matched; delete the Node object, and restart \
              its kubelet"
         );
@@ -335,12 +336,11 @@ impl Nodes {
                 node = name,
                 %machine,
                 %vm,
-                "a Node registered and matches none of the VMs that have no Node; give it the hostname of \
-                 its VM"
+                "a Node matches no VM that waits for its Node; register the Node under the hostname of its VM"
             );
             let message = format!(
-                "Node {name} registered and matches none of the VMs that have no Node; the Node of VM {vm} must \
-                 have the name {vm}"
+                "Node {name} matches no VM that waits for its Node; if it is the Node of VM {vm}, register it under \
+                 the name {vm}"
             );
             self.publish(name, machine, EventType::Warning, "NodeUnmatched", &message);
         }
@@ -357,8 +357,8 @@ impl Nodes {
                     "adopted the providerID that another controller set"
                 );
                 let message = format!(
-                    "adopted the providerID {provider_id}, which another controller set on Node {name}, as the id \
-                     of machine {machine}"
+                    "vpsie-autoscaler adopted the providerID {provider_id}, which another controller set on Node \
+                     {name}, as the id of machine {machine}"
                 );
                 self.publish(name, &machine, EventType::Normal, "IdentityAdopted", &message);
                 true
@@ -380,7 +380,7 @@ impl Nodes {
                     node = name,
                     provider_id = spec.and_then(|spec| spec.provider_id.as_deref()),
                     unschedulable = spec.and_then(|spec| spec.unschedulable),
-                    "set providerID, labels, taints or cordon of a Node"
+                    "patched a Node: providerID, labels, taints or cordon"
                 );
                 let before = self.seen.insert(name.to_owned(), strip_unused(node));
                 self.report_identity(name, before.as_ref());
@@ -399,9 +399,9 @@ impl Nodes {
         let Some(node) = self.seen.get(name) else { return };
         let Some(id) = provider_id(node).filter(|_| before.and_then(provider_id).is_none()) else { return };
         let machine = self.view.node_named(&Hostname::new(name)).and_then(|facts| facts.machine);
-        let of = machine.map(|machine| format!(" of machine {machine}")).unwrap_or_default();
+        let of = machine.map_or_else(|| "its VM".to_owned(), |machine| format!("machine {machine}"));
         let uid = node.uid().unwrap_or_default();
-        let message = format!("identified as the Node{of}: set providerID {id}");
+        let message = format!("vpsie-autoscaler set providerID {id}: this is the Node of {of}");
         self.events.publish(ObjectEvent::node(name, uid, EventType::Normal, "IdentityGiven", message));
     }
 
@@ -412,7 +412,7 @@ impl Nodes {
             Ok(_) => {
                 tracing::info!(node = name, "deleted the Node object, because its VM is gone");
                 let uid = self.seen.get(name).and_then(Node::uid).unwrap_or_default();
-                let message = "Node object deleted: its VM is gone";
+                let message = "vpsie-autoscaler deleted the Node object, because its VM is gone";
                 self.events.publish(ObjectEvent::node(name, uid, EventType::Normal, "NodeDeleted", message));
             }
             Err(error) if is_conflict(&error) => {

@@ -103,7 +103,7 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     if let Some(id) = id {
         patch["spec"]["providerID"] = json!(id);
     }
-    // Only once, so that a taint that a person removes stays removed.
+    // Only once, so that a taint that a user removes stays removed.
     if let Some(group) = group.filter(|group| first && !group.taints.is_empty()) {
         let mut all: Vec<Value> = taints(node)
             .filter(|old| {

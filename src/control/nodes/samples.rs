@@ -13,10 +13,10 @@ use crate::api;
 use crate::catalog::{Resources, quantity};
 use crate::fleet::{Amounts, Fleet, Hostname, NodeShape, ObservedNode, PROVIDER_ID_PREFIX, Phase};
 
-/// How long a new Node must be unchanged before it is a sample: the first status of a kubelet lacks the disk, and
-/// devices and labels come later.
+/// Time that a new Node must be unchanged before it is a sample: the first status of a kubelet lacks the
+/// disk, and devices and labels come later.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
-/// The same for a Node with an earlier sample. Each change is a write.
+/// Time that a Node with an earlier sample must be unchanged. It is longer, because each change is a write.
 const CHANGE_STABLE_AFTER: Duration = Duration::from_mins(2);
 /// A Node that keeps changing is a sample after this time.
 const MAX_WAIT: Duration = Duration::from_mins(3);
@@ -27,7 +27,7 @@ const MAX_EXTENDED: usize = 32;
 const ARCH: &str = "kubernetes.io/arch";
 const OS: &str = "kubernetes.io/os";
 
-/// Labels that people and tools set on single Nodes.
+/// Labels that users and tools set on single Nodes.
 const PER_NODE_LABELS: [&str; 3] = [
     "node.kubernetes.io/exclude-from-external-load-balancers",
     "node.kubernetes.io/exclude-disruption",
@@ -37,7 +37,7 @@ const PER_NODE_LABELS: [&str; 3] = [
 /// Prefix of labels of vpsie-autoscaler.
 const OWN_PREFIX: &str = "autoscaler.vpsie.com/";
 
-/// The shapes of Nodes, and how long they are unchanged.
+/// The shapes of Nodes, and the times since when they are unchanged.
 #[derive(Debug, Default)]
 pub(super) struct StableNodes(BTreeMap<String, NodeStability>);
 

@@ -103,7 +103,7 @@ impl NodesView {
     /// Whether an existing worker can become a machine: its Node is ready, and has the VM's providerID or
     /// none. Without such a Node, Cluster Autoscaler would delete the VM as unregistered
     /// (docs/reference/cluster-autoscaler.md#long-unregistered), with all its pods.
-    pub fn shows(&self, listed: &ListedNode) -> bool {
+    pub fn identifies(&self, listed: &ListedNode) -> bool {
         let Some(id) = &listed.id else { return false };
         self.node_named(&listed.hostname).is_some_and(|node| {
             node.ready && node.provider_id.is_none_or(|provider_id| provider_id == id.provider_id())
@@ -241,7 +241,7 @@ mod tests {
             state: VmState::Running,
             created_at: None,
         };
-        assert!(!view.shows(&listed), "it has no Node");
+        assert!(!view.identifies(&listed), "it has no Node");
         for (ready, provider_id, want) in [
             (true, None, true),
             (false, None, false),
@@ -251,9 +251,9 @@ mod tests {
         ] {
             let provider_id = provider_id.map(str::to_owned);
             view.set_node(NodeFacts { provider_id: provider_id.clone(), ..facts("one", None, ready) });
-            assert_eq!(view.shows(&listed), want, "{ready} {provider_id:?}");
+            assert_eq!(view.identifies(&listed), want, "{ready} {provider_id:?}");
         }
-        assert!(!view.shows(&ListedNode { id: None, ..listed }), "its VM is unknown");
+        assert!(!view.identifies(&ListedNode { id: None, ..listed }), "its VM is unknown");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Nodes of machines that people delete, against an API server in the process.
+//! Nodes of machines that users delete, against an API server in the process.
 
 use fake_kube::{ApiRequest, FakeKube, FaultEffect, Verb};
 use k8s_openapi::api::events::v1::Event;
@@ -417,8 +417,8 @@ async fn with_orphan(cluster: &mut Cluster) -> Arc<Scripted> {
 
 /// Starts the loops that call VPSie.
 fn serve(cluster: &mut Cluster, vpsie: &Arc<Scripted>) {
-    let (backend, listing_trigger): (Arc<dyn Backend>, _) =
-        (vpsie.clone(), Arc::new(ListingTrigger::default()));
+    let backend: Arc<dyn Backend> = vpsie.clone();
+    let listing_trigger = Arc::new(ListingTrigger::default());
     let policy = Policy { running_when_listed: false, ..Policy::default() };
     let idle = Duration::from_secs(30);
     let provision = Provision::new(

@@ -21,8 +21,8 @@ fn kube() -> FakeKube {
 }
 
 /// A writer that publishes events. All are published once it is stopped.
-async fn telling(kube: &FakeKube) -> Process {
-    telling_with(kube, AuditLog::default()).await
+async fn start_writer(kube: &FakeKube) -> Process {
+    start_writer_with(kube, AuditLog::default()).await
 }
 
 async fn start_writer_with(kube: &FakeKube, audit_log: AuditLog) -> Process {
@@ -46,7 +46,7 @@ fn too_many() -> Command {
 #[tokio::test(start_paused = true)]
 async fn a_reached_maximum_is_published_once_on_the_node_group() {
     let kube = kube();
-    let process = telling(&kube).await;
+    let process = start_writer(&kube).await;
     for _ in 0..3 {
         assert!(matches!(process.handle.execute(too_many()).await, Err(CommandError::Refused(_))));
     }
@@ -66,7 +66,7 @@ async fn a_reached_maximum_is_published_once_on_the_node_group() {
 async fn commands_do_not_wait_for_an_api_server_that_is_slow_or_down() {
     let kube = kube();
     kube.set_latency(Duration::from_secs(3));
-    let process = telling(&kube).await;
+    let process = start_writer(&kube).await;
     let started = Instant::now();
     assert!(process.handle.execute(too_many()).await.is_err());
     process.increase(SMALL, 50).await;
@@ -101,7 +101,7 @@ async fn a_refused_record_is_counted_and_published() {
     let mut registry = Registry::default();
     let audit_log = AuditLog::default();
     audit_log.register(&mut registry);
-    let process = telling_with(&kube, audit_log).await;
+    let process = start_writer_with(&kube, audit_log).await;
     process.disk.refuse(|change| matches!(change, Change::SaveMachine(_)));
     let command = Command::IncreaseSize { pool: SMALL.to_owned(), delta: 1 };
     assert!(matches!(process.handle.execute(command).await, Err(CommandError::Store(_))));
@@ -113,7 +113,7 @@ async fn a_refused_record_is_counted_and_published() {
     assert_eq!(published, ["NodeGroup", "VPSieNode"]);
     assert!(events.iter().all(|event| event.reason.as_deref() == Some("RecordRefused")), "{events:?}");
     let note = events[0].note.as_deref().unwrap();
-    assert!(note.ends_with("it is written again later: kubeSizeID: must be at least 1"), "{note}");
+    assert!(note.ends_with("vpsie-autoscaler retries it: kubeSizeID: must be at least 1"), "{note}");
     let counted = "vpsie_autoscaler_refused_records_total{record=\"machine\"} 1";
     let text = registry.encode().unwrap();
     assert!(text.contains(counted), "{text}");

@@ -171,7 +171,7 @@ async fn counts_no_known_node_as_requested_after_a_restart() {
     hours(1).await;
     process.delete_all(SMALL).await;
     hours(2).await;
-    // A person adds these, long after the last creation.
+    // A user adds these, long after the last creation.
     process.vpsie.state().nodes.extend((501..507).map(|n| node(n, SizeId(2))));
     hours(1).await;
     assert_eq!(process.handle.read(|fleet| fleet.guard_status().unwrap().counted), 0);

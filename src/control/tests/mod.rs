@@ -9,6 +9,7 @@ mod frugality;
 mod guard;
 mod identity;
 mod objects;
+mod outcomes;
 mod refused;
 mod sizes;
 mod unread;

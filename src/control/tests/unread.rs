@@ -89,7 +89,10 @@ async fn nothing_grows_while_the_config_is_unreadable() {
     assert_eq!(sizes_shown(&cluster, Duration::from_mins(1)).await, [Some(0)]);
     let status = status_of_config(&cluster);
     assert_eq!(status["active"], false);
-    assert!(status["message"].as_str().unwrap().contains("this version cannot read it"), "{status}");
+    assert!(
+        status["message"].as_str().unwrap().contains("this version cannot read the AutoscalerConfig"),
+        "{status}"
+    );
     cluster.kube.put_object(config(&json!({"maxClusterWorkers": 3}))).unwrap();
     cluster.until("it holds once it is readable", |c| c.max(SMALL) == Some(3)).await;
     cluster.until("the status is written", |c| status_of_config(c)["active"] == true).await;

@@ -11,35 +11,38 @@ use super::super::backoff::Backoff;
 use crate::fleet::{Change, DeferredChanges, Hostname, RecordKey};
 use crate::store::{RefusedRecord, StoreError};
 
+/// The problem of a record that waits for a refused one.
+const NOT_WRITTEN_YET: &str = "not written yet: it depends on a record that the API server refused";
+
 /// Changes of a batch that are deferred.
 #[derive(Default)]
 pub(super) struct Deferred {
-    held: DeferredChanges,
+    changes: DeferredChanges,
     /// The problem of each refused record.
     problems: BTreeMap<RecordKey, String>,
 }
 
 impl Deferred {
-    /// Defers the refused records, and the changes that wait for them.
+    /// Defers the refused records, and the changes that depend on them.
     pub(super) fn add(&mut self, changes: &[Change], refused: BTreeMap<RecordKey, String>) {
-        self.held.extend(DeferredChanges::new(changes, refused.keys().cloned().collect()));
+        self.changes.extend(DeferredChanges::new(changes, refused.keys().cloned().collect()));
         self.problems.extend(refused);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.changes.is_empty()
     }
 
     /// Returns true iff the change is deferred.
     pub(super) fn contains(&self, change: &Change) -> bool {
-        self.held.contains(change)
+        self.changes.contains(change)
     }
 
     /// The error for callers whose change is deferred.
     pub(super) fn error(&self) -> Arc<StoreError> {
-        let refused = self.held.records().iter().map(|record| {
+        let refused = self.changes.records().iter().map(|record| {
             let problem = self.problems.get(record).cloned();
-            let problem = problem.unwrap_or_else(|| "it waits for another record that is refused".to_owned());
+            let problem = problem.unwrap_or_else(|| NOT_WRITTEN_YET.to_owned());
             RefusedRecord { record: record.clone(), problem }
         });
         Arc::new(StoreError::Refused(refused.collect()))
@@ -55,12 +58,12 @@ pub(super) fn split_refused(committed: Result<(), StoreError>) -> Result<Vec<Ref
     }
 }
 
-/// How long a refusal is kept after its backoff. The next attempt follows within minutes, or never.
-const REFUSAL_KEPT: Duration = Duration::from_hours(1);
+/// Time that a backoff is kept after its end. The next attempt follows within minutes, or never.
+const BACKOFF_KEPT: Duration = Duration::from_hours(1);
 
-/// Records that were refused at their last write.
+/// Backoffs of the records that were refused at their last write.
 #[derive(Default)]
-pub(super) struct RefusedRecords(BTreeMap<BackoffKey, Refusal>);
+pub(super) struct RecordBackoffs(BTreeMap<BackoffKey, RecordBackoff>);
 
 /// Identifies a refused change across its attempts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,26 +85,26 @@ impl BackoffKey {
     }
 }
 
-struct Refusal {
+struct RecordBackoff {
     backoff: Backoff,
     problem: String,
 }
 
-impl RefusedRecords {
-    /// Records among the changes whose backoff is not over, with the reason of their refusal.
-    pub(super) fn standing(&self, changes: &[Change]) -> BTreeMap<RecordKey, String> {
+impl RecordBackoffs {
+    /// Records among the changes whose backoff is not over, with the problem of their last write.
+    pub(super) fn waiting(&self, changes: &[Change]) -> BTreeMap<RecordKey, String> {
         if self.0.is_empty() {
             return BTreeMap::new();
         }
         let waits = |change: &Change| {
-            let refusal = self.0.get(&BackoffKey::new(change))?;
-            (!refusal.backoff.is_ready()).then(|| (change.record(), refusal.problem.clone()))
+            let refused = self.0.get(&BackoffKey::new(change))?;
+            (!refused.backoff.is_ready()).then(|| (change.record(), refused.problem.clone()))
         };
         changes.iter().filter_map(waits).collect()
     }
 
     /// Updates the backoffs with the result of a write.
-    pub(super) fn update_backoffs(&mut self, written: &[Change], refused: &[RefusedRecord]) {
+    pub(super) fn update(&mut self, written: &[Change], refused: &[RefusedRecord]) {
         if self.0.is_empty() && refused.is_empty() {
             return;
         }
@@ -117,11 +120,11 @@ impl RefusedRecords {
         }
         for (key, problem) in failed {
             let backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(10));
-            let refusal = self.0.entry(key).or_insert(Refusal { backoff, problem: String::new() });
-            refusal.backoff.record_failure(None);
-            refusal.problem = problem;
+            let refused = self.0.entry(key).or_insert(RecordBackoff { backoff, problem: String::new() });
+            refused.backoff.record_failure(None);
+            refused.problem = problem;
         }
         let now = Instant::now();
-        self.0.retain(|_, refusal| now < refusal.backoff.until() + REFUSAL_KEPT);
+        self.0.retain(|_, refused| now < refused.backoff.until() + BACKOFF_KEPT);
     }
 }

@@ -57,7 +57,7 @@ impl Clock for Hands {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum WriterStep {
     Increase(usize),
     List { workers: u32, sizes: bool },
     PassTime,
@@ -113,17 +113,17 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
 }
 
 fn decision(
-    step: Step,
+    step: WriterStep,
 ) -> impl FnOnce(&mut Fleet, jiff::Timestamp, Names<'_>) -> Result<Vec<Change>, Refusal> {
     let policy = Policy::default();
     move |fleet, now, names| match step {
-        Step::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
-        Step::List { workers, sizes } => {
+        WriterStep::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
+        WriterStep::List { workers, sizes } => {
             let nodes = (0..workers).map(|n| listed(n, sizes)).collect();
             Ok(fleet.observe(&NodeListing { nodes, complete: true }, now, &policy))
         }
-        Step::PassTime => Ok(fleet.apply_deadlines(now, &policy, names)),
-        Step::Request => {
+        WriterStep::PassTime => Ok(fleet.apply_deadlines(now, &policy, names)),
+        WriterStep::Request => {
             let wanted: Vec<_> = fleet.machines_to_request().into_iter().map(|(id, _)| id).collect();
             Ok(fleet.record_requests(&wanted, now))
         }
@@ -163,12 +163,12 @@ async fn readers_agree(steps: Vec<WriterStep>) -> Result<(), TestCaseError> {
     let (mut writer, handle) = result.map_err(|error| TestCaseError::fail(error.to_string()))?;
     for step in steps {
         match step {
-            Step::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
-            Step::Declare(max) => writer.declare(declaration(max)),
-            Step::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
-            Step::Refuse(nth) => *store.refuses.lock().unwrap() = nth,
+            WriterStep::Wait(seconds) => *clock.0.lock().unwrap() += std::time::Duration::from_secs(seconds),
+            WriterStep::Declare(max) => writer.declare(declaration(max)),
+            WriterStep::Break(broken) => store.broken.store(broken, std::sync::atomic::Ordering::Relaxed),
+            WriterStep::Refuse(nth) => *store.refuses.lock().unwrap() = nth,
             step => {
-                let (reply, _answer) = oneshot::channel();
+                let (reply, _receiver) = oneshot::channel();
                 writer.decide(vec![job(step, reply)]).await;
             }
         }
@@ -201,18 +201,18 @@ async fn sightings_outlive_a_reload() {
     let declared = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
     let (mut writer, handle) =
         FleetWriter::load(Arc::new(store.clone()), clock, declared, 1, AuditLog::default()).await.unwrap();
-    let mut decide = async |step: Step, broken: bool| {
+    let mut decide = async |step: WriterStep, broken: bool| {
         store.broken.store(broken, std::sync::atomic::Ordering::Relaxed);
-        let (reply, _answer) = oneshot::channel();
+        let (reply, _receiver) = oneshot::channel();
         writer.decide(vec![job(step, reply)]).await;
     };
-    decide(Step::List { workers: 2, sizes: true }, false).await;
-    decide(Step::Increase(0), false).await;
-    decide(Step::Increase(1), false).await;
+    decide(WriterStep::List { workers: 2, sizes: true }, false).await;
+    decide(WriterStep::Increase(0), false).await;
+    decide(WriterStep::Increase(1), false).await;
     let wanted = || handle.read(Fleet::machines_to_request).len();
     assert_eq!(wanted(), 4, "both sizes, because listings have sizes");
-    decide(Step::List { workers: 3, sizes: true }, true).await;
-    decide(Step::Asking, false).await;
+    decide(WriterStep::List { workers: 3, sizes: true }, true).await;
+    decide(WriterStep::Asking, false).await;
     assert_eq!(wanted(), 4);
 }
 
@@ -291,7 +291,7 @@ async fn undo_keeps_an_orphan_that_the_batch_adopted() {
     );
 }
 
-/// The caller of a command leaves while the undo of another command of the batch is written.
+/// The caller of a command stops waiting while the undo of another command of the batch is written.
 #[tokio::test]
 async fn undoes_a_command_that_times_out_during_an_undo() {
     type Receivers = Vec<oneshot::Receiver<Result<Vec<Change>, CommandError>>>;
@@ -406,8 +406,8 @@ async fn retries_an_undo_that_the_store_refuses() {
         let mut pass = async |minutes: u64| {
             for _ in 0..minutes * 6 {
                 tokio::time::advance(std::time::Duration::from_secs(10)).await;
-                let (reply, _answer) = oneshot::channel();
-                writer.decide(vec![job(Step::PassTime, reply)]).await;
+                let (reply, _receiver) = oneshot::channel();
+                writer.decide(vec![job(WriterStep::PassTime, reply)]).await;
                 assert_eq!(handle.read(Fleet::records), before, "readers see no failed command");
             }
         };

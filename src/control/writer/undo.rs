@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::backoff::Backoff;
 use crate::fleet::{Change, Fleet, Machine, MachineId, Phase, RecordKey};
 
-/// How long after a failed write the API server may still execute it.
+/// Time after a failed write in which the API server may still execute it.
 const LATE_WRITE_LIMIT: Duration = Duration::from_mins(2);
 
 /// First and longest wait before an undo that the store refused is retried.

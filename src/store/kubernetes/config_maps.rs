@@ -150,7 +150,7 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
         return;
     }
     for (key, text) in map.data.iter().flatten() {
-        if let Err(problem) = read_value(&name, key, text, records) {
+        if let Err(error) = read_value(&name, key, text, records) {
             records.unreadable += 1;
             let namespace = map.namespace().unwrap_or_default();
             let object = format!("ConfigMap {namespace}/{name}");
@@ -158,12 +158,12 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
                 tracing::error!(
                     object,
                     key,
-                    problem,
-                    "cannot read the requests of the last day: a VM that appears late counts as foreign, and must be \
-                     deleted by hand. The value is kept as {UNREADABLE_HISTORY}"
+                    error,
+                    "cannot read the request history; it is kept as {UNREADABLE_HISTORY}. VMs of its requests that VPSie lists \
+                     later count as foreign: delete them at VPSie"
                 );
             } else {
-                tracing::error!(object, key, problem, "cannot read a record; it stays unchanged");
+                tracing::error!(object, key, error, "cannot read a record; it stays unchanged");
             }
         }
     }
@@ -188,10 +188,14 @@ fn read_value(map: &str, key: &str, text: &str, records: &mut Records) -> Result
     Ok(())
 }
 
-/// Not an error: the values are learned again from Nodes.
+/// Not an error: a new profile is made from Nodes.
 fn unreadable(map: &ConfigMap, error: &serde_json::Error) {
     let configmap = map.name_any();
-    tracing::warn!(configmap, %error, "cannot read the learned resources of a size; they are learned again from new Nodes");
+    tracing::warn!(
+        configmap,
+        %error,
+        "cannot read the size profile of a size; a new one is made from the Nodes of that size"
+    );
 }
 
 #[cfg(test)]

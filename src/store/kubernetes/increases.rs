@@ -64,8 +64,8 @@ impl KubernetesStore {
         if !machines.is_empty() {
             tracing::warn!(
                 machines = machines.len(),
-                "an increase was interrupted while its machines were recorded; their records are removed, no VM was \
-                 requested"
+                "a NodeGroupIncreaseSize was interrupted; no VM was requested, and the next write removes the records of its \
+                 machines"
             );
         }
         *self.lock_incomplete() = machines;

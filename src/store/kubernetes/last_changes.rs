@@ -1,4 +1,4 @@
-//! The changes of a commit by object: what is saved, what is dropped, and what must wait for a refused record.
+//! The changes of a commit by object: saves, removals, and changes that must wait for a refused record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,14 +78,14 @@ impl LastChanges {
         Ok(())
     }
 
-    /// Leaves out the changes that must wait for refused records.
-    pub(super) fn hold_back(&mut self, changes: &[Change], refused: &[RefusedRecord]) {
+    /// Removes the changes that must wait for refused records.
+    pub(super) fn defer(&mut self, changes: &[Change], refused: &[RefusedRecord]) {
         if refused.is_empty() {
             return;
         }
-        let held =
+        let deferred =
             DeferredChanges::new(changes, refused.iter().map(|refused| refused.record.clone()).collect());
-        for change in changes.iter().filter(|change| held.contains(change)) {
+        for change in changes.iter().filter(|change| deferred.contains(change)) {
             match change {
                 Change::SaveMachine(machine) => {
                     self.saved.remove(&machine.id);

@@ -43,10 +43,10 @@ pub(super) fn new_node(machine: &Machine, cluster: &ClusterId) -> VPSieNode {
 
 /// The order of the two writes of a machine, so that a partial write loses nothing.
 ///
-/// A request is removed when its VM was listed or when it failed; the status has that result and is written
-/// first. Otherwise the VM would be unknown, or the machine Creating without a request. A request that stays
-/// recorded too long is not used again, because the VM in the status names it. A new request is in the spec and makes
-/// the machine Creating whatever its status is.
+/// - If a request is removed, the status is written first: it has the VM or the failure of that request. The
+///   spec may then still have the request. It is not used again, because the VM in the status names it.
+/// - Otherwise the spec is written first. A new request in the spec makes the machine Creating, independently
+///   of its status.
 pub(super) fn order(stored: &VPSieNode, machine: &Machine) -> [Endpoint; 2] {
     if machine.requests.len() < stored.spec.requests.len() {
         [Endpoint::Status, Endpoint::Main]

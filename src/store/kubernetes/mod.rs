@@ -118,7 +118,7 @@ impl KubernetesStore {
         }
     }
 
-    /// VPSieNodes that can be read, foreign VMs of those that cannot, and the number of the latter.
+    /// Readable VPSieNodes, foreign VMs of unreadable VPSieNodes, and the number of unreadable VPSieNodes.
     fn parse_nodes(&self, objects: Vec<DynamicObject>) -> (Vec<VPSieNode>, Vec<UnmanagedNode>, u32) {
         let mut nodes = Vec::new();
         let mut untouchable = Vec::new();
@@ -127,7 +127,7 @@ impl KubernetesStore {
             let name = object.name_any();
             let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
             let object = json!(object);
-            let problem = match VPSieNode::read(&object) {
+            let error = match VPSieNode::read(&object) {
                 Ok(node) => match node.to_machine() {
                     Err(NotARecord { field, .. }) if node.spec.recorded_at.is_some() => format!("no {field}"),
                     _ => {
@@ -145,7 +145,7 @@ impl KubernetesStore {
             if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
                 tracing::error!(
                     object = self.nodes.display_name(&name),
-                    problem,
+                    error,
                     "cannot read a record; it stays unchanged and its VM is not managed. Run the release that wrote \
                      it, or restore the record"
                 );
@@ -175,7 +175,10 @@ impl KubernetesStore {
         }
         let cluster = self.cluster().ok_or_else(|| StoreError::Io {
             action: "write",
-            problem: format!("{}: no NodeGroup with a cluster was read yet", self.nodes.display_name(name)),
+            problem: format!(
+                "{}: no NodeGroup with a cluster has been read yet",
+                self.nodes.display_name(name)
+            ),
         })?;
         let mut node = machines::new_node(machine, &cluster);
         if let Some(increase) = increase.filter(|increase| increase.machines.contains(&machine.id)) {
@@ -221,7 +224,7 @@ impl KubernetesStore {
         map: &str,
         values: Vec<ConfigMapValue>,
         deadline: Instant,
-    ) -> RefusedRecords {
+    ) -> Result<Vec<RefusedRecord>, StoreError> {
         let mut batches = vec![values];
         let mut refused = Vec::new();
         while let Some(mut batch) = batches.pop() {
@@ -262,7 +265,7 @@ impl KubernetesStore {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for problem in nodes.iter().filter_map(|node| node.to_machine().err()) {
             if warned.insert(problem.name.clone()) {
-                tracing::warn!(%problem, "a VPSieNode is ignored");
+                tracing::warn!(error = %problem, "ignored a VPSieNode that is not a record of vpsie-autoscaler");
             }
         }
     }
@@ -300,7 +303,7 @@ impl Store for KubernetesStore {
         let saved: BTreeSet<RecordKey> = saved_values.values().map(|(record, _)| record.clone()).collect();
         let saves = group_by_map(saved_values).into_iter().map(write_map);
         let mut refused = complete_all(saves.collect()).await?;
-        last.hold_back(changes, &refused);
+        last.defer(changes, &refused);
         let increase = self.increase(&last);
         let save = |machine: Machine| {
             let increase = increase.clone();
@@ -310,7 +313,7 @@ impl Store for KubernetesStore {
         let saves = std::mem::take(&mut last.saved).into_values().map(save);
         refused.extend(complete_all(saves.collect()).await?);
         refused.extend(self.release_increases(&mut last.dropped, deadline).await?);
-        last.hold_back(changes, &refused);
+        last.defer(changes, &refused);
         let drop_machine =
             |id: MachineId| async move { as_refused(&id, self.drop_machine(&id, deadline).await) }.boxed();
         let drops = last.dropped.into_iter().map(drop_machine);
@@ -328,11 +331,8 @@ impl Store for KubernetesStore {
     }
 }
 
-/// The records that the API server refused, or another failure.
-type RefusedRecords = Result<Vec<RefusedRecord>, StoreError>;
-
-/// A write of objects.
-type Write<'a> = BoxFuture<'a, RefusedRecords>;
+/// A write of objects. Returns the records that the API server refused.
+type Write<'a> = BoxFuture<'a, Result<Vec<RefusedRecord>, StoreError>>;
 
 /// Turns a refusal of a machine's object into a refused record.
 fn as_refused(machine: &MachineId, result: Result<(), StoreError>) -> Result<Vec<RefusedRecord>, StoreError> {

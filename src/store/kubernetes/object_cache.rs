@@ -25,7 +25,7 @@ const MAX_ATTEMPTS: u32 = 8;
 pub(super) trait RecordObject:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize
 {
-    /// Returns true iff both hold the same records. Metadata and fields that people may edit do not count.
+    /// Returns true iff both hold the same records. Metadata and fields that users may edit do not count.
     fn has_same_records(&self, other: &Self) -> bool;
 }
 
@@ -256,7 +256,7 @@ impl AttemptError {
         }
     }
 
-    /// The wait that the API server asks for.
+    /// The wait that the API server requests.
     fn retry_after(&self) -> Duration {
         let details = match self {
             Self::Kube(kube::Error::Api(status)) => status.details.as_ref(),

@@ -362,7 +362,7 @@ async fn the_cluster_of_records_stays_and_new_ones_need_one() {
     assert_eq!(of, ["c1", "c2"]);
     let unset = KubernetesStore::new(server().client("store", NAMESPACE), NAMESPACE);
     let error = unset.commit(&save(&machine("workers-1"))).await.unwrap_err().to_string();
-    assert!(error.ends_with("no NodeGroup with a cluster was read yet"), "{error}");
+    assert!(error.ends_with("no NodeGroup with a cluster has been read yet"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -396,22 +396,22 @@ fn transition() -> impl Strategy<Value = (Machine, Machine)> {
         || prop_oneof![Just(deleting(None)), Just(failed()), Just(Phase::Pending), Just(creating(None))];
     let requests = || proptest::collection::vec(outcome(), 0..3);
     prop_oneof![
-        // Asked for.
+        // The machine is requested.
         (prop_oneof![Just(Phase::Pending), Just(creating(None))], outcome()).prop_map(|(from, outcome)| {
             let before: &[RequestOutcome] = if from == Phase::Pending { &[] } else { &[Lost] };
             (one(from, before), one(creating(None), &[before, &[outcome]].concat()))
         }),
-        // Its VM was seen, and one request is used up.
+        // VPSie lists its VM; one request is fulfilled.
         (waits(), with_vm(), outcome(), requests()).prop_map(|(from, to, first, rest)| {
             (one(from, &[&[first], &*rest].concat()), one(to, &rest))
         }),
-        // Refused, or nothing was done.
+        // VPSie refused a request, or did nothing.
         (waits(), without(), outcome(), requests()).prop_map(|(from, to, first, rest)| {
             let to = if rest.is_empty() && to == creating(None) { failed() } else { to };
             let to = if !rest.is_empty() && to == Phase::Pending { creating(None) } else { to };
             (one(from, &[&[first], &*rest].concat()), one(to, &rest))
         }),
-        // Given up, lost, gone, or back, with the requests as they are.
+        // The phase changes, and all requests become lost.
         (prop_oneof![waits(), with_vm()], prop_oneof![waits(), with_vm()], requests()).prop_map(
             |(from, to, requests)| {
                 let requests = if requests.is_empty() { vec![Lost] } else { requests };
@@ -419,7 +419,7 @@ fn transition() -> impl Strategy<Value = (Machine, Machine)> {
                 (one(from, &requests), one(to, &later))
             }
         ),
-        // For the first time, or for the first time again.
+        // The machine is new: all requests are recorded with it.
         (prop_oneof![waits(), with_vm(), Just(Phase::Pending)], requests()).prop_map(|(to, requests)| {
             let requests = if to == Phase::Pending { Vec::new() } else { requests };
             let requests = if to == creating(None) && requests.is_empty() { vec![Lost] } else { requests };

@@ -193,9 +193,9 @@ async fn nothing_is_sent_while_the_breaker_is_open() {
     let error = add(&client).await.unwrap_err();
     assert_eq!(
         (error.kind, error.retry_after),
-        (ErrorKind::HeldBack, Some(RetryAfter::new(Duration::from_secs(30))))
+        (ErrorKind::NotAdmitted, Some(RetryAfter::new(Duration::from_secs(30))))
     );
-    assert_eq!(list(&client).await.unwrap_err().kind, ErrorKind::HeldBack);
+    assert_eq!(list(&client).await.unwrap_err().kind, ErrorKind::NotAdmitted);
 
     tokio::time::sleep(Duration::from_secs(30)).await;
     script.then([(LIST, clusters()), (LIST, clusters())]);
@@ -242,7 +242,7 @@ async fn a_call_that_would_wait_too_long_for_the_rate_fails_at_once() {
     let error = list(&client).await.unwrap_err();
     assert_eq!(
         (error.kind, error.retry_after),
-        (ErrorKind::HeldBack, Some(RetryAfter::new(RetryAfter::MAX)))
+        (ErrorKind::NotAdmitted, Some(RetryAfter::new(RetryAfter::MAX)))
     );
 }
 

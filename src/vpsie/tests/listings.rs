@@ -13,7 +13,8 @@ use crate::catalog::MachineClass;
 use crate::fleet::{FailureReason, NodeRole, VmState};
 use crate::vpsie::Backend;
 
-/// When the VM was requested, the NodeGroup may have had another spelling of the datacenter, or another one.
+/// At the time of the request, the NodeGroup may have had another spelling of the datacenter, or another
+/// datacenter.
 #[tokio::test(start_paused = true)]
 async fn a_listing_shows_no_datacenter_from_settings() {
     let nodes = json!({"nodes": [{"hostname": "hel-slave-1", "identifier": "u-1", "node_type": "slave"}]});

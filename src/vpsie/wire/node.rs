@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::row::Row;
-use super::rows::Shape;
+use super::rows::RowResources;
 use crate::fleet::{Hostname, NodeRole, VmId, VmState};
 
 /// A node, before its UUID and size are determined from other calls.
@@ -26,7 +26,7 @@ pub(in crate::vpsie) struct Node {
     /// Numeric id or UUID of its VPSie group.
     pub(in crate::vpsie) group: Option<String>,
     pub(in crate::vpsie) box_size: Option<u64>,
-    pub(in crate::vpsie) shape: Shape,
+    pub(in crate::vpsie) shape: RowResources,
     pub(in crate::vpsie) created_at: Option<Timestamp>,
 }
 
@@ -131,7 +131,7 @@ struct Draft {
     datacenter: Option<String>,
     group: Option<String>,
     box_size: Option<u64>,
-    shape: Shape,
+    shape: RowResources,
     created_at: Option<Timestamp>,
 }
 
@@ -149,7 +149,7 @@ impl Draft {
             datacenter: row.text(&["datacenter_id"]),
             group: row.text(&["group_id", "groupId", "node_group_id", "nodeGroupId", "groupIdentifier"]),
             box_size: row.number(&["boxsize_id", "kube_size_id", "KubeSizeID"]),
-            shape: Shape::read(row),
+            shape: RowResources::read(row),
             // A time without a zone may be wrong by hours, and could hide that the node is new.
             created_at: row
                 .time(&["created_on", "created_at", "createdAt"])

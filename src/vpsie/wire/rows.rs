@@ -55,7 +55,7 @@ pub(in crate::vpsie) struct Group {
     pub(in crate::vpsie) name: String,
     /// `boxsize_id`: probably the `KubeSizeID` of its creation (docs/reference/vpsie-api.md#offers).
     pub(in crate::vpsie) box_size: Option<u64>,
-    pub(in crate::vpsie) shape: Shape,
+    pub(in crate::vpsie) shape: RowResources,
     /// Number of workers, by VPSie's own count.
     pub(in crate::vpsie) nodes: Option<u32>,
     pub(in crate::vpsie) deleted: bool,
@@ -68,7 +68,7 @@ impl Group {
             identifier: row.text(&["identifier"]),
             name: row.text(&["group_name", "groupName", "name"]).unwrap_or_default(),
             box_size: row.number(&["boxsize_id", "boxsizeId", "KubeSizeID", "kube_size_id"]),
-            shape: Shape::read(row),
+            shape: RowResources::read(row),
             nodes: row.number(&["nodes_count", "nodesCount"]).and_then(|count| u32::try_from(count).ok()),
             deleted: row.flag(&["is_deleted"]) == Some(true) || row.time(&["dropped_on"]).is_some(),
         })
@@ -77,13 +77,13 @@ impl Group {
 
 /// Known resources of an object: cores, MiB, GiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::vpsie) struct Shape {
+pub(in crate::vpsie) struct RowResources {
     cpu: Option<Decimal>,
     memory: Option<u64>,
     disk: Option<u64>,
 }
 
-impl Shape {
+impl RowResources {
     pub(in crate::vpsie) fn read(row: Row<'_>) -> Self {
         let positive = |names| row.number(names).filter(|n| *n > 0);
         Self {
@@ -127,7 +127,7 @@ fn millis(cores: Decimal) -> Option<u64> {
 /// An offer (docs/reference/vpsie-api.md#offers). A row without size, name, CPU or memory is none.
 pub(in crate::vpsie) fn read_offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
     let price = |names| row.decimal(names).filter(|price| *price > Decimal::ZERO);
-    let shape = Shape::read(row);
+    let shape = RowResources::read(row);
     let size = row.number(&["id", "KubeSizeID", "kubeSizeId", "kube_size_id"])?;
     Some(Offer {
         size: SizeId(size),

@@ -14,7 +14,7 @@ use vpsie_autoscaler::control::{
     NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal, ServedCluster,
 };
 use vpsie_autoscaler::fleet::{Declaration, FleetSettings, Policy, Pool};
-use vpsie_autoscaler::kubernetes::{Events, bounded};
+use vpsie_autoscaler::kubernetes::{Events, with_request_timeout};
 use vpsie_autoscaler::simulator::{DEFAULT_CLUSTER, DEFAULT_DATACENTER, DEFAULT_TOKEN};
 use vpsie_autoscaler::store::{KubernetesStore, Store};
 use vpsie_autoscaler::vpsie::{
@@ -38,7 +38,7 @@ impl Process {
         base: &str,
         seed: u64,
     ) -> Result<Self, String> {
-        let client = bounded(&kube.client("provider", NAMESPACE));
+        let client = with_request_timeout(&kube.client("provider", NAMESPACE));
         let store = Arc::new(KubernetesStore::new(client.clone(), NAMESPACE));
         let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
         let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };

@@ -11,7 +11,7 @@ use vpsie_autoscaler::control::{FleetConfig, FleetHandle, fence_transport};
 use vpsie_autoscaler::fleet::{FleetSettings, Policy};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
-use vpsie_autoscaler::kubernetes::{Elector, Leadership, bounded, fence_client};
+use vpsie_autoscaler::kubernetes::{Elector, Leadership, fence_client, with_request_timeout};
 use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::KubernetesStore;
 use vpsie_autoscaler::vpsie::Transport;
@@ -113,7 +113,7 @@ impl Replica {
             led: Arc::clone(&self.led),
             violations: self.violations.clone(),
         };
-        let fenced = fence_client(&bounded(&witness.client(raw)), leadership.clone());
+        let fenced = fence_client(&with_request_timeout(&witness.client(raw)), leadership.clone());
         let transport = fence_transport(witness.transport(self.transport.clone()), leadership.clone());
         loop {
             let store = KubernetesStore::new(frozen_client(&fenced, &self.freezer), NAMESPACE);

@@ -248,7 +248,7 @@ fn a_machine_that_is_made() {
     assert_eq!(requested, [entry(AuditAction::Requested, Cause::Provisioning)]);
     assert_eq!(
         events(&requested),
-        [on_machine(EventType::Normal, "Requested", "requesting a VM from VPSie")]
+        [on_machine(EventType::Normal, "Requested", "vpsie-autoscaler requests a VM from VPSie")]
     );
     assert_eq!(
         audited.record_outcome(CreationOutcome::Accepted),
@@ -307,7 +307,7 @@ fn deletions_have_their_cause() {
         let mut audited = AuditedFleet::running();
         let given_up = audited.retire(reason);
         assert_eq!(given_up, [with_vm(AuditAction::MarkedForDeletion, reason)]);
-        let message = format!("VM slave-1 (uuid-1) will be deleted ({})", reason.name());
+        let message = format!("VM slave-1 (uuid-1) will be deleted; cause: {}", reason.name());
         assert_eq!(events(&given_up), on_both(EventType::Normal, "Deleting", &message));
     }
 }
@@ -318,7 +318,7 @@ fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
     let mut audited = AuditedFleet::running();
     let given_up = audited.delete();
     assert_eq!(given_up, [by_ca(AuditAction::MarkedForDeletion)]);
-    let message = "VM slave-1 (uuid-1) will be deleted (ClusterAutoscaler)";
+    let message = "VM slave-1 (uuid-1) will be deleted; cause: ClusterAutoscaler";
     assert_eq!(events(&given_up), [on_machine(EventType::Normal, "Deleting", message)]);
     assert_eq!(audited.accept_deletion(), [by_ca(AuditAction::DeletionAccepted)]);
     audited.now += policy().vanish_after;
@@ -327,8 +327,8 @@ fn a_deletion_by_cluster_autoscaler_from_start_to_end() {
     assert_eq!(events(&ignored).len(), 2);
     audited.accept_deletion();
     let gone = audited.lose_vm();
-    assert_eq!(gone, [by_ca(AuditAction::Gone)]);
-    let message = "deleted VM slave-1 (uuid-1) (ClusterAutoscaler)";
+    assert_eq!(gone, [by_ca(AuditAction::Ended)]);
+    let message = "VM slave-1 (uuid-1) is deleted; cause: ClusterAutoscaler";
     assert_eq!(events(&gone), [on_machine(EventType::Normal, "Deleted", message)]);
     let returned = audited.list(&[node(1)]);
     assert_eq!(returned, [with_vm(AuditAction::Returned, Cause::VMReturned)]);
@@ -358,11 +358,12 @@ fn an_undeleted_vm_vanishes_and_returns() {
     let mut audited = AuditedFleet::running();
     let vanished = audited.lose_vm();
     assert_eq!(vanished, [with_vm(AuditAction::Vanished, Cause::VPSieListing)]);
-    let message = "VM slave-1 (uuid-1) disappeared from VPSie's listings; vpsie-autoscaler did not delete it";
+    let message =
+        "VM slave-1 (uuid-1) vanished: VPSie no longer lists it, and vpsie-autoscaler did not delete it";
     assert_eq!(events(&vanished), on_both(EventType::Warning, "VMVanished", message));
     let back = audited.list(&[node(1)]);
     assert_eq!(back, [with_vm(AuditAction::Returned, Cause::VPSieListing)]);
-    let message = "VM slave-1 (uuid-1) disappeared and is listed again";
+    let message = "VPSie lists VM slave-1 (uuid-1) again after it vanished or was deleted";
     assert_eq!(events(&back), on_both(EventType::Warning, "VMReturned", message));
 }
 
@@ -396,7 +397,7 @@ fn an_orphan_without_a_machine_is_deleted() {
     let (mut audited, _) = orphaned();
     let deleted = audited.pass(60);
     assert_eq!(deleted, [with_vm(AuditAction::MarkedForDeletion, Cause::Orphan)]);
-    let message = "VM slave-1 (uuid-1) will be deleted (Orphan)";
+    let message = "VM slave-1 (uuid-1) will be deleted; cause: Orphan";
     assert_eq!(events(&deleted), on_both(EventType::Normal, "OrphanDeleted", message));
 }
 
@@ -469,7 +470,7 @@ fn record_all_actions() -> Vec<AuditEntry> {
 #[test]
 fn each_action_has_its_cause() {
     let mut causes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for AuditEntry { kind, by, .. } in lives() {
+    for AuditEntry { kind, by, .. } in record_all_actions() {
         causes.entry(kind.name()).or_default().insert(by.name());
     }
     for kind in AuditAction::ALL {

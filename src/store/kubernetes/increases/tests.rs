@@ -43,7 +43,7 @@ async fn an_interrupted_increase_leaves_no_records() {
     store.commit(&five()).await.unwrap_err();
     kube.clear_faults();
     assert_eq!((kube.list("vpsienodes").len(), store.load().await.unwrap().machines.len()), (2, 0));
-    // A restart knows it as well, and the next commit removes what is left.
+    // A restart recognizes the increase as well, and the next commit removes its other machines.
     let restarted = loaded(&kube).await;
     restarted.commit(&[Change::SaveMachine(machine("workers-9"))]).await.unwrap();
     assert_eq!((kube.list("vpsienodes").len(), machines(&kube).await), (1, 1));

@@ -152,7 +152,7 @@ async fn a_machine_keeps_what_a_refused_record_would_take_over() {
     assert_eq!(left.machines, [failed(1), with_vm("workers-2", "slave-2"), machine("workers-3")]);
 }
 
-/// VPSie lists the VM of a waiting machine; then a person adds a worker.
+/// VPSie lists the VM of a waiting machine; then a user adds a worker.
 #[tokio::test(start_paused = true)]
 async fn a_bound_vm_uses_its_request_although_its_write_broke() {
     use crate::fleet::tests::{Hand, OTHER, fleet, node};

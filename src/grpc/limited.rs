@@ -10,19 +10,19 @@ use tower::limit::ConcurrencyLimit;
 
 /// A gRPC service that waits for a permit before it reads a request.
 #[derive(Clone, Debug)]
-pub(super) struct Bounded<S>(ConcurrencyLimit<S>);
+pub(super) struct Limited<S>(ConcurrencyLimit<S>);
 
-impl<S> Bounded<S> {
+impl<S> Limited<S> {
     pub(super) fn new(service: S, permits: Arc<Semaphore>) -> Self {
         Self(ConcurrencyLimit::with_semaphore(service, permits))
     }
 }
 
-impl<S: NamedService> NamedService for Bounded<S> {
+impl<S: NamedService> NamedService for Limited<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S: Service<R>, R> Service<R> for Bounded<S> {
+impl<S: Service<R>, R> Service<R> for Limited<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = <ConcurrencyLimit<S> as Service<R>>::Future;
