@@ -1,5 +1,5 @@
-//! The invariants of docs/develop/architecture.md, from the outside: the answers to Cluster Autoscaler, what is
-//! on disk, what is billed.
+//! Checks of the invariants in docs/develop/architecture.md. They compare the replies to Cluster Autoscaler,
+//! the records and the VMs that VPSie bills.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,15 +16,16 @@ use vpsie_autoscaler::simulator::{Simulator, VmKind, VmView};
 use super::hazards::Hazards;
 use super::network::CaChannel;
 
-/// Pools by NodeGroup. Their offers never leave the catalog here.
+/// Offers of the pools, by NodeGroup. The simulated catalog always contains these offers.
 pub(crate) const POOLS: [(&str, &[&str]); 2] =
     [("web", &["s-2vcpu-4gb", "s-4vcpu-8gb"]), ("batch", &["s-2vcpu-4gb"])];
+/// Maximum number of machines, by NodeGroup.
 pub(crate) const MAXIMA: [(&str, u32); 2] = [("web", 6), ("batch", 4)];
 
-/// The answers to Cluster Autoscaler: invariants 1, 4 and 8.
-pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
+/// Checks the replies to Cluster Autoscaler: invariants 1, 4 and 8.
+pub(crate) async fn check_replies(channel: &CaChannel) -> Result<(), String> {
     let mut client = CloudProviderClient::new(channel.clone());
-    let failed = |error: tonic::Status| format!("8: a read failed: {error}");
+    let failed = |error: tonic::Status| format!("8: a read RPC failed: {error}");
     let groups = client.node_groups(NodeGroupsRequest {}).await.map_err(failed)?.into_inner().node_groups;
     let ids: BTreeSet<String> = groups.iter().map(|group| group.id.clone()).collect();
     {
@@ -35,12 +36,12 @@ pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
         known.answered |= !ids.is_empty();
         for (name, offers) in POOLS {
             let mut pools = offers.iter().map(|offer| format!("{name}/ams1/{offer}/on-demand"));
-            if let Some(lost) = pools.find(|id| known.answered && !ids.contains(id)) {
-                return Err(format!("8: pool {lost} is not in NodeGroups"));
+            if let Some(missing) = pools.find(|id| known.answered && !ids.contains(id)) {
+                return Err(format!("8: NodeGroups lacks the pool {missing}"));
             }
         }
-        if let Some(lost) = known.pools.iter().find(|id| !ids.contains(*id)) {
-            return Err(format!("8: pool {lost} is not in NodeGroups any more"));
+        if let Some(missing) = known.pools.iter().find(|id| !ids.contains(*id)) {
+            return Err(format!("8: NodeGroups no longer contains the pool {missing}"));
         }
         known.pools.extend(ids);
     }
@@ -56,9 +57,12 @@ pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
         if let Some(instance) = instances.first() {
             let node = ExternalGrpcNode { provider_id: instance.id.clone(), ..Default::default() };
             let request = NodeGroupForNodeRequest { node: Some(node) };
-            let of = client.node_group_for_node(request).await.map_err(failed)?.into_inner().node_group;
-            if of.as_ref() != Some(group) {
-                return Err(format!("8: {} is of {of:?}, not of {group:?}", instance.id));
+            let owner = client.node_group_for_node(request).await.map_err(failed)?.into_inner().node_group;
+            if owner.as_ref() != Some(group) {
+                return Err(format!(
+                    "8: NodeGroupForNode of {} is {owner:?}, must be {group:?}",
+                    instance.id
+                ));
             }
         }
         let counted = instances
@@ -66,62 +70,70 @@ pub(crate) async fn answers(channel: &CaChannel) -> Result<(), String> {
             .filter(|i| i.status.as_ref().is_none_or(|s| s.instance_state != deleting))
             .count();
         if counted as i32 != target {
-            return Err(format!("1: pool {id}: target {target}, instances {counted}"));
+            return Err(format!("1: pool {id} has target size {target} and {counted} instances"));
         }
         let template =
             client.node_group_template_node_info(NodeGroupTemplateNodeInfoRequest { id: id.clone() });
         let template = template.await.map_err(failed)?.into_inner();
         if template.node_info.is_empty() || template.node_info != template.node_bytes {
-            return Err(format!("8: pool {id}: template"));
+            return Err(format!("8: pool {id}: node_info is empty or differs from node_bytes"));
         }
-        let (name, _) = MAXIMA.iter().find(|(name, _)| id.starts_with(name)).ok_or("8: unknown pool")?;
+        let (name, _) = MAXIMA
+            .iter()
+            .find(|(name, _)| id.starts_with(name))
+            .ok_or("8: NodeGroups lists an unknown pool")?;
         *totals.entry(name).or_default() += target;
     }
     for (name, max) in MAXIMA {
         let total = totals.get(name).copied().unwrap_or(0);
         if total > max as i32 {
-            return Err(format!("4: NodeGroup {name} has {total} machines of at most {max}"));
+            return Err(format!("4: NodeGroup {name} has {total} machines, must be at most {max}"));
         }
     }
     Ok(())
 }
 
-/// What is billed against what is on disk: invariants 5 and 6.
-pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards) -> Result<(), String> {
-    let unexplained = hazards.unexplained_vms();
+/// Compares the VMs that VPSie bills with the records: invariants 5, 6 and 7.
+pub(crate) fn check_vms(simulator: &Simulator, records: &Records, hazards: &Hazards) -> Result<(), String> {
+    let may_be_unmatched = hazards.has_unmatched_vms();
     let bound: BTreeSet<&Hostname> =
         records.machines.iter().filter_map(|m| m.vm()).map(|vm| &vm.hostname).collect();
     if bound.len() != records.machines.iter().filter(|m| m.vm().is_some()).count() {
-        return Err("5: a VM is bound to two machines".to_owned());
+        return Err("5: two machines are bound to the same VM".to_owned());
     }
     let unmanaged: BTreeMap<&Hostname, &UnmanagedKind> =
-        records.unmanaged.iter().map(|s| (&s.hostname, &s.kind)).collect();
-    // Over all sizes: where listings hide them, a late VM of one size may use up a request of another.
+        records.unmanaged.iter().map(|node| (&node.hostname, &node.kind)).collect();
+    // Requests of all sizes: if listings do not show sizes, a late VM may fulfil a request for another size.
     let mut requests: usize = records.machines.iter().map(|machine| machine.requests.len()).sum();
     for VmView { vm, .. } in simulator.vms() {
         let hostname = Hostname::new(&vm.hostname);
         match (vm.kind, unmanaged.get(&hostname)) {
-            (VmKind::Worker, Some(UnmanagedKind::Foreign)) if !unexplained => {
-                return Err(format!("5: {hostname} was made for us and is taken for foreign: {vm:?}"));
+            (VmKind::Worker, Some(UnmanagedKind::Foreign)) if !may_be_unmatched => {
+                return Err(format!(
+                    "5: {hostname} was requested by the provider and is recorded as foreign: {vm:?}"
+                ));
             }
             (VmKind::Worker, Some(UnmanagedKind::Gone { deletion_accepted: false, .. }))
                 if vm.end.is_none() =>
             {
-                return Err(format!("5: {hostname} exists, and its machine has ended: {vm:?}"));
+                return Err(format!("5: {hostname} is recorded as gone and still exists: {vm:?}"));
             }
-            // A plain VM is of no cluster; its hostname may be a worker's as well. A worker that VPSie made without a
-            // request that explains it is left alone, and counted.
+            // A plain VM belongs to no cluster, even if a worker has the same hostname. An unmanaged worker
+            // is recorded.
             (VmKind::Plain, _) | (VmKind::Worker, Some(_)) => {}
             (VmKind::Worker, None) if bound.contains(&hostname) => {}
             (VmKind::Worker, None) => {
-                // Not seen yet, or about to be deleted from the listing: a request must stand for it.
-                if requests == 0 && vm.end.is_none() && !unexplained {
-                    return Err(format!("5: nothing is recorded of {hostname}, which is billed"));
+                // The provider has not seen this VM yet, so a recorded request must account for it. A VM that
+                // is being deleted needs none.
+                if requests == 0 && vm.end.is_none() && !may_be_unmatched {
+                    return Err(format!(
+                        "5: {hostname} is billed and has neither a record nor an open request"
+                    ));
                 }
                 requests = requests.saturating_sub(1);
             }
             (_, Some(UnmanagedKind::Orphan { .. })) => {
-                return Err(format!("5: {hostname} is foreign and is taken for an orphan"));
+                return Err(format!("5: {hostname} is foreign and is recorded as an orphan"));
             }
             _ if bound.contains(&hostname) => {
                 return Err(format!("6: {hostname} is foreign and is bound to a machine"));
@@ -131,27 +143,32 @@ pub(crate) fn money(simulator: &Simulator, records: &Records, hazards: &Hazards)
     }
     for vm in simulator.gone() {
         if vm.vm.kind != VmKind::Worker {
-            return Err(format!("7: {} was deleted, and was not ours", vm.vm.hostname));
+            return Err(format!("7: {} was deleted and the provider had not requested it", vm.vm.hostname));
         }
     }
     Ok(())
 }
 
-/// The fleet in memory, when nothing is being written: it is what is on disk, and is consistent.
-pub(crate) fn memory(handle: &FleetHandle, records: &Records) -> Result<(), String> {
+/// Checks that the fleet in memory is consistent and equals the records. Valid only while no write is in
+/// progress.
+pub(crate) fn check_memory(handle: &FleetHandle, records: &Records) -> Result<(), String> {
     handle.read(|fleet| {
-        fleet.check_consistency().map_err(|why| format!("1: {why}"))?;
+        fleet.check_consistency().map_err(|error| format!("1: {error}"))?;
         if fleet.records() == *records {
             return Ok(());
         }
-        let on_disk = format!("{:#?}", records.machines);
-        Err(format!("2: memory and disk differ\nmemory: {:#?}\ndisk: {on_disk}", fleet.records().machines))
+        let recorded = format!("{:#?}", records.machines);
+        Err(format!(
+            "2: memory and records differ\nmemory: {:#?}\nrecords: {recorded}",
+            fleet.records().machines
+        ))
     })
 }
 
-/// Whether everything came to rest: each VM of ours is a Running machine's, and nothing is outstanding.
-pub(crate) fn at_rest(simulator: &Simulator, records: &Records) -> Result<(), String> {
-    let ours: BTreeSet<Hostname> = simulator
+/// Checks that the fleet is at rest: each requested worker belongs to a Running machine, and no request or
+/// deletion is open.
+pub(crate) fn check_at_rest(simulator: &Simulator, records: &Records) -> Result<(), String> {
+    let workers: BTreeSet<Hostname> = simulator
         .vms()
         .into_iter()
         .filter(|vm| vm.vm.kind == VmKind::Worker)
@@ -164,13 +181,13 @@ pub(crate) fn at_rest(simulator: &Simulator, records: &Records) -> Result<(), St
             Phase::Running { vm, .. } => {
                 bound.insert(vm.hostname.clone());
             }
-            // Only remembers requests that may still have a late result.
+            // This machine is kept only for its lost requests, which may still have a late VM.
             Phase::Deleting { vm: None, .. } if !live => {}
-            _ => return Err(format!("machine {machine:?}")),
+            _ => return Err(format!("the machine is not at rest: {machine:?}")),
         }
     }
-    if ours != bound {
-        return Err(format!("VMs {ours:?}, machines {bound:?}"));
+    if workers != bound {
+        return Err(format!("workers are {workers:?}, VMs of Running machines are {bound:?}"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Wall clocks that follow tokio's virtual time.
+//! A wall clock that follows tokio's virtual time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use vpsie_autoscaler::clock::Clock;
 
-/// A clock that can be set wrong.
+/// A wall clock with a skew. Clones share the skew.
 #[derive(Clone)]
 pub(crate) struct VirtualClock {
     start: Instant,
@@ -19,21 +19,22 @@ impl VirtualClock {
         Self { start: Instant::now(), skew: Arc::default() }
     }
 
-    /// Another clock of the same time, right again.
-    pub(crate) fn right(&self) -> Self {
+    /// A new clock with the same start and without skew.
+    pub(crate) fn unskewed(&self) -> Self {
         Self { start: self.start, skew: Arc::default() }
     }
 
-    /// Sets it forward, or back.
+    /// Moves this clock forward, or back if `seconds` is negative.
     pub(crate) fn jump(&self, seconds: i64) {
         self.skew.fetch_add(seconds, Ordering::Relaxed);
     }
 
-    /// Whether it is set forward by more than this.
+    /// Returns true iff this clock is more than `seconds` ahead.
     pub(crate) fn is_ahead(&self, seconds: i64) -> bool {
         self.skew.load(Ordering::Relaxed) > seconds
     }
 
+    /// Virtual time since the start of the run.
     pub(crate) fn elapsed(&self) -> std::time::Duration {
         self.start.elapsed()
     }

@@ -1,30 +1,30 @@
-//! What happens to a world, by chance.
+//! Fault injection: load changes, faults of VPSie and of the store, crashes and clock jumps, drawn at random.
 
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 use vpsie_autoscaler::simulator::{AnomaliesConfig, Shortage, VmKind};
 
+use super::fixtures::new_autoscaler;
 use super::hazards::Hazard;
 use super::records::StoreKind;
-use super::setting::autoscaler;
 use super::world::{SMALL, World};
 
 impl World {
-    /// Something happens, or not.
+    /// Injects at most one random event before a step, and the clock jump of [`Hazard::YearAhead`]. If no
+    /// process runs, starts one with probability 1/2.
     pub(crate) async fn inject_faults(&mut self) -> Result<(), String> {
         if self.process.is_none() && self.rng.random_bool(0.5) {
             self.trace(&"the provider starts");
             self.start().await?;
         }
-        self.year_ahead()?;
-        let what = self.rng.random_range(0..24);
-        match what {
+        self.jump_a_year()?;
+        match self.rng.random_range(0..24) {
             0..4 => {
                 let web = self.rng.random_range(0..9);
                 let batch = self.rng.random_range(0..6);
                 self.trace(&("load", web, batch));
-                self.cluster.deploy("web", web, self.pod(1500));
-                self.cluster.deploy("batch", batch, self.pod(500));
+                self.cluster.deploy("web", web, self.new_pod(1500));
+                self.cluster.deploy("batch", batch, self.new_pod(500));
             }
             4..8 => self.add_fault()?,
             8 => self.simulator.clear_faults(),
@@ -34,37 +34,37 @@ impl World {
                 self.simulator.set_outage(on);
             }
             10..12 => {
-                let steps = self.rng.random_range(0..20);
-                self.trace(&("countdown", steps));
-                self.store.countdown.start(steps);
+                let calls = self.rng.random_range(0..20);
+                self.trace(&("crash after calls", calls));
+                self.store.countdown.start(calls);
             }
             12 => self.kill().await,
             13 => {
                 self.trace(&"Cluster Autoscaler restarts");
-                self.autoscaler = autoscaler(self.minor, &self.channel, self.rng.random());
+                self.autoscaler = new_autoscaler(self.minor, &self.channel, self.rng.random());
             }
             14 => {
-                let room = self.rng.random_bool(0.7).then(|| self.rng.random_range(0..5));
-                self.trace(&("capacity", room));
-                self.simulator.set_capacity(None, SMALL, room).map_err(|e| e.to_string())?;
+                let capacity = self.rng.random_bool(0.7).then(|| self.rng.random_range(0..5));
+                self.trace(&("capacity", capacity));
+                self.simulator.set_capacity(None, SMALL, capacity).map_err(|e| e.to_string())?;
             }
             15 => {
                 let seconds = self.rng.random_range(-1800..1800);
-                self.trace(&("clock", seconds));
+                self.trace(&("clock jump", seconds));
                 self.clock.jump(seconds);
-                self.network.clock_jumped();
+                self.network.note_clock_jump();
             }
             16 => {
                 let workers: Vec<_> =
                     self.simulator.vms().into_iter().filter(|vm| vm.vm.kind == VmKind::Worker).collect();
                 if let Some(vm) = workers.choose(&mut self.rng) {
-                    self.trace(&("deleted behind our back", &vm.vm.hostname));
+                    self.trace(&("VM deleted at VPSie by another client", &vm.vm.hostname));
                     self.simulator.delete_vm(&vm.vm.uuid).map_err(|e| e.to_string())?;
                 }
             }
             17 => {
                 let failing = self.rng.random_bool(0.5);
-                self.trace(&("disk full", failing));
+                self.trace(&("store fails", failing));
                 self.store.set_failing(failing);
             }
             18 => {
@@ -79,17 +79,17 @@ impl World {
             }
             20..23 if self.store_kind == StoreKind::Kubernetes => {
                 let flaky = self.rng.random_bool(0.6);
-                self.trace(&("storm", flaky));
+                self.trace(&("API server is flaky", flaky));
                 self.store.set_flaky(flaky);
             }
-            23 => self.store.touch(),
+            23 => self.store.annotate_all(),
             _ => {}
         }
         Ok(())
     }
 
-    /// The clock is a year ahead for some steps.
-    fn year_ahead(&mut self) -> Result<(), String> {
+    /// Sets the provider's clock a year ahead for some steps.
+    fn jump_a_year(&mut self) -> Result<(), String> {
         const YEAR: i64 = 365 * 24 * 3600;
         if !self.hazards.has(Hazard::YearAhead) {
             return Ok(());
@@ -98,12 +98,13 @@ impl World {
         if self.rng.random_bool(if ahead { 0.3 } else { 0.05 }) {
             self.trace(&("a year ahead", !ahead));
             self.clock.jump(if ahead { -YEAR } else { YEAR });
-            self.network.clock_jumped();
+            self.network.note_clock_jump();
             if !ahead {
-                // Requests that no VM comes of, and that are remembered.
+                // The outcome of these requests is unclear, and they create no VM. The provider remembers them
+                // for a day.
                 let text = "* /**/add/slave/** html=502 count=4";
                 self.simulator.add_fault(text.parse().map_err(|e| format!("{text}: {e:?}"))?);
-                self.cluster.deploy("web", 6, self.pod(1500));
+                self.cluster.deploy("web", 6, self.new_pod(1500));
             }
         }
         Ok(())
@@ -136,9 +137,8 @@ impl World {
             "status=503 retry-after=Fri,_01_Jan_2027_00:00:00_GMT",
             "status=429 retry-after=soon",
         ];
-        let chosen = self.hazards.has(Hazard::AbsurdRetryAfter) && self.rng.random_bool(0.3);
-        let effect = if chosen { absurd.choose(&mut self.rng).unwrap() } else { effect };
-        // A creation that VPSie executes twice looks like a worker that a person added.
+        let is_absurd = self.hazards.has(Hazard::AbsurdRetryAfter) && self.rng.random_bool(0.3);
+        let effect = if is_absurd { absurd.choose(&mut self.rng).unwrap() } else { effect };
         let count = self.rng.random_range(1..5);
         let text = format!("* {path} {effect} count={count} p=0.7");
         self.trace(&("fault", &text));
@@ -147,10 +147,10 @@ impl World {
         Ok(())
     }
 
-    /// The weather clears, and the hazards end.
+    /// Ends the faults and the hazards, and restarts the process.
     pub(crate) async fn end_hazards(&mut self) -> Result<(), String> {
-        self.trace(&"calm");
-        self.clear()?;
+        self.trace(&"faults and hazards end");
+        self.end_faults()?;
         self.simulator.set_anomalies(AnomaliesConfig::default());
         self.simulator.set_shortage(Shortage::default());
         self.kill().await;

@@ -1,4 +1,4 @@
-//! Processes that stand still: stopped by a signal, swapped out, on a host that is stalled.
+//! Injects pauses of a process, as from SIGSTOP, swapping or a stalled host.
 
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -6,32 +6,35 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A process that can stand still: nothing in it is done meanwhile, and its timers have run out when it goes on.
+/// Pauses a process. None of its tasks runs during a pause; timers that expire meanwhile fire at its end.
 #[derive(Clone, Default)]
 pub(crate) struct Freezer(Arc<Mutex<Option<Instant>>>);
 
 impl Freezer {
+    /// Pauses the process for `time`.
     pub(crate) fn freeze(&self, time: Duration) {
         *self.0.lock().unwrap() = Some(Instant::now() + time);
     }
 
+    /// Ends the pause.
     pub(crate) fn thaw(&self) {
         *self.0.lock().unwrap() = None;
     }
 
-    pub(crate) fn frozen(&self) -> bool {
-        self.until().is_some()
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen_until().is_some()
     }
 
-    fn until(&self) -> Option<Instant> {
+    fn frozen_until(&self) -> Option<Instant> {
         self.0.lock().unwrap().filter(|until| Instant::now() < *until)
     }
 
+    /// Polls `work` only while the process is not paused.
     pub(crate) async fn run<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = Box::pin(work);
         let mut sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
         std::future::poll_fn(|context| {
-            while let Some(until) = self.until() {
+            while let Some(until) = self.frozen_until() {
                 sleep.as_mut().reset(until);
                 if sleep.as_mut().poll(context).is_pending() {
                     return Poll::Pending;

@@ -1,4 +1,5 @@
-//! What must go on while the weather is fair: VPSie answers, records can be written, nothing is killed.
+//! Liveness checks. They apply in fault-free periods: VPSie answers, the store works and no process is
+//! killed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,20 +9,23 @@ use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::fleet::{FailureReason, Fleet, Hostname, Machine, MachineId, Phase, UnmanagedKind};
 use vpsie_autoscaler::simulator::Simulator;
 
-/// What waits longer than this in fair weather is stuck. Pauses that VPSie asked for before are over by then.
+/// Liveness bound of a Pending machine. Checks begin after [`RECOVERY`], so earlier pauses are over.
 const PENDING: Duration = Duration::from_mins(4);
-/// A request without a result is given up after ten minutes, and a machine after three such requests.
+/// Liveness bound of a Creating machine without a VM. A request times out after ten minutes, and a machine
+/// fails after three such requests.
 const CREATING: Duration = Duration::from_mins(40);
+/// Liveness bound of a machine whose VM must be deleted.
 const DELETING: Duration = Duration::from_mins(10);
-/// An orphan is kept for fifteen minutes.
+/// Liveness bound of an orphan. The provider deletes it after fifteen minutes.
 const ORPHAN: Duration = Duration::from_mins(25);
+/// Maximum time between two listings of VPSie's nodes.
 const LISTING: Duration = Duration::from_mins(5);
-/// How long requests of an earlier process can halt growth.
+/// Time for which requests of an earlier process can halt growth.
 const HALT: Duration = Duration::from_mins(2);
-/// How long pauses and backoffs from bad weather may last.
+/// Time after the last fault in which pauses and backoffs end. Nothing is checked until then.
 pub(crate) const RECOVERY: Duration = Duration::from_mins(5);
 
-/// Since when things are as they are, in fair weather.
+/// Start times of the present states in a fault-free period.
 #[derive(Default)]
 pub(crate) struct Liveness {
     fault_free_since: Option<Instant>,
@@ -59,28 +63,28 @@ impl Stage {
     }
 }
 
-/// What a world in fair weather says of itself.
+/// Conditions of a fault-free period that the checks depend on.
 pub(crate) struct Conditions<'a> {
-    /// Listings tell the size of each worker: sizes do not wait for each other.
-    pub(crate) sizes_told: bool,
-    /// Whether growth may be halted, because VMs fit no request.
+    /// Whether listings show the size of each worker. Otherwise only requests of one size are open at a time.
+    pub(crate) sizes_listed: bool,
+    /// Whether the runaway guard may halt growth.
     pub(crate) may_halt: bool,
-    /// Whether VPSie carries out deletions.
-    pub(crate) deletes: bool,
+    /// Whether VPSie executes deletions.
+    pub(crate) allows_deletions: bool,
     pub(crate) simulator: &'a Simulator,
-    /// `KubeSizeID`s that there is no room for.
-    pub(crate) short: &'a [u64],
-    /// The machine whose record cannot be written. All others go on.
-    pub(crate) refused: Option<MachineId>,
+    /// `KubeSizeID`s without capacity at VPSie.
+    pub(crate) short_sizes: &'a [u64],
+    /// The machine whose record the API server rejects. It is not checked.
+    pub(crate) rejected: Option<MachineId>,
 }
 
 impl Liveness {
-    /// The process is another one, or its clock is.
+    /// Resets all start times, after a restart or when faults are injected.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// Checks progress. Without conditions, faults are injected, and nothing is checked.
+    /// Checks progress. `conditions` is None while faults are injected: nothing is checked.
     pub(crate) fn check(
         &mut self,
         handle: &FleetHandle,
@@ -95,23 +99,26 @@ impl Liveness {
         if now < since + RECOVERY {
             return Ok(());
         }
-        self.listings_go_on(conditions.simulator, now)?;
+        self.check_listings(conditions.simulator, now)?;
         handle.read(|fleet| {
-            self.growth_goes_on(fleet, conditions, now)?;
+            self.check_growth(fleet, conditions, now)?;
             self.machines.retain(|id, _| fleet.machine(id).is_some());
             self.unmanaged.retain(|name, _| {
-                fleet.unmanaged_node(name).is_some_and(|s| matches!(s.kind, UnmanagedKind::Orphan { .. }))
+                fleet
+                    .unmanaged_node(name)
+                    .is_some_and(|node| matches!(node.kind, UnmanagedKind::Orphan { .. }))
             });
-            for machine in fleet.machines().filter(|machine| Some(&machine.id) != conditions.refused.as_ref())
+            for machine in
+                fleet.machines().filter(|machine| Some(&machine.id) != conditions.rejected.as_ref())
             {
-                self.machine(machine, conditions, now)?;
+                self.check_machine(machine, conditions, now)?;
             }
             for unmanaged in fleet.unmanaged_nodes() {
                 if matches!(unmanaged.kind, UnmanagedKind::Orphan { .. }) {
                     let seen = *self.unmanaged.entry(unmanaged.hostname.clone()).or_insert(now);
                     if now > seen + ORPHAN {
                         return Err(format!(
-                            "L: orphan {} is neither adopted nor deleted",
+                            "L: the orphan {} is neither adopted nor deleted",
                             unmanaged.hostname
                         ));
                     }
@@ -121,7 +128,7 @@ impl Liveness {
         })
     }
 
-    fn listings_go_on(&mut self, simulator: &Simulator, now: Instant) -> Result<(), String> {
+    fn check_listings(&mut self, simulator: &Simulator, now: Instant) -> Result<(), String> {
         let calls = simulator.calls();
         let listings = calls.iter().filter(|(call, _)| call.starts_with("GET /k8s/cluster/byId"));
         let count = listings.map(|(_, count)| count).sum();
@@ -129,29 +136,33 @@ impl Liveness {
         if count != last {
             self.listings = Some((count, now));
         } else if now > at + LISTING {
-            return Err(format!("L: nothing is listed for {:?}", now - at));
+            return Err(format!("L: the provider has not listed the nodes for {:?}", now - at));
         }
         Ok(())
     }
 
-    /// The runaway guard halts growth only where VPSie gives it a reason.
-    fn growth_goes_on(
+    /// Checks that the runaway guard halts growth only if the hazards give a reason.
+    fn check_growth(
         &mut self,
         fleet: &Fleet,
         conditions: &Conditions<'_>,
         now: Instant,
     ) -> Result<(), String> {
-        let halt = fleet.guard_status().and_then(|verdict| verdict.halt.as_ref());
-        // VPSie may fulfil an unfulfilled request late, so such requests halt growth.
-        let Some(halt) = halt.filter(|_| !conditions.may_halt && conditions.short.is_empty()) else {
+        let halt = fleet.guard_status().and_then(|status| status.halt.as_ref());
+        // VPSie may still fulfil requests that it accepted beyond its capacity, so these can halt growth.
+        let Some(halt) = halt.filter(|_| !conditions.may_halt && conditions.short_sizes.is_empty()) else {
             self.halted_since = None;
             return Ok(());
         };
         let since = *self.halted_since.get_or_insert(now);
-        if now > since + HALT { Err(format!("L: in fair weather {halt}")) } else { Ok(()) }
+        if now > since + HALT {
+            Err(format!("L: growth is halted in a fault-free period: {halt}"))
+        } else {
+            Ok(())
+        }
     }
 
-    fn machine(
+    fn check_machine(
         &mut self,
         machine: &Machine,
         conditions: &Conditions<'_>,
@@ -165,20 +176,22 @@ impl Liveness {
                 && failure.reason == FailureReason::ApiUnavailable
                 && !conditions.may_halt
             {
-                return Err(format!("L: {} failed and was never asked for: {}", machine.id, failure.message));
+                return Err(format!("L: {} failed and was never requested: {}", machine.id, failure.message));
             }
             *entry = (stage, now);
         }
-        let waits_for_others = match stage {
-            // Where listings show no sizes, one size is requested at a time.
+        let is_exempt = match stage {
+            // Without sizes in the listings, machines of other sizes wait.
             Stage::Pending => {
-                !conditions.sizes_told || conditions.may_halt || conditions.short.contains(&machine.size.0)
+                !conditions.sizes_listed
+                    || conditions.may_halt
+                    || conditions.short_sizes.contains(&machine.size.0)
             }
-            Stage::Deleting => !conditions.deletes,
+            Stage::Deleting => !conditions.allows_deletions,
             _ => false,
         };
-        match stage.bound().filter(|bound| !waits_for_others && now > entry.1 + *bound) {
-            Some(bound) => Err(format!("L: {} is {stage:?} for more than {bound:?}", machine.id)),
+        match stage.bound().filter(|bound| !is_exempt && now > entry.1 + *bound) {
+            Some(bound) => Err(format!("L: {} has been {stage:?} for more than {bound:?}", machine.id)),
             None => Ok(()),
         }
     }

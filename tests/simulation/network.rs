@@ -1,5 +1,5 @@
-//! What is around the provider: its network to VPSie, and Cluster Autoscaler's network to it. Each may
-//! kill the process at any step, and each watches what passes.
+//! The networks from the provider to VPSie and from Cluster Autoscaler to the provider. They inject crashes
+//! and check each call.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -23,56 +23,58 @@ use vpsie_autoscaler::simulator::{Simulator, VmKind};
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
 use super::freezer::Freezer;
-use super::ledger::{Increases, Requests, Unanswered};
+use super::observers::{IncreaseObserver, RequestObserver, UnansweredCreations};
 use super::planted_bugs::PlantedBug;
 use super::planted_state::PlantedState;
 use super::records::Backing;
 
-/// Burns by one with each call to store or VPSie; when it is burnt, the process stands still and is killed.
+/// Number of calls to the store and to VPSie until the process crashes. The call that reaches zero never
+/// returns, so that the process can be killed there.
 #[derive(Clone, Default)]
 pub(crate) struct CrashCountdown(Arc<CountdownState>);
 
 #[derive(Default)]
 struct CountdownState {
-    left: Mutex<Option<u32>>,
-    blown: Notify,
+    remaining: Mutex<Option<u32>>,
+    expired: Notify,
 }
 
 impl CrashCountdown {
-    pub(crate) fn start(&self, steps: u32) {
-        *self.0.left.lock().unwrap() = Some(steps);
+    pub(crate) fn start(&self, calls: u32) {
+        *self.0.remaining.lock().unwrap() = Some(calls);
     }
 
     pub(crate) fn stop(&self) {
-        *self.0.left.lock().unwrap() = None;
-        // Two calls may have blown it; the process is dead once.
-        let _ = self.0.blown.notified().now_or_never();
+        *self.0.remaining.lock().unwrap() = None;
+        // Several calls may have reached zero. Consume the notification, or the next process crashes at once.
+        let _ = self.0.expired.notified().now_or_never();
     }
 
+    /// Waits until the process must be killed.
     pub(crate) async fn crashed(&self) {
-        self.0.blown.notified().await;
+        self.0.expired.notified().await;
     }
 
     pub(crate) async fn count_down(&self) {
-        let blows = {
-            let mut left = self.0.left.lock().unwrap();
-            match left.as_mut() {
+        let is_expired = {
+            let mut remaining = self.0.remaining.lock().unwrap();
+            match remaining.as_mut() {
                 None => false,
                 Some(0) => true,
-                Some(steps) => {
-                    *steps -= 1;
+                Some(calls) => {
+                    *calls -= 1;
                     false
                 }
             }
         };
-        if blows {
-            self.0.blown.notify_one();
+        if is_expired {
+            self.0.expired.notify_one();
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// What the wires saw go wrong.
+/// Violations of invariants that the networks observed.
 #[derive(Clone, Default)]
 pub(crate) struct Violations(Arc<Mutex<Vec<String>>>);
 
@@ -94,25 +96,25 @@ pub(crate) struct Network {
     pub(crate) countdown: CrashCountdown,
     pub(crate) violations: Violations,
     pub(crate) bug: Option<PlantedBug>,
-    /// Not where VMs may fit no request.
-    pub(crate) requests: Option<Requests>,
-    pub(crate) unanswered: Unanswered,
-    /// Whether VPSie takes its time for creations.
-    pub(crate) latency: bool,
-    pub(crate) planted: PlantedState,
+    /// None if VMs may match no request.
+    pub(crate) requests: Option<RequestObserver>,
+    pub(crate) unanswered: UnansweredCreations,
+    /// Whether VPSie answers creations after three seconds.
+    pub(crate) has_latency: bool,
+    pub(crate) planted_state: PlantedState,
 }
 
 impl Network {
-    /// The process is another one, or its clock is.
-    pub(crate) fn forget_requests(&self) {
+    /// Treats all accepted creations as unclear, after a restart or a clock jump.
+    pub(crate) fn forget_accepted(&self) {
         if let Some(requests) = &self.requests {
-            requests.forget();
+            requests.forget_accepted();
         }
     }
 
-    /// The process gives up requests early, or late.
-    pub(crate) fn clock_jumped(&self) {
-        self.forget_requests();
+    /// Notes a clock jump: the provider may time out requests early or late.
+    pub(crate) fn note_clock_jump(&self) {
+        self.forget_accepted();
         if let Some(requests) = &self.requests {
             requests.note_clock_jump();
         }
@@ -128,85 +130,86 @@ impl Network {
 
     async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, TransportError> {
         self.countdown.count_down().await;
-        self.watch(&request);
-        if self.bug == Some(PlantedBug::AnotherVictim) {
-            self.swap_victim(&mut request);
+        self.check_call(&request);
+        if self.bug == Some(PlantedBug::WrongVmDeleted) {
+            self.swap_deleted_vm(&mut request);
         }
         if self.bug == Some(PlantedBug::NamesakeDeleted)
-            && let Some(victim) = Self::victim(&request)
-            && let Some(other) = PlantedState::namesake(&self.simulator, &victim)
+            && let Some(uuid) = Self::deleted_vm(&request)
+            && let Some(other) = PlantedState::find_namesake(&self.simulator, &uuid)
         {
-            let body = String::from_utf8_lossy(request.body()).replace(&victim, &other);
+            let body = String::from_utf8_lossy(request.body()).replace(&uuid, &other);
             *request.body_mut() = Bytes::from(body);
-            self.watch(&request);
+            self.check_call(&request);
         }
         let creates = is_creation(&request);
-        self.planted.before(self.bug).await;
-        let begun = match self.requests.as_ref().filter(|_| creates) {
+        self.planted_state.delay_request(self.bug).await;
+        let observed = match self.requests.as_ref().filter(|_| creates) {
             Some(requests) => requests.begin(request.uri().path(), &self.simulator, &self.backing.records()),
             None => Ok(None),
         };
-        let creation = begun.unwrap_or_else(|violation| {
+        let creation = observed.unwrap_or_else(|violation| {
             self.violations.add(violation);
             None
         });
         let unanswered =
             creates.then(|| self.unanswered.begin(request.uri().path(), &self.simulator)).flatten();
-        let answer = self.simulator.transport().oneshot(request).await;
-        if creates && self.latency {
+        let reply = self.simulator.transport().oneshot(request).await;
+        if creates && self.has_latency {
             tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         }
         self.countdown.count_down().await;
-        if let Some(creation) = unanswered.filter(|_| accepted(&answer).is_some()) {
-            self.unanswered.answered(creation);
+        if let Some(creation) = unanswered.filter(|_| parse_acceptance(&reply).is_some()) {
+            self.unanswered.remove(creation);
         }
         if let (Some(requests), Some(creation)) = (&self.requests, creation) {
-            requests.end(creation, accepted(&answer), &self.simulator);
+            requests.end(creation, parse_acceptance(&reply), &self.simulator);
         }
-        self.planted.after(self.bug, &answer);
-        match answer {
-            Err(TransportError::Lost(why))
-                if creates && self.bug == Some(PlantedBug::LostTakenForNotDone) =>
+        self.planted_state.note_reply(self.bug, &reply);
+        match reply {
+            Err(TransportError::Lost(error))
+                if creates && self.bug == Some(PlantedBug::LostReplyIsNotSent) =>
             {
-                Err(TransportError::NotSent(why))
+                Err(TransportError::NotSent(error))
             }
-            answer => answer,
+            reply => reply,
         }
     }
 
-    /// Money is spent only on what is on disk, and only what is to go is deleted.
-    fn watch(&self, request: &Request<Bytes>) {
+    /// Checks that a creation has a recorded request, and that a deletion names the VM of a Deleting machine.
+    fn check_call(&self, request: &Request<Bytes>) {
         let path = request.uri().path();
         if path.contains("reduce") {
-            self.violations.add(format!("7: {path} lets VPSie choose the victim"));
+            self.violations.add(format!("7: {path} lets VPSie choose the VM"));
         }
         let records = self.backing.records();
         if is_creation(request) && !records.machines.iter().any(|m| !m.requests.is_empty()) {
             self.violations.add(format!("2: {path} without a recorded request"));
         }
-        if let Some(victim) = Self::victim(request) {
-            // A deletion that is repeated may come when the VM is gone.
-            let victims: Vec<_> = self.simulator.vms().into_iter().chain(self.simulator.gone()).collect();
-            let vm = victims.iter().find(|vm| vm.vm.uuid == victim);
+        if let Some(uuid) = Self::deleted_vm(request) {
+            // A repeated deletion may arrive after the VM is gone.
+            let vms: Vec<_> = self.simulator.vms().into_iter().chain(self.simulator.gone()).collect();
+            let vm = vms.iter().find(|vm| vm.vm.uuid == uuid);
             if vm.is_some_and(|vm| vm.vm.kind != VmKind::Worker) {
-                self.violations.add(format!("7: deletion of {victim}, which is none of our VMs"));
+                self.violations.add(format!("7: deletion of {uuid}, which the provider has not requested"));
             }
-            let name = vm.map(|vm| Hostname::new(&vm.vm.hostname));
-            let is_victim = |machine: &Machine| {
+            let hostname = vm.map(|vm| Hostname::new(&vm.vm.hostname));
+            let has_vm = |machine: &Machine| {
                 machine.vm().is_some_and(|vm| match &vm.id {
-                    Some(id) => id.as_str() == victim,
-                    None => Some(&vm.hostname) == name.as_ref(),
+                    Some(id) => id.as_str() == uuid,
+                    None => Some(&vm.hostname) == hostname.as_ref(),
                 })
             };
-            let given_up =
-                records.machines.iter().any(|m| matches!(m.phase, Phase::Deleting { .. }) && is_victim(m));
-            if !given_up {
-                self.violations.add(format!("7: deletion of {victim}, which nobody gave up"));
+            let is_deleting =
+                records.machines.iter().any(|m| matches!(m.phase, Phase::Deleting { .. }) && has_vm(m));
+            if !is_deleting {
+                self.violations.add(format!("7: deletion of {uuid}, which belongs to no Deleting machine"));
             }
         }
     }
 
-    fn victim(request: &Request<Bytes>) -> Option<String> {
+    /// UUID of the VM that a request deletes.
+    fn deleted_vm(request: &Request<Bytes>) -> Option<String> {
         if request.method() != Method::DELETE || !request.uri().path().contains("delete/slave") {
             return None;
         }
@@ -214,21 +217,21 @@ impl Network {
         Some(body["identifier"].as_str()?.to_owned())
     }
 
-    fn swap_victim(&self, request: &mut Request<Bytes>) {
-        let Some(victim) = Self::victim(request) else { return };
-        let Some(other) = self.simulator.vms().into_iter().map(|vm| vm.vm.uuid).find(|uuid| *uuid != victim)
+    fn swap_deleted_vm(&self, request: &mut Request<Bytes>) {
+        let Some(deleted) = Self::deleted_vm(request) else { return };
+        let Some(other) = self.simulator.vms().into_iter().map(|vm| vm.vm.uuid).find(|uuid| *uuid != deleted)
         else {
             return;
         };
-        let body = String::from_utf8_lossy(request.body()).replace(&victim, &other);
+        let body = String::from_utf8_lossy(request.body()).replace(&deleted, &other);
         *request.body_mut() = Bytes::from(body);
-        self.watch(request);
+        self.check_call(request);
     }
 }
 
-/// Whether a creation was accepted. None: the reply does not tell.
-fn accepted(answer: &Result<Response<Bytes>, TransportError>) -> Option<bool> {
-    match answer {
+/// Returns whether VPSie accepted a creation. None if the reply does not show it.
+fn parse_acceptance(reply: &Result<Response<Bytes>, TransportError>) -> Option<bool> {
+    match reply {
         Ok(reply) if reply.status().is_success() => {
             let body: serde_json::Value = serde_json::from_slice(reply.body()).ok()?;
             Some(matches!(body["error"].as_str(), None | Some("false")) && body["error"] != true)
@@ -243,27 +246,28 @@ fn is_creation(request: &Request<Bytes>) -> bool {
     request.method() == Method::POST && request.uri().path().contains("/add/slave/")
 }
 
-/// Cluster Autoscaler's connection to the provider, if one runs.
+/// Cluster Autoscaler's connection to the provider. It is refused if no provider runs.
 #[derive(Clone)]
 pub(crate) struct CaChannel {
     pub(crate) server: Arc<Mutex<Option<CloudProviderServer<CloudProviderService>>>>,
     pub(crate) violations: Violations,
     pub(crate) bug: Option<PlantedBug>,
     pub(crate) known: Arc<Mutex<KnownPools>>,
-    /// Of the process behind it.
+    /// Pauses the process that serves.
     pub(crate) freezer: Arc<Mutex<Freezer>>,
-    /// What increases came to, and where machines are recorded.
-    pub(crate) increases: Option<(Increases, Backing)>,
+    /// The observer of increases, and the records that it compares.
+    pub(crate) increases: Option<(IncreaseObserver, Backing)>,
 }
 
-/// What was answered before.
+/// Pools in earlier replies.
 #[derive(Default)]
 pub(crate) struct KnownPools {
     pub(crate) pools: BTreeSet<String>,
+    /// Whether a reply contained pools.
     pub(crate) answered: bool,
 }
 
-/// Whether a reply is no error: one without a body tells its status in its head.
+/// Returns true iff a reply is no error. A reply without a body has its gRPC status in the headers.
 fn is_ok(reply: &Response<Body>) -> bool {
     reply.headers().get("grpc-status").is_none_or(|status| status == "0")
 }
@@ -279,18 +283,18 @@ impl Service<Request<Body>> for CaChannel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let channel = self.clone();
-        Box::pin(async move { channel.pass(request).await })
+        Box::pin(async move { channel.forward(request).await })
     }
 }
 
 impl CaChannel {
-    pub(crate) fn process_died(&self) {
+    pub(crate) fn note_process_end(&self) {
         if let Some((increases, _)) = &self.increases {
-            increases.process_died();
+            increases.note_process_end();
         }
     }
 
-    async fn pass(&self, request: Request<Body>) -> Result<Response<Body>, tonic::Status> {
+    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, tonic::Status> {
         let freezer = self.freezer.lock().unwrap().clone();
         freezer.run(async {}).await;
         let server = self.server.lock().unwrap().clone();
@@ -299,14 +303,14 @@ impl CaChannel {
         };
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let started = Instant::now();
-        let watched = self.increases.as_ref().filter(|_| rpc == "NodeGroupIncreaseSize");
-        let before = watched.map(|(_, backing)| Increases::before(&backing.records()));
-        if let Some((increases, _)) = watched {
+        let observed = self.increases.as_ref().filter(|_| rpc == "NodeGroupIncreaseSize");
+        let before = observed.map(|(_, backing)| IncreaseObserver::machine_ids(&backing.records()));
+        if let Some((increases, _)) = observed {
             increases.begin();
         }
         let Ok::<_, Infallible>(reply) = server.call(request).await;
-        if let Some(((increases, backing), before)) = watched.zip(before) {
-            increases.answered(is_ok(&reply), &before, &backing.records());
+        if let Some(((increases, backing), before)) = observed.zip(before) {
+            increases.end(is_ok(&reply), &before, &backing.records());
         }
         if self.bug == Some(PlantedBug::ReadsWait) && rpc == "NodeGroupNodes" {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -314,12 +318,12 @@ impl CaChannel {
         let reads = !["NodeGroupIncreaseSize", "NodeGroupDecreaseTargetSize", "NodeGroupDeleteNodes"]
             .contains(&rpc.as_str());
         if reads && started.elapsed() > std::time::Duration::ZERO {
-            self.violations.add(format!("3: {rpc} waited for {:?}", started.elapsed()));
+            self.violations.add(format!("3: the read RPC {rpc} took {:?}", started.elapsed()));
         }
         self.alter_reply(&rpc, reply).await
     }
 
-    /// Where a planted bug changes what is answered.
+    /// Changes a reply as the planted bug requires.
     async fn alter_reply(&self, rpc: &str, reply: Response<Body>) -> Result<Response<Body>, tonic::Status> {
         let ((Some(bug @ PlantedBug::TargetOffByOne), "NodeGroupTargetSize")
         | (Some(bug @ PlantedBug::PoolHidden), "NodeGroups")) = (self.bug, rpc)
@@ -329,7 +333,7 @@ impl CaChannel {
         let (parts, body) = reply.into_parts();
         let collected = body.collect().await?;
         let bytes = collected.to_bytes();
-        let changed = bug.change(&bytes);
+        let changed = bug.change_reply(&bytes);
         let trailers = http::HeaderMap::from_iter([(
             http::HeaderName::from_static("grpc-status"),
             http::HeaderValue::from_static("0"),

@@ -1,4 +1,4 @@
-//! One planted bug for each invariant.
+//! Planted bugs: the checks must find each of them.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -6,33 +6,33 @@ use vpsie_autoscaler::grpc::proto::{NodeGroupTargetSizeResponse, NodeGroupsRespo
 
 use super::hazards::Hazard;
 
-/// A bug, by the invariant that it breaks (docs/develop/architecture.md).
+/// A planted bug. The number is the invariant that it violates (docs/develop/architecture.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PlantedBug {
     /// 1: the target size counts one machine too many.
     TargetOffByOne,
-    /// 2: an increase is acknowledged and not written.
+    /// 2: an increase is acknowledged and not recorded.
     AcknowledgedBeforeDurable,
-    /// 3: a read waits for something.
+    /// 3: a read RPC waits.
     ReadsWait,
-    /// 4: the server does not hold the NodeGroup's maximum.
+    /// 4: the server does not enforce the NodeGroup's maximum.
     MaximumIgnored,
     /// 5: orphans are not recorded.
     OrphanForgotten,
-    /// 6: a creation whose reply was lost is taken for one that was not sent, and made again at once.
-    LostTakenForNotDone,
-    /// 7: a deletion takes another VM than the one that was named.
-    AnotherVictim,
-    /// 8: a pool is left out of NodeGroups.
+    /// 6: a creation whose reply was lost counts as not sent, and is repeated at once.
+    LostReplyIsNotSent,
+    /// 7: a deletion deletes another VM than the named one.
+    WrongVmDeleted,
+    /// 8: NodeGroups lacks a pool.
     PoolHidden,
-    /// 5: the request that a VM is the result of is removed before the VM is recorded.
-    HalvesSwapped,
-    /// 2: a write that was refused because somebody else changed the object is taken for done.
-    ConflictTakenForDone,
-    /// 7: a deletion takes another VM of the same hostname.
+    /// 5: a request is removed before its VM is recorded.
+    RequestRemovedFirst,
+    /// 2: a write that failed with 409 Conflict counts as successful.
+    ConflictIsSuccess,
+    /// 7: a deletion deletes another VM with the same hostname.
     NamesakeDeleted,
-    /// All requests wait for as long as one reply asked for.
-    ObeysRetryAfter,
+    /// L: after a reply with `Retry-After`, all requests wait for that time, even if it is days.
+    UnboundedRetryAfter,
 }
 
 impl PlantedBug {
@@ -42,29 +42,29 @@ impl PlantedBug {
         Self::ReadsWait,
         Self::MaximumIgnored,
         Self::OrphanForgotten,
-        Self::LostTakenForNotDone,
-        Self::AnotherVictim,
+        Self::LostReplyIsNotSent,
+        Self::WrongVmDeleted,
         Self::PoolHidden,
     ];
 
-    /// What can be wrong with the store of a cluster.
+    /// Bugs of the store in an API server.
     pub(crate) const KUBERNETES: [Self; 3] =
-        [Self::AcknowledgedBeforeDurable, Self::HalvesSwapped, Self::ConflictTakenForDone];
+        [Self::AcknowledgedBeforeDurable, Self::RequestRemovedFirst, Self::ConflictIsSuccess];
 
-    /// What shows only under a hazard.
-    pub(crate) const UNDER_HAZARDS: [Self; 2] = [Self::NamesakeDeleted, Self::ObeysRetryAfter];
+    /// Bugs that have an effect only under a hazard.
+    pub(crate) const UNDER_HAZARDS: [Self; 2] = [Self::NamesakeDeleted, Self::UnboundedRetryAfter];
 
-    /// The hazard under which it shows.
+    /// The hazard under which this bug has an effect. None if it needs no hazard.
     pub(crate) fn hazard(self) -> Option<Hazard> {
         Some(match self {
             Self::NamesakeDeleted => Hazard::Namesakes,
-            Self::ObeysRetryAfter => Hazard::AbsurdRetryAfter,
+            Self::UnboundedRetryAfter => Hazard::AbsurdRetryAfter,
             _ => return None,
         })
     }
 
-    /// Changes a reply: a gRPC frame around one message.
-    pub(crate) fn change(self, frame: &[u8]) -> Bytes {
+    /// Changes a reply. `frame` is a gRPC frame with one message.
+    pub(crate) fn change_reply(self, frame: &[u8]) -> Bytes {
         let message = frame.get(5..).unwrap_or_default();
         let changed = match self {
             Self::TargetOffByOne => {

@@ -1,4 +1,4 @@
-//! Bugs that are planted into the network to VPSie and keep a state of their own.
+//! Planted bugs in the network to VPSie that have a state, or that need the list of VMs.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,38 +11,42 @@ use vpsie_autoscaler::vpsie::TransportError;
 
 use super::planted_bugs::PlantedBug;
 
-/// What such a bug remembers.
+/// The state of [`PlantedBug::UnboundedRetryAfter`].
 #[derive(Clone, Default)]
 pub(crate) struct PlantedState {
-    quiet_until: Arc<Mutex<Option<Instant>>>,
+    blocked_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl PlantedState {
-    /// What it does before a request is sent.
-    pub(crate) async fn before(&self, bug: Option<PlantedBug>) {
-        let until = *self.quiet_until.lock().unwrap();
-        if let Some(until) = until.filter(|_| bug == Some(PlantedBug::ObeysRetryAfter)) {
+    /// Delays a request until the latest `Retry-After` has passed.
+    pub(crate) async fn delay_request(&self, bug: Option<PlantedBug>) {
+        let until = *self.blocked_until.lock().unwrap();
+        if let Some(until) = until.filter(|_| bug == Some(PlantedBug::UnboundedRetryAfter)) {
             tokio::time::sleep_until(until).await;
         }
     }
 
-    /// What it remembers of the answer.
-    pub(crate) fn after(&self, bug: Option<PlantedBug>, answer: &Result<Response<Bytes>, TransportError>) {
-        let (Some(PlantedBug::ObeysRetryAfter), Ok(reply)) = (bug, answer) else { return };
+    /// Notes the `Retry-After` of a reply.
+    pub(crate) fn note_reply(
+        &self,
+        bug: Option<PlantedBug>,
+        reply: &Result<Response<Bytes>, TransportError>,
+    ) {
+        let (Some(PlantedBug::UnboundedRetryAfter), Ok(reply)) = (bug, reply) else { return };
         let seconds_after =
             reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(seconds) = seconds_after.filter(|seconds: &u64| *seconds < 1_000_000) {
             let until = Instant::now() + Duration::from_secs(seconds);
-            let mut quiet_until = self.quiet_until.lock().unwrap();
-            *quiet_until = (*quiet_until).max(Some(until));
+            let mut blocked_until = self.blocked_until.lock().unwrap();
+            *blocked_until = (*blocked_until).max(Some(until));
         }
     }
 
-    /// Another VM with the hostname of the one that is deleted, if there is one.
-    pub(crate) fn namesake(simulator: &Simulator, victim: &str) -> Option<String> {
+    /// Returns another VM with the hostname of this VM, if one exists.
+    pub(crate) fn find_namesake(simulator: &Simulator, uuid: &str) -> Option<String> {
         let vms = simulator.vms();
-        let hostname = &vms.iter().find(|vm| vm.vm.uuid == victim)?.vm.hostname;
-        let other = vms.iter().find(|vm| vm.vm.hostname == *hostname && vm.vm.uuid != victim)?;
+        let hostname = &vms.iter().find(|vm| vm.vm.uuid == uuid)?.vm.hostname;
+        let other = vms.iter().find(|vm| vm.vm.hostname == *hostname && vm.vm.uuid != uuid)?;
         Some(other.vm.uuid.clone())
     }
 }

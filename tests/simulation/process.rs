@@ -1,4 +1,4 @@
-//! A process of the provider: everything that a crash takes away.
+//! A process of the provider: its tasks and its memory, which a crash ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ pub(crate) struct ProcessConfig {
 }
 
 impl Process {
-    pub(crate) async fn start(around: ProcessConfig, seed: u64) -> Result<Self, String> {
-        let ProcessConfig { store, transport, clock, declared, policy, base } = around;
+    pub(crate) async fn start(config: ProcessConfig, seed: u64) -> Result<Self, String> {
+        let ProcessConfig { store, transport, clock, declared, policy, base } = config;
         let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
         let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
         let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
@@ -63,16 +63,16 @@ impl Process {
         Ok(Self { handle, tasks })
     }
 
-    /// No loop ends or panics while it runs.
-    pub(crate) fn goes_on(&mut self) -> Result<(), String> {
+    /// Checks that no task has ended or panicked.
+    pub(crate) fn check_tasks(&mut self) -> Result<(), String> {
         match self.tasks.try_join_next() {
             None => Ok(()),
-            Some(Ok(())) => Err("L: a loop ended".to_owned()),
-            Some(Err(broken)) => Err(format!("L: a loop panicked: {broken}")),
+            Some(Ok(())) => Err("L: a task of the provider ended".to_owned()),
+            Some(Err(error)) => Err(format!("L: a task of the provider panicked: {error}")),
         }
     }
 
-    /// Ends it where it stands.
+    /// Ends all tasks at their present await points.
     pub(crate) async fn kill(mut self) {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}

@@ -1,4 +1,4 @@
-//! What outlives the process: its records, in memory or in a Kubernetes API server, and what goes wrong with them.
+//! The store of the records, in memory or in an API server, with injected faults. It outlives the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,59 +27,62 @@ use super::planted_bugs::PlantedBug;
 
 const NAMESPACE: &str = "vpsie-system";
 
-/// What keeps records.
+/// The kind of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoreKind {
     Memory,
     Kubernetes,
 }
 
-/// The records themselves.
+/// The records without faults.
 #[derive(Clone)]
 pub(crate) enum Backing {
     Memory(MemoryStore),
-    /// With the records that were read last, and at which version.
+    /// The server, and a cache of the last records with their version.
     Kubernetes(FakeKube, Arc<Mutex<Option<(u64, Records)>>>),
 }
 
 impl Backing {
+    /// Reads all records.
     pub(crate) fn records(&self) -> Records {
         match self {
             Self::Memory(store) => store.records(),
-            Self::Kubernetes(kube, read) => {
-                let (mut read, version) = (read.lock().unwrap(), kube.version());
-                if read.as_ref().is_none_or(|(of, _)| *of != version) {
-                    *read = Some((version, records_of(&kube.all(), &kube.all())));
+            Self::Kubernetes(kube, cache) => {
+                let mut cache = cache.lock().unwrap();
+                let version = kube.version();
+                if cache.as_ref().is_none_or(|(cached, _)| *cached != version) {
+                    *cache = Some((version, records_of(&kube.all(), &kube.all())));
                 }
-                read.as_ref().unwrap().1.clone()
+                cache.as_ref().unwrap().1.clone()
             }
         }
     }
 }
 
-/// Records, and what goes wrong with them.
+/// The records with injected faults. Clones share the state.
 #[derive(Clone)]
 pub(crate) struct FaultyStore {
     pub(crate) backing: Backing,
     pub(crate) countdown: CrashCountdown,
     bug: Option<PlantedBug>,
-    state: Arc<State>,
+    state: Arc<FaultState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// The disk is full, or the API server is down.
+struct FaultState {
+    /// Whether all reads and writes fail, as from a full disk or an API server that is down.
     failing: AtomicBool,
-    /// The same, for seconds.
+    /// Start and end of a period in which they fail.
     gap: Mutex<Option<(Instant, Instant)>>,
-    /// When it last failed.
+    /// Time of the last failure.
     failed_at: Mutex<Option<Instant>>,
-    /// Requests to the API server meet faults.
+    /// Whether single requests to the API server have faults.
     flaky: AtomicBool,
-    /// The machine whose object the API server refuses.
-    refused: Mutex<Option<MachineId>>,
-    /// The last write failed, and nobody has read since.
+    /// The machine whose record the API server rejects.
+    rejected_machine: Mutex<Option<MachineId>>,
+    /// Whether the last write failed and the records were not read again.
     failed: AtomicBool,
+    /// Whether a write is in progress.
     writing: AtomicBool,
 }
 
@@ -91,39 +94,41 @@ impl FaultyStore {
         countdown: CrashCountdown,
         bug: Option<PlantedBug>,
     ) -> Self {
-        let state = Arc::<State>::default();
+        let state = Arc::<FaultState>::default();
         let backing = match store_kind {
             StoreKind::Memory => Backing::Memory(MemoryStore::new()),
             StoreKind::Kubernetes => {
-                let clock = clock.right();
+                let clock = clock.unskewed();
                 let kube = FakeKube::new(move || clock.now());
-                weather(&kube, seed, &state);
+                inject_api_faults(&kube, seed, &state);
                 Backing::Kubernetes(kube, Arc::default())
             }
         };
         Self { backing, countdown, bug, state }
     }
 
-    /// The store of a process that starts.
+    /// Opens the store for a new process.
     pub(crate) fn open(&self) -> Arc<dyn Store> {
         self.state.failed.store(false, Ordering::Relaxed);
         self.state.writing.store(false, Ordering::Relaxed);
         let inner: Arc<dyn Store> = match &self.backing {
-            Backing::Memory(store) => Arc::new(Memory { store: store.clone(), disk: self.clone() }),
+            Backing::Memory(store) => {
+                Arc::new(FaultyMemoryStore { inner: store.clone(), faulty: self.clone() })
+            }
             Backing::Kubernetes(kube, _) => {
-                let wire = ApiServerConnection {
+                let connection = ApiServerConnection {
                     inner: kube.connection("provider"),
                     countdown: self.countdown.clone(),
                     bug: self.bug,
-                    disk: self.clone(),
+                    faulty: self.clone(),
                 };
-                let client = with_request_timeout(&kube::Client::new(wire, NAMESPACE));
+                let client = with_request_timeout(&kube::Client::new(connection, NAMESPACE));
                 let store = KubernetesStore::new(client, NAMESPACE);
                 store.set_cluster(DEFAULT_CLUSTER.into());
                 Arc::new(store)
             }
         };
-        Arc::new(ProcessStore { inner, disk: self.clone() })
+        Arc::new(ProcessStore { inner, faulty: self.clone() })
     }
 
     pub(crate) fn set_failing(&self, failing: bool) {
@@ -133,17 +138,18 @@ impl FaultyStore {
         }
     }
 
-    /// Lets writes fail for that long, from then on.
-    pub(crate) fn set_gap(&self, from: Duration, lasts: Duration) {
-        let from = Instant::now() + from;
-        *self.state.gap.lock().unwrap() = Some((from, from + lasts));
+    /// Lets reads and writes fail for `duration`, beginning `delay` from now.
+    pub(crate) fn set_gap(&self, delay: Duration, duration: Duration) {
+        let from = Instant::now() + delay;
+        *self.state.gap.lock().unwrap() = Some((from, from + duration));
     }
 
-    /// For how long records could be read and written.
-    pub(crate) fn fine_for(&self) -> Duration {
+    /// Time since the store last failed or was flaky.
+    pub(crate) fn time_since_failure(&self) -> Duration {
         self.state.failed_at.lock().unwrap().map_or(Duration::MAX, |at| at.elapsed())
     }
 
+    /// Returns true iff reads and writes fail now. Notes the time of failures.
     fn fails(&self) -> bool {
         let gap = *self.state.gap.lock().unwrap();
         let in_gap = gap.is_some_and(|(from, until)| (from..until).contains(&Instant::now()));
@@ -158,63 +164,64 @@ impl FaultyStore {
         self.state.flaky.store(flaky, Ordering::Relaxed);
     }
 
-    /// Sets the machine whose object the API server refuses.
-    pub(crate) fn refuse(&self, machine: Option<MachineId>) {
-        *self.state.refused.lock().unwrap() = machine;
+    /// Sets the machine whose record the API server rejects. None: it rejects none.
+    pub(crate) fn reject_record(&self, machine: Option<MachineId>) {
+        *self.state.rejected_machine.lock().unwrap() = machine;
     }
 
-    /// The machine whose object the API server refuses.
-    pub(crate) fn refused(&self) -> Option<MachineId> {
-        self.state.refused.lock().unwrap().clone()
+    /// The machine whose record the API server rejects.
+    pub(crate) fn rejected_machine(&self) -> Option<MachineId> {
+        self.state.rejected_machine.lock().unwrap().clone()
     }
 
-    /// Whether what is in memory may not be what is on disk, and answers may be errors.
+    /// Returns true iff the provider's memory may differ from the records, and its replies may be errors.
     pub(crate) fn is_unavailable(&self) -> bool {
-        let State { flaky, failed, writing, .. } = &*self.state;
+        let FaultState { flaky, failed, writing, .. } = &*self.state;
         self.fails() || [flaky, failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// Whether memory and disk must be the same.
+    /// Returns true iff the provider's memory must equal the records.
     pub(crate) fn is_consistent(&self) -> bool {
-        let State { failed, writing, .. } = &*self.state;
+        let FaultState { failed, writing, .. } = &*self.state;
         !self.fails() && ![failed, writing].iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// Somebody annotates all objects.
-    pub(crate) fn touch(&self) {
+    /// Annotates all records, as another client could.
+    pub(crate) fn annotate_all(&self) {
         let Backing::Kubernetes(kube, _) = &self.backing else { return };
         for plural in ["vpsienodes", "configmaps"] {
             for object in kube.list(plural) {
-                touch(kube, plural, object["metadata"]["name"].as_str().unwrap());
+                annotate(kube, plural, object["metadata"]["name"].as_str().unwrap());
             }
         }
     }
 }
 
-fn touch(kube: &FakeKube, plural: &str, name: &str) {
+fn annotate(kube: &FakeKube, plural: &str, name: &str) {
     let patch = json!({"metadata": {"annotations": {"touched": kube.version().to_string()}}});
-    // It may be gone.
+    // The object may have been deleted.
     drop(kube.patch(plural, NAMESPACE, name, patch));
 }
 
-/// What requests to the API server meet while it is flaky.
-fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
+/// Injects faults into requests to the API server: rejects one record, and has random faults while it is
+/// flaky.
+fn inject_api_faults(kube: &FakeKube, seed: u64, state: &Arc<FaultState>) {
     let server = kube.clone();
     let state = Arc::clone(state);
     let rng = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5707));
-    kube.on_request(move |asked: &ApiRequest| {
-        let refused = state.refused.lock().unwrap().clone();
-        if asked.verb.writes() && refused.is_some_and(|machine| asked.name == machine.as_str()) {
+    kube.on_request(move |request: &ApiRequest| {
+        let rejected = state.rejected_machine.lock().unwrap().clone();
+        if request.verb.writes() && rejected.is_some_and(|machine| request.name == machine.as_str()) {
             return RequestFault::refused(422);
         }
         if !state.flaky.load(Ordering::Relaxed) {
             return RequestFault::default();
         }
         let mut rng = rng.lock().unwrap();
-        let named = asked.verb != Verb::Get && !asked.name.is_empty();
+        let is_named_write = request.verb != Verb::Get && !request.name.is_empty();
         match rng.random_range(0..30) {
-            0..3 if named => {
-                touch(&server, &asked.plural, &asked.name);
+            0..3 if is_named_write => {
+                annotate(&server, &request.plural, &request.name);
                 RequestFault::default()
             }
             3..5 => FaultEffect::ReplyLost.into(),
@@ -233,26 +240,26 @@ fn weather(kube: &FakeKube, seed: u64, state: &Arc<State>) {
     });
 }
 
-/// The store of one process.
+/// The store as one process sees it: notes the progress of writes, and has the planted bugs.
 struct ProcessStore {
     inner: Arc<dyn Store>,
-    disk: FaultyStore,
+    faulty: FaultyStore,
 }
 
 #[async_trait]
 impl Store for ProcessStore {
     async fn load(&self) -> Result<Records, StoreError> {
         let loaded = self.inner.load().await;
-        self.disk.state.failed.store(loaded.is_err(), Ordering::Relaxed);
+        self.faulty.state.failed.store(loaded.is_err(), Ordering::Relaxed);
         loaded
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let State { failed, writing, .. } = &*self.disk.state;
+        let FaultState { failed, writing, .. } = &*self.faulty.state;
         writing.store(true, Ordering::Relaxed);
-        let backing: Vec<Change> = changes.iter().filter(|change| self.keeps(change)).cloned().collect();
+        let kept: Vec<Change> = changes.iter().filter(|change| self.is_kept(change)).cloned().collect();
         let mut done = Ok(());
-        for part in self.parts(backing) {
+        for part in self.split(kept) {
             if done.is_ok() {
                 done = self.inner.commit(&part).await;
             }
@@ -260,15 +267,16 @@ impl Store for ProcessStore {
         writing.store(false, Ordering::Relaxed);
         failed.store(done.is_err(), Ordering::Relaxed);
         if done.is_err() {
-            *self.disk.state.failed_at.lock().unwrap() = Some(Instant::now());
+            *self.faulty.state.failed_at.lock().unwrap() = Some(Instant::now());
         }
         done
     }
 }
 
 impl ProcessStore {
-    fn keeps(&self, change: &Change) -> bool {
-        match self.disk.bug {
+    /// Returns false for a change that the planted bug omits.
+    fn is_kept(&self, change: &Change) -> bool {
+        match self.faulty.bug {
             Some(PlantedBug::AcknowledgedBeforeDurable) => {
                 !matches!(change, Change::SaveMachine(machine) if machine.phase == Phase::Pending)
             }
@@ -280,53 +288,53 @@ impl ProcessStore {
         }
     }
 
-    /// Where a planted bug changes the order of writes.
-    fn parts(&self, changes: Vec<Change>) -> Vec<Vec<Change>> {
-        if self.disk.bug != Some(PlantedBug::HalvesSwapped) {
+    /// Splits a commit into several, as the planted bug requires.
+    fn split(&self, changes: Vec<Change>) -> Vec<Vec<Change>> {
+        if self.faulty.bug != Some(PlantedBug::RequestRemovedFirst) {
             return vec![changes];
         }
-        let before = self.disk.backing.records().machines;
-        let half = |change: &Change| {
+        let before = self.faulty.backing.records().machines;
+        let removal = |change: &Change| {
             let Change::SaveMachine(new) = change else { return None };
             let old = before.iter().find(|m| m.id == new.id && m.requests.len() > new.requests.len())?;
             Some(Change::SaveMachine(Machine { phase: old.phase.clone(), ..new.clone() }))
         };
-        vec![changes.iter().filter_map(half).collect(), changes]
+        vec![changes.iter().filter_map(removal).collect(), changes]
     }
 }
 
-/// Records in memory: one step a commit.
-struct Memory {
-    store: MemoryStore,
-    disk: FaultyStore,
+/// A store in memory with injected faults.
+struct FaultyMemoryStore {
+    inner: MemoryStore,
+    faulty: FaultyStore,
 }
 
 #[async_trait]
-impl Store for Memory {
+impl Store for FaultyMemoryStore {
     async fn load(&self) -> Result<Records, StoreError> {
-        self.store.load().await
+        self.inner.load().await
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.disk.countdown.count_down().await;
-        if self.disk.fails() {
-            // A part of it may be written.
-            self.store.write(&changes[..changes.len() / 2]);
+        self.faulty.countdown.count_down().await;
+        if self.faulty.fails() {
+            // A failed commit may have written a part of the changes.
+            self.inner.write(&changes[..changes.len() / 2]);
             return Err(StoreError::Io { action: "write", problem: "disk full".to_owned() });
         }
-        self.store.write(changes);
-        self.disk.countdown.count_down().await;
+        self.inner.write(changes);
+        self.faulty.countdown.count_down().await;
         Ok(())
     }
 }
 
-/// The process's connection to the API server: it may die before and after each request.
+/// The process's connection to the API server. The process may crash before and after each request.
 #[derive(Clone)]
 struct ApiServerConnection {
     inner: Connection,
     countdown: CrashCountdown,
     bug: Option<PlantedBug>,
-    disk: FaultyStore,
+    faulty: FaultyStore,
 }
 
 impl Service<Request<Body>> for ApiServerConnection {
@@ -339,21 +347,21 @@ impl Service<Request<Body>> for ApiServerConnection {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut wire = self.clone();
+        let mut connection = self.clone();
         Box::pin(async move {
-            wire.countdown.count_down().await;
-            if wire.disk.fails() {
-                return Err("the API server is away".into());
+            connection.countdown.count_down().await;
+            if connection.faulty.fails() {
+                return Err("the API server is down".into());
             }
             let patched = (request.method() == Method::PATCH).then(|| request.uri().path().to_owned());
-            let reply = wire.inner.call(request).await?;
-            wire.countdown.count_down().await;
+            let reply = connection.inner.call(request).await?;
+            connection.countdown.count_down().await;
             if let Some(path) = patched
-                && wire.bug == Some(PlantedBug::ConflictTakenForDone)
+                && connection.bug == Some(PlantedBug::ConflictIsSuccess)
                 && reply.status() == StatusCode::CONFLICT
             {
                 let path = path.trim_end_matches("/status");
-                return wire.inner.call(Request::get(path).body(Body::empty())?).await;
+                return connection.inner.call(Request::get(path).body(Body::empty())?).await;
             }
             Ok(reply)
         })

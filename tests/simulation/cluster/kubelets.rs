@@ -1,4 +1,4 @@
-//! Kubelets of the VMs that are up, each with a clock of its own.
+//! Kubelets of the running VMs. Each has its own clock skew.
 
 use std::collections::BTreeMap;
 
@@ -9,34 +9,34 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use vpsie_autoscaler::simulator::{Phase, Simulator, VmKind};
 
-/// How seldom a kubelet writes the status of a Node that does not change.
-const BEAT: SignedDuration = SignedDuration::from_mins(5);
+/// Interval of status updates of an unchanged Node.
+const HEARTBEAT: SignedDuration = SignedDuration::from_mins(5);
 
-/// Disk of a Node in steady state.
+/// Disk of a Node whose status is complete, GiB.
 pub(super) const DISK_GIB: u64 = 80;
 
-/// All kubelets.
+/// The kubelets of all running VMs.
 pub(super) struct Kubelets {
     rng: StdRng,
-    /// Whether the first status of a Node may show less than the Node has.
-    pub(super) flapping: bool,
-    /// By name of the Node.
-    known: BTreeMap<String, Kubelet>,
+    /// Whether the first status of a Node may show a part of its memory and no disk.
+    partial_status: bool,
+    by_node: BTreeMap<String, Kubelet>,
 }
 
 struct Kubelet {
     skew: SignedDuration,
-    /// When its status is right, and when it was written last.
-    settled: Timestamp,
-    beat: Option<Timestamp>,
+    /// Time from which its status is complete.
+    complete_at: Timestamp,
+    /// Time of the last status update.
+    updated_at: Option<Timestamp>,
 }
 
 impl Kubelets {
-    pub(super) fn new(seed: u64, flapping: bool) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), flapping, known: BTreeMap::new() }
+    pub(super) fn new(seed: u64, partial_status: bool) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), partial_status, by_node: BTreeMap::new() }
     }
 
-    /// Registers VMs that are up, keeps their Nodes alive, and lets those fall silent whose VM is gone.
+    /// Registers running VMs and updates the status of their Nodes. Nodes without a VM become NotReady.
     pub(super) fn step(&mut self, kube: &FakeKube, simulator: &Simulator, now: Timestamp) {
         let vms = simulator.vms();
         let up: BTreeMap<String, (u64, u64)> = vms
@@ -47,22 +47,24 @@ impl Kubelets {
         for (name, (id, size)) in &up {
             if kube.get("nodes", "", name).is_none() {
                 let skew = SignedDuration::from_secs(self.rng.random_range(-600..600));
-                let slow = self.flapping && self.rng.random_bool(0.5);
-                let settled = now + SignedDuration::from_secs(if slow { 3 } else { 0 });
-                self.known.insert(name.clone(), Kubelet { skew, settled, beat: None });
-                drop(kube.put_object(registered(name, *id, *size)));
+                let is_partial = self.partial_status && self.rng.random_bool(0.5);
+                let complete_at = now + SignedDuration::from_secs(if is_partial { 3 } else { 0 });
+                self.by_node.insert(name.clone(), Kubelet { skew, complete_at, updated_at: None });
+                drop(kube.put_object(new_node(name, *id, *size)));
             }
-            let Some(kubelet) = self.known.get_mut(name) else { continue };
-            let settles = kubelet.beat.is_some_and(|beat| beat < kubelet.settled) && now >= kubelet.settled;
-            if settles || kubelet.beat.is_none_or(|beat| now >= beat + BEAT) {
-                kubelet.beat = Some(now);
-                let status = status(*size, now >= kubelet.settled, now + kubelet.skew);
+            let Some(kubelet) = self.by_node.get_mut(name) else { continue };
+            let is_complete = now >= kubelet.complete_at;
+            let completes = is_complete && kubelet.updated_at.is_some_and(|at| at < kubelet.complete_at);
+            if completes || kubelet.updated_at.is_none_or(|at| now >= at + HEARTBEAT) {
+                kubelet.updated_at = Some(now);
+                let status = status(*size, is_complete, now + kubelet.skew);
                 drop(kube.patch("nodes", "", name, json!({ "status": status })));
             }
         }
-        let silent: Vec<String> = self.known.keys().filter(|name| !up.contains_key(*name)).cloned().collect();
-        for name in silent {
-            self.known.remove(&name);
+        let without_vm: Vec<String> =
+            self.by_node.keys().filter(|name| !up.contains_key(*name)).cloned().collect();
+        for name in without_vm {
+            self.by_node.remove(&name);
             let condition =
                 json!([{"type": "Ready", "status": "Unknown", "lastTransitionTime": now.to_string()}]);
             drop(kube.patch("nodes", "", &name, json!({ "status": { "conditions": condition } })));
@@ -70,7 +72,8 @@ impl Kubelets {
     }
 }
 
-fn registered(name: &str, id: u64, size: u64) -> Value {
+/// The object with which a kubelet registers its Node.
+fn new_node(name: &str, id: u64, size: u64) -> Value {
     let address = format!("10.{}.{}.{}", id >> 16 & 255, id >> 8 & 255, id & 255);
     json!({
         "apiVersion": "v1", "kind": "Node",
@@ -82,9 +85,9 @@ fn registered(name: &str, id: u64, size: u64) -> Value {
     })
 }
 
-fn resources(size: u64, settled: bool) -> Value {
-    let memory = if settled { memory_mib(size) } else { 800 };
-    let disk = if settled { format!("{DISK_GIB}Gi") } else { "0".to_owned() };
+fn resources(size: u64, is_complete: bool) -> Value {
+    let memory = if is_complete { memory_mib(size) } else { 800 };
+    let disk = if is_complete { format!("{DISK_GIB}Gi") } else { "0".to_owned() };
     let cores = cores(size).to_string();
     json!({"cpu": cores, "memory": format!("{memory}Mi"), "ephemeral-storage": disk, "pods": "110"})
 }
@@ -93,15 +96,15 @@ fn cores(size: u64) -> u64 {
     if size == 2 { 2 } else { 4 }
 }
 
-/// Memory of a Node that has settled.
+/// Memory of a Node whose status is complete.
 pub(super) fn memory_mib(size: u64) -> u64 {
     cores(size) * 2048 - 256
 }
 
-fn status(size: u64, settled: bool, at: Timestamp) -> Value {
+fn status(size: u64, is_complete: bool, at: Timestamp) -> Value {
     let at = Timestamp::from_second(at.as_second()).unwrap_or(at).to_string();
     json!({
-        "allocatable": resources(size, settled),
+        "allocatable": resources(size, is_complete),
         "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": at, "lastTransitionTime": at}],
     })
 }

@@ -1,5 +1,5 @@
-//! The provider in a cluster: Nodes, pods, NodeGroups and records are objects of one API server, whose clock, like
-//! each kubelet's, is not the provider's.
+//! Simulation of the provider in a cluster: Nodes, pods, NodeGroups and records are objects of one API
+//! server. The provider, the API server and each kubelet have different clocks.
 
 mod kubelets;
 mod process;
@@ -7,5 +7,5 @@ mod workload;
 mod world;
 
 const NAMESPACE: &str = "vpsie-system";
-/// Most machines of the NodeGroup.
+/// Maximum number of machines of the NodeGroup.
 const MAX: u32 = 4;

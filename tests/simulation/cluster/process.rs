@@ -1,4 +1,5 @@
-//! The process as `serve` builds it in a cluster: the loops over VPSie and those over objects.
+//! A process of the provider as `serve` starts it in a cluster: the loops over VPSie and the loops over
+//! objects.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -23,14 +24,15 @@ use vpsie_autoscaler::vpsie::{
 
 use super::NAMESPACE;
 
-pub(super) struct Process {
+/// The tasks and the memory of a process.
+pub(super) struct ClusterProcess {
     pub(super) handle: FleetHandle,
-    /// Machines that its pools allow, by the id of the pool, when gRPC opened.
+    /// Maximum number of machines by pool id, at the time when gRPC opened.
     pub(super) opened: Arc<OnceLock<BTreeMap<String, u32>>>,
     tasks: JoinSet<()>,
 }
 
-impl Process {
+impl ClusterProcess {
     pub(super) async fn start(
         kube: &FakeKube,
         clock: Arc<dyn Clock>,
@@ -58,8 +60,9 @@ impl Process {
             managed.restore_offers(&catalog);
         }
         let backend: Arc<dyn Backend> = Arc::clone(&managed) as _;
-        let (listing_trigger, view, never) =
-            (Arc::new(ListingTrigger::default()), NodesView::default(), CancellationToken::new());
+        let listing_trigger = Arc::new(ListingTrigger::default());
+        let view = NodesView::default();
+        let never = CancellationToken::new();
         let (in_force, served) = watch::channel(ServedCluster::Unknown);
         let on_cluster = move |served: &ServedCluster| {
             if let ServedCluster::Cluster(config) = served {
@@ -96,30 +99,32 @@ impl Process {
         tasks.spawn(groups.run(never.clone()));
         tasks.spawn(records.run(never.clone()));
         let opened = Arc::new(OnceLock::new());
-        let (mut known, opening) = (served.clone(), open(handle.clone(), served, Arc::clone(&opened)));
-        tasks.spawn(opening);
+        let mut cluster_known = served.clone();
+        tasks.spawn(open(handle.clone(), served, Arc::clone(&opened)));
         tasks.spawn(async move {
-            if known.wait_for(|served| matches!(served, ServedCluster::Cluster(_))).await.is_ok() {
+            if cluster_known.wait_for(|served| matches!(served, ServedCluster::Cluster(_))).await.is_ok() {
                 tokio::join!(catalog.run(never.clone()), provision.run(never.clone()), removal.run(never));
             }
         });
         Ok(Self { handle, opened, tasks })
     }
 
-    pub(super) fn goes_on(&mut self) -> Result<(), String> {
+    /// Checks that no task has ended.
+    pub(super) fn check_tasks(&mut self) -> Result<(), String> {
         match self.tasks.try_join_next() {
             None => Ok(()),
-            Some(ended) => Err(format!("L: a loop ended: {ended:?}")),
+            Some(ended) => Err(format!("L: a task of the provider ended: {ended:?}")),
         }
     }
 
+    /// Ends all tasks at their present await points.
     pub(super) async fn kill(mut self) {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// Opens gRPC under the condition of `serve`: the NodeGroups are in force, and there is a catalog.
+/// Opens gRPC under the conditions of `serve`: the NodeGroups are in force, and the catalog is known.
 async fn open(
     handle: FleetHandle,
     mut served: watch::Receiver<ServedCluster>,

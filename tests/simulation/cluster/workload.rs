@@ -1,17 +1,20 @@
-//! Pods, their controller and a scheduler.
+//! Pods with their ReplicaSet controller and scheduler.
 
 use std::collections::BTreeMap;
 
 use fake_kube::FakeKube;
 use serde_json::{Value, json};
 
+/// CPU request of each pod.
 const CPU_MILLIS: i64 = 1500;
 
-/// Wants so many pods of one kind, and binds those that wait to Nodes that take them.
+/// One ReplicaSet. Each step creates and deletes pods, and binds pending pods to Nodes with free CPU.
 #[derive(Default)]
 pub(super) struct Workload {
-    pub(super) wanted: usize,
-    serial: u64,
+    /// Desired number of pods.
+    pub(super) replicas: usize,
+    /// Number of pods created so far.
+    created: u64,
 }
 
 impl Workload {
@@ -19,24 +22,24 @@ impl Workload {
         let nodes: BTreeMap<String, Value> =
             kube.list("nodes").into_iter().map(|node| (name(&node), node)).collect();
         for pod in kube.list("pods") {
-            let lost = node_of(&pod).is_some_and(|node| !nodes.contains_key(node));
-            if lost || pod["metadata"]["deletionTimestamp"].is_string() {
+            let has_lost_node = node_of(&pod).is_some_and(|node| !nodes.contains_key(node));
+            if has_lost_node || pod["metadata"]["deletionTimestamp"].is_string() {
                 kube.vanish("pods", "default", &name(&pod));
             }
         }
         let mut pods = kube.list("pods");
         pods.sort_by_key(|pod| (node_of(pod).is_none(), name(pod)));
-        for pod in pods.iter().skip(self.wanted) {
+        for pod in pods.iter().skip(self.replicas) {
             kube.vanish("pods", "default", &name(pod));
         }
-        for _ in pods.len()..self.wanted {
-            self.serial += 1;
-            drop(kube.put_object(pod(&format!("web-{:06}", self.serial))));
+        for _ in pods.len()..self.replicas {
+            self.created += 1;
+            drop(kube.put_object(new_pod(&format!("web-{:06}", self.created))));
         }
         for pod in kube.list("pods").iter().filter(|pod| node_of(pod).is_none()) {
             let all = kube.list("pods");
-            let place = nodes.values().find(|node| takes(node, &all));
-            let change = match place {
+            let node = nodes.values().find(|node| can_run_pod(node, &all));
+            let change = match node {
                 Some(node) => json!({"spec": {"nodeName": name(node)}, "status": {"phase": "Running"}}),
                 None => json!({"status": {"conditions": [
                     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}}),
@@ -45,12 +48,12 @@ impl Workload {
         }
     }
 
-    pub(super) fn waiting(kube: &FakeKube) -> usize {
+    pub(super) fn count_pending(kube: &FakeKube) -> usize {
         kube.list("pods").iter().filter(|pod| node_of(pod).is_none()).count()
     }
 }
 
-fn pod(name: &str) -> Value {
+fn new_pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "ownerReferences": [
@@ -61,12 +64,12 @@ fn pod(name: &str) -> Value {
     })
 }
 
-/// Pods that run on a Node.
+/// Names of the pods on a Node.
 pub(super) fn pods_on(kube: &FakeKube, node: &str) -> Vec<String> {
     kube.list("pods").iter().filter(|pod| node_of(pod) == Some(node)).map(name).collect()
 }
 
-fn takes(node: &Value, pods: &[Value]) -> bool {
+fn can_run_pod(node: &Value, pods: &[Value]) -> bool {
     let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
     let tainted = node["spec"]["taints"].as_array().is_some_and(|taints| !taints.is_empty());

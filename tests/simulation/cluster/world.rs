@@ -1,4 +1,4 @@
-//! One run in a cluster.
+//! One run of the provider in a cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -25,60 +25,64 @@ use vpsie_autoscaler::simulator::{
 use vpsie_autoscaler::vpsie::Transport;
 
 use super::kubelets::{DISK_GIB, Kubelets, memory_mib};
-use super::process::Process;
+use super::process::ClusterProcess;
 use super::workload::{Workload, name, pods_on};
 use super::{MAX, NAMESPACE};
 use crate::clock::VirtualClock;
+use crate::fixtures::{base_url, new_autoscaler};
 use crate::network::{CaChannel, KnownPools, Violations};
-use crate::setting::{autoscaler, base};
 
-/// Offers of the NodeGroup. The catalog always has them.
+/// Offers of the NodeGroup. The simulated catalog always contains these offers.
 const OFFERS: [&str; 2] = ["s-2vcpu-4gb", "s-4vcpu-8gb"];
+/// Time of a step.
 const STEP: Duration = Duration::from_secs(15);
-const STORM: u32 = 160;
-const CALM: u32 = 400;
-/// Within this a Node that is ready has its identity.
-const IDENTIFIED: Duration = Duration::from_mins(1);
+/// Steps with injected faults.
+const FAULT_STEPS: u32 = 160;
+/// Steps without faults in which the cluster must come to rest.
+const REST_STEPS: u32 = 400;
+/// Maximum time from the readiness of a Node until it has its providerID.
+const IDENTITY_TIME: Duration = Duration::from_mins(1);
 
-/// What is wrong with a cluster.
+/// A lasting fault of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Disturbance {
-    /// The provider's clock is minutes from the API server's, and each kubelet's from both.
-    Skew,
-    /// Replies to creations are lost and VMs appear late: more VMs than machines.
+    /// The clocks of the provider, the API server and each kubelet differ by minutes.
+    ClockSkew,
+    /// Replies to creations are lost and VMs are listed late, so VMs become orphans.
     Orphans,
-    /// Deleted VMs run again.
-    Returning,
+    /// Deleted VMs are listed and run again.
+    ReturningVms,
     /// The first status of a Node shows a part of its memory and no disk.
-    Flapping,
-    /// No worker is allowed, and the API server does not say so at first.
-    Brake,
+    PartialStatus,
+    /// `maxClusterWorkers` is 0, and reads of it fail after the start of the process.
+    NoWorkersAllowed,
     /// Nodes of another site have the private addresses that new VMs get.
-    Neighbours,
+    AddressConflicts,
 }
 
-use Disturbance::{Brake, Flapping, Neighbours, Orphans, Returning, Skew};
+use Disturbance::{AddressConflicts, ClockSkew, NoWorkersAllowed, Orphans, PartialStatus, ReturningVms};
 
-const ALL: [Disturbance; 6] = [Skew, Orphans, Returning, Flapping, Brake, Neighbours];
+const ALL: [Disturbance; 6] =
+    [ClockSkew, Orphans, ReturningVms, PartialStatus, NoWorkersAllowed, AddressConflicts];
 
-/// Some, by chance. `DISTURBANCES=Skew,Brake` takes these instead, and all of them.
-fn disturbances(rng: &mut StdRng) -> BTreeSet<Disturbance> {
-    // With the brake on, little else happens.
-    let chance = |disturbance: &Disturbance| if *disturbance == Brake { 0.1 } else { 0.4 };
-    let chosen: BTreeSet<Disturbance> =
-        ALL.into_iter().filter(|disturbance| rng.random_bool(chance(disturbance))).collect();
-    let Ok(names) = std::env::var("DISTURBANCES") else { return chosen };
-    let named = |name: &str| {
+/// Draws the disturbances of a run. `DISTURBANCES=ClockSkew,Orphans` replaces the drawn ones.
+fn draw_disturbances(rng: &mut StdRng) -> BTreeSet<Disturbance> {
+    // Rare, because such a run has no machines.
+    let probability = |disturbance: &Disturbance| if *disturbance == NoWorkersAllowed { 0.1 } else { 0.4 };
+    let drawn: BTreeSet<Disturbance> =
+        ALL.into_iter().filter(|disturbance| rng.random_bool(probability(disturbance))).collect();
+    let Ok(names) = std::env::var("DISTURBANCES") else { return drawn };
+    let parse = |name: &str| {
         let found = ALL.into_iter().find(|disturbance| format!("{disturbance:?}") == name);
-        found.unwrap_or_else(|| panic!("DISTURBANCES: {name:?} is none of {ALL:?}"))
+        found.unwrap_or_else(|| panic!("DISTURBANCES: {name:?} is not one of {ALL:?}"))
     };
-    names.split(',').filter(|name| !name.is_empty()).map(named).collect()
+    names.split(',').filter(|name| !name.is_empty()).map(parse).collect()
 }
 
-/// Numbers of VMs whose addresses they have.
-const NEIGHBOURS: std::ops::Range<u64> = 2..14;
+/// Ids of the Nodes of another site. Each has the address of the VM with its id.
+const OTHER_SITE: std::ops::Range<u64> = 2..14;
 
-struct World {
+struct ClusterWorld {
     seed: u64,
     rng: StdRng,
     clock: VirtualClock,
@@ -91,16 +95,16 @@ struct World {
     workload: Workload,
     autoscaler: Autoscaler,
     channel: CaChannel,
-    process: Option<Process>,
-    /// Nodes that are ready and have no identity, since when.
-    nameless: BTreeMap<String, Instant>,
+    process: Option<ClusterProcess>,
+    /// Ready Nodes without a providerID, by name, and the start of that state.
+    unidentified: BTreeMap<String, Instant>,
     traced: bool,
 }
 
-impl World {
+impl ClusterWorld {
     fn new(seed: u64) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let disturbances = disturbances(&mut rng);
+        let disturbances = draw_disturbances(&mut rng);
         let clock = VirtualClock::new();
         let shapes = Shapes::random(&mut rng);
         let mut config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
@@ -110,16 +114,16 @@ impl World {
             (config.times.listed, config.times.boot) = (minutes(2, 4), minutes(3, 5));
         }
         config.anomalies = AnomaliesConfig {
-            returns: if disturbances.contains(&Returning) { 0.5 } else { 0.0 },
+            returns: if disturbances.contains(&ReturningVms) { 0.5 } else { 0.0 },
             returns_after: minutes(1, 10),
             ..AnomaliesConfig::default()
         };
-        let simulator = Simulator::new(config, Arc::new(clock.right())).map_err(|e| e.to_string())?;
-        if disturbances.contains(&Skew) {
+        let simulator = Simulator::new(config, Arc::new(clock.unskewed())).map_err(|e| e.to_string())?;
+        if disturbances.contains(&ClockSkew) {
             clock.jump(rng.random_range(-1500..1500));
         }
-        let right = clock.right();
-        let kube = FakeKube::new(move || right.now());
+        let server_clock = clock.unskewed();
+        let kube = FakeKube::new(move || server_clock.now());
         let violations = Violations::default();
         let channel = CaChannel {
             server: Arc::default(),
@@ -132,10 +136,10 @@ impl World {
         let minor = if rng.random_bool(0.5) { Minor::V1_33 } else { Minor::V1_36 };
         let mut world = Self {
             seed,
-            transport: watched(&simulator, &kube, &violations),
-            base: base(shapes),
-            kubelets: Kubelets::new(seed, disturbances.contains(&Flapping)),
-            autoscaler: autoscaler(minor, &channel, seed),
+            transport: observed_transport(&simulator, &kube, &violations),
+            base: base_url(shapes),
+            kubelets: Kubelets::new(seed, disturbances.contains(&PartialStatus)),
+            autoscaler: new_autoscaler(minor, &channel, seed),
             clock,
             simulator,
             kube,
@@ -143,7 +147,7 @@ impl World {
             workload: Workload::default(),
             channel,
             process: None,
-            nameless: BTreeMap::new(),
+            unidentified: BTreeMap::new(),
             traced: std::env::var_os("TRACE").is_some(),
             rng,
         };
@@ -151,32 +155,34 @@ impl World {
         Ok(world)
     }
 
-    fn trace(&self, what: &dyn std::fmt::Debug) {
+    /// Prints an event with its time, if `TRACE` is set.
+    fn trace(&self, event: &dyn std::fmt::Debug) {
         if self.traced {
-            println!("{:>7.1}s {what:?}", self.clock.elapsed().as_secs_f64());
+            println!("{:>7.1}s {event:?}", self.clock.elapsed().as_secs_f64());
         }
     }
 
+    /// Creates the objects that exist before the provider starts.
     fn set_up(&mut self) -> Result<(), String> {
         let put =
-            |object: Value| self.kube.put_object(object).map(drop).map_err(|refusal| format!("{refusal:?}"));
+            |object: Value| self.kube.put_object(object).map(drop).map_err(|error| format!("{error:?}"));
         put(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
             "metadata": {"name": "web", "namespace": NAMESPACE, "generation": 1},
             "spec": {"minNodes": 0, "maxNodes": MAX, "datacenterID": DEFAULT_DATACENTER,
                 "resourceIdentifier": DEFAULT_CLUSTER, "offeringIDs": OFFERS},
         }))?;
-        if self.disturbances.contains(&Brake) {
-            self.workload.wanted = 4;
+        if self.disturbances.contains(&NoWorkersAllowed) {
+            self.workload.replicas = 4;
             put(json!({
                 "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig",
                 "metadata": {"name": "default", "generation": 1},
                 "spec": {"globalSettings": {"maxClusterWorkers": 0}},
             }))?;
         }
-        if self.disturbances.contains(&Neighbours) {
-            for id in NEIGHBOURS {
-                put(neighbour(id))?;
+        if self.disturbances.contains(&AddressConflicts) {
+            for id in OTHER_SITE {
+                put(other_site_node(id))?;
             }
         }
         Ok(())
@@ -189,50 +195,56 @@ impl World {
         }
         self.trace(&self.disturbances);
         self.start().await?;
-        for step in 0..STORM {
+        for step in 0..FAULT_STEPS {
             self.inject_faults().await?;
-            self.step().await.map_err(|why| format!("seed {}, step {step}: {why}", self.seed))?;
+            self.step().await.map_err(|error| format!("seed {}, step {step}: {error}", self.seed))?;
         }
         self.simulator.clear_faults();
-        self.trace(&"calm");
-        for (wanted, text) in [(3, "three pods"), (0, "no pods")] {
-            self.workload.wanted = wanted;
-            let mut last = Err(String::new());
-            for step in 0..CALM {
-                self.step().await.map_err(|why| format!("seed {}, rest step {step}: {why}", self.seed))?;
-                last = self.rested(wanted);
-                if last.is_ok() {
+        self.trace(&"faults end");
+        for (replicas, text) in [(3, "three pods"), (0, "no pods")] {
+            self.workload.replicas = replicas;
+            let mut at_rest = Err(String::new());
+            for step in 0..REST_STEPS {
+                self.step()
+                    .await
+                    .map_err(|error| format!("seed {}, rest step {step}: {error}", self.seed))?;
+                at_rest = self.check_rest(replicas);
+                if at_rest.is_ok() {
                     break;
                 }
             }
-            last.map_err(|why| format!("seed {}: L: does not come to rest with {text}: {why}", self.seed))?;
+            at_rest.map_err(|error| {
+                format!("seed {}: L: the cluster does not come to rest with {text}: {error}", self.seed)
+            })?;
         }
         Ok(self.simulator.call_count())
     }
 
     async fn start(&mut self) -> Result<(), String> {
-        if self.disturbances.contains(&Brake) {
-            // Long enough for Cluster Autoscaler to request machines meanwhile.
+        if self.disturbances.contains(&NoWorkersAllowed) {
+            // Long enough that Cluster Autoscaler would request machines meanwhile.
             let until = Instant::now() + Duration::from_secs(self.rng.random_range(20..180));
-            let reads = move |asked: &fake_kube::ApiRequest| {
-                asked.plural == "autoscalerconfigs" && !asked.verb.writes() && Instant::now() < until
+            let reads = move |request: &fake_kube::ApiRequest| {
+                request.plural == "autoscalerconfigs" && !request.verb.writes() && Instant::now() < until
             };
             self.kube.fail(u32::MAX, reads, RequestFault::refused(503));
         }
         let seed = self.rng.random();
         let clock = Arc::new(self.clock.clone());
-        let process = Process::start(&self.kube, clock, self.transport.clone(), self.base, seed).await?;
+        let process =
+            ClusterProcess::start(&self.kube, clock, self.transport.clone(), self.base, seed).await?;
         self.process = Some(process);
         Ok(())
     }
 
-    /// Serves once the process opens gRPC. Every pool must have its maximum then, because Cluster Autoscaler acts on it.
-    fn serve(&mut self) -> Result<(), String> {
+    /// Connects Cluster Autoscaler once the process opens gRPC. From then on every pool must have its
+    /// maximum, because Cluster Autoscaler acts on it.
+    fn connect(&mut self) -> Result<(), String> {
         let Some(process) = &self.process else { return Ok(()) };
         let Some(allowed) = process.opened.get() else { return Ok(()) };
         for offer in OFFERS {
-            let is_it = |id: &&String| id.starts_with("web/") && id.contains(&format!("/{offer}/"));
-            let max = allowed.keys().find(is_it).and_then(|id| allowed.get(id));
+            let has_offer = |id: &&String| id.starts_with("web/") && id.contains(&format!("/{offer}/"));
+            let max = allowed.keys().find(has_offer).and_then(|id| allowed.get(id));
             if max != Some(&MAX) {
                 return Err(format!(
                     "8: gRPC opened before the NodeGroup was in force: the pool of {offer} allows {max:?} machines"
@@ -246,11 +258,12 @@ impl World {
         Ok(())
     }
 
+    /// Injects at most one event before a step.
     async fn inject_faults(&mut self) -> Result<(), String> {
         match self.rng.random_range(0..40) {
             0..6 => {
-                self.workload.wanted = self.rng.random_range(0..7);
-                self.trace(&("pods", self.workload.wanted));
+                self.workload.replicas = self.rng.random_range(0..7);
+                self.trace(&("pods", self.workload.replicas));
             }
             6..10 if self.disturbances.contains(&Orphans) => {
                 let text = format!("POST /**/add/slave/** lost count={}", self.rng.random_range(1..3));
@@ -263,12 +276,12 @@ impl World {
                 if let Some(process) = self.process.take() {
                     process.kill().await;
                 }
-                self.nameless.clear();
+                self.unidentified.clear();
                 self.start().await?;
             }
-            11 if self.disturbances.contains(&Skew) => {
+            11 if self.disturbances.contains(&ClockSkew) => {
                 let seconds = self.rng.random_range(-300..300);
-                self.trace(&("clock", seconds));
+                self.trace(&("clock jump", seconds));
                 self.clock.jump(seconds);
             }
             _ => {}
@@ -276,53 +289,57 @@ impl World {
         Ok(())
     }
 
+    /// Runs the kubelets, the workload and one loop of Cluster Autoscaler, lets time pass, and checks the
+    /// invariants.
     async fn step(&mut self) -> Result<(), String> {
-        let now = self.clock.right().now();
+        let now = self.clock.unskewed().now();
         self.kubelets.step(&self.kube, &self.simulator, now);
-        if self.disturbances.contains(&Neighbours) {
-            for id in NEIGHBOURS {
-                let beat = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": now.to_string()}]);
+        if self.disturbances.contains(&AddressConflicts) {
+            for id in OTHER_SITE {
+                let conditions =
+                    json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": now.to_string()}]);
                 let name = format!("other-{id}");
-                drop(self.kube.patch("nodes", "", &name, json!({"status": {"conditions": beat}})));
+                drop(self.kube.patch("nodes", "", &name, json!({"status": {"conditions": conditions}})));
             }
         }
         self.workload.step(&self.kube);
-        self.serve()?;
+        self.connect()?;
         let cluster = Kubernetes::new(self.kube.client("autoscaler", "default"));
         let report = self.autoscaler.loop_once(&cluster, now).await;
         if !report.events.is_empty() || report.outcome != LoopResult::Done {
             self.trace(&(&report.outcome, &report.events));
         }
-        if let LoopResult::Crashed(why) = &report.outcome {
-            return Err(format!("8: Cluster Autoscaler panics: {why}"));
+        if let LoopResult::Crashed(error) = &report.outcome {
+            return Err(format!("8: Cluster Autoscaler panics: {error}"));
         }
-        // A status that is wrong for some seconds is right again within a step.
+        // A partial status is completed within a step.
         tokio::time::sleep(STEP / 3).await;
-        self.kubelets.step(&self.kube, &self.simulator, self.clock.right().now());
+        self.kubelets.step(&self.kube, &self.simulator, self.clock.unskewed().now());
         tokio::time::sleep(STEP / 3 * 2).await;
         self.check()
     }
 
+    /// Checks all invariants.
     fn check(&mut self) -> Result<(), String> {
         if let Some(violation) = self.channel.violations.first() {
             return Err(violation);
         }
         if let Some(process) = &mut self.process {
-            process.goes_on()?;
+            process.check_tasks()?;
         }
-        if self.disturbances.contains(&Brake) && self.simulator.worker_count() > 0 {
-            return Err("4: a VM is made, and maxClusterWorkers is 0".to_owned());
+        if self.disturbances.contains(&NoWorkersAllowed) && self.simulator.worker_count() > 0 {
+            return Err("4: a worker was created although maxClusterWorkers is 0".to_owned());
         }
-        self.identified()?;
+        self.check_identities()?;
         self.check_profiles()?;
-        if self.disturbances.contains(&Neighbours) {
-            for id in NEIGHBOURS {
+        if self.disturbances.contains(&AddressConflicts) {
+            for id in OTHER_SITE {
                 let node = self.kube.get("nodes", "", &format!("other-{id}")).unwrap_or_default();
-                let touched = node["spec"] != neighbour(id)["spec"]
-                    || node["metadata"]["labels"] != neighbour(id)["metadata"]["labels"];
-                if touched {
+                let is_changed = node["spec"] != other_site_node(id)["spec"]
+                    || node["metadata"]["labels"] != other_site_node(id)["metadata"]["labels"];
+                if is_changed {
                     return Err(format!(
-                        "I: the Node other-{id} of another site was changed: {}",
+                        "I: the Node other-{id} of another site was changed: its spec is {}",
                         node["spec"]
                     ));
                 }
@@ -331,34 +348,34 @@ impl World {
         Ok(())
     }
 
-    /// The ready Node of a machine has its identity within the bound, whatever the clocks.
-    fn identified(&mut self) -> Result<(), String> {
+    /// Checks that the ready Node of each machine gets its providerID in time, despite clock skew.
+    fn check_identities(&mut self) -> Result<(), String> {
         let Some(process) = &self.process else { return Ok(()) };
         let now = Instant::now();
         let bound: BTreeSet<String> = process.handle.read(|fleet| {
-            let lives = fleet
+            let machines = fleet
                 .machines()
                 .filter(|m| matches!(m.phase, Phase::Creating { .. } | Phase::Running { .. }));
-            lives
+            machines
                 .filter_map(|m| m.vm())
                 .filter(|vm| vm.id.is_some())
                 .map(|vm| vm.hostname.to_string())
                 .collect()
         });
         let nodes = self.kube.list("nodes");
-        let nameless: BTreeSet<String> = nodes
+        let unidentified: BTreeSet<String> = nodes
             .iter()
             .filter(|node| {
                 is_ready(node) && !node["spec"]["providerID"].is_string() && bound.contains(&name(node))
             })
             .map(name)
             .collect();
-        self.nameless.retain(|name, _| nameless.contains(name));
-        for name in nameless {
-            let since = *self.nameless.entry(name.clone()).or_insert(now);
-            if now > since + IDENTIFIED {
+        self.unidentified.retain(|name, _| unidentified.contains(name));
+        for name in unidentified {
+            let since = *self.unidentified.entry(name.clone()).or_insert(now);
+            if now > since + IDENTITY_TIME {
                 return Err(format!(
-                    "I: the Node {name} is ready and has no providerID for {:?}",
+                    "I: the Node {name} is ready and has had no providerID for {:?}",
                     now - since
                 ));
             }
@@ -366,44 +383,49 @@ impl World {
         Ok(())
     }
 
-    /// Templates promise the resources that Nodes of their size have once they settle, not those of their first status.
+    /// Checks that templates have the resources of a complete Node status, not those of the first, partial
+    /// one.
     fn check_profiles(&self) -> Result<(), String> {
         let Some(process) = &self.process else { return Ok(()) };
         process.handle.read(|fleet| {
             for pool in fleet.pools().filter(|pool| fleet.size_profile(pool.offer.size).is_some()) {
                 let promised = fleet.template(pool).allocatable;
-                let has = (memory_mib(pool.offer.size.0), DISK_GIB);
-                if (promised.memory_mib, promised.disk_gib) != has {
-                    return Err(format!("T: the template of {} promises {promised:?}", pool.text));
+                let actual = (memory_mib(pool.offer.size.0), DISK_GIB);
+                if (promised.memory_mib, promised.disk_gib) != actual {
+                    return Err(format!(
+                        "T: the template of {} promises {promised:?}, Nodes have (memory, disk) {actual:?}",
+                        pool.text
+                    ));
                 }
             }
             Ok(())
         })
     }
 
-    fn rested(&self, wanted: usize) -> Result<(), String> {
-        if self.disturbances.contains(&Brake) {
+    /// Checks that the cluster is at rest with `replicas` pods.
+    fn check_rest(&self, replicas: usize) -> Result<(), String> {
+        if self.disturbances.contains(&NoWorkersAllowed) {
             return Ok(());
         }
         let Some(process) = &self.process else { return Err("no process".to_owned()) };
-        let odd = process.handle.read(|fleet| {
+        let unsettled = process.handle.read(|fleet| {
             fleet
                 .machines()
                 .find(|machine| match &machine.phase {
                     Phase::Running { .. } => false,
                     Phase::Deleting { vm: None, .. } => {
-                        machine.requests.iter().any(|a| a.outcome != RequestOutcome::Lost)
+                        machine.requests.iter().any(|request| request.outcome != RequestOutcome::Lost)
                     }
                     _ => true,
                 })
                 .map(|machine| format!("{machine:?}"))
         });
-        let waiting = Workload::waiting(&self.kube);
+        let pending = Workload::count_pending(&self.kube);
         let workers = self.simulator.worker_count();
-        match odd {
+        match unsettled {
             Some(machine) => Err(machine),
-            None if waiting > 0 => Err(format!("{waiting} pods wait")),
-            None if wanted == 0 && workers > 0 => Err(format!("{workers} workers are left")),
+            None if pending > 0 => Err(format!("{pending} pods are pending")),
+            None if replicas == 0 && workers > 0 => Err(format!("{workers} workers remain")),
             None => Ok(()),
         }
     }
@@ -414,8 +436,8 @@ fn is_ready(node: &Value) -> bool {
     conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// A Node of another site: ready, older than all VMs of ours, with an address that one of them will have.
-fn neighbour(id: u64) -> Value {
+/// A ready Node of another site. It is older than all VMs, and a later VM gets its address.
+fn other_site_node(id: u64) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": format!("other-{id}"), "creationTimestamp": "2025-12-30T00:00:00Z",
@@ -427,22 +449,22 @@ fn neighbour(id: u64) -> Value {
     })
 }
 
-/// The network to VPSie: a VM on whose ready Node pods run is not deleted.
-fn watched(simulator: &Simulator, kube: &FakeKube, violations: &Violations) -> Transport {
+/// The network to VPSie. It checks that no VM is deleted while pods run on its ready Node.
+fn observed_transport(simulator: &Simulator, kube: &FakeKube, violations: &Violations) -> Transport {
     let simulator = simulator.clone();
     let kube = kube.clone();
     let violations = violations.clone();
     BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
         if request.method() == http::Method::DELETE && request.uri().path().contains("delete/slave") {
             let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
-            let victim = simulator.vms().into_iter().find(|vm| body["identifier"] == vm.vm.uuid.as_str());
-            if let Some(vm) = victim.filter(|vm| vm.vm.kind == VmKind::Worker) {
+            let deleted = simulator.vms().into_iter().find(|vm| body["identifier"] == vm.vm.uuid.as_str());
+            if let Some(vm) = deleted.filter(|vm| vm.vm.kind == VmKind::Worker) {
                 let node = vm.vm.hostname.to_lowercase();
                 let pods = pods_on(&kube, &node);
                 let ready = kube.get("nodes", "", &node).is_some_and(|node| is_ready(&node));
                 if ready && !pods.is_empty() {
                     violations
-                        .add(format!("D: the VM {node} is deleted, and {pods:?} run on its ready Node"));
+                        .add(format!("D: the VM {node} is deleted while {pods:?} run on its ready Node"));
                 }
             }
         }
@@ -451,16 +473,16 @@ fn watched(simulator: &Simulator, kube: &FakeKube, violations: &Violations) -> T
 }
 
 fn run(seed: u64) -> Result<u64, String> {
-    crate::virtually(async { World::new(seed)?.run().await })
+    crate::run_in_virtual_time(async { ClusterWorld::new(seed)?.run().await })
 }
 
 #[test]
 fn a_cluster_keeps_its_pods_and_its_limits() {
-    let calls = crate::each_seed(8, "a_cluster_keeps", run);
+    let calls = crate::run_seeds(8, "a_cluster_keeps", run);
     assert!(calls.iter().all(|calls| *calls > 0));
 }
 
 #[test]
-fn the_same_seed_does_the_same_in_a_cluster() {
+fn the_same_seed_gives_the_same_run_in_a_cluster() {
     assert_eq!(run(4), run(4));
 }

@@ -1,4 +1,4 @@
-//! Many elections by chance: never do two lead.
+//! Random elections under faults: at most one replica leads at a time.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,54 +12,57 @@ use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::kubernetes::{Elector, Leadership};
 
-use super::network::{client, fault_effect};
-use super::{LEASE, NAMESPACE, PlantedState, config};
+use super::network::{client, draw_effect};
+use super::{LEASE, NAMESPACE, PlantedReplicaBug, election_config};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
 
-const REPLICAS: [&str; 3] = ["a", "b", "c"];
-const STEPS: u32 = 3000;
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Steps with injected faults.
+const FAULT_STEPS: u32 = 3000;
 
-/// All that ever led, with their names.
+/// All terms so far, with the identities of their leaders.
 type Terms = Arc<Mutex<Vec<(String, Leadership)>>>;
 
-struct Replica {
+/// A replica that only takes part in elections.
+struct Candidate {
     name: &'static str,
     clock: VirtualClock,
     freezer: Freezer,
-    lives: u32,
 }
 
-impl Replica {
-    /// Stands for election, leads, steps down or loses, and is started again.
-    async fn live(self, kube: FakeKube, terms: Terms, seed: u64, planted: Option<PlantedState>) {
-        let Self { name, clock, freezer, mut lives } = self;
+impl Candidate {
+    /// Runs one elector after another: it acquires the Lease, leads for a random term, and often releases the
+    /// Lease.
+    async fn run(self, kube: FakeKube, terms: Terms, seed: u64, bug: Option<PlantedReplicaBug>) {
+        let Self { name, clock, freezer } = self;
         let mut rng = StdRng::seed_from_u64(seed);
         let never = CancellationToken::new();
-        let life = async {
+        let mut electors = 0;
+        let work = async {
             loop {
-                lives += 1;
-                let identity = format!("{name}_{lives}");
-                let client = client(&kube, name, &clock, planted);
+                electors += 1;
+                let identity = format!("{name}_{electors}");
+                let client = client(&kube, name, &clock, bug);
                 let clock = Arc::new(clock.clone());
-                let mut elector = Elector::new(client, config(&identity, planted), clock, rng.random());
+                let mut elector = Elector::new(client, election_config(&identity, bug), clock, rng.random());
                 if let Some(leadership) = elector.acquire(&never).await {
                     terms.lock().unwrap().push((identity, leadership));
                     let term = Duration::from_secs(rng.random_range(1..300));
-                    let backing = tokio::time::timeout(term, elector.renew_until(&never)).await;
-                    if backing.is_err() && rng.random_bool(0.7) {
+                    let renewal = tokio::time::timeout(term, elector.renew_until(&never)).await;
+                    if renewal.is_err() && rng.random_bool(0.7) {
                         elector.release().await;
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(rng.random_range(0..5000))).await;
             }
         };
-        freezer.run(life).await;
+        freezer.run(work).await;
     }
 }
 
-/// How many terms there were.
-async fn elections(seed: u64, planted: Option<PlantedState>) -> Result<usize, String> {
+/// Runs the elections of one seed. Returns the number of terms.
+async fn run_elections(seed: u64, bug: Option<PlantedReplicaBug>) -> Result<usize, String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let clock = VirtualClock::new();
     let now = clock.clone();
@@ -67,31 +70,37 @@ async fn elections(seed: u64, planted: Option<PlantedState>) -> Result<usize, St
     let terms = Terms::default();
     let mut tasks = JoinSet::new();
     let mut freezers = Vec::new();
-    for name in REPLICAS {
-        let clock = clock.right();
+    for name in NAMES {
+        let clock = clock.unskewed();
         clock.jump(*[0, 0, 3600, -3600, 20, -20].choose(&mut rng).unwrap());
         let freezer = Freezer::default();
         freezers.push(freezer.clone());
-        let replica = Replica { name, clock, freezer, lives: 0 };
-        tasks.spawn(replica.live(kube.clone(), Arc::clone(&terms), rng.random(), planted));
+        let candidate = Candidate { name, clock, freezer };
+        tasks.spawn(candidate.run(kube.clone(), Arc::clone(&terms), rng.random(), bug));
     }
-    let leads = |at: &str| {
+    let has_leader = |period: &str| {
         let terms = terms.lock().unwrap();
-        let leading: Vec<&str> =
-            terms.iter().filter(|(_, leadership)| leadership.holds()).map(|(who, _)| who.as_str()).collect();
+        let leading: Vec<&str> = terms
+            .iter()
+            .filter(|(_, leadership)| leadership.holds())
+            .map(|(identity, _)| identity.as_str())
+            .collect();
         if leading.len() > 1 {
-            return Err(format!("seed {seed}, {at} after {:?}: {leading:?} lead", clock.elapsed()));
+            return Err(format!(
+                "seed {seed}: {leading:?} lead at the same time, {period}, after {:?}",
+                clock.elapsed()
+            ));
         }
         Ok(leading.len() == 1)
     };
-    let weather = rng.random_bool(0.5);
-    if weather {
-        hostile(&kube, rng.random());
+    let has_api_faults = rng.random_bool(0.5);
+    if has_api_faults {
+        inject_api_faults(&kube, rng.random());
     }
-    for step in 0..STEPS {
+    for step in 0..FAULT_STEPS {
         match rng.random_range(0..150) {
-            0 => kube.partition(REPLICAS.choose(&mut rng).unwrap(), true),
-            1..5 => kube.partition(REPLICAS.choose(&mut rng).unwrap(), false),
+            0 => kube.partition(NAMES.choose(&mut rng).unwrap(), true),
+            1..5 => kube.partition(NAMES.choose(&mut rng).unwrap(), false),
             5..7 => {
                 let time = Duration::from_millis(rng.random_range(1000..40_000));
                 freezers.choose(&mut rng).unwrap().freeze(time);
@@ -102,29 +111,29 @@ async fn elections(seed: u64, planted: Option<PlantedState>) -> Result<usize, St
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(rng.random_range(1..700))).await;
-        leads("in the storm")?;
+        has_leader("with faults")?;
     }
     kube.clear_faults();
     kube.set_down(false);
-    for name in REPLICAS {
+    for name in NAMES {
         kube.partition(name, false);
     }
     freezers.iter().for_each(Freezer::thaw);
-    let mut ready = 0;
+    let mut led = 0;
     for _ in 0..900 {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        ready += u32::from(leads("in the calm")?);
+        led += u32::from(has_leader("without faults")?);
     }
-    // Terms end in the calm as well, and are followed by others.
-    if ready < 500 {
-        return Err(format!("seed {seed}: in the calm somebody leads in only {ready} of 900 moments"));
+    // Terms also end without faults, so there is not always a leader.
+    if led < 500 {
+        return Err(format!("seed {seed}: without faults, a replica leads in only {led} of 900 samples"));
     }
     let terms = terms.lock().unwrap().len();
     Ok(terms)
 }
 
-/// Requests are slow, refused or lost, and so are replies.
-fn hostile(kube: &FakeKube, seed: u64) {
+/// Delays, refuses or loses requests to the API server, and loses replies.
+fn inject_api_faults(kube: &FakeKube, seed: u64) {
     let rng = Mutex::new(StdRng::seed_from_u64(seed));
     kube.on_request(move |_| {
         let mut rng = rng.lock().unwrap();
@@ -133,26 +142,26 @@ fn hostile(kube: &FakeKube, seed: u64) {
             1..4 => rng.random_range(0..4000),
             _ => rng.random_range(0..100),
         });
-        RequestFault { delay, effect: fault_effect(&mut rng, 30) }
+        RequestFault { delay, effect: draw_effect(&mut rng, 30) }
     });
 }
 
-fn run(seed: u64, planted: Option<PlantedState>) -> Result<usize, String> {
-    crate::virtually(elections(seed, planted))
+fn run(seed: u64, bug: Option<PlantedReplicaBug>) -> Result<usize, String> {
+    crate::run_in_virtual_time(run_elections(seed, bug))
 }
 
 #[test]
-fn never_do_two_lead() {
-    let terms = crate::each_seed(60, "never_do_two_lead", |seed| run(seed, None));
+fn at_most_one_replica_leads_under_faults() {
+    let terms = crate::run_seeds(60, "at_most_one_replica_leads", |seed| run(seed, None));
     let terms: usize = terms.iter().sum();
     println!("{terms} terms");
     assert!(terms > 0);
 }
 
 #[test]
-fn a_bug_in_the_election_is_found() {
-    for planted in [PlantedState::WallClockTrusted, PlantedState::MarginIgnored] {
-        let found = (0..100).find_map(|seed| run(seed, Some(planted)).err());
-        println!("{planted:?}: {}", found.unwrap_or_else(|| panic!("{planted:?} was not found")));
+fn a_planted_bug_in_the_election_is_found() {
+    for bug in [PlantedReplicaBug::WallClockTrusted, PlantedReplicaBug::MarginIgnored] {
+        let found = (0..100).find_map(|seed| run(seed, Some(bug)).err());
+        println!("{bug:?}: {}", found.unwrap_or_else(|| panic!("{bug:?} was not found")));
     }
 }

@@ -1,5 +1,5 @@
-//! Several replicas on one Kubernetes: at most one of them acts, whatever happens to them, to the API server and to
-//! what is between.
+//! Simulation of several replicas with leader election: at most one of them acts, despite pauses, crashes,
+//! partitions and faults of the API server.
 
 mod election;
 mod network;
@@ -11,28 +11,28 @@ use std::time::Duration;
 
 use vpsie_autoscaler::kubernetes::ElectionConfig;
 
-/// A bug in what keeps replicas apart.
+/// A planted bug in leader election or in the fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PlantedState {
-    /// A lease is taken for expired by the time that its holder wrote into it.
+enum PlantedReplicaBug {
+    /// A candidate decides by the Lease's `renewTime` and its own clock whether the Lease has expired.
     WallClockTrusted,
-    /// The one that leads goes on for longer than the others wait.
+    /// The renew deadline of the leader is longer than the lease duration.
     MarginIgnored,
-    /// What changes something passes whoever leads.
+    /// The fence lets all writes pass.
     NoFence,
 }
 
 const NAMESPACE: &str = "kube-system";
 const LEASE: &str = "vpsie-autoscaler-leader";
 
-fn config(identity: &str, planted: Option<PlantedState>) -> ElectionConfig {
-    let too_long = planted == Some(PlantedState::MarginIgnored);
+fn election_config(identity: &str, bug: Option<PlantedReplicaBug>) -> ElectionConfig {
+    let is_too_long = bug == Some(PlantedReplicaBug::MarginIgnored);
     ElectionConfig {
         namespace: NAMESPACE.to_owned(),
         name: LEASE.to_owned(),
         identity: identity.to_owned(),
         lease_duration: Duration::from_secs(15),
-        renew_deadline: Duration::from_secs(if too_long { 30 } else { 10 }),
+        renew_deadline: Duration::from_secs(if is_too_long { 30 } else { 10 }),
         retry_period: Duration::from_secs(2),
         addresses: None,
     }

@@ -1,4 +1,5 @@
-//! What is around a replica: its process, which may stand still, and its network, which may be slow.
+//! The networks of a replica to the API server and to VPSie: with pauses, slow replies and the check of
+//! invariant 9.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -17,29 +18,29 @@ use tower::{BoxError, ServiceExt as _};
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::vpsie::{Transport, TransportError};
 
-use super::{LEASE, NAMESPACE, PlantedState};
+use super::{LEASE, NAMESPACE, PlantedReplicaBug};
 use crate::clock::VirtualClock;
 use crate::freezer::Freezer;
 use crate::network::Violations;
 
-/// A replica's own way to the API server. What was sent arrives, also when nobody waits for the answer any more.
+/// Creates a replica's client of the API server. A request that was sent is executed even if its caller has
+/// dropped it.
 pub(super) fn client(
     kube: &FakeKube,
     name: &str,
     clock: &VirtualClock,
-    planted: Option<PlantedState>,
+    bug: Option<PlantedReplicaBug>,
 ) -> kube::Client {
     let connection = kube.connection(name);
     let clock = clock.clone();
-    let service =
-        tower::service_fn(move |request| carry(connection.clone(), clock.clone(), planted, request));
+    let service = tower::service_fn(move |request| send(connection.clone(), clock.clone(), bug, request));
     kube::Client::new(service, NAMESPACE)
 }
 
-async fn carry(
+async fn send(
     connection: Connection,
     clock: VirtualClock,
-    planted: Option<PlantedState>,
+    bug: Option<PlantedReplicaBug>,
     request: Request<Body>,
 ) -> Result<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError> {
     let reads_lease = request.method() == Method::GET && request.uri().path().ends_with(LEASE);
@@ -51,14 +52,14 @@ async fn carry(
     }
     let bytes = body.collect().await?.to_bytes();
     let mut body = bytes.to_vec();
-    if reads_lease && planted == Some(PlantedState::WallClockTrusted) {
-        body = without_expired(&body, &clock);
+    if reads_lease && bug == Some(PlantedReplicaBug::WallClockTrusted) {
+        body = clear_expired_holder(&body, &clock);
     }
     Ok(Response::from_parts(parts, Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()))
 }
 
-/// The Lease as one reads it who takes the holder's time for its own.
-fn without_expired(body: &[u8], clock: &VirtualClock) -> Vec<u8> {
+/// Removes the holder from a Lease whose `renewTime` has passed by this replica's clock.
+fn clear_expired_holder(body: &[u8], clock: &VirtualClock) -> Vec<u8> {
     let mut lease: Value = serde_json::from_slice(body).unwrap_or_default();
     let renewed = lease["spec"]["renewTime"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok());
     if renewed.is_some_and(|renewed| clock.now().duration_since(renewed).as_secs() > 15) {
@@ -67,8 +68,8 @@ fn without_expired(body: &[u8], clock: &VirtualClock) -> Vec<u8> {
     lease.to_string().into_bytes()
 }
 
-/// A frozen process sends nothing.
-pub(super) fn frozen_client(client: &kube::Client, freezer: &Freezer) -> kube::Client {
+/// Wraps a client so that it sends and receives nothing while the process is paused.
+pub(super) fn freezable_client(client: &kube::Client, freezer: &Freezer) -> kube::Client {
     let inner = client.clone();
     let freezer = freezer.clone();
     let service = tower::service_fn(move |request| {
@@ -79,8 +80,8 @@ pub(super) fn frozen_client(client: &kube::Client, freezer: &Freezer) -> kube::C
     kube::Client::new(service, NAMESPACE)
 }
 
-/// The same for VPSie.
-pub(super) fn frozen_transport(transport: Transport, freezer: Freezer) -> Transport {
+/// Wraps the transport to VPSie so that it sends and receives nothing while the process is paused.
+pub(super) fn freezable_transport(transport: Transport, freezer: Freezer) -> Transport {
     BoxCloneSyncService::new(tower::service_fn(move |request| {
         let transport = transport.clone();
         let freezer = freezer.clone();
@@ -88,65 +89,68 @@ pub(super) fn frozen_transport(transport: Transport, freezer: Freezer) -> Transp
     }))
 }
 
-/// Who has ever led.
-pub(super) type Led = Arc<Mutex<HashSet<String>>>;
+/// Identities of all leaders so far.
+pub(super) type PastLeaders = Arc<Mutex<HashSet<String>>>;
 
-/// Sees what a replica begins to do, and complains if it is not the one that the Lease names.
+/// Observes the calls of one replica, and reports each write that it starts while the Lease names another
+/// holder.
 #[derive(Clone)]
-pub(super) struct Witness {
+pub(super) struct FenceObserver {
     pub(super) kube: FakeKube,
     pub(super) identity: String,
-    pub(super) led: Led,
+    pub(super) past_leaders: PastLeaders,
     pub(super) violations: Violations,
 }
 
-impl Witness {
+impl FenceObserver {
     fn check_call(&self, method: &Method, path: &str) {
         if matches!(*method, Method::GET | Method::HEAD) {
             return;
         }
-        // Deleted by hand, it names nobody; others wait for as long as it may be held.
+        // A deleted Lease names no holder. Candidates wait for a lease duration before they lead.
         let Some(lease) = self.kube.get("leases", NAMESPACE, LEASE) else { return };
         let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-        // Made anew after it was deleted, it names one that waits, too.
-        let taken = lease["spec"]["leaseTransitions"] != 0;
-        if holder != self.identity && (taken || self.led.lock().unwrap().contains(holder)) {
+        // A candidate that creates a deleted Lease is its holder, but does not lead before it has waited.
+        let is_taken_over = lease["spec"]["leaseTransitions"] != 0;
+        if holder != self.identity && (is_taken_over || self.past_leaders.lock().unwrap().contains(holder)) {
             let Self { identity, .. } = self;
-            self.violations.add(format!("9: {identity} begins {method} {path} while {holder:?} leads"));
+            self.violations.add(format!("9: {identity} starts {method} {path} while {holder:?} leads"));
         }
     }
 
+    /// Wraps a client of the API server.
     pub(super) fn client(&self, client: &kube::Client) -> kube::Client {
         let inner = client.clone();
-        let witness = self.clone();
+        let observer = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let client = inner.clone();
-            let witness = witness.clone();
+            let observer = observer.clone();
             async move {
-                witness.check_call(request.method(), request.uri().path());
+                observer.check_call(request.method(), request.uri().path());
                 client.send(request).await.map_err(BoxError::from)
             }
         });
         kube::Client::new(service, NAMESPACE)
     }
 
-    /// VPSie goes on with what it was asked, also when nobody waits for the answer any more.
+    /// Wraps the transport to VPSie. VPSie executes a request even if its caller has dropped it.
     pub(super) fn transport(&self, transport: Transport) -> Transport {
-        let witness = self.clone();
+        let observer = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
             let transport = transport.clone();
-            let witness = witness.clone();
+            let observer = observer.clone();
             async move {
-                witness.check_call(request.method(), request.uri().path());
+                observer.check_call(request.method(), request.uri().path());
                 let sent = tokio::spawn(transport.oneshot(request)).await;
-                sent.unwrap_or_else(|broken| Err(TransportError::Lost(broken.to_string())))
+                sent.unwrap_or_else(|error| Err(TransportError::Lost(error.to_string())))
             }
         }))
     }
 }
 
-/// What a hostile API server does with a request: each of five faults happens once in `one_in` requests.
-pub(super) fn fault_effect(rng: &mut StdRng, one_in: u32) -> FaultEffect {
+/// Draws the effect of a request to an API server with faults. Each of five faults has the probability
+/// 1/`one_in`.
+pub(super) fn draw_effect(rng: &mut StdRng, one_in: u32) -> FaultEffect {
     match rng.random_range(0..one_in) {
         0 => FaultEffect::ReplyLost,
         1 => FaultEffect::RequestLost,

@@ -1,4 +1,4 @@
-//! One replica: waits, leads, serves until it leads no more, and is started again.
+//! One replica: it stands by, leads, serves until its term ends, and is started again.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,15 +16,15 @@ use vpsie_autoscaler::simulator::DEFAULT_CLUSTER;
 use vpsie_autoscaler::store::KubernetesStore;
 use vpsie_autoscaler::vpsie::Transport;
 
-use super::network::{Led, Witness, client, frozen_client, frozen_transport};
-use super::{NAMESPACE, PlantedState, config};
+use super::network::{FenceObserver, PastLeaders, client, freezable_client, freezable_transport};
+use super::{NAMESPACE, PlantedReplicaBug, election_config};
 use crate::clock::VirtualClock;
+use crate::fixtures::node_groups;
 use crate::freezer::Freezer;
 use crate::network::{CaChannel, Violations};
 use crate::process::{Process, ProcessConfig};
-use crate::setting::groups;
 
-/// A host, on which processes of a replica follow each other.
+/// A host on which one process of a replica runs after another.
 #[derive(Clone)]
 pub(super) struct Replica {
     pub(super) name: &'static str,
@@ -35,68 +35,72 @@ pub(super) struct Replica {
     pub(super) base: &'static str,
     pub(super) policy: Policy,
     pub(super) channel: CaChannel,
-    pub(super) serving: Serving,
-    pub(super) led: Led,
+    pub(super) endpoint: Endpoint,
+    pub(super) past_leaders: PastLeaders,
     pub(super) violations: Violations,
-    pub(super) planted: Option<PlantedState>,
+    pub(super) bug: Option<PlantedReplicaBug>,
 }
 
-/// Who is behind the channel: what a Service shows of readiness.
+/// The endpoint of the Service: the replica that Cluster Autoscaler's channel reaches.
 #[derive(Clone, Default)]
-pub(super) struct Serving(Arc<Mutex<Option<Serves>>>);
+pub(super) struct Endpoint(Arc<Mutex<Option<ServingReplica>>>);
 
+/// A replica that serves gRPC.
 #[derive(Clone)]
-pub(super) struct Serves {
+pub(super) struct ServingReplica {
     pub(super) identity: String,
     pub(super) handle: FleetHandle,
     pub(super) freezer: Freezer,
 }
 
-impl Serving {
-    pub(super) fn now(&self) -> Option<Serves> {
+impl Endpoint {
+    /// The replica that serves now.
+    pub(super) fn replica(&self) -> Option<ServingReplica> {
         self.0.lock().unwrap().clone()
     }
 }
 
 impl Replica {
-    /// Its lives, until this is dropped. Terms end by themselves after `longest` at most.
-    pub(super) async fn live(self, seed: u64, longest: Duration) {
+    /// Runs one process after another, until this future is dropped. A term ends after at most `max_term`.
+    pub(super) async fn run(self, seed: u64, max_term: Duration) {
         let mut rng = StdRng::seed_from_u64(seed);
         let freezer = self.freezer.clone();
-        let lives = async {
+        let processes = async {
             loop {
                 let identity = format!("{}_{:04x}", self.name, rng.random::<u16>());
-                Box::pin(self.once(identity, &mut rng, longest)).await;
+                Box::pin(self.run_process(identity, &mut rng, max_term)).await;
                 tokio::time::sleep(Duration::from_millis(rng.random_range(500..8000))).await;
             }
         };
-        freezer.run(Box::pin(lives)).await;
+        freezer.run(Box::pin(processes)).await;
     }
 
-    async fn once(&self, identity: String, rng: &mut StdRng, longest: Duration) {
+    /// Runs a process until its term as leader ends.
+    async fn run_process(&self, identity: String, rng: &mut StdRng, max_term: Duration) {
         let never = CancellationToken::new();
-        let raw = client(&self.kube, self.name, &self.clock, self.planted);
+        let client = client(&self.kube, self.name, &self.clock, self.bug);
         let clock = Arc::new(self.clock.clone());
-        let own = frozen_client(&raw, &self.freezer);
-        let mut elector = Elector::new(own, config(&identity, self.planted), clock, rng.random());
+        let election_client = freezable_client(&client, &self.freezer);
+        let mut elector =
+            Elector::new(election_client, election_config(&identity, self.bug), clock, rng.random());
         let Some(mut leadership) = elector.acquire(&never).await else { return };
-        self.led.lock().unwrap().insert(identity.clone());
-        if self.planted == Some(PlantedState::NoFence) {
+        self.past_leaders.lock().unwrap().insert(identity.clone());
+        if self.bug == Some(PlantedReplicaBug::NoFence) {
             leadership = Leadership::always();
         }
-        let term = longest.mul_f64(rng.random::<f64>());
+        let term = max_term.mul_f64(rng.random::<f64>());
         let seed = rng.random();
         let mut process = None;
         let lost = tokio::select! {
-            biased; // By chance, a seed would not do the same again.
+            biased; // A random order would make runs of one seed differ.
             lost = elector.renew_until(&never) => lost.is_err(),
             () = async {
-                let started = process.insert(self.start(&raw, &identity, &leadership, seed).await);
-                self.open(&identity, started.handle.clone()).await;
+                let started = process.insert(self.start(&client, &identity, &leadership, seed).await);
+                self.serve(&identity, started.handle.clone()).await;
                 tokio::time::sleep(term).await;
             } => false,
         };
-        self.close(&identity);
+        self.stop_serving(&identity);
         if let Some(process) = process {
             process.kill().await;
         }
@@ -105,36 +109,45 @@ impl Replica {
         }
     }
 
-    /// The process, once its records can be read.
-    async fn start(&self, raw: &kube::Client, identity: &str, leadership: &Leadership, seed: u64) -> Process {
-        let witness = Witness {
+    /// Starts the tasks of the process. Repeats until the records can be read.
+    async fn start(
+        &self,
+        client: &kube::Client,
+        identity: &str,
+        leadership: &Leadership,
+        seed: u64,
+    ) -> Process {
+        let observer = FenceObserver {
             kube: self.kube.clone(),
             identity: identity.to_owned(),
-            led: Arc::clone(&self.led),
+            past_leaders: Arc::clone(&self.past_leaders),
             violations: self.violations.clone(),
         };
-        let fenced = fence_client(&with_request_timeout(&witness.client(raw)), leadership.clone());
-        let transport = fence_transport(witness.transport(self.transport.clone()), leadership.clone());
+        let fenced = fence_client(&with_request_timeout(&observer.client(client)), leadership.clone());
+        let transport = fence_transport(observer.transport(self.transport.clone()), leadership.clone());
         loop {
-            let store = KubernetesStore::new(frozen_client(&fenced, &self.freezer), NAMESPACE);
+            let store = KubernetesStore::new(freezable_client(&fenced, &self.freezer), NAMESPACE);
             store.set_cluster(DEFAULT_CLUSTER.into());
-            let around = ProcessConfig {
+            let config = ProcessConfig {
                 store: Arc::new(store),
-                transport: frozen_transport(transport.clone(), self.freezer.clone()),
+                transport: freezable_transport(transport.clone(), self.freezer.clone()),
                 clock: Arc::new(self.clock.clone()),
-                declared: FleetConfig { declaration: groups().into(), settings: FleetSettings::default() },
+                declared: FleetConfig {
+                    declaration: node_groups().into(),
+                    settings: FleetSettings::default(),
+                },
                 policy: self.policy,
                 base: self.base,
             };
-            match Process::start(around, seed).await {
+            match Process::start(config, seed).await {
                 Ok(process) => return process,
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }
         }
     }
 
-    /// Serves once there is something to tell.
-    async fn open(&self, identity: &str, handle: FleetHandle) {
+    /// Serves gRPC once the catalog is known.
+    async fn serve(&self, identity: &str, handle: FleetHandle) {
         while handle.read(|fleet| fleet.catalog().is_none()) {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -143,23 +156,23 @@ impl Replica {
         *self.channel.freezer.lock().unwrap() = self.freezer.clone();
         let identity = identity.to_owned();
         let freezer = self.freezer.clone();
-        *self.serving.0.lock().unwrap() = Some(Serves { identity, handle, freezer });
+        *self.endpoint.0.lock().unwrap() = Some(ServingReplica { identity, handle, freezer });
     }
 
-    fn close(&self, identity: &str) {
-        let mut serving = self.serving.0.lock().unwrap();
-        if serving.as_ref().is_some_and(|serves| serves.identity == identity) {
-            *serving = None;
+    fn stop_serving(&self, identity: &str) {
+        let mut endpoint = self.endpoint.0.lock().unwrap();
+        if endpoint.as_ref().is_some_and(|replica| replica.identity == identity) {
+            *endpoint = None;
             *self.channel.server.lock().unwrap() = None;
             *self.channel.freezer.lock().unwrap() = Freezer::default();
         }
     }
 
-    /// Its process is gone, from one moment to the next.
-    pub(super) fn crashed(&self) {
-        let serves = self.serving.now().filter(|serves| serves.identity.starts_with(self.name));
-        if let Some(Serves { identity, .. }) = serves {
-            self.close(&identity);
+    /// Notes that the process crashed: it no longer serves, and its pause ends.
+    pub(super) fn note_crash(&self) {
+        let serving = self.endpoint.replica().filter(|replica| replica.identity.starts_with(self.name));
+        if let Some(ServingReplica { identity, .. }) = serving {
+            self.stop_serving(&identity);
         }
         self.freezer.thaw();
     }

@@ -1,4 +1,4 @@
-//! Two replicas, VPSie, an API server and Cluster Autoscaler, with what goes wrong between them, from one seed.
+//! One run with two replicas, VPSie, an API server and Cluster Autoscaler, with injected faults.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,28 +16,30 @@ use vpsie_autoscaler::fleet::{Hostname, Policy, Records};
 use vpsie_autoscaler::simulator::{Shapes, Simulator, SimulatorConfig, VmKind};
 use vpsie_autoscaler::store::records_of;
 
-use super::PlantedState;
-use super::network::{Led, fault_effect};
-use super::replica::{Replica, Serving};
+use super::PlantedReplicaBug;
+use super::network::{PastLeaders, draw_effect};
+use super::replica::{Endpoint, Replica};
 use super::{LEASE, NAMESPACE};
 use crate::checks;
 use crate::clock::VirtualClock;
+use crate::fixtures::{base_url, new_autoscaler};
 use crate::freezer::Freezer;
 use crate::hazards::Hazards;
-use crate::kubelets::kubelets;
 use crate::network::{CaChannel, KnownPools, Violations};
-use crate::setting::{autoscaler, base};
+use crate::nodes::update_nodes;
 
 const NAMES: [&str; 2] = ["a", "b"];
-const STEPS: u32 = 100;
+/// Steps with injected faults.
+const FAULT_STEPS: u32 = 100;
+/// Mean time of a step.
 const STEP: Duration = Duration::from_secs(20);
-/// Two virtual hours and a half of fair weather in which everything must come to rest.
+/// Steps without faults in which the cluster must come to rest: two and a half hours.
 const REST_STEPS: u32 = 450;
 
-/// What happened.
+/// Counts of events in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Stats {
-    /// Changes of who leads.
+struct ReplicaStats {
+    /// Changes of the leader.
     transitions: u64,
     crashes: u64,
     freezes: u64,
@@ -45,36 +47,38 @@ struct Stats {
     deleted: u64,
 }
 
-struct World {
+/// Two replicas with their API server, VPSie, the cluster and Cluster Autoscaler.
+struct ReplicaWorld {
     seed: u64,
     rng: StdRng,
     clock: VirtualClock,
     simulator: Simulator,
     kube: FakeKube,
-    /// A host each, and the process on it, if one runs.
+    /// Each host, and the task of its processes, if it runs.
     replicas: Vec<(Replica, Option<JoinHandle<()>>)>,
-    serving: Serving,
+    endpoint: Endpoint,
     channel: CaChannel,
     cluster: Memory,
     autoscaler: Autoscaler,
     minor: Minor,
-    calm: bool,
-    stats: Stats,
+    /// Whether fault injection has ended.
+    fault_free: bool,
+    stats: ReplicaStats,
     traced: bool,
 }
 
-impl World {
-    fn new(seed: u64, planted: Option<PlantedState>) -> Result<Self, String> {
+impl ReplicaWorld {
+    fn new(seed: u64, bug: Option<PlantedReplicaBug>) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
         let shapes = Shapes::random(&mut rng);
         let config = SimulatorConfig { seed, shapes, ..SimulatorConfig::default() };
         let simulator = Simulator::new(config, Arc::new(clock.clone())).map_err(|e| e.to_string())?;
-        let now = clock.clone();
-        let kube = FakeKube::new(move || now.now());
+        let server_clock = clock.clone();
+        let kube = FakeKube::new(move || server_clock.now());
         let violations = Violations::default();
-        let serving = Serving::default();
-        let led = Led::default();
+        let endpoint = Endpoint::default();
+        let past_leaders = PastLeaders::default();
         let channel = CaChannel {
             server: Arc::default(),
             violations: violations.clone(),
@@ -84,21 +88,21 @@ impl World {
             increases: None,
         };
         let replica = |name| {
-            let own = clock.right();
-            own.jump(*[0, 0, 3, -3, 20, -20].choose(&mut rng).unwrap());
+            let own_clock = clock.unskewed();
+            own_clock.jump(*[0, 0, 3, -3, 20, -20].choose(&mut rng).unwrap());
             Replica {
                 name,
-                clock: own,
+                clock: own_clock,
                 freezer: Freezer::default(),
                 kube: kube.clone(),
                 transport: simulator.transport(),
-                base: base(shapes),
+                base: base_url(shapes),
                 policy: Policy { running_when_listed: seed.is_multiple_of(2), ..Policy::default() },
                 channel: channel.clone(),
-                serving: serving.clone(),
-                led: led.clone(),
+                endpoint: endpoint.clone(),
+                past_leaders: past_leaders.clone(),
                 violations: violations.clone(),
-                planted,
+                bug,
             }
         };
         let replicas = NAMES.map(replica).into_iter().map(|replica| (replica, None)).collect();
@@ -109,44 +113,48 @@ impl World {
             simulator,
             kube,
             replicas,
-            serving,
-            autoscaler: autoscaler(minor, &channel, seed),
+            endpoint,
+            autoscaler: new_autoscaler(minor, &channel, seed),
             channel,
             cluster: Memory::default(),
             minor,
-            calm: false,
-            stats: Stats::default(),
+            fault_free: false,
+            stats: ReplicaStats::default(),
             traced: std::env::var_os("TRACE").is_some(),
             rng,
         })
     }
 
-    async fn run(mut self) -> Result<Stats, String> {
+    async fn run(mut self) -> Result<ReplicaStats, String> {
         if self.traced {
             let logs = tracing_subscriber::fmt().without_time().with_ansi(false).with_test_writer();
             drop(logs.with_max_level(tracing::Level::INFO).try_init());
         }
         self.start_all();
         if self.rng.random_bool(0.7) {
-            self.hostile();
+            self.inject_api_faults();
         }
-        for step in 0..STEPS {
+        for step in 0..FAULT_STEPS {
             self.inject_faults()?;
-            self.step().await.map_err(|why| format!("seed {}, step {step}: {why}", self.seed))?;
+            self.step().await.map_err(|error| format!("seed {}, step {step}: {error}", self.seed))?;
         }
         self.end_faults();
         for (load, name) in [(3, "three pods"), (0, "no pods")] {
-            self.cluster.deploy("web", load, self.pod(1500));
-            self.cluster.deploy("batch", 0, self.pod(500));
-            let mut last = Err(String::new());
+            self.cluster.deploy("web", load, self.new_pod(1500));
+            self.cluster.deploy("batch", 0, self.new_pod(500));
+            let mut at_rest = Err(String::new());
             for step in 0..REST_STEPS {
-                self.step().await.map_err(|why| format!("seed {}, rest step {step}: {why}", self.seed))?;
-                last = self.rested(load);
-                if last.is_ok() {
+                self.step()
+                    .await
+                    .map_err(|error| format!("seed {}, rest step {step}: {error}", self.seed))?;
+                at_rest = self.check_rest(load);
+                if at_rest.is_ok() {
                     break;
                 }
             }
-            last.map_err(|why| format!("seed {}: 5: does not come to rest with {name}: {why}", self.seed))?;
+            at_rest.map_err(|error| {
+                format!("seed {}: 5: the cluster does not come to rest with {name}: {error}", self.seed)
+            })?;
         }
         let lease = self.kube.get("leases", NAMESPACE, LEASE).unwrap_or_default();
         self.stats.transitions += lease["spec"]["leaseTransitions"].as_u64().unwrap_or_default();
@@ -156,37 +164,40 @@ impl World {
         Ok(self.stats)
     }
 
-    fn trace(&self, what: &dyn std::fmt::Debug) {
+    /// Prints an event with its time, if `TRACE` is set.
+    fn trace(&self, event: &dyn std::fmt::Debug) {
         if self.traced {
-            println!("{:>7.1}s {what:?}", self.clock.elapsed().as_secs_f64());
+            println!("{:>7.1}s {event:?}", self.clock.elapsed().as_secs_f64());
         }
     }
 
-    fn pod(&self, cpu_millis: i64) -> Pod {
+    fn new_pod(&self, cpu_millis: i64) -> Pod {
         Pod::new("", cpu_millis, 512, self.clock.now())
     }
 
+    /// Starts the replicas that do not run.
     fn start_all(&mut self) {
-        let longest = if self.calm { Duration::from_hours(1000) } else { Duration::from_mins(20) };
+        let max_term = if self.fault_free { Duration::from_hours(1000) } else { Duration::from_mins(20) };
         for (replica, task) in &mut self.replicas {
             if task.is_none() {
-                *task = Some(tokio::spawn(replica.clone().live(self.rng.random(), longest)));
+                *task = Some(tokio::spawn(replica.clone().run(self.rng.random(), max_term)));
             }
         }
     }
 
-    fn crash(&mut self, which: usize) {
-        let (replica, task) = &mut self.replicas[which];
+    fn crash(&mut self, index: usize) {
+        let (replica, task) = &mut self.replicas[index];
         if let Some(task) = task.take() {
             task.abort();
-            replica.crashed();
+            replica.note_crash();
             self.stats.crashes += 1;
         }
     }
 
+    /// Injects at most one event before a step. Starts ended replicas with probability 1/2.
     fn inject_faults(&mut self) -> Result<(), String> {
-        let which = self.rng.random_range(0..NAMES.len());
-        let name = NAMES[which];
+        let index = self.rng.random_range(0..NAMES.len());
+        let name = NAMES[index];
         if self.rng.random_bool(0.5) {
             self.start_all();
         }
@@ -195,24 +206,25 @@ impl World {
                 let web = self.rng.random_range(0..9);
                 let batch = self.rng.random_range(0..6);
                 self.trace(&("load", web, batch));
-                self.cluster.deploy("web", web, self.pod(1500));
-                self.cluster.deploy("batch", batch, self.pod(500));
+                self.cluster.deploy("web", web, self.new_pod(1500));
+                self.cluster.deploy("batch", batch, self.new_pod(500));
             }
             5..9 => {
                 let time = Duration::from_millis(self.rng.random_range(1000..40_000));
-                // Rather the one that acts.
-                let serves = self.serving.now().filter(|_| self.rng.random_bool(0.7));
-                let freezer = serves.map_or_else(|| self.replicas[which].0.freezer.clone(), |s| s.freezer);
-                self.trace(&("freeze", time));
+                // The serving replica, with a probability of at least 0.7.
+                let serving = self.endpoint.replica().filter(|_| self.rng.random_bool(0.7));
+                let freezer =
+                    serving.map_or_else(|| self.replicas[index].0.freezer.clone(), |replica| replica.freezer);
+                self.trace(&("pause", time));
                 freezer.freeze(time);
                 self.stats.freezes += 1;
             }
             9..11 => {
                 self.trace(&("crash", name));
-                self.crash(which);
+                self.crash(index);
             }
             11 | 12 => {
-                self.trace(&("cut off", name));
+                self.trace(&("partition", name));
                 self.kube.partition(name, true);
             }
             13..15 => NAMES.iter().for_each(|name| self.kube.partition(name, false)),
@@ -226,7 +238,7 @@ impl World {
             }
             19 => {
                 self.trace(&"Cluster Autoscaler restarts");
-                self.autoscaler = autoscaler(self.minor, &self.channel, self.rng.random());
+                self.autoscaler = new_autoscaler(self.minor, &self.channel, self.rng.random());
             }
             20 | 21 => {
                 let effect = ["lost", "not-sent", "status=500", "status=503 done", "delay=20s", "delay=45s"]
@@ -242,93 +254,98 @@ impl World {
         Ok(())
     }
 
-    /// Requests to the API server are slow, refused or lost, and so are replies. What changes something is not
-    /// slower than the margin between renew deadline and lease duration.
-    fn hostile(&mut self) {
+    /// Delays, refuses or loses requests to the API server, and loses replies. Writes are delayed by less
+    /// than the time between renew deadline and lease duration.
+    fn inject_api_faults(&mut self) {
         let rng = Mutex::new(StdRng::seed_from_u64(self.rng.random()));
-        self.kube.on_request(move |asked| {
+        self.kube.on_request(move |request| {
             let mut rng = rng.lock().unwrap();
-            let slowest = if asked.verb.writes() && asked.plural != "leases" { 4500 } else { 20_000 };
+            let is_write = request.verb.writes() && request.plural != "leases";
+            let max_delay = if is_write { 4500 } else { 20_000 };
             let delay = Duration::from_millis(match rng.random_range(0..40) {
-                0 => rng.random_range(0..slowest),
+                0 => rng.random_range(0..max_delay),
                 1..4 => rng.random_range(0..1500),
                 _ => rng.random_range(0..50),
             });
-            RequestFault { delay, effect: fault_effect(&mut rng, 60) }
+            RequestFault { delay, effect: draw_effect(&mut rng, 60) }
         });
     }
 
+    /// Ends all faults and restarts all replicas.
     fn end_faults(&mut self) {
-        self.trace(&"calm");
-        self.calm = true;
+        self.trace(&"faults end");
+        self.fault_free = true;
         self.simulator.clear_faults();
         self.kube.clear_faults();
         self.kube.set_down(false);
         for name in NAMES {
             self.kube.partition(name, false);
         }
-        (0..NAMES.len()).for_each(|which| self.crash(which));
+        (0..NAMES.len()).for_each(|index| self.crash(index));
         self.start_all();
     }
 
+    /// Runs one loop of Cluster Autoscaler, lets time pass, and checks the invariants.
     async fn step(&mut self) -> Result<(), String> {
         let now = self.clock.now();
-        let serves = self.serving.now().filter(|serves| !serves.freezer.frozen());
-        kubelets(&self.cluster, &self.simulator, now, serves.as_ref().map(|serves| &serves.handle), false)
-            .await;
+        let serving = self.endpoint.replica().filter(|replica| !replica.freezer.is_frozen());
+        let handle = serving.as_ref().map(|replica| &replica.handle);
+        update_nodes(&self.cluster, &self.simulator, now, handle, false).await;
         self.cluster.step(now);
         let report = self.autoscaler.loop_once(&self.cluster, now).await;
         if !report.events.is_empty() {
             self.trace(&(&report.outcome, &report.events));
         }
-        if let LoopResult::Crashed(why) = &report.outcome {
-            return Err(format!("8: Cluster Autoscaler panics: {why}"));
+        if let LoopResult::Crashed(error) = &report.outcome {
+            return Err(format!("8: Cluster Autoscaler panics: {error}"));
         }
-        self.promised(&report.events)?;
-        // At odd moments, so that what is cut off or freezes is at something.
+        self.check_acknowledged(&report.events)?;
+        // Random times, so that pauses and partitions interrupt requests.
         tokio::time::sleep(STEP.mul_f64(0.5 + self.rng.random::<f64>())).await;
         self.check().await
     }
 
-    /// What was acknowledged is recorded: invariant 2.
-    fn promised(&self, events: &[Event]) -> Result<(), String> {
-        let machines = self.recorded().machines;
+    /// Checks that acknowledged increases are recorded: invariant 2.
+    fn check_acknowledged(&self, events: &[Event]) -> Result<(), String> {
+        let machines = self.records().machines;
         for event in events {
             let Event::ScaledUp { group, delta } = event else { continue };
-            let there = machines.iter().filter(|m| m.pool.to_string() == *group).count();
-            if (there as i64) < *delta {
+            let recorded = machines.iter().filter(|m| m.pool.to_string() == *group).count();
+            if (recorded as i64) < *delta {
                 return Err(format!(
-                    "2: {group} was increased by {delta}, and {there} machines are recorded"
+                    "2: an increase of {group} by {delta} was acknowledged, and {recorded} machines are recorded"
                 ));
             }
         }
         Ok(())
     }
 
-    /// What is recorded now, past all faults.
-    fn recorded(&self) -> Records {
+    /// Reads the records without faults.
+    fn records(&self) -> Records {
         let nodes = self.kube.all::<VPSieNode>();
         let maps = self.kube.all::<ConfigMap>();
         records_of(&nodes, &maps)
     }
 
+    /// Checks all invariants.
     async fn check(&mut self) -> Result<(), String> {
         if let Some(violation) = self.channel.violations.first() {
             return Err(violation);
         }
-        checks::money(&self.simulator, &self.recorded(), &Hazards::default())?;
-        let Some(serves) = self.serving.now().filter(|serves| !serves.freezer.frozen()) else {
+        checks::check_vms(&self.simulator, &self.records(), &Hazards::default())?;
+        let Some(serving) = self.endpoint.replica().filter(|replica| !replica.freezer.is_frozen()) else {
             return Ok(());
         };
-        checks::answers(&self.channel).await?;
-        if self.calm {
-            checks::memory(&serves.handle, &self.recorded())?;
+        checks::check_replies(&self.channel).await?;
+        if self.fault_free {
+            checks::check_memory(&serving.handle, &self.records())?;
         }
         Ok(())
     }
 
-    fn rested(&self, load: usize) -> Result<(), String> {
-        checks::at_rest(&self.simulator, &self.recorded())?;
+    /// Checks that the cluster is at rest with `load` pods.
+    fn check_rest(&self, load: usize) -> Result<(), String> {
+        checks::check_at_rest(&self.simulator, &self.records())?;
         if self.cluster.pending() > 0 {
             return Err(format!("{} pods are pending", self.cluster.pending()));
         }
@@ -340,20 +357,20 @@ impl World {
             .map(|vm| Hostname::new(&vm.vm.hostname))
             .collect();
         if load == 0 && !workers.is_empty() {
-            return Err(format!("{workers:?} are left"));
+            return Err(format!("{workers:?} remain"));
         }
         Ok(())
     }
 }
 
-fn run(seed: u64, planted: Option<PlantedState>) -> Result<Stats, String> {
-    crate::virtually(async { World::new(seed, planted)?.run().await })
+fn run(seed: u64, bug: Option<PlantedReplicaBug>) -> Result<ReplicaStats, String> {
+    crate::run_in_virtual_time(async { ReplicaWorld::new(seed, bug)?.run().await })
 }
 
 #[test]
 fn one_replica_acts_and_nothing_is_lost() {
-    let runs = crate::each_seed(40, "one_replica_acts", |seed| run(seed, None));
-    let mut total = Stats::default();
+    let runs = crate::run_seeds(40, "one_replica_acts", |seed| run(seed, None));
+    let mut total = ReplicaStats::default();
     for stats in &runs {
         total.transitions += stats.transitions;
         total.crashes += stats.crashes;
@@ -366,16 +383,18 @@ fn one_replica_acts_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_second_actor_is_found() {
-    for planted in [PlantedState::NoFence, PlantedState::WallClockTrusted, PlantedState::MarginIgnored] {
-        let found = (0..200).find_map(|seed| run(seed, Some(planted)).err().map(|why| (seed, why)));
-        let (seed, why) = found.unwrap_or_else(|| panic!("{planted:?} was not found in 200 seeds"));
-        println!("{planted:?}: found by seed {seed}: {}", why.lines().next().unwrap_or_default());
-        assert!(why.contains(": 9: "), "{why}");
+fn a_planted_replica_bug_is_found() {
+    for bug in
+        [PlantedReplicaBug::NoFence, PlantedReplicaBug::WallClockTrusted, PlantedReplicaBug::MarginIgnored]
+    {
+        let found = (0..200).find_map(|seed| run(seed, Some(bug)).err().map(|error| (seed, error)));
+        let (seed, error) = found.unwrap_or_else(|| panic!("{bug:?} was not found in 200 seeds"));
+        println!("{bug:?}: found by seed {seed}: {}", error.lines().next().unwrap_or_default());
+        assert!(error.contains(": 9: "), "{error}");
     }
 }
 
 #[test]
-fn the_same_seed_does_the_same_with_replicas() {
+fn the_same_seed_gives_the_same_run_with_replicas() {
     assert_eq!(run(5, None), run(5, None));
 }

@@ -1,4 +1,5 @@
-//! Kubelets register VMs that are up; the provider's loop over Nodes, done here without an API server.
+//! Nodes of a cluster without an API server. This module has the parts of kubelets and of the provider's
+//! loops over Nodes: registration, readiness, provider ids, labels, drains and deletion.
 
 use std::time::Duration;
 
@@ -8,14 +9,14 @@ use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::fleet::{DrainState, Hostname, Machine, Phase, UnmanagedKind, node_labels};
 use vpsie_autoscaler::simulator::{Phase as VmPhase, Simulator, VmKind};
 
-/// Brings the Nodes up to date with the VMs, and with the provider if one runs. `selective`: pods run only on
-/// Nodes with the labels of a NodeGroup.
-pub(crate) async fn kubelets(
+/// Updates the Nodes from the VMs and, if a provider runs, from its fleet. With `needs_labels`, pods run only
+/// on Nodes with the labels of a NodeGroup.
+pub(crate) async fn update_nodes(
     cluster: &Memory,
     simulator: &Simulator,
     now: Timestamp,
     provider: Option<&FleetHandle>,
-    selective: bool,
+    needs_labels: bool,
 ) {
     let up: Vec<_> = simulator
         .vms()
@@ -29,7 +30,7 @@ pub(crate) async fn kubelets(
             let cores = if *size == 2 { 2 } else { 4 };
             let allocatable = Resources { cpu_millis: cores * 1000, memory_mib: cores * 2048, pods: 110 };
             let mut node = Node::new(hostname.as_str(), "", allocatable, now);
-            node.unschedulable = selective;
+            node.unschedulable = needs_labels;
             cluster.join(node);
         }
     }
@@ -52,19 +53,19 @@ pub(crate) async fn kubelets(
             Some((id, node_labels(fleet.group(pool), &pool.id, &pool.offer)))
         }) {
             cluster.edit(&node.name, |node| {
-                node.unschedulable &= !(selective && node.provider_id.is_empty());
+                node.unschedulable &= !(needs_labels && node.provider_id.is_empty());
                 node.provider_id = provider_id;
                 node.labels.extend(labels);
             });
-            // Without a store it waits; the next step tries again.
+            // The call waits while the store fails. The next step repeats it.
             let registered = handle.note_registered(hostname.clone());
             drop(tokio::time::timeout(Duration::from_secs(1), registered).await);
         }
         let gone = handle.read(|fleet| {
-            matches!(fleet.unmanaged_node(&hostname).map(|s| &s.kind), Some(UnmanagedKind::Gone { .. }))
+            matches!(fleet.unmanaged_node(&hostname).map(|node| &node.kind), Some(UnmanagedKind::Gone { .. }))
         });
-        // A VM that vanished before VPSie ever listed it leaves a Node that nobody here can know; somebody
-        // else has to clear it away.
+        // A VM that vanished before its first listing leaves a Node that the provider cannot assign to a
+        // machine. An administrator deletes such a Node.
         let unknown =
             node.provider_id.is_empty() && handle.read(|fleet| fleet.machine_at(&hostname).is_none());
         if (gone || unknown) && !ready {
@@ -73,16 +74,17 @@ pub(crate) async fn kubelets(
     }
 }
 
-/// Drains the Nodes of machines that are being deleted: their pods run elsewhere from now on.
+/// Drains the Nodes of machines that are being deleted: cordons the Node, evicts its pods and reports the
+/// drain.
 async fn drain(cluster: &Memory, handle: &FleetHandle) {
     let due: Vec<_> = handle.read(|fleet| {
-        let of = |machine: &Machine| match &machine.phase {
+        let pending_drain = |machine: &Machine| match &machine.phase {
             Phase::Deleting { vm: Some(vm), drain: DrainState::Pending, .. } => {
                 Some((machine.id.clone(), vm.hostname.clone()))
             }
             _ => None,
         };
-        fleet.machines().filter_map(of).collect()
+        fleet.machines().filter_map(pending_drain).collect()
     });
     for (machine, hostname) in due {
         cluster.edit(hostname.as_str(), |node| node.unschedulable = true);

@@ -1,4 +1,4 @@
-//! What worlds have in common: where the API is, Cluster Autoscaler's flags, NodeGroups.
+//! Fixtures of all worlds: the base URL of VPSie's API, the flags of Cluster Autoscaler, and NodeGroups.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use vpsie_autoscaler::simulator::{Prefix, Shapes};
 use super::checks;
 use super::network::CaChannel;
 
-/// Where the API is, in its shapes.
-pub(crate) fn base(shapes: Shapes) -> &'static str {
+/// Base URL of VPSie's API. The path depends on the variant of the API.
+pub(crate) fn base_url(shapes: Shapes) -> &'static str {
     match shapes.prefix {
         Prefix::AppsAndApi | Prefix::Apps => "https://vpsie.example/apps/v2",
         Prefix::Api => "https://vpsie.example/api/v2",
@@ -18,7 +18,9 @@ pub(crate) fn base(shapes: Shapes) -> &'static str {
     }
 }
 
-pub(crate) fn autoscaler(minor: Minor, channel: &CaChannel, seed: u64) -> Autoscaler {
+/// Creates a Cluster Autoscaler with short timeouts. Each call to the provider has a deadline of five
+/// seconds.
+pub(crate) fn new_autoscaler(minor: Minor, channel: &CaChannel, seed: u64) -> Autoscaler {
     let config = Config {
         max_node_provision_time: Duration::from_mins(6),
         scale_down_unneeded_time: Duration::from_mins(1),
@@ -33,7 +35,7 @@ pub(crate) fn autoscaler(minor: Minor, channel: &CaChannel, seed: u64) -> Autosc
     Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), channel.clone())))
 }
 
-pub(crate) fn groups() -> Vec<NodeGroup> {
+pub(crate) fn node_groups() -> Vec<NodeGroup> {
     let pool = |group: &str, offer: &str| format!("{group}/ams1/{offer}/on-demand").parse().unwrap();
     let group = |name: &str, pools: &[&str], max: u32| NodeGroup {
         name: name.into(),
