@@ -242,13 +242,13 @@ pub struct ActiveRule {
     /// Number of matching requests.
     pub matched: u32,
     /// Number of applications.
-    pub fired: u32,
+    pub applied: u32,
 }
 
 impl Faults {
     pub(super) fn add(&mut self, rule: FaultRule) -> u64 {
         self.next += 1;
-        self.rules.push(ActiveRule { id: self.next, rule, matched: 0, fired: 0 });
+        self.rules.push(ActiveRule { id: self.next, rule, matched: 0, applied: 0 });
         self.next
     }
 
@@ -274,13 +274,13 @@ impl Faults {
         rng: &mut impl rand::RngExt,
     ) -> Option<Effect> {
         let active = self.rules.iter_mut().filter(|active| active.rule.matches(method, path));
-        for ActiveRule { rule, matched, fired, .. } in active {
+        for ActiveRule { rule, matched, applied, .. } in active {
             *matched += 1;
-            if *matched <= rule.skip || rule.count.is_some_and(|count| *fired >= count) {
+            if *matched <= rule.skip || rule.count.is_some_and(|count| *applied >= count) {
                 continue;
             }
             if rule.probability >= 1.0 || rng.random_bool(rule.probability) {
-                *fired += 1;
+                *applied += 1;
                 return Some(rule.effect.clone());
             }
         }

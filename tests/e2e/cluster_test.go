@@ -354,7 +354,7 @@ func (w *world) awaitGone(machine record, meanwhile func() error) {
 	})
 }
 
-// createBudget creates a PodDisruptionBudget with a minimum number of running pods; allow changes the minimum.
+// createBudget creates a PodDisruptionBudget with a minimum number of running pods; setBudget changes it.
 func (w *world) createBudget(app string, least int) {
 	w.t.Helper()
 	minimum := intstr.FromInt(least)

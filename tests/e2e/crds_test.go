@@ -131,7 +131,8 @@ func (c *controlPlane) must(t *testing.T, verb, where string, body object) objec
 	return answer
 }
 
-// checkReply compares the reply of the API server with the table: exactly these rules, or the schema without any.
+// checkReply compares the reply of the API server with the table: exactly these rules, or the schema without
+// any.
 func checkReply(t *testing.T, err error, refused []string, schema bool) {
 	t.Helper()
 	if len(refused) == 0 && !schema {

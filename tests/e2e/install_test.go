@@ -267,7 +267,8 @@ func (h helm) try(command string, arguments ...string) error {
 	return nil
 }
 
-// checkRunning checks that this number of pods runs, none waits, and VMs, Nodes and VPSieNodes are equal in number.
+// checkRunning checks that this number of pods runs, none waits, and VMs, Nodes and VPSieNodes are equal in
+// number.
 func (w *world) checkRunning(pods int) error {
 	running, waiting, err := w.pods()
 	if err != nil {

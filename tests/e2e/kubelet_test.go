@@ -318,8 +318,8 @@ func (k *kubelet) start(pod *core.Pod) error {
 	return nil
 }
 
-// resolveName replaces the name of a Service by its address in URLs without TLS. With TLS, the certificate has the
-// name.
+// resolveName replaces the name of a Service by its address in URLs without TLS. With TLS, the certificate
+// has the name.
 func (k *kubelet) resolveName(argument string) (string, error) {
 	before, rest, _ := strings.Cut(argument, "http://")
 	service, port, found := strings.Cut(rest, "."+namespace+".svc:")

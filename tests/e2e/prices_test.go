@@ -228,8 +228,8 @@ func (w *world) unschedulable(count int) func() error {
 	}
 }
 
-// awaitCost waits for the monthly cost in the status of a NodeGroup, USD. It is based on VPSie's hourly prices:
-// VPSie's month has 720 hours, that of the status 730.
+// awaitCost waits for the monthly cost in the status of a NodeGroup, USD. It is based on VPSie's hourly
+// prices: VPSie's month has 720 hours, that of the status 730.
 func (w *world) awaitCost(group string, want float64) {
 	w.t.Helper()
 	await(w.t, fmt.Sprintf("%s costs %.0f USD per month", group, want), 20*time.Second, func() error {

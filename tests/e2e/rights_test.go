@@ -129,7 +129,7 @@ func (c call) String() string {
 	text := strings.TrimSuffix(c.verb+" "+c.resource+"/"+c.subresource, "/")
 	text += scope(c.group, c.name, c.namespace)
 	if c.instead {
-		text += ", where a watch cannot begin with all there is"
+		text += ", where a watch cannot start with all existing objects"
 	}
 	return text
 }
@@ -254,8 +254,8 @@ func needs(all []used) (map[right][]need, error) {
 	return found, nil
 }
 
-// checkMinimal returns a table of all rights, each with a call that needs it, and the problems: unneeded rights,
-// and excuses for rights that do not exist. Excused rights count as needed.
+// checkMinimal returns a table of all rights, each with a call that needs it, and the problems: unneeded
+// rights, and excuses for rights that do not exist. Excused rights count as needed.
 func checkMinimal(all []used, excuses map[string]map[string]string) (lines, problems []string) {
 	by, given := map[string][]used{}, map[string]map[string]bool{}
 	for _, u := range all {

@@ -264,8 +264,8 @@ func foreignState(nodes []core.Node) map[string]string {
 	return seen
 }
 
-// checkSettled checks the numbers of running and waiting pods and of nodes, and that all views of the nodes are
-// equal: targets and instances of the provider, VMs at VPSie, Nodes and VPSieNodes.
+// checkSettled checks the numbers of running and waiting pods and of nodes, and that all views of the nodes
+// are equal: targets and instances of the provider, VMs at VPSie, Nodes and VPSieNodes.
 func (w *world) checkSettled(running, waiting, size int) error {
 	isRunning, isWaiting, err := w.pods()
 	if err != nil {

@@ -313,17 +313,17 @@ func TestMountedAndNamedObjectsExist(t *testing.T) {
 			for _, volume := range pod.Spec.Volumes {
 				volumes[volume.Name] = true
 				if s := volume.Secret; s != nil && !has("Secret", s.SecretName) && !certificates[s.SecretName] {
-					t.Errorf("%s: there is no Secret %s", name, s.SecretName)
+					t.Errorf("%s: Secret %s does not exist", name, s.SecretName)
 				}
 				if c := volume.ConfigMap; c != nil && !has("ConfigMap", c.Name) {
-					t.Errorf("%s: there is no ConfigMap %s", name, c.Name)
+					t.Errorf("%s: ConfigMap %s does not exist", name, c.Name)
 				}
 			}
 			for _, container := range pod.Spec.Containers {
 				var mounted []string
 				for _, mount := range container.VolumeMounts {
 					if !volumes[mount.Name] {
-						t.Errorf("%s: there is no volume %s", name, mount.Name)
+						t.Errorf("%s: volume %s does not exist", name, mount.Name)
 					}
 					for _, other := range mounted {
 						if strings.HasPrefix(mount.MountPath+"/", other+"/") {
@@ -343,10 +343,10 @@ func TestMountedAndNamedObjectsExist(t *testing.T) {
 			}
 			if account := pod.Spec.ServiceAccountName; account != "" && !has("ServiceAccount", account) &&
 				account != "s" && account != "c" {
-				t.Errorf("%s: there is no ServiceAccount %s", name, account)
+				t.Errorf("%s: ServiceAccount %s does not exist", name, account)
 			}
 			if class := pod.Spec.PriorityClassName; class != "" && !has("PriorityClass", class) {
-				t.Errorf("%s: there is no PriorityClass %s", name, class)
+				t.Errorf("%s: PriorityClass %s does not exist", name, class)
 			}
 		}
 	})

@@ -46,14 +46,14 @@ func TestKustomizationOfTheReadmeWorks(t *testing.T) {
 	set := variables(t, made, container)
 	for variable := range set {
 		if !known[variable] {
-			t.Errorf("there is no %s", variable)
+			t.Errorf("variable %s does not exist", variable)
 		}
 	}
 	if limit := set["VPSIE_AUTOSCALER_COST_LIMIT_MONTHLY"]; limit != "500" {
 		t.Errorf("the limit is %q", limit)
 	}
 	if made.find("ServiceMonitor", plain) == nil {
-		t.Error("there is no ServiceMonitor")
+		t.Error("the ServiceMonitor does not exist")
 	}
 }
 

@@ -121,12 +121,12 @@ func TestVariablesOfTheConfigMapExist(t *testing.T) {
 		container := get[apps.Deployment](t, made.objects, "Deployment", plain).Spec.Template.Spec.Containers[0]
 		for variable := range variables(t, made, container) {
 			if !known[variable] {
-				t.Errorf("%s: there is no %s", path, variable)
+				t.Errorf("%s: variable %s does not exist", path, variable)
 			}
 		}
 		for flag := range arguments(t, container.Args[1:]) {
 			if !flags[flag] {
-				t.Errorf("%s: there is no %s", path, flag)
+				t.Errorf("%s: flag %s does not exist", path, flag)
 			}
 		}
 	}

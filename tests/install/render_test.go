@@ -134,7 +134,7 @@ func get[T any](t testing.TB, objects []object, kind, name string) *T {
 			return as[T](t, object)
 		}
 	}
-	t.Fatalf("there is no %s %s", kind, name)
+	t.Fatalf("%s %s does not exist", kind, name)
 	return nil
 }
 

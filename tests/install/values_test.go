@@ -280,7 +280,7 @@ provider:
 	for _, argument := range got {
 		for _, removed := range []string{"--log-level=debug", "--log-format", "--grpc-insecure-plaintext"} {
 			if strings.HasPrefix(argument, removed) {
-				t.Errorf("%s is there", argument)
+				t.Errorf("%s must be absent", argument)
 			}
 		}
 	}
@@ -299,7 +299,7 @@ clusterAutoscaler:
 	}
 	for _, argument := range arguments {
 		if strings.HasPrefix(argument, "--v=") || argument == "--scan-interval=10s" {
-			t.Errorf("%s is there", argument)
+			t.Errorf("%s must be absent", argument)
 		}
 	}
 }

@@ -53,7 +53,7 @@ impl IntoResponse for ControlReply {
     fn into_response(self) -> Response {
         match self.0 {
             Ok(value) => Json(value).into_response(),
-            Err((status, problem)) => (status, Json(json!({ "problem": problem }))).into_response(),
+            Err((status, error)) => (status, Json(json!({ "error": error }))).into_response(),
         }
     }
 }

@@ -87,12 +87,12 @@ async fn faults_are_added_and_removed() {
     assert_eq!(added.body, json!({ "id": 1 }));
     assert_eq!(send(&sim, "GET", "/vm", None).await.status, 503);
     let rules = control(&sim, "GET", "/faults", Value::Null).await.body;
-    assert_eq!(rules, json!([{ "id": 1, "rule": "GET **/vm status=503", "matched": 1, "fired": 1 }]));
+    assert_eq!(rules, json!([{ "id": 1, "rule": "GET **/vm status=503", "matched": 1, "applied": 1 }]));
     control(&sim, "DELETE", "/faults/1", Value::Null).await;
     assert_eq!(send(&sim, "GET", "/vm", None).await.status, 200);
     let wrong = control(&sim, "POST", "/faults", json!({ "rule": "GET **" })).await;
     assert_eq!(wrong.status, 400);
-    assert!(wrong.body["problem"].as_str().unwrap().contains("the effect is missing"));
+    assert!(wrong.body["error"].as_str().unwrap().contains("the effect is missing"));
 }
 
 #[tokio::test(start_paused = true)]
