@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use super::extra_vms::surge;
 use super::ids::{Hostname, NodeGroupName, VmId};
 use super::listing::{ListedNode, NodeRole};
-use super::paid::surge;
 use super::template::names;
 
 /// Time that an accepted creation without a VM counts, and that a vanished VM counts.

@@ -1,9 +1,9 @@
 //! Headroom of NodeGroups: the number of machines that each limit still allows.
 
+use super::extra_vms::{ExtraVms, count_extra_vm, surge};
 use super::group::NodeGroup;
 use super::guard::{GuardStatus, Maxima};
 use super::ids::{NodeGroupName, PoolId};
-use super::paid::{ExtraVms, count_extra_vm, surge};
 use super::record::UnmanagedNode;
 use super::refusal::Refusal;
 use super::state::{Fleet, Pool};

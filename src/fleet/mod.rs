@@ -15,6 +15,7 @@ mod consistency;
 mod creation;
 mod deadlines;
 mod deferred;
+mod extra_vms;
 mod group;
 mod growth_block;
 mod guard;
@@ -25,7 +26,6 @@ mod listing;
 mod machine;
 mod node_samples;
 mod observe;
-mod paid;
 mod policy;
 mod query;
 mod record;
@@ -46,6 +46,7 @@ pub use cause::Cause;
 pub use command::{Names, NodeRef};
 pub use creation::CreationOutcome;
 pub use deferred::DeferredChanges;
+pub use extra_vms::surge;
 pub use group::{
     AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
 };
@@ -60,7 +61,6 @@ pub use machine::{
     DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
     RequestOutcome, RequestRef, Vm, VmRequest,
 };
-pub use paid::surge;
 pub use policy::{Binding, Policy};
 pub use query::Limits;
 pub use record::{Change, RecordKey, Records, UnmanagedKind, UnmanagedNode};

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::extra_vms::{ExtraVms, count_extra_vm};
 use super::group::{Declaration, NodeGroup};
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
 use super::machine::Machine;
-use super::paid::{ExtraVms, count_extra_vm};
 use super::policy::Policy;
 use super::record::{Change, Records, UnmanagedNode};
 use super::request_history::RequestHistory;
