@@ -124,11 +124,11 @@ func (c *controlPlane) must(t *testing.T, verb, where string, body object) objec
 	if err != nil {
 		t.Fatalf("%s %s: %v", verb, where, err)
 	}
-	var answer object
-	if err := json.Unmarshal(content, &answer); err != nil {
+	var reply object
+	if err := json.Unmarshal(content, &reply); err != nil {
 		t.Fatal(err)
 	}
-	return answer
+	return reply
 }
 
 // checkReply compares the reply of the API server with the table: exactly these rules, or the schema without

@@ -318,12 +318,12 @@ func (w *charted) failures() float64 {
 			address = running.address
 		}
 	}
-	answer, err := probe.Get("http://" + address + ":" + metricsPort + "/metrics")
+	response, err := probe.Get("http://" + address + ":" + metricsPort + "/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	content, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -180,11 +180,11 @@ func (k *kubelet) probe(running *podProcess) {
 				number = port.ContainerPort
 			}
 		}
-		answer, err := probe.Get(fmt.Sprintf("http://%s:%d%s", running.address, number, asked.HTTPGet.Path))
+		response, err := probe.Get(fmt.Sprintf("http://%s:%d%s", running.address, number, asked.HTTPGet.Path))
 		if err == nil {
-			_ = answer.Body.Close()
+			_ = response.Body.Close()
 		}
-		if err == nil && answer.StatusCode == http.StatusOK {
+		if err == nil && response.StatusCode == http.StatusOK {
 			running.failing = time.Time{}
 		} else if running.failing.IsZero() {
 			running.failing = time.Now()

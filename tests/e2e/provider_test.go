@@ -175,7 +175,8 @@ func (p *provider) killLeader(t testing.TB) time.Time {
 	return at
 }
 
-// checkLogs checks that no replica ended by itself, and that logs have no panics.
+// checkLogs checks that no replica ended by itself, and that its logs have neither panics nor forbidden
+// requests.
 func (p *provider) checkLogs(t testing.TB) {
 	t.Helper()
 	for _, r := range p.replicas {
