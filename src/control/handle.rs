@@ -144,7 +144,7 @@ impl FleetHandle {
 
     /// Adds the Node of a VM as a sample of its size.
     pub async fn add_node_sample(&self, vm: Hostname, node: ObservedNode) -> Result<(), CommandError> {
-        self.update(Cause::Node, move |fleet, _, _| fleet.add_node_sample(&vm, node)).await.map(drop)
+        self.update(Cause::Node, move |fleet, now, _| fleet.add_node_sample(&vm, node, now)).await.map(drop)
     }
 
     /// Adopts the providerID that another controller set on the machine's Node. Returns whether the machine

@@ -1,5 +1,7 @@
 //! Samples of resources and labels of a size, from its Nodes.
 
+use jiff::Timestamp;
+
 use super::ids::{Hostname, NodeGroupName};
 use super::machine::Machine;
 use super::record::Change;
@@ -30,17 +32,22 @@ impl Fleet {
     }
 
     /// Whether [`add_node_sample`](Self::add_node_sample) may change anything.
-    pub fn is_new_sample(&self, machine: &Machine, node: &ObservedNode) -> bool {
+    pub fn is_new_sample(&self, machine: &Machine, node: &ObservedNode, now: Timestamp) -> bool {
         if self.is_of_other_size(machine, &node.shape) {
             return false;
         }
         let sample = self.make_sample(machine, node.clone());
-        self.profiles.get(&machine.size).is_none_or(|profile| profile.is_new_sample(&sample))
+        self.profiles.get(&machine.size).is_none_or(|profile| profile.is_new_sample(&sample, now))
     }
 
     /// Adds the Node of a VM as a sample. Its status must have been stable before: the first status of a
     /// kubelet is not complete.
-    pub fn add_node_sample(&mut self, hostname: &Hostname, node: ObservedNode) -> Vec<Change> {
+    pub fn add_node_sample(
+        &mut self,
+        hostname: &Hostname,
+        node: ObservedNode,
+        now: Timestamp,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(machine) = self.machine_by_hostname(hostname) else { return changes };
         if self.is_of_other_size(machine, &node.shape) {
@@ -55,7 +62,7 @@ impl Fleet {
         if self.groups.contains_key(&sample.node_group) {
             profile.retain_groups(|group| self.groups.contains_key(group));
         }
-        profile.add_sample(sample);
+        profile.add_sample(sample, now);
         if known != Some(&profile) {
             self.push_change(&mut changes, Change::SaveProfile(size, profile));
         }

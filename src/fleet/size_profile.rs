@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::ids::NodeGroupName;
@@ -17,6 +17,8 @@ use crate::catalog::Resources;
 pub(super) const MAX_SAMPLES_OF_GROUP: usize = 3;
 /// Maximum of Nodes in a profile. The size of a record is limited.
 const MAX_SAMPLES_OF_SIZE: usize = 24;
+/// Tolerated difference between the clocks of the API server and of this process.
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(24);
 
 /// Amounts of resources by name: bytes of huge pages, numbers of devices.
 pub type Amounts = BTreeMap<String, u64>;
@@ -52,7 +54,8 @@ pub struct NodeShape {
 pub struct Sample {
     /// UID of the Node.
     pub node: String,
-    /// `metadata.creationTimestamp` of the Node. It is compared only with that of other Nodes.
+    /// `metadata.creationTimestamp` of the Node. It orders Nodes by age; the process's clock only shows whether it is
+    /// in the future.
     pub registered: Timestamp,
     /// Its NodeGroup.
     pub node_group: NodeGroupName,
@@ -65,8 +68,11 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn age_order(&self) -> (Timestamp, &str) {
-        (self.registered, &self.node)
+    /// Newer Nodes have greater values. A Node from the future counts as the oldest: the API server's clock was ahead,
+    /// and the Node would otherwise be the newest for as long.
+    fn age_order(&self, now: Timestamp) -> (Timestamp, &str) {
+        let ahead = self.registered.duration_since(now) > MAX_CLOCK_SKEW;
+        (if ahead { Timestamp::UNIX_EPOCH } else { self.registered }, &self.node)
     }
 }
 
@@ -103,24 +109,24 @@ impl SizeProfile {
     }
 
     /// Whether [`add_sample`](Self::add_sample) may change anything.
-    pub fn is_new_sample(&self, sample: &Sample) -> bool {
+    pub fn is_new_sample(&self, sample: &Sample, now: Timestamp) -> bool {
         if let Some(known) = self.nodes.iter().find(|known| known.node == sample.node) {
             return known != sample;
         }
         let mut of_group = self.nodes.iter().filter(|known| known.node_group == sample.node_group);
-        let oldest = of_group.clone().map(Sample::age_order).min();
+        let oldest = of_group.clone().map(|known| known.age_order(now)).min();
         of_group.clone().count() < MAX_SAMPLES_OF_GROUP
             || of_group.any(|known| known.relearn != sample.relearn)
-            || oldest.is_some_and(|oldest| oldest < sample.age_order())
+            || oldest.is_some_and(|oldest| oldest < sample.age_order(now))
     }
 
     /// Adds the sample of a Node and removes the earlier sample of that Node, and the oldest ones above the
     /// maximum.
-    pub fn add_sample(&mut self, sample: Sample) {
+    pub fn add_sample(&mut self, sample: Sample, now: Timestamp) {
         let anew = |known: &Sample| known.node_group == sample.node_group && known.relearn != sample.relearn;
         self.nodes.retain(|known| known.node != sample.node && !anew(known));
         self.nodes.push(sample);
-        self.nodes.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
+        self.nodes.sort_by(|a, b| b.age_order(now).cmp(&a.age_order(now)));
         let mut counts: BTreeMap<NodeGroupName, usize> = BTreeMap::new();
         self.nodes.retain(|known| {
             let count = counts.entry(known.node_group.clone()).or_default();

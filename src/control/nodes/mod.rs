@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::FleetHandle;
 use super::listing_trigger::ListingTrigger;
+use crate::clock::{Clock as _, SystemClock};
 use crate::fleet::{Hostname, Machine, MachineId, ProviderId, UnmanagedKind};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
@@ -247,7 +248,9 @@ impl Nodes {
         let Some(node) = self.seen.get(name) else { return };
         let Some(facts) = self.view.node_named(&Hostname::new(name)) else { return };
         let stability = &mut self.stability;
-        let sample = self.handle.read(|fleet| stability.new_sample(fleet, node, &facts, Instant::now()));
+        let time = SystemClock.now();
+        let sample =
+            self.handle.read(|fleet| stability.new_sample(fleet, node, &facts, time, Instant::now()));
         if let Some((vm, shown)) = sample
             && let Err(error) = self.handle.add_node_sample(vm, shown).await
         {

@@ -56,6 +56,7 @@ impl StableNodes {
         fleet: &Fleet,
         node: &Node,
         facts: &NodeFacts,
+        time: Timestamp,
         now: Instant,
     ) -> Option<(Hostname, ObservedNode)> {
         let uid = node.metadata.uid.as_ref()?;
@@ -74,7 +75,7 @@ impl StableNodes {
         let registered =
             node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |made| made.0);
         let shown = ObservedNode { uid: uid.clone(), registered, shape };
-        fleet.is_new_sample(machine, &shown).then_some((vm, shown))
+        fleet.is_new_sample(machine, &shown, time).then_some((vm, shown))
     }
 
     fn is_stable(&mut self, uid: &str, shape: &NodeShape, known: bool, now: Instant) -> bool {

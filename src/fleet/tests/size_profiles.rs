@@ -39,7 +39,12 @@ fn shown(n: u32, shape: NodeShape) -> (Hostname, ObservedNode) {
 
 fn learn(fleet: &mut Fleet, n: u32, shape: NodeShape) -> Vec<Change> {
     let (hostname, node) = shown(n, shape);
-    fleet.add_node_sample(&hostname, node)
+    fleet.add_node_sample(&hostname, node, now())
+}
+
+/// Later than all Nodes of [`shown`].
+fn now() -> Timestamp {
+    Timestamp::from_second(3600).unwrap()
 }
 
 fn promised(fleet: &Fleet, pool: &str) -> (u64, u64) {
@@ -97,6 +102,21 @@ fn one_odd_node_changes_no_template_for_good() {
 }
 
 #[test]
+fn nodes_from_the_future_are_replaced() {
+    let mut fleet = fleet_of_nodes(groups(), None);
+    for n in 1..=3 {
+        let (hostname, mut node) = shown(n, has(1100, 40));
+        node.registered += Duration::from_hours(24 * 365);
+        assert_eq!(fleet.add_node_sample(&hostname, node.clone(), node.registered).len(), 1);
+    }
+    assert_eq!(promised(&fleet, SMALL), (800, 40));
+    for n in 4..=6 {
+        assert_eq!(learn(&mut fleet, n, has(4096, 40)).len(), 1, "the API server's clock is right again");
+    }
+    assert_eq!(promised(&fleet, SMALL), (3796, 40));
+}
+
+#[test]
 fn two_smaller_nodes_make_a_template_smaller() {
     let mut fleet = fleet_of_nodes(groups(), None);
     for n in 1..=3 {
@@ -138,7 +158,11 @@ fn repeated_checks_of_many_nodes_write_nothing_twice() {
         let writes = (1..=9).map(|n| {
             let (hostname, node) = shown(n, has(4096 + u64::from(n), 40));
             let machine = fleet.machine_at(&hostname).unwrap();
-            if fleet.is_new_sample(machine, &node) { fleet.add_node_sample(&hostname, node).len() } else { 0 }
+            if fleet.is_new_sample(machine, &node, now()) {
+                fleet.add_node_sample(&hostname, node, now()).len()
+            } else {
+                0
+            }
         });
         writes.sum::<usize>()
     };
@@ -275,14 +299,14 @@ proptest::proptest! {
             let (hostname, mut node) = shown(n, shape);
             node.uid = format!("uid-{n}-{life}");
             node.registered += Duration::from_secs(u64::from(life) * 7);
-            fleet.add_node_sample(&hostname, node.clone());
+            fleet.add_node_sample(&hostname, node.clone(), now());
             last.insert(n, (hostname, node));
         }
         for round in 0..2 {
             for (hostname, node) in last.values() {
                 let machine = fleet.machine_at(hostname).unwrap().clone();
-                let news = fleet.is_new_sample(&machine, node);
-                let changes = fleet.add_node_sample(hostname, node.clone());
+                let news = fleet.is_new_sample(&machine, node, now());
+                let changes = fleet.add_node_sample(hostname, node.clone(), now());
                 proptest::prop_assert!(news || changes.is_empty(), "a change without a new sample");
                 proptest::prop_assert!(round == 0 || changes.is_empty(), "{:?}", changes);
             }

@@ -67,10 +67,10 @@ fn looks(fleet: &mut Fleet, node: impl Fn(u64) -> (Node, NodeFacts)) -> Vec<u64>
     let mut news = Vec::new();
     for second in (0..600).step_by(15) {
         let (node, facts) = node(second);
-        if let Some((vm, shown)) =
-            stable_nodes.new_sample(fleet, &node, &facts, start + Duration::from_secs(second))
-        {
-            let changes: Vec<Change> = fleet.add_node_sample(&vm, shown);
+        let time = Timestamp::UNIX_EPOCH;
+        let now = start + Duration::from_secs(second);
+        if let Some((vm, shown)) = stable_nodes.new_sample(fleet, &node, &facts, time, now) {
+            let changes: Vec<Change> = fleet.add_node_sample(&vm, shown, time);
             assert!(!changes.is_empty());
             news.push(second);
         }
