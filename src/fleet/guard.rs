@@ -21,11 +21,12 @@ const CREATION_MEMORY: Duration = Duration::from_hours(24);
 const DISPROVED_MEMORY: Duration = Duration::from_hours(1);
 /// Time that a creation with a lost reply counts without a VM. It is less than the minute after which the
 /// fleet repeats the request: otherwise one restart during a scale-up would halt growth. A VM that appears
-/// later counts as an unexplained node.
+/// later counts from then on.
 const UNCLEAR_MEMORY: Duration = Duration::from_secs(45);
 /// Time after which VPSie's counts disprove a vanished VM.
 const DISPROVED_AFTER: Duration = Duration::from_mins(10);
-/// Time after the last creation in which a node beyond the number of creations counts as a possible result.
+/// Time after the last creation in which a node beyond the number of creations counts as a possible result,
+/// and time in which a lost reply explains a node.
 const SUSPICION: Duration = Duration::from_hours(1);
 /// Time after the first request to delete a VM in which VPSie may still list it.
 const OVERDUE: Duration = Duration::from_mins(30);
@@ -225,9 +226,11 @@ pub struct Guard {
     counted: u32,
     /// Number of counted workers that are not listed.
     hidden: u32,
-    /// Released creations: VPSie's counts disproved them, or an earlier process abandoned them. Their VMs may
-    /// still appear.
+    /// Times of released creations: VPSie's counts disproved them, or an earlier process abandoned them.
+    /// Their VMs may still appear.
     released: VecDeque<Duration>,
+    /// Times of creations with a lost reply that no longer count. Their VMs may still appear.
+    lost: VecDeque<Duration>,
     maxima: Maxima,
     /// Number of VMs that NodeGroups keep from before their maximum was lowered.
     peaks: BTreeMap<NodeGroupName, u32>,
@@ -340,8 +343,9 @@ impl Guard {
     /// of unknown creations.
     fn attribute_node(&mut self, node: &ListedNode, now: Duration, begins: bool) {
         let oldest = self.unseen.iter().enumerate().min_by_key(|(_, creation)| creation.at).map(|(at, _)| at);
-        let awaited =
-            oldest.map(|at| self.unseen.remove(at)).is_some() || self.released.pop_front().is_some();
+        let awaited = oldest.map(|at| self.unseen.remove(at)).is_some()
+            || self.lost.pop_front().is_some()
+            || self.released.pop_front().is_some();
         let suspect = self.last_creation.is_some_and(|at| now.saturating_sub(at) < SUSPICION);
         if awaited || begins || suspect {
             let unexplained = !awaited && !begins;
@@ -373,21 +377,27 @@ impl Guard {
     fn expire(&mut self, now: Duration, disproved: bool) {
         let older = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
         self.released.retain(|at| !older(*at, CREATION_MEMORY));
+        self.lost.retain(|at| !older(*at, SUSPICION));
         // VPSie may still fulfil queued creations that its counts do not show. So no more are released in a
         // day than VMs may exist.
-        let mut free = (self.maxima.vm_limit() as usize).saturating_sub(self.released.len());
-        let released = &mut self.released;
+        let most = self.maxima.vm_limit() as usize;
+        let (released, lost) = (&mut self.released, &mut self.lost);
         self.unseen.retain(|creation| {
-            let over = if creation.accepted { CREATION_MEMORY } else { UNCLEAR_MEMORY };
-            if older(creation.at, over) {
-                return false;
+            let disproved = disproved && released.len() < most && older(creation.at, DISPROVED_MEMORY);
+            match creation.accepted {
+                true if older(creation.at, CREATION_MEMORY) => false,
+                true if disproved => {
+                    released.push_back(now);
+                    false
+                }
+                false if older(creation.at, UNCLEAR_MEMORY) => {
+                    if lost.len() < most {
+                        lost.push_back(creation.at);
+                    }
+                    false
+                }
+                _ => true,
             }
-            let release = disproved && free > 0 && creation.accepted && older(creation.at, DISPROVED_MEMORY);
-            if release {
-                free -= 1;
-                released.push_back(now);
-            }
-            !release
         });
         let missing = if disproved { DISPROVED_AFTER } else { CREATION_MEMORY };
         self.seen.retain(|_, seen| !seen.missing.is_some_and(|(since, _)| older(since, missing)));

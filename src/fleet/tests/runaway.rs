@@ -492,6 +492,23 @@ fn lost_replies_of_before_a_restart_do_not_halt_growth() {
 }
 
 #[test]
+fn lost_replies_explain_their_late_vms() {
+    let mut guard = guard(4);
+    for (minute, outcome) in [(1, GuardOutcome::Unclear), (2, GuardOutcome::Accepted)] {
+        for _ in 0..3 {
+            let permit = guard.admit(mins(minute)).unwrap();
+            guard.note_outcome(permit, outcome);
+        }
+    }
+    assert_eq!(guard.status(mins(3)).counted, 3, "the repeated requests");
+    guard.observe(&nodes(1..=7), mins(5));
+    let status = guard.status(mins(5));
+    assert_eq!((status.counted, status.unexplained, status.halt), (6, 0, None));
+    guard.observe(&nodes(1..=8), mins(6));
+    assert_eq!(guard.status(mins(6)).unexplained, 1, "a lost reply explains one VM");
+}
+
+#[test]
 fn workers_that_vpsie_counts_count_until_they_are_listed() {
     let mut guard = guard(4);
     for _ in 0..3 {
