@@ -200,6 +200,8 @@ impl ClusterWorld {
             self.step().await.map_err(|error| format!("seed {}, step {step}: {error}", self.seed))?;
         }
         self.simulator.clear_faults();
+        let anomalies = AnomaliesConfig { returns: 0.0, ..self.simulator.anomalies() };
+        self.simulator.set_anomalies(anomalies);
         self.trace(&"faults end");
         for (replicas, text) in [(3, "three pods"), (0, "no pods")] {
             self.workload.replicas = replicas;
