@@ -50,7 +50,7 @@ const ROOMS: [Room; 17] = [
     room(
         "validation",
         "Checks of NodeGroups, from manifests and from the API server",
-        "api catalog cost fleet",
+        "api catalog cost fleet vpsie",
     ),
     room(
         "kubernetes",

@@ -12,7 +12,7 @@ const CLUSTER: &str = "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f";
 const GROUPS: usize = 20;
 
 pub(crate) fn target() -> ManagedConfig {
-    ManagedConfig { cluster: CLUSTER.into(), datacenters: vec!["ams1".into()] }
+    ManagedConfig { cluster: CLUSTER.into(), datacenter: "ams1".into() }
 }
 
 /// Creates NodeGroups, VPSieNodes and Nodes in their final state.

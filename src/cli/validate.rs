@@ -36,7 +36,8 @@ pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<(
     for note in &manifests.notes {
         writeln!(out, "note: {note}")?;
     }
-    writeln!(out, "cluster {}, datacenter {}", manifests.cluster, manifests.datacenter)?;
+    let managed = &manifests.managed;
+    writeln!(out, "cluster {}, datacenter {}", managed.cluster, managed.datacenter)?;
     let pools =
         || manifests.groups.iter().flat_map(|group| group.pools.iter().map(move |pool| (group, pool)));
     let width = pools().map(|(_, pool)| pool.to_string().len()).max().unwrap_or_default();

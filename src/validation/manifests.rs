@@ -10,8 +10,8 @@ use super::node_group::{self, Checked};
 use super::problem::{Findings, Problem, Problems};
 use super::schema;
 use crate::api;
-use crate::catalog::DatacenterId;
-use crate::fleet::{ClusterId, NodeGroup};
+use crate::fleet::NodeGroup;
+use crate::vpsie::{CommonField, ManagedConfig};
 
 /// The content of valid manifests.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,9 +19,7 @@ pub struct Manifests {
     /// The NodeGroups, in the order of their files.
     pub groups: Vec<NodeGroup>,
     /// The cluster of all NodeGroups.
-    pub cluster: ClusterId,
-    /// The datacenter of all NodeGroups: a managed cluster has one.
-    pub datacenter: DatacenterId,
+    pub managed: ManagedConfig,
     /// Input without effect.
     pub notes: Vec<Problem>,
 }
@@ -41,9 +39,7 @@ pub struct CheckedNodeGroup {
     /// The declaration.
     pub group: NodeGroup,
     /// Its cluster.
-    pub cluster: ClusterId,
-    /// Its datacenter.
-    pub datacenter: DatacenterId,
+    pub managed: ManagedConfig,
     /// Input without effect.
     pub notes: Vec<Problem>,
 }
@@ -56,8 +52,8 @@ pub fn check_node_group(object: &api::NodeGroup) -> Result<CheckedNodeGroup, Pro
     let mut reader = Reader::new();
     reader.node_group(name, &document);
     match reader.read.pop() {
-        Some(Read { checked: Checked { group, cluster, datacenter }, .. }) if reader.problems.is_empty() => {
-            Ok(CheckedNodeGroup { group, cluster, datacenter, notes: reader.notes })
+        Some(Read { checked: Checked { group, managed }, .. }) if reader.problems.is_empty() => {
+            Ok(CheckedNodeGroup { group, managed, notes: reader.notes })
         }
         _ => Err(Problems(reader.problems)),
     }
@@ -189,13 +185,11 @@ impl Reader {
 
     fn finish(mut self, origin: &str) -> Result<Manifests, Problems> {
         self.cross_check();
-        let first =
-            self.read.first().map(|first| (first.checked.cluster.clone(), first.checked.datacenter.clone()));
+        let first = self.read.first().map(|first| first.checked.managed.clone());
         match first {
-            Some((cluster, datacenter)) if self.problems.is_empty() => Ok(Manifests {
+            Some(managed) if self.problems.is_empty() => Ok(Manifests {
                 groups: self.read.into_iter().map(|read| read.checked.group).collect(),
-                cluster,
-                datacenter,
+                managed,
                 notes: self.notes,
             }),
             None if self.problems.is_empty() => {
@@ -216,25 +210,22 @@ impl Reader {
                 self.problems.push(Problem::new(&read.place, "metadata.name", message));
             }
         }
-        self.require_equal("spec.resourceIdentifier", "one vpsie-autoscaler serves one cluster", |checked| {
-            checked.cluster.as_str()
-        });
-        self.require_equal("spec.datacenterID", "a managed cluster is in one datacenter", |checked| {
-            checked.datacenter.as_str()
-        });
+        for field in ManagedConfig::COMMON_FIELDS {
+            self.require_equal(&field);
+        }
     }
 
     /// Requires that all NodeGroups have the value of the first one.
-    fn require_equal(&mut self, field: &str, why: &str, value: impl Fn(&Checked) -> &str) {
-        let mut readable = self.read.iter().filter(|read| !read.unread.contains(field));
+    fn require_equal(&mut self, field: &CommonField) {
+        let mut readable = self.read.iter().filter(|read| !read.unread.contains(field.path));
         let Some(first) = readable.next() else { return };
         for read in readable {
-            let actual = value(&read.checked);
-            let expected = value(&first.checked);
+            let actual = (field.value)(&read.checked.managed);
+            let expected = (field.value)(&first.checked.managed);
             if actual != expected {
                 let at = position(&first.place);
-                let message = format!("is {actual:?}, must be {expected:?} as at {at}: {why}");
-                self.problems.push(Problem::new(&read.place, field, message));
+                let message = format!("is {actual:?}, must be {expected:?} as at {at}: {}", field.reason);
+                self.problems.push(Problem::new(&read.place, field.path, message));
             }
         }
     }

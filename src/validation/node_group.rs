@@ -7,15 +7,15 @@ use super::problem::Findings;
 use super::schema::join;
 use super::{regions, syntax};
 use crate::api;
-use crate::catalog::{CapacityType, DatacenterId, SizeId};
+use crate::catalog::{CapacityType, SizeId};
 use crate::cost::CostLimit;
-use crate::fleet::{AutoscalingOptions, ClusterId, DeclaredNode, NodeGroup, PoolId, Taint, names};
+use crate::fleet::{AutoscalingOptions, DeclaredNode, NodeGroup, PoolId, Taint, names};
+use crate::vpsie::ManagedConfig;
 
 /// The checked NodeGroup of a manifest.
 pub(super) struct Checked {
     pub group: NodeGroup,
-    pub cluster: ClusterId,
-    pub datacenter: DatacenterId,
+    pub managed: ManagedConfig,
 }
 
 /// Checks the rules that the schema does not have, and converts the manifest. The result is valid only if
@@ -66,11 +66,11 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
         deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
         node: check_node_template(manifest, findings),
     };
-    Checked {
-        group,
+    let managed = ManagedConfig {
         cluster: spec.resource_identifier.as_str().into(),
         datacenter: spec.datacenter_id.as_str().into(),
-    }
+    };
+    Checked { group, managed }
 }
 
 fn check_cost_limit(limit: &api::CostLimit, findings: &mut Findings) -> CostLimit {

@@ -14,17 +14,17 @@ use crate::fleet::VmId;
 /// The VMs of the account.
 pub(super) struct Account<'a> {
     vms: &'a [VmName],
-    /// Datacenters of the cluster's workers.
-    datacenters: &'a [DatacenterId],
+    /// Datacenter of the cluster's workers.
+    datacenter: Option<&'a DatacenterId>,
     /// Whether rows of nodes of managed clusters show that kind. Then rows of another kind are not such
     /// nodes.
     tells_kinds: bool,
 }
 
 impl<'a> Account<'a> {
-    pub(super) fn new(vms: &'a [VmName], datacenters: &'a [DatacenterId]) -> Self {
+    pub(super) fn new(vms: &'a [VmName], datacenter: Option<&'a DatacenterId>) -> Self {
         let tells_kinds = vms.iter().any(|vm| vm.kind == VmKind::Kubernetes);
-        Self { vms, datacenters, tells_kinds }
+        Self { vms, datacenter, tells_kinds }
     }
 
     /// The UUID of the node: that of the only confirmed VM with its hostname.
@@ -52,10 +52,8 @@ impl<'a> Account<'a> {
 
     /// Whether both are in the same datacenter. None if a side does not show it.
     fn same_datacenter(&self, node: &Node, vm: &VmName) -> Option<bool> {
-        let by_uuid = vm.datacenter_uuid.as_ref().and_then(|uuid| {
-            let is_it = |known: &DatacenterId| known.as_str().eq_ignore_ascii_case(uuid);
-            agree(!self.datacenters.is_empty(), self.datacenters.iter().any(is_it))
-        });
+        let uuids = vm.datacenter_uuid.as_ref().zip(self.datacenter);
+        let by_uuid = uuids.map(|(uuid, known)| known.as_str().eq_ignore_ascii_case(uuid));
         let by_number = node.datacenter.as_ref().zip(vm.datacenter.as_ref()).map(|(node, vm)| node == vm);
         match (by_number, by_uuid) {
             (Some(false), _) => Some(false),
@@ -70,7 +68,7 @@ fn same_address(node: &BTreeSet<IpAddr>, vm: &BTreeSet<IpAddr>) -> Option<bool> 
     let kinds =
         |addresses: &BTreeSet<IpAddr>| addresses.iter().map(AddressKind::new).collect::<BTreeSet<_>>();
     let same = !node.is_disjoint(vm);
-    agree(same || !kinds(node).is_disjoint(&kinds(vm)), same)
+    (same || !kinds(node).is_disjoint(&kinds(vm))).then_some(same)
 }
 
 /// Kind of an address. Addresses of different kinds do not contradict each other.
@@ -88,10 +86,6 @@ impl AddressKind {
         };
         Self { is_ipv4: address.is_ipv4(), is_private }
     }
-}
-
-fn agree(both_tell: bool, same: bool) -> Option<bool> {
-    both_tell.then_some(same)
 }
 
 #[cfg(test)]
@@ -118,7 +112,7 @@ mod tests {
             VmName::read(Row(row.as_object().unwrap())).unwrap()
         };
         let vms: Vec<VmName> = vms.iter().enumerate().map(read).collect();
-        Account::new(&vms, &["dc-1".into()]).identify(&node).map(ToString::to_string)
+        Account::new(&vms, Some(&"dc-1".into())).identify(&node).map(ToString::to_string)
     }
 
     #[test]

@@ -15,22 +15,14 @@ use super::endpoints::DeletionReply;
 use super::error::{ApiError, ErrorKind, SAME_SIZE};
 use super::identity::Account;
 use super::limiter::Purpose;
+use super::managed_config::ManagedConfig;
 use super::sizes::{Sizes, group_name};
 use super::wire::{Node, NodeRows};
-use crate::catalog::{Catalog, DatacenterId, SizeId};
+use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{
     Binding, ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeListing, NodeRole, Vm, VmId,
 };
 use crate::retry_after::RetryAfter;
-
-/// Cluster and datacenters of a [`ManagedBackend`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManagedConfig {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The datacenters whose offers are used.
-    pub datacenters: Vec<DatacenterId>,
-}
 
 /// Workers of one VPSie-managed cluster.
 pub struct ManagedBackend {
@@ -107,7 +99,7 @@ impl ManagedBackend {
         self.memory().sizes.set_offers(catalog.offers.clone());
     }
 
-    /// Checks at the start that VPSie accepts the credentials, and that cluster and datacenters exist. The
+    /// Checks at the start that VPSie accepts the credentials, and that cluster and datacenter exist. The
     /// error lists existing ones.
     pub async fn check(&self) -> Result<(), BackendError> {
         let missing = |what: &str, id: &str, known: Vec<String>| {
@@ -125,19 +117,18 @@ impl ManagedBackend {
             return Err(missing("cluster", cluster, known));
         }
         let datacenters = self.client.list_datacenters().await.map_err(ApiError::into_read_error)?;
-        for wanted in &config.datacenters {
-            match datacenters.iter().find(|known| known.id.eq_ignore_ascii_case(wanted.as_str())) {
-                Some(known) if known.active => {}
-                Some(known) => {
-                    tracing::warn!(datacenter = %wanted, name = known.name, "VPSie lists the datacenter as inactive");
-                }
-                None => {
-                    let known = datacenters.iter().map(|known| named(&known.name, &known.id)).collect();
-                    return Err(missing("datacenter", wanted.as_str(), known));
-                }
+        let datacenter = config.datacenter.as_str();
+        match datacenters.iter().find(|known| known.id.eq_ignore_ascii_case(datacenter)) {
+            Some(known) if known.active => Ok(()),
+            Some(known) => {
+                tracing::warn!(datacenter, name = known.name, "VPSie lists the datacenter as inactive");
+                Ok(())
+            }
+            None => {
+                let known = datacenters.iter().map(|known| named(&known.name, &known.id)).collect();
+                Err(missing("datacenter", datacenter, known))
             }
         }
-        Ok(())
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -236,8 +227,8 @@ impl ManagedBackend {
         } else if needs_ids {
             match self.client.list_vm_names(purpose).await {
                 Ok(vms) => {
-                    let datacenters = self.config().map(|config| config.datacenters).unwrap_or_default();
-                    self.memory().learn_ids(nodes, &Account::new(&vms, &datacenters));
+                    let datacenter = self.config().map(|config| config.datacenter).ok();
+                    self.memory().learn_ids(nodes, &Account::new(&vms, datacenter.as_ref()));
                 }
                 Err(error) => tracing::warn!(error = error.message, "cannot list VMs for the UUIDs of nodes"),
             }
@@ -307,21 +298,20 @@ impl Backend for ManagedBackend {
     }
 
     async fn catalog(&self) -> Result<Catalog, BackendError> {
-        let mut offers = Vec::new();
-        for datacenter in &self.config()?.datacenters {
-            let found = self.client.list_offers(datacenter).await.map_err(ApiError::into_read_error)?;
-            if found.rows.is_empty() {
-                return Err(BackendError::Unavailable {
-                    reason: FailureReason::InvalidConfiguration,
-                    message: format!("VPSie lists no offer for datacenter {datacenter}"),
-                    retry_after: None,
-                });
-            }
-            if !found.whole {
-                offers.extend(self.memory().sizes.other_offers(datacenter, &found.rows));
-            }
-            offers.extend(found.rows);
+        let datacenter = self.config()?.datacenter;
+        let found = self.client.list_offers(&datacenter).await.map_err(ApiError::into_read_error)?;
+        if found.rows.is_empty() {
+            return Err(BackendError::Unavailable {
+                reason: FailureReason::InvalidConfiguration,
+                message: format!("VPSie lists no offer for datacenter {datacenter}"),
+                retry_after: None,
+            });
         }
+        let mut offers = Vec::new();
+        if !found.whole {
+            offers.extend(self.memory().sizes.other_offers(&datacenter, &found.rows));
+        }
+        offers.extend(found.rows);
         self.memory().sizes.set_offers(offers.clone());
         Ok(Catalog { offers })
     }

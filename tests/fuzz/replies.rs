@@ -123,7 +123,7 @@ pub(crate) fn run(input: &[u8]) {
     let base = BaseUrl::parse("https://vpsie.test").unwrap();
     let config = ClientConfig::new(base, Credentials::token("t0ken"));
     let client = Client::new(config, transport(&parts[1..], &deletions), Arc::new(Fixed), Metrics::default());
-    let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] };
+    let target = ManagedConfig { cluster: "c-1".into(), datacenter: "ams1".into() };
     let backend = ManagedBackend::new(client.clone(), target);
     backend.restore_offers(&catalog());
     block_on(async {

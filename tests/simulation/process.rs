@@ -39,7 +39,7 @@ impl Process {
         let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
         let client = Client::new(config, transport, Arc::clone(&clock), Metrics::default());
         let managed =
-            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
+            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenter: DEFAULT_DATACENTER.into() };
         let (writer, handle) = FleetWriter::load(store, clock, declared, seed, AuditLog::default())
             .await
             .map_err(|error| error.to_string())?;

@@ -234,7 +234,7 @@ impl LeaderComponents {
             self.run_while_leading(tokio::time::sleep(LOAD_RETRY_INTERVAL)).await?;
         };
         let datacenter = handle.read(|fleet| fleet.machines().next().map(|m| m.pool.datacenter.clone()));
-        let config = |cluster: ClusterId| Some(ManagedConfig { cluster, datacenters: vec![datacenter?] });
+        let config = |cluster: ClusterId| Some(ManagedConfig { cluster, datacenter: datacenter? });
         let recorded = store.cluster().and_then(config);
         Some(LoadedRecords { store, writer, handle, recorded })
     }
@@ -271,7 +271,7 @@ impl LeaderComponents {
             if let ServedCluster::Cluster(config) = served {
                 tracing::info!(
                     cluster = %config.cluster,
-                    datacenters = ?config.datacenters,
+                    datacenter = %config.datacenter,
                     "serving the cluster of the NodeGroups"
                 );
                 store.set_cluster(config.cluster.clone());

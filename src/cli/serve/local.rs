@@ -17,7 +17,7 @@ use crate::kubernetes::{self, Events, KubernetesAccess};
 use crate::store::{FileStore, Store};
 use crate::telemetry::{Readiness, Unready};
 use crate::validation::Manifests;
-use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
+use crate::vpsie::{Backend, Client, ManagedBackend};
 
 pub(super) async fn run(
     settings: Settings,
@@ -35,7 +35,7 @@ pub(super) async fn run(
     let http_address = http.local_addr()?;
 
     let clock = system_clock();
-    let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.cluster).await?);
+    let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.managed.cluster).await?);
     let ServeMetrics {
         registry,
         catalog,
@@ -54,10 +54,8 @@ pub(super) async fn run(
         FleetWriter::load(store, Arc::clone(&clock), declared, rand::random(), audit_log).await?;
     drop(fleet.set(handle.clone()));
     let (transport, config) = build_transport(&settings.vpsie).await?;
-    let managed =
-        ManagedConfig { cluster: manifests.cluster.clone(), datacenters: vec![manifests.datacenter.clone()] };
     let vpsie = Client::new(config, transport, Arc::clone(&clock), vpsie);
-    let backend = ManagedBackend::new(vpsie.clone(), managed);
+    let backend = ManagedBackend::new(vpsie.clone(), manifests.managed.clone());
     if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
         backend.restore_offers(&catalog);
     }

@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::kubernetes::EventMetrics;
 use crate::simulator::{
-    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, Simulator, SimulatorConfig,
+    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, DEFAULT_DATACENTER, Simulator, SimulatorConfig,
 };
 use crate::vpsie::{Backend as _, ClientConfig, ManagedBackend, ManagedConfig, Metrics};
 
@@ -85,7 +85,7 @@ impl World {
 
     /// VPSie's reply to a call with the credentials in use.
     async fn reply(&self) -> String {
-        let target = ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: Vec::new() };
+        let target = ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenter: DEFAULT_DATACENTER.into() };
         match ManagedBackend::new(self.client.clone(), target).list().await {
             Ok(_) => "welcome".to_owned(),
             Err(error) => error.to_string(),

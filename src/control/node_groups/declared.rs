@@ -10,7 +10,7 @@ use crate::api::{AutoscalerConfig, NodeGroup};
 use crate::cost::CostLimit;
 use crate::fleet::{Declaration, DeletionPolicy, names};
 use crate::validation::{CheckedNodeGroup, Problem, check_node_group};
-use crate::vpsie::ManagedConfig;
+use crate::vpsie::{CommonField, ManagedConfig};
 
 /// Declarations in force, and problems of NodeGroups.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -84,18 +84,15 @@ impl Declarations {
         }
         let is_named = |served: &&ManagedConfig| {
             let known = checked.iter().map(|(_, group)| group).chain(next.groups.values());
-            known.into_iter().any(|group| is_in(group, served))
+            known.into_iter().any(|group| group.managed == **served)
         };
         let kept = self.served.as_ref().filter(is_named);
         next.served =
-            recorded.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| config_of(group)));
+            recorded.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| group.managed.clone()));
         for (name, group) in checked {
-            match next.served.as_ref().filter(|served| !is_in(&group, served)) {
+            match next.served.as_ref().and_then(|served| describe_difference(&group.managed, served)) {
                 None => drop(next.groups.insert(name, group)),
-                Some(served) => {
-                    let message = elsewhere(&group, served);
-                    next.refuse(name, false, message);
-                }
+                Some(message) => next.refuse(name, false, message),
             }
         }
         for (name, object) in seen.unreadable.iter().filter(|(_, object)| is_managed(&object.meta)) {
@@ -152,30 +149,11 @@ fn is_managed(meta: &ObjectMeta) -> bool {
     labels.and_then(|labels| labels.get(names::MANAGED)).is_none_or(|managed| managed != "false")
 }
 
-fn config_of(group: &CheckedNodeGroup) -> ManagedConfig {
-    ManagedConfig { cluster: group.cluster.clone(), datacenters: vec![group.datacenter.clone()] }
-}
-
-fn is_in(group: &CheckedNodeGroup, served: &ManagedConfig) -> bool {
-    group.cluster == served.cluster && served.datacenters.contains(&group.datacenter)
-}
-
-fn elsewhere(group: &CheckedNodeGroup, served: &ManagedConfig) -> String {
-    let datacenter = served.datacenters.first().map(ToString::to_string).unwrap_or_default();
-    if group.cluster == served.cluster {
-        format!(
-            "spec.datacenterID: is {:?}, must be {datacenter:?} as for the other NodeGroups: a managed cluster is \
-             in one datacenter",
-            group.datacenter.as_str()
-        )
-    } else {
-        format!(
-            "spec.resourceIdentifier: is {:?}, must be {:?} as for the other NodeGroups: one vpsie-autoscaler \
-             serves one cluster",
-            group.cluster.as_str(),
-            served.cluster.as_str()
-        )
-    }
+/// Why the NodeGroup cannot be served with the others.
+fn describe_difference(managed: &ManagedConfig, others: &ManagedConfig) -> Option<String> {
+    let CommonField { path, reason, value } = managed.difference(others)?;
+    let (actual, expected) = (value(managed), value(others));
+    Some(format!("{path}: is {actual:?}, must be {expected:?} as for the other NodeGroups: {reason}"))
 }
 
 fn sentences(problems: &[Problem]) -> String {

@@ -41,7 +41,7 @@ impl Simulated {
         let config = ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN));
         let client = Client::new(config, transport, clock, Metrics::default());
         let managed =
-            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
+            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenter: DEFAULT_DATACENTER.into() };
         let backend: Arc<dyn Backend> = Arc::new(ManagedBackend::new(client, managed));
         let mut declared = declared();
         declared.declaration.groups[0].pools = vec![POOL.parse().unwrap()];

@@ -43,7 +43,7 @@ impl Cluster {
         let seen_clusters = Arc::clone(&clusters);
         let recorded = handle
             .read(|fleet| fleet.machines().next().is_some())
-            .then(|| ManagedConfig { cluster: "c-1".into(), datacenters: vec!["ams1".into()] });
+            .then(|| ManagedConfig { cluster: "c-1".into(), datacenter: "ams1".into() });
         let view = NodesView::default();
         let (sender, served) = tokio::sync::watch::channel(ServedCluster::Unknown);
         let on_cluster = move |served: &ServedCluster| {

@@ -21,8 +21,7 @@ fn backend(sim: &Simulator) -> ManagedBackend {
     let clock = Arc::new(TestClock(tokio::time::Instant::now()));
     let metrics = crate::vpsie::Metrics::default();
     let client = Client::new(config, sim.transport(), clock, metrics);
-    let config =
-        ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
+    let config = ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenter: DEFAULT_DATACENTER.into() };
     ManagedBackend::new(client, config)
 }
 

@@ -67,7 +67,7 @@ async fn a_token_without_our_cluster_is_refused() {
     let check = async |steps: Vec<(&'static str, ScriptedReply)>| {
         let script = Script::new(steps);
         let client = script.client();
-        let target = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
+        let target = ManagedConfig { cluster: "c-1".into(), datacenter: "dc-1".into() };
         let _backend = ManagedBackend::new(client.clone(), target);
         let check = client.check_credentials(&new, None).await;
         script.seen();

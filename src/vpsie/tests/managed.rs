@@ -23,7 +23,7 @@ pub(super) const VMS: &str = "GET storages/vms";
 pub(super) const SMALL: SizeId = SizeId(1);
 
 pub(super) fn backend(script: &Script) -> ManagedBackend {
-    let config = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
+    let config = ManagedConfig { cluster: "c-1".into(), datacenter: "dc-1".into() };
     ManagedBackend::new(script.client(), config)
 }
 
@@ -418,7 +418,7 @@ async fn a_created_node_costs_few_calls() {
     let script = Script::new([(GROUPS, groups(&[group(5, "a", 1)]))]);
     script.then(std::iter::repeat_n((ADD_5, accepted()), 50));
     let client = script.client_with(Credentials::token("t"), |config| config.rate_per_minute = 1000);
-    let config = ManagedConfig { cluster: "c-1".into(), datacenters: vec!["dc-1".into()] };
+    let config = ManagedConfig { cluster: "c-1".into(), datacenter: "dc-1".into() };
     let backend = ManagedBackend::new(client, config);
     for _ in 0..50 {
         backend.create(&request(SMALL, "a")).await.unwrap();

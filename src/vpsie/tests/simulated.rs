@@ -33,7 +33,7 @@ fn backend(simulator: &Simulator, shapes: &Shapes) -> ManagedBackend {
     let client = Client::new(config, simulator.transport(), clock, Metrics::default());
     ManagedBackend::new(
         client,
-        ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] },
+        ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenter: DEFAULT_DATACENTER.into() },
     )
 }
 

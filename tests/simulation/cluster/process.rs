@@ -53,7 +53,7 @@ impl ClusterProcess {
                 .await
                 .map_err(|error| error.to_string())?;
         let managed =
-            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenters: vec![DEFAULT_DATACENTER.into()] };
+            ManagedConfig { cluster: DEFAULT_CLUSTER.into(), datacenter: DEFAULT_DATACENTER.into() };
         let recorded = store.cluster().map(|_| managed);
         let managed = Arc::new(ManagedBackend::new(vpsie, recorded.clone()));
         if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
