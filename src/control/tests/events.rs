@@ -76,11 +76,12 @@ async fn commands_do_not_wait_for_an_api_server_that_is_slow_or_down() {
     process.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_pool_without_a_price_is_reported_once() {
+/// Events about prices after several readings of the offers.
+async fn price_events(offers: Catalog) -> Vec<Event> {
     let kube = kube();
     let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
     let mut process = Process::on(Disk::default()).await;
+    process.vpsie.state().catalog = Some(offers);
     let catalog = CatalogRefresh::new(process.handle.clone(), process.vpsie.clone(), Duration::from_mins(1))
         .with_reporting(CatalogMetrics::default(), events);
     process.tasks.spawn(publisher.run(CancellationToken::new()));
@@ -88,11 +89,31 @@ async fn a_pool_without_a_price_is_reported_once() {
     tokio::time::sleep(Duration::from_mins(5)).await;
     assert!(process.vpsie.count("catalog") > 3);
     process.stop().await;
-    let events: Vec<Event> = kube.all();
+    kube.all()
+}
+
+fn count_published(events: &[Event]) -> i32 {
+    events.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_without_a_price_is_reported_once() {
+    let events = price_events(catalog()).await;
     assert!(events.iter().all(|event| event.reason.as_deref() == Some("PriceUnknown")), "{events:?}");
-    let published: i32 =
-        events.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum();
-    assert_eq!(published, 2, "the pools are {SMALL} and {LARGE}: {events:?}");
+    assert_eq!(count_published(&events), 2, "the pools are {SMALL} and {LARGE}: {events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn contradictory_prices_are_reported_once() {
+    let mut offers = catalog();
+    for (offer, hourly) in offers.offers.iter_mut().zip(["73", "0.1"]) {
+        (offer.monthly, offer.hourly) = (Some("73".parse().unwrap()), Some(hourly.parse().unwrap()));
+    }
+    let events = price_events(offers).await;
+    assert_eq!(count_published(&events), 1, "{events:?}");
+    assert_eq!(events[0].reason.as_deref(), Some("PriceContradicted"));
+    let note = events[0].note.as_deref().unwrap();
+    assert!(note.contains("hourly price of small") && note.contains("the monthly price is used"), "{note}");
 }
 
 #[tokio::test(start_paused = true)]

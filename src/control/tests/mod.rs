@@ -77,6 +77,8 @@ struct State {
     /// By hostname.
     deletions: BTreeMap<String, Reply>,
     listings: Option<Reply>,
+    /// Default: [`catalog`].
+    catalog: Option<Catalog>,
     calls: Vec<(Instant, String)>,
 }
 
@@ -133,7 +135,7 @@ impl Backend for Scripted {
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         self.note("catalog".to_owned());
         let reply = self.state().listings.unwrap_or(Reply::Done);
-        self.play(reply, |_| catalog()).await
+        self.play(reply, |state| state.catalog.clone().unwrap_or_else(catalog)).await
     }
 
     fn binding(&self) -> Binding {
