@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::components::{
@@ -27,7 +26,7 @@ use crate::kubernetes::{
     fence_client,
 };
 use crate::store::{KubernetesStore, StoreError};
-use crate::telemetry::{Readiness, Unready};
+use crate::telemetry::{Readiness, RepeatedWarning, Unready};
 use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
 
 /// Wait between attempts to read the records at start.
@@ -211,7 +210,7 @@ impl LeaderComponents {
     /// Reads the records, with retries. None if the process must end first.
     async fn load(&self, settings: &Settings, audit_log: crate::control::AuditLog) -> Option<LoadedRecords> {
         let store = Arc::new(KubernetesStore::new(self.client.clone(), &self.namespace));
-        let mut logged: Option<(Instant, String)> = None;
+        let mut warning = RepeatedWarning::new(LOAD_WARNING_INTERVAL);
         let (writer, handle) = loop {
             let declared =
                 FleetConfig { declaration: Declaration::default(), settings: settings.fleet.clone() };
@@ -223,13 +222,9 @@ impl LeaderComponents {
                 Ok(loaded) => break loaded,
                 Err(error) => error,
             };
-            let message = error.to_string();
-            let is_news = logged
-                .as_ref()
-                .is_none_or(|(at, known)| *known != message || at.elapsed() >= LOAD_WARNING_INTERVAL);
-            if is_news {
-                tracing::warn!(error = message, "cannot read the records; retrying");
-                logged = Some((Instant::now(), message));
+            let error = error.to_string();
+            if warning.is_due(&error) {
+                tracing::warn!(error, "cannot read the records; retrying");
             }
             self.run_while_leading(tokio::time::sleep(LOAD_RETRY_INTERVAL)).await?;
         };
