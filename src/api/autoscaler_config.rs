@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::cost_limit::CostLimit;
-use super::rules;
+use super::{rules, text};
 
 /// Limits for all NodeGroups together. The only object is `default`; without it there are no such limits.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -63,6 +63,7 @@ pub struct AutoscalerConfigStatus {
     pub observed_generation: Option<i64>,
     /// Time since when the spec is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub last_updated: Option<Time>,
     /// Whether the spec is in force.
     #[serde(default)]

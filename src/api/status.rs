@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::text;
+
 /// State of a NodeGroup.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -35,12 +37,15 @@ pub struct NodeGroupStatus {
     pub conditions: Vec<Condition>,
     /// Time of the last change of its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub last_scale_time: Option<Time>,
     /// Time of the last increase of its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub last_scale_up_time: Option<Time>,
     /// Time of the last decrease of its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub last_scale_down_time: Option<Time>,
     /// Cost of its VMs. VMs without a known price do not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,9 +102,11 @@ pub struct NodeGroupNode {
     pub status: String,
     /// Time at which the machine was recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub created_at: Option<Time>,
     /// Time at which the Node became Ready.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub ready_at: Option<Time>,
     /// Address of the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,9 +124,11 @@ pub struct Condition {
     pub status: String,
     /// Time of the last change of the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub last_transition_time: Option<Time>,
     /// Time of the last update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
     pub last_update_time: Option<Time>,
     /// Reason, in one word.
     #[serde(default)]

@@ -45,6 +45,23 @@ macro_rules! text {
     };
 }
 
+/// A time in RFC 3339.
+pub(super) struct Time;
+
+impl JsonSchema for Time {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "date-time"})
+    }
+}
+
 text! {
     /// The value of a label or taint.
     LabelValue, 0 to 63, format!("self.matches(r'{LABEL_VALUE}')"),

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,11 +65,11 @@ pub struct VPSieNodeSpec {
     pub kube_size_id: Option<i64>,
     /// Time at which the machine was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub recorded_at: Option<Timestamp>,
     /// Time of the first request for its VM. Written before the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub requested_at: Option<Timestamp>,
     /// Requests to VPSie for its VM that no VM is matched with yet. Each is written before the call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -117,7 +116,7 @@ fn on_demand() -> CapacityType {
 #[serde(rename_all = "camelCase")]
 pub struct VmRequest {
     /// Time at which the request was recorded, before the call.
-    #[schemars(with = "MicroTime")]
+    #[schemars(with = "text::Time")]
     pub at: Timestamp,
     /// Outcome of the request.
     pub outcome: RequestOutcome,
@@ -130,7 +129,7 @@ pub struct RequestRef {
     /// Machine of the request.
     pub machine: String,
     /// Time of the request in `spec.requests` of that machine.
-    #[schemars(with = "MicroTime")]
+    #[schemars(with = "text::Time")]
     pub at: Timestamp,
 }
 
@@ -171,19 +170,19 @@ pub struct VPSieNodeStatus {
     pub resources: Option<NodeResources>,
     /// Time at which VPSie created the VM. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub created_at: Option<Timestamp>,
     /// Time at which the machine became Running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub provisioned_at: Option<Timestamp>,
     /// Time at which the Node was registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub joined_at: Option<Timestamp>,
     /// Time at which the Node was Ready. Not written: the Node has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub ready_at: Option<Timestamp>,
     /// Addresses of the VM.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -209,15 +208,15 @@ pub struct VPSieNodeStatus {
     pub draining: bool,
     /// Time at which the machine was marked for deletion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub terminating_at: Option<Timestamp>,
     /// Time at which VPSie accepted the deletion of the VM, or reported that there is no such VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub deleted_at: Option<Timestamp>,
     /// Time at which the creation failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<MicroTime>")]
+    #[schemars(with = "Option<text::Time>")]
     pub failed_at: Option<Timestamp>,
     /// Reason of the failure: the error code for Cluster Autoscaler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
