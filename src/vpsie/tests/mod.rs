@@ -1,6 +1,7 @@
 //! The client and the backend against a scripted VPSie and the simulator, on tokio's paused clock.
 
 mod client;
+mod credential_check;
 mod listings;
 mod login;
 mod managed;
