@@ -6,13 +6,12 @@
 //! effect.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 use std::time::Duration;
 
 use super::extra_vms::surge;
+use super::halt::Halt;
 use super::ids::{Hostname, NodeGroupName, VmId};
 use super::listing::{ListedNode, NodeRole};
-use super::template::names;
 
 /// Time that an accepted creation without a VM counts, and that a vanished VM counts.
 const CREATION_MEMORY: Duration = Duration::from_hours(24);
@@ -34,8 +33,6 @@ const OVERDUE: Duration = Duration::from_mins(30);
 const LISTINGS_TO_CONFIRM: u32 = 2;
 /// Maximum of remembered nodes that are not listed.
 const MAX_KNOWN: usize = 1000;
-/// Maximum of names in a message.
-const MAX_NAMES: usize = 5;
 
 /// The permission for one creation, and its identity in the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,80 +49,8 @@ pub enum GuardOutcome {
     Nothing,
 }
 
-/// The cause of a halt of growth.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Halt {
-    /// As many VMs may be paid for as the VM limit allows: the maxima and the margin.
-    TooManyVms {
-        /// VMs that may be paid for.
-        counted: u32,
-        /// The VM limit.
-        limit: u32,
-        /// Creations among them whose VM has not been listed yet.
-        unseen: u32,
-        /// VMs among them that are no longer listed, and whose deletion is not confirmed.
-        missing: u32,
-        /// Workers that VPSie counts but does not list.
-        hidden: u32,
-    },
-    /// More nodes appeared than were requested.
-    UnexplainedNodes(Vec<Hostname>),
-    /// VMs are still listed long after their deletion was requested.
-    DeletionsOverdue(Vec<Hostname>),
-}
-
-impl Halt {
-    /// The cause as a code, as in conditions and metrics.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::TooManyVms { .. } => "TooManyVMs",
-            Self::UnexplainedNodes(_) => "UnexplainedNodes",
-            Self::DeletionsOverdue(_) => "DeletionsOverdue",
-        }
-    }
-
-    /// All causes.
-    pub const REASONS: [&'static str; 3] = ["TooManyVMs", "UnexplainedNodes", "DeletionsOverdue"];
-}
-
-impl fmt::Display for Halt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooManyVms { counted, limit, unseen, missing, hidden } => write!(
-                f,
-                "growth is halted: {counted} VMs may be paid for, and at most {limit} are allowed (maxNodes and a \
-                 margin). Requested, not listed yet: {unseen}. No longer listed: {missing}. Counted by VPSie, not \
-                 listed: {hidden}. Compare VPSie's list of VMs with the VPSieNodes"
-            ),
-            Self::UnexplainedNodes(nodes) => write!(
-                f,
-                "growth is halted: {} unexplained nodes ({}) appeared in addition to the requested VMs. Delete \
-                 them at VPSie, or annotate the Nodes that were added by hand with {}=true",
-                nodes.len(),
-                list_names(nodes),
-                names::ADDED_BY_HAND
-            ),
-            Self::DeletionsOverdue(nodes) => write!(
-                f,
-                "growth is halted: {} VMs are still listed half an hour after the first request to delete them \
-                 ({}). Check that the token may delete workers, or delete them at VPSie",
-                nodes.len(),
-                list_names(nodes)
-            ),
-        }
-    }
-}
-
 fn count_workers(listed: &[ListedNode]) -> u32 {
     listed.iter().filter(|node| node.role != NodeRole::ControlPlane).count() as u32
-}
-
-fn list_names(nodes: &[Hostname]) -> String {
-    let mut names: Vec<&str> = nodes.iter().take(MAX_NAMES).map(Hostname::as_str).collect();
-    if nodes.len() > MAX_NAMES {
-        names.push("…");
-    }
-    names.join(", ")
 }
 
 /// Whether growth is allowed, and by how many VMs.
@@ -165,12 +90,19 @@ impl TrackedNode {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CreationState {
+    InFlight,
+    Accepted,
+    Unclear,
+}
+
 /// A creation without a VM so far.
 #[derive(Clone, Debug)]
 struct OpenCreation {
     permit: CreationPermit,
     at: Duration,
-    accepted: bool,
+    state: CreationState,
 }
 
 /// Records of earlier processes.
@@ -242,8 +174,10 @@ impl Guard {
     pub fn new(before: PriorRecords) -> Self {
         let PriorRecords { known, ours, accepted, unclear, late } = before;
         let mut guard = Self { ours, late, known, ..Self::default() };
-        for nth in 0..accepted.saturating_add(unclear) {
-            guard.note_creation(Duration::ZERO, nth < accepted);
+        for (count, state) in [(accepted, CreationState::Accepted), (unclear, CreationState::Unclear)] {
+            for _ in 0..count {
+                guard.note_creation(Duration::ZERO, state);
+            }
         }
         guard
     }
@@ -295,6 +229,7 @@ impl Guard {
 
     /// Observes a listing.
     pub fn observe(&mut self, listed: &[ListedNode], now: Duration) {
+        self.expire_explanations(now);
         let names: BTreeSet<&Hostname> = listed.iter().map(|node| &node.hostname).collect();
         let ours = &mut self.ours;
         let begins = !std::mem::replace(&mut self.listed, true);
@@ -360,7 +295,9 @@ impl Guard {
     pub fn needs_count(&self, now: Duration) -> bool {
         let old = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
         // A creation with a lost reply counts only for seconds, so the count is read at once.
-        let doubtful = |creation: &OpenCreation| !creation.accepted || old(creation.at, DISPROVED_AFTER);
+        let doubtful = |creation: &OpenCreation| {
+            creation.state != CreationState::Accepted || old(creation.at, DISPROVED_AFTER)
+        };
         let missing = |seen: &TrackedNode| seen.missing.is_some_and(|(since, _)| old(since, DISPROVED_AFTER));
         self.hidden > 0 || self.unseen.iter().any(doubtful) || self.seen.values().any(missing)
     }
@@ -374,24 +311,30 @@ impl Guard {
         }
     }
 
+    /// Removes creations that are too old to explain a new node.
+    fn expire_explanations(&mut self, now: Duration) {
+        let younger = |since: Duration, than: Duration| now.saturating_sub(since) < than;
+        self.released.retain(|at| younger(*at, CREATION_MEMORY));
+        self.lost.retain(|at| younger(*at, SUSPICION));
+    }
+
     fn expire(&mut self, now: Duration, disproved: bool) {
         let older = |since: Duration, than: Duration| now.saturating_sub(since) >= than;
-        self.released.retain(|at| !older(*at, CREATION_MEMORY));
-        self.lost.retain(|at| !older(*at, SUSPICION));
+        self.expire_explanations(now);
         // VPSie may still fulfil queued creations that its counts do not show. So no more are released in a
         // day than VMs may exist.
         let most = self.maxima.vm_limit() as usize;
         let (released, lost) = (&mut self.released, &mut self.lost);
         self.unseen.retain(|creation| {
             let disproved = disproved && released.len() < most && older(creation.at, DISPROVED_MEMORY);
-            match creation.accepted {
-                true if older(creation.at, CREATION_MEMORY) => false,
-                true if disproved => {
+            match creation.state {
+                _ if older(creation.at, CREATION_MEMORY) => false,
+                CreationState::Accepted if disproved => {
                     released.push_back(now);
                     false
                 }
-                false if older(creation.at, UNCLEAR_MEMORY) => {
-                    if lost.len() < most {
+                CreationState::Unclear if older(creation.at, UNCLEAR_MEMORY) => {
+                    if lost.len() < most && !older(creation.at, SUSPICION) {
                         lost.push_back(creation.at);
                     }
                     false
@@ -411,7 +354,7 @@ impl Guard {
             GuardStatus { halt: None, headroom: 0, counted, limit, .. } => {
                 Err(self.too_many_vms(counted, limit))
             }
-            GuardStatus { halt: None, .. } => Ok(self.note_creation(now, false)),
+            GuardStatus { halt: None, .. } => Ok(self.note_creation(now, CreationState::InFlight)),
         }
     }
 
@@ -422,23 +365,23 @@ impl Guard {
         Halt::TooManyVms { counted, limit, unseen, missing, hidden }
     }
 
-    fn note_creation(&mut self, now: Duration, accepted: bool) -> CreationPermit {
+    fn note_creation(&mut self, now: Duration, state: CreationState) -> CreationPermit {
         let permit = CreationPermit(self.permits);
         self.permits += 1;
-        self.unseen.push(OpenCreation { permit, at: now, accepted });
+        self.unseen.push(OpenCreation { permit, at: now, state });
         self.last_creation = Some(now);
         permit
     }
 
     /// Records the outcome of a creation. Its VM may have been listed before.
     pub fn note_outcome(&mut self, permit: CreationPermit, outcome: GuardOutcome) {
-        match outcome {
-            GuardOutcome::Nothing => self.unseen.retain(|creation| creation.permit != permit),
-            GuardOutcome::Accepted | GuardOutcome::Unclear => {
-                for creation in self.unseen.iter_mut().filter(|creation| creation.permit == permit) {
-                    creation.accepted = outcome == GuardOutcome::Accepted;
-                }
-            }
+        let state = match outcome {
+            GuardOutcome::Nothing => return self.unseen.retain(|creation| creation.permit != permit),
+            GuardOutcome::Accepted => CreationState::Accepted,
+            GuardOutcome::Unclear => CreationState::Unclear,
+        };
+        for creation in self.unseen.iter_mut().filter(|creation| creation.permit == permit) {
+            creation.state = state;
         }
     }
 

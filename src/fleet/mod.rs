@@ -19,6 +19,7 @@ mod extra_vms;
 mod group;
 mod growth_block;
 mod guard;
+mod halt;
 mod headroom;
 mod ids;
 pub(crate) mod lenient;
@@ -51,7 +52,8 @@ pub use group::{
     AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
 };
 pub use growth_block::GrowthBlock;
-pub use guard::{CreationPermit, Guard, GuardOutcome, GuardStatus, Halt, Maxima, PriorRecords};
+pub use guard::{CreationPermit, Guard, GuardOutcome, GuardStatus, Maxima, PriorRecords};
+pub use halt::Halt;
 pub use ids::{
     ClusterId, Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId,
     PoolIdError, ProviderId, VmId,

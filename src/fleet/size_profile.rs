@@ -70,9 +70,9 @@ pub struct Sample {
 impl Sample {
     /// Newer Nodes have greater values. A Node from the future counts as the oldest: the API server's clock was ahead,
     /// and the Node would otherwise be the newest for as long.
-    fn age_order(&self, now: Timestamp) -> (Timestamp, &str) {
-        let ahead = self.registered.duration_since(now) > MAX_CLOCK_SKEW;
-        (if ahead { Timestamp::UNIX_EPOCH } else { self.registered }, &self.node)
+    fn age_order(&self, now: Timestamp) -> (bool, Timestamp, &str) {
+        let is_ahead = self.registered.duration_since(now) > MAX_CLOCK_SKEW;
+        (!is_ahead, self.registered, &self.node)
     }
 }
 

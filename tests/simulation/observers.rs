@@ -19,7 +19,7 @@ fn paid_vm_margin(simulator: &Simulator, hazards: &Hazards, unanswered: &Unanswe
     let maxima: u32 = MAXIMA.iter().map(|(_, max)| max).sum();
     let surges: u32 = MAXIMA.iter().map(|(_, max)| (max / 10).max(2)).sum();
     let stated = surges as usize + 1;
-    // VMs can appear more than an hour after their request: at most as many as the bound of the guard.
+    // VMs can appear more than an hour after their request: at most as many as the VM limit of the guard.
     let late_vms = if hazards.has(Hazard::LateVms) { maxima as usize + stated } else { 0 };
     // Each open request may create two VMs, and a deleted VM may run again. The guard counts these VMs once
     // they are listed.

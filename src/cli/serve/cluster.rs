@@ -257,6 +257,7 @@ impl LeaderComponents {
         let BindingReceivers { store, backend, recorded, in_force } = receivers;
         let view = self.nodes.clone();
         let nodes = Nodes::new(handle.clone(), client.clone(), listing_trigger)
+            .with_clock(Arc::clone(&self.clock))
             .with_events(self.events.clone())
             .with_view(view.clone());
         let events = self.events.clone();

@@ -74,7 +74,9 @@ pub(super) async fn run(
     let kube = client.as_ref();
     spawn_credentials(&mut tasks, &settings.vpsie, &vpsie, kube, credentials, Events::none(), &shutdown)?;
     if let Some((client, view)) = client.zip(view) {
-        let nodes = Nodes::new(handle.clone(), client.clone(), listing_trigger).with_view(view.clone());
+        let nodes = Nodes::new(handle.clone(), client.clone(), listing_trigger)
+            .with_clock(Arc::clone(&clock))
+            .with_view(view.clone());
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
         let drain = Drain::new(handle.clone(), client, view, Events::none(), drain);
         spawn(&mut tasks, "drain", drain.run(shutdown.clone()));

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::FleetHandle;
 use super::listing_trigger::ListingTrigger;
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock, SystemClock};
 use crate::fleet::{Hostname, Machine, MachineId, ProviderId, UnmanagedKind};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
@@ -60,6 +60,7 @@ pub struct Nodes {
     /// UIDs of Nodes that were reported already.
     reported: BTreeSet<String>,
     stability: StableNodes,
+    clock: Arc<dyn Clock>,
 }
 
 impl Nodes {
@@ -77,7 +78,13 @@ impl Nodes {
             events: Events::none(),
             reported: BTreeSet::new(),
             stability: StableNodes::default(),
+            clock: Arc::new(SystemClock),
         }
+    }
+
+    /// Takes the time from this clock in place of the system's.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
     }
 
     /// Publishes events.
@@ -248,7 +255,7 @@ impl Nodes {
         let Some(node) = self.seen.get(name) else { return };
         let Some(facts) = self.view.node_named(&Hostname::new(name)) else { return };
         let stability = &mut self.stability;
-        let time = SystemClock.now();
+        let time = self.clock.now();
         let sample =
             self.handle.read(|fleet| stability.new_sample(fleet, node, &facts, time, Instant::now()));
         if let Some((vm, shown)) = sample

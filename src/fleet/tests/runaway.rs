@@ -509,6 +509,34 @@ fn lost_replies_explain_their_late_vms() {
 }
 
 #[test]
+fn a_lost_reply_explains_no_node_after_an_hour() {
+    let mut guard = guard(4);
+    let permit = guard.admit(mins(0)).unwrap();
+    guard.note_outcome(permit, GuardOutcome::Unclear);
+    guard.observe(&nodes(1..=1), mins(1));
+    guard.observe(&nodes(1..=2), mins(180));
+    assert_eq!(guard.status(mins(180)).counted, 0, "a user added it, hours later");
+}
+
+#[test]
+fn a_slow_call_counts_until_its_outcome() {
+    for (outcome, counted, unexplained) in
+        [(GuardOutcome::Nothing, 0, 1), (GuardOutcome::Accepted, 1, 0), (GuardOutcome::Unclear, 0, 0)]
+    {
+        let mut guard = guard(4);
+        let permit = guard.admit(mins(1)).unwrap();
+        guard.observe(&nodes(1..=1), mins(2));
+        assert_eq!(guard.status(mins(2)).counted, 1, "{outcome:?}");
+        guard.note_outcome(permit, outcome);
+        guard.observe(&nodes(1..=1), mins(3));
+        assert_eq!(guard.status(mins(3)).counted, counted, "{outcome:?}");
+        guard.observe(&nodes(1..=2), mins(4));
+        let status = guard.status(mins(4));
+        assert_eq!((status.counted, status.unexplained), (1, unexplained), "{outcome:?}");
+    }
+}
+
+#[test]
 fn workers_that_vpsie_counts_count_until_they_are_listed() {
     let mut guard = guard(4);
     for _ in 0..3 {

@@ -70,8 +70,9 @@ impl ClusterProcess {
                 managed.set_config(config.clone());
             }
         };
-        let nodes =
-            Nodes::new(handle.clone(), client.clone(), Arc::clone(&listing_trigger)).with_view(view.clone());
+        let nodes = Nodes::new(handle.clone(), client.clone(), Arc::clone(&listing_trigger))
+            .with_clock(Arc::clone(&clock))
+            .with_view(view.clone());
         let drain =
             Drain::new(handle.clone(), client.clone(), view.clone(), Events::none(), DrainMetrics::default());
         let groups = NodeGroups::new(
