@@ -401,18 +401,18 @@ fn ignore_missing<K>(written: kube::Result<K>) -> kube::Result<Option<K>> {
     }
 }
 
-/// The limits of a declaration as one sentence.
+/// The limits that an AutoscalerConfig sets, as one sentence.
 fn describe_limits(declaration: &Declaration) -> String {
-    let machines = declaration
-        .max_machines
-        .map_or("no limit of machines".to_owned(), |max| format!("at most {max} machines in all NodeGroups"));
     let CostLimit { hourly, monthly } = declaration.cost_limit;
-    let hourly = hourly.map(|usd| format!("at most {} USD per hour", usd.0.normalize()));
-    let monthly = monthly.map(|usd| format!("at most {} USD per month", usd.0.normalize()));
-    let costs: Vec<String> = hourly.into_iter().chain(monthly).collect();
-    let costs = if costs.is_empty() { "no cost limit".to_owned() } else { costs.join(", ") };
-    let timeout = declaration
-        .create_timeout
-        .map_or_else(|| "of --create-timeout".to_owned(), |timeout| format!("{} s", timeout.as_secs()));
-    format!("limits in force: {machines}, {costs}, create timeout {timeout}")
+    let limits = [
+        declaration.max_machines.map(|max| format!("at most {max} machines in all NodeGroups")),
+        hourly.map(|usd| format!("at most {} USD per hour", usd.0.normalize())),
+        monthly.map(|usd| format!("at most {} USD per month", usd.0.normalize())),
+        declaration.create_timeout.map(|timeout| format!("create timeout {} s", timeout.as_secs())),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    if limits.is_empty() {
+        return "in force; it sets no limit, so those of the flags apply".to_owned();
+    }
+    format!("in force: {}; limits of the flags apply as well", limits.join(", "))
 }
