@@ -24,7 +24,7 @@ pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
             condition("Error", true, since, failure.reason.code(), &failure.message),
         ],
         Phase::Pending => vec![
-            condition("VPSReady", false, since, phase, "the VM has not been requested from VPSie yet"),
+            condition("VPSReady", false, since, phase, "no request for the VM is open; it is requested next"),
             condition("NodeJoined", false, made, phase, ""),
             not_failed(),
         ],

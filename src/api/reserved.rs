@@ -45,23 +45,23 @@ pub(crate) const LABELS: [ReservedKeys; 4] = [
             "failure-domain.beta.kubernetes.io/zone",
         ],
         prefixes: &[],
-        why: "Kubernetes or vpsie-autoscaler sets it on every Node, as a fact about the Node",
+        why: "Kubernetes or vpsie-autoscaler sets these labels on every Node, as facts about the Node",
     },
     ReservedKeys {
         keys: &[GPU_LABEL],
         prefixes: &[],
-        why: "Cluster Autoscaler treats a Node with it as unready until the Node has GPUs, and stops all scaling if too \
-              many Nodes are unready",
+        why: "Cluster Autoscaler treats a Node with this label as unready until the Node has GPUs, and stops all \
+              scaling if too many Nodes are unready",
     },
     ReservedKeys {
         keys: &[],
         prefixes: &["cluster-autoscaler.kubernetes.io/", "cluster-autoscaler.k8s.io/"],
-        why: "Cluster Autoscaler marks Nodes with it for its own use",
+        why: "Cluster Autoscaler marks Nodes with these labels for its own use",
     },
     ReservedKeys {
         keys: &["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"],
         prefixes: &[],
-        why: "Kubernetes treats a Node with it as part of the control plane",
+        why: "Kubernetes treats a Node with such a label as part of the control plane",
     },
 ];
 
@@ -70,7 +70,8 @@ pub(crate) const TAINTS: [ReservedKeys; 4] = [
     ReservedKeys {
         keys: &["ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler"],
         prefixes: &[],
-        why: "Cluster Autoscaler sets it on Nodes that it removes, and does not count a Node with it",
+        why: "Cluster Autoscaler sets these taints on Nodes that it removes, and does not count a Node with such a \
+              taint",
     },
     ReservedKeys {
         keys: &[],
@@ -79,17 +80,17 @@ pub(crate) const TAINTS: [ReservedKeys; 4] = [
             "ignore-taint.cluster-autoscaler.kubernetes.io/",
             "status-taint.cluster-autoscaler.kubernetes.io/",
         ],
-        why: "Cluster Autoscaler treats a Node with it as unready, and stops all scaling if too many Nodes are unready; \
-              use another key; if a controller removes the taint later, list the key in Cluster Autoscaler's \
-              --startup-taint",
+        why: "Cluster Autoscaler treats a Node with such a taint as unready, and stops all scaling if too many \
+              Nodes are unready; use another key; if a controller removes the taint later, list the key in Cluster \
+              Autoscaler's --startup-taint",
     },
     ReservedKeys {
         keys: &["cloud.google.com/impending-node-termination", "NodeWithImpairedVolumes"],
         prefixes: &["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"],
-        why: "Kubernetes sets and removes it by the conditions of a Node, and Cluster Autoscaler ignores it in its \
-              simulations",
+        why: "Kubernetes sets and removes these taints by the conditions of a Node, and Cluster Autoscaler ignores \
+              them in its simulations",
     },
-    ReservedKeys { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses it" },
+    ReservedKeys { keys: &[], prefixes: &["autoscaler.vpsie.com/"], why: "vpsie-autoscaler uses these keys" },
 ];
 
 /// The reservation of a key, if there is one.

@@ -1,5 +1,5 @@
-//! Identifiers of sizes, offers and datacenters. Each has its own type, so that the compiler refuses
-//! confusions.
+//! Identifiers of sizes, offers and datacenters. Each has its own type, so that the compiler detects
+//! a wrong one.
 
 use std::fmt;
 

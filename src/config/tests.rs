@@ -217,9 +217,9 @@ fn plaintext_is_served_where_it_was_asked_for() {
 fn values_that_cannot_be_are_refused_by_the_command_line() {
     let files = Files::new();
     for (line, want) in [
-        ("--create-timeout soon", "must be a duration above 0 and at most 87600h such as 90s, 10m or 1h30m"),
-        ("--create-timeout 99999999h", "must be a duration above 0 and at most 87600h"),
-        ("--create-timeout 0s", "must be a duration above 0"),
+        ("--create-timeout soon", "must be a duration such as 90s, 10m or 1h30m, above 0 and at most 87600h"),
+        ("--create-timeout 99999999h", "above 0 and at most 87600h"),
+        ("--create-timeout 0s", "above 0 and at most 87600h"),
         ("--hours-per-month 800", "800 is not in 1..=744"),
         ("--cost-limit-hourly 0", "must be an amount above 0 in USD such as 0.50 or 300"),
         ("--cost-limit-monthly 30EUR", "is \"30EUR\", must be an amount above 0 in USD"),

@@ -133,8 +133,8 @@ fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSampl
         ("growth_halted", "1 while the runaway guard halts growth, by reason", halts.into()),
         (
             "guard_vms",
-            "VMs of the runaway guard, by kind: counted (may be paid for), limit (maximum), unexplained (not \
-             requested)",
+            "VMs as counted by the runaway guard, by kind: counted (may be paid for), limit (maximum of these), \
+             unexplained (nodes in excess of the requests)",
             vms,
         ),
     ]

@@ -82,7 +82,7 @@ impl Fleet {
             return Err(not_growable("its NodeGroup is being deleted"));
         }
         if known.position.is_none() {
-            return Err(not_growable("its NodeGroup no longer lists it"));
+            return Err(not_growable("its NodeGroup no longer lists its offer"));
         }
         if !known.growable {
             return Err(not_growable("VPSie's catalog no longer has its offer"));

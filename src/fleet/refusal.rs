@@ -34,9 +34,9 @@ pub enum Refusal {
         /// `spec.maxNodes`.
         group_max: u32,
     },
-    /// The cluster would grow past its maximum.
+    /// All NodeGroups together would grow past their maximum.
     #[error(
-        "pool {pool} cannot grow by {delta}: the cluster has {machines} of at most {max} machines \
+        "pool {pool} cannot grow by {delta}: all NodeGroups together have {machines} of at most {max} machines \
          (AutoscalerConfig, maxClusterWorkers)"
     )]
     AboveClusterMax {
@@ -72,7 +72,8 @@ pub enum Refusal {
     /// guard. Growth is not halted.
     #[error(
         "pool {pool} cannot grow by {delta}: the runaway guard allows at most {limit} VMs; {counted} may be paid \
-         for, and {waiting} machines wait for a VM; wait until VMs are deleted, or raise maxNodes"
+         for, and {waiting} machines wait for a VM; wait until the requested VMs are listed; delete unused VMs, \
+         or raise maxNodes"
     )]
     AboveVmLimit {
         /// The pool.
@@ -89,7 +90,8 @@ pub enum Refusal {
     /// More VMs would be paid for than the maximum and its surge allow.
     #[error(
         "pool {pool} cannot grow by {delta}: {whose} may have at most {paid_max} VMs, and has {target} machines and \
-         {extra_vms} extra VMs (being deleted, orphans, or unexpected nodes); wait until these are deleted"
+         {extra_vms} extra VMs (being deleted, orphans, or unexpected nodes); wait for the deletions; delete \
+         unexpected nodes at VPSie, or annotate them"
     )]
     VmsStillPaid {
         /// The pool.
@@ -135,7 +137,8 @@ pub enum Refusal {
         /// `spec.minNodes`.
         group_min: u32,
     },
-    /// The catalog does not have the offer, or the NodeGroup is deleted or invalid.
+    /// The NodeGroup is invalid, unreadable or (being) deleted, or its offer was removed from it or from VPSie's
+    /// catalog.
     #[error("pool {pool} cannot grow: {why}")]
     NotGrowable {
         /// The pool.
@@ -157,7 +160,7 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "pool {pool} cannot grow by {delta}: {whose} costs {cost} of at most {limit}, and one machine of the pool \
-     costs {price}; raise costLimit, or choose cheaper offers"
+     costs {price}; raise costLimit (or --cost-limit-hourly, --cost-limit-monthly), or choose cheaper offers"
 )]
 pub struct CostLimitReached {
     /// The pool.

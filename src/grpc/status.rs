@@ -106,20 +106,24 @@ mod tests {
                 }
                 Refusal::AboveMax { .. } => (Code::ResourceExhausted, "raise `maxNodes`"),
                 Refusal::AboveClusterMax { .. } => (Code::ResourceExhausted, "raise `maxClusterWorkers`"),
-                Refusal::VmsStillPaid { .. } => {
-                    (Code::ResourceExhausted, "wait for deletions; look for unused VMs")
-                }
+                Refusal::VmsStillPaid { .. } => (
+                    Code::ResourceExhausted,
+                    "wait for the deletions; delete unexpected nodes at VPSie, or annotate them",
+                ),
                 Refusal::Halted { .. } => (Code::ResourceExhausted, "follow the message"),
-                Refusal::AboveVmLimit { .. } => {
-                    (Code::ResourceExhausted, "wait for creations; look for unused VMs")
-                }
+                Refusal::AboveVmLimit { .. } => (
+                    Code::ResourceExhausted,
+                    "wait until the requested VMs are listed; delete unused VMs, or raise `maxNodes`",
+                ),
                 Refusal::AboveCostLimit(_) => {
                     (Code::ResourceExhausted, "raise `costLimit`, or choose cheaper offers")
                 }
                 Refusal::BelowMin { .. } => (Code::FailedPrecondition, "lower `minNodes`"),
-                Refusal::NotGrowable { .. } => {
-                    (Code::FailedPrecondition, "correct the NodeGroup: see its condition `Ready`")
-                }
+                Refusal::NotGrowable { .. } => (
+                    Code::FailedPrecondition,
+                    "see the condition `Ready` of the NodeGroup; correct an invalid NodeGroup; nothing to do for a \
+                     deleted one",
+                ),
                 Refusal::PriceUnknown { .. } => (Code::FailedPrecondition, "set a price in `--price-file`"),
                 Refusal::LimitsUnknown { .. } => {
                     (Code::FailedPrecondition, "correct the AutoscalerConfig, or the permission to list it")

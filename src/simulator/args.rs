@@ -70,7 +70,7 @@ pub struct WorldArgs {
     /// Maximum number of VMs of an offer. Repeatable. Default: no limit
     #[arg(long = "capacity", value_name = "[DATACENTER/]OFFER=N", value_parser = parse_capacity)]
     pub capacity: Vec<CapacityConfig>,
-    /// Reply to a request without capacity. Default: refused
+    /// Reply to a request that exceeds the capacity. Default: refused
     #[arg(long, value_enum)]
     pub shortage: Option<Shortage>,
     /// Maximum number of workers of the account. Default: no limit

@@ -46,7 +46,7 @@ pub struct SimulatorConfig {
     pub times: TimesConfig,
     /// Probability that a VM never comes up, 0 to 1.
     pub boot_failure: f64,
-    /// Reply to a request without capacity.
+    /// Reply to a request that exceeds the capacity.
     pub shortage: Shortage,
     /// Message of that reply. VPSie's own wording is unknown.
     pub shortage_message: String,
@@ -162,7 +162,7 @@ pub struct CapacityConfig {
     pub limit: u32,
 }
 
-/// Reply to a request without capacity.
+/// Reply to a request that exceeds the capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shortage {

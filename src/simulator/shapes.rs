@@ -1,4 +1,4 @@
-//! Shapes of the API: the properties that VPSie's clients contradict each other on
+//! Properties of the API on which VPSie's clients contradict each other
 //! (docs/reference/vpsie-api.md#contradictions).
 
 use rust_decimal::Decimal;

@@ -11,7 +11,7 @@ const MAX: Duration = Duration::from_hours(10 * 365 * 24);
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     any_duration(text)
         .filter(|duration| *duration <= MAX)
-        .ok_or_else(|| "must be a duration above 0 and at most 87600h such as 90s, 10m or 1h30m".to_owned())
+        .ok_or_else(|| "must be a duration such as 90s, 10m or 1h30m, above 0 and at most 87600h".to_owned())
 }
 
 /// Parses a duration without an upper limit, for values that are only passed on.

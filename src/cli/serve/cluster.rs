@@ -268,7 +268,7 @@ impl LeaderComponents {
                 tracing::info!(
                     cluster = %config.cluster,
                     datacenter = %config.datacenter,
-                    "serving the cluster of the NodeGroups"
+                    "cluster and datacenter set from the NodeGroups"
                 );
                 store.set_cluster(config.cluster.clone());
                 backend.set_config(config.clone());

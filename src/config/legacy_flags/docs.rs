@@ -142,7 +142,7 @@ fn each_flag_of_the_original_behaves_as_in_the_table() {
     }
     assert!(outcome("kubeconfig", "in-cluster").is_ok());
     assert_eq!(outcome("log-format", "console"), outcome("log-format", "text"));
-    assert!(outcome("failed-vpsienode-ttl", "0").unwrap_err().contains("must be a duration above 0"));
+    assert!(outcome("failed-vpsienode-ttl", "0").unwrap_err().contains("above 0 and at most 87600h"));
 }
 
 #[test]

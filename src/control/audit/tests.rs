@@ -181,15 +181,15 @@ fn page() -> String {
     page.push_str(
         "| `OrphanDeleted` | Normal | NodeGroup, VPSieNode | `marked_for_deletion` by `Orphan` |\n\
          | `MaximumReached` | Warning | NodeGroup | a scale-up was refused: the NodeGroup would exceed `maxNodes` |\n\
-         | `ClusterMaximumReached` | Warning | NodeGroup | a scale-up was refused: the cluster would exceed `maxClusterWorkers` |\n\
+         | `ClusterMaximumReached` | Warning | NodeGroup | a scale-up was refused: all NodeGroups together would exceed `maxClusterWorkers` |\n\
          | `CostLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed a cost limit |\n\
          | `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: there is a cost limit, and the price of the offer is unknown. Also published for each pool without a known price |\n\
          | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: extra VMs (being deleted, orphans, unexpected nodes) leave no headroom |\n\
          | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard halts growth |\n\
-         | `VMLimitReached` | Warning | NodeGroup | a scale-up was refused: with the machines that wait, as many VMs may be paid for as the runaway guard allows; nothing is halted |\n\
-         | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the AutoscalerConfig could not be read |\n\
+         | `VMLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed the VM limit of the runaway guard; growth is not halted |\n\
+         | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the limits of the AutoscalerConfig are unknown |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
-         | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: its offer or the NodeGroup is gone |\n\
+         | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: the NodeGroup is invalid, unreadable or (being) deleted, or its offer was removed from it or from VPSie's catalog |\n\
          | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refused the record of the machine; vpsie-autoscaler retries it |\n\
          | `ListedAsControlPlane` | Warning | NodeGroup, VPSieNode | VPSie lists the VM of the machine as control plane; it is neither drained nor deleted |\n\
          | `NotControlPlane` | Normal | NodeGroup, VPSieNode | VPSie no longer lists the VM of the machine as control plane |\n\n\

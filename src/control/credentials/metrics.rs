@@ -24,9 +24,9 @@ impl CredentialMetrics {
     /// `credentials_valid`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Checks of new credentials, by result: accepted, refused, unknown (no reply, or another error), \
-            invalid (malformed, not sent to VPSie)";
+            invalid (missing or malformed; not sent to VPSie)";
         registry.register("credential_checks", help, None, &self.checks);
-        let help = "1 if VPSie accepted the newest credentials, 0 if they are refused or malformed";
+        let help = "1 if VPSie accepted the newest credentials, 0 if they are refused, missing or malformed";
         registry.register("credentials_valid", help, None, &self.valid);
     }
 

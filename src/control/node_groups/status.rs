@@ -180,7 +180,7 @@ impl Conditions<'_> {
         let message = match missing.len().saturating_sub(growable.len()) {
             0 => String::new(),
             _ if !self.object.spec.allow_mixed_instances => String::new(),
-            some => format!("VPSie's catalog does not have {some} of the NodeGroup's offers"),
+            some => format!("offers of the NodeGroup that VPSie's catalog lacks: {some}"),
         };
         fact(true, "Serving", message)
     }
@@ -191,15 +191,15 @@ impl Conditions<'_> {
         let down = count(|phase| matches!(phase, Phase::Deleting { .. }));
         match (up, down) {
             (0, 0) => ConditionFact::new("Scaling", false, "Settled", ""),
-            (up, 0) => ConditionFact::new("Scaling", true, "Up", format!("{up} machines are being created")),
+            (up, 0) => ConditionFact::new("Scaling", true, "Up", format!("machines being created: {up}")),
             (0, down) => {
-                ConditionFact::new("Scaling", true, "Down", format!("{down} machines are being deleted"))
+                ConditionFact::new("Scaling", true, "Down", format!("machines being deleted: {down}"))
             }
             (up, down) => ConditionFact::new(
                 "Scaling",
                 true,
                 "UpAndDown",
-                format!("{up} machines are being created, {down} are being deleted"),
+                format!("machines being created: {up}, being deleted: {down}"),
             ),
         }
     }
@@ -404,11 +404,11 @@ mod tests {
         assert_eq!(status.nodes[0].ip_address.as_deref(), Some("10.0.0.1"));
         assert_eq!(
             condition(&status, "Ready"),
-            ("True", "Serving", "VPSie's catalog does not have 1 of the NodeGroup's offers")
+            ("True", "Serving", "offers of the NodeGroup that VPSie's catalog lacks: 1")
         );
         assert_eq!(
             condition(&status, "Scaling"),
-            ("True", "UpAndDown", "1 machines are being created, 1 are being deleted")
+            ("True", "UpAndDown", "machines being created: 1, being deleted: 1")
         );
         assert_eq!(condition(&status, "Error"), ("True", "STOCKOUT", "no room in ams1"));
         assert_eq!(condition(&status, "AtMaxCapacity").1, "MaximumReached");

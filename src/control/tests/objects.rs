@@ -205,7 +205,7 @@ async fn a_status_is_written_when_it_changes_and_not_otherwise() {
     cluster.handle.execute(command).await.unwrap();
     cluster.until("it is noted", |c| c.object("web")["status"]["desiredNodes"] == 2).await;
     assert_eq!(cluster.writes(), before + 1);
-    assert_eq!(cluster.condition("web", "Scaling")["message"], "2 machines are being created");
+    assert_eq!(cluster.condition("web", "Scaling")["message"], "machines being created: 2");
 }
 
 #[tokio::test(start_paused = true)]

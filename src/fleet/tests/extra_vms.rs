@@ -31,7 +31,8 @@ fn vms_that_still_exist_leave_only_the_surge_for_growth() {
     assert_eq!(
         refused.to_string(),
         "pool batch/ams1/small/on-demand cannot grow by 3: NodeGroup batch may have at most 6 VMs, and has 0 \
-         machines and 4 extra VMs (being deleted, orphans, or unexpected nodes); wait until these are deleted"
+         machines and 4 extra VMs (being deleted, orphans, or unexpected nodes); wait for the deletions; delete \
+         unexpected nodes at VPSie, or annotate them"
     );
     assert_eq!(fleet.growth_block(OTHER, 3, hand.now).unwrap().reason, "VMS_STILL_PAID");
     hand.increase(&mut fleet, OTHER, 2).unwrap();
