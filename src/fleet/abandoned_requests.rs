@@ -60,14 +60,14 @@ impl Fleet {
         &mut self,
         changes: &mut Vec<Change>,
         machine: &Machine,
-        forgotten: &[Timestamp],
+        abandoned: &[Timestamp],
         now: Timestamp,
     ) {
-        if forgotten.is_empty() {
+        if abandoned.is_empty() {
             return;
         }
         let mut history = self.request_history.clone();
-        for at in forgotten {
+        for at in abandoned {
             let request = RequestRef { machine: machine.id.clone(), at: *at };
             history.moved.push(MovedRequest { request, moved_at: now });
             match history.abandoned.iter_mut().find(|late| late.covers(&machine.pool, machine.size, *at)) {

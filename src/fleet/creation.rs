@@ -100,10 +100,10 @@ impl Fleet {
             return changes;
         };
         let mut machine = machine.clone();
-        let answered_at = self.request_time(&machine, Some(at), now);
+        let outcome_at = self.request_time(&machine, Some(at), now);
         match outcome {
             CreationOutcome::Accepted => {
-                machine.requests[at] = VmRequest { at: answered_at, outcome: RequestOutcome::Accepted }
+                machine.requests[at] = VmRequest { at: outcome_at, outcome: RequestOutcome::Accepted }
             }
             CreationOutcome::Created(vm) => {
                 let request = machine.requests.remove(at);
@@ -112,7 +112,7 @@ impl Fleet {
                 return changes;
             }
             CreationOutcome::Unclear => {
-                machine.requests[at] = VmRequest { at: answered_at, outcome: RequestOutcome::Unclear }
+                machine.requests[at] = VmRequest { at: outcome_at, outcome: RequestOutcome::Unclear }
             }
             CreationOutcome::Refused(failure) => {
                 machine.requests.remove(at);

@@ -115,11 +115,11 @@ impl Fleet {
                 request.outcome = RequestOutcome::Lost;
             }
         }
-        let forget = listings >= LISTINGS_TO_ABANDON;
-        let mut forgotten = Vec::new();
+        let abandon = listings >= LISTINGS_TO_ABANDON;
+        let mut abandoned = Vec::new();
         machine.requests.retain(|request| {
-            let old = forget && age(request.at, now) >= policy.binding_window;
-            forgotten.extend(old.then_some(request.at));
+            let old = abandon && age(request.at, now) >= policy.binding_window;
+            abandoned.extend(old.then_some(request.at));
             !old
         });
         if machine.requests.is_empty() {
@@ -127,7 +127,7 @@ impl Fleet {
         }
         if machine != *old {
             // The request history is written before the machine, so that an interrupted write loses nothing.
-            self.remember_abandoned(changes, &machine, &forgotten, now);
+            self.remember_abandoned(changes, &machine, &abandoned, now);
             self.push_change(changes, Change::SaveMachine(machine));
         }
     }

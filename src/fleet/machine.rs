@@ -403,7 +403,7 @@ impl Machine {
         }
     }
 
-    /// Whether it has a request without a recorded answer.
+    /// Whether it has a request without a recorded outcome.
     pub fn has_request_in_flight(&self) -> bool {
         self.requests.iter().any(|request| request.outcome == RequestOutcome::InFlight)
     }

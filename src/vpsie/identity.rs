@@ -18,13 +18,13 @@ pub(super) struct Account<'a> {
     datacenter: Option<&'a DatacenterId>,
     /// Whether rows of nodes of managed clusters show that kind. Then rows of another kind are not such
     /// nodes.
-    tells_kinds: bool,
+    shows_kinds: bool,
 }
 
 impl<'a> Account<'a> {
     pub(super) fn new(vms: &'a [VmName], datacenter: Option<&'a DatacenterId>) -> Self {
-        let tells_kinds = vms.iter().any(|vm| vm.kind == VmKind::Kubernetes);
-        Self { vms, datacenter, tells_kinds }
+        let shows_kinds = vms.iter().any(|vm| vm.kind == VmKind::Kubernetes);
+        Self { vms, datacenter, shows_kinds }
     }
 
     /// The UUID of the node: that of the only confirmed VM with its hostname.
@@ -43,7 +43,7 @@ impl<'a> Account<'a> {
     fn is_confirmed(&self, node: &Node, vm: &VmName) -> bool {
         let address = same_address(&node.addresses, &vm.addresses);
         let datacenter = self.same_datacenter(node, vm);
-        let other_kind = self.tells_kinds && vm.kind == VmKind::Other;
+        let other_kind = self.shows_kinds && vm.kind == VmKind::Other;
         if other_kind || address == Some(false) || datacenter == Some(false) {
             return false;
         }

@@ -239,7 +239,7 @@ func nodeGroupsEdited(t *testing.T, d driver, recorded *recording) {
 // secretChanged is scenario m: the credentials of VPSie are changed at runtime, also to wrong ones.
 func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w := newWorld(t, d, recorded, nodeGroup("general", 4, small))
-	pid := w.provider.waits(t).pid()
+	pid := w.provider.awaitLeader(t).pid()
 	w.deploy("web", 2, "800m", "500Mi")
 	w.awaitSettled(2, 0, 1, 2*time.Minute)
 	w.vpsie.must(t, "PUT", "/token", object{"token": "second"})
@@ -259,7 +259,7 @@ func secretChanged(t *testing.T, d driver, recorded *recording) {
 	w.scale("web", 8)
 	w.awaitSettled(8, 0, 4, 2*time.Minute)
 	w.checkCreated(4)
-	if now := w.provider.waits(t).pid(); now != pid {
+	if now := w.provider.awaitLeader(t).pid(); now != pid {
 		t.Errorf("process %d leads instead of process %d", now, pid)
 	}
 	w.done(d, "m. Secret changed")
@@ -271,7 +271,7 @@ func rollingRestart(t *testing.T, d driver, recorded *recording) {
 	w.deploy("web", 4, "800m", "500Mi")
 	w.awaitRPC("NodeGroupIncreaseSize", 0)
 	for range 2 {
-		leader := w.provider.waits(t)
+		leader := w.provider.awaitLeader(t)
 		at := time.Now()
 		leader.end(syscall.SIGTERM)
 		w.awaitSuccessfulLoop(at, 20*time.Second)

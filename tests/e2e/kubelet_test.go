@@ -62,7 +62,7 @@ func startKubelet(t *testing.T, cluster *controlPlane, programs map[string]progr
 			case <-k.stop:
 				return
 			case <-time.After(200 * time.Millisecond):
-				if err := k.turn(); err != nil {
+				if err := k.syncPods(); err != nil {
 					k.fail("%v", err)
 				}
 			}
@@ -89,8 +89,8 @@ func (k *kubelet) fail(format string, values ...any) {
 	}
 }
 
-// turn starts the processes of new pods, and stops those of deleted ones.
-func (k *kubelet) turn() error {
+// syncPods starts the processes of new pods, and stops those of deleted ones.
+func (k *kubelet) syncPods() error {
 	pods, err := k.cluster.client.CoreV1().Pods(namespace).List(background, meta.ListOptions{})
 	if err != nil {
 		return nil // The API server is unreachable.

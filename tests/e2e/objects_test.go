@@ -167,9 +167,9 @@ func (c *controlPlane) records() ([]record, error) {
 	return list.Items, err
 }
 
-// waits returns true iff a machine without a VM exists only because a request of it may still have a result:
-// the reply was lost when the provider was killed.
-func (r record) waits() bool {
+// isAwaitingVM returns true iff a machine without a VM exists only because a request of it may still create a
+// VM: the reply was lost when the provider was killed.
+func (r record) isAwaitingVM() bool {
 	return r.Status.Phase == "Deleting" && r.Status.VM == "" && len(r.Spec.Requests) > 0 && r.Spec.Requests[0].Outcome == "Lost"
 }
 

@@ -253,7 +253,7 @@ func (w *world) awaitCost(group string, want float64) {
 // decisions returns the number of requests to the expander.
 func (w *world) decisions() int {
 	w.t.Helper()
-	text, err := w.provider.waits(w.t).read("/metrics")
+	text, err := w.provider.awaitLeader(w.t).read("/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func (w *world) decisions() int {
 // checkExplain checks that `explain` shows the created offers.
 func (w *world) checkExplain(set map[string]int) {
 	w.t.Helper()
-	leader := w.provider.waits(w.t)
+	leader := w.provider.awaitLeader(w.t)
 	text, err := exec.Command(os.Getenv("E2E_VPSIE_AUTOSCALER"), "explain", "--last=20", "--url=http://"+leader.http).CombinedOutput()
 	if err != nil {
 		w.t.Fatalf("explain: %v: %s", err, text)

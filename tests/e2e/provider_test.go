@@ -155,8 +155,8 @@ func (p *provider) kill() {
 	}
 }
 
-// waits waits for a leader.
-func (p *provider) waits(t testing.TB) *replica {
+// awaitLeader waits for a leader.
+func (p *provider) awaitLeader(t testing.TB) *replica {
 	t.Helper()
 	var leader *replica
 	await(t, "a replica leads", time.Minute, func() (err error) {
@@ -169,7 +169,7 @@ func (p *provider) waits(t testing.TB) *replica {
 // killLeader sends SIGKILL to the leader and returns the time.
 func (p *provider) killLeader(t testing.TB) time.Time {
 	t.Helper()
-	leader := p.waits(t)
+	leader := p.awaitLeader(t)
 	at := time.Now()
 	leader.end(syscall.SIGKILL)
 	return at

@@ -55,7 +55,7 @@ func replay(t *testing.T, d driver, folder, expander string) {
 	w := s.world(t, d, newRecording())
 	r := &run{w: w, prices: prices, pods: schedule(t, folder), began: time.Now(), asked: map[string]time.Time{}, boots: map[string]float64{}}
 	r.last = r.began
-	await(t, "all pods have run", time.Hour, r.turn)
+	await(t, "all pods have run", time.Hour, r.advanceReplay)
 	w.note("%d pods, %.4f USD, %d nodes that took %.1f s to be ready, mean wait %.1f s, %d evictions", len(r.pods), r.usd,
 		len(r.asked), mean(r.boots), r.waited/float64(len(r.pods)), r.evictions)
 	w.done(d, "replay, "+expander)
@@ -86,9 +86,9 @@ type traced struct {
 
 func (p *traced) object() string { return fmt.Sprintf("%s-%d", p.name, p.evictions) }
 
-// turn adds the cost since the last turn. It creates arriving pods, ends finished ones and recreates evicted
-// ones.
-func (r *run) turn() error {
+// advanceReplay adds the cost since its last call. It creates arriving pods, ends finished ones and recreates
+// evicted ones.
+func (r *run) advanceReplay() error {
 	if err := r.w.autoscaler.ended(); err != nil {
 		return fatal{err}
 	}

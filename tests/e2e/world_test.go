@@ -322,7 +322,7 @@ func (w *world) records() (map[string]bool, error) {
 	}
 	found := map[string]bool{}
 	for _, record := range records {
-		if record.waits() {
+		if record.isAwaitingVM() {
 			continue
 		}
 		id := record.Status.VM

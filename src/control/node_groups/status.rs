@@ -238,8 +238,8 @@ impl Conditions<'_> {
         });
         if self.pools.iter().any(|pool| pool.growable) && !left {
             let growable = self.pools.iter().filter(|pool| pool.growable);
-            let mut in_the_way = growable.filter_map(|pool| self.fleet.may_grow(&pool.text, 1).err());
-            if let Some(refusal) = in_the_way.find(|why| !matches!(why, Refusal::AboveClusterMax { .. })) {
+            let mut refusals = growable.filter_map(|pool| self.fleet.may_grow(&pool.text, 1).err());
+            if let Some(refusal) = refusals.find(|why| !matches!(why, Refusal::AboveClusterMax { .. })) {
                 return ConditionFact::new("AtMaxCapacity", true, refusal.reason(), refusal.to_string());
             }
             let message = "the NodeGroups have maxClusterWorkers machines; raise maxClusterWorkers of the \

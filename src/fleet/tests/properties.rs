@@ -124,8 +124,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     hand: Hand,
     fleet: Fleet,
-    /// A fleet that only applies the changes.
-    follower: Fleet,
+    /// The fleet that readers see: it only applies the changes.
+    readers: Fleet,
     vms: Vec<(ListedNode, bool)>,
     made: u32,
     closed: Option<DeletionPolicy>,
@@ -166,7 +166,7 @@ impl World {
         let mut world = Self {
             hand: Hand::new(),
             fleet: fleet(),
-            follower: fleet(),
+            readers: fleet(),
             vms: Vec::new(),
             made: 0,
             closed: None,
@@ -183,11 +183,11 @@ impl World {
         self.vms.push((node(self.made, size), ours));
     }
 
-    fn follow(&mut self, changes: &[Change]) {
+    fn apply_to_readers(&mut self, changes: &[Change]) {
         for change in changes {
-            self.follower.apply(change);
+            self.readers.apply(change);
         }
-        self.follower.share_transient_state(&self.fleet);
+        self.readers.share_transient_state(&self.fleet);
     }
 
     fn groups(&self) -> Vec<NodeGroup> {
@@ -223,26 +223,26 @@ impl World {
     fn close(&mut self, policy: Option<DeletionPolicy>) {
         self.closed = policy;
         self.fleet.declare(self.groups());
-        self.follower.declare(self.groups());
+        self.readers.declare(self.groups());
     }
 
     fn crash(&mut self) {
-        self.fleet = Fleet::restore(self.groups(), self.follower.records(), Reserved::default());
-        self.follower = self.fleet.clone();
+        self.fleet = Fleet::restore(self.groups(), self.readers.records(), Reserved::default());
+        self.readers = self.fleet.clone();
     }
 
     fn reload(&mut self) {
-        self.fleet = self.follower.reloaded(self.follower.records());
-        self.follower = self.fleet.clone();
+        self.fleet = self.readers.reloaded(self.readers.records());
+        self.readers = self.fleet.clone();
     }
 
     fn list(&mut self, late: usize) {
         let shown = self.vms.len() - late.min(self.vms.len().saturating_sub(2));
         let nodes: Vec<_> = self.vms[..shown].iter().map(|(vm, _)| vm.clone()).collect();
         let changes = self.hand.observe(&mut self.fleet, &nodes);
-        self.follow(&changes);
+        self.apply_to_readers(&changes);
         let changes = self.hand.pass(&mut self.fleet);
-        self.follow(&changes);
+        self.apply_to_readers(&changes);
     }
 
     fn request(&mut self, replies: &[Reply]) {
@@ -254,7 +254,7 @@ impl World {
             if changes.is_empty() {
                 continue;
             }
-            self.follow(&changes);
+            self.apply_to_readers(&changes);
             let failure = |reason| Failure { reason, message: String::new() };
             let outcome = match reply {
                 Reply::Accepted => CreationOutcome::Accepted,
@@ -273,7 +273,7 @@ impl World {
                 self.make(class.size.0, true);
             }
             let changes = self.fleet.record_outcome(&id, outcome, self.hand.now, &self.hand.policy);
-            self.follow(&changes);
+            self.apply_to_readers(&changes);
         }
     }
 
@@ -289,7 +289,7 @@ impl World {
             }
             if accepted {
                 let changes = self.fleet.deletion_accepted(&machine.id, self.hand.now);
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
             }
         }
     }
@@ -318,13 +318,13 @@ impl World {
                 }
                 let answer = self.hand.increase(&mut self.fleet, POOLS[*pool], *delta);
                 assert_eq!(answer.is_ok(), fits, "the maximum holds over the pools");
-                self.follow(&answer.unwrap_or_default());
+                self.apply_to_readers(&answer.unwrap_or_default());
             }
             Step::Decrease { pool, delta } => {
                 let before = target(&self.fleet, POOLS[*pool]);
                 let changes = self.fleet.decrease(POOLS[*pool], *delta).unwrap_or_default();
                 assert_eq!(before as usize - changes.len(), target(&self.fleet, POOLS[*pool]) as usize);
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
             }
             Step::DeleteNth { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -338,7 +338,7 @@ impl World {
                     u32::from(machine.counts()),
                     "a deletion frees one unit of the target size, once"
                 );
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
             }
             Step::DeleteInWrongPool { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -360,7 +360,7 @@ impl World {
             Step::List { late } => self.list(*late),
             Step::EmptyList => {
                 let changes = self.hand.observe(&mut self.fleet, &[]);
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
             }
             Step::Retire { nth } => {
                 let Some(machine) = self.fleet.machines().nth(*nth).cloned() else { return };
@@ -368,12 +368,12 @@ impl World {
                 assert!(
                     !self.fleet.machines_to_delete().iter().any(|m| m.id == machine.id && machine.counts())
                 );
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
             }
             Step::Drained { nth } => {
                 let Some(id) = self.fleet.machines().nth(*nth).map(|m| m.id.clone()) else { return };
                 let changes = self.fleet.note_drain(&id, DrainState::Done);
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
             }
             Step::Close { policy } => self.close(*policy),
             Step::BrokenWrite { written, by_kind: grouped, survives } => {
@@ -384,7 +384,7 @@ impl World {
                     changes = by_kind(changes);
                 }
                 changes.truncate(*written);
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
                 if *survives { self.reload() } else { self.crash() }
             }
             Step::RefusedWrite { nth } => {
@@ -395,8 +395,8 @@ impl World {
                 let refused: BTreeSet<RecordKey> = records.into_iter().skip(*nth).take(1).collect();
                 let deferred = DeferredChanges::new(&changes, refused);
                 changes.retain(|change| !deferred.contains(change));
-                self.follow(&changes);
-                self.fleet = self.follower.clone();
+                self.apply_to_readers(&changes);
+                self.fleet = self.readers.clone();
             }
             Step::Wait { seconds } => self.hand.wait(Duration::from_secs(*seconds)),
             Step::ClockJump { minutes } => {
@@ -418,7 +418,7 @@ impl World {
 
     fn check(&self) {
         self.fleet.check_consistency().unwrap();
-        assert_eq!(self.fleet.records(), self.follower.records(), "the changes are complete");
+        assert_eq!(self.fleet.records(), self.readers.records(), "the changes are complete");
         for (vm, ours) in &self.vms {
             if !ours {
                 assert!(self.fleet.machine_at(&vm.hostname).is_none(), "a foreign VM was bound: {vm:?}");
@@ -427,7 +427,7 @@ impl World {
     }
 
     fn check_reader(&self) {
-        let mut reader = self.follower.clone();
+        let mut reader = self.readers.clone();
         reader.share_transient_state(&self.fleet);
         assert_eq!(reader, self.fleet, "the changes and the transient state are complete");
     }
@@ -441,7 +441,7 @@ impl World {
             self.request(&[Reply::Accepted; 8]);
             for id in self.fleet.machines().map(|m| m.id.clone()).collect::<Vec<_>>() {
                 let changes = self.fleet.note_drain(&id, DrainState::Done);
-                self.follow(&changes);
+                self.apply_to_readers(&changes);
             }
             self.delete(true, true);
             self.check();

@@ -146,24 +146,24 @@ fn binds_no_worker_of_a_person_after_a_listing_without_ids() {
     let mut hand = Hand::new();
     let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
     // A worker of another size is added by hand while a machine waits. Then the VM of the machine appears.
-    let persons = node(7, 4);
-    hand.observe(&mut fleet, std::slice::from_ref(&persons));
-    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
-    let noted = fleet.unmanaged_node(&persons.hostname).unwrap();
+    let added = node(7, 4);
+    hand.observe(&mut fleet, std::slice::from_ref(&added));
+    hand.observe(&mut fleet, &[added.clone(), node(1, 2)]);
+    let noted = fleet.unmanaged_node(&added.hostname).unwrap();
     assert_eq!((&noted.kind, noted.first_seen), (&UnmanagedKind::Foreign, hand.now));
     // Weeks later, a machine of that size is requested, and one listing shows no UUIDs (restart; VMs not
     // listed).
     hand.wait(Duration::from_hours(24 * 20));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
-    let first_seen = fleet.unmanaged_node(&persons.hostname).unwrap().first_seen;
+    let first_seen = fleet.unmanaged_node(&added.hostname).unwrap().first_seen;
     hand.wait(Duration::from_secs(10));
     let without = |node: &ListedNode| ListedNode { id: None, ..node.clone() };
-    hand.observe(&mut fleet, &[without(&persons), without(&node(1, 2))]);
-    let noted = fleet.unmanaged_node(&persons.hostname).unwrap().clone();
+    hand.observe(&mut fleet, &[without(&added), without(&node(1, 2))]);
+    let noted = fleet.unmanaged_node(&added.hostname).unwrap().clone();
     hand.wait(Duration::from_secs(10));
-    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
-    assert_eq!(fleet.machine_at(&persons.hostname), None, "a worker added by hand is not bound");
+    hand.observe(&mut fleet, &[added.clone(), node(1, 2)]);
+    assert_eq!(fleet.machine_at(&added.hostname), None, "a worker added by hand is not bound");
     assert_eq!(noted.first_seen, first_seen);
 }
 
@@ -206,17 +206,17 @@ fn binds_no_worker_of_a_person_after_the_clock_was_ahead() {
     let real = hand.now;
     hand.wait(Duration::from_hours(24 * 365));
     let mut fleet = asked(&mut hand, &CreationOutcome::Accepted);
-    let persons = node(7, 4);
-    hand.observe(&mut fleet, std::slice::from_ref(&persons));
-    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
+    let added = node(7, 4);
+    hand.observe(&mut fleet, std::slice::from_ref(&added));
+    hand.observe(&mut fleet, &[added.clone(), node(1, 2)]);
     hand.wait(Duration::from_mins(30));
     hand.increase(&mut fleet, LARGE, 1).unwrap();
     hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
-    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
-    assert_eq!(fleet.machine_at(&persons.hostname), None, "while the clock is ahead");
+    hand.observe(&mut fleet, &[added.clone(), node(1, 2)]);
+    assert_eq!(fleet.machine_at(&added.hostname), None, "while the clock is ahead");
     hand.now = real;
-    hand.observe(&mut fleet, &[persons.clone(), node(1, 2)]);
-    assert_eq!(fleet.machine_at(&persons.hostname), None, "after the clock was corrected");
+    hand.observe(&mut fleet, &[added.clone(), node(1, 2)]);
+    assert_eq!(fleet.machine_at(&added.hostname), None, "after the clock was corrected");
 }
 
 #[test]
