@@ -64,7 +64,7 @@ update:
 
 # Starts it with a simulated VPSie.
 simulate:
-    cargo run --release -- serve --simulate
+    cargo run -- serve --simulate
 
 # Builds the files of a release, and publishes nothing.
 release version:
