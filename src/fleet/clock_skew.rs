@@ -32,9 +32,11 @@ impl Machine {
         [&mut self.created_at].into_iter().chain(since).chain(accepted)
     }
 
-    /// Corrects the times of its requests. They stay different, because they name the requests.
-    fn correct_requests(&mut self, now: Timestamp) {
-        let mut taken: HashSet<Timestamp> = self.requests.iter().map(|request| request.at).collect();
+    /// Corrects the times of its requests. They name the requests, so they stay different from each other and
+    /// from `used`, those of requests that have a VM.
+    fn correct_requests(&mut self, used: impl Iterator<Item = Timestamp>, now: Timestamp) {
+        let mut taken: HashSet<Timestamp> =
+            self.requests.iter().map(|request| request.at).chain(used).collect();
         for request in self.requests.iter_mut().rev().filter(|request| is_ahead(request.at, now)) {
             request.at = unused_time(&taken, now);
             taken.insert(request.at);
@@ -50,7 +52,10 @@ impl Fleet {
         for old in self.machines.values().cloned().collect::<Vec<_>>() {
             let mut machine = old.clone();
             machine.times().for_each(|time| correct(time, now));
-            machine.correct_requests(now);
+            if machine.requests.iter().any(|request| is_ahead(request.at, now)) {
+                let used = self.used_requests().filter(|used| used.machine == old.id).map(|used| used.at);
+                machine.correct_requests(used, now);
+            }
             if machine != old {
                 self.push_change(changes, Change::SaveMachine(machine));
             }

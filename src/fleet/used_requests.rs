@@ -20,11 +20,8 @@ impl Fleet {
         if open.is_empty() {
             return open;
         }
-        let bound = self.machines.values().filter_map(|machine| machine.vm()?.request.as_ref());
-        let unmanaged = self.unmanaged.values().filter_map(|unmanaged| unmanaged.request.as_ref());
-        let moved = self.request_history.moved.iter().map(|moved| &moved.request);
         let used: HashSet<RequestRef> =
-            bound.chain(unmanaged).chain(moved).filter(|request| open.contains(request)).cloned().collect();
+            self.used_requests().filter(|request| open.contains(request)).cloned().collect();
         let machines: BTreeSet<MachineId> = used.iter().map(|request| request.machine.clone()).collect();
         for id in machines {
             let Some(mut machine) = self.machines.get(&id).cloned() else { continue };
@@ -36,13 +33,20 @@ impl Fleet {
         used
     }
 
-    /// `now`, or the last time before it that names no other request of the machine.
+    /// The requests that VMs and the request history name.
+    pub(super) fn used_requests(&self) -> impl Iterator<Item = &RequestRef> {
+        let bound = self.machines.values().filter_map(|machine| machine.vm()?.request.as_ref());
+        let unmanaged = self.unmanaged.values().filter_map(|unmanaged| unmanaged.request.as_ref());
+        let moved = self.request_history.moved.iter().map(|moved| &moved.request);
+        bound.chain(unmanaged).chain(moved)
+    }
+
+    /// `now`, or the last time before it that names no other request of the machine, open or used.
     pub(super) fn request_time(&self, machine: &Machine, own: Option<usize>, now: Timestamp) -> Timestamp {
         let others = machine.requests.iter().enumerate().filter(|(at, _)| Some(*at) != own);
         let others = others.map(|(_, request)| request.at);
-        let moved = self.request_history.moved.iter().filter(|moved| moved.request.machine == machine.id);
-        let taken: HashSet<Timestamp> = others.chain(moved.map(|moved| moved.request.at)).collect();
-        unused_time(&taken, now)
+        let used = self.used_requests().filter(|used| used.machine == machine.id).map(|used| used.at);
+        unused_time(&others.chain(used).collect(), now)
     }
 }
 

@@ -52,6 +52,32 @@ fn a_crash_while_an_orphan_is_recorded_frees_no_request() {
 }
 
 #[test]
+fn a_corrected_request_keeps_its_own_name() {
+    let hand = Hand::new();
+    let id: MachineId = "web-00000001".into();
+    let used = hand.now;
+    let request = RequestRef { machine: id.clone(), at: used };
+    let ListedNode { hostname, id: vm_id, .. } = node(1, 2);
+    let vm = Vm { hostname, id: vm_id, addresses: Vec::new(), provider_id: None, request: Some(request) };
+    let later = used + Duration::from_mins(5);
+    let machine = Machine {
+        id,
+        pool: SMALL.parse().unwrap(),
+        size: SizeId(2),
+        created_at: used,
+        phase: Phase::Running { vm, since: used },
+        requests: vec![VmRequest { at: later, outcome: RequestOutcome::Lost }],
+    };
+    let mut fleet =
+        Fleet::restore(groups(), Records { machines: vec![machine], ..records() }, Reserved::default());
+    // The clock is set back to the time of the first request.
+    hand.observe(&mut fleet, &[node(1, 2)]);
+    hand.observe(&mut fleet, &[node(1, 2), node(2, 2)]);
+    let late = fleet.unmanaged_node(&node(2, 2).hostname).map(|unmanaged| &unmanaged.kind);
+    assert!(matches!(late, Some(UnmanagedKind::Orphan { .. })), "{late:?}");
+}
+
+#[test]
 fn a_crash_during_an_adoption_frees_no_request() {
     let mut hand = Hand::new();
     let mut before = failed(&mut hand);
