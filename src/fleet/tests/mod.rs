@@ -6,6 +6,7 @@ mod costs;
 mod declarations;
 mod drains;
 mod extra_vms;
+mod guard;
 mod listings;
 mod properties;
 mod requests;
