@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::status::Condition;
-use crate::fleet::{Machine, Phase};
+use crate::fleet::{Cause, Machine, Phase};
 
 /// Conditions `VPSReady`, `NodeJoined` and `Error`, with the times of the machine.
 pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
@@ -46,7 +46,7 @@ pub(super) fn conditions(machine: &Machine) -> Vec<Condition> {
                 false,
                 since,
                 phase,
-                &format!("the machine is being deleted: {}", reason.meaning()),
+                &format!("the machine is being deleted: {}", Cause::from(*reason).meaning()),
             ),
             condition("NodeJoined", false, since, phase, ""),
             not_failed(),

@@ -34,7 +34,7 @@ macro_rules! causes {
 }
 
 causes! {
-    ClusterAutoscaler "Cluster Autoscaler called: it added or deleted machines",
+    ClusterAutoscaler "Cluster Autoscaler added or deleted machines",
     VPSieNodeDeleted "a user deleted the VPSieNode of the machine, or removed its finalizer",
     NodeGroupDeleted "a user deleted the NodeGroup of the machine",
     NodeAnnotated "a user annotated a Node as added by hand",

@@ -153,19 +153,6 @@ impl DeletionReason {
             Self::VMReturned => "VMReturned",
         }
     }
-
-    /// The reason as a clause about the machine, for messages.
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Self::ClusterAutoscaler => "Cluster Autoscaler deleted it",
-            Self::VPSieNodeDeleted => "a user deleted its VPSieNode",
-            Self::NodeGroupDeleted => "a user deleted its NodeGroup",
-            Self::FailedExpired => "its creation failed, and Cluster Autoscaler did not delete it in time",
-            Self::Orphan => "its VM was an orphan that no machine adopted in time",
-            Self::VMGone => "its VM is gone, and an open request may still create another VM",
-            Self::VMReturned => "its VM was deleted, and VPSie lists it again",
-        }
-    }
 }
 
 /// A VM that is bound to a machine.
