@@ -116,6 +116,22 @@ impl Declarations {
         self.invalid.insert(name, InvalidGroup { unreadable, message, has_earlier: false });
     }
 
+    /// The limits that the AutoscalerConfig sets, as one sentence.
+    pub(super) fn describe_limits(&self) -> String {
+        let ConfigLimits { max_machines, cost, create_timeout, unknown: _ } = &self.limits;
+        let limits = [
+            max_machines.map(|max| format!("at most {max} machines in all NodeGroups")),
+            cost.hourly.map(|usd| format!("at most {} USD per hour", usd.0.normalize())),
+            cost.monthly.map(|usd| format!("at most {} USD per month", usd.0.normalize())),
+            create_timeout.map(|timeout| format!("create timeout {} s", timeout.as_secs())),
+        ];
+        let limits: Vec<String> = limits.into_iter().flatten().collect();
+        if limits.is_empty() {
+            return "in force; it sets no limit, so those of the flags apply".to_owned();
+        }
+        format!("in force: {}; limits of the flags apply as well", limits.join(", "))
+    }
+
     /// The reason, if the limits of the AutoscalerConfig are unknown. NodeGroups cannot grow then.
     pub(super) fn limits_unknown(&self) -> Option<&str> {
         self.limits.unknown.as_deref()
@@ -279,6 +295,23 @@ mod tests {
         assert_eq!(
             (declared.max_machines, declared.create_timeout),
             (Some(7), Some(Duration::from_secs(90)))
+        );
+    }
+
+    #[test]
+    fn the_status_names_only_limits_of_the_autoscaler_config() {
+        let describe = |settings: &Value| {
+            let config: AutoscalerConfig = serde_json::from_value(json!({
+                "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig",
+                "metadata": {"name": "default"}, "spec": {"globalSettings": settings},
+            }))
+            .unwrap();
+            next(&Declarations::default(), &[], Some(&config), None).describe_limits()
+        };
+        assert_eq!(describe(&json!({})), "in force; it sets no limit, so those of the flags apply");
+        assert_eq!(
+            describe(&json!({"maxClusterWorkers": 7, "costLimit": {"hourly": "5.00"}})),
+            "in force: at most 7 machines in all NodeGroups, at most 5 USD per hour; limits of the flags apply as well"
         );
     }
 

@@ -23,8 +23,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
 use crate::clock::Clock;
-use crate::cost::CostLimit;
-use crate::fleet::{Cause, Declaration, Machine, Phase, RequestOutcome};
+use crate::fleet::{Cause, Machine, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
 use declared::{Declarations, ObservedConfig};
@@ -357,7 +356,7 @@ impl NodeGroups {
             observed_generation: config.metadata.generation,
             last_updated: old.last_updated.clone(),
             active: true,
-            message: describe_limits(&self.declared.declaration()),
+            message: self.declared.describe_limits(),
         };
         if status == old {
             return None;
@@ -399,20 +398,4 @@ fn ignore_missing<K>(written: kube::Result<K>) -> kube::Result<Option<K>> {
         Err(kube::Error::Api(missing)) if missing.code == 404 => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// The limits that an AutoscalerConfig sets, as one sentence.
-fn describe_limits(declaration: &Declaration) -> String {
-    let CostLimit { hourly, monthly } = declaration.cost_limit;
-    let limits = [
-        declaration.max_machines.map(|max| format!("at most {max} machines in all NodeGroups")),
-        hourly.map(|usd| format!("at most {} USD per hour", usd.0.normalize())),
-        monthly.map(|usd| format!("at most {} USD per month", usd.0.normalize())),
-        declaration.create_timeout.map(|timeout| format!("create timeout {} s", timeout.as_secs())),
-    ];
-    let limits: Vec<String> = limits.into_iter().flatten().collect();
-    if limits.is_empty() {
-        return "in force; it sets no limit, so those of the flags apply".to_owned();
-    }
-    format!("in force: {}; limits of the flags apply as well", limits.join(", "))
 }
