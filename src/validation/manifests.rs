@@ -211,7 +211,7 @@ impl Reader {
             }
         }
         for field in ManagedConfig::COMMON_FIELDS {
-            self.require_equal(&field);
+            self.require_equal(field);
         }
     }
 

@@ -25,7 +25,7 @@ pub struct CommonField {
 
 impl ManagedConfig {
     /// The fields that all NodeGroups have in common.
-    pub const COMMON_FIELDS: [CommonField; 2] = [
+    pub const COMMON_FIELDS: &[CommonField] = &[
         CommonField {
             path: "spec.resourceIdentifier",
             reason: "one vpsie-autoscaler serves one cluster",
@@ -40,7 +40,6 @@ impl ManagedConfig {
 
     /// The first field that differs from the other NodeGroups. None: the NodeGroup can be served with them.
     pub fn difference(&self, others: &Self) -> Option<&'static CommonField> {
-        const FIELDS: &[CommonField] = &ManagedConfig::COMMON_FIELDS;
-        FIELDS.iter().find(|field| (field.value)(self) != (field.value)(others))
+        Self::COMMON_FIELDS.iter().find(|field| (field.value)(self) != (field.value)(others))
     }
 }
