@@ -175,8 +175,8 @@ impl FleetHandle {
         self.decide(cause, OnPartialWrite::Fail, move |fleet, now, names| Ok(change(fleet, now, names))).await
     }
 
-    /// Changes the fleet by independent changes, and returns those that are durable. Changes whose record the
-    /// store refused are not returned.
+    /// Applies independent changes to the fleet, and returns the durable ones: without the changes whose record
+    /// the store refused.
     pub(crate) async fn update_independent(
         &self,
         cause: Cause,

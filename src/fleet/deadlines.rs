@@ -91,7 +91,7 @@ impl Fleet {
         changes
     }
 
-    /// Marks requests as lost, and abandons those that are too old for a result.
+    /// Marks overdue requests as lost, and abandons requests that are too old for a result.
     fn expire_requests(
         &mut self,
         changes: &mut Vec<Change>,

@@ -241,7 +241,7 @@ impl Guard {
         let mut new: Vec<&ListedNode> = Vec::new();
         for node in listed {
             let name = &node.hostname;
-            // Another VM has the hostname of one that was deleted.
+            // Another VM has the hostname of a deleted one.
             if self.seen.get(name).is_some_and(|seen| seen.deleted && seen.is_other(node)) {
                 self.seen.remove(name);
                 known.remove(name);

@@ -62,7 +62,7 @@ impl Fleet {
         self.transient.guard_status.as_ref()
     }
 
-    /// Number of machines that the runaway guard allows in addition to those that wait for a VM.
+    /// Headroom of the runaway guard, less the machines that wait for a VM.
     fn guard_headroom(&self) -> u32 {
         self.transient
             .guard_status

@@ -110,7 +110,7 @@ func tail(path string, size int64) string {
 	return string(content)
 }
 
-// ports are the used ports, below those that systems use for outgoing connections.
+// ports counts the ports that port tried. They are below the ephemeral ports of outgoing connections.
 var ports atomic.Int32
 
 // port returns a free port that no other caller gets.

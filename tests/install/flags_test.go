@@ -214,7 +214,7 @@ func TestClusterAutoscalerKnowsItsFlags(t *testing.T) {
 	}
 }
 
-// The ports that the provider listens on are those that Cluster Autoscaler calls.
+// Cluster Autoscaler calls the ports that the provider listens on.
 func TestClusterAutoscalerCallsThePortsOfTheProvider(t *testing.T) {
 	made := render(t, nil)
 	config := fromYAML(t, made.find("ConfigMap", autoscale).Object["data"].(map[string]any)["cloud-config.yaml"].(string))

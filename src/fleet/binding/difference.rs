@@ -62,7 +62,7 @@ impl Fleet {
             };
             let Some(request) = open_requests.get_mut(&class).and_then(VecDeque::pop_front) else { continue };
             let Some(mut machine) = self.machine(&request.machine).cloned() else { continue };
-            // An accepted request comes before one that may never have reached VPSie.
+            // Accepted requests come first: the others may never have reached VPSie.
             let accepted =
                 machine.requests.iter().position(|request| request.outcome == RequestOutcome::Accepted);
             let request = machine.requests.remove(accepted.unwrap_or(0));

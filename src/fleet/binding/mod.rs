@@ -13,7 +13,7 @@ use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 
 impl Fleet {
-    /// Binds the new nodes of a listing: those that were listed first, then the oldest.
+    /// Binds the new nodes of a listing, in the order of their first listing, then of their creation.
     pub(super) fn bind_new_nodes(
         &mut self,
         changes: &mut Vec<Change>,

@@ -521,7 +521,7 @@ fn takes_no_blocked_drain_for_a_deletion() {
     );
 }
 
-/// Applies the changes, except those that wait while the record of this machine is refused.
+/// Applies the changes like a store that refuses the record of this machine: its dependent changes wait.
 fn apply_without(fleet: &mut Fleet, changes: &[Change], refused: &MachineId) {
     let deferred = DeferredChanges::new(changes, [RecordKey::Machine(refused.clone())].into());
     for change in changes.iter().filter(|change| !deferred.contains(change)) {

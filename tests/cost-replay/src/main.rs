@@ -34,7 +34,7 @@ struct Args {
     /// Only traces whose name contains this.
     #[arg(long, default_value = "")]
     trace: String,
-    /// Only the market of this name, or those whose name contains this.
+    /// Only the market of this name, or markets whose name contains this.
     #[arg(long, default_value = "")]
     market: String,
     /// Also write the tables to this file, between its markers.

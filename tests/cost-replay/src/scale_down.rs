@@ -50,7 +50,7 @@ impl ScaleDown {
         !self.unneeded.is_empty()
     }
 
-    /// Nodes with a low utilization: empty ones first, then those that were unneeded in the last loop.
+    /// Nodes with a low utilization: first empty Nodes, then Nodes that the last loop found unneeded.
     fn candidates(&self, run: &Replay<'_>, now: u64) -> Vec<usize> {
         let eligible = |node: &usize| {
             run.nodes[*node].is_ready(now)
