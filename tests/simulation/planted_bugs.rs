@@ -36,23 +36,25 @@ pub(crate) enum PlantedBug {
 }
 
 impl PlantedBug {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::TargetOffByOne,
-        Self::AcknowledgedBeforeDurable,
-        Self::ReadsWait,
-        Self::MaximumIgnored,
-        Self::OrphanForgotten,
-        Self::LostReplyIsNotSent,
-        Self::WrongVmDeleted,
-        Self::PoolHidden,
+    /// Bugs that need neither a hazard nor Kubernetes, each with a seed that finds it.
+    pub(crate) const ALL: [(Self, u64); 8] = [
+        (Self::TargetOffByOne, 0),
+        (Self::AcknowledgedBeforeDurable, 0),
+        (Self::ReadsWait, 0),
+        (Self::MaximumIgnored, 0),
+        (Self::OrphanForgotten, 13),
+        (Self::LostReplyIsNotSent, 6),
+        (Self::WrongVmDeleted, 0),
+        (Self::PoolHidden, 0),
     ];
 
-    /// Bugs of the store in an API server.
-    pub(crate) const KUBERNETES: [Self; 3] =
-        [Self::AcknowledgedBeforeDurable, Self::RequestRemovedFirst, Self::ConflictIsSuccess];
+    /// Bugs of the store in an API server, each with a seed that finds it.
+    pub(crate) const KUBERNETES: [(Self, u64); 3] =
+        [(Self::AcknowledgedBeforeDurable, 0), (Self::RequestRemovedFirst, 27), (Self::ConflictIsSuccess, 0)];
 
-    /// Bugs that have an effect only under a hazard.
-    pub(crate) const UNDER_HAZARDS: [Self; 2] = [Self::NamesakeDeleted, Self::UnboundedRetryAfter];
+    /// Bugs that have an effect only under a hazard, each with a seed that finds it.
+    pub(crate) const UNDER_HAZARDS: [(Self, u64); 2] =
+        [(Self::NamesakeDeleted, 0), (Self::UnboundedRetryAfter, 0)];
 
     /// The hazard under which this bug has an effect. None if it needs no hazard.
     pub(crate) fn hazard(self) -> Option<Hazard> {

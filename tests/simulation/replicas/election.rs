@@ -152,7 +152,7 @@ fn run(seed: u64, bug: Option<PlantedReplicaBug>) -> Result<usize, String> {
 
 #[test]
 fn at_most_one_replica_leads_under_faults() {
-    let terms = crate::run_seeds(60, "at_most_one_replica_leads", |seed| run(seed, None));
+    let terms = crate::run_seeds(12, "at_most_one_replica_leads", |seed| run(seed, None));
     let terms: usize = terms.iter().sum();
     println!("{terms} terms");
     assert!(terms > 0);
@@ -161,7 +161,6 @@ fn at_most_one_replica_leads_under_faults() {
 #[test]
 fn a_planted_bug_in_the_election_is_found() {
     for bug in [PlantedReplicaBug::WallClockTrusted, PlantedReplicaBug::MarginIgnored] {
-        let found = (0..100).find_map(|seed| run(seed, Some(bug)).err());
-        println!("{bug:?}: {}", found.unwrap_or_else(|| panic!("{bug:?} was not found")));
+        crate::find_planted_bug(bug, 0, |seed| run(seed, Some(bug)));
     }
 }
