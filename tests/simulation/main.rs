@@ -53,12 +53,10 @@ fn run(store_kind: StoreKind, seed: u64, bug: Option<PlantedBug>) -> Result<Stat
 /// Runs the seed `SEED`, or else the first `SEEDS` seeds (by default `default` times `SEED_FACTOR`). Panics if
 /// a seed fails. `test` is the filter in the command that replays it.
 fn run_seeds<T: Send>(default: u64, test: &str, run: impl Fn(u64) -> Result<T, String> + Sync) -> Vec<T> {
+    let factor = parse_variable("SEED_FACTOR").unwrap_or(1);
     let (first, count) = match parse_variable("SEED") {
         Some(seed) => (seed, 1),
-        None => {
-            let factor = parse_variable("SEED_FACTOR").unwrap_or(1);
-            (0, parse_variable("SEEDS").unwrap_or(default * factor))
-        }
+        None => (0, parse_variable("SEEDS").unwrap_or(default * factor)),
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let run = &run;
@@ -115,15 +113,17 @@ fn the_invariants_hold_with_kubernetes_as_the_store() {
     check_invariants(StoreKind::Kubernetes, 8, "with_kubernetes");
 }
 
-/// Runs a planted bug until a check fails, and returns the message of that check: with the seed `known`, and if
-/// it no longer finds the bug, with the first 200 seeds. Panics if none finds it.
+/// Runs a planted bug with the seed `known_seed`, and then with the first 200 seeds, until a check fails. Returns
+/// the message of that check. Panics if no check fails.
 fn find_planted_bug<T>(
     bug: impl std::fmt::Debug,
-    known: u64,
+    known_seed: u64,
     run: impl Fn(u64) -> Result<T, String>,
 ) -> String {
-    let found = iter::once(known).chain(0..200).find_map(|seed| Some((seed, run(seed).err()?)));
-    let Some((seed, error)) = found else { panic!("{bug:?} was not found in 200 seeds") };
+    let found = iter::once(known_seed).chain(0..200).find_map(|seed| Some((seed, run(seed).err()?)));
+    let Some((seed, error)) = found else {
+        panic!("no check found {bug:?} with seed {known_seed} or the first 200 seeds")
+    };
     println!("{bug:?}: found by seed {seed}: {}", error.lines().next().unwrap_or_default());
     error
 }
@@ -137,7 +137,7 @@ fn assert_found(store_kind: StoreKind, bugs: &[(PlantedBug, u64)]) {
 /// For each invariant there is a bug that violates it. The checks must find each in few seeds.
 #[test]
 fn a_planted_bug_is_found() {
-    assert_found(StoreKind::Memory, &PlantedBug::ALL);
+    assert_found(StoreKind::Memory, &PlantedBug::WITHOUT_HAZARDS);
 }
 
 #[test]

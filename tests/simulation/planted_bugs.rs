@@ -37,7 +37,7 @@ pub(crate) enum PlantedBug {
 
 impl PlantedBug {
     /// Bugs that need neither a hazard nor Kubernetes, each with a seed that finds it.
-    pub(crate) const ALL: [(Self, u64); 8] = [
+    pub(crate) const WITHOUT_HAZARDS: [(Self, u64); 8] = [
         (Self::TargetOffByOne, 0),
         (Self::AcknowledgedBeforeDurable, 0),
         (Self::ReadsWait, 0),

@@ -194,7 +194,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn sightings_outlive_a_reload() {
+async fn observations_outlive_a_reload() {
     let store = Fragile::default();
     store.memory.write(&[catalog()]);
     let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
