@@ -99,7 +99,7 @@ fn check_invariants(store_kind: StoreKind, default: u64, test: &str) {
     println!("{total:?}");
     // Runs without crashes, creations, deletions or lost replies would check nothing.
     assert!(
-        outcomes.len() < 100 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0
+        outcomes.len() < 8 || total.crashes > 0 && total.created > 0 && total.deleted > 0 && total.lost > 0
     );
 }
 
@@ -113,24 +113,24 @@ fn the_invariants_hold_with_kubernetes_as_the_store() {
     check_invariants(StoreKind::Kubernetes, 8, "with_kubernetes");
 }
 
-/// Runs a planted bug with the seed `known_seed`, and then with the first 200 seeds, until a check fails. Returns
+/// Runs a planted bug with the seed `known_seed`, and then with the first 100 seeds, until a check fails. Returns
 /// the message of that check. Panics if no check fails.
 fn find_planted_bug<T>(
     bug: impl std::fmt::Debug,
     known_seed: u64,
     run: impl Fn(u64) -> Result<T, String>,
 ) -> String {
-    let found = iter::once(known_seed).chain(0..200).find_map(|seed| Some((seed, run(seed).err()?)));
+    let found = iter::once(known_seed).chain(0..100).find_map(|seed| Some((seed, run(seed).err()?)));
     let Some((seed, error)) = found else {
-        panic!("no check found {bug:?} with seed {known_seed} or the first 200 seeds")
+        panic!("no check found {bug:?} with seed {known_seed} or the first 100 seeds")
     };
     println!("{bug:?}: found by seed {seed}: {}", error.lines().next().unwrap_or_default());
     error
 }
 
 fn assert_found(store_kind: StoreKind, bugs: &[(PlantedBug, u64)]) {
-    for (bug, known) in bugs {
-        find_planted_bug(bug, *known, |seed| run(store_kind, seed, Some(*bug)));
+    for (bug, known_seed) in bugs {
+        find_planted_bug(bug, *known_seed, |seed| run(store_kind, seed, Some(*bug)));
     }
 }
 
@@ -152,7 +152,12 @@ fn a_planted_bug_in_the_kubernetes_store_is_found() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for (store_kind, seed) in [(StoreKind::Memory, 3), (StoreKind::Kubernetes, 11)] {
+    for (store_kind, seed) in [
+        (StoreKind::Memory, 3),
+        (StoreKind::Memory, 11),
+        (StoreKind::Kubernetes, 3),
+        (StoreKind::Kubernetes, 11),
+    ] {
         assert_eq!(run(store_kind, seed, None), run(store_kind, seed, None));
     }
 }

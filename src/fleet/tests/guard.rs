@@ -7,9 +7,14 @@ use super::*;
 /// The VM limit of a NodeGroup with `maxNodes` 4: these, a surge of 2, and 1.
 const VM_LIMIT: u32 = 7;
 
+/// The maxima of a cluster with the NodeGroup `batch` alone.
+fn maxima(max: u32) -> Maxima {
+    Maxima { groups: [("batch".into(), max)].into(), cluster: None }
+}
+
 fn guard(max: u32) -> Guard {
     let mut guard = Guard::new(PriorRecords::default());
-    guard.declare(&Maxima { groups: [("batch".into(), max)].into(), cluster: None }, &BTreeMap::new());
+    guard.declare(&maxima(max), &BTreeMap::new());
     guard.observe(&[node(1, 2)], Duration::ZERO);
     guard
 }
@@ -142,19 +147,17 @@ fn a_lowered_maximum_of_one_group_does_not_stop_another() {
 #[test]
 fn a_restart_in_a_scale_up_does_not_halt_growth() {
     let mut guard = Guard::new(PriorRecords { unclear: 4, ..PriorRecords::default() });
-    let maxima = Maxima { groups: [("batch".into(), 4)].into(), cluster: None };
-    guard.declare(&maxima, &BTreeMap::new());
+    guard.declare(&maxima(4), &BTreeMap::new());
     guard.observe(&[], Duration::ZERO);
     assert_eq!(guard.status(Duration::ZERO).headroom, 3, "each request may have created a VM");
-    let minute = Duration::from_mins(1);
-    guard.observe(&[], minute);
-    assert_eq!(guard.status(minute).headroom, 7, "none of their VMs is listed");
+    guard.observe(&[], mins(1));
+    assert_eq!(guard.status(mins(1)).headroom, 7, "none of their VMs is listed");
 }
 
 fn restarted(late: u32) -> Guard {
     let known = Some(BTreeSet::from([node(1, 2).hostname]));
     let mut guard = Guard::new(PriorRecords { known, late, ..PriorRecords::default() });
-    guard.declare(&Maxima { groups: [("batch".into(), 4)].into(), cluster: None }, &BTreeMap::new());
+    guard.declare(&maxima(4), &BTreeMap::new());
     guard.observe(&nodes(1..=1), Duration::ZERO);
     guard
 }
@@ -196,12 +199,8 @@ fn lost_replies_of_before_a_restart_do_not_halt_growth() {
 #[test]
 fn lost_replies_explain_their_late_vms() {
     let mut guard = guard(4);
-    for (minute, outcome) in [(1, GuardOutcome::Unclear), (2, GuardOutcome::Accepted)] {
-        for _ in 0..3 {
-            let permit = guard.admit(mins(minute)).unwrap();
-            guard.note_outcome(permit, outcome);
-        }
-    }
+    create(&mut guard, 3, mins(1), GuardOutcome::Unclear);
+    create(&mut guard, 3, mins(2), GuardOutcome::Accepted);
     assert_eq!(guard.status(mins(3)).counted, 3, "the repeated requests");
     guard.observe(&nodes(1..=7), mins(5));
     let status = guard.status(mins(5));
@@ -271,7 +270,7 @@ fn a_hostname_of_an_adopted_worker_that_is_used_again_counts() {
     let known = Some(BTreeSet::from([node(1, 2).hostname, adopted.clone()]));
     let mut guard =
         Guard::new(PriorRecords { known, ours: [adopted.clone()].into(), ..PriorRecords::default() });
-    guard.declare(&Maxima { groups: [("batch".into(), 4)].into(), cluster: None }, &BTreeMap::new());
+    guard.declare(&maxima(4), &BTreeMap::new());
     guard.observe(&nodes(1..=2), mins(0));
     guard.note_deletion_request(&adopted, mins(1));
     guard.note_deletion(&adopted);
@@ -295,8 +294,7 @@ fn restarted_by_an_incomplete_listing() -> (Guard, Vec<ListedNode>) {
         ours: ours.iter().map(|node| node.hostname.clone()).collect(),
         ..PriorRecords::default()
     });
-    let maxima = Maxima { groups: [("batch".into(), 20)].into(), cluster: None };
-    guard.declare(&maxima, &[("batch".into(), 4)].into());
+    guard.declare(&maxima(20), &[("batch".into(), 4)].into());
     guard.observe(std::slice::from_ref(&master), Duration::ZERO);
     (guard, [master].into_iter().chain(ours).collect())
 }
@@ -306,8 +304,8 @@ fn a_restart_during_incomplete_listings_halts_nothing() {
     let (mut guard, mut all) = restarted_by_an_incomplete_listing();
     create(&mut guard, 1, Duration::from_secs(5), GuardOutcome::Accepted);
     all.push(node(20, 2));
-    guard.observe(&all, Duration::from_mins(5));
-    let status = guard.status(Duration::from_mins(5));
+    guard.observe(&all, mins(5));
+    let status = guard.status(mins(5));
     assert_eq!((status.halt, status.unexplained, status.counted), (None, 0, 5));
     assert!(!guard.known_before().unwrap().contains(&all[1].hostname));
 }
@@ -315,6 +313,6 @@ fn a_restart_during_incomplete_listings_halts_nothing() {
 #[test]
 fn a_restart_during_incomplete_listings_forgets_no_vm() {
     let (mut guard, all) = restarted_by_an_incomplete_listing();
-    guard.observe(&all, Duration::from_mins(5));
-    assert_eq!(guard.status(Duration::from_mins(5)).counted, 4, "{:?}", guard.known_before());
+    guard.observe(&all, mins(5));
+    assert_eq!(guard.status(mins(5)).counted, 4, "{:?}", guard.known_before());
 }

@@ -379,17 +379,17 @@ fn one_replica_acts_and_nothing_is_lost() {
         total.deleted += stats.deleted;
     }
     println!("{total:?}");
-    assert!(runs.len() < 40 || total.transitions > 100 && total.created > 0 && total.deleted > 0);
+    assert!(runs.len() < 8 || total.transitions > 100 && total.created > 0 && total.deleted > 0);
 }
 
 #[test]
 fn a_planted_replica_bug_is_found() {
-    for (bug, known) in [
+    for (bug, known_seed) in [
         (PlantedReplicaBug::NoFence, 6),
         (PlantedReplicaBug::WallClockTrusted, 6),
         (PlantedReplicaBug::MarginIgnored, 0),
     ] {
-        let error = crate::find_planted_bug(bug, known, |seed| run(seed, Some(bug)));
+        let error = crate::find_planted_bug(bug, known_seed, |seed| run(seed, Some(bug)));
         assert!(error.contains(": 9: "), "{error}");
     }
 }
