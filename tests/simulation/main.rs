@@ -105,7 +105,7 @@ fn check_invariants(store_kind: StoreKind, default: u64, test: &str) {
 
 #[test]
 fn the_invariants_hold_through_faults_and_crashes() {
-    check_invariants(StoreKind::Memory, 20, "through_faults");
+    check_invariants(StoreKind::Memory, 8, "through_faults");
 }
 
 #[test]
