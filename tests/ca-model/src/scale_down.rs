@@ -12,6 +12,8 @@ use crate::object::{Node, Pod, SchedulableNode, TO_BE_DELETED, Taint, schedulabl
 use crate::provider::{Group, Provider};
 use crate::registry::{ignore_abort, options};
 
+/// Annotation of nodes that are not removed.
+const SCALE_DOWN_DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-disabled";
 /// Time after which the deletion of a node that still exists may be repeated.
 const DELETION_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(5);
 
@@ -82,7 +84,8 @@ impl ScaleDown {
         let mut unneeded = BTreeMap::new();
         let mut removable = Vec::new();
         for (node, group) in &candidates {
-            if self.unremovable.contains_key(&node.name) {
+            let is_disabled = node.annotations.get(SCALE_DOWN_DISABLED).is_some_and(|value| value == "true");
+            if is_disabled || self.unremovable.contains_key(&node.name) {
                 continue;
             }
             ignore_abort(options(provider, config, &group.id).await)?;

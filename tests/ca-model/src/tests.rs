@@ -317,6 +317,31 @@ async fn a_failed_deletion_untaints_the_node() {
 }
 
 #[tokio::test]
+async fn a_node_with_scale_down_disabled_stays() {
+    const DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-disabled";
+    let mut world = World::new(Minor::V1_33, &["a"]);
+    world.cluster.deploy("web", 1, Pod::new("", 1_000, 512, world.now));
+    while world.cluster.list_nodes().is_empty() {
+        world.run_loop().await;
+    }
+    world.cluster.deploy("web", 0, Pod::new("", 1_000, 512, world.now));
+    let name = world.cluster.list_nodes()[0].name.clone();
+    let is_edited = world
+        .cluster
+        .edit(&name, |node| drop(node.annotations.insert(DISABLED.to_owned(), "true".to_owned())));
+    assert!(is_edited);
+    for _ in 0..200 {
+        world.run_loop().await;
+    }
+    assert_eq!(world.cluster.list_nodes().len(), 1);
+    world.cluster.edit(&name, |node| drop(node.annotations.remove(DISABLED)));
+    for _ in 0..200 {
+        world.run_loop().await;
+    }
+    assert_eq!(world.cluster.list_nodes().len(), 0);
+}
+
+#[tokio::test]
 async fn the_same_seed_has_the_same_results() {
     let mut runs = Vec::new();
     for _ in 0..2 {
